@@ -1,0 +1,1 @@
+//! Criterion suites over the library crates; see `benches/`.

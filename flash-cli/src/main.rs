@@ -1,0 +1,2 @@
+//! Run language models larger than memory.
+fn main() {}

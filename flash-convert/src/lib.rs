@@ -1,0 +1,1 @@
+//! Converts GGUF models to MLX model directories in constant memory.

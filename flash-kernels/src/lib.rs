@@ -1,0 +1,1 @@
+//! CPU kernels over slices for the number formats of language-model weights.

@@ -1,0 +1,2 @@
+//! Set-up, demo, tests and comparisons: `cargo xtask --help`.
+fn main() {}
