@@ -1,1 +1,29 @@
-//! Plans what of a model stays in memory and paces the reads of the rest: pure logic, no clock, no I/O.
+//! Scheduling for models larger than memory, as pure logic: no clock, no I/O, no tensor library.
+//!
+//! Time comes in as a [`Duration`](std::time::Duration) since any fixed start, so that every decision can be
+//! replayed. The crate answers three questions:
+//!
+//! - [`plan`](mod@plan): which bundles of weights stay in memory, how many slots the others pass through, and what the
+//!   smallest possible budget is;
+//! - [`bucket`]: how long the next read must wait so that reads keep to a rate;
+//! - [`estimate`]: what a step usually costs, and how close a run came to the limit that the hardware sets.
+//!
+//! ```
+//! use flash_sched::{PlanRequest, plan};
+//!
+//! // Four layers of 100 MB and 50 MB of everything else, in 400 MB: two slots, one layer pinned.
+//! let request = PlanRequest { bundle_bytes: &[100; 4], fixed_bytes: 50, budget_bytes: 400, n_slots: 2 };
+//! let plan = plan(&request).unwrap();
+//! assert_eq!((plan.n_slots, plan.pinned_bytes, plan.streamed_bytes), (2, 100, 300));
+//! assert_eq!(plan.floor_bytes, 250);
+//! ```
+
+pub mod bucket;
+pub mod estimate;
+pub mod plan;
+mod rate;
+
+pub use bucket::TokenBucket;
+pub use estimate::{Ema, Limit};
+pub use plan::{PlanError, PlanRequest, ResidencyPlan, plan};
+pub use rate::{ByteRate, InvalidRate};

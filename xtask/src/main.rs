@@ -1,2 +1,51 @@
-//! Set-up, demo, tests and comparisons: `cargo xtask --help`.
-fn main() {}
+//! What the project does to itself: native MLX, the demo, the tests, the goldens.
+
+mod cache;
+mod demo;
+mod goldens;
+mod models;
+mod native;
+mod run;
+mod test;
+mod venv;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set-up, demo and tests of flash")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Prepare native MLX (Linux; on macOS cargo builds it by itself)
+    Native {
+        /// Also write the settings into this `.cargo` folder, for a workspace of your own
+        #[arg(long, value_name = "DIR")]
+        config_dir: Option<PathBuf>,
+    },
+    /// Fetch and convert the demo model, then generate text under a budget smaller than it
+    Demo {
+        /// What the model shall continue
+        #[arg(long, default_value = "The capital of France is")]
+        prompt: String,
+    },
+    /// Run everything that CI runs: format, lints, docs, all tests
+    Test,
+    /// Make the goldens anew with mlx-lm, in a Python environment of its own
+    Goldens,
+}
+
+fn main() -> Result<()> {
+    match Args::parse().task {
+        Task::Native { config_dir } => native::prepare(config_dir.as_deref()),
+        Task::Demo { prompt } => demo::run(&prompt),
+        Task::Test => test::run(),
+        Task::Goldens => goldens::run(),
+    }
+}

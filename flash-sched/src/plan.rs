@@ -1,0 +1,200 @@
+//! Residency: what of a model stays in memory, and what streams through how many slots.
+
+/// What a plan is made from. All sizes are what they take in memory, rounded as the memory rounds them.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanRequest<'a> {
+    /// The bundles in execution order.
+    pub bundle_bytes: &'a [u64],
+    /// Everything else that the budget covers: the process, the KV cache, activations.
+    pub fixed_bytes: u64,
+    /// The hard cap on all of it.
+    pub budget_bytes: u64,
+    /// Slots for streamed bundles: 2 read the next bundle while one computes, 1 reads on demand.
+    pub n_slots: usize,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The budget is smaller than any plan needs.
+    #[error("a budget of {budget_bytes} B is below the floor of {floor_bytes} B")]
+    BelowFloor {
+        /// What was given.
+        budget_bytes: u64,
+        /// The smallest budget that works.
+        floor_bytes: u64,
+    },
+}
+
+/// What stays and what streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResidencyPlan {
+    /// For each bundle, in execution order, whether it is pinned: resident for good.
+    pub pinned: Vec<bool>,
+    /// Places for the others; 0 if everything is pinned.
+    pub n_slots: usize,
+    /// Size of each slot: that of the largest streamed bundle.
+    pub slot_bytes: u64,
+    /// What the pinned bundles take.
+    pub pinned_bytes: u64,
+    /// What the others take: read once for every pass over the model.
+    pub streamed_bytes: u64,
+    /// The smallest budget that has a plan.
+    pub floor_bytes: u64,
+    /// What this plan takes of the budget, everything included.
+    pub total_bytes: u64,
+}
+
+/// Plans the residency of a model.
+///
+/// Bundles are pinned in a fixed order that spreads them evenly through the model (so that reading never pauses for
+/// long), as many as fit. The pinned sets of growing budgets therefore contain each other: more budget never streams
+/// more.
+///
+/// # Errors
+/// [`PlanError::BelowFloor`], with the floor.
+///
+/// # Panics
+/// If `n_slots` is 0.
+pub fn plan(request: &PlanRequest<'_>) -> Result<ResidencyPlan, PlanError> {
+    assert!(request.n_slots > 0, "streaming needs a slot");
+    let &PlanRequest { bundle_bytes, fixed_bytes, budget_bytes, n_slots } = request;
+    let all_bytes: u64 = bundle_bytes.iter().sum();
+    let slot_bytes = bundle_bytes.iter().copied().max().unwrap_or(0);
+    let slots_bytes = slot_bytes * n_slots as u64;
+    let floor_bytes = fixed_bytes + slots_bytes.min(all_bytes);
+    if budget_bytes < floor_bytes {
+        return Err(PlanError::BelowFloor { budget_bytes, floor_bytes });
+    }
+    if budget_bytes - fixed_bytes >= all_bytes {
+        return Ok(ResidencyPlan {
+            pinned: vec![true; bundle_bytes.len()],
+            n_slots: 0,
+            slot_bytes: 0,
+            pinned_bytes: all_bytes,
+            streamed_bytes: 0,
+            floor_bytes,
+            total_bytes: fixed_bytes + all_bytes,
+        });
+    }
+    let room_bytes = budget_bytes - fixed_bytes - slots_bytes;
+    let mut pinned = vec![false; bundle_bytes.len()];
+    let mut pinned_bytes = 0;
+    for index in spread(bundle_bytes.len()) {
+        if pinned_bytes + bundle_bytes[index] > room_bytes {
+            break;
+        }
+        pinned[index] = true;
+        pinned_bytes += bundle_bytes[index];
+    }
+    Ok(ResidencyPlan {
+        pinned,
+        n_slots,
+        slot_bytes,
+        pinned_bytes,
+        streamed_bytes: all_bytes - pinned_bytes,
+        floor_bytes,
+        total_bytes: fixed_bytes + slots_bytes + pinned_bytes,
+    })
+}
+
+/// The indices below `n` in an order whose every prefix lies evenly over the range: the van der Corput sequence
+/// (bit-reversed counting), scaled to `n`.
+fn spread(n: usize) -> impl Iterator<Item = usize> {
+    let bits = n.next_power_of_two().trailing_zeros();
+    let mut seen = vec![false; n];
+    (0..1usize << bits)
+        .map(move |k| if bits == 0 { 0 } else { k.reverse_bits() >> (usize::BITS - bits) })
+        .map(move |k| (k * n) >> bits)
+        .filter(move |&index| index < n && !std::mem::replace(&mut seen[index], true))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(bundle_bytes: &[u64], budget_bytes: u64) -> PlanRequest<'_> {
+        PlanRequest { bundle_bytes, fixed_bytes: 10, budget_bytes, n_slots: 2 }
+    }
+
+    #[test]
+    fn below_the_floor_is_refused_with_the_floor() {
+        let error = plan(&request(&[100; 8], 209)).unwrap_err();
+        assert_eq!(error, PlanError::BelowFloor { budget_bytes: 209, floor_bytes: 210 });
+        assert!(plan(&request(&[100; 8], 210)).is_ok());
+    }
+
+    #[test]
+    fn everything_fits_needs_no_slots() {
+        let plan = plan(&request(&[100; 8], 810)).unwrap();
+        assert_eq!((plan.n_slots, plan.streamed_bytes, plan.total_bytes), (0, 0, 810));
+        assert!(plan.pinned.iter().all(|&pinned| pinned));
+    }
+
+    #[test]
+    fn one_bundle_model_has_no_use_for_two_slots() {
+        assert_eq!(plan(&request(&[100], 110)).unwrap().n_slots, 0);
+    }
+
+    #[test]
+    fn pins_lie_evenly() {
+        let plan = plan(&request(&[100; 8], 610)).unwrap();
+        assert_eq!(plan.pinned, [true, false, true, false, true, false, true, false]);
+    }
+
+    #[test]
+    fn a_model_without_bundles_needs_only_the_rest() {
+        assert_eq!(plan(&request(&[], 10)).unwrap().total_bytes, 10);
+    }
+
+    proptest! {
+        #[test]
+        fn spread_names_every_index_once(n in 0..300usize) {
+            let mut order: Vec<_> = spread(n).collect();
+            order.sort_unstable();
+            prop_assert_eq!(order, (0..n).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn every_prefix_of_the_spread_is_even(n in 2..200usize, part in 0.0..1.0f64) {
+            let count = 1 + (part * (n - 1) as f64) as usize;
+            let mut prefix: Vec<_> = spread(n).take(count).collect();
+            prefix.sort_unstable();
+            let last_gap = n + prefix[0] - prefix[count - 1];
+            let longest = prefix.windows(2).map(|pair| pair[1] - pair[0]).chain([last_gap]).max().unwrap();
+            prop_assert!(longest <= 2 * n.div_ceil(count) + 1, "gap {longest} of {n} with {count}");
+        }
+
+        #[test]
+        fn plan_keeps_to_the_budget_and_more_budget_never_streams_more(
+            bundles in prop::collection::vec(1..1000u64, 0..40),
+            fixed_bytes in 0..1000u64,
+            extra in 0..60_000u64,
+            more in 0..10_000u64,
+            n_slots in 1..4usize,
+        ) {
+            let at = |budget_bytes| plan(&PlanRequest { bundle_bytes: &bundles, fixed_bytes, budget_bytes, n_slots });
+            let Err(PlanError::BelowFloor { floor_bytes, .. }) = at(0) else {
+                prop_assert!(bundles.is_empty() && fixed_bytes == 0);
+                return Ok(());
+            };
+            let budget_bytes = floor_bytes + extra;
+            let small = at(budget_bytes).unwrap();
+            prop_assert_eq!(small.floor_bytes, floor_bytes);
+            prop_assert!(small.total_bytes <= budget_bytes);
+            prop_assert_eq!(small.pinned_bytes + small.streamed_bytes, bundles.iter().sum::<u64>());
+            for (index, &bytes) in bundles.iter().enumerate() {
+                prop_assert!(small.pinned[index] || bytes <= small.slot_bytes);
+            }
+            let large = at(budget_bytes + more).unwrap();
+            prop_assert!(large.streamed_bytes <= small.streamed_bytes);
+            for (small, large) in small.pinned.iter().zip(&large.pinned) {
+                prop_assert!(!small || *large, "a larger budget unpinned a bundle");
+            }
+            prop_assert!(at(floor_bytes - 1).is_err());
+        }
+    }
+}

@@ -1,0 +1,44 @@
+// Arrays over memory that the caller owns, without a copy.
+//
+// mlx-c's managed constructor copies on the CPU, because MLX's CPU allocator cannot wrap foreign memory. It only
+// expects of a buffer, though, that the word in front of the data holds its size; the caller leaves room for it.
+
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <utility>
+
+#include "mlx/array.h"
+#include "mlx/c/array.h"
+#include "mlx/c/error.h"
+#include "mlx/c/private/mlx.h"
+
+/// An array of `shape` and `dtype` over `data`. The `sizeof(size_t)` bytes before `data` are the caller's to give away
+/// and are overwritten. `dtor(payload)` runs, on any thread, when the last array that shares the memory is gone.
+/// On failure the handle is empty, the error handler has been called, and `dtor` is not run.
+extern "C" mlx_array flash_array_alias(
+    void* data,
+    const int* shape,
+    int dim,
+    mlx_dtype dtype,
+    void* payload,
+    void (*dtor)(void*)) {
+  try {
+    auto cpp_dtype = mlx_dtype_to_cpp(dtype);
+    mlx::core::Shape cpp_shape(shape, shape + dim);
+    std::size_t bytes = mlx::core::size_of(cpp_dtype);
+    for (auto extent : cpp_shape) {
+      bytes *= static_cast<std::size_t>(extent);
+    }
+    auto* header = static_cast<std::size_t*>(data) - 1;
+    *header = bytes;
+    return mlx_array_new_(mlx::core::array(
+        mlx::core::allocator::Buffer(header),
+        std::move(cpp_shape),
+        cpp_dtype,
+        [payload, dtor](mlx::core::allocator::Buffer) { dtor(payload); }));
+  } catch (const std::exception& error) {
+    mlx_error("%s", error.what());
+    return mlx_array{nullptr};
+  }
+}

@@ -1,0 +1,55 @@
+// mlx-c declares its half-precision accessors only where the C compiler has half types of its own (Arm). mlx-rs calls
+// them everywhere, and passes nothing but pointers, so 16-bit integers serve.
+
+#include <cstdint>
+#include <exception>
+
+#include "mlx/array.h"
+#include "mlx/c/array.h"
+#include "mlx/c/error.h"
+#include "mlx/c/private/mlx.h"
+
+namespace {
+
+template <typename T>
+int item_bits(std::uint16_t* result, mlx_array array) {
+  try {
+    T value = mlx_array_get_(array).item<T>();
+    static_assert(sizeof(value) == sizeof(*result));
+    __builtin_memcpy(result, &value, sizeof(value));
+    return 0;
+  } catch (const std::exception& error) {
+    mlx_error("%s", error.what());
+    return 1;
+  }
+}
+
+template <typename T>
+const std::uint16_t* data_bits(mlx_array array) {
+  try {
+    return reinterpret_cast<const std::uint16_t*>(mlx_array_get_(array).data<T>());
+  } catch (const std::exception& error) {
+    mlx_error("%s", error.what());
+    return nullptr;
+  }
+}
+
+} // namespace
+
+#ifndef HAS_FLOAT16
+extern "C" int mlx_array_item_float16(std::uint16_t* result, const mlx_array array) {
+  return item_bits<mlx::core::float16_t>(result, array);
+}
+extern "C" const std::uint16_t* mlx_array_data_float16(const mlx_array array) {
+  return data_bits<mlx::core::float16_t>(array);
+}
+#endif
+
+#ifndef HAS_BFLOAT16
+extern "C" int mlx_array_item_bfloat16(std::uint16_t* result, const mlx_array array) {
+  return item_bits<mlx::core::bfloat16_t>(result, array);
+}
+extern "C" const std::uint16_t* mlx_array_data_bfloat16(const mlx_array array) {
+  return data_bits<mlx::core::bfloat16_t>(array);
+}
+#endif

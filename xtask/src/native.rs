@@ -1,0 +1,111 @@
+//! Native MLX for Linux, where `mlx-sys` cannot build itself (its script links Apple's frameworks).
+//!
+//! Cargo has a documented way around a build script: a *links override* in its configuration. So we take MLX's own
+//! Linux wheel, compile mlx-c from the sources inside `mlx-sys` against it, make the bindings that the script would
+//! have made, and write the override to `.cargo/native.toml`. On macOS there is nothing to do.
+
+mod bindings;
+mod config;
+mod mlxc;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::MetadataCommand;
+
+use crate::cache::{self, Wheel};
+use crate::run;
+
+/// MLX itself. `mlx-sys` 0.7.0 binds mlx-c 0.7.0, which is written for exactly this version.
+const MLX: [(&str, Wheel); 2] = [
+    ("x86_64", mlx("fc5d31b90fc4f457b2f9614ed45651a567d22a6a11a03d114a90a4e10bdd8878")),
+    ("aarch64", mlx("d0f94625588b51a878786dd51cec5617894ce586cf3c94645ce1b64e24c27c0b")),
+];
+
+const fn mlx(sha256: &'static str) -> Wheel {
+    Wheel { package: "mlx-cpu", version: "0.32.2", sha256 }
+}
+
+/// Changes when what we make of the same inputs changes.
+const RECIPE: &[u8] = b"1";
+
+/// Where the parts of a prepared native MLX lie.
+struct Native {
+    dir: PathBuf,
+}
+
+impl Native {
+    fn include(&self) -> PathBuf {
+        self.dir.join("mlx/include")
+    }
+    fn libraries(&self) -> [PathBuf; 2] {
+        [self.dir.join("mlx/lib"), self.dir.clone()]
+    }
+}
+
+/// Prepares native MLX once, and points the workspace (and `config_dir`, if given) at it.
+pub fn prepare(config_dir: Option<&Path>) -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        if config_dir.is_some() {
+            eprintln!("Nothing to write: outside Linux, mlx-sys builds by itself.");
+        }
+        return Ok(());
+    }
+    let arch = std::env::consts::ARCH;
+    let Some((_, wheel)) = MLX.iter().find(|(name, _)| *name == arch) else {
+        bail!("MLX has no Linux build for {arch}");
+    };
+    let mlx_c = mlx_c_sources()?;
+    let shims = run::workspace().join("native");
+    let native = Native { dir: cache::dir()?.join("native").join(key(wheel, &mlx_c, &shims)?) };
+    if !native.dir.exists() {
+        build(&native, wheel, &mlx_c, &shims)?;
+    }
+    config::write(&native, &run::workspace().join(".cargo"))?;
+    if let Some(dir) = config_dir {
+        config::write(&native, dir)?;
+        config::include(dir)?;
+    }
+    Ok(())
+}
+
+/// The folder `src/mlx-c` of the `mlx-sys` that Cargo.lock names.
+fn mlx_c_sources() -> Result<PathBuf> {
+    let metadata = MetadataCommand::new()
+        .current_dir(run::workspace())
+        .exec()
+        .context("cargo metadata failed")?;
+    let package = metadata
+        .packages
+        .iter()
+        .find(|package| package.name.as_str() == "mlx-sys")
+        .context("the workspace does not depend on mlx-sys")?;
+    let dir = package.manifest_path.parent().context("mlx-sys has no folder")?.join("src/mlx-c");
+    Ok(dir.into_std_path_buf())
+}
+
+fn key(wheel: &Wheel, mlx_c: &Path, shims: &Path) -> Result<String> {
+    let mut parts = vec![RECIPE.to_vec(), wheel.sha256.into(), fs::read(mlx_c.join("CMakeLists.txt"))?];
+    for source in mlxc::shim_sources(shims)? {
+        parts.push(fs::read(source)?);
+    }
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    Ok(cache::sha256_of(&parts)[..16].to_owned())
+}
+
+fn build(native: &Native, wheel: &Wheel, mlx_c: &Path, shims: &Path) -> Result<()> {
+    eprintln!("Preparing native MLX {} (once, about a minute)", wheel.version);
+    let parent = native.dir.parent().expect("joined by prepare");
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    // Renamed into place when it is whole: an interrupted run leaves nothing that looks ready.
+    let temporary = tempfile::tempdir_in(parent)?;
+    let half_made = Native { dir: temporary.path().to_owned() };
+    wheel.unpack(&half_made.dir, |name| {
+        name.starts_with("mlx/include/") || name.starts_with("mlx/lib/") || name.starts_with("mlx_cpu.libs/")
+    })?;
+    mlxc::compile(&half_made, mlx_c, shims)?;
+    bindings::generate(&half_made.dir, mlx_c)?;
+    let made = temporary.keep();
+    fs::rename(&made, &native.dir).with_context(|| format!("cannot create {}", native.dir.display()))
+}

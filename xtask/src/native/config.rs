@@ -1,0 +1,60 @@
+//! Cargo's configuration: the links override that stands in for the build script of `mlx-sys`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use toml::{Table, Value};
+
+use super::{Native, mlxc};
+
+const FILE: &str = "native.toml";
+const INCLUDE: &str = "include = [{ path = \"native.toml\", optional = true }]\n";
+
+/// Writes `native.toml` below `dir`, unless it says the same already (cargo would build everything anew).
+pub fn write(native: &Native, dir: &Path) -> Result<()> {
+    let text = settings(native).to_string();
+    let path = dir.join(FILE);
+    if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes the configuration in `dir` include `native.toml`; one that is there already is its owner's to change.
+pub fn include(dir: &Path) -> Result<()> {
+    let path = dir.join("config.toml");
+    match fs::read_to_string(&path) {
+        Ok(text) if text.contains(FILE) => Ok(()),
+        Ok(_) => bail!("{} exists: add this line at its top, before any [section]:\n{INCLUDE}", path.display()),
+        Err(_) => fs::write(&path, INCLUDE).with_context(|| format!("cannot write {}", path.display())),
+    }
+}
+
+fn settings(native: &Native) -> Table {
+    let libraries = native.libraries().map(|dir| dir.display().to_string());
+    let mut mlx = Table::new();
+    mlx.insert("rustc-link-search".into(), strings(libraries.iter().map(|dir| format!("native={dir}"))));
+    mlx.insert(
+        "rustc-link-lib".into(),
+        strings([format!("static={}", mlxc::LIBRARY), "dylib=mlx".into(), "dylib=stdc++".into()]),
+    );
+    let mut env = Table::new();
+    env.insert("OUT_DIR".into(), native.dir.display().to_string().into());
+    mlx.insert("rustc-env".into(), env.into());
+
+    let mut target = Table::new();
+    // The wheel's library finds its BLAS beside itself; our programs find the library by this.
+    target.insert("rustflags".into(), strings(["-C".into(), format!("link-arg=-Wl,-rpath,{}", libraries[0])]));
+    target.insert("mlx".into(), mlx.into());
+    let mut targets = Table::new();
+    targets.insert(format!("{}-unknown-linux-gnu", std::env::consts::ARCH), target.into());
+    let mut all = Table::new();
+    all.insert("target".into(), targets.into());
+    all
+}
+
+fn strings(items: impl IntoIterator<Item = String>) -> Value {
+    items.into_iter().map(Value::from).collect::<Vec<_>>().into()
+}
