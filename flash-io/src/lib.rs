@@ -1,1 +1,62 @@
 //! Reads tensors of safetensors checkpoints from disk into page-aligned memory under a byte budget.
+//!
+//! - [`Catalog`] finds the tensors of a model directory: one file, an index with its shards, or shards
+//!   alone. Only headers are read, and headers are treated as hostile.
+//! - [`Budget`] is a hard cap on memory; [`SlotPool`], [`Slot`] and [`PageBuf`] draw page-aligned memory
+//!   from it.
+//! - [`BundleLayout`] says how tensors that are loaded together lie in a slot, and which bytes are read for
+//!   that.
+//! - [`Reader`] keeps the disk busy: threads that fill slots chunk by chunk, with bounded retry and
+//!   [`Stats`].
+//! - [`ReadAt`] is what they read from: [`pread`](IoMode::Pread), [`mmap`](IoMode::Mmap),
+//!   [`direct`](IoMode::Direct), or storage of your own.
+//!
+//! Nothing here knows what a tensor means, and nothing runs that was not asked for: there is no read-ahead
+//! and no cache.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use flash_io::{Budget, BundleLayout, Catalog, IoMode, Reader, ReaderConfig, SlotPool};
+//! # fn main() -> Result<(), flash_io::IoError> {
+//! # let tmp = tempfile::tempdir().unwrap();
+//! # let model_dir = tmp.path();
+//! # let header = br#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}"#;
+//! # let file = [&(header.len() as u64).to_le_bytes(), &header[..], b"xyz"].concat();
+//! # std::fs::write(model_dir.join("model.safetensors"), file).unwrap();
+//!
+//! let catalog = Catalog::open(model_dir, IoMode::Pread)?;
+//! let tensors: Vec<_> = catalog.tensors().map(|tensor| (tensor.shard, tensor.span)).collect();
+//! let bundle = Arc::new(BundleLayout::new(&tensors));
+//!
+//! let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 2)?;
+//! let reader = Reader::new(catalog.shards().to_vec(), ReaderConfig::default())?;
+//! let slot = pool.try_acquire().expect("both slots are free");
+//! let slot = reader.submit(&bundle, slot).wait()?;
+//! assert_eq!(&slot[bundle.tensor_offset(1)..][..1], b"z");
+//! # Ok(())
+//! # }
+//! ```
+
+mod budget;
+mod catalog;
+mod error;
+#[cfg(feature = "testing")]
+pub mod faults;
+mod header;
+mod layout;
+mod pages;
+mod pool;
+mod reader;
+mod span;
+mod storage;
+
+pub use budget::{Budget, Reservation};
+pub use catalog::{Catalog, MAX_INDEX_BYTES, Shard, ShardIdx, Tensor};
+pub use error::IoError;
+pub use header::{Dtype, Header, HeaderFault, MAX_HEADER_BYTES, TensorInfo};
+pub use layout::{BundleLayout, Extent};
+pub use pages::{LEAD_BYTES, PageBuf};
+pub use pool::{Slot, SlotPool};
+pub use reader::{Pace, Reader, ReaderConfig, Stats, Ticket};
+pub use span::Span;
+pub use storage::{DIRECT_ALIGN, IoMode, ReadAt, open};

@@ -1,0 +1,223 @@
+//! Which tensors a model directory holds, and where.
+
+mod index;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::IoError;
+use crate::header::{Dtype, Header};
+use crate::span::Span;
+use crate::storage::{self, IoMode, ReadAt};
+
+pub use index::MAX_INDEX_BYTES;
+
+/// File name of a model in one shard.
+const SINGLE_SHARD: &str = "model.safetensors";
+/// File name of the index of a model in several shards.
+const INDEX: &str = "model.safetensors.index.json";
+/// File name extension of shards.
+const EXTENSION: &str = "safetensors";
+
+/// The place of a shard in [`Catalog::shards`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardIdx(pub usize);
+
+/// One safetensors file, open.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    /// Where it is; for errors.
+    pub path: PathBuf,
+    /// What its bytes are read from.
+    pub storage: Arc<dyn ReadAt>,
+}
+
+impl Shard {
+    /// Opens a shard.
+    ///
+    /// # Errors
+    /// As [`open`](crate::open).
+    pub fn open(path: PathBuf, mode: IoMode) -> Result<Self, IoError> {
+        Ok(Self { storage: storage::open(&path, mode)?, path })
+    }
+}
+
+/// A named typed array in a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// Name, unique in the catalog.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Extent of each dimension, outermost first; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// The shard that holds it.
+    pub shard: ShardIdx,
+    /// Where its bytes lie, counted from the start of the shard.
+    pub span: Span,
+}
+
+/// The tensors of a model directory.
+///
+/// Only headers are read, so opening costs the same whatever the size of the weights.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    shards: Vec<Shard>,
+    /// Sorted by name.
+    tensors: Vec<Tensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Catalog {
+    /// Opens a model directory: `model.safetensors` if it is there, else the shards that
+    /// `model.safetensors.index.json` names, else every `*.safetensors`, by name.
+    ///
+    /// With an index, the catalog holds the tensors that it names and no others, as Hugging Face loads
+    /// them.
+    ///
+    /// # Errors
+    /// [`IoError`] if the directory has no shard, one cannot be opened, a header or the index is refused,
+    /// the index names a shard or a tensor that is not there, or two shards hold the same tensor.
+    pub fn open(dir: &Path, mode: IoMode) -> Result<Self, IoError> {
+        let is_dir = fs::metadata(dir).map_err(unreadable(dir))?.is_dir();
+        if !is_dir {
+            return Err(IoError::NotADirectory { path: dir.to_owned() });
+        }
+        let (single, index) = (dir.join(SINGLE_SHARD), dir.join(INDEX));
+        let catalog = if exists(&single)? {
+            Self::open_shards(vec![single], mode)?
+        } else if exists(&index)? {
+            Self::open_indexed(dir, &index, mode)?
+        } else {
+            Self::open_shards(list_shards(dir)?, mode)?
+        };
+        let (n_shards, n_tensors) = (catalog.shards.len(), catalog.tensors.len());
+        tracing::debug!(dir = %dir.display(), n_shards, n_tensors, %mode, "opened a catalog");
+        Ok(catalog)
+    }
+
+    fn open_shards(paths: Vec<PathBuf>, mode: IoMode) -> Result<Self, IoError> {
+        let mut builder = Builder::default();
+        for path in paths {
+            builder.add_shard(path, mode, |_| true)?;
+        }
+        let Builder { shards, mut tensors, metadata } = builder;
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some([first, second]) = tensors.array_windows().find(|[a, b]| a.name == b.name) {
+            return Err(IoError::DuplicateTensor {
+                path: shards[second.shard.0].path.clone(),
+                other: shards[first.shard.0].path.clone(),
+                tensor: first.name.clone(),
+            });
+        }
+        Ok(Self { shards, tensors, metadata })
+    }
+
+    fn open_indexed(dir: &Path, index_path: &Path, mode: IoMode) -> Result<Self, IoError> {
+        let by_shard = index::read(index_path)?;
+        if by_shard.is_empty() {
+            return Err(IoError::NoShards { path: dir.to_owned() });
+        }
+        let mut builder = Builder::default();
+        for (shard, wanted) in by_shard {
+            let path = dir.join(shard);
+            if !exists(&path)? {
+                return Err(IoError::MissingShard { path: index_path.to_owned(), shard: path });
+            }
+            let n_before = builder.tensors.len();
+            builder.add_shard(path.clone(), mode, |name| wanted.contains(name))?;
+            let found = &mut builder.tensors[n_before..];
+            found.sort_by(|a, b| a.name.cmp(&b.name));
+            // Both are sorted and `found` is a subset, so the first name that differs is the first missing
+            // one.
+            let mut found = found.iter().map(|tensor| tensor.name.as_str());
+            if let Some(missing) = wanted.iter().find(|name| found.next() != Some(name.as_str())) {
+                let (path, shard, tensor) = (index_path.to_owned(), path, missing.clone());
+                return Err(IoError::MissingTensor { path, shard, tensor });
+            }
+        }
+        let Builder { shards, mut tensors, metadata } = builder;
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self { shards, tensors, metadata })
+    }
+
+    /// The shards, in the order of their names.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        let found = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name));
+        found.ok().map(|i| &self.tensors[i])
+    }
+
+    /// All tensors, in the order of their names.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &Tensor> {
+        self.tensors.iter()
+    }
+
+    /// The bytes of all tensors.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.span.len_bytes()).sum()
+    }
+
+    /// The metadata of all shards; where two have the same key, that of the first.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+}
+
+#[derive(Default)]
+struct Builder {
+    shards: Vec<Shard>,
+    tensors: Vec<Tensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Builder {
+    fn add_shard(&mut self, path: PathBuf, mode: IoMode, keep: impl Fn(&str) -> bool) -> Result<(), IoError> {
+        let shard = Shard::open(path, mode)?;
+        let header = Header::read(&shard.path, &*shard.storage)?;
+        let shard_idx = ShardIdx(self.shards.len());
+        let kept = header.tensors.into_iter().filter(|info| keep(&info.name));
+        self.tensors.extend(kept.map(|info| Tensor {
+            name: info.name,
+            dtype: info.dtype,
+            shape: info.shape,
+            shard: shard_idx,
+            span: info.span,
+        }));
+        for (key, value) in header.metadata {
+            self.metadata.entry(key).or_insert(value);
+        }
+        self.shards.push(shard);
+        Ok(())
+    }
+}
+
+fn list_shards(dir: &Path) -> Result<Vec<PathBuf>, IoError> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable(dir))? {
+        let path = entry.map_err(unreadable(dir))?.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            paths.push(path);
+        }
+    }
+    if paths.is_empty() {
+        return Err(IoError::NoShards { path: dir.to_owned() });
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn exists(path: &Path) -> Result<bool, IoError> {
+    path.try_exists().map_err(unreadable(path))
+}
+
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> IoError {
+    move |error| IoError::Open { path: path.to_owned(), error }
+}

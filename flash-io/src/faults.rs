@@ -1,0 +1,107 @@
+//! Storage that fails on demand, for tests. Needs the feature `testing`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
+
+use crate::storage::ReadAt;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The read ends with `EIO`.
+    Eio,
+    /// The read ends with `EINTR`.
+    Interrupted,
+    /// The read ends with `EACCES`, which no retry helps.
+    Denied,
+    /// The read returns half of its bytes.
+    Short,
+    /// The read returns nothing, as if the file ended before it.
+    Empty,
+    /// The read ends as if the file had been cut to this length.
+    Truncated {
+        /// Length of the file as it appears.
+        len_bytes: u64,
+    },
+    /// The read panics.
+    Panic,
+}
+
+/// Which reads it goes wrong for; they are counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum When {
+    /// The `n`-th read only.
+    Nth(u64),
+    /// Every read whose number is a multiple of `n`.
+    EveryNth(u64),
+    /// The `n`-th read and all after it.
+    From(u64),
+}
+
+impl When {
+    fn includes(self, read_idx: u64) -> bool {
+        match self {
+            When::Nth(n) => read_idx == n,
+            When::EveryNth(n) => read_idx.is_multiple_of(n),
+            When::From(n) => read_idx >= n,
+        }
+    }
+}
+
+/// Storage that passes reads on to another, except for those that are to fail.
+#[derive(Debug)]
+pub struct FaultyStorage {
+    inner: Arc<dyn ReadAt>,
+    fault: Fault,
+    when: When,
+    reads: AtomicU64,
+}
+
+impl FaultyStorage {
+    /// Storage over `inner` with one kind of fault.
+    pub fn new(inner: Arc<dyn ReadAt>, fault: Fault, when: When) -> Self {
+        Self { inner, fault, when, reads: AtomicU64::new(0) }
+    }
+
+    /// How many reads were made, failed ones included.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::SeqCst)
+    }
+}
+
+impl ReadAt for FaultyStorage {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if !self.when.includes(self.reads.fetch_add(1, Ordering::SeqCst)) {
+            return self.inner.read_at(offset, buf);
+        }
+        match self.fault {
+            Fault::Eio => Err(Errno::IO.into()),
+            Fault::Interrupted => Err(Errno::INTR.into()),
+            Fault::Denied => Err(Errno::ACCESS.into()),
+            Fault::Short => Ok(self.inner.read_at(offset, buf)? / 2),
+            Fault::Empty => Ok(0),
+            Fault::Truncated { len_bytes } => {
+                let left_bytes = usize::try_from(len_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+                Ok(self.inner.read_at(offset, buf)?.min(left_bytes))
+            }
+            Fault::Panic => panic!("a read that was to panic"),
+        }
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        let len_bytes = self.inner.len_bytes()?;
+        Ok(match self.fault {
+            Fault::Truncated { len_bytes: cut_bytes } => len_bytes.min(cut_bytes),
+            _ => len_bytes,
+        })
+    }
+
+    fn alignment(&self) -> usize {
+        self.inner.alignment()
+    }
+}

@@ -1,0 +1,186 @@
+//! Slots: memory for bundles, used over and over.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::budget::Budget;
+use crate::error::IoError;
+use crate::pages::{LEAD_BYTES, PageBuf};
+
+/// A fixed number of equal slots, all taken from the budget at once.
+///
+/// Dropping the pool frees what lies in it at once and each slot that is out when it comes back.
+#[derive(Debug)]
+pub struct SlotPool {
+    shelf: Arc<Shelf>,
+    slot_bytes: usize,
+    n_slots: usize,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    free: Mutex<Vec<PageBuf>>,
+}
+
+impl SlotPool {
+    /// Makes `n_slots` slots of `slot_bytes` each.
+    ///
+    /// # Errors
+    /// [`IoError::OverBudget`] if they do not all fit, [`IoError::Map`] if the system has no memory.
+    pub fn new(budget: &Budget, slot_bytes: usize, n_slots: usize) -> Result<Self, IoError> {
+        let free = (0..n_slots).map(|_| PageBuf::new(slot_bytes, budget)).collect::<Result<_, _>>()?;
+        Ok(Self { shelf: Arc::new(Shelf { free: Mutex::new(free) }), slot_bytes, n_slots })
+    }
+
+    /// Takes a free slot, `None` if all are out. Its bytes are what its last user left.
+    pub fn try_acquire(&self) -> Option<Slot> {
+        let pages = self.shelf.free.lock().pop()?;
+        Some(Slot { pages: Some(pages), home: Arc::downgrade(&self.shelf) })
+    }
+
+    /// Length of each slot in bytes.
+    pub fn slot_bytes(&self) -> usize {
+        self.slot_bytes
+    }
+
+    /// How many slots there are, in the pool and out.
+    pub fn n_slots(&self) -> usize {
+        self.n_slots
+    }
+
+    /// How many slots are in the pool now.
+    pub fn free_slots(&self) -> usize {
+        self.shelf.free.lock().len()
+    }
+}
+
+/// A place in memory for a bundle; it goes back to its pool when it is dropped, on whichever thread.
+///
+/// Reads as `[u8]`. What [`PageBuf`] says of alignment and of the lead holds here.
+pub struct Slot {
+    /// `None` only while it is being dropped.
+    pages: Option<PageBuf>,
+    home: Weak<Shelf>,
+}
+
+impl Slot {
+    /// A slot of no pool, which frees its memory when it is dropped: for what stays resident.
+    ///
+    /// # Errors
+    /// As [`PageBuf::new`].
+    pub fn alone(budget: &Budget, len_bytes: usize) -> Result<Self, IoError> {
+        Ok(Self { pages: Some(PageBuf::new(len_bytes, budget)?), home: Weak::new() })
+    }
+
+    /// Address of the first byte, as [`PageBuf::as_ptr`].
+    pub fn as_ptr(&self) -> *const u8 {
+        self.pages().as_ptr()
+    }
+
+    /// Address of the first byte for writing, as [`PageBuf::as_mut_ptr`].
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.pages_mut().as_mut_ptr()
+    }
+
+    /// The data.
+    pub fn as_slice(&self) -> &[u8] {
+        self.pages().as_slice()
+    }
+
+    /// The data, for writing.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.pages_mut().as_mut_slice()
+    }
+
+    /// The bytes right before the data.
+    pub fn lead_mut(&mut self) -> &mut [u8; LEAD_BYTES] {
+        self.pages_mut().lead_mut()
+    }
+
+    fn pages(&self) -> &PageBuf {
+        self.pages.as_ref().expect("a slot keeps its memory until it is dropped")
+    }
+
+    fn pages_mut(&mut self) -> &mut PageBuf {
+        self.pages.as_mut().expect("a slot keeps its memory until it is dropped")
+    }
+}
+
+impl Deref for Slot {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl DerefMut for Slot {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.as_mut_slice()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let (Some(pages), Some(shelf)) = (self.pages.take(), self.home.upgrade()) {
+            shelf.free.lock().push(pages);
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("pages", &self.pages).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_dropped_on_another_thread_comes_back() {
+        let budget = Budget::new(1 << 20);
+        let pool = SlotPool::new(&budget, 5000, 2).unwrap();
+        let (first, second) = (pool.try_acquire().unwrap(), pool.try_acquire().unwrap());
+        assert_ne!(first.as_ptr(), second.as_ptr());
+        assert!(pool.try_acquire().is_none());
+        std::thread::spawn(move || drop(first)).join().unwrap();
+        assert_eq!(pool.free_slots(), 1);
+        assert!(pool.try_acquire().is_some());
+        drop(second);
+        assert_eq!(pool.free_slots(), 2);
+    }
+
+    #[test]
+    fn pool_that_does_not_fit_takes_nothing() {
+        let budget = Budget::new(3 * PageBuf::cost_bytes(4096));
+        assert!(matches!(SlotPool::new(&budget, 4096, 4), Err(IoError::OverBudget { .. })));
+        assert_eq!(budget.used_bytes(), 0);
+        assert!(SlotPool::new(&budget, 4096, 3).is_ok());
+    }
+
+    #[test]
+    fn slot_outlives_its_pool_and_frees_its_memory_then() {
+        let budget = Budget::new(1 << 20);
+        let pool = SlotPool::new(&budget, 100, 3).unwrap();
+        let mut slot = pool.try_acquire().unwrap();
+        drop(pool);
+        assert_eq!(budget.used_bytes(), PageBuf::cost_bytes(100));
+        slot.fill(7);
+        drop(slot);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn lone_slot_frees_its_memory() {
+        let budget = Budget::new(1 << 20);
+        let slot = Slot::alone(&budget, 100).unwrap();
+        assert_eq!(slot.len(), 100);
+        drop(slot);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+}

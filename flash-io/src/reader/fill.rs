@@ -1,0 +1,224 @@
+//! One slot that several threads fill at once.
+//!
+//! [`split`] takes the slot apart into pieces, each the sole owner of its own range of bytes; the slot
+//! comes back when the last piece has ended. This is the only place where threads write to shared memory.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::IoError;
+use crate::pool::Slot;
+
+/// The slot while it is being filled, and after that how it went.
+#[derive(Debug)]
+pub(super) struct Fill {
+    cancelled: AtomicBool,
+    state: Mutex<State>,
+    all_ended: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    n_pending: usize,
+    /// Whole and untouched until no piece is pending; `None` once taken, or given back because of an error.
+    slot: Option<Slot>,
+    error: Option<IoError>,
+}
+
+/// What one piece is to be read from.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) path: Arc<Path>,
+    pub(super) offset: u64,
+}
+
+impl Origin {
+    pub(super) fn closed(&self) -> IoError {
+        IoError::ReaderClosed { path: self.path.to_path_buf(), offset: self.offset }
+    }
+}
+
+/// The sole owner of one range of a slot. If it is dropped without [`end`](Self::end), the fill fails as
+/// closed.
+#[derive(Debug)]
+pub(super) struct Piece {
+    fill: Arc<Fill>,
+    start: *mut u8,
+    len_bytes: usize,
+    origin: Origin,
+    pending: bool,
+}
+
+#[expect(unsafe_code, reason = "the pointer is what makes a piece an owner of its range")]
+// SAFETY: a piece is the only way to its range (see `split`), like a `&mut [u8]`, and bytes may change
+// threads.
+unsafe impl Send for Piece {}
+
+/// Splits a slot into pieces of these ranges, each to be filled from its origin.
+///
+/// # Panics
+/// If the ranges are not ascending, disjoint and inside the slot.
+pub(super) fn split(mut slot: Slot, parts: Vec<(Range<usize>, Origin)>) -> (Arc<Fill>, Vec<Piece>) {
+    let mut free_from = 0;
+    for (range, _) in &parts {
+        assert!(free_from <= range.start && range.start <= range.end, "pieces of a slot are disjoint");
+        free_from = range.end;
+    }
+    assert!(free_from <= slot.len(), "pieces lie in their slot");
+
+    let base = slot.as_mut_ptr();
+    let state = State { n_pending: parts.len(), slot: Some(slot), error: None };
+    let fill = Arc::new(Fill {
+        cancelled: AtomicBool::new(false),
+        state: Mutex::new(state),
+        all_ended: Condvar::new(),
+    });
+    let pieces = parts.into_iter().map(|(range, origin)| Piece {
+        fill: Arc::clone(&fill),
+        start: base.wrapping_add(range.start),
+        len_bytes: range.len(),
+        origin,
+        pending: true,
+    });
+    let pieces = pieces.collect();
+    (fill, pieces)
+}
+
+impl Piece {
+    /// The bytes to fill.
+    pub(super) fn buf(&mut self) -> &mut [u8] {
+        #[expect(unsafe_code, reason = "several threads write to disjoint ranges of one slot")]
+        // SAFETY: `split` checked that the range lies in the slot and in no other piece. The slot's memory
+        // stays where it is and nobody reads or frees it before `n_pending` is 0: this piece counts there
+        // until it has ended, which takes it by value, and `&mut self` keeps a second borrow of the same
+        // piece away.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start, self.len_bytes)
+        }
+    }
+
+    /// Where the bytes come from.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Whether nobody wants the bytes any more.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.fill.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Tells how it went. The first error cancels the pieces that have not begun.
+    pub(super) fn end(mut self, outcome: Result<(), IoError>) {
+        self.pending = false;
+        self.fill.end_one(outcome);
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if self.pending {
+            self.fill.end_one(Err(self.origin.closed()));
+        }
+    }
+}
+
+impl Fill {
+    fn end_one(&self, outcome: Result<(), IoError>) {
+        let mut state = self.state.lock();
+        state.n_pending -= 1;
+        if let Err(error) = outcome {
+            self.cancelled.store(true, Ordering::Relaxed);
+            state.error.get_or_insert(error);
+        }
+        if state.n_pending == 0 {
+            if self.cancelled.load(Ordering::Relaxed) {
+                // Before the waiter learns of it, so that it finds the slot in its pool.
+                state.slot = None;
+            }
+            self.all_ended.notify_all();
+        }
+    }
+
+    /// Makes pieces that have not begun end at once, and gives the slot back when none is pending.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        if state.n_pending == 0 {
+            state.slot = None;
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.state.lock().n_pending == 0
+    }
+
+    /// Waits until no piece is pending.
+    pub(super) fn wait(&self) -> Result<Slot, IoError> {
+        let mut state = self.state.lock();
+        while state.n_pending > 0 {
+            self.all_ended.wait(&mut state);
+        }
+        match state.error.take() {
+            Some(error) => Err(error),
+            None => Ok(state.slot.take().expect("a fill is waited for once and not after it was cancelled")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+
+    fn parts(ranges: &[Range<usize>]) -> Vec<(Range<usize>, Origin)> {
+        let origin = Origin { path: Path::new("shard").into(), offset: 7 };
+        ranges.iter().map(|range| (range.clone(), origin.clone())).collect()
+    }
+
+    fn slot(len_bytes: usize) -> Slot {
+        Slot::alone(&Budget::new(1 << 20), len_bytes).unwrap()
+    }
+
+    #[test]
+    fn pieces_on_many_threads_write_their_own_bytes_only() {
+        let ranges: Vec<_> = (0..100).map(|i| i * 10..i * 10 + 9).collect();
+        let (fill, pieces) = split(slot(1000), parts(&ranges));
+        std::thread::scope(|scope| {
+            for (i, mut piece) in pieces.into_iter().enumerate() {
+                scope.spawn(move || {
+                    piece.buf().fill(i as u8 + 1);
+                    piece.end(Ok(()));
+                });
+            }
+        });
+        let filled = fill.wait().unwrap();
+        for (i, &byte) in filled.iter().enumerate() {
+            assert_eq!(byte, if i % 10 == 9 { 0 } else { (i / 10) as u8 + 1 });
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "disjoint")]
+    fn overlapping_pieces_are_a_bug_of_the_caller() {
+        split(slot(100), parts(&[0..10, 9..20]));
+    }
+
+    #[test]
+    #[should_panic(expected = "in their slot")]
+    fn piece_past_the_slot_is_a_bug_of_the_caller() {
+        split(slot(100), parts(&[0..90, 90..101]));
+    }
+
+    #[test]
+    fn dropped_piece_fails_the_fill_with_its_place() {
+        let (fill, mut pieces) = split(slot(100), parts(&[0..10, 10..20]));
+        drop(pieces.pop());
+        assert!(pieces[0].is_cancelled() && !fill.is_done());
+        pieces.remove(0).end(Ok(()));
+        assert!(matches!(fill.wait(), Err(IoError::ReaderClosed { offset: 7, .. })));
+    }
+}

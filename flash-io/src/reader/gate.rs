@@ -1,0 +1,39 @@
+//! Sleep that ends early when the reader closes.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    closed: Mutex<bool>,
+    closing: Condvar,
+}
+
+impl Gate {
+    pub(super) fn close(&self) {
+        *self.closed.lock() = true;
+        self.closing.notify_all();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        *self.closed.lock()
+    }
+
+    /// Sleeps for `time`, or until the gate closes if that is sooner.
+    pub(super) fn sleep(&self, time: Duration) {
+        if time.is_zero() {
+            return;
+        }
+        // A time too long for the clock can only end by closing.
+        let until = Instant::now().checked_add(time);
+        let mut closed = self.closed.lock();
+        while !*closed {
+            match until {
+                Some(until) if self.closing.wait_until(&mut closed, until).timed_out() => return,
+                Some(_) => {}
+                None => self.closing.wait(&mut closed),
+            }
+        }
+    }
+}

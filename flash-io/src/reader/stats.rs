@@ -1,0 +1,68 @@
+//! What a reader has done so far.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Totals of a [`Reader`](crate::Reader) since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Bytes that came from storage, those of retried reads and of alignment included.
+    pub bytes: u64,
+    /// Chunks and small reads that were completed.
+    pub chunks: u64,
+    /// Read calls that were made again.
+    pub retries: u64,
+    /// Read calls that were interrupted by a signal.
+    pub interrupted: u64,
+    /// Read calls that ended with any other error.
+    pub io_errors: u64,
+    /// Read calls that returned fewer bytes than had to come.
+    pub short_reads: u64,
+    /// Chunks and small reads that were given up.
+    pub failures: u64,
+    /// Time inside read calls, summed over threads.
+    pub busy: Duration,
+    /// Time that chunks were held back by the pacer, summed over threads.
+    pub paced: Duration,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) bytes: AtomicU64,
+    pub(super) chunks: AtomicU64,
+    pub(super) retries: AtomicU64,
+    pub(super) interrupted: AtomicU64,
+    pub(super) io_errors: AtomicU64,
+    pub(super) short_reads: AtomicU64,
+    pub(super) failures: AtomicU64,
+    pub(super) busy_ns: AtomicU64,
+    pub(super) paced_ns: AtomicU64,
+}
+
+/// Adds to one total; the totals order nothing else.
+pub(super) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// Adds a time to a total in nanoseconds.
+pub(super) fn add_time(counter: &AtomicU64, time: Duration) {
+    add(counter, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+}
+
+impl Counters {
+    pub(super) fn snapshot(&self) -> Stats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            bytes: get(&self.bytes),
+            chunks: get(&self.chunks),
+            retries: get(&self.retries),
+            interrupted: get(&self.interrupted),
+            io_errors: get(&self.io_errors),
+            short_reads: get(&self.short_reads),
+            failures: get(&self.failures),
+            busy: Duration::from_nanos(get(&self.busy_ns)),
+            paced: Duration::from_nanos(get(&self.paced_ns)),
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What is held while a bundle is being read.
+
+use std::sync::Arc;
+
+use super::fill::Fill;
+use crate::error::IoError;
+use crate::pool::Slot;
+
+/// A bundle that is being read into its slot.
+///
+/// Dropping it without waiting cancels what has not been read; the slot goes back to its pool when the
+/// reads under way have ended.
+#[derive(Debug)]
+#[must_use = "dropping a ticket cancels its reads"]
+pub struct Ticket {
+    fill: Arc<Fill>,
+}
+
+impl Ticket {
+    pub(super) fn new(fill: Arc<Fill>) -> Self {
+        Self { fill }
+    }
+
+    /// Whether [`wait`](Self::wait) would return at once, with the slot or with an error.
+    pub fn is_done(&self) -> bool {
+        self.fill.is_done()
+    }
+
+    /// Waits for all bytes and returns the slot that holds them.
+    ///
+    /// # Errors
+    /// The first error of any chunk: [`IoError::ReadFailed`], [`IoError::ReadPanicked`], or
+    /// [`IoError::ReaderClosed`] if the reader was dropped meanwhile. The slot is back in its pool then.
+    pub fn wait(self) -> Result<Slot, IoError> {
+        self.fill.wait()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.fill.cancel();
+    }
+}

@@ -1,0 +1,137 @@
+//! Byte ranges of a file.
+
+use std::fmt;
+
+/// A half-open range `[start, end)` of bytes in a file.
+///
+/// `start ≤ end` is expected everywhere; a span that breaks it counts as empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// Offset of the first byte.
+    pub start: u64,
+    /// Offset just past the last byte.
+    pub end: u64,
+}
+
+impl Span {
+    /// The span `[start, end)`.
+    pub const fn new(start: u64, end: u64) -> Self {
+        Self { start, end }
+    }
+
+    /// Length in bytes.
+    pub const fn len_bytes(&self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// Whether there is no byte in it.
+    pub const fn is_empty(&self) -> bool {
+        self.end <= self.start
+    }
+
+    /// Whether the two overlap or lie end to end, so that their union is one span.
+    pub const fn touches(&self, other: &Self) -> bool {
+        self.start <= other.end && other.start <= self.end
+    }
+
+    /// Whether every byte of `other` is also in this span.
+    pub const fn contains(&self, other: &Self) -> bool {
+        self.start <= other.start && other.end <= self.end
+    }
+
+    /// The smallest span around both.
+    pub fn hull(&self, other: &Self) -> Self {
+        Self { start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+
+    /// The bytes in both; empty if they are apart.
+    pub fn intersection(&self, other: &Self) -> Self {
+        let start = self.start.max(other.start);
+        Self { start, end: self.end.min(other.end).max(start) }
+    }
+
+    /// The smallest span around this one whose both ends are multiples of `align_bytes`.
+    ///
+    /// # Panics
+    /// If `align_bytes` is not a power of two, or the end would pass `u64::MAX`.
+    pub const fn align_outward(&self, align_bytes: u64) -> Self {
+        assert!(align_bytes.is_power_of_two(), "an alignment is a power of two");
+        let mask = align_bytes - 1;
+        let Some(padded) = self.end.checked_add(mask) else { panic!("a span ends past u64::MAX") };
+        Self { start: self.start & !mask, end: padded & !mask }
+    }
+
+    /// Splits into consecutive spans of `chunk_bytes`, the last one as long as what is left.
+    ///
+    /// # Panics
+    /// If `chunk_bytes` is 0.
+    pub fn chunks(self, chunk_bytes: u64) -> impl Iterator<Item = Span> {
+        assert!(chunk_bytes > 0, "a chunk has at least one byte");
+        let mut start = self.start;
+        std::iter::from_fn(move || {
+            if start >= self.end {
+                return None;
+            }
+            let chunk = Span { start, end: start.saturating_add(chunk_bytes).min(self.end) };
+            start = chunk.end;
+            Some(chunk)
+        })
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}, {})", self.start, self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn end_to_end_spans_touch_and_a_gap_of_one_does_not() {
+        let a = Span::new(10, 20);
+        assert!(a.touches(&Span::new(20, 30)));
+        assert!(a.touches(&Span::new(0, 10)));
+        assert!(a.touches(&Span::new(12, 13)));
+        assert!(!a.touches(&Span::new(21, 30)));
+        assert!(!a.touches(&Span::new(0, 9)));
+    }
+
+    #[test]
+    fn intersection_of_spans_apart_is_empty() {
+        assert!(Span::new(0, 4).intersection(&Span::new(8, 12)).is_empty());
+        assert_eq!(Span::new(0, 9).intersection(&Span::new(8, 12)), Span::new(8, 9));
+    }
+
+    #[test]
+    fn aligned_span_stays_as_it_is() {
+        assert_eq!(Span::new(4096, 8192).align_outward(4096), Span::new(4096, 8192));
+        assert_eq!(Span::new(5, 5).align_outward(4), Span::new(4, 8));
+    }
+
+    proptest! {
+        #[test]
+        fn alignment_grows_by_less_than_one_block_a_side(start in 0u64..1 << 40, len in 0u64..1 << 30, shift in 0u32..16) {
+            let (span, align) = (Span::new(start, start + len), 1u64 << shift);
+            let wide = span.align_outward(align);
+            prop_assert!(wide.contains(&span));
+            prop_assert!(wide.start.is_multiple_of(align) && wide.end.is_multiple_of(align));
+            prop_assert!(span.start - wide.start < align && wide.end - span.end < align);
+        }
+
+        #[test]
+        fn chunks_tile_the_span(start in 0u64..1 << 40, len in 0u64..10_000, chunk in 1u64..3_000) {
+            let span = Span::new(start, start + len);
+            let mut at = span.start;
+            for piece in span.chunks(chunk) {
+                prop_assert_eq!(piece.start, at);
+                prop_assert!(!piece.is_empty() && piece.len_bytes() <= chunk);
+                at = piece.end;
+            }
+            prop_assert_eq!(at, span.end);
+        }
+    }
+}

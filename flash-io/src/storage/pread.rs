@@ -1,0 +1,34 @@
+//! Reads through the page cache.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::{ReadAt, open_file};
+use crate::error::IoError;
+
+#[derive(Debug)]
+pub(super) struct PreadFile {
+    file: File,
+}
+
+impl PreadFile {
+    pub(super) fn open(path: &Path) -> Result<Self, IoError> {
+        Ok(Self { file: open_file(path, || File::open(path))? })
+    }
+}
+
+impl ReadAt for PreadFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn alignment(&self) -> usize {
+        1
+    }
+}

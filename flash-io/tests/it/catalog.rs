@@ -1,0 +1,229 @@
+//! Model directories: what is found, and one test for each reason to refuse one.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use flash_io::{Catalog, IoError, IoMode, MAX_INDEX_BYTES, ShardIdx};
+use tempfile::TempDir;
+
+use crate::support::{disk_dir, expected, file_of, modes_in, u8_file, write};
+
+const INDEX: &str = "model.safetensors.index.json";
+
+fn dir_of(files: &[(&str, Vec<u8>)]) -> TempDir {
+    let dir = disk_dir();
+    for (name, bytes) in files {
+        write(dir.path(), name, bytes);
+    }
+    dir
+}
+
+fn open(dir: &TempDir) -> Result<Catalog, IoError> {
+    Catalog::open(dir.path(), IoMode::Pread)
+}
+
+fn names(catalog: &Catalog) -> Vec<&str> {
+    catalog.tensors().map(|tensor| tensor.name.as_str()).collect()
+}
+
+fn one(name: &str, bytes: &[u8]) -> Vec<u8> {
+    u8_file(&[(name, bytes.to_vec())])
+}
+
+/// Opens an indexed model of two shards, `1.safetensors` with `a` and `2.safetensors` with `b`.
+fn indexed(index: &str) -> Result<Catalog, IoError> {
+    open(&dir_of(&[
+        ("1.safetensors", one("a", &[1, 2])),
+        ("2.safetensors", one("b", &[3])),
+        (INDEX, index.as_bytes().to_vec()),
+    ]))
+}
+
+#[test]
+fn single_file_is_read_in_every_mode() {
+    let dir = dir_of(&[("model.safetensors", u8_file(&[("b", vec![1, 2, 3]), ("a", vec![4])]))]);
+    for mode in modes_in(dir.path()) {
+        let catalog = Catalog::open(dir.path(), mode).unwrap();
+        assert_eq!(names(&catalog), ["a", "b"]);
+        assert_eq!(catalog.total_bytes(), 4);
+        assert_eq!(catalog.get("b").unwrap().shard, ShardIdx(0));
+        assert_eq!(expected(&catalog, "b"), [1, 2, 3]);
+        assert!(catalog.get("c").is_none());
+    }
+}
+
+#[test]
+fn single_file_wins_over_other_files() {
+    let dir = dir_of(&[
+        ("model.safetensors", one("a", &[1])),
+        ("adapter.safetensors", one("b", &[1])),
+        (INDEX, b"not json".to_vec()),
+    ]);
+    assert_eq!(names(&open(&dir).unwrap()), ["a"]);
+}
+
+#[test]
+fn index_gives_the_tensors_it_names_and_no_others() {
+    let dir = dir_of(&[
+        ("1.safetensors", u8_file(&[("a", vec![1, 2]), ("unnamed", vec![9])])),
+        ("2.safetensors", u8_file(&[("b", vec![3]), ("a", vec![8, 8, 8])])),
+        ("unnamed.safetensors", b"not even safetensors".to_vec()),
+        (
+            INDEX,
+            br#"{"metadata":{"total_size":3},"weight_map":{"b":"2.safetensors","a":"1.safetensors"}}"#
+                .to_vec(),
+        ),
+    ]);
+    let catalog = open(&dir).unwrap();
+    assert_eq!(names(&catalog), ["a", "b"]);
+    assert_eq!(catalog.shards().len(), 2);
+    assert_eq!((expected(&catalog, "a"), expected(&catalog, "b")), (vec![1, 2], vec![3]));
+}
+
+#[test]
+fn shards_without_an_index_are_taken_by_name() {
+    let with_metadata =
+        |format: &str| file_of(&format!(r#"{{"__metadata__":{{"format":"{format}"}}}}"#), &[]);
+    let dir = dir_of(&[
+        ("model-2.safetensors", one("b", &[3])),
+        ("model-1.safetensors", one("a", &[1])),
+        ("model-3.safetensors", with_metadata("mlx")),
+        ("model-4.safetensors", with_metadata("pt")),
+        ("notes.txt", vec![]),
+    ]);
+    let catalog = open(&dir).unwrap();
+    assert_eq!(names(&catalog), ["a", "b"]);
+    assert_eq!(catalog.shards()[0].path, dir.path().join("model-1.safetensors"));
+    assert_eq!(catalog.metadata()["format"], "mlx");
+}
+
+#[test]
+fn opening_costs_nothing_for_the_weights() {
+    const BYTES: u64 = 4 << 30;
+    let dir = disk_dir();
+    let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{BYTES}],"data_offsets":[0,{BYTES}]}}}}"#);
+    let bytes = file_of(&header, &[]);
+    let path = write(dir.path(), "model.safetensors", &bytes);
+    // A hole: the file system stores none of it.
+    File::options().write(true).open(path).unwrap().set_len(bytes.len() as u64 + BYTES).unwrap();
+    for mode in modes_in(dir.path()) {
+        let started = Instant::now();
+        assert_eq!(Catalog::open(dir.path(), mode).unwrap().total_bytes(), BYTES);
+        assert!(started.elapsed() < Duration::from_millis(500), "{mode}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn no_directory_is_an_error_that_names_it() {
+    let error = Catalog::open(Path::new("/no/such/model"), IoMode::Pread).unwrap_err();
+    assert!(matches!(&error, IoError::Open { path, .. } if path == Path::new("/no/such/model")), "{error}");
+}
+
+#[test]
+fn file_in_place_of_the_directory_is_refused() {
+    let dir = dir_of(&[("x", vec![])]);
+    let error = Catalog::open(&dir.path().join("x"), IoMode::Pread).unwrap_err();
+    assert!(matches!(error, IoError::NotADirectory { .. }), "{error}");
+}
+
+#[test]
+fn directory_without_shards_is_refused() {
+    let dir = dir_of(&[("config.json", vec![])]);
+    assert!(matches!(open(&dir), Err(IoError::NoShards { path }) if path == dir.path()));
+    assert!(matches!(indexed(r#"{"weight_map":{}}"#), Err(IoError::NoShards { .. })));
+}
+
+#[test]
+fn bad_header_names_its_shard() {
+    let dir = dir_of(&[("1.safetensors", one("a", &[1])), ("2.safetensors", vec![0; 4])]);
+    let error = open(&dir).unwrap_err();
+    assert!(matches!(&error, IoError::Header { path, .. } if path.ends_with("2.safetensors")), "{error}");
+}
+
+#[test]
+fn directory_in_place_of_a_shard_is_refused_in_every_mode() {
+    let dir = disk_dir();
+    fs::create_dir(dir.path().join("model.safetensors")).unwrap();
+    for mode in modes_in(dir.path()) {
+        let error = Catalog::open(dir.path(), mode).unwrap_err();
+        assert!(
+            matches!(&error, IoError::Open { path, .. } if path.ends_with("model.safetensors")),
+            "{mode}: {error}"
+        );
+    }
+}
+
+#[test]
+fn tensor_in_two_shards_is_refused() {
+    let dir = dir_of(&[("1.safetensors", one("a", &[1])), ("2.safetensors", one("a", &[1]))]);
+    let error = open(&dir).unwrap_err();
+    let IoError::DuplicateTensor { path, other, tensor } = &error else { panic!("{error}") };
+    assert!(path.ends_with("2.safetensors") && other.ends_with("1.safetensors") && tensor == "a");
+}
+
+#[test]
+fn index_that_is_not_json_is_refused() {
+    for index in ["", "{", "[]", r#"{"weight_map":[]}"#, r#"{"weight_map":{"a":1}}"#] {
+        let error = indexed(index).unwrap_err();
+        assert!(
+            matches!(&error, IoError::IndexSyntax { path, .. } if path.ends_with(INDEX)),
+            "{index}: {error}"
+        );
+    }
+}
+
+#[test]
+fn index_without_a_weight_map_is_refused() {
+    assert!(matches!(indexed(r#"{"metadata":{}}"#), Err(IoError::IndexWithoutWeightMap { .. })));
+}
+
+#[test]
+fn index_that_names_a_tensor_twice_is_refused() {
+    let index = r#"{"weight_map":{"a":"1.safetensors","b":"2.safetensors","a":"2.safetensors"}}"#;
+    assert!(matches!(indexed(index), Err(IoError::IndexDuplicate { tensor, .. }) if tensor == "a"));
+}
+
+#[test]
+fn index_that_leaves_the_directory_is_refused() {
+    for name in [
+        "../1.safetensors",
+        "/etc/passwd",
+        "x/../1.safetensors",
+        "./1.safetensors",
+        "x/1.safetensors",
+        "..",
+        "",
+    ] {
+        let error = indexed(&format!(r#"{{"weight_map":{{"a":"{name}"}}}}"#)).unwrap_err();
+        assert!(
+            matches!(&error, IoError::IndexShardName { tensor, shard, .. } if tensor == "a" && shard == name),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn index_that_names_a_missing_shard_is_refused() {
+    let error = indexed(r#"{"weight_map":{"a":"1.safetensors","b":"3.safetensors"}}"#).unwrap_err();
+    assert!(
+        matches!(&error, IoError::MissingShard { shard, .. } if shard.ends_with("3.safetensors")),
+        "{error}"
+    );
+}
+
+#[test]
+fn index_that_names_a_missing_tensor_is_refused() {
+    let error = indexed(r#"{"weight_map":{"a":"1.safetensors","b":"2.safetensors","c":"2.safetensors"}}"#)
+        .unwrap_err();
+    let IoError::MissingTensor { shard, tensor, .. } = &error else { panic!("{error}") };
+    assert!(shard.ends_with("2.safetensors") && tensor == "c");
+}
+
+#[test]
+fn index_above_the_limit_is_refused_unread() {
+    let dir = dir_of(&[("1.safetensors", one("a", &[1])), (INDEX, vec![])]);
+    let index = File::options().write(true).open(dir.path().join(INDEX)).unwrap();
+    index.set_len(MAX_INDEX_BYTES + 1).unwrap();
+    assert!(matches!(open(&dir), Err(IoError::IndexTooLong { .. })));
+}

@@ -1,0 +1,10 @@
+//! The crate from outside: one binary, one module for each subject.
+
+mod catalog;
+#[cfg(feature = "testing")]
+mod faults;
+mod fuzz_corpus;
+mod header;
+mod oracle;
+mod reader;
+mod support;

@@ -1,0 +1,96 @@
+//! Hand-made safetensors files, and storage in memory.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flash_io::{Catalog, IoError, IoMode, ReadAt, open};
+
+/// A file in memory.
+#[derive(Debug)]
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
+
+impl ReadAt for Bytes {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn alignment(&self) -> usize {
+        1
+    }
+}
+
+/// A whole file: length, header, data.
+pub(crate) fn file_of(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+/// A file of `U8` tensors, laid out in the order given.
+pub(crate) fn u8_file(tensors: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let (mut entries, mut data) = (Vec::new(), Vec::new());
+    for (name, bytes) in tensors {
+        let (start, end) = (data.len(), data.len() + bytes.len());
+        let len = bytes.len();
+        entries.push(format!(r#""{name}":{{"dtype":"U8","shape":[{len}],"data_offsets":[{start},{end}]}}"#));
+        data.extend_from_slice(bytes);
+    }
+    file_of(&format!("{{{}}}", entries.join(",")), &data)
+}
+
+/// Bytes that differ from each other and from those of other seeds.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+pub(crate) fn write(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// A directory on a real disk where direct reads have a chance: the target folder, not a memory file
+/// system.
+pub(crate) fn disk_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// The modes that work in a directory; says which do not.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+pub(crate) fn modes_in(dir: &Path) -> Vec<IoMode> {
+    let probe = write(dir, "probe", [0; 16]);
+    let works = |mode: &IoMode| match open(&probe, *mode) {
+        Ok(_) => true,
+        Err(error @ (IoError::DirectUnsupported { .. } | IoError::DirectAlignment { .. })) => {
+            eprintln!("skipped {mode}: {error}");
+            false
+        }
+        Err(error) => panic!("{error}"),
+    };
+    IoMode::ALL.iter().copied().filter(works).collect()
+}
+
+/// The bytes of a tensor as the file has them, read in the plainest way.
+pub(crate) fn expected(catalog: &Catalog, name: &str) -> Vec<u8> {
+    let tensor = catalog.get(name).unwrap();
+    let file = fs::read(&catalog.shards()[tensor.shard.0].path).unwrap();
+    file[tensor.span.start as usize..tensor.span.end as usize].to_vec()
+}
+
+pub(crate) fn shared(bytes: Vec<u8>) -> Arc<dyn ReadAt> {
+    Arc::new(Bytes(bytes))
+}
