@@ -1,1 +1,59 @@
 //! Streams language models through MLX: proxies around layers, a residency under a hard budget, text generation.
+//!
+//! A model goes through four states, each a type:
+//!
+//! 1. [`Checkpoint`]: a directory whose configuration and headers were read;
+//! 2. [`Model`]: layers that fit the checkpoint, and the floor of their memory; still without a weight;
+//! 3. [`Engine`]: a budget, slots, reader threads; [`Engine::forward`] takes tokens and gives logits;
+//! 4. [`generate`]: text.
+//!
+//! ```no_run
+//! use flash_io::{IoMode, ReaderConfig};
+//! use flash_model::text::Tokenizer;
+//! use flash_model::{Checkpoint, EngineOptions, GenerateOptions, Model, Workload, generate};
+//!
+//! # fn main() -> Result<(), flash_model::ModelError> {
+//! let dir = std::path::Path::new("SmolLM2-135M-Instruct");
+//! let model = Model::open(Checkpoint::open(dir, IoMode::Direct)?)?;
+//! let tokenizer = Tokenizer::open(dir)?;
+//! let prompt = tokenizer.encode_prompt("The capital of France is")?;
+//! let workload = Workload { prompt_tokens: prompt.len(), context_tokens: prompt.len() + 20, prefetch: true };
+//! let reader = ReaderConfig::default();
+//! let options = EngineOptions { budget_bytes: 256 << 20, workload, reader, read_rate: None };
+//! let mut engine = model.load(&options)?;
+//! let options = GenerateOptions { max_tokens: 20, ..Default::default() };
+//! generate(&mut engine, &tokenizer, &prompt, &options, |text| print!("{text}"))?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod attention;
+mod bundle;
+mod checkpoint;
+mod config;
+mod decoder;
+mod embedding;
+mod engine;
+mod error;
+mod generate;
+mod head;
+mod kv;
+pub mod memory;
+mod mlx;
+mod models;
+mod needs;
+mod pace;
+mod proxy;
+mod residency;
+pub mod sample;
+pub mod text;
+mod weights;
+
+pub use checkpoint::Checkpoint;
+pub use config::{Config, QuantizedFormat};
+pub use engine::{BundleInfo, Engine, EngineOptions, EngineStats, Model};
+pub use error::ModelError;
+pub use generate::{FinishReason, GenerateOptions, Generation, generate};
+pub use needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
+pub use proxy::StreamingProxy;
+pub use residency::Residency;

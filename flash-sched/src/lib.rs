@@ -25,5 +25,5 @@ mod rate;
 
 pub use bucket::TokenBucket;
 pub use estimate::{Ema, Limit};
-pub use plan::{PlanError, PlanRequest, ResidencyPlan, plan};
+pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};
 pub use rate::{ByteRate, InvalidRate};

@@ -13,18 +13,14 @@ pub struct PlanRequest<'a> {
     pub n_slots: usize,
 }
 
-/// Why there is no plan.
+/// The budget is smaller than any plan needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// The budget is smaller than any plan needs.
-    #[error("a budget of {budget_bytes} B is below the floor of {floor_bytes} B")]
-    BelowFloor {
-        /// What was given.
-        budget_bytes: u64,
-        /// The smallest budget that works.
-        floor_bytes: u64,
-    },
+#[error("a budget of {budget_bytes} B is below the floor of {floor_bytes} B")]
+pub struct BelowFloor {
+    /// What was given.
+    pub budget_bytes: u64,
+    /// The smallest budget that works.
+    pub floor_bytes: u64,
 }
 
 /// What stays and what streams.
@@ -53,11 +49,11 @@ pub struct ResidencyPlan {
 /// more.
 ///
 /// # Errors
-/// [`PlanError::BelowFloor`], with the floor.
+/// [`BelowFloor`], with the floor.
 ///
 /// # Panics
 /// If `n_slots` is 0.
-pub fn plan(request: &PlanRequest<'_>) -> Result<ResidencyPlan, PlanError> {
+pub fn plan(request: &PlanRequest<'_>) -> Result<ResidencyPlan, BelowFloor> {
     assert!(request.n_slots > 0, "streaming needs a slot");
     let &PlanRequest { bundle_bytes, fixed_bytes, budget_bytes, n_slots } = request;
     let all_bytes: u64 = bundle_bytes.iter().sum();
@@ -65,7 +61,7 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<ResidencyPlan, PlanError> {
     let slots_bytes = slot_bytes * n_slots as u64;
     let floor_bytes = fixed_bytes + slots_bytes.min(all_bytes);
     if budget_bytes < floor_bytes {
-        return Err(PlanError::BelowFloor { budget_bytes, floor_bytes });
+        return Err(BelowFloor { budget_bytes, floor_bytes });
     }
     if budget_bytes - fixed_bytes >= all_bytes {
         return Ok(ResidencyPlan {
@@ -123,7 +119,7 @@ mod tests {
     #[test]
     fn below_the_floor_is_refused_with_the_floor() {
         let error = plan(&request(&[100; 8], 209)).unwrap_err();
-        assert_eq!(error, PlanError::BelowFloor { budget_bytes: 209, floor_bytes: 210 });
+        assert_eq!(error, BelowFloor { budget_bytes: 209, floor_bytes: 210 });
         assert!(plan(&request(&[100; 8], 210)).is_ok());
     }
 
@@ -177,7 +173,7 @@ mod tests {
             n_slots in 1..4usize,
         ) {
             let at = |budget_bytes| plan(&PlanRequest { bundle_bytes: &bundles, fixed_bytes, budget_bytes, n_slots });
-            let Err(PlanError::BelowFloor { floor_bytes, .. }) = at(0) else {
+            let Err(BelowFloor { floor_bytes, .. }) = at(0) else {
                 prop_assert!(bundles.is_empty() && fixed_bytes == 0);
                 return Ok(());
             };

@@ -63,7 +63,9 @@ fn read(chunk: &mut Chunk, retry: &Retry, pacer: Option<&dyn Pace>) -> Result<()
     if chunk.piece.is_cancelled() {
         return Ok(());
     }
+    let active = retry.counters.active.enter();
     let result = retry.read(&*chunk.storage, &origin, chunk.piece.buf(), chunk.wanted_bytes);
+    drop(active);
     if let Err(error) = &result {
         tracing::warn!(%error, "a chunk was given up");
     }

@@ -1,0 +1,286 @@
+//! MLX's affine quantisation, as `mlx/backend/cpu/quantized.cpp` (MLX 0.32) defines it.
+//!
+//! A row of values is cut into groups along the last axis; each group has one scale and one bias, and each value
+//! a code of 4 or 8 bits: `value = scale · code + bias`. Codes fill little-endian `u32` words from the lowest
+//! bit up, which for both widths is the same as filling *bytes* from the lowest bit up.
+
+use crate::error::{KernelError, check_len};
+use crate::float::FloatType;
+
+/// The smallest scale MLX gives a group; it keeps the division by the scale finite where all values are equal.
+const SCALE_MIN: f32 = 1e-7;
+
+/// One affine format: how wide a code is and how many values share a scale.
+///
+/// A row of `n` values is stored as
+/// - `codes`: `n · bits / 8` bytes,
+/// - `scales` and `biases`: `n / group_size` values of one [`FloatType`] each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Affine {
+    bits: u32,
+    group_size: usize,
+}
+
+impl Affine {
+    /// A format of `bits` (4 or 8) and groups of `group_size` (32, 64 or 128) values.
+    ///
+    /// # Errors
+    /// [`KernelError::Bits`] or [`KernelError::GroupSize`] for any other number.
+    pub const fn new(bits: u32, group_size: usize) -> Result<Self, KernelError> {
+        if !matches!(bits, 4 | 8) {
+            return Err(KernelError::Bits { bits });
+        }
+        if !matches!(group_size, 32 | 64 | 128) {
+            return Err(KernelError::GroupSize { group_size });
+        }
+        Ok(Self { bits, group_size })
+    }
+
+    /// Bits of a code.
+    pub const fn bits(self) -> u32 {
+        self.bits
+    }
+
+    /// Values that share a scale and a bias.
+    pub const fn group_size(self) -> usize {
+        self.group_size
+    }
+
+    /// The greatest code.
+    pub const fn code_max(self) -> u8 {
+        if self.bits == 4 { 15 } else { 255 }
+    }
+
+    /// Bytes that the codes of `n_values` values take, for whole groups.
+    pub const fn codes_bytes(self, n_values: usize) -> usize {
+        if self.bits == 4 { n_values / 2 } else { n_values }
+    }
+
+    /// Packs one code a byte (`codes`: `[n]`) into `out`.
+    ///
+    /// Bits of a code beyond [`bits`](Self::bits) are dropped.
+    ///
+    /// # Errors
+    /// [`KernelError::PartialGroup`] if `codes` are no whole groups, [`KernelError::SliceLen`] if `out` has
+    /// another length than [`codes_bytes`](Self::codes_bytes).
+    pub fn pack(self, codes: &[u8], out: &mut [u8]) -> Result<(), KernelError> {
+        self.check_groups(codes.len())?;
+        check_len("codes", self.codes_bytes(codes.len()), out.len())?;
+        if self.bits == 8 {
+            out.copy_from_slice(codes);
+        } else {
+            for (byte, [low, high]) in out.iter_mut().zip(codes.as_chunks().0) {
+                *byte = low & 15 | high << 4;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unpacks `codes` into one code a byte (`out`: `[n]`): the inverse of [`pack`](Self::pack).
+    ///
+    /// # Errors
+    /// As [`pack`](Self::pack), with the roles of the slices exchanged.
+    pub fn unpack(self, codes: &[u8], out: &mut [u8]) -> Result<(), KernelError> {
+        self.check_groups(out.len())?;
+        check_len("codes", self.codes_bytes(out.len()), codes.len())?;
+        if self.bits == 8 {
+            out.copy_from_slice(codes);
+        } else {
+            for ([low, high], byte) in out.as_chunks_mut().0.iter_mut().zip(codes) {
+                *low = byte & 15;
+                *high = byte >> 4;
+            }
+        }
+        Ok(())
+    }
+
+    /// Dequantises one row (or several that follow each other) into `out`: `[n]`.
+    ///
+    /// Each value is the product `scale · code`, rounded to `f32`, plus the bias, rounded to `f32`; never a
+    /// fused multiply-add. That is what `mx.dequantize` computes for `f32` scales.
+    ///
+    /// # Errors
+    /// [`KernelError::PartialGroup`] if `out` is no whole groups, [`KernelError::SliceLen`] if another slice does
+    /// not have the length that fits `out`.
+    pub fn dequantize_row(
+        self,
+        float: FloatType,
+        codes: &[u8],
+        scales: &[u8],
+        biases: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        self.check_row(out.len(), float, codes.len(), scales.len(), biases.len())?;
+        let group_codes_bytes = self.codes_bytes(self.group_size);
+        let groups = out.chunks_exact_mut(self.group_size);
+        for (idx, (values, codes)) in groups.zip(codes.chunks_exact(group_codes_bytes)).enumerate() {
+            let (scale, bias) = (float.get(scales, idx), float.get(biases, idx));
+            let value = |code: u8| scale * f32::from(code) + bias;
+            if self.bits == 8 {
+                for (out, code) in values.iter_mut().zip(codes) {
+                    *out = value(*code);
+                }
+            } else {
+                for ([low, high], byte) in values.as_chunks_mut().0.iter_mut().zip(codes) {
+                    *low = value(byte & 15);
+                    *high = value(byte >> 4);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Quantises one row (or several that follow each other): `values`: `[n]`.
+    ///
+    /// Equal, bit for bit, to `mx.quantize(values.astype(float), group_size, bits)` on MLX's CPU backend where
+    /// every value is representable in `float`. The end of the range that is farther from zero is met exactly
+    /// and zero has a code of its own, so the error is at most `|scale|` there, `|scale| / 2` elsewhere, plus
+    /// what rounding scale and bias to `float` adds.
+    ///
+    /// # Errors
+    /// [`KernelError::PartialGroup`], [`KernelError::SliceLen`], or [`KernelError::OutOfRange`] (a value that is not
+    /// finite or beyond [`FloatType::max`]); after the last the output slices hold the groups before the value's.
+    pub fn quantize_row(
+        self,
+        float: FloatType,
+        values: &[f32],
+        codes: &mut [u8],
+        scales: &mut [u8],
+        biases: &mut [u8],
+    ) -> Result<(), KernelError> {
+        self.check_row(values.len(), float, codes.len(), scales.len(), biases.len())?;
+        let group_codes_bytes = self.codes_bytes(self.group_size);
+        let groups = values.chunks_exact(self.group_size);
+        for (idx, (values, codes)) in groups.zip(codes.chunks_exact_mut(group_codes_bytes)).enumerate() {
+            // Written so that a NaN fails it.
+            let in_range = |value: &f32| value.abs() <= float.max();
+            if let Some(at) = values.iter().position(|value| !in_range(value)) {
+                return Err(KernelError::OutOfRange {
+                    value_idx: idx * self.group_size + at,
+                    value: values[at].to_string(),
+                });
+            }
+            let (scale, bias) = self.fit(values);
+            let code_max = f32::from(self.code_max());
+            // Finite by the check above and clamped to a code, so the cast neither saturates nor truncates.
+            let code = |value: f32| ((value - bias) / scale).round_ties_even().clamp(0.0, code_max) as u8;
+            if self.bits == 8 {
+                for (out, value) in codes.iter_mut().zip(values) {
+                    *out = code(*value);
+                }
+            } else {
+                for (byte, [low, high]) in codes.iter_mut().zip(values.as_chunks().0) {
+                    *byte = code(*low) | code(*high) << 4;
+                }
+            }
+            float.set(scales, idx, scale);
+            float.set(biases, idx, bias);
+        }
+        Ok(())
+    }
+
+    /// The scale and bias of one group of finite values.
+    ///
+    /// The bias is the end of the range farther from zero (so the scale is negative if that is the upper end);
+    /// the scale is then stretched so that zero falls on a whole code.
+    fn fit(self, values: &[f32]) -> (f32, f32) {
+        let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
+        for &value in values {
+            max = if max < value { value } else { max };
+            min = if value < min { value } else { min };
+        }
+        let size = ((max - min) / f32::from(self.code_max())).max(SCALE_MIN);
+        let (scale, edge) = if min.abs() > max.abs() { (size, min) } else { (-size, max) };
+        let zero_code = (edge / scale).round_ties_even();
+        if zero_code == 0.0 { (scale, 0.0) } else { (edge / zero_code, edge) }
+    }
+
+    fn check_groups(self, n_values: usize) -> Result<(), KernelError> {
+        if n_values.is_multiple_of(self.group_size) {
+            Ok(())
+        } else {
+            Err(KernelError::PartialGroup { n_values, group_size: self.group_size })
+        }
+    }
+
+    fn check_row(
+        self,
+        n_values: usize,
+        float: FloatType,
+        codes_len: usize,
+        scales_len: usize,
+        biases_len: usize,
+    ) -> Result<(), KernelError> {
+        self.check_groups(n_values)?;
+        let floats_bytes = n_values / self.group_size * float.size_bytes();
+        check_len("codes", self.codes_bytes(n_values), codes_len)?;
+        check_len("scales", floats_bytes, scales_len)?;
+        check_len("biases", floats_bytes, biases_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_widths_and_group_lengths_are_refused() {
+        for bits in [0, 1, 2, 3, 5, 6, 7, 9, u32::MAX] {
+            assert_eq!(Affine::new(bits, 32), Err(KernelError::Bits { bits }));
+        }
+        for group_size in [0, 1, 16, 33, 256, usize::MAX] {
+            assert_eq!(Affine::new(4, group_size), Err(KernelError::GroupSize { group_size }));
+        }
+    }
+
+    #[test]
+    fn codes_fill_words_from_the_lowest_bit_up() {
+        let codes: Vec<u8> = (0..32).map(|i| i % 16).collect();
+        let mut packed = [0; 16];
+        Affine::new(4, 32).unwrap().pack(&codes, &mut packed).unwrap();
+        let words: Vec<u32> = packed.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        assert_eq!(words, [0x7654_3210, 0xFEDC_BA98, 0x7654_3210, 0xFEDC_BA98]);
+    }
+
+    #[test]
+    fn slices_that_do_not_fit_the_row_are_named() {
+        let affine = Affine::new(4, 32).unwrap();
+        let f16 = FloatType::F16;
+        let fails = |values: usize, codes: usize, scales: usize, biases: usize| {
+            let (codes, scales, biases) = (vec![0; codes], vec![0; scales], vec![0; biases]);
+            affine.dequantize_row(f16, &codes, &scales, &biases, &mut vec![0.0; values]).unwrap_err()
+        };
+        let slice_of = |err| match err {
+            KernelError::SliceLen { slice, .. } => slice,
+            other => panic!("{other}"),
+        };
+        assert!(matches!(fails(33, 16, 2, 2), KernelError::PartialGroup { n_values: 33, .. }));
+        assert_eq!(slice_of(fails(32, 15, 2, 2)), "codes");
+        assert_eq!(slice_of(fails(32, 16, 4, 2)), "scales");
+        assert_eq!(slice_of(fails(32, 16, 2, 1)), "biases");
+        assert!(affine.pack(&[0; 31], &mut [0; 16]).is_err());
+        assert!(affine.unpack(&[0; 15], &mut [0; 32]).is_err());
+    }
+
+    #[test]
+    fn values_that_no_scale_can_reach_are_refused_with_their_place() {
+        let affine = Affine::new(8, 32).unwrap();
+        let of = |float: FloatType, bad: f32| {
+            let mut row = [0.5; 64];
+            row[40] = bad;
+            let (mut codes, mut scales, mut biases) = ([0; 64], [0; 8], [0; 8]);
+            let floats_bytes = 2 * float.size_bytes();
+            let (scales, biases) = (&mut scales[..floats_bytes], &mut biases[..floats_bytes]);
+            affine.quantize_row(float, &row, &mut codes, scales, biases)
+        };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            let err = of(FloatType::F32, bad).unwrap_err();
+            let value = bad.to_string();
+            assert_eq!(err, KernelError::OutOfRange { value_idx: 40, value });
+        }
+        assert!(of(FloatType::F16, 65504.0).is_ok());
+        assert!(of(FloatType::F16, 65505.0).is_err());
+        assert!(of(FloatType::F32, f32::MAX / 2.0).is_ok());
+        assert!(of(FloatType::BF16, f32::MAX / 2.0).is_ok());
+    }
+}

@@ -1,0 +1,56 @@
+/// Why slices do not fit together, or numbers do not fit a format.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// The format packs codes of another width.
+    #[error("affine codes of {bits} bits are not supported (4 and 8 are)")]
+    Bits {
+        /// The width asked for.
+        bits: u32,
+    },
+    /// The format has groups of another length.
+    #[error("affine groups of {group_size} values are not supported (32, 64 and 128 are)")]
+    GroupSize {
+        /// The length asked for, in values.
+        group_size: usize,
+    },
+    /// A row does not consist of whole groups.
+    #[error("a row of {n_values} values does not divide into groups of {group_size}")]
+    PartialGroup {
+        /// Values in the row.
+        n_values: usize,
+        /// Values in a group.
+        group_size: usize,
+    },
+    /// A slice is longer or shorter than the row it belongs to.
+    #[error("{slice}: the row wants {wanted_bytes} B, the slice has {got_bytes} B")]
+    SliceLen {
+        /// Which argument: `codes`, `scales`, `biases` or `floats`.
+        slice: &'static str,
+        /// Length that fits the row.
+        wanted_bytes: usize,
+        /// Length given.
+        got_bytes: usize,
+    },
+    /// A NaN, or a value beyond what the type of the scales can hold, cannot be quantised.
+    #[error("value {value_idx} of the row is not a number that can be quantised: {value}")]
+    OutOfRange {
+        /// Place in the row.
+        value_idx: usize,
+        /// The value, in words, for errors compare equal and NaN does not.
+        value: String,
+    },
+}
+
+/// `Ok` if the slice called `slice` has exactly the bytes that its row wants.
+pub(crate) fn check_len(
+    slice: &'static str,
+    wanted_bytes: usize,
+    got_bytes: usize,
+) -> Result<(), KernelError> {
+    if wanted_bytes == got_bytes {
+        Ok(())
+    } else {
+        Err(KernelError::SliceLen { slice, wanted_bytes, got_bytes })
+    }
+}

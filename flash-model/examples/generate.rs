@@ -1,0 +1,33 @@
+//! Continues a prompt under a memory budget: `generate MODEL_DIR BUDGET_MIB PROMPT`.
+
+use std::error::Error;
+use std::io::Write;
+use std::path::PathBuf;
+
+use flash_io::{IoMode, ReaderConfig};
+use flash_model::text::Tokenizer;
+use flash_model::{Checkpoint, EngineOptions, GenerateOptions, Model, Workload, generate, memory};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let (Some(dir), Some(budget_mib), Some(prompt)) = (args.next(), args.next(), args.next()) else {
+        return Err("usage: generate MODEL_DIR BUDGET_MIB PROMPT".into());
+    };
+    memory::bound_allocators();
+    let dir = PathBuf::from(dir);
+    let model = Model::open(Checkpoint::open(&dir, IoMode::Direct)?)?;
+    let tokenizer = Tokenizer::open(&dir)?;
+    let prompt = tokenizer.encode_prompt(&prompt)?;
+    let workload = Workload { prompt_tokens: prompt.len(), context_tokens: prompt.len() + 64, prefetch: true };
+    let budget_bytes = budget_mib.parse::<u64>()? << 20;
+    let options = EngineOptions { budget_bytes, workload, reader: ReaderConfig::default(), read_rate: None };
+    let mut engine = model.load(&options)?;
+    let options = GenerateOptions { max_tokens: 64, ..GenerateOptions::default() };
+    let generation = generate(&mut engine, &tokenizer, &prompt, &options, |text| {
+        print!("{text}");
+        let _ = std::io::stdout().flush();
+    })?;
+    println!("\n{:?} tokens/s, {:#?}", generation.decode_tok_per_s(), engine.stats());
+    println!("{:?} {:?}", generation.token_ids, memory::resident());
+    Ok(())
+}

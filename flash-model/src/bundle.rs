@@ -1,0 +1,116 @@
+//! Bundles: the tensors that are loaded together.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use flash_io::{BundleLayout, Dtype, PageBuf, Reader, Slot, Span, Tensor, Ticket};
+use mlx_rs::Dtype as MlxDtype;
+
+use crate::ModelError;
+use crate::mlx::View;
+
+/// A bundle of this size costs less memory than its reading would cost time: a norm is one, a layer never is.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// The place of a bundle in execution order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BundleIdx(pub(crate) usize);
+
+/// One tensor, or some of its rows.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub name: String,
+    pub shard: flash_io::ShardIdx,
+    pub span: Span,
+    pub dtype: Dtype,
+    pub shape: Vec<i32>,
+}
+
+impl Part {
+    /// `rows` of a tensor, along its first axis.
+    pub(crate) fn rows(tensor: &Tensor, rows: &Range<u64>) -> Self {
+        let n_rows = tensor.shape[0].max(1);
+        let row_bytes = tensor.span.len_bytes() / n_rows;
+        let mut shape: Vec<i32> = tensor.shape.iter().map(|&extent| extent as i32).collect();
+        shape[0] = (rows.end - rows.start) as i32;
+        let span = Span::new(tensor.span.start + rows.start * row_bytes, tensor.span.start + rows.end * row_bytes);
+        Self { name: tensor.name.clone(), shard: tensor.shard, span, dtype: tensor.dtype, shape }
+    }
+}
+
+/// What is loaded together, and how it lies in a slot.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    pub name: String,
+    pub parts: Vec<Part>,
+    layout: Arc<BundleLayout>,
+}
+
+impl Bundle {
+    pub(crate) fn new(name: String, parts: Vec<Part>) -> Self {
+        let spans: Vec<_> = parts.iter().map(|part| (part.shard, part.span)).collect();
+        Self { name, parts, layout: Arc::new(BundleLayout::new(&spans)) }
+    }
+
+    /// Bytes of the tensors.
+    pub(crate) fn tensor_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.span.len_bytes()).sum()
+    }
+
+    /// Bytes of a slot that holds it.
+    pub(crate) fn slot_bytes(&self) -> usize {
+        self.layout.slot_bytes()
+    }
+
+    /// Whether it is too small to be worth a slot: it is always pinned.
+    pub(crate) fn is_small(&self) -> bool {
+        self.slot_bytes() <= SMALL_BYTES
+    }
+
+    /// What it costs a budget to hold it.
+    pub(crate) fn cost_bytes(&self) -> u64 {
+        PageBuf::cost_bytes(self.slot_bytes())
+    }
+
+    /// What computing with it may take beside it: MLX widens half-precision numbers to f32 before it multiplies.
+    pub(crate) fn widened_bytes(&self) -> u64 {
+        let is_half = |part: &&Part| matches!(part.dtype, Dtype::F16 | Dtype::BF16);
+        2 * self.parts.iter().filter(is_half).map(|part| part.span.len_bytes()).sum::<u64>()
+    }
+
+    /// Begins to read it.
+    pub(crate) fn submit(&self, reader: &Reader, slot: Slot) -> Ticket {
+        reader.submit(&self.layout, slot)
+    }
+
+    /// The tensors as they lie in the slot.
+    pub(crate) fn views(&self) -> Vec<View> {
+        let view = |(idx, part): (usize, &Part)| View {
+            offset: self.layout.tensor_offset(idx),
+            shape: part.shape.clone(),
+            dtype: mlx_dtype(part.dtype),
+        };
+        self.parts.iter().enumerate().map(view).collect()
+    }
+
+    /// An error of reading it, with the tensor that the read began in.
+    pub(crate) fn read_error(&self, source: flash_io::IoError) -> ModelError {
+        let flash_io::IoError::ReadFailed { offset, .. } = source else { return source.into() };
+        // A direct read begins at a block, before the tensor: name the first that ends after it.
+        let after = self.parts.iter().filter(|part| part.span.end > offset);
+        match after.min_by_key(|part| part.span.end) {
+            Some(part) => ModelError::WeightRead { tensor: part.name.clone(), source },
+            None => source.into(),
+        }
+    }
+}
+
+/// The dtypes that [`Checkpoint::tensor`](crate::Checkpoint) lets through.
+fn mlx_dtype(dtype: Dtype) -> MlxDtype {
+    match dtype {
+        Dtype::F16 => MlxDtype::Float16,
+        Dtype::BF16 => MlxDtype::Bfloat16,
+        Dtype::U32 => MlxDtype::Uint32,
+        _ => MlxDtype::Float32,
+    }
+}

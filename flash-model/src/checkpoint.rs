@@ -1,0 +1,103 @@
+//! A model directory, opened: its configuration and where its tensors lie. No weight has been read.
+
+use std::path::{Path, PathBuf};
+
+use flash_io::{Catalog, Dtype, IoMode, Tensor};
+
+use crate::{Config, ModelError};
+
+/// A model on disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    config: Config,
+    catalog: Catalog,
+}
+
+impl Checkpoint {
+    /// Opens the model in `dir`; reads headers only.
+    ///
+    /// # Errors
+    /// [`ModelError`], for a configuration or a shard that is missing or malformed.
+    pub fn open(dir: &Path, io: IoMode) -> Result<Self, ModelError> {
+        // The directory itself first: a model without one is not a model without a configuration.
+        let metadata = dir.metadata().map_err(|error| ModelError::File { path: dir.to_owned(), error })?;
+        if !metadata.is_dir() {
+            return Err(flash_io::IoError::NotADirectory { path: dir.to_owned() }.into());
+        }
+        let config = Config::open(dir)?;
+        let catalog = Catalog::open(dir, io)?;
+        Ok(Self { dir: dir.to_owned(), config, catalog })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the model says of itself.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where its tensors lie.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Whether there is a tensor of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.catalog.get(name).is_some()
+    }
+
+    /// The tensor of that name, which must have that shape and kind.
+    pub(crate) fn tensor(&self, name: &str, shape: &[u64], kind: TensorKind) -> Result<&Tensor, ModelError> {
+        let tensor = self
+            .catalog
+            .get(name)
+            .ok_or_else(|| ModelError::MissingTensor { dir: self.dir.clone(), tensor: name.to_owned() })?;
+        let path = || self.catalog.shards()[tensor.shard.0].path.clone();
+        if !kind.accepts(tensor.dtype) {
+            return Err(ModelError::TensorDtype {
+                path: path(),
+                tensor: name.to_owned(),
+                dtype: tensor.dtype,
+                expected: kind.expected(),
+            });
+        }
+        if tensor.shape != shape {
+            return Err(ModelError::TensorShape {
+                path: path(),
+                tensor: name.to_owned(),
+                shape: tensor.shape.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        Ok(tensor)
+    }
+}
+
+/// What a tensor may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TensorKind {
+    /// Numbers.
+    Float,
+    /// Quantised codes.
+    Codes,
+}
+
+impl TensorKind {
+    fn accepts(self, dtype: Dtype) -> bool {
+        match self {
+            Self::Float => matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16),
+            Self::Codes => dtype == Dtype::U32,
+        }
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Self::Float => "F32, F16 or BF16",
+            Self::Codes => "U32",
+        }
+    }
+}

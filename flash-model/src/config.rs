@@ -1,0 +1,129 @@
+//! `config.json`: what a model directory says of itself.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::ModelError;
+
+/// The name of the file.
+pub(crate) const FILE: &str = "config.json";
+
+/// The configuration of a model, as read.
+#[derive(Debug, Clone)]
+pub struct Config {
+    path: PathBuf,
+    json: Value,
+    model_type: String,
+    quantization: Option<Quantization>,
+}
+
+/// How an affine-quantised matrix is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct QuantizedFormat {
+    /// Columns that share a scale and a bias.
+    pub group_size: i32,
+    /// Bits of a code.
+    pub bits: i32,
+}
+
+/// The formats of a model: one for all matrices, and others for some.
+#[derive(Debug, Clone)]
+struct Quantization {
+    default: QuantizedFormat,
+    by_path: HashMap<String, QuantizedFormat>,
+}
+
+impl Config {
+    /// Reads the configuration in `dir`.
+    ///
+    /// # Errors
+    /// [`ModelError::File`], [`ModelError::Json`], or [`ModelError::ConfigField`] if `model_type` or the quantisation
+    /// is not what it should be.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        let path = dir.join(FILE);
+        let text = fs::read_to_string(&path).map_err(|error| ModelError::File { path: path.clone(), error })?;
+        let json: Value = serde_json::from_str(&text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
+        let field = |field, given: &Value, expected| ModelError::ConfigField {
+            path: path.clone(),
+            field,
+            given: given.to_string(),
+            expected,
+        };
+        let model_type = json["model_type"]
+            .as_str()
+            .ok_or_else(|| field("model_type", &json["model_type"], "it must be a string"))?
+            .to_owned();
+        let quantization = match quantization_of(&json) {
+            None => None,
+            Some(value) => Some(Quantization::parse(value).map_err(|expected| field("quantization", value, expected))?),
+        };
+        Ok(Self { path, json, model_type, quantization })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The architecture.
+    pub fn model_type(&self) -> &str {
+        &self.model_type
+    }
+
+    /// The fields that an architecture needs.
+    ///
+    /// # Errors
+    /// [`ModelError::Json`], which names the field that is missing or wrong.
+    pub fn args<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
+        T::deserialize(&self.json).map_err(|error| ModelError::Json { path: self.path.clone(), error })
+    }
+
+    /// How the matrix at `path` is stored if it is quantised; none if no quantisation is configured at all.
+    pub fn quantized_format(&self, path: &str) -> Option<QuantizedFormat> {
+        let quantization = self.quantization.as_ref()?;
+        Some(quantization.by_path.get(path).copied().unwrap_or(quantization.default))
+    }
+
+    /// An error about a field of this file.
+    pub(crate) fn field_error(&self, field: &'static str, given: impl ToString, expected: &'static str) -> ModelError {
+        ModelError::ConfigField { path: self.path.clone(), field, given: given.to_string(), expected }
+    }
+}
+
+/// mlx-lm writes `quantization`, and `quantization_config` beside it for Hugging Face; other tools write only the second,
+/// for methods of their own, which has no `group_size`.
+fn quantization_of(json: &Value) -> Option<&Value> {
+    let own = json.get("quantization").filter(|value| !value.is_null());
+    own.or_else(|| json.get("quantization_config").filter(|value| value.get("group_size").is_some()))
+}
+
+impl Quantization {
+    fn parse(value: &Value) -> Result<Self, &'static str> {
+        let format = |value: &Value| {
+            if !matches!(value.get("mode").map(Value::as_str), None | Some(Some("affine"))) {
+                return Err("only the mode \"affine\" is supported");
+            }
+            let format = QuantizedFormat::deserialize(value).map_err(|_| "it must have group_size and bits")?;
+            if !matches!(format.bits, 4 | 8) {
+                return Err("4 and 8 bits are supported");
+            }
+            if !matches!(format.group_size, 32 | 64 | 128) {
+                return Err("groups of 32, 64 and 128 are supported");
+            }
+            Ok(format)
+        };
+        let by_path = value
+            .as_object()
+            .ok_or("it must be an object")?
+            .iter()
+            .filter(|(_, value)| value.is_object())
+            .map(|(path, value)| Ok((path.clone(), format(value)?)))
+            .collect::<Result<_, &'static str>>()?;
+        Ok(Self { default: format(value)?, by_path })
+    }
+}

@@ -1,0 +1,147 @@
+//! A decoder with streamed weights, and one pass of tokens through it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::nn::RmsNorm;
+use mlx_rs::ops::indexing::TryIndexOp;
+
+use crate::attention::LayerInput;
+use crate::bundle::Bundle;
+use crate::embedding::Embedding;
+use crate::head::Head;
+use crate::kv::KvCache;
+use crate::models::{Architecture, Layer};
+use crate::proxy::StreamingProxy;
+use crate::residency::Residency;
+use crate::weights::Weights;
+use crate::{Checkpoint, ModelError};
+
+/// Tokens that pass through a layer at once. The same for every budget, so that the budget changes no bit.
+pub(crate) const CHUNK_TOKENS: usize = 128;
+
+/// The parts of a model, in execution order.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    embedding: Embedding,
+    layers: Vec<StreamingProxy<dyn Layer>>,
+    norm: StreamingProxy<RmsNorm>,
+    head: Head,
+    dims: Dims,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Dims {
+    hidden: u64,
+    intermediate: u64,
+    n_heads: u64,
+    head_dim: u64,
+}
+
+impl Decoder {
+    /// A decoder without weights, and the bundles that it will ask for.
+    pub(crate) fn new(checkpoint: &Checkpoint, mut architecture: Architecture) -> Result<(Self, Vec<Bundle>), ModelError> {
+        let mut bundles = Vec::new();
+        let layers = std::mem::take(&mut architecture.layers)
+            .into_iter()
+            .map(|(path, layer)| StreamingProxy::new(layer, &path, checkpoint, &mut bundles))
+            .collect::<Result<Vec<_>, _>>()?;
+        let layer_bytes = bundles.iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
+        let norm_path = architecture.norm_path;
+        let norm = Weights::new(checkpoint, norm_path).rms_norm(architecture.hidden_size, architecture.norm_eps)?;
+        let norm = StreamingProxy::new(Box::new(norm), norm_path, checkpoint, &mut bundles)?;
+        let head = Head::new(checkpoint, &architecture, layer_bytes, &mut bundles)?;
+        let dims = Dims {
+            hidden: architecture.hidden_size as u64,
+            intermediate: architecture.intermediate_size as u64,
+            n_heads: architecture.n_heads as u64,
+            head_dim: architecture.head_dim as u64,
+        };
+        Ok((Self { embedding: Embedding::new(checkpoint, &architecture)?, layers, norm, head, dims }, bundles))
+    }
+
+    /// Passes tokens through the model and returns the logits of the last one.
+    pub(crate) fn logits(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let hidden = self.hidden(pass, ids)?;
+        let last = hidden.last().ok_or(ModelError::EmptyPrompt)?;
+        let n = last.dim(1) as usize;
+        let normed = self.norm.forward(pass.residency, &positions(last, n - 1, n)?)?;
+        self.head.logits(pass.residency, &normed)
+    }
+
+    /// Passes tokens through the model and returns the cross-entropy of each against the next one.
+    pub(crate) fn losses(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
+        let ([inputs @ .., _], [_, targets @ ..]) = (ids, ids) else {
+            return Ok(Vec::new());
+        };
+        if inputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let hidden = self.hidden(pass, inputs)?;
+        let hidden = mlx_rs::ops::concatenate(&hidden, 1)?;
+        let normed = self.norm.forward(pass.residency, &hidden)?;
+        normed.eval()?;
+        self.head.losses(pass.residency, &normed, targets)
+    }
+
+    /// The hidden states behind the last layer, in chunks.
+    ///
+    /// Layer by layer: all chunks pass through a layer before the next one is loaded, so that tokens of any number cost
+    /// one pass over the weights.
+    fn hidden(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<Array>, ModelError> {
+        let Pass { residency, kv, interrupt } = pass;
+        let first = kv.tail.room(ids.len())?.start;
+        let mut chunks = ids
+            .chunks(CHUNK_TOKENS)
+            .map(|ids| self.embedding.lookup(residency.reader(), ids))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (layer, kv) in self.layers.iter_mut().zip(&mut kv.layers) {
+            if interrupt.load(Ordering::Relaxed) {
+                return Err(ModelError::Interrupted);
+            }
+            layer.scope(residency, |layer, stays| {
+                let lazy = stays && chunks.len() == 1;
+                let mut position = first;
+                for chunk in &mut chunks {
+                    let output = layer.forward(LayerInput { x: chunk, kv, position })?;
+                    if !lazy {
+                        output.eval()?;
+                    }
+                    position += chunk.dim(1) as usize;
+                    *chunk = output;
+                }
+                Ok(())
+            })?;
+        }
+        // Only now: after an error the cache holds what it held before.
+        kv.tail.append(ids.len())?;
+        Ok(chunks)
+    }
+
+    /// What passing `tokens` through the model takes beside weights and KV, with `context_tokens` in the cache.
+    pub(crate) fn activation_bytes(&self, tokens: usize, context_tokens: usize) -> u64 {
+        let Dims { hidden, intermediate, n_heads, head_dim } = self.dims;
+        let (tokens, chunk) = (tokens as u64, tokens.min(CHUNK_TOKENS) as u64);
+        // Hidden states of all chunks, before and after a layer; in the layer: queries, keys and values with their
+        // rotated copies, scores before and after the softmax, and what the MLP multiplies.
+        let hidden_states = 2 * tokens * hidden;
+        let attention = chunk * (8 * n_heads * head_dim + 3 * n_heads * context_tokens as u64);
+        let mlp = chunk * 4 * intermediate;
+        4 * (hidden_states + attention.max(mlp) + 4 * chunk * hidden) + self.head.activation_bytes()
+    }
+}
+
+/// What one pass of tokens works on.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    pub residency: &'a mut Residency,
+    pub kv: &'a mut KvCache,
+    /// Set by another thread to stop between two layers.
+    pub interrupt: &'a AtomicBool,
+}
+
+/// Positions `start..end` of `x`, `[1, n, hidden]`.
+pub(crate) fn positions(x: &Array, start: usize, end: usize) -> Result<Array, Exception> {
+    x.try_index((.., start as i32..end as i32, ..))
+}

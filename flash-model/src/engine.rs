@@ -1,0 +1,283 @@
+//! A model ready to run under a budget.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use flash_io::{Budget, Pace, Reader, ReaderConfig, Reservation};
+use flash_kv::{KvDtype, KvShape};
+use flash_sched::{ByteRate, Ema, Limit};
+
+use crate::bundle::Bundle;
+use crate::decoder::{Decoder, Pass};
+use crate::kv::KvCache;
+use crate::needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
+use crate::pace::RateCap;
+use crate::residency::Residency;
+use crate::{Checkpoint, ModelError, models};
+
+/// A model whose layers are made and checked against its checkpoint, without a weight in memory.
+#[derive(Debug)]
+pub struct Model {
+    checkpoint: Checkpoint,
+    decoder: Decoder,
+    bundles: Vec<Bundle>,
+    kv_shape: KvShape,
+    n_layers: usize,
+    vocab_size: usize,
+    max_position_embeddings: Option<usize>,
+}
+
+/// How a model is to be run.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Hard cap on the memory of the whole process.
+    pub budget_bytes: u64,
+    /// What the run will ask of memory.
+    pub workload: Workload,
+    /// How bundles are read.
+    pub reader: ReaderConfig,
+    /// A cap on the rate of reads, if the disk is to be shared.
+    pub read_rate: Option<ByteRate>,
+}
+
+/// A bundle, for a person to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BundleInfo {
+    /// The path of its tensors in the checkpoint; with the rows, if it has only some.
+    pub name: String,
+    /// How many tensors it has.
+    pub n_tensors: usize,
+    /// Their bytes.
+    pub tensor_bytes: u64,
+}
+
+impl Model {
+    /// Makes the layers that the checkpoint's configuration asks for.
+    ///
+    /// # Errors
+    /// [`ModelError`], for an architecture that is not known, or tensors that do not fit the configuration.
+    pub fn open(checkpoint: Checkpoint) -> Result<Self, ModelError> {
+        let architecture = models::build(&checkpoint)?;
+        let kv_shape = KvShape {
+            kv_heads: architecture.kv_heads as usize,
+            head_dim: architecture.head_dim as usize,
+            dtype: KvDtype::F32,
+        };
+        let n_layers = architecture.layers.len();
+        let vocab_size = architecture.vocab_size as usize;
+        let max_position_embeddings = architecture.max_position_embeddings;
+        let (decoder, bundles) = Decoder::new(&checkpoint, architecture)?;
+        Ok(Self { checkpoint, decoder, bundles, kv_shape, n_layers, vocab_size, max_position_embeddings })
+    }
+
+    /// Where the weights come from.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The longest context that the model was trained for, if it says.
+    pub fn max_context_tokens(&self) -> Option<usize> {
+        self.max_position_embeddings
+    }
+
+    /// Bytes of all weights.
+    pub fn model_bytes(&self) -> u64 {
+        self.checkpoint.catalog().total_bytes()
+    }
+
+    /// Bytes that a token leaves in the KV cache.
+    pub fn kv_token_bytes(&self) -> u64 {
+        (self.n_layers * self.kv_shape.token_bytes()) as u64
+    }
+
+    /// The bundles in execution order.
+    pub fn bundles(&self) -> impl Iterator<Item = BundleInfo> {
+        self.bundles.iter().map(|bundle| BundleInfo {
+            name: bundle.name.clone(),
+            n_tensors: bundle.parts.len(),
+            tensor_bytes: bundle.tensor_bytes(),
+        })
+    }
+
+    /// What a workload takes beside the weights.
+    pub fn needs(&self, workload: &Workload) -> MemoryNeeds {
+        MemoryNeeds::new(&self.decoder, &self.bundles, self.kv_shape, self.n_layers, self.vocab_size, workload)
+    }
+
+    /// The smallest budget for a workload.
+    pub fn floor_bytes(&self, workload: &Workload) -> u64 {
+        let plan = self.needs(workload).plan(&self.bundles, workload, u64::MAX);
+        plan.expect("everything fits into all there is").floor_bytes
+    }
+
+    /// Plans the residency, takes the memory and begins to read.
+    ///
+    /// # Errors
+    /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::PromptTooLong`] for a context that the model
+    /// was not trained for; [`ModelError::Io`] if there are no threads or no memory.
+    pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
+        let EngineOptions { budget_bytes, workload, reader, read_rate } = options;
+        let needs = self.needs(workload);
+        let plan = needs.plan(&self.bundles, workload, *budget_bytes)?;
+        let budget = Budget::new(*budget_bytes);
+        let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
+
+        let mut reader_config = reader.clone();
+        if let Some(rate) = read_rate {
+            reader_config.pacer = Some(Arc::new(RateCap::new(*rate)) as Arc<dyn Pace>);
+        }
+        let shards = self.checkpoint.catalog().shards().to_vec();
+        let reader = Reader::new(shards, reader_config)?;
+        let floor_bytes = plan.floor_bytes;
+        let mut residency = Residency::new(self.bundles, plan, reader, &budget, workload.prefetch)?;
+        // The disk is the slowest: it begins before anything else is made.
+        residency.start()?;
+        let context_tokens = workload.context_tokens.max(FLOOR_CONTEXT_TOKENS);
+        let kv = KvCache::new(self.kv_shape, self.n_layers, context_tokens, &budget)?;
+        let max_tokens = self.max_position_embeddings.unwrap_or(usize::MAX);
+        Ok(Engine {
+            model_bytes: self.checkpoint.catalog().total_bytes(),
+            decoder: self.decoder,
+            context_tokens: kv.tail.capacity_tokens().min(max_tokens),
+            residency,
+            kv,
+            budget,
+            floor_bytes,
+            token_compute: Ema::default(),
+            interrupt: Arc::new(AtomicBool::new(false)),
+            _overhead: overhead,
+        })
+    }
+}
+
+/// A running model: tokens in, logits out, with the KV cache of what came before.
+#[derive(Debug)]
+pub struct Engine {
+    decoder: Decoder,
+    residency: Residency,
+    kv: KvCache,
+    budget: Budget,
+    model_bytes: u64,
+    floor_bytes: u64,
+    context_tokens: usize,
+    token_compute: Ema,
+    interrupt: Arc<AtomicBool>,
+    /// What of the budget no allocation of ours shows.
+    _overhead: Reservation,
+}
+
+/// What an engine has done so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct EngineStats {
+    /// Bytes of all weights.
+    pub model_bytes: u64,
+    /// The cap on memory.
+    pub budget_bytes: u64,
+    /// The smallest cap that would have worked.
+    pub floor_bytes: u64,
+    /// Weights that stay in memory.
+    pub pinned_bytes: u64,
+    /// Weights that were read to be used once, so far.
+    pub streamed_bytes: u64,
+    /// Weights that one pass over the model streams.
+    pub pass_bytes: u64,
+    /// Time that computing waited for reads.
+    pub stall: Duration,
+    /// Reads that were repeated after an error.
+    pub retries: u64,
+    /// What the disk gave while it was read from.
+    pub disk: Option<ByteRate>,
+    /// The usual compute of a single token.
+    pub token_compute: Option<Duration>,
+}
+
+impl EngineStats {
+    /// What a token costs at least.
+    pub fn limit(&self) -> Limit {
+        let compute = self.token_compute.unwrap_or_default();
+        Limit { compute, streamed_bytes: self.pass_bytes, disk: self.disk }
+    }
+}
+
+impl Engine {
+    /// Passes tokens through the model, behind those that the cache holds, and returns the logits of the last one.
+    ///
+    /// # Errors
+    /// [`ModelError`]; the cache then holds what it held before.
+    pub fn forward(&mut self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
+        if ids.is_empty() {
+            return Err(ModelError::EmptyPrompt);
+        }
+        let begin = Instant::now();
+        let stall = self.residency.stall();
+        let logits = self.pass(ids, |decoder, pass| decoder.logits(pass, ids))?;
+        if ids.len() == 1 {
+            self.token_compute.observe(begin.elapsed().saturating_sub(self.residency.stall() - stall));
+        }
+        Ok(logits)
+    }
+
+    /// The cross-entropy, in nats, of each token but the first, given those before it; the cache is emptied.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn losses(&mut self, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
+        self.truncate(0);
+        let losses = self.pass(ids, |decoder, pass| decoder.losses(pass, ids));
+        self.truncate(0);
+        losses
+    }
+
+    fn pass<T>(
+        &mut self,
+        ids: &[u32],
+        run: impl FnOnce(&mut Decoder, &mut Pass<'_>) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        let prompt_tokens = self.held_tokens() + ids.len();
+        if prompt_tokens > self.context_tokens {
+            return Err(ModelError::PromptTooLong { prompt_tokens, context_tokens: self.context_tokens });
+        }
+        let Self { decoder, residency, kv, interrupt, .. } = self;
+        run(decoder, &mut Pass { residency, kv, interrupt })
+    }
+
+    /// Tokens in the cache.
+    pub fn held_tokens(&self) -> usize {
+        self.kv.tail.held_tokens()
+    }
+
+    /// Tokens that the cache can hold: what the budget was planned for, or what the model was trained for.
+    pub fn context_tokens(&self) -> usize {
+        self.context_tokens
+    }
+
+    /// Forgets all but the first `tokens` tokens.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.kv.tail.truncate(tokens);
+    }
+
+    /// Set it, from any thread, to end a pass between two layers with [`ModelError::Interrupted`].
+    pub fn interrupt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupt)
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> EngineStats {
+        let reads = self.residency.reader().stats();
+        EngineStats {
+            model_bytes: self.model_bytes,
+            budget_bytes: self.budget.total_bytes(),
+            floor_bytes: self.floor_bytes,
+            pinned_bytes: self.residency.pinned_bytes(),
+            streamed_bytes: self.residency.streamed_bytes(),
+            pass_bytes: self.residency.pass_bytes(),
+            stall: self.residency.stall(),
+            retries: reads.retries,
+            disk: ByteRate::measured(reads.bytes, reads.active),
+            token_compute: self.token_compute.value(),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The errors of this crate.
+
+use std::path::PathBuf;
+
+use flash_io::{Dtype, IoError};
+use flash_kv::KvError;
+use mlx_rs::error::Exception;
+
+/// Why a model could not be opened or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file of the model directory could not be read.
+    #[error("{path}: {error}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A file of the model directory is not the JSON it should be.
+    #[error("{path}: {error}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why parsing stopped.
+        error: serde_json::Error,
+    },
+    /// A field of the configuration has a value that no model can have, or that is not supported.
+    #[error("{path}: {field} is {given}; {expected}")]
+    ConfigField {
+        /// The configuration.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        given: String,
+        /// What it could be.
+        expected: &'static str,
+    },
+    /// The architecture is not known.
+    #[error("{path}: model_type {given:?} is not supported; known are {}", known.join(", "))]
+    UnknownModelType {
+        /// The configuration.
+        path: PathBuf,
+        /// What it says.
+        given: String,
+        /// What can be run.
+        known: Vec<&'static str>,
+    },
+    /// The checkpoint lacks a tensor that the configuration asks for.
+    #[error("{dir}: no tensor {tensor:?}, which {} asks for", crate::config::FILE)]
+    MissingTensor {
+        /// The model directory.
+        dir: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("{path}: tensor {tensor:?} has shape {shape:?}, {} asks for {expected:?}", crate::config::FILE)]
+    TensorShape {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<u64>,
+        /// The shape that follows from the configuration.
+        expected: Vec<u64>,
+    },
+    /// A tensor has a dtype that its place cannot have.
+    #[error("{path}: tensor {tensor:?} is {dtype}, expected {expected}")]
+    TensorDtype {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its dtype.
+        dtype: Dtype,
+        /// What it could be.
+        expected: &'static str,
+    },
+    /// The weights, or memory for them, could not be had.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// Weights could not be read while the model ran.
+    #[error("tensor {tensor:?}: {source}")]
+    WeightRead {
+        /// The tensor at which the read began.
+        tensor: String,
+        /// What went wrong.
+        source: IoError,
+    },
+    /// The memory budget is too small for this model.
+    #[error(
+        "a budget of {} is below the floor of {} for a context of {context_tokens} tokens; {advice}",
+        mib(*budget_bytes), mib(*floor_bytes)
+    )]
+    BelowFloor {
+        /// What was given.
+        budget_bytes: u64,
+        /// The smallest budget that works.
+        floor_bytes: u64,
+        /// The context that the floor holds.
+        context_tokens: usize,
+        /// What would lower the floor.
+        advice: &'static str,
+    },
+    /// The KV cache cannot hold what it should.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    /// There is nothing to continue.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt is longer than the context.
+    #[error("the prompt has {prompt_tokens} tokens, the context holds {context_tokens}")]
+    PromptTooLong {
+        /// Tokens of the prompt, and of what came before it.
+        prompt_tokens: usize,
+        /// What the model, or the budget, allows.
+        context_tokens: usize,
+    },
+    /// A token is not in the vocabulary of the model.
+    #[error("token {token} is outside of the model's vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// A layer kept hold of weights after it had run.
+    #[error("{bundle} has no slot: a layer that ran before still holds its weights")]
+    SlotHeld {
+        /// The bundle that waits.
+        bundle: String,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// Text could not be encoded or decoded.
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+    /// No token could be drawn.
+    #[error(transparent)]
+    Sample(#[from] crate::sample::SampleError),
+    /// MLX reported an error.
+    #[error("MLX: {0}")]
+    Mlx(#[from] Exception),
+}
+
+/// Bytes for a person to read, and to type again.
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}

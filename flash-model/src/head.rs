@@ -1,0 +1,158 @@
+//! The head: the largest matrix of a small model, so it is cut into bundles no larger than a layer.
+
+use mlx_rs::Array;
+use mlx_rs::module::Module;
+use mlx_rs::nn::Linear;
+use mlx_rs::quantization::MaybeQuantized;
+
+use crate::bundle::Bundle;
+use crate::models::Architecture;
+use crate::proxy::StreamingProxy;
+use crate::residency::Residency;
+use crate::weights::Weights;
+use crate::{Checkpoint, ModelError};
+
+/// Positions whose logits exist at once while a loss is computed.
+const LOSS_POSITIONS: usize = 16;
+
+/// The output matrix, in tiles of rows.
+#[derive(Debug)]
+pub(crate) struct Head {
+    tiles: Vec<StreamingProxy<MaybeQuantized<Linear>>>,
+    vocab_size: usize,
+}
+
+impl Head {
+    /// A head in tiles of at most `tile_bytes`, whose bundles are added to `bundles`.
+    pub(crate) fn new(
+        checkpoint: &Checkpoint,
+        architecture: &Architecture,
+        tile_bytes: u64,
+        bundles: &mut Vec<Bundle>,
+    ) -> Result<Self, ModelError> {
+        let weights = Weights::new(checkpoint, architecture.head_path);
+        let n_rows = architecture.vocab_size as u64;
+        let n_tiles = head_bytes(checkpoint, architecture.head_path).div_ceil(tile_bytes.max(1)).clamp(1, n_rows);
+        let tile_rows = n_rows.div_ceil(n_tiles);
+        let mut tiles = Vec::with_capacity(n_tiles as usize);
+        for start in (0..n_rows).step_by(tile_rows as usize) {
+            let rows = start..(start + tile_rows).min(n_rows);
+            let tile = weights.linear(architecture.hidden_size, (rows.end - rows.start) as i32, false)?;
+            let path = architecture.head_path;
+            tiles.push(StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?);
+        }
+        Ok(Self { tiles, vocab_size: n_rows as usize })
+    }
+
+    /// The logits of one position, `x` `[1, 1, hidden]`.
+    pub(crate) fn logits(&mut self, residency: &mut Residency, x: &Array) -> Result<Vec<f32>, ModelError> {
+        let mut logits = Vec::with_capacity(self.vocab_size);
+        for tile in &mut self.tiles {
+            // Tile by tile even when all are pinned: half-precision weights are widened, and not all at once.
+            logits.extend_from_slice(values(&tile.forward(residency, x)?)?);
+        }
+        Ok(logits)
+    }
+
+    /// The cross-entropy of each position of `x`, `[1, n, hidden]`, against its target, in nats.
+    ///
+    /// Logits are reduced tile by tile as they arrive, in f64: those of a whole text never exist at once.
+    pub(crate) fn losses(&mut self, residency: &mut Residency, x: &Array, targets: &[u32]) -> Result<Vec<f64>, ModelError> {
+        let mut sums = vec![LogSumExp::default(); targets.len()];
+        let mut first_row = 0;
+        for tile in &mut self.tiles {
+            let n_rows = tile.scope(residency, |tile, _| {
+                let mut n_rows = 0;
+                for start in (0..targets.len()).step_by(LOSS_POSITIONS) {
+                    let end = (start + LOSS_POSITIONS).min(targets.len());
+                    let logits = tile.forward(&crate::decoder::positions(x, start, end)?)?;
+                    n_rows = logits.dim(-1) as usize;
+                    let rows = values(&logits)?.chunks_exact(n_rows);
+                    for ((row, sum), &target) in rows.zip(&mut sums[start..end]).zip(&targets[start..end]) {
+                        sum.add(row, (target as usize).checked_sub(first_row));
+                    }
+                }
+                Ok(n_rows)
+            })?;
+            first_row += n_rows;
+        }
+        Ok(sums.iter().map(LogSumExp::loss).collect())
+    }
+
+    /// What the logits of a pass take beside the weights.
+    pub(crate) fn activation_bytes(&self) -> u64 {
+        // A tile's logits for several positions, or one position's for all tiles, and their copy for the sampler.
+        let tile_rows = self.vocab_size.div_ceil(self.tiles.len());
+        4 * (2 * LOSS_POSITIONS * tile_rows).max(3 * self.vocab_size) as u64
+    }
+}
+
+/// Bytes of all tensors of the head.
+fn head_bytes(checkpoint: &Checkpoint, path: &str) -> u64 {
+    let names = ["weight", "scales", "biases"].map(|name| format!("{path}.{name}"));
+    let tensors = names.iter().filter_map(|name| checkpoint.catalog().get(name));
+    tensors.map(|tensor| tensor.span.len_bytes()).sum()
+}
+
+fn values(array: &Array) -> Result<&[f32], ModelError> {
+    array.try_as_slice().map_err(|error| match error {
+        mlx_rs::error::AsSliceError::Exception(error) => error.into(),
+        other => mlx_rs::error::Exception::custom(other.to_string()).into(),
+    })
+}
+
+/// log Σ exp of logits that come in parts, and the target's logit among them.
+#[derive(Debug, Clone)]
+struct LogSumExp {
+    max: f64,
+    sum: f64,
+    target: f64,
+}
+
+impl Default for LogSumExp {
+    fn default() -> Self {
+        Self { max: f64::NEG_INFINITY, sum: 0.0, target: f64::NAN }
+    }
+}
+
+impl LogSumExp {
+    fn add(&mut self, logits: &[f32], target: Option<usize>) {
+        if let Some(&logit) = target.and_then(|target| logits.get(target)) {
+            self.target = f64::from(logit);
+        }
+        let max = logits.iter().fold(self.max, |max, &logit| max.max(f64::from(logit)));
+        if max > self.max {
+            self.sum *= (self.max - max).exp();
+            self.max = max;
+        }
+        self.sum += logits.iter().map(|&logit| (f64::from(logit) - self.max).exp()).sum::<f64>();
+    }
+
+    fn loss(&self) -> f64 {
+        self.max + self.sum.ln() - self.target
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loss_of_parts_is_that_of_the_whole() {
+        let logits: Vec<f32> = (0..50).map(|i| ((i * 37) % 23) as f32 - 30.0).collect();
+        let naive = logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+        for cut in [1, 7, 49] {
+            let mut sum = LogSumExp::default();
+            sum.add(&logits[..cut], Some(20));
+            sum.add(&logits[cut..], 20usize.checked_sub(cut));
+            assert!((sum.loss() - (naive - f64::from(logits[20]))).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn loss_of_large_logits_does_not_overflow() {
+        let mut sum = LogSumExp::default();
+        sum.add(&[3e38, 3e38], Some(0));
+        assert!((sum.loss() - 2f64.ln()).abs() < 1e-9);
+    }
+}

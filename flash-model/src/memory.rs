@@ -1,0 +1,141 @@
+//! What memory the process has, and what it may have.
+
+#[cfg(target_os = "linux")]
+mod cgroup;
+
+use sysinfo::System;
+
+/// Memory of the process at this moment and at its peak, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resident {
+    /// Now.
+    pub now_bytes: u64,
+    /// The most so far.
+    pub peak_bytes: u64,
+}
+
+/// The process's resident set; none where the system does not tell.
+pub fn resident() -> Option<Resident> {
+    platform::resident()
+}
+
+/// Memory that the process could still take: what the machine has free, or its control group, whichever is less.
+pub fn available_bytes() -> u64 {
+    let mut system = System::new();
+    system.refresh_memory();
+    let machine_bytes = system.available_memory();
+    #[cfg(target_os = "linux")]
+    let machine_bytes = cgroup::free_bytes().map_or(machine_bytes, |bytes| bytes.min(machine_bytes));
+    machine_bytes
+}
+
+/// Keeps the allocators from holding on to memory that nobody uses, for as long as the process runs.
+///
+/// A budget for the whole process needs that: glibc grows its threshold for returning memory to tens of MiB once large
+/// blocks are freed, and keeps an arena a thread; MLX keeps freed Metal buffers.
+pub fn bound_allocators() {
+    platform::bound_allocators();
+    if let Err(error) = mlx_rs::memory::set_cache_limit(MLX_CACHE_BYTES) {
+        tracing::warn!("MLX keeps its default cache limit: {error}");
+    }
+}
+
+/// Gives memory that the allocator holds, but nobody uses, back to the system.
+pub fn trim() {
+    platform::trim();
+}
+
+/// MLX's default is most of the machine's memory.
+const MLX_CACHE_BYTES: usize = 8 << 20;
+
+#[cfg(target_os = "linux")]
+mod platform {
+    use std::fs;
+
+    use super::Resident;
+
+    /// Blocks from this size on are mapped and unmapped alone.
+    const MMAP_THRESHOLD_BYTES: i32 = 256 << 10;
+    /// Free memory at the end of the heap that is kept.
+    const TRIM_THRESHOLD_BYTES: i32 = 1 << 20;
+    const ARENAS: i32 = 2;
+
+    pub(super) fn resident() -> Option<Resident> {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kib << 10)
+        };
+        Some(Resident { now_bytes: field("VmRSS:")?, peak_bytes: field("VmHWM:")? })
+    }
+
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "glibc's settings have no other interface")]
+    pub(super) fn bound_allocators() {
+        let settings = [
+            (libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
+            (libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
+            (libc::M_ARENA_MAX, ARENAS),
+        ];
+        for (parameter, value) in settings {
+            // SAFETY: mallopt takes any numbers, and may be called at any time.
+            if unsafe { libc::mallopt(parameter, value) } == 0 {
+                tracing::warn!("glibc refused allocator setting {parameter} = {value}");
+            }
+        }
+    }
+
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "glibc's trimming has no other interface")]
+    pub(super) fn trim() {
+        // SAFETY: malloc_trim has no preconditions.
+        unsafe { libc::malloc_trim(0) };
+    }
+
+    #[cfg(not(target_env = "gnu"))]
+    pub(super) fn bound_allocators() {}
+    #[cfg(not(target_env = "gnu"))]
+    pub(super) fn trim() {}
+}
+
+#[cfg(not(target_os = "linux"))]
+mod platform {
+    use super::Resident;
+
+    /// `getrusage` counts the peak in bytes on Apple's systems. It does not know the present, which is no larger.
+    #[expect(unsafe_code, reason = "the C library has no safe interface")]
+    pub(super) fn resident() -> Option<Resident> {
+        // SAFETY: all zeros are a valid `rusage`.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: `usage` is ours to write to.
+        if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
+            return None;
+        }
+        let peak_bytes = usage.ru_maxrss as u64;
+        Some(Resident { now_bytes: peak_bytes, peak_bytes })
+    }
+
+    pub(super) fn bound_allocators() {}
+    pub(super) fn trim() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_set_counts_memory_that_is_touched() {
+        let before = resident().unwrap();
+        let held = vec![1u8; 32 << 20];
+        let after = resident().unwrap();
+        assert!(after.now_bytes >= before.now_bytes + (24 << 20), "{before:?} {after:?}");
+        assert!(after.peak_bytes >= after.now_bytes);
+        drop(held);
+    }
+
+    #[test]
+    fn something_is_available() {
+        assert!(available_bytes() > 1 << 20);
+    }
+}

@@ -1,0 +1,302 @@
+//! The seam to MLX: arrays over memory that we own.
+//!
+//! The only module that calls MLX's C interface itself; everything else uses `mlx-rs`.
+
+use std::ffi::{c_int, c_void};
+use std::fmt::Debug;
+
+use flash_io::{PageBuf, Slot};
+use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, Dtype};
+
+/// Memory that an array may be laid over.
+///
+/// # Safety
+/// [`as_mut_ptr`](Self::as_mut_ptr) names memory that is valid, and at the same address, for as long as the owner
+/// lives, wherever the owner is moved; it lies at an OS page, and the 16 bytes before it are the owner's too.
+#[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
+pub(crate) unsafe trait Pages: Debug + Send + 'static {
+    /// The first byte of data.
+    fn as_mut_ptr(&mut self) -> *mut u8;
+    /// Bytes of data.
+    fn len_bytes(&self) -> usize;
+}
+
+// SAFETY: a PageBuf is an anonymous mapping with a page in front of its data; moving the handle moves no byte of it.
+#[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
+unsafe impl Pages for PageBuf {
+    fn as_mut_ptr(&mut self) -> *mut u8 {
+        PageBuf::as_mut_ptr(self)
+    }
+    fn len_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: a slot is a PageBuf that goes back to its pool when it is dropped, so nobody writes to it before.
+#[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
+unsafe impl Pages for Slot {
+    fn as_mut_ptr(&mut self) -> *mut u8 {
+        Slot::as_mut_ptr(self)
+    }
+    fn len_bytes(&self) -> usize {
+        self.as_slice().len()
+    }
+}
+
+/// An array over `pages`, without a copy. The pages are dropped with the last array that shares them, wherever that
+/// happens: a slot cannot be filled anew while anything still computes with it.
+///
+/// # Panics
+/// If the shape takes more bytes than there are.
+#[expect(unsafe_code, reason = "hands memory to MLX")]
+pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
+    extern "C" fn drop_pages<P>(payload: *mut c_void) {
+        // SAFETY: `payload` is the box leaked below, and MLX calls this once.
+        drop(unsafe { Box::from_raw(payload.cast::<P>()) });
+    }
+    let wanted_bytes = shape.iter().map(|&extent| extent as usize).product::<usize>() * size_of_dtype(dtype);
+    assert!(wanted_bytes <= pages.len_bytes(), "{wanted_bytes} B of array over {} B of pages", pages.len_bytes());
+
+    let mut pages = Box::new(pages);
+    let data = pages.as_mut_ptr().cast::<c_void>();
+    let payload = Box::into_raw(pages).cast::<c_void>();
+    let n_dims = shape.len() as c_int;
+    // SAFETY: by the contract of `Pages` the memory is valid until the payload is dropped, and the word before it is
+    // free for MLX's header; the shape was checked against its length.
+    let handle = unsafe { native_alias(data, shape.as_ptr(), n_dims, dtype.into(), payload, drop_pages::<P>) };
+    if handle.ctx.is_null() {
+        // SAFETY: MLX has not taken the payload.
+        drop(unsafe { Box::from_raw(payload.cast::<P>()) });
+        return Err(Exception::custom("MLX refused an array over foreign memory"));
+    }
+    // SAFETY: a fresh handle that nobody else frees.
+    Ok(unsafe { Array::from_ptr(handle) })
+}
+
+/// On Linux mlx-c copies such memory, so the native library brings a function that does not.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "foreign function")]
+unsafe fn native_alias(
+    data: *mut c_void,
+    shape: *const c_int,
+    dim: c_int,
+    dtype: mlx_sys::mlx_dtype,
+    payload: *mut c_void,
+    dtor: extern "C" fn(*mut c_void),
+) -> mlx_sys::mlx_array {
+    unsafe extern "C" {
+        fn flash_array_alias(
+            data: *mut c_void,
+            shape: *const c_int,
+            dim: c_int,
+            dtype: mlx_sys::mlx_dtype,
+            payload: *mut c_void,
+            dtor: extern "C" fn(*mut c_void),
+        ) -> mlx_sys::mlx_array;
+    }
+    // SAFETY: passed on as promised to us.
+    unsafe { flash_array_alias(data, shape, dim, dtype, payload, dtor) }
+}
+
+/// On Apple silicon mlx-c wraps page-aligned memory in a Metal buffer without a copy.
+#[cfg(not(target_os = "linux"))]
+#[expect(unsafe_code, reason = "foreign function")]
+unsafe fn native_alias(
+    data: *mut c_void,
+    shape: *const c_int,
+    dim: c_int,
+    dtype: mlx_sys::mlx_dtype,
+    payload: *mut c_void,
+    dtor: extern "C" fn(*mut c_void),
+) -> mlx_sys::mlx_array {
+    // SAFETY: passed on as promised to us.
+    unsafe { mlx_sys::mlx_array_new_data_managed_payload(data, shape, dim, dtype, payload, Some(dtor)) }
+}
+
+/// A tensor in a bundle's bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    /// Where its first byte lies.
+    pub offset: usize,
+    pub shape: Vec<i32>,
+    pub dtype: Dtype,
+}
+
+impl View {
+    fn bytes(&self) -> usize {
+        self.shape.iter().map(|&extent| extent as usize).product::<usize>() * size_of_dtype(self.dtype)
+    }
+}
+
+/// The tensors of a loaded bundle, as views of its slot, without a copy.
+///
+/// Writers leave the data of a safetensors file at any byte, and views carry that offset. CPUs load from there as well;
+/// Metal needs whole elements, so there tensors are moved within the slot first.
+pub(crate) fn views(mut slot: Slot, views: &[View]) -> Result<Vec<Array>, Exception> {
+    let mut views = views.to_vec();
+    if cfg!(target_os = "macos") {
+        realign(slot.as_mut_slice(), &mut views);
+    }
+    // A dimension is at most i32::MAX, and a bundle may be longer: count in rows of a block.
+    let n_rows = slot.len() / ROW_BYTES;
+    let whole = alias(slot, &[n_rows as i32, ROW_BYTES as i32], Dtype::Uint8)?;
+    views.iter().map(|view| view_of(&whole, view)).collect()
+}
+
+/// Slots are a whole number of blocks of direct I/O.
+const ROW_BYTES: usize = flash_io::DIRECT_ALIGN;
+/// What the largest element of a weight is aligned to.
+const ELEMENT_ALIGN: usize = 4;
+
+fn view_of(whole: &Array, view: &View) -> Result<Array, Exception> {
+    let (first, end) = (view.offset / ROW_BYTES, (view.offset + view.bytes()).div_ceil(ROW_BYTES));
+    let start = (view.offset - first * ROW_BYTES) as i32;
+    let rows = whole.try_index(first as i32..end as i32)?.reshape(&[-1])?;
+    rows.try_index(start..start + view.bytes() as i32)?.view_dtype(view.dtype)?.reshape(&view.shape)
+}
+
+/// Moves tensors towards the front of the slot, by less than an element, so that each begins at a whole one.
+///
+/// Tensors that follow each other in a file are all off by the same few bytes, as long as each is a whole number of
+/// elements; one that is not follows no further than its own length rounded down allows, and stays where it is.
+fn realign(bytes: &mut [u8], views: &mut [View]) {
+    let mut order: Vec<usize> = (0..views.len()).collect();
+    order.sort_by_key(|&idx| views[idx].offset);
+    let mut free_from = 0;
+    for idx in order {
+        let view = &mut views[idx];
+        let (from, len) = (view.offset, view.bytes());
+        let to = from / ELEMENT_ALIGN * ELEMENT_ALIGN;
+        if to >= free_from {
+            bytes.copy_within(from..from + len, to);
+            view.offset = to;
+        }
+        free_from = view.offset + len;
+    }
+}
+
+/// Size of one element.
+pub(crate) fn size_of_dtype(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::Bool | Dtype::Uint8 | Dtype::Int8 => 1,
+        Dtype::Uint16 | Dtype::Int16 | Dtype::Float16 | Dtype::Bfloat16 => 2,
+        Dtype::Uint32 | Dtype::Int32 | Dtype::Float32 => 4,
+        Dtype::Uint64 | Dtype::Int64 | Dtype::Float64 | Dtype::Complex64 => 8,
+    }
+}
+
+/// The address of an evaluated array's data, to tell a view from a copy.
+#[cfg(test)]
+#[expect(unsafe_code, reason = "reads an address, not what is there")]
+pub(crate) fn address(array: &Array) -> usize {
+    array.eval().expect("evaluates");
+    // SAFETY: the array is evaluated, and only its address is used.
+    unsafe { mlx_sys::mlx_array_data_uint8(array.as_ptr()) as usize }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use flash_io::{Budget, SlotPool};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Tracked(PageBuf, Arc<AtomicBool>);
+
+    // SAFETY: as for PageBuf.
+    #[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
+    unsafe impl Pages for Tracked {
+        fn as_mut_ptr(&mut self) -> *mut u8 {
+            self.0.as_mut_ptr()
+        }
+        fn len_bytes(&self) -> usize {
+            self.0.len()
+        }
+    }
+
+    impl Drop for Tracked {
+        fn drop(&mut self) {
+            self.1.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn alias_reads_our_memory_in_place_and_drops_it_last() {
+        let budget = Budget::new(1 << 20);
+        let mut buf = PageBuf::new(4096, &budget).unwrap();
+        buf.as_mut_slice()[..8].copy_from_slice(&[0, 0, 128, 63, 0, 0, 0, 64]);
+        let (address_of_buf, dropped) = (buf.as_ptr().addr(), Arc::new(AtomicBool::new(false)));
+        let array = alias(Tracked(buf, Arc::clone(&dropped)), &[2], Dtype::Float32).unwrap();
+        assert_eq!(address(&array), address_of_buf);
+        let view = array.try_index(1..2).unwrap();
+        assert_eq!(view.as_slice::<f32>(), [2.0]);
+        drop(array);
+        assert!(!dropped.load(Ordering::SeqCst), "the view still needs it");
+        drop(view);
+        assert!(dropped.load(Ordering::SeqCst));
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    fn patterned(n: usize) -> Vec<u8> {
+        (0..n).map(|i| (i * 7 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn views_are_in_place_at_any_byte_and_return_the_slot() {
+        let pool = SlotPool::new(&Budget::new(1 << 20), 8192, 1).unwrap();
+        let mut slot = pool.try_acquire().unwrap();
+        let bytes = patterned(8192);
+        slot.as_mut_slice().copy_from_slice(&bytes);
+        let base = slot.as_ptr().addr();
+        let wanted = [
+            View { offset: 4, shape: vec![2, 3], dtype: Dtype::Uint32 },
+            View { offset: 4090, shape: vec![10], dtype: Dtype::Uint8 },
+            View { offset: 4101, shape: vec![1000], dtype: Dtype::Uint16 },
+        ];
+        let arrays = views(slot, &wanted).unwrap();
+        for (array, view) in arrays.iter().zip(&wanted) {
+            assert_eq!(address(array), base + view.offset);
+        }
+        assert_eq!(arrays[1].as_slice::<u8>(), &bytes[4090..4100]);
+        let (pairs, _) = bytes[4101..][..2000].as_chunks();
+        let words: Vec<i32> = pairs.iter().map(|&pair| i32::from(u16::from_le_bytes(pair))).collect();
+        assert_eq!(arrays[2].as_type::<i32>().unwrap().as_slice::<i32>(), words);
+        assert!(pool.try_acquire().is_none());
+        drop(arrays);
+        assert!(pool.try_acquire().is_some());
+    }
+
+    #[test]
+    fn realigned_tensors_are_whole_and_do_not_overlap() {
+        for shift in 0..4 {
+            let original = patterned(400);
+            let mut bytes = original.clone();
+            // The third is not a whole number of elements, so the fourth is off by another few bytes.
+            let lengths = [(40, Dtype::Uint32), (6, Dtype::Float16), (3, Dtype::Float16), (20, Dtype::Float32)];
+            let mut offset = 16 + shift;
+            let mut wanted = Vec::new();
+            for (n, dtype) in lengths {
+                wanted.push(View { offset, shape: vec![n], dtype });
+                offset += wanted.last().unwrap().bytes();
+            }
+            let mut moved = wanted.clone();
+            realign(&mut bytes, &mut moved);
+            for (view, from) in moved.iter().zip(&wanted) {
+                assert_eq!(bytes[view.offset..][..view.bytes()], original[from.offset..][..from.bytes()]);
+            }
+            assert!(moved[..3].iter().all(|view| view.offset % ELEMENT_ALIGN == 0));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "B of pages")]
+    fn alias_longer_than_its_memory_is_a_bug() {
+        let buf = PageBuf::new(4096, &Budget::new(1 << 20)).unwrap();
+        drop(alias(buf, &[1025], Dtype::Float32));
+    }
+}

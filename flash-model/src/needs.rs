@@ -1,0 +1,105 @@
+//! What of a budget is not weights.
+
+use flash_kv::{KvShape, Tail};
+use flash_sched::{BelowFloor, PlanRequest, ResidencyPlan};
+
+use crate::bundle::Bundle;
+use crate::decoder::{CHUNK_TOKENS, Decoder};
+use crate::{ModelError, memory};
+
+/// The context that every floor holds, so that a short prompt does not change it.
+pub const FLOOR_CONTEXT_TOKENS: usize = 256;
+
+/// What the program takes before any weight: code, heap, thread stacks. Measured on Linux at 26 MiB, with a vocabulary of
+/// 49,152, when the first tokens have been decoded; this and the next leave a third of it as a margin.
+const PROCESS_BYTES: u64 = 28 << 20;
+/// What a tokenizer takes for each entry of its vocabulary.
+const VOCABULARY_ENTRY_BYTES: u64 = 250;
+/// How far the resident set may still grow beyond what it is when the plan is made, apart from what the plan counts: the
+/// pages of MLX's code, mostly.
+const GROWTH_BYTES: u64 = 12 << 20;
+
+/// What a run will ask of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workload {
+    /// Tokens of the longest prompt.
+    pub prompt_tokens: usize,
+    /// Tokens that the KV cache must hold: prompt and answer.
+    pub context_tokens: usize,
+    /// Whether the next bundle is read while one computes, which takes a second slot.
+    pub prefetch: bool,
+}
+
+/// The parts of a budget that are not streamed or pinned weights, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryNeeds {
+    /// The program itself, with its tokenizer.
+    pub process_bytes: u64,
+    /// Keys and values.
+    pub kv_bytes: u64,
+    /// Activations, logits, and weights widened to f32.
+    pub activation_bytes: u64,
+    /// Weights too small to be worth streaming.
+    pub small_weights_bytes: u64,
+}
+
+impl MemoryNeeds {
+    pub(crate) fn new(
+        decoder: &Decoder,
+        bundles: &[Bundle],
+        kv: KvShape,
+        n_layers: usize,
+        vocab_size: usize,
+        workload: &Workload,
+    ) -> Self {
+        let context_tokens = workload.context_tokens.max(FLOOR_CONTEXT_TOKENS);
+        let prompt_tokens = workload.prompt_tokens.max(CHUNK_TOKENS);
+        let usual_bytes = PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * vocab_size as u64;
+        let measured_bytes = memory::resident().map_or(0, |resident| resident.now_bytes + GROWTH_BYTES);
+        let widened_bytes = bundles.iter().map(Bundle::widened_bytes).max().unwrap_or(0);
+        Self {
+            process_bytes: usual_bytes.max(measured_bytes),
+            kv_bytes: Tail::budget_bytes(kv, n_layers, context_tokens),
+            activation_bytes: decoder.activation_bytes(prompt_tokens, context_tokens) + widened_bytes,
+            small_weights_bytes: bundles.iter().filter(|bundle| bundle.is_small()).map(Bundle::cost_bytes).sum(),
+        }
+    }
+
+    /// All of them.
+    pub fn total_bytes(&self) -> u64 {
+        self.process_bytes + self.kv_bytes + self.activation_bytes + self.small_weights_bytes
+    }
+
+    /// The residency of `bundles` in a budget.
+    pub(crate) fn plan(
+        &self,
+        bundles: &[Bundle],
+        workload: &Workload,
+        budget_bytes: u64,
+    ) -> Result<ResidencyPlan, ModelError> {
+        let bundle_bytes: Vec<u64> =
+            bundles.iter().filter(|bundle| !bundle.is_small()).map(Bundle::cost_bytes).collect();
+        let request = PlanRequest {
+            bundle_bytes: &bundle_bytes,
+            fixed_bytes: self.total_bytes(),
+            budget_bytes,
+            n_slots: if workload.prefetch { 2 } else { 1 },
+        };
+        let mut plan = flash_sched::plan(&request).map_err(|BelowFloor { budget_bytes, floor_bytes }| {
+            ModelError::BelowFloor {
+                budget_bytes,
+                floor_bytes,
+                context_tokens: workload.context_tokens.max(FLOOR_CONTEXT_TOKENS),
+                advice: if workload.prefetch {
+                    "a shorter context, or no prefetch, lowers it"
+                } else {
+                    "a shorter context lowers it"
+                },
+            }
+        })?;
+        let mut planned = std::mem::take(&mut plan.pinned).into_iter();
+        plan.pinned = bundles.iter().map(|bundle| bundle.is_small() || planned.next().unwrap_or(true)).collect();
+        Ok(plan)
+    }
+}

@@ -1,0 +1,155 @@
+//! The StreamingProxy: a layer whose weights come when it runs and go when it has run.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use mlx_rs::error::Exception;
+use mlx_rs::module::{Module, ModuleParameters, update_parameters};
+use mlx_rs::{Array, Dtype};
+
+use crate::ModelError;
+use crate::bundle::{Bundle, BundleIdx, Part};
+use crate::checkpoint::{Checkpoint, TensorKind};
+use crate::mlx;
+use crate::residency::Residency;
+
+/// Wraps any layer that is an `mlx-rs` [`Module`].
+///
+/// [`forward`](Self::forward) waits for the layer's bundle, binds it as zero-copy views, runs the layer's own forward,
+/// evaluates, and gives the slot back. A pinned layer is bound once, and from then on the proxy adds nothing: its output
+/// is as lazy as the layer makes it.
+#[derive(Debug)]
+pub struct StreamingProxy<M: ?Sized> {
+    bundle: BundleIdx,
+    /// The parameters, in the order of the bundle's parts, and what stands in their place while they are not there.
+    parameters: Vec<(Rc<str>, Array)>,
+    is_bound: bool,
+    module: Box<M>,
+}
+
+impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
+    /// A proxy around `module`, whose parameters are the checkpoint's tensors below `path`. Its bundle is added to
+    /// `bundles`.
+    ///
+    /// # Errors
+    /// [`ModelError`] for a tensor that is missing or has another shape or dtype than its parameter.
+    pub(crate) fn new(
+        module: Box<M>,
+        path: &str,
+        checkpoint: &Checkpoint,
+        bundles: &mut Vec<Bundle>,
+    ) -> Result<Self, ModelError> {
+        Self::build(module, path, path.to_owned(), None, checkpoint, bundles)
+    }
+
+    /// A proxy around a layer that has only `rows` of each tensor, out of `n_rows` along the first axis.
+    pub(crate) fn with_rows(
+        module: Box<M>,
+        path: &str,
+        rows: Range<u64>,
+        n_rows: u64,
+        checkpoint: &Checkpoint,
+        bundles: &mut Vec<Bundle>,
+    ) -> Result<Self, ModelError> {
+        let name = format!("{path}[{}..{}]", rows.start, rows.end);
+        Self::build(module, path, name, Some((rows, n_rows)), checkpoint, bundles)
+    }
+
+    fn build(
+        mut module: Box<M>,
+        path: &str,
+        name: String,
+        rows: Option<(Range<u64>, u64)>,
+        checkpoint: &Checkpoint,
+        bundles: &mut Vec<Bundle>,
+    ) -> Result<Self, ModelError> {
+        let mut parameters: Vec<(Rc<str>, Array)> = module
+            .parameters_mut()
+            .flatten()
+            .into_iter()
+            .map(|(key, parameter)| (key, parameter.clone()))
+            .collect();
+        parameters.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut parts = Vec::with_capacity(parameters.len());
+        for (key, placeholder) in &parameters {
+            let kind = if placeholder.dtype() == Dtype::Uint32 { TensorKind::Codes } else { TensorKind::Float };
+            let mut shape: Vec<u64> = placeholder.shape().iter().map(|&extent| extent as u64).collect();
+            if let Some((_, n_rows)) = rows {
+                shape[0] = n_rows;
+            }
+            let tensor = checkpoint.tensor(&tensor_name(path, key), &shape, kind)?;
+            let whole = 0..shape[0];
+            parts.push(Part::rows(tensor, rows.as_ref().map_or(&whole, |(rows, _)| rows)));
+        }
+        let bundle = BundleIdx(bundles.len());
+        bundles.push(Bundle::new(name, parts));
+        Ok(Self { bundle, parameters, is_bound: false, module })
+    }
+
+    /// Runs the layer on one input. The output is evaluated, unless the layer is pinned.
+    ///
+    /// # Errors
+    /// What reading the bundle or the layer's own forward reports; the layer is then without weights, as before.
+    pub fn forward<In>(&mut self, residency: &mut Residency, input: In) -> Result<Array, ModelError>
+    where
+        M: Module<In, Output = Array, Error = Exception>,
+    {
+        self.scope(residency, |module, stays| {
+            let output = module.forward(input)?;
+            if !stays {
+                output.eval()?;
+            }
+            Ok(output)
+        })
+    }
+
+    /// Runs `body` on the layer while its weights are there, with whether they stay afterwards. If they do not, what
+    /// `body` returns should be evaluated: the slot is free again only when nothing computes with it any more.
+    ///
+    /// # Errors
+    /// What reading the bundle reports, and what `body` returns.
+    pub fn scope<T>(
+        &mut self,
+        residency: &mut Residency,
+        body: impl FnOnce(&mut M, bool) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        self.bind(residency)?;
+        let stays = residency.is_pinned(self.bundle);
+        let outcome = body(&mut self.module, stays);
+        if !stays {
+            self.unbind();
+            residency.release(self.bundle)?;
+        }
+        outcome
+    }
+
+    fn bind(&mut self, residency: &mut Residency) -> Result<(), ModelError> {
+        if self.is_bound {
+            return Ok(());
+        }
+        let slot = residency.acquire(self.bundle)?;
+        let arrays = mlx::views(slot, &residency.bundle(self.bundle).views())?;
+        // Once, rather than as a part of every graph that uses them.
+        mlx_rs::transforms::eval(&arrays)?;
+        let keys = self.parameters.iter().map(|(key, _)| Rc::clone(key));
+        set_parameters(&mut *self.module, keys.zip(arrays));
+        self.is_bound = true;
+        Ok(())
+    }
+
+    fn unbind(&mut self) {
+        set_parameters(&mut *self.module, self.parameters.iter().cloned());
+        self.is_bound = false;
+    }
+}
+
+fn set_parameters<M: ModuleParameters + ?Sized>(module: &mut M, values: impl Iterator<Item = (Rc<str>, Array)>) {
+    update_parameters(module, values.collect::<HashMap<_, _>>());
+}
+
+/// The name of a parameter's tensor. What mlx-rs nests inside of a quantised layer, checkpoints have beside it.
+fn tensor_name(path: &str, key: &str) -> String {
+    let key = key.strip_prefix("inner.").unwrap_or(key).replace(".inner.", ".");
+    format!("{path}.{key}")
+}

@@ -1,0 +1,69 @@
+//! What a sampler is told.
+
+use super::error::SampleError;
+
+/// How tokens are drawn. What each setting does, and in which order, is said at the head of the
+/// sampling module: mlx-lm's way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplerConfig {
+    /// 0 takes the most likely token; 1 draws from the model's own distribution; more is more random.
+    pub temperature: f32,
+    /// Draw from this many of the most likely tokens; 0 for all.
+    pub top_k: usize,
+    /// Draw from the most likely tokens that hold this part of the mass; 1 for all.
+    pub top_p: f32,
+    /// Draw from tokens at least this likely, next to the most likely one; 0 for all.
+    pub min_p: f32,
+    /// More than 1 makes recent tokens less likely; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// How many of the last tokens are recent; 0 for all, as in mlx-lm.
+    pub repetition_window: usize,
+    /// Where the random numbers begin.
+    pub seed: u64,
+}
+
+impl Default for SamplerConfig {
+    /// mlx-lm's defaults: the most likely token, no filter, no penalty, a window of 20; seed 0.
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            repetition_window: 20,
+            seed: 0,
+        }
+    }
+}
+
+impl SamplerConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`SampleError::Config`] for the first that is out of its range: `temperature` finite and not
+    /// negative, `top_p` in (0, 1], `min_p` in [0, 1], `repetition_penalty` finite and positive.
+    pub fn validate(&self) -> Result<(), SampleError> {
+        let check = |is_valid: bool, field, value, expected| {
+            if is_valid { Ok(()) } else { Err(SampleError::Config { field, value, expected }) }
+        };
+        let Self { temperature, top_p, min_p, repetition_penalty, .. } = *self;
+        check(temperature.is_finite() && temperature >= 0.0, "temperature", temperature, "0 or more")?;
+        check(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, "more than 0 and at most 1")?;
+        check((0.0..=1.0).contains(&min_p), "min_p", min_p, "from 0 to 1")?;
+        check(
+            repetition_penalty.is_finite() && repetition_penalty > 0.0,
+            "repetition_penalty",
+            repetition_penalty,
+            "more than 0",
+        )
+    }
+
+    /// The part of the history that the repetition penalty sees.
+    pub(super) fn window_of<'h>(&self, history: &'h [u32]) -> &'h [u32] {
+        match self.repetition_window {
+            0 => history,
+            window => &history[history.len().saturating_sub(window)..],
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The next token from a model's logits.
+//!
+//! The order and the formulas are mlx-lm's (`generate_step`, `make_logits_processors` and
+//! `make_sampler` of mlx-lm 0.32.2):
+//!
+//! 1. **Repetition penalty** on the logits: each token among the last [`repetition_window`] of the
+//!    history, prompt included, has its logit multiplied by the penalty if negative, else divided.
+//! 2. With a **temperature** of 0 the token with the largest logit, the first of equals. Otherwise
+//!    `p` is the softmax of the logits, at temperature 1, and each of the next three looks at what
+//!    the ones before it left, without scaling it up again:
+//! 3. **top-p** keeps the most likely tokens until their mass reaches `top_p` of the whole: a token
+//!    stays if the mass of those above it is less than that. All that equal the last one stay too.
+//! 4. **min-p** drops tokens less likely than `min_p` times the most likely one.
+//! 5. **top-k** keeps the `top_k` most likely; of equals at the edge, those with the lowest ids.
+//! 6. One is drawn with probability proportional to `p^(1/temperature)`.
+//!
+//! Where mlx-lm rounds to the type of the logits, this computes in f32 with sums in f64, so a token
+//! right at the edge of a filter may fall on the other side. A `top_k` of the vocabulary's size or
+//! more keeps everything (mlx-lm refuses it). mlx-lm's XTC is not offered.
+//!
+//! [`repetition_window`]: SamplerConfig::repetition_window
+
+mod config;
+mod error;
+mod exp;
+mod filter;
+mod rng;
+
+pub use config::SamplerConfig;
+pub use error::SampleError;
+
+use exp::exp;
+use rng::Draws;
+
+/// Draws tokens from logits.
+///
+/// The draws depend on the configuration, the logits and the order of calls, and on nothing else:
+/// the same on every machine, whatever its processor or mathematical library. A change of the
+/// draws for the same seed is a breaking change of this crate.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    config: SamplerConfig,
+    draws: Draws,
+    scratch: Vec<f32>,
+    candidates: Vec<Candidate>,
+}
+
+/// A token that can be drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub token: u32,
+    /// How likely it is next to the most likely one, which has 1.
+    pub weight: f32,
+}
+
+impl Sampler {
+    /// A sampler at the start of its seed's draws.
+    ///
+    /// # Errors
+    /// [`SampleError::Config`] if the configuration is not [valid](SamplerConfig::validate).
+    pub fn new(config: SamplerConfig) -> Result<Self, SampleError> {
+        config.validate()?;
+        let draws = Draws::new(config.seed);
+        Ok(Self { config, draws, scratch: Vec::new(), candidates: Vec::new() })
+    }
+
+    /// Draws the next token. `logits` has one for each token of the vocabulary, and afterwards holds
+    /// them with the repetition penalty applied; `history` is all tokens so far, prompt included.
+    ///
+    /// At temperature 0 no random number is used, otherwise exactly one.
+    ///
+    /// # Errors
+    /// As [`candidates`](Self::candidates). No random number is used then.
+    pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32, SampleError> {
+        self.candidates(logits, history)?;
+        let chosen = match self.candidates.as_slice() {
+            [only] if self.config.temperature == 0.0 => *only,
+            candidates => draw(candidates, self.draws.next_unit()),
+        };
+        Ok(chosen.token)
+    }
+
+    /// The tokens that [`sample`](Self::sample) chooses from, by ascending id. Uses no random number.
+    ///
+    /// # Errors
+    /// [`SampleError::NoLogits`] without logits, [`SampleError::BadLogit`] if one is NaN or positive
+    /// infinity, [`SampleError::AllMasked`] if all are negative infinity, and
+    /// [`SampleError::HistoryToken`] if the repetition penalty meets a token that has no logit.
+    pub fn candidates(&mut self, logits: &mut [f32], history: &[u32]) -> Result<&[Candidate], SampleError> {
+        let config = &self.config;
+        self.candidates.clear();
+        if config.repetition_penalty != 1.0 {
+            filter::penalize(logits, config.window_of(history), config.repetition_penalty)?;
+        }
+        let (token, top) = largest(logits)?;
+        if config.temperature == 0.0 {
+            self.candidates.push(Candidate { token, weight: 1.0 });
+            return Ok(&self.candidates);
+        }
+        let mut floor = f32::NEG_INFINITY;
+        if config.top_p < 1.0 {
+            floor = floor.max(filter::top_p_floor(logits, top, config.top_p, &mut self.scratch));
+        }
+        let mut n_at_edge = usize::MAX;
+        if config.top_k > 0 && config.top_k < logits.len() {
+            let edge = filter::top_k_edge(logits, config.top_k, &mut self.scratch);
+            if edge.logit >= floor {
+                (floor, n_at_edge) = (edge.logit, edge.n_kept);
+            }
+        }
+        for (token, &logit) in (0u32..).zip(&*logits) {
+            if logit < floor {
+                continue;
+            }
+            if logit == floor {
+                if n_at_edge == 0 {
+                    continue;
+                }
+                n_at_edge -= 1;
+            }
+            let weight = exp((logit - top) / config.temperature);
+            let is_likely = config.min_p == 0.0 || exp(logit - top) >= config.min_p;
+            if is_likely && weight > 0.0 {
+                self.candidates.push(Candidate { token, weight });
+            }
+        }
+        Ok(&self.candidates)
+    }
+}
+
+/// The largest logit and its token, the first of equals.
+fn largest(logits: &[f32]) -> Result<(u32, f32), SampleError> {
+    let Some(&first) = logits.first() else { return Err(SampleError::NoLogits) };
+    let mut best = (0, first);
+    for (token, &logit) in (0u32..).zip(logits) {
+        if logit.is_nan() || logit == f32::INFINITY {
+            return Err(SampleError::BadLogit { token, logit });
+        }
+        if logit > best.1 {
+            best = (token, logit);
+        }
+    }
+    if best.1 == f32::NEG_INFINITY {
+        return Err(SampleError::AllMasked { n_logits: logits.len() });
+    }
+    Ok(best)
+}
+
+/// The candidate whose share of the unit interval holds `unit`. There is always at least one: the
+/// most likely token passes every filter.
+fn draw(candidates: &[Candidate], unit: f64) -> Candidate {
+    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
+    let target = unit * total;
+    let mut below = 0.0;
+    let mut last = candidates[0];
+    for &candidate in candidates {
+        below += f64::from(candidate.weight);
+        last = candidate;
+        if target < below {
+            break;
+        }
+    }
+    last
+}

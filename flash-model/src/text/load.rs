@@ -1,0 +1,275 @@
+//! Reads `tokenizer.json` without holding it in memory several times.
+//!
+//! The tokenizers crate reads the file into a string and buffers the whole model twice on the way to
+//! its tables, and for a vocabulary of 128,000 that peak is more than twice what remains. Byte-pair
+//! models, which is what language models have, are therefore streamed from the file here, straight
+//! into the two tables their builder wants. The other kinds go the crate's own way.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use tokenizers::AddedToken;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::normalizers::Precompiled;
+
+use super::error::TextError;
+use super::special::wrong_field;
+
+/// Read at a time while parsing: the file is read once, front to back.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// The only format of `tokenizer.json` there is.
+const FORMAT_VERSION: &str = "1.0";
+
+/// Loads `tokenizer.json`. Its truncation and padding are for training and are left out, as
+/// transformers leaves them out of a plain `encode`.
+pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => TextError::NoTokenizer { path: path.to_owned() },
+        _ => TextError::Read { path: path.to_owned(), error },
+    })?;
+    let parts: Parts = serde_json::from_reader(BufReader::with_capacity(BUFFER_BYTES, file))
+        .map_err(|error| parse_error(path, error))?;
+    if let Some(version) = parts.version.filter(|version| version != FORMAT_VERSION) {
+        return Err(wrong_field(path, "version", "\"1.0\"", &Value::String(version)));
+    }
+    if let Some(normalizer) = &parts.normalizer {
+        check_precompiled(path, normalizer)?;
+    }
+    let refused = |field| move |error| TextError::Part { path: path.to_owned(), field, error };
+    if !parts.model.is_bpe() {
+        let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(refused("model"))?;
+        tokenizer.with_truncation(None).map_err(refused("truncation"))?;
+        tokenizer.with_padding(None);
+        return Ok(tokenizer);
+    }
+    let mut tokenizer = tokenizers::Tokenizer::new(parts.model.into_bpe(path)?);
+    tokenizer
+        .with_normalizer(part::<tokenizers::NormalizerWrapper>(path, "normalizer", parts.normalizer)?)
+        .map_err(refused("normalizer"))?
+        .with_pre_tokenizer(part::<tokenizers::PreTokenizerWrapper>(path, "pre_tokenizer", parts.pre_tokenizer)?)
+        .with_post_processor(part::<tokenizers::PostProcessorWrapper>(
+            path,
+            "post_processor",
+            parts.post_processor,
+        )?)
+        .with_decoder(part::<tokenizers::DecoderWrapper>(path, "decoder", parts.decoder)?);
+    tokenizer.add_tokens(parts.added_tokens).map_err(refused("added_tokens"))?;
+    Ok(tokenizer)
+}
+
+fn parse_error(path: &Path, error: serde_json::Error) -> TextError {
+    let path = path.to_owned();
+    if error.is_io() {
+        TextError::Read { path, error: error.into() }
+    } else {
+        TextError::Json { path, error }
+    }
+}
+
+fn part<T: DeserializeOwned>(
+    path: &Path,
+    field: &'static str,
+    value: Option<Value>,
+) -> Result<Option<T>, TextError> {
+    let Some(value) = value else { return Ok(None) };
+    serde_json::from_value(value).map(Some).map_err(|error| TextError::Part {
+        path: path.to_owned(),
+        field,
+        error: error.into(),
+    })
+}
+
+/// Refuses a character map that the tokenizers crate would panic on.
+fn check_precompiled(path: &Path, normalizer: &Value) -> Result<(), TextError> {
+    if let Some(list) = normalizer.get("normalizers").and_then(Value::as_array) {
+        list.iter().try_for_each(|inner| check_precompiled(path, inner))?;
+    }
+    if normalizer.get("type").and_then(Value::as_str) == Some("Precompiled") {
+        part::<Precompiled>(path, "normalizer", Some(normalizer.clone()))?;
+    }
+    Ok(())
+}
+
+/// The top of `tokenizer.json`. All but the model are small.
+#[derive(Deserialize)]
+struct Parts {
+    version: Option<String>,
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    post_processor: Option<Value>,
+    decoder: Option<Value>,
+    model: ModelParts,
+}
+
+/// A model of any kind; of those that are not byte-pair models only the kind is kept.
+#[derive(Deserialize)]
+struct ModelParts {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(default, deserialize_with = "vocab")]
+    vocab: Option<Vocab>,
+    #[serde(default, deserialize_with = "merges")]
+    merges: Option<Merges>,
+    dropout: Option<f32>,
+    unk_token: Option<String>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    fuse_unk: Option<bool>,
+    byte_fallback: Option<bool>,
+    ignore_merges: Option<bool>,
+}
+
+impl ModelParts {
+    /// Files from before `type` was written are told by their merges.
+    fn is_bpe(&self) -> bool {
+        self.kind.as_deref().map_or(self.merges.is_some(), |kind| kind == "BPE")
+    }
+
+    fn into_bpe(self, path: &Path) -> Result<BPE, TextError> {
+        let absent = |field, expected| wrong_field(path, field, expected, &Value::Null);
+        let vocab = self.vocab.ok_or_else(|| absent("model.vocab", "an object of token ids"))?;
+        let merges = self.merges.ok_or_else(|| absent("model.merges", "a list of pairs of tokens"))?;
+        let prefix_bytes = self.continuing_subword_prefix.as_ref().map_or(0, String::len);
+        check_merges(path, &vocab, &merges, prefix_bytes)?;
+        let mut builder = BPE::builder()
+            .vocab_and_merges(vocab, merges)
+            .fuse_unk(self.fuse_unk.unwrap_or(false))
+            .byte_fallback(self.byte_fallback.unwrap_or(false))
+            .ignore_merges(self.ignore_merges.unwrap_or(false));
+        if let Some(dropout) = self.dropout {
+            builder = builder.dropout(dropout);
+        }
+        if let Some(token) = self.unk_token {
+            builder = builder.unk_token(token);
+        }
+        if let Some(prefix) = self.continuing_subword_prefix {
+            builder = builder.continuing_subword_prefix(prefix);
+        }
+        if let Some(suffix) = self.end_of_word_suffix {
+            builder = builder.end_of_word_suffix(suffix);
+        }
+        builder.build().map_err(|error| TextError::Part { path: path.to_owned(), field: "model", error })
+    }
+}
+
+/// Refuses merges that the builder would panic on: it joins them in a buffer of the longest token,
+/// without the right one's prefix, before it looks whether the result is a token.
+fn check_merges(path: &Path, vocab: &Vocab, merges: &Merges, prefix_bytes: usize) -> Result<(), TextError> {
+    let token_bytes_max = vocab.keys().map(String::len).max().unwrap_or(0);
+    for (index, (left, right)) in merges.iter().enumerate() {
+        let fits = right.is_char_boundary(prefix_bytes)
+            && left.len() + right.len() - prefix_bytes <= token_bytes_max;
+        if !fits {
+            let field = format!("model.merges[{index}]");
+            let found = Value::from(vec![left.as_str(), right.as_str()]);
+            return Err(wrong_field(path, &field, "two tokens that join to a token", &found));
+        }
+    }
+    Ok(())
+}
+
+/// Takes a vocabulary of token to id, and passes over one of another form.
+fn vocab<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vocab>, D::Error> {
+    struct VocabVisitor;
+
+    impl<'de> Visitor<'de> for VocabVisitor {
+        type Value = Option<Vocab>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of token ids, or a list of tokens with scores")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut vocab = Vocab::new();
+            while let Some((token, id)) = map.next_entry()? {
+                vocab.insert(token, id);
+            }
+            Ok(Some(vocab))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(None)
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+
+    deserializer.deserialize_any(VocabVisitor)
+}
+
+/// Takes merges, each a pair of tokens or, as older files have it, a string with a space between them.
+fn merges<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Merges>, D::Error> {
+    struct MergesVisitor;
+
+    impl<'de> Visitor<'de> for MergesVisitor {
+        type Value = Option<Merges>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of merges")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut merges = Merges::new();
+            while let Some(merge) = seq.next_element_seed(MergeSeed)? {
+                merges.extend(merge);
+            }
+            Ok(Some(merges))
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+
+    deserializer.deserialize_any(MergesVisitor)
+}
+
+/// One merge; `None` for the version line that old merge files begin with.
+struct MergeSeed;
+
+impl<'de> DeserializeSeed<'de> for MergeSeed {
+    type Value = Option<(String, String)>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MergeSeed {
+    type Value = Option<(String, String)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a pair of tokens, or two tokens with one space between them")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<Self::Value, E> {
+        if line.starts_with("#version") {
+            return Ok(None);
+        }
+        match line.split_once(' ') {
+            Some((left, right)) if !right.contains(' ') => Ok(Some((left.to_owned(), right.to_owned()))),
+            _ => Err(E::invalid_value(serde::de::Unexpected::Str(line), &self)),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let left = seq.next_element()?;
+        let right = seq.next_element()?;
+        let is_pair = seq.next_element::<IgnoredAny>()?.is_none();
+        match (left, right) {
+            (Some(left), Some(right)) if is_pair => Ok(Some((left, right))),
+            _ => Err(serde::de::Error::custom("a merge must have two tokens")),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Chat templates: a conversation to a prompt.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use minijinja::value::Serde;
+use minijinja::{Environment, Value};
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+
+use super::error::TextError;
+use super::render;
+use super::special::{self, SpecialTokens};
+
+/// The template that is used where a model has several.
+const DEFAULT_NAME: &str = "default";
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks: `system`, `user` or `assistant`, as a rule.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message with this role and content.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// The chat template of a model, compiled.
+///
+/// It is rendered as transformers' `apply_chat_template` renders it: the same Jinja environment, the
+/// named special tokens as variables (`bos_token`, `eos_token`, …), and `tools` and `documents` none.
+/// Templates see the clock only through `strftime_now`.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    path: PathBuf,
+    variables: BTreeMap<String, Value>,
+}
+
+impl ChatTemplate {
+    /// Opens the chat template of a model directory: `chat_template.jinja` if there is one, else
+    /// `chat_template` in `tokenizer_config.json`, a template or several with names, of which the one
+    /// named `default` is taken.
+    ///
+    /// # Errors
+    /// [`TextError::NoTemplate`] if the model has none, [`TextError::NoDefaultTemplate`] if none of
+    /// several is the default, [`TextError::TemplateSyntax`] if it does not compile; another variant,
+    /// with the file and what is wrong in it, if a file cannot be read or makes no sense.
+    pub fn open(dir: &Path) -> Result<Self, TextError> {
+        let config_path = dir.join("tokenizer_config.json");
+        let config = special::read_object(&config_path)?;
+        let file_path = dir.join("chat_template.jinja");
+        let (path, source) = match fs::read_to_string(&file_path) {
+            Ok(source) => (file_path, source),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let source = from_config(&config_path, config.as_ref())?
+                    .ok_or_else(|| TextError::NoTemplate { dir: dir.to_owned() })?;
+                (config_path, source)
+            }
+            Err(error) => return Err(TextError::Read { path: file_path, error }),
+        };
+        let env = render::environment(&source)
+            .map_err(|error| TextError::TemplateSyntax { path: path.clone(), error: Box::new(error) })?;
+        let mut variables = BTreeMap::from([
+            ("tools".to_owned(), Value::from(())),
+            ("documents".to_owned(), Value::from(())),
+        ]);
+        for (name, token) in SpecialTokens::read(dir, config.as_ref())?.iter() {
+            variables.insert(name.to_owned(), Value::from(token));
+        }
+        Ok(Self { env, path, variables })
+    }
+
+    /// Sets a variable that the template may ask for, such as `enable_thinking`, in place of
+    /// what it had. `messages` and `add_generation_prompt` are always those of the rendering.
+    pub fn set_variable(&mut self, name: impl Into<String>, value: impl Serialize) {
+        self.variables.insert(name.into(), Value::from(Serde(value)));
+    }
+
+    /// The prompt of a conversation. With `add_generation_prompt` it ends where the assistant's
+    /// answer begins.
+    ///
+    /// # Errors
+    /// [`TextError::NoMessages`] for an empty conversation, [`TextError::Refused`] if the template
+    /// calls `raise_exception` (say, because roles do not alternate), [`TextError::Render`] if it
+    /// fails in another way.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
+        if messages.is_empty() {
+            return Err(TextError::NoMessages { path: self.path.clone() });
+        }
+        let mut variables = self.variables.clone();
+        let messages: Vec<Value> = messages.iter().map(message_value).collect();
+        let n_messages = messages.len();
+        variables.insert("messages".to_owned(), Value::from(messages));
+        variables.insert("add_generation_prompt".to_owned(), Value::from(add_generation_prompt));
+        render::render(&self.env, Value::from_pairs(variables)).map_err(|error| {
+            let path = self.path.clone();
+            match render::raised(&error) {
+                Some(message) => TextError::Refused { path, message },
+                None => TextError::Render { path, n_messages, error: Box::new(error) },
+            }
+        })
+    }
+}
+
+fn message_value(message: &Message) -> Value {
+    Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
+}
+
+/// The template in `tokenizer_config.json`: a string, a list of `{name, template}`, or an object of
+/// names.
+fn from_config(path: &Path, config: Option<&Map<String, Json>>) -> Result<Option<String>, TextError> {
+    const FIELD: &str = "chat_template";
+    let Some(value) = config.and_then(|config| config.get(FIELD)) else { return Ok(None) };
+    let wrong = || {
+        special::wrong_field(path, FIELD, "a string, or a list of objects with \"name\" and \"template\"", value)
+    };
+    let named: Vec<(&str, &str)> = match value {
+        Json::Null => return Ok(None),
+        Json::String(source) => return Ok(Some(source.clone())),
+        Json::Array(list) => list
+            .iter()
+            .map(|entry| Some((entry.get("name")?.as_str()?, entry.get("template")?.as_str()?)))
+            .collect::<Option<_>>()
+            .ok_or_else(wrong)?,
+        Json::Object(entries) => entries
+            .iter()
+            .map(|(name, source)| Some((name.as_str(), source.as_str()?)))
+            .collect::<Option<_>>()
+            .ok_or_else(wrong)?,
+        _ => return Err(wrong()),
+    };
+    match named.iter().find(|(name, _)| *name == DEFAULT_NAME) {
+        Some((_, source)) => Ok(Some((*source).to_owned())),
+        None => Err(TextError::NoDefaultTemplate {
+            path: path.to_owned(),
+            names: named.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        }),
+    }
+}
