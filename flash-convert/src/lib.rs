@@ -1,1 +1,36 @@
-//! Converts GGUF models to MLX model directories in constant memory.
+//! Converts GGUF models to MLX model directories, which mlx-lm loads as they are, in constant memory.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//!
+//! use flash_convert::{Conversion, SHARD_BYTES_DEFAULT, Target};
+//!
+//! let model = Conversion::open(Path::new("model.gguf"))?;
+//! let plan = model.plan(Target::Keep, SHARD_BYTES_DEFAULT)?;
+//! for tensor in plan.lossy() {
+//!     println!("{} cannot be kept: {} becomes {}", tensor.name, tensor.from, tensor.becomes);
+//! }
+//! plan.run(Path::new("model-mlx"), &mut |_progress| ControlFlow::Continue(()))?;
+//! # Ok::<(), flash_convert::ConvertError>(())
+//! ```
+//!
+//! What is where: [`gguf`] reads the format (its header parser is pure and fuzzed), and [`Conversion`] turns a file
+//! into a directory: weights, config.json, tokenizer.json, `tokenizer_config.json` and `generation_config.json`. Known
+//! are the `llama` architecture, byte-level and `SentencePiece` BPE tokenizers, and the block formats of
+//! [`gguf::BlockFormat`]; anything else is refused by name.
+
+mod conversion;
+mod error;
+pub mod gguf;
+mod layout;
+mod llama;
+mod stream;
+mod target;
+mod tokenizer;
+mod writer;
+
+pub use conversion::{Conversion, Plan, Progress, Report, SHARD_BYTES_DEFAULT};
+pub use error::{ConvertError, TokenizerProblem};
+pub use layout::PlannedTensor;
+pub use target::{Becomes, Target};

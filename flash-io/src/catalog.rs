@@ -144,6 +144,15 @@ impl Catalog {
         Ok(Self { shards, tensors, metadata })
     }
 
+    /// The same tensors, read through other storage: of another machine, of a cache, or one that fails on purpose.
+    #[must_use]
+    pub fn map_storage(mut self, mut map: impl FnMut(&Path, Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) -> Self {
+        for shard in &mut self.shards {
+            shard.storage = map(&shard.path, Arc::clone(&shard.storage));
+        }
+        self
+    }
+
     /// The shards, in the order of their names.
     pub fn shards(&self) -> &[Shard] {
         &self.shards

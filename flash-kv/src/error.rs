@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum KvError {
     /// The context is longer than the cache was made for.
-    #[error("the context is full: {held_tokens} of {capacity_tokens} tokens are held, {wanted_tokens} more do not fit")]
+    #[error(
+        "the context is full: {held_tokens} of {capacity_tokens} tokens are held, {wanted_tokens} more do not fit"
+    )]
     Full {
         /// Tokens in the cache.
         held_tokens: usize,

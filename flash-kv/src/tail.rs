@@ -33,10 +33,16 @@ impl Tail {
     ///
     /// # Errors
     /// [`KvError::Memory`] if the budget cannot hold it.
-    pub fn new(shape: KvShape, n_layers: usize, capacity_tokens: usize, budget: &Budget) -> Result<Self, KvError> {
+    pub fn new(
+        shape: KvShape,
+        n_layers: usize,
+        capacity_tokens: usize,
+        budget: &Budget,
+    ) -> Result<Self, KvError> {
         let capacity_tokens = shape.whole_pages(capacity_tokens);
         let bytes = capacity_tokens * shape.half_token_bytes();
-        let buffer = || PageBuf::new(bytes, budget).map_err(|source| KvError::Memory { capacity_tokens, source });
+        let buffer =
+            || PageBuf::new(bytes, budget).map_err(|source| KvError::Memory { capacity_tokens, source });
         let layers = (0..n_layers)
             .map(|_| Ok(Some(LayerBuffers { keys: buffer()?, values: buffer()? })))
             .collect::<Result<_, _>>()?;
@@ -144,7 +150,10 @@ mod tests {
         let mut tail = Tail::new(SHAPE, 1, PAGE_TOKENS, &Budget::new(1 << 20)).unwrap();
         tail.append(100).unwrap();
         let error = tail.append(29).unwrap_err();
-        assert!(matches!(error, KvError::Full { held_tokens: 100, wanted_tokens: 29, capacity_tokens: PAGE_TOKENS }));
+        assert!(matches!(
+            error,
+            KvError::Full { held_tokens: 100, wanted_tokens: 29, capacity_tokens: PAGE_TOKENS }
+        ));
         assert_eq!(tail.append(28).unwrap(), 100..128);
         assert!(tail.append(usize::MAX).is_err());
     }

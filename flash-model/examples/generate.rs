@@ -1,7 +1,7 @@
 //! Continues a prompt under a memory budget: `generate MODEL_DIR BUDGET_MIB PROMPT`.
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use flash_io::{IoMode, ReaderConfig};
@@ -18,16 +18,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Model::open(Checkpoint::open(&dir, IoMode::Direct)?)?;
     let tokenizer = Tokenizer::open(&dir)?;
     let prompt = tokenizer.encode_prompt(&prompt)?;
-    let workload = Workload { prompt_tokens: prompt.len(), context_tokens: prompt.len() + 64, prefetch: true };
+    let workload =
+        Workload { prompt_tokens: prompt.len(), context_tokens: prompt.len() + 64, prefetch: true };
     let budget_bytes = budget_mib.parse::<u64>()? << 20;
     let options = EngineOptions { budget_bytes, workload, reader: ReaderConfig::default(), read_rate: None };
     let mut engine = model.load(&options)?;
     let options = GenerateOptions { max_tokens: 64, ..GenerateOptions::default() };
     let generation = generate(&mut engine, &tokenizer, &prompt, &options, |text| {
-        print!("{text}");
-        let _ = std::io::stdout().flush();
+        let mut stdout = io::stdout();
+        let written = write!(stdout, "{text}").and_then(|()| stdout.flush());
+        written.expect("standard output is open");
     })?;
-    println!("\n{:?} tokens/s, {:#?}", generation.decode_tok_per_s(), engine.stats());
-    println!("{:?} {:?}", generation.token_ids, memory::resident());
+    let (stats, resident) = (engine.stats(), memory::resident());
+    writeln!(io::stderr(), "\n{:?} tokens/s, {resident:?}, {stats:#?}", generation.decode_tok_per_s())?;
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What the attention of all architectures shares.
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
-use mlx_rs::Array;
 use serde::Deserialize;
 
 use crate::kv::LayerKv;
@@ -10,7 +10,7 @@ use crate::{Config, ModelError};
 
 /// What a layer gets to compute with.
 #[derive(Debug)]
-pub struct LayerInput<'a> {
+pub(crate) struct LayerInput<'a> {
     /// Hidden states, `[1, n, hidden]`.
     pub x: &'a Array,
     /// The layer's keys and values.
@@ -81,19 +81,34 @@ impl Rope {
         if kind == "default" {
             return Ok(plain);
         }
-        let factor = scaling.factor.filter(|factor| factor.is_finite() && *factor > 0.0).ok_or_else(|| {
-            config.field_error("rope_scaling.factor", format!("{:?}", scaling.factor), "it must be a positive number")
-        })?;
+        let factor =
+            scaling.factor.filter(|factor| factor.is_finite() && *factor > 0.0).ok_or_else(|| {
+                config.field_error(
+                    "rope_scaling.factor",
+                    &format!("{:?}", scaling.factor),
+                    "it must be a positive number",
+                )
+            })?;
         match kind {
             "linear" => Ok(Self { scale: 1.0 / factor, ..plain }),
             "llama3" => Ok(Self { base: None, freqs: Some(scaling.llama3(dims, theta, factor)), ..plain }),
-            other => Err(config.field_error("rope_scaling", other, "default, linear and llama3 are supported")),
+            other => {
+                Err(config.field_error("rope_scaling", &other, "default, linear and llama3 are supported"))
+            }
         }
     }
 
     /// Rotates `x`, `[1, heads, n, head_dim]`, whose first token stands at `position`.
     pub(crate) fn apply(&self, x: &Array, position: usize) -> Result<Array, Exception> {
-        fast::rope(x, self.dims, self.traditional, self.base, self.scale, position as i32, self.freqs.as_ref())
+        fast::rope(
+            x,
+            self.dims,
+            self.traditional,
+            self.base,
+            self.scale,
+            position as i32,
+            self.freqs.as_ref(),
+        )
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use flash_io::{BundleLayout, Dtype, PageBuf, Reader, Slot, Span, Tensor, Ticket};
+use flash_sched::{BelowFloor, PlanRequest, ResidencyPlan};
 use mlx_rs::Dtype as MlxDtype;
 
 use crate::ModelError;
@@ -33,7 +34,8 @@ impl Part {
         let row_bytes = tensor.span.len_bytes() / n_rows;
         let mut shape: Vec<i32> = tensor.shape.iter().map(|&extent| extent as i32).collect();
         shape[0] = (rows.end - rows.start) as i32;
-        let span = Span::new(tensor.span.start + rows.start * row_bytes, tensor.span.start + rows.end * row_bytes);
+        let span =
+            Span::new(tensor.span.start + rows.start * row_bytes, tensor.span.start + rows.end * row_bytes);
         Self { name: tensor.name.clone(), shard: tensor.shard, span, dtype: tensor.dtype, shape }
     }
 }
@@ -112,5 +114,76 @@ fn mlx_dtype(dtype: Dtype) -> MlxDtype {
         Dtype::BF16 => MlxDtype::Bfloat16,
         Dtype::U32 => MlxDtype::Uint32,
         _ => MlxDtype::Float32,
+    }
+}
+
+/// The bundles of a model, in execution order.
+#[derive(Debug, Default)]
+pub struct Bundles {
+    list: Vec<Bundle>,
+}
+
+/// A bundle, for a person to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BundleInfo {
+    /// The path of its tensors in the checkpoint; with the rows, if it has only some.
+    pub name: String,
+    /// How many tensors it has.
+    pub n_tensors: usize,
+    /// Their bytes.
+    pub tensor_bytes: u64,
+}
+
+impl Bundles {
+    pub(crate) fn push(&mut self, bundle: Bundle) -> BundleIdx {
+        self.list.push(bundle);
+        BundleIdx(self.list.len() - 1)
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Bundle] {
+        &self.list
+    }
+
+    /// What they are.
+    pub fn info(&self) -> impl Iterator<Item = BundleInfo> {
+        self.list.iter().map(|bundle| BundleInfo {
+            name: bundle.name.clone(),
+            n_tensors: bundle.parts.len(),
+            tensor_bytes: bundle.tensor_bytes(),
+        })
+    }
+
+    /// What the bundles that are always pinned cost.
+    pub(crate) fn small_bytes(&self) -> u64 {
+        self.list.iter().filter(|bundle| bundle.is_small()).map(Bundle::cost_bytes).sum()
+    }
+
+    /// Which of them are pinned in a budget of which `fixed_bytes` are taken by other things.
+    ///
+    /// With `prefetch` there are two slots: one is read while the other computes.
+    ///
+    /// # Errors
+    /// [`BelowFloor`], with the floor.
+    pub fn plan(
+        &self,
+        fixed_bytes: u64,
+        budget_bytes: u64,
+        prefetch: bool,
+    ) -> Result<ResidencyPlan, BelowFloor> {
+        let streamable = self.list.iter().filter(|bundle| !bundle.is_small());
+        let bundle_bytes: Vec<u64> = streamable.map(Bundle::cost_bytes).collect();
+        let fixed_bytes = fixed_bytes + self.small_bytes();
+        let n_slots = if prefetch { 2 } else { 1 };
+        let mut plan = flash_sched::plan(&PlanRequest {
+            bundle_bytes: &bundle_bytes,
+            fixed_bytes,
+            budget_bytes,
+            n_slots,
+        })?;
+        let mut planned = std::mem::take(&mut plan.pinned).into_iter();
+        plan.pinned =
+            self.list.iter().map(|bundle| bundle.is_small() || planned.next().unwrap_or(true)).collect();
+        Ok(plan)
     }
 }

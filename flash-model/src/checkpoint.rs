@@ -1,8 +1,9 @@
 //! A model directory, opened: its configuration and where its tensors lie. No weight has been read.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use flash_io::{Catalog, Dtype, IoMode, Tensor};
+use flash_io::{Catalog, Dtype, IoMode, ReadAt, Tensor};
 
 use crate::{Config, ModelError};
 
@@ -28,6 +29,12 @@ impl Checkpoint {
         let config = Config::open(dir)?;
         let catalog = Catalog::open(dir, io)?;
         Ok(Self { dir: dir.to_owned(), config, catalog })
+    }
+
+    /// The same model, its weights read through other storage.
+    #[must_use]
+    pub fn map_storage(self, map: impl FnMut(&Path, Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) -> Self {
+        Self { catalog: self.catalog.map_storage(map), ..self }
     }
 
     /// The directory.

@@ -46,8 +46,10 @@ impl Config {
     /// is not what it should be.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(FILE);
-        let text = fs::read_to_string(&path).map_err(|error| ModelError::File { path: path.clone(), error })?;
-        let json: Value = serde_json::from_str(&text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
+        let text =
+            fs::read_to_string(&path).map_err(|error| ModelError::File { path: path.clone(), error })?;
+        let json: Value =
+            serde_json::from_str(&text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
         let field = |field, given: &Value, expected| ModelError::ConfigField {
             path: path.clone(),
             field,
@@ -60,7 +62,9 @@ impl Config {
             .to_owned();
         let quantization = match quantization_of(&json) {
             None => None,
-            Some(value) => Some(Quantization::parse(value).map_err(|expected| field("quantization", value, expected))?),
+            Some(value) => {
+                Some(Quantization::parse(value).map_err(|expected| field("quantization", value, expected))?)
+            }
         };
         Ok(Self { path, json, model_type, quantization })
     }
@@ -90,7 +94,12 @@ impl Config {
     }
 
     /// An error about a field of this file.
-    pub(crate) fn field_error(&self, field: &'static str, given: impl ToString, expected: &'static str) -> ModelError {
+    pub(crate) fn field_error(
+        &self,
+        field: &'static str,
+        given: &dyn std::fmt::Display,
+        expected: &'static str,
+    ) -> ModelError {
         ModelError::ConfigField { path: self.path.clone(), field, given: given.to_string(), expected }
     }
 }
@@ -108,7 +117,8 @@ impl Quantization {
             if !matches!(value.get("mode").map(Value::as_str), None | Some(Some("affine"))) {
                 return Err("only the mode \"affine\" is supported");
             }
-            let format = QuantizedFormat::deserialize(value).map_err(|_| "it must have group_size and bits")?;
+            let format =
+                QuantizedFormat::deserialize(value).map_err(|_| "it must have group_size and bits")?;
             if !matches!(format.bits, 4 | 8) {
                 return Err("4 and 8 bits are supported");
             }

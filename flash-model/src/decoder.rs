@@ -8,7 +8,7 @@ use mlx_rs::nn::RmsNorm;
 use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::attention::LayerInput;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Bundles};
 use crate::embedding::Embedding;
 use crate::head::Head;
 use crate::kv::KvCache;
@@ -41,15 +41,19 @@ struct Dims {
 
 impl Decoder {
     /// A decoder without weights, and the bundles that it will ask for.
-    pub(crate) fn new(checkpoint: &Checkpoint, mut architecture: Architecture) -> Result<(Self, Vec<Bundle>), ModelError> {
-        let mut bundles = Vec::new();
+    pub(crate) fn new(
+        checkpoint: &Checkpoint,
+        mut architecture: Architecture,
+    ) -> Result<(Self, Bundles), ModelError> {
+        let mut bundles = Bundles::default();
         let layers = std::mem::take(&mut architecture.layers)
             .into_iter()
             .map(|(path, layer)| StreamingProxy::new(layer, &path, checkpoint, &mut bundles))
             .collect::<Result<Vec<_>, _>>()?;
-        let layer_bytes = bundles.iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
+        let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
         let norm_path = architecture.norm_path;
-        let norm = Weights::new(checkpoint, norm_path).rms_norm(architecture.hidden_size, architecture.norm_eps)?;
+        let norm =
+            Weights::new(checkpoint, norm_path).rms_norm(architecture.hidden_size, architecture.norm_eps)?;
         let norm = StreamingProxy::new(Box::new(norm), norm_path, checkpoint, &mut bundles)?;
         let head = Head::new(checkpoint, &architecture, layer_bytes, &mut bundles)?;
         let dims = Dims {
@@ -58,7 +62,10 @@ impl Decoder {
             n_heads: architecture.n_heads as u64,
             head_dim: architecture.head_dim as u64,
         };
-        Ok((Self { embedding: Embedding::new(checkpoint, &architecture)?, layers, norm, head, dims }, bundles))
+        Ok((
+            Self { embedding: Embedding::new(checkpoint, &architecture)?, layers, norm, head, dims },
+            bundles,
+        ))
     }
 
     /// Passes tokens through the model and returns the logits of the last one.

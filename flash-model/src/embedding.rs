@@ -4,9 +4,9 @@ use flash_io::{Dtype, IoError, Reader, ShardIdx, Span, Tensor};
 use flash_kernels::{Affine, FloatType};
 use mlx_rs::Array;
 
+use crate::ModelError;
 use crate::checkpoint::{Checkpoint, TensorKind};
 use crate::models::Architecture;
-use crate::ModelError;
 
 /// Where the rows of the table lie, and how they are stored.
 #[derive(Debug)]
@@ -49,12 +49,13 @@ impl Embedding {
     pub(crate) fn new(checkpoint: &Checkpoint, architecture: &Architecture) -> Result<Self, ModelError> {
         let path = architecture.embed_path;
         let (vocab, hidden) = (architecture.vocab_size as u64, architecture.hidden_size as u64);
-        let tensor = |name: &str, columns, kind| checkpoint.tensor(&format!("{path}.{name}"), &[vocab, columns], kind);
+        let tensor =
+            |name: &str, columns, kind| checkpoint.tensor(&format!("{path}.{name}"), &[vocab, columns], kind);
         let storage = if checkpoint.has(&format!("{path}.scales")) {
             let config = checkpoint.config();
-            let format = config
-                .quantized_format(path)
-                .ok_or_else(|| config.field_error("quantization", "missing", "the embedding is quantised"))?;
+            let format = config.quantized_format(path).ok_or_else(|| {
+                config.field_error("quantization", &"missing", "the embedding is quantised")
+            })?;
             let groups = hidden / format.group_size as u64;
             let scales = tensor("scales", groups, TensorKind::Float)?;
             let biases = tensor("biases", groups, TensorKind::Float)?;
@@ -71,8 +72,9 @@ impl Embedding {
                 scales: Rows::of(scales),
                 biases: Rows::of(biases),
                 float: float_type(scales.dtype),
-                format: Affine::new(format.bits as u32, format.group_size as usize)
-                    .map_err(|error| config.field_error("quantization", error, "4 or 8 bits in groups of 32, 64 or 128"))?,
+                format: Affine::new(format.bits as u32, format.group_size as usize).map_err(|error| {
+                    config.field_error("quantization", &error, "4 or 8 bits in groups of 32, 64 or 128")
+                })?,
             }
         } else {
             let values = tensor("weight", hidden, TensorKind::Float)?;

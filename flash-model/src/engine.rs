@@ -8,7 +8,7 @@ use flash_io::{Budget, Pace, Reader, ReaderConfig, Reservation};
 use flash_kv::{KvDtype, KvShape};
 use flash_sched::{ByteRate, Ema, Limit};
 
-use crate::bundle::Bundle;
+use crate::bundle::{BundleInfo, Bundles};
 use crate::decoder::{Decoder, Pass};
 use crate::kv::KvCache;
 use crate::needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
@@ -21,7 +21,7 @@ use crate::{Checkpoint, ModelError, models};
 pub struct Model {
     checkpoint: Checkpoint,
     decoder: Decoder,
-    bundles: Vec<Bundle>,
+    bundles: Bundles,
     kv_shape: KvShape,
     n_layers: usize,
     vocab_size: usize,
@@ -39,18 +39,6 @@ pub struct EngineOptions {
     pub reader: ReaderConfig,
     /// A cap on the rate of reads, if the disk is to be shared.
     pub read_rate: Option<ByteRate>,
-}
-
-/// A bundle, for a person to look at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BundleInfo {
-    /// The path of its tensors in the checkpoint; with the rows, if it has only some.
-    pub name: String,
-    /// How many tensors it has.
-    pub n_tensors: usize,
-    /// Their bytes.
-    pub tensor_bytes: u64,
 }
 
 impl Model {
@@ -94,16 +82,19 @@ impl Model {
 
     /// The bundles in execution order.
     pub fn bundles(&self) -> impl Iterator<Item = BundleInfo> {
-        self.bundles.iter().map(|bundle| BundleInfo {
-            name: bundle.name.clone(),
-            n_tensors: bundle.parts.len(),
-            tensor_bytes: bundle.tensor_bytes(),
-        })
+        self.bundles.info()
     }
 
     /// What a workload takes beside the weights.
     pub fn needs(&self, workload: &Workload) -> MemoryNeeds {
-        MemoryNeeds::new(&self.decoder, &self.bundles, self.kv_shape, self.n_layers, self.vocab_size, workload)
+        MemoryNeeds::new(
+            &self.decoder,
+            &self.bundles,
+            self.kv_shape,
+            self.n_layers,
+            self.vocab_size,
+            workload,
+        )
     }
 
     /// The smallest budget for a workload.

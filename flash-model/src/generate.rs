@@ -131,7 +131,8 @@ pub fn generate(
             generation.finish_reason = FinishReason::Interrupted;
             break;
         }
-        if generation.token_ids.len() == options.max_tokens || engine.held_tokens() == engine.context_tokens() {
+        if generation.token_ids.len() == options.max_tokens || engine.held_tokens() == engine.context_tokens()
+        {
             break;
         }
         next = engine.forward(&[token]);

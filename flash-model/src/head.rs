@@ -5,7 +5,7 @@ use mlx_rs::module::Module;
 use mlx_rs::nn::Linear;
 use mlx_rs::quantization::MaybeQuantized;
 
-use crate::bundle::Bundle;
+use crate::bundle::Bundles;
 use crate::models::Architecture;
 use crate::proxy::StreamingProxy;
 use crate::residency::Residency;
@@ -28,11 +28,12 @@ impl Head {
         checkpoint: &Checkpoint,
         architecture: &Architecture,
         tile_bytes: u64,
-        bundles: &mut Vec<Bundle>,
+        bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         let weights = Weights::new(checkpoint, architecture.head_path);
         let n_rows = architecture.vocab_size as u64;
-        let n_tiles = head_bytes(checkpoint, architecture.head_path).div_ceil(tile_bytes.max(1)).clamp(1, n_rows);
+        let n_tiles =
+            head_bytes(checkpoint, architecture.head_path).div_ceil(tile_bytes.max(1)).clamp(1, n_rows);
         let tile_rows = n_rows.div_ceil(n_tiles);
         let mut tiles = Vec::with_capacity(n_tiles as usize);
         for start in (0..n_rows).step_by(tile_rows as usize) {
@@ -57,7 +58,12 @@ impl Head {
     /// The cross-entropy of each position of `x`, `[1, n, hidden]`, against its target, in nats.
     ///
     /// Logits are reduced tile by tile as they arrive, in f64: those of a whole text never exist at once.
-    pub(crate) fn losses(&mut self, residency: &mut Residency, x: &Array, targets: &[u32]) -> Result<Vec<f64>, ModelError> {
+    pub(crate) fn losses(
+        &mut self,
+        residency: &mut Residency,
+        x: &Array,
+        targets: &[u32],
+    ) -> Result<Vec<f64>, ModelError> {
         let mut sums = vec![LogSumExp::default(); targets.len()];
         let mut first_row = 0;
         for tile in &mut self.tiles {
@@ -129,7 +135,7 @@ impl LogSumExp {
     }
 
     fn loss(&self) -> f64 {
-        self.max + self.sum.ln() - self.target
+        (self.max - self.target) + self.sum.ln()
     }
 }
 

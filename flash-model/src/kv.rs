@@ -10,20 +10,25 @@ use crate::{ModelError, mlx};
 
 /// Keys and values of all layers.
 #[derive(Debug)]
-pub struct KvCache {
+pub(crate) struct KvCache {
     pub(crate) tail: Tail,
     pub(crate) layers: Vec<LayerKv>,
 }
 
 /// Keys and values of one layer, each `[1, kv_heads, capacity_tokens, head_dim]`.
 #[derive(Debug)]
-pub struct LayerKv {
+pub(crate) struct LayerKv {
     keys: Array,
     values: Array,
 }
 
 impl KvCache {
-    pub(crate) fn new(shape: KvShape, n_layers: usize, capacity_tokens: usize, budget: &Budget) -> Result<Self, ModelError> {
+    pub(crate) fn new(
+        shape: KvShape,
+        n_layers: usize,
+        capacity_tokens: usize,
+        budget: &Budget,
+    ) -> Result<Self, ModelError> {
         let mut tail = Tail::new(shape, n_layers, capacity_tokens, budget)?;
         let dims = [1, shape.kv_heads as i32, tail.capacity_tokens() as i32, shape.head_dim as i32];
         let dtype = match shape.dtype {
@@ -33,7 +38,10 @@ impl KvCache {
         let layers = (0..n_layers)
             .map_while(|layer_idx| tail.take_layer(layer_idx))
             .map(|LayerBuffers { keys, values }| {
-                Ok(LayerKv { keys: mlx::alias(keys, &dims, dtype)?, values: mlx::alias(values, &dims, dtype)? })
+                Ok(LayerKv {
+                    keys: mlx::alias(keys, &dims, dtype)?,
+                    values: mlx::alias(values, &dims, dtype)?,
+                })
             })
             .collect::<Result<_, Exception>>()?;
         Ok(Self { tail, layers })
@@ -45,7 +53,12 @@ impl LayerKv {
     /// of all tokens so far.
     ///
     /// Lazy: MLX writes into the buffer in place when the result is evaluated, because nobody else holds it then.
-    pub(crate) fn append(&mut self, keys: &Array, values: &Array, position: usize) -> Result<(Array, Array), Exception> {
+    pub(crate) fn append(
+        &mut self,
+        keys: &Array,
+        values: &Array,
+        position: usize,
+    ) -> Result<(Array, Array), Exception> {
         let (start, end) = (position as i32, position as i32 + keys.dim(2));
         self.keys.try_index_mut((.., .., start..end, ..), keys)?;
         self.values.try_index_mut((.., .., start..end, ..), values)?;
@@ -68,6 +81,8 @@ mod tests {
         let of = |n: i32, value: f32| Array::full::<f32>(&[1, 2, n, 4], Array::from_f32(value)).unwrap();
         let mut all = None;
         for (position, n) in [(0, 3), (3, 1), (4, 2)] {
+            // As in a pass: what was returned before is gone.
+            drop(all.take());
             let (keys, values) = layer.append(&of(n, 1.0 + position as f32), &of(n, -1.0), position).unwrap();
             mlx_rs::transforms::eval([&keys, &values]).unwrap();
             all = Some(keys);
@@ -75,7 +90,8 @@ mod tests {
         assert_eq!(mlx::address(&layer.keys), before, "no copy of the cache was made");
         let all = all.unwrap();
         assert_eq!(all.shape(), [1, 2, 6, 4]);
-        let first_head: Vec<f32> = (0..6).map(|t| all.try_index((0, 0, t, 0)).unwrap().item_exact()).collect();
+        let first_head: Vec<f32> =
+            (0..6).map(|t| all.try_index((0, 0, t, 0)).unwrap().item_exact()).collect();
         assert_eq!(first_head, [1.0, 1.0, 1.0, 4.0, 5.0, 5.0]);
     }
 }

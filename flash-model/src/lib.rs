@@ -5,7 +5,7 @@
 //! 1. [`Checkpoint`]: a directory whose configuration and headers were read;
 //! 2. [`Model`]: layers that fit the checkpoint, and the floor of their memory; still without a weight;
 //! 3. [`Engine`]: a budget, slots, reader threads; [`Engine::forward`] takes tokens and gives logits;
-//! 4. [`generate`]: text.
+//! 4. text, by [`generate()`].
 //!
 //! ```no_run
 //! use flash_io::{IoMode, ReaderConfig};
@@ -49,9 +49,10 @@ pub mod sample;
 pub mod text;
 mod weights;
 
+pub use bundle::{BundleIdx, BundleInfo, Bundles};
 pub use checkpoint::Checkpoint;
 pub use config::{Config, QuantizedFormat};
-pub use engine::{BundleInfo, Engine, EngineOptions, EngineStats, Model};
+pub use engine::{Engine, EngineOptions, EngineStats, Model};
 pub use error::ModelError;
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
 pub use needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};

@@ -57,7 +57,11 @@ pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<A
         drop(unsafe { Box::from_raw(payload.cast::<P>()) });
     }
     let wanted_bytes = shape.iter().map(|&extent| extent as usize).product::<usize>() * size_of_dtype(dtype);
-    assert!(wanted_bytes <= pages.len_bytes(), "{wanted_bytes} B of array over {} B of pages", pages.len_bytes());
+    assert!(
+        wanted_bytes <= pages.len_bytes(),
+        "{wanted_bytes} B of array over {} B of pages",
+        pages.len_bytes()
+    );
 
     let mut pages = Box::new(pages);
     let data = pages.as_mut_ptr().cast::<c_void>();
@@ -65,7 +69,8 @@ pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<A
     let n_dims = shape.len() as c_int;
     // SAFETY: by the contract of `Pages` the memory is valid until the payload is dropped, and the word before it is
     // free for MLX's header; the shape was checked against its length.
-    let handle = unsafe { native_alias(data, shape.as_ptr(), n_dims, dtype.into(), payload, drop_pages::<P>) };
+    let handle =
+        unsafe { native_alias(data, shape.as_ptr(), n_dims, dtype.into(), payload, drop_pages::<P>) };
     if handle.ctx.is_null() {
         // SAFETY: MLX has not taken the payload.
         drop(unsafe { Box::from_raw(payload.cast::<P>()) });
@@ -277,7 +282,8 @@ mod tests {
             let original = patterned(400);
             let mut bytes = original.clone();
             // The third is not a whole number of elements, so the fourth is off by another few bytes.
-            let lengths = [(40, Dtype::Uint32), (6, Dtype::Float16), (3, Dtype::Float16), (20, Dtype::Float32)];
+            let lengths =
+                [(40, Dtype::Uint32), (6, Dtype::Float16), (3, Dtype::Float16), (20, Dtype::Float32)];
             let mut offset = 16 + shift;
             let mut wanted = Vec::new();
             for (n, dtype) in lengths {

@@ -12,7 +12,10 @@ use crate::attention::LayerInput;
 use crate::{Checkpoint, ModelError};
 
 /// One layer of a decoder.
-pub(crate) trait Layer: for<'a> Module<LayerInput<'a>, Output = Array, Error = Exception> + Debug {}
+pub(crate) trait Layer:
+    for<'a> Module<LayerInput<'a>, Output = Array, Error = Exception> + Debug
+{
+}
 
 impl<T> Layer for T where T: for<'a> Module<LayerInput<'a>, Output = Array, Error = Exception> + Debug {}
 

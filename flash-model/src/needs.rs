@@ -1,9 +1,11 @@
 //! What of a budget is not weights.
 
-use flash_kv::{KvShape, Tail};
-use flash_sched::{BelowFloor, PlanRequest, ResidencyPlan};
+use std::sync::OnceLock;
 
-use crate::bundle::Bundle;
+use flash_kv::{KvShape, Tail};
+use flash_sched::{BelowFloor, ResidencyPlan};
+
+use crate::bundle::{Bundle, Bundles};
 use crate::decoder::{CHUNK_TOKENS, Decoder};
 use crate::{ModelError, memory};
 
@@ -18,6 +20,13 @@ const VOCABULARY_ENTRY_BYTES: u64 = 250;
 /// How far the resident set may still grow beyond what it is when the plan is made, apart from what the plan counts: the
 /// pages of MLX's code, mostly.
 const GROWTH_BYTES: u64 = 12 << 20;
+
+/// The resident set when the first plan of the process was made: measured once, so that a floor that was asked for and
+/// the one that a budget is held against are the same.
+fn process_at_first_plan() -> u64 {
+    static RESIDENT_BYTES: OnceLock<u64> = OnceLock::new();
+    *RESIDENT_BYTES.get_or_init(|| memory::resident().map_or(0, |resident| resident.now_bytes))
+}
 
 /// What a run will ask of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +56,7 @@ pub struct MemoryNeeds {
 impl MemoryNeeds {
     pub(crate) fn new(
         decoder: &Decoder,
-        bundles: &[Bundle],
+        bundles: &Bundles,
         kv: KvShape,
         n_layers: usize,
         vocab_size: usize,
@@ -56,13 +65,13 @@ impl MemoryNeeds {
         let context_tokens = workload.context_tokens.max(FLOOR_CONTEXT_TOKENS);
         let prompt_tokens = workload.prompt_tokens.max(CHUNK_TOKENS);
         let usual_bytes = PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * vocab_size as u64;
-        let measured_bytes = memory::resident().map_or(0, |resident| resident.now_bytes + GROWTH_BYTES);
-        let widened_bytes = bundles.iter().map(Bundle::widened_bytes).max().unwrap_or(0);
+        let measured_bytes = process_at_first_plan() + GROWTH_BYTES;
+        let widened_bytes = bundles.as_slice().iter().map(Bundle::widened_bytes).max().unwrap_or(0);
         Self {
             process_bytes: usual_bytes.max(measured_bytes),
             kv_bytes: Tail::budget_bytes(kv, n_layers, context_tokens),
             activation_bytes: decoder.activation_bytes(prompt_tokens, context_tokens) + widened_bytes,
-            small_weights_bytes: bundles.iter().filter(|bundle| bundle.is_small()).map(Bundle::cost_bytes).sum(),
+            small_weights_bytes: bundles.small_bytes(),
         }
     }
 
@@ -74,32 +83,21 @@ impl MemoryNeeds {
     /// The residency of `bundles` in a budget.
     pub(crate) fn plan(
         &self,
-        bundles: &[Bundle],
+        bundles: &Bundles,
         workload: &Workload,
         budget_bytes: u64,
     ) -> Result<ResidencyPlan, ModelError> {
-        let bundle_bytes: Vec<u64> =
-            bundles.iter().filter(|bundle| !bundle.is_small()).map(Bundle::cost_bytes).collect();
-        let request = PlanRequest {
-            bundle_bytes: &bundle_bytes,
-            fixed_bytes: self.total_bytes(),
+        let fixed_bytes = self.total_bytes() - self.small_weights_bytes;
+        let plan = bundles.plan(fixed_bytes, budget_bytes, workload.prefetch);
+        plan.map_err(|BelowFloor { budget_bytes, floor_bytes }| ModelError::BelowFloor {
             budget_bytes,
-            n_slots: if workload.prefetch { 2 } else { 1 },
-        };
-        let mut plan = flash_sched::plan(&request).map_err(|BelowFloor { budget_bytes, floor_bytes }| {
-            ModelError::BelowFloor {
-                budget_bytes,
-                floor_bytes,
-                context_tokens: workload.context_tokens.max(FLOOR_CONTEXT_TOKENS),
-                advice: if workload.prefetch {
-                    "a shorter context, or no prefetch, lowers it"
-                } else {
-                    "a shorter context lowers it"
-                },
-            }
-        })?;
-        let mut planned = std::mem::take(&mut plan.pinned).into_iter();
-        plan.pinned = bundles.iter().map(|bundle| bundle.is_small() || planned.next().unwrap_or(true)).collect();
-        Ok(plan)
+            floor_bytes,
+            context_tokens: workload.context_tokens.max(FLOOR_CONTEXT_TOKENS),
+            advice: if workload.prefetch {
+                "a shorter context, or no prefetch, lowers it"
+            } else {
+                "a shorter context lowers it"
+            },
+        })
     }
 }

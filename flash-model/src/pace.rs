@@ -18,7 +18,10 @@ pub(crate) struct RateCap {
 
 impl RateCap {
     pub(crate) fn new(rate: ByteRate) -> Self {
-        Self { bucket: Mutex::new(TokenBucket::new(rate, BURST_BYTES, Duration::ZERO)), start: Instant::now() }
+        Self {
+            bucket: Mutex::new(TokenBucket::new(rate, BURST_BYTES, Duration::ZERO)),
+            start: Instant::now(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use mlx_rs::module::{Module, ModuleParameters, update_parameters};
 use mlx_rs::{Array, Dtype};
 
 use crate::ModelError;
-use crate::bundle::{Bundle, BundleIdx, Part};
+use crate::bundle::{Bundle, BundleIdx, Bundles, Part};
 use crate::checkpoint::{Checkpoint, TensorKind};
 use crate::mlx;
 use crate::residency::Residency;
@@ -30,15 +30,18 @@ pub struct StreamingProxy<M: ?Sized> {
 
 impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     /// A proxy around `module`, whose parameters are the checkpoint's tensors below `path`. Its bundle is added to
-    /// `bundles`.
+    /// `bundles`; proxies are made in the order in which their layers run.
+    ///
+    /// The parameters that the module comes with say which shapes and kinds are expected, and stand in its place while
+    /// it has no weights: `mlx_rs::ops::zeros` costs no memory as long as nobody evaluates it.
     ///
     /// # Errors
     /// [`ModelError`] for a tensor that is missing or has another shape or dtype than its parameter.
-    pub(crate) fn new(
+    pub fn new(
         module: Box<M>,
         path: &str,
         checkpoint: &Checkpoint,
-        bundles: &mut Vec<Bundle>,
+        bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         Self::build(module, path, path.to_owned(), None, checkpoint, bundles)
     }
@@ -50,19 +53,19 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         rows: Range<u64>,
         n_rows: u64,
         checkpoint: &Checkpoint,
-        bundles: &mut Vec<Bundle>,
+        bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         let name = format!("{path}[{}..{}]", rows.start, rows.end);
-        Self::build(module, path, name, Some((rows, n_rows)), checkpoint, bundles)
+        Self::build(module, path, name, Some((&rows, n_rows)), checkpoint, bundles)
     }
 
     fn build(
         mut module: Box<M>,
         path: &str,
         name: String,
-        rows: Option<(Range<u64>, u64)>,
+        rows: Option<(&Range<u64>, u64)>,
         checkpoint: &Checkpoint,
-        bundles: &mut Vec<Bundle>,
+        bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         let mut parameters: Vec<(Rc<str>, Array)> = module
             .parameters_mut()
@@ -73,17 +76,17 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         parameters.sort_by(|a, b| a.0.cmp(&b.0));
         let mut parts = Vec::with_capacity(parameters.len());
         for (key, placeholder) in &parameters {
-            let kind = if placeholder.dtype() == Dtype::Uint32 { TensorKind::Codes } else { TensorKind::Float };
+            let kind =
+                if placeholder.dtype() == Dtype::Uint32 { TensorKind::Codes } else { TensorKind::Float };
             let mut shape: Vec<u64> = placeholder.shape().iter().map(|&extent| extent as u64).collect();
             if let Some((_, n_rows)) = rows {
                 shape[0] = n_rows;
             }
             let tensor = checkpoint.tensor(&tensor_name(path, key), &shape, kind)?;
             let whole = 0..shape[0];
-            parts.push(Part::rows(tensor, rows.as_ref().map_or(&whole, |(rows, _)| rows)));
+            parts.push(Part::rows(tensor, rows.map_or(&whole, |(rows, _)| rows)));
         }
-        let bundle = BundleIdx(bundles.len());
-        bundles.push(Bundle::new(name, parts));
+        let bundle = bundles.push(Bundle::new(name, parts));
         Ok(Self { bundle, parameters, is_bound: false, module })
     }
 
@@ -144,7 +147,10 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     }
 }
 
-fn set_parameters<M: ModuleParameters + ?Sized>(module: &mut M, values: impl Iterator<Item = (Rc<str>, Array)>) {
+fn set_parameters<M: ModuleParameters + ?Sized>(
+    module: &mut M,
+    values: impl Iterator<Item = (Rc<str>, Array)>,
+) {
     update_parameters(module, values.collect::<HashMap<_, _>>());
 }
 

@@ -6,7 +6,7 @@ use flash_io::{Budget, Reader, Slot, SlotPool, Ticket};
 use flash_sched::ResidencyPlan;
 
 use crate::ModelError;
-use crate::bundle::{Bundle, BundleIdx};
+use crate::bundle::{Bundle, BundleIdx, Bundles};
 
 /// Loads bundles in execution order, ahead of the layers that need them.
 ///
@@ -14,7 +14,7 @@ use crate::bundle::{Bundle, BundleIdx};
 /// the others pass through the slots, each read as soon as a slot is free.
 #[derive(Debug)]
 pub struct Residency {
-    bundles: Vec<Bundle>,
+    bundles: Bundles,
     plan: ResidencyPlan,
     states: Vec<State>,
     /// The next bundle to be read.
@@ -38,18 +38,22 @@ enum State {
 }
 
 impl Residency {
-    /// Takes the slots from the budget; nothing is read yet.
-    pub(crate) fn new(
-        bundles: Vec<Bundle>,
+    /// Takes the slots from the budget; nothing is read yet. `reader` must read the checkpoint's shards, and `plan` be
+    /// one of these `bundles`.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if the budget has no room for the slots.
+    pub fn new(
+        bundles: Bundles,
         plan: ResidencyPlan,
         reader: Reader,
         budget: &Budget,
         prefetch: bool,
     ) -> Result<Self, ModelError> {
-        let streamed = bundles.iter().zip(&plan.pinned).filter(|(_, pinned)| !**pinned);
+        let streamed = bundles.as_slice().iter().zip(&plan.pinned).filter(|(_, pinned)| !**pinned);
         let slot_bytes = streamed.map(|(bundle, _)| bundle.slot_bytes()).max().unwrap_or(0);
         let pool = SlotPool::new(budget, slot_bytes, plan.n_slots)?;
-        let states = bundles.iter().map(|_| State::Empty).collect();
+        let states = bundles.as_slice().iter().map(|_| State::Empty).collect();
         let budget = budget.clone();
         Ok(Self {
             bundles,
@@ -71,7 +75,7 @@ impl Residency {
     }
 
     pub(crate) fn bundle(&self, idx: BundleIdx) -> &Bundle {
-        &self.bundles[idx.0]
+        &self.bundles.as_slice()[idx.0]
     }
 
     pub(crate) fn is_pinned(&self, idx: BundleIdx) -> bool {
@@ -79,12 +83,12 @@ impl Residency {
     }
 
     /// How long computing has waited for reads.
-    pub(crate) fn stall(&self) -> Duration {
+    pub fn stall(&self) -> Duration {
         self.stall
     }
 
-    /// Weights that came and went, so far.
-    pub(crate) fn streamed_bytes(&self) -> u64 {
+    /// Bytes of weights that came and went, so far.
+    pub fn streamed_bytes(&self) -> u64 {
         self.streamed_bytes
     }
 
@@ -99,12 +103,20 @@ impl Residency {
     }
 
     fn sum_tensor_bytes(&self, pinned: bool) -> u64 {
-        let matching = self.bundles.iter().zip(&self.plan.pinned).filter(|(_, is_pinned)| **is_pinned == pinned);
+        let matching = self
+            .bundles
+            .as_slice()
+            .iter()
+            .zip(&self.plan.pinned)
+            .filter(|(_, is_pinned)| **is_pinned == pinned);
         matching.map(|(bundle, _)| bundle.tensor_bytes()).sum()
     }
 
-    /// Begins to read the first bundles.
-    pub(crate) fn start(&mut self) -> Result<(), ModelError> {
+    /// Begins to read the first bundles, if they are prefetched at all.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if the budget has no room for a pinned bundle.
+    pub fn start(&mut self) -> Result<(), ModelError> {
         if self.prefetch { self.fill() } else { Ok(()) }
     }
 
@@ -114,15 +126,15 @@ impl Residency {
             self.demand(idx.0)?;
         }
         let State::Loading(ticket) = std::mem::replace(&mut self.states[idx.0], State::Empty) else {
-            return Err(ModelError::SlotHeld { bundle: self.bundles[idx.0].name.clone() });
+            return Err(ModelError::SlotHeld { bundle: self.bundle(idx).name.clone() });
         };
         let waiting = Instant::now();
         let slot = ticket.wait();
         self.stall += waiting.elapsed();
-        let slot = slot.map_err(|source| self.bundles[idx.0].read_error(source))?;
+        let slot = slot.map_err(|source| self.bundle(idx).read_error(source))?;
         self.states[idx.0] = State::Bound;
         if !self.plan.pinned[idx.0] {
-            self.streamed_bytes += self.bundles[idx.0].tensor_bytes();
+            self.streamed_bytes += self.bundle(idx).tensor_bytes();
         }
         Ok(slot)
     }
@@ -159,13 +171,13 @@ impl Residency {
 
     /// Reads ahead, in execution order, as far as there are slots.
     fn fill(&mut self) -> Result<(), ModelError> {
-        for _ in 0..self.bundles.len() {
+        for _ in 0..self.states.len() {
             let idx = self.next;
             let skip = self.plan.pinned[idx] && !matches!(self.states[idx], State::Empty);
             if !skip && !self.submit(idx)? {
                 break;
             }
-            self.next = (idx + 1) % self.bundles.len();
+            self.next = (idx + 1) % self.states.len();
         }
         Ok(())
     }
@@ -175,7 +187,7 @@ impl Residency {
         if !matches!(self.states[idx], State::Empty) {
             return Ok(false);
         }
-        let bundle = &self.bundles[idx];
+        let bundle = &self.bundles.as_slice()[idx];
         let slot = if self.plan.pinned[idx] {
             Slot::alone(&self.budget, bundle.slot_bytes())?
         } else {

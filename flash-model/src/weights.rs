@@ -8,8 +8,8 @@ use mlx_rs::nn::{Linear, QuantizedLinear, RmsNorm};
 use mlx_rs::quantization::MaybeQuantized;
 use mlx_rs::{Array, Dtype};
 
-use crate::checkpoint::Checkpoint;
 use crate::ModelError;
+use crate::checkpoint::Checkpoint;
 
 /// Makes the modules below one path of a checkpoint.
 #[derive(Debug, Clone)]
@@ -34,18 +34,30 @@ impl<'a> Weights<'a> {
     }
 
     /// `y = x · Wᵀ (+ b)`: quantised if the checkpoint has scales for it.
-    pub(crate) fn linear(&self, input_dims: i32, output_dims: i32, bias: bool) -> Result<MaybeQuantized<Linear>, ModelError> {
+    pub(crate) fn linear(
+        &self,
+        input_dims: i32,
+        output_dims: i32,
+        bias: bool,
+    ) -> Result<MaybeQuantized<Linear>, ModelError> {
         let bias = if bias { Some(unloaded(&[output_dims], Dtype::Float32)?) } else { None };
         let linear = |weight| Linear { weight: Param::new(weight), bias: Param::new(bias) };
         if !self.checkpoint.has(&format!("{}.scales", self.path)) {
-            return Ok(MaybeQuantized::Original(linear(unloaded(&[output_dims, input_dims], Dtype::Float32)?)));
+            return Ok(MaybeQuantized::Original(linear(unloaded(
+                &[output_dims, input_dims],
+                Dtype::Float32,
+            )?)));
         }
         let config = self.checkpoint.config();
         let format = config.quantized_format(&self.path).ok_or_else(|| {
-            config.field_error("quantization", "missing", "the weights are quantised, so it must say how")
+            config.field_error("quantization", &"missing", "the weights are quantised, so it must say how")
         })?;
         if input_dims % format.group_size != 0 {
-            return Err(config.field_error("quantization", format.group_size, "the group size must divide every row"));
+            return Err(config.field_error(
+                "quantization",
+                &format.group_size,
+                "the group size must divide every row",
+            ));
         }
         let n_groups = input_dims / format.group_size;
         Ok(MaybeQuantized::Quantized(QuantizedLinear {

@@ -37,7 +37,8 @@ impl TokenBucket {
         if self.level_bytes >= 0.0 {
             return Duration::ZERO;
         }
-        let debt = Duration::try_from_secs_f64(-self.level_bytes / self.rate.bytes_per_s()).unwrap_or(Duration::MAX);
+        let debt =
+            Duration::try_from_secs_f64(-self.level_bytes / self.rate.bytes_per_s()).unwrap_or(Duration::MAX);
         debt.saturating_add(behind)
     }
 }

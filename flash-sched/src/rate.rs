@@ -20,7 +20,11 @@ impl ByteRate {
     /// # Errors
     /// [`InvalidRate`] if it is not positive and finite.
     pub fn new(bytes_per_s: f64) -> Result<Self, InvalidRate> {
-        if bytes_per_s.is_finite() && bytes_per_s > 0.0 { Ok(Self(bytes_per_s)) } else { Err(InvalidRate { bytes_per_s }) }
+        if bytes_per_s.is_finite() && bytes_per_s > 0.0 {
+            Ok(Self(bytes_per_s))
+        } else {
+            Err(InvalidRate { bytes_per_s })
+        }
     }
 
     /// The rate of `bytes` in `elapsed`; none if either is zero.

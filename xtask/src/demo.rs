@@ -1,3 +1,28 @@
-//! x
+//! The demo: one command from a bare machine to text from a model that does not fit its budget.
+
+use std::process::Command;
+
 use anyhow::Result;
-pub fn run(_p: &str) -> Result<()> { Ok(()) }
+
+use crate::{cache, models, native, run};
+
+/// The model takes 94 MiB.
+const BUDGET: &str = "80MiB";
+
+pub fn run(prompt: &str) -> Result<()> {
+    native::prepare(None)?;
+    let gguf = models::gguf()?;
+    eprintln!("Building flash-cli");
+    let flash_cli = models::build_cli("release")?;
+    let model = cache::dir()?.join("demo").join("SmolLM2-135M-Instruct");
+    if !model.exists() {
+        std::fs::create_dir_all(model.parent().expect("joined above"))?;
+        models::convert(&flash_cli, &gguf, &model, &[])?;
+    }
+    eprintln!("\n$ flash-cli run --model {} --ram {BUDGET} --prompt {prompt:?}\n", model.display());
+    run::check(
+        Command::new(&flash_cli)
+            .args(["run", "--summary", "--max-tokens", "40", "--ram", BUDGET, "--prompt", prompt, "--model"])
+            .arg(&model),
+    )
+}

@@ -1,3 +1,5 @@
 //! x
 use anyhow::Result;
-pub fn run() -> Result<()> { Ok(()) }
+pub fn run() -> Result<()> {
+    Ok(())
+}

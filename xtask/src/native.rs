@@ -72,10 +72,8 @@ pub fn prepare(config_dir: Option<&Path>) -> Result<()> {
 
 /// The folder `src/mlx-c` of the `mlx-sys` that Cargo.lock names.
 fn mlx_c_sources() -> Result<PathBuf> {
-    let metadata = MetadataCommand::new()
-        .current_dir(run::workspace())
-        .exec()
-        .context("cargo metadata failed")?;
+    let metadata =
+        MetadataCommand::new().current_dir(run::workspace()).exec().context("cargo metadata failed")?;
     let package = metadata
         .packages
         .iter()
@@ -86,7 +84,12 @@ fn mlx_c_sources() -> Result<PathBuf> {
 }
 
 fn key(wheel: &Wheel, mlx_c: &Path, shims: &Path) -> Result<String> {
-    let mut parts = vec![RECIPE.to_vec(), wheel.sha256.into(), fs::read(mlx_c.join("CMakeLists.txt"))?];
+    let mut parts = vec![
+        RECIPE.to_vec(),
+        wheel.sha256.into(),
+        bindings::HALF_TYPES.into(),
+        fs::read(mlx_c.join("CMakeLists.txt"))?,
+    ];
     for source in mlxc::shim_sources(shims)? {
         parts.push(fs::read(source)?);
     }

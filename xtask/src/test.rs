@@ -1,3 +1,36 @@
-//! x
+//! Everything that CI runs.
+
+use std::env;
+
 use anyhow::Result;
-pub fn run() -> Result<()> { Ok(()) }
+
+use crate::{models, native, run};
+
+pub fn run() -> Result<()> {
+    native::prepare(None)?;
+    run::check(run::cargo().args(["fmt", "--all", "--check"]))?;
+    run::check(run::cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    let flags = env::var("RUSTDOCFLAGS").unwrap_or_default() + " -D warnings";
+    run::check(
+        run::cargo()
+            .args(["doc", "--workspace", "--all-features", "--no-deps"])
+            .env("RUSTDOCFLAGS", flags.trim()),
+    )?;
+    let models = models::ensure(&models::build_cli("dev")?)?;
+    run::check(
+        run::cargo()
+            .args(["test", "--workspace", "--all-features"])
+            .env("FLASH_TEST_MODELS", models)
+            .env("FLASH_TEST_GGUF", models::gguf()?)
+            // Here a model that is missing is a failure, not a reason to skip.
+            .env("FLASH_REQUIRE_MODELS", "1"),
+    )
+}

@@ -47,7 +47,10 @@ fn free_in(dir: &Path, version: &Version) -> Option<u64> {
         return None;
     }
     let stat = fs::read_to_string(dir.join(version.stat)).ok()?;
-    let used = stat.lines().find_map(|line| line.strip_prefix(version.used)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0);
+    let used = stat
+        .lines()
+        .find_map(|line| line.strip_prefix(version.used)?.strip_prefix(' ')?.parse().ok())
+        .unwrap_or(0);
     Some(limit.saturating_sub(used))
 }
 
@@ -76,7 +79,10 @@ mod tests {
     fn version_1_with_its_own_mount_is_preferred_where_both_are() {
         let mount = tempfile::tempdir().unwrap();
         let no_limit = "9223372036854771712\n";
-        write(&mount.path().join("memory"), &[("memory.limit_in_bytes", no_limit), ("memory.stat", "total_rss 9\n")]);
+        write(
+            &mount.path().join("memory"),
+            &[("memory.limit_in_bytes", no_limit), ("memory.stat", "total_rss 9\n")],
+        );
         let files = [("memory.limit_in_bytes", "5000\n"), ("memory.stat", "rss 1\ntotal_rss 2000\n")];
         write(&mount.path().join("memory/job"), &files);
         assert_eq!(free_below(mount.path(), "4:cpu,memory:/job\n0::/elsewhere\n"), Some(3000));

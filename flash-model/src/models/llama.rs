@@ -65,23 +65,27 @@ impl ModelArgs {
         ];
         for (field, size) in sizes {
             if size <= 0 {
-                return Err(config.field_error(field, size, "it must be positive"));
+                return Err(config.field_error(field, &size, "it must be positive"));
             }
         }
         if self.num_hidden_layers == 0 {
-            return Err(config.field_error("num_hidden_layers", 0, "it must be positive"));
+            return Err(config.field_error("num_hidden_layers", &0, "it must be positive"));
         }
         if self.head_dim() <= 0 || self.head_dim() % 2 != 0 {
-            return Err(config.field_error("head_dim", self.head_dim(), "it must be positive and even"));
+            return Err(config.field_error("head_dim", &self.head_dim(), "it must be positive and even"));
         }
         if self.num_attention_heads % self.kv_heads() != 0 {
-            return Err(config.field_error("num_key_value_heads", self.kv_heads(), "it must divide num_attention_heads"));
+            return Err(config.field_error(
+                "num_key_value_heads",
+                &self.kv_heads(),
+                "it must divide num_attention_heads",
+            ));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
-            return Err(config.field_error("rope_theta", self.rope_theta, "it must be a positive number"));
+            return Err(config.field_error("rope_theta", &self.rope_theta, "it must be a positive number"));
         }
         if let Some(other) = self.layer_types.iter().flatten().find(|kind| *kind != "full_attention") {
-            return Err(config.field_error("layer_types", other, "only full_attention is supported"));
+            return Err(config.field_error("layer_types", &other, "only full_attention is supported"));
         }
         Ok(())
     }

@@ -2,8 +2,25 @@
 
 use super::error::SampleError;
 
-/// How tokens are drawn. What each setting does, and in which order, is said at the head of the
-/// sampling module: mlx-lm's way.
+/// How tokens are drawn.
+///
+/// The order and the formulas are mlx-lm's (`generate_step`, `make_logits_processors` and
+/// `make_sampler` of mlx-lm 0.32.2):
+///
+/// 1. **Repetition penalty** on the logits: each token among the last `repetition_window` of the
+///    history, prompt included, has its logit multiplied by the penalty if negative, else divided.
+/// 2. With a **temperature** of 0 the token with the largest logit, the first of equals. Otherwise
+///    `p` is the softmax of the logits, at temperature 1, and each of the next three looks at what
+///    the ones before it left, without scaling it up again:
+/// 3. **top-p** keeps the most likely tokens until their mass reaches `top_p` of the whole: a token
+///    stays if the mass of those above it is less than that. All that equal the last one stay too.
+/// 4. **min-p** drops tokens less likely than `min_p` times the most likely one.
+/// 5. **top-k** keeps the `top_k` most likely; of equals at the edge, those with the lowest ids.
+/// 6. One is drawn with probability proportional to `p^(1/temperature)`.
+///
+/// Where mlx-lm rounds to the type of the logits, this computes in f32 with sums in f64, so a token
+/// right at the edge of a filter may fall on the other side. A `top_k` of the vocabulary's size or
+/// more keeps everything (mlx-lm refuses it). mlx-lm's XTC is not offered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerConfig {
     /// 0 takes the most likely token; 1 draws from the model's own distribution; more is more random.

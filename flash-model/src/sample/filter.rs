@@ -12,14 +12,19 @@ use super::exp::exp;
 const N_SORTED_FIRST: usize = 128;
 
 /// Makes the tokens of `window` less likely (or more, if `penalty` is less than 1), each of them once.
+/// Changes nothing if one of them has no logit.
 pub(super) fn penalize(logits: &mut [f32], window: &[u32], penalty: f32) -> Result<(), SampleError> {
+    let mut tokens = window.to_vec();
+    tokens.sort_unstable();
+    tokens.dedup();
     let n_logits = logits.len();
-    for (index, &token) in window.iter().enumerate() {
-        let position = usize::try_from(token).ok().filter(|&position| position < n_logits);
-        let Some(position) = position else { return Err(SampleError::HistoryToken { token, n_logits }) };
-        if window[..index].contains(&token) {
-            continue;
-        }
+    let positions = || tokens.iter().map(|&token| usize::try_from(token).unwrap_or(usize::MAX));
+    if let Some((position, &token)) = positions().zip(&tokens).next_back()
+        && position >= n_logits
+    {
+        return Err(SampleError::HistoryToken { token, n_logits });
+    }
+    for position in positions() {
         let logit = &mut logits[position];
         *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
     }
@@ -28,7 +33,10 @@ pub(super) fn penalize(logits: &mut [f32], window: &[u32], penalty: f32) -> Resu
 
 /// The smallest logit that top-p keeps. `top` is the largest logit.
 pub(super) fn top_p_floor(logits: &[f32], top: f32, top_p: f32, scratch: &mut Vec<f32>) -> f32 {
-    let total: f64 = logits.iter().map(|&logit| f64::from(exp(logit - top))).sum();
+    // Apart from the sum, so that the compiler can do several exponentials at once.
+    scratch.clear();
+    scratch.extend(logits.iter().map(|&logit| exp(logit - top)));
+    let total: f64 = scratch.iter().map(|&p| f64::from(p)).sum();
     let wanted = f64::from(top_p) * total;
     scratch.clear();
     scratch.extend_from_slice(logits);
@@ -54,6 +62,13 @@ pub(super) fn top_p_floor(logits: &[f32], top: f32, top_p: f32, scratch: &mut Ve
         n_sorted *= 4;
     }
     floor
+}
+
+/// A logit below all that min-p keeps, but not by much: it saves looking at most tokens. It is loose
+/// because the logarithm is the platform's, and what is kept must not depend on that.
+pub(super) fn min_p_floor(top: f32, min_p: f32) -> f32 {
+    const SLACK: f32 = 0.01;
+    top + min_p.ln() - SLACK
 }
 
 /// Where top-k cuts.

@@ -1,24 +1,4 @@
-//! The next token from a model's logits.
-//!
-//! The order and the formulas are mlx-lm's (`generate_step`, `make_logits_processors` and
-//! `make_sampler` of mlx-lm 0.32.2):
-//!
-//! 1. **Repetition penalty** on the logits: each token among the last [`repetition_window`] of the
-//!    history, prompt included, has its logit multiplied by the penalty if negative, else divided.
-//! 2. With a **temperature** of 0 the token with the largest logit, the first of equals. Otherwise
-//!    `p` is the softmax of the logits, at temperature 1, and each of the next three looks at what
-//!    the ones before it left, without scaling it up again:
-//! 3. **top-p** keeps the most likely tokens until their mass reaches `top_p` of the whole: a token
-//!    stays if the mass of those above it is less than that. All that equal the last one stay too.
-//! 4. **min-p** drops tokens less likely than `min_p` times the most likely one.
-//! 5. **top-k** keeps the `top_k` most likely; of equals at the edge, those with the lowest ids.
-//! 6. One is drawn with probability proportional to `p^(1/temperature)`.
-//!
-//! Where mlx-lm rounds to the type of the logits, this computes in f32 with sums in f64, so a token
-//! right at the edge of a filter may fall on the other side. A `top_k` of the vocabulary's size or
-//! more keeps everything (mlx-lm refuses it). mlx-lm's XTC is not offered.
-//!
-//! [`repetition_window`]: SamplerConfig::repetition_window
+//! The next token from a model's logits, mlx-lm's way: [`SamplerConfig`] states the rules.
 
 mod config;
 mod error;
@@ -37,6 +17,16 @@ use rng::Draws;
 /// The draws depend on the configuration, the logits and the order of calls, and on nothing else:
 /// the same on every machine, whatever its processor or mathematical library. A change of the
 /// draws for the same seed is a breaking change of this crate.
+///
+/// ```
+/// # use flash_model::sample::{Sampler, SamplerConfig};
+/// let config = SamplerConfig { temperature: 0.7, top_p: 0.9, seed: 1, ..SamplerConfig::default() };
+/// let mut sampler = Sampler::new(config)?;
+/// let mut history = vec![5, 0];
+/// history.push(sampler.sample(&mut [0.1, -3.0, 4.0, -8.0], &history)?);
+/// assert_eq!(history, [5, 0, 2]);
+/// # Ok::<(), flash_model::sample::SampleError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
     config: SamplerConfig,
@@ -101,6 +91,9 @@ impl Sampler {
         let mut floor = f32::NEG_INFINITY;
         if config.top_p < 1.0 {
             floor = floor.max(filter::top_p_floor(logits, top, config.top_p, &mut self.scratch));
+        }
+        if config.min_p > 0.0 {
+            floor = floor.max(filter::min_p_floor(top, config.min_p));
         }
         let mut n_at_edge = usize::MAX;
         if config.top_k > 0 && config.top_k < logits.len() {

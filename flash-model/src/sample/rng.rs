@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// Numbers in [0, 1) from ChaCha with 8 rounds.
+/// Numbers in [0, 1) from the `ChaCha8` cipher.
 ///
 /// The key is the seed, little-endian, and zeros; the stream and the counter begin at 0. Each number
 /// is the upper 53 bits of the next 64. The cipher is a fixed function, so the numbers of a seed

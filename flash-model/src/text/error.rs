@@ -72,7 +72,9 @@ pub enum TextError {
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The model has no chat template.
-    #[error("{dir}: no chat template: neither chat_template.jinja nor \"chat_template\" in tokenizer_config.json")]
+    #[error(
+        "{dir}: no chat template: neither chat_template.jinja nor \"chat_template\" in tokenizer_config.json"
+    )]
     NoTemplate {
         /// The model directory.
         dir: PathBuf,

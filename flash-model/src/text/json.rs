@@ -158,7 +158,8 @@ impl Writer {
         if let Some(key) = key.as_str() {
             return Ok(key.to_owned());
         }
-        let mut writer = Self { out: String::new(), style: Style { indent: None, ..self.style.clone() }, depth: 0 };
+        let mut writer =
+            Self { out: String::new(), style: Style { indent: None, ..self.style.clone() }, depth: 0 };
         match key.kind() {
             ValueKind::None | ValueKind::Bool | ValueKind::Number => writer.value(key)?,
             kind => return Err(invalid(format!("keys of JSON objects must be strings, found {kind}"))),

@@ -15,8 +15,8 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, Map
 use serde_json::Value;
 use tokenizers::AddedToken;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::normalizers::Precompiled;
 
+use super::check;
 use super::error::TextError;
 use super::special::wrong_field;
 
@@ -39,7 +39,10 @@ pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
         return Err(wrong_field(path, "version", "\"1.0\"", &Value::String(version)));
     }
     if let Some(normalizer) = &parts.normalizer {
-        check_precompiled(path, normalizer)?;
+        check::precompiled(path, normalizer)?;
+    }
+    if let Some(post_processor) = &parts.post_processor {
+        check::template(path, post_processor)?;
     }
     let refused = |field| move |error| TextError::Part { path: path.to_owned(), field, error };
     if !parts.model.is_bpe() {
@@ -52,7 +55,11 @@ pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
     tokenizer
         .with_normalizer(part::<tokenizers::NormalizerWrapper>(path, "normalizer", parts.normalizer)?)
         .map_err(refused("normalizer"))?
-        .with_pre_tokenizer(part::<tokenizers::PreTokenizerWrapper>(path, "pre_tokenizer", parts.pre_tokenizer)?)
+        .with_pre_tokenizer(part::<tokenizers::PreTokenizerWrapper>(
+            path,
+            "pre_tokenizer",
+            parts.pre_tokenizer,
+        )?)
         .with_post_processor(part::<tokenizers::PostProcessorWrapper>(
             path,
             "post_processor",
@@ -72,7 +79,8 @@ fn parse_error(path: &Path, error: serde_json::Error) -> TextError {
     }
 }
 
-fn part<T: DeserializeOwned>(
+/// Builds one of the small parts, if it is there.
+pub(super) fn part<T: DeserializeOwned>(
     path: &Path,
     field: &'static str,
     value: Option<Value>,
@@ -83,17 +91,6 @@ fn part<T: DeserializeOwned>(
         field,
         error: error.into(),
     })
-}
-
-/// Refuses a character map that the tokenizers crate would panic on.
-fn check_precompiled(path: &Path, normalizer: &Value) -> Result<(), TextError> {
-    if let Some(list) = normalizer.get("normalizers").and_then(Value::as_array) {
-        list.iter().try_for_each(|inner| check_precompiled(path, inner))?;
-    }
-    if normalizer.get("type").and_then(Value::as_str) == Some("Precompiled") {
-        part::<Precompiled>(path, "normalizer", Some(normalizer.clone()))?;
-    }
-    Ok(())
 }
 
 /// The top of `tokenizer.json`. All but the model are small.
@@ -138,7 +135,7 @@ impl ModelParts {
         let vocab = self.vocab.ok_or_else(|| absent("model.vocab", "an object of token ids"))?;
         let merges = self.merges.ok_or_else(|| absent("model.merges", "a list of pairs of tokens"))?;
         let prefix_bytes = self.continuing_subword_prefix.as_ref().map_or(0, String::len);
-        check_merges(path, &vocab, &merges, prefix_bytes)?;
+        check::merges(path, &vocab, &merges, prefix_bytes)?;
         let mut builder = BPE::builder()
             .vocab_and_merges(vocab, merges)
             .fuse_unk(self.fuse_unk.unwrap_or(false))
@@ -158,22 +155,6 @@ impl ModelParts {
         }
         builder.build().map_err(|error| TextError::Part { path: path.to_owned(), field: "model", error })
     }
-}
-
-/// Refuses merges that the builder would panic on: it joins them in a buffer of the longest token,
-/// without the right one's prefix, before it looks whether the result is a token.
-fn check_merges(path: &Path, vocab: &Vocab, merges: &Merges, prefix_bytes: usize) -> Result<(), TextError> {
-    let token_bytes_max = vocab.keys().map(String::len).max().unwrap_or(0);
-    for (index, (left, right)) in merges.iter().enumerate() {
-        let fits = right.is_char_boundary(prefix_bytes)
-            && left.len() + right.len() - prefix_bytes <= token_bytes_max;
-        if !fits {
-            let field = format!("model.merges[{index}]");
-            let found = Value::from(vec![left.as_str(), right.as_str()]);
-            return Err(wrong_field(path, &field, "two tokens that join to a token", &found));
-        }
-    }
-    Ok(())
 }
 
 /// Takes a vocabulary of token to id, and passes over one of another form.

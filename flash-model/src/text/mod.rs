@@ -9,6 +9,7 @@
 //! ids of `config.json` and `generation_config.json`. Where there is a choice of what a file means,
 //! it means what transformers and mlx-lm take it to mean.
 
+mod check;
 mod detokenize;
 mod error;
 mod json;

@@ -62,8 +62,9 @@ fn raise_exception(message: Value) -> Result<Value, Error> {
 }
 
 fn strftime(format: &str, now: &Zoned) -> Result<String, Error> {
-    jiff::fmt::strtime::format(format, now)
-        .map_err(|error| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}")))
+    jiff::fmt::strtime::format(format, now).map_err(|error| {
+        Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
+    })
 }
 
 /// Writes `generation` blocks as `with` blocks, which print their body and keep its variables to
@@ -78,7 +79,8 @@ fn with_plain_generation(source: &str) -> Cow<'_, str> {
         let Some(length) = rest[start..].find("%}").map(|end| end + "%}".len()) else { break };
         let tag = &rest[start..start + length];
         let control = |c: char| c == '-' || c == '+';
-        let inner = tag["{%".len()..length - "%}".len()].trim_start_matches(control).trim_end_matches(control);
+        let inner =
+            tag["{%".len()..length - "%}".len()].trim_start_matches(control).trim_end_matches(control);
         let replaced = match inner.trim() {
             GENERATION => Some("with"),
             word if word.strip_prefix("end") == Some(GENERATION) => Some("endwith"),

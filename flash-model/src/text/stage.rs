@@ -167,9 +167,7 @@ fn end_run(run: &mut Vec<u8>, rest: &mut [Stage], out: &mut String) -> tokenizer
     match String::from_utf8(mem::take(run)) {
         Ok(text) if text.is_empty() => Ok(()),
         Ok(text) => push(rest, text, out),
-        Err(error) => {
-            error.as_bytes().iter().try_for_each(|_| push(rest, REPLACEMENT.to_string(), out))
-        }
+        Err(error) => error.as_bytes().iter().try_for_each(|_| push(rest, REPLACEMENT.to_string(), out)),
     }
 }
 

@@ -7,6 +7,16 @@ use super::error::TextError;
 /// The text stops where a stop string is first complete; of several that are complete at once, the
 /// longest counts. What is given out does not depend on how the text was cut into pieces. Held back
 /// is only what may still become a stop string. Each byte costs the same however long the text is.
+///
+/// ```
+/// # use flash_model::text::StopMatcher;
+/// let mut matcher = StopMatcher::new(vec!["</s>".to_owned()])?;
+/// assert_eq!(matcher.push("Done.<").emit, "Done.");
+/// assert_eq!(matcher.push("b>").emit, "<b>");
+/// let last = matcher.push("</s> and more");
+/// assert!(last.emit.is_empty() && last.stopped);
+/// # Ok::<(), flash_model::text::TextError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct StopMatcher {
     stops: Vec<Stop>,

@@ -121,7 +121,12 @@ fn from_config(path: &Path, config: Option<&Map<String, Json>>) -> Result<Option
     const FIELD: &str = "chat_template";
     let Some(value) = config.and_then(|config| config.get(FIELD)) else { return Ok(None) };
     let wrong = || {
-        special::wrong_field(path, FIELD, "a string, or a list of objects with \"name\" and \"template\"", value)
+        special::wrong_field(
+            path,
+            FIELD,
+            "a string, or a list of objects with \"name\" and \"template\"",
+            value,
+        )
     };
     let named: Vec<(&str, &str)> = match value {
         Json::Null => return Ok(None),

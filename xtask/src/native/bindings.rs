@@ -26,9 +26,9 @@ const fn libclang(sha256: &'static str) -> Wheel {
 /// The headers are read as for x86-64 on every machine: the C interface is the same on all 64-bit Linux, and its half
 /// types, which Arm's headers would bring, are these.
 const TARGET: &str = "--target=x86_64-unknown-linux-gnu";
-const HALF_TYPES: &str = "
+pub const HALF_TYPES: &str = "
 #[repr(transparent)]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct float16_t(pub u16);
 pub type bfloat16_t = u16;
 unsafe extern \"C\" {

@@ -27,7 +27,9 @@ pub fn include(dir: &Path) -> Result<()> {
     let path = dir.join("config.toml");
     match fs::read_to_string(&path) {
         Ok(text) if text.contains(FILE) => Ok(()),
-        Ok(_) => bail!("{} exists: add this line at its top, before any [section]:\n{INCLUDE}", path.display()),
+        Ok(_) => {
+            bail!("{} exists: add this line at its top, before any [section]:\n{INCLUDE}", path.display())
+        }
         Err(_) => fs::write(&path, INCLUDE).with_context(|| format!("cannot write {}", path.display())),
     }
 }
@@ -46,7 +48,8 @@ fn settings(native: &Native) -> Table {
 
     let mut target = Table::new();
     // The wheel's library finds its BLAS beside itself; our programs find the library by this.
-    target.insert("rustflags".into(), strings(["-C".into(), format!("link-arg=-Wl,-rpath,{}", libraries[0])]));
+    target
+        .insert("rustflags".into(), strings(["-C".into(), format!("link-arg=-Wl,-rpath,{}", libraries[0])]));
     target.insert("mlx".into(), mlx.into());
     let mut targets = Table::new();
     targets.insert(format!("{}-unknown-linux-gnu", std::env::consts::ARCH), target.into());

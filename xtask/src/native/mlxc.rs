@@ -32,7 +32,9 @@ pub fn compile(native: &Native, mlx_c: &Path, shims: &Path) -> Result<()> {
         .files(mlx_c_files(mlx_c)?)
         .files(shim_sources(shims)?)
         .out_dir(objects.path());
-    build.try_compile(LIBRARY).context("mlx-c does not compile; a C++20 compiler is needed (g++ 12 or later)")?;
+    build
+        .try_compile(LIBRARY)
+        .context("mlx-c does not compile; a C++20 compiler is needed (g++ 12 or later)")?;
     let name = format!("lib{LIBRARY}.a");
     fs::copy(objects.path().join(&name), native.dir.join(&name))?;
     Ok(())

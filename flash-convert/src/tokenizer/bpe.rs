@@ -1,0 +1,111 @@
+//! Byte-level BPE (`gpt2` in GGUF): the merges are stored, the rules of cutting text into words are only named.
+//!
+//! Source of the rules: `llama-vocab.cpp` of llama.cpp for what the names mean, and the tokenizer.json of the models
+//! they were named for, from which the patterns of llama.cpp were made.
+
+use serde_json::{Value, json};
+
+use super::{Merges, Scheme, Vocab, fault};
+use crate::error::{ConvertError, TokenizerProblem};
+use crate::gguf::GgufFile;
+
+const PRE: &str = "tokenizer.ggml.pre";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+/// What `tokenizer.ggml.pre` may say.
+const KNOWN: &str = "default, gpt-2, llama-bpe (llama3, llama-v3), qwen2, smollm";
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// llama.cpp's `default`: each pattern cuts what the one before left.
+const DEFAULT: [&str; 4] = [
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+];
+
+/// How text is cut into words.
+struct Rules {
+    normalizer: Value,
+    steps: Vec<Value>,
+    /// Whether a word that is a token is taken whole without merging.
+    ignore_merges: bool,
+    add_bos: bool,
+}
+
+pub(super) fn scheme<'a>(gguf: &'a GgufFile, vocab: &Vocab<'a>) -> Result<Scheme<'a>, ConvertError> {
+    let metadata = gguf.metadata();
+    let pre = gguf.required(PRE, metadata.string(PRE))?;
+    let Some(rules) = rules(pre) else {
+        let found = pre.to_owned();
+        let known = KNOWN;
+        return Err(fault(gguf, PRE, TokenizerProblem::Unknown { found, known }));
+    };
+    let merges = gguf.required(MERGES, metadata.strings(MERGES))?;
+    for (idx, text) in merges.iter().enumerate() {
+        let is_known = |piece: &str| vocab.ids.contains_key(piece);
+        let is_merge = text.split_once(' ').is_some_and(|(left, right)| {
+            is_known(left) && is_known(right) && is_known(&[left, right].concat())
+        });
+        if !is_merge {
+            let text = text.to_owned();
+            return Err(fault(gguf, MERGES, TokenizerProblem::Merge { idx, text }));
+        }
+    }
+    Ok(Scheme {
+        normalizer: rules.normalizer,
+        pre_tokenizer: match &rules.steps[..] {
+            [only] => only.clone(),
+            steps => json!({"type": "Sequence", "pretokenizers": steps}),
+        },
+        decoder: byte_level(true, true),
+        merges: Merges::Stored(merges),
+        unk_token: None,
+        byte_fallback: false,
+        ignore_merges: rules.ignore_merges,
+        add_prefix_space: false,
+        add_bos_default: rules.add_bos,
+    })
+}
+
+fn rules(pre: &str) -> Option<Rules> {
+    let plain = |steps| Rules { normalizer: Value::Null, steps, ignore_merges: false, add_bos: false };
+    // The patterns cut; what then remains for ByteLevel is to spell bytes as characters.
+    let cut = |patterns: &[&str]| -> Vec<Value> {
+        let cuts = patterns.iter().map(|pattern| split(pattern));
+        cuts.chain([byte_level(false, false)]).collect()
+    };
+    Some(match pre {
+        "default" => plain(cut(&DEFAULT)),
+        "gpt-2" => plain(vec![byte_level(false, true)]),
+        "smollm" => {
+            plain(vec![json!({"type": "Digits", "individual_digits": true}), byte_level(false, true)])
+        }
+        "llama-bpe" | "llama3" | "llama-v3" => {
+            Rules { ignore_merges: true, add_bos: true, ..plain(cut(&[LLAMA3])) }
+        }
+        "qwen2" => Rules { normalizer: json!({"type": "NFC"}), ..plain(cut(&[QWEN2])) },
+        _ => return None,
+    })
+}
+
+/// Bytes spelled as characters; `use_regex` cuts words as GPT-2 does.
+fn byte_level(add_prefix_space: bool, use_regex: bool) -> Value {
+    json!({
+        "type": "ByteLevel",
+        "add_prefix_space": add_prefix_space,
+        "trim_offsets": true,
+        "use_regex": use_regex,
+    })
+}
+
+fn split(pattern: &str) -> Value {
+    json!({
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": false,
+    })
+}

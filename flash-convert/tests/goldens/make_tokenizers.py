@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Regenerates tokenizers.json: what SentencePiece and the published patterns make of a few texts.
+
+usage: make_tokenizers.py > tokenizers.json      (needs: pip install sentencepiece==0.2.3 protobuf regex)
+
+- spm: a tiny SentencePiece BPE model with byte fallback, trained here, and its ids;
+- splits: words, by the patterns that Llama 3, Qwen 2 and GPT-2 publish and that llama.cpp has for `default`,
+  as Python's `regex` finds them.
+"""
+import io
+import json
+
+import regex
+import sentencepiece as spm
+from sentencepiece import sentencepiece_model_pb2 as pb
+
+TEXTS = [
+    "Hello  world!! I'm 12345 years old, y'all'LL see.",
+    "\n\n\tindented  text \r\n  end ",
+    "naïve café — 汉字 かな 한국어 👍🏽 ½ ٣٤",
+    "x=a+b^2 ~|~ $3.14 <|tag|> http://e.x/?q=1&r=22",
+    "the quick brown fox jumps over the lazy dog; thethethe",
+    " ",
+    "",
+]
+CORPUS = """The quick brown fox jumps over the lazy dog. The dog was not amused, but the fox did not care at all.
+Streaming weights from a disk is slower than reading them from memory, yet it lets a small machine run a large model.
+In the beginning there was nothing; then there were tokens, and the tokens were merged into words and sentences.
+How many roads must a man walk down before you call him a man? The answer is written in the lines of this text.
+Numbers such as 12, 345 and 6789 appear here as well, together with naïve café scenes and a few other things.
+""".splitlines()
+
+model = io.BytesIO()
+spm.SentencePieceTrainer.train(
+    sentence_iterator=iter(CORPUS * 3), model_writer=model, model_type="bpe", vocab_size=460, byte_fallback=True,
+    normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=0.995,
+    control_symbols=["<|ctl|>"], user_defined_symbols=["<|user|>"], minloglevel=2, num_threads=1)
+proto = pb.ModelProto()
+proto.ParseFromString(model.getvalue())
+sp = spm.SentencePieceProcessor(model_proto=model.getvalue())
+golden = {
+    "source": f"sentencepiece {spm.__version__}, regex {regex.__version__}; make_tokenizers.py",
+    "spm": {
+        "tokens": [p.piece for p in proto.pieces], "scores": [p.score for p in proto.pieces],
+        "types": [p.type for p in proto.pieces], "bos": sp.bos_id(), "eos": sp.eos_id(), "unk": sp.unk_id(),
+        "cases": [[text, sp.encode(text)] for text in TEXTS],
+    },
+}
+
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PATTERNS = {
+    "gpt-2": [GPT2],
+    "smollm": [r"\p{N}", GPT2],
+    "llama-bpe": [LLAMA3],
+    "qwen2": [LLAMA3.replace("{1,3}", "")],
+    "default": [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
+}
+
+
+def cut(piece, pattern):
+    """The matches and what lies between them."""
+    at, out = 0, []
+    for match in regex.finditer(pattern, piece):
+        out += [piece[at:match.start()], match.group()]
+        at = match.end()
+    return [part for part in out + [piece[at:]] if part]
+
+
+golden["splits"] = {}
+for name, patterns in PATTERNS.items():
+    golden["splits"][name] = []
+    for text in TEXTS:
+        pieces = [text]
+        for pattern in patterns:
+            pieces = [part for piece in pieces for part in cut(piece, pattern)]
+        golden["splits"][name].append([text, [piece for piece in pieces if piece]])
+print(json.dumps(golden, indent=0, ensure_ascii=False))

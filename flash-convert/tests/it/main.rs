@@ -1,0 +1,15 @@
+//! The tests of flash-convert, in one program so that they can share the builder of GGUF files.
+#![expect(clippy::print_stderr, reason = "tests that cannot run say why")]
+
+mod blocks;
+mod builder;
+mod convert;
+mod converted;
+mod failures;
+mod fuzz_corpus;
+mod header;
+mod header_oracle;
+mod real_model;
+mod refusals;
+mod tiny;
+mod tokenizer;

@@ -1,0 +1,157 @@
+//! A StreamingProxy around layers that flash knows nothing of: plain mlx-rs modules.
+
+use std::fs;
+use std::path::Path;
+
+use flash_io::{Budget, IoMode, Reader, ReaderConfig};
+use flash_model::{Bundles, Checkpoint, ModelError, Residency, StreamingProxy};
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::macros::ModuleParameters;
+use mlx_rs::module::{Module, Param};
+use mlx_rs::nn::{LayerNorm, Linear};
+use mlx_rs::ops::zeros;
+
+const DIMS: i32 = 160;
+
+/// A module with a parameter of its own and modules inside.
+#[derive(Debug, ModuleParameters)]
+struct Gated {
+    #[param]
+    gate: Param<Array>,
+    #[param]
+    norm: LayerNorm,
+    #[param]
+    proj: Linear,
+}
+
+impl Gated {
+    fn unloaded() -> Self {
+        let vector = || zeros::<f32>(&[DIMS]).unwrap();
+        let norm = LayerNorm {
+            dimensions: DIMS,
+            eps: 1e-5,
+            weight: Param::new(Some(vector())),
+            bias: Param::new(Some(vector())),
+        };
+        let weight = Param::new(zeros::<f32>(&[DIMS, DIMS]).unwrap());
+        Self { gate: Param::new(vector()), norm, proj: Linear { weight, bias: Param::new(None) } }
+    }
+}
+
+impl Module<(&Array, f32)> for Gated {
+    type Output = Array;
+    type Error = Exception;
+
+    fn forward(&mut self, (x, scale): (&Array, f32)) -> Result<Array, Exception> {
+        let y = self.proj.forward(&self.norm.forward(x)?)?.multiply(&*self.gate)?;
+        x.add(y.multiply(Array::from_f32(scale))?)
+    }
+
+    fn training_mode(&mut self, _: bool) {}
+}
+
+fn value(layer: usize, tensor: usize, idx: usize) -> f32 {
+    ((layer * 131 + tensor * 31 + idx * 7) % 97) as f32 / 97.0 - 0.5
+}
+
+const TENSORS: [(&str, &[usize]); 4] = [
+    ("gate", &[DIMS as usize]),
+    ("norm.bias", &[DIMS as usize]),
+    ("norm.weight", &[DIMS as usize]),
+    ("proj.weight", &[DIMS as usize, DIMS as usize]),
+];
+
+fn write_model(dir: &Path, n_layers: usize) {
+    let mut header = serde_json::Map::new();
+    let mut data = Vec::new();
+    for layer in 0..n_layers {
+        for (idx, (name, shape)) in TENSORS.iter().enumerate() {
+            let start = data.len();
+            let values = (0..shape.iter().product()).map(|i| value(layer, idx, i));
+            data.extend(values.flat_map(f32::to_le_bytes));
+            let info = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] });
+            header.insert(format!("blocks.{layer}.{name}"), info);
+        }
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+    fs::write(dir.join("model.safetensors"), file).unwrap();
+    fs::write(dir.join("config.json"), r#"{"model_type": "of my own"}"#).unwrap();
+}
+
+fn forward(proxies: &mut [StreamingProxy<Gated>], residency: &mut Residency) -> Vec<u32> {
+    let mut x = Array::from_iter((0..DIMS).map(|i| i as f32 / 10.0), &[1, DIMS]);
+    for (layer, proxy) in proxies.iter_mut().enumerate() {
+        x = proxy.forward(residency, (&x, layer as f32 + 0.5)).unwrap();
+    }
+    x.as_slice::<f32>().iter().map(|value| value.to_bits()).collect()
+}
+
+fn open(dir: &Path, n_layers: usize, budget_bytes: u64) -> (Vec<StreamingProxy<Gated>>, Residency) {
+    let checkpoint = Checkpoint::open(dir, IoMode::Pread).unwrap();
+    let mut bundles = Bundles::default();
+    let proxies = (0..n_layers)
+        .map(|layer| {
+            StreamingProxy::new(Box::new(Gated::unloaded()), &format!("blocks.{layer}"), &checkpoint, &mut bundles)
+        })
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let budget = Budget::new(budget_bytes);
+    let plan = bundles.plan(0, budget_bytes, true).unwrap();
+    let reader = Reader::new(checkpoint.catalog().shards().to_vec(), ReaderConfig::default()).unwrap();
+    (proxies, Residency::new(bundles, plan, reader, &budget, true).unwrap())
+}
+
+#[test]
+fn any_module_streams_and_gives_the_bits_of_its_own_forward() {
+    const LAYERS: usize = 5;
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path(), LAYERS);
+
+    let mut x = Array::from_iter((0..DIMS).map(|i| i as f32 / 10.0), &[1, DIMS]);
+    for layer in 0..LAYERS {
+        let mut module = Gated::unloaded();
+        let tensor = |idx: usize| {
+            let shape: Vec<i32> = TENSORS[idx].1.iter().map(|&extent| extent as i32).collect();
+            Array::from_iter((0..shape.iter().product::<i32>()).map(|i| value(layer, idx, i as usize)), &shape)
+        };
+        module.gate.value = tensor(0);
+        module.norm.bias.value = Some(tensor(1));
+        module.norm.weight.value = Some(tensor(2));
+        module.proj.weight.value = tensor(3);
+        x = module.forward((&x, layer as f32 + 0.5)).unwrap();
+    }
+    let wanted: Vec<u32> = x.as_slice::<f32>().iter().map(|value| value.to_bits()).collect();
+
+    let layer_bytes = 4 * (3 * DIMS + DIMS * DIMS) as u64;
+    for budget_bytes in [2 * (layer_bytes + 20_000), 3 * (layer_bytes + 20_000), 100 * layer_bytes] {
+        let (mut proxies, mut residency) = open(dir.path(), LAYERS, budget_bytes);
+        for _ in 0..3 {
+            assert!(forward(&mut proxies, &mut residency) == wanted, "with {budget_bytes} B");
+        }
+        assert_eq!(residency.streamed_bytes() == 0, budget_bytes == 100 * layer_bytes);
+    }
+}
+
+#[test]
+fn a_parameter_of_another_shape_or_name_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path(), 1);
+    let checkpoint = Checkpoint::open(dir.path(), IoMode::Pread).unwrap();
+    let linear = |rows| {
+        let (weight, bias) = (zeros::<f32>(&[rows, DIMS]).unwrap(), Param::new(None));
+        Box::new(Linear { weight: Param::new(weight), bias })
+    };
+    let mut bundles = Bundles::default();
+    let error = StreamingProxy::new(linear(7), "blocks.0.proj", &checkpoint, &mut bundles).unwrap_err();
+    assert!(
+        matches!(&error, ModelError::TensorShape { tensor, .. } if tensor == "blocks.0.proj.weight"),
+        "{error:?}"
+    );
+    let error = StreamingProxy::new(linear(7), "blocks.0.other", &checkpoint, &mut bundles).unwrap_err();
+    assert!(
+        matches!(&error, ModelError::MissingTensor { tensor, .. } if tensor == "blocks.0.other.weight"),
+        "{error:?}"
+    );
+}

@@ -1,0 +1,268 @@
+//! Streaming changes no bit: whatever the budget, the way of reading and the faults on the way, logits and losses are
+//! those of the model that is all in memory.
+
+mod tiny;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flash_io::faults::{Fault, FaultyStorage, When};
+use flash_io::{IoError, IoMode, ReaderConfig};
+use flash_model::{Checkpoint, Engine, EngineOptions, Model, ModelError, Workload};
+use proptest::prelude::*;
+use tiny::{Format, Tiny, tiny};
+
+/// One way to run a model.
+#[derive(Debug, Clone)]
+struct Way {
+    /// Part of the streamable weights that the budget has room for beyond the floor.
+    pinned: f64,
+    io: IoMode,
+    threads: usize,
+    chunk_bytes: usize,
+    prefetch: bool,
+    faults: Option<(Fault, When)>,
+}
+
+impl Way {
+    const RESIDENT: Self = Self {
+        pinned: 2.0,
+        io: IoMode::Pread,
+        threads: 1,
+        chunk_bytes: 1 << 20,
+        prefetch: true,
+        faults: None,
+    };
+
+    fn open(&self, dir: &Path) -> Result<Engine, ModelError> {
+        let mut checkpoint = Checkpoint::open(dir, self.io)?;
+        if let Some((fault, when)) = self.faults {
+            checkpoint =
+                checkpoint.map_storage(|_, storage| Arc::new(FaultyStorage::new(storage, fault, when)));
+        }
+        let model = Model::open(checkpoint)?;
+        let workload = Workload { prompt_tokens: 300, context_tokens: 400, prefetch: self.prefetch };
+        let budget_bytes =
+            model.floor_bytes(&workload) + (self.pinned * 2.0 * model.model_bytes() as f64) as u64;
+        let reader = ReaderConfig {
+            threads: self.threads,
+            chunk_bytes: self.chunk_bytes,
+            retry_backoff: Duration::ZERO,
+            ..ReaderConfig::default()
+        };
+        model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: None })
+    }
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    let io = prop_oneof![Just(IoMode::Pread), Just(IoMode::Mmap), Just(IoMode::Direct)];
+    let fault =
+        prop_oneof![Just(Fault::Eio), Just(Fault::Interrupted), Just(Fault::Short), Just(Fault::Empty)];
+    let faults = prop::option::of((fault, (2..7u64).prop_map(When::EveryNth)));
+    let chunk_bytes = prop_oneof![Just(4096), Just(12_288), Just(1 << 20)];
+    (0.0..1.0f64, io, 1..5usize, chunk_bytes, any::<bool>(), faults).prop_map(
+        |(pinned, io, threads, chunk_bytes, prefetch, faults)| Way {
+            pinned,
+            io,
+            threads,
+            chunk_bytes,
+            prefetch,
+            faults,
+        },
+    )
+}
+
+/// The bits of every logit of a prompt, some decoded tokens and a second prompt behind them; and of every loss.
+fn bits(engine: &mut Engine, prompt: &[u32], vocab: usize) -> Result<(Vec<u32>, Vec<u64>), ModelError> {
+    let mut bits = Vec::new();
+    let mut token = None;
+    for step in 0..6 {
+        let logits = match token {
+            None => engine.forward(prompt)?,
+            Some(_) if step == 4 => engine.forward(&prompt[..prompt.len().min(5)])?,
+            Some(token) => engine.forward(&[token])?,
+        };
+        assert_eq!(logits.len(), vocab);
+        assert!(logits.iter().all(|logit| logit.is_finite()));
+        let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+        token = Some(best.0 as u32);
+        bits.extend(logits.iter().map(|logit| logit.to_bits()));
+    }
+    let losses = engine.losses(prompt)?;
+    assert_eq!(losses.len(), prompt.len() - 1);
+    Ok((bits, losses.iter().map(|loss| loss.to_bits()).collect()))
+}
+
+fn prompt_of(n: usize, vocab: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * 31 + 7) % vocab) as u32).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn no_way_of_streaming_changes_a_bit(tiny in tiny(), ways in prop::collection::vec(way(), 3), n in 1..300usize) {
+        let dir = tempfile::tempdir().unwrap();
+        tiny.write(dir.path());
+        let prompt = prompt_of(n, tiny.vocab);
+        let resident = bits(&mut Way::RESIDENT.open(dir.path()).unwrap(), &prompt, tiny.vocab).unwrap();
+        for way in ways {
+            let mut engine = way.open(dir.path()).unwrap();
+            let streamed = bits(&mut engine, &prompt, tiny.vocab).unwrap();
+            prop_assert!(streamed == resident, "{:?} differs", way);
+        }
+    }
+}
+
+const SMALL: Tiny = Tiny {
+    layers: 3,
+    heads: 4,
+    kv_heads: 2,
+    vocab: 100,
+    tied: false,
+    biases: false,
+    format: Format::Affine(4),
+    seed: 1,
+};
+
+const STREAM_ALL: Way =
+    Way { pinned: 0.0, io: IoMode::Pread, threads: 2, chunk_bytes: 4096, prefetch: true, faults: None };
+
+fn written(tiny: &Tiny) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    tiny.write(dir.path());
+    dir
+}
+
+#[test]
+fn at_the_floor_most_of_the_model_streams() {
+    let dir = written(&Tiny { format: Format::F32, layers: 8, ..SMALL });
+    let mut engine = STREAM_ALL.open(dir.path()).unwrap();
+    engine.forward(&[1, 2, 3]).unwrap();
+    let stats = engine.stats();
+    assert!(stats.streamed_bytes * 2 > stats.model_bytes, "{stats:?}");
+    engine.forward(&[4]).unwrap();
+    assert_eq!(engine.stats().streamed_bytes, 2 * stats.streamed_bytes, "each pass reads the same");
+    assert_eq!(stats.streamed_bytes, stats.pass_bytes);
+}
+
+#[test]
+fn a_prompt_of_any_length_costs_one_pass_over_the_weights() {
+    let dir = written(&Tiny { format: Format::F32, ..SMALL });
+    let streamed = |n| {
+        let mut engine = STREAM_ALL.open(dir.path()).unwrap();
+        engine.forward(&prompt_of(n, 100)).unwrap();
+        engine.stats().streamed_bytes
+    };
+    assert_eq!(streamed(300), streamed(1));
+}
+
+#[test]
+fn a_read_that_fails_for_good_is_a_typed_error_at_every_nth_read_and_leaves_the_engine_whole() {
+    let dir = written(&SMALL);
+    let prompt = prompt_of(20, SMALL.vocab);
+    let wanted = bits(&mut Way::RESIDENT.open(dir.path()).unwrap(), &prompt, SMALL.vocab).unwrap();
+    let mut failures = 0;
+    for nth in 0..400 {
+        // One read is denied, which no retry helps; all others succeed.
+        let way = Way { faults: Some((Fault::Denied, When::Nth(nth))), ..STREAM_ALL };
+        let mut engine = match way.open(dir.path()) {
+            Ok(engine) => engine,
+            Err(error) => panic!("opening reads nothing through the faulty storage, yet {error}"),
+        };
+        match bits(&mut engine, &prompt, SMALL.vocab) {
+            Ok(got) => assert!(got == wanted, "read {nth}"),
+            Err(ModelError::WeightRead { tensor, source: IoError::ReadFailed { path, .. } }) => {
+                assert!(path.ends_with("model.safetensors"), "{path:?}");
+                assert!(tensor.starts_with("model.") || tensor.starts_with("lm_head."), "{tensor}");
+                failures += 1;
+                engine.truncate(0);
+                let again = bits(&mut engine, &prompt, SMALL.vocab).unwrap();
+                assert!(again == wanted, "after the error of read {nth}");
+            }
+            Err(other) => panic!("read {nth}: {other:?}"),
+        }
+    }
+    assert!(failures > 100, "only {failures} reads failed");
+}
+
+#[test]
+fn a_file_truncated_while_running_names_tensor_offset_wanted_and_got() {
+    let dir = written(&SMALL);
+    let mut engine = STREAM_ALL.open(dir.path()).unwrap();
+    engine.forward(&[1, 2, 3]).unwrap();
+    let file = std::fs::File::options().write(true).open(dir.path().join("model.safetensors")).unwrap();
+    file.set_len(6000).unwrap();
+    // What was prefetched before the cut is right, so the first pass after it may still succeed.
+    let error = (0..3).find_map(|_| engine.forward(&[4]).err()).expect("the weights are gone");
+    let ModelError::WeightRead { source: IoError::ReadFailed { wanted_bytes, got_bytes, .. }, .. } = &error
+    else {
+        panic!("{error:?}")
+    };
+    assert!(got_bytes < wanted_bytes);
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
+}
+
+#[test]
+fn an_error_in_mid_pass_keeps_the_cache_as_it_was() {
+    let dir = written(&SMALL);
+    let mut engine = STREAM_ALL.open(dir.path()).unwrap();
+    engine.forward(&[1, 2, 3]).unwrap();
+    engine.interrupt().store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(matches!(engine.forward(&[4]), Err(ModelError::Interrupted)));
+    assert_eq!(engine.held_tokens(), 3);
+    engine.interrupt().store(false, std::sync::atomic::Ordering::Relaxed);
+    let after = engine.forward(&[4]).unwrap();
+    engine.truncate(0);
+    engine.forward(&[1, 2, 3]).unwrap();
+    assert_eq!(engine.forward(&[4]).unwrap(), after);
+}
+
+#[test]
+fn below_the_floor_is_refused_before_any_weight_is_read() {
+    let dir = written(&SMALL);
+    // A storage that panics when it is read.
+    let checkpoint = Checkpoint::open(dir.path(), IoMode::Pread)
+        .unwrap()
+        .map_storage(|_, storage| Arc::new(FaultyStorage::new(storage, Fault::Panic, When::From(0))));
+    let workload = Workload { prompt_tokens: 1, context_tokens: 1, prefetch: true };
+    let model = Model::open(checkpoint).unwrap();
+    let floor_bytes = model.floor_bytes(&workload);
+    let reader = ReaderConfig::default();
+    let options = EngineOptions { budget_bytes: floor_bytes - 1, workload, reader, read_rate: None };
+    let error = model.load(&options).unwrap_err();
+    assert!(
+        matches!(error, ModelError::BelowFloor { floor_bytes: named, .. } if named == floor_bytes),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("MiB"), "{error}");
+}
+
+#[test]
+fn context_and_vocabulary_are_checked() {
+    let dir = written(&SMALL);
+    let mut engine = STREAM_ALL.open(dir.path()).unwrap();
+    assert!(matches!(engine.forward(&[]), Err(ModelError::EmptyPrompt)));
+    assert!(matches!(
+        engine.forward(&[1, 100]),
+        Err(ModelError::TokenOutOfRange { token: 100, vocab_size: 100 })
+    ));
+    let too_long = prompt_of(engine.context_tokens() + 1, 100);
+    assert!(matches!(engine.forward(&too_long), Err(ModelError::PromptTooLong { .. })));
+    assert_eq!(engine.held_tokens(), 0);
+}
+
+#[test]
+fn a_cap_on_the_read_rate_changes_no_bit() {
+    let dir = written(&SMALL);
+    let prompt = prompt_of(10, 100);
+    let wanted = bits(&mut Way::RESIDENT.open(dir.path()).unwrap(), &prompt, 100).unwrap();
+    let model = Model::open(Checkpoint::open(dir.path(), IoMode::Pread).unwrap()).unwrap();
+    let workload = Workload { prompt_tokens: 300, context_tokens: 400, prefetch: true };
+    let budget_bytes = model.floor_bytes(&workload);
+    let read_rate = flash_sched::ByteRate::new(20e6).ok();
+    let reader = ReaderConfig::default();
+    let mut engine = model.load(&EngineOptions { budget_bytes, workload, reader, read_rate }).unwrap();
+    assert!(bits(&mut engine, &prompt, 100).unwrap() == wanted);
+}
