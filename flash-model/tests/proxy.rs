@@ -70,7 +70,8 @@ fn write_model(dir: &Path, n_layers: usize) {
             let start = data.len();
             let values = (0..shape.iter().product()).map(|i| value(layer, idx, i));
             data.extend(values.flat_map(f32::to_le_bytes));
-            let info = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] });
+            let info =
+                serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] });
             header.insert(format!("blocks.{layer}.{name}"), info);
         }
     }
@@ -93,7 +94,12 @@ fn open(dir: &Path, n_layers: usize, budget_bytes: u64) -> (Vec<StreamingProxy<G
     let mut bundles = Bundles::default();
     let proxies = (0..n_layers)
         .map(|layer| {
-            StreamingProxy::new(Box::new(Gated::unloaded()), &format!("blocks.{layer}"), &checkpoint, &mut bundles)
+            StreamingProxy::new(
+                Box::new(Gated::unloaded()),
+                &format!("blocks.{layer}"),
+                &checkpoint,
+                &mut bundles,
+            )
         })
         .collect::<Result<_, _>>()
         .unwrap();
@@ -114,7 +120,10 @@ fn any_module_streams_and_gives_the_bits_of_its_own_forward() {
         let mut module = Gated::unloaded();
         let tensor = |idx: usize| {
             let shape: Vec<i32> = TENSORS[idx].1.iter().map(|&extent| extent as i32).collect();
-            Array::from_iter((0..shape.iter().product::<i32>()).map(|i| value(layer, idx, i as usize)), &shape)
+            Array::from_iter(
+                (0..shape.iter().product::<i32>()).map(|i| value(layer, idx, i as usize)),
+                &shape,
+            )
         };
         module.gate.value = tensor(0);
         module.norm.bias.value = Some(tensor(1));

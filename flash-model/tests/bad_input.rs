@@ -1,0 +1,241 @@
+//! Model directories that are not what they should be: each ends in a typed error that names file and field.
+
+use std::fs;
+use std::path::Path;
+
+use flash_io::{IoError, IoMode};
+use flash_model::{Checkpoint, Model, ModelError};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const HIDDEN: u64 = 32;
+const VOCAB: u64 = 50;
+
+fn config() -> Value {
+    json!({
+        "model_type": "llama", "hidden_size": HIDDEN, "num_hidden_layers": 1, "intermediate_size": 64,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "vocab_size": VOCAB,
+        "tie_word_embeddings": true,
+    })
+}
+
+/// Name, dtype and shape of every tensor that [`config`] asks for.
+fn tensors() -> Vec<(String, &'static str, Vec<u64>)> {
+    let layer = |name: &str| format!("model.layers.0.{name}.weight");
+    vec![
+        ("model.embed_tokens.weight".into(), "F32", vec![VOCAB, HIDDEN]),
+        ("model.norm.weight".into(), "F32", vec![HIDDEN]),
+        (layer("input_layernorm"), "F32", vec![HIDDEN]),
+        (layer("post_attention_layernorm"), "F32", vec![HIDDEN]),
+        (layer("self_attn.q_proj"), "F32", vec![HIDDEN, HIDDEN]),
+        (layer("self_attn.k_proj"), "F32", vec![HIDDEN / 2, HIDDEN]),
+        (layer("self_attn.v_proj"), "F32", vec![HIDDEN / 2, HIDDEN]),
+        (layer("self_attn.o_proj"), "F32", vec![HIDDEN, HIDDEN]),
+        (layer("mlp.gate_proj"), "F32", vec![64, HIDDEN]),
+        (layer("mlp.up_proj"), "F32", vec![64, HIDDEN]),
+        (layer("mlp.down_proj"), "F32", vec![HIDDEN, 64]),
+    ]
+}
+
+fn write(dir: &Path, config: &Value, tensors: &[(String, &str, Vec<u64>)]) {
+    fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let mut header = serde_json::Map::new();
+    let mut offset = 0;
+    for (name, dtype, shape) in tensors {
+        let width = if *dtype == "F16" { 2 } else { 4 };
+        let end = offset + shape.iter().product::<u64>() * width;
+        header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] }));
+        offset = end;
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.resize(file.len() + offset as usize, 0);
+    fs::write(dir.join("model.safetensors"), file).unwrap();
+}
+
+fn open(dir: &Path) -> Result<Model, ModelError> {
+    Model::open(Checkpoint::open(dir, IoMode::Pread)?)
+}
+
+/// The error of a model whose configuration has `value` at `field`.
+fn error_with(field: &str, value: Value) -> ModelError {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config[field] = value;
+    write(dir.path(), &config, &tensors());
+    open(dir.path()).unwrap_err()
+}
+
+fn model_with(
+    change: impl FnOnce(&mut Vec<(String, &'static str, Vec<u64>)>),
+) -> (TempDir, Result<Model, ModelError>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = tensors();
+    change(&mut tensors);
+    write(dir.path(), &config(), &tensors);
+    let model = open(dir.path());
+    (dir, model)
+}
+
+#[test]
+fn the_model_that_the_others_are_made_from_opens() {
+    let (_dir, model) = model_with(|_| ());
+    let model = model.unwrap();
+    assert_eq!(model.bundles().next().unwrap().name, "model.layers.0");
+}
+
+#[test]
+fn a_directory_that_does_not_exist_is_named() {
+    let error = open(Path::new("/no/such/model")).unwrap_err();
+    assert!(
+        matches!(&error, ModelError::File { path, .. } if path == Path::new("/no/such/model")),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_file_in_the_place_of_the_directory_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = open(file.path()).unwrap_err();
+    assert!(
+        matches!(&error, ModelError::Io(IoError::NotADirectory { path }) if path == file.path()),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_directory_without_configuration_names_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(&error, ModelError::File { path, .. } if path.ends_with("config.json")), "{error:?}");
+}
+
+#[test]
+fn a_configuration_that_is_no_json_names_line_and_file() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), "{\n\"model_type\" \"llama\"}").unwrap();
+    let error = open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("config.json") && error.contains("line 2"), "{error}");
+}
+
+#[test]
+fn an_unknown_model_type_lists_the_known() {
+    let error = error_with("model_type", json!("gpt5"));
+    assert!(matches!(&error, ModelError::UnknownModelType { given, .. } if given == "gpt5"), "{error:?}");
+    assert!(error.to_string().contains("llama"), "{error}");
+}
+
+#[test]
+fn a_configuration_without_model_type_names_the_field() {
+    let error = error_with("model_type", Value::Null);
+    assert!(matches!(error, ModelError::ConfigField { field: "model_type", .. }), "{error:?}");
+}
+
+#[test]
+fn a_missing_field_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.as_object_mut().unwrap().remove("intermediate_size");
+    write(dir.path(), &config, &tensors());
+    let error = open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("config.json") && error.contains("intermediate_size"), "{error}");
+}
+
+#[test]
+fn sizes_that_no_model_can_have_are_refused_by_field() {
+    for (field, value) in [
+        ("hidden_size", json!(0)),
+        ("hidden_size", json!(-32)),
+        ("num_attention_heads", json!(0)),
+        ("num_key_value_heads", json!(0)),
+        ("num_key_value_heads", json!(3)),
+        ("num_hidden_layers", json!(0)),
+        ("vocab_size", json!(0)),
+        ("intermediate_size", json!(-1)),
+        ("head_dim", json!(15)),
+        ("head_dim", json!(0)),
+        ("rope_theta", json!(0.0)),
+        ("layer_types", json!(["sliding_attention"])),
+    ] {
+        let error = error_with(field, value.clone());
+        assert!(
+            matches!(&error, ModelError::ConfigField { field: named, .. } if *named == field),
+            "{field} = {value}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_size_beyond_the_range_is_refused() {
+    let error = error_with("hidden_size", json!(5_000_000_000_u64));
+    assert!(matches!(error, ModelError::Json { .. }), "{error:?}");
+}
+
+#[test]
+fn a_huge_size_is_refused_by_the_shape_of_the_first_tensor() {
+    let error = error_with("intermediate_size", json!(i32::MAX));
+    assert!(matches!(error, ModelError::TensorShape { .. }), "{error:?}");
+}
+
+#[test]
+fn rope_scaling_that_is_not_supported_is_named() {
+    let error = error_with("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }));
+    assert!(
+        matches!(&error, ModelError::ConfigField { field: "rope_scaling", given, .. } if given == "yarn")
+    );
+    let error = error_with("rope_scaling", json!({ "type": "linear" }));
+    assert!(matches!(error, ModelError::ConfigField { field: "rope_scaling.factor", .. }), "{error:?}");
+}
+
+#[test]
+fn quantization_that_is_not_supported_is_named() {
+    for value in [
+        json!({ "group_size": 64, "bits": 3 }),
+        json!({ "group_size": 16, "bits": 4 }),
+        json!({ "group_size": 32, "bits": 4, "mode": "mxfp4" }),
+        json!({ "group_size": 32, "bits": 4, "model.embed_tokens": { "group_size": 7, "bits": 4 } }),
+        json!(4),
+    ] {
+        let error = error_with("quantization", value.clone());
+        assert!(matches!(error, ModelError::ConfigField { field: "quantization", .. }), "{value}: {error:?}");
+    }
+}
+
+#[test]
+fn quantized_weights_without_a_configuration_are_named() {
+    let (_dir, model) = model_with(|tensors| {
+        tensors.push(("model.layers.0.mlp.up_proj.scales".into(), "F32", vec![64, 1]));
+    });
+    assert!(matches!(model.unwrap_err(), ModelError::ConfigField { field: "quantization", .. }));
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let (dir, model) = model_with(|tensors| tensors.retain(|(name, ..)| !name.contains("v_proj")));
+    let error = model.unwrap_err();
+    let wanted = "model.layers.0.self_attn.v_proj.weight";
+    assert!(matches!(&error, ModelError::MissingTensor { tensor, .. } if tensor == wanted), "{error:?}");
+    assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_shape_that_disagrees_with_the_configuration_names_both() {
+    let (_dir, model) = model_with(|tensors| tensors[8].2 = vec![65, HIDDEN]);
+    let error = model.unwrap_err();
+    let ModelError::TensorShape { path, tensor, shape, expected } = &error else { panic!("{error:?}") };
+    assert!(path.ends_with("model.safetensors"));
+    assert_eq!(tensor, "model.layers.0.mlp.gate_proj.weight");
+    assert_eq!((shape.as_slice(), expected.as_slice()), (&[65, HIDDEN][..], &[64, HIDDEN][..]));
+}
+
+#[test]
+fn a_dtype_that_no_weight_can_have_is_named() {
+    let (_dir, model) = model_with(|tensors| tensors[8].1 = "I32");
+    let error = model.unwrap_err();
+    assert!(
+        matches!(&error, ModelError::TensorDtype { tensor, .. } if tensor.contains("gate_proj")),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("I32") && error.to_string().contains("BF16"), "{error}");
+}
