@@ -1,2 +1,30 @@
-//! Run language models larger than memory.
-fn main() {}
+//! Runs language models larger than memory.
+
+mod args;
+mod budget;
+mod cmd;
+mod failure;
+mod interrupt;
+mod layers;
+mod modelfile;
+mod options;
+mod output;
+mod prompt;
+mod report;
+mod session;
+mod size;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use flash_model::memory;
+
+fn main() -> ExitCode {
+    // Before the first allocation of any size.
+    memory::bound_allocators();
+    match args::Cli::try_parse() {
+        Ok(cli) => cmd::run(cli.command).unwrap_or_else(|error| failure::report(&error)),
+        Err(error) => failure::report_usage(&error),
+    }
+}

@@ -255,6 +255,11 @@ impl Engine {
         Arc::clone(&self.interrupt)
     }
 
+    /// What is in memory, and by which plan.
+    pub fn residency(&self) -> &Residency {
+        &self.residency
+    }
+
     /// What was done so far.
     pub fn stats(&self) -> EngineStats {
         let reads = self.residency.reader().stats();

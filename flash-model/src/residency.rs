@@ -82,6 +82,16 @@ impl Residency {
         self.plan.pinned[idx.0]
     }
 
+    /// The bundles, in execution order.
+    pub fn bundles(&self) -> &Bundles {
+        &self.bundles
+    }
+
+    /// Which of them are pinned, and the slots of the others.
+    pub fn plan(&self) -> &ResidencyPlan {
+        &self.plan
+    }
+
     /// How long computing has waited for reads.
     pub fn stall(&self) -> Duration {
         self.stall

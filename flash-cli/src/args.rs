@@ -1,0 +1,225 @@
+//! The flags as they are typed. What they mean together is in [`options`](crate::options).
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::size::Size;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const AFTER_HELP: &str = "\
+SIZE is a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB).
+Exit status: 0 for success, 1 for failure, 2 for bad usage, 130 after Ctrl-C.";
+
+/// Run language models larger than memory
+///
+/// The weights are streamed from the SSD under a hard memory budget, and the budget changes no bit of the output.
+#[derive(Debug, Parser)]
+#[command(name = "flash-cli", version, styles = STYLES, after_help = AFTER_HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Continue a prompt
+    Run(RunArgs),
+    /// Talk with a model
+    Chat(ChatArgs),
+    /// Show what a model is made of and the memory it needs
+    Inspect(InspectArgs),
+    /// Measure how well a model predicts a text
+    Perplexity(PerplexityArgs),
+    /// Convert a GGUF file to a model directory
+    Convert(ConvertArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Continue this text; without it and --prompt-file, the text on standard input
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file", allow_hyphen_values = true)]
+    pub(crate) prompt: Option<String>,
+    /// Continue the text in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_file: Option<PathBuf>,
+    /// Ask the prompt as a user would, through the model's chat template
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// Generate at most this many tokens
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) max_tokens: usize,
+    /// Print one JSON object when done, and no text before
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say at the end what was done, as is usual on a terminal
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) summary: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Say this to the model before the conversation
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) system: Option<String>,
+    /// Hold a conversation of this many tokens [default: 4096, or what the model was trained for]
+    #[arg(long, value_name = "N")]
+    pub(crate) ctx: Option<usize>,
+    /// Generate at most this many tokens an answer
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) max_tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct InspectArgs {
+    /// The directory of the model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct PerplexityArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// The text to predict
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Predict windows of this many tokens, each from its own beginning
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) ctx: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct ConvertArgs {
+    /// The GGUF file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) gguf: PathBuf,
+    /// The directory to make; it must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Re-pack every tensor without loss where MLX's format can hold it (the default)
+    #[arg(long, group = "target")]
+    pub(crate) keep: bool,
+    /// Quantize the matrices anew to this many bits: 4 or 8
+    #[arg(long, value_name = "BITS", group = "target")]
+    pub(crate) quantize: Option<u32>,
+    /// Quantize in groups of this many weights: 32, 64 or 128 [default: 64]
+    #[arg(long, value_name = "N", requires = "quantize")]
+    pub(crate) group_size: Option<usize>,
+    /// Store every tensor as floats of this type
+    #[arg(long, value_name = "TYPE", group = "target")]
+    pub(crate) dtype: Option<FloatArg>,
+    /// Begin a new file when one would become larger than this
+    #[arg(long, value_name = "SIZE", default_value = "5GB", allow_negative_numbers = true)]
+    pub(crate) shard_size: Size,
+}
+
+/// How a model is run.
+#[derive(Debug, Args)]
+pub(crate) struct EngineArgs {
+    /// The directory of the model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Take settings from this file; flags override them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) modelfile: Option<PathBuf>,
+    /// Cap the memory of the whole program [default: what is free, less some headroom]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Memory and disk")]
+    pub(crate) ram: Option<Size>,
+    /// Quantize the KV cache to this many bits; 0 keeps full precision
+    #[arg(long, value_name = "BITS", help_heading = "Memory and disk")]
+    pub(crate) kv_quant: Option<u32>,
+    /// Read the weights past the page cache (direct), through it (pread), or from a map of it (mmap)
+    #[arg(long, value_name = "MODE", default_value = "direct", help_heading = "Memory and disk")]
+    pub(crate) io: IoArg,
+    /// Read with this many threads [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Memory and disk")]
+    pub(crate) threads: Option<usize>,
+    /// Read at most this much a second, for whoever shares the disk
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Memory and disk")]
+    pub(crate) max_read_rate: Option<Size>,
+    /// Do not read ahead: slower, with less memory
+    #[arg(long, help_heading = "Memory and disk")]
+    pub(crate) no_pipeline: bool,
+    /// Tell on standard error what is planned and done
+    #[arg(long)]
+    pub(crate) debug: bool,
+}
+
+/// How tokens are drawn.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Temperature; 0 takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) temp: f32,
+    /// Draw from this many of the most likely tokens; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Draw from the most likely tokens that hold this part of the probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub(crate) top_p: f32,
+    /// Draw from tokens at least this likely, next to the most likely one
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) min_p: f32,
+    /// Make recent tokens less likely; 1 changes nothing
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub(crate) repetition_penalty: f32,
+    /// Draw the same tokens every time
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// End before this text; may be given more than once
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum IoArg {
+    Pread,
+    Mmap,
+    Direct,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum FloatArg {
+    F32,
+    F16,
+    Bf16,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+}

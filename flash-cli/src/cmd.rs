@@ -1,0 +1,30 @@
+//! The verbs, one file each.
+
+mod chat;
+mod convert;
+mod inspect;
+mod perplexity;
+mod run;
+
+use std::process::ExitCode;
+
+use crate::args::Command;
+use crate::options::{ChatOptions, ConvertOptions, PerplexityOptions, RunOptions};
+use crate::trace;
+
+/// Runs a command to its end.
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    trace::show(match &command {
+        Command::Run(args) => args.engine.debug,
+        Command::Chat(args) => args.engine.debug,
+        Command::Perplexity(args) => args.engine.debug,
+        Command::Inspect(_) | Command::Convert(_) => false,
+    });
+    match command {
+        Command::Run(args) => run::run(RunOptions::resolve(args)?),
+        Command::Chat(args) => chat::run(ChatOptions::resolve(args)?),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Perplexity(args) => perplexity::run(PerplexityOptions::resolve(args)?),
+        Command::Convert(args) => convert::run(&ConvertOptions::resolve(args)?),
+    }
+}

@@ -1,0 +1,158 @@
+//! The report as a person reads it.
+
+use std::collections::BTreeMap;
+
+use anstyle::Style;
+
+use super::report::Report;
+use crate::layers;
+use crate::size::Bytes;
+
+const HEADING: Style = Style::new().bold();
+const GAP: &str = "  ";
+
+/// The whole report, with styles.
+pub(super) fn render(report: &Report) -> String {
+    let sections = [
+        section("Model", &model(report)),
+        section("Memory", &memory(report)),
+        section("Bytes by kind", &kinds(report)),
+        section("Bundles", &bundles(report)),
+        section("Tensors", &tensors(report)),
+    ];
+    sections.join("\n")
+}
+
+/// A cell; `true` for numbers, which stand at the right.
+type Cell = (String, bool);
+
+fn left(text: impl Into<String>) -> Cell {
+    (text.into(), false)
+}
+
+fn size(bytes: u64) -> Cell {
+    (Bytes(bytes).to_string(), true)
+}
+
+fn model(report: &Report) -> Vec<Vec<Cell>> {
+    let context =
+        report.max_context_tokens.map_or("not said".to_owned(), |tokens| format!("{tokens} tokens"));
+    vec![
+        vec![left("type"), left(report.model_type.as_str())],
+        vec![left("weights"), left(Bytes(report.model_bytes).to_string())],
+        vec![left("tensors"), left(format!("{} in {}", report.n_tensors, count(report.n_shards, "file")))],
+        vec![left("longest context"), left(context)],
+    ]
+}
+
+fn memory(report: &Report) -> Vec<Vec<Cell>> {
+    let needs = &report.needs;
+    let floor = Report::workload();
+    vec![
+        vec![left("floor"), size(report.floor_bytes), left(format!("the least --ram, for {floor}"))],
+        vec![
+            left("floor without pipeline"),
+            size(report.floor_no_pipeline_bytes),
+            left("with --no-pipeline"),
+        ],
+        vec![left("process"), size(needs.process_bytes), left("of the floor: the program and its tokenizer")],
+        vec![
+            left("KV cache"),
+            size(needs.kv_bytes),
+            left(format!("{} a token", Bytes(report.kv_token_bytes))),
+        ],
+        vec![left("activations"), size(needs.activation_bytes), left("")],
+        vec![left("small weights"), size(needs.small_weights_bytes), left("too small to be streamed")],
+    ]
+}
+
+fn kinds(report: &Report) -> Vec<Vec<Cell>> {
+    let rows = report.bytes_by_kind.rows().into_iter().filter(|(_, bytes)| *bytes > 0);
+    rows.map(|(kind, bytes)| vec![left(kind), size(bytes)]).collect()
+}
+
+/// Bundles that differ only in their layer, or in their rows, are one row.
+fn bundles(report: &Report) -> Vec<Vec<Cell>> {
+    let rows = report.bundles.iter().map(|bundle| {
+        let cells = vec![left(count(bundle.n_tensors, "tensor"))];
+        // Bundles of some rows of a tensor have these in brackets.
+        let name = bundle.name.split('[').next().unwrap_or(&bundle.name);
+        (layers::collapse(name), cells, bundle.bytes)
+    });
+    grouped(rows)
+}
+
+/// Tensors that differ only in their layer are one row.
+fn tensors(report: &Report) -> Vec<Vec<Cell>> {
+    let rows = report.tensors.iter().map(|tensor| {
+        let cells = vec![left(tensor.dtype.as_str()), left(format!("{:?}", tensor.shape))];
+        (layers::collapse(&tensor.name), cells, tensor.bytes)
+    });
+    grouped(rows)
+}
+
+/// Equal rows as one, in the order in which they first came, with their number and the bytes of each.
+fn grouped(rows: impl Iterator<Item = (String, Vec<Cell>, u64)>) -> Vec<Vec<Cell>> {
+    let mut counts: BTreeMap<_, usize> = BTreeMap::new();
+    let mut order = Vec::new();
+    for row in rows {
+        let count = counts.entry(row.clone()).or_default();
+        if *count == 0 {
+            order.push(row);
+        }
+        *count += 1;
+    }
+    let line = |row: (String, Vec<Cell>, u64)| {
+        let count = counts[&row];
+        let (name, cells, bytes) = row;
+        let times = if count == 1 { String::new() } else { format!("× {count}") };
+        [vec![left(name)], cells, vec![size(bytes), left(times)]].concat()
+    };
+    order.into_iter().map(line).collect()
+}
+
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A heading, and rows with their columns aligned.
+fn section(heading: &str, rows: &[Vec<Cell>]) -> String {
+    let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..n_columns)
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.0.chars().count()).max())
+        .map(Option::unwrap_or_default)
+        .collect();
+    let mut text = format!("{HEADING}{heading}{HEADING:#}\n");
+    for row in rows {
+        let mut line = String::new();
+        for ((cell, is_right), &width) in row.iter().zip(&widths) {
+            line.push_str(GAP);
+            line.push_str(&if *is_right { format!("{cell:>width$}") } else { format!("{cell:<width$}") });
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_trailing_space() {
+        let rows = [vec![left("a"), size(10), left("")], vec![left("bcd"), size(5), left("x")]];
+        let text = section("Heading", &rows);
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(lines, ["  a    10 B", "  bcd   5 B  x"]);
+    }
+
+    #[test]
+    fn equal_rows_become_one_in_the_order_they_came() {
+        let row = |name: &str| (name.to_owned(), vec![], 1024);
+        let rows = grouped([row("b"), row("a"), row("b")].into_iter());
+        let texts: Vec<Vec<_>> =
+            rows.iter().map(|row| row.iter().map(|cell| cell.0.as_str()).collect()).collect();
+        assert_eq!(texts, [["b", "1.00 KiB", "× 2"], ["a", "1.00 KiB", ""]]);
+    }
+}

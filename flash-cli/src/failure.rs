@@ -1,0 +1,158 @@
+//! Errors as a person sees them: one sentence on standard error, and an exit status.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use flash_convert::ConvertError;
+use flash_io::IoError;
+use flash_model::ModelError;
+
+use crate::interrupt;
+use crate::modelfile::ModelfileError;
+use crate::options::UsageError;
+use crate::output;
+
+const FAILURE: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Reports why a command failed.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        // Who read our output has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    if is_interrupted(error) {
+        return ExitCode::from(interrupt::EXIT_CODE);
+    }
+    let mut sentence = sentence(error);
+    if let Some(hint) = hint(error) {
+        sentence.push_str(hint);
+    }
+    show(&sentence);
+    ExitCode::from(if is_usage(error) { USAGE } else { FAILURE })
+}
+
+/// Reports flags that could not be parsed, or prints the help that was asked for.
+pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
+    let is_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if is_help {
+        // A help that nobody reads to its end is no failure.
+        let _ = error.print();
+        return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+    }
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or(&text);
+    let mut sentence = one_line(first.strip_prefix("error: ").unwrap_or(first));
+    for kind in [ContextKind::SuggestedArg, ContextKind::SuggestedValue, ContextKind::SuggestedSubcommand] {
+        match error.get(kind) {
+            Some(ContextValue::String(suggestion)) => {
+                sentence.push_str(&format!("; did you mean '{suggestion}'?"));
+            }
+            Some(ContextValue::Strings(list)) if !list.is_empty() => {
+                sentence.push_str(&format!("; did you mean '{}'?", list.join("' or '")));
+            }
+            _ => {}
+        }
+    }
+    show(&sentence);
+    ExitCode::from(USAGE)
+}
+
+fn show(sentence: &str) {
+    let red = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
+    output::note(&format!("{red}error:{red:#} {sentence}"));
+}
+
+/// The error with its causes, but for those that it already quotes.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for part in error.chain().map(ToString::to_string) {
+        if sentence.is_empty() {
+            sentence = part;
+        } else if !sentence.contains(&part) {
+            sentence.push_str(": ");
+            sentence.push_str(&part);
+        }
+    }
+    one_line(&sentence)
+}
+
+fn one_line(text: &str) -> String {
+    text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// The flag that helps.
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    match find::<IoError>(error)? {
+        IoError::DirectUnsupported { .. } | IoError::DirectAlignment { .. } => Some(" (use --io pread)"),
+        _ => None,
+    }
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    match find::<ModelfileError>(error) {
+        Some(error) => !matches!(error, ModelfileError::Read { .. } | ModelfileError::NoExperts { .. }),
+        None => find::<UsageError>(error).is_some(),
+    }
+}
+
+fn is_interrupted(error: &anyhow::Error) -> bool {
+    matches!(find::<ModelError>(error), Some(ModelError::Interrupted))
+        || matches!(find::<ConvertError>(error), Some(ConvertError::Interrupted { .. }))
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    find::<io::Error>(error).is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The first cause of that type. An error that only wraps another, word for word, is not in the chain of its causes, so
+/// [`ModelError::Io`] is looked into.
+fn find<E: Error + 'static>(error: &anyhow::Error) -> Option<&E> {
+    error.chain().find_map(|cause| {
+        let inner = match cause.downcast_ref() {
+            Some(ModelError::Io(inner)) => (inner as &dyn Error).downcast_ref(),
+            _ => None,
+        };
+        inner.or_else(|| cause.downcast_ref())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unsupported() -> IoError {
+        let alternative = flash_io::IoMode::Pread;
+        IoError::DirectUnsupported { path: "a.safetensors".into(), alternative }
+    }
+
+    #[test]
+    fn a_cause_is_told_unless_it_was_quoted() {
+        let cause = || io::Error::other("no disk");
+        let quoted = anyhow::Error::from(ModelError::File { path: "a".into(), error: cause() });
+        assert_eq!(sentence(&quoted), "a: no disk");
+        assert_eq!(sentence(&quoted.context("a: no disk, as always")), "a: no disk, as always");
+        assert_eq!(sentence(&anyhow::Error::from(cause()).context("a")), "a: no disk");
+    }
+
+    #[test]
+    fn a_refused_direct_read_names_the_flag_that_helps() {
+        for error in [unsupported().into(), anyhow::Error::from(ModelError::from(unsupported()))] {
+            assert_eq!(hint(&error), Some(" (use --io pread)"), "{error:?}");
+        }
+        assert_eq!(hint(&ModelError::EmptyPrompt.into()), None);
+    }
+
+    #[test]
+    fn a_sentence_has_one_line() {
+        assert_eq!(one_line("these:\n  --a\n\n  --b\n"), "these: --a --b");
+    }
+}

@@ -1,0 +1,128 @@
+//! The settings that the flags, and a Modelfile, come to. Valid as far as can be told without the model.
+
+mod convert;
+mod engine;
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use flash_kernels::KernelError;
+use flash_model::GenerateOptions;
+use flash_model::sample::{SampleError, SamplerConfig};
+
+use crate::args::{ChatArgs, PerplexityArgs, RunArgs, SamplingArgs};
+use crate::prompt;
+
+pub(crate) use convert::ConvertOptions;
+pub(crate) use engine::EngineSettings;
+
+/// Why the flags make no sense.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UsageError {
+    #[error("no model was given: use --model DIR, or --modelfile with a FROM directive")]
+    NoModel,
+    #[error("no prompt was given: use --prompt TEXT or --prompt-file FILE, or pipe a text in")]
+    NoPrompt,
+    #[error("--kv-quant {bits} is not supported by this version: only 0, full precision, is")]
+    KvQuant { bits: u32 },
+    #[error("--kv-quant must be 0, 4 or 8, found {bits}")]
+    KvQuantBits { bits: u32 },
+    #[error("--threads must be from 1 to {max}, found {threads}")]
+    Threads { threads: usize, max: usize },
+    #[error("--ctx must be at least {min}, found {ctx}")]
+    Context { ctx: usize, min: usize },
+    #[error("--stop must not be empty")]
+    EmptyStop,
+    #[error("{0}")]
+    Sample(#[from] SampleError),
+    #[error("--quantize {bits} --group-size {group_size}: {error}")]
+    Quantize { bits: u32, group_size: usize, error: KernelError },
+}
+
+/// How `run` runs.
+#[derive(Debug)]
+pub(crate) struct RunOptions {
+    pub(crate) engine: EngineSettings,
+    pub(crate) prompt: String,
+    pub(crate) chat: bool,
+    pub(crate) generate: GenerateOptions,
+    pub(crate) json: bool,
+    /// Whether to say at the end what was done.
+    pub(crate) summary: bool,
+}
+
+impl RunOptions {
+    pub(crate) fn resolve(args: RunArgs) -> anyhow::Result<Self> {
+        let RunArgs { engine, prompt, prompt_file, chat, max_tokens, sampling, json, summary } = args;
+        let engine = EngineSettings::resolve(engine)?;
+        Ok(Self {
+            summary: summary || !json && (engine.debug || io::stderr().is_terminal()),
+            engine,
+            generate: generate_options(sampling, max_tokens)?,
+            prompt: prompt::text(prompt, prompt_file)?,
+            chat,
+            json,
+        })
+    }
+}
+
+/// How `chat` runs.
+#[derive(Debug)]
+pub(crate) struct ChatOptions {
+    pub(crate) engine: EngineSettings,
+    pub(crate) system: Option<String>,
+    pub(crate) context_tokens: Option<usize>,
+    pub(crate) generate: GenerateOptions,
+}
+
+impl ChatOptions {
+    pub(crate) fn resolve(args: ChatArgs) -> anyhow::Result<Self> {
+        let ChatArgs { engine, system, ctx, max_tokens, sampling } = args;
+        Ok(Self {
+            engine: EngineSettings::resolve(engine)?,
+            system,
+            context_tokens: ctx.map(|ctx| at_least(1, ctx)).transpose()?,
+            generate: generate_options(sampling, max_tokens)?,
+        })
+    }
+}
+
+/// How `perplexity` runs.
+#[derive(Debug)]
+pub(crate) struct PerplexityOptions {
+    pub(crate) engine: EngineSettings,
+    pub(crate) file: PathBuf,
+    pub(crate) window_tokens: usize,
+    pub(crate) json: bool,
+}
+
+impl PerplexityOptions {
+    pub(crate) fn resolve(args: PerplexityArgs) -> anyhow::Result<Self> {
+        let PerplexityArgs { engine, file, ctx, json } = args;
+        let engine = EngineSettings::resolve(engine)?;
+        // A window of one token predicts nothing.
+        Ok(Self { engine, file, window_tokens: at_least(2, ctx)?, json })
+    }
+}
+
+fn at_least(min: usize, ctx: usize) -> Result<usize, UsageError> {
+    if ctx < min { Err(UsageError::Context { ctx, min }) } else { Ok(ctx) }
+}
+
+fn generate_options(args: SamplingArgs, max_tokens: usize) -> Result<GenerateOptions, UsageError> {
+    let SamplingArgs { temp, top_k, top_p, min_p, repetition_penalty, seed, stop } = args;
+    let sampler = SamplerConfig {
+        temperature: temp,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        seed,
+        ..SamplerConfig::default()
+    };
+    sampler.validate()?;
+    if stop.iter().any(String::is_empty) {
+        return Err(UsageError::EmptyStop);
+    }
+    Ok(GenerateOptions { max_tokens, sampler, stop })
+}

@@ -1,0 +1,65 @@
+//! How a model is opened and run.
+
+use std::path::PathBuf;
+
+use flash_io::{IoMode, ReaderConfig};
+use flash_sched::ByteRate;
+
+use super::UsageError;
+use crate::args::{EngineArgs, IoArg};
+use crate::modelfile::{Modelfile, TopK};
+use crate::size::Size;
+
+/// More readers than any disk has use for.
+const THREADS_MAX: usize = 256;
+
+#[derive(Debug)]
+pub(crate) struct EngineSettings {
+    pub(crate) model_dir: PathBuf,
+    /// The budget, if someone says.
+    pub(crate) ram: Option<Size>,
+    pub(crate) io: IoMode,
+    pub(crate) reader: ReaderConfig,
+    pub(crate) read_rate: Option<ByteRate>,
+    pub(crate) prefetch: bool,
+    /// Whether weights may be streamed; otherwise all must fit.
+    pub(crate) stream: bool,
+    pub(crate) top_k: Option<TopK>,
+    pub(crate) debug: bool,
+}
+
+impl EngineSettings {
+    pub(crate) fn resolve(args: EngineArgs) -> anyhow::Result<Self> {
+        let EngineArgs { model, modelfile, ram, kv_quant, io, threads, max_read_rate, no_pipeline, debug } =
+            args;
+        match kv_quant {
+            None | Some(0) => {}
+            Some(bits @ (4 | 8)) => return Err(UsageError::KvQuant { bits }.into()),
+            Some(bits) => return Err(UsageError::KvQuantBits { bits }.into()),
+        }
+        let file = modelfile.as_deref().map(Modelfile::open).transpose()?.unwrap_or_default();
+        let mut reader = ReaderConfig::default();
+        if let Some(threads) = threads.or(file.threads) {
+            if !(1..=THREADS_MAX).contains(&threads) {
+                return Err(UsageError::Threads { threads, max: THREADS_MAX }.into());
+            }
+            reader.threads = threads;
+        }
+        let rate = |rate: Size| ByteRate::new(rate.bytes() as f64);
+        Ok(Self {
+            model_dir: model.or(file.from).ok_or(UsageError::NoModel)?,
+            ram: ram.or(file.ram),
+            io: match io {
+                IoArg::Pread => IoMode::Pread,
+                IoArg::Mmap => IoMode::Mmap,
+                IoArg::Direct => IoMode::Direct,
+            },
+            reader,
+            read_rate: max_read_rate.map(rate).transpose()?,
+            prefetch: !no_pipeline && file.prefetch_layers != Some(0),
+            stream: file.flash.unwrap_or(true),
+            top_k: file.top_k,
+            debug,
+        })
+    }
+}

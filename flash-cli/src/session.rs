@@ -1,0 +1,130 @@
+//! From settings to an engine, in the order in which problems are cheapest to find.
+
+use std::path::{Path, PathBuf};
+
+use flash_io::IoMode;
+use flash_model::text::Tokenizer;
+use flash_model::{Checkpoint, Engine, EngineOptions, Model, ModelError, Workload, memory};
+
+use crate::options::EngineSettings;
+use crate::size::Bytes;
+use crate::{budget, report};
+
+/// A model whose headers and tokenizer were read.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) model: Model,
+    pub(crate) tokenizer: Tokenizer,
+    settings: EngineSettings,
+}
+
+/// Why settings do not fit a model.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(
+        "{}: no such directory; if it is the name of a model on Hugging Face, download that first \
+         (hf download {} --local-dir DIR) and give its directory",
+        id.display(), id.display()
+    )]
+    NotDownloaded { id: PathBuf },
+    #[error(
+        "the Modelfile says FLASH false, but a budget of {budget} leaves {pass} of the weights to be streamed",
+        budget = Bytes(*budget_bytes), pass = Bytes(*pass_bytes)
+    )]
+    WouldStream { budget_bytes: u64, pass_bytes: u64 },
+}
+
+impl Session {
+    pub(crate) fn open(mut settings: EngineSettings) -> anyhow::Result<Self> {
+        let model = open_model(&settings.model_dir, settings.io)?;
+        if let Some(top_k) = settings.top_k.take() {
+            // None of the architectures that are known has experts.
+            return Err(top_k.no_experts().into());
+        }
+        let tokenizer = Tokenizer::open(&settings.model_dir)?;
+        // Reading it takes more memory than having it, and what is resident now counts against the budget.
+        memory::trim();
+        Ok(Self { model, tokenizer, settings })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.settings.model_dir
+    }
+
+    /// What a prompt of so many tokens, and an answer, ask of memory: no more than the model's context.
+    ///
+    /// # Errors
+    /// [`ModelError::PromptTooLong`] if the prompt alone is longer.
+    pub(crate) fn workload(
+        &self,
+        prompt_tokens: usize,
+        answer_tokens: usize,
+    ) -> Result<Workload, ModelError> {
+        let max_tokens = self.model.max_context_tokens().unwrap_or(usize::MAX);
+        if prompt_tokens > max_tokens {
+            return Err(ModelError::PromptTooLong { prompt_tokens, context_tokens: max_tokens });
+        }
+        let context_tokens = prompt_tokens.saturating_add(answer_tokens).min(max_tokens);
+        Ok(Workload { prompt_tokens, context_tokens, prefetch: self.settings.prefetch })
+    }
+
+    /// Chooses the budget, and takes the memory.
+    pub(crate) fn load(self, workload: Workload) -> anyhow::Result<Loaded> {
+        let Self { model, tokenizer, settings } = self;
+        let budget_bytes = budget::bytes(settings.ram);
+        if settings.debug {
+            report::needs(&model, &workload, budget_bytes);
+        }
+        let EngineSettings { reader, read_rate, io, debug, stream, .. } = settings;
+        let engine = model.load(&EngineOptions { budget_bytes, workload, reader, read_rate })?;
+        if debug {
+            report::plan(&engine);
+        }
+        let pass_bytes = engine.stats().pass_bytes;
+        if !stream && pass_bytes > 0 {
+            return Err(SessionError::WouldStream { budget_bytes, pass_bytes }.into());
+        }
+        Ok(Loaded { engine, tokenizer, io })
+    }
+}
+
+/// A model that runs.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) engine: Engine,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) io: IoMode,
+}
+
+/// Opens a model directory; reads headers only.
+pub(crate) fn open_model(dir: &Path, io: IoMode) -> anyhow::Result<Model> {
+    if looks_like_an_id(dir) && !dir.exists() {
+        return Err(SessionError::NotDownloaded { id: dir.to_owned() }.into());
+    }
+    Ok(Model::open(Checkpoint::open(dir, io)?)?)
+}
+
+/// Whether it has the form `owner/name`.
+fn looks_like_an_id(dir: &Path) -> bool {
+    let Some((owner, name)) = dir.to_str().and_then(|dir| dir.split_once('/')) else { return false };
+    let is_word = |word: &str| {
+        let is_known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(is_known)
+    };
+    is_word(owner) && is_word(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_an_owner_and_a_name() {
+        for id in ["HuggingFaceTB/SmolLM2-135M", "a/b.c_d"] {
+            assert!(looks_like_an_id(Path::new(id)), "{id}");
+        }
+        for path in ["model", "/a/b", "./a", "../a", "a/b/c", "a/", "~/a", "a b/c"] {
+            assert!(!looks_like_an_id(Path::new(path)), "{path}");
+        }
+    }
+}

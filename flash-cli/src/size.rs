@@ -1,0 +1,193 @@
+//! Sizes as people write them.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A number of bytes, more than none.
+///
+/// A bare number is one of GiB, because that is how people say how much memory they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    bytes: u64,
+}
+
+const UNITS: [(&str, u64); 9] = [
+    ("b", 1),
+    ("kb", 1000),
+    ("kib", 1 << 10),
+    ("mb", 1_000_000),
+    ("mib", 1 << 20),
+    ("gb", 1_000_000_000),
+    ("gib", 1 << 30),
+    ("tb", 1_000_000_000_000),
+    ("tib", 1 << 40),
+];
+
+/// What a bare number counts.
+const BARE_BYTES: u64 = 1 << 30;
+
+/// Why a text is no size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SizeError {
+    #[error("{given:?} is not a size; write a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB)")]
+    Syntax { given: String },
+    #[error("a size must be more than nothing, and {given:?} is not")]
+    NotPositive { given: String },
+    #[error("{given:?} is more bytes than a computer can count")]
+    TooLarge { given: String },
+}
+
+impl Size {
+    pub(crate) const fn bytes(self) -> u64 {
+        self.bytes
+    }
+}
+
+impl FromStr for Size {
+    type Err = SizeError;
+
+    fn from_str(given: &str) -> Result<Self, SizeError> {
+        let given = given.trim();
+        let syntax = || SizeError::Syntax { given: given.to_owned() };
+        let unsigned = given.strip_prefix(['-', '+']).unwrap_or(given);
+        let number_len = unsigned.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(unsigned.len());
+        let (number, unit) = unsigned.split_at(number_len);
+        // Without a sign, an exponent or a name such as "nan" left, this is finite.
+        let number: f64 = number.parse().map_err(|_| syntax())?;
+        let unit = unit.trim_start().to_ascii_lowercase();
+        let unit_bytes = match UNITS.iter().find(|(name, _)| *name == unit) {
+            Some((_, bytes)) => *bytes,
+            None if unit.is_empty() => BARE_BYTES,
+            None => return Err(syntax()),
+        };
+        let bytes = (number * unit_bytes as f64).round();
+        if given.starts_with('-') || bytes < 1.0 {
+            return Err(SizeError::NotPositive { given: given.to_owned() });
+        }
+        if bytes >= u64::MAX as f64 {
+            return Err(SizeError::TooLarge { given: given.to_owned() });
+        }
+        Ok(Self { bytes: bytes as u64 })
+    }
+}
+
+/// Bytes for a person to read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+        if self.0 < 1 << 10 {
+            return f.pad(&format!("{} B", self.0));
+        }
+        let (mut amount, mut unit_idx) = (self.0 as f64 / 1024.0, 0);
+        while amount >= 1000.0 && unit_idx + 1 < UNITS.len() {
+            amount /= 1024.0;
+            unit_idx += 1;
+        }
+        let decimals = if amount < 10.0 { 2 } else { usize::from(amount < 100.0) };
+        f.pad(&format!("{amount:.decimals$} {}", UNITS[unit_idx]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(given: &str) -> u64 {
+        given.parse::<Size>().unwrap_or_else(|error| panic!("{given:?}: {error}")).bytes()
+    }
+
+    #[test]
+    fn bare_numbers_are_gib() {
+        assert_eq!(bytes("1"), 1 << 30);
+        assert_eq!(bytes("1.5"), 3 << 29);
+        assert_eq!(bytes(".25"), 1 << 28);
+        assert_eq!(bytes(" 2. "), 2 << 30);
+    }
+
+    #[test]
+    fn units_are_known_in_any_case_and_with_a_space() {
+        let table = [
+            ("7B", 7),
+            ("3KB", 3000),
+            ("3KiB", 3072),
+            ("0.1MB", 100_000),
+            ("512MiB", 512 << 20),
+            ("512 mib", 512 << 20),
+            ("1.5GB", 1_500_000_000),
+            ("1.5gb", 1_500_000_000),
+            ("2GiB", 2 << 30),
+            ("2TB", 2_000_000_000_000),
+            ("1 TIB", 1 << 40),
+            ("+1GiB", 1 << 30),
+        ];
+        for (given, expected) in table {
+            assert_eq!(bytes(given), expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_and_less_than_nothing_is_refused() {
+        for given in ["0", "0GB", "-1", "-2GiB", "0.0000000001", "0.4B"] {
+            assert_eq!(
+                given.parse::<Size>(),
+                Err(SizeError::NotPositive { given: given.to_owned() }),
+                "{given:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn more_than_can_be_counted_is_refused() {
+        for given in ["99999999999999999999", "16777216TiB", "18446744073709551616B"] {
+            assert_eq!(
+                given.parse::<Size>(),
+                Err(SizeError::TooLarge { given: given.to_owned() }),
+                "{given:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        let table = [
+            "",
+            " ",
+            "x",
+            "GiB",
+            "1.2.3",
+            "1e3",
+            "NaN",
+            "inf",
+            "12 parsecs",
+            "1G",
+            "1 Gi B",
+            "--1",
+            "0x10",
+            "1,5GB",
+        ];
+        for given in table {
+            let expected = SizeError::Syntax { given: given.trim().to_owned() };
+            assert_eq!(given.parse::<Size>(), Err(expected), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_shown_with_three_digits() {
+        let table = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (999 << 10, "999 KiB"),
+            (1023 << 10, "1.00 MiB"),
+            (96_468_992, "92.0 MiB"),
+            (3 << 29, "1.50 GiB"),
+            (u64::MAX, "16777216 TiB"),
+        ];
+        for (amount, expected) in table {
+            assert_eq!(Bytes(amount).to_string(), expected);
+        }
+    }
+}

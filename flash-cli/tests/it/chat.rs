@@ -1,0 +1,88 @@
+//! `chat` without a terminal: every line is a turn.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::tiny::Tiny;
+use crate::support::{flash_cli, output, stderr, stdout};
+
+/// What it answers to these lines, and what it says beside.
+#[track_caller]
+fn chat(tiny: &Tiny, args: &[&str], lines: &str) -> (Vec<String>, String) {
+    let mut command = flash_cli(["chat", "--model", tiny.dir(), "--max-tokens", "5"]);
+    let output = command.args(args).write_stdin(lines).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    (stdout(&output).lines().map(str::to_owned).collect(), stderr(&output).to_owned())
+}
+
+#[track_caller]
+fn run(tiny: &Tiny, prompt: &str) -> String {
+    let output = output(["run", "--model", tiny.dir(), "--max-tokens", "5", "--prompt", prompt]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    stdout(&output).trim_end().to_owned()
+}
+
+#[test]
+fn second_answer_follows_from_all_that_was_said() {
+    let tiny = Tiny::new(2);
+    let (answers, _) = chat(&tiny, &[], "5 6\n\n7 8\n");
+    assert_eq!(answers.len(), 2, "empty lines are no turns: {answers:?}");
+    let first = run(&tiny, "user 5 6 assistant");
+    assert_eq!(answers[0], first);
+    assert_eq!(answers[1], run(&tiny, &format!("user 5 6 assistant {first} user 7 8 assistant")));
+}
+
+#[test]
+fn system_prompt_comes_first_and_stays_after_reset() {
+    let tiny = Tiny::new(2);
+    let (answers, said) = chat(&tiny, &["--system", "9 9"], "5\n/reset\n5\n");
+    let expected = run(&tiny, "system 9 9 user 5 assistant");
+    assert_eq!(answers, [expected.clone(), expected]);
+    assert!(said.contains("A new conversation begins."));
+}
+
+#[test]
+fn only_what_is_new_passes_through_the_model() {
+    let tiny = Tiny::new(2);
+    let (_, said) = chat(&tiny, &[], "5 6\n/stats\n7\n/stats\n");
+    let stats: Vec<_> = said.lines().filter(|line| line.starts_with("context ")).collect();
+    // user 5 6 assistant, and four of the five tokens; then the fifth, user 7 assistant, and four again.
+    assert!(stats[0].starts_with("context 8 of 2048 tokens; last answer: 5 tokens"), "{said}");
+    assert!(stats[1].starts_with("context 16 of 2048 tokens"), "{said}");
+}
+
+#[test]
+fn full_context_is_told_and_reset_makes_room() {
+    let tiny = Tiny::new(1);
+    let long = "5 ".repeat(248);
+    let (answers, said) = chat(&tiny, &["--ctx", "256"], &format!("{long}\n5\n/reset\n6\n"));
+    let expected = [run(&tiny, &format!("user {long} assistant")), run(&tiny, "user 6 assistant")];
+    assert_eq!(answers, expected, "{said}");
+    assert!(said.contains("the context holds 256: /reset"), "{said}");
+}
+
+#[test]
+fn save_writes_the_messages() {
+    let tiny = Tiny::new(1);
+    let file = tiny.path("saved.json");
+    let (answers, said) = chat(&tiny, &["--system", "9"], &format!("5\n/save {}\n", file.display()));
+    let saved: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let expected = json!([
+        { "role": "system", "content": "9" },
+        { "role": "user", "content": "5" },
+        { "role": "assistant", "content": answers[0] },
+    ]);
+    assert_eq!(saved, expected);
+    assert!(said.contains("saved.json: 3 messages"), "{said}");
+}
+
+#[test]
+fn commands_that_fail_end_nothing() {
+    let tiny = Tiny::new(1);
+    let (answers, said) = chat(&tiny, &[], "/nonsense\n/save /nowhere/at/all\n/help\n5\n");
+    assert_eq!(answers.len(), 1);
+    for part in ["/nonsense is no command", "/nowhere/at/all: No such file", "/reset      begin"] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+}

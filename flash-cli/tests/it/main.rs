@@ -1,0 +1,13 @@
+//! The program as a person runs it: what it prints, and how it exits.
+
+mod bad_input;
+mod chat;
+mod convert;
+mod inspect;
+mod interrupt;
+mod modelfile;
+mod perplexity;
+mod real_model;
+mod run;
+mod support;
+mod usage;

@@ -1,0 +1,198 @@
+//! `run`, on a model made by hand.
+
+use crate::support::tiny::{CONTEXT_TOKENS, Tiny};
+use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stderr, stdout};
+
+const FIELDS: [&str; 17] = [
+    "text",
+    "token_ids",
+    "prompt_tokens",
+    "generated_tokens",
+    "finish_reason",
+    "load_ms",
+    "ttft_ms",
+    "decode_tok_per_s",
+    "model_bytes",
+    "pinned_bytes",
+    "budget_bytes",
+    "streamed_bytes",
+    "streamed_bytes_per_token",
+    "compute_ms",
+    "stall_ms",
+    "peak_rss_bytes",
+    "io",
+];
+
+#[test]
+fn json_has_every_field_in_order() {
+    let tiny = Tiny::new(2);
+    let output = output(["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "4", "--json"]);
+    let report = json(&output);
+    let places: Vec<_> = FIELDS.iter().map(|field| stdout(&output).find(&format!("\"{field}\":"))).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{}", stdout(&output));
+    assert_eq!(report.as_object().unwrap().len(), FIELDS.len());
+    assert_eq!(report["prompt_tokens"], 3);
+    assert_eq!(
+        report["generated_tokens"].as_u64(),
+        report["token_ids"].as_array().map(|ids| ids.len() as u64)
+    );
+    assert_eq!(report["io"], "direct");
+}
+
+#[test]
+fn text_is_what_json_says_and_a_line_end() {
+    let tiny = Tiny::new(2);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "6"];
+    let plain = output(args);
+    let report = json(&flash_cli(args).arg("--json").output().unwrap());
+    assert_eq!(stdout(&plain), format!("{}\n", report["text"].as_str().unwrap()));
+    assert_eq!(stderr(&plain), "", "nothing is said when nobody is there to read it");
+}
+
+#[test]
+fn prompts_come_from_flags_files_and_pipes_alike() {
+    let tiny = Tiny::new(2);
+    tiny.write("prompt", b"5 6 7");
+    let file = tiny.path("prompt");
+    let args = ["run", "--model", tiny.dir(), "--max-tokens", "6"];
+    let given = flash_cli(args).args(["--prompt", "5 6 7"]).output().unwrap();
+    let in_a_file = flash_cli(args).arg("--prompt-file").arg(file).output().unwrap();
+    let piped = flash_cli(args).write_stdin("5 6 7").output().unwrap();
+    assert!(given.status.success() && !given.stdout.is_empty());
+    assert_eq!((&given.stdout, &given.stdout), (&in_a_file.stdout, &piped.stdout));
+}
+
+#[test]
+fn budget_io_threads_and_pipeline_change_no_token() {
+    let tiny = Tiny::new(64);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "8", "--json"];
+    let floor = format!("{}MiB", floor_mib(args));
+    let expected = json(&output(args));
+    assert_eq!(expected["streamed_bytes"], 0, "everything fits");
+    let variants: [&[&str]; 5] = [
+        &["--ram", &floor],
+        &["--ram", &floor, "--no-pipeline"],
+        &["--ram", &floor, "--io", "pread", "--threads", "1"],
+        &["--ram", &floor, "--io", "mmap"],
+        &["--max-read-rate", "1GB"],
+    ];
+    for variant in variants {
+        let report = json(&flash_cli(args).args(variant).output().unwrap());
+        assert_eq!(report["token_ids"], expected["token_ids"], "{variant:?}");
+        assert_eq!(report["streamed_bytes"].as_u64() > Some(0), variant.contains(&"--ram"), "{variant:?}");
+    }
+}
+
+#[test]
+fn debug_tells_the_plan_on_stderr() {
+    let tiny = Tiny::new(2);
+    let output = output(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2", "--debug"]);
+    assert!(output.status.success());
+    for part in ["needs: process ", "floor ", "plan: ", "pinned   model.layers.1 (", "peak memory "] {
+        assert!(stderr(&output).contains(part), "{part:?} is not in {}", stderr(&output));
+    }
+}
+
+#[test]
+fn summary_is_told_if_asked_for() {
+    let tiny = Tiny::new(2);
+    let output = output(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "4", "--summary"]);
+    assert!(output.status.success());
+    let summary = stderr(&output);
+    assert_eq!(summary.lines().count(), 1, "{summary}");
+    for part in ["tok/s", "% of the limit", "budget ", "model ", "streamed ", "peak memory "] {
+        assert!(summary.contains(part), "{part:?} is not in {summary}");
+    }
+}
+
+#[test]
+fn seeds_repeat_what_they_draw() {
+    let tiny = Tiny::new(2);
+    let run = |seed: &str| {
+        let args = [
+            "run",
+            "--model",
+            tiny.dir(),
+            "--prompt",
+            "5",
+            "--max-tokens",
+            "12",
+            "--temp",
+            "2",
+            "--seed",
+            seed,
+        ];
+        output(args).stdout
+    };
+    assert_eq!(run("1"), run("1"));
+    assert!((2..6).any(|seed| run(&seed.to_string()) != run("1")));
+}
+
+#[test]
+fn stop_text_ends_the_text_before_it() {
+    let tiny = Tiny::new(2);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "8", "--json"];
+    let whole = json(&output(args));
+    let text = whole["text"].as_str().unwrap();
+    let word = text.split(' ').nth(3).unwrap();
+    let stopped = json(&flash_cli(args).args(["--stop", "never", "--stop", word]).output().unwrap());
+    let (before, _) = text.split_once(word).unwrap();
+    assert_eq!((stopped["text"].as_str(), &stopped["finish_reason"]), (Some(before), &"stop".into()));
+}
+
+#[test]
+fn answer_ends_where_the_context_does() {
+    let tiny = Tiny::new(1);
+    tiny.set_config("max_position_embeddings", 300.into());
+    let prompt = "5 ".repeat(297);
+    let args = ["run", "--model", tiny.dir(), "--prompt", &prompt, "--max-tokens", "1000000", "--json"];
+    let report = json(&output(args));
+    assert_eq!(report["finish_reason"], "length");
+    // The last one is seen by no pass.
+    assert_eq!(report["generated_tokens"], 4);
+    assert!(report["budget_bytes"].as_u64() > Some(CONTEXT_TOKENS as u64));
+}
+
+#[test]
+fn budget_below_the_floor_is_refused_with_the_floor() {
+    let tiny = Tiny::new(64);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2"];
+    let floor_mib = floor_mib(args);
+    let ram = |mib: u64| flash_cli(args).args(["--ram", &format!("{mib}MiB")]).output().unwrap();
+    assert_refused(&ram(floor_mib / 2), 1, &[&format!("the floor of {floor_mib} MiB")]);
+    let at_the_floor = ram(floor_mib + 1);
+    assert!(at_the_floor.status.success(), "{}", stderr(&at_the_floor));
+}
+
+/// What a process had read when it ended, as the kernel counted it.
+#[cfg(target_os = "linux")]
+fn read_bytes(args: &[&str]) -> u64 {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    use std::{fs, thread};
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flash-cli"));
+    let mut child = command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let proc = std::path::PathBuf::from(format!("/proc/{}", child.id()));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // A process that nobody has waited for keeps its counters.
+    while !fs::read_to_string(proc.join("stat")).unwrap().contains(") Z ") {
+        assert!(Instant::now() < deadline, "the program does not end");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let io = fs::read_to_string(proc.join("io")).unwrap();
+    child.wait().unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn budget_below_the_floor_is_refused_before_any_weight_is_read() {
+    const LAYERS_BYTES: u64 = 64 * 147_968;
+    let tiny = Tiny::new(64);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "1"];
+    let whole = read_bytes(&args);
+    let refused = read_bytes(&[&args[..], &["--ram", "1MiB"]].concat());
+    assert!(whole > refused + LAYERS_BYTES * 9 / 10, "{whole} B read in all, {refused} B when refused");
+    assert!(refused < LAYERS_BYTES / 4, "{refused} B");
+}

@@ -1,0 +1,64 @@
+//! What the tests share.
+
+pub(crate) mod real;
+pub(crate) mod tiny;
+
+use std::ffi::OsStr;
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+/// The program, without settings of whoever runs the tests.
+pub(crate) fn flash_cli<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flash-cli"));
+    for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+        command.env_remove(name);
+    }
+    command.args(args);
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn output<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
+    flash_cli(args).output().unwrap()
+}
+
+pub(crate) fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// The JSON object that a successful run printed.
+#[track_caller]
+pub(crate) fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", stderr(output));
+    let text = stdout(output);
+    assert_eq!(text.lines().count(), 1, "one object in one line, not {text:?}");
+    serde_json::from_str(text).unwrap()
+}
+
+/// Asserts that a run failed with `code` and one sentence that has all of `parts`.
+#[track_caller]
+pub(crate) fn assert_refused(output: &Output, code: i32, parts: &[&str]) {
+    let stderr = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.ends_with('\n'), "{stderr:?}");
+    assert_eq!(stderr.lines().count(), 1, "one line, not {stderr:?}");
+    for part in parts {
+        assert!(stderr.contains(part), "{part:?} is not in {stderr:?}");
+    }
+    assert_eq!(stdout(output), "", "nothing is put out");
+}
+
+/// The floor, as a refusal names it.
+#[track_caller]
+pub(crate) fn floor_mib<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> u64 {
+    let output = flash_cli(args).args(["--ram", "1MiB"]).output().unwrap();
+    assert_refused(&output, 1, &["a budget of 1 MiB is below the floor of "]);
+    let (_, rest) = stderr(&output).split_once("floor of ").unwrap();
+    rest.split(' ').next().unwrap().parse().unwrap()
+}

@@ -1,0 +1,170 @@
+//! A model made by hand: a Llama of a few layers with random weights, and a tokenizer of whole words.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+const HIDDEN: u64 = 64;
+const INTERMEDIATE: u64 = 128;
+const KV: u64 = 32;
+const VOCABULARY: u64 = 64;
+
+/// The longest context.
+pub(crate) const CONTEXT_TOKENS: usize = 2048;
+
+/// The words that are no numbers: the first is for all that are not known, the second ends an answer.
+const WORDS: [&str; 4] = ["<unk>", "</s>", "user", "assistant"];
+
+const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}\
+                             {% if add_generation_prompt %}assistant{% endif %}";
+
+/// A model directory, removed at the end.
+pub(crate) struct Tiny {
+    dir: TempDir,
+}
+
+/// A tensor to be written.
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dtype: &'static str,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) data: Vec<u8>,
+}
+
+impl Tiny {
+    /// A model that runs.
+    pub(crate) fn new(n_layers: usize) -> Self {
+        let tiny = Self { dir: tempfile::tempdir().unwrap() };
+        tiny.write_json("config.json", &config(n_layers));
+        tiny.write_json("tokenizer.json", &tokenizer());
+        tiny.write("chat_template.jinja", CHAT_TEMPLATE.as_bytes());
+        tiny.write("model.safetensors", &shard(&tensors(n_layers)));
+        tiny
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The directory, as an argument.
+    pub(crate) fn dir(&self) -> &str {
+        self.dir.path().to_str().unwrap()
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    pub(crate) fn write_json(&self, name: &str, value: &Value) {
+        self.write(name, value.to_string().as_bytes());
+    }
+
+    /// Sets a field of config.json.
+    pub(crate) fn set_config(&self, field: &str, value: Value) {
+        let mut config: Map<String, Value> =
+            serde_json::from_slice(&fs::read(self.path("config.json")).unwrap()).unwrap();
+        config.insert(field.to_owned(), value);
+        self.write_json("config.json", &Value::Object(config));
+    }
+}
+
+fn config(n_layers: usize) -> Value {
+    json!({
+        "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": CONTEXT_TOKENS,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": true,
+        "eos_token_id": 1,
+    })
+}
+
+fn tokenizer() -> Value {
+    let numbers = (WORDS.len() as u64..VOCABULARY).map(|number| number.to_string());
+    let words = WORDS.map(str::to_owned).into_iter().chain(numbers);
+    let vocabulary: Map<String, Value> = (0..).zip(words).map(|(id, word)| (word, Value::from(id))).collect();
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" },
+        "post_processor": null,
+        "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": WORDS[0] },
+    })
+}
+
+/// The tensors that the configuration asks for.
+pub(crate) fn tensors(n_layers: usize) -> Vec<Tensor> {
+    let mut random = Random(1);
+    let mut tensors = vec![random.tensor("model.embed_tokens.weight".to_owned(), &[VOCABULARY, HIDDEN])];
+    for layer_idx in 0..n_layers {
+        let matrices = [
+            ("self_attn.q_proj", HIDDEN, HIDDEN),
+            ("self_attn.k_proj", KV, HIDDEN),
+            ("self_attn.v_proj", KV, HIDDEN),
+            ("self_attn.o_proj", HIDDEN, HIDDEN),
+            ("mlp.gate_proj", INTERMEDIATE, HIDDEN),
+            ("mlp.up_proj", INTERMEDIATE, HIDDEN),
+            ("mlp.down_proj", HIDDEN, INTERMEDIATE),
+        ];
+        for (name, n_rows, n_cols) in matrices {
+            tensors.push(random.tensor(format!("model.layers.{layer_idx}.{name}.weight"), &[n_rows, n_cols]));
+        }
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            tensors.push(ones(format!("model.layers.{layer_idx}.{name}.weight")));
+        }
+    }
+    tensors.push(ones("model.norm.weight".to_owned()));
+    tensors
+}
+
+/// The bytes of a safetensors file.
+pub(crate) fn shard(tensors: &[Tensor]) -> Vec<u8> {
+    let mut header = Map::new();
+    let mut data = Vec::new();
+    for Tensor { name, dtype, shape, data: bytes } in tensors {
+        let start = data.len();
+        data.extend(bytes);
+        header.insert(
+            name.clone(),
+            json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, data.len()] }),
+        );
+    }
+    shard_of(&Value::Object(header).to_string(), &data)
+}
+
+/// The bytes of a safetensors file with any header.
+pub(crate) fn shard_of(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+fn ones(name: String) -> Tensor {
+    Tensor { name, dtype: "F32", shape: vec![HIDDEN], data: 1f32.to_le_bytes().repeat(HIDDEN as usize) }
+}
+
+/// A linear congruential generator (Knuth's MMIX constants).
+struct Random(u64);
+
+impl Random {
+    fn tensor(&mut self, name: String, shape: &[u64]) -> Tensor {
+        let n_values: u64 = shape.iter().product();
+        let data = (0..n_values).flat_map(|_| self.next().to_le_bytes()).collect();
+        Tensor { name, dtype: "F32", shape: shape.to_vec(), data }
+    }
+
+    /// From -0.5 to 0.5.
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    }
+}
