@@ -94,11 +94,13 @@ pub fn open(path: &Path, mode: IoMode) -> Result<Arc<dyn ReadAt>, IoError> {
     })
 }
 
-/// Opens a plain file for reading; directories are refused here because only their first read would fail.
+/// Opens a plain file for reading. Anything else is refused before it is opened: a directory would fail only when it is
+/// read, and a pipe would wait for a writer.
 fn open_file(path: &Path, open: impl FnOnce() -> io::Result<File>) -> Result<File, IoError> {
-    let opened = open().and_then(|file| match file.metadata()?.is_dir() {
-        true => Err(io::ErrorKind::IsADirectory.into()),
-        false => Ok(file),
+    let opened = std::fs::metadata(path).and_then(|metadata| match metadata {
+        metadata if metadata.is_file() => open(),
+        metadata if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     });
     opened.map_err(|error| IoError::Open { path: path.to_owned(), error })
 }

@@ -106,8 +106,7 @@ impl Model {
     /// Plans the residency, takes the memory and begins to read.
     ///
     /// # Errors
-    /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::PromptTooLong`] for a context that the model
-    /// was not trained for; [`ModelError::Io`] if there are no threads or no memory.
+    /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::Io`] if there are no threads or no memory.
     pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
         let EngineOptions { budget_bytes, workload, reader, read_rate } = options;
         let needs = self.needs(workload);

