@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, ReaderConfig};
-use flash_model::{Checkpoint, Engine, EngineOptions, Model, ModelError, Workload};
+use flash_model::{Checkpoint, Engine, EngineOptions, Model, Workload};
 
 /// How much memory an engine gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,42 +35,36 @@ pub(crate) fn engine(
 ) -> Engine {
     let context_tokens = prompt_tokens + new_tokens;
     let workload = Workload { prompt_tokens, context_tokens, prefetch: true };
-    loop {
-        let model = Model::open(Checkpoint::open(dir, io).unwrap()).unwrap();
-        let budget_bytes = match memory {
-            Memory::Floor => model.floor_bytes(&workload),
-            Memory::Plenty => 1 << 40,
-        };
-        let reader = ReaderConfig::default();
-        match model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: None }) {
-            Ok(engine) => return engine,
-            // The floor counts the memory of the process, and another test has taken some since it was asked for.
-            Err(ModelError::BelowFloor { .. }) if memory == Memory::Floor => {}
-            Err(error) => panic!("{}: {error}", dir.display()),
-        }
-    }
-}
-
-/// The folder of the demo model's directories: `FLASH_TEST_MODELS`, or where `cargo xtask` keeps them. Without it the
-/// caller is to skip its test; but with `FLASH_REQUIRE_MODELS=1` that is a failure.
-pub(crate) fn demo_models() -> Option<PathBuf> {
-    let folder = env::var_os("FLASH_TEST_MODELS").map(PathBuf::from).or_else(cached_models);
-    if let Some(folder) = folder.filter(|folder| folder.is_dir()) {
-        return Some(folder);
-    }
-    assert_ne!(env::var_os("FLASH_REQUIRE_MODELS"), Some("1".into()), "FLASH_TEST_MODELS names no folder");
-    None
-}
-
-/// `cargo xtask` keeps the models of one version of the converter, in a folder named after it.
-fn cached_models() -> Option<PathBuf> {
-    let cache = match env::var_os("FLASH_CACHE") {
-        Some(cache) => PathBuf::from(cache),
-        None => match env::var_os("XDG_CACHE_HOME") {
-            Some(base) => Path::new(&base).join("flash"),
-            None => Path::new(&env::var_os("HOME")?).join(".cache/flash"),
-        },
+    let model = Model::open(Checkpoint::open(dir, io).unwrap()).unwrap();
+    let budget_bytes = match memory {
+        Memory::Floor => model.floor_bytes(&workload),
+        Memory::Plenty => 1 << 40,
     };
-    let mut folders = fs::read_dir(cache.join("models")).ok()?;
-    Some(folders.next()?.ok()?.path())
+    let reader = ReaderConfig::default();
+    model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: None }).unwrap()
+}
+
+/// A directory of the demo model: `kept`, `f16`, … Without it, says why the caller skips its test, or panics if
+/// `FLASH_REQUIRE_MODELS` is 1.
+pub(crate) fn demo_model(name: &str) -> Option<PathBuf> {
+    let found = model_folders().into_iter().map(|folder| folder.join(name)).find(|dir| dir.is_dir());
+    if found.is_none() {
+        let reason =
+            format!("there is no model {name:?} in FLASH_TEST_MODELS or the cache of `cargo xtask test`");
+        assert!(env::var_os("FLASH_REQUIRE_MODELS").is_none_or(|value| value != "1"), "{reason}");
+        println!("skipped: {reason}");
+    }
+    found
+}
+
+/// `FLASH_TEST_MODELS`, or else the folders where `cargo xtask` keeps what it converted.
+fn model_folders() -> Vec<PathBuf> {
+    if let Some(folder) = env::var_os("FLASH_TEST_MODELS") {
+        return vec![folder.into()];
+    }
+    let path = |name| env::var_os(name).map(PathBuf::from);
+    let user = || path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")));
+    let Some(cache) = path("FLASH_CACHE").or_else(|| Some(user()?.join("flash"))) else { return Vec::new() };
+    let entries = fs::read_dir(cache.join("models")).into_iter().flatten();
+    entries.flatten().map(|entry| entry.path()).collect()
 }

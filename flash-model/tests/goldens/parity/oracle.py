@@ -1,6 +1,7 @@
 """What mlx-lm makes of token ids, in float32 on the CPU, and how a golden keeps it.
 
-A golden is a JSON file and, beside it, a file of logits: float32, little-endian, for each prompt those that `Kept` names.
+A golden is a JSON file and, beside it, a file of logits of the last position of each prompt: float32, little-endian;
+first every `stride`-th one, then those that `largest_ids` names.
 """
 import hashlib
 import json
@@ -19,9 +20,10 @@ from mlx_lm.utils import load_model  # noqa: E402
 # Greedy ids are worth comparing where the best logit leads the second by more than rounding could turn:
 # this part of the largest |logit| of that step.
 FRAGILE_GAP = 1e-3
-# Of a large vocabulary, every so many-th logit of the last prompt position is kept, and this many of the largest.
+# Of a vocabulary larger than this, every so many-th logit is kept, and so many of the largest.
+WHOLE = 1024
 STRIDE = 16
-TOP = 32
+N_LARGEST = 32
 
 
 def open_model(path):
@@ -68,39 +70,31 @@ def weights_sha256(path):
     return digest.hexdigest()
 
 
-def sample_ids(logits):
-    """Which logits are kept: all of a small vocabulary."""
-    if len(logits) < STRIDE * TOP:
-        return list(range(len(logits)))
-    largest = np.argsort(-logits, kind="stable")[:TOP]
-    return sorted({*range(0, len(logits), STRIDE), *(int(token) for token in largest)})
-
-
 def write_golden(out, script, model_path, cases):
     """Writes `out`.json and `out`.f32. A case is (name, ids, greedy ids, logits, smallest gap)."""
     packages = ", ".join(f"{package} {version(package)}" for package in ("mlx-lm", "mlx"))
+    vocab_size = len(cases[0][3])
+    stride, n_largest = (1, 0) if vocab_size <= WHOLE else (STRIDE, N_LARGEST)
     prompts, samples = [], []
     for name, ids, greedy, logits, gap in cases:
         assert gap > FRAGILE_GAP, f"{out.name}: {name} is fragile ({gap:.1e}); choose another prompt"
-        kept = sample_ids(logits)
-        samples.append(logits[kept])
+        largest = np.argsort(-logits, kind="stable")[:n_largest]
+        samples += [logits[::stride], logits[largest]]
         prompts.append({
             "name": name,
             "ids": ids,
             "greedy": greedy,
             "smallest_gap": float(f"{gap:.3g}"),
             "max_abs_logit": float(np.abs(logits).max()),
-            # Beyond every STRIDE-th one.
-            "n_logits": len(kept),
-            "largest_ids": [token for token in kept if len(logits) >= STRIDE * TOP and token % STRIDE],
+            "largest_ids": largest.tolist(),
         })
     golden = {
         "source": f"{packages}, float32 on the CPU; `cargo xtask goldens` runs {script}",
         "weights_sha256": weights_sha256(model_path),
-        "vocab_size": len(cases[0][3]),
-        "stride": STRIDE if len(cases[0][3]) >= STRIDE * TOP else 1,
-        "prompts": prompts,
+        "vocab_size": vocab_size,
+        "stride": stride,
     }
-    lines = json.dumps(golden, indent=1)
-    out.with_suffix(".json").write_text(lines + "\n")
+    text = json.dumps({**golden, "prompts": []}, indent=1)
+    lines = ",\n".join(f"  {json.dumps(prompt)}" for prompt in prompts)
+    out.with_suffix(".json").write_text(text.replace("[]", f"[\n{lines}\n ]") + "\n")
     out.with_suffix(".f32").write_bytes(np.concatenate(samples).astype("<f4").tobytes())

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Regenerates ../../fixtures/tiny and tiny-*.{json,f32}: Llama models with random weights, small enough to be committed,
+each with what the demo model has not, and how mlx-lm continues random ids with them.
+
+usage: make_tiny.py [NAME…]     (needs: xtask/requirements.txt)
+
+A model is mlx-lm's own class, filled by a seeded generator and written by MLX. That its golden depends on what it is
+named for is checked: with that changed (see `without`), the logits differ by far more than a test allows.
+"""
+import copy
+import json
+import shutil
+import sys
+import zlib
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import oracle
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.llama import Model, ModelArgs
+from mlx_lm.utils import quantize_model
+
+LENGTHS = (1, 2, 17, 300)
+N_GREEDY = 32
+# Greedy ids that go round in a small circle show little.
+DISTINCT = 8
+# How much of the largest |logit| leaving the named thing out must change: thirty times what the tests allow.
+SENSITIVE = 3e-2
+
+BASE = {
+    "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": 256,
+    "max_position_embeddings": 512, "rope_theta": 10000.0, "tie_word_embeddings": True,
+}
+
+
+def variant(dtype=mx.float16, without=None, quantize=None, shards=1, **config):
+    return {"dtype": dtype, "without": without, "quantize": quantize, "shards": shards, "config": {**BASE, **config}}
+
+
+def streamed(intermediate_size):
+    """Makes layers a little larger than 64 KiB, below which flash keeps them in memory whatever the budget."""
+    return {"intermediate_size": intermediate_size, "vocab_size": 96}
+
+
+def quantized(bits, group_size, overrides=()):
+    """All matrices alike, but those in `overrides`: {path: (bits, group size), or False for not at all}."""
+    overrides = {path: how and {"bits": how[0], "group_size": how[1]} for path, how in dict(overrides).items()}
+    return {"bits": bits, "group_size": group_size, "overrides": overrides}
+
+
+def no_biases(weights):
+    """Leaves the biases out: those of linear layers, not those of quantised groups, which end with `biases`."""
+    return {name: mx.zeros_like(w) if name.endswith(".bias") else w for name, w in weights.items()}
+
+
+VARIANTS = {
+    "untied": variant(tie_word_embeddings=False, without={"tie_word_embeddings": True}),
+    "biases": variant(
+        mx.float32, **streamed(140), attention_bias=True, mlp_bias=True,
+        without=no_biases),
+    "rope-llama3": variant(
+        # Wavelengths from 6 to 2·10⁵ tokens: kept below 16, ramped up to 64, stretched beyond.
+        **streamed(108), hidden_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
+        rope_theta=500000.0,
+        rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                      "original_max_position_embeddings": 64},
+        without={"rope_scaling": None}),
+    "rope-linear": variant(rope_scaling={"type": "linear", "factor": 4.0}, without={"rope_scaling": None}),
+    "rope-traditional": variant(rope_traditional=True, without={"rope_traditional": False}),
+    # Also multi-head attention by default: no num_key_value_heads.
+    "head-dim": variant(mx.float32, hidden_size=24, head_dim=10, num_key_value_heads=None),
+    "gqa-4-1": variant(
+        mx.float32, **streamed(120), num_attention_heads=8, num_key_value_heads=2, head_dim=8),
+    "bf16": variant(mx.bfloat16),
+    "q4-g32": variant(quantize=quantized(4, 32), hidden_size=64, intermediate_size=96, tie_word_embeddings=False),
+    "q4-g128": variant(mx.bfloat16, quantize=quantized(4, 128), hidden_size=128, intermediate_size=128),
+    "q8-g64": variant(
+        quantize=quantized(8, 64, {
+            "model.layers.0.mlp.down_proj": (4, 32),
+            "model.layers.1.self_attn.k_proj": (4, 64),
+            "model.layers.1.self_attn.o_proj": False,
+        }),
+        hidden_size=64),
+    # As the demo model is kept: an 8-bit embedding, which is the head as well.
+    "vocab-331": variant(
+        mx.float32, quantize=quantized(4, 32, {"model.embed_tokens": (8, 32)}), hidden_size=64, intermediate_size=96,
+        vocab_size=331),
+    "sharded": variant(shards=4, tie_word_embeddings=False, num_hidden_layers=3),
+}
+
+here = Path(__file__).parent
+fixtures = here.parents[1] / "fixtures" / "tiny"
+
+
+def random_weights(model, rng):
+    """Weights with which every layer counts: hidden states that are made by layers rather than by the embedding, and
+    attention sharp enough that positions matter."""
+    weights = []
+    for name, w in tree_flatten(model.parameters()):
+        if "norm" in name:
+            values = rng.uniform(0.5, 1.5, w.shape)
+            if name == "model.norm.weight":
+                # With a tied head, positive ones would make each token its own successor.
+                values *= rng.choice([-1, 1], w.shape)
+        elif name.endswith(".bias"):
+            values = rng.normal(0, 0.3, w.shape)
+        elif "embed" in name:
+            values = rng.normal(0, 0.3, w.shape)
+        else:
+            gain = 2 if "q_proj" in name or "k_proj" in name else 1
+            values = rng.normal(0, gain / np.sqrt(w.shape[1]), w.shape)
+        weights.append((name, mx.array(values.astype(np.float32))))
+    return weights
+
+
+def quantize(model, config, bits, group_size, overrides):
+    def how(path, _module):
+        return overrides.get(path, True)
+
+    model, config = quantize_model(model, config, group_size, bits, quant_predicate=how)
+    # mlx-lm records the overrides that are formats; other tools record `false` as well, and mlx-lm heeds it.
+    config["quantization"] |= overrides
+    return model, config
+
+
+def save(path, model, config, shards):
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    weights = tree_flatten(model.parameters())
+    if shards == 1:
+        mx.save_safetensors(str(path / "model.safetensors"), dict(weights), metadata={"format": "mlx"})
+    else:
+        places = {}
+        for shard in range(shards):
+            # In the order of the model, whose layers have nine tensors: a cut lies inside a layer.
+            part = weights[shard * len(weights) // shards:(shard + 1) * len(weights) // shards]
+            name = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+            mx.save_safetensors(str(path / name), dict(part), metadata={"format": "mlx"})
+            places |= dict.fromkeys((tensor for tensor, _ in part), name)
+        index = {"metadata": {"total_size": sum(w.nbytes for _, w in weights)}, "weight_map": dict(sorted(places.items()))}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def check_sensitive(path, without, ids, logits):
+    """What `without` leaves out must show in the logits."""
+    config = json.loads((path / "config.json").read_text())
+    weights = dict(mx.load(str(path / "model.safetensors")))
+    if callable(without):
+        weights = without(weights)
+    else:
+        config |= without
+    model = Model(ModelArgs.from_dict(config))
+    model.load_weights(list(model.sanitize(weights).items()))
+    model.set_dtype(mx.float32)
+    other = oracle.run(model, ids, 1)[1]
+    difference = float(np.abs(other - logits).max() / np.abs(logits).max())
+    assert difference > SENSITIVE, f"{path.name}: left out, it changes the logits by {difference:.1e} only"
+
+
+def make(name):
+    spec = VARIANTS[name]
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    config = {key: value for key, value in copy.deepcopy(spec["config"]).items() if value is not None}
+    model = Model(ModelArgs.from_dict(config))
+    model.update(tree_unflatten(random_weights(model, rng)))
+    model.set_dtype(spec["dtype"])
+    if spec["quantize"]:
+        model, config = quantize(model, config, **spec["quantize"])
+    path = fixtures / name
+    save(path, model, config, spec["shards"])
+
+    model, cases = oracle.open_model(path), []
+    for length in LENGTHS:
+        greedy, gap = [], 0
+        while gap <= oracle.FRAGILE_GAP or len(set(greedy)) < DISTINCT:
+            ids = [int(token) for token in rng.integers(0, config["vocab_size"], length)]
+            greedy, logits, gap = oracle.run(model, ids, N_GREEDY)
+        cases.append((f"{length} ids", ids, greedy, logits, gap))
+    if spec["without"]:
+        check_sensitive(path, spec["without"], *cases[-1][1::2])
+    oracle.write_golden(here / f"tiny-{name}", Path(__file__).name, path, cases)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    print(f"{name}: {size} B, smallest gap {min(case[-1] for case in cases):.1e}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or VARIANTS:
+        make(name)

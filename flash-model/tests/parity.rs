@@ -1,0 +1,291 @@
+//! Greedy ids and logits are those of mlx-lm in float32, for the demo model and for tiny models that have what it has not.
+//!
+//! `goldens/parity` holds what mlx-lm made of each prompt, and how it was asked; `cargo xtask goldens` makes it anew.
+//! Half of the prompts run on the smallest budget, half with everything in memory.
+//!
+//! All prompts on all directories of the demo model take about ten minutes of two cores, so not all of them are usual:
+//! see [`Usual`]. `FLASH_PARITY=full` runs all.
+
+#![expect(clippy::print_stdout, reason = "a test of minutes says how far it is, and a skipped one why")]
+
+mod common;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use common::Memory;
+use flash_io::IoMode;
+use flash_model::Engine;
+use flash_model::text::{ChatTemplate, Message, Tokenizer};
+use serde::Deserialize;
+
+/// How far a logit may be off, as a part of the largest |logit|. All greedy ids in the goldens lead by more.
+const TOLERANCE: f32 = 1e-3;
+
+/// What `oracle.py` writes beside the logits.
+#[derive(Deserialize)]
+struct Golden {
+    vocab_size: usize,
+    stride: usize,
+    prompts: Vec<Prompt>,
+}
+
+#[derive(Deserialize)]
+struct Prompt {
+    name: String,
+    ids: Vec<u32>,
+    greedy: Vec<u32>,
+    max_abs_logit: f32,
+    largest_ids: Vec<usize>,
+}
+
+/// A prompt of `prompts.json`: either a text or a conversation.
+#[derive(Deserialize)]
+struct Source {
+    name: String,
+    text: Option<String>,
+    #[serde(default)]
+    messages: Vec<SourceMessage>,
+}
+
+#[derive(Deserialize)]
+struct SourceMessage {
+    role: String,
+    content: String,
+}
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// A golden, and the logits of each of its prompts that it keeps.
+fn golden(name: &str) -> (Golden, Vec<Vec<f32>>) {
+    let path = tests().join("goldens/parity").join(name);
+    let golden: Golden = serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap();
+    let bytes = fs::read(path.with_extension("f32")).unwrap();
+    let (words, rest) = bytes.as_chunks();
+    assert!(rest.is_empty());
+    let mut values = words.iter().map(|&word| f32::from_le_bytes(word));
+    let kept = |prompt: &Prompt| golden.vocab_size.div_ceil(golden.stride) + prompt.largest_ids.len();
+    let logits = golden.prompts.iter().map(|prompt| values.by_ref().take(kept(prompt)).collect()).collect();
+    assert!(values.next().is_none());
+    (golden, logits)
+}
+
+/// The largest logit's id; of equal ones the lowest, as mlx-lm's argmax has it.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (id, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = id;
+        }
+    }
+    best as u32
+}
+
+/// Checks the logits behind the prompt, then decodes greedily and checks the ids.
+fn check(engine: &mut Engine, golden: &Golden, prompt: &Prompt, kept: &[f32]) {
+    let mut logits = engine.forward(&prompt.ids).unwrap();
+    assert_eq!(logits.len(), golden.vocab_size);
+    let ids = (0..logits.len()).step_by(golden.stride).chain(prompt.largest_ids.iter().copied());
+    let (worst, id) = ids
+        .zip(kept)
+        .map(|(id, kept)| ((logits[id] - kept).abs(), id))
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .unwrap();
+    let part = worst / prompt.max_abs_logit;
+    println!("{}: logits are off by {part:.1e} of the largest", prompt.name);
+    assert!(part <= TOLERANCE, "{}: logit {id} is {}, off by {worst}", prompt.name, logits[id]);
+
+    let mut greedy = vec![argmax(&logits)];
+    while greedy.len() < prompt.greedy.len() {
+        logits = engine.forward(&greedy[greedy.len() - 1..]).unwrap();
+        greedy.push(argmax(&logits));
+    }
+    assert_eq!(greedy, prompt.greedy, "{}", prompt.name);
+}
+
+/// Runs a committed model with random weights, and each way of reading it.
+fn tiny(name: &str) {
+    let dir = tests().join("fixtures/tiny").join(name);
+    let (golden, logits) = golden(&format!("tiny-{name}"));
+    let memories = [Memory::Floor, Memory::Plenty, Memory::Floor, Memory::Floor];
+    let modes = [IoMode::Pread, IoMode::Direct, IoMode::Mmap, IoMode::Direct];
+    assert_eq!(golden.prompts.len(), modes.len());
+    for (((prompt, kept), memory), io) in golden.prompts.iter().zip(&logits).zip(memories).zip(modes) {
+        let mut engine = common::engine(&dir, memory, io, prompt.ids.len(), prompt.greedy.len());
+        check(&mut engine, &golden, prompt, kept);
+    }
+}
+
+#[test]
+fn untied_head_equals_mlx_lm() {
+    tiny("untied");
+}
+
+#[test]
+fn biases_of_attention_and_mlp_equal_mlx_lm() {
+    tiny("biases");
+}
+
+#[test]
+fn llama3_rope_equals_mlx_lm() {
+    tiny("rope-llama3");
+}
+
+#[test]
+fn linear_rope_equals_mlx_lm() {
+    tiny("rope-linear");
+}
+
+#[test]
+fn traditional_rope_equals_mlx_lm() {
+    tiny("rope-traditional");
+}
+
+#[test]
+fn head_dim_that_is_not_hidden_over_heads_equals_mlx_lm() {
+    tiny("head-dim");
+}
+
+#[test]
+fn four_query_heads_a_key_equal_mlx_lm() {
+    tiny("gqa-4-1");
+}
+
+#[test]
+fn bf16_equals_mlx_lm() {
+    tiny("bf16");
+}
+
+#[test]
+fn four_bit_groups_of_32_equal_mlx_lm() {
+    tiny("q4-g32");
+}
+
+#[test]
+fn four_bit_groups_of_128_equal_mlx_lm() {
+    tiny("q4-g128");
+}
+
+#[test]
+fn eight_bit_groups_of_64_with_other_formats_for_some_equal_mlx_lm() {
+    tiny("q8-g64");
+}
+
+#[test]
+fn vocabulary_that_is_no_multiple_of_64_equals_mlx_lm() {
+    tiny("vocab-331");
+}
+
+#[test]
+fn shards_cut_inside_a_layer_equal_mlx_lm() {
+    tiny("sharded");
+}
+
+/// Which prompts run on a directory of the demo model when nothing is said.
+#[derive(Clone, Copy)]
+enum Usual {
+    All,
+    /// All but the one of more than 600 tokens, which takes as long as the others together.
+    Short,
+    /// The first: plain text, a chat, emoji and Chinese.
+    Three,
+}
+
+impl Usual {
+    fn has(self, idx: usize, prompt: &Prompt) -> bool {
+        match self {
+            Self::All => true,
+            Self::Short => prompt.ids.len() < 600,
+            Self::Three => idx < 3,
+        }
+    }
+}
+
+/// Runs one of the demo model's directories against the golden of the same weights, the prompts in turn with little
+/// memory and with plenty.
+fn demo(directory: &str, golden_name: &str, usual: Usual, first: Memory) {
+    let Some(dir) = common::demo_model(directory) else {
+        return;
+    };
+    let full = env::var_os("FLASH_PARITY").is_some_and(|value| value == "full");
+    let (golden, logits) = golden(&format!("demo-{golden_name}"));
+    let mut memory = first;
+    for (idx, (prompt, kept)) in golden.prompts.iter().zip(&logits).enumerate() {
+        if full || usual.has(idx, prompt) {
+            let begin = Instant::now();
+            let n_greedy = prompt.greedy.len();
+            let mut engine = common::engine(&dir, memory, IoMode::Pread, prompt.ids.len(), n_greedy);
+            check(&mut engine, &golden, prompt, kept);
+            assert_eq!(engine.stats().streamed_bytes > 0, memory == Memory::Floor);
+            println!("{directory}, {}, {memory:?}: {:.1} s", prompt.name, begin.elapsed().as_secs_f64());
+        }
+        memory = memory.other();
+    }
+}
+
+#[test]
+fn kept_equals_mlx_lm() {
+    demo("kept", "kept", Usual::All, Memory::Plenty);
+}
+
+#[test]
+fn kept_in_shards_equals_mlx_lm() {
+    demo("kept-sharded", "kept", Usual::Three, Memory::Floor);
+}
+
+#[test]
+fn f32_equals_mlx_lm() {
+    demo("f32", "f32", Usual::Short, Memory::Plenty);
+}
+
+#[test]
+fn f32_in_shards_equals_mlx_lm() {
+    demo("f32-sharded", "f32", Usual::Three, Memory::Floor);
+}
+
+#[test]
+fn f16_equals_mlx_lm() {
+    demo("f16", "f16", Usual::Short, Memory::Plenty);
+}
+
+#[test]
+fn f16_in_shards_equals_mlx_lm() {
+    demo("f16-sharded", "f16", Usual::Three, Memory::Floor);
+}
+
+#[test]
+fn eight_bit_equals_mlx_lm() {
+    demo("8bit", "8bit", Usual::Short, Memory::Plenty);
+}
+
+#[test]
+fn eight_bit_in_shards_equals_mlx_lm() {
+    demo("8bit-sharded", "8bit", Usual::Three, Memory::Floor);
+}
+
+/// The goldens' ids came from mlx-lm's tokenizer and chat template; ours make the same of the same words.
+#[test]
+fn prompts_are_encoded_as_mlx_lm_does() {
+    let sources: Vec<Source> =
+        serde_json::from_slice(&fs::read(tests().join("goldens/parity/prompts.json")).unwrap()).unwrap();
+    for name in ["kept", "f32", "f16", "8bit"] {
+        let Some(dir) = common::demo_model(name) else {
+            continue;
+        };
+        let (tokenizer, template) = (Tokenizer::open(&dir).unwrap(), ChatTemplate::open(&dir).unwrap());
+        let (golden, _) = golden(&format!("demo-{name}"));
+        assert_eq!(golden.prompts.len(), sources.len());
+        for (source, prompt) in sources.iter().zip(&golden.prompts) {
+            let text = source.text.clone().unwrap_or_else(|| {
+                let message = |message: &SourceMessage| Message::new(&message.role, &message.content);
+                template.render(&source.messages.iter().map(message).collect::<Vec<_>>(), true).unwrap()
+            });
+            assert_eq!(source.name, prompt.name);
+            assert_eq!(tokenizer.encode_prompt(&text).unwrap(), prompt.ids, "{name}: {}", prompt.name);
+        }
+    }
+}
