@@ -52,7 +52,7 @@ unsafe impl Pages for Slot {
 /// If the shape takes more bytes than there are.
 #[expect(unsafe_code, reason = "hands memory to MLX")]
 pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
-    extern "C" fn drop_pages<P>(payload: *mut c_void) {
+    unsafe extern "C" fn drop_pages<P>(payload: *mut c_void) {
         // SAFETY: `payload` is the box leaked below, and MLX calls this once.
         drop(unsafe { Box::from_raw(payload.cast::<P>()) });
     }
@@ -70,7 +70,7 @@ pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<A
     // SAFETY: by the contract of `Pages` the memory is valid until the payload is dropped, and the word before it is
     // free for MLX's header; the shape was checked against its length.
     let handle =
-        unsafe { native_alias(data, shape.as_ptr(), n_dims, dtype.into(), payload, drop_pages::<P>) };
+        unsafe { native_alias(data, shape.as_ptr(), n_dims, dtype.into(), payload, Some(drop_pages::<P>)) };
     if handle.ctx.is_null() {
         // SAFETY: MLX has not taken the payload.
         drop(unsafe { Box::from_raw(payload.cast::<P>()) });
@@ -80,45 +80,24 @@ pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<A
     Ok(unsafe { Array::from_ptr(handle) })
 }
 
-/// On Linux mlx-c copies such memory, so the native library brings a function that does not.
+// On Linux mlx-c copies such memory, so the native library brings a function that does not.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "foreign function")]
-unsafe fn native_alias(
-    data: *mut c_void,
-    shape: *const c_int,
-    dim: c_int,
-    dtype: mlx_sys::mlx_dtype,
-    payload: *mut c_void,
-    dtor: extern "C" fn(*mut c_void),
-) -> mlx_sys::mlx_array {
-    unsafe extern "C" {
-        fn flash_array_alias(
-            data: *mut c_void,
-            shape: *const c_int,
-            dim: c_int,
-            dtype: mlx_sys::mlx_dtype,
-            payload: *mut c_void,
-            dtor: extern "C" fn(*mut c_void),
-        ) -> mlx_sys::mlx_array;
-    }
-    // SAFETY: passed on as promised to us.
-    unsafe { flash_array_alias(data, shape, dim, dtype, payload, dtor) }
+unsafe extern "C" {
+    #[link_name = "flash_array_alias"]
+    fn native_alias(
+        data: *mut c_void,
+        shape: *const c_int,
+        dim: c_int,
+        dtype: mlx_sys::mlx_dtype,
+        payload: *mut c_void,
+        dtor: Option<unsafe extern "C" fn(*mut c_void)>,
+    ) -> mlx_sys::mlx_array;
 }
 
-/// On Apple silicon mlx-c wraps page-aligned memory in a Metal buffer without a copy.
+// On Apple silicon mlx-c wraps page-aligned memory in a Metal buffer without a copy.
 #[cfg(not(target_os = "linux"))]
-#[expect(unsafe_code, reason = "foreign function")]
-unsafe fn native_alias(
-    data: *mut c_void,
-    shape: *const c_int,
-    dim: c_int,
-    dtype: mlx_sys::mlx_dtype,
-    payload: *mut c_void,
-    dtor: extern "C" fn(*mut c_void),
-) -> mlx_sys::mlx_array {
-    // SAFETY: passed on as promised to us.
-    unsafe { mlx_sys::mlx_array_new_data_managed_payload(data, shape, dim, dtype, payload, Some(dtor)) }
-}
+use mlx_sys::mlx_array_new_data_managed_payload as native_alias;
 
 /// A tensor in a bundle's bytes.
 #[derive(Debug, Clone)]
