@@ -3,7 +3,7 @@
 //! `goldens/parity` holds what mlx-lm made of each prompt, and how it was asked; `cargo xtask goldens` makes it anew.
 //! Half of the prompts run on the smallest budget, half with everything in memory.
 //!
-//! All prompts on all directories of the demo model take about ten minutes of two cores, so not all of them are usual:
+//! All prompts on all directories of the demo model take a quarter of an hour of two cores, so not all of them are usual:
 //! see [`Usual`]. `FLASH_PARITY=full` runs all.
 
 #![expect(clippy::print_stdout, reason = "a test of minutes says how far it is, and a skipped one why")]

@@ -48,8 +48,10 @@ fn settings(native: &Native) -> Table {
 
     let mut target = Table::new();
     // The wheel's library finds its BLAS beside itself; our programs find the library by this.
-    target
-        .insert("rustflags".into(), strings(["-C".into(), format!("link-arg=-Wl,-rpath,{}", libraries[0])]));
+    // Doctests are linked by rustdoc, which has flags of its own.
+    let rpath = strings(["-C".into(), format!("link-arg=-Wl,-rpath,{}", libraries[0])]);
+    target.insert("rustflags".into(), rpath.clone());
+    target.insert("rustdocflags".into(), rpath);
     target.insert("mlx".into(), mlx.into());
     let mut targets = Table::new();
     targets.insert(format!("{}-unknown-linux-gnu", std::env::consts::ARCH), target.into());
