@@ -32,6 +32,14 @@ pub enum KernelError {
         /// Length given.
         got_bytes: usize,
     },
+    /// An instruction set does not exist, or this machine does not have it.
+    #[error("{wanted} is none of the instruction sets of this machine: {available}")]
+    Isa {
+        /// The name asked for.
+        wanted: String,
+        /// The names that would do.
+        available: String,
+    },
     /// A NaN, or a value beyond what the type of the scales can hold, cannot be quantised.
     #[error("value {value_idx} of the row is not a number that can be quantised: {value}")]
     OutOfRange {

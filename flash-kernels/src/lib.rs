@@ -1,11 +1,13 @@
 //! CPU kernels over slices for the number formats of language-model weights.
 //!
-//! Everything here is a pure function from slices to slices: no allocation, no I/O, no threads, no MLX.
+//! Everything here is a function from slices to slices: no I/O, no MLX, and no threads but those of a [`Pool`].
 //! Slices of stored numbers are little-endian **bytes** and may start at any address, because that is how a
 //! tensor lies in a safetensors file.
 //!
 //! - [`FloatType`]: f32, f16 and bf16 as stored, decoded to and encoded from `f32`.
 //! - [`Affine`]: MLX's affine quantisation, `value = scale · code + bias` by groups along the last axis.
+//! - [`matmul`]: `y = x · Wᵀ + b` of `f32` activations and a stored [`Matrix`], with the same bits whatever the number
+//!   of rows and threads.
 //!
 //! ```
 //! use flash_kernels::{Affine, FloatType};
@@ -21,10 +23,22 @@
 //! # Ok::<(), flash_kernels::KernelError>(())
 //! ```
 
+mod activations;
 mod affine;
+mod affine_tile;
 mod error;
 mod float;
+mod isa;
+mod matrix;
+mod pool;
+mod product;
+mod tile;
+mod widen;
 
 pub use affine::Affine;
 pub use error::KernelError;
 pub use float::FloatType;
+pub use isa::Isa;
+pub use matrix::{Floats, Matrix};
+pub use pool::Pool;
+pub use product::matmul;

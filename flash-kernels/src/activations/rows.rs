@@ -1,0 +1,141 @@
+use std::sync::Mutex;
+
+use super::{Exception, Terms, exceptions};
+use crate::isa::Kernels;
+use crate::pool::Pool;
+use crate::tile::{CodeBits, UNIT};
+
+/// Blocks of four values in a unit whose products are taken of sums; the last block's are taken one by one.
+///
+/// `(x₀ + w₁) · (x₁ + w₀) = x₀w₀ + x₁w₁ + x₀x₁ + w₀w₁`: one multiplication for two, if the last two terms are
+/// known from elsewhere (S. Winograd, 1968). It costs two additions; on Zen 4 three such blocks in four keep the
+/// multipliers and the adders equally busy. Integers wrap, so the sum is exact all the same.
+pub(crate) const SUM_BLOCKS: usize = 3;
+
+/// Groups of row tiles that one thread converts at a time: with 64 values a group, 32 KiB of input.
+const PART_TILES: usize = 8;
+
+/// Rows of activations that lie side by side. As many sums of products as an AVX-512 kernel keeps in registers.
+pub(crate) const ROW_TILE: usize = 16;
+
+/// Results are computed for a multiple of as many rows; those of missing rows are not used.
+pub(crate) const ROW_STEP: usize = 4;
+
+/// Two codes of each of [`ROW_TILE`] rows: kernels read a line of the cache after the other.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct RowPairs(pub(crate) [[i16; 2]; ROW_TILE]);
+
+/// Many rows of activations, for weights that are unpacked into panels.
+#[derive(Debug)]
+pub(crate) struct FixedRows {
+    /// Rows.
+    pub(crate) m: usize,
+    /// Values in a group.
+    pub(crate) group: usize,
+    n_groups: usize,
+    /// `[row tiles, groups, group / 2]`; the codes of each unit in the order [`CodeBits::order`] says. Missing rows are
+    /// zeros.
+    pub(crate) pairs: Vec<RowPairs>,
+    /// `[row tiles, groups]`.
+    pub(crate) terms: Vec<[Terms; ROW_TILE]>,
+    /// `[row tiles, groups]`: what [`pack_rows`] says of the codes.
+    pub(crate) cross: Vec<[i32; ROW_TILE]>,
+    /// In no order that matters.
+    pub(crate) exceptions: Vec<Exception>,
+}
+
+impl FixedRows {
+    /// Converts `x`: `[m, k]`, with `k` whole groups, not zero of them.
+    pub(crate) fn new(pool: &Pool, x: &[f32], k: usize, group: usize, bits: CodeBits) -> Self {
+        let (m, n_groups) = (x.len() / k, k / group);
+        let n_tiles = m.div_ceil(ROW_TILE) * n_groups;
+        let mut pairs = vec![RowPairs([[0; 2]; ROW_TILE]); n_tiles * group / 2];
+        let mut terms = vec![[Terms::default(); ROW_TILE]; n_tiles];
+        let mut cross = vec![[0; ROW_TILE]; n_tiles];
+        let parts: Vec<Mutex<Part<'_>>> = pairs
+            .chunks_mut(PART_TILES * group / 2)
+            .zip(terms.chunks_mut(PART_TILES).zip(cross.chunks_mut(PART_TILES)))
+            .enumerate()
+            .map(|(idx, (pairs, (terms, cross)))| {
+                let first = PART_TILES * idx;
+                Mutex::new(Part { first, pairs, terms, cross, exceptions: Vec::new() })
+            })
+            .collect();
+        pool.run(parts.len(), &|part_idx| {
+            // Each part is locked once; a thread that panics in it ends the loop.
+            if let Ok(mut part) = parts[part_idx].lock() {
+                part.convert(pool.kernels(), x, k, group, bits);
+            }
+        });
+        let parts = parts.into_iter().filter_map(|part| part.into_inner().ok());
+        let exceptions = parts.flat_map(|part| part.exceptions).collect();
+        Self { m, group, n_groups, pairs, terms, cross, exceptions }
+    }
+
+    /// The index of a row tile's group among all.
+    #[inline]
+    pub(crate) fn tile_idx(&self, group_idx: usize, tile_idx: usize) -> usize {
+        tile_idx * self.n_groups + group_idx
+    }
+
+    /// The pairs of the tile with this index.
+    #[inline]
+    pub(crate) fn tile_pairs(&self, idx: usize) -> &[RowPairs] {
+        &self.pairs[idx * self.group / 2..][..self.group / 2]
+    }
+}
+
+/// Some groups of some row tiles.
+struct Part<'a> {
+    first: usize,
+    pairs: &'a mut [RowPairs],
+    terms: &'a mut [[Terms; ROW_TILE]],
+    cross: &'a mut [[i32; ROW_TILE]],
+    exceptions: Vec<Exception>,
+}
+
+impl Part<'_> {
+    fn convert(&mut self, kernels: &Kernels, x: &[f32], k: usize, group: usize, bits: CodeBits) {
+        let m = x.len() / k;
+        let mut codes = vec![0; ROW_TILE * group];
+        let outs = self.pairs.chunks_exact_mut(group / 2).zip(self.terms.iter_mut().zip(&mut *self.cross));
+        for (idx, (pairs, (terms, cross))) in (self.first..).zip(outs) {
+            let n_groups = k / group;
+            let (row_start, k_start) = (idx / n_groups * ROW_TILE, idx % n_groups * group);
+            for (at, codes) in codes.chunks_exact_mut(group).enumerate() {
+                let row_idx = row_start + at;
+                if row_idx >= m {
+                    codes.fill(0);
+                    continue;
+                }
+                let values = &x[row_idx * k + k_start..][..group];
+                match (kernels.fix_group)(values, codes) {
+                    Some(fixed) => terms[at] = fixed,
+                    None => self.exceptions.extend(exceptions(row_idx, k_start, values)),
+                }
+            }
+            (kernels.pack_rows)(bits, &codes, pairs, cross);
+        }
+    }
+}
+
+/// Packs a group of [`ROW_TILE`] rows (`codes`: `[ROW_TILE, group]`), each unit in the order of `bits`. Sets `cross` to
+/// what [`SUM_BLOCKS`] blocks of each unit add to a dot product besides the products wanted, negated.
+pub(crate) fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], cross: &mut [i32; ROW_TILE]) {
+    let order = bits.order();
+    for (row, (codes, cross)) in codes.chunks_exact(2 * pairs.len()).zip(cross).enumerate() {
+        *cross = 0;
+        let units = codes.as_chunks::<UNIT>().0.iter().zip(pairs.as_chunks_mut::<{ UNIT / 2 }>().0);
+        for (unit, pairs) in units {
+            for (idx, pair) in pairs.iter_mut().enumerate() {
+                pair.0[row] = [unit[order[2 * idx]], unit[order[2 * idx + 1]]];
+            }
+            for [even, odd] in &pairs.as_chunks::<2>().0[..SUM_BLOCKS] {
+                let ([a, b], [c, d]) = (even.0[row], odd.0[row]);
+                let product = |x: i16, y: i16| i32::from(x) * i32::from(y);
+                *cross = cross.wrapping_sub(product(a, c)).wrapping_sub(product(b, d));
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+use super::{Exception, Terms, exceptions};
+use crate::isa::Kernels;
+use crate::tile::CodeBits;
+
+/// Bytes of stored codes that are multiplied at a time: a line of the cache.
+pub(crate) const LINE_BYTES: usize = 64;
+
+/// Activations that belong to one line of codes: as many bytes, in the order in which the codes come out of it.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Plane(pub(crate) [u8; LINE_BYTES]);
+
+/// One row of activations, for weights as they are stored.
+#[derive(Debug)]
+pub(crate) struct FixedVector {
+    /// For each line 4 planes with codes of 4 bits, 2 with codes of 8; the last line may have more codes than `k`,
+    /// and their activations are zeros. Each instruction set has an arrangement of its own.
+    pub(crate) planes: Vec<Plane>,
+    /// One for each group.
+    pub(crate) terms: Vec<Terms>,
+    pub(crate) exceptions: Vec<Exception>,
+}
+
+impl FixedVector {
+    /// Converts the row `row_idx` of the activations, `x`, which is whole groups.
+    pub(crate) fn new(kernels: &Kernels, row_idx: usize, x: &[f32], group: usize, bits: CodeBits) -> Self {
+        let line_codes = LINE_BYTES * 8 / bits.width();
+        let mut codes = vec![0; x.len().next_multiple_of(line_codes)];
+        let mut terms = vec![Terms::default(); x.len() / group];
+        let mut found = Vec::new();
+        let groups = codes.chunks_exact_mut(group).zip(x.chunks_exact(group));
+        for (idx, ((codes, values), terms)) in groups.zip(&mut terms).enumerate() {
+            match (kernels.fix_group)(values, codes) {
+                Some(fixed) => *terms = fixed,
+                None => found.extend(exceptions(row_idx, idx * group, values)),
+            }
+        }
+        let mut planes = vec![Plane([0; LINE_BYTES]); codes.len() * size_of::<i16>() / LINE_BYTES];
+        (kernels.arrange)(bits, &codes, &mut planes);
+        Self { planes, terms, exceptions: found }
+    }
+}
+
+/// Arranges whole lines of codes as 16-bit numbers: the planes of a line belong to what is left of its words of 32
+/// bits after shifts by 0, 4, 8 and 12 (codes of 4 bits) or 0 and 8, in both halves of each word.
+#[inline(always)]
+pub(crate) fn arrange_words(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
+    let word_codes = bits.word_codes();
+    let line_codes = LINE_BYTES / 4 * word_codes;
+    for (codes, planes) in codes.chunks_exact(line_codes).zip(planes.chunks_exact_mut(word_codes / 2)) {
+        for (shift, plane) in planes.iter_mut().enumerate() {
+            for (word, codes) in plane.0.as_chunks_mut::<4>().0.iter_mut().zip(codes.chunks_exact(word_codes))
+            {
+                let [a, b] = codes[shift].to_le_bytes();
+                let [c, d] = codes[shift + word_codes / 2].to_le_bytes();
+                *word = [a, b, c, d];
+            }
+        }
+    }
+}
+
+/// Arranges whole lines of codes as two signed digits of 8 bits, `code = 256 · upper + lower`: with codes of 4 bits,
+/// the upper digits for the lower and for the upper halves of the line's bytes, then the lower digits likewise; with
+/// codes of 8 bits, the upper digits, then the lower.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
+    let upper = |code: i16| ((code + 128) >> 8) as u8;
+    let lower = |code: i16| code as u8;
+    match bits {
+        CodeBits::Four => {
+            let lines =
+                planes.as_chunks_mut::<4>().0.iter_mut().zip(codes.as_chunks::<{ 2 * LINE_BYTES }>().0);
+            for (planes, codes) in lines {
+                for (idx, [even, odd]) in codes.as_chunks::<2>().0.iter().enumerate() {
+                    planes[0].0[idx] = upper(*even);
+                    planes[1].0[idx] = upper(*odd);
+                    planes[2].0[idx] = lower(*even);
+                    planes[3].0[idx] = lower(*odd);
+                }
+            }
+        }
+        CodeBits::Eight => {
+            let lines = planes.as_chunks_mut::<2>().0.iter_mut().zip(codes.as_chunks::<LINE_BYTES>().0);
+            for (planes, codes) in lines {
+                for (idx, code) in codes.iter().enumerate() {
+                    planes[0].0[idx] = upper(*code);
+                    planes[1].0[idx] = lower(*code);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+use std::ops::Range;
+
+use crate::activations::Exception;
+use crate::isa::Kernels;
+use crate::matrix::AffineStorage;
+use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Rows};
+use crate::widen::widen;
+
+/// A tile of affine weights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AffineTile<'a> {
+    pub(crate) codes: CodeRows<'a>,
+    scales: FloatRows<'a>,
+    biases: FloatRows<'a>,
+}
+
+impl<'a> AffineTile<'a> {
+    /// The tiles of the rows `range` of `w`, each of `k` codes. `widened` takes their codes if kernels cannot read them
+    /// as they are stored, `spare` the rows of a last tile that is not full.
+    pub(crate) fn of(
+        w: &AffineStorage<'a>,
+        k: usize,
+        range: Range<usize>,
+        widened: &'a mut Vec<u8>,
+        spare: &'a mut [Vec<u8>; 3],
+    ) -> Vec<Self> {
+        let [spare_codes, spare_scales, spare_biases] = spare;
+        let codes_bytes = k / 8 * w.bits as usize;
+        let codes = if w.is_narrow() {
+            widen(w.bits, &w.codes[range.start * codes_bytes..range.end * codes_bytes], widened);
+            Rows::tiles(widened, k, 0..range.len(), spare_codes)
+        } else {
+            Rows::tiles(w.codes, codes_bytes, range.clone(), spare_codes)
+        };
+        let floats_bytes = k / w.group * w.float.size_bytes();
+        let scales = Rows::tiles(w.scales, floats_bytes, range.clone(), spare_scales);
+        let biases = Rows::tiles(w.biases, floats_bytes, range, spare_biases);
+        let tiles = codes.zip(scales.zip(biases)).map(|(codes, (scales, biases))| Self {
+            codes: CodeRows { rows: codes, bits: w.code_bits(), group: w.group },
+            scales: FloatRows { rows: scales, float: w.float },
+            biases: FloatRows { rows: biases, float: w.float },
+        });
+        tiles.collect()
+    }
+
+    /// The groups of a row, up to `step` at a time.
+    pub(crate) fn steps(&self, step: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let n_groups = self.scales.rows.row_bytes() / self.scales.float.size_bytes();
+        (0..n_groups).step_by(step).map(move |start| start..n_groups.min(start + step))
+    }
+
+    /// Adds the products of one activation that fixed-point numbers do not stand for.
+    pub(crate) fn add_exception(&self, exception: &Exception, acc: &mut Lanes) {
+        let group_idx = exception.k_idx / self.codes.group;
+        for (lane, acc) in acc.0.iter_mut().enumerate() {
+            let float = |floats: FloatRows<'_>| floats.float.get(floats.rows.row(lane), group_idx);
+            let code = self.codes.code(lane, exception.k_idx);
+            *acc += exception.value * (float(self.scales) * f32::from(code) + float(self.biases));
+        }
+    }
+}
+
+impl GroupLanes {
+    /// Decodes the scales and biases of the groups `groups` of a tile.
+    pub(crate) fn decode(&mut self, kernels: &Kernels, tile: &AffineTile<'_>, groups: Range<usize>) {
+        for (rows, out) in [(tile.scales, &mut self.scales), (tile.biases, &mut self.biases)] {
+            out.resize(groups.len(), Lanes::ZERO);
+            (kernels.decode)(rows, groups.clone(), out);
+        }
+    }
+}

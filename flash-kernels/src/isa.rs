@@ -1,0 +1,146 @@
+//! Instruction sets: which there are, which this machine has, and the kernels of each.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use crate::activations::{FixedRows, FixedVector, Plane, ROW_TILE, RowPairs, Terms};
+use crate::error::KernelError;
+use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes};
+
+/// The variable that overrides the choice of instruction set.
+const ENV: &str = "FLASH_KERNELS";
+
+/// An instruction set with kernels of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// What every machine has.
+    Portable,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512,
+}
+
+impl Isa {
+    /// The instruction sets of this machine, the best last.
+    pub fn available() -> &'static [Self] {
+        static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
+        AVAILABLE.get_or_init(|| {
+            let mut isas = vec![Self::Portable];
+            #[cfg(target_arch = "x86_64")]
+            if avx512::is_available() {
+                isas.push(Self::Avx512);
+            }
+            isas
+        })
+    }
+
+    /// The one that `FLASH_KERNELS` names, or the best of this machine.
+    pub(crate) fn choose() -> Result<Self, KernelError> {
+        let available = Self::available();
+        match std::env::var_os(ENV).filter(|wanted| !wanted.is_empty()) {
+            None => Ok(available.last().copied().unwrap_or(Self::Portable)),
+            Some(wanted) => available
+                .iter()
+                .copied()
+                .find(|isa| wanted == isa.name())
+                .ok_or_else(|| unavailable(wanted.to_string_lossy().into_owned())),
+        }
+    }
+
+    /// As `FLASH_KERNELS` names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Its kernels, if this machine can run them.
+    pub(crate) fn kernels(self) -> Result<&'static Kernels, KernelError> {
+        match self {
+            _ if !Self::available().contains(&self) => Err(unavailable(self.name().to_owned())),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Ok(&avx512::KERNELS),
+            _ => Ok(&portable::KERNELS),
+        }
+    }
+}
+
+fn unavailable(wanted: String) -> KernelError {
+    let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
+    KernelError::Isa { wanted, available: names.join(", ") }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The kernels of one instruction set.
+///
+/// A product comes about in two ways with the same bits: with few rows of activations straight from the stored
+/// weights (`multiply_codes`, `multiply_floats`), with many by unpacking a panel of weights that then serves all
+/// rows (`unpack_codes` and `multiply_panel`, `decode` and `multiply_lanes`).
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    /// [`fix_group`](crate::activations::fix_group).
+    pub(crate) fix_group: fn(values: &[f32], codes: &mut [i16]) -> Option<Terms>,
+
+    /// [`pack_rows`](crate::activations::pack_rows).
+    pub(crate) pack_rows:
+        fn(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], cross: &mut [i32; ROW_TILE]),
+
+    /// Arranges whole lines of codes in the order in which `multiply_codes` takes them.
+    pub(crate) arrange: fn(bits: CodeBits, codes: &[i16], planes: &mut [Plane]),
+
+    /// Decodes the columns `columns` of the rows: one element of `out` for each column.
+    pub(crate) decode: fn(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]),
+
+    /// Adds to `acc` the products of the groups `groups` of `x` with those of the rows; `scales` hold just these
+    /// groups. The first group starts a line.
+    pub(crate) multiply_codes:
+        fn(rows: CodeRows<'_>, groups: Range<usize>, scales: &GroupLanes, x: &FixedVector, acc: &mut Lanes),
+
+    /// Unpacks the groups `groups` of the rows.
+    pub(crate) unpack_codes: fn(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel),
+
+    /// Adds to `acc` (one element for each row of `x`, and more up to a multiple of [`ROW_STEP`](crate::activations::ROW_STEP)) the products of the groups `groups` of `x` with the panel,
+    /// which holds just these groups, as do `scales`.
+    pub(crate) multiply_panel:
+        fn(panel: &CodePanel, groups: Range<usize>, scales: &GroupLanes, x: &FixedRows, acc: &mut [Lanes]),
+
+    /// Adds to `acc` the products of the row `x` with the rows.
+    pub(crate) multiply_floats: fn(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes),
+
+    /// Adds to `acc` the products of the columns of `x` from `column_start` on with decoded weights.
+    pub(crate) multiply_lanes:
+        fn(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]),
+}
+
+/// Activations as given: `[m, k]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FloatInput<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) k: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_instruction_set_comes_last_and_names_differ() {
+        let available = Isa::available();
+        assert_eq!(available[0], Isa::Portable);
+        for (idx, isa) in available.iter().enumerate() {
+            assert!(available[..idx].iter().all(|other| other.name() != isa.name()));
+            assert!(isa.kernels().is_ok());
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Kernels for AVX-512 with VNNI: a tile is two vectors of 16 lanes, one lane for each row of the weights.
+
+/// Repeats a block with a constant for each value: arrays of vectors stay in registers only if every index is one,
+/// and the compiler does not unroll loops as long as these.
+macro_rules! unroll {
+    ($name:ident in [$($value:literal)*] $body:block) => {
+        $({
+            const $name: usize = $value;
+            $body
+        })*
+    };
+}
+
+mod codes;
+mod floats;
+mod panel;
+mod transpose;
+mod vectors;
+
+use super::Kernels;
+use crate::activations::{self, Plane, Terms};
+use crate::tile::{CodeBits, TILE};
+
+/// Lanes of a vector of 32-bit numbers.
+const LANES: usize = 16;
+
+/// Vectors of a tile.
+const HALVES: usize = TILE / LANES;
+
+pub(super) fn is_available() -> bool {
+    // Clippy reads the list as one feature at a time, and so does the processor.
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+/// Kernels of functions that must not run on other processors.
+macro_rules! kernels {
+    ($($kernel:ident: $function:path, ($($argument:ident),*);)*) => {
+        Kernels {
+            $($kernel: |$($argument),*| {
+                #[expect(unsafe_code, reason = "the processor has the instructions")]
+                // SAFETY: `Isa::kernels` hands this table out only where `is_available` holds.
+                unsafe { $function($($argument),*) }
+            },)*
+        }
+    };
+}
+
+pub(super) static KERNELS: Kernels = kernels! {
+    fix_group: fix_group, (values, codes);
+    pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
+    arrange: arrange, (bits, codes, planes);
+    decode: floats::decode, (rows, columns, out);
+    multiply_codes: codes::multiply, (rows, groups, scales, x, acc);
+    unpack_codes: panel::unpack, (rows, groups, panel);
+    multiply_panel: panel::multiply, (panel, groups, scales, x, acc);
+    multiply_floats: floats::multiply, (rows, x, acc);
+    multiply_lanes: floats::multiply_lanes, (weights, column_start, x, acc);
+};
+
+/// [`activations::fix_group`], compiled for these instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> {
+    activations::fix_group(values, codes)
+}
+
+/// [`activations::arrange_digits`], compiled for these instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
+    activations::arrange_digits(bits, codes, planes);
+}

@@ -1,0 +1,125 @@
+//! Floating-point weights, and the scales and biases of codes.
+
+#![expect(unsafe_code, reason = "loads of a row's last columns are masked, which no slice can express")]
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::transpose::transpose;
+use super::{HALVES, LANES};
+use crate::activations::LINE_BYTES;
+use crate::float::FloatType;
+use crate::isa::FloatInput;
+use crate::tile::{FloatRows, Lanes, TILE};
+
+/// [`Kernels::decode`](crate::isa::Kernels::decode).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]) {
+    prefetch_next_tile(rows, columns.clone());
+    for half in 0..HALVES {
+        for (out, start) in out.chunks_mut(LANES).zip(columns.clone().step_by(LANES)) {
+            let block = decode_block(rows, half, start..columns.end.min(start + LANES));
+            for (out, column) in out.iter_mut().zip(block) {
+                out.store_512(half, column);
+            }
+        }
+    }
+}
+
+/// Prefetches as many bytes of the tile after this as `columns` are of this one, in the order of their addresses.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch_next_tile(rows: FloatRows<'_>, columns: Range<usize>) {
+    let column_bytes = TILE * rows.float.size_bytes();
+    let start = TILE * rows.rows.row_bytes() + columns.start * column_bytes;
+    for offset in (start..start + columns.len() * column_bytes).step_by(LINE_BYTES) {
+        // Beyond the last tile there may be nothing, and a prefetch cannot fault.
+        _mm_prefetch::<_MM_HINT_T1>(rows.rows.bytes().as_ptr().wrapping_add(offset).cast());
+    }
+}
+
+/// Up to 16 columns of 16 rows; the others are zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn decode_block(rows: FloatRows<'_>, half: usize, columns: Range<usize>) -> [__m512; LANES] {
+    let size_bytes = rows.float.size_bytes();
+    let mask = u16::MAX >> (LANES - columns.len());
+    let row_bytes = rows.rows.row_bytes();
+    assert!(columns.end * size_bytes <= row_bytes);
+    let start = rows.rows.bytes()[half * LANES * row_bytes + columns.start * size_bytes..].as_ptr();
+    let mut words = [_mm512_setzero_si512(); LANES];
+    for (lane, word) in words.iter_mut().enumerate() {
+        let start = start.wrapping_add(lane * row_bytes);
+        // SAFETY: each row of the tile has the columns that the mask keeps, by the assertion on their end.
+        *word = unsafe {
+            match rows.float {
+                FloatType::F32 => _mm512_maskz_loadu_epi32(mask, start.cast()),
+                FloatType::F16 => {
+                    _mm512_castps_si512(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, start.cast())))
+                }
+                FloatType::BF16 => {
+                    let upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, start.cast()));
+                    _mm512_slli_epi32::<16>(upper)
+                }
+            }
+        };
+    }
+    let words = transpose(&words);
+    let mut block = [_mm512_setzero_ps(); LANES];
+    for (column, word) in block.iter_mut().zip(words) {
+        *column = _mm512_castsi512_ps(word);
+    }
+    block
+}
+
+/// [`Kernels::multiply_floats`](crate::isa::Kernels::multiply_floats).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn multiply(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes) {
+    for half in 0..HALVES {
+        let mut sum = acc.load_512(half);
+        for (idx, x) in x.chunks(LANES).enumerate() {
+            let block = decode_block(rows, half, idx * LANES..idx * LANES + x.len());
+            for (x, weights) in x.iter().zip(block) {
+                sum = _mm512_fmadd_ps(_mm512_set1_ps(*x), weights, sum);
+            }
+        }
+        acc.store_512(half, sum);
+    }
+}
+
+/// [`Kernels::multiply_lanes`](crate::isa::Kernels::multiply_lanes).
+#[target_feature(enable = "avx512f")]
+pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
+    let row = |row_idx: usize| &x.values[row_idx * x.k + column_start..][..weights.len()];
+    let (eights, rest) = acc.as_chunks_mut::<8>();
+    for (idx, acc) in eights.iter_mut().enumerate() {
+        multiply_lanes_rows(weights, std::array::from_fn(|at| row(8 * idx + at)), acc);
+    }
+    for (idx, acc) in rest.iter_mut().enumerate() {
+        multiply_lanes_rows(weights, [row(8 * eights.len() + idx)], std::array::from_mut(acc));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &mut [Lanes; M]) {
+    let mut sums = [[_mm512_setzero_ps(); HALVES]; M];
+    for row in 0..M {
+        sums[row] = [acc[row].load_512(0), acc[row].load_512(1)];
+    }
+    let x = x.map(|x| &x[..weights.len()]);
+    for (column, weights) in weights.iter().enumerate() {
+        let weights = [weights.load_512(0), weights.load_512(1)];
+        for row in 0..M {
+            let x = _mm512_set1_ps(x[row][column]);
+            for half in 0..HALVES {
+                sums[row][half] = _mm512_fmadd_ps(x, weights[half], sums[row][half]);
+            }
+        }
+    }
+    for row in 0..M {
+        for (half, sum) in sums[row].into_iter().enumerate() {
+            acc[row].store_512(half, sum);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The layouts of a tile as vectors: each is two vectors, and `half` is which.
+
+#![expect(unsafe_code, reason = "loads and stores are by pointers")]
+
+use std::arch::x86_64::*;
+
+use super::LANES;
+use crate::activations::Plane;
+use crate::tile::{CodePairs, IntLanes, Lanes};
+
+impl Lanes {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn load_512(&self, half: usize) -> __m512 {
+        let lanes = &self.0.as_chunks::<LANES>().0[half];
+        // SAFETY: an array of 16 `f32` is what is read.
+        unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn store_512(&mut self, half: usize, values: __m512) {
+        let lanes = &mut self.0.as_chunks_mut::<LANES>().0[half];
+        // SAFETY: an array of 16 `f32` is what is written.
+        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), values) }
+    }
+}
+
+impl IntLanes {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn load_512(&self, half: usize) -> __m512i {
+        let lanes = &self.0.as_chunks::<LANES>().0[half];
+        // SAFETY: an array of 16 `i32` is what is read.
+        unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn store_512(&mut self, half: usize, lanes: __m512i) {
+        let out = &mut self.0.as_chunks_mut::<LANES>().0[half];
+        // SAFETY: an array of 16 `i32` is what is written.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), lanes) }
+    }
+}
+
+impl CodePairs {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn load_512(&self, half: usize) -> __m512i {
+        let pairs = &self.0.as_chunks::<LANES>().0[half];
+        // SAFETY: an array of 16 pairs of `i16` is what is read.
+        unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn store_512(&mut self, half: usize, pairs: __m512i) {
+        let out = &mut self.0.as_chunks_mut::<LANES>().0[half];
+        // SAFETY: an array of 16 pairs of `i16` is what is written.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), pairs) }
+    }
+}
+
+impl Plane {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn load_512(&self) -> __m512i {
+        // SAFETY: an array of 64 bytes is what is read.
+        unsafe { _mm512_loadu_si512(self.0.as_ptr().cast()) }
+    }
+}

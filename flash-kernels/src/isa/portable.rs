@@ -1,0 +1,142 @@
+//! Kernels in plain Rust: what the others are tested against, and what runs where no other does.
+
+use std::ops::Range;
+
+use super::{FloatInput, Kernels};
+use crate::activations::{
+    FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, fix_group, pack_rows,
+};
+use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes, TILE};
+
+pub(super) static KERNELS: Kernels = Kernels {
+    fix_group,
+    pack_rows,
+    arrange: arrange_words,
+    decode,
+    multiply_codes,
+    unpack_codes,
+    multiply_panel,
+    multiply_floats,
+    multiply_lanes,
+};
+
+/// Words of codes in a line.
+const LINE_WORDS: usize = LINE_BYTES / 4;
+
+/// Columns of floating-point weights decoded at a time.
+const COLUMNS: usize = 16;
+
+fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]) {
+    for lane in 0..TILE {
+        let row = rows.rows.row(lane);
+        for (out, column) in out.iter_mut().zip(columns.clone()) {
+            out.0[lane] = rows.float.get(row, column);
+        }
+    }
+}
+
+fn multiply_codes(
+    rows: CodeRows<'_>,
+    groups: Range<usize>,
+    scales: &GroupLanes,
+    x: &FixedVector,
+    acc: &mut Lanes,
+) {
+    let bits = rows.bits;
+    let shifts = bits.word_codes() / 2;
+    let group_words = rows.group / bits.word_codes();
+    for (idx, group_idx) in groups.enumerate() {
+        let terms = x.terms[group_idx];
+        for lane in 0..TILE {
+            let words = &rows.rows.row(lane).as_chunks::<4>().0[group_idx * group_words..][..group_words];
+            let mut dot = 0;
+            for (word_idx, word) in (group_idx * group_words..).zip(words) {
+                let word = u32::from_le_bytes(*word);
+                for shift in 0..shifts {
+                    let plane = &x.planes[word_idx / LINE_WORDS * shifts + shift].0.as_chunks::<4>().0;
+                    let [a, b, c, d] = plane[word_idx % LINE_WORDS];
+                    let [low, high] = pair(bits, word, shift);
+                    dot += i32::from(low) * i32::from(i16::from_le_bytes([a, b]));
+                    dot += i32::from(high) * i32::from(i16::from_le_bytes([c, d]));
+                }
+            }
+            add(&mut acc.0[lane], dot, terms, scales.scales[idx].0[lane], scales.biases[idx].0[lane]);
+        }
+    }
+}
+
+/// The codes that shift `shift` leaves in the halves of a word.
+fn pair(bits: CodeBits, word: u32, shift: usize) -> [i16; 2] {
+    let mask = (1 << bits.width()) - 1;
+    let shifted = word >> (shift * bits.width());
+    [shifted & mask, shifted >> 16 & mask].map(|code| code as i16)
+}
+
+/// Adds one group's contribution to an element.
+fn add(acc: &mut f32, dot: i32, terms: Terms, scale: f32, bias: f32) {
+    *acc = (dot as f32 * terms.scale).mul_add(scale, *acc);
+    *acc = terms.sum.mul_add(bias, *acc);
+}
+
+fn unpack_codes(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel) {
+    let (bits, group) = (rows.bits, rows.group);
+    let bytes = bits.bytes(groups.start * group)..bits.bytes(groups.end * group);
+    panel.pairs.clear();
+    panel.pairs.resize(groups.len() * group / 2, CodePairs([[0; 2]; TILE]));
+    let word_pairs = bits.word_codes() / 2;
+    for lane in 0..TILE {
+        let words = rows.rows.row(lane)[bytes.clone()].as_chunks::<4>().0;
+        for (pairs, word) in panel.pairs.chunks_exact_mut(word_pairs).zip(words) {
+            let word = u32::from_le_bytes(*word);
+            for (shift, out) in pairs.iter_mut().enumerate() {
+                out.0[lane] = pair(bits, word, shift);
+            }
+        }
+    }
+}
+
+fn multiply_panel(
+    panel: &CodePanel,
+    groups: Range<usize>,
+    scales: &GroupLanes,
+    x: &FixedRows,
+    acc: &mut [Lanes],
+) {
+    for (idx, group_idx) in groups.enumerate() {
+        let (scale, bias) = (&scales.scales[idx].0, &scales.biases[idx].0);
+        let pairs = &panel.pairs[idx * x.group / 2..][..x.group / 2];
+        for (row_idx, acc) in acc.iter_mut().enumerate() {
+            let (tile, row) = (x.tile_idx(group_idx, row_idx / ROW_TILE), row_idx % ROW_TILE);
+            let mut dots = [0; TILE];
+            for (x, weights) in x.tile_pairs(tile).iter().zip(pairs) {
+                let [x0, x1] = x.0[row].map(i32::from);
+                for (dot, [w0, w1]) in dots.iter_mut().zip(&weights.0) {
+                    *dot += x0 * i32::from(*w0) + x1 * i32::from(*w1);
+                }
+            }
+            for (lane, acc) in acc.0.iter_mut().enumerate() {
+                add(acc, dots[lane], x.terms[tile][row], scale[lane], bias[lane]);
+            }
+        }
+    }
+}
+
+fn multiply_floats(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes) {
+    let mut weights = [Lanes::ZERO; COLUMNS];
+    for start in (0..x.len()).step_by(COLUMNS) {
+        let columns = start..x.len().min(start + COLUMNS);
+        let weights = &mut weights[..columns.len()];
+        decode(rows, columns, weights);
+        multiply_lanes(weights, start, FloatInput { values: x, k: x.len() }, std::slice::from_mut(acc));
+    }
+}
+
+fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
+    for (acc, x) in acc.iter_mut().zip(x.values.chunks_exact(x.k)) {
+        for (x, weights) in x[column_start..].iter().zip(weights) {
+            for (acc, weight) in acc.0.iter_mut().zip(&weights.0) {
+                *acc += x * weight;
+            }
+        }
+    }
+}

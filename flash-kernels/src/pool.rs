@@ -1,0 +1,280 @@
+//! A thread pool for short parallel loops: entering and leaving cost microseconds, and idle workers sleep.
+//!
+//! One word of state says everything: which job is open and how many workers are inside it. A worker may enter
+//! only while the job is open, the caller closes it as soon as all parts are claimed, and then waits for the
+//! workers inside. So a worker that wakes late costs the caller nothing, and what the job borrows outlives
+//! every use of it.
+
+mod columns;
+mod cores;
+
+use std::any::Any;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use crate::error::KernelError;
+use crate::isa::{Isa, Kernels};
+
+pub(crate) use columns::Columns;
+
+/// How long a thread that waits looks before it sleeps. Longer than the pause between two matrix products of one
+/// token (a few graph operations of some µs), so that workers stay awake through a token; short against a
+/// token, so that an idle pool costs nothing.
+const SPIN: Duration = Duration::from_micros(20);
+/// Looks between two readings of the clock, which cost about as much as this many looks.
+const LOOKS_PER_READING: u32 = 16;
+
+/// State: the workers inside the job.
+const ACTIVE: u64 = 0xFFFF;
+/// State: workers may enter.
+const OPEN: u64 = 1 << 16;
+/// State: one more job. The bits from here up count jobs, so that no worker takes an old job for a new one.
+const NEXT_JOB: u64 = 1 << 17;
+
+/// Threads that compute matrix products together, and the instruction set they do it with.
+///
+/// The thread that calls [`matmul`](crate::matmul) works too: a pool of `n` threads has `n − 1` workers.
+/// A pool serves one caller at a time; others wait their turn. A job must not use the pool that runs it: that
+/// would wait for ever.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    turn: Mutex<()>,
+    isa: Isa,
+    kernels: &'static Kernels,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: AtomicU64,
+    job: AtomicPtr<Job<'static>>,
+    stop: AtomicBool,
+    /// One a worker: whether it sleeps, or is about to.
+    asleep: Vec<AtomicBool>,
+}
+
+/// A loop that threads share: each claims the next part until none is left.
+struct Job<'a> {
+    part: &'a (dyn Fn(usize) + Sync),
+    n_parts: usize,
+    next: AtomicUsize,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    caller: Thread,
+}
+
+impl Job<'_> {
+    /// Claims and runs parts until none is left; a panic ends the loop for all and is kept for the caller.
+    fn work(&self) {
+        let claim = || {
+            loop {
+                let part_idx = self.next.fetch_add(1, Ordering::Relaxed);
+                if part_idx >= self.n_parts {
+                    break;
+                }
+                (self.part)(part_idx);
+            }
+        };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(claim)) {
+            // Below the end by one for each thread, so that the additions of all threads cannot overflow it.
+            self.next.store(self.n_parts, Ordering::Relaxed);
+            lock(&self.panic).get_or_insert(payload);
+        }
+    }
+}
+
+impl Pool {
+    /// A pool of `n_threads`, the calling thread included, with the best instruction set of this machine.
+    ///
+    /// Fewer, if the system refuses to start as many.
+    ///
+    /// # Errors
+    /// [`KernelError::Isa`] if the environment variable `FLASH_KERNELS` asks for an instruction set that does not
+    /// exist or that this machine does not have.
+    pub fn new(n_threads: NonZeroUsize) -> Result<Self, KernelError> {
+        Self::with_isa(n_threads, Isa::choose()?)
+    }
+
+    /// A pool with a thread for each physical core that this process may use: no more than the CPU quota of its
+    /// control group and its affinity allow, and one for the threads of a core, whose arithmetic units they share.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_machine() -> Result<Self, KernelError> {
+        Self::new(cores::usable())
+    }
+
+    /// A pool that uses the instruction set `isa`.
+    ///
+    /// # Errors
+    /// [`KernelError::Isa`] unless [`Isa::available`] lists it.
+    pub fn with_isa(n_threads: NonZeroUsize, isa: Isa) -> Result<Self, KernelError> {
+        let kernels = isa.kernels()?;
+        let n_workers = (n_threads.get() - 1).min(ACTIVE as usize);
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: AtomicPtr::new(ptr::null_mut()),
+            stop: AtomicBool::new(false),
+            asleep: (0..n_workers).map(|_| AtomicBool::new(false)).collect(),
+        });
+        let workers = (0..n_workers)
+            .map_while(|idx| {
+                let shared = Arc::clone(&shared);
+                let name = format!("flash-kernels-{idx}");
+                thread::Builder::new().name(name).spawn(move || shared.serve(idx)).ok()
+            })
+            .collect();
+        Ok(Self { shared, workers, turn: Mutex::new(()), isa, kernels })
+    }
+
+    /// Threads that work on a product, the caller's included.
+    pub fn n_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// The instruction set of the kernels.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    pub(crate) fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    /// Calls `part` with every number below `n_parts`, on all threads, and returns when all calls have.
+    ///
+    /// # Panics
+    /// If a call panics: with the payload of the first; parts not yet claimed are dropped.
+    pub(crate) fn run(&self, n_parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        if n_parts <= 1 || self.workers.is_empty() {
+            (0..n_parts).for_each(part);
+            return;
+        }
+        let _turn = lock(&self.turn);
+        let job = Job {
+            part,
+            n_parts,
+            next: AtomicUsize::new(0),
+            panic: Mutex::new(None),
+            caller: thread::current(),
+        };
+        // Nothing between opening and closing unwinds: `work` catches.
+        self.shared.open(&job, &self.workers);
+        job.work();
+        self.shared.close();
+        let panic = lock(&job.panic).take();
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker catches what jobs throw; it has nothing else to say.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn open(&self, job: &Job<'_>, workers: &[JoinHandle<()>]) {
+        self.job.store(ptr::from_ref(job).cast_mut().cast(), Ordering::Relaxed);
+        // No worker is inside (the last job waited for them), so nobody else changes the state now.
+        let jobs = self.state.load(Ordering::Relaxed) & !(OPEN | ACTIVE);
+        self.state.store(jobs.wrapping_add(NEXT_JOB) | OPEN, Ordering::SeqCst);
+        for (worker, asleep) in workers.iter().zip(&self.asleep) {
+            if asleep.swap(false, Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.state.fetch_and(!OPEN, Ordering::SeqCst);
+        let left = || self.state.load(Ordering::Acquire) & ACTIVE == 0;
+        while !spin_until(&left) {
+            thread::park();
+        }
+    }
+
+    fn serve(&self, worker_idx: usize) {
+        let mut seen = 0;
+        loop {
+            let ready = || {
+                let state = self.state.load(Ordering::SeqCst);
+                self.stop.load(Ordering::SeqCst) || (state & OPEN != 0 && state / NEXT_JOB != seen)
+            };
+            if !spin_until(&ready) {
+                let asleep = &self.asleep[worker_idx];
+                loop {
+                    // Said before the look: whoever opens a job after the look reads it. Said again after each
+                    // sleep, for the job that ended this one may be closed already.
+                    asleep.store(true, Ordering::SeqCst);
+                    if ready() {
+                        break;
+                    }
+                    thread::park();
+                }
+                asleep.store(false, Ordering::SeqCst);
+            }
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            let enter = |state| (state & OPEN != 0).then_some(state + 1);
+            if let Ok(state) = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, enter) {
+                seen = state / NEXT_JOB;
+                self.help();
+            }
+        }
+    }
+
+    /// Works on the job this worker has entered, and leaves it.
+    fn help(&self) {
+        let job = self.job.load(Ordering::Relaxed);
+        #[expect(unsafe_code, reason = "workers that outlive a job borrow it")]
+        // SAFETY: `open` stored a pointer to the caller's job before it opened the state that this worker
+        // entered, and the caller keeps the job where it is until the count of workers inside is zero, which it
+        // is not before the subtraction below; `caller` is cloned before that.
+        let caller = unsafe {
+            (*job).work();
+            (*job).caller.clone()
+        };
+        let state = self.state.fetch_sub(1, Ordering::Release) - 1;
+        if state & (OPEN | ACTIVE) == 0 {
+            caller.unpark();
+        }
+    }
+}
+
+/// Looks at `condition` for up to [`SPIN`]; whether it came true.
+fn spin_until(condition: &dyn Fn() -> bool) -> bool {
+    let mut start = None;
+    loop {
+        for _ in 0..LOOKS_PER_READING {
+            if condition() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if start.get_or_insert_with(Instant::now).elapsed() > SPIN {
+            return false;
+        }
+    }
+}
+
+/// Jobs do not unwind while they hold a lock of the pool; a lock guards no state that could be torn.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

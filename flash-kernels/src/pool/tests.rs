@@ -1,0 +1,101 @@
+use std::collections::HashSet;
+use std::panic::catch_unwind;
+
+use super::*;
+
+fn pool(n_threads: usize) -> Pool {
+    Pool::with_isa(NonZeroUsize::new(n_threads).unwrap(), Isa::Portable).unwrap()
+}
+
+#[test]
+fn every_part_runs_exactly_once_for_any_number_of_threads() {
+    for n_threads in [1, 2, 3, 8] {
+        let pool = pool(n_threads);
+        assert_eq!(pool.n_threads(), n_threads);
+        for n_parts in [0, 1, 2, 3, 7, 64, 1000] {
+            let counts: Vec<AtomicUsize> = (0..n_parts).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(n_parts, &|part_idx| {
+                counts[part_idx].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
+    }
+}
+
+#[test]
+fn jobs_follow_each_other_without_a_lost_wakeup() {
+    let pool = pool(3);
+    let sum = AtomicUsize::new(0);
+    for job_idx in 0..20_000 {
+        pool.run(4, &|part_idx| {
+            sum.fetch_add(part_idx, Ordering::Relaxed);
+        });
+        if job_idx % 1000 == 0 {
+            thread::sleep(2 * SPIN);
+        }
+    }
+    assert_eq!(sum.into_inner(), 20_000 * 6);
+}
+
+#[test]
+fn workers_take_part() {
+    let pool = pool(2);
+    let seen = Mutex::new(HashSet::new());
+    pool.run(2, &|_| {
+        lock(&seen).insert(thread::current().id());
+        let start = Instant::now();
+        // Each part waits for the other, so one thread cannot run both.
+        while lock(&seen).len() < 2 && start.elapsed() < Duration::from_secs(10) {
+            thread::yield_now();
+        }
+    });
+    assert_eq!(lock(&seen).len(), 2);
+}
+
+#[test]
+fn a_panic_reaches_the_caller_and_leaves_the_pool_usable() {
+    let pool = pool(2);
+    for bad in [0, 63] {
+        let run = || pool.run(64, &|part_idx| assert_ne!(part_idx, bad, "part {bad} fails"));
+        let payload = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
+        assert!(payload.downcast_ref::<String>().unwrap().contains(&format!("part {bad} fails")));
+    }
+    let count = AtomicUsize::new(0);
+    pool.run(64, &|_| {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    assert_eq!(count.into_inner(), 64);
+}
+
+#[test]
+fn callers_on_several_threads_take_turns() {
+    let pool = pool(2);
+    let sum = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    pool.run(8, &|_| {
+                        sum.fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+            });
+        }
+    });
+    assert_eq!(sum.into_inner(), 4 * 500 * 8);
+}
+
+#[test]
+fn columns_cover_the_matrix() {
+    let pool = pool(2);
+    let mut matrix = vec![0.0; 3 * 70];
+    pool.for_columns(&mut matrix, 70, 32, |mut columns| {
+        let range = columns.range();
+        for row_idx in 0..3 {
+            for (value, column) in columns.row_mut(row_idx).iter_mut().zip(range.clone()) {
+                *value += (row_idx * 70 + column) as f32;
+            }
+        }
+    });
+    assert!(matrix.iter().enumerate().all(|(idx, value)| *value == idx as f32));
+}

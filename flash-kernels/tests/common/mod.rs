@@ -1,0 +1,170 @@
+//! Weights with known values, and what their products are.
+
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its part")]
+
+use std::num::NonZeroUsize;
+
+use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, Pool};
+
+/// The formats of a test.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Format {
+    Affine { bits: u32, group: usize, float: FloatType },
+    Float(FloatType),
+}
+
+pub(crate) const FLOATS: [FloatType; 3] = [FloatType::F32, FloatType::F16, FloatType::BF16];
+
+pub(crate) fn all_formats() -> Vec<Format> {
+    let mut formats: Vec<Format> = FLOATS.map(Format::Float).to_vec();
+    for bits in [2, 3, 4, 6, 8] {
+        for group in [32, 64, 128] {
+            formats.extend(FLOATS.map(|float| Format::Affine { bits, group, float }));
+        }
+    }
+    formats
+}
+
+impl Format {
+    /// What `k` must be a multiple of.
+    pub(crate) fn group(self) -> usize {
+        match self {
+            Self::Affine { group, .. } => group,
+            Self::Float(_) => 1,
+        }
+    }
+}
+
+/// Numbers that look random (`SplitMix64`).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Between −1 and 1.
+    pub(crate) fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    /// Bell-shaped, with a variance of 1 or so.
+    pub(crate) fn normal(&mut self) -> f32 {
+        (0..4).map(|_| self.unit()).sum::<f32>() * 0.87
+    }
+
+    pub(crate) fn vec(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.normal()).collect()
+    }
+}
+
+/// Stored weights, each slice `offset` bytes into its buffer.
+pub(crate) struct Weights {
+    pub(crate) format: Format,
+    pub(crate) shape: [usize; 2],
+    offset: usize,
+    codes: Vec<u8>,
+    scales: Vec<u8>,
+    biases: Vec<u8>,
+    /// What the bytes stand for.
+    pub(crate) values: Vec<f64>,
+}
+
+fn stored(float: FloatType, values: &[f32], offset: usize) -> (Vec<u8>, Vec<f32>) {
+    let mut bytes = vec![0xAA; offset + values.len() * float.size_bytes()];
+    float.encode_into(values, &mut bytes[offset..]).unwrap();
+    (bytes, values.iter().map(|value| float.round(*value)).collect())
+}
+
+impl Weights {
+    pub(crate) fn new(format: Format, shape: [usize; 2], offset: usize, seed: u64) -> Self {
+        let mut random = Random(seed);
+        let [n, k] = shape;
+        match format {
+            Format::Float(float) => {
+                let (codes, values) = stored(float, &random.vec(n * k), offset);
+                let values = values.into_iter().map(f64::from).collect();
+                Self { format, shape, offset, codes, scales: Vec::new(), biases: Vec::new(), values }
+            }
+            Format::Affine { bits, group, float } => {
+                let n_groups = n * k / group;
+                // As quantisers make them: zero is near the middle of the codes.
+                let scales: Vec<f32> = (0..n_groups).map(|_| random.unit() * 0.02 + 0.03).collect();
+                let middle = f32::from(1_u16 << (bits - 1));
+                let biases: Vec<f32> = scales.iter().map(|s| -s * (middle + random.unit())).collect();
+                let (scales, scale_values) = stored(float, &scales, offset);
+                let (biases, bias_values) = stored(float, &biases, offset);
+                let codes: Vec<u64> = (0..n * k).map(|_| random.bits() & ((1 << bits) - 1)).collect();
+                let values = codes.iter().enumerate().map(|(idx, code)| {
+                    f64::from(scale_values[idx / group]) * *code as f64 + f64::from(bias_values[idx / group])
+                });
+                let values = values.collect();
+                let mut bytes = vec![0xAA; offset];
+                // A stream of bits, the lowest first.
+                let (mut window, mut window_bits) = (0_u64, 0);
+                for code in codes {
+                    window |= code << window_bits;
+                    window_bits += bits;
+                    while window_bits >= 8 {
+                        bytes.push(window as u8);
+                        window >>= 8;
+                        window_bits -= 8;
+                    }
+                }
+                Self { format, shape, offset, codes: bytes, scales, biases, values }
+            }
+        }
+    }
+
+    pub(crate) fn matrix(&self) -> Matrix<'_> {
+        let from = |bytes| &<[u8]>::as_ref(bytes)[self.offset..];
+        match self.format {
+            Format::Float(float) => Matrix::float(self.shape, Floats { float, bytes: from(&self.codes) }),
+            Format::Affine { bits, group, float } => {
+                let (scales, biases) = (from(&self.scales), from(&self.biases));
+                Matrix::affine(self.shape, bits, group, from(&self.codes), float, scales, biases)
+            }
+        }
+        .unwrap()
+    }
+
+    /// `x · Wᵀ` and the sums of the products' magnitudes.
+    pub(crate) fn reference(&self, x: &[f32]) -> Vec<(f64, f64)> {
+        let [n, k] = self.shape;
+        let mut out = Vec::new();
+        for x in x.chunks_exact(k) {
+            for w in self.values.chunks_exact(k).take(n) {
+                let products = x.iter().zip(w).map(|(x, w)| f64::from(*x) * w);
+                out.push(products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs())));
+            }
+        }
+        out
+    }
+
+    /// The greatest error that is allowed, as a part of the sum of the products' magnitudes.
+    pub(crate) fn tolerance(&self) -> f64 {
+        match self.format {
+            Format::Affine { .. } => 2f64.powi(-14),
+            Format::Float(_) => 2f64.powi(-20) * (self.shape[1] as f64).sqrt(),
+        }
+    }
+}
+
+pub(crate) fn pool(n_threads: usize, isa: Isa) -> Pool {
+    Pool::with_isa(NonZeroUsize::new(n_threads).unwrap(), isa).unwrap()
+}
+
+pub(crate) fn matmul(pool: &Pool, x: &[f32], weights: &Weights) -> Result<Vec<f32>, KernelError> {
+    let [n, k] = weights.shape;
+    let mut y = vec![f32::NAN; x.len() / k * n];
+    flash_kernels::matmul(pool, x, &weights.matrix(), None, &mut y)?;
+    Ok(y)
+}
+
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
