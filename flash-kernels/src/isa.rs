@@ -121,6 +121,15 @@ pub(crate) struct Kernels {
     /// Adds to `acc` the products of the columns of `x` from `column_start` on with decoded weights.
     pub(crate) multiply_lanes:
         fn(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]),
+
+    /// [`rms_norm_row`](crate::elementwise::rms_norm_row).
+    pub(crate) rms_norm: fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
+
+    /// [`swiglu_slice`](crate::elementwise::swiglu_slice).
+    pub(crate) swiglu: fn(gate: &[f32], up: &[f32], out: &mut [f32]),
+
+    /// [`soften`](crate::elementwise::soften).
+    pub(crate) soften: fn(scores: &mut [f32]) -> (f32, f32),
 }
 
 /// Activations as given: `[m, k]`.

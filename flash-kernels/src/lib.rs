@@ -8,6 +8,7 @@
 //! - [`Affine`]: MLX's affine quantisation, `value = scale · code + bias` by groups along the last axis.
 //! - [`matmul`]: `y = x · Wᵀ + b` of `f32` activations and a stored [`Matrix`], with the same bits whatever the number
 //!   of rows and threads.
+//! - [`attend`], [`Rope`], [`rms_norm`] and [`swiglu`]: what a decoder's layer computes besides.
 //!
 //! ```
 //! use flash_kernels::{Affine, FloatType};
@@ -26,19 +27,25 @@
 mod activations;
 mod affine;
 mod affine_tile;
+mod attention;
+mod elementwise;
 mod error;
 mod float;
 mod isa;
 mod matrix;
 mod pool;
 mod product;
+mod rope;
 mod tile;
 mod widen;
 
 pub use affine::Affine;
+pub use attention::{Heads, KeysValues, attend};
+pub use elementwise::{rms_norm, swiglu};
 pub use error::KernelError;
 pub use float::FloatType;
 pub use isa::Isa;
 pub use matrix::{Floats, Matrix};
 pub use pool::Pool;
 pub use product::matmul;
+pub use rope::Rope;

@@ -19,6 +19,7 @@ mod vectors;
 
 use super::Kernels;
 use crate::activations::{self, Plane, Terms};
+use crate::elementwise;
 use crate::tile::{CodeBits, TILE};
 
 /// Lanes of a vector of 32-bit numbers.
@@ -59,6 +60,9 @@ pub(super) static KERNELS: Kernels = kernels! {
     multiply_panel: panel::multiply, (panel, groups, scales, x, acc);
     multiply_floats: floats::multiply, (rows, x, acc);
     multiply_lanes: floats::multiply_lanes, (weights, column_start, x, acc);
+    rms_norm: rms_norm, (x, weight, eps, out);
+    swiglu: swiglu, (gate, up, out);
+    soften: soften, (scores);
 };
 
 /// [`activations::fix_group`], compiled for these instructions.
@@ -71,4 +75,22 @@ fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
     activations::arrange_digits(bits, codes, planes);
+}
+
+/// [`elementwise::rms_norm_row`], compiled for these instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    elementwise::rms_norm_row(x, weight, eps, out);
+}
+
+/// [`elementwise::swiglu_slice`], compiled for these instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    elementwise::swiglu_slice(gate, up, out);
+}
+
+/// [`elementwise::soften`], compiled for these instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn soften(scores: &mut [f32]) -> (f32, f32) {
+    elementwise::soften(scores)
 }

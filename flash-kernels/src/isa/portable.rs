@@ -6,6 +6,7 @@ use super::{FloatInput, Kernels};
 use crate::activations::{
     FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, fix_group, pack_rows,
 };
+use crate::elementwise::{rms_norm_row, soften, swiglu_slice};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes, TILE};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -18,6 +19,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     multiply_panel,
     multiply_floats,
     multiply_lanes,
+    rms_norm: rms_norm_row,
+    swiglu: swiglu_slice,
+    soften,
 };
 
 /// Words of codes in a line.

@@ -59,6 +59,9 @@ impl Pool {
         width: usize,
         part: impl Fn(Columns<'_>) + Sync,
     ) {
+        if matrix.is_empty() {
+            return;
+        }
         assert!(matrix.len().is_multiple_of(row_len), "{} elements, rows of {row_len}", matrix.len());
         let n_rows = matrix.len() / row_len;
         let base = Base(matrix.as_mut_ptr());

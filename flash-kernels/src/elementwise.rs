@@ -1,0 +1,158 @@
+//! What a layer computes element by element, or over one row.
+//!
+//! The functions that take no pool are compiled once for each instruction set; none of them fuses a multiplication and
+//! an addition, so all instruction sets give the same bits.
+
+use crate::matrix::Floats;
+use crate::pool::Pool;
+
+/// Sums are taken in as many lanes: two AVX-512 vectors hide the latency of an addition.
+const LANES: usize = 32;
+
+/// Elements from which on threads share the work: about what one computes while another wakes.
+const PARALLEL_MIN: usize = 16 << 10;
+
+/// Computes `out = x · weight / √(mean(x²) + eps)` for each row.
+///
+/// `x`, `out`: `[rows, n]`; `weight`: `[n]`.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn rms_norm(pool: &Pool, x: &[f32], weight: Floats<'_>, eps: f32, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "x and out have one shape");
+    let n = weight.bytes.len() / weight.float.size_bytes();
+    assert!(n > 0 && x.len().is_multiple_of(n), "{} elements in rows of {n}", x.len());
+    let mut decoded = vec![0.0; n];
+    weight.float.decode_into(weight.bytes, &mut decoded).expect("n was counted from the bytes");
+    let kernels = pool.kernels();
+    for_rows(pool, x, n, out, |x, out| {
+        for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
+            (kernels.rms_norm)(x, &decoded, eps, out);
+        }
+    });
+}
+
+/// Computes `out = silu(gate) · up`, where `silu(x) = x / (1 + e⁻ˣ)`. All have one shape.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn swiglu(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == out.len() && up.len() == out.len(), "gate, up and out have one shape");
+    let kernels = pool.kernels();
+    let width = part_width(pool, out.len(), 1);
+    let len = out.len();
+    pool.for_columns(out, len, width, |mut part| {
+        let range = part.range();
+        (kernels.swiglu)(&gate[range.clone()], &up[range], part.row_mut(0));
+    });
+}
+
+/// Calls `part` for ranges of rows of `n` elements of `x` and `out`, on all threads.
+fn for_rows(pool: &Pool, x: &[f32], n: usize, out: &mut [f32], part: impl Fn(&[f32], &mut [f32]) + Sync) {
+    let (len, width) = (out.len(), part_width(pool, out.len(), n));
+    pool.for_columns(out, len, width, |mut columns| part(&x[columns.range()], columns.row_mut(0)));
+}
+
+/// Elements of a part: whole rows of `n`, all in one part if threads would not help.
+fn part_width(pool: &Pool, len: usize, n: usize) -> usize {
+    if len < PARALLEL_MIN { len.max(1) } else { len.div_ceil(4 * pool.n_threads()).next_multiple_of(n) }
+}
+
+#[inline(always)]
+pub(crate) fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let squares = sum(x, |x| x * x);
+    let factor = 1.0 / (squares / x.len() as f32 + eps).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * factor * weight;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn swiglu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+/// Replaces each score by `e^(score − max)`; returns the greatest score and the sum of what they became.
+#[inline(always)]
+pub(crate) fn soften(scores: &mut [f32]) -> (f32, f32) {
+    let mut maxima = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (max, score) in maxima.iter_mut().zip(chunk) {
+            *max = if *score > *max { *score } else { *max };
+        }
+    }
+    let max = maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |max, score| max.max(*score));
+    for score in scores.iter_mut() {
+        *score = exp(*score - max);
+    }
+    (max, sum(scores, |score| score))
+}
+
+#[inline(always)]
+fn sum(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0.0; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += of(*value);
+        }
+    }
+    for (sum, value) in sums.iter_mut().zip(rest) {
+        *sum += of(*value);
+    }
+    sums.iter().sum()
+}
+
+/// eˣ with an error below 2 units in the last place; zero below the normal numbers, infinity for what is too large. NaN
+/// stays NaN.
+///
+/// x = n · ln 2 + r with |r| ≤ ln 2 / 2, and eʳ by its Taylor polynomial of degree 7.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    /// The least and the greatest x for which 2ⁿ is a normal number; a little beyond, eˣ would be one, too.
+    const X_MIN: f32 = -87.3;
+    const X_MAX: f32 = 88.0;
+    /// ln 2 in two parts, the first with so few digits that its product with n is exact.
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    /// Adding it rounds to an integer, which the low bits of the sum then hold.
+    const ROUNDER: f32 = 12_582_912.0;
+    const ROUNDER_BITS: u32 = ROUNDER.to_bits();
+
+    let (is_tiny, is_huge) = (x < X_MIN, x > X_MAX);
+    // Written so that NaN passes.
+    let x = if x < X_MIN { X_MIN } else { x };
+    let x = if x > X_MAX { X_MAX } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUNDER;
+    let n = shifted - ROUNDER;
+    let r = x - n * LN_2[0] - n * LN_2[1];
+    let mut power = 1.0 / 5040.0;
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        power = power * r + coefficient;
+    }
+    let scale = f32::from_bits(shifted.to_bits().wrapping_sub(ROUNDER_BITS).wrapping_add(127) << 23);
+    let power = if is_tiny { 0.0 } else { power * scale };
+    if is_huge { f32::INFINITY } else { power }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_errs_by_less_than_two_units_in_the_last_place() {
+        for step in -87_300..=88_000 {
+            let x = step as f32 / 1000.0;
+            let wanted = f64::from(x).exp();
+            let unit = wanted * f64::from(f32::EPSILON);
+            let error = (f64::from(exp(x)) - wanted).abs() / unit;
+            assert!(error < 2.0, "e^{x}: {error} units");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!([exp(-88.0), exp(f32::NEG_INFINITY)], [0.0, 0.0]);
+        assert!(exp(f32::NAN).is_nan());
+        assert_eq!([exp(89.0), exp(f32::INFINITY)], [f32::INFINITY; 2]);
+    }
+}

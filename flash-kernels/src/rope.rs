@@ -1,0 +1,48 @@
+//! Rotary position embedding.
+
+/// Rotates queries and keys by angles that grow with their position (Su et al. 2021).
+///
+/// Of each head the first `2 · inverse_frequencies.len()` numbers are rotated in pairs, the pair `i` by
+/// `position · scale · inverse_frequencies[i]`. A pair is two neighbours (`traditional`), or one number from the first
+/// half and one from the second.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Of each pair.
+    pub inverse_frequencies: Vec<f32>,
+    /// What positions are multiplied by.
+    pub scale: f32,
+    /// Whether neighbours are paired.
+    pub traditional: bool,
+}
+
+impl Rope {
+    /// Rotates the heads of one token: `x` and `out` are `[heads, head_dim]`.
+    ///
+    /// # Panics
+    /// If the lengths do not fit, or a head has fewer numbers than are rotated.
+    pub fn rotate(&self, position: usize, head_dim: usize, x: &[f32], out: &mut [f32]) {
+        let half = self.inverse_frequencies.len();
+        assert!(
+            x.len() == out.len() && x.len().is_multiple_of(head_dim) && 2 * half <= head_dim,
+            "whole heads"
+        );
+        let angle = |frequency: &f32| (position as f32 * self.scale * frequency).sin_cos();
+        let angles: Vec<(f32, f32)> = self.inverse_frequencies.iter().map(angle).collect();
+        out.copy_from_slice(x);
+        for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+            if self.traditional {
+                let pairs = x.as_chunks::<2>().0.iter().zip(out.as_chunks_mut::<2>().0);
+                for (([a, b], out), (sin, cos)) in pairs.zip(&angles) {
+                    *out = [a * cos - b * sin, a * sin + b * cos];
+                }
+            } else {
+                let (left, right) = x[..2 * half].split_at(half);
+                let (out_left, out_right) = out[..2 * half].split_at_mut(half);
+                let outs = out_left.iter_mut().zip(out_right);
+                for (((a, b), (out_a, out_b)), (sin, cos)) in left.iter().zip(right).zip(outs).zip(&angles) {
+                    (*out_a, *out_b) = (a * cos - b * sin, a * sin + b * cos);
+                }
+            }
+        }
+    }
+}

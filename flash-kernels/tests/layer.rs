@@ -1,0 +1,227 @@
+//! What holds for what a layer computes beside its products.
+
+mod common;
+
+use common::{Random, bits, pool};
+use flash_kernels::{FloatType, Floats, Heads, Isa, KeysValues, Rope, attend, rms_norm, swiglu};
+use proptest::prelude::*;
+
+/// Attention from scratch, in f64: for each row of `queries` the mixture, and the mixture of magnitudes.
+fn reference(
+    heads: Heads,
+    scale: f32,
+    queries: &[f32],
+    kv: KeysValues<'_>,
+    position: usize,
+) -> Vec<(f64, f64)> {
+    let Heads { query_heads, kv_heads, head_dim } = heads;
+    let capacity = kv.keys.len() / (kv_heads * head_dim);
+    let mut out = Vec::new();
+    for (row, query) in queries.chunks_exact(head_dim).enumerate() {
+        let (token, head) = (position + row / query_heads, row % query_heads);
+        let kv_head = head / (query_heads / kv_heads);
+        let of = |all: &[f32], token: usize| -> Vec<f64> {
+            let start = (kv_head * capacity + token) * head_dim;
+            all[start..start + head_dim].iter().map(|value| f64::from(*value)).collect()
+        };
+        let score = |t| of(kv.keys, t).iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum::<f64>();
+        let weights: Vec<f64> = (0..=token).map(|t| (score(t) * f64::from(scale)).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        for column in 0..head_dim {
+            let parts = weights.iter().enumerate().map(|(t, w)| w / sum * of(kv.values, t)[column]);
+            out.push(parts.fold((0.0, 0.0), |(sum, size), part| (sum + part, size + part.abs())));
+        }
+    }
+    out
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    heads: Heads,
+    position: usize,
+    n: usize,
+    seed: u64,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let head_dim = prop::sample::select(vec![2_usize, 16, 32, 40, 64, 80, 128]);
+    (1_usize..4, 1_usize..5, head_dim, 0_usize..600, 1_usize..20, any::<u64>()).prop_map(
+        |(kv_heads, group, head_dim, position, n, seed)| {
+            let heads = Heads { query_heads: kv_heads * group, kv_heads, head_dim };
+            Case { heads, position, n, seed }
+        },
+    )
+}
+
+struct Made {
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Case {
+    fn make(self) -> Made {
+        let Heads { query_heads, kv_heads, head_dim } = self.heads;
+        let mut random = Random(self.seed);
+        let capacity = self.position + self.n + 3;
+        let mut keys = random.vec(kv_heads * capacity * head_dim);
+        let values = random.vec(kv_heads * capacity * head_dim);
+        // What lies behind the tokens must not matter.
+        for head in keys.chunks_exact_mut(capacity * head_dim) {
+            head[(self.position + self.n) * head_dim..].fill(f32::NAN);
+        }
+        Made { queries: random.vec(self.n * query_heads * head_dim), keys, values }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn attention_is_that_of_the_formula(case in case(), n_threads in 1_usize..4) {
+        let Made { queries, keys, values } = case.make();
+        let kv = KeysValues { keys: &keys, values: &values };
+        let scale = (case.heads.head_dim as f32).powf(-0.5);
+        let wanted = reference(case.heads, scale, &queries, kv, case.position);
+        for isa in Isa::available() {
+            let mut out = vec![f32::NAN; queries.len()];
+            attend(&pool(n_threads, *isa), case.heads, scale, &queries, kv, case.position, &mut out);
+            for (out, (wanted, size)) in out.iter().zip(&wanted) {
+                let error = (f64::from(*out) - wanted).abs() / size;
+                prop_assert!(error < 2f64.powi(-18), "{isa}: {out} for {wanted}, error {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_attends_with_the_same_bits_alone_and_among_others(case in case(), n_threads in 1_usize..4) {
+        let Made { queries, keys, values } = case.make();
+        let kv = KeysValues { keys: &keys, values: &values };
+        let row_len = case.heads.query_heads * case.heads.head_dim;
+        for isa in Isa::available() {
+            let mut together = vec![f32::NAN; queries.len()];
+            attend(&pool(n_threads, *isa), case.heads, 0.3, &queries, kv, case.position, &mut together);
+            let single = pool(1, *isa);
+            for (row, query) in queries.chunks_exact(row_len).enumerate() {
+                let mut alone = vec![f32::NAN; row_len];
+                attend(&single, case.heads, 0.3, query, kv, case.position + row, &mut alone);
+                prop_assert_eq!(bits(&alone), bits(&together[row * row_len..][..row_len]), "{} {}", isa, row);
+            }
+        }
+    }
+
+    #[test]
+    fn norms_and_gates_have_the_same_bits_for_every_instruction_set_and_batch(
+        n_rows in 0_usize..70,
+        n in 1_usize..700,
+        seed in any::<u64>(),
+    ) {
+        let (x, up) = (Random(seed).vec(n_rows * n), Random(seed ^ 1).vec(n_rows * n));
+        let mut weight = vec![0; 2 * n];
+        FloatType::BF16.encode_into(&Random(seed ^ 2).vec(n), &mut weight).unwrap();
+        let weight = Floats { float: FloatType::BF16, bytes: &weight };
+        let mut wanted = [vec![0.0; x.len()], vec![0.0; x.len()]];
+        let single = pool(1, Isa::Portable);
+        for row in (0..n_rows).map(|row| row * n..(row + 1) * n) {
+            rms_norm(&single, &x[row.clone()], weight, 1e-5, &mut wanted[0][row.clone()]);
+            swiglu(&single, &x[row.clone()], &up[row.clone()], &mut wanted[1][row]);
+        }
+        for isa in Isa::available() {
+            let pool = pool(3, *isa);
+            let mut out = [vec![0.0; x.len()], vec![0.0; x.len()]];
+            rms_norm(&pool, &x, weight, 1e-5, &mut out[0]);
+            swiglu(&pool, &x, &up, &mut out[1]);
+            prop_assert_eq!(bits(&out[0]), bits(&wanted[0]), "{}", isa);
+            prop_assert_eq!(bits(&out[1]), bits(&wanted[1]), "{}", isa);
+        }
+    }
+}
+
+#[test]
+fn a_long_prefill_equals_its_tokens_one_by_one() {
+    // More rows than a block, more tokens than a span, and a group that does not divide the block.
+    let heads = Heads { query_heads: 9, kv_heads: 3, head_dim: 64 };
+    let case = Case { heads, position: 0, n: 330, seed: 7 };
+    let Made { queries, keys, values } = case.make();
+    let kv = KeysValues { keys: &keys, values: &values };
+    let pool = pool(2, *Isa::available().last().unwrap());
+    let mut together = vec![f32::NAN; queries.len()];
+    attend(&pool, heads, 0.125, &queries, kv, 0, &mut together);
+    for (position, (query, together)) in
+        queries.chunks_exact(9 * 64).zip(together.chunks_exact(9 * 64)).enumerate()
+    {
+        let mut alone = vec![f32::NAN; 9 * 64];
+        attend(&pool, heads, 0.125, query, kv, position, &mut alone);
+        assert_eq!(bits(&alone), bits(together), "{position}");
+    }
+}
+
+#[test]
+fn norms_and_gates_are_those_of_the_formulas() {
+    let (x, up) = (Random(3).vec(3 * 100), Random(4).vec(3 * 100));
+    let weight: Vec<u8> = Random(5).vec(100).iter().flat_map(|value| value.to_le_bytes()).collect();
+    let weights: Vec<f32> = weight.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    for isa in Isa::available() {
+        let pool = pool(2, *isa);
+        let mut out = vec![0.0; 300];
+        rms_norm(&pool, &x, Floats { float: FloatType::F32, bytes: &weight }, 1e-5, &mut out);
+        for (x, out) in x.chunks_exact(100).zip(out.chunks_exact(100)) {
+            let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / 100.0;
+            for ((x, weight), out) in x.iter().zip(&weights).zip(out) {
+                let wanted = f64::from(*x) * f64::from(*weight) / (mean + f64::from(1e-5_f32)).sqrt();
+                assert!((f64::from(*out) - wanted).abs() <= 4e-7 * wanted.abs(), "{isa}: {out} for {wanted}");
+            }
+        }
+        swiglu(&pool, &x, &up, &mut out);
+        for ((x, up), out) in x.iter().zip(&up).zip(&out) {
+            let wanted = f64::from(*x) / (1.0 + f64::from(-x).exp()) * f64::from(*up);
+            assert!((f64::from(*out) - wanted).abs() <= 6e-7 * wanted.abs(), "{isa}: {out} for {wanted}");
+        }
+    }
+}
+
+#[test]
+fn gates_far_from_zero_open_and_close() {
+    let pool = pool(1, *Isa::available().last().unwrap());
+    let gate = [200.0, -200.0, f32::INFINITY, f32::NAN];
+    let mut out = [0.0; 4];
+    swiglu(&pool, &gate, &[2.0; 4], &mut out);
+    assert_eq!(out[..3], [400.0, 0.0, f32::INFINITY]);
+    assert!(out[3].is_nan());
+}
+
+#[test]
+fn nan_reaches_the_rows_that_see_it() {
+    let heads = Heads { query_heads: 2, kv_heads: 1, head_dim: 32 };
+    let Made { queries, mut keys, values } = Case { heads, position: 0, n: 300, seed: 1 }.make();
+    keys[270 * 32] = f32::NAN;
+    for isa in Isa::available() {
+        let mut out = vec![0.0; queries.len()];
+        let kv = KeysValues { keys: &keys, values: &values };
+        attend(&pool(2, *isa), heads, 1.0, &queries, kv, 0, &mut out);
+        let (before, after) = out.split_at(270 * 64);
+        assert!(before.iter().all(|value| value.is_finite()), "{isa}");
+        assert!(after.iter().all(|value| value.is_nan()), "{isa}");
+    }
+}
+
+#[test]
+fn rope_rotates_pairs_by_their_angle() {
+    let x: Vec<f32> = (1..=12).map(|i| i as f32).collect();
+    let frequencies = vec![1.0, 0.25];
+    for traditional in [false, true] {
+        let rope = Rope { inverse_frequencies: frequencies.clone(), scale: 0.5, traditional };
+        let mut out = vec![0.0; 12];
+        rope.rotate(6, 6, &x, &mut out);
+        for head in [0, 6] {
+            let pairs = if traditional { [(0, 1), (2, 3)] } else { [(0, 2), (1, 3)] };
+            for ((a, b), frequency) in pairs.into_iter().zip(&frequencies) {
+                let (sin, cos) = (3.0 * frequency).sin_cos();
+                let (a, b) = (head + a, head + b);
+                assert_eq!([out[a], out[b]], [x[a] * cos - x[b] * sin, x[a] * sin + x[b] * cos]);
+            }
+            // The last two numbers of each head are not rotated.
+            assert_eq!(out[head + 4..head + 6], x[head + 4..head + 6]);
+        }
+    }
+}
