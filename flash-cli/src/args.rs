@@ -163,6 +163,9 @@ pub(crate) struct EngineArgs {
     /// Read at most this much a second, for whoever shares the disk
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Memory and disk")]
     pub(crate) max_read_rate: Option<Size>,
+    /// Compute with MLX's operations, or with our own kernels (on a CPU) [default: native on a CPU, else mlx]
+    #[arg(long, value_name = "WHO")]
+    pub(crate) compute: Option<ComputeArg>,
     /// Do not read ahead: slower, with less memory
     #[arg(long, help_heading = "Memory and disk")]
     pub(crate) no_pipeline: bool,
@@ -203,6 +206,12 @@ pub(crate) enum IoArg {
     Pread,
     Mmap,
     Direct,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ComputeArg {
+    Mlx,
+    Native,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

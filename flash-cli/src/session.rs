@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flash_io::IoMode;
 use flash_model::text::Tokenizer;
-use flash_model::{Checkpoint, Engine, EngineOptions, Model, ModelError, Workload, memory};
+use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload, memory};
 
 use crate::options::EngineSettings;
 use crate::size::Bytes;
@@ -36,7 +36,7 @@ enum SessionError {
 
 impl Session {
     pub(crate) fn open(mut settings: EngineSettings) -> anyhow::Result<Self> {
-        let model = open_model(&settings.model_dir, settings.io)?;
+        let model = open_model(&settings.model_dir, settings.io, settings.compute)?;
         if let Some(top_k) = settings.top_k.take() {
             // None of the architectures that are known has experts.
             return Err(top_k.no_experts().into());
@@ -97,11 +97,11 @@ pub(crate) struct Loaded {
 }
 
 /// Opens a model directory; reads headers only.
-pub(crate) fn open_model(dir: &Path, io: IoMode) -> anyhow::Result<Model> {
+pub(crate) fn open_model(dir: &Path, io: IoMode, compute: Compute) -> anyhow::Result<Model> {
     if looks_like_an_id(dir) && !dir.exists() {
         return Err(SessionError::NotDownloaded { id: dir.to_owned() }.into());
     }
-    Ok(Model::open(Checkpoint::open(dir, io)?)?)
+    Ok(Model::open_on(Checkpoint::open(dir, io)?, compute)?)
 }
 
 /// Whether it has the form `owner/name`.

@@ -1,10 +1,13 @@
 //! What the attention of all architectures shares.
 
+use std::sync::Arc;
+
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
+use mlx_rs::fast;
 use serde::Deserialize;
 
+use crate::compute::{AttentionInput, Backend};
 use crate::kv::LayerKv;
 use crate::{Config, ModelError};
 
@@ -19,29 +22,31 @@ pub(crate) struct LayerInput<'a> {
     pub position: usize,
 }
 
-/// Causal attention of new tokens over all so far. `queries` is `[1, heads, n, head_dim]`, `keys` and `values` are
-/// `[1, kv_heads, n, head_dim]`, after RoPE; the result is `[1, n, heads · head_dim]`.
-pub(crate) fn attend(
-    queries: &Array,
-    keys: &Array,
-    values: &Array,
-    scale: f32,
-    kv: &mut LayerKv,
-    position: usize,
-) -> Result<Array, Exception> {
-    let n = queries.dim(2);
-    let (keys, values) = kv.append(keys, values, position)?;
-    let attended = if n == 1 {
-        fast::scaled_dot_product_attention(queries, keys, values, scale, None::<Mask<'_>>, None)?
-    } else {
-        fast::scaled_dot_product_attention(queries, keys, values, scale, Mask::Causal, None)?
-    };
-    attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1])
+/// What comes between the projections of an attention layer: positions, the KV cache, the softmax.
+#[derive(Debug)]
+pub(crate) struct CausalAttention {
+    pub backend: Backend,
+    pub n_heads: i32,
+    /// Each is shared by a group of heads.
+    pub n_kv_heads: i32,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    pub rope: Rope,
 }
 
-/// `[1, n, heads · head_dim]` to `[1, heads, n, head_dim]`.
-pub(crate) fn split_heads(x: &Array, n_heads: i32) -> Result<Array, Exception> {
-    x.reshape(&[1, x.dim(1), n_heads, -1])?.transpose_axes(&[0, 2, 1, 3])
+impl CausalAttention {
+    /// Attends from the new tokens to all so far. `queries` is `[1, n, heads · head_dim]`, `keys` and `values` are
+    /// `[1, n, kv_heads · head_dim]`, as the projections gave them; the result has the shape of the queries.
+    pub(crate) fn forward(
+        &self,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+        kv: &mut LayerKv,
+        position: usize,
+    ) -> Result<Array, Exception> {
+        self.backend.attend(self, AttentionInput { queries, keys, values, position }, kv)
+    }
 }
 
 /// Rotary position embedding.
@@ -52,6 +57,7 @@ pub(crate) struct Rope {
     base: Option<f32>,
     scale: f32,
     freqs: Option<Array>,
+    kernel: Arc<flash_kernels::Rope>,
 }
 
 /// `rope_scaling` of a configuration.
@@ -75,11 +81,23 @@ impl Rope {
         scaling: Option<&RopeScaling>,
         config: &Config,
     ) -> Result<Self, ModelError> {
-        let plain = Self { dims, traditional, base: Some(theta), scale: 1.0, freqs: None };
-        let Some(scaling) = scaling else { return Ok(plain) };
+        let of = |base, scale, freqs: Option<Vec<f32>>| {
+            let inverse_frequencies = match &freqs {
+                Some(freqs) => freqs.iter().map(|freq| 1.0 / freq).collect(),
+                // In f32, as MLX computes them.
+                None => {
+                    (0..dims / 2).map(|i| (-(i as f32) * (theta.ln() / (dims / 2) as f32)).exp()).collect()
+                }
+            };
+            let kernel = Arc::new(flash_kernels::Rope { inverse_frequencies, scale, traditional });
+            let freqs = freqs.map(|freqs| Array::from_slice(&freqs, &[freqs.len() as i32]));
+            Self { dims, traditional, base, scale, freqs, kernel }
+        };
+        let plain = || of(Some(theta), 1.0, None);
+        let Some(scaling) = scaling else { return Ok(plain()) };
         let kind = scaling.old_type.as_deref().or(scaling.rope_type.as_deref()).unwrap_or("default");
         if kind == "default" {
-            return Ok(plain);
+            return Ok(plain());
         }
         let factor =
             scaling.factor.filter(|factor| factor.is_finite() && *factor > 0.0).ok_or_else(|| {
@@ -90,12 +108,17 @@ impl Rope {
                 )
             })?;
         match kind {
-            "linear" => Ok(Self { scale: 1.0 / factor, ..plain }),
-            "llama3" => Ok(Self { base: None, freqs: Some(scaling.llama3(dims, theta, factor)), ..plain }),
+            "linear" => Ok(of(Some(theta), 1.0 / factor, None)),
+            "llama3" => Ok(of(None, 1.0, Some(scaling.llama3(dims, theta, factor)))),
             other => {
                 Err(config.field_error("rope_scaling", &other, "default, linear and llama3 are supported"))
             }
         }
+    }
+
+    /// What the kernels take.
+    pub(crate) fn kernel(&self) -> &Arc<flash_kernels::Rope> {
+        &self.kernel
     }
 
     /// Rotates `x`, `[1, heads, n, head_dim]`, whose first token stands at `position`.
@@ -115,7 +138,7 @@ impl Rope {
 impl RopeScaling {
     /// Llama 3.1's frequencies: long wavelengths stretched by the factor, short ones kept, and a ramp between. As
     /// mlx-lm's `Llama3RoPE`, in f32.
-    fn llama3(&self, dims: i32, theta: f32, factor: f32) -> Array {
+    fn llama3(&self, dims: i32, theta: f32, factor: f32) -> Vec<f32> {
         let low = self.low_freq_factor.unwrap_or(1.0);
         let high = self.high_freq_factor.unwrap_or(4.0);
         let old_context = self.original_max_position_embeddings.unwrap_or(8192.0);
@@ -131,7 +154,6 @@ impl RopeScaling {
                 freq
             }
         };
-        let freqs: Vec<f32> = (0..dims / 2).map(stretch).collect();
-        Array::from_slice(&freqs, &[dims / 2])
+        (0..dims / 2).map(stretch).collect()
     }
 }

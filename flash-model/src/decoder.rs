@@ -4,19 +4,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::nn::RmsNorm;
 use mlx_rs::ops::indexing::TryIndexOp;
 
+use crate::ModelError;
 use crate::attention::LayerInput;
 use crate::bundle::{Bundle, Bundles};
 use crate::embedding::Embedding;
 use crate::head::Head;
 use crate::kv::KvCache;
+use crate::layers::RmsNorm;
 use crate::models::{Architecture, Layer};
 use crate::proxy::StreamingProxy;
 use crate::residency::Residency;
 use crate::weights::Weights;
-use crate::{Checkpoint, ModelError};
 
 /// Tokens that pass through a layer at once. The same for every budget, so that the budget changes no bit.
 pub(crate) const CHUNK_TOKENS: usize = 128;
@@ -42,9 +42,10 @@ struct Dims {
 impl Decoder {
     /// A decoder without weights, and the bundles that it will ask for.
     pub(crate) fn new(
-        checkpoint: &Checkpoint,
+        weights: &Weights<'_>,
         mut architecture: Architecture,
     ) -> Result<(Self, Bundles), ModelError> {
+        let checkpoint = weights.checkpoint();
         let mut bundles = Bundles::default();
         let layers = std::mem::take(&mut architecture.layers)
             .into_iter()
@@ -52,10 +53,9 @@ impl Decoder {
             .collect::<Result<Vec<_>, _>>()?;
         let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
         let norm_path = architecture.norm_path;
-        let norm =
-            Weights::new(checkpoint, norm_path).rms_norm(architecture.hidden_size, architecture.norm_eps)?;
+        let norm = weights.at(norm_path).rms_norm(architecture.hidden_size, architecture.norm_eps)?;
         let norm = StreamingProxy::new(Box::new(norm), norm_path, checkpoint, &mut bundles)?;
-        let head = Head::new(checkpoint, &architecture, layer_bytes, &mut bundles)?;
+        let head = Head::new(weights, &architecture, layer_bytes, &mut bundles)?;
         let dims = Dims {
             hidden: architecture.hidden_size as u64,
             intermediate: architecture.intermediate_size as u64,

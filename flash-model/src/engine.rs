@@ -9,17 +9,20 @@ use flash_kv::{KvDtype, KvShape};
 use flash_sched::{ByteRate, Ema, Limit};
 
 use crate::bundle::{BundleInfo, Bundles};
+use crate::compute::{Backend, Compute};
 use crate::decoder::{Decoder, Pass};
 use crate::kv::KvCache;
 use crate::needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
 use crate::pace::RateCap;
 use crate::residency::Residency;
+use crate::weights::Weights;
 use crate::{Checkpoint, ModelError, models};
 
 /// A model whose layers are made and checked against its checkpoint, without a weight in memory.
 #[derive(Debug)]
 pub struct Model {
     checkpoint: Checkpoint,
+    backend: Backend,
     decoder: Decoder,
     bundles: Bundles,
     kv_shape: KvShape,
@@ -47,7 +50,17 @@ impl Model {
     /// # Errors
     /// [`ModelError`], for an architecture that is not known, or tensors that do not fit the configuration.
     pub fn open(checkpoint: Checkpoint) -> Result<Self, ModelError> {
-        let architecture = models::build(&checkpoint)?;
+        Self::open_on(checkpoint, Compute::Auto)
+    }
+
+    /// The same, with a choice of who computes.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`ModelError::NativeCompute`].
+    pub fn open_on(checkpoint: Checkpoint, compute: Compute) -> Result<Self, ModelError> {
+        let backend = Backend::new(compute)?;
+        let weights = Weights::new(&checkpoint, &backend);
+        let architecture = models::build(&weights)?;
         let kv_shape = KvShape {
             kv_heads: architecture.kv_heads as usize,
             head_dim: architecture.head_dim as usize,
@@ -56,8 +69,17 @@ impl Model {
         let n_layers = architecture.layers.len();
         let vocab_size = architecture.vocab_size as usize;
         let max_position_embeddings = architecture.max_position_embeddings;
-        let (decoder, bundles) = Decoder::new(&checkpoint, architecture)?;
-        Ok(Self { checkpoint, decoder, bundles, kv_shape, n_layers, vocab_size, max_position_embeddings })
+        let (decoder, bundles) = Decoder::new(&weights, architecture)?;
+        Ok(Self {
+            checkpoint,
+            backend,
+            decoder,
+            bundles,
+            kv_shape,
+            n_layers,
+            vocab_size,
+            max_position_embeddings,
+        })
     }
 
     /// Where the weights come from.
@@ -125,7 +147,7 @@ impl Model {
         // The disk is the slowest: it begins before anything else is made.
         residency.start()?;
         let context_tokens = workload.context_tokens.max(FLOOR_CONTEXT_TOKENS);
-        let kv = KvCache::new(self.kv_shape, self.n_layers, context_tokens, &budget)?;
+        let kv = KvCache::new(&self.backend, self.kv_shape, self.n_layers, context_tokens, &budget)?;
         let max_tokens = self.max_position_embeddings.unwrap_or(usize::MAX);
         Ok(Engine {
             model_bytes: self.checkpoint.catalog().total_bytes(),

@@ -38,6 +38,12 @@ pub enum ModelError {
         /// What it could be.
         expected: &'static str,
     },
+    /// The CPU kernels were asked for, and cannot be had.
+    #[error("native compute cannot be used: {reason}")]
+    NativeCompute {
+        /// Why.
+        reason: String,
+    },
     /// The architecture is not known.
     #[error("{path}: model_type {given:?} is not supported; known are {}", known.join(", "))]
     UnknownModelType {

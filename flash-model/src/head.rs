@@ -2,10 +2,9 @@
 
 use mlx_rs::Array;
 use mlx_rs::module::Module;
-use mlx_rs::nn::Linear;
-use mlx_rs::quantization::MaybeQuantized;
 
 use crate::bundle::Bundles;
+use crate::layers::Linear;
 use crate::models::Architecture;
 use crate::proxy::StreamingProxy;
 use crate::residency::Residency;
@@ -18,28 +17,27 @@ const LOSS_POSITIONS: usize = 16;
 /// The output matrix, in tiles of rows.
 #[derive(Debug)]
 pub(crate) struct Head {
-    tiles: Vec<StreamingProxy<MaybeQuantized<Linear>>>,
+    tiles: Vec<StreamingProxy<Linear>>,
     vocab_size: usize,
 }
 
 impl Head {
     /// A head in tiles of at most `tile_bytes`, whose bundles are added to `bundles`.
     pub(crate) fn new(
-        checkpoint: &Checkpoint,
+        weights: &Weights<'_>,
         architecture: &Architecture,
         tile_bytes: u64,
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
-        let weights = Weights::new(checkpoint, architecture.head_path);
+        let (checkpoint, path) = (weights.checkpoint(), architecture.head_path);
+        let weights = weights.at(path);
         let n_rows = architecture.vocab_size as u64;
-        let n_tiles =
-            head_bytes(checkpoint, architecture.head_path).div_ceil(tile_bytes.max(1)).clamp(1, n_rows);
+        let n_tiles = head_bytes(checkpoint, path).div_ceil(tile_bytes.max(1)).clamp(1, n_rows);
         let tile_rows = n_rows.div_ceil(n_tiles);
         let mut tiles = Vec::with_capacity(n_tiles as usize);
         for start in (0..n_rows).step_by(tile_rows as usize) {
             let rows = start..(start + tile_rows).min(n_rows);
             let tile = weights.linear(architecture.hidden_size, (rows.end - rows.start) as i32, false)?;
-            let path = architecture.head_path;
             tiles.push(StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?);
         }
         Ok(Self { tiles, vocab_size: n_rows as usize })

@@ -1,11 +1,15 @@
 //! The KV cache of a running model: the tail's buffers as arrays.
 
+use std::sync::Arc;
+
 use flash_io::Budget;
 use flash_kv::{KvDtype, KvShape, LayerBuffers, Tail};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::{Array, Dtype};
+use parking_lot::Mutex;
 
+use crate::compute::Backend;
 use crate::{ModelError, mlx};
 
 /// Keys and values of all layers.
@@ -15,40 +19,47 @@ pub(crate) struct KvCache {
     pub(crate) layers: Vec<LayerKv>,
 }
 
-/// Keys and values of one layer, each `[1, kv_heads, capacity_tokens, head_dim]`.
+/// Keys and values of one layer.
 #[derive(Debug)]
-pub(crate) struct LayerKv {
-    keys: Array,
-    values: Array,
+pub(crate) enum LayerKv {
+    /// As arrays, each `[1, kv_heads, capacity_tokens, head_dim]`.
+    Arrays { keys: Array, values: Array },
+    /// Shared with nodes of the graph, each `[kv_heads, capacity_tokens, head_dim]`. A node locks them while it runs, and
+    /// the stream runs one after the other: nobody waits.
+    Shared(Arc<Mutex<LayerBuffers>>),
 }
 
 impl KvCache {
     pub(crate) fn new(
+        backend: &Backend,
         shape: KvShape,
         n_layers: usize,
         capacity_tokens: usize,
         budget: &Budget,
     ) -> Result<Self, ModelError> {
         let mut tail = Tail::new(shape, n_layers, capacity_tokens, budget)?;
-        let dims = [1, shape.kv_heads as i32, tail.capacity_tokens() as i32, shape.head_dim as i32];
-        let dtype = match shape.dtype {
-            KvDtype::F32 => Dtype::Float32,
-            other => unreachable!("no cache is made in {other:?}"),
+        let KvDtype::F32 = shape.dtype else {
+            unreachable!("no cache is made in {:?}", shape.dtype);
         };
+        let capacity_tokens = tail.capacity_tokens();
         let layers = (0..n_layers)
             .map_while(|layer_idx| tail.take_layer(layer_idx))
-            .map(|LayerBuffers { keys, values }| {
-                Ok(LayerKv {
-                    keys: mlx::alias(keys, &dims, dtype)?,
-                    values: mlx::alias(values, &dims, dtype)?,
-                })
-            })
+            .map(|buffers| backend.layer_kv(buffers, shape.kv_heads, capacity_tokens, shape.head_dim))
             .collect::<Result<_, Exception>>()?;
         Ok(Self { tail, layers })
     }
 }
 
 impl LayerKv {
+    /// Arrays of `dims` over the buffers.
+    pub(crate) fn arrays(buffers: LayerBuffers, dims: &[i32]) -> Result<Self, Exception> {
+        let LayerBuffers { keys, values } = buffers;
+        Ok(Self::Arrays {
+            keys: mlx::alias(keys, dims, Dtype::Float32)?,
+            values: mlx::alias(values, dims, Dtype::Float32)?,
+        })
+    }
+
     /// Writes the keys and values of the next tokens, each `[1, kv_heads, n, head_dim]`, at `position`, and returns those
     /// of all tokens so far.
     ///
@@ -59,10 +70,13 @@ impl LayerKv {
         values: &Array,
         position: usize,
     ) -> Result<(Array, Array), Exception> {
+        let Self::Arrays { keys: all_keys, values: all_values } = self else {
+            return Err(Exception::custom("the cache of a layer is not made of arrays"));
+        };
         let (start, end) = (position as i32, position as i32 + keys.dim(2));
-        self.keys.try_index_mut((.., .., start..end, ..), keys)?;
-        self.values.try_index_mut((.., .., start..end, ..), values)?;
-        Ok((self.keys.try_index((.., .., ..end, ..))?, self.values.try_index((.., .., ..end, ..))?))
+        all_keys.try_index_mut((.., .., start..end, ..), keys)?;
+        all_values.try_index_mut((.., .., start..end, ..), values)?;
+        Ok((all_keys.try_index((.., .., ..end, ..))?, all_values.try_index((.., .., ..end, ..))?))
     }
 }
 
@@ -72,12 +86,19 @@ mod tests {
 
     const SHAPE: KvShape = KvShape { kv_heads: 2, head_dim: 4, dtype: KvDtype::F32 };
 
+    fn keys_of(layer: &LayerKv) -> &Array {
+        match layer {
+            LayerKv::Arrays { keys, .. } => keys,
+            LayerKv::Shared(_) => unreachable!("made of arrays"),
+        }
+    }
+
     #[test]
     fn append_writes_in_place_and_returns_all_tokens() {
         let budget = Budget::new(1 << 20);
-        let mut cache = KvCache::new(SHAPE, 1, 10, &budget).unwrap();
+        let mut cache = KvCache::new(&Backend::Mlx, SHAPE, 1, 10, &budget).unwrap();
         let layer = &mut cache.layers[0];
-        let before = mlx::address(&layer.keys);
+        let before = mlx::address(keys_of(layer));
         let of = |n: i32, value: f32| Array::full::<f32>(&[1, 2, n, 4], Array::from_f32(value)).unwrap();
         let mut all = None;
         for (position, n) in [(0, 3), (3, 1), (4, 2)] {
@@ -87,7 +108,7 @@ mod tests {
             mlx_rs::transforms::eval([&keys, &values]).unwrap();
             all = Some(keys);
         }
-        assert_eq!(mlx::address(&layer.keys), before, "no copy of the cache was made");
+        assert_eq!(mlx::address(keys_of(layer)), before, "no copy of the cache was made");
         let all = all.unwrap();
         assert_eq!(all.shape(), [1, 2, 6, 4]);
         let first_head: Vec<f32> =

@@ -30,6 +30,7 @@
 mod attention;
 mod bundle;
 mod checkpoint;
+mod compute;
 mod config;
 mod decoder;
 mod embedding;
@@ -38,6 +39,7 @@ mod error;
 mod generate;
 mod head;
 mod kv;
+mod layers;
 pub mod memory;
 mod mlx;
 mod models;
@@ -51,6 +53,7 @@ mod weights;
 
 pub use bundle::{BundleIdx, BundleInfo, Bundles};
 pub use checkpoint::Checkpoint;
+pub use compute::Compute;
 pub use config::{Config, QuantizedFormat};
 pub use engine::{Engine, EngineOptions, EngineStats, Model};
 pub use error::ModelError;

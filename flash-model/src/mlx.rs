@@ -1,6 +1,9 @@
-//! The seam to MLX: arrays over memory that we own.
+//! The seam to MLX: arrays over memory that we own, and functions of ours in its graph.
 //!
 //! The only module that calls MLX's C interface itself; everything else uses `mlx-rs`.
+
+#[cfg(target_os = "linux")]
+pub(crate) mod kernel;
 
 use std::ffi::{c_int, c_void};
 use std::fmt::Debug;

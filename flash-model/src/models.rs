@@ -8,8 +8,9 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::module::Module;
 
+use crate::ModelError;
 use crate::attention::LayerInput;
-use crate::{Checkpoint, ModelError};
+use crate::weights::Weights;
 
 /// One layer of a decoder.
 pub(crate) trait Layer:
@@ -39,19 +40,19 @@ pub(crate) struct Architecture {
     pub max_position_embeddings: Option<usize>,
 }
 
-type Build = fn(&Checkpoint) -> Result<Architecture, ModelError>;
+type Build = fn(&Weights<'_>) -> Result<Architecture, ModelError>;
 
 /// `model_type` → architecture.
 const MODELS: &[(&str, Build)] = &[("llama", llama::build)];
 
 /// The architecture that a checkpoint's configuration names.
-pub(crate) fn build(checkpoint: &Checkpoint) -> Result<Architecture, ModelError> {
-    let config = checkpoint.config();
+pub(crate) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+    let config = weights.config();
     let found = MODELS.iter().find(|(model_type, _)| *model_type == config.model_type());
     let (_, build) = found.ok_or_else(|| ModelError::UnknownModelType {
         path: config.path().to_owned(),
         given: config.model_type().to_owned(),
         known: MODELS.iter().map(|(model_type, _)| *model_type).collect(),
     })?;
-    build(checkpoint)
+    build(weights)
 }

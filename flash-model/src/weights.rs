@@ -4,49 +4,63 @@
 //! its shape and dtype, and binds the loaded weights in its place.
 
 use mlx_rs::module::Param;
-use mlx_rs::nn::{Linear, QuantizedLinear, RmsNorm};
-use mlx_rs::quantization::MaybeQuantized;
 use mlx_rs::{Array, Dtype};
 
-use crate::ModelError;
-use crate::checkpoint::Checkpoint;
+use crate::compute::Backend;
+use crate::layers::{Linear, RmsNorm};
+use crate::{Checkpoint, Config, ModelError};
 
 /// Makes the modules below one path of a checkpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
+    backend: &'a Backend,
     path: String,
 }
 
 impl<'a> Weights<'a> {
-    /// Those below `path`, without a dot at its end.
-    pub(crate) fn new(checkpoint: &'a Checkpoint, path: impl Into<String>) -> Self {
-        Self { checkpoint, path: path.into() }
+    /// All of a checkpoint, for `backend` to compute with.
+    pub(crate) fn new(checkpoint: &'a Checkpoint, backend: &'a Backend) -> Self {
+        Self { checkpoint, backend, path: String::new() }
     }
 
     /// Those below `name` in here.
     pub(crate) fn at(&self, name: &str) -> Self {
-        Self::new(self.checkpoint, format!("{}.{name}", self.path))
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        Self { path, ..*self }
     }
 
+    /// Where they are in the checkpoint.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
+    pub(crate) fn checkpoint(&self) -> &'a Checkpoint {
+        self.checkpoint
+    }
+
+    pub(crate) fn config(&self) -> &'a Config {
+        self.checkpoint.config()
+    }
+
+    /// What computes with them.
+    pub(crate) fn backend(&self) -> &'a Backend {
+        self.backend
+    }
+
     /// `y = x · Wᵀ (+ b)`: quantised if the checkpoint has scales for it.
-    pub(crate) fn linear(
-        &self,
-        input_dims: i32,
-        output_dims: i32,
-        bias: bool,
-    ) -> Result<MaybeQuantized<Linear>, ModelError> {
+    pub(crate) fn linear(&self, input_dims: i32, output_dims: i32, bias: bool) -> Result<Linear, ModelError> {
         let bias = if bias { Some(unloaded(&[output_dims], Dtype::Float32)?) } else { None };
-        let linear = |weight| Linear { weight: Param::new(weight), bias: Param::new(bias) };
+        let mut linear = Linear {
+            backend: self.backend.clone(),
+            format: None,
+            weight: Param::new(unloaded(&[output_dims, input_dims], Dtype::Float32)?),
+            scales: Param::new(None),
+            biases: Param::new(None),
+            bias: Param::new(bias),
+        };
         if !self.checkpoint.has(&format!("{}.scales", self.path)) {
-            return Ok(MaybeQuantized::Original(linear(unloaded(
-                &[output_dims, input_dims],
-                Dtype::Float32,
-            )?)));
+            return Ok(linear);
         }
         let config = self.checkpoint.config();
         let format = config.quantized_format(&self.path).ok_or_else(|| {
@@ -60,18 +74,17 @@ impl<'a> Weights<'a> {
             ));
         }
         let n_groups = input_dims / format.group_size;
-        Ok(MaybeQuantized::Quantized(QuantizedLinear {
-            group_size: format.group_size,
-            bits: format.bits,
-            scales: Param::new(unloaded(&[output_dims, n_groups], Dtype::Float32)?),
-            biases: Param::new(unloaded(&[output_dims, n_groups], Dtype::Float32)?),
-            inner: linear(unloaded(&[output_dims, input_dims * format.bits / 32], Dtype::Uint32)?),
-        }))
+        linear.format = Some(format);
+        linear.weight = Param::new(unloaded(&[output_dims, input_dims * format.bits / 32], Dtype::Uint32)?);
+        linear.scales = Param::new(Some(unloaded(&[output_dims, n_groups], Dtype::Float32)?));
+        linear.biases = Param::new(Some(unloaded(&[output_dims, n_groups], Dtype::Float32)?));
+        Ok(linear)
     }
 
     /// RMSNorm over the last axis.
     pub(crate) fn rms_norm(&self, dims: i32, eps: f32) -> Result<RmsNorm, ModelError> {
-        Ok(RmsNorm { weight: Param::new(unloaded(&[dims], Dtype::Float32)?), eps })
+        let weight = Param::new(unloaded(&[dims], Dtype::Float32)?);
+        Ok(RmsNorm { backend: self.backend.clone(), eps, weight })
     }
 }
 

@@ -3,8 +3,9 @@
 //! `goldens/parity` holds what mlx-lm made of each prompt, and how it was asked; `cargo xtask goldens` makes it anew.
 //! Half of the prompts run on the smallest budget, half with everything in memory.
 //!
-//! All prompts on all directories of the demo model take a quarter of an hour of two cores, so not all of them are usual:
-//! see [`Usual`]. `FLASH_PARITY=full` runs all.
+//! Everyone who can compute does. MLX's own operations take a quarter of an hour of two cores for all prompts on all
+//! directories of the demo model, so where there are kernels of ours it is asked for a few only (see [`Usual`]);
+//! `FLASH_PARITY=full` runs all.
 
 #![expect(clippy::print_stdout, reason = "a test of minutes says how far it is, and a skipped one why")]
 
@@ -15,10 +16,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use common::Memory;
+use common::{COMPUTES, Memory};
 use flash_io::IoMode;
-use flash_model::Engine;
 use flash_model::text::{ChatTemplate, Message, Tokenizer};
+use flash_model::{Compute, Engine};
 use serde::Deserialize;
 
 /// How far a logit may be off, as a part of the largest |logit|. All greedy ids in the goldens lead by more.
@@ -115,8 +116,10 @@ fn tiny(name: &str) {
     let modes = [IoMode::Pread, IoMode::Direct, IoMode::Mmap, IoMode::Direct];
     assert_eq!(golden.prompts.len(), modes.len());
     for (((prompt, kept), memory), io) in golden.prompts.iter().zip(&logits).zip(memories).zip(modes) {
-        let mut engine = common::engine(&dir, memory, io, prompt.ids.len(), prompt.greedy.len());
-        check(&mut engine, &golden, prompt, kept);
+        for &compute in COMPUTES {
+            let mut engine = common::engine(&dir, memory, io, prompt.ids.len(), prompt.greedy.len(), compute);
+            check(&mut engine, &golden, prompt, kept);
+        }
     }
 }
 
@@ -185,22 +188,20 @@ fn shards_cut_inside_a_layer_equal_mlx_lm() {
     tiny("sharded");
 }
 
-/// Which prompts run on a directory of the demo model when nothing is said.
+/// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {
-    All,
-    /// All but the one of more than 600 tokens, which takes as long as the others together.
-    Short,
-    /// The first: plain text, a chat, emoji and Chinese.
+    /// The first three: plain text, a chat, emoji and Chinese.
     Three,
+    None,
 }
 
 impl Usual {
-    fn has(self, idx: usize, prompt: &Prompt) -> bool {
+    fn has(self, idx: usize, compute: Compute) -> bool {
         match self {
-            Self::All => true,
-            Self::Short => prompt.ids.len() < 600,
+            _ if compute == Compute::Native || COMPUTES.len() == 1 => true,
             Self::Three => idx < 3,
+            Self::None => false,
         }
     }
 }
@@ -213,58 +214,62 @@ fn demo(directory: &str, golden_name: &str, usual: Usual, first: Memory) {
     };
     let full = env::var_os("FLASH_PARITY").is_some_and(|value| value == "full");
     let (golden, logits) = golden(&format!("demo-{golden_name}"));
-    let mut memory = first;
-    for (idx, (prompt, kept)) in golden.prompts.iter().zip(&logits).enumerate() {
-        if full || usual.has(idx, prompt) {
-            let begin = Instant::now();
-            let n_greedy = prompt.greedy.len();
-            let mut engine = common::engine(&dir, memory, IoMode::Pread, prompt.ids.len(), n_greedy);
-            check(&mut engine, &golden, prompt, kept);
-            assert_eq!(engine.stats().streamed_bytes > 0, memory == Memory::Floor);
-            println!("{directory}, {}, {memory:?}: {:.1} s", prompt.name, begin.elapsed().as_secs_f64());
+    for &compute in COMPUTES {
+        let mut memory = first;
+        for (idx, (prompt, kept)) in golden.prompts.iter().zip(&logits).enumerate() {
+            if full || usual.has(idx, compute) {
+                let begin = Instant::now();
+                let n_greedy = prompt.greedy.len();
+                let mut engine =
+                    common::engine(&dir, memory, IoMode::Pread, prompt.ids.len(), n_greedy, compute);
+                check(&mut engine, &golden, prompt, kept);
+                assert_eq!(engine.stats().streamed_bytes > 0, memory == Memory::Floor);
+                let seconds = begin.elapsed().as_secs_f64();
+                println!("{directory}, {}, {compute:?}, {memory:?}: {seconds:.1} s", prompt.name);
+            }
+            memory = memory.other();
         }
-        memory = memory.other();
     }
 }
 
 #[test]
 fn kept_equals_mlx_lm() {
-    demo("kept", "kept", Usual::All, Memory::Plenty);
+    demo("kept", "kept", Usual::Three, Memory::Plenty);
 }
 
 #[test]
 fn kept_in_shards_equals_mlx_lm() {
-    demo("kept-sharded", "kept", Usual::Three, Memory::Floor);
+    demo("kept-sharded", "kept", Usual::None, Memory::Floor);
 }
 
 #[test]
 fn f32_equals_mlx_lm() {
-    demo("f32", "f32", Usual::Short, Memory::Plenty);
+    demo("f32", "f32", Usual::Three, Memory::Plenty);
 }
 
 #[test]
 fn f32_in_shards_equals_mlx_lm() {
-    demo("f32-sharded", "f32", Usual::Three, Memory::Floor);
+    demo("f32-sharded", "f32", Usual::None, Memory::Floor);
 }
 
 #[test]
 fn f16_equals_mlx_lm() {
-    demo("f16", "f16", Usual::Short, Memory::Plenty);
+    demo("f16", "f16", Usual::Three, Memory::Plenty);
 }
 
 #[test]
 fn f16_in_shards_equals_mlx_lm() {
-    demo("f16-sharded", "f16", Usual::Three, Memory::Floor);
+    demo("f16-sharded", "f16", Usual::None, Memory::Floor);
 }
 
 #[test]
 fn eight_bit_equals_mlx_lm() {
-    demo("8bit", "8bit", Usual::Short, Memory::Plenty);
+    demo("8bit", "8bit", Usual::Three, Memory::Plenty);
 }
 
 #[test]
 fn eight_bit_in_shards_equals_mlx_lm() {
-    demo("8bit-sharded", "8bit", Usual::Three, Memory::Floor);
+    demo("8bit-sharded", "8bit", Usual::None, Memory::Floor);
 }
 
 /// The goldens' ids came from mlx-lm's tokenizer and chat template; ours make the same of the same words.

@@ -7,8 +7,8 @@ mod table;
 use std::process::ExitCode;
 
 use flash_io::IoMode;
-use flash_model::memory;
 use flash_model::text::{TextError, Tokenizer};
+use flash_model::{Compute, memory};
 
 use crate::args::InspectArgs;
 use crate::output;
@@ -17,7 +17,7 @@ use report::Report;
 
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     // Only headers are read, so any way to read will do.
-    let model = open_model(&args.model, IoMode::Pread)?;
+    let model = open_model(&args.model, IoMode::Pread, Compute::Auto)?;
     // The floor counts what the process has: a tokenizer as well, if `run` would have one.
     let _tokenizer = match Tokenizer::open(&args.model) {
         Ok(tokenizer) => Some(tokenizer),

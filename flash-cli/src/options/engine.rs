@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use flash_io::{IoMode, ReaderConfig};
+use flash_model::Compute;
 use flash_sched::ByteRate;
 
 use super::UsageError;
-use crate::args::{EngineArgs, IoArg};
+use crate::args::{ComputeArg, EngineArgs, IoArg};
 use crate::modelfile::{Modelfile, TopK};
 use crate::size::Size;
 
@@ -21,6 +22,7 @@ pub(crate) struct EngineSettings {
     pub(crate) io: IoMode,
     pub(crate) reader: ReaderConfig,
     pub(crate) read_rate: Option<ByteRate>,
+    pub(crate) compute: Compute,
     pub(crate) prefetch: bool,
     /// Whether weights may be streamed; otherwise all must fit.
     pub(crate) stream: bool,
@@ -30,8 +32,18 @@ pub(crate) struct EngineSettings {
 
 impl EngineSettings {
     pub(crate) fn resolve(args: EngineArgs) -> anyhow::Result<Self> {
-        let EngineArgs { model, modelfile, ram, kv_quant, io, threads, max_read_rate, no_pipeline, debug } =
-            args;
+        let EngineArgs {
+            model,
+            modelfile,
+            ram,
+            kv_quant,
+            io,
+            threads,
+            max_read_rate,
+            compute,
+            no_pipeline,
+            debug,
+        } = args;
         match kv_quant {
             None | Some(0) => {}
             Some(bits @ (4 | 8)) => return Err(UsageError::KvQuant { bits }.into()),
@@ -56,6 +68,11 @@ impl EngineSettings {
             },
             reader,
             read_rate: max_read_rate.map(rate).transpose()?,
+            compute: match compute {
+                None => Compute::Auto,
+                Some(ComputeArg::Mlx) => Compute::Mlx,
+                Some(ComputeArg::Native) => Compute::Native,
+            },
             prefetch: !no_pipeline && file.prefetch_layers != Some(0),
             stream: file.flash.unwrap_or(true),
             top_k: file.top_k,

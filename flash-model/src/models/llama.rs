@@ -4,14 +4,14 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
-use mlx_rs::nn::{self, Linear, RmsNorm};
-use mlx_rs::quantization::MaybeQuantized;
 use serde::Deserialize;
 
 use super::{Architecture, Layer};
-use crate::attention::{LayerInput, Rope, RopeScaling, attend, split_heads};
+use crate::attention::{CausalAttention, LayerInput, Rope, RopeScaling};
+use crate::compute::Backend;
+use crate::layers::{Linear, RmsNorm};
 use crate::weights::Weights;
-use crate::{Checkpoint, Config, ModelError};
+use crate::{Config, ModelError};
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {
@@ -93,18 +93,15 @@ impl ModelArgs {
 
 #[derive(Debug, ModuleParameters)]
 struct Attention {
-    n_heads: i32,
-    n_kv_heads: i32,
-    scale: f32,
-    rope: Rope,
+    attention: CausalAttention,
     #[param]
-    q_proj: MaybeQuantized<Linear>,
+    q_proj: Linear,
     #[param]
-    k_proj: MaybeQuantized<Linear>,
+    k_proj: Linear,
     #[param]
-    v_proj: MaybeQuantized<Linear>,
+    v_proj: Linear,
     #[param]
-    o_proj: MaybeQuantized<Linear>,
+    o_proj: Linear,
 }
 
 impl Attention {
@@ -113,11 +110,15 @@ impl Attention {
         let (n_heads, n_kv_heads) = (args.num_attention_heads, args.kv_heads());
         let linear = |name, input, output| weights.at(name).linear(input, output, args.attention_bias);
         let scaling = args.rope_scaling.as_ref();
-        Ok(Self {
+        let attention = CausalAttention {
+            backend: weights.backend().clone(),
             n_heads,
             n_kv_heads,
             scale: (head_dim as f32).powf(-0.5),
             rope: Rope::new(head_dim, args.rope_theta, args.rope_traditional, scaling, config)?,
+        };
+        Ok(Self {
+            attention,
             q_proj: linear("q_proj", dim, n_heads * head_dim)?,
             k_proj: linear("k_proj", dim, n_kv_heads * head_dim)?,
             v_proj: linear("v_proj", dim, n_kv_heads * head_dim)?,
@@ -131,12 +132,10 @@ impl Module<LayerInput<'_>> for Attention {
     type Error = Exception;
 
     fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
-        let queries = split_heads(&self.q_proj.forward(x)?, self.n_heads)?;
-        let keys = split_heads(&self.k_proj.forward(x)?, self.n_kv_heads)?;
-        let values = split_heads(&self.v_proj.forward(x)?, self.n_kv_heads)?;
-        let queries = self.rope.apply(&queries, position)?;
-        let keys = self.rope.apply(&keys, position)?;
-        let attended = attend(&queries, &keys, &values, self.scale, kv, position)?;
+        let queries = self.q_proj.forward(x)?;
+        let keys = self.k_proj.forward(x)?;
+        let values = self.v_proj.forward(x)?;
+        let attended = self.attention.forward(&queries, &keys, &values, kv, position)?;
         self.o_proj.forward(&attended)
     }
 
@@ -145,12 +144,13 @@ impl Module<LayerInput<'_>> for Attention {
 
 #[derive(Debug, ModuleParameters)]
 struct Mlp {
+    backend: Backend,
     #[param]
-    gate_proj: MaybeQuantized<Linear>,
+    gate_proj: Linear,
     #[param]
-    down_proj: MaybeQuantized<Linear>,
+    down_proj: Linear,
     #[param]
-    up_proj: MaybeQuantized<Linear>,
+    up_proj: Linear,
 }
 
 impl Mlp {
@@ -158,6 +158,7 @@ impl Mlp {
         let (dim, hidden_dim) = (args.hidden_size, args.intermediate_size);
         let linear = |name, input, output| weights.at(name).linear(input, output, args.mlp_bias);
         Ok(Self {
+            backend: weights.backend().clone(),
             gate_proj: linear("gate_proj", dim, hidden_dim)?,
             down_proj: linear("down_proj", hidden_dim, dim)?,
             up_proj: linear("up_proj", dim, hidden_dim)?,
@@ -170,9 +171,9 @@ impl Module<&Array> for Mlp {
     type Error = Exception;
 
     fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
-        let gate = nn::silu(self.gate_proj.forward(x)?)?;
+        let gate = self.gate_proj.forward(x)?;
         let up = self.up_proj.forward(x)?;
-        self.down_proj.forward(&gate.multiply(up)?)
+        self.down_proj.forward(&self.backend.swiglu(&gate, &up)?)
     }
 
     fn training_mode(&mut self, _: bool) {}
@@ -217,13 +218,13 @@ impl Module<LayerInput<'_>> for TransformerBlock {
 }
 
 /// The model, for [`MODELS`](super::MODELS).
-pub(super) fn build(checkpoint: &Checkpoint) -> Result<Architecture, ModelError> {
-    let config = checkpoint.config();
+pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+    let config = weights.config();
     let args: ModelArgs = config.args()?;
     args.check(config)?;
     let layers = (0..args.num_hidden_layers)
         .map(|layer_idx| {
-            let weights = Weights::new(checkpoint, format!("model.layers.{layer_idx}"));
+            let weights = weights.at(&format!("model.layers.{layer_idx}"));
             let block: Box<dyn Layer> = Box::new(TransformerBlock::new(&args, &weights, config)?);
             Ok((weights.path().to_owned(), block))
         })

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, ReaderConfig};
-use flash_model::{Checkpoint, Engine, EngineOptions, Model, Workload};
+use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, Workload};
 
 /// How much memory an engine gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,10 @@ pub(crate) enum Memory {
     /// More than it can use: everything is pinned.
     Plenty,
 }
+
+/// Everyone who can compute here.
+pub(crate) const COMPUTES: &[Compute] =
+    if cfg!(target_os = "linux") { &[Compute::Native, Compute::Mlx] } else { &[Compute::Mlx] };
 
 impl Memory {
     pub(crate) fn other(self) -> Self {
@@ -32,10 +36,11 @@ pub(crate) fn engine(
     io: IoMode,
     prompt_tokens: usize,
     new_tokens: usize,
+    compute: Compute,
 ) -> Engine {
     let context_tokens = prompt_tokens + new_tokens;
     let workload = Workload { prompt_tokens, context_tokens, prefetch: true };
-    let model = Model::open(Checkpoint::open(dir, io).unwrap()).unwrap();
+    let model = Model::open_on(Checkpoint::open(dir, io).unwrap(), compute).unwrap();
     let budget_bytes = match memory {
         Memory::Floor => model.floor_bytes(&workload),
         Memory::Plenty => 1 << 40,

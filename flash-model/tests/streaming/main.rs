@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use flash_io::faults::{Fault, FaultyStorage, When};
 use flash_io::{IoError, IoMode, ReaderConfig};
-use flash_model::{Checkpoint, Engine, EngineOptions, Model, ModelError, Workload};
+use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload};
 use proptest::prelude::*;
 use tiny::{Format, Tiny, tiny};
 
 /// One way to run a model.
 #[derive(Debug, Clone)]
 struct Way {
+    compute: Compute,
     /// Part of the streamable weights that the budget has room for beyond the floor.
     pinned: f64,
     io: IoMode,
@@ -27,6 +28,7 @@ struct Way {
 
 impl Way {
     const RESIDENT: Self = Self {
+        compute: Compute::Auto,
         pinned: 2.0,
         io: IoMode::Pread,
         threads: 1,
@@ -41,7 +43,7 @@ impl Way {
             checkpoint =
                 checkpoint.map_storage(|_, storage| Arc::new(FaultyStorage::new(storage, fault, when)));
         }
-        let model = Model::open(checkpoint)?;
+        let model = Model::open_on(checkpoint, self.compute)?;
         let workload = Workload { prompt_tokens: 300, context_tokens: 400, prefetch: self.prefetch };
         let budget_bytes =
             model.floor_bytes(&workload) + (self.pinned * 2.0 * model.model_bytes() as f64) as u64;
@@ -63,6 +65,7 @@ fn way() -> impl Strategy<Value = Way> {
     let chunk_bytes = prop_oneof![Just(4096), Just(12_288), Just(1 << 20)];
     (0.0..1.0f64, io, 1..5usize, chunk_bytes, any::<bool>(), faults).prop_map(
         |(pinned, io, threads, chunk_bytes, prefetch, faults)| Way {
+            compute: Compute::Auto,
             pinned,
             io,
             threads,
@@ -102,16 +105,48 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn no_way_of_streaming_changes_a_bit(tiny in tiny(), ways in prop::collection::vec(way(), 3), n in 1..300usize) {
+    fn no_way_of_streaming_changes_a_bit(
+        tiny in tiny(),
+        compute in prop_oneof![Just(Compute::Auto), Just(Compute::Mlx)],
+        ways in prop::collection::vec(way(), 3),
+        n in 1..300usize,
+    ) {
         let dir = tempfile::tempdir().unwrap();
         tiny.write(dir.path());
         let prompt = prompt_of(n, tiny.vocab);
-        let resident = bits(&mut Way::RESIDENT.open(dir.path()).unwrap(), &prompt, tiny.vocab).unwrap();
+        let resident = Way { compute, ..Way::RESIDENT };
+        let resident = bits(&mut resident.open(dir.path()).unwrap(), &prompt, tiny.vocab).unwrap();
         for way in ways {
+            let way = Way { compute, ..way };
             let mut engine = way.open(dir.path()).unwrap();
             let streamed = bits(&mut engine, &prompt, tiny.vocab).unwrap();
             prop_assert!(streamed == resident, "{:?} differs", way);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn native_logits_do_not_depend_on_how_tokens_are_batched(tiny in tiny(), n in 1..300usize, first in 0..300usize) {
+        let dir = tempfile::tempdir().unwrap();
+        tiny.write(dir.path());
+        let prompt = prompt_of(n, tiny.vocab);
+        let native = Way { compute: Compute::Native, ..Way::RESIDENT };
+        let together = native.open(dir.path()).unwrap().forward(&prompt).unwrap();
+        let mut engine = native.open(dir.path()).unwrap();
+        let (head, tail) = prompt.split_at(first.min(n - 1));
+        let mut alone = Vec::new();
+        if !head.is_empty() {
+            engine.forward(head).unwrap();
+        }
+        for token in tail {
+            alone = engine.forward(&[*token]).unwrap();
+        }
+        let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
+        prop_assert_eq!(bits(&alone), bits(&together));
     }
 }
 
@@ -126,8 +161,15 @@ const SMALL: Tiny = Tiny {
     seed: 1,
 };
 
-const STREAM_ALL: Way =
-    Way { pinned: 0.0, io: IoMode::Pread, threads: 2, chunk_bytes: 4096, prefetch: true, faults: None };
+const STREAM_ALL: Way = Way {
+    compute: Compute::Auto,
+    pinned: 0.0,
+    io: IoMode::Pread,
+    threads: 2,
+    chunk_bytes: 4096,
+    prefetch: true,
+    faults: None,
+};
 
 fn written(tiny: &Tiny) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,154 @@
+//! Who computes: MLX's own operations, or the kernels of `flash-kernels`. The only module that knows; what layers are
+//! made of asks it.
+
+mod mlx;
+#[cfg(target_os = "linux")]
+mod native;
+
+use std::sync::Arc;
+
+use flash_kernels::Pool;
+use flash_kv::LayerBuffers;
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Device, DeviceType, fast, nn};
+use parking_lot::Mutex;
+
+use crate::ModelError;
+use crate::attention::CausalAttention;
+use crate::config::QuantizedFormat;
+use crate::kv::LayerKv;
+
+/// Who computes a model's layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compute {
+    /// [`Native`](Self::Native) where MLX's default device is a CPU on Linux, else [`Mlx`](Self::Mlx).
+    #[default]
+    Auto,
+    /// MLX's own operations.
+    Mlx,
+    /// The CPU kernels of `flash-kernels`, as nodes of MLX's graph.
+    Native,
+}
+
+/// The operations that layers are made of.
+#[derive(Debug, Clone)]
+pub(crate) enum Backend {
+    Mlx,
+    /// The threads that the kernels run on.
+    #[cfg(target_os = "linux")]
+    Native(Arc<Pool>),
+}
+
+/// The arrays of a matrix `W`, `[n, k]`: `y = x · Wᵀ (+ bias)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    /// f32, f16 or bf16 `[n, k]`, or codes, u32 `[n, k · bits / 32]`.
+    pub weight: &'a Array,
+    pub quantized: Option<Quantized<'a>>,
+    /// `[n]`.
+    pub bias: Option<&'a Array>,
+}
+
+/// What makes numbers of codes, each `[n, k / group_size]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quantized<'a> {
+    pub format: QuantizedFormat,
+    pub scales: &'a Array,
+    pub biases: &'a Array,
+}
+
+/// What an attention layer projected of the new tokens: `[1, n, heads · head_dim]` each, with KV heads for keys and values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttentionInput<'a> {
+    pub queries: &'a Array,
+    pub keys: &'a Array,
+    pub values: &'a Array,
+    /// Tokens before the first of these.
+    pub position: usize,
+}
+
+impl Backend {
+    /// # Errors
+    /// [`ModelError::NativeCompute`] where there are no kernels, or none of the wanted instruction set.
+    pub(crate) fn new(compute: Compute) -> Result<Self, ModelError> {
+        match compute {
+            Compute::Mlx => Ok(Self::Mlx),
+            Compute::Native => Self::native(),
+            Compute::Auto if cfg!(target_os = "linux") => match Device::try_default()?.get_type()? {
+                DeviceType::Cpu => Self::native(),
+                DeviceType::Gpu => Ok(Self::Mlx),
+            },
+            Compute::Auto => Ok(Self::Mlx),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn native() -> Result<Self, ModelError> {
+        let pool = Pool::for_machine();
+        let pool = pool.map_err(|error| ModelError::NativeCompute { reason: error.to_string() })?;
+        Ok(Self::Native(Arc::new(pool)))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn native() -> Result<Self, ModelError> {
+        Err(ModelError::NativeCompute { reason: "it is there on Linux only".to_owned() })
+    }
+
+    /// A layer's KV cache over `buffers`, each `[kv_heads, capacity_tokens, head_dim]`, f32.
+    pub(crate) fn layer_kv(
+        &self,
+        buffers: LayerBuffers,
+        kv_heads: usize,
+        capacity_tokens: usize,
+        head_dim: usize,
+    ) -> Result<LayerKv, Exception> {
+        match self {
+            Self::Mlx => {
+                LayerKv::arrays(buffers, &[1, kv_heads as i32, capacity_tokens as i32, head_dim as i32])
+            }
+            #[cfg(target_os = "linux")]
+            Self::Native(_) => Ok(LayerKv::Shared(Arc::new(Mutex::new(buffers)))),
+        }
+    }
+
+    /// `x · Wᵀ (+ bias)`, for `x` `[…, k]`.
+    pub(crate) fn linear(&self, x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::linear(x, matrix),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::linear(pool, x, matrix),
+        }
+    }
+
+    /// Rotates the queries and keys, appends keys and values to the cache, and attends to all tokens so far.
+    pub(crate) fn attend(
+        &self,
+        attention: &CausalAttention,
+        input: AttentionInput<'_>,
+        kv: &mut LayerKv,
+    ) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::attend(attention, input, kv),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::attend(pool, attention, input, kv),
+        }
+    }
+
+    /// RMSNorm over the last axis: `x · weight / √(mean(x²) + eps)`.
+    pub(crate) fn rms_norm(&self, x: &Array, weight: &Array, eps: f32) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => fast::rms_norm(x, Some(weight), eps),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::rms_norm(pool, x, weight, eps),
+        }
+    }
+
+    /// `silu(gate) · up`.
+    pub(crate) fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => nn::silu(gate)?.multiply(up),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::swiglu(pool, gate, up),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The layers that have weights, whoever computes them.
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::macros::ModuleParameters;
+use mlx_rs::module::{Module, Param};
+
+use crate::compute::{Backend, Matrix, Quantized};
+use crate::config::QuantizedFormat;
+
+/// `y = x · Wᵀ (+ b)`. Its parameters are named as checkpoints name them.
+#[derive(Debug, ModuleParameters)]
+pub(crate) struct Linear {
+    pub(crate) backend: Backend,
+    /// How the weight is quantised, if it is: then there are scales and biases.
+    pub(crate) format: Option<QuantizedFormat>,
+    #[param]
+    pub(crate) weight: Param<Array>,
+    #[param]
+    pub(crate) scales: Param<Option<Array>>,
+    #[param]
+    pub(crate) biases: Param<Option<Array>>,
+    #[param]
+    pub(crate) bias: Param<Option<Array>>,
+}
+
+impl Module<&Array> for Linear {
+    type Output = Array;
+    type Error = Exception;
+
+    fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
+        let quantized = match (self.format, &self.scales.value, &self.biases.value) {
+            (Some(format), Some(scales), Some(biases)) => Some(Quantized { format, scales, biases }),
+            _ => None,
+        };
+        self.backend.linear(x, Matrix { weight: &self.weight, quantized, bias: self.bias.value.as_ref() })
+    }
+
+    fn training_mode(&mut self, _: bool) {}
+}
+
+/// RMSNorm over the last axis.
+#[derive(Debug, ModuleParameters)]
+pub(crate) struct RmsNorm {
+    pub(crate) backend: Backend,
+    pub(crate) eps: f32,
+    #[param]
+    pub(crate) weight: Param<Array>,
+}
+
+impl Module<&Array> for RmsNorm {
+    type Output = Array;
+    type Error = Exception;
+
+    fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
+        self.backend.rms_norm(x, &self.weight, self.eps)
+    }
+
+    fn training_mode(&mut self, _: bool) {}
+}

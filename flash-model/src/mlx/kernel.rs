@@ -1,0 +1,172 @@
+//! Functions of ours as nodes of MLX's graph.
+
+#![expect(unsafe_code, reason = "MLX calls back with pointers")]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::slice;
+use std::sync::Mutex;
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+
+use super::size_of_dtype;
+
+/// A function that computes one array from others.
+pub(crate) trait Kernel: Send + 'static {
+    /// What the node is called.
+    const NAME: &'static CStr;
+
+    /// `inputs`: the data of the node's inputs, row-major; at any address, as weights lie in their files. `output`: f32,
+    /// row-major, of the node's shape.
+    fn run(&mut self, inputs: &[&[u8]], output: &mut [f32]);
+}
+
+/// What a node keeps until it is gone.
+struct Node<K> {
+    /// A node runs once, on one thread; the lock is never waited for.
+    kernel: Mutex<K>,
+    input_bytes: Vec<usize>,
+    output_len: usize,
+}
+
+/// An array of `shape`, f32, that `kernel` computes from `inputs` when it is evaluated, by MLX's stream of the CPU.
+///
+/// The inputs must be row-contiguous when they are evaluated, or evaluating ends with an error.
+pub(crate) fn lazy<K: Kernel>(kernel: K, inputs: &[&Array], shape: &[i32]) -> Result<Array, Exception> {
+    unsafe extern "C" fn run<K: Kernel>(
+        node: *mut c_void,
+        inputs: *const *const c_void,
+        output: *mut c_void,
+    ) {
+        // SAFETY: `node` is the box leaked below, which MLX keeps until this has returned.
+        let node = unsafe { &*node.cast::<Node<K>>() };
+        // SAFETY: MLX hands over as many inputs as the node was made with.
+        let pointers = unsafe { slice::from_raw_parts(inputs.cast::<*const u8>(), node.input_bytes.len()) };
+        let inputs: Vec<&[u8]> = pointers
+            .iter()
+            .zip(&node.input_bytes)
+            .map(|(&data, &len)| {
+                // An empty array may have no data at all.
+                if len == 0 {
+                    return &[][..];
+                }
+                // SAFETY: the input is row-contiguous, has the shape and dtype that its length was counted from, and
+                // is kept by MLX until this has returned.
+                unsafe { slice::from_raw_parts(data, len) }
+            })
+            .collect();
+        let output = if node.output_len == 0 {
+            &mut []
+        } else {
+            // SAFETY: the seam has just allocated the output for this node's shape, and nobody reads it before this
+            // has returned. MLX aligns what it allocates. All bits are a number, so it need not be initialised.
+            unsafe { slice::from_raw_parts_mut(output.cast::<f32>(), node.output_len) }
+        };
+        // A panic aborts here, for this function must not unwind: a kernel's panic is a bug.
+        node.kernel.lock().expect("a node runs once").run(&inputs, output);
+    }
+    unsafe extern "C" fn drop_node<K>(node: *mut c_void) {
+        // SAFETY: `node` is the box leaked below, and MLX calls this once.
+        drop(unsafe { Box::from_raw(node.cast::<Node<K>>()) });
+    }
+
+    let bytes = |array: &&Array| array.size() * size_of_dtype(array.dtype());
+    let node = Node {
+        kernel: Mutex::new(kernel),
+        input_bytes: inputs.iter().map(bytes).collect(),
+        output_len: shape.iter().map(|&extent| extent as usize).product(),
+    };
+    let handles: Vec<_> = inputs.iter().map(|array| array.as_ptr()).collect();
+    // SAFETY: the handles and the shape are read before this returns; the node is given away.
+    let handle = unsafe {
+        native_kernel(
+            K::NAME.as_ptr(),
+            handles.as_ptr(),
+            handles.len(),
+            shape.as_ptr(),
+            shape.len() as c_int,
+            run::<K>,
+            Box::into_raw(Box::new(node)).cast(),
+            drop_node::<K>,
+        )
+    };
+    if handle.ctx.is_null() {
+        return Err(Exception::custom("MLX refused a kernel's node"));
+    }
+    // SAFETY: a fresh handle that nobody else frees.
+    Ok(unsafe { Array::from_ptr(handle) })
+}
+
+type Run = unsafe extern "C" fn(*mut c_void, *const *const c_void, *mut c_void);
+
+unsafe extern "C" {
+    #[link_name = "flash_array_kernel"]
+    fn native_kernel(
+        name: *const c_char,
+        inputs: *const mlx_sys::mlx_array,
+        n_inputs: usize,
+        shape: *const c_int,
+        dim: c_int,
+        run: Run,
+        payload: *mut c_void,
+        dtor: unsafe extern "C" fn(*mut c_void),
+    ) -> mlx_sys::mlx_array;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use mlx_rs::ops::indexing::TryIndexOp;
+
+    use super::*;
+
+    struct Scale(f32, Arc<AtomicUsize>);
+
+    impl Kernel for Scale {
+        const NAME: &'static CStr = c"Scale";
+
+        fn run(&mut self, inputs: &[&[u8]], output: &mut [f32]) {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            for (out, bytes) in output.iter_mut().zip(inputs[0].as_chunks::<4>().0) {
+                *out = self.0 * f32::from_le_bytes(*bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_kernel_runs_when_it_is_evaluated_and_in_order() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
+        let doubled = lazy(Scale(2.0, Arc::clone(&runs)), &[&x.add(&x).unwrap()], &[2, 2]).unwrap();
+        let last = lazy(Scale(10.0, Arc::clone(&runs)), &[&doubled.try_index(1).unwrap()], &[2]).unwrap();
+        assert_eq!(runs.load(Ordering::SeqCst), 0, "nothing runs before it is asked for");
+        assert_eq!(last.add(&last).unwrap().as_slice::<f32>(), [240.0, 320.0]);
+        assert_eq!(runs.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn what_a_kernel_holds_is_dropped_even_if_it_never_runs() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let x = Array::from_slice(&[1.0f32], &[1]);
+        drop(lazy(Scale(1.0, Arc::clone(&runs)), &[&x], &[1]).unwrap());
+        assert_eq!(Arc::strong_count(&runs), 1);
+        assert_eq!(runs.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn an_input_that_is_not_contiguous_is_an_error() {
+        let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
+        let output = lazy(Scale(1.0, Arc::default()), &[&x.t()], &[2, 2]).unwrap();
+        assert!(output.eval().unwrap_err().what().contains("row-contiguous"));
+    }
+
+    #[test]
+    fn an_empty_array_is_an_input_and_an_output() {
+        let x = Array::from_slice(&[0.0f32; 0], &[0]);
+        let output = lazy(Scale(1.0, Arc::default()), &[&x], &[0]).unwrap();
+        output.eval().unwrap();
+        assert_eq!(output.size(), 0);
+    }
+}
