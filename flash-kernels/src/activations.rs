@@ -13,7 +13,9 @@ mod vector;
 
 use std::ops::RangeInclusive;
 
-pub(crate) use rows::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, SUM_BLOCKS, pack_rows};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use rows::SUM_BLOCKS;
+pub(crate) use rows::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, pack_rows};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use vector::arrange_digits;
 pub(crate) use vector::{FixedVector, LINE_BYTES, Plane, arrange_words};

@@ -1,9 +1,28 @@
 //! Instruction sets: which there are, which this machine has, and the kernels of each.
 
+/// Kernels of functions that must not run on other processors.
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernels {
+    ($($kernel:ident: $function:path, ($($argument:ident),*);)*) => {
+        Kernels {
+            $($kernel: |$($argument),*| {
+                #[expect(unsafe_code, reason = "the processor has the instructions")]
+                // SAFETY: `Isa::kernels` hands this table out only where `is_available` holds.
+                unsafe { $function($($argument),*) }
+            },)*
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(any(target_arch = "aarch64", test))]
+mod neon;
 mod portable;
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -21,8 +40,12 @@ const ENV: &str = "FLASH_KERNELS";
 pub enum Isa {
     /// What every machine has.
     Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// `AArch64`, whose every processor has it.
+    Neon,
 }
 
 impl Isa {
@@ -32,8 +55,16 @@ impl Isa {
         AVAILABLE.get_or_init(|| {
             let mut isas = vec![Self::Portable];
             #[cfg(target_arch = "x86_64")]
+            if avx2::is_available() {
+                isas.push(Self::Avx2);
+            }
+            #[cfg(target_arch = "x86_64")]
             if avx512::is_available() {
                 isas.push(Self::Avx512);
+            }
+            #[cfg(target_arch = "aarch64")]
+            if neon::is_available() {
+                isas.push(Self::Neon);
             }
             isas
         })
@@ -41,14 +72,19 @@ impl Isa {
 
     /// The one that `FLASH_KERNELS` names, or the best of this machine.
     pub(crate) fn choose() -> Result<Self, KernelError> {
+        Self::from_name(std::env::var_os(ENV).as_deref())
+    }
+
+    /// The one called `name`, or the best of this machine if that is missing or empty.
+    fn from_name(name: Option<&OsStr>) -> Result<Self, KernelError> {
         let available = Self::available();
-        match std::env::var_os(ENV).filter(|wanted| !wanted.is_empty()) {
+        match name.filter(|name| !name.is_empty()) {
             None => Ok(available.last().copied().unwrap_or(Self::Portable)),
-            Some(wanted) => available
+            Some(name) => available
                 .iter()
                 .copied()
-                .find(|isa| wanted == isa.name())
-                .ok_or_else(|| unavailable(wanted.to_string_lossy().into_owned())),
+                .find(|isa| name == isa.name())
+                .ok_or_else(|| unavailable(name.to_string_lossy().into_owned())),
         }
     }
 
@@ -56,7 +92,9 @@ impl Isa {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         }
     }
 
@@ -65,7 +103,11 @@ impl Isa {
         match self {
             _ if !Self::available().contains(&self) => Err(unavailable(self.name().to_owned())),
             #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Ok(&avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Ok(&avx512::KERNELS),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => Ok(&neon::KERNELS),
             _ => Ok(&portable::KERNELS),
         }
     }
@@ -151,5 +193,31 @@ mod tests {
             assert!(available[..idx].iter().all(|other| other.name() != isa.name()));
             assert!(isa.kernels().is_ok());
         }
+    }
+
+    #[test]
+    fn a_name_chooses_its_instruction_set_and_none_the_best() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::from_name(Some(isa.name().as_ref())), Ok(*isa));
+        }
+        let best = Isa::available().last().copied().unwrap();
+        assert_eq!(Isa::from_name(None), Ok(best));
+        assert_eq!(Isa::from_name(Some("".as_ref())), Ok(best));
+    }
+
+    #[test]
+    fn an_unknown_name_is_an_error_that_lists_the_known_ones() {
+        for wanted in ["avx1024", "AVX2", "portable "] {
+            let error = Isa::from_name(Some(wanted.as_ref())).unwrap_err().to_string();
+            assert!(error.starts_with(wanted), "{error}");
+            assert!(Isa::available().iter().all(|isa| error.contains(isa.name())), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_instruction_set_of_other_machines_is_an_error() {
+        let other = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
+        assert!(matches!(other.kernels(), Err(KernelError::Isa { .. })));
+        assert!(Isa::from_name(Some(other.name().as_ref())).is_err());
     }
 }

@@ -24,6 +24,13 @@
 //! # Ok::<(), flash_kernels::KernelError>(())
 //! ```
 
+// The weights of the integration tests serve the tests of single modules too.
+#[cfg(test)]
+extern crate self as flash_kernels;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 mod activations;
 mod affine;
 mod affine_tile;

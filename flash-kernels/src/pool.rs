@@ -114,7 +114,11 @@ impl Pool {
     /// # Errors
     /// [`KernelError::Isa`] unless [`Isa::available`] lists it.
     pub fn with_isa(n_threads: NonZeroUsize, isa: Isa) -> Result<Self, KernelError> {
-        let kernels = isa.kernels()?;
+        Ok(Self::with_kernels(n_threads, isa, isa.kernels()?))
+    }
+
+    /// A pool that uses `kernels`, those of `isa`.
+    pub(crate) fn with_kernels(n_threads: NonZeroUsize, isa: Isa, kernels: &'static Kernels) -> Self {
         let n_workers = (n_threads.get() - 1).min(ACTIVE as usize);
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
@@ -129,7 +133,7 @@ impl Pool {
                 thread::Builder::new().name(name).spawn(move || shared.serve(idx)).ok()
             })
             .collect();
-        Ok(Self { shared, workers, turn: Mutex::new(()), isa, kernels })
+        Self { shared, workers, turn: Mutex::new(()), isa, kernels }
     }
 
     /// Threads that work on a product, the caller's included.

@@ -71,6 +71,7 @@ impl<'a> Rows<'a> {
     }
 
     /// All rows.
+    #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn bytes(&self) -> &'a [u8] {
         self.bytes
@@ -152,6 +153,10 @@ pub(crate) struct CodePanel {
     pub(crate) pairs: Vec<CodePairs>,
     /// `[groups]`: what the products of sums add that no product of a code and an activation is; see
     /// [`pack_rows`](crate::activations::pack_rows).
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only the kernels for AVX-512 take products of sums")
+    )]
     pub(crate) cross: Vec<IntLanes>,
 }
 

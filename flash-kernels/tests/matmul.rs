@@ -180,6 +180,26 @@ fn activations_of_extreme_magnitude_keep_their_precision() {
 }
 
 #[test]
+fn the_greatest_codes_and_activations_do_not_overflow() {
+    for (bits, group) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)] {
+        let weights = Weights::of_greatest_codes(bits, group, [33, 256]);
+        // Numbers of one magnitude become the greatest fixed-point numbers.
+        for (m, x) in [(1, 1.0), (1, -1.0), (6, 1.0), (6, -1.0)] {
+            let x = vec![x; m * 256];
+            let reference = weights.reference(&x);
+            for isa in Isa::available() {
+                for (y, (wanted, size)) in
+                    matmul(&pool(2, *isa), &x, &weights).unwrap().iter().zip(&reference)
+                {
+                    let error = (f64::from(*y) - wanted).abs() / size;
+                    assert!(error <= weights.tolerance(), "{isa} {bits} {group}: {y} for {wanted}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_group_of_zeros_contributes_nothing() {
     let format = Format::Affine { bits: 8, group: 64, float: FloatType::F16 };
     let weights = Weights::new(format, [33, 192], 0, 17);

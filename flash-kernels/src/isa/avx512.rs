@@ -37,19 +37,6 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("avx512vnni")
 }
 
-/// Kernels of functions that must not run on other processors.
-macro_rules! kernels {
-    ($($kernel:ident: $function:path, ($($argument:ident),*);)*) => {
-        Kernels {
-            $($kernel: |$($argument),*| {
-                #[expect(unsafe_code, reason = "the processor has the instructions")]
-                // SAFETY: `Isa::kernels` hands this table out only where `is_available` holds.
-                unsafe { $function($($argument),*) }
-            },)*
-        }
-    };
-}
-
 pub(super) static KERNELS: Kernels = kernels! {
     fix_group: fix_group, (values, codes);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);

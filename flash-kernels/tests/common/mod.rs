@@ -120,6 +120,23 @@ impl Weights {
         }
     }
 
+    /// Affine weights whose codes are all the greatest there are.
+    pub(crate) fn of_greatest_codes(bits: u32, group: usize, shape: [usize; 2]) -> Self {
+        let mut weights = Self::new(Format::Affine { bits, group, float: FloatType::F32 }, shape, 0, 1);
+        weights.codes.fill(0xFF);
+        let floats = |bytes: &[u8]| {
+            let mut values = vec![0.0; bytes.len() / 4];
+            FloatType::F32.decode_into(bytes, &mut values).unwrap();
+            values
+        };
+        let (scales, biases) = (floats(&weights.scales), floats(&weights.biases));
+        let code = f64::from((1 << bits) - 1);
+        for (idx, value) in weights.values.iter_mut().enumerate() {
+            *value = code * f64::from(scales[idx / group]) + f64::from(biases[idx / group]);
+        }
+        weights
+    }
+
     pub(crate) fn matrix(&self) -> Matrix<'_> {
         let from = |bytes| &<[u8]>::as_ref(bytes)[self.offset..];
         match self.format {

@@ -1,0 +1,200 @@
+//! Few rows of activations: codes go from the stored bytes straight into dot products.
+//!
+//! A row's codes stay in their row's vector, where shifts and masks leave two of them in each word; only its sums
+//! change places with those of other rows.
+
+#![expect(unsafe_code, reason = "loads through pointers: 8 rows at a time leave no room for checks of each")]
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::transpose::{LOWER, UPPER};
+use super::vectors::VECTOR_BYTES;
+use super::{LANES, OCTETS};
+use crate::activations::{FixedVector, LINE_BYTES, Plane};
+use crate::tile::{CodeBits, CodeRows, GroupLanes, Lanes, TILE};
+
+/// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn multiply(
+    rows: CodeRows<'_>,
+    groups: Range<usize>,
+    scales: &GroupLanes,
+    x: &FixedVector,
+    acc: &mut Lanes,
+) {
+    match (rows.bits, rows.group) {
+        (CodeBits::Four, 32) => multiply_groups::<4, 32>(rows, groups, scales, x, acc),
+        (CodeBits::Four, 64) => multiply_groups::<4, 64>(rows, groups, scales, x, acc),
+        (CodeBits::Four, _) => multiply_groups::<4, 128>(rows, groups, scales, x, acc),
+        (CodeBits::Eight, 32) => multiply_groups::<8, 32>(rows, groups, scales, x, acc),
+        (CodeBits::Eight, 64) => multiply_groups::<8, 64>(rows, groups, scales, x, acc),
+        (CodeBits::Eight, _) => multiply_groups::<8, 128>(rows, groups, scales, x, acc),
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn multiply_groups<const BITS: usize, const GROUP: usize>(
+    rows: CodeRows<'_>,
+    groups: Range<usize>,
+    scales: &GroupLanes,
+    x: &FixedVector,
+    acc: &mut Lanes,
+) {
+    let group_bytes = GROUP * BITS / 8;
+    let bytes = group_bytes * groups.start..group_bytes * groups.end;
+    let row_bytes = rows.rows.row_bytes();
+    assert!(rows.group == GROUP && rows.bits.width() == BITS && bytes.end <= row_bytes);
+    assert!(scales.scales.len() == groups.len() && scales.biases.len() == groups.len());
+    assert!(bytes.start.is_multiple_of(LINE_BYTES), "the first group starts a line");
+    let terms = &x.terms[groups.clone()];
+    let line_planes = 16 / BITS;
+    let planes =
+        &x.planes[bytes.start / LINE_BYTES * line_planes..bytes.end.div_ceil(LINE_BYTES) * line_planes];
+
+    let next_tile = rows.rows.bytes().as_ptr().wrapping_add(TILE * (row_bytes + bytes.start));
+    for octet in 0..OCTETS {
+        let start = rows.rows.bytes()[octet * LANES * row_bytes + bytes.start..].as_ptr();
+        let ahead = next_tile.wrapping_add(octet * LANES * bytes.len());
+        let block = Block { start, row_bytes, ahead, planes };
+        let mut sum = acc.load_256(octet);
+        let mut add = |group: usize, dot: __m256i| {
+            let (scale, bias) = (scales.scales[group].load_256(octet), scales.biases[group].load_256(octet));
+            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(terms[group].scale));
+            sum = _mm256_fmadd_ps(scaled, scale, sum);
+            sum = _mm256_fmadd_ps(_mm256_set1_ps(terms[group].sum), bias, sum);
+        };
+        if group_bytes < VECTOR_BYTES {
+            // Two groups a vector, of which the last may have but one.
+            let (n_vectors, rest) = (groups.len() / 2, groups.len() % 2);
+            for at in 0..n_vectors {
+                // SAFETY: both groups are in the rows, by the assertion on their end.
+                let [first, second] = halves(unsafe { block.dots::<BITS, 1, false>(at) });
+                add(2 * at, first);
+                add(2 * at + 1, second);
+            }
+            if rest == 1 {
+                // SAFETY: one more group is in the rows, and no more than its bytes are loaded.
+                let [last, _] = halves(unsafe { block.dots::<BITS, 1, true>(n_vectors) });
+                add(2 * n_vectors, last);
+            }
+        } else {
+            for group in 0..groups.len() {
+                // SAFETY: the group is in the rows, by the assertion on their end.
+                let dots = unsafe {
+                    match group_bytes / VECTOR_BYTES {
+                        1 => block.dots::<BITS, 1, false>(group),
+                        2 => block.dots::<BITS, 2, false>(group),
+                        _ => block.dots::<BITS, 4, false>(group),
+                    }
+                };
+                let [first, second] = halves(dots);
+                add(group, _mm256_add_epi32(first, second));
+            }
+        }
+        acc.store_256(octet, sum);
+    }
+}
+
+/// Stored codes of 8 rows, and the activations that belong to them.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    start: *const u8,
+    row_bytes: usize,
+    ahead: *const u8,
+    planes: &'a [Plane],
+}
+
+impl Block<'_> {
+    /// The dot products of `VECTORS` vectors of codes, the `at`-th as many, in each row: of the first four rows and of the others, a sum of
+    /// each row in both halves of a vector. If `HALF`, of the vector's lower half only, and the upper sums are zero.
+    ///
+    /// # Safety
+    /// The bytes of the vectors, or of the half, must be readable in all rows.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn dots<const BITS: usize, const VECTORS: usize, const HALF: bool>(
+        self,
+        at: usize,
+    ) -> [__m256i; 2] {
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for (idx, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *sum = unsafe { self.four_dots::<BITS, VECTORS, HALF>(at, 4 * idx) };
+        }
+        sums
+    }
+
+    /// [`dots`](Self::dots) of the four rows from `row` on.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn four_dots<const BITS: usize, const VECTORS: usize, const HALF: bool>(
+        self,
+        at: usize,
+        row: usize,
+    ) -> __m256i {
+        let ahead = self.ahead.wrapping_add((at * LANES + row) * VECTORS * VECTOR_BYTES);
+        for line in 0..4 * VECTORS * VECTOR_BYTES / LINE_BYTES {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * LINE_BYTES).cast());
+        }
+        let mut dots = [_mm256_setzero_si256(); 4];
+        for vector in at * VECTORS..(at + 1) * VECTORS {
+            let (line, half) = (vector / 2, vector % 2);
+            let planes = &self.planes[line * (16 / BITS)..][..16 / BITS];
+            for (idx, dot) in dots.iter_mut().enumerate() {
+                let start = self.start.wrapping_add((row + idx) * self.row_bytes + vector * VECTOR_BYTES);
+                // SAFETY: the caller's promise.
+                let words = unsafe {
+                    if HALF {
+                        _mm256_zextsi128_si256(_mm_loadu_si128(start.cast()))
+                    } else {
+                        _mm256_loadu_si256(start.cast())
+                    }
+                };
+                *dot = _mm256_add_epi32(*dot, multiply_words::<BITS>(words, planes, half));
+            }
+        }
+        add_within_halves(dots)
+    }
+}
+
+/// The products of the codes in each word, added.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn multiply_words<const BITS: usize>(words: __m256i, planes: &[Plane], half: usize) -> __m256i {
+    let x = |shift: usize| planes[shift].load_256(half);
+    if BITS == 4 {
+        let mask = _mm256_set1_epi16(15);
+        let first = _mm256_and_si256(words, mask);
+        let second = _mm256_and_si256(_mm256_srli_epi16::<4>(words), mask);
+        let third = _mm256_and_si256(_mm256_srli_epi16::<8>(words), mask);
+        let fourth = _mm256_srli_epi16::<12>(words);
+        _mm256_add_epi32(
+            _mm256_add_epi32(_mm256_madd_epi16(first, x(0)), _mm256_madd_epi16(second, x(1))),
+            _mm256_add_epi32(_mm256_madd_epi16(third, x(2)), _mm256_madd_epi16(fourth, x(3))),
+        )
+    } else {
+        let first = _mm256_and_si256(words, _mm256_set1_epi16(255));
+        let second = _mm256_srli_epi16::<8>(words);
+        _mm256_add_epi32(_mm256_madd_epi16(first, x(0)), _mm256_madd_epi16(second, x(1)))
+    }
+}
+
+/// Adds the four words in each half of four vectors: half `h` of the result has that of each vector.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_within_halves(rows: [__m256i; 4]) -> __m256i {
+    let pair = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let (low, high) = (pair(rows[0], rows[1]), pair(rows[2], rows[3]));
+    _mm256_add_epi32(_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high))
+}
+
+/// Each half of two vectors, gathered.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves([a, b]: [__m256i; 2]) -> [__m256i; 2] {
+    [_mm256_permute2x128_si256::<LOWER>(a, b), _mm256_permute2x128_si256::<UPPER>(a, b)]
+}

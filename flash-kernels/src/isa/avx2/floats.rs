@@ -1,0 +1,176 @@
+//! Floating-point weights, and the scales and biases of codes.
+
+#![expect(unsafe_code, reason = "loads through pointers: 8 rows at a time leave no room for checks of each")]
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::transpose::transpose;
+use super::vectors::VECTOR_BYTES;
+use super::{LANES, OCTETS};
+use crate::activations::LINE_BYTES;
+use crate::float::FloatType;
+use crate::isa::FloatInput;
+use crate::tile::{FloatRows, Lanes, TILE};
+
+/// Vectors of decoded weights that are multiplied with [`ROWS_STEP`] rows of activations at a time: as many sums, with
+/// what goes into them, as there are registers for.
+const OCTETS_STEP: usize = 2;
+
+/// Rows of activations multiplied at a time.
+const ROWS_STEP: usize = 4;
+
+/// [`Kernels::decode`](crate::isa::Kernels::decode).
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]) {
+    prefetch_next_tile(rows, columns.clone());
+    for octet in 0..OCTETS {
+        for (out, start) in out.chunks_mut(LANES).zip(columns.clone().step_by(LANES)) {
+            let block = decode_block(rows, octet, start..columns.end.min(start + LANES));
+            for (out, column) in out.iter_mut().zip(block) {
+                out.store_256(octet, column);
+            }
+        }
+    }
+}
+
+/// Prefetches as many bytes of the tile after this as `columns` are of this one, in the order of their addresses.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch_next_tile(rows: FloatRows<'_>, columns: Range<usize>) {
+    let column_bytes = TILE * rows.float.size_bytes();
+    let start = TILE * rows.rows.row_bytes() + columns.start * column_bytes;
+    for offset in (start..start + columns.len() * column_bytes).step_by(LINE_BYTES) {
+        // Beyond the last tile there may be nothing, and a prefetch cannot fault.
+        _mm_prefetch::<_MM_HINT_T1>(rows.rows.bytes().as_ptr().wrapping_add(offset).cast());
+    }
+}
+
+/// Up to 8 columns of 8 rows; the others are zero.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn decode_block(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -> [__m256; LANES] {
+    if columns.len() < LANES {
+        return decode_last_block(rows, octet, columns);
+    }
+    let size_bytes = rows.float.size_bytes();
+    let row_bytes = rows.rows.row_bytes();
+    assert!(columns.start * size_bytes + LANES * size_bytes <= row_bytes);
+    let start = rows.rows.bytes()[octet * LANES * row_bytes + columns.start * size_bytes..].as_ptr();
+    // SAFETY: each row of the tile has these 8 columns, by the assertion on their end.
+    transpose_rows(|lane| unsafe { decode_row(rows.float, start.wrapping_add(lane * row_bytes)) })
+}
+
+/// [`decode_block`] at the end of the rows: a copy of the columns with zeros behind it.
+#[cold]
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c")]
+fn decode_last_block(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -> [__m256; LANES] {
+    let size_bytes = rows.float.size_bytes();
+    let bytes = columns.start * size_bytes..columns.end * size_bytes;
+    transpose_rows(|lane| {
+        let mut padded = [0; VECTOR_BYTES];
+        padded[..bytes.len()].copy_from_slice(&rows.rows.row(octet * LANES + lane)[bytes.clone()]);
+        // SAFETY: the array holds 8 values of the widest type.
+        unsafe { decode_row(rows.float, padded.as_ptr()) }
+    })
+}
+
+/// The columns of 8 rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_rows(row: impl Fn(usize) -> __m256i) -> [__m256; LANES] {
+    let mut columns = [_mm256_setzero_ps(); LANES];
+    let words = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];
+    for (column, word) in columns.iter_mut().zip(transpose(&words)) {
+        *column = _mm256_castsi256_ps(word);
+    }
+    columns
+}
+
+/// Decodes 8 values that lie side by side.
+///
+/// # Safety
+/// Their bytes must be readable.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn decode_row(float: FloatType, start: *const u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match float {
+            FloatType::F32 => _mm256_loadu_si256(start.cast()),
+            FloatType::F16 => _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(start.cast()))),
+            FloatType::BF16 => _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(start.cast()))),
+        }
+    }
+}
+
+/// [`Kernels::multiply_floats`](crate::isa::Kernels::multiply_floats).
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn multiply(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes) {
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for octet in (0..OCTETS).step_by(2) {
+        // Two vectors take turns, for a sum has to wait for the one before.
+        let mut sums = [acc.load_256(octet), acc.load_256(octet + 1)];
+        for (idx, x) in blocks.iter().enumerate() {
+            sums[0] = add_block(rows, octet, idx * LANES, x, sums[0]);
+            sums[1] = add_block(rows, octet + 1, idx * LANES, x, sums[1]);
+        }
+        if !rest.is_empty() {
+            sums[0] = add_block(rows, octet, blocks.len() * LANES, rest, sums[0]);
+            sums[1] = add_block(rows, octet + 1, blocks.len() * LANES, rest, sums[1]);
+        }
+        acc.store_256(octet, sums[0]);
+        acc.store_256(octet + 1, sums[1]);
+    }
+}
+
+/// Adds the products of the activations `x` with the columns from `column_start` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_block(rows: FloatRows<'_>, octet: usize, column_start: usize, x: &[f32], mut sum: __m256) -> __m256 {
+    let block = decode_block(rows, octet, column_start..column_start + x.len());
+    for (x, weights) in x.iter().zip(block) {
+        sum = _mm256_fmadd_ps(_mm256_set1_ps(*x), weights, sum);
+    }
+    sum
+}
+
+/// [`Kernels::multiply_lanes`](crate::isa::Kernels::multiply_lanes).
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
+    let row = |row_idx: usize| &x.values[row_idx * x.k + column_start..][..weights.len()];
+    let (steps, rest) = acc.as_chunks_mut::<ROWS_STEP>();
+    for (idx, acc) in steps.iter_mut().enumerate() {
+        multiply_lanes_rows(weights, std::array::from_fn(|at| row(ROWS_STEP * idx + at)), acc);
+    }
+    for (idx, acc) in rest.iter_mut().enumerate() {
+        multiply_lanes_rows(weights, [row(ROWS_STEP * steps.len() + idx)], std::array::from_mut(acc));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &mut [Lanes; M]) {
+    let x = x.map(|x| &x[..weights.len()]);
+    for octet in (0..OCTETS).step_by(OCTETS_STEP) {
+        let mut sums = [[_mm256_setzero_ps(); OCTETS_STEP]; M];
+        for row in 0..M {
+            sums[row] = [acc[row].load_256(octet), acc[row].load_256(octet + 1)];
+        }
+        for (column, weights) in weights.iter().enumerate() {
+            let weights = [weights.load_256(octet), weights.load_256(octet + 1)];
+            for row in 0..M {
+                let x = _mm256_set1_ps(x[row][column]);
+                for (sum, weights) in sums[row].iter_mut().zip(weights) {
+                    *sum = _mm256_fmadd_ps(x, weights, *sum);
+                }
+            }
+        }
+        for row in 0..M {
+            for (octet, sum) in (octet..).zip(sums[row]) {
+                acc[row].store_256(octet, sum);
+            }
+        }
+    }
+}

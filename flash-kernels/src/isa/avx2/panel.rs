@@ -1,0 +1,160 @@
+//! Many rows of activations: a panel of codes is unpacked once and multiplied with all of them.
+//!
+//! Products of sums ([`SUM_BLOCKS`](crate::activations::SUM_BLOCKS)) would not help: without an instruction that
+//! multiplies and accumulates, they save a multiplication and an addition for two additions, and all of them
+//! compete for the same units.
+
+#![expect(unsafe_code, reason = "loads through pointers: 8 rows at a time leave no room for checks of each")]
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::transpose::transpose;
+use super::vectors::VECTOR_BYTES;
+use super::{LANES, OCTETS};
+use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, Terms};
+use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, Lanes, TILE};
+
+/// Vectors of weights that are multiplied with [`ROW_STEP`] rows at a time: as many sums, with what goes into
+/// them, as there are registers for.
+const OCTETS_STEP: usize = 2;
+
+/// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
+#[target_feature(enable = "avx2")]
+pub(super) fn unpack(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel) {
+    let group = rows.group;
+    panel.pairs.resize(groups.len() * group / 2, CodePairs([[0; 2]; TILE]));
+    let bytes_range = rows.bits.bytes(groups.start * group)..rows.bits.bytes(groups.end * group);
+    let word_pairs = rows.bits.word_codes() / 2;
+
+    let row_bytes = rows.rows.row_bytes();
+    assert!(row_bytes >= bytes_range.end);
+    for octet in 0..OCTETS {
+        let start = rows.rows.bytes()[octet * LANES * row_bytes + bytes_range.start..].as_ptr();
+        let blocks = panel.pairs.chunks_mut(LANES * word_pairs).enumerate();
+        for (idx, pairs) in blocks {
+            let mut lines = [_mm256_setzero_si256(); LANES];
+            for (lane, line) in lines.iter_mut().enumerate() {
+                let start = start.wrapping_add(lane * row_bytes + idx * VECTOR_BYTES);
+                // SAFETY: each row has the words of these pairs, by the assertion; a group is 4 words at least.
+                *line = unsafe {
+                    if pairs.len() == LANES * word_pairs {
+                        _mm256_loadu_si256(start.cast())
+                    } else {
+                        _mm256_zextsi128_si256(_mm_loadu_si128(start.cast()))
+                    }
+                };
+            }
+            let words = transpose(&lines);
+            for (pairs, word) in pairs.chunks_exact_mut(word_pairs).zip(words) {
+                for (idx, pair) in pairs.iter_mut().enumerate() {
+                    let codes = match rows.bits {
+                        CodeBits::Four => nibbles(word, idx),
+                        CodeBits::Eight => bytes(word, idx),
+                    };
+                    pair.store_256(octet, codes);
+                }
+            }
+        }
+    }
+}
+
+/// [`Kernels::multiply_panel`](crate::isa::Kernels::multiply_panel).
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn multiply(
+    panel: &CodePanel,
+    groups: Range<usize>,
+    scales: &GroupLanes,
+    x: &FixedRows,
+    acc: &mut [Lanes],
+) {
+    for (tile_idx, acc) in acc.chunks_mut(ROW_TILE).enumerate() {
+        for octet in (0..OCTETS).step_by(OCTETS_STEP) {
+            for (idx, group_idx) in groups.clone().enumerate() {
+                let at = x.tile_idx(group_idx, tile_idx);
+                let weights = Weights {
+                    pairs: &panel.pairs[idx * x.group / 2..][..x.group / 2],
+                    scales: &scales.scales[idx],
+                    biases: &scales.biases[idx],
+                    octet,
+                };
+                for (step, acc) in acc.as_chunks_mut::<ROW_STEP>().0.iter_mut().enumerate() {
+                    let dots = weights.dots(x.tile_pairs(at), ROW_STEP * step);
+                    for (row, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
+                        weights.add(dots, x.terms[at][ROW_STEP * step + row], acc);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One group of [`OCTETS_STEP`] vectors of a tile's rows.
+#[derive(Clone, Copy)]
+struct Weights<'a> {
+    pairs: &'a [CodePairs],
+    scales: &'a Lanes,
+    biases: &'a Lanes,
+    octet: usize,
+}
+
+impl Weights<'_> {
+    /// The dot products with the [`ROW_STEP`] rows of activations from `row_start` on.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn dots(self, x: &[RowPairs], row_start: usize) -> [[__m256i; OCTETS_STEP]; ROW_STEP] {
+        assert!(row_start + ROW_STEP <= ROW_TILE);
+        let mut dots = [[_mm256_setzero_si256(); OCTETS_STEP]; ROW_STEP];
+        for (pairs, x) in self.pairs.iter().zip(x) {
+            let weights = [pairs.load_256(self.octet), pairs.load_256(self.octet + 1)];
+            for (row, dots) in dots.iter_mut().enumerate() {
+                let x = x.splat_256(row_start + row);
+                for (dot, weights) in dots.iter_mut().zip(weights) {
+                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(x, weights));
+                }
+            }
+        }
+        dots
+    }
+
+    /// Adds the contribution of the group to one row of results.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn add(self, dots: [__m256i; OCTETS_STEP], terms: Terms, acc: &mut Lanes) {
+        for (octet, dot) in (self.octet..).zip(dots) {
+            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(terms.scale));
+            let sum = _mm256_fmadd_ps(scaled, self.scales.load_256(octet), acc.load_256(octet));
+            let sum = _mm256_fmadd_ps(_mm256_set1_ps(terms.sum), self.biases.load_256(octet), sum);
+            acc.store_256(octet, sum);
+        }
+    }
+}
+
+/// [`pack_rows`](crate::activations::pack_rows).
+#[target_feature(enable = "avx2")]
+pub(super) fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], cross: &mut [i32; ROW_TILE]) {
+    crate::activations::pack_rows(bits, codes, pairs, cross);
+}
+
+/// The pair `idx` (0 to 3) of the 8 codes of 4 bits in each word.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn nibbles(words: __m256i, idx: usize) -> __m256i {
+    let mask = _mm256_set1_epi16(15);
+    match idx {
+        0 => _mm256_and_si256(words, mask),
+        1 => _mm256_and_si256(_mm256_srli_epi16::<4>(words), mask),
+        2 => _mm256_and_si256(_mm256_srli_epi16::<8>(words), mask),
+        _ => _mm256_srli_epi16::<12>(words),
+    }
+}
+
+/// The pair `idx` (0 or 1) of the 4 codes of 8 bits in each word.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bytes(words: __m256i, idx: usize) -> __m256i {
+    match idx {
+        0 => _mm256_and_si256(words, _mm256_set1_epi16(255)),
+        _ => _mm256_srli_epi16::<8>(words),
+    }
+}

@@ -1,0 +1,45 @@
+//! Kernels for NEON: a tile is eight vectors of 4 lanes, one lane for each row of the weights.
+//!
+//! Elsewhere than on `AArch64` they are compiled for tests only, over intrinsics written out in plain Rust.
+
+mod codes;
+mod floats;
+#[cfg_attr(not(target_arch = "aarch64"), path = "neon/emulated.rs")]
+mod intrinsics;
+mod panel;
+#[cfg(test)]
+mod tests;
+mod vectors;
+
+use super::Kernels;
+use crate::activations::{arrange_words, fix_group, pack_rows};
+use crate::elementwise::{rms_norm_row, soften, swiglu_slice};
+use crate::tile::TILE;
+
+/// Lanes of a vector of 32-bit numbers.
+const LANES: usize = 4;
+
+/// Vectors of a tile.
+const QUADS: usize = TILE / LANES;
+
+/// Every processor of this kind has the instructions; but numbers are read from memory as they are stored.
+#[cfg(target_arch = "aarch64")]
+pub(super) const fn is_available() -> bool {
+    cfg!(target_endian = "little")
+}
+
+// Functions in plain Rust are compiled for these instructions too.
+pub(super) static KERNELS: Kernels = Kernels {
+    fix_group,
+    pack_rows,
+    arrange: arrange_words,
+    decode: floats::decode,
+    multiply_codes: codes::multiply,
+    unpack_codes: panel::unpack,
+    multiply_panel: panel::multiply,
+    multiply_floats: floats::multiply,
+    multiply_lanes: floats::multiply_lanes,
+    rms_norm: rms_norm_row,
+    swiglu: swiglu_slice,
+    soften,
+};

@@ -1,0 +1,75 @@
+//! Few rows of activations: codes go from the stored bytes straight into dot products.
+//!
+//! A row's codes stay in their row's vector, where shifts and masks leave two of them in each word; only its sums
+//! change places with those of other rows.
+
+use std::ops::Range;
+
+use super::intrinsics::*;
+use super::vectors::{VECTOR_BYTES, load, pair};
+use super::{LANES, QUADS};
+use crate::activations::{FixedVector, LINE_BYTES, Plane};
+use crate::tile::{CodeBits, CodeRows, GroupLanes, Lanes};
+
+/// Vectors of a line.
+const LINE_VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
+
+/// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
+pub(super) fn multiply(
+    rows: CodeRows<'_>,
+    groups: Range<usize>,
+    scales: &GroupLanes,
+    x: &FixedVector,
+    acc: &mut Lanes,
+) {
+    let bytes = rows.bits.bytes(groups.start * rows.group)..rows.bits.bytes(groups.end * rows.group);
+    let group_vectors = rows.bits.bytes(rows.group) / VECTOR_BYTES;
+    let planes = &x.planes[bytes.start / LINE_BYTES * rows.bits.word_codes() / 2..];
+    let terms = &x.terms[groups];
+    for quad in 0..QUADS {
+        let vectors: [_; LANES] = std::array::from_fn(|lane| {
+            rows.rows.row(quad * LANES + lane)[bytes.clone()].as_chunks::<VECTOR_BYTES>().0
+        });
+        let mut sum = acc.load_128(quad);
+        for (group, terms) in terms.iter().enumerate() {
+            let range = group * group_vectors..(group + 1) * group_vectors;
+            let dots = match rows.bits {
+                CodeBits::Four => multiply_group::<4, 4>(vectors, range, planes),
+                CodeBits::Eight => multiply_group::<8, 2>(vectors, range, planes),
+            };
+            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots), terms.scale);
+            sum = vfmaq_f32(sum, scaled, scales.scales[group].load_128(quad));
+            sum = vfmaq_n_f32(sum, scales.biases[group].load_128(quad), terms.sum);
+        }
+        acc.store_128(quad, sum);
+    }
+}
+
+/// The dot products of the vectors `range` of four rows with activations, of which `PLANES` planes belong to a line.
+#[inline]
+fn multiply_group<const BITS: usize, const PLANES: usize>(
+    rows: [&[[u8; VECTOR_BYTES]]; LANES],
+    range: Range<usize>,
+    planes: &[Plane],
+) -> int32x4_t {
+    let rows = rows.map(|row| &row[range.clone()]);
+    let mut low = [vdupq_n_s32(0); LANES];
+    let mut high = [vdupq_n_s32(0); LANES];
+    for (idx, at) in range.enumerate() {
+        let planes = &planes.as_chunks::<PLANES>().0[at / LINE_VECTORS];
+        let x: [_; PLANES] = std::array::from_fn(|shift| {
+            let bytes = &planes[shift].0.as_chunks::<VECTOR_BYTES>().0[at % LINE_VECTORS];
+            vreinterpretq_s16_u8(load(bytes))
+        });
+        for (row, (low, high)) in rows.iter().zip(low.iter_mut().zip(&mut high)) {
+            let words = vreinterpretq_u16_u8(load(&row[idx]));
+            for (shift, x) in x.iter().enumerate() {
+                let codes = pair::<BITS>(words, shift);
+                *low = vmlal_s16(*low, vget_low_s16(codes), vget_low_s16(*x));
+                *high = vmlal_high_s16(*high, codes, *x);
+            }
+        }
+    }
+    let sums: [_; LANES] = std::array::from_fn(|row| vpaddq_s32(low[row], high[row]));
+    vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]))
+}

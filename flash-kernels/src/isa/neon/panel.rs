@@ -1,0 +1,114 @@
+//! Many rows of activations: a panel of codes is unpacked once and multiplied with all of them.
+
+use std::ops::Range;
+
+use super::intrinsics::*;
+use super::vectors::{VECTOR_BYTES, load, pair, splat, transpose};
+use super::{LANES, QUADS};
+use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, Terms};
+use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, Lanes, TILE};
+
+/// Vectors of weights that are multiplied with [`ROW_STEP`] rows at a time: as many sums, two vectors each, with
+/// what goes into them, as there are registers for.
+const QUADS_STEP: usize = 2;
+
+/// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
+pub(super) fn unpack(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel) {
+    panel.pairs.resize(groups.len() * rows.group / 2, CodePairs([[0; 2]; TILE]));
+    let bytes = rows.bits.bytes(groups.start * rows.group)..rows.bits.bytes(groups.end * rows.group);
+    match rows.bits {
+        CodeBits::Four => unpack_bytes::<4, 4>(rows, bytes, &mut panel.pairs),
+        CodeBits::Eight => unpack_bytes::<8, 2>(rows, bytes, &mut panel.pairs),
+    }
+}
+
+/// Unpacks the bytes `bytes` of each row: `WORD_PAIRS` pairs a word.
+fn unpack_bytes<const BITS: usize, const WORD_PAIRS: usize>(
+    rows: CodeRows<'_>,
+    bytes: Range<usize>,
+    pairs: &mut [CodePairs],
+) {
+    for quad in 0..QUADS {
+        let vectors: [_; LANES] = std::array::from_fn(|lane| {
+            rows.rows.row(quad * LANES + lane)[bytes.clone()].as_chunks::<VECTOR_BYTES>().0
+        });
+        for (idx, pairs) in pairs.chunks_exact_mut(LANES * WORD_PAIRS).enumerate() {
+            let words = transpose(vectors.map(|row| vreinterpretq_u32_u8(load(&row[idx]))));
+            for (pairs, words) in pairs.as_chunks_mut::<WORD_PAIRS>().0.iter_mut().zip(words) {
+                for (idx, out) in pairs.iter_mut().enumerate() {
+                    out.store_128(quad, pair::<BITS>(vreinterpretq_u16_u32(words), idx));
+                }
+            }
+        }
+    }
+}
+
+/// [`Kernels::multiply_panel`](crate::isa::Kernels::multiply_panel).
+pub(super) fn multiply(
+    panel: &CodePanel,
+    groups: Range<usize>,
+    scales: &GroupLanes,
+    x: &FixedRows,
+    acc: &mut [Lanes],
+) {
+    for (tile_idx, acc) in acc.chunks_mut(ROW_TILE).enumerate() {
+        for quad in (0..QUADS).step_by(QUADS_STEP) {
+            for (idx, group_idx) in groups.clone().enumerate() {
+                let at = x.tile_idx(group_idx, tile_idx);
+                let weights = Weights {
+                    pairs: &panel.pairs[idx * x.group / 2..][..x.group / 2],
+                    scales: &scales.scales[idx],
+                    biases: &scales.biases[idx],
+                    quad,
+                };
+                for (step, acc) in acc.as_chunks_mut::<ROW_STEP>().0.iter_mut().enumerate() {
+                    let dots = weights.dots(x.tile_pairs(at), ROW_STEP * step);
+                    for (row, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
+                        weights.add(dots, x.terms[at][ROW_STEP * step + row], acc);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One group of [`QUADS_STEP`] vectors of a tile's rows.
+#[derive(Clone, Copy)]
+struct Weights<'a> {
+    pairs: &'a [CodePairs],
+    scales: &'a Lanes,
+    biases: &'a Lanes,
+    quad: usize,
+}
+
+impl Weights<'_> {
+    /// The dot products with the [`ROW_STEP`] rows of activations from `row_start` on.
+    #[inline]
+    fn dots(self, x: &[RowPairs], row_start: usize) -> [[int32x4_t; QUADS_STEP]; ROW_STEP] {
+        assert!(row_start + ROW_STEP <= ROW_TILE);
+        // Of the first and of the last two lanes, each with a sum for both codes of a pair.
+        let mut low = [[vdupq_n_s32(0); QUADS_STEP]; ROW_STEP];
+        let mut high = low;
+        for (pairs, x) in self.pairs.iter().zip(x) {
+            let weights = [pairs.load_128(self.quad), pairs.load_128(self.quad + 1)];
+            for row in 0..ROW_STEP {
+                let x = splat(x.0[row_start + row]);
+                for (at, weights) in weights.into_iter().enumerate() {
+                    low[row][at] = vmlal_s16(low[row][at], vget_low_s16(weights), vget_low_s16(x));
+                    high[row][at] = vmlal_high_s16(high[row][at], weights, x);
+                }
+            }
+        }
+        std::array::from_fn(|row| std::array::from_fn(|at| vpaddq_s32(low[row][at], high[row][at])))
+    }
+
+    /// Adds the contribution of the group to one row of results.
+    #[inline]
+    fn add(self, dots: [int32x4_t; QUADS_STEP], terms: Terms, acc: &mut Lanes) {
+        for (quad, dots) in (self.quad..).zip(dots) {
+            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots), terms.scale);
+            let sum = vfmaq_f32(acc.load_128(quad), scaled, self.scales.load_128(quad));
+            acc.store_128(quad, vfmaq_n_f32(sum, self.biases.load_128(quad), terms.sum));
+        }
+    }
+}
