@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use rows::SUM_BLOCKS;
-pub(crate) use rows::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, pack_rows};
+pub(crate) use rows::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, convert, pack_rows};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use vector::arrange_digits;
 pub(crate) use vector::{FixedVector, LINE_BYTES, Plane, arrange_words};

@@ -2,9 +2,9 @@ use std::ops::Range;
 
 use crate::activations::Exception;
 use crate::isa::Kernels;
-use crate::matrix::AffineStorage;
+use crate::matrix::{AffineStorage, Coding};
 use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Rows};
-use crate::widen::widen;
+use crate::widen::{Narrow, widen_e8m0};
 
 /// A tile of affine weights.
 #[derive(Debug, Clone, Copy)]
@@ -15,26 +15,49 @@ pub(crate) struct AffineTile<'a> {
 }
 
 impl<'a> AffineTile<'a> {
-    /// The tiles of the rows `range` of `w`, each of `k` codes. `widened` takes their codes if kernels cannot read them
-    /// as they are stored, `spare` the rows of a last tile that is not full.
+    /// The tiles of the rows `range` of `w`, each of `k` codes. `widened` takes codes, scales and biases that kernels
+    /// cannot read as they are stored, `spare` the rows of a last tile that is not full.
     pub(crate) fn of(
+        kernels: &Kernels,
         w: &AffineStorage<'a>,
         k: usize,
         range: Range<usize>,
-        widened: &'a mut Vec<u8>,
+        widened: &'a mut [Vec<u8>; 3],
         spare: &'a mut [Vec<u8>; 3],
     ) -> Vec<Self> {
         let [spare_codes, spare_scales, spare_biases] = spare;
+        let [wide_codes, wide_scales, wide_biases] = widened;
         let codes_bytes = k / 8 * w.bits as usize;
-        let codes = if w.is_narrow() {
-            widen(w.bits, &w.codes[range.start * codes_bytes..range.end * codes_bytes], widened);
-            Rows::tiles(widened, k, 0..range.len(), spare_codes)
-        } else {
-            Rows::tiles(w.codes, codes_bytes, range.clone(), spare_codes)
+        let stored = &w.codes[range.start * codes_bytes..range.end * codes_bytes];
+        let narrow = match (w.coding, w.bits) {
+            (Coding::Affine, 4 | 8) => None,
+            (Coding::Affine, bits) => Some(Narrow::Bits(bits)),
+            (Coding::Mxfp4, _) => Some(Narrow::E2m1),
         };
-        let floats_bytes = k / w.group * w.float.size_bytes();
-        let scales = Rows::tiles(w.scales, floats_bytes, range.clone(), spare_scales);
-        let biases = Rows::tiles(w.biases, floats_bytes, range, spare_biases);
+        let codes = match narrow {
+            None => Rows::tiles(w.codes, codes_bytes, range.clone(), spare_codes),
+            Some(narrow) => {
+                wide_codes.resize(range.len() * k, 0);
+                (kernels.widen)(narrow, stored, wide_codes);
+                Rows::tiles(wide_codes, k, 0..range.len(), spare_codes)
+            }
+        };
+        let n_groups = k / w.group;
+        let floats_bytes = n_groups * w.float.size_bytes();
+        let (scales, biases) = match w.coding {
+            Coding::Affine => (
+                Rows::tiles(w.scales, floats_bytes, range.clone(), spare_scales),
+                Rows::tiles(w.biases, floats_bytes, range, spare_biases),
+            ),
+            Coding::Mxfp4 => {
+                let exponents = &w.scales[range.start * n_groups..range.end * n_groups];
+                widen_e8m0(exponents, wide_scales, wide_biases);
+                (
+                    Rows::tiles(wide_scales, floats_bytes, 0..range.len(), spare_scales),
+                    Rows::tiles(wide_biases, floats_bytes, 0..range.len(), spare_biases),
+                )
+            }
+        };
         let tiles = codes.zip(scales.zip(biases)).map(|(codes, (scales, biases))| Self {
             codes: CodeRows { rows: codes, bits: w.code_bits(), group: w.group },
             scales: FloatRows { rows: scales, float: w.float },

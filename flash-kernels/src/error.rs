@@ -25,12 +25,44 @@ pub enum KernelError {
     /// A slice is longer or shorter than the row it belongs to.
     #[error("{slice}: the row wants {wanted_bytes} B, the slice has {got_bytes} B")]
     SliceLen {
-        /// Which argument: `codes`, `scales`, `biases` or `floats`.
+        /// Which argument.
         slice: &'static str,
         /// Length that fits the row.
         wanted_bytes: usize,
         /// Length given.
         got_bytes: usize,
+    },
+    /// The rows of a stacked matrix are not as many for each expert.
+    #[error("{n_rows} rows do not divide into {n_experts} experts")]
+    PartialExpert {
+        /// Rows of all experts.
+        n_rows: usize,
+        /// Experts.
+        n_experts: usize,
+    },
+    /// The matrices of a stack differ.
+    #[error(
+        "expert {expert_idx} has the shape {shape:?} or a format that is not that of expert 0, {wanted:?}"
+    )]
+    UnlikeExpert {
+        /// The first that is not like the first of all.
+        expert_idx: usize,
+        /// Its shape.
+        shape: [usize; 2],
+        /// The shape of expert 0.
+        wanted: [usize; 2],
+    },
+    /// An index of a row or of an expert is beyond the last.
+    #[error("{indices}[{at}] is {index}, and must be less than {limit}")]
+    Index {
+        /// Which argument: `lhs` or `rhs`.
+        indices: &'static str,
+        /// Place of the index among the others.
+        at: usize,
+        /// The index.
+        index: u32,
+        /// What there is to choose from.
+        limit: usize,
     },
     /// An instruction set does not exist, or this machine does not have it.
     #[error("{wanted} is none of the instruction sets of this machine: {available}")]

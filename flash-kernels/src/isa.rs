@@ -14,6 +14,19 @@ macro_rules! kernels {
     };
 }
 
+/// Compiles what is written in plain Rust for instructions that this build may not assume.
+#[cfg(target_arch = "x86_64")]
+macro_rules! compiled_for {
+    ($features:literal: $(fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $function:path;)*) => {
+        $(
+            #[target_feature(enable = $features)]
+            fn $name($($argument: $type),*) $(-> $result)? {
+                $function($($argument),*)
+            }
+        )*
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +43,7 @@ use std::sync::OnceLock;
 use crate::activations::{FixedRows, FixedVector, Plane, ROW_TILE, RowPairs, Terms};
 use crate::error::KernelError;
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes};
+use crate::widen::Narrow;
 
 /// The variable that overrides the choice of instruction set.
 const ENV: &str = "FLASH_KERNELS";
@@ -140,6 +154,9 @@ pub(crate) struct Kernels {
 
     /// Arranges whole lines of codes in the order in which `multiply_codes` takes them.
     pub(crate) arrange: fn(bits: CodeBits, codes: &[i16], planes: &mut [Plane]),
+
+    /// [`widen`](crate::widen::widen).
+    pub(crate) widen: fn(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]),
 
     /// Decodes the columns `columns` of the rows: one element of `out` for each column.
     pub(crate) decode: fn(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]),

@@ -6,9 +6,11 @@
 //!
 //! - [`FloatType`]: f32, f16 and bf16 as stored, decoded to and encoded from `f32`.
 //! - [`Affine`]: MLX's affine quantisation, `value = scale · code + bias` by groups along the last axis.
+//! - [`Mx`]: the microscaling formats mxfp4 and mxfp8.
 //! - [`matmul`]: `y = x · Wᵀ + b` of `f32` activations and a stored [`Matrix`], with the same bits whatever the number
 //!   of rows and threads.
 //! - [`attend`], [`Rope`], [`rms_norm`] and [`swiglu`]: what a decoder's layer computes besides.
+//! - [`gather_matmul`]: the same with a matrix of its own for each row, out of a [`MatrixStack`] of experts.
 //!
 //! ```
 //! use flash_kernels::{Affine, FloatType};
@@ -40,9 +42,11 @@ mod error;
 mod float;
 mod isa;
 mod matrix;
+mod mx;
 mod pool;
 mod product;
 mod rope;
+mod stack;
 mod tile;
 mod widen;
 
@@ -53,6 +57,8 @@ pub use error::KernelError;
 pub use float::FloatType;
 pub use isa::Isa;
 pub use matrix::{Floats, Matrix};
+pub use mx::Mx;
 pub use pool::Pool;
-pub use product::matmul;
+pub use product::{gather_matmul, matmul};
 pub use rope::Rope;
+pub use stack::MatrixStack;

@@ -1,5 +1,8 @@
+use std::ops::Range;
+
 use crate::error::{KernelError, check_len};
 use crate::float::FloatType;
+use crate::mx::{self, Mx};
 use crate::tile::CodeBits;
 
 /// Stored floating-point numbers: little-endian bytes at any address.
@@ -27,29 +30,45 @@ pub struct Matrix<'a> {
 pub(crate) enum Storage<'a> {
     Affine(AffineStorage<'a>),
     Float(Floats<'a>),
+    Mxfp8(Mxfp8Storage<'a>),
 }
 
-/// Codes with a scale and a bias for each `group` of them: `value = scale · code + bias`.
+/// Codes with a scale and a bias for each `group` of them, `value = scale · code + bias`, or what can be widened to that.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AffineStorage<'a> {
+    pub(crate) coding: Coding,
     pub(crate) bits: u32,
     pub(crate) group: usize,
     pub(crate) codes: &'a [u8],
-    /// The type of both scales and biases.
+    /// The type of both scales and biases, as stored or as widened.
     pub(crate) float: FloatType,
     pub(crate) scales: &'a [u8],
     pub(crate) biases: &'a [u8],
 }
 
+/// How the slices of an [`AffineStorage`] stand for codes, scales and biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coding {
+    /// As they are.
+    Affine,
+    /// As mxfp4; there are no biases.
+    Mxfp4,
+}
+
+/// Codes (e4m3) with a scale (e8m0) for each 32 of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mxfp8Storage<'a> {
+    pub(crate) codes: &'a [u8],
+    pub(crate) scales: &'a [u8],
+}
+
 impl AffineStorage<'_> {
     /// The width of the codes as kernels read them.
     pub(crate) const fn code_bits(&self) -> CodeBits {
-        if self.bits == 4 { CodeBits::Four } else { CodeBits::Eight }
-    }
-
-    /// Whether codes must be widened before kernels can read them.
-    pub(crate) const fn is_narrow(&self) -> bool {
-        !matches!(self.bits, 4 | 8)
+        match (self.coding, self.bits) {
+            (Coding::Affine, 4) => CodeBits::Four,
+            _ => CodeBits::Eight,
+        }
     }
 }
 
@@ -87,8 +106,8 @@ impl<'a> Matrix<'a> {
         check_len("codes", n.saturating_mul(k / 8 * bits as usize), codes.len())?;
         check_len("scales", floats_bytes, scales.len())?;
         check_len("biases", floats_bytes, biases.len())?;
-        let storage =
-            Storage::Affine(AffineStorage { bits, group: group_size, codes, float, scales, biases });
+        let (coding, group) = (Coding::Affine, group_size);
+        let storage = Storage::Affine(AffineStorage { coding, bits, group, codes, float, scales, biases });
         Ok(Self { n, k, storage })
     }
 
@@ -101,6 +120,78 @@ impl<'a> Matrix<'a> {
         let wanted_bytes = n.saturating_mul(k).saturating_mul(floats.float.size_bytes());
         check_len("floats", wanted_bytes, floats.bytes.len())?;
         Ok(Self { n, k, storage: Storage::Float(floats) })
+    }
+
+    /// Weights in the microscaling format [mxfp4](Mx::Fp4).
+    ///
+    /// `shape`: `[n, k]`. `codes`: `[n, k / 2]` bytes. `scales`: `[n, k / 32]` bytes.
+    ///
+    /// # Errors
+    /// [`KernelError::PartialGroup`] if `k` is no whole groups of 32, [`KernelError::SliceLen`] if a slice has another
+    /// length than the shape wants.
+    pub fn mxfp4(shape: [usize; 2], codes: &'a [u8], scales: &'a [u8]) -> Result<Self, KernelError> {
+        check_mx(Mx::Fp4, shape, codes, scales)?;
+        let [n, k] = shape;
+        let storage = Storage::Affine(AffineStorage {
+            coding: Coding::Mxfp4,
+            bits: Mx::Fp4.bits(),
+            group: mx::GROUP,
+            codes,
+            float: FloatType::BF16,
+            scales,
+            biases: &[],
+        });
+        Ok(Self { n, k, storage })
+    }
+
+    /// Weights in the microscaling format [mxfp8](Mx::Fp8).
+    ///
+    /// `shape`: `[n, k]`. `codes`: `[n, k]` bytes. `scales`: `[n, k / 32]` bytes.
+    ///
+    /// # Errors
+    /// As [`mxfp4`](Self::mxfp4).
+    pub fn mxfp8(shape: [usize; 2], codes: &'a [u8], scales: &'a [u8]) -> Result<Self, KernelError> {
+        check_mx(Mx::Fp8, shape, codes, scales)?;
+        let [n, k] = shape;
+        Ok(Self { n, k, storage: Storage::Mxfp8(Mxfp8Storage { codes, scales }) })
+    }
+
+    /// A view of some of the rows.
+    ///
+    /// # Panics
+    /// If the range does not lie within the rows.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.n, "rows {rows:?} of {}", self.n);
+        let cut = |bytes: &'a [u8]| {
+            let row_bytes = bytes.len().checked_div(self.n).unwrap_or(0);
+            &bytes[row_bytes * rows.start..row_bytes * rows.end]
+        };
+        let storage = match self.storage {
+            Storage::Affine(all) => Storage::Affine(AffineStorage {
+                codes: cut(all.codes),
+                scales: cut(all.scales),
+                biases: cut(all.biases),
+                ..all
+            }),
+            Storage::Float(all) => Storage::Float(Floats { bytes: cut(all.bytes), ..all }),
+            Storage::Mxfp8(all) => {
+                Storage::Mxfp8(Mxfp8Storage { codes: cut(all.codes), scales: cut(all.scales) })
+            }
+        };
+        Self { n: rows.len(), k: self.k, storage }
+    }
+
+    /// Whether another matrix has the same shape and its numbers are stored in the same way.
+    pub(crate) fn is_like(&self, other: &Matrix<'_>) -> bool {
+        let same_format = match (self.storage, other.storage) {
+            (Storage::Affine(a), Storage::Affine(b)) => {
+                (a.coding, a.bits, a.group, a.float) == (b.coding, b.bits, b.group, b.float)
+            }
+            (Storage::Float(a), Storage::Float(b)) => a.float == b.float,
+            (Storage::Mxfp8(_), Storage::Mxfp8(_)) => true,
+            _ => false,
+        };
+        same_format && (self.n, self.k) == (other.n, other.k)
     }
 
     /// Rows: the length of an output row.
@@ -118,6 +209,16 @@ impl<'a> Matrix<'a> {
         match self.storage {
             Storage::Affine(affine) => affine.codes.len() + affine.scales.len() + affine.biases.len(),
             Storage::Float(floats) => floats.bytes.len(),
+            Storage::Mxfp8(mxfp8) => mxfp8.codes.len() + mxfp8.scales.len(),
         }
     }
+}
+
+fn check_mx(format: Mx, [n, k]: [usize; 2], codes: &[u8], scales: &[u8]) -> Result<(), KernelError> {
+    if !k.is_multiple_of(mx::GROUP) {
+        return Err(KernelError::PartialGroup { n_values: k, group_size: mx::GROUP });
+    }
+    // A product that saturates is longer than any slice.
+    check_len("codes", n.saturating_mul(format.codes_bytes(k)), codes.len())?;
+    check_len("scales", n.saturating_mul(k / mx::GROUP), scales.len())
 }

@@ -13,14 +13,14 @@ use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 
-pub(crate) use columns::Columns;
+pub(crate) use columns::{Band, Columns};
 
 /// How long a thread that waits looks before it sleeps. Longer than the pause between two matrix products of one
 /// token (a few graph operations of some µs), so that workers stay awake through a token; short against a
@@ -153,8 +153,9 @@ impl Pool {
     /// Calls `part` with every number below `n_parts`, on all threads, and returns when all calls have.
     ///
     /// # Panics
-    /// If a call panics: with the payload of the first; parts not yet claimed are dropped.
-    pub(crate) fn run(&self, n_parts: usize, part: &(dyn Fn(usize) + Sync)) {
+    /// If a call panics: with the payload of the first; parts not yet claimed are dropped. If called from within a job
+    /// of the same pool, it never returns.
+    pub fn run(&self, n_parts: usize, part: &(dyn Fn(usize) + Sync)) {
         if n_parts <= 1 || self.workers.is_empty() {
             (0..n_parts).for_each(part);
             return;
@@ -175,6 +176,18 @@ impl Pool {
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
+    }
+
+    /// What `item` makes of every number below `n_items`, computed on all threads.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub(crate) fn map<T: Send + Sync>(&self, n_items: usize, item: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        let items: Vec<OnceLock<T>> = (0..n_items).map(|_| OnceLock::new()).collect();
+        self.run(n_items, &|idx| {
+            items[idx].get_or_init(|| item(idx));
+        });
+        items.into_iter().filter_map(OnceLock::into_inner).collect()
     }
 }
 

@@ -1,7 +1,11 @@
 //! The product of activations and stored weights: cutting it into parts, tiles and panels.
 
+mod gather;
+mod mxfp8;
+
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::activations::{Exception, FixedRows, FixedVector, ROW_STEP};
 use crate::affine_tile::AffineTile;
@@ -10,6 +14,8 @@ use crate::isa::{FloatInput, Kernels};
 use crate::matrix::{AffineStorage, Floats, Matrix, Storage};
 use crate::pool::{Columns, Pool};
 use crate::tile::{CodePanel, FLOAT_PANEL_K, FloatRows, GroupLanes, Lanes, PANEL_K, Rows, TILE};
+
+pub use gather::gather_matmul;
 
 /// Rows of activations up to which weights are multiplied as they are stored. Beyond, unpacking a panel first
 /// is cheaper than unpacking it again for every few rows.
@@ -44,9 +50,12 @@ const PARALLEL_MIN: usize = 64 << 10;
 /// in floating-point formats only. For `float32` sums of the products in exact arithmetic:
 /// - affine weights: activations are rounded to multiples of 2⁻¹⁵ of the greatest in their group; what the
 ///   codes and they contribute is exact for each group, and groups are added in `f32`;
-/// - floating-point weights: products are added in `f32`, from the first column to the last.
+/// - mxfp4 weights: the same, for they are affine as well: codes `2 · value + 12`, half the scale, and a bias of −12
+///   times that;
+/// - floating-point and mxfp8 weights: products are added in `f32`, from the first column to the last.
 ///
-/// NaN and infinity propagate as IEEE 754 says for the sum of products.
+/// NaN and infinity propagate as IEEE 754 says for the sum of products. With mxfp4 weights, a group with a scale of 2¹²⁵
+/// or more, where products of code and scale leave the range of `f32`, makes the elements of its row infinite or NaN.
 ///
 /// # Errors
 /// [`KernelError::SliceLen`] if `x`, `bias` or `y` do not fit the matrix.
@@ -78,7 +87,7 @@ pub fn matmul(
     }
     for (x, y) in x.chunks(ROWS_BLOCK * k).zip(y.chunks_mut(ROWS_BLOCK * n)) {
         let product = Product { kernels: pool.kernels(), k, bias };
-        let width = part_width(pool, w, y.len() / n);
+        let width = part_width(pool, w, y.len() / n, 1);
         match w.storage {
             Storage::Affine(affine) => {
                 let x = FixedInput::new(pool, x, k, &affine);
@@ -88,20 +97,25 @@ pub fn matmul(
                 let x = FloatInput { values: x, k };
                 pool.for_columns(y, n, width, |part| product.float(floats, x, part));
             }
+            Storage::Mxfp8(mxfp8) => {
+                let x = FloatInput { values: x, k };
+                pool.for_columns(y, n, width, |part| product.mxfp8(mxfp8, x, part));
+            }
         }
     }
     Ok(())
 }
 
-/// Columns of `y` in each part: whole tiles.
-fn part_width(pool: &Pool, w: &Matrix<'_>, m: usize) -> usize {
+/// Columns of `y` in each part: whole tiles. `n_products` of this size are computed in one job.
+fn part_width(pool: &Pool, w: &Matrix<'_>, m: usize, n_products: usize) -> usize {
     let (n, k) = (w.n(), w.k());
-    if pool.n_threads() == 1 || n.saturating_mul(k).saturating_mul(m) < PARALLEL_MIN {
+    let size = n.saturating_mul(k).saturating_mul(m).saturating_mul(n_products);
+    if pool.n_threads() == 1 || size < PARALLEL_MIN {
         return n;
     }
     let by_bytes = if m <= ROWS_DIRECT { PART_BYTES * n / w.size_bytes().max(1) } else { BLOCK_TILES * TILE };
-    let by_threads = n / (pool.n_threads() * PARTS_PER_THREAD);
-    by_bytes.min(by_threads).next_multiple_of(TILE).max(TILE)
+    let by_threads = n.saturating_mul(n_products) / (pool.n_threads() * PARTS_PER_THREAD);
+    by_bytes.min(by_threads).min(n).next_multiple_of(TILE).max(TILE)
 }
 
 /// Writes the results of one row for the columns from `column_start` on, with the bias.
@@ -120,7 +134,7 @@ fn finish(out: &mut [f32], column_start: usize, acc: Option<&Lanes>, bias: Optio
 /// Activations for affine weights.
 enum FixedInput {
     /// Up to [`ROWS_DIRECT`].
-    Few(Vec<FixedVector>),
+    Few(Vec<Arc<FixedVector>>),
     Many(FixedRows),
 }
 
@@ -128,9 +142,8 @@ impl FixedInput {
     fn new(pool: &Pool, x: &[f32], k: usize, w: &AffineStorage<'_>) -> Self {
         let bits = w.code_bits();
         if x.len() <= ROWS_DIRECT * k {
-            let rows = x.chunks_exact(k).enumerate();
-            let few = rows.map(|(row_idx, x)| FixedVector::new(pool.kernels(), row_idx, x, w.group, bits));
-            Self::Few(few.collect())
+            let rows = x.chunks_exact(k);
+            Self::Few(rows.map(|x| Arc::new(FixedVector::new(pool.kernels(), x, w.group, bits))).collect())
         } else {
             Self::Many(FixedRows::new(pool, x, k, w.group, bits))
         }
@@ -143,12 +156,16 @@ impl FixedInput {
         }
     }
 
-    fn exceptions(&self) -> impl Iterator<Item = &Exception> {
+    fn exceptions(&self) -> impl Iterator<Item = Exception> {
         let (few, many) = match self {
-            Self::Few(rows) => (rows.as_slice(), None),
-            Self::Many(rows) => (&[][..], Some(&rows.exceptions)),
+            Self::Few(rows) => (rows.as_slice(), &[][..]),
+            Self::Many(rows) => (&[][..], rows.exceptions.as_slice()),
         };
-        few.iter().map(|row| &row.exceptions).chain(many).flatten()
+        let of_row = |(row_idx, row): (usize, &Arc<FixedVector>)| {
+            let found = row.exceptions.clone();
+            found.into_iter().map(move |exception| Exception { row_idx, ..exception })
+        };
+        few.iter().enumerate().flat_map(of_row).chain(many.iter().copied())
     }
 }
 
@@ -167,7 +184,7 @@ struct Scratch {
     panel: CodePanel,
     scales: GroupLanes,
     floats: Vec<Lanes>,
-    widened: Vec<u8>,
+    widened: [Vec<u8>; 3],
     spare: [Vec<u8>; 3],
 }
 
@@ -179,7 +196,7 @@ impl Product<'_> {
     fn affine(&self, w: &AffineStorage<'_>, x: &FixedInput, part: Columns<'_>) {
         self.for_blocks(part, x.m(), |columns, scratch| {
             let Scratch { acc, panel, scales, widened, spare, .. } = scratch;
-            let tiles = AffineTile::of(w, self.k, columns, widened, spare);
+            let tiles = AffineTile::of(self.kernels, w, self.k, columns, widened, spare);
             let acc_len = acc.len() / tiles.len();
             let accs = acc.chunks_exact_mut(acc_len);
             match x {
@@ -206,7 +223,7 @@ impl Product<'_> {
             }
             for exception in x.exceptions() {
                 for (tile, acc) in tiles.iter().zip(acc.chunks_exact_mut(acc_len)) {
-                    tile.add_exception(exception, &mut acc[exception.row_idx]);
+                    tile.add_exception(&exception, &mut acc[exception.row_idx]);
                 }
             }
         });

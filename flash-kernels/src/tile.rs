@@ -64,6 +64,12 @@ impl<'a> Rows<'a> {
         tiles.map(move |bytes| Self { bytes, row_bytes })
     }
 
+    /// The one tile of [`TILE`] rows of `row_bytes`.
+    pub(crate) fn whole(bytes: &'a [u8], row_bytes: usize) -> Self {
+        assert_eq!(bytes.len(), TILE * row_bytes, "a tile of {row_bytes} B a row");
+        Self { bytes, row_bytes }
+    }
+
     /// The row `row_idx`.
     #[inline]
     pub(crate) fn row(&self, row_idx: usize) -> &'a [u8] {

@@ -52,29 +52,25 @@ pub(crate) struct FixedRows {
 impl FixedRows {
     /// Converts `x`: `[m, k]`, with `k` whole groups, not zero of them.
     pub(crate) fn new(pool: &Pool, x: &[f32], k: usize, group: usize, bits: CodeBits) -> Self {
-        let (m, n_groups) = (x.len() / k, k / group);
+        let rows: Vec<&[f32]> = x.chunks_exact(k).collect();
+        let mut all = [Self::zeros(rows.len(), k / group, group)];
+        convert(pool, &mut all, &[rows], bits);
+        let [fixed] = all;
+        fixed
+    }
+
+    /// `m` rows of zeros.
+    pub(crate) fn zeros(m: usize, n_groups: usize, group: usize) -> Self {
         let n_tiles = m.div_ceil(ROW_TILE) * n_groups;
-        let mut pairs = vec![RowPairs([[0; 2]; ROW_TILE]); n_tiles * group / 2];
-        let mut terms = vec![[Terms::default(); ROW_TILE]; n_tiles];
-        let mut cross = vec![[0; ROW_TILE]; n_tiles];
-        let parts: Vec<Mutex<Part<'_>>> = pairs
-            .chunks_mut(PART_TILES * group / 2)
-            .zip(terms.chunks_mut(PART_TILES).zip(cross.chunks_mut(PART_TILES)))
-            .enumerate()
-            .map(|(idx, (pairs, (terms, cross)))| {
-                let first = PART_TILES * idx;
-                Mutex::new(Part { first, pairs, terms, cross, exceptions: Vec::new() })
-            })
-            .collect();
-        pool.run(parts.len(), &|part_idx| {
-            // Each part is locked once; a thread that panics in it ends the loop.
-            if let Ok(mut part) = parts[part_idx].lock() {
-                part.convert(pool.kernels(), x, k, group, bits);
-            }
-        });
-        let parts = parts.into_iter().filter_map(|part| part.into_inner().ok());
-        let exceptions = parts.flat_map(|part| part.exceptions).collect();
-        Self { m, group, n_groups, pairs, terms, cross, exceptions }
+        Self {
+            m,
+            group,
+            n_groups,
+            pairs: vec![RowPairs([[0; 2]; ROW_TILE]); n_tiles * group / 2],
+            terms: vec![[Terms::default(); ROW_TILE]; n_tiles],
+            cross: vec![[0; ROW_TILE]; n_tiles],
+            exceptions: Vec::new(),
+        }
     }
 
     /// The index of a row tile's group among all.
@@ -90,8 +86,44 @@ impl FixedRows {
     }
 }
 
-/// Some groups of some row tiles.
+/// Converts batches of rows in one job. Each has zeros in `batches` of the shape of its `rows`, which it replaces.
+pub(crate) fn convert(pool: &Pool, batches: &mut [FixedRows], rows: &[Vec<&[f32]>], bits: CodeBits) {
+    let parts: Vec<Mutex<Part<'_>>> = batches
+        .iter_mut()
+        .zip(rows)
+        .enumerate()
+        .flat_map(|(batch_idx, (batch, rows))| {
+            let FixedRows { group, n_groups, pairs, terms, cross, .. } = batch;
+            let (group, n_groups) = (*group, *n_groups);
+            let outs = pairs
+                .chunks_mut(PART_TILES * group / 2)
+                .zip(terms.chunks_mut(PART_TILES).zip(cross.chunks_mut(PART_TILES)));
+            outs.enumerate().map(move |(idx, (pairs, (terms, cross)))| {
+                let (first, exceptions) = (PART_TILES * idx, Vec::new());
+                Mutex::new(Part { batch_idx, rows, group, n_groups, first, pairs, terms, cross, exceptions })
+            })
+        })
+        .collect();
+    pool.run(parts.len(), &|part_idx| {
+        // Each part is locked once; a thread that panics in it ends the loop.
+        if let Ok(mut part) = parts[part_idx].lock() {
+            part.convert(pool.kernels(), bits);
+        }
+    });
+    let parts = parts.into_iter().filter_map(|part| part.into_inner().ok());
+    let found: Vec<_> = parts.map(|part| (part.batch_idx, part.exceptions)).collect();
+    for (batch_idx, exceptions) in found {
+        batches[batch_idx].exceptions.extend(exceptions);
+    }
+}
+
+/// Some groups of some row tiles of a batch.
 struct Part<'a> {
+    batch_idx: usize,
+    /// All of the batch.
+    rows: &'a [&'a [f32]],
+    group: usize,
+    n_groups: usize,
     first: usize,
     pairs: &'a mut [RowPairs],
     terms: &'a mut [[Terms; ROW_TILE]],
@@ -100,20 +132,19 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn convert(&mut self, kernels: &Kernels, x: &[f32], k: usize, group: usize, bits: CodeBits) {
-        let m = x.len() / k;
+    fn convert(&mut self, kernels: &Kernels, bits: CodeBits) {
+        let (group, n_groups) = (self.group, self.n_groups);
         let mut codes = vec![0; ROW_TILE * group];
         let outs = self.pairs.chunks_exact_mut(group / 2).zip(self.terms.iter_mut().zip(&mut *self.cross));
         for (idx, (pairs, (terms, cross))) in (self.first..).zip(outs) {
-            let n_groups = k / group;
             let (row_start, k_start) = (idx / n_groups * ROW_TILE, idx % n_groups * group);
             for (at, codes) in codes.chunks_exact_mut(group).enumerate() {
                 let row_idx = row_start + at;
-                if row_idx >= m {
+                let Some(row) = self.rows.get(row_idx) else {
                     codes.fill(0);
                     continue;
-                }
-                let values = &x[row_idx * k + k_start..][..group];
+                };
+                let values = &row[k_start..][..group];
                 match (kernels.fix_group)(values, codes) {
                     Some(fixed) => terms[at] = fixed,
                     None => self.exceptions.extend(exceptions(row_idx, k_start, values)),

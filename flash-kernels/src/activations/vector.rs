@@ -18,12 +18,13 @@ pub(crate) struct FixedVector {
     pub(crate) planes: Vec<Plane>,
     /// One for each group.
     pub(crate) terms: Vec<Terms>,
+    /// As those of row 0.
     pub(crate) exceptions: Vec<Exception>,
 }
 
 impl FixedVector {
-    /// Converts the row `row_idx` of the activations, `x`, which is whole groups.
-    pub(crate) fn new(kernels: &Kernels, row_idx: usize, x: &[f32], group: usize, bits: CodeBits) -> Self {
+    /// Converts the row `x`, which is whole groups.
+    pub(crate) fn new(kernels: &Kernels, x: &[f32], group: usize, bits: CodeBits) -> Self {
         let line_codes = LINE_BYTES * 8 / bits.width();
         let mut codes = vec![0; x.len().next_multiple_of(line_codes)];
         let mut terms = vec![Terms::default(); x.len() / group];
@@ -32,7 +33,7 @@ impl FixedVector {
         for (idx, ((codes, values), terms)) in groups.zip(&mut terms).enumerate() {
             match (kernels.fix_group)(values, codes) {
                 Some(fixed) => *terms = fixed,
-                None => found.extend(exceptions(row_idx, idx * group, values)),
+                None => found.extend(exceptions(0, idx * group, values)),
             }
         }
         let mut planes = vec![Plane([0; LINE_BYTES]); codes.len() * size_of::<i16>() / LINE_BYTES];

@@ -10,6 +10,7 @@ use super::Kernels;
 use crate::activations::{self, Plane, Terms};
 use crate::elementwise;
 use crate::tile::{CodeBits, TILE};
+use crate::widen::{self, Narrow};
 
 /// Lanes of a vector of 32-bit numbers.
 const LANES: usize = 8;
@@ -31,37 +32,18 @@ pub(super) static KERNELS: Kernels = kernels! {
     multiply_panel: panel::multiply, (panel, groups, scales, x, acc);
     multiply_floats: floats::multiply, (rows, x, acc);
     multiply_lanes: floats::multiply_lanes, (weights, column_start, x, acc);
+    widen: widen, (narrow, codes, out);
     rms_norm: rms_norm, (x, weight, eps, out);
     swiglu: swiglu, (gate, up, out);
     soften: soften, (scores);
 };
 
-/// [`activations::fix_group`], compiled for these instructions.
-#[target_feature(enable = "avx2")]
-fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> {
-    activations::fix_group(values, codes)
-}
-
-/// [`activations::arrange_words`], compiled for these instructions.
-#[target_feature(enable = "avx2")]
-fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
-    activations::arrange_words(bits, codes, planes);
-}
-
-/// [`elementwise::rms_norm_row`], compiled for these instructions.
-#[target_feature(enable = "avx2")]
-fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    elementwise::rms_norm_row(x, weight, eps, out);
-}
-
-/// [`elementwise::swiglu_slice`], compiled for these instructions.
-#[target_feature(enable = "avx2")]
-fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    elementwise::swiglu_slice(gate, up, out);
-}
-
-/// [`elementwise::soften`], compiled for these instructions.
-#[target_feature(enable = "avx2")]
-fn soften(scores: &mut [f32]) -> (f32, f32) {
-    elementwise::soften(scores)
+compiled_for! {
+    "avx2":
+    fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> = activations::fix_group;
+    fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) = activations::arrange_words;
+    fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
+    fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
+    fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::swiglu_slice;
+    fn soften(scores: &mut [f32]) -> (f32, f32) = elementwise::soften;
 }

@@ -21,6 +21,7 @@ use super::Kernels;
 use crate::activations::{self, Plane, Terms};
 use crate::elementwise;
 use crate::tile::{CodeBits, TILE};
+use crate::widen::{self, Narrow};
 
 /// Lanes of a vector of 32-bit numbers.
 const LANES: usize = 16;
@@ -41,6 +42,7 @@ pub(super) static KERNELS: Kernels = kernels! {
     fix_group: fix_group, (values, codes);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
     arrange: arrange, (bits, codes, planes);
+    widen: widen, (narrow, codes, out);
     decode: floats::decode, (rows, columns, out);
     multiply_codes: codes::multiply, (rows, groups, scales, x, acc);
     unpack_codes: panel::unpack, (rows, groups, panel);
@@ -52,32 +54,12 @@ pub(super) static KERNELS: Kernels = kernels! {
     soften: soften, (scores);
 };
 
-/// [`activations::fix_group`], compiled for these instructions.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> {
-    activations::fix_group(values, codes)
-}
-
-/// [`activations::arrange_digits`], compiled for these instructions.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
-    activations::arrange_digits(bits, codes, planes);
-}
-
-/// [`elementwise::rms_norm_row`], compiled for these instructions.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    elementwise::rms_norm_row(x, weight, eps, out);
-}
-
-/// [`elementwise::swiglu_slice`], compiled for these instructions.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    elementwise::swiglu_slice(gate, up, out);
-}
-
-/// [`elementwise::soften`], compiled for these instructions.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn soften(scores: &mut [f32]) -> (f32, f32) {
-    elementwise::soften(scores)
+compiled_for! {
+    "avx512f,avx512bw,avx512dq,avx512vl":
+    fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> = activations::fix_group;
+    fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) = activations::arrange_digits;
+    fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
+    fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
+    fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::swiglu_slice;
+    fn soften(scores: &mut [f32]) -> (f32, f32) = elementwise::soften;
 }

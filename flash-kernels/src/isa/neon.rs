@@ -15,6 +15,7 @@ use super::Kernels;
 use crate::activations::{arrange_words, fix_group, pack_rows};
 use crate::elementwise::{rms_norm_row, soften, swiglu_slice};
 use crate::tile::TILE;
+use crate::widen::widen;
 
 /// Lanes of a vector of 32-bit numbers.
 const LANES: usize = 4;
@@ -39,6 +40,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     multiply_panel: panel::multiply,
     multiply_floats: floats::multiply,
     multiply_lanes: floats::multiply_lanes,
+    widen,
     rms_norm: rms_norm_row,
     swiglu: swiglu_slice,
     soften,

@@ -8,11 +8,13 @@ use crate::activations::{
 };
 use crate::elementwise::{rms_norm_row, soften, swiglu_slice};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes, TILE};
+use crate::widen::widen;
 
 pub(super) static KERNELS: Kernels = Kernels {
     fix_group,
     pack_rows,
     arrange: arrange_words,
+    widen,
     decode,
     multiply_codes,
     unpack_codes,

@@ -99,3 +99,37 @@ fn columns_cover_the_matrix() {
     });
     assert!(matrix.iter().enumerate().all(|(idx, value)| *value == idx as f32));
 }
+
+#[test]
+fn bands_cover_their_rows_and_no_others() {
+    let pool = pool(3);
+    let mut matrix = vec![0.0; 5 * 70];
+    let bands =
+        [Band { rows: &[4, 0], width: 32 }, Band { rows: &[], width: 1 }, Band { rows: &[2], width: 70 }];
+    pool.for_bands(&mut matrix, 70, &bands, |band_idx, mut columns| {
+        for idx in 0..bands[band_idx].rows.len() {
+            columns.row_mut(idx).iter_mut().for_each(|value| *value += (10 * band_idx + idx + 1) as f32);
+        }
+    });
+    for (row, wanted) in matrix.chunks(70).zip([2.0, 0.0, 21.0, 0.0, 1.0]) {
+        assert!(row.iter().all(|value| *value == wanted));
+    }
+}
+
+#[test]
+fn bands_that_share_a_row_are_refused() {
+    let pool = pool(2);
+    for rows in [[1, 1], [0, 5]] {
+        let mut matrix = [0.0; 5];
+        let bands = [Band { rows: &rows[..1], width: 1 }, Band { rows: &rows[1..], width: 1 }];
+        let run = || pool.for_bands(&mut matrix, 1, &bands, |_, _| ());
+        assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
+    }
+}
+
+#[test]
+fn map_keeps_the_order() {
+    for n_items in [0, 1, 100] {
+        assert!(pool(3).map(n_items, |idx| idx).into_iter().eq(0..n_items));
+    }
+}

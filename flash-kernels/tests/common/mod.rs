@@ -4,13 +4,14 @@
 
 use std::num::NonZeroUsize;
 
-use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, Pool};
+use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, Mx, Pool};
 
 /// The formats of a test.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Format {
     Affine { bits: u32, group: usize, float: FloatType },
     Float(FloatType),
+    Mx(Mx),
 }
 
 pub(crate) const FLOATS: [FloatType; 3] = [FloatType::F32, FloatType::F16, FloatType::BF16];
@@ -22,6 +23,7 @@ pub(crate) fn all_formats() -> Vec<Format> {
             formats.extend(FLOATS.map(|float| Format::Affine { bits, group, float }));
         }
     }
+    formats.extend([Mx::Fp4, Mx::Fp8].map(Format::Mx));
     formats
 }
 
@@ -31,7 +33,13 @@ impl Format {
         match self {
             Self::Affine { group, .. } => group,
             Self::Float(_) => 1,
+            Self::Mx(_) => Mx::GROUP_SIZE,
         }
+    }
+
+    /// Whether what codes and activations contribute is exact for each group, whatever the instruction set.
+    pub(crate) fn is_exact(self) -> bool {
+        matches!(self, Self::Affine { .. } | Self::Mx(Mx::Fp4))
     }
 }
 
@@ -62,11 +70,12 @@ impl Random {
     }
 }
 
-/// Stored weights, each slice `offset` bytes into its buffer.
+/// Stored weights, each slice some bytes into its buffer.
 pub(crate) struct Weights {
     pub(crate) format: Format,
     pub(crate) shape: [usize; 2],
-    offset: usize,
+    /// Of codes, scales and biases.
+    offsets: [usize; 3],
     codes: Vec<u8>,
     scales: Vec<u8>,
     biases: Vec<u8>,
@@ -81,14 +90,29 @@ fn stored(float: FloatType, values: &[f32], offset: usize) -> (Vec<u8>, Vec<f32>
 }
 
 impl Weights {
+    /// Codes are `offset` bytes into their buffer, scales and biases others.
     pub(crate) fn new(format: Format, shape: [usize; 2], offset: usize, seed: u64) -> Self {
+        let offsets = [offset, 3 * offset % 8, (5 * offset + 2) % 8];
         let mut random = Random(seed);
         let [n, k] = shape;
         match format {
             Format::Float(float) => {
-                let (codes, values) = stored(float, &random.vec(n * k), offset);
+                let (codes, values) = stored(float, &random.vec(n * k), offsets[0]);
                 let values = values.into_iter().map(f64::from).collect();
-                Self { format, shape, offset, codes, scales: Vec::new(), biases: Vec::new(), values }
+                Self { format, shape, offsets, codes, scales: Vec::new(), biases: Vec::new(), values }
+            }
+            Format::Mx(mx) => {
+                let mut bytes = |offset: usize, len: usize, byte: fn(u64) -> u8| -> Vec<u8> {
+                    let random = (0..len).map(|_| byte(random.bits()));
+                    std::iter::repeat_n(0xAA, offset).chain(random).collect()
+                };
+                let codes = bytes(offsets[0], mx.codes_bytes(n * k), |bits| bits as u8);
+                // Powers of two from 2⁻⁷ to 1.
+                let scales = bytes(offsets[1], n * k / Mx::GROUP_SIZE, |bits| 120 + (bits % 8) as u8);
+                let mut values = vec![0.0; n * k];
+                mx.dequantize_row(&codes[offsets[0]..], &scales[offsets[1]..], &mut values).unwrap();
+                let values = values.into_iter().map(f64::from).collect();
+                Self { format, shape, offsets, codes, scales, biases: Vec::new(), values }
             }
             Format::Affine { bits, group, float } => {
                 let n_groups = n * k / group;
@@ -96,14 +120,14 @@ impl Weights {
                 let scales: Vec<f32> = (0..n_groups).map(|_| random.unit() * 0.02 + 0.03).collect();
                 let middle = f32::from(1_u16 << (bits - 1));
                 let biases: Vec<f32> = scales.iter().map(|s| -s * (middle + random.unit())).collect();
-                let (scales, scale_values) = stored(float, &scales, offset);
-                let (biases, bias_values) = stored(float, &biases, offset);
+                let (scales, scale_values) = stored(float, &scales, offsets[1]);
+                let (biases, bias_values) = stored(float, &biases, offsets[2]);
                 let codes: Vec<u64> = (0..n * k).map(|_| random.bits() & ((1 << bits) - 1)).collect();
                 let values = codes.iter().enumerate().map(|(idx, code)| {
                     f64::from(scale_values[idx / group]) * *code as f64 + f64::from(bias_values[idx / group])
                 });
                 let values = values.collect();
-                let mut bytes = vec![0xAA; offset];
+                let mut bytes = vec![0xAA; offsets[0]];
                 // A stream of bits, the lowest first.
                 let (mut window, mut window_bits) = (0_u64, 0);
                 for code in codes {
@@ -115,7 +139,7 @@ impl Weights {
                         window_bits -= 8;
                     }
                 }
-                Self { format, shape, offset, codes: bytes, scales, biases, values }
+                Self { format, shape, offsets, codes: bytes, scales, biases, values }
             }
         }
     }
@@ -129,7 +153,8 @@ impl Weights {
             FloatType::F32.decode_into(bytes, &mut values).unwrap();
             values
         };
-        let (scales, biases) = (floats(&weights.scales), floats(&weights.biases));
+        let [_, scales_at, biases_at] = weights.offsets;
+        let (scales, biases) = (floats(&weights.scales[scales_at..]), floats(&weights.biases[biases_at..]));
         let code = f64::from((1 << bits) - 1);
         for (idx, value) in weights.values.iter_mut().enumerate() {
             *value = code * f64::from(scales[idx / group]) + f64::from(biases[idx / group]);
@@ -138,15 +163,33 @@ impl Weights {
     }
 
     pub(crate) fn matrix(&self) -> Matrix<'_> {
-        let from = |bytes| &<[u8]>::as_ref(bytes)[self.offset..];
+        let [codes, scales, biases] = [(&self.codes, 0), (&self.scales, 1), (&self.biases, 2)]
+            .map(|(bytes, idx)| bytes.get(self.offsets[idx]..).unwrap_or_default());
         match self.format {
-            Format::Float(float) => Matrix::float(self.shape, Floats { float, bytes: from(&self.codes) }),
+            Format::Float(float) => Matrix::float(self.shape, Floats { float, bytes: codes }),
             Format::Affine { bits, group, float } => {
-                let (scales, biases) = (from(&self.scales), from(&self.biases));
-                Matrix::affine(self.shape, bits, group, from(&self.codes), float, scales, biases)
+                Matrix::affine(self.shape, bits, group, codes, float, scales, biases)
             }
+            Format::Mx(Mx::Fp4) => Matrix::mxfp4(self.shape, codes, scales),
+            Format::Mx(Mx::Fp8) => Matrix::mxfp8(self.shape, codes, scales),
         }
         .unwrap()
+    }
+
+    /// Makes the first weight of a row NaN, or the scale of its group NaN or infinite.
+    pub(crate) fn spoil(&mut self, row_idx: usize) {
+        let k = self.shape[1];
+        match self.format {
+            Format::Float(float) => {
+                let at = self.offsets[0] + row_idx * k * float.size_bytes();
+                float.encode_into(&[f32::NAN], &mut self.codes[at..][..float.size_bytes()]).unwrap();
+            }
+            Format::Affine { group, float, .. } => {
+                let at = self.offsets[1] + row_idx * (k / group) * float.size_bytes();
+                float.encode_into(&[f32::NAN], &mut self.scales[at..][..float.size_bytes()]).unwrap();
+            }
+            Format::Mx(_) => self.scales[self.offsets[1] + row_idx * (k / Mx::GROUP_SIZE)] = 255,
+        }
     }
 
     /// `x · Wᵀ` and the sums of the products' magnitudes.
@@ -164,10 +207,7 @@ impl Weights {
 
     /// The greatest error that is allowed, as a part of the sum of the products' magnitudes.
     pub(crate) fn tolerance(&self) -> f64 {
-        match self.format {
-            Format::Affine { .. } => 2f64.powi(-14),
-            Format::Float(_) => 2f64.powi(-20) * (self.shape[1] as f64).sqrt(),
-        }
+        if self.format.is_exact() { 2f64.powi(-14) } else { 2f64.powi(-20) * (self.shape[1] as f64).sqrt() }
     }
 }
 

@@ -1,0 +1,126 @@
+//! The microscaling formats mxfp4 and mxfp8 of the OCP Microscaling Formats (MX) Specification v1.0, as MLX 0.32 stores
+//! and decodes them.
+//!
+//! A row of values is cut into groups of 32 along the last axis. Each group has one scale, a power of two stored as its
+//! exponent (e8m0), and each value a small floating-point number: `value = scale · code`.
+
+use crate::error::{KernelError, check_len};
+
+/// Values that share a scale.
+pub(crate) const GROUP: usize = 32;
+
+/// A microscaling format.
+///
+/// A row of `n` values is stored as
+/// - `codes`: `n · bits / 8` bytes, the first value of a byte in its lowest bits,
+/// - `scales`: `n / 32` bytes.
+///
+/// Two encodings that the specification reserves for NaN are ordinary numbers to MLX, and so they are here: the scale
+/// 255 is infinity (2¹²⁸), the mxfp8 code `s1111111` is ±480.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mx {
+    /// mxfp4: codes of 4 bits, e2m1 (0, ½, 1, 1½, 2, 3, 4, 6 and their negatives).
+    Fp4,
+    /// mxfp8: codes of 8 bits, e4m3 (from 2⁻⁹ to 448 in magnitude).
+    Fp8,
+}
+
+impl Mx {
+    /// Values that share a scale.
+    pub const GROUP_SIZE: usize = GROUP;
+
+    /// Bits of a code.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Fp4 => 4,
+            Self::Fp8 => 8,
+        }
+    }
+
+    /// Bytes that the codes of `n_values` values take, for whole groups.
+    pub const fn codes_bytes(self, n_values: usize) -> usize {
+        match self {
+            Self::Fp4 => n_values / 2,
+            Self::Fp8 => n_values,
+        }
+    }
+
+    /// Dequantises one row (or several that follow each other) into `out`: `[n]`.
+    ///
+    /// Each value is the product of scale and code, which is exact but where it is beyond the range of `f32`, and then
+    /// infinite. That is what `mx.dequantize(…, dtype=mx.float32)` computes.
+    ///
+    /// # Errors
+    /// [`KernelError::PartialGroup`] if `out` is no whole groups, [`KernelError::SliceLen`] if another slice does
+    /// not have the length that fits `out`.
+    pub fn dequantize_row(self, codes: &[u8], scales: &[u8], out: &mut [f32]) -> Result<(), KernelError> {
+        if !out.len().is_multiple_of(GROUP) {
+            return Err(KernelError::PartialGroup { n_values: out.len(), group_size: GROUP });
+        }
+        check_len("codes", self.codes_bytes(out.len()), codes.len())?;
+        check_len("scales", out.len() / GROUP, scales.len())?;
+        let codes = codes.chunks_exact(self.codes_bytes(GROUP));
+        for ((out, codes), scale) in out.chunks_exact_mut(GROUP).zip(codes).zip(scales) {
+            let scale = e8m0(*scale);
+            match self {
+                Self::Fp4 => {
+                    for ([low, high], byte) in out.as_chunks_mut().0.iter_mut().zip(codes) {
+                        *low = scale * E2M1[usize::from(byte & 15)];
+                        *high = scale * E2M1[usize::from(byte >> 4)];
+                    }
+                }
+                Self::Fp8 => {
+                    for (out, code) in out.iter_mut().zip(codes) {
+                        *out = scale * e4m3(*code);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Two to the power of `exponent` − 127.
+#[inline(always)]
+pub(crate) const fn e8m0(exponent: u8) -> f32 {
+    // The exponent of an `f32` has the same bias, but is 0 for subnormal numbers, of which 2⁻¹²⁷ is one.
+    f32::from_bits(if exponent == 0 { 1 << 22 } else { (exponent as u32) << 23 })
+}
+
+/// The values of the codes of 4 bits: sign, two bits of exponent, one of mantissa.
+const E2M1: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// The value of a code of 8 bits: sign, four bits of exponent, three of mantissa.
+#[inline(always)]
+pub(crate) const fn e4m3(code: u8) -> f32 {
+    // Each field at its place in an `f32`; the exponents' biases are 7 and 127. Exact for subnormal numbers too.
+    let fields = (code as u32 & 128) << 24 | (code as u32 & 127) << 20;
+    f32::from_bits(fields) * f32::from_bits((127 + 127 - 7) << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_those_of_the_specification() {
+        for (code, value) in [(0, 0.0), (1, 2f32.powi(-9)), (8, 2f32.powi(-6)), (0x38, 1.0), (0x7E, 448.0)] {
+            assert_eq!(e4m3(code), value);
+            assert_eq!(e4m3(code + 128).to_bits(), (-value).to_bits());
+        }
+        assert_eq!([e8m0(0), e8m0(1), e8m0(127), e8m0(254)], [-127, -126, 0, 127].map(|e| 2f32.powi(e)));
+    }
+
+    #[test]
+    fn slices_that_do_not_fit_the_row_are_named() {
+        let fails = |format: Mx, values: usize, codes: usize, scales: usize| {
+            format.dequantize_row(&vec![0; codes], &vec![0; scales], &mut vec![0.0; values]).unwrap_err()
+        };
+        let wrong = |slice, wanted_bytes, got_bytes| KernelError::SliceLen { slice, wanted_bytes, got_bytes };
+        assert_eq!(fails(Mx::Fp4, 33, 16, 1), KernelError::PartialGroup { n_values: 33, group_size: 32 });
+        assert_eq!(fails(Mx::Fp4, 64, 33, 2), wrong("codes", 32, 33));
+        assert_eq!(fails(Mx::Fp8, 64, 32, 2), wrong("codes", 64, 32));
+        assert_eq!(fails(Mx::Fp8, 64, 64, 4), wrong("scales", 2, 4));
+    }
+}

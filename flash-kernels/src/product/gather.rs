@@ -1,0 +1,195 @@
+//! Products in which each row has a weight matrix of its own: mixtures of experts.
+
+use std::sync::Arc;
+
+use super::{FixedInput, Product, ROWS_BLOCK, ROWS_DIRECT, part_width};
+use crate::activations::{FixedRows, FixedVector, convert};
+use crate::error::{KernelError, check_len};
+use crate::isa::FloatInput;
+use crate::matrix::{AffineStorage, Floats, Matrix, Storage};
+use crate::pool::{Band, Pool};
+use crate::stack::MatrixStack;
+
+/// Rows that are converted before the products with them are computed: enough for all threads to be busy for
+/// milliseconds, and few enough for what they are converted to (16 MiB for `k` = 8192) to stay in a cache.
+const ROWS_WAVE: usize = 2 * ROWS_BLOCK;
+
+/// Computes `y[i] = x[lhs[i]] · W[rhs[i]]ᵀ + bias[rhs[i]]` for each row `i` of `y`.
+///
+/// `x`: `[m_in, k]`, `w`: `[n_experts, n, k]`, `bias`: `[n_experts, n]`, `lhs` (indices of rows of `x`) and `rhs`
+/// (indices of experts): `[m]`, `y`: `[m, n]`, all row-major; `m_in` is `x.len() / k`.
+///
+/// Rows of the same expert are computed together, in whatever order the indices come, so that weights are read once
+/// (once for each 512 rows), and those of experts without rows never. Each row of `y` has the same bits as
+/// [`matmul`](super::matmul) gives it alone.
+///
+/// # Errors
+/// [`KernelError::SliceLen`] if slices do not fit each other or `w`; [`KernelError::Index`] if an index is out of range,
+/// and `y` is as it was. Where `k` is 0 there are no rows of `x` to count, and `lhs` is not looked at.
+///
+/// # Panics
+/// As [`matmul`](super::matmul).
+pub fn gather_matmul(
+    pool: &Pool,
+    x: &[f32],
+    w: &MatrixStack<'_>,
+    bias: Option<Floats<'_>>,
+    lhs: &[u32],
+    rhs: &[u32],
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    let (n, k, m) = (w.n(), w.k(), lhs.len());
+    let m_in = x.len().checked_div(k).unwrap_or(0);
+    check_len("rhs", size_of_val(lhs), size_of_val(rhs))?;
+    // A product that saturates is longer than any slice.
+    check_len("y", m.saturating_mul(n).saturating_mul(size_of::<f32>()), size_of_val(y))?;
+    check_len("x", size_of::<f32>() * m_in * k, size_of_val(x))?;
+    if let Some(bias) = bias {
+        let wanted_bytes = w.n_experts().saturating_mul(n).saturating_mul(bias.float.size_bytes());
+        check_len("bias", wanted_bytes, bias.bytes.len())?;
+    }
+    check_indices("rhs", rhs, w.n_experts())?;
+    if k > 0 {
+        check_indices("lhs", lhs, m_in)?;
+    }
+    if n == 0 {
+        return Ok(());
+    }
+    let gather = Gather { pool, x, w, bias, lhs, rhs };
+    if k == 0 {
+        for (y, expert_idx) in y.chunks_exact_mut(n).zip(rhs) {
+            super::finish(y, 0, None, gather.bias_of(*expert_idx as usize));
+        }
+        return Ok(());
+    }
+
+    let mut order: Vec<usize> = (0..m).collect();
+    order.sort_by_key(|row| rhs[*row]);
+    let experts = order.chunk_by(|a, b| rhs[*a] == rhs[*b]);
+    let bands: Vec<&[usize]> = experts.flat_map(|rows| rows.chunks(ROWS_BLOCK)).collect();
+    let mut rest = bands.as_slice();
+    while !rest.is_empty() {
+        let mut n_rows = 0;
+        let fits = |rows: &&&[usize]| {
+            n_rows += rows.len();
+            n_rows <= ROWS_WAVE
+        };
+        let (wave, later) = rest.split_at(rest.iter().take_while(fits).count());
+        gather.wave(wave, y);
+        rest = later;
+    }
+    Ok(())
+}
+
+fn check_indices(indices: &'static str, values: &[u32], limit: usize) -> Result<(), KernelError> {
+    match values.iter().position(|index| *index as usize >= limit) {
+        None => Ok(()),
+        Some(at) => Err(KernelError::Index { indices, at, index: values[at], limit }),
+    }
+}
+
+/// The arguments of a product, which fit each other.
+struct Gather<'a> {
+    pool: &'a Pool,
+    x: &'a [f32],
+    w: &'a MatrixStack<'a>,
+    bias: Option<Floats<'a>>,
+    lhs: &'a [u32],
+    rhs: &'a [u32],
+}
+
+/// Activations of one band.
+enum Input {
+    Fixed(FixedInput),
+    /// `[rows, k]`.
+    Float(Vec<f32>),
+}
+
+impl<'a> Gather<'a> {
+    /// Computes some bands of `y`: rows that have one expert.
+    fn wave(&self, bands: &[&[usize]], y: &mut [f32]) {
+        let (n, k) = (self.w.n(), self.w.k());
+        let width = |rows: &[usize]| part_width(self.pool, self.expert(rows[0]), rows.len(), bands.len());
+        let cut: Vec<_> = bands.iter().map(|rows| Band { rows, width: width(rows) }).collect();
+        let inputs = self.inputs(bands);
+        self.pool.for_bands(y, n, &cut, |band_idx, part| {
+            let row = bands[band_idx][0];
+            let bias = self.bias_of(self.rhs[row] as usize);
+            let product = Product { kernels: self.pool.kernels(), k, bias };
+            match (&self.expert(row).storage, &inputs[band_idx]) {
+                (Storage::Affine(w), Input::Fixed(x)) => product.affine(w, x, part),
+                (Storage::Float(w), Input::Float(values)) => {
+                    product.float(*w, FloatInput { values, k }, part);
+                }
+                (Storage::Mxfp8(w), Input::Float(values)) => {
+                    product.mxfp8(*w, FloatInput { values, k }, part);
+                }
+                _ => unreachable!("the matrices of a stack have one format, and inputs are made for it"),
+            }
+        });
+    }
+
+    fn inputs(&self, bands: &[&[usize]]) -> Vec<Input> {
+        match &self.expert(bands[0][0]).storage {
+            Storage::Affine(w) => self.fixed_inputs(w, bands),
+            Storage::Float(_) | Storage::Mxfp8(_) => self.pool.map(bands.len(), |band_idx| {
+                let rows = bands[band_idx].iter().map(|row| self.input(self.lhs[*row]));
+                Input::Float(rows.collect::<Vec<_>>().concat())
+            }),
+        }
+    }
+
+    /// Converts activations for affine weights: each row of `x` once for all bands of few rows, and once for each
+    /// larger band, in which it lies between others.
+    fn fixed_inputs(&self, w: &AffineStorage<'_>, bands: &[&[usize]]) -> Vec<Input> {
+        let (group, bits) = (w.group, w.code_bits());
+        let is_few = |rows: &[usize]| rows.len() <= ROWS_DIRECT;
+
+        let few = bands.iter().copied().filter(|rows| is_few(rows)).flatten();
+        let mut few: Vec<u32> = few.map(|row| self.lhs[*row]).collect();
+        few.sort_unstable();
+        few.dedup();
+        let vectors = self.pool.map(few.len(), |idx| {
+            Arc::new(FixedVector::new(self.pool.kernels(), self.input(few[idx]), group, bits))
+        });
+        let vector = |row: &usize| {
+            let idx = few.partition_point(|lhs| *lhs < self.lhs[*row]);
+            Arc::clone(&vectors[idx])
+        };
+
+        let many = bands.iter().filter(|rows| !is_few(rows));
+        let many: Vec<Vec<&[f32]>> =
+            many.map(|rows| rows.iter().map(|row| self.input(self.lhs[*row])).collect()).collect();
+        let n_groups = self.w.k() / group;
+        let mut batches = self.pool.map(many.len(), |idx| FixedRows::zeros(many[idx].len(), n_groups, group));
+        convert(self.pool, &mut batches, &many, bits);
+
+        let mut batches = batches.into_iter();
+        let input = |rows: &&[usize]| {
+            if is_few(rows) {
+                Some(FixedInput::Few(rows.iter().map(vector).collect()))
+            } else {
+                batches.next().map(FixedInput::Many)
+            }
+        };
+        bands.iter().filter_map(input).map(Input::Fixed).collect()
+    }
+
+    /// A row of `x`.
+    fn input(&self, lhs: u32) -> &'a [f32] {
+        let k = self.w.k();
+        &self.x[lhs as usize * k..][..k]
+    }
+
+    /// The expert of a row of `y`.
+    fn expert(&self, row: usize) -> &'a Matrix<'a> {
+        &self.w.experts()[self.rhs[row] as usize]
+    }
+
+    fn bias_of(&self, expert_idx: usize) -> Option<Floats<'a>> {
+        self.bias.map(|all| {
+            let bytes_each = self.w.n() * all.float.size_bytes();
+            Floats { bytes: &all.bytes[expert_idx * bytes_each..][..bytes_each], ..all }
+        })
+    }
+}
