@@ -1,12 +1,16 @@
-//! What the criterion suites under `benches/` share: synthetic checkpoints on a real disk, and a cold page
-//! cache.
+//! What the criterion suites under `benches/` share: synthetic checkpoints on a real disk, a cold page cache, and
+//! weights that no cache holds.
 //!
 //! Bench names are `group/case/parameter`. A case that ends in `_cold` reads bytes that are not in the page
 //! cache, one that ends in `_warm` reads bytes that are.
 
+mod weights;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+
+pub use weights::{Format, Weights, activations};
 
 /// Bytes written at once; their content does not matter to any suite.
 static BLOCK: [u8; 1 << 16] = [0x5a; 1 << 16];
