@@ -58,6 +58,12 @@ pub(crate) struct RunArgs {
     /// Generate at most this many tokens
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) max_tokens: usize,
+    /// Go on behind a token that ends an answer, to measure a given number of tokens
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// Pass the prompt once before the run that is measured, so that pinned weights are in memory
+    #[arg(long)]
+    pub(crate) warm_up: bool,
     /// Print one JSON object when done, and no text before
     #[arg(long)]
     pub(crate) json: bool,

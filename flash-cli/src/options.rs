@@ -46,6 +46,8 @@ pub(crate) struct RunOptions {
     pub(crate) prompt: String,
     pub(crate) chat: bool,
     pub(crate) generate: GenerateOptions,
+    /// Whether to pass the prompt once before.
+    pub(crate) warm_up: bool,
     pub(crate) json: bool,
     /// Whether to say at the end what was done.
     pub(crate) summary: bool,
@@ -53,14 +55,26 @@ pub(crate) struct RunOptions {
 
 impl RunOptions {
     pub(crate) fn resolve(args: RunArgs) -> anyhow::Result<Self> {
-        let RunArgs { engine, prompt, prompt_file, chat, max_tokens, sampling, json, summary } = args;
+        let RunArgs {
+            engine,
+            prompt,
+            prompt_file,
+            chat,
+            max_tokens,
+            ignore_eos,
+            warm_up,
+            sampling,
+            json,
+            summary,
+        } = args;
         let engine = EngineSettings::resolve(engine)?;
         Ok(Self {
             summary: summary || !json && (engine.debug || io::stderr().is_terminal()),
             engine,
-            generate: generate_options(sampling, max_tokens)?,
+            generate: GenerateOptions { ignore_eos, ..generate_options(sampling, max_tokens)? },
             prompt: prompt::text(prompt, prompt_file)?,
             chat,
+            warm_up,
             json,
         })
     }
@@ -124,5 +138,5 @@ fn generate_options(args: SamplingArgs, max_tokens: usize) -> Result<GenerateOpt
     if stop.iter().any(String::is_empty) {
         return Err(UsageError::EmptyStop);
     }
-    Ok(GenerateOptions { max_tokens, sampler, stop })
+    Ok(GenerateOptions { max_tokens, sampler, stop, ..GenerateOptions::default() })
 }

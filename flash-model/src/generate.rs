@@ -16,6 +16,8 @@ pub struct GenerateOptions {
     pub sampler: SamplerConfig,
     /// Texts that end the generation; they are not a part of it.
     pub stop: Vec<String>,
+    /// Go on behind a token that ends an answer, so that a measurement has the length it asks for.
+    pub ignore_eos: bool,
 }
 
 /// Why a generation ended.
@@ -114,7 +116,7 @@ pub fn generate(
         let token = sampler.sample(&mut logits, &history)?;
         first_token_at.get_or_insert_with(Instant::now);
         generation.token_ids.push(token);
-        if tokenizer.is_eos(token) {
+        if tokenizer.is_eos(token) && !options.ignore_eos {
             generation.finish_reason = FinishReason::Stop;
             break;
         }

@@ -16,7 +16,7 @@ use crate::session::{Loaded, Session};
 
 pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
-    let RunOptions { engine, prompt, chat, generate: generate_options, json, summary } = options;
+    let RunOptions { engine, prompt, chat, generate: generate_options, warm_up, json, summary } = options;
     let session = Session::open(engine)?;
     let prompt = prompt_ids(&session, prompt, chat)?;
     let workload = session.workload(prompt.len(), generate_options.max_tokens)?;
@@ -31,10 +31,20 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         }
     };
     let caught = ctrl_c.catch();
+    if warm_up {
+        match engine.forward(&prompt) {
+            Err(ModelError::Interrupted) => return Ok(ExitCode::from(interrupt::EXIT_CODE)),
+            logits => logits?,
+        };
+        engine.truncate(0);
+    }
+    let before = engine.stats();
     let generation = generate(&mut engine, &tokenizer, &prompt, &generate_options, on_text)?;
     drop(caught);
 
-    let stats = engine.stats();
+    let mut stats = engine.stats();
+    stats.streamed_bytes -= before.streamed_bytes;
+    stats.stall -= before.stall;
     if json {
         output::print_json(&Report::new(&generation, &stats, load, io))?;
     } else {

@@ -141,6 +141,32 @@ fn stop_text_ends_the_text_before_it() {
 }
 
 #[test]
+fn ignore_eos_goes_on_behind_the_end_of_an_answer() {
+    let tiny = Tiny::new(2);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "8", "--json"];
+    let whole = json(&output(args));
+    // What the model says anyway now ends the answer.
+    tiny.set_config("eos_token_id", whole["token_ids"][3].clone());
+    let ended = json(&output(args));
+    assert_eq!(ended["finish_reason"], "stop");
+    assert!(ended["generated_tokens"].as_u64() <= Some(4), "{ended}");
+    let ignored = json(&flash_cli(args).arg("--ignore-eos").output().unwrap());
+    assert_eq!((&ignored["token_ids"], &ignored["finish_reason"]), (&whole["token_ids"], &"length".into()));
+}
+
+#[test]
+fn warm_up_is_not_a_part_of_what_is_reported() {
+    let tiny = Tiny::new(64);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "8", "--json"];
+    let ram = format!("{}MiB", floor_mib(args));
+    let cold = json(&flash_cli(args).args(["--ram", &ram]).output().unwrap());
+    let warm = json(&flash_cli(args).args(["--ram", &ram, "--warm-up"]).output().unwrap());
+    for field in ["token_ids", "prompt_tokens", "generated_tokens", "streamed_bytes"] {
+        assert_eq!(warm[field], cold[field], "{field}");
+    }
+}
+
+#[test]
 fn answer_ends_where_the_context_does() {
     let tiny = Tiny::new(1);
     tiny.set_config("max_position_embeddings", 300.into());
