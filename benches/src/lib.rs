@@ -1,15 +1,17 @@
-//! What the criterion suites under `benches/` share: synthetic checkpoints on a real disk, a cold page cache, and
-//! weights that no cache holds.
+//! What the criterion suites under `benches/` and the comparisons of `xtask` share: synthetic checkpoints on a real disk,
+//! a cold page cache, weights that no cache holds, and the speed of memory.
 //!
 //! Bench names are `group/case/parameter`. A case that ends in `_cold` reads bytes that are not in the page
 //! cache, one that ends in `_warm` reads bytes that are.
 
+mod memory;
 mod weights;
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+pub use memory::MemoryReader;
 pub use weights::{Format, Weights, activations};
 
 /// Bytes written at once; their content does not matter to any suite.
