@@ -1,4 +1,4 @@
-//! Downloads: Python wheels by version and hash, kept between runs.
+//! Downloads: what PyPI has, by version and hash, kept between runs.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,6 +18,13 @@ pub struct Wheel {
     pub sha256: &'static str,
 }
 
+/// A source distribution on PyPI.
+pub struct Sdist {
+    pub package: &'static str,
+    pub version: &'static str,
+    pub sha256: &'static str,
+}
+
 /// The folder of all downloads and of what is made of them: `$FLASH_CACHE`, or `flash` in the user's cache folder.
 pub fn dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("FLASH_CACHE") {
@@ -31,38 +38,8 @@ pub fn dir() -> Result<PathBuf> {
 impl Wheel {
     /// The wheel's file, downloaded if it is not there yet.
     pub fn fetch(&self) -> Result<PathBuf> {
-        let dir = dir()?.join("wheels").join(self.sha256);
-        if let Some(file) = only_file(&dir)
-            && sha256(&file)? == self.sha256
-        {
-            return Ok(file);
-        }
-        let parent = dir.parent().expect("joined above");
-        fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-        let temporary = tempfile::tempdir_in(parent)?;
-        let requirement = temporary.path().join("requirement.txt");
-        fs::write(
-            &requirement,
-            format!("{}=={} --hash=sha256:{}\n", self.package, self.version, self.sha256),
-        )?;
-        let files = temporary.path().join("files");
-        run::check(
-            Command::new("python3")
-                .args(["-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--no-cache-dir"])
-                .args(["--only-binary=:all:", "--require-hashes", "--requirement"])
-                .arg(&requirement)
-                .arg("--dest")
-                .arg(&files),
-        )
-        .with_context(|| format!("{} {} could not be downloaded from PyPI", self.package, self.version))?;
-        if dir.exists() {
-            fs::remove_dir_all(&dir)?;
-        }
-        fs::rename(&files, &dir)?;
-        let Some(file) = only_file(&dir) else {
-            bail!("pip left no wheel of {} in {}", self.package, dir.display());
-        };
-        Ok(file)
+        let mut pip = pip(Path::new("python3"));
+        fetch("wheels", self.package, self.version, self.sha256, pip.arg("--only-binary=:all:"))
     }
 
     /// Unpacks the files of the wheel whose names `wanted` accepts below `into`.
@@ -85,6 +62,49 @@ impl Wheel {
         }
         Ok(())
     }
+}
+
+impl Sdist {
+    /// The archive, downloaded if it is not there yet.
+    ///
+    /// pip asks what it downloads for its metadata, by the build system that it names: `python` must have that.
+    pub fn fetch(&self, python: &Path) -> Result<PathBuf> {
+        let mut pip = pip(python);
+        pip.args(["--no-binary=:all:", "--no-build-isolation"]);
+        fetch("sdists", self.package, self.version, self.sha256, &mut pip)
+    }
+}
+
+fn pip(python: &Path) -> Command {
+    let mut command = Command::new(python);
+    command.args(["-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--no-cache-dir"]);
+    command
+}
+
+/// The file with this hash below `folder`, downloaded by `pip` if it is not there yet.
+fn fetch(folder: &str, package: &str, version: &str, hash: &str, pip: &mut Command) -> Result<PathBuf> {
+    let dir = dir()?.join(folder).join(hash);
+    if let Some(file) = only_file(&dir)
+        && sha256(&file)? == hash
+    {
+        return Ok(file);
+    }
+    let parent = dir.parent().expect("joined above");
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let temporary = tempfile::tempdir_in(parent)?;
+    let requirement = temporary.path().join("requirement.txt");
+    fs::write(&requirement, format!("{package}=={version} --hash=sha256:{hash}\n"))?;
+    let files = temporary.path().join("files");
+    pip.args(["--require-hashes", "--requirement"]).arg(&requirement).arg("--dest").arg(&files);
+    run::check(pip).with_context(|| format!("{package} {version} could not be downloaded from PyPI"))?;
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::rename(&files, &dir)?;
+    let Some(file) = only_file(&dir) else {
+        bail!("pip left no single file of {package} in {}", dir.display());
+    };
+    Ok(file)
 }
 
 /// The hash of a file, in hexadecimal.

@@ -4,21 +4,17 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{cache, models, native, run};
+use crate::{models, native, run};
 
 /// The model takes 94 MiB.
 const BUDGET: &str = "80MiB";
 
 pub fn run(prompt: &str) -> Result<()> {
     native::prepare(None)?;
-    let gguf = models::gguf()?;
+    models::gguf()?;
     eprintln!("Building flash-cli");
     let flash_cli = models::build_cli("release")?;
-    let model = cache::dir()?.join("demo").join("SmolLM2-135M-Instruct");
-    if !model.exists() {
-        std::fs::create_dir_all(model.parent().expect("joined above"))?;
-        models::convert(&flash_cli, &gguf, &model, &[])?;
-    }
+    let model = models::demo(&flash_cli)?;
     eprintln!("\n$ flash-cli run --model {} --ram {BUDGET} --prompt {prompt:?}\n", model.display());
     run::check(
         Command::new(&flash_cli)

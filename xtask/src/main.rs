@@ -1,6 +1,7 @@
-//! What the project does to itself: native MLX, the demo, the tests, the goldens.
+//! What the project does to itself: native MLX, the demo, the tests, the goldens, comparisons.
 
 mod cache;
+mod compare;
 mod demo;
 mod goldens;
 mod models;
@@ -15,7 +16,11 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set-up, demo and tests of flash")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Set-up, demo, tests and comparisons of flash"
+)]
 struct Args {
     #[command(subcommand)]
     task: Task,
@@ -39,6 +44,11 @@ enum Task {
     Test,
     /// Make the goldens anew with mlx-lm, in a Python environment of its own
     Goldens,
+    /// Compare flash-cli with another program on this machine
+    Compare {
+        #[command(subcommand)]
+        with: compare::With,
+    },
 }
 
 fn main() -> Result<()> {
@@ -47,5 +57,6 @@ fn main() -> Result<()> {
         Task::Demo { prompt } => demo::run(&prompt),
         Task::Test => test::run(),
         Task::Goldens => goldens::run(),
+        Task::Compare { with } => compare::run(with),
     }
 }

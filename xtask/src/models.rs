@@ -45,6 +45,16 @@ pub fn gguf() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The model as a directory that holds the same weights, made by `flash_cli` if it is not there yet.
+pub fn demo(flash_cli: &Path) -> Result<PathBuf> {
+    let model = cache::dir()?.join("demo").join("SmolLM2-135M-Instruct");
+    if !model.exists() {
+        fs::create_dir_all(model.parent().expect("joined above"))?;
+        convert(flash_cli, &gguf()?, &model, &[])?;
+    }
+    Ok(model)
+}
+
 /// A folder with all [`DIRECTORIES`], made by `flash_cli` from the GGUF.
 ///
 /// It is named after the program's hash: what an older program made is not what this one makes.

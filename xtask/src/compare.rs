@@ -1,0 +1,178 @@
+//! Comparisons with other programs: the same model, the same machine, in turn, in the same run.
+//!
+//! Machines are shared and differ from hour to hour, so only the ratios of one run are worth anything. A round measures
+//! the speed of memory, then each program; what is printed are medians of the rounds.
+
+mod confine;
+mod flash;
+mod llama_bench;
+mod llama_cpp;
+mod mlx_lm;
+mod model;
+mod processor;
+mod report;
+mod samples;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use bytesize::ByteSize;
+use clap::{Args, Subcommand};
+use flash_benches::MemoryReader;
+
+use crate::{native, venv};
+use confine::Confinement;
+use flash::Flash;
+use llama_cpp::LlamaCpp;
+use mlx_lm::Dtype;
+use model::{Choice, Model};
+use report::Column;
+use samples::Samples;
+
+/// Lengths of the prompts that are passed.
+const PROMPTS: [usize; 2] = [128, 512];
+
+#[derive(Debug, Subcommand)]
+pub enum With {
+    /// Compare decode and prefill with llama.cpp's own benchmark (built from source on the first run)
+    LlamaCpp {
+        #[command(flatten)]
+        common: CommonArgs,
+        /// Decode this many tokens
+        #[arg(long, value_name = "N", default_value = "64")]
+        tokens: NonZeroUsize,
+        /// Run both under this memory limit (2GiB, 500MB); needs Linux and root
+        #[arg(long, value_name = "SIZE")]
+        mem: Option<ByteSize>,
+    },
+    /// Compare decode with mlx-lm on MLX's CPU backend, as it runs a model by default and in float32
+    MlxLm {
+        #[command(flatten)]
+        common: CommonArgs,
+        /// Decode this many tokens: by default few, as one may take seconds
+        #[arg(long, value_name = "N", default_value = "4")]
+        tokens: NonZeroUsize,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// Compare with this model
+    #[arg(long, value_enum, default_value = "demo")]
+    model: Choice,
+    /// Measure each program this many times, in turn
+    #[arg(long, value_name = "N", default_value = "3")]
+    rounds: NonZeroUsize,
+    /// Compute with this many threads, on the first processors [default: all]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+/// What every comparison starts with.
+struct Setting {
+    confinement: Confinement,
+    rounds: usize,
+    python: PathBuf,
+    flash: Flash,
+    models: Vec<Model>,
+}
+
+impl Setting {
+    fn prepare(args: CommonArgs, mem: Option<ByteSize>) -> Result<Self> {
+        let confinement = Confinement::new(args.threads, mem)?;
+        native::prepare(None)?;
+        let python = venv::python()?;
+        let flash = Flash::build()?;
+        let models = args.model.models(&python, flash.program())?;
+        Ok(Self { confinement, rounds: args.rounds.get(), python, flash, models })
+    }
+
+    /// Measures every model, round by round, and prints a table of each.
+    fn compare(
+        &self,
+        n_tokens: usize,
+        prompts: &[usize],
+        mut columns: impl FnMut() -> Vec<Column>,
+        mut round: impl FnMut(&Model, &mut [Column]) -> Result<()>,
+    ) -> Result<()> {
+        for model in &self.models {
+            let mut columns = columns();
+            let mut memory = Samples::default();
+            for i in 1..=self.rounds {
+                eprintln!("Round {i} of {}: {}", self.rounds, model.name);
+                memory.push(MemoryReader::new().bytes_per_s(self.confinement.threads) / 1e9);
+                round(model, &mut columns)?;
+            }
+            println!("\n{}\n\nMemory reads {memory} GB/s.\n", model.name);
+            println!("{}", report::table(&columns, n_tokens, prompts, &memory));
+        }
+        Ok(())
+    }
+
+    /// Measures `flash-cli` into the last column.
+    fn flash(&self, model: &Model, n_tokens: usize, prompts: &[usize], columns: &mut [Column]) -> Result<()> {
+        let Some(column) = columns.last_mut() else { bail!("there is no column to fill") };
+        let (decode, report) = self.flash.decode(&model.mlx, n_tokens, &self.confinement)?;
+        column.decode.push(decode);
+        column.token_bytes = report.model_bytes - model.rows_bytes;
+        for (samples, &prompt) in column.prefill.iter_mut().zip(prompts) {
+            samples.push(self.flash.prefill(&model.mlx, prompt, &self.confinement)?);
+        }
+        Ok(())
+    }
+
+    fn print_conditions(&self, lines: &[String]) -> Result<()> {
+        println!("\n{}", self.flash.version()?);
+        for line in lines {
+            println!("{line}");
+        }
+        let Confinement { threads, memory, .. } = &self.confinement;
+        let limit = memory.map_or("no memory limit".to_owned(), |memory| format!("in {memory} of memory"));
+        println!("{}, {threads} threads, {limit}", processor::name());
+        println!("Medians (min..max) of {} rounds", self.rounds);
+        Ok(())
+    }
+}
+
+pub fn run(with: With) -> Result<()> {
+    match with {
+        With::LlamaCpp { common, tokens, mem } => with_llama_cpp(common, tokens.get(), mem),
+        With::MlxLm { common, tokens } => with_mlx_lm(common, tokens.get()),
+    }
+}
+
+fn with_llama_cpp(common: CommonArgs, n_tokens: usize, mem: Option<ByteSize>) -> Result<()> {
+    let setting = Setting::prepare(common, mem)?;
+    let llama_cpp = LlamaCpp::ensure(&setting.python)?;
+    let info = llama_cpp.system_info(&setting.python)?;
+    setting.print_conditions(&[llama_cpp.version(), format!("which reports {info}")])?;
+    let columns = || vec![Column::new("llama.cpp", PROMPTS.len()), Column::new("flash", PROMPTS.len())];
+    setting.compare(n_tokens, &PROMPTS, columns, |model, columns| {
+        let round = llama_bench::run(&llama_cpp, &model.gguf, n_tokens, &PROMPTS, &setting.confinement)?;
+        columns[0].decode.push(round.decode);
+        columns[0].token_bytes = round.model_bytes - model.rows_bytes;
+        for (samples, rate) in columns[0].prefill.iter_mut().zip(round.prefill) {
+            samples.push(rate);
+        }
+        setting.flash(model, n_tokens, &PROMPTS, columns)
+    })
+}
+
+fn with_mlx_lm(common: CommonArgs, n_tokens: usize) -> Result<()> {
+    let setting = Setting::prepare(common, None)?;
+    setting.print_conditions(&[mlx_lm::version(&setting.python)?])?;
+    let columns =
+        || vec![Column::new("mlx-lm", 0), Column::new("mlx-lm, float32", 0), Column::new("flash", 0)];
+    setting.compare(n_tokens, &[], columns, |model, columns| {
+        for (column, dtype) in columns.iter_mut().zip([Dtype::Stored, Dtype::Float32]) {
+            let (python, confinement) = (&setting.python, &setting.confinement);
+            column.decode.push(mlx_lm::decode(python, &model.mlx, n_tokens, dtype, confinement)?);
+        }
+        setting.flash(model, n_tokens, &[], columns)?;
+        // The same files. In float32 scales and biases are wider, but nothing else is.
+        let token_bytes = columns.last().map_or(0, |ours| ours.token_bytes);
+        columns.iter_mut().for_each(|column| column.token_bytes = token_bytes);
+        Ok(())
+    })
+}

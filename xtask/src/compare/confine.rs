@@ -1,0 +1,64 @@
+//! What both programs may use of the machine: the same processors, the same memory.
+
+use std::num::NonZeroUsize;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Result, bail};
+use bytesize::ByteSize;
+
+// One definition for the tests of `flash-cli` and for us: both hold a program to its budget.
+#[cfg(target_os = "linux")]
+#[path = "../../../flash-cli/tests/cgroup/mod.rs"]
+mod cgroup;
+
+#[derive(Debug, Clone)]
+pub struct Confinement {
+    pub threads: NonZeroUsize,
+    /// Whether there are more processors than threads: a program is then kept to the first ones.
+    is_part: bool,
+    pub memory: Option<ByteSize>,
+}
+
+impl Confinement {
+    /// All processors, unless `threads` says how many.
+    pub fn new(threads: Option<NonZeroUsize>, memory: Option<ByteSize>) -> Result<Self> {
+        let all = thread::available_parallelism()?;
+        let threads = threads.unwrap_or(all);
+        if threads > all {
+            bail!("--threads {threads}: there are {all} processors");
+        }
+        if !cfg!(target_os = "linux") && (threads < all || memory.is_some()) {
+            bail!("--threads and --mem are kept with means that only Linux has");
+        }
+        Ok(Self { threads, is_part: threads < all, memory })
+    }
+
+    /// Runs a command with no more than that, and returns its standard output.
+    pub fn output(&self, command: &Command) -> Result<String> {
+        let mut command = if self.is_part { self.pinned(command) } else { copy(command) };
+        #[cfg(target_os = "linux")]
+        if let Some(ByteSize(bytes)) = self.memory {
+            let limit = cgroup::MemoryLimit::new(bytes).map_err(anyhow::Error::msg)?;
+            let output = crate::run::output(&mut limit.wrap(&command));
+            if limit.oom_kills() > 0 {
+                bail!("{command:?} was killed: it takes more than {} of memory", ByteSize(bytes));
+            }
+            return output;
+        }
+        crate::run::output(&mut command)
+    }
+
+    fn pinned(&self, command: &Command) -> Command {
+        let mut pinned = Command::new("taskset");
+        pinned.arg("-c").arg(format!("0-{}", self.threads.get() - 1));
+        pinned.arg(command.get_program()).args(command.get_args());
+        pinned
+    }
+}
+
+fn copy(command: &Command) -> Command {
+    let mut copy = Command::new(command.get_program());
+    copy.args(command.get_args());
+    copy
+}

