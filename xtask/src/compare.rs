@@ -98,13 +98,20 @@ impl Setting {
     ) -> Result<()> {
         for model in &self.models {
             let mut columns = columns();
-            let mut memory = Samples::default();
+            let (mut memory, mut others) = (Samples::default(), Samples::default());
             for i in 1..=self.rounds {
                 eprintln!("Round {i} of {}: {}", self.rounds, model.name);
+                if let Some(busy) = processor::busy() {
+                    others.push(100.0 * busy);
+                }
                 memory.push(MemoryReader::new().bytes_per_s(self.confinement.threads) / 1e9);
                 round(model, &mut columns)?;
             }
-            println!("\n{}\n\nMemory reads {memory} GB/s.\n", model.name);
+            println!("\n{}\n\nMemory reads {memory} GB/s.", model.name);
+            if !others.is_empty() {
+                println!("Before a round, other programs used {others} % of the processors.");
+            }
+            println!();
             println!("{}", report::table(&columns, n_tokens, prompts, &memory));
         }
         Ok(())

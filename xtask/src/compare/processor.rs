@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use crate::run;
 
@@ -17,9 +19,52 @@ pub fn instructions() -> String {
     cpuinfo(&["flags", "Features"]).unwrap_or_else(name)
 }
 
+/// The part of all processors that is in use for a second in which we do nothing; none where the system does not tell.
+pub fn busy() -> Option<f64> {
+    let before = Ticks::now()?;
+    thread::sleep(Duration::from_secs(1));
+    let now = Ticks::now()?;
+    Some(1.0 - (now.idle - before.idle) as f64 / (now.all - before.all).max(1) as f64)
+}
+
+/// What the kernel has counted since it began, over all processors.
+#[derive(Debug, PartialEq)]
+struct Ticks {
+    idle: u64,
+    all: u64,
+}
+
+impl Ticks {
+    fn now() -> Option<Self> {
+        Self::parse(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    /// The line `cpu user nice system idle iowait irq softirq steal …`; what follows is counted in these already.
+    fn parse(stat: &str) -> Option<Self> {
+        let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let ticks: Vec<u64> =
+            line.split_whitespace().take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
+        let [_, _, _, idle, iowait, ..] = ticks[..] else { return None };
+        Some(Self { idle: idle + iowait, all: ticks.iter().sum() })
+    }
+}
+
 /// The first of these fields that Linux tells.
 fn cpuinfo(fields: &[&str]) -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
     lines.find(|(field, _)| fields.contains(&field.trim())).map(|(_, value)| value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_the_disk_is_idle_and_guests_count_once() {
+        let stat = "cpu  10 1 5 100 20 0 0 4 7 7\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(Ticks::parse(stat), Some(Ticks { idle: 120, all: 140 }));
+        assert_eq!(Ticks::parse("cpu  10 1 5"), None);
+        assert_eq!(Ticks::parse("cpu  a b c d e"), None);
+    }
 }

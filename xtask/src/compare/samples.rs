@@ -12,6 +12,10 @@ impl Samples {
         self.0.sort_by(f64::total_cmp);
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The middle one, or the mean of the middle two; not a number if there is none.
     pub fn median(&self) -> f64 {
         let n = self.0.len();
