@@ -15,7 +15,7 @@ const SYNTHETIC: &str = include_str!("synthetic.py");
 pub enum Choice {
     /// SmolLM2-135M-Instruct
     Demo,
-    /// A Llama of 8 billion random weights; it is made once, and takes 8.4 GB
+    /// Random weights in the shapes of Llama 3 8B; made once, takes 8.4 GB
     #[value(name = "8b")]
     Synthetic8b,
     /// Both
@@ -56,13 +56,13 @@ fn demo(flash_cli: &Path) -> Result<Model> {
 fn synthetic_8b(python: &Path, demo: &Model) -> Result<Model> {
     let dir = cache::dir()?.join("synthetic").join(&cache::sha256_of(&[SYNTHETIC.as_bytes()])[..16]);
     let model = |dir: &Path| Model {
-        name: "8 billion random weights, 4.5 bits each (GGUF: Q4_0; MLX: affine, groups of 64)",
+        name: "Random weights in the shapes of Llama 3 8B, 4.5 bits each (GGUF: Q4_0; MLX: affine, groups of 64)",
         mlx: dir.join("mlx"),
         gguf: dir.join("model.gguf"),
         rows_bytes: 49_152 * 4096 * 9 / 16,
     };
     if !dir.exists() {
-        eprintln!("Making a model of 8 billion random weights (once, 8.4 GB)");
+        eprintln!("Making a model of random weights in the shapes of Llama 3 8B (once, 8.4 GB)");
         let parent = dir.parent().expect("joined above");
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         // Renamed into place when it is whole.
