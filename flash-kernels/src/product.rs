@@ -21,16 +21,18 @@ pub use gather::gather_matmul;
 /// is cheaper than unpacking it again for every few rows.
 pub(crate) const ROWS_DIRECT: usize = 4;
 
-/// Groups of weights multiplied as they are stored at a time: the widest vector of scales.
-const GROUPS_DIRECT: usize = 16;
+/// Codes of a row that are multiplied as they are stored at a time: half an OS page, as far as prefetchers look, and the
+/// decoded scales of a tile stay in a cache.
+const CODES_DIRECT: usize = 4096;
 
 /// Rows of activations that pass over the weights together. Unpacking is then a small part of the work, and the
 /// activations (8 MiB for `k` = 8192) stay in a cache.
 const ROWS_BLOCK: usize = 512;
 
-/// Bytes of weights in a part of a product with few rows: 10 µs or so of reading, so that claiming parts and
-/// the jump to the next cost little, and a thread that was interrupted does not keep the others waiting long.
-const PART_BYTES: usize = 256 << 10;
+/// Bytes of weights in a part of a product with few rows: some 50 µs of reading. The first rows of a part are not fetched
+/// ahead, and what is fetched behind its last ones is another thread's, so parts are large next to what is fetched ahead;
+/// and small next to a matrix, so that a thread that was interrupted does not keep the others waiting long.
+const PART_BYTES: usize = 1 << 20;
 
 /// Tiles of a block: the activations of a panel, up to [`ROWS_BLOCK`] · [`PANEL_K`] of them, come from the last-level
 /// cache for the first tile and from the next for the others.
@@ -202,7 +204,7 @@ impl Product<'_> {
             match x {
                 FixedInput::Few(x) => {
                     for (tile, acc) in tiles.iter().zip(accs) {
-                        for groups in tile.steps(GROUPS_DIRECT) {
+                        for groups in tile.steps(CODES_DIRECT / w.group) {
                             scales.decode(self.kernels, tile, groups.clone());
                             for (x, acc) in x.iter().zip(acc.iter_mut()) {
                                 (self.kernels.multiply_codes)(tile.codes, groups.clone(), scales, x, acc);

@@ -11,7 +11,16 @@ use std::ops::Range;
 use super::transpose::{EVEN, ODD};
 use super::{HALVES, LANES};
 use crate::activations::{FixedVector, LINE_BYTES};
-use crate::tile::{CodeBits, CodeRows, GroupLanes, Lanes, TILE};
+use crate::tile::{CodeBits, CodeRows, GroupLanes, Lanes};
+
+/// Rows whose dot products one vector holds, a quarter for each.
+const QUADS: usize = LANES / 4;
+
+/// How far ahead lines are fetched: with less they come too late, with more they leave the cache before their turn.
+const ROWS_AHEAD: usize = 16;
+
+/// Lines of a row that are multiplied before the next rows are: with the sums of 16 rows, 8 KiB.
+const BLOCK_LINES: usize = 32;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -51,96 +60,96 @@ fn multiply_groups<const BITS: usize, const GROUP: usize>(
     let planes =
         &x.planes[bytes.start / LINE_BYTES * line_planes..bytes.end.div_ceil(LINE_BYTES) * line_planes];
 
-    let n_lines = bytes.len().div_ceil(LINE_BYTES);
-    let next_tile = rows.rows.bytes().as_ptr().wrapping_add(TILE * (row_bytes + bytes.start));
+    let mut quads = [[_mm512_setzero_si512(); QUADS]; BLOCK_LINES];
     for half in 0..HALVES {
         let start = rows.rows.bytes()[half * LANES * row_bytes + bytes.start..].as_ptr();
         let mut sum = acc.load_512(half);
         let mut carried = _mm512_setzero_si512();
-        for (line_idx, planes) in planes.chunks_exact(line_planes).enumerate() {
-            let line_start = line_idx * LINE_BYTES;
-            let mask = u64::MAX >> (LINE_BYTES - (bytes.len() - line_start).min(LINE_BYTES));
-            let ahead = next_tile.wrapping_add((half * n_lines + line_idx) * LANES * LINE_BYTES);
-            let line = Line { start: start.wrapping_add(line_start), row_bytes, mask, ahead };
-            // SAFETY: the bytes that the mask keeps are in the rows, by the assertion on their end.
-            let quads = unsafe {
-                if BITS == 4 {
-                    let planes = [
-                        planes[0].load_512(),
-                        planes[1].load_512(),
-                        planes[2].load_512(),
-                        planes[3].load_512(),
-                    ];
-                    [
-                        line.nibbles(0, planes),
-                        line.nibbles(4, planes),
-                        line.nibbles(8, planes),
-                        line.nibbles(12, planes),
-                    ]
-                } else {
-                    let planes = [planes[0].load_512(), planes[1].load_512()];
-                    [
-                        line.bytes(0, planes),
-                        line.bytes(4, planes),
-                        line.bytes(8, planes),
-                        line.bytes(12, planes),
-                    ]
+        for (block_idx, planes) in planes.chunks(BLOCK_LINES * line_planes).enumerate() {
+            let block_start = block_idx * BLOCK_LINES * LINE_BYTES;
+            // Four rows at a time along the block: as far as they follow each other in memory, so does what is read.
+            for quad in 0..QUADS {
+                for (line_idx, (planes, quads)) in
+                    planes.chunks_exact(line_planes).zip(&mut quads).enumerate()
+                {
+                    let line_start = block_start + line_idx * LINE_BYTES;
+                    let len = bytes.len() - line_start;
+                    let line = Line { start: start.wrapping_add(line_start), row_bytes, len };
+                    // SAFETY: these bytes are in the rows, by the assertion on their end.
+                    quads[quad] = unsafe {
+                        if BITS == 4 {
+                            let [a, b] = [planes[0].load_512(), planes[1].load_512()];
+                            line.nibbles(4 * quad, [a, b, planes[2].load_512(), planes[3].load_512()])
+                        } else {
+                            line.bytes(4 * quad, [planes[0].load_512(), planes[1].load_512()])
+                        }
+                    };
                 }
-            };
-            let group = line_start / group_bytes;
-            let mut add = |group: usize, dot: __m512i| {
-                let (scale, bias) =
-                    (scales.scales[group].load_512(half), scales.biases[group].load_512(half));
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(terms[group].scale));
-                sum = _mm512_fmadd_ps(scaled, scale, sum);
-                sum = _mm512_fmadd_ps(_mm512_set1_ps(terms[group].sum), bias, sum);
-            };
-            match LINE_BYTES / group_bytes {
-                4 => {
-                    for (idx, dot) in quarters(quads).into_iter().enumerate() {
-                        if group + idx < groups.len() {
-                            add(group + idx, dot);
+            }
+            let n_lines = planes.len() / line_planes;
+            for (line_idx, quads) in quads[..n_lines].iter().enumerate() {
+                let group = (block_start + line_idx * LINE_BYTES) / group_bytes;
+                let mut add = |group: usize, dot: __m512i| {
+                    let (scale, bias) =
+                        (scales.scales[group].load_512(half), scales.biases[group].load_512(half));
+                    let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(terms[group].scale));
+                    sum = _mm512_fmadd_ps(scaled, scale, sum);
+                    sum = _mm512_fmadd_ps(_mm512_set1_ps(terms[group].sum), bias, sum);
+                };
+                match LINE_BYTES / group_bytes {
+                    4 => {
+                        for (idx, dot) in quarters(*quads).into_iter().enumerate() {
+                            if group + idx < groups.len() {
+                                add(group + idx, dot);
+                            }
                         }
                     }
-                }
-                2 => {
-                    let [first, second] = halves(quads);
-                    add(group, first);
-                    if group + 1 < groups.len() {
-                        add(group + 1, second);
+                    2 => {
+                        let [first, second] = halves(*quads);
+                        add(group, first);
+                        if group + 1 < groups.len() {
+                            add(group + 1, second);
+                        }
                     }
+                    1 => add(group, whole(*quads)),
+                    // Two lines a group.
+                    _ if line_idx % 2 == 0 => carried = whole(*quads),
+                    _ => add(group, _mm512_add_epi32(carried, whole(*quads))),
                 }
-                1 => add(group, whole(quads)),
-                // Two lines a group.
-                _ if line_idx % 2 == 0 => carried = whole(quads),
-                _ => add(group, _mm512_add_epi32(carried, whole(quads))),
             }
         }
         acc.store_512(half, sum);
     }
 }
 
-/// A line of each of 16 rows, of which only some bytes may be stored.
+/// A line of each of 16 rows, and what follows it.
 #[derive(Clone, Copy)]
 struct Line {
     start: *const u8,
     row_bytes: usize,
-    mask: u64,
-    ahead: *const u8,
+    /// Bytes that are stored of each row from here on.
+    len: usize,
 }
 
 impl Line {
-    /// Loads the line of one row.
+    /// Loads the line of one row; what is not stored is zero.
     ///
     /// # Safety
-    /// The bytes that the mask keeps must be readable.
+    /// The bytes of the row must be readable.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn load(self, row: usize) -> __m512i {
         let start = self.start.wrapping_add(row * self.row_bytes);
-        _mm_prefetch::<_MM_HINT_T1>(self.ahead.wrapping_add(row * LINE_BYTES).cast());
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_maskz_loadu_epi8(self.mask, start.cast()) }
+        // Behind the last row there may be nothing, and a prefetch cannot fault.
+        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(ROWS_AHEAD * self.row_bytes).cast());
+        // SAFETY: the caller's promise; the mask keeps what is stored.
+        unsafe {
+            if self.len >= LINE_BYTES {
+                _mm512_loadu_si512(start.cast())
+            } else {
+                _mm512_maskz_loadu_epi8(u64::MAX >> (LINE_BYTES - self.len), start.cast())
+            }
+        }
     }
 
     /// Multiplies the codes of 4 bits in four rows from `row` on with the activations' upper digits (of codes in
