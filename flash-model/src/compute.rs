@@ -18,6 +18,10 @@ use crate::attention::CausalAttention;
 use crate::config::QuantizedFormat;
 use crate::kv::LayerKv;
 
+/// What a thread of the kernels keeps: sums for 512 rows of activations and 128 of weights, panels, scores of attention.
+#[cfg(target_os = "linux")]
+const KERNEL_THREAD_BYTES: u64 = 1 << 20;
+
 /// Who computes a model's layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compute {
@@ -92,6 +96,16 @@ impl Backend {
     #[cfg(not(target_os = "linux"))]
     fn native() -> Result<Self, ModelError> {
         Err(ModelError::NativeCompute { reason: "it is there on Linux only".to_owned() })
+    }
+
+    /// What computing takes beside activations of `activation_bytes`, where MLX would widen weights to `widened_bytes`.
+    pub(crate) fn scratch_bytes(&self, widened_bytes: u64, activation_bytes: u64) -> u64 {
+        match self {
+            Self::Mlx => widened_bytes,
+            // Weights are read as they are stored. Activations are copied once, to numbers of half their size.
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => activation_bytes / 2 + KERNEL_THREAD_BYTES * pool.n_threads() as u64,
+        }
     }
 
     /// A layer's KV cache over `buffers`, each `[kv_heads, capacity_tokens, head_dim]`, f32.

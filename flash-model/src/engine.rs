@@ -110,6 +110,7 @@ impl Model {
     /// What a workload takes beside the weights.
     pub fn needs(&self, workload: &Workload) -> MemoryNeeds {
         MemoryNeeds::new(
+            &self.backend,
             &self.decoder,
             &self.bundles,
             self.kv_shape,

@@ -6,6 +6,7 @@ use flash_kv::{KvShape, Tail};
 use flash_sched::{BelowFloor, ResidencyPlan};
 
 use crate::bundle::{Bundle, Bundles};
+use crate::compute::Backend;
 use crate::decoder::{CHUNK_TOKENS, Decoder};
 use crate::{ModelError, memory};
 
@@ -47,7 +48,7 @@ pub struct MemoryNeeds {
     pub process_bytes: u64,
     /// Keys and values.
     pub kv_bytes: u64,
-    /// Activations, logits, and weights widened to f32.
+    /// Activations, logits, and what computing takes besides.
     pub activation_bytes: u64,
     /// Weights too small to be worth streaming.
     pub small_weights_bytes: u64,
@@ -55,6 +56,7 @@ pub struct MemoryNeeds {
 
 impl MemoryNeeds {
     pub(crate) fn new(
+        backend: &Backend,
         decoder: &Decoder,
         bundles: &Bundles,
         kv: KvShape,
@@ -67,10 +69,11 @@ impl MemoryNeeds {
         let usual_bytes = PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * vocab_size as u64;
         let measured_bytes = process_at_first_plan() + GROWTH_BYTES;
         let widened_bytes = bundles.as_slice().iter().map(Bundle::widened_bytes).max().unwrap_or(0);
+        let activation_bytes = decoder.activation_bytes(prompt_tokens, context_tokens);
         Self {
             process_bytes: usual_bytes.max(measured_bytes),
             kv_bytes: Tail::budget_bytes(kv, n_layers, context_tokens),
-            activation_bytes: decoder.activation_bytes(prompt_tokens, context_tokens) + widened_bytes,
+            activation_bytes: activation_bytes + backend.scratch_bytes(widened_bytes, activation_bytes),
             small_weights_bytes: bundles.small_bytes(),
         }
     }
