@@ -3,7 +3,9 @@
 #[non_exhaustive]
 pub enum KernelError {
     /// The format packs codes of another width.
-    #[error("affine codes of {bits} bits are not supported (4 and 8 are)")]
+    #[error(
+        "affine codes of {bits} bits are not supported: those of 2, 3, 4, 6 and 8 are multiplied, of 4 and 8 made"
+    )]
     Bits {
         /// The width asked for.
         bits: u32,

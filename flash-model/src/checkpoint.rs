@@ -84,6 +84,21 @@ impl Checkpoint {
     }
 }
 
+impl Checkpoint {
+    /// Checks that the biases of a quantised matrix have the dtype of its scales.
+    pub(crate) fn expect_dtype_of_scales(&self, scales: &Tensor, biases: &Tensor) -> Result<(), ModelError> {
+        if scales.dtype == biases.dtype {
+            return Ok(());
+        }
+        Err(ModelError::TensorDtype {
+            path: self.catalog.shards()[biases.shard.0].path.clone(),
+            tensor: biases.name.clone(),
+            dtype: biases.dtype,
+            expected: "the dtype of the scales",
+        })
+    }
+}
+
 /// What a tensor may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TensorKind {

@@ -59,14 +59,7 @@ impl Embedding {
             let groups = hidden / format.group_size as u64;
             let scales = tensor("scales", groups, TensorKind::Float)?;
             let biases = tensor("biases", groups, TensorKind::Float)?;
-            if scales.dtype != biases.dtype {
-                return Err(ModelError::TensorDtype {
-                    path: checkpoint.catalog().shards()[biases.shard.0].path.clone(),
-                    tensor: biases.name.clone(),
-                    dtype: biases.dtype,
-                    expected: "the dtype of the scales",
-                });
-            }
+            checkpoint.expect_dtype_of_scales(scales, biases)?;
             Storage::Quantized {
                 codes: Rows::of(tensor("weight", hidden * format.bits as u64 / 32, TensorKind::Codes)?),
                 scales: Rows::of(scales),

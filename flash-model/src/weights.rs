@@ -73,6 +73,11 @@ impl<'a> Weights<'a> {
                 "the group size must divide every row",
             ));
         }
+        let catalog = self.checkpoint.catalog();
+        let tensor = |name: &str| catalog.get(&format!("{}.{name}", self.path));
+        if let (Some(scales), Some(biases)) = (tensor("scales"), tensor("biases")) {
+            self.checkpoint.expect_dtype_of_scales(scales, biases)?;
+        }
         let n_groups = input_dims / format.group_size;
         linear.format = Some(format);
         linear.weight = Param::new(unloaded(&[output_dims, input_dims * format.bits / 32], Dtype::Uint32)?);

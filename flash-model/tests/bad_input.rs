@@ -230,6 +230,22 @@ fn a_shape_that_disagrees_with_the_configuration_names_both() {
 }
 
 #[test]
+fn biases_of_another_dtype_than_their_scales_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config["quantization"] = json!({ "group_size": 32, "bits": 4 });
+    let mut tensors = tensors();
+    tensors[8] = ("model.layers.0.mlp.gate_proj.weight".into(), "U32", vec![64, HIDDEN / 8]);
+    tensors.push(("model.layers.0.mlp.gate_proj.scales".into(), "F32", vec![64, HIDDEN / 32]));
+    tensors.push(("model.layers.0.mlp.gate_proj.biases".into(), "F16", vec![64, HIDDEN / 32]));
+    write(dir.path(), &config, &tensors);
+    let error = open(dir.path()).unwrap_err();
+    let wanted = "model.layers.0.mlp.gate_proj.biases";
+    assert!(matches!(&error, ModelError::TensorDtype { tensor, .. } if tensor == wanted), "{error:?}");
+    assert!(error.to_string().contains("the dtype of the scales"), "{error}");
+}
+
+#[test]
 fn a_dtype_that_no_weight_can_have_is_named() {
     let (_dir, model) = model_with(|tensors| tensors[8].1 = "I32");
     let error = model.unwrap_err();
