@@ -39,6 +39,9 @@ pub enum When {
     Nth(u64),
     /// Every read whose number is a multiple of `n`.
     EveryNth(u64),
+    /// One in `n` reads, as if by chance. Threads that read in turns, and share the count, cannot fall into step with it
+    /// so that one of them gets every fault.
+    OneIn(u64),
     /// The `n`-th read and all after it.
     From(u64),
 }
@@ -48,9 +51,18 @@ impl When {
         match self {
             When::Nth(n) => read_idx == n,
             When::EveryNth(n) => read_idx.is_multiple_of(n),
+            When::OneIn(n) => scatter(read_idx).is_multiple_of(n),
             When::From(n) => read_idx >= n,
         }
     }
+}
+
+/// The finalizer of `SplitMix64`: neighbours become unlike each other.
+fn scatter(idx: u64) -> u64 {
+    let mut z = idx.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
 
 /// Storage that passes reads on to another, except for those that are to fail.
