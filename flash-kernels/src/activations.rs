@@ -1,12 +1,12 @@
 //! Activations as fixed-point numbers, so that their products with codes are integers and the order of adding
 //! them cannot matter.
 //!
-//! Each group of values becomes 16-bit codes and a scale. An element of a product with affine weights is, for each
-//! group from the first to the last and with each step rounded to `f32`,
-//! `acc ← fma(D · scale, s, acc)`, then `acc ← fma(sum, b, acc)`,
+//! Each group of values becomes 16-bit codes and a scale. A chain of groups ([`chains`](crate::chains)) is, from 0 on, for
+//! each group from the first to the last and with each step rounded to `f32`,
+//! `chain ← fma(D · scale, s, chain)`, then `chain ← fma(sum, b, chain)`,
 //! where `D` is the exact dot product of the group's codes with the weights' codes, `sum` the sum of the group's
-//! values, and `s` and `b` the weights' scale and bias. Nothing in this depends on other rows, on threads or on the
-//! instruction set.
+//! values, and `s` and `b` the weights' scale and bias. An element of a product with affine weights is 0 plus each chain, from the
+//! first to the last. Nothing in this depends on other rows, on threads or on the instruction set.
 
 mod rows;
 mod vector;

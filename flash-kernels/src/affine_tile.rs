@@ -10,8 +10,8 @@ use crate::widen::{Narrow, widen_e8m0};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AffineTile<'a> {
     pub(crate) codes: CodeRows<'a>,
-    scales: FloatRows<'a>,
-    biases: FloatRows<'a>,
+    pub(crate) scales: FloatRows<'a>,
+    pub(crate) biases: FloatRows<'a>,
 }
 
 impl<'a> AffineTile<'a> {
@@ -66,10 +66,9 @@ impl<'a> AffineTile<'a> {
         tiles.collect()
     }
 
-    /// The groups of a row, up to `step` at a time.
-    pub(crate) fn steps(&self, step: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let n_groups = self.scales.rows.row_bytes() / self.scales.float.size_bytes();
-        (0..n_groups).step_by(step).map(move |start| start..n_groups.min(start + step))
+    /// Groups of a row.
+    pub(crate) fn n_groups(&self) -> usize {
+        self.scales.rows.row_bytes() / self.scales.float.size_bytes()
     }
 
     /// Adds the products of one activation that fixed-point numbers do not stand for.
@@ -84,11 +83,11 @@ impl<'a> AffineTile<'a> {
 }
 
 impl GroupLanes {
-    /// Decodes the scales and biases of the groups `groups` of a tile.
-    pub(crate) fn decode(&mut self, kernels: &Kernels, tile: &AffineTile<'_>, groups: Range<usize>) {
+    /// Decodes the scales and biases of a tile.
+    pub(crate) fn decode(&mut self, kernels: &Kernels, tile: &AffineTile<'_>) {
         for (rows, out) in [(tile.scales, &mut self.scales), (tile.biases, &mut self.biases)] {
-            out.resize(groups.len(), Lanes::ZERO);
-            (kernels.decode)(rows, groups.clone(), out);
+            out.resize(tile.n_groups(), Lanes::ZERO);
+            (kernels.decode)(rows, 0..tile.n_groups(), out);
         }
     }
 }

@@ -41,6 +41,8 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::activations::{FixedRows, FixedVector, Plane, ROW_TILE, RowPairs, Terms};
+use crate::affine_tile::AffineTile;
+use crate::chains::Link;
 use crate::error::KernelError;
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes};
 use crate::widen::Narrow;
@@ -161,18 +163,17 @@ pub(crate) struct Kernels {
     /// Decodes the columns `columns` of the rows: one element of `out` for each column.
     pub(crate) decode: fn(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]),
 
-    /// Adds to `acc` the products of the groups `groups` of `x` with those of the rows; `scales` hold just these
-    /// groups. The first group starts a line.
-    pub(crate) multiply_codes:
-        fn(rows: CodeRows<'_>, groups: Range<usize>, scales: &GroupLanes, x: &FixedVector, acc: &mut Lanes),
+    /// Adds to `acc` the chains of the products of `x` with the rows of the tile.
+    pub(crate) multiply_codes: fn(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes),
 
-    /// Unpacks the groups `groups` of the rows.
-    pub(crate) unpack_codes: fn(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel),
+    /// Unpacks the groups of the links.
+    pub(crate) unpack_codes: fn(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel),
 
-    /// Adds to `acc` (one element for each row of `x`, and more up to a multiple of [`ROW_STEP`](crate::activations::ROW_STEP)) the products of the groups `groups` of `x` with the panel,
-    /// which holds just these groups, as do `scales`.
+    /// Goes on with `sums` (one element for each row of `x`, and more up to a multiple of
+    /// [`ROW_STEP`](crate::activations::ROW_STEP)) by the products of the links `links` of `x` with the panel, which holds
+    /// just their groups; `scales` hold all.
     pub(crate) multiply_panel:
-        fn(panel: &CodePanel, groups: Range<usize>, scales: &GroupLanes, x: &FixedRows, acc: &mut [Lanes]),
+        fn(panel: &CodePanel, links: Range<usize>, scales: &GroupLanes, x: &FixedRows, sums: Sums<'_>),
 
     /// Adds to `acc` the products of the row `x` with the rows.
     pub(crate) multiply_floats: fn(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes),
@@ -189,6 +190,15 @@ pub(crate) struct Kernels {
 
     /// [`soften`](crate::elementwise::soften).
     pub(crate) soften: fn(scores: &mut [f32]) -> (f32, f32),
+}
+
+/// What [`multiply_panel`](Kernels::multiply_panel) adds to, for each row of activations.
+#[derive(Debug)]
+pub(crate) struct Sums<'a> {
+    /// The chain that is not done.
+    pub(crate) chain: &'a mut [Lanes],
+    /// Those that are, added.
+    pub(crate) acc: &'a mut [Lanes],
 }
 
 /// Activations as given: `[m, k]`.

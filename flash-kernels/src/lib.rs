@@ -37,6 +37,7 @@ mod activations;
 mod affine;
 mod affine_tile;
 mod attention;
+mod chains;
 mod elementwise;
 mod error;
 mod float;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::activations::{Exception, FixedRows, FixedVector, ROW_STEP};
 use crate::affine_tile::AffineTile;
 use crate::error::{KernelError, check_len};
-use crate::isa::{FloatInput, Kernels};
+use crate::isa::{FloatInput, Kernels, Sums};
 use crate::matrix::{AffineStorage, Floats, Matrix, Storage};
 use crate::pool::{Columns, Pool};
 use crate::tile::{CodePanel, FLOAT_PANEL_K, FloatRows, GroupLanes, Lanes, PANEL_K, Rows, TILE};
@@ -20,10 +20,6 @@ pub use gather::gather_matmul;
 /// Rows of activations up to which weights are multiplied as they are stored. Beyond, unpacking a panel first
 /// is cheaper than unpacking it again for every few rows.
 pub(crate) const ROWS_DIRECT: usize = 4;
-
-/// Codes of a row that are multiplied as they are stored at a time: half an OS page, as far as prefetchers look, and the
-/// decoded scales of a tile stay in a cache.
-const CODES_DIRECT: usize = 4096;
 
 /// Rows of activations that pass over the weights together. Unpacking is then a small part of the work, and the
 /// activations (8 MiB for `k` = 8192) stay in a cache.
@@ -183,8 +179,10 @@ struct Product<'a> {
 #[derive(Default)]
 struct Scratch {
     acc: Vec<Lanes>,
+    chains: Vec<Lanes>,
     panel: CodePanel,
-    scales: GroupLanes,
+    /// One for each tile of a block.
+    scales: [GroupLanes; BLOCK_TILES],
     floats: Vec<Lanes>,
     widened: [Vec<u8>; 3],
     spare: [Vec<u8>; 3],
@@ -197,28 +195,31 @@ thread_local! {
 impl Product<'_> {
     fn affine(&self, w: &AffineStorage<'_>, x: &FixedInput, part: Columns<'_>) {
         self.for_blocks(part, x.m(), |columns, scratch| {
-            let Scratch { acc, panel, scales, widened, spare, .. } = scratch;
+            let Scratch { acc, chains, panel, scales, widened, spare, .. } = scratch;
             let tiles = AffineTile::of(self.kernels, w, self.k, columns, widened, spare);
             let acc_len = acc.len() / tiles.len();
             let accs = acc.chunks_exact_mut(acc_len);
             match x {
                 FixedInput::Few(x) => {
                     for (tile, acc) in tiles.iter().zip(accs) {
-                        for groups in tile.steps(CODES_DIRECT / w.group) {
-                            scales.decode(self.kernels, tile, groups.clone());
-                            for (x, acc) in x.iter().zip(acc.iter_mut()) {
-                                (self.kernels.multiply_codes)(tile.codes, groups.clone(), scales, x, acc);
-                            }
+                        for (x, acc) in x.iter().zip(acc) {
+                            (self.kernels.multiply_codes)(tile, x, acc);
                         }
                     }
                 }
                 FixedInput::Many(x) => {
-                    let mut accs: Vec<_> = accs.collect();
-                    for groups in tiles[0].steps(PANEL_K / w.group) {
-                        for (tile, acc) in tiles.iter().zip(&mut accs) {
-                            scales.decode(self.kernels, tile, groups.clone());
-                            (self.kernels.unpack_codes)(tile.codes, groups.clone(), panel);
-                            (self.kernels.multiply_panel)(panel, groups.clone(), scales, x, acc);
+                    for (tile, scales) in tiles.iter().zip(&mut *scales) {
+                        scales.decode(self.kernels, tile);
+                    }
+                    chains.resize(tiles.len() * acc_len, Lanes::ZERO);
+                    let mut sums: Vec<_> = chains.chunks_exact_mut(acc_len).zip(accs).collect();
+                    let step = PANEL_K / w.group;
+                    for start in (0..x.links.len()).step_by(step) {
+                        let links = start..x.links.len().min(start + step);
+                        for (tile, (scales, (chain, acc))) in tiles.iter().zip(scales.iter().zip(&mut sums)) {
+                            (self.kernels.unpack_codes)(tile.codes, &x.links[links.clone()], panel);
+                            let sums = Sums { chain, acc };
+                            (self.kernels.multiply_panel)(panel, links.clone(), scales, x, sums);
                         }
                     }
                 }

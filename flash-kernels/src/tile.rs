@@ -35,6 +35,13 @@ pub(crate) struct CodePairs(pub(crate) [[i16; 2]; TILE]);
 
 impl Lanes {
     pub(crate) const ZERO: Self = Self([0.0; TILE]);
+
+    /// Adds `chain` to each lane.
+    pub(crate) fn add(&mut self, chain: &Self) {
+        for (sum, value) in self.0.iter_mut().zip(chain.0) {
+            *sum += value;
+        }
+    }
 }
 
 /// [`TILE`] rows of stored bytes, each of one length and right behind the one before.
@@ -166,7 +173,7 @@ pub(crate) struct CodePanel {
     pub(crate) cross: Vec<IntLanes>,
 }
 
-/// Scales and biases of some groups of a tile's rows: `[groups]` each.
+/// Scales and biases of a tile's rows: `[groups]` each.
 #[derive(Debug, Default)]
 pub(crate) struct GroupLanes {
     pub(crate) scales: Vec<Lanes>,

@@ -18,9 +18,10 @@ use crate::attention::CausalAttention;
 use crate::config::QuantizedFormat;
 use crate::kv::LayerKv;
 
-/// What a thread of the kernels keeps: sums for 512 rows of activations and 128 of weights, panels, scores of attention.
+/// What a thread of the kernels keeps: for 128 rows of weights their scales and biases, and two sums with each of 512 rows of
+/// activations; panels, scores of attention.
 #[cfg(target_os = "linux")]
-const KERNEL_THREAD_BYTES: u64 = 1 << 20;
+const KERNEL_THREAD_BYTES: u64 = 2 << 20;
 
 /// Who computes a model's layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

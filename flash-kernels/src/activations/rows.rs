@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use super::{Exception, Terms, exceptions};
+use crate::chains::{Link, links};
 use crate::isa::Kernels;
 use crate::pool::Pool;
 use crate::tile::{CodeBits, UNIT};
@@ -33,7 +34,8 @@ pub(crate) struct FixedRows {
     pub(crate) m: usize,
     /// Values in a group.
     pub(crate) group: usize,
-    n_groups: usize,
+    /// The groups, in the order in which they lie here.
+    pub(crate) links: Vec<Link>,
     /// `[row tiles, groups, group / 2]`; the codes of each unit in the order [`CodeBits::order`] says. Missing rows are
     /// zeros.
     pub(crate) pairs: Vec<RowPairs>,
@@ -65,7 +67,7 @@ impl FixedRows {
         Self {
             m,
             group,
-            n_groups,
+            links: links(n_groups),
             pairs: vec![RowPairs([[0; 2]; ROW_TILE]); n_tiles * group / 2],
             terms: vec![[Terms::default(); ROW_TILE]; n_tiles],
             cross: vec![[0; ROW_TILE]; n_tiles],
@@ -73,10 +75,10 @@ impl FixedRows {
         }
     }
 
-    /// The index of a row tile's group among all.
+    /// The index of a row tile's group, that of the link `link_idx`, among all.
     #[inline]
-    pub(crate) fn tile_idx(&self, group_idx: usize, tile_idx: usize) -> usize {
-        tile_idx * self.n_groups + group_idx
+    pub(crate) fn tile_idx(&self, link_idx: usize, tile_idx: usize) -> usize {
+        tile_idx * self.links.len() + link_idx
     }
 
     /// The pairs of the tile with this index.
@@ -93,14 +95,14 @@ pub(crate) fn convert(pool: &Pool, batches: &mut [FixedRows], rows: &[Vec<&[f32]
         .zip(rows)
         .enumerate()
         .flat_map(|(batch_idx, (batch, rows))| {
-            let FixedRows { group, n_groups, pairs, terms, cross, .. } = batch;
-            let (group, n_groups) = (*group, *n_groups);
+            let FixedRows { group, links, pairs, terms, cross, .. } = batch;
+            let (group, links) = (*group, links.as_slice());
             let outs = pairs
                 .chunks_mut(PART_TILES * group / 2)
                 .zip(terms.chunks_mut(PART_TILES).zip(cross.chunks_mut(PART_TILES)));
             outs.enumerate().map(move |(idx, (pairs, (terms, cross)))| {
                 let (first, exceptions) = (PART_TILES * idx, Vec::new());
-                Mutex::new(Part { batch_idx, rows, group, n_groups, first, pairs, terms, cross, exceptions })
+                Mutex::new(Part { batch_idx, rows, group, links, first, pairs, terms, cross, exceptions })
             })
         })
         .collect();
@@ -123,7 +125,7 @@ struct Part<'a> {
     /// All of the batch.
     rows: &'a [&'a [f32]],
     group: usize,
-    n_groups: usize,
+    links: &'a [Link],
     first: usize,
     pairs: &'a mut [RowPairs],
     terms: &'a mut [[Terms; ROW_TILE]],
@@ -133,11 +135,12 @@ struct Part<'a> {
 
 impl Part<'_> {
     fn convert(&mut self, kernels: &Kernels, bits: CodeBits) {
-        let (group, n_groups) = (self.group, self.n_groups);
+        let (group, n_groups) = (self.group, self.links.len());
         let mut codes = vec![0; ROW_TILE * group];
         let outs = self.pairs.chunks_exact_mut(group / 2).zip(self.terms.iter_mut().zip(&mut *self.cross));
         for (idx, (pairs, (terms, cross))) in (self.first..).zip(outs) {
-            let (row_start, k_start) = (idx / n_groups * ROW_TILE, idx % n_groups * group);
+            let (row_start, k_start) =
+                (idx / n_groups * ROW_TILE, self.links[idx % n_groups].group_idx * group);
             for (at, codes) in codes.chunks_exact_mut(group).enumerate() {
                 let row_idx = row_start + at;
                 let Some(row) = self.rows.get(row_idx) else {

@@ -1,4 +1,5 @@
-use super::{Exception, Terms, exceptions};
+use super::{Exception, exceptions};
+use crate::chains::CHAINS;
 use crate::isa::Kernels;
 use crate::tile::CodeBits;
 
@@ -16,8 +17,9 @@ pub(crate) struct FixedVector {
     /// For each line 4 planes with codes of 4 bits, 2 with codes of 8; the last line may have more codes than `k`,
     /// and their activations are zeros. Each instruction set has an arrangement of its own.
     pub(crate) planes: Vec<Plane>,
-    /// One for each group.
-    pub(crate) terms: Vec<Terms>,
+    /// The [`Terms`](super::Terms) of each group, apart, and zeros up to a multiple of [`CHAINS`].
+    pub(crate) scales: Vec<f32>,
+    pub(crate) sums: Vec<f32>,
     /// As those of row 0.
     pub(crate) exceptions: Vec<Exception>,
 }
@@ -27,18 +29,19 @@ impl FixedVector {
     pub(crate) fn new(kernels: &Kernels, x: &[f32], group: usize, bits: CodeBits) -> Self {
         let line_codes = LINE_BYTES * 8 / bits.width();
         let mut codes = vec![0; x.len().next_multiple_of(line_codes)];
-        let mut terms = vec![Terms::default(); x.len() / group];
+        let mut scales = vec![0.0; (x.len() / group).next_multiple_of(CHAINS)];
+        let mut sums = scales.clone();
         let mut found = Vec::new();
         let groups = codes.chunks_exact_mut(group).zip(x.chunks_exact(group));
-        for (idx, ((codes, values), terms)) in groups.zip(&mut terms).enumerate() {
+        for (idx, (codes, values)) in groups.enumerate() {
             match (kernels.fix_group)(values, codes) {
-                Some(fixed) => *terms = fixed,
+                Some(terms) => (scales[idx], sums[idx]) = (terms.scale, terms.sum),
                 None => found.extend(exceptions(0, idx * group, values)),
             }
         }
         let mut planes = vec![Plane([0; LINE_BYTES]); codes.len() * size_of::<i16>() / LINE_BYTES];
         (kernels.arrange)(bits, &codes, &mut planes);
-        Self { planes, terms, exceptions: found }
+        Self { planes, scales, sums, exceptions: found }
     }
 }
 

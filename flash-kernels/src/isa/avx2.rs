@@ -27,9 +27,9 @@ pub(super) static KERNELS: Kernels = kernels! {
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
     arrange: arrange, (bits, codes, planes);
     decode: floats::decode, (rows, columns, out);
-    multiply_codes: codes::multiply, (rows, groups, scales, x, acc);
-    unpack_codes: panel::unpack, (rows, groups, panel);
-    multiply_panel: panel::multiply, (panel, groups, scales, x, acc);
+    multiply_codes: codes::multiply, (tile, x, acc);
+    unpack_codes: panel::unpack, (rows, links, panel);
+    multiply_panel: panel::multiply, (panel, links, scales, x, sums);
     multiply_floats: floats::multiply, (rows, x, acc);
     multiply_lanes: floats::multiply_lanes, (weights, column_start, x, acc);
     widen: widen, (narrow, codes, out);

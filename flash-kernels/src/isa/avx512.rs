@@ -14,6 +14,7 @@ macro_rules! unroll {
 mod codes;
 mod floats;
 mod panel;
+mod scales;
 mod transpose;
 mod vectors;
 
@@ -44,9 +45,9 @@ pub(super) static KERNELS: Kernels = kernels! {
     arrange: arrange, (bits, codes, planes);
     widen: widen, (narrow, codes, out);
     decode: floats::decode, (rows, columns, out);
-    multiply_codes: codes::multiply, (rows, groups, scales, x, acc);
-    unpack_codes: panel::unpack, (rows, groups, panel);
-    multiply_panel: panel::multiply, (panel, groups, scales, x, acc);
+    multiply_codes: codes::multiply, (tile, x, acc);
+    unpack_codes: panel::unpack, (rows, links, panel);
+    multiply_panel: panel::multiply, (panel, links, scales, x, sums);
     multiply_floats: floats::multiply, (rows, x, acc);
     multiply_lanes: floats::multiply_lanes, (weights, column_start, x, acc);
     rms_norm: rms_norm, (x, weight, eps, out);

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
-use super::{FloatInput, Kernels};
+use super::{FloatInput, Kernels, Sums};
 use crate::activations::{
     FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, fix_group, pack_rows,
 };
+use crate::affine_tile::AffineTile;
+use crate::chains::{CHAINS, Link};
 use crate::elementwise::{rms_norm_row, soften, swiglu_slice};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes, TILE};
 use crate::widen::widen;
@@ -41,19 +43,18 @@ fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]) {
     }
 }
 
-fn multiply_codes(
-    rows: CodeRows<'_>,
-    groups: Range<usize>,
-    scales: &GroupLanes,
-    x: &FixedVector,
-    acc: &mut Lanes,
-) {
+fn multiply_codes(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+    let rows = tile.codes;
     let bits = rows.bits;
     let shifts = bits.word_codes() / 2;
     let group_words = rows.group / bits.word_codes();
-    for (idx, group_idx) in groups.enumerate() {
-        let terms = x.terms[group_idx];
-        for lane in 0..TILE {
+    let mut chains = [Lanes::ZERO; CHAINS];
+    let [mut scale, mut bias] = [[Lanes::ZERO]; 2];
+    for group_idx in 0..tile.n_groups() {
+        let terms = Terms { scale: x.scales[group_idx], sum: x.sums[group_idx] };
+        decode(tile.scales, group_idx..group_idx + 1, &mut scale);
+        decode(tile.biases, group_idx..group_idx + 1, &mut bias);
+        for (lane, chain) in chains[group_idx % CHAINS].0.iter_mut().enumerate() {
             let words = &rows.rows.row(lane).as_chunks::<4>().0[group_idx * group_words..][..group_words];
             let mut dot = 0;
             for (word_idx, word) in (group_idx * group_words..).zip(words) {
@@ -66,9 +67,10 @@ fn multiply_codes(
                     dot += i32::from(high) * i32::from(i16::from_le_bytes([c, d]));
                 }
             }
-            add(&mut acc.0[lane], dot, terms, scales.scales[idx].0[lane], scales.biases[idx].0[lane]);
+            add(chain, dot, terms, scale[0].0[lane], bias[0].0[lane]);
         }
     }
+    chains.iter().for_each(|chain| acc.add(chain));
 }
 
 /// The codes that shift `shift` leaves in the halves of a word.
@@ -78,24 +80,25 @@ fn pair(bits: CodeBits, word: u32, shift: usize) -> [i16; 2] {
     [shifted & mask, shifted >> 16 & mask].map(|code| code as i16)
 }
 
-/// Adds one group's contribution to an element.
-fn add(acc: &mut f32, dot: i32, terms: Terms, scale: f32, bias: f32) {
-    *acc = (dot as f32 * terms.scale).mul_add(scale, *acc);
-    *acc = terms.sum.mul_add(bias, *acc);
+/// Adds one group's contribution to a chain.
+fn add(chain: &mut f32, dot: i32, terms: Terms, scale: f32, bias: f32) {
+    *chain = (dot as f32 * terms.scale).mul_add(scale, *chain);
+    *chain = terms.sum.mul_add(bias, *chain);
 }
 
-fn unpack_codes(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel) {
+fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
     let (bits, group) = (rows.bits, rows.group);
-    let bytes = bits.bytes(groups.start * group)..bits.bytes(groups.end * group);
-    panel.pairs.clear();
-    panel.pairs.resize(groups.len() * group / 2, CodePairs([[0; 2]; TILE]));
+    let group_bytes = bits.bytes(group);
+    panel.pairs.resize(links.len() * group / 2, CodePairs([[0; 2]; TILE]));
     let word_pairs = bits.word_codes() / 2;
-    for lane in 0..TILE {
-        let words = rows.rows.row(lane)[bytes.clone()].as_chunks::<4>().0;
-        for (pairs, word) in panel.pairs.chunks_exact_mut(word_pairs).zip(words) {
-            let word = u32::from_le_bytes(*word);
-            for (shift, out) in pairs.iter_mut().enumerate() {
-                out.0[lane] = pair(bits, word, shift);
+    for (link, pairs) in links.iter().zip(panel.pairs.chunks_exact_mut(group / 2)) {
+        for lane in 0..TILE {
+            let words = rows.rows.row(lane)[link.group_idx * group_bytes..][..group_bytes].as_chunks::<4>().0;
+            for (pairs, word) in pairs.chunks_exact_mut(word_pairs).zip(words) {
+                let word = u32::from_le_bytes(*word);
+                for (shift, out) in pairs.iter_mut().enumerate() {
+                    out.0[lane] = pair(bits, word, shift);
+                }
             }
         }
     }
@@ -103,16 +106,16 @@ fn unpack_codes(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel)
 
 fn multiply_panel(
     panel: &CodePanel,
-    groups: Range<usize>,
+    links: Range<usize>,
     scales: &GroupLanes,
     x: &FixedRows,
-    acc: &mut [Lanes],
+    Sums { chain, acc }: Sums<'_>,
 ) {
-    for (idx, group_idx) in groups.enumerate() {
-        let (scale, bias) = (&scales.scales[idx].0, &scales.biases[idx].0);
-        let pairs = &panel.pairs[idx * x.group / 2..][..x.group / 2];
-        for (row_idx, acc) in acc.iter_mut().enumerate() {
-            let (tile, row) = (x.tile_idx(group_idx, row_idx / ROW_TILE), row_idx % ROW_TILE);
+    for (link_idx, pairs) in links.zip(panel.pairs.chunks_exact(x.group / 2)) {
+        let Link { group_idx, is_first, is_last } = x.links[link_idx];
+        let (scale, bias) = (&scales.scales[group_idx].0, &scales.biases[group_idx].0);
+        for (row_idx, (chain, acc)) in chain.iter_mut().zip(&mut *acc).enumerate() {
+            let (tile, row) = (x.tile_idx(link_idx, row_idx / ROW_TILE), row_idx % ROW_TILE);
             let mut dots = [0; TILE];
             for (x, weights) in x.tile_pairs(tile).iter().zip(pairs) {
                 let [x0, x1] = x.0[row].map(i32::from);
@@ -120,8 +123,14 @@ fn multiply_panel(
                     *dot += x0 * i32::from(*w0) + x1 * i32::from(*w1);
                 }
             }
-            for (lane, acc) in acc.0.iter_mut().enumerate() {
-                add(acc, dots[lane], x.terms[tile][row], scale[lane], bias[lane]);
+            if is_first {
+                *chain = Lanes::ZERO;
+            }
+            for (lane, chain) in chain.0.iter_mut().enumerate() {
+                add(chain, dots[lane], x.terms[tile][row], scale[lane], bias[lane]);
+            }
+            if is_last {
+                acc.add(chain);
             }
         }
     }

@@ -8,46 +8,60 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::floats::decode;
 use super::transpose::{LOWER, UPPER};
 use super::vectors::VECTOR_BYTES;
 use super::{LANES, OCTETS};
 use crate::activations::{FixedVector, LINE_BYTES, Plane};
-use crate::tile::{CodeBits, CodeRows, GroupLanes, Lanes, TILE};
+use crate::affine_tile::AffineTile;
+use crate::chains::CHAINS;
+use crate::tile::{CodeBits, CodeRows, Lanes, TILE};
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn multiply(
-    rows: CodeRows<'_>,
-    groups: Range<usize>,
-    scales: &GroupLanes,
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+    match (tile.codes.bits, tile.codes.group) {
+        (CodeBits::Four, 32) => multiply_tile::<4, 32>(tile, x, acc),
+        (CodeBits::Four, 64) => multiply_tile::<4, 64>(tile, x, acc),
+        (CodeBits::Four, _) => multiply_tile::<4, 128>(tile, x, acc),
+        (CodeBits::Eight, 32) => multiply_tile::<8, 32>(tile, x, acc),
+        (CodeBits::Eight, 64) => multiply_tile::<8, 64>(tile, x, acc),
+        (CodeBits::Eight, _) => multiply_tile::<8, 128>(tile, x, acc),
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_tile<const BITS: usize, const GROUP: usize>(
+    tile: &AffineTile<'_>,
     x: &FixedVector,
     acc: &mut Lanes,
 ) {
-    match (rows.bits, rows.group) {
-        (CodeBits::Four, 32) => multiply_groups::<4, 32>(rows, groups, scales, x, acc),
-        (CodeBits::Four, 64) => multiply_groups::<4, 64>(rows, groups, scales, x, acc),
-        (CodeBits::Four, _) => multiply_groups::<4, 128>(rows, groups, scales, x, acc),
-        (CodeBits::Eight, 32) => multiply_groups::<8, 32>(rows, groups, scales, x, acc),
-        (CodeBits::Eight, 64) => multiply_groups::<8, 64>(rows, groups, scales, x, acc),
-        (CodeBits::Eight, _) => multiply_groups::<8, 128>(rows, groups, scales, x, acc),
+    let mut chains = [Lanes::ZERO; CHAINS];
+    let [mut scales, mut biases] = [[Lanes::ZERO; CHAINS]; 2];
+    // One group of each chain at a time.
+    for start in (0..tile.n_groups()).step_by(CHAINS) {
+        let groups = start..tile.n_groups().min(start + CHAINS);
+        decode(tile.scales, groups.clone(), &mut scales[..groups.len()]);
+        decode(tile.biases, groups.clone(), &mut biases[..groups.len()]);
+        multiply_groups::<BITS, GROUP>(tile.codes, groups, (&scales, &biases), x, &mut chains);
     }
+    chains.iter().for_each(|chain| acc.add(chain));
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn multiply_groups<const BITS: usize, const GROUP: usize>(
     rows: CodeRows<'_>,
     groups: Range<usize>,
-    scales: &GroupLanes,
+    (scales, biases): (&[Lanes; CHAINS], &[Lanes; CHAINS]),
     x: &FixedVector,
-    acc: &mut Lanes,
+    chains: &mut [Lanes; CHAINS],
 ) {
     let group_bytes = GROUP * BITS / 8;
     let bytes = group_bytes * groups.start..group_bytes * groups.end;
     let row_bytes = rows.rows.row_bytes();
     assert!(rows.group == GROUP && rows.bits.width() == BITS && bytes.end <= row_bytes);
-    assert!(scales.scales.len() == groups.len() && scales.biases.len() == groups.len());
     assert!(bytes.start.is_multiple_of(LINE_BYTES), "the first group starts a line");
-    let terms = &x.terms[groups.clone()];
+    let (x_scales, x_sums) = (&x.scales[groups.clone()], &x.sums[groups.clone()]);
     let line_planes = 16 / BITS;
     let planes =
         &x.planes[bytes.start / LINE_BYTES * line_planes..bytes.end.div_ceil(LINE_BYTES) * line_planes];
@@ -57,12 +71,12 @@ fn multiply_groups<const BITS: usize, const GROUP: usize>(
         let start = rows.rows.bytes()[octet * LANES * row_bytes + bytes.start..].as_ptr();
         let ahead = next_tile.wrapping_add(octet * LANES * bytes.len());
         let block = Block { start, row_bytes, ahead, planes };
-        let mut sum = acc.load_256(octet);
         let mut add = |group: usize, dot: __m256i| {
-            let (scale, bias) = (scales.scales[group].load_256(octet), scales.biases[group].load_256(octet));
-            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(terms[group].scale));
-            sum = _mm256_fmadd_ps(scaled, scale, sum);
-            sum = _mm256_fmadd_ps(_mm256_set1_ps(terms[group].sum), bias, sum);
+            let (scale, bias) = (scales[group].load_256(octet), biases[group].load_256(octet));
+            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(x_scales[group]));
+            let sum = _mm256_fmadd_ps(scaled, scale, chains[group].load_256(octet));
+            let sum = _mm256_fmadd_ps(_mm256_set1_ps(x_sums[group]), bias, sum);
+            chains[group].store_256(octet, sum);
         };
         if group_bytes < VECTOR_BYTES {
             // Two groups a vector, of which the last may have but one.
@@ -92,7 +106,6 @@ fn multiply_groups<const BITS: usize, const GROUP: usize>(
                 add(group, _mm256_add_epi32(first, second));
             }
         }
-        acc.store_256(octet, sum);
     }
 }
 

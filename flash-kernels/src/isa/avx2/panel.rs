@@ -13,6 +13,8 @@ use super::transpose::transpose;
 use super::vectors::VECTOR_BYTES;
 use super::{LANES, OCTETS};
 use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, Terms};
+use crate::chains::Link;
+use crate::isa::Sums;
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, Lanes, TILE};
 
 /// Vectors of weights that are multiplied with [`ROW_STEP`] rows at a time: as many sums, with what goes into
@@ -21,17 +23,24 @@ const OCTETS_STEP: usize = 2;
 
 /// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
 #[target_feature(enable = "avx2")]
-pub(super) fn unpack(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel) {
+pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
     let group = rows.group;
-    panel.pairs.resize(groups.len() * group / 2, CodePairs([[0; 2]; TILE]));
-    let bytes_range = rows.bits.bytes(groups.start * group)..rows.bits.bytes(groups.end * group);
+    panel.pairs.resize(links.len() * group / 2, CodePairs([[0; 2]; TILE]));
+    for (link, pairs) in links.iter().zip(panel.pairs.chunks_exact_mut(group / 2)) {
+        unpack_group(rows, link.group_idx, pairs);
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn unpack_group(rows: CodeRows<'_>, group_idx: usize, pairs: &mut [CodePairs]) {
+    let bytes_range = rows.bits.bytes(group_idx * rows.group)..rows.bits.bytes((group_idx + 1) * rows.group);
     let word_pairs = rows.bits.word_codes() / 2;
 
     let row_bytes = rows.rows.row_bytes();
     assert!(row_bytes >= bytes_range.end);
     for octet in 0..OCTETS {
         let start = rows.rows.bytes()[octet * LANES * row_bytes + bytes_range.start..].as_ptr();
-        let blocks = panel.pairs.chunks_mut(LANES * word_pairs).enumerate();
+        let blocks = pairs.chunks_mut(LANES * word_pairs).enumerate();
         for (idx, pairs) in blocks {
             let mut lines = [_mm256_setzero_si256(); LANES];
             for (lane, line) in lines.iter_mut().enumerate() {
@@ -63,25 +72,22 @@ pub(super) fn unpack(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodeP
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn multiply(
     panel: &CodePanel,
-    groups: Range<usize>,
+    links: Range<usize>,
     scales: &GroupLanes,
     x: &FixedRows,
-    acc: &mut [Lanes],
+    Sums { chain, acc }: Sums<'_>,
 ) {
-    for (tile_idx, acc) in acc.chunks_mut(ROW_TILE).enumerate() {
+    for (tile_idx, (chain, acc)) in chain.chunks_mut(ROW_TILE).zip(acc.chunks_mut(ROW_TILE)).enumerate() {
         for octet in (0..OCTETS).step_by(OCTETS_STEP) {
-            for (idx, group_idx) in groups.clone().enumerate() {
-                let at = x.tile_idx(group_idx, tile_idx);
-                let weights = Weights {
-                    pairs: &panel.pairs[idx * x.group / 2..][..x.group / 2],
-                    scales: &scales.scales[idx],
-                    biases: &scales.biases[idx],
-                    octet,
-                };
-                for (step, acc) in acc.as_chunks_mut::<ROW_STEP>().0.iter_mut().enumerate() {
-                    let dots = weights.dots(x.tile_pairs(at), ROW_STEP * step);
-                    for (row, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
-                        weights.add(dots, x.terms[at][ROW_STEP * step + row], acc);
+            for (link_idx, pairs) in links.clone().zip(panel.pairs.chunks_exact(x.group / 2)) {
+                let at = x.tile_idx(link_idx, tile_idx);
+                let link = x.links[link_idx];
+                let (scales, biases) = (&scales.scales[link.group_idx], &scales.biases[link.group_idx]);
+                let weights = Weights { pairs, scales, biases, octet };
+                for step in (0..acc.len()).step_by(ROW_STEP) {
+                    let dots = weights.dots(x.tile_pairs(at), step);
+                    for (row, dots) in (step..).zip(dots) {
+                        weights.add(dots, x.terms[at][row], link, &mut chain[row], &mut acc[row]);
                     }
                 }
             }
@@ -117,15 +123,20 @@ impl Weights<'_> {
         dots
     }
 
-    /// Adds the contribution of the group to one row of results.
+    /// Adds the contribution of the group to one row of results: to its chain, which is added in turn when it is done.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn add(self, dots: [__m256i; OCTETS_STEP], terms: Terms, acc: &mut Lanes) {
+    fn add(self, dots: [__m256i; OCTETS_STEP], terms: Terms, link: Link, chain: &mut Lanes, acc: &mut Lanes) {
         for (octet, dot) in (self.octet..).zip(dots) {
             let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(terms.scale));
-            let sum = _mm256_fmadd_ps(scaled, self.scales.load_256(octet), acc.load_256(octet));
+            let sum = if link.is_first { _mm256_setzero_ps() } else { chain.load_256(octet) };
+            let sum = _mm256_fmadd_ps(scaled, self.scales.load_256(octet), sum);
             let sum = _mm256_fmadd_ps(_mm256_set1_ps(terms.sum), self.biases.load_256(octet), sum);
-            acc.store_256(octet, sum);
+            if link.is_last {
+                acc.store_256(octet, _mm256_add_ps(acc.load_256(octet), sum));
+            } else {
+                chain.store_256(octet, sum);
+            }
         }
     }
 }

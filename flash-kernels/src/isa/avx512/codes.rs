@@ -1,233 +1,333 @@
 //! Few rows of activations: codes go from the stored bytes straight into dot products.
 //!
 //! A line of the cache is multiplied byte by byte with activations in the same order, each cut in two signed digits
-//! of 8 bits: a row's codes stay in their row's vector, and only its sums change places with those of other rows.
+//! of 8 bits. What the lines of a row give is added up until there is one vector of the dot products of 16 groups, one
+//! for each chain, which lie as the row's scales and biases do: so a row is read from its first byte to its last, and
+//! nothing changes places with other rows.
 
-#![expect(unsafe_code, reason = "loads through pointers: 16 rows at a time leave no room for checks of each")]
+#![expect(
+    unsafe_code,
+    reason = "loads through pointers: four rows at a time leave no room for checks of each"
+)]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
-use std::ops::Range;
 
-use super::transpose::{EVEN, ODD};
+use super::scales::{Bf16, F16, F32, ScaleRows, Stored};
+use super::transpose::{EVEN, ODD, transpose};
 use super::{HALVES, LANES};
 use crate::activations::{FixedVector, LINE_BYTES};
-use crate::tile::{CodeBits, CodeRows, GroupLanes, Lanes};
+use crate::affine_tile::AffineTile;
+use crate::chains::CHAINS;
+use crate::float::FloatType;
+use crate::tile::{CodeBits, Lanes, TILE};
 
-/// Rows whose dot products one vector holds, a quarter for each.
-const QUADS: usize = LANES / 4;
+/// Rows that are multiplied at a time: their activations are loaded once, and are in registers.
+pub(super) const ROWS: usize = 4;
 
-/// How far ahead lines are fetched: with less they come too late, with more they leave the cache before their turn.
-const ROWS_AHEAD: usize = 16;
+/// Lines that are multiplied at a time: a quarter of each goes into one vector.
+const LINES: usize = 4;
 
-/// Lines of a row that are multiplied before the next rows are: with the sums of 16 rows, 8 KiB.
-const BLOCK_LINES: usize = 32;
+/// How far ahead codes are fetched, in the order of the memory. With less they come too late.
+const AHEAD_BYTES: usize = 16 << 10;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn multiply(
-    rows: CodeRows<'_>,
-    groups: Range<usize>,
-    scales: &GroupLanes,
-    x: &FixedVector,
-    acc: &mut Lanes,
-) {
-    match (rows.bits, rows.group) {
-        (CodeBits::Four, 32) => multiply_groups::<4, 32>(rows, groups, scales, x, acc),
-        (CodeBits::Four, 64) => multiply_groups::<4, 64>(rows, groups, scales, x, acc),
-        (CodeBits::Four, _) => multiply_groups::<4, 128>(rows, groups, scales, x, acc),
-        (CodeBits::Eight, 32) => multiply_groups::<8, 32>(rows, groups, scales, x, acc),
-        (CodeBits::Eight, 64) => multiply_groups::<8, 64>(rows, groups, scales, x, acc),
-        (CodeBits::Eight, _) => multiply_groups::<8, 128>(rows, groups, scales, x, acc),
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+    assert!(tile.scales.float == tile.biases.float, "scales and biases of one type");
+    match tile.scales.float {
+        FloatType::F32 => multiply_as::<F32>(tile, x, acc),
+        FloatType::F16 => multiply_as::<F16>(tile, x, acc),
+        FloatType::BF16 => multiply_as::<Bf16>(tile, x, acc),
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn multiply_groups<const BITS: usize, const GROUP: usize>(
-    rows: CodeRows<'_>,
-    groups: Range<usize>,
-    scales: &GroupLanes,
+/// For scales and biases stored as `F`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn multiply_as<F: Stored>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+    let group_bytes = tile.codes.bits.bytes(tile.codes.group);
+    match (tile.codes.bits, CHAINS * group_bytes / (LINES * LINE_BYTES)) {
+        (CodeBits::Four, 1) => multiply_tile::<F, 4, 1>(tile, x, acc),
+        (CodeBits::Four, 2) => multiply_tile::<F, 4, 2>(tile, x, acc),
+        (CodeBits::Four, _) => multiply_tile::<F, 4, 4>(tile, x, acc),
+        (CodeBits::Eight, 2) => multiply_tile::<F, 2, 2>(tile, x, acc),
+        (CodeBits::Eight, 4) => multiply_tile::<F, 2, 4>(tile, x, acc),
+        (CodeBits::Eight, _) => multiply_tile::<F, 2, 8>(tile, x, acc),
+    }
+}
+
+/// For codes with `PLANES` planes of activations a line, and groups of which one for each chain is `FOURS` times four lines.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn multiply_tile<F: Stored, const PLANES: usize, const FOURS: usize>(
+    tile: &AffineTile<'_>,
     x: &FixedVector,
     acc: &mut Lanes,
 ) {
-    let group_bytes = GROUP * BITS / 8;
-    let bytes = group_bytes * groups.start..group_bytes * groups.end;
-    let row_bytes = rows.rows.row_bytes();
-    assert!(rows.group == GROUP && rows.bits.width() == BITS && bytes.end <= row_bytes);
-    assert!(scales.scales.len() == groups.len() && scales.biases.len() == groups.len());
-    assert!(bytes.start.is_multiple_of(LINE_BYTES), "the first group starts a line");
-    let terms = &x.terms[groups.clone()];
-    let line_planes = 16 / BITS;
-    let planes =
-        &x.planes[bytes.start / LINE_BYTES * line_planes..bytes.end.div_ceil(LINE_BYTES) * line_planes];
-
-    let mut quads = [[_mm512_setzero_si512(); QUADS]; BLOCK_LINES];
+    let rows = FourRows::<F, PLANES, FOURS>::first(tile, x);
     for half in 0..HALVES {
-        let start = rows.rows.bytes()[half * LANES * row_bytes + bytes.start..].as_ptr();
+        // `[rows]`, a lane for each chain.
+        let mut chains = [_mm512_setzero_si512(); LANES];
+        for (idx, chains) in chains.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+            for (words, chain) in chains.iter_mut().zip(rows.after(half * LANES + ROWS * idx).multiply()) {
+                *words = _mm512_castps_si512(chain);
+            }
+        }
         let mut sum = acc.load_512(half);
-        let mut carried = _mm512_setzero_si512();
-        for (block_idx, planes) in planes.chunks(BLOCK_LINES * line_planes).enumerate() {
-            let block_start = block_idx * BLOCK_LINES * LINE_BYTES;
-            // Four rows at a time along the block: as far as they follow each other in memory, so does what is read.
-            for quad in 0..QUADS {
-                for (line_idx, (planes, quads)) in
-                    planes.chunks_exact(line_planes).zip(&mut quads).enumerate()
-                {
-                    let line_start = block_start + line_idx * LINE_BYTES;
-                    let len = bytes.len() - line_start;
-                    let line = Line { start: start.wrapping_add(line_start), row_bytes, len };
-                    // SAFETY: these bytes are in the rows, by the assertion on their end.
-                    quads[quad] = unsafe {
-                        if BITS == 4 {
-                            let [a, b] = [planes[0].load_512(), planes[1].load_512()];
-                            line.nibbles(4 * quad, [a, b, planes[2].load_512(), planes[3].load_512()])
-                        } else {
-                            line.bytes(4 * quad, [planes[0].load_512(), planes[1].load_512()])
-                        }
-                    };
-                }
-            }
-            let n_lines = planes.len() / line_planes;
-            for (line_idx, quads) in quads[..n_lines].iter().enumerate() {
-                let group = (block_start + line_idx * LINE_BYTES) / group_bytes;
-                let mut add = |group: usize, dot: __m512i| {
-                    let (scale, bias) =
-                        (scales.scales[group].load_512(half), scales.biases[group].load_512(half));
-                    let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(terms[group].scale));
-                    sum = _mm512_fmadd_ps(scaled, scale, sum);
-                    sum = _mm512_fmadd_ps(_mm512_set1_ps(terms[group].sum), bias, sum);
-                };
-                match LINE_BYTES / group_bytes {
-                    4 => {
-                        for (idx, dot) in quarters(*quads).into_iter().enumerate() {
-                            if group + idx < groups.len() {
-                                add(group + idx, dot);
-                            }
-                        }
-                    }
-                    2 => {
-                        let [first, second] = halves(*quads);
-                        add(group, first);
-                        if group + 1 < groups.len() {
-                            add(group + 1, second);
-                        }
-                    }
-                    1 => add(group, whole(*quads)),
-                    // Two lines a group.
-                    _ if line_idx % 2 == 0 => carried = whole(*quads),
-                    _ => add(group, _mm512_add_epi32(carried, whole(*quads))),
-                }
-            }
+        for chain in transpose(&chains) {
+            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(chain));
         }
         acc.store_512(half, sum);
     }
 }
 
-/// A line of each of 16 rows, and what follows it.
-#[derive(Clone, Copy)]
-struct Line {
-    start: *const u8,
-    row_bytes: usize,
-    /// Bytes that are stored of each row from here on.
-    len: usize,
+/// Four rows of a tile, and the activations they are multiplied with.
+struct FourRows<'a, F, const PLANES: usize, const FOURS: usize> {
+    codes: *const u8,
+    codes_bytes: usize,
+    scales: ScaleRows<F>,
+    biases: ScaleRows<F>,
+    n_groups: usize,
+    x: &'a FixedVector,
 }
 
-impl Line {
-    /// Loads the line of one row; what is not stored is zero.
-    ///
-    /// # Safety
-    /// The bytes of the row must be readable.
+impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLANES, FOURS> {
+    const GROUP_BYTES: usize = FOURS * LINES * LINE_BYTES / CHAINS;
+
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn load(self, row: usize) -> __m512i {
-        let start = self.start.wrapping_add(row * self.row_bytes);
-        // Behind the last row there may be nothing, and a prefetch cannot fault.
-        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(ROWS_AHEAD * self.row_bytes).cast());
-        // SAFETY: the caller's promise; the mask keeps what is stored.
-        unsafe {
-            if self.len >= LINE_BYTES {
-                _mm512_loadu_si512(start.cast())
-            } else {
-                _mm512_maskz_loadu_epi8(u64::MAX >> (LINE_BYTES - self.len), start.cast())
+    #[target_feature(enable = "avx512f")]
+    fn first(tile: &AffineTile<'a>, x: &'a FixedVector) -> Self {
+        let codes = tile.codes.rows;
+        let codes_bytes = codes.row_bytes();
+        let n_groups = codes_bytes / Self::GROUP_BYTES;
+        assert!(codes_bytes == n_groups * Self::GROUP_BYTES && codes.bytes().len() == TILE * codes_bytes);
+        assert!(x.scales.len().min(x.sums.len()) >= n_groups.next_multiple_of(CHAINS));
+        assert!(x.planes.len() >= codes_bytes.div_ceil(LINE_BYTES) * PLANES);
+        Self {
+            codes: codes.bytes().as_ptr(),
+            codes_bytes,
+            scales: ScaleRows::first(tile.scales, n_groups),
+            biases: ScaleRows::first(tile.biases, n_groups),
+            n_groups,
+            x,
+        }
+    }
+
+    /// The four rows from `row` on, which must be in the tile.
+    #[inline]
+    fn after(&self, row: usize) -> Self {
+        Self {
+            codes: self.codes.wrapping_add(row * self.codes_bytes),
+            scales: self.scales.after(row),
+            biases: self.biases.after(row),
+            ..*self
+        }
+    }
+
+    /// The chains of each row.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn multiply(&self) -> [__m512; ROWS] {
+        self.scales.prefetch();
+        self.biases.prefetch();
+        let mut chains = [_mm512_setzero_ps(); ROWS];
+        let whole = self.n_groups / CHAINS * CHAINS;
+        for group_start in (0..whole).step_by(CHAINS) {
+            self.add(group_start, u16::MAX, self.dots(group_start * Self::GROUP_BYTES), &mut chains);
+        }
+        if whole < self.n_groups {
+            let mask = u16::MAX >> (CHAINS - (self.n_groups - whole));
+            self.add(whole, mask, self.last_dots(whole * Self::GROUP_BYTES), &mut chains);
+        }
+        chains
+    }
+
+    /// Adds a group to each chain, those from `group_start` on that `mask` keeps.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn add(&self, group_start: usize, mask: u16, dots: [__m512i; ROWS], chains: &mut [__m512; ROWS]) {
+        let x_scales = load(&self.x.scales, group_start);
+        let x_sums = load(&self.x.sums, group_start);
+        for row in 0..ROWS {
+            // SAFETY: the mask keeps groups that each row has.
+            let (scale, bias) = unsafe {
+                (self.scales.load(row, group_start, mask), self.biases.load(row, group_start, mask))
+            };
+            let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[row]), x_scales);
+            // Lanes without a group add nothing: everything there is zero.
+            chains[row] = _mm512_fmadd_ps(x_sums, bias, _mm512_fmadd_ps(scaled, scale, chains[row]));
+        }
+    }
+
+    /// The dot products of a group of each chain, from the byte `start` of each row on.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn dots(&self, start: usize) -> [__m512i; ROWS] {
+        let mut rows = [[_mm512_setzero_si512(); FOURS]; ROWS];
+        unroll!(IDX in [0 1 2 3 4 5 6 7] {
+            if IDX < FOURS {
+                let four = self.four_lines(start + IDX * LINES * LINE_BYTES);
+                for row in 0..ROWS {
+                    rows[row][IDX] = four[row];
+                }
+            }
+        });
+        let mut dots = [_mm512_setzero_si512(); ROWS];
+        for row in 0..ROWS {
+            dots[row] = gather(rows[row]);
+        }
+        dots
+    }
+
+    /// The same for the last groups; of missing ones, zero.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn last_dots(&self, start: usize) -> [__m512i; ROWS] {
+        let mut rows = [[_mm512_setzero_si512(); FOURS]; ROWS];
+        for (idx, start) in (start..self.codes_bytes).step_by(LINES * LINE_BYTES).enumerate() {
+            let is_whole = self.codes_bytes - start >= LINES * LINE_BYTES;
+            let four = if is_whole { self.four_lines(start) } else { self.last_lines(start) };
+            for (row, four) in rows.iter_mut().zip(four) {
+                row[idx] = four;
             }
         }
+        rows.map(|fours| gather(fours))
     }
 
-    /// Multiplies the codes of 4 bits in four rows from `row` on with the activations' upper digits (of codes in
-    /// lower, then upper halves of bytes) and lower digits; a sum of each row for each quarter of the line.
-    ///
-    /// # Safety
-    /// As [`load`](Self::load), for these rows.
+    /// The products of four lines of each row, from the byte `start` on, added in words: the word `4 · q + l` is of
+    /// quarter `q` of line `l`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn nibbles(self, row: usize, x: [__m512i; 4]) -> __m512i {
-        let mask = _mm512_set1_epi8(15);
-        let mut dots = [_mm512_setzero_si512(); 4];
-        for (idx, dot) in dots.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            let bytes = unsafe { self.load(row + idx) };
-            let low = _mm512_and_si512(bytes, mask);
-            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
-            let upper = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(*dot, low, x[0]), high, x[1]);
-            *dot = _mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(upper), low, x[2]);
-            *dot = _mm512_dpbusd_epi32(*dot, high, x[3]);
+    fn four_lines(&self, start: usize) -> [__m512i; ROWS] {
+        let planes = &self.x.planes[start / LINE_BYTES * PLANES..][..LINES * PLANES];
+        let mut x = [[_mm512_setzero_si512(); PLANES]; LINES];
+        for line in 0..LINES {
+            for plane in 0..PLANES {
+                x[line][plane] = planes[line * PLANES + plane].load_512();
+            }
         }
-        add_within_quarters(dots)
+        let mut rows = [_mm512_setzero_si512(); ROWS];
+        for (row, sums) in rows.iter_mut().enumerate() {
+            let start = self.codes.wrapping_add(row * self.codes_bytes + start);
+            let mut dots = [_mm512_setzero_si512(); LINES];
+            for line in 0..LINES {
+                let start = start.wrapping_add(line * LINE_BYTES);
+                // Behind the last row there may be nothing, and a prefetch cannot fault.
+                _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(AHEAD_BYTES).cast());
+                // SAFETY: the row has these bytes, as `dots` knows.
+                dots[line] = multiply_line(unsafe { _mm512_loadu_si512(start.cast()) }, x[line]);
+            }
+            *sums = in_order(add_within_quarters(dots));
+        }
+        rows
     }
 
-    /// The same for codes of 8 bits.
-    ///
-    /// # Safety
-    /// As [`load`](Self::load), for these rows.
-    #[inline]
+    /// The same for fewer bytes, the last of each row. What is missing counts as zero.
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn bytes(self, row: usize, x: [__m512i; 2]) -> __m512i {
-        let mut dots = [_mm512_setzero_si512(); 4];
-        for (idx, dot) in dots.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            let bytes = unsafe { self.load(row + idx) };
-            let upper = _mm512_dpbusd_epi32(*dot, bytes, x[0]);
-            *dot = _mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(upper), bytes, x[1]);
+    fn last_lines(&self, start: usize) -> [__m512i; ROWS] {
+        let mut rows = [[_mm512_setzero_si512(); LINES]; ROWS];
+        let planes = self.x.planes.as_chunks::<PLANES>().0;
+        for (line, start) in (start..self.codes_bytes).step_by(LINE_BYTES).enumerate() {
+            let x = planes[start / LINE_BYTES].each_ref().map(|plane| plane.load_512());
+            let left_bytes = (self.codes_bytes - start).min(LINE_BYTES);
+            let mask = u64::MAX >> (LINE_BYTES - left_bytes);
+            for (row, dots) in rows.iter_mut().enumerate() {
+                let start = self.codes.wrapping_add(row * self.codes_bytes + start);
+                _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(AHEAD_BYTES).cast());
+                // SAFETY: the mask keeps bytes of the row.
+                dots[line] = multiply_line(unsafe { _mm512_maskz_loadu_epi8(mask, start.cast()) }, x);
+            }
         }
-        add_within_quarters(dots)
+        rows.map(|dots| add_within_quarters(dots))
     }
+}
+
+/// Sixteen values from `start` on.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(values: &[f32], start: usize) -> __m512 {
+    let values: &[f32; LANES] = values[start..].first_chunk().expect("whole vectors");
+    // SAFETY: an array of 16 `f32` is what is read.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+/// `sums`, which are computed before anything is loaded that comes behind this. Else the compiler loads all it can
+/// first, and has to put it aside for want of registers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn in_order(mut sums: __m512i) -> __m512i {
+    // SAFETY: it does nothing.
+    unsafe { asm!("/* {} */", inout(zmm_reg) sums, options(nostack, preserves_flags)) };
+    sums
+}
+
+/// Multiplies a line of codes with its activations, and adds the products in each word: with the upper digits, then with
+/// the lower. Of codes of 4 bits, those in the lower halves of bytes come first, of digits as of codes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn multiply_line<const PLANES: usize>(bytes: __m512i, x: [__m512i; PLANES]) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    if PLANES == 2 {
+        let upper = _mm512_dpbusd_epi32(zero, bytes, x[0]);
+        return _mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(upper), bytes, x[1]);
+    }
+    let mask = _mm512_set1_epi8(15);
+    let low = _mm512_and_si512(bytes, mask);
+    let high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
+    let upper = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, low, x[0]), high, x[1]);
+    let dot = _mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(upper), low, x[2]);
+    _mm512_dpbusd_epi32(dot, high, x[3])
 }
 
 /// Adds the four words in each quarter of four vectors: quarter `q` of the result has that of each vector.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_within_quarters(rows: [__m512i; 4]) -> __m512i {
+fn add_within_quarters(lines: [__m512i; LINES]) -> __m512i {
     let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let (low, high) = (pair(rows[0], rows[1]), pair(rows[2], rows[3]));
+    let (low, high) = (pair(lines[0], lines[1]), pair(lines[2], lines[3]));
     _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high))
 }
 
-/// Each quarter of four vectors, gathered.
+/// Adds up what fours of lines of one row gave to a sum for each group, in the order of the groups.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn quarters([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-    let even = [_mm512_shuffle_i32x4::<EVEN>(a, b), _mm512_shuffle_i32x4::<EVEN>(c, d)];
-    let odd = [_mm512_shuffle_i32x4::<ODD>(a, b), _mm512_shuffle_i32x4::<ODD>(c, d)];
-    [
-        _mm512_shuffle_i32x4::<EVEN>(even[0], even[1]),
-        _mm512_shuffle_i32x4::<EVEN>(odd[0], odd[1]),
-        _mm512_shuffle_i32x4::<ODD>(even[0], even[1]),
-        _mm512_shuffle_i32x4::<ODD>(odd[0], odd[1]),
-    ]
+fn gather<const FOURS: usize>(fours: [__m512i; FOURS]) -> __m512i {
+    match FOURS {
+        // A quarter of a line a group: the word `4 · q + l` is group `4 · l + q`.
+        1 => {
+            let order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+            _mm512_permutexvar_epi32(order, fours[0])
+        }
+        // Half a line: the word `8 · f + 4 · h + l` of the sum is group `8 · f + 2 · l + h`.
+        2 => {
+            let order = _mm512_set_epi32(15, 11, 14, 10, 13, 9, 12, 8, 7, 3, 6, 2, 5, 1, 4, 0);
+            _mm512_permutexvar_epi32(order, add_quarters(fours[0], fours[1]))
+        }
+        4 => add_halves([fours[0], fours[1], fours[2], fours[3]]),
+        // Two lines.
+        _ => {
+            let first = add_halves([fours[0], fours[1], fours[2], fours[3]]);
+            let second = add_halves([fours[4], fours[5], fours[6], fours[7]]);
+            let even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+            let odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+            _mm512_add_epi32(
+                _mm512_permutex2var_epi32(first, even, second),
+                _mm512_permutex2var_epi32(first, odd, second),
+            )
+        }
+    }
 }
 
-/// Adds the quarters in each half of four vectors, and gathers the sums.
+/// Adds the quarters in each half of two vectors: one after the other, the sums of the first, then of the second.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn halves([a, b, c, d]: [__m512i; 4]) -> [__m512i; 2] {
-    let pair = |a, b| _mm512_add_epi32(_mm512_shuffle_i32x4::<EVEN>(a, b), _mm512_shuffle_i32x4::<ODD>(a, b));
-    let (low, high) = (pair(a, b), pair(c, d));
-    [_mm512_shuffle_i32x4::<EVEN>(low, high), _mm512_shuffle_i32x4::<ODD>(low, high)]
+fn add_quarters(a: __m512i, b: __m512i) -> __m512i {
+    _mm512_add_epi32(_mm512_shuffle_i32x4::<EVEN>(a, b), _mm512_shuffle_i32x4::<ODD>(a, b))
 }
 
-/// Adds all quarters in each of four vectors, and gathers the sums.
+/// Adds all quarters in each of four vectors: one after the other, the sums of each.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn whole(quads: [__m512i; 4]) -> __m512i {
-    let [first, second] = halves(quads);
-    _mm512_add_epi32(first, second)
+fn add_halves([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    add_quarters(add_quarters(a, b), add_quarters(c, d))
 }

@@ -9,36 +9,45 @@ use std::ops::Range;
 use super::transpose::transpose;
 use super::{HALVES, LANES};
 use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, SUM_BLOCKS};
+use crate::chains::Link;
+use crate::isa::Sums;
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, IntLanes, Lanes, TILE, UNIT};
+
+/// Bytes of a quarter of a vector: the smallest group.
+const QUARTER_BYTES: usize = 16;
 
 /// Pairs of codes in a unit.
 const UNIT_PAIRS: usize = UNIT / 2;
 
 /// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn unpack(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel) {
+pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
     let group = rows.group;
-    panel.pairs.resize(groups.len() * group / 2, CodePairs([[0; 2]; TILE]));
-    panel.cross.resize(groups.len(), IntLanes([0; TILE]));
-    let bytes_range = rows.bits.bytes(groups.start * group)..rows.bits.bytes(groups.end * group);
+    panel.pairs.resize(links.len() * group / 2, CodePairs([[0; 2]; TILE]));
+    panel.cross.resize(links.len(), IntLanes([0; TILE]));
     let word_pairs = rows.bits.word_codes() / 2;
-
+    let group_bytes = rows.bits.bytes(group);
     let row_bytes = rows.rows.row_bytes();
-    assert!(row_bytes >= bytes_range.end);
+    assert!(links.iter().all(|link| (link.group_idx + 1) * group_bytes <= row_bytes));
     for half in 0..HALVES {
-        let start = rows.rows.bytes()[half * LANES * row_bytes + bytes_range.start..].as_ptr();
-        let n_words = bytes_range.len() / 4;
-        for word_start in (0..n_words).step_by(LANES) {
-            let n_loaded = (n_words - word_start).min(LANES);
-            let mask = u16::MAX >> (LANES - n_loaded);
+        let start = rows.rows.bytes()[half * LANES * row_bytes..].as_ptr();
+        let blocks = panel.pairs.chunks_mut(LANES * word_pairs).enumerate();
+        for (block_idx, pairs) in blocks {
+            // Where in a row each quarter of the block lies; behind the last group, that again.
+            let quarters: [usize; 4] = std::array::from_fn(|quarter| {
+                let byte = (4 * block_idx + quarter) * QUARTER_BYTES;
+                let link = links[(byte / group_bytes).min(links.len() - 1)];
+                link.group_idx * group_bytes + byte % group_bytes
+            });
             let mut lines = [_mm512_setzero_si512(); LANES];
             for (lane, line) in lines.iter_mut().enumerate() {
-                let start = start.wrapping_add(lane * row_bytes + 4 * word_start);
-                // SAFETY: each row has `n_loaded` more words, by the assertion, and the mask keeps no others.
-                *line = unsafe { _mm512_maskz_loadu_epi32(mask, start.cast()) };
+                let start = start.wrapping_add(lane * row_bytes);
+                // SAFETY: each row has these groups, by the assertion.
+                *line = unsafe {
+                    load_quarters(quarters.map(|quarter| start.wrapping_add(quarter)), group_bytes)
+                };
             }
             let words = transpose(&lines);
-            let pairs = &mut panel.pairs[word_start * word_pairs..][..n_loaded * word_pairs];
             for (pairs, word) in pairs.chunks_exact_mut(word_pairs).zip(words) {
                 for (idx, pair) in pairs.iter_mut().enumerate() {
                     let codes = match rows.bits {
@@ -61,38 +70,66 @@ pub(super) fn unpack(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodeP
     }
 }
 
+/// Loads a vector from where its quarters lie; those of one group follow each other.
+///
+/// # Safety
+/// The bytes must be readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_quarters([a, b, c, d]: [*const u8; 4], group_bytes: usize) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match group_bytes {
+            16 => {
+                let quarters = [a, b, c, d].map(|quarter| _mm_loadu_si128(quarter.cast()));
+                let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[0]), quarters[1]);
+                let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[2]), quarters[3]);
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+            }
+            32 => {
+                let low = _mm512_castsi256_si512(_mm256_loadu_si256(a.cast()));
+                _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(c.cast()))
+            }
+            _ => _mm512_loadu_si512(a.cast()),
+        }
+    }
+}
+
 /// [`Kernels::multiply_panel`](crate::isa::Kernels::multiply_panel).
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn multiply(
     panel: &CodePanel,
-    groups: Range<usize>,
+    links: Range<usize>,
     scales: &GroupLanes,
     x: &FixedRows,
-    acc: &mut [Lanes],
+    sums: Sums<'_>,
 ) {
     match x.group {
-        32 => multiply_groups::<32>(panel, groups, scales, x, acc),
-        64 => multiply_groups::<64>(panel, groups, scales, x, acc),
-        _ => multiply_groups::<128>(panel, groups, scales, x, acc),
+        32 => multiply_groups::<32>(panel, links, scales, x, sums),
+        64 => multiply_groups::<64>(panel, links, scales, x, sums),
+        _ => multiply_groups::<128>(panel, links, scales, x, sums),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn multiply_groups<const GROUP: usize>(
     panel: &CodePanel,
-    groups: Range<usize>,
+    links: Range<usize>,
     scales: &GroupLanes,
     x: &FixedRows,
-    acc: &mut [Lanes],
+    Sums { chain, acc }: Sums<'_>,
 ) {
-    for (tile_idx, acc) in acc.chunks_mut(ROW_TILE).enumerate() {
+    for (tile_idx, (chain, acc)) in chain.chunks_mut(ROW_TILE).zip(acc.chunks_mut(ROW_TILE)).enumerate() {
+        let links = links.clone();
         let tile = RowTile { x, tile_idx };
-        if let Ok(acc) = <&mut [Lanes; ROW_TILE]>::try_from(&mut *acc) {
-            multiply_rows::<GROUP, ROW_TILE>(panel, groups.clone(), scales, tile, 0, acc);
-        } else {
-            for (idx, acc) in acc.as_chunks_mut::<ROW_STEP>().0.iter_mut().enumerate() {
-                multiply_rows::<GROUP, ROW_STEP>(panel, groups.clone(), scales, tile, ROW_STEP * idx, acc);
-            }
+        if acc.len() == ROW_TILE {
+            multiply_rows::<GROUP, ROW_TILE>(panel, links, scales, tile, 0, Sums { chain, acc });
+            continue;
+        }
+        let steps = chain.chunks_mut(ROW_STEP).zip(acc.chunks_mut(ROW_STEP));
+        for (idx, (chain, acc)) in steps.enumerate() {
+            let sums = Sums { chain, acc };
+            multiply_rows::<GROUP, ROW_STEP>(panel, links.clone(), scales, tile, ROW_STEP * idx, sums);
         }
     }
 }
@@ -153,16 +190,19 @@ macro_rules! one_pair {
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn multiply_rows<const GROUP: usize, const M: usize>(
     panel: &CodePanel,
-    groups: Range<usize>,
+    links: Range<usize>,
     scales: &GroupLanes,
     tile: RowTile<'_>,
     row_start: usize,
-    acc: &mut [Lanes; M],
+    Sums { chain, acc }: Sums<'_>,
 ) {
     assert!(M.is_multiple_of(ROW_STEP) && row_start + M <= ROW_TILE);
+    let sums = (<&mut [Lanes; M]>::try_from(chain), <&mut [Lanes; M]>::try_from(acc));
+    let (Ok(chain), Ok(acc)) = sums else { unreachable!("sums for each row") };
     for half in 0..HALVES {
-        for (idx, group_idx) in groups.clone().enumerate() {
-            let at = tile.x.tile_idx(group_idx, tile.tile_idx);
+        for (idx, link_idx) in links.clone().enumerate() {
+            let at = tile.x.tile_idx(link_idx, tile.tile_idx);
+            let Link { group_idx, is_first, is_last } = tile.x.links[link_idx];
             let x_pairs = tile.x.tile_pairs(at);
             let terms = &tile.x.terms[at][row_start..][..M];
             let x_cross = &tile.x.cross[at][row_start..][..M];
@@ -215,11 +255,36 @@ fn multiply_rows<const GROUP: usize, const M: usize>(
                     }
                 });
             }
-            let (scale, bias) = (scales.scales[idx].load_512(half), scales.biases[idx].load_512(half));
-            for row in 0..M {
+            let scale = scales.scales[group_idx].load_512(half);
+            let bias = scales.biases[group_idx].load_512(half);
+            let add = |row: usize, chain: __m512| {
                 let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[row]), _mm512_set1_ps(terms[row].scale));
-                let sum = _mm512_fmadd_ps(scaled, scale, acc[row].load_512(half));
-                acc[row].store_512(half, _mm512_fmadd_ps(_mm512_set1_ps(terms[row].sum), bias, sum));
+                _mm512_fmadd_ps(_mm512_set1_ps(terms[row].sum), bias, _mm512_fmadd_ps(scaled, scale, chain))
+            };
+            let zero = _mm512_setzero_ps();
+            // A loop for each case, so that none has branches.
+            match (is_first, is_last) {
+                (true, true) => {
+                    for (row, acc) in acc.iter_mut().enumerate() {
+                        acc.store_512(half, _mm512_add_ps(acc.load_512(half), add(row, zero)));
+                    }
+                }
+                (true, false) => {
+                    for (row, chain) in chain.iter_mut().enumerate() {
+                        chain.store_512(half, add(row, zero));
+                    }
+                }
+                (false, false) => {
+                    for (row, chain) in chain.iter_mut().enumerate() {
+                        chain.store_512(half, add(row, chain.load_512(half)));
+                    }
+                }
+                (false, true) => {
+                    for (row, (chain, acc)) in chain.iter().zip(acc.iter_mut()).enumerate() {
+                        let chain = add(row, chain.load_512(half));
+                        acc.store_512(half, _mm512_add_ps(acc.load_512(half), chain));
+                    }
+                }
             }
         }
     }

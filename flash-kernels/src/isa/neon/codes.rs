@@ -5,43 +5,57 @@
 
 use std::ops::Range;
 
+use super::floats::decode;
 use super::intrinsics::*;
 use super::vectors::{VECTOR_BYTES, load, pair};
 use super::{LANES, QUADS};
 use crate::activations::{FixedVector, LINE_BYTES, Plane};
-use crate::tile::{CodeBits, CodeRows, GroupLanes, Lanes};
+use crate::affine_tile::AffineTile;
+use crate::chains::CHAINS;
+use crate::tile::{CodeBits, CodeRows, Lanes};
 
 /// Vectors of a line.
 const LINE_VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
-pub(super) fn multiply(
+pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+    let mut chains = [Lanes::ZERO; CHAINS];
+    let [mut scales, mut biases] = [[Lanes::ZERO; CHAINS]; 2];
+    // One group of each chain at a time.
+    for start in (0..tile.n_groups()).step_by(CHAINS) {
+        let groups = start..tile.n_groups().min(start + CHAINS);
+        decode(tile.scales, groups.clone(), &mut scales[..groups.len()]);
+        decode(tile.biases, groups.clone(), &mut biases[..groups.len()]);
+        multiply_groups(tile.codes, groups, (&scales, &biases), x, &mut chains);
+    }
+    chains.iter().for_each(|chain| acc.add(chain));
+}
+
+fn multiply_groups(
     rows: CodeRows<'_>,
     groups: Range<usize>,
-    scales: &GroupLanes,
+    (scales, biases): (&[Lanes; CHAINS], &[Lanes; CHAINS]),
     x: &FixedVector,
-    acc: &mut Lanes,
+    chains: &mut [Lanes; CHAINS],
 ) {
     let bytes = rows.bits.bytes(groups.start * rows.group)..rows.bits.bytes(groups.end * rows.group);
     let group_vectors = rows.bits.bytes(rows.group) / VECTOR_BYTES;
     let planes = &x.planes[bytes.start / LINE_BYTES * rows.bits.word_codes() / 2..];
-    let terms = &x.terms[groups];
+    let terms = x.scales[groups.clone()].iter().zip(&x.sums[groups]);
     for quad in 0..QUADS {
         let vectors: [_; LANES] = std::array::from_fn(|lane| {
             rows.rows.row(quad * LANES + lane)[bytes.clone()].as_chunks::<VECTOR_BYTES>().0
         });
-        let mut sum = acc.load_128(quad);
-        for (group, terms) in terms.iter().enumerate() {
+        for (group, (x_scale, x_sum)) in terms.clone().enumerate() {
             let range = group * group_vectors..(group + 1) * group_vectors;
             let dots = match rows.bits {
                 CodeBits::Four => multiply_group::<4, 4>(vectors, range, planes),
                 CodeBits::Eight => multiply_group::<8, 2>(vectors, range, planes),
             };
-            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots), terms.scale);
-            sum = vfmaq_f32(sum, scaled, scales.scales[group].load_128(quad));
-            sum = vfmaq_n_f32(sum, scales.biases[group].load_128(quad), terms.sum);
+            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots), *x_scale);
+            let sum = vfmaq_f32(chains[group].load_128(quad), scaled, scales[group].load_128(quad));
+            chains[group].store_128(quad, vfmaq_n_f32(sum, biases[group].load_128(quad), *x_sum));
         }
-        acc.store_128(quad, sum);
     }
 }
 

@@ -143,6 +143,10 @@ pub(super) fn vcvt_f32_f16(a: float16x4_t) -> float32x4_t {
     float32x4_t(a.0.map(f16::to_f32))
 }
 
+pub(super) fn vaddq_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+    float32x4_t(from_fn(|lane| a.0[lane] + b.0[lane]))
+}
+
 pub(super) fn vmulq_n_f32(a: float32x4_t, b: f32) -> float32x4_t {
     float32x4_t(a.0.map(|a| a * b))
 }

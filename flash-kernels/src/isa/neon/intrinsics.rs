@@ -31,6 +31,7 @@ safe! {
     vpaddq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t;
     vcvtq_f32_s32(a: int32x4_t) -> float32x4_t;
     vcvt_f32_f16(a: float16x4_t) -> float32x4_t;
+    vaddq_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t;
     vmulq_n_f32(a: float32x4_t, b: f32) -> float32x4_t;
     vfmaq_f32(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t;
     vfmaq_n_f32(a: float32x4_t, b: float32x4_t, c: f32) -> float32x4_t;

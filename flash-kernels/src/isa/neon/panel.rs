@@ -6,6 +6,8 @@ use super::intrinsics::*;
 use super::vectors::{VECTOR_BYTES, load, pair, splat, transpose};
 use super::{LANES, QUADS};
 use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, Terms};
+use crate::chains::Link;
+use crate::isa::Sums;
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, Lanes, TILE};
 
 /// Vectors of weights that are multiplied with [`ROW_STEP`] rows at a time: as many sums, two vectors each, with
@@ -13,12 +15,15 @@ use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, Lanes, T
 const QUADS_STEP: usize = 2;
 
 /// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
-pub(super) fn unpack(rows: CodeRows<'_>, groups: Range<usize>, panel: &mut CodePanel) {
-    panel.pairs.resize(groups.len() * rows.group / 2, CodePairs([[0; 2]; TILE]));
-    let bytes = rows.bits.bytes(groups.start * rows.group)..rows.bits.bytes(groups.end * rows.group);
-    match rows.bits {
-        CodeBits::Four => unpack_bytes::<4, 4>(rows, bytes, &mut panel.pairs),
-        CodeBits::Eight => unpack_bytes::<8, 2>(rows, bytes, &mut panel.pairs),
+pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
+    panel.pairs.resize(links.len() * rows.group / 2, CodePairs([[0; 2]; TILE]));
+    let group_bytes = rows.bits.bytes(rows.group);
+    for (link, pairs) in links.iter().zip(panel.pairs.chunks_exact_mut(rows.group / 2)) {
+        let bytes = link.group_idx * group_bytes..(link.group_idx + 1) * group_bytes;
+        match rows.bits {
+            CodeBits::Four => unpack_bytes::<4, 4>(rows, bytes, pairs),
+            CodeBits::Eight => unpack_bytes::<8, 2>(rows, bytes, pairs),
+        }
     }
 }
 
@@ -46,25 +51,22 @@ fn unpack_bytes<const BITS: usize, const WORD_PAIRS: usize>(
 /// [`Kernels::multiply_panel`](crate::isa::Kernels::multiply_panel).
 pub(super) fn multiply(
     panel: &CodePanel,
-    groups: Range<usize>,
+    links: Range<usize>,
     scales: &GroupLanes,
     x: &FixedRows,
-    acc: &mut [Lanes],
+    Sums { chain, acc }: Sums<'_>,
 ) {
-    for (tile_idx, acc) in acc.chunks_mut(ROW_TILE).enumerate() {
+    for (tile_idx, (chain, acc)) in chain.chunks_mut(ROW_TILE).zip(acc.chunks_mut(ROW_TILE)).enumerate() {
         for quad in (0..QUADS).step_by(QUADS_STEP) {
-            for (idx, group_idx) in groups.clone().enumerate() {
-                let at = x.tile_idx(group_idx, tile_idx);
-                let weights = Weights {
-                    pairs: &panel.pairs[idx * x.group / 2..][..x.group / 2],
-                    scales: &scales.scales[idx],
-                    biases: &scales.biases[idx],
-                    quad,
-                };
-                for (step, acc) in acc.as_chunks_mut::<ROW_STEP>().0.iter_mut().enumerate() {
-                    let dots = weights.dots(x.tile_pairs(at), ROW_STEP * step);
-                    for (row, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
-                        weights.add(dots, x.terms[at][ROW_STEP * step + row], acc);
+            for (link_idx, pairs) in links.clone().zip(panel.pairs.chunks_exact(x.group / 2)) {
+                let at = x.tile_idx(link_idx, tile_idx);
+                let link = x.links[link_idx];
+                let (scales, biases) = (&scales.scales[link.group_idx], &scales.biases[link.group_idx]);
+                let weights = Weights { pairs, scales, biases, quad };
+                for step in (0..acc.len()).step_by(ROW_STEP) {
+                    let dots = weights.dots(x.tile_pairs(at), step);
+                    for (row, dots) in (step..).zip(dots) {
+                        weights.add(dots, x.terms[at][row], link, &mut chain[row], &mut acc[row]);
                     }
                 }
             }
@@ -102,13 +104,26 @@ impl Weights<'_> {
         std::array::from_fn(|row| std::array::from_fn(|at| vpaddq_s32(low[row][at], high[row][at])))
     }
 
-    /// Adds the contribution of the group to one row of results.
+    /// Adds the contribution of the group to one row of results: to its chain, which is added in turn when it is done.
     #[inline]
-    fn add(self, dots: [int32x4_t; QUADS_STEP], terms: Terms, acc: &mut Lanes) {
+    fn add(
+        self,
+        dots: [int32x4_t; QUADS_STEP],
+        terms: Terms,
+        link: Link,
+        chain: &mut Lanes,
+        acc: &mut Lanes,
+    ) {
         for (quad, dots) in (self.quad..).zip(dots) {
             let scaled = vmulq_n_f32(vcvtq_f32_s32(dots), terms.scale);
-            let sum = vfmaq_f32(acc.load_128(quad), scaled, self.scales.load_128(quad));
-            acc.store_128(quad, vfmaq_n_f32(sum, self.biases.load_128(quad), terms.sum));
+            let sum = if link.is_first { vdupq_n_f32(0.0) } else { chain.load_128(quad) };
+            let sum = vfmaq_f32(sum, scaled, self.scales.load_128(quad));
+            let sum = vfmaq_n_f32(sum, self.biases.load_128(quad), terms.sum);
+            if link.is_last {
+                acc.store_128(quad, vaddq_f32(acc.load_128(quad), sum));
+            } else {
+                chain.store_128(quad, sum);
+            }
         }
     }
 }

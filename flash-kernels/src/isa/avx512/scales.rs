@@ -1,0 +1,104 @@
+//! Scales and biases as they lie in their rows.
+
+#![expect(unsafe_code, reason = "loads of a row's last groups are masked, which no slice can express")]
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use super::codes::ROWS;
+use crate::activations::LINE_BYTES;
+use crate::tile::{FloatRows, TILE};
+
+/// How far ahead they are fetched, in the order of the memory: a row has few, so it is the next tile's.
+const AHEAD_BYTES: usize = 4 << 10;
+
+/// Scales or biases of four rows.
+pub(super) struct ScaleRows<F> {
+    start: *const u8,
+    row_bytes: usize,
+    stored: PhantomData<F>,
+}
+
+impl<F: Stored> ScaleRows<F> {
+    #[inline]
+    pub(super) fn first(rows: FloatRows<'_>, n_groups: usize) -> Self {
+        let row_bytes = n_groups * F::SIZE_BYTES;
+        assert!(rows.rows.row_bytes() == row_bytes && rows.rows.bytes().len() == TILE * row_bytes);
+        Self { start: rows.rows.bytes().as_ptr(), row_bytes, stored: PhantomData }
+    }
+
+    /// Those of the four rows from `row` on, which must be in the tile.
+    #[inline]
+    pub(super) fn after(&self, row: usize) -> Self {
+        Self { start: self.start.wrapping_add(row * self.row_bytes), ..*self }
+    }
+
+    /// Fetches those of four rows further on.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn prefetch(&self) {
+        for offset in (0..ROWS * self.row_bytes).step_by(LINE_BYTES) {
+            // Behind the last row there may be nothing, and a prefetch cannot fault.
+            _mm_prefetch::<_MM_HINT_T1>(self.start.wrapping_add(AHEAD_BYTES + offset).cast());
+        }
+    }
+
+    /// Those of the groups from `group_start` on that `mask` keeps; the others are zero.
+    ///
+    /// # Safety
+    /// The row, one of four, must have these groups, and the processor the instructions.
+    #[inline]
+    pub(super) unsafe fn load(&self, row: usize, group_start: usize, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { F::load(self.start.wrapping_add(row * self.row_bytes + group_start * F::SIZE_BYTES), mask) }
+    }
+}
+
+/// How floating-point numbers are stored.
+pub(super) trait Stored {
+    const SIZE_BYTES: usize;
+
+    /// Loads the numbers from `start` on that `mask` keeps; the others are zero.
+    ///
+    /// # Safety
+    /// They must be readable, and the processor must have AVX-512 F, BW and VL.
+    unsafe fn load(start: *const u8, mask: u16) -> __m512;
+}
+
+pub(super) struct F32;
+pub(super) struct F16;
+pub(super) struct Bf16;
+
+impl Stored for F32 {
+    const SIZE_BYTES: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(start: *const u8, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_maskz_loadu_ps(mask, start.cast()) }
+    }
+}
+
+impl Stored for F16 {
+    const SIZE_BYTES: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(start: *const u8, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise.
+        _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(mask, start.cast()) })
+    }
+}
+
+impl Stored for Bf16 {
+    const SIZE_BYTES: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(start: *const u8, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise.
+        let upper = _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask, start.cast()) });
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(upper))
+    }
+}
