@@ -10,6 +10,7 @@
 //! - [`matmul`]: `y = x · Wᵀ + b` of `f32` activations and a stored [`Matrix`], with the same bits whatever the number
 //!   of rows and threads.
 //! - [`attend`], [`Rope`], [`rms_norm`] and [`swiglu`]: what a decoder's layer computes besides.
+//! - [`matmul_each`], [`matmul_add`] and [`matmul_swiglu`]: several products as one, and what comes behind a product.
 //! - [`gather_matmul`]: the same with a matrix of its own for each row, out of a [`MatrixStack`] of experts.
 //!
 //! ```
@@ -60,6 +61,6 @@ pub use isa::Isa;
 pub use matrix::{Floats, Matrix};
 pub use mx::Mx;
 pub use pool::Pool;
-pub use product::{gather_matmul, matmul};
+pub use product::{Projection, gather_matmul, matmul, matmul_add, matmul_each, matmul_swiglu};
 pub use rope::Rope;
 pub use stack::MatrixStack;

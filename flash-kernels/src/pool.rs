@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 
-pub(crate) use columns::{Band, Columns};
+pub(crate) use columns::{Band, Columns, Cut};
 
 /// How long a thread that waits looks before it sleeps. Longer than the pause between two matrix products of one
 /// token (a few graph operations of some µs), so that workers stay awake through a token; short against a

@@ -1,19 +1,17 @@
-//! The product of activations and stored weights: cutting it into parts, tiles and panels.
+//! Products of activations and stored weights.
+//!
+//! A call is a [`job`](mod@job): some outputs, each made of one or two products of the same rows, cut into parts for
+//! the threads. A part is computed in [blocks](sums) of tiles, whose sums become the output's columns.
 
 mod gather;
-mod mxfp8;
+mod input;
+mod job;
+mod sums;
 
-use std::cell::RefCell;
-use std::ops::Range;
-use std::sync::Arc;
-
-use crate::activations::{Exception, FixedRows, FixedVector, ROW_STEP};
-use crate::affine_tile::AffineTile;
 use crate::error::{KernelError, check_len};
-use crate::isa::{FloatInput, Kernels, Sums};
-use crate::matrix::{AffineStorage, Floats, Matrix, Storage};
-use crate::pool::{Columns, Pool};
-use crate::tile::{CodePanel, FLOAT_PANEL_K, FloatRows, GroupLanes, Lanes, PANEL_K, Rows, TILE};
+use crate::matrix::{Floats, Matrix};
+use crate::pool::Pool;
+use job::{Output, compute};
 
 pub use gather::gather_matmul;
 
@@ -21,24 +19,33 @@ pub use gather::gather_matmul;
 /// is cheaper than unpacking it again for every few rows.
 pub(crate) const ROWS_DIRECT: usize = 4;
 
-/// Rows of activations that pass over the weights together. Unpacking is then a small part of the work, and the
-/// activations (8 MiB for `k` = 8192) stay in a cache.
-const ROWS_BLOCK: usize = 512;
-
-/// Bytes of weights in a part of a product with few rows: some 50 µs of reading. The first rows of a part are not fetched
-/// ahead, and what is fetched behind its last ones is another thread's, so parts are large next to what is fetched ahead;
-/// and small next to a matrix, so that a thread that was interrupted does not keep the others waiting long.
-const PART_BYTES: usize = 1 << 20;
-
-/// Tiles of a block: the activations of a panel, up to [`ROWS_BLOCK`] · [`PANEL_K`] of them, come from the last-level
-/// cache for the first tile and from the next for the others.
+/// Tiles of a block: the activations of a panel, up to [`ROWS_BLOCK`](job::ROWS_BLOCK) · [`PANEL_K`](crate::tile::PANEL_K) of
+/// them, come from the last-level cache for the first tile and from the next for the others.
 const BLOCK_TILES: usize = 4;
 
-/// Parts each thread should find, where the matrix is large enough.
-const PARTS_PER_THREAD: usize = 4;
+/// A weight matrix with its bias: `x · Wᵀ + bias`.
+#[derive(Debug, Clone, Copy)]
+pub struct Projection<'a> {
+    /// `[n, k]`.
+    pub w: Matrix<'a>,
+    /// `[n]`.
+    pub bias: Option<Floats<'a>>,
+}
 
-/// Multiplications for which one thread takes about as long as waking another.
-const PARALLEL_MIN: usize = 64 << 10;
+impl Projection<'_> {
+    /// Checks that it makes `y`, `[m, n]`, of `x`, `[m, k]`.
+    fn check(&self, m: usize, x: &[f32], y: &[f32]) -> Result<(), KernelError> {
+        let (n, k) = (self.w.n(), self.w.k());
+        check_len("y", size_of::<f32>() * m * n, size_of_val(y))?;
+        if n > 0 {
+            check_len("x", size_of::<f32>() * m * k, size_of_val(x))?;
+        }
+        match self.bias {
+            Some(bias) => check_len("bias", n * bias.float.size_bytes(), bias.bytes.len()),
+            None => Ok(()),
+        }
+    }
+}
 
 /// Computes `y = x · Wᵀ + bias`.
 ///
@@ -67,219 +74,57 @@ pub fn matmul(
     bias: Option<Floats<'_>>,
     y: &mut [f32],
 ) -> Result<(), KernelError> {
-    let (n, k) = (w.n(), w.k());
-    let m = y.len().checked_div(n).unwrap_or(0);
-    check_len("y", size_of::<f32>() * m * n, size_of_val(y))?;
-    if n > 0 {
-        check_len("x", size_of::<f32>() * m * k, size_of_val(x))?;
-    }
-    if let Some(bias) = bias {
-        check_len("bias", n * bias.float.size_bytes(), bias.bytes.len())?;
-    }
-    if m == 0 {
-        return Ok(());
-    }
-    if k == 0 {
-        y.chunks_exact_mut(n).for_each(|y| finish(y, 0, None, bias));
-        return Ok(());
-    }
-    for (x, y) in x.chunks(ROWS_BLOCK * k).zip(y.chunks_mut(ROWS_BLOCK * n)) {
-        let product = Product { kernels: pool.kernels(), k, bias };
-        let width = part_width(pool, w, y.len() / n, 1);
-        match w.storage {
-            Storage::Affine(affine) => {
-                let x = FixedInput::new(pool, x, k, &affine);
-                pool.for_columns(y, n, width, |part| product.affine(&affine, &x, part));
-            }
-            Storage::Float(floats) => {
-                let x = FloatInput { values: x, k };
-                pool.for_columns(y, n, width, |part| product.float(floats, x, part));
-            }
-            Storage::Mxfp8(mxfp8) => {
-                let x = FloatInput { values: x, k };
-                pool.for_columns(y, n, width, |part| product.mxfp8(mxfp8, x, part));
-            }
-        }
-    }
-    Ok(())
+    compute(pool, x, &[Output::Product(Projection { w: *w, bias })], &mut [y])
 }
 
-/// Columns of `y` in each part: whole tiles. `n_products` of this size are computed in one job.
-fn part_width(pool: &Pool, w: &Matrix<'_>, m: usize, n_products: usize) -> usize {
-    let (n, k) = (w.n(), w.k());
-    let size = n.saturating_mul(k).saturating_mul(m).saturating_mul(n_products);
-    if pool.n_threads() == 1 || size < PARALLEL_MIN {
-        return n;
-    }
-    let by_bytes = if m <= ROWS_DIRECT { PART_BYTES * n / w.size_bytes().max(1) } else { BLOCK_TILES * TILE };
-    let by_threads = n.saturating_mul(n_products) / (pool.n_threads() * PARTS_PER_THREAD);
-    by_bytes.min(by_threads).min(n).next_multiple_of(TILE).max(TILE)
+/// Computes `ys[i] = x · W[i]ᵀ + bias[i]` for each projection of the same `x`: [`matmul`] for each of them, with the same
+/// bits, but `x` is prepared once and threads meet once.
+///
+/// # Errors
+/// As [`matmul`].
+///
+/// # Panics
+/// As [`matmul`], and if there are not as many `ys` as projections.
+pub fn matmul_each(
+    pool: &Pool,
+    x: &[f32],
+    projections: &[Projection<'_>],
+    ys: &mut [&mut [f32]],
+) -> Result<(), KernelError> {
+    let outputs: Vec<_> = projections.iter().map(|projection| Output::Product(*projection)).collect();
+    compute(pool, x, &outputs, ys)
 }
 
-/// Writes the results of one row for the columns from `column_start` on, with the bias.
-fn finish(out: &mut [f32], column_start: usize, acc: Option<&Lanes>, bias: Option<Floats<'_>>) {
-    match acc {
-        Some(acc) => out.copy_from_slice(&acc.0[..out.len()]),
-        None => out.fill(0.0),
-    }
-    if let Some(bias) = bias {
-        for (idx, value) in out.iter_mut().enumerate() {
-            *value += bias.float.get(bias.bytes, column_start + idx);
-        }
-    }
+/// Computes `y = y + (x · Wᵀ + bias)`, with the bits of [`matmul`] and an addition.
+///
+/// # Errors
+/// As [`matmul`].
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_add(
+    pool: &Pool,
+    x: &[f32],
+    projection: Projection<'_>,
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    compute(pool, x, &[Output::Sum(projection)], &mut [y])
 }
 
-/// Activations for affine weights.
-enum FixedInput {
-    /// Up to [`ROWS_DIRECT`].
-    Few(Vec<Arc<FixedVector>>),
-    Many(FixedRows),
-}
-
-impl FixedInput {
-    fn new(pool: &Pool, x: &[f32], k: usize, w: &AffineStorage<'_>) -> Self {
-        let bits = w.code_bits();
-        if x.len() <= ROWS_DIRECT * k {
-            let rows = x.chunks_exact(k);
-            Self::Few(rows.map(|x| Arc::new(FixedVector::new(pool.kernels(), x, w.group, bits))).collect())
-        } else {
-            Self::Many(FixedRows::new(pool, x, k, w.group, bits))
-        }
-    }
-
-    fn m(&self) -> usize {
-        match self {
-            Self::Few(rows) => rows.len(),
-            Self::Many(rows) => rows.m,
-        }
-    }
-
-    fn exceptions(&self) -> impl Iterator<Item = Exception> {
-        let (few, many) = match self {
-            Self::Few(rows) => (rows.as_slice(), &[][..]),
-            Self::Many(rows) => (&[][..], rows.exceptions.as_slice()),
-        };
-        let of_row = |(row_idx, row): (usize, &Arc<FixedVector>)| {
-            let found = row.exceptions.clone();
-            found.into_iter().map(move |exception| Exception { row_idx, ..exception })
-        };
-        few.iter().enumerate().flat_map(of_row).chain(many.iter().copied())
-    }
-}
-
-/// What all parts of a product share.
-#[derive(Clone, Copy)]
-struct Product<'a> {
-    kernels: &'static Kernels,
-    k: usize,
-    bias: Option<Floats<'a>>,
-}
-
-/// Memory that a thread keeps between products.
-#[derive(Default)]
-struct Scratch {
-    acc: Vec<Lanes>,
-    chains: Vec<Lanes>,
-    panel: CodePanel,
-    /// One for each tile of a block.
-    scales: [GroupLanes; BLOCK_TILES],
-    floats: Vec<Lanes>,
-    widened: [Vec<u8>; 3],
-    spare: [Vec<u8>; 3],
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-impl Product<'_> {
-    fn affine(&self, w: &AffineStorage<'_>, x: &FixedInput, part: Columns<'_>) {
-        self.for_blocks(part, x.m(), |columns, scratch| {
-            let Scratch { acc, chains, panel, scales, widened, spare, .. } = scratch;
-            let tiles = AffineTile::of(self.kernels, w, self.k, columns, widened, spare);
-            let acc_len = acc.len() / tiles.len();
-            let accs = acc.chunks_exact_mut(acc_len);
-            match x {
-                FixedInput::Few(x) => {
-                    for (tile, acc) in tiles.iter().zip(accs) {
-                        for (x, acc) in x.iter().zip(acc) {
-                            (self.kernels.multiply_codes)(tile, x, acc);
-                        }
-                    }
-                }
-                FixedInput::Many(x) => {
-                    for (tile, scales) in tiles.iter().zip(&mut *scales) {
-                        scales.decode(self.kernels, tile);
-                    }
-                    chains.resize(tiles.len() * acc_len, Lanes::ZERO);
-                    let mut sums: Vec<_> = chains.chunks_exact_mut(acc_len).zip(accs).collect();
-                    let step = PANEL_K / w.group;
-                    for start in (0..x.links.len()).step_by(step) {
-                        let links = start..x.links.len().min(start + step);
-                        for (tile, (scales, (chain, acc))) in tiles.iter().zip(scales.iter().zip(&mut sums)) {
-                            (self.kernels.unpack_codes)(tile.codes, &x.links[links.clone()], panel);
-                            let sums = Sums { chain, acc };
-                            (self.kernels.multiply_panel)(panel, links.clone(), scales, x, sums);
-                        }
-                    }
-                }
-            }
-            for exception in x.exceptions() {
-                for (tile, acc) in tiles.iter().zip(acc.chunks_exact_mut(acc_len)) {
-                    tile.add_exception(&exception, &mut acc[exception.row_idx]);
-                }
-            }
-        });
-    }
-
-    fn float(&self, w: Floats<'_>, x: FloatInput<'_>, part: Columns<'_>) {
-        let m = x.values.len() / self.k;
-        self.for_blocks(part, m, |columns, Scratch { acc, floats, spare: [spare, ..], .. }| {
-            let row_bytes = self.k * w.float.size_bytes();
-            let tiles = Rows::tiles(w.bytes, row_bytes, columns, spare)
-                .map(|rows| FloatRows { rows, float: w.float });
-            let tiles: Vec<_> = tiles.collect();
-            let acc_len = acc.len() / tiles.len();
-            let mut accs: Vec<_> = acc.chunks_exact_mut(acc_len).collect();
-            if m <= ROWS_DIRECT {
-                for (tile, acc) in tiles.iter().zip(accs) {
-                    for (x, acc) in x.values.chunks_exact(self.k).zip(acc) {
-                        (self.kernels.multiply_floats)(*tile, x, acc);
-                    }
-                }
-                return;
-            }
-            for start in (0..self.k).step_by(FLOAT_PANEL_K) {
-                let columns = start..self.k.min(start + FLOAT_PANEL_K);
-                floats.resize(columns.len(), Lanes::ZERO);
-                for (tile, acc) in tiles.iter().zip(&mut accs) {
-                    (self.kernels.decode)(*tile, columns.clone(), floats);
-                    (self.kernels.multiply_lanes)(floats, start, x, &mut acc[..m]);
-                }
-            }
-        });
-    }
-
-    /// Calls `block` for each range of columns that is computed together, with zeros in `acc` for `m` rows of each of
-    /// its tiles, and writes what it leaves there.
-    fn for_blocks(&self, mut part: Columns<'_>, m: usize, block: impl Fn(Range<usize>, &mut Scratch)) {
-        let width = if m <= ROWS_DIRECT { TILE } else { BLOCK_TILES * TILE };
-        let m_stepped = m.next_multiple_of(ROW_STEP);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let columns = part.range();
-            for start in columns.clone().step_by(width) {
-                let range = start..columns.end.min(start + width);
-                scratch.acc.clear();
-                scratch.acc.resize(m_stepped * range.len().div_ceil(TILE), Lanes::ZERO);
-                block(range.clone(), scratch);
-                for row_idx in 0..m {
-                    let out = &mut part.row_mut(row_idx)[start - columns.start..][..range.len()];
-                    let accs = scratch.acc[row_idx..].iter().step_by(m_stepped);
-                    for (idx, (out, acc)) in out.chunks_mut(TILE).zip(accs).enumerate() {
-                        finish(out, start + idx * TILE, Some(acc), self.bias);
-                    }
-                }
-            }
-        });
-    }
+/// Computes `y = silu(x · Gᵀ + g) · (x · Uᵀ + u)` for the projections `gate` and `up`, with the bits of [`matmul`] for each and
+/// [`swiglu`](crate::swiglu).
+///
+/// # Errors
+/// As [`matmul`].
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_swiglu(
+    pool: &Pool,
+    x: &[f32],
+    gate: Projection<'_>,
+    up: Projection<'_>,
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    compute(pool, x, &[Output::SwiGlu([gate, up])], &mut [y])
 }

@@ -30,8 +30,6 @@ pub(crate) struct RowPairs(pub(crate) [[i16; 2]; ROW_TILE]);
 /// Many rows of activations, for weights that are unpacked into panels.
 #[derive(Debug)]
 pub(crate) struct FixedRows {
-    /// Rows.
-    pub(crate) m: usize,
     /// Values in a group.
     pub(crate) group: usize,
     /// The groups, in the order in which they lie here.
@@ -65,7 +63,6 @@ impl FixedRows {
     pub(crate) fn zeros(m: usize, n_groups: usize, group: usize) -> Self {
         let n_tiles = m.div_ceil(ROW_TILE) * n_groups;
         Self {
-            m,
             group,
             links: links(n_groups),
             pairs: vec![RowPairs([[0; 2]; ROW_TILE]); n_tiles * group / 2],

@@ -21,6 +21,14 @@ enum RowSet<'a> {
     Listed(&'a [usize]),
 }
 
+/// A row-major matrix with rows of `row_len`, cut into ranges of `width` columns; the last may have fewer.
+#[derive(Debug)]
+pub(crate) struct Cut<'a> {
+    pub(crate) matrix: &'a mut [f32],
+    pub(crate) row_len: usize,
+    pub(crate) width: usize,
+}
+
 /// Rows of a matrix whose columns are cut into parts of `width`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Band<'a> {
@@ -80,15 +88,29 @@ impl Pool {
         width: usize,
         part: impl Fn(Columns<'_>) + Sync,
     ) {
-        if matrix.is_empty() {
-            return;
-        }
-        let rows = RowSet::First(n_rows(matrix, row_len));
-        let base = Base(matrix.as_mut_ptr());
-        self.run(row_len.div_ceil(width), &|part_idx| {
-            let start = part_idx * width;
-            let range = start..row_len.min(start + width);
-            part(Columns { base: base.get(), rows, row_len, range, matrix: PhantomData });
+        self.for_cuts(&mut [Cut { matrix, row_len, width }], |_, columns| part(columns));
+    }
+
+    /// The same for several matrices in one job: `part` gets the index of the matrix and its columns.
+    ///
+    /// # Panics
+    /// As [`for_columns`](Self::for_columns).
+    pub(crate) fn for_cuts(&self, cuts: &mut [Cut<'_>], part: impl Fn(usize, Columns<'_>) + Sync) {
+        let n_parts = |cut: &Cut<'_>| if cut.matrix.is_empty() { 0 } else { cut.row_len.div_ceil(cut.width) };
+        let (starts, n_parts) = starts(cuts.iter().map(n_parts));
+        let cuts: Vec<(Base, usize, usize, usize)> = cuts
+            .iter_mut()
+            .map(|Cut { matrix, row_len, width }| {
+                let n_rows = if matrix.is_empty() { 0 } else { n_rows(matrix, *row_len) };
+                (Base(matrix.as_mut_ptr()), n_rows, *row_len, *width)
+            })
+            .collect();
+        self.run(n_parts, &|part_idx| {
+            let idx = starts.partition_point(|start| *start <= part_idx) - 1;
+            let (ref base, n_rows, row_len, width) = cuts[idx];
+            let start = (part_idx - starts[idx]) * width;
+            let (range, rows) = (start..row_len.min(start + width), RowSet::First(n_rows));
+            part(idx, Columns { base: base.get(), rows, row_len, range, matrix: PhantomData });
         });
     }
 
@@ -108,15 +130,7 @@ impl Pool {
             assert!(!is_taken[*row_idx], "row {row_idx} twice");
             is_taken[*row_idx] = true;
         }
-        let mut n_parts = 0;
-        let starts: Vec<usize> = bands
-            .iter()
-            .map(|band| {
-                let start = n_parts;
-                n_parts += row_len.div_ceil(band.width);
-                start
-            })
-            .collect();
+        let (starts, n_parts) = starts(bands.iter().map(|band| row_len.div_ceil(band.width)));
         let base = Base(matrix.as_mut_ptr());
         self.run(n_parts, &|part_idx| {
             let band_idx = starts.partition_point(|start| *start <= part_idx) - 1;
@@ -127,6 +141,17 @@ impl Pool {
             part(band_idx, Columns { base: base.get(), rows, row_len, range, matrix: PhantomData });
         });
     }
+}
+
+/// The number of the first part of each, and of all.
+fn starts(n_parts: impl Iterator<Item = usize>) -> (Vec<usize>, usize) {
+    let mut all = 0;
+    let mut starts = Vec::new();
+    for n_parts in n_parts {
+        starts.push(all);
+        all += n_parts;
+    }
+    (starts, all)
 }
 
 fn n_rows(matrix: &[f32], row_len: usize) -> usize {

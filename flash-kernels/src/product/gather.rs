@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{FixedInput, Product, ROWS_BLOCK, ROWS_DIRECT, part_width};
+use super::ROWS_DIRECT;
+use super::input::{FixedInput, Input};
+use super::job::{ROWS_BLOCK, part_width};
+use super::sums::{Product, Task};
 use crate::activations::{FixedRows, FixedVector, convert};
 use crate::error::{KernelError, check_len};
 use crate::isa::FloatInput;
@@ -56,13 +59,6 @@ pub fn gather_matmul(
         return Ok(());
     }
     let gather = Gather { pool, x, w, bias, lhs, rhs };
-    if k == 0 {
-        for (y, expert_idx) in y.chunks_exact_mut(n).zip(rhs) {
-            super::finish(y, 0, None, gather.bias_of(*expert_idx as usize));
-        }
-        return Ok(());
-    }
-
     let mut order: Vec<usize> = (0..m).collect();
     order.sort_by_key(|row| rhs[*row]);
     let experts = order.chunk_by(|a, b| rhs[*a] == rhs[*b]);
@@ -99,7 +95,7 @@ struct Gather<'a> {
 }
 
 /// Activations of one band.
-enum Input {
+enum BandInput {
     Fixed(FixedInput),
     /// `[rows, k]`.
     Float(Vec<f32>),
@@ -109,39 +105,37 @@ impl<'a> Gather<'a> {
     /// Computes some bands of `y`: rows that have one expert.
     fn wave(&self, bands: &[&[usize]], y: &mut [f32]) {
         let (n, k) = (self.w.n(), self.w.k());
-        let width = |rows: &[usize]| part_width(self.pool, self.expert(rows[0]), rows.len(), bands.len());
+        let width = |rows: &[usize]| {
+            let bytes = self.expert(rows[0]).size_bytes();
+            part_width(self.pool, [n, k], rows.len(), bytes, bytes * bands.len())
+        };
         let cut: Vec<_> = bands.iter().map(|rows| Band { rows, width: width(rows) }).collect();
         let inputs = self.inputs(bands);
         self.pool.for_bands(y, n, &cut, |band_idx, part| {
             let row = bands[band_idx][0];
+            let x = match &inputs[band_idx] {
+                BandInput::Fixed(x) => Input::Fixed(x),
+                BandInput::Float(values) => Input::Float(FloatInput { values, k }),
+            };
             let bias = self.bias_of(self.rhs[row] as usize);
-            let product = Product { kernels: self.pool.kernels(), k, bias };
-            match (&self.expert(row).storage, &inputs[band_idx]) {
-                (Storage::Affine(w), Input::Fixed(x)) => product.affine(w, x, part),
-                (Storage::Float(w), Input::Float(values)) => {
-                    product.float(*w, FloatInput { values, k }, part);
-                }
-                (Storage::Mxfp8(w), Input::Float(values)) => {
-                    product.mxfp8(*w, FloatInput { values, k }, part);
-                }
-                _ => unreachable!("the matrices of a stack have one format, and inputs are made for it"),
-            }
+            let product = Product::of(&self.expert(row).storage, bands[band_idx].len(), k, x, bias);
+            Task::Product(product).compute(self.pool.kernels(), part);
         });
     }
 
-    fn inputs(&self, bands: &[&[usize]]) -> Vec<Input> {
+    fn inputs(&self, bands: &[&[usize]]) -> Vec<BandInput> {
         match &self.expert(bands[0][0]).storage {
             Storage::Affine(w) => self.fixed_inputs(w, bands),
             Storage::Float(_) | Storage::Mxfp8(_) => self.pool.map(bands.len(), |band_idx| {
                 let rows = bands[band_idx].iter().map(|row| self.input(self.lhs[*row]));
-                Input::Float(rows.collect::<Vec<_>>().concat())
+                BandInput::Float(rows.collect::<Vec<_>>().concat())
             }),
         }
     }
 
     /// Converts activations for affine weights: each row of `x` once for all bands of few rows, and once for each
     /// larger band, in which it lies between others.
-    fn fixed_inputs(&self, w: &AffineStorage<'_>, bands: &[&[usize]]) -> Vec<Input> {
+    fn fixed_inputs(&self, w: &AffineStorage<'_>, bands: &[&[usize]]) -> Vec<BandInput> {
         let (group, bits) = (w.group, w.code_bits());
         let is_few = |rows: &[usize]| rows.len() <= ROWS_DIRECT;
 
@@ -172,7 +166,7 @@ impl<'a> Gather<'a> {
                 batches.next().map(FixedInput::Many)
             }
         };
-        bands.iter().filter_map(input).map(Input::Fixed).collect()
+        bands.iter().filter_map(input).map(BandInput::Fixed).collect()
     }
 
     /// A row of `x`.

@@ -1,0 +1,133 @@
+//! A job: outputs, cut into parts for the threads.
+
+use super::input::Inputs;
+use super::sums::{Product, Task};
+use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
+use crate::error::KernelError;
+use crate::pool::{Cut, Pool};
+use crate::tile::TILE;
+
+/// Rows of activations that pass over the weights together. Unpacking is then a small part of the work, and the
+/// activations (8 MiB for `k` = 8192) stay in a cache.
+pub(super) const ROWS_BLOCK: usize = 512;
+
+/// Bytes of weights in a part of a product with few rows: some 50 µs of reading. The first rows of a part are not fetched
+/// ahead, and what is fetched behind its last ones is another thread's, so parts are large next to what is fetched ahead;
+/// and small next to a matrix, so that a thread that was interrupted does not keep the others waiting long.
+const PART_BYTES: usize = 1 << 20;
+
+/// Parts each thread should find, where the matrix is large enough.
+const PARTS_PER_THREAD: usize = 4;
+
+/// Multiplications for which one thread takes about as long as waking another.
+const PARALLEL_MIN: usize = 64 << 10;
+
+/// What one matrix `y` becomes.
+#[derive(Clone, Copy)]
+pub(super) enum Output<'a> {
+    Product(Projection<'a>),
+    /// What it was, and a product.
+    Sum(Projection<'a>),
+    /// Of a gate and what it lets through.
+    SwiGlu([Projection<'a>; 2]),
+}
+
+impl<'a> Output<'a> {
+    fn projections(&self) -> &[Projection<'a>] {
+        match self {
+            Self::Product(projection) | Self::Sum(projection) => std::slice::from_ref(projection),
+            Self::SwiGlu(both) => both,
+        }
+    }
+
+    /// Columns of `y`.
+    fn n(&self) -> usize {
+        self.projections()[0].w.n()
+    }
+
+    /// For `m` rows of activations, for which `inputs` were made.
+    fn task(&'a self, m: usize, inputs: &'a Inputs<'a>) -> Task<'a> {
+        match self {
+            Self::Product(projection) => Task::Product(Product::new(projection, m, inputs)),
+            Self::Sum(projection) => Task::Sum(Product::new(projection, m, inputs)),
+            Self::SwiGlu([gate, up]) => {
+                Task::SwiGlu { gate: Product::new(gate, m, inputs), up: Product::new(up, m, inputs) }
+            }
+        }
+    }
+
+    /// Bytes of weights.
+    fn size_bytes(&self) -> usize {
+        self.projections().iter().map(|projection| projection.w.size_bytes()).sum()
+    }
+}
+
+/// Computes `ys` of the rows `x`.
+pub(super) fn compute(
+    pool: &Pool,
+    x: &[f32],
+    outputs: &[Output<'_>],
+    ys: &mut [&mut [f32]],
+) -> Result<(), KernelError> {
+    assert_eq!(outputs.len(), ys.len(), "as many outputs as products");
+    let rows = outputs.iter().zip(&*ys).find_map(|(output, y)| y.len().checked_div(output.n()));
+    let m = rows.unwrap_or(0);
+    for (output, y) in outputs.iter().zip(&*ys) {
+        output.projections().iter().try_for_each(|projection| projection.check(m, x, y))?;
+    }
+    // Where there are no rows of weights, nobody looks at x.
+    let Some(wide) = outputs.iter().flat_map(Output::projections).find(|projection| projection.w.n() > 0)
+    else {
+        return Ok(());
+    };
+    let k = wide.w.k();
+    for start in (0..m).step_by(ROWS_BLOCK) {
+        let rows = start..m.min(start + ROWS_BLOCK);
+        let x = &x[rows.start * k..rows.end * k];
+        let ys = outputs.iter().zip(&mut *ys).map(|(output, y)| {
+            let n = output.n();
+            &mut y[rows.start * n..rows.end * n]
+        });
+        block(pool, x, k, outputs, ys.collect());
+    }
+    Ok(())
+}
+
+/// The same for rows that pass over the weights together.
+fn block(pool: &Pool, x: &[f32], k: usize, outputs: &[Output<'_>], ys: Vec<&mut [f32]>) {
+    let m = ys.iter().zip(outputs).find_map(|(y, output)| y.len().checked_div(output.n())).unwrap_or(0);
+    let weights = outputs.iter().flat_map(Output::projections).map(|projection| &projection.w.storage);
+    let inputs = Inputs::new(pool, x, k, weights);
+    let tasks: Vec<_> = outputs.iter().map(|output| output.task(m, &inputs)).collect();
+    let job_bytes = outputs.iter().map(Output::size_bytes).sum();
+    let mut cuts: Vec<_> = ys
+        .into_iter()
+        .zip(outputs)
+        .map(|(matrix, output)| {
+            let width = part_width(pool, [output.n(), k], m, output.size_bytes(), job_bytes);
+            Cut { matrix, row_len: output.n(), width }
+        })
+        .collect();
+    pool.for_cuts(&mut cuts, |idx, part| tasks[idx].compute(pool.kernels(), part));
+}
+
+/// Columns of `y` in each part: whole tiles. The weights of this output, `[n, k]`, have `size_bytes`, those of all outputs of
+/// the job `job_bytes`.
+pub(super) fn part_width(
+    pool: &Pool,
+    [n, k]: [usize; 2],
+    m: usize,
+    size_bytes: usize,
+    job_bytes: usize,
+) -> usize {
+    let size_bytes = size_bytes.max(1);
+    // Outputs of this size in the job.
+    let n_outputs = job_bytes.div_ceil(size_bytes).max(1);
+    let size = n.saturating_mul(k).saturating_mul(m).saturating_mul(n_outputs);
+    if pool.n_threads() == 1 || size < PARALLEL_MIN {
+        return n.max(1);
+    }
+    let by_bytes = if m <= ROWS_DIRECT { PART_BYTES * n / size_bytes } else { BLOCK_TILES * TILE };
+    let by_threads = n.saturating_mul(n_outputs) / (pool.n_threads() * PARTS_PER_THREAD);
+    by_bytes.min(by_threads).min(n).next_multiple_of(TILE).max(TILE)
+}

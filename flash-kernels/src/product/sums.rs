@@ -1,0 +1,225 @@
+//! Sums of products for the columns of a part, and what becomes of them.
+
+mod mxfp8;
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::input::{FixedInput, Input, Inputs};
+use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
+use crate::activations::ROW_STEP;
+use crate::affine_tile::AffineTile;
+use crate::isa::{FloatInput, Kernels, Sums};
+use crate::matrix::{AffineStorage, Floats, Storage};
+use crate::pool::Columns;
+use crate::tile::{CodePanel, FLOAT_PANEL_K, FloatRows, GroupLanes, Lanes, PANEL_K, Rows, TILE};
+
+/// What is computed into columns of one matrix.
+pub(super) enum Task<'a> {
+    Product(Product<'a>),
+    /// What is there, and a product.
+    Sum(Product<'a>),
+    SwiGlu {
+        gate: Product<'a>,
+        up: Product<'a>,
+    },
+}
+
+/// A product of prepared activations.
+#[derive(Clone, Copy)]
+pub(super) struct Product<'a> {
+    m: usize,
+    k: usize,
+    w: &'a Storage<'a>,
+    x: Input<'a>,
+    bias: Option<Floats<'a>>,
+}
+
+/// Memory that a thread keeps between products.
+#[derive(Default)]
+struct Scratch {
+    /// `[tiles, rows]`: sums of a block.
+    acc: Vec<Lanes>,
+    /// Those of the gate.
+    gate: Vec<Lanes>,
+    chains: Vec<Lanes>,
+    panel: CodePanel,
+    /// One for each tile of a block.
+    scales: [GroupLanes; BLOCK_TILES],
+    floats: Vec<Lanes>,
+    widened: [Vec<u8>; 3],
+    spare: [Vec<u8>; 3],
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Task<'_> {
+    /// Computes the columns of `part`.
+    pub(super) fn compute(&self, kernels: &Kernels, mut part: Columns<'_>) {
+        let (Self::Product(last) | Self::Sum(last) | Self::SwiGlu { up: last, .. }) = self;
+        let width = if last.m <= ROWS_DIRECT { TILE } else { BLOCK_TILES * TILE };
+        SCRATCH.with_borrow_mut(|scratch| {
+            let columns = part.range();
+            for start in columns.clone().step_by(width) {
+                let range = start..columns.end.min(start + width);
+                if let Self::SwiGlu { gate, .. } = self {
+                    gate.sum(kernels, range.clone(), scratch);
+                    std::mem::swap(&mut scratch.acc, &mut scratch.gate);
+                }
+                last.sum(kernels, range.clone(), scratch);
+                for row_idx in 0..last.m {
+                    let out = &mut part.row_mut(row_idx)[start - columns.start..][..range.len()];
+                    for (tile_idx, out) in out.chunks_mut(TILE).enumerate() {
+                        let acc_idx = tile_idx * last.acc_rows() + row_idx;
+                        self.finish(kernels, scratch, acc_idx, start + tile_idx * TILE, out);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Writes columns of one row, from `column_start` on, whose sums have the index `acc_idx`.
+    fn finish(
+        &self,
+        kernels: &Kernels,
+        scratch: &Scratch,
+        acc_idx: usize,
+        column_start: usize,
+        out: &mut [f32],
+    ) {
+        let len = out.len();
+        let values = |product: &Product<'_>, acc: &[Lanes]| {
+            let mut values = acc[acc_idx].0;
+            product.add_bias(&mut values[..len], column_start);
+            values
+        };
+        match self {
+            Self::Product(product) => out.copy_from_slice(&values(product, &scratch.acc)[..len]),
+            Self::Sum(product) => {
+                for (out, value) in out.iter_mut().zip(values(product, &scratch.acc)) {
+                    *out += value;
+                }
+            }
+            Self::SwiGlu { gate, up } => {
+                let (gate, up) = (values(gate, &scratch.gate), values(up, &scratch.acc));
+                (kernels.swiglu)(&gate[..len], &up[..len], out);
+            }
+        }
+    }
+}
+
+impl<'a> Product<'a> {
+    /// Of `m` rows, for which `inputs` were made.
+    pub(super) fn new(projection: &'a Projection<'a>, m: usize, inputs: &'a Inputs<'a>) -> Self {
+        let w = &projection.w.storage;
+        Self::of(w, m, projection.w.k(), inputs.of(w), projection.bias)
+    }
+
+    pub(super) fn of(w: &'a Storage<'a>, m: usize, k: usize, x: Input<'a>, bias: Option<Floats<'a>>) -> Self {
+        Self { m, k, w, x, bias }
+    }
+
+    /// Sums of each tile: one for each row of activations, and more.
+    fn acc_rows(&self) -> usize {
+        self.m.next_multiple_of(ROW_STEP)
+    }
+
+    fn add_bias(&self, values: &mut [f32], column_start: usize) {
+        if let Some(bias) = self.bias {
+            for (idx, value) in values.iter_mut().enumerate() {
+                *value += bias.float.get(bias.bytes, column_start + idx);
+            }
+        }
+    }
+
+    /// Sets the sums of `scratch` to those of the columns `columns`, a block.
+    fn sum(&self, kernels: &Kernels, columns: Range<usize>, scratch: &mut Scratch) {
+        scratch.acc.clear();
+        scratch.acc.resize(self.acc_rows() * columns.len().div_ceil(TILE), Lanes::ZERO);
+        match (self.w, self.x) {
+            _ if self.k == 0 => {}
+            (Storage::Affine(w), Input::Fixed(x)) => self.sum_affine(kernels, w, x, columns, scratch),
+            (Storage::Float(w), Input::Float(x)) => self.sum_float(kernels, *w, x, columns, scratch),
+            (Storage::Mxfp8(w), Input::Float(x)) => self.sum_mxfp8(kernels, *w, x, columns, scratch),
+            _ => unreachable!("activations are prepared for the format"),
+        }
+    }
+
+    fn sum_affine(
+        &self,
+        kernels: &Kernels,
+        w: &AffineStorage<'_>,
+        x: &FixedInput,
+        columns: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let acc_rows = self.acc_rows();
+        let Scratch { acc, chains, panel, scales, widened, spare, .. } = scratch;
+        let tiles = AffineTile::of(kernels, w, self.k, columns, widened, spare);
+        let accs = acc.chunks_exact_mut(acc_rows);
+        match x {
+            FixedInput::Few(x) => {
+                for (tile, acc) in tiles.iter().zip(accs) {
+                    for (x, acc) in x.iter().zip(acc) {
+                        (kernels.multiply_codes)(tile, x, acc);
+                    }
+                }
+            }
+            FixedInput::Many(x) => {
+                for (tile, scales) in tiles.iter().zip(&mut *scales) {
+                    scales.decode(kernels, tile);
+                }
+                chains.resize(tiles.len() * acc_rows, Lanes::ZERO);
+                let mut sums: Vec<_> = chains.chunks_exact_mut(acc_rows).zip(accs).collect();
+                let step = PANEL_K / w.group;
+                for start in (0..x.links.len()).step_by(step) {
+                    let links = start..x.links.len().min(start + step);
+                    for (tile, (scales, (chain, acc))) in tiles.iter().zip(scales.iter().zip(&mut sums)) {
+                        (kernels.unpack_codes)(tile.codes, &x.links[links.clone()], panel);
+                        let sums = Sums { chain, acc };
+                        (kernels.multiply_panel)(panel, links.clone(), scales, x, sums);
+                    }
+                }
+            }
+        }
+        for exception in x.exceptions() {
+            for (tile, acc) in tiles.iter().zip(acc.chunks_exact_mut(acc_rows)) {
+                tile.add_exception(&exception, &mut acc[exception.row_idx]);
+            }
+        }
+    }
+
+    fn sum_float(
+        &self,
+        kernels: &Kernels,
+        w: Floats<'_>,
+        x: FloatInput<'_>,
+        columns: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { acc, floats, spare: [spare, ..], .. } = scratch;
+        let row_bytes = self.k * w.float.size_bytes();
+        let tiles =
+            Rows::tiles(w.bytes, row_bytes, columns, spare).map(|rows| FloatRows { rows, float: w.float });
+        let tiles: Vec<_> = tiles.collect();
+        let mut accs: Vec<_> = acc.chunks_exact_mut(self.acc_rows()).collect();
+        if self.m <= ROWS_DIRECT {
+            for (tile, acc) in tiles.iter().zip(accs) {
+                for (x, acc) in x.values.chunks_exact(self.k).zip(acc) {
+                    (kernels.multiply_floats)(*tile, x, acc);
+                }
+            }
+            return;
+        }
+        for start in (0..self.k).step_by(FLOAT_PANEL_K) {
+            let columns = start..self.k.min(start + FLOAT_PANEL_K);
+            floats.resize(columns.len(), Lanes::ZERO);
+            for (tile, acc) in tiles.iter().zip(&mut accs) {
+                (kernels.decode)(*tile, columns.clone(), floats);
+                (kernels.multiply_lanes)(floats, start, x, &mut acc[..self.m]);
+            }
+        }
+    }
+}
