@@ -19,32 +19,37 @@ namespace {
 
 using mlx::core::array;
 
-/// Computes `output` from `inputs`, whose shapes and dtypes `payload` knows. It must not throw.
-using Run = void (*)(void* payload, const void* const* inputs, void* output);
+/// Computes `outputs` from `inputs`; `payload` knows the shapes and dtypes of both. It must not throw.
+using Run = void (*)(void* payload, const void* const* inputs, void* const* outputs);
 
-class Kernel : public mlx::core::UnaryPrimitive {
+class Kernel : public mlx::core::Primitive {
  public:
   Kernel(mlx::core::Stream stream, const char* name, Run run, std::shared_ptr<void> payload)
-      : UnaryPrimitive(stream), name_(name), run_(run), payload_(std::move(payload)) {}
+      : Primitive(stream), name_(name), run_(run), payload_(std::move(payload)) {}
 
-  void eval_cpu(const std::vector<array>& inputs, array& output) override {
-    // MLX keeps the buffers of inputs and output until what is dispatched here has run.
-    std::vector<const void*> data;
-    data.reserve(inputs.size());
+  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
+    // MLX keeps the buffers of inputs and outputs until what is dispatched here has run.
+    std::vector<const void*> in;
+    in.reserve(inputs.size());
     for (const auto& input : inputs) {
       if (!input.flags().row_contiguous) {
         throw std::invalid_argument("[flash] a kernel's input is not row-contiguous");
       }
-      data.push_back(input.data<char>());
+      in.push_back(input.data<char>());
     }
-    output.set_data(mlx::core::allocator::malloc(output.nbytes()));
+    std::vector<void*> out;
+    out.reserve(outputs.size());
+    for (auto& output : outputs) {
+      output.set_data(mlx::core::allocator::malloc(output.nbytes()));
+      out.push_back(output.data<char>());
+    }
     mlx::core::cpu::get_command_encoder(stream()).dispatch(
-        [run = run_, payload = payload_, data = std::move(data), output = output.data<char>()]() {
-          run(payload.get(), data.data(), output);
+        [run = run_, payload = payload_, in = std::move(in), out = std::move(out)]() {
+          run(payload.get(), in.data(), out.data());
         });
   }
 
-  void eval_gpu(const std::vector<array>&, array&) override {
+  void eval_gpu(const std::vector<array>&, std::vector<array>&) override {
     throw std::runtime_error("[flash] kernels run on the CPU");
   }
 
@@ -60,18 +65,21 @@ class Kernel : public mlx::core::UnaryPrimitive {
 
 } // namespace
 
-/// A float32 array of `shape` that `run(payload, …)` computes from the data of `inputs`, each row-contiguous. `name`
-/// must live for ever. `dtor(payload)` runs, on any thread, when neither the array nor its computation needs it any more.
-/// On failure the handle is empty and the error handler has been called; `dtor` runs then, too.
-extern "C" mlx_array flash_array_kernel(
+/// Sets `outputs` to `n_outputs` float32 arrays that `run(payload, …)` computes from the data of `inputs`, each
+/// row-contiguous. `shapes` are those of all outputs, one after the other, of `dims[i]` extents each. `name` must live for
+/// ever. `dtor(payload)` runs, on any thread, when neither an array nor its computation needs it any more. Returns 0, or
+/// on failure 1: then the error handler has been called, `outputs` are as they were, and `dtor` runs, too.
+extern "C" int flash_array_kernel(
     const char* name,
     const mlx_array* inputs,
     std::size_t n_inputs,
-    const int* shape,
-    int dim,
+    const int* shapes,
+    const int* dims,
+    std::size_t n_outputs,
     Run run,
     void* payload,
-    void (*dtor)(void*)) {
+    void (*dtor)(void*),
+    mlx_array* outputs) {
   std::shared_ptr<void> owned(payload, dtor);
   try {
     std::vector<array> arrays;
@@ -79,14 +87,23 @@ extern "C" mlx_array flash_array_kernel(
     for (std::size_t idx = 0; idx < n_inputs; ++idx) {
       arrays.push_back(mlx_array_get_(inputs[idx]));
     }
+    std::vector<mlx::core::Shape> output_shapes;
+    for (std::size_t idx = 0; idx < n_outputs; ++idx) {
+      output_shapes.emplace_back(shapes, shapes + dims[idx]);
+      shapes += dims[idx];
+    }
     auto stream = mlx::core::default_stream(mlx::core::Device::cpu);
-    return mlx_array_new_(array(
-        mlx::core::Shape(shape, shape + dim),
-        mlx::core::float32,
+    auto made = array::make_arrays(
+        std::move(output_shapes),
+        std::vector<mlx::core::Dtype>(n_outputs, mlx::core::float32),
         std::make_shared<Kernel>(stream, name, run, std::move(owned)),
-        std::move(arrays)));
+        arrays);
+    for (std::size_t idx = 0; idx < n_outputs; ++idx) {
+      outputs[idx] = mlx_array_new_(std::move(made[idx]));
+    }
+    return 0;
   } catch (const std::exception& error) {
     mlx_error("%s", error.what());
-    return mlx_array{nullptr};
+    return 1;
   }
 }

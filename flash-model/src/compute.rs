@@ -109,6 +109,11 @@ impl Backend {
         }
     }
 
+    /// Whether a product copies half-precision weights to f32 first.
+    pub(crate) fn widens_weights(&self) -> bool {
+        matches!(self, Self::Mlx)
+    }
+
     /// A layer's KV cache over `buffers`, each `[kv_heads, capacity_tokens, head_dim]`, f32.
     pub(crate) fn layer_kv(
         &self,
@@ -127,11 +132,52 @@ impl Backend {
     }
 
     /// `x · Wᵀ (+ bias)`, for `x` `[…, k]`.
-    pub(crate) fn linear(&self, x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
+    pub(crate) fn product(&self, x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
         match self {
-            Self::Mlx => mlx::linear(x, matrix),
+            Self::Mlx => mlx::product(x, matrix),
             #[cfg(target_os = "linux")]
-            Self::Native(pool) => native::linear(pool, x, matrix),
+            Self::Native(pool) => native::product(pool, x, matrix),
+        }
+    }
+
+    /// [`product`](Self::product) for each matrix.
+    pub(crate) fn products<const N: usize>(
+        &self,
+        x: &Array,
+        matrices: [Matrix<'_>; N],
+    ) -> Result<[Array; N], Exception> {
+        match self {
+            Self::Mlx => mlx::products(x, matrices),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::products(pool, x, matrices),
+        }
+    }
+
+    /// `onto + x · Wᵀ (+ bias)`.
+    pub(crate) fn add_product(
+        &self,
+        onto: &Array,
+        x: &Array,
+        matrix: Matrix<'_>,
+    ) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => onto.add(mlx::product(x, matrix)?),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::add_product(pool, onto, x, matrix),
+        }
+    }
+
+    /// `silu(gate) · up` of both products with `x`.
+    pub(crate) fn gated_product(
+        &self,
+        x: &Array,
+        gate: Matrix<'_>,
+        up: Matrix<'_>,
+    ) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => nn::silu(mlx::product(x, gate)?)?.multiply(mlx::product(x, up)?),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::gated_product(pool, x, gate, up),
         }
     }
 
@@ -155,15 +201,6 @@ impl Backend {
             Self::Mlx => fast::rms_norm(x, Some(weight), eps),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::rms_norm(pool, x, weight, eps),
-        }
-    }
-
-    /// `silu(gate) · up`.
-    pub(crate) fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array, Exception> {
-        match self {
-            Self::Mlx => nn::silu(gate)?.multiply(up),
-            #[cfg(target_os = "linux")]
-            Self::Native(pool) => native::swiglu(pool, gate, up),
         }
     }
 }

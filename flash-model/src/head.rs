@@ -19,6 +19,8 @@ const LOSS_POSITIONS: usize = 16;
 pub(crate) struct Head {
     tiles: Vec<StreamingProxy<Linear>>,
     vocab_size: usize,
+    /// Whether a product copies half-precision weights to f32 first.
+    widens_weights: bool,
 }
 
 impl Head {
@@ -40,15 +42,25 @@ impl Head {
             let tile = weights.linear(architecture.hidden_size, (rows.end - rows.start) as i32, false)?;
             tiles.push(StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?);
         }
-        Ok(Self { tiles, vocab_size: n_rows as usize })
+        let widens_weights = weights.backend().widens_weights();
+        Ok(Self { tiles, vocab_size: n_rows as usize, widens_weights })
     }
 
     /// The logits of one position, `x` `[1, 1, hidden]`.
     pub(crate) fn logits(&mut self, residency: &mut Residency, x: &Array) -> Result<Vec<f32>, ModelError> {
-        let mut logits = Vec::with_capacity(self.vocab_size);
+        let mut parts = Vec::with_capacity(self.tiles.len());
         for tile in &mut self.tiles {
-            // Tile by tile even when all are pinned: half-precision weights are widened, and not all at once.
-            logits.extend_from_slice(values(&tile.forward(residency, x)?)?);
+            let part = tile.forward(residency, x)?;
+            if self.widens_weights {
+                // Not those of all tiles at once, even when all are pinned.
+                part.eval()?;
+            }
+            parts.push(part);
+        }
+        mlx_rs::transforms::eval(&parts)?;
+        let mut logits = Vec::with_capacity(self.vocab_size);
+        for part in &parts {
+            logits.extend_from_slice(values(part)?);
         }
         Ok(logits)
     }

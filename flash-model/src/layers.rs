@@ -24,19 +24,41 @@ pub(crate) struct Linear {
     pub(crate) bias: Param<Option<Array>>,
 }
 
+impl Linear {
+    fn matrix(&self) -> Matrix<'_> {
+        let quantized = match (self.format, &self.scales.value, &self.biases.value) {
+            (Some(format), Some(scales), Some(biases)) => Some(Quantized { format, scales, biases }),
+            _ => None,
+        };
+        Matrix { weight: &self.weight, quantized, bias: self.bias.value.as_ref() }
+    }
+
+    /// `onto + self(x)`.
+    pub(crate) fn add(&self, onto: &Array, x: &Array) -> Result<Array, Exception> {
+        self.backend.add_product(onto, x, self.matrix())
+    }
+}
+
 impl Module<&Array> for Linear {
     type Output = Array;
     type Error = Exception;
 
     fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
-        let quantized = match (self.format, &self.scales.value, &self.biases.value) {
-            (Some(format), Some(scales), Some(biases)) => Some(Quantized { format, scales, biases }),
-            _ => None,
-        };
-        self.backend.linear(x, Matrix { weight: &self.weight, quantized, bias: self.bias.value.as_ref() })
+        self.backend.product(x, self.matrix())
     }
 
     fn training_mode(&mut self, _: bool) {}
+}
+
+/// What each layer makes of the same `x`.
+pub(crate) fn project<const N: usize>(layers: [&Linear; N], x: &Array) -> Result<[Array; N], Exception> {
+    const { assert!(N > 0, "there is a layer") };
+    layers[0].backend.products(x, layers.map(Linear::matrix))
+}
+
+/// `silu(gate(x)) · up(x)`.
+pub(crate) fn swiglu(gate: &Linear, up: &Linear, x: &Array) -> Result<Array, Exception> {
+    gate.backend.gated_product(x, gate.matrix(), up.matrix())
 }
 
 /// RMSNorm over the last axis.

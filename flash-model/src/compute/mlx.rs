@@ -9,7 +9,7 @@ use crate::attention::CausalAttention;
 use crate::config::QuantizedFormat;
 use crate::kv::LayerKv;
 
-pub(super) fn linear(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
+pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
     let Matrix { weight, quantized, bias } = matrix;
     let Some(Quantized { format: QuantizedFormat { group_size, bits }, scales, biases }) = quantized else {
         return match bias {
@@ -22,6 +22,14 @@ pub(super) fn linear(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> 
         Some(bias) => y.add(bias),
         None => Ok(y),
     }
+}
+
+pub(super) fn products<const N: usize>(
+    x: &Array,
+    matrices: [Matrix<'_>; N],
+) -> Result<[Array; N], Exception> {
+    let products = matrices.into_iter().map(|matrix| product(x, matrix)).collect::<Result<Vec<_>, _>>()?;
+    Ok(products.try_into().expect("one for each"))
 }
 
 pub(super) fn attend(

@@ -3,22 +3,22 @@
 #![expect(unsafe_code, reason = "MLX calls back with pointers")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::slice;
 use std::sync::Mutex;
+use std::{ptr, slice};
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
 use super::size_of_dtype;
 
-/// A function that computes one array from others.
+/// A function that computes arrays from others.
 pub(crate) trait Kernel: Send + 'static {
     /// What the node is called.
     const NAME: &'static CStr;
 
-    /// `inputs`: the data of the node's inputs, row-major; at any address, as weights lie in their files. `output`: f32,
-    /// row-major, of the node's shape.
-    fn run(&mut self, inputs: &[&[u8]], output: &mut [f32]);
+    /// `inputs`: the data of the node's inputs, row-major; at any address, as weights lie in their files. `outputs`: f32,
+    /// row-major, of the node's shapes.
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]);
 }
 
 /// What a node keeps until it is gone.
@@ -26,17 +26,21 @@ struct Node<K> {
     /// A node runs once, on one thread; the lock is never waited for.
     kernel: Mutex<K>,
     input_bytes: Vec<usize>,
-    output_len: usize,
+    output_lens: Vec<usize>,
 }
 
-/// An array of `shape`, f32, that `kernel` computes from `inputs` when it is evaluated, by MLX's stream of the CPU.
+/// Arrays of `shapes`, f32, that `kernel` computes from `inputs` when one is evaluated, by MLX's stream of the CPU.
 ///
 /// The inputs must be row-contiguous when they are evaluated, or evaluating ends with an error.
-pub(crate) fn lazy<K: Kernel>(kernel: K, inputs: &[&Array], shape: &[i32]) -> Result<Array, Exception> {
+pub(crate) fn lazy<K: Kernel, const N: usize>(
+    kernel: K,
+    inputs: &[&Array],
+    shapes: [&[i32]; N],
+) -> Result<[Array; N], Exception> {
     unsafe extern "C" fn run<K: Kernel>(
         node: *mut c_void,
         inputs: *const *const c_void,
-        output: *mut c_void,
+        outputs: *const *mut c_void,
     ) {
         // SAFETY: `node` is the box leaked below, which MLX keeps until this has returned.
         let node = unsafe { &*node.cast::<Node<K>>() };
@@ -55,15 +59,22 @@ pub(crate) fn lazy<K: Kernel>(kernel: K, inputs: &[&Array], shape: &[i32]) -> Re
                 unsafe { slice::from_raw_parts(data, len) }
             })
             .collect();
-        let output = if node.output_len == 0 {
-            &mut []
-        } else {
-            // SAFETY: the seam has just allocated the output for this node's shape, and nobody reads it before this
-            // has returned. MLX aligns what it allocates. All bits are a number, so it need not be initialised.
-            unsafe { slice::from_raw_parts_mut(output.cast::<f32>(), node.output_len) }
-        };
+        // SAFETY: MLX hands over as many outputs as the node was made with.
+        let pointers = unsafe { slice::from_raw_parts(outputs, node.output_lens.len()) };
+        let mut outputs: Vec<&mut [f32]> = pointers
+            .iter()
+            .zip(&node.output_lens)
+            .map(|(&data, &len)| {
+                if len == 0 {
+                    return &mut [][..];
+                }
+                // SAFETY: the seam has just allocated each output for this node's shapes, and nobody reads it before
+                // this has returned. MLX aligns what it allocates. All bits are a number, so it need not be initialised.
+                unsafe { slice::from_raw_parts_mut(data.cast::<f32>(), len) }
+            })
+            .collect();
         // A panic aborts here, for this function must not unwind: a kernel's panic is a bug.
-        node.kernel.lock().expect("a node runs once").run(&inputs, output);
+        node.kernel.lock().expect("a node runs once").run(&inputs, &mut outputs);
     }
     unsafe extern "C" fn drop_node<K>(node: *mut c_void) {
         // SAFETY: `node` is the box leaked below, and MLX calls this once.
@@ -74,30 +85,37 @@ pub(crate) fn lazy<K: Kernel>(kernel: K, inputs: &[&Array], shape: &[i32]) -> Re
     let node = Node {
         kernel: Mutex::new(kernel),
         input_bytes: inputs.iter().map(bytes).collect(),
-        output_len: shape.iter().map(|&extent| extent as usize).product(),
+        output_lens: shapes
+            .iter()
+            .map(|shape| shape.iter().map(|&extent| extent as usize).product())
+            .collect(),
     };
     let handles: Vec<_> = inputs.iter().map(|array| array.as_ptr()).collect();
-    // SAFETY: the handles and the shape are read before this returns; the node is given away.
-    let handle = unsafe {
+    let mut outputs = [mlx_sys::mlx_array { ctx: ptr::null_mut() }; N];
+    // SAFETY: the handles and the shapes are read before this returns, and as many outputs are written; the node is given
+    // away.
+    let status = unsafe {
         native_kernel(
             K::NAME.as_ptr(),
             handles.as_ptr(),
             handles.len(),
-            shape.as_ptr(),
-            shape.len() as c_int,
+            shapes.concat().as_ptr(),
+            shapes.map(|shape| shape.len() as c_int).as_ptr(),
+            N,
             run::<K>,
             Box::into_raw(Box::new(node)).cast(),
             drop_node::<K>,
+            outputs.as_mut_ptr(),
         )
     };
-    if handle.ctx.is_null() {
+    if status != 0 {
         return Err(Exception::custom("MLX refused a kernel's node"));
     }
-    // SAFETY: a fresh handle that nobody else frees.
-    Ok(unsafe { Array::from_ptr(handle) })
+    // SAFETY: fresh handles that nobody else frees.
+    Ok(outputs.map(|handle| unsafe { Array::from_ptr(handle) }))
 }
 
-type Run = unsafe extern "C" fn(*mut c_void, *const *const c_void, *mut c_void);
+type Run = unsafe extern "C" fn(*mut c_void, *const *const c_void, *const *mut c_void);
 
 unsafe extern "C" {
     #[link_name = "flash_array_kernel"]
@@ -105,12 +123,14 @@ unsafe extern "C" {
         name: *const c_char,
         inputs: *const mlx_sys::mlx_array,
         n_inputs: usize,
-        shape: *const c_int,
-        dim: c_int,
+        shapes: *const c_int,
+        dims: *const c_int,
+        n_outputs: usize,
         run: Run,
         payload: *mut c_void,
         dtor: unsafe extern "C" fn(*mut c_void),
-    ) -> mlx_sys::mlx_array;
+        outputs: *mut mlx_sys::mlx_array,
+    ) -> c_int;
 }
 
 #[cfg(test)]
@@ -127,30 +147,50 @@ mod tests {
     impl Kernel for Scale {
         const NAME: &'static CStr = c"Scale";
 
-        fn run(&mut self, inputs: &[&[u8]], output: &mut [f32]) {
+        fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
             self.1.fetch_add(1, Ordering::SeqCst);
-            for (out, bytes) in output.iter_mut().zip(inputs[0].as_chunks::<4>().0) {
-                *out = self.0 * f32::from_le_bytes(*bytes);
+            for output in outputs {
+                for (out, bytes) in output.iter_mut().zip(inputs[0].as_chunks::<4>().0) {
+                    *out = self.0 * f32::from_le_bytes(*bytes);
+                }
             }
         }
     }
 
+    fn scale(factor: f32, runs: &Arc<AtomicUsize>, x: &Array, shape: &[i32]) -> Array {
+        let [output] = lazy(Scale(factor, Arc::clone(runs)), &[x], [shape]).unwrap();
+        output
+    }
+
     #[test]
     fn a_kernel_runs_when_it_is_evaluated_and_in_order() {
-        let runs = Arc::new(AtomicUsize::new(0));
+        let runs = Arc::default();
         let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
-        let doubled = lazy(Scale(2.0, Arc::clone(&runs)), &[&x.add(&x).unwrap()], &[2, 2]).unwrap();
-        let last = lazy(Scale(10.0, Arc::clone(&runs)), &[&doubled.try_index(1).unwrap()], &[2]).unwrap();
+        let doubled = scale(2.0, &runs, &x.add(&x).unwrap(), &[2, 2]);
+        let last = scale(10.0, &runs, &doubled.try_index(1).unwrap(), &[2]);
         assert_eq!(runs.load(Ordering::SeqCst), 0, "nothing runs before it is asked for");
         assert_eq!(last.add(&last).unwrap().as_slice::<f32>(), [240.0, 320.0]);
         assert_eq!(runs.load(Ordering::SeqCst), 2);
     }
 
     #[test]
+    fn all_outputs_of_a_kernel_come_of_one_run() {
+        let runs = Arc::default();
+        let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
+        let [whole, none, half] =
+            lazy(Scale(2.0, Arc::clone(&runs)), &[&x], [&[2, 2], &[0], &[1, 1, 2]]).unwrap();
+        assert_eq!((half.shape(), half.as_slice::<f32>()), ([1, 1, 2].as_slice(), [2.0, 4.0].as_slice()));
+        assert_eq!(none.size(), 0);
+        drop(half);
+        assert_eq!(whole.as_slice::<f32>(), [2.0, 4.0, 6.0, 8.0]);
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
     fn what_a_kernel_holds_is_dropped_even_if_it_never_runs() {
-        let runs = Arc::new(AtomicUsize::new(0));
+        let runs = Arc::default();
         let x = Array::from_slice(&[1.0f32], &[1]);
-        drop(lazy(Scale(1.0, Arc::clone(&runs)), &[&x], &[1]).unwrap());
+        drop(scale(1.0, &runs, &x, &[1]));
         assert_eq!(Arc::strong_count(&runs), 1);
         assert_eq!(runs.load(Ordering::SeqCst), 0);
     }
@@ -158,14 +198,14 @@ mod tests {
     #[test]
     fn an_input_that_is_not_contiguous_is_an_error() {
         let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
-        let output = lazy(Scale(1.0, Arc::default()), &[&x.t()], &[2, 2]).unwrap();
+        let output = scale(1.0, &Arc::default(), &x.t(), &[2, 2]);
         assert!(output.eval().unwrap_err().what().contains("row-contiguous"));
     }
 
     #[test]
     fn an_empty_array_is_an_input_and_an_output() {
         let x = Array::from_slice(&[0.0f32; 0], &[0]);
-        let output = lazy(Scale(1.0, Arc::default()), &[&x], &[0]).unwrap();
+        let output = scale(1.0, &Arc::default(), &x, &[0]);
         output.eval().unwrap();
         assert_eq!(output.size(), 0);
     }

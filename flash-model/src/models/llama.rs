@@ -8,8 +8,7 @@ use serde::Deserialize;
 
 use super::{Architecture, Layer};
 use crate::attention::{CausalAttention, LayerInput, Rope, RopeScaling};
-use crate::compute::Backend;
-use crate::layers::{Linear, RmsNorm};
+use crate::layers::{Linear, RmsNorm, project, swiglu};
 use crate::weights::Weights;
 use crate::{Config, ModelError};
 
@@ -127,24 +126,18 @@ impl Attention {
     }
 }
 
-impl Module<LayerInput<'_>> for Attention {
-    type Output = Array;
-    type Error = Exception;
-
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
-        let queries = self.q_proj.forward(x)?;
-        let keys = self.k_proj.forward(x)?;
-        let values = self.v_proj.forward(x)?;
+impl Attention {
+    /// Adds what it makes of the input to `residual`.
+    fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+        let LayerInput { x, kv, position } = input;
+        let [queries, keys, values] = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
         let attended = self.attention.forward(&queries, &keys, &values, kv, position)?;
-        self.o_proj.forward(&attended)
+        self.o_proj.add(residual, &attended)
     }
-
-    fn training_mode(&mut self, _: bool) {}
 }
 
 #[derive(Debug, ModuleParameters)]
 struct Mlp {
-    backend: Backend,
     #[param]
     gate_proj: Linear,
     #[param]
@@ -158,7 +151,6 @@ impl Mlp {
         let (dim, hidden_dim) = (args.hidden_size, args.intermediate_size);
         let linear = |name, input, output| weights.at(name).linear(input, output, args.mlp_bias);
         Ok(Self {
-            backend: weights.backend().clone(),
             gate_proj: linear("gate_proj", dim, hidden_dim)?,
             down_proj: linear("down_proj", hidden_dim, dim)?,
             up_proj: linear("up_proj", dim, hidden_dim)?,
@@ -166,17 +158,11 @@ impl Mlp {
     }
 }
 
-impl Module<&Array> for Mlp {
-    type Output = Array;
-    type Error = Exception;
-
-    fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
-        let gate = self.gate_proj.forward(x)?;
-        let up = self.up_proj.forward(x)?;
-        self.down_proj.forward(&self.backend.swiglu(&gate, &up)?)
+impl Mlp {
+    /// Adds what it makes of `x` to `residual`.
+    fn add(&self, residual: &Array, x: &Array) -> Result<Array, Exception> {
+        self.down_proj.add(residual, &swiglu(&self.gate_proj, &self.up_proj, x)?)
     }
-
-    fn training_mode(&mut self, _: bool) {}
 }
 
 #[derive(Debug, ModuleParameters)]
@@ -209,9 +195,8 @@ impl Module<LayerInput<'_>> for TransformerBlock {
 
     fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
         let normed = self.input_layernorm.forward(x)?;
-        let h = x.add(self.self_attn.forward(LayerInput { x: &normed, kv, position })?)?;
-        let r = self.mlp.forward(&self.post_attention_layernorm.forward(&h)?)?;
-        h.add(r)
+        let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
+        self.mlp.add(&h, &self.post_attention_layernorm.forward(&h)?)
     }
 
     fn training_mode(&mut self, _: bool) {}

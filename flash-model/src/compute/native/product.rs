@@ -1,0 +1,193 @@
+//! Products with weights: as a node each, or several of them, or with what comes behind them.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use flash_kernels::{FloatType, Floats, KernelError, Matrix, Pool, Projection};
+use flash_kernels::{matmul_add, matmul_each, matmul_swiglu};
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::{expect, float_type};
+use crate::compute::{self, Quantized};
+use crate::config::QuantizedFormat;
+use crate::mlx::kernel::{Kernel, lazy};
+
+/// `x · Wᵀ (+ bias)`.
+pub(in crate::compute) fn product(
+    pool: &Arc<Pool>,
+    x: &Array,
+    matrix: compute::Matrix<'_>,
+) -> Result<Array, Exception> {
+    let [y] = products(pool, x, [matrix])?;
+    Ok(y)
+}
+
+/// The same for each matrix.
+pub(in crate::compute) fn products<const N: usize>(
+    pool: &Arc<Pool>,
+    x: &Array,
+    matrices: [compute::Matrix<'_>; N],
+) -> Result<[Array; N], Exception> {
+    let mut node = Node::new(pool, Finish::None, x)?;
+    for matrix in matrices {
+        node.push(matrix)?;
+    }
+    let shapes = matrices.map(|matrix| node.output_shape(matrix));
+    lazy(node.products, &node.inputs, shapes.each_ref().map(Vec::as_slice))
+}
+
+/// `onto + x · Wᵀ (+ bias)`.
+pub(in crate::compute) fn add_product(
+    pool: &Arc<Pool>,
+    onto: &Array,
+    x: &Array,
+    matrix: compute::Matrix<'_>,
+) -> Result<Array, Exception> {
+    let mut node = Node::new(pool, Finish::Add, x)?;
+    node.push(matrix)?;
+    let shape = node.output_shape(matrix);
+    expect(onto.dtype() == Dtype::Float32 && onto.shape() == shape, "a sum for each output")?;
+    node.inputs.push(onto);
+    let [y] = lazy(node.products, &node.inputs, [&shape])?;
+    Ok(y)
+}
+
+/// `silu(x · Gᵀ (+ bias)) · (x · Uᵀ (+ bias))`.
+pub(in crate::compute) fn gated_product(
+    pool: &Arc<Pool>,
+    x: &Array,
+    gate: compute::Matrix<'_>,
+    up: compute::Matrix<'_>,
+) -> Result<Array, Exception> {
+    let mut node = Node::new(pool, Finish::SwiGlu, x)?;
+    node.push(gate)?;
+    node.push(up)?;
+    let shape = node.output_shape(up);
+    expect(node.output_shape(gate) == shape, "gate for each value")?;
+    let [y] = lazy(node.products, &node.inputs, [&shape])?;
+    Ok(y)
+}
+
+/// Products of the same rows. Inputs: the rows; of each matrix the weight, scales and biases if it is quantised, the bias
+/// if there is one; what they are added to.
+struct Products {
+    pool: Arc<Pool>,
+    finish: Finish,
+    stored: Vec<Stored>,
+}
+
+/// What comes behind the products.
+#[derive(Clone, Copy)]
+enum Finish {
+    None,
+    Add,
+    SwiGlu,
+}
+
+/// How a matrix is stored.
+struct Stored {
+    shape: [usize; 2],
+    weight: Weight,
+    bias: Option<FloatType>,
+}
+
+#[derive(Clone, Copy)]
+enum Weight {
+    Float(FloatType),
+    Affine { format: QuantizedFormat, float: FloatType },
+}
+
+/// Products, and the arrays they will be computed from.
+struct Node<'a> {
+    products: Products,
+    x: &'a Array,
+    inputs: Vec<&'a Array>,
+}
+
+impl<'a> Node<'a> {
+    fn new(pool: &Arc<Pool>, finish: Finish, x: &'a Array) -> Result<Self, Exception> {
+        expect(x.dtype() == Dtype::Float32, "rows in float32")?;
+        let products = Products { pool: Arc::clone(pool), finish, stored: Vec::new() };
+        Ok(Self { products, x, inputs: vec![x] })
+    }
+
+    fn push(&mut self, matrix: compute::Matrix<'a>) -> Result<(), Exception> {
+        let compute::Matrix { weight, quantized, bias } = matrix;
+        let (n, k) = (weight.dim(0), self.x.dim(-1));
+        self.inputs.push(weight);
+        let (how, weight_columns) = match quantized {
+            None => (Weight::Float(float_type(weight)?), k),
+            Some(Quantized { format, scales, biases }) => {
+                let float = float_type(scales)?;
+                expect(float_type(biases)? == float, "scales and biases of one type")?;
+                let groups = [n, k / format.group_size];
+                let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
+                expect(is_codes, "codes in whole groups")?;
+                let fits = scales.shape() == groups && biases.shape() == groups;
+                expect(fits, "a scale and a bias for each group")?;
+                self.inputs.extend([scales, biases]);
+                (Weight::Affine { format, float }, k * format.bits / 32)
+            }
+        };
+        expect(weight.shape() == [n, weight_columns], "rows that fit the matrix")?;
+        if let Some(bias) = bias {
+            expect(bias.shape() == [n], "a bias for each row")?;
+            self.inputs.push(bias);
+        }
+        let bias = bias.map(float_type).transpose()?;
+        self.products.stored.push(Stored { shape: [n as usize, k as usize], weight: how, bias });
+        Ok(())
+    }
+
+    /// The shape of the rows, and as many columns as the matrix has rows.
+    fn output_shape(&self, matrix: compute::Matrix<'_>) -> Vec<i32> {
+        let mut shape = self.x.shape().to_vec();
+        *shape.last_mut().expect("it has a last dimension, which is k") = matrix.weight.dim(0);
+        shape
+    }
+}
+
+impl Kernel for Products {
+    const NAME: &'static CStr = c"FlashProducts";
+
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
+        self.compute(inputs, outputs).expect("the shapes were checked when the node was made");
+    }
+}
+
+impl Products {
+    fn compute(&self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) -> Result<(), KernelError> {
+        let [x, rest @ ..] = inputs else { unreachable!("pushed first") };
+        let x = bytemuck::cast_slice(x);
+        let mut rest = rest.iter().copied();
+        let projections = self.stored.iter().map(|stored| stored.projection(&mut rest));
+        let projections = projections.collect::<Result<Vec<_>, _>>()?;
+        match (self.finish, projections.as_slice(), &mut *outputs) {
+            (Finish::Add, [projection], [y]) => {
+                y.copy_from_slice(bytemuck::cast_slice(rest.next().expect("pushed last")));
+                matmul_add(&self.pool, x, *projection, y)
+            }
+            (Finish::SwiGlu, [gate, up], [y]) => matmul_swiglu(&self.pool, x, *gate, *up, y),
+            (_, projections, outputs) => matmul_each(&self.pool, x, projections, outputs),
+        }
+    }
+}
+
+impl Stored {
+    /// Takes the matrix's data from the inputs.
+    fn projection<'a>(
+        &self,
+        inputs: &mut impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Projection<'a>, KernelError> {
+        let mut next = || inputs.next().expect("pushed with the matrix");
+        let w = match self.weight {
+            Weight::Float(float) => Matrix::float(self.shape, Floats { float, bytes: next() })?,
+            Weight::Affine { format: QuantizedFormat { group_size, bits }, float } => {
+                let [codes, scales, biases] = [next(), next(), next()];
+                Matrix::affine(self.shape, bits as u32, group_size as usize, codes, float, scales, biases)?
+            }
+        };
+        Ok(Projection { w, bias: self.bias.map(|float| Floats { float, bytes: next() }) })
+    }
+}
