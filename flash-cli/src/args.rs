@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod bench;
+
+pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs};
+
 use crate::size::Size;
 
 const STYLES: Styles = Styles::styled()
@@ -39,6 +43,8 @@ pub(crate) enum Command {
     Perplexity(PerplexityArgs),
     /// Convert a GGUF file to a model directory
     Convert(ConvertArgs),
+    /// Measure what this machine gives a model
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+mod bench;
 mod chat;
 mod convert;
 mod inspect;
@@ -18,7 +19,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => args.engine.debug,
         Command::Chat(args) => args.engine.debug,
         Command::Perplexity(args) => args.engine.debug,
-        Command::Inspect(_) | Command::Convert(_) => false,
+        Command::Inspect(_) | Command::Convert(_) | Command::Bench(_) => false,
     });
     match command {
         Command::Run(args) => run::run(RunOptions::resolve(args)?),
@@ -26,5 +27,6 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Perplexity(args) => perplexity::run(PerplexityOptions::resolve(args)?),
         Command::Convert(args) => convert::run(&ConvertOptions::resolve(args)?),
+        Command::Bench(args) => bench::run(args),
     }
 }

@@ -5,7 +5,7 @@ use predicates::prelude::*;
 use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, flash_cli, output, stderr, stdout};
 
-const VERBS: [&str; 5] = ["run", "chat", "inspect", "perplexity", "convert"];
+const VERBS: [&str; 6] = ["run", "chat", "inspect", "perplexity", "convert", "bench"];
 
 #[test]
 fn help_names_every_verb_and_the_exit_codes() {

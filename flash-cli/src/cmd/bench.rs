@@ -1,0 +1,13 @@
+//! `bench`: what this machine gives a model, one file a measurement.
+
+mod io;
+
+use std::process::ExitCode;
+
+use crate::args::{BenchArgs, BenchCommand};
+
+pub(crate) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        BenchCommand::Io(args) => io::run(&args),
+    }
+}
