@@ -166,10 +166,11 @@ pub(crate) struct EngineArgs {
     /// Quantize the KV cache to this many bits; 0 keeps full precision
     #[arg(long, value_name = "BITS", help_heading = "Memory and disk")]
     pub(crate) kv_quant: Option<u32>,
-    /// Read the weights past the page cache (direct), through it (pread), or from a map of it (mmap)
-    #[arg(long, value_name = "MODE", default_value = "direct", help_heading = "Memory and disk")]
+    /// Read the weights past the page cache (uring, direct), through it (pread), from a map of it (mmap), or as the
+    /// disk likes best (auto)
+    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "Memory and disk")]
     pub(crate) io: IoArg,
-    /// Read with this many threads [default: 8]
+    /// Have the disk make this many reads at once [default: what suits it]
     #[arg(long, value_name = "N", help_heading = "Memory and disk")]
     pub(crate) threads: Option<usize>,
     /// Read at most this much a second, for whoever shares the disk
@@ -215,9 +216,11 @@ pub(crate) struct SamplingArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum IoArg {
+    Auto,
+    Uring,
+    Direct,
     Pread,
     Mmap,
-    Direct,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -93,6 +93,7 @@ fn one_line(text: &str) -> String {
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
     match find::<IoError>(error)? {
         IoError::DirectUnsupported { .. } | IoError::DirectAlignment { .. } => Some(" (use --io pread)"),
+        IoError::UringUnsupported { .. } => Some(" (use --io direct)"),
         _ => None,
     }
 }

@@ -131,8 +131,18 @@ pub enum IoError {
         /// A mode that works.
         alternative: IoMode,
     },
+    /// The system has no io_uring for this process: it is too old, is not Linux, or forbids it.
+    #[error("{path}: the system has no io_uring for this program ({error}); {alternative} reads need none")]
+    UringUnsupported {
+        /// The file that was to be read with it.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+        /// A mode that works.
+        alternative: IoMode,
+    },
     /// A name of an I/O mode is not known.
-    #[error("unknown I/O mode {given:?}, expected one of pread, mmap, direct")]
+    #[error("unknown I/O mode {given:?}, expected one of auto, uring, direct, pread, mmap")]
     UnknownMode {
         /// What was given.
         given: String,
@@ -189,6 +199,16 @@ pub enum IoError {
         path: PathBuf,
         /// Offset in the shard where the read would have begun.
         offset: u64,
+    },
+    /// The system gave no io_uring for the shards of a reader, although it has some.
+    #[error("cannot make an io_uring for {depth} reads of {n_files} files at once: {error}")]
+    Ring {
+        /// How many reads it was to hold.
+        depth: usize,
+        /// How many files it was to know.
+        n_files: usize,
+        /// What the system said.
+        error: io::Error,
     },
     /// The system gave no reader thread.
     #[error("cannot start reader thread {thread_idx}: {error}")]

@@ -1,6 +1,9 @@
 //! Storage that fails on demand, for tests. Needs the feature `testing`.
+//!
+//! Reads that io_uring makes are made, and fail when they have ended.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -88,20 +91,10 @@ impl FaultyStorage {
 
 impl ReadAt for FaultyStorage {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        if !self.when.includes(self.reads.fetch_add(1, Ordering::SeqCst)) {
-            return self.inner.read_at(offset, buf);
-        }
-        match self.fault {
-            Fault::Eio => Err(Errno::IO.into()),
-            Fault::Interrupted => Err(Errno::INTR.into()),
-            Fault::Denied => Err(Errno::ACCESS.into()),
-            Fault::Short => Ok(self.inner.read_at(offset, buf)? / 2),
-            Fault::Empty => Ok(0),
-            Fault::Truncated { len_bytes } => {
-                let left_bytes = usize::try_from(len_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
-                Ok(self.inner.read_at(offset, buf)?.min(left_bytes))
-            }
-            Fault::Panic => panic!("a read that was to panic"),
+        if self.fails_now() {
+            self.fail(offset, || self.inner.read_at(offset, buf))
+        } else {
+            self.inner.read_at(offset, buf)
         }
     }
 
@@ -115,5 +108,35 @@ impl ReadAt for FaultyStorage {
 
     fn alignment(&self) -> usize {
         self.inner.alignment()
+    }
+
+    fn ring_file(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.ring_file()
+    }
+
+    fn ring_outcome(&self, offset: u64, outcome: io::Result<usize>) -> io::Result<usize> {
+        if self.fails_now() { self.fail(offset, || outcome) } else { outcome }
+    }
+}
+
+impl FaultyStorage {
+    fn fails_now(&self) -> bool {
+        self.when.includes(self.reads.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// What the fault makes of a read.
+    fn fail(&self, offset: u64, read: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
+        match self.fault {
+            Fault::Eio => Err(Errno::IO.into()),
+            Fault::Interrupted => Err(Errno::INTR.into()),
+            Fault::Denied => Err(Errno::ACCESS.into()),
+            Fault::Short => Ok(read()? / 2),
+            Fault::Empty => Ok(0),
+            Fault::Truncated { len_bytes } => {
+                let left_bytes = usize::try_from(len_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+                Ok(read()?.min(left_bytes))
+            }
+            Fault::Panic => panic!("a read that was to panic"),
+        }
     }
 }

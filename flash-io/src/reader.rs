@@ -1,12 +1,16 @@
-//! Threads that read bundles into slots.
+//! Threads, or one with an io_uring, that read bundles into slots.
 
-mod fill;
+pub(crate) mod fill;
 mod gate;
 #[cfg(target_os = "macos")]
 mod qos;
+#[cfg(target_os = "linux")]
+mod ring;
 mod stats;
 mod ticket;
 mod transfer;
+#[cfg(target_os = "linux")]
+pub(crate) mod uring;
 mod worker;
 
 use std::ops::Range;
@@ -19,6 +23,8 @@ use crossbeam_channel::Sender;
 
 use self::fill::Origin;
 use self::gate::Gate;
+#[cfg(target_os = "linux")]
+use self::ring::RingQueue;
 use self::stats::Counters;
 use self::transfer::Retry;
 use self::worker::Chunk;
@@ -36,16 +42,22 @@ pub use worker::Pace;
 /// How a [`Reader`] reads.
 #[derive(Debug, Clone)]
 pub struct ReaderConfig {
-    /// How many threads read, and so how many reads the device has at once. One thread leaves half of an
-    /// SSD unused.
-    pub threads: usize,
-    /// Bytes of one read call, rounded up to a multiple of [`DIRECT_ALIGN`].
+    /// How many reads the device has at once: in an io_uring, or each in a thread. One at a time leaves half of an SSD
+    /// unused.
+    pub depth: usize,
+    /// Bytes of one read call, rounded up to a multiple of [`DIRECT_ALIGN`]. A bundle too small for `depth` of them is read
+    /// in smaller ones.
     pub chunk_bytes: usize,
     /// How often a chunk's read is repeated after it failed or came short; 0 for never.
     pub max_retries: u32,
     /// The pause before the first repetition after a read that brought nothing; it doubles each time, up to
     /// a second.
     pub retry_backoff: Duration,
+    /// A read that takes longer has failed: it is cancelled, and repeated like any other. If the device does not let go of
+    /// it for that time again, the bundle fails; its slot comes back when the device is done with it.
+    ///
+    /// Only io_uring can do that. A thread whose read is stuck waits for it, and so does its bundle.
+    pub read_timeout: Duration,
     /// Decides when chunks may be read; `None` reads as fast as the device can.
     pub pacer: Option<Arc<dyn Pace>>,
 }
@@ -53,27 +65,38 @@ pub struct ReaderConfig {
 impl Default for ReaderConfig {
     fn default() -> Self {
         Self {
-            threads: 8,
+            depth: 8,
             chunk_bytes: 1 << 20,
             max_retries: 4,
             retry_backoff: Duration::from_millis(2),
+            read_timeout: Duration::from_secs(30),
             pacer: None,
         }
     }
 }
 
+/// Chunks are made no smaller than this, in bytes, so that a small bundle fills the queue: below, a disk pays more for each
+/// read than it gains by having many.
+const CHUNK_BYTES_MIN: u64 = 128 << 10;
+/// And no larger: what the kernel takes in one read.
+const CHUNK_BYTES_MAX: usize = 1 << 30;
+
 /// Reads bundles of a fixed set of shards.
 ///
-/// Bundles are read in the order in which they were submitted, each by as many threads as it has chunks.
+/// Bundles are read in the order in which they were submitted, each with as many reads at once as it has chunks.
 /// Dropping the reader waits for the reads under way; tickets that are not done then end with
 /// [`IoError::ReaderClosed`].
 #[derive(Debug)]
 pub struct Reader {
     sources: Vec<Source>,
+    depth: usize,
     chunk_bytes: usize,
     retry: Arc<Retry>,
-    /// `None` only while it is being dropped.
+    /// `None` if every shard is read through the ring, and while it is being dropped.
     queue: Option<Sender<Chunk>>,
+    /// `None` if no shard is read through it.
+    #[cfg(target_os = "linux")]
+    ring: Option<RingQueue>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -81,26 +104,35 @@ pub struct Reader {
 struct Source {
     path: Arc<Path>,
     storage: Arc<dyn ReadAt>,
+    /// Its number among the files of the ring, if it is read through that.
+    ring_file: Option<u32>,
 }
 
 impl Reader {
-    /// Starts the threads. [`ShardIdx`] counts `shards` as they are given.
+    /// Starts one thread with an io_uring for the shards whose storage wants that, and `depth` threads for the others.
+    /// [`ShardIdx`] counts `shards` as they are given.
     ///
     /// # Errors
-    /// [`IoError::Spawn`] if the system gives no thread.
+    /// [`IoError::Spawn`] if the system gives no thread, [`IoError::Ring`] if it gives no io_uring.
     ///
     /// # Panics
-    /// If the configuration has no thread or no byte in a chunk, or a storage asks for more alignment than
+    /// If the configuration has no read at once or no byte in a chunk, or a storage asks for more alignment than
     /// [`DIRECT_ALIGN`], which [`open`](crate::open) never returns.
     pub fn new(shards: Vec<Shard>, config: ReaderConfig) -> Result<Self, IoError> {
-        let ReaderConfig { threads: n_threads, chunk_bytes, max_retries, retry_backoff, pacer } = config;
-        assert!(n_threads > 0, "a reader has at least one thread");
+        let ReaderConfig { depth, chunk_bytes, max_retries, retry_backoff, read_timeout, pacer } = config;
+        assert!(depth > 0, "a reader makes at least one read at once");
         assert!(chunk_bytes > 0, "a chunk has at least one byte");
-        let sources: Vec<_> =
-            shards.into_iter().map(|Shard { path, storage }| Source { path: path.into(), storage }).collect();
+        let mut n_files = 0;
+        let sources = shards.into_iter().map(|Shard { path, storage }| {
+            let ring_file = storage.ring_file().map(|_| {
+                n_files += 1;
+                n_files - 1
+            });
+            Source { path: path.into(), storage, ring_file }
+        });
+        let sources: Vec<_> = sources.collect();
         assert!(sources.iter().all(|source| DIRECT_ALIGN.is_multiple_of(source.storage.alignment())));
 
-        let (queue, chunks) = crossbeam_channel::unbounded();
         let retry = Retry {
             max_retries,
             backoff: retry_backoff,
@@ -109,22 +141,49 @@ impl Reader {
         };
         let mut reader = Self {
             sources,
-            chunk_bytes: chunk_bytes.next_multiple_of(DIRECT_ALIGN),
+            depth,
+            chunk_bytes: chunk_bytes.min(CHUNK_BYTES_MAX).next_multiple_of(DIRECT_ALIGN),
             retry: Arc::new(retry),
-            queue: Some(queue),
-            threads: Vec::with_capacity(n_threads),
+            queue: None,
+            #[cfg(target_os = "linux")]
+            ring: None,
+            threads: Vec::new(),
         };
-        for thread_idx in 0..n_threads {
-            let (chunks, retry, pacer) = (chunks.clone(), Arc::clone(&reader.retry), pacer.clone());
+        #[cfg(target_os = "linux")]
+        if n_files > 0 {
+            reader.start_ring(pacer.clone(), read_timeout)?;
+        }
+        if reader.sources.iter().any(|source| source.ring_file.is_none()) {
+            reader.start_threads(pacer.as_ref())?;
+        }
+        Ok(reader)
+    }
+
+    fn start_threads(&mut self, pacer: Option<&Arc<dyn Pace>>) -> Result<(), IoError> {
+        let (queue, chunks) = crossbeam_channel::unbounded();
+        self.queue = Some(queue);
+        for thread_idx in 0..self.depth {
+            let (chunks, retry, pacer) = (chunks.clone(), Arc::clone(&self.retry), pacer.cloned());
             let body = move || {
                 #[cfg(target_os = "macos")]
                 qos::user_initiated();
                 worker::run(&chunks, &retry, pacer.as_deref());
             };
             let spawned = thread::Builder::new().name(format!("flash-read-{thread_idx}")).spawn(body);
-            reader.threads.push(spawned.map_err(|error| IoError::Spawn { thread_idx, error })?);
+            self.threads.push(spawned.map_err(|error| IoError::Spawn { thread_idx, error })?);
         }
-        Ok(reader)
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn start_ring(&mut self, pacer: Option<Arc<dyn Pace>>, read_timeout: Duration) -> Result<(), IoError> {
+        let ring_sources = self.sources.iter().filter(|source| source.ring_file.is_some());
+        let storages = ring_sources.map(|source| Arc::clone(&source.storage)).collect();
+        let (ring, thread) =
+            RingQueue::start(storages, self.depth, Arc::clone(&self.retry), pacer, read_timeout)?;
+        self.ring = Some(ring);
+        self.threads.push(thread);
+        Ok(())
     }
 
     /// Begins to read a bundle into a slot, behind all that was submitted before.
@@ -135,24 +194,39 @@ impl Reader {
     /// If the slot is smaller than the bundle, or the bundle names a shard that the reader does not have.
     pub fn submit(&self, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
         assert!(bundle.slot_bytes() <= slot.len(), "a bundle fits its slot");
+        let chunk_bytes = self.chunk_bytes_of(bundle);
         let mut parts = Vec::new();
         let mut rest = Vec::new();
         for extent in bundle.extents() {
             let source = &self.sources[extent.shard.0];
-            for chunk in extent.file.chunks(self.chunk_bytes as u64) {
+            for chunk in extent.file.chunks(chunk_bytes) {
                 let (range, read) = part_of(extent, chunk, source.storage.alignment());
                 let wanted_bytes = chunk.intersection(&extent.wanted).end - read.start;
                 parts.push((range, Origin { path: Arc::clone(&source.path), offset: read.start }));
-                rest.push((Arc::clone(&source.storage), wanted_bytes as usize));
+                rest.push((source, wanted_bytes as usize));
             }
         }
         let (fill, pieces) = fill::split(slot, parts);
-        let queue = self.queue.as_ref().expect("a reader keeps its queue until it is dropped");
-        for (piece, (storage, wanted_bytes)) in pieces.into_iter().zip(rest) {
-            // Were all threads gone, the chunk would come back in the error and end as closed when dropped.
-            drop(queue.send(Chunk { piece, storage, wanted_bytes }));
+        for (piece, (source, wanted_bytes)) in pieces.into_iter().zip(rest) {
+            let chunk = Chunk { piece, storage: Arc::clone(&source.storage), wanted_bytes };
+            // Were the threads gone, the chunk would come back in the error and end as closed when dropped.
+            match source.ring_file {
+                #[cfg(target_os = "linux")]
+                Some(file) => self.ring.as_ref().expect("a source of the ring has one").push(chunk, file),
+                _ => drop(self.queue.as_ref().expect("a source without a ring has threads").send(chunk)),
+            }
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(ring) = &self.ring {
+            ring.wake();
         }
         Ticket::new(fill)
+    }
+
+    /// So many that the bundle fills the queue, if that is possible without chunks that are too small.
+    fn chunk_bytes_of(&self, bundle: &BundleLayout) -> u64 {
+        let share_bytes = (bundle.slot_bytes() as u64).div_ceil(self.depth as u64).max(CHUNK_BYTES_MIN);
+        share_bytes.next_multiple_of(DIRECT_ALIGN as u64).min(self.chunk_bytes as u64)
     }
 
     /// Reads a few bytes of a shard in the calling thread, past the queue and the pacer: an embedding row,
@@ -203,6 +277,10 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.retry.gate.close();
         self.queue = None;
+        #[cfg(target_os = "linux")]
+        if let Some(ring) = &self.ring {
+            ring.wake();
+        }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a reader thread panicked");

@@ -1,13 +1,16 @@
-//! Files that are read by offset, in the three ways a system offers.
+//! Files that are read by offset, in the ways a system offers.
 
 mod aligned;
+mod auto;
 mod direct;
 mod mmap;
 mod pread;
+mod uring;
 
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -36,32 +39,56 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     /// What offset, length and address of every read must be a multiple of, in bytes; a power of two, 1 for
     /// storage that reads anything.
     fn alignment(&self) -> usize;
+
+    /// The file, for storage that wants the reads of a [`Reader`](crate::Reader) to be made through io_uring. `None`, as
+    /// by default, for storage that is read by calling [`read_at`](Self::read_at).
+    fn ring_file(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// What becomes of a read at `offset` that io_uring made: the place where tests let it fail.
+    ///
+    /// # Errors
+    /// What the system said, unless a test says otherwise.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    fn ring_outcome(&self, _offset: u64, outcome: io::Result<usize>) -> io::Result<usize> {
+        outcome
+    }
 }
 
 /// How files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum IoMode {
-    /// `pread` through the page cache of the system. Works everywhere.
+    /// The first that works of [`Uring`](Self::Uring), [`Direct`](Self::Direct) and [`Pread`](Self::Pread). Which is the
+    /// fastest, and how it is best used, is what [`Tuning`](crate::Tuning) finds out.
+    #[default]
+    Auto,
+    /// Reads that bypass the page cache, handed to the kernel through io_uring (Linux): one thread keeps the disk busy,
+    /// and reads that are stuck can be cancelled.
+    Uring,
+    /// Reads that bypass the page cache, made by threads: `O_DIRECT` on Linux, `F_NOCACHE` on macOS. Where the file
+    /// system has it.
+    Direct,
+    /// `pread` through the page cache of the system, made by threads. Works everywhere.
     Pread,
     /// Copies out of a memory map.
     Mmap,
-    /// Reads that bypass the page cache: `O_DIRECT` on Linux, `F_NOCACHE` on macOS. The fastest for models
-    /// that are larger than memory, where the file system has it.
-    #[default]
-    Direct,
 }
 
 impl IoMode {
-    /// Every mode.
-    pub const ALL: &'static [IoMode] = &[IoMode::Pread, IoMode::Mmap, IoMode::Direct];
+    /// Every mode there is to choose from: all but [`Auto`](Self::Auto).
+    pub const ALL: &'static [IoMode] = &[IoMode::Uring, IoMode::Direct, IoMode::Pread, IoMode::Mmap];
 
     /// The name, as [`FromStr`] takes it.
     pub const fn name(self) -> &'static str {
         match self {
+            IoMode::Auto => "auto",
+            IoMode::Uring => "uring",
+            IoMode::Direct => "direct",
             IoMode::Pread => "pread",
             IoMode::Mmap => "mmap",
-            IoMode::Direct => "direct",
         }
     }
 }
@@ -76,7 +103,8 @@ impl FromStr for IoMode {
     type Err = IoError;
 
     fn from_str(name: &str) -> Result<Self, IoError> {
-        let found = Self::ALL.iter().copied().find(|mode| mode.name() == name);
+        let mut all = [IoMode::Auto].iter().chain(Self::ALL).copied();
+        let found = all.find(|mode| mode.name() == name);
         found.ok_or_else(|| IoError::UnknownMode { given: name.to_owned() })
     }
 }
@@ -85,9 +113,12 @@ impl FromStr for IoMode {
 ///
 /// # Errors
 /// [`IoError::Open`] if it cannot be opened, [`IoError::DirectUnsupported`] or [`IoError::DirectAlignment`]
-/// if its file system cannot do direct reads as this crate makes them.
+/// if its file system cannot do direct reads as this crate makes them, [`IoError::UringUnsupported`] if the system has
+/// no io_uring for this process. With [`IoMode::Auto`] only the first.
 pub fn open(path: &Path, mode: IoMode) -> Result<Arc<dyn ReadAt>, IoError> {
     Ok(match mode {
+        IoMode::Auto => auto::open(path)?,
+        IoMode::Uring => Arc::new(uring::UringFile::open(path)?),
         IoMode::Pread => Arc::new(pread::PreadFile::open(path)?),
         IoMode::Mmap => Arc::new(mmap::MmapFile::open(path)?),
         IoMode::Direct => Arc::new(direct::DirectFile::open(path)?),

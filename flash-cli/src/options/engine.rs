@@ -55,16 +55,18 @@ impl EngineSettings {
             if !(1..=THREADS_MAX).contains(&threads) {
                 return Err(UsageError::Threads { threads, max: THREADS_MAX }.into());
             }
-            reader.threads = threads;
+            reader.depth = threads;
         }
         let rate = |rate: Size| ByteRate::new(rate.bytes() as f64);
         Ok(Self {
             model_dir: model.or(file.from).ok_or(UsageError::NoModel)?,
             ram: ram.or(file.ram),
             io: match io {
+                IoArg::Auto => IoMode::Auto,
+                IoArg::Uring => IoMode::Uring,
+                IoArg::Direct => IoMode::Direct,
                 IoArg::Pread => IoMode::Pread,
                 IoArg::Mmap => IoMode::Mmap,
-                IoArg::Direct => IoMode::Direct,
             },
             reader,
             read_rate: max_read_rate.map(rate).transpose()?,

@@ -1,7 +1,8 @@
 //! One slot that several threads fill at once.
 //!
 //! [`split`] takes the slot apart into pieces, each the sole owner of its own range of bytes; the slot
-//! comes back when the last piece has ended. This is the only place where threads write to shared memory.
+//! comes back when the last piece has ended. This is the only place where threads write to shared memory; what the kernel
+//! writes to is a piece, too (see `uring`).
 
 use std::ops::Range;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::pool::Slot;
 
 /// The slot while it is being filled, and after that how it went.
 #[derive(Debug)]
-pub(super) struct Fill {
+pub(crate) struct Fill {
     cancelled: AtomicBool,
     state: Mutex<State>,
     all_ended: Condvar,
@@ -27,17 +28,25 @@ struct State {
     /// Whole and untouched until no piece is pending; `None` once taken, or given back because of an error.
     slot: Option<Slot>,
     error: Option<IoError>,
+    /// Whether a piece is stuck: the waiter need not wait for it.
+    abandoned: bool,
+}
+
+impl State {
+    fn is_done(&self) -> bool {
+        self.n_pending == 0 || self.abandoned
+    }
 }
 
 /// What one piece is to be read from.
 #[derive(Debug, Clone)]
-pub(super) struct Origin {
-    pub(super) path: Arc<Path>,
-    pub(super) offset: u64,
+pub(crate) struct Origin {
+    pub(crate) path: Arc<Path>,
+    pub(crate) offset: u64,
 }
 
 impl Origin {
-    pub(super) fn closed(&self) -> IoError {
+    pub(crate) fn closed(&self) -> IoError {
         IoError::ReaderClosed { path: self.path.to_path_buf(), offset: self.offset }
     }
 }
@@ -45,7 +54,7 @@ impl Origin {
 /// The sole owner of one range of a slot. If it is dropped without [`end`](Self::end), the fill fails as
 /// closed.
 #[derive(Debug)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     fill: Arc<Fill>,
     start: *mut u8,
     len_bytes: usize,
@@ -62,7 +71,7 @@ unsafe impl Send for Piece {}
 ///
 /// # Panics
 /// If the ranges are not ascending, disjoint and inside the slot.
-pub(super) fn split(mut slot: Slot, parts: Vec<(Range<usize>, Origin)>) -> (Arc<Fill>, Vec<Piece>) {
+pub(crate) fn split(mut slot: Slot, parts: Vec<(Range<usize>, Origin)>) -> (Arc<Fill>, Vec<Piece>) {
     let mut free_from = 0;
     for (range, _) in &parts {
         assert!(free_from <= range.start && range.start <= range.end, "pieces of a slot are disjoint");
@@ -71,7 +80,7 @@ pub(super) fn split(mut slot: Slot, parts: Vec<(Range<usize>, Origin)>) -> (Arc<
     assert!(free_from <= slot.len(), "pieces lie in their slot");
 
     let base = slot.as_mut_ptr();
-    let state = State { n_pending: parts.len(), slot: Some(slot), error: None };
+    let state = State { n_pending: parts.len(), slot: Some(slot), error: None, abandoned: false };
     let fill = Arc::new(Fill {
         cancelled: AtomicBool::new(false),
         state: Mutex::new(state),
@@ -90,7 +99,7 @@ pub(super) fn split(mut slot: Slot, parts: Vec<(Range<usize>, Origin)>) -> (Arc<
 
 impl Piece {
     /// The bytes to fill.
-    pub(super) fn buf(&mut self) -> &mut [u8] {
+    pub(crate) fn buf(&mut self) -> &mut [u8] {
         #[expect(unsafe_code, reason = "several threads write to disjoint ranges of one slot")]
         // SAFETY: `split` checked that the range lies in the slot and in no other piece. The slot's memory
         // stays where it is and nobody reads or frees it before `n_pending` is 0: this piece counts there
@@ -102,17 +111,26 @@ impl Piece {
     }
 
     /// Where the bytes come from.
-    pub(super) fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
 
     /// Whether nobody wants the bytes any more.
-    pub(super) fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.fill.cancelled.load(Ordering::Relaxed)
     }
 
+    /// Fails the fill at once although nobody can say when this piece will end. The slot goes back when it has.
+    pub(crate) fn abandon(&self, error: IoError) {
+        let mut state = self.fill.state.lock();
+        self.fill.cancelled.store(true, Ordering::Relaxed);
+        state.error.get_or_insert(error);
+        state.abandoned = true;
+        self.fill.all_ended.notify_all();
+    }
+
     /// Tells how it went. The first error cancels the pieces that have not begun.
-    pub(super) fn end(mut self, outcome: Result<(), IoError>) {
+    pub(crate) fn end(mut self, outcome: Result<(), IoError>) {
         self.pending = false;
         self.fill.end_one(outcome);
     }
@@ -144,7 +162,7 @@ impl Fill {
     }
 
     /// Makes pieces that have not begun end at once, and gives the slot back when none is pending.
-    pub(super) fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
         let mut state = self.state.lock();
         if state.n_pending == 0 {
@@ -152,14 +170,14 @@ impl Fill {
         }
     }
 
-    pub(super) fn is_done(&self) -> bool {
-        self.state.lock().n_pending == 0
+    pub(crate) fn is_done(&self) -> bool {
+        self.state.lock().is_done()
     }
 
-    /// Waits until no piece is pending.
-    pub(super) fn wait(&self) -> Result<Slot, IoError> {
+    /// Waits until no piece is pending, or one is abandoned.
+    pub(crate) fn wait(&self) -> Result<Slot, IoError> {
         let mut state = self.state.lock();
-        while state.n_pending > 0 {
+        while !state.is_done() {
             self.all_ended.wait(&mut state);
         }
         match state.error.take() {
@@ -220,5 +238,19 @@ mod tests {
         assert!(pieces[0].is_cancelled() && !fill.is_done());
         pieces.remove(0).end(Ok(()));
         assert!(matches!(fill.wait(), Err(IoError::ReaderClosed { offset: 7, .. })));
+    }
+
+    #[test]
+    fn abandoned_piece_fails_the_fill_at_once_and_keeps_its_slot_until_it_ends() {
+        let pool = crate::pool::SlotPool::new(&Budget::new(1 << 20), 100, 1).unwrap();
+        let (fill, mut pieces) = split(pool.try_acquire().unwrap(), parts(&[0..10, 10..20]));
+        let stuck = pieces.remove(0);
+        stuck.abandon(stuck.origin().closed());
+        assert!(fill.wait().is_err());
+        fill.cancel();
+        pieces.remove(0).end(Ok(()));
+        assert_eq!(pool.free_slots(), 0);
+        stuck.end(Ok(()));
+        assert_eq!(pool.free_slots(), 1);
     }
 }

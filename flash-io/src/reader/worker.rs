@@ -15,7 +15,9 @@ use crate::storage::ReadAt;
 
 /// Decides when chunks may be read.
 pub trait Pace: Send + Sync + fmt::Debug {
-    /// Asked once before each chunk; the thread that is to read `bytes` sleeps for the returned time first.
+    /// Asked once before each chunk of `bytes`, in their order; the chunk is read after the returned time, not before.
+    ///
+    /// It must not wait itself: with io_uring one thread serves all reads.
     fn admit(&self, bytes: u64) -> Duration;
 }
 
@@ -38,13 +40,19 @@ pub(super) fn run(chunks: &Receiver<Chunk>, retry: &Retry, pacer: Option<&dyn Pa
         }
         // A panic of a storage or a pacer ends its bundle, not this thread: the queue needs it.
         let outcome = catch_unwind(AssertUnwindSafe(|| read(&mut chunk, retry, pacer)));
-        let origin = chunk.piece.origin();
-        let outcome = outcome.unwrap_or_else(|_| {
-            add(&retry.counters.failures, 1);
-            Err(IoError::ReadPanicked { path: origin.path.to_path_buf(), offset: origin.offset })
-        });
-        chunk.piece.end(outcome);
+        match outcome {
+            Ok(outcome) => chunk.piece.end(outcome),
+            Err(_) => panicked(retry, chunk.piece),
+        }
     }
+}
+
+/// Ends a piece whose storage or pacer panicked.
+pub(super) fn panicked(retry: &Retry, piece: Piece) {
+    add(&retry.counters.failures, 1);
+    let origin = piece.origin();
+    let error = IoError::ReadPanicked { path: origin.path.to_path_buf(), offset: origin.offset };
+    piece.end(Err(error));
 }
 
 fn read(chunk: &mut Chunk, retry: &Retry, pacer: Option<&dyn Pace>) -> Result<(), IoError> {

@@ -35,11 +35,11 @@ fn read_under(mode: IoMode, fault: Fault, when: When) -> Outcome {
     let storage = Arc::new(FaultyStorage::new(open(&path, mode).unwrap(), fault, when));
     let shard = Shard { path, storage: Arc::clone(&storage) as _ };
     let config = ReaderConfig {
-        threads: 2,
+        depth: 2,
         chunk_bytes: CHUNK_BYTES,
         max_retries: MAX_RETRIES,
         retry_backoff: Duration::from_micros(10),
-        pacer: None,
+        ..ReaderConfig::default()
     };
     let tensors = spans(bytes.len() as u64);
     let bundle = Arc::new(BundleLayout::new(&tensors));

@@ -7,4 +7,6 @@ mod fuzz_corpus;
 mod header;
 mod oracle;
 mod reader;
+#[cfg(target_os = "linux")]
+mod ring;
 mod support;

@@ -12,7 +12,7 @@ use flash_io::{
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::support::{disk_dir, expected, modes_in, noise, shared, u8_file, write};
+use crate::support::{disk_dir, expected, modes_in, noise, shared, u8_file, wait_until, write};
 
 /// A model whose tensors have odd sizes: empty, below a block, around a block, over several chunks.
 fn model() -> TempDir {
@@ -66,7 +66,7 @@ proptest! {
     #[test]
     fn bytes_depend_on_no_setting(
         mode in prop::sample::select(IoMode::ALL.to_vec()),
-        threads in 1usize..6,
+        depth in 1usize..6,
         chunk_bytes in 1usize..40_000,
         picks in prop::collection::vec(any::<prop::sample::Index>(), 1..9),
     ) {
@@ -76,7 +76,7 @@ proptest! {
         let all: Vec<_> = catalog.tensors().collect();
         let tensors: Vec<_> = picks.iter().map(|pick| *pick.get(&all)).collect();
         let bundle = layout_of(&tensors);
-        let config = ReaderConfig { threads, chunk_bytes, ..ReaderConfig::default() };
+        let config = ReaderConfig { depth, chunk_bytes, ..ReaderConfig::default() };
         let reader = Reader::new(catalog.shards().to_vec(), config).unwrap();
         let slot = Slot::alone(&big_budget(), bundle.slot_bytes() + 5).unwrap();
         let slot = reader.submit(&bundle, slot).wait().unwrap();
@@ -94,7 +94,7 @@ proptest! {
         let span = Span::new(start, start + len).intersection(&Span::new(0, file.len() as u64));
         for mode in modes_in(dir.path()) {
             let shard = Shard::open(path.clone(), mode).unwrap();
-            let config = ReaderConfig { threads: 1, chunk_bytes, ..ReaderConfig::default() };
+            let config = ReaderConfig { depth: 1, chunk_bytes, ..ReaderConfig::default() };
             let reader = Reader::new(vec![shard], config).unwrap();
             let mut out = vec![0; span.len_bytes() as usize];
             reader.read_exact_at(ShardIdx(0), span, &mut out).unwrap();
@@ -191,8 +191,7 @@ impl Pace for Slow {
 fn slow_reader(pacer: &Arc<Slow>) -> (Reader, Arc<BundleLayout>) {
     let shard = Shard { path: "memory".into(), storage: shared(noise(64 * 4096, 3)) };
     let pacer: Arc<dyn Pace> = Arc::clone(pacer) as _;
-    let config =
-        ReaderConfig { threads: 1, chunk_bytes: 4096, pacer: Some(pacer), ..ReaderConfig::default() };
+    let config = ReaderConfig { depth: 1, chunk_bytes: 4096, pacer: Some(pacer), ..ReaderConfig::default() };
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, 64 * 4096))]));
     (Reader::new(vec![shard], config).unwrap(), bundle)
 }
@@ -208,14 +207,6 @@ fn pacer_is_asked_for_every_chunk_and_obeyed() {
     assert_eq!(pacer.admitted_bytes.load(Ordering::SeqCst), 64 * 4096);
     assert!(reader.stats().paced >= Duration::from_millis(64));
     assert_eq!(reader.stats().chunks, 64);
-}
-
-fn wait_until(mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(20), "waited in vain");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use flash_io::{Catalog, IoError, IoMode, ReadAt, open};
 
@@ -75,7 +77,11 @@ pub(crate) fn modes_in(dir: &Path) -> Vec<IoMode> {
     let probe = write(dir, "probe", [0; 16]);
     let works = |mode: &IoMode| match open(&probe, *mode) {
         Ok(_) => true,
-        Err(error @ (IoError::DirectUnsupported { .. } | IoError::DirectAlignment { .. })) => {
+        Err(
+            error @ (IoError::UringUnsupported { .. }
+            | IoError::DirectUnsupported { .. }
+            | IoError::DirectAlignment { .. }),
+        ) => {
             eprintln!("skipped {mode}: {error}");
             false
         }
@@ -93,4 +99,18 @@ pub(crate) fn expected(catalog: &Catalog, name: &str) -> Vec<u8> {
 
 pub(crate) fn shared(bytes: Vec<u8>) -> Arc<dyn ReadAt> {
     Arc::new(Bytes(bytes))
+}
+
+/// Whether io_uring can be tried here; says so if not.
+#[cfg(target_os = "linux")]
+pub(crate) fn has_ring() -> bool {
+    modes_in(disk_dir().path()).contains(&IoMode::Uring)
+}
+
+pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(20), "waited in vain");
+        thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -48,7 +48,7 @@ impl Way {
         let budget_bytes =
             model.floor_bytes(&workload) + (self.pinned * 2.0 * model.model_bytes() as f64) as u64;
         let reader = ReaderConfig {
-            threads: self.threads,
+            depth: self.threads,
             chunk_bytes: self.chunk_bytes,
             // So many that a read that fails by chance is not given up.
             max_retries: 64,
@@ -60,7 +60,7 @@ impl Way {
 }
 
 fn way() -> impl Strategy<Value = Way> {
-    let io = prop_oneof![Just(IoMode::Pread), Just(IoMode::Mmap), Just(IoMode::Direct)];
+    let io = prop_oneof![Just(IoMode::Auto), Just(IoMode::Pread), Just(IoMode::Mmap), Just(IoMode::Direct)];
     let fault =
         prop_oneof![Just(Fault::Eio), Just(Fault::Interrupted), Just(Fault::Short), Just(Fault::Empty)];
     let faults = prop::option::of((fault, (2..7u64).prop_map(When::OneIn)));

@@ -1,0 +1,76 @@
+//! Files whose reads are handed to io_uring.
+
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::{IoMode, ReadAt};
+use crate::error::IoError;
+
+/// A direct file that a [`Reader`](crate::Reader) reads through its ring. Small reads, which are made in the calling
+/// thread, are ordinary direct ones.
+#[derive(Debug)]
+pub(super) struct UringFile {
+    #[cfg(target_os = "linux")]
+    direct: super::direct::DirectFile,
+    #[cfg(not(target_os = "linux"))]
+    never: std::convert::Infallible,
+}
+
+#[cfg(target_os = "linux")]
+impl UringFile {
+    pub(super) fn open(path: &Path) -> Result<Self, IoError> {
+        let direct = super::direct::DirectFile::open(path)?;
+        crate::reader::uring::availability().map_err(|error| IoError::UringUnsupported {
+            path: path.to_owned(),
+            error,
+            alternative: IoMode::Direct,
+        })?;
+        Ok(Self { direct })
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl ReadAt for UringFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.direct.read_at(offset, buf)
+    }
+
+    fn len_bytes(&self) -> std::io::Result<u64> {
+        self.direct.len_bytes()
+    }
+
+    fn alignment(&self) -> usize {
+        self.direct.alignment()
+    }
+
+    fn ring_file(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        Some(self.direct.as_fd())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl UringFile {
+    pub(super) fn open(path: &Path) -> Result<Self, IoError> {
+        Err(IoError::UringUnsupported {
+            path: path.to_owned(),
+            error: std::io::ErrorKind::Unsupported.into(),
+            alternative: IoMode::Direct,
+        })
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl ReadAt for UringFile {
+    fn read_at(&self, _: u64, _: &mut [u8]) -> std::io::Result<usize> {
+        match self.never {}
+    }
+
+    fn len_bytes(&self) -> std::io::Result<u64> {
+        match self.never {}
+    }
+
+    fn alignment(&self) -> usize {
+        match self.never {}
+    }
+}

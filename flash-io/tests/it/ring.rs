@@ -1,0 +1,231 @@
+//! What only io_uring does: reads that end without their data, and many at once in one thread.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use flash_io::{
+    Budget, BundleLayout, IoError, IoMode, Pace, ReadAt, Reader, ReaderConfig, Shard, ShardIdx, SlotPool,
+    Span, open,
+};
+
+use crate::support::{Bytes, disk_dir, has_ring, noise, wait_until, write};
+
+const CHUNK_BYTES: usize = 4096;
+
+/// A file whose reads are stuck until someone writes to the other end.
+#[derive(Debug)]
+struct Stuck(PipeReader);
+
+impl ReadAt for Stuck {
+    fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+        unreachable!("the ring reads it")
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(CHUNK_BYTES as u64)
+    }
+
+    fn alignment(&self) -> usize {
+        1
+    }
+
+    fn ring_file(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+}
+
+struct Setup {
+    reader: Reader,
+    writer: PipeWriter,
+    bundle: Arc<BundleLayout>,
+    pool: SlotPool,
+}
+
+/// A reader of one stuck shard, one chunk long.
+fn stuck(config: ReaderConfig) -> Setup {
+    let (pipe, writer) = io::pipe().unwrap();
+    let shard = Shard { path: "stuck".into(), storage: Arc::new(Stuck(pipe)) };
+    let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, CHUNK_BYTES as u64))]));
+    let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
+    Setup { reader: Reader::new(vec![shard], config).unwrap(), writer, bundle, pool }
+}
+
+#[test]
+fn stuck_read_is_cancelled_and_repeated() {
+    if !has_ring() {
+        return;
+    }
+    let config = ReaderConfig { read_timeout: Duration::from_millis(20), ..ReaderConfig::default() };
+    let Setup { reader, mut writer, bundle, pool } = stuck(config);
+    let ticket = reader.submit(&bundle, pool.try_acquire().unwrap());
+    wait_until(|| reader.stats().retries > 0);
+    let bytes = noise(CHUNK_BYTES, 1);
+    writer.write_all(&bytes).unwrap();
+    assert_eq!(ticket.wait().unwrap()[..], bytes);
+    let stats = reader.stats();
+    assert_eq!((stats.io_errors, stats.failures, stats.chunks), (stats.retries, 0, 1));
+}
+
+#[test]
+fn read_that_stays_stuck_is_given_up_as_timed_out() {
+    if !has_ring() {
+        return;
+    }
+    let (read_timeout, retry_backoff) = (Duration::from_millis(5), Duration::from_millis(1));
+    let config = ReaderConfig { read_timeout, retry_backoff, max_retries: 2, ..ReaderConfig::default() };
+    let Setup { reader, bundle, pool, writer: _writer } = stuck(config);
+    let error = reader.submit(&bundle, pool.try_acquire().unwrap()).wait().unwrap_err();
+    let IoError::ReadFailed { got_bytes: 0, attempts: 3, error: Some(cause), .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(cause.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(pool.free_slots(), 1);
+    assert_eq!((reader.stats().retries, reader.stats().failures), (2, 1));
+}
+
+#[test]
+fn stuck_read_does_not_keep_the_reader_from_closing() {
+    if !has_ring() {
+        return;
+    }
+    let Setup { reader, bundle, pool, writer: _writer } = stuck(ReaderConfig::default());
+    let ticket = reader.submit(&bundle, pool.try_acquire().unwrap());
+    thread::sleep(Duration::from_millis(20));
+    drop(reader);
+    assert!(matches!(ticket.wait(), Err(IoError::ReaderClosed { .. })));
+    assert_eq!(pool.free_slots(), 1);
+}
+
+#[test]
+fn short_reads_of_the_kernel_are_continued() {
+    if !has_ring() {
+        return;
+    }
+    let Setup { reader, mut writer, bundle, pool } = stuck(ReaderConfig::default());
+    let ticket = reader.submit(&bundle, pool.try_acquire().unwrap());
+    let bytes = noise(CHUNK_BYTES, 2);
+    writer.write_all(&bytes[..1000]).unwrap();
+    wait_until(|| reader.stats().short_reads == 1);
+    writer.write_all(&bytes[1000..]).unwrap();
+    assert_eq!(ticket.wait().unwrap()[..], bytes);
+    assert_eq!(reader.stats().retries, 1);
+}
+
+/// Lets some chunks through, and those behind them in an hour.
+#[derive(Debug)]
+struct LetThrough(AtomicU64);
+
+impl Pace for LetThrough {
+    fn admit(&self, _: u64) -> Duration {
+        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => Duration::ZERO,
+            Err(_) => Duration::from_secs(3600),
+        }
+    }
+}
+
+fn shard_of(bytes: &[u8], mode: IoMode) -> (tempfile::TempDir, Shard) {
+    let dir = disk_dir();
+    let path = write(dir.path(), "x", bytes);
+    (dir, Shard { storage: open(&path, mode).unwrap(), path })
+}
+
+#[test]
+fn chunk_that_the_pacer_holds_back_holds_up_no_other() {
+    if !has_ring() {
+        return;
+    }
+    let bytes = noise(8 * CHUNK_BYTES, 3);
+    let (_dir, shard) = shard_of(&bytes, IoMode::Uring);
+    let pacer = Some(Arc::new(LetThrough(AtomicU64::new(3))) as Arc<dyn Pace>);
+    let reader = Reader::new(
+        vec![shard],
+        ReaderConfig { chunk_bytes: CHUNK_BYTES, depth: 2, pacer, ..ReaderConfig::default() },
+    )
+    .unwrap();
+    let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, bytes.len() as u64))]));
+    let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
+    let ticket = reader.submit(&bundle, pool.try_acquire().unwrap());
+    wait_until(|| reader.stats().chunks == 3);
+    assert!(!ticket.is_done());
+    drop(reader);
+    assert!(matches!(ticket.wait(), Err(IoError::ReaderClosed { .. })));
+}
+
+#[test]
+fn many_reads_are_under_way_in_one_thread() {
+    if !has_ring() {
+        return;
+    }
+    let bytes = noise(64 * CHUNK_BYTES, 4);
+    let (_dir, shard) = shard_of(&bytes, IoMode::Uring);
+    let n_threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("flash-read")).count()
+    };
+    let before = n_threads();
+    let config = ReaderConfig { chunk_bytes: CHUNK_BYTES, depth: 300, ..ReaderConfig::default() };
+    let reader = Reader::new(vec![shard], config).unwrap();
+    // Readers of other tests come and go, but none has so many.
+    assert!(n_threads() < before + 100);
+    let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, bytes.len() as u64))]));
+    let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
+    let slot = reader.submit(&bundle, pool.try_acquire().unwrap()).wait().unwrap();
+    assert_eq!(slot[..], bytes);
+    assert_eq!(reader.stats().chunks, 64);
+}
+
+#[test]
+fn shards_with_and_without_a_ring_make_one_bundle() {
+    if !has_ring() {
+        return;
+    }
+    let bytes = noise(3 * CHUNK_BYTES, 5);
+    let (_dir, on_disk) = shard_of(&bytes, IoMode::Uring);
+    let in_memory = Shard { path: "memory".into(), storage: Arc::new(Bytes(bytes.clone())) };
+    let reader = Reader::new(vec![in_memory, on_disk], ReaderConfig::default()).unwrap();
+    let span = Span::new(0, bytes.len() as u64);
+    let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), span), (ShardIdx(1), span)]));
+    let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
+    let slot = reader.submit(&bundle, pool.try_acquire().unwrap()).wait().unwrap();
+    for i in 0..2 {
+        assert_eq!(slot[bundle.tensor_offset(i)..][..bytes.len()], bytes);
+    }
+}
+
+#[test]
+fn file_that_cannot_be_read_at_an_offset_is_an_error_of_its_bundle() {
+    if !has_ring() {
+        return;
+    }
+    #[derive(Debug)]
+    struct Folder(File);
+    impl ReadAt for Folder {
+        fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+            unreachable!("the ring reads it")
+        }
+        fn len_bytes(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+        fn alignment(&self) -> usize {
+            1
+        }
+        fn ring_file(&self) -> Option<BorrowedFd<'_>> {
+            Some(self.0.as_fd())
+        }
+    }
+    let dir = disk_dir();
+    let storage = Arc::new(Folder(File::open(dir.path()).unwrap()));
+    let reader =
+        Reader::new(vec![Shard { path: "folder".into(), storage }], ReaderConfig::default()).unwrap();
+    let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, 1))]));
+    let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
+    let error = reader.submit(&bundle, pool.try_acquire().unwrap()).wait().unwrap_err();
+    assert!(matches!(error, IoError::ReadFailed { attempts: 1, error: Some(_), .. }), "{error}");
+}
