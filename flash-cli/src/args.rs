@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flash_io::IoMode;
 
 mod bench;
 
@@ -221,6 +222,18 @@ pub(crate) enum IoArg {
     Direct,
     Pread,
     Mmap,
+}
+
+impl IoArg {
+    pub(crate) fn mode(self) -> IoMode {
+        match self {
+            Self::Auto => IoMode::Auto,
+            Self::Uring => IoMode::Uring,
+            Self::Direct => IoMode::Direct,
+            Self::Pread => IoMode::Pread,
+            Self::Mmap => IoMode::Mmap,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod budget;
+mod cache;
 mod cmd;
 mod failure;
 mod interrupt;

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use flash_io::IoMode;
+use flash_io::{IoMode, ReaderConfig, Tuning};
 use flash_model::text::Tokenizer;
 use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload, memory};
 
 use crate::options::EngineSettings;
 use crate::size::Bytes;
-use crate::{budget, report};
+use crate::{budget, cache, report};
 
 /// A model whose headers and tokenizer were read.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(crate) struct Session {
     pub(crate) model: Model,
     pub(crate) tokenizer: Tokenizer,
     settings: EngineSettings,
+    tuning: Tuning,
 }
 
 /// Why settings do not fit a model.
@@ -36,7 +37,9 @@ enum SessionError {
 
 impl Session {
     pub(crate) fn open(mut settings: EngineSettings) -> anyhow::Result<Self> {
-        let model = open_model(&settings.model_dir, settings.io, settings.compute)?;
+        let mut tuning = cache::tuning(&settings.model_dir, settings.io);
+        tuning.depth = settings.read_depth.unwrap_or(tuning.depth);
+        let model = open_model(&settings.model_dir, tuning.mode, settings.compute)?;
         if let Some(top_k) = settings.top_k.take() {
             // None of the architectures that are known has experts.
             return Err(top_k.no_experts().into());
@@ -44,7 +47,7 @@ impl Session {
         let tokenizer = Tokenizer::open(&settings.model_dir)?;
         // Reading it takes more memory than having it, and what is resident now counts against the budget.
         memory::trim();
-        Ok(Self { model, tokenizer, settings })
+        Ok(Self { model, tokenizer, settings, tuning })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -70,12 +73,14 @@ impl Session {
 
     /// Chooses the budget, and takes the memory.
     pub(crate) fn load(self, workload: Workload) -> anyhow::Result<Loaded> {
-        let Self { model, tokenizer, settings } = self;
+        let Self { model, tokenizer, settings, tuning } = self;
         let budget_bytes = budget::bytes(settings.ram);
         if settings.debug {
             report::needs(&model, &workload, budget_bytes);
         }
-        let EngineSettings { reader, read_rate, io, debug, stream, .. } = settings;
+        let EngineSettings { read_rate, debug, stream, .. } = settings;
+        let Tuning { mode: io, depth, chunk_bytes } = tuning;
+        let reader = ReaderConfig { depth, chunk_bytes, ..ReaderConfig::default() };
         let engine = model.load(&EngineOptions { budget_bytes, workload, reader, read_rate })?;
         if debug {
             report::plan(&engine);

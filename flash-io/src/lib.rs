@@ -6,17 +6,19 @@
 //!   from it.
 //! - [`BundleLayout`] says how tensors that are loaded together lie in a slot, and which bytes are read for
 //!   that.
-//! - [`Reader`] keeps the disk busy: threads that fill slots chunk by chunk, with bounded retry and
+//! - [`Reader`] keeps the disk busy: an io_uring or threads that fill slots chunk by chunk, with bounded retry and
 //!   [`Stats`].
-//! - [`ReadAt`] is what they read from: [`pread`](IoMode::Pread), [`mmap`](IoMode::Mmap),
-//!   [`direct`](IoMode::Direct), or storage of your own.
+//! - [`ReadAt`] is what they read from: [`uring`](IoMode::Uring), [`direct`](IoMode::Direct),
+//!   [`pread`](IoMode::Pread), [`mmap`](IoMode::Mmap), or storage of your own.
+//! - [`Tuning`] finds out which of them suits a device, and with how many reads of which size at once;
+//!   [`measure`] is what it measures with.
 //!
 //! Nothing here knows what a tensor means, and nothing runs that was not asked for: there is no read-ahead
 //! and no cache.
 //!
 //! ```
 //! use std::sync::Arc;
-//! use flash_io::{Budget, BundleLayout, Catalog, IoMode, Reader, ReaderConfig, SlotPool};
+//! use flash_io::{Budget, BundleLayout, Catalog, IoMode, Reader, ReaderConfig, SlotPool, Tuning};
 //! # fn main() -> Result<(), flash_io::IoError> {
 //! # let tmp = tempfile::tempdir().unwrap();
 //! # let model_dir = tmp.path();
@@ -24,12 +26,14 @@
 //! # let file = [&(header.len() as u64).to_le_bytes(), &header[..], b"xyz"].concat();
 //! # std::fs::write(model_dir.join("model.safetensors"), file).unwrap();
 //!
-//! let catalog = Catalog::open(model_dir, IoMode::Pread)?;
+//! let Tuning { mode, depth, chunk_bytes } = Tuning::find(model_dir, IoMode::Auto, None);
+//! let catalog = Catalog::open(model_dir, mode)?;
 //! let tensors: Vec<_> = catalog.tensors().map(|tensor| (tensor.shard, tensor.span)).collect();
 //! let bundle = Arc::new(BundleLayout::new(&tensors));
 //!
 //! let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 2)?;
-//! let reader = Reader::new(catalog.shards().to_vec(), ReaderConfig::default())?;
+//! let config = ReaderConfig { depth, chunk_bytes, ..ReaderConfig::default() };
+//! let reader = Reader::new(catalog.shards().to_vec(), config)?;
 //! let slot = pool.try_acquire().expect("both slots are free");
 //! let slot = reader.submit(&bundle, slot).wait()?;
 //! assert_eq!(&slot[bundle.tensor_offset(1)..][..1], b"z");
@@ -44,8 +48,10 @@ mod error;
 pub mod faults;
 mod header;
 mod layout;
+pub mod measure;
 mod pages;
 mod pool;
+mod probe;
 mod reader;
 mod span;
 mod storage;
@@ -57,6 +63,7 @@ pub use header::{Dtype, Header, HeaderFault, MAX_HEADER_BYTES, TensorInfo};
 pub use layout::{BundleLayout, Extent};
 pub use pages::{LEAD_BYTES, PageBuf};
 pub use pool::{Slot, SlotPool};
+pub use probe::Tuning;
 pub use reader::{Pace, Reader, ReaderConfig, Stats, Ticket};
 pub use span::Span;
 pub use storage::{DIRECT_ALIGN, IoMode, ReadAt, open};

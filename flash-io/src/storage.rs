@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::error::IoError;
 
 pub(crate) use aligned::{AlignedBuf, read_full};
+pub(crate) use auto::{ORDER, first_that_works};
 pub use direct::DIRECT_ALIGN;
 
 /// A file that many threads read at once, each at its own offset.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::IoArg;
+
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
@@ -21,6 +23,12 @@ pub(crate) struct BenchIoArgs {
     /// The directory of the model
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
+    /// Measure only this way to read; may be given more than once [default: uring, direct and pread]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) io: Vec<IoArg>,
+    /// Compare with fio (libaio, direct, 1 MiB, depth 8), which must be installed
+    #[arg(long)]
+    pub(crate) fio: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use flash_io::{IoMode, ReaderConfig};
+use flash_io::IoMode;
 use flash_model::Compute;
 use flash_sched::ByteRate;
 
 use super::UsageError;
-use crate::args::{ComputeArg, EngineArgs, IoArg};
+use crate::args::{ComputeArg, EngineArgs};
 use crate::modelfile::{Modelfile, TopK};
 use crate::size::Size;
 
@@ -20,7 +20,8 @@ pub(crate) struct EngineSettings {
     /// The budget, if someone says.
     pub(crate) ram: Option<Size>,
     pub(crate) io: IoMode,
-    pub(crate) reader: ReaderConfig,
+    /// Reads at once, if someone says.
+    pub(crate) read_depth: Option<usize>,
     pub(crate) read_rate: Option<ByteRate>,
     pub(crate) compute: Compute,
     pub(crate) prefetch: bool,
@@ -50,25 +51,18 @@ impl EngineSettings {
             Some(bits) => return Err(UsageError::KvQuantBits { bits }.into()),
         }
         let file = modelfile.as_deref().map(Modelfile::open).transpose()?.unwrap_or_default();
-        let mut reader = ReaderConfig::default();
-        if let Some(threads) = threads.or(file.threads) {
-            if !(1..=THREADS_MAX).contains(&threads) {
-                return Err(UsageError::Threads { threads, max: THREADS_MAX }.into());
-            }
-            reader.depth = threads;
+        let read_depth = threads.or(file.threads);
+        if let Some(threads) = read_depth
+            && !(1..=THREADS_MAX).contains(&threads)
+        {
+            return Err(UsageError::Threads { threads, max: THREADS_MAX }.into());
         }
         let rate = |rate: Size| ByteRate::new(rate.bytes() as f64);
         Ok(Self {
             model_dir: model.or(file.from).ok_or(UsageError::NoModel)?,
             ram: ram.or(file.ram),
-            io: match io {
-                IoArg::Auto => IoMode::Auto,
-                IoArg::Uring => IoMode::Uring,
-                IoArg::Direct => IoMode::Direct,
-                IoArg::Pread => IoMode::Pread,
-                IoArg::Mmap => IoMode::Mmap,
-            },
-            reader,
+            io: io.mode(),
+            read_depth,
             read_rate: max_read_rate.map(rate).transpose()?,
             compute: match compute {
                 None => Compute::Auto,

@@ -26,7 +26,8 @@ const FIELDS: [&str; 17] = [
 #[test]
 fn json_has_every_field_in_order() {
     let tiny = Tiny::new(2);
-    let output = output(["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "4", "--json"]);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "4", "--json"];
+    let output = output([&args[..], &["--io", "pread"]].concat());
     let report = json(&output);
     let places: Vec<_> = FIELDS.iter().map(|field| stdout(&output).find(&format!("\"{field}\":"))).collect();
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{}", stdout(&output));
@@ -36,7 +37,16 @@ fn json_has_every_field_in_order() {
         report["generated_tokens"].as_u64(),
         report["token_ids"].as_array().map(|ids| ids.len() as u64)
     );
-    assert_eq!(report["io"], "direct");
+    assert_eq!(report["io"], "pread");
+}
+
+#[test]
+fn without_being_told_it_reads_in_a_way_that_has_a_name() {
+    let tiny = Tiny::new(2);
+    let report =
+        json(&output(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "1", "--json"]));
+    let io = report["io"].as_str().unwrap();
+    assert!(["uring", "direct", "pread"].contains(&io), "{io}");
 }
 
 #[test]
@@ -216,7 +226,8 @@ fn read_bytes(args: &[&str]) -> u64 {
 fn budget_below_the_floor_is_refused_before_any_weight_is_read() {
     const LAYERS_BYTES: u64 = 64 * 147_968;
     let tiny = Tiny::new(64);
-    let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "1"];
+    // The system counts the bytes of calls, and io_uring makes none.
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "1", "--io", "pread"];
     let whole = read_bytes(&args);
     let refused = read_bytes(&[&args[..], &["--ram", "1MiB"]].concat());
     assert!(whole > refused + LAYERS_BYTES * 9 / 10, "{whole} B read in all, {refused} B when refused");

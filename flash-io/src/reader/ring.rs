@@ -87,6 +87,7 @@ impl RingQueue {
 
 /// What goes with a read under way.
 struct Load {
+    #[cfg(feature = "testing")]
     storage: Arc<dyn ReadAt>,
     file: u32,
     transfer: Transfer,
@@ -195,7 +196,15 @@ impl<'a> Ring<'a> {
                 continue;
             }
             let transfer = Transfer::new(self.retry, wanted_bytes, storage.alignment());
-            let load = Load { storage, file, transfer, begun: now, due: None, stage: Stage::Reading };
+            let load = Load {
+                #[cfg(feature = "testing")]
+                storage,
+                file,
+                transfer,
+                begun: now,
+                due: None,
+                stage: Stage::Reading,
+            };
             self.begin(piece, load)?;
         }
         Ok(())

@@ -6,6 +6,7 @@ mod faults;
 mod fuzz_corpus;
 mod header;
 mod oracle;
+mod probe;
 mod reader;
 #[cfg(target_os = "linux")]
 mod ring;

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use flash_io::measure::Stopwatch;
 use flash_io::{Budget, BundleLayout, Catalog, IoError, Reader, ReaderConfig, SlotPool};
 use serde::Serialize;
 
@@ -16,6 +17,8 @@ const TIME: Duration = Duration::from_secs(1);
 #[derive(Debug, Serialize)]
 pub(super) struct Sustained {
     pub(super) bytes_per_s: f64,
+    /// Processor time of the whole process, as a part of one core's.
+    pub(super) core_share: f64,
     pub(super) bundles: usize,
     pub(super) bundle_bytes_mean: u64,
 }
@@ -43,16 +46,21 @@ pub(super) fn measure(catalog: &Catalog, config: ReaderConfig) -> Result<Sustain
             drop(ticket.wait()?);
         }
     }
-    let (begin, mut bytes, mut n_bundles) = (Instant::now(), 0, 0);
-    while begin.elapsed() < TIME {
+    let (watch, mut bytes, mut n_bundles) = (Stopwatch::start(), 0, 0);
+    while watch.time() < TIME {
         next(&mut under_way);
         let Some((ticket, bundle_bytes)) = under_way.pop_front() else { break };
         drop(ticket.wait()?);
         bytes += bundle_bytes;
         n_bundles += 1;
     }
-    let bytes_per_s = bytes as f64 / begin.elapsed().as_secs_f64();
-    Ok(Sustained { bytes_per_s, bundles: n_bundles, bundle_bytes_mean: bytes / n_bundles.max(1) as u64 })
+    let sample = watch.sample(bytes);
+    Ok(Sustained {
+        bytes_per_s: sample.bytes_per_s(),
+        core_share: sample.core_share(),
+        bundles: n_bundles,
+        bundle_bytes_mean: bytes / n_bundles.max(1) as u64,
+    })
 }
 
 /// The tensors of each layer as one bundle, in the order of the layers; those of no layer are left out.

@@ -1,0 +1,20 @@
+//! What is kept between runs.
+
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use flash_io::{IoMode, Tuning};
+
+/// How the disk of a model is best read. It is found out once for each disk.
+pub(crate) fn tuning(model_dir: &Path, io: IoMode) -> Tuning {
+    let file = folder().map(|folder| folder.join("disks.json"));
+    Tuning::find(model_dir, io, file.as_deref())
+}
+
+/// `$FLASH_CACHE`, or `flash` in the user's cache folder; none for a user without a home.
+fn folder() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os("FLASH_CACHE") {
+        return Some(folder.into());
+    }
+    Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("flash"))
+}

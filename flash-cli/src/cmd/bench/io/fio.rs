@@ -1,0 +1,70 @@
+//! The same file, read by fio.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+/// What fio measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Fio {
+    pub(super) bytes_per_s: f64,
+    pub(super) core_share: f64,
+}
+
+#[derive(Deserialize)]
+struct Output {
+    jobs: Vec<Job>,
+}
+
+#[derive(Deserialize)]
+struct Job {
+    read: Read,
+    /// Percents of a core.
+    usr_cpu: f64,
+    sys_cpu: f64,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    bw_bytes: f64,
+}
+
+/// Whether it is there, before anything is measured.
+pub(super) fn check() -> anyhow::Result<()> {
+    let version = Command::new("fio").arg("--version").output();
+    version.map(drop).context("fio cannot be run; is it installed (package fio)?")
+}
+
+/// Reads for a second: libaio, direct, 1 MiB, depth 8. Its buffer is what the C library gives it, which may be told to
+/// use huge pages.
+pub(super) fn run(file: &Path, huge_pages: bool) -> anyhow::Result<Fio> {
+    let mut command = Command::new("fio");
+    command.args([
+        "--name=read",
+        "--readonly",
+        "--rw=read",
+        "--direct=1",
+        "--ioengine=libaio",
+        "--bs=1M",
+        "--iodepth=8",
+        "--time_based",
+        "--runtime=1",
+        "--output-format=json",
+    ]);
+    // A colon separates file names.
+    let name = file.to_str().context("fio takes only file names in UTF-8")?.replace(':', "\\:");
+    command.arg(format!("--filename={name}"));
+    if huge_pages {
+        command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+    }
+    let output = command.output().context("fio cannot be run")?;
+    if !output.status.success() {
+        bail!("fio failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let output: Output =
+        serde_json::from_slice(&output.stdout).context("fio printed something unexpected")?;
+    let [Job { read, usr_cpu, sys_cpu }] = &output.jobs[..] else { bail!("fio ran no job, or several") };
+    Ok(Fio { bytes_per_s: read.bw_bytes, core_share: (usr_cpu + sys_cpu) / 100.0 })
+}
