@@ -4,7 +4,7 @@ use crate::activations::Exception;
 use crate::isa::Kernels;
 use crate::matrix::{AffineStorage, Coding};
 use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Rows};
-use crate::widen::{Narrow, widen_e8m0};
+use crate::widen::widen_e8m0;
 
 /// A tile of affine weights.
 #[derive(Debug, Clone, Copy)]
@@ -29,12 +29,7 @@ impl<'a> AffineTile<'a> {
         let [wide_codes, wide_scales, wide_biases] = widened;
         let codes_bytes = k / 8 * w.bits as usize;
         let stored = &w.codes[range.start * codes_bytes..range.end * codes_bytes];
-        let narrow = match (w.coding, w.bits) {
-            (Coding::Affine, 4 | 8) => None,
-            (Coding::Affine, bits) => Some(Narrow::Bits(bits)),
-            (Coding::Mxfp4, _) => Some(Narrow::E2m1),
-        };
-        let codes = match narrow {
+        let codes = match w.narrow() {
             None => Rows::tiles(w.codes, codes_bytes, range.clone(), spare_codes),
             Some(narrow) => {
                 wide_codes.resize(range.len() * k, 0);

@@ -4,6 +4,7 @@ use crate::error::{KernelError, check_len};
 use crate::float::FloatType;
 use crate::mx::{self, Mx};
 use crate::tile::CodeBits;
+use crate::widen::Narrow;
 
 /// Stored floating-point numbers: little-endian bytes at any address.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +69,15 @@ impl AffineStorage<'_> {
         match (self.coding, self.bits) {
             (Coding::Affine, 4) => CodeBits::Four,
             _ => CodeBits::Eight,
+        }
+    }
+
+    /// How codes are narrower than kernels read them, if they are.
+    pub(crate) const fn narrow(&self) -> Option<Narrow<'static>> {
+        match (self.coding, self.bits) {
+            (Coding::Affine, 4 | 8) => None,
+            (Coding::Affine, bits) => Some(Narrow::Bits(bits)),
+            (Coding::Mxfp4, _) => Some(Narrow::E2m1),
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::matrix::{AffineStorage, Floats, Storage};
 use crate::pool::Columns;
 use crate::tile::{CodePanel, FLOAT_PANEL_K, FloatRows, GroupLanes, Lanes, PANEL_K, Rows, TILE};
 
+/// Tiles of a block whose weights are multiplied as they are stored: what a block costs besides is then a small part.
+const BLOCK_TILES_DIRECT: usize = 8;
+
 /// What is computed into columns of one matrix.
 pub(super) enum Task<'a> {
     Product(Product<'a>),
@@ -59,7 +62,11 @@ impl Task<'_> {
     /// Computes the columns of `part`.
     pub(super) fn compute(&self, kernels: &Kernels, mut part: Columns<'_>) {
         let (Self::Product(last) | Self::Sum(last) | Self::SwiGlu { up: last, .. }) = self;
-        let width = if last.m <= ROWS_DIRECT { TILE } else { BLOCK_TILES * TILE };
+        let tiles = match self {
+            Self::Product(product) | Self::Sum(product) => product.block_tiles(),
+            Self::SwiGlu { gate, up } => gate.block_tiles().min(up.block_tiles()),
+        };
+        let width = tiles * TILE;
         SCRATCH.with_borrow_mut(|scratch| {
             let columns = part.range();
             for start in columns.clone().step_by(width) {
@@ -119,6 +126,16 @@ impl<'a> Product<'a> {
 
     pub(super) fn of(w: &'a Storage<'a>, m: usize, k: usize, x: Input<'a>, bias: Option<Floats<'a>>) -> Self {
         Self { m, k, w, x, bias }
+    }
+
+    /// Tiles that are computed together.
+    fn block_tiles(&self) -> usize {
+        match self.w {
+            _ if self.m > ROWS_DIRECT => BLOCK_TILES,
+            // Each tile is widened where the one before it was, in a cache.
+            Storage::Affine(w) if w.narrow().is_some() => 1,
+            _ => BLOCK_TILES_DIRECT,
+        }
     }
 
     /// Sums of each tile: one for each row of activations, and more.
