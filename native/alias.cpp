@@ -4,9 +4,11 @@
 // expects of a buffer, though, that the word in front of the data holds its size; the caller leaves room for it.
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <utility>
+#include <vector>
 
 #include "mlx/array.h"
 #include "mlx/c/array.h"
@@ -37,6 +39,37 @@ extern "C" mlx_array flash_array_alias(
         std::move(cpp_shape),
         cpp_dtype,
         [payload, dtor](mlx::core::allocator::Buffer) { dtor(payload); }));
+  } catch (const std::exception& error) {
+    mlx_error("%s", error.what());
+    return mlx_array{nullptr};
+  }
+}
+
+/// An array of `shape` and `dtype` whose data begins `offset` bytes into that of `whole`, an evaluated array of bytes
+/// without gaps; it shares the memory, and is evaluated. The address need be no multiple of anything. On failure the
+/// handle is empty, and the error handler has been called.
+extern "C" mlx_array flash_array_view(
+    mlx_array whole,
+    std::size_t offset,
+    const int* shape,
+    int dim,
+    mlx_dtype dtype) {
+  using mlx::core::array;
+  try {
+    array::Flags flags{/* contiguous */ true, /* row_contiguous */ true, /* col_contiguous */ dim <= 1};
+    // Offsets are counted in elements, so bytes come first.
+    array bytes(mlx::core::Shape{1}, mlx::core::uint8, nullptr, std::vector<array>{});
+    bytes.copy_shared_buffer(
+        mlx_array_get_(whole), mlx::core::Strides{1}, flags, 1, static_cast<std::int64_t>(offset));
+    array view(mlx::core::Shape(shape, shape + dim), mlx_dtype_to_cpp(dtype), nullptr, std::vector<array>{});
+    mlx::core::Strides strides(dim, 1);
+    for (int axis = dim - 1; axis > 0; --axis) {
+      strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    auto size = view.size();
+    view.copy_shared_buffer(bytes, strides, flags, size);
+    view.set_status(array::Status::available);
+    return mlx_array_new_(std::move(view));
   } catch (const std::exception& error) {
     mlx_error("%s", error.what());
     return mlx_array{nullptr};
