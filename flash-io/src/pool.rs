@@ -3,8 +3,9 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::budget::Budget;
 use crate::error::IoError;
@@ -22,7 +23,15 @@ pub struct SlotPool {
 
 #[derive(Debug)]
 struct Shelf {
-    free: Mutex<Vec<PageBuf>>,
+    stock: Mutex<Stock>,
+    /// A slot came back, or the pool was closed.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Stock {
+    free: Vec<PageBuf>,
+    is_closed: bool,
 }
 
 impl SlotPool {
@@ -32,13 +41,39 @@ impl SlotPool {
     /// [`IoError::OverBudget`] if they do not all fit, [`IoError::Map`] if the system has no memory.
     pub fn new(budget: &Budget, slot_bytes: usize, n_slots: usize) -> Result<Self, IoError> {
         let free = (0..n_slots).map(|_| PageBuf::new(slot_bytes, budget)).collect::<Result<_, _>>()?;
-        Ok(Self { shelf: Arc::new(Shelf { free: Mutex::new(free) }), slot_bytes, n_slots })
+        let stock = Mutex::new(Stock { free, is_closed: false });
+        Ok(Self { shelf: Arc::new(Shelf { stock, changed: Condvar::new() }), slot_bytes, n_slots })
     }
 
     /// Takes a free slot, `None` if all are out. Its bytes are what its last user left.
     pub fn try_acquire(&self) -> Option<Slot> {
-        let pages = self.shelf.free.lock().pop()?;
-        Some(Slot { pages: Some(pages), home: Arc::downgrade(&self.shelf) })
+        let pages = self.shelf.stock.lock().free.pop()?;
+        Some(self.slot(pages))
+    }
+
+    /// Takes a slot, and waits for one if all are out. `None` when the pool is [closed](Self::close).
+    pub fn acquire(&self) -> Option<Slot> {
+        let mut stock = self.shelf.stock.lock();
+        self.shelf.changed.wait_while(&mut stock, |stock| stock.free.is_empty() && !stock.is_closed);
+        if stock.is_closed { None } else { stock.free.pop().map(|pages| self.slot(pages)) }
+    }
+
+    /// The same, but waits no longer than `limit`; then `None`.
+    pub fn acquire_within(&self, limit: Duration) -> Option<Slot> {
+        let mut stock = self.shelf.stock.lock();
+        let is_empty = |stock: &mut Stock| stock.free.is_empty() && !stock.is_closed;
+        self.shelf.changed.wait_while_for(&mut stock, is_empty, limit);
+        if stock.is_closed { None } else { stock.free.pop().map(|pages| self.slot(pages)) }
+    }
+
+    /// Ends all waits for a slot, now and later.
+    pub fn close(&self) {
+        self.shelf.stock.lock().is_closed = true;
+        self.shelf.changed.notify_all();
+    }
+
+    fn slot(&self, pages: PageBuf) -> Slot {
+        Slot { pages: Some(pages), home: Arc::downgrade(&self.shelf) }
     }
 
     /// Length of each slot in bytes.
@@ -53,7 +88,7 @@ impl SlotPool {
 
     /// How many slots are in the pool now.
     pub fn free_slots(&self) -> usize {
-        self.shelf.free.lock().len()
+        self.shelf.stock.lock().free.len()
     }
 }
 
@@ -126,7 +161,8 @@ impl DerefMut for Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let (Some(pages), Some(shelf)) = (self.pages.take(), self.home.upgrade()) {
-            shelf.free.lock().push(pages);
+            shelf.stock.lock().free.push(pages);
+            shelf.changed.notify_one();
         }
     }
 }
@@ -153,6 +189,27 @@ mod tests {
         assert!(pool.try_acquire().is_some());
         drop(second);
         assert_eq!(pool.free_slots(), 2);
+    }
+
+    #[test]
+    fn who_waits_gets_the_slot_that_comes_back_or_none_when_the_pool_is_closed() {
+        let pool = SlotPool::new(&Budget::new(1 << 20), 100, 1).unwrap();
+        let slot = pool.acquire().unwrap();
+        assert!(pool.acquire_within(Duration::from_millis(1)).is_none());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| pool.acquire().is_some());
+            drop(slot);
+            assert!(waiting.join().unwrap());
+            let slot = pool.acquire_within(Duration::from_secs(60)).unwrap();
+            let waiting =
+                [scope.spawn(|| pool.acquire()), scope.spawn(|| pool.acquire_within(Duration::MAX))];
+            pool.close();
+            for waiting in waiting {
+                assert!(waiting.join().unwrap().is_none());
+            }
+            drop(slot);
+        });
+        assert!(pool.acquire().is_none(), "closed for good");
     }
 
     #[test]

@@ -107,11 +107,16 @@ impl Decoder {
             if interrupt.load(Ordering::Relaxed) {
                 return Err(ModelError::Interrupted);
             }
+            if let ([token], 1) = (chunks.as_mut_slice(), ids.len()) {
+                *token = layer.forward(residency, LayerInput { x: token, kv, position: first })?;
+                continue;
+            }
             layer.scope(residency, |layer, stays| {
                 let lazy = stays && chunks.len() == 1;
                 let mut position = first;
                 for chunk in &mut chunks {
                     let output = layer.forward(LayerInput { x: chunk, kv, position })?;
+                    // Chunk by chunk: what is computed for one is large.
                     if !lazy {
                         output.eval()?;
                     }

@@ -46,6 +46,7 @@ mod models;
 mod needs;
 mod pace;
 mod proxy;
+mod read_ahead;
 mod residency;
 pub mod sample;
 pub mod text;

@@ -90,7 +90,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Ok(Self { bundle, parameters, is_bound: false, module })
     }
 
-    /// Runs the layer on one input. The output is evaluated, unless the layer is pinned.
+    /// Runs the layer on one input. Unless the layer is pinned, the output is being computed when this returns.
     ///
     /// # Errors
     /// What reading the bundle or the layer's own forward reports; the layer is then without weights, as before.
@@ -98,17 +98,16 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     where
         M: Module<In, Output = Array, Error = Exception>,
     {
-        self.scope(residency, |module, stays| {
-            let output = module.forward(input)?;
-            if !stays {
-                output.eval()?;
-            }
-            Ok(output)
-        })
+        let output = self.scope(residency, |module, _| Ok(module.forward(input)?))?;
+        if !residency.is_pinned(self.bundle) {
+            residency.compute(&output)?;
+        }
+        Ok(output)
     }
 
     /// Runs `body` on the layer while its weights are there, with whether they stay afterwards. If they do not, what
-    /// `body` returns should be evaluated: the slot is free again only when nothing computes with it any more.
+    /// `body` returns should be evaluated, or begun to be: the slot is free again only when nothing computes with it
+    /// any more.
     ///
     /// # Errors
     /// What reading the bundle reports, and what `body` returns.
@@ -122,7 +121,6 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         let outcome = body(&mut self.module, stays);
         if !stays {
             self.unbind();
-            residency.release(self.bundle)?;
         }
         outcome
     }
@@ -133,8 +131,6 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         }
         let slot = residency.acquire(self.bundle)?;
         let arrays = mlx::views(slot, &residency.bundle(self.bundle).views())?;
-        // Once, rather than as a part of every graph that uses them.
-        mlx_rs::transforms::eval(&arrays)?;
         let keys = self.parameters.iter().map(|(key, _)| Rc::clone(key));
         set_parameters(&mut *self.module, keys.zip(arrays));
         self.is_bound = true;

@@ -1,12 +1,20 @@
 //! Residency: which bundles hold data. Here the plan meets the reader.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flash_io::{Budget, Reader, Slot, SlotPool, Ticket};
+use flash_io::{Budget, IoError, Reader, Slot, SlotPool, Ticket};
 use flash_sched::ResidencyPlan;
+use mlx_rs::Array;
+use mlx_rs::transforms::async_eval;
 
 use crate::ModelError;
 use crate::bundle::{Bundle, BundleIdx, Bundles};
+use crate::read_ahead::{ReadAhead, Source};
+
+/// How long a slot may take to come back when nothing computes any more. It is given back on another thread, a moment after
+/// what was computed with it is there.
+const SLOT_RETURN: Duration = Duration::from_secs(2);
 
 /// Loads bundles in execution order, ahead of the layers that need them.
 ///
@@ -14,27 +22,14 @@ use crate::bundle::{Bundle, BundleIdx, Bundles};
 /// the others pass through the slots, each read as soon as a slot is free.
 #[derive(Debug)]
 pub struct Residency {
-    bundles: Bundles,
-    plan: ResidencyPlan,
-    states: Vec<State>,
-    /// The next bundle to be read.
-    next: usize,
+    source: Arc<Source>,
     prefetch: bool,
-    reader: Reader,
-    pool: SlotPool,
-    budget: Budget,
+    /// Begun with the first read, if bundles are prefetched at all.
+    read_ahead: Option<ReadAhead>,
+    /// What computes, or has computed last.
+    in_flight: Option<Array>,
     stall: Duration,
     streamed_bytes: u64,
-}
-
-#[derive(Debug)]
-enum State {
-    /// Not in memory.
-    Empty,
-    /// Being read.
-    Loading(Ticket),
-    /// With the proxy that computes with it.
-    Bound,
 }
 
 impl Residency {
@@ -53,17 +48,12 @@ impl Residency {
         let streamed = bundles.as_slice().iter().zip(&plan.pinned).filter(|(_, pinned)| !**pinned);
         let slot_bytes = streamed.map(|(bundle, _)| bundle.slot_bytes()).max().unwrap_or(0);
         let pool = SlotPool::new(budget, slot_bytes, plan.n_slots)?;
-        let states = bundles.as_slice().iter().map(|_| State::Empty).collect();
-        let budget = budget.clone();
+        let source = Arc::new(Source { bundles, plan, reader, pool, budget: budget.clone() });
         Ok(Self {
-            bundles,
-            plan,
-            states,
-            next: 0,
+            source,
             prefetch,
-            reader,
-            pool,
-            budget,
+            read_ahead: None,
+            in_flight: None,
             stall: Duration::ZERO,
             streamed_bytes: 0,
         })
@@ -71,25 +61,25 @@ impl Residency {
 
     /// The reader, for small reads beside the bundles.
     pub(crate) fn reader(&self) -> &Reader {
-        &self.reader
+        &self.source.reader
     }
 
     pub(crate) fn bundle(&self, idx: BundleIdx) -> &Bundle {
-        &self.bundles.as_slice()[idx.0]
+        self.source.bundle(idx)
     }
 
     pub(crate) fn is_pinned(&self, idx: BundleIdx) -> bool {
-        self.plan.pinned[idx.0]
+        self.source.is_pinned(idx)
     }
 
     /// The bundles, in execution order.
     pub fn bundles(&self) -> &Bundles {
-        &self.bundles
+        &self.source.bundles
     }
 
     /// Which of them are pinned, and the slots of the others.
     pub fn plan(&self) -> &ResidencyPlan {
-        &self.plan
+        &self.source.plan
     }
 
     /// How long computing has waited for reads.
@@ -113,100 +103,80 @@ impl Residency {
     }
 
     fn sum_tensor_bytes(&self, pinned: bool) -> u64 {
-        let matching = self
-            .bundles
-            .as_slice()
-            .iter()
-            .zip(&self.plan.pinned)
-            .filter(|(_, is_pinned)| **is_pinned == pinned);
+        let Source { bundles, plan, .. } = &*self.source;
+        let all = bundles.as_slice().iter().zip(&plan.pinned);
+        let matching = all.filter(|(_, is_pinned)| **is_pinned == pinned);
         matching.map(|(bundle, _)| bundle.tensor_bytes()).sum()
     }
 
     /// Begins to read the first bundles, if they are prefetched at all.
     ///
     /// # Errors
-    /// [`ModelError::Io`] if the budget has no room for a pinned bundle.
+    /// [`ModelError::Io`] if the system gives no thread.
     pub fn start(&mut self) -> Result<(), ModelError> {
-        if self.prefetch { self.fill() } else { Ok(()) }
+        if self.prefetch && self.read_ahead.is_none() {
+            self.read_ahead = Some(ReadAhead::start(Arc::clone(&self.source))?);
+        }
+        Ok(())
     }
 
-    /// Waits for a bundle and hands its slot out, until [`release`](Self::release).
+    /// Begins to compute `output` and does not wait for it: the next layer is made ready meanwhile. Slots that it computes
+    /// with come back when it is done, if nobody else holds their arrays.
+    pub(crate) fn compute(&mut self, output: &Array) -> Result<(), ModelError> {
+        async_eval([output])?;
+        self.in_flight = Some(output.clone());
+        Ok(())
+    }
+
+    /// Waits until nothing computes.
+    fn settle(&mut self) -> Result<(), ModelError> {
+        Ok(self.in_flight.take().map_or(Ok(()), |output| output.eval())?)
+    }
+
+    /// Waits for a bundle and hands out its slot, which goes back to its pool when it is dropped.
+    ///
+    /// Waiting is counted as a stall from when nothing computes any more.
     pub(crate) fn acquire(&mut self, idx: BundleIdx) -> Result<Slot, ModelError> {
-        if matches!(self.states[idx.0], State::Empty) {
-            self.demand(idx.0)?;
+        let ticket = self.ticket(idx)?.map_err(|source| self.bundle(idx).read_error(source))?;
+        if !ticket.is_done() {
+            self.settle()?;
         }
-        let State::Loading(ticket) = std::mem::replace(&mut self.states[idx.0], State::Empty) else {
-            return Err(ModelError::SlotHeld { bundle: self.bundle(idx).name.clone() });
-        };
-        let waiting = Instant::now();
-        let slot = ticket.wait();
-        self.stall += waiting.elapsed();
-        let slot = slot.map_err(|source| self.bundle(idx).read_error(source))?;
-        self.states[idx.0] = State::Bound;
-        if !self.plan.pinned[idx.0] {
+        let slot = self.stalled(|| ticket.wait()).map_err(|source| self.bundle(idx).read_error(source))?;
+        if !self.is_pinned(idx) {
             self.streamed_bytes += self.bundle(idx).tensor_bytes();
         }
         Ok(slot)
     }
 
-    /// Takes note that a streamed bundle's slot is free again, and reads ahead.
-    pub(crate) fn release(&mut self, idx: BundleIdx) -> Result<(), ModelError> {
-        self.states[idx.0] = State::Empty;
-        if self.prefetch { self.fill() } else { Ok(()) }
-    }
-
-    /// Reads a bundle that nobody foresaw: the first one, one after an error, or each one without prefetch.
-    fn demand(&mut self, idx: usize) -> Result<(), ModelError> {
-        if !self.plan.pinned[idx] {
-            self.forget_streamed();
-            self.next = idx;
-            if self.prefetch {
-                return self.fill();
+    /// The ticket of a bundle: of its read ahead, or of one on demand.
+    fn ticket(&mut self, idx: BundleIdx) -> Result<Result<Ticket, IoError>, ModelError> {
+        self.start()?;
+        let source = Arc::clone(&self.source);
+        let held = || ModelError::SlotHeld { bundle: source.bundle(idx).name.clone() };
+        if let Some(ahead) = &self.read_ahead {
+            if let Some(ticket) = ahead.try_take(idx) {
+                return Ok(ticket);
             }
+            // All slots are out: those that were computed with come back when that is done.
+            self.settle()?;
+            let begin = Instant::now();
+            let ticket = self.read_ahead.as_ref().and_then(|ahead| ahead.take_within(idx, SLOT_RETURN));
+            self.stall += begin.elapsed();
+            return ticket.ok_or_else(held);
         }
-        self.submit(idx).map(drop)
-    }
-
-    /// Gives up what was read ahead, so that its slots are free.
-    fn forget_streamed(&mut self) {
-        for (state, pinned) in self.states.iter_mut().zip(&self.plan.pinned) {
-            if let (State::Loading(_), false) = (&state, pinned)
-                && let State::Loading(ticket) = std::mem::replace(state, State::Empty)
-            {
-                // Waiting brings the slot back; whether the read went well does not matter any more.
-                drop(ticket.wait());
-            }
-        }
-    }
-
-    /// Reads ahead, in execution order, as far as there are slots.
-    fn fill(&mut self) -> Result<(), ModelError> {
-        for _ in 0..self.states.len() {
-            let idx = self.next;
-            let skip = self.plan.pinned[idx] && !matches!(self.states[idx], State::Empty);
-            if !skip && !self.submit(idx)? {
-                break;
-            }
-            self.next = (idx + 1) % self.states.len();
-        }
-        Ok(())
-    }
-
-    /// Begins to read a bundle; false if it has a slot already or there is none for it.
-    fn submit(&mut self, idx: usize) -> Result<bool, ModelError> {
-        if !matches!(self.states[idx], State::Empty) {
-            return Ok(false);
-        }
-        let bundle = &self.bundles.as_slice()[idx];
-        let slot = if self.plan.pinned[idx] {
-            Slot::alone(&self.budget, bundle.slot_bytes())?
+        self.settle()?;
+        let slot = if source.is_pinned(idx) {
+            source.lone_slot(idx)?
         } else {
-            match self.pool.try_acquire() {
-                Some(slot) => slot,
-                None => return Ok(false),
-            }
+            source.pool.acquire_within(SLOT_RETURN).ok_or_else(held)?
         };
-        self.states[idx] = State::Loading(bundle.submit(&self.reader, slot));
-        Ok(true)
+        Ok(Ok(source.submit(idx, slot)))
+    }
+
+    fn stalled<T>(&mut self, wait: impl FnOnce() -> T) -> T {
+        let begin = Instant::now();
+        let outcome = wait();
+        self.stall += begin.elapsed();
+        outcome
     }
 }

@@ -164,3 +164,57 @@ fn a_parameter_of_another_shape_or_name_is_refused_by_name() {
         "{error:?}"
     );
 }
+
+/// A module that keeps hold of what it was given.
+#[derive(Debug, ModuleParameters)]
+struct Hoarder {
+    #[param]
+    weight: Param<Array>,
+    hoard: Vec<Array>,
+}
+
+impl Module<&Array> for Hoarder {
+    type Output = Array;
+    type Error = Exception;
+
+    fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
+        self.hoard.push(self.weight.value.clone());
+        x.matmul(&*self.weight)
+    }
+
+    fn training_mode(&mut self, _: bool) {}
+}
+
+#[test]
+fn a_layer_that_keeps_its_weights_is_an_error_and_not_a_hang() {
+    const LAYERS: usize = 4;
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path(), LAYERS);
+    for (prefetch, n_slots) in [(true, 2), (false, 1)] {
+        let checkpoint = Checkpoint::open(dir.path(), IoMode::Pread).unwrap();
+        let mut bundles = Bundles::default();
+        let layer = |idx: usize| {
+            let weight = Param::new(zeros::<f32>(&[DIMS, DIMS]).unwrap());
+            let hoarder = Box::new(Hoarder { weight, hoard: Vec::new() });
+            StreamingProxy::new(hoarder, &format!("blocks.{idx}.proj"), &checkpoint, &mut bundles).unwrap()
+        };
+        let mut proxies: Vec<_> = (0..LAYERS).map(layer).collect();
+        let floor_bytes = bundles.plan(0, u64::MAX, prefetch).unwrap().floor_bytes;
+        let plan = bundles.plan(0, floor_bytes, prefetch).unwrap();
+        assert_eq!(plan.n_slots, n_slots);
+        let shards = checkpoint.catalog().shards().to_vec();
+        let reader = Reader::new(shards, ReaderConfig::default()).unwrap();
+        let mut residency =
+            Residency::new(bundles, plan, reader, &Budget::new(floor_bytes), prefetch).unwrap();
+        let x = Array::from_iter((0..DIMS).map(|i| i as f32), &[1, DIMS]);
+        let mut run = |idx: usize| proxies[idx].forward(&mut residency, &x);
+        for idx in 0..n_slots {
+            run(idx).unwrap();
+        }
+        let error = run(n_slots).unwrap_err();
+        assert!(
+            matches!(&error, ModelError::SlotHeld { bundle } if *bundle == format!("blocks.{n_slots}.proj")),
+            "{error:?}"
+        );
+    }
+}

@@ -1,0 +1,205 @@
+//! Reading ahead: bundles in execution order, each as soon as a slot is free.
+//!
+//! A thread of its own waits for slots. So a bundle is being read while the layer before it computes *and* while whoever runs
+//! the layers waits for another one, and slots may come back on any thread, when the last computation with them has ended.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use flash_io::{Budget, IoError, Reader, Slot, SlotPool, Ticket};
+use flash_sched::ResidencyPlan;
+use parking_lot::{Condvar, Mutex};
+
+use crate::bundle::{Bundle, BundleIdx, Bundles};
+
+/// What bundles are read with, and where to.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub bundles: Bundles,
+    pub plan: ResidencyPlan,
+    pub reader: Reader,
+    pub pool: SlotPool,
+    pub budget: Budget,
+}
+
+impl Source {
+    pub(crate) fn bundle(&self, idx: BundleIdx) -> &Bundle {
+        &self.bundles.as_slice()[idx.0]
+    }
+
+    pub(crate) fn is_pinned(&self, idx: BundleIdx) -> bool {
+        self.plan.pinned[idx.0]
+    }
+
+    /// Memory for a pinned bundle.
+    pub(crate) fn lone_slot(&self, idx: BundleIdx) -> Result<Slot, IoError> {
+        Slot::alone(&self.budget, self.bundle(idx).slot_bytes())
+    }
+
+    pub(crate) fn submit(&self, idx: BundleIdx, slot: Slot) -> Ticket {
+        self.bundle(idx).submit(&self.reader, slot)
+    }
+}
+
+/// The thread that reads ahead.
+#[derive(Debug)]
+pub(crate) struct ReadAhead {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    source: Arc<Source>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Where the search for the next bundle to be read begins.
+    next: usize,
+    /// For each pinned bundle, how far it is.
+    pinned: Vec<Pinned>,
+    /// What is being read into slots of the pool, or has been, and was not asked for yet.
+    loads: VecDeque<(BundleIdx, Ticket)>,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+enum Pinned {
+    Empty,
+    /// Being read, or read, and not asked for yet.
+    Loading(Result<Ticket, IoError>),
+    /// Handed out.
+    Taken,
+}
+
+impl ReadAhead {
+    /// Begins with the first bundle.
+    pub(crate) fn start(source: Arc<Source>) -> Result<Self, IoError> {
+        let pinned = source.bundles.as_slice().iter().map(|_| Pinned::Empty).collect();
+        let state = State { next: 0, pinned, loads: VecDeque::new(), is_closed: false };
+        let shared = Arc::new(Shared { source, state: Mutex::new(state), changed: Condvar::new() });
+        let body = {
+            let shared = Arc::clone(&shared);
+            move || shared.run()
+        };
+        let thread = thread::Builder::new().name("flash-read-ahead".to_owned()).spawn(body);
+        let thread = thread.map_err(|error| IoError::Spawn { thread_idx: 0, error })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The ticket of a bundle, if it is being read or has been. If it is not, it becomes the next that is.
+    pub(crate) fn try_take(&self, idx: BundleIdx) -> Option<Result<Ticket, IoError>> {
+        let mut state = self.shared.state.lock();
+        state.seek(idx, &self.shared);
+        state.take(idx)
+    }
+
+    /// The same, but waits until it is being read; `None` if that does not begin within `limit`.
+    pub(crate) fn take_within(&self, idx: BundleIdx, limit: Duration) -> Option<Result<Ticket, IoError>> {
+        let mut state = self.shared.state.lock();
+        state.seek(idx, &self.shared);
+        self.shared.changed.wait_while_for(&mut state, |state| !state.has(idx), limit);
+        state.take(idx)
+    }
+}
+
+impl State {
+    fn has(&self, idx: BundleIdx) -> bool {
+        matches!(self.pinned[idx.0], Pinned::Loading(_)) || self.loads.iter().any(|(found, _)| *found == idx)
+    }
+
+    fn take(&mut self, idx: BundleIdx) -> Option<Result<Ticket, IoError>> {
+        if let state @ Pinned::Loading(_) = &mut self.pinned[idx.0]
+            && let Pinned::Loading(ticket) = std::mem::replace(state, Pinned::Taken)
+        {
+            return Some(ticket);
+        }
+        let at = self.loads.iter().position(|(found, _)| *found == idx)?;
+        self.loads.remove(at).map(|(_, ticket)| Ok(ticket))
+    }
+
+    /// Sees to it that `idx` is the first of what is read into slots, or is read next. Usually it is: layers run in order.
+    /// After an error they begin anew, and what was read for those behind it is given up.
+    fn seek(&mut self, idx: BundleIdx, shared: &Shared) {
+        if matches!(self.pinned[idx.0], Pinned::Loading(_)) {
+            return;
+        }
+        let found = self.loads.iter().position(|(found, _)| *found == idx);
+        self.loads.drain(..found.unwrap_or(self.loads.len()));
+        if found.is_none() {
+            // A pinned one is asked for again only if reading it failed.
+            self.pinned[idx.0] = Pinned::Empty;
+            self.next = idx.0;
+            shared.changed.notify_all();
+        }
+    }
+
+    /// The next bundle to be read; `None` if all are pinned and none is missing.
+    fn due(&self, source: &Source) -> Option<BundleIdx> {
+        let mut cycle = (self.next..self.pinned.len()).chain(0..self.next);
+        let is_due = |idx: &usize| !source.plan.pinned[*idx] || matches!(self.pinned[*idx], Pinned::Empty);
+        cycle.find(is_due).map(BundleIdx)
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        while let Some(idx) = self.wait_for_due() {
+            let slot = if self.source.is_pinned(idx) {
+                self.source.lone_slot(idx)
+            } else {
+                match self.source.pool.acquire() {
+                    Some(slot) => Ok(slot),
+                    None => return,
+                }
+            };
+            let mut state = self.state.lock();
+            // Another bundle may have become due while this thread waited for the slot.
+            if state.due(&self.source) == Some(idx) {
+                state.next = (idx.0 + 1) % state.pinned.len();
+                match slot {
+                    Ok(slot) if !self.source.is_pinned(idx) => {
+                        let ticket = self.source.submit(idx, slot);
+                        state.loads.push_back((idx, ticket));
+                    }
+                    slot => {
+                        let ticket = slot.map(|slot| self.source.submit(idx, slot));
+                        state.pinned[idx.0] = Pinned::Loading(ticket);
+                    }
+                }
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn wait_for_due(&self) -> Option<BundleIdx> {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            if let Some(idx) = state.due(&self.source) {
+                return Some(idx);
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.shared.state.lock().is_closed = true;
+        self.shared.changed.notify_all();
+        self.shared.source.pool.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that reads ahead panicked");
+        }
+    }
+}
