@@ -8,7 +8,7 @@ use flash_io::IoMode;
 
 mod bench;
 
-pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs};
+pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchStreamArgs};
 
 use crate::size::Size;
 

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use flash_io::{IoMode, ReaderConfig, Tuning};
+use flash_io::{IoMode, Tuning};
 use flash_model::text::Tokenizer;
 use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload, memory};
 
 use crate::options::EngineSettings;
 use crate::size::Bytes;
-use crate::{budget, cache, report};
+use crate::{budget, report};
 
 /// A model whose headers and tokenizer were read.
 #[derive(Debug)]
@@ -37,8 +37,7 @@ enum SessionError {
 
 impl Session {
     pub(crate) fn open(mut settings: EngineSettings) -> anyhow::Result<Self> {
-        let mut tuning = cache::tuning(&settings.model_dir, settings.io);
-        tuning.depth = settings.read_depth.unwrap_or(tuning.depth);
+        let tuning = settings.tuning();
         let model = open_model(&settings.model_dir, tuning.mode, settings.compute)?;
         if let Some(top_k) = settings.top_k.take() {
             // None of the architectures that are known has experts.
@@ -79,9 +78,8 @@ impl Session {
             report::needs(&model, &workload, budget_bytes);
         }
         let EngineSettings { read_rate, debug, stream, .. } = settings;
-        let Tuning { mode: io, depth, chunk_bytes } = tuning;
-        let reader = ReaderConfig { depth, chunk_bytes, ..ReaderConfig::default() };
-        let engine = model.load(&EngineOptions { budget_bytes, workload, reader, read_rate })?;
+        let engine =
+            model.load(&EngineOptions { budget_bytes, workload, reader: tuning.into(), read_rate })?;
         if debug {
             report::plan(&engine);
         }
@@ -89,7 +87,7 @@ impl Session {
         if !stream && pass_bytes > 0 {
             return Err(SessionError::WouldStream { budget_bytes, pass_bytes }.into());
         }
-        Ok(Loaded { engine, tokenizer, io })
+        Ok(Loaded { engine, tokenizer, io: tuning.mode })
     }
 }
 

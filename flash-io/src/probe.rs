@@ -25,6 +25,13 @@ pub struct Tuning {
     pub chunk_bytes: usize,
 }
 
+impl From<Tuning> for ReaderConfig {
+    /// The usual configuration, with depth and chunks of the tuning.
+    fn from(Tuning { depth, chunk_bytes, .. }: Tuning) -> Self {
+        Self { depth, chunk_bytes, ..Self::default() }
+    }
+}
+
 /// What the probe tries: bytes of a read, and reads at once. Few bytes under way first: where several are as fast, they
 /// leave the device the most freedom to serve others. The product is bounded, for the probe counts against the memory of
 /// whoever runs it.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::IoArg;
+use super::{EngineArgs, IoArg};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -16,6 +16,20 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchCommand {
     /// How fast the disk gives the weights
     Io(BenchIoArgs),
+    /// How close decoding comes to the limit that disk and processor set
+    Stream(BenchStreamArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchStreamArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Decode this many tokens
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) tokens: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,8 @@
 //! `bench`: what this machine gives a model, one file a measurement.
 
+mod ceiling;
 mod io;
+mod stream;
 
 use std::process::ExitCode;
 
@@ -9,5 +11,6 @@ use crate::args::{BenchArgs, BenchCommand};
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         BenchCommand::Io(args) => io::run(&args),
+        BenchCommand::Stream(args) => stream::run(args),
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use flash_io::IoMode;
+use flash_io::{IoMode, Tuning};
 use flash_model::Compute;
 use flash_sched::ByteRate;
 
 use super::UsageError;
 use crate::args::{ComputeArg, EngineArgs};
+use crate::cache;
 use crate::modelfile::{Modelfile, TopK};
 use crate::size::Size;
 
@@ -32,6 +33,13 @@ pub(crate) struct EngineSettings {
 }
 
 impl EngineSettings {
+    /// How the disk of the model is read: as it was found out to be best, or as someone says.
+    pub(crate) fn tuning(&self) -> Tuning {
+        let mut tuning = cache::tuning(&self.model_dir, self.io);
+        tuning.depth = self.read_depth.unwrap_or(tuning.depth);
+        tuning
+    }
+
     pub(crate) fn resolve(args: EngineArgs) -> anyhow::Result<Self> {
         let EngineArgs {
             model,

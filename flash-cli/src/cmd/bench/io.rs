@@ -5,14 +5,14 @@ mod raw;
 mod sustained;
 mod table;
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use flash_io::{Catalog, IoError, IoMode, ReaderConfig, Tuning};
+use flash_io::{Catalog, IoMode, ReaderConfig, Tuning};
 use serde::Serialize;
 
+use super::ceiling::largest_shard;
 use crate::args::BenchIoArgs;
 use crate::{cache, output};
 use fio::Fio;
@@ -58,7 +58,8 @@ struct FioReport {
 }
 
 pub(crate) fn run(args: &BenchIoArgs) -> anyhow::Result<ExitCode> {
-    let Tuning { mode, depth, chunk_bytes } = cache::tuning(&args.model, IoMode::Auto);
+    let tuning = cache::tuning(&args.model, IoMode::Auto);
+    let Tuning { mode, depth, chunk_bytes } = tuning;
     let catalog = Catalog::open(&args.model, mode)?;
     let (shard, shard_bytes) = largest_shard(&catalog)?;
     if args.fio {
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &BenchIoArgs) -> anyhow::Result<ExitCode> {
     let modes = if modes.is_empty() { vec![IoMode::Uring, IoMode::Direct, IoMode::Pread] } else { modes };
     let (cells, repeats) = raw::measure(&shard, shard_bytes, &modes)?;
 
-    let config = ReaderConfig { depth, chunk_bytes, ..ReaderConfig::default() };
+    let config = ReaderConfig::from(tuning);
     let (mut readers, mut plain, mut huge) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         readers.push(sustained::measure(&catalog, config.clone())?);
@@ -100,17 +101,6 @@ pub(crate) fn run(args: &BenchIoArgs) -> anyhow::Result<ExitCode> {
         output::print(&table::render(&report))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn largest_shard(catalog: &Catalog) -> Result<(PathBuf, u64), IoError> {
-    let mut largest = (PathBuf::new(), 0);
-    for path in catalog.shards().iter().map(|shard| &shard.path) {
-        let metadata = fs::metadata(path).map_err(|error| IoError::Open { path: path.clone(), error })?;
-        if metadata.len() > largest.1 {
-            largest = (path.clone(), metadata.len());
-        }
-    }
-    Ok(largest)
 }
 
 /// The one in the middle; none of none.
