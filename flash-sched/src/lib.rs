@@ -23,7 +23,7 @@ pub mod estimate;
 pub mod plan;
 mod rate;
 
-pub use bucket::TokenBucket;
+pub use bucket::{Claim, TokenBucket};
 pub use estimate::{Ema, Limit};
 pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};
 pub use rate::{ByteRate, InvalidRate};
