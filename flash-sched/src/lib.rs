@@ -1,10 +1,12 @@
 //! Scheduling for models larger than memory, as pure logic: no clock, no I/O, no tensor library.
 //!
 //! Time comes in as a [`Duration`](std::time::Duration) since any fixed start, so that every decision can be
-//! replayed. The crate answers three questions:
+//! replayed. The crate answers these questions:
 //!
 //! - [`plan`](mod@plan): which bundles of weights stay in memory, how many slots the others pass through, and what the
 //!   smallest possible budget is;
+//! - [`frontier`]: which of these choices is the fastest on a machine whose speeds are known, for every budget;
+//! - [`predict`](mod@predict): how long a token takes with one of them;
 //! - [`bucket`]: how long the next read must wait so that reads keep to a rate;
 //! - [`estimate`]: what a step usually costs, and how close a run came to the limit that the hardware sets.
 //!
@@ -20,10 +22,15 @@
 
 pub mod bucket;
 pub mod estimate;
+pub mod frontier;
 pub mod plan;
+pub mod predict;
 mod rate;
+mod spread;
 
 pub use bucket::{Claim, TokenBucket};
 pub use estimate::{Ema, Limit};
+pub use frontier::{Frontier, TimedPlan};
 pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};
+pub use predict::{Bound, Disk, Prediction, Speeds, predict};
 pub use rate::{ByteRate, InvalidRate};

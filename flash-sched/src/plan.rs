@@ -1,4 +1,9 @@
 //! Residency: what of a model stays in memory, and what streams through how many slots.
+//!
+//! [`plan`] needs sizes only. With the speeds of the machine, [`Frontier`](crate::Frontier) weighs pinned bundles against
+//! slots.
+
+use crate::spread::spread;
 
 /// What a plan is made from. All sizes are what they take in memory, rounded as the memory rounds them.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +47,7 @@ pub struct ResidencyPlan {
     pub total_bytes: u64,
 }
 
-/// Plans the residency of a model.
+/// Plans the residency of a model of which only the sizes are known.
 ///
 /// Bundles are pinned in a fixed order that spreads them evenly through the model (so that reading never pauses for
 /// long), as many as fit. The pinned sets of growing budgets therefore contain each other: more budget never streams
@@ -95,17 +100,6 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<ResidencyPlan, BelowFloor> {
     })
 }
 
-/// The indices below `n` in an order whose every prefix lies evenly over the range: the van der Corput sequence
-/// (bit-reversed counting), scaled to `n`.
-fn spread(n: usize) -> impl Iterator<Item = usize> {
-    let bits = n.next_power_of_two().trailing_zeros();
-    let mut seen = vec![false; n];
-    (0..1usize << bits)
-        .map(move |k| if bits == 0 { 0 } else { k.reverse_bits() >> (usize::BITS - bits) })
-        .map(move |k| (k * n) >> bits)
-        .filter(move |&index| index < n && !std::mem::replace(&mut seen[index], true))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -147,23 +141,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn spread_names_every_index_once(n in 0..300usize) {
-            let mut order: Vec<_> = spread(n).collect();
-            order.sort_unstable();
-            prop_assert_eq!(order, (0..n).collect::<Vec<_>>());
-        }
-
-        #[test]
-        fn every_prefix_of_the_spread_is_even(n in 2..200usize, part in 0.0..1.0f64) {
-            let count = 1 + (part * (n - 1) as f64) as usize;
-            let mut prefix: Vec<_> = spread(n).take(count).collect();
-            prefix.sort_unstable();
-            let last_gap = n + prefix[0] - prefix[count - 1];
-            let longest = prefix.windows(2).map(|pair| pair[1] - pair[0]).chain([last_gap]).max().unwrap();
-            prop_assert!(longest <= 2 * n.div_ceil(count) + 1, "gap {longest} of {n} with {count}");
-        }
-
         #[test]
         fn plan_keeps_to_the_budget_and_more_budget_never_streams_more(
             bundles in prop::collection::vec(1..1000u64, 0..40),
