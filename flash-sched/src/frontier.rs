@@ -213,7 +213,7 @@ impl<'a> Frontier<'a> {
         let mut is_settled = false;
         while !is_settled {
             is_settled = true;
-            for swaps in self.moves(&pinned) {
+            for swaps in moves(&self.places(&pinned)) {
                 let steps = STEPS_A_TRIAL * pinned.len();
                 if choice.token_s <= choice.bound_s * AT_BOUND || *steps_left < steps {
                     return;
@@ -235,27 +235,13 @@ impl<'a> Frontier<'a> {
         }
     }
 
-    /// From each pinned bundle to each other place in its class; behind these, two such moves at once, if they are few.
-    fn moves(&self, pinned: &[bool]) -> Vec<Vec<(usize, usize)>> {
-        let of_class = |class: &Vec<usize>| {
-            let members =
-                |is_pinned: bool| class.iter().copied().filter(move |&index| pinned[index] == is_pinned);
-            members(true).flat_map(|from| members(false).map(move |to| (from, to))).collect::<Vec<_>>()
+    /// The classes as they are pinned now.
+    fn places(&self, pinned: &[bool]) -> Vec<Places> {
+        let places = |class: &Vec<usize>| {
+            let (pinned, free) = class.iter().partition(|&&index| pinned[index]);
+            Places { pinned, free }
         };
-        let of_classes: Vec<_> = self.classes.iter().map(of_class).collect();
-        let mut moves: Vec<_> = of_classes.iter().flatten().map(|&step| vec![step]).collect();
-        for (idx, firsts) in of_classes.iter().enumerate() {
-            for seconds in &of_classes[idx..] {
-                if firsts.len() * seconds.len() <= DOUBLE_MOVES_MAX {
-                    moves.extend(
-                        firsts
-                            .iter()
-                            .flat_map(|&first| seconds.iter().map(move |&second| vec![first, second])),
-                    );
-                }
-            }
-        }
-        moves
+        self.classes.iter().map(places).collect()
     }
 
     fn choice(&self, pipeline: &Pipeline, pins: Pins, pinned: &[bool], n_slots: usize) -> Choice {
@@ -293,6 +279,38 @@ impl<'a> Frontier<'a> {
             }
         }
     }
+}
+
+/// The pinned bundles of a class, and those that are not.
+#[derive(Debug)]
+struct Places {
+    pinned: Vec<usize>,
+    free: Vec<usize>,
+}
+
+impl Places {
+    fn n_moves(&self) -> usize {
+        self.pinned.len() * self.free.len()
+    }
+
+    /// From each pinned bundle to each other place.
+    fn moves(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.pinned.iter().flat_map(|&from| self.free.iter().map(move |&to| (from, to)))
+    }
+}
+
+/// Each move within a class; behind these, two moves at once, if they are few. Large models have so many that they are
+/// made one by one.
+fn moves(classes: &[Places]) -> impl Iterator<Item = Vec<(usize, usize)>> {
+    let pairs = classes.iter().enumerate().flat_map(|(idx, first)| {
+        let seconds = classes[idx..].iter();
+        seconds.map(move |second| (first, second))
+    });
+    let few = pairs.filter(|(first, second)| first.n_moves() * second.n_moves() <= DOUBLE_MOVES_MAX);
+    let doubles = few.flat_map(|(first, second)| {
+        first.moves().flat_map(|first| second.moves().map(move |second| vec![first, second]))
+    });
+    classes.iter().flat_map(Places::moves).map(|step| vec![step]).chain(doubles)
 }
 
 /// The choices that would be the best for their need if nothing but the bound held them up.
