@@ -9,14 +9,21 @@ pub const EMA_ALPHA: f64 = 0.3;
 /// A sample above this multiple of the baseline says something of the machine's other work, not of ours.
 pub const OUTLIER_FACTOR: f64 = 3.0;
 
+/// So many samples in a row above [`OUTLIER_FACTOR`] say that ours has become slower.
+pub const RELEARN_SAMPLES: usize = 3;
+
 /// An exponential moving average of durations that rejects outliers.
 ///
 /// The first sample is the baseline. A sample above [`OUTLIER_FACTOR`] × the baseline is rejected; a smaller one
-/// than the baseline becomes it.
+/// than the baseline becomes it. The last of [`RELEARN_SAMPLES`] rejected ones in a row is not rejected: the median of
+/// them is the new baseline, and the average begins with it.
+///
+/// After a change by a factor of two, in either direction, 0.7^10 = 3 % of it are left in the average ten samples later.
 #[derive(Debug, Clone, Default)]
 pub struct Ema {
     baseline_s: Option<f64>,
     value_s: f64,
+    rejected_s: Vec<f64>,
 }
 
 impl Ema {
@@ -24,16 +31,28 @@ impl Ema {
     pub fn observe(&mut self, sample: Duration) -> bool {
         let sample_s = sample.as_secs_f64();
         let Some(baseline_s) = self.baseline_s else {
-            self.baseline_s = Some(sample_s);
-            self.value_s = sample_s;
+            self.restart(sample_s);
             return true;
         };
         if sample_s > baseline_s * OUTLIER_FACTOR {
-            return false;
+            self.rejected_s.push(sample_s);
+            if self.rejected_s.len() < RELEARN_SAMPLES {
+                return false;
+            }
+            self.rejected_s.sort_by(f64::total_cmp);
+            self.restart(self.rejected_s[RELEARN_SAMPLES / 2]);
+            return true;
         }
+        self.rejected_s.clear();
         self.baseline_s = Some(baseline_s.min(sample_s));
         self.value_s += EMA_ALPHA * (sample_s - self.value_s);
         true
+    }
+
+    fn restart(&mut self, sample_s: f64) {
+        self.rejected_s.clear();
+        self.baseline_s = Some(sample_s);
+        self.value_s = sample_s;
     }
 
     /// The average; none before the first sample.
@@ -68,6 +87,8 @@ impl Limit {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -96,6 +117,38 @@ mod tests {
         ema.observe(10 * MS);
         ema.observe(5 * MS);
         assert!(!ema.observe(16 * MS));
+    }
+
+    #[test]
+    fn three_outliers_in_a_row_are_the_new_baseline_and_two_are_not() {
+        let mut ema = Ema::default();
+        ema.observe(10 * MS);
+        assert!(!ema.observe(50 * MS) && !ema.observe(60 * MS));
+        assert!(ema.observe(10 * MS));
+        assert!(!ema.observe(50 * MS) && !ema.observe(70 * MS));
+        assert!(ema.observe(60 * MS));
+        assert_eq!(ema.value(), Some(60 * MS));
+    }
+
+    proptest! {
+        #[test]
+        fn a_change_by_a_factor_of_two_and_more_is_learned_within_ten_samples(
+            // Between these, some samples are outliers and some are not.
+            factor in prop_oneof![0.3..2.5f64, 3.5..20.0f64],
+            noise in prop::collection::vec(0.97..1.03f64, 60),
+        ) {
+            let mut ema = Ema::default();
+            let (before, after) = noise.split_at(50);
+            for noise in before {
+                ema.observe((10 * MS).mul_f64(*noise));
+            }
+            for noise in after {
+                ema.observe((10 * MS).mul_f64(factor * noise));
+            }
+            let ratio = ema.value().unwrap().as_secs_f64() / (10e-3 * factor);
+            // 0.7^10 of what changed, and noise.
+            prop_assert!((ratio - 1.0).abs() <= 0.03 + 0.03 * (1.0 / factor - 1.0).abs(), "{ratio}");
+        }
     }
 
     #[test]

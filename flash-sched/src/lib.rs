@@ -7,7 +7,9 @@
 //!   smallest possible budget is;
 //! - [`frontier`]: which of these choices is the fastest on a machine whose speeds are known, for every budget;
 //! - [`predict`](mod@predict): how long a token takes with one of them;
+//! - [`controller`]: how fast and how far ahead to read, learned while the model runs;
 //! - [`bucket`]: how long the next read must wait so that reads keep to a rate;
+//! - [`sim`]: how all of it does on a made-up machine;
 //! - [`estimate`]: what a step usually costs, and how close a run came to the limit that the hardware sets.
 //!
 //! ```
@@ -21,16 +23,22 @@
 //! ```
 
 pub mod bucket;
+mod contention;
+pub mod controller;
 pub mod estimate;
 pub mod frontier;
 pub mod plan;
 pub mod predict;
 mod rate;
+pub mod sim;
 mod spread;
+pub mod trace;
 
 pub use bucket::{Claim, TokenBucket};
+pub use controller::{Controller, ControllerConfig, Decision, Estimates, Observation};
 pub use estimate::{Ema, Limit};
 pub use frontier::{Frontier, TimedPlan};
 pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};
 pub use predict::{Bound, Disk, Prediction, Speeds, predict};
 pub use rate::{ByteRate, InvalidRate};
+pub use trace::Trace;
