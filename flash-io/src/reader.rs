@@ -2,6 +2,7 @@
 
 pub(crate) mod fill;
 mod gate;
+mod pace;
 #[cfg(target_os = "macos")]
 mod qos;
 #[cfg(target_os = "linux")]
@@ -35,9 +36,9 @@ use crate::pool::Slot;
 use crate::span::Span;
 use crate::storage::{AlignedBuf, DIRECT_ALIGN, ReadAt};
 
+pub use pace::{Booking, Pace};
 pub use stats::Stats;
 pub use ticket::Ticket;
-pub use worker::Pace;
 
 /// How a [`Reader`] reads.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@
 //! held back by the pacer, or rests before it is read again, has a due time, and the ring waits no longer than that.
 
 use std::io;
+#[cfg(feature = "testing")]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -13,10 +14,11 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::io::Errno;
 
 use super::fill::Piece;
+use super::pace::{self, Booking, Pace, Panicked};
 use super::stats::{ActiveGuard, add_time};
 use super::transfer::{Retry, Step, Transfer};
 use super::uring::{Landed, Uring, Wake};
-use super::worker::{Chunk, Pace, panicked};
+use super::worker::{Chunk, panicked};
 use crate::error::IoError;
 use crate::storage::ReadAt;
 
@@ -116,9 +118,10 @@ struct Resting {
 
 /// A chunk that the pacer holds back.
 struct Held {
-    asked: Instant,
-    /// `None` if that is too far away for the clock.
-    due: Option<Instant>,
+    booked: Instant,
+    booking: Box<dyn Booking>,
+    /// When to ask again.
+    due: Instant,
     chunk: RingChunk,
 }
 
@@ -174,22 +177,17 @@ impl<'a> Ring<'a> {
         while self.uring.has_room() {
             let now = Instant::now();
             let next = match self.held.take() {
-                Some(held) if held.due.is_none_or(|due| due > now) => {
+                Some(held) if held.due > now => {
                     self.held = Some(held);
                     return Ok(());
                 }
-                Some(held) => {
-                    add_time(&self.retry.counters.paced_ns, now - held.asked);
-                    held.chunk
-                }
+                Some(held) => self.admit(held, now),
                 None => match self.chunks.try_recv() {
                     Err(_) => return Ok(()),
-                    Ok(next) => match self.admit(next, now) {
-                        Some(next) => next,
-                        None => continue,
-                    },
+                    Ok(next) => self.book(next, now),
                 },
             };
+            let Some(next) = next else { continue };
             let RingChunk { chunk: Chunk { piece, storage, wanted_bytes }, file } = next;
             if piece.is_cancelled() {
                 piece.end(Ok(()));
@@ -210,21 +208,38 @@ impl<'a> Ring<'a> {
         Ok(())
     }
 
-    /// Asks the pacer, once for each chunk; what has to wait is held, and everything behind it.
-    fn admit(&mut self, next: RingChunk, now: Instant) -> Option<RingChunk> {
-        let Some(pacer) = self.pacer else { return Some(next) };
-        if next.chunk.piece.is_cancelled() {
-            next.chunk.piece.end(Ok(()));
-            return None;
-        }
-        match catch_unwind(AssertUnwindSafe(|| pacer.admit(next.chunk.wanted_bytes as u64))) {
-            Ok(pause) if pause.is_zero() => Some(next),
-            Ok(pause) => {
-                self.held = Some(Held { asked: now, due: now.checked_add(pause), chunk: next });
+    /// Books a chunk with the pacer; returns it if it may be read at once.
+    fn book(&mut self, chunk: RingChunk, now: Instant) -> Option<RingChunk> {
+        let Some(pacer) = self.pacer else { return Some(chunk) };
+        match pace::book(pacer, chunk.chunk.wanted_bytes as u64) {
+            Ok(booking) => self.admit(Held { booked: now, booking, due: now, chunk }, now),
+            Err(Panicked) => {
+                panicked(self.retry, chunk.chunk.piece);
                 None
             }
-            Err(_) => {
-                panicked(self.retry, next.chunk.piece);
+        }
+    }
+
+    /// Asks the pacer whether a chunk may be read now. If it has to wait it is held, and everything behind it.
+    fn admit(&mut self, mut held: Held, now: Instant) -> Option<RingChunk> {
+        if held.chunk.chunk.piece.is_cancelled() {
+            held.chunk.chunk.piece.end(Ok(()));
+            return None;
+        }
+        match pace::pause(&*held.booking) {
+            Ok(None) => {
+                if held.due > held.booked {
+                    add_time(&self.retry.counters.paced_ns, now - held.booked);
+                }
+                Some(held.chunk)
+            }
+            Ok(Some(pause)) => {
+                held.due = now + pause;
+                self.held = Some(held);
+                None
+            }
+            Err(Panicked) => {
+                panicked(self.retry, held.chunk.chunk.piece);
                 None
             }
         }
@@ -271,7 +286,7 @@ impl<'a> Ring<'a> {
 
     fn next_due(&mut self) -> Option<Instant> {
         let has_room = self.uring.has_room();
-        let held = self.held.as_ref().and_then(|held| held.due).filter(|_| has_room);
+        let held = self.held.as_ref().map(|held| held.due).filter(|_| has_room);
         let resting = self.resting.iter().filter_map(|resting| resting.due).filter(|_| has_room).min();
         let flights = self.uring.flights().filter_map(|(_, _, load)| load.due).min();
         held.into_iter().chain(resting).chain(flights).min()

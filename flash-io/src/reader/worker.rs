@@ -1,25 +1,17 @@
 //! The loop of a reader thread.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
 use super::fill::Piece;
+use super::pace::{self, Pace, Panicked};
 use super::stats::{add, add_time};
 use super::transfer::Retry;
 use crate::error::IoError;
 use crate::storage::ReadAt;
-
-/// Decides when chunks may be read.
-pub trait Pace: Send + Sync + fmt::Debug {
-    /// Asked once before each chunk of `bytes`, in their order; the chunk is read after the returned time, not before.
-    ///
-    /// It must not wait itself: with io_uring one thread serves all reads.
-    fn admit(&self, bytes: u64) -> Duration;
-}
 
 /// One read call's worth of a bundle.
 #[derive(Debug)]
@@ -39,10 +31,13 @@ pub(super) fn run(chunks: &Receiver<Chunk>, retry: &Retry, pacer: Option<&dyn Pa
             continue;
         }
         // A panic of a storage or a pacer ends its bundle, not this thread: the queue needs it.
-        let outcome = catch_unwind(AssertUnwindSafe(|| read(&mut chunk, retry, pacer)));
-        match outcome {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            pacer.map_or(Ok(()), |pacer| wait_for_turn(&chunk, retry, pacer))?;
+            Ok(read(&mut chunk, retry))
+        }));
+        match outcome.unwrap_or(Err(Panicked)) {
             Ok(outcome) => chunk.piece.end(outcome),
-            Err(_) => panicked(retry, chunk.piece),
+            Err(Panicked) => panicked(retry, chunk.piece),
         }
     }
 }
@@ -55,15 +50,25 @@ pub(super) fn panicked(retry: &Retry, piece: Piece) {
     piece.end(Err(error));
 }
 
-fn read(chunk: &mut Chunk, retry: &Retry, pacer: Option<&dyn Pace>) -> Result<(), IoError> {
-    if let Some(pacer) = pacer {
-        let asked = Instant::now();
-        let pause = pacer.admit(chunk.wanted_bytes as u64);
-        if !pause.is_zero() {
-            retry.gate.sleep(pause);
-            add_time(&retry.counters.paced_ns, asked.elapsed());
-        }
+/// Waits until the pacer lets the chunk through, or nobody wants it any more.
+fn wait_for_turn(chunk: &Chunk, retry: &Retry, pacer: &dyn Pace) -> Result<(), Panicked> {
+    let asked = Instant::now();
+    let booking = pace::book(pacer, chunk.wanted_bytes as u64)?;
+    let mut is_held = false;
+    while !retry.gate.is_closed()
+        && !chunk.piece.is_cancelled()
+        && let Some(pause) = pace::pause(&*booking)?
+    {
+        is_held = true;
+        retry.gate.sleep(pause);
     }
+    if is_held {
+        add_time(&retry.counters.paced_ns, asked.elapsed());
+    }
+    Ok(())
+}
+
+fn read(chunk: &mut Chunk, retry: &Retry) -> Result<(), IoError> {
     let origin = chunk.piece.origin().clone();
     if retry.gate.is_closed() {
         return Err(origin.closed());

@@ -1,18 +1,18 @@
 //! The reader in every mode: right bytes, order, cancellation, closing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use flash_io::{
-    Budget, BundleLayout, Catalog, IoError, IoMode, Pace, Reader, ReaderConfig, Shard, ShardIdx, Slot,
-    SlotPool, Span, Tensor, open,
+    Booking, Budget, BundleLayout, Catalog, IoError, IoMode, Pace, Reader, ReaderConfig, Shard, ShardIdx,
+    Slot, SlotPool, Span, Tensor, open,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::support::{disk_dir, expected, modes_in, noise, shared, u8_file, wait_until, write};
+use crate::support::{Until, disk_dir, expected, modes_in, noise, shared, u8_file, wait_until, write};
 
 /// A model whose tensors have odd sizes: empty, below a block, around a block, over several chunks.
 fn model() -> TempDir {
@@ -181,9 +181,9 @@ impl Slow {
 }
 
 impl Pace for Slow {
-    fn admit(&self, bytes: u64) -> Duration {
+    fn book(&self, bytes: u64) -> Box<dyn Booking> {
         self.admitted_bytes.fetch_add(bytes, Ordering::SeqCst);
-        self.pause
+        Box::new(Until(Instant::now() + self.pause))
     }
 }
 
@@ -207,6 +207,43 @@ fn pacer_is_asked_for_every_chunk_and_obeyed() {
     assert_eq!(pacer.admitted_bytes.load(Ordering::SeqCst), 64 * 4096);
     assert!(reader.stats().paced >= Duration::from_millis(64));
     assert_eq!(reader.stats().chunks, 64);
+}
+
+/// Holds everything back until it is told not to.
+#[derive(Debug, Default)]
+struct Closed(Arc<AtomicBool>);
+
+impl Pace for Closed {
+    fn book(&self, _: u64) -> Box<dyn Booking> {
+        Box::new(Self(Arc::clone(&self.0)))
+    }
+}
+
+impl Booking for Closed {
+    fn pause(&self) -> Duration {
+        if self.0.load(Ordering::SeqCst) { Duration::ZERO } else { Duration::from_secs(3600) }
+    }
+}
+
+#[test]
+fn chunk_that_is_held_back_is_read_soon_after_the_pacer_thinks_better_of_it() {
+    let bytes = noise(100_000, 5);
+    let dir = disk_dir();
+    let path = write(dir.path(), "x", &bytes);
+    for mode in modes_in(dir.path()) {
+        let is_open = Arc::new(AtomicBool::new(false));
+        let pacer = Some(Arc::new(Closed(Arc::clone(&is_open))) as Arc<dyn Pace>);
+        let shard = Shard { storage: open(&path, mode).unwrap(), path: path.clone() };
+        let reader = Reader::new(vec![shard], ReaderConfig { pacer, ..ReaderConfig::default() }).unwrap();
+        let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, bytes.len() as u64))]));
+        let slot = Slot::alone(&big_budget(), bundle.slot_bytes()).unwrap();
+        let ticket = reader.submit(&bundle, slot);
+        thread::sleep(Duration::from_millis(20));
+        assert!(!ticket.is_done(), "{mode}");
+        is_open.store(true, Ordering::SeqCst);
+        assert_eq!(ticket.wait().unwrap()[..bytes.len()], bytes, "{mode}");
+        assert!(reader.stats().paced >= Duration::from_millis(20), "{mode}");
+    }
 }
 
 #[test]

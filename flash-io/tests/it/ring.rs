@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flash_io::{
-    Budget, BundleLayout, IoError, IoMode, Pace, ReadAt, Reader, ReaderConfig, Shard, ShardIdx, SlotPool,
-    Span, open,
+    Booking, Budget, BundleLayout, IoError, IoMode, Pace, ReadAt, Reader, ReaderConfig, Shard, ShardIdx,
+    SlotPool, Span, open,
 };
 
-use crate::support::{Bytes, disk_dir, has_ring, noise, wait_until, write};
+use crate::support::{Bytes, Until, disk_dir, has_ring, noise, wait_until, write};
 
 const CHUNK_BYTES: usize = 4096;
 
@@ -121,11 +121,11 @@ fn short_reads_of_the_kernel_are_continued() {
 struct LetThrough(AtomicU64);
 
 impl Pace for LetThrough {
-    fn admit(&self, _: u64) -> Duration {
-        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
-            Ok(_) => Duration::ZERO,
-            Err(_) => Duration::from_secs(3600),
-        }
+    fn book(&self, _: u64) -> Box<dyn Booking> {
+        let is_let_through =
+            self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let until = if is_let_through.is_ok() { Duration::ZERO } else { Duration::from_secs(3600) };
+        Box::new(Until(Instant::now() + until))
     }
 }
 

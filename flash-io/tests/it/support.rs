@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flash_io::{Catalog, IoError, IoMode, ReadAt, open};
+use flash_io::{Booking, Catalog, IoError, IoMode, ReadAt, open};
 
 /// A file in memory.
 #[derive(Debug)]
@@ -112,5 +112,15 @@ pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(started.elapsed() < Duration::from_secs(20), "waited in vain");
         thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A chunk that may be read from some instant on.
+#[derive(Debug)]
+pub(crate) struct Until(pub(crate) Instant);
+
+impl Booking for Until {
+    fn pause(&self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
     }
 }
