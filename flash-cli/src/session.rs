@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, Tuning};
-use flash_model::text::Tokenizer;
+use flash_model::text::{TextError, Tokenizer};
 use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload, memory};
 
 use crate::options::EngineSettings;
@@ -105,6 +105,20 @@ pub(crate) fn open_model(dir: &Path, io: IoMode, compute: Compute) -> anyhow::Re
         return Err(SessionError::NotDownloaded { id: dir.to_owned() }.into());
     }
     Ok(Model::open_on(Checkpoint::open(dir, io)?, compute)?)
+}
+
+/// Opens a model directory to look at it, and the tokenizer if it has one: a floor counts what the process has, and `run`
+/// would have it.
+pub(crate) fn open_to_look(dir: &Path) -> anyhow::Result<(Model, Option<Tokenizer>)> {
+    // Only headers are read, so any way to read will do.
+    let model = open_model(dir, IoMode::Pread, Compute::Auto)?;
+    let tokenizer = match Tokenizer::open(dir) {
+        Ok(tokenizer) => Some(tokenizer),
+        Err(TextError::NoTokenizer { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    memory::trim();
+    Ok((model, tokenizer))
 }
 
 /// Whether it has the form `owner/name`.

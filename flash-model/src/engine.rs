@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flash_io::{Budget, Pace, Reader, ReaderConfig, Reservation};
 use flash_kv::{KvDtype, KvShape};
-use flash_sched::{ByteRate, Ema, Limit};
+use flash_sched::{ByteRate, Ema, Limit, ResidencyPlan};
 
 use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
@@ -120,9 +120,17 @@ impl Model {
         )
     }
 
+    /// Which bundles a budget pins, and the slots of the others: the plan that [`load`](Self::load) keeps to.
+    ///
+    /// # Errors
+    /// [`ModelError::BelowFloor`].
+    pub fn plan(&self, workload: &Workload, budget_bytes: u64) -> Result<ResidencyPlan, ModelError> {
+        self.needs(workload).plan(&self.bundles, workload, budget_bytes)
+    }
+
     /// The smallest budget for a workload.
     pub fn floor_bytes(&self, workload: &Workload) -> u64 {
-        let plan = self.needs(workload).plan(&self.bundles, workload, u64::MAX);
+        let plan = self.plan(workload, u64::MAX);
         plan.expect("everything fits into all there is").floor_bytes
     }
 
@@ -133,7 +141,7 @@ impl Model {
     pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
         let EngineOptions { budget_bytes, workload, reader, read_rate } = options;
         let needs = self.needs(workload);
-        let plan = needs.plan(&self.bundles, workload, *budget_bytes)?;
+        let plan = self.plan(workload, *budget_bytes)?;
         let budget = Budget::new(*budget_bytes);
         let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
 

@@ -6,25 +6,13 @@ mod table;
 
 use std::process::ExitCode;
 
-use flash_io::IoMode;
-use flash_model::text::{TextError, Tokenizer};
-use flash_model::{Compute, memory};
-
 use crate::args::InspectArgs;
 use crate::output;
-use crate::session::open_model;
+use crate::session::open_to_look;
 use report::Report;
 
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
-    // Only headers are read, so any way to read will do.
-    let model = open_model(&args.model, IoMode::Pread, Compute::Auto)?;
-    // The floor counts what the process has: a tokenizer as well, if `run` would have one.
-    let _tokenizer = match Tokenizer::open(&args.model) {
-        Ok(tokenizer) => Some(tokenizer),
-        Err(TextError::NoTokenizer { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    memory::trim();
+    let (model, _tokenizer) = open_to_look(&args.model)?;
     let report = Report::new(&model);
     if args.json {
         output::print_json(&report)?;

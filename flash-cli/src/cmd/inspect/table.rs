@@ -2,14 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anstyle::Style;
-
 use super::report::Report;
 use crate::layers;
 use crate::size::Bytes;
-
-const HEADING: Style = Style::new().bold();
-const GAP: &str = "  ";
+use crate::table::{Cell, count, left, section, size};
 
 /// The whole report, with styles.
 pub(super) fn render(report: &Report) -> String {
@@ -21,17 +17,6 @@ pub(super) fn render(report: &Report) -> String {
         section("Tensors", &tensors(report)),
     ];
     sections.join("\n")
-}
-
-/// A cell; `true` for numbers, which stand at the right.
-type Cell = (String, bool);
-
-fn left(text: impl Into<String>) -> Cell {
-    (text.into(), false)
-}
-
-fn size(bytes: u64) -> Cell {
-    (Bytes(bytes).to_string(), true)
 }
 
 fn model(report: &Report) -> Vec<Vec<Cell>> {
@@ -111,41 +96,9 @@ fn grouped(rows: impl Iterator<Item = (String, Vec<Cell>, u64)>) -> Vec<Vec<Cell
     order.into_iter().map(line).collect()
 }
 
-fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
-/// A heading, and rows with their columns aligned.
-fn section(heading: &str, rows: &[Vec<Cell>]) -> String {
-    let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..n_columns)
-        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.0.chars().count()).max())
-        .map(Option::unwrap_or_default)
-        .collect();
-    let mut text = format!("{HEADING}{heading}{HEADING:#}\n");
-    for row in rows {
-        let mut line = String::new();
-        for ((cell, is_right), &width) in row.iter().zip(&widths) {
-            line.push_str(GAP);
-            line.push_str(&if *is_right { format!("{cell:>width$}") } else { format!("{cell:<width$}") });
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_aligned_and_lines_have_no_trailing_space() {
-        let rows = [vec![left("a"), size(10), left("")], vec![left("bcd"), size(5), left("x")]];
-        let text = section("Heading", &rows);
-        let lines: Vec<_> = text.lines().skip(1).collect();
-        assert_eq!(lines, ["  a    10 B", "  bcd   5 B  x"]);
-    }
 
     #[test]
     fn equal_rows_become_one_in_the_order_they_came() {
