@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flash_io::IoMode;
+use flash_model::FLOOR_CONTEXT_TOKENS;
 
 mod bench;
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchStreamArgs};
 
 use crate::size::Size;
+use crate::speed::{ComputeSpeed, Rate};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -21,6 +23,12 @@ const STYLES: Styles = Styles::styled()
 const AFTER_HELP: &str = "\
 SIZE is a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB).
 Exit status: 0 for success, 1 for failure, 2 for bad usage, 130 after Ctrl-C.";
+
+const PLAN_AFTER_HELP: &str = "\
+SIZE is a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB).
+RATE is a number of GB/s (7), or a number with a unit (500MB/s, 1.5GiB/s).
+SPEED is a time (100ms, 0.1s), or a RATE with a unit at which weights are computed with (40GB/s).
+Exit status: 0 for success, 1 for failure, 2 for bad usage.";
 
 /// Run language models larger than memory
 ///
@@ -40,6 +48,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Show what a model is made of and the memory it needs
     Inspect(InspectArgs),
+    /// Predict how fast a model runs in a budget, and what more memory would buy
+    Plan(PlanArgs),
     /// Measure how well a model predicts a text
     Perplexity(PerplexityArgs),
     /// Convert a GGUF file to a model directory
@@ -105,6 +115,29 @@ pub(crate) struct InspectArgs {
     /// The directory of the model
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = PLAN_AFTER_HELP)]
+pub(crate) struct PlanArgs {
+    /// The directory of the model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Cap the memory of the whole program [default: what is free, less some headroom]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) ram: Option<Size>,
+    /// Plan for prompts and answers of this many tokens together
+    #[arg(long, value_name = "N", default_value_t = FLOOR_CONTEXT_TOKENS)]
+    pub(crate) ctx: usize,
+    /// What the disk gives: a rate of large reads that are queued [default: 2GB/s]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    pub(crate) disk: Option<Rate>,
+    /// What computing takes with all weights in memory: the time of a token, or a rate [default: 20GB/s]
+    #[arg(long, value_name = "SPEED", allow_hyphen_values = true)]
+    pub(crate) compute: Option<ComputeSpeed>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

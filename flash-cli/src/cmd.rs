@@ -5,12 +5,13 @@ mod chat;
 mod convert;
 mod inspect;
 mod perplexity;
+mod plan;
 mod run;
 
 use std::process::ExitCode;
 
 use crate::args::Command;
-use crate::options::{ChatOptions, ConvertOptions, PerplexityOptions, RunOptions};
+use crate::options::{ChatOptions, ConvertOptions, PerplexityOptions, PlanOptions, RunOptions};
 use crate::trace;
 
 /// Runs a command to its end.
@@ -19,12 +20,13 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => args.engine.debug,
         Command::Chat(args) => args.engine.debug,
         Command::Perplexity(args) => args.engine.debug,
-        Command::Inspect(_) | Command::Convert(_) | Command::Bench(_) => false,
+        Command::Inspect(_) | Command::Plan(_) | Command::Convert(_) | Command::Bench(_) => false,
     });
     match command {
         Command::Run(args) => run::run(RunOptions::resolve(args)?),
         Command::Chat(args) => chat::run(ChatOptions::resolve(args)?),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Plan(args) => plan::run(&PlanOptions::resolve(args)?),
         Command::Perplexity(args) => perplexity::run(PerplexityOptions::resolve(args)?),
         Command::Convert(args) => convert::run(&ConvertOptions::resolve(args)?),
         Command::Bench(args) => bench::run(args),

@@ -14,6 +14,7 @@ mod prompt;
 mod report;
 mod session;
 mod size;
+mod speed;
 mod table;
 mod trace;
 

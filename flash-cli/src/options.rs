@@ -2,6 +2,7 @@
 
 mod convert;
 mod engine;
+mod plan;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use crate::prompt;
 
 pub(crate) use convert::ConvertOptions;
 pub(crate) use engine::EngineSettings;
+pub(crate) use plan::{Assumable, PlanOptions};
 
 /// Why the flags make no sense.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ mod inspect;
 mod interrupt;
 mod modelfile;
 mod perplexity;
+mod plan;
 mod real_model;
 mod run;
 mod support;

@@ -1,0 +1,186 @@
+//! What is predicted of a model on a machine.
+
+use std::time::Duration;
+
+use flash_model::{Model, ModelError, Workload};
+use flash_sched::{Bound, Disk, Prediction, ResidencyPlan, Speeds, predict};
+use serde::Serialize;
+
+use crate::options::PlanOptions;
+use crate::report::ms;
+use crate::speed::ComputeSpeed;
+
+const GIB: u64 = 1 << 30;
+/// From asking an SSD for bytes to the first of them: flash memory takes so long itself.
+const DISK_LATENCY: Duration = Duration::from_micros(100);
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) model_bytes: u64,
+    pub(super) context_tokens: usize,
+    pub(super) budget_bytes: u64,
+    pub(super) floor_bytes: u64,
+    /// Of the budget, what is not weights.
+    pub(super) other_bytes: u64,
+    /// The smallest budget that holds all weights.
+    pub(super) resident_bytes: u64,
+    pub(super) pinned_bytes: u64,
+    pub(super) streamed_bytes_per_token: u64,
+    pub(super) n_slots: usize,
+    pub(super) slot_bytes: u64,
+    pub(super) disk_bytes_per_s: f64,
+    pub(super) disk_is_assumed: bool,
+    pub(super) compute_is_assumed: bool,
+    #[serde(flatten)]
+    pub(super) speed: SpeedReport,
+    /// In a budget of a GiB more; none if all weights are in memory already.
+    pub(super) next_gib: Option<SpeedReport>,
+    pub(super) bundles: Vec<BundleReport>,
+    pub(super) curve: Vec<PointReport>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct SpeedReport {
+    pub(super) tok_per_s: f64,
+    pub(super) token_ms: f64,
+    pub(super) compute_ms: f64,
+    pub(super) reading_ms: f64,
+    pub(super) limited_by: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct BundleReport {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    pub(super) is_pinned: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct PointReport {
+    pub(super) budget_bytes: u64,
+    pub(super) tok_per_s: f64,
+}
+
+/// A model's bundles on a machine that is told of.
+#[derive(Debug)]
+pub(super) struct Machine<'a> {
+    options: &'a PlanOptions,
+    workload: Workload,
+    bundle_bytes: Vec<u64>,
+    compute: Vec<Duration>,
+}
+
+impl<'a> Machine<'a> {
+    pub(super) fn new(model: &Model, options: &'a PlanOptions) -> Self {
+        let context_tokens = options.context_tokens.min(model.max_context_tokens().unwrap_or(usize::MAX));
+        // As a run would ask for: a prompt, and an answer as long.
+        let workload = Workload { prompt_tokens: context_tokens.div_ceil(2), context_tokens, prefetch: true };
+        let bundle_bytes: Vec<u64> = model.bundles().map(|bundle| bundle.tensor_bytes).collect();
+        let all_bytes: u64 = bundle_bytes.iter().sum();
+        let compute = |&bytes: &u64| {
+            let time = match options.compute.value {
+                ComputeSpeed::Token(time) => time.mul_f64(bytes as f64 / all_bytes as f64),
+                ComputeSpeed::Weights(rate) => rate.0.time_for(bytes),
+            };
+            // Nothing takes no time at all: rates stay finite.
+            time.max(Duration::from_nanos(1))
+        };
+        let compute = bundle_bytes.iter().map(compute).collect();
+        Self { options, workload, bundle_bytes, compute }
+    }
+
+    fn predict(&self, plan: &ResidencyPlan) -> Prediction {
+        let disk = Disk { rate: self.options.disk.value.0, latency: DISK_LATENCY };
+        let speeds = Speeds { compute: &self.compute, disk };
+        predict(&self.bundle_bytes, &plan.pinned, plan.n_slots, &speeds)
+    }
+
+    /// Tokens per second in budgets from the floor to all weights in memory.
+    fn curve(
+        &self,
+        model: &Model,
+        budgets: (u64, u64),
+        n_points: usize,
+    ) -> Result<Vec<PointReport>, ModelError> {
+        let (floor_bytes, resident_bytes) = budgets;
+        let room_bytes = (resident_bytes - floor_bytes) as f64;
+        (0..n_points)
+            .map(|point| {
+                let part = point as f64 / (n_points - 1).max(1) as f64;
+                let budget_bytes = floor_bytes + (part * room_bytes).round() as u64;
+                let plan = model.plan(&self.workload, budget_bytes)?;
+                Ok(PointReport { budget_bytes, tok_per_s: self.predict(&plan).tok_per_s() })
+            })
+            .collect()
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        model: &Model,
+        machine: &Machine<'_>,
+        budget_bytes: u64,
+        n_points: usize,
+    ) -> Result<Self, ModelError> {
+        let workload = &machine.workload;
+        let plan = model.plan(workload, budget_bytes)?;
+        let resident_bytes = model.plan(workload, u64::MAX)?.total_bytes;
+        let next_gib = if plan.streamed_bytes > 0 {
+            let plan = model.plan(workload, budget_bytes.saturating_add(GIB))?;
+            Some(SpeedReport::new(&machine.predict(&plan)))
+        } else {
+            None
+        };
+        let bundles: Vec<_> = model
+            .bundles()
+            .zip(&plan.pinned)
+            .map(|(bundle, &is_pinned)| BundleReport {
+                name: bundle.name,
+                bytes: bundle.tensor_bytes,
+                is_pinned,
+            })
+            .collect();
+        let bytes = |is_pinned: bool| {
+            let matching = bundles.iter().filter(|bundle| bundle.is_pinned == is_pinned);
+            matching.map(|bundle| bundle.bytes).sum()
+        };
+        let needs = model.needs(workload);
+        let PlanOptions { disk, compute, .. } = machine.options;
+        Ok(Self {
+            model_bytes: model.model_bytes(),
+            context_tokens: workload.context_tokens,
+            budget_bytes,
+            floor_bytes: plan.floor_bytes,
+            other_bytes: needs.total_bytes() - needs.small_weights_bytes,
+            resident_bytes,
+            pinned_bytes: bytes(true),
+            streamed_bytes_per_token: bytes(false),
+            n_slots: plan.n_slots,
+            slot_bytes: plan.slot_bytes,
+            disk_bytes_per_s: disk.value.0.bytes_per_s(),
+            disk_is_assumed: disk.is_assumed,
+            compute_is_assumed: compute.is_assumed,
+            speed: SpeedReport::new(&machine.predict(&plan)),
+            next_gib,
+            bundles,
+            curve: machine.curve(model, (plan.floor_bytes, resident_bytes), n_points)?,
+        })
+    }
+}
+
+impl SpeedReport {
+    fn new(prediction: &Prediction) -> Self {
+        Self {
+            tok_per_s: prediction.tok_per_s(),
+            token_ms: ms(prediction.token),
+            compute_ms: ms(prediction.compute),
+            reading_ms: ms(prediction.reading),
+            limited_by: match prediction.bound() {
+                Bound::Compute => "compute",
+                Bound::Disk => "disk",
+                Bound::Slots => "slots",
+            },
+        }
+    }
+}
