@@ -16,6 +16,7 @@ mod session;
 mod size;
 mod speed;
 mod table;
+mod timeline;
 mod trace;
 
 use std::process::ExitCode;

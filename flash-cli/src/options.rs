@@ -50,6 +50,7 @@ pub(crate) struct RunOptions {
     pub(crate) generate: GenerateOptions,
     /// Whether to pass the prompt once before.
     pub(crate) warm_up: bool,
+    pub(crate) trace: Option<PathBuf>,
     pub(crate) json: bool,
     /// Whether to say at the end what was done.
     pub(crate) summary: bool,
@@ -65,6 +66,7 @@ impl RunOptions {
             max_tokens,
             ignore_eos,
             warm_up,
+            trace,
             sampling,
             json,
             summary,
@@ -77,6 +79,7 @@ impl RunOptions {
             prompt: prompt::text(prompt, prompt_file)?,
             chat,
             warm_up,
+            trace,
             json,
         })
     }

@@ -1,10 +1,11 @@
 //! From settings to an engine, in the order in which problems are cheapest to find.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
 
 use flash_io::{IoMode, Tuning};
 use flash_model::text::{TextError, Tokenizer};
-use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload, memory};
+use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Event, Model, ModelError, Workload, memory};
 
 use crate::options::EngineSettings;
 use crate::size::Bytes;
@@ -72,14 +73,23 @@ impl Session {
 
     /// Chooses the budget, and takes the memory.
     pub(crate) fn load(self, workload: Workload) -> anyhow::Result<Loaded> {
+        self.load_and_tell(workload, None)
+    }
+
+    /// The same, and tells someone what happens when.
+    pub(crate) fn load_and_tell(
+        self,
+        workload: Workload,
+        events: Option<Sender<Event>>,
+    ) -> anyhow::Result<Loaded> {
         let Self { model, tokenizer, settings, tuning } = self;
         let budget_bytes = budget::bytes(settings.ram);
         if settings.debug {
             report::needs(&model, &workload, budget_bytes);
         }
         let EngineSettings { read_rate, debug, stream, .. } = settings;
-        let engine =
-            model.load(&EngineOptions { budget_bytes, workload, reader: tuning.into(), read_rate })?;
+        let reader = tuning.into();
+        let engine = model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events })?;
         if debug {
             report::plan(&engine);
         }

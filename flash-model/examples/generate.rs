@@ -21,7 +21,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let workload =
         Workload { prompt_tokens: prompt.len(), context_tokens: prompt.len() + 64, prefetch: true };
     let budget_bytes = budget_mib.parse::<u64>()? << 20;
-    let options = EngineOptions { budget_bytes, workload, reader: ReaderConfig::default(), read_rate: None };
+    let options = EngineOptions {
+        budget_bytes,
+        workload,
+        reader: ReaderConfig::default(),
+        read_rate: None,
+        events: None,
+    };
     let mut engine = model.load(&options)?;
     let options = GenerateOptions { max_tokens: 64, ..GenerateOptions::default() };
     let generation = generate(&mut engine, &tokenizer, &prompt, &options, |text| {

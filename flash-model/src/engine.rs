@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use flash_io::{Budget, Pace, Reader, ReaderConfig, Reservation};
 use flash_kv::{KvDtype, KvShape};
-use flash_sched::{ByteRate, Ema, Limit, ResidencyPlan};
+use flash_sched::{ByteRate, Ema, Estimates, Limit, ResidencyPlan};
 
 use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::decoder::{Decoder, Pass};
 use crate::kv::KvCache;
 use crate::needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
-use crate::pace::RateCap;
-use crate::residency::Residency;
+use crate::pace::Pacer;
+use crate::record::Event;
+use crate::residency::{Conduct, Residency};
 use crate::weights::Weights;
 use crate::{Checkpoint, ModelError, models};
 
@@ -42,6 +44,8 @@ pub struct EngineOptions {
     pub reader: ReaderConfig,
     /// A cap on the rate of reads, if the disk is to be shared.
     pub read_rate: Option<ByteRate>,
+    /// Who is told what happens when, if anyone is.
+    pub events: Option<Sender<Event>>,
 }
 
 impl Model {
@@ -139,20 +143,20 @@ impl Model {
     /// # Errors
     /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::Io`] if there are no threads or no memory.
     pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
-        let EngineOptions { budget_bytes, workload, reader, read_rate } = options;
+        let EngineOptions { budget_bytes, workload, reader, read_rate, events } = options;
         let needs = self.needs(workload);
         let plan = self.plan(workload, *budget_bytes)?;
         let budget = Budget::new(*budget_bytes);
         let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
 
+        let pacer = Pacer::new(*read_rate);
         let mut reader_config = reader.clone();
-        if let Some(rate) = read_rate {
-            reader_config.pacer = Some(Arc::new(RateCap::new(*rate)) as Arc<dyn Pace>);
-        }
+        reader_config.pacer = Some(Arc::new(pacer.clone()) as Arc<dyn Pace>);
         let shards = self.checkpoint.catalog().shards().to_vec();
         let reader = Reader::new(shards, reader_config)?;
         let floor_bytes = plan.floor_bytes;
-        let mut residency = Residency::new(self.bundles, plan, reader, &budget, workload.prefetch)?;
+        let conduct = Conduct { prefetch: workload.prefetch, pacer, events: events.clone() };
+        let mut residency = Residency::new(self.bundles, plan, reader, &budget, conduct)?;
         // The disk is the slowest: it begins before anything else is made.
         residency.start()?;
         let context_tokens = workload.context_tokens.max(FLOOR_CONTEXT_TOKENS);
@@ -213,6 +217,8 @@ pub struct EngineStats {
     pub disk: Option<ByteRate>,
     /// The usual compute of a single token.
     pub token_compute: Option<Duration>,
+    /// What the controller of reads has learned; none if nothing is read ahead.
+    pub estimates: Option<Estimates>,
 }
 
 impl EngineStats {
@@ -262,7 +268,10 @@ impl Engine {
             return Err(ModelError::PromptTooLong { prompt_tokens, context_tokens: self.context_tokens });
         }
         let Self { decoder, residency, kv, interrupt, .. } = self;
-        run(decoder, &mut Pass { residency, kv, interrupt })
+        residency.begin_pass(ids.len())?;
+        let outcome = run(decoder, &mut Pass { residency, kv, interrupt })?;
+        self.residency.end_pass();
+        Ok(outcome)
     }
 
     /// Tokens in the cache.
@@ -304,6 +313,7 @@ impl Engine {
             retries: reads.retries,
             disk: ByteRate::measured(reads.bytes, reads.active),
             token_compute: self.token_compute.value(),
+            estimates: self.residency.estimates(),
         }
     }
 }

@@ -38,14 +38,18 @@ unsafe impl Pages for PageBuf {
     }
 }
 
+/// A slot, and what is dropped with it.
+#[derive(Debug)]
+struct Lent<W>(Slot, W);
+
 // SAFETY: a slot is a PageBuf that goes back to its pool when it is dropped, so nobody writes to it before.
 #[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
-unsafe impl Pages for Slot {
+unsafe impl<W: Debug + Send + 'static> Pages for Lent<W> {
     fn as_mut_ptr(&mut self) -> *mut u8 {
-        Slot::as_mut_ptr(self)
+        self.0.as_mut_ptr()
     }
     fn len_bytes(&self) -> usize {
-        self.as_slice().len()
+        self.0.len()
     }
 }
 
@@ -118,18 +122,23 @@ impl View {
     }
 }
 
-/// The tensors of a loaded bundle, as evaluated views of its slot, without a copy.
+/// The tensors of a loaded bundle, as evaluated views of its slot, without a copy. When the last of them is gone, the slot
+/// goes back and `witness` is dropped, on the thread that had it.
 ///
 /// Writers leave the data of a safetensors file at any byte, and views carry that offset. CPUs load from there as well;
 /// Metal needs whole elements, so there tensors are moved within the slot first.
-pub(crate) fn views(mut slot: Slot, views: &[View]) -> Result<Vec<Array>, Exception> {
+pub(crate) fn views<W: Debug + Send + 'static>(
+    mut slot: Slot,
+    witness: W,
+    views: &[View],
+) -> Result<Vec<Array>, Exception> {
     let mut views = views.to_vec();
     if cfg!(target_os = "macos") {
         realign(slot.as_mut_slice(), &mut views);
     }
     // A dimension is at most i32::MAX, and a bundle may be longer: count in rows of a block.
     let n_rows = slot.len() / ROW_BYTES;
-    let whole = alias(slot, &[n_rows as i32, ROW_BYTES as i32], Dtype::Uint8)?;
+    let whole = alias(Lent(slot, witness), &[n_rows as i32, ROW_BYTES as i32], Dtype::Uint8)?;
     let views = views.iter().map(|view| view_of(&whole, view)).collect::<Result<Vec<_>, _>>()?;
     // Once, rather than as a part of every graph that uses them.
     if cfg!(not(target_os = "linux")) {
@@ -279,7 +288,7 @@ mod tests {
             View { offset: 4090, shape: vec![10], dtype: Dtype::Uint8 },
             View { offset: 4101, shape: vec![1000], dtype: Dtype::Uint16 },
         ];
-        let arrays = views(slot, &wanted).unwrap();
+        let arrays = views(slot, (), &wanted).unwrap();
         for (array, view) in arrays.iter().zip(&wanted) {
             assert_eq!(address(array), base + view.offset);
         }

@@ -99,7 +99,9 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         M: Module<In, Output = Array, Error = Exception>,
     {
         let output = self.scope(residency, |module, _| Ok(module.forward(input)?))?;
-        if !residency.is_pinned(self.bundle) {
+        if residency.is_pinned(self.bundle) {
+            residency.follow(&output);
+        } else {
             residency.compute(&output)?;
         }
         Ok(output)
@@ -118,6 +120,9 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     ) -> Result<T, ModelError> {
         self.bind(residency)?;
         let stays = residency.is_pinned(self.bundle);
+        if stays {
+            residency.uses_pinned(self.bundle);
+        }
         let outcome = body(&mut self.module, stays);
         if !stays {
             self.unbind();
@@ -129,8 +134,8 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         if self.is_bound {
             return Ok(());
         }
-        let slot = residency.acquire(self.bundle)?;
-        let arrays = mlx::views(slot, &residency.bundle(self.bundle).views())?;
+        let (slot, witness) = residency.acquire(self.bundle)?;
+        let arrays = mlx::views(slot, witness, &residency.bundle(self.bundle).views())?;
         let keys = self.parameters.iter().map(|(key, _)| Rc::clone(key));
         set_parameters(&mut *self.module, keys.zip(arrays));
         self.is_bound = true;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flash_io::{Budget, IoError, Reader, Slot, SlotPool, Ticket};
 use flash_sched::ResidencyPlan;
@@ -38,8 +38,8 @@ impl Source {
         Slot::alone(&self.budget, self.bundle(idx).slot_bytes())
     }
 
-    pub(crate) fn submit(&self, idx: BundleIdx, slot: Slot) -> Ticket {
-        self.bundle(idx).submit(&self.reader, slot)
+    pub(crate) fn submit(&self, idx: BundleIdx, slot: Slot) -> Load {
+        Load { submitted: Instant::now(), ticket: self.bundle(idx).submit(&self.reader, slot) }
     }
 }
 
@@ -61,18 +61,30 @@ struct Shared {
 struct State {
     /// Where the search for the next bundle to be read begins.
     next: usize,
+    /// How many bundles may lie read, or be read, before they are asked for.
+    depth: usize,
+    /// What is asked for, and is read whatever the depth.
+    demanded: Option<BundleIdx>,
     /// For each pinned bundle, how far it is.
     pinned: Vec<Pinned>,
     /// What is being read into slots of the pool, or has been, and was not asked for yet.
-    loads: VecDeque<(BundleIdx, Ticket)>,
+    loads: VecDeque<(BundleIdx, Load)>,
     is_closed: bool,
+}
+
+/// A bundle that is being read.
+#[derive(Debug)]
+pub(crate) struct Load {
+    pub ticket: Ticket,
+    /// When it was asked for.
+    pub submitted: Instant,
 }
 
 #[derive(Debug)]
 enum Pinned {
     Empty,
     /// Being read, or read, and not asked for yet.
-    Loading(Result<Ticket, IoError>),
+    Loading(Result<Load, IoError>),
     /// Handed out.
     Taken,
 }
@@ -81,7 +93,9 @@ impl ReadAhead {
     /// Begins with the first bundle.
     pub(crate) fn start(source: Arc<Source>) -> Result<Self, IoError> {
         let pinned = source.bundles.as_slice().iter().map(|_| Pinned::Empty).collect();
-        let state = State { next: 0, pinned, loads: VecDeque::new(), is_closed: false };
+        let depth = source.plan.n_slots;
+        let state =
+            State { next: 0, depth, demanded: None, pinned, loads: VecDeque::new(), is_closed: false };
         let shared = Arc::new(Shared { source, state: Mutex::new(state), changed: Condvar::new() });
         let body = {
             let shared = Arc::clone(&shared);
@@ -92,15 +106,31 @@ impl ReadAhead {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// The ticket of a bundle, if it is being read or has been. If it is not, it becomes the next that is.
-    pub(crate) fn try_take(&self, idx: BundleIdx) -> Option<Result<Ticket, IoError>> {
+    /// How many bundles may be read ahead: 0 reads on demand.
+    pub(crate) fn set_depth(&self, depth: usize) {
+        let mut state = self.shared.state.lock();
+        if state.depth != depth {
+            state.depth = depth;
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Bytes of the bundles that lie read and were not asked for yet, up to the first that is not complete.
+    pub(crate) fn ahead_bytes(&self) -> u64 {
+        let state = self.shared.state.lock();
+        let done = state.loads.iter().take_while(|(_, load)| load.ticket.is_done());
+        done.map(|(idx, _)| self.shared.source.bundle(*idx).slot_bytes() as u64).sum()
+    }
+
+    /// The load of a bundle, if it is being read or has been. If it is not, it becomes the next that is.
+    pub(crate) fn try_take(&self, idx: BundleIdx) -> Option<Result<Load, IoError>> {
         let mut state = self.shared.state.lock();
         state.seek(idx, &self.shared);
         state.take(idx)
     }
 
     /// The same, but waits until it is being read; `None` if that does not begin within `limit`.
-    pub(crate) fn take_within(&self, idx: BundleIdx, limit: Duration) -> Option<Result<Ticket, IoError>> {
+    pub(crate) fn take_within(&self, idx: BundleIdx, limit: Duration) -> Option<Result<Load, IoError>> {
         let mut state = self.shared.state.lock();
         state.seek(idx, &self.shared);
         self.shared.changed.wait_while_for(&mut state, |state| !state.has(idx), limit);
@@ -113,14 +143,22 @@ impl State {
         matches!(self.pinned[idx.0], Pinned::Loading(_)) || self.loads.iter().any(|(found, _)| *found == idx)
     }
 
-    fn take(&mut self, idx: BundleIdx) -> Option<Result<Ticket, IoError>> {
+    fn take(&mut self, idx: BundleIdx) -> Option<Result<Load, IoError>> {
+        let taken = self.find(idx);
+        if taken.is_some() {
+            self.demanded = None;
+        }
+        taken
+    }
+
+    fn find(&mut self, idx: BundleIdx) -> Option<Result<Load, IoError>> {
         if let state @ Pinned::Loading(_) = &mut self.pinned[idx.0]
-            && let Pinned::Loading(ticket) = std::mem::replace(state, Pinned::Taken)
+            && let Pinned::Loading(load) = std::mem::replace(state, Pinned::Taken)
         {
-            return Some(ticket);
+            return Some(load);
         }
         let at = self.loads.iter().position(|(found, _)| *found == idx)?;
-        self.loads.remove(at).map(|(_, ticket)| Ok(ticket))
+        self.loads.remove(at).map(|(_, load)| Ok(load))
     }
 
     /// Sees to it that `idx` is the first of what is read into slots, or is read next. Usually it is: layers run in order.
@@ -135,15 +173,19 @@ impl State {
             // A pinned one is asked for again only if reading it failed.
             self.pinned[idx.0] = Pinned::Empty;
             self.next = idx.0;
+            self.demanded = Some(idx);
             shared.changed.notify_all();
         }
     }
 
-    /// The next bundle to be read; `None` if all are pinned and none is missing.
+    /// The next bundle to be read; `None` if all are pinned and none is missing, or enough is read ahead.
     fn due(&self, source: &Source) -> Option<BundleIdx> {
         let mut cycle = (self.next..self.pinned.len()).chain(0..self.next);
         let is_due = |idx: &usize| !source.plan.pinned[*idx] || matches!(self.pinned[*idx], Pinned::Empty);
-        cycle.find(is_due).map(BundleIdx)
+        let idx = cycle.find(is_due).map(BundleIdx)?;
+        let is_wanted =
+            source.plan.pinned[idx.0] || self.loads.len() < self.depth || self.demanded == Some(idx);
+        is_wanted.then_some(idx)
     }
 }
 
@@ -164,12 +206,12 @@ impl Shared {
                 state.next = (idx.0 + 1) % state.pinned.len();
                 match slot {
                     Ok(slot) if !self.source.is_pinned(idx) => {
-                        let ticket = self.source.submit(idx, slot);
-                        state.loads.push_back((idx, ticket));
+                        let load = self.source.submit(idx, slot);
+                        state.loads.push_back((idx, load));
                     }
                     slot => {
-                        let ticket = slot.map(|slot| self.source.submit(idx, slot));
-                        state.pinned[idx.0] = Pinned::Loading(ticket);
+                        let load = slot.map(|slot| self.source.submit(idx, slot));
+                        state.pinned[idx.0] = Pinned::Loading(load);
                     }
                 }
                 self.changed.notify_all();

@@ -85,7 +85,8 @@ fn opening_a_sparse_model_of_32_gb_reads_less_than_a_megabyte() {
     let floor_bytes = model.floor_bytes(&workload);
     assert!(floor_bytes < 4 << 30, "{floor_bytes}");
     let reader = ReaderConfig::default();
-    let options = EngineOptions { budget_bytes: floor_bytes / 2, workload, reader, read_rate: None };
+    let options =
+        EngineOptions { budget_bytes: floor_bytes / 2, workload, reader, read_rate: None, events: None };
     model.load(&options).unwrap_err();
     let read = read_bytes() - before;
     assert!(read < 1 << 20, "{read} B were read");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use flash_io::{Budget, IoMode, Reader, ReaderConfig};
-use flash_model::{Bundles, Checkpoint, ModelError, Residency, StreamingProxy};
+use flash_model::{Bundles, Checkpoint, Conduct, ModelError, Residency, StreamingProxy};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -106,7 +106,7 @@ fn open(dir: &Path, n_layers: usize, budget_bytes: u64) -> (Vec<StreamingProxy<G
     let budget = Budget::new(budget_bytes);
     let plan = bundles.plan(0, budget_bytes, true).unwrap();
     let reader = Reader::new(checkpoint.catalog().shards().to_vec(), ReaderConfig::default()).unwrap();
-    (proxies, Residency::new(bundles, plan, reader, &budget, true).unwrap())
+    (proxies, Residency::new(bundles, plan, reader, &budget, Conduct::free(true)).unwrap())
 }
 
 #[test]
@@ -205,7 +205,8 @@ fn a_layer_that_keeps_its_weights_is_an_error_and_not_a_hang() {
         let shards = checkpoint.catalog().shards().to_vec();
         let reader = Reader::new(shards, ReaderConfig::default()).unwrap();
         let mut residency =
-            Residency::new(bundles, plan, reader, &Budget::new(floor_bytes), prefetch).unwrap();
+            Residency::new(bundles, plan, reader, &Budget::new(floor_bytes), Conduct::free(prefetch))
+                .unwrap();
         let x = Array::from_iter((0..DIMS).map(|i| i as f32), &[1, DIMS]);
         let mut run = |idx: usize| proxies[idx].forward(&mut residency, &x);
         for idx in 0..n_slots {

@@ -13,14 +13,19 @@ use crate::options::RunOptions;
 use crate::output::{self, TextStream};
 use crate::report;
 use crate::session::{Loaded, Session};
+use crate::timeline::TraceFile;
 
 pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
-    let RunOptions { engine, prompt, chat, generate: generate_options, warm_up, json, summary } = options;
+    let RunOptions { engine, prompt, chat, generate: generate_options, warm_up, json, summary, trace } =
+        options;
     let session = Session::open(engine)?;
     let prompt = prompt_ids(&session, prompt, chat)?;
     let workload = session.workload(prompt.len(), generate_options.max_tokens)?;
-    let Loaded { mut engine, tokenizer, io, .. } = session.load(workload)?;
+    let bundles = session.model.bundles().map(|bundle| bundle.name).collect();
+    let trace = trace.map(|file| TraceFile::create(&file, bundles)).transpose()?;
+    let (trace, events) = trace.unzip();
+    let Loaded { mut engine, tokenizer, io, .. } = session.load_and_tell(workload, events)?;
     let load = begin.elapsed();
 
     let ctrl_c = CtrlC::new(engine.interrupt())?;
@@ -45,6 +50,10 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let mut stats = engine.stats();
     stats.streamed_bytes -= before.streamed_bytes;
     stats.stall -= before.stall;
+    drop(engine);
+    if let Some(trace) = trace {
+        trace.finish()?;
+    }
     if json {
         output::print_json(&Report::new(&generation, &stats, load, io))?;
     } else {

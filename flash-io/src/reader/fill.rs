@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -30,6 +31,8 @@ struct State {
     error: Option<IoError>,
     /// Whether a piece is stuck: the waiter need not wait for it.
     abandoned: bool,
+    /// When the last piece ended.
+    ended: Option<Instant>,
 }
 
 impl State {
@@ -80,7 +83,8 @@ pub(crate) fn split(mut slot: Slot, parts: Vec<(Range<usize>, Origin)>) -> (Arc<
     assert!(free_from <= slot.len(), "pieces lie in their slot");
 
     let base = slot.as_mut_ptr();
-    let state = State { n_pending: parts.len(), slot: Some(slot), error: None, abandoned: false };
+    let state =
+        State { n_pending: parts.len(), slot: Some(slot), error: None, abandoned: false, ended: None };
     let fill = Arc::new(Fill {
         cancelled: AtomicBool::new(false),
         state: Mutex::new(state),
@@ -153,6 +157,7 @@ impl Fill {
             state.error.get_or_insert(error);
         }
         if state.n_pending == 0 {
+            state.ended = Some(Instant::now());
             if self.cancelled.load(Ordering::Relaxed) {
                 // Before the waiter learns of it, so that it finds the slot in its pool.
                 state.slot = None;
@@ -174,12 +179,22 @@ impl Fill {
         self.state.lock().is_done()
     }
 
+    pub(crate) fn ended(&self) -> Option<Instant> {
+        self.state.lock().ended
+    }
+
     /// Waits until no piece is pending, or one is abandoned.
-    pub(crate) fn wait(&self) -> Result<Slot, IoError> {
+    pub(crate) fn wait_until_done(&self) {
         let mut state = self.state.lock();
         while !state.is_done() {
             self.all_ended.wait(&mut state);
         }
+    }
+
+    /// The same, and tells how it went.
+    pub(crate) fn wait(&self) -> Result<Slot, IoError> {
+        self.wait_until_done();
+        let mut state = self.state.lock();
         match state.error.take() {
             Some(error) => Err(error),
             None => Ok(state.slot.take().expect("a fill is waited for once and not after it was cancelled")),

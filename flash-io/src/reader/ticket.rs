@@ -1,6 +1,7 @@
 //! What is held while a bundle is being read.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::fill::Fill;
 use crate::error::IoError;
@@ -24,6 +25,16 @@ impl Ticket {
     /// Whether [`wait`](Self::wait) would return at once, with the slot or with an error.
     pub fn is_done(&self) -> bool {
         self.fill.is_done()
+    }
+
+    /// When the last of its reads ended; `None` while one is under way.
+    pub fn ended(&self) -> Option<Instant> {
+        self.fill.ended()
+    }
+
+    /// Waits until it [is done](Self::is_done).
+    pub fn wait_until_done(&self) {
+        self.fill.wait_until_done();
     }
 
     /// Waits for all bytes and returns the slot that holds them.

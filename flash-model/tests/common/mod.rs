@@ -46,7 +46,7 @@ pub(crate) fn engine(
         Memory::Plenty => 1 << 40,
     };
     let reader = ReaderConfig::default();
-    model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: None }).unwrap()
+    model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: None, events: None }).unwrap()
 }
 
 /// A directory of the demo model: `kept`, `f16`, … Without it, says why the caller skips its test, or panics if

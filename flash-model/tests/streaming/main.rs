@@ -55,7 +55,7 @@ impl Way {
             retry_backoff: Duration::ZERO,
             ..ReaderConfig::default()
         };
-        model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: None })
+        model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: None, events: None })
     }
 }
 
@@ -274,7 +274,8 @@ fn below_the_floor_is_refused_before_any_weight_is_read() {
     let model = Model::open(checkpoint).unwrap();
     let floor_bytes = model.floor_bytes(&workload);
     let reader = ReaderConfig::default();
-    let options = EngineOptions { budget_bytes: floor_bytes - 1, workload, reader, read_rate: None };
+    let options =
+        EngineOptions { budget_bytes: floor_bytes - 1, workload, reader, read_rate: None, events: None };
     let error = model.load(&options).unwrap_err();
     assert!(
         matches!(error, ModelError::BelowFloor { floor_bytes: named, .. } if named == floor_bytes),
@@ -307,6 +308,7 @@ fn a_cap_on_the_read_rate_changes_no_bit() {
     let budget_bytes = model.floor_bytes(&workload);
     let read_rate = flash_sched::ByteRate::new(20e6).ok();
     let reader = ReaderConfig::default();
-    let mut engine = model.load(&EngineOptions { budget_bytes, workload, reader, read_rate }).unwrap();
+    let mut engine =
+        model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events: None }).unwrap();
     assert!(bits(&mut engine, &prompt, 100).unwrap() == wanted);
 }

@@ -107,7 +107,7 @@ fn load(
     let context_tokens = WARM_UP + tokens.max(COMPUTE_TOKENS);
     let workload = Workload { prompt_tokens: 1, context_tokens, prefetch: prefetch && settings.prefetch };
     let reader = tuning.into();
-    Ok(model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: *read_rate })?)
+    Ok(model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: *read_rate, events: None })?)
 }
 
 /// One token.
