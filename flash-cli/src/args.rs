@@ -87,7 +87,7 @@ pub(crate) struct RunArgs {
     /// Say at the end what was done, as is usual on a terminal
     #[arg(long, conflicts_with = "json")]
     pub(crate) summary: bool,
-    /// Write when what was read, waited for and computed: trace events, for ui.perfetto.dev or chrome://tracing
+    /// Write when what was read, waited for and computed: trace events, for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
     #[command(flatten)]

@@ -64,6 +64,6 @@ pub use layout::{BundleLayout, Extent};
 pub use pages::{LEAD_BYTES, PageBuf};
 pub use pool::{Slot, SlotPool};
 pub use probe::Tuning;
-pub use reader::{Booking, Pace, Reader, ReaderConfig, Stats, Ticket};
+pub use reader::{Booking, Pace, Reader, ReaderConfig, Stats, StatsHandle, Ticket};
 pub use span::Span;
 pub use storage::{DIRECT_ALIGN, IoMode, ReadAt, open};

@@ -265,6 +265,24 @@ impl Reader {
     pub fn stats(&self) -> Stats {
         self.retry.counters.snapshot()
     }
+
+    /// The same for whoever does not hold the reader, which may have gone by then.
+    pub fn stats_handle(&self) -> StatsHandle {
+        StatsHandle { retry: Arc::clone(&self.retry) }
+    }
+}
+
+/// Tells what a reader has done.
+#[derive(Debug, Clone)]
+pub struct StatsHandle {
+    retry: Arc<Retry>,
+}
+
+impl StatsHandle {
+    /// What was done so far.
+    pub fn stats(&self) -> Stats {
+        self.retry.counters.snapshot()
+    }
 }
 
 /// The part of the slot that a chunk fills, and the bytes of the file that go there: whole blocks where the

@@ -1,17 +1,27 @@
-//! Where policy meets mechanism: what was measured goes to the controller, and what it decides to the reads.
+//! The controller of reads, fed with what was measured.
 
 use std::time::{Duration, Instant};
 
-use flash_sched::{Controller, ControllerConfig, Decision, Estimates, Observation};
+use flash_sched::{Controller, ControllerConfig, Decision, Estimates, Observation, ResidencyPlan};
 
+use crate::bundle::Bundles;
 use crate::meter::{Group, Reading};
 use crate::pace::Pacer;
-use crate::read_ahead::{ReadAhead, Source};
+
+/// Reads that can be controlled.
+pub(crate) trait Reads {
+    /// How many bundles may be read ahead: 0 reads on demand.
+    fn set_depth(&self, depth: usize);
+    /// Bytes of the bundles that lie read and were not asked for yet, up to the first that is not complete.
+    fn ahead_bytes(&self) -> u64;
+}
 
 /// Reads of decoded tokens are controlled; prompts are read for as fast as the disk can.
 #[derive(Debug)]
 pub(crate) struct Control {
     controller: Controller,
+    bundle_bytes: Vec<u64>,
+    n_slots: usize,
     pacer: Pacer,
     start: Instant,
     /// Where the last step ended.
@@ -19,14 +29,13 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    pub(crate) fn new(source: &Source, pacer: Pacer) -> Self {
-        let plan = &source.plan;
-        let config = ControllerConfig {
-            bundle_bytes: source.bundles.as_slice().iter().map(|bundle| bundle.slot_bytes() as u64).collect(),
-            pinned: plan.pinned.clone(),
-            n_slots: plan.n_slots,
-        };
-        Self { controller: Controller::new(config), pacer, start: Instant::now(), last: None }
+    pub(crate) fn new(bundles: &Bundles, plan: &ResidencyPlan, pacer: Pacer) -> Self {
+        let bundle_bytes: Vec<_> =
+            bundles.as_slice().iter().map(|bundle| bundle.slot_bytes() as u64).collect();
+        let (pinned, n_slots) = (plan.pinned.clone(), plan.n_slots);
+        let config = ControllerConfig { bundle_bytes: bundle_bytes.clone(), pinned, n_slots };
+        let controller = Controller::new(config);
+        Self { controller, bundle_bytes, n_slots, pacer, start: Instant::now(), last: None }
     }
 
     pub(crate) fn estimates(&self) -> Estimates {
@@ -34,20 +43,20 @@ impl Control {
     }
 
     /// A pass begins.
-    pub(crate) fn begin(&mut self, n_tokens: usize, source: &Source, read_ahead: &ReadAhead) {
+    pub(crate) fn begin(&mut self, n_tokens: usize, reads: &dyn Reads) {
         self.last = None;
         let decision = match n_tokens {
             1 => self.controller.decision(),
-            _ => Decision { rate: None, prefetch_depth: source.plan.n_slots },
+            _ => Decision { rate: None, prefetch_depth: self.n_slots },
         };
-        self.apply(&decision, read_ahead);
+        self.apply(&decision, reads);
     }
 
     /// A group of bundles was computed; `stall` is all waiting so far.
-    pub(crate) fn step(&mut self, group: &Group, stall: Duration, source: &Source, read_ahead: &ReadAhead) {
+    pub(crate) fn step(&mut self, group: &Group, stall: Duration, reads: &dyn Reads) {
         let (since, stall_before) = self.last.replace((group.end, stall)).unwrap_or((group.start, stall));
-        let ahead_bytes = read_ahead.ahead_bytes();
-        let bytes_of = |idx: usize| source.bundles.as_slice()[idx].slot_bytes() as f64;
+        let ahead_bytes = reads.ahead_bytes();
+        let bytes_of = |idx: usize| self.bundle_bytes[idx] as f64;
         let group_bytes: f64 = group.bundles.iter().map(|idx| bytes_of(idx.0)).sum();
         let compute = group.end.at.saturating_duration_since(group.start.at);
         let compute_read_bytes = group.end.bytes.saturating_sub(group.start.bytes);
@@ -73,11 +82,11 @@ impl Control {
                 },
             );
         }
-        self.apply(&decision, read_ahead);
+        self.apply(&decision, reads);
     }
 
-    fn apply(&self, decision: &Decision, read_ahead: &ReadAhead) {
+    fn apply(&self, decision: &Decision, reads: &dyn Reads) {
         self.pacer.set_rate(decision.rate);
-        read_ahead.set_depth(decision.prefetch_depth);
+        reads.set_depth(decision.prefetch_depth);
     }
 }

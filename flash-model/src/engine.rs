@@ -11,12 +11,13 @@ use flash_sched::{ByteRate, Ema, Estimates, Limit, ResidencyPlan};
 
 use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
+use crate::conduct::Conduct;
 use crate::decoder::{Decoder, Pass};
 use crate::kv::KvCache;
 use crate::needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
 use crate::pace::Pacer;
 use crate::record::Event;
-use crate::residency::{Conduct, Residency};
+use crate::residency::Residency;
 use crate::weights::Weights;
 use crate::{Checkpoint, ModelError, models};
 

@@ -5,14 +5,13 @@
 //! behind them, or until the host waits for something anyway. Such a *group* is one sample.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flash_io::Reader;
+use flash_io::StatsHandle;
 use parking_lot::Mutex;
 
 use crate::bundle::BundleIdx;
-use crate::read_ahead::Source;
 
 /// The reads of an engine at some instant.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +24,8 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    fn now(reader: &Reader) -> Self {
-        let stats = reader.stats();
+    fn now(reads: &StatsHandle) -> Self {
+        let stats = reads.stats();
         Self { at: Instant::now(), bytes: stats.bytes, active: stats.active }
     }
 }
@@ -42,7 +41,7 @@ pub(crate) struct Group {
 /// Collects groups.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    source: Weak<Source>,
+    reads: StatsHandle,
     returned: Arc<Returned>,
     /// Bundles of the group that is not handed over yet.
     open: Vec<BundleIdx>,
@@ -75,74 +74,61 @@ struct Returned(Mutex<Vec<(u64, Reading)>>);
 #[derive(Debug)]
 pub(crate) struct Witness {
     serial: u64,
-    source: Weak<Source>,
+    reads: StatsHandle,
     returned: Arc<Returned>,
 }
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        if let Some(source) = self.source.upgrade() {
-            self.returned.0.lock().push((self.serial, Reading::now(&source.reader)));
-            // Should the engine have gone meanwhile, this was the last handle: a reader may not be waited for here.
-            drop_elsewhere(source);
-        }
-    }
-}
-
-/// Drops a handle on another thread if it is the last one.
-fn drop_elsewhere(source: Arc<Source>) {
-    if let Some(last) = Arc::into_inner(source) {
-        std::thread::spawn(move || drop(last));
+        self.returned.0.lock().push((self.serial, Reading::now(&self.reads)));
     }
 }
 
 impl Meter {
-    pub(crate) fn new(source: &Arc<Source>) -> Self {
+    pub(crate) fn new(reads: StatsHandle) -> Self {
         Self {
-            source: Arc::downgrade(source),
             returned: Arc::default(),
             open: Vec::new(),
             open_since: None,
             pending: VecDeque::new(),
             next_serial: 0,
-            last_end: Reading::now(&source.reader),
+            last_end: Reading::now(&reads),
+            reads,
         }
     }
 
     /// Forgets what has not ended: a pass begins, maybe behind one that failed.
-    pub(crate) fn begin(&mut self, source: &Source) {
+    pub(crate) fn begin(&mut self) {
         self.open.clear();
         self.open_since = None;
         self.pending.clear();
         self.returned.0.lock().clear();
-        self.last_end = Reading::now(&source.reader);
+        self.last_end = Reading::now(&self.reads);
     }
 
     /// A pinned bundle is computed with, some time.
     pub(crate) fn pinned(&mut self, idx: BundleIdx) {
         self.open.push(idx);
-        if self.open_since.is_none() {
-            self.open_since = self.source.upgrade().map(|source| Reading::now(&source.reader));
-        }
+        self.open_since.get_or_insert_with(|| Reading::now(&self.reads));
     }
 
     /// A streamed bundle is there, and will be computed with at once: ends a group. The witness is to go with its slot.
-    pub(crate) fn streamed(&mut self, idx: BundleIdx, source: &Source) -> Witness {
+    pub(crate) fn streamed(&mut self, idx: BundleIdx) -> Witness {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.open.push(idx);
         self.open_since = None;
         let bundles = std::mem::take(&mut self.open);
-        let handed_over = Reading::now(&source.reader);
+        let handed_over = Reading::now(&self.reads);
         self.pending.push_back(Pending { bundles, handed_over, ended: Ended::WithSlot(serial) });
-        Witness { serial, source: Weak::clone(&self.source), returned: Arc::clone(&self.returned) }
+        Witness { serial, reads: self.reads.clone(), returned: Arc::clone(&self.returned) }
     }
 
     /// Nothing computes any more: what is open was a group.
-    pub(crate) fn settled(&mut self, source: &Source) {
+    pub(crate) fn settled(&mut self) {
         let Some(handed_over) = self.open_since.take() else { return };
         let bundles = std::mem::take(&mut self.open);
-        let ended = Ended::At(Reading::now(&source.reader));
+        let ended = Ended::At(Reading::now(&self.reads));
         self.pending.push_back(Pending { bundles, handed_over, ended });
     }
 

@@ -38,18 +38,18 @@ unsafe impl Pages for PageBuf {
     }
 }
 
-/// A slot, and what is dropped with it.
+/// A slot, and what is dropped right before it.
 #[derive(Debug)]
-struct Lent<W>(Slot, W);
+struct Lent<W>(W, Slot);
 
 // SAFETY: a slot is a PageBuf that goes back to its pool when it is dropped, so nobody writes to it before.
 #[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
 unsafe impl<W: Debug + Send + 'static> Pages for Lent<W> {
     fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.0.as_mut_ptr()
+        self.1.as_mut_ptr()
     }
     fn len_bytes(&self) -> usize {
-        self.0.len()
+        self.1.len()
     }
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn views<W: Debug + Send + 'static>(
     }
     // A dimension is at most i32::MAX, and a bundle may be longer: count in rows of a block.
     let n_rows = slot.len() / ROW_BYTES;
-    let whole = alias(Lent(slot, witness), &[n_rows as i32, ROW_BYTES as i32], Dtype::Uint8)?;
+    let whole = alias(Lent(witness, slot), &[n_rows as i32, ROW_BYTES as i32], Dtype::Uint8)?;
     let views = views.iter().map(|view| view_of(&whole, view)).collect::<Result<Vec<_>, _>>()?;
     // Once, rather than as a part of every graph that uses them.
     if cfg!(not(target_os = "linux")) {

@@ -13,6 +13,8 @@ use flash_sched::ResidencyPlan;
 use parking_lot::{Condvar, Mutex};
 
 use crate::bundle::{Bundle, BundleIdx, Bundles};
+use crate::conduct::Conductor;
+use crate::control::Reads;
 
 /// What bundles are read with, and where to.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(crate) struct Source {
     pub reader: Reader,
     pub pool: SlotPool,
     pub budget: Budget,
+    pub conductor: Conductor,
 }
 
 impl Source {
@@ -106,27 +109,16 @@ impl ReadAhead {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// How many bundles may be read ahead: 0 reads on demand.
-    pub(crate) fn set_depth(&self, depth: usize) {
-        let mut state = self.shared.state.lock();
-        if state.depth != depth {
-            state.depth = depth;
-            self.shared.changed.notify_all();
-        }
-    }
-
-    /// Bytes of the bundles that lie read and were not asked for yet, up to the first that is not complete.
-    pub(crate) fn ahead_bytes(&self) -> u64 {
-        let state = self.shared.state.lock();
-        let done = state.loads.iter().take_while(|(_, load)| load.ticket.is_done());
-        done.map(|(idx, _)| self.shared.source.bundle(*idx).slot_bytes() as u64).sum()
+    /// The reads, for whoever controls them.
+    pub(crate) fn reads(&self) -> &dyn Reads {
+        &*self.shared
     }
 
     /// The load of a bundle, if it is being read or has been. If it is not, it becomes the next that is.
     pub(crate) fn try_take(&self, idx: BundleIdx) -> Option<Result<Load, IoError>> {
         let mut state = self.shared.state.lock();
         state.seek(idx, &self.shared);
-        state.take(idx)
+        state.take(idx, &self.shared)
     }
 
     /// The same, but waits until it is being read; `None` if that does not begin within `limit`.
@@ -134,7 +126,7 @@ impl ReadAhead {
         let mut state = self.shared.state.lock();
         state.seek(idx, &self.shared);
         self.shared.changed.wait_while_for(&mut state, |state| !state.has(idx), limit);
-        state.take(idx)
+        state.take(idx, &self.shared)
     }
 }
 
@@ -143,10 +135,12 @@ impl State {
         matches!(self.pinned[idx.0], Pinned::Loading(_)) || self.loads.iter().any(|(found, _)| *found == idx)
     }
 
-    fn take(&mut self, idx: BundleIdx) -> Option<Result<Load, IoError>> {
+    fn take(&mut self, idx: BundleIdx, shared: &Shared) -> Option<Result<Load, IoError>> {
         let taken = self.find(idx);
         if taken.is_some() {
             self.demanded = None;
+            // Another one may be read ahead in its place.
+            shared.changed.notify_all();
         }
         taken
     }
@@ -189,6 +183,22 @@ impl State {
     }
 }
 
+impl Reads for Shared {
+    fn set_depth(&self, depth: usize) {
+        let mut state = self.state.lock();
+        if state.depth != depth {
+            state.depth = depth;
+            self.changed.notify_all();
+        }
+    }
+
+    fn ahead_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let done = state.loads.iter().take_while(|(_, load)| load.ticket.is_done());
+        done.map(|(idx, _)| self.source.bundle(*idx).slot_bytes() as u64).sum()
+    }
+}
+
 impl Shared {
     fn run(&self) {
         while let Some(idx) = self.wait_for_due() {
@@ -200,6 +210,8 @@ impl Shared {
                     None => return,
                 }
             };
+            // A slot that came back tells that a layer was computed: what follows from that is for this read already.
+            self.source.conductor.learn(Some(self));
             let mut state = self.state.lock();
             // Another bundle may have become due while this thread waited for the slot.
             if state.due(&self.source) == Some(idx) {

@@ -1,7 +1,6 @@
 //! Residency: which bundles hold data. Here the plan meets the reader.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use flash_io::{Budget, IoError, Reader, Slot, SlotPool};
@@ -11,11 +10,10 @@ use mlx_rs::transforms::async_eval;
 
 use crate::ModelError;
 use crate::bundle::{Bundle, BundleIdx, Bundles};
-use crate::control::Control;
-use crate::meter::{Meter, Witness};
-use crate::pace::Pacer;
+use crate::conduct::{Conduct, Conductor};
+use crate::control::Reads;
+use crate::meter::Witness;
 use crate::read_ahead::{Load, ReadAhead, Source};
-use crate::record::{Event, EventKind, Recorder};
 
 /// How long a slot may take to come back when nothing computes any more. It is given back on another thread, a moment after
 /// what was computed with it is there.
@@ -35,29 +33,7 @@ pub struct Residency {
     lazy: Option<Array>,
     /// What computes, or has computed last.
     in_flight: Option<Array>,
-    stall: Duration,
     streamed_bytes: u64,
-    /// None if nothing is streamed: then nothing is added to what MLX does.
-    meter: Option<Meter>,
-    /// None if nothing is read ahead.
-    control: Option<Control>,
-    recorder: Recorder,
-    pass: Option<(usize, Instant)>,
-}
-
-/// Who decides how bundles are read, and who looks on.
-#[derive(Debug)]
-pub struct Conduct {
-    pub(crate) prefetch: bool,
-    pub(crate) pacer: Pacer,
-    pub(crate) events: Option<Sender<Event>>,
-}
-
-impl Conduct {
-    /// Reads as fast as the disk can; with `prefetch`, ahead of the layers.
-    pub fn free(prefetch: bool) -> Self {
-        Self { prefetch, pacer: Pacer::new(None), events: None }
-    }
 }
 
 impl Residency {
@@ -73,25 +49,14 @@ impl Residency {
         budget: &Budget,
         conduct: Conduct,
     ) -> Result<Self, ModelError> {
-        let Conduct { prefetch, pacer, events } = conduct;
+        let prefetch = conduct.prefetch;
         let streamed = bundles.as_slice().iter().zip(&plan.pinned).filter(|(_, pinned)| !**pinned);
         let slot_bytes = streamed.map(|(bundle, _)| bundle.slot_bytes()).max().unwrap_or(0);
         let pool = SlotPool::new(budget, slot_bytes, plan.n_slots)?;
-        let source = Arc::new(Source { bundles, plan, reader, pool, budget: budget.clone() });
-        let streams = source.plan.streamed_bytes > 0;
-        Ok(Self {
-            prefetch,
-            read_ahead: None,
-            lazy: None,
-            in_flight: None,
-            stall: Duration::ZERO,
-            streamed_bytes: 0,
-            meter: streams.then(|| Meter::new(&source)),
-            control: (streams && prefetch).then(|| Control::new(&source, pacer)),
-            recorder: Recorder::new(events),
-            pass: None,
-            source,
-        })
+        let conductor = Conductor::new(&bundles, &plan, &reader, conduct);
+        let source = Source { bundles, plan, reader, pool, budget: budget.clone(), conductor };
+        let (read_ahead, lazy, in_flight) = (None, None, None);
+        Ok(Self { source: Arc::new(source), prefetch, read_ahead, lazy, in_flight, streamed_bytes: 0 })
     }
 
     /// The reader, for small reads beside the bundles.
@@ -119,7 +84,7 @@ impl Residency {
 
     /// How long computing has waited for reads.
     pub fn stall(&self) -> Duration {
-        self.stall
+        self.source.conductor.stall()
     }
 
     /// Bytes of weights that came and went, so far.
@@ -155,59 +120,37 @@ impl Residency {
         Ok(())
     }
 
-    /// A pass begins; whatever was left of one that failed is forgotten.
+    /// A pass begins.
     pub(crate) fn begin_pass(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         self.start()?;
         self.lazy = None;
-        self.pass = Some((n_tokens, Instant::now()));
-        if let Some(meter) = &mut self.meter {
-            meter.begin(&self.source);
-        }
-        if let (Some(control), Some(read_ahead)) = (&mut self.control, &self.read_ahead) {
-            control.begin(n_tokens, &self.source, read_ahead);
-        }
+        self.source.conductor.begin_pass(n_tokens, self.reads());
         Ok(())
     }
 
     /// A pass has ended, and nothing computes.
-    pub(crate) fn end_pass(&mut self) {
-        if let Some(meter) = &mut self.meter {
-            meter.settled(&self.source);
-        }
-        self.learn();
-        if let Some((tokens, begin)) = self.pass.take() {
-            self.recorder.add(EventKind::Pass { tokens }, begin, Instant::now());
-        }
+    pub(crate) fn end_pass(&self) {
+        self.source.conductor.end_pass(self.reads());
     }
 
-    /// Tells whoever wants to know what was computed meanwhile.
-    fn learn(&mut self) {
-        let Some(meter) = &mut self.meter else { return };
-        let is_token = self.pass.is_some_and(|(n_tokens, _)| n_tokens == 1);
-        while let Some(group) = meter.next_ended() {
-            self.recorder.add_group(&group);
-            if let (true, Some(control), Some(read_ahead)) = (is_token, &mut self.control, &self.read_ahead) {
-                control.step(&group, self.stall, &self.source, read_ahead);
-            }
-        }
+    fn reads(&self) -> Option<&dyn Reads> {
+        self.read_ahead.as_ref().map(ReadAhead::reads)
     }
 
-    /// What the controller has learned; `None` if there is none.
+    /// What the controller of reads has learned; `None` if there is none.
     pub fn estimates(&self) -> Option<Estimates> {
-        self.control.as_ref().map(Control::estimates)
+        self.source.conductor.estimates()
     }
 
     /// A pinned bundle is used.
-    pub(crate) fn uses_pinned(&mut self, idx: BundleIdx) {
-        if let Some(meter) = &mut self.meter {
-            meter.pinned(idx);
-        }
+    pub(crate) fn uses_pinned(&self, idx: BundleIdx) {
+        self.source.conductor.uses_pinned(idx);
     }
 
     /// The output of a pinned layer, which is begun to be computed with that of the next streamed one, or when that one has
     /// to be waited for.
     pub(crate) fn follow(&mut self, output: &Array) {
-        if self.meter.is_some() {
+        if self.source.plan.streamed_bytes > 0 {
             self.lazy = Some(output.clone());
         }
     }
@@ -229,9 +172,7 @@ impl Residency {
         if let Some(output) = self.in_flight.take() {
             output.eval()?;
         }
-        if let Some(meter) = &mut self.meter {
-            meter.settled(&self.source);
-        }
+        self.source.conductor.settled();
         Ok(())
     }
 
@@ -244,22 +185,21 @@ impl Residency {
         let Load { ticket, submitted } = load;
         if !ticket.is_done() {
             self.settle()?;
-            self.stalled(idx, || ticket.wait_until_done());
+            let begin = Instant::now();
+            ticket.wait_until_done();
+            self.source.conductor.waited(idx, begin);
         }
         let ended = ticket.ended();
         let slot = ticket.wait().map_err(|source| self.bundle(idx).read_error(source))?;
         if let Some(ended) = ended {
-            let bytes = slot.len() as u64;
-            self.recorder.add(EventKind::Read { bundle: idx.0, bytes }, submitted, ended);
+            self.source.conductor.was_read(idx, slot.len() as u64, submitted, ended);
         }
-        self.learn();
+        self.source.conductor.learn(self.reads());
         if self.is_pinned(idx) {
             return Ok((slot, None));
         }
         self.streamed_bytes += self.bundle(idx).tensor_bytes();
-        let source = &self.source;
-        let witness = self.meter.as_mut().map(|meter| meter.streamed(idx, source));
-        Ok((slot, witness))
+        Ok((slot, self.source.conductor.uses_streamed(idx)))
     }
 
     /// The load of a bundle: a read ahead, or one on demand.
@@ -275,7 +215,7 @@ impl Residency {
             self.settle()?;
             let begin = Instant::now();
             let load = self.read_ahead.as_ref().and_then(|ahead| ahead.take_within(idx, SLOT_RETURN));
-            self.count_stall(idx, begin);
+            source.conductor.waited(idx, begin);
             return load.ok_or_else(held);
         }
         self.settle()?;
@@ -285,17 +225,5 @@ impl Residency {
             source.pool.acquire_within(SLOT_RETURN).ok_or_else(held)?
         };
         Ok(Ok(source.submit(idx, slot)))
-    }
-
-    fn stalled(&mut self, idx: BundleIdx, wait: impl FnOnce()) {
-        let begin = Instant::now();
-        wait();
-        self.count_stall(idx, begin);
-    }
-
-    fn count_stall(&mut self, idx: BundleIdx, begin: Instant) {
-        let end = Instant::now();
-        self.stall += end - begin;
-        self.recorder.add(EventKind::Wait { bundle: idx.0 }, begin, end);
     }
 }
