@@ -1,14 +1,15 @@
 //! Bundles: the tensors that are loaded together.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use flash_io::{BundleLayout, Dtype, PageBuf, Reader, Slot, Span, Tensor, Ticket};
-use flash_sched::{BelowFloor, PlanRequest, ResidencyPlan};
+use flash_sched::{BelowFloor, Frontier, PlanRequest, ResidencyPlan};
 use mlx_rs::Dtype as MlxDtype;
 
 use crate::ModelError;
 use crate::mlx::View;
+use crate::planner;
 
 /// A bundle of this size costs less memory than its reading would cost time: a norm is one, a layer never is.
 const SMALL_BYTES: usize = 64 << 10;
@@ -121,6 +122,8 @@ fn mlx_dtype(dtype: Dtype) -> MlxDtype {
 #[derive(Debug, Default)]
 pub struct Bundles {
     list: Vec<Bundle>,
+    /// The best plan for each budget, once one is asked for.
+    frontier: OnceLock<Frontier>,
 }
 
 /// A bundle, for a person to look at.
@@ -138,6 +141,7 @@ pub struct BundleInfo {
 impl Bundles {
     pub(crate) fn push(&mut self, bundle: Bundle) -> BundleIdx {
         self.list.push(bundle);
+        self.frontier = OnceLock::new();
         BundleIdx(self.list.len() - 1)
     }
 
@@ -159,9 +163,10 @@ impl Bundles {
         self.list.iter().filter(|bundle| bundle.is_small()).map(Bundle::cost_bytes).sum()
     }
 
-    /// Which of them are pinned in a budget of which `fixed_bytes` are taken by other things.
+    /// Which of them are pinned in a budget of which `fixed_bytes` are taken by other things, and the slots of the others.
     ///
-    /// With `prefetch` there are two slots: one is read while the other computes.
+    /// With `prefetch` there are two slots at least: one is read while the other computes. More, and how what is pinned is
+    /// spread, is what a machine of usual speeds is predicted to be fastest with.
     ///
     /// # Errors
     /// [`BelowFloor`], with the floor.
@@ -175,12 +180,12 @@ impl Bundles {
         let bundle_bytes: Vec<u64> = streamable.map(Bundle::cost_bytes).collect();
         let fixed_bytes = fixed_bytes + self.small_bytes();
         let n_slots = if prefetch { 2 } else { 1 };
-        let mut plan = flash_sched::plan(&PlanRequest {
-            bundle_bytes: &bundle_bytes,
-            fixed_bytes,
-            budget_bytes,
-            n_slots,
-        })?;
+        let request = PlanRequest { bundle_bytes: &bundle_bytes, fixed_bytes, budget_bytes, n_slots };
+        let mut plan = flash_sched::plan(&request)?;
+        if prefetch && plan.streamed_bytes > 0 {
+            let frontier = self.frontier.get_or_init(|| planner::frontier(&bundle_bytes, n_slots));
+            plan = frontier.plan(fixed_bytes, budget_bytes)?.plan;
+        }
         let mut planned = std::mem::take(&mut plan.pinned).into_iter();
         plan.pinned =
             self.list.iter().map(|bundle| bundle.is_small() || planned.next().unwrap_or(true)).collect();

@@ -48,6 +48,7 @@ mod mlx;
 mod models;
 mod needs;
 mod pace;
+mod planner;
 mod proxy;
 mod read_ahead;
 mod record;

@@ -17,9 +17,10 @@
 //! [`predict`]: crate::predict()
 
 use std::cmp::Ordering;
+use std::time::Duration;
 
 use crate::plan::{BelowFloor, PlanRequest, ResidencyPlan};
-use crate::predict::{Pipeline, Prediction, Speeds, predict};
+use crate::predict::{Disk, Pipeline, Prediction, Speeds, predict};
 use crate::spread::{even, spread};
 
 /// More memory must gain this much to change what is pinned: predictions are not better than that.
@@ -50,9 +51,10 @@ const SLOTS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64];
 
 /// The best residency of a model on a machine, for every budget.
 #[derive(Debug, Clone)]
-pub struct Frontier<'a> {
-    bundle_bytes: &'a [u64],
-    speeds: Speeds<'a>,
+pub struct Frontier {
+    bundle_bytes: Vec<u64>,
+    compute: Vec<Duration>,
+    disk: Disk,
     n_slots_min: usize,
     classes: Vec<Vec<usize>>,
     /// By growing need.
@@ -100,7 +102,7 @@ enum Placement {
     Even(u8),
 }
 
-impl<'a> Frontier<'a> {
+impl Frontier {
     /// Weighs the choices for a model. `n_slots_min` is the fewest slots that a plan may have: as in [`PlanRequest`], it
     /// makes the floor.
     ///
@@ -108,11 +110,18 @@ impl<'a> Frontier<'a> {
     ///
     /// # Panics
     /// If `n_slots_min` is 0, or if there is not one compute time for each bundle.
-    pub fn new(bundle_bytes: &'a [u64], n_slots_min: usize, speeds: Speeds<'a>) -> Self {
+    pub fn new(bundle_bytes: &[u64], n_slots_min: usize, speeds: Speeds<'_>) -> Self {
         assert!(n_slots_min > 0, "streaming needs a slot");
         let pipeline = Pipeline::new(bundle_bytes, &speeds);
         let classes = classes(bundle_bytes);
-        let mut frontier = Self { bundle_bytes, speeds, n_slots_min, classes, choices: Vec::new() };
+        let mut frontier = Self {
+            bundle_bytes: bundle_bytes.to_vec(),
+            compute: speeds.compute.to_vec(),
+            disk: speeds.disk,
+            n_slots_min,
+            classes,
+            choices: Vec::new(),
+        };
         let mut choices = Vec::new();
         for pins in frontier.pins() {
             let pinned = frontier.pinned(&pins);
@@ -132,7 +141,7 @@ impl<'a> Frontier<'a> {
     /// [`BelowFloor`], with the floor: the same as that of [`plan`](crate::plan()).
     pub fn plan(&self, fixed_bytes: u64, budget_bytes: u64) -> Result<TimedPlan, BelowFloor> {
         let request = PlanRequest {
-            bundle_bytes: self.bundle_bytes,
+            bundle_bytes: &self.bundle_bytes,
             fixed_bytes,
             budget_bytes,
             n_slots: self.n_slots_min,
@@ -154,7 +163,8 @@ impl<'a> Frontier<'a> {
     }
 
     fn timed(&self, plan: ResidencyPlan) -> TimedPlan {
-        let prediction = predict(self.bundle_bytes, &plan.pinned, plan.n_slots, &self.speeds);
+        let speeds = Speeds { compute: &self.compute, disk: self.disk };
+        let prediction = predict(&self.bundle_bytes, &plan.pinned, plan.n_slots, &speeds);
         TimedPlan { plan, prediction }
     }
 

@@ -22,7 +22,7 @@ impl Case {
         Speeds { compute: &self.compute, disk: self.disk }
     }
 
-    fn frontier(&self) -> Frontier<'_> {
+    fn frontier(&self) -> Frontier {
         Frontier::new(&self.bundle_bytes, self.n_slots_min, self.speeds())
     }
 
