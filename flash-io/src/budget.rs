@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::IoError;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A count of bytes that is handed out and never exceeded.
 ///

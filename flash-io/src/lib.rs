@@ -55,6 +55,7 @@ mod probe;
 mod reader;
 mod span;
 mod storage;
+mod sync;
 
 pub use budget::{Budget, Reservation};
 pub use catalog::{Catalog, MAX_INDEX_BYTES, Shard, ShardIdx, Tensor};

@@ -5,11 +5,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::budget::Budget;
 use crate::error::IoError;
 use crate::pages::{LEAD_BYTES, PageBuf};
+use crate::sync::{Condvar, Mutex};
 
 /// A fixed number of equal slots, all taken from the budget at once.
 ///

@@ -2,6 +2,8 @@
 
 pub(crate) mod fill;
 mod gate;
+#[cfg(all(test, loom))]
+mod interleavings;
 mod pace;
 #[cfg(target_os = "macos")]
 mod qos;

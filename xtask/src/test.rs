@@ -1,6 +1,7 @@
 //! Everything that CI runs.
 
 use std::env;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -32,5 +33,19 @@ pub fn run() -> Result<()> {
             .env("FLASH_TEST_GGUF", models::gguf()?)
             // Here a model that is missing is a failure, not a reason to skip.
             .env("FLASH_REQUIRE_MODELS", "1"),
+    )?;
+    model_check()
+}
+
+/// Runs flash-io's slots under loom, which takes seconds. The flag is of every crate that is built, so they go where they
+/// take nobody's place.
+fn model_check() -> Result<()> {
+    let flags = env::var("RUSTFLAGS").unwrap_or_default() + " --cfg loom";
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    run::check(
+        run::cargo()
+            .args(["test", "--package", "flash-io", "--lib", "interleavings"])
+            .env("RUSTFLAGS", flags.trim())
+            .env("CARGO_TARGET_DIR", target.join("loom")),
     )
 }

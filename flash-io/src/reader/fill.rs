@@ -7,13 +7,12 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::error::IoError;
 use crate::pool::Slot;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// The slot while it is being filled, and after that how it went.
 #[derive(Debug)]
