@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
@@ -75,17 +75,23 @@ pub struct FaultyStorage {
     fault: Fault,
     when: When,
     reads: AtomicU64,
+    healed: AtomicBool,
 }
 
 impl FaultyStorage {
     /// Storage over `inner` with one kind of fault.
     pub fn new(inner: Arc<dyn ReadAt>, fault: Fault, when: When) -> Self {
-        Self { inner, fault, when, reads: AtomicU64::new(0) }
+        Self { inner, fault, when, reads: AtomicU64::new(0), healed: AtomicBool::new(false) }
     }
 
     /// How many reads were made, failed ones included.
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::SeqCst)
+    }
+
+    /// Passes every read on from now on.
+    pub fn heal(&self) {
+        self.healed.store(true, Ordering::SeqCst);
     }
 }
 
@@ -101,7 +107,7 @@ impl ReadAt for FaultyStorage {
     fn len_bytes(&self) -> io::Result<u64> {
         let len_bytes = self.inner.len_bytes()?;
         Ok(match self.fault {
-            Fault::Truncated { len_bytes: cut_bytes } => len_bytes.min(cut_bytes),
+            Fault::Truncated { len_bytes: cut_bytes } if !self.is_healed() => len_bytes.min(cut_bytes),
             _ => len_bytes,
         })
     }
@@ -120,8 +126,13 @@ impl ReadAt for FaultyStorage {
 }
 
 impl FaultyStorage {
+    fn is_healed(&self) -> bool {
+        self.healed.load(Ordering::SeqCst)
+    }
+
     fn fails_now(&self) -> bool {
-        self.when.includes(self.reads.fetch_add(1, Ordering::SeqCst))
+        let read_idx = self.reads.fetch_add(1, Ordering::SeqCst);
+        self.when.includes(read_idx) && !self.is_healed()
     }
 
     /// What the fault makes of a read.

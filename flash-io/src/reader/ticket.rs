@@ -9,8 +9,8 @@ use crate::pool::Slot;
 
 /// A bundle that is being read into its slot.
 ///
-/// Dropping it without waiting cancels what has not been read; the slot goes back to its pool when the
-/// reads under way have ended.
+/// Dropping it without waiting cancels what has not been read; the slot goes back to its pool when the reads under way have
+/// ended, and the pause of a chunk that the pacer holds back or that is to be read again.
 #[derive(Debug)]
 #[must_use = "dropping a ticket cancels its reads"]
 pub struct Ticket {

@@ -8,6 +8,8 @@ mod header;
 mod oracle;
 mod probe;
 mod reader;
+#[cfg(feature = "testing")]
+mod recovery;
 #[cfg(target_os = "linux")]
 mod ring;
 mod support;

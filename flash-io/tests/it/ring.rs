@@ -89,6 +89,22 @@ fn read_that_stays_stuck_is_given_up_as_timed_out() {
 }
 
 #[test]
+fn ticket_dropped_while_its_read_is_stuck_gives_its_slot_back_and_the_reader_works_on() {
+    if !has_ring() {
+        return;
+    }
+    let config = ReaderConfig { read_timeout: Duration::from_millis(20), ..ReaderConfig::default() };
+    let Setup { reader, mut writer, bundle, pool } = stuck(config);
+    drop(reader.submit(&bundle, pool.try_acquire().unwrap()));
+    wait_until(|| pool.free_slots() == 1);
+    assert_eq!(reader.stats().failures, 0);
+    let ticket = reader.submit(&bundle, pool.try_acquire().unwrap());
+    let bytes = noise(CHUNK_BYTES, 7);
+    writer.write_all(&bytes).unwrap();
+    assert_eq!(ticket.wait().unwrap()[..], bytes);
+}
+
+#[test]
 fn stuck_read_does_not_keep_the_reader_from_closing() {
     if !has_ring() {
         return;
@@ -228,4 +244,56 @@ fn file_that_cannot_be_read_at_an_offset_is_an_error_of_its_bundle() {
     let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
     let error = reader.submit(&bundle, pool.try_acquire().unwrap()).wait().unwrap_err();
     assert!(matches!(error, IoError::ReadFailed { attempts: 1, error: Some(_), .. }), "{error}");
+}
+
+/// Storage that fails even to say its alignment, in the ring's thread, which does not expect that.
+#[derive(Debug)]
+struct Deadly {
+    inner: Arc<dyn ReadAt>,
+    asked: AtomicU64,
+    deadly: u64,
+}
+
+impl ReadAt for Deadly {
+    fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+        unreachable!("the ring reads it")
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.inner.len_bytes()
+    }
+
+    fn alignment(&self) -> usize {
+        if thread::current().name() == Some("flash-ring") {
+            assert!(self.asked.fetch_add(1, Ordering::SeqCst) != self.deadly, "a ring that was to die");
+        }
+        self.inner.alignment()
+    }
+
+    fn ring_file(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.ring_file()
+    }
+}
+
+#[test]
+fn bundles_of_a_ring_whose_thread_is_gone_end_as_closed_and_their_slots_come_back() {
+    if !has_ring() {
+        return;
+    }
+    const N_CHUNKS: u64 = 8;
+    let bytes = noise(N_CHUNKS as usize * (128 << 10), 6);
+    let (_dir, shard) = shard_of(&bytes, IoMode::Uring);
+    let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, bytes.len() as u64))]));
+    for deadly in 0..N_CHUNKS {
+        let storage =
+            Arc::new(Deadly { inner: Arc::clone(&shard.storage), asked: AtomicU64::new(0), deadly });
+        let dying = Shard { path: shard.path.clone(), storage };
+        let reader = Reader::new(vec![dying], ReaderConfig::default()).unwrap();
+        let pool = SlotPool::new(&Budget::new(4 << 20), bundle.slot_bytes(), 1).unwrap();
+        for _ in 0..3 {
+            let outcome = reader.submit(&bundle, pool.try_acquire().unwrap()).wait();
+            assert!(matches!(outcome, Err(IoError::ReaderClosed { .. })), "chunk {deadly}: {outcome:?}");
+        }
+        assert_eq!(pool.free_slots(), 1);
+    }
 }
