@@ -1,9 +1,9 @@
 //! The states of a slot under loom: free, out, being filled by several threads, resident, failed, given up. Each test is run
-//! in every order in which its threads can take turns, with up to [`PREEMPTIONS_MAX`] turns that end early.
+//! in every order that its threads can take with at most [`PREEMPTIONS_MAX`] preemptions.
 //!
 //! loom knows of locks and atomics, not of the bytes in a slot. [`Bytes`] stands for those.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p flash-io --lib interleavings`
+//! `RUSTFLAGS="--cfg loom" cargo test -p flash-io --lib interleavings --target-dir target/loom`
 
 use std::path::Path;
 use std::rc::Rc;
