@@ -7,16 +7,16 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flash_io::faults::{Fault, FaultyStorage, When};
 use flash_io::{
-    Budget, BundleLayout, IoError, IoMode, Pace, ReadAt, Reader, ReaderConfig, Shard, ShardIdx, SlotPool,
-    Span, Ticket, open,
+    Booking, Budget, BundleLayout, IoError, IoMode, Pace, ReadAt, Reader, ReaderConfig, Shard, ShardIdx,
+    SlotPool, Span, Ticket, open,
 };
 use tempfile::TempDir;
 
-use crate::support::{disk_dir, modes_in, noise, wait_until, write};
+use crate::support::{Until, disk_dir, modes_in, noise, wait_until, write};
 
 const FILE_BYTES: usize = 100_000;
 const CHUNK_BYTES: usize = 8192;
@@ -213,9 +213,9 @@ impl<F> fmt::Debug for Watching<F> {
 }
 
 impl<F: Fn(u64) + Send + Sync> Pace for Watching<F> {
-    fn admit(&self, _: u64) -> Duration {
+    fn book(&self, _: u64) -> Box<dyn Booking> {
         (self.1)(self.0.fetch_add(1, Ordering::SeqCst));
-        Duration::ZERO
+        Box::new(Until(Instant::now()))
     }
 }
 
