@@ -9,7 +9,7 @@ use flash_model::FLOOR_CONTEXT_TOKENS;
 
 mod bench;
 
-pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchStreamArgs};
+pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs};
 
 use crate::size::Size;
 use crate::speed::{ComputeSpeed, Rate};

@@ -7,6 +7,7 @@ mod cmd;
 mod failure;
 mod interrupt;
 mod layers;
+mod listener;
 mod modelfile;
 mod options;
 mod output;
@@ -16,7 +17,6 @@ mod session;
 mod size;
 mod speed;
 mod table;
-mod timeline;
 mod trace;
 
 use std::process::ExitCode;

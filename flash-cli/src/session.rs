@@ -1,12 +1,12 @@
 //! From settings to an engine, in the order in which problems are cheapest to find.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
 
 use flash_io::{IoMode, Tuning};
 use flash_model::text::{TextError, Tokenizer};
-use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Event, Model, ModelError, Workload, memory};
+use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload, memory};
 
+use crate::listener::Listener;
 use crate::options::EngineSettings;
 use crate::size::Bytes;
 use crate::{budget, report};
@@ -73,21 +73,19 @@ impl Session {
 
     /// Chooses the budget, and takes the memory.
     pub(crate) fn load(self, workload: Workload) -> anyhow::Result<Loaded> {
-        self.load_and_tell(workload, None)
+        self.load_traced(workload, None)
     }
 
-    /// The same, and tells someone what happens when.
-    pub(crate) fn load_and_tell(
-        self,
-        workload: Workload,
-        events: Option<Sender<Event>>,
-    ) -> anyhow::Result<Loaded> {
+    /// The same, and writes to a file what happens when.
+    pub(crate) fn load_traced(self, workload: Workload, trace: Option<PathBuf>) -> anyhow::Result<Loaded> {
         let Self { model, tokenizer, settings, tuning } = self;
         let budget_bytes = budget::bytes(settings.ram);
         if settings.debug {
             report::needs(&model, &workload, budget_bytes);
         }
         let EngineSettings { read_rate, debug, stream, .. } = settings;
+        let listener = Listener::start(trace, model.bundles().map(|bundle| bundle.name))?;
+        let (listener, events) = listener.unzip();
         let reader = tuning.into();
         let engine = model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events })?;
         if debug {
@@ -97,7 +95,7 @@ impl Session {
         if !stream && pass_bytes > 0 {
             return Err(SessionError::WouldStream { budget_bytes, pass_bytes }.into());
         }
-        Ok(Loaded { engine, tokenizer, io: tuning.mode })
+        Ok(Loaded { engine, tokenizer, io: tuning.mode, listener })
     }
 }
 
@@ -107,6 +105,8 @@ pub(crate) struct Loaded {
     pub(crate) engine: Engine,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) io: IoMode,
+    /// Who is told what the engine does, if anyone is.
+    pub(crate) listener: Option<Listener>,
 }
 
 /// Opens a model directory; reads headers only.

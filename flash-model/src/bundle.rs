@@ -1,15 +1,16 @@
 //! Bundles: the tensors that are loaded together.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use flash_io::{BundleLayout, Dtype, PageBuf, Reader, Slot, Span, Tensor, Ticket};
-use flash_sched::{BelowFloor, Frontier, PlanRequest, ResidencyPlan};
+use flash_sched::{BelowFloor, Frontier, PlanRequest, Prediction, ResidencyPlan};
 use mlx_rs::Dtype as MlxDtype;
+use parking_lot::Mutex;
 
 use crate::ModelError;
 use crate::mlx::View;
-use crate::planner;
+use crate::planner::MachineSpeeds;
 
 /// A bundle of this size costs less memory than its reading would cost time: a norm is one, a layer never is.
 const SMALL_BYTES: usize = 64 << 10;
@@ -122,8 +123,8 @@ fn mlx_dtype(dtype: Dtype) -> MlxDtype {
 #[derive(Debug, Default)]
 pub struct Bundles {
     list: Vec<Bundle>,
-    /// The best plan for each budget, once one is asked for.
-    frontier: OnceLock<Frontier>,
+    /// The best plan for each budget on a machine, once one is asked for.
+    frontier: Mutex<Option<(MachineSpeeds, Frontier)>>,
 }
 
 /// A bundle, for a person to look at.
@@ -141,7 +142,7 @@ pub struct BundleInfo {
 impl Bundles {
     pub(crate) fn push(&mut self, bundle: Bundle) -> BundleIdx {
         self.list.push(bundle);
-        self.frontier = OnceLock::new();
+        *self.frontier.get_mut() = None;
         BundleIdx(self.list.len() - 1)
     }
 
@@ -166,7 +167,7 @@ impl Bundles {
     /// Which of them are pinned in a budget of which `fixed_bytes` are taken by other things, and the slots of the others.
     ///
     /// With `prefetch` there are two slots at least: one is read while the other computes. More, and how what is pinned is
-    /// spread, is what a machine of usual speeds is predicted to be fastest with.
+    /// spread, is what a machine of these speeds is predicted to be fastest with.
     ///
     /// # Errors
     /// [`BelowFloor`], with the floor.
@@ -175,6 +176,7 @@ impl Bundles {
         fixed_bytes: u64,
         budget_bytes: u64,
         prefetch: bool,
+        speeds: &MachineSpeeds,
     ) -> Result<ResidencyPlan, BelowFloor> {
         let streamable = self.list.iter().filter(|bundle| !bundle.is_small());
         let bundle_bytes: Vec<u64> = streamable.map(Bundle::cost_bytes).collect();
@@ -183,12 +185,23 @@ impl Bundles {
         let request = PlanRequest { bundle_bytes: &bundle_bytes, fixed_bytes, budget_bytes, n_slots };
         let mut plan = flash_sched::plan(&request)?;
         if prefetch && plan.streamed_bytes > 0 {
-            let frontier = self.frontier.get_or_init(|| planner::frontier(&bundle_bytes, n_slots));
+            let mut known = self.frontier.lock();
+            let frontier = match known.take() {
+                Some((found, frontier)) if found == *speeds => frontier,
+                _ => speeds.frontier(&bundle_bytes, n_slots),
+            };
             plan = frontier.plan(fixed_bytes, budget_bytes)?.plan;
+            *known = Some((*speeds, frontier));
         }
         let mut planned = std::mem::take(&mut plan.pinned).into_iter();
         plan.pinned =
             self.list.iter().map(|bundle| bundle.is_small() || planned.next().unwrap_or(true)).collect();
         Ok(plan)
+    }
+
+    /// How long a token is predicted to take with a plan of these bundles.
+    pub(crate) fn predict(&self, plan: &ResidencyPlan, speeds: &MachineSpeeds) -> Prediction {
+        let bundle_bytes: Vec<u64> = self.list.iter().map(Bundle::tensor_bytes).collect();
+        speeds.predict(&bundle_bytes, plan)
     }
 }

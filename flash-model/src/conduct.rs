@@ -76,13 +76,24 @@ impl Conductor {
         }
     }
 
-    /// A pass has ended, and nothing computes.
-    pub(crate) fn end_pass(&self, reads: Option<&dyn Reads>) {
+    /// A pass has ended. If it is complete, nothing computes.
+    pub(crate) fn end_pass(&self, is_complete: bool, reads: Option<&dyn Reads>) {
         let state = &mut *self.state.lock();
-        state.settled();
-        state.learn(reads);
+        if is_complete {
+            state.settled();
+            state.learn(reads);
+        }
         if let Some((tokens, begin)) = state.pass.take() {
             state.recorder.add(EventKind::Pass { tokens }, begin, Instant::now());
+        }
+    }
+
+    /// So much of the pass is done, of `1`.
+    pub(crate) fn progress(&self, part: f64) {
+        let State { recorder, pass, .. } = &mut *self.state.lock();
+        if let &mut Some((tokens, begin)) = pass {
+            let tokens_done = (part * tokens as f64) as usize;
+            recorder.add(EventKind::Prompt { tokens_done, tokens }, begin, Instant::now());
         }
     }
 

@@ -103,6 +103,8 @@ impl Decoder {
             .chunks(CHUNK_TOKENS)
             .map(|ids| self.embedding.lookup(residency.reader(), ids))
             .collect::<Result<Vec<_>, _>>()?;
+        let n_parts = self.layers.len() * chunks.len();
+        let mut n_done = 0_usize;
         for (layer, kv) in self.layers.iter_mut().zip(&mut kv.layers) {
             if interrupt.load(Ordering::Relaxed) {
                 return Err(ModelError::Interrupted);
@@ -111,7 +113,7 @@ impl Decoder {
                 *token = layer.forward(residency, LayerInput { x: token, kv, position: first })?;
                 continue;
             }
-            layer.scope(residency, |layer, stays| {
+            layer.scope(residency, |layer, residency, stays| {
                 let lazy = stays && chunks.len() == 1;
                 let mut position = first;
                 for chunk in &mut chunks {
@@ -122,6 +124,8 @@ impl Decoder {
                     }
                     position += chunk.dim(1) as usize;
                     *chunk = output;
+                    n_done += 1;
+                    residency.progress(n_done as f64 / n_parts as f64);
                 }
                 Ok(())
             })?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use flash_io::{Budget, Pace, Reader, ReaderConfig, Reservation};
 use flash_kv::{KvDtype, KvShape};
-use flash_sched::{ByteRate, Ema, Estimates, Limit, ResidencyPlan};
+use flash_sched::{ByteRate, Ema, Estimates, Limit, Prediction, ResidencyPlan};
 
 use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
@@ -16,6 +16,7 @@ use crate::decoder::{Decoder, Pass};
 use crate::kv::KvCache;
 use crate::needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
 use crate::pace::Pacer;
+use crate::planner::MachineSpeeds;
 use crate::record::Event;
 use crate::residency::Residency;
 use crate::weights::Weights;
@@ -125,17 +126,27 @@ impl Model {
         )
     }
 
-    /// Which bundles a budget pins, and the slots of the others: the plan that [`load`](Self::load) keeps to.
+    /// Which bundles a budget pins, and the slots of the others. [`load`](Self::load) keeps to the plan for the usual speeds.
     ///
     /// # Errors
     /// [`ModelError::BelowFloor`].
-    pub fn plan(&self, workload: &Workload, budget_bytes: u64) -> Result<ResidencyPlan, ModelError> {
-        self.needs(workload).plan(&self.bundles, workload, budget_bytes)
+    pub fn plan(
+        &self,
+        workload: &Workload,
+        budget_bytes: u64,
+        speeds: &MachineSpeeds,
+    ) -> Result<ResidencyPlan, ModelError> {
+        self.needs(workload).plan(&self.bundles, workload, budget_bytes, speeds)
+    }
+
+    /// How long a token is predicted to take with a plan of this model.
+    pub fn predict(&self, plan: &ResidencyPlan, speeds: &MachineSpeeds) -> Prediction {
+        self.bundles.predict(plan, speeds)
     }
 
     /// The smallest budget for a workload.
     pub fn floor_bytes(&self, workload: &Workload) -> u64 {
-        let plan = self.plan(workload, u64::MAX);
+        let plan = self.plan(workload, u64::MAX, &MachineSpeeds::default());
         plan.expect("everything fits into all there is").floor_bytes
     }
 
@@ -146,7 +157,7 @@ impl Model {
     pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
         let EngineOptions { budget_bytes, workload, reader, read_rate, events } = options;
         let needs = self.needs(workload);
-        let plan = self.plan(workload, *budget_bytes)?;
+        let plan = self.plan(workload, *budget_bytes, &MachineSpeeds::default())?;
         let budget = Budget::new(*budget_bytes);
         let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
 
@@ -270,9 +281,9 @@ impl Engine {
         }
         let Self { decoder, residency, kv, interrupt, .. } = self;
         residency.begin_pass(ids.len())?;
-        let outcome = run(decoder, &mut Pass { residency, kv, interrupt })?;
-        self.residency.end_pass();
-        Ok(outcome)
+        let outcome = run(decoder, &mut Pass { residency, kv, interrupt });
+        self.residency.end_pass(outcome.is_ok());
+        outcome
     }
 
     /// Tokens in the cache.

@@ -77,7 +77,7 @@ impl Head {
         let mut sums = vec![LogSumExp::default(); targets.len()];
         let mut first_row = 0;
         for tile in &mut self.tiles {
-            let n_rows = tile.scope(residency, |tile, _| {
+            let n_rows = tile.scope(residency, |tile, _, _| {
                 let mut n_rows = 0;
                 for start in (0..targets.len()).step_by(LOSS_POSITIONS) {
                     let end = (start + LOSS_POSITIONS).min(targets.len());

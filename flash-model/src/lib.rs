@@ -66,6 +66,7 @@ pub use engine::{Engine, EngineOptions, EngineStats, Model};
 pub use error::ModelError;
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
 pub use needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
+pub use planner::MachineSpeeds;
 pub use proxy::StreamingProxy;
 pub use record::{Event, EventKind};
 pub use residency::Residency;

@@ -8,6 +8,7 @@ use flash_sched::{BelowFloor, ResidencyPlan};
 use crate::bundle::{Bundle, Bundles};
 use crate::compute::Backend;
 use crate::decoder::{CHUNK_TOKENS, Decoder};
+use crate::planner::MachineSpeeds;
 use crate::{ModelError, memory};
 
 /// The context that every floor holds, so that a short prompt does not change it.
@@ -89,9 +90,10 @@ impl MemoryNeeds {
         bundles: &Bundles,
         workload: &Workload,
         budget_bytes: u64,
+        speeds: &MachineSpeeds,
     ) -> Result<ResidencyPlan, ModelError> {
         let fixed_bytes = self.total_bytes() - self.small_weights_bytes;
-        let plan = bundles.plan(fixed_bytes, budget_bytes, workload.prefetch);
+        let plan = bundles.plan(fixed_bytes, budget_bytes, workload.prefetch, speeds);
         plan.map_err(|BelowFloor { budget_bytes, floor_bytes }| ModelError::BelowFloor {
             budget_bytes,
             floor_bytes,

@@ -98,7 +98,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     where
         M: Module<In, Output = Array, Error = Exception>,
     {
-        let output = self.scope(residency, |module, _| Ok(module.forward(input)?))?;
+        let output = self.scope(residency, |module, _, _| Ok(module.forward(input)?))?;
         if residency.is_pinned(self.bundle) {
             residency.follow(&output);
         } else {
@@ -116,14 +116,14 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     pub fn scope<T>(
         &mut self,
         residency: &mut Residency,
-        body: impl FnOnce(&mut M, bool) -> Result<T, ModelError>,
+        body: impl FnOnce(&mut M, &Residency, bool) -> Result<T, ModelError>,
     ) -> Result<T, ModelError> {
         self.bind(residency)?;
         let stays = residency.is_pinned(self.bundle);
         if stays {
             residency.uses_pinned(self.bundle);
         }
-        let outcome = body(&mut self.module, stays);
+        let outcome = body(&mut self.module, residency, stays);
         if !stays {
             self.unbind();
         }

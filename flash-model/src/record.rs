@@ -27,6 +27,14 @@ pub enum EventKind {
         /// How many.
         tokens: usize,
     },
+    /// So much of a prompt was passed through the model, counted in tokens although it is layers: of that, `start` is the
+    /// beginning, and `end` now. Sent after each part of a pass of several tokens.
+    Prompt {
+        /// What is done, in tokens.
+        tokens_done: usize,
+        /// Tokens of the prompt.
+        tokens: usize,
+    },
     /// Bundles were computed with, from the first to the last.
     Compute {
         /// The first.

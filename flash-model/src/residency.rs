@@ -128,9 +128,14 @@ impl Residency {
         Ok(())
     }
 
-    /// A pass has ended, and nothing computes.
-    pub(crate) fn end_pass(&self) {
-        self.source.conductor.end_pass(self.reads());
+    /// A pass has ended. If it is complete, nothing computes.
+    pub(crate) fn end_pass(&self, is_complete: bool) {
+        self.source.conductor.end_pass(is_complete, self.reads());
+    }
+
+    /// So much of the pass is done, of `1`.
+    pub(crate) fn progress(&self, part: f64) {
+        self.source.conductor.progress(part);
     }
 
     fn reads(&self) -> Option<&dyn Reads> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use flash_io::{Budget, IoMode, Reader, ReaderConfig};
-use flash_model::{Bundles, Checkpoint, Conduct, ModelError, Residency, StreamingProxy};
+use flash_model::{Bundles, Checkpoint, Conduct, MachineSpeeds, ModelError, Residency, StreamingProxy};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -104,7 +104,7 @@ fn open(dir: &Path, n_layers: usize, budget_bytes: u64) -> (Vec<StreamingProxy<G
         .collect::<Result<_, _>>()
         .unwrap();
     let budget = Budget::new(budget_bytes);
-    let plan = bundles.plan(0, budget_bytes, true).unwrap();
+    let plan = bundles.plan(0, budget_bytes, true, &MachineSpeeds::default()).unwrap();
     let reader = Reader::new(checkpoint.catalog().shards().to_vec(), ReaderConfig::default()).unwrap();
     (proxies, Residency::new(bundles, plan, reader, &budget, Conduct::free(true)).unwrap())
 }
@@ -199,8 +199,8 @@ fn a_layer_that_keeps_its_weights_is_an_error_and_not_a_hang() {
             StreamingProxy::new(hoarder, &format!("blocks.{idx}.proj"), &checkpoint, &mut bundles).unwrap()
         };
         let mut proxies: Vec<_> = (0..LAYERS).map(layer).collect();
-        let floor_bytes = bundles.plan(0, u64::MAX, prefetch).unwrap().floor_bytes;
-        let plan = bundles.plan(0, floor_bytes, prefetch).unwrap();
+        let floor_bytes = bundles.plan(0, u64::MAX, prefetch, &MachineSpeeds::default()).unwrap().floor_bytes;
+        let plan = bundles.plan(0, floor_bytes, prefetch, &MachineSpeeds::default()).unwrap();
         assert_eq!(plan.n_slots, n_slots);
         let shards = checkpoint.catalog().shards().to_vec();
         let reader = Reader::new(shards, ReaderConfig::default()).unwrap();

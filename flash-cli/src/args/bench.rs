@@ -18,6 +18,20 @@ pub(crate) enum BenchCommand {
     Io(BenchIoArgs),
     /// How close decoding comes to the limit that disk and processor set
     Stream(BenchStreamArgs),
+    /// How close a long prompt comes to that limit
+    Prefill(BenchPrefillArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchPrefillArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Pass a prompt of this many tokens
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) tokens: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

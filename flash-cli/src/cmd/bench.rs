@@ -2,7 +2,9 @@
 
 mod ceiling;
 mod io;
+mod prefill;
 mod stream;
+mod trial;
 
 use std::process::ExitCode;
 
@@ -11,6 +13,7 @@ use crate::args::{BenchArgs, BenchCommand};
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         BenchCommand::Io(args) => io::run(&args),
+        BenchCommand::Prefill(args) => prefill::run(args),
         BenchCommand::Stream(args) => stream::run(args),
     }
 }

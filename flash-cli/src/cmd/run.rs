@@ -13,7 +13,6 @@ use crate::options::RunOptions;
 use crate::output::{self, TextStream};
 use crate::report;
 use crate::session::{Loaded, Session};
-use crate::timeline::TraceFile;
 
 pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
@@ -22,10 +21,7 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let session = Session::open(engine)?;
     let prompt = prompt_ids(&session, prompt, chat)?;
     let workload = session.workload(prompt.len(), generate_options.max_tokens)?;
-    let bundles = session.model.bundles().map(|bundle| bundle.name).collect();
-    let trace = trace.map(|file| TraceFile::create(&file, bundles)).transpose()?;
-    let (trace, events) = trace.unzip();
-    let Loaded { mut engine, tokenizer, io, .. } = session.load_and_tell(workload, events)?;
+    let Loaded { mut engine, tokenizer, io, listener } = session.load_traced(workload, trace)?;
     let load = begin.elapsed();
 
     let ctrl_c = CtrlC::new(engine.interrupt())?;
@@ -51,8 +47,8 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     stats.streamed_bytes -= before.streamed_bytes;
     stats.stall -= before.stall;
     drop(engine);
-    if let Some(trace) = trace {
-        trace.finish()?;
+    if let Some(listener) = listener {
+        listener.finish()?;
     }
     if json {
         output::print_json(&Report::new(&generation, &stats, load, io))?;

@@ -2,17 +2,12 @@
 
 use std::path::PathBuf;
 
-use flash_sched::ByteRate;
+use flash_model::MachineSpeeds;
 
 use super::at_least;
 use crate::args::PlanArgs;
 use crate::size::Size;
 use crate::speed::{ComputeSpeed, Rate};
-
-/// A modest SSD, or a virtual disk, in bytes per second.
-const DISK_DEFAULT_BYTES_PER_S: f64 = 2e9;
-/// What two cores of a server reached with 4-bit weights (docs/performance.md), in bytes per second.
-const COMPUTE_DEFAULT_BYTES_PER_S: f64 = 20e9;
 
 #[derive(Debug)]
 pub(crate) struct PlanOptions {
@@ -41,13 +36,13 @@ impl<T> Assumable<T> {
 impl PlanOptions {
     pub(crate) fn resolve(args: PlanArgs) -> anyhow::Result<Self> {
         let PlanArgs { model, ram, ctx, disk, compute, json } = args;
-        let weights = Rate(ByteRate::new(COMPUTE_DEFAULT_BYTES_PER_S)?);
+        let usual = MachineSpeeds::default();
         Ok(Self {
             model_dir: model,
             ram,
             context_tokens: at_least(1, ctx)?,
-            disk: Assumable::new(disk, Rate(ByteRate::new(DISK_DEFAULT_BYTES_PER_S)?)),
-            compute: Assumable::new(compute, ComputeSpeed::Weights(weights)),
+            disk: Assumable::new(disk, Rate(usual.disk.rate)),
+            compute: Assumable::new(compute, ComputeSpeed::Weights(Rate(usual.compute))),
             json,
         })
     }

@@ -1,6 +1,7 @@
 //! The program as a person runs it: what it prints, and how it exits.
 
 mod bad_input;
+mod bench;
 mod chat;
 mod convert;
 mod inspect;

@@ -11,6 +11,8 @@ use flash_io::{Budget, Catalog, IoError, IoMode, Slot};
 /// As fio is asked to read: more at once gains nothing on most disks.
 const READ_BYTES: usize = 1 << 20;
 const DEPTH: usize = 8;
+/// Memory that a measurement takes while it lasts.
+pub(super) const BUFFER_BYTES: u64 = (READ_BYTES * DEPTH) as u64 + (64 << 10);
 /// Long enough to even out the disk's moods.
 const TIME: Duration = Duration::from_secs(1);
 

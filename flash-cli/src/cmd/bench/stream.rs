@@ -1,28 +1,27 @@
 //! `bench stream`: how close decoding comes to the limit that disk and processor set.
 //!
 //! A token cannot take less than its compute, nor less than reading what is streamed for it. Both are measured in the same
-//! run: compute without reads beside it, the disk before and after.
+//! run: compute without reads beside it, the disk by itself before, between and after the tokens.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use flash_io::{Catalog, Tuning};
-use flash_model::{Engine, EngineOptions, Model, Workload};
+use flash_model::Engine;
 use flash_sched::{ByteRate, Limit};
 use serde::Serialize;
 
-use super::ceiling::Ceiling;
+use super::trial::{Pass, Trial, mean, median, pass};
 use crate::args::BenchStreamArgs;
 use crate::options::EngineSettings;
-use crate::session::open_model;
 use crate::size::Bytes;
-use crate::{budget, output, report};
+use crate::{output, report};
 
-/// Tokens before any is measured: pinned weights are read with the first.
-const WARM_UP: usize = 2;
+/// Tokens before any is measured: pinned weights are read with the first, and the controller learns with the second.
+const WARM_UP: usize = 4;
 /// Tokens whose compute is measured without reads beside it.
 const COMPUTE_TOKENS: usize = 3;
+/// The disk is measured before each of so many parts of the tokens, and after the last: its speed changes.
+const ROUNDS: usize = 4;
 /// Any token of any vocabulary.
 const FIRST_TOKEN: u32 = 1;
 
@@ -35,8 +34,8 @@ struct Report {
     streamed_bytes_per_token: u64,
     /// Of a token, without reads beside it.
     compute_ms: f64,
-    /// What the disk gave before and after, by itself.
-    disk_bytes_per_s: [f64; 2],
+    /// What the disk gave by itself, each time.
+    disk_bytes_per_s: Vec<f64>,
     /// The least that a token can take.
     limit_ms: f64,
     /// What one took: the median, the least and the most.
@@ -51,29 +50,32 @@ struct Report {
 pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
     let BenchStreamArgs { engine, tokens, json } = args;
     ensure!(tokens > 0, "--tokens must be at least 1");
-    let settings = EngineSettings::resolve(engine)?;
-    let budget_bytes = budget::bytes(settings.ram);
-    let tuning = settings.tuning();
-    let mut disk = Ceiling::of(&Catalog::open(&settings.model_dir, tuning.mode)?, tuning.mode)?;
+    let mut trial = Trial::new(EngineSettings::resolve(engine)?)?;
+    let context_tokens = WARM_UP + tokens.max(COMPUTE_TOKENS);
 
-    // One bundle after the other: what a token takes without the waits is its compute alone.
     let compute = {
-        let mut engine = load(&settings, tuning, budget_bytes, tokens, false)?;
-        let decoded = decode(&mut engine, WARM_UP + COMPUTE_TOKENS)?;
-        median(decoded[WARM_UP..].iter().map(|token| token.elapsed.saturating_sub(token.stall)))
+        let mut engine = trial.load(1, context_tokens, false)?;
+        let mut token = FIRST_TOKEN;
+        let passes = decode(&mut engine, &mut token, WARM_UP + COMPUTE_TOKENS)?;
+        median(passes[WARM_UP..].iter().map(Pass::compute))
     };
-    let disk_before = disk.measure()?;
-    let mut engine = load(&settings, tuning, budget_bytes, tokens, true)?;
-    let decoded = decode(&mut engine, WARM_UP + tokens)?;
-    let (decoded, stats) = (&decoded[WARM_UP..], engine.stats());
-    drop(engine);
-    let disk_bytes_per_s = [disk_before, disk.measure()?];
+    let mut engine = trial.load(1, context_tokens, true)?;
+    let mut token = FIRST_TOKEN;
+    decode(&mut engine, &mut token, WARM_UP)?;
+    let (mut passes, mut disk_bytes_per_s) = (Vec::new(), vec![trial.disk.measure()?]);
+    for round in 0..ROUNDS {
+        let n = tokens * (round + 1) / ROUNDS - tokens * round / ROUNDS;
+        passes.extend(decode(&mut engine, &mut token, n)?);
+        disk_bytes_per_s.push(trial.disk.measure()?);
+    }
+    let stats = engine.stats();
 
-    let rate = ByteRate::new((disk_bytes_per_s[0] + disk_bytes_per_s[1]) / 2.0)?;
-    let limit = Limit { compute, streamed_bytes: stats.pass_bytes, disk: Some(rate) };
-    let token = median(decoded.iter().map(|token| token.elapsed));
+    let disk = Some(ByteRate::new(mean(&disk_bytes_per_s))?);
+    let limit = Limit { compute, streamed_bytes: stats.pass_bytes, disk };
+    let elapsed = || passes.iter().map(|pass| pass.elapsed);
+    let token = median(elapsed());
     let report = Report {
-        budget_bytes,
+        budget_bytes: trial.budget_bytes,
         model_bytes: stats.model_bytes,
         pinned_bytes: stats.pinned_bytes,
         streamed_bytes_per_token: stats.pass_bytes,
@@ -81,9 +83,9 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         disk_bytes_per_s,
         limit_ms: report::ms(limit.token_time()),
         token_ms: report::ms(token),
-        token_ms_min: report::ms(decoded.iter().map(|token| token.elapsed).min().unwrap_or_default()),
-        token_ms_max: report::ms(decoded.iter().map(|token| token.elapsed).max().unwrap_or_default()),
-        stall_ms: report::ms(median(decoded.iter().map(|token| token.stall))),
+        token_ms_min: report::ms(elapsed().min().unwrap_or_default()),
+        token_ms_max: report::ms(elapsed().max().unwrap_or_default()),
+        stall_ms: report::ms(median(passes.iter().map(|pass| pass.stall))),
         limit_fraction: limit.fraction(token),
         peak_rss_bytes: report::peak_bytes(),
     };
@@ -95,53 +97,24 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(
-    settings: &EngineSettings,
-    tuning: Tuning,
-    budget_bytes: u64,
-    tokens: usize,
-    prefetch: bool,
-) -> anyhow::Result<Engine> {
-    let EngineSettings { model_dir, compute, read_rate, .. } = settings;
-    let model: Model = open_model(model_dir, tuning.mode, *compute)?;
-    let context_tokens = WARM_UP + tokens.max(COMPUTE_TOKENS);
-    let workload = Workload { prompt_tokens: 1, context_tokens, prefetch: prefetch && settings.prefetch };
-    let reader = tuning.into();
-    Ok(model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: *read_rate, events: None })?)
-}
-
-/// One token.
-struct Decoded {
-    elapsed: Duration,
-    stall: Duration,
-}
-
-/// Decodes greedily, from a single token.
-fn decode(engine: &mut Engine, n: usize) -> anyhow::Result<Vec<Decoded>> {
-    let mut token = FIRST_TOKEN;
-    let mut decoded = Vec::with_capacity(n);
+/// Decodes greedily, behind `token`.
+fn decode(engine: &mut Engine, token: &mut u32, n: usize) -> anyhow::Result<Vec<Pass>> {
+    let mut passes = Vec::with_capacity(n);
     for _ in 0..n {
-        let (begin, stall) = (Instant::now(), engine.stats().stall);
-        let logits = engine.forward(&[token])?;
-        decoded.push(Decoded { elapsed: begin.elapsed(), stall: engine.stats().stall - stall });
+        let (pass, logits) = pass(engine, &[*token])?;
         let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-        token = best.map_or(FIRST_TOKEN, |(idx, _)| idx as u32);
+        *token = best.map_or(FIRST_TOKEN, |(idx, _)| idx as u32);
+        passes.push(pass);
     }
-    Ok(decoded)
-}
-
-fn median(durations: impl Iterator<Item = Duration>) -> Duration {
-    let mut sorted: Vec<_> = durations.collect();
-    sorted.sort();
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    Ok(passes)
 }
 
 fn table(report: &Report) -> String {
-    let [before, after] = report.disk_bytes_per_s.map(|rate| rate / 1e9);
+    let disk: Vec<_> = report.disk_bytes_per_s.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
     format!(
         "budget          {}, of a model of {}; pinned {}, streamed {} a token\n\
          compute         {:.1} ms a token, without reads beside it\n\
-         disk            {before:.2} GB/s before, {after:.2} GB/s after\n\
+         disk            {} GB/s by itself, before, between and after the tokens\n\
          limit           {:.1} ms a token\n\
          measured        {:.1} ms a token ({:.1}..{:.1}), of which {:.1} ms waiting for reads\n\
          limit fraction  {:.2}\n\
@@ -151,6 +124,7 @@ fn table(report: &Report) -> String {
         Bytes(report.pinned_bytes),
         Bytes(report.streamed_bytes_per_token),
         report.compute_ms,
+        disk.join(", "),
         report.limit_ms,
         report.token_ms,
         report.token_ms_min,

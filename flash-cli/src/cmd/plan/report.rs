@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use flash_model::{Model, ModelError, Workload};
-use flash_sched::{Bound, Disk, Prediction, ResidencyPlan, Speeds, predict};
+use flash_model::{MachineSpeeds, Model, ModelError, Workload};
+use flash_sched::{Bound, ByteRate, Prediction};
 use serde::Serialize;
 
 use crate::options::PlanOptions;
@@ -11,8 +11,6 @@ use crate::report::ms;
 use crate::speed::ComputeSpeed;
 
 const GIB: u64 = 1 << 30;
-/// From asking an SSD for bytes to the first of them: flash memory takes so long itself.
-const DISK_LATENCY: Duration = Duration::from_micros(100);
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -62,13 +60,12 @@ pub(super) struct PointReport {
     pub(super) tok_per_s: f64,
 }
 
-/// A model's bundles on a machine that is told of.
+/// A model on a machine that is told of.
 #[derive(Debug)]
 pub(super) struct Machine<'a> {
     options: &'a PlanOptions,
     workload: Workload,
-    bundle_bytes: Vec<u64>,
-    compute: Vec<Duration>,
+    speeds: MachineSpeeds,
 }
 
 impl<'a> Machine<'a> {
@@ -76,24 +73,16 @@ impl<'a> Machine<'a> {
         let context_tokens = options.context_tokens.min(model.max_context_tokens().unwrap_or(usize::MAX));
         // As a run would ask for: a prompt, and an answer as long.
         let workload = Workload { prompt_tokens: context_tokens.div_ceil(2), context_tokens, prefetch: true };
-        let bundle_bytes: Vec<u64> = model.bundles().map(|bundle| bundle.tensor_bytes).collect();
-        let all_bytes: u64 = bundle_bytes.iter().sum();
-        let compute = |&bytes: &u64| {
-            let time = match options.compute.value {
-                ComputeSpeed::Token(time) => time.mul_f64(bytes as f64 / all_bytes as f64),
-                ComputeSpeed::Weights(rate) => rate.0.time_for(bytes),
-            };
+        let compute = match options.compute.value {
             // Nothing takes no time at all: rates stay finite.
-            time.max(Duration::from_nanos(1))
+            ComputeSpeed::Token(time) => {
+                let time = time.max(Duration::from_nanos(1));
+                ByteRate::measured(model.model_bytes().max(1), time)
+                    .unwrap_or(MachineSpeeds::default().compute)
+            }
+            ComputeSpeed::Weights(rate) => rate.0,
         };
-        let compute = bundle_bytes.iter().map(compute).collect();
-        Self { options, workload, bundle_bytes, compute }
-    }
-
-    fn predict(&self, plan: &ResidencyPlan) -> Prediction {
-        let disk = Disk { rate: self.options.disk.value.0, latency: DISK_LATENCY };
-        let speeds = Speeds { compute: &self.compute, disk };
-        predict(&self.bundle_bytes, &plan.pinned, plan.n_slots, &speeds)
+        Self { options, workload, speeds: MachineSpeeds::new(options.disk.value.0, compute) }
     }
 
     /// Tokens per second in budgets from the floor to all weights in memory.
@@ -109,8 +98,9 @@ impl<'a> Machine<'a> {
             .map(|point| {
                 let part = point as f64 / (n_points - 1).max(1) as f64;
                 let budget_bytes = floor_bytes + (part * room_bytes).round() as u64;
-                let plan = model.plan(&self.workload, budget_bytes)?;
-                Ok(PointReport { budget_bytes, tok_per_s: self.predict(&plan).tok_per_s() })
+                let plan = model.plan(&self.workload, budget_bytes, &self.speeds)?;
+                let tok_per_s = model.predict(&plan, &self.speeds).tok_per_s();
+                Ok(PointReport { budget_bytes, tok_per_s })
             })
             .collect()
     }
@@ -123,12 +113,12 @@ impl Report {
         budget_bytes: u64,
         n_points: usize,
     ) -> Result<Self, ModelError> {
-        let workload = &machine.workload;
-        let plan = model.plan(workload, budget_bytes)?;
-        let resident_bytes = model.plan(workload, u64::MAX)?.total_bytes;
+        let Machine { workload, speeds, .. } = machine;
+        let plan = model.plan(workload, budget_bytes, speeds)?;
+        let resident_bytes = model.plan(workload, u64::MAX, speeds)?.total_bytes;
         let next_gib = if plan.streamed_bytes > 0 {
-            let plan = model.plan(workload, budget_bytes.saturating_add(GIB))?;
-            Some(SpeedReport::new(&machine.predict(&plan)))
+            let plan = model.plan(workload, budget_bytes.saturating_add(GIB), speeds)?;
+            Some(SpeedReport::new(&model.predict(&plan, speeds)))
         } else {
             None
         };
@@ -161,7 +151,7 @@ impl Report {
             disk_bytes_per_s: disk.value.0.bytes_per_s(),
             disk_is_assumed: disk.is_assumed,
             compute_is_assumed: compute.is_assumed,
-            speed: SpeedReport::new(&machine.predict(&plan)),
+            speed: SpeedReport::new(&model.predict(&plan, speeds)),
             next_gib,
             bundles,
             curve: machine.curve(model, (plan.floor_bytes, resident_bytes), n_points)?,

@@ -5,12 +5,9 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use flash_model::{Event, EventKind};
 use serde_json::{Value, json};
 
@@ -28,46 +25,41 @@ enum Row {
 
 /// A file that events go to as they happen.
 #[derive(Debug)]
-pub(crate) struct TraceFile {
-    path: PathBuf,
-    writer: JoinHandle<io::Result<()>>,
+pub(super) struct TraceFile {
+    file: BufWriter<File>,
+    bundles: Vec<String>,
+    disk_free_from: Duration,
 }
 
 impl TraceFile {
     /// Begins a trace of a model whose bundles have these names.
-    pub(crate) fn create(path: &Path, bundles: Vec<String>) -> anyhow::Result<(Self, Sender<Event>)> {
-        let file = File::create(path).with_context(|| format!("{}: cannot be written", path.display()))?;
-        let (sender, events) = channel();
-        let writer = thread::spawn(move || write(BufWriter::new(file), &events, &bundles));
-        Ok((Self { path: path.to_owned(), writer }, sender))
+    pub(super) fn create(path: &Path, bundles: Vec<String>) -> io::Result<Self> {
+        let mut file = BufWriter::new(File::create(path)?);
+        for (nth, (row, name)) in ROWS.into_iter().enumerate() {
+            let line = json!({
+                "ph": "M", "name": "thread_name", "pid": 1, "tid": row as u8, "args": { "name": name },
+            });
+            write!(file, "{}{line}", if nth == 0 { "[\n" } else { ",\n" })?;
+        }
+        Ok(Self { file, bundles, disk_free_from: Duration::ZERO })
     }
 
-    /// Waits until all is written; whoever sends events must be gone.
-    pub(crate) fn finish(self) -> anyhow::Result<()> {
-        let Self { path, writer } = self;
-        let outcome = writer.join().unwrap_or_else(|_| Err(io::Error::other("its writer panicked")));
-        outcome.with_context(|| format!("{}: cannot be written", path.display()))
+    pub(super) fn add(&mut self, event: &Event) -> io::Result<()> {
+        match line(event, &self.bundles, &mut self.disk_free_from) {
+            Some(line) => write!(self.file, ",\n{line}"),
+            None => Ok(()),
+        }
     }
-}
 
-fn write(mut file: impl Write, events: &Receiver<Event>, bundles: &[String]) -> io::Result<()> {
-    for (nth, (row, name)) in ROWS.into_iter().enumerate() {
-        let line =
-            json!({ "ph": "M", "name": "thread_name", "pid": 1, "tid": row as u8, "args": { "name": name } });
-        write!(file, "{}{line}", if nth == 0 { "[\n" } else { ",\n" })?;
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.file.write_all(b"\n]\n")?;
+        self.file.flush()
     }
-    let mut disk_free_from = Duration::ZERO;
-    for event in events {
-        let line = line(&event, bundles, &mut disk_free_from);
-        write!(file, ",\n{line}")?;
-    }
-    file.write_all(b"\n]\n")?;
-    file.flush()
 }
 
 /// The event as JSON. Reads are asked for ahead and done one behind the other: a read begins when the one before it has
-/// ended, at `disk_free_from`.
-fn line(event: &Event, bundles: &[String], disk_free_from: &mut Duration) -> Value {
+/// ended, at `disk_free_from`. Some events are no part of a trace.
+fn line(event: &Event, bundles: &[String], disk_free_from: &mut Duration) -> Option<Value> {
     let bundle = |idx: usize| bundles.get(idx).map_or("?", String::as_str);
     let mut start = event.start;
     let (row, name, args) = match event.kind {
@@ -86,13 +78,12 @@ fn line(event: &Event, bundles: &[String], disk_free_from: &mut Duration) -> Val
             let asked_for_us = micros(start - event.start);
             (Row::Read, bundle(idx).to_owned(), json!({ "bytes": bytes, "queued_us": asked_for_us }))
         }
-        // What is not known to this version has no row.
-        _ => (Row::Pass, "?".to_owned(), json!({})),
+        _ => return None,
     };
-    json!({
+    Some(json!({
         "ph": "X", "name": name, "pid": 1, "tid": row as u8,
         "ts": micros(start), "dur": micros(event.end - start), "args": args,
-    })
+    }))
 }
 
 fn micros(time: Duration) -> f64 {

@@ -1,0 +1,118 @@
+//! `bench prefill`: how close a long prompt comes to the limit that disk and processor set.
+//!
+//! All of a prompt passes a layer before the next layer is loaded, so a prompt of any length costs one pass over what is
+//! streamed, and can take no less than that, nor less than its compute.
+
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use flash_sched::{ByteRate, Limit};
+use serde::Serialize;
+
+use super::trial::{Pass, Trial, mean, median, pass};
+use crate::args::BenchPrefillArgs;
+use crate::options::EngineSettings;
+use crate::size::Bytes;
+use crate::{output, report};
+
+/// Prompts that are measured; the median counts.
+const ROUNDS: usize = 3;
+
+/// The vocabulary of the prompt, less than that of any model.
+const VOCABULARY: u32 = 61;
+
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Report {
+    budget_bytes: u64,
+    model_bytes: u64,
+    pinned_bytes: u64,
+    prompt_tokens: usize,
+    /// Weights that a prompt streamed, and those that one pass over the model does.
+    streamed_bytes: u64,
+    pass_bytes: u64,
+    /// Of the prompt, without reads beside it.
+    compute_ms: f64,
+    disk_bytes_per_s: Vec<f64>,
+    limit_ms: f64,
+    /// From the prompt to the logits of its last token.
+    ttft_ms: f64,
+    stall_ms: f64,
+    limit_fraction: f64,
+    peak_rss_bytes: u64,
+}
+
+pub(crate) fn run(args: BenchPrefillArgs) -> anyhow::Result<ExitCode> {
+    let BenchPrefillArgs { engine, tokens, json } = args;
+    ensure!(tokens > 1, "--tokens must be at least 2");
+    let mut trial = Trial::new(EngineSettings::resolve(engine)?)?;
+    // Small numbers are tokens of any vocabulary.
+    let prompt: Vec<u32> = (0..tokens as u32).map(|n| n % VOCABULARY).collect();
+
+    let compute = {
+        let mut engine = trial.load(tokens, tokens, false)?;
+        // Pinned weights are read with the first prompt, which counts as waiting.
+        pass(&mut engine, &prompt)?.0.compute()
+    };
+    let mut engine = trial.load(tokens, tokens, true)?;
+    pass(&mut engine, &prompt)?;
+    let (mut passes, mut disk_bytes_per_s) = (Vec::new(), vec![trial.disk.measure()?]);
+    for _ in 0..ROUNDS {
+        engine.truncate(0);
+        passes.push(pass(&mut engine, &prompt)?.0);
+        disk_bytes_per_s.push(trial.disk.measure()?);
+    }
+    let stats = engine.stats();
+
+    let disk = Some(ByteRate::new(mean(&disk_bytes_per_s))?);
+    let limit = Limit { compute, streamed_bytes: stats.pass_bytes, disk };
+    let ttft = median(passes.iter().map(|pass| pass.elapsed));
+    let report = Report {
+        budget_bytes: trial.budget_bytes,
+        model_bytes: stats.model_bytes,
+        pinned_bytes: stats.pinned_bytes,
+        prompt_tokens: tokens,
+        streamed_bytes: passes.iter().map(|pass: &Pass| pass.streamed_bytes).max().unwrap_or(0),
+        pass_bytes: stats.pass_bytes,
+        compute_ms: report::ms(compute),
+        disk_bytes_per_s,
+        limit_ms: report::ms(limit.token_time()),
+        ttft_ms: report::ms(ttft),
+        stall_ms: report::ms(median(passes.iter().map(|pass| pass.stall))),
+        limit_fraction: limit.fraction(ttft),
+        peak_rss_bytes: report::peak_bytes(),
+    };
+    if json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&table(&report))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(report: &Report) -> String {
+    let disk: Vec<_> = report.disk_bytes_per_s.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
+    format!(
+        "budget          {}, of a model of {}; pinned {}\n\
+         prompt          {} tokens; streamed {}, {:.2} passes over what is not pinned\n\
+         compute         {:.0} ms, without reads beside it\n\
+         disk            {} GB/s by itself, before, between and after the prompts\n\
+         limit           {:.0} ms\n\
+         measured        {:.0} ms to the first logits, of which {:.0} ms waiting for reads\n\
+         limit fraction  {:.2}\n\
+         peak memory     {}\n",
+        Bytes(report.budget_bytes),
+        Bytes(report.model_bytes),
+        Bytes(report.pinned_bytes),
+        report.prompt_tokens,
+        Bytes(report.streamed_bytes),
+        report.streamed_bytes as f64 / report.pass_bytes.max(1) as f64,
+        report.compute_ms,
+        disk.join(", "),
+        report.limit_ms,
+        report.ttft_ms,
+        report.stall_ms,
+        report.limit_fraction,
+        Bytes(report.peak_rss_bytes),
+    )
+}

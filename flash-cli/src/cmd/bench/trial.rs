@@ -1,0 +1,81 @@
+//! What the benchmarks of the engine share: one model in one budget, loaded anew for each measurement, and its disk.
+
+use std::time::{Duration, Instant};
+
+use flash_io::{Catalog, Tuning};
+use flash_model::{Engine, EngineOptions, EngineStats, Model, Workload};
+
+use super::ceiling::{self, Ceiling};
+use crate::budget;
+use crate::options::EngineSettings;
+use crate::session::open_model;
+
+pub(super) struct Trial {
+    settings: EngineSettings,
+    tuning: Tuning,
+    pub(super) budget_bytes: u64,
+    pub(super) disk: Ceiling,
+}
+
+/// What a pass over the model took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass {
+    pub(super) elapsed: Duration,
+    pub(super) stall: Duration,
+    pub(super) streamed_bytes: u64,
+}
+
+impl Pass {
+    /// Without the waits. If nothing is read ahead, this is what computing takes alone.
+    pub(super) fn compute(&self) -> Duration {
+        self.elapsed.saturating_sub(self.stall)
+    }
+}
+
+impl Trial {
+    pub(super) fn new(settings: EngineSettings) -> anyhow::Result<Self> {
+        let tuning = settings.tuning();
+        let disk = Ceiling::of(&Catalog::open(&settings.model_dir, tuning.mode)?, tuning.mode)?;
+        Ok(Self { budget_bytes: budget::bytes(settings.ram), settings, tuning, disk })
+    }
+
+    /// An engine that leaves room for the buffer that the disk is measured with. Without `prefetch` it reads a bundle when
+    /// it is asked for, so that nothing is read beside computing.
+    pub(super) fn load(
+        &self,
+        prompt_tokens: usize,
+        context_tokens: usize,
+        prefetch: bool,
+    ) -> anyhow::Result<Engine> {
+        let EngineSettings { model_dir, compute, read_rate, .. } = &self.settings;
+        let model: Model = open_model(model_dir, self.tuning.mode, *compute)?;
+        let prefetch = prefetch && self.settings.prefetch;
+        let workload = Workload { prompt_tokens, context_tokens, prefetch };
+        let budget_bytes = self.budget_bytes.saturating_sub(ceiling::BUFFER_BYTES);
+        let (reader, read_rate) = (self.tuning.into(), *read_rate);
+        Ok(model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events: None })?)
+    }
+}
+
+/// Passes tokens through the model; with the logits of the last one.
+pub(super) fn pass(engine: &mut Engine, ids: &[u32]) -> anyhow::Result<(Pass, Vec<f32>)> {
+    let EngineStats { stall, streamed_bytes, .. } = engine.stats();
+    let begin = Instant::now();
+    let logits = engine.forward(ids)?;
+    let elapsed = begin.elapsed();
+    let after = engine.stats();
+    let pass =
+        Pass { elapsed, stall: after.stall - stall, streamed_bytes: after.streamed_bytes - streamed_bytes };
+    Ok((pass, logits))
+}
+
+pub(super) fn median(durations: impl Iterator<Item = Duration>) -> Duration {
+    let mut sorted: Vec<_> = durations.collect();
+    sorted.sort();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// The mean of rates in bytes per second.
+pub(super) fn mean(rates: &[f64]) -> f64 {
+    rates.iter().sum::<f64>() / rates.len().max(1) as f64
+}

@@ -1,0 +1,81 @@
+//! What the benchmarks and traces say; not how fast anything is.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::tiny::Tiny;
+use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stdout};
+
+/// Enough layers that a few MiB above the floor stream most of them.
+const N_LAYERS: usize = 160;
+
+fn ram_that_streams(tiny: &Tiny) -> String {
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "300"];
+    format!("{}MiB", floor_mib(args) + 10)
+}
+
+#[test]
+fn trace_tells_of_every_bundle_that_was_read_and_computed() {
+    let tiny = Tiny::new(N_LAYERS);
+    let file = tiny.path("trace.json");
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "4", "--ignore-eos"];
+    let ram = ram_that_streams(&tiny);
+    let plain = output([&args[..], &["--ram", &ram]].concat());
+    let traced = flash_cli(args).args(["--ram", &ram, "--trace"]).arg(&file).output().unwrap();
+    assert_eq!(stdout(&traced), stdout(&plain));
+
+    let events: Vec<Value> = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let rows: Vec<_> = events.iter().filter(|event| event["ph"] == "M").collect();
+    let row = |name: &str| rows.iter().find(|row| row["args"]["name"] == name).unwrap()["tid"].clone();
+    let of = |name: &str| {
+        let tid = row(name);
+        events.iter().filter(move |event| event["ph"] == "X" && event["tid"] == tid).collect::<Vec<_>>()
+    };
+    let tokens: Vec<_> = of("tokens").iter().map(|event| event["name"].as_str().unwrap()).collect();
+    assert_eq!(tokens, ["3 tokens", "1 token", "1 token", "1 token"]);
+    for layer in ["model.layers.0", "model.layers.37", "model.layers.159"] {
+        assert!(of("disk").iter().any(|event| event["name"] == layer), "{layer} was never read");
+    }
+    assert!(of("compute").len() >= 4, "{events:?}");
+    assert!(events.iter().filter(|event| event["ph"] == "X").all(|event| event["dur"].as_f64() >= Some(0.0)));
+    // The disk does one thing after the other.
+    let mut reads = of("disk");
+    reads.retain(|event| event["dur"].as_f64() > Some(0.0));
+    let end = |event: &Value| event["ts"].as_f64().unwrap() + event["dur"].as_f64().unwrap();
+    assert!(reads.windows(2).all(|pair| pair[1]["ts"].as_f64().unwrap() >= end(pair[0]) - 1e-3));
+}
+
+#[test]
+fn trace_that_cannot_be_written_is_refused_before_any_text() {
+    let tiny = Tiny::new(2);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--trace", "/no/such/folder/trace.json"];
+    assert_refused(&output(args), 1, &["/no/such/folder/trace.json: cannot be written"]);
+}
+
+#[test]
+fn stream_and_prefill_tell_what_they_measured() {
+    let tiny = Tiny::new(N_LAYERS);
+    let ram = ram_that_streams(&tiny);
+    for (verb, tokens) in [("stream", "5"), ("prefill", "150")] {
+        let args = ["bench", verb, "--model", tiny.dir(), "--ram", &ram, "--tokens", tokens];
+        let report = json(&output([&args[..], &["--json"]].concat()));
+        let fraction = report["limit_fraction"].as_f64().unwrap();
+        assert!(fraction.is_finite() && fraction > 0.0, "{report}");
+        assert!(report["disk_bytes_per_s"].as_array().unwrap().len() > 2, "{report}");
+        assert!(stdout(&output(args)).contains("limit fraction"));
+        if verb == "prefill" {
+            assert_eq!(report["streamed_bytes"], report["pass_bytes"], "a prompt costs one pass");
+            assert!(report["pass_bytes"].as_u64().unwrap() > 0, "nothing was streamed: {report}");
+        }
+    }
+}
+
+#[test]
+fn io_prints_the_grid_and_the_reader() {
+    let tiny = Tiny::new(N_LAYERS);
+    let report = json(&output(["bench", "io", "--model", tiny.dir(), "--io", "pread", "--json"]));
+    assert!(report["cells"].as_array().unwrap().iter().all(|cell| cell["io"] == "pread"));
+    assert!(!report["cells"].as_array().unwrap().is_empty());
+    assert!(report["reader"]["bytes_per_s"].as_f64().unwrap() > 0.0);
+}
