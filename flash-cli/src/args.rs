@@ -11,6 +11,7 @@ mod bench;
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs};
 
+use crate::ram::Ram;
 use crate::size::Size;
 use crate::speed::{ComputeSpeed, Rate};
 
@@ -197,9 +198,10 @@ pub(crate) struct EngineArgs {
     /// Take settings from this file; flags override them
     #[arg(long, value_name = "FILE")]
     pub(crate) modelfile: Option<PathBuf>,
-    /// Cap the memory of the whole program [default: what is free, less some headroom]
+    /// Cap the memory of the whole program; auto takes what is free, less some headroom, and gives back what gets short
+    /// [default: auto]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Memory and disk")]
-    pub(crate) ram: Option<Size>,
+    pub(crate) ram: Option<Ram>,
     /// Quantize the KV cache to this many bits; 0 keeps full precision
     #[arg(long, value_name = "BITS", help_heading = "Memory and disk")]
     pub(crate) kv_quant: Option<u32>,

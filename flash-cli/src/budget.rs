@@ -18,6 +18,11 @@ fn less_headroom(free_bytes: u64) -> u64 {
     free_bytes - (free_bytes / 10).max(HEADROOM_BYTES).min(free_bytes / 4)
 }
 
+/// What is to stay free while a program runs that took so much.
+pub(crate) fn headroom(budget_bytes: u64) -> u64 {
+    HEADROOM_BYTES.min(budget_bytes / 4)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

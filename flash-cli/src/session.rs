@@ -6,6 +6,7 @@ use flash_io::{IoMode, Tuning};
 use flash_model::text::{TextError, Tokenizer};
 use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload, memory};
 
+use crate::elastic::Watch;
 use crate::listener::Listener;
 use crate::options::EngineSettings;
 use crate::size::Bytes;
@@ -95,7 +96,11 @@ impl Session {
         if !stream && pass_bytes > 0 {
             return Err(SessionError::WouldStream { budget_bytes, pass_bytes }.into());
         }
-        Ok(Loaded { engine, tokenizer, io: tuning.mode, listener })
+        let watch = settings.ram.is_none().then(|| {
+            let taken_bytes = engine.residency().plan().total_bytes;
+            Watch::start(engine.allowance(), taken_bytes, budget::headroom(budget_bytes))
+        });
+        Ok(Loaded { engine, tokenizer, io: tuning.mode, listener, watch })
     }
 }
 
@@ -107,6 +112,8 @@ pub(crate) struct Loaded {
     pub(crate) io: IoMode,
     /// Who is told what the engine does, if anyone is.
     pub(crate) listener: Option<Listener>,
+    /// Who looks at the machine's memory, if the budget goes with that.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// Opens a model directory; reads headers only.

@@ -39,6 +39,8 @@ pub(crate) struct Conductor {
 
 #[derive(Debug)]
 struct State {
+    /// What is asked of reads.
+    pacer: Pacer,
     /// None if nothing is streamed: then nothing is added to what MLX does.
     meter: Option<Meter>,
     /// None if nothing is read ahead.
@@ -52,16 +54,21 @@ struct State {
 impl Conductor {
     pub(crate) fn new(bundles: &Bundles, plan: &ResidencyPlan, reader: &Reader, conduct: Conduct) -> Self {
         let Conduct { prefetch, pacer, events } = conduct;
+        let (meter, control) = (None, None);
+        let (recorder, stall) = (Recorder::new(events), Duration::ZERO);
+        let conductor =
+            Self { state: Mutex::new(State { pacer, meter, control, recorder, stall, pass: None }) };
+        conductor.replan(bundles, plan, reader, prefetch);
+        conductor
+    }
+
+    /// Another plan: what was learned is learned anew.
+    pub(crate) fn replan(&self, bundles: &Bundles, plan: &ResidencyPlan, reader: &Reader, prefetch: bool) {
+        let state = &mut *self.state.lock();
         let streams = plan.streamed_bytes > 0;
-        Self {
-            state: Mutex::new(State {
-                meter: streams.then(|| Meter::new(reader.stats_handle())),
-                control: (streams && prefetch).then(|| Control::new(bundles, plan, pacer)),
-                recorder: Recorder::new(events),
-                stall: Duration::ZERO,
-                pass: None,
-            }),
-        }
+        state.pacer.set_rate(None);
+        state.meter = streams.then(|| Meter::new(reader.stats_handle()));
+        state.control = (streams && prefetch).then(|| Control::new(bundles, plan, state.pacer.clone()));
     }
 
     /// A pass begins; whatever was left of one that failed is forgotten.
@@ -152,7 +159,7 @@ impl State {
     }
 
     fn learn(&mut self, reads: Option<&dyn Reads>) {
-        let Self { meter: Some(meter), control, recorder, stall, pass } = self else { return };
+        let Self { meter: Some(meter), control, recorder, stall, pass, .. } = self else { return };
         let is_token = pass.is_some_and(|(n_tokens, _)| n_tokens == 1);
         while let Some(group) = meter.next_ended() {
             recorder.add_group(&group);

@@ -14,7 +14,7 @@ use crate::head::Head;
 use crate::kv::KvCache;
 use crate::layers::RmsNorm;
 use crate::models::{Architecture, Layer};
-use crate::proxy::StreamingProxy;
+use crate::proxy::{Holder, StreamingProxy};
 use crate::residency::Residency;
 use crate::weights::Weights;
 
@@ -103,29 +103,44 @@ impl Decoder {
             .chunks(CHUNK_TOKENS)
             .map(|ids| self.embedding.lookup(residency.reader(), ids))
             .collect::<Result<Vec<_>, _>>()?;
-        let n_parts = self.layers.len() * chunks.len();
+        let Self { layers, norm, head, .. } = self;
+        let n_parts = layers.len() * chunks.len();
         let mut n_done = 0_usize;
-        for (layer, kv) in self.layers.iter_mut().zip(&mut kv.layers) {
+        for (idx, kv) in kv.layers.iter_mut().enumerate() {
             if interrupt.load(Ordering::Relaxed) {
                 return Err(ModelError::Interrupted);
             }
+            if residency.has_to_adapt() {
+                mlx_rs::transforms::eval(&chunks)?;
+                let next = layers[idx].bundle();
+                residency.adapt(None, next, &mut holders(layers.iter_mut(), norm, head))?;
+            }
+            let (before, rest) = layers.split_at_mut(idx);
+            let [layer, after @ ..] = rest else { break };
             if let ([token], 1) = (chunks.as_mut_slice(), ids.len()) {
                 *token = layer.forward(residency, LayerInput { x: token, kv, position: first })?;
                 continue;
             }
+            let in_use = layer.bundle();
             layer.scope(residency, |layer, residency, stays| {
                 let lazy = stays && chunks.len() == 1;
                 let mut position = first;
                 for chunk in &mut chunks {
                     let output = layer.forward(LayerInput { x: chunk, kv, position })?;
-                    // Chunk by chunk: what is computed for one is large.
-                    if !lazy {
-                        output.eval()?;
-                    }
                     position += chunk.dim(1) as usize;
                     *chunk = output;
                     n_done += 1;
                     residency.progress(n_done as f64 / n_parts as f64);
+                    if lazy {
+                        continue;
+                    }
+                    // Chunk by chunk: what is computed for one is large.
+                    chunk.eval()?;
+                    if residency.has_to_adapt() {
+                        let next = after.first().map_or(norm.bundle(), Holder::bundle);
+                        let others = before.iter_mut().chain(after.iter_mut());
+                        residency.adapt(Some(in_use), next, &mut holders(others, norm, head))?;
+                    }
                 }
                 Ok(())
             })?;
@@ -146,6 +161,16 @@ impl Decoder {
         let mlp = chunk * 4 * intermediate;
         4 * (hidden_states + attention.max(mlp) + 4 * chunk * hidden) + self.head.activation_bytes()
     }
+}
+
+/// These layers and what comes behind them, as what may have weights.
+fn holders<'a>(
+    layers: impl Iterator<Item = &'a mut StreamingProxy<dyn Layer>>,
+    norm: &'a mut StreamingProxy<RmsNorm>,
+    head: &'a mut Head,
+) -> Vec<&'a mut dyn Holder> {
+    let layers = layers.map(|layer| layer as &mut dyn Holder);
+    layers.chain([norm as &mut dyn Holder]).chain(head.holders()).collect()
 }
 
 /// What one pass of tokens works on.

@@ -9,6 +9,7 @@ use flash_io::{Budget, Pace, Reader, ReaderConfig, Reservation};
 use flash_kv::{KvDtype, KvShape};
 use flash_sched::{ByteRate, Ema, Estimates, Limit, Prediction, ResidencyPlan};
 
+use crate::allowance::Allowance;
 use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::conduct::Conduct;
@@ -304,6 +305,11 @@ impl Engine {
     /// Set it, from any thread, to end a pass between two layers with [`ModelError::Interrupted`].
     pub fn interrupt(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.interrupt)
+    }
+
+    /// How much of the budget the engine has, for any thread to change.
+    pub fn allowance(&self) -> Allowance {
+        self.residency.allowance()
     }
 
     /// What is in memory, and by which plan.

@@ -6,7 +6,7 @@ use mlx_rs::module::Module;
 use crate::bundle::Bundles;
 use crate::layers::Linear;
 use crate::models::Architecture;
-use crate::proxy::StreamingProxy;
+use crate::proxy::{Holder, StreamingProxy};
 use crate::residency::Residency;
 use crate::weights::Weights;
 use crate::{Checkpoint, ModelError};
@@ -44,6 +44,11 @@ impl Head {
         }
         let widens_weights = weights.backend().widens_weights();
         Ok(Self { tiles, vocab_size: n_rows as usize, widens_weights })
+    }
+
+    /// Everything here that may have weights.
+    pub(crate) fn holders(&mut self) -> impl Iterator<Item = &mut dyn Holder> {
+        self.tiles.iter_mut().map(|tile| tile as &mut dyn Holder)
     }
 
     /// The logits of one position, `x` `[1, 1, hidden]`.

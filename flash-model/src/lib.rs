@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod allowance;
 mod attention;
 mod bundle;
 mod checkpoint;
@@ -57,6 +58,7 @@ pub mod sample;
 pub mod text;
 mod weights;
 
+pub use allowance::Allowance;
 pub use bundle::{BundleIdx, BundleInfo, Bundles};
 pub use checkpoint::Checkpoint;
 pub use compute::Compute;

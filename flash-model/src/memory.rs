@@ -2,8 +2,11 @@
 
 #[cfg(target_os = "linux")]
 mod cgroup;
+mod pressure;
 
 use sysinfo::System;
+
+pub use pressure::PressureGauge;
 
 /// Memory of the process at this moment and at its peak, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -116,7 +116,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     pub fn scope<T>(
         &mut self,
         residency: &mut Residency,
-        body: impl FnOnce(&mut M, &Residency, bool) -> Result<T, ModelError>,
+        body: impl FnOnce(&mut M, &mut Residency, bool) -> Result<T, ModelError>,
     ) -> Result<T, ModelError> {
         self.bind(residency)?;
         let stays = residency.is_pinned(self.bundle);
@@ -124,7 +124,8 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
             residency.uses_pinned(self.bundle);
         }
         let outcome = body(&mut self.module, residency, stays);
-        if !stays {
+        // Meanwhile the plan may have changed.
+        if !stays || !residency.is_pinned(self.bundle) {
             self.unbind();
         }
         outcome
@@ -145,6 +146,32 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     fn unbind(&mut self) {
         set_parameters(&mut *self.module, self.parameters.iter().cloned());
         self.is_bound = false;
+    }
+}
+
+/// A layer that may have weights.
+pub(crate) trait Holder {
+    /// Its bundle.
+    fn bundle(&self) -> BundleIdx;
+    /// Whether its weights are in memory.
+    fn is_bound(&self) -> bool;
+    /// Gives them up, if nothing computes with them any more.
+    fn release(&mut self);
+}
+
+impl<M: ModuleParameters + ?Sized> Holder for StreamingProxy<M> {
+    fn bundle(&self) -> BundleIdx {
+        self.bundle
+    }
+
+    fn is_bound(&self) -> bool {
+        self.is_bound
+    }
+
+    fn release(&mut self) {
+        if self.is_bound {
+            self.unbind();
+        }
     }
 }
 

@@ -19,12 +19,12 @@ use crate::control::Reads;
 /// What bundles are read with, and where to.
 #[derive(Debug)]
 pub(crate) struct Source {
-    pub bundles: Bundles,
+    pub bundles: Arc<Bundles>,
     pub plan: ResidencyPlan,
-    pub reader: Reader,
+    pub reader: Arc<Reader>,
     pub pool: SlotPool,
     pub budget: Budget,
-    pub conductor: Conductor,
+    pub conductor: Arc<Conductor>,
 }
 
 impl Source {
@@ -93,12 +93,18 @@ enum Pinned {
 }
 
 impl ReadAhead {
-    /// Begins with the first bundle.
-    pub(crate) fn start(source: Arc<Source>) -> Result<Self, IoError> {
-        let pinned = source.bundles.as_slice().iter().map(|_| Pinned::Empty).collect();
+    /// Begins with the bundle `next`; `is_there` says which of the pinned ones are in memory already.
+    pub(crate) fn start(
+        source: Arc<Source>,
+        next: BundleIdx,
+        is_there: impl Fn(BundleIdx) -> bool,
+    ) -> Result<Self, IoError> {
+        let n_bundles = source.bundles.as_slice().len();
+        let state = |idx| if is_there(BundleIdx(idx)) { Pinned::Taken } else { Pinned::Empty };
+        let pinned = (0..n_bundles).map(state).collect();
+        let BundleIdx(next) = next;
         let depth = source.plan.n_slots;
-        let state =
-            State { next: 0, depth, demanded: None, pinned, loads: VecDeque::new(), is_closed: false };
+        let state = State { next, depth, demanded: None, pinned, loads: VecDeque::new(), is_closed: false };
         let shared = Arc::new(Shared { source, state: Mutex::new(state), changed: Condvar::new() });
         let body = {
             let shared = Arc::clone(&shared);

@@ -9,10 +9,13 @@ use mlx_rs::Array;
 use mlx_rs::transforms::async_eval;
 
 use crate::ModelError;
+use crate::allowance::Allowance;
 use crate::bundle::{Bundle, BundleIdx, Bundles};
 use crate::conduct::{Conduct, Conductor};
 use crate::control::Reads;
 use crate::meter::Witness;
+use crate::planner::MachineSpeeds;
+use crate::proxy::Holder;
 use crate::read_ahead::{Load, ReadAhead, Source};
 
 /// How long a slot may take to come back when nothing computes any more. It is given back on another thread, a moment after
@@ -27,6 +30,9 @@ const SLOT_RETURN: Duration = Duration::from_secs(2);
 pub struct Residency {
     source: Arc<Source>,
     prefetch: bool,
+    allowance: Allowance,
+    /// The allowance that the plan was made for; none if planning anew failed half-way.
+    planned_bytes: Option<u64>,
     /// Begun with the first read, if bundles are prefetched at all.
     read_ahead: Option<ReadAhead>,
     /// Of pinned layers, what nobody has begun to compute.
@@ -50,13 +56,104 @@ impl Residency {
         conduct: Conduct,
     ) -> Result<Self, ModelError> {
         let prefetch = conduct.prefetch;
-        let streamed = bundles.as_slice().iter().zip(&plan.pinned).filter(|(_, pinned)| !**pinned);
-        let slot_bytes = streamed.map(|(bundle, _)| bundle.slot_bytes()).max().unwrap_or(0);
-        let pool = SlotPool::new(budget, slot_bytes, plan.n_slots)?;
-        let conductor = Conductor::new(&bundles, &plan, &reader, conduct);
+        let pool = pool(&bundles, &plan, budget)?;
+        let conductor = Arc::new(Conductor::new(&bundles, &plan, &reader, conduct));
+        let (bundles, reader) = (Arc::new(bundles), Arc::new(reader));
         let source = Source { bundles, plan, reader, pool, budget: budget.clone(), conductor };
-        let (read_ahead, lazy, in_flight) = (None, None, None);
-        Ok(Self { source: Arc::new(source), prefetch, read_ahead, lazy, in_flight, streamed_bytes: 0 })
+        Ok(Self {
+            source: Arc::new(source),
+            prefetch,
+            allowance: Allowance::new(budget.total_bytes()),
+            planned_bytes: Some(budget.total_bytes()),
+            read_ahead: None,
+            lazy: None,
+            in_flight: None,
+            streamed_bytes: 0,
+        })
+    }
+
+    /// How much of the budget is to be used, for any thread to change.
+    pub(crate) fn allowance(&self) -> Allowance {
+        self.allowance.clone()
+    }
+
+    /// Whether [`adapt`](Self::adapt) has something to do.
+    pub(crate) fn has_to_adapt(&self) -> bool {
+        self.planned_bytes != Some(self.allowance.bytes())
+    }
+
+    /// Plans anew for what is allowed now. Nothing may be computing but with `in_use`, a layer that keeps its weights for
+    /// the time being. `holders` are all others that may have weights, and `next` is the bundle that will be asked for.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if the system gives no memory or no thread.
+    pub(crate) fn adapt(
+        &mut self,
+        in_use: Option<BundleIdx>,
+        next: BundleIdx,
+        holders: &mut [&mut dyn Holder],
+    ) -> Result<(), ModelError> {
+        let allowed_bytes = self.allowance.bytes();
+        let source = Arc::clone(&self.source);
+        let Source { bundles, plan: before, .. } = &*source;
+        let slots_bytes = before.n_slots as u64 * before.slot_bytes;
+        let fixed_bytes = before.total_bytes - before.pinned_bytes - slots_bytes - bundles.small_bytes();
+        // A pinned layer that is in use and will not stay is there beside what is planned.
+        let in_use_bytes = in_use.map_or(0, |idx| self.bundle(idx).cost_bytes());
+        let budget_bytes = allowed_bytes.min(source.budget.total_bytes());
+        let budget_bytes = budget_bytes.saturating_sub(in_use_bytes).max(before.floor_bytes);
+        let speeds = MachineSpeeds::default();
+        let plan = bundles.plan(fixed_bytes, budget_bytes, self.prefetch, &speeds);
+        let plan = plan.expect("a budget of at least the floor has a plan");
+        if self.planned_bytes.replace(allowed_bytes).is_some() && plan == *before {
+            return Ok(());
+        }
+        self.planned_bytes = None;
+        tracing::debug!(budget_bytes, plan.pinned_bytes, plan.streamed_bytes, "memory is planned anew");
+        self.settle()?;
+        // Ends its reads: their slots come back before the pool is gone.
+        self.read_ahead = None;
+        let mut is_there = vec![false; plan.pinned.len()];
+        for holder in holders {
+            let BundleIdx(idx) = holder.bundle();
+            if !plan.pinned[idx] {
+                holder.release();
+            }
+            is_there[idx] = holder.is_bound();
+        }
+        if let Some(BundleIdx(idx)) = in_use {
+            is_there[idx] = before.pinned[idx];
+        }
+        drop(source);
+        self.replan(plan)?;
+        if self.prefetch {
+            let ahead = ReadAhead::start(Arc::clone(&self.source), next, |idx| is_there[idx.0])?;
+            self.read_ahead = Some(ahead);
+        }
+        self.planned_bytes = Some(allowed_bytes);
+        Ok(())
+    }
+
+    /// Replaces the plan and its slots. The old ones go first: there may be no room for both.
+    fn replan(&mut self, plan: ResidencyPlan) -> Result<(), ModelError> {
+        let Source { bundles, reader, budget, conductor, .. } = &*self.source;
+        conductor.replan(bundles, &plan, reader, self.prefetch);
+        let (bundles, reader, budget) = (Arc::clone(bundles), Arc::clone(reader), budget.clone());
+        let (conductor, no_slots) = (Arc::clone(conductor), SlotPool::new(&budget, 0, 0)?);
+        let without_slots = Source { bundles, plan, reader, pool: no_slots, budget, conductor };
+        self.source = Arc::new(without_slots);
+        let source = Arc::get_mut(&mut self.source).expect("nobody else has it yet");
+        // What was computed with last is given back on another thread, a moment after it is there.
+        let patience = Instant::now() + SLOT_RETURN;
+        source.pool = loop {
+            match pool(&source.bundles, &source.plan, &source.budget) {
+                Err(IoError::OverBudget { .. }) if Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                made => break made?,
+            }
+        };
+        Ok(())
     }
 
     /// The reader, for small reads beside the bundles.
@@ -114,8 +211,10 @@ impl Residency {
     /// # Errors
     /// [`ModelError::Io`] if the system gives no thread.
     pub fn start(&mut self) -> Result<(), ModelError> {
-        if self.prefetch && self.read_ahead.is_none() {
-            self.read_ahead = Some(ReadAhead::start(Arc::clone(&self.source))?);
+        // Without a plan it begins when there is one.
+        if self.prefetch && self.read_ahead.is_none() && self.planned_bytes.is_some() {
+            let ahead = ReadAhead::start(Arc::clone(&self.source), BundleIdx(0), |_| false)?;
+            self.read_ahead = Some(ahead);
         }
         Ok(())
     }
@@ -231,4 +330,11 @@ impl Residency {
         };
         Ok(Ok(source.submit(idx, slot)))
     }
+}
+
+/// The slots of a plan.
+fn pool(bundles: &Bundles, plan: &ResidencyPlan, budget: &Budget) -> Result<SlotPool, IoError> {
+    let streamed = bundles.as_slice().iter().zip(&plan.pinned).filter(|(_, pinned)| !**pinned);
+    let slot_bytes = streamed.map(|(bundle, _)| bundle.slot_bytes()).max().unwrap_or(0);
+    SlotPool::new(budget, slot_bytes, plan.n_slots)
 }

@@ -9,6 +9,7 @@
 //! - [`predict`](mod@predict): how long a token takes with one of them;
 //! - [`controller`]: how fast and how far ahead to read, learned while the model runs;
 //! - [`bucket`]: how long the next read must wait so that reads keep to a rate;
+//! - [`elastic`]: how much memory to have while other programs come and go;
 //! - [`sim`]: how all of it does on a made-up machine;
 //! - [`estimate`]: what a step usually costs, and how close a run came to the limit that the hardware sets.
 //!
@@ -25,6 +26,7 @@
 pub mod bucket;
 mod contention;
 pub mod controller;
+pub mod elastic;
 pub mod estimate;
 pub mod frontier;
 pub mod plan;
@@ -36,6 +38,7 @@ pub mod trace;
 
 pub use bucket::{Claim, TokenBucket};
 pub use controller::{Controller, ControllerConfig, Decision, Estimates, Observation};
+pub use elastic::{Elastic, Memory};
 pub use estimate::{Ema, Limit};
 pub use frontier::{Frontier, TimedPlan};
 pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};

@@ -33,7 +33,7 @@ pub(crate) fn run(options: PerplexityOptions) -> anyhow::Result<ExitCode> {
         bail!("--ctx is {window_tokens}, but the model was trained for {max_tokens} tokens");
     }
     let workload = session.workload(window_tokens.min(ids.len()), 0)?;
-    let Loaded { mut engine, io, .. } = session.load(workload)?;
+    let Loaded { mut engine, io, watch: _watch, .. } = session.load(workload)?;
 
     let ctrl_c = CtrlC::new(engine.interrupt())?;
     let caught = ctrl_c.catch();

@@ -21,7 +21,8 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let session = Session::open(engine)?;
     let prompt = prompt_ids(&session, prompt, chat)?;
     let workload = session.workload(prompt.len(), generate_options.max_tokens)?;
-    let Loaded { mut engine, tokenizer, io, listener } = session.load_traced(workload, trace)?;
+    let Loaded { mut engine, tokenizer, io, listener, watch: _watch } =
+        session.load_traced(workload, trace)?;
     let load = begin.elapsed();
 
     let ctrl_c = CtrlC::new(engine.interrupt())?;

@@ -10,6 +10,7 @@ use super::UsageError;
 use crate::args::{ComputeArg, EngineArgs};
 use crate::cache;
 use crate::modelfile::{Modelfile, TopK};
+use crate::ram::Ram;
 use crate::size::Size;
 
 /// More readers than any disk has use for.
@@ -18,7 +19,7 @@ const THREADS_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) struct EngineSettings {
     pub(crate) model_dir: PathBuf,
-    /// The budget, if someone says.
+    /// The budget, if someone says; otherwise it goes with what the machine can spare.
     pub(crate) ram: Option<Size>,
     pub(crate) io: IoMode,
     /// Reads at once, if someone says.
@@ -68,7 +69,8 @@ impl EngineSettings {
         let rate = |rate: Size| ByteRate::new(rate.bytes() as f64);
         Ok(Self {
             model_dir: model.or(file.from).ok_or(UsageError::NoModel)?,
-            ram: ram.or(file.ram),
+            // Whoever asks for auto does not want what the file says.
+            ram: ram.map_or(file.ram, Ram::size),
             io: io.mode(),
             read_depth,
             read_rate: max_read_rate.map(rate).transpose()?,

@@ -312,3 +312,53 @@ fn a_cap_on_the_read_rate_changes_no_bit() {
         model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events: None }).unwrap();
     assert!(bits(&mut engine, &prompt, 100).unwrap() == wanted);
 }
+
+/// Memory that is taken away and given back, before passes and in the middle of them.
+#[test]
+fn memory_that_comes_and_goes_changes_no_bit() {
+    for compute in [Compute::Auto, Compute::Mlx] {
+        let (format, seed) = (Format::F32, 7);
+        let tiny =
+            Tiny { layers: 12, heads: 4, kv_heads: 2, vocab: 100, tied: false, biases: true, format, seed };
+        let dir = tempfile::tempdir().unwrap();
+        tiny.write(dir.path());
+        let prompt = prompt_of(290, tiny.vocab);
+        for prefetch in [true, false] {
+            let way = Way { compute, prefetch, ..Way::RESIDENT };
+            let wanted = bits(&mut way.open(dir.path()).unwrap(), &prompt, tiny.vocab).unwrap();
+            let mut engine = way.open(dir.path()).unwrap();
+            let (allowance, all_bytes) = (engine.allowance(), engine.stats().budget_bytes);
+            let floor_bytes = engine.stats().floor_bytes;
+
+            // At rest: what is not allowed any more is given up with the next layer.
+            assert_eq!(engine.stats().pass_bytes, 0);
+            engine.forward(&prompt[..3]).unwrap();
+            allowance.set(floor_bytes);
+            engine.forward(&prompt[3..4]).unwrap();
+            assert!(engine.stats().pass_bytes > engine.stats().model_bytes / 2, "{:?}", engine.stats());
+            allowance.set(all_bytes);
+            engine.forward(&prompt[4..5]).unwrap();
+            assert_eq!(engine.stats().pass_bytes, 0);
+            engine.truncate(0);
+
+            // In mid-flight, at any moment.
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut part = 0;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        part = (part * 5 + 3) % 8;
+                        allowance.set(floor_bytes + (all_bytes - floor_bytes) * part / 7);
+                        std::thread::sleep(Duration::from_micros(700));
+                    }
+                });
+                for round in 0..6 {
+                    let found = bits(&mut engine, &prompt, tiny.vocab).unwrap();
+                    assert!(found == wanted, "round {round}, {compute:?}, prefetch {prefetch}");
+                    engine.truncate(0);
+                }
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+    }
+}

@@ -8,6 +8,7 @@ use flash_model::text::{ChatTemplate, Message, Tokenizer};
 use flash_model::{Engine, GenerateOptions, Generation, ModelError, generate};
 use serde::Serialize;
 
+use crate::elastic::Watch;
 use crate::session::Loaded;
 
 pub(super) struct Conversation {
@@ -20,6 +21,7 @@ pub(super) struct Conversation {
     messages: Vec<Message>,
     /// The tokens in the engine's cache.
     held: Vec<u32>,
+    _watch: Option<Watch>,
 }
 
 /// What became of a question.
@@ -40,9 +42,10 @@ impl Conversation {
         options: GenerateOptions,
         system: Option<String>,
     ) -> Self {
-        let Loaded { engine, tokenizer, .. } = loaded;
+        let Loaded { engine, tokenizer, watch, .. } = loaded;
         let opening: Vec<_> = system.into_iter().map(|text| Message::new("system", text)).collect();
-        Self { engine, tokenizer, template, options, messages: opening.clone(), opening, held: Vec::new() }
+        let (messages, held) = (opening.clone(), Vec::new());
+        Self { engine, tokenizer, template, options, messages, opening, held, _watch: watch }
     }
 
     pub(super) fn engine(&self) -> &Engine {

@@ -1,0 +1,48 @@
+//! `--ram auto`: gives memory back when it gets short, and takes it again when it has been free for a while.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use flash_model::Allowance;
+use flash_model::memory::{self, PressureGauge};
+use flash_sched::{Elastic, Memory};
+
+/// From one look at the machine's memory to the next: memory that gets short is given back within a quarter of a second, and
+/// a layer may take most of that.
+const EVERY: Duration = Duration::from_millis(50);
+
+/// The thread that looks at the machine's memory, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Keeps an engine to what the machine can spare of `budget_bytes`.
+    pub(crate) fn start(allowance: Allowance, budget_bytes: u64, headroom_bytes: u64) -> Self {
+        let (stop, stopped) = channel();
+        let thread = thread::spawn(move || {
+            let mut elastic = Elastic::new(budget_bytes, headroom_bytes);
+            let mut gauge = PressureGauge::new();
+            let begin = Instant::now();
+            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                let seen = Memory { free_bytes: memory::available_bytes(), is_stalled: gauge.is_stalled() };
+                allowance.set(elastic.step(begin.elapsed(), seen));
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that looks at the machine's memory panicked");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! How much memory to have while other programs come and go.
+//!
+//! Memory that gets short is given back at once; what is free again is taken only when it has been free for a while, so that
+//! two programs that both do this do not chase each other.
+
+use std::time::Duration;
+
+/// Memory must have been free for so long before more of it is taken.
+const CALM: Duration = Duration::from_secs(5);
+/// Programs that wait for memory need at least this part of what is held, whatever else is said to be free.
+const STALLED_PART: u64 = 16;
+
+/// What is seen of the machine's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What could be taken without taking it from anyone.
+    pub free_bytes: u64,
+    /// Whether programs wait for memory.
+    pub is_stalled: bool,
+}
+
+/// Decides how much memory to have.
+#[derive(Debug, Clone)]
+pub struct Elastic {
+    /// Never more than this.
+    cap_bytes: u64,
+    /// What is to be left for others.
+    headroom_bytes: u64,
+    allowance_bytes: u64,
+    free_since: Option<Duration>,
+}
+
+impl Elastic {
+    /// Begins with all of the cap; tries to leave `headroom_bytes` free.
+    pub fn new(cap_bytes: u64, headroom_bytes: u64) -> Self {
+        Self { cap_bytes, headroom_bytes, allowance_bytes: cap_bytes, free_since: None }
+    }
+
+    /// What may be had from `now` on, the time since any fixed start, given what `memory` looks like at this moment.
+    ///
+    /// Less than half of the headroom free is short, more than twice as much is plenty; nothing happens between.
+    pub fn step(&mut self, now: Duration, memory: Memory) -> u64 {
+        let Memory { free_bytes, is_stalled } = memory;
+        if is_stalled || free_bytes < self.headroom_bytes / 2 {
+            let missing_bytes = self.headroom_bytes.saturating_sub(free_bytes);
+            let least_bytes = if is_stalled { self.allowance_bytes / STALLED_PART } else { 0 };
+            self.allowance_bytes = self.allowance_bytes.saturating_sub(missing_bytes.max(least_bytes));
+            self.free_since = None;
+        } else if free_bytes > 2 * self.headroom_bytes && self.allowance_bytes < self.cap_bytes {
+            let since = *self.free_since.get_or_insert(now);
+            if now.saturating_sub(since) >= CALM {
+                let spare_bytes = free_bytes - self.headroom_bytes;
+                self.allowance_bytes = self.allowance_bytes.saturating_add(spare_bytes).min(self.cap_bytes);
+                self.free_since = None;
+            }
+        } else {
+            self.free_since = None;
+        }
+        self.allowance_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn free(free_bytes: u64) -> Memory {
+        Memory { free_bytes, is_stalled: false }
+    }
+
+    #[test]
+    fn shortage_is_answered_at_once_with_what_is_missing() {
+        let mut elastic = Elastic::new(1000, 100);
+        assert_eq!(elastic.step(SECOND, free(100)), 1000);
+        assert_eq!(elastic.step(SECOND, free(50)), 1000);
+        assert_eq!(elastic.step(SECOND, free(40)), 940);
+        assert_eq!(elastic.step(SECOND, free(0)), 840);
+    }
+
+    #[test]
+    fn programs_that_wait_get_memory_whatever_is_free() {
+        let mut elastic = Elastic::new(1600, 100);
+        assert_eq!(elastic.step(SECOND, Memory { free_bytes: 5000, is_stalled: true }), 1500);
+    }
+
+    #[test]
+    fn memory_is_taken_back_after_a_while_and_up_to_the_cap() {
+        let mut elastic = Elastic::new(1000, 100);
+        elastic.step(SECOND, free(0));
+        assert_eq!(elastic.step(2 * SECOND, free(250)), 900);
+        assert_eq!(elastic.step(6 * SECOND, free(250)), 900);
+        // Not free enough for a moment: it begins anew.
+        assert_eq!(elastic.step(6 * SECOND, free(150)), 900);
+        assert_eq!(elastic.step(7 * SECOND, free(250)), 900);
+        assert_eq!(elastic.step(12 * SECOND, free(250)), 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn allowance_is_never_above_the_cap_and_short_memory_never_raises_it(
+            cap in 0..u64::MAX / 2,
+            headroom in 0..u64::MAX / 4,
+            seen in prop::collection::vec((0..10_000u64, any::<u64>(), any::<bool>()), 1..50),
+        ) {
+            let mut elastic = Elastic::new(cap, headroom);
+            let (mut now, mut before) = (Duration::ZERO, cap);
+            for (ms, free_bytes, is_stalled) in seen {
+                now += Duration::from_millis(ms);
+                let allowance = elastic.step(now, Memory { free_bytes, is_stalled });
+                prop_assert!(allowance <= cap);
+                prop_assert!(allowance <= before || (!is_stalled && free_bytes > headroom));
+                before = allowance;
+            }
+        }
+    }
+}
