@@ -4,17 +4,16 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::bail;
 use flash_io::measure::{Offsets, RawFile, RawReads};
 use flash_io::{Budget, Catalog, IoError, IoMode, Slot};
 
-/// As fio is asked to read: more at once gains nothing on most disks.
-const READ_BYTES: usize = 1 << 20;
-const DEPTH: usize = 8;
+/// Bytes of a read and reads at once that are tried. Some disks give most with few reads at once, some with many.
+const READS: [(usize, usize); 4] = [(1 << 20, 2), (1 << 20, 4), (1 << 20, 8), (2 << 20, 4)];
 /// Memory that a measurement takes while it lasts.
-pub(super) const BUFFER_BYTES: u64 = (READ_BYTES * DEPTH) as u64 + (64 << 10);
-/// Long enough to even out the disk's moods.
-const TIME: Duration = Duration::from_secs(1);
+pub(super) const BUFFER_BYTES: u64 = (8 << 20) + (64 << 10);
+/// For each of them: long enough to even out the disk's moods.
+const TIME: Duration = Duration::from_millis(400);
 
 /// The largest shard of a model, read by itself, and no part of it twice as far as it is long enough.
 pub(super) struct Ceiling {
@@ -28,17 +27,20 @@ impl Ceiling {
         Ok(Self { file: RawFile::open(&shard, mode)?, offsets: Offsets::new(shard_bytes) })
     }
 
-    /// Bytes per second. Its buffer is given back.
+    /// The most bytes per second that it gives at this moment.
     pub(super) fn measure(&mut self) -> anyhow::Result<f64> {
-        let reads = RawReads { read_bytes: READ_BYTES, depth: DEPTH, time: TIME, bytes: u64::MAX };
-        let mut buffer = Slot::alone(&Budget::new(u64::MAX), reads.buffer_bytes())?;
+        let buffer_bytes = READS.iter().map(|(read_bytes, depth)| read_bytes * depth).max().unwrap_or(0);
+        let mut buffer = Slot::alone(&Budget::new(u64::MAX), buffer_bytes)?;
         // The first read into a page costs more than those after it.
         buffer.fill(1);
         self.file.make_cold();
-        let sample = self.file.sample(reads, &mut self.offsets, &mut buffer)?;
-        (sample.bytes > 0)
-            .then(|| sample.bytes_per_s())
-            .context("the model is too small to measure the disk with")
+        let mut most = 0.0_f64;
+        for (read_bytes, depth) in READS {
+            let reads = RawReads { read_bytes, depth, time: TIME, bytes: u64::MAX };
+            let sample = self.file.sample(reads, &mut self.offsets, &mut buffer)?;
+            most = most.max(sample.bytes_per_s());
+        }
+        if most > 0.0 { Ok(most) } else { bail!("the model is too small to measure the disk with") }
     }
 }
 
