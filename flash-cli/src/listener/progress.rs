@@ -13,7 +13,6 @@ const TEMPLATE: &str = "prompt {bar:30} {pos}/{len} tokens, {msg} read, {eta} le
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
-    since: Duration,
     read_bytes: u64,
 }
 
@@ -33,7 +32,6 @@ impl Progress {
                     bar.set_message(crate::size::Bytes(self.read_bytes).to_string());
                     bar.set_position(tokens_done as u64);
                 }
-                self.since = event.end;
             }
             EventKind::Pass { .. } => {
                 if let Some(bar) = self.bar.take() {
