@@ -167,7 +167,9 @@ fn with_llama_cpp(common: CommonArgs, n_tokens: usize, mem: Option<ByteSize>) ->
 }
 
 fn with_mlx_lm(common: CommonArgs, n_tokens: usize) -> Result<()> {
-    let setting = Setting::prepare(common, None)?;
+    let mut setting = Setting::prepare(common, None)?;
+    let models = std::mem::take(&mut setting.models).into_iter();
+    setting.models = models.map(|model| model.in_half_precision(&setting.python)).collect::<Result<_>>()?;
     setting.print_conditions(&[mlx_lm::version(&setting.python)?])?;
     let columns =
         || vec![Column::new("mlx-lm", 0), Column::new("mlx-lm, float32", 0), Column::new("flash", 0)];

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use crate::{cache, models, run};
 
 const SYNTHETIC: &str = include_str!("synthetic.py");
+const HALF_PRECISION: &str = include_str!("half_precision.py");
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Choice {
@@ -53,30 +54,48 @@ fn demo(flash_cli: &Path) -> Result<Model> {
     })
 }
 
+impl Model {
+    /// The same without a number in f32: the type of norms is what mlx-lm computes in, and directories that are published
+    /// have norms of half precision.
+    pub fn in_half_precision(self, python: &Path) -> Result<Self> {
+        let config = self.mlx.join("config.json");
+        let config = fs::read(&config).with_context(|| format!("cannot read {}", config.display()))?;
+        let made_from = cache::sha256_of(&[HALF_PRECISION.as_bytes(), &config, self.name.as_bytes()]);
+        let dir = made_once(&made_from, |dir| {
+            run::check(Command::new(python).args(["-c", HALF_PRECISION]).args([&self.mlx, dir]))
+        })?;
+        Ok(Self { mlx: dir, ..self })
+    }
+}
+
+/// The folder of a model that is made from what `made_from` is a hash of; renamed into place when it is whole.
+fn made_once(made_from: &str, make: impl FnOnce(&PathBuf) -> Result<()>) -> Result<PathBuf> {
+    let dir = cache::dir()?.join("synthetic").join(&made_from[..16]);
+    if !dir.exists() {
+        let parent = dir.parent().expect("joined above");
+        fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+        let temporary = tempfile::tempdir_in(parent)?;
+        let made = temporary.path().join("model");
+        make(&made)?;
+        fs::rename(&made, &dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    Ok(dir)
+}
+
 fn synthetic_8b(python: &Path, demo: &Model) -> Result<Model> {
-    let dir = cache::dir()?.join("synthetic").join(&cache::sha256_of(&[SYNTHETIC.as_bytes()])[..16]);
     let model = |dir: &Path| Model {
         name: "Random weights in the shapes of Llama 3 8B, 4.5 bits each (GGUF: Q4_0; MLX: affine, groups of 64)",
         mlx: dir.join("mlx"),
         gguf: dir.join("model.gguf"),
         rows_bytes: 49_152 * 4096 * 9 / 16,
     };
-    if !dir.exists() {
+    let dir = made_once(&cache::sha256_of(&[SYNTHETIC.as_bytes()]), |dir| {
         eprintln!("Making a model of random weights in the shapes of Llama 3 8B (once, 8.4 GB)");
-        let parent = dir.parent().expect("joined above");
-        fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-        // Renamed into place when it is whole.
-        let temporary = tempfile::tempdir_in(parent)?;
-        let script = temporary.path().join("synthetic.py");
-        fs::write(&script, SYNTHETIC)?;
-        let half_made = model(temporary.path());
-        run::check(Command::new(python).arg(&script).args([
-            &half_made.mlx,
-            &half_made.gguf,
-            &demo.mlx,
-            &demo.gguf,
-        ]))?;
-        fs::rename(temporary.keep(), &dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    }
+        fs::create_dir(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let made = model(dir);
+        let mut python = Command::new(python);
+        python.args(["-c", SYNTHETIC]).args([&made.mlx, &made.gguf, &demo.mlx, &demo.gguf]);
+        run::check(&mut python)
+    })?;
     Ok(model(&dir))
 }
