@@ -1,25 +1,34 @@
-//! Causal attention over a KV cache in memory.
+//! Causal attention over a KV cache that lies in one piece or in pages.
 //!
 //! The tokens are cut in spans at fixed positions. For each span a row has a maximum, a sum and a mixture of values of
 //! its own, and they are merged in the order of the spans. Who computes a span does not matter, and neither does what
 //! other rows there are: each row has the same bits in a batch and alone (the idea is flash-decoding's).
 
+mod partials;
+mod span;
+
 use std::cell::RefCell;
 use std::ops::Range;
 
+use self::partials::Partials;
+pub(crate) use self::span::{CodedRows, Dequantize, dequantize};
+pub use self::span::{Codes, Numbers, Span};
 use crate::float::FloatType;
 use crate::isa::{FloatInput, Kernels};
 use crate::pool::Pool;
 use crate::tile::{FloatRows, Lanes, Rows, TILE};
 
-/// Tokens of a span: its scores for [`ROWS_BLOCK`] rows take 64 KiB.
-const SPAN: usize = 256;
+/// Tokens of a span: its scores for a block of rows take 32 KiB, its keys or values of one head as much or twice that.
+pub const SPAN_TOKENS: usize = 128;
 
 /// Rows of queries that are computed together.
 const ROWS_BLOCK: usize = 64;
 
 /// Tasks that each thread should find.
 const TASKS_PER_THREAD: usize = 4;
+
+/// Multiplications for which one thread takes about as long as it takes to wake another.
+const PARALLEL_MIN: usize = 128 << 10;
 
 /// The heads of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,13 +48,43 @@ impl Heads {
     }
 }
 
-/// Keys and values of one layer, each `[kv_heads, capacity_tokens, head_dim]`.
+/// What a query sees of the tokens, and how.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gaze {
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// How many tokens it sees, its own among them; all up to its own if there is no such window.
+    pub window: Option<usize>,
+}
+
+/// Keys and values of one layer in one piece, each `[kv_heads, capacity_tokens, head_dim]`.
 #[derive(Debug, Clone, Copy)]
 pub struct KeysValues<'a> {
     /// Keys.
     pub keys: &'a [f32],
     /// Values.
     pub values: &'a [f32],
+}
+
+impl<'a> KeysValues<'a> {
+    /// The spans of the tokens before `end`.
+    ///
+    /// # Panics
+    /// If keys and values differ in shape, or have no room for so many tokens.
+    pub fn spans(self, heads: Heads, end: usize) -> Vec<Span<'a>> {
+        let Self { keys, values } = self;
+        assert_eq!(keys.len(), values.len(), "keys and values have one shape");
+        let head_tokens = keys.len() / (heads.kv_heads * heads.head_dim);
+        assert!(end <= head_tokens, "{end} tokens of {head_tokens}");
+        let span = |start: usize| Span {
+            start,
+            n_tokens: SPAN_TOKENS.min(end - start),
+            head_tokens,
+            keys: Numbers::F32(&keys[start * heads.head_dim..]),
+            values: Numbers::F32(&values[start * heads.head_dim..]),
+        };
+        (0..end).step_by(SPAN_TOKENS).map(span).collect()
+    }
 }
 
 /// Attends from each query to all tokens up to its own: `softmax(q · Kᵀ · scale) · V`.
@@ -58,143 +97,144 @@ pub struct KeysValues<'a> {
 pub fn attend(
     pool: &Pool,
     heads: Heads,
-    scale: f32,
+    gaze: Gaze,
     queries: &[f32],
     kv: KeysValues<'_>,
     position: usize,
     out: &mut [f32],
 ) {
-    let Heads { query_heads, kv_heads, head_dim } = heads;
-    let row_len = query_heads * head_dim;
-    assert!(
-        query_heads.is_multiple_of(kv_heads) && queries.len().is_multiple_of(row_len),
-        "whole heads and rows"
-    );
-    assert_eq!(queries.len(), out.len(), "queries and out have one shape");
-    assert_eq!(kv.keys.len(), kv.values.len(), "keys and values have one shape");
-    let n = queries.len() / row_len;
-    let capacity_tokens = kv.keys.len() / (kv_heads * head_dim);
-    assert!(position + n <= capacity_tokens, "{position} + {n} tokens of {capacity_tokens}");
-    if n == 0 {
-        return;
-    }
-    let attention =
-        Attention { kernels: pool.kernels(), heads, scale, queries, kv, capacity_tokens, position, n };
-    let block_tokens = (ROWS_BLOCK / heads.group()).max(1);
-    let n_blocks = n.div_ceil(block_tokens);
-    let n_spans = (position + n).div_ceil(SPAN);
-    // Few rows leave threads without work unless they share the spans, too.
-    let spans_at_once = (TASKS_PER_THREAD * pool.n_threads()).div_ceil(kv_heads * n_blocks).min(n_spans);
+    let mut attention = Attention::new(pool, heads, gaze, queries, position);
+    attention.add(&kv.spans(heads, position + attention.n));
+    attention.finish(out);
+}
 
-    let block_rows = block_tokens.min(n) * heads.group();
-    let partial_len = block_rows * (head_dim + 2);
-    let n_tasks = kv_heads * n_blocks;
-    let mut totals = vec![0.0; n_tasks * partial_len];
-    let mut partials = vec![0.0; spans_at_once * n_tasks * partial_len];
-    for first_span in (0..n_spans).step_by(spans_at_once) {
-        let spans = first_span..n_spans.min(first_span + spans_at_once);
-        let partials = &mut partials[..spans.len() * n_tasks * partial_len];
-        let len = partials.len();
-        pool.for_columns(partials, len, partial_len, |mut part| {
-            let idx = part.range().start / partial_len;
-            let (span_idx, task) = (spans.start + idx / n_tasks, idx % n_tasks);
-            let tokens = task % n_blocks * block_tokens..n.min((task % n_blocks + 1) * block_tokens);
-            let mut partial = Partials::of(part.row_mut(0), head_dim);
-            attention.span(task / n_blocks, tokens, span_idx * SPAN, &mut partial);
-        });
-        for (span_idx, partials) in spans.zip(partials.chunks_exact_mut(n_tasks * partial_len)) {
-            for (total, partial) in
-                totals.chunks_exact_mut(partial_len).zip(partials.chunks_exact_mut(partial_len))
-            {
-                let (total, partial) = (Partials::of(total, head_dim), Partials::of(partial, head_dim));
-                if span_idx == 0 { total.set(&partial) } else { total.merge(&partial) }
-            }
-        }
-    }
-    for (task, total) in totals.chunks_exact_mut(partial_len).enumerate() {
-        let (kv_head, block) = (task / n_blocks, task % n_blocks);
-        let tokens = block * block_tokens..n.min((block + 1) * block_tokens);
-        Partials::of(total, head_dim).finish(
-            heads,
-            kv_head,
-            &mut out[tokens.start * row_len..tokens.end * row_len],
+/// Attention to tokens that are given span by span.
+#[derive(Debug)]
+pub struct Attention<'a> {
+    pool: &'a Pool,
+    rows: Queries<'a>,
+    /// Tokens among the queries.
+    n: usize,
+    block_tokens: usize,
+    n_blocks: usize,
+    /// `[kv_heads, blocks]`, [`Partials`] each.
+    totals: Vec<f32>,
+    partials: Vec<f32>,
+    /// Where the spans so far end.
+    end: usize,
+}
+
+impl<'a> Attention<'a> {
+    /// From `queries`, `[n, query_heads, head_dim]`, of the tokens from `position` on.
+    ///
+    /// # Panics
+    /// If these are no whole rows, or the heads of queries no multiple of those of keys.
+    pub fn new(pool: &'a Pool, heads: Heads, gaze: Gaze, queries: &'a [f32], position: usize) -> Self {
+        let Heads { query_heads, kv_heads, head_dim } = heads;
+        let row_len = query_heads * head_dim;
+        assert!(
+            query_heads.is_multiple_of(kv_heads) && queries.len().is_multiple_of(row_len),
+            "whole heads and rows"
         );
-    }
-}
-
-/// What some rows know of some spans.
-struct Partials<'a> {
-    /// `[rows]`: the greatest score.
-    max: &'a mut [f32],
-    /// `[rows]`: the sum of e^(score − max).
-    sum: &'a mut [f32],
-    /// `[rows, head_dim]`: the sum of e^(score − max) · value.
-    mixture: &'a mut [f32],
-}
-
-impl<'a> Partials<'a> {
-    fn of(buffer: &'a mut [f32], head_dim: usize) -> Self {
-        let n_rows = buffer.len() / (head_dim + 2);
-        let (max, rest) = buffer.split_at_mut(n_rows);
-        let (sum, mixture) = rest.split_at_mut(n_rows);
-        Self { max, sum, mixture }
+        let n = queries.len() / row_len;
+        let block_tokens = (ROWS_BLOCK / heads.group()).max(1);
+        let n_blocks = n.div_ceil(block_tokens);
+        let rows = Queries { kernels: pool.kernels(), heads, gaze, queries, position };
+        let mut attention =
+            Self { pool, rows, n, block_tokens, n_blocks, totals: Vec::new(), partials: Vec::new(), end: 0 };
+        let partial_len = attention.partial_len();
+        attention.totals = vec![0.0; kv_heads * n_blocks * partial_len];
+        for total in attention.totals.chunks_exact_mut(partial_len.max(1)) {
+            Partials::of(total, head_dim).clear();
+        }
+        attention
     }
 
-    fn set(self, other: &Self) {
-        self.max.copy_from_slice(other.max);
-        self.sum.copy_from_slice(other.sum);
-        self.mixture.copy_from_slice(other.mixture);
+    /// Numbers in the [`Partials`] of a block.
+    fn partial_len(&self) -> usize {
+        let block_rows = self.block_tokens.min(self.n) * self.rows.heads.group();
+        block_rows * Partials::row_len(self.rows.heads.head_dim)
     }
 
-    /// Adds what the rows know of the next span; rows that come before it know nothing of it.
-    fn merge(self, next: &Self) {
-        let head_dim = self.mixture.len() / self.max.len();
-        let mixtures = self.mixture.chunks_exact_mut(head_dim).zip(next.mixture.chunks_exact(head_dim));
-        for (row, (mixture, next_mixture)) in mixtures.enumerate() {
-            if next.sum[row] == 0.0 {
-                continue;
+    /// Attends to the tokens of `spans`, which lie behind those so far; there may be others between them, which are not seen.
+    ///
+    /// # Panics
+    /// If the spans are not in order, or their lengths do not fit the heads.
+    pub fn add(&mut self, spans: &[Span<'_>]) {
+        let heads = self.rows.heads;
+        for span in spans {
+            span.check(heads);
+            assert!(span.start >= self.end, "a span at {} behind {}", span.start, self.end);
+            self.end = span.start + span.n_tokens;
+        }
+        if self.n == 0 {
+            return;
+        }
+        let (n, block_tokens, n_blocks, head_dim) =
+            (self.n, self.block_tokens, self.n_blocks, heads.head_dim);
+        let (partial_len, n_tasks) = (self.partial_len(), heads.kv_heads * n_blocks);
+        let tokens_of =
+            |task: usize| task % n_blocks * block_tokens..n.min((task % n_blocks + 1) * block_tokens);
+        // Few rows leave threads without work unless they share the spans, too.
+        let spans_at_once = (TASKS_PER_THREAD * self.pool.n_threads()).div_ceil(n_tasks);
+        let Self { pool, rows, totals, partials, .. } = self;
+        for spans in spans.chunks(spans_at_once) {
+            let len = spans.len() * n_tasks * partial_len;
+            partials.resize(len.max(partials.len()), 0.0);
+            let partials = &mut partials[..len];
+            let compute = |idx: usize, partial: &mut [f32]| {
+                let (span, task) = (&spans[idx / n_tasks], idx % n_tasks);
+                rows.span(task / n_blocks, tokens_of(task), span, &mut Partials::of(partial, head_dim));
+            };
+            let n_seen: usize = spans.iter().map(|span| span.n_tokens).sum();
+            if 2 * n * heads.query_heads * head_dim * n_seen < PARALLEL_MIN {
+                partials.chunks_exact_mut(partial_len).enumerate().for_each(|(idx, part)| compute(idx, part));
+            } else {
+                pool.for_columns(partials, len, partial_len, |mut part| {
+                    compute(part.range().start / partial_len, part.row_mut(0));
+                });
             }
-            let max = if next.max[row] > self.max[row] { next.max[row] } else { self.max[row] };
-            let [old, new] = [self.max[row], next.max[row]].map(|m| crate::elementwise::exp(m - max));
-            self.max[row] = max;
-            self.sum[row] = self.sum[row] * old + next.sum[row] * new;
-            for (value, next) in mixture.iter_mut().zip(next_mixture) {
-                *value = *value * old + next * new;
+            for partials in partials.chunks_exact_mut(n_tasks * partial_len) {
+                let pairs = totals.chunks_exact_mut(partial_len).zip(partials.chunks_exact_mut(partial_len));
+                for (total, partial) in pairs {
+                    Partials::of(total, head_dim).merge(&Partials::of(partial, head_dim));
+                }
             }
         }
     }
 
-    /// Writes the rows of the tokens of `out`, `[tokens, query_heads, head_dim]`, for the heads of `kv_head`.
-    fn finish(self, heads: Heads, kv_head: usize, out: &mut [f32]) {
-        let (group, head_dim) = (heads.group(), heads.head_dim);
-        let columns = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
-        let outs = out.chunks_exact_mut(heads.query_heads * head_dim);
-        let outs = outs.flat_map(|row| row[columns.clone()].chunks_exact_mut(head_dim));
-        for (row, (out, mixture)) in outs.zip(self.mixture.chunks_exact(head_dim)).enumerate() {
-            for (out, value) in out.iter_mut().zip(mixture) {
-                // Adding zero makes zeros positive, however many zeros were added before.
-                *out = value / self.sum[row] + 0.0;
-            }
+    /// Writes what the queries saw: `out` has their shape. Rows that saw no token become NaN.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn finish(mut self, out: &mut [f32]) {
+        assert_eq!(self.rows.queries.len(), out.len(), "queries and out have one shape");
+        let (heads, n_blocks, partial_len) = (self.rows.heads, self.n_blocks, self.partial_len());
+        let row_len = heads.query_heads * heads.head_dim;
+        for (task, total) in self.totals.chunks_exact_mut(partial_len.max(1)).enumerate() {
+            let (kv_head, block) = (task / n_blocks, task % n_blocks);
+            let tokens = block * self.block_tokens..self.n.min((block + 1) * self.block_tokens);
+            let out = &mut out[tokens.start * row_len..tokens.end * row_len];
+            Partials::of(total, heads.head_dim).finish(heads, kv_head, out);
         }
     }
 }
 
 /// What all tasks share.
-struct Attention<'a> {
+#[derive(Debug, Clone, Copy)]
+struct Queries<'a> {
     kernels: &'static Kernels,
     heads: Heads,
-    scale: f32,
+    gaze: Gaze,
     queries: &'a [f32],
-    kv: KeysValues<'a>,
-    capacity_tokens: usize,
     position: usize,
-    n: usize,
 }
 
 /// Memory that a thread keeps between tasks.
 #[derive(Default)]
 struct Scratch {
     queries: Vec<f32>,
+    numbers: Vec<f32>,
     scores: Vec<f32>,
     lanes: Vec<Lanes>,
     acc: Vec<Lanes>,
@@ -205,32 +245,45 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl Attention<'_> {
-    /// Computes what the rows of `tokens` (of the new ones) know of the span from `start` on, for one KV head.
-    fn span(&self, kv_head: usize, tokens: Range<usize>, start: usize, out: &mut Partials<'_>) {
-        let end = (start + SPAN).min(self.position + tokens.end).min(self.position + self.n);
-        if end <= start {
+impl Queries<'_> {
+    /// Computes what the rows of `tokens` (of the new ones) know of the span, for one KV head.
+    fn span(&self, kv_head: usize, tokens: Range<usize>, span: &Span<'_>, out: &mut Partials<'_>) {
+        let seen_by = |token: usize| {
+            let end = self.position + token + 1;
+            let start = self.gaze.window.map_or(0, |window| end.saturating_sub(window));
+            let place = |at: usize| at.clamp(span.start, span.start + span.n_tokens) - span.start;
+            place(start)..place(end)
+        };
+        // Tokens that the last row does not see, no row sees.
+        let n_tokens = tokens.clone().last().map_or(0, |last| seen_by(last).end);
+        if n_tokens == 0 || tokens.clone().all(|token| seen_by(token).is_empty()) {
             out.sum.fill(0.0);
             return;
         }
+        let span = &Span { n_tokens, ..*span };
         SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { queries, numbers, scores, lanes, acc, spare } = scratch;
             let (group, head_dim) = (self.heads.group(), self.heads.head_dim);
             let n_rows = tokens.len() * group;
-            self.gather_queries(kv_head, tokens.clone(), &mut scratch.queries);
-            let head = kv_head * self.capacity_tokens * head_dim;
-            let range = head + start * head_dim..head + end * head_dim;
-            self.score(&self.kv.keys[range.clone()], n_rows, scratch);
-            for (row, scores) in scratch.scores.chunks_exact_mut(SPAN).enumerate() {
-                // The tokens up to the row's own.
-                let seen = (self.position + tokens.start + row / group + 1).clamp(start, end) - start;
-                (out.max[row], out.sum[row]) = if seen == 0 {
+            self.gather_queries(kv_head, tokens.clone(), queries);
+            scores.resize(n_rows * SPAN_TOKENS, 0.0);
+            lanes.resize(head_dim.max(SPAN_TOKENS), Lanes::ZERO);
+            acc.resize(n_rows, Lanes::ZERO);
+
+            let keys = span.keys_of(kv_head, head_dim, self.kernels.dequantize, numbers);
+            self.score(keys, queries, lanes, acc, spare, scores);
+            for (row, scores) in scores.chunks_exact_mut(SPAN_TOKENS).enumerate() {
+                let seen = seen_by(tokens.start + row / group);
+                (out.max[row], out.sum[row]) = if seen.is_empty() {
                     (f32::NEG_INFINITY, 0.0)
                 } else {
-                    (self.kernels.soften)(&mut scores[..seen])
+                    (self.kernels.soften)(&mut scores[seen.clone()])
                 };
-                scores[seen..].fill(0.0);
+                scores[..seen.start].fill(0.0);
+                scores[seen.end..].fill(0.0);
             }
-            self.mix(&self.kv.values[range], n_rows, scratch, &mut *out.mixture);
+            let values = span.values_of(kv_head, head_dim, self.kernels.dequantize, numbers);
+            self.mix(values, scores, lanes, acc, out.mixture);
         });
     }
 
@@ -240,44 +293,53 @@ impl Attention<'_> {
         let (row_len, width) = (query_heads * head_dim, self.heads.group() * head_dim);
         out.clear();
         for row in self.queries[tokens.start * row_len..tokens.end * row_len].chunks_exact(row_len) {
-            out.extend(row[kv_head * width..][..width].iter().map(|query| query * self.scale));
+            out.extend(row[kv_head * width..][..width].iter().map(|query| query * self.gaze.scale));
         }
     }
 
-    /// Scores of the rows for all `keys`, `[tokens, head_dim]`: `[rows, SPAN]`.
-    fn score(&self, keys: &[f32], n_rows: usize, scratch: &mut Scratch) {
-        let Scratch { queries, scores, lanes, acc, spare } = scratch;
+    /// Scores of the rows of `queries` for all `keys`, `[tokens, head_dim]`: `[rows, SPAN_TOKENS]`.
+    fn score(
+        &self,
+        keys: &[f32],
+        queries: &[f32],
+        lanes: &mut [Lanes],
+        acc: &mut [Lanes],
+        spare: &mut Vec<u8>,
+        scores: &mut [f32],
+    ) {
         let head_dim = self.heads.head_dim;
-        scores.resize(n_rows * SPAN, 0.0);
-        lanes.resize(head_dim, Lanes::ZERO);
+        let lanes = &mut lanes[..head_dim];
         let queries = FloatInput { values: queries, k: head_dim };
         let n_tokens = keys.len() / head_dim;
         let tiles = Rows::tiles(bytemuck::cast_slice(keys), head_dim * size_of::<f32>(), 0..n_tokens, spare);
         for (tile_idx, rows) in tiles.enumerate() {
             (self.kernels.decode)(FloatRows { rows, float: FloatType::F32 }, 0..head_dim, lanes);
-            acc.clear();
-            acc.resize(n_rows, Lanes::ZERO);
+            acc.fill(Lanes::ZERO);
             (self.kernels.multiply_lanes)(lanes, 0, queries, acc);
-            for (scores, acc) in scores.chunks_exact_mut(SPAN).zip(&*acc) {
+            for (scores, acc) in scores.chunks_exact_mut(SPAN_TOKENS).zip(&*acc) {
                 scores[tile_idx * TILE..][..TILE].copy_from_slice(&acc.0);
             }
         }
     }
 
     /// Mixes `values`, `[tokens, head_dim]`, by the scores: `out` is `[rows, head_dim]`.
-    fn mix(&self, values: &[f32], n_rows: usize, scratch: &mut Scratch, out: &mut [f32]) {
-        let Scratch { scores, lanes, acc, .. } = scratch;
+    fn mix(&self, values: &[f32], scores: &[f32], lanes: &mut [Lanes], acc: &mut [Lanes], out: &mut [f32]) {
         let head_dim = self.heads.head_dim;
-        lanes.resize(values.len() / head_dim, Lanes::ZERO);
+        let lanes = &mut lanes[..values.len() / head_dim];
+        let scores = FloatInput { values: scores, k: SPAN_TOKENS };
         for start in (0..head_dim).step_by(TILE) {
             let width = TILE.min(head_dim - start);
             for (lanes, value) in lanes.iter_mut().zip(values.chunks_exact(head_dim)) {
-                lanes.0[..width].copy_from_slice(&value[start..start + width]);
-                lanes.0[width..].fill(0.0);
+                // Of constant length nearly always: it is copied without a call then.
+                if let Some(value) = value[start..].first_chunk() {
+                    lanes.0 = *value;
+                } else {
+                    lanes.0[..width].copy_from_slice(&value[start..]);
+                    lanes.0[width..].fill(0.0);
+                }
             }
-            acc.clear();
-            acc.resize(n_rows, Lanes::ZERO);
-            (self.kernels.multiply_lanes)(lanes, 0, FloatInput { values: scores, k: SPAN }, acc);
+            acc.fill(Lanes::ZERO);
+            (self.kernels.multiply_lanes)(lanes, 0, scores, acc);
             for (out, acc) in out.chunks_exact_mut(head_dim).zip(&*acc) {
                 out[start..start + width].copy_from_slice(&acc.0[..width]);
             }

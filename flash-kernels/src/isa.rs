@@ -42,6 +42,7 @@ use std::sync::OnceLock;
 
 use crate::activations::{FixedRows, FixedVector, Plane, ROW_TILE, RowPairs, Terms};
 use crate::affine_tile::AffineTile;
+use crate::attention::Dequantize;
 use crate::chains::Link;
 use crate::error::KernelError;
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes};
@@ -190,6 +191,9 @@ pub(crate) struct Kernels {
 
     /// [`soften`](crate::elementwise::soften).
     pub(crate) soften: fn(scores: &mut [f32]) -> (f32, f32),
+
+    /// [`dequantize`](crate::attention::dequantize).
+    pub(crate) dequantize: Dequantize,
 }
 
 /// What [`multiply_panel`](Kernels::multiply_panel) adds to, for each row of activations.

@@ -53,7 +53,7 @@ mod tile;
 mod widen;
 
 pub use affine::Affine;
-pub use attention::{Heads, KeysValues, attend};
+pub use attention::{Attention, Codes, Gaze, Heads, KeysValues, Numbers, SPAN_TOKENS, Span, attend};
 pub use elementwise::{rms_norm, swiglu};
 pub use error::KernelError;
 pub use float::FloatType;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Random, bits, pool};
-use flash_kernels::{FloatType, Floats, Heads, Isa, KeysValues, Rope, attend, rms_norm, swiglu};
+use flash_kernels::{FloatType, Floats, Gaze, Heads, Isa, KeysValues, Rope, attend, rms_norm, swiglu};
 use proptest::prelude::*;
 
 /// Attention from scratch, in f64: for each row of `queries` the mixture, and the mixture of magnitudes.
@@ -33,6 +33,10 @@ fn reference(
         }
     }
     out
+}
+
+fn gaze(scale: f32) -> Gaze {
+    Gaze { scale, window: None }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +89,7 @@ proptest! {
         let wanted = reference(case.heads, scale, &queries, kv, case.position);
         for isa in Isa::available() {
             let mut out = vec![f32::NAN; queries.len()];
-            attend(&pool(n_threads, *isa), case.heads, scale, &queries, kv, case.position, &mut out);
+            attend(&pool(n_threads, *isa), case.heads, gaze(scale), &queries, kv, case.position, &mut out);
             for (out, (wanted, size)) in out.iter().zip(&wanted) {
                 let error = (f64::from(*out) - wanted).abs() / size;
                 prop_assert!(error < 2f64.powi(-18), "{isa}: {out} for {wanted}, error {error}");
@@ -100,11 +104,11 @@ proptest! {
         let row_len = case.heads.query_heads * case.heads.head_dim;
         for isa in Isa::available() {
             let mut together = vec![f32::NAN; queries.len()];
-            attend(&pool(n_threads, *isa), case.heads, 0.3, &queries, kv, case.position, &mut together);
+            attend(&pool(n_threads, *isa), case.heads, gaze(0.3), &queries, kv, case.position, &mut together);
             let single = pool(1, *isa);
             for (row, query) in queries.chunks_exact(row_len).enumerate() {
                 let mut alone = vec![f32::NAN; row_len];
-                attend(&single, case.heads, 0.3, query, kv, case.position + row, &mut alone);
+                attend(&single, case.heads, gaze(0.3), query, kv, case.position + row, &mut alone);
                 prop_assert_eq!(bits(&alone), bits(&together[row * row_len..][..row_len]), "{} {}", isa, row);
             }
         }
@@ -146,12 +150,12 @@ fn a_long_prefill_equals_its_tokens_one_by_one() {
     let kv = KeysValues { keys: &keys, values: &values };
     let pool = pool(2, *Isa::available().last().unwrap());
     let mut together = vec![f32::NAN; queries.len()];
-    attend(&pool, heads, 0.125, &queries, kv, 0, &mut together);
+    attend(&pool, heads, gaze(0.125), &queries, kv, 0, &mut together);
     for (position, (query, together)) in
         queries.chunks_exact(9 * 64).zip(together.chunks_exact(9 * 64)).enumerate()
     {
         let mut alone = vec![f32::NAN; 9 * 64];
-        attend(&pool, heads, 0.125, query, kv, position, &mut alone);
+        attend(&pool, heads, gaze(0.125), query, kv, position, &mut alone);
         assert_eq!(bits(&alone), bits(together), "{position}");
     }
 }
@@ -198,7 +202,7 @@ fn nan_reaches_the_rows_that_see_it() {
     for isa in Isa::available() {
         let mut out = vec![0.0; queries.len()];
         let kv = KeysValues { keys: &keys, values: &values };
-        attend(&pool(2, *isa), heads, 1.0, &queries, kv, 0, &mut out);
+        attend(&pool(2, *isa), heads, gaze(1.0), &queries, kv, 0, &mut out);
         let (before, after) = out.split_at(270 * 64);
         assert!(before.iter().all(|value| value.is_finite()), "{isa}");
         assert!(after.iter().all(|value| value.is_nan()), "{isa}");

@@ -20,6 +20,7 @@ mod vectors;
 
 use super::Kernels;
 use crate::activations::{self, Plane, Terms};
+use crate::attention::{self, CodedRows};
 use crate::elementwise;
 use crate::tile::{CodeBits, TILE};
 use crate::widen::{self, Narrow};
@@ -53,6 +54,7 @@ pub(super) static KERNELS: Kernels = kernels! {
     rms_norm: rms_norm, (x, weight, eps, out);
     swiglu: swiglu, (gate, up, out);
     soften: soften, (scores);
+    dequantize: dequantize, (rows, out);
 };
 
 compiled_for! {
@@ -63,4 +65,5 @@ compiled_for! {
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
     fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::swiglu_slice;
     fn soften(scores: &mut [f32]) -> (f32, f32) = elementwise::soften;
+    fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) = attention::dequantize;
 }

@@ -13,6 +13,7 @@ mod vectors;
 
 use super::Kernels;
 use crate::activations::{arrange_words, fix_group, pack_rows};
+use crate::attention::dequantize;
 use crate::elementwise::{rms_norm_row, soften, swiglu_slice};
 use crate::tile::TILE;
 use crate::widen::widen;
@@ -44,4 +45,5 @@ pub(super) static KERNELS: Kernels = Kernels {
     rms_norm: rms_norm_row,
     swiglu: swiglu_slice,
     soften,
+    dequantize,
 };

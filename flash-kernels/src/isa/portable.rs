@@ -7,6 +7,7 @@ use crate::activations::{
     FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, fix_group, pack_rows,
 };
 use crate::affine_tile::AffineTile;
+use crate::attention::dequantize;
 use crate::chains::{CHAINS, Link};
 use crate::elementwise::{rms_norm_row, soften, swiglu_slice};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes, TILE};
@@ -26,6 +27,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     rms_norm: rms_norm_row,
     swiglu: swiglu_slice,
     soften,
+    dequantize,
 };
 
 /// Words of codes in a line.

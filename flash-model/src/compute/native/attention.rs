@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use flash_kernels::{Heads, KeysValues, Pool, Rope};
+use flash_kernels::{Gaze, Heads, KeysValues, Pool, Rope};
 use flash_kv::LayerBuffers;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -91,7 +91,7 @@ impl Kernel for Attention {
         flash_kernels::attend(
             pool,
             *heads,
-            *scale,
+            Gaze { scale: *scale, window: None },
             &rotated,
             KeysValues { keys, values },
             *position,

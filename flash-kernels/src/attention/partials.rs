@@ -1,0 +1,75 @@
+//! What some rows know of some spans, and how it is merged.
+
+use super::Heads;
+use crate::elementwise::exp;
+
+/// The softmax of some rows over some tokens, before it is divided by its sum.
+pub(super) struct Partials<'a> {
+    /// `[rows]`: the greatest score.
+    pub max: &'a mut [f32],
+    /// `[rows]`: the sum of e^(score − max); zero where a row sees no token.
+    pub sum: &'a mut [f32],
+    /// `[rows, head_dim]`: the sum of e^(score − max) · value.
+    pub mixture: &'a mut [f32],
+}
+
+impl<'a> Partials<'a> {
+    /// Numbers that a row takes.
+    pub(super) const fn row_len(head_dim: usize) -> usize {
+        head_dim + 2
+    }
+
+    /// Those in `buffer`, as many rows as fit.
+    pub(super) fn of(buffer: &'a mut [f32], head_dim: usize) -> Self {
+        let n_rows = buffer.len() / Self::row_len(head_dim);
+        let (max, rest) = buffer.split_at_mut(n_rows);
+        let (sum, mixture) = rest.split_at_mut(n_rows);
+        Self { max, sum, mixture }
+    }
+
+    /// Of no token.
+    pub(super) fn clear(self) {
+        self.max.fill(f32::NEG_INFINITY);
+        self.sum.fill(0.0);
+        self.mixture.fill(0.0);
+    }
+
+    /// Adds what the rows know of the next tokens.
+    pub(super) fn merge(self, next: &Self) {
+        let head_dim = self.mixture.len() / self.max.len();
+        let mixtures = self.mixture.chunks_exact_mut(head_dim).zip(next.mixture.chunks_exact(head_dim));
+        for (row, (mixture, next_mixture)) in mixtures.enumerate() {
+            if next.sum[row] == 0.0 {
+                continue;
+            }
+            if self.sum[row] == 0.0 {
+                // The first tokens that it sees: there is nothing to add to.
+                self.max[row] = next.max[row];
+                self.sum[row] = next.sum[row];
+                mixture.copy_from_slice(next_mixture);
+                continue;
+            }
+            let max = if next.max[row] > self.max[row] { next.max[row] } else { self.max[row] };
+            let [old, new] = [self.max[row], next.max[row]].map(|m| exp(m - max));
+            self.max[row] = max;
+            self.sum[row] = self.sum[row] * old + next.sum[row] * new;
+            for (value, next) in mixture.iter_mut().zip(next_mixture) {
+                *value = *value * old + next * new;
+            }
+        }
+    }
+
+    /// Writes the rows of the tokens of `out`, `[tokens, query_heads, head_dim]`, for the heads of `kv_head`.
+    pub(super) fn finish(self, heads: Heads, kv_head: usize, out: &mut [f32]) {
+        let (group, head_dim) = (heads.group(), heads.head_dim);
+        let columns = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
+        let outs = out.chunks_exact_mut(heads.query_heads * head_dim);
+        let outs = outs.flat_map(|row| row[columns.clone()].chunks_exact_mut(head_dim));
+        for (row, (out, mixture)) in outs.zip(self.mixture.chunks_exact(head_dim)).enumerate() {
+            for (out, value) in out.iter_mut().zip(mixture) {
+                // Adding zero makes zeros positive, however many zeros were added before.
+                *out = value / self.sum[row] + 0.0;
+            }
+        }
+    }
+}

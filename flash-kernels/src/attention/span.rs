@@ -1,0 +1,207 @@
+//! Where the keys and values of some tokens lie, and in what format.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::{Heads, SPAN_TOKENS};
+
+/// Tokens that follow each other, whose keys and values lie together.
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    /// Position of the first token: a multiple of [`SPAN_TOKENS`].
+    pub start: usize,
+    /// How many there are: at most [`SPAN_TOKENS`].
+    pub n_tokens: usize,
+    /// Tokens from the first one of a head to the first one of the next head; at least `n_tokens`.
+    pub head_tokens: usize,
+    /// Their keys, `[kv_heads, head_tokens, head_dim]`; of the last head, `n_tokens` are enough.
+    pub keys: Numbers<'a>,
+    /// Their values, of the same shape.
+    pub values: Numbers<'a>,
+}
+
+/// Numbers, row-major, as a cache stores them.
+#[derive(Debug, Clone, Copy)]
+pub enum Numbers<'a> {
+    /// As computed.
+    F32(&'a [f32]),
+    /// Half precision.
+    F16(&'a [f16]),
+    /// One code in a byte: `bias + scale · code`.
+    Affine8(Codes<'a>),
+    /// Two codes in a byte, the even one in its low half.
+    Affine4(Codes<'a>),
+}
+
+/// Codes whose scale and bias are shared by groups of columns.
+#[derive(Debug, Clone, Copy)]
+pub struct Codes<'a> {
+    /// `[rows, columns]`.
+    pub codes: &'a [u8],
+    /// `[rows, columns.div_ceil(group)]`.
+    pub scales: &'a [f32],
+    /// Likewise.
+    pub biases: &'a [f32],
+    /// Columns of a group; even.
+    pub group: usize,
+}
+
+/// Rows of codes, to be made numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CodedRows<'a> {
+    codes: Codes<'a>,
+    columns: usize,
+    is_eight: bool,
+}
+
+impl<'a> Span<'a> {
+    /// The keys of one head, `[n_tokens, head_dim]`, as they are or in `scratch`.
+    pub(super) fn keys_of<'b>(
+        &self,
+        kv_head: usize,
+        head_dim: usize,
+        dequantize: Dequantize,
+        scratch: &'b mut Vec<f32>,
+    ) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        self.head(self.keys, kv_head, head_dim, dequantize, scratch)
+    }
+
+    /// The values of one head, likewise.
+    pub(super) fn values_of<'b>(
+        &self,
+        kv_head: usize,
+        head_dim: usize,
+        dequantize: Dequantize,
+        scratch: &'b mut Vec<f32>,
+    ) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        self.head(self.values, kv_head, head_dim, dequantize, scratch)
+    }
+
+    fn head<'b>(
+        &self,
+        numbers: Numbers<'a>,
+        kv_head: usize,
+        head_dim: usize,
+        dequantize: Dequantize,
+        scratch: &'b mut Vec<f32>,
+    ) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        let (row, n_rows) = (kv_head * self.head_tokens, self.n_tokens);
+        let len = n_rows * head_dim;
+        if let Numbers::F32(numbers) = numbers {
+            return &numbers[row * head_dim..][..len];
+        }
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        let out = &mut scratch[..len];
+        match numbers {
+            Numbers::F32(_) => {}
+            Numbers::F16(numbers) => numbers[row * head_dim..][..len].convert_to_f32_slice(out),
+            Numbers::Affine8(codes) => dequantize(codes.rows(row, n_rows, head_dim, true), out),
+            Numbers::Affine4(codes) => dequantize(codes.rows(row, n_rows, head_dim, false), out),
+        }
+        out
+    }
+
+    /// # Panics
+    /// If it is no span, or too short for the heads.
+    pub(super) fn check(&self, heads: Heads) {
+        let Heads { kv_heads, head_dim, .. } = heads;
+        let Self { start, n_tokens, head_tokens, .. } = *self;
+        assert!(start.is_multiple_of(SPAN_TOKENS), "a span at {start}");
+        assert!(
+            n_tokens <= SPAN_TOKENS.min(head_tokens),
+            "a span of {n_tokens} tokens, {head_tokens} a head"
+        );
+        let rows = (kv_heads - 1) * head_tokens + n_tokens;
+        for numbers in [self.keys, self.values] {
+            let got = match numbers {
+                Numbers::F32(numbers) => numbers.len(),
+                Numbers::F16(numbers) => numbers.len(),
+                Numbers::Affine8(codes) => codes.check(rows, head_dim, codes.codes.len()),
+                Numbers::Affine4(codes) => codes.check(rows, head_dim, 2 * codes.codes.len()),
+            };
+            assert!(got >= rows * head_dim, "{got} numbers for {rows} rows of {head_dim}");
+        }
+    }
+}
+
+impl<'a> Codes<'a> {
+    /// # Panics
+    /// If there are too few scales or biases.
+    fn check(&self, rows: usize, columns: usize, n_codes: usize) -> usize {
+        assert!(self.group > 0 && self.group.is_multiple_of(2), "groups of {}", self.group);
+        let n_groups = rows * columns.div_ceil(self.group);
+        assert!(self.scales.len() >= n_groups && self.biases.len() >= n_groups, "a scale and a bias a group");
+        n_codes
+    }
+
+    fn rows(&self, start: usize, n: usize, columns: usize, is_eight: bool) -> CodedRows<'a> {
+        let row_bytes = if is_eight { columns } else { columns / 2 };
+        let n_groups = columns.div_ceil(self.group);
+        let codes = Codes {
+            codes: &self.codes[start * row_bytes..][..n * row_bytes],
+            scales: &self.scales[start * n_groups..][..n * n_groups],
+            biases: &self.biases[start * n_groups..][..n * n_groups],
+            group: self.group,
+        };
+        CodedRows { codes, columns, is_eight }
+    }
+}
+
+/// [`dequantize`], compiled for an instruction set.
+pub(crate) type Dequantize = fn(rows: CodedRows<'_>, out: &mut [f32]);
+
+/// Makes numbers of codes: `out` is `[rows, columns]`. Multiplies, then adds, so every instruction set gives the same bits.
+#[inline(always)]
+pub(crate) fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) {
+    let CodedRows { codes: Codes { codes, scales, biases, group }, columns, is_eight } = rows;
+    let row_bytes = if is_eight { columns } else { columns / 2 };
+    let n_groups = columns.div_ceil(group);
+    let rows = out.chunks_exact_mut(columns).zip(codes.chunks_exact(row_bytes));
+    let terms = scales.chunks_exact(n_groups).zip(biases.chunks_exact(n_groups));
+    for ((out, codes), (scales, biases)) in rows.zip(terms) {
+        let group_bytes = if is_eight { group } else { group / 2 };
+        let groups = out.chunks_mut(group).zip(codes.chunks(group_bytes));
+        for ((out, codes), (scale, bias)) in groups.zip(scales.iter().zip(biases)) {
+            if is_eight {
+                dequantize_eight(codes, *scale, *bias, out);
+            } else {
+                dequantize_four(codes, *scale, *bias, out);
+            }
+        }
+    }
+}
+
+/// Codes in a step: of constant length, so that the compiler makes vectors of it.
+const STEP: usize = 32;
+
+#[inline(always)]
+fn dequantize_eight(codes: &[u8], scale: f32, bias: f32, out: &mut [f32]) {
+    let number = |code: u8| scale * f32::from(code) + bias;
+    let (steps, rest) = codes.as_chunks::<STEP>();
+    let (out_steps, out_rest) = out.as_chunks_mut::<STEP>();
+    for (out, codes) in out_steps.iter_mut().zip(steps) {
+        *out = codes.map(number);
+    }
+    for (out, code) in out_rest.iter_mut().zip(rest) {
+        *out = number(*code);
+    }
+}
+
+#[inline(always)]
+fn dequantize_four(codes: &[u8], scale: f32, bias: f32, out: &mut [f32]) {
+    let numbers = |pair: u8| [pair & 15, pair >> 4].map(|code| scale * f32::from(code) + bias);
+    for (out, pair) in out.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
+        *out = numbers(*pair);
+    }
+}

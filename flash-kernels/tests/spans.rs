@@ -1,0 +1,219 @@
+//! What holds for attention to tokens that lie in pages.
+
+mod common;
+
+use common::{Random, bits, pool};
+use flash_kernels::{Attention, Codes, Gaze, Heads, Isa, KeysValues, Numbers, SPAN_TOKENS, Span, attend};
+use half::f16;
+use proptest::prelude::*;
+
+/// Columns that share a scale.
+const GROUP: usize = 64;
+
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    F32,
+    F16,
+    Affine8,
+    Affine4,
+}
+
+/// Keys or values of one page, `[kv_heads, SPAN_TOKENS, head_dim]`, in every format.
+#[derive(Debug)]
+struct Stored {
+    format: Format,
+    f32s: Vec<f32>,
+    f16s: Vec<f16>,
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+    biases: Vec<f32>,
+}
+
+impl Stored {
+    fn random(format: Format, heads: Heads, random: &mut Random) -> Self {
+        let Heads { kv_heads, head_dim, .. } = heads;
+        let n_groups = kv_heads * SPAN_TOKENS * head_dim.div_ceil(GROUP);
+        let numbers = random.vec(kv_heads * SPAN_TOKENS * head_dim);
+        let code = |number: &f32| (number.to_bits() >> 8) as u8;
+        Self {
+            format,
+            f16s: numbers.iter().map(|number| f16::from_f32(*number)).collect(),
+            codes: numbers.iter().map(code).collect(),
+            scales: random.vec(n_groups).iter().map(|number| number * 0.01).collect(),
+            biases: random.vec(n_groups),
+            f32s: numbers,
+        }
+    }
+
+    fn numbers(&self) -> Numbers<'_> {
+        let Self { codes, scales, biases, .. } = self;
+        let codes = Codes { codes, scales, biases, group: GROUP };
+        match self.format {
+            Format::F32 => Numbers::F32(&self.f32s),
+            Format::F16 => Numbers::F16(&self.f16s),
+            Format::Affine8 => Numbers::Affine8(codes),
+            Format::Affine4 => {
+                Numbers::Affine4(Codes { codes: &codes.codes[..codes.codes.len() / 2], ..codes })
+            }
+        }
+    }
+
+    /// The numbers that it stands for.
+    fn decoded(&self, heads: Heads) -> Vec<f32> {
+        let Heads { kv_heads, head_dim, .. } = heads;
+        let number = |idx: usize| {
+            let group = idx / head_dim * head_dim.div_ceil(GROUP) + idx % head_dim / GROUP;
+            let coded = |code: u8| self.scales[group] * f32::from(code) + self.biases[group];
+            match self.format {
+                Format::F32 => self.f32s[idx],
+                Format::F16 => self.f16s[idx].to_f32(),
+                Format::Affine8 => coded(self.codes[idx]),
+                Format::Affine4 => coded(self.codes[idx / 2] >> (idx % 2 * 4) & 15),
+            }
+        };
+        (0..kv_heads * SPAN_TOKENS * head_dim).map(number).collect()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    heads: Heads,
+    gaze: Gaze,
+    formats: Vec<Format>,
+    /// Tokens of the last page.
+    last_tokens: usize,
+    n: usize,
+    seed: u64,
+}
+
+impl Case {
+    fn position(&self) -> usize {
+        (self.formats.len() - 1) * SPAN_TOKENS + self.last_tokens - self.n
+    }
+
+    fn pages(&self) -> Vec<[Stored; 2]> {
+        let mut random = Random(self.seed);
+        let page = |format: &Format| [(); 2].map(|()| Stored::random(*format, self.heads, &mut random));
+        self.formats.iter().map(page).collect()
+    }
+
+    fn queries(&self) -> Vec<f32> {
+        Random(!self.seed).vec(self.n * self.heads.query_heads * self.heads.head_dim)
+    }
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let formats = vec![Format::F32, Format::F16, Format::Affine8, Format::Affine8, Format::Affine4];
+    let head_dim = prop::sample::select(vec![2_usize, 16, 64, 80, 96, 128]);
+    (
+        (1_usize..4, 1_usize..5, head_dim, prop::option::of(1_usize..400)),
+        prop::collection::vec(prop::sample::select(formats), 1..5),
+        1..=SPAN_TOKENS,
+        1_usize..140,
+        any::<u64>(),
+    )
+        .prop_map(|((kv_heads, group, head_dim, window), formats, last_tokens, n, seed)| {
+            let heads = Heads { query_heads: kv_heads * group, kv_heads, head_dim };
+            let n = n.min((formats.len() - 1) * SPAN_TOKENS + last_tokens);
+            Case { heads, gaze: Gaze { scale: 0.2, window }, formats, last_tokens, n, seed }
+        })
+}
+
+fn spans(pages: &[[Stored; 2]], last_tokens: usize) -> Vec<Span<'_>> {
+    let n_tokens = |idx| if idx + 1 == pages.len() { last_tokens } else { SPAN_TOKENS };
+    let pages = pages.iter().enumerate().map(|(idx, [keys, values])| Span {
+        start: idx * SPAN_TOKENS,
+        n_tokens: n_tokens(idx),
+        head_tokens: SPAN_TOKENS,
+        keys: keys.numbers(),
+        values: values.numbers(),
+    });
+    pages.collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn pages_of_any_format_attend_as_their_numbers_in_one_piece(case in case(), n_threads in 1_usize..4) {
+        let (pages, queries) = (case.pages(), case.queries());
+        let Heads { kv_heads, head_dim, .. } = case.heads;
+        // `[kv_heads, tokens, head_dim]` of the pages one behind the other.
+        let whole = |half: usize| -> Vec<f32> {
+            let decoded: Vec<_> = pages.iter().map(|page| page[half].decoded(case.heads)).collect();
+            let head_len = SPAN_TOKENS * head_dim;
+            let head = |head: usize| decoded.iter().flat_map(move |page| &page[head * head_len..][..head_len]);
+            (0..kv_heads).flat_map(head).copied().collect()
+        };
+        let (keys, values) = (whole(0), whole(1));
+        let kv = KeysValues { keys: &keys, values: &values };
+        let spans = spans(&pages, case.last_tokens);
+        for isa in Isa::available() {
+            let mut wanted = vec![0.0; queries.len()];
+            attend(&pool(1, *isa), case.heads, case.gaze, &queries, kv, case.position(), &mut wanted);
+            let pool = pool(n_threads, *isa);
+            for at_once in [1, 2, spans.len()] {
+                let mut attention = Attention::new(&pool, case.heads, case.gaze, &queries, case.position());
+                spans.chunks(at_once).for_each(|spans| attention.add(spans));
+                let mut out = vec![f32::NAN; queries.len()];
+                attention.finish(&mut out);
+                prop_assert_eq!(bits(&out), bits(&wanted), "{} {}", isa, at_once);
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_sees_the_same_bits_without_the_pages_before_it(case in case()) {
+        let Some(window) = case.gaze.window else { return Ok(()) };
+        let (pages, queries) = (case.pages(), case.queries());
+        let all = spans(&pages, case.last_tokens);
+        let row_len = case.heads.query_heads * case.heads.head_dim;
+        let pool = pool(2, *Isa::available().last().unwrap());
+        let mut together = vec![0.0; queries.len()];
+        let mut attention = Attention::new(&pool, case.heads, case.gaze, &queries, case.position());
+        attention.add(&all);
+        attention.finish(&mut together);
+        for (row, query) in queries.chunks_exact(row_len).enumerate() {
+            let position = case.position() + row;
+            let first = (position + 1).saturating_sub(window);
+            let seen: Vec<_> = all.iter().filter(|span| span.start + span.n_tokens > first).copied().collect();
+            let mut alone = vec![0.0; row_len];
+            let mut attention = Attention::new(&pool, case.heads, case.gaze, query, position);
+            attention.add(&seen);
+            attention.finish(&mut alone);
+            prop_assert_eq!(bits(&alone), bits(&together[row * row_len..][..row_len]), "row {}", row);
+        }
+    }
+}
+
+#[test]
+fn a_window_sees_its_own_token_and_those_before_it() {
+    let heads = Heads { query_heads: 1, kv_heads: 1, head_dim: 2 };
+    let keys: Vec<f32> = (0..300).flat_map(|t| [(t as f32 * 0.7).sin(), 1.0]).collect();
+    let values: Vec<f32> = (0..300).flat_map(|t| [t as f32, 1.0]).collect();
+    let gaze = Gaze { scale: 1.0, window: Some(5) };
+    let queries = [1.0, 0.0].repeat(300);
+    let mut out = vec![0.0; 600];
+    let kv = KeysValues { keys: &keys, values: &values };
+    attend(&pool(2, Isa::Portable), heads, gaze, &queries, kv, 0, &mut out);
+    for (token, out) in out.chunks_exact(2).enumerate() {
+        let seen = token.saturating_sub(4)..=token;
+        let weights: Vec<f64> = seen.clone().map(|t| f64::from(keys[2 * t]).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        let wanted: f64 = seen.zip(&weights).map(|(t, weight)| t as f64 * weight / sum).sum();
+        assert!((f64::from(out[0]) - wanted).abs() < 1e-3, "token {token}: {} for {wanted}", out[0]);
+        assert!((out[1] - 1.0).abs() < 1e-6);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a span at 0 behind 128")]
+fn spans_out_of_order_are_a_bug_of_the_caller() {
+    let heads = Heads { query_heads: 1, kv_heads: 1, head_dim: 2 };
+    let numbers = Numbers::F32(&[0.0; 2 * SPAN_TOKENS]);
+    let span =
+        Span { start: 0, n_tokens: SPAN_TOKENS, head_tokens: SPAN_TOKENS, keys: numbers, values: numbers };
+    let pool = pool(1, Isa::Portable);
+    let mut attention = Attention::new(&pool, heads, Gaze { scale: 1.0, window: None }, &[0.0; 2], 200);
+    attention.add(&[span, span]);
+}
