@@ -1,0 +1,307 @@
+//! Failures, full disks and crashes at every nth change that a context makes on the disk.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::Disk;
+use crate::disk::crash::{Fault, FaultyDisk};
+use crate::support::{N_LAYERS, assert_pages, before, identity, noise, record, record_in, tokens};
+use crate::{Chain, KvError, PAGE_TOKENS, PageFile, PrefixPart, PrefixStore, Session, Writer, WriterConfig};
+
+const NAME: &str = "talk";
+
+/// Crashes differ in what of a write and of what was not synced is left.
+const SEEDS: std::ops::Range<u64> = 0..6;
+
+/// A state of the context: all tokens, and the first one that is not in pages.
+#[derive(Debug, Clone, PartialEq)]
+struct State {
+    token_ids: Vec<u32>,
+    first_token: usize,
+}
+
+impl State {
+    fn new(token_ids: &[u32], len: usize) -> Self {
+        Self { token_ids: token_ids[..len].to_vec(), first_token: len / PAGE_TOKENS * PAGE_TOKENS }
+    }
+
+    fn n_pages(&self) -> usize {
+        self.first_token / PAGE_TOKENS
+    }
+
+    /// What the tail of a layer holds: it follows from the tokens.
+    fn tail(&self, layer_idx: u32, len: usize) -> Vec<u8> {
+        noise(
+            len,
+            self.token_ids.iter().fold(u64::from(layer_idx), |sum, id| sum * 31 % 1_000_003 + u64::from(*id)),
+        )
+    }
+}
+
+/// How far a script came.
+#[derive(Debug, Default)]
+struct Log {
+    created: bool,
+    /// The state that was saved last.
+    saved: Option<State>,
+    /// The state that was being saved when it ended.
+    saving: Option<State>,
+}
+
+/// A step of a script.
+enum Step {
+    /// Writes whole pages up to a length of the tokens, through the thread.
+    Seal(usize),
+    Save(usize),
+    /// Cuts to a number of pages; the tokens are others from there on.
+    Rewind(usize),
+}
+
+/// Runs steps until one fails.
+fn run(
+    disk: Arc<dyn Disk>,
+    kv_dir: &Path,
+    steps: &[Step],
+    contexts: [&[u32]; 2],
+    log: &mut Log,
+) -> Result<(), KvError> {
+    let identity = identity();
+    let mut session = Session::create_on(disk, kv_dir, NAME, &identity)?;
+    log.created = true;
+    let [mut token_ids, rewound] = contexts;
+    let (mut sealed, mut n_steps) = (0, 0);
+    for step in steps {
+        n_steps += 1;
+        match step {
+            Step::Seal(n_pages) => {
+                let config = WriterConfig { sync_every_page: n_steps % 2 == 0, ..WriterConfig::default() };
+                let writer = Writer::new(Arc::clone(session.pages()), &config)?;
+                // As a prefill does: all pages of a layer, then the next layer.
+                for layer_idx in 0..N_LAYERS {
+                    for page_idx in sealed..*n_pages as u32 {
+                        writer.submit(
+                            page_idx,
+                            layer_idx,
+                            Arc::new(record(&identity, token_ids, page_idx, layer_idx)),
+                        )?;
+                    }
+                }
+                sealed = *n_pages as u32;
+                writer.flush()?;
+            }
+            Step::Save(len) => {
+                let state = State::new(token_ids, *len);
+                log.saving = Some(state.clone());
+                session.save(&state.token_ids, state.first_token, |layer_idx, rows| {
+                    rows.copy_from_slice(&state.tail(layer_idx, rows.len()));
+                })?;
+                log.saved = log.saving.take();
+            }
+            Step::Rewind(n_pages) => {
+                session.pages().truncate(*n_pages)?;
+                (token_ids, sealed) = (rewound, *n_pages as u32);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens what a run left, compares every byte with what it may be, and goes on with it.
+fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &str) {
+    let identity = identity();
+    // A disk without faults, and without the time that syncs take.
+    let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new(kv_dir.parent().unwrap(), Fault::Fail, u64::MAX, 0));
+    let mut opened = match Session::open_on(Arc::clone(&disk), kv_dir, NAME, &identity) {
+        Ok(opened) => opened,
+        Err(KvError::NoSession { .. }) if !log.created => return,
+        Err(error) => panic!("{case}: {error}"),
+    };
+    let found = &opened.sealed;
+    let context = contexts.into_iter().find(|context| context.starts_with(&found.token_ids));
+    let context = context.unwrap_or_else(|| panic!("{case}: tokens that never were"));
+    assert_eq!(found.token_ids.len(), found.pages * PAGE_TOKENS, "{case}");
+    assert_pages(opened.session.pages(), context, found.pages);
+
+    match &opened.saved {
+        Some(saved) => {
+            let states: Vec<_> = log.saved.iter().chain(&log.saving).collect();
+            let state = states.into_iter().find(|state| state.token_ids == saved.token_ids);
+            let state =
+                state.unwrap_or_else(|| panic!("{case}: neither the earlier state nor the later one"));
+            assert_eq!(
+                (saved.pages, saved.tail.first_token()),
+                (state.n_pages(), state.first_token),
+                "{case}"
+            );
+            assert!(found.pages >= saved.pages, "{case}");
+            let mut rows = vec![0; saved.tail.layer_bytes()];
+            for layer_idx in 0..N_LAYERS {
+                saved.tail.read_layer(layer_idx, &mut rows).unwrap();
+                assert!(rows == state.tail(layer_idx, rows.len()), "{case}: other rows in layer {layer_idx}");
+            }
+        }
+        None if rewinds => {
+            let gone = matches!(opened.lost, Some(KvError::SavedPagesGone { .. }));
+            assert!(gone || (opened.lost.is_none() && log.saved.is_none()), "{case}: {:?}", opened.lost);
+        }
+        None => {
+            assert!(opened.lost.is_none(), "{case}: {:?}", opened.lost);
+            assert!(log.saved.is_none(), "{case}: what was saved is gone");
+        }
+    }
+
+    // It works on, from whatever is left.
+    let n_pages = found.pages;
+    let next = State::new(context, (n_pages + 1) * PAGE_TOKENS + 5);
+    for layer_idx in 0..N_LAYERS {
+        let record = record(&identity, context, n_pages as u32, layer_idx);
+        opened.session.pages().write(n_pages as u32, layer_idx, &record).unwrap();
+    }
+    let fill = |layer_idx: u32, rows: &mut [u8]| rows.copy_from_slice(&next.tail(layer_idx, rows.len()));
+    opened.session.save(&next.token_ids, next.first_token, fill).unwrap();
+    let dir = opened.session.dir().to_owned();
+    drop(opened);
+    let opened = Session::open_on(disk, kv_dir, NAME, &identity).unwrap();
+    assert_eq!(opened.saved.unwrap().token_ids, next.token_ids, "{case}");
+    assert_eq!(opened.sealed.pages, n_pages + 1, "{case}");
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 3, "{case}: pages, tail, description, and nothing else");
+}
+
+/// Runs a script under a fault at every nth change, for all n.
+fn at_every_change(fault: Fault, steps: &[Step]) {
+    let (first, mut second) = (tokens(8 * PAGE_TOKENS, 1), tokens(8 * PAGE_TOKENS, 2));
+    // Where the script rewinds, the two part.
+    second[..PAGE_TOKENS].copy_from_slice(&first[..PAGE_TOKENS]);
+    let contexts = [&first[..], &second[..]];
+    let rewinds = steps.iter().any(|step| matches!(step, Step::Rewind(_)));
+    for seed in SEEDS {
+        for n in 1.. {
+            let root = tempfile::tempdir().unwrap();
+            let kv_dir = root.path().join("kv");
+            let disk = Arc::new(FaultyDisk::new(root.path(), fault, n, seed * 1_000 + n));
+            let mut log = Log::default();
+            let outcome = run(Arc::clone(&disk) as _, &kv_dir, steps, contexts, &mut log);
+            if let (Err(error), Fault::Full) = (&outcome, fault) {
+                assert!(matches!(error, KvError::DiskFull { .. }), "change {n}: {error}");
+            }
+            disk.end();
+            check(&kv_dir, contexts, rewinds, &log, &format!("{fault:?} at change {n}, seed {seed}"));
+            if disk.n_changes() < n {
+                assert!(outcome.is_ok(), "without a fault");
+                break;
+            }
+        }
+    }
+}
+
+const GROWS: [Step; 6] =
+    [Step::Seal(2), Step::Save(300), Step::Seal(3), Step::Save(400), Step::Seal(5), Step::Save(640)];
+
+const REWINDS: [Step; 5] = [Step::Seal(3), Step::Save(400), Step::Rewind(1), Step::Seal(2), Step::Save(300)];
+
+#[test]
+fn crash_at_any_change_leaves_the_earlier_state_or_the_later_one() {
+    at_every_change(Fault::Crash, &GROWS);
+}
+
+#[test]
+fn crash_of_a_rewound_context_leaves_a_state_or_whole_pages() {
+    at_every_change(Fault::Crash, &REWINDS);
+}
+
+#[test]
+fn failure_at_any_change_is_an_error_and_leaves_the_earlier_state_or_the_later_one() {
+    at_every_change(Fault::Fail, &GROWS);
+    at_every_change(Fault::Fail, &REWINDS);
+}
+
+#[test]
+fn full_disk_at_any_write_is_told_and_leaves_the_earlier_state() {
+    at_every_change(Fault::Full, &GROWS);
+}
+
+#[test]
+fn failed_write_is_latched_with_its_evidence() {
+    for fault in [Fault::Fail, Fault::Full] {
+        let root = tempfile::tempdir().unwrap();
+        // The head, its sync, its name and the directory come first.
+        let disk = Arc::new(FaultyDisk::new(root.path(), fault, 5, 1));
+        let (identity, token_ids) = (identity(), tokens(256, 1));
+        let file = PageFile::create_on(disk, &root.path().join("pages.kv"), &identity).unwrap();
+        let first = file.write(0, 0, &record(&identity, &token_ids, 0, 0)).unwrap_err().to_string();
+        let others = [
+            file.write(1, 1, &record(&identity, &token_ids, 1, 1)),
+            file.sync(),
+            file.truncate(0),
+            file.check(),
+        ];
+        for other in others {
+            assert_eq!(other.unwrap_err().to_string(), first);
+        }
+        match file.check().unwrap_err() {
+            KvError::Write { offset, wanted_bytes, .. } => {
+                assert_eq!(
+                    (fault, offset, wanted_bytes),
+                    (Fault::Fail, 4096, file.layout().record_bytes() as u64)
+                );
+            }
+            error => assert!(fault == Fault::Full && matches!(error, KvError::DiskFull { .. }), "{error}"),
+        }
+    }
+}
+
+/// Puts three pages, with their twins.
+fn put_all(store: &PrefixStore, token_ids: &[u32]) -> Result<(), KvError> {
+    let identity = identity();
+    for (page_idx, chain) in (0..).zip(Chain::pages(&identity, token_ids)) {
+        for part in [PrefixPart::Twin, PrefixPart::Page] {
+            store.put(chain, page_idx, part, |layer_idx, record| {
+                record.copy_from_slice(&record_in(
+                    store.layout(part),
+                    &identity,
+                    token_ids,
+                    page_idx,
+                    layer_idx,
+                ));
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn crash_at_any_change_leaves_whole_pages_of_prefixes_or_none() {
+    let (identity, token_ids) = (identity(), tokens(3 * PAGE_TOKENS, 4));
+    for (seed, fault) in SEEDS.zip([Fault::Crash, Fault::Crash, Fault::Crash, Fault::Fail, Fault::Full]) {
+        for n in 1.. {
+            let root = tempfile::tempdir().unwrap();
+            let kv_dir = root.path().join("kv");
+            let disk = Arc::new(FaultyDisk::new(root.path(), fault, n, seed * 1_000 + n));
+            let put = PrefixStore::open_on(Arc::clone(&disk) as _, &kv_dir, &identity)
+                .and_then(|store| put_all(&store, &token_ids));
+            disk.end();
+            let store = PrefixStore::open(&kv_dir, &identity).unwrap();
+            let found = store.longest(&token_ids);
+            for (page_idx, chain) in (0..).zip(&found.chains) {
+                for part in [PrefixPart::Page, PrefixPart::Twin] {
+                    let mut got = vec![0; store.layout(part).record_bytes()];
+                    for layer_idx in 0..N_LAYERS {
+                        let head = store.read(*chain, page_idx, layer_idx, part, &mut got).unwrap();
+                        assert_eq!(head.before, before(&identity, &token_ids, page_idx));
+                        let wanted =
+                            record_in(store.layout(part), &identity, &token_ids, page_idx, layer_idx);
+                        assert!(got == wanted, "{fault:?} at {n}");
+                    }
+                }
+            }
+            put_all(&store, &token_ids).unwrap();
+            assert_eq!(store.longest(&token_ids).pages(), 3, "{fault:?} at {n}");
+            if disk.n_changes() < n {
+                assert!(put.is_ok() && found.pages() == 3);
+                break;
+            }
+        }
+    }
+}

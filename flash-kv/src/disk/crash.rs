@@ -1,0 +1,243 @@
+//! A disk that fails, fills up or crashes at its nth change.
+//!
+//! A crash tears the write that it meets, and may undo what was not synced: each write alone, whole or in part, and the
+//! latest changes of names.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+
+use super::{Disk, DiskFile, SystemDisk};
+use crate::file::read_full;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// One change fails, a write having written a part.
+    Fail,
+    /// From then on, no write fits any more.
+    Full,
+    /// Nothing works any more.
+    Crash,
+}
+
+#[derive(Debug)]
+pub(crate) struct FaultyDisk {
+    state: Mutex<State>,
+    /// Where files go that were renamed over, or removed.
+    graveyard: TempDir,
+}
+
+#[derive(Debug)]
+struct State {
+    n_changes: u64,
+    at: u64,
+    fault: Fault,
+    random: u64,
+    undo: Vec<Undo>,
+}
+
+/// How to take back what is not synced.
+#[derive(Debug)]
+enum Undo {
+    Write { file: File, inode: u64, offset: u64, old: Vec<u8>, old_len: u64 },
+    Rename { from: PathBuf, to: PathBuf, old: Option<PathBuf> },
+    Remove { path: PathBuf, old: PathBuf },
+}
+
+/// What is to become of a change.
+enum Fate {
+    Done,
+    /// It fails, after this share of it, in 256ths.
+    Torn(u8, io::Error),
+}
+
+impl FaultyDisk {
+    /// A disk below `root` on which the change `at`, counted from 1, goes wrong.
+    pub(crate) fn new(root: &Path, fault: Fault, at: u64, seed: u64) -> Self {
+        let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let state = State { n_changes: 0, at, fault, random, undo: Vec::new() };
+        Self { state: Mutex::new(state), graveyard: tempfile::tempdir_in(root).unwrap() }
+    }
+
+    /// How many changes were asked for.
+    pub(crate) fn n_changes(&self) -> u64 {
+        self.state.lock().n_changes
+    }
+
+    /// Ends the process: takes back what a crash may take, if there was one.
+    pub(crate) fn end(&self) {
+        if self.state.lock().fault == Fault::Crash {
+            self.lose_unsynced();
+        }
+        // The log holds files, and with them their locks.
+        self.state.lock().undo.clear();
+    }
+
+    fn lose_unsynced(&self) {
+        let mut state = self.state.lock();
+        let (mut names_stay, mut written) = (false, HashSet::new());
+        while let Some(undo) = state.undo.pop() {
+            match undo {
+                Undo::Write { file, inode, offset, old, old_len } => {
+                    // What is left of it: all, nothing, or a part.
+                    let kept = match state.random() % 3 {
+                        0 => old.len(),
+                        1 => 0,
+                        _ => state.random() as usize % (old.len() + 1),
+                    };
+                    file.write_all_at(&old[kept..], offset + kept as u64).unwrap();
+                    if kept > 0 {
+                        written.insert(inode);
+                    } else if !written.contains(&inode) {
+                        file.set_len(old_len).unwrap();
+                    }
+                }
+                Undo::Rename { from, to, old } => {
+                    names_stay |= state.random().is_multiple_of(2);
+                    if !names_stay {
+                        fs::rename(&to, &from).unwrap();
+                        if let Some(old) = old {
+                            fs::rename(old, to).unwrap();
+                        }
+                    }
+                }
+                Undo::Remove { path, old } => {
+                    names_stay |= state.random().is_multiple_of(2);
+                    if !names_stay {
+                        fs::rename(old, path).unwrap();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps a file that is about to lose its name; none if there is none.
+    fn bury(&self, path: &Path, state: &State) -> Option<PathBuf> {
+        let old = self.graveyard.path().join(format!("{}", state.n_changes));
+        fs::hard_link(path, &old).ok().map(|()| old)
+    }
+
+    fn names(&self, state: &mut State, change: impl FnOnce(&mut State) -> io::Result<()>) -> io::Result<()> {
+        match state.next(false) {
+            Fate::Done => change(state),
+            Fate::Torn(share, error) => {
+                // Nobody knows whether it was made.
+                if share >= 128 {
+                    change(state)?;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl State {
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    fn next(&mut self, is_write: bool) -> Fate {
+        self.n_changes += 1;
+        let (at_it, behind) = (self.n_changes == self.at, self.n_changes > self.at);
+        let random = (self.random() >> 20) as u8;
+        match self.fault {
+            Fault::Fail if at_it => Fate::Torn(random, io::Error::other("made to fail")),
+            Fault::Full if (at_it || behind) && is_write => {
+                Fate::Torn(random, io::ErrorKind::StorageFull.into())
+            }
+            Fault::Crash if at_it => Fate::Torn(random, io::Error::other("crashed")),
+            Fault::Crash if behind => Fate::Torn(0, io::Error::other("crashed before")),
+            _ => Fate::Done,
+        }
+    }
+
+    /// Remembers what is at a range.
+    fn remember(&mut self, file: &DiskFile, offset: u64, len: usize) -> io::Result<()> {
+        let metadata = file.file.metadata()?;
+        let mut old = vec![0; len];
+        read_full(&file.file, offset, &mut old)?;
+        let (inode, old_len) = (metadata.ino(), metadata.len());
+        self.undo.push(Undo::Write { file: file.file.try_clone()?, inode, offset, old, old_len });
+        Ok(())
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn write_at(&self, file: &DiskFile, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let (len, outcome) = match state.next(true) {
+            Fate::Done => (bytes.len(), Ok(())),
+            Fate::Torn(share, error) => (bytes.len() * usize::from(share) / 256, Err(error)),
+        };
+        state.remember(file, offset, len)?;
+        SystemDisk.write_at(file, offset, &bytes[..len])?;
+        outcome
+    }
+
+    fn set_len(&self, file: &DiskFile, len_bytes: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        match state.next(false) {
+            Fate::Done => {
+                let cut = file.file.metadata()?.len().saturating_sub(len_bytes);
+                state.remember(file, len_bytes, cut as usize)?;
+                SystemDisk.set_len(file, len_bytes)
+            }
+            Fate::Torn(_, error) => Err(error),
+        }
+    }
+
+    fn sync(&self, file: &DiskFile) -> io::Result<()> {
+        let mut state = self.state.lock();
+        match state.next(false) {
+            Fate::Done => {
+                let synced = file.file.metadata()?.ino();
+                state.undo.retain(|undo| !matches!(undo, Undo::Write { inode, .. } if *inode == synced));
+                Ok(())
+            }
+            Fate::Torn(_, error) => Err(error),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        self.names(&mut state, |state| {
+            let old = self.bury(to, state);
+            SystemDisk.rename(from, to)?;
+            state.undo.push(Undo::Rename { from: from.to_owned(), to: to.to_owned(), old });
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        self.names(&mut state, |state| {
+            let old = self.bury(path, state);
+            SystemDisk.remove(path)?;
+            state.undo.extend(old.map(|old| Undo::Remove { path: path.to_owned(), old }));
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        match state.next(false) {
+            Fate::Done => {
+                let within = |path: &Path| path.parent() == Some(dir);
+                state.undo.retain(|undo| match undo {
+                    Undo::Write { .. } => true,
+                    Undo::Rename { to: path, .. } | Undo::Remove { path, .. } => !within(path),
+                });
+                Ok(())
+            }
+            Fate::Torn(_, error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! How a page lies in a record.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::quant::{CodeBits, GROUP_LEN};
+use crate::record::HEAD_BYTES;
+use crate::{KvShape, PAGE_TOKENS};
+
+/// What a record's length is a multiple of, in bytes: the blocks of direct reads.
+pub const RECORD_ALIGN: usize = 4096;
+
+/// What the offset of each part of a record is a multiple of, in bytes: a cache line, so that no vector of a kernel
+/// lies in two of them.
+const PART_ALIGN: usize = 64;
+
+/// How the numbers of a page are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PageFormat {
+    /// As computed.
+    F32,
+    /// Half precision.
+    F16,
+    /// Codes of 8 bits, with a scale and a bias for each group.
+    Int8,
+    /// Codes of 4 bits, with a scale and a bias for each group.
+    Int4,
+}
+
+impl PageFormat {
+    /// Every format there is.
+    pub const ALL: &'static [PageFormat] = &[Self::F32, Self::F16, Self::Int8, Self::Int4];
+
+    /// Bits of one number, or of its code.
+    pub const fn bits(self) -> usize {
+        match self {
+            Self::F32 => 32,
+            Self::F16 => 16,
+            Self::Int8 => 8,
+            Self::Int4 => 4,
+        }
+    }
+
+    /// The name, as it is shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+
+    /// The codes of a quantised format; none for numbers that are stored as such.
+    pub const fn code_bits(self) -> Option<CodeBits> {
+        match self {
+            Self::F32 | Self::F16 => None,
+            Self::Int8 => Some(CodeBits::Eight),
+            Self::Int4 => Some(CodeBits::Four),
+        }
+    }
+
+    /// What stands for it in files. None is 0, so that zeroes are no format.
+    pub(crate) const fn tag(self) -> u32 {
+        match self {
+            Self::F32 => 1,
+            Self::F16 => 2,
+            Self::Int8 => 3,
+            Self::Int4 => 4,
+        }
+    }
+}
+
+impl fmt::Display for PageFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Where keys, or values, lie in a record: ranges of bytes.
+///
+/// Rows are `[kv_heads, PAGE_TOKENS]`, the last index fastest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HalfLayout {
+    /// `[kv_heads, PAGE_TOKENS, head_dim]`: numbers (little endian), codes of a byte, or two 4-bit codes a byte, the
+    /// even column in the low half. Each row begins at a byte; what an odd row leaves over is 0.
+    pub codes: Range<usize>,
+    /// f32 `[kv_heads, PAGE_TOKENS, n_groups]`; empty if the format is not quantised.
+    pub scales: Range<usize>,
+    /// Like the scales.
+    pub biases: Range<usize>,
+}
+
+/// How one page, which is [`PAGE_TOKENS`] tokens of one layer, lies in a *record*: a head, keys, values, and zeroes up
+/// to a multiple of [`RECORD_ALIGN`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageLayout {
+    kv_heads: usize,
+    head_dim: usize,
+    format: PageFormat,
+    keys: HalfLayout,
+    values: HalfLayout,
+}
+
+impl PageLayout {
+    /// The layout of pages of `kv_heads` heads of `head_dim` numbers.
+    ///
+    /// # Panics
+    /// If one of them is 0, or a record would be longer than memory can be.
+    pub fn new(kv_heads: usize, head_dim: usize, format: PageFormat) -> Self {
+        assert!(kv_heads > 0 && head_dim > 0, "a page holds at least one number a token");
+        let n_rows = kv_heads.checked_mul(PAGE_TOKENS).expect("pages fit in memory");
+        let codes_bytes = n_rows.checked_mul(row_bytes(head_dim, format)).expect("pages fit in memory");
+        let params_bytes = match format.code_bits() {
+            Some(_) => n_rows * head_dim.div_ceil(GROUP_LEN) * size_of::<f32>(),
+            None => 0,
+        };
+        let mut end = HEAD_BYTES;
+        let mut part = |len_bytes: usize| {
+            let start = end.next_multiple_of(PART_ALIGN);
+            end = start.checked_add(len_bytes).expect("pages fit in memory");
+            start..end
+        };
+        let mut half = || HalfLayout {
+            codes: part(codes_bytes),
+            scales: part(params_bytes),
+            biases: part(params_bytes),
+        };
+        let (keys, values) = (half(), half());
+        Self { kv_heads, head_dim, format, keys, values }
+    }
+
+    /// Heads of keys and values.
+    pub fn kv_heads(&self) -> usize {
+        self.kv_heads
+    }
+
+    /// Numbers in one head's key or value.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// How numbers are stored.
+    pub fn format(&self) -> PageFormat {
+        self.format
+    }
+
+    /// Where keys lie.
+    pub fn keys(&self) -> &HalfLayout {
+        &self.keys
+    }
+
+    /// Where values lie.
+    pub fn values(&self) -> &HalfLayout {
+        &self.values
+    }
+
+    /// Rows of keys, or of values: one for each head and token.
+    pub fn n_rows(&self) -> usize {
+        self.kv_heads * PAGE_TOKENS
+    }
+
+    /// Bytes from one row of codes to the next.
+    pub fn row_bytes(&self) -> usize {
+        row_bytes(self.head_dim, self.format)
+    }
+
+    /// Groups in a row that share a scale and a bias; 0 if the format is not quantised.
+    pub fn n_groups(&self) -> usize {
+        self.format.code_bits().map_or(0, |_| self.head_dim.div_ceil(GROUP_LEN))
+    }
+
+    /// Where what is stored ends; zeroes follow.
+    pub fn payload_end(&self) -> usize {
+        self.values.biases.end
+    }
+
+    /// Length of a record: a multiple of [`RECORD_ALIGN`].
+    pub fn record_bytes(&self) -> usize {
+        self.payload_end().next_multiple_of(RECORD_ALIGN)
+    }
+
+    /// What one token's key and value take in one layer, without head and padding: what bytes written are compared to.
+    pub fn payload_token_bytes(&self) -> usize {
+        2 * self.kv_heads * (self.row_bytes() + 2 * self.n_groups() * size_of::<f32>())
+    }
+}
+
+impl KvShape {
+    /// The layout of pages of this shape.
+    pub fn layout(&self, format: PageFormat) -> PageLayout {
+        PageLayout::new(self.kv_heads, self.head_dim, format)
+    }
+}
+
+fn row_bytes(head_dim: usize, format: PageFormat) -> usize {
+    head_dim.checked_mul(format.bits()).expect("pages fit in memory").div_ceil(8)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn formats() -> impl Strategy<Value = PageFormat> {
+        prop::sample::select(PageFormat::ALL)
+    }
+
+    #[test]
+    fn a_page_takes_at_most_a_tenth_more_than_its_quantised_tokens() {
+        for (kv_heads, head_dim) in [(3, 64), (8, 128), (4, 256), (8, 64)] {
+            for format in PageFormat::ALL {
+                let layout = PageLayout::new(kv_heads, head_dim, *format);
+                let tokens_bytes = PAGE_TOKENS * layout.payload_token_bytes();
+                assert!(
+                    layout.record_bytes() * 10 <= tokens_bytes * 11,
+                    "{kv_heads}x{head_dim} {format}: {} B for {tokens_bytes} B",
+                    layout.record_bytes(),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn quantised_tokens_have_the_size_of_codes_scales_and_biases() {
+        let token_bytes = |format| PageLayout::new(8, 128, format).payload_token_bytes();
+        assert_eq!(token_bytes(PageFormat::F32), 2 * 8 * 128 * 4);
+        assert_eq!(token_bytes(PageFormat::F16), 2 * 8 * 128 * 2);
+        assert_eq!(token_bytes(PageFormat::Int8), 2 * 8 * (128 + 2 * 8));
+        assert_eq!(token_bytes(PageFormat::Int4), 2 * 8 * (64 + 2 * 8));
+    }
+
+    proptest! {
+        #[test]
+        fn parts_follow_each_other_aligned_and_hold_their_shapes(
+            kv_heads in 1..9usize,
+            head_dim in 1..300usize,
+            format in formats(),
+        ) {
+            let layout = PageLayout::new(kv_heads, head_dim, format);
+            let n_rows = kv_heads * PAGE_TOKENS;
+            let mut end = HEAD_BYTES;
+            for half in [layout.keys(), layout.values()] {
+                for part in [&half.codes, &half.scales, &half.biases] {
+                    prop_assert!(part.start.is_multiple_of(PART_ALIGN));
+                    // All lengths are multiples of the alignment, so a record has no gaps but at its end.
+                    prop_assert_eq!(part.start, end);
+                    end = part.end;
+                }
+                prop_assert_eq!(half.codes.len(), n_rows * layout.row_bytes());
+                prop_assert_eq!(half.scales.len(), n_rows * layout.n_groups() * 4);
+                prop_assert_eq!(half.biases.len(), half.scales.len());
+            }
+            prop_assert_eq!(layout.payload_end(), HEAD_BYTES + PAGE_TOKENS * layout.payload_token_bytes());
+            prop_assert!(layout.record_bytes().is_multiple_of(RECORD_ALIGN));
+            prop_assert!(layout.record_bytes() - end < RECORD_ALIGN);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Contexts that outlive the process: sealed pages, the tokens behind them, and what they are.
+
+mod manifest;
+mod tail;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::disk::{Disk, Replacement, hold, is_unfinished, make_dir, names, system};
+use crate::{Identity, KvError, PAGE_TOKENS, PageFile, Recovered};
+
+use manifest::Manifest;
+pub use tail::SavedTail;
+
+const PAGES_FILE: &str = "pages.kv";
+const MANIFEST_FILE: &str = "session.json";
+
+/// What the names of tails begin with, before the number of the save.
+const TAIL_PREFIX: &str = "tail-";
+
+/// Characters of a name: well below what file systems take, to leave room for others.
+const MAX_NAME_LEN: usize = 64;
+
+/// A context in a directory `<kv-dir>/sessions/NAME/`, used by one process at a time.
+///
+/// Pages are sealed into [`pages`](Self::pages) as they come. [`save`](Self::save) adds what is not sealed, and the tokens.
+/// A crash at any moment leaves what was saved last, or what was about to be; or, if the context was rewound since, its whole
+/// pages alone.
+#[derive(Debug)]
+pub struct Session {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    pages: Arc<PageFile>,
+    /// How many saves were begun.
+    n_saves: u64,
+}
+
+/// What an opened session holds.
+#[derive(Debug)]
+pub struct Opened {
+    /// To go on with.
+    pub session: Session,
+    /// The whole pages of its file, also those sealed since the last save; and what was dropped behind them.
+    pub sealed: Recovered,
+    /// The state that was saved last.
+    pub saved: Option<Saved>,
+    /// Why there is none, if there was: only whole pages are left then.
+    pub lost: Option<KvError>,
+}
+
+/// A state of a context, to go on from bit for bit.
+#[derive(Debug)]
+pub struct Saved {
+    /// All its tokens.
+    pub token_ids: Vec<u32>,
+    /// Pages of the file that it begins with. There may be more, sealed later.
+    pub pages: usize,
+    /// The rest, as the window held it.
+    pub tail: SavedTail,
+}
+
+/// A session in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Its name.
+    pub name: String,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What its files take on the disk, as far as is known.
+    pub stored_bytes: u64,
+    /// When one of them was changed last.
+    pub modified: Option<SystemTime>,
+}
+
+impl Session {
+    /// Makes a session without tokens.
+    ///
+    /// # Errors
+    /// [`KvError::SessionName`]; [`KvError::Exists`]; [`KvError::Io`] or [`KvError::DiskFull`].
+    ///
+    /// # Panics
+    /// As [`PageFile::create`].
+    pub fn create(kv_dir: &Path, name: &str, identity: &Identity) -> Result<Self, KvError> {
+        Self::create_on(system(), kv_dir, name, identity)
+    }
+
+    pub(crate) fn create_on(
+        disk: Arc<dyn Disk>,
+        kv_dir: &Path,
+        name: &str,
+        identity: &Identity,
+    ) -> Result<Self, KvError> {
+        let dir = session_dir(kv_dir, name)?;
+        make_dir(&*disk, &dir)?;
+        // Two processes may make it at once: one of them finds it made.
+        let held = hold(kv_dir)?;
+        let pages = PageFile::create_on(Arc::clone(&disk), &dir.join(PAGES_FILE), identity)?;
+        drop(held);
+        Ok(Self { disk, dir, pages: Arc::new(pages), n_saves: 0 })
+    }
+
+    /// Opens a session, checks all it holds, and removes what a crash left over.
+    ///
+    /// # Errors
+    /// [`KvError::SessionName`]; [`KvError::NoSession`]; as [`PageFile::open`] and [`PageFile::recover`].
+    pub fn open(kv_dir: &Path, name: &str, identity: &Identity) -> Result<Opened, KvError> {
+        Self::open_on(system(), kv_dir, name, identity)
+    }
+
+    pub(crate) fn open_on(
+        disk: Arc<dyn Disk>,
+        kv_dir: &Path,
+        name: &str,
+        identity: &Identity,
+    ) -> Result<Opened, KvError> {
+        let dir = session_dir(kv_dir, name)?;
+        let path = dir.join(PAGES_FILE);
+        if !path.exists() {
+            return Err(KvError::NoSession { path: dir });
+        }
+        let pages = Arc::new(PageFile::open_on(Arc::clone(&disk), &path, identity)?);
+        let sealed = pages.recover()?;
+        let mut session = Self { disk, dir, pages, n_saves: 0 };
+        let (saved, lost) = match session.load(&sealed) {
+            Ok(saved) => (saved, None),
+            Err(error) => (None, Some(error)),
+        };
+        // Also above the numbers of saves that were begun and not finished: a name is used once.
+        for name in names(&session.dir)? {
+            let number = name.strip_prefix(TAIL_PREFIX).and_then(|number| number.parse().ok());
+            session.n_saves = session.n_saves.max(number.unwrap_or(0));
+        }
+        match &saved {
+            Some(saved) => session.clean(Some(saved.tail.path()))?,
+            None => session.clean(None)?,
+        }
+        Ok(Opened { session, sealed, saved, lost })
+    }
+
+    /// The state that was saved last; none if nothing was ever saved.
+    fn load(&self, sealed: &Recovered) -> Result<Option<Saved>, KvError> {
+        let path = self.dir.join(MANIFEST_FILE);
+        let Some(manifest) = Manifest::read(&path, self.pages.identity())? else { return Ok(None) };
+        let pages = manifest.first_token.div_ceil(PAGE_TOKENS);
+        let same = manifest.token_ids.iter().zip(&sealed.token_ids).take_while(|(a, b)| a == b).count();
+        let got_pages = same / PAGE_TOKENS;
+        if got_pages < pages {
+            return Err(KvError::SavedPagesGone { path, wanted_pages: pages, got_pages });
+        }
+        let tail =
+            SavedTail::open(self.tail_path(manifest.save), &manifest, &self.pages.identity().geometry)?;
+        Ok(Some(Saved { token_ids: manifest.token_ids, pages, tail }))
+    }
+
+    /// The directory of the session.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The sealed pages.
+    pub fn pages(&self) -> &Arc<PageFile> {
+        &self.pages
+    }
+
+    /// Saves the state of the context: all of `token_ids`, of which those from `first_token` on are given as the window
+    /// holds them, and those before are in pages that were written.
+    ///
+    /// `fill` is called once a layer, from the first one on, to write keys and then values, each row-major
+    /// `[kv_heads, token_ids.len() - first_token, head_dim]` in the format of the window, little endian.
+    ///
+    /// Until it returns, the state that was saved before is the one that counts.
+    ///
+    /// # Errors
+    /// [`KvError::Io`] or [`KvError::DiskFull`]: what was saved before is still there, or is the new state; as
+    /// [`PageFile::sync`].
+    ///
+    /// # Panics
+    /// If `first_token` is past the last token.
+    pub fn save(
+        &mut self,
+        token_ids: &[u32],
+        first_token: usize,
+        fill: impl FnMut(u32, &mut [u8]),
+    ) -> Result<(), KvError> {
+        assert!(first_token <= token_ids.len(), "the tail begins at {first_token} of {}", token_ids.len());
+        self.pages.sync()?;
+        self.n_saves += 1;
+        let identity = self.pages.identity();
+        let tail_path = self.tail_path(self.n_saves);
+        let n_tokens = token_ids.len() - first_token;
+        let tail_checksums = tail::write(&self.disk, tail_path.clone(), &identity.geometry, n_tokens, fill)?;
+        self.sync_dir()?;
+        let manifest = Manifest::new(identity, self.n_saves, token_ids, first_token, tail_checksums);
+        let mut file = Replacement::new(&self.disk, self.dir.join(MANIFEST_FILE))?;
+        file.write(&manifest.encode())?;
+        file.finish()?;
+        self.sync_dir()?;
+        self.clean(Some(&tail_path))
+    }
+
+    fn tail_path(&self, save: u64) -> PathBuf {
+        self.dir.join(format!("{TAIL_PREFIX}{save}"))
+    }
+
+    fn sync_dir(&self) -> Result<(), KvError> {
+        self.disk.sync_dir(&self.dir).map_err(KvError::io(&self.dir, "sync"))
+    }
+
+    /// Removes tails of other states, and files that were never finished.
+    fn clean(&self, tail: Option<&Path>) -> Result<(), KvError> {
+        for name in names(&self.dir)? {
+            let path = self.dir.join(&name);
+            let stale = name.starts_with(TAIL_PREFIX) && tail.is_some_and(|tail| tail != path);
+            if stale || is_unfinished(&name) {
+                self.disk.remove(&path).map_err(KvError::io(&path, "remove"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sessions of a directory, by name.
+///
+/// # Errors
+/// [`KvError::Io`] if it cannot be listed.
+pub fn sessions(kv_dir: &Path) -> Result<Vec<SessionInfo>, KvError> {
+    let mut found = Vec::new();
+    for name in names(&kv_dir.join("sessions"))? {
+        let Ok(dir) = session_dir(kv_dir, &name) else { continue };
+        if !dir.join(PAGES_FILE).exists() {
+            continue;
+        }
+        let files = names(&dir)?.into_iter().filter_map(|name| fs::metadata(dir.join(name)).ok());
+        let (stored_bytes, modified) = files.fold((0, None), |(bytes, modified), file| {
+            (bytes + file.len(), file.modified().ok().max(modified))
+        });
+        found.push(SessionInfo { name, dir, stored_bytes, modified });
+    }
+    Ok(found)
+}
+
+/// Removes a session.
+///
+/// # Errors
+/// [`KvError::SessionName`]; [`KvError::NoSession`]; [`KvError::Locked`]; [`KvError::Io`].
+pub fn remove_session(kv_dir: &Path, name: &str) -> Result<(), KvError> {
+    let dir = session_dir(kv_dir, name)?;
+    let path = dir.join(PAGES_FILE);
+    let file = match fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(KvError::NoSession { path: dir });
+        }
+        Err(error) => return Err(KvError::io(&path, "open")(error)),
+    };
+    crate::disk::lock(&file, &path)?;
+    fs::remove_dir_all(&dir).map_err(KvError::io(&dir, "remove"))
+}
+
+/// Where a session of that name is.
+fn session_dir(kv_dir: &Path, name: &str) -> Result<PathBuf, KvError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let valid =
+        (1..=MAX_NAME_LEN).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with(['.', '-']);
+    match valid {
+        true => Ok(kv_dir.join("sessions").join(name)),
+        false => Err(KvError::SessionName { name: name.to_owned() }),
+    }
+}

@@ -1,0 +1,94 @@
+//! `session.json`: what a saved state consists of.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{FORMAT_VERSION, Identity, KvError};
+
+/// A saved state. Names of formats are for people; what counts is the identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manifest {
+    pub(super) version: u32,
+    /// Of everything else: as this crate writes it, with 0 here.
+    crc32c: u32,
+    identity: String,
+    page_format: String,
+    window_format: String,
+    window_tokens: u32,
+    /// Which save it was: names the tail.
+    pub(super) save: u64,
+    pub(super) first_token: usize,
+    /// A checksum for each layer of the tail.
+    pub(super) tail_crc32c: Vec<u32>,
+    pub(super) token_ids: Vec<u32>,
+}
+
+/// What every version of a manifest has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+impl Manifest {
+    pub(super) fn new(
+        identity: &Identity,
+        save: u64,
+        token_ids: &[u32],
+        first_token: usize,
+        tail_crc32c: Vec<u32>,
+    ) -> Self {
+        let geometry = &identity.geometry;
+        let mut manifest = Self {
+            version: FORMAT_VERSION,
+            crc32c: 0,
+            identity: identity.digest().to_string(),
+            page_format: geometry.format.to_string(),
+            window_format: geometry.window_format.to_string(),
+            window_tokens: geometry.window_tokens,
+            save,
+            first_token,
+            tail_crc32c,
+            token_ids: token_ids.to_vec(),
+        };
+        manifest.crc32c = manifest.checksum();
+        manifest
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("numbers and strings are JSON")
+    }
+
+    /// Of what it says, not of how it is spelled.
+    fn checksum(&self) -> u32 {
+        crc32c::crc32c(&Self { crc32c: 0, ..self.clone() }.encode())
+    }
+
+    /// Reads a manifest; none if there is no file.
+    pub(super) fn read(path: &Path, identity: &Identity) -> Result<Option<Self>, KvError> {
+        let json = match fs::read(path) {
+            Ok(json) => json,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(KvError::io(path, "read")(error)),
+        };
+        let syntax = |error| KvError::SessionSyntax { path: path.to_owned(), error };
+        let Versioned { version } = serde_json::from_slice(&json).map_err(syntax)?;
+        if version != FORMAT_VERSION {
+            return Err(KvError::OtherVersion { path: path.to_owned(), got: version });
+        }
+        let manifest: Self = serde_json::from_slice(&json).map_err(syntax)?;
+        let (wanted, got) = (manifest.crc32c, manifest.checksum());
+        // The pages' head was looked at before: here, another identity is as wrong as a flipped bit.
+        let whole = wanted == got
+            && manifest.identity == identity.digest().to_string()
+            && manifest.first_token <= manifest.token_ids.len()
+            && manifest.tail_crc32c.len() == identity.geometry.n_layers as usize;
+        match whole {
+            true => Ok(Some(manifest)),
+            false => Err(KvError::SessionDamaged { path: path.to_owned(), wanted, got }),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Pages from one format into another.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::PageFormat;
+use crate::layout::{HalfLayout, PageLayout};
+use crate::quant::{GROUP_LEN, dequantize_group, padded, quantize_group, store_codes};
+
+/// Rounds numbers to half precision.
+///
+/// A finite number too great for it becomes the greatest there is, ±65504, instead of an infinity; infinities and NaN
+/// stay what they are.
+///
+/// # Panics
+/// If lengths differ.
+pub fn to_half(numbers: &[f32], halves: &mut [f16]) {
+    assert_eq!(numbers.len(), halves.len(), "a half for each number");
+    for (numbers, halves) in numbers.chunks(GROUP_LEN).zip(halves.chunks_mut(GROUP_LEN)) {
+        let mut bounded = [0.0; GROUP_LEN];
+        for (bounded, number) in bounded.iter_mut().zip(numbers) {
+            let nearest = number.clamp(f16::MIN.to_f32_const(), f16::MAX.to_f32_const());
+            *bounded = if number.is_infinite() { *number } else { nearest };
+        }
+        halves.convert_from_f32_slice(&bounded[..numbers.len()]);
+    }
+}
+
+/// Writes the page of the record `source`, laid out as `from`, into `record`, laid out as `to`, and zeroes what is behind
+/// it. The head is left alone: see [`seal`](crate::seal).
+///
+/// Rows pass through `f32`: to a quantised format within [`error_bound`](crate::error_bound), to [`PageFormat::F16`] as
+/// [`to_half`] rounds. The same format is copied.
+///
+/// # Panics
+/// If the layouts have other heads, or the records are not as long as their layouts say.
+pub fn transcode(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8]) {
+    assert_eq!((from.kv_heads(), from.head_dim()), (to.kv_heads(), to.head_dim()), "heads of a page");
+    assert_eq!(source.len(), from.record_bytes(), "length of the record to read");
+    assert_eq!(record.len(), to.record_bytes(), "length of the record to write");
+    if from == to {
+        let payload = to.keys().codes.start..to.payload_end();
+        record[payload.clone()].copy_from_slice(&source[payload]);
+    } else {
+        for (from_half, to_half) in [(from.keys(), to.keys()), (from.values(), to.values())] {
+            let (source, mut sink) = (Rows::new(from, from_half, source), Sink::new(to, to_half, record));
+            for row in 0..from.n_rows() {
+                for start in (0..from.head_dim()).step_by(GROUP_LEN) {
+                    let len = GROUP_LEN.min(from.head_dim() - start);
+                    let mut numbers = [0.0; GROUP_LEN];
+                    source.read(row, start, &mut numbers[..len]);
+                    sink.write(row, start, &mut numbers, len);
+                }
+            }
+        }
+    }
+    record[to.payload_end()..].fill(0);
+}
+
+/// Where a group lies: its first code byte, and which scale is its own.
+struct Place {
+    format: PageFormat,
+    row_bytes: usize,
+    n_groups: usize,
+}
+
+impl Place {
+    fn new(layout: &PageLayout) -> Self {
+        Self { format: layout.format(), row_bytes: layout.row_bytes(), n_groups: layout.n_groups() }
+    }
+
+    fn code_start(&self, row: usize, start: usize) -> usize {
+        row * self.row_bytes + start * self.format.bits() / 8
+    }
+
+    fn group(&self, row: usize, start: usize) -> usize {
+        row * self.n_groups + start / GROUP_LEN
+    }
+}
+
+/// Keys, or values, to read.
+struct Rows<'a> {
+    place: Place,
+    codes: &'a [u8],
+    scales: &'a [[u8; 4]],
+    biases: &'a [[u8; 4]],
+}
+
+impl<'a> Rows<'a> {
+    fn new(layout: &PageLayout, half: &HalfLayout, record: &'a [u8]) -> Self {
+        Self {
+            place: Place::new(layout),
+            codes: &record[half.codes.clone()],
+            scales: record[half.scales.clone()].as_chunks().0,
+            biases: record[half.biases.clone()].as_chunks().0,
+        }
+    }
+
+    /// Reads the numbers of a group; its first column is `start`.
+    #[inline]
+    fn read(&self, row: usize, start: usize, numbers: &mut [f32]) {
+        let codes = &self.codes[self.place.code_start(row, start)..];
+        match self.place.format.code_bits() {
+            Some(bits) => {
+                let group = self.place.group(row, start);
+                let number = |bytes: &[[u8; 4]]| f32::from_le_bytes(bytes[group]);
+                dequantize_group(codes, bits, number(self.scales), number(self.biases), numbers);
+            }
+            None if self.place.format == PageFormat::F16 => {
+                let mut halves = [f16::ZERO; GROUP_LEN];
+                for (half, bytes) in halves.iter_mut().zip(codes.as_chunks().0) {
+                    *half = f16::from_le_bytes(*bytes);
+                }
+                halves[..numbers.len()].convert_to_f32_slice(numbers);
+            }
+            None => {
+                for (number, bytes) in numbers.iter_mut().zip(codes.as_chunks().0) {
+                    *number = f32::from_le_bytes(*bytes);
+                }
+            }
+        }
+    }
+}
+
+/// Keys, or values, to write.
+struct Sink<'a> {
+    place: Place,
+    codes: &'a mut [u8],
+    scales: &'a mut [[u8; 4]],
+    biases: &'a mut [[u8; 4]],
+}
+
+impl<'a> Sink<'a> {
+    fn new(layout: &PageLayout, half: &HalfLayout, record: &'a mut [u8]) -> Self {
+        let parts = [half.codes.clone(), half.scales.clone(), half.biases.clone()];
+        // They lie end to end: a part may be empty, which `get_disjoint_mut` would take for an overlap at its neighbour.
+        let (codes, rest) = record[parts[0].start..parts[2].end].split_at_mut(parts[0].len());
+        let (scales, biases) = rest.split_at_mut(parts[1].len());
+        Self {
+            place: Place::new(layout),
+            codes,
+            scales: scales.as_chunks_mut().0,
+            biases: biases.as_chunks_mut().0,
+        }
+    }
+
+    /// Writes the first `len` numbers as a group; its first column is `start`.
+    #[inline]
+    fn write(&mut self, row: usize, start: usize, numbers: &mut [f32; GROUP_LEN], len: usize) {
+        let codes = &mut self.codes[self.place.code_start(row, start)..];
+        match self.place.format.code_bits() {
+            Some(bits) => {
+                if len < GROUP_LEN {
+                    *numbers = padded(&numbers[..len]);
+                }
+                let quantized = quantize_group(numbers, len, bits);
+                store_codes(&quantized.codes, bits, &mut codes[..bits.codes_bytes(len)]);
+                let group = self.place.group(row, start);
+                self.scales[group] = quantized.scale.to_le_bytes();
+                self.biases[group] = quantized.bias.to_le_bytes();
+            }
+            None if self.place.format == PageFormat::F16 => {
+                let mut halves = [f16::ZERO; GROUP_LEN];
+                to_half(&numbers[..len], &mut halves[..len]);
+                for (bytes, half) in codes.as_chunks_mut().0.iter_mut().zip(&halves[..len]) {
+                    *bytes = half.to_le_bytes();
+                }
+            }
+            None => {
+                for (bytes, number) in codes.as_chunks_mut().0.iter_mut().zip(&numbers[..len]) {
+                    *bytes = number.to_le_bytes();
+                }
+            }
+        }
+    }
+}

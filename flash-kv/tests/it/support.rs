@@ -1,0 +1,85 @@
+//! A small cache, and records that tell their tokens apart.
+
+use flash_kv::{
+    Chain, Digest, Geometry, HEAD_BYTES, Identity, PAGE_TOKENS, PageFile, PageFormat, PageLayout, RecordHead,
+    seal,
+};
+
+pub(crate) const N_LAYERS: u32 = 2;
+
+pub(crate) fn identity() -> Identity {
+    let geometry = Geometry {
+        n_layers: N_LAYERS,
+        kv_heads: 1,
+        head_dim: 64,
+        format: PageFormat::Int4,
+        window_format: PageFormat::F16,
+        window_tokens: 128,
+    };
+    Identity { model: Digest([3; 32]), geometry }
+}
+
+/// Bytes that differ from each other and from those of other seeds.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Tokens that differ from those of other seeds.
+pub(crate) fn tokens(n: usize, seed: u64) -> Vec<u32> {
+    noise(4 * n, seed).as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes) % 50_000).collect()
+}
+
+/// The name of the pages before page `page_idx` of `token_ids`.
+pub(crate) fn before(identity: &Identity, token_ids: &[u32], page_idx: u32) -> Chain {
+    let pages = Chain::pages(identity, &token_ids[..page_idx as usize * PAGE_TOKENS]);
+    pages.last().unwrap_or_else(|| Chain::root(identity))
+}
+
+/// The record of a page of `token_ids`: its contents follow from the tokens up to its end, as those of a model do.
+pub(crate) fn record_in(
+    layout: &PageLayout,
+    identity: &Identity,
+    token_ids: &[u32],
+    page_idx: u32,
+    layer_idx: u32,
+) -> Vec<u8> {
+    let before = before(identity, token_ids, page_idx);
+    let page = &token_ids[page_idx as usize * PAGE_TOKENS..][..PAGE_TOKENS];
+    let head = RecordHead {
+        format: layout.format(),
+        page_idx,
+        layer_idx,
+        before,
+        token_ids: page.try_into().unwrap(),
+    };
+    let seed = u64::from_le_bytes(*head.chain().0.0.first_chunk().unwrap()) ^ u64::from(layer_idx);
+    let mut record = vec![0; layout.record_bytes()];
+    let end = layout.payload_end();
+    record[HEAD_BYTES..end].copy_from_slice(&noise(end - HEAD_BYTES, seed));
+    seal(&mut record, &head);
+    record
+}
+
+/// The sealed record of a page.
+pub(crate) fn record(identity: &Identity, token_ids: &[u32], page_idx: u32, layer_idx: u32) -> Vec<u8> {
+    record_in(&identity.geometry.layout(), identity, token_ids, page_idx, layer_idx)
+}
+
+/// Checks that a file holds the first `n_pages` pages of `token_ids`.
+pub(crate) fn assert_pages(file: &PageFile, token_ids: &[u32], n_pages: usize) {
+    let mut got = vec![0; file.layout().record_bytes()];
+    for page_idx in 0..n_pages as u32 {
+        for layer_idx in 0..file.identity().geometry.n_layers {
+            file.read(page_idx, layer_idx, &mut got).unwrap();
+            let wanted = record(file.identity(), token_ids, page_idx, layer_idx);
+            assert!(got == wanted, "page {page_idx} of layer {layer_idx} has other bytes");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Pages of the window become sealed ones.
+
+use flash_kv::{GROUP_LEN, HEAD_BYTES, PAGE_TOKENS, PageFormat, PageLayout, error_bound, to_half, transcode};
+use half::f16;
+use proptest::prelude::*;
+
+/// A page in `f32` whose row `i` begins with `i`, so that rows are told apart.
+fn page(layout: &PageLayout, scale: f32) -> Vec<u8> {
+    let mut record = vec![0xee; layout.record_bytes()];
+    for (half, sign) in [(layout.keys(), 1.0), (layout.values(), -1.0)] {
+        let numbers = record[half.codes.clone()].as_chunks_mut().0;
+        for (i, number) in numbers.iter_mut().enumerate() {
+            let (row, column) = (i / layout.head_dim(), i % layout.head_dim());
+            let value = sign * (row as f32 + 0.37 * (column as f32 * 1.7).sin()) * scale;
+            *number = value.to_le_bytes();
+        }
+    }
+    record
+}
+
+fn numbers(layout: &PageLayout, record: &[u8]) -> Vec<f32> {
+    assert_eq!(layout.format(), PageFormat::F32);
+    let halves = [layout.keys(), layout.values()];
+    let numbers = halves
+        .map(|half| record[half.codes.clone()].as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+    numbers.into_iter().flatten().collect()
+}
+
+fn through(format: PageFormat, kv_heads: usize, head_dim: usize, scale: f32) -> (Vec<f32>, Vec<f32>) {
+    let [plain, other] = [PageFormat::F32, format].map(|format| PageLayout::new(kv_heads, head_dim, format));
+    let source = page(&plain, scale);
+    let (mut coded, mut back) = (vec![0xaa; other.record_bytes()], vec![0xbb; plain.record_bytes()]);
+    transcode(&plain, &source, &other, &mut coded);
+    transcode(&other, &coded, &plain, &mut back);
+    assert!(coded[..HEAD_BYTES].iter().all(|byte| *byte == 0xaa), "the head is left alone");
+    assert!(coded[other.payload_end()..].iter().all(|byte| *byte == 0), "nothing is left of what was there");
+    (numbers(&plain, &source), numbers(&plain, &back))
+}
+
+#[test]
+fn every_row_comes_back_within_its_bound() {
+    for (kv_heads, head_dim) in [(3, 64), (1, 128), (2, 80), (1, 33), (1, 1)] {
+        for (format, steps) in [(PageFormat::Int8, 255.0), (PageFormat::Int4, 15.0)] {
+            let (source, back) = through(format, kv_heads, head_dim, 1.0);
+            for (row, back) in source.chunks(head_dim).zip(back.chunks(head_dim)) {
+                for (group, back) in row.chunks(GROUP_LEN).zip(back.chunks(GROUP_LEN)) {
+                    let low = group.iter().copied().fold(f32::INFINITY, f32::min);
+                    let high = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    let bound = error_bound((high - low) / steps, low.abs().max(high.abs())) + 1e-30;
+                    for (number, back) in group.iter().zip(back) {
+                        assert!(
+                            f64::from((number - back).abs()) <= bound,
+                            "{format}: {number} became {back}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn plain_formats_come_back_as_they_round() {
+    let (source, back) = through(PageFormat::F32, 2, 80, 1.0);
+    assert_eq!(source, back);
+    let (source, back) = through(PageFormat::F16, 2, 80, 1.0);
+    assert!(source.iter().zip(&back).all(|(number, back)| f16::from_f32(*number).to_f32() == *back));
+    let (source, back) = through(PageFormat::F16, 1, 64, 10_000.0);
+    assert!(source.iter().any(|number| *number > 65504.0));
+    assert!(back.iter().all(|number| number.abs() <= 65504.0), "saturated, not infinite");
+}
+
+#[test]
+fn window_in_half_precision_gives_the_codes_of_its_numbers() {
+    let [plain, window, sealed] =
+        [PageFormat::F32, PageFormat::F16, PageFormat::Int8].map(|format| PageLayout::new(2, 128, format));
+    let mut halves = vec![0; window.record_bytes()];
+    transcode(&plain, &page(&plain, 1.0), &window, &mut halves);
+    let mut rounded = vec![0; plain.record_bytes()];
+    transcode(&window, &halves, &plain, &mut rounded);
+    let [mut a, mut b] = [(); 2].map(|()| vec![0; sealed.record_bytes()]);
+    transcode(&window, &halves, &sealed, &mut a);
+    transcode(&plain, &rounded, &sealed, &mut b);
+    assert!(a == b);
+    let n_rows = 2 * PAGE_TOKENS;
+    assert_eq!(sealed.keys().scales.len(), n_rows * 2 * 4);
+}
+
+#[test]
+fn what_is_no_number_stays_none() {
+    let layouts = [PageFormat::F32, PageFormat::Int8].map(|format| PageLayout::new(1, 64, format));
+    let [plain, sealed] = &layouts;
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut source = page(plain, 1.0);
+        source[plain.values().codes.start + 4..][..4].copy_from_slice(&bad.to_le_bytes());
+        let (mut coded, mut back) = (vec![0; sealed.record_bytes()], vec![0; plain.record_bytes()]);
+        transcode(plain, &source, sealed, &mut coded);
+        transcode(sealed, &coded, plain, &mut back);
+        let values = PAGE_TOKENS * 64;
+        let back = numbers(plain, &back);
+        assert!(back[values..values + 64].iter().all(|number| number.is_nan()));
+        assert!(back.iter().filter(|number| number.is_nan()).count() == 64);
+    }
+}
+
+proptest! {
+    #[test]
+    fn halves_are_the_nearest_and_never_infinite_without_reason(
+        numbers in prop::collection::vec(prop_oneof![any::<f32>(), -1e5..1e5f32], 0..200),
+    ) {
+        let mut halves = vec![f16::ZERO; numbers.len()];
+        to_half(&numbers, &mut halves);
+        for (number, half) in numbers.iter().zip(halves) {
+            if number.is_finite() {
+                prop_assert_eq!(half, f16::from_f32(number.clamp(-65504.0, 65504.0)));
+            } else {
+                prop_assert_eq!(half.is_nan(), number.is_nan());
+                prop_assert!(number.is_nan() || f32::from(half) == *number);
+            }
+        }
+    }
+}
