@@ -8,8 +8,10 @@ use flash_io::IoMode;
 use flash_model::FLOOR_CONTEXT_TOKENS;
 
 mod bench;
+mod kv;
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs};
+pub(crate) use kv::{EvictArg, KvArgs};
 
 use crate::ram::Ram;
 use crate::size::Size;
@@ -202,9 +204,8 @@ pub(crate) struct EngineArgs {
     /// [default: auto]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Memory and disk")]
     pub(crate) ram: Option<Ram>,
-    /// Quantize the KV cache to this many bits; 0 keeps full precision
-    #[arg(long, value_name = "BITS", help_heading = "Memory and disk")]
-    pub(crate) kv_quant: Option<u32>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
     /// Read the weights past the page cache (uring, direct), through it (pread), from a map of it (mmap), or as the
     /// disk likes best (auto)
     #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "Memory and disk")]

@@ -11,6 +11,11 @@ pub(crate) fn tuning(model_dir: &Path, io: IoMode) -> Tuning {
     Tuning::find(model_dir, io, file.as_deref())
 }
 
+/// Where pages of keys and values go, unless someone says.
+pub(crate) fn kv_dir() -> PathBuf {
+    folder().unwrap_or_else(|| std::env::temp_dir().join("flash")).join("kv")
+}
+
 /// `$FLASH_CACHE`, or `flash` in the user's cache folder; none for a user without a home.
 fn folder() -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os("FLASH_CACHE") {

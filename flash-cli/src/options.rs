@@ -25,10 +25,10 @@ pub(crate) enum UsageError {
     NoModel,
     #[error("no prompt was given: use --prompt TEXT or --prompt-file FILE, or pipe a text in")]
     NoPrompt,
-    #[error("--kv-quant {bits} is not supported by this version: only 0, full precision, is")]
-    KvQuant { bits: u32 },
-    #[error("--kv-quant must be 0, 4 or 8, found {bits}")]
+    #[error("--kv-quant must be 0, 4, 8 or 16, found {bits}")]
     KvQuantBits { bits: u32 },
+    #[error("--max-kv-size must be at least {min} with this --kv-keep and --kv-window, found {max_tokens}")]
+    MaxKvSize { max_tokens: usize, min: usize },
     #[error("--threads must be from 1 to {max}, found {threads}")]
     Threads { threads: usize, max: usize },
     #[error("--ctx must be at least {min}, found {ctx}")]

@@ -9,8 +9,8 @@ use crate::size::Bytes;
 
 /// Tells what the parts of a budget are, before it is held against them.
 pub(crate) fn needs(model: &Model, workload: &Workload, budget_bytes: u64) {
-    let needs = model.needs(workload);
-    let Workload { prompt_tokens, context_tokens, prefetch } = *workload;
+    let needs = model.needs(workload, budget_bytes);
+    let Workload { prompt_tokens, context_tokens, prefetch, .. } = *workload;
     note(&format!("workload: prompt {prompt_tokens}, context {context_tokens} tokens, prefetch {prefetch}"));
     note(&format!(
         "needs: process {}, KV {}, activations {}, small weights {}",

@@ -69,7 +69,7 @@ impl Session {
             return Err(ModelError::PromptTooLong { prompt_tokens, context_tokens: max_tokens });
         }
         let context_tokens = prompt_tokens.saturating_add(answer_tokens).min(max_tokens);
-        Ok(Workload { prompt_tokens, context_tokens, prefetch: self.settings.prefetch })
+        Ok(Workload { prompt_tokens, context_tokens, prefetch: self.settings.prefetch, kv: self.settings.kv })
     }
 
     /// Chooses the budget, and takes the memory.
@@ -84,11 +84,12 @@ impl Session {
         if settings.debug {
             report::needs(&model, &workload, budget_bytes);
         }
-        let EngineSettings { read_rate, debug, stream, .. } = settings;
+        let EngineSettings { read_rate, debug, stream, kv_dir, .. } = settings;
         let listener = Listener::start(trace, model.bundles().map(|bundle| bundle.name))?;
         let (listener, events) = listener.unzip();
         let reader = tuning.into();
-        let engine = model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events })?;
+        let engine =
+            model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events, kv_dir })?;
         if debug {
             report::plan(&engine);
         }

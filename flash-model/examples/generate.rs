@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use flash_io::{IoMode, ReaderConfig};
+use flash_io::IoMode;
 use flash_model::text::Tokenizer;
 use flash_model::{Checkpoint, EngineOptions, GenerateOptions, Model, Workload, generate, memory};
 
@@ -18,17 +18,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Model::open(Checkpoint::open(&dir, IoMode::Direct)?)?;
     let tokenizer = Tokenizer::open(&dir)?;
     let prompt = tokenizer.encode_prompt(&prompt)?;
-    let workload =
-        Workload { prompt_tokens: prompt.len(), context_tokens: prompt.len() + 64, prefetch: true };
+    let workload = Workload::new(prompt.len(), prompt.len() + 64);
     let budget_bytes = budget_mib.parse::<u64>()? << 20;
-    let options = EngineOptions {
-        budget_bytes,
-        workload,
-        reader: ReaderConfig::default(),
-        read_rate: None,
-        events: None,
-    };
-    let mut engine = model.load(&options)?;
+    let mut engine = model.load(&EngineOptions::new(budget_bytes, workload))?;
     let options = GenerateOptions { max_tokens: 64, ..GenerateOptions::default() };
     let generation = generate(&mut engine, &tokenizer, &prompt, &options, |text| {
         let mut stdout = io::stdout();

@@ -199,6 +199,17 @@ impl Bundles {
         Ok(plan)
     }
 
+    /// What they cost together.
+    pub(crate) fn cost_bytes(&self) -> u64 {
+        self.list.iter().map(Bundle::cost_bytes).sum()
+    }
+
+    /// The least that they can run in.
+    pub(crate) fn floor_bytes(&self, prefetch: bool) -> u64 {
+        let plan = self.plan(0, u64::MAX, prefetch, &MachineSpeeds::default());
+        plan.expect("everything fits into all there is").floor_bytes
+    }
+
     /// How long a token is predicted to take with a plan of these bundles.
     pub(crate) fn predict(&self, plan: &ResidencyPlan, speeds: &MachineSpeeds) -> Prediction {
         let bundle_bytes: Vec<u64> = self.list.iter().map(Bundle::tensor_bytes).collect();

@@ -13,6 +13,7 @@ pub struct Checkpoint {
     dir: PathBuf,
     config: Config,
     catalog: Catalog,
+    io: IoMode,
 }
 
 impl Checkpoint {
@@ -28,7 +29,7 @@ impl Checkpoint {
         }
         let config = Config::open(dir)?;
         let catalog = Catalog::open(dir, io)?;
-        Ok(Self { dir: dir.to_owned(), config, catalog })
+        Ok(Self { dir: dir.to_owned(), config, catalog, io })
     }
 
     /// The same model, its weights read through other storage.
@@ -50,6 +51,29 @@ impl Checkpoint {
     /// Where its tensors lie.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// Opens a file that is read as the weights are, and grows meanwhile.
+    pub(crate) fn open_beside(&self, path: &Path) -> Result<Arc<dyn ReadAt>, ModelError> {
+        // A map has the length that its file had.
+        let io = if self.io == IoMode::Mmap { IoMode::Pread } else { self.io };
+        Ok(flash_io::open(path, io)?)
+    }
+
+    /// A hash of the configuration and of the headers: what tells this model from others.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] if the configuration is gone.
+    pub(crate) fn digest(&self) -> Result<[u8; 32], ModelError> {
+        let path = self.dir.join(crate::config::FILE);
+        let config = std::fs::read(&path).map_err(|error| ModelError::File { path, error })?;
+        let mut hasher = blake3::Hasher::new_derive_key("flash-model checkpoint");
+        hasher.update(&(config.len() as u64).to_le_bytes()).update(&config);
+        for Tensor { name, dtype, shape, span, shard } in self.catalog.tensors() {
+            let header = format!("{name}\n{dtype}\n{shape:?}\n{}..{}\n{}\n", span.start, span.end, shard.0);
+            hasher.update(header.as_bytes());
+        }
+        Ok(*hasher.finalize().as_bytes())
     }
 
     /// Whether there is a tensor of that name.

@@ -109,6 +109,11 @@ impl Backend {
         }
     }
 
+    /// Whether the scores of all tokens of a cache in one piece are there at once.
+    pub(crate) fn scores_all_at_once(&self) -> bool {
+        matches!(self, Self::Mlx)
+    }
+
     /// Whether a product copies half-precision weights to f32 first.
     pub(crate) fn widens_weights(&self) -> bool {
         matches!(self, Self::Mlx)

@@ -98,7 +98,7 @@ impl Decoder {
     /// one pass over the weights.
     fn hidden(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<Array>, ModelError> {
         let Pass { residency, kv, interrupt } = pass;
-        let first = kv.tail.room(ids.len())?.start;
+        let first = kv.begin(ids)?;
         let mut chunks = ids
             .chunks(CHUNK_TOKENS)
             .map(|ids| self.embedding.lookup(residency.reader(), ids))
@@ -145,19 +145,17 @@ impl Decoder {
                 Ok(())
             })?;
         }
-        // Only now: after an error the cache holds what it held before.
-        kv.tail.append(ids.len())?;
         Ok(chunks)
     }
 
-    /// What passing `tokens` through the model takes beside weights and KV, with `context_tokens` in the cache.
-    pub(crate) fn activation_bytes(&self, tokens: usize, context_tokens: usize) -> u64 {
+    /// What passing `tokens` through the model takes beside weights and KV, with scores for `scored_tokens` at once.
+    pub(crate) fn activation_bytes(&self, tokens: usize, scored_tokens: usize) -> u64 {
         let Dims { hidden, intermediate, n_heads, head_dim } = self.dims;
         let (tokens, chunk) = (tokens as u64, tokens.min(CHUNK_TOKENS) as u64);
         // Hidden states of all chunks, before and after a layer; in the layer: queries, keys and values with their
         // rotated copies, scores before and after the softmax, and what the MLP multiplies.
         let hidden_states = 2 * tokens * hidden;
-        let attention = chunk * (8 * n_heads * head_dim + 3 * n_heads * context_tokens as u64);
+        let attention = chunk * (8 * n_heads * head_dim + 3 * n_heads * scored_tokens as u64);
         let mlp = chunk * 4 * intermediate;
         4 * (hidden_states + attention.max(mlp) + 4 * chunk * hidden) + self.head.activation_bytes()
     }

@@ -1,12 +1,13 @@
 //! A model ready to run under a budget.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use flash_io::{Budget, Pace, Reader, ReaderConfig, Reservation};
-use flash_kv::{KvDtype, KvShape};
+use flash_io::{Budget, Pace, Reader, ReaderConfig, Reservation, Shard, ShardIdx};
+use flash_kv::{Digest, Identity, KvDtype, KvShape, Scratch};
 use flash_sched::{ByteRate, Ema, Estimates, Limit, Prediction, ResidencyPlan};
 
 use crate::allowance::Allowance;
@@ -14,8 +15,8 @@ use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::conduct::Conduct;
 use crate::decoder::{Decoder, Pass};
-use crate::kv::KvCache;
-use crate::needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
+use crate::kv::{KvCache, KvPlan, PageSource, PagedPlan};
+use crate::needs::{MemoryNeeds, Planned, Workload};
 use crate::pace::Pacer;
 use crate::planner::MachineSpeeds;
 use crate::record::Event;
@@ -49,6 +50,16 @@ pub struct EngineOptions {
     pub read_rate: Option<ByteRate>,
     /// Who is told what happens when, if anyone is.
     pub events: Option<Sender<Event>>,
+    /// Where pages of keys and values go that memory has no room for.
+    pub kv_dir: PathBuf,
+}
+
+impl EngineOptions {
+    /// A workload in a budget, with pages in the folder for temporary files.
+    pub fn new(budget_bytes: u64, workload: Workload) -> Self {
+        let (reader, kv_dir) = (ReaderConfig::default(), std::env::temp_dir().join("flash-kv"));
+        Self { budget_bytes, workload, reader, read_rate: None, events: None, kv_dir }
+    }
 }
 
 impl Model {
@@ -114,17 +125,21 @@ impl Model {
         self.bundles.info()
     }
 
-    /// What a workload takes beside the weights.
-    pub fn needs(&self, workload: &Workload) -> MemoryNeeds {
-        MemoryNeeds::new(
-            &self.backend,
-            &self.decoder,
-            &self.bundles,
-            self.kv_shape,
-            self.n_layers,
-            self.vocab_size,
-            workload,
-        )
+    /// What a workload takes beside the weights, in a budget: keys and values take what suits it.
+    pub fn needs(&self, workload: &Workload, budget_bytes: u64) -> MemoryNeeds {
+        self.planned().needs(workload, budget_bytes).0
+    }
+
+    fn planned(&self) -> Planned<'_> {
+        let Self { backend, decoder, bundles, kv_shape, n_layers, vocab_size, .. } = self;
+        Planned {
+            backend,
+            decoder,
+            bundles,
+            kv_shape: *kv_shape,
+            n_layers: *n_layers,
+            vocab_size: *vocab_size,
+        }
     }
 
     /// Which bundles a budget pins, and the slots of the others. [`load`](Self::load) keeps to the plan for the usual speeds.
@@ -137,7 +152,9 @@ impl Model {
         budget_bytes: u64,
         speeds: &MachineSpeeds,
     ) -> Result<ResidencyPlan, ModelError> {
-        self.needs(workload).plan(&self.bundles, workload, budget_bytes, speeds)
+        let (needs, _) = self.planned().needs(workload, budget_bytes);
+        let plan = self.bundles.plan(needs.fixed_bytes(), budget_bytes, workload.prefetch, speeds);
+        plan.map_err(|_| self.planned().below_floor(workload, budget_bytes))
     }
 
     /// How long a token is predicted to take with a plan of this model.
@@ -147,8 +164,12 @@ impl Model {
 
     /// The smallest budget for a workload.
     pub fn floor_bytes(&self, workload: &Workload) -> u64 {
-        let plan = self.plan(workload, u64::MAX, &MachineSpeeds::default());
-        plan.expect("everything fits into all there is").floor_bytes
+        self.planned().floor_bytes(workload)
+    }
+
+    /// What pages of this model are told from others by.
+    fn identity(&self, plan: &PagedPlan) -> Result<Identity, ModelError> {
+        Ok(Identity { model: Digest(self.checkpoint.digest()?), geometry: plan.geometry })
     }
 
     /// Plans the residency, takes the memory and begins to read.
@@ -156,8 +177,9 @@ impl Model {
     /// # Errors
     /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::Io`] if there are no threads or no memory.
     pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
-        let EngineOptions { budget_bytes, workload, reader, read_rate, events } = options;
-        let needs = self.needs(workload);
+        let EngineOptions { budget_bytes, workload, reader, read_rate, events, kv_dir } = options;
+        let (needs, kv_plan) = self.planned().needs(workload, *budget_bytes);
+        let floor_bytes = self.floor_bytes(workload);
         let plan = self.plan(workload, *budget_bytes, &MachineSpeeds::default())?;
         let budget = Budget::new(*budget_bytes);
         let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
@@ -165,26 +187,50 @@ impl Model {
         let pacer = Pacer::new(*read_rate);
         let mut reader_config = reader.clone();
         reader_config.pacer = Some(Arc::new(pacer.clone()) as Arc<dyn Pace>);
-        let shards = self.checkpoint.catalog().shards().to_vec();
+        let mut shards = self.checkpoint.catalog().shards().to_vec();
+        let paged = match &kv_plan {
+            KvPlan::Plain { .. } => None,
+            KvPlan::Paged(plan) => Some((plan, self.identity(plan)?)),
+        };
+        let scratch = match &paged {
+            Some((plan, identity)) if !plan.is_all_held() => {
+                let scratch = Scratch::new(kv_dir, identity)?;
+                let storage = self.checkpoint.open_beside(scratch.pages().path())?;
+                shards.push(Shard { path: scratch.pages().path().to_owned(), storage });
+                Some((scratch, ShardIdx(shards.len() - 1)))
+            }
+            _ => None,
+        };
         let reader = Reader::new(shards, reader_config)?;
-        let floor_bytes = plan.floor_bytes;
         let conduct = Conduct { prefetch: workload.prefetch, pacer, events: events.clone() };
         let mut residency = Residency::new(self.bundles, plan, reader, &budget, conduct)?;
         // The disk is the slowest: it begins before anything else is made.
         residency.start()?;
-        let context_tokens = workload.context_tokens.max(FLOOR_CONTEXT_TOKENS);
-        let kv = KvCache::new(&self.backend, self.kv_shape, self.n_layers, context_tokens, &budget)?;
+        let source = scratch.as_ref().map(|(scratch, shard)| PageSource {
+            file: Arc::clone(scratch.pages()),
+            reader: residency.shared_reader(),
+            shard: *shard,
+            is_kept: false,
+        });
+        let kv = match paged {
+            Some((plan, identity)) => KvCache::paged(plan, identity, source, &budget)?,
+            None => {
+                let context_tokens = workload.planned_tokens();
+                KvCache::plain(&self.backend, self.kv_shape, self.n_layers, context_tokens, &budget)?
+            }
+        };
         let max_tokens = self.max_position_embeddings.unwrap_or(usize::MAX);
         Ok(Engine {
             model_bytes: self.checkpoint.catalog().total_bytes(),
             decoder: self.decoder,
-            context_tokens: kv.tail.capacity_tokens().min(max_tokens),
+            context_tokens: kv.context_tokens().min(max_tokens),
             residency,
             kv,
             budget,
             floor_bytes,
             token_compute: Ema::default(),
             interrupt: Arc::new(AtomicBool::new(false)),
+            _scratch: scratch.map(|(scratch, _)| scratch),
             _overhead: overhead,
         })
     }
@@ -202,6 +248,8 @@ pub struct Engine {
     context_tokens: usize,
     token_compute: Ema,
     interrupt: Arc<AtomicBool>,
+    /// The pages on disk: gone with the engine.
+    _scratch: Option<Scratch>,
     /// What of the budget no allocation of ours shows.
     _overhead: Reservation,
 }
@@ -222,8 +270,12 @@ pub struct EngineStats {
     pub streamed_bytes: u64,
     /// Weights that one pass over the model streams.
     pub pass_bytes: u64,
-    /// Time that computing waited for reads.
+    /// Time that computing waited for weights.
     pub stall: Duration,
+    /// Time that attention waited for pages of keys and values.
+    pub kv_stall: Duration,
+    /// Bytes of pages that were written to the disk.
+    pub kv_written_bytes: u64,
     /// Reads that were repeated after an error.
     pub retries: u64,
     /// What the disk gave while it was read from.
@@ -265,9 +317,9 @@ impl Engine {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn losses(&mut self, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
-        self.truncate(0);
+        self.truncate(0)?;
         let losses = self.pass(ids, |decoder, pass| decoder.losses(pass, ids));
-        self.truncate(0);
+        self.truncate(0)?;
         losses
     }
 
@@ -283,13 +335,18 @@ impl Engine {
         let Self { decoder, residency, kv, interrupt, .. } = self;
         residency.begin_pass(ids.len())?;
         let outcome = run(decoder, &mut Pass { residency, kv, interrupt });
-        self.residency.end_pass(outcome.is_ok());
+        if outcome.is_err() {
+            // What was begun may still be writing to the cache; how it ends does not matter any more.
+            drop(residency.settle());
+        }
+        residency.end_pass(outcome.is_ok());
+        kv.end(outcome.is_ok())?;
         outcome
     }
 
     /// Tokens in the cache.
     pub fn held_tokens(&self) -> usize {
-        self.kv.tail.held_tokens()
+        self.kv.held_tokens()
     }
 
     /// Tokens that the cache can hold: what the budget was planned for, or what the model was trained for.
@@ -297,9 +354,23 @@ impl Engine {
         self.context_tokens
     }
 
-    /// Forgets all but the first `tokens` tokens.
-    pub fn truncate(&mut self, tokens: usize) {
-        self.kv.tail.truncate(tokens);
+    /// Forgets all but the first `tokens` tokens; or all, if so much of a cache in pages has left its window that what comes
+    /// next would not have the same bits. Returns how many are left.
+    ///
+    /// # Errors
+    /// [`ModelError::Kv`] if the disk has failed.
+    pub fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
+        self.kv.truncate(tokens)
+    }
+
+    /// Forgets what `prompt` does not begin with, and says how many of its tokens need not be passed again: all but one at
+    /// most, for one has to pass to give the next.
+    ///
+    /// # Errors
+    /// As [`truncate`](Self::truncate).
+    pub fn reuse(&mut self, prompt: &[u32]) -> Result<usize, ModelError> {
+        let common = self.kv.held().iter().zip(prompt).take_while(|(held, id)| held == id).count();
+        self.truncate(common.min(prompt.len().saturating_sub(1)))
     }
 
     /// Set it, from any thread, to end a pass between two layers with [`ModelError::Interrupted`].
@@ -320,6 +391,7 @@ impl Engine {
     /// What was done so far.
     pub fn stats(&self) -> EngineStats {
         let reads = self.residency.reader().stats();
+        let kv = self.kv.stats();
         EngineStats {
             model_bytes: self.model_bytes,
             budget_bytes: self.budget.total_bytes(),
@@ -328,6 +400,8 @@ impl Engine {
             streamed_bytes: self.residency.streamed_bytes(),
             pass_bytes: self.residency.pass_bytes(),
             stall: self.residency.stall(),
+            kv_stall: kv.waited,
+            kv_written_bytes: kv.written_bytes,
             retries: reads.retries,
             disk: ByteRate::measured(reads.bytes, reads.active),
             token_compute: self.token_compute.value(),

@@ -115,6 +115,16 @@ pub enum ModelError {
     /// The KV cache cannot hold what it should.
     #[error(transparent)]
     Kv(#[from] KvError),
+    /// A page of the KV cache is whole, but of other tokens.
+    #[error("{path}: page {page_idx} of layer {layer_idx} is of other tokens than were passed")]
+    StalePage {
+        /// The file.
+        path: PathBuf,
+        /// The page's place in it.
+        page_idx: usize,
+        /// The layer.
+        layer_idx: usize,
+    },
     /// There is nothing to continue.
     #[error("the prompt is empty")]
     EmptyPrompt,

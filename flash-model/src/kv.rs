@@ -1,9 +1,15 @@
-//! The KV cache of a running model: the tail's buffers as arrays.
+//! The KV cache of a running model: the tokens it holds, and each layer's keys and values.
+
+mod feed;
+mod layer;
+mod pages;
+mod plan;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flash_io::Budget;
-use flash_kv::{KvDtype, KvShape, LayerBuffers, Tail};
+use flash_kv::{Identity, KvDtype, KvShape, LayerBuffers, Tail};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::{Array, Dtype};
@@ -12,11 +18,29 @@ use parking_lot::Mutex;
 use crate::compute::Backend;
 use crate::{ModelError, mlx};
 
-/// Keys and values of all layers.
+pub(crate) use layer::{PageView, PagedLayer};
+pub(crate) use pages::PageSource;
+use pages::Pages;
+pub use plan::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
+pub(crate) use plan::{KvPlan, PagedPlan};
+
+/// Sealed pages that are attended to at once: enough for all threads, few enough to be read ahead twice.
+const BATCH_PAGES: usize = 4;
+
+/// Keys and values of all layers, and the tokens that they are of.
 #[derive(Debug)]
 pub(crate) struct KvCache {
-    pub(crate) tail: Tail,
+    store: Store,
+    token_ids: Vec<u32>,
+    /// How many of them are held; the others pass.
+    held_tokens: usize,
     pub(crate) layers: Vec<LayerKv>,
+}
+
+#[derive(Debug)]
+enum Store {
+    Plain(Tail),
+    Paged(Arc<Pages>),
 }
 
 /// Keys and values of one layer.
@@ -27,17 +51,29 @@ pub(crate) enum LayerKv {
     /// Shared with nodes of the graph, each `[kv_heads, capacity_tokens, head_dim]`. A node locks them while it runs, and
     /// the stream runs one after the other: nobody waits.
     Shared(Arc<Mutex<LayerBuffers>>),
+    /// In pages; shared likewise.
+    Paged(Arc<Mutex<PagedLayer>>),
+}
+
+/// What a cache in pages has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct KvStats {
+    /// Bytes written to the disk.
+    pub written_bytes: u64,
+    /// How long computing waited for pages.
+    pub waited: Duration,
 }
 
 impl KvCache {
-    pub(crate) fn new(
+    /// Takes the memory of a cache in one piece.
+    pub(crate) fn plain(
         backend: &Backend,
         shape: KvShape,
         n_layers: usize,
-        capacity_tokens: usize,
+        context_tokens: usize,
         budget: &Budget,
     ) -> Result<Self, ModelError> {
-        let mut tail = Tail::new(shape, n_layers, capacity_tokens, budget)?;
+        let mut tail = Tail::new(shape, n_layers, context_tokens, budget)?;
         let KvDtype::F32 = shape.dtype else {
             unreachable!("no cache is made in {:?}", shape.dtype);
         };
@@ -46,7 +82,111 @@ impl KvCache {
             .map_while(|layer_idx| tail.take_layer(layer_idx))
             .map(|buffers| backend.layer_kv(buffers, shape.kv_heads, capacity_tokens, shape.head_dim))
             .collect::<Result<_, Exception>>()?;
-        Ok(Self { tail, layers })
+        Ok(Self::new(Store::Plain(tail), layers))
+    }
+
+    /// Takes the memory of a cache in pages. `source` is there if memory has no room for all of them.
+    pub(crate) fn paged(
+        plan: &PagedPlan,
+        identity: Identity,
+        source: Option<PageSource>,
+        budget: &Budget,
+    ) -> Result<Self, ModelError> {
+        let pages = Arc::new(Pages::new(*plan, identity, source, budget)?);
+        let layer = |layer_idx| {
+            let layer = PagedLayer::new(layer_idx, Arc::clone(&pages), budget)?;
+            Ok(LayerKv::Paged(Arc::new(Mutex::new(layer))))
+        };
+        let layers = (0..plan.geometry.n_layers as usize).map(layer).collect::<Result<_, ModelError>>()?;
+        Ok(Self::new(Store::Paged(pages), layers))
+    }
+
+    fn new(store: Store, layers: Vec<LayerKv>) -> Self {
+        Self { store, token_ids: Vec::new(), held_tokens: 0, layers }
+    }
+
+    /// Tokens that a context can have.
+    pub(crate) fn context_tokens(&self) -> usize {
+        match &self.store {
+            Store::Plain(tail) => tail.capacity_tokens(),
+            Store::Paged(pages) => pages.plan.context_tokens,
+        }
+    }
+
+    /// Tokens that are held.
+    pub(crate) fn held_tokens(&self) -> usize {
+        self.held_tokens
+    }
+
+    /// Which they are.
+    pub(crate) fn held(&self) -> &[u32] {
+        &self.token_ids[..self.held_tokens]
+    }
+
+    /// A pass of these tokens begins, behind those that are held; the position of the first.
+    pub(crate) fn begin(&mut self, ids: &[u32]) -> Result<usize, ModelError> {
+        self.token_ids.truncate(self.held_tokens);
+        self.token_ids.extend_from_slice(ids);
+        match &self.store {
+            Store::Plain(tail) => {
+                tail.room(ids.len())?;
+            }
+            Store::Paged(pages) => pages.set_tokens(&self.token_ids),
+        }
+        Ok(self.held_tokens)
+    }
+
+    /// The pass has ended, and nothing computes any more. If it is complete, its tokens are held; if not, those that were, or,
+    /// if too much of them has left the window, none.
+    ///
+    /// # Errors
+    /// What went wrong with a page while it computed: then nothing it computed is right.
+    pub(crate) fn end(&mut self, is_complete: bool) -> Result<(), ModelError> {
+        let failure = match &self.store {
+            Store::Plain(_) => None,
+            Store::Paged(pages) => pages.take_failure(),
+        };
+        if is_complete && failure.is_none() {
+            if let Store::Plain(tail) = &mut self.store {
+                tail.append(self.token_ids.len() - self.held_tokens)?;
+            }
+            self.held_tokens = self.token_ids.len();
+        } else {
+            self.truncate(self.held_tokens)?;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Forgets all but the first `tokens` tokens, or all if too much of them has left the window; how many are left.
+    pub(crate) fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
+        let mut tokens = tokens.min(self.held_tokens);
+        match &mut self.store {
+            Store::Plain(tail) => tail.truncate(tokens),
+            Store::Paged(_) => {
+                let paged = |layer: &LayerKv| match layer {
+                    LayerKv::Paged(layer) => Some(Arc::clone(layer)),
+                    _ => None,
+                };
+                let layers: Vec<_> = self.layers.iter().filter_map(paged).collect();
+                if !layers.iter().all(|layer| layer.lock().can_rewind(tokens)) {
+                    tokens = 0;
+                }
+                layers.iter().try_for_each(|layer| layer.lock().rewind(tokens))?;
+            }
+        }
+        self.held_tokens = tokens;
+        self.token_ids.truncate(tokens);
+        Ok(tokens)
+    }
+
+    pub(crate) fn stats(&self) -> KvStats {
+        match &self.store {
+            Store::Plain(_) => KvStats::default(),
+            Store::Paged(pages) => {
+                let (written_bytes, waited) = pages.stats();
+                KvStats { written_bytes, waited }
+            }
+        }
     }
 }
 
@@ -86,17 +226,21 @@ mod tests {
 
     const SHAPE: KvShape = KvShape { kv_heads: 2, head_dim: 4, dtype: KvDtype::F32 };
 
+    fn cache(budget: &Budget) -> KvCache {
+        KvCache::plain(&Backend::Mlx, SHAPE, 1, 10, budget).unwrap()
+    }
+
     fn keys_of(layer: &LayerKv) -> &Array {
         match layer {
             LayerKv::Arrays { keys, .. } => keys,
-            LayerKv::Shared(_) => unreachable!("made of arrays"),
+            _ => unreachable!("made of arrays"),
         }
     }
 
     #[test]
     fn append_writes_in_place_and_returns_all_tokens() {
         let budget = Budget::new(1 << 20);
-        let mut cache = KvCache::new(&Backend::Mlx, SHAPE, 1, 10, &budget).unwrap();
+        let mut cache = cache(&budget);
         let layer = &mut cache.layers[0];
         let before = mlx::address(keys_of(layer));
         let of = |n: i32, value: f32| Array::full::<f32>(&[1, 2, n, 4], Array::from_f32(value)).unwrap();

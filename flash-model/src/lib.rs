@@ -8,7 +8,7 @@
 //! 4. text, by [`generate()`].
 //!
 //! ```no_run
-//! use flash_io::{IoMode, ReaderConfig};
+//! use flash_io::IoMode;
 //! use flash_model::text::Tokenizer;
 //! use flash_model::{Checkpoint, EngineOptions, GenerateOptions, Model, Workload, generate};
 //!
@@ -17,10 +17,8 @@
 //! let model = Model::open(Checkpoint::open(dir, IoMode::Direct)?)?;
 //! let tokenizer = Tokenizer::open(dir)?;
 //! let prompt = tokenizer.encode_prompt("The capital of France is")?;
-//! let workload = Workload { prompt_tokens: prompt.len(), context_tokens: prompt.len() + 20, prefetch: true };
-//! let reader = ReaderConfig::default();
-//! let options = EngineOptions { budget_bytes: 256 << 20, workload, reader, read_rate: None, events: None };
-//! let mut engine = model.load(&options)?;
+//! let workload = Workload::new(prompt.len(), prompt.len() + 20);
+//! let mut engine = model.load(&EngineOptions::new(256 << 20, workload))?;
 //! let options = GenerateOptions { max_tokens: 20, ..Default::default() };
 //! generate(&mut engine, &tokenizer, &prompt, &options, |text| print!("{text}"))?;
 //! # Ok(())
@@ -67,6 +65,7 @@ pub use config::{Config, QuantizedFormat};
 pub use engine::{Engine, EngineOptions, EngineStats, Model};
 pub use error::ModelError;
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
+pub use kv::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub use needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
 pub use planner::MachineSpeeds;
 pub use proxy::StreamingProxy;

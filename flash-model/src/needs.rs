@@ -2,13 +2,13 @@
 
 use std::sync::OnceLock;
 
-use flash_kv::{KvShape, Tail};
-use flash_sched::{BelowFloor, ResidencyPlan};
+use flash_kernels::SPAN_TOKENS;
+use flash_kv::KvShape;
 
 use crate::bundle::{Bundle, Bundles};
 use crate::compute::Backend;
 use crate::decoder::{CHUNK_TOKENS, Decoder};
-use crate::planner::MachineSpeeds;
+use crate::kv::{KvPlan, KvPolicy, PagedPlan};
 use crate::{ModelError, memory};
 
 /// The context that every floor holds, so that a short prompt does not change it.
@@ -39,6 +39,20 @@ pub struct Workload {
     pub context_tokens: usize,
     /// Whether the next bundle is read while one computes, which takes a second slot.
     pub prefetch: bool,
+    /// How keys and values are kept.
+    pub kv: KvPolicy,
+}
+
+impl Workload {
+    /// A prompt of so many tokens in a context of so many, with the next bundle read ahead, and keys and values as computed.
+    pub fn new(prompt_tokens: usize, context_tokens: usize) -> Self {
+        Self { prompt_tokens, context_tokens, prefetch: true, kv: KvPolicy::default() }
+    }
+
+    /// The context that memory is planned for.
+    pub(crate) fn planned_tokens(&self) -> usize {
+        self.context_tokens.max(FLOOR_CONTEXT_TOKENS)
+    }
 }
 
 /// The parts of a budget that are not streamed or pinned weights, in bytes.
@@ -55,54 +69,108 @@ pub struct MemoryNeeds {
     pub small_weights_bytes: u64,
 }
 
-impl MemoryNeeds {
-    pub(crate) fn new(
-        backend: &Backend,
-        decoder: &Decoder,
-        bundles: &Bundles,
-        kv: KvShape,
-        n_layers: usize,
-        vocab_size: usize,
-        workload: &Workload,
-    ) -> Self {
-        let context_tokens = workload.context_tokens.max(FLOOR_CONTEXT_TOKENS);
+/// What memory is planned of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Planned<'a> {
+    pub backend: &'a Backend,
+    pub decoder: &'a Decoder,
+    pub bundles: &'a Bundles,
+    pub kv_shape: KvShape,
+    pub n_layers: usize,
+    pub vocab_size: usize,
+}
+
+impl Planned<'_> {
+    /// What a workload needs, with the KV cache that suits a budget: in one piece if that may be and fits; if not, in pages.
+    pub(crate) fn needs(&self, workload: &Workload, budget_bytes: u64) -> (MemoryNeeds, KvPlan) {
+        let weights_floor_bytes = self.bundles.floor_bytes(workload.prefetch);
+        if let Some((needs, kv)) = self.plain(workload)
+            && needs.fixed_bytes() + weights_floor_bytes <= budget_bytes
+        {
+            return (needs, kv);
+        }
+        let (least, kv) = self.least(workload);
+        let others_bytes = least.fixed_bytes() - least.kv_bytes + weights_floor_bytes;
+        let KvPlan::Paged(_) = kv else { return (least, kv) };
+        let weights_bytes = self.bundles.cost_bytes().saturating_sub(weights_floor_bytes);
+        let kv = PagedPlan::choose(
+            &workload.kv,
+            self.kv_shape,
+            self.n_layers,
+            workload.planned_tokens(),
+            budget_bytes.saturating_sub(others_bytes),
+            weights_bytes,
+        );
+        let kv = KvPlan::Paged(kv);
+        (self.of(workload, &kv), kv)
+    }
+
+    /// With the cache in one piece, if it may be.
+    fn plain(&self, workload: &Workload) -> Option<(MemoryNeeds, KvPlan)> {
+        let context_tokens = workload.planned_tokens();
+        let kv = KvPlan::Plain { shape: self.kv_shape, n_layers: self.n_layers, context_tokens };
+        workload.kv.is_plain().then(|| (self.of(workload, &kv), kv))
+    }
+
+    /// The least that a workload needs.
+    fn least(&self, workload: &Workload) -> (MemoryNeeds, KvPlan) {
+        let kv = PagedPlan::new(&workload.kv, self.kv_shape, self.n_layers, workload.planned_tokens(), 0);
+        let kv = KvPlan::Paged(kv);
+        let paged = self.of(workload, &kv);
+        match self.plain(workload) {
+            Some(plain) if plain.0.total_bytes() <= paged.total_bytes() => plain,
+            _ => (paged, kv),
+        }
+    }
+
+    fn of(&self, workload: &Workload, kv: &KvPlan) -> MemoryNeeds {
+        let Self { backend, decoder, bundles, vocab_size, .. } = *self;
         let prompt_tokens = workload.prompt_tokens.max(CHUNK_TOKENS);
         let usual_bytes = PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * vocab_size as u64;
         let measured_bytes = process_at_first_plan() + GROWTH_BYTES;
         let widened_bytes = bundles.as_slice().iter().map(Bundle::widened_bytes).max().unwrap_or(0);
-        let activation_bytes = decoder.activation_bytes(prompt_tokens, context_tokens);
-        Self {
+        let scored_tokens = match kv {
+            KvPlan::Plain { .. } if backend.scores_all_at_once() => workload.planned_tokens(),
+            _ => SPAN_TOKENS,
+        };
+        let activation_bytes = decoder.activation_bytes(prompt_tokens, scored_tokens);
+        MemoryNeeds {
             process_bytes: usual_bytes.max(measured_bytes),
-            kv_bytes: Tail::budget_bytes(kv, n_layers, context_tokens),
+            kv_bytes: kv.budget_bytes(),
             activation_bytes: activation_bytes + backend.scratch_bytes(widened_bytes, activation_bytes),
             small_weights_bytes: bundles.small_bytes(),
         }
     }
 
-    /// All of them.
-    pub fn total_bytes(&self) -> u64 {
-        self.process_bytes + self.kv_bytes + self.activation_bytes + self.small_weights_bytes
+    /// The smallest budget.
+    pub(crate) fn floor_bytes(&self, workload: &Workload) -> u64 {
+        let (least, _) = self.least(workload);
+        least.fixed_bytes() + self.bundles.floor_bytes(workload.prefetch)
     }
 
-    /// The residency of `bundles` in a budget.
-    pub(crate) fn plan(
-        &self,
-        bundles: &Bundles,
-        workload: &Workload,
-        budget_bytes: u64,
-        speeds: &MachineSpeeds,
-    ) -> Result<ResidencyPlan, ModelError> {
-        let fixed_bytes = self.total_bytes() - self.small_weights_bytes;
-        let plan = bundles.plan(fixed_bytes, budget_bytes, workload.prefetch, speeds);
-        plan.map_err(|BelowFloor { budget_bytes, floor_bytes }| ModelError::BelowFloor {
+    /// Why a budget is too small.
+    pub(crate) fn below_floor(&self, workload: &Workload, budget_bytes: u64) -> ModelError {
+        ModelError::BelowFloor {
             budget_bytes,
-            floor_bytes,
-            context_tokens: workload.context_tokens.max(FLOOR_CONTEXT_TOKENS),
+            floor_bytes: self.floor_bytes(workload),
+            context_tokens: workload.planned_tokens(),
             advice: if workload.prefetch {
                 "a shorter context, or no prefetch, lowers it"
             } else {
                 "a shorter context lowers it"
             },
-        })
+        }
+    }
+}
+
+impl MemoryNeeds {
+    /// All of them.
+    pub fn total_bytes(&self) -> u64 {
+        self.process_bytes + self.kv_bytes + self.activation_bytes + self.small_weights_bytes
+    }
+
+    /// All but weights.
+    pub(crate) fn fixed_bytes(&self) -> u64 {
+        self.total_bytes() - self.small_weights_bytes
     }
 }

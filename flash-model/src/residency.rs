@@ -161,6 +161,11 @@ impl Residency {
         &self.source.reader
     }
 
+    /// The same, for whoever reads beside the bundles.
+    pub(crate) fn shared_reader(&self) -> Arc<Reader> {
+        Arc::clone(&self.source.reader)
+    }
+
     pub(crate) fn bundle(&self, idx: BundleIdx) -> &Bundle {
         self.source.bundle(idx)
     }
@@ -269,7 +274,7 @@ impl Residency {
     }
 
     /// Waits until nothing computes that could.
-    fn settle(&mut self) -> Result<(), ModelError> {
+    pub(crate) fn settle(&mut self) -> Result<(), ModelError> {
         if let Some(lazy) = self.lazy.take() {
             self.compute(&lazy)?;
         }

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use flash_io::{IoMode, ReaderConfig};
+use flash_io::IoMode;
 use flash_model::{Checkpoint, EngineOptions, Model, Workload};
 use serde_json::{Map, Value, json};
 
@@ -81,12 +81,10 @@ fn opening_a_sparse_model_of_32_gb_reads_less_than_a_megabyte() {
     let before = read_bytes();
     let model = Model::open(Checkpoint::open(dir.path(), IoMode::Pread).unwrap()).unwrap();
     assert!(model.model_bytes() > 32_000_000_000);
-    let workload = Workload { prompt_tokens: 1, context_tokens: 1, prefetch: true };
+    let workload = Workload::new(1, 1);
     let floor_bytes = model.floor_bytes(&workload);
     assert!(floor_bytes < 4 << 30, "{floor_bytes}");
-    let reader = ReaderConfig::default();
-    let options =
-        EngineOptions { budget_bytes: floor_bytes / 2, workload, reader, read_rate: None, events: None };
+    let options = EngineOptions::new(floor_bytes / 2, workload);
     model.load(&options).unwrap_err();
     let read = read_bytes() - before;
     assert!(read < 1 << 20, "{read} B were read");

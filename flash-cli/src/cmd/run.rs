@@ -38,7 +38,7 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
             Err(ModelError::Interrupted) => return Ok(ExitCode::from(interrupt::EXIT_CODE)),
             logits => logits?,
         };
-        engine.truncate(0);
+        engine.truncate(0)?;
     }
     let before = engine.stats();
     let generation = generate(&mut engine, &tokenizer, &prompt, &generate_options, on_text)?;

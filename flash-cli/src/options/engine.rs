@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use flash_io::{IoMode, Tuning};
-use flash_model::Compute;
+use flash_model::{Compute, KvFormat, KvPolicy, WhenFull};
 use flash_sched::ByteRate;
 
 use super::UsageError;
-use crate::args::{ComputeArg, EngineArgs};
+use crate::args::{ComputeArg, EngineArgs, EvictArg, KvArgs};
 use crate::cache;
 use crate::modelfile::{Modelfile, TopK};
 use crate::ram::Ram;
@@ -30,6 +30,8 @@ pub(crate) struct EngineSettings {
     /// Whether weights may be streamed; otherwise all must fit.
     pub(crate) stream: bool,
     pub(crate) top_k: Option<TopK>,
+    pub(crate) kv: KvPolicy,
+    pub(crate) kv_dir: PathBuf,
     pub(crate) debug: bool,
 }
 
@@ -42,23 +44,9 @@ impl EngineSettings {
     }
 
     pub(crate) fn resolve(args: EngineArgs) -> anyhow::Result<Self> {
-        let EngineArgs {
-            model,
-            modelfile,
-            ram,
-            kv_quant,
-            io,
-            threads,
-            max_read_rate,
-            compute,
-            no_pipeline,
-            debug,
-        } = args;
-        match kv_quant {
-            None | Some(0) => {}
-            Some(bits @ (4 | 8)) => return Err(UsageError::KvQuant { bits }.into()),
-            Some(bits) => return Err(UsageError::KvQuantBits { bits }.into()),
-        }
+        let EngineArgs { model, modelfile, ram, kv, io, threads, max_read_rate, compute, no_pipeline, debug } =
+            args;
+        let (kv, kv_dir) = kv_policy(kv)?;
         let file = modelfile.as_deref().map(Modelfile::open).transpose()?.unwrap_or_default();
         let read_depth = threads.or(file.threads);
         if let Some(threads) = read_depth
@@ -82,7 +70,37 @@ impl EngineSettings {
             prefetch: !no_pipeline && file.prefetch_layers != Some(0),
             stream: file.flash.unwrap_or(true),
             top_k: file.top_k,
+            kv,
+            kv_dir,
             debug,
         })
+    }
+}
+
+/// How keys and values are kept, and where.
+fn kv_policy(args: KvArgs) -> Result<(KvPolicy, PathBuf), UsageError> {
+    let KvArgs { kv_quant, kv_window, max_kv_size, kv_keep, kv_dir, kv_max_bytes, kv_evict } = args;
+    let format = match kv_quant {
+        0 => KvFormat::Exact,
+        4 => KvFormat::Int4,
+        8 => KvFormat::Int8,
+        16 => KvFormat::F16,
+        bits => return Err(UsageError::KvQuantBits { bits }),
+    };
+    let policy = KvPolicy {
+        format,
+        window_tokens: kv_window,
+        max_tokens: max_kv_size,
+        keep_tokens: kv_keep,
+        max_bytes: kv_max_bytes.map(Size::bytes),
+        when_full: match kv_evict {
+            None => WhenFull::End,
+            Some(EvictArg::Oldest) => WhenFull::EvictOldest,
+        },
+    };
+    let min = policy.max_tokens_min();
+    match max_kv_size {
+        Some(max_tokens) if max_tokens < min => Err(UsageError::MaxKvSize { max_tokens, min }),
+        _ => Ok((policy, kv_dir.unwrap_or_else(cache::kv_dir))),
     }
 }

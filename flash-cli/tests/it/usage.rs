@@ -122,9 +122,9 @@ fn sampling_that_makes_no_sense_is_refused() {
 #[test]
 fn settings_that_this_version_cannot_honour_are_refused() {
     let run = |flag, value| output(["run", "--model", "x", "--prompt", "5", flag, value]);
-    assert_refused(&run("--kv-quant", "4"), 2, &["--kv-quant 4 is not supported by this version"]);
-    assert_refused(&run("--kv-quant", "8"), 2, &["--kv-quant 8 is not supported by this version"]);
-    assert_refused(&run("--kv-quant", "3"), 2, &["--kv-quant must be 0, 4 or 8"]);
+    assert_refused(&run("--kv-quant", "3"), 2, &["--kv-quant must be 0, 4, 8 or 16, found 3"]);
+    assert_refused(&run("--max-kv-size", "250"), 2, &["--max-kv-size must be at least 640", "found 250"]);
+    assert_refused(&run("--kv-evict", "oldest"), 2, &["--kv-max-bytes"]);
     assert_refused(&run("--threads", "0"), 2, &["--threads must be from 1 to 256, found 0"]);
     let ctx = output(["perplexity", "--model", "x", "--file", "y", "--ctx", "1"]);
     assert_refused(&ctx, 2, &["--ctx must be at least 2, found 1"]);

@@ -1,5 +1,7 @@
 //! What takes more than one of MLX's operations.
 
+mod paged;
+
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::{Array, ops};
@@ -42,6 +44,11 @@ pub(super) fn attend(
     let n = queries.dim(1);
     let queries = rope.apply(&split_heads(queries, *n_heads)?, position)?;
     let keys = rope.apply(&split_heads(keys, *n_kv_heads)?, position)?;
+    if let LayerKv::Paged(layer) = kv {
+        let attended =
+            paged::attend(layer, *scale, position, [&queries, &keys, &split_heads(values, *n_kv_heads)?])?;
+        return attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1]);
+    }
     let (keys, values) = kv.append(&keys, &split_heads(values, *n_kv_heads)?, position)?;
     let mask = (n > 1).then_some(Mask::Causal);
     let attended = fast::scaled_dot_product_attention(&queries, keys, values, *scale, mask, None)?;

@@ -2,6 +2,7 @@
 
 mod attention;
 mod norm;
+mod paged;
 mod product;
 
 use flash_kernels::FloatType;

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flash_io::{IoMode, ReaderConfig};
+use flash_io::IoMode;
 use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, Workload};
 
 /// How much memory an engine gets.
@@ -39,14 +39,13 @@ pub(crate) fn engine(
     compute: Compute,
 ) -> Engine {
     let context_tokens = prompt_tokens + new_tokens;
-    let workload = Workload { prompt_tokens, context_tokens, prefetch: true };
+    let workload = Workload::new(prompt_tokens, context_tokens);
     let model = Model::open_on(Checkpoint::open(dir, io).unwrap(), compute).unwrap();
     let budget_bytes = match memory {
         Memory::Floor => model.floor_bytes(&workload),
         Memory::Plenty => 1 << 40,
     };
-    let reader = ReaderConfig::default();
-    model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: None, events: None }).unwrap()
+    model.load(&EngineOptions::new(budget_bytes, workload)).unwrap()
 }
 
 /// A directory of the demo model: `kept`, `f16`, … Without it, says why the caller skips its test, or panics if

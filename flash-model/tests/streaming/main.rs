@@ -44,7 +44,7 @@ impl Way {
                 checkpoint.map_storage(|_, storage| Arc::new(FaultyStorage::new(storage, fault, when)));
         }
         let model = Model::open_on(checkpoint, self.compute)?;
-        let workload = Workload { prompt_tokens: 300, context_tokens: 400, prefetch: self.prefetch };
+        let workload = Workload { prefetch: self.prefetch, ..Workload::new(300, 400) };
         let budget_bytes =
             model.floor_bytes(&workload) + (self.pinned * 2.0 * model.model_bytes() as f64) as u64;
         let reader = ReaderConfig {
@@ -55,7 +55,7 @@ impl Way {
             retry_backoff: Duration::ZERO,
             ..ReaderConfig::default()
         };
-        model.load(&EngineOptions { budget_bytes, workload, reader, read_rate: None, events: None })
+        model.load(&EngineOptions { reader, ..EngineOptions::new(budget_bytes, workload) })
     }
 }
 
@@ -221,7 +221,7 @@ fn a_read_that_fails_for_good_is_a_typed_error_at_every_nth_read_and_leaves_the_
                 assert!(path.ends_with("model.safetensors"), "{path:?}");
                 assert!(tensor.starts_with("model.") || tensor.starts_with("lm_head."), "{tensor}");
                 failures += 1;
-                engine.truncate(0);
+                engine.truncate(0).unwrap();
                 let again = bits(&mut engine, &prompt, SMALL.vocab).unwrap();
                 assert!(again == wanted, "after the error of read {nth}");
             }
@@ -258,7 +258,7 @@ fn an_error_in_mid_pass_keeps_the_cache_as_it_was() {
     assert_eq!(engine.held_tokens(), 3);
     engine.interrupt().store(false, std::sync::atomic::Ordering::Relaxed);
     let after = engine.forward(&[4]).unwrap();
-    engine.truncate(0);
+    engine.truncate(0).unwrap();
     engine.forward(&[1, 2, 3]).unwrap();
     assert_eq!(engine.forward(&[4]).unwrap(), after);
 }
@@ -270,13 +270,10 @@ fn below_the_floor_is_refused_before_any_weight_is_read() {
     let checkpoint = Checkpoint::open(dir.path(), IoMode::Pread)
         .unwrap()
         .map_storage(|_, storage| Arc::new(FaultyStorage::new(storage, Fault::Panic, When::From(0))));
-    let workload = Workload { prompt_tokens: 1, context_tokens: 1, prefetch: true };
+    let workload = Workload::new(1, 1);
     let model = Model::open(checkpoint).unwrap();
     let floor_bytes = model.floor_bytes(&workload);
-    let reader = ReaderConfig::default();
-    let options =
-        EngineOptions { budget_bytes: floor_bytes - 1, workload, reader, read_rate: None, events: None };
-    let error = model.load(&options).unwrap_err();
+    let error = model.load(&EngineOptions::new(floor_bytes - 1, workload)).unwrap_err();
     assert!(
         matches!(error, ModelError::BelowFloor { floor_bytes: named, .. } if named == floor_bytes),
         "{error:?}"
@@ -304,12 +301,11 @@ fn a_cap_on_the_read_rate_changes_no_bit() {
     let prompt = prompt_of(10, 100);
     let wanted = bits(&mut Way::RESIDENT.open(dir.path()).unwrap(), &prompt, 100).unwrap();
     let model = Model::open(Checkpoint::open(dir.path(), IoMode::Pread).unwrap()).unwrap();
-    let workload = Workload { prompt_tokens: 300, context_tokens: 400, prefetch: true };
+    let workload = Workload::new(300, 400);
     let budget_bytes = model.floor_bytes(&workload);
     let read_rate = flash_sched::ByteRate::new(20e6).ok();
-    let reader = ReaderConfig::default();
-    let mut engine =
-        model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events: None }).unwrap();
+    let options = EngineOptions { read_rate, ..EngineOptions::new(budget_bytes, workload) };
+    let mut engine = model.load(&options).unwrap();
     assert!(bits(&mut engine, &prompt, 100).unwrap() == wanted);
 }
 
@@ -339,7 +335,7 @@ fn memory_that_comes_and_goes_changes_no_bit() {
             allowance.set(all_bytes);
             engine.forward(&prompt[4..5]).unwrap();
             assert_eq!(engine.stats().pass_bytes, 0);
-            engine.truncate(0);
+            engine.truncate(0).unwrap();
 
             // In mid-flight, at any moment.
             let stop = std::sync::atomic::AtomicBool::new(false);
@@ -355,7 +351,7 @@ fn memory_that_comes_and_goes_changes_no_bit() {
                 for round in 0..3 {
                     let found = bits(&mut engine, &prompt, tiny.vocab).unwrap();
                     assert!(found == wanted, "round {round}, {compute:?}, prefetch {prefetch}");
-                    engine.truncate(0);
+                    engine.truncate(0).unwrap();
                 }
                 stop.store(true, std::sync::atomic::Ordering::Relaxed);
             });

@@ -58,7 +58,7 @@ pub(crate) fn run(args: BenchPrefillArgs) -> anyhow::Result<ExitCode> {
     pass(&mut engine, &prompt)?;
     let (mut passes, mut disk_bytes_per_s) = (Vec::new(), vec![trial.disk.measure()?]);
     for _ in 0..ROUNDS {
-        engine.truncate(0);
+        engine.truncate(0)?;
         passes.push(pass(&mut engine, &prompt)?.0);
         disk_bytes_per_s.push(trial.disk.measure()?);
     }

@@ -47,13 +47,18 @@ impl Trial {
         context_tokens: usize,
         prefetch: bool,
     ) -> anyhow::Result<Engine> {
-        let EngineSettings { model_dir, compute, read_rate, .. } = &self.settings;
+        let EngineSettings { model_dir, compute, read_rate, kv, kv_dir, .. } = &self.settings;
         let model: Model = open_model(model_dir, self.tuning.mode, *compute)?;
         let prefetch = prefetch && self.settings.prefetch;
-        let workload = Workload { prompt_tokens, context_tokens, prefetch };
+        let workload = Workload { prompt_tokens, context_tokens, prefetch, kv: *kv };
         let budget_bytes = self.budget_bytes.saturating_sub(ceiling::BUFFER_BYTES);
-        let (reader, read_rate) = (self.tuning.into(), *read_rate);
-        Ok(model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events: None })?)
+        let options = EngineOptions {
+            reader: self.tuning.into(),
+            read_rate: *read_rate,
+            kv_dir: kv_dir.clone(),
+            ..EngineOptions::new(budget_bytes, workload)
+        };
+        Ok(model.load(&options)?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The messages, and which of their tokens the engine holds.
+//! The messages.
 
 use std::fs;
 use std::io;
@@ -19,8 +19,6 @@ pub(super) struct Conversation {
     /// What a system prompt begins the conversation with.
     opening: Vec<Message>,
     messages: Vec<Message>,
-    /// The tokens in the engine's cache.
-    held: Vec<u32>,
     _watch: Option<Watch>,
 }
 
@@ -44,8 +42,8 @@ impl Conversation {
     ) -> Self {
         let Loaded { engine, tokenizer, watch, .. } = loaded;
         let opening: Vec<_> = system.into_iter().map(|text| Message::new("system", text)).collect();
-        let (messages, held) = (opening.clone(), Vec::new());
-        Self { engine, tokenizer, template, options, messages, opening, held, _watch: watch }
+        let messages = opening.clone();
+        Self { engine, tokenizer, template, options, messages, opening, _watch: watch }
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -73,24 +71,16 @@ impl Conversation {
         if prompt.len() >= context_tokens {
             return Ok(Turn::Full { wanted_tokens: prompt.len() + 1, context_tokens });
         }
-        // One token at least must pass through the model, to give the next one.
-        let n_common = common_prefix(&self.held, &prompt).min(prompt.len().saturating_sub(1));
-        self.engine.truncate(n_common);
-        let result = generate(&mut self.engine, &self.tokenizer, &prompt[n_common..], &self.options, on_text);
-        self.held = prompt;
-        if let Ok(generation) = &result {
-            self.held.extend(&generation.token_ids);
-        }
-        // All but the last token after an answer; fewer if it was interrupted, or failed.
-        self.held.truncate(self.engine.held_tokens());
-        result.map(Turn::Answered)
+        let n_held = self.engine.reuse(&prompt)?;
+        let generation =
+            generate(&mut self.engine, &self.tokenizer, &prompt[n_held..], &self.options, on_text)?;
+        Ok(Turn::Answered(generation))
     }
 
     /// Forgets everything but the system prompt.
     pub(super) fn reset(&mut self) {
+        // What the engine holds is told from the next prompt when that comes.
         self.messages.clone_from(&self.opening);
-        self.held.clear();
-        self.engine.truncate(0);
     }
 
     /// Writes the messages as JSON, and returns their number.
@@ -106,21 +96,5 @@ impl Conversation {
         text.push('\n');
         fs::write(path, text)?;
         Ok(messages.len())
-    }
-}
-
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_common_prefix_ends_where_tokens_differ() {
-        assert_eq!(common_prefix(&[1, 2, 3], &[1, 2, 4, 5]), 2);
-        assert_eq!(common_prefix(&[1, 2], &[1, 2, 4]), 2);
-        assert_eq!(common_prefix(&[], &[1]), 0);
     }
 }

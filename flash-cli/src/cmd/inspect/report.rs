@@ -6,7 +6,9 @@ use serde::Serialize;
 use super::kind::BytesByKind;
 
 /// What the floor is told for: a short question and its answer.
-const WORKLOAD: Workload = Workload { prompt_tokens: 128, context_tokens: 256, prefetch: true };
+fn workload() -> Workload {
+    Workload::new(128, 256)
+}
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -50,7 +52,7 @@ pub(super) struct TensorReport {
 
 impl Report {
     pub(super) fn new(model: &Model) -> Self {
-        let needs = model.needs(&WORKLOAD);
+        let needs = model.needs(&workload(), u64::MAX);
         let catalog = model.checkpoint().catalog();
         let tensors: Vec<_> = catalog
             .tensors()
@@ -70,8 +72,8 @@ impl Report {
         Self {
             model_type: model.checkpoint().config().model_type().to_owned(),
             model_bytes: model.model_bytes(),
-            floor_bytes: model.floor_bytes(&WORKLOAD),
-            floor_no_pipeline_bytes: model.floor_bytes(&Workload { prefetch: false, ..WORKLOAD }),
+            floor_bytes: model.floor_bytes(&workload()),
+            floor_no_pipeline_bytes: model.floor_bytes(&Workload { prefetch: false, ..workload() }),
             kv_token_bytes: model.kv_token_bytes(),
             max_context_tokens: model.max_context_tokens(),
             n_tensors: tensors.len(),
@@ -90,6 +92,6 @@ impl Report {
 
     /// The workload that the floor is told for, in words.
     pub(super) fn workload() -> String {
-        format!("a context of {} tokens", WORKLOAD.context_tokens)
+        format!("a context of {} tokens", workload().context_tokens)
     }
 }

@@ -72,7 +72,7 @@ impl<'a> Machine<'a> {
     pub(super) fn new(model: &Model, options: &'a PlanOptions) -> Self {
         let context_tokens = options.context_tokens.min(model.max_context_tokens().unwrap_or(usize::MAX));
         // As a run would ask for: a prompt, and an answer as long.
-        let workload = Workload { prompt_tokens: context_tokens.div_ceil(2), context_tokens, prefetch: true };
+        let workload = Workload::new(context_tokens.div_ceil(2), context_tokens);
         let compute = match options.compute.value {
             // Nothing takes no time at all: rates stay finite.
             ComputeSpeed::Token(time) => {
@@ -135,13 +135,13 @@ impl Report {
             let matching = bundles.iter().filter(|bundle| bundle.is_pinned == is_pinned);
             matching.map(|bundle| bundle.bytes).sum()
         };
-        let needs = model.needs(workload);
+        let needs = model.needs(workload, budget_bytes);
         let PlanOptions { disk, compute, .. } = machine.options;
         Ok(Self {
             model_bytes: model.model_bytes(),
             context_tokens: workload.context_tokens,
             budget_bytes,
-            floor_bytes: plan.floor_bytes,
+            floor_bytes: model.floor_bytes(workload),
             other_bytes: needs.total_bytes() - needs.small_weights_bytes,
             resident_bytes,
             pinned_bytes: bytes(true),

@@ -1,0 +1,185 @@
+//! Attention over pages, in MLX's operations: page by page, with a softmax that goes on from page to page.
+
+use flash_kv::{GROUP_LEN, HalfLayout, PAGE_TOKENS, PageFormat};
+use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, Dtype, ops};
+use parking_lot::Mutex;
+
+use crate::ModelError;
+use crate::kv::{PageView, PagedLayer};
+
+/// Attends from `queries`, `[1, heads, n, head_dim]`, to what the layer holds, to which it appends `keys` and `values`, `[1,
+/// kv_heads, n, head_dim]`; the first stands at `position`. The result has the shape of the queries.
+///
+/// Evaluates as it goes: pages come and go. What goes wrong with one is told by the pages, not here.
+pub(super) fn attend(
+    layer: &Mutex<PagedLayer>,
+    scale: f32,
+    position: usize,
+    [queries, keys, values]: [&Array; 3],
+) -> Result<Array, Exception> {
+    let layer = &mut *layer.lock();
+    match Attention::new(layer, scale, position, [queries, keys, values])?.run() {
+        Ok(attended) => Ok(attended),
+        Err(ModelError::Mlx(error)) => Err(error),
+        Err(error) => {
+            layer.pages().fail(error);
+            ops::full::<f32>(queries.shape(), Array::from_f32(f32::NAN))
+        }
+    }
+}
+
+struct Attention<'a> {
+    layer: &'a mut PagedLayer,
+    position: usize,
+    /// Scaled, `[kv_heads, n, group, head_dim]`.
+    queries: Array,
+    /// `[n, kv_heads, head_dim]`, flat.
+    keys: Array,
+    /// Likewise.
+    values: Array,
+}
+
+/// What some queries have seen so far.
+struct Seen {
+    /// The greatest score, `[kv_heads, rows, 1]`.
+    max: Array,
+    /// The sum of e^(score − max), of the same shape.
+    sum: Array,
+    /// The sum of e^(score − max) · value, `[kv_heads, rows, head_dim]`.
+    mixture: Array,
+}
+
+impl<'a> Attention<'a> {
+    fn new(
+        layer: &'a mut PagedLayer,
+        scale: f32,
+        position: usize,
+        [queries, keys, values]: [&Array; 3],
+    ) -> Result<Self, Exception> {
+        let &[_, n_heads, n, head_dim] = queries.shape() else {
+            return Err(Exception::custom("queries of four dimensions"));
+        };
+        let n_kv_heads = keys.dim(1);
+        let queries = queries.multiply(Array::from_f32(scale))?;
+        let queries = queries.reshape(&[n_kv_heads, n_heads / n_kv_heads, n, head_dim])?;
+        let queries = queries.transpose_axes(&[0, 2, 1, 3])?;
+        let rows = |x: &Array| -> Result<Array, Exception> {
+            // Flat, so that it lies row by row however it was made.
+            x.squeeze_axes(&[0])?.transpose_axes(&[1, 0, 2])?.as_dtype(Dtype::Float32)?.reshape(&[-1])
+        };
+        Ok(Self { layer, position, queries, keys: rows(keys)?, values: rows(values)? })
+    }
+
+    fn run(self) -> Result<Array, ModelError> {
+        let Self { layer, position, queries, keys, values } = self;
+        mlx_rs::transforms::eval([&keys, &values])?;
+        let &[n_kv_heads, n, group, head_dim] = queries.shape() else { unreachable!("made with four") };
+        let token_len = (n_kv_heads * head_dim) as usize;
+        let mut attended = Vec::new();
+        for run in layer.runs(position..position + n as usize) {
+            let tokens = run.start - position..run.end - position;
+            let new = tokens.start * token_len..tokens.end * token_len;
+            layer.append(run.start, &keys.as_slice()[new.clone()], &values.as_slice()[new])?;
+            let rows = tokens.len() as i32 * group;
+            let queries = queries.try_index((.., tokens.start as i32..tokens.end as i32, .., ..))?;
+            let queries = queries.reshape(&[n_kv_heads, rows, head_dim])?;
+            let mut seen: Option<Seen> = None;
+            layer.look(run.end, |pages| {
+                for page in pages {
+                    let next = Seen::of(&queries, page, run.start, group)?;
+                    let all = match seen.take() {
+                        Some(before) => before.merge(&next)?,
+                        None => next,
+                    };
+                    mlx_rs::transforms::eval([&all.max, &all.sum, &all.mixture])?;
+                    seen = Some(all);
+                }
+                Ok(())
+            })?;
+            let Some(Seen { sum, mixture, .. }) = seen else { continue };
+            attended.push(mixture.divide(sum)?.reshape(&[
+                n_kv_heads,
+                tokens.len() as i32,
+                group,
+                head_dim,
+            ])?);
+        }
+        let attended = ops::concatenate(&attended, 1)?.transpose_axes(&[0, 2, 1, 3])?;
+        Ok(attended.reshape(&[1, n_kv_heads * group, n, head_dim])?)
+    }
+}
+
+impl Seen {
+    /// What the rows see of a page; the first stands at `position`, and `group` of them at each.
+    fn of(queries: &Array, page: &PageView<'_>, position: usize, group: i32) -> Result<Self, Exception> {
+        let rows = queries.dim(1);
+        let keys = numbers(page, page.layout.keys())?;
+        let mut scores = ops::matmul(queries, keys.transpose_axes(&[0, 2, 1])?)?;
+        let end = page.start + page.n_tokens;
+        if end > position + 1 {
+            // Tokens behind a row's own; those before the first row, all rows see.
+            let rows = (0..rows).map(|row| position as i32 + row / group);
+            let is_seen: Vec<bool> =
+                rows.flat_map(|row| (page.start..end).map(move |token| token as i32 <= row)).collect();
+            let is_seen = Array::from_slice(&is_seen, &[1, scores.dim(1), page.n_tokens as i32]);
+            scores = ops::select(&is_seen, &scores, Array::from_f32(f32::NEG_INFINITY))?;
+        }
+        // Finite, so that a row that sees nothing of the page gives zeroes.
+        let max = ops::maximum(scores.max_axis(-1, true)?, Array::from_f32(f32::MIN))?;
+        let weights = ops::exp(scores.subtract(&max)?)?;
+        let sum = weights.sum_axis(-1, true)?;
+        let mixture = ops::matmul(&weights, numbers(page, page.layout.values())?)?;
+        Ok(Self { max, sum, mixture })
+    }
+
+    fn merge(&self, next: &Self) -> Result<Self, Exception> {
+        let max = ops::maximum(&self.max, &next.max)?;
+        let (old, new) = (ops::exp(self.max.subtract(&max)?)?, ops::exp(next.max.subtract(&max)?)?);
+        let sum = |a: &Array, b: &Array| a.multiply(&old)?.add(b.multiply(&new)?);
+        Ok(Self { sum: sum(&self.sum, &next.sum)?, mixture: sum(&self.mixture, &next.mixture)?, max })
+    }
+}
+
+/// Keys or values of a page, f32 `[kv_heads, n_tokens, head_dim]`. Copies what is stored, a page and no more.
+fn numbers(page: &PageView<'_>, half: &HalfLayout) -> Result<Array, Exception> {
+    let PageView { layout, record, n_tokens, .. } = *page;
+    let (heads, head_dim) = (layout.kv_heads() as i32, layout.head_dim() as i32);
+    let page_tokens = PAGE_TOKENS as i32;
+    let codes = &record[half.codes.clone()];
+    let numbers = match layout.format() {
+        PageFormat::F32 => {
+            Array::from_slice(bytemuck::cast_slice::<u8, f32>(codes), &[heads, page_tokens, head_dim])
+        }
+        PageFormat::F16 => {
+            let halves = bytemuck::cast_slice::<u8, half::f16>(codes);
+            Array::from_slice(halves, &[heads, page_tokens, head_dim]).as_dtype(Dtype::Float32)?
+        }
+        PageFormat::Int8 => {
+            let codes = Array::from_slice(codes, &[heads, page_tokens, head_dim]);
+            affine(&codes, page, half)?
+        }
+        _ => {
+            let codes: Vec<u8> = codes.iter().flat_map(|pair| [pair & 15, pair >> 4]).collect();
+            let codes = Array::from_slice(&codes, &[heads, page_tokens, 2 * layout.row_bytes() as i32]);
+            affine(&codes.try_index((.., .., ..head_dim))?, page, half)?
+        }
+    };
+    numbers.try_index((.., ..n_tokens as i32, ..))
+}
+
+/// `bias + scale · code`, of codes `[kv_heads, tokens, head_dim]`.
+fn affine(codes: &Array, page: &PageView<'_>, half: &HalfLayout) -> Result<Array, Exception> {
+    let &[heads, tokens, head_dim] = codes.shape() else { unreachable!("codes of three dimensions") };
+    let n_groups = page.layout.n_groups() as i32;
+    let terms = |range: std::ops::Range<usize>| -> Result<Array, Exception> {
+        let terms = bytemuck::cast_slice::<u8, f32>(&page.record[range]);
+        let terms = Array::from_slice(terms, &[heads, tokens, n_groups]);
+        // Each for the columns of its group.
+        let terms = ops::repeat_axis::<f32>(terms, GROUP_LEN as i32, -1)?;
+        terms.try_index((.., .., ..head_dim))
+    };
+    let codes = codes.as_dtype(Dtype::Float32)?;
+    terms(half.scales.clone())?.multiply(codes)?.add(terms(half.biases.clone())?)
+}

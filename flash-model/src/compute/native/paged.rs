@@ -1,0 +1,89 @@
+//! Attention over pages, as one node.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, Rope, Span};
+use flash_kv::{GROUP_LEN, HalfLayout, PageFormat};
+use parking_lot::Mutex;
+
+use super::attention::rotated;
+use crate::ModelError;
+use crate::kv::{PageView, PagedLayer};
+use crate::mlx::kernel::Kernel;
+
+/// Appends to the pages of a layer, and attends to them. Inputs: queries, keys, values.
+pub(super) struct PagedAttention {
+    pub pool: Arc<Pool>,
+    pub heads: Heads,
+    pub gaze: Gaze,
+    pub rope: Arc<Rope>,
+    pub layer: Arc<Mutex<PagedLayer>>,
+    pub position: usize,
+}
+
+impl PagedAttention {
+    fn attend(&self, [queries, keys, values]: [&[f32]; 3], out: &mut [f32]) -> Result<(), ModelError> {
+        let Self { pool, heads, gaze, rope, layer, position } = self;
+        let layer = &mut *layer.lock();
+        let Heads { query_heads, kv_heads, head_dim } = *heads;
+        let (row_len, token_len) = (query_heads * head_dim, kv_heads * head_dim);
+        let queries = rotated(rope, *position, head_dim, row_len, queries);
+        let keys = rotated(rope, *position, head_dim, token_len, keys);
+        let end = position + queries.len() / row_len;
+        for run in layer.runs(*position..end) {
+            let tokens = run.start - position..run.end - position;
+            let new = tokens.start * token_len..tokens.end * token_len;
+            layer.append(run.start, &keys[new.clone()], &values[new])?;
+            let rows = tokens.start * row_len..tokens.end * row_len;
+            let mut attention = Attention::new(pool, *heads, *gaze, &queries[rows.clone()], run.start);
+            layer.look(run.end, |pages| {
+                let spans: Vec<_> = pages.iter().map(span).collect();
+                attention.add(&spans);
+                Ok(())
+            })?;
+            attention.finish(&mut out[rows]);
+        }
+        Ok(())
+    }
+}
+
+/// A page as the kernels take it.
+fn span<'a>(page: &PageView<'a>) -> Span<'a> {
+    let PageView { start, n_tokens, layout, record } = *page;
+    let numbers = |half: &HalfLayout| {
+        let codes = &record[half.codes.clone()];
+        let affine = || Codes {
+            codes,
+            scales: bytemuck::cast_slice(&record[half.scales.clone()]),
+            biases: bytemuck::cast_slice(&record[half.biases.clone()]),
+            group: GROUP_LEN,
+        };
+        match layout.format() {
+            PageFormat::F32 => Numbers::F32(bytemuck::cast_slice(codes)),
+            PageFormat::F16 => Numbers::F16(bytemuck::cast_slice(codes)),
+            PageFormat::Int8 => Numbers::Affine8(affine()),
+            PageFormat::Int4 => Numbers::Affine4(affine()),
+            format => unreachable!("no cache is made in {format}"),
+        }
+    };
+    let head_tokens = flash_kv::PAGE_TOKENS;
+    Span { start, n_tokens, head_tokens, keys: numbers(layout.keys()), values: numbers(layout.values()) }
+}
+
+impl Kernel for PagedAttention {
+    const NAME: &'static CStr = c"FlashPagedAttention";
+
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
+        let pages = Arc::clone(self.layer.lock().pages());
+        // MLX cannot be told that it failed: what follows in this pass is not used.
+        if !pages.has_failed() {
+            let inputs = [0, 1, 2].map(|idx| bytemuck::cast_slice::<u8, f32>(inputs[idx]));
+            match self.attend(inputs, outputs[0]) {
+                Ok(()) => return,
+                Err(error) => pages.fail(error),
+            }
+        }
+        outputs[0].fill(f32::NAN);
+    }
+}

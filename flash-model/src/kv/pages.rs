@@ -1,0 +1,281 @@
+//! Pages of all layers: what their memory, their file and their tokens have in common.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use flash_io::{Budget, Reader, ShardIdx, Slot, SlotPool};
+use flash_kv::{
+    Chain, Expected, Identity, PAGE_TOKENS, PageFile, PageLayout, RecordHead, Writer, WriterConfig, Written,
+    seal, transcode, verify,
+};
+use parking_lot::Mutex;
+
+use super::feed::{Feed, PageKey};
+use super::plan::PagedPlan;
+use crate::ModelError;
+
+/// A sealed page in memory.
+#[derive(Debug)]
+pub(super) struct Record(Slot);
+
+impl AsRef<[u8]> for Record {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What the pages of all layers share.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    pub(super) plan: PagedPlan,
+    pub(super) sealed: PageLayout,
+    pub(super) window: PageLayout,
+    records: SlotPool,
+    disk: Option<OnDisk>,
+    context: Mutex<Context>,
+    /// Sealed, on the way to the disk, and still in memory; the oldest first.
+    unwritten: Mutex<VecDeque<Unwritten>>,
+    /// The first failure of the pass: what is computed from then on is not to be used.
+    failure: Mutex<Option<ModelError>>,
+    waited_ns: AtomicU64,
+}
+
+/// The pages that memory has no room for.
+#[derive(Debug)]
+struct OnDisk {
+    writer: Writer,
+    feed: Feed,
+    /// Whether pages are written, too, that stay in memory.
+    is_kept: bool,
+}
+
+/// The tokens that the pages are of.
+#[derive(Debug, Default)]
+struct Context {
+    token_ids: Vec<u32>,
+    /// What names the pages before each whole page, and those before the next one.
+    chains: Vec<Chain>,
+}
+
+#[derive(Debug)]
+struct Unwritten {
+    key: PageKey,
+    record: Arc<Record>,
+    written: Written,
+}
+
+/// A sealed page, to be looked at.
+#[derive(Debug)]
+pub(super) enum Held {
+    InMemory(Arc<Record>),
+    Read(Slot),
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::InMemory(record) => (**record).as_ref(),
+            Self::Read(slot) => slot,
+        }
+    }
+}
+
+/// The file of a cache, and how it is read.
+#[derive(Debug)]
+pub(crate) struct PageSource {
+    pub file: Arc<PageFile>,
+    pub reader: Arc<Reader>,
+    pub shard: ShardIdx,
+    /// Whether it outlives the cache, so that all of its pages are written.
+    pub is_kept: bool,
+}
+
+impl Pages {
+    pub(super) fn new(
+        plan: PagedPlan,
+        identity: Identity,
+        source: Option<PageSource>,
+        budget: &Budget,
+    ) -> Result<Self, ModelError> {
+        let (sealed, window) = (plan.geometry.layout(), plan.geometry.window_layout());
+        let records = SlotPool::new(budget, sealed.record_bytes(), plan.n_records())?;
+        let disk = source.map(|PageSource { file, reader, shard, is_kept }| {
+            let config = WriterConfig { sync_every_page: is_kept, ..WriterConfig::default() };
+            let writer = Writer::new(Arc::clone(&file), &config)?;
+            let slots = SlotPool::new(budget, sealed.record_bytes(), plan.feed_pages)?;
+            let feed = Feed::new(reader, shard, file, slots, plan.geometry.n_layers as usize);
+            Ok::<_, ModelError>(OnDisk { writer, feed, is_kept })
+        });
+        let context = Context { token_ids: Vec::new(), chains: vec![Chain::root(&identity)] };
+        Ok(Self {
+            plan,
+            sealed,
+            window,
+            records,
+            disk: disk.transpose()?,
+            context: Mutex::new(context),
+            unwritten: Mutex::default(),
+            failure: Mutex::default(),
+            waited_ns: AtomicU64::new(0),
+        })
+    }
+
+    /// The tokens that are held, and those that pass are now these.
+    pub(super) fn set_tokens(&self, token_ids: &[u32]) {
+        let context = &mut *self.context.lock();
+        let common = context.token_ids.iter().zip(token_ids).take_while(|(a, b)| a == b).count();
+        context.chains.truncate(common / PAGE_TOKENS + 1);
+        context.token_ids.truncate(common);
+        context.token_ids.extend_from_slice(&token_ids[common..]);
+        let (pages, _) = context.token_ids.as_chunks::<PAGE_TOKENS>();
+        for page in &pages[context.chains.len() - 1..] {
+            let chain = context.chains.last().expect("that of no page").next(page);
+            context.chains.push(chain);
+        }
+    }
+
+    /// How many tokens there will be behind this pass.
+    pub(super) fn end(&self) -> usize {
+        self.context.lock().token_ids.len()
+    }
+
+    /// Seals a page of the window, and keeps it in memory if it may stay there.
+    pub(super) fn seal(
+        &self,
+        key: PageKey,
+        window: &[u8],
+        stays: bool,
+    ) -> Result<Option<Arc<Record>>, ModelError> {
+        let mut slot = self.free_record()?;
+        transcode(&self.window, window, &self.sealed, slot.as_mut_slice());
+        let Some(OnDisk { writer, is_kept, .. }) = &self.disk else {
+            return Ok(Some(Arc::new(Record(slot))));
+        };
+        if stays && !is_kept {
+            return Ok(Some(Arc::new(Record(slot))));
+        }
+        let place = self.plan.retention.place(key.page_idx);
+        seal(slot.as_mut_slice(), &self.head(key, place));
+        let record = Arc::new(Record(slot));
+        let written = writer.submit(place as u32, key.layer_idx as u32, Arc::clone(&record))?;
+        if stays {
+            return Ok(Some(record));
+        }
+        self.unwritten.lock().push_back(Unwritten { key, record, written });
+        Ok(None)
+    }
+
+    fn head(&self, key: PageKey, place: usize) -> RecordHead {
+        let context = self.context.lock();
+        let (pages, _) = context.token_ids.as_chunks();
+        RecordHead {
+            format: self.sealed.format(),
+            page_idx: place as u32,
+            layer_idx: key.layer_idx as u32,
+            before: context.chains[key.page_idx],
+            token_ids: pages[key.page_idx],
+        }
+    }
+
+    /// Memory for a record; waits for one to be written if there is none.
+    fn free_record(&self) -> Result<Slot, ModelError> {
+        loop {
+            self.sweep();
+            if let Some(slot) = self.records.try_acquire() {
+                return Ok(slot);
+            }
+            let oldest = self.unwritten.lock().front().map(|unwritten| unwritten.written.clone());
+            match oldest {
+                Some(written) => written.wait()?,
+                // The writer lets go of a record a moment after it is written.
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+
+    /// Lets go of what was written: from now on it is read.
+    pub(super) fn sweep(&self) {
+        let Some(OnDisk { feed, .. }) = &self.disk else { return };
+        let unwritten = &mut *self.unwritten.lock();
+        while unwritten.front().is_some_and(|unwritten| unwritten.written.is_done()) {
+            let Some(Unwritten { key, .. }) = unwritten.pop_front() else { return };
+            feed.add(key, self.plan.retention.place(key.page_idx));
+        }
+    }
+
+    /// A page that does not stay in memory: from there if it is not written yet, or read.
+    pub(super) fn away(&self, key: PageKey) -> Result<Held, ModelError> {
+        let unwritten = self.unwritten.lock();
+        if let Some(found) = unwritten.iter().find(|unwritten| unwritten.key == key) {
+            return Ok(Held::InMemory(Arc::clone(&found.record)));
+        }
+        drop(unwritten);
+        let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("what is not in memory is on disk");
+        let (slot, waited) = feed.take(key)?;
+        self.waited_ns.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+        let place = self.plan.retention.place(key.page_idx);
+        let path = writer.file().path();
+        let (format, page_idx, layer_idx) = (self.sealed.format(), place as u32, key.layer_idx as u32);
+        let head = verify(&slot, &Expected { path, format, page_idx, layer_idx })?;
+        if head.before != self.context.lock().chains[key.page_idx] {
+            return Err(ModelError::StalePage {
+                path: path.to_owned(),
+                page_idx: place,
+                layer_idx: key.layer_idx,
+            });
+        }
+        Ok(Held::Read(slot))
+    }
+
+    /// A page is given up.
+    pub(super) fn forget(&self, key: PageKey) -> Result<(), ModelError> {
+        let Some(OnDisk { feed, .. }) = &self.disk else { return Ok(()) };
+        // Its place may be written anew: after it was, not before.
+        let unwritten = self.unwritten.lock();
+        let late = unwritten.iter().find(|unwritten| unwritten.key == key).map(|found| found.written.clone());
+        drop(unwritten);
+        if let Some(written) = late {
+            written.wait()?;
+            self.sweep();
+        }
+        feed.remove(key);
+        Ok(())
+    }
+
+    /// Asks for the pages that come next.
+    pub(super) fn fill(&self) {
+        if let Some(OnDisk { feed, .. }) = &self.disk {
+            feed.fill();
+        }
+    }
+
+    /// Whether a layer will attend to its pages again before the next layer does.
+    pub(super) fn expect_again(&self, layer_idx: usize, is_expected: bool) {
+        if let Some(OnDisk { feed, .. }) = &self.disk {
+            feed.expect_again(layer_idx, is_expected);
+        }
+    }
+
+    /// Something went wrong where nobody can be told: whoever asks next is.
+    pub(crate) fn fail(&self, error: ModelError) {
+        tracing::debug!(%error, "a page failed");
+        self.failure.lock().get_or_insert(error);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.lock().is_some()
+    }
+
+    /// What went wrong since this was last asked.
+    pub(super) fn take_failure(&self) -> Option<ModelError> {
+        self.failure.lock().take()
+    }
+
+    /// Bytes written so far, and how long pages were waited for.
+    pub(super) fn stats(&self) -> (u64, Duration) {
+        let written_bytes = self.disk.as_ref().map_or(0, |disk| disk.writer.stats().written_bytes);
+        (written_bytes, Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed)))
+    }
+}

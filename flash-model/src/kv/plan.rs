@@ -1,0 +1,310 @@
+//! How keys and values are kept, and what memory that takes.
+
+use flash_io::PageBuf;
+use flash_kv::{Geometry, KvShape, PAGE_TOKENS, PageFormat, PageLayout, Tail};
+
+/// Memory of the reads of pages, in bytes: what a disk likes to have under way, and as much that waits to be used.
+const FEED_BYTES: usize = 16 << 20;
+/// Pages that are read ahead at least: two batches of them.
+const FEED_PAGES_MIN: usize = 2 * super::BATCH_PAGES;
+/// And at most: so many reads of small pages are enough.
+const FEED_PAGES_MAX: usize = 32;
+/// Sealed records that may wait to be written, beside those that stay in memory.
+pub(super) const UNWRITTEN_RECORDS: usize = 8;
+
+/// How many tokens keep 16 bits, unless someone says; as in mlx-flash.
+pub const WINDOW_TOKENS: usize = PAGE_TOKENS;
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvPolicy {
+    /// How the tokens behind the window are stored.
+    pub format: KvFormat,
+    /// The most recent tokens, which are seen at 16 bits if others are quantised; rounded up to whole pages.
+    pub window_tokens: usize,
+    /// How many tokens are kept at most, if not all.
+    pub max_tokens: Option<usize>,
+    /// Which of them are never given up for newer ones: so many first ones.
+    pub keep_tokens: usize,
+    /// What sealed pages may take of the disk.
+    pub max_bytes: Option<u64>,
+    /// What happens when they take that.
+    pub when_full: WhenFull,
+}
+
+/// What happens when pages take all that they may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// The context ends.
+    #[default]
+    End,
+    /// The oldest pages, but the first tokens that are kept, make room.
+    EvictOldest,
+}
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum KvFormat {
+    /// As computed: in memory if they fit there, else in pages on disk.
+    #[default]
+    Exact,
+    /// Half precision.
+    F16,
+    /// Codes of 8 bits.
+    Int8,
+    /// Codes of 4 bits.
+    Int4,
+}
+
+impl Default for KvPolicy {
+    fn default() -> Self {
+        Self {
+            format: KvFormat::default(),
+            window_tokens: WINDOW_TOKENS,
+            max_tokens: None,
+            keep_tokens: PAGE_TOKENS,
+            max_bytes: None,
+            when_full: WhenFull::default(),
+        }
+    }
+}
+
+impl KvFormat {
+    /// How sealed pages are stored, and pages of the window.
+    fn pages(self) -> (PageFormat, PageFormat) {
+        match self {
+            Self::Exact => (PageFormat::F32, PageFormat::F32),
+            Self::F16 => (PageFormat::F16, PageFormat::F16),
+            Self::Int8 => (PageFormat::Int8, PageFormat::F16),
+            Self::Int4 => (PageFormat::Int4, PageFormat::F16),
+        }
+    }
+}
+
+/// Which sealed pages are kept when there are more than are allowed.
+///
+/// What a token sees follows from its position alone, whatever else happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Retention {
+    /// Pages that are kept at most.
+    pub max_pages: usize,
+    /// The first ones, which always are.
+    pub keep_pages: usize,
+}
+
+impl Retention {
+    const ALL: Self = Self { max_pages: usize::MAX, keep_pages: 0 };
+
+    /// The first page behind the kept ones that is there when `n_sealed` were sealed.
+    pub(crate) fn first_recent(&self, n_sealed: usize) -> usize {
+        n_sealed.saturating_sub(self.max_pages) + self.keep_pages.min(n_sealed)
+    }
+
+    /// The pages that are there then.
+    pub(crate) fn visible(&self, n_sealed: usize) -> impl Iterator<Item = usize> + use<> {
+        let recent = self.first_recent(n_sealed);
+        (0..self.keep_pages.min(n_sealed)).chain(recent..n_sealed)
+    }
+
+    /// Where in a file a page lies: pages that are given up make room for others.
+    pub(crate) fn place(&self, page_idx: usize) -> usize {
+        if page_idx < self.max_pages {
+            return page_idx;
+        }
+        self.keep_pages + (page_idx - self.keep_pages) % (self.max_pages - self.keep_pages)
+    }
+}
+
+/// The memory of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KvPlan {
+    /// All tokens in one piece.
+    Plain { shape: KvShape, n_layers: usize, context_tokens: usize },
+    /// A window, and sealed pages.
+    Paged(PagedPlan),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PagedPlan {
+    pub geometry: Geometry,
+    pub retention: Retention,
+    /// Tokens that a context may have.
+    pub context_tokens: usize,
+    /// Sealed pages that there can be at once.
+    pub n_pages: usize,
+    /// How many of them stay in memory.
+    pub held_pages: usize,
+    /// Pages that are read ahead; none if all stay in memory.
+    pub feed_pages: usize,
+}
+
+impl KvPlan {
+    /// What it takes of a budget.
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        match self {
+            Self::Plain { shape, n_layers, context_tokens } => {
+                Tail::budget_bytes(*shape, *n_layers, *context_tokens)
+            }
+            Self::Paged(plan) => plan.budget_bytes(),
+        }
+    }
+}
+
+impl KvPolicy {
+    /// The least that [`max_tokens`](Self::max_tokens) can be: the kept tokens, the window, and a page each that comes, goes
+    /// and is being filled, all in whole pages.
+    pub fn max_tokens_min(&self) -> usize {
+        let pages = self.keep_tokens.div_ceil(PAGE_TOKENS) + self.window_tokens.div_ceil(PAGE_TOKENS) + 2;
+        pages.saturating_mul(PAGE_TOKENS)
+    }
+
+    /// Whether the cache may be in one piece.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.format == KvFormat::Exact && self.max_tokens.is_none()
+    }
+}
+
+impl PagedPlan {
+    /// With `held_pages` pages in memory, or as many as there are.
+    pub(crate) fn new(
+        policy: &KvPolicy,
+        shape: KvShape,
+        n_layers: usize,
+        context_tokens: usize,
+        held_pages: usize,
+    ) -> Self {
+        let (format, window_format) = policy.format.pages();
+        let window_tokens = shape.whole_pages(policy.window_tokens);
+        let geometry = Geometry {
+            n_layers: n_layers as u32,
+            kv_heads: shape.kv_heads as u32,
+            head_dim: shape.head_dim as u32,
+            format,
+            window_format,
+            window_tokens: window_tokens as u32,
+        };
+        let record_bytes = geometry.layout().record_bytes();
+        let pages_of_bytes = policy.max_bytes.map(|bytes| bytes as usize / (n_layers * record_bytes));
+        let pages_of_tokens = policy
+            .max_tokens
+            .map(|max_tokens| max_tokens.saturating_sub(window_tokens + PAGE_TOKENS) / PAGE_TOKENS);
+        let (context_tokens, evicting) = match (pages_of_bytes, policy.when_full) {
+            (Some(max_pages), WhenFull::End) => {
+                // The last token whose window begins in the page behind the last.
+                let end = window_tokens.saturating_add(PAGE_TOKENS.saturating_mul(max_pages + 1));
+                (context_tokens.min(end), None)
+            }
+            (pages, _) => (context_tokens, pages),
+        };
+        let max_pages = pages_of_tokens.into_iter().chain(evicting).min();
+        let retention = max_pages.map_or(Retention::ALL, |max_pages| {
+            let keep_pages = policy.keep_tokens.div_ceil(PAGE_TOKENS);
+            // One of them at least comes and goes.
+            Retention { max_pages: max_pages.max(keep_pages + 1), keep_pages }
+        });
+        let n_sealed = context_tokens.saturating_sub(window_tokens) / PAGE_TOKENS;
+        let n_pages = n_sealed.min(retention.max_pages);
+        let held_pages = held_pages.min(n_pages);
+        let feed_pages = match n_pages - held_pages {
+            0 => 0,
+            _ => (FEED_BYTES / record_bytes).clamp(FEED_PAGES_MIN, FEED_PAGES_MAX),
+        };
+        Self { geometry, retention, context_tokens, n_pages, held_pages, feed_pages }
+    }
+
+    /// The pages that `room_bytes`, which weights of `weights_bytes` could use, too, are best used for: all of them, or the
+    /// same part of pages and weights, for both are read once a token.
+    pub(crate) fn choose(
+        policy: &KvPolicy,
+        shape: KvShape,
+        n_layers: usize,
+        context_tokens: usize,
+        room_bytes: u64,
+        weights_bytes: u64,
+    ) -> Self {
+        let with = |held_pages| Self::new(policy, shape, n_layers, context_tokens, held_pages);
+        let (all, least) = (with(usize::MAX), with(0));
+        if all.budget_bytes() + weights_bytes <= room_bytes || all.budget_bytes() <= least.budget_bytes() {
+            return all;
+        }
+        let pages_bytes = all.n_pages as u64 * all.page_bytes();
+        let spare_bytes = room_bytes.saturating_sub(least.budget_bytes());
+        let part = spare_bytes as f64 / (pages_bytes + weights_bytes).max(1) as f64;
+        with((part * all.n_pages as f64) as usize)
+    }
+
+    /// Pages of each layer's window: those that it reaches into, wherever it ends.
+    pub(crate) fn window_pages(&self) -> usize {
+        self.geometry.window_pages() + 1
+    }
+
+    /// Records for sealed pages.
+    pub(crate) fn n_records(&self) -> usize {
+        let unwritten = if self.is_all_held() { 0 } else { UNWRITTEN_RECORDS };
+        self.held_pages * self.geometry.n_layers as usize + unwritten
+    }
+
+    /// Whether nothing needs to be on disk.
+    pub(crate) fn is_all_held(&self) -> bool {
+        self.held_pages == self.n_pages
+    }
+
+    /// What a page of all layers takes of a budget.
+    fn page_bytes(&self) -> u64 {
+        let cost = |layout: PageLayout| PageBuf::cost_bytes(layout.record_bytes());
+        cost(self.geometry.layout()) * u64::from(self.geometry.n_layers)
+    }
+
+    fn budget_bytes(&self) -> u64 {
+        let cost = |layout: PageLayout| PageBuf::cost_bytes(layout.record_bytes());
+        let window_records = u64::from(self.geometry.n_layers) * self.window_pages() as u64;
+        let window_bytes = window_records * cost(self.geometry.window_layout());
+        window_bytes + (self.n_records() + self.feed_pages) as u64 * cost(self.geometry.layout())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flash_kv::KvDtype;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SHAPE: KvShape = KvShape { kv_heads: 2, head_dim: 64, dtype: KvDtype::F32 };
+
+    #[test]
+    fn more_room_never_holds_fewer_pages_and_never_takes_more_than_there_is() {
+        let policy = KvPolicy { format: KvFormat::Int8, ..KvPolicy::default() };
+        let least_bytes = PagedPlan::new(&policy, SHAPE, 4, 10_000, 0).budget_bytes();
+        let mut held_before = 0;
+        for room_bytes in (least_bytes..least_bytes + (80 << 20)).step_by(1 << 20) {
+            let plan = PagedPlan::choose(&policy, SHAPE, 4, 10_000, room_bytes, 20 << 20);
+            assert!(plan.budget_bytes() <= room_bytes, "{plan:?} in {room_bytes}");
+            assert!(plan.held_pages >= held_before);
+            held_before = plan.held_pages;
+        }
+        assert_eq!(held_before, (10_000 - WINDOW_TOKENS) / PAGE_TOKENS, "all of them");
+    }
+
+    proptest! {
+        #[test]
+        fn retention_keeps_the_first_and_the_most_recent_pages_in_places_of_their_own(
+            keep_pages in 0_usize..4,
+            recent_pages in 1_usize..6,
+            n_sealed in 0_usize..40,
+        ) {
+            let retention = Retention { max_pages: keep_pages + recent_pages, keep_pages };
+            let visible: Vec<_> = retention.visible(n_sealed).collect();
+            prop_assert_eq!(visible.len(), n_sealed.min(retention.max_pages));
+            prop_assert!(visible.is_sorted());
+            prop_assert!((0..keep_pages.min(n_sealed)).all(|page| visible.contains(&page)));
+            prop_assert!(n_sealed == 0 || visible.contains(&(n_sealed - 1)));
+            let mut places: Vec<_> = visible.iter().map(|page| retention.place(*page)).collect();
+            places.sort_unstable();
+            places.dedup();
+            prop_assert_eq!(places.len(), visible.len());
+            prop_assert!(places.iter().all(|place| *place < retention.max_pages));
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A KV cache in pages changes no bit, but those that its format says: whatever the memory, the pieces in which a prompt is
+//! passed, and the way of reading.
+
+#[path = "streaming/tiny.rs"]
+#[expect(dead_code, reason = "other tests draw models of any form")]
+mod tiny;
+
+use std::path::Path;
+
+use flash_io::IoMode;
+use flash_model::{
+    Checkpoint, Compute, Engine, EngineOptions, KvFormat, KvPolicy, Model, ModelError, WhenFull, Workload,
+};
+use proptest::prelude::*;
+use tiny::{Format, Tiny};
+
+/// More tokens than any context of these tests has, so that a cache is in pages and forgets nothing.
+const ALL_TOKENS: Option<usize> = Some(1 << 20);
+const CONTEXT_TOKENS: usize = 2048;
+const TINY: Tiny = Tiny {
+    layers: 5,
+    heads: 4,
+    kv_heads: 2,
+    vocab: 90,
+    tied: true,
+    biases: false,
+    format: Format::Affine(4),
+    seed: 11,
+};
+
+/// One way to keep the cache.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    compute: Compute,
+    kv: KvPolicy,
+    /// Part of the model and of the cache that memory has room for beyond the floor.
+    room: f64,
+    io: IoMode,
+}
+
+impl Way {
+    fn of(format: KvFormat) -> Self {
+        let kv = KvPolicy { format, max_tokens: ALL_TOKENS, ..KvPolicy::default() };
+        Self { compute: Compute::Auto, kv, room: 4.0, io: IoMode::Pread }
+    }
+
+    fn open(self, dir: &Path) -> Engine {
+        let model = Model::open_on(Checkpoint::open(dir, self.io).unwrap(), self.compute).unwrap();
+        let workload = Workload { kv: self.kv, ..Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS) };
+        let all_bytes = model.model_bytes() + model.kv_token_bytes() * CONTEXT_TOKENS as u64;
+        let budget_bytes = model.floor_bytes(&workload) + (self.room * all_bytes as f64) as u64;
+        model.load(&EngineOptions::new(budget_bytes, workload)).unwrap()
+    }
+}
+
+fn written(tiny: &Tiny) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    tiny.write(dir.path());
+    dir
+}
+
+fn tokens(n: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * i + 31 * i + 7) % TINY.vocab) as u32).collect()
+}
+
+/// The bits of the logits behind each piece.
+fn bits(engine: &mut Engine, pieces: &[&[u32]]) -> Vec<Vec<u32>> {
+    let pieces = pieces.iter().map(|piece| engine.forward(piece).unwrap());
+    pieces.map(|logits| logits.iter().map(|logit| logit.to_bits()).collect()).collect()
+}
+
+/// The bits behind the last token.
+fn last(engine: &mut Engine, pieces: &[&[u32]]) -> Vec<u32> {
+    bits(engine, pieces).pop().unwrap()
+}
+
+#[test]
+fn pages_of_full_precision_give_the_bits_of_a_cache_in_one_piece() {
+    let dir = written(&TINY);
+    let tokens = tokens(700);
+    let (prompt, rest) = tokens.split_at(640);
+    let pieces: Vec<&[u32]> = std::iter::once(prompt).chain(rest.chunks(1)).collect();
+    let plain = Way { kv: KvPolicy::default(), ..Way::of(KvFormat::Exact) };
+    let wanted = bits(&mut plain.open(dir.path()), &pieces);
+    for room in [0.0, 0.1, 4.0] {
+        for io in [IoMode::Pread, IoMode::Auto, IoMode::Mmap] {
+            let mut engine = Way { room, io, ..Way::of(KvFormat::Exact) }.open(dir.path());
+            assert!(bits(&mut engine, &pieces) == wanted, "room {room}, {io}");
+            let written_bytes = engine.stats().kv_written_bytes;
+            assert!(
+                if room == 0.0 { written_bytes > 0 } else { room < 1.0 || written_bytes == 0 },
+                "room {room}"
+            );
+        }
+    }
+}
+
+fn pieces() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(prop_oneof![Just(1_usize), 1..300_usize, Just(128)], 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn bits_follow_from_the_tokens_and_the_format_alone(
+        format in prop_oneof![Just(KvFormat::F16), Just(KvFormat::Int8), Just(KvFormat::Int4)],
+        window_tokens in prop_oneof![Just(0_usize), Just(128), Just(200)],
+        max_tokens in prop_oneof![Just(ALL_TOKENS), Just(Some(600))],
+        compute in prop_oneof![Just(Compute::Auto), Just(Compute::Auto), Just(Compute::Mlx)],
+        room in prop_oneof![Just(0.0), 0.0..1.0_f64],
+        io in prop_oneof![Just(IoMode::Auto), Just(IoMode::Pread), Just(IoMode::Direct)],
+        lengths in pieces(),
+    ) {
+        let dir = written(&TINY);
+        let n: usize = lengths.iter().sum::<usize>().min(1200) + 1;
+        let tokens = tokens(n);
+        let kv = KvPolicy { window_tokens, max_tokens, ..Way::of(format).kv };
+        let way = Way { kv, compute, ..Way::of(format) };
+        // All at once, with everything in memory.
+        let wanted = last(&mut way.open(dir.path()), &[&tokens]);
+        let mut rest = &tokens[..];
+        let mut pieces = Vec::new();
+        for length in lengths {
+            let (piece, behind) = rest.split_at(length.min(rest.len()));
+            rest = behind;
+            pieces.push(piece);
+        }
+        pieces.push(rest);
+        pieces.retain(|piece| !piece.is_empty());
+        let mut engine = Way { room, io, ..way }.open(dir.path());
+        prop_assert!(last(&mut engine, &pieces) == wanted);
+        if room == 0.0 && n > 500 && max_tokens == ALL_TOKENS {
+            prop_assert!(engine.stats().kv_written_bytes > 0, "pages went to the disk");
+        }
+        // And once more in the same engine, over the pages of the first time.
+        prop_assert_eq!(engine.truncate(0).unwrap(), 0);
+        prop_assert!(last(&mut engine, &[&tokens]) == wanted);
+    }
+}
+
+#[test]
+fn quantised_pages_stay_close_and_fewer_bits_are_further() {
+    let dir = written(&TINY);
+    let tokens = tokens(900);
+    let logits = |format| Way::of(format).open(dir.path()).forward(&tokens).unwrap();
+    let exact = logits(KvFormat::Exact);
+    let greatest = exact.iter().fold(0.0_f32, |max, logit| max.max(logit.abs()));
+    let error = |format| {
+        let differences = logits(format).into_iter().zip(&exact).map(|(a, b)| (a - b).abs());
+        differences.fold(0.0_f32, f32::max) / greatest
+    };
+    let [half, eight, four] = [KvFormat::F16, KvFormat::Int8, KvFormat::Int4].map(error);
+    assert!(half < eight && eight < four, "{half} {eight} {four}");
+    assert!(half < 1e-3 && eight < 1e-2 && four < 0.2, "{half} {eight} {four}");
+}
+
+#[test]
+fn a_rotating_cache_sees_the_first_and_the_last_tokens_with_the_same_bits_from_memory_and_disk() {
+    let dir = written(&TINY);
+    let kv = KvPolicy { max_tokens: Some(1408), keep_tokens: 100, ..Way::of(KvFormat::Int8).kv };
+    let tokens = tokens(2000);
+    let mut wanted = None;
+    for room in [0.0, 4.0] {
+        let way = Way { kv, room, ..Way::of(KvFormat::Int8) };
+        let mut engine = way.open(dir.path());
+        let (prompt, rest) = tokens.split_at(1000);
+        let pieces = [prompt, &rest[..500], &rest[500..999], &rest[999..]];
+        let got = last(&mut engine, &pieces);
+        assert_eq!(engine.held_tokens(), 2000);
+        assert_eq!(engine.stats().kv_written_bytes > 0, room == 0.0);
+        assert!(*wanted.get_or_insert_with(|| got.clone()) == got, "room {room}");
+    }
+    // Without a limit other tokens are seen.
+    let all = Way::of(KvFormat::Int8);
+    assert!(last(&mut all.open(dir.path()), &[&tokens]) != wanted.unwrap());
+}
+
+#[test]
+fn a_context_ends_where_its_pages_are_full_unless_the_oldest_make_room() {
+    let dir = written(&TINY);
+    // Two pages of five layers.
+    let max_bytes = Some(2 * 5 * 16_384);
+    let kv = KvPolicy { max_tokens: None, max_bytes, keep_tokens: 0, ..Way::of(KvFormat::Int8).kv };
+    let mut engine = Way { kv, ..Way::of(KvFormat::Int8) }.open(dir.path());
+    assert_eq!(engine.context_tokens(), 128 + 3 * 128, "a window, two pages, and one that is not full");
+    engine.forward(&tokens(512)).unwrap();
+    assert!(matches!(engine.forward(&[1]), Err(ModelError::PromptTooLong { context_tokens: 512, .. })));
+    let kv = KvPolicy { when_full: WhenFull::EvictOldest, ..kv };
+    let mut engine = Way { kv, ..Way::of(KvFormat::Int8) }.open(dir.path());
+    engine.forward(&tokens(1000)).unwrap();
+}
+
+#[test]
+fn rewinding_within_the_window_goes_on_with_the_same_bits_and_beyond_begins_anew() {
+    let dir = written(&TINY);
+    let tokens = tokens(600);
+    for room in [0.0, 4.0] {
+        let way = Way { room, ..Way::of(KvFormat::Int8) };
+        let mut engine = way.open(dir.path());
+        engine.forward(&tokens).unwrap();
+        let wanted = last(&mut way.open(dir.path()), &[&tokens[..590], &[5, 6, 7]]);
+        assert_eq!(engine.truncate(590).unwrap(), 590);
+        assert!(last(&mut engine, &[&[5, 6, 7]]) == wanted);
+        // The page at 300 was sealed; the bits of what comes behind it cannot be had any more.
+        assert_eq!(engine.truncate(300).unwrap(), 0);
+        let wanted = last(&mut way.open(dir.path()), &[&tokens[..300]]);
+        assert_eq!(engine.reuse(&tokens[..300]).unwrap(), 0);
+        assert!(last(&mut engine, &[&tokens[..300]]) == wanted);
+        assert_eq!(engine.reuse(&tokens[..310]).unwrap(), 300);
+        assert_eq!(engine.reuse(&tokens[..300]).unwrap(), 299, "one token has to pass");
+    }
+}
+
+#[test]
+fn an_interrupted_pass_leaves_a_cache_that_goes_on() {
+    let dir = written(&TINY);
+    let tokens = tokens(700);
+    let way = Way { room: 0.0, ..Way::of(KvFormat::Int8) };
+    let mut engine = way.open(dir.path());
+    engine.forward(&tokens[..400]).unwrap();
+    engine.interrupt().store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(matches!(engine.forward(&tokens[400..]), Err(ModelError::Interrupted)));
+    engine.interrupt().store(false, std::sync::atomic::Ordering::Relaxed);
+    let held = engine.held_tokens();
+    assert!(held == 400 || held == 0, "{held}");
+    let wanted = last(&mut way.open(dir.path()), &[&tokens]);
+    assert!(last(&mut engine, &[&tokens[held..]]) == wanted);
+}
