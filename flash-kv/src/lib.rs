@@ -6,7 +6,7 @@
 //!   cache is made, so that a context never grows past what was planned for it.
 //!
 //! Older ones are sealed, a page at a time:
-//! - [`PageLayout`] says how a page lies in a *record*, in each [`PageFormat`]; [`transcode`] makes quantised pages of those
+//! - [`PageLayout`] says how a page lies in a *record*, in each [`PageFormat`]; [`transcode`](fn@transcode) makes quantised pages of those
 //!   of the window, within [`error_bound`]; [`seal`] and [`verify`] guard every bit.
 //! - [`PageFile`] holds the pages of a context, each record at a place of its own; [`Writer`] writes them behind the
 //!   computation; [`PageFile::recover`] says what a crash left.
