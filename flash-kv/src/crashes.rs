@@ -1,6 +1,7 @@
 //! Failures, full disks and crashes at every nth change that a context makes on the disk.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,9 +11,6 @@ use crate::support::{N_LAYERS, assert_pages, before, identity, noise, record, re
 use crate::{Chain, KvError, PAGE_TOKENS, PageFile, PrefixPart, PrefixStore, Session, Writer, WriterConfig};
 
 const NAME: &str = "talk";
-
-/// Crashes differ in what of a write and of what was not synced is left.
-const SEEDS: std::ops::Range<u64> = 0..6;
 
 /// A state of the context: all tokens, and the first one that is not in pages.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,11 +105,15 @@ fn run(
     Ok(())
 }
 
+/// A disk that does what it is asked for, without the time that syncs take.
+fn without_faults(root: &Path) -> Arc<dyn Disk> {
+    Arc::new(FaultyDisk::new(root, Fault::Fail, u64::MAX, 0))
+}
+
 /// Opens what a run left, compares every byte with what it may be, and goes on with it.
 fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &str) {
     let identity = identity();
-    // A disk without faults, and without the time that syncs take.
-    let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new(kv_dir.parent().unwrap(), Fault::Fail, u64::MAX, 0));
+    let disk = without_faults(kv_dir.parent().unwrap());
     let mut opened = match Session::open_on(Arc::clone(&disk), kv_dir, NAME, &identity) {
         Ok(opened) => opened,
         Err(KvError::NoSession { .. }) if !log.created => return,
@@ -169,13 +171,15 @@ fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &
 }
 
 /// Runs a script under a fault at every nth change, for all n.
-fn at_every_change(fault: Fault, steps: &[Step]) {
+///
+/// Seeds differ in how much of a write is done when it fails, and in what a crash leaves of what was not synced.
+fn at_every_change(fault: Fault, seeds: Range<u64>, steps: &[Step]) {
     let (first, mut second) = (tokens(8 * PAGE_TOKENS, 1), tokens(8 * PAGE_TOKENS, 2));
     // Where the script rewinds, the two part.
     second[..PAGE_TOKENS].copy_from_slice(&first[..PAGE_TOKENS]);
     let contexts = [&first[..], &second[..]];
     let rewinds = steps.iter().any(|step| matches!(step, Step::Rewind(_)));
-    for seed in SEEDS {
+    for seed in seeds {
         for n in 1.. {
             let root = tempfile::tempdir().unwrap();
             let kv_dir = root.path().join("kv");
@@ -198,27 +202,28 @@ fn at_every_change(fault: Fault, steps: &[Step]) {
 const GROWS: [Step; 6] =
     [Step::Seal(2), Step::Save(300), Step::Seal(3), Step::Save(400), Step::Seal(5), Step::Save(640)];
 
-const REWINDS: [Step; 5] = [Step::Seal(3), Step::Save(400), Step::Rewind(1), Step::Seal(2), Step::Save(300)];
+const REWINDS: [Step; 5] = [Step::Seal(4), Step::Save(600), Step::Rewind(1), Step::Seal(2), Step::Save(300)];
 
 #[test]
 fn crash_at_any_change_leaves_the_earlier_state_or_the_later_one() {
-    at_every_change(Fault::Crash, &GROWS);
+    at_every_change(Fault::Crash, 0..6, &GROWS);
 }
 
 #[test]
 fn crash_of_a_rewound_context_leaves_a_state_or_whole_pages() {
-    at_every_change(Fault::Crash, &REWINDS);
+    // That a new page is whole and the cut behind it lost takes some luck.
+    at_every_change(Fault::Crash, 0..24, &REWINDS);
 }
 
 #[test]
 fn failure_at_any_change_is_an_error_and_leaves_the_earlier_state_or_the_later_one() {
-    at_every_change(Fault::Fail, &GROWS);
-    at_every_change(Fault::Fail, &REWINDS);
+    at_every_change(Fault::Fail, 0..2, &GROWS);
+    at_every_change(Fault::Fail, 0..2, &REWINDS);
 }
 
 #[test]
 fn full_disk_at_any_write_is_told_and_leaves_the_earlier_state() {
-    at_every_change(Fault::Full, &GROWS);
+    at_every_change(Fault::Full, 0..2, &GROWS);
 }
 
 #[test]
@@ -274,7 +279,7 @@ fn put_all(store: &PrefixStore, token_ids: &[u32]) -> Result<(), KvError> {
 #[test]
 fn crash_at_any_change_leaves_whole_pages_of_prefixes_or_none() {
     let (identity, token_ids) = (identity(), tokens(3 * PAGE_TOKENS, 4));
-    for (seed, fault) in SEEDS.zip([Fault::Crash, Fault::Crash, Fault::Crash, Fault::Fail, Fault::Full]) {
+    for (seed, fault) in (0..).zip([Fault::Crash, Fault::Crash, Fault::Crash, Fault::Fail, Fault::Full]) {
         for n in 1.. {
             let root = tempfile::tempdir().unwrap();
             let kv_dir = root.path().join("kv");
@@ -282,7 +287,7 @@ fn crash_at_any_change_leaves_whole_pages_of_prefixes_or_none() {
             let put = PrefixStore::open_on(Arc::clone(&disk) as _, &kv_dir, &identity)
                 .and_then(|store| put_all(&store, &token_ids));
             disk.end();
-            let store = PrefixStore::open(&kv_dir, &identity).unwrap();
+            let store = PrefixStore::open_on(without_faults(root.path()), &kv_dir, &identity).unwrap();
             let found = store.longest(&token_ids);
             for (page_idx, chain) in (0..).zip(&found.chains) {
                 for part in [PrefixPart::Page, PrefixPart::Twin] {

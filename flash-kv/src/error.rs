@@ -172,15 +172,13 @@ pub enum KvError {
         /// What is wrong with it.
         fault: RecordFault,
     },
-    /// The thread that writes behind the computation has ended before this page was written.
-    #[error("{path}: page {page_idx} of layer {layer_idx} was not written: its writer was closed")]
+    /// The thread that writes behind the computation has ended before all was written.
+    #[error("{path}: {unwritten_records} records were not written: their writer was closed")]
     WriterClosed {
         /// The file.
         path: PathBuf,
-        /// Which page of the context.
-        page_idx: u32,
-        /// Of which layer.
-        layer_idx: u32,
+        /// Records that were submitted and are not in the file.
+        unwritten_records: u64,
     },
     /// A name cannot be a session's.
     #[error(

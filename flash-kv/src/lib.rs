@@ -1,8 +1,19 @@
 //! The memory and the format of a key-value cache, without knowing the tensor library.
 //!
-//! [`KvShape`] says what one token leaves behind in one layer, and what a *page*, a fixed count of tokens, takes.
-//! [`Tail`] holds the most recent tokens: one buffer of keys and one of values a layer, drawn from the budget in
-//! whole pages when the cache is made, so that a context never grows past what was planned for it.
+//! The most recent tokens are in memory, as computed:
+//! - [`KvShape`] says what one token leaves behind in one layer, and what a *page*, a fixed count of tokens, takes.
+//! - [`Tail`] holds tokens: one buffer of keys and one of values a layer, drawn from the budget in whole pages when the
+//!   cache is made, so that a context never grows past what was planned for it.
+//!
+//! Older ones are sealed, a page at a time:
+//! - [`PageLayout`] says how a page lies in a *record*, in each [`PageFormat`]; [`transcode`](fn@transcode) makes quantised pages of those
+//!   of the window, within [`error_bound`]; [`seal`] and [`verify`] guard every bit.
+//! - [`PageFile`] holds the pages of a context, each record at a place of its own; [`Writer`] writes them behind the
+//!   computation; [`PageFile::recover`] says what a crash left.
+//! - [`Scratch`] is such a file for one run, [`Session`] one that outlives it, and [`PrefixStore`] keeps pages that later
+//!   prompts share, found by the [`Chain`] of their tokens.
+//!
+//! `docs/kv-format.md` has all of it byte by byte, and what a crash can do at each step. Nothing here knows attention.
 //!
 //! ```
 //! use flash_io::Budget;
@@ -15,6 +26,38 @@
 //! assert_eq!(tail.append(100).unwrap(), 0..100);
 //! tail.truncate(60);
 //! assert_eq!(tail.append(1).unwrap(), 60..61);
+//! ```
+//!
+//! A page leaves the window, is written, and is there when the file is opened again:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use flash_kv::{
+//!     Chain, Digest, Geometry, Identity, PAGE_TOKENS, PageFile, PageFormat, RecordHead, Writer, WriterConfig, seal,
+//!     transcode,
+//! };
+//! # fn main() -> Result<(), flash_kv::KvError> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("pages.kv");
+//!
+//! let (format, window_format) = (PageFormat::Int8, PageFormat::F16);
+//! let geometry = Geometry { n_layers: 1, kv_heads: 3, head_dim: 64, format, window_format, window_tokens: 128 };
+//! let identity = Identity { model: Digest([0; 32]), geometry };
+//! let writer = Writer::new(Arc::new(PageFile::create(&path, &identity)?), &WriterConfig::default())?;
+//!
+//! let (window, layout) = (geometry.window_layout(), geometry.layout());
+//! let (page, mut record) = (vec![0; window.record_bytes()], vec![0; layout.record_bytes()]);
+//! transcode(&window, &page, &layout, &mut record);
+//! let token_ids = [42; PAGE_TOKENS];
+//! seal(&mut record, &RecordHead { format, page_idx: 0, layer_idx: 0, before: Chain::root(&identity), token_ids });
+//! let written = writer.submit(0, 0, Arc::new(record))?;
+//! written.wait()?;
+//! drop((writer, written));
+//!
+//! let found = PageFile::open(&path, &identity)?.recover()?;
+//! assert_eq!(found.token_ids, token_ids);
+//! # Ok(())
+//! # }
 //! ```
 
 mod bytes;

@@ -86,10 +86,10 @@ pub(crate) fn quantize_group(numbers: &[f32; GROUP_LEN], len: usize, bits: CodeB
             taint[lane] += number * 0.0;
         }
     }
-    let low = low.into_iter().fold(f32::INFINITY, lesser).clamp(-MAX_NUMBER, MAX_NUMBER);
-    let high = high.into_iter().fold(f32::NEG_INFINITY, greater).clamp(-MAX_NUMBER, MAX_NUMBER);
+    let low = reduce(low, lesser).clamp(-MAX_NUMBER, MAX_NUMBER);
+    let high = reduce(high, greater).clamp(-MAX_NUMBER, MAX_NUMBER);
     let mut codes = [0; GROUP_LEN];
-    if taint.into_iter().sum::<f32>().is_nan() {
+    if reduce(taint, |a, b| a + b).is_nan() {
         return Group { scale: f32::NAN, bias: 0.0, codes };
     }
     let scale = ((high - low) / f32::from(bits.steps())).max(MIN_SCALE);
@@ -100,6 +100,19 @@ pub(crate) fn quantize_group(numbers: &[f32; GROUP_LEN], len: usize, bits: CodeB
     }
     codes[len..].fill(0);
     Group { scale, bias: low, codes }
+}
+
+/// All lanes in one, halving them: a chain from the first to the last would take as long as the rest of a group.
+#[inline(always)]
+fn reduce(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut n = LANES;
+    while n > 1 {
+        n /= 2;
+        for lane in 0..n {
+            lanes[lane] = join(lanes[lane], lanes[lane + n]);
+        }
+    }
+    lanes[0]
 }
 
 /// One instruction, unlike [`f32::min`], which minds NaN.

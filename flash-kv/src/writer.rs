@@ -55,8 +55,6 @@ pub struct Writer {
 pub struct Written {
     shared: Arc<Shared>,
     done: Arc<AtomicBool>,
-    page_idx: u32,
-    layer_idx: u32,
 }
 
 struct Job {
@@ -108,7 +106,7 @@ impl Writer {
     /// Hands over a sealed record; waits for room in the queue.
     ///
     /// # Errors
-    /// The first failure of the file.
+    /// The first failure of the file, or [`KvError::WriterClosed`] if the thread has ended for another reason.
     ///
     /// # Panics
     /// If the record is not as long as one is, or there is no such layer.
@@ -120,27 +118,27 @@ impl Writer {
         assert_eq!((*record).as_ref().len(), file.layout().record_bytes(), "length of a record");
         assert!(layer_idx < file.identity().geometry.n_layers, "there is no layer {layer_idx}");
         let done = Arc::new(AtomicBool::new(false));
-        let written =
-            Written { shared: Arc::clone(&self.shared), done: Arc::clone(&done), page_idx, layer_idx };
+        let written = Written { shared: Arc::clone(&self.shared), done: Arc::clone(&done) };
         self.shared.progress.lock().submitted += 1;
         let jobs = self.jobs.as_ref().expect("the queue is there until the writer is dropped");
         match jobs.send(Job { page_idx, layer_idx, record, done }) {
             Ok(()) => Ok(written),
-            Err(_) => Err(written.refusal()),
+            Err(_) => Err(self.shared.refusal()),
         }
     }
 
     /// Waits until everything submitted is written. That it outlives a crash is what [`PageFile::sync`] sees to.
     ///
     /// # Errors
-    /// The first failure of the file.
+    /// The first failure of the file, or [`KvError::WriterClosed`] if the thread has ended for another reason.
     pub fn flush(&self) -> Result<(), KvError> {
         let mut progress = self.shared.progress.lock();
         while progress.stats.records < progress.submitted && !progress.closed {
             self.shared.changed.wait(&mut progress);
         }
+        let all = progress.stats.records == progress.submitted;
         drop(progress);
-        self.shared.file.check()
+        if all { self.shared.file.check() } else { Err(self.shared.refusal()) }
     }
 
     /// What was done so far.
@@ -182,21 +180,20 @@ impl Written {
             self.shared.changed.wait(&mut progress);
         }
         drop(progress);
-        if self.is_done() { Ok(()) } else { Err(self.refusal()) }
-    }
-
-    fn refusal(&self) -> KvError {
-        let file = &self.shared.file;
-        let closed = KvError::WriterClosed {
-            path: file.path().to_owned(),
-            page_idx: self.page_idx,
-            layer_idx: self.layer_idx,
-        };
-        file.check().err().unwrap_or(closed)
+        if self.is_done() { Ok(()) } else { Err(self.shared.refusal()) }
     }
 }
 
 impl Shared {
+    /// Why something was not written.
+    fn refusal(&self) -> KvError {
+        let progress = self.progress.lock();
+        let unwritten_records = progress.submitted - progress.stats.records;
+        drop(progress);
+        let closed = KvError::WriterClosed { path: self.file.path().to_owned(), unwritten_records };
+        self.file.check().err().unwrap_or(closed)
+    }
+
     fn close(&self) {
         self.progress.lock().closed = true;
         self.changed.notify_all();

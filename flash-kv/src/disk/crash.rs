@@ -45,6 +45,7 @@ struct State {
 #[derive(Debug)]
 enum Undo {
     Write { file: File, inode: u64, offset: u64, old: Vec<u8>, old_len: u64 },
+    Cut { file: File, inode: u64, offset: u64, old: Vec<u8> },
     Rename { from: PathBuf, to: PathBuf, old: Option<PathBuf> },
     Remove { path: PathBuf, old: PathBuf },
 }
@@ -81,6 +82,8 @@ impl FaultyDisk {
     fn lose_unsynced(&self) {
         let mut state = self.state.lock();
         let (mut names_stay, mut written) = (false, HashSet::new());
+        // What is kept of later writes lies over what was there before.
+        let mut again: Vec<(File, u64, Vec<u8>)> = Vec::new();
         while let Some(undo) = state.undo.pop() {
             match undo {
                 Undo::Write { file, inode, offset, old, old_len } => {
@@ -90,11 +93,21 @@ impl FaultyDisk {
                         1 => 0,
                         _ => state.random() as usize % (old.len() + 1),
                     };
-                    file.write_all_at(&old[kept..], offset + kept as u64).unwrap();
                     if kept > 0 {
+                        let mut bytes = vec![0; kept];
+                        file.read_exact_at(&mut bytes, offset).unwrap();
                         written.insert(inode);
-                    } else if !written.contains(&inode) {
+                        again.push((file.try_clone().unwrap(), offset, bytes));
+                    }
+                    file.write_all_at(&old[kept..], offset + kept as u64).unwrap();
+                    if !written.contains(&inode) {
                         file.set_len(old_len).unwrap();
+                    }
+                }
+                Undo::Cut { file, inode, offset, old } => {
+                    if state.random().is_multiple_of(2) {
+                        file.write_all_at(&old, offset).unwrap();
+                        written.insert(inode);
                     }
                 }
                 Undo::Rename { from, to, old } => {
@@ -113,6 +126,9 @@ impl FaultyDisk {
                     }
                 }
             }
+        }
+        for (file, offset, bytes) in again.iter().rev() {
+            file.write_all_at(bytes, *offset).unwrap();
         }
     }
 
@@ -159,13 +175,16 @@ impl State {
         }
     }
 
-    /// Remembers what is at a range.
-    fn remember(&mut self, file: &DiskFile, offset: u64, len: usize) -> io::Result<()> {
+    /// Remembers what is at a range that is about to be written or cut.
+    fn remember(&mut self, file: &DiskFile, offset: u64, len: usize, is_cut: bool) -> io::Result<()> {
         let metadata = file.file.metadata()?;
         let mut old = vec![0; len];
         read_full(&file.file, offset, &mut old)?;
-        let (inode, old_len) = (metadata.ino(), metadata.len());
-        self.undo.push(Undo::Write { file: file.file.try_clone()?, inode, offset, old, old_len });
+        let (file, inode, old_len) = (file.file.try_clone()?, metadata.ino(), metadata.len());
+        self.undo.push(match is_cut {
+            true => Undo::Cut { file, inode, offset, old },
+            false => Undo::Write { file, inode, offset, old, old_len },
+        });
         Ok(())
     }
 }
@@ -177,7 +196,7 @@ impl Disk for FaultyDisk {
             Fate::Done => (bytes.len(), Ok(())),
             Fate::Torn(share, error) => (bytes.len() * usize::from(share) / 256, Err(error)),
         };
-        state.remember(file, offset, len)?;
+        state.remember(file, offset, len, false)?;
         SystemDisk.write_at(file, offset, &bytes[..len])?;
         outcome
     }
@@ -187,7 +206,7 @@ impl Disk for FaultyDisk {
         match state.next(false) {
             Fate::Done => {
                 let cut = file.file.metadata()?.len().saturating_sub(len_bytes);
-                state.remember(file, len_bytes, cut as usize)?;
+                state.remember(file, len_bytes, cut as usize, true)?;
                 SystemDisk.set_len(file, len_bytes)
             }
             Fate::Torn(_, error) => Err(error),
@@ -199,7 +218,10 @@ impl Disk for FaultyDisk {
         match state.next(false) {
             Fate::Done => {
                 let synced = file.file.metadata()?.ino();
-                state.undo.retain(|undo| !matches!(undo, Undo::Write { inode, .. } if *inode == synced));
+                state.undo.retain(|undo| match undo {
+                    Undo::Write { inode, .. } | Undo::Cut { inode, .. } => *inode != synced,
+                    Undo::Rename { .. } | Undo::Remove { .. } => true,
+                });
                 Ok(())
             }
             Fate::Torn(_, error) => Err(error),
@@ -232,7 +254,7 @@ impl Disk for FaultyDisk {
             Fate::Done => {
                 let within = |path: &Path| path.parent() == Some(dir);
                 state.undo.retain(|undo| match undo {
-                    Undo::Write { .. } => true,
+                    Undo::Write { .. } | Undo::Cut { .. } => true,
                     Undo::Rename { to: path, .. } | Undo::Remove { path, .. } => !within(path),
                 });
                 Ok(())

@@ -119,7 +119,7 @@ fn dropped_writer_ends_with_the_record_it_writes() {
     let dropping = thread::spawn(move || drop(writer));
     // It waits for the record; what waits behind it is not written any more.
     let error = second.wait().unwrap_err();
-    assert!(matches!(error, KvError::WriterClosed { page_idx: 0, layer_idx: 1, .. }), "{error}");
+    assert!(matches!(error, KvError::WriterClosed { unwritten_records: 2, .. }), "{error}");
     assert!(!dropping.is_finished());
     release.send(()).unwrap();
     dropping.join().unwrap();
@@ -134,6 +134,7 @@ fn panic_of_a_record_ends_the_thread_and_nobody_waits_for_ever() {
     drop(release);
     let first = writer.submit(0, 0, first).unwrap();
     assert!(matches!(first.wait(), Err(KvError::WriterClosed { .. })));
+    assert!(matches!(writer.flush(), Err(KvError::WriterClosed { unwritten_records: 1, .. })));
     let refused = (0..).find_map(|_| writer.submit(1, 0, page(&token_ids, 1, 0)).err());
     assert!(matches!(refused, Some(KvError::WriterClosed { .. })));
 }
