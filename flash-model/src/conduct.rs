@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 
 use crate::bundle::{BundleIdx, Bundles};
 use crate::control::{Control, Reads};
-use crate::meter::{Meter, Witness};
+use crate::kv::PageTraffic;
+use crate::meter::{Meter, Probe, Witness};
 use crate::pace::Pacer;
 use crate::record::{Event, EventKind, Recorder};
 
@@ -22,12 +23,14 @@ pub struct Conduct {
     pub(crate) prefetch: bool,
     pub(crate) pacer: Pacer,
     pub(crate) events: Option<Sender<Event>>,
+    /// The reads of pages, which compute is not to be mistaken for.
+    pub(crate) pages: PageTraffic,
 }
 
 impl Conduct {
     /// Reads as fast as the disk can, or the controller lets it; with `prefetch`, ahead of the layers.
     pub fn free(prefetch: bool) -> Self {
-        Self { prefetch, pacer: Pacer::new(None), events: None }
+        Self { prefetch, pacer: Pacer::new(None), events: None, pages: PageTraffic::default() }
     }
 }
 
@@ -47,17 +50,18 @@ struct State {
     control: Option<Control>,
     recorder: Recorder,
     stall: Duration,
+    pages: PageTraffic,
     /// The tokens of the pass that is under way, and since when it is.
     pass: Option<(usize, Instant)>,
 }
 
 impl Conductor {
     pub(crate) fn new(bundles: &Bundles, plan: &ResidencyPlan, reader: &Reader, conduct: Conduct) -> Self {
-        let Conduct { prefetch, pacer, events } = conduct;
+        let Conduct { prefetch, pacer, events, pages } = conduct;
         let (meter, control) = (None, None);
         let (recorder, stall) = (Recorder::new(events), Duration::ZERO);
         let conductor =
-            Self { state: Mutex::new(State { pacer, meter, control, recorder, stall, pass: None }) };
+            Self { state: Mutex::new(State { pacer, meter, control, recorder, stall, pages, pass: None }) };
         conductor.replan(bundles, plan, reader, prefetch);
         conductor
     }
@@ -67,7 +71,8 @@ impl Conductor {
         let state = &mut *self.state.lock();
         let streams = plan.streamed_bytes > 0;
         state.pacer.set_rate(None);
-        state.meter = streams.then(|| Meter::new(reader.stats_handle()));
+        let probe = || Probe { reads: reader.stats_handle(), pages: state.pages.clone() };
+        state.meter = streams.then(|| Meter::new(probe()));
         state.control = (streams && prefetch).then(|| Control::new(bundles, plan, state.pacer.clone()));
     }
 

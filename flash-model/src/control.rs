@@ -58,7 +58,7 @@ impl Control {
         let ahead_bytes = reads.ahead_bytes();
         let bytes_of = |idx: usize| self.bundle_bytes[idx] as f64;
         let group_bytes: f64 = group.bundles.iter().map(|idx| bytes_of(idx.0)).sum();
-        let compute = group.end.at.saturating_duration_since(group.start.at);
+        let compute = group.compute();
         let compute_read_bytes = group.end.bytes.saturating_sub(group.start.bytes);
         let mut decision = self.controller.decision();
         for (nth, idx) in group.bundles.iter().enumerate() {

@@ -15,7 +15,7 @@ use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::conduct::Conduct;
 use crate::decoder::{Decoder, Pass};
-use crate::kv::{KvCache, KvPlan, PageSource, PagedPlan};
+use crate::kv::{KvCache, KvPlan, PageSource, PageTraffic, PagedPlan};
 use crate::needs::{MemoryNeeds, Planned, Workload};
 use crate::pace::Pacer;
 use crate::planner::MachineSpeeds;
@@ -202,7 +202,9 @@ impl Model {
             _ => None,
         };
         let reader = Reader::new(shards, reader_config)?;
-        let conduct = Conduct { prefetch: workload.prefetch, pacer, events: events.clone() };
+        let traffic = PageTraffic::default();
+        let conduct =
+            Conduct { prefetch: workload.prefetch, pacer, events: events.clone(), pages: traffic.clone() };
         let mut residency = Residency::new(self.bundles, plan, reader, &budget, conduct)?;
         // The disk is the slowest: it begins before anything else is made.
         residency.start()?;
@@ -213,7 +215,7 @@ impl Model {
             is_kept: false,
         });
         let kv = match paged {
-            Some((plan, identity)) => KvCache::paged(plan, identity, source, &budget)?,
+            Some((plan, identity)) => KvCache::paged(plan, identity, source, traffic, &budget)?,
             None => {
                 let context_tokens = workload.planned_tokens();
                 KvCache::plain(&self.backend, self.kv_shape, self.n_layers, context_tokens, &budget)?
@@ -274,7 +276,9 @@ pub struct EngineStats {
     pub stall: Duration,
     /// Time that attention waited for pages of keys and values.
     pub kv_stall: Duration,
-    /// Bytes of pages that were written to the disk.
+    /// Bytes of pages that were read from the disk.
+    pub kv_read_bytes: u64,
+    /// Bytes of pages that were written to it.
     pub kv_written_bytes: u64,
     /// Reads that were repeated after an error.
     pub retries: u64,
@@ -373,6 +377,19 @@ impl Engine {
         self.truncate(common.min(prompt.len().saturating_sub(1)))
     }
 
+    /// Holds made-up tokens in a cache in pages, as if they had passed: what decoding costs behind a long context can be
+    /// measured without passing one.
+    ///
+    /// # Errors
+    /// [`ModelError::PromptTooLong`], and what writing their pages reports.
+    pub fn make_up_context(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+        let context_tokens = self.context_tokens;
+        if n_tokens > context_tokens {
+            return Err(ModelError::PromptTooLong { prompt_tokens: n_tokens, context_tokens });
+        }
+        self.kv.make_up(n_tokens)
+    }
+
     /// Set it, from any thread, to end a pass between two layers with [`ModelError::Interrupted`].
     pub fn interrupt(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.interrupt)
@@ -401,6 +418,7 @@ impl Engine {
             pass_bytes: self.residency.pass_bytes(),
             stall: self.residency.stall(),
             kv_stall: kv.waited,
+            kv_read_bytes: kv.read_bytes,
             kv_written_bytes: kv.written_bytes,
             retries: reads.retries,
             disk: ByteRate::measured(reads.bytes, reads.active),

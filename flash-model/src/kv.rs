@@ -4,6 +4,7 @@ mod feed;
 mod layer;
 mod pages;
 mod plan;
+mod traffic;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub(crate) use pages::PageSource;
 use pages::Pages;
 pub use plan::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub(crate) use plan::{KvPlan, PagedPlan};
+pub(crate) use traffic::PageTraffic;
 
 /// Sealed pages that are attended to at once: enough for all threads, few enough to be read ahead twice.
 const BATCH_PAGES: usize = 4;
@@ -60,6 +62,8 @@ pub(crate) enum LayerKv {
 pub(crate) struct KvStats {
     /// Bytes written to the disk.
     pub written_bytes: u64,
+    /// Bytes read from there.
+    pub read_bytes: u64,
     /// How long computing waited for pages.
     pub waited: Duration,
 }
@@ -90,9 +94,10 @@ impl KvCache {
         plan: &PagedPlan,
         identity: Identity,
         source: Option<PageSource>,
+        traffic: PageTraffic,
         budget: &Budget,
     ) -> Result<Self, ModelError> {
-        let pages = Arc::new(Pages::new(*plan, identity, source, budget)?);
+        let pages = Arc::new(Pages::new(*plan, identity, source, traffic, budget)?);
         let layer = |layer_idx| {
             let layer = PagedLayer::new(layer_idx, Arc::clone(&pages), budget)?;
             Ok(LayerKv::Paged(Arc::new(Mutex::new(layer))))
@@ -179,13 +184,22 @@ impl KvCache {
         Ok(tokens)
     }
 
+    /// Holds made-up tokens, as if they had passed.
+    pub(crate) fn make_up(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+        let ids: Vec<u32> = (0..n_tokens as u32).collect();
+        self.truncate(0)?;
+        self.begin(&ids)?;
+        for layer in &self.layers {
+            let LayerKv::Paged(layer) = layer else { continue };
+            layer.lock().make_up(n_tokens)?;
+        }
+        self.end(true)
+    }
+
     pub(crate) fn stats(&self) -> KvStats {
         match &self.store {
             Store::Plain(_) => KvStats::default(),
-            Store::Paged(pages) => {
-                let (written_bytes, waited) = pages.stats();
-                KvStats { written_bytes, waited }
-            }
+            Store::Paged(pages) => pages.stats(),
         }
     }
 }

@@ -12,6 +12,7 @@ use flash_io::StatsHandle;
 use parking_lot::Mutex;
 
 use crate::bundle::BundleIdx;
+use crate::kv::PageTraffic;
 
 /// The reads of an engine at some instant.
 #[derive(Debug, Clone, Copy)]
@@ -21,13 +22,23 @@ pub(crate) struct Reading {
     pub bytes: u64,
     /// For how long something was being read.
     pub active: Duration,
+    /// How long attention has waited for pages.
+    pub waited: Duration,
 }
 
 impl Reading {
-    fn now(reads: &StatsHandle) -> Self {
-        let stats = reads.stats();
-        Self { at: Instant::now(), bytes: stats.bytes, active: stats.active }
+    fn now(probe: &Probe) -> Self {
+        let stats = probe.reads.stats();
+        let waited = probe.pages.waited();
+        Self { at: Instant::now(), bytes: stats.bytes, active: stats.active, waited }
     }
+}
+
+/// What is looked at.
+#[derive(Debug, Clone)]
+pub(crate) struct Probe {
+    pub reads: StatsHandle,
+    pub pages: PageTraffic,
 }
 
 /// Bundles that were computed together, in execution order.
@@ -38,10 +49,18 @@ pub(crate) struct Group {
     pub end: Reading,
 }
 
+impl Group {
+    /// How long it was computed: waiting for pages is not computing.
+    pub(crate) fn compute(&self) -> Duration {
+        let elapsed = self.end.at.saturating_duration_since(self.start.at);
+        elapsed.saturating_sub(self.end.waited.saturating_sub(self.start.waited))
+    }
+}
+
 /// Collects groups.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    reads: StatsHandle,
+    probe: Probe,
     returned: Arc<Returned>,
     /// Bundles of the group that is not handed over yet.
     open: Vec<BundleIdx>,
@@ -74,26 +93,26 @@ struct Returned(Mutex<Vec<(u64, Reading)>>);
 #[derive(Debug)]
 pub(crate) struct Witness {
     serial: u64,
-    reads: StatsHandle,
+    probe: Probe,
     returned: Arc<Returned>,
 }
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        self.returned.0.lock().push((self.serial, Reading::now(&self.reads)));
+        self.returned.0.lock().push((self.serial, Reading::now(&self.probe)));
     }
 }
 
 impl Meter {
-    pub(crate) fn new(reads: StatsHandle) -> Self {
+    pub(crate) fn new(probe: Probe) -> Self {
         Self {
             returned: Arc::default(),
             open: Vec::new(),
             open_since: None,
             pending: VecDeque::new(),
             next_serial: 0,
-            last_end: Reading::now(&reads),
-            reads,
+            last_end: Reading::now(&probe),
+            probe,
         }
     }
 
@@ -103,13 +122,13 @@ impl Meter {
         self.open_since = None;
         self.pending.clear();
         self.returned.0.lock().clear();
-        self.last_end = Reading::now(&self.reads);
+        self.last_end = Reading::now(&self.probe);
     }
 
     /// A pinned bundle is computed with, some time.
     pub(crate) fn pinned(&mut self, idx: BundleIdx) {
         self.open.push(idx);
-        self.open_since.get_or_insert_with(|| Reading::now(&self.reads));
+        self.open_since.get_or_insert_with(|| Reading::now(&self.probe));
     }
 
     /// A streamed bundle is there, and will be computed with at once: ends a group. The witness is to go with its slot.
@@ -119,16 +138,16 @@ impl Meter {
         self.open.push(idx);
         self.open_since = None;
         let bundles = std::mem::take(&mut self.open);
-        let handed_over = Reading::now(&self.reads);
+        let handed_over = Reading::now(&self.probe);
         self.pending.push_back(Pending { bundles, handed_over, ended: Ended::WithSlot(serial) });
-        Witness { serial, reads: self.reads.clone(), returned: Arc::clone(&self.returned) }
+        Witness { serial, probe: self.probe.clone(), returned: Arc::clone(&self.returned) }
     }
 
     /// Nothing computes any more: what is open was a group.
     pub(crate) fn settled(&mut self) {
         let Some(handed_over) = self.open_since.take() else { return };
         let bundles = std::mem::take(&mut self.open);
-        let ended = Ended::At(Reading::now(&self.reads));
+        let ended = Ended::At(Reading::now(&self.probe));
         self.pending.push_back(Pending { bundles, handed_over, ended });
     }
 

@@ -41,6 +41,9 @@ pub(crate) struct BenchStreamArgs {
     /// Decode this many tokens
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) tokens: usize,
+    /// Decode behind a context of this many made-up tokens, in pages
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) context: usize,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

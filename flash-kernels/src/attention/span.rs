@@ -182,26 +182,26 @@ pub(crate) fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) {
     }
 }
 
-/// Codes in a step: of constant length, so that the compiler makes vectors of it.
-const STEP: usize = 32;
-
+// Loops over slices, whose length is not known: those of constant length are unrolled, and then no vectors.
 #[inline(always)]
 fn dequantize_eight(codes: &[u8], scale: f32, bias: f32, out: &mut [f32]) {
-    let number = |code: u8| scale * f32::from(code) + bias;
-    let (steps, rest) = codes.as_chunks::<STEP>();
-    let (out_steps, out_rest) = out.as_chunks_mut::<STEP>();
-    for (out, codes) in out_steps.iter_mut().zip(steps) {
-        *out = codes.map(number);
-    }
-    for (out, code) in out_rest.iter_mut().zip(rest) {
-        *out = number(*code);
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = scale * f32::from(*code) + bias;
     }
 }
 
+/// Pairs of codes that are unpacked at a time.
+const PAIRS: usize = 32;
+
 #[inline(always)]
 fn dequantize_four(codes: &[u8], scale: f32, bias: f32, out: &mut [f32]) {
-    let numbers = |pair: u8| [pair & 15, pair >> 4].map(|code| scale * f32::from(code) + bias);
-    for (out, pair) in out.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
-        *out = numbers(*pair);
+    let mut unpacked = [0_u16; PAIRS];
+    for (out, codes) in out.chunks_mut(2 * PAIRS).zip(codes.chunks(PAIRS)) {
+        for (unpacked, pair) in unpacked.iter_mut().zip(codes) {
+            // The even code in the byte that comes first.
+            let pair = u16::from(*pair);
+            *unpacked = ((pair | pair << 4) & 0x0f0f).to_le();
+        }
+        dequantize_eight(bytemuck::cast_slice(&unpacked), scale, bias, out);
     }
 }

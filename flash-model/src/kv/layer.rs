@@ -86,6 +86,19 @@ impl PagedLayer {
         Ok(())
     }
 
+    /// Holds made-up tokens.
+    pub(super) fn make_up(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+        let token_len = self.pages.window.kv_heads() * self.pages.window.head_dim();
+        // Neither alike nor far apart: as much work as any others.
+        let page: Vec<f32> =
+            (0..PAGE_TOKENS * token_len).map(|i| ((i * 7919 % 2003) as f32 / 1001.5) - 1.0).collect();
+        for start in (0..n_tokens).step_by(PAGE_TOKENS) {
+            let numbers = &page[..PAGE_TOKENS.min(n_tokens - start) * token_len];
+            self.append(start, numbers, numbers)?;
+        }
+        Ok(())
+    }
+
     /// Seals the next page.
     fn seal(&mut self) -> Result<(), ModelError> {
         let page_idx = self.sealed.len();

@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use flash_io::{Budget, Reader, ShardIdx, Slot, SlotPool};
 use flash_kv::{
@@ -12,8 +10,10 @@ use flash_kv::{
 };
 use parking_lot::Mutex;
 
+use super::KvStats;
 use super::feed::{Feed, PageKey};
 use super::plan::PagedPlan;
+use super::traffic::PageTraffic;
 use crate::ModelError;
 
 /// A sealed page in memory.
@@ -39,7 +39,7 @@ pub(crate) struct Pages {
     unwritten: Mutex<VecDeque<Unwritten>>,
     /// The first failure of the pass: what is computed from then on is not to be used.
     failure: Mutex<Option<ModelError>>,
-    waited_ns: AtomicU64,
+    traffic: PageTraffic,
 }
 
 /// The pages that memory has no room for.
@@ -97,6 +97,7 @@ impl Pages {
         plan: PagedPlan,
         identity: Identity,
         source: Option<PageSource>,
+        traffic: PageTraffic,
         budget: &Budget,
     ) -> Result<Self, ModelError> {
         let (sealed, window) = (plan.geometry.layout(), plan.geometry.window_layout());
@@ -118,7 +119,7 @@ impl Pages {
             context: Mutex::new(context),
             unwritten: Mutex::default(),
             failure: Mutex::default(),
-            waited_ns: AtomicU64::new(0),
+            traffic,
         })
     }
 
@@ -214,7 +215,7 @@ impl Pages {
         drop(unwritten);
         let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("what is not in memory is on disk");
         let (slot, waited) = feed.take(key)?;
-        self.waited_ns.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+        self.traffic.add(slot.len(), waited);
         let place = self.plan.retention.place(key.page_idx);
         let path = writer.file().path();
         let (format, page_idx, layer_idx) = (self.sealed.format(), place as u32, key.layer_idx as u32);
@@ -273,9 +274,12 @@ impl Pages {
         self.failure.lock().take()
     }
 
-    /// Bytes written so far, and how long pages were waited for.
-    pub(super) fn stats(&self) -> (u64, Duration) {
-        let written_bytes = self.disk.as_ref().map_or(0, |disk| disk.writer.stats().written_bytes);
-        (written_bytes, Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed)))
+    /// What was done so far.
+    pub(super) fn stats(&self) -> KvStats {
+        KvStats {
+            written_bytes: self.disk.as_ref().map_or(0, |disk| disk.writer.stats().written_bytes),
+            read_bytes: self.traffic.read_bytes(),
+            waited: self.traffic.waited(),
+        }
     }
 }

@@ -22,6 +22,8 @@ const WARM_UP: usize = 4;
 const COMPUTE_TOKENS: usize = 3;
 /// The disk is measured before each of so many parts of the tokens, and after the last: its speed changes.
 const ROUNDS: usize = 4;
+/// A budget in which everything is in memory; it is no promise.
+const IN_MEMORY_BYTES: u64 = 1 << 50;
 /// Any token of any vocabulary.
 const FIRST_TOKEN: u32 = 1;
 
@@ -32,6 +34,10 @@ struct Report {
     model_bytes: u64,
     pinned_bytes: u64,
     streamed_bytes_per_token: u64,
+    /// Tokens before those that are decoded.
+    context_tokens: usize,
+    /// Pages of keys and values, in reads for each token.
+    kv_bytes_per_token: u64,
     /// Of a token, without reads beside it.
     compute_ms: f64,
     /// What the disk gave by itself, each time.
@@ -48,18 +54,13 @@ struct Report {
 }
 
 pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
-    let BenchStreamArgs { engine, tokens, json } = args;
+    let BenchStreamArgs { engine, tokens, context, json } = args;
     ensure!(tokens > 0, "--tokens must be at least 1");
     let mut trial = Trial::new(EngineSettings::resolve(engine)?)?;
-    let context_tokens = WARM_UP + tokens.max(COMPUTE_TOKENS);
+    let context_tokens = context + WARM_UP + tokens.max(COMPUTE_TOKENS);
 
-    let compute = {
-        let mut engine = trial.load(1, context_tokens, false)?;
-        let mut token = FIRST_TOKEN;
-        let passes = decode(&mut engine, &mut token, WARM_UP + COMPUTE_TOKENS)?;
-        median(passes[WARM_UP..].iter().map(Pass::compute))
-    };
     let mut engine = trial.load(1, context_tokens, true)?;
+    engine.make_up_context(context)?;
     let mut token = FIRST_TOKEN;
     decode(&mut engine, &mut token, WARM_UP)?;
     let (mut passes, mut disk_bytes_per_s) = (Vec::new(), vec![trial.disk.measure()?]);
@@ -68,10 +69,21 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         passes.extend(decode(&mut engine, &mut token, n)?);
         disk_bytes_per_s.push(trial.disk.measure()?);
     }
-    let stats = engine.stats();
+    let (stats, peak_rss_bytes) = (engine.stats(), report::peak_bytes());
+    drop(engine);
+    // Last, because it takes more memory than the budget behind a context: pages are read ahead in any case, so compute is
+    // measured with all of them in memory.
+    let mut engine = match context {
+        0 => trial.load(1, context_tokens, false)?,
+        _ => trial.load_in(IN_MEMORY_BYTES, 1, context_tokens, true)?,
+    };
+    engine.make_up_context(context)?;
+    let alone = decode(&mut engine, &mut { FIRST_TOKEN }, WARM_UP + COMPUTE_TOKENS)?;
+    let compute = median(alone[WARM_UP..].iter().map(Pass::compute));
 
     let disk = Some(ByteRate::new(mean(&disk_bytes_per_s))?);
-    let limit = Limit { compute, streamed_bytes: stats.pass_bytes, disk };
+    let kv_bytes = passes.iter().map(|pass| pass.kv_bytes).max().unwrap_or(0);
+    let limit = Limit { compute, streamed_bytes: stats.pass_bytes + kv_bytes, disk };
     let elapsed = || passes.iter().map(|pass| pass.elapsed);
     let token = median(elapsed());
     let report = Report {
@@ -79,6 +91,8 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         model_bytes: stats.model_bytes,
         pinned_bytes: stats.pinned_bytes,
         streamed_bytes_per_token: stats.pass_bytes,
+        context_tokens: context,
+        kv_bytes_per_token: kv_bytes,
         compute_ms: report::ms(compute),
         disk_bytes_per_s,
         limit_ms: report::ms(limit.token_time()),
@@ -87,7 +101,7 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         token_ms_max: report::ms(elapsed().max().unwrap_or_default()),
         stall_ms: report::ms(median(passes.iter().map(|pass| pass.stall))),
         limit_fraction: limit.fraction(token),
-        peak_rss_bytes: report::peak_bytes(),
+        peak_rss_bytes,
     };
     if json {
         output::print_json(&report)?;
@@ -113,6 +127,7 @@ fn table(report: &Report) -> String {
     let disk: Vec<_> = report.disk_bytes_per_s.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
     format!(
         "budget          {}, of a model of {}; pinned {}, streamed {} a token\n\
+         context         {} tokens, of which {} are read for each token\n\
          compute         {:.1} ms a token, without reads beside it\n\
          disk            {} GB/s by itself, before, between and after the tokens\n\
          limit           {:.1} ms a token\n\
@@ -123,6 +138,8 @@ fn table(report: &Report) -> String {
         Bytes(report.model_bytes),
         Bytes(report.pinned_bytes),
         Bytes(report.streamed_bytes_per_token),
+        report.context_tokens,
+        Bytes(report.kv_bytes_per_token),
         report.compute_ms,
         disk.join(", "),
         report.limit_ms,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flash_io::{Catalog, Tuning};
-use flash_model::{Engine, EngineOptions, EngineStats, Model, Workload};
+use flash_model::{Engine, EngineOptions, Model, Workload};
 
 use super::ceiling::{self, Ceiling};
 use crate::budget;
@@ -22,7 +22,10 @@ pub(super) struct Trial {
 pub(super) struct Pass {
     pub(super) elapsed: Duration,
     pub(super) stall: Duration,
+    /// Weights and pages.
     pub(super) streamed_bytes: u64,
+    /// Pages of keys and values.
+    pub(super) kv_bytes: u64,
 }
 
 impl Pass {
@@ -47,11 +50,26 @@ impl Trial {
         context_tokens: usize,
         prefetch: bool,
     ) -> anyhow::Result<Engine> {
+        self.load_in(
+            self.budget_bytes.saturating_sub(ceiling::BUFFER_BYTES),
+            prompt_tokens,
+            context_tokens,
+            prefetch,
+        )
+    }
+
+    /// The same in another budget.
+    pub(super) fn load_in(
+        &self,
+        budget_bytes: u64,
+        prompt_tokens: usize,
+        context_tokens: usize,
+        prefetch: bool,
+    ) -> anyhow::Result<Engine> {
         let EngineSettings { model_dir, compute, read_rate, kv, kv_dir, .. } = &self.settings;
         let model: Model = open_model(model_dir, self.tuning.mode, *compute)?;
         let prefetch = prefetch && self.settings.prefetch;
         let workload = Workload { prompt_tokens, context_tokens, prefetch, kv: *kv };
-        let budget_bytes = self.budget_bytes.saturating_sub(ceiling::BUFFER_BYTES);
         let options = EngineOptions {
             reader: self.tuning.into(),
             read_rate: *read_rate,
@@ -64,13 +82,18 @@ impl Trial {
 
 /// Passes tokens through the model; with the logits of the last one.
 pub(super) fn pass(engine: &mut Engine, ids: &[u32]) -> anyhow::Result<(Pass, Vec<f32>)> {
-    let EngineStats { stall, streamed_bytes, .. } = engine.stats();
+    let before = engine.stats();
     let begin = Instant::now();
     let logits = engine.forward(ids)?;
     let elapsed = begin.elapsed();
     let after = engine.stats();
-    let pass =
-        Pass { elapsed, stall: after.stall - stall, streamed_bytes: after.streamed_bytes - streamed_bytes };
+    let kv_bytes = after.kv_read_bytes - before.kv_read_bytes;
+    let pass = Pass {
+        elapsed,
+        stall: after.stall - before.stall + (after.kv_stall - before.kv_stall),
+        streamed_bytes: after.streamed_bytes - before.streamed_bytes + kv_bytes,
+        kv_bytes,
+    };
     Ok((pass, logits))
 }
 

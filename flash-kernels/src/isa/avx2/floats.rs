@@ -139,20 +139,41 @@ fn add_block(rows: FloatRows<'_>, octet: usize, column_start: usize, x: &[f32], 
 /// [`Kernels::multiply_lanes`](crate::isa::Kernels::multiply_lanes).
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
-    let row = |row_idx: usize| &x.values[row_idx * x.k + column_start..][..weights.len()];
-    let (steps, rest) = acc.as_chunks_mut::<ROWS_STEP>();
+    let done = multiply_lanes_steps::<ROWS_STEP>(weights, column_start, x, acc, 0);
+    let done = multiply_lanes_steps::<2>(weights, column_start, x, acc, done);
+    multiply_lanes_steps::<1>(weights, column_start, x, acc, done);
+}
+
+/// The rows from `done` on, `M` at a time; how many are done then.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn multiply_lanes_steps<const M: usize>(
+    weights: &[Lanes],
+    column_start: usize,
+    x: FloatInput<'_>,
+    acc: &mut [Lanes],
+    done: usize,
+) -> usize {
+    let (steps, _) = acc[done..].as_chunks_mut::<M>();
     for (idx, acc) in steps.iter_mut().enumerate() {
-        multiply_lanes_rows(weights, std::array::from_fn(|at| row(ROWS_STEP * idx + at)), acc);
+        // No closures: they are not inlined into functions with target features.
+        let mut rows: [&[f32]; M] = [&[]; M];
+        for (at, row) in rows.iter_mut().enumerate() {
+            *row = &x.values[(done + M * idx + at) * x.k + column_start..][..weights.len()];
+        }
+        multiply_lanes_rows(weights, rows, acc);
     }
-    for (idx, acc) in rest.iter_mut().enumerate() {
-        multiply_lanes_rows(weights, [row(ROWS_STEP * steps.len() + idx)], std::array::from_mut(acc));
-    }
+    done + M * steps.len()
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &mut [Lanes; M]) {
-    let x = x.map(|x| &x[..weights.len()]);
+    // Said once more, so that no index is checked below.
+    let mut x = x;
+    for x in &mut x {
+        *x = &x[..weights.len()];
+    }
     for octet in (0..OCTETS).step_by(OCTETS_STEP) {
         let mut sums = [[_mm256_setzero_ps(); OCTETS_STEP]; M];
         for row in 0..M {

@@ -90,14 +90,32 @@ pub(super) fn multiply(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes) {
 /// [`Kernels::multiply_lanes`](crate::isa::Kernels::multiply_lanes).
 #[target_feature(enable = "avx512f")]
 pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
-    let row = |row_idx: usize| &x.values[row_idx * x.k + column_start..][..weights.len()];
-    let (eights, rest) = acc.as_chunks_mut::<8>();
-    for (idx, acc) in eights.iter_mut().enumerate() {
-        multiply_lanes_rows(weights, std::array::from_fn(|at| row(8 * idx + at)), acc);
+    let done = multiply_lanes_steps::<8>(weights, column_start, x, acc, 0);
+    let done = multiply_lanes_steps::<4>(weights, column_start, x, acc, done);
+    let done = multiply_lanes_steps::<2>(weights, column_start, x, acc, done);
+    multiply_lanes_steps::<1>(weights, column_start, x, acc, done);
+}
+
+/// The rows from `done` on, `M` at a time; how many are done then.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn multiply_lanes_steps<const M: usize>(
+    weights: &[Lanes],
+    column_start: usize,
+    x: FloatInput<'_>,
+    acc: &mut [Lanes],
+    done: usize,
+) -> usize {
+    let (steps, _) = acc[done..].as_chunks_mut::<M>();
+    for (idx, acc) in steps.iter_mut().enumerate() {
+        // No closures: they are not inlined into functions with target features.
+        let mut rows: [&[f32]; M] = [&[]; M];
+        for (at, row) in rows.iter_mut().enumerate() {
+            *row = &x.values[(done + M * idx + at) * x.k + column_start..][..weights.len()];
+        }
+        multiply_lanes_rows(weights, rows, acc);
     }
-    for (idx, acc) in rest.iter_mut().enumerate() {
-        multiply_lanes_rows(weights, [row(8 * eights.len() + idx)], std::array::from_mut(acc));
-    }
+    done + M * steps.len()
 }
 
 #[inline]
@@ -107,7 +125,11 @@ fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &
     for row in 0..M {
         sums[row] = [acc[row].load_512(0), acc[row].load_512(1)];
     }
-    let x = x.map(|x| &x[..weights.len()]);
+    // Said once more, so that no index is checked below.
+    let mut x = x;
+    for x in &mut x {
+        *x = &x[..weights.len()];
+    }
     for (column, weights) in weights.iter().enumerate() {
         let weights = [weights.load_512(0), weights.load_512(1)];
         for row in 0..M {

@@ -130,19 +130,38 @@ fn words_of_bf16(bytes: &[u8; 8]) -> uint32x4_t {
 
 /// [`Kernels::multiply_lanes`](crate::isa::Kernels::multiply_lanes).
 pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
-    let row = |row_idx: usize| &x.values[row_idx * x.k + column_start..][..weights.len()];
-    let (steps, rest) = acc.as_chunks_mut::<ROWS_STEP>();
+    let done = multiply_lanes_steps::<ROWS_STEP>(weights, column_start, x, acc, 0);
+    let done = multiply_lanes_steps::<2>(weights, column_start, x, acc, done);
+    multiply_lanes_steps::<1>(weights, column_start, x, acc, done);
+}
+
+/// The rows from `done` on, `M` at a time; how many are done then.
+#[inline]
+fn multiply_lanes_steps<const M: usize>(
+    weights: &[Lanes],
+    column_start: usize,
+    x: FloatInput<'_>,
+    acc: &mut [Lanes],
+    done: usize,
+) -> usize {
+    let (steps, _) = acc[done..].as_chunks_mut::<M>();
     for (idx, acc) in steps.iter_mut().enumerate() {
-        multiply_lanes_rows(weights, std::array::from_fn(|at| row(ROWS_STEP * idx + at)), acc);
+        let mut rows: [&[f32]; M] = [&[]; M];
+        for (at, row) in rows.iter_mut().enumerate() {
+            *row = &x.values[(done + M * idx + at) * x.k + column_start..][..weights.len()];
+        }
+        multiply_lanes_rows(weights, rows, acc);
     }
-    for (idx, acc) in rest.iter_mut().enumerate() {
-        multiply_lanes_rows(weights, [row(ROWS_STEP * steps.len() + idx)], std::array::from_mut(acc));
-    }
+    done + M * steps.len()
 }
 
 #[inline]
 fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &mut [Lanes; M]) {
-    let x = x.map(|x| &x[..weights.len()]);
+    // Said once more, so that no index is checked below.
+    let mut x = x;
+    for x in &mut x {
+        *x = &x[..weights.len()];
+    }
     for first in (0..QUADS).step_by(QUADS_STEP) {
         let mut sums = [[vdupq_n_f32(0.0); QUADS_STEP]; M];
         for row in 0..M {

@@ -1,0 +1,85 @@
+//! `kv_attend/<format>/<context>/<heads>x<kv_heads>x<head_dim>`: one token attends to a context in pages, all in memory, on a thread
+//! for each core. Bytes are those of the pages.
+
+use criterion::{Criterion, Throughput};
+use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, SPAN_TOKENS, Span};
+use flash_kv::{GROUP_LEN, HalfLayout, PageFormat, PageLayout, transcode};
+
+/// The heads of a model of 8 · 10⁹ weights, and of a small one.
+const HEADS: [Heads; 2] = [
+    Heads { query_heads: 32, kv_heads: 8, head_dim: 128 },
+    Heads { query_heads: 9, kv_heads: 3, head_dim: 64 },
+];
+
+/// Tokens: too many for any cache.
+const CONTEXT_TOKENS: usize = 1 << 16;
+
+fn pages(heads: Heads, format: PageFormat) -> (PageLayout, Vec<Vec<u64>>) {
+    let source = PageLayout::new(heads.kv_heads, heads.head_dim, PageFormat::F32);
+    let layout = PageLayout::new(heads.kv_heads, heads.head_dim, format);
+    let mut numbers = vec![0_u64; source.record_bytes() / 8];
+    for (i, number) in bytemuck::cast_slice_mut::<u64, f32>(&mut numbers).iter_mut().enumerate() {
+        *number = (i * 7919 % 2003) as f32 / 1001.5 - 1.0;
+    }
+    // Of words, so that numbers lie at their alignment.
+    let mut record = vec![0_u64; layout.record_bytes() / 8];
+    transcode(&source, bytemuck::cast_slice(&numbers), &layout, bytemuck::cast_slice_mut(&mut record));
+    let n_pages = CONTEXT_TOKENS / SPAN_TOKENS;
+    (layout, vec![record; n_pages])
+}
+
+fn numbers<'a>(layout: &PageLayout, half: &HalfLayout, record: &'a [u8]) -> Numbers<'a> {
+    let codes = &record[half.codes.clone()];
+    let affine = || Codes {
+        codes,
+        scales: bytemuck::cast_slice(&record[half.scales.clone()]),
+        biases: bytemuck::cast_slice(&record[half.biases.clone()]),
+        group: GROUP_LEN,
+    };
+    match layout.format() {
+        PageFormat::F32 => Numbers::F32(bytemuck::cast_slice(codes)),
+        PageFormat::F16 => Numbers::F16(bytemuck::cast_slice(codes)),
+        PageFormat::Int8 => Numbers::Affine8(affine()),
+        _ => Numbers::Affine4(affine()),
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default().sample_size(10).configure_from_args();
+    let pool = Pool::for_machine().unwrap();
+    let mut group = criterion.benchmark_group("kv_attend");
+    for heads in HEADS {
+        let queries = vec![0.1; heads.query_heads * heads.head_dim];
+        let Heads { query_heads, kv_heads, head_dim } = heads;
+        for format in PageFormat::ALL {
+            let (layout, records) = pages(heads, *format);
+            let spans: Vec<_> = records
+                .iter()
+                .enumerate()
+                .map(|(idx, record)| {
+                    let record: &[u8] = bytemuck::cast_slice(record);
+                    Span {
+                        start: idx * SPAN_TOKENS,
+                        n_tokens: SPAN_TOKENS,
+                        head_tokens: SPAN_TOKENS,
+                        keys: numbers(&layout, layout.keys(), record),
+                        values: numbers(&layout, layout.values(), record),
+                    }
+                })
+                .collect();
+            group.throughput(Throughput::Bytes((records.len() * layout.record_bytes()) as u64));
+            let name = format!("{format}/{CONTEXT_TOKENS}/{query_heads}x{kv_heads}x{head_dim}");
+            group.bench_function(name, |b| {
+                let mut out = vec![0.0; queries.len()];
+                b.iter(|| {
+                    let gaze = Gaze { scale: 0.1, window: None };
+                    let mut attention = Attention::new(&pool, heads, gaze, &queries, CONTEXT_TOKENS - 1);
+                    spans.chunks(4).for_each(|spans| attention.add(spans));
+                    attention.finish(&mut out);
+                });
+            });
+        }
+    }
+    group.finish();
+    criterion.final_summary();
+}

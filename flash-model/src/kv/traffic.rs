@@ -1,0 +1,30 @@
+//! What reading pages has cost so far, for whoever wants to know.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Counts pages that were read, and how long attention waited for them. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PageTraffic(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    read_bytes: AtomicU64,
+    waited_ns: AtomicU64,
+}
+
+impl PageTraffic {
+    pub(super) fn add(&self, read_bytes: usize, waited: Duration) {
+        self.0.read_bytes.fetch_add(read_bytes as u64, Ordering::Relaxed);
+        self.0.waited_ns.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.0.read_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.0.waited_ns.load(Ordering::Relaxed))
+    }
+}
