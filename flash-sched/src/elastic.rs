@@ -15,6 +15,8 @@ const STALLED_PART: u64 = 16;
 pub struct Memory {
     /// What could be taken without taking it from anyone.
     pub free_bytes: u64,
+    /// What is held now: it may be more than is allowed, for giving back takes a moment.
+    pub held_bytes: u64,
     /// Whether programs wait for memory.
     pub is_stalled: bool,
 }
@@ -38,13 +40,15 @@ impl Elastic {
 
     /// What may be had from `now` on, the time since any fixed start, given what `memory` looks like at this moment.
     ///
-    /// Less than half of the headroom free is short, more than twice as much is plenty; nothing happens between.
+    /// Less than three quarters of the headroom free is short, more than twice as much is plenty; nothing happens between.
+    /// What is missing is counted from what is held, so that looking twice before it is given back takes it once.
     pub fn step(&mut self, now: Duration, memory: Memory) -> u64 {
-        let Memory { free_bytes, is_stalled } = memory;
-        if is_stalled || free_bytes < self.headroom_bytes / 2 {
+        let Memory { free_bytes, held_bytes, is_stalled } = memory;
+        if is_stalled || free_bytes < self.headroom_bytes / 4 * 3 {
             let missing_bytes = self.headroom_bytes.saturating_sub(free_bytes);
-            let least_bytes = if is_stalled { self.allowance_bytes / STALLED_PART } else { 0 };
-            self.allowance_bytes = self.allowance_bytes.saturating_sub(missing_bytes.max(least_bytes));
+            let least_bytes = if is_stalled { held_bytes / STALLED_PART } else { 0 };
+            let left_bytes = held_bytes.saturating_sub(missing_bytes.max(least_bytes));
+            self.allowance_bytes = self.allowance_bytes.min(left_bytes);
             self.free_since = None;
         } else if free_bytes > 2 * self.headroom_bytes && self.allowance_bytes < self.cap_bytes {
             let since = *self.free_since.get_or_insert(now);
@@ -68,35 +72,39 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn free(free_bytes: u64) -> Memory {
-        Memory { free_bytes, is_stalled: false }
+    fn free(free_bytes: u64, held_bytes: u64) -> Memory {
+        Memory { free_bytes, held_bytes, is_stalled: false }
     }
 
     #[test]
-    fn shortage_is_answered_at_once_with_what_is_missing() {
+    fn shortage_is_answered_at_once_with_what_is_missing_and_once() {
         let mut elastic = Elastic::new(1000, 100);
-        assert_eq!(elastic.step(SECOND, free(100)), 1000);
-        assert_eq!(elastic.step(SECOND, free(50)), 1000);
-        assert_eq!(elastic.step(SECOND, free(40)), 940);
-        assert_eq!(elastic.step(SECOND, free(0)), 840);
+        assert_eq!(elastic.step(SECOND, free(100, 1000)), 1000);
+        assert_eq!(elastic.step(SECOND, free(75, 1000)), 1000);
+        assert_eq!(elastic.step(SECOND, free(40, 1000)), 940);
+        assert_eq!(elastic.step(SECOND, free(40, 1000)), 940, "it was not given back yet");
+        assert_eq!(elastic.step(SECOND, free(0, 940)), 840);
     }
 
     #[test]
     fn programs_that_wait_get_memory_whatever_is_free() {
         let mut elastic = Elastic::new(1600, 100);
-        assert_eq!(elastic.step(SECOND, Memory { free_bytes: 5000, is_stalled: true }), 1500);
+        assert_eq!(
+            elastic.step(SECOND, Memory { free_bytes: 5000, held_bytes: 1600, is_stalled: true }),
+            1500
+        );
     }
 
     #[test]
     fn memory_is_taken_back_after_a_while_and_up_to_the_cap() {
         let mut elastic = Elastic::new(1000, 100);
-        elastic.step(SECOND, free(0));
-        assert_eq!(elastic.step(2 * SECOND, free(250)), 900);
-        assert_eq!(elastic.step(6 * SECOND, free(250)), 900);
+        elastic.step(SECOND, free(0, 1000));
+        assert_eq!(elastic.step(2 * SECOND, free(250, 900)), 900);
+        assert_eq!(elastic.step(6 * SECOND, free(250, 900)), 900);
         // Not free enough for a moment: it begins anew.
-        assert_eq!(elastic.step(6 * SECOND, free(150)), 900);
-        assert_eq!(elastic.step(7 * SECOND, free(250)), 900);
-        assert_eq!(elastic.step(12 * SECOND, free(250)), 1000);
+        assert_eq!(elastic.step(6 * SECOND, free(150, 900)), 900);
+        assert_eq!(elastic.step(7 * SECOND, free(250, 900)), 900);
+        assert_eq!(elastic.step(12 * SECOND, free(250, 900)), 1000);
     }
 
     proptest! {
@@ -104,13 +112,13 @@ mod tests {
         fn allowance_is_never_above_the_cap_and_short_memory_never_raises_it(
             cap in 0..u64::MAX / 2,
             headroom in 0..u64::MAX / 4,
-            seen in prop::collection::vec((0..10_000u64, any::<u64>(), any::<bool>()), 1..50),
+            seen in prop::collection::vec((0..10_000u64, any::<u64>(), any::<u64>(), any::<bool>()), 1..50),
         ) {
             let mut elastic = Elastic::new(cap, headroom);
             let (mut now, mut before) = (Duration::ZERO, cap);
-            for (ms, free_bytes, is_stalled) in seen {
+            for (ms, free_bytes, held_bytes, is_stalled) in seen {
                 now += Duration::from_millis(ms);
-                let allowance = elastic.step(now, Memory { free_bytes, is_stalled });
+                let allowance = elastic.step(now, Memory { free_bytes, held_bytes, is_stalled });
                 prop_assert!(allowance <= cap);
                 prop_assert!(allowance <= before || (!is_stalled && free_bytes > headroom));
                 before = allowance;
