@@ -88,8 +88,10 @@ impl Session {
         let listener = Listener::start(trace, model.bundles().map(|bundle| bundle.name))?;
         let (listener, events) = listener.unzip();
         let reader = tuning.into();
-        let engine =
-            model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events, kv_dir })?;
+        let share_prefixes = false;
+        let options =
+            EngineOptions { budget_bytes, workload, reader, read_rate, events, kv_dir, share_prefixes };
+        let engine = model.load(&options)?;
         if debug {
             report::plan(&engine);
         }

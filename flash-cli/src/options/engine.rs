@@ -97,6 +97,7 @@ fn kv_policy(args: KvArgs) -> Result<(KvPolicy, PathBuf), UsageError> {
             None => WhenFull::End,
             Some(EvictArg::Oldest) => WhenFull::EvictOldest,
         },
+        in_pages: false,
     };
     let min = policy.max_tokens_min();
     match max_kv_size {
