@@ -356,6 +356,10 @@ fn a_session_without_room_is_refused() {
     ));
 }
 
+fn no_file(error: std::io::Error) -> ModelError {
+    ModelError::File { path: "note".into(), error }
+}
+
 #[test]
 fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
     let all = tokens(701);
@@ -365,12 +369,12 @@ fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
             (bench.kv.in_pages, bench.compute, bench.room) = (in_pages, compute, 4.0);
             let mut engine = bench.open();
             engine.forward(&all[..400]).unwrap();
-            engine.save_as("talk", |dir| fs::write(dir.join("note"), "4").unwrap()).unwrap();
+            engine.save_as("talk", |dir| fs::write(dir.join("note"), "4").map_err(no_file)).unwrap();
             engine.forward(&all[400..700]).unwrap();
-            engine.save_as("talk", |_| ()).unwrap();
+            engine.save_as("talk", |_| Ok::<_, ModelError>(())).unwrap();
             engine.truncate(0).unwrap();
             engine.forward(&others(200)).unwrap();
-            let read = |dir: &Path| Ok(fs::read_to_string(dir.join("note")).unwrap());
+            let read = |dir: &Path| fs::read_to_string(dir.join("note")).map_err(no_file);
             let (note, how) = engine.take_from("talk", read).unwrap();
             assert_eq!(note, "4", "what others keep there stays");
             assert!(matches!(how, Resumption::Saved), "{how:?}");
@@ -382,7 +386,7 @@ fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
                 assert!(bits(&mut bench.saved(), &all[700..]) == wanted, "{format:?} {in_pages}");
             }
             assert!(matches!(
-                engine.take_from("nothing", |_| Ok(())),
+                engine.take_from("nothing", |_| Ok::<_, ModelError>(())),
                 Err(ModelError::Kv(KvError::NoSession { .. }))
             ));
         }

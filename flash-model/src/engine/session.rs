@@ -152,22 +152,32 @@ impl Engine {
     /// the directory of the session to `describe`, while nobody else can use it.
     ///
     /// # Errors
-    /// As [`Model::open_session`]; [`ModelError::Kv`] if the disk fails.
-    pub fn save_as(&mut self, name: &str, describe: impl FnOnce(&Path)) -> Result<(), ModelError> {
+    /// As [`Model::open_session`]; [`ModelError::Kv`] if the disk fails; whatever `describe` says.
+    pub fn save_as<T, E: From<ModelError>>(
+        &mut self,
+        name: &str,
+        describe: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (mut session, common) = self.session_named(name)?;
+        // First: tokens that it says and the pages have not are passed again, and none is lost.
+        let described = describe(session.dir())?;
+        self.kv.save_to(&mut session, common)?;
+        Ok(described)
+    }
+
+    /// That session, and how many of its pages are those of the context.
+    fn session_named(&self, name: &str) -> Result<(Session, usize), ModelError> {
         if self.rotates {
             return Err(ModelError::Rotates { what: "a session" });
         }
-        let (mut session, common) = match Session::open(&self.kv_dir, name, &self.identity) {
+        Ok(match Session::open(&self.kv_dir, name, &self.identity) {
             Ok(opened) => {
                 let common = common_pages(&opened, self.held());
                 (opened.session, common)
             }
             Err(KvError::NoSession { .. }) => (Session::create(&self.kv_dir, name, &self.identity)?, 0),
             Err(error) => return Err(error.into()),
-        };
-        self.kv.save_to(&mut session, common)?;
-        describe(session.dir());
-        Ok(())
+        })
     }
 
     /// Takes a copy of the context of the session of that name, in place of what is held; gives the directory of the session to
@@ -176,15 +186,16 @@ impl Engine {
     /// # Errors
     /// [`ModelError::Kv`] if there is no such session, or it is not one of this model, or cannot be read;
     /// [`ModelError::SessionTooLong`] if there is no room for it: then what is held stays.
-    pub fn take_from<T>(
+    pub fn take_from<T, E: From<ModelError>>(
         &mut self,
         name: &str,
-        describe: impl FnOnce(&Path) -> Result<T, ModelError>,
-    ) -> Result<(T, Resumption), ModelError> {
+        describe: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<(T, Resumption), E> {
         if self.rotates {
-            return Err(ModelError::Rotates { what: "a session" });
+            return Err(ModelError::Rotates { what: "a session" }.into());
         }
-        let context = SessionContext::new(Session::open(&self.kv_dir, name, &self.identity)?)?;
+        let opened = Session::open(&self.kv_dir, name, &self.identity).map_err(ModelError::from)?;
+        let context = SessionContext::new(opened)?;
         fits(&context.stored, self.context_tokens)?;
         let described = describe(context.dir())?;
         self.kv.restore(&context.stored, false)?;

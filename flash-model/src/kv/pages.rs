@@ -55,6 +55,17 @@ struct OnDisk {
     is_kept: bool,
 }
 
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        // What was sealed and not saved is recovered: the more of it there is the better.
+        if self.is_kept
+            && let Err(error) = self.writer.flush()
+        {
+            tracing::debug!(%error, "pages are lost");
+        }
+    }
+}
+
 /// The tokens that the pages are of.
 #[derive(Debug, Default)]
 struct Context {
