@@ -84,7 +84,7 @@ impl Bench {
         let how = match context.resumption() {
             Resumption::New => Resumption::New,
             Resumption::Saved => Resumption::Saved,
-            Resumption::Recovered(recovery) => Resumption::Recovered(copy(recovery)),
+            Resumption::Recovered(recovery) => Resumption::Recovered(Box::new(copy(recovery))),
         };
         let engine = model.resume(&options, context)?;
         assert_eq!(engine.held(), tokens);
@@ -105,7 +105,7 @@ impl Bench {
     /// The session, after a crash; and whether it has the bits that it had.
     fn recovered(&self) -> (Engine, Recovery) {
         match self.resume() {
-            (engine, Resumption::Recovered(recovery)) => (engine, recovery),
+            (engine, Resumption::Recovered(recovery)) => (engine, *recovery),
             (_, how) => panic!("{how:?}"),
         }
     }

@@ -152,7 +152,8 @@ impl Prompt {
                 let (last, text) =
                     generation.token_ids.split_last().map_or((None, &[][..]), |(l, t)| (Some(*l), t));
                 // What ends an answer is no part of the text.
-                let last = last.filter(|last| !tokenizer.is_eos(*last));
+                let ends = generation.finish_reason == FinishReason::Stop;
+                let last = last.filter(|last| !(ends && tokenizer.is_eos(*last)));
                 Kept::Text { token_ids: self.ids.iter().chain(text).copied().chain(last).collect() }
             }
         }

@@ -25,7 +25,7 @@ pub enum Resumption {
     /// As it was saved: with the same bits as if it had never stopped.
     Saved,
     /// With the whole pages that a crash has left.
-    Recovered(Recovery),
+    Recovered(Box<Recovery>),
 }
 
 /// What is known of a crash.
@@ -90,7 +90,8 @@ impl SessionContext {
         } else if stored.token_ids.is_empty() && !was_saved && sealed.dropped.is_none() {
             Resumption::New
         } else {
-            Resumption::Recovered(Recovery { is_exact: stored.is_exact(), lost, dropped: sealed.dropped })
+            let is_exact = stored.is_exact();
+            Resumption::Recovered(Box::new(Recovery { is_exact, lost, dropped: sealed.dropped }))
         };
         Ok(Self { session, stored, resumption })
     }

@@ -95,7 +95,9 @@ impl KvCache {
         let mut page_rows = vec![0; 2 * sealed.n_rows() * sealed.row_bytes()];
         match &mut self.store {
             Store::Paged(pages) => pages.set_tokens(&stored.token_ids),
-            Store::Plain(tail) => drop(tail.append(tokens)?),
+            Store::Plain(tail) => {
+                tail.append(tokens)?;
+            }
         }
         for layer_idx in 0..self.layers.len() {
             if let Some(tail) = &stored.tail {
@@ -157,13 +159,12 @@ impl KvCache {
         file.truncate(common)?;
         let mut record = vec![0; file.layout().record_bytes()];
         let mut page_rows = vec![0; 2 * file.layout().n_rows() * file.layout().row_bytes()];
-        let mut before = Chain::root(file.identity());
-        let chains: Vec<_> = Chain::pages(file.identity(), self.held()).collect();
-        for page_idx in 0..n_sealed {
+        let root = Chain::root(file.identity());
+        // What names the pages before each one.
+        let chains = std::iter::once(root).chain(Chain::pages(file.identity(), self.held()));
+        let chains: Vec<_> = chains.take(n_sealed).enumerate().skip(common).collect();
+        for (page_idx, before) in chains {
             for layer_idx in 0..self.layers.len() {
-                if page_idx < common {
-                    continue;
-                }
                 match self.layers[layer_idx].paged() {
                     Some(layer) => layer.lock().copy(page_idx, PrefixPart::Page, &mut record)?,
                     None => {
@@ -178,7 +179,6 @@ impl KvCache {
                 }
                 file.write(page_idx as u32, layer_idx as u32, &record)?;
             }
-            before = chains[page_idx];
         }
         self.save_rest(session)
     }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::kept::Kept as Described;
+use crate::size::Bytes;
 use crate::table::{count, left, section, size};
 
 /// All there is.
@@ -64,9 +65,23 @@ pub(super) struct Gone {
 /// What was removed of prefixes, and what is left.
 #[derive(Debug, Serialize)]
 pub(super) struct Kept {
-    pub pages: usize,
-    pub freed_bytes: u64,
-    pub kept_bytes: u64,
+    pages: usize,
+    freed_bytes: u64,
+    kept_bytes: u64,
+}
+
+impl Gone {
+    pub(super) fn render(&self) -> String {
+        format!("{}: removed\n", self.name)
+    }
+}
+
+impl Kept {
+    pub(super) fn render(&self) -> String {
+        let pages = count(self.pages, "page");
+        let (freed, kept) = (Bytes(self.freed_bytes), Bytes(self.kept_bytes));
+        format!("{pages} of prefixes removed, {freed} freed, {kept} kept\n")
+    }
 }
 
 impl From<Collected> for Kept {
@@ -158,7 +173,7 @@ impl Shown {
         let mut rows = vec![
             row("kind", self.kind.map_or_else(unknown, str::to_owned)),
             row("tokens", number(self.tokens)),
-            row("stored", crate::size::Bytes(self.session.stored_bytes).to_string()),
+            row("stored", Bytes(self.session.stored_bytes).to_string()),
             row("pages", self.page_format.clone().unwrap_or_else(unknown)),
             row("window", number(self.window_tokens.map(|tokens| tokens as usize))),
             row("changed", ago(seconds(SystemTime::now()), self.session.modified)),
