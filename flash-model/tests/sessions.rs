@@ -205,6 +205,30 @@ proptest! {
 }
 
 #[test]
+fn what_came_sealed_is_not_taken_for_what_the_window_holds() {
+    for format in FORMATS {
+        for (window_tokens, share_prefixes) in [(0, false), (128, false), (0, true), (128, true)] {
+            let mut bench = Bench::new(format);
+            (bench.kv.window_tokens, bench.share_prefixes) = (window_tokens, share_prefixes);
+            let all = tokens(513);
+            let mut engine = if share_prefixes { bench.open() } else { bench.resume().0 };
+            engine.forward(&all[..512]).unwrap();
+            engine.save().unwrap();
+            engine.share_prefix(512).unwrap();
+            drop(engine);
+            let mut engine = if share_prefixes { bench.open() } else { bench.saved() };
+            assert_eq!(engine.reuse(&all).unwrap(), 512);
+            for tokens in [511, 384, 383, 300] {
+                let other = [&all[..tokens], &others(9)].concat();
+                let reused = engine.reuse(&other).unwrap();
+                let got = bits(&mut engine, &other[reused..]);
+                assert!(got == bench.wanted(&other), "{format:?} {window_tokens} {share_prefixes} {tokens}");
+            }
+        }
+    }
+}
+
+#[test]
 fn without_a_save_whole_pages_are_recovered_and_say_how_exact_they_are() {
     for format in FORMATS {
         let bench = Bench::new(format);

@@ -23,6 +23,8 @@ pub(crate) struct PagedLayer {
     pages: Arc<Pages>,
     /// Records of pages that are not sealed; page `i` lies in `i % window.len()`.
     window: Vec<PageBuf>,
+    /// The first page that was ever there: those before came sealed from elsewhere.
+    window_start: usize,
     /// Of each page that was sealed, its record if that stays in memory.
     sealed: Vec<Option<Arc<Record>>>,
     /// How many do.
@@ -46,7 +48,7 @@ impl PagedLayer {
         let n_window = pages.plan.window_pages();
         let record = || PageBuf::new(pages.window.record_bytes(), budget);
         let window = (0..n_window).map(|_| record()).collect::<Result<_, _>>()?;
-        Ok(Self { layer_idx, pages, window, sealed: Vec::new(), n_held: 0, end: 0 })
+        Ok(Self { layer_idx, pages, window, window_start: 0, sealed: Vec::new(), n_held: 0, end: 0 })
     }
 
     pub(crate) fn pages(&self) -> &Arc<Pages> {
@@ -142,6 +144,7 @@ impl PagedLayer {
 
     /// The sealed pages and the window are there, of so many tokens.
     pub(super) fn complete(&mut self, tokens: usize) {
+        self.window_start = self.sealed.len();
         self.end = tokens;
     }
 
@@ -233,24 +236,27 @@ impl PagedLayer {
     /// Whether the first `tokens` tokens can be gone on from: whether all that the next one sees in its window is there.
     pub(super) fn can_rewind(&self, tokens: usize) -> bool {
         let (first, n_sealed) = (self.sealed_at(tokens), self.sealed.len());
-        let written = self.end.div_ceil(PAGE_TOKENS);
         // What is sealed as the window holds it can go back there.
-        let is_there =
-            self.pages.sealed == self.pages.window || first.min(n_sealed) + self.window.len() >= written;
+        let is_there = self.pages.sealed == self.pages.window || self.is_in_window(first.min(n_sealed));
         // None that it sees was given up.
         let is_whole = first >= n_sealed || n_sealed <= self.pages.plan.retention.max_pages;
         tokens == 0 || (tokens <= self.end && is_there && is_whole)
     }
 
+    /// Whether the window has a page, and all behind it: it was there, and no other has taken its place.
+    fn is_in_window(&self, page_idx: usize) -> bool {
+        page_idx >= self.window_start && page_idx + self.window.len() >= self.end.div_ceil(PAGE_TOKENS)
+    }
+
     /// Forgets all but the first `tokens` tokens, which [can be gone on from](Self::can_rewind).
     pub(super) fn rewind(&mut self, tokens: usize) -> Result<(), ModelError> {
         let n_sealed = if tokens == 0 { 0 } else { self.sealed_at(tokens) };
-        let written = self.end.div_ceil(PAGE_TOKENS);
         for page_idx in n_sealed..self.sealed.len().min(tokens.div_ceil(PAGE_TOKENS)) {
-            if page_idx + self.window.len() < written {
+            if !self.is_in_window(page_idx) {
                 self.unseal(page_idx)?;
             }
         }
+        self.window_start = self.window_start.min(n_sealed);
         self.keep_sealed(n_sealed)?;
         self.end = tokens;
         Ok(())
