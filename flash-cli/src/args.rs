@@ -11,7 +11,10 @@ mod bench;
 mod kv;
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs};
-pub(crate) use kv::{EvictArg, KvArgs};
+pub(crate) use kv::{
+    EvictArg, KeepArgs, KvArgs, KvCommand, KvGcArgs, KvListArgs, KvPlaceArgs, KvRmArgs, KvShowArgs,
+    KvToolArgs,
+};
 
 use crate::ram::Ram;
 use crate::size::Size;
@@ -57,6 +60,8 @@ pub(crate) enum Command {
     Perplexity(PerplexityArgs),
     /// Convert a GGUF file to a model directory
     Convert(ConvertArgs),
+    /// Look after sessions and prefixes that were kept
+    Kv(KvToolArgs),
     /// Measure what this machine gives a model
     Bench(BenchArgs),
 }
@@ -82,7 +87,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) ignore_eos: bool,
     /// Pass the prompt once before the run that is measured, so that pinned weights are in memory
-    #[arg(long)]
+    #[arg(long, conflicts_with = "session")]
     pub(crate) warm_up: bool,
     /// Print one JSON object when done, and no text before
     #[arg(long)]
@@ -93,6 +98,8 @@ pub(crate) struct RunArgs {
     /// Write when what was read, waited for and computed: trace events, for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) keep: KeepArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
@@ -111,6 +118,8 @@ pub(crate) struct ChatArgs {
     /// Generate at most this many tokens an answer
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub(crate) max_tokens: usize,
+    #[command(flatten)]
+    pub(crate) keep: KeepArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }

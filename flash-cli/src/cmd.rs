@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod convert;
 mod inspect;
+mod kv;
 mod perplexity;
 mod plan;
 mod run;
@@ -20,7 +21,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => args.engine.debug,
         Command::Chat(args) => args.engine.debug,
         Command::Perplexity(args) => args.engine.debug,
-        Command::Inspect(_) | Command::Plan(_) | Command::Convert(_) | Command::Bench(_) => false,
+        Command::Inspect(_) | Command::Plan(_) | Command::Convert(_) | Command::Kv(_) | Command::Bench(_) => {
+            false
+        }
     });
     match command {
         Command::Run(args) => run::run(RunOptions::resolve(args)?),
@@ -29,6 +32,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => plan::run(&PlanOptions::resolve(args)?),
         Command::Perplexity(args) => perplexity::run(PerplexityOptions::resolve(args)?),
         Command::Convert(args) => convert::run(&ConvertOptions::resolve(args)?),
+        Command::Kv(args) => kv::run(args.command),
         Command::Bench(args) => bench::run(args),
     }
 }

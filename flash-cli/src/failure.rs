@@ -8,6 +8,7 @@ use anstyle::{AnsiColor, Style};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use flash_convert::ConvertError;
 use flash_io::IoError;
+use flash_kv::KvError;
 use flash_model::ModelError;
 
 use crate::interrupt;
@@ -101,7 +102,10 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
 fn is_usage(error: &anyhow::Error) -> bool {
     match find::<ModelfileError>(error) {
         Some(error) => !matches!(error, ModelfileError::Read { .. } | ModelfileError::NoExperts { .. }),
-        None => find::<UsageError>(error).is_some(),
+        None => {
+            find::<UsageError>(error).is_some()
+                || matches!(find::<KvError>(error), Some(KvError::SessionName { .. }))
+        }
     }
 }
 
@@ -115,11 +119,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// The first cause of that type. An error that only wraps another, word for word, is not in the chain of its causes, so
-/// [`ModelError::Io`] is looked into.
+/// [`ModelError::Io`] and [`ModelError::Kv`] are looked into.
 fn find<E: Error + 'static>(error: &anyhow::Error) -> Option<&E> {
     error.chain().find_map(|cause| {
         let inner = match cause.downcast_ref() {
             Some(ModelError::Io(inner)) => (inner as &dyn Error).downcast_ref(),
+            Some(ModelError::Kv(inner)) => (inner as &dyn Error).downcast_ref(),
             _ => None,
         };
         inner.or_else(|| cause.downcast_ref())

@@ -7,6 +7,7 @@ mod cmd;
 mod elastic;
 mod failure;
 mod interrupt;
+mod kept;
 mod layers;
 mod listener;
 mod modelfile;

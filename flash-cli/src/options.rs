@@ -60,6 +60,7 @@ impl RunOptions {
     pub(crate) fn resolve(args: RunArgs) -> anyhow::Result<Self> {
         let RunArgs {
             engine,
+            keep,
             prompt,
             prompt_file,
             chat,
@@ -71,7 +72,7 @@ impl RunOptions {
             json,
             summary,
         } = args;
-        let engine = EngineSettings::resolve(engine)?;
+        let engine = EngineSettings::resolve(engine)?.keep(keep);
         Ok(Self {
             summary: summary || !json && (engine.debug || io::stderr().is_terminal()),
             engine,
@@ -96,9 +97,9 @@ pub(crate) struct ChatOptions {
 
 impl ChatOptions {
     pub(crate) fn resolve(args: ChatArgs) -> anyhow::Result<Self> {
-        let ChatArgs { engine, system, ctx, max_tokens, sampling } = args;
+        let ChatArgs { engine, keep, system, ctx, max_tokens, sampling } = args;
         Ok(Self {
-            engine: EngineSettings::resolve(engine)?,
+            engine: EngineSettings::resolve(engine)?.keep(keep),
             system,
             context_tokens: ctx.map(|ctx| at_least(1, ctx)).transpose()?,
             generate: generate_options(sampling, max_tokens)?,

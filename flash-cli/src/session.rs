@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, Tuning};
 use flash_model::text::{TextError, Tokenizer};
-use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload, memory};
+use flash_model::{
+    Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, SessionContext, Workload, memory,
+};
 
 use crate::elastic::Watch;
+use crate::kept;
 use crate::listener::Listener;
 use crate::options::EngineSettings;
 use crate::size::Bytes;
@@ -72,24 +75,47 @@ impl Session {
         Ok(Workload { prompt_tokens, context_tokens, prefetch: self.settings.prefetch, kv: self.settings.kv })
     }
 
-    /// Chooses the budget, and takes the memory.
-    pub(crate) fn load(self, workload: Workload) -> anyhow::Result<Loaded> {
-        self.load_traced(workload, None)
+    /// The session that is to be gone on with, if one is. Nobody else can use it from now on.
+    pub(crate) fn context(&self) -> Result<Option<SessionContext>, ModelError> {
+        let EngineSettings { session, kv_dir, kv, .. } = &self.settings;
+        let Some(name) = session else { return Ok(None) };
+        let context = self.model.open_session(kv_dir, name, kv)?;
+        kept::tell(name, context.token_ids().len(), context.resumption());
+        Ok(Some(context))
     }
 
-    /// The same, and writes to a file what happens when.
-    pub(crate) fn load_traced(self, workload: Workload, trace: Option<PathBuf>) -> anyhow::Result<Loaded> {
+    /// The name of that session.
+    pub(crate) fn context_name(&self) -> Option<&str> {
+        self.settings.session.as_deref()
+    }
+
+    /// Chooses the budget, and takes the memory.
+    pub(crate) fn load(self, workload: Workload) -> anyhow::Result<Loaded> {
+        self.load_with(workload, None, None)
+    }
+
+    /// The same, goes on with a session, and writes to a file what happens when.
+    pub(crate) fn load_with(
+        self,
+        workload: Workload,
+        context: Option<SessionContext>,
+        trace: Option<PathBuf>,
+    ) -> anyhow::Result<Loaded> {
         let Self { model, tokenizer, settings, tuning } = self;
         let budget_bytes = budget::bytes(settings.ram);
         if settings.debug {
             report::needs(&model, &workload, budget_bytes);
         }
-        let EngineSettings { read_rate, debug, stream, kv_dir, .. } = settings;
+        let EngineSettings { read_rate, debug, stream, kv_dir, share_prefixes, .. } = settings;
         let listener = Listener::start(trace, model.bundles().map(|bundle| bundle.name))?;
         let (listener, events) = listener.unzip();
         let reader = tuning.into();
-        let engine =
-            model.load(&EngineOptions { budget_bytes, workload, reader, read_rate, events, kv_dir })?;
+        let options =
+            EngineOptions { budget_bytes, workload, reader, read_rate, events, kv_dir, share_prefixes };
+        let engine = match context {
+            Some(context) => model.resume(&options, context)?,
+            None => model.load(&options)?,
+        };
         if debug {
             report::plan(&engine);
         }

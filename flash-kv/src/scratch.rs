@@ -55,6 +55,18 @@ impl Scratch {
     }
 }
 
+/// Removes what is left in `kv_dir` of runs that had no time for that. The next run would do it, too.
+///
+/// # Errors
+/// [`KvError::Io`] if the directory cannot be listed or locked.
+pub fn remove_left_over_runs(kv_dir: &Path) -> Result<(), KvError> {
+    if !kv_dir.exists() {
+        return Ok(());
+    }
+    let _held = hold(kv_dir)?;
+    clean(kv_dir)
+}
+
 /// Removes the directories of runs that are over: nobody holds the lock of their file.
 fn clean(kv_dir: &Path) -> Result<(), KvError> {
     for name in names(kv_dir)?.into_iter().filter(|name| name.starts_with(RUN_PREFIX)) {

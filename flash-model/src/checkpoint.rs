@@ -60,15 +60,17 @@ impl Checkpoint {
         Ok(flash_io::open(path, io)?)
     }
 
-    /// A hash of the configuration and of the headers: what tells this model from others.
+    /// A hash of the configuration and of the headers, and of who computes: what keys and values follow from.
     ///
     /// # Errors
     /// [`ModelError::File`] if the configuration is gone.
-    pub(crate) fn digest(&self) -> Result<[u8; 32], ModelError> {
+    pub(crate) fn digest(&self, computed_by: &str) -> Result<[u8; 32], ModelError> {
         let path = self.dir.join(crate::config::FILE);
         let config = std::fs::read(&path).map_err(|error| ModelError::File { path, error })?;
         let mut hasher = blake3::Hasher::new_derive_key("flash-model checkpoint");
-        hasher.update(&(config.len() as u64).to_le_bytes()).update(&config);
+        for part in [computed_by.as_bytes(), &config] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
         for Tensor { name, dtype, shape, span, shard } in self.catalog.tensors() {
             let header = format!("{name}\n{dtype}\n{shape:?}\n{}..{}\n{}\n", span.start, span.end, shard.0);
             hasher.update(header.as_bytes());

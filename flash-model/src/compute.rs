@@ -99,6 +99,15 @@ impl Backend {
         Err(ModelError::NativeCompute { reason: "it is there on Linux only".to_owned() })
     }
 
+    /// Who computes: others round otherwise.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Mlx => "mlx",
+            #[cfg(target_os = "linux")]
+            Self::Native(_) => "native",
+        }
+    }
+
     /// What computing takes beside activations of `activation_bytes`, where MLX would widen weights to `widened_bytes`.
     pub(crate) fn scratch_bytes(&self, widened_bytes: u64, activation_bytes: u64) -> u64 {
         match self {

@@ -1,5 +1,8 @@
 //! A model ready to run under a budget.
 
+mod prefixes;
+mod session;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -7,7 +10,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use flash_io::{Budget, Pace, Reader, ReaderConfig, Reservation, Shard, ShardIdx};
-use flash_kv::{Digest, Identity, KvDtype, KvShape, Scratch};
+use flash_kv::{Digest, Identity, KvDtype, KvShape, PageFile, PrefixStore, Scratch, Session};
 use flash_sched::{ByteRate, Ema, Estimates, Limit, Prediction, ResidencyPlan};
 
 use crate::allowance::Allowance;
@@ -15,7 +18,7 @@ use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::conduct::Conduct;
 use crate::decoder::{Decoder, Pass};
-use crate::kv::{KvCache, KvPlan, PageSource, PageTraffic, PagedPlan};
+use crate::kv::{KvCache, KvPlan, KvPolicy, PageSource, PageTraffic, Twins};
 use crate::needs::{MemoryNeeds, Planned, Workload};
 use crate::pace::Pacer;
 use crate::planner::MachineSpeeds;
@@ -23,6 +26,8 @@ use crate::record::Event;
 use crate::residency::Residency;
 use crate::weights::Weights;
 use crate::{Checkpoint, ModelError, models};
+
+pub use session::{Recovery, Resumption, SessionContext};
 
 /// A model whose layers are made and checked against its checkpoint, without a weight in memory.
 #[derive(Debug)]
@@ -50,15 +55,17 @@ pub struct EngineOptions {
     pub read_rate: Option<ByteRate>,
     /// Who is told what happens when, if anyone is.
     pub events: Option<Sender<Event>>,
-    /// Where pages of keys and values go that memory has no room for.
+    /// Where pages of keys and values go that memory has no room for, and what outlives the run.
     pub kv_dir: PathBuf,
+    /// Whether prompts share the pages of their common prefixes, with each other and with those of other runs.
+    pub share_prefixes: bool,
 }
 
 impl EngineOptions {
     /// A workload in a budget, with pages in the folder for temporary files.
     pub fn new(budget_bytes: u64, workload: Workload) -> Self {
         let (reader, kv_dir) = (ReaderConfig::default(), std::env::temp_dir().join("flash-kv"));
-        Self { budget_bytes, workload, reader, read_rate: None, events: None, kv_dir }
+        Self { budget_bytes, workload, reader, read_rate: None, events: None, kv_dir, share_prefixes: false }
     }
 }
 
@@ -168,58 +175,80 @@ impl Model {
     }
 
     /// What pages of this model are told from others by.
-    fn identity(&self, plan: &PagedPlan) -> Result<Identity, ModelError> {
-        Ok(Identity { model: Digest(self.checkpoint.digest()?), geometry: plan.geometry })
+    fn identity(&self, policy: &KvPolicy) -> Result<Identity, ModelError> {
+        let model = Digest(self.checkpoint.digest(self.backend.name())?);
+        Ok(Identity { model, geometry: policy.geometry(self.kv_shape, self.n_layers) })
     }
 
     /// Plans the residency, takes the memory and begins to read.
     ///
     /// # Errors
-    /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::Io`] if there are no threads or no memory.
+    /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::Io`] if there are no threads or no memory;
+    /// [`ModelError::Rotates`] if prefixes are to be shared and tokens to be given up.
     pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
-        let EngineOptions { budget_bytes, workload, reader, read_rate, events, kv_dir } = options;
-        let (needs, kv_plan) = self.planned().needs(workload, *budget_bytes);
-        let floor_bytes = self.floor_bytes(workload);
-        let plan = self.plan(workload, *budget_bytes, &MachineSpeeds::default())?;
-        let budget = Budget::new(*budget_bytes);
-        let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
+        self.load_with(options, None)
+    }
 
-        let pacer = Pacer::new(*read_rate);
-        let mut reader_config = reader.clone();
+    fn load_with(
+        self,
+        options: &EngineOptions,
+        context: Option<SessionContext>,
+    ) -> Result<Engine, ModelError> {
+        let EngineOptions { budget_bytes, mut workload, reader, read_rate, events, kv_dir, share_prefixes } =
+            options.clone();
+        if share_prefixes && workload.kv.rotates() {
+            return Err(ModelError::Rotates { what: "a prefix that is shared" });
+        }
+        workload.kv.in_pages |= share_prefixes || context.is_some();
+        let (needs, kv_plan) = self.planned().needs(&workload, budget_bytes);
+        let floor_bytes = self.floor_bytes(&workload);
+        let plan = self.plan(&workload, budget_bytes, &MachineSpeeds::default())?;
+        let budget = Budget::new(budget_bytes);
+        let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
+        let identity = self.identity(&workload.kv)?;
+        if let Some(context) = &context {
+            context.check(&identity, workload.planned_tokens())?;
+        }
+
+        let pacer = Pacer::new(read_rate);
+        let mut reader_config = reader;
         reader_config.pacer = Some(Arc::new(pacer.clone()) as Arc<dyn Pace>);
         let mut shards = self.checkpoint.catalog().shards().to_vec();
-        let paged = match &kv_plan {
-            KvPlan::Plain { .. } => None,
-            KvPlan::Paged(plan) => Some((plan, self.identity(plan)?)),
-        };
-        let scratch = match &paged {
-            Some((plan, identity)) if !plan.is_all_held() => {
-                let scratch = Scratch::new(kv_dir, identity)?;
-                let storage = self.checkpoint.open_beside(scratch.pages().path())?;
-                shards.push(Shard { path: scratch.pages().path().to_owned(), storage });
-                Some((scratch, ShardIdx(shards.len() - 1)))
-            }
+        let is_kept = context.is_some();
+        let scratch = match &kv_plan {
+            KvPlan::Paged(plan) if !is_kept && !plan.is_all_held() => Some(Scratch::new(&kv_dir, &identity)?),
             _ => None,
         };
+        let file: Option<Arc<PageFile>> = match &context {
+            Some(context) => Some(Arc::clone(context.pages())),
+            None => scratch.as_ref().map(|scratch| Arc::clone(scratch.pages())),
+        };
+        if let Some(file) = &file {
+            let storage = self.checkpoint.open_beside(file.path())?;
+            shards.push(Shard { path: file.path().to_owned(), storage });
+        }
+        let shard = ShardIdx(shards.len() - 1);
         let reader = Reader::new(shards, reader_config)?;
         let traffic = PageTraffic::default();
-        let conduct =
-            Conduct { prefetch: workload.prefetch, pacer, events: events.clone(), pages: traffic.clone() };
+        let conduct = Conduct { prefetch: workload.prefetch, pacer, events, pages: traffic.clone() };
         let mut residency = Residency::new(self.bundles, plan, reader, &budget, conduct)?;
         // The disk is the slowest: it begins before anything else is made.
         residency.start()?;
-        let source = scratch.as_ref().map(|(scratch, shard)| PageSource {
-            file: Arc::clone(scratch.pages()),
-            reader: residency.shared_reader(),
-            shard: *shard,
-            is_kept: false,
-        });
-        let kv = match paged {
-            Some((plan, identity)) => KvCache::paged(plan, identity, source, traffic, &budget)?,
-            None => {
-                let context_tokens = workload.planned_tokens();
-                KvCache::plain(&self.backend, self.kv_shape, self.n_layers, context_tokens, &budget)?
+        let shared = |file| PageSource { file, reader: residency.shared_reader(), shard, is_kept };
+        let source = file.map(shared);
+        let mut kv = match &kv_plan {
+            KvPlan::Paged(plan) => {
+                let twins = if share_prefixes { Twins::new(&kv_dir, &identity)? } else { None };
+                KvCache::paged(plan, identity, source, twins, traffic, &budget)?
             }
+            KvPlan::Plain { context_tokens, .. } => {
+                KvCache::plain(&self.backend, self.kv_shape, self.n_layers, *context_tokens, &budget)?
+            }
+        };
+        let prefixes = share_prefixes.then(|| PrefixStore::open(&kv_dir, &identity)).transpose()?;
+        let session = match context {
+            Some(context) => Some(context.restore(&mut kv)?),
+            None => None,
         };
         let max_tokens = self.max_position_embeddings.unwrap_or(usize::MAX);
         Ok(Engine {
@@ -232,7 +261,12 @@ impl Model {
             floor_bytes,
             token_compute: Ema::default(),
             interrupt: Arc::new(AtomicBool::new(false)),
-            _scratch: scratch.map(|(scratch, _)| scratch),
+            session,
+            prefixes,
+            identity,
+            kv_dir,
+            rotates: workload.kv.rotates(),
+            _scratch: scratch,
             _overhead: overhead,
         })
     }
@@ -250,6 +284,14 @@ pub struct Engine {
     context_tokens: usize,
     token_compute: Ema,
     interrupt: Arc<AtomicBool>,
+    /// What the context is saved in.
+    session: Option<Session>,
+    prefixes: Option<PrefixStore>,
+    /// What its pages are told from others by.
+    identity: Identity,
+    kv_dir: PathBuf,
+    /// Whether tokens are given up.
+    rotates: bool,
     /// The pages on disk: gone with the engine.
     _scratch: Option<Scratch>,
     /// What of the budget no allocation of ours shows.
@@ -348,7 +390,12 @@ impl Engine {
         outcome
     }
 
-    /// Tokens in the cache.
+    /// The tokens in the cache.
+    pub fn held(&self) -> &[u32] {
+        self.kv.held()
+    }
+
+    /// How many they are.
     pub fn held_tokens(&self) -> usize {
         self.kv.held_tokens()
     }
@@ -365,16 +412,6 @@ impl Engine {
     /// [`ModelError::Kv`] if the disk has failed.
     pub fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
         self.kv.truncate(tokens)
-    }
-
-    /// Forgets what `prompt` does not begin with, and says how many of its tokens need not be passed again: all but one at
-    /// most, for one has to pass to give the next.
-    ///
-    /// # Errors
-    /// As [`truncate`](Self::truncate).
-    pub fn reuse(&mut self, prompt: &[u32]) -> Result<usize, ModelError> {
-        let common = self.kv.held().iter().zip(prompt).take_while(|(held, id)| held == id).count();
-        self.truncate(common.min(prompt.len().saturating_sub(1)))
     }
 
     /// Holds made-up tokens in a cache in pages, as if they had passed: what decoding costs behind a long context can be

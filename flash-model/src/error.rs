@@ -125,6 +125,20 @@ pub enum ModelError {
         /// The layer.
         layer_idx: usize,
     },
+    /// What keeps all tokens was asked of a cache that gives up old ones.
+    #[error("{what} keeps all of its tokens, and this cache gives up old ones for new ones")]
+    Rotates {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A session is longer than the context.
+    #[error("the session has {session_tokens} tokens, the context holds {context_tokens}")]
+    SessionTooLong {
+        /// Tokens of the session.
+        session_tokens: usize,
+        /// What the workload, or the budget, allows.
+        context_tokens: usize,
+    },
     /// There is nothing to continue.
     #[error("the prompt is empty")]
     EmptyPrompt,

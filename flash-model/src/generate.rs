@@ -86,7 +86,7 @@ pub fn generate(
     let mut sampler = Sampler::new(options.sampler.clone())?;
     let mut detokenizer = Detokenizer::new(tokenizer);
     let mut stop = StopMatcher::new(options.stop.clone())?;
-    let mut history = prompt.to_vec();
+    let mut history = [engine.held(), prompt].concat();
     let mut generation = Generation {
         text: String::new(),
         token_ids: Vec::new(),

@@ -2,15 +2,20 @@
 
 mod feed;
 mod layer;
+mod one_piece;
 mod pages;
 mod plan;
+mod rows;
+mod shared;
+mod stored;
 mod traffic;
+mod twins;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use flash_io::Budget;
-use flash_kv::{Identity, KvDtype, KvShape, LayerBuffers, Tail};
+use flash_kv::{Identity, KvDtype, KvShape, LayerBuffers, PAGE_TOKENS, Tail};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::{Array, Dtype};
@@ -24,7 +29,9 @@ pub(crate) use pages::PageSource;
 use pages::Pages;
 pub use plan::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub(crate) use plan::{KvPlan, PagedPlan};
+pub(crate) use stored::{Stored, common_pages};
 pub(crate) use traffic::PageTraffic;
+pub(crate) use twins::Twins;
 
 /// Sealed pages that are attended to at once: enough for all threads, few enough to be read ahead twice.
 const BATCH_PAGES: usize = 4;
@@ -36,6 +43,8 @@ pub(crate) struct KvCache {
     token_ids: Vec<u32>,
     /// How many of them are held; the others pass.
     held_tokens: usize,
+    /// How many of those came from a session, which may have lost some precision on its way.
+    stored_tokens: usize,
     pub(crate) layers: Vec<LayerKv>,
 }
 
@@ -89,15 +98,17 @@ impl KvCache {
         Ok(Self::new(Store::Plain(tail), layers))
     }
 
-    /// Takes the memory of a cache in pages. `source` is there if memory has no room for all of them.
+    /// Takes the memory of a cache in pages. `source` is there if memory has no room for all of them, or if they are to be
+    /// kept; `twins` if they are to be shared and each needs one.
     pub(crate) fn paged(
         plan: &PagedPlan,
         identity: Identity,
         source: Option<PageSource>,
+        twins: Option<Twins>,
         traffic: PageTraffic,
         budget: &Budget,
     ) -> Result<Self, ModelError> {
-        let pages = Arc::new(Pages::new(*plan, identity, source, traffic, budget)?);
+        let pages = Arc::new(Pages::new(*plan, identity, source, twins, traffic, budget)?);
         let layer = |layer_idx| {
             let layer = PagedLayer::new(layer_idx, Arc::clone(&pages), budget)?;
             Ok(LayerKv::Paged(Arc::new(Mutex::new(layer))))
@@ -107,7 +118,7 @@ impl KvCache {
     }
 
     fn new(store: Store, layers: Vec<LayerKv>) -> Self {
-        Self { store, token_ids: Vec::new(), held_tokens: 0, layers }
+        Self { store, token_ids: Vec::new(), held_tokens: 0, stored_tokens: 0, layers }
     }
 
     /// Tokens that a context can have.
@@ -162,26 +173,40 @@ impl KvCache {
         failure.map_or(Ok(()), Err)
     }
 
+    /// How many tokens would be left of the first `tokens`: all of them, or none if too much has left the window.
+    fn rewindable(&self, tokens: usize) -> usize {
+        let tokens = tokens.min(self.held_tokens);
+        let can_rewind = self.paged_layers().all(|layer| layer.lock().can_rewind(tokens));
+        if can_rewind { tokens } else { 0 }
+    }
+
     /// Forgets all but the first `tokens` tokens, or all if too much of them has left the window; how many are left.
     pub(crate) fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
-        let mut tokens = tokens.min(self.held_tokens);
-        match &mut self.store {
-            Store::Plain(tail) => tail.truncate(tokens),
-            Store::Paged(_) => {
-                let paged = |layer: &LayerKv| match layer {
-                    LayerKv::Paged(layer) => Some(Arc::clone(layer)),
-                    _ => None,
-                };
-                let layers: Vec<_> = self.layers.iter().filter_map(paged).collect();
-                if !layers.iter().all(|layer| layer.lock().can_rewind(tokens)) {
-                    tokens = 0;
-                }
-                layers.iter().try_for_each(|layer| layer.lock().rewind(tokens))?;
-            }
-        }
+        let tokens = self.rewindable(tokens);
+        self.paged_layers().try_for_each(|layer| layer.lock().rewind(tokens))?;
+        self.hold(tokens)?;
+        Ok(tokens)
+    }
+
+    /// The first `tokens` tokens are held now, and no more.
+    fn hold(&mut self, tokens: usize) -> Result<(), ModelError> {
         self.held_tokens = tokens;
         self.token_ids.truncate(tokens);
-        Ok(tokens)
+        self.stored_tokens = self.stored_tokens.min(tokens);
+        match &mut self.store {
+            Store::Plain(tail) => {
+                tail.truncate(tokens);
+                Ok(())
+            }
+            Store::Paged(pages) => pages.cut(tokens / PAGE_TOKENS),
+        }
+    }
+
+    fn paged_layers(&self) -> impl Iterator<Item = &Mutex<PagedLayer>> {
+        self.layers.iter().filter_map(|layer| match layer {
+            LayerKv::Paged(layer) => Some(&**layer),
+            _ => None,
+        })
     }
 
     /// Holds made-up tokens, as if they had passed.
@@ -205,6 +230,14 @@ impl KvCache {
 }
 
 impl LayerKv {
+    /// Its pages, if it is in pages.
+    fn paged(&self) -> Option<Arc<Mutex<PagedLayer>>> {
+        match self {
+            Self::Paged(layer) => Some(Arc::clone(layer)),
+            _ => None,
+        }
+    }
+
     /// Arrays of `dims` over the buffers.
     pub(crate) fn arrays(buffers: LayerBuffers, dims: &[i32]) -> Result<Self, Exception> {
         let LayerBuffers { keys, values } = buffers;

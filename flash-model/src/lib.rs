@@ -62,7 +62,7 @@ pub use checkpoint::Checkpoint;
 pub use compute::Compute;
 pub use conduct::Conduct;
 pub use config::{Config, QuantizedFormat};
-pub use engine::{Engine, EngineOptions, EngineStats, Model};
+pub use engine::{Engine, EngineOptions, EngineStats, Model, Recovery, Resumption, SessionContext};
 pub use error::ModelError;
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
 pub use kv::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};

@@ -118,7 +118,12 @@ impl Planned<'_> {
         let kv = KvPlan::Paged(kv);
         let paged = self.of(workload, &kv);
         match self.plain(workload) {
-            Some(plain) if plain.0.total_bytes() <= paged.total_bytes() => plain,
+            // MLX's attention over one piece rounds otherwise than that over pages, and a budget must change no bit.
+            Some(plain)
+                if self.backend.scores_all_at_once() || plain.0.total_bytes() <= paged.total_bytes() =>
+            {
+                plain
+            }
             _ => (paged, kv),
         }
     }

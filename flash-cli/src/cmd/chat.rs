@@ -10,7 +10,7 @@ use flash_model::text::ChatTemplate;
 use flash_model::{Engine, FinishReason, Generation, Workload};
 
 use self::command::Command;
-use self::conversation::{Conversation, Turn};
+use self::conversation::{Conversation, Opening, Turn};
 use self::lines::Lines;
 use crate::interrupt::CtrlC;
 use crate::options::ChatOptions;
@@ -28,11 +28,13 @@ pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
     let ChatOptions { engine, system, context_tokens, generate } = options;
     let session = Session::open(engine)?;
     let template = ChatTemplate::open(session.dir())?;
-    let workload = workload(&session, context_tokens)?;
-    let loaded = session.load(workload)?;
+    let context = session.context()?;
+    let opening = Opening::new(&session, context.as_ref(), system)?;
+    let workload = workload(&session, context_tokens, opening.held_tokens)?;
+    let loaded = session.load_with(workload, context, None)?;
     let ctrl_c = CtrlC::new(loaded.engine.interrupt())?;
     let mut chat =
-        Chat { conversation: Conversation::new(loaded, template, generate, system), ctrl_c, last: None };
+        Chat { conversation: Conversation::new(loaded, template, generate, opening), ctrl_c, last: None };
 
     let mut lines = Lines::open()?;
     if lines.is_interactive() {
@@ -50,13 +52,19 @@ pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
             Some(Err(complaint)) => note(&complaint),
         }
     }
+    chat.conversation.save()?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A turn may be as long as the context.
-fn workload(session: &Session, context_tokens: Option<usize>) -> anyhow::Result<Workload> {
+fn workload(
+    session: &Session,
+    context_tokens: Option<usize>,
+    held_tokens: usize,
+) -> anyhow::Result<Workload> {
     let trained_tokens = session.model.max_context_tokens().unwrap_or(CONTEXT_TOKENS);
-    let context_tokens = context_tokens.unwrap_or_else(|| CONTEXT_TOKENS.min(trained_tokens));
+    let context_tokens =
+        context_tokens.unwrap_or_else(|| CONTEXT_TOKENS.max(2 * held_tokens).min(trained_tokens));
     Ok(session.workload(context_tokens, 0)?)
 }
 
@@ -97,7 +105,15 @@ impl Chat {
                 note("A new conversation begins.");
             }
             Command::Stats => note(&self.stats()),
-            Command::Save(path) => match self.conversation.save(path) {
+            Command::Save(name) => match self.conversation.save_as(name) {
+                Ok(n_messages) => note(&format!("session {name}: {n_messages} messages")),
+                Err(error) => drop(failure::report(&error)),
+            },
+            Command::Load(name) => match self.conversation.load_from(name) {
+                Ok(n_messages) => note(&format!("session {name}: {n_messages} messages")),
+                Err(error) => drop(failure::report(&error)),
+            },
+            Command::Export(path) => match self.conversation.export(path) {
                 Ok(n_messages) => note(&format!("{}: {n_messages} messages", path.display())),
                 Err(error) => note(&format!("{}: {error}", path.display())),
             },

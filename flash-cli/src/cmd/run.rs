@@ -1,14 +1,16 @@
 //! `run`: continues a prompt.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use flash_io::IoMode;
-use flash_model::text::{ChatTemplate, Message};
-use flash_model::{EngineStats, FinishReason, Generation, ModelError, generate};
+use flash_model::text::{ChatTemplate, Message, Tokenizer};
+use flash_model::{EngineStats, FinishReason, Generation, ModelError, SessionContext, generate};
 use serde::Serialize;
 
 use crate::interrupt::{self, CtrlC};
+use crate::kept::Kept;
 use crate::options::RunOptions;
 use crate::output::{self, TextStream};
 use crate::report;
@@ -19,10 +21,16 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let RunOptions { engine, prompt, chat, generate: generate_options, warm_up, json, summary, trace } =
         options;
     let session = Session::open(engine)?;
-    let prompt = prompt_ids(&session, prompt, chat)?;
-    let workload = session.workload(prompt.len(), generate_options.max_tokens)?;
+    let context = session.context()?;
+    let prompt = Prompt::new(&session, context.as_ref(), prompt, chat)?;
+    let held = context.as_ref().map_or(0, |context| context.token_ids().len());
+    let mut workload = session.workload(prompt.ids.len().max(held), generate_options.max_tokens)?;
+    if prompt.goes_on() {
+        // What the session holds need not pass.
+        workload.prompt_tokens = prompt.ids.len() - held;
+    }
     let Loaded { mut engine, tokenizer, io, listener, watch: _watch } =
-        session.load_traced(workload, trace)?;
+        session.load_with(workload, context, trace)?;
     let load = begin.elapsed();
 
     let ctrl_c = CtrlC::new(engine.interrupt())?;
@@ -34,14 +42,26 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     };
     let caught = ctrl_c.catch();
     if warm_up {
-        match engine.forward(&prompt) {
+        match engine.forward(&prompt.ids) {
             Err(ModelError::Interrupted) => return Ok(ExitCode::from(interrupt::EXIT_CODE)),
             logits => logits?,
         };
         engine.truncate(0)?;
     }
     let before = engine.stats();
-    let generation = generate(&mut engine, &tokenizer, &prompt, &generate_options, on_text)?;
+    let reuse = Instant::now();
+    let reused_tokens = engine.reuse(&prompt.ids)?;
+    let reuse = reuse.elapsed();
+    let mut generation =
+        generate(&mut engine, &tokenizer, &prompt.ids[reused_tokens..], &generate_options, on_text)?;
+    (generation.prompt_tokens, generation.ttft) = (prompt.ids.len(), generation.ttft + reuse);
+    if let Err(error) = engine.share_prefix(prompt.ids.len()) {
+        output::note(&format!("the prompt is not kept for others: {error}"));
+    }
+    if let Some(dir) = &prompt.dir {
+        prompt.kept(&generation, &tokenizer).write(dir)?;
+        engine.save()?;
+    }
     drop(caught);
 
     let mut stats = engine.stats();
@@ -52,7 +72,7 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         listener.finish()?;
     }
     if json {
-        output::print_json(&Report::new(&generation, &stats, load, io))?;
+        output::print_json(&Report::new(&generation, reused_tokens, &stats, load, io))?;
     } else {
         text.finish()?;
     }
@@ -65,16 +85,79 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The tokens of the prompt: as it is, or as what a user says. A chat template brings its own special tokens.
-fn prompt_ids(session: &Session, prompt: String, chat: bool) -> anyhow::Result<Vec<u32>> {
-    let tokenizer = &session.tokenizer;
-    let ids = if chat {
-        let template = ChatTemplate::open(session.dir())?;
-        tokenizer.encode(&template.render(&[Message::new("user", prompt)], true)?, false)?
-    } else {
-        tokenizer.encode_prompt(&prompt)?
-    };
-    if ids.is_empty() { Err(ModelError::EmptyPrompt.into()) } else { Ok(ids) }
+/// What is passed, and what a session is to say of it.
+struct Prompt {
+    /// All tokens, also those that a session holds.
+    ids: Vec<u32>,
+    /// The conversation so far, with the question; none if it is a text.
+    messages: Option<Vec<Message>>,
+    /// The directory of the session.
+    dir: Option<PathBuf>,
+}
+
+impl Prompt {
+    /// The prompt as it is, or as what a user says, behind what the session holds.
+    fn new(
+        session: &Session,
+        context: Option<&SessionContext>,
+        prompt: String,
+        chat: bool,
+    ) -> anyhow::Result<Self> {
+        let tokenizer = &session.tokenizer;
+        let place = context.map(SessionContext::dir).zip(session.context_name());
+        let dir = context.map(|context| context.dir().to_owned());
+        let (ids, messages) = if chat {
+            let mut messages = match place {
+                Some((dir, name)) => Kept::messages(dir, name)?,
+                None => Vec::new(),
+            };
+            messages.push(Message::new("user", prompt));
+            let template = ChatTemplate::open(session.dir())?;
+            // A chat template brings its own special tokens.
+            (tokenizer.encode(&template.render(&messages, true)?, false)?, Some(messages))
+        } else {
+            let mut ids = match (place, context) {
+                (Some((dir, name)), Some(context)) => Kept::text(dir, name, context.token_ids())?,
+                _ => Vec::new(),
+            };
+            // What goes on has no beginning.
+            let more = if ids.is_empty() {
+                tokenizer.encode_prompt(&prompt)?
+            } else {
+                tokenizer.encode(&prompt, false)?
+            };
+            ids.extend(more);
+            (ids, None)
+        };
+        if ids.is_empty() { Err(ModelError::EmptyPrompt.into()) } else { Ok(Self { ids, messages, dir }) }
+    }
+
+    /// Whether it begins with all that the session holds.
+    fn goes_on(&self) -> bool {
+        self.messages.is_none()
+    }
+
+    /// What the session says from now on.
+    fn kept(&self, generation: &Generation, tokenizer: &Tokenizer) -> Kept {
+        match &self.messages {
+            Some(messages) if generation.token_ids.is_empty() => {
+                // A question without an answer would stand before the next one.
+                Kept::chat(&messages[..messages.len() - 1])
+            }
+            Some(messages) => {
+                let answer = Message::new("assistant", generation.text.clone());
+                Kept::chat(&[&messages[..], &[answer]].concat())
+            }
+            None => {
+                let (last, text) =
+                    generation.token_ids.split_last().map_or((None, &[][..]), |(l, t)| (Some(*l), t));
+                // What ends an answer is no part of the text.
+                let ends = generation.finish_reason == FinishReason::Stop;
+                let last = last.filter(|last| !(ends && tokenizer.is_eos(*last)));
+                Kept::Text { token_ids: self.ids.iter().chain(text).copied().chain(last).collect() }
+            }
+        }
+    }
 }
 
 /// What `--json` prints.
@@ -83,6 +166,7 @@ struct Report<'a> {
     text: &'a str,
     token_ids: &'a [u32],
     prompt_tokens: usize,
+    reused_tokens: usize,
     generated_tokens: usize,
     finish_reason: &'static str,
     load_ms: f64,
@@ -100,13 +184,20 @@ struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn new(generation: &'a Generation, stats: &EngineStats, load: Duration, io: IoMode) -> Self {
+    fn new(
+        generation: &'a Generation,
+        reused_tokens: usize,
+        stats: &EngineStats,
+        load: Duration,
+        io: IoMode,
+    ) -> Self {
         let generated_tokens = generation.token_ids.len();
         let compute = (generation.ttft + generation.decode).saturating_sub(stats.stall);
         Self {
             text: &generation.text,
             token_ids: &generation.token_ids,
             prompt_tokens: generation.prompt_tokens,
+            reused_tokens,
             generated_tokens,
             finish_reason: generation.finish_reason.as_str(),
             load_ms: report::ms(load),

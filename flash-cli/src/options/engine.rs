@@ -7,7 +7,7 @@ use flash_model::{Compute, KvFormat, KvPolicy, WhenFull};
 use flash_sched::ByteRate;
 
 use super::UsageError;
-use crate::args::{ComputeArg, EngineArgs, EvictArg, KvArgs};
+use crate::args::{ComputeArg, EngineArgs, EvictArg, KeepArgs, KvArgs};
 use crate::cache;
 use crate::modelfile::{Modelfile, TopK};
 use crate::ram::Ram;
@@ -32,6 +32,9 @@ pub(crate) struct EngineSettings {
     pub(crate) top_k: Option<TopK>,
     pub(crate) kv: KvPolicy,
     pub(crate) kv_dir: PathBuf,
+    /// The session that is gone on with.
+    pub(crate) session: Option<String>,
+    pub(crate) share_prefixes: bool,
     pub(crate) debug: bool,
 }
 
@@ -72,8 +75,19 @@ impl EngineSettings {
             top_k: file.top_k,
             kv,
             kv_dir,
+            session: None,
+            share_prefixes: false,
             debug,
         })
+    }
+}
+
+impl EngineSettings {
+    /// With what outlives the run, which is in pages.
+    pub(crate) fn keep(mut self, args: KeepArgs) -> Self {
+        let KeepArgs { session, prefix_cache } = args;
+        self.kv.in_pages = session.is_some() || prefix_cache;
+        Self { session, share_prefixes: prefix_cache, ..self }
     }
 }
 
@@ -97,6 +111,7 @@ fn kv_policy(args: KvArgs) -> Result<(KvPolicy, PathBuf), UsageError> {
             None => WhenFull::End,
             Some(EvictArg::Oldest) => WhenFull::EvictOldest,
         },
+        in_pages: false,
     };
     let min = policy.max_tokens_min();
     match max_kv_size {

@@ -63,10 +63,10 @@ fn full_context_is_told_and_reset_makes_room() {
 }
 
 #[test]
-fn save_writes_the_messages() {
+fn export_writes_the_messages() {
     let tiny = Tiny::new(1);
     let file = tiny.path("saved.json");
-    let (answers, said) = chat(&tiny, &["--system", "9"], &format!("5\n/save {}\n", file.display()));
+    let (answers, said) = chat(&tiny, &["--system", "9"], &format!("5\n/export {}\n", file.display()));
     let saved: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let expected = json!([
         { "role": "system", "content": "9" },
@@ -80,9 +80,9 @@ fn save_writes_the_messages() {
 #[test]
 fn commands_that_fail_end_nothing() {
     let tiny = Tiny::new(1);
-    let (answers, said) = chat(&tiny, &[], "/nonsense\n/save /nowhere/at/all\n/help\n5\n");
+    let (answers, said) = chat(&tiny, &[], "/nonsense\n/export /nowhere/at/all\n/help\n5\n");
     assert_eq!(answers.len(), 1);
-    for part in ["/nonsense is no command", "/nowhere/at/all: No such file", "/reset      begin"] {
+    for part in ["/nonsense is no command", "/nowhere/at/all: No such file", "/reset        begin"] {
         assert!(said.contains(part), "{part:?} is not in {said}");
     }
 }

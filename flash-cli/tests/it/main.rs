@@ -11,5 +11,6 @@ mod perplexity;
 mod plan;
 mod real_model;
 mod run;
+mod sessions;
 mod support;
 mod usage;

@@ -3,10 +3,11 @@
 use crate::support::tiny::{CONTEXT_TOKENS, Tiny};
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stderr, stdout};
 
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
     "text",
     "token_ids",
     "prompt_tokens",
+    "reused_tokens",
     "generated_tokens",
     "finish_reason",
     "load_ms",

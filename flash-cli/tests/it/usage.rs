@@ -5,7 +5,7 @@ use predicates::prelude::*;
 use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, flash_cli, output, stderr, stdout};
 
-const VERBS: [&str; 7] = ["run", "chat", "inspect", "plan", "perplexity", "convert", "bench"];
+const VERBS: [&str; 8] = ["run", "chat", "inspect", "plan", "perplexity", "convert", "kv", "bench"];
 
 #[test]
 fn help_names_every_verb_and_the_exit_codes() {

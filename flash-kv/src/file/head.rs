@@ -74,12 +74,7 @@ pub(super) fn check(file: &File, path: &Path, identity: &Identity) -> Result<(),
     if model != identity.model {
         return Err(KvError::OtherModel { path: path(), wanted: identity.model, got: model });
     }
-    for (field, offset, wanted) in shape(identity) {
-        let got = get_u32(&head, offset);
-        if got != wanted {
-            return Err(KvError::OtherGeometry { path: path(), field, wanted, got });
-        }
-    }
+    // The format first: that of the window follows from it, and says less.
     let (wanted, tag) = (identity.geometry.format, get_u32(&head, FORMAT_OFFSET));
     match PageFormat::ALL.iter().find(|format| format.tag() == tag) {
         Some(got) if *got == wanted => {}
@@ -87,6 +82,12 @@ pub(super) fn check(file: &File, path: &Path, identity: &Identity) -> Result<(),
         None => {
             let field = "format of pages";
             return Err(KvError::OtherGeometry { path: path(), field, wanted: wanted.tag(), got: tag });
+        }
+    }
+    for (field, offset, wanted) in shape(identity) {
+        let got = get_u32(&head, offset);
+        if got != wanted {
+            return Err(KvError::OtherGeometry { path: path(), field, wanted, got });
         }
     }
     let (wanted_tokens, got_tokens) = (identity.geometry.window_tokens, get_u32(&head, WINDOW_TOKENS_OFFSET));

@@ -4,12 +4,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use flash_io::{Budget, PageBuf};
-use flash_kv::{HalfLayout, PAGE_TOKENS, PageFormat, PageLayout, to_half};
+use flash_kv::{
+    HalfLayout, KvError, PAGE_TOKENS, PageFormat, PageLayout, PrefixPart, seal, to_half, transcode,
+};
 use half::f16;
 
 use super::BATCH_PAGES;
 use super::feed::PageKey;
 use super::pages::{Held, Pages, Record};
+use super::plan::sealed_pages;
+use super::rows::pieces;
 use crate::ModelError;
 
 /// Keys and values of one layer, in pages.
@@ -19,6 +23,8 @@ pub(crate) struct PagedLayer {
     pages: Arc<Pages>,
     /// Records of pages that are not sealed; page `i` lies in `i % window.len()`.
     window: Vec<PageBuf>,
+    /// The first page that was ever there: those before came sealed from elsewhere.
+    window_start: usize,
     /// Of each page that was sealed, its record if that stays in memory.
     sealed: Vec<Option<Arc<Record>>>,
     /// How many do.
@@ -42,16 +48,15 @@ impl PagedLayer {
         let n_window = pages.plan.window_pages();
         let record = || PageBuf::new(pages.window.record_bytes(), budget);
         let window = (0..n_window).map(|_| record()).collect::<Result<_, _>>()?;
-        Ok(Self { layer_idx, pages, window, sealed: Vec::new(), n_held: 0, end: 0 })
+        Ok(Self { layer_idx, pages, window, window_start: 0, sealed: Vec::new(), n_held: 0, end: 0 })
     }
 
     pub(crate) fn pages(&self) -> &Arc<Pages> {
         &self.pages
     }
 
-    /// The pages that the token at `position` sees sealed: all that end at or before its window.
     fn sealed_at(&self, position: usize) -> usize {
-        position.saturating_sub(self.pages.plan.geometry.window_tokens as usize) / PAGE_TOKENS
+        sealed_pages(&self.pages.plan.geometry, position)
     }
 
     /// The tokens of `positions` in runs that see the same pages sealed.
@@ -69,10 +74,7 @@ impl PagedLayer {
     /// Makes room for a run, which begins at `position`, by sealing what leaves the window. `keys` and `values`, `[n, kv_heads,
     /// head_dim]`, go into the window.
     pub(crate) fn append(&mut self, position: usize, keys: &[f32], values: &[f32]) -> Result<(), ModelError> {
-        let n_sealed = self.sealed_at(position);
-        while self.sealed.len() < n_sealed {
-            self.seal()?;
-        }
+        self.seal_due(position)?;
         let layout = &self.pages.window;
         let token_len = layout.kv_heads() * layout.head_dim();
         let n_window = self.window.len();
@@ -99,20 +101,102 @@ impl PagedLayer {
         Ok(())
     }
 
-    /// Seals the next page.
-    fn seal(&mut self) -> Result<(), ModelError> {
-        let page_idx = self.sealed.len();
-        let retention = self.pages.plan.retention;
-        // What the next page takes the place of.
-        if page_idx >= retention.max_pages {
-            self.forget(retention.first_recent(page_idx))?;
+    /// Seals what has left the window of the token at `position`.
+    pub(super) fn seal_due(&mut self, position: usize) -> Result<(), ModelError> {
+        while self.sealed.len() < self.sealed_at(position) {
+            let page_idx = self.sealed.len();
+            let retention = self.pages.plan.retention;
+            // What the next page takes the place of.
+            if page_idx >= retention.max_pages {
+                self.forget(retention.first_recent(page_idx))?;
+            }
+            let key = PageKey { layer_idx: self.layer_idx, page_idx };
+            let n_window = self.window.len();
+            let window = self.window[page_idx % n_window].as_mut_slice();
+            self.pages.leaves_window(key, window);
+            let pages = &self.pages;
+            let stays = self.n_held < pages.plan.held_pages;
+            let record = pages.keep(key, stays, |record| {
+                transcode(&pages.window, window, &pages.sealed, record);
+                Ok(())
+            })?;
+            self.n_held += usize::from(record.is_some());
+            self.sealed.push(record);
         }
-        let key = PageKey { layer_idx: self.layer_idx, page_idx };
+        Ok(())
+    }
+
+    /// Takes the next sealed page, whose record `fill` writes, from elsewhere.
+    pub(super) fn adopt(
+        &mut self,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        let key = PageKey { layer_idx: self.layer_idx, page_idx: self.sealed.len() };
         let stays = self.n_held < self.pages.plan.held_pages;
-        let window = self.window[page_idx % self.window.len()].as_slice();
-        let record = self.pages.seal(key, window, stays)?;
+        let record = self.pages.keep(key, stays, fill)?;
         self.n_held += usize::from(record.is_some());
         self.sealed.push(record);
+        Ok(())
+    }
+
+    /// Takes the next sealed page, which is in the file of the cache.
+    pub(super) fn adopt_found(&mut self) -> Result<(), ModelError> {
+        let key = PageKey { layer_idx: self.layer_idx, page_idx: self.sealed.len() };
+        let stays = self.n_held < self.pages.plan.held_pages;
+        let record = self.pages.find(key, stays)?;
+        self.n_held += usize::from(record.is_some());
+        self.sealed.push(record);
+        Ok(())
+    }
+
+    /// The memory of a page of the window, to be written.
+    pub(super) fn window_page(&mut self, page_idx: usize) -> &mut [u8] {
+        let n_window = self.window.len();
+        self.window[page_idx % n_window].as_mut_slice()
+    }
+
+    /// The sealed pages and the window are there, of so many tokens.
+    pub(super) fn complete(&mut self, tokens: usize) {
+        self.window_start = self.sealed.len();
+        self.end = tokens;
+    }
+
+    pub(super) fn n_sealed(&self) -> usize {
+        self.sealed.len()
+    }
+
+    /// Copies tokens of the window to rows `[2, kv_heads, tokens, head_dim]`: keys, then values.
+    pub(super) fn copy_rows(&self, tokens: Range<usize>, rows: &mut [u8]) {
+        for piece in pieces(&self.pages.window, tokens) {
+            let record = self.window[piece.page_idx % self.window.len()].as_slice();
+            rows[piece.rows].copy_from_slice(&record[piece.record]);
+        }
+    }
+
+    /// The reverse.
+    pub(super) fn fill_rows(&mut self, tokens: Range<usize>, rows: &[u8]) {
+        let window = self.pages.window.clone();
+        for piece in pieces(&window, tokens) {
+            self.window_page(piece.page_idx)[piece.record].copy_from_slice(&rows[piece.rows]);
+        }
+    }
+
+    /// Copies a whole page into a record, with its head: as it is sealed, or as the window holds or held it.
+    pub(super) fn copy(&self, page_idx: usize, part: PrefixPart, out: &mut [u8]) -> Result<(), KvError> {
+        let key = PageKey { layer_idx: self.layer_idx, page_idx };
+        let pages = &self.pages;
+        let layout = match part {
+            PrefixPart::Page => &pages.sealed,
+            PrefixPart::Twin => &pages.window,
+        };
+        let window = || self.window[page_idx % self.window.len()].as_slice();
+        match (self.sealed.get(page_idx), part) {
+            (None, _) => transcode(&pages.window, window(), layout, out),
+            (Some(_), PrefixPart::Twin) => return pages.copy_twin(key, out),
+            (Some(Some(record)), PrefixPart::Page) => out.copy_from_slice((**record).as_ref()),
+            (Some(None), PrefixPart::Page) => pages.copy_away(key, out)?,
+        }
+        seal(out, &pages.head(key, page_idx, layout));
         Ok(())
     }
 
@@ -162,24 +246,53 @@ impl PagedLayer {
         at(&views)
     }
 
-    /// Whether the first `tokens` tokens can be gone on from: whether the window still has all that the next one sees there.
+    /// Whether the first `tokens` tokens can be gone on from: whether all that the next one sees in its window is there.
     pub(super) fn can_rewind(&self, tokens: usize) -> bool {
         let (first, n_sealed) = (self.sealed_at(tokens), self.sealed.len());
-        let written = self.end.div_ceil(PAGE_TOKENS);
-        let is_in_window = tokens <= self.end && first + self.window.len() >= written && first <= n_sealed;
+        // What is sealed as the window holds it can go back there.
+        let is_there = self.pages.sealed == self.pages.window || self.is_in_window(first.min(n_sealed));
         // None that it sees was given up.
-        let is_whole = first == n_sealed || n_sealed <= self.pages.plan.retention.max_pages;
-        tokens == 0 || (is_in_window && is_whole)
+        let is_whole = first >= n_sealed || n_sealed <= self.pages.plan.retention.max_pages;
+        tokens == 0 || (tokens <= self.end && is_there && is_whole)
+    }
+
+    /// Whether the window has a page, and all behind it: it was there, and no other has taken its place.
+    fn is_in_window(&self, page_idx: usize) -> bool {
+        page_idx >= self.window_start && page_idx + self.window.len() >= self.end.div_ceil(PAGE_TOKENS)
     }
 
     /// Forgets all but the first `tokens` tokens, which [can be gone on from](Self::can_rewind).
     pub(super) fn rewind(&mut self, tokens: usize) -> Result<(), ModelError> {
         let n_sealed = if tokens == 0 { 0 } else { self.sealed_at(tokens) };
-        for page_idx in n_sealed..self.sealed.len() {
+        for page_idx in n_sealed..self.sealed.len().min(tokens.div_ceil(PAGE_TOKENS)) {
+            if !self.is_in_window(page_idx) {
+                self.unseal(page_idx)?;
+            }
+        }
+        self.window_start = self.window_start.min(n_sealed);
+        self.keep_sealed(n_sealed)?;
+        self.end = tokens;
+        Ok(())
+    }
+
+    /// Forgets the window, and all but the first `pages` sealed pages.
+    pub(super) fn keep_sealed(&mut self, pages: usize) -> Result<(), ModelError> {
+        for page_idx in pages..self.sealed.len() {
             self.forget(page_idx)?;
         }
-        self.sealed.truncate(n_sealed);
-        self.end = tokens;
+        self.sealed.truncate(pages);
+        self.end = self.sealed.len() * PAGE_TOKENS;
+        Ok(())
+    }
+
+    /// Puts a page back into the window, from which another one has taken its place.
+    fn unseal(&mut self, page_idx: usize) -> Result<(), ModelError> {
+        let n_window = self.window.len();
+        let window = self.window[page_idx % n_window].as_mut_slice();
+        match &self.sealed[page_idx] {
+            Some(record) => window.copy_from_slice((**record).as_ref()),
+            None => self.pages.copy_away(PageKey { layer_idx: self.layer_idx, page_idx }, window)?,
+        }
         Ok(())
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use flash_io::{Budget, Reader, ShardIdx, Slot, SlotPool};
 use flash_kv::{
-    Chain, Expected, Identity, PAGE_TOKENS, PageFile, PageLayout, RecordHead, Writer, WriterConfig, Written,
-    seal, transcode, verify,
+    Chain, Expected, Identity, KvError, PAGE_TOKENS, PageFile, PageLayout, RecordHead, Writer, WriterConfig,
+    Written, seal, verify,
 };
 use parking_lot::Mutex;
 
@@ -14,6 +14,7 @@ use super::KvStats;
 use super::feed::{Feed, PageKey};
 use super::plan::PagedPlan;
 use super::traffic::PageTraffic;
+use super::twins::Twins;
 use crate::ModelError;
 
 /// A sealed page in memory.
@@ -30,10 +31,13 @@ impl AsRef<[u8]> for Record {
 #[derive(Debug)]
 pub(crate) struct Pages {
     pub(super) plan: PagedPlan,
+    pub(super) identity: Identity,
     pub(super) sealed: PageLayout,
     pub(super) window: PageLayout,
     records: SlotPool,
     disk: Option<OnDisk>,
+    /// There if pages are to be shared, and are not stored as the window holds them.
+    twins: Option<Twins>,
     context: Mutex<Context>,
     /// Sealed, on the way to the disk, and still in memory; the oldest first.
     unwritten: Mutex<VecDeque<Unwritten>>,
@@ -49,6 +53,17 @@ struct OnDisk {
     feed: Feed,
     /// Whether pages are written, too, that stay in memory.
     is_kept: bool,
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        // What was sealed and not saved is recovered: the more of it there is the better.
+        if self.is_kept
+            && let Err(error) = self.writer.flush()
+        {
+            tracing::debug!(%error, "pages are lost");
+        }
+    }
 }
 
 /// The tokens that the pages are of.
@@ -97,6 +112,7 @@ impl Pages {
         plan: PagedPlan,
         identity: Identity,
         source: Option<PageSource>,
+        twins: Option<Twins>,
         traffic: PageTraffic,
         budget: &Budget,
     ) -> Result<Self, ModelError> {
@@ -112,10 +128,12 @@ impl Pages {
         let context = Context { token_ids: Vec::new(), chains: vec![Chain::root(&identity)] };
         Ok(Self {
             plan,
+            identity,
             sealed,
             window,
             records,
             disk: disk.transpose()?,
+            twins,
             context: Mutex::new(context),
             unwritten: Mutex::default(),
             failure: Mutex::default(),
@@ -142,15 +160,15 @@ impl Pages {
         self.context.lock().token_ids.len()
     }
 
-    /// Seals a page of the window, and keeps it in memory if it may stay there.
-    pub(super) fn seal(
+    /// Takes a sealed page, whose record `fill` writes, and keeps it in memory if it may stay there.
+    pub(super) fn keep(
         &self,
         key: PageKey,
-        window: &[u8],
         stays: bool,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), ModelError>,
     ) -> Result<Option<Arc<Record>>, ModelError> {
         let mut slot = self.free_record()?;
-        transcode(&self.window, window, &self.sealed, slot.as_mut_slice());
+        fill(slot.as_mut_slice())?;
         let Some(OnDisk { writer, is_kept, .. }) = &self.disk else {
             return Ok(Some(Arc::new(Record(slot))));
         };
@@ -158,7 +176,7 @@ impl Pages {
             return Ok(Some(Arc::new(Record(slot))));
         }
         let place = self.plan.retention.place(key.page_idx);
-        seal(slot.as_mut_slice(), &self.head(key, place));
+        seal(slot.as_mut_slice(), &self.head(key, place, &self.sealed));
         let record = Arc::new(Record(slot));
         let written = writer.submit(place as u32, key.layer_idx as u32, Arc::clone(&record))?;
         if stays {
@@ -168,16 +186,70 @@ impl Pages {
         Ok(None)
     }
 
-    fn head(&self, key: PageKey, place: usize) -> RecordHead {
+    /// Takes a sealed page that is in the file, and reads it if it may stay in memory.
+    pub(super) fn find(&self, key: PageKey, stays: bool) -> Result<Option<Arc<Record>>, ModelError> {
+        let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("a file has the page");
+        let place = self.plan.retention.place(key.page_idx);
+        if !stays {
+            feed.add(key, place);
+            return Ok(None);
+        }
+        let mut slot = self.free_record()?;
+        let head = writer.file().read(place as u32, key.layer_idx as u32, slot.as_mut_slice())?;
+        self.check(&head, key)?;
+        Ok(Some(Arc::new(Record(slot))))
+    }
+
+    /// Copies the record of a sealed page that does not stay in memory.
+    pub(super) fn copy_away(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
+        if let Some(found) = self.unwritten.lock().iter().find(|unwritten| unwritten.key == key) {
+            out.copy_from_slice((*found.record).as_ref());
+            return Ok(());
+        }
+        let OnDisk { writer, .. } = self.disk.as_ref().expect("what is not in memory is on disk");
+        let place = self.plan.retention.place(key.page_idx);
+        writer.file().read(place as u32, key.layer_idx as u32, out).map(drop)
+    }
+
+    /// What the record of a page says about it, at its place in a file, in the format of a layout.
+    pub(super) fn head(&self, key: PageKey, place: usize, layout: &PageLayout) -> RecordHead {
         let context = self.context.lock();
         let (pages, _) = context.token_ids.as_chunks();
         RecordHead {
-            format: self.sealed.format(),
+            format: layout.format(),
             page_idx: place as u32,
             layer_idx: key.layer_idx as u32,
             before: context.chains[key.page_idx],
             token_ids: pages[key.page_idx],
         }
+    }
+
+    /// A page of this layer leaves the window: what it was there is remembered, if pages are to be shared.
+    pub(super) fn leaves_window(&self, key: PageKey, window: &mut [u8]) {
+        if let Some(twins) = &self.twins {
+            twins.add(&self.head(key, key.page_idx, &self.window), window);
+        }
+    }
+
+    /// Copies the record of a page that has left the window as it was there.
+    pub(super) fn copy_twin(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
+        let twins = self.twins.as_ref().expect("pages are shared");
+        twins.copy(key.page_idx as u32, key.layer_idx as u32, out)
+    }
+
+    /// A file that outlives the cache keeps no more than its first `pages` pages: what comes next are others.
+    pub(super) fn cut(&self, pages: usize) -> Result<(), ModelError> {
+        if let Some(OnDisk { writer, is_kept: true, .. }) = &self.disk {
+            // What was submitted would be written behind the cut.
+            writer.flush()?;
+            writer.file().truncate(pages)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was sealed is written.
+    pub(super) fn flush(&self) -> Result<(), ModelError> {
+        self.disk.as_ref().map_or(Ok(()), |disk| Ok(disk.writer.flush()?))
     }
 
     /// Memory for a record; waits for one to be written if there is none.
@@ -220,14 +292,21 @@ impl Pages {
         let path = writer.file().path();
         let (format, page_idx, layer_idx) = (self.sealed.format(), place as u32, key.layer_idx as u32);
         let head = verify(&slot, &Expected { path, format, page_idx, layer_idx })?;
-        if head.before != self.context.lock().chains[key.page_idx] {
-            return Err(ModelError::StalePage {
-                path: path.to_owned(),
-                page_idx: place,
-                layer_idx: key.layer_idx,
-            });
-        }
+        self.check(&head, key)?;
         Ok(Held::Read(slot))
+    }
+
+    /// Whether a record of the file is of the tokens that were passed.
+    fn check(&self, head: &RecordHead, key: PageKey) -> Result<(), ModelError> {
+        if head.before == self.context.lock().chains[key.page_idx] {
+            return Ok(());
+        }
+        let OnDisk { writer, .. } = self.disk.as_ref().expect("what was read is on disk");
+        Err(ModelError::StalePage {
+            path: writer.file().path().to_owned(),
+            page_idx: head.page_idx as usize,
+            layer_idx: key.layer_idx,
+        })
     }
 
     /// A page is given up.

@@ -30,6 +30,8 @@ pub struct KvPolicy {
     pub max_bytes: Option<u64>,
     /// What happens when they take that.
     pub when_full: WhenFull,
+    /// Whether the cache is in pages even where it could be in one piece: what sessions and prefixes are made of.
+    pub in_pages: bool,
 }
 
 /// What happens when pages take all that they may.
@@ -66,6 +68,7 @@ impl Default for KvPolicy {
             keep_tokens: PAGE_TOKENS,
             max_bytes: None,
             when_full: WhenFull::default(),
+            in_pages: false,
         }
     }
 }
@@ -116,6 +119,11 @@ impl Retention {
     }
 }
 
+/// The pages that are sealed for the token at `position`: all that end at or before its window.
+pub(super) fn sealed_pages(geometry: &Geometry, position: usize) -> usize {
+    position.saturating_sub(geometry.window_tokens as usize) / PAGE_TOKENS
+}
+
 /// The memory of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KvPlan {
@@ -161,7 +169,25 @@ impl KvPolicy {
 
     /// Whether the cache may be in one piece.
     pub(crate) fn is_plain(&self) -> bool {
-        self.format == KvFormat::Exact && self.max_tokens.is_none()
+        self.format == KvFormat::Exact && self.max_tokens.is_none() && !self.in_pages
+    }
+
+    /// Whether old tokens are given up for new ones.
+    pub(crate) fn rotates(&self) -> bool {
+        self.max_tokens.is_some() || (self.max_bytes.is_some() && self.when_full == WhenFull::EvictOldest)
+    }
+
+    /// What the bits of a cache follow from, besides the model.
+    pub(crate) fn geometry(&self, shape: KvShape, n_layers: usize) -> Geometry {
+        let (format, window_format) = self.format.pages();
+        Geometry {
+            n_layers: n_layers as u32,
+            kv_heads: shape.kv_heads as u32,
+            head_dim: shape.head_dim as u32,
+            format,
+            window_format,
+            window_tokens: shape.whole_pages(self.window_tokens) as u32,
+        }
     }
 }
 
@@ -174,16 +200,8 @@ impl PagedPlan {
         context_tokens: usize,
         held_pages: usize,
     ) -> Self {
-        let (format, window_format) = policy.format.pages();
-        let window_tokens = shape.whole_pages(policy.window_tokens);
-        let geometry = Geometry {
-            n_layers: n_layers as u32,
-            kv_heads: shape.kv_heads as u32,
-            head_dim: shape.head_dim as u32,
-            format,
-            window_format,
-            window_tokens: window_tokens as u32,
-        };
+        let geometry = policy.geometry(shape, n_layers);
+        let window_tokens = geometry.window_tokens as usize;
         let record_bytes = geometry.layout().record_bytes();
         let pages_of_bytes = policy.max_bytes.map(|bytes| bytes as usize / (n_layers * record_bytes));
         let pages_of_tokens = policy

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 pub(super) const HELP: &str = "\
-/reset      begin a new conversation
-/stats      show the context, the speed and the memory
-/save FILE  write the conversation as JSON
-/help       show this
+/reset        begin a new conversation
+/stats        show the context, the speed and the memory
+/save NAME    keep the conversation as a session
+/load NAME    go on with a session that was kept
+/export FILE  write the conversation as JSON
+/help         show this
 Ctrl-C stops an answer or clears the line, twice it leaves, as Ctrl-D does.";
 
 /// What a line beginning with a slash asks for.
@@ -15,7 +17,9 @@ pub(super) enum Command {
     Help,
     Reset,
     Stats,
-    Save(PathBuf),
+    Save(String),
+    Load(String),
+    Export(PathBuf),
 }
 
 impl Command {
@@ -27,8 +31,11 @@ impl Command {
             ("help", "") => Ok(Self::Help),
             ("reset", "") => Ok(Self::Reset),
             ("stats", "") => Ok(Self::Stats),
-            ("save", "") => Err("/save needs a file: /save FILE".to_owned()),
-            ("save", path) => Ok(Self::Save(path.into())),
+            ("save" | "load", "") => Err(format!("/{name} needs a name: /{name} NAME")),
+            ("save", name) => Ok(Self::Save(name.to_owned())),
+            ("load", name) => Ok(Self::Load(name.to_owned())),
+            ("export", "") => Err("/export needs a file: /export FILE".to_owned()),
+            ("export", path) => Ok(Self::Export(path.into())),
             ("help" | "reset" | "stats", _) => Err(format!("/{name} takes nothing behind it")),
             _ => Err(format!("/{name} is no command; /help shows those that are")),
         })
@@ -48,8 +55,10 @@ mod tests {
     #[test]
     fn commands_are_known_and_others_are_refused() {
         assert_eq!(Command::parse(" /reset "), Some(Ok(Command::Reset)));
-        assert_eq!(Command::parse("/save  a b.json"), Some(Ok(Command::Save("a b.json".into()))));
-        for line in ["/save", "/nonsense", "/", "/stats now"] {
+        assert_eq!(Command::parse("/export  a b.json"), Some(Ok(Command::Export("a b.json".into()))));
+        assert_eq!(Command::parse("/save one"), Some(Ok(Command::Save("one".into()))));
+        assert_eq!(Command::parse("/load one"), Some(Ok(Command::Load("one".into()))));
+        for line in ["/save", "/load", "/export", "/nonsense", "/", "/stats now"] {
             assert!(matches!(Command::parse(line), Some(Err(_))), "{line}");
         }
     }

@@ -1,0 +1,245 @@
+//! What outlives its run: sessions, prefixes, and the verb that looks after them.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::tiny::Tiny;
+use crate::support::{assert_refused, flash_cli, json, output, stderr, stdout};
+
+/// How often a run is killed; `FLASH_KILLS` says otherwise.
+const KILLS: usize = 20;
+
+/// A model, and a folder for caches beside it.
+fn kv_dir(tiny: &Tiny) -> String {
+    tiny.path("kv").to_str().unwrap().to_owned()
+}
+
+fn run_output(tiny: &Tiny, args: &[&str]) -> Output {
+    let kv_dir = kv_dir(tiny);
+    let common = ["run", "--model", tiny.dir(), "--kv-dir", &kv_dir, "--json"];
+    output([&common[..], args].concat())
+}
+
+#[track_caller]
+fn run(tiny: &Tiny, args: &[&str]) -> Value {
+    json(&run_output(tiny, args))
+}
+
+#[track_caller]
+fn kv(tiny: &Tiny, args: &[&str]) -> Value {
+    let kv_dir = kv_dir(tiny);
+    json(&output([&["kv"], args, &["--kv-dir", &kv_dir, "--json"]].concat()))
+}
+
+/// What it answers to these lines, and what it says beside.
+#[track_caller]
+fn chat(tiny: &Tiny, args: &[&str], lines: &str) -> (Vec<String>, String) {
+    let kv_dir = kv_dir(tiny);
+    let common = ["chat", "--model", tiny.dir(), "--max-tokens", "5", "--kv-dir", &kv_dir];
+    let output = flash_cli([&common[..], args].concat()).write_stdin(lines).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    (stdout(&output).lines().map(str::to_owned).collect(), stderr(&output).to_owned())
+}
+
+/// So many words.
+fn words(n: usize) -> String {
+    (0..n).map(|i| (4 + (i * i + 3 * i) % 60).to_string()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_text_goes_on_where_its_session_ended() {
+    for kv_quant in ["0", "8"] {
+        let tiny = Tiny::new(2);
+        let first = words(300);
+        let args = ["--ignore-eos", "--max-tokens", "9", "--kv-quant", kv_quant];
+        let whole = |prompt: &str| run(&tiny, &[&args[..], &["--prompt", prompt]].concat());
+        let part = |prompt: &str| run(&tiny, &[&args[..], &["--session", "a", "--prompt", prompt]].concat());
+        let begun = part(&first);
+        assert_eq!(begun["token_ids"], whole(&first)["token_ids"]);
+        let gone_on = part("7 8 9");
+        let so_far = format!("{first} {} 7 8 9", begun["text"].as_str().unwrap());
+        assert_eq!(gone_on["token_ids"], whole(&so_far)["token_ids"], "--kv-quant {kv_quant}");
+        assert_eq!(
+            (gone_on["prompt_tokens"].as_u64(), gone_on["reused_tokens"].as_u64()),
+            (Some(312), Some(308))
+        );
+        let shown = kv(&tiny, &["show", "a"]);
+        assert_eq!((shown["kind"].as_str(), shown["tokens"].as_u64()), (Some("text"), Some(320)));
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_in_chat_and_in_run() {
+    let tiny = Tiny::new(2);
+    let (all, _) = chat(&tiny, &["--system", "9"], "5 6\n7\n8\n");
+    let (first, _) = chat(&tiny, &["--session", "talk", "--system", "9"], "5 6\n");
+    let (second, said) = chat(&tiny, &["--session", "talk"], "7\n/stats\n");
+    assert!(said.contains("context "), "{said}");
+    let asked = run(&tiny, &["--session", "talk", "--chat", "--max-tokens", "5", "--prompt", "8"]);
+    let got = [&first[..], &second[..], &[asked["text"].as_str().unwrap().to_owned()]].concat();
+    assert_eq!(got, all);
+    assert!(asked["reused_tokens"].as_u64() > Some(0));
+    assert_eq!(kv(&tiny, &["show", "talk"])["messages"], 7);
+    let text = run_output(&tiny, &["--session", "talk", "--prompt", "8"]);
+    assert_refused(&text, 1, &["session talk is a conversation", "--chat"]);
+}
+
+#[test]
+fn save_and_load_keep_a_conversation_whatever_its_cache() {
+    for args in [&[][..], &["--kv-quant", "8"], &["--compute", "mlx"]] {
+        let tiny = Tiny::new(2);
+        let question = words(200);
+        let (all, _) = chat(&tiny, args, &format!("{question}\n7\n8\n"));
+        let (first, said) = chat(&tiny, args, &format!("{question}\n/save talk\n/reset\n1\n"));
+        assert!(said.contains("session talk: 2 messages"), "{said}");
+        let (rest, said) = chat(&tiny, args, "3\n/load talk\n/stats\n7\n/save talk\n/load other\n");
+        assert!(said.contains("session talk: 2 messages") && said.contains("context 206 of"), "{said}");
+        assert!(said.contains("other: there is no such session"), "{said}");
+        let (last, _) = chat(&tiny, args, "/load talk\n8\n");
+        assert_eq!([&first[..1], &rest[1..], &last[..]].concat(), all, "{args:?}");
+    }
+}
+
+#[test]
+fn prompts_share_what_they_begin_with() {
+    for kv_quant in ["0", "4"] {
+        let tiny = Tiny::new(2);
+        let long = words(400);
+        let prompts = [format!("{long} 5"), format!("{long} 6 7"), words(300), "9 9".to_owned()];
+        let reused = [0, 384, 256, 0];
+        for (prompt, reused) in prompts.iter().zip(reused) {
+            let args = [
+                "--kv-quant",
+                kv_quant,
+                "--max-tokens",
+                "6",
+                "--repetition-penalty",
+                "1.2",
+                "--prompt",
+                prompt,
+            ];
+            let alone = run(&tiny, &args);
+            let shared = run(&tiny, &[&args[..], &["--prefix-cache"]].concat());
+            assert_eq!(shared["token_ids"], alone["token_ids"]);
+            assert_eq!(shared["reused_tokens"], reused, "--kv-quant {kv_quant}");
+        }
+        let listed = kv(&tiny, &["list"]);
+        assert_eq!(listed["prefixes"][0]["pages"], 3);
+        assert_eq!(kv(&tiny, &["gc"])["pages"], 0);
+        assert_eq!(kv(&tiny, &["gc", "--max-bytes", "1B"])["pages"], 3);
+    }
+}
+
+#[test]
+fn the_verb_lists_shows_and_removes() {
+    let tiny = Tiny::new(1);
+    let kv_dir = kv_dir(&tiny);
+    let empty = output(["kv", "list", "--kv-dir", &kv_dir]);
+    assert_eq!((empty.status.code(), stdout(&empty)), (Some(0), "Sessions\n\nPrefixes\n"));
+    run(&tiny, &["--session", "one", "--prompt", "5", "--max-tokens", "2"]);
+    let listed = output(["kv", "list", "--kv-dir", &kv_dir]);
+    assert!(stdout(&listed).contains("one") && stdout(&listed).contains("just now"), "{}", stdout(&listed));
+    let shown = output(["kv", "show", "one", "--kv-dir", &kv_dir]);
+    assert!(stdout(&shown).contains("tokens     2"), "{}", stdout(&shown));
+    assert_eq!(kv(&tiny, &["rm", "one"])["name"], "one");
+    for verb in ["show", "rm"] {
+        assert_refused(
+            &output(["kv", verb, "one", "--kv-dir", &kv_dir]),
+            1,
+            &["one: there is no such session"],
+        );
+    }
+    assert_refused(&output(["kv", "rm", "../one", "--kv-dir", &kv_dir]), 2, &["session name \"../one\""]);
+}
+
+#[test]
+fn sessions_of_another_kind_are_refused_with_the_reason() {
+    let tiny = Tiny::new(2);
+    let with = |args: &[&str]| {
+        run_output(&tiny, &[&["--session", "a", "--prompt", "5", "--max-tokens", "2"], args].concat())
+    };
+    assert!(with(&[]).status.success());
+    assert_refused(&with(&["--kv-quant", "8"]), 1, &["pages.kv: holds pages in f32, not in int8"]);
+    assert_refused(&with(&["--kv-window", "256"]), 1, &["a window of 128 tokens, not of 256"]);
+    assert_refused(&with(&["--compute", "mlx"]), 1, &["belongs to another model"]);
+    assert_refused(&with(&["--chat"]), 1, &["session a is a text and no conversation"]);
+    assert_refused(&with(&["--max-kv-size", "2000"]), 2, &["--session", "--max-kv-size"]);
+    assert_refused(&with(&["--warm-up"]), 2, &["--session", "--warm-up"]);
+    let named = run_output(&tiny, &["--session", ".hidden", "--prompt", "5"]);
+    assert_refused(&named, 2, &["session name \".hidden\""]);
+    let other = Tiny::new(3);
+    let dir = kv_dir(&tiny);
+    let refused =
+        output(["run", "--model", other.dir(), "--kv-dir", &dir, "--session", "a", "--prompt", "5"]);
+    assert_refused(&refused, 1, &["belongs to another model"]);
+    // Format version 2.
+    let pages = tiny.path("kv/sessions/a/pages.kv");
+    let mut bytes = fs::read(&pages).unwrap();
+    bytes[8] = 2;
+    fs::write(&pages, bytes).unwrap();
+    assert_refused(&with(&[]), 1, &["has format version 2, this program reads 1"]);
+}
+
+#[test]
+fn killed_at_any_moment_a_session_opens_and_goes_on_with_tokens_of_its_own() {
+    let tiny = Tiny::new(2);
+    let kills = std::env::var("FLASH_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let kv_dir = kv_dir(&tiny);
+    let command = |prompt: &str, max_tokens: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flash-cli"));
+        command.args([
+            "run",
+            "--model",
+            tiny.dir(),
+            "--kv-dir",
+            &kv_dir,
+            "--session",
+            "a",
+            "--json",
+            "--ignore-eos",
+        ]);
+        command.args(["--kv-quant", "0", "--prompt", prompt, "--max-tokens", max_tokens]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let mut wait_ms = 0;
+    for round in 0..kills {
+        let mut child = command(&words(60), "400").spawn().unwrap();
+        // No two rounds end at the same moment.
+        wait_ms = (wait_ms * 7 + 13 + round as u64) % 150;
+        thread::sleep(Duration::from_millis(5 + wait_ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let said = command("7", "1").output().unwrap();
+        assert!(said.status.success(), "round {round}: {}", stderr(&said));
+        // What it goes on with is what it says it holds: the same tokens give the same next one without a session.
+        let kept: Value =
+            serde_json::from_slice(&fs::read(tiny.path("kv/sessions/a/context.json")).unwrap()).unwrap();
+        let ids: Vec<u64> =
+            kept["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+        let (last, before) = ids.split_last().unwrap();
+        if round % 5 == 0 || ids.len() > 1400 {
+            let text = before.iter().map(|id| word(*id)).collect::<Vec<_>>().join(" ");
+            let alone = run(&tiny, &["--ignore-eos", "--max-tokens", "1", "--prompt", &text]);
+            assert_eq!(alone["token_ids"][0], *last, "round {round}");
+        }
+        if ids.len() > 1400 {
+            kv(&tiny, &["rm", "a"]);
+        }
+    }
+}
+
+/// The word of a token.
+fn word(id: u64) -> String {
+    match id {
+        0 => "<unk>".to_owned(),
+        1 => "</s>".to_owned(),
+        2 => "user".to_owned(),
+        3 => "assistant".to_owned(),
+        number => number.to_string(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Tokens of a cache in one piece, as the pages of a session have them.
+
+use std::ops::Range;
+
+use flash_kv::PageLayout;
+use mlx_rs::Array;
+
+use super::LayerKv;
+use super::rows::pieces;
+use crate::ModelError;
+
+impl LayerKv {
+    /// Copies tokens to rows `[2, kv_heads, tokens, head_dim]`, f32: keys, then values.
+    pub(super) fn copy_rows(
+        &self,
+        layout: &PageLayout,
+        tokens: Range<usize>,
+        rows: &mut [u8],
+    ) -> Result<(), ModelError> {
+        let mut copy = |half_idx: usize, all: &[u8]| {
+            for (ours, theirs) in places(layout, half_idx, &tokens, all.len()) {
+                rows[theirs].copy_from_slice(&all[ours]);
+            }
+        };
+        match self {
+            Self::Shared(buffers) => {
+                let buffers = buffers.lock();
+                copy(0, buffers.keys.as_slice());
+                copy(1, buffers.values.as_slice());
+            }
+            Self::Arrays { keys, values } => {
+                mlx_rs::transforms::eval([keys, values])?;
+                copy(0, bytemuck::cast_slice(keys.as_slice::<f32>()));
+                copy(1, bytemuck::cast_slice(values.as_slice::<f32>()));
+            }
+            Self::Paged(_) => unreachable!("a cache in one piece has no pages"),
+        }
+        Ok(())
+    }
+
+    /// The reverse.
+    pub(super) fn fill_rows(
+        &mut self,
+        layout: &PageLayout,
+        tokens: Range<usize>,
+        rows: &[u8],
+    ) -> Result<(), ModelError> {
+        let (keys, values) = rows.split_at(rows.len() / 2);
+        match self {
+            Self::Shared(buffers) => {
+                let buffers = &mut *buffers.lock();
+                for (half_idx, all) in [&mut buffers.keys, &mut buffers.values].into_iter().enumerate() {
+                    let all = all.as_mut_slice();
+                    for (ours, theirs) in places(layout, half_idx, &tokens, all.len()) {
+                        all[ours].copy_from_slice(&rows[theirs]);
+                    }
+                }
+            }
+            Self::Arrays { .. } if tokens.is_empty() => {}
+            Self::Arrays { .. } => {
+                let shape = [1, layout.kv_heads() as i32, tokens.len() as i32, layout.head_dim() as i32];
+                let array = |half: &[u8]| {
+                    let numbers = half.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                    Array::from_slice(&numbers.collect::<Vec<_>>(), &shape)
+                };
+                let (keys, values) = self.append(&array(keys), &array(values), tokens.start)?;
+                mlx_rs::transforms::eval([&keys, &values])?;
+            }
+            Self::Paged(_) => unreachable!("a cache in one piece has no pages"),
+        }
+        Ok(())
+    }
+}
+
+/// Where tokens of each head lie in the buffer of a half, `[kv_heads, capacity, head_dim]`, and in rows.
+fn places(
+    layout: &PageLayout,
+    half_idx: usize,
+    tokens: &Range<usize>,
+    buffer_bytes: usize,
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let (kv_heads, row_bytes) = (layout.kv_heads(), layout.row_bytes());
+    let (head_bytes, len, start) =
+        (buffer_bytes / kv_heads, tokens.len() * row_bytes, tokens.start * row_bytes);
+    (0..kv_heads).map(move |head| {
+        let ours = head * head_bytes + start;
+        let theirs = (half_idx * kv_heads + head) * len;
+        (ours..ours + len, theirs..theirs + len)
+    })
+}
+
+/// Copies the rows of tokens of a page from its record.
+pub(super) fn rows_of_page(layout: &PageLayout, tokens: Range<usize>, record: &[u8], rows: &mut [u8]) {
+    for piece in pieces(layout, tokens) {
+        rows[piece.rows].copy_from_slice(&record[piece.record]);
+    }
+}
+
+/// The reverse.
+pub(super) fn page_of_rows(layout: &PageLayout, tokens: Range<usize>, rows: &[u8], record: &mut [u8]) {
+    for piece in pieces(layout, tokens) {
+        record[piece.record].copy_from_slice(&rows[piece.rows]);
+    }
+}

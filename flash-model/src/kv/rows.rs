@@ -1,0 +1,63 @@
+//! Tokens in pages, and in rows.
+
+use std::ops::Range;
+
+use flash_kv::{PAGE_TOKENS, PageLayout};
+
+/// Some tokens of a head in a page: where they lie in its record, and in rows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub page_idx: usize,
+    /// Bytes of the record.
+    pub record: Range<usize>,
+    /// Bytes of the rows.
+    pub rows: Range<usize>,
+}
+
+/// The pieces of `tokens`, of keys and then values, whose rows are `[2, kv_heads, tokens.len(), head_dim]` in the format of
+/// the records.
+pub(super) fn pieces(layout: &PageLayout, tokens: Range<usize>) -> Vec<Piece> {
+    let row_bytes = layout.row_bytes();
+    let mut pieces = Vec::new();
+    for (half_idx, half) in [layout.keys(), layout.values()].into_iter().enumerate() {
+        for head in 0..layout.kv_heads() {
+            let mut token = tokens.start;
+            while token < tokens.end {
+                let page_idx = token / PAGE_TOKENS;
+                let end = tokens.end.min((page_idx + 1) * PAGE_TOKENS);
+                let len = (end - token) * row_bytes;
+                let in_record = half.codes.start + (head * PAGE_TOKENS + token % PAGE_TOKENS) * row_bytes;
+                let row = (half_idx * layout.kv_heads() + head) * tokens.len() + token - tokens.start;
+                let in_rows = row * row_bytes;
+                pieces.push(Piece {
+                    page_idx,
+                    record: in_record..in_record + len,
+                    rows: in_rows..in_rows + len,
+                });
+                token = end;
+            }
+        }
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use flash_kv::PageFormat;
+
+    use super::*;
+
+    #[test]
+    fn pieces_cover_rows_once_and_in_order() {
+        let layout = PageLayout::new(3, 16, PageFormat::F16);
+        for tokens in [0..0, 0..1, 100..300, 128..256, 255..257] {
+            let pieces = pieces(&layout, tokens.clone());
+            let mut end = 0;
+            for piece in &pieces {
+                assert_eq!((piece.rows.start, piece.rows.len()), (end, piece.record.len()));
+                end = piece.rows.end;
+            }
+            assert_eq!(end, 2 * 3 * tokens.len() * 16 * 2, "{tokens:?}");
+        }
+    }
+}

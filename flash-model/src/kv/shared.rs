@@ -1,0 +1,106 @@
+//! Pages that prompts share.
+
+use flash_kv::{Chain, KvError, PAGE_TOKENS, PrefixPart, PrefixStore};
+
+use super::plan::sealed_pages;
+use super::{KvCache, Store};
+use crate::ModelError;
+
+impl KvCache {
+    /// Takes the longest prefix of `prompt` that the store has, if that is more than would be left of what is held; how many
+    /// tokens are held then. The last token of the prompt is never among them.
+    pub(crate) fn take_prefix(
+        &mut self,
+        store: &PrefixStore,
+        prompt: &[u32],
+    ) -> Result<Option<usize>, ModelError> {
+        let Some((_, all_but_last)) = prompt.split_last() else { return Ok(None) };
+        loop {
+            let common = self.held().iter().zip(all_but_last).take_while(|(held, id)| held == id).count();
+            let found = store.longest(all_but_last);
+            let tokens = found.pages() * PAGE_TOKENS;
+            if tokens > self.context_tokens() || tokens <= self.rewindable(common) {
+                return Ok(None);
+            }
+            match self.copy_prefix(store, &prompt[..tokens], &found.chains, common) {
+                Ok(()) => return Ok(Some(tokens)),
+                Err(error) => {
+                    self.forget_all()?;
+                    match error {
+                        // Someone removed it, or it is damaged and was removed: there may be a shorter one.
+                        ModelError::Kv(error @ KvError::Record { .. }) => {
+                            tracing::debug!(%error, "a prefix cannot be used");
+                        }
+                        error => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
+    fn forget_all(&mut self) -> Result<(), ModelError> {
+        self.paged_layers().try_for_each(|layer| layer.lock().rewind(0))?;
+        self.hold(0)
+    }
+
+    /// The tokens and their pages are taken; of what is held, sealed pages of the first `common` tokens stay.
+    fn copy_prefix(
+        &mut self,
+        store: &PrefixStore,
+        token_ids: &[u32],
+        chains: &[Chain],
+        common: usize,
+    ) -> Result<(), ModelError> {
+        let Store::Paged(pages) = &self.store else { unreachable!("what is shared is in pages") };
+        let n_sealed = sealed_pages(&pages.plan.geometry, token_ids.len());
+        let held_pages = self.paged_layers().map(|layer| layer.lock().n_sealed()).min().unwrap_or(0);
+        let kept = held_pages.min(common / PAGE_TOKENS).min(n_sealed);
+        self.paged_layers().try_for_each(|layer| layer.lock().keep_sealed(kept))?;
+        pages.cut(kept)?;
+        pages.set_tokens(token_ids);
+        for (layer_idx, layer) in self.paged_layers().enumerate() {
+            let mut layer = layer.lock();
+            let read = |page_idx: usize, part, record: &mut [u8]| {
+                store.read(chains[page_idx], page_idx as u32, layer_idx as u32, part, record)?;
+                Ok::<_, ModelError>(())
+            };
+            for page_idx in kept..n_sealed {
+                layer.adopt(|record| read(page_idx, PrefixPart::Page, record))?;
+            }
+            for page_idx in n_sealed..chains.len() {
+                read(page_idx, PrefixPart::Twin, layer.window_page(page_idx))?;
+            }
+            layer.complete(token_ids.len());
+        }
+        self.token_ids = token_ids.to_vec();
+        self.held_tokens = token_ids.len();
+        self.stored_tokens = self.stored_tokens.min(kept * PAGE_TOKENS);
+        Ok(())
+    }
+
+    /// Puts the whole pages of the first `tokens` tokens into the store.
+    pub(crate) fn share(&self, store: &PrefixStore, tokens: usize) -> Result<(), ModelError> {
+        // What a session holds may have been restored with less precision, by whoever saved it.
+        let Store::Paged(pages) = &self.store else { return Ok(()) };
+        if self.stored_tokens > 0 {
+            return Ok(());
+        }
+        let held = &self.held()[..tokens.min(self.held_tokens)];
+        let parts: &[_] =
+            if store.needs_twins() { &[PrefixPart::Page, PrefixPart::Twin] } else { &[PrefixPart::Page] };
+        for (page_idx, chain) in Chain::pages(&pages.identity, held).enumerate() {
+            for part in parts {
+                let copy = |layer_idx: u32, record: &mut [u8]| match self.layers[layer_idx as usize].paged() {
+                    Some(layer) => layer.lock().copy(page_idx, *part, record),
+                    None => unreachable!("what is shared is in pages"),
+                };
+                match store.put(chain, page_idx as u32, *part, copy) {
+                    // How the window held it is not known any more: a prefix cannot end there.
+                    Err(KvError::Record { .. }) if *part == PrefixPart::Twin => {}
+                    kept => kept?,
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! A cache that is taken from a session, and put into one.
+
+use std::sync::Arc;
+
+use flash_kv::{
+    Chain, Geometry, Identity, KvError, Opened, PAGE_TOKENS, PageFile, PrefixPart, RecordHead, SavedTail,
+    Session, seal, transcode,
+};
+
+use super::one_piece::{page_of_rows, rows_of_page};
+use super::plan::sealed_pages;
+use super::{KvCache, Store};
+use crate::ModelError;
+
+/// A context of a session: what is to be in a cache, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub token_ids: Vec<u32>,
+    pages: Arc<PageFile>,
+    /// What the window holds; without it, it is made of sealed pages.
+    tail: Option<SavedTail>,
+}
+
+impl Stored {
+    /// The longer of the state that was saved last and the pages that are whole. The pages behind are given up.
+    pub(crate) fn longest(
+        session: &Session,
+        sealed: &[u32],
+        saved: Option<flash_kv::Saved>,
+    ) -> Result<Self, KvError> {
+        let pages = Arc::clone(session.pages());
+        let geometry = pages.identity().geometry;
+        let is_ours = |saved: &flash_kv::Saved| {
+            let n_tokens = saved.token_ids.len();
+            n_tokens >= sealed.len()
+                && saved.tail.first_token() == sealed_pages(&geometry, n_tokens) * PAGE_TOKENS
+        };
+        let saved = saved.filter(is_ours);
+        let (token_ids, tail) = match saved {
+            Some(saved) => (saved.token_ids, Some(saved.tail)),
+            None => (sealed.to_vec(), None),
+        };
+        let common = token_ids.iter().zip(sealed).take_while(|(a, b)| a == b).count();
+        pages.truncate(common / PAGE_TOKENS)?;
+        Ok(Self { token_ids, pages, tail })
+    }
+
+    /// Whether it is a state that was saved.
+    pub(crate) fn is_saved(&self) -> bool {
+        self.tail.is_some()
+    }
+
+    /// Whether the cache will have the bits that it had.
+    pub(crate) fn is_exact(&self) -> bool {
+        let geometry = &self.pages.identity().geometry;
+        self.is_saved() || geometry.layout() == geometry.window_layout() || self.n_sealed() == self.n_pages()
+    }
+
+    /// Pages that are seen sealed.
+    fn n_sealed(&self) -> usize {
+        sealed_pages(&self.pages.identity().geometry, self.token_ids.len())
+    }
+
+    fn n_pages(&self) -> usize {
+        self.token_ids.len() / PAGE_TOKENS
+    }
+
+    fn read(&self, page_idx: usize, layer_idx: usize, record: &mut [u8]) -> Result<(), ModelError> {
+        self.pages.read(page_idx as u32, layer_idx as u32, record)?;
+        Ok(())
+    }
+}
+
+impl KvCache {
+    /// Takes a context in place of what is held. With `is_own`, its pages are already in the file of the cache.
+    pub(crate) fn restore(&mut self, stored: &Stored, is_own: bool) -> Result<(), ModelError> {
+        if is_own {
+            return self.take(stored, is_own);
+        }
+        self.truncate(0)?;
+        let taken = self.take(stored, is_own);
+        if taken.is_err() {
+            self.truncate(0)?;
+        }
+        taken
+    }
+
+    fn take(&mut self, stored: &Stored, is_own: bool) -> Result<(), ModelError> {
+        let tokens = stored.token_ids.len();
+        let window_tokens = stored.n_sealed() * PAGE_TOKENS..tokens;
+        let sealed = stored.pages.layout().clone();
+        let window = stored.pages.identity().geometry.window_layout();
+        let mut rows = vec![0; stored.tail.as_ref().map_or(0, SavedTail::layer_bytes)];
+        let mut record = vec![0; sealed.record_bytes()];
+        let mut page_rows = vec![0; 2 * sealed.n_rows() * sealed.row_bytes()];
+        match &mut self.store {
+            Store::Paged(pages) => pages.set_tokens(&stored.token_ids),
+            Store::Plain(tail) => {
+                tail.append(tokens)?;
+            }
+        }
+        for layer_idx in 0..self.layers.len() {
+            if let Some(tail) = &stored.tail {
+                tail.read_layer(layer_idx as u32, &mut rows)?;
+            }
+            let Some(layer) = self.layers[layer_idx].paged() else {
+                // In one piece, what is sealed lies as it does in the window.
+                let layer = &mut self.layers[layer_idx];
+                let from_pages = if stored.is_saved() { stored.n_sealed() } else { stored.n_pages() };
+                for page_idx in 0..from_pages {
+                    stored.read(page_idx, layer_idx, &mut record)?;
+                    let tokens = page_idx * PAGE_TOKENS..(page_idx + 1) * PAGE_TOKENS;
+                    rows_of_page(&sealed, tokens.clone(), &record, &mut page_rows);
+                    layer.fill_rows(&sealed, tokens, &page_rows)?;
+                }
+                if stored.is_saved() {
+                    layer.fill_rows(&sealed, window_tokens.clone(), &rows)?;
+                }
+                continue;
+            };
+            let mut layer = layer.lock();
+            for page_idx in 0..stored.n_sealed() {
+                if is_own {
+                    layer.adopt_found()?;
+                } else {
+                    layer.adopt(|record| stored.read(page_idx, layer_idx, record))?;
+                }
+            }
+            if stored.tail.is_some() {
+                layer.fill_rows(window_tokens.clone(), &rows);
+            } else {
+                for page_idx in stored.n_sealed()..stored.n_pages() {
+                    stored.read(page_idx, layer_idx, &mut record)?;
+                    transcode(&sealed, &record, &window, layer.window_page(page_idx));
+                }
+            }
+            layer.complete(tokens);
+        }
+        self.token_ids.clone_from(&stored.token_ids);
+        (self.held_tokens, self.stored_tokens) = (tokens, tokens);
+        Ok(())
+    }
+
+    /// Saves what is held in the session whose file the cache's pages are written to.
+    pub(crate) fn save(&mut self, session: &mut Session) -> Result<(), ModelError> {
+        let Store::Paged(pages) = &self.store else { unreachable!("a session has a cache in pages") };
+        self.seal_due()?;
+        pages.flush()?;
+        self.save_rest(session)
+    }
+
+    /// Puts what is held into another session, whose file begins with the same `common` pages.
+    pub(crate) fn save_to(&mut self, session: &mut Session, common: usize) -> Result<(), ModelError> {
+        self.seal_due()?;
+        let file = Arc::clone(session.pages());
+        let Identity { geometry, .. } = *file.identity();
+        let n_sealed = sealed_pages(&geometry, self.held_tokens);
+        let common = common.min(n_sealed);
+        file.truncate(common)?;
+        let mut record = vec![0; file.layout().record_bytes()];
+        let mut page_rows = vec![0; 2 * file.layout().n_rows() * file.layout().row_bytes()];
+        let root = Chain::root(file.identity());
+        // What names the pages before each one.
+        let chains = std::iter::once(root).chain(Chain::pages(file.identity(), self.held()));
+        let chains: Vec<_> = chains.take(n_sealed).enumerate().skip(common).collect();
+        for (page_idx, before) in chains {
+            for layer_idx in 0..self.layers.len() {
+                match self.layers[layer_idx].paged() {
+                    Some(layer) => layer.lock().copy(page_idx, PrefixPart::Page, &mut record)?,
+                    None => {
+                        let tokens = page_idx * PAGE_TOKENS..(page_idx + 1) * PAGE_TOKENS;
+                        self.layers[layer_idx].copy_rows(file.layout(), tokens.clone(), &mut page_rows)?;
+                        page_of_rows(file.layout(), tokens, &page_rows, &mut record);
+                        let token_ids = self.held().as_chunks().0[page_idx];
+                        let (page_idx, layer_idx) = (page_idx as u32, layer_idx as u32);
+                        let format = geometry.format;
+                        seal(&mut record, &RecordHead { format, page_idx, layer_idx, before, token_ids });
+                    }
+                }
+                file.write(page_idx as u32, layer_idx as u32, &record)?;
+            }
+        }
+        self.save_rest(session)
+    }
+
+    /// Seals what has left the window, as the next token would.
+    fn seal_due(&self) -> Result<(), ModelError> {
+        self.paged_layers().try_for_each(|layer| layer.lock().seal_due(self.held_tokens))
+    }
+
+    /// Saves the tokens and the window.
+    fn save_rest(&mut self, session: &mut Session) -> Result<(), ModelError> {
+        let geometry: Geometry = session.pages().identity().geometry;
+        let layout = geometry.window_layout();
+        let first_token = sealed_pages(&geometry, self.held_tokens) * PAGE_TOKENS;
+        let tokens = first_token..self.held_tokens;
+        let token_ids = self.token_ids[..self.held_tokens].to_vec();
+        let mut failure = None;
+        session.save(&token_ids, first_token, |layer_idx, rows| {
+            let layer = &mut self.layers[layer_idx as usize];
+            match layer.paged() {
+                Some(layer) => layer.lock().copy_rows(tokens.clone(), rows),
+                None => {
+                    let copied = layer.copy_rows(&layout, tokens.clone(), rows);
+                    failure = failure.take().or(copied.err());
+                }
+            }
+        })?;
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// The tokens that both the pages of an opened session and a context begin with, in whole pages.
+pub(crate) fn common_pages(opened: &Opened, held: &[u32]) -> usize {
+    let common = opened.sealed.token_ids.iter().zip(held).take_while(|(a, b)| a == b).count();
+    common / PAGE_TOKENS
+}
