@@ -4,6 +4,8 @@
 //! Here on a part of it; `flash-cli perplexity --file flash-model/tests/texts/alice.txt --ctx 2048 --kv-quant 8` takes all of its 15,702
 //! tokens (docs/performance.md).
 
+#![expect(clippy::print_stdout, reason = "a skipped test says why")]
+
 #[expect(dead_code, reason = "others open engines with it")]
 mod common;
 
