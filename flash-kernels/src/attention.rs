@@ -270,7 +270,8 @@ impl Queries<'_> {
             lanes.resize(head_dim.max(SPAN_TOKENS), Lanes::ZERO);
             acc.resize(n_rows, Lanes::ZERO);
 
-            let keys = span.keys_of(kv_head, head_dim, self.kernels.dequantize, numbers);
+            let dequantize = self.kernels.dequantize;
+            let keys = span.head(span.keys, kv_head, head_dim, dequantize, numbers);
             self.score(keys, queries, lanes, acc, spare, scores);
             for (row, scores) in scores.chunks_exact_mut(SPAN_TOKENS).enumerate() {
                 let seen = seen_by(tokens.start + row / group);
@@ -282,7 +283,7 @@ impl Queries<'_> {
                 scores[..seen.start].fill(0.0);
                 scores[seen.end..].fill(0.0);
             }
-            let values = span.values_of(kv_head, head_dim, self.kernels.dequantize, numbers);
+            let values = span.head(span.values, kv_head, head_dim, dequantize, numbers);
             self.mix(values, scores, lanes, acc, out.mixture);
         });
     }

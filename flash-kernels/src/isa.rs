@@ -212,6 +212,19 @@ pub(crate) struct FloatInput<'a> {
     pub(crate) k: usize,
 }
 
+impl<'a> FloatInput<'a> {
+    /// Columns of `M` rows, the first of them `row_idx`. Without a closure: those are not inlined into functions with target
+    /// features.
+    #[inline(always)]
+    pub(crate) fn rows<const M: usize>(self, row_idx: usize, columns: Range<usize>) -> [&'a [f32]; M] {
+        let mut rows: [&[f32]; M] = [&[]; M];
+        for (at, row) in rows.iter_mut().enumerate() {
+            *row = &self.values[(row_idx + at) * self.k..][columns.clone()];
+        }
+        rows
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

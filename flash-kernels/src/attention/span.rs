@@ -55,35 +55,8 @@ pub(crate) struct CodedRows<'a> {
 }
 
 impl<'a> Span<'a> {
-    /// The keys of one head, `[n_tokens, head_dim]`, as they are or in `scratch`.
-    pub(super) fn keys_of<'b>(
-        &self,
-        kv_head: usize,
-        head_dim: usize,
-        dequantize: Dequantize,
-        scratch: &'b mut Vec<f32>,
-    ) -> &'b [f32]
-    where
-        'a: 'b,
-    {
-        self.head(self.keys, kv_head, head_dim, dequantize, scratch)
-    }
-
-    /// The values of one head, likewise.
-    pub(super) fn values_of<'b>(
-        &self,
-        kv_head: usize,
-        head_dim: usize,
-        dequantize: Dequantize,
-        scratch: &'b mut Vec<f32>,
-    ) -> &'b [f32]
-    where
-        'a: 'b,
-    {
-        self.head(self.values, kv_head, head_dim, dequantize, scratch)
-    }
-
-    fn head<'b>(
+    /// Those of one head of `numbers`, which are its keys or values: `[n_tokens, head_dim]`, as they are or in `scratch`.
+    pub(super) fn head<'b>(
         &self,
         numbers: Numbers<'a>,
         kv_head: usize,

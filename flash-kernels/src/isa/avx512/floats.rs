@@ -108,11 +108,7 @@ fn multiply_lanes_steps<const M: usize>(
 ) -> usize {
     let (steps, _) = acc[done..].as_chunks_mut::<M>();
     for (idx, acc) in steps.iter_mut().enumerate() {
-        // No closures: they are not inlined into functions with target features.
-        let mut rows: [&[f32]; M] = [&[]; M];
-        for (at, row) in rows.iter_mut().enumerate() {
-            *row = &x.values[(done + M * idx + at) * x.k + column_start..][..weights.len()];
-        }
+        let rows = x.rows(done + M * idx, column_start..column_start + weights.len());
         multiply_lanes_rows(weights, rows, acc);
     }
     done + M * steps.len()
