@@ -104,6 +104,11 @@ impl Identity {
     }
 }
 
+/// How many tokens both begin with.
+pub fn common_tokens(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
 /// Names a run of whole pages of tokens, from the first token of a context, in the cache of an [`Identity`].
 ///
 /// The hash is a cryptographic one on purpose: two runs with the same name would be taken for each other, and the model

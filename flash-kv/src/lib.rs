@@ -85,7 +85,7 @@ mod writer;
 #[cfg(test)]
 extern crate self as flash_kv;
 
-pub use chain::{Chain, Digest, FORMAT_VERSION, Geometry, Identity};
+pub use chain::{Chain, Digest, FORMAT_VERSION, Geometry, Identity, common_tokens};
 pub use error::KvError;
 pub use file::{FILE_HEAD_BYTES, PageFile, Recovered};
 pub use format::{KvDtype, KvShape, PAGE_TOKENS};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::disk::{Disk, Replacement, hold, is_unfinished, make_dir, names, system};
-use crate::{Identity, KvError, PAGE_TOKENS, PageFile, Recovered};
+use crate::{Identity, KvError, PAGE_TOKENS, PageFile, Recovered, common_tokens};
 
 use manifest::Manifest;
 pub use tail::SavedTail;
@@ -145,7 +145,7 @@ impl Session {
         let path = self.dir.join(MANIFEST_FILE);
         let Some(manifest) = Manifest::read(&path, self.pages.identity())? else { return Ok(None) };
         let pages = manifest.first_token.div_ceil(PAGE_TOKENS);
-        let same = manifest.token_ids.iter().zip(&sealed.token_ids).take_while(|(a, b)| a == b).count();
+        let same = common_tokens(&manifest.token_ids, &sealed.token_ids);
         let got_pages = same / PAGE_TOKENS;
         if got_pages < pages {
             return Err(KvError::SavedPagesGone { path, wanted_pages: pages, got_pages });

@@ -147,7 +147,7 @@ impl KvCache {
             Store::Plain(tail) => {
                 tail.room(ids.len())?;
             }
-            Store::Paged(pages) => pages.set_tokens(&self.token_ids),
+            Store::Paged(pages) => pages.pass(self.held_tokens, ids),
         }
         Ok(self.held_tokens)
     }

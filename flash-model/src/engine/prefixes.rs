@@ -1,5 +1,7 @@
 //! What of a prompt need not be passed.
 
+use flash_kv::common_tokens;
+
 use super::Engine;
 use crate::ModelError;
 
@@ -15,7 +17,7 @@ impl Engine {
         {
             return Ok(tokens);
         }
-        let common = self.kv.held().iter().zip(prompt).take_while(|(held, id)| held == id).count();
+        let common = common_tokens(self.kv.held(), prompt);
         self.truncate(common.min(prompt.len().saturating_sub(1)))
     }
 

@@ -110,20 +110,33 @@ impl PagedLayer {
             if page_idx >= retention.max_pages {
                 self.forget(retention.first_recent(page_idx))?;
             }
-            let key = PageKey { layer_idx: self.layer_idx, page_idx };
+            let (key, stays) = self.next_sealed();
             let n_window = self.window.len();
             let window = self.window[page_idx % n_window].as_mut_slice();
-            self.pages.leaves_window(key, window);
             let pages = &self.pages;
-            let stays = self.n_held < pages.plan.held_pages;
+            pages.leaves_window(key, window);
             let record = pages.keep(key, stays, |record| {
                 transcode(&pages.window, window, &pages.sealed, record);
                 Ok(())
             })?;
-            self.n_held += usize::from(record.is_some());
-            self.sealed.push(record);
+            self.push_sealed(record);
         }
         Ok(())
+    }
+
+    fn key(&self, page_idx: usize) -> PageKey {
+        PageKey { layer_idx: self.layer_idx, page_idx }
+    }
+
+    /// The next page to be sealed, and whether it is to stay in memory.
+    fn next_sealed(&self) -> (PageKey, bool) {
+        (self.key(self.sealed.len()), self.n_held < self.pages.plan.held_pages)
+    }
+
+    /// That page is sealed; its record, if it stays in memory.
+    fn push_sealed(&mut self, record: Option<Arc<Record>>) {
+        self.n_held += usize::from(record.is_some());
+        self.sealed.push(record);
     }
 
     /// Takes the next sealed page, whose record `fill` writes, from elsewhere.
@@ -131,21 +144,17 @@ impl PagedLayer {
         &mut self,
         fill: impl FnOnce(&mut [u8]) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
-        let key = PageKey { layer_idx: self.layer_idx, page_idx: self.sealed.len() };
-        let stays = self.n_held < self.pages.plan.held_pages;
+        let (key, stays) = self.next_sealed();
         let record = self.pages.keep(key, stays, fill)?;
-        self.n_held += usize::from(record.is_some());
-        self.sealed.push(record);
+        self.push_sealed(record);
         Ok(())
     }
 
     /// Takes the next sealed page, which is in the file of the cache.
     pub(super) fn adopt_found(&mut self) -> Result<(), ModelError> {
-        let key = PageKey { layer_idx: self.layer_idx, page_idx: self.sealed.len() };
-        let stays = self.n_held < self.pages.plan.held_pages;
+        let (key, stays) = self.next_sealed();
         let record = self.pages.find(key, stays)?;
-        self.n_held += usize::from(record.is_some());
-        self.sealed.push(record);
+        self.push_sealed(record);
         Ok(())
     }
 
@@ -183,8 +192,7 @@ impl PagedLayer {
 
     /// Copies a whole page into a record, with its head: as it is sealed, or as the window holds or held it.
     pub(super) fn copy(&self, page_idx: usize, part: PrefixPart, out: &mut [u8]) -> Result<(), KvError> {
-        let key = PageKey { layer_idx: self.layer_idx, page_idx };
-        let pages = &self.pages;
+        let (key, pages) = (self.key(page_idx), &self.pages);
         let layout = match part {
             PrefixPart::Page => &pages.sealed,
             PrefixPart::Twin => &pages.window,
@@ -204,7 +212,7 @@ impl PagedLayer {
     fn forget(&mut self, page_idx: usize) -> Result<(), ModelError> {
         match self.sealed[page_idx].take() {
             Some(_) => self.n_held -= 1,
-            None => self.pages.forget(PageKey { layer_idx: self.layer_idx, page_idx })?,
+            None => self.pages.forget(self.key(page_idx))?,
         }
         Ok(())
     }
@@ -287,11 +295,11 @@ impl PagedLayer {
 
     /// Puts a page back into the window, from which another one has taken its place.
     fn unseal(&mut self, page_idx: usize) -> Result<(), ModelError> {
-        let n_window = self.window.len();
+        let (key, n_window) = (self.key(page_idx), self.window.len());
         let window = self.window[page_idx % n_window].as_mut_slice();
         match &self.sealed[page_idx] {
             Some(record) => window.copy_from_slice((**record).as_ref()),
-            None => self.pages.copy_away(PageKey { layer_idx: self.layer_idx, page_idx }, window)?,
+            None => self.pages.copy_away(key, window)?,
         }
         Ok(())
     }

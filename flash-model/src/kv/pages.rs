@@ -141,13 +141,12 @@ impl Pages {
         })
     }
 
-    /// The tokens that are held, and those that pass are now these.
-    pub(super) fn set_tokens(&self, token_ids: &[u32]) {
+    /// These tokens come behind the first `held_tokens` of those before.
+    pub(super) fn pass(&self, held_tokens: usize, token_ids: &[u32]) {
         let context = &mut *self.context.lock();
-        let common = context.token_ids.iter().zip(token_ids).take_while(|(a, b)| a == b).count();
-        context.chains.truncate(common / PAGE_TOKENS + 1);
-        context.token_ids.truncate(common);
-        context.token_ids.extend_from_slice(&token_ids[common..]);
+        context.chains.truncate(held_tokens / PAGE_TOKENS + 1);
+        context.token_ids.truncate(held_tokens);
+        context.token_ids.extend_from_slice(token_ids);
         let (pages, _) = context.token_ids.as_chunks::<PAGE_TOKENS>();
         for page in &pages[context.chains.len() - 1..] {
             let chain = context.chains.last().expect("that of no page").next(page);

@@ -270,16 +270,20 @@ impl PagedPlan {
 
     /// What a page of all layers takes of a budget.
     fn page_bytes(&self) -> u64 {
-        let cost = |layout: PageLayout| PageBuf::cost_bytes(layout.record_bytes());
-        cost(self.geometry.layout()) * u64::from(self.geometry.n_layers)
+        record_cost_bytes(&self.geometry.layout()) * u64::from(self.geometry.n_layers)
     }
 
     fn budget_bytes(&self) -> u64 {
-        let cost = |layout: PageLayout| PageBuf::cost_bytes(layout.record_bytes());
         let window_records = u64::from(self.geometry.n_layers) * self.window_pages() as u64;
-        let window_bytes = window_records * cost(self.geometry.window_layout());
-        window_bytes + (self.n_records() + self.feed_pages) as u64 * cost(self.geometry.layout())
+        let window_bytes = window_records * record_cost_bytes(&self.geometry.window_layout());
+        window_bytes
+            + (self.n_records() + self.feed_pages) as u64 * record_cost_bytes(&self.geometry.layout())
     }
+}
+
+/// What the memory of a record costs a budget.
+fn record_cost_bytes(layout: &PageLayout) -> u64 {
+    PageBuf::cost_bytes(layout.record_bytes())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Pages that prompts share.
 
-use flash_kv::{Chain, KvError, PAGE_TOKENS, PrefixPart, PrefixStore};
+use flash_kv::{Chain, KvError, PAGE_TOKENS, PrefixPart, PrefixStore, common_tokens};
 
 use super::plan::sealed_pages;
 use super::{KvCache, Store};
@@ -16,7 +16,7 @@ impl KvCache {
     ) -> Result<Option<usize>, ModelError> {
         let Some((_, all_but_last)) = prompt.split_last() else { return Ok(None) };
         loop {
-            let common = self.held().iter().zip(all_but_last).take_while(|(held, id)| held == id).count();
+            let common = common_tokens(self.held(), all_but_last);
             let found = store.longest(all_but_last);
             let tokens = found.pages() * PAGE_TOKENS;
             if tokens > self.context_tokens() || tokens <= self.rewindable(common) {
@@ -57,7 +57,7 @@ impl KvCache {
         let kept = held_pages.min(common / PAGE_TOKENS).min(n_sealed);
         self.paged_layers().try_for_each(|layer| layer.lock().keep_sealed(kept))?;
         pages.cut(kept)?;
-        pages.set_tokens(token_ids);
+        pages.pass(0, token_ids);
         for (layer_idx, layer) in self.paged_layers().enumerate() {
             let mut layer = layer.lock();
             let read = |page_idx: usize, part, record: &mut [u8]| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flash_kv::{
     Chain, Geometry, Identity, KvError, Opened, PAGE_TOKENS, PageFile, PrefixPart, RecordHead, SavedTail,
-    Session, seal, transcode,
+    Session, common_tokens, seal, transcode,
 };
 
 use super::one_piece::{page_of_rows, rows_of_page};
@@ -40,7 +40,7 @@ impl Stored {
             Some(saved) => (saved.token_ids, Some(saved.tail)),
             None => (sealed.to_vec(), None),
         };
-        let common = token_ids.iter().zip(sealed).take_while(|(a, b)| a == b).count();
+        let common = common_tokens(&token_ids, sealed);
         pages.truncate(common / PAGE_TOKENS)?;
         Ok(Self { token_ids, pages, tail })
     }
@@ -94,7 +94,7 @@ impl KvCache {
         let mut record = vec![0; sealed.record_bytes()];
         let mut page_rows = vec![0; 2 * sealed.n_rows() * sealed.row_bytes()];
         match &mut self.store {
-            Store::Paged(pages) => pages.set_tokens(&stored.token_ids),
+            Store::Paged(pages) => pages.pass(0, &stored.token_ids),
             Store::Plain(tail) => {
                 tail.append(tokens)?;
             }
@@ -212,6 +212,5 @@ impl KvCache {
 
 /// The tokens that both the pages of an opened session and a context begin with, in whole pages.
 pub(crate) fn common_pages(opened: &Opened, held: &[u32]) -> usize {
-    let common = opened.sealed.token_ids.iter().zip(held).take_while(|(a, b)| a == b).count();
-    common / PAGE_TOKENS
+    common_tokens(&opened.sealed.token_ids, held) / PAGE_TOKENS
 }
