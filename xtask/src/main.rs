@@ -7,6 +7,7 @@ mod goldens;
 mod models;
 mod native;
 mod run;
+mod soak;
 mod test;
 mod venv;
 
@@ -44,6 +45,12 @@ enum Task {
     Test,
     /// Make the goldens anew with mlx-lm, in a Python environment of its own
     Goldens,
+    /// Run the demo model in half of its memory, on a disk that fails, and compare every bit with the model in memory
+    Soak {
+        /// Go on for this long
+        #[arg(long, value_name = "N", default_value = "1800")]
+        seconds: u64,
+    },
     /// Compare flash-cli with another program on this machine
     Compare {
         #[command(subcommand)]
@@ -57,6 +64,7 @@ fn main() -> Result<()> {
         Task::Demo { prompt } => demo::run(&prompt),
         Task::Test => test::run(),
         Task::Goldens => goldens::run(),
+        Task::Soak { seconds } => soak::run(seconds),
         Task::Compare { with } => compare::run(with),
     }
 }
