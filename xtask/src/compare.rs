@@ -30,9 +30,6 @@ use model::{Choice, Model};
 use report::Column;
 use samples::Samples;
 
-/// Lengths of the prompts that are passed.
-const PROMPTS: [usize; 2] = [128, 512];
-
 #[derive(Debug, Subcommand)]
 pub enum With {
     /// Compare decode and prefill with llama.cpp's own benchmark (built from source on the first run)
@@ -42,6 +39,9 @@ pub enum With {
         /// Decode this many tokens
         #[arg(long, value_name = "N", default_value = "64")]
         tokens: NonZeroUsize,
+        /// Pass prompts of these lengths; none, to decode only, if it is given without a length
+        #[arg(long, value_name = "N", value_delimiter = ',', num_args = 0.., default_value = "128,512")]
+        prompts: Vec<NonZeroUsize>,
         /// Run both under this memory limit (2GiB, 500MB); needs Linux and root
         #[arg(long, value_name = "SIZE")]
         mem: Option<ByteSize>,
@@ -144,25 +144,33 @@ impl Setting {
 
 pub fn run(with: With) -> Result<()> {
     match with {
-        With::LlamaCpp { common, tokens, mem } => with_llama_cpp(common, tokens.get(), mem),
+        With::LlamaCpp { common, tokens, prompts, mem } => {
+            let prompts: Vec<usize> = prompts.into_iter().map(NonZeroUsize::get).collect();
+            with_llama_cpp(common, tokens.get(), &prompts, mem)
+        }
         With::MlxLm { common, tokens } => with_mlx_lm(common, tokens.get()),
     }
 }
 
-fn with_llama_cpp(common: CommonArgs, n_tokens: usize, mem: Option<ByteSize>) -> Result<()> {
+fn with_llama_cpp(
+    common: CommonArgs,
+    n_tokens: usize,
+    prompts: &[usize],
+    mem: Option<ByteSize>,
+) -> Result<()> {
     let setting = Setting::prepare(common, mem)?;
     let llama_cpp = LlamaCpp::ensure(&setting.python)?;
     let info = llama_cpp.system_info(&setting.python)?;
     setting.print_conditions(&[llama_cpp.version(), format!("which reports {info}")])?;
-    let columns = || vec![Column::new("llama.cpp", PROMPTS.len()), Column::new("flash", PROMPTS.len())];
-    setting.compare(n_tokens, &PROMPTS, columns, |model, columns| {
-        let round = llama_bench::run(&llama_cpp, &model.gguf, n_tokens, &PROMPTS, &setting.confinement)?;
+    let columns = || vec![Column::new("llama.cpp", prompts.len()), Column::new("flash", prompts.len())];
+    setting.compare(n_tokens, prompts, columns, |model, columns| {
+        let round = llama_bench::run(&llama_cpp, &model.gguf, n_tokens, prompts, &setting.confinement)?;
         columns[0].decode.push(round.decode);
         columns[0].token_bytes = round.model_bytes - model.rows_bytes;
         for (samples, rate) in columns[0].prefill.iter_mut().zip(round.prefill) {
             samples.push(rate);
         }
-        setting.flash(model, n_tokens, &PROMPTS, columns)
+        setting.flash(model, n_tokens, prompts, columns)
     })
 }
 

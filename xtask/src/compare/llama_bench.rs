@@ -37,7 +37,9 @@ pub fn run(
     let mut command = Command::new(llama_cpp.bench());
     command.args(["--output", "json", "--repetitions", "1", "--n-gen", &n_tokens.to_string(), "--model"]);
     command.arg(gguf).args(["--threads", &confinement.threads.to_string(), "--n-prompt"]);
-    command.arg(prompts.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
+    // A prompt of no tokens is none.
+    let lengths = prompts.iter().map(usize::to_string).reduce(|list, length| format!("{list},{length}"));
+    command.arg(lengths.as_deref().unwrap_or("0"));
     if let Some(memory) = confinement.memory {
         // The page cache counts for the limit, and for whoever filled it: that must be the program itself.
         #[cfg(target_os = "linux")]
