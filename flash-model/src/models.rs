@@ -10,21 +10,39 @@ use mlx_rs::module::Module;
 
 use crate::ModelError;
 use crate::attention::LayerInput;
+use crate::experts::{Mixture, Routed};
 use crate::weights::Weights;
 
 /// One layer of a decoder.
 pub(crate) trait Layer:
-    for<'a> Module<LayerInput<'a>, Output = Array, Error = Exception> + Debug
+    for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug
 {
 }
 
-impl<T> Layer for T where T: for<'a> Module<LayerInput<'a>, Output = Array, Error = Exception> + Debug {}
+impl<T> Layer for T where T: for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug {}
+
+/// What a layer makes of its input.
+#[derive(Debug)]
+pub(crate) struct LayerOutput {
+    /// Hidden states, `[1, n, hidden]`.
+    pub hidden: Array,
+    /// What is sent to the layer's experts, if it has any: what they make of it will be added.
+    pub routed: Option<Routed>,
+}
+
+impl From<Array> for LayerOutput {
+    fn from(hidden: Array) -> Self {
+        Self { hidden, routed: None }
+    }
+}
 
 /// A decoder as its architecture describes it. No weight is loaded.
 #[derive(Debug)]
 pub(crate) struct Architecture {
     /// The layers, each with the path of its tensors.
     pub layers: Vec<(String, Box<dyn Layer>)>,
+    /// The experts of each layer that has some; nothing at all if none has.
+    pub mixtures: Vec<Option<Mixture>>,
     pub embed_path: &'static str,
     pub norm_path: &'static str,
     /// That of the embedding if the two are tied.

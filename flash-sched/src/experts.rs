@@ -105,12 +105,15 @@ impl ExpertCache {
         Self { policy, layers: n_experts.iter().zip(shares).map(layer).collect() }
     }
 
-    /// Gives each layer its part of another number. Those that hold more give some up when they next [`keep`](Self::keep).
-    pub fn resize(&mut self, n_held: usize) {
+    /// Gives each layer its part of another number. Returns who is not held any more, by layer and index.
+    pub fn resize(&mut self, n_held: usize) -> Vec<(usize, usize)> {
         let n_experts: Vec<usize> = self.layers.iter().map(|layer| layer.uses.len()).collect();
-        for (layer, share) in self.layers.iter_mut().zip(shares(&n_experts, n_held)) {
-            layer.share = share;
+        let mut given_up = Vec::new();
+        for (idx, share) in shares(&n_experts, n_held).into_iter().enumerate() {
+            self.layers[idx].share = share;
+            given_up.extend(self.keep(idx, &[]).into_iter().map(|expert_idx| (idx, expert_idx)));
         }
+        given_up
     }
 
     /// How many experts a layer may hold.
@@ -135,16 +138,21 @@ impl ExpertCache {
         }
     }
 
-    /// The layer has these in memory beside those it holds: it keeps the ones that are worth most, and returns the others,
-    /// which are not held any more.
+    /// The layer has these in memory beside those it holds, or will have them: it keeps the ones that are worth most, and
+    /// returns the others, which are not held any more. Among those are none that were held and used just now.
     pub fn keep(&mut self, layer_idx: usize, loaded: &[usize]) -> Vec<usize> {
         let policy = self.policy;
         let Layer { share, now, uses, is_held } = &mut self.layers[layer_idx];
         let held = (0..is_held.len()).filter(|idx| is_held[*idx]);
         let new = loaded.iter().copied().filter(|idx| !is_held[*idx]);
         let mut all: Vec<usize> = held.chain(new).collect();
+        let worth = |idx: usize| (is_held[idx] && uses[idx].last == *now, uses[idx].worth(*now, policy));
+        let by_worth = |a: &usize, b: &usize| {
+            let ((a_in_use, a), (b_in_use, b)) = (worth(*a), worth(*b));
+            b_in_use.cmp(&a_in_use).then(b.total_cmp(&a))
+        };
         // Of equals, those that were held before; the sort is stable.
-        all.sort_by(|a, b| uses[*b].worth(*now, policy).total_cmp(&uses[*a].worth(*now, policy)));
+        all.sort_by(by_worth);
         let given_up = all.split_off(all.len().min(*share));
         all.iter().for_each(|idx| is_held[*idx] = true);
         given_up.iter().for_each(|idx| is_held[*idx] = false);
@@ -232,13 +240,21 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_share_is_kept_to_at_the_next_token() {
-        let mut cache = ExpertCache::new(&[4], 4, Policy::Lru);
-        token(&mut cache, &[0, 1, 2, 3]);
-        cache.resize(1);
-        let given_up = token(&mut cache, &[3]);
-        assert_eq!(given_up.len(), 3);
+    fn a_smaller_share_gives_up_the_rest_at_once() {
+        let mut cache = ExpertCache::new(&[4, 4], 8, Policy::Lru);
+        token(&mut cache, &[0, 1, 2]);
+        token(&mut cache, &[3]);
+        assert_eq!(cache.resize(2), [(0, 0), (0, 1), (0, 2)]);
         assert!(cache.is_held(0, 3));
+    }
+
+    #[test]
+    fn who_is_in_use_is_not_given_up() {
+        let mut cache = ExpertCache::new(&[8], 1, Policy::default());
+        token(&mut cache, &[1]);
+        // Three tokens use another one, and one this.
+        cache.uses(0, 4, [(1, 1), (2, 3)]);
+        assert_eq!(cache.keep(0, &[2]), [2]);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What takes more than one of MLX's operations.
 
+mod experts;
 mod paged;
 
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::{Array, ops};
+
+pub(super) use experts::{add_rows, expert_rows};
 
 use super::{AttentionInput, Matrix, Quantized};
 use crate::attention::CausalAttention;

@@ -6,7 +6,7 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
 use serde::Deserialize;
 
-use super::{Architecture, Layer};
+use super::{Architecture, Layer, LayerOutput};
 use crate::attention::{CausalAttention, LayerInput, Rope, RopeScaling};
 use crate::layers::{Linear, RmsNorm, project, swiglu};
 use crate::weights::Weights;
@@ -190,13 +190,13 @@ impl TransformerBlock {
 }
 
 impl Module<LayerInput<'_>> for TransformerBlock {
-    type Output = Array;
+    type Output = LayerOutput;
     type Error = Exception;
 
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
+    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         let normed = self.input_layernorm.forward(x)?;
         let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
-        self.mlp.add(&h, &self.post_attention_layernorm.forward(&h)?)
+        Ok(self.mlp.add(&h, &self.post_attention_layernorm.forward(&h)?)?.into())
     }
 
     fn training_mode(&mut self, _: bool) {}
@@ -216,6 +216,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         .collect::<Result<_, ModelError>>()?;
     Ok(Architecture {
         layers,
+        mixtures: Vec::new(),
         embed_path: "model.embed_tokens",
         norm_path: "model.norm",
         head_path: if args.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" },
