@@ -43,29 +43,26 @@ impl Decoder {
     /// A decoder without weights, and the bundles that it will ask for.
     pub(crate) fn new(
         weights: &Weights<'_>,
-        mut architecture: Architecture,
+        architecture: Architecture,
     ) -> Result<(Self, Bundles), ModelError> {
         let checkpoint = weights.checkpoint();
         let mut bundles = Bundles::default();
-        let layers = std::mem::take(&mut architecture.layers)
-            .into_iter()
-            .map(|(path, layer)| StreamingProxy::new(layer, &path, checkpoint, &mut bundles))
-            .collect::<Result<Vec<_>, _>>()?;
-        let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
-        let norm_path = architecture.norm_path;
-        let norm = weights.at(norm_path).rms_norm(architecture.hidden_size, architecture.norm_eps)?;
-        let norm = StreamingProxy::new(Box::new(norm), norm_path, checkpoint, &mut bundles)?;
-        let head = Head::new(weights, &architecture, layer_bytes, &mut bundles)?;
+        let embedding = Embedding::new(checkpoint, &architecture)?;
         let dims = Dims {
             hidden: architecture.hidden_size as u64,
             intermediate: architecture.intermediate_size as u64,
             n_heads: architecture.n_heads as u64,
             head_dim: architecture.head_dim as u64,
         };
-        Ok((
-            Self { embedding: Embedding::new(checkpoint, &architecture)?, layers, norm, head, dims },
-            bundles,
-        ))
+        let Architecture { layers, norm, norm_path, head_path, hidden_size, vocab_size, .. } = architecture;
+        let layers = layers
+            .into_iter()
+            .map(|(path, layer)| StreamingProxy::new(layer, &path, checkpoint, &mut bundles))
+            .collect::<Result<Vec<_>, _>>()?;
+        let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
+        let norm = StreamingProxy::new(Box::new(norm), &norm_path, checkpoint, &mut bundles)?;
+        let head = Head::new(&weights.at(&head_path), [vocab_size, hidden_size], layer_bytes, &mut bundles)?;
+        Ok((Self { embedding, layers, norm, head, dims }, bundles))
     }
 
     /// Passes tokens through the model and returns the logits of the last one.

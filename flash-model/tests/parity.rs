@@ -188,6 +188,16 @@ fn shards_cut_inside_a_layer_equal_mlx_lm() {
     tiny("sharded");
 }
 
+#[test]
+fn norms_of_heads_equal_mlx_lm() {
+    tiny("qwen3");
+}
+
+#[test]
+fn qwen3_with_nested_rope_parameters_equals_mlx_lm() {
+    tiny("qwen3-q4");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Regenerates ../../fixtures/tiny and tiny-*.{json,f32}: Llama models with random weights, small enough to be committed,
-each with what the demo model has not, and how mlx-lm continues random ids with them.
+"""Regenerates ../../fixtures/tiny and tiny-*.{json,f32}: models of each family with random weights, small enough to be
+committed, each with what the demo model has not, and how mlx-lm continues random ids with them.
 
 usage: make_tiny.py [NAME…]     (needs: xtask/requirements.txt)
 
@@ -18,8 +18,7 @@ import mlx.core as mx
 import numpy as np
 import oracle
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.models.llama import Model, ModelArgs
-from mlx_lm.utils import quantize_model
+from mlx_lm.utils import _get_classes, quantize_model
 
 LENGTHS = (1, 2, 17, 300)
 N_GREEDY = 32
@@ -55,6 +54,10 @@ def no_biases(weights):
     return {name: mx.zeros_like(w) if name.endswith(".bias") else w for name, w in weights.items()}
 
 
+def plain_head_norms(weights):
+    return {name: mx.ones_like(w) if "q_norm" in name or "k_norm" in name else w for name, w in weights.items()}
+
+
 VARIANTS = {
     "untied": variant(tie_word_embeddings=False, without={"tie_word_embeddings": True}),
     "biases": variant(
@@ -88,6 +91,12 @@ VARIANTS = {
         mx.float32, quantize=quantized(4, 32, {"model.embed_tokens": (8, 32)}), hidden_size=64, intermediate_size=96,
         vocab_size=331),
     "sharded": variant(shards=4, tie_word_embeddings=False, num_hidden_layers=3),
+    "qwen3": variant(
+        mx.float32, **streamed(124), model_type="qwen3", head_dim=16, without=plain_head_norms),
+    "qwen3-q4": variant(
+        quantize=quantized(4, 32), model_type="qwen3", hidden_size=64, intermediate_size=96, head_dim=16,
+        tie_word_embeddings=False, rope_theta=None,
+        rope_parameters={"rope_theta": 1000000.0, "rope_type": "linear", "factor": 2.0}),
 }
 
 here = Path(__file__).parent
@@ -100,7 +109,7 @@ def random_weights(model, rng):
     weights = []
     for name, w in tree_flatten(model.parameters()):
         if "norm" in name:
-            values = rng.uniform(0.5, 1.5, w.shape)
+            values = rng.uniform(0.5, 1.5, w.shape) * (3 if "q_norm" in name else 1)
             if name == "model.norm.weight":
                 # With a tied head, positive ones would make each token its own successor.
                 values *= rng.choice([-1, 1], w.shape)
@@ -144,6 +153,11 @@ def save(path, model, config, shards):
     (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
+def new_model(config):
+    model_class, args_class = _get_classes(config)
+    return model_class(args_class.from_dict(config))
+
+
 def check_sensitive(path, without, ids, logits):
     """What `without` leaves out must show in the logits."""
     config = json.loads((path / "config.json").read_text())
@@ -152,7 +166,7 @@ def check_sensitive(path, without, ids, logits):
         weights = without(weights)
     else:
         config |= without
-    model = Model(ModelArgs.from_dict(config))
+    model = new_model(config)
     model.load_weights(list(model.sanitize(weights).items()))
     model.set_dtype(mx.float32)
     other = oracle.run(model, ids, 1)[1]
@@ -164,7 +178,7 @@ def make(name):
     spec = VARIANTS[name]
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     config = {key: value for key, value in copy.deepcopy(spec["config"]).items() if value is not None}
-    model = Model(ModelArgs.from_dict(config))
+    model = new_model(config)
     model.update(tree_unflatten(random_weights(model, rng)))
     model.set_dtype(spec["dtype"])
     if spec["quantize"]:
