@@ -10,7 +10,7 @@ use std::sync::Arc;
 use flash_kernels::Pool;
 use flash_kv::LayerBuffers;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Device, DeviceType, fast, nn};
+use mlx_rs::{Array, Device, DeviceType, nn};
 use parking_lot::Mutex;
 
 use crate::ModelError;
@@ -18,6 +18,7 @@ use crate::attention::CausalAttention;
 use crate::config::QuantizedFormat;
 use crate::experts::Expert;
 use crate::kv::LayerKv;
+use crate::layers::NormArgs;
 
 /// What a thread of the kernels keeps: for 128 rows of weights their scales and biases, and two sums with each of 512 rows of
 /// activations; panels, scores of attention.
@@ -63,12 +64,28 @@ pub(crate) struct Quantized<'a> {
     pub biases: &'a Array,
 }
 
+/// RMSNorm over the last axis: `x · weight / √(mean(x²) + eps)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Norm<'a> {
+    /// Of each column.
+    pub weight: &'a Array,
+    pub args: NormArgs,
+}
+
+/// Those of each head of queries and keys, before they are rotated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadNorms<'a> {
+    pub queries: Norm<'a>,
+    pub keys: Norm<'a>,
+}
+
 /// What an attention layer projected of the new tokens: `[1, n, heads · head_dim]` each, with KV heads for keys and values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionInput<'a> {
     pub queries: &'a Array,
     pub keys: &'a Array,
     pub values: &'a Array,
+    pub norms: Option<HeadNorms<'a>>,
     /// Tokens before the first of these.
     pub position: usize,
 }
@@ -212,7 +229,7 @@ impl Backend {
         }
     }
 
-    /// Rotates the queries and keys, appends keys and values to the cache, and attends to all tokens so far.
+    /// Normalises the heads if that is asked for, rotates the queries and keys, appends keys and values to the cache, and attends to all tokens so far.
     pub(crate) fn attend(
         &self,
         attention: &CausalAttention,
@@ -236,12 +253,7 @@ impl Backend {
     }
 
     /// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts`, each `[rows, hidden]`, times its weight.
-    pub(crate) fn add_rows(
-        &self,
-        onto: &Array,
-        parts: &[Array],
-        terms: &[Term],
-    ) -> Result<Array, Exception> {
+    pub(crate) fn add_rows(&self, onto: &Array, parts: &[Array], terms: &[Term]) -> Result<Array, Exception> {
         match self {
             Self::Mlx => mlx::add_rows(onto, parts, terms),
             #[cfg(target_os = "linux")]
@@ -249,12 +261,11 @@ impl Backend {
         }
     }
 
-    /// RMSNorm over the last axis: `x · weight / √(mean(x²) + eps)`.
-    pub(crate) fn rms_norm(&self, x: &Array, weight: &Array, eps: f32) -> Result<Array, Exception> {
+    pub(crate) fn rms_norm(&self, x: &Array, norm: Norm<'_>) -> Result<Array, Exception> {
         match self {
-            Self::Mlx => fast::rms_norm(x, Some(weight), eps),
+            Self::Mlx => mlx::rms_norm(x, norm),
             #[cfg(target_os = "linux")]
-            Self::Native(pool) => native::rms_norm(pool, x, weight, eps),
+            Self::Native(pool) => native::rms_norm(pool, x, norm),
         }
     }
 }

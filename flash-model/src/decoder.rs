@@ -14,7 +14,7 @@ use crate::experts::{ExpertPlan, Experts, Mixture, Routed};
 use crate::head::Head;
 use crate::kv::KvCache;
 use crate::layers::RmsNorm;
-use crate::models::{Architecture, Layer, LayerOutput};
+use crate::models::{Architecture, Layer, LayerOutput, LayerParts};
 use crate::proxy::{Holder, StreamingProxy};
 use crate::residency::Residency;
 use crate::weights::Weights;
@@ -46,29 +46,27 @@ impl Decoder {
     /// A decoder without weights, and the bundles that it will ask for.
     pub(crate) fn new(
         weights: &Weights<'_>,
-        mut architecture: Architecture,
+        architecture: Architecture,
     ) -> Result<(Self, Bundles), ModelError> {
         let checkpoint = weights.checkpoint();
         let mut bundles = Bundles::default();
-        let layers = std::mem::take(&mut architecture.layers)
-            .into_iter()
-            .map(|(path, layer)| StreamingProxy::new(layer, &path, checkpoint, &mut bundles))
-            .collect::<Result<Vec<_>, _>>()?;
-        let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
-        let norm_path = architecture.norm_path;
-        let norm = weights.at(norm_path).rms_norm(architecture.hidden_size, architecture.norm_eps)?;
-        let norm = StreamingProxy::new(Box::new(norm), norm_path, checkpoint, &mut bundles)?;
-        let head = Head::new(weights, &architecture, layer_bytes, &mut bundles)?;
+        let embedding = Embedding::new(checkpoint, &architecture)?;
         let dims = Dims {
             hidden: architecture.hidden_size as u64,
             intermediate: architecture.intermediate_size as u64,
             n_heads: architecture.n_heads as u64,
             head_dim: architecture.head_dim as u64,
         };
-        let embedding = Embedding::new(checkpoint, &architecture)?;
-        let mut mixtures = architecture.mixtures;
-        mixtures.resize_with(layers.len(), || None);
-        Ok((Self { embedding, layers, mixtures, norm, head, dims }, bundles))
+        let Architecture { layers, norm, norm_path, head_path, hidden_size, vocab_size, .. } = architecture;
+        let (mut proxies, mut mixtures) = (Vec::new(), Vec::new());
+        for (path, LayerParts { layer, mixture }) in layers {
+            proxies.push(StreamingProxy::new(layer, &path, checkpoint, &mut bundles)?);
+            mixtures.push(mixture);
+        }
+        let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
+        let norm = StreamingProxy::new(Box::new(norm), &norm_path, checkpoint, &mut bundles)?;
+        let head = Head::new(&weights.at(&head_path), [vocab_size, hidden_size], layer_bytes, &mut bundles)?;
+        Ok((Self { embedding, layers: proxies, mixtures, norm, head, dims }, bundles))
     }
 
     /// Passes tokens through the model and returns the logits of the last one.
@@ -156,8 +154,7 @@ impl Decoder {
             if let Some(routed) = joined(&sent)? {
                 // The chunks together: each expert is read once for all of them.
                 let hidden = mlx_rs::ops::concatenate(&chunks, 1)?;
-                let mixed =
-                    mix(experts, idx, &mixtures[idx], LayerOutput { hidden, routed: Some(routed) })?;
+                let mixed = mix(experts, idx, &mixtures[idx], LayerOutput { hidden, routed: Some(routed) })?;
                 let starts = (0..ids.len()).step_by(CHUNK_TOKENS);
                 let chunk = |start| positions(&mixed, start, ids.len().min(start + CHUNK_TOKENS));
                 chunks = starts.map(chunk).collect::<Result<_, _>>()?;
@@ -211,9 +208,8 @@ fn joined(sent: &[Routed]) -> Result<Option<Routed>, Exception> {
     if sent.is_empty() {
         return Ok(None);
     }
-    let join = |part: fn(&Routed) -> &Array| {
-        mlx_rs::ops::concatenate(&sent.iter().map(part).collect::<Vec<_>>(), 1)
-    };
+    let join =
+        |part: fn(&Routed) -> &Array| mlx_rs::ops::concatenate(&sent.iter().map(part).collect::<Vec<_>>(), 1);
     Ok(Some(Routed { x: join(|routed| &routed.x)?, scores: join(|routed| &routed.scores)? }))
 }
 

@@ -4,6 +4,7 @@
 //! those that are there meanwhile, and adds what all of them make to the layer's output. The sum of a token is always taken
 //! in the order of its experts' indices, so it does not matter who came when.
 
+mod gate;
 mod mixture;
 mod router;
 
@@ -20,6 +21,7 @@ use crate::ModelError;
 use crate::bundle::Bundle;
 use crate::compute::{Backend, Term, Work};
 
+pub(crate) use gate::Gate;
 pub(crate) use mixture::{Expert, ExpertDims, Mixture, Names};
 pub(crate) use router::{Router, Routes};
 
@@ -149,7 +151,11 @@ impl Experts {
             backend: backend.clone(),
             reader,
             pool: SlotPool::new(budget, plan.slot_bytes, n_slots)?,
-            cache: ExpertCache::new(&n_experts, n_slots.saturating_sub(plan.staging_slots), Policy::default()),
+            cache: ExpertCache::new(
+                &n_experts,
+                n_slots.saturating_sub(plan.staging_slots),
+                Policy::default(),
+            ),
             held: HashMap::new(),
             staging_slots: plan.staging_slots,
             traffic: ExpertTraffic::default(),

@@ -130,7 +130,12 @@ impl ExpertCache {
     }
 
     /// A pass of `n_tokens` uses these experts of a layer, each for so many of the tokens.
-    pub fn uses(&mut self, layer_idx: usize, n_tokens: usize, used: impl IntoIterator<Item = (usize, usize)>) {
+    pub fn uses(
+        &mut self,
+        layer_idx: usize,
+        n_tokens: usize,
+        used: impl IntoIterator<Item = (usize, usize)>,
+    ) {
         let layer = &mut self.layers[layer_idx];
         layer.now += n_tokens as u64;
         for (expert_idx, n_tokens) in used {

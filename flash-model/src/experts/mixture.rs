@@ -79,7 +79,8 @@ impl Mixture {
         router: Router,
     ) -> Result<Self, ModelError> {
         let checkpoint = weights.checkpoint();
-        let is_stacked = checkpoint.has(&format!("{}.{}.{}.weight", weights.path(), names.stacked, MATRICES[0]));
+        let is_stacked =
+            checkpoint.has(&format!("{}.{}.{}.weight", weights.path(), names.stacked, MATRICES[0]));
         let (first, matrices) = if is_stacked {
             (weights.at(names.stacked), MATRICES)
         } else {

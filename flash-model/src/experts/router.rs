@@ -1,6 +1,6 @@
 //! From a router's scores to the experts of each token.
 
-use crate::ModelError;
+use crate::{Config, ModelError};
 
 /// How a layer chooses experts.
 #[derive(Debug, Clone)]
@@ -19,6 +19,21 @@ pub(crate) struct Choice {
 }
 
 impl Router {
+    /// # Errors
+    /// [`ModelError::ConfigField`] for a number of experts that no token can have.
+    pub(crate) fn new(
+        top_k: usize,
+        n_experts: usize,
+        normalised: bool,
+        config: &Config,
+    ) -> Result<Self, ModelError> {
+        if !(1..=n_experts).contains(&top_k) {
+            let expected = "it must be at least 1, and at most the number of experts";
+            return Err(config.field_error("num_experts_per_tok", &top_k, expected));
+        }
+        Ok(Self { top_k, normalised })
+    }
+
     /// The experts of a token, in the order of their indices. Of equal scores the lower index wins.
     ///
     /// On the host, in f32: experts have to be asked for here anyway, and MLX's order of equal scores is not its to keep.

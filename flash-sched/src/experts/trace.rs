@@ -130,11 +130,8 @@ impl SplitMix {
 mod tests {
     use super::*;
 
-    const POLICIES: [Policy; 3] = [
-        Policy::Lru,
-        Policy::Lfu { half_life: 256.0 },
-        Policy::TwoMemories { short: 24.0, long: 512.0 },
-    ];
+    const POLICIES: [Policy; 3] =
+        [Policy::Lru, Policy::Lfu { half_life: 256.0 }, Policy::TwoMemories { short: 24.0, long: 512.0 }];
 
     #[test]
     fn nobody_hits_more_than_who_knows_the_future() {
