@@ -126,5 +126,23 @@ pub fn matmul_swiglu(
     up: Projection<'_>,
     y: &mut [f32],
 ) -> Result<(), KernelError> {
-    compute(pool, x, &[Output::SwiGlu([gate, up])], &mut [y])
+    compute(pool, x, &[Output::Gated(pool.kernels().swiglu, [gate, up])], &mut [y])
+}
+
+/// Computes `y = gelu(x · Gᵀ + g) · (x · Uᵀ + u)` for the projections `gate` and `up`, with the bits of [`matmul`] for each and
+/// [`geglu`](crate::geglu).
+///
+/// # Errors
+/// As [`matmul`].
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_geglu(
+    pool: &Pool,
+    x: &[f32],
+    gate: Projection<'_>,
+    up: Projection<'_>,
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    compute(pool, x, &[Output::Gated(pool.kernels().geglu, [gate, up])], &mut [y])
 }

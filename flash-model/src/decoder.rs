@@ -54,10 +54,11 @@ impl Decoder {
             n_heads: architecture.n_heads as u64,
             head_dim: architecture.head_dim as u64,
         };
-        let Architecture { layers, norm, norm_path, head_path, hidden_size, vocab_size, .. } = architecture;
+        let Architecture { layers, fused, norm, norm_path, head_path, hidden_size, vocab_size, .. } =
+            architecture;
         let layers = layers
             .into_iter()
-            .map(|(path, layer)| StreamingProxy::new(layer, &path, checkpoint, &mut bundles))
+            .map(|(path, layer)| StreamingProxy::with_fused(layer, &path, &fused, checkpoint, &mut bundles))
             .collect::<Result<Vec<_>, _>>()?;
         let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
         let norm = StreamingProxy::new(Box::new(norm), &norm_path, checkpoint, &mut bundles)?;

@@ -13,6 +13,8 @@ use crate::models::Architecture;
 pub(crate) struct Embedding {
     hidden_size: usize,
     vocab_size: usize,
+    /// What each number is multiplied by.
+    scale: f32,
     storage: Storage,
 }
 
@@ -73,7 +75,12 @@ impl Embedding {
             let values = tensor("weight", hidden, TensorKind::Float)?;
             Storage::Dense { values: Rows::of(values), float: float_type(values.dtype) }
         };
-        Ok(Self { hidden_size: hidden as usize, vocab_size: vocab as usize, storage })
+        Ok(Self {
+            hidden_size: hidden as usize,
+            vocab_size: vocab as usize,
+            scale: architecture.embed_scale,
+            storage,
+        })
     }
 
     /// The embeddings of `ids`, f32 `[1, n, hidden]`.
@@ -84,6 +91,7 @@ impl Embedding {
                 return Err(ModelError::TokenOutOfRange { token: id, vocab_size: self.vocab_size });
             }
             self.storage.row(reader, id, out)?;
+            out.iter_mut().for_each(|value| *value *= self.scale);
         }
         Ok(Array::from_slice(&out, &[1, ids.len() as i32, self.hidden_size as i32]))
     }

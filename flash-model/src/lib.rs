@@ -37,6 +37,7 @@ mod decoder;
 mod embedding;
 mod engine;
 mod error;
+mod fused;
 mod generate;
 mod head;
 mod kv;

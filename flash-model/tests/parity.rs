@@ -198,6 +198,66 @@ fn qwen3_with_nested_rope_parameters_equals_mlx_lm() {
     tiny("qwen3-q4");
 }
 
+#[test]
+fn biases_of_queries_keys_and_values_equal_mlx_lm() {
+    tiny("qwen2");
+}
+
+#[test]
+fn qwen2_with_its_own_head_equals_mlx_lm() {
+    tiny("qwen2-q8");
+}
+
+#[test]
+fn mistral_is_llama_to_mlx_lm() {
+    tiny("mistral");
+}
+
+#[test]
+fn sliding_windows_of_some_layers_equal_mlx_lm() {
+    tiny("llama-sliding");
+}
+
+#[test]
+fn every_other_layer_without_positions_equals_mlx_lm() {
+    tiny("smollm3");
+}
+
+#[test]
+fn listed_layers_without_positions_equal_mlx_lm() {
+    tiny("smollm3-listed");
+}
+
+#[test]
+fn fused_projections_equal_mlx_lm() {
+    tiny("phi3");
+}
+
+#[test]
+fn longrope_of_a_part_of_each_head_equals_mlx_lm() {
+    tiny("phi3-longrope");
+}
+
+#[test]
+fn quantized_fused_projections_equal_mlx_lm() {
+    tiny("phi3-q4");
+}
+
+#[test]
+fn gemma3_text_equals_mlx_lm() {
+    tiny("gemma3-text");
+}
+
+#[test]
+fn quantized_gemma3_text_with_scaled_rope_equals_mlx_lm() {
+    tiny("gemma3-text-q4");
+}
+
+#[test]
+fn text_model_of_gemma3_equals_mlx_lm() {
+    tiny("gemma3");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, Dtype, ops};
 
 use super::{AttentionInput, Matrix, Norm, Quantized};
 use crate::attention::CausalAttention;
@@ -40,9 +40,14 @@ pub(super) fn products<const N: usize>(
 
 pub(super) fn rms_norm(
     x: &Array,
-    Norm { weight, args: NormArgs { eps } }: Norm<'_>,
+    Norm { weight, args: NormArgs { eps, weight_offset } }: Norm<'_>,
 ) -> Result<Array, Exception> {
-    fast::rms_norm(x, Some(weight), eps)
+    if weight_offset == 0.0 {
+        return fast::rms_norm(x, Some(weight), eps);
+    }
+    // In f32, whatever they are stored in: as mlx-lm does for a model in f32.
+    let weight = weight.as_dtype(Dtype::Float32)?.add(Array::from_f32(weight_offset))?;
+    fast::rms_norm(x, Some(&weight), eps)
 }
 
 pub(super) fn attend(

@@ -4,12 +4,12 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Floats, KernelError, Matrix, Pool, Projection};
-use flash_kernels::{matmul_add, matmul_each, matmul_swiglu};
+use flash_kernels::{matmul_add, matmul_each, matmul_geglu, matmul_swiglu};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::{expect, float_type};
-use crate::compute::{self, Quantized};
+use crate::compute::{self, Activation, Quantized};
 use crate::config::QuantizedFormat;
 use crate::mlx::kernel::{Kernel, lazy};
 
@@ -53,14 +53,15 @@ pub(in crate::compute) fn add_product(
     Ok(y)
 }
 
-/// `silu(x · Gᵀ (+ bias)) · (x · Uᵀ (+ bias))`.
+/// `activation(x · Gᵀ (+ bias)) · (x · Uᵀ (+ bias))`.
 pub(in crate::compute) fn gated_product(
     pool: &Arc<Pool>,
+    activation: Activation,
     x: &Array,
     gate: compute::Matrix<'_>,
     up: compute::Matrix<'_>,
 ) -> Result<Array, Exception> {
-    let mut node = Node::new(pool, Finish::SwiGlu, x)?;
+    let mut node = Node::new(pool, Finish::Gate(activation), x)?;
     node.push(gate)?;
     node.push(up)?;
     let shape = node.output_shape(up);
@@ -82,7 +83,7 @@ struct Products {
 enum Finish {
     None,
     Add,
-    SwiGlu,
+    Gate(Activation),
 }
 
 /// How a matrix is stored.
@@ -168,7 +169,10 @@ impl Products {
                 y.copy_from_slice(bytemuck::cast_slice(rest.next().expect("pushed last")));
                 matmul_add(&self.pool, x, *projection, y)
             }
-            (Finish::SwiGlu, [gate, up], [y]) => matmul_swiglu(&self.pool, x, *gate, *up, y),
+            (Finish::Gate(Activation::Silu), [gate, up], [y]) => matmul_swiglu(&self.pool, x, *gate, *up, y),
+            (Finish::Gate(Activation::GeluTanh), [gate, up], [y]) => {
+                matmul_geglu(&self.pool, x, *gate, *up, y)
+            }
             (_, projections, outputs) => matmul_each(&self.pool, x, projections, outputs),
         }
     }
