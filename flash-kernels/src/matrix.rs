@@ -85,7 +85,7 @@ impl AffineStorage<'_> {
 impl<'a> Matrix<'a> {
     /// Weights in MLX's affine format: `value = scale · code + bias`, by groups along `k`.
     ///
-    /// `shape`: `[n, k]`. `bits`: 2, 3, 4, 6 or 8. `group_size`: 32, 64 or 128. `codes`: `[n, k · bits / 8]`
+    /// `shape`: `[n, k]`. `bits`: 2, 3, 4, 5, 6 or 8. `group_size`: 32, 64 or 128. `codes`: `[n, k · bits / 8]`
     /// bytes, packed as [`Affine`](crate::Affine) describes. `scales`, `biases`: `[n, k / group_size]` values of
     /// `float`.
     ///
@@ -102,7 +102,7 @@ impl<'a> Matrix<'a> {
         biases: &'a [u8],
     ) -> Result<Self, KernelError> {
         let [n, k] = shape;
-        if !matches!(bits, 2 | 3 | 4 | 6 | 8) {
+        if !matches!(bits, 2..=6 | 8) {
             return Err(KernelError::Bits { bits });
         }
         if !matches!(group_size, 32 | 64 | 128) {

@@ -1,4 +1,4 @@
-//! Formats that kernels do not read, rewritten as others that they do: codes of 2, 3 and 6 bits and mxfp4 as affine
+//! Formats that kernels do not read, rewritten as others that they do: codes of 2, 3, 5 and 6 bits and mxfp4 as affine
 //! codes of 8 bits, mxfp8 as `f32`.
 //!
 //! Each format is rewritten in arithmetic on words, for compilers turn that into vectors, and tables not.
@@ -8,7 +8,7 @@ use crate::mx::{self, e4m3, e8m0};
 /// What is to be rewritten.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Narrow<'a> {
-    /// Codes of 2, 3 or 6 bits: a stream of bits, the lowest of each byte first, that follow each other without gaps.
+    /// Codes of 2, 3, 5 or 6 bits: a stream of bits, the lowest of each byte first, that follow each other without gaps.
     /// To one code a byte.
     Bits(u32),
     /// mxfp4 codes. To one unsigned code a byte, of the same value: twice the value plus 12.
@@ -35,6 +35,16 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
                 let halves = word & 0xFFF | (word & 0xFF_F000) << 20;
                 let quarters = halves & 0x3F_0000_003F | (halves & 0xFC0_0000_0FC0) << 10;
                 let eighths = quarters & 0x7_0007_0007_0007 | (quarters & 0x38_0038_0038_0038) << 5;
+                *out = eighths.to_le_bytes();
+            }
+        }
+        Narrow::Bits(5) => {
+            for (out, &[a, b, c, d, e]) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
+                let word = u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]);
+                // Halves, quarters, and eighths of the 40 bits, each to its place.
+                let halves = word & 0xF_FFFF | (word & 0xFF_FFF0_0000) << 12;
+                let quarters = halves & 0x3FF_0000_03FF | (halves & 0xF_FC00_000F_FC00) << 6;
+                let eighths = quarters & 0x1F_001F_001F_001F | (quarters & 0x3E0_03E0_03E0_03E0) << 3;
                 *out = eighths.to_le_bytes();
             }
         }

@@ -326,7 +326,7 @@ fn slices_that_do_not_fit_the_shape_are_named() {
         Matrix::affine(shape, bits, group, &codes, f16, &scales, &biases).map(|matrix| matrix.size_bytes())
     };
     assert_eq!(affine([3, 64], 4, 32, 96, 12, 12), Ok(120));
-    assert_eq!(affine([3, 64], 5, 32, 120, 12, 12), Err(KernelError::Bits { bits: 5 }));
+    assert_eq!(affine([3, 64], 7, 32, 168, 12, 12), Err(KernelError::Bits { bits: 7 }));
     assert_eq!(affine([3, 64], 4, 16, 96, 24, 24), Err(KernelError::GroupSize { group_size: 16 }));
     let partial = KernelError::PartialGroup { n_values: 65, group_size: 32 };
     assert_eq!(affine([3, 65], 4, 32, 96, 12, 12), Err(partial));

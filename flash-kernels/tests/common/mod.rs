@@ -18,7 +18,7 @@ pub(crate) const FLOATS: [FloatType; 3] = [FloatType::F32, FloatType::F16, Float
 
 pub(crate) fn all_formats() -> Vec<Format> {
     let mut formats: Vec<Format> = FLOATS.map(Format::Float).to_vec();
-    for bits in [2, 3, 4, 6, 8] {
+    for bits in [2, 3, 4, 5, 6, 8] {
         for group in [32, 64, 128] {
             formats.extend(FLOATS.map(|float| Format::Affine { bits, group, float }));
         }
