@@ -132,6 +132,8 @@ pub(crate) enum TensorKind {
     Float,
     /// Quantised codes.
     Codes,
+    /// Scales of a byte each.
+    Exponents,
 }
 
 impl TensorKind {
@@ -139,6 +141,7 @@ impl TensorKind {
         match self {
             Self::Float => matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16),
             Self::Codes => dtype == Dtype::U32,
+            Self::Exponents => dtype == Dtype::U8,
         }
     }
 
@@ -146,6 +149,7 @@ impl TensorKind {
         match self {
             Self::Float => "F32, F16 or BF16",
             Self::Codes => "U32",
+            Self::Exponents => "U8",
         }
     }
 }

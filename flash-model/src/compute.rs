@@ -60,7 +60,8 @@ pub(crate) struct Matrix<'a> {
 pub(crate) struct Quantized<'a> {
     pub format: QuantizedFormat,
     pub scales: &'a Array,
-    pub biases: &'a Array,
+    /// Of affine codes.
+    pub biases: Option<&'a Array>,
 }
 
 /// What lets numbers through a gate.

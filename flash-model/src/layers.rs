@@ -12,7 +12,7 @@ use crate::config::QuantizedFormat;
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct Linear {
     pub(crate) backend: Backend,
-    /// How the weight is quantised, if it is: then there are scales and biases.
+    /// How the weight is quantised, if it is: then there are scales, and biases if it is affine.
     pub(crate) format: Option<QuantizedFormat>,
     #[param]
     pub(crate) weight: Param<Array>,
@@ -26,10 +26,9 @@ pub(crate) struct Linear {
 
 impl Linear {
     fn matrix(&self) -> Matrix<'_> {
-        let quantized = match (self.format, &self.scales.value, &self.biases.value) {
-            (Some(format), Some(scales), Some(biases)) => Some(Quantized { format, scales, biases }),
-            _ => None,
-        };
+        let scales = self.format.zip(self.scales.value.as_ref());
+        let quantized =
+            scales.map(|(format, scales)| Quantized { format, scales, biases: self.biases.value.as_ref() });
         Matrix { weight: &self.weight, quantized, bias: self.bias.value.as_ref() }
     }
 

@@ -64,7 +64,7 @@ pub use bundle::{BundleIdx, BundleInfo, Bundles};
 pub use checkpoint::Checkpoint;
 pub use compute::Compute;
 pub use conduct::Conduct;
-pub use config::{Config, QuantizedFormat};
+pub use config::{Config, QuantizedFormat, QuantizedMode};
 pub use engine::{Engine, EngineOptions, EngineStats, Model, Recovery, Resumption, SessionContext};
 pub use error::ModelError;
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};

@@ -90,8 +90,11 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         parameters.sort_by(|a, b| a.0.cmp(&b.0));
         let mut parts = Vec::with_capacity(parameters.len());
         for (key, placeholder) in &parameters {
-            let kind =
-                if placeholder.dtype() == Dtype::Uint32 { TensorKind::Codes } else { TensorKind::Float };
+            let kind = match placeholder.dtype() {
+                Dtype::Uint32 => TensorKind::Codes,
+                Dtype::Uint8 => TensorKind::Exponents,
+                _ => TensorKind::Float,
+            };
             let mut shape: Vec<u64> = placeholder.shape().iter().map(|&extent| extent as u64).collect();
             let Place { name, rows } = place(&tensor_name(path, key));
             let (rows, n_rows) = rows.unwrap_or_else(|| (0..shape[0], shape[0]));

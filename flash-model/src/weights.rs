@@ -7,6 +7,7 @@ use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype};
 
 use crate::compute::Backend;
+use crate::config::QuantizedMode;
 use crate::fused::Fused;
 use crate::layers::{Linear, NormArgs, RmsNorm};
 use crate::{Checkpoint, Config, ModelError};
@@ -90,10 +91,15 @@ impl<'a> Weights<'a> {
             self.checkpoint.expect_dtype_of_scales(scales, biases)?;
         }
         let n_groups = input_dims / format.group_size;
+        let groups = |dtype| unloaded(&[output_dims, n_groups], dtype).map(Some);
         linear.format = Some(format);
-        linear.weight = Param::new(unloaded(&[output_dims, input_dims * format.bits / 32], Dtype::Uint32)?);
-        linear.scales = Param::new(Some(unloaded(&[output_dims, n_groups], Dtype::Float32)?));
-        linear.biases = Param::new(Some(unloaded(&[output_dims, n_groups], Dtype::Float32)?));
+        linear.weight = Param::new(unloaded(&[output_dims, format.row_words(input_dims)], Dtype::Uint32)?);
+        if format.mode == QuantizedMode::Affine {
+            linear.scales = Param::new(groups(Dtype::Float32)?);
+            linear.biases = Param::new(groups(Dtype::Float32)?);
+        } else {
+            linear.scales = Param::new(groups(Dtype::Uint8)?);
+        }
         Ok(linear)
     }
 

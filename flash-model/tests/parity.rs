@@ -189,6 +189,41 @@ fn shards_cut_inside_a_layer_equal_mlx_lm() {
 }
 
 #[test]
+fn two_bit_groups_of_64_equal_mlx_lm() {
+    tiny("q2-g64");
+}
+
+#[test]
+fn three_bit_groups_of_32_equal_mlx_lm() {
+    tiny("q3-g32");
+}
+
+#[test]
+fn five_bit_groups_of_64_equal_mlx_lm() {
+    tiny("q5-g64");
+}
+
+#[test]
+fn six_bit_groups_of_128_equal_mlx_lm() {
+    tiny("q6-g128");
+}
+
+#[test]
+fn mxfp4_equals_mlx_lm() {
+    tiny("mxfp4");
+}
+
+#[test]
+fn mxfp8_equals_mlx_lm() {
+    tiny("mxfp8");
+}
+
+#[test]
+fn modes_that_differ_from_layer_to_layer_equal_mlx_lm() {
+    tiny("mixed-modes");
+}
+
+#[test]
 fn norms_of_heads_equal_mlx_lm() {
     tiny("qwen3");
 }

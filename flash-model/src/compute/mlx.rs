@@ -11,19 +11,25 @@ use mlx_rs::{Array, Dtype, ops};
 
 use super::{AttentionInput, Matrix, Norm, Quantized};
 use crate::attention::CausalAttention;
-use crate::config::QuantizedFormat;
+use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::kv::LayerKv;
 use crate::layers::NormArgs;
+use crate::mlx::quantized::quantized_matmul;
 
 pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
     let Matrix { weight, quantized, bias } = matrix;
-    let Some(Quantized { format: QuantizedFormat { group_size, bits }, scales, biases }) = quantized else {
+    let Some(quantized) = quantized else {
         return match bias {
             Some(bias) => ops::addmm(bias, x, weight.t(), None, None),
             None => ops::matmul(x, weight.t()),
         };
     };
-    let y = ops::quantized_matmul(x, weight, scales, biases, true, group_size, bits)?;
+    let Quantized { format: QuantizedFormat { group_size, bits, mode }, scales, biases } = quantized;
+    let y = match mode {
+        QuantizedMode::Affine => ops::quantized_matmul(x, weight, scales, biases, true, group_size, bits)?,
+        QuantizedMode::Mxfp4 => quantized_matmul(x, weight, scales, c"mxfp4", group_size, bits)?,
+        QuantizedMode::Mxfp8 => quantized_matmul(x, weight, scales, c"mxfp8", group_size, bits)?,
+    };
     match bias {
         Some(bias) => y.add(bias),
         None => Ok(y),

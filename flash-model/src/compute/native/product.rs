@@ -10,7 +10,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::{expect, float_type};
 use crate::compute::{self, Activation, Quantized};
-use crate::config::QuantizedFormat;
+use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::mlx::kernel::{Kernel, lazy};
 
 /// `x · Wᵀ (+ bias)`.
@@ -97,6 +97,8 @@ struct Stored {
 enum Weight {
     Float(FloatType),
     Affine { format: QuantizedFormat, float: FloatType },
+    Mxfp4,
+    Mxfp8,
 }
 
 /// Products, and the arrays they will be computed from.
@@ -120,15 +122,12 @@ impl<'a> Node<'a> {
         let (how, weight_columns) = match quantized {
             None => (Weight::Float(float_type(weight)?), k),
             Some(Quantized { format, scales, biases }) => {
-                let float = float_type(scales)?;
-                expect(float_type(biases)? == float, "scales and biases of one type")?;
                 let groups = [n, k / format.group_size];
                 let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
                 expect(is_codes, "codes in whole groups")?;
-                let fits = scales.shape() == groups && biases.shape() == groups;
-                expect(fits, "a scale and a bias for each group")?;
-                self.inputs.extend([scales, biases]);
-                (Weight::Affine { format, float }, k * format.bits / 32)
+                expect(scales.shape() == groups, "a scale for each group")?;
+                self.inputs.push(scales);
+                (self.quantized(format, scales, biases)?, format.row_words(k))
             }
         };
         expect(weight.shape() == [n, weight_columns], "rows that fit the matrix")?;
@@ -139,6 +138,30 @@ impl<'a> Node<'a> {
         let bias = bias.map(float_type).transpose()?;
         self.products.stored.push(Stored { shape: [n as usize, k as usize], weight: how, bias });
         Ok(())
+    }
+
+    /// How codes with these scales are stored.
+    fn quantized(
+        &mut self,
+        format: QuantizedFormat,
+        scales: &'a Array,
+        biases: Option<&'a Array>,
+    ) -> Result<Weight, Exception> {
+        let (weight, biases) = match (format.mode, biases) {
+            (QuantizedMode::Affine, Some(biases)) => {
+                let float = float_type(scales)?;
+                expect(float_type(biases)? == float, "scales and biases of one type")?;
+                expect(biases.shape() == scales.shape(), "a bias for each group")?;
+                (Weight::Affine { format, float }, Some(biases))
+            }
+            (QuantizedMode::Mxfp4, None) => (Weight::Mxfp4, None),
+            (QuantizedMode::Mxfp8, None) => (Weight::Mxfp8, None),
+            _ => return Err(Exception::custom("biases are there for affine codes, and for no others")),
+        };
+        let is_bytes = scales.dtype() == Dtype::Uint8;
+        expect(biases.is_some() || is_bytes, "scales of a byte each")?;
+        self.inputs.extend(biases);
+        Ok(weight)
     }
 
     /// The shape of the rows, and as many columns as the matrix has rows.
@@ -187,7 +210,9 @@ impl Stored {
         let mut next = || inputs.next().expect("pushed with the matrix");
         let w = match self.weight {
             Weight::Float(float) => Matrix::float(self.shape, Floats { float, bytes: next() })?,
-            Weight::Affine { format: QuantizedFormat { group_size, bits }, float } => {
+            Weight::Mxfp4 => Matrix::mxfp4(self.shape, next(), next())?,
+            Weight::Mxfp8 => Matrix::mxfp8(self.shape, next(), next())?,
+            Weight::Affine { format: QuantizedFormat { group_size, bits, .. }, float } => {
                 let [codes, scales, biases] = [next(), next(), next()];
                 Matrix::affine(self.shape, bits as u32, group_size as usize, codes, float, scales, biases)?
             }

@@ -48,12 +48,14 @@ def streamed(intermediate_size):
     return {"intermediate_size": intermediate_size, "vocab_size": 96}
 
 
-def quantized(bits, group_size, overrides=()):
-    """All matrices alike, but those in `overrides`: {path: (bits, group size), or False for not at all}."""
-    overrides = {path: how and {"bits": how[0], "group_size": how[1]} for path, how in dict(overrides).items()}
-    return {"bits": bits, "group_size": group_size, "overrides": overrides}
+def quantized(bits, group_size, overrides=(), mode="affine"):
+    """All matrices alike, but those in `overrides`: {path: (bits, group size, maybe the mode), or False for not at all}."""
+    keys = ("bits", "group_size", "mode")
+    overrides = {path: how and dict(zip(keys, how)) for path, how in dict(overrides).items()}
+    return {"bits": bits, "group_size": group_size, "mode": mode, "overrides": overrides}
 
 
+QUANTIZED = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 96}
 # Two of three layers see a window.
 GEMMA = {
     "model_type": "gemma3_text", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4,
@@ -105,6 +107,21 @@ VARIANTS = {
         mx.float32, quantize=quantized(4, 32, {"model.embed_tokens": (8, 32)}), hidden_size=64, intermediate_size=96,
         vocab_size=331),
     "sharded": variant(shards=4, tie_word_embeddings=False, num_hidden_layers=3),
+    "q2-g64": variant(quantize=quantized(2, 64), **QUANTIZED),
+    "q3-g32": variant(mx.bfloat16, quantize=quantized(3, 32), **QUANTIZED),
+    "q5-g64": variant(quantize=quantized(5, 64), **QUANTIZED),
+    "q6-g128": variant(
+        quantize=quantized(6, 128), **{**QUANTIZED, "hidden_size": 128, "intermediate_size": 128, "head_dim": 16}),
+    "mxfp4": variant(mx.bfloat16, quantize=quantized(4, 32, mode="mxfp4"), **QUANTIZED),
+    "mxfp8": variant(quantize=quantized(8, 32, mode="mxfp8"), **QUANTIZED, tie_word_embeddings=False),
+    "mixed-modes": variant(
+        quantize=quantized(4, 32, {
+            "model.embed_tokens": (8, 32, "mxfp8"),
+            "model.layers.0.self_attn.q_proj": (4, 32, "mxfp4"),
+            "model.layers.0.self_attn.v_proj": (6, 64, "affine"),
+            "model.layers.1.mlp.gate_proj": (8, 32, "mxfp8"),
+        }),
+        **QUANTIZED),
     "qwen3": variant(
         mx.float32, **streamed(124), model_type="qwen3", head_dim=16, without=plain_head_norms),
     "qwen3-q4": variant(
@@ -173,11 +190,11 @@ def random_weights(model, rng):
     return weights
 
 
-def quantize(model, config, bits, group_size, overrides):
+def quantize(model, config, bits, group_size, mode, overrides):
     def how(path, _module):
         return overrides.get(path, True)
 
-    model, config = quantize_model(model, config, group_size, bits, quant_predicate=how)
+    model, config = quantize_model(model, config, group_size, bits, mode, quant_predicate=how)
     # mlx-lm records the overrides that are formats; other tools record `false` as well, and mlx-lm heeds it.
     config["quantization"] |= overrides
     return model, config
