@@ -6,7 +6,7 @@
 //!
 //! - [`FloatType`]: f32, f16 and bf16 as stored, decoded to and encoded from `f32`.
 //! - [`Affine`]: MLX's affine quantisation, `value = scale · code + bias` by groups along the last axis.
-//! - [`Mx`]: the microscaling formats mxfp4 and mxfp8.
+//! - [`Mx`]: the microscaling formats mxfp4 and mxfp8, and nvfp4.
 //! - [`matmul`]: `y = x · Wᵀ + b` of `f32` activations and a stored [`Matrix`], with the same bits whatever the number
 //!   of rows and threads.
 //! - [`attend`], [`Rope`], [`rms_norm`], [`swiglu`] and [`geglu`]: what a decoder's layer computes besides.

@@ -57,7 +57,7 @@ impl Projection<'_> {
 ///   codes and they contribute is exact for each group, and groups are added in `f32`;
 /// - mxfp4 weights: the same, for they are affine as well: codes `2 · value + 12`, half the scale, and a bias of −12
 ///   times that;
-/// - floating-point and mxfp8 weights: products are added in `f32`, from the first column to the last.
+/// - floating-point, mxfp8 and nvfp4 weights: products are added in `f32`, from the first column to the last.
 ///
 /// NaN and infinity propagate as IEEE 754 says for the sum of products. With mxfp4 weights, a group with a scale of 2¹²⁵
 /// or more, where products of code and scale leave the range of `f32`, makes the elements of its row infinite or NaN.

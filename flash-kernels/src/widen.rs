@@ -1,9 +1,9 @@
 //! Formats that kernels do not read, rewritten as others that they do: codes of 2, 3, 5 and 6 bits and mxfp4 as affine
-//! codes of 8 bits, mxfp8 as `f32`.
+//! codes of 8 bits, mxfp8 and nvfp4 as `f32`.
 //!
 //! Each format is rewritten in arithmetic on words, for compilers turn that into vectors, and tables not.
 
-use crate::mx::{self, e4m3, e8m0};
+use crate::mx::{self, e2m1, e4m3, e8m0};
 
 /// What is to be rewritten.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,8 @@ pub(crate) enum Narrow<'a> {
     E2m1,
     /// mxfp8 codes, with the scale of each group. To `f32`.
     E4m3 { exponents: &'a [u8] },
+    /// nvfp4 codes, with the scale of each group. To `f32`.
+    Nvfp4 { scales: &'a [u8] },
 }
 
 /// Rewrites whole rows of `codes` into `out`, which has their length.
@@ -64,6 +66,18 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
             for ([low, high], byte) in out.as_chunks_mut().0.iter_mut().zip(codes) {
                 *low = unsigned(byte & 15);
                 *high = unsigned(byte >> 4);
+            }
+        }
+        Narrow::Nvfp4 { scales } => {
+            let groups = codes.as_chunks::<{ mx::NV_GROUP / 2 }>().0.iter().zip(scales);
+            for (out, (codes, scale)) in out.as_chunks_mut::<{ 4 * mx::NV_GROUP }>().0.iter_mut().zip(groups)
+            {
+                let scale = e4m3(*scale);
+                for (out, byte) in out.as_chunks_mut::<8>().0.iter_mut().zip(codes) {
+                    let [low, high] = [byte & 15, byte >> 4].map(|code| (scale * e2m1(code)).to_le_bytes());
+                    out[..4].copy_from_slice(&low);
+                    out[4..].copy_from_slice(&high);
+                }
             }
         }
         Narrow::E4m3 { exponents } => {

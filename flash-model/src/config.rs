@@ -46,6 +46,8 @@ pub enum QuantizedMode {
     Mxfp4,
     /// The same with numbers of eight bits.
     Mxfp8,
+    /// Codes as in mxfp4, in groups of 16, whose scales are numbers of eight bits.
+    Nvfp4,
 }
 
 impl QuantizedFormat {
@@ -63,6 +65,7 @@ impl QuantizedFormat {
             }
             QuantizedMode::Mxfp4 if (bits, group_size) != (4, 32) => Err("mxfp4 has 4 bits and groups of 32"),
             QuantizedMode::Mxfp8 if (bits, group_size) != (8, 32) => Err("mxfp8 has 8 bits and groups of 32"),
+            QuantizedMode::Nvfp4 if (bits, group_size) != (4, 16) => Err("nvfp4 has 4 bits and groups of 16"),
             _ => Ok(self),
         }
     }
@@ -160,7 +163,9 @@ impl Quantization {
     fn parse(value: &Value) -> Result<Self, &'static str> {
         let format = |value: &Value| {
             let format = QuantizedFormat::deserialize(value);
-            format.map_err(|_| "it must have group_size, bits, and the mode affine, mxfp4 or mxfp8")?.check()
+            format
+                .map_err(|_| "it must have group_size, bits, and the mode affine, mxfp4, mxfp8 or nvfp4")?
+                .check()
         };
         let by_path = value
             .as_object()

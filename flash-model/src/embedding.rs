@@ -74,6 +74,7 @@ impl Embedding {
             match format.mode {
                 QuantizedMode::Mxfp4 => mx(codes, Mx::Fp4)?,
                 QuantizedMode::Mxfp8 => mx(codes, Mx::Fp8)?,
+                QuantizedMode::Nvfp4 => mx(codes, Mx::Nv4)?,
                 QuantizedMode::Affine => {
                     let scales = tensor("scales", groups, TensorKind::Float)?;
                     let biases = tensor("biases", groups, TensorKind::Float)?;

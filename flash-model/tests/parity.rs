@@ -219,6 +219,11 @@ fn mxfp8_equals_mlx_lm() {
 }
 
 #[test]
+fn nvfp4_equals_mlx_lm() {
+    tiny("nvfp4");
+}
+
+#[test]
 fn modes_that_differ_from_layer_to_layer_equal_mlx_lm() {
     tiny("mixed-modes");
 }

@@ -1,6 +1,6 @@
 //! Sums of products for the columns of a part, and what becomes of them.
 
-mod mxfp8;
+mod decoded;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -154,7 +154,7 @@ impl<'a> Product<'a> {
             _ if self.k == 0 => {}
             (Storage::Affine(w), Input::Fixed(x)) => self.sum_affine(kernels, w, x, columns, scratch),
             (Storage::Float(w), Input::Float(x)) => self.sum_float(kernels, *w, x, columns, scratch),
-            (Storage::Mxfp8(w), Input::Float(x)) => self.sum_mxfp8(kernels, *w, x, columns, scratch),
+            (Storage::Decoded(w), Input::Float(x)) => self.sum_decoded(kernels, *w, x, columns, scratch),
             _ => unreachable!("activations are prepared for the format"),
         }
     }

@@ -29,6 +29,7 @@ pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception>
         QuantizedMode::Affine => ops::quantized_matmul(x, weight, scales, biases, true, group_size, bits)?,
         QuantizedMode::Mxfp4 => quantized_matmul(x, weight, scales, c"mxfp4", group_size, bits)?,
         QuantizedMode::Mxfp8 => quantized_matmul(x, weight, scales, c"mxfp8", group_size, bits)?,
+        QuantizedMode::Nvfp4 => quantized_matmul(x, weight, scales, c"nvfp4", group_size, bits)?,
     };
     match bias {
         Some(bias) => y.add(bias),

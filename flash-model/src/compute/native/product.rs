@@ -99,6 +99,7 @@ enum Weight {
     Affine { format: QuantizedFormat, float: FloatType },
     Mxfp4,
     Mxfp8,
+    Nvfp4,
 }
 
 /// Products, and the arrays they will be computed from.
@@ -156,6 +157,7 @@ impl<'a> Node<'a> {
             }
             (QuantizedMode::Mxfp4, None) => (Weight::Mxfp4, None),
             (QuantizedMode::Mxfp8, None) => (Weight::Mxfp8, None),
+            (QuantizedMode::Nvfp4, None) => (Weight::Nvfp4, None),
             _ => return Err(Exception::custom("biases are there for affine codes, and for no others")),
         };
         let is_bytes = scales.dtype() == Dtype::Uint8;
@@ -212,6 +214,7 @@ impl Stored {
             Weight::Float(float) => Matrix::float(self.shape, Floats { float, bytes: next() })?,
             Weight::Mxfp4 => Matrix::mxfp4(self.shape, next(), next())?,
             Weight::Mxfp8 => Matrix::mxfp8(self.shape, next(), next())?,
+            Weight::Nvfp4 => Matrix::nvfp4(self.shape, next(), next())?,
             Weight::Affine { format: QuantizedFormat { group_size, bits, .. }, float } => {
                 let [codes, scales, biases] = [next(), next(), next()];
                 Matrix::affine(self.shape, bits as u32, group_size as usize, codes, float, scales, biases)?

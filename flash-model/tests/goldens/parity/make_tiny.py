@@ -114,6 +114,7 @@ VARIANTS = {
         quantize=quantized(6, 128), **{**QUANTIZED, "hidden_size": 128, "intermediate_size": 128, "head_dim": 16}),
     "mxfp4": variant(mx.bfloat16, quantize=quantized(4, 32, mode="mxfp4"), **QUANTIZED),
     "mxfp8": variant(quantize=quantized(8, 32, mode="mxfp8"), **QUANTIZED, tie_word_embeddings=False),
+    "nvfp4": variant(mx.bfloat16, quantize=quantized(4, 16, mode="nvfp4"), **QUANTIZED),
     "mixed-modes": variant(
         quantize=quantized(4, 32, {
             "model.embed_tokens": (8, 32, "mxfp8"),
