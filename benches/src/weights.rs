@@ -26,7 +26,7 @@ impl Format {
             // A scale and a bias of two bytes each.
             Self::Affine { bits, group } => len / 8 * bits as usize + len / group * 4,
             Self::Float(float) => len * float.size_bytes(),
-            Self::Mx(mx) => mx.codes_bytes(len) + len / Mx::GROUP_SIZE,
+            Self::Mx(mx) => mx.codes_bytes(len) + len / mx.group_size(),
         }
     }
 }
@@ -40,6 +40,7 @@ impl fmt::Display for Format {
             Self::Float(FloatType::BF16) => f.write_str("bf16"),
             Self::Mx(Mx::Fp4) => f.write_str("mxfp4"),
             Self::Mx(Mx::Fp8) => f.write_str("mxfp8"),
+            Self::Mx(Mx::Nv4) => f.write_str("nvfp4"),
         }
     }
 }
@@ -78,7 +79,7 @@ impl Weights {
                 (bytes, Vec::new(), Vec::new())
             }
             Format::Mx(mx) => {
-                let scales = vec![MX_SCALE; len / Mx::GROUP_SIZE];
+                let scales = vec![MX_SCALE; len / mx.group_size()];
                 (random_bytes(mx.codes_bytes(len)), scales, Vec::new())
             }
         };
@@ -105,6 +106,7 @@ impl Weights {
             Format::Float(float) => Matrix::float(*shape, Floats { float, bytes: codes }),
             Format::Mx(Mx::Fp4) => Matrix::mxfp4(*shape, codes, scales),
             Format::Mx(Mx::Fp8) => Matrix::mxfp8(*shape, codes, scales),
+            Format::Mx(Mx::Nv4) => Matrix::nvfp4(*shape, codes, scales),
         }
     }
 }

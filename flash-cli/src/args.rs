@@ -188,7 +188,7 @@ pub(crate) struct ConvertArgs {
     /// Re-pack every tensor without loss where MLX's format can hold it (the default)
     #[arg(long, group = "target")]
     pub(crate) keep: bool,
-    /// Quantize the matrices anew to this many bits: 4 or 8
+    /// Quantize the matrices anew to this many bits: 2, 3, 4, 5, 6 or 8
     #[arg(long, value_name = "BITS", group = "target")]
     pub(crate) quantize: Option<u32>,
     /// Quantize in groups of this many weights: 32, 64 or 128 [default: 64]

@@ -1,14 +1,17 @@
 //! MLX's affine quantisation, as `mlx/backend/cpu/quantized.cpp` (MLX 0.32) defines it.
 //!
 //! A row of values is cut into groups along the last axis; each group has one scale and one bias, and each value
-//! a code of 4 or 8 bits: `value = scale · code + bias`. Codes fill little-endian `u32` words from the lowest
-//! bit up, which for both widths is the same as filling *bytes* from the lowest bit up.
+//! a code of 2 to 8 bits: `value = scale · code + bias`. Codes follow each other without gaps and fill bytes from the lowest
+//! bit up.
 
 use crate::error::{KernelError, check_len};
 use crate::float::FloatType;
 
 /// The smallest scale MLX gives a group; it keeps the division by the scale finite where all values are equal.
 const SCALE_MIN: f32 = 1e-7;
+
+/// Codes that fill whole bytes, whatever their width.
+const CODES: usize = 8;
 
 /// One affine format: how wide a code is and how many values share a scale.
 ///
@@ -22,12 +25,12 @@ pub struct Affine {
 }
 
 impl Affine {
-    /// A format of `bits` (4 or 8) and groups of `group_size` (32, 64 or 128) values.
+    /// A format of `bits` (2, 3, 4, 5, 6 or 8) and groups of `group_size` (32, 64 or 128) values.
     ///
     /// # Errors
     /// [`KernelError::Bits`] or [`KernelError::GroupSize`] for any other number.
     pub const fn new(bits: u32, group_size: usize) -> Result<Self, KernelError> {
-        if !matches!(bits, 4 | 8) {
+        if !matches!(bits, 2..=6 | 8) {
             return Err(KernelError::Bits { bits });
         }
         if !matches!(group_size, 32 | 64 | 128) {
@@ -48,12 +51,12 @@ impl Affine {
 
     /// The greatest code.
     pub const fn code_max(self) -> u8 {
-        if self.bits == 4 { 15 } else { 255 }
+        (u8::MAX as u32 >> (8 - self.bits)) as u8
     }
 
     /// Bytes that the codes of `n_values` values take, for whole groups.
     pub const fn codes_bytes(self, n_values: usize) -> usize {
-        if self.bits == 4 { n_values / 2 } else { n_values }
+        n_values / CODES * self.bits as usize
     }
 
     /// Packs one code a byte (`codes`: `[n]`) into `out`.
@@ -66,12 +69,8 @@ impl Affine {
     pub fn pack(self, codes: &[u8], out: &mut [u8]) -> Result<(), KernelError> {
         self.check_groups(codes.len())?;
         check_len("codes", self.codes_bytes(codes.len()), out.len())?;
-        if self.bits == 8 {
-            out.copy_from_slice(codes);
-        } else {
-            for (byte, [low, high]) in out.iter_mut().zip(codes.as_chunks().0) {
-                *byte = low & 15 | high << 4;
-            }
+        for (out, codes) in out.chunks_exact_mut(self.bits as usize).zip(codes.as_chunks().0) {
+            self.pack_codes(*codes, out);
         }
         Ok(())
     }
@@ -83,13 +82,8 @@ impl Affine {
     pub fn unpack(self, codes: &[u8], out: &mut [u8]) -> Result<(), KernelError> {
         self.check_groups(out.len())?;
         check_len("codes", self.codes_bytes(out.len()), codes.len())?;
-        if self.bits == 8 {
-            out.copy_from_slice(codes);
-        } else {
-            for ([low, high], byte) in out.as_chunks_mut().0.iter_mut().zip(codes) {
-                *low = byte & 15;
-                *high = byte >> 4;
-            }
+        for (out, codes) in out.as_chunks_mut().0.iter_mut().zip(codes.chunks_exact(self.bits as usize)) {
+            *out = self.unpack_codes(codes);
         }
         Ok(())
     }
@@ -116,15 +110,10 @@ impl Affine {
         for (idx, (values, codes)) in groups.zip(codes.chunks_exact(group_codes_bytes)).enumerate() {
             let (scale, bias) = (float.get(scales, idx), float.get(biases, idx));
             let value = |code: u8| scale * f32::from(code) + bias;
-            if self.bits == 8 {
-                for (out, code) in values.iter_mut().zip(codes) {
-                    *out = value(*code);
-                }
-            } else {
-                for ([low, high], byte) in values.as_chunks_mut().0.iter_mut().zip(codes) {
-                    *low = value(byte & 15);
-                    *high = value(byte >> 4);
-                }
+            for (out, codes) in
+                values.as_chunks_mut().0.iter_mut().zip(codes.chunks_exact(self.bits as usize))
+            {
+                *out = self.unpack_codes(codes).map(value);
             }
         }
         Ok(())
@@ -164,19 +153,35 @@ impl Affine {
             let code_max = f32::from(self.code_max());
             // Finite by the check above and clamped to a code, so the cast neither saturates nor truncates.
             let code = |value: f32| ((value - bias) / scale).round_ties_even().clamp(0.0, code_max) as u8;
-            if self.bits == 8 {
-                for (out, value) in codes.iter_mut().zip(values) {
-                    *out = code(*value);
-                }
-            } else {
-                for (byte, [low, high]) in codes.iter_mut().zip(values.as_chunks().0) {
-                    *byte = code(*low) | code(*high) << 4;
-                }
+            for (out, values) in codes.chunks_exact_mut(self.bits as usize).zip(values.as_chunks().0) {
+                self.pack_codes(values.map(code), out);
             }
             float.set(scales, idx, scale);
             float.set(biases, idx, bias);
         }
         Ok(())
+    }
+
+    /// Packs codes into as many bytes as each has bits.
+    #[inline(always)]
+    fn pack_codes(self, codes: [u8; CODES], out: &mut [u8]) {
+        match self.bits {
+            8 => out.copy_from_slice(&codes),
+            bits => {
+                let kept = codes.map(|code| u64::from(code & self.code_max()));
+                let word = kept.iter().rev().fold(0, |word, code| word << bits | code);
+                out.copy_from_slice(&word.to_le_bytes()[..out.len()]);
+            }
+        }
+    }
+
+    /// The inverse.
+    #[inline(always)]
+    fn unpack_codes(self, packed: &[u8]) -> [u8; CODES] {
+        let mut bytes = [0; CODES];
+        bytes[..packed.len()].copy_from_slice(packed);
+        let word = u64::from_le_bytes(bytes);
+        std::array::from_fn(|idx| (word >> (idx as u32 * self.bits)) as u8 & self.code_max())
     }
 
     /// The scale and bias of one group of finite values.
@@ -225,7 +230,7 @@ mod tests {
 
     #[test]
     fn other_widths_and_group_lengths_are_refused() {
-        for bits in [0, 1, 2, 3, 5, 6, 7, 9, u32::MAX] {
+        for bits in [0, 1, 7, 9, u32::MAX] {
             assert_eq!(Affine::new(bits, 32), Err(KernelError::Bits { bits }));
         }
         for group_size in [0, 1, 16, 33, 256, usize::MAX] {

@@ -37,13 +37,28 @@ pub fn rms_norm(pool: &Pool, x: &[f32], weight: Floats<'_>, eps: f32, out: &mut 
 /// # Panics
 /// If the lengths differ.
 pub fn swiglu(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    gated(pool, pool.kernels().swiglu, gate, up, out);
+}
+
+/// Computes `out = gelu(gate) · up`, with the approximation by a hyperbolic tangent, which is
+/// `gelu(x) = x / (1 + e⁻²ᵘ)` for `u = √(2/π) · (x + 0.044715 · x³)`. All have one shape.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn geglu(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    gated(pool, pool.kernels().geglu, gate, up, out);
+}
+
+/// What lets numbers through a gate: `out` of `gate` and `up`.
+pub(crate) type Gate = fn(gate: &[f32], up: &[f32], out: &mut [f32]);
+
+fn gated(pool: &Pool, kernel: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(gate.len() == out.len() && up.len() == out.len(), "gate, up and out have one shape");
-    let kernels = pool.kernels();
     let width = part_width(pool, out.len(), 1);
     let len = out.len();
     pool.for_columns(out, len, width, |mut part| {
         let range = part.range();
-        (kernels.swiglu)(&gate[range.clone()], &up[range], part.row_mut(0));
+        kernel(&gate[range.clone()], &up[range], part.row_mut(0));
     });
 }
 
@@ -71,6 +86,17 @@ pub(crate) fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
 pub(crate) fn swiglu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn geglu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    /// 2 · √(2/π), and 0.044715 times that.
+    const LINEAR: f32 = 1.595_769;
+    const CUBIC: f32 = 0.071_354_814;
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        let twice = gate * (LINEAR + CUBIC * (gate * gate));
+        *out = gate / (1.0 + exp(-twice)) * up;
     }
 }
 

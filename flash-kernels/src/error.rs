@@ -3,9 +3,7 @@
 #[non_exhaustive]
 pub enum KernelError {
     /// The format packs codes of another width.
-    #[error(
-        "affine codes of {bits} bits are not supported: those of 2, 3, 4, 6 and 8 are multiplied, of 4 and 8 made"
-    )]
+    #[error("affine codes of {bits} bits are not supported: those of 2, 3, 4, 5, 6 and 8 are")]
     Bits {
         /// The width asked for.
         bits: u32,

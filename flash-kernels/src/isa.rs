@@ -44,6 +44,7 @@ use crate::activations::{FixedRows, FixedVector, Plane, ROW_TILE, RowPairs, Term
 use crate::affine_tile::AffineTile;
 use crate::attention::Dequantize;
 use crate::chains::Link;
+use crate::elementwise::Gate;
 use crate::error::KernelError;
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes};
 use crate::widen::Narrow;
@@ -187,7 +188,10 @@ pub(crate) struct Kernels {
     pub(crate) rms_norm: fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
 
     /// [`swiglu_slice`](crate::elementwise::swiglu_slice).
-    pub(crate) swiglu: fn(gate: &[f32], up: &[f32], out: &mut [f32]),
+    pub(crate) swiglu: Gate,
+
+    /// [`geglu_slice`](crate::elementwise::geglu_slice).
+    pub(crate) geglu: Gate,
 
     /// [`soften`](crate::elementwise::soften).
     pub(crate) soften: fn(scores: &mut [f32]) -> (f32, f32),

@@ -31,7 +31,7 @@ pub struct Matrix<'a> {
 pub(crate) enum Storage<'a> {
     Affine(AffineStorage<'a>),
     Float(Floats<'a>),
-    Mxfp8(Mxfp8Storage<'a>),
+    Decoded(DecodedStorage<'a>),
 }
 
 /// Codes with a scale and a bias for each `group` of them, `value = scale · code + bias`, or what can be widened to that.
@@ -56,9 +56,11 @@ pub(crate) enum Coding {
     Mxfp4,
 }
 
-/// Codes (e4m3) with a scale (e8m0) for each 32 of them.
+/// Codes with a scale for each group of them, decoded to `f32` before they are multiplied.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Mxfp8Storage<'a> {
+pub(crate) struct DecodedStorage<'a> {
+    /// Mxfp8 or nvfp4.
+    pub(crate) format: Mx,
     pub(crate) codes: &'a [u8],
     pub(crate) scales: &'a [u8],
 }
@@ -85,7 +87,7 @@ impl AffineStorage<'_> {
 impl<'a> Matrix<'a> {
     /// Weights in MLX's affine format: `value = scale · code + bias`, by groups along `k`.
     ///
-    /// `shape`: `[n, k]`. `bits`: 2, 3, 4, 6 or 8. `group_size`: 32, 64 or 128. `codes`: `[n, k · bits / 8]`
+    /// `shape`: `[n, k]`. `bits`: 2, 3, 4, 5, 6 or 8. `group_size`: 32, 64 or 128. `codes`: `[n, k · bits / 8]`
     /// bytes, packed as [`Affine`](crate::Affine) describes. `scales`, `biases`: `[n, k / group_size]` values of
     /// `float`.
     ///
@@ -102,7 +104,7 @@ impl<'a> Matrix<'a> {
         biases: &'a [u8],
     ) -> Result<Self, KernelError> {
         let [n, k] = shape;
-        if !matches!(bits, 2 | 3 | 4 | 6 | 8) {
+        if !matches!(bits, 2..=6 | 8) {
             return Err(KernelError::Bits { bits });
         }
         if !matches!(group_size, 32 | 64 | 128) {
@@ -161,9 +163,28 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// As [`mxfp4`](Self::mxfp4).
     pub fn mxfp8(shape: [usize; 2], codes: &'a [u8], scales: &'a [u8]) -> Result<Self, KernelError> {
-        check_mx(Mx::Fp8, shape, codes, scales)?;
+        Self::decoded(Mx::Fp8, shape, codes, scales)
+    }
+
+    /// Weights in the format [nvfp4](Mx::Nv4).
+    ///
+    /// `shape`: `[n, k]`. `codes`: `[n, k / 2]` bytes. `scales`: `[n, k / 16]` bytes.
+    ///
+    /// # Errors
+    /// As [`mxfp4`](Self::mxfp4), for groups of 16.
+    pub fn nvfp4(shape: [usize; 2], codes: &'a [u8], scales: &'a [u8]) -> Result<Self, KernelError> {
+        Self::decoded(Mx::Nv4, shape, codes, scales)
+    }
+
+    fn decoded(
+        format: Mx,
+        shape: [usize; 2],
+        codes: &'a [u8],
+        scales: &'a [u8],
+    ) -> Result<Self, KernelError> {
+        check_mx(format, shape, codes, scales)?;
         let [n, k] = shape;
-        Ok(Self { n, k, storage: Storage::Mxfp8(Mxfp8Storage { codes, scales }) })
+        Ok(Self { n, k, storage: Storage::Decoded(DecodedStorage { format, codes, scales }) })
     }
 
     /// A view of some of the rows.
@@ -184,8 +205,8 @@ impl<'a> Matrix<'a> {
                 ..all
             }),
             Storage::Float(all) => Storage::Float(Floats { bytes: cut(all.bytes), ..all }),
-            Storage::Mxfp8(all) => {
-                Storage::Mxfp8(Mxfp8Storage { codes: cut(all.codes), scales: cut(all.scales) })
+            Storage::Decoded(all) => {
+                Storage::Decoded(DecodedStorage { codes: cut(all.codes), scales: cut(all.scales), ..all })
             }
         };
         Self { n: rows.len(), k: self.k, storage }
@@ -198,7 +219,7 @@ impl<'a> Matrix<'a> {
                 (a.coding, a.bits, a.group, a.float) == (b.coding, b.bits, b.group, b.float)
             }
             (Storage::Float(a), Storage::Float(b)) => a.float == b.float,
-            (Storage::Mxfp8(_), Storage::Mxfp8(_)) => true,
+            (Storage::Decoded(a), Storage::Decoded(b)) => a.format == b.format,
             _ => false,
         };
         same_format && (self.n, self.k) == (other.n, other.k)
@@ -219,16 +240,17 @@ impl<'a> Matrix<'a> {
         match self.storage {
             Storage::Affine(affine) => affine.codes.len() + affine.scales.len() + affine.biases.len(),
             Storage::Float(floats) => floats.bytes.len(),
-            Storage::Mxfp8(mxfp8) => mxfp8.codes.len() + mxfp8.scales.len(),
+            Storage::Decoded(decoded) => decoded.codes.len() + decoded.scales.len(),
         }
     }
 }
 
 fn check_mx(format: Mx, [n, k]: [usize; 2], codes: &[u8], scales: &[u8]) -> Result<(), KernelError> {
-    if !k.is_multiple_of(mx::GROUP) {
-        return Err(KernelError::PartialGroup { n_values: k, group_size: mx::GROUP });
+    let group_size = format.group_size();
+    if !k.is_multiple_of(group_size) {
+        return Err(KernelError::PartialGroup { n_values: k, group_size });
     }
     // A product that saturates is longer than any slice.
     check_len("codes", n.saturating_mul(format.codes_bytes(k)), codes.len())?;
-    check_len("scales", n.saturating_mul(k / mx::GROUP), scales.len())
+    check_len("scales", n.saturating_mul(k / group_size), scales.len())
 }

@@ -1,19 +1,22 @@
-//! The microscaling formats mxfp4 and mxfp8 of the OCP Microscaling Formats (MX) Specification v1.0, as MLX 0.32 stores
-//! and decodes them.
+//! The microscaling formats mxfp4 and mxfp8 of the OCP Microscaling Formats (MX) Specification v1.0, and nvfp4, as MLX 0.32
+//! stores and decodes them.
 //!
-//! A row of values is cut into groups of 32 along the last axis. Each group has one scale, a power of two stored as its
-//! exponent (e8m0), and each value a small floating-point number: `value = scale · code`.
+//! A row of values is cut into groups along the last axis. Each group has one scale, and each value a small floating-point
+//! number: `value = scale · code`. A scale is a power of two stored as its exponent (e8m0), but in nvfp4.
 
 use crate::error::{KernelError, check_len};
 
-/// Values that share a scale.
+/// Values that share a scale in mxfp4 and mxfp8.
 pub(crate) const GROUP: usize = 32;
+
+/// Values that share a scale in nvfp4.
+pub(crate) const NV_GROUP: usize = 16;
 
 /// A microscaling format.
 ///
 /// A row of `n` values is stored as
 /// - `codes`: `n · bits / 8` bytes, the first value of a byte in its lowest bits,
-/// - `scales`: `n / 32` bytes.
+/// - `scales`: `n / group_size` bytes.
 ///
 /// Two encodings that the specification reserves for NaN are ordinary numbers to MLX, and so they are here: the scale
 /// 255 is infinity (2¹²⁸), the mxfp8 code `s1111111` is ±480.
@@ -23,16 +26,23 @@ pub enum Mx {
     Fp4,
     /// mxfp8: codes of 8 bits, e4m3 (from 2⁻⁹ to 448 in magnitude).
     Fp8,
+    /// nvfp4: the codes of mxfp4 in groups of 16, whose scales are e4m3.
+    Nv4,
 }
 
 impl Mx {
     /// Values that share a scale.
-    pub const GROUP_SIZE: usize = GROUP;
+    pub const fn group_size(self) -> usize {
+        match self {
+            Self::Fp4 | Self::Fp8 => GROUP,
+            Self::Nv4 => NV_GROUP,
+        }
+    }
 
     /// Bits of a code.
     pub const fn bits(self) -> u32 {
         match self {
-            Self::Fp4 => 4,
+            Self::Fp4 | Self::Nv4 => 4,
             Self::Fp8 => 8,
         }
     }
@@ -40,7 +50,7 @@ impl Mx {
     /// Bytes that the codes of `n_values` values take, for whole groups.
     pub const fn codes_bytes(self, n_values: usize) -> usize {
         match self {
-            Self::Fp4 => n_values / 2,
+            Self::Fp4 | Self::Nv4 => n_values / 2,
             Self::Fp8 => n_values,
         }
     }
@@ -54,16 +64,17 @@ impl Mx {
     /// [`KernelError::PartialGroup`] if `out` is no whole groups, [`KernelError::SliceLen`] if another slice does
     /// not have the length that fits `out`.
     pub fn dequantize_row(self, codes: &[u8], scales: &[u8], out: &mut [f32]) -> Result<(), KernelError> {
-        if !out.len().is_multiple_of(GROUP) {
-            return Err(KernelError::PartialGroup { n_values: out.len(), group_size: GROUP });
+        let group_size = self.group_size();
+        if !out.len().is_multiple_of(group_size) {
+            return Err(KernelError::PartialGroup { n_values: out.len(), group_size });
         }
         check_len("codes", self.codes_bytes(out.len()), codes.len())?;
-        check_len("scales", out.len() / GROUP, scales.len())?;
-        let codes = codes.chunks_exact(self.codes_bytes(GROUP));
-        for ((out, codes), scale) in out.chunks_exact_mut(GROUP).zip(codes).zip(scales) {
-            let scale = e8m0(*scale);
+        check_len("scales", out.len() / group_size, scales.len())?;
+        let codes = codes.chunks_exact(self.codes_bytes(group_size));
+        for ((out, codes), scale) in out.chunks_exact_mut(group_size).zip(codes).zip(scales) {
+            let scale = if self == Self::Nv4 { e4m3(*scale) } else { e8m0(*scale) };
             match self {
-                Self::Fp4 => {
+                Self::Fp4 | Self::Nv4 => {
                     for ([low, high], byte) in out.as_chunks_mut().0.iter_mut().zip(codes) {
                         *low = scale * E2M1[usize::from(byte & 15)];
                         *high = scale * E2M1[usize::from(byte >> 4)];
@@ -90,6 +101,14 @@ pub(crate) const fn e8m0(exponent: u8) -> f32 {
 /// The values of the codes of 4 bits: sign, two bits of exponent, one of mantissa.
 const E2M1: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// The value of a code of 4 bits, without a table.
+#[inline(always)]
+pub(crate) const fn e2m1(code: u8) -> f32 {
+    // As for `e4m3`: the bias of the exponent is 1.
+    let fields = (code as u32 & 8) << 28 | (code as u32 & 7) << 22;
+    f32::from_bits(fields) * f32::from_bits((127 + 127 - 1) << 23)
+}
 
 /// The value of a code of 8 bits: sign, four bits of exponent, three of mantissa.
 #[inline(always)]

@@ -57,7 +57,7 @@ impl Projection<'_> {
 ///   codes and they contribute is exact for each group, and groups are added in `f32`;
 /// - mxfp4 weights: the same, for they are affine as well: codes `2 · value + 12`, half the scale, and a bias of −12
 ///   times that;
-/// - floating-point and mxfp8 weights: products are added in `f32`, from the first column to the last.
+/// - floating-point, mxfp8 and nvfp4 weights: products are added in `f32`, from the first column to the last.
 ///
 /// NaN and infinity propagate as IEEE 754 says for the sum of products. With mxfp4 weights, a group with a scale of 2¹²⁵
 /// or more, where products of code and scale leave the range of `f32`, makes the elements of its row infinite or NaN.
@@ -126,5 +126,23 @@ pub fn matmul_swiglu(
     up: Projection<'_>,
     y: &mut [f32],
 ) -> Result<(), KernelError> {
-    compute(pool, x, &[Output::SwiGlu([gate, up])], &mut [y])
+    compute(pool, x, &[Output::Gated(pool.kernels().swiglu, [gate, up])], &mut [y])
+}
+
+/// Computes `y = gelu(x · Gᵀ + g) · (x · Uᵀ + u)` for the projections `gate` and `up`, with the bits of [`matmul`] for each and
+/// [`geglu`](crate::geglu).
+///
+/// # Errors
+/// As [`matmul`].
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_geglu(
+    pool: &Pool,
+    x: &[f32],
+    gate: Projection<'_>,
+    up: Projection<'_>,
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    compute(pool, x, &[Output::Gated(pool.kernels().geglu, [gate, up])], &mut [y])
 }

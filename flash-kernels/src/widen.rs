@@ -1,20 +1,22 @@
-//! Formats that kernels do not read, rewritten as others that they do: codes of 2, 3 and 6 bits and mxfp4 as affine
-//! codes of 8 bits, mxfp8 as `f32`.
+//! Formats that kernels do not read, rewritten as others that they do: codes of 2, 3, 5 and 6 bits and mxfp4 as affine
+//! codes of 8 bits, mxfp8 and nvfp4 as `f32`.
 //!
 //! Each format is rewritten in arithmetic on words, for compilers turn that into vectors, and tables not.
 
-use crate::mx::{self, e4m3, e8m0};
+use crate::mx::{self, e2m1, e4m3, e8m0};
 
 /// What is to be rewritten.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Narrow<'a> {
-    /// Codes of 2, 3 or 6 bits: a stream of bits, the lowest of each byte first, that follow each other without gaps.
+    /// Codes of 2, 3, 5 or 6 bits: a stream of bits, the lowest of each byte first, that follow each other without gaps.
     /// To one code a byte.
     Bits(u32),
     /// mxfp4 codes. To one unsigned code a byte, of the same value: twice the value plus 12.
     E2m1,
     /// mxfp8 codes, with the scale of each group. To `f32`.
     E4m3 { exponents: &'a [u8] },
+    /// nvfp4 codes, with the scale of each group. To `f32`.
+    Nvfp4 { scales: &'a [u8] },
 }
 
 /// Rewrites whole rows of `codes` into `out`, which has their length.
@@ -38,6 +40,16 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
                 *out = eighths.to_le_bytes();
             }
         }
+        Narrow::Bits(5) => {
+            for (out, &[a, b, c, d, e]) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
+                let word = u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]);
+                // Halves, quarters, and eighths of the 40 bits, each to its place.
+                let halves = word & 0xF_FFFF | (word & 0xFF_FFF0_0000) << 12;
+                let quarters = halves & 0x3FF_0000_03FF | (halves & 0xF_FC00_000F_FC00) << 6;
+                let eighths = quarters & 0x1F_001F_001F_001F | (quarters & 0x3E0_03E0_03E0_03E0) << 3;
+                *out = eighths.to_le_bytes();
+            }
+        }
         Narrow::Bits(_) => {
             for (out, &[a, b, c]) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
                 let word = u32::from_le_bytes([a, b, c, 0]);
@@ -54,6 +66,18 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
             for ([low, high], byte) in out.as_chunks_mut().0.iter_mut().zip(codes) {
                 *low = unsigned(byte & 15);
                 *high = unsigned(byte >> 4);
+            }
+        }
+        Narrow::Nvfp4 { scales } => {
+            let groups = codes.as_chunks::<{ mx::NV_GROUP / 2 }>().0.iter().zip(scales);
+            for (out, (codes, scale)) in out.as_chunks_mut::<{ 4 * mx::NV_GROUP }>().0.iter_mut().zip(groups)
+            {
+                let scale = e4m3(*scale);
+                for (out, byte) in out.as_chunks_mut::<8>().0.iter_mut().zip(codes) {
+                    let [low, high] = [byte & 15, byte >> 4].map(|code| (scale * e2m1(code)).to_le_bytes());
+                    out[..4].copy_from_slice(&low);
+                    out[4..].copy_from_slice(&high);
+                }
             }
         }
         Narrow::E4m3 { exponents } => {

@@ -4,7 +4,7 @@ use flash_kernels::{Affine, FloatType};
 use proptest::prelude::*;
 
 fn affine() -> impl Strategy<Value = Affine> {
-    (prop_oneof![Just(4), Just(8)], prop_oneof![Just(32), Just(64), Just(128)])
+    (prop_oneof![2..7_u32, Just(8)], prop_oneof![Just(32), Just(64), Just(128)])
         .prop_map(|(bits, group_size)| Affine::new(bits, group_size).unwrap())
 }
 

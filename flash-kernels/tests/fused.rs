@@ -4,7 +4,8 @@ mod common;
 
 use common::{Format, Random, Weights, all_formats, bits, matmul, pool};
 use flash_kernels::{
-    FloatType, Floats, Isa, KernelError, Projection, matmul_add, matmul_each, matmul_swiglu, swiglu,
+    FloatType, Floats, Isa, KernelError, Projection, geglu, matmul_add, matmul_each, matmul_geglu,
+    matmul_swiglu, swiglu,
 };
 use proptest::prelude::*;
 
@@ -105,10 +106,13 @@ proptest! {
             let pool = pool(n_threads, *isa);
             let mut y = vec![f32::NAN; case.m * case.n];
             let projections = [projection(&gate, None), projection(&up, Some(&bias))];
-            matmul_swiglu(&pool, &x, projections[0], projections[1], &mut y).unwrap();
             let mut wanted = y.clone();
             let products = [alone(&pool, &x, &gate, None), alone(&pool, &x, &up, Some(&bias))];
+            matmul_swiglu(&pool, &x, projections[0], projections[1], &mut y).unwrap();
             swiglu(&pool, &products[0], &products[1], &mut wanted);
+            prop_assert_eq!(bits(&y), bits(&wanted), "{}", isa);
+            matmul_geglu(&pool, &x, projections[0], projections[1], &mut y).unwrap();
+            geglu(&pool, &products[0], &products[1], &mut wanted);
             prop_assert_eq!(bits(&y), bits(&wanted), "{}", isa);
         }
     }

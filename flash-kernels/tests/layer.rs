@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Random, bits, pool};
-use flash_kernels::{FloatType, Floats, Gaze, Heads, Isa, KeysValues, Rope, attend, rms_norm, swiglu};
+use flash_kernels::{FloatType, Floats, Gaze, Heads, Isa, KeysValues, Rope, attend, geglu, rms_norm, swiglu};
 use proptest::prelude::*;
 
 /// Attention from scratch, in f64: for each row of `queries` the mixture, and the mixture of magnitudes.
@@ -124,19 +124,22 @@ proptest! {
         let mut weight = vec![0; 2 * n];
         FloatType::BF16.encode_into(&Random(seed ^ 2).vec(n), &mut weight).unwrap();
         let weight = Floats { float: FloatType::BF16, bytes: &weight };
-        let mut wanted = [vec![0.0; x.len()], vec![0.0; x.len()]];
+        let mut wanted = [(); 3].map(|()| vec![0.0; x.len()]);
         let single = pool(1, Isa::Portable);
         for row in (0..n_rows).map(|row| row * n..(row + 1) * n) {
             rms_norm(&single, &x[row.clone()], weight, 1e-5, &mut wanted[0][row.clone()]);
-            swiglu(&single, &x[row.clone()], &up[row.clone()], &mut wanted[1][row]);
+            swiglu(&single, &x[row.clone()], &up[row.clone()], &mut wanted[1][row.clone()]);
+            geglu(&single, &x[row.clone()], &up[row.clone()], &mut wanted[2][row]);
         }
         for isa in Isa::available() {
             let pool = pool(3, *isa);
-            let mut out = [vec![0.0; x.len()], vec![0.0; x.len()]];
+            let mut out = [(); 3].map(|()| vec![0.0; x.len()]);
             rms_norm(&pool, &x, weight, 1e-5, &mut out[0]);
             swiglu(&pool, &x, &up, &mut out[1]);
-            prop_assert_eq!(bits(&out[0]), bits(&wanted[0]), "{}", isa);
-            prop_assert_eq!(bits(&out[1]), bits(&wanted[1]), "{}", isa);
+            geglu(&pool, &x, &up, &mut out[2]);
+            for (out, wanted) in out.iter().zip(&wanted) {
+                prop_assert_eq!(bits(out), bits(wanted), "{}", isa);
+            }
         }
     }
 }
@@ -181,6 +184,13 @@ fn norms_and_gates_are_those_of_the_formulas() {
             let wanted = f64::from(*x) / (1.0 + f64::from(-x).exp()) * f64::from(*up);
             assert!((f64::from(*out) - wanted).abs() <= 6e-7 * wanted.abs(), "{isa}: {out} for {wanted}");
         }
+        geglu(&pool, &x, &up, &mut out);
+        for ((x, up), out) in x.iter().zip(&up).zip(&out) {
+            let x = f64::from(*x);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            let wanted = 0.5 * x * (1.0 + inner.tanh()) * f64::from(*up);
+            assert!((f64::from(*out) - wanted).abs() <= 1e-6 * wanted.abs(), "{isa}: {out} for {wanted}");
+        }
     }
 }
 
@@ -189,9 +199,11 @@ fn gates_far_from_zero_open_and_close() {
     let pool = pool(1, *Isa::available().last().unwrap());
     let gate = [200.0, -200.0, f32::INFINITY, f32::NAN];
     let mut out = [0.0; 4];
-    swiglu(&pool, &gate, &[2.0; 4], &mut out);
-    assert_eq!(out[..3], [400.0, 0.0, f32::INFINITY]);
-    assert!(out[3].is_nan());
+    for gated in [swiglu, geglu] {
+        gated(&pool, &gate, &[2.0; 4], &mut out);
+        assert_eq!(out[..3], [400.0, 0.0, f32::INFINITY]);
+        assert!(out[3].is_nan());
+    }
 }
 
 #[test]

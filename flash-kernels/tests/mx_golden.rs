@@ -11,12 +11,13 @@ fn unhex(text: &str) -> Vec<u8> {
 fn dequantize_row_equals_mlx_bit_for_bit() {
     let golden: Value = serde_json::from_str(include_str!("goldens/mx.json")).unwrap();
     let cases = golden["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 4);
+    assert_eq!(cases.len(), 6);
     for case in cases {
         let bytes = |key: &str| unhex(case[key].as_str().unwrap());
         let format = match case["mode"].as_str().unwrap() {
             "mxfp4" => Mx::Fp4,
             "mxfp8" => Mx::Fp8,
+            "nvfp4" => Mx::Nv4,
             other => panic!("unknown mode {other}"),
         };
         let wanted: Vec<f32> = bytes("values").as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();

@@ -101,6 +101,11 @@ impl Attention {
         self.o_proj.add(residual, &self.attend(input)?)
     }
 
+    /// What it makes of the input.
+    pub(crate) fn of(&self, input: LayerInput<'_>) -> Result<Array, Exception> {
+        self.o_proj.of(&self.attend(input)?)
+    }
+
     /// What the heads saw, before the last projection: attends from the new tokens to all so far.
     fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
         let [queries, keys, values] = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;

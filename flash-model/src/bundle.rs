@@ -115,6 +115,7 @@ fn mlx_dtype(dtype: Dtype) -> MlxDtype {
         Dtype::F16 => MlxDtype::Float16,
         Dtype::BF16 => MlxDtype::Bfloat16,
         Dtype::U32 => MlxDtype::Uint32,
+        Dtype::U8 => MlxDtype::Uint8,
         _ => MlxDtype::Float32,
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flash_io::{Catalog, Dtype, IoMode, ReadAt, Tensor};
+use mlx_rs::Dtype as MlxDtype;
 
 use crate::{Config, ModelError};
 
@@ -132,13 +133,25 @@ pub(crate) enum TensorKind {
     Float,
     /// Quantised codes.
     Codes,
+    /// Scales of a byte each.
+    Exponents,
 }
 
 impl TensorKind {
+    /// What a parameter of that dtype takes.
+    pub(crate) fn of(parameter: MlxDtype) -> Self {
+        match parameter {
+            MlxDtype::Uint32 => Self::Codes,
+            MlxDtype::Uint8 => Self::Exponents,
+            _ => Self::Float,
+        }
+    }
+
     fn accepts(self, dtype: Dtype) -> bool {
         match self {
             Self::Float => matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16),
             Self::Codes => dtype == Dtype::U32,
+            Self::Exponents => dtype == Dtype::U8,
         }
     }
 
@@ -146,6 +159,7 @@ impl TensorKind {
         match self {
             Self::Float => "F32, F16 or BF16",
             Self::Codes => "U32",
+            Self::Exponents => "U8",
         }
     }
 }

@@ -61,7 +61,16 @@ pub(crate) struct Matrix<'a> {
 pub(crate) struct Quantized<'a> {
     pub format: QuantizedFormat,
     pub scales: &'a Array,
-    pub biases: &'a Array,
+    /// Of affine codes.
+    pub biases: Option<&'a Array>,
+}
+
+/// What lets numbers through a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Silu,
+    /// Approximated by a hyperbolic tangent.
+    GeluTanh,
 }
 
 /// RMSNorm over the last axis: `x · weight / √(mean(x²) + eps)`.
@@ -215,17 +224,25 @@ impl Backend {
         }
     }
 
-    /// `silu(gate) · up` of both products with `x`.
+    /// `activation(gate) · up` of both products with `x`.
     pub(crate) fn gated_product(
         &self,
+        activation: Activation,
         x: &Array,
         gate: Matrix<'_>,
         up: Matrix<'_>,
     ) -> Result<Array, Exception> {
         match self {
-            Self::Mlx => nn::silu(mlx::product(x, gate)?)?.multiply(mlx::product(x, up)?),
+            Self::Mlx => {
+                let gate = mlx::product(x, gate)?;
+                let open = match activation {
+                    Activation::Silu => nn::silu(gate)?,
+                    Activation::GeluTanh => nn::gelu_approximate(gate)?,
+                };
+                open.multiply(mlx::product(x, up)?)
+            }
             #[cfg(target_os = "linux")]
-            Self::Native(pool) => native::gated_product(pool, x, gate, up),
+            Self::Native(pool) => native::gated_product(pool, activation, x, gate, up),
         }
     }
 

@@ -22,13 +22,53 @@ pub struct Config {
     quantization: Option<Quantization>,
 }
 
-/// How an affine-quantised matrix is stored.
+/// How a quantised matrix is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct QuantizedFormat {
-    /// Columns that share a scale and a bias.
+    /// Columns that share a scale.
     pub group_size: i32,
     /// Bits of a code.
     pub bits: i32,
+    /// What codes and scales stand for.
+    #[serde(default)]
+    pub mode: QuantizedMode,
+}
+
+/// What the codes and scales of a quantised matrix stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum QuantizedMode {
+    /// Codes are integers; each group has a scale and a bias.
+    #[default]
+    Affine,
+    /// Codes are numbers of four bits; each group has a power of two for its scale.
+    Mxfp4,
+    /// The same with numbers of eight bits.
+    Mxfp8,
+    /// Codes as in mxfp4, in groups of 16, whose scales are numbers of eight bits.
+    Nvfp4,
+}
+
+impl QuantizedFormat {
+    /// Words of codes in a row of so many numbers.
+    pub(crate) fn row_words(self, n_columns: i32) -> i32 {
+        (i64::from(n_columns) * i64::from(self.bits) / 32) as i32
+    }
+
+    fn check(self) -> Result<Self, &'static str> {
+        let Self { group_size, bits, mode } = self;
+        match mode {
+            QuantizedMode::Affine if !matches!(bits, 2..=6 | 8) => Err("affine codes have 2 to 6 or 8 bits"),
+            QuantizedMode::Affine if !matches!(group_size, 32 | 64 | 128) => {
+                Err("affine groups have 32, 64 or 128 columns")
+            }
+            QuantizedMode::Mxfp4 if (bits, group_size) != (4, 32) => Err("mxfp4 has 4 bits and groups of 32"),
+            QuantizedMode::Mxfp8 if (bits, group_size) != (8, 32) => Err("mxfp8 has 8 bits and groups of 32"),
+            QuantizedMode::Nvfp4 if (bits, group_size) != (4, 16) => Err("nvfp4 has 4 bits and groups of 16"),
+            _ => Ok(self),
+        }
+    }
 }
 
 /// The formats of a model: one for all matrices, and others for some.
@@ -122,18 +162,10 @@ fn quantization_of(json: &Value) -> Option<&Value> {
 impl Quantization {
     fn parse(value: &Value) -> Result<Self, &'static str> {
         let format = |value: &Value| {
-            if !matches!(value.get("mode").map(Value::as_str), None | Some(Some("affine"))) {
-                return Err("only the mode \"affine\" is supported");
-            }
-            let format =
-                QuantizedFormat::deserialize(value).map_err(|_| "it must have group_size and bits")?;
-            if !matches!(format.bits, 4 | 8) {
-                return Err("4 and 8 bits are supported");
-            }
-            if !matches!(format.group_size, 32 | 64 | 128) {
-                return Err("groups of 32, 64 and 128 are supported");
-            }
-            Ok(format)
+            let format = QuantizedFormat::deserialize(value);
+            format
+                .map_err(|_| "it must have group_size, bits, and the mode affine, mxfp4, mxfp8 or nvfp4")?
+                .check()
         };
         let by_path = value
             .as_object()

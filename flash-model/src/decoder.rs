@@ -57,10 +57,11 @@ impl Decoder {
             n_heads: architecture.n_heads as u64,
             head_dim: architecture.head_dim as u64,
         };
-        let Architecture { layers, norm, norm_path, head_path, hidden_size, vocab_size, .. } = architecture;
+        let Architecture { layers, fused, norm, norm_path, head_path, hidden_size, vocab_size, .. } =
+            architecture;
         let (mut proxies, mut mixtures) = (Vec::new(), Vec::new());
         for (path, LayerParts { layer, mixture }) in layers {
-            proxies.push(StreamingProxy::new(layer, &path, checkpoint, &mut bundles)?);
+            proxies.push(StreamingProxy::with_fused(layer, &path, &fused, checkpoint, &mut bundles)?);
             mixtures.push(mixture);
         }
         let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);

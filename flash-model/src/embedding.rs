@@ -1,11 +1,12 @@
 //! The embedding table, read by row: it need not be resident.
 
 use flash_io::{Dtype, IoError, Reader, ShardIdx, Span, Tensor};
-use flash_kernels::{Affine, FloatType};
+use flash_kernels::{Affine, FloatType, Mx};
 use mlx_rs::Array;
 
 use crate::ModelError;
 use crate::checkpoint::{Checkpoint, TensorKind};
+use crate::config::QuantizedMode;
 use crate::models::Architecture;
 
 /// Where the rows of the table lie, and how they are stored.
@@ -13,13 +14,16 @@ use crate::models::Architecture;
 pub(crate) struct Embedding {
     hidden_size: usize,
     vocab_size: usize,
+    /// What each number is multiplied by.
+    scale: f32,
     storage: Storage,
 }
 
 #[derive(Debug)]
 enum Storage {
     Dense { values: Rows, float: FloatType },
-    Quantized { codes: Rows, scales: Rows, biases: Rows, float: FloatType, format: Affine },
+    Affine { codes: Rows, scales: Rows, biases: Rows, float: FloatType, format: Affine },
+    Mx { codes: Rows, scales: Rows, format: Mx },
 }
 
 /// The rows of one tensor.
@@ -56,24 +60,47 @@ impl Embedding {
             let format = config.quantized_format(path).ok_or_else(|| {
                 config.field_error("quantization", &"missing", "the embedding is quantised")
             })?;
+            if hidden % format.group_size as u64 != 0 {
+                let expected = "the group size must divide every row";
+                return Err(config.field_error("quantization", &format.group_size, expected));
+            }
+            let columns = format.row_words(architecture.hidden_size);
+            let codes = Rows::of(tensor("weight", columns as u64, TensorKind::Codes)?);
             let groups = hidden / format.group_size as u64;
-            let scales = tensor("scales", groups, TensorKind::Float)?;
-            let biases = tensor("biases", groups, TensorKind::Float)?;
-            checkpoint.expect_dtype_of_scales(scales, biases)?;
-            Storage::Quantized {
-                codes: Rows::of(tensor("weight", hidden * format.bits as u64 / 32, TensorKind::Codes)?),
-                scales: Rows::of(scales),
-                biases: Rows::of(biases),
-                float: float_type(scales.dtype),
-                format: Affine::new(format.bits as u32, format.group_size as usize).map_err(|error| {
-                    config.field_error("quantization", &error, "4 or 8 bits in groups of 32, 64 or 128")
-                })?,
+            let mx = |codes, format| {
+                let scales = Rows::of(tensor("scales", groups, TensorKind::Exponents)?);
+                Ok::<_, ModelError>(Storage::Mx { codes, scales, format })
+            };
+            match format.mode {
+                QuantizedMode::Mxfp4 => mx(codes, Mx::Fp4)?,
+                QuantizedMode::Mxfp8 => mx(codes, Mx::Fp8)?,
+                QuantizedMode::Nvfp4 => mx(codes, Mx::Nv4)?,
+                QuantizedMode::Affine => {
+                    let scales = tensor("scales", groups, TensorKind::Float)?;
+                    let biases = tensor("biases", groups, TensorKind::Float)?;
+                    checkpoint.expect_dtype_of_scales(scales, biases)?;
+                    let affine = Affine::new(format.bits as u32, format.group_size as usize);
+                    let expected = "2 to 6 or 8 bits in groups of 32, 64 or 128";
+                    Storage::Affine {
+                        codes,
+                        scales: Rows::of(scales),
+                        biases: Rows::of(biases),
+                        float: float_type(scales.dtype),
+                        format: affine
+                            .map_err(|error| config.field_error("quantization", &error, expected))?,
+                    }
+                }
             }
         } else {
             let values = tensor("weight", hidden, TensorKind::Float)?;
             Storage::Dense { values: Rows::of(values), float: float_type(values.dtype) }
         };
-        Ok(Self { hidden_size: hidden as usize, vocab_size: vocab as usize, storage })
+        Ok(Self {
+            hidden_size: hidden as usize,
+            vocab_size: vocab as usize,
+            scale: architecture.embed_scale,
+            storage,
+        })
     }
 
     /// The embeddings of `ids`, f32 `[1, n, hidden]`.
@@ -84,6 +111,7 @@ impl Embedding {
                 return Err(ModelError::TokenOutOfRange { token: id, vocab_size: self.vocab_size });
             }
             self.storage.row(reader, id, out)?;
+            out.iter_mut().for_each(|value| *value *= self.scale);
         }
         Ok(Array::from_slice(&out, &[1, ids.len() as i32, self.hidden_size as i32]))
     }
@@ -97,11 +125,16 @@ impl Storage {
                 values.read(reader, row, &mut codes_bytes)?;
                 float.decode_into(&codes_bytes, out)
             }
-            Self::Quantized { codes, scales, biases, float, format } => {
+            Self::Affine { codes, scales, biases, float, format } => {
                 codes.read(reader, row, &mut codes_bytes)?;
                 scales.read(reader, row, &mut scales_bytes)?;
                 biases.read(reader, row, &mut biases_bytes)?;
                 format.dequantize_row(*float, &codes_bytes, &scales_bytes, &biases_bytes, out)
+            }
+            Self::Mx { codes, scales, format } => {
+                codes.read(reader, row, &mut codes_bytes)?;
+                scales.read(reader, row, &mut scales_bytes)?;
+                format.dequantize_row(&codes_bytes, &scales_bytes, out)
             }
         };
         decoded.expect("the lengths follow from shapes that were checked");

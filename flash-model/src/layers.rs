@@ -5,14 +5,14 @@ use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, Param};
 
-use crate::compute::{Backend, Matrix, Norm, Quantized};
+use crate::compute::{Activation, Backend, Matrix, Norm, Quantized};
 use crate::config::QuantizedFormat;
 
 /// `y = x · Wᵀ (+ b)`. Its parameters are named as checkpoints name them.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(crate) struct Linear {
     pub(crate) backend: Backend,
-    /// How the weight is quantised, if it is: then there are scales and biases.
+    /// How the weight is quantised, if it is: then there are scales, and biases if it is affine.
     pub(crate) format: Option<QuantizedFormat>,
     #[param]
     pub(crate) weight: Param<Array>,
@@ -27,11 +27,15 @@ pub(crate) struct Linear {
 impl Linear {
     /// Its arrays, for whoever computes.
     pub(crate) fn matrix(&self) -> Matrix<'_> {
-        let quantized = match (self.format, &self.scales.value, &self.biases.value) {
-            (Some(format), Some(scales), Some(biases)) => Some(Quantized { format, scales, biases }),
-            _ => None,
-        };
+        let scales = self.format.zip(self.scales.value.as_ref());
+        let quantized =
+            scales.map(|(format, scales)| Quantized { format, scales, biases: self.biases.value.as_ref() });
         Matrix { weight: &self.weight, quantized, bias: self.bias.value.as_ref() }
+    }
+
+    /// `self(x)`.
+    pub(crate) fn of(&self, x: &Array) -> Result<Array, Exception> {
+        self.backend.product(x, self.matrix())
     }
 
     /// `onto + self(x)`.
@@ -45,7 +49,7 @@ impl Module<&Array> for Linear {
     type Error = Exception;
 
     fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
-        self.backend.product(x, self.matrix())
+        self.of(x)
     }
 
     fn training_mode(&mut self, _: bool) {}
@@ -57,9 +61,14 @@ pub(crate) fn project<const N: usize>(layers: [&Linear; N], x: &Array) -> Result
     layers[0].backend.products(x, layers.map(Linear::matrix))
 }
 
-/// `silu(gate(x)) · up(x)`.
-pub(crate) fn swiglu(gate: &Linear, up: &Linear, x: &Array) -> Result<Array, Exception> {
-    gate.backend.gated_product(x, gate.matrix(), up.matrix())
+/// `activation(gate(x)) · up(x)`.
+pub(crate) fn gated(
+    activation: Activation,
+    gate: &Linear,
+    up: &Linear,
+    x: &Array,
+) -> Result<Array, Exception> {
+    gate.backend.gated_product(activation, x, gate.matrix(), up.matrix())
 }
 
 /// What there is to say of an RMSNorm.
@@ -67,6 +76,8 @@ pub(crate) fn swiglu(gate: &Linear, up: &Linear, x: &Array) -> Result<Array, Exc
 pub(crate) struct NormArgs {
     /// What the mean of the squares is increased by.
     pub eps: f32,
+    /// What the weights are increased by: some models have them around zero.
+    pub weight_offset: f32,
 }
 
 /// RMSNorm over the last axis.

@@ -5,7 +5,8 @@ use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 
 use crate::ModelError;
-use crate::layers::{Linear, swiglu};
+use crate::compute::Activation;
+use crate::layers::{Linear, gated};
 use crate::weights::Weights;
 
 /// What there is to say of it.
@@ -14,11 +15,13 @@ pub(crate) struct MlpArgs {
     pub hidden_size: i32,
     pub intermediate_size: i32,
     pub bias: bool,
+    pub activation: Activation,
 }
 
-/// `down(silu(gate(x)) · up(x))`. Its parameters are named as most checkpoints name them.
+/// `down(activation(gate(x)) · up(x))`. Its parameters are named as most checkpoints name them.
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct Mlp {
+    activation: Activation,
     #[param]
     gate_proj: Linear,
     #[param]
@@ -29,9 +32,10 @@ pub(crate) struct Mlp {
 
 impl Mlp {
     pub(crate) fn new(args: MlpArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
-        let MlpArgs { hidden_size, intermediate_size, bias } = args;
+        let MlpArgs { hidden_size, intermediate_size, bias, activation } = args;
         let linear = |name, input, output| weights.at(name).linear(input, output, bias);
         Ok(Self {
+            activation,
             gate_proj: linear("gate_proj", hidden_size, intermediate_size)?,
             down_proj: linear("down_proj", intermediate_size, hidden_size)?,
             up_proj: linear("up_proj", hidden_size, intermediate_size)?,
@@ -40,6 +44,15 @@ impl Mlp {
 
     /// Adds what it makes of `x` to `residual`.
     pub(crate) fn add(&self, residual: &Array, x: &Array) -> Result<Array, Exception> {
-        self.down_proj.add(residual, &swiglu(&self.gate_proj, &self.up_proj, x)?)
+        self.down_proj.add(residual, &self.gated(x)?)
+    }
+
+    /// What it makes of `x`.
+    pub(crate) fn of(&self, x: &Array) -> Result<Array, Exception> {
+        self.down_proj.of(&self.gated(x)?)
+    }
+
+    fn gated(&self, x: &Array) -> Result<Array, Exception> {
+        gated(self.activation, &self.gate_proj, &self.up_proj, x)
     }
 }

@@ -4,6 +4,7 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod kernel;
+pub(crate) mod quantized;
 
 use std::ffi::{c_int, c_void};
 use std::fmt::Debug;

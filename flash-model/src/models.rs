@@ -1,11 +1,16 @@
 //! The architectures, one file each, named as in mlx-lm.
 
 mod block;
+mod gemma3;
+mod gemma3_text;
 mod llama;
 mod mixtral;
+mod phi3;
+mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod sizes;
+mod smollm3;
 
 use std::fmt::Debug;
 
@@ -16,6 +21,7 @@ use mlx_rs::module::Module;
 use crate::ModelError;
 use crate::attention::LayerInput;
 use crate::experts::{Mixture, Routed};
+use crate::fused::Fused;
 use crate::layers::RmsNorm;
 use crate::weights::Weights;
 
@@ -62,7 +68,11 @@ impl From<Box<dyn Layer>> for LayerParts {
 pub(crate) struct Architecture {
     /// The layers, each with the path of its tensors.
     pub layers: Vec<(String, LayerParts)>,
+    /// Which of their tensors have others' rows, too.
+    pub fused: Vec<Fused>,
     pub embed_path: String,
+    /// What embeddings are multiplied by.
+    pub embed_scale: f32,
     pub norm_path: String,
     /// Behind the last layer.
     pub norm: RmsNorm,
@@ -82,10 +92,15 @@ type Build = fn(&Weights<'_>) -> Result<Architecture, ModelError>;
 
 /// `model_type` → architecture.
 const MODELS: &[(&str, Build)] = &[
+    ("gemma3", gemma3::build),
+    ("gemma3_text", gemma3_text::build),
     ("llama", llama::build),
     ("mixtral", mixtral::build),
+    ("phi3", phi3::build),
+    ("qwen2", qwen2::build),
     ("qwen3", qwen3::build),
     ("qwen3_moe", qwen3_moe::build),
+    ("smollm3", smollm3::build),
 ];
 
 /// Models that others are: `model_type` → whose. As mlx-lm's `MODEL_REMAPPING`.
@@ -128,6 +143,8 @@ fn decoder<L: Into<LayerParts>>(
     let head = if is_tied { embed.clone() } else { weights.at("lm_head") };
     Ok(Architecture {
         layers,
+        fused: Vec::new(),
+        embed_scale: 1.0,
         embed_path: embed.path().to_owned(),
         norm_path: norm.path().to_owned(),
         norm: norm.rms_norm(sizes.hidden_size, sizes.norm())?,

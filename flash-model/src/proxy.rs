@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use mlx_rs::error::Exception;
 use mlx_rs::module::{Module, ModuleParameters, update_parameters};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::Array;
 
 use crate::ModelError;
 use crate::bundle::{Bundle, BundleIdx, Bundles, Part};
 use crate::checkpoint::{Checkpoint, TensorKind};
+use crate::fused::{Fused, Place};
 use crate::mlx;
 use crate::residency::Residency;
 
@@ -43,7 +44,19 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         checkpoint: &Checkpoint,
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
-        Self::build(module, path, path.to_owned(), None, checkpoint, bundles)
+        Self::with_fused(module, path, &[], checkpoint, bundles)
+    }
+
+    /// A proxy around `module`, some of whose tensors are rows of the checkpoint's.
+    pub(crate) fn with_fused(
+        module: Box<M>,
+        path: &str,
+        fused: &[Fused],
+        checkpoint: &Checkpoint,
+        bundles: &mut Bundles,
+    ) -> Result<Self, ModelError> {
+        let place = |name: &str| Fused::place(fused, name);
+        Self::build(module, path, path.to_owned(), place, checkpoint, bundles)
     }
 
     /// A proxy around a layer that has only `rows` of each tensor, out of `n_rows` along the first axis.
@@ -56,14 +69,15 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         let name = format!("{path}[{}..{}]", rows.start, rows.end);
-        Self::build(module, path, name, Some((&rows, n_rows)), checkpoint, bundles)
+        let place = |name: &str| Place { name: name.to_owned(), rows: Some((rows.clone(), n_rows)) };
+        Self::build(module, path, name, place, checkpoint, bundles)
     }
 
     fn build(
         mut module: Box<M>,
         path: &str,
         name: String,
-        rows: Option<(&Range<u64>, u64)>,
+        place: impl Fn(&str) -> Place,
         checkpoint: &Checkpoint,
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
@@ -76,15 +90,12 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         parameters.sort_by(|a, b| a.0.cmp(&b.0));
         let mut parts = Vec::with_capacity(parameters.len());
         for (key, placeholder) in &parameters {
-            let kind =
-                if placeholder.dtype() == Dtype::Uint32 { TensorKind::Codes } else { TensorKind::Float };
+            let kind = TensorKind::of(placeholder.dtype());
             let mut shape: Vec<u64> = placeholder.shape().iter().map(|&extent| extent as u64).collect();
-            if let Some((_, n_rows)) = rows {
-                shape[0] = n_rows;
-            }
-            let tensor = checkpoint.tensor(&tensor_name(path, key), &shape, kind)?;
-            let whole = 0..shape[0];
-            parts.push(Part::rows(tensor, rows.map_or(&whole, |(rows, _)| rows)));
+            let Place { name, rows } = place(&tensor_name(path, key));
+            let (rows, n_rows) = rows.unwrap_or_else(|| (0..shape[0], shape[0]));
+            shape[0] = n_rows;
+            parts.push(Part::rows(checkpoint.tensor(&name, &shape, kind)?, &rows));
         }
         let bundle = bundles.push(Bundle::new(name, parts));
         Ok(Self { bundle, parameters, is_bound: false, module })

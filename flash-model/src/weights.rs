@@ -7,6 +7,8 @@ use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype};
 
 use crate::compute::Backend;
+use crate::config::QuantizedMode;
+use crate::fused::Fused;
 use crate::layers::{Linear, NormArgs, RmsNorm};
 use crate::{Checkpoint, Config, ModelError};
 
@@ -15,19 +17,28 @@ use crate::{Checkpoint, Config, ModelError};
 pub(crate) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
     backend: &'a Backend,
+    fused: &'a [Fused],
     path: String,
 }
 
 impl<'a> Weights<'a> {
     /// All of a checkpoint, for `backend` to compute with.
     pub(crate) fn new(checkpoint: &'a Checkpoint, backend: &'a Backend) -> Self {
-        Self { checkpoint, backend, path: String::new() }
+        Self { checkpoint, backend, fused: &[], path: String::new() }
     }
 
     /// Those below `name` in here.
     pub(crate) fn at(&self, name: &str) -> Self {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         Self { path, ..*self }
+    }
+
+    /// The same, where some matrices are rows of others.
+    pub(crate) fn with_fused<'b>(&self, fused: &'b [Fused]) -> Weights<'b>
+    where
+        'a: 'b,
+    {
+        Weights { fused, ..self.clone() }
     }
 
     /// Where they are in the checkpoint.
@@ -59,11 +70,12 @@ impl<'a> Weights<'a> {
             biases: Param::new(None),
             bias: Param::new(bias),
         };
-        if !self.checkpoint.has(&format!("{}.scales", self.path)) {
+        let path = Fused::whole_path(self.fused, &self.path);
+        if !self.checkpoint.has(&format!("{path}.scales")) {
             return Ok(linear);
         }
         let config = self.checkpoint.config();
-        let format = config.quantized_format(&self.path).ok_or_else(|| {
+        let format = config.quantized_format(&path).ok_or_else(|| {
             config.field_error("quantization", &"missing", "the weights are quantised, so it must say how")
         })?;
         if input_dims % format.group_size != 0 {
@@ -74,15 +86,20 @@ impl<'a> Weights<'a> {
             ));
         }
         let catalog = self.checkpoint.catalog();
-        let tensor = |name: &str| catalog.get(&format!("{}.{name}", self.path));
+        let tensor = |name: &str| catalog.get(&format!("{path}.{name}"));
         if let (Some(scales), Some(biases)) = (tensor("scales"), tensor("biases")) {
             self.checkpoint.expect_dtype_of_scales(scales, biases)?;
         }
         let n_groups = input_dims / format.group_size;
+        let groups = |dtype| unloaded(&[output_dims, n_groups], dtype).map(Some);
         linear.format = Some(format);
-        linear.weight = Param::new(unloaded(&[output_dims, input_dims * format.bits / 32], Dtype::Uint32)?);
-        linear.scales = Param::new(Some(unloaded(&[output_dims, n_groups], Dtype::Float32)?));
-        linear.biases = Param::new(Some(unloaded(&[output_dims, n_groups], Dtype::Float32)?));
+        linear.weight = Param::new(unloaded(&[output_dims, format.row_words(input_dims)], Dtype::Uint32)?);
+        if format.mode == QuantizedMode::Affine {
+            linear.scales = Param::new(groups(Dtype::Float32)?);
+            linear.biases = Param::new(groups(Dtype::Float32)?);
+        } else {
+            linear.scales = Param::new(groups(Dtype::Uint8)?);
+        }
         Ok(linear)
     }
 

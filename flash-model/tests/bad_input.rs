@@ -191,9 +191,13 @@ fn rope_scaling_that_is_not_supported_is_named() {
 #[test]
 fn quantization_that_is_not_supported_is_named() {
     for value in [
-        json!({ "group_size": 64, "bits": 3 }),
+        json!({ "group_size": 64, "bits": 7 }),
         json!({ "group_size": 16, "bits": 4 }),
-        json!({ "group_size": 32, "bits": 4, "mode": "mxfp4" }),
+        json!({ "group_size": 64, "bits": 4, "mode": "mxfp4" }),
+        json!({ "group_size": 32, "bits": 4, "mode": "mxfp8" }),
+        json!({ "group_size": 32, "bits": 4, "mode": "nvfp4" }),
+        json!({ "group_size": 32, "bits": 4, "mode": "nf4" }),
+        json!({ "group_size": 32, "bits": 4, "mode": 4 }),
         json!({ "group_size": 32, "bits": 4, "model.embed_tokens": { "group_size": 7, "bits": 4 } }),
         json!(4),
     ] {
@@ -254,4 +258,69 @@ fn a_dtype_that_no_weight_can_have_is_named() {
         "{error:?}"
     );
     assert!(error.to_string().contains("I32") && error.to_string().contains("BF16"), "{error}");
+}
+
+#[test]
+fn scales_of_another_mode_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    let path = "model.layers.0.mlp.gate_proj";
+    config["quantization"] =
+        json!({ "group_size": 32, "bits": 8, path: { "group_size": 32, "bits": 4, "mode": "mxfp4" } });
+    let mut tensors = tensors();
+    tensors[8] = (format!("{path}.weight"), "U32", vec![64, HIDDEN / 8]);
+    tensors.push((format!("{path}.scales"), "F32", vec![64, HIDDEN / 32]));
+    write(dir.path(), &config, &tensors);
+    let error = open(dir.path()).unwrap_err();
+    assert!(
+        matches!(&error, ModelError::TensorDtype { tensor, expected: "U8", .. } if *tensor == format!("{path}.scales")),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn what_a_family_cannot_have_is_named() {
+    let longrope = json!({ "type": "longrope", "long_factor": [1.0, 2.0] });
+    for (model_type, field, value, named) in [
+        ("qwen3", "rope_theta", json!(null), "rope_theta"),
+        ("qwen2", "rope_theta", json!(-1.0), "rope_theta"),
+        ("smollm3", "no_rope_layers", json!([1, 0]), "no_rope_layers"),
+        ("smollm3", "no_rope_layer_interval", json!(0), "no_rope_layer_interval"),
+        ("phi3", "partial_rotary_factor", json!(0.05), "partial_rotary_factor"),
+        ("phi3", "partial_rotary_factor", json!(1.5), "partial_rotary_factor"),
+        ("phi3", "rope_scaling", json!({ "type": "yarn" }), "rope_scaling"),
+        ("phi3", "rope_scaling", longrope, "rope_scaling.long_factor"),
+        ("gemma3_text", "sliding_window", json!(0), "sliding_window"),
+        ("gemma3_text", "sliding_window_pattern", json!(0), "sliding_window_pattern"),
+        ("gemma3_text", "query_pre_attn_scalar", json!(0.0), "query_pre_attn_scalar"),
+        ("gemma3_text", "rope_local_base_freq", json!(0.0), "rope_local_base_freq"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config();
+        config["model_type"] = json!(model_type);
+        config[field] = value.clone();
+        write(dir.path(), &config, &tensors());
+        let error = open(dir.path()).unwrap_err();
+        assert!(
+            matches!(&error, ModelError::ConfigField { field, .. } if *field == named),
+            "{model_type}, {field} = {value}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_fused_tensor_of_too_few_rows_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config["model_type"] = json!("phi3");
+    config["tie_word_embeddings"] = json!(true);
+    let mut tensors = tensors();
+    // The heads of queries, and of keys, but not of values.
+    let wanted = "model.layers.0.self_attn.qkv_proj.weight";
+    tensors.push((wanted.to_owned(), "F32", vec![HIDDEN + HIDDEN / 2, HIDDEN]));
+    tensors.push(("model.layers.0.mlp.gate_up_proj.weight".to_owned(), "F32", vec![128, HIDDEN]));
+    write(dir.path(), &config, &tensors);
+    let error = open(dir.path()).unwrap_err();
+    let ModelError::TensorShape { tensor, expected, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((tensor.as_str(), expected.as_slice()), (wanted, &[2 * HIDDEN, HIDDEN][..]));
 }

@@ -5,7 +5,7 @@
 #[expect(dead_code, reason = "other tests draw models of any form")]
 mod tiny;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flash_io::IoMode;
 use flash_model::{
@@ -24,6 +24,7 @@ const TINY: Tiny = Tiny {
     vocab: 90,
     tied: true,
     biases: false,
+    experts: None,
     format: Format::Affine(4),
     seed: 11,
 };
@@ -93,6 +94,72 @@ fn pages_of_full_precision_give_the_bits_of_a_cache_in_one_piece() {
             );
         }
     }
+}
+
+/// Committed models of which some layers see a window of recent tokens: 24 of two, and 20 of three.
+const SLIDING: [&str; 2] = ["llama-sliding", "gemma3-text"];
+
+fn committed(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name)
+}
+
+#[test]
+fn pages_of_full_precision_give_the_bits_of_a_cache_in_one_piece_where_layers_slide() {
+    let tokens = tokens(420);
+    let (prompt, rest) = tokens.split_at(370);
+    let pieces: Vec<&[u32]> = std::iter::once(prompt).chain(rest.chunks(1)).collect();
+    for name in SLIDING {
+        let plain = Way { kv: KvPolicy::default(), ..Way::of(KvFormat::Exact) };
+        let wanted = bits(&mut plain.open(&committed(name)), &pieces);
+        for room in [0.0, 4.0] {
+            let mut engine = Way { room, ..Way::of(KvFormat::Exact) }.open(&committed(name));
+            assert!(bits(&mut engine, &pieces) == wanted, "{name}: room {room}");
+            assert_eq!(engine.stats().kv_written_bytes > 0, room == 0.0);
+        }
+    }
+}
+
+#[test]
+fn mlx_sees_the_same_windows_through_pages_from_memory_and_disk() {
+    let tokens = tokens(400);
+    for name in SLIDING {
+        let mlx = Way { compute: Compute::Mlx, ..Way::of(KvFormat::Exact) };
+        let plain = Way { kv: KvPolicy::default(), ..mlx };
+        let wanted = plain.open(&committed(name)).forward(&tokens).unwrap();
+        let paged = mlx.open(&committed(name)).forward(&tokens).unwrap();
+        let greatest = wanted.iter().fold(0.0_f32, |max, logit| max.max(logit.abs()));
+        let worst = wanted.iter().zip(&paged).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
+        assert!(worst < 1e-5 * greatest, "{name}: {worst} of {greatest}");
+        let (head, rest) = tokens.split_at(390);
+        let pieces: Vec<&[u32]> = std::iter::once(head).chain(rest.chunks(1)).collect();
+        let held = bits(&mut mlx.open(&committed(name)), &pieces);
+        let mut read = Way { room: 0.0, ..mlx }.open(&committed(name));
+        assert!(bits(&mut read, &pieces) == held, "{name}");
+    }
+}
+
+#[test]
+fn pages_that_have_left_the_window_of_a_layer_are_not_read() {
+    let tokens = tokens(510);
+    let read_bytes = |dir: &Path| {
+        let way = Way { room: 0.0, ..Way::of(KvFormat::Exact) };
+        let mut engine = way.open(dir);
+        engine.forward(&tokens[..500]).unwrap();
+        let before = engine.stats().kv_read_bytes;
+        for token in &tokens[500..] {
+            engine.forward(&[*token]).unwrap();
+        }
+        engine.stats().kv_read_bytes - before
+    };
+    let sliding = committed("llama-sliding");
+    let full = tempfile::tempdir().unwrap();
+    std::fs::copy(sliding.join("model.safetensors"), full.path().join("model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(sliding.join("config.json")).unwrap();
+    let config = config.replace("sliding_attention", "full_attention");
+    std::fs::write(full.path().join("config.json"), config).unwrap();
+    let (sliding, full) = (read_bytes(&sliding), read_bytes(full.path()));
+    // One layer of three sees everything.
+    assert!(sliding > 0 && 2 * sliding < full, "{sliding} B of {full}");
 }
 
 fn pieces() -> impl Strategy<Value = Vec<usize>> {

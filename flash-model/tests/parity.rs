@@ -189,6 +189,46 @@ fn shards_cut_inside_a_layer_equal_mlx_lm() {
 }
 
 #[test]
+fn two_bit_groups_of_64_equal_mlx_lm() {
+    tiny("q2-g64");
+}
+
+#[test]
+fn three_bit_groups_of_32_equal_mlx_lm() {
+    tiny("q3-g32");
+}
+
+#[test]
+fn five_bit_groups_of_64_equal_mlx_lm() {
+    tiny("q5-g64");
+}
+
+#[test]
+fn six_bit_groups_of_128_equal_mlx_lm() {
+    tiny("q6-g128");
+}
+
+#[test]
+fn mxfp4_equals_mlx_lm() {
+    tiny("mxfp4");
+}
+
+#[test]
+fn mxfp8_equals_mlx_lm() {
+    tiny("mxfp8");
+}
+
+#[test]
+fn nvfp4_equals_mlx_lm() {
+    tiny("nvfp4");
+}
+
+#[test]
+fn modes_that_differ_from_layer_to_layer_equal_mlx_lm() {
+    tiny("mixed-modes");
+}
+
+#[test]
 fn norms_of_heads_equal_mlx_lm() {
     tiny("qwen3");
 }
@@ -226,6 +266,66 @@ fn qwen3_moe_of_four_bits_with_gates_of_eight_equals_mlx_lm() {
 #[test]
 fn qwen3_moe_with_a_tensor_for_each_expert_equals_mlx_lm() {
     tiny("qwen3_moe-each");
+}
+
+#[test]
+fn biases_of_queries_keys_and_values_equal_mlx_lm() {
+    tiny("qwen2");
+}
+
+#[test]
+fn qwen2_with_its_own_head_equals_mlx_lm() {
+    tiny("qwen2-q8");
+}
+
+#[test]
+fn mistral_is_llama_to_mlx_lm() {
+    tiny("mistral");
+}
+
+#[test]
+fn sliding_windows_of_some_layers_equal_mlx_lm() {
+    tiny("llama-sliding");
+}
+
+#[test]
+fn every_other_layer_without_positions_equals_mlx_lm() {
+    tiny("smollm3");
+}
+
+#[test]
+fn listed_layers_without_positions_equal_mlx_lm() {
+    tiny("smollm3-listed");
+}
+
+#[test]
+fn fused_projections_equal_mlx_lm() {
+    tiny("phi3");
+}
+
+#[test]
+fn longrope_of_a_part_of_each_head_equals_mlx_lm() {
+    tiny("phi3-longrope");
+}
+
+#[test]
+fn quantized_fused_projections_equal_mlx_lm() {
+    tiny("phi3-q4");
+}
+
+#[test]
+fn gemma3_text_equals_mlx_lm() {
+    tiny("gemma3-text");
+}
+
+#[test]
+fn quantized_gemma3_text_with_scaled_rope_equals_mlx_lm() {
+    tiny("gemma3-text-q4");
+}
+
+#[test]
+fn text_model_of_gemma3_equals_mlx_lm() {
+    tiny("gemma3");
 }
 
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.

@@ -36,6 +36,7 @@ pub(super) static KERNELS: Kernels = kernels! {
     widen: widen, (narrow, codes, out);
     rms_norm: rms_norm, (x, weight, eps, out);
     swiglu: swiglu, (gate, up, out);
+    geglu: geglu, (gate, up, out);
     soften: soften, (scores);
     dequantize: dequantize, (rows, out);
 };
@@ -47,6 +48,7 @@ compiled_for! {
     fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
     fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::swiglu_slice;
+    fn geglu(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::geglu_slice;
     fn soften(scores: &mut [f32]) -> (f32, f32) = elementwise::soften;
     fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) = attention::dequantize;
 }

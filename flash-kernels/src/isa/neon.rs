@@ -14,7 +14,7 @@ mod vectors;
 use super::Kernels;
 use crate::activations::{arrange_words, fix_group, pack_rows};
 use crate::attention::dequantize;
-use crate::elementwise::{rms_norm_row, soften, swiglu_slice};
+use crate::elementwise::{geglu_slice, rms_norm_row, soften, swiglu_slice};
 use crate::tile::TILE;
 use crate::widen::widen;
 
@@ -44,6 +44,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     widen,
     rms_norm: rms_norm_row,
     swiglu: swiglu_slice,
+    geglu: geglu_slice,
     soften,
     dequantize,
 };

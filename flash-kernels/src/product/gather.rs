@@ -126,7 +126,7 @@ impl<'a> Gather<'a> {
     fn inputs(&self, bands: &[&[usize]]) -> Vec<BandInput> {
         match &self.expert(bands[0][0]).storage {
             Storage::Affine(w) => self.fixed_inputs(w, bands),
-            Storage::Float(_) | Storage::Mxfp8(_) => self.pool.map(bands.len(), |band_idx| {
+            Storage::Float(_) | Storage::Decoded(_) => self.pool.map(bands.len(), |band_idx| {
                 let rows = bands[band_idx].iter().map(|row| self.input(self.lhs[*row]));
                 BandInput::Float(rows.collect::<Vec<_>>().concat())
             }),

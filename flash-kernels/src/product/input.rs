@@ -40,7 +40,7 @@ impl<'a> Inputs<'a> {
     pub(super) fn of(&self, w: &Storage<'_>) -> Input<'_> {
         match w {
             Storage::Affine(w) => Input::Fixed(self.fixed(w)),
-            Storage::Float(_) | Storage::Mxfp8(_) => Input::Float(self.float),
+            Storage::Float(_) | Storage::Decoded(_) => Input::Float(self.float),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::input::Inputs;
 use super::sums::{Product, Task};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
+use crate::elementwise::Gate;
 use crate::error::KernelError;
 use crate::pool::{Cut, Pool};
 use crate::tile::TILE;
@@ -29,14 +30,14 @@ pub(super) enum Output<'a> {
     /// What it was, and a product.
     Sum(Projection<'a>),
     /// Of a gate and what it lets through.
-    SwiGlu([Projection<'a>; 2]),
+    Gated(Gate, [Projection<'a>; 2]),
 }
 
 impl<'a> Output<'a> {
     fn projections(&self) -> &[Projection<'a>] {
         match self {
             Self::Product(projection) | Self::Sum(projection) => std::slice::from_ref(projection),
-            Self::SwiGlu(both) => both,
+            Self::Gated(_, both) => both,
         }
     }
 
@@ -50,8 +51,9 @@ impl<'a> Output<'a> {
         match self {
             Self::Product(projection) => Task::Product(Product::new(projection, m, inputs)),
             Self::Sum(projection) => Task::Sum(Product::new(projection, m, inputs)),
-            Self::SwiGlu([gate, up]) => {
-                Task::SwiGlu { gate: Product::new(gate, m, inputs), up: Product::new(up, m, inputs) }
+            Self::Gated(kernel, [gate, up]) => {
+                let [gate, up] = [gate, up].map(|projection| Product::new(projection, m, inputs));
+                Task::Gated { kernel: *kernel, gate, up }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Sums of products for the columns of a part, and what becomes of them.
 
-mod mxfp8;
+mod decoded;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -9,6 +9,7 @@ use super::input::{FixedInput, Input, Inputs};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
 use crate::activations::ROW_STEP;
 use crate::affine_tile::AffineTile;
+use crate::elementwise::Gate;
 use crate::isa::{FloatInput, Kernels, Sums};
 use crate::matrix::{AffineStorage, Floats, Storage};
 use crate::pool::Columns;
@@ -22,7 +23,8 @@ pub(super) enum Task<'a> {
     Product(Product<'a>),
     /// What is there, and a product.
     Sum(Product<'a>),
-    SwiGlu {
+    Gated {
+        kernel: Gate,
         gate: Product<'a>,
         up: Product<'a>,
     },
@@ -61,17 +63,17 @@ thread_local! {
 impl Task<'_> {
     /// Computes the columns of `part`.
     pub(super) fn compute(&self, kernels: &Kernels, mut part: Columns<'_>) {
-        let (Self::Product(last) | Self::Sum(last) | Self::SwiGlu { up: last, .. }) = self;
+        let (Self::Product(last) | Self::Sum(last) | Self::Gated { up: last, .. }) = self;
         let tiles = match self {
             Self::Product(product) | Self::Sum(product) => product.block_tiles(),
-            Self::SwiGlu { gate, up } => gate.block_tiles().min(up.block_tiles()),
+            Self::Gated { gate, up, .. } => gate.block_tiles().min(up.block_tiles()),
         };
         let width = tiles * TILE;
         SCRATCH.with_borrow_mut(|scratch| {
             let columns = part.range();
             for start in columns.clone().step_by(width) {
                 let range = start..columns.end.min(start + width);
-                if let Self::SwiGlu { gate, .. } = self {
+                if let Self::Gated { gate, .. } = self {
                     gate.sum(kernels, range.clone(), scratch);
                     std::mem::swap(&mut scratch.acc, &mut scratch.gate);
                 }
@@ -80,7 +82,7 @@ impl Task<'_> {
                     let out = &mut part.row_mut(row_idx)[start - columns.start..][..range.len()];
                     for (tile_idx, out) in out.chunks_mut(TILE).enumerate() {
                         let acc_idx = tile_idx * last.acc_rows() + row_idx;
-                        self.finish(kernels, scratch, acc_idx, start + tile_idx * TILE, out);
+                        self.finish(scratch, acc_idx, start + tile_idx * TILE, out);
                     }
                 }
             }
@@ -88,14 +90,7 @@ impl Task<'_> {
     }
 
     /// Writes columns of one row, from `column_start` on, whose sums have the index `acc_idx`.
-    fn finish(
-        &self,
-        kernels: &Kernels,
-        scratch: &Scratch,
-        acc_idx: usize,
-        column_start: usize,
-        out: &mut [f32],
-    ) {
+    fn finish(&self, scratch: &Scratch, acc_idx: usize, column_start: usize, out: &mut [f32]) {
         let len = out.len();
         let values = |product: &Product<'_>, acc: &[Lanes]| {
             let mut values = acc[acc_idx].0;
@@ -109,9 +104,9 @@ impl Task<'_> {
                     *out += value;
                 }
             }
-            Self::SwiGlu { gate, up } => {
+            Self::Gated { kernel, gate, up } => {
                 let (gate, up) = (values(gate, &scratch.gate), values(up, &scratch.acc));
-                (kernels.swiglu)(&gate[..len], &up[..len], out);
+                kernel(&gate[..len], &up[..len], out);
             }
         }
     }
@@ -159,7 +154,7 @@ impl<'a> Product<'a> {
             _ if self.k == 0 => {}
             (Storage::Affine(w), Input::Fixed(x)) => self.sum_affine(kernels, w, x, columns, scratch),
             (Storage::Float(w), Input::Float(x)) => self.sum_float(kernels, *w, x, columns, scratch),
-            (Storage::Mxfp8(w), Input::Float(x)) => self.sum_mxfp8(kernels, *w, x, columns, scratch),
+            (Storage::Decoded(w), Input::Float(x)) => self.sum_decoded(kernels, *w, x, columns, scratch),
             _ => unreachable!("activations are prepared for the format"),
         }
     }

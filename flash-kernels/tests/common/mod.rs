@@ -18,12 +18,12 @@ pub(crate) const FLOATS: [FloatType; 3] = [FloatType::F32, FloatType::F16, Float
 
 pub(crate) fn all_formats() -> Vec<Format> {
     let mut formats: Vec<Format> = FLOATS.map(Format::Float).to_vec();
-    for bits in [2, 3, 4, 6, 8] {
+    for bits in [2, 3, 4, 5, 6, 8] {
         for group in [32, 64, 128] {
             formats.extend(FLOATS.map(|float| Format::Affine { bits, group, float }));
         }
     }
-    formats.extend([Mx::Fp4, Mx::Fp8].map(Format::Mx));
+    formats.extend([Mx::Fp4, Mx::Fp8, Mx::Nv4].map(Format::Mx));
     formats
 }
 
@@ -33,7 +33,7 @@ impl Format {
         match self {
             Self::Affine { group, .. } => group,
             Self::Float(_) => 1,
-            Self::Mx(_) => Mx::GROUP_SIZE,
+            Self::Mx(mx) => mx.group_size(),
         }
     }
 
@@ -108,7 +108,7 @@ impl Weights {
                 };
                 let codes = bytes(offsets[0], mx.codes_bytes(n * k), |bits| bits as u8);
                 // Powers of two from 2⁻⁷ to 1.
-                let scales = bytes(offsets[1], n * k / Mx::GROUP_SIZE, |bits| 120 + (bits % 8) as u8);
+                let scales = bytes(offsets[1], n * k / mx.group_size(), |bits| 120 + (bits % 8) as u8);
                 let mut values = vec![0.0; n * k];
                 mx.dequantize_row(&codes[offsets[0]..], &scales[offsets[1]..], &mut values).unwrap();
                 let values = values.into_iter().map(f64::from).collect();
@@ -172,6 +172,7 @@ impl Weights {
             }
             Format::Mx(Mx::Fp4) => Matrix::mxfp4(self.shape, codes, scales),
             Format::Mx(Mx::Fp8) => Matrix::mxfp8(self.shape, codes, scales),
+            Format::Mx(Mx::Nv4) => Matrix::nvfp4(self.shape, codes, scales),
         }
         .unwrap()
     }
@@ -188,7 +189,9 @@ impl Weights {
                 let at = self.offsets[1] + row_idx * (k / group) * float.size_bytes();
                 float.encode_into(&[f32::NAN], &mut self.scales[at..][..float.size_bytes()]).unwrap();
             }
-            Format::Mx(_) => self.scales[self.offsets[1] + row_idx * (k / Mx::GROUP_SIZE)] = 255,
+            // No code and no scale of it is infinite.
+            Format::Mx(Mx::Nv4) => panic!("nvfp4 cannot be spoilt"),
+            Format::Mx(mx) => self.scales[self.offsets[1] + row_idx * (k / mx.group_size())] = 255,
         }
     }
 

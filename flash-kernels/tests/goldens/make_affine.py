@@ -33,8 +33,9 @@ for dtype in (mx.float32, mx.float16, mx.bfloat16):
     name = str(dtype).removeprefix("mlx.core.")
     w = mx.array(ROWS).astype(dtype)
     values[name] = raw(w)
-    for bits in (4, 8):
-        for group_size in (32, 64, 128):
+    for bits in (2, 3, 4, 5, 6, 8):
+        # Widths that are rarer show all that is their own in one group size.
+        for group_size in (32, 64, 128) if bits in (4, 8) else (32,):
             q, s, b = mx.quantize(w, group_size=group_size, bits=bits)
             case = {"float": name, "bits": bits, "group_size": group_size,
                     "codes": raw(q), "scales": raw(s), "biases": raw(b)}

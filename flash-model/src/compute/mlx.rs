@@ -8,25 +8,32 @@ use std::ops::Range;
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, Dtype, ops};
 
 pub(super) use experts::{add_rows, expert_rows};
 
 use super::{AttentionInput, Matrix, Norm, Quantized};
 use crate::attention::CausalAttention;
-use crate::config::QuantizedFormat;
+use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::kv::LayerKv;
 use crate::layers::NormArgs;
+use crate::mlx::quantized::quantized_matmul;
 
 pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
     let Matrix { weight, quantized, bias } = matrix;
-    let Some(Quantized { format: QuantizedFormat { group_size, bits }, scales, biases }) = quantized else {
+    let Some(quantized) = quantized else {
         return match bias {
             Some(bias) => ops::addmm(bias, x, weight.t(), None, None),
             None => ops::matmul(x, weight.t()),
         };
     };
-    let y = ops::quantized_matmul(x, weight, scales, biases, true, group_size, bits)?;
+    let Quantized { format: QuantizedFormat { group_size, bits, mode }, scales, biases } = quantized;
+    let y = match mode {
+        QuantizedMode::Affine => ops::quantized_matmul(x, weight, scales, biases, true, group_size, bits)?,
+        QuantizedMode::Mxfp4 => quantized_matmul(x, weight, scales, c"mxfp4", group_size, bits)?,
+        QuantizedMode::Mxfp8 => quantized_matmul(x, weight, scales, c"mxfp8", group_size, bits)?,
+        QuantizedMode::Nvfp4 => quantized_matmul(x, weight, scales, c"nvfp4", group_size, bits)?,
+    };
     match bias {
         Some(bias) => y.add(bias),
         None => Ok(y),
@@ -43,9 +50,14 @@ pub(super) fn products<const N: usize>(
 
 pub(super) fn rms_norm(
     x: &Array,
-    Norm { weight, args: NormArgs { eps } }: Norm<'_>,
+    Norm { weight, args: NormArgs { eps, weight_offset } }: Norm<'_>,
 ) -> Result<Array, Exception> {
-    fast::rms_norm(x, Some(weight), eps)
+    if weight_offset == 0.0 {
+        return fast::rms_norm(x, Some(weight), eps);
+    }
+    // In f32, whatever they are stored in: as mlx-lm does for a model in f32.
+    let weight = weight.as_dtype(Dtype::Float32)?.add(Array::from_f32(weight_offset))?;
+    fast::rms_norm(x, Some(&weight), eps)
 }
 
 pub(super) fn attend(

@@ -7,7 +7,7 @@ use flash_io::{DIRECT_ALIGN, Slot, Tensor};
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{ModuleParameters as _, update_parameters};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::Array;
 
 use super::Router;
 use crate::bundle::{Bundle, Part};
@@ -94,8 +94,7 @@ impl Mixture {
         };
         let mut parameters = Vec::new();
         for (key, placeholder) in template.parameters_mut().flatten() {
-            let kind =
-                if placeholder.dtype() == Dtype::Uint32 { TensorKind::Codes } else { TensorKind::Float };
+            let kind = TensorKind::of(placeholder.dtype());
             let shape: Vec<u64> = placeholder.shape().iter().map(|&extent| extent as u64).collect();
             let place = if is_stacked {
                 let shape = [&[dims.n_experts as u64], &shape[..]].concat();

@@ -41,6 +41,8 @@ struct State {
     queue: VecDeque<(PageKey, Ticket)>,
     /// What is asked for next: the layer, and how many of its pages were.
     next: (usize, usize),
+    /// The first page that each layer attends to: where it sees a window, those before have left it.
+    first: Vec<usize>,
     /// A layer that attends to its pages again before the next one does.
     again: Option<usize>,
 }
@@ -53,8 +55,13 @@ impl Feed {
         pool: SlotPool,
         n_layers: usize,
     ) -> Self {
-        let state =
-            State { on_disk: vec![Vec::new(); n_layers], queue: VecDeque::new(), next: (0, 0), again: None };
+        let state = State {
+            on_disk: vec![Vec::new(); n_layers],
+            queue: VecDeque::new(),
+            next: (0, 0),
+            first: vec![0; n_layers],
+            again: None,
+        };
         Self { reader, shard, file, pool, state: Mutex::new(state) }
     }
 
@@ -75,9 +82,11 @@ impl Feed {
         }
     }
 
-    /// Whether a layer will attend to its pages again before the next layer does.
-    pub(super) fn expect_again(&self, layer_idx: usize, is_expected: bool) {
-        self.state.lock().again = is_expected.then_some(layer_idx);
+    /// A layer attends to its pages from `first` on, and maybe again before the next layer does.
+    pub(super) fn expect(&self, layer_idx: usize, first: usize, is_again: bool) {
+        let state = &mut *self.state.lock();
+        state.first[layer_idx] = first;
+        state.again = is_again.then_some(layer_idx);
     }
 
     /// Asks for what comes next, as far as there is room.
@@ -134,7 +143,10 @@ impl State {
         let n_layers = self.on_disk.len();
         for _ in 0..=n_layers {
             let (layer_idx, at) = self.next;
-            if at < self.on_disk[layer_idx].len() {
+            let pages = &self.on_disk[layer_idx];
+            let start = pages.partition_point(|(page_idx, _)| *page_idx < self.first[layer_idx]);
+            self.next.1 = at.max(start);
+            if self.next.1 < pages.len() {
                 return true;
             }
             let next_layer =

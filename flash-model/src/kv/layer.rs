@@ -217,17 +217,19 @@ impl PagedLayer {
         Ok(())
     }
 
-    /// Shows the pages that a run, which ends at `end` and is in the window, sees: in order, some at a time.
+    /// Shows the pages that a run, which is in the window, sees: those of the tokens of `seen`, in order, some at a time.
     pub(crate) fn look(
         &mut self,
-        end: usize,
+        seen: Range<usize>,
         mut at: impl FnMut(&[PageView<'_>]) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
         let Self { layer_idx, ref pages, ref window, ref sealed, .. } = *self;
         pages.sweep();
-        pages.expect_again(layer_idx, end < pages.end());
+        let (first, end) = (seen.start / PAGE_TOKENS, seen.end);
+        pages.expect(layer_idx, first, end < pages.end());
         let n_sealed = sealed.len();
-        let visible: Vec<usize> = pages.plan.retention.visible(n_sealed).collect();
+        let visible = pages.plan.retention.visible(n_sealed);
+        let visible: Vec<usize> = visible.filter(|page_idx| *page_idx >= first).collect();
         for batch in visible.chunks(BATCH_PAGES) {
             let held = |&page_idx: &usize| match &sealed[page_idx] {
                 Some(record) => Ok(Held::InMemory(Arc::clone(record))),
@@ -250,7 +252,7 @@ impl PagedLayer {
             let record = window[page_idx % window.len()].as_slice();
             PageView { start, n_tokens: PAGE_TOKENS.min(end - start), layout: &pages.window, record }
         };
-        let views: Vec<_> = (n_sealed..end.div_ceil(PAGE_TOKENS)).map(view).collect();
+        let views: Vec<_> = (n_sealed.max(first)..end.div_ceil(PAGE_TOKENS)).map(view).collect();
         at(&views)
     }
 

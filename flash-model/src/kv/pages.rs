@@ -330,10 +330,10 @@ impl Pages {
         }
     }
 
-    /// Whether a layer will attend to its pages again before the next layer does.
-    pub(super) fn expect_again(&self, layer_idx: usize, is_expected: bool) {
+    /// A layer attends to its pages from `first` on, and maybe again before the next layer does.
+    pub(super) fn expect(&self, layer_idx: usize, first: usize, is_again: bool) {
         if let Some(OnDisk { feed, .. }) = &self.disk {
-            feed.expect_again(layer_idx, is_expected);
+            feed.expect(layer_idx, first, is_again);
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::attention::AttentionArgs;
+use crate::compute::Activation;
 use crate::layers::NormArgs;
 use crate::mlp::MlpArgs;
 use crate::rope::{Rope, RopeArgs, RopeScaling};
@@ -24,7 +25,13 @@ pub(crate) struct Sizes {
 impl Sizes {
     /// Those of a configuration, which has them at its top.
     pub(crate) fn of(config: &Config) -> Result<Self, ModelError> {
-        let sizes: Self = config.args()?;
+        Self::with(config, |_| {})
+    }
+
+    /// The same, put right by what a family knows better.
+    pub(crate) fn with(config: &Config, correct: impl FnOnce(&mut Self)) -> Result<Self, ModelError> {
+        let mut sizes: Self = config.args()?;
+        correct(&mut sizes);
         sizes.check(config)?;
         Ok(sizes)
     }
@@ -67,7 +74,7 @@ impl Sizes {
     }
 
     pub(crate) fn norm(&self) -> NormArgs {
-        NormArgs { eps: self.rms_norm_eps }
+        NormArgs { eps: self.rms_norm_eps, weight_offset: 0.0 }
     }
 
     /// A rotation of whole heads.
@@ -97,8 +104,13 @@ impl Sizes {
         }
     }
 
-    /// An MLP without biases.
+    /// A SiLU-gated MLP without biases.
     pub(crate) fn mlp(&self) -> MlpArgs {
-        MlpArgs { hidden_size: self.hidden_size, intermediate_size: self.intermediate_size, bias: false }
+        MlpArgs {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            bias: false,
+            activation: Activation::Silu,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Streaming changes no bit: whatever the budget, the way of reading and the faults on the way, logits and losses are
 //! those of the model that is all in memory.
 
+mod families;
 mod tiny;
 
 use std::path::Path;

@@ -88,8 +88,9 @@ impl<'a> Attention<'a> {
             let rows = tokens.len() as i32 * group;
             let queries = queries.try_index((.., tokens.start as i32..tokens.end as i32, .., ..))?;
             let queries = queries.reshape(&[n_kv_heads, rows, head_dim])?;
+            let first = window.map_or(0, |window| (run.start + 1).saturating_sub(window));
             let mut seen: Option<Seen> = None;
-            layer.look(run.end, |pages| {
+            layer.look(first..run.end, |pages| {
                 for page in pages {
                     let next = Seen::of(&queries, page, run.start, window, group)?;
                     let all = match seen.take() {

@@ -3,16 +3,17 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Floats, Gaze, Heads, KeysValues, Pool, Rope};
+use flash_kernels::{Gaze, Heads, KeysValues, Pool, Rope};
 use flash_kv::LayerBuffers;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
 
+use super::expect;
+use super::norm::StoredNorm;
 use super::paged::PagedAttention;
-use super::{expect, float_type};
 use crate::attention::CausalAttention;
-use crate::compute::{AttentionInput, Norm};
+use crate::compute::{AttentionInput, HeadNorms, Norm};
 use crate::kv::LayerKv;
 use crate::mlx::kernel::{Kernel, lazy};
 
@@ -30,14 +31,8 @@ pub(super) struct Projected {
     pub heads: Heads,
     /// Of the first of the tokens.
     pub position: usize,
-    norms: Option<[HeadNorm; 2]>,
+    norms: Option<[StoredNorm; 2]>,
     rope: Option<Arc<Rope>>,
-}
-
-#[derive(Clone, Copy)]
-struct HeadNorm {
-    weight: FloatType,
-    eps: f32,
 }
 
 /// Queries and keys as they attend, and values.
@@ -61,13 +56,12 @@ pub(in crate::compute) fn attend(
     let kv_dims = [queries.dim(0), queries.dim(1), (n_kv_heads * heads.head_dim) as i32];
     expect(keys.shape() == kv_dims && values.shape() == kv_dims, "keys and values for each token")?;
     let mut inputs = vec![queries, keys, values];
-    let mut head_norm = |Norm { weight, args }| {
-        expect(weight.shape() == [heads.head_dim as i32], "a weight for each number of a head")?;
-        inputs.push(weight);
-        Ok::<_, Exception>(HeadNorm { weight: float_type(weight)?, eps: args.eps })
-    };
+    let head_norm = |norm: Norm<'_>| StoredNorm::new(norm, heads.head_dim as i32);
     let norms = match norms {
-        Some(norms) => Some([head_norm(norms.queries)?, head_norm(norms.keys)?]),
+        Some(HeadNorms { queries, keys }) => {
+            inputs.extend([queries.weight, keys.weight]);
+            Some([head_norm(queries)?, head_norm(keys)?])
+        }
         None => None,
     };
     let rope = attention.rope.as_ref().map(|rope| Arc::clone(rope.kernel()));
@@ -127,10 +121,8 @@ impl Projected {
         let ready = |idx: usize, n_heads: usize| {
             let x = numbers(idx);
             let Some(norms) = norms else { return self.rotated(n_heads * head_dim, x) };
-            let HeadNorm { weight, eps } = norms[idx];
-            let weight = Floats { float: weight, bytes: inputs[3 + idx] };
             let mut normed = vec![0.0; x.len()];
-            flash_kernels::rms_norm(pool, x, weight, eps, &mut normed);
+            norms[idx].compute(pool, x, inputs[3 + idx], &mut normed);
             self.rotated(n_heads * head_dim, &normed)
         };
         Ready { queries: ready(0, query_heads), keys: ready(1, kv_heads), values: numbers(2) }

@@ -15,27 +15,48 @@ use crate::mlx::kernel::{Kernel, lazy};
 /// RMSNorm. Inputs: `x`, the weight.
 struct RmsNorm {
     pool: Arc<Pool>,
-    weight: FloatType,
-    eps: f32,
+    norm: StoredNorm,
 }
 
-pub(in crate::compute) fn rms_norm(
-    pool: &Arc<Pool>,
-    x: &Array,
-    Norm { weight, args: NormArgs { eps } }: Norm<'_>,
-) -> Result<Array, Exception> {
-    expect(weight.shape() == [x.dim(-1)] && x.dim(-1) > 0, "a weight for each column")?;
+/// A norm whose weight is an input of a node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StoredNorm {
+    weight: FloatType,
+    args: NormArgs,
+}
+
+pub(in crate::compute) fn rms_norm(pool: &Arc<Pool>, x: &Array, norm: Norm<'_>) -> Result<Array, Exception> {
     expect(x.dtype() == Dtype::Float32, "rows in float32")?;
-    let node = RmsNorm { pool: Arc::clone(pool), weight: float_type(weight)?, eps };
-    let [normed] = lazy(node, &[x, weight], [x.shape()])?;
+    let node = RmsNorm { pool: Arc::clone(pool), norm: StoredNorm::new(norm, x.dim(-1))? };
+    let [normed] = lazy(node, &[x, norm.weight], [x.shape()])?;
     Ok(normed)
+}
+
+impl StoredNorm {
+    /// Of rows of `n` numbers.
+    pub(super) fn new(Norm { weight, args }: Norm<'_>, n: i32) -> Result<Self, Exception> {
+        expect(weight.shape() == [n] && n > 0, "a weight for each column")?;
+        Ok(Self { weight: float_type(weight)?, args })
+    }
+
+    pub(super) fn compute(self, pool: &Pool, x: &[f32], weight: &[u8], out: &mut [f32]) {
+        let NormArgs { eps, weight_offset } = self.args;
+        let weight = Floats { float: self.weight, bytes: weight };
+        if weight_offset == 0.0 {
+            return flash_kernels::rms_norm(pool, x, weight, eps, out);
+        }
+        let mut moved = vec![0.0; weight.bytes.len() / weight.float.size_bytes()];
+        weight.float.decode_into(weight.bytes, &mut moved).expect("counted from the bytes");
+        moved.iter_mut().for_each(|weight| *weight += weight_offset);
+        let weight = Floats { float: FloatType::F32, bytes: bytemuck::cast_slice(&moved) };
+        flash_kernels::rms_norm(pool, x, weight, eps, out);
+    }
 }
 
 impl Kernel for RmsNorm {
     const NAME: &'static CStr = c"FlashRmsNorm";
 
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let weight = Floats { float: self.weight, bytes: inputs[1] };
-        flash_kernels::rms_norm(&self.pool, bytemuck::cast_slice(inputs[0]), weight, self.eps, outputs[0]);
+        self.norm.compute(&self.pool, bytemuck::cast_slice(inputs[0]), inputs[1], outputs[0]);
     }
 }

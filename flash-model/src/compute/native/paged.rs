@@ -34,8 +34,9 @@ impl PagedAttention {
             let new = tokens.start * token_len..tokens.end * token_len;
             layer.append(run.start, &keys[new.clone()], &values[new])?;
             let rows = tokens.start * row_len..tokens.end * row_len;
+            let first = gaze.window.map_or(0, |window| (run.start + 1).saturating_sub(window));
             let mut attention = Attention::new(pool, heads, *gaze, &queries[rows.clone()], run.start);
-            layer.look(run.end, |pages| {
+            layer.look(first..run.end, |pages| {
                 let spans: Vec<_> = pages.iter().map(span).collect();
                 attention.add(&spans);
                 Ok(())

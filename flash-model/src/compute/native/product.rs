@@ -4,13 +4,13 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Floats, KernelError, Matrix, Pool, Projection};
-use flash_kernels::{matmul_add, matmul_each, matmul_swiglu};
+use flash_kernels::{matmul_add, matmul_each, matmul_geglu, matmul_swiglu};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::{expect, float_type};
-use crate::compute::{self, Quantized};
-use crate::config::QuantizedFormat;
+use crate::compute::{self, Activation, Quantized};
+use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::mlx::kernel::{Kernel, lazy};
 
 /// `x · Wᵀ (+ bias)`.
@@ -53,14 +53,15 @@ pub(in crate::compute) fn add_product(
     Ok(y)
 }
 
-/// `silu(x · Gᵀ (+ bias)) · (x · Uᵀ (+ bias))`.
+/// `activation(x · Gᵀ (+ bias)) · (x · Uᵀ (+ bias))`.
 pub(in crate::compute) fn gated_product(
     pool: &Arc<Pool>,
+    activation: Activation,
     x: &Array,
     gate: compute::Matrix<'_>,
     up: compute::Matrix<'_>,
 ) -> Result<Array, Exception> {
-    let mut node = Node::new(pool, Finish::SwiGlu, x)?;
+    let mut node = Node::new(pool, Finish::Gate(activation), x)?;
     node.push(gate)?;
     node.push(up)?;
     let shape = node.output_shape(up);
@@ -82,7 +83,7 @@ struct Products {
 enum Finish {
     None,
     Add,
-    SwiGlu,
+    Gate(Activation),
 }
 
 /// How a matrix is stored.
@@ -96,6 +97,32 @@ pub(super) struct Stored {
 enum Weight {
     Float(FloatType),
     Affine { format: QuantizedFormat, float: FloatType },
+    Mxfp4,
+    Mxfp8,
+    Nvfp4,
+}
+
+impl Weight {
+    /// How codes with these scales are stored; scales, and biases if there are any, become inputs.
+    fn quantized<'a>(quantized: Quantized<'a>, inputs: &mut Vec<&'a Array>) -> Result<Self, Exception> {
+        let Quantized { format, scales, biases } = quantized;
+        inputs.push(scales);
+        let weight = match (format.mode, biases) {
+            (QuantizedMode::Affine, Some(biases)) => {
+                let float = float_type(scales)?;
+                expect(float_type(biases)? == float, "scales and biases of one type")?;
+                expect(biases.shape() == scales.shape(), "a bias for each group")?;
+                inputs.push(biases);
+                return Ok(Self::Affine { format, float });
+            }
+            (QuantizedMode::Mxfp4, None) => Self::Mxfp4,
+            (QuantizedMode::Mxfp8, None) => Self::Mxfp8,
+            (QuantizedMode::Nvfp4, None) => Self::Nvfp4,
+            _ => return Err(Exception::custom("biases are there for affine codes, and for no others")),
+        };
+        expect(scales.dtype() == Dtype::Uint8, "scales of a byte each")?;
+        Ok(weight)
+    }
 }
 
 /// Products, and the arrays they will be computed from.
@@ -146,7 +173,10 @@ impl Products {
                 y.copy_from_slice(bytemuck::cast_slice(rest.next().expect("pushed last")));
                 matmul_add(&self.pool, x, *projection, y)
             }
-            (Finish::SwiGlu, [gate, up], [y]) => matmul_swiglu(&self.pool, x, *gate, *up, y),
+            (Finish::Gate(Activation::Silu), [gate, up], [y]) => matmul_swiglu(&self.pool, x, *gate, *up, y),
+            (Finish::Gate(Activation::GeluTanh), [gate, up], [y]) => {
+                matmul_geglu(&self.pool, x, *gate, *up, y)
+            }
             (_, projections, outputs) => matmul_each(&self.pool, x, projections, outputs),
         }
     }
@@ -164,16 +194,13 @@ impl Stored {
         inputs.push(weight);
         let (how, weight_columns) = match quantized {
             None => (Weight::Float(float_type(weight)?), k),
-            Some(Quantized { format, scales, biases }) => {
-                let float = float_type(scales)?;
-                expect(float_type(biases)? == float, "scales and biases of one type")?;
+            Some(quantized) => {
+                let Quantized { format, scales, .. } = quantized;
                 let groups = [n, k / format.group_size];
                 let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
                 expect(is_codes, "codes in whole groups")?;
-                let fits = scales.shape() == groups && biases.shape() == groups;
-                expect(fits, "a scale and a bias for each group")?;
-                inputs.extend([scales, biases]);
-                (Weight::Affine { format, float }, k * format.bits / 32)
+                expect(scales.shape() == groups, "a scale for each group")?;
+                (Weight::quantized(quantized, inputs)?, format.row_words(k))
             }
         };
         expect(weight.shape() == [n, weight_columns], "rows that fit the matrix")?;
@@ -193,7 +220,10 @@ impl Stored {
         let mut next = || inputs.next().expect("pushed with the matrix");
         let w = match self.weight {
             Weight::Float(float) => Matrix::float(self.shape, Floats { float, bytes: next() })?,
-            Weight::Affine { format: QuantizedFormat { group_size, bits }, float } => {
+            Weight::Mxfp4 => Matrix::mxfp4(self.shape, next(), next())?,
+            Weight::Mxfp8 => Matrix::mxfp8(self.shape, next(), next())?,
+            Weight::Nvfp4 => Matrix::nvfp4(self.shape, next(), next())?,
+            Weight::Affine { format: QuantizedFormat { group_size, bits, .. }, float } => {
                 let [codes, scales, biases] = [next(), next(), next()];
                 Matrix::affine(self.shape, bits as u32, group_size as usize, codes, float, scales, biases)?
             }

@@ -34,9 +34,14 @@ BASE = {
 }
 
 
+def given(config):
+    """Without what is none: then the model's own default holds."""
+    return {key: given(value) if isinstance(value, dict) else value for key, value in config.items() if value is not None}
+
+
 def variant(dtype=mx.float16, without=None, quantize=None, shards=1, experts=None, **config):
     """`experts`: what the matrices of each expert are called where they are not stacked."""
-    config = {**BASE, **config}
+    config = given({**BASE, **config})
     return {
         "dtype": dtype, "without": without, "quantize": quantize, "shards": shards, "experts": experts, "config": config}
 
@@ -46,10 +51,21 @@ def streamed(intermediate_size):
     return {"intermediate_size": intermediate_size, "vocab_size": 96}
 
 
-def quantized(bits, group_size, overrides=()):
-    """All matrices alike, but those in `overrides`: {path: (bits, group size), or False for not at all}."""
-    overrides = {path: how and {"bits": how[0], "group_size": how[1]} for path, how in dict(overrides).items()}
-    return {"bits": bits, "group_size": group_size, "overrides": overrides}
+def quantized(bits, group_size, overrides=(), mode="affine"):
+    """All matrices alike, but those in `overrides`: {path: (bits, group size, maybe the mode), or False for not at all}."""
+    keys = ("bits", "group_size", "mode")
+    overrides = {path: how and dict(zip(keys, how)) for path, how in dict(overrides).items()}
+    return {"bits": bits, "group_size": group_size, "mode": mode, "overrides": overrides}
+
+
+QUANTIZED = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 96}
+# Two of three layers see a window.
+GEMMA = {
+    "model_type": "gemma3_text", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 4, "rms_norm_eps": 1e-6, "sliding_window": 20,
+    "sliding_window_pattern": 3, "query_pre_attn_scalar": 24, "rope_theta": 100000.0, "rope_local_base_freq": 1000.0,
+    "max_position_embeddings": 512,
+}
 
 
 def no_biases(weights):
@@ -94,12 +110,61 @@ VARIANTS = {
         mx.float32, quantize=quantized(4, 32, {"model.embed_tokens": (8, 32)}), hidden_size=64, intermediate_size=96,
         vocab_size=331),
     "sharded": variant(shards=4, tie_word_embeddings=False, num_hidden_layers=3),
+    "q2-g64": variant(quantize=quantized(2, 64), **QUANTIZED),
+    "q3-g32": variant(mx.bfloat16, quantize=quantized(3, 32), **QUANTIZED),
+    "q5-g64": variant(quantize=quantized(5, 64), **QUANTIZED),
+    "q6-g128": variant(
+        quantize=quantized(6, 128), **{**QUANTIZED, "hidden_size": 128, "intermediate_size": 128, "head_dim": 16}),
+    "mxfp4": variant(mx.bfloat16, quantize=quantized(4, 32, mode="mxfp4"), **QUANTIZED),
+    "mxfp8": variant(quantize=quantized(8, 32, mode="mxfp8"), **QUANTIZED, tie_word_embeddings=False),
+    "nvfp4": variant(mx.bfloat16, quantize=quantized(4, 16, mode="nvfp4"), **QUANTIZED),
+    "mixed-modes": variant(
+        quantize=quantized(4, 32, {
+            "model.embed_tokens": (8, 32, "mxfp8"),
+            "model.layers.0.self_attn.q_proj": (4, 32, "mxfp4"),
+            "model.layers.0.self_attn.v_proj": (6, 64, "affine"),
+            "model.layers.1.mlp.gate_proj": (8, 32, "mxfp8"),
+        }),
+        **QUANTIZED),
     "qwen3": variant(
         mx.float32, **streamed(124), model_type="qwen3", head_dim=16, without=plain_head_norms),
     "qwen3-q4": variant(
         quantize=quantized(4, 32), model_type="qwen3", hidden_size=64, intermediate_size=96, head_dim=16,
         tie_word_embeddings=False, rope_theta=None,
         rope_parameters={"rope_theta": 1000000.0, "rope_type": "linear", "factor": 2.0}),
+    "qwen2": variant(
+        mx.float32, **streamed(140), model_type="qwen2", without=no_biases, tie_word_embeddings=None),
+    "qwen2-q8": variant(
+        quantize=quantized(8, 32), model_type="qwen2", tie_word_embeddings=False, rope_traditional=True, vocab_size=96),
+    "mistral": variant(model_type="mistral", sliding_window=16, head_dim=16, tie_word_embeddings=False),
+    "llama-sliding": variant(
+        mx.float32, **streamed(140), num_hidden_layers=3, sliding_window=24,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        without={"layer_types": ["full_attention"] * 3}),
+    "smollm3": variant(
+        mx.float32, **streamed(140), model_type="smollm3", no_rope_layer_interval=2, without={"no_rope_layers": [1, 1]}),
+    "smollm3-listed": variant(
+        mx.bfloat16, quantize=quantized(4, 64), model_type="smollm3", hidden_size=64, no_rope_layers=[0, 1],
+        rope_theta=2000000.0, tie_word_embeddings=False, vocab_size=96),
+    "phi3": variant(
+        mx.float32, **streamed(140), model_type="phi3", tie_word_embeddings=None, num_key_value_heads=None),
+    "phi3-longrope": variant(
+        model_type="phi3", hidden_size=64, num_attention_heads=4, partial_rotary_factor=0.75,
+        max_position_embeddings=512, original_max_position_embeddings=64,
+        rope_scaling={"type": "longrope", "short_factor": [1.0] * 6,
+                      "long_factor": [1.0, 1.1, 1.3, 2.0, 4.0, 8.0]},
+        without={"rope_scaling": None}),
+    "phi3-q4": variant(
+        quantize=quantized(4, 32, {"model.layers.1.self_attn.qkv_proj": (8, 64)}), model_type="phi3", hidden_size=64,
+        intermediate_size=96, rope_scaling={"type": "linear", "long_factor": [], "factor": 2.0}),
+    "gemma3-text": variant(
+        mx.float32, **{**GEMMA, **streamed(96)}, without={"sliding_window": 512}),
+    "gemma3-text-q4": variant(
+        mx.bfloat16, quantize=quantized(4, 32), **{**GEMMA, "hidden_size": 64, "intermediate_size": 96},
+        rope_scaling={"rope_type": "linear", "factor": 8.0}, vocab_size=96, tie_word_embeddings=False),
+    "gemma3": variant(
+        model_type="gemma3", vocab_size=96,
+        text_config={**GEMMA, "num_attention_heads": None, "num_key_value_heads": None, "num_hidden_layers": 3}),
 }
 
 MIXTRAL = {
@@ -140,25 +205,27 @@ def random_weights(model, rng):
     for name, w in tree_flatten(model.parameters()):
         if "norm" in name:
             values = rng.uniform(0.5, 1.5, w.shape) * (3 if "q_norm" in name else 1)
-            if name == "model.norm.weight":
+            if name.endswith("model.norm.weight"):
                 # With a tied head, positive ones would make each token its own successor.
                 values *= rng.choice([-1, 1], w.shape)
+            # These have them around zero.
+            values -= "gemma3" in model.model_type
         elif name.endswith(".bias"):
             values = rng.normal(0, 0.3, w.shape)
         elif "embed" in name:
             values = rng.normal(0, 0.3, w.shape)
         else:
-            gain = 2 if "q_proj" in name or "k_proj" in name else 1
+            gain = 2 if "q_proj" in name or "k_proj" in name or "qkv_proj" in name else 1
             values = rng.normal(0, gain / np.sqrt(w.shape[-1]), w.shape)
         weights.append((name, mx.array(values.astype(np.float32))))
     return weights
 
 
-def quantize(model, config, bits, group_size, overrides):
+def quantize(model, config, bits, group_size, mode, overrides):
     def how(path, _module):
         return overrides.get(path, True)
 
-    model, config = quantize_model(model, config, group_size, bits, quant_predicate=how)
+    model, config = quantize_model(model, config, group_size, bits, mode, quant_predicate=how)
     # mlx-lm records the overrides that are formats; other tools record `false` as well, and mlx-lm heeds it.
     config["quantization"] |= overrides
     return model, config
@@ -209,7 +276,8 @@ def check_sensitive(path, without, ids, logits):
     else:
         config |= without
     model = new_model(config)
-    model.load_weights(list(model.sanitize(weights).items()))
+    weights = model.sanitize(weights) if hasattr(model, "sanitize") else weights
+    model.load_weights(list(weights.items()))
     model.set_dtype(mx.float32)
     other = oracle.run(model, ids, 1)[1]
     difference = float(np.abs(other - logits).max() / np.abs(logits).max())
@@ -219,8 +287,11 @@ def check_sensitive(path, without, ids, logits):
 def make(name):
     spec = VARIANTS[name]
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    config = {key: value for key, value in copy.deepcopy(spec["config"]).items() if value is not None}
+    config = copy.deepcopy(spec["config"])
     model = new_model(config)
+    if "gemma3" in model.model_type and config["tie_word_embeddings"]:
+        # It has a head until it is given weights without one.
+        getattr(model, "language_model", model).sanitize({})
     model.update(tree_unflatten(random_weights(model, rng)))
     model.set_dtype(spec["dtype"])
     if spec["quantize"]:

@@ -4,8 +4,8 @@ use super::super::ROWS_DIRECT;
 use super::{Product, Scratch};
 use crate::float::FloatType;
 use crate::isa::{FloatInput, Kernels};
-use crate::matrix::Mxfp8Storage;
-use crate::mx;
+use crate::matrix::DecodedStorage;
+use crate::mx::Mx;
 use crate::tile::{FLOAT_PANEL_K, FloatRows, Lanes, Rows, TILE};
 use crate::widen::Narrow;
 
@@ -15,27 +15,32 @@ const DECODED_K: usize = 4 * FLOAT_PANEL_K;
 
 impl Product<'_> {
     /// The product with weights that are decoded to `f32`, some columns of a tile at a time, and then multiplied as such.
-    pub(super) fn sum_mxfp8(
+    pub(super) fn sum_decoded(
         &self,
         kernels: &Kernels,
-        w: Mxfp8Storage<'_>,
+        w: DecodedStorage<'_>,
         x: FloatInput<'_>,
         columns: Range<usize>,
         scratch: &mut Scratch,
     ) {
         let Scratch { acc, floats, widened: [decoded, ..], spare: [spare_codes, spare_scales, _], .. } =
             scratch;
-        let codes = Rows::tiles(w.codes, self.k, columns.clone(), spare_codes);
-        let scales = Rows::tiles(w.scales, self.k / mx::GROUP, columns.clone(), spare_scales);
+        let codes = Rows::tiles(w.codes, w.format.codes_bytes(self.k), columns.clone(), spare_codes);
+        let scales = Rows::tiles(w.scales, self.k / w.format.group_size(), columns.clone(), spare_scales);
         for ((codes, scales), acc) in codes.zip(scales).zip(acc.chunks_exact_mut(self.acc_rows())) {
             for start in (0..self.k).step_by(DECODED_K) {
                 let end = self.k.min(start + DECODED_K);
                 let row_bytes = (end - start) * FloatType::F32.size_bytes();
                 decoded.resize(TILE * row_bytes, 0);
                 for (row_idx, decoded) in decoded.chunks_exact_mut(row_bytes).enumerate() {
-                    let exponents = &scales.row(row_idx)[start / mx::GROUP..end / mx::GROUP];
-                    let narrow = Narrow::E4m3 { exponents };
-                    (kernels.widen)(narrow, &codes.row(row_idx)[start..end], decoded);
+                    let group_size = w.format.group_size();
+                    let scales = &scales.row(row_idx)[start / group_size..end / group_size];
+                    let narrow = match w.format {
+                        Mx::Nv4 => Narrow::Nvfp4 { scales },
+                        _ => Narrow::E4m3 { exponents: scales },
+                    };
+                    let codes = &codes.row(row_idx)[w.format.codes_bytes(start)..w.format.codes_bytes(end)];
+                    (kernels.widen)(narrow, codes, decoded);
                 }
                 let rows = Rows::whole(decoded, row_bytes);
                 let rows = FloatRows { rows, float: FloatType::F32 };

@@ -1,0 +1,27 @@
+//! Gemma 3 with its vision tower, of which the text model alone is run, as `mlx_lm/models/gemma3.py` has it.
+
+use serde::Deserialize;
+
+use super::{Architecture, gemma3_text};
+use crate::ModelError;
+use crate::weights::Weights;
+
+#[derive(Debug, Deserialize)]
+struct ModelArgs {
+    text_config: gemma3_text::ModelArgs,
+    #[serde(default = "default_vocab_size")]
+    vocab_size: i32,
+}
+
+fn default_vocab_size() -> i32 {
+    262_208
+}
+
+/// The model, for [`MODELS`](super::MODELS).
+pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+    let ModelArgs { text_config: mut args, vocab_size } = weights.config().args()?;
+    args.vocab_size = Some(vocab_size);
+    args.num_attention_heads.get_or_insert(8);
+    args.num_key_value_heads.get_or_insert(4);
+    gemma3_text::with_args(&weights.at("language_model"), &args)
+}

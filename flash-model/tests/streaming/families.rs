@@ -1,0 +1,60 @@
+//! A model of each family, as committed for the comparison with mlx-lm.
+
+use std::path::{Path, PathBuf};
+
+use flash_model::{Compute, Config};
+use serde::Deserialize;
+
+use super::{Way, bits, prompt_of};
+
+/// Of each family one whose layers are large enough to be streamed.
+const STREAMED: [&str; 8] =
+    ["llama-sliding", "qwen2", "qwen3", "smollm3", "phi3", "gemma3-text", "mixtral", "qwen3_moe"];
+
+fn family(name: &str) -> (PathBuf, usize) {
+    #[derive(Deserialize)]
+    struct Args {
+        vocab_size: usize,
+    }
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name);
+    let Args { vocab_size } = Config::open(&dir).unwrap().args().unwrap();
+    (dir, vocab_size)
+}
+
+#[test]
+fn no_family_changes_a_bit_when_it_is_streamed() {
+    for name in STREAMED {
+        let (dir, vocab) = family(name);
+        let prompt = prompt_of(290, vocab);
+        for compute in [Compute::Auto, Compute::Mlx] {
+            let resident = Way { compute, ..Way::RESIDENT };
+            let wanted = bits(&mut resident.open(&dir).unwrap(), &prompt, vocab).unwrap();
+            for (pinned, prefetch) in [(0.0, true), (0.0, false)] {
+                let way = Way { compute, pinned, prefetch, threads: 2, chunk_bytes: 12_288, ..Way::RESIDENT };
+                let mut engine = way.open(&dir).unwrap();
+                let streamed = bits(&mut engine, &prompt, vocab).unwrap();
+                assert!(streamed == wanted, "{name}: {way:?} differs");
+                // Two slots hold two layers: one does not.
+                assert!(prefetch || engine.stats().streamed_bytes > 0, "{name} was not streamed");
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn native_logits_of_no_family_depend_on_how_tokens_are_batched() {
+    for name in STREAMED {
+        let (dir, vocab) = family(name);
+        let prompt = prompt_of(290, vocab);
+        let native = Way { compute: Compute::Native, ..Way::RESIDENT };
+        let together = native.open(&dir).unwrap().forward(&prompt).unwrap();
+        let mut engine = native.open(&dir).unwrap();
+        engine.forward(&prompt[..201]).unwrap();
+        for token in &prompt[201..289] {
+            engine.forward(&[*token]).unwrap();
+        }
+        let alone = engine.forward(&prompt[289..]).unwrap();
+        assert!(alone == together, "{name}");
+    }
+}
