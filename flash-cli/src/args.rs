@@ -16,6 +16,8 @@ pub(crate) use kv::{
     KvToolArgs,
 };
 
+use crate::hub::ModelId;
+use crate::model::ModelName;
 use crate::ram::Ram;
 use crate::size::Size;
 use crate::speed::{ComputeSpeed, Rate};
@@ -35,6 +37,11 @@ SIZE is a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB).
 RATE is a number of GB/s (7), or a number with a unit (500MB/s, 1.5GiB/s).
 SPEED is a time (100ms, 0.1s), or a RATE with a unit at which weights are computed with (40GB/s).
 Exit status: 0 for success, 1 for failure, 2 for bad usage.";
+
+const PULL_AFTER_HELP: &str = "\
+A pull that was interrupted goes on where it was. Every --model takes an ID, too, and pulls what is not in the cache.
+The cache is that of Hugging Face's own tools, and so are the variables: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT,
+and HF_HUB_OFFLINE=1 to ask nobody.";
 
 /// Run language models larger than memory
 ///
@@ -58,6 +65,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Measure how well a model predicts a text
     Perplexity(PerplexityArgs),
+    /// Bring a model from the Hugging Face hub to the cache, and print its directory
+    Pull(PullArgs),
     /// Convert a GGUF file to a model directory
     Convert(ConvertArgs),
     /// Look after sessions and prefixes that were kept
@@ -127,9 +136,9 @@ pub(crate) struct ChatArgs {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct InspectArgs {
-    /// The directory of the model
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    /// The directory of the model, or its id on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION
+    #[arg(long)]
+    pub(crate) model: ModelName,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -138,9 +147,9 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args)]
 #[command(after_help = PLAN_AFTER_HELP)]
 pub(crate) struct PlanArgs {
-    /// The directory of the model
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    /// The directory of the model, or its id on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION
+    #[arg(long)]
+    pub(crate) model: ModelName,
     /// Cap the memory of the whole program [default: what is free, less some headroom]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) ram: Option<Size>,
@@ -175,6 +184,17 @@ pub(crate) struct PerplexityArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = PULL_AFTER_HELP)]
+pub(crate) struct PullArgs {
+    /// The model: ORG/NAME or ORG/NAME@REVISION
+    #[arg(value_name = "ID")]
+    pub(crate) id: ModelId,
+    /// The branch, tag or commit [default: main]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) revision: Option<String>,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ConvertArgs {
     /// The GGUF file
@@ -203,9 +223,9 @@ pub(crate) struct ConvertArgs {
 /// How a model is run.
 #[derive(Debug, Args)]
 pub(crate) struct EngineArgs {
-    /// The directory of the model
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: Option<PathBuf>,
+    /// The directory of the model, or its id on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION
+    #[arg(long)]
+    pub(crate) model: Option<ModelName>,
     /// Take settings from this file; flags override them
     #[arg(long, value_name = "FILE")]
     pub(crate) modelfile: Option<PathBuf>,

@@ -21,7 +21,7 @@ pub(crate) use plan::{Assumable, PlanOptions};
 /// Why the flags make no sense.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UsageError {
-    #[error("no model was given: use --model DIR, or --modelfile with a FROM directive")]
+    #[error("no model was given: use --model MODEL, or --modelfile with a FROM directive")]
     NoModel,
     #[error("no prompt was given: use --prompt TEXT or --prompt-file FILE, or pipe a text in")]
     NoPrompt,
