@@ -5,10 +5,12 @@ use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 use crate::layout::{Layout, PlannedTensor};
 use crate::llama::Llama;
-use crate::stream::{Scratch, StreamError};
+use crate::scratch::Scratch;
+use crate::shards::{self, Shard};
+use crate::stream::StreamError;
 use crate::target::Target;
 use crate::tokenizer::Tokenizer;
-use crate::writer::{OutDir, Shard, index};
+use crate::writer::OutDir;
 
 /// How large a shard becomes unless asked otherwise, in bytes: what Hugging Face's tools default to.
 pub const SHARD_BYTES_DEFAULT: u64 = 5_000_000_000;
@@ -101,13 +103,14 @@ impl Conversion {
         let out = OutDir::new(out_dir, total_bytes)?;
         out.write_json("config.json", &layout.config, true)?;
         self.tokenizer()?.write(&out, &layout.config)?;
-        if layout.n_shards > 1 {
-            out.write_json("model.safetensors.index.json", &index(layout), true)?;
+        let shards = layout.shards();
+        if shards.len() > 1 {
+            out.write_json(shards::INDEX, &shards::index(&shards), true)?;
         }
         let mut scratch = Scratch::new();
         let mut done_bytes = 0;
-        for shard_idx in 0..layout.n_shards {
-            let shard = Shard::create(&out, layout, shard_idx)?;
+        for (shard_idx, parts) in shards.iter().enumerate() {
+            let shard = Shard::create(&out, &shards::name(shard_idx, shards.len()), parts)?;
             let parameters = layout.parameters.iter();
             for parameter in parameters.filter(|parameter| parameter.shard_idx == shard_idx) {
                 let mut written_bytes = [0; 3];

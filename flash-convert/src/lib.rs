@@ -25,6 +25,8 @@ mod error;
 pub mod gguf;
 mod layout;
 mod llama;
+mod scratch;
+mod shards;
 mod stream;
 mod target;
 mod tokenizer;
