@@ -8,9 +8,11 @@ use flash_io::IoMode;
 use flash_model::FLOOR_CONTEXT_TOKENS;
 
 mod bench;
+mod convert;
 mod kv;
 
 pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs};
+pub(crate) use convert::ConvertArgs;
 pub(crate) use kv::{
     EvictArg, KeepArgs, KvArgs, KvCommand, KvGcArgs, KvListArgs, KvPlaceArgs, KvRmArgs, KvShowArgs,
     KvToolArgs,
@@ -67,7 +69,7 @@ pub(crate) enum Command {
     Perplexity(PerplexityArgs),
     /// Bring a model from the Hugging Face hub to the cache, and print its directory
     Pull(PullArgs),
-    /// Convert a GGUF file to a model directory
+    /// Make a model directory of a GGUF file, or quantize one of Hugging Face
     Convert(ConvertArgs),
     /// Look after sessions and prefixes that were kept
     Kv(KvToolArgs),
@@ -192,32 +194,6 @@ pub(crate) struct PullArgs {
     /// The branch, tag or commit [default: main]
     #[arg(long, value_name = "NAME")]
     pub(crate) revision: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
-pub(crate) struct ConvertArgs {
-    /// The GGUF file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) gguf: PathBuf,
-    /// The directory to make; it must not exist, or be empty
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-    /// Re-pack every tensor without loss where MLX's format can hold it (the default)
-    #[arg(long, group = "target")]
-    pub(crate) keep: bool,
-    /// Quantize the matrices anew to this many bits: 4 or 8
-    #[arg(long, value_name = "BITS", group = "target")]
-    pub(crate) quantize: Option<u32>,
-    /// Quantize in groups of this many weights: 32, 64 or 128 [default: 64]
-    #[arg(long, value_name = "N", requires = "quantize")]
-    pub(crate) group_size: Option<usize>,
-    /// Store every tensor as floats of this type
-    #[arg(long, value_name = "TYPE", group = "target")]
-    pub(crate) dtype: Option<FloatArg>,
-    /// Begin a new file when one would become larger than this
-    #[arg(long, value_name = "SIZE", default_value = "5GB", allow_negative_numbers = true)]
-    pub(crate) shard_size: Size,
 }
 
 /// How a model is run.

@@ -71,10 +71,13 @@ impl OutDir {
         indented: bool,
     ) -> Result<(), ConvertError> {
         let text = if indented { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) };
-        let text = text.map_err(|error| self.error(name, error.into()))?;
+        self.write(name, &text.map_err(|error| self.error(name, error.into()))?)
+    }
+
+    /// Writes a whole file.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), ConvertError> {
         let mut file = self.create(name)?;
-        let written = file.file.write_all(&text);
-        written.map_err(|source| self.error(name, source))?;
+        file.file.write_all(bytes).map_err(|source| self.error(name, source))?;
         file.finish()
     }
 

@@ -9,6 +9,7 @@ mod failures;
 mod fuzz_corpus;
 mod header;
 mod header_oracle;
+mod quantized;
 mod real_model;
 mod refusals;
 mod tiny;
