@@ -1,10 +1,10 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use crate::architecture::Model;
 use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 use crate::layout::{Layout, PlannedTensor};
-use crate::llama::Llama;
 use crate::scratch::Scratch;
 use crate::shards::{self, Shard};
 use crate::stream::StreamError;
@@ -19,7 +19,7 @@ pub const SHARD_BYTES_DEFAULT: u64 = 5_000_000_000;
 #[derive(Debug)]
 pub struct Conversion {
     gguf: GgufFile,
-    llama: Llama,
+    model: Model,
 }
 
 /// What a conversion will do: [`Conversion::plan`] makes it, [`run`](Self::run) carries it out.
@@ -62,8 +62,8 @@ impl Conversion {
     /// Any [`ConvertError`] about the GGUF file.
     pub fn open(gguf: &Path) -> Result<Self, ConvertError> {
         let gguf = GgufFile::open(gguf)?;
-        let llama = Llama::read(&gguf)?;
-        let conversion = Self { gguf, llama };
+        let model = Model::read(&gguf)?;
+        let conversion = Self { gguf, model };
         conversion.tokenizer()?;
         Ok(conversion)
     }
@@ -85,12 +85,12 @@ impl Conversion {
             conversion: self,
             target,
             shard_bytes_max,
-            layout: Layout::new(&self.llama, target, shard_bytes_max, false)?,
+            layout: Layout::new(&self.model, target, shard_bytes_max, false)?,
         })
     }
 
     fn tokenizer(&self) -> Result<Tokenizer<'_>, ConvertError> {
-        Tokenizer::read(&self.gguf, &self.llama.config)
+        Tokenizer::read(&self.gguf, &self.model.config)
     }
 
     fn write(
@@ -180,8 +180,8 @@ impl Plan<'_> {
             Ok(()) => Ok(report(self.layout.clone())),
             Err(StreamError::Failed(error)) => Err(error),
             Err(StreamError::NeedsWideScales) => {
-                let llama = &self.conversion.llama;
-                let wide = Layout::new(llama, self.target, self.shard_bytes_max, true)?;
+                let model = &self.conversion.model;
+                let wide = Layout::new(model, self.target, self.shard_bytes_max, true)?;
                 match self.conversion.write(&wide, out_dir, progress) {
                     Ok(()) => Ok(report(wide)),
                     Err(StreamError::Failed(error)) => Err(error),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use flash_kernels::FloatType;
 
+use crate::architecture::{AffineParams, Config, Model, Quantization, Source};
 use crate::error::ConvertError;
 use crate::gguf::GgmlType;
-use crate::llama::{AffineParams, Config, Llama, Quantization, Source};
 use crate::shards::{self, Packing, Part};
 use crate::target::{Becomes, Target};
 
@@ -61,15 +61,15 @@ pub(crate) struct Parameter {
 
 impl Layout {
     pub(crate) fn new(
-        llama: &Llama,
+        model: &Model,
         target: Target,
         shard_bytes_max: u64,
         wide_scales: bool,
     ) -> Result<Self, ConvertError> {
-        let mut parameters = Vec::with_capacity(llama.sources.len());
-        let mut tensors = Vec::with_capacity(llama.sources.len());
+        let mut parameters = Vec::with_capacity(model.sources.len());
+        let mut tensors = Vec::with_capacity(model.sources.len());
         let mut packing = Packing::new(shard_bytes_max);
-        for source in &llama.sources {
+        for source in &model.sources {
             let becomes = target.becomes(source, wide_scales)?;
             let mut parts = parts(source, becomes);
             let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
@@ -84,7 +84,7 @@ impl Layout {
             });
             parameters.push(Parameter { source: source.clone(), becomes, parts, shard_idx });
         }
-        let mut config = llama.config.clone();
+        let mut config = model.config.clone();
         config.torch_dtype = torch_dtype(&parameters);
         config.quantization = quantization(&parameters);
         config.quantization_config.clone_from(&config.quantization);

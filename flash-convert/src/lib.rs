@@ -19,15 +19,15 @@
 //!
 //! What is where: [`gguf`] reads the format (its header parser is pure and fuzzed), and [`Conversion`] turns a file
 //! into a directory: weights, config.json, tokenizer.json, `tokenizer_config.json` and `generation_config.json`. Known
-//! are the `llama` architecture, byte-level and `SentencePiece` BPE tokenizers, and the block formats of
+//! are the `llama`, `qwen2`, `qwen3` and `gemma3` architectures, byte-level and `SentencePiece` BPE tokenizers, and the block formats of
 //! [`gguf::BlockFormat`]; anything else is refused by name.
 
+mod architecture;
 mod conversion;
 mod error;
 pub mod gguf;
 mod hf;
 mod layout;
-mod llama;
 mod scratch;
 mod shards;
 mod stream;

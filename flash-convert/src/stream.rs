@@ -2,10 +2,10 @@
 
 use flash_kernels::{Affine, FloatType};
 
+use crate::architecture::Source;
 use crate::error::ConvertError;
 use crate::gguf::{GgufFile, RepackError};
 use crate::layout::Parameter;
-use crate::llama::Source;
 use crate::scratch::{Beyond, CHUNK_VALUES, Scratch, Sink};
 use crate::target::{Becomes, float_name};
 
@@ -67,7 +67,11 @@ impl Scratch {
     fn dequantize(&mut self, chunk: &Chunk<'_>, float: FloatType) -> Result<(), ConvertError> {
         let format = chunk.source.format;
         let stored = &self.stored[..format.bytes(chunk.len as u64) as usize];
-        format.dequantize(stored, &mut self.values[..chunk.len]);
+        let values = &mut self.values[..chunk.len];
+        format.dequantize(stored, values);
+        if chunk.source.is_one_greater {
+            values.iter_mut().for_each(|value| *value -= 1.0);
+        }
         self.round(chunk.len, float).map_err(|beyond| chunk.beyond(&beyond))
     }
 

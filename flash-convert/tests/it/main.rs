@@ -1,6 +1,7 @@
 //! The tests of flash-convert, in one program so that they can share the builder of GGUF files.
 #![expect(clippy::print_stderr, reason = "tests that cannot run say why")]
 
+mod architectures;
 mod blocks;
 mod builder;
 mod convert;
