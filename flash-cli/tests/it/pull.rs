@@ -1,9 +1,12 @@
 //! `pull`, and ids in the place of directories, against a stand-in for the hub.
 
-use std::fs;
-use std::process::Output;
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::support::hub::{COMMIT, ID, StandIn, names};
+use crate::support::hub::{COMMIT, ID, Request, StandIn, names};
 use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, json, output, stderr, stdout};
 
@@ -94,6 +97,64 @@ fn a_pull_that_failed_goes_on_where_it_was() {
     hub.state().cuts.clear();
     assert_pulled(&tiny, &hub, &pull(&hub));
     assert_eq!(hub.ranges(), ["bytes=1000-"]);
+}
+
+#[test]
+fn a_pull_that_was_killed_goes_on_where_it_was() {
+    let (tiny, hub) = stand_in();
+    hub.state().cuts.push_back(1000);
+    hub.state().stalls = true;
+    let command = hub.flash_cli(["pull", ID]);
+    let mut child = Command::new(command.get_program())
+        .args(command.get_args())
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let is_part = |entry: &DirEntry| {
+        entry.path().extension() == Some(OsStr::new("part")) && entry.metadata().unwrap().len() == 1000
+    };
+    let begin = Instant::now();
+    while !fs::read_dir(hub.folder().join("blobs"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| is_part(&entry))
+    {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no part of the weights has come");
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    hub.requests();
+    hub.state().stalls = false;
+    assert_pulled(&tiny, &hub, &pull(&hub));
+    assert_eq!(hub.ranges(), ["bytes=1000-"]);
+}
+
+#[test]
+fn a_server_that_is_busy_is_asked_again() {
+    let (tiny, hub) = stand_in();
+    hub.state().refusals.extend([503, 429]);
+    assert_pulled(&tiny, &hub, &pull(&hub));
+    hub.state().refusals.push_back(410);
+    fs::remove_dir_all(hub.folder()).unwrap();
+    let refused = pull(&hub);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("the server answered with status 410"), "{}", stderr(&refused));
+}
+
+#[test]
+fn weights_on_another_host_go_on_there_and_it_sees_no_token() {
+    let (tiny, hub) = stand_in();
+    hub.state().token = Some("secret".to_owned());
+    hub.state().redirects = true;
+    hub.state().cuts.push_back(1000);
+    assert_pulled(&tiny, &hub, &hub.flash_cli(["pull", ID]).env("HF_TOKEN", "secret").output().unwrap());
+    let of_weights: Vec<_> = hub.requests().into_iter().filter(Request::is_for_weights).collect();
+    let seen: Vec<_> = of_weights.iter().map(|r| (r.range.as_deref(), r.token.as_deref())).collect();
+    let (begin, rest) = (Some("bytes=0-"), Some("bytes=1000-"));
+    assert_eq!(seen, [(begin, Some("secret")), (begin, None), (rest, Some("secret")), (rest, None)]);
 }
 
 #[test]

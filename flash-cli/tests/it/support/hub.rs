@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -19,6 +19,8 @@ use super::tiny::Tiny;
 pub(crate) const ID: &str = "some-org/Tiny-1B";
 /// The commit that all revisions are.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// Where weights are on another host.
+const ELSEWHERE: &str = "/elsewhere/";
 const REVISIONS: [&str; 3] = ["main", "v2", COMMIT];
 
 pub(crate) struct StandIn {
@@ -37,8 +39,14 @@ pub(crate) struct State {
     pub(crate) token: Option<String>,
     /// The next answers with weights end after so many bytes.
     pub(crate) cuts: VecDeque<usize>,
+    /// Whether such an answer stays open behind its end.
+    pub(crate) stalls: bool,
     /// The status of every answer.
     pub(crate) status: Option<u16>,
+    /// The status of the next answers with weights.
+    pub(crate) refusals: VecDeque<u16>,
+    /// Whether weights are on another host.
+    pub(crate) redirects: bool,
     pub(crate) ignores_ranges: bool,
     /// What is sent instead of a listing.
     pub(crate) listing: Option<String>,
@@ -49,7 +57,7 @@ pub(crate) struct State {
 pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) range: Option<String>,
-    token: Option<String>,
+    pub(crate) token: Option<String>,
 }
 
 impl StandIn {
@@ -89,7 +97,7 @@ impl StandIn {
         command
             .env("HF_ENDPOINT", format!("http://{}", self.address))
             .env("HF_HOME", self.home.path())
-            .env("NO_PROXY", "127.0.0.1");
+            .env("NO_PROXY", "127.0.0.1,localhost");
         command
     }
 
@@ -111,8 +119,11 @@ impl StandIn {
 
     /// The ranges of the weights that were asked for; forgets them.
     pub(crate) fn ranges(&self) -> Vec<String> {
-        let of_weights = |request: &Request| request.file().is_some_and(|file| file == "model.safetensors");
-        self.requests().into_iter().filter(of_weights).filter_map(|request| request.range).collect()
+        self.requests()
+            .into_iter()
+            .filter(Request::is_for_weights)
+            .filter_map(|request| request.range)
+            .collect()
     }
 
     /// All requests; forgets them.
@@ -139,10 +150,14 @@ impl Request {
         Ok(request)
     }
 
+    pub(crate) fn is_for_weights(&self) -> bool {
+        self.file().is_some_and(|file| file.ends_with(".safetensors"))
+    }
+
     /// The file of the model that is asked for, if one is.
     fn file(&self) -> Option<String> {
-        let name = self.path.strip_prefix(&format!("/{ID}/resolve/{COMMIT}/"))?;
-        Some(name.to_owned())
+        let here = self.path.strip_prefix(&format!("/{ID}/resolve/{COMMIT}/"));
+        Some(here.or(self.path.strip_prefix(ELSEWHERE))?.to_owned())
     }
 }
 
@@ -150,21 +165,36 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let request = Request::read(&stream)?;
     let mut state = state.lock().unwrap();
     state.requests.push(request.clone());
-    let answer = state.answer(&request);
+    let answer = state.answer(&request, stream.local_addr()?.port());
+    let is_stuck = state.stalls && request.is_for_weights();
     drop(state);
-    stream.write_all(&answer)
+    stream.write_all(&answer)?;
+    if is_stuck {
+        // Until whoever asked has hung up.
+        stream.read_to_end(&mut Vec::new())?;
+    }
+    Ok(())
 }
 
 impl State {
-    fn answer(&mut self, request: &Request) -> Vec<u8> {
-        if let Some(status) = self.status {
+    fn answer(&mut self, request: &Request, port: u16) -> Vec<u8> {
+        let is_elsewhere = request.path.starts_with(ELSEWHERE);
+        let refusal = if request.is_for_weights() { self.refusals.pop_front() } else { None };
+        if let Some(status) = self.status.or(refusal) {
             return answer(status, "", b"");
         }
-        if self.token.is_some() && self.token != request.token {
+        if self.token.is_some() && self.token != request.token && !is_elsewhere {
             return answer(401, "X-Error-Code: RepoNotFound\r\n", b"");
         }
         if let Some(file) = request.file().and_then(|name| Some((self.files.get(&name)?.clone(), name))) {
-            return self.give(request, file.1.ends_with(".safetensors"), &file.0);
+            if self.redirects && request.is_for_weights() && !is_elsewhere {
+                return answer(
+                    302,
+                    &format!("Location: http://localhost:{port}{ELSEWHERE}{}\r\n", file.1),
+                    b"",
+                );
+            }
+            return self.give(request, &file.0);
         }
         let revision = request
             .path
@@ -199,7 +229,7 @@ impl State {
         json!({ "id": ID, "sha": COMMIT, "siblings": siblings })
     }
 
-    fn give(&mut self, request: &Request, is_weights: bool, contents: &[u8]) -> Vec<u8> {
+    fn give(&mut self, request: &Request, contents: &[u8]) -> Vec<u8> {
         let begin: Option<usize> = request
             .range
             .as_ref()
@@ -215,7 +245,7 @@ impl State {
             }
             _ => (answer(200, "", contents), total),
         };
-        if let Some(cut) = is_weights.then(|| self.cuts.pop_front()).flatten() {
+        if let Some(cut) = request.is_for_weights().then(|| self.cuts.pop_front()).flatten() {
             sent.truncate(sent.len() - body + cut.min(body));
         }
         sent
