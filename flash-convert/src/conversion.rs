@@ -6,7 +6,7 @@ use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 use crate::layout::{Layout, PlannedTensor};
 use crate::scratch::Scratch;
-use crate::shards::{self, Shard};
+use crate::shards;
 use crate::stream::StreamError;
 use crate::target::Target;
 use crate::tokenizer::Tokenizer;
@@ -99,35 +99,14 @@ impl Conversion {
         out_dir: &Path,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<(), StreamError> {
-        let total_bytes = layout.total_bytes();
-        let out = OutDir::new(out_dir, total_bytes)?;
+        let out = OutDir::new(out_dir, layout.total_bytes())?;
         out.write_json("config.json", &layout.config, true)?;
         self.tokenizer()?.write(&out, &layout.config)?;
-        let shards = layout.shards();
-        if shards.len() > 1 {
-            out.write_json(shards::INDEX, &shards::index(&shards), true)?;
-        }
+        let placed: Vec<_> = layout.parameters.iter().map(|parameter| &parameter.placed).collect();
         let mut scratch = Scratch::new();
-        let mut done_bytes = 0;
-        for (shard_idx, parts) in shards.iter().enumerate() {
-            let shard = Shard::create(&out, &shards::name(shard_idx, shards.len()), parts)?;
-            let parameters = layout.parameters.iter();
-            for parameter in parameters.filter(|parameter| parameter.shard_idx == shard_idx) {
-                let mut written_bytes = [0; 3];
-                scratch.convert(&self.gguf, parameter, &mut |part_idx, bytes| {
-                    let at = &mut written_bytes[part_idx];
-                    shard.write(&parameter.parts[part_idx], *at, bytes)?;
-                    *at += bytes.len() as u64;
-                    done_bytes += bytes.len() as u64;
-                    let now = Progress { done_bytes, total_bytes };
-                    match progress(now) {
-                        ControlFlow::Continue(()) => Ok(()),
-                        ControlFlow::Break(()) => Err(ConvertError::Interrupted { path: out_dir.to_owned() }),
-                    }
-                })?;
-            }
-            shard.finish()?;
-        }
+        shards::write(&out, &placed, progress, |parameter_idx, sink| {
+            scratch.convert(&self.gguf, &layout.parameters[parameter_idx], sink)
+        })?;
         out.finish()?;
         Ok(())
     }

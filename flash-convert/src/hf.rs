@@ -6,4 +6,4 @@ mod plan;
 mod stream;
 
 pub use checkpoint::Checkpoint;
-pub use plan::{QuantizePlan, Quantized};
+pub use plan::{COMPANION_FILES, QuantizePlan, Quantized};

@@ -7,7 +7,7 @@ use flash_kernels::FloatType;
 use crate::architecture::{AffineParams, Config, Model, Quantization, Source};
 use crate::error::ConvertError;
 use crate::gguf::GgmlType;
-use crate::shards::{self, Packing, Part};
+use crate::shards::{self, Packing, Part, Placed};
 use crate::target::{Becomes, Target};
 
 /// What is written: which tensors, as what, into which shards.
@@ -53,10 +53,8 @@ impl PlannedTensor {
 pub(crate) struct Parameter {
     pub(crate) source: Source,
     pub(crate) becomes: Becomes,
-    /// The tensors it is written as: the values, or codes, scales and biases.
-    pub(crate) parts: Vec<Part>,
-    /// Which shard holds them all.
-    pub(crate) shard_idx: usize,
+    /// The tensors it is written as.
+    pub(crate) placed: Placed,
 }
 
 impl Layout {
@@ -71,9 +69,8 @@ impl Layout {
         let mut packing = Packing::new(shard_bytes_max);
         for source in &model.sources {
             let becomes = target.becomes(source, wide_scales)?;
-            let mut parts = parts(source, becomes);
+            let parts = parts(source, becomes);
             let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
-            let shard_idx = packing.place(&mut parts);
             tensors.push(PlannedTensor {
                 gguf_name: source.tensor.name.clone(),
                 name: parts[0].name.clone(),
@@ -82,7 +79,7 @@ impl Layout {
                 shape: shape(source, source.n_cols),
                 bytes,
             });
-            parameters.push(Parameter { source: source.clone(), becomes, parts, shard_idx });
+            parameters.push(Parameter { source: source.clone(), becomes, placed: packing.place(parts) });
         }
         let mut config = model.config.clone();
         config.torch_dtype = torch_dtype(&parameters);
@@ -94,11 +91,6 @@ impl Layout {
     /// What all tensors take in the MLX model.
     pub(crate) fn total_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.bytes).sum()
-    }
-
-    /// The tensors of each shard.
-    pub(crate) fn shards(&self) -> Vec<Vec<&Part>> {
-        shards::group(self.n_shards, self.parameters.iter().map(|p| (p.shard_idx, &p.parts[..])))
     }
 }
 

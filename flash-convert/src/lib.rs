@@ -37,6 +37,6 @@ mod writer;
 
 pub use conversion::{Conversion, Plan, Progress, Report, SHARD_BYTES_DEFAULT};
 pub use error::{ConvertError, TokenizerProblem};
-pub use hf::{Checkpoint, QuantizePlan, Quantized};
+pub use hf::{COMPANION_FILES, Checkpoint, QuantizePlan, Quantized};
 pub use layout::PlannedTensor;
 pub use target::{Becomes, Target};

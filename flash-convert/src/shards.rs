@@ -1,16 +1,23 @@
 //! The safetensors files of a converted model: what lies where in them, and how they are written.
 
+use std::ops::ControlFlow;
+
 use flash_kernels::FloatType;
 use serde_json::{Map, Value, json};
 
+use crate::conversion::Progress;
 use crate::error::ConvertError;
+use crate::scratch::Sink;
 use crate::writer::{OutDir, OutFile};
 
 /// To what multiple the data section of a shard is aligned: a cache line, so that kernels may use wide loads.
 const DATA_ALIGN: usize = 64;
 
 /// The file that says which shard holds which tensor.
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Codes, scales and biases.
+const PARTS_MAX: usize = 3;
 
 /// Bytes of the header's length.
 const LEN_BYTES: usize = 8;
@@ -27,6 +34,15 @@ pub(crate) struct Part {
     pub(crate) offset: u64,
 }
 
+/// The parts of a parameter, and where they go.
+#[derive(Debug, Clone)]
+pub(crate) struct Placed {
+    /// The values, or codes, scales and biases.
+    pub(crate) parts: Vec<Part>,
+    /// Which shard holds them all.
+    shard_idx: usize,
+}
+
 /// Fills shards one after the other.
 #[derive(Debug)]
 pub(crate) struct Packing {
@@ -40,18 +56,18 @@ impl Packing {
         Self { shard_bytes_max, shard_idx: 0, shard_bytes: 0 }
     }
 
-    /// Places parts that stay together behind those before; returns the shard.
-    pub(crate) fn place(&mut self, parts: &mut [Part]) -> usize {
+    /// Places parts that stay together behind those before.
+    pub(crate) fn place(&mut self, mut parts: Vec<Part>) -> Placed {
         let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
         if self.shard_bytes > 0 && self.shard_bytes + bytes > self.shard_bytes_max {
             self.shard_idx += 1;
             self.shard_bytes = 0;
         }
-        for part in parts {
+        for part in &mut parts {
             part.offset = self.shard_bytes;
             self.shard_bytes += part.bytes;
         }
-        self.shard_idx
+        Placed { parts, shard_idx: self.shard_idx }
     }
 
     pub(crate) fn n_shards(&self) -> usize {
@@ -59,20 +75,46 @@ impl Packing {
     }
 }
 
-/// The parts of each shard.
-pub(crate) fn group<'a>(
-    n_shards: usize,
-    placed: impl Iterator<Item = (usize, &'a [Part])>,
-) -> Vec<Vec<&'a Part>> {
+/// Writes all shards, and the index if there are several. `convert` hands over the parts of the parameter of an index.
+pub(crate) fn write<E: From<ConvertError>>(
+    out: &OutDir,
+    parameters: &[&Placed],
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    mut convert: impl FnMut(usize, &mut Sink<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let n_shards = parameters.last().map_or(1, |last| last.shard_idx + 1);
     let mut shards = vec![Vec::new(); n_shards];
-    for (shard_idx, parts) in placed {
-        shards[shard_idx].extend(parts);
+    for placed in parameters {
+        shards[placed.shard_idx].extend(&placed.parts);
     }
-    shards
+    if n_shards > 1 {
+        out.write_json(INDEX, &index(&shards), true)?;
+    }
+    let total_bytes = shards.iter().flatten().map(|part| part.bytes).sum();
+    let mut done_bytes = 0;
+    for (shard_idx, parts) in shards.iter().enumerate() {
+        let shard = Shard::create(out, &name(shard_idx, n_shards), parts)?;
+        let of_shard = parameters.iter().enumerate().filter(|(_, placed)| placed.shard_idx == shard_idx);
+        for (parameter_idx, placed) in of_shard {
+            let mut written_bytes = [0; PARTS_MAX];
+            convert(parameter_idx, &mut |part_idx, bytes| {
+                let at = &mut written_bytes[part_idx];
+                shard.write(&placed.parts[part_idx], *at, bytes)?;
+                *at += bytes.len() as u64;
+                done_bytes += bytes.len() as u64;
+                match progress(Progress { done_bytes, total_bytes }) {
+                    ControlFlow::Continue(()) => Ok(()),
+                    ControlFlow::Break(()) => Err(out.interrupted()),
+                }
+            })?;
+        }
+        shard.finish()?;
+    }
+    Ok(())
 }
 
 /// The file name of a shard.
-pub(crate) fn name(shard_idx: usize, n_shards: usize) -> String {
+fn name(shard_idx: usize, n_shards: usize) -> String {
     match n_shards {
         1 => "model.safetensors".to_owned(),
         n => format!("model-{:05}-of-{n:05}.safetensors", shard_idx + 1),
@@ -90,14 +132,14 @@ pub(crate) const fn dtype(float: FloatType) -> &'static str {
 
 /// A safetensors file whose header is written and whose tensors follow in any order.
 #[derive(Debug)]
-pub(crate) struct Shard {
+struct Shard {
     file: OutFile,
     data_offset: u64,
 }
 
 impl Shard {
     /// Starts the shard that holds `parts`.
-    pub(crate) fn create(dir: &OutDir, name: &str, parts: &[&Part]) -> Result<Self, ConvertError> {
+    fn create(dir: &OutDir, name: &str, parts: &[&Part]) -> Result<Self, ConvertError> {
         let header = header(parts);
         let file = dir.create(name)?;
         file.write_at(0, &header)?;
@@ -105,14 +147,14 @@ impl Shard {
     }
 
     /// Writes bytes of a part, `at` bytes after its start.
-    pub(crate) fn write(&self, part: &Part, at: u64, bytes: &[u8]) -> Result<(), ConvertError> {
+    fn write(&self, part: &Part, at: u64, bytes: &[u8]) -> Result<(), ConvertError> {
         let end = at + bytes.len() as u64;
         assert!(end <= part.bytes, "{}: more bytes than planned", part.name);
         self.file.write_at(self.data_offset + part.offset + at, bytes)
     }
 
     /// Makes the shard durable.
-    pub(crate) fn finish(self) -> Result<(), ConvertError> {
+    fn finish(self) -> Result<(), ConvertError> {
         self.file.finish()
     }
 }
@@ -138,7 +180,7 @@ fn header(parts: &[&Part]) -> Vec<u8> {
 }
 
 /// `model.safetensors.index.json`: which shard holds which tensor.
-pub(crate) fn index(shards: &[Vec<&Part>]) -> Value {
+fn index(shards: &[Vec<&Part>]) -> Value {
     let weight_map: Map<String, Value> = shards
         .iter()
         .enumerate()

@@ -95,6 +95,11 @@ impl OutDir {
         Ok(())
     }
 
+    /// The error of a conversion that was asked to stop.
+    pub(crate) fn interrupted(&self) -> ConvertError {
+        ConvertError::Interrupted { path: self.path.clone() }
+    }
+
     fn error(&self, name: &str, source: std::io::Error) -> ConvertError {
         ConvertError::write(&self.path.join(name), self.wanted_bytes, source)
     }

@@ -1,5 +1,7 @@
 //! Which files of a repository a model directory needs.
 
+use flash_convert::COMPANION_FILES;
+
 /// A file as the hub lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RemoteFile {
@@ -15,28 +17,15 @@ const SHARD_SUFFIX: &str = ".safetensors";
 /// What names of weights begin with where there are others that are not the model, or the model once more.
 const SHARD_PREFIX: &str = "model";
 
-/// All but the weights: configuration, tokenizer and template, also as other programs that share the cache read them.
-const SMALL: [&str; 13] = [
-    CONFIG,
-    INDEX,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
 /// The files that are needed, small ones first; or what is missing.
 pub(super) fn needed(files: Vec<RemoteFile>) -> Result<Vec<RemoteFile>, &'static str> {
     let is_shard = |file: &RemoteFile| file.name.ends_with(SHARD_SUFFIX) && !file.name.contains('/');
+    let is_small = |file: &RemoteFile| {
+        let name = file.name.as_str();
+        name == CONFIG || name == INDEX || COMPANION_FILES.contains(&name)
+    };
     let (shards, others): (Vec<_>, Vec<_>) = files.into_iter().partition(is_shard);
-    let mut needed: Vec<_> = others.into_iter().filter(|file| SMALL.contains(&file.name.as_str())).collect();
+    let mut needed: Vec<_> = others.into_iter().filter(is_small).collect();
     if !needed.iter().any(|file| file.name == CONFIG) {
         return Err(CONFIG);
     }

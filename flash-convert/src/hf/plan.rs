@@ -10,13 +10,14 @@ use super::stream;
 use crate::conversion::Progress;
 use crate::error::ConvertError;
 use crate::scratch::Scratch;
-use crate::shards::{self, Packing, Part, Shard};
+use crate::shards::{self, Packing, Part, Placed};
 use crate::writer::OutDir;
 
 const WEIGHT: &str = ".weight";
 
-/// Files that are taken over as they are, if they are there.
-const COPIED: [&str; 11] = [
+/// What a model directory may have besides config.json and weights: generation settings, tokenizer and chat template, in
+/// all forms that programs look for.
+pub const COMPANION_FILES: [&str; 11] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
@@ -61,8 +62,7 @@ pub(super) struct Planned<'a> {
     pub(super) parameter: &'a Parameter,
     /// None: it stays a parameter of floats.
     pub(super) affine: Option<Affine>,
-    parts: Vec<Part>,
-    shard_idx: usize,
+    placed: Placed,
 }
 
 impl Checkpoint {
@@ -99,9 +99,8 @@ impl Checkpoint {
                 (Some(_), None) => Some(common),
                 (None, _) => None,
             };
-            let mut parts = parts(parameter, affine);
-            let shard_idx = packing.place(&mut parts);
-            parameters.push(Planned { parameter, affine, parts, shard_idx });
+            let placed = packing.place(parts(parameter, affine));
+            parameters.push(Planned { parameter, affine, placed });
         }
         let mut config = self.config.clone();
         config.insert("quantization_config".to_owned(), quantization.clone());
@@ -121,7 +120,7 @@ impl Parameter {
 impl QuantizePlan<'_> {
     /// What all tensors take in the MLX model, in bytes.
     pub fn total_bytes(&self) -> u64 {
-        self.parameters.iter().flat_map(|planned| &planned.parts).map(|part| part.bytes).sum()
+        self.parameters.iter().flat_map(|planned| &planned.placed.parts).map(|part| part.bytes).sum()
     }
 
     /// Writes the model directory `out_dir`, as [`Plan::run`](crate::Plan::run) does.
@@ -137,37 +136,18 @@ impl QuantizePlan<'_> {
         let total_bytes = self.total_bytes();
         let out = OutDir::new(out_dir, total_bytes)?;
         out.write_json("config.json", &self.config, true)?;
-        for name in COPIED {
+        for name in COMPANION_FILES {
             let from = dir.join(name);
             if from.exists() {
                 let bytes = fs::read(&from).map_err(|error| ConvertError::Open { path: from, error })?;
                 out.write(name, &bytes)?;
             }
         }
-        let placed = self.parameters.iter().map(|planned| (planned.shard_idx, &planned.parts[..]));
-        let shards = shards::group(self.n_shards, placed);
-        if shards.len() > 1 {
-            out.write_json(shards::INDEX, &shards::index(&shards), true)?;
-        }
+        let placed: Vec<_> = self.parameters.iter().map(|planned| &planned.placed).collect();
         let mut scratch = Scratch::new();
-        let mut done_bytes = 0;
-        for (shard_idx, parts) in shards.iter().enumerate() {
-            let shard = Shard::create(&out, &shards::name(shard_idx, shards.len()), parts)?;
-            for planned in self.parameters.iter().filter(|planned| planned.shard_idx == shard_idx) {
-                let mut written_bytes = [0; 3];
-                stream::quantize(&mut scratch, catalog, planned, &mut |part_idx, bytes| {
-                    let at = &mut written_bytes[part_idx];
-                    shard.write(&planned.parts[part_idx], *at, bytes)?;
-                    *at += bytes.len() as u64;
-                    done_bytes += bytes.len() as u64;
-                    match progress(Progress { done_bytes, total_bytes }) {
-                        ControlFlow::Continue(()) => Ok(()),
-                        ControlFlow::Break(()) => Err(ConvertError::Interrupted { path: out_dir.to_owned() }),
-                    }
-                })?;
-            }
-            shard.finish()?;
-        }
+        shards::write(&out, &placed, progress, |parameter_idx, sink| {
+            stream::quantize(&mut scratch, catalog, &self.parameters[parameter_idx], sink)
+        })?;
         out.finish()?;
         Ok(Quantized {
             out_dir: out_dir.to_owned(),
