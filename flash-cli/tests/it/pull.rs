@@ -169,6 +169,19 @@ fn a_part_that_is_whole_already_is_not_asked_for() {
 }
 
 #[test]
+fn a_part_longer_than_the_file_is_begun_anew() {
+    let (tiny, hub) = stand_in();
+    assert_pulled(&tiny, &hub, &pull(&hub));
+    hub.requests();
+    let blob = fs::canonicalize(hub.snapshot().join(SHARD)).unwrap();
+    let longer = [fs::read(&blob).unwrap(), vec![0]].concat();
+    fs::write(blob.with_extension("part"), longer).unwrap();
+    fs::remove_file(blob).unwrap();
+    assert_pulled(&tiny, &hub, &pull(&hub));
+    assert_eq!(hub.ranges(), ["bytes=0-"]);
+}
+
+#[test]
 fn a_server_without_ranges_gives_the_whole_file_again() {
     let (tiny, hub) = stand_in();
     hub.state().cuts.push_back(1000);
