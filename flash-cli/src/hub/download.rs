@@ -51,6 +51,7 @@ pub(super) fn all(
                 url: repo.url(&file.name),
                 token: settings.token.as_deref(),
                 bytes: file.bytes,
+                sha256: file.sha256(),
                 blob: snapshot.blob(file),
             };
             let bar = bars.add(bar(file));

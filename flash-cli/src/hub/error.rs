@@ -31,6 +31,8 @@ pub(crate) enum HubError {
     NotAModel { id: ModelId, wanted: &'static str },
     #[error("{url}: wanted {wanted_bytes} B as listed, but the server has {found_bytes} B")]
     Size { url: String, wanted_bytes: u64, found_bytes: u64 },
+    #[error("{url}: what came does not have the hash that is listed; it was removed, so pull once more")]
+    Contents { url: String },
     #[error("{url}: cut off {n_attempts} times at {done_bytes} of {wanted_bytes} B: {reason}")]
     Cut { url: String, n_attempts: u32, done_bytes: u64, wanted_bytes: u64, reason: String },
     #[error(

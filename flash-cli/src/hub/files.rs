@@ -11,6 +11,14 @@ pub(super) struct RemoteFile {
     pub(super) hash: String,
 }
 
+impl RemoteFile {
+    /// The hash, if it is that of git-lfs. Git's own has more in it than the contents.
+    pub(super) fn sha256(&self) -> Option<&str> {
+        (self.hash.len() == SHA256_DIGITS).then_some(&self.hash)
+    }
+}
+
+const SHA256_DIGITS: usize = 64;
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const SHARD_SUFFIX: &str = ".safetensors";

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, StatusCode, header};
 use ureq::{Agent, Body};
@@ -46,6 +47,8 @@ pub(super) struct Transfer<'a> {
     pub(super) url: String,
     pub(super) token: Option<&'a str>,
     pub(super) bytes: u64,
+    /// The hash of its contents, if it is known.
+    pub(super) sha256: Option<&'a str>,
     /// Where it goes when it is whole.
     pub(super) blob: PathBuf,
 }
@@ -115,9 +118,23 @@ impl Transfer<'_> {
                 }
             }
         }
+        self.check(&path, &mut file)?;
         file.sync_all().map_err(of_path())?;
         fs::rename(&path, &self.blob).map_err(of_path())?;
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// A power cut may have left holes in what was there before.
+    fn check(&self, path: &Path, file: &mut File) -> Result<(), HubError> {
+        let Some(wanted) = self.sha256 else { return Ok(()) };
+        let mut hash = Sha256::new();
+        let mut written = File::open(path).map_err(HubError::of(path))?;
+        io::copy(&mut written, &mut hash).map_err(HubError::of(path))?;
+        if format!("{:x}", hash.finalize()) == wanted.to_ascii_lowercase() {
+            return Ok(());
+        }
+        self.restart(file)?;
+        Err(HubError::Contents { url: self.url.clone() })
     }
 
     fn is_there(&self) -> bool {

@@ -182,6 +182,22 @@ fn a_part_longer_than_the_file_is_begun_anew() {
 }
 
 #[test]
+fn a_part_of_other_contents_is_refused_and_begun_anew() {
+    let (tiny, hub) = stand_in();
+    assert_pulled(&tiny, &hub, &pull(&hub));
+    hub.requests();
+    let blob = fs::canonicalize(hub.snapshot().join(SHARD)).unwrap();
+    fs::write(blob.with_extension("part"), vec![0; 1000]).unwrap();
+    fs::remove_file(blob).unwrap();
+    let refused = pull(&hub);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("does not have the hash that is listed"), "{}", stderr(&refused));
+    assert!(!hub.snapshot().join(SHARD).exists());
+    assert_pulled(&tiny, &hub, &pull(&hub));
+    assert_eq!(hub.ranges(), ["bytes=1000-", "bytes=0-"]);
+}
+
+#[test]
 fn a_server_without_ranges_gives_the_whole_file_again() {
     let (tiny, hub) = stand_in();
     hub.state().cuts.push_back(1000);

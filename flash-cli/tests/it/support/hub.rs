@@ -10,6 +10,7 @@ use std::thread;
 
 use assert_cmd::Command;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::flash_cli;
@@ -216,13 +217,13 @@ impl State {
             .iter()
             .map(|(name, contents)| {
                 let bytes = self.listed_bytes.get(name).copied().unwrap_or(contents.len() as u64);
-                // What stands for a hash of the contents is another when they are.
-                let hash = format!("{:x}{:x}", fnv(name.as_bytes()), fnv(contents));
+                let hash = format!("{:x}", Sha256::digest(contents));
                 if name.ends_with(".safetensors") {
                     let lfs = json!({ "sha256": hash, "size": bytes, "pointerSize": 100 });
                     json!({ "rfilename": name, "size": bytes, "blobId": "0", "lfs": lfs })
                 } else {
-                    json!({ "rfilename": name, "size": bytes, "blobId": hash })
+                    // Git's hash is shorter, and has the length in it, too.
+                    json!({ "rfilename": name, "size": bytes, "blobId": hash[..40] })
                 }
             })
             .collect();
@@ -257,13 +258,6 @@ fn answer(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
     let head =
         format!("HTTP/1.1 {status} -\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n");
     [head.as_bytes(), body].concat()
-}
-
-/// FNV-1a.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 /// The files below a folder, by their names alone.
