@@ -8,16 +8,20 @@ use flash_io::IoMode;
 use flash_model::FLOOR_CONTEXT_TOKENS;
 
 mod bench;
+mod convert;
 mod kv;
 
 pub(crate) use bench::{
     BenchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs,
 };
+pub(crate) use convert::ConvertArgs;
 pub(crate) use kv::{
     EvictArg, KeepArgs, KvArgs, KvCommand, KvGcArgs, KvListArgs, KvPlaceArgs, KvRmArgs, KvShowArgs,
     KvToolArgs,
 };
 
+use crate::hub::ModelId;
+use crate::model::ModelName;
 use crate::ram::Ram;
 use crate::size::Size;
 use crate::speed::{ComputeSpeed, Rate};
@@ -37,6 +41,11 @@ SIZE is a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB).
 RATE is a number of GB/s (7), or a number with a unit (500MB/s, 1.5GiB/s).
 SPEED is a time (100ms, 0.1s), or a RATE with a unit at which weights are computed with (40GB/s).
 Exit status: 0 for success, 1 for failure, 2 for bad usage.";
+
+const PULL_AFTER_HELP: &str = "\
+A pull that was interrupted goes on where it was. Every --model takes an ID, too, and pulls what is not in the cache.
+The cache is that of Hugging Face's own tools, and so are the variables: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT,
+and HF_HUB_OFFLINE=1 to ask nobody.";
 
 /// Run language models larger than memory
 ///
@@ -60,7 +69,9 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Measure how well a model predicts a text
     Perplexity(PerplexityArgs),
-    /// Convert a GGUF file to a model directory
+    /// Bring a model from the Hugging Face hub to the cache, and print its directory
+    Pull(PullArgs),
+    /// Make a model directory of a GGUF file, or quantize one of Hugging Face
     Convert(ConvertArgs),
     /// Look after sessions and prefixes that were kept
     Kv(KvToolArgs),
@@ -129,9 +140,9 @@ pub(crate) struct ChatArgs {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct InspectArgs {
-    /// The directory of the model
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    /// The directory of the model, or its id on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION
+    #[arg(long)]
+    pub(crate) model: ModelName,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -140,9 +151,9 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args)]
 #[command(after_help = PLAN_AFTER_HELP)]
 pub(crate) struct PlanArgs {
-    /// The directory of the model
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    /// The directory of the model, or its id on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION
+    #[arg(long)]
+    pub(crate) model: ModelName,
     /// Cap the memory of the whole program [default: what is free, less some headroom]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) ram: Option<Size>,
@@ -177,37 +188,22 @@ pub(crate) struct PerplexityArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
-pub(crate) struct ConvertArgs {
-    /// The GGUF file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) gguf: PathBuf,
-    /// The directory to make; it must not exist, or be empty
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-    /// Re-pack every tensor without loss where MLX's format can hold it (the default)
-    #[arg(long, group = "target")]
-    pub(crate) keep: bool,
-    /// Quantize the matrices anew to this many bits: 2, 3, 4, 5, 6 or 8
-    #[arg(long, value_name = "BITS", group = "target")]
-    pub(crate) quantize: Option<u32>,
-    /// Quantize in groups of this many weights: 32, 64 or 128 [default: 64]
-    #[arg(long, value_name = "N", requires = "quantize")]
-    pub(crate) group_size: Option<usize>,
-    /// Store every tensor as floats of this type
-    #[arg(long, value_name = "TYPE", group = "target")]
-    pub(crate) dtype: Option<FloatArg>,
-    /// Begin a new file when one would become larger than this
-    #[arg(long, value_name = "SIZE", default_value = "5GB", allow_negative_numbers = true)]
-    pub(crate) shard_size: Size,
+#[command(after_help = PULL_AFTER_HELP)]
+pub(crate) struct PullArgs {
+    /// The model: ORG/NAME or ORG/NAME@REVISION
+    #[arg(value_name = "ID")]
+    pub(crate) id: ModelId,
+    /// The branch, tag or commit [default: main]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) revision: Option<String>,
 }
 
 /// How a model is run.
 #[derive(Debug, Args)]
 pub(crate) struct EngineArgs {
-    /// The directory of the model
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: Option<PathBuf>,
+    /// The directory of the model, or its id on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION
+    #[arg(long)]
+    pub(crate) model: Option<ModelName>,
     /// Take settings from this file; flags override them
     #[arg(long, value_name = "FILE")]
     pub(crate) modelfile: Option<PathBuf>,

@@ -7,6 +7,7 @@ mod inspect;
 mod kv;
 mod perplexity;
 mod plan;
+mod pull;
 mod run;
 
 use std::process::ExitCode;
@@ -21,9 +22,12 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => args.engine.debug,
         Command::Chat(args) => args.engine.debug,
         Command::Perplexity(args) => args.engine.debug,
-        Command::Inspect(_) | Command::Plan(_) | Command::Convert(_) | Command::Kv(_) | Command::Bench(_) => {
-            false
-        }
+        Command::Inspect(_)
+        | Command::Plan(_)
+        | Command::Pull(_)
+        | Command::Convert(_)
+        | Command::Kv(_)
+        | Command::Bench(_) => false,
     });
     match command {
         Command::Run(args) => run::run(RunOptions::resolve(args)?),
@@ -31,6 +35,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => plan::run(&PlanOptions::resolve(args)?),
         Command::Perplexity(args) => perplexity::run(PerplexityOptions::resolve(args)?),
+        Command::Pull(args) => pull::run(args),
         Command::Convert(args) => convert::run(&ConvertOptions::resolve(args)?),
         Command::Kv(args) => kv::run(args.command),
         Command::Bench(args) => bench::run(args),

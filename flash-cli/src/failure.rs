@@ -11,6 +11,7 @@ use flash_io::IoError;
 use flash_kv::KvError;
 use flash_model::ModelError;
 
+use crate::hub::IdError;
 use crate::interrupt;
 use crate::modelfile::ModelfileError;
 use crate::options::UsageError;
@@ -104,6 +105,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
         Some(error) => !matches!(error, ModelfileError::Read { .. } | ModelfileError::NoExperts { .. }),
         None => {
             find::<UsageError>(error).is_some()
+                || find::<IdError>(error).is_some()
                 || matches!(find::<KvError>(error), Some(KvError::SessionName { .. }))
         }
     }

@@ -9,13 +9,14 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use crate::model::ModelName;
 use crate::size::Size;
 
 /// What a Modelfile says.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Modelfile {
-    /// `FROM`: the model's directory, relative to that of the Modelfile.
-    pub(crate) from: Option<PathBuf>,
+    /// `FROM`: the model's directory, relative to that of the Modelfile, or its id.
+    pub(crate) from: Option<ModelName>,
     /// `FLASH`: whether weights may be streamed.
     pub(crate) flash: Option<bool>,
     /// `FLASH_RAM_GB`: the budget in GiB.
@@ -83,8 +84,8 @@ impl Modelfile {
             match given_key.to_ascii_uppercase().as_str() {
                 "FROM" => {
                     let dir = path.parent().unwrap_or(Path::new(""));
-                    let parse = |value: &str| (!value.is_empty()).then(|| dir.join(value));
-                    directive.set(&mut file.from, KEYS[0], "a directory", parse)?;
+                    let parse = |value: &str| (!value.is_empty()).then(|| ModelName::within(dir, value));
+                    directive.set(&mut file.from, KEYS[0], "a model", parse)?;
                 }
                 "FLASH" => directive.set(&mut file.flash, KEYS[1], "true or false", boolean)?,
                 "FLASH_RAM_GB" => directive.set(&mut file.ram, KEYS[2], "a positive number of GiB", gib)?,
@@ -169,7 +170,7 @@ mod tests {
         let text = "# comment\n\nfrom  ./my model \nFlash ON\nFLASH_RAM_GB 1.5\n\tflash_threads\t3\n\
                     FLASH_PREFETCH_LAYERS 0\nFLASH_TOP_K 2\n";
         let file = parse(text).unwrap();
-        assert_eq!(file.from.as_deref(), Some(Path::new("dir/./my model")));
+        assert_eq!(file.from.unwrap().path(), Path::new("dir/./my model"));
         assert_eq!(file.flash, Some(true));
         assert_eq!(file.ram.map(Size::bytes), Some(3 << 29));
         assert_eq!((file.threads, file.prefetch_layers), (Some(3), Some(0)));
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_absolute_path_stays_what_it_is() {
-        assert_eq!(parse("FROM /models/a").unwrap().from.as_deref(), Some(Path::new("/models/a")));
+        assert_eq!(parse("FROM /models/a").unwrap().from.unwrap().path(), Path::new("/models/a"));
     }
 
     #[test]
@@ -200,7 +201,7 @@ mod tests {
                 "FROM a\n\nTEMPLATE x",
                 "dir/Modelfile: line 3: unknown directive \"TEMPLATE\"; known are FROM, FLASH, ",
             ),
-            ("FROM", "dir/Modelfile: line 1: FROM is \"\", expected a directory"),
+            ("FROM", "dir/Modelfile: line 1: FROM is \"\", expected a model"),
             ("#\nFLASH maybe", "dir/Modelfile: line 2: FLASH is \"maybe\", expected true or false"),
             (
                 "FLASH_RAM_GB 0",

@@ -14,14 +14,14 @@ use flash_model::sample::{SampleError, SamplerConfig};
 use crate::args::{ChatArgs, PerplexityArgs, RunArgs, SamplingArgs};
 use crate::prompt;
 
-pub(crate) use convert::ConvertOptions;
+pub(crate) use convert::{ConvertOptions, ConvertSource};
 pub(crate) use engine::EngineSettings;
 pub(crate) use plan::{Assumable, PlanOptions};
 
 /// Why the flags make no sense.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UsageError {
-    #[error("no model was given: use --model DIR, or --modelfile with a FROM directive")]
+    #[error("no model was given: use --model MODEL, or --modelfile with a FROM directive")]
     NoModel,
     #[error("no prompt was given: use --prompt TEXT or --prompt-file FILE, or pipe a text in")]
     NoPrompt,
@@ -37,8 +37,10 @@ pub(crate) enum UsageError {
     EmptyStop,
     #[error("{0}")]
     Sample(#[from] SampleError),
-    #[error("--quantize {bits} --group-size {group_size}: {error}")]
-    Quantize { bits: u32, group_size: usize, error: KernelError },
+    #[error("{flag} {bits} --group-size {group_size}: {error}")]
+    Quantize { flag: &'static str, bits: u32, group_size: usize, error: KernelError },
+    #[error("nothing to convert was given: use --gguf FILE or --hf MODEL")]
+    NoSource,
 }
 
 /// How `run` runs.

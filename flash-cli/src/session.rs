@@ -11,6 +11,7 @@ use flash_model::{
 use crate::elastic::Watch;
 use crate::kept;
 use crate::listener::Listener;
+use crate::model::ModelName;
 use crate::options::EngineSettings;
 use crate::size::Bytes;
 use crate::{budget, report};
@@ -18,6 +19,7 @@ use crate::{budget, report};
 /// A model whose headers and tokenizer were read.
 #[derive(Debug)]
 pub(crate) struct Session {
+    dir: PathBuf,
     pub(crate) model: Model,
     pub(crate) tokenizer: Tokenizer,
     settings: EngineSettings,
@@ -28,12 +30,6 @@ pub(crate) struct Session {
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error(
-        "{}: no such directory; if it is the name of a model on Hugging Face, download that first \
-         (hf download {} --local-dir DIR) and give its directory",
-        id.display(), id.display()
-    )]
-    NotDownloaded { id: PathBuf },
-    #[error(
         "the Modelfile says FLASH false, but a budget of {budget} leaves {pass} of the weights to be streamed",
         budget = Bytes(*budget_bytes), pass = Bytes(*pass_bytes)
     )]
@@ -42,20 +38,21 @@ enum SessionError {
 
 impl Session {
     pub(crate) fn open(mut settings: EngineSettings) -> anyhow::Result<Self> {
-        let tuning = settings.tuning();
-        let model = open_model(&settings.model_dir, tuning.mode, settings.compute)?;
+        let dir = settings.model.find()?;
+        let tuning = settings.tuning(&dir);
+        let model = open_model(&dir, tuning.mode, settings.compute)?;
         if let Some(top_k) = settings.top_k.take() {
             // None of the architectures that are known has experts.
             return Err(top_k.no_experts().into());
         }
-        let tokenizer = Tokenizer::open(&settings.model_dir)?;
+        let tokenizer = Tokenizer::open(&dir)?;
         // Reading it takes more memory than having it, and what is resident now counts against the budget.
         memory::trim();
-        Ok(Self { model, tokenizer, settings, tuning })
+        Ok(Self { dir, model, tokenizer, settings, tuning })
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        &self.settings.model_dir
+        &self.dir
     }
 
     /// What a prompt of so many tokens, and an answer, ask of memory: no more than the model's context.
@@ -101,7 +98,7 @@ impl Session {
         context: Option<SessionContext>,
         trace: Option<PathBuf>,
     ) -> anyhow::Result<Loaded> {
-        let Self { model, tokenizer, settings, tuning } = self;
+        let Self { model, tokenizer, settings, tuning, .. } = self;
         let budget_bytes = budget::bytes(settings.ram);
         if settings.debug {
             report::needs(&model, &workload, budget_bytes);
@@ -145,47 +142,20 @@ pub(crate) struct Loaded {
 
 /// Opens a model directory; reads headers only.
 pub(crate) fn open_model(dir: &Path, io: IoMode, compute: Compute) -> anyhow::Result<Model> {
-    if looks_like_an_id(dir) && !dir.exists() {
-        return Err(SessionError::NotDownloaded { id: dir.to_owned() }.into());
-    }
     Ok(Model::open_on(Checkpoint::open(dir, io)?, compute)?)
 }
 
-/// Opens a model directory to look at it, and the tokenizer if it has one: a floor counts what the process has, and `run`
+/// Opens a model to look at it, and the tokenizer if it has one: a floor counts what the process has, and `run`
 /// would have it.
-pub(crate) fn open_to_look(dir: &Path) -> anyhow::Result<(Model, Option<Tokenizer>)> {
+pub(crate) fn open_to_look(model: &ModelName) -> anyhow::Result<(Model, Option<Tokenizer>)> {
+    let dir = model.find()?;
     // Only headers are read, so any way to read will do.
-    let model = open_model(dir, IoMode::Pread, Compute::Auto)?;
-    let tokenizer = match Tokenizer::open(dir) {
+    let model = open_model(&dir, IoMode::Pread, Compute::Auto)?;
+    let tokenizer = match Tokenizer::open(&dir) {
         Ok(tokenizer) => Some(tokenizer),
         Err(TextError::NoTokenizer { .. }) => None,
         Err(error) => return Err(error.into()),
     };
     memory::trim();
     Ok((model, tokenizer))
-}
-
-/// Whether it has the form `owner/name`.
-fn looks_like_an_id(dir: &Path) -> bool {
-    let Some((owner, name)) = dir.to_str().and_then(|dir| dir.split_once('/')) else { return false };
-    let is_word = |word: &str| {
-        let is_known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(is_known)
-    };
-    is_word(owner) && is_word(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_have_an_owner_and_a_name() {
-        for id in ["HuggingFaceTB/SmolLM2-135M", "a/b.c_d"] {
-            assert!(looks_like_an_id(Path::new(id)), "{id}");
-        }
-        for path in ["model", "/a/b", "./a", "../a", "a/b/c", "a/", "~/a", "a b/c"] {
-            assert!(!looks_like_an_id(Path::new(path)), "{path}");
-        }
-    }
 }

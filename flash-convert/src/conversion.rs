@@ -1,14 +1,16 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use crate::architecture::Model;
 use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 use crate::layout::{Layout, PlannedTensor};
-use crate::llama::Llama;
-use crate::stream::{Scratch, StreamError};
+use crate::scratch::Scratch;
+use crate::shards;
+use crate::stream::StreamError;
 use crate::target::Target;
 use crate::tokenizer::Tokenizer;
-use crate::writer::{OutDir, Shard, index};
+use crate::writer::OutDir;
 
 /// How large a shard becomes unless asked otherwise, in bytes: what Hugging Face's tools default to.
 pub const SHARD_BYTES_DEFAULT: u64 = 5_000_000_000;
@@ -17,7 +19,7 @@ pub const SHARD_BYTES_DEFAULT: u64 = 5_000_000_000;
 #[derive(Debug)]
 pub struct Conversion {
     gguf: GgufFile,
-    llama: Llama,
+    model: Model,
 }
 
 /// What a conversion will do: [`Conversion::plan`] makes it, [`run`](Self::run) carries it out.
@@ -60,8 +62,8 @@ impl Conversion {
     /// Any [`ConvertError`] about the GGUF file.
     pub fn open(gguf: &Path) -> Result<Self, ConvertError> {
         let gguf = GgufFile::open(gguf)?;
-        let llama = Llama::read(&gguf)?;
-        let conversion = Self { gguf, llama };
+        let model = Model::read(&gguf)?;
+        let conversion = Self { gguf, model };
         conversion.tokenizer()?;
         Ok(conversion)
     }
@@ -83,12 +85,12 @@ impl Conversion {
             conversion: self,
             target,
             shard_bytes_max,
-            layout: Layout::new(&self.llama, target, shard_bytes_max, false)?,
+            layout: Layout::new(&self.model, target, shard_bytes_max, false)?,
         })
     }
 
     fn tokenizer(&self) -> Result<Tokenizer<'_>, ConvertError> {
-        Tokenizer::read(&self.gguf, &self.llama.config)
+        Tokenizer::read(&self.gguf, &self.model.config)
     }
 
     fn write(
@@ -97,34 +99,14 @@ impl Conversion {
         out_dir: &Path,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<(), StreamError> {
-        let total_bytes = layout.total_bytes();
-        let out = OutDir::new(out_dir, total_bytes)?;
+        let out = OutDir::new(out_dir, layout.total_bytes())?;
         out.write_json("config.json", &layout.config, true)?;
         self.tokenizer()?.write(&out, &layout.config)?;
-        if layout.n_shards > 1 {
-            out.write_json("model.safetensors.index.json", &index(layout), true)?;
-        }
+        let placed: Vec<_> = layout.parameters.iter().map(|parameter| &parameter.placed).collect();
         let mut scratch = Scratch::new();
-        let mut done_bytes = 0;
-        for shard_idx in 0..layout.n_shards {
-            let shard = Shard::create(&out, layout, shard_idx)?;
-            let parameters = layout.parameters.iter();
-            for parameter in parameters.filter(|parameter| parameter.shard_idx == shard_idx) {
-                let mut written_bytes = [0; 3];
-                scratch.convert(&self.gguf, parameter, &mut |part_idx, bytes| {
-                    let at = &mut written_bytes[part_idx];
-                    shard.write(&parameter.parts[part_idx], *at, bytes)?;
-                    *at += bytes.len() as u64;
-                    done_bytes += bytes.len() as u64;
-                    let now = Progress { done_bytes, total_bytes };
-                    match progress(now) {
-                        ControlFlow::Continue(()) => Ok(()),
-                        ControlFlow::Break(()) => Err(ConvertError::Interrupted { path: out_dir.to_owned() }),
-                    }
-                })?;
-            }
-            shard.finish()?;
-        }
+        shards::write(&out, &placed, progress, |parameter_idx, sink| {
+            scratch.convert(&self.gguf, &layout.parameters[parameter_idx], sink)
+        })?;
         out.finish()?;
         Ok(())
     }
@@ -177,8 +159,8 @@ impl Plan<'_> {
             Ok(()) => Ok(report(self.layout.clone())),
             Err(StreamError::Failed(error)) => Err(error),
             Err(StreamError::NeedsWideScales) => {
-                let llama = &self.conversion.llama;
-                let wide = Layout::new(llama, self.target, self.shard_bytes_max, true)?;
+                let model = &self.conversion.model;
+                let wide = Layout::new(model, self.target, self.shard_bytes_max, true)?;
                 match self.conversion.write(&wide, out_dir, progress) {
                     Ok(()) => Ok(report(wide)),
                     Err(StreamError::Failed(error)) => Err(error),

@@ -9,10 +9,10 @@ use crate::gguf::{GgmlType, GgufError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
-    /// The GGUF file could not be opened.
+    /// A file could not be opened.
     #[error("{path}: cannot be opened: {error}")]
     Open {
-        /// The GGUF file.
+        /// The file.
         path: PathBuf,
         /// The system's reason.
         error: io::Error,
@@ -105,6 +105,79 @@ pub enum ConvertError {
         /// What is wrong with it.
         problem: TokenizerProblem,
     },
+    /// A model of another type.
+    #[error("{path}: model_type {found:?} is not supported (known: {known})")]
+    ModelType {
+        /// config.json.
+        path: PathBuf,
+        /// Its `model_type`.
+        found: String,
+        /// What can be quantised.
+        known: &'static str,
+    },
+    /// A model that is quantised already.
+    #[error("{path}: {field} says that the weights are quantised already")]
+    Quantized {
+        /// config.json.
+        path: PathBuf,
+        /// The field that says so.
+        field: &'static str,
+    },
+    /// A file that is not JSON, or not an object.
+    #[error("{path}: {error}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where it ends to be.
+        error: serde_json::Error,
+    },
+    /// The safetensors files of a directory are not in order.
+    #[error("{error}")]
+    Checkpoint {
+        /// What is wrong with them.
+        error: flash_io::IoError,
+    },
+    /// A tensor whose values are no floats.
+    #[error("{path}: tensor {tensor:?} is {found}; F32, F16 and BF16 can be quantised")]
+    TensorDtype {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: flash_io::Dtype,
+    },
+    /// Experts that are not all there, or more than config.json says.
+    #[error(
+        "{path}: {parameter:?} is made of {found} experts, and {field} of config.json is {}",
+        wanted.map_or("absent".to_owned(), |wanted| wanted.to_string())
+    )]
+    Experts {
+        /// The directory.
+        path: PathBuf,
+        /// What they become.
+        parameter: String,
+        /// What counts them in config.json.
+        field: &'static str,
+        /// How many it says.
+        wanted: Option<u64>,
+        /// How many there are.
+        found: u64,
+    },
+    /// An expert that is not as the first one.
+    #[error(
+        "{path}: tensor {tensor:?} has shape {found:?} or a type other than the first expert's, {wanted:?}"
+    )]
+    ExpertShape {
+        /// The directory.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shape of the first expert.
+        wanted: Vec<u64>,
+        /// Its shape.
+        found: Vec<u64>,
+    },
     /// A target that MLX's affine format does not have.
     #[error("{fault}")]
     Target {
@@ -114,7 +187,7 @@ pub enum ConvertError {
     /// A number that is not finite, or not any more in the type it is to be stored in.
     #[error("{path}: tensor {tensor:?} holds a value beyond {float} at index {value_idx}")]
     NotFinite {
-        /// The GGUF file.
+        /// The GGUF file or shard.
         path: PathBuf,
         /// The tensor.
         tensor: String,
@@ -126,7 +199,7 @@ pub enum ConvertError {
     /// Tensor data could not be read.
     #[error("{path}: tensor {tensor:?}: read of {wanted_bytes} B at offset {offset} failed: {error}")]
     Read {
-        /// The GGUF file.
+        /// The GGUF file or shard.
         path: PathBuf,
         /// The tensor.
         tensor: String,

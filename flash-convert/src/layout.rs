@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use flash_kernels::FloatType;
 
+use crate::architecture::{AffineParams, Config, Model, Quantization, Source};
 use crate::error::ConvertError;
 use crate::gguf::GgmlType;
-use crate::llama::{AffineParams, Config, Llama, Quantization, Source};
+use crate::shards::{self, Packing, Part, Placed};
 use crate::target::{Becomes, Target};
 
 /// What is written: which tensors, as what, into which shards.
@@ -52,46 +53,24 @@ impl PlannedTensor {
 pub(crate) struct Parameter {
     pub(crate) source: Source,
     pub(crate) becomes: Becomes,
-    /// The tensors it is written as: the values, or codes, scales and biases.
-    pub(crate) parts: Vec<Part>,
-    /// Which shard holds them all.
-    pub(crate) shard_idx: usize,
-}
-
-/// A tensor of the converted model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Part {
-    pub(crate) name: String,
-    /// Type as safetensors calls it.
-    pub(crate) dtype: &'static str,
-    pub(crate) shape: Vec<u64>,
-    pub(crate) bytes: u64,
-    /// Where it starts in the data section of its shard.
-    pub(crate) offset: u64,
+    /// The tensors it is written as.
+    pub(crate) placed: Placed,
 }
 
 impl Layout {
     pub(crate) fn new(
-        llama: &Llama,
+        model: &Model,
         target: Target,
         shard_bytes_max: u64,
         wide_scales: bool,
     ) -> Result<Self, ConvertError> {
-        let mut parameters = Vec::with_capacity(llama.sources.len());
-        let mut tensors = Vec::with_capacity(llama.sources.len());
-        let (mut shard_idx, mut shard_bytes) = (0, 0);
-        for source in &llama.sources {
+        let mut parameters = Vec::with_capacity(model.sources.len());
+        let mut tensors = Vec::with_capacity(model.sources.len());
+        let mut packing = Packing::new(shard_bytes_max);
+        for source in &model.sources {
             let becomes = target.becomes(source, wide_scales)?;
-            let mut parts = parts(source, becomes);
+            let parts = parts(source, becomes);
             let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
-            if shard_bytes > 0 && shard_bytes + bytes > shard_bytes_max {
-                shard_idx += 1;
-                shard_bytes = 0;
-            }
-            for part in &mut parts {
-                part.offset = shard_bytes;
-                shard_bytes += part.bytes;
-            }
             tensors.push(PlannedTensor {
                 gguf_name: source.tensor.name.clone(),
                 name: parts[0].name.clone(),
@@ -100,26 +79,18 @@ impl Layout {
                 shape: shape(source, source.n_cols),
                 bytes,
             });
-            parameters.push(Parameter { source: source.clone(), becomes, parts, shard_idx });
+            parameters.push(Parameter { source: source.clone(), becomes, placed: packing.place(parts) });
         }
-        let mut config = llama.config.clone();
+        let mut config = model.config.clone();
         config.torch_dtype = torch_dtype(&parameters);
         config.quantization = quantization(&parameters);
         config.quantization_config.clone_from(&config.quantization);
-        Ok(Self { config, parameters, tensors, n_shards: shard_idx + 1 })
+        Ok(Self { config, parameters, tensors, n_shards: packing.n_shards() })
     }
 
     /// What all tensors take in the MLX model.
     pub(crate) fn total_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.bytes).sum()
-    }
-
-    /// The file name of a shard.
-    pub(crate) fn shard_name(&self, shard_idx: usize) -> String {
-        match self.n_shards {
-            1 => "model.safetensors".to_owned(),
-            n => format!("model-{:05}-of-{n:05}.safetensors", shard_idx + 1),
-        }
     }
 }
 
@@ -137,12 +108,7 @@ fn parts(source: &Source, becomes: Becomes) -> Vec<Part> {
         bytes: source.n_rows * n_cols * element_bytes,
         offset: 0,
     };
-    let float_bytes = float.size_bytes() as u64;
-    let float_dtype = match float {
-        FloatType::F32 => "F32",
-        FloatType::F16 => "F16",
-        FloatType::BF16 => "BF16",
-    };
+    let (float_dtype, float_bytes) = (shards::dtype(float), float.size_bytes() as u64);
     match becomes.affine() {
         None => vec![part(source.parameter, float_dtype, source.n_cols, float_bytes)],
         Some(affine) => {

@@ -15,16 +15,21 @@
 //! # Ok::<(), flash_convert::ConvertError>(())
 //! ```
 //!
+//! [`Checkpoint`] quantises directories of safetensors as Hugging Face has them, bit for bit as mlx-lm does.
+//!
 //! What is where: [`gguf`] reads the format (its header parser is pure and fuzzed), and [`Conversion`] turns a file
 //! into a directory: weights, config.json, tokenizer.json, `tokenizer_config.json` and `generation_config.json`. Known
-//! are the `llama` architecture, byte-level and `SentencePiece` BPE tokenizers, and the block formats of
+//! are the `llama`, `qwen2`, `qwen3` and `gemma3` architectures, byte-level and `SentencePiece` BPE tokenizers, and the block formats of
 //! [`gguf::BlockFormat`]; anything else is refused by name.
 
+mod architecture;
 mod conversion;
 mod error;
 pub mod gguf;
+mod hf;
 mod layout;
-mod llama;
+mod scratch;
+mod shards;
 mod stream;
 mod target;
 mod tokenizer;
@@ -32,5 +37,6 @@ mod writer;
 
 pub use conversion::{Conversion, Plan, Progress, Report, SHARD_BYTES_DEFAULT};
 pub use error::{ConvertError, TokenizerProblem};
+pub use hf::{COMPANION_FILES, Checkpoint, QuantizePlan, Quantized};
 pub use layout::PlannedTensor;
 pub use target::{Becomes, Target};

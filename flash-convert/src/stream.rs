@@ -2,36 +2,12 @@
 
 use flash_kernels::{Affine, FloatType};
 
+use crate::architecture::Source;
 use crate::error::ConvertError;
 use crate::gguf::{GgufFile, RepackError};
 use crate::layout::Parameter;
-use crate::llama::Source;
+use crate::scratch::{Beyond, CHUNK_VALUES, Scratch, Sink};
 use crate::target::{Becomes, float_name};
-
-/// Values converted at a time: whole blocks and whole groups of every format, and enough that a system call for
-/// each chunk costs nothing.
-const CHUNK_VALUES: usize = 128 << 10;
-
-/// The most that a value takes, stored or not, in bytes.
-const VALUE_BYTES_MAX: usize = 4;
-
-/// The shortest group.
-const GROUP_LEN_MIN: usize = 32;
-
-const _: () = assert!(CHUNK_VALUES.is_multiple_of(256));
-
-/// The memory that a conversion works in: all that grows with the model is on disk.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    stored: Vec<u8>,
-    values: Vec<f32>,
-    out: Vec<u8>,
-    scales: Vec<u8>,
-    biases: Vec<u8>,
-}
-
-/// Is given the bytes that follow next in the part of an index.
-pub(crate) type Sink<'a> = dyn FnMut(usize, &[u8]) -> Result<(), ConvertError> + 'a;
 
 /// Why a parameter could not be converted.
 #[derive(Debug)]
@@ -49,17 +25,6 @@ impl From<ConvertError> for StreamError {
 }
 
 impl Scratch {
-    pub(crate) fn new() -> Self {
-        let scales_bytes = CHUNK_VALUES / GROUP_LEN_MIN * VALUE_BYTES_MAX;
-        Self {
-            stored: vec![0; CHUNK_VALUES * VALUE_BYTES_MAX],
-            values: vec![0.0; CHUNK_VALUES],
-            out: vec![0; CHUNK_VALUES * VALUE_BYTES_MAX],
-            scales: vec![0; scales_bytes],
-            biases: vec![0; scales_bytes],
-        }
-    }
-
     /// Converts `parameter` into `sink`.
     pub(crate) fn convert(
         &mut self,
@@ -79,7 +44,8 @@ impl Scratch {
             match parameter.becomes {
                 Becomes::Same(_) => sink(0, stored)?,
                 Becomes::Floats(float) => {
-                    let bytes = self.floats(&chunk, float)?;
+                    self.dequantize(&chunk, float)?;
+                    let bytes = self.encode(len, float);
                     sink(0, &self.out[..bytes])?;
                 }
                 Becomes::Repacked(affine, float) => {
@@ -87,7 +53,8 @@ impl Scratch {
                     self.put_affine(len, affine, float, sink)?;
                 }
                 Becomes::Quantized(affine, float) => {
-                    self.quantize(&chunk, affine, float)?;
+                    self.dequantize(&chunk, float)?;
+                    self.quantize(len, affine, float).map_err(|beyond| chunk.beyond(&beyond))?;
                     self.put_affine(len, affine, float, sink)?;
                 }
             }
@@ -97,46 +64,15 @@ impl Scratch {
     }
 
     /// Dequantises the chunk and rounds it to `float`.
-    fn round(&mut self, chunk: &Chunk<'_>, float: FloatType) -> Result<(), ConvertError> {
+    fn dequantize(&mut self, chunk: &Chunk<'_>, float: FloatType) -> Result<(), ConvertError> {
         let format = chunk.source.format;
         let stored = &self.stored[..format.bytes(chunk.len as u64) as usize];
         let values = &mut self.values[..chunk.len];
         format.dequantize(stored, values);
-        for (idx, value) in values.iter_mut().enumerate() {
-            *value = float.round(*value);
-            if !value.is_finite() {
-                return Err(chunk.not_finite(idx, float));
-            }
+        if chunk.source.is_one_greater {
+            values.iter_mut().for_each(|value| *value -= 1.0);
         }
-        Ok(())
-    }
-
-    fn floats(&mut self, chunk: &Chunk<'_>, float: FloatType) -> Result<usize, ConvertError> {
-        self.round(chunk, float)?;
-        let bytes = chunk.len * float.size_bytes();
-        float
-            .encode_into(&self.values[..chunk.len], &mut self.out[..bytes])
-            .expect("a slice of the values' length");
-        Ok(bytes)
-    }
-
-    fn quantize(&mut self, chunk: &Chunk<'_>, affine: Affine, float: FloatType) -> Result<(), ConvertError> {
-        self.round(chunk, float)?;
-        let floats_bytes = chunk.len / affine.group_size() * float.size_bytes();
-        affine
-            .quantize_row(
-                float,
-                &self.values[..chunk.len],
-                &mut self.out[..affine.codes_bytes(chunk.len)],
-                &mut self.scales[..floats_bytes],
-                &mut self.biases[..floats_bytes],
-            )
-            .map_err(|error| match error {
-                flash_kernels::KernelError::OutOfRange { value_idx, .. } => {
-                    chunk.not_finite(value_idx, float)
-                }
-                other => unreachable!("whole groups of finite values: {other}"),
-            })
+        self.round(chunk.len, float).map_err(|beyond| chunk.beyond(&beyond))
     }
 
     fn repack(&mut self, chunk: &Chunk<'_>, affine: Affine, float: FloatType) -> Result<(), StreamError> {
@@ -153,22 +89,9 @@ impl Scratch {
             .map_err(|error| match error {
                 RepackError::BeyondF16 { .. } => StreamError::NeedsWideScales,
                 RepackError::NotFinite { group_idx } => {
-                    chunk.not_finite(group_idx * affine.group_size(), float).into()
+                    chunk.beyond(&Beyond { value_idx: group_idx * affine.group_size(), float }).into()
                 }
             })
-    }
-
-    fn put_affine(
-        &self,
-        len: usize,
-        affine: Affine,
-        float: FloatType,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), ConvertError> {
-        let floats_bytes = len / affine.group_size() * float.size_bytes();
-        sink(0, &self.out[..affine.codes_bytes(len)])?;
-        sink(1, &self.scales[..floats_bytes])?;
-        sink(2, &self.biases[..floats_bytes])
     }
 }
 
@@ -181,12 +104,12 @@ struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    fn not_finite(&self, idx: usize, float: FloatType) -> ConvertError {
+    fn beyond(&self, beyond: &Beyond) -> ConvertError {
         ConvertError::NotFinite {
             path: self.gguf.path().to_owned(),
             tensor: self.source.tensor.name.clone(),
-            value_idx: self.first + idx as u64,
-            float: float_name(float),
+            value_idx: self.first + beyond.value_idx as u64,
+            float: float_name(beyond.float),
         }
     }
 }
@@ -215,20 +138,4 @@ fn read_chunk(
         (at, rest) = (at + n_values, left);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_working_memory_is_less_than_two_mib_whatever_the_model() {
-        let scratch = Scratch::new();
-        let bytes = scratch.stored.len()
-            + scratch.values.len() * size_of::<f32>()
-            + scratch.out.len()
-            + scratch.scales.len()
-            + scratch.biases.len();
-        assert!(bytes < 2 << 20, "{bytes} B");
-    }
 }

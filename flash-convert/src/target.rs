@@ -4,9 +4,8 @@ use std::fmt;
 
 use flash_kernels::{Affine, FloatType};
 
+use crate::architecture::Source;
 use crate::error::ConvertError;
-use crate::gguf::BlockFormat;
-use crate::llama::Source;
 
 /// The group length that every block format fits.
 const GROUP_KEPT: usize = 32;
@@ -96,7 +95,7 @@ impl Target {
             |bits, group_size| Affine::new(bits, group_size).map_err(|fault| ConvertError::Target { fault });
         Ok(match self {
             Self::Keep => match (source.format.float(), source.format.affine()) {
-                (Some(float), _) => Becomes::Same(float),
+                (Some(float), _) => Self::dense(source, float),
                 (None, Some((bits, float))) => {
                     let float = if wide_scales { FloatType::F32 } else { float };
                     Becomes::Repacked(affine(bits, GROUP_KEPT)?, float)
@@ -108,14 +107,15 @@ impl Target {
                 if source.is_matrix && source.n_cols.is_multiple_of(group_size as u64) {
                     Becomes::Quantized(affine, FloatType::F16)
                 } else {
-                    Self::dense(source.format, FloatType::F16)
+                    Self::dense(source, FloatType::F16)
                 }
             }
-            Self::Dense(float) => Self::dense(source.format, float),
+            Self::Dense(float) => Self::dense(source, float),
         })
     }
 
-    fn dense(format: BlockFormat, float: FloatType) -> Becomes {
-        if format.float() == Some(float) { Becomes::Same(float) } else { Becomes::Floats(float) }
+    fn dense(source: &Source, float: FloatType) -> Becomes {
+        let is_same = source.format.float() == Some(float) && !source.is_one_greater;
+        if is_same { Becomes::Same(float) } else { Becomes::Floats(float) }
     }
 }

@@ -10,9 +10,9 @@ use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
+use crate::architecture::Config;
 use crate::error::{ConvertError, TokenizerProblem};
 use crate::gguf::{GgufFile, Strings};
-use crate::llama::Config;
 use crate::writer::OutDir;
 use special::Specials;
 

@@ -6,17 +6,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::error::ConvertError;
-use crate::layout::{Layout, Part};
-
-/// To what multiple the data section of a shard is aligned: a cache line, so that kernels may use wide loads.
-const DATA_ALIGN: usize = 64;
-
-/// Bytes of the header's length.
-const LEN_BYTES: usize = 8;
 
 /// What a new directory may be used for, before the process's mask.
 const DIR_MODE: u32 = 0o777;
@@ -79,10 +71,13 @@ impl OutDir {
         indented: bool,
     ) -> Result<(), ConvertError> {
         let text = if indented { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) };
-        let text = text.map_err(|error| self.error(name, error.into()))?;
+        self.write(name, &text.map_err(|error| self.error(name, error.into()))?)
+    }
+
+    /// Writes a whole file.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), ConvertError> {
         let mut file = self.create(name)?;
-        let written = file.file.write_all(&text);
-        written.map_err(|source| self.error(name, source))?;
+        file.file.write_all(bytes).map_err(|source| self.error(name, source))?;
         file.finish()
     }
 
@@ -98,6 +93,11 @@ impl OutDir {
             sync_dir(&parent).map_err(|source| ConvertError::write(&self.path, self.wanted_bytes, source))?;
         }
         Ok(())
+    }
+
+    /// The error of a conversion that was asked to stop.
+    pub(crate) fn interrupted(&self) -> ConvertError {
+        ConvertError::Interrupted { path: self.path.clone() }
     }
 
     fn error(&self, name: &str, source: std::io::Error) -> ConvertError {
@@ -128,73 +128,4 @@ impl OutFile {
     pub(crate) fn finish(self) -> Result<(), ConvertError> {
         self.file.sync_all().map_err(|source| ConvertError::write(&self.path, self.wanted_bytes, source))
     }
-}
-
-/// A safetensors file whose header is written and whose tensors follow in any order.
-#[derive(Debug)]
-pub(crate) struct Shard {
-    file: OutFile,
-    data_offset: u64,
-}
-
-impl Shard {
-    /// Starts shard `shard_idx` of the layout.
-    pub(crate) fn create(dir: &OutDir, layout: &Layout, shard_idx: usize) -> Result<Self, ConvertError> {
-        let header = header(parts_of(layout, shard_idx));
-        let file = dir.create(&layout.shard_name(shard_idx))?;
-        file.write_at(0, &header)?;
-        Ok(Self { file, data_offset: header.len() as u64 })
-    }
-
-    /// Writes bytes of a part, `at` bytes after its start.
-    pub(crate) fn write(&self, part: &Part, at: u64, bytes: &[u8]) -> Result<(), ConvertError> {
-        let end = at + bytes.len() as u64;
-        assert!(end <= part.bytes, "{}: more bytes than planned", part.name);
-        self.file.write_at(self.data_offset + part.offset + at, bytes)
-    }
-
-    /// Makes the shard durable.
-    pub(crate) fn finish(self) -> Result<(), ConvertError> {
-        self.file.finish()
-    }
-}
-
-fn parts_of(layout: &Layout, shard_idx: usize) -> impl Iterator<Item = &Part> {
-    let parameters = layout.parameters.iter();
-    let of_shard = parameters.filter(move |parameter| parameter.shard_idx == shard_idx);
-    of_shard.flat_map(|parameter| &parameter.parts)
-}
-
-/// A safetensors header with its length, padded so that the data after it is aligned.
-fn header<'a>(parts: impl Iterator<Item = &'a Part>) -> Vec<u8> {
-    let mut entries = Map::new();
-    entries.insert("__metadata__".to_owned(), json!({"format": "mlx"}));
-    for part in parts {
-        let entry = json!({
-            "dtype": part.dtype,
-            "shape": part.shape,
-            "data_offsets": [part.offset, part.offset + part.bytes],
-        });
-        entries.insert(part.name.clone(), entry);
-    }
-    let json = Value::Object(entries).to_string();
-    let len = (LEN_BYTES + json.len()).next_multiple_of(DATA_ALIGN) - LEN_BYTES;
-    let mut header = (len as u64).to_le_bytes().to_vec();
-    header.extend_from_slice(json.as_bytes());
-    header.resize(LEN_BYTES + len, b' ');
-    header
-}
-
-/// `model.safetensors.index.json`: which shard holds which tensor.
-pub(crate) fn index(layout: &Layout) -> Value {
-    let weight_map: Map<String, Value> = (0..layout.n_shards)
-        .flat_map(|shard_idx| {
-            let name = layout.shard_name(shard_idx);
-            parts_of(layout, shard_idx).map(move |part| (part.name.clone(), json!(name)))
-        })
-        .collect();
-    json!({
-        "metadata": {"total_size": layout.total_bytes()},
-        "weight_map": weight_map,
-    })
 }

@@ -20,10 +20,12 @@ enum Script {
 
 /// All but `flash-convert/tests/goldens/make_smollm2.py`: that describes what a converter makes that is none of ours,
 /// and takes its output.
-const SCRIPTS: [Script; 9] = [
+const SCRIPTS: [Script; 11] = [
     Script::Prints("flash-kernels/tests/goldens/make_affine.py", "affine.json"),
     Script::Prints("flash-kernels/tests/goldens/make_mx.py", "mx.json"),
     Script::Prints("flash-convert/tests/goldens/make_blocks.py", "blocks.json"),
+    Script::Prints("flash-convert/tests/goldens/make_names.py", "names.json"),
+    Script::Prints("flash-convert/tests/goldens/make_quantized.py", "quantized.json"),
     Script::Prints("flash-convert/tests/goldens/make_tokenizers.py", "tokenizers.json"),
     Script::Writes("flash-model/tests/goldens/tokenizers/make.py"),
     Script::Writes("flash-model/tests/goldens/templates/make.py"),

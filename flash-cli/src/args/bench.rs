@@ -1,10 +1,9 @@
 //! The flags of `bench`.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 
 use super::{EngineArgs, IoArg};
+use crate::model::ModelName;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -69,9 +68,9 @@ pub(crate) struct BenchStreamArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchIoArgs {
-    /// The directory of the model
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    /// The directory of the model, or its id on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION
+    #[arg(long)]
+    pub(crate) model: ModelName,
     /// Measure only this way to read; may be given more than once [default: uring, direct and pread]
     #[arg(long, value_name = "MODE")]
     pub(crate) io: Vec<IoArg>,

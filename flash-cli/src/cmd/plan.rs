@@ -21,7 +21,7 @@ const COLUMNS_DEFAULT: usize = 80;
 const COLUMNS_MAX: usize = 120;
 
 pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<ExitCode> {
-    let (model, _tokenizer) = open_to_look(&options.model_dir)?;
+    let (model, _tokenizer) = open_to_look(&options.model)?;
     let machine = Machine::new(&model, options);
     let budget_bytes = budget::bytes(options.ram);
     let columns = columns();

@@ -1,4 +1,4 @@
-//! What a GGUF file is converted to.
+//! What is converted, and to what.
 
 use std::path::PathBuf;
 
@@ -7,39 +7,67 @@ use flash_kernels::{Affine, FloatType};
 
 use super::UsageError;
 use crate::args::{ConvertArgs, FloatArg};
+use crate::model::ModelName;
 
+/// As in mlx-lm.
+const BITS_DEFAULT: u32 = 4;
 /// As in mlx-lm.
 const GROUP_SIZE_DEFAULT: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct ConvertOptions {
-    pub(crate) gguf: PathBuf,
+    pub(crate) source: ConvertSource,
     pub(crate) out: PathBuf,
-    pub(crate) target: Target,
     pub(crate) shard_bytes: u64,
+}
+
+/// What is converted.
+#[derive(Debug)]
+pub(crate) enum ConvertSource {
+    Gguf {
+        gguf: PathBuf,
+        target: Target,
+    },
+    /// A directory of Hugging Face, which is quantised.
+    Hf {
+        model: ModelName,
+        bits: u32,
+        group_size: usize,
+    },
 }
 
 impl ConvertOptions {
     pub(crate) fn resolve(args: ConvertArgs) -> Result<Self, UsageError> {
         // `--keep` is the default: it is there to be said, and excludes the others.
-        let ConvertArgs { gguf, out, keep: _, quantize, group_size, dtype, shard_size } = args;
-        let target = match (quantize, dtype) {
-            (Some(bits), _) => {
-                let group_size = group_size.unwrap_or(GROUP_SIZE_DEFAULT);
-                Affine::new(bits, group_size).map_err(|error| UsageError::Quantize {
-                    bits,
-                    group_size,
-                    error,
-                })?;
-                Target::Quantize { bits, group_size }
-            }
-            (None, Some(float)) => Target::Dense(match float {
-                FloatArg::F32 => FloatType::F32,
-                FloatArg::F16 => FloatType::F16,
-                FloatArg::Bf16 => FloatType::BF16,
-            }),
-            (None, None) => Target::Keep,
+        let ConvertArgs { gguf, hf, out, bits, keep: _, quantize, group_size, dtype, shard_size } = args;
+        let group_size = group_size.unwrap_or(GROUP_SIZE_DEFAULT);
+        let check = |flag, bits| {
+            let affine = Affine::new(bits, group_size);
+            affine.map_err(|error| UsageError::Quantize { flag, bits, group_size, error })
         };
-        Ok(Self { gguf, out, target, shard_bytes: shard_size.bytes() })
+        let source = match (gguf, hf) {
+            (Some(gguf), _) => {
+                let target = match (quantize, dtype) {
+                    (Some(bits), _) => {
+                        check("--quantize", bits)?;
+                        Target::Quantize { bits, group_size }
+                    }
+                    (None, Some(float)) => Target::Dense(match float {
+                        FloatArg::F32 => FloatType::F32,
+                        FloatArg::F16 => FloatType::F16,
+                        FloatArg::Bf16 => FloatType::BF16,
+                    }),
+                    (None, None) => Target::Keep,
+                };
+                ConvertSource::Gguf { gguf, target }
+            }
+            (None, Some(model)) => {
+                let bits = bits.unwrap_or(BITS_DEFAULT);
+                check("--bits", bits)?;
+                ConvertSource::Hf { model, bits, group_size }
+            }
+            (None, None) => return Err(UsageError::NoSource),
+        };
+        Ok(Self { source, out, shard_bytes: shard_size.bytes() })
     }
 }

@@ -1,6 +1,6 @@
 //! How a model is opened and run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, Tuning};
 use flash_model::{Compute, KvFormat, KvPolicy, WhenFull};
@@ -9,6 +9,7 @@ use flash_sched::ByteRate;
 use super::UsageError;
 use crate::args::{ComputeArg, EngineArgs, EvictArg, KeepArgs, KvArgs};
 use crate::cache;
+use crate::model::ModelName;
 use crate::modelfile::{Modelfile, TopK};
 use crate::ram::Ram;
 use crate::size::Size;
@@ -18,7 +19,7 @@ const THREADS_MAX: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct EngineSettings {
-    pub(crate) model_dir: PathBuf,
+    pub(crate) model: ModelName,
     /// The budget, if someone says; otherwise it goes with what the machine can spare.
     pub(crate) ram: Option<Size>,
     pub(crate) io: IoMode,
@@ -40,8 +41,8 @@ pub(crate) struct EngineSettings {
 
 impl EngineSettings {
     /// How the disk of the model is read: as it was found out to be best, or as someone says.
-    pub(crate) fn tuning(&self) -> Tuning {
-        let mut tuning = cache::tuning(&self.model_dir, self.io);
+    pub(crate) fn tuning(&self, model_dir: &Path) -> Tuning {
+        let mut tuning = cache::tuning(model_dir, self.io);
         tuning.depth = self.read_depth.unwrap_or(tuning.depth);
         tuning
     }
@@ -59,7 +60,7 @@ impl EngineSettings {
         }
         let rate = |rate: Size| ByteRate::new(rate.bytes() as f64);
         Ok(Self {
-            model_dir: model.or(file.from).ok_or(UsageError::NoModel)?,
+            model: model.or(file.from).ok_or(UsageError::NoModel)?,
             // Whoever asks for auto does not want what the file says.
             ram: ram.map_or(file.ram, Ram::size),
             io: io.mode(),

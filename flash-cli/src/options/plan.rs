@@ -1,17 +1,16 @@
 //! What is planned, and for which machine.
 
-use std::path::PathBuf;
-
 use flash_model::MachineSpeeds;
 
 use super::at_least;
 use crate::args::PlanArgs;
+use crate::model::ModelName;
 use crate::size::Size;
 use crate::speed::{ComputeSpeed, Rate};
 
 #[derive(Debug)]
 pub(crate) struct PlanOptions {
-    pub(crate) model_dir: PathBuf,
+    pub(crate) model: ModelName,
     /// The budget, if someone says.
     pub(crate) ram: Option<Size>,
     pub(crate) context_tokens: usize,
@@ -38,7 +37,7 @@ impl PlanOptions {
         let PlanArgs { model, ram, ctx, disk, compute, json } = args;
         let usual = MachineSpeeds::default();
         Ok(Self {
-            model_dir: model,
+            model,
             ram,
             context_tokens: at_least(1, ctx)?,
             disk: Assumable::new(disk, Rate(usual.disk.rate)),

@@ -20,17 +20,7 @@ fn missing_directory_is_named() {
     assert_refused(
         &output(["run", "--prompt", "5", "--model", &dir]),
         1,
-        &[&dir, "No such file or directory"],
-    );
-}
-
-#[test]
-fn a_hugging_face_id_says_how_to_download_it() {
-    let run = output(["run", "--prompt", "5", "--model", "some-owner/some-model"]);
-    assert_refused(
-        &run,
-        1,
-        &["some-owner/some-model: no such directory", "hf download some-owner/some-model"],
+        &[&dir, "No such file or directory, nor is it the id of a model (ORG/NAME"],
     );
 }
 

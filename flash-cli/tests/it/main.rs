@@ -9,6 +9,7 @@ mod interrupt;
 mod modelfile;
 mod perplexity;
 mod plan;
+mod pull;
 mod real_model;
 mod run;
 mod sessions;

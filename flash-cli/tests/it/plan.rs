@@ -158,7 +158,7 @@ fn speeds_that_make_no_sense_are_refused() {
     for (flag, name, complaint) in table {
         assert_refused(&plan(&tiny, &[flag]), 2, &[name, complaint]);
     }
-    assert_refused(&output(["plan"]), 2, &["--model <DIR>"]);
+    assert_refused(&output(["plan"]), 2, &["--model <MODEL>"]);
     assert_refused(&output(["plan", "--model", "/nowhere"]), 1, &["/nowhere"]);
 }
 

@@ -5,7 +5,7 @@ use predicates::prelude::*;
 use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, flash_cli, output, stderr, stdout};
 
-const VERBS: [&str; 8] = ["run", "chat", "inspect", "plan", "perplexity", "convert", "kv", "bench"];
+const VERBS: [&str; 9] = ["run", "chat", "inspect", "plan", "perplexity", "pull", "convert", "kv", "bench"];
 
 #[test]
 fn help_names_every_verb_and_the_exit_codes() {
@@ -36,7 +36,7 @@ fn help_of_run_has_the_flags_in_groups() {
     let text = stdout(&help);
     let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is not in {text}"));
     let order = [
-        "--model <DIR>",
+        "--model <MODEL>",
         "--prompt <TEXT>",
         "--json",
         "Memory and disk:",
@@ -68,9 +68,9 @@ fn unknown_flags_and_verbs_suggest_the_known() {
 
 #[test]
 fn missing_flags_are_named() {
-    assert_refused(&output(["inspect"]), 2, &["--model <DIR>"]);
+    assert_refused(&output(["inspect"]), 2, &["--model <MODEL>"]);
     assert_refused(&output(["convert", "--gguf", "x"]), 2, &["--out <DIR>"]);
-    assert_refused(&output(["run", "--prompt", "5"]), 2, &["--model DIR"]);
+    assert_refused(&output(["run", "--prompt", "5"]), 2, &["--model MODEL"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 usage: make_tokenizers.py > tokenizers.json      (needs: pip install sentencepiece==0.2.3 protobuf regex)
 
-- spm: a tiny SentencePiece BPE model with byte fallback, trained here, and its ids;
+- spm, gemma: tiny SentencePiece BPE models with byte fallback, trained here, and their ids;
 - splits: words, by the patterns that Llama 3, Qwen 2 and GPT-2 publish and that llama.cpp has for `default`,
   as Python's `regex` finds them.
 """
@@ -30,21 +30,30 @@ How many roads must a man walk down before you call him a man? The answer is wri
 Numbers such as 12, 345 and 6789 appear here as well, together with naïve café scenes and a few other things.
 """.splitlines()
 
-model = io.BytesIO()
-spm.SentencePieceTrainer.train(
-    sentence_iterator=iter(CORPUS * 3), model_writer=model, model_type="bpe", vocab_size=460, byte_fallback=True,
-    normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=0.995,
-    control_symbols=["<|ctl|>"], user_defined_symbols=["<|user|>"], minloglevel=2, num_threads=1)
-proto = pb.ModelProto()
-proto.ParseFromString(model.getvalue())
-sp = spm.SentencePieceProcessor(model_proto=model.getvalue())
-golden = {
-    "source": f"sentencepiece {spm.__version__}, regex {regex.__version__}; make_tokenizers.py",
-    "spm": {
+
+def sentencepiece(**more):
+    """The tables of a model that is trained here, and the ids of the texts."""
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS * 3), model_writer=model, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=0.995,
+        control_symbols=["<|ctl|>"], minloglevel=2, num_threads=1, **more)
+    proto = pb.ModelProto()
+    proto.ParseFromString(model.getvalue())
+    sp = spm.SentencePieceProcessor(model_proto=model.getvalue())
+    return {
         "tokens": [p.piece for p in proto.pieces], "scores": [p.score for p in proto.pieces],
         "types": [p.type for p in proto.pieces], "bos": sp.bos_id(), "eos": sp.eos_id(), "unk": sp.unk_id(),
         "cases": [[text, sp.encode(text)] for text in TEXTS],
-    },
+    }
+
+
+golden = {
+    "source": f"sentencepiece {spm.__version__}, regex {regex.__version__}; make_tokenizers.py",
+    "spm": sentencepiece(vocab_size=460, user_defined_symbols=["<|user|>"]),
+    # As Gemma's: no space before the text, and runs of spaces and line ends that are tokens.
+    "gemma": sentencepiece(vocab_size=480, add_dummy_prefix=False, user_defined_symbols=[
+        "<|user|>", "\n", "\n\n", "\t", *("▁" * n for n in (2, 3, 4))]),
 }
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -1,6 +1,7 @@
 //! The tests of flash-convert, in one program so that they can share the builder of GGUF files.
 #![expect(clippy::print_stderr, reason = "tests that cannot run say why")]
 
+mod architectures;
 mod blocks;
 mod builder;
 mod convert;
@@ -9,6 +10,7 @@ mod failures;
 mod fuzz_corpus;
 mod header;
 mod header_oracle;
+mod quantized;
 mod real_model;
 mod refusals;
 mod tiny;

@@ -83,6 +83,20 @@ fn sentencepiece_models_give_the_ids_that_sentencepiece_gives() {
 }
 
 #[test]
+fn runs_of_spaces_and_line_ends_are_tokens_where_sentencepiece_has_them() {
+    let golden = golden();
+    let mut gguf = spm(&golden["gemma"]);
+    gguf.set("tokenizer.ggml.add_space_prefix", Typed::bool(false));
+    let tokenizer = load(&converted(&gguf).out());
+    for case in golden["gemma"]["cases"].as_array().unwrap() {
+        let text = case[0].as_str().unwrap();
+        let encoding = tokenizer.encode(text, false).unwrap();
+        assert_eq!(encoding.get_ids(), ids(&case[1]), "{text:?} is {:?}", encoding.get_tokens());
+        assert_eq!(tokenizer.decode(encoding.get_ids(), false).unwrap(), text);
+    }
+}
+
+#[test]
 fn without_a_space_prefix_text_starts_as_it_is() {
     let golden = golden();
     let mut gguf = spm(&golden["spm"]);

@@ -125,6 +125,17 @@ fn duplicate_metadata_is_refused() {
     assert_fault!(fault(header, &[]), HeaderFault::DuplicateField { field, .. } if field == "k");
 }
 
+/// `mx.save_safetensors` writes it where it is given no metadata.
+#[test]
+fn metadata_that_is_null_is_none() {
+    let header = r#"{"__metadata__":null,"a":{"data_offsets":[0,4],"dtype":"F32","shape":[1]}}"#;
+    let parsed = parse(file_of(header, &[0; 4])).unwrap();
+    assert!(parsed.metadata.is_empty());
+    assert_eq!(parsed.tensors.len(), 1);
+    let twice = r#"{"__metadata__":null,"__metadata__":{}}"#;
+    assert_fault!(fault(twice, &[]), HeaderFault::DuplicateTensor { tensor } if tensor == "__metadata__");
+}
+
 #[test]
 fn metadata_that_is_not_text_is_refused() {
     let header = r#"{"__metadata__":{"k":1}}"#;

@@ -58,9 +58,10 @@ struct FioReport {
 }
 
 pub(crate) fn run(args: &BenchIoArgs) -> anyhow::Result<ExitCode> {
-    let tuning = cache::tuning(&args.model, IoMode::Auto);
+    let model_dir = args.model.find()?;
+    let tuning = cache::tuning(&model_dir, IoMode::Auto);
     let Tuning { mode, depth, chunk_bytes } = tuning;
-    let catalog = Catalog::open(&args.model, mode)?;
+    let catalog = Catalog::open(&model_dir, mode)?;
     let (shard, shard_bytes) = largest_shard(&catalog)?;
     if args.fio {
         fio::check()?;

@@ -1,5 +1,6 @@
 //! What the benchmarks of the engine share: one model in one budget, loaded anew for each measurement, and its disk.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flash_io::{Catalog, Tuning};
@@ -11,6 +12,7 @@ use crate::options::EngineSettings;
 use crate::session::open_model;
 
 pub(super) struct Trial {
+    model_dir: PathBuf,
     settings: EngineSettings,
     tuning: Tuning,
     pub(super) budget_bytes: u64,
@@ -37,9 +39,10 @@ impl Pass {
 
 impl Trial {
     pub(super) fn new(settings: EngineSettings) -> anyhow::Result<Self> {
-        let tuning = settings.tuning();
-        let disk = Ceiling::of(&Catalog::open(&settings.model_dir, tuning.mode)?, tuning.mode)?;
-        Ok(Self { budget_bytes: budget::bytes(settings.ram), settings, tuning, disk })
+        let model_dir = settings.model.find()?;
+        let tuning = settings.tuning(&model_dir);
+        let disk = Ceiling::of(&Catalog::open(&model_dir, tuning.mode)?, tuning.mode)?;
+        Ok(Self { budget_bytes: budget::bytes(settings.ram), model_dir, settings, tuning, disk })
     }
 
     /// An engine that leaves room for the buffer that the disk is measured with. Without `prefetch` it reads a bundle when
@@ -66,8 +69,8 @@ impl Trial {
         context_tokens: usize,
         prefetch: bool,
     ) -> anyhow::Result<Engine> {
-        let EngineSettings { model_dir, compute, read_rate, kv, kv_dir, .. } = &self.settings;
-        let model: Model = open_model(model_dir, self.tuning.mode, *compute)?;
+        let EngineSettings { compute, read_rate, kv, kv_dir, .. } = &self.settings;
+        let model: Model = open_model(&self.model_dir, self.tuning.mode, *compute)?;
         let prefetch = prefetch && self.settings.prefetch;
         let workload = Workload { prompt_tokens, context_tokens, prefetch, kv: *kv };
         let options = EngineOptions {

@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod hub;
 pub(crate) mod real;
 pub(crate) mod tiny;
 

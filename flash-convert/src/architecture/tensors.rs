@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use super::Architecture;
 use super::config::Config;
 use crate::error::ConvertError;
 use crate::gguf::{BlockFormat, GgufFile, TensorInfo};
@@ -26,6 +27,8 @@ pub(crate) struct Source {
     pub(crate) n_cols: u64,
     /// For queries and keys: rows of a head, which GGUF has in another order (see [`source_row`](Self::source_row)).
     pub(crate) interleaved_head_dim: Option<u64>,
+    /// Whether GGUF has every value 1 greater.
+    pub(crate) is_one_greater: bool,
 }
 
 impl Source {
@@ -56,16 +59,21 @@ struct Wanted {
     /// The fastest-varying first, as in GGUF.
     dims: Vec<u64>,
     interleaved: bool,
+    is_one_greater: bool,
 }
 
 /// Every parameter of the model in the order of execution; every tensor of the file is one of them.
-pub(super) fn sources(gguf: &GgufFile, config: &Config) -> Result<Vec<Source>, ConvertError> {
+pub(super) fn sources(
+    gguf: &GgufFile,
+    architecture: &Architecture,
+    config: &Config,
+) -> Result<Vec<Source>, ConvertError> {
     let path = gguf.path();
     let mut left: HashMap<&str, &TensorInfo> =
         gguf.header().tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
     left.remove(ROPE_FREQS);
     let mut sources = Vec::with_capacity(left.len());
-    for wanted in wanted(config) {
+    for wanted in wanted(architecture, config) {
         let Some(tensor) = left.remove(wanted.gguf.as_str()) else {
             return Err(ConvertError::MissingTensor { path: path.to_owned(), tensor: wanted.gguf });
         };
@@ -96,6 +104,7 @@ pub(super) fn sources(gguf: &GgufFile, config: &Config) -> Result<Vec<Source>, C
             n_rows,
             n_cols,
             interleaved_head_dim: wanted.interleaved.then_some(config.head_dim.into()),
+            is_one_greater: wanted.is_one_greater,
         });
     }
     // The least name, so that the message does not depend on the order of a hash map.
@@ -106,49 +115,97 @@ pub(super) fn sources(gguf: &GgufFile, config: &Config) -> Result<Vec<Source>, C
 }
 
 /// What the settings ask for, in the order of execution; lazily, for a hostile file may claim any number of layers.
-fn wanted(config: &Config) -> impl Iterator<Item = Wanted> {
+fn wanted(architecture: &Architecture, config: &Config) -> impl Iterator<Item = Wanted> {
     let hidden = u64::from(config.hidden_size);
     let vocab = u64::from(config.vocab_size);
     let simple = |gguf: &str, module: &str, dims: Vec<u64>| Wanted {
         gguf: format!("{gguf}.weight"),
         module: module.to_owned(),
         parameter: "weight",
+        is_one_greater: architecture.is_gemma && dims.len() == 1,
         dims,
         interleaved: false,
     };
     let head = (!config.tie_word_embeddings).then(|| simple("output", "lm_head", vec![hidden, vocab]));
     std::iter::once(simple("token_embd", "model.embed_tokens", vec![hidden, vocab]))
-        .chain((0..config.num_hidden_layers).flat_map(|layer_idx| layer(config, layer_idx)))
+        .chain((0..config.num_hidden_layers).flat_map(|layer_idx| layer(architecture, config, layer_idx)))
         .chain([simple("output_norm", "model.norm", vec![hidden])])
         .chain(head)
 }
 
-fn layer(config: &Config, layer_idx: u32) -> Vec<Wanted> {
+/// A module of a layer.
+struct Module {
+    gguf: &'static str,
+    mlx: &'static str,
+    /// None: a norm, which is a vector.
+    n_cols: Option<u64>,
+    n_rows: u64,
+    has_bias: bool,
+    interleaved: bool,
+}
+
+impl Module {
+    fn norm(gguf: &'static str, mlx: &'static str, len: u64) -> Self {
+        Self { gguf, mlx, n_cols: None, n_rows: len, has_bias: false, interleaved: false }
+    }
+
+    fn linear(gguf: &'static str, mlx: &'static str, n_cols: u64, n_rows: u64, has_bias: bool) -> Self {
+        Self { gguf, mlx, n_cols: Some(n_cols), n_rows, has_bias, interleaved: false }
+    }
+
+    fn interleaved(self, interleaved: bool) -> Self {
+        Self { interleaved, ..self }
+    }
+}
+
+/// The modules of a layer in the order of execution.
+fn modules(architecture: &Architecture, config: &Config) -> Vec<Module> {
     let hidden = u64::from(config.hidden_size);
     let inner = u64::from(config.intermediate_size);
-    let q = u64::from(config.num_attention_heads) * u64::from(config.head_dim);
-    let kv = u64::from(config.num_key_value_heads) * u64::from(config.head_dim);
-    let (attn, mlp) = (config.attention_bias, config.mlp_bias);
-    // GGUF's name, MLX's name, columns (none: a vector), rows, whether there is a bias, whether rows are interleaved.
-    let parts = [
-        ("attn_norm", "input_layernorm", None, hidden, false, false),
-        ("attn_q", "self_attn.q_proj", Some(hidden), q, attn, true),
-        ("attn_k", "self_attn.k_proj", Some(hidden), kv, attn, true),
-        ("attn_v", "self_attn.v_proj", Some(hidden), kv, attn, false),
-        ("attn_output", "self_attn.o_proj", Some(q), hidden, attn, false),
-        ("ffn_norm", "post_attention_layernorm", None, hidden, false, false),
-        ("ffn_gate", "mlp.gate_proj", Some(hidden), inner, mlp, false),
-        ("ffn_up", "mlp.up_proj", Some(hidden), inner, mlp, false),
-        ("ffn_down", "mlp.down_proj", Some(inner), hidden, mlp, false),
+    let head = u64::from(config.head_dim);
+    let q = u64::from(config.num_attention_heads) * head;
+    let kv = u64::from(config.num_key_value_heads) * head;
+    let (attn, mlp) = (config.attention_bias == Some(true), config.mlp_bias == Some(true));
+    let qkv = architecture.has_qkv_biases.unwrap_or(attn);
+    let turned = architecture.is_interleaved;
+    let mut modules = vec![
+        Module::norm("attn_norm", "input_layernorm", hidden),
+        Module::linear("attn_q", "self_attn.q_proj", hidden, q, qkv).interleaved(turned),
+        Module::linear("attn_k", "self_attn.k_proj", hidden, kv, qkv).interleaved(turned),
+        Module::linear("attn_v", "self_attn.v_proj", hidden, kv, qkv),
     ];
-    let mut wanted = Vec::with_capacity(2 * parts.len());
-    for (gguf, module, n_cols, n_rows, has_bias, interleaved) in parts {
+    if architecture.has_qk_norms {
+        modules.push(Module::norm("attn_q_norm", "self_attn.q_norm", head));
+        modules.push(Module::norm("attn_k_norm", "self_attn.k_norm", head));
+    }
+    modules.push(Module::linear("attn_output", "self_attn.o_proj", q, hidden, attn));
+    if architecture.is_gemma {
+        modules.push(Module::norm("post_attention_norm", "post_attention_layernorm", hidden));
+        modules.push(Module::norm("ffn_norm", "pre_feedforward_layernorm", hidden));
+    } else {
+        modules.push(Module::norm("ffn_norm", "post_attention_layernorm", hidden));
+    }
+    modules.extend([
+        Module::linear("ffn_gate", "mlp.gate_proj", hidden, inner, mlp),
+        Module::linear("ffn_up", "mlp.up_proj", hidden, inner, mlp),
+        Module::linear("ffn_down", "mlp.down_proj", inner, hidden, mlp),
+    ]);
+    if architecture.is_gemma {
+        modules.push(Module::norm("post_ffw_norm", "post_feedforward_layernorm", hidden));
+    }
+    modules
+}
+
+fn layer(architecture: &Architecture, config: &Config, layer_idx: u32) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    for Module { gguf, mlx, n_cols, n_rows, has_bias, interleaved } in modules(architecture, config) {
         let parameter = |parameter: &'static str, dims: Vec<u64>| Wanted {
             gguf: format!("blk.{layer_idx}.{gguf}.{parameter}"),
-            module: format!("model.layers.{layer_idx}.{module}"),
+            module: format!("model.layers.{layer_idx}.{mlx}"),
             parameter,
             dims,
             interleaved,
+            is_one_greater: architecture.is_gemma && n_cols.is_none(),
         };
         wanted.push(parameter("weight", n_cols.into_iter().chain([n_rows]).collect()));
         if has_bias {
@@ -180,6 +237,7 @@ mod tests {
             n_rows: 12,
             n_cols: 1,
             interleaved_head_dim: Some(6),
+            is_one_greater: false,
         };
         let rows: Vec<u64> = (0..12).map(|row| source.source_row(row)).collect();
         assert_eq!(rows, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);

@@ -9,6 +9,7 @@ use std::f64::consts::TAU;
 use serde::Serialize;
 
 use super::config::{Config, shortest};
+use super::settings::Settings;
 use super::tensors::ROPE_FREQS;
 use crate::error::ConvertError;
 use crate::gguf::{BlockFormat, GgufFile};
@@ -63,8 +64,9 @@ impl Llama3 {
 }
 
 /// The scaling that the metadata and the tensor of factors describe, if any.
-pub(super) fn scaling(gguf: &GgufFile, config: &Config) -> Result<Option<RopeScaling>, ConvertError> {
-    let linear = linear(gguf)?;
+pub(super) fn scaling(settings: &Settings<'_>, config: &Config) -> Result<Option<RopeScaling>, ConvertError> {
+    let gguf = settings.gguf;
+    let linear = linear(settings)?;
     let Some(factors) = factors(gguf, config)? else {
         return Ok(linear);
     };
@@ -78,27 +80,24 @@ pub(super) fn scaling(gguf: &GgufFile, config: &Config) -> Result<Option<RopeSca
     }
 }
 
-fn linear(gguf: &GgufFile) -> Result<Option<RopeScaling>, ConvertError> {
-    let metadata = gguf.metadata();
-    let kind_key = "llama.rope.scaling.type";
-    let kind = gguf.checked(metadata.string(kind_key))?;
-    let mut factor = gguf.checked(metadata.float("llama.rope.scaling.factor"))?;
+fn linear(settings: &Settings<'_>) -> Result<Option<RopeScaling>, ConvertError> {
+    let (kind_name, factor_name) = ("rope.scaling.type", "rope.scaling.factor");
+    let kind = settings.string(kind_name)?;
+    let mut factor = settings.float(factor_name)?;
     if factor.is_none() {
-        factor = gguf.checked(metadata.float("llama.rope.scale_linear"))?;
+        factor = settings.float("rope.scale_linear")?;
     }
-    let refuse = |key: &str, found: String, reason| {
-        Err(ConvertError::Unsupported { path: gguf.path().to_owned(), key: key.to_owned(), found, reason })
-    };
     match (kind, factor) {
         (Some("none"), _) | (None | Some("linear"), None | Some(1.0)) => Ok(None),
         (None | Some("linear"), Some(factor)) if factor.is_finite() && factor > 0.0 => {
             Ok(Some(RopeScaling::Linear { factor: shortest(factor) }))
         }
         (None | Some("linear"), Some(factor)) => {
-            refuse("llama.rope.scaling.factor", factor.to_string(), "it must be a positive number")
+            Err(settings.unsupported(factor_name, factor.to_string(), "it must be a positive number"))
         }
         (Some(other), _) => {
-            refuse(kind_key, format!("{other:?}"), "only none, linear and Llama 3's scaling can be converted")
+            let reason = "only none, linear and Llama 3's scaling can be converted";
+            Err(settings.unsupported(kind_name, format!("{other:?}"), reason))
         }
     }
 }

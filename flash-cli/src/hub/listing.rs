@@ -1,0 +1,169 @@
+//! What the hub has of a model.
+
+use std::time::Duration;
+
+use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+use serde::Deserialize;
+
+use super::files::{self, RemoteFile};
+use super::id::is_commit;
+use super::settings::Settings;
+use super::{HubError, ModelId};
+
+/// A hub that says nothing for so long is not there.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The files of a model at a commit.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) commit: String,
+    pub(super) files: Vec<RemoteFile>,
+}
+
+/// The answer of the hub.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    blob_id: Option<String>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Lfs {
+    sha256: String,
+}
+
+impl Listing {
+    pub(super) fn fetch(settings: &Settings, id: &ModelId) -> Result<Self, HubError> {
+        let request = repo(settings, id, id.revision())?.info_request().query("blobs", "true");
+        let url = format!("{}/api/models/{}", settings.endpoint, id.repo());
+        let failed = |error| HubError::Request { url: url.clone(), error: Box::new(error) };
+        let mut response = request
+            .config()
+            // Of a refusal, headers say more than the status.
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE))
+            .build()
+            .call()
+            .map_err(failed)?;
+        let status = response.status().as_u16();
+        match status {
+            200 => {}
+            401 | 403 => {
+                let has_token = settings.token.is_some();
+                return Err(HubError::Refused { id: id.clone(), status, has_token });
+            }
+            404 => {
+                let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
+                return Err(if code == Some("RevisionNotFound") {
+                    HubError::NoRevision { id: id.clone() }
+                } else {
+                    HubError::NoModel { id: id.clone(), endpoint: settings.endpoint.clone() }
+                });
+            }
+            _ => return Err(HubError::Status { url, status }),
+        }
+        let answer: Answer = response.body_mut().read_json().map_err(|error| match error {
+            ureq::Error::Json(error) => HubError::Listing { url: url.clone(), problem: error.to_string() },
+            error => failed(error),
+        })?;
+        Self::check(answer, id).map_err(|problem| match problem {
+            Problem::Listing(problem) => HubError::Listing { url, problem },
+            Problem::Missing(wanted) => HubError::NotAModel { id: id.clone(), wanted },
+        })
+    }
+
+    /// What becomes part of a path is checked: the answer may be anyone's.
+    fn check(answer: Answer, id: &ModelId) -> Result<Self, Problem> {
+        let Answer { sha: commit, siblings } = answer;
+        if !is_commit(&commit) {
+            return Err(Problem::Listing(format!("{commit:?} is not a commit")));
+        }
+        if id.commit().is_some_and(|wanted| wanted != commit) {
+            return Err(Problem::Listing(format!("it is of commit {commit}")));
+        }
+        let mut files = Vec::with_capacity(siblings.len());
+        for Sibling { rfilename: name, size, blob_id, lfs } in siblings {
+            let hash = lfs.map(|lfs| lfs.sha256).or(blob_id);
+            let Some((bytes, hash)) = size.zip(hash) else {
+                return Err(Problem::Listing(format!("{name:?} has no size or no hash")));
+            };
+            if hash.is_empty() || !hash.chars().all(|c| c.is_ascii_alphanumeric()) {
+                return Err(Problem::Listing(format!("the hash of {name:?} is {hash:?}")));
+            }
+            files.push(RemoteFile { name, bytes, hash });
+        }
+        let files = files::needed(files).map_err(Problem::Missing)?;
+        Ok(Self { commit, files })
+    }
+}
+
+/// What is wrong with an answer.
+#[derive(Debug)]
+enum Problem {
+    Listing(String),
+    Missing(&'static str),
+}
+
+/// The repository at a revision, as hf-hub sees it.
+pub(super) fn repo(settings: &Settings, id: &ModelId, revision: &str) -> Result<ApiRepo, HubError> {
+    let api = ApiBuilder::from_cache(Cache::new(settings.cache_dir.clone()))
+        .with_endpoint(settings.endpoint.clone())
+        .with_token(settings.token.clone())
+        .with_user_agent(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+        .build()
+        .map_err(|error| HubError::Listing { url: settings.endpoint.clone(), problem: error.to_string() })?;
+    Ok(api.repo(Repo::with_revision(id.repo().to_owned(), RepoType::Model, revision.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn check(answer: &str) -> Result<Listing, String> {
+        let id = "a/b".parse().unwrap();
+        Listing::check(serde_json::from_str(answer).unwrap(), &id).map_err(|problem| format!("{problem:?}"))
+    }
+
+    #[test]
+    fn a_listing_names_sizes_and_hashes() {
+        let answer = format!(
+            r#"{{"sha": "{COMMIT}", "private": false, "siblings": [
+                {{"rfilename": "config.json", "size": 7, "blobId": "ab"}},
+                {{"rfilename": "model.safetensors", "size": 9, "blobId": "cd", "lfs": {{"sha256": "ef", "size": 9}}}}]}}"#
+        );
+        let Listing { commit, files } = check(&answer).unwrap();
+        assert_eq!(commit, COMMIT);
+        let file = |name: &str, bytes, hash: &str| RemoteFile { name: name.into(), bytes, hash: hash.into() };
+        assert_eq!(files, [file("config.json", 7, "ab"), file("model.safetensors", 9, "ef")]);
+    }
+
+    #[test]
+    fn what_would_leave_the_cache_is_refused() {
+        let table = [
+            (r#"{"sha": "../../etc", "siblings": []}"#.to_owned(), "is not a commit"),
+            (
+                format!(
+                    r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "a", "size": 1, "blobId": "../a"}}]}}"#
+                ),
+                "the hash of",
+            ),
+            (format!(r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "a"}}]}}"#), "no size or no hash"),
+        ];
+        for (answer, expected) in table {
+            let problem = check(&answer).unwrap_err();
+            assert!(problem.contains(expected), "{answer} gave {problem}");
+        }
+    }
+}

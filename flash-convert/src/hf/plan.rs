@@ -1,0 +1,193 @@
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use flash_kernels::{Affine, FloatType};
+use serde_json::{Map, Value, json};
+
+use super::checkpoint::{Checkpoint, Parameter};
+use super::stream;
+use crate::conversion::Progress;
+use crate::error::ConvertError;
+use crate::scratch::Scratch;
+use crate::shards::{self, Packing, Part, Placed};
+use crate::writer::OutDir;
+
+const WEIGHT: &str = ".weight";
+
+/// What a model directory may have besides config.json and weights: generation settings, tokenizer and chat template, in
+/// all forms that programs look for.
+pub const COMPANION_FILES: [&str; 11] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// What a quantisation will do: [`Checkpoint::quantize`] makes it, [`run`](Self::run) carries it out.
+#[derive(Debug)]
+pub struct QuantizePlan<'a> {
+    checkpoint: &'a Checkpoint,
+    config: Map<String, Value>,
+    parameters: Vec<Planned<'a>>,
+    n_shards: usize,
+}
+
+/// What a quantisation made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quantized {
+    /// The model directory.
+    pub out_dir: PathBuf,
+    /// Parameters of the model.
+    pub n_parameters: usize,
+    /// Those that were quantised.
+    pub n_quantized: usize,
+    /// Bytes of weights.
+    pub total_bytes: u64,
+    /// How many safetensors files there are.
+    pub n_shards: usize,
+}
+
+/// A parameter, what becomes of it, and where its parts go.
+#[derive(Debug)]
+pub(super) struct Planned<'a> {
+    pub(super) parameter: &'a Parameter,
+    /// None: it stays a parameter of floats.
+    pub(super) affine: Option<Affine>,
+    placed: Placed,
+}
+
+impl Checkpoint {
+    /// Decides what becomes of each tensor: what `mlx_lm.convert(quantize=True)` makes of it, bit for bit.
+    ///
+    /// Matrices whose rows are whole groups are quantised, and the routers of some mixtures of experts at 8 bits;
+    /// everything else stays as it is. All floats have the type that config.json names as `torch_dtype`, or else that
+    /// in which they are stored.
+    ///
+    /// # Errors
+    /// [`ConvertError::Target`] for a width or a group size that is not supported.
+    pub fn quantize(
+        &self,
+        bits: u32,
+        group_size: usize,
+        shard_bytes_max: u64,
+    ) -> Result<QuantizePlan<'_>, ConvertError> {
+        let affine =
+            |bits, group_size| Affine::new(bits, group_size).map_err(|fault| ConvertError::Target { fault });
+        let common = affine(bits, group_size)?;
+        let mut quantization = json!({"group_size": group_size, "bits": bits, "mode": "affine"});
+        let mut packing = Packing::new(shard_bytes_max);
+        let mut parameters = Vec::with_capacity(self.parameters.len());
+        for parameter in &self.parameters {
+            let module = parameter.name.strip_suffix(WEIGHT);
+            let module = module.filter(|_| parameter.is_matrix(common));
+            let router = module.and_then(|module| self.family.experts.as_ref()?.router(module));
+            let affine = match (module, router) {
+                (Some(module), Some(router)) => {
+                    let own = affine(router.bits, router.group_size)?;
+                    quantization[module] = json!({"group_size": router.group_size, "bits": router.bits});
+                    parameter.is_matrix(own).then_some(own)
+                }
+                (Some(_), None) => Some(common),
+                (None, _) => None,
+            };
+            let placed = packing.place(parts(parameter, affine));
+            parameters.push(Planned { parameter, affine, placed });
+        }
+        let mut config = self.config.clone();
+        config.insert("quantization_config".to_owned(), quantization.clone());
+        config.insert("quantization".to_owned(), quantization);
+        Ok(QuantizePlan { checkpoint: self, config, parameters, n_shards: packing.n_shards() })
+    }
+}
+
+impl Parameter {
+    /// Whether its rows are whole groups.
+    fn is_matrix(&self, affine: Affine) -> bool {
+        self.shape.len() > 1
+            && self.shape.last().is_some_and(|n_cols| n_cols.is_multiple_of(affine.group_size() as u64))
+    }
+}
+
+impl QuantizePlan<'_> {
+    /// What all tensors take in the MLX model, in bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.parameters.iter().flat_map(|planned| &planned.placed.parts).map(|part| part.bytes).sum()
+    }
+
+    /// Writes the model directory `out_dir`, as [`Plan::run`](crate::Plan::run) does.
+    ///
+    /// # Errors
+    /// [`ConvertError::OutputExists`], [`ConvertError::Interrupted`], or what reading and writing may meet.
+    pub fn run(
+        &self,
+        out_dir: &Path,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Quantized, ConvertError> {
+        let Checkpoint { dir, catalog, .. } = self.checkpoint;
+        let total_bytes = self.total_bytes();
+        let out = OutDir::new(out_dir, total_bytes)?;
+        out.write_json("config.json", &self.config, true)?;
+        for name in COMPANION_FILES {
+            let from = dir.join(name);
+            if from.exists() {
+                let bytes = fs::read(&from).map_err(|error| ConvertError::Open { path: from, error })?;
+                out.write(name, &bytes)?;
+            }
+        }
+        let placed: Vec<_> = self.parameters.iter().map(|planned| &planned.placed).collect();
+        let mut scratch = Scratch::new();
+        shards::write(&out, &placed, progress, |parameter_idx, sink| {
+            stream::quantize(&mut scratch, catalog, &self.parameters[parameter_idx], sink)
+        })?;
+        out.finish()?;
+        Ok(Quantized {
+            out_dir: out_dir.to_owned(),
+            n_parameters: self.parameters.len(),
+            n_quantized: self.parameters.iter().filter(|planned| planned.affine.is_some()).count(),
+            total_bytes,
+            n_shards: self.n_shards,
+        })
+    }
+}
+
+/// The tensors that a parameter is written as: its values, or codes, scales and biases.
+fn parts(parameter: &Parameter, affine: Option<Affine>) -> Vec<Part> {
+    let Parameter { name, shape, float, .. } = parameter;
+    let part = |name: &str, dtype, n_cols: Option<u64>, element_bytes: usize| {
+        let mut shape = shape.clone();
+        if let (Some(last), Some(n_cols)) = (shape.last_mut(), n_cols) {
+            *last = n_cols;
+        }
+        // The header of the checkpoint was checked: all of this is less than a file has bytes.
+        let bytes = shape.iter().product::<u64>() * element_bytes as u64;
+        Part { name: name.to_owned(), dtype, shape, bytes, offset: 0 }
+    };
+    let (dtype, float_bytes) = (shards::dtype(*float), float.size_bytes());
+    let Some((affine, n_cols)) = affine.zip(shape.last()) else {
+        return vec![part(name, dtype, None, float_bytes)];
+    };
+    let module = name.strip_suffix(WEIGHT).unwrap_or(name);
+    let n_groups = Some(n_cols / affine.group_size() as u64);
+    let n_words = Some(n_cols * u64::from(affine.bits()) / u64::from(u32::BITS));
+    vec![
+        part(name, "U32", n_words, size_of::<u32>()),
+        part(&format!("{module}.scales"), dtype, n_groups, float_bytes),
+        part(&format!("{module}.biases"), dtype, n_groups, float_bytes),
+    ]
+}
+
+impl Planned<'_> {
+    /// The type that its values, or scales and biases, are stored in from now on.
+    pub(super) fn float(&self) -> FloatType {
+        self.parameter.float
+    }
+}
