@@ -72,7 +72,7 @@ pub(crate) struct Group {
 }
 
 /// Quantises the first `len` of `numbers`. Those behind must equal one of those before.
-#[inline]
+#[inline(always)]
 pub(crate) fn quantize_group(numbers: &[f32; GROUP_LEN], len: usize, bits: CodeBits) -> Group {
     let mut low = [f32::INFINITY; LANES];
     let mut high = [f32::NEG_INFINITY; LANES];
@@ -127,7 +127,7 @@ fn greater(a: f32, b: f32) -> f32 {
 }
 
 /// Writes the codes of a group as they are stored; `out` is as long as they are.
-#[inline]
+#[inline(always)]
 pub(crate) fn store_codes(codes: &[u8; GROUP_LEN], bits: CodeBits, out: &mut [u8]) {
     match bits {
         CodeBits::Eight => out.copy_from_slice(&codes[..out.len()]),
@@ -143,7 +143,7 @@ pub(crate) fn store_codes(codes: &[u8; GROUP_LEN], bits: CodeBits, out: &mut [u8
 }
 
 /// Dequantises up to [`GROUP_LEN`] numbers from codes as they are stored.
-#[inline]
+#[inline(always)]
 pub(crate) fn dequantize_group(codes: &[u8], bits: CodeBits, scale: f32, bias: f32, out: &mut [f32]) {
     match bits {
         CodeBits::Eight => {

@@ -324,6 +324,8 @@ pub struct EngineStats {
     pub kv_written_bytes: u64,
     /// Reads that were repeated after an error.
     pub retries: u64,
+    /// Time during which the disk was read from.
+    pub reading: Duration,
     /// What the disk gave while it was read from.
     pub disk: Option<ByteRate>,
     /// The usual compute of a single token.
@@ -458,6 +460,7 @@ impl Engine {
             kv_read_bytes: kv.read_bytes,
             kv_written_bytes: kv.written_bytes,
             retries: reads.retries,
+            reading: reads.active,
             disk: ByteRate::measured(reads.bytes, reads.active),
             token_compute: self.token_compute.value(),
             estimates: self.residency.estimates(),

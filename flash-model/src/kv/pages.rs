@@ -119,7 +119,7 @@ impl Pages {
         let (sealed, window) = (plan.geometry.layout(), plan.geometry.window_layout());
         let records = SlotPool::new(budget, sealed.record_bytes(), plan.n_records())?;
         let disk = source.map(|PageSource { file, reader, shard, is_kept }| {
-            let config = WriterConfig { sync_every_page: is_kept, ..WriterConfig::default() };
+            let config = WriterConfig { queue_len: plan.unwritten_records(), sync_every_page: is_kept };
             let writer = Writer::new(Arc::clone(&file), &config)?;
             let slots = SlotPool::new(budget, sealed.record_bytes(), plan.feed_pages)?;
             let feed = Feed::new(reader, shard, file, slots, plan.geometry.n_layers as usize);

@@ -49,6 +49,8 @@ struct Report {
     token_ms_min: f64,
     token_ms_max: f64,
     stall_ms: f64,
+    /// Of a token, while the disk was read from: what is missing, it idled.
+    reading_ms: f64,
     limit_fraction: f64,
     peak_rss_bytes: u64,
 }
@@ -100,6 +102,7 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         token_ms_min: report::ms(elapsed().min().unwrap_or_default()),
         token_ms_max: report::ms(elapsed().max().unwrap_or_default()),
         stall_ms: report::ms(median(passes.iter().map(|pass| pass.stall))),
+        reading_ms: report::ms(median(passes.iter().map(|pass| pass.reading))),
         limit_fraction: limit.fraction(token),
         peak_rss_bytes,
     };
@@ -132,6 +135,7 @@ fn table(report: &Report) -> String {
          disk            {} GB/s by itself, before, between and after the tokens\n\
          limit           {:.1} ms a token\n\
          measured        {:.1} ms a token ({:.1}..{:.1}), of which {:.1} ms waiting for reads\n\
+         reading         {:.1} ms of it\n\
          limit fraction  {:.2}\n\
          peak memory     {}\n",
         Bytes(report.budget_bytes),
@@ -147,6 +151,7 @@ fn table(report: &Report) -> String {
         report.token_ms_min,
         report.token_ms_max,
         report.stall_ms,
+        report.reading_ms,
         report.limit_fraction,
         Bytes(report.peak_rss_bytes),
     )

@@ -22,6 +22,8 @@ pub(super) struct Trial {
 pub(super) struct Pass {
     pub(super) elapsed: Duration,
     pub(super) stall: Duration,
+    /// Time during which the disk was read from.
+    pub(super) reading: Duration,
     /// Weights and pages.
     pub(super) streamed_bytes: u64,
     /// Pages of keys and values.
@@ -91,6 +93,7 @@ pub(super) fn pass(engine: &mut Engine, ids: &[u32]) -> anyhow::Result<(Pass, Ve
     let pass = Pass {
         elapsed,
         stall: after.stall - before.stall + (after.kv_stall - before.kv_stall),
+        reading: after.reading - before.reading,
         streamed_bytes: after.streamed_bytes - before.streamed_bytes + kv_bytes,
         kv_bytes,
     };
