@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use flash_io::{Budget, Reader, ShardIdx, Slot, SlotPool};
 use flash_kv::{
@@ -152,6 +153,11 @@ impl Pages {
             let chain = context.chains.last().expect("that of no page").next(page);
             context.chains.push(chain);
         }
+    }
+
+    /// A page was sealed, since `begin`.
+    pub(super) fn was_sealed(&self, begin: Instant) {
+        self.traffic.add_sealing(begin.elapsed());
     }
 
     /// How many tokens there will be behind this pass.
@@ -358,6 +364,7 @@ impl Pages {
             written_bytes: self.disk.as_ref().map_or(0, |disk| disk.writer.stats().written_bytes),
             read_bytes: self.traffic.read_bytes(),
             waited: self.traffic.waited(),
+            sealing: self.traffic.sealing(),
         }
     }
 }

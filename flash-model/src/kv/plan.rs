@@ -183,13 +183,15 @@ impl KvPolicy {
     /// What the bits of a cache follow from, besides the model.
     pub(crate) fn geometry(&self, shape: KvShape, n_layers: usize) -> Geometry {
         let (format, window_format) = self.format.pages();
+        // Pages that are stored as the window holds them are seen alike: its length is no part of what the bits follow from.
+        let window_tokens = if format == window_format { WINDOW_TOKENS } else { self.window_tokens };
         Geometry {
             n_layers: n_layers as u32,
             kv_heads: shape.kv_heads as u32,
             head_dim: shape.head_dim as u32,
             format,
             window_format,
-            window_tokens: shape.whole_pages(self.window_tokens) as u32,
+            window_tokens: shape.whole_pages(window_tokens) as u32,
         }
     }
 }
