@@ -454,9 +454,11 @@ fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
 #[test]
 fn prefixes_are_passed_once_and_change_no_bit() {
     for format in FORMATS {
-        for window_tokens in [0, 128, 200] {
+        for (window_tokens, compute) in
+            [(0, Compute::Auto), (128, Compute::Auto), (200, Compute::Auto), (128, Compute::Mlx)]
+        {
             let mut bench = Bench::new(format);
-            (bench.share_prefixes, bench.kv.window_tokens) = (true, window_tokens);
+            (bench.share_prefixes, bench.kv.window_tokens, bench.compute) = (true, window_tokens, compute);
             let first = tokens(650);
             let mut engine = bench.open();
             assert_eq!(engine.reuse(&first).unwrap(), 0);
