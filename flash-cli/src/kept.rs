@@ -111,7 +111,15 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Says what a crash has left of a session.
 pub(crate) fn tell(name: &str, held_tokens: usize, resumption: &Resumption) {
-    let Resumption::Recovered(recovery) = resumption else { return };
+    let recovery = match resumption {
+        Resumption::Recovered(recovery) => recovery,
+        Resumption::Saved { is_exact: false } => {
+            return note(&format!(
+                "session {name} was once recovered: some tokens are less precise than they were"
+            ));
+        }
+        _ => return,
+    };
     let mut line = format!("session {name} was not saved at its end: {held_tokens} tokens are recovered");
     if !recovery.is_exact {
         line.push_str(", the most recent of them as precise as they were stored");

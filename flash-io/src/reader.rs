@@ -196,8 +196,17 @@ impl Reader {
     /// # Panics
     /// If the slot is smaller than the bundle, or the bundle names a shard that the reader does not have.
     pub fn submit(&self, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
+        self.submit_behind(0, bundle, slot)
+    }
+
+    /// The same, when `waiting_bytes` of other bundles of its kind are still to be read: it need not fill the queue alone, so
+    /// it is not cut into smaller reads for that.
+    ///
+    /// # Panics
+    /// As [`submit`](Self::submit).
+    pub fn submit_behind(&self, waiting_bytes: u64, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
         assert!(bundle.slot_bytes() <= slot.len(), "a bundle fits its slot");
-        let chunk_bytes = self.chunk_bytes_of(bundle);
+        let chunk_bytes = self.chunk_bytes_of(waiting_bytes.saturating_add(bundle.slot_bytes() as u64));
         let mut parts = Vec::new();
         let mut rest = Vec::new();
         for extent in bundle.extents() {
@@ -226,9 +235,9 @@ impl Reader {
         Ticket::new(fill)
     }
 
-    /// So many that the bundle fills the queue, if that is possible without chunks that are too small.
-    fn chunk_bytes_of(&self, bundle: &BundleLayout) -> u64 {
-        let share_bytes = (bundle.slot_bytes() as u64).div_ceil(self.depth as u64).max(CHUNK_BYTES_MIN);
+    /// So many that what is to be read fills the queue, if that is possible without chunks that are too small.
+    fn chunk_bytes_of(&self, bytes: u64) -> u64 {
+        let share_bytes = bytes.div_ceil(self.depth as u64).max(CHUNK_BYTES_MIN);
         share_bytes.next_multiple_of(DIRECT_ALIGN as u64).min(self.chunk_bytes as u64)
     }
 

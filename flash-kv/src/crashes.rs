@@ -8,7 +8,10 @@ use std::sync::Arc;
 use crate::disk::Disk;
 use crate::disk::crash::{Fault, FaultyDisk};
 use crate::support::{N_LAYERS, assert_pages, before, identity, noise, record, record_in, tokens};
-use crate::{Chain, KvError, PAGE_TOKENS, PageFile, PrefixPart, PrefixStore, Session, Writer, WriterConfig};
+use crate::{
+    Chain, KvError, PAGE_TOKENS, PageFile, PrefixPart, PrefixStore, Session, SessionState, Writer,
+    WriterConfig,
+};
 
 const NAME: &str = "talk";
 
@@ -22,6 +25,10 @@ struct State {
 impl State {
     fn new(token_ids: &[u32], len: usize) -> Self {
         Self { token_ids: token_ids[..len].to_vec(), first_token: len / PAGE_TOKENS * PAGE_TOKENS }
+    }
+
+    fn to_save(&self) -> SessionState<'_> {
+        SessionState { token_ids: &self.token_ids, first_token: self.first_token, is_exact: true }
     }
 
     fn n_pages(&self) -> usize {
@@ -91,7 +98,7 @@ fn run(
             Step::Save(len) => {
                 let state = State::new(token_ids, *len);
                 log.saving = Some(state.clone());
-                session.save(&state.token_ids, state.first_token, |layer_idx, rows| {
+                session.save(&state.to_save(), |layer_idx, rows| {
                     rows.copy_from_slice(&state.tail(layer_idx, rows.len()));
                 })?;
                 log.saved = log.saving.take();
@@ -161,7 +168,7 @@ fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &
         opened.session.pages().write(n_pages as u32, layer_idx, &record).unwrap();
     }
     let fill = |layer_idx: u32, rows: &mut [u8]| rows.copy_from_slice(&next.tail(layer_idx, rows.len()));
-    opened.session.save(&next.token_ids, next.first_token, fill).unwrap();
+    opened.session.save(&next.to_save(), fill).unwrap();
     let dir = opened.session.dir().to_owned();
     drop(opened);
     let opened = Session::open_on(disk, kv_dir, NAME, &identity).unwrap();

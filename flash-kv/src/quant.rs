@@ -10,9 +10,6 @@
 /// Numbers along `head_dim` that share a scale and a bias. The last group of a row may be shorter.
 pub const GROUP_LEN: usize = 64;
 
-/// Independent minima and maxima: four vectors of SSE2, one of AVX-512.
-const LANES: usize = 16;
-
 /// The least scale: 2⁻¹⁰⁰. It keeps `1 / scale` finite and products out of the subnormals, also if all numbers of a group
 /// are equal, and is far below what the least number of half precision, 2⁻²⁴, could tell apart.
 const MIN_SCALE: f32 = f32::from_bits((127 - 100) << 23);
@@ -72,26 +69,23 @@ pub(crate) struct Group {
 }
 
 /// Quantises the first `len` of `numbers`. Those behind must equal one of those before.
-#[inline]
+#[inline(always)]
 pub(crate) fn quantize_group(numbers: &[f32; GROUP_LEN], len: usize, bits: CodeBits) -> Group {
-    let mut low = [f32::INFINITY; LANES];
-    let mut high = [f32::NEG_INFINITY; LANES];
-    // Stays 0 unless a number is not finite, and is NaN from then on.
-    let mut taint = [0.0; LANES];
-    for chunk in numbers.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            let number = chunk[lane];
-            low[lane] = lesser(number, low[lane]);
-            high[lane] = greater(number, high[lane]);
-            taint[lane] += number * 0.0;
-        }
+    // Whole numbers in the order of those that they stand for: what is least does not depend on the order of comparisons, so
+    // they are compared in vectors, which the compiler may not do with floating-point numbers.
+    let (mut low, mut high) = (i32::MAX, i32::MIN);
+    for number in numbers {
+        let key = ordered(number.to_bits());
+        low = low.min(key);
+        high = high.max(key);
     }
-    let low = reduce(low, lesser).clamp(-MAX_NUMBER, MAX_NUMBER);
-    let high = reduce(high, greater).clamp(-MAX_NUMBER, MAX_NUMBER);
+    let [low, high] = [low, high].map(|key| f32::from_bits(ordered(key as u32) as u32));
     let mut codes = [0; GROUP_LEN];
-    if reduce(taint, |a, b| a + b).is_nan() {
+    // What is not finite is beyond all that is.
+    if !low.is_finite() || !high.is_finite() {
         return Group { scale: f32::NAN, bias: 0.0, codes };
     }
+    let [low, high] = [low, high].map(|number| number.clamp(-MAX_NUMBER, MAX_NUMBER));
     let scale = ((high - low) / f32::from(bits.steps())).max(MIN_SCALE);
     let steps_per_unit = 1.0 / scale;
     for (code, number) in codes.iter_mut().zip(numbers) {
@@ -102,17 +96,12 @@ pub(crate) fn quantize_group(numbers: &[f32; GROUP_LEN], len: usize, bits: CodeB
     Group { scale, bias: low, codes }
 }
 
-/// All lanes in one, halving them: a chain from the first to the last would take as long as the rest of a group.
+/// Turns the bits of a number into a whole number, so that both are ordered alike, and back again. -0 is below 0; what is no
+/// number is below or above all others.
 #[inline(always)]
-fn reduce(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut n = LANES;
-    while n > 1 {
-        n /= 2;
-        for lane in 0..n {
-            lanes[lane] = join(lanes[lane], lanes[lane + n]);
-        }
-    }
-    lanes[0]
+fn ordered(bits: u32) -> i32 {
+    let bits = bits as i32;
+    bits ^ (((bits >> 31) as u32) >> 1) as i32
 }
 
 /// One instruction, unlike [`f32::min`], which minds NaN.
@@ -127,7 +116,7 @@ fn greater(a: f32, b: f32) -> f32 {
 }
 
 /// Writes the codes of a group as they are stored; `out` is as long as they are.
-#[inline]
+#[inline(always)]
 pub(crate) fn store_codes(codes: &[u8; GROUP_LEN], bits: CodeBits, out: &mut [u8]) {
     match bits {
         CodeBits::Eight => out.copy_from_slice(&codes[..out.len()]),
@@ -143,7 +132,7 @@ pub(crate) fn store_codes(codes: &[u8; GROUP_LEN], bits: CodeBits, out: &mut [u8
 }
 
 /// Dequantises up to [`GROUP_LEN`] numbers from codes as they are stored.
-#[inline]
+#[inline(always)]
 pub(crate) fn dequantize_group(codes: &[u8], bits: CodeBits, scale: f32, bias: f32, out: &mut [f32]) {
     match bits {
         CodeBits::Eight => {

@@ -56,10 +56,23 @@ pub struct Opened {
 pub struct Saved {
     /// All its tokens.
     pub token_ids: Vec<u32>,
+    /// Whether it has the bits that it would have had if it had never stopped.
+    pub is_exact: bool,
     /// Pages of the file that it begins with. There may be more, sealed later.
     pub pages: usize,
     /// The rest, as the window held it.
     pub tail: SavedTail,
+}
+
+/// A state of a context, to be saved.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionState<'a> {
+    /// All its tokens.
+    pub token_ids: &'a [u32],
+    /// Those from here on are given as the window holds them, and those before are in pages that were written.
+    pub first_token: usize,
+    /// Whether it has the bits that it would have had if it had never stopped; whoever opens it next is told.
+    pub is_exact: bool,
 }
 
 /// A session in a list.
@@ -152,7 +165,8 @@ impl Session {
         }
         let tail =
             SavedTail::open(self.tail_path(manifest.save), &manifest, &self.pages.identity().geometry)?;
-        Ok(Some(Saved { token_ids: manifest.token_ids, pages, tail }))
+        let Manifest { token_ids, is_exact, .. } = manifest;
+        Ok(Some(Saved { token_ids, is_exact, pages, tail }))
     }
 
     /// The directory of the session.
@@ -165,8 +179,7 @@ impl Session {
         &self.pages
     }
 
-    /// Saves the state of the context: all of `token_ids`, of which those from `first_token` on are given as the window
-    /// holds them, and those before are in pages that were written.
+    /// Saves the state of the context.
     ///
     /// `fill` is called once a layer, from the first one on, to write keys and then values, each row-major
     /// `[kv_heads, token_ids.len() - first_token, head_dim]` in the format of the window, little endian.
@@ -181,10 +194,10 @@ impl Session {
     /// If `first_token` is past the last token.
     pub fn save(
         &mut self,
-        token_ids: &[u32],
-        first_token: usize,
+        state: &SessionState<'_>,
         fill: impl FnMut(u32, &mut [u8]),
     ) -> Result<(), KvError> {
+        let SessionState { token_ids, first_token, .. } = *state;
         assert!(first_token <= token_ids.len(), "the tail begins at {first_token} of {}", token_ids.len());
         self.pages.sync()?;
         self.n_saves += 1;
@@ -193,7 +206,7 @@ impl Session {
         let n_tokens = token_ids.len() - first_token;
         let tail_checksums = tail::write(&self.disk, tail_path.clone(), &identity.geometry, n_tokens, fill)?;
         self.sync_dir()?;
-        let manifest = Manifest::new(identity, self.n_saves, token_ids, first_token, tail_checksums);
+        let manifest = Manifest::new(identity, self.n_saves, state, tail_checksums);
         let mut file = Replacement::new(&self.disk, self.dir.join(MANIFEST_FILE))?;
         file.write(&manifest.encode())?;
         file.finish()?;

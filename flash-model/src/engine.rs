@@ -277,7 +277,7 @@ impl Model {
         };
         let prefixes = share_prefixes.then(|| PrefixStore::open(&kv_dir, &identity)).transpose()?;
         let session = match context {
-            Some(context) => Some(context.restore(&mut kv)?),
+            Some(context) => Some(context.restore_own(&mut kv)?),
             None => None,
         };
         let max_tokens = self.max_position_embeddings.unwrap_or(usize::MAX);
@@ -359,6 +359,10 @@ pub struct EngineStats {
     pub kv_written_bytes: u64,
     /// Reads that were repeated after an error.
     pub retries: u64,
+    /// Time that sealing pages took of computing.
+    pub kv_sealing: Duration,
+    /// Time during which the disk was read from.
+    pub reading: Duration,
     /// What the disk gave while it was read from.
     pub disk: Option<ByteRate>,
     /// The usual compute of a single token.
@@ -503,7 +507,9 @@ impl Engine {
             kv_stall: kv.waited,
             kv_read_bytes: kv.read_bytes,
             kv_written_bytes: kv.written_bytes,
+            kv_sealing: kv.sealing,
             retries: reads.retries,
+            reading: reads.active,
             disk: ByteRate::measured(reads.bytes, reads.active),
             token_compute: self.token_compute.value(),
             estimates: self.residency.estimates(),

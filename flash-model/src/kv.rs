@@ -45,6 +45,8 @@ pub(crate) struct KvCache {
     held_tokens: usize,
     /// How many of those came from a session, which may have lost some precision on its way.
     stored_tokens: usize,
+    /// Whether it had not.
+    stored_exactly: bool,
     pub(crate) layers: Vec<LayerKv>,
 }
 
@@ -75,6 +77,8 @@ pub(crate) struct KvStats {
     pub read_bytes: u64,
     /// How long computing waited for pages.
     pub waited: Duration,
+    /// How long sealing took, which it waited for, too.
+    pub sealing: Duration,
 }
 
 impl KvCache {
@@ -118,7 +122,7 @@ impl KvCache {
     }
 
     fn new(store: Store, layers: Vec<LayerKv>) -> Self {
-        Self { store, token_ids: Vec::new(), held_tokens: 0, stored_tokens: 0, layers }
+        Self { store, token_ids: Vec::new(), held_tokens: 0, stored_tokens: 0, stored_exactly: true, layers }
     }
 
     /// Tokens that a context can have.

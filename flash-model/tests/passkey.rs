@@ -1,5 +1,6 @@
 //! A number that was said long ago is found again: at every depth of a context at which full precision finds it, pages of 8 bits
-//! do, too. The test is mlx-flash's, with five digits and ten depths.
+//! do, too. Where full precision does not, 8 bits at least expect the same words. The test is mlx-flash's, with five digits and
+//! ten depths.
 //!
 //! `FLASH_PASSKEY_TOKENS` is the length of the context, 1,000 tokens by default.
 
@@ -11,12 +12,12 @@ mod common;
 use common::demo_model;
 use flash_io::IoMode;
 use flash_model::text::Tokenizer;
-use flash_model::{
-    Checkpoint, EngineOptions, GenerateOptions, KvFormat, KvPolicy, Model, Workload, generate,
-};
+use flash_model::{Checkpoint, EngineOptions, KvFormat, KvPolicy, Model, Workload};
 
 const DEPTHS: usize = 10;
 const ANSWER_TOKENS: usize = 10;
+/// How far, in nats, what 8 bits expect may be from what full precision does.
+const DIVERGENCE_MAX: f64 = 0.02;
 const FILLER: &str =
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. ";
 const QUESTION: &str = "What is the secret passkey? The secret passkey is";
@@ -33,13 +34,20 @@ fn prompt(tokenizer: &Tokenizer, key: u32, n_tokens: usize, depth: f64) -> Vec<u
     with((n_tokens - with(0).len()) / filler_tokens)
 }
 
-/// Whether each depth's key is found.
-fn found(
+/// What comes behind a prompt.
+struct Answer {
+    is_found: bool,
+    /// Of the token behind the prompt.
+    logits: Vec<f32>,
+}
+
+/// Decodes greedily behind each prompt.
+fn answers(
     dir: &std::path::Path,
     format: KvFormat,
     prompts: &[(u32, Vec<u32>)],
     tokenizer: &Tokenizer,
-) -> Vec<bool> {
+) -> Vec<Answer> {
     let model = Model::open(Checkpoint::open(dir, IoMode::Auto).unwrap()).unwrap();
     let longest = prompts.iter().map(|(_, prompt)| prompt.len()).max().unwrap();
     let kv = KvPolicy { format, ..KvPolicy::default() };
@@ -47,13 +55,29 @@ fn found(
     // Of quantised pages, few stay in memory.
     let budget_bytes = model.floor_bytes(&workload) + model.model_bytes();
     let mut engine = model.load(&EngineOptions::new(budget_bytes, workload)).unwrap();
-    let options = GenerateOptions { max_tokens: ANSWER_TOKENS, ..GenerateOptions::default() };
-    let answers = prompts.iter().map(|(key, prompt)| {
+    let answer = |(key, prompt): &(u32, Vec<u32>)| {
         let reused = engine.reuse(prompt).unwrap();
-        let answer = generate(&mut engine, tokenizer, &prompt[reused..], &options, |_| {}).unwrap();
-        answer.text.contains(&key.to_string())
-    });
-    answers.collect()
+        let logits = engine.forward(&prompt[reused..]).unwrap();
+        let mut ids = vec![best(&logits)];
+        while ids.len() < ANSWER_TOKENS {
+            ids.push(best(&engine.forward(&ids[ids.len() - 1..]).unwrap()));
+        }
+        let is_found = tokenizer.decode(&ids).unwrap().contains(&key.to_string());
+        Answer { is_found, logits }
+    };
+    prompts.iter().map(answer).collect()
+}
+
+fn best(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
+}
+
+/// How far what `other` expects is from what `logits` do: the Kullback-Leibler divergence in nats.
+fn divergence(logits: &[f32], other: &[f32]) -> f64 {
+    let log_sum = |logits: &[f32]| logits.iter().map(|logit| f64::from(*logit).exp()).sum::<f64>().ln();
+    let (sum, other_sum) = (log_sum(logits), log_sum(other));
+    let pairs = logits.iter().zip(other).map(|(a, b)| (f64::from(*a) - sum, f64::from(*b) - other_sum));
+    pairs.map(|(a, b)| a.exp() * (a - b)).sum()
 }
 
 #[test]
@@ -68,9 +92,17 @@ fn eight_bits_find_a_passkey_wherever_full_precision_does() {
         })
         .collect();
     let [exact, eight] =
-        [KvFormat::Exact, KvFormat::Int8].map(|format| found(&dir, format, &prompts, &tokenizer));
+        [KvFormat::Exact, KvFormat::Int8].map(|format| answers(&dir, format, &prompts, &tokenizer));
+    let found = |answers: &[Answer]| answers.iter().map(|answer| answer.is_found).collect::<Vec<_>>();
+    let divergences: Vec<_> =
+        exact.iter().zip(&eight).map(|(exact, eight)| divergence(&exact.logits, &eight.logits)).collect();
+    let (exact, eight) = (found(&exact), found(&eight));
     println!("of {n_tokens} tokens, full precision finds {exact:?}, 8 bits {eight:?}");
-    assert_eq!(eight, exact);
+    println!("what they expect behind the question is apart by {divergences:.5?}");
+    for (idx, divergence) in divergences.iter().enumerate() {
+        assert!(eight[idx] || !exact[idx], "lost at depth {idx}");
+        assert!(*divergence < DIVERGENCE_MAX, "{divergence} nats at depth {idx}");
+    }
     // At the length of the test that everyone runs; at others the model may fail by itself.
     assert!(n_tokens != 1000 || exact.iter().filter(|found| **found).count() >= DEPTHS / 2, "{exact:?}");
 }

@@ -84,7 +84,7 @@ impl Bench {
         let tokens = context.token_ids().to_vec();
         let how = match context.resumption() {
             Resumption::New => Resumption::New,
-            Resumption::Saved => Resumption::Saved,
+            Resumption::Saved { is_exact } => Resumption::Saved { is_exact: *is_exact },
             Resumption::Recovered(recovery) => Resumption::Recovered(Box::new(copy(recovery))),
         };
         let engine = model.resume(&options, context)?;
@@ -99,7 +99,7 @@ impl Bench {
     /// The session, which was saved.
     fn saved(&self) -> Engine {
         let (engine, how) = self.resume();
-        assert!(matches!(how, Resumption::Saved), "{how:?}");
+        assert!(matches!(how, Resumption::Saved { is_exact: true }), "{how:?}");
         engine
     }
 
@@ -247,11 +247,45 @@ fn without_a_save_whole_pages_are_recovered_and_say_how_exact_they_are() {
             assert!(got.iter().map(|logit| logit.to_bits()).eq(wanted));
             continue;
         }
+        // It is not forgotten, whether it is saved next or lost once more.
+        drop(engine);
+        let (mut engine, how) = bench.resume();
+        assert!(matches!(how, Resumption::Saved { is_exact: false }), "{how:?}");
+        engine.forward(&all[engine.held_tokens()..690]).unwrap();
+        drop(engine);
+        let (mut engine, again) = bench.recovered();
+        assert!(!again.is_exact);
+        engine.save().unwrap();
+        // Nothing of it is in a context that begins anew.
+        drop(engine);
+        let (mut engine, how) = bench.resume();
+        assert!(matches!(how, Resumption::Saved { is_exact: false }), "{how:?}");
+        engine.truncate(0).unwrap();
+        engine.forward(&all[..5]).unwrap();
+        engine.save().unwrap();
+        drop(engine);
+        assert_eq!(bench.saved().held_tokens(), 5);
         let wanted: Vec<_> = wanted.into_iter().map(f32::from_bits).collect();
         let greatest = wanted.iter().fold(0.0_f32, |max, logit| max.max(logit.abs()));
         let error = got.iter().zip(&wanted).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
         let bound = if format == KvFormat::Int8 { 2e-2 } else { 0.3 };
         assert!(error < bound * greatest, "{format:?}: {error} of {greatest}");
+    }
+}
+
+#[test]
+fn the_window_is_no_part_of_a_session_whose_pages_are_stored_as_it_holds_them() {
+    for format in [KvFormat::Exact, KvFormat::F16] {
+        let mut bench = Bench::new(format);
+        let all = tokens(500);
+        let (mut engine, _) = bench.resume();
+        engine.forward(&all[..300]).unwrap();
+        engine.save().unwrap();
+        drop(engine);
+        bench.kv.window_tokens = 256;
+        let mut engine = bench.saved();
+        assert_eq!(engine.held(), &all[..300]);
+        assert!(bits(&mut engine, &all[300..]) == bench.wanted(&all));
     }
 }
 
@@ -402,7 +436,7 @@ fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
             let read = |dir: &Path| fs::read_to_string(dir.join("note")).map_err(no_file);
             let (note, how) = engine.take_from("talk", read).unwrap();
             assert_eq!(note, "4", "what others keep there stays");
-            assert!(matches!(how, Resumption::Saved), "{how:?}");
+            assert!(matches!(how, Resumption::Saved { is_exact: true }), "{how:?}");
             assert_eq!(engine.held(), &all[..700]);
             let wanted = bench.wanted(&all);
             assert!(bits(&mut engine, &all[700..]) == wanted, "{format:?} {in_pages} {compute:?}");
@@ -421,9 +455,11 @@ fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
 #[test]
 fn prefixes_are_passed_once_and_change_no_bit() {
     for format in FORMATS {
-        for window_tokens in [0, 128, 200] {
+        for (window_tokens, compute) in
+            [(0, Compute::Auto), (128, Compute::Auto), (200, Compute::Auto), (128, Compute::Mlx)]
+        {
             let mut bench = Bench::new(format);
-            (bench.share_prefixes, bench.kv.window_tokens) = (true, window_tokens);
+            (bench.share_prefixes, bench.kv.window_tokens, bench.compute) = (true, window_tokens, compute);
             let first = tokens(650);
             let mut engine = bench.open();
             assert_eq!(engine.reuse(&first).unwrap(), 0);

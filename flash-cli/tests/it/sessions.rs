@@ -184,6 +184,31 @@ fn sessions_of_another_kind_are_refused_with_the_reason() {
     assert_refused(&with(&[]), 1, &["has format version 2, this program reads 1"]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_gets_full_ends_a_text_with_the_reason_and_keeps_what_was_said() {
+    let tiny = Tiny::new(2);
+    let kv_dir = kv_dir(&tiny);
+    // No file may get larger than a few pages, in blocks of 512 or 1024 bytes. Without a signal, as on a disk that is full.
+    let run = |limit: &str| {
+        let script = format!("trap '' XFSZ; {limit} exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_flash-cli"), "run", "--model", tiny.dir()]);
+        command.args(["--kv-dir", &kv_dir, "--kv-quant", "8", "--session", "a", "--ignore-eos"]);
+        command.args(["--prompt", &words(60), "--max-tokens", "600"]);
+        command.output().unwrap()
+    };
+    let full = run("ulimit -f 32;");
+    assert!(!full.status.success());
+    assert!(stderr(&full).contains("full"), "{}", stderr(&full));
+    kv(&tiny, &["rm", "a"]);
+    let whole = run("");
+    assert!(whole.status.success(), "{}", stderr(&whole));
+    let (said, all) = (stdout(&full).trim_end(), stdout(&whole));
+    assert!(said.split(' ').count() > 100, "{said}");
+    assert!(all.starts_with(said), "{said}");
+}
+
 #[test]
 fn killed_at_any_moment_a_session_opens_and_goes_on_with_tokens_of_its_own() {
     let tiny = Tiny::new(2);

@@ -307,6 +307,25 @@ fn bundles_are_read_in_the_order_of_submission() {
 }
 
 #[test]
+fn small_bundle_is_cut_to_fill_the_queue_and_read_at_once_behind_others() {
+    const BYTES: usize = 512 << 10;
+    let storage = shared(noise(BYTES, 5));
+    let config = ReaderConfig { depth: 4, chunk_bytes: 1 << 20, ..ReaderConfig::default() };
+    let reader = Reader::new(vec![Shard { path: "shard".into(), storage }], config).unwrap();
+    let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, BYTES as u64))]));
+    let chunks_behind = |waiting_bytes| {
+        let before = reader.stats().chunks;
+        let slot = Slot::alone(&big_budget(), BYTES).unwrap();
+        reader.submit_behind(waiting_bytes, &bundle, slot).wait().unwrap();
+        reader.stats().chunks - before
+    };
+    assert_eq!(chunks_behind(0), 4);
+    assert_eq!(chunks_behind(BYTES as u64), 2);
+    assert_eq!(chunks_behind(4 << 20), 1);
+    assert_eq!(chunks_behind(u64::MAX), 1);
+}
+
+#[test]
 #[should_panic(expected = "a bundle fits its slot")]
 fn slot_that_is_too_small_is_a_bug_of_the_caller() {
     let (reader, bundle) = slow_reader(&Slow::new(Duration::ZERO));

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::SessionState;
 use crate::{FORMAT_VERSION, Identity, KvError};
 
 /// A saved state. Names of formats are for people; what counts is the identity.
@@ -22,6 +23,8 @@ pub(super) struct Manifest {
     /// Which save it was: names the tail.
     pub(super) save: u64,
     pub(super) first_token: usize,
+    /// Whether the context has the bits that it would have had if it had never stopped.
+    pub(super) is_exact: bool,
     /// A checksum for each layer of the tail.
     pub(super) tail_crc32c: Vec<u32>,
     pub(super) token_ids: Vec<u32>,
@@ -37,11 +40,11 @@ impl Manifest {
     pub(super) fn new(
         identity: &Identity,
         save: u64,
-        token_ids: &[u32],
-        first_token: usize,
+        state: &SessionState<'_>,
         tail_crc32c: Vec<u32>,
     ) -> Self {
         let geometry = &identity.geometry;
+        let SessionState { token_ids, first_token, is_exact } = *state;
         let mut manifest = Self {
             version: FORMAT_VERSION,
             crc32c: 0,
@@ -51,6 +54,7 @@ impl Manifest {
             window_tokens: geometry.window_tokens,
             save,
             first_token,
+            is_exact,
             tail_crc32c,
             token_ids: token_ids.to_vec(),
         };

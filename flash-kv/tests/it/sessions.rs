@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use flash_kv::{KvError, Opened, PAGE_TOKENS, PageFormat, Session, remove_session, sessions};
+use flash_kv::{KvError, Opened, PAGE_TOKENS, PageFormat, Session, SessionState, remove_session, sessions};
 
 use crate::support::{N_LAYERS, assert_pages, identity, noise, record, tokens};
 
@@ -32,7 +32,7 @@ fn save(session: &mut Session, token_ids: &[u32], first_token: usize) {
         assert_eq!(rows.len(), 2 * n_tokens * 64 * 2, "keys and values of one head of 64 halves");
         rows.copy_from_slice(&noise(rows.len(), layer_idx.into()));
     };
-    session.save(token_ids, first_token, fill).unwrap();
+    session.save(&SessionState { token_ids, first_token, is_exact: true }, fill).unwrap();
 }
 
 fn open(kv_dir: &Path) -> Opened {
@@ -154,7 +154,7 @@ fn changed_description_is_told_and_pages_stay() {
     assert!(matches!(token, Some(KvError::SessionDamaged { .. })), "{token:?}");
     let cut = lost_after(&|json| json[..json.len() / 2].to_owned());
     assert!(matches!(cut, Some(KvError::SessionSyntax { .. })), "{cut:?}");
-    let version = lost_after(&|json| json.replace(r#""version":1"#, r#""version":7"#));
+    let version = lost_after(&|json| json.replace(r#""version":2"#, r#""version":7"#));
     assert!(matches!(version, Some(KvError::OtherVersion { got: 7, .. })), "{version:?}");
     let model = lost_after(&|json| json.replace(r#""identity":""#, r#""identity":"0"#));
     assert!(matches!(model, Some(KvError::SessionDamaged { .. })), "{model:?}");

@@ -22,8 +22,12 @@ pub struct SessionContext {
 pub enum Resumption {
     /// It begins.
     New,
-    /// As it was saved: with the same bits as if it had never stopped.
-    Saved,
+    /// As it was saved.
+    Saved {
+        /// Whether that is with the same bits as if it had never stopped. If not, some tokens were once recovered from a crash
+        /// with less precision, as [`Recovery`] told then.
+        is_exact: bool,
+    },
     /// With the whole pages that a crash has left.
     Recovered(Box<Recovery>),
 }
@@ -86,7 +90,7 @@ impl SessionContext {
         let was_saved = saved.is_some() || lost.is_some();
         let stored = Stored::longest(&session, &sealed.token_ids, saved)?;
         let resumption = if stored.is_saved() {
-            Resumption::Saved
+            Resumption::Saved { is_exact: stored.is_exact() }
         } else if stored.token_ids.is_empty() && !was_saved && sealed.dropped.is_none() {
             Resumption::New
         } else {
@@ -121,9 +125,14 @@ impl SessionContext {
         fits(&self.stored, context_tokens)
     }
 
-    pub(super) fn restore(self, kv: &mut KvCache) -> Result<Session, ModelError> {
+    /// Goes on with it, in a cache whose pages are its own.
+    pub(super) fn restore_own(mut self, kv: &mut KvCache) -> Result<Session, ModelError> {
         fits(&self.stored, kv.context_tokens())?;
         kv.restore(&self.stored, true)?;
+        // What a crash cost is known now, and would not be when there are more pages.
+        if !self.stored.is_saved() && !self.stored.is_exact() {
+            kv.save(&mut self.session)?;
+        }
         Ok(self.session)
     }
 }

@@ -160,7 +160,11 @@ impl State {
         let (layer_idx, at) = self.next;
         let (page_idx, place) = self.on_disk[layer_idx][at];
         let span = feed.file.span(place as u32, layer_idx as u32);
-        let ticket = feed.reader.submit(&Arc::new(BundleLayout::new(&[(feed.shard, span)])), slot);
+        // In order of time: those that are not read yet are the last.
+        let n_waiting = self.queue.iter().rev().take_while(|(_, ticket)| !ticket.is_done()).count();
+        let waiting_bytes = n_waiting as u64 * slot.len() as u64;
+        let bundle = Arc::new(BundleLayout::new(&[(feed.shard, span)]));
+        let ticket = feed.reader.submit_behind(waiting_bytes, &bundle, slot);
         self.queue.push_back((PageKey { layer_idx, page_idx }, ticket));
         self.next.1 += 1;
     }

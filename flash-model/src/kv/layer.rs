@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use flash_io::{Budget, PageBuf};
 use flash_kv::{
@@ -104,6 +105,7 @@ impl PagedLayer {
     /// Seals what has left the window of the token at `position`.
     pub(super) fn seal_due(&mut self, position: usize) -> Result<(), ModelError> {
         while self.sealed.len() < self.sealed_at(position) {
+            let begin = Instant::now();
             let page_idx = self.sealed.len();
             let retention = self.pages.plan.retention;
             // What the next page takes the place of.
@@ -120,6 +122,7 @@ impl PagedLayer {
                 Ok(())
             })?;
             self.push_sealed(record);
+            self.pages.was_sealed(begin);
         }
         Ok(())
     }

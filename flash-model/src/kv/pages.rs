@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use flash_io::{Budget, Reader, ShardIdx, Slot, SlotPool};
 use flash_kv::{
@@ -119,7 +120,7 @@ impl Pages {
         let (sealed, window) = (plan.geometry.layout(), plan.geometry.window_layout());
         let records = SlotPool::new(budget, sealed.record_bytes(), plan.n_records())?;
         let disk = source.map(|PageSource { file, reader, shard, is_kept }| {
-            let config = WriterConfig { sync_every_page: is_kept, ..WriterConfig::default() };
+            let config = WriterConfig { queue_len: plan.unwritten_records(), sync_every_page: is_kept };
             let writer = Writer::new(Arc::clone(&file), &config)?;
             let slots = SlotPool::new(budget, sealed.record_bytes(), plan.feed_pages)?;
             let feed = Feed::new(reader, shard, file, slots, plan.geometry.n_layers as usize);
@@ -152,6 +153,11 @@ impl Pages {
             let chain = context.chains.last().expect("that of no page").next(page);
             context.chains.push(chain);
         }
+    }
+
+    /// A page was sealed, since `begin`.
+    pub(super) fn was_sealed(&self, begin: Instant) {
+        self.traffic.add_sealing(begin.elapsed());
     }
 
     /// How many tokens there will be behind this pass.
@@ -358,6 +364,7 @@ impl Pages {
             written_bytes: self.disk.as_ref().map_or(0, |disk| disk.writer.stats().written_bytes),
             read_bytes: self.traffic.read_bytes(),
             waited: self.traffic.waited(),
+            sealing: self.traffic.sealing(),
         }
     }
 }

@@ -9,8 +9,11 @@ const FEED_BYTES: usize = 16 << 20;
 const FEED_PAGES_MIN: usize = 2 * super::BATCH_PAGES;
 /// And at most: so many reads of small pages are enough.
 const FEED_PAGES_MAX: usize = 32;
-/// Sealed records that may wait to be written, beside those that stay in memory.
-pub(super) const UNWRITTEN_RECORDS: usize = 8;
+/// Memory of sealed records that wait to be written, beside those that stay in memory, in bytes; as far as that goes, those of
+/// all layers, so that the token that seals them need not wait for the disk.
+const UNWRITTEN_BYTES: usize = 16 << 20;
+/// And of so many at least.
+const UNWRITTEN_RECORDS_MIN: usize = 8;
 
 /// How many tokens keep 16 bits, unless someone says; as in mlx-flash.
 pub const WINDOW_TOKENS: usize = PAGE_TOKENS;
@@ -180,13 +183,15 @@ impl KvPolicy {
     /// What the bits of a cache follow from, besides the model.
     pub(crate) fn geometry(&self, shape: KvShape, n_layers: usize) -> Geometry {
         let (format, window_format) = self.format.pages();
+        // Pages that are stored as the window holds them are seen alike: its length is no part of what the bits follow from.
+        let window_tokens = if format == window_format { WINDOW_TOKENS } else { self.window_tokens };
         Geometry {
             n_layers: n_layers as u32,
             kv_heads: shape.kv_heads as u32,
             head_dim: shape.head_dim as u32,
             format,
             window_format,
-            window_tokens: shape.whole_pages(self.window_tokens) as u32,
+            window_tokens: shape.whole_pages(window_tokens) as u32,
         }
     }
 }
@@ -259,8 +264,14 @@ impl PagedPlan {
 
     /// Records for sealed pages.
     pub(crate) fn n_records(&self) -> usize {
-        let unwritten = if self.is_all_held() { 0 } else { UNWRITTEN_RECORDS };
+        let unwritten = if self.is_all_held() { 0 } else { self.unwritten_records() };
         self.held_pages * self.geometry.n_layers as usize + unwritten
+    }
+
+    /// Records that may wait to be written.
+    pub(super) fn unwritten_records(&self) -> usize {
+        let n_layers = self.geometry.n_layers as usize;
+        (UNWRITTEN_BYTES / self.geometry.layout().record_bytes()).min(n_layers).max(UNWRITTEN_RECORDS_MIN)
     }
 
     /// Whether nothing needs to be on disk.

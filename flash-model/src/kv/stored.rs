@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flash_kv::{
     Chain, Geometry, Identity, KvError, Opened, PAGE_TOKENS, PageFile, PrefixPart, RecordHead, SavedTail,
-    Session, common_tokens, seal, transcode,
+    Session, SessionState, common_tokens, seal, transcode,
 };
 
 use super::one_piece::{page_of_rows, rows_of_page};
@@ -17,6 +17,8 @@ use crate::ModelError;
 pub(crate) struct Stored {
     pub token_ids: Vec<u32>,
     pages: Arc<PageFile>,
+    /// What is known of it from when it was saved last.
+    was_exact: bool,
     /// What the window holds; without it, it is made of sealed pages.
     tail: Option<SavedTail>,
 }
@@ -35,6 +37,8 @@ impl Stored {
             n_tokens >= sealed.len()
                 && saved.tail.first_token() == sealed_pages(&geometry, n_tokens) * PAGE_TOKENS
         };
+        // What was computed behind an inexact state is not exact either.
+        let was_exact = saved.as_ref().is_none_or(|saved| saved.is_exact);
         let saved = saved.filter(is_ours);
         let (token_ids, tail) = match saved {
             Some(saved) => (saved.token_ids, Some(saved.tail)),
@@ -42,7 +46,7 @@ impl Stored {
         };
         let common = common_tokens(&token_ids, sealed);
         pages.truncate(common / PAGE_TOKENS)?;
-        Ok(Self { token_ids, pages, tail })
+        Ok(Self { token_ids, pages, was_exact, tail })
     }
 
     /// Whether it is a state that was saved.
@@ -50,10 +54,13 @@ impl Stored {
         self.tail.is_some()
     }
 
-    /// Whether the cache will have the bits that it had.
+    /// Whether the cache will have the bits that it would have if it had never stopped.
     pub(crate) fn is_exact(&self) -> bool {
         let geometry = &self.pages.identity().geometry;
-        self.is_saved() || geometry.layout() == geometry.window_layout() || self.n_sealed() == self.n_pages()
+        let keeps_bits = self.is_saved()
+            || geometry.layout() == geometry.window_layout()
+            || self.n_sealed() == self.n_pages();
+        keeps_bits && self.was_exact
     }
 
     /// Pages that are seen sealed.
@@ -138,6 +145,7 @@ impl KvCache {
         }
         self.token_ids.clone_from(&stored.token_ids);
         (self.held_tokens, self.stored_tokens) = (tokens, tokens);
+        self.stored_exactly = stored.is_exact();
         Ok(())
     }
 
@@ -194,9 +202,11 @@ impl KvCache {
         let layout = geometry.window_layout();
         let first_token = sealed_pages(&geometry, self.held_tokens) * PAGE_TOKENS;
         let tokens = first_token..self.held_tokens;
+        let is_exact = self.stored_exactly || self.stored_tokens == 0;
         let token_ids = self.token_ids[..self.held_tokens].to_vec();
+        let state = SessionState { token_ids: &token_ids, first_token, is_exact };
         let mut failure = None;
-        session.save(&token_ids, first_token, |layer_idx, rows| {
+        session.save(&state, |layer_idx, rows| {
             let layer = &mut self.layers[layer_idx as usize];
             match layer.paged() {
                 Some(layer) => layer.lock().copy_rows(tokens.clone(), rows),

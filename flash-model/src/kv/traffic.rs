@@ -1,10 +1,10 @@
-//! What reading pages has cost so far, for whoever wants to know.
+//! What reading and sealing pages has cost so far, for whoever wants to know.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counts pages that were read, and how long attention waited for them. Clones count together.
+/// Counts pages that were read, how long attention waited for them, and what sealing others took. Clones count together.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PageTraffic(Arc<Counters>);
 
@@ -12,12 +12,21 @@ pub(crate) struct PageTraffic(Arc<Counters>);
 struct Counters {
     read_bytes: AtomicU64,
     waited_ns: AtomicU64,
+    sealing_ns: AtomicU64,
 }
 
 impl PageTraffic {
     pub(super) fn add(&self, read_bytes: usize, waited: Duration) {
         self.0.read_bytes.fetch_add(read_bytes as u64, Ordering::Relaxed);
         self.0.waited_ns.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_sealing(&self, time: Duration) {
+        self.0.sealing_ns.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sealing(&self) -> Duration {
+        Duration::from_nanos(self.0.sealing_ns.load(Ordering::Relaxed))
     }
 
     pub(crate) fn read_bytes(&self) -> u64 {

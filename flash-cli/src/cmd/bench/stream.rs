@@ -10,7 +10,7 @@ use flash_model::Engine;
 use flash_sched::{ByteRate, Limit};
 use serde::Serialize;
 
-use super::trial::{Pass, Trial, mean, median, pass};
+use super::trial::{Pass, Trial, mean, median, pass, quantile};
 use crate::args::BenchStreamArgs;
 use crate::options::EngineSettings;
 use crate::size::Bytes;
@@ -44,11 +44,16 @@ struct Report {
     disk_bytes_per_s: Vec<f64>,
     /// The least that a token can take.
     limit_ms: f64,
-    /// What one took: the median, the least and the most.
+    /// What one took: the median, the least, what 99 of 100 are below, and the most.
     token_ms: f64,
     token_ms_min: f64,
+    token_ms_p99: f64,
     token_ms_max: f64,
     stall_ms: f64,
+    /// Of a token, while the disk was read from: what is missing, it idled.
+    reading_ms: f64,
+    /// The most that sealing pages took of a token.
+    sealing_ms_max: f64,
     limit_fraction: f64,
     peak_rss_bytes: u64,
 }
@@ -101,8 +106,11 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         limit_ms: report::ms(limit.token_time()),
         token_ms: report::ms(token),
         token_ms_min: report::ms(elapsed().min().unwrap_or_default()),
+        token_ms_p99: report::ms(quantile(elapsed(), 0.99)),
         token_ms_max: report::ms(elapsed().max().unwrap_or_default()),
         stall_ms: report::ms(median(passes.iter().map(|pass| pass.stall))),
+        reading_ms: report::ms(median(passes.iter().map(|pass| pass.reading))),
+        sealing_ms_max: report::ms(passes.iter().map(|pass| pass.sealing).max().unwrap_or_default()),
         limit_fraction: limit.fraction(token),
         peak_rss_bytes,
     };
@@ -134,7 +142,9 @@ fn table(report: &Report) -> String {
          compute         {:.1} ms a token, without reads beside it\n\
          disk            {} GB/s by itself, before, between and after the tokens\n\
          limit           {:.1} ms a token\n\
-         measured        {:.1} ms a token ({:.1}..{:.1}), of which {:.1} ms waiting for reads\n\
+         measured        {:.1} ms a token ({:.1}..{:.1}, 99 of 100 below {:.1}), of which {:.1} ms waiting for reads\n\
+         reading         {:.1} ms of it\n\
+         sealing pages   {:.1} ms of a token at most\n\
          limit fraction  {:.2}\n\
          peak memory     {}\n",
         Bytes(report.budget_bytes),
@@ -149,7 +159,10 @@ fn table(report: &Report) -> String {
         report.token_ms,
         report.token_ms_min,
         report.token_ms_max,
+        report.token_ms_p99,
         report.stall_ms,
+        report.reading_ms,
+        report.sealing_ms_max,
         report.limit_fraction,
         Bytes(report.peak_rss_bytes),
     )

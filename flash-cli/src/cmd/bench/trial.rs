@@ -24,6 +24,10 @@ pub(super) struct Trial {
 pub(super) struct Pass {
     pub(super) elapsed: Duration,
     pub(super) stall: Duration,
+    /// Time during which the disk was read from.
+    pub(super) reading: Duration,
+    /// Time that sealing pages took.
+    pub(super) sealing: Duration,
     /// Weights and pages.
     pub(super) streamed_bytes: u64,
     /// Pages of keys and values.
@@ -94,6 +98,8 @@ pub(super) fn pass(engine: &mut Engine, ids: &[u32]) -> anyhow::Result<(Pass, Ve
     let pass = Pass {
         elapsed,
         stall: after.stall - before.stall + (after.kv_stall - before.kv_stall),
+        sealing: after.kv_sealing - before.kv_sealing,
+        reading: after.reading - before.reading,
         streamed_bytes: after.streamed_bytes - before.streamed_bytes + kv_bytes,
         kv_bytes,
     };
@@ -101,9 +107,14 @@ pub(super) fn pass(engine: &mut Engine, ids: &[u32]) -> anyhow::Result<(Pass, Ve
 }
 
 pub(super) fn median(durations: impl Iterator<Item = Duration>) -> Duration {
+    quantile(durations, 0.5)
+}
+
+/// The time that such a part of all times is below.
+pub(super) fn quantile(durations: impl Iterator<Item = Duration>, part: f64) -> Duration {
     let mut sorted: Vec<_> = durations.collect();
     sorted.sort();
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    sorted.get((sorted.len() as f64 * part) as usize).copied().unwrap_or_default()
 }
 
 /// The mean of rates in bytes per second.
