@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::module::{Module, ModuleParameters, update_parameters};
-use mlx_rs::Array;
 
 use crate::ModelError;
 use crate::bundle::{Bundle, BundleIdx, Bundles, Part};

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use flash_io::{DIRECT_ALIGN, Slot, Tensor};
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{ModuleParameters as _, update_parameters};
-use mlx_rs::Array;
 
 use super::Router;
 use crate::bundle::{Bundle, Part};
