@@ -137,6 +137,15 @@ pub(crate) enum TensorKind {
 }
 
 impl TensorKind {
+    /// What a parameter may hold in whose place there is an array of this dtype.
+    pub(crate) fn of(placeholder: mlx_rs::Dtype) -> Self {
+        match placeholder {
+            mlx_rs::Dtype::Uint32 => Self::Codes,
+            mlx_rs::Dtype::Uint8 => Self::Exponents,
+            _ => Self::Float,
+        }
+    }
+
     fn accepts(self, dtype: Dtype) -> bool {
         match self {
             Self::Float => matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16),

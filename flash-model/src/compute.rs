@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::ModelError;
 use crate::attention::CausalAttention;
 use crate::config::QuantizedFormat;
+use crate::experts::Expert;
 use crate::kv::LayerKv;
 use crate::layers::NormArgs;
 
@@ -96,6 +97,22 @@ pub(crate) struct AttentionInput<'a> {
     pub norms: Option<HeadNorms<'a>>,
     /// Tokens before the first of these.
     pub position: usize,
+}
+
+/// An expert, and the rows that it gets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work<'a> {
+    pub expert: &'a Expert,
+    pub tokens: &'a [u32],
+}
+
+/// What is added to a token: a row, times a weight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Term {
+    pub token: usize,
+    /// Counted through all parts.
+    pub row: usize,
+    pub weight: f32,
 }
 
 impl Backend {
@@ -240,6 +257,24 @@ impl Backend {
             Self::Mlx => mlx::attend(attention, input, kv),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::attend(pool, attention, input, kv),
+        }
+    }
+
+    /// What each expert makes of its rows of `x`, `[1, n, hidden]`, one expert's behind another's: `[rows, hidden]`.
+    pub(crate) fn expert_rows(&self, x: &Array, work: &[Work<'_>]) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::expert_rows(x, work),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::expert_rows(pool, x, work),
+        }
+    }
+
+    /// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts`, each `[rows, hidden]`, times its weight.
+    pub(crate) fn add_rows(&self, onto: &Array, parts: &[Array], terms: &[Term]) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::add_rows(onto, parts, terms),
+            #[cfg(target_os = "linux")]
+            Self::Native(_) => native::add_rows(onto, parts, terms),
         }
     }
 

@@ -18,6 +18,7 @@ use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::conduct::Conduct;
 use crate::decoder::{Decoder, Pass};
+use crate::experts::{ExpertTraffic, Experts};
 use crate::kv::{KvCache, KvPlan, KvPolicy, PageSource, PageTraffic, Twins};
 use crate::needs::{MemoryNeeds, Planned, Workload};
 use crate::pace::Pacer;
@@ -234,6 +235,13 @@ impl Model {
         let mut residency = Residency::new(self.bundles, plan, reader, &budget, conduct)?;
         // The disk is the slowest: it begins before anything else is made.
         residency.start()?;
+        let experts = match self.decoder.expert_plan() {
+            Some(plan) => {
+                let (reader, mixtures) = (residency.shared_reader(), self.decoder.mixtures());
+                Some(Experts::new(&self.backend, reader, mixtures, &plan, needs.expert_bytes, &budget)?)
+            }
+            None => None,
+        };
         let shared = |file| PageSource { file, reader: residency.shared_reader(), shard, is_kept };
         let source = file.map(shared);
         let mut kv = match &kv_plan {
@@ -257,6 +265,7 @@ impl Model {
             context_tokens: kv.context_tokens().min(max_tokens),
             residency,
             kv,
+            experts,
             budget,
             floor_bytes,
             token_compute: Ema::default(),
@@ -278,6 +287,8 @@ pub struct Engine {
     decoder: Decoder,
     residency: Residency,
     kv: KvCache,
+    /// Of a model that has some.
+    experts: Option<Experts>,
     budget: Budget,
     model_bytes: u64,
     floor_bytes: u64,
@@ -318,6 +329,8 @@ pub struct EngineStats {
     pub stall: Duration,
     /// Time that attention waited for pages of keys and values.
     pub kv_stall: Duration,
+    /// What was done with experts, if there are any.
+    pub experts: Option<ExpertTraffic>,
     /// Bytes of pages that were read from the disk.
     pub kv_read_bytes: u64,
     /// Bytes of pages that were written to it.
@@ -350,10 +363,10 @@ impl Engine {
             return Err(ModelError::EmptyPrompt);
         }
         let begin = Instant::now();
-        let stall = self.residency.stall();
+        let stall = self.stall();
         let logits = self.pass(ids, |decoder, pass| decoder.logits(pass, ids))?;
         if ids.len() == 1 {
-            self.token_compute.observe(begin.elapsed().saturating_sub(self.residency.stall() - stall));
+            self.token_compute.observe(begin.elapsed().saturating_sub(self.stall() - stall));
         }
         Ok(logits)
     }
@@ -369,6 +382,12 @@ impl Engine {
         losses
     }
 
+    /// How long computing has waited for weights.
+    fn stall(&self) -> Duration {
+        let experts = self.experts.as_ref().map(Experts::traffic).unwrap_or_default();
+        self.residency.stall() + experts.stall
+    }
+
     fn pass<T>(
         &mut self,
         ids: &[u32],
@@ -378,9 +397,9 @@ impl Engine {
         if prompt_tokens > self.context_tokens {
             return Err(ModelError::PromptTooLong { prompt_tokens, context_tokens: self.context_tokens });
         }
-        let Self { decoder, residency, kv, interrupt, .. } = self;
+        let Self { decoder, residency, kv, experts, interrupt, .. } = self;
         residency.begin_pass(ids.len())?;
-        let outcome = run(decoder, &mut Pass { residency, kv, interrupt });
+        let outcome = run(decoder, &mut Pass { residency, kv, experts, interrupt });
         if outcome.is_err() {
             // What was begun may still be writing to the cache; how it ends does not matter any more.
             drop(residency.settle());
@@ -453,7 +472,8 @@ impl Engine {
             pinned_bytes: self.residency.pinned_bytes(),
             streamed_bytes: self.residency.streamed_bytes(),
             pass_bytes: self.residency.pass_bytes(),
-            stall: self.residency.stall(),
+            stall: self.stall(),
+            experts: self.experts.as_ref().map(Experts::traffic),
             kv_stall: kv.waited,
             kv_read_bytes: kv.read_bytes,
             kv_written_bytes: kv.written_bytes,

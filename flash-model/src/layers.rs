@@ -9,7 +9,7 @@ use crate::compute::{Activation, Backend, Matrix, Norm, Quantized};
 use crate::config::QuantizedFormat;
 
 /// `y = x · Wᵀ (+ b)`. Its parameters are named as checkpoints name them.
-#[derive(Debug, ModuleParameters)]
+#[derive(Debug, Clone, ModuleParameters)]
 pub(crate) struct Linear {
     pub(crate) backend: Backend,
     /// How the weight is quantised, if it is: then there are scales, and biases if it is affine.
@@ -25,7 +25,8 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    fn matrix(&self) -> Matrix<'_> {
+    /// Its arrays, for whoever computes.
+    pub(crate) fn matrix(&self) -> Matrix<'_> {
         let scales = self.format.zip(self.scales.value.as_ref());
         let quantized =
             scales.map(|(format, scales)| Quantized { format, scales, biases: self.biases.value.as_ref() });

@@ -4,9 +4,11 @@ mod block;
 mod gemma3;
 mod gemma3_text;
 mod llama;
+mod mixtral;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod sizes;
 mod smollm3;
 
@@ -18,6 +20,7 @@ use mlx_rs::module::Module;
 
 use crate::ModelError;
 use crate::attention::LayerInput;
+use crate::experts::{Mixture, Routed};
 use crate::fused::Fused;
 use crate::layers::RmsNorm;
 use crate::weights::Weights;
@@ -26,17 +29,45 @@ pub(crate) use sizes::Sizes;
 
 /// One layer of a decoder.
 pub(crate) trait Layer:
-    for<'a> Module<LayerInput<'a>, Output = Array, Error = Exception> + Debug
+    for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug
 {
 }
 
-impl<T> Layer for T where T: for<'a> Module<LayerInput<'a>, Output = Array, Error = Exception> + Debug {}
+impl<T> Layer for T where T: for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug {}
+
+/// What a layer makes of its input.
+#[derive(Debug)]
+pub(crate) struct LayerOutput {
+    /// Hidden states, `[1, n, hidden]`.
+    pub hidden: Array,
+    /// What is sent to the layer's experts, if it has any: what they make of it will be added.
+    pub routed: Option<Routed>,
+}
+
+impl From<Array> for LayerOutput {
+    fn from(hidden: Array) -> Self {
+        Self { hidden, routed: None }
+    }
+}
+
+/// A layer, and its experts if it has any.
+#[derive(Debug)]
+pub(crate) struct LayerParts {
+    pub layer: Box<dyn Layer>,
+    pub mixture: Option<Mixture>,
+}
+
+impl From<Box<dyn Layer>> for LayerParts {
+    fn from(layer: Box<dyn Layer>) -> Self {
+        Self { layer, mixture: None }
+    }
+}
 
 /// A decoder as its architecture describes it. No weight is loaded.
 #[derive(Debug)]
 pub(crate) struct Architecture {
     /// The layers, each with the path of its tensors.
-    pub layers: Vec<(String, Box<dyn Layer>)>,
+    pub layers: Vec<(String, LayerParts)>,
     /// Which of their tensors have others' rows, too.
     pub fused: Vec<Fused>,
     pub embed_path: String,
@@ -64,9 +95,11 @@ const MODELS: &[(&str, Build)] = &[
     ("gemma3", gemma3::build),
     ("gemma3_text", gemma3_text::build),
     ("llama", llama::build),
+    ("mixtral", mixtral::build),
     ("phi3", phi3::build),
     ("qwen2", qwen2::build),
     ("qwen3", qwen3::build),
+    ("qwen3_moe", qwen3_moe::build),
     ("smollm3", smollm3::build),
 ];
 
@@ -93,17 +126,17 @@ pub(crate) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
 }
 
 /// A decoder whose parts have the usual names, its layers made one by one.
-fn decoder(
+fn decoder<L: Into<LayerParts>>(
     weights: &Weights<'_>,
     sizes: &Sizes,
     is_tied: bool,
-    layer: impl Fn(usize, &Weights<'_>) -> Result<Box<dyn Layer>, ModelError>,
+    layer: impl Fn(usize, &Weights<'_>) -> Result<L, ModelError>,
 ) -> Result<Architecture, ModelError> {
     let model = weights.at("model");
     let layers = (0..sizes.num_hidden_layers)
         .map(|layer_idx| {
             let weights = model.at(&format!("layers.{layer_idx}"));
-            Ok((weights.path().to_owned(), layer(layer_idx, &weights)?))
+            Ok((weights.path().to_owned(), layer(layer_idx, &weights)?.into()))
         })
         .collect::<Result<_, ModelError>>()?;
     let (embed, norm) = (model.at("embed_tokens"), model.at("norm"));

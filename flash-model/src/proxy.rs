@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::module::{Module, ModuleParameters, update_parameters};
-use mlx_rs::{Array, Dtype};
 
 use crate::ModelError;
 use crate::bundle::{Bundle, BundleIdx, Bundles, Part};
@@ -90,11 +90,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         parameters.sort_by(|a, b| a.0.cmp(&b.0));
         let mut parts = Vec::with_capacity(parameters.len());
         for (key, placeholder) in &parameters {
-            let kind = match placeholder.dtype() {
-                Dtype::Uint32 => TensorKind::Codes,
-                Dtype::Uint8 => TensorKind::Exponents,
-                _ => TensorKind::Float,
-            };
+            let kind = TensorKind::of(placeholder.dtype());
             let mut shape: Vec<u64> = placeholder.shape().iter().map(|&extent| extent as u64).collect();
             let Place { name, rows } = place(&tensor_name(path, key));
             let (rows, n_rows) = rows.unwrap_or_else(|| (0..shape[0], shape[0]));
@@ -114,11 +110,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         M: Module<In, Output = Array, Error = Exception>,
     {
         let output = self.scope(residency, |module, _, _| Ok(module.forward(input)?))?;
-        if residency.is_pinned(self.bundle) {
-            residency.follow(&output);
-        } else {
-            residency.compute(&output)?;
-        }
+        residency.began(self.bundle, &output)?;
         Ok(output)
     }
 

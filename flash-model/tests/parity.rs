@@ -298,6 +298,36 @@ fn text_model_of_gemma3_equals_mlx_lm() {
     tiny("gemma3");
 }
 
+#[test]
+fn mixtral_equals_mlx_lm() {
+    tiny("mixtral");
+}
+
+#[test]
+fn mixtral_with_a_tensor_for_each_expert_equals_mlx_lm() {
+    tiny("mixtral-each");
+}
+
+#[test]
+fn qwen3_moe_equals_mlx_lm() {
+    tiny("qwen3_moe");
+}
+
+#[test]
+fn qwen3_moe_with_a_dense_layer_and_all_experts_for_each_token_equals_mlx_lm() {
+    tiny("qwen3_moe-dense");
+}
+
+#[test]
+fn qwen3_moe_of_four_bits_with_gates_of_eight_equals_mlx_lm() {
+    tiny("qwen3_moe-q4");
+}
+
+#[test]
+fn qwen3_moe_with_a_tensor_for_each_expert_equals_mlx_lm() {
+    tiny("qwen3_moe-each");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

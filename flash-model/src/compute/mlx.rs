@@ -1,5 +1,6 @@
 //! What takes more than one of MLX's operations.
 
+mod experts;
 mod paged;
 
 use std::ops::Range;
@@ -8,6 +9,8 @@ use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, ops};
+
+pub(super) use experts::{add_rows, expert_rows};
 
 use super::{AttentionInput, Matrix, Norm, Quantized};
 use crate::attention::CausalAttention;

@@ -1,11 +1,10 @@
 //! The layer of most decoders: attention and an MLP, each behind a norm.
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
 
-use super::Sizes;
+use super::{LayerOutput, Sizes};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
 use crate::layers::RmsNorm;
@@ -42,13 +41,13 @@ impl TransformerBlock {
 }
 
 impl Module<LayerInput<'_>> for TransformerBlock {
-    type Output = Array;
+    type Output = LayerOutput;
     type Error = Exception;
 
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
+    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         let normed = self.input_layernorm.forward(x)?;
         let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
-        self.mlp.add(&h, &self.post_attention_layernorm.forward(&h)?)
+        Ok(self.mlp.add(&h, &self.post_attention_layernorm.forward(&h)?)?.into())
     }
 
     fn training_mode(&mut self, _: bool) {}

@@ -1,13 +1,12 @@
 //! Gemma 3's text model, as `mlx_lm/models/gemma3_text.py` has it.
 
 use half::bf16;
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
 use serde::Deserialize;
 
-use super::{Architecture, Layer, Sizes, decoder};
+use super::{Architecture, Layer, LayerOutput, Sizes, decoder};
 use crate::attention::{Attention, AttentionArgs, LayerInput};
 use crate::compute::Activation;
 use crate::layers::{NormArgs, RmsNorm};
@@ -122,15 +121,15 @@ impl TransformerBlock {
 }
 
 impl Module<LayerInput<'_>> for TransformerBlock {
-    type Output = Array;
+    type Output = LayerOutput;
     type Error = Exception;
 
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
+    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         let normed = self.input_layernorm.forward(x)?;
         let attended = self.self_attn.of(LayerInput { x: &normed, kv, position })?;
         let h = x.add(self.post_attention_layernorm.forward(&attended)?)?;
         let fed = self.mlp.of(&self.pre_feedforward_layernorm.forward(&h)?)?;
-        h.add(self.post_feedforward_layernorm.forward(&fed)?)
+        Ok(h.add(self.post_feedforward_layernorm.forward(&fed)?)?.into())
     }
 
     fn training_mode(&mut self, _: bool) {}

@@ -87,7 +87,7 @@ enum Finish {
 }
 
 /// How a matrix is stored.
-struct Stored {
+pub(super) struct Stored {
     shape: [usize; 2],
     weight: Weight,
     bias: Option<FloatType>,
@@ -117,53 +117,9 @@ impl<'a> Node<'a> {
     }
 
     fn push(&mut self, matrix: compute::Matrix<'a>) -> Result<(), Exception> {
-        let compute::Matrix { weight, quantized, bias } = matrix;
-        let (n, k) = (weight.dim(0), self.x.dim(-1));
-        self.inputs.push(weight);
-        let (how, weight_columns) = match quantized {
-            None => (Weight::Float(float_type(weight)?), k),
-            Some(Quantized { format, scales, biases }) => {
-                let groups = [n, k / format.group_size];
-                let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
-                expect(is_codes, "codes in whole groups")?;
-                expect(scales.shape() == groups, "a scale for each group")?;
-                self.inputs.push(scales);
-                (self.quantized(format, scales, biases)?, format.row_words(k))
-            }
-        };
-        expect(weight.shape() == [n, weight_columns], "rows that fit the matrix")?;
-        if let Some(bias) = bias {
-            expect(bias.shape() == [n], "a bias for each row")?;
-            self.inputs.push(bias);
-        }
-        let bias = bias.map(float_type).transpose()?;
-        self.products.stored.push(Stored { shape: [n as usize, k as usize], weight: how, bias });
+        let stored = Stored::push(matrix, self.x.dim(-1), &mut self.inputs)?;
+        self.products.stored.push(stored);
         Ok(())
-    }
-
-    /// How codes with these scales are stored.
-    fn quantized(
-        &mut self,
-        format: QuantizedFormat,
-        scales: &'a Array,
-        biases: Option<&'a Array>,
-    ) -> Result<Weight, Exception> {
-        let (weight, biases) = match (format.mode, biases) {
-            (QuantizedMode::Affine, Some(biases)) => {
-                let float = float_type(scales)?;
-                expect(float_type(biases)? == float, "scales and biases of one type")?;
-                expect(biases.shape() == scales.shape(), "a bias for each group")?;
-                (Weight::Affine { format, float }, Some(biases))
-            }
-            (QuantizedMode::Mxfp4, None) => (Weight::Mxfp4, None),
-            (QuantizedMode::Mxfp8, None) => (Weight::Mxfp8, None),
-            (QuantizedMode::Nvfp4, None) => (Weight::Nvfp4, None),
-            _ => return Err(Exception::custom("biases are there for affine codes, and for no others")),
-        };
-        let is_bytes = scales.dtype() == Dtype::Uint8;
-        expect(biases.is_some() || is_bytes, "scales of a byte each")?;
-        self.inputs.extend(biases);
-        Ok(weight)
     }
 
     /// The shape of the rows, and as many columns as the matrix has rows.
@@ -203,9 +159,58 @@ impl Products {
     }
 }
 
+impl Weight {
+    /// Codes with these scales.
+    fn quantized(format: QuantizedFormat, scales: &Array, biases: Option<&Array>) -> Result<Self, Exception> {
+        if let (QuantizedMode::Affine, Some(biases)) = (format.mode, biases) {
+            let float = float_type(scales)?;
+            expect(float_type(biases)? == float, "scales and biases of one type")?;
+            expect(biases.shape() == scales.shape(), "a bias for each group")?;
+            return Ok(Self::Affine { format, float });
+        }
+        expect(scales.dtype() == Dtype::Uint8, "scales of a byte each")?;
+        match (format.mode, biases) {
+            (QuantizedMode::Mxfp4, None) => Ok(Self::Mxfp4),
+            (QuantizedMode::Mxfp8, None) => Ok(Self::Mxfp8),
+            (QuantizedMode::Nvfp4, None) => Ok(Self::Nvfp4),
+            _ => Err(Exception::custom("biases are there for affine codes, and for no others")),
+        }
+    }
+}
+
 impl Stored {
+    /// How a matrix of `k` columns is stored; its arrays become inputs.
+    pub(super) fn push<'a>(
+        matrix: compute::Matrix<'a>,
+        k: i32,
+        inputs: &mut Vec<&'a Array>,
+    ) -> Result<Self, Exception> {
+        let compute::Matrix { weight, quantized, bias } = matrix;
+        let n = weight.dim(0);
+        inputs.push(weight);
+        let (how, weight_columns) = match quantized {
+            None => (Weight::Float(float_type(weight)?), k),
+            Some(Quantized { format, scales, biases }) => {
+                let groups = [n, k / format.group_size];
+                let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
+                expect(is_codes, "codes in whole groups")?;
+                expect(scales.shape() == groups, "a scale for each group")?;
+                inputs.push(scales);
+                inputs.extend(biases);
+                (Weight::quantized(format, scales, biases)?, format.row_words(k))
+            }
+        };
+        expect(weight.shape() == [n, weight_columns], "rows that fit the matrix")?;
+        if let Some(bias) = bias {
+            expect(bias.shape() == [n], "a bias for each row")?;
+            inputs.push(bias);
+        }
+        let bias = bias.map(float_type).transpose()?;
+        Ok(Self { shape: [n as usize, k as usize], weight: how, bias })
+    }
+
     /// Takes the matrix's data from the inputs.
-    fn projection<'a>(
+    pub(super) fn projection<'a>(
         &self,
         inputs: &mut impl Iterator<Item = &'a [u8]>,
     ) -> Result<Projection<'a>, KernelError> {

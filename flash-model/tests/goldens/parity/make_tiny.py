@@ -39,8 +39,11 @@ def given(config):
     return {key: given(value) if isinstance(value, dict) else value for key, value in config.items() if value is not None}
 
 
-def variant(dtype=mx.float16, without=None, quantize=None, shards=1, **config):
-    return {"dtype": dtype, "without": without, "quantize": quantize, "shards": shards, "config": given({**BASE, **config})}
+def variant(dtype=mx.float16, without=None, quantize=None, shards=1, experts=None, **config):
+    """`experts`: what the matrices of each expert are called where they are not stacked."""
+    config = given({**BASE, **config})
+    return {
+        "dtype": dtype, "without": without, "quantize": quantize, "shards": shards, "experts": experts, "config": config}
 
 
 def streamed(intermediate_size):
@@ -164,6 +167,33 @@ VARIANTS = {
         text_config={**GEMMA, "num_attention_heads": None, "num_key_value_heads": None, "num_hidden_layers": 3}),
 }
 
+MIXTRAL = {
+    "model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2, "tie_word_embeddings": False,
+    "intermediate_size": 48,
+}
+QWEN3_MOE = {
+    "model_type": "qwen3_moe", "head_dim": 16, "num_experts": 12, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
+    "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True, "num_hidden_layers": 3,
+}
+VARIANTS |= {
+    "mixtral": variant(mx.float32, **MIXTRAL, without={"num_experts_per_tok": 1}),
+    "mixtral-each": variant(
+        **MIXTRAL, experts={"block_sparse_moe": {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}},
+        without={"num_experts_per_tok": 3}),
+    "qwen3_moe": variant(mx.float32, **QWEN3_MOE, without={"norm_topk_prob": False}),
+    # A layer without experts, and parts of the softmax over all of them.
+    "qwen3_moe-dense": variant(
+        **QWEN3_MOE | {"mlp_only_layers": [1], "norm_topk_prob": False, "num_experts_per_tok": 2},
+        without={"norm_topk_prob": True}),
+    "qwen3_moe-q4": variant(
+        mx.bfloat16,
+        quantize=quantized(4, 32, {f"model.layers.{layer}.mlp.gate": (8, 64) for layer in range(3)}),
+        **QWEN3_MOE | {"hidden_size": 64, "moe_intermediate_size": 64}),
+    "qwen3_moe-each": variant(
+        shards=3,
+        experts={"mlp": {name: name for name in ("gate_proj", "down_proj", "up_proj")}}, **QWEN3_MOE),
+}
+
 here = Path(__file__).parent
 fixtures = here.parents[1] / "fixtures" / "tiny"
 
@@ -186,7 +216,7 @@ def random_weights(model, rng):
             values = rng.normal(0, 0.3, w.shape)
         else:
             gain = 2 if "q_proj" in name or "k_proj" in name or "qkv_proj" in name else 1
-            values = rng.normal(0, gain / np.sqrt(w.shape[1]), w.shape)
+            values = rng.normal(0, gain / np.sqrt(w.shape[-1]), w.shape)
         weights.append((name, mx.array(values.astype(np.float32))))
     return weights
 
@@ -201,10 +231,22 @@ def quantize(model, config, bits, group_size, mode, overrides):
     return model, config
 
 
-def save(path, model, config, shards):
+def unstacked(weights, blocks):
+    """Matrices of all experts as one for each, as models are trained."""
+    for name, w in weights:
+        block = next((block for block in blocks if f".{block}.switch_mlp." in name), None)
+        if block is None:
+            yield name, w
+            continue
+        path, matrix = name.removesuffix(".weight").split(".switch_mlp.")
+        for expert in range(w.shape[0]):
+            yield f"{path}.experts.{expert}.{blocks[block][matrix]}.weight", w[expert]
+
+
+def save(path, model, config, shards, experts):
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
-    weights = tree_flatten(model.parameters())
+    weights = list(unstacked(tree_flatten(model.parameters()), experts or {}))
     if shards == 1:
         mx.save_safetensors(str(path / "model.safetensors"), dict(weights), metadata={"format": "mlx"})
     else:
@@ -255,7 +297,7 @@ def make(name):
     if spec["quantize"]:
         model, config = quantize(model, config, **spec["quantize"])
     path = fixtures / name
-    save(path, model, config, spec["shards"])
+    save(path, model, config, spec["shards"], spec["experts"])
 
     model, cases = oracle.open_model(path), []
     for length in LENGTHS:
