@@ -10,7 +10,9 @@ use flash_model::FLOOR_CONTEXT_TOKENS;
 mod bench;
 mod kv;
 
-pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs};
+pub(crate) use bench::{
+    BenchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs,
+};
 pub(crate) use kv::{
     EvictArg, KeepArgs, KvArgs, KvCommand, KvGcArgs, KvListArgs, KvPlaceArgs, KvRmArgs, KvShowArgs,
     KvToolArgs,

@@ -18,7 +18,7 @@ use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::conduct::Conduct;
 use crate::decoder::{Decoder, Pass};
-use crate::experts::{ExpertTraffic, Experts};
+use crate::experts::{ExpertInfo, ExpertPlan, ExpertTraffic, Experts};
 use crate::kv::{KvCache, KvPlan, KvPolicy, PageSource, PageTraffic, Twins};
 use crate::needs::{MemoryNeeds, Planned, Workload};
 use crate::pace::Pacer;
@@ -165,9 +165,31 @@ impl Model {
         plan.map_err(|_| self.planned().below_floor(workload, budget_bytes))
     }
 
-    /// How long a token is predicted to take with a plan of this model.
-    pub fn predict(&self, plan: &ResidencyPlan, speeds: &MachineSpeeds) -> Prediction {
-        self.bundles.predict(plan, speeds)
+    /// How long a token is predicted to take in a budget; experts, if there are any, are taken to be used alike.
+    ///
+    /// # Errors
+    /// [`ModelError::BelowFloor`].
+    pub fn predict(
+        &self,
+        workload: &Workload,
+        budget_bytes: u64,
+        speeds: &MachineSpeeds,
+    ) -> Result<Prediction, ModelError> {
+        let plan = self.plan(workload, budget_bytes, speeds)?;
+        let mut prediction = self.bundles.predict(&plan, speeds);
+        if let Some(experts) = self.decoder.expert_plan() {
+            let expert_bytes = self.needs(workload, budget_bytes).expert_bytes;
+            experts.add_to(&mut prediction, expert_bytes, speeds);
+        }
+        Ok(prediction)
+    }
+
+    /// Experts of all layers, how many of them a budget holds, and what a token takes of all; none if there are none.
+    pub fn experts(&self, workload: &Workload, budget_bytes: u64) -> Option<ExpertInfo> {
+        let plan = self.decoder.expert_plan()?;
+        let n_held = plan.n_held(self.needs(workload, budget_bytes).expert_bytes);
+        let ExpertPlan { n_experts, total_bytes, token_bytes, .. } = plan;
+        Some(ExpertInfo { n_experts, n_held, total_bytes, token_bytes })
     }
 
     /// The smallest budget for a workload.
@@ -321,9 +343,9 @@ pub struct EngineStats {
     pub floor_bytes: u64,
     /// Weights that stay in memory.
     pub pinned_bytes: u64,
-    /// Weights that were read to be used once, so far.
+    /// Weights that were read beside those that are pinned, so far.
     pub streamed_bytes: u64,
-    /// Weights that one pass over the model streams.
+    /// Weights that one pass over the model streams; of experts, what a token has read on average.
     pub pass_bytes: u64,
     /// Time that computing waited for weights.
     pub stall: Duration,
@@ -405,6 +427,9 @@ impl Engine {
             drop(residency.settle());
         }
         residency.end_pass(outcome.is_ok());
+        if let Some(experts) = experts {
+            experts.end_pass(ids.len());
+        }
         kv.end(outcome.is_ok())?;
         outcome
     }
@@ -465,13 +490,14 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let reads = self.residency.reader().stats();
         let kv = self.kv.stats();
+        let experts = self.experts.as_ref().map(Experts::traffic).unwrap_or_default();
         EngineStats {
             model_bytes: self.model_bytes,
             budget_bytes: self.budget.total_bytes(),
             floor_bytes: self.floor_bytes,
             pinned_bytes: self.residency.pinned_bytes(),
-            streamed_bytes: self.residency.streamed_bytes(),
-            pass_bytes: self.residency.pass_bytes(),
+            streamed_bytes: self.residency.streamed_bytes() + experts.read_bytes,
+            pass_bytes: self.residency.pass_bytes() + experts.token_read_bytes,
             stall: self.stall(),
             experts: self.experts.as_ref().map(Experts::traffic),
             kv_stall: kv.waited,

@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flash_io::{Budget, IoError, PageBuf, Reader, Slot, SlotPool, Ticket};
-use flash_sched::{ExpertCache, Policy};
+use flash_sched::{ExpertCache, Policy, Prediction};
 use mlx_rs::Array;
 use mlx_rs::transforms::async_eval;
 
 use crate::ModelError;
 use crate::bundle::Bundle;
 use crate::compute::{Backend, Term, Work};
+use crate::planner::MachineSpeeds;
 
 pub(crate) use gate::Gate;
 pub(crate) use mixture::{Expert, ExpertDims, Mixture, Names};
@@ -50,6 +51,8 @@ pub(crate) struct ExpertPlan {
     pub n_experts: usize,
     /// Their bytes.
     pub total_bytes: u64,
+    /// Those that a token takes.
+    pub token_bytes: u64,
 }
 
 impl ExpertPlan {
@@ -61,12 +64,14 @@ impl ExpertPlan {
             staging_slots: mixture.router.top_k.max(2),
             n_experts: mixture.dims.n_experts,
             total_bytes: mixture.expert_bytes() * mixture.dims.n_experts as u64,
+            token_bytes: mixture.expert_bytes() * mixture.router.top_k as u64,
         };
         mixtures.map(plan).reduce(|a, b| Self {
             slot_bytes: a.slot_bytes.max(b.slot_bytes),
             staging_slots: a.staging_slots.max(b.staging_slots),
             n_experts: a.n_experts + b.n_experts,
             total_bytes: a.total_bytes + b.total_bytes,
+            token_bytes: a.token_bytes + b.token_bytes,
         })
     }
 
@@ -80,12 +85,45 @@ impl ExpertPlan {
         self.staging_slots as u64 * self.slot_cost_bytes()
     }
 
+    /// How many stay in memory of which experts take so much.
+    pub(crate) fn n_held(&self, experts_bytes: u64) -> usize {
+        let n_slots = (experts_bytes / self.slot_cost_bytes()) as usize;
+        n_slots.saturating_sub(self.staging_slots).min(self.n_experts)
+    }
+
+    /// What experts add to a token, if tokens take all of them alike: the reads of a layer follow its router, and what is in
+    /// memory computes beside them.
+    pub(crate) fn add_to(&self, prediction: &mut Prediction, experts_bytes: u64, speeds: &MachineSpeeds) {
+        let held = self.n_held(experts_bytes) as f64 / self.n_experts.max(1) as f64;
+        let of_token = |part: f64| (part * self.token_bytes as f64) as u64;
+        let reading = speeds.disk.rate.time_for(of_token(1.0 - held));
+        let [there, missing] = [held, 1.0 - held].map(|part| speeds.compute.time_for(of_token(part)));
+        prediction.reading += reading;
+        prediction.compute += there + missing;
+        // Who comes computes beside the reads of those behind it.
+        prediction.token += reading.max(there + missing);
+    }
+
     /// What they take if so much is there for them.
     pub(crate) fn bytes_of(&self, available_bytes: u64) -> u64 {
         let n_slots = available_bytes / self.slot_cost_bytes();
         n_slots.clamp(self.staging_slots as u64, (self.staging_slots + self.n_experts) as u64)
             * self.slot_cost_bytes()
     }
+}
+
+/// The experts of a model in a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpertInfo {
+    /// Experts of all layers.
+    pub n_experts: usize,
+    /// How many stay in memory.
+    pub n_held: usize,
+    /// Bytes of all.
+    pub total_bytes: u64,
+    /// Bytes of those that a token takes.
+    pub token_bytes: u64,
 }
 
 /// What was done with experts so far.
@@ -98,8 +136,23 @@ pub struct ExpertTraffic {
     pub misses: u64,
     /// Bytes of the tensors that were read.
     pub read_bytes: u64,
+    /// What of them a single token has read, on average of the last ones.
+    pub token_read_bytes: u64,
     /// Time that nothing computed for want of an expert.
     pub stall: Duration,
+}
+
+/// Of how many tokens, about.
+const AVERAGE_TOKENS: f64 = 16.0;
+
+/// An average that forgets.
+#[derive(Debug, Default)]
+struct Average(Option<f64>);
+
+impl Average {
+    fn observe(&mut self, value: f64) {
+        self.0 = Some(self.0.map_or(value, |average| average + (value - average) / AVERAGE_TOKENS));
+    }
 }
 
 /// The experts that are in memory, and the way there.
@@ -113,6 +166,9 @@ pub(crate) struct Experts {
     held: HashMap<(usize, usize), Expert>,
     staging_slots: usize,
     traffic: ExpertTraffic,
+    token_read_bytes: Average,
+    /// What had been read when the pass began.
+    read_bytes_before: u64,
 }
 
 /// An expert on its way.
@@ -151,19 +207,26 @@ impl Experts {
             backend: backend.clone(),
             reader,
             pool: SlotPool::new(budget, plan.slot_bytes, n_slots)?,
-            cache: ExpertCache::new(
-                &n_experts,
-                n_slots.saturating_sub(plan.staging_slots),
-                Policy::default(),
-            ),
+            cache: ExpertCache::new(&n_experts, plan.n_held(experts_bytes), Policy::default()),
             held: HashMap::new(),
             staging_slots: plan.staging_slots,
             traffic: ExpertTraffic::default(),
+            token_read_bytes: Average::default(),
+            read_bytes_before: 0,
         })
     }
 
     pub(crate) fn traffic(&self) -> ExpertTraffic {
-        self.traffic
+        ExpertTraffic { token_read_bytes: self.token_read_bytes.0.unwrap_or(0.0) as u64, ..self.traffic }
+    }
+
+    /// A pass of so many tokens has gone through all layers.
+    pub(crate) fn end_pass(&mut self, n_tokens: usize) {
+        let read_bytes = self.traffic.read_bytes - self.read_bytes_before;
+        self.read_bytes_before = self.traffic.read_bytes;
+        if n_tokens == 1 {
+            self.token_read_bytes.observe(read_bytes as f64);
+        }
     }
 
     /// Adds to `hidden`, `[1, n, hidden]`, what the experts make of what was routed to them.

@@ -68,7 +68,7 @@ pub use conduct::Conduct;
 pub use config::{Config, QuantizedFormat, QuantizedMode};
 pub use engine::{Engine, EngineOptions, EngineStats, Model, Recovery, Resumption, SessionContext};
 pub use error::ModelError;
-pub use experts::ExpertTraffic;
+pub use experts::{ExpertInfo, ExpertTraffic};
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
 pub use kv::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub use needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
