@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flash_io::{Catalog, Dtype, IoMode, ReadAt, Tensor};
-use mlx_rs::Dtype as MlxDtype;
 
 use crate::{Config, ModelError};
 
@@ -138,11 +137,11 @@ pub(crate) enum TensorKind {
 }
 
 impl TensorKind {
-    /// What a parameter of that dtype takes.
-    pub(crate) fn of(parameter: MlxDtype) -> Self {
-        match parameter {
-            MlxDtype::Uint32 => Self::Codes,
-            MlxDtype::Uint8 => Self::Exponents,
+    /// What a parameter may hold in whose place there is an array of this dtype.
+    pub(crate) fn of(placeholder: mlx_rs::Dtype) -> Self {
+        match placeholder {
+            mlx_rs::Dtype::Uint32 => Self::Codes,
+            mlx_rs::Dtype::Uint8 => Self::Exponents,
             _ => Self::Float,
         }
     }

@@ -239,36 +239,6 @@ fn qwen3_with_nested_rope_parameters_equals_mlx_lm() {
 }
 
 #[test]
-fn mixtral_equals_mlx_lm() {
-    tiny("mixtral");
-}
-
-#[test]
-fn mixtral_with_a_tensor_for_each_expert_equals_mlx_lm() {
-    tiny("mixtral-each");
-}
-
-#[test]
-fn qwen3_moe_equals_mlx_lm() {
-    tiny("qwen3_moe");
-}
-
-#[test]
-fn qwen3_moe_with_a_dense_layer_and_all_experts_for_each_token_equals_mlx_lm() {
-    tiny("qwen3_moe-dense");
-}
-
-#[test]
-fn qwen3_moe_of_four_bits_with_gates_of_eight_equals_mlx_lm() {
-    tiny("qwen3_moe-q4");
-}
-
-#[test]
-fn qwen3_moe_with_a_tensor_for_each_expert_equals_mlx_lm() {
-    tiny("qwen3_moe-each");
-}
-
-#[test]
 fn biases_of_queries_keys_and_values_equal_mlx_lm() {
     tiny("qwen2");
 }
@@ -326,6 +296,36 @@ fn quantized_gemma3_text_with_scaled_rope_equals_mlx_lm() {
 #[test]
 fn text_model_of_gemma3_equals_mlx_lm() {
     tiny("gemma3");
+}
+
+#[test]
+fn mixtral_equals_mlx_lm() {
+    tiny("mixtral");
+}
+
+#[test]
+fn mixtral_with_a_tensor_for_each_expert_equals_mlx_lm() {
+    tiny("mixtral-each");
+}
+
+#[test]
+fn qwen3_moe_equals_mlx_lm() {
+    tiny("qwen3_moe");
+}
+
+#[test]
+fn qwen3_moe_with_a_dense_layer_and_all_experts_for_each_token_equals_mlx_lm() {
+    tiny("qwen3_moe-dense");
+}
+
+#[test]
+fn qwen3_moe_of_four_bits_with_gates_of_eight_equals_mlx_lm() {
+    tiny("qwen3_moe-q4");
+}
+
+#[test]
+fn qwen3_moe_with_a_tensor_for_each_expert_equals_mlx_lm() {
+    tiny("qwen3_moe-each");
 }
 
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.

@@ -102,29 +102,6 @@ enum Weight {
     Nvfp4,
 }
 
-impl Weight {
-    /// How codes with these scales are stored; scales, and biases if there are any, become inputs.
-    fn quantized<'a>(quantized: Quantized<'a>, inputs: &mut Vec<&'a Array>) -> Result<Self, Exception> {
-        let Quantized { format, scales, biases } = quantized;
-        inputs.push(scales);
-        let weight = match (format.mode, biases) {
-            (QuantizedMode::Affine, Some(biases)) => {
-                let float = float_type(scales)?;
-                expect(float_type(biases)? == float, "scales and biases of one type")?;
-                expect(biases.shape() == scales.shape(), "a bias for each group")?;
-                inputs.push(biases);
-                return Ok(Self::Affine { format, float });
-            }
-            (QuantizedMode::Mxfp4, None) => Self::Mxfp4,
-            (QuantizedMode::Mxfp8, None) => Self::Mxfp8,
-            (QuantizedMode::Nvfp4, None) => Self::Nvfp4,
-            _ => return Err(Exception::custom("biases are there for affine codes, and for no others")),
-        };
-        expect(scales.dtype() == Dtype::Uint8, "scales of a byte each")?;
-        Ok(weight)
-    }
-}
-
 /// Products, and the arrays they will be computed from.
 struct Node<'a> {
     products: Products,
@@ -182,6 +159,25 @@ impl Products {
     }
 }
 
+impl Weight {
+    /// Codes with these scales.
+    fn quantized(format: QuantizedFormat, scales: &Array, biases: Option<&Array>) -> Result<Self, Exception> {
+        if let (QuantizedMode::Affine, Some(biases)) = (format.mode, biases) {
+            let float = float_type(scales)?;
+            expect(float_type(biases)? == float, "scales and biases of one type")?;
+            expect(biases.shape() == scales.shape(), "a bias for each group")?;
+            return Ok(Self::Affine { format, float });
+        }
+        expect(scales.dtype() == Dtype::Uint8, "scales of a byte each")?;
+        match (format.mode, biases) {
+            (QuantizedMode::Mxfp4, None) => Ok(Self::Mxfp4),
+            (QuantizedMode::Mxfp8, None) => Ok(Self::Mxfp8),
+            (QuantizedMode::Nvfp4, None) => Ok(Self::Nvfp4),
+            _ => Err(Exception::custom("biases are there for affine codes, and for no others")),
+        }
+    }
+}
+
 impl Stored {
     /// How a matrix of `k` columns is stored; its arrays become inputs.
     pub(super) fn push<'a>(
@@ -194,13 +190,14 @@ impl Stored {
         inputs.push(weight);
         let (how, weight_columns) = match quantized {
             None => (Weight::Float(float_type(weight)?), k),
-            Some(quantized) => {
-                let Quantized { format, scales, .. } = quantized;
+            Some(Quantized { format, scales, biases }) => {
                 let groups = [n, k / format.group_size];
                 let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
                 expect(is_codes, "codes in whole groups")?;
                 expect(scales.shape() == groups, "a scale for each group")?;
-                (Weight::quantized(quantized, inputs)?, format.row_words(k))
+                inputs.push(scales);
+                inputs.extend(biases);
+                (Weight::quantized(format, scales, biases)?, format.row_words(k))
             }
         };
         expect(weight.shape() == [n, weight_columns], "rows that fit the matrix")?;
