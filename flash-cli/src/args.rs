@@ -11,7 +11,9 @@ mod bench;
 mod convert;
 mod kv;
 
-pub(crate) use bench::{BenchArgs, BenchCommand, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs};
+pub(crate) use bench::{
+    BenchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs,
+};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use kv::{
     EvictArg, KeepArgs, KvArgs, KvCommand, KvGcArgs, KvListArgs, KvPlaceArgs, KvRmArgs, KvShowArgs,

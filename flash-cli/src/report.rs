@@ -13,9 +13,10 @@ pub(crate) fn needs(model: &Model, workload: &Workload, budget_bytes: u64) {
     let Workload { prompt_tokens, context_tokens, prefetch, .. } = *workload;
     note(&format!("workload: prompt {prompt_tokens}, context {context_tokens} tokens, prefetch {prefetch}"));
     note(&format!(
-        "needs: process {}, KV {}, activations {}, small weights {}",
+        "needs: process {}, KV {}, experts {}, activations {}, small weights {}",
         Bytes(needs.process_bytes),
         Bytes(needs.kv_bytes),
+        Bytes(needs.expert_bytes),
         Bytes(needs.activation_bytes),
         Bytes(needs.small_weights_bytes),
     ));
@@ -57,6 +58,11 @@ pub(crate) fn summary(stats: &EngineStats, generation: &Generation) -> String {
     parts.push(format!("budget {}", Bytes(stats.budget_bytes)));
     parts.push(format!("model {}", Bytes(stats.model_bytes)));
     parts.push(format!("streamed {}", Bytes(stats.streamed_bytes)));
+    if let Some(experts) = &stats.experts {
+        let uses = (experts.hits + experts.misses).max(1);
+        let percent = 100.0 * experts.hits as f64 / uses as f64;
+        parts.push(format!("{percent:.0} % of experts found in memory"));
+    }
     parts.push(format!("peak memory {}", Bytes(peak_bytes())));
     if stats.retries > 0 {
         parts.push(format!("{} reads repeated", stats.retries));

@@ -11,6 +11,8 @@ pub struct Rope {
     pub inverse_frequencies: Vec<f32>,
     /// What positions are multiplied by.
     pub scale: f32,
+    /// What rotated numbers are multiplied by.
+    pub magnitude: f32,
     /// Whether neighbours are paired.
     pub traditional: bool,
 }
@@ -26,7 +28,10 @@ impl Rope {
             x.len() == out.len() && x.len().is_multiple_of(head_dim) && 2 * half <= head_dim,
             "whole heads"
         );
-        let angle = |frequency: &f32| (position as f32 * self.scale * frequency).sin_cos();
+        let angle = |frequency: &f32| {
+            let (sin, cos) = (position as f32 * self.scale * frequency).sin_cos();
+            (sin * self.magnitude, cos * self.magnitude)
+        };
         let angles: Vec<(f32, f32)> = self.inverse_frequencies.iter().map(angle).collect();
         out.copy_from_slice(x);
         for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {

@@ -210,17 +210,19 @@ fn nan_reaches_the_rows_that_see_it() {
 }
 
 #[test]
-fn rope_rotates_pairs_by_their_angle() {
+fn rope_rotates_pairs_by_their_angle_and_makes_them_larger() {
     let x: Vec<f32> = (1..=12).map(|i| i as f32).collect();
     let frequencies = vec![1.0, 0.25];
     for traditional in [false, true] {
-        let rope = Rope { inverse_frequencies: frequencies.clone(), scale: 0.5, traditional };
+        let inverse_frequencies = frequencies.clone();
+        let rope = Rope { inverse_frequencies, scale: 0.5, magnitude: 2.0, traditional };
         let mut out = vec![0.0; 12];
         rope.rotate(6, 6, &x, &mut out);
         for head in [0, 6] {
             let pairs = if traditional { [(0, 1), (2, 3)] } else { [(0, 2), (1, 3)] };
             for ((a, b), frequency) in pairs.into_iter().zip(&frequencies) {
                 let (sin, cos) = (3.0 * frequency).sin_cos();
+                let (sin, cos) = (2.0 * sin, 2.0 * cos);
                 let (a, b) = (head + a, head + b);
                 assert_eq!([out[a], out[b]], [x[a] * cos - x[b] * sin, x[a] * sin + x[b] * cos]);
             }

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use flash_kernels::Pool;
 use flash_kv::LayerBuffers;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Device, DeviceType, fast, nn};
+use mlx_rs::{Array, Device, DeviceType, nn};
 use parking_lot::Mutex;
 
 use crate::ModelError;
 use crate::attention::CausalAttention;
 use crate::config::QuantizedFormat;
+use crate::experts::Expert;
 use crate::kv::LayerKv;
+use crate::layers::NormArgs;
 
 /// What a thread of the kernels keeps: for 128 rows of weights their scales and biases, and two sums with each of 512 rows of
 /// activations; panels, scores of attention.
@@ -62,14 +64,46 @@ pub(crate) struct Quantized<'a> {
     pub biases: &'a Array,
 }
 
+/// RMSNorm over the last axis: `x · weight / √(mean(x²) + eps)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Norm<'a> {
+    /// Of each column.
+    pub weight: &'a Array,
+    pub args: NormArgs,
+}
+
+/// Those of each head of queries and keys, before they are rotated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadNorms<'a> {
+    pub queries: Norm<'a>,
+    pub keys: Norm<'a>,
+}
+
 /// What an attention layer projected of the new tokens: `[1, n, heads · head_dim]` each, with KV heads for keys and values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionInput<'a> {
     pub queries: &'a Array,
     pub keys: &'a Array,
     pub values: &'a Array,
+    pub norms: Option<HeadNorms<'a>>,
     /// Tokens before the first of these.
     pub position: usize,
+}
+
+/// An expert, and the rows that it gets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work<'a> {
+    pub expert: &'a Expert,
+    pub tokens: &'a [u32],
+}
+
+/// What is added to a token: a row, times a weight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Term {
+    pub token: usize,
+    /// Counted through all parts.
+    pub row: usize,
+    pub weight: f32,
 }
 
 impl Backend {
@@ -195,7 +229,7 @@ impl Backend {
         }
     }
 
-    /// Rotates the queries and keys, appends keys and values to the cache, and attends to all tokens so far.
+    /// Normalises the heads if that is asked for, rotates the queries and keys, appends keys and values to the cache, and attends to all tokens so far.
     pub(crate) fn attend(
         &self,
         attention: &CausalAttention,
@@ -209,12 +243,29 @@ impl Backend {
         }
     }
 
-    /// RMSNorm over the last axis: `x · weight / √(mean(x²) + eps)`.
-    pub(crate) fn rms_norm(&self, x: &Array, weight: &Array, eps: f32) -> Result<Array, Exception> {
+    /// What each expert makes of its rows of `x`, `[1, n, hidden]`, one expert's behind another's: `[rows, hidden]`.
+    pub(crate) fn expert_rows(&self, x: &Array, work: &[Work<'_>]) -> Result<Array, Exception> {
         match self {
-            Self::Mlx => fast::rms_norm(x, Some(weight), eps),
+            Self::Mlx => mlx::expert_rows(x, work),
             #[cfg(target_os = "linux")]
-            Self::Native(pool) => native::rms_norm(pool, x, weight, eps),
+            Self::Native(pool) => native::expert_rows(pool, x, work),
+        }
+    }
+
+    /// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts`, each `[rows, hidden]`, times its weight.
+    pub(crate) fn add_rows(&self, onto: &Array, parts: &[Array], terms: &[Term]) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::add_rows(onto, parts, terms),
+            #[cfg(target_os = "linux")]
+            Self::Native(_) => native::add_rows(onto, parts, terms),
+        }
+    }
+
+    pub(crate) fn rms_norm(&self, x: &Array, norm: Norm<'_>) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::rms_norm(x, norm),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::rms_norm(pool, x, norm),
         }
     }
 }

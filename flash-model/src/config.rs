@@ -93,6 +93,14 @@ impl Config {
         Some(quantization.by_path.get(path).copied().unwrap_or(quantization.default))
     }
 
+    /// Checks a number that must be positive.
+    pub(crate) fn positive(&self, field: &'static str, value: f32) -> Result<(), ModelError> {
+        if value.is_finite() && value > 0.0 {
+            return Ok(());
+        }
+        Err(self.field_error(field, &value, "it must be a positive number"))
+    }
+
     /// An error about a field of this file.
     pub(crate) fn field_error(
         &self,

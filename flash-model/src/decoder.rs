@@ -10,10 +10,11 @@ use crate::ModelError;
 use crate::attention::LayerInput;
 use crate::bundle::{Bundle, Bundles};
 use crate::embedding::Embedding;
+use crate::experts::{ExpertPlan, Experts, Mixture, Routed};
 use crate::head::Head;
 use crate::kv::KvCache;
 use crate::layers::RmsNorm;
-use crate::models::{Architecture, Layer};
+use crate::models::{Architecture, Layer, LayerOutput, LayerParts};
 use crate::proxy::{Holder, StreamingProxy};
 use crate::residency::Residency;
 use crate::weights::Weights;
@@ -26,6 +27,8 @@ pub(crate) const CHUNK_TOKENS: usize = 128;
 pub(crate) struct Decoder {
     embedding: Embedding,
     layers: Vec<StreamingProxy<dyn Layer>>,
+    /// By layer.
+    mixtures: Vec<Option<Mixture>>,
     norm: StreamingProxy<RmsNorm>,
     head: Head,
     dims: Dims,
@@ -43,29 +46,27 @@ impl Decoder {
     /// A decoder without weights, and the bundles that it will ask for.
     pub(crate) fn new(
         weights: &Weights<'_>,
-        mut architecture: Architecture,
+        architecture: Architecture,
     ) -> Result<(Self, Bundles), ModelError> {
         let checkpoint = weights.checkpoint();
         let mut bundles = Bundles::default();
-        let layers = std::mem::take(&mut architecture.layers)
-            .into_iter()
-            .map(|(path, layer)| StreamingProxy::new(layer, &path, checkpoint, &mut bundles))
-            .collect::<Result<Vec<_>, _>>()?;
-        let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
-        let norm_path = architecture.norm_path;
-        let norm = weights.at(norm_path).rms_norm(architecture.hidden_size, architecture.norm_eps)?;
-        let norm = StreamingProxy::new(Box::new(norm), norm_path, checkpoint, &mut bundles)?;
-        let head = Head::new(weights, &architecture, layer_bytes, &mut bundles)?;
+        let embedding = Embedding::new(checkpoint, &architecture)?;
         let dims = Dims {
             hidden: architecture.hidden_size as u64,
             intermediate: architecture.intermediate_size as u64,
             n_heads: architecture.n_heads as u64,
             head_dim: architecture.head_dim as u64,
         };
-        Ok((
-            Self { embedding: Embedding::new(checkpoint, &architecture)?, layers, norm, head, dims },
-            bundles,
-        ))
+        let Architecture { layers, norm, norm_path, head_path, hidden_size, vocab_size, .. } = architecture;
+        let (mut proxies, mut mixtures) = (Vec::new(), Vec::new());
+        for (path, LayerParts { layer, mixture }) in layers {
+            proxies.push(StreamingProxy::new(layer, &path, checkpoint, &mut bundles)?);
+            mixtures.push(mixture);
+        }
+        let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
+        let norm = StreamingProxy::new(Box::new(norm), &norm_path, checkpoint, &mut bundles)?;
+        let head = Head::new(&weights.at(&head_path), [vocab_size, hidden_size], layer_bytes, &mut bundles)?;
+        Ok((Self { embedding, layers: proxies, mixtures, norm, head, dims }, bundles))
     }
 
     /// Passes tokens through the model and returns the logits of the last one.
@@ -97,13 +98,13 @@ impl Decoder {
     /// Layer by layer: all chunks pass through a layer before the next one is loaded, so that tokens of any number cost
     /// one pass over the weights.
     fn hidden(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<Array>, ModelError> {
-        let Pass { residency, kv, interrupt } = pass;
+        let Pass { residency, kv, experts, interrupt } = pass;
         let first = kv.begin(ids)?;
         let mut chunks = ids
             .chunks(CHUNK_TOKENS)
             .map(|ids| self.embedding.lookup(residency.reader(), ids))
             .collect::<Result<Vec<_>, _>>()?;
-        let Self { layers, norm, head, .. } = self;
+        let Self { layers, mixtures, norm, head, .. } = self;
         let n_parts = layers.len() * chunks.len();
         let mut n_done = 0_usize;
         for (idx, kv) in kv.layers.iter_mut().enumerate() {
@@ -118,9 +119,13 @@ impl Decoder {
             let (before, rest) = layers.split_at_mut(idx);
             let [layer, after @ ..] = rest else { break };
             if let ([token], 1) = (chunks.as_mut_slice(), ids.len()) {
-                *token = layer.forward(residency, LayerInput { x: token, kv, position: first })?;
+                let input = LayerInput { x: token, kv, position: first };
+                let output = layer.scope(residency, |layer, _, _| Ok(layer.forward(input)?))?;
+                residency.began(layer.bundle(), &output.hidden)?;
+                *token = mix(experts, idx, &mixtures[idx], output)?;
                 continue;
             }
+            let mut sent = Vec::new();
             let in_use = layer.bundle();
             layer.scope(residency, |layer, residency, stays| {
                 let lazy = stays && chunks.len() == 1;
@@ -128,14 +133,16 @@ impl Decoder {
                 for chunk in &mut chunks {
                     let output = layer.forward(LayerInput { x: chunk, kv, position })?;
                     position += chunk.dim(1) as usize;
-                    *chunk = output;
+                    *chunk = output.hidden;
+                    sent.extend(output.routed);
                     n_done += 1;
                     residency.progress(n_done as f64 / n_parts as f64);
                     if lazy {
                         continue;
                     }
                     // Chunk by chunk: what is computed for one is large.
-                    chunk.eval()?;
+                    let routed = sent.last().into_iter().flat_map(|Routed { x, scores }| [x, scores]);
+                    mlx_rs::transforms::eval([&*chunk].into_iter().chain(routed))?;
                     if residency.has_to_adapt() {
                         let next = after.first().map_or(norm.bundle(), Holder::bundle);
                         let others = before.iter_mut().chain(after.iter_mut());
@@ -144,8 +151,26 @@ impl Decoder {
                 }
                 Ok(())
             })?;
+            if let Some(routed) = joined(&sent)? {
+                // The chunks together: each expert is read once for all of them.
+                let hidden = mlx_rs::ops::concatenate(&chunks, 1)?;
+                let mixed = mix(experts, idx, &mixtures[idx], LayerOutput { hidden, routed: Some(routed) })?;
+                let starts = (0..ids.len()).step_by(CHUNK_TOKENS);
+                let chunk = |start| positions(&mixed, start, ids.len().min(start + CHUNK_TOKENS));
+                chunks = starts.map(chunk).collect::<Result<_, _>>()?;
+            }
         }
         Ok(chunks)
+    }
+
+    /// The experts of each layer.
+    pub(crate) fn mixtures(&self) -> impl Iterator<Item = Option<&Mixture>> {
+        self.mixtures.iter().map(Option::as_ref)
+    }
+
+    /// What memory they need; none if there are none.
+    pub(crate) fn expert_plan(&self) -> Option<ExpertPlan> {
+        ExpertPlan::of(self.mixtures().flatten())
     }
 
     /// What passing `tokens` through the model takes beside weights and KV, with scores for `scored_tokens` at once.
@@ -157,8 +182,35 @@ impl Decoder {
         let hidden_states = 2 * tokens * hidden;
         let attention = chunk * (8 * n_heads * head_dim + 3 * n_heads * scored_tokens as u64);
         let mlp = chunk * 4 * intermediate;
-        4 * (hidden_states + attention.max(mlp) + 4 * chunk * hidden) + self.head.activation_bytes()
+        let experts = self.mixtures().flatten().map(|mixture| mixture.activation_values(tokens)).max();
+        let layer = attention.max(mlp).max(experts.unwrap_or(0));
+        4 * (hidden_states + layer + 4 * chunk * hidden) + self.head.activation_bytes()
     }
+}
+
+/// What a layer makes, with what its experts add.
+fn mix(
+    experts: &mut Option<Experts>,
+    layer_idx: usize,
+    mixture: &Option<Mixture>,
+    output: LayerOutput,
+) -> Result<Array, ModelError> {
+    let LayerOutput { hidden, routed } = output;
+    match (experts, mixture, routed) {
+        (Some(experts), Some(mixture), Some(routed)) => experts.mix(layer_idx, mixture, &hidden, &routed),
+        (_, _, None) => Ok(hidden),
+        _ => unreachable!("a layer that routes has experts"),
+    }
+}
+
+/// What chunks of tokens send to experts, as one.
+fn joined(sent: &[Routed]) -> Result<Option<Routed>, Exception> {
+    if sent.is_empty() {
+        return Ok(None);
+    }
+    let join =
+        |part: fn(&Routed) -> &Array| mlx_rs::ops::concatenate(&sent.iter().map(part).collect::<Vec<_>>(), 1);
+    Ok(Some(Routed { x: join(|routed| &routed.x)?, scores: join(|routed| &routed.scores)? }))
 }
 
 /// These layers and what comes behind them, as what may have weights.
@@ -176,6 +228,7 @@ fn holders<'a>(
 pub(crate) struct Pass<'a> {
     pub residency: &'a mut Residency,
     pub kv: &'a mut KvCache,
+    pub experts: &'a mut Option<Experts>,
     /// Set by another thread to stop between two layers.
     pub interrupt: &'a AtomicBool,
 }

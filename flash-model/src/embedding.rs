@@ -47,7 +47,7 @@ impl Rows {
 
 impl Embedding {
     pub(crate) fn new(checkpoint: &Checkpoint, architecture: &Architecture) -> Result<Self, ModelError> {
-        let path = architecture.embed_path;
+        let path = architecture.embed_path.as_str();
         let (vocab, hidden) = (architecture.vocab_size as u64, architecture.hidden_size as u64);
         let tensor =
             |name: &str, columns, kind| checkpoint.tensor(&format!("{path}.{name}"), &[vocab, columns], kind);

@@ -18,6 +18,7 @@ use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::conduct::Conduct;
 use crate::decoder::{Decoder, Pass};
+use crate::experts::{ExpertInfo, ExpertPlan, ExpertTraffic, Experts};
 use crate::kv::{KvCache, KvPlan, KvPolicy, PageSource, PageTraffic, Twins};
 use crate::needs::{MemoryNeeds, Planned, Workload};
 use crate::pace::Pacer;
@@ -164,9 +165,31 @@ impl Model {
         plan.map_err(|_| self.planned().below_floor(workload, budget_bytes))
     }
 
-    /// How long a token is predicted to take with a plan of this model.
-    pub fn predict(&self, plan: &ResidencyPlan, speeds: &MachineSpeeds) -> Prediction {
-        self.bundles.predict(plan, speeds)
+    /// How long a token is predicted to take in a budget; experts, if there are any, are taken to be used alike.
+    ///
+    /// # Errors
+    /// [`ModelError::BelowFloor`].
+    pub fn predict(
+        &self,
+        workload: &Workload,
+        budget_bytes: u64,
+        speeds: &MachineSpeeds,
+    ) -> Result<Prediction, ModelError> {
+        let plan = self.plan(workload, budget_bytes, speeds)?;
+        let mut prediction = self.bundles.predict(&plan, speeds);
+        if let Some(experts) = self.decoder.expert_plan() {
+            let expert_bytes = self.needs(workload, budget_bytes).expert_bytes;
+            experts.add_to(&mut prediction, expert_bytes, speeds);
+        }
+        Ok(prediction)
+    }
+
+    /// Experts of all layers, how many of them a budget holds, and what a token takes of all; none if there are none.
+    pub fn experts(&self, workload: &Workload, budget_bytes: u64) -> Option<ExpertInfo> {
+        let plan = self.decoder.expert_plan()?;
+        let n_held = plan.n_held(self.needs(workload, budget_bytes).expert_bytes);
+        let ExpertPlan { n_experts, total_bytes, token_bytes, .. } = plan;
+        Some(ExpertInfo { n_experts, n_held, total_bytes, token_bytes })
     }
 
     /// The smallest budget for a workload.
@@ -234,6 +257,13 @@ impl Model {
         let mut residency = Residency::new(self.bundles, plan, reader, &budget, conduct)?;
         // The disk is the slowest: it begins before anything else is made.
         residency.start()?;
+        let experts = match self.decoder.expert_plan() {
+            Some(plan) => {
+                let (reader, mixtures) = (residency.shared_reader(), self.decoder.mixtures());
+                Some(Experts::new(&self.backend, reader, mixtures, &plan, needs.expert_bytes, &budget)?)
+            }
+            None => None,
+        };
         let shared = |file| PageSource { file, reader: residency.shared_reader(), shard, is_kept };
         let source = file.map(shared);
         let mut kv = match &kv_plan {
@@ -257,6 +287,7 @@ impl Model {
             context_tokens: kv.context_tokens().min(max_tokens),
             residency,
             kv,
+            experts,
             budget,
             floor_bytes,
             token_compute: Ema::default(),
@@ -278,6 +309,8 @@ pub struct Engine {
     decoder: Decoder,
     residency: Residency,
     kv: KvCache,
+    /// Of a model that has some.
+    experts: Option<Experts>,
     budget: Budget,
     model_bytes: u64,
     floor_bytes: u64,
@@ -310,14 +343,16 @@ pub struct EngineStats {
     pub floor_bytes: u64,
     /// Weights that stay in memory.
     pub pinned_bytes: u64,
-    /// Weights that were read to be used once, so far.
+    /// Weights that were read beside those that are pinned, so far.
     pub streamed_bytes: u64,
-    /// Weights that one pass over the model streams.
+    /// Weights that one pass over the model streams; of experts, what a token has read on average.
     pub pass_bytes: u64,
     /// Time that computing waited for weights.
     pub stall: Duration,
     /// Time that attention waited for pages of keys and values.
     pub kv_stall: Duration,
+    /// What was done with experts, if there are any.
+    pub experts: Option<ExpertTraffic>,
     /// Bytes of pages that were read from the disk.
     pub kv_read_bytes: u64,
     /// Bytes of pages that were written to it.
@@ -350,10 +385,10 @@ impl Engine {
             return Err(ModelError::EmptyPrompt);
         }
         let begin = Instant::now();
-        let stall = self.residency.stall();
+        let stall = self.stall();
         let logits = self.pass(ids, |decoder, pass| decoder.logits(pass, ids))?;
         if ids.len() == 1 {
-            self.token_compute.observe(begin.elapsed().saturating_sub(self.residency.stall() - stall));
+            self.token_compute.observe(begin.elapsed().saturating_sub(self.stall() - stall));
         }
         Ok(logits)
     }
@@ -369,6 +404,12 @@ impl Engine {
         losses
     }
 
+    /// How long computing has waited for weights.
+    fn stall(&self) -> Duration {
+        let experts = self.experts.as_ref().map(Experts::traffic).unwrap_or_default();
+        self.residency.stall() + experts.stall
+    }
+
     fn pass<T>(
         &mut self,
         ids: &[u32],
@@ -378,14 +419,17 @@ impl Engine {
         if prompt_tokens > self.context_tokens {
             return Err(ModelError::PromptTooLong { prompt_tokens, context_tokens: self.context_tokens });
         }
-        let Self { decoder, residency, kv, interrupt, .. } = self;
+        let Self { decoder, residency, kv, experts, interrupt, .. } = self;
         residency.begin_pass(ids.len())?;
-        let outcome = run(decoder, &mut Pass { residency, kv, interrupt });
+        let outcome = run(decoder, &mut Pass { residency, kv, experts, interrupt });
         if outcome.is_err() {
             // What was begun may still be writing to the cache; how it ends does not matter any more.
             drop(residency.settle());
         }
         residency.end_pass(outcome.is_ok());
+        if let Some(experts) = experts {
+            experts.end_pass(ids.len());
+        }
         kv.end(outcome.is_ok())?;
         outcome
     }
@@ -446,14 +490,16 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let reads = self.residency.reader().stats();
         let kv = self.kv.stats();
+        let experts = self.experts.as_ref().map(Experts::traffic).unwrap_or_default();
         EngineStats {
             model_bytes: self.model_bytes,
             budget_bytes: self.budget.total_bytes(),
             floor_bytes: self.floor_bytes,
             pinned_bytes: self.residency.pinned_bytes(),
-            streamed_bytes: self.residency.streamed_bytes(),
-            pass_bytes: self.residency.pass_bytes(),
-            stall: self.residency.stall(),
+            streamed_bytes: self.residency.streamed_bytes() + experts.read_bytes,
+            pass_bytes: self.residency.pass_bytes() + experts.token_read_bytes,
+            stall: self.stall(),
+            experts: self.experts.as_ref().map(Experts::traffic),
             kv_stall: kv.waited,
             kv_read_bytes: kv.read_bytes,
             kv_written_bytes: kv.written_bytes,

@@ -54,6 +54,9 @@ pub enum ModelError {
         /// What can be run.
         known: Vec<&'static str>,
     },
+    /// A router's score is not a number, so nobody can say which experts a token takes.
+    #[error("a router's score is not a number: the weights, or what was computed before, are broken")]
+    RouterNan,
     /// The checkpoint lacks a tensor that the configuration asks for.
     #[error("{dir}: no tensor {tensor:?}, which {} asks for", crate::config::FILE)]
     MissingTensor {

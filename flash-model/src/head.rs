@@ -5,7 +5,6 @@ use mlx_rs::module::Module;
 
 use crate::bundle::Bundles;
 use crate::layers::Linear;
-use crate::models::Architecture;
 use crate::proxy::{Holder, StreamingProxy};
 use crate::residency::Residency;
 use crate::weights::Weights;
@@ -24,22 +23,21 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// A head in tiles of at most `tile_bytes`, whose bundles are added to `bundles`.
+    /// A head, `[vocab, hidden]`, in tiles of at most `tile_bytes`, whose bundles are added to `bundles`.
     pub(crate) fn new(
         weights: &Weights<'_>,
-        architecture: &Architecture,
+        [vocab_size, hidden_size]: [i32; 2],
         tile_bytes: u64,
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
-        let (checkpoint, path) = (weights.checkpoint(), architecture.head_path);
-        let weights = weights.at(path);
-        let n_rows = architecture.vocab_size as u64;
+        let (checkpoint, path) = (weights.checkpoint(), weights.path());
+        let n_rows = vocab_size as u64;
         let n_tiles = head_bytes(checkpoint, path).div_ceil(tile_bytes.max(1)).clamp(1, n_rows);
         let tile_rows = n_rows.div_ceil(n_tiles);
         let mut tiles = Vec::with_capacity(n_tiles as usize);
         for start in (0..n_rows).step_by(tile_rows as usize) {
             let rows = start..(start + tile_rows).min(n_rows);
-            let tile = weights.linear(architecture.hidden_size, (rows.end - rows.start) as i32, false)?;
+            let tile = weights.linear(hidden_size, (rows.end - rows.start) as i32, false)?;
             tiles.push(StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?);
         }
         let widens_weights = weights.backend().widens_weights();

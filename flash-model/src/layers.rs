@@ -5,11 +5,11 @@ use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, Param};
 
-use crate::compute::{Backend, Matrix, Quantized};
+use crate::compute::{Backend, Matrix, Norm, Quantized};
 use crate::config::QuantizedFormat;
 
 /// `y = x · Wᵀ (+ b)`. Its parameters are named as checkpoints name them.
-#[derive(Debug, ModuleParameters)]
+#[derive(Debug, Clone, ModuleParameters)]
 pub(crate) struct Linear {
     pub(crate) backend: Backend,
     /// How the weight is quantised, if it is: then there are scales and biases.
@@ -25,7 +25,8 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    fn matrix(&self) -> Matrix<'_> {
+    /// Its arrays, for whoever computes.
+    pub(crate) fn matrix(&self) -> Matrix<'_> {
         let quantized = match (self.format, &self.scales.value, &self.biases.value) {
             (Some(format), Some(scales), Some(biases)) => Some(Quantized { format, scales, biases }),
             _ => None,
@@ -61,13 +62,27 @@ pub(crate) fn swiglu(gate: &Linear, up: &Linear, x: &Array) -> Result<Array, Exc
     gate.backend.gated_product(x, gate.matrix(), up.matrix())
 }
 
+/// What there is to say of an RMSNorm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct NormArgs {
+    /// What the mean of the squares is increased by.
+    pub eps: f32,
+}
+
 /// RMSNorm over the last axis.
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct RmsNorm {
     pub(crate) backend: Backend,
-    pub(crate) eps: f32,
+    pub(crate) args: NormArgs,
     #[param]
     pub(crate) weight: Param<Array>,
+}
+
+impl RmsNorm {
+    /// What computes it.
+    pub(crate) fn norm(&self) -> Norm<'_> {
+        Norm { weight: &self.weight, args: self.args }
+    }
 }
 
 impl Module<&Array> for RmsNorm {
@@ -75,7 +90,7 @@ impl Module<&Array> for RmsNorm {
     type Error = Exception;
 
     fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
-        self.backend.rms_norm(x, &self.weight, self.eps)
+        self.backend.rms_norm(x, self.norm())
     }
 
     fn training_mode(&mut self, _: bool) {}

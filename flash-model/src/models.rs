@@ -1,6 +1,11 @@
 //! The architectures, one file each, named as in mlx-lm.
 
+mod block;
 mod llama;
+mod mixtral;
+mod qwen3;
+mod qwen3_moe;
+mod sizes;
 
 use std::fmt::Debug;
 
@@ -10,32 +15,65 @@ use mlx_rs::module::Module;
 
 use crate::ModelError;
 use crate::attention::LayerInput;
+use crate::experts::{Mixture, Routed};
+use crate::layers::RmsNorm;
 use crate::weights::Weights;
+
+pub(crate) use sizes::Sizes;
 
 /// One layer of a decoder.
 pub(crate) trait Layer:
-    for<'a> Module<LayerInput<'a>, Output = Array, Error = Exception> + Debug
+    for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug
 {
 }
 
-impl<T> Layer for T where T: for<'a> Module<LayerInput<'a>, Output = Array, Error = Exception> + Debug {}
+impl<T> Layer for T where T: for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug {}
+
+/// What a layer makes of its input.
+#[derive(Debug)]
+pub(crate) struct LayerOutput {
+    /// Hidden states, `[1, n, hidden]`.
+    pub hidden: Array,
+    /// What is sent to the layer's experts, if it has any: what they make of it will be added.
+    pub routed: Option<Routed>,
+}
+
+impl From<Array> for LayerOutput {
+    fn from(hidden: Array) -> Self {
+        Self { hidden, routed: None }
+    }
+}
+
+/// A layer, and its experts if it has any.
+#[derive(Debug)]
+pub(crate) struct LayerParts {
+    pub layer: Box<dyn Layer>,
+    pub mixture: Option<Mixture>,
+}
+
+impl From<Box<dyn Layer>> for LayerParts {
+    fn from(layer: Box<dyn Layer>) -> Self {
+        Self { layer, mixture: None }
+    }
+}
 
 /// A decoder as its architecture describes it. No weight is loaded.
 #[derive(Debug)]
 pub(crate) struct Architecture {
     /// The layers, each with the path of its tensors.
-    pub layers: Vec<(String, Box<dyn Layer>)>,
-    pub embed_path: &'static str,
-    pub norm_path: &'static str,
+    pub layers: Vec<(String, LayerParts)>,
+    pub embed_path: String,
+    pub norm_path: String,
+    /// Behind the last layer.
+    pub norm: RmsNorm,
     /// That of the embedding if the two are tied.
-    pub head_path: &'static str,
+    pub head_path: String,
     pub hidden_size: i32,
     pub intermediate_size: i32,
     pub n_heads: i32,
     pub kv_heads: i32,
     pub head_dim: i32,
     pub vocab_size: i32,
-    pub norm_eps: f32,
     /// The longest context that the model was trained for.
     pub max_position_embeddings: Option<usize>,
 }
@@ -43,16 +81,63 @@ pub(crate) struct Architecture {
 type Build = fn(&Weights<'_>) -> Result<Architecture, ModelError>;
 
 /// `model_type` → architecture.
-const MODELS: &[(&str, Build)] = &[("llama", llama::build)];
+const MODELS: &[(&str, Build)] = &[
+    ("llama", llama::build),
+    ("mixtral", mixtral::build),
+    ("qwen3", qwen3::build),
+    ("qwen3_moe", qwen3_moe::build),
+];
+
+/// Models that others are: `model_type` → whose. As mlx-lm's `MODEL_REMAPPING`.
+const ALIASES: &[(&str, &str)] = &[("mistral", "llama"), ("iquestcoder", "llama"), ("xverse", "llama")];
 
 /// The architecture that a checkpoint's configuration names.
 pub(crate) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    let found = MODELS.iter().find(|(model_type, _)| *model_type == config.model_type());
+    let given = config.model_type();
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == given);
+    let model_type = alias.map_or(given, |(_, model_type)| model_type);
+    let found = MODELS.iter().find(|(known, _)| *known == model_type);
     let (_, build) = found.ok_or_else(|| ModelError::UnknownModelType {
         path: config.path().to_owned(),
-        given: config.model_type().to_owned(),
-        known: MODELS.iter().map(|(model_type, _)| *model_type).collect(),
+        given: given.to_owned(),
+        known: MODELS
+            .iter()
+            .map(|(known, _)| *known)
+            .chain(ALIASES.iter().map(|(alias, _)| *alias))
+            .collect(),
     })?;
     build(weights)
+}
+
+/// A decoder whose parts have the usual names, its layers made one by one.
+fn decoder<L: Into<LayerParts>>(
+    weights: &Weights<'_>,
+    sizes: &Sizes,
+    is_tied: bool,
+    layer: impl Fn(usize, &Weights<'_>) -> Result<L, ModelError>,
+) -> Result<Architecture, ModelError> {
+    let model = weights.at("model");
+    let layers = (0..sizes.num_hidden_layers)
+        .map(|layer_idx| {
+            let weights = model.at(&format!("layers.{layer_idx}"));
+            Ok((weights.path().to_owned(), layer(layer_idx, &weights)?.into()))
+        })
+        .collect::<Result<_, ModelError>>()?;
+    let (embed, norm) = (model.at("embed_tokens"), model.at("norm"));
+    let head = if is_tied { embed.clone() } else { weights.at("lm_head") };
+    Ok(Architecture {
+        layers,
+        embed_path: embed.path().to_owned(),
+        norm_path: norm.path().to_owned(),
+        norm: norm.rms_norm(sizes.hidden_size, sizes.norm())?,
+        head_path: head.path().to_owned(),
+        hidden_size: sizes.hidden_size,
+        intermediate_size: sizes.intermediate_size,
+        n_heads: sizes.num_attention_heads,
+        kv_heads: sizes.kv_heads(),
+        head_dim: sizes.head_dim(),
+        vocab_size: sizes.vocab_size,
+        max_position_embeddings: sizes.max_position_embeddings,
+    })
 }

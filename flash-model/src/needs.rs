@@ -8,6 +8,7 @@ use flash_kv::KvShape;
 use crate::bundle::{Bundle, Bundles};
 use crate::compute::Backend;
 use crate::decoder::{CHUNK_TOKENS, Decoder};
+use crate::experts::Mixture;
 use crate::kv::{KvPlan, KvPolicy, PagedPlan};
 use crate::{ModelError, memory};
 
@@ -63,6 +64,8 @@ pub struct MemoryNeeds {
     pub process_bytes: u64,
     /// Keys and values.
     pub kv_bytes: u64,
+    /// Slots of experts, for those that stay and those that come and go.
+    pub expert_bytes: u64,
     /// Activations, logits, and what computing takes besides.
     pub activation_bytes: u64,
     /// Weights too small to be worth streaming.
@@ -83,6 +86,17 @@ pub(crate) struct Planned<'a> {
 impl Planned<'_> {
     /// What a workload needs, with the KV cache that suits a budget: in one piece if that may be and fits; if not, in pages.
     pub(crate) fn needs(&self, workload: &Workload, budget_bytes: u64) -> (MemoryNeeds, KvPlan) {
+        let (mut needs, kv) = self.without_experts(workload, budget_bytes);
+        if let Some(experts) = self.decoder.expert_plan() {
+            // What every token needs comes first: routers, attention, norms and whatever else is no expert.
+            let others_bytes = needs.fixed_bytes() - needs.expert_bytes + self.bundles.cost_bytes();
+            needs.expert_bytes = experts.bytes_of(budget_bytes.saturating_sub(others_bytes));
+        }
+        (needs, kv)
+    }
+
+    /// The same, with as few experts as can be.
+    fn without_experts(&self, workload: &Workload, budget_bytes: u64) -> (MemoryNeeds, KvPlan) {
         let weights_floor_bytes = self.bundles.floor_bytes(workload.prefetch);
         if let Some((needs, kv)) = self.plain(workload)
             && needs.fixed_bytes() + weights_floor_bytes <= budget_bytes
@@ -92,7 +106,8 @@ impl Planned<'_> {
         let (least, kv) = self.least(workload);
         let others_bytes = least.fixed_bytes() - least.kv_bytes + weights_floor_bytes;
         let KvPlan::Paged(_) = kv else { return (least, kv) };
-        let weights_bytes = self.bundles.cost_bytes().saturating_sub(weights_floor_bytes);
+        let expert_bytes = self.decoder.expert_plan().map_or(0, |experts| experts.total_bytes);
+        let weights_bytes = self.bundles.cost_bytes().saturating_sub(weights_floor_bytes) + expert_bytes;
         let kv = PagedPlan::choose(
             &workload.kv,
             self.kv_shape,
@@ -133,7 +148,9 @@ impl Planned<'_> {
         let prompt_tokens = workload.prompt_tokens.max(CHUNK_TOKENS);
         let usual_bytes = PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * vocab_size as u64;
         let measured_bytes = process_at_first_plan() + GROWTH_BYTES;
-        let widened_bytes = bundles.as_slice().iter().map(Bundle::widened_bytes).max().unwrap_or(0);
+        let widened = bundles.as_slice().iter().map(Bundle::widened_bytes);
+        let widened = widened.chain(decoder.mixtures().flatten().map(Mixture::widened_bytes));
+        let widened_bytes = widened.max().unwrap_or(0);
         let scored_tokens = match kv {
             KvPlan::Plain { .. } if backend.scores_all_at_once() => workload.planned_tokens(),
             _ => SPAN_TOKENS,
@@ -142,6 +159,7 @@ impl Planned<'_> {
         MemoryNeeds {
             process_bytes: usual_bytes.max(measured_bytes),
             kv_bytes: kv.budget_bytes(),
+            expert_bytes: decoder.expert_plan().map_or(0, |experts| experts.floor_bytes()),
             activation_bytes: activation_bytes + backend.scratch_bytes(widened_bytes, activation_bytes),
             small_weights_bytes: bundles.small_bytes(),
         }
@@ -171,7 +189,8 @@ impl Planned<'_> {
 impl MemoryNeeds {
     /// All of them.
     pub fn total_bytes(&self) -> u64 {
-        self.process_bytes + self.kv_bytes + self.activation_bytes + self.small_weights_bytes
+        let Self { process_bytes, kv_bytes, expert_bytes, activation_bytes, small_weights_bytes } = *self;
+        process_bytes + kv_bytes + expert_bytes + activation_bytes + small_weights_bytes
     }
 
     /// All but weights.

@@ -99,11 +99,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         M: Module<In, Output = Array, Error = Exception>,
     {
         let output = self.scope(residency, |module, _, _| Ok(module.forward(input)?))?;
-        if residency.is_pinned(self.bundle) {
-            residency.follow(&output);
-        } else {
-            residency.compute(&output)?;
-        }
+        residency.began(self.bundle, &output)?;
         Ok(output)
     }
 

@@ -256,9 +256,18 @@ impl Residency {
         self.source.conductor.uses_pinned(idx);
     }
 
+    /// A layer has been run: unless it is pinned, its output is begun to be computed.
+    pub(crate) fn began(&mut self, idx: BundleIdx, output: &Array) -> Result<(), ModelError> {
+        if !self.is_pinned(idx) {
+            return self.compute(output);
+        }
+        self.follow(output);
+        Ok(())
+    }
+
     /// The output of a pinned layer, which is begun to be computed with that of the next streamed one, or when that one has
     /// to be waited for.
-    pub(crate) fn follow(&mut self, output: &Array) {
+    fn follow(&mut self, output: &Array) {
         if self.source.plan.streamed_bytes > 0 {
             self.lazy = Some(output.clone());
         }
@@ -266,7 +275,7 @@ impl Residency {
 
     /// Begins to compute `output` and does not wait for it: the next layer is made ready meanwhile. Slots that it computes
     /// with come back when it is done, if nobody else holds their arrays.
-    pub(crate) fn compute(&mut self, output: &Array) -> Result<(), ModelError> {
+    fn compute(&mut self, output: &Array) -> Result<(), ModelError> {
         async_eval([output])?;
         self.lazy = None;
         self.in_flight = Some(output.clone());

@@ -7,7 +7,7 @@ use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype};
 
 use crate::compute::Backend;
-use crate::layers::{Linear, RmsNorm};
+use crate::layers::{Linear, NormArgs, RmsNorm};
 use crate::{Checkpoint, Config, ModelError};
 
 /// Makes the modules below one path of a checkpoint.
@@ -87,9 +87,9 @@ impl<'a> Weights<'a> {
     }
 
     /// RMSNorm over the last axis.
-    pub(crate) fn rms_norm(&self, dims: i32, eps: f32) -> Result<RmsNorm, ModelError> {
+    pub(crate) fn rms_norm(&self, dims: i32, args: NormArgs) -> Result<RmsNorm, ModelError> {
         let weight = Param::new(unloaded(&[dims], Dtype::Float32)?);
-        Ok(RmsNorm { backend: self.backend.clone(), eps, weight })
+        Ok(RmsNorm { backend: self.backend.clone(), args, weight })
     }
 }
 

@@ -156,7 +156,7 @@ fn sizes_that_no_model_can_have_are_refused_by_field() {
         ("head_dim", json!(15)),
         ("head_dim", json!(0)),
         ("rope_theta", json!(0.0)),
-        ("layer_types", json!(["sliding_attention"])),
+        ("layer_types", json!(["chunked_attention"])),
     ] {
         let error = error_with(field, value.clone());
         assert!(

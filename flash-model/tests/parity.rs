@@ -188,6 +188,46 @@ fn shards_cut_inside_a_layer_equal_mlx_lm() {
     tiny("sharded");
 }
 
+#[test]
+fn norms_of_heads_equal_mlx_lm() {
+    tiny("qwen3");
+}
+
+#[test]
+fn qwen3_with_nested_rope_parameters_equals_mlx_lm() {
+    tiny("qwen3-q4");
+}
+
+#[test]
+fn mixtral_equals_mlx_lm() {
+    tiny("mixtral");
+}
+
+#[test]
+fn mixtral_with_a_tensor_for_each_expert_equals_mlx_lm() {
+    tiny("mixtral-each");
+}
+
+#[test]
+fn qwen3_moe_equals_mlx_lm() {
+    tiny("qwen3_moe");
+}
+
+#[test]
+fn qwen3_moe_with_a_dense_layer_and_all_experts_for_each_token_equals_mlx_lm() {
+    tiny("qwen3_moe-dense");
+}
+
+#[test]
+fn qwen3_moe_of_four_bits_with_gates_of_eight_equals_mlx_lm() {
+    tiny("qwen3_moe-q4");
+}
+
+#[test]
+fn qwen3_moe_with_a_tensor_for_each_expert_equals_mlx_lm() {
+    tiny("qwen3_moe-each");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

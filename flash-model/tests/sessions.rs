@@ -26,6 +26,7 @@ const TINY: Tiny = Tiny {
     vocab: 90,
     tied: true,
     biases: false,
+    experts: None,
     format: Format::Affine(4),
     seed: 12,
 };

@@ -9,6 +9,7 @@
 //! - [`predict`](mod@predict): how long a token takes with one of them;
 //! - [`controller`]: how fast and how far ahead to read, learned while the model runs;
 //! - [`bucket`]: how long the next read must wait so that reads keep to a rate;
+//! - [`experts`]: which experts of a mixture stay in memory;
 //! - [`elastic`]: how much memory to have while other programs come and go;
 //! - [`sim`]: how all of it does on a made-up machine;
 //! - [`estimate`]: what a step usually costs, and how close a run came to the limit that the hardware sets.
@@ -28,6 +29,7 @@ mod contention;
 pub mod controller;
 pub mod elastic;
 pub mod estimate;
+pub mod experts;
 pub mod frontier;
 pub mod plan;
 pub mod predict;
@@ -40,6 +42,7 @@ pub use bucket::{Claim, TokenBucket};
 pub use controller::{Controller, ControllerConfig, Decision, Estimates, Observation};
 pub use elastic::{Elastic, Memory};
 pub use estimate::{Ema, Limit};
+pub use experts::{ExpertCache, Policy};
 pub use frontier::{Frontier, TimedPlan};
 pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};
 pub use predict::{Bound, Disk, Prediction, Speeds, predict};

@@ -15,10 +15,28 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchCommand {
     /// How fast the disk gives the weights
     Io(BenchIoArgs),
+    /// How often tokens find their experts in memory, by who stays there
+    Experts(BenchExpertsArgs),
     /// How close decoding comes to the limit that disk and processor set
     Stream(BenchStreamArgs),
     /// How close a long prompt comes to that limit
     Prefill(BenchPrefillArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchExpertsArgs {
+    /// Experts of a layer
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) experts: usize,
+    /// Experts of a token
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) top_k: usize,
+    /// Make up this many tokens
+    #[arg(long, value_name = "N", default_value_t = 4000)]
+    pub(crate) tokens: usize,
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `bench`: what this machine gives a model, one file a measurement.
 
 mod ceiling;
+mod experts;
 mod io;
 mod prefill;
 mod stream;
@@ -12,6 +13,7 @@ use crate::args::{BenchArgs, BenchCommand};
 
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match args.command {
+        BenchCommand::Experts(args) => experts::run(&args),
         BenchCommand::Io(args) => io::run(&args),
         BenchCommand::Prefill(args) => prefill::run(args),
         BenchCommand::Stream(args) => stream::run(args),

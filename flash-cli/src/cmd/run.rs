@@ -177,10 +177,20 @@ struct Report<'a> {
     budget_bytes: u64,
     streamed_bytes: u64,
     streamed_bytes_per_token: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experts: Option<ExpertsReport>,
     compute_ms: f64,
     stall_ms: f64,
     peak_rss_bytes: u64,
     io: &'static str,
+}
+
+/// Uses of experts by the passes of a run.
+#[derive(Debug, Serialize)]
+struct ExpertsReport {
+    hits: u64,
+    misses: u64,
+    read_bytes: u64,
 }
 
 impl<'a> Report<'a> {
@@ -208,6 +218,11 @@ impl<'a> Report<'a> {
             budget_bytes: stats.budget_bytes,
             streamed_bytes: stats.streamed_bytes,
             streamed_bytes_per_token: stats.streamed_bytes / generated_tokens.max(1) as u64,
+            experts: stats.experts.map(|experts| ExpertsReport {
+                hits: experts.hits,
+                misses: experts.misses,
+                read_bytes: experts.read_bytes,
+            }),
             compute_ms: report::ms(compute),
             stall_ms: report::ms(stats.stall),
             peak_rss_bytes: report::peak_bytes(),

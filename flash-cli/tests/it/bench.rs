@@ -79,3 +79,16 @@ fn io_prints_the_grid_and_the_reader() {
     assert!(!report["cells"].as_array().unwrap().is_empty());
     assert!(report["reader"]["bytes_per_s"].as_f64().unwrap() > 0.0);
 }
+
+#[test]
+fn bench_experts_compares_who_stays_with_the_best() {
+    let rows = json(&output(["bench", "experts", "--tokens", "500", "--json"]));
+    let rows = rows.as_array().unwrap();
+    let rate = |row: &Value, who: &str| row[who].as_f64().unwrap();
+    for row in rows {
+        for who in ["lru", "lfu", "two_memories"] {
+            assert!(rate(row, who) <= rate(row, "best"), "{row}");
+        }
+    }
+    assert!(rows.iter().any(|row| rate(row, "two_memories") > 0.5));
+}

@@ -1,15 +1,22 @@
 //! What takes more than one of MLX's operations.
 
+mod experts;
 mod paged;
+
+use std::ops::Range;
 
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, ops};
 
-use super::{AttentionInput, Matrix, Quantized};
+pub(super) use experts::{add_rows, expert_rows};
+
+use super::{AttentionInput, Matrix, Norm, Quantized};
 use crate::attention::CausalAttention;
 use crate::config::QuantizedFormat;
 use crate::kv::LayerKv;
+use crate::layers::NormArgs;
 
 pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
     let Matrix { weight, quantized, bias } = matrix;
@@ -34,25 +41,62 @@ pub(super) fn products<const N: usize>(
     Ok(products.try_into().expect("one for each"))
 }
 
+pub(super) fn rms_norm(
+    x: &Array,
+    Norm { weight, args: NormArgs { eps } }: Norm<'_>,
+) -> Result<Array, Exception> {
+    fast::rms_norm(x, Some(weight), eps)
+}
+
 pub(super) fn attend(
     attention: &CausalAttention,
     input: AttentionInput<'_>,
     kv: &mut LayerKv,
 ) -> Result<Array, Exception> {
-    let CausalAttention { n_heads, n_kv_heads, scale, rope, .. } = attention;
-    let AttentionInput { queries, keys, values, position } = input;
+    let CausalAttention { n_heads, n_kv_heads, scale, window, .. } = *attention;
+    let AttentionInput { queries, keys, values, norms, position } = input;
     let n = queries.dim(1);
-    let queries = rope.apply(&split_heads(queries, *n_heads)?, position)?;
-    let keys = rope.apply(&split_heads(keys, *n_kv_heads)?, position)?;
+    let heads = |x, n_heads, norm: Option<Norm<'_>>| {
+        let mut x = split_heads(x, n_heads)?;
+        if let Some(norm) = norm {
+            x = rms_norm(&x, norm)?;
+        }
+        match &attention.rope {
+            Some(rope) => rope.apply(&x, position),
+            None => Ok(x),
+        }
+    };
+    let queries = heads(queries, n_heads, norms.map(|norms| norms.queries))?;
+    let keys = heads(keys, n_kv_heads, norms.map(|norms| norms.keys))?;
+    let values = split_heads(values, n_kv_heads)?;
     if let LayerKv::Paged(layer) = kv {
-        let attended =
-            paged::attend(layer, *scale, position, [&queries, &keys, &split_heads(values, *n_kv_heads)?])?;
+        let attended = paged::attend(layer, attention, position, [&queries, &keys, &values])?;
         return attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1]);
     }
-    let (keys, values) = kv.append(&keys, &split_heads(values, *n_kv_heads)?, position)?;
-    let mask = (n > 1).then_some(Mask::Causal);
-    let attended = fast::scaled_dot_product_attention(&queries, keys, values, *scale, mask, None)?;
+    let (mut keys, mut values) = kv.append(&keys, &values, position)?;
+    let mut mask = (n > 1).then_some(Mask::Causal);
+    let end = position + n as usize;
+    let far;
+    if let Some(window) = window.filter(|window| *window < end) {
+        // What the first of these tokens sees begins here.
+        let start = (position + 1).saturating_sub(window);
+        keys = keys.try_index((.., .., start as i32.., ..))?;
+        values = values.try_index((.., .., start as i32.., ..))?;
+        if n > 1 {
+            far = seen(position..end, start..end, Some(window));
+            mask = Some(Mask::Array(&far));
+        }
+    }
+    let attended = fast::scaled_dot_product_attention(&queries, keys, values, scale, mask, None)?;
     attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1])
+}
+
+/// Which `tokens` each of `rows` sees, both given by their positions: `[1, rows, tokens]`.
+fn seen(rows: impl ExactSizeIterator<Item = usize>, tokens: Range<usize>, window: Option<usize>) -> Array {
+    let shape = [1, rows.len() as i32, tokens.len() as i32];
+    let is_seen = |row: usize, token| token <= row && window.is_none_or(|window| row - token < window);
+    let seen: Vec<bool> = rows.flat_map(|row| tokens.clone().map(move |token| is_seen(row, token))).collect();
+    Array::from_slice(&seen, &shape)
 }
 
 /// `[1, n, heads · head_dim]` to `[1, heads, n, head_dim]`.

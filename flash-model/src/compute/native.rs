@@ -1,6 +1,7 @@
 //! The kernels of `flash-kernels` as nodes of MLX's graph.
 
 mod attention;
+mod experts;
 mod norm;
 mod paged;
 mod product;
@@ -10,6 +11,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 pub(super) use attention::attend;
+pub(super) use experts::{add_rows, expert_rows};
 pub(super) use norm::rms_norm;
 pub(super) use product::{add_product, gated_product, product, products};
 

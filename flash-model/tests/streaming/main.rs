@@ -159,9 +159,13 @@ const SMALL: Tiny = Tiny {
     vocab: 100,
     tied: false,
     biases: false,
+    experts: None,
     format: Format::Affine(4),
     seed: 1,
 };
+
+/// Few experts of many, so that tokens differ in what they need.
+const MIXTURE: Tiny = Tiny { experts: Some([8, 2]), ..SMALL };
 
 const STREAM_ALL: Way = Way {
     compute: Compute::Auto,
@@ -203,10 +207,50 @@ fn a_prompt_of_any_length_costs_one_pass_over_the_weights() {
 }
 
 #[test]
+fn a_token_reads_its_own_experts_and_a_prompt_each_that_it_needs_once() {
+    let dir = written(&MIXTURE);
+    let [of_layer, of_token] = MIXTURE.experts.unwrap();
+    let mut engine = STREAM_ALL.open(dir.path()).unwrap();
+    engine.forward(&[1]).unwrap();
+    let one = engine.stats().experts.unwrap();
+    assert_eq!((one.hits, one.misses), (0, (MIXTURE.layers * of_token) as u64));
+
+    let mut engine = STREAM_ALL.open(dir.path()).unwrap();
+    engine.forward(&prompt_of(300, 100)).unwrap();
+    let prompt = engine.stats().experts.unwrap();
+    assert_eq!((prompt.hits, prompt.misses), (0, (MIXTURE.layers * of_layer) as u64));
+    assert_eq!(prompt.read_bytes, one.read_bytes * (of_layer / of_token) as u64);
+}
+
+#[test]
+fn with_room_for_all_experts_each_is_read_once_for_good() {
+    let dir = written(&MIXTURE);
+    // A slot takes whole OS pages, which are large next to these experts.
+    let mut engine = Way { pinned: 20.0, ..Way::RESIDENT }.open(dir.path()).unwrap();
+    engine.forward(&prompt_of(300, 100)).unwrap();
+    let first = engine.stats().experts.unwrap();
+    for token in 0..20 {
+        engine.forward(&[token]).unwrap();
+    }
+    let then = engine.stats().experts.unwrap();
+    assert_eq!((then.misses, then.read_bytes), (first.misses, first.read_bytes));
+    assert!(then.hits > first.hits);
+}
+
+#[test]
 fn a_read_that_fails_for_good_is_a_typed_error_at_every_nth_read_and_leaves_the_engine_whole() {
-    let dir = written(&SMALL);
-    let prompt = prompt_of(20, SMALL.vocab);
-    let wanted = bits(&mut Way::RESIDENT.open(dir.path()).unwrap(), &prompt, SMALL.vocab).unwrap();
+    every_nth_read_fails(&SMALL);
+}
+
+#[test]
+fn a_read_of_an_expert_that_fails_for_good_is_a_typed_error_and_leaves_the_engine_whole() {
+    every_nth_read_fails(&MIXTURE);
+}
+
+fn every_nth_read_fails(tiny: &Tiny) {
+    let dir = written(tiny);
+    let prompt = prompt_of(20, tiny.vocab);
+    let wanted = bits(&mut Way::RESIDENT.open(dir.path()).unwrap(), &prompt, tiny.vocab).unwrap();
     let mut failures = 0;
     for nth in 0..400 {
         // One read is denied, which no retry helps; all others succeed.
@@ -215,14 +259,14 @@ fn a_read_that_fails_for_good_is_a_typed_error_at_every_nth_read_and_leaves_the_
             Ok(engine) => engine,
             Err(error) => panic!("opening reads nothing through the faulty storage, yet {error}"),
         };
-        match bits(&mut engine, &prompt, SMALL.vocab) {
+        match bits(&mut engine, &prompt, tiny.vocab) {
             Ok(got) => assert!(got == wanted, "read {nth}"),
             Err(ModelError::WeightRead { tensor, source: IoError::ReadFailed { path, .. } }) => {
                 assert!(path.ends_with("model.safetensors"), "{path:?}");
                 assert!(tensor.starts_with("model.") || tensor.starts_with("lm_head."), "{tensor}");
                 failures += 1;
                 engine.truncate(0).unwrap();
-                let again = bits(&mut engine, &prompt, SMALL.vocab).unwrap();
+                let again = bits(&mut engine, &prompt, tiny.vocab).unwrap();
                 assert!(again == wanted, "after the error of read {nth}");
             }
             Err(other) => panic!("read {nth}: {other:?}"),
@@ -314,8 +358,7 @@ fn a_cap_on_the_read_rate_changes_no_bit() {
 fn memory_that_comes_and_goes_changes_no_bit() {
     for compute in [Compute::Auto, Compute::Mlx] {
         let (format, seed) = (Format::F32, 7);
-        let tiny =
-            Tiny { layers: 12, heads: 4, kv_heads: 2, vocab: 100, tied: false, biases: true, format, seed };
+        let tiny = Tiny { layers: 12, biases: true, format, seed, ..SMALL };
         let dir = tempfile::tempdir().unwrap();
         tiny.write(dir.path());
         let prompt = prompt_of(290, tiny.vocab);

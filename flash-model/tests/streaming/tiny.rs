@@ -1,4 +1,4 @@
-//! Random llamas of any form, a few KB each, written as MLX writes them: tensors in no order, data at any byte.
+//! Random llamas and mixtrals of any form, a few KB each, written as MLX writes them: tensors in no order, data at any byte.
 
 use std::fs;
 use std::path::Path;
@@ -24,6 +24,8 @@ pub(crate) struct Tiny {
     pub(crate) vocab: usize,
     pub(crate) tied: bool,
     pub(crate) biases: bool,
+    /// Experts of a layer, and of a token, if there are any.
+    pub(crate) experts: Option<[usize; 2]>,
     pub(crate) format: Format,
     pub(crate) seed: u64,
 }
@@ -37,14 +39,20 @@ pub(crate) fn tiny() -> impl Strategy<Value = Tiny> {
     let format =
         prop_oneof![Just(Format::F32), Just(Format::F16), Just(Format::Affine(4)), Just(Format::Affine(8))];
     let heads = prop_oneof![Just((4, 4)), Just((4, 2)), Just((4, 1))];
-    (1..5usize, heads, 40..300usize, any::<bool>(), any::<bool>(), format, any::<u64>()).prop_map(
-        |(layers, (heads, kv_heads), vocab, tied, biases, format, seed)| Tiny {
+    let experts = prop::option::of(
+        (1..9usize, 1..4usize).prop_map(|(of_layer, of_token)| [of_layer, of_token.min(of_layer)]),
+    );
+    let form = (1..5usize, heads, 40..300usize, any::<bool>(), any::<bool>());
+    (form, experts, format, any::<u64>()).prop_map(
+        |((layers, (heads, kv_heads), vocab, tied, biases), experts, format, seed)| Tiny {
             layers,
             heads,
             kv_heads,
             vocab,
             tied,
-            biases,
+            // A mixtral has none.
+            biases: biases && experts.is_none(),
+            experts,
             format,
             seed,
         },
@@ -71,11 +79,32 @@ impl Tiny {
                 ("self_attn.k_proj", kv, HIDDEN),
                 ("self_attn.v_proj", kv, HIDDEN),
                 ("self_attn.o_proj", HIDDEN, q),
-                ("mlp.gate_proj", INTERMEDIATE, HIDDEN),
-                ("mlp.up_proj", INTERMEDIATE, HIDDEN),
-                ("mlp.down_proj", HIDDEN, INTERMEDIATE),
             ] {
                 self.matrix(&mut rng, &mut tensors, &path(name), rows, columns, self.biases);
+            }
+            for (name, rows, columns) in [
+                ("gate_proj", INTERMEDIATE, HIDDEN),
+                ("up_proj", INTERMEDIATE, HIDDEN),
+                ("down_proj", HIDDEN, INTERMEDIATE),
+            ] {
+                let Some([n_experts, _]) = self.experts else {
+                    let path = path(&format!("mlp.{name}"));
+                    self.matrix(&mut rng, &mut tensors, &path, rows, columns, self.biases);
+                    continue;
+                };
+                // The rows of all experts, one behind the other.
+                let path = path(&format!("block_sparse_moe.switch_mlp.{name}"));
+                let first = tensors.len();
+                self.matrix(&mut rng, &mut tensors, &path, n_experts * rows, columns, false);
+                for (_, _, shape, _) in &mut tensors[first..] {
+                    shape.splice(0..1, [n_experts, rows]);
+                }
+            }
+            if let Some([n_experts, _]) = self.experts {
+                let path = path("block_sparse_moe.gate.weight");
+                // Between -1 and 1: so that tokens choose different experts.
+                let values = (0..n_experts * HIDDEN).flat_map(|_| uniform(&mut rng).to_le_bytes()).collect();
+                tensors.push((path, "F32", vec![n_experts, HIDDEN], values));
             }
             tensors.push(floats(&mut rng, path("input_layernorm.weight"), &[HIDDEN], 1.0, self.format));
             tensors.push(floats(
@@ -105,6 +134,11 @@ impl Tiny {
             "vocab_size": self.vocab, "tie_word_embeddings": self.tied, "attention_bias": self.biases,
             "mlp_bias": self.biases, "max_position_embeddings": 2048,
         });
+        if let Some([of_layer, of_token]) = self.experts {
+            config["model_type"] = json!("mixtral");
+            config["num_local_experts"] = json!(of_layer);
+            config["num_experts_per_tok"] = json!(of_token);
+        }
         if let Format::Affine(bits) = self.format {
             config["quantization"] = json!({ "group_size": GROUP, "bits": bits });
         }

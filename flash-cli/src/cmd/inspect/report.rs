@@ -31,6 +31,7 @@ pub(super) struct Report {
 pub(super) struct NeedsReport {
     pub(super) process_bytes: u64,
     pub(super) kv_bytes: u64,
+    pub(super) expert_bytes: u64,
     pub(super) activation_bytes: u64,
     pub(super) small_weights_bytes: u64,
 }
@@ -52,7 +53,8 @@ pub(super) struct TensorReport {
 
 impl Report {
     pub(super) fn new(model: &Model) -> Self {
-        let needs = model.needs(&workload(), u64::MAX);
+        let floor_bytes = model.floor_bytes(&workload());
+        let needs = model.needs(&workload(), floor_bytes);
         let catalog = model.checkpoint().catalog();
         let tensors: Vec<_> = catalog
             .tensors()
@@ -72,7 +74,7 @@ impl Report {
         Self {
             model_type: model.checkpoint().config().model_type().to_owned(),
             model_bytes: model.model_bytes(),
-            floor_bytes: model.floor_bytes(&workload()),
+            floor_bytes,
             floor_no_pipeline_bytes: model.floor_bytes(&Workload { prefetch: false, ..workload() }),
             kv_token_bytes: model.kv_token_bytes(),
             max_context_tokens: model.max_context_tokens(),
@@ -81,6 +83,7 @@ impl Report {
             needs: NeedsReport {
                 process_bytes: needs.process_bytes,
                 kv_bytes: needs.kv_bytes,
+                expert_bytes: needs.expert_bytes,
                 activation_bytes: needs.activation_bytes,
                 small_weights_bytes: needs.small_weights_bytes,
             },

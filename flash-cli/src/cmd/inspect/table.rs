@@ -33,7 +33,7 @@ fn model(report: &Report) -> Vec<Vec<Cell>> {
 fn memory(report: &Report) -> Vec<Vec<Cell>> {
     let needs = &report.needs;
     let floor = Report::workload();
-    vec![
+    let mut rows = vec![
         vec![left("floor"), size(report.floor_bytes), left(format!("the least --ram, for {floor}"))],
         vec![
             left("floor without pipeline"),
@@ -48,7 +48,11 @@ fn memory(report: &Report) -> Vec<Vec<Cell>> {
         ],
         vec![left("activations"), size(needs.activation_bytes), left("")],
         vec![left("small weights"), size(needs.small_weights_bytes), left("too small to be streamed")],
-    ]
+    ];
+    if needs.expert_bytes > 0 {
+        rows.push(vec![left("experts"), size(needs.expert_bytes), left("slots for those of a token")]);
+    }
+    rows
 }
 
 fn kinds(report: &Report) -> Vec<Vec<Cell>> {

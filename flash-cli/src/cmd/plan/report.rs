@@ -21,6 +21,9 @@ pub(super) struct Report {
     pub(super) floor_bytes: u64,
     /// Of the budget, what is not weights.
     pub(super) other_bytes: u64,
+    /// Of a mixture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) experts: Option<ExpertsReport>,
     /// The smallest budget that holds all weights.
     pub(super) resident_bytes: u64,
     pub(super) pinned_bytes: u64,
@@ -98,12 +101,22 @@ impl<'a> Machine<'a> {
             .map(|point| {
                 let part = point as f64 / (n_points - 1).max(1) as f64;
                 let budget_bytes = floor_bytes + (part * room_bytes).round() as u64;
-                let plan = model.plan(&self.workload, budget_bytes, &self.speeds)?;
-                let tok_per_s = model.predict(&plan, &self.speeds).tok_per_s();
+                let tok_per_s = model.predict(&self.workload, budget_bytes, &self.speeds)?.tok_per_s();
                 Ok(PointReport { budget_bytes, tok_per_s })
             })
             .collect()
     }
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ExpertsReport {
+    pub(super) n_experts: usize,
+    /// How many stay in memory.
+    pub(super) n_held: usize,
+    pub(super) held_bytes: u64,
+    pub(super) total_bytes: u64,
+    /// What a token takes of all.
+    pub(super) bytes_per_token: u64,
 }
 
 impl Report {
@@ -116,9 +129,9 @@ impl Report {
         let Machine { workload, speeds, .. } = machine;
         let plan = model.plan(workload, budget_bytes, speeds)?;
         let resident_bytes = model.plan(workload, u64::MAX, speeds)?.total_bytes;
-        let next_gib = if plan.streamed_bytes > 0 {
-            let plan = model.plan(workload, budget_bytes.saturating_add(GIB), speeds)?;
-            Some(SpeedReport::new(&model.predict(&plan, speeds)))
+        let next_gib = if budget_bytes < resident_bytes {
+            let prediction = model.predict(workload, budget_bytes.saturating_add(GIB), speeds)?;
+            Some(SpeedReport::new(&prediction))
         } else {
             None
         };
@@ -142,7 +155,14 @@ impl Report {
             context_tokens: workload.context_tokens,
             budget_bytes,
             floor_bytes: model.floor_bytes(workload),
-            other_bytes: needs.total_bytes() - needs.small_weights_bytes,
+            other_bytes: needs.total_bytes() - needs.small_weights_bytes - needs.expert_bytes,
+            experts: model.experts(workload, budget_bytes).map(|experts| ExpertsReport {
+                n_experts: experts.n_experts,
+                n_held: experts.n_held,
+                held_bytes: experts.total_bytes / experts.n_experts.max(1) as u64 * experts.n_held as u64,
+                total_bytes: experts.total_bytes,
+                bytes_per_token: experts.token_bytes,
+            }),
             resident_bytes,
             pinned_bytes: bytes(true),
             streamed_bytes_per_token: bytes(false),
@@ -151,7 +171,7 @@ impl Report {
             disk_bytes_per_s: disk.value.0.bytes_per_s(),
             disk_is_assumed: disk.is_assumed,
             compute_is_assumed: compute.is_assumed,
-            speed: SpeedReport::new(&model.predict(&plan, speeds)),
+            speed: SpeedReport::new(&model.predict(workload, budget_bytes, speeds)?),
             next_gib,
             bundles,
             curve: machine.curve(model, (plan.floor_bytes, resident_bytes), n_points)?,

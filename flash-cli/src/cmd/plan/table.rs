@@ -1,7 +1,7 @@
 //! The report as a person reads it.
 
 use super::chart;
-use super::report::{Report, SpeedReport};
+use super::report::{ExpertsReport, Report, SpeedReport};
 use crate::layers;
 use crate::options::{Assumable, PlanOptions};
 use crate::size::Bytes;
@@ -33,7 +33,7 @@ fn memory(report: &Report, options: &PlanOptions) -> Vec<Vec<Cell>> {
     let n_pinned = report.bundles.iter().filter(|bundle| bundle.is_pinned).count();
     let n_streamed = report.bundles.len() - n_pinned;
     let context = report.context_tokens;
-    vec![
+    let mut rows = vec![
         vec![left("budget"), size(report.budget_bytes), left(budget)],
         vec![left("floor"), size(report.floor_bytes), left(format!("for a context of {context} tokens"))],
         vec![left("not weights"), size(report.other_bytes), left("program, KV cache, activations")],
@@ -44,7 +44,20 @@ fn memory(report: &Report, options: &PlanOptions) -> Vec<Vec<Cell>> {
             size(report.streamed_bytes_per_token),
             left(format!("{}, for each token", count(n_streamed, "bundle"))),
         ],
-    ]
+    ];
+    if let Some(experts) = &report.experts {
+        let ExpertsReport { n_experts, n_held, held_bytes, total_bytes, bytes_per_token } = *experts;
+        rows.push(vec![
+            left("experts"),
+            size(held_bytes),
+            left(format!(
+                "{n_held} of {n_experts}, of {} in all; a token takes {}",
+                Bytes(total_bytes),
+                Bytes(bytes_per_token)
+            )),
+        ]);
+    }
+    rows
 }
 
 /// Bundles that differ only in their layer, or in their rows, are one row.

@@ -6,7 +6,9 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, ops};
 use parking_lot::Mutex;
 
+use super::seen;
 use crate::ModelError;
+use crate::attention::CausalAttention;
 use crate::kv::{PageView, PagedLayer};
 
 /// Attends from `queries`, `[1, heads, n, head_dim]`, to what the layer holds, to which it appends `keys` and `values`, `[1,
@@ -15,12 +17,12 @@ use crate::kv::{PageView, PagedLayer};
 /// Evaluates as it goes: pages come and go. What goes wrong with one is told by the pages, not here.
 pub(super) fn attend(
     layer: &Mutex<PagedLayer>,
-    scale: f32,
+    causal: &CausalAttention,
     position: usize,
     [queries, keys, values]: [&Array; 3],
 ) -> Result<Array, Exception> {
     let layer = &mut *layer.lock();
-    match Attention::new(layer, scale, position, [queries, keys, values])?.run() {
+    match Attention::new(layer, causal, position, [queries, keys, values])?.run() {
         Ok(attended) => Ok(attended),
         Err(ModelError::Mlx(error)) => Err(error),
         Err(error) => {
@@ -32,6 +34,7 @@ pub(super) fn attend(
 
 struct Attention<'a> {
     layer: &'a mut PagedLayer,
+    window: Option<usize>,
     position: usize,
     /// Scaled, `[kv_heads, n, group, head_dim]`.
     queries: Array,
@@ -54,7 +57,7 @@ struct Seen {
 impl<'a> Attention<'a> {
     fn new(
         layer: &'a mut PagedLayer,
-        scale: f32,
+        causal: &CausalAttention,
         position: usize,
         [queries, keys, values]: [&Array; 3],
     ) -> Result<Self, Exception> {
@@ -62,18 +65,18 @@ impl<'a> Attention<'a> {
             return Err(Exception::custom("queries of four dimensions"));
         };
         let n_kv_heads = keys.dim(1);
-        let queries = queries.multiply(Array::from_f32(scale))?;
+        let queries = queries.multiply(Array::from_f32(causal.scale))?;
         let queries = queries.reshape(&[n_kv_heads, n_heads / n_kv_heads, n, head_dim])?;
         let queries = queries.transpose_axes(&[0, 2, 1, 3])?;
         let rows = |x: &Array| -> Result<Array, Exception> {
             // Flat, so that it lies row by row however it was made.
             x.squeeze_axes(&[0])?.transpose_axes(&[1, 0, 2])?.as_dtype(Dtype::Float32)?.reshape(&[-1])
         };
-        Ok(Self { layer, position, queries, keys: rows(keys)?, values: rows(values)? })
+        Ok(Self { layer, window: causal.window, position, queries, keys: rows(keys)?, values: rows(values)? })
     }
 
     fn run(self) -> Result<Array, ModelError> {
-        let Self { layer, position, queries, keys, values } = self;
+        let Self { layer, window, position, queries, keys, values } = self;
         mlx_rs::transforms::eval([&keys, &values])?;
         let &[n_kv_heads, n, group, head_dim] = queries.shape() else { unreachable!("made with four") };
         let token_len = (n_kv_heads * head_dim) as usize;
@@ -88,7 +91,7 @@ impl<'a> Attention<'a> {
             let mut seen: Option<Seen> = None;
             layer.look(run.end, |pages| {
                 for page in pages {
-                    let next = Seen::of(&queries, page, run.start, group)?;
+                    let next = Seen::of(&queries, page, run.start, window, group)?;
                     let all = match seen.take() {
                         Some(before) => before.merge(&next)?,
                         None => next,
@@ -113,17 +116,22 @@ impl<'a> Attention<'a> {
 
 impl Seen {
     /// What the rows see of a page; the first stands at `position`, and `group` of them at each.
-    fn of(queries: &Array, page: &PageView<'_>, position: usize, group: i32) -> Result<Self, Exception> {
-        let rows = queries.dim(1);
+    fn of(
+        queries: &Array,
+        page: &PageView<'_>,
+        position: usize,
+        window: Option<usize>,
+        group: i32,
+    ) -> Result<Self, Exception> {
+        let (n_rows, group) = (queries.dim(1) as usize, group as usize);
         let keys = numbers(page, page.layout.keys())?;
         let mut scores = ops::matmul(queries, keys.transpose_axes(&[0, 2, 1])?)?;
-        let end = page.start + page.n_tokens;
-        if end > position + 1 {
-            // Tokens behind a row's own; those before the first row, all rows see.
-            let rows = (0..rows).map(|row| position as i32 + row / group);
-            let is_seen: Vec<bool> =
-                rows.flat_map(|row| (page.start..end).map(move |token| token as i32 <= row)).collect();
-            let is_seen = Array::from_slice(&is_seen, &[1, scores.dim(1), page.n_tokens as i32]);
+        let tokens = page.start..page.start + page.n_tokens;
+        let last = position + n_rows.saturating_sub(1) / group;
+        // Tokens behind a row's own, or out of its window; in most pages there are none.
+        let is_near = window.is_none_or(|window| last - page.start.min(last) < window);
+        if tokens.end > position + 1 || !is_near {
+            let is_seen = seen((0..n_rows).map(|row| position + row / group), tokens, window);
             scores = ops::select(&is_seen, &scores, Array::from_f32(f32::NEG_INFINITY))?;
         }
         // Finite, so that a row that sees nothing of the page gives zeroes.

@@ -3,27 +3,48 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use flash_kernels::{Gaze, Heads, KeysValues, Pool, Rope};
+use flash_kernels::{FloatType, Floats, Gaze, Heads, KeysValues, Pool, Rope};
 use flash_kv::LayerBuffers;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
 
-use super::expect;
 use super::paged::PagedAttention;
+use super::{expect, float_type};
 use crate::attention::CausalAttention;
-use crate::compute::AttentionInput;
+use crate::compute::{AttentionInput, Norm};
 use crate::kv::LayerKv;
 use crate::mlx::kernel::{Kernel, lazy};
 
-/// [`CausalAttention`] over a cache that is shared with the graph. Inputs: queries, keys, values.
+/// [`CausalAttention`] over a cache that is shared with the graph.
 struct Attention {
     pool: Arc<Pool>,
-    heads: Heads,
     gaze: Gaze,
-    rope: Arc<Rope>,
+    projected: Projected,
     kv: Arc<Mutex<LayerBuffers>>,
-    position: usize,
+}
+
+/// What was projected of the new tokens, and what happens to it before they attend. Inputs: queries, keys, values; the
+/// weights of the norms of queries and keys if there are such.
+pub(super) struct Projected {
+    pub heads: Heads,
+    /// Of the first of the tokens.
+    pub position: usize,
+    norms: Option<[HeadNorm; 2]>,
+    rope: Option<Arc<Rope>>,
+}
+
+#[derive(Clone, Copy)]
+struct HeadNorm {
+    weight: FloatType,
+    eps: f32,
+}
+
+/// Queries and keys as they attend, and values.
+pub(super) struct Ready<'a> {
+    pub queries: Vec<f32>,
+    pub keys: Vec<f32>,
+    pub values: &'a [f32],
 }
 
 pub(in crate::compute) fn attend(
@@ -32,21 +53,31 @@ pub(in crate::compute) fn attend(
     input: AttentionInput<'_>,
     kv: &LayerKv,
 ) -> Result<Array, Exception> {
-    let CausalAttention { n_heads, n_kv_heads, scale, rope, .. } = attention;
-    let AttentionInput { queries, keys, values, position } = input;
-    let (n_heads, n_kv_heads) = (*n_heads as usize, *n_kv_heads as usize);
+    let CausalAttention { n_heads, n_kv_heads, scale, window, .. } = *attention;
+    let AttentionInput { queries, keys, values, norms, position } = input;
+    let (n_heads, n_kv_heads) = (n_heads as usize, n_kv_heads as usize);
     let heads =
         Heads { query_heads: n_heads, kv_heads: n_kv_heads, head_dim: queries.dim(-1) as usize / n_heads };
     let kv_dims = [queries.dim(0), queries.dim(1), (n_kv_heads * heads.head_dim) as i32];
     expect(keys.shape() == kv_dims && values.shape() == kv_dims, "keys and values for each token")?;
-    let (pool, rope, gaze) =
-        (Arc::clone(pool), Arc::clone(rope.kernel()), Gaze { scale: *scale, window: None });
+    let mut inputs = vec![queries, keys, values];
+    let mut head_norm = |Norm { weight, args }| {
+        expect(weight.shape() == [heads.head_dim as i32], "a weight for each number of a head")?;
+        inputs.push(weight);
+        Ok::<_, Exception>(HeadNorm { weight: float_type(weight)?, eps: args.eps })
+    };
+    let norms = match norms {
+        Some(norms) => Some([head_norm(norms.queries)?, head_norm(norms.keys)?]),
+        None => None,
+    };
+    let rope = attention.rope.as_ref().map(|rope| Arc::clone(rope.kernel()));
+    let projected = Projected { heads, position, norms, rope };
+    let (pool, gaze) = (Arc::clone(pool), Gaze { scale, window });
     let kv = match kv {
-        LayerKv::Shared(kv) => kv,
+        LayerKv::Shared(kv) => Arc::clone(kv),
         LayerKv::Paged(layer) => {
-            let layer = Arc::clone(layer);
-            let node = PagedAttention { pool, heads, gaze, rope, layer, position };
-            let [attended] = lazy(node, &[queries, keys, values], [queries.shape()])?;
+            let node = PagedAttention { pool, gaze, projected, layer: Arc::clone(layer) };
+            let [attended] = lazy(node, &inputs, [queries.shape()])?;
             return Ok(attended);
         }
         LayerKv::Arrays { .. } => {
@@ -56,8 +87,7 @@ pub(in crate::compute) fn attend(
     let token_bytes = n_kv_heads * heads.head_dim * size_of::<f32>();
     let end_bytes = (position + queries.dim(1) as usize) * token_bytes;
     expect(end_bytes <= kv.lock().keys.len(), "room in the cache for each token")?;
-    let node = Attention { pool, heads, gaze, rope, kv: Arc::clone(kv), position };
-    let [attended] = lazy(node, &[queries, keys, values], [queries.shape()])?;
+    let [attended] = lazy(Attention { pool, gaze, projected, kv }, &inputs, [queries.shape()])?;
     Ok(attended)
 }
 
@@ -65,10 +95,10 @@ impl Kernel for Attention {
     const NAME: &'static CStr = c"FlashAttention";
 
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let Self { pool, heads, gaze, rope, kv, position } = self;
-        let Heads { query_heads, kv_heads, head_dim } = *heads;
-        let [queries, new_keys, new_values] =
-            [0, 1, 2].map(|idx| bytemuck::cast_slice::<u8, f32>(inputs[idx]));
+        let Self { pool, gaze, projected, kv } = self;
+        let Projected { heads, position, .. } = *projected;
+        let Heads { kv_heads, head_dim, .. } = heads;
+        let Ready { queries, keys: new_keys, values: new_values } = projected.ready(pool, inputs);
         let mut kv = kv.lock();
         let LayerBuffers { keys, values } = &mut *kv;
         let keys: &mut [f32] = bytemuck::cast_slice_mut(keys.as_mut_slice());
@@ -76,9 +106,8 @@ impl Kernel for Attention {
         let head_len = keys.len() / kv_heads;
 
         let token_len = kv_heads * head_dim;
-        let new_keys = rotated(rope, *position, head_dim, token_len, new_keys);
         let new = new_keys.chunks_exact(token_len).zip(new_values.chunks_exact(token_len));
-        for (position, (new_key, new_value)) in (*position..).zip(new) {
+        for (position, (new_key, new_value)) in (position..).zip(new) {
             let heads = new_key.chunks_exact(head_dim).zip(new_value.chunks_exact(head_dim));
             for (head, (key, value)) in heads.enumerate() {
                 let place = head * head_len + position * head_dim;
@@ -86,25 +115,35 @@ impl Kernel for Attention {
                 values[place..place + head_dim].copy_from_slice(value);
             }
         }
-        let queries = rotated(rope, *position, head_dim, query_heads * head_dim, queries);
-        flash_kernels::attend(
-            pool,
-            *heads,
-            *gaze,
-            &queries,
-            KeysValues { keys, values },
-            *position,
-            outputs[0],
-        );
+        let kv = KeysValues { keys, values };
+        flash_kernels::attend(pool, heads, *gaze, &queries, kv, position, outputs[0]);
     }
 }
 
-/// Tokens of `row_len` numbers, rotated; the first stands at `position`.
-pub(super) fn rotated(rope: &Rope, position: usize, head_dim: usize, row_len: usize, x: &[f32]) -> Vec<f32> {
-    let mut rotated = vec![0.0; x.len()];
-    let rows = x.chunks_exact(row_len).zip(rotated.chunks_exact_mut(row_len));
-    for (position, (row, rotated)) in (position..).zip(rows) {
-        rope.rotate(position, head_dim, row, rotated);
+impl Projected {
+    pub(super) fn ready<'a>(&self, pool: &Pool, inputs: &[&'a [u8]]) -> Ready<'a> {
+        let Self { heads: Heads { query_heads, kv_heads, head_dim }, norms, .. } = *self;
+        let numbers = |idx: usize| bytemuck::cast_slice::<u8, f32>(inputs[idx]);
+        let ready = |idx: usize, n_heads: usize| {
+            let x = numbers(idx);
+            let Some(norms) = norms else { return self.rotated(n_heads * head_dim, x) };
+            let HeadNorm { weight, eps } = norms[idx];
+            let weight = Floats { float: weight, bytes: inputs[3 + idx] };
+            let mut normed = vec![0.0; x.len()];
+            flash_kernels::rms_norm(pool, x, weight, eps, &mut normed);
+            self.rotated(n_heads * head_dim, &normed)
+        };
+        Ready { queries: ready(0, query_heads), keys: ready(1, kv_heads), values: numbers(2) }
     }
-    rotated
+
+    /// Tokens of `row_len` numbers, rotated.
+    fn rotated(&self, row_len: usize, x: &[f32]) -> Vec<f32> {
+        let Some(rope) = &self.rope else { return x.to_vec() };
+        let mut rotated = vec![0.0; x.len()];
+        let rows = x.chunks_exact(row_len).zip(rotated.chunks_exact_mut(row_len));
+        for (position, (row, rotated)) in (self.position..).zip(rows) {
+            rope.rotate(position, self.heads.head_dim, row, rotated);
+        }
+        rotated
+    }
 }

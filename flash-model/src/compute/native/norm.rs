@@ -8,6 +8,8 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::{expect, float_type};
+use crate::compute::Norm;
+use crate::layers::NormArgs;
 use crate::mlx::kernel::{Kernel, lazy};
 
 /// RMSNorm. Inputs: `x`, the weight.
@@ -20,8 +22,7 @@ struct RmsNorm {
 pub(in crate::compute) fn rms_norm(
     pool: &Arc<Pool>,
     x: &Array,
-    weight: &Array,
-    eps: f32,
+    Norm { weight, args: NormArgs { eps } }: Norm<'_>,
 ) -> Result<Array, Exception> {
     expect(weight.shape() == [x.dim(-1)] && x.dim(-1) > 0, "a weight for each column")?;
     expect(x.dtype() == Dtype::Float32, "rows in float32")?;

@@ -3,40 +3,38 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, Rope, Span};
+use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, Span};
 use flash_kv::{GROUP_LEN, HalfLayout, PageFormat};
 use parking_lot::Mutex;
 
-use super::attention::rotated;
+use super::attention::{Projected, Ready};
 use crate::ModelError;
 use crate::kv::{PageView, PagedLayer};
 use crate::mlx::kernel::Kernel;
 
-/// Appends to the pages of a layer, and attends to them. Inputs: queries, keys, values.
+/// Appends to the pages of a layer, and attends to them. Inputs: those of [`Projected`].
 pub(super) struct PagedAttention {
     pub pool: Arc<Pool>,
-    pub heads: Heads,
     pub gaze: Gaze,
-    pub rope: Arc<Rope>,
+    pub projected: Projected,
     pub layer: Arc<Mutex<PagedLayer>>,
-    pub position: usize,
 }
 
 impl PagedAttention {
-    fn attend(&self, [queries, keys, values]: [&[f32]; 3], out: &mut [f32]) -> Result<(), ModelError> {
-        let Self { pool, heads, gaze, rope, layer, position } = self;
+    fn attend(&self, inputs: &[&[u8]], out: &mut [f32]) -> Result<(), ModelError> {
+        let Self { pool, gaze, projected, layer } = self;
         let layer = &mut *layer.lock();
-        let Heads { query_heads, kv_heads, head_dim } = *heads;
+        let Projected { heads, position, .. } = *projected;
+        let Heads { query_heads, kv_heads, head_dim } = heads;
         let (row_len, token_len) = (query_heads * head_dim, kv_heads * head_dim);
-        let queries = rotated(rope, *position, head_dim, row_len, queries);
-        let keys = rotated(rope, *position, head_dim, token_len, keys);
+        let Ready { queries, keys, values } = projected.ready(pool, inputs);
         let end = position + queries.len() / row_len;
-        for run in layer.runs(*position..end) {
+        for run in layer.runs(position..end) {
             let tokens = run.start - position..run.end - position;
             let new = tokens.start * token_len..tokens.end * token_len;
             layer.append(run.start, &keys[new.clone()], &values[new])?;
             let rows = tokens.start * row_len..tokens.end * row_len;
-            let mut attention = Attention::new(pool, *heads, *gaze, &queries[rows.clone()], run.start);
+            let mut attention = Attention::new(pool, heads, *gaze, &queries[rows.clone()], run.start);
             layer.look(run.end, |pages| {
                 let spans: Vec<_> = pages.iter().map(span).collect();
                 attention.add(&spans);
@@ -78,7 +76,6 @@ impl Kernel for PagedAttention {
         let pages = Arc::clone(self.layer.lock().pages());
         // MLX cannot be told that it failed: what follows in this pass is not used.
         if !pages.has_failed() {
-            let inputs = [0, 1, 2].map(|idx| bytemuck::cast_slice::<u8, f32>(inputs[idx]));
             match self.attend(inputs, outputs[0]) {
                 Ok(()) => return,
                 Err(error) => pages.fail(error),

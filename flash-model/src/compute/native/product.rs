@@ -86,7 +86,7 @@ enum Finish {
 }
 
 /// How a matrix is stored.
-struct Stored {
+pub(super) struct Stored {
     shape: [usize; 2],
     weight: Weight,
     bias: Option<FloatType>,
@@ -113,30 +113,8 @@ impl<'a> Node<'a> {
     }
 
     fn push(&mut self, matrix: compute::Matrix<'a>) -> Result<(), Exception> {
-        let compute::Matrix { weight, quantized, bias } = matrix;
-        let (n, k) = (weight.dim(0), self.x.dim(-1));
-        self.inputs.push(weight);
-        let (how, weight_columns) = match quantized {
-            None => (Weight::Float(float_type(weight)?), k),
-            Some(Quantized { format, scales, biases }) => {
-                let float = float_type(scales)?;
-                expect(float_type(biases)? == float, "scales and biases of one type")?;
-                let groups = [n, k / format.group_size];
-                let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
-                expect(is_codes, "codes in whole groups")?;
-                let fits = scales.shape() == groups && biases.shape() == groups;
-                expect(fits, "a scale and a bias for each group")?;
-                self.inputs.extend([scales, biases]);
-                (Weight::Affine { format, float }, k * format.bits / 32)
-            }
-        };
-        expect(weight.shape() == [n, weight_columns], "rows that fit the matrix")?;
-        if let Some(bias) = bias {
-            expect(bias.shape() == [n], "a bias for each row")?;
-            self.inputs.push(bias);
-        }
-        let bias = bias.map(float_type).transpose()?;
-        self.products.stored.push(Stored { shape: [n as usize, k as usize], weight: how, bias });
+        let stored = Stored::push(matrix, self.x.dim(-1), &mut self.inputs)?;
+        self.products.stored.push(stored);
         Ok(())
     }
 
@@ -175,8 +153,40 @@ impl Products {
 }
 
 impl Stored {
+    /// How a matrix of `k` columns is stored; its arrays become inputs.
+    pub(super) fn push<'a>(
+        matrix: compute::Matrix<'a>,
+        k: i32,
+        inputs: &mut Vec<&'a Array>,
+    ) -> Result<Self, Exception> {
+        let compute::Matrix { weight, quantized, bias } = matrix;
+        let n = weight.dim(0);
+        inputs.push(weight);
+        let (how, weight_columns) = match quantized {
+            None => (Weight::Float(float_type(weight)?), k),
+            Some(Quantized { format, scales, biases }) => {
+                let float = float_type(scales)?;
+                expect(float_type(biases)? == float, "scales and biases of one type")?;
+                let groups = [n, k / format.group_size];
+                let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
+                expect(is_codes, "codes in whole groups")?;
+                let fits = scales.shape() == groups && biases.shape() == groups;
+                expect(fits, "a scale and a bias for each group")?;
+                inputs.extend([scales, biases]);
+                (Weight::Affine { format, float }, k * format.bits / 32)
+            }
+        };
+        expect(weight.shape() == [n, weight_columns], "rows that fit the matrix")?;
+        if let Some(bias) = bias {
+            expect(bias.shape() == [n], "a bias for each row")?;
+            inputs.push(bias);
+        }
+        let bias = bias.map(float_type).transpose()?;
+        Ok(Self { shape: [n as usize, k as usize], weight: how, bias })
+    }
+
     /// Takes the matrix's data from the inputs.
-    fn projection<'a>(
+    pub(super) fn projection<'a>(
         &self,
         inputs: &mut impl Iterator<Item = &'a [u8]>,
     ) -> Result<Projection<'a>, KernelError> {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Regenerates ../../fixtures/tiny and tiny-*.{json,f32}: Llama models with random weights, small enough to be committed,
-each with what the demo model has not, and how mlx-lm continues random ids with them.
+"""Regenerates ../../fixtures/tiny and tiny-*.{json,f32}: models of each family with random weights, small enough to be
+committed, each with what the demo model has not, and how mlx-lm continues random ids with them.
 
 usage: make_tiny.py [NAME…]     (needs: xtask/requirements.txt)
 
@@ -18,8 +18,7 @@ import mlx.core as mx
 import numpy as np
 import oracle
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.models.llama import Model, ModelArgs
-from mlx_lm.utils import quantize_model
+from mlx_lm.utils import _get_classes, quantize_model
 
 LENGTHS = (1, 2, 17, 300)
 N_GREEDY = 32
@@ -35,8 +34,11 @@ BASE = {
 }
 
 
-def variant(dtype=mx.float16, without=None, quantize=None, shards=1, **config):
-    return {"dtype": dtype, "without": without, "quantize": quantize, "shards": shards, "config": {**BASE, **config}}
+def variant(dtype=mx.float16, without=None, quantize=None, shards=1, experts=None, **config):
+    """`experts`: what the matrices of each expert are called where they are not stacked."""
+    config = {**BASE, **config}
+    return {
+        "dtype": dtype, "without": without, "quantize": quantize, "shards": shards, "experts": experts, "config": config}
 
 
 def streamed(intermediate_size):
@@ -53,6 +55,10 @@ def quantized(bits, group_size, overrides=()):
 def no_biases(weights):
     """Leaves the biases out: those of linear layers, not those of quantised groups, which end with `biases`."""
     return {name: mx.zeros_like(w) if name.endswith(".bias") else w for name, w in weights.items()}
+
+
+def plain_head_norms(weights):
+    return {name: mx.ones_like(w) if "q_norm" in name or "k_norm" in name else w for name, w in weights.items()}
 
 
 VARIANTS = {
@@ -88,6 +94,39 @@ VARIANTS = {
         mx.float32, quantize=quantized(4, 32, {"model.embed_tokens": (8, 32)}), hidden_size=64, intermediate_size=96,
         vocab_size=331),
     "sharded": variant(shards=4, tie_word_embeddings=False, num_hidden_layers=3),
+    "qwen3": variant(
+        mx.float32, **streamed(124), model_type="qwen3", head_dim=16, without=plain_head_norms),
+    "qwen3-q4": variant(
+        quantize=quantized(4, 32), model_type="qwen3", hidden_size=64, intermediate_size=96, head_dim=16,
+        tie_word_embeddings=False, rope_theta=None,
+        rope_parameters={"rope_theta": 1000000.0, "rope_type": "linear", "factor": 2.0}),
+}
+
+MIXTRAL = {
+    "model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2, "tie_word_embeddings": False,
+    "intermediate_size": 48,
+}
+QWEN3_MOE = {
+    "model_type": "qwen3_moe", "head_dim": 16, "num_experts": 12, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
+    "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True, "num_hidden_layers": 3,
+}
+VARIANTS |= {
+    "mixtral": variant(mx.float32, **MIXTRAL, without={"num_experts_per_tok": 1}),
+    "mixtral-each": variant(
+        **MIXTRAL, experts={"block_sparse_moe": {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}},
+        without={"num_experts_per_tok": 3}),
+    "qwen3_moe": variant(mx.float32, **QWEN3_MOE, without={"norm_topk_prob": False}),
+    # A layer without experts, and parts of the softmax over all of them.
+    "qwen3_moe-dense": variant(
+        **QWEN3_MOE | {"mlp_only_layers": [1], "norm_topk_prob": False, "num_experts_per_tok": 2},
+        without={"norm_topk_prob": True}),
+    "qwen3_moe-q4": variant(
+        mx.bfloat16,
+        quantize=quantized(4, 32, {f"model.layers.{layer}.mlp.gate": (8, 64) for layer in range(3)}),
+        **QWEN3_MOE | {"hidden_size": 64, "moe_intermediate_size": 64}),
+    "qwen3_moe-each": variant(
+        shards=3,
+        experts={"mlp": {name: name for name in ("gate_proj", "down_proj", "up_proj")}}, **QWEN3_MOE),
 }
 
 here = Path(__file__).parent
@@ -100,7 +139,7 @@ def random_weights(model, rng):
     weights = []
     for name, w in tree_flatten(model.parameters()):
         if "norm" in name:
-            values = rng.uniform(0.5, 1.5, w.shape)
+            values = rng.uniform(0.5, 1.5, w.shape) * (3 if "q_norm" in name else 1)
             if name == "model.norm.weight":
                 # With a tied head, positive ones would make each token its own successor.
                 values *= rng.choice([-1, 1], w.shape)
@@ -110,7 +149,7 @@ def random_weights(model, rng):
             values = rng.normal(0, 0.3, w.shape)
         else:
             gain = 2 if "q_proj" in name or "k_proj" in name else 1
-            values = rng.normal(0, gain / np.sqrt(w.shape[1]), w.shape)
+            values = rng.normal(0, gain / np.sqrt(w.shape[-1]), w.shape)
         weights.append((name, mx.array(values.astype(np.float32))))
     return weights
 
@@ -125,10 +164,22 @@ def quantize(model, config, bits, group_size, overrides):
     return model, config
 
 
-def save(path, model, config, shards):
+def unstacked(weights, blocks):
+    """Matrices of all experts as one for each, as models are trained."""
+    for name, w in weights:
+        block = next((block for block in blocks if f".{block}.switch_mlp." in name), None)
+        if block is None:
+            yield name, w
+            continue
+        path, matrix = name.removesuffix(".weight").split(".switch_mlp.")
+        for expert in range(w.shape[0]):
+            yield f"{path}.experts.{expert}.{blocks[block][matrix]}.weight", w[expert]
+
+
+def save(path, model, config, shards, experts):
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
-    weights = tree_flatten(model.parameters())
+    weights = list(unstacked(tree_flatten(model.parameters()), experts or {}))
     if shards == 1:
         mx.save_safetensors(str(path / "model.safetensors"), dict(weights), metadata={"format": "mlx"})
     else:
@@ -144,6 +195,11 @@ def save(path, model, config, shards):
     (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
+def new_model(config):
+    model_class, args_class = _get_classes(config)
+    return model_class(args_class.from_dict(config))
+
+
 def check_sensitive(path, without, ids, logits):
     """What `without` leaves out must show in the logits."""
     config = json.loads((path / "config.json").read_text())
@@ -152,7 +208,7 @@ def check_sensitive(path, without, ids, logits):
         weights = without(weights)
     else:
         config |= without
-    model = Model(ModelArgs.from_dict(config))
+    model = new_model(config)
     model.load_weights(list(model.sanitize(weights).items()))
     model.set_dtype(mx.float32)
     other = oracle.run(model, ids, 1)[1]
@@ -164,13 +220,13 @@ def make(name):
     spec = VARIANTS[name]
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     config = {key: value for key, value in copy.deepcopy(spec["config"]).items() if value is not None}
-    model = Model(ModelArgs.from_dict(config))
+    model = new_model(config)
     model.update(tree_unflatten(random_weights(model, rng)))
     model.set_dtype(spec["dtype"])
     if spec["quantize"]:
         model, config = quantize(model, config, **spec["quantize"])
     path = fixtures / name
-    save(path, model, config, spec["shards"])
+    save(path, model, config, spec["shards"], spec["experts"])
 
     model, cases = oracle.open_model(path), []
     for length in LENGTHS:

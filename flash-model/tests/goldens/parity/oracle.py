@@ -17,6 +17,17 @@ mx.set_default_device(mx.cpu)  # before mlx_lm.generate makes its stream
 from mlx_lm.generate import generate_step  # noqa: E402
 from mlx_lm.utils import load_model  # noqa: E402
 
+_gather_qmm = mx.gather_qmm
+
+
+def _without_global_scale(*args, global_scale=None, **kwargs):
+    """mlx-lm 0.32.2 names an argument that MLX has from the next version on; nobody gives it here."""
+    assert global_scale is None
+    return _gather_qmm(*args, **kwargs)
+
+
+mx.gather_qmm = _without_global_scale
+
 # Greedy ids are worth comparing where the best logit leads the second by more than rounding could turn:
 # this part of the largest |logit| of that step.
 FRAGILE_GAP = 1e-3

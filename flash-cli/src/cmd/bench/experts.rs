@@ -1,0 +1,83 @@
+//! `bench experts`: how often a token finds its experts in memory, by who stays there.
+//!
+//! Made-up tokens of a layer, replayed: no model and no disk is needed. What is printed is the part of uses that hit.
+
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use flash_sched::Policy;
+use flash_sched::experts::trace::{Routing, Taste};
+use serde::Serialize;
+
+use crate::args::BenchExpertsArgs;
+use crate::output;
+use crate::table::{Cell, left, section};
+
+/// Parts of a layer's experts that are held.
+const HELD: [f64; 4] = [0.125, 0.25, 0.5, 0.75];
+/// Tokens of a topic.
+const TOPIC_TOKENS: usize = 200;
+
+/// One routing with so many experts held.
+#[derive(Debug, Serialize)]
+struct Row {
+    routing: &'static str,
+    n_held: usize,
+    lru: f64,
+    lfu: f64,
+    two_memories: f64,
+    best: f64,
+}
+
+pub(crate) fn run(args: &BenchExpertsArgs) -> anyhow::Result<ExitCode> {
+    let BenchExpertsArgs { experts, top_k, tokens, json } = *args;
+    ensure!((1..=experts).contains(&top_k), "--top-k must be at least 1, and at most --experts");
+    let tastes = [
+        ("uniform", Taste::Uniform),
+        ("Zipf 1.0", Taste::Zipf(1.0)),
+        ("Zipf 1.5", Taste::Zipf(1.5)),
+        ("topics", Taste::Topics { exponent: 1.2, n_tokens: TOPIC_TOKENS }),
+    ];
+    let mut rows = Vec::new();
+    for (routing, taste) in tastes {
+        let made_up = Routing::made_up(taste, experts, top_k, tokens, 1);
+        for part in HELD {
+            let n_held = (part * experts as f64) as usize;
+            let rate = |policy| made_up.hit_rate(n_held, policy);
+            rows.push(Row {
+                routing,
+                n_held,
+                lru: rate(Policy::Lru),
+                lfu: rate(Policy::Lfu { half_life: 256.0 }),
+                two_memories: rate(Policy::default()),
+                best: made_up.best_hit_rate(n_held),
+            });
+        }
+    }
+    if json {
+        output::print_json(&rows)?;
+    } else {
+        let heading = format!("Uses that hit, {tokens} tokens that take {top_k} of {experts} experts");
+        output::print(&section(&heading, &table(&rows)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(rows: &[Row]) -> Vec<Vec<Cell>> {
+    let number = |value: f64| (format!("{value:.3}"), true);
+    let right = |text: &str| (text.to_owned(), true);
+    let head = ["held", "LRU", "LFU", "two memories", "best", "of the best"];
+    let mut table = vec![[left("routing")].into_iter().chain(head.map(right)).collect::<Vec<_>>()];
+    table.extend(rows.iter().map(|row| {
+        vec![
+            left(row.routing),
+            right(&row.n_held.to_string()),
+            number(row.lru),
+            number(row.lfu),
+            number(row.two_memories),
+            number(row.best),
+            number(row.two_memories / row.best),
+        ]
+    }));
+    table
+}

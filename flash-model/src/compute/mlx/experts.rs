@@ -1,0 +1,48 @@
+//! Experts by MLX's operations.
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, nn, ops};
+
+use super::product;
+use crate::compute::{Term, Work};
+
+/// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
+pub(in crate::compute) fn expert_rows(x: &Array, work: &[Work<'_>]) -> Result<Array, Exception> {
+    let x = x.reshape(&[-1, x.dim(-1)])?;
+    let rows = work.iter().map(|Work { expert, tokens }| {
+        let x = x.take_axis(Array::from_slice(tokens, &[tokens.len() as i32]), 0)?;
+        let gate = nn::silu(product(&x, expert.gate_proj.matrix())?)?;
+        product(&gate.multiply(product(&x, expert.up_proj.matrix())?)?, expert.down_proj.matrix())
+    });
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    ops::concatenate(&rows, 0)
+}
+
+/// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts` times its weight.
+pub(in crate::compute) fn add_rows(
+    onto: &Array,
+    parts: &[Array],
+    terms: &[Term],
+) -> Result<Array, Exception> {
+    let (n, hidden) = (onto.dim(1), onto.dim(-1));
+    // A row for tokens that have no more terms: what is added to them must not depend on others.
+    let mut rows = parts.to_vec();
+    rows.push(ops::zeros::<f32>(&[1, hidden])?);
+    let rows = ops::concatenate(&rows, 0)?;
+    let none = rows.dim(0) - 1;
+    let mut by_token = vec![Vec::new(); n as usize];
+    for term in terms {
+        by_token[term.token].push(term);
+    }
+    let n_terms = by_token.iter().map(Vec::len).max().unwrap_or(0);
+    let mut sum = onto.clone();
+    for nth in 0..n_terms {
+        let terms = by_token.iter().map(|terms| terms.get(nth));
+        let idx: Vec<i32> = terms.clone().map(|term| term.map_or(none, |term| term.row as i32)).collect();
+        let weights: Vec<f32> = terms.map(|term| term.map_or(0.0, |term| term.weight)).collect();
+        let picked = rows.take_axis(Array::from_slice(&idx, &[n]), 0)?;
+        let weighted = picked.multiply(Array::from_slice(&weights, &[n, 1]))?;
+        sum = sum.add(weighted.reshape(&[1, n, hidden])?)?;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,153 @@
+//! Experts as nodes: what they make of their tokens, and the sum of it.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use flash_kernels::{FloatType, Floats, KernelError, Matrix, MatrixStack, Pool, Projection};
+use flash_kernels::{gather_matmul, swiglu};
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::expect;
+use super::product::Stored;
+use crate::compute::{Term, Work};
+use crate::mlx::kernel::{Kernel, lazy};
+
+/// What experts make of some rows each. Inputs: the rows `[n, k]`; of each expert gate, up and down.
+struct ExpertRows {
+    pool: Arc<Pool>,
+    /// Gate, up and down of each expert.
+    stored: Vec<[Stored; 3]>,
+    /// For each row of the output, the row of the input and the expert.
+    tokens: Vec<u32>,
+    experts: Vec<u32>,
+}
+
+/// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
+pub(in crate::compute) fn expert_rows(
+    pool: &Arc<Pool>,
+    x: &Array,
+    work: &[Work<'_>],
+) -> Result<Array, Exception> {
+    expect(x.dtype() == Dtype::Float32, "rows in float32")?;
+    let (mut inputs, mut stored) = (vec![x], Vec::with_capacity(work.len()));
+    let (mut tokens, mut experts) = (Vec::new(), Vec::new());
+    let mut hidden = 0;
+    for (idx, Work { expert, tokens: own }) in (0..).zip(work) {
+        let [gate, up, down] = [&expert.gate_proj, &expert.up_proj, &expert.down_proj].map(|w| w.matrix());
+        let (k, intermediate) = (x.dim(-1), gate.weight.dim(0));
+        expect(up.weight.dim(0) == intermediate, "gate for each value")?;
+        hidden = down.weight.dim(0);
+        stored.push([
+            Stored::push(gate, k, &mut inputs)?,
+            Stored::push(up, k, &mut inputs)?,
+            Stored::push(down, intermediate, &mut inputs)?,
+        ]);
+        tokens.extend_from_slice(own);
+        experts.extend(own.iter().map(|_| idx));
+    }
+    let n_rows = tokens.len() as i32;
+    let node = ExpertRows { pool: Arc::clone(pool), stored, tokens, experts };
+    let [rows] = lazy(node, &inputs, [&[n_rows, hidden]])?;
+    Ok(rows)
+}
+
+impl Kernel for ExpertRows {
+    const NAME: &'static CStr = c"FlashExperts";
+
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
+        self.compute(inputs, outputs[0]).expect("the shapes were checked when the node was made");
+    }
+}
+
+impl ExpertRows {
+    fn compute(&self, inputs: &[&[u8]], rows: &mut [f32]) -> Result<(), KernelError> {
+        let [x, rest @ ..] = inputs else { unreachable!("pushed first") };
+        let x: &[f32] = bytemuck::cast_slice(x);
+        let mut rest = rest.iter().copied();
+        let mut stacks = [const { Vec::new() }; 3];
+        for stored in &self.stored {
+            for (stack, stored) in stacks.iter_mut().zip(stored) {
+                stack.push(stored.projection(&mut rest)?);
+            }
+        }
+        let [gate, up, down] = stacks.map(Stack::new);
+        let (gate, up, down) = (gate?, up?, down?);
+        let n_rows = self.tokens.len();
+        let product = |stack: &Stack<'_>, x: &[f32], lhs: &[u32], y: &mut [f32]| {
+            gather_matmul(&self.pool, x, &stack.matrices, stack.bias(), lhs, &self.experts, y)
+        };
+        let intermediate = gate.matrices.n();
+        let [mut gates, mut values] = [(); 2].map(|()| vec![0.0; n_rows * intermediate]);
+        product(&gate, x, &self.tokens, &mut gates)?;
+        product(&up, x, &self.tokens, &mut values)?;
+        let mut gated = vec![0.0; n_rows * intermediate];
+        swiglu(&self.pool, &gates, &values, &mut gated);
+        let own: Vec<u32> = (0..n_rows as u32).collect();
+        product(&down, &gated, &own, rows)
+    }
+}
+
+/// The same matrix of each expert.
+struct Stack<'a> {
+    matrices: MatrixStack<'a>,
+    /// f32, `[n_experts, n]`, if there are any.
+    biases: Option<Vec<f32>>,
+}
+
+impl<'a> Stack<'a> {
+    fn new(projections: Vec<Projection<'a>>) -> Result<Self, KernelError> {
+        let mut biases = Vec::new();
+        for Floats { float, bytes } in projections.iter().filter_map(|projection| projection.bias) {
+            let mut decoded = vec![0.0; bytes.len() / float.size_bytes()];
+            float.decode_into(bytes, &mut decoded)?;
+            biases.extend(decoded);
+        }
+        let matrices: Vec<Matrix<'a>> = projections.into_iter().map(|projection| projection.w).collect();
+        let biases = (!biases.is_empty()).then_some(biases);
+        Ok(Self { matrices: MatrixStack::new(matrices)?, biases })
+    }
+
+    fn bias(&self) -> Option<Floats<'_>> {
+        let biases = self.biases.as_deref()?;
+        Some(Floats { float: FloatType::F32, bytes: bytemuck::cast_slice(biases) })
+    }
+}
+
+/// A sum. Inputs: what is added to, then the parts, whose rows are counted through.
+struct AddRows {
+    hidden: usize,
+    terms: Vec<Term>,
+}
+
+/// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts` times its weight.
+pub(in crate::compute) fn add_rows(
+    onto: &Array,
+    parts: &[Array],
+    terms: &[Term],
+) -> Result<Array, Exception> {
+    expect(onto.dtype() == Dtype::Float32, "sums in float32")?;
+    let node = AddRows { hidden: onto.dim(-1) as usize, terms: terms.to_vec() };
+    let inputs: Vec<&Array> = [onto].into_iter().chain(parts).collect();
+    let [sum] = lazy(node, &inputs, [onto.shape()])?;
+    Ok(sum)
+}
+
+impl Kernel for AddRows {
+    const NAME: &'static CStr = c"FlashAddRows";
+
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
+        let ([onto, parts @ ..], [sum]) = (inputs, outputs) else { unreachable!("one sum of something") };
+        sum.copy_from_slice(bytemuck::cast_slice(onto));
+        let rows: Vec<&[f32]> = parts
+            .iter()
+            .flat_map(|part| bytemuck::cast_slice::<u8, f32>(part).chunks_exact(self.hidden))
+            .collect();
+        for Term { token, row, weight } in &self.terms {
+            let sum = &mut sum[token * self.hidden..][..self.hidden];
+            for (sum, value) in sum.iter_mut().zip(rows[*row]) {
+                *sum += weight * value;
+            }
+        }
+    }
+}

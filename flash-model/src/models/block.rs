@@ -1,0 +1,54 @@
+//! The layer of most decoders: attention and an MLP, each behind a norm.
+
+use mlx_rs::error::Exception;
+use mlx_rs::macros::ModuleParameters;
+use mlx_rs::module::Module;
+
+use super::{LayerOutput, Sizes};
+use crate::ModelError;
+use crate::attention::{Attention, AttentionArgs, LayerInput};
+use crate::layers::RmsNorm;
+use crate::mlp::{Mlp, MlpArgs};
+use crate::weights::Weights;
+
+#[derive(Debug, ModuleParameters)]
+pub(super) struct TransformerBlock {
+    #[param]
+    self_attn: Attention,
+    #[param]
+    mlp: Mlp,
+    #[param]
+    input_layernorm: RmsNorm,
+    #[param]
+    post_attention_layernorm: RmsNorm,
+}
+
+impl TransformerBlock {
+    pub(super) fn new(
+        sizes: &Sizes,
+        attention: &AttentionArgs,
+        mlp: MlpArgs,
+        weights: &Weights<'_>,
+    ) -> Result<Self, ModelError> {
+        let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, sizes.norm());
+        Ok(Self {
+            self_attn: Attention::new(attention, &weights.at("self_attn"))?,
+            mlp: Mlp::new(mlp, &weights.at("mlp"))?,
+            input_layernorm: norm("input_layernorm")?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+        })
+    }
+}
+
+impl Module<LayerInput<'_>> for TransformerBlock {
+    type Output = LayerOutput;
+    type Error = Exception;
+
+    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        let normed = self.input_layernorm.forward(x)?;
+        let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
+        Ok(self.mlp.add(&h, &self.post_attention_layernorm.forward(&h)?)?.into())
+    }
+
+    fn training_mode(&mut self, _: bool) {}
+}

@@ -1,0 +1,104 @@
+//! The sizes that the configurations of all decoders give, and what follows from them.
+
+use serde::Deserialize;
+
+use crate::attention::AttentionArgs;
+use crate::layers::NormArgs;
+use crate::mlp::MlpArgs;
+use crate::rope::{Rope, RopeArgs, RopeScaling};
+use crate::{Config, ModelError};
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Sizes {
+    pub hidden_size: i32,
+    pub num_hidden_layers: usize,
+    pub intermediate_size: i32,
+    pub num_attention_heads: i32,
+    pub num_key_value_heads: Option<i32>,
+    pub head_dim: Option<i32>,
+    pub rms_norm_eps: f32,
+    pub vocab_size: i32,
+    pub max_position_embeddings: Option<usize>,
+}
+
+impl Sizes {
+    /// Those of a configuration, which has them at its top.
+    pub(crate) fn of(config: &Config) -> Result<Self, ModelError> {
+        let sizes: Self = config.args()?;
+        sizes.check(config)?;
+        Ok(sizes)
+    }
+
+    pub(crate) fn head_dim(&self) -> i32 {
+        self.head_dim.unwrap_or_else(|| self.hidden_size / self.num_attention_heads)
+    }
+
+    pub(crate) fn kv_heads(&self) -> i32 {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    pub(crate) fn check(&self, config: &Config) -> Result<(), ModelError> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.kv_heads()),
+            ("vocab_size", self.vocab_size),
+        ];
+        for (field, size) in sizes {
+            if size <= 0 {
+                return Err(config.field_error(field, &size, "it must be positive"));
+            }
+        }
+        if self.num_hidden_layers == 0 {
+            return Err(config.field_error("num_hidden_layers", &0, "it must be positive"));
+        }
+        if self.head_dim() <= 0 || self.head_dim() % 2 != 0 {
+            return Err(config.field_error("head_dim", &self.head_dim(), "it must be positive and even"));
+        }
+        if self.num_attention_heads % self.kv_heads() != 0 {
+            return Err(config.field_error(
+                "num_key_value_heads",
+                &self.kv_heads(),
+                "it must divide num_attention_heads",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn norm(&self) -> NormArgs {
+        NormArgs { eps: self.rms_norm_eps }
+    }
+
+    /// A rotation of whole heads.
+    pub(crate) fn rope<'a>(&self, theta: f32, scaling: Option<&'a RopeScaling>) -> RopeArgs<'a> {
+        RopeArgs {
+            dims: self.head_dim(),
+            theta,
+            traditional: false,
+            scaling,
+            max_position_embeddings: self.max_position_embeddings,
+        }
+    }
+
+    /// Attention to all tokens, without biases and norms of heads.
+    pub(crate) fn attention(&self, rope: Option<Rope>) -> AttentionArgs {
+        AttentionArgs {
+            hidden_size: self.hidden_size,
+            n_heads: self.num_attention_heads,
+            n_kv_heads: self.kv_heads(),
+            head_dim: self.head_dim(),
+            scale: (self.head_dim() as f32).powf(-0.5),
+            rope,
+            window: None,
+            qkv_bias: false,
+            output_bias: false,
+            head_norm: None,
+        }
+    }
+
+    /// An MLP without biases.
+    pub(crate) fn mlp(&self) -> MlpArgs {
+        MlpArgs { hidden_size: self.hidden_size, intermediate_size: self.intermediate_size, bias: false }
+    }
+}
