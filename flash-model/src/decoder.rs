@@ -115,7 +115,7 @@ impl Decoder {
             if residency.has_to_adapt() {
                 mlx_rs::transforms::eval(&chunks)?;
                 let next = layers[idx].bundle();
-                residency.adapt(None, next, &mut holders(layers.iter_mut(), norm, head))?;
+                residency.adapt(None, next, &mut holders(layers.iter_mut(), norm, head), experts)?;
             }
             let (before, rest) = layers.split_at_mut(idx);
             let [layer, after @ ..] = rest else { break };
@@ -147,7 +147,7 @@ impl Decoder {
                     if residency.has_to_adapt() {
                         let next = after.first().map_or(norm.bundle(), Holder::bundle);
                         let others = before.iter_mut().chain(after.iter_mut());
-                        residency.adapt(Some(in_use), next, &mut holders(others, norm, head))?;
+                        residency.adapt(Some(in_use), next, &mut holders(others, norm, head), experts)?;
                     }
                 }
                 Ok(())

@@ -21,6 +21,7 @@ use crate::ModelError;
 use crate::bundle::Bundle;
 use crate::compute::{Backend, Term, Work};
 use crate::planner::MachineSpeeds;
+use crate::residency::{SLOT_RETURN, once_slots_are_back};
 
 pub(crate) use gate::Gate;
 pub(crate) use mixture::{Expert, ExpertDims, Mixture, Names};
@@ -28,9 +29,6 @@ pub(crate) use router::{Router, Routes};
 
 /// Rows that pass through experts at once, where they are many: what is computed for a row is large.
 const WAVE_ROWS: usize = 512;
-
-/// How long a slot may take to come back when nothing computes with it any more.
-const SLOT_RETURN: Duration = Duration::from_secs(2);
 
 /// What a layer sends to its experts.
 #[derive(Debug)]
@@ -85,10 +83,17 @@ impl ExpertPlan {
         self.staging_slots as u64 * self.slot_cost_bytes()
     }
 
-    /// How many stay in memory of which experts take so much.
+    fn n_slots(&self, experts_bytes: u64) -> usize {
+        (experts_bytes / self.slot_cost_bytes()) as usize
+    }
+
+    fn pool(&self, experts_bytes: u64, budget: &Budget) -> Result<SlotPool, IoError> {
+        SlotPool::new(budget, self.slot_bytes, self.n_slots(experts_bytes))
+    }
+
+    /// How many stay in memory of experts that take so much.
     pub(crate) fn n_held(&self, experts_bytes: u64) -> usize {
-        let n_slots = (experts_bytes / self.slot_cost_bytes()) as usize;
-        n_slots.saturating_sub(self.staging_slots).min(self.n_experts)
+        self.n_slots(experts_bytes).saturating_sub(self.staging_slots).min(self.n_experts)
     }
 
     /// What experts add to a token, if tokens take all of them alike: the reads of a layer follow its router, and what is in
@@ -164,7 +169,10 @@ pub(crate) struct Experts {
     cache: ExpertCache,
     /// By layer and index.
     held: HashMap<(usize, usize), Expert>,
-    staging_slots: usize,
+    plan: ExpertPlan,
+    budget: Budget,
+    /// What was planned for them.
+    planned_bytes: u64,
     traffic: ExpertTraffic,
     token_read_bytes: Average,
     /// What had been read when the pass began.
@@ -200,16 +208,17 @@ impl Experts {
         experts_bytes: u64,
         budget: &Budget,
     ) -> Result<Self, IoError> {
-        let n_slots = (experts_bytes / plan.slot_cost_bytes()) as usize;
         let n_experts: Vec<usize> =
             mixtures.map(|mixture| mixture.map_or(0, |mixture| mixture.dims.n_experts)).collect();
         Ok(Self {
             backend: backend.clone(),
             reader,
-            pool: SlotPool::new(budget, plan.slot_bytes, n_slots)?,
+            pool: plan.pool(experts_bytes, budget)?,
             cache: ExpertCache::new(&n_experts, plan.n_held(experts_bytes), Policy::default()),
             held: HashMap::new(),
-            staging_slots: plan.staging_slots,
+            plan: *plan,
+            budget: budget.clone(),
+            planned_bytes: experts_bytes,
             traffic: ExpertTraffic::default(),
             token_read_bytes: Average::default(),
             read_bytes_before: 0,
@@ -218,6 +227,29 @@ impl Experts {
 
     pub(crate) fn traffic(&self) -> ExpertTraffic {
         ExpertTraffic { token_read_bytes: self.token_read_bytes.0.unwrap_or(0.0) as u64, ..self.traffic }
+    }
+
+    /// Gives back as much of the budget as is not allowed any more, or takes it again, as far as experts can do without.
+    /// Returns what they have less than was planned. Nothing may compute with an expert.
+    ///
+    /// Those that were held are read again when they are used: memory seldom gets short.
+    ///
+    /// # Errors
+    /// [`IoError::OverBudget`] if slots do not come back, [`IoError::Map`] if the system has no memory.
+    pub(crate) fn adapt(&mut self, allowed_bytes: u64) -> Result<u64, IoError> {
+        let missing_bytes = self.budget.total_bytes().saturating_sub(allowed_bytes);
+        let bytes = self.plan.bytes_of(self.planned_bytes.saturating_sub(missing_bytes));
+        let bytes = bytes.min(self.planned_bytes);
+        if self.plan.n_slots(bytes) != self.pool.n_slots() {
+            tracing::debug!(bytes, "memory of experts is planned anew");
+            self.held.clear();
+            self.cache.resize(0);
+            // The old slots go first: there may be no room for both.
+            self.pool = SlotPool::new(&self.budget, 0, 0)?;
+            self.pool = once_slots_are_back(|| self.plan.pool(bytes, &self.budget))?;
+            self.cache.resize(self.plan.n_held(bytes));
+        }
+        Ok(self.planned_bytes - bytes)
     }
 
     /// A pass of so many tokens has gone through all layers.
@@ -258,7 +290,7 @@ impl Experts {
             self.held.remove(&(layer_idx, expert_idx));
         }
         let demand = Demand { layer_idx, mixture, routes: &routes, x: &routed.x };
-        let mixed = if missing.len() <= self.staging_slots && routes.by_token.len() == 1 {
+        let mixed = if missing.len() <= self.plan.staging_slots && routes.by_token.len() == 1 {
             self.as_they_come(&demand, &missing, hidden)
         } else {
             self.in_order(&demand, &missing, hidden)

@@ -13,6 +13,7 @@ use crate::allowance::Allowance;
 use crate::bundle::{Bundle, BundleIdx, Bundles};
 use crate::conduct::{Conduct, Conductor};
 use crate::control::Reads;
+use crate::experts::Experts;
 use crate::meter::Witness;
 use crate::planner::MachineSpeeds;
 use crate::proxy::Holder;
@@ -20,7 +21,7 @@ use crate::read_ahead::{Load, ReadAhead, Source};
 
 /// How long a slot may take to come back when nothing computes any more. It is given back on another thread, a moment after
 /// what was computed with it is there.
-const SLOT_RETURN: Duration = Duration::from_secs(2);
+pub(crate) const SLOT_RETURN: Duration = Duration::from_secs(2);
 
 /// Loads bundles in execution order, ahead of the layers that need them.
 ///
@@ -84,6 +85,7 @@ impl Residency {
 
     /// Plans anew for what is allowed now. Nothing may be computing but with `in_use`, a layer that keeps its weights for
     /// the time being. `holders` are all others that may have weights, and `next` is the bundle that will be asked for.
+    /// Experts, if there are any, do without memory first.
     ///
     /// # Errors
     /// [`ModelError::Io`] if the system gives no memory or no thread.
@@ -92,15 +94,21 @@ impl Residency {
         in_use: Option<BundleIdx>,
         next: BundleIdx,
         holders: &mut [&mut dyn Holder],
+        experts: &mut Option<Experts>,
     ) -> Result<(), ModelError> {
         let allowed_bytes = self.allowance.bytes();
+        self.settle()?;
+        let given_bytes = match experts {
+            Some(experts) => experts.adapt(allowed_bytes)?,
+            None => 0,
+        };
         let source = Arc::clone(&self.source);
         let Source { bundles, plan: before, .. } = &*source;
         let slots_bytes = before.n_slots as u64 * before.slot_bytes;
         let fixed_bytes = before.total_bytes - before.pinned_bytes - slots_bytes - bundles.small_bytes();
         // A pinned layer that is in use and will not stay is there beside what is planned.
         let in_use_bytes = in_use.map_or(0, |idx| self.bundle(idx).cost_bytes());
-        let budget_bytes = allowed_bytes.min(source.budget.total_bytes());
+        let budget_bytes = allowed_bytes.min(source.budget.total_bytes()) + given_bytes;
         let budget_bytes = budget_bytes.saturating_sub(in_use_bytes).max(before.floor_bytes);
         let speeds = MachineSpeeds::default();
         let plan = bundles.plan(fixed_bytes, budget_bytes, self.prefetch, &speeds);
@@ -110,7 +118,6 @@ impl Residency {
         }
         self.planned_bytes = None;
         tracing::debug!(budget_bytes, plan.pinned_bytes, plan.streamed_bytes, "memory is planned anew");
-        self.settle()?;
         // Ends its reads: their slots come back before the pool is gone.
         self.read_ahead = None;
         let mut is_there = vec![false; plan.pinned.len()];
@@ -143,16 +150,7 @@ impl Residency {
         let without_slots = Source { bundles, plan, reader, pool: no_slots, budget, conductor };
         self.source = Arc::new(without_slots);
         let source = Arc::get_mut(&mut self.source).expect("nobody else has it yet");
-        // What was computed with last is given back on another thread, a moment after it is there.
-        let patience = Instant::now() + SLOT_RETURN;
-        source.pool = loop {
-            match pool(&source.bundles, &source.plan, &source.budget) {
-                Err(IoError::OverBudget { .. }) if Instant::now() < patience => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                made => break made?,
-            }
-        };
+        source.pool = once_slots_are_back(|| pool(&source.bundles, &source.plan, &source.budget))?;
         Ok(())
     }
 
@@ -343,6 +341,20 @@ impl Residency {
             source.pool.acquire_within(SLOT_RETURN).ok_or_else(held)?
         };
         Ok(Ok(source.submit(idx, slot)))
+    }
+}
+
+/// Takes slots from the budget when others have come back: what was computed with last is given back on another thread, a
+/// moment after it is there.
+pub(crate) fn once_slots_are_back(make: impl Fn() -> Result<SlotPool, IoError>) -> Result<SlotPool, IoError> {
+    let patience = Instant::now() + SLOT_RETURN;
+    loop {
+        match make() {
+            Err(IoError::OverBudget { .. }) if Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            made => return made,
+        }
     }
 }
 
