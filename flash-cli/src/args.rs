@@ -226,6 +226,10 @@ pub(crate) struct EngineArgs {
     /// Compute with MLX's operations, or with our own kernels (on a CPU) [default: native on a CPU, else mlx]
     #[arg(long, value_name = "WHO")]
     pub(crate) compute: Option<ComputeArg>,
+    /// Have each token take this many experts instead of as many as the model was trained with, which changes what it says;
+    /// 0 for those [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) moe_top_k: Option<usize>,
     /// Do not read ahead: slower, with less memory
     #[arg(long, help_heading = "Memory and disk")]
     pub(crate) no_pipeline: bool,

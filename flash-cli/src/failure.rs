@@ -102,7 +102,7 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
 
 fn is_usage(error: &anyhow::Error) -> bool {
     match find::<ModelfileError>(error) {
-        Some(error) => !matches!(error, ModelfileError::Read { .. } | ModelfileError::NoExperts { .. }),
+        Some(error) => !matches!(error, ModelfileError::Read { .. }),
         None => {
             find::<UsageError>(error).is_some()
                 || find::<IdError>(error).is_some()

@@ -25,24 +25,17 @@ pub(crate) struct Modelfile {
     pub(crate) threads: Option<usize>,
     /// `FLASH_PREFETCH_LAYERS`: 0 reads nothing ahead; how far ahead is the engine's to know.
     pub(crate) prefetch_layers: Option<usize>,
-    /// `FLASH_TOP_K`, if it asks for other experts than the model's own number.
+    /// `FLASH_TOP_K`: experts of a token; 0 is the model's own number.
     pub(crate) top_k: Option<TopK>,
 }
 
 /// A wish for a number of experts.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TopK {
-    path: PathBuf,
-    line: usize,
-    n_experts: usize,
-}
-
-impl TopK {
-    /// The error of a model that has no experts.
-    pub(crate) fn no_experts(self) -> ModelfileError {
-        let Self { path, line, n_experts } = self;
-        ModelfileError::NoExperts { path, line, n_experts }
-    }
+    /// What asks for it, as an error names it.
+    pub(crate) asked_by: String,
+    /// 0 for the model's own number.
+    pub(crate) n_experts: usize,
 }
 
 /// Why a Modelfile is refused.
@@ -56,8 +49,6 @@ pub(crate) enum ModelfileError {
     Value { path: PathBuf, line: usize, key: &'static str, given: String, expected: &'static str },
     #[error("{path}: line {line}: {key} was already given")]
     Twice { path: PathBuf, line: usize, key: &'static str },
-    #[error("{path}: line {line}: FLASH_TOP_K is {n_experts}, but the model has no experts")]
-    NoExperts { path: PathBuf, line: usize, n_experts: usize },
 }
 
 const KEYS: [&str; 6] =
@@ -100,7 +91,8 @@ impl Modelfile {
                 "FLASH_TOP_K" => {
                     let parse = |value: &str| {
                         let n_experts = value.parse().ok()?;
-                        Some(TopK { path: path.to_owned(), line, n_experts })
+                        let asked_by = format!("{}: line {line}: {}", path.display(), KEYS[5]);
+                        Some(TopK { asked_by, n_experts })
                     };
                     directive.set(&mut file.top_k, KEYS[5], "a number of experts, or 0", parse)?;
                 }
@@ -110,7 +102,6 @@ impl Modelfile {
                 }
             }
         }
-        file.top_k = file.top_k.filter(|top_k| top_k.n_experts > 0);
         Ok(file)
     }
 }
@@ -183,8 +174,8 @@ mod tests {
     }
 
     #[test]
-    fn no_experts_are_asked_for_with_0() {
-        assert_eq!(parse("FLASH_TOP_K 0").unwrap(), Modelfile::default());
+    fn zero_is_the_models_own_number_of_experts() {
+        assert_eq!(parse("FLASH_TOP_K 0").unwrap().top_k.unwrap().n_experts, 0);
     }
 
     #[test]

@@ -12,9 +12,10 @@ use crate::elastic::Watch;
 use crate::kept;
 use crate::listener::Listener;
 use crate::model::ModelName;
+use crate::modelfile::TopK;
 use crate::options::EngineSettings;
 use crate::size::Bytes;
-use crate::{budget, report};
+use crate::{budget, output, report};
 
 /// A model whose headers and tokenizer were read.
 #[derive(Debug)]
@@ -34,16 +35,21 @@ enum SessionError {
         budget = Bytes(*budget_bytes), pass = Bytes(*pass_bytes)
     )]
     WouldStream { budget_bytes: u64, pass_bytes: u64 },
+    #[error("{} is {}, but {source}", top_k.asked_by, top_k.n_experts)]
+    TopK { top_k: TopK, source: ModelError },
 }
 
 impl Session {
-    pub(crate) fn open(mut settings: EngineSettings) -> anyhow::Result<Self> {
+    pub(crate) fn open(settings: EngineSettings) -> anyhow::Result<Self> {
         let dir = settings.model.find()?;
         let tuning = settings.tuning(&dir);
-        let model = open_model(&dir, tuning.mode, settings.compute)?;
-        if let Some(top_k) = settings.top_k.take() {
-            // None of the architectures that are known has experts.
-            return Err(top_k.no_experts().into());
+        let mut model = open_model(&dir, tuning.mode, settings.compute)?;
+        if let Some(top_k) = &settings.top_k {
+            let trained = override_top_k(&mut model, top_k)?;
+            output::note(&format!(
+                "each token takes {} experts instead of {trained}: what the model says is not the same",
+                top_k.n_experts
+            ));
         }
         let tokenizer = Tokenizer::open(&dir)?;
         // Reading it takes more memory than having it, and what is resident now counts against the budget.
@@ -103,6 +109,8 @@ impl Session {
         if settings.debug {
             report::needs(&model, &workload, budget_bytes);
         }
+        let experts = model.experts(&workload, budget_bytes);
+        let missing_bytes = experts.map_or(0, |experts| experts.missing_bytes());
         let EngineSettings { read_rate, debug, stream, kv_dir, share_prefixes, .. } = settings;
         let listener = Listener::start(trace, model.bundles().map(|bundle| bundle.name))?;
         let (listener, events) = listener.unzip();
@@ -116,7 +124,7 @@ impl Session {
         if debug {
             report::plan(&engine);
         }
-        let pass_bytes = engine.stats().pass_bytes;
+        let pass_bytes = engine.stats().pass_bytes.max(missing_bytes);
         if !stream && pass_bytes > 0 {
             return Err(SessionError::WouldStream { budget_bytes, pass_bytes }.into());
         }
@@ -143,6 +151,12 @@ pub(crate) struct Loaded {
 /// Opens a model directory; reads headers only.
 pub(crate) fn open_model(dir: &Path, io: IoMode, compute: Compute) -> anyhow::Result<Model> {
     Ok(Model::open_on(Checkpoint::open(dir, io)?, compute)?)
+}
+
+/// Has tokens take as many experts as someone asks for; returns how many they took.
+pub(crate) fn override_top_k(model: &mut Model, top_k: &TopK) -> anyhow::Result<usize> {
+    let trained = model.override_top_k(top_k.n_experts);
+    Ok(trained.map_err(|source| SessionError::TopK { top_k: top_k.clone(), source })?)
 }
 
 /// Opens a model to look at it, and the tokenizer if it has one: a floor counts what the process has, and `run`

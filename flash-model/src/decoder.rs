@@ -164,6 +164,18 @@ impl Decoder {
         Ok(chunks)
     }
 
+    /// Has tokens take so many experts; returns how many they took.
+    pub(crate) fn override_top_k(&mut self, top_k: usize) -> Result<usize, ModelError> {
+        let n_experts = self.mixtures().flatten().map(|mixture| mixture.dims.n_experts).min();
+        let n_experts = n_experts.ok_or(ModelError::NoExperts)?;
+        if !(1..=n_experts).contains(&top_k) {
+            return Err(ModelError::TopK { given: top_k, n_experts });
+        }
+        let routers = self.mixtures.iter_mut().flatten().map(|mixture| &mut mixture.router);
+        let before = routers.map(|router| std::mem::replace(&mut router.top_k, top_k));
+        Ok(before.max().unwrap_or(top_k))
+    }
+
     /// The experts of each layer.
     pub(crate) fn mixtures(&self) -> impl Iterator<Item = Option<&Mixture>> {
         self.mixtures.iter().map(Option::as_ref)

@@ -41,6 +41,8 @@ pub struct Model {
     n_layers: usize,
     vocab_size: usize,
     max_position_embeddings: Option<usize>,
+    /// How many experts a token takes, if not as many as the model was trained with.
+    top_k: Option<usize>,
 }
 
 /// How a model is to be run.
@@ -105,7 +107,19 @@ impl Model {
             n_layers,
             vocab_size,
             max_position_embeddings,
+            top_k: None,
         })
+    }
+
+    /// Has each token take `top_k` experts of a layer instead of as many as the model was trained with, which it returns:
+    /// less is read and computed, and what the model says is not the same.
+    ///
+    /// # Errors
+    /// [`ModelError::NoExperts`], and [`ModelError::TopK`] for a number that there is not.
+    pub fn override_top_k(&mut self, top_k: usize) -> Result<usize, ModelError> {
+        let trained = self.decoder.override_top_k(top_k)?;
+        self.top_k = Some(top_k);
+        Ok(trained)
     }
 
     /// Where the weights come from.
@@ -199,7 +213,11 @@ impl Model {
 
     /// What pages of this model are told from others by.
     fn identity(&self, policy: &KvPolicy) -> Result<Identity, ModelError> {
-        let model = Digest(self.checkpoint.digest(self.backend.name())?);
+        let computed_by = match self.top_k {
+            None => self.backend.name().to_owned(),
+            Some(top_k) => format!("{} with {top_k} experts", self.backend.name()),
+        };
+        let model = Digest(self.checkpoint.digest(&computed_by)?);
         Ok(Identity { model, geometry: policy.geometry(self.kv_shape, self.n_layers) })
     }
 

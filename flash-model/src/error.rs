@@ -54,6 +54,17 @@ pub enum ModelError {
         /// What can be run.
         known: Vec<&'static str>,
     },
+    /// A number of experts was asked for of a model that has none.
+    #[error("the model has no experts")]
+    NoExperts,
+    /// No token can take so many experts.
+    #[error("a token takes at least 1 and at most {n_experts} of a layer's experts, not {given}")]
+    TopK {
+        /// How many were asked for.
+        given: usize,
+        /// Experts of the layer that has the fewest.
+        n_experts: usize,
+    },
     /// A router's score is not a number, so nobody can say which experts a token takes.
     #[error("a router's score is not a number: the weights, or what was computed before, are broken")]
     RouterNan,

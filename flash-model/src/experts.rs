@@ -131,6 +131,13 @@ pub struct ExpertInfo {
     pub token_bytes: u64,
 }
 
+impl ExpertInfo {
+    /// Bytes of those that do not stay in memory.
+    pub fn missing_bytes(&self) -> u64 {
+        self.total_bytes / self.n_experts.max(1) as u64 * (self.n_experts - self.n_held) as u64
+    }
+}
+
 /// What was done with experts so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -30,6 +30,7 @@ pub(crate) struct EngineSettings {
     pub(crate) prefetch: bool,
     /// Whether weights may be streamed; otherwise all must fit.
     pub(crate) stream: bool,
+    /// How many experts a token takes, if not the model's own number.
     pub(crate) top_k: Option<TopK>,
     pub(crate) kv: KvPolicy,
     pub(crate) kv_dir: PathBuf,
@@ -48,8 +49,19 @@ impl EngineSettings {
     }
 
     pub(crate) fn resolve(args: EngineArgs) -> anyhow::Result<Self> {
-        let EngineArgs { model, modelfile, ram, kv, io, threads, max_read_rate, compute, no_pipeline, debug } =
-            args;
+        let EngineArgs {
+            model,
+            modelfile,
+            ram,
+            kv,
+            io,
+            threads,
+            max_read_rate,
+            compute,
+            moe_top_k,
+            no_pipeline,
+            debug,
+        } = args;
         let (kv, kv_dir) = kv_policy(kv)?;
         let file = modelfile.as_deref().map(Modelfile::open).transpose()?.unwrap_or_default();
         let read_depth = threads.or(file.threads);
@@ -73,7 +85,10 @@ impl EngineSettings {
             },
             prefetch: !no_pipeline && file.prefetch_layers != Some(0),
             stream: file.flash.unwrap_or(true),
-            top_k: file.top_k,
+            top_k: moe_top_k
+                .map(|n_experts| TopK { asked_by: "--moe-top-k".to_owned(), n_experts })
+                .or(file.top_k)
+                .filter(|top_k| top_k.n_experts > 0),
             kv,
             kv_dir,
             session: None,

@@ -43,6 +43,11 @@ fn experts_of_a_model_without_any_are_refused() {
     let tiny = Tiny::new(1);
     let refused = run(&tiny, "FROM .\nFLASH_TOP_K 4\n", &[]);
     assert_refused(&refused, 1, &["Modelfile: line 2: FLASH_TOP_K is 4, but the model has no experts"]);
+    // A flag overrides it, and names itself.
+    let refused = run(&tiny, "FROM .\nFLASH_TOP_K 4\n", &["--moe-top-k", "3"]);
+    assert_refused(&refused, 1, &["--moe-top-k is 3, but the model has no experts"]);
+    let own = run(&tiny, "FROM .\nFLASH_TOP_K 4\n", &["--moe-top-k", "0"]);
+    assert!(own.status.success(), "the model's own number");
 }
 
 #[test]

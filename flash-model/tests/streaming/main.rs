@@ -224,6 +224,37 @@ fn a_token_reads_its_own_experts_and_a_prompt_each_that_it_needs_once() {
 }
 
 #[test]
+fn tokens_take_as_many_experts_as_someone_asks_for() {
+    let dir = written(&MIXTURE);
+    let [of_layer, of_token] = MIXTURE.experts.unwrap();
+    let open = || Model::open(Checkpoint::open(dir.path(), IoMode::Pread).unwrap()).unwrap();
+    let workload = Workload::new(4, 4);
+    let run = |top_k| {
+        let mut model = open();
+        if let Some(top_k) = top_k {
+            assert_eq!(model.override_top_k(top_k).unwrap(), of_token);
+        }
+        let budget_bytes = model.floor_bytes(&workload);
+        let mut engine = model.load(&EngineOptions::new(budget_bytes, workload)).unwrap();
+        let logits = engine.forward(&[1]).unwrap();
+        (logits, engine.stats().experts.unwrap().misses as usize)
+    };
+    let (trained, misses) = run(None);
+    assert_eq!(misses, MIXTURE.layers * of_token);
+    assert_eq!(run(Some(of_token)), (trained.clone(), misses));
+    let (one, misses) = run(Some(1));
+    assert_eq!(misses, MIXTURE.layers);
+    assert_ne!(one, trained);
+    for given in [0, of_layer + 1] {
+        let error = open().override_top_k(given).unwrap_err();
+        assert!(matches!(error, ModelError::TopK { n_experts, .. } if n_experts == of_layer), "{error:?}");
+    }
+    let dense = written(&SMALL);
+    let mut dense = Model::open(Checkpoint::open(dense.path(), IoMode::Pread).unwrap()).unwrap();
+    assert!(matches!(dense.override_top_k(1), Err(ModelError::NoExperts)));
+}
+
+#[test]
 fn with_room_for_all_experts_each_is_read_once_for_good() {
     let dir = written(&MIXTURE);
     // A slot takes whole OS pages, which are large next to these experts.

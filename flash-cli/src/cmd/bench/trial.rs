@@ -9,7 +9,7 @@ use flash_model::{Engine, EngineOptions, Model, Workload};
 use super::ceiling::{self, Ceiling};
 use crate::budget;
 use crate::options::EngineSettings;
-use crate::session::open_model;
+use crate::session::{open_model, override_top_k};
 
 pub(super) struct Trial {
     model_dir: PathBuf,
@@ -74,7 +74,10 @@ impl Trial {
         prefetch: bool,
     ) -> anyhow::Result<Engine> {
         let EngineSettings { compute, read_rate, kv, kv_dir, .. } = &self.settings;
-        let model: Model = open_model(&self.model_dir, self.tuning.mode, *compute)?;
+        let mut model: Model = open_model(&self.model_dir, self.tuning.mode, *compute)?;
+        if let Some(top_k) = &self.settings.top_k {
+            override_top_k(&mut model, top_k)?;
+        }
         let prefetch = prefetch && self.settings.prefetch;
         let workload = Workload { prompt_tokens, context_tokens, prefetch, kv: *kv };
         let options = EngineOptions {
