@@ -6,26 +6,31 @@
 
 mod gate;
 mod mixture;
+mod plan;
 mod router;
+mod traffic;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use flash_io::{Budget, IoError, PageBuf, Reader, Slot, SlotPool, Ticket};
-use flash_sched::{ExpertCache, Policy, Prediction};
+use flash_io::{Budget, IoError, Reader, Slot, SlotPool, Ticket};
+use flash_sched::{ExpertCache, Policy};
 use mlx_rs::Array;
 use mlx_rs::transforms::async_eval;
 
 use crate::ModelError;
 use crate::bundle::Bundle;
 use crate::compute::{Backend, Term, Work};
-use crate::planner::MachineSpeeds;
 use crate::residency::{SLOT_RETURN, once_slots_are_back};
 
 pub(crate) use gate::Gate;
 pub(crate) use mixture::{Expert, ExpertDims, Mixture, Names};
+pub use plan::ExpertInfo;
+pub(crate) use plan::ExpertPlan;
 pub(crate) use router::{Router, Routes};
+use traffic::Average;
+pub use traffic::ExpertTraffic;
 
 /// Rows that pass through experts at once, where they are many: what is computed for a row is large.
 const WAVE_ROWS: usize = 512;
@@ -37,134 +42,6 @@ pub(crate) struct Routed {
     pub x: Array,
     /// The router's scores: `[1, n, n_experts]`.
     pub scores: Array,
-}
-
-/// How much memory experts take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ExpertPlan {
-    pub slot_bytes: usize,
-    /// Slots that one layer's demand passes through.
-    pub staging_slots: usize,
-    /// Experts of all layers.
-    pub n_experts: usize,
-    /// Their bytes.
-    pub total_bytes: u64,
-    /// Those that a token takes.
-    pub token_bytes: u64,
-}
-
-impl ExpertPlan {
-    /// For the mixtures of a model; none if there are none.
-    pub(crate) fn of<'a>(mixtures: impl Iterator<Item = &'a Mixture>) -> Option<Self> {
-        let plan = |mixture: &Mixture| Self {
-            slot_bytes: mixture.slot_bytes(),
-            // Even a token that takes one expert is better off if the next one is read meanwhile.
-            staging_slots: mixture.router.top_k.max(2),
-            n_experts: mixture.dims.n_experts,
-            total_bytes: mixture.expert_bytes() * mixture.dims.n_experts as u64,
-            token_bytes: mixture.expert_bytes() * mixture.router.top_k as u64,
-        };
-        mixtures.map(plan).reduce(|a, b| Self {
-            slot_bytes: a.slot_bytes.max(b.slot_bytes),
-            staging_slots: a.staging_slots.max(b.staging_slots),
-            n_experts: a.n_experts + b.n_experts,
-            total_bytes: a.total_bytes + b.total_bytes,
-            token_bytes: a.token_bytes + b.token_bytes,
-        })
-    }
-
-    /// What a slot costs a budget.
-    pub(crate) fn slot_cost_bytes(&self) -> u64 {
-        PageBuf::cost_bytes(self.slot_bytes)
-    }
-
-    /// The least that experts take.
-    pub(crate) fn floor_bytes(&self) -> u64 {
-        self.staging_slots as u64 * self.slot_cost_bytes()
-    }
-
-    fn n_slots(&self, experts_bytes: u64) -> usize {
-        (experts_bytes / self.slot_cost_bytes()) as usize
-    }
-
-    fn pool(&self, experts_bytes: u64, budget: &Budget) -> Result<SlotPool, IoError> {
-        SlotPool::new(budget, self.slot_bytes, self.n_slots(experts_bytes))
-    }
-
-    /// How many stay in memory of experts that take so much.
-    pub(crate) fn n_held(&self, experts_bytes: u64) -> usize {
-        self.n_slots(experts_bytes).saturating_sub(self.staging_slots).min(self.n_experts)
-    }
-
-    /// What experts add to a token, if tokens take all of them alike: the reads of a layer follow its router, and what is in
-    /// memory computes beside them.
-    pub(crate) fn add_to(&self, prediction: &mut Prediction, experts_bytes: u64, speeds: &MachineSpeeds) {
-        let held = self.n_held(experts_bytes) as f64 / self.n_experts.max(1) as f64;
-        let of_token = |part: f64| (part * self.token_bytes as f64) as u64;
-        let reading = speeds.disk.rate.time_for(of_token(1.0 - held));
-        let [there, missing] = [held, 1.0 - held].map(|part| speeds.compute.time_for(of_token(part)));
-        prediction.reading += reading;
-        prediction.compute += there + missing;
-        // Who comes computes beside the reads of those behind it.
-        prediction.token += reading.max(there + missing);
-    }
-
-    /// What they take if so much is there for them.
-    pub(crate) fn bytes_of(&self, available_bytes: u64) -> u64 {
-        let n_slots = available_bytes / self.slot_cost_bytes();
-        n_slots.clamp(self.staging_slots as u64, (self.staging_slots + self.n_experts) as u64)
-            * self.slot_cost_bytes()
-    }
-}
-
-/// The experts of a model in a budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ExpertInfo {
-    /// Experts of all layers.
-    pub n_experts: usize,
-    /// How many stay in memory.
-    pub n_held: usize,
-    /// Bytes of all.
-    pub total_bytes: u64,
-    /// Bytes of those that a token takes.
-    pub token_bytes: u64,
-}
-
-impl ExpertInfo {
-    /// Bytes of those that do not stay in memory.
-    pub fn missing_bytes(&self) -> u64 {
-        self.total_bytes / self.n_experts.max(1) as u64 * (self.n_experts - self.n_held) as u64
-    }
-}
-
-/// What was done with experts so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ExpertTraffic {
-    /// Uses of an expert by a pass that found it in memory.
-    pub hits: u64,
-    /// Uses that had to read it.
-    pub misses: u64,
-    /// Bytes of the tensors that were read.
-    pub read_bytes: u64,
-    /// What of them a single token has read, on average of the last ones.
-    pub token_read_bytes: u64,
-    /// Time that nothing computed for want of an expert.
-    pub stall: Duration,
-}
-
-/// Of how many tokens, about.
-const AVERAGE_TOKENS: f64 = 16.0;
-
-/// An average that forgets.
-#[derive(Debug, Default)]
-struct Average(Option<f64>);
-
-impl Average {
-    fn observe(&mut self, value: f64) {
-        self.0 = Some(self.0.map_or(value, |average| average + (value - average) / AVERAGE_TOKENS));
-    }
 }
 
 /// The experts that are in memory, and the way there.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use flash_kv::{Identity, KvError, Opened, PageFile, Session};
 
-use super::{Engine, EngineOptions, Model};
+use super::{Engine, EngineOptions};
 use crate::ModelError;
 use crate::kv::{KvCache, KvPolicy, Stored, common_pages};
+use crate::model::Model;
 
 /// A session that was opened, for an [`Engine`] to go on with: see [`Model::resume`].
 #[derive(Debug)]

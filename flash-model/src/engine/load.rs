@@ -1,0 +1,119 @@
+//! From a model and a budget to an engine: the plan, the memory, the reads.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use flash_io::{Budget, Pace, Reader, Shard, ShardIdx};
+use flash_kv::{PageFile, PrefixStore, Scratch};
+use flash_sched::Ema;
+
+use super::{Engine, EngineOptions, SessionContext};
+use crate::ModelError;
+use crate::conduct::Conduct;
+use crate::experts::Experts;
+use crate::kv::{KvCache, KvPlan, PageSource, PageTraffic, Twins};
+use crate::model::Model;
+use crate::pace::Pacer;
+use crate::planner::MachineSpeeds;
+use crate::residency::Residency;
+
+impl Model {
+    /// Plans the residency, takes the memory and begins to read.
+    ///
+    /// # Errors
+    /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::Io`] if there are no threads or no memory;
+    /// [`ModelError::Rotates`] if prefixes are to be shared and tokens to be given up.
+    pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
+        self.load_with(options, None)
+    }
+
+    pub(super) fn load_with(
+        self,
+        options: &EngineOptions,
+        context: Option<SessionContext>,
+    ) -> Result<Engine, ModelError> {
+        let EngineOptions { budget_bytes, mut workload, reader, read_rate, events, kv_dir, share_prefixes } =
+            options.clone();
+        if share_prefixes && workload.kv.rotates() {
+            return Err(ModelError::Rotates { what: "a prefix that is shared" });
+        }
+        workload.kv.in_pages |= share_prefixes || context.is_some();
+        let (needs, kv_plan) = self.planned().needs(&workload, budget_bytes);
+        let floor_bytes = self.floor_bytes(&workload);
+        let plan = self.plan(&workload, budget_bytes, &MachineSpeeds::default())?;
+        let budget = Budget::new(budget_bytes);
+        let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
+        let identity = self.identity(&workload.kv)?;
+        if let Some(context) = &context {
+            context.check(&identity, workload.planned_tokens())?;
+        }
+
+        let pacer = Pacer::new(read_rate);
+        let mut reader_config = reader;
+        reader_config.pacer = Some(Arc::new(pacer.clone()) as Arc<dyn Pace>);
+        let mut shards = self.checkpoint.catalog().shards().to_vec();
+        let is_kept = context.is_some();
+        let scratch = match &kv_plan {
+            KvPlan::Paged(plan) if !is_kept && !plan.is_all_held() => Some(Scratch::new(&kv_dir, &identity)?),
+            _ => None,
+        };
+        let file: Option<Arc<PageFile>> = match &context {
+            Some(context) => Some(Arc::clone(context.pages())),
+            None => scratch.as_ref().map(|scratch| Arc::clone(scratch.pages())),
+        };
+        if let Some(file) = &file {
+            let storage = self.checkpoint.open_beside(file.path())?;
+            shards.push(Shard { path: file.path().to_owned(), storage });
+        }
+        let shard = ShardIdx(shards.len() - 1);
+        let reader = Reader::new(shards, reader_config)?;
+        let traffic = PageTraffic::default();
+        let conduct = Conduct { prefetch: workload.prefetch, pacer, events, pages: traffic.clone() };
+        let mut residency = Residency::new(self.bundles, plan, reader, &budget, conduct)?;
+        // The disk is the slowest: it begins before anything else is made.
+        residency.start()?;
+        let experts = match self.decoder.expert_plan() {
+            Some(plan) => {
+                let (reader, mixtures) = (residency.shared_reader(), self.decoder.mixtures());
+                Some(Experts::new(&self.backend, reader, mixtures, &plan, needs.expert_bytes, &budget)?)
+            }
+            None => None,
+        };
+        let shared = |file| PageSource { file, reader: residency.shared_reader(), shard, is_kept };
+        let source = file.map(shared);
+        let mut kv = match &kv_plan {
+            KvPlan::Paged(plan) => {
+                let twins = if share_prefixes { Twins::new(&kv_dir, &identity)? } else { None };
+                KvCache::paged(plan, identity, source, twins, traffic, &budget)?
+            }
+            KvPlan::Plain { context_tokens, .. } => {
+                KvCache::plain(&self.backend, self.kv_shape, self.n_layers, *context_tokens, &budget)?
+            }
+        };
+        let prefixes = share_prefixes.then(|| PrefixStore::open(&kv_dir, &identity)).transpose()?;
+        let session = match context {
+            Some(context) => Some(context.restore_own(&mut kv)?),
+            None => None,
+        };
+        let max_tokens = self.max_position_embeddings.unwrap_or(usize::MAX);
+        Ok(Engine {
+            model_bytes: self.checkpoint.catalog().total_bytes(),
+            decoder: self.decoder,
+            context_tokens: kv.context_tokens().min(max_tokens),
+            residency,
+            kv,
+            experts,
+            budget,
+            floor_bytes,
+            token_compute: Ema::default(),
+            interrupt: Arc::new(AtomicBool::new(false)),
+            session,
+            prefixes,
+            identity,
+            kv_dir,
+            rotates: workload.kv.rotates(),
+            _scratch: scratch,
+            _overhead: overhead,
+        })
+    }
+}

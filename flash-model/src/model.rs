@@ -1,0 +1,179 @@
+//! A model before it runs: its layers, what they need of memory, and how fast they would be.
+
+use flash_kv::{Digest, Identity, KvDtype, KvShape};
+use flash_sched::{Prediction, ResidencyPlan};
+
+use crate::bundle::{BundleInfo, Bundles};
+use crate::compute::{Backend, Compute};
+use crate::decoder::Decoder;
+use crate::experts::{ExpertInfo, ExpertPlan};
+use crate::kv::KvPolicy;
+use crate::needs::{MemoryNeeds, Planned, Workload};
+use crate::planner::MachineSpeeds;
+use crate::weights::Weights;
+use crate::{Checkpoint, ModelError, models};
+
+/// A model whose layers are made and checked against its checkpoint, without a weight in memory.
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) backend: Backend,
+    pub(crate) decoder: Decoder,
+    pub(crate) bundles: Bundles,
+    pub(crate) kv_shape: KvShape,
+    pub(crate) n_layers: usize,
+    pub(crate) vocab_size: usize,
+    pub(crate) max_position_embeddings: Option<usize>,
+    /// How many experts a token takes, if not as many as the model was trained with.
+    pub(crate) top_k: Option<usize>,
+}
+
+impl Model {
+    /// Makes the layers that the checkpoint's configuration asks for.
+    ///
+    /// # Errors
+    /// [`ModelError`], for an architecture that is not known, or tensors that do not fit the configuration.
+    pub fn open(checkpoint: Checkpoint) -> Result<Self, ModelError> {
+        Self::open_on(checkpoint, Compute::Auto)
+    }
+
+    /// The same, with a choice of who computes.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`ModelError::NativeCompute`].
+    pub fn open_on(checkpoint: Checkpoint, compute: Compute) -> Result<Self, ModelError> {
+        let backend = Backend::new(compute)?;
+        let weights = Weights::new(&checkpoint, &backend);
+        let architecture = models::build(&weights)?;
+        let kv_shape = KvShape {
+            kv_heads: architecture.kv_heads as usize,
+            head_dim: architecture.head_dim as usize,
+            dtype: KvDtype::F32,
+        };
+        let n_layers = architecture.layers.len();
+        let vocab_size = architecture.vocab_size as usize;
+        let max_position_embeddings = architecture.max_position_embeddings;
+        let (decoder, bundles) = Decoder::new(&weights, architecture)?;
+        Ok(Self {
+            checkpoint,
+            backend,
+            decoder,
+            bundles,
+            kv_shape,
+            n_layers,
+            vocab_size,
+            max_position_embeddings,
+            top_k: None,
+        })
+    }
+
+    /// Has each token take `top_k` experts of a layer instead of as many as the model was trained with, which it returns:
+    /// less is read and computed, and what the model says is not the same.
+    ///
+    /// # Errors
+    /// [`ModelError::NoExperts`], and [`ModelError::TopK`] for a number that there is not.
+    pub fn override_top_k(&mut self, top_k: usize) -> Result<usize, ModelError> {
+        let trained = self.decoder.override_top_k(top_k)?;
+        self.top_k = Some(top_k);
+        Ok(trained)
+    }
+
+    /// Where the weights come from.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The longest context that the model was trained for, if it says.
+    pub fn max_context_tokens(&self) -> Option<usize> {
+        self.max_position_embeddings
+    }
+
+    /// Bytes of all weights.
+    pub fn model_bytes(&self) -> u64 {
+        self.checkpoint.catalog().total_bytes()
+    }
+
+    /// Bytes that a token leaves in the KV cache.
+    pub fn kv_token_bytes(&self) -> u64 {
+        (self.n_layers * self.kv_shape.token_bytes()) as u64
+    }
+
+    /// The bundles in execution order.
+    pub fn bundles(&self) -> impl Iterator<Item = BundleInfo> {
+        self.bundles.info()
+    }
+
+    /// What a workload takes beside the weights, in a budget: keys and values take what suits it.
+    pub fn needs(&self, workload: &Workload, budget_bytes: u64) -> MemoryNeeds {
+        self.planned().needs(workload, budget_bytes).0
+    }
+
+    pub(crate) fn planned(&self) -> Planned<'_> {
+        let Self { backend, decoder, bundles, kv_shape, n_layers, vocab_size, .. } = self;
+        Planned {
+            backend,
+            decoder,
+            bundles,
+            kv_shape: *kv_shape,
+            n_layers: *n_layers,
+            vocab_size: *vocab_size,
+        }
+    }
+
+    /// Which bundles a budget pins, and the slots of the others. [`load`](Self::load) keeps to the plan for the usual speeds.
+    ///
+    /// # Errors
+    /// [`ModelError::BelowFloor`].
+    pub fn plan(
+        &self,
+        workload: &Workload,
+        budget_bytes: u64,
+        speeds: &MachineSpeeds,
+    ) -> Result<ResidencyPlan, ModelError> {
+        let (needs, _) = self.planned().needs(workload, budget_bytes);
+        let plan = self.bundles.plan(needs.fixed_bytes(), budget_bytes, workload.prefetch, speeds);
+        plan.map_err(|_| self.planned().below_floor(workload, budget_bytes))
+    }
+
+    /// How long a token is predicted to take in a budget; experts, if there are any, are taken to be used alike.
+    ///
+    /// # Errors
+    /// [`ModelError::BelowFloor`].
+    pub fn predict(
+        &self,
+        workload: &Workload,
+        budget_bytes: u64,
+        speeds: &MachineSpeeds,
+    ) -> Result<Prediction, ModelError> {
+        let plan = self.plan(workload, budget_bytes, speeds)?;
+        let mut prediction = self.bundles.predict(&plan, speeds);
+        if let Some(experts) = self.decoder.expert_plan() {
+            let expert_bytes = self.needs(workload, budget_bytes).expert_bytes;
+            experts.add_to(&mut prediction, expert_bytes, speeds);
+        }
+        Ok(prediction)
+    }
+
+    /// Experts of all layers, how many of them a budget holds, and what a token takes of all; none if there are none.
+    pub fn experts(&self, workload: &Workload, budget_bytes: u64) -> Option<ExpertInfo> {
+        let plan = self.decoder.expert_plan()?;
+        let n_held = plan.n_held(self.needs(workload, budget_bytes).expert_bytes);
+        let ExpertPlan { n_experts, total_bytes, token_bytes, .. } = plan;
+        Some(ExpertInfo { n_experts, n_held, total_bytes, token_bytes })
+    }
+
+    /// The smallest budget for a workload.
+    pub fn floor_bytes(&self, workload: &Workload) -> u64 {
+        self.planned().floor_bytes(workload)
+    }
+
+    /// What pages of this model are told from others by.
+    pub(crate) fn identity(&self, policy: &KvPolicy) -> Result<Identity, ModelError> {
+        let computed_by = match self.top_k {
+            None => self.backend.name().to_owned(),
+            Some(top_k) => format!("{} with {top_k} experts", self.backend.name()),
+        };
+        let model = Digest(self.checkpoint.digest(&computed_by)?);
+        Ok(Identity { model, geometry: policy.geometry(self.kv_shape, self.n_layers) })
+    }
+}
