@@ -24,7 +24,7 @@ pub(crate) struct ConvertArgs {
     /// The directory to make; it must not exist, or be empty
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// With --hf: quantize to this many bits, 4 or 8 [default: 4]
+    /// With --hf: quantize to this many bits: 2, 3, 4, 5, 6 or 8 [default: 4]
     #[arg(long, value_name = "N", requires = "hf")]
     pub(crate) bits: Option<u32>,
     /// With --gguf: re-pack every tensor without loss where MLX's format can hold it (the default)

@@ -57,7 +57,7 @@ fn a_hugging_face_directory_is_quantised_and_runs() {
     assert_eq!(stdout(&run(out)), stdout(&run(tiny.dir())), "8 bits leave the likeliest token what it is");
 
     assert_refused(&convert(&[]), 1, &["exists already"]);
-    assert_refused(&convert(&["--bits", "3"]), 2, &["--bits 3 --group-size 64", "3 bits"]);
+    assert_refused(&convert(&["--bits", "7"]), 2, &["--bits 7 --group-size 64", "7 bits"]);
     assert_refused(&convert(&["--keep"]), 2, &["--hf <MODEL>", "--keep"]);
     let again = output(["convert", "--hf", out, "--out", "elsewhere"]);
     assert_refused(&again, 1, &["config.json: quantization says that the weights are quantised already"]);
