@@ -21,7 +21,7 @@ pub enum Target {
     /// `mlx_lm.convert(quantize=True, dtype="float16")` makes of an `f16` model. Matrices whose rows are no whole
     /// groups stay `f16`.
     Quantize {
-        /// Bits of a code: 4 or 8.
+        /// Bits of a code: 2, 3, 4, 5, 6 or 8.
         bits: u32,
         /// Values that share a scale: 32, 64 or 128.
         group_size: usize,

@@ -178,7 +178,7 @@ fn rope_factors_that_no_config_describes_are_refused_by_name() {
 fn targets_that_mlx_does_not_have_are_refused() {
     let folder = Folder::new(&tiny());
     let conversion = Conversion::open(&folder.gguf()).unwrap();
-    for (bits, group_size) in [(3, 64), (4, 16), (0, 0)] {
+    for (bits, group_size) in [(1, 64), (7, 64), (4, 16), (0, 0)] {
         let target = Target::Quantize { bits, group_size };
         assert!(matches!(conversion.plan(target, 1).unwrap_err(), ConvertError::Target { .. }));
     }
