@@ -1,0 +1,133 @@
+//! A tiny model whose contexts come and go.
+
+use std::path::PathBuf;
+
+use flash_io::IoMode;
+use flash_model::{
+    Checkpoint, Compute, Engine, EngineOptions, KvFormat, KvPolicy, Model, ModelError, Recovery, Resumption,
+    Workload,
+};
+
+use crate::tiny::{Format, Tiny};
+
+const CONTEXT_TOKENS: usize = 1500;
+pub(crate) const FORMATS: [KvFormat; 4] = [KvFormat::Exact, KvFormat::F16, KvFormat::Int8, KvFormat::Int4];
+pub(crate) const TINY: Tiny = Tiny {
+    layers: 3,
+    heads: 4,
+    kv_heads: 2,
+    vocab: 90,
+    tied: true,
+    biases: false,
+    experts: None,
+    format: Format::Affine(4),
+    seed: 12,
+};
+
+/// A model, a folder for caches, and one way to keep a cache.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub dir: tempfile::TempDir,
+    pub compute: Compute,
+    pub kv: KvPolicy,
+    /// Part of the model and of the cache that memory has room for beyond the floor.
+    pub room: f64,
+    pub share_prefixes: bool,
+}
+
+impl Bench {
+    pub(crate) fn new(format: KvFormat) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        TINY.write(dir.path());
+        let kv = KvPolicy { format, in_pages: true, ..KvPolicy::default() };
+        Self { dir, compute: Compute::Auto, kv, room: 0.0, share_prefixes: false }
+    }
+
+    pub(crate) fn kv_dir(&self) -> PathBuf {
+        self.dir.path().join("kv")
+    }
+
+    pub(crate) fn session_dir(&self) -> PathBuf {
+        self.kv_dir().join("sessions/talk")
+    }
+
+    pub(crate) fn model(&self) -> Model {
+        Model::open_on(Checkpoint::open(self.dir.path(), IoMode::Pread).unwrap(), self.compute).unwrap()
+    }
+
+    pub(crate) fn options(&self, model: &Model) -> EngineOptions {
+        let workload = Workload { kv: self.kv, ..Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS) };
+        let all_bytes = model.model_bytes() + model.kv_token_bytes() * CONTEXT_TOKENS as u64;
+        let budget_bytes = model.floor_bytes(&workload) + (self.room * all_bytes as f64) as u64;
+        let options = EngineOptions::new(budget_bytes, workload);
+        EngineOptions { kv_dir: self.kv_dir(), share_prefixes: self.share_prefixes, ..options }
+    }
+
+    /// Without a session.
+    pub(crate) fn open(&self) -> Engine {
+        let model = self.model();
+        let options = self.options(&model);
+        model.load(&options).unwrap()
+    }
+
+    pub(crate) fn try_resume(&self) -> Result<(Engine, Resumption), ModelError> {
+        let model = self.model();
+        let options = self.options(&model);
+        let context = model.open_session(&self.kv_dir(), "talk", &self.kv)?;
+        let tokens = context.token_ids().to_vec();
+        let how = match context.resumption() {
+            Resumption::New => Resumption::New,
+            Resumption::Saved { is_exact } => Resumption::Saved { is_exact: *is_exact },
+            Resumption::Recovered(recovery) => Resumption::Recovered(Box::new(copy(recovery))),
+        };
+        let engine = model.resume(&options, context)?;
+        assert_eq!(engine.held(), tokens);
+        Ok((engine, how))
+    }
+
+    pub(crate) fn resume(&self) -> (Engine, Resumption) {
+        self.try_resume().unwrap()
+    }
+
+    /// The session, which was saved.
+    pub(crate) fn saved(&self) -> Engine {
+        let (engine, how) = self.resume();
+        assert!(matches!(how, Resumption::Saved { is_exact: true }), "{how:?}");
+        engine
+    }
+
+    /// The session, after a crash; and whether it has the bits that it had.
+    pub(crate) fn recovered(&self) -> (Engine, Recovery) {
+        match self.resume() {
+            (engine, Resumption::Recovered(recovery)) => (engine, *recovery),
+            (_, how) => panic!("{how:?}"),
+        }
+    }
+
+    /// The bits behind the last of these tokens, passed at once by an engine of its own.
+    pub(crate) fn wanted(&self, tokens: &[u32]) -> Vec<u32> {
+        let plain = Self { dir: tempfile::tempdir().unwrap(), room: 4.0, share_prefixes: false, ..*self };
+        TINY.write(plain.dir.path());
+        bits(&mut plain.open(), tokens)
+    }
+}
+
+/// Without what cannot be copied.
+fn copy(recovery: &Recovery) -> Recovery {
+    let mut copied = Recovery::default();
+    copied.is_exact = recovery.is_exact;
+    copied
+}
+
+pub(crate) fn tokens(n: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * i + 31 * i + 7) % TINY.vocab) as u32).collect()
+}
+
+/// Others.
+pub(crate) fn others(n: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * i * 3 + 5 * i + 1) % TINY.vocab) as u32).collect()
+}
+
+pub(crate) fn bits(engine: &mut Engine, ids: &[u32]) -> Vec<u32> {
+    engine.forward(ids).unwrap().iter().map(|logit| logit.to_bits()).collect()
+}

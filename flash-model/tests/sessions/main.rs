@@ -1,0 +1,10 @@
+//! Contexts that outlive an engine: sessions and shared prefixes.
+
+mod bench;
+mod copies;
+mod prefixes;
+mod recovery;
+mod saved;
+#[path = "../streaming/tiny.rs"]
+#[expect(dead_code, reason = "other tests draw models of any form")]
+mod tiny;
