@@ -10,7 +10,7 @@ use std::sync::Arc;
 use flash_kernels::Pool;
 use flash_kv::LayerBuffers;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Device, DeviceType, nn};
+use mlx_rs::{Array, Device, DeviceType};
 use parking_lot::Mutex;
 
 use crate::ModelError;
@@ -233,20 +233,14 @@ impl Backend {
         up: Matrix<'_>,
     ) -> Result<Array, Exception> {
         match self {
-            Self::Mlx => {
-                let gate = mlx::product(x, gate)?;
-                let open = match activation {
-                    Activation::Silu => nn::silu(gate)?,
-                    Activation::GeluTanh => nn::gelu_approximate(gate)?,
-                };
-                open.multiply(mlx::product(x, up)?)
-            }
+            Self::Mlx => mlx::gated_product(activation, x, gate, up),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::gated_product(pool, activation, x, gate, up),
         }
     }
 
-    /// Normalises the heads if that is asked for, rotates the queries and keys, appends keys and values to the cache, and attends to all tokens so far.
+    /// Normalises the heads if that is asked for, rotates the queries and keys, appends keys and values to the cache, and
+    /// attends to all tokens so far.
     pub(crate) fn attend(
         &self,
         attention: &CausalAttention,

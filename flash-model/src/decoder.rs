@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::ModelError;
+use crate::arrays::positions;
 use crate::attention::LayerInput;
 use crate::bundle::{Bundle, Bundles};
 use crate::embedding::Embedding;
@@ -244,9 +244,4 @@ pub(crate) struct Pass<'a> {
     pub experts: &'a mut Option<Experts>,
     /// Set by another thread to stop between two layers.
     pub interrupt: &'a AtomicBool,
-}
-
-/// Positions `start..end` of `x`, `[1, n, hidden]`.
-pub(crate) fn positions(x: &Array, start: usize, end: usize) -> Result<Array, Exception> {
-    x.try_index((.., start as i32..end as i32, ..))
 }

@@ -18,7 +18,7 @@ use flash_sched::{ByteRate, Ema};
 use crate::ModelError;
 use crate::allowance::Allowance;
 use crate::decoder::{Decoder, Pass};
-use crate::experts::Experts;
+use crate::experts::{ExpertTraffic, Experts};
 use crate::kv::KvCache;
 use crate::residency::Residency;
 
@@ -85,8 +85,11 @@ impl Engine {
 
     /// How long computing has waited for weights.
     fn stall(&self) -> Duration {
-        let experts = self.experts.as_ref().map(Experts::traffic).unwrap_or_default();
-        self.residency.stall() + experts.stall
+        self.residency.stall() + self.expert_traffic().unwrap_or_default().stall
+    }
+
+    fn expert_traffic(&self) -> Option<ExpertTraffic> {
+        self.experts.as_ref().map(Experts::traffic)
     }
 
     fn pass<T>(
@@ -169,16 +172,17 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let reads = self.residency.reader().stats();
         let kv = self.kv.stats();
-        let experts = self.experts.as_ref().map(Experts::traffic).unwrap_or_default();
+        let experts = self.expert_traffic();
+        let expert_reads = experts.unwrap_or_default();
         EngineStats {
             model_bytes: self.model_bytes,
             budget_bytes: self.budget.total_bytes(),
             floor_bytes: self.floor_bytes,
             pinned_bytes: self.residency.pinned_bytes(),
-            streamed_bytes: self.residency.streamed_bytes() + experts.read_bytes,
-            pass_bytes: self.residency.pass_bytes() + experts.token_read_bytes,
+            streamed_bytes: self.residency.streamed_bytes() + expert_reads.read_bytes,
+            pass_bytes: self.residency.pass_bytes() + expert_reads.token_read_bytes,
             stall: self.stall(),
-            experts: self.experts.as_ref().map(Experts::traffic),
+            experts,
             kv_stall: kv.waited,
             kv_read_bytes: kv.read_bytes,
             kv_written_bytes: kv.written_bytes,

@@ -20,6 +20,7 @@ use mlx_rs::Array;
 use mlx_rs::transforms::async_eval;
 
 use crate::ModelError;
+use crate::arrays::values;
 use crate::bundle::Bundle;
 use crate::compute::{Backend, Term, Work};
 use crate::residency::{SLOT_RETURN, once_slots_are_back};
@@ -75,8 +76,12 @@ struct Demand<'a> {
     layer_idx: usize,
     mixture: &'a Mixture,
     routes: &'a Routes,
-    /// `[1, n, hidden]`.
+    /// The experts that have to be read, in order.
+    missing: &'a [usize],
+    /// What the experts get: `[1, n, hidden]`.
     x: &'a Array,
+    /// What is added to: `[1, n, hidden]`.
+    hidden: &'a Array,
 }
 
 impl Experts {
@@ -155,12 +160,7 @@ impl Experts {
         hidden: &Array,
         routed: &Routed,
     ) -> Result<Array, ModelError> {
-        routed.scores.eval()?;
-        let scores: &[f32] = routed.scores.try_as_slice().map_err(|error| match error {
-            mlx_rs::error::AsSliceError::Exception(error) => error,
-            other => mlx_rs::error::Exception::custom(other.to_string()),
-        })?;
-        let routes = Routes::new(&mixture.router, scores, mixture.dims.n_experts)?;
+        let routes = Routes::new(&mixture.router, values(&routed.scores)?, mixture.dims.n_experts)?;
         let uses = routes.by_expert.iter().map(|(expert_idx, tokens)| (*expert_idx, tokens.len()));
         self.cache.uses(layer_idx, routes.by_token.len(), uses);
         let used = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx);
@@ -173,11 +173,11 @@ impl Experts {
         for expert_idx in self.cache.keep(layer_idx, &missing) {
             self.held.remove(&(layer_idx, expert_idx));
         }
-        let demand = Demand { layer_idx, mixture, routes: &routes, x: &routed.x };
+        let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x: &routed.x, hidden };
         let mixed = if missing.len() <= self.plan.staging_slots && routes.by_token.len() == 1 {
-            self.as_they_come(&demand, &missing, hidden)
+            self.as_they_come(&demand)
         } else {
-            self.in_order(&demand, &missing, hidden)
+            self.in_order(&demand)
         };
         if mixed.is_err() {
             // Who was to be kept may not have come.
@@ -191,13 +191,8 @@ impl Experts {
     }
 
     /// For one token: first those that are there, then the others as they come, and the sum at the end.
-    fn as_they_come(
-        &mut self,
-        demand: &Demand<'_>,
-        missing: &[usize],
-        hidden: &Array,
-    ) -> Result<Array, ModelError> {
-        let Demand { layer_idx, mixture, routes, x } = *demand;
+    fn as_they_come(&mut self, demand: &Demand<'_>) -> Result<Array, ModelError> {
+        let Demand { layer_idx, mixture, routes, missing, x, hidden } = *demand;
         let mut loads = VecDeque::with_capacity(missing.len());
         for &expert_idx in missing {
             loads.push_back(self.load(mixture, expert_idx)?);
@@ -245,13 +240,8 @@ impl Experts {
     }
 
     /// For many tokens: expert by expert, each read once, and what it makes added at once.
-    fn in_order(
-        &mut self,
-        demand: &Demand<'_>,
-        missing: &[usize],
-        hidden: &Array,
-    ) -> Result<Array, ModelError> {
-        let Demand { layer_idx, mixture, routes, x } = *demand;
+    fn in_order(&mut self, demand: &Demand<'_>) -> Result<Array, ModelError> {
+        let Demand { layer_idx, mixture, routes, missing, x, hidden } = *demand;
         let mut to_read: VecDeque<usize> = missing.iter().copied().collect();
         let mut loads: VecDeque<Load> = VecDeque::new();
         let mut mixed = hidden.clone();

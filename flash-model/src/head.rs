@@ -3,6 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::module::Module;
 
+use crate::arrays::{positions, values};
 use crate::bundle::Bundles;
 use crate::layers::Linear;
 use crate::proxy::{Holder, StreamingProxy};
@@ -84,7 +85,7 @@ impl Head {
                 let mut n_rows = 0;
                 for start in (0..targets.len()).step_by(LOSS_POSITIONS) {
                     let end = (start + LOSS_POSITIONS).min(targets.len());
-                    let logits = tile.forward(&crate::decoder::positions(x, start, end)?)?;
+                    let logits = tile.forward(&positions(x, start, end)?)?;
                     n_rows = logits.dim(-1) as usize;
                     let rows = values(&logits)?.chunks_exact(n_rows);
                     for ((row, sum), &target) in rows.zip(&mut sums[start..end]).zip(&targets[start..end]) {
@@ -111,13 +112,6 @@ fn head_bytes(checkpoint: &Checkpoint, path: &str) -> u64 {
     let names = ["weight", "scales", "biases"].map(|name| format!("{path}.{name}"));
     let tensors = names.iter().filter_map(|name| checkpoint.catalog().get(name));
     tensors.map(|tensor| tensor.span.len_bytes()).sum()
-}
-
-fn values(array: &Array) -> Result<&[f32], ModelError> {
-    array.try_as_slice().map_err(|error| match error {
-        mlx_rs::error::AsSliceError::Exception(error) => error.into(),
-        other => mlx_rs::error::Exception::custom(other.to_string()).into(),
-    })
 }
 
 /// log Σ exp of logits that come in parts, and the target's logit among them.

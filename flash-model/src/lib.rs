@@ -26,6 +26,7 @@
 //! ```
 
 mod allowance;
+mod arrays;
 mod attention;
 mod bundle;
 mod checkpoint;

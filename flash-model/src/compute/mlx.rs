@@ -8,11 +8,11 @@ use std::ops::Range;
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::{Array, Dtype, ops};
+use mlx_rs::{Array, Dtype, nn, ops};
 
 pub(super) use experts::{add_rows, expert_rows};
 
-use super::{AttentionInput, Matrix, Norm, Quantized};
+use super::{Activation, AttentionInput, Matrix, Norm, Quantized};
 use crate::attention::CausalAttention;
 use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::kv::LayerKv;
@@ -46,6 +46,20 @@ pub(super) fn products<const N: usize>(
 ) -> Result<[Array; N], Exception> {
     let products = matrices.into_iter().map(|matrix| product(x, matrix)).collect::<Result<Vec<_>, _>>()?;
     Ok(products.try_into().expect("one for each"))
+}
+
+pub(super) fn gated_product(
+    activation: Activation,
+    x: &Array,
+    gate: Matrix<'_>,
+    up: Matrix<'_>,
+) -> Result<Array, Exception> {
+    let gate = product(x, gate)?;
+    let open = match activation {
+        Activation::Silu => nn::silu(gate)?,
+        Activation::GeluTanh => nn::gelu_approximate(gate)?,
+    };
+    open.multiply(product(x, up)?)
 }
 
 pub(super) fn rms_norm(

@@ -7,6 +7,7 @@ use mlx_rs::module::Module;
 use super::{LayerOutput, Sizes};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
+use crate::experts::Gate;
 use crate::layers::RmsNorm;
 use crate::mlp::{Mlp, MlpArgs};
 use crate::weights::Weights;
@@ -51,4 +52,20 @@ impl Module<LayerInput<'_>> for TransformerBlock {
     }
 
     fn training_mode(&mut self, _: bool) {}
+}
+
+/// The same with a mixture in place of the MLP: attends, and says what its experts get.
+///
+/// `norms`: those before the attention and before the router.
+pub(super) fn attend_and_route(
+    self_attn: &mut Attention,
+    gate: &mut Gate,
+    norms: [&mut RmsNorm; 2],
+    LayerInput { x, kv, position }: LayerInput<'_>,
+) -> Result<LayerOutput, Exception> {
+    let [input_layernorm, post_attention_layernorm] = norms;
+    let normed = input_layernorm.forward(x)?;
+    let hidden = self_attn.add(x, LayerInput { x: &normed, kv, position })?;
+    let routed = gate.route(post_attention_layernorm.forward(&hidden)?)?;
+    Ok(LayerOutput { hidden, routed: Some(routed) })
 }

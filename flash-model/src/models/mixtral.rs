@@ -5,6 +5,7 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
 use serde::Deserialize;
 
+use super::block::attend_and_route;
 use super::{Architecture, Layer, LayerOutput, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::{Attention, LayerInput};
@@ -58,11 +59,9 @@ impl Module<LayerInput<'_>> for MixtralBlock {
     type Output = LayerOutput;
     type Error = Exception;
 
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let normed = self.input_layernorm.forward(x)?;
-        let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
-        let normed = self.post_attention_layernorm.forward(&h)?;
-        Ok(LayerOutput { hidden: h, routed: Some(self.block_sparse_moe.route(normed)?) })
+    fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        let norms = [&mut self.input_layernorm, &mut self.post_attention_layernorm];
+        attend_and_route(&mut self.self_attn, &mut self.block_sparse_moe, norms, input)
     }
 
     fn training_mode(&mut self, _: bool) {}

@@ -5,7 +5,7 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
 use serde::Deserialize;
 
-use super::block::TransformerBlock;
+use super::block::{TransformerBlock, attend_and_route};
 use super::{Architecture, Layer, LayerOutput, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
@@ -61,11 +61,9 @@ impl Module<LayerInput<'_>> for SparseBlock {
     type Output = LayerOutput;
     type Error = Exception;
 
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let normed = self.input_layernorm.forward(x)?;
-        let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
-        let normed = self.post_attention_layernorm.forward(&h)?;
-        Ok(LayerOutput { hidden: h, routed: Some(self.mlp.route(normed)?) })
+    fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        let norms = [&mut self.input_layernorm, &mut self.post_attention_layernorm];
+        attend_and_route(&mut self.self_attn, &mut self.mlp, norms, input)
     }
 
     fn training_mode(&mut self, _: bool) {}

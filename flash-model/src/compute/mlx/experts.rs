@@ -1,18 +1,18 @@
 //! Experts by MLX's operations.
 
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, nn, ops};
+use mlx_rs::{Array, ops};
 
-use super::product;
-use crate::compute::{Term, Work};
+use super::{gated_product, product};
+use crate::compute::{Activation, Term, Work};
 
 /// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
 pub(in crate::compute) fn expert_rows(x: &Array, work: &[Work<'_>]) -> Result<Array, Exception> {
     let x = x.reshape(&[-1, x.dim(-1)])?;
     let rows = work.iter().map(|Work { expert, tokens }| {
         let x = x.take_axis(Array::from_slice(tokens, &[tokens.len() as i32]), 0)?;
-        let gate = nn::silu(product(&x, expert.gate_proj.matrix())?)?;
-        product(&gate.multiply(product(&x, expert.up_proj.matrix())?)?, expert.down_proj.matrix())
+        let gated = gated_product(Activation::Silu, &x, expert.gate_proj.matrix(), expert.up_proj.matrix())?;
+        product(&gated, expert.down_proj.matrix())
     });
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
     ops::concatenate(&rows, 0)
