@@ -120,9 +120,9 @@ impl Setting {
     /// Measures `flash-cli` into the last column.
     fn flash(&self, model: &Model, n_tokens: usize, prompts: &[usize], columns: &mut [Column]) -> Result<()> {
         let Some(column) = columns.last_mut() else { bail!("there is no column to fill") };
-        let (decode, report) = self.flash.decode(&model.mlx, n_tokens, &self.confinement)?;
+        let (decode, report) = self.flash.decode(model, n_tokens, &self.confinement)?;
         column.decode.push(decode);
-        column.token_bytes = report.model_bytes - model.rows_bytes;
+        column.token_bytes = report.model_bytes - model.unread_bytes;
         for (samples, &prompt) in column.prefill.iter_mut().zip(prompts) {
             samples.push(self.flash.prefill(&model.mlx, prompt, &self.confinement)?);
         }
@@ -166,7 +166,7 @@ fn with_llama_cpp(
     setting.compare(n_tokens, prompts, columns, |model, columns| {
         let round = llama_bench::run(&llama_cpp, &model.gguf, n_tokens, prompts, &setting.confinement)?;
         columns[0].decode.push(round.decode);
-        columns[0].token_bytes = round.model_bytes - model.rows_bytes;
+        columns[0].token_bytes = round.model_bytes - model.unread_bytes;
         for (samples, rate) in columns[0].prefill.iter_mut().zip(round.prefill) {
             samples.push(rate);
         }

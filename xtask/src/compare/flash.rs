@@ -8,11 +8,15 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::confine::Confinement;
+use super::model::Model;
 use crate::{models, run};
 
 /// Each of these words, with the space before it, is one token of the demo model's vocabulary.
 const WORDS: [&str; 12] =
     ["The", "sun", "is", "hot", "and", "the", "sea", "is", "deep", "and", "cold", "today"];
+
+/// Makes all tokens about as likely as each other.
+const DRAWING_TEMPERATURE: &str = "1000";
 
 pub struct Flash {
     program: PathBuf,
@@ -48,8 +52,9 @@ impl Flash {
     }
 
     /// Tokens per second of `n_tokens` that follow the first one, and the report.
-    pub fn decode(&self, model: &Path, n_tokens: usize, confinement: &Confinement) -> Result<(f64, Report)> {
-        let report = self.run(model, 1, n_tokens + 1, confinement)?;
+    pub fn decode(&self, model: &Model, n_tokens: usize, confinement: &Confinement) -> Result<(f64, Report)> {
+        let draw: &[&str] = if model.is_mixture { &["--temp", DRAWING_TEMPERATURE] } else { &[] };
+        let report = self.run(&model.mlx, 1, n_tokens + 1, draw, confinement)?;
         if report.generated_tokens != n_tokens + 1 {
             bail!("flash-cli generated {} tokens, not {}", report.generated_tokens, n_tokens + 1);
         }
@@ -58,13 +63,20 @@ impl Flash {
 
     /// Tokens per second of a prompt of `n_tokens`.
     pub fn prefill(&self, model: &Path, n_tokens: usize, confinement: &Confinement) -> Result<f64> {
-        let report = self.run(model, n_tokens, 1, confinement)?;
+        let report = self.run(model, n_tokens, 1, &[], confinement)?;
         Ok(1000.0 * n_tokens as f64 / report.ttft_ms)
     }
 
-    fn run(&self, model: &Path, prompt: usize, max: usize, confinement: &Confinement) -> Result<Report> {
+    fn run(
+        &self,
+        model: &Path,
+        prompt: usize,
+        max: usize,
+        options: &[&str],
+        confinement: &Confinement,
+    ) -> Result<Report> {
         let mut command = Command::new(&self.program);
-        command.args(["run", "--json", "--warm-up", "--ignore-eos", "--prompt", &text(prompt)]);
+        command.args(["run", "--json", "--warm-up", "--ignore-eos", "--prompt", &text(prompt)]).args(options);
         command.args(["--max-tokens", &max.to_string(), "--model"]).arg(model);
         if let Some(memory) = confinement.memory {
             command.args(["--ram", &format!("{}B", memory.as_u64())]);

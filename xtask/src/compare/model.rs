@@ -12,6 +12,35 @@ use crate::{cache, models, run};
 const SYNTHETIC: &str = include_str!("synthetic.py");
 const HALF_PRECISION: &str = include_str!("half_precision.py");
 
+/// One of those that the script knows.
+struct Preset {
+    argument: &'static str,
+    name: &'static str,
+    /// On the disk.
+    size: &'static str,
+    unread_bytes: u64,
+    is_mixture: bool,
+}
+
+const DENSE_8B: Preset = Preset {
+    argument: "8b",
+    name: "Random weights in the shapes of Llama 3 8B, 4.5 bits each (GGUF: Q4_0; MLX: affine, groups of 64)",
+    size: "8.4 GB",
+    unread_bytes: at_4_5_bits(49_152 * 4096),
+    is_mixture: false,
+};
+const MIXTURE_30B: Preset = Preset {
+    argument: "30b-a3b",
+    name: "Random weights in the shapes of Qwen3 30B-A3B, 4.5 bits each (GGUF: Q4_0; MLX: affine, groups of 64)",
+    size: "34 GB",
+    unread_bytes: at_4_5_bits(49_152 * 2048 + 48 * (128 - 8) * 3 * 2048 * 768),
+    is_mixture: true,
+};
+
+const fn at_4_5_bits(weights: u64) -> u64 {
+    weights * 9 / 16
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Choice {
     /// SmolLM2-135M-Instruct
@@ -19,16 +48,22 @@ pub enum Choice {
     /// Random weights in the shapes of Llama 3 8B; made once, takes 8.4 GB
     #[value(name = "8b")]
     Synthetic8b,
-    /// Both
-    All,
+    /// Random weights in the shapes of Qwen3 30B-A3B, a mixture of experts; made once, takes 34 GB
+    #[value(name = "30b-a3b")]
+    Synthetic30b,
+    /// Those without experts
+    Dense,
 }
 
 pub struct Model {
     pub name: &'static str,
     pub mlx: PathBuf,
     pub gguf: PathBuf,
-    /// The part of the weights of which a decoded token reads one row: an embedding that is not the head, too.
-    pub rows_bytes: u64,
+    /// The part of the weights that a decoded token does not read: the rows of others in an embedding that is not the head,
+    /// and other experts.
+    pub unread_bytes: u64,
+    /// Whether it has experts. They follow from tokens, so those are to be drawn as llama.cpp's benchmark draws them.
+    pub is_mixture: bool,
 }
 
 impl Choice {
@@ -36,9 +71,10 @@ impl Choice {
         let demo = demo(flash_cli)?;
         Ok(match self {
             Self::Demo => vec![demo],
-            Self::Synthetic8b => vec![synthetic_8b(python, &demo)?],
-            Self::All => {
-                let synthetic = synthetic_8b(python, &demo)?;
+            Self::Synthetic8b => vec![synthetic(&DENSE_8B, python, &demo)?],
+            Self::Synthetic30b => vec![synthetic(&MIXTURE_30B, python, &demo)?],
+            Self::Dense => {
+                let synthetic = synthetic(&DENSE_8B, python, &demo)?;
                 vec![demo, synthetic]
             }
         })
@@ -50,7 +86,8 @@ fn demo(flash_cli: &Path) -> Result<Model> {
         name: "SmolLM2-135M-Instruct, 4 bits (GGUF: Q4_1; MLX: the same weights)",
         mlx: models::demo(flash_cli)?,
         gguf: models::gguf()?,
-        rows_bytes: 0,
+        unread_bytes: 0,
+        is_mixture: false,
     })
 }
 
@@ -82,19 +119,21 @@ fn made_once(made_from: &str, make: impl FnOnce(&PathBuf) -> Result<()>) -> Resu
     Ok(dir)
 }
 
-fn synthetic_8b(python: &Path, demo: &Model) -> Result<Model> {
+fn synthetic(preset: &Preset, python: &Path, demo: &Model) -> Result<Model> {
     let model = |dir: &Path| Model {
-        name: "Random weights in the shapes of Llama 3 8B, 4.5 bits each (GGUF: Q4_0; MLX: affine, groups of 64)",
+        name: preset.name,
         mlx: dir.join("mlx"),
         gguf: dir.join("model.gguf"),
-        rows_bytes: 49_152 * 4096 * 9 / 16,
+        unread_bytes: preset.unread_bytes,
+        is_mixture: preset.is_mixture,
     };
-    let dir = made_once(&cache::sha256_of(&[SYNTHETIC.as_bytes()]), |dir| {
-        eprintln!("Making a model of random weights in the shapes of Llama 3 8B (once, 8.4 GB)");
+    let made_from = cache::sha256_of(&[SYNTHETIC.as_bytes(), preset.argument.as_bytes()]);
+    let dir = made_once(&made_from, |dir| {
+        eprintln!("Making a model of random weights (once, {})", preset.size);
         fs::create_dir(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let made = model(dir);
         let mut python = Command::new(python);
-        python.args(["-c", SYNTHETIC]).args([&made.mlx, &made.gguf, &demo.mlx, &demo.gguf]);
+        python.args(["-c", SYNTHETIC, preset.argument]).args([&made.mlx, &made.gguf, &demo.mlx, &demo.gguf]);
         run::check(&mut python)
     })?;
     Ok(model(&dir))
