@@ -142,7 +142,7 @@ impl Decoder {
                         continue;
                     }
                     // Chunk by chunk: what is computed for one is large.
-                    let routed = sent.last().into_iter().flat_map(|Routed { x, scores }| [x, scores]);
+                    let routed = sent.last().into_iter().flat_map(Routed::arrays);
                     mlx_rs::transforms::eval([&*chunk].into_iter().chain(routed))?;
                     if residency.has_to_adapt() {
                         let next = after.first().map_or(norm.bundle(), Holder::bundle);
@@ -223,7 +223,8 @@ fn joined(sent: &[Routed]) -> Result<Option<Routed>, Exception> {
     }
     let join =
         |part: fn(&Routed) -> &Array| mlx_rs::ops::concatenate(&sent.iter().map(part).collect::<Vec<_>>(), 1);
-    Ok(Some(Routed { x: join(|routed| &routed.x)?, scores: join(|routed| &routed.scores)? }))
+    let correction = sent[0].correction.clone();
+    Ok(Some(Routed { x: join(|routed| &routed.x)?, logits: join(|routed| &routed.logits)?, correction }))
 }
 
 /// These layers and what comes behind them, as what may have weights.

@@ -25,11 +25,11 @@ use crate::bundle::Bundle;
 use crate::compute::{Backend, Term, Work};
 use crate::residency::{SLOT_RETURN, once_slots_are_back};
 
-pub(crate) use gate::Gate;
+pub(crate) use gate::{Gate, GateArgs};
 pub(crate) use mixture::{Expert, ExpertDims, Mixture, Names};
 pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;
-pub(crate) use router::{Router, Routes};
+pub(crate) use router::{Router, Routes, Scoring};
 use traffic::Average;
 pub use traffic::ExpertTraffic;
 
@@ -41,8 +41,17 @@ const WAVE_ROWS: usize = 512;
 pub(crate) struct Routed {
     /// What each of them gets: `[1, n, hidden]`.
     pub x: Array,
-    /// The router's scores: `[1, n, n_experts]`.
-    pub scores: Array,
+    /// What the router makes of each: `[1, n, n_experts]`.
+    pub logits: Array,
+    /// What is added to the scores of each expert to choose by, f32 `[n_experts]`.
+    pub correction: Option<Array>,
+}
+
+impl Routed {
+    /// All of it, to be evaluated together.
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        [&self.x, &self.logits].into_iter().chain(&self.correction)
+    }
 }
 
 /// The experts that are in memory, and the way there.
@@ -152,7 +161,7 @@ impl Experts {
 
     /// Adds to `hidden`, `[1, n, hidden]`, what the experts make of what was routed to them.
     ///
-    /// Waits for the router's scores; the result is being computed when this returns.
+    /// Waits for the router's logits; the result is being computed when this returns.
     pub(crate) fn mix(
         &mut self,
         layer_idx: usize,
@@ -160,7 +169,9 @@ impl Experts {
         hidden: &Array,
         routed: &Routed,
     ) -> Result<Array, ModelError> {
-        let routes = Routes::new(&mixture.router, values(&routed.scores)?, mixture.dims.n_experts)?;
+        let correction = routed.correction.as_ref().map(values).transpose()?;
+        let logits = values(&routed.logits)?;
+        let routes = Routes::new(&mixture.router, logits, correction, mixture.dims.n_experts)?;
         let uses = routes.by_expert.iter().map(|(expert_idx, tokens)| (*expert_idx, tokens.len()));
         self.cache.uses(layer_idx, routes.by_token.len(), uses);
         let used = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx);

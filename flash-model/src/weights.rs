@@ -103,6 +103,11 @@ impl<'a> Weights<'a> {
         Ok(linear)
     }
 
+    /// Numbers that are no matrix.
+    pub(crate) fn vector(&self, dims: i32) -> Result<Array, ModelError> {
+        unloaded(&[dims], Dtype::Float32)
+    }
+
     /// RMSNorm over the last axis.
     pub(crate) fn rms_norm(&self, dims: i32, args: NormArgs) -> Result<RmsNorm, ModelError> {
         let weight = Param::new(unloaded(&[dims], Dtype::Float32)?);

@@ -1,29 +1,71 @@
-//! What a layer has of its experts itself: the matrix that scores them.
+//! What a layer has of its experts itself: the matrix that scores them, and those that every token takes.
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
-use mlx_rs::module::Module;
+use mlx_rs::module::Param;
+use mlx_rs::{Array, Dtype};
 
 use super::{ExpertDims, Routed};
 use crate::ModelError;
 use crate::layers::Linear;
+use crate::mlp::{Mlp, MlpArgs};
+use crate::models::LayerOutput;
 use crate::weights::Weights;
 
-/// The router's matrix. It stands where a layer without experts has its MLP.
+/// It stands where a layer without experts has its MLP.
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct Gate {
     #[param]
-    gate: Linear,
+    gate: Scorer,
+    #[param]
+    shared_experts: Option<Mlp>,
+}
+
+/// What there is beside the router's matrix.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct GateArgs {
+    /// Whether experts are chosen with a correction of their scores.
+    pub corrected: bool,
+    /// The experts that every token takes, as one MLP.
+    pub shared_experts: Option<MlpArgs>,
+}
+
+/// The router's matrix, and the correction of each expert.
+#[derive(Debug, ModuleParameters)]
+struct Scorer {
+    #[param]
+    inner: Linear,
+    #[param]
+    e_score_correction_bias: Param<Option<Array>>,
 }
 
 impl Gate {
-    pub(crate) fn new(weights: &Weights<'_>, dims: ExpertDims) -> Result<Self, ModelError> {
-        Ok(Self { gate: weights.at("gate").linear(dims.hidden, dims.n_experts as i32, false)? })
+    pub(crate) fn new(weights: &Weights<'_>, dims: ExpertDims, args: GateArgs) -> Result<Self, ModelError> {
+        let n_experts = dims.n_experts as i32;
+        let inner = weights.at("gate").linear(dims.hidden, n_experts, false)?;
+        let correction = args.corrected.then(|| weights.vector(n_experts)).transpose()?;
+        let shared = args.shared_experts.map(|args| Mlp::new(args, &weights.at("shared_experts")));
+        Ok(Self {
+            gate: Scorer { inner, e_score_correction_bias: Param::new(correction) },
+            shared_experts: shared.transpose()?,
+        })
     }
 
-    /// Sends hidden states, `[1, n, hidden]`, to the experts.
-    pub(crate) fn route(&mut self, x: Array) -> Result<Routed, Exception> {
-        Ok(Routed { scores: self.gate.forward(&x)?, x })
+    /// Sends `x`, `[1, n, hidden]`, to the experts, whose output will be added to `onto`. What every token takes is added at once.
+    pub(crate) fn send(&self, onto: Array, x: Array) -> Result<LayerOutput, Exception> {
+        let hidden = match &self.shared_experts {
+            Some(shared) => shared.add(&onto, &x)?,
+            None => onto,
+        };
+        Ok(LayerOutput { hidden, routed: Some(self.route(x)?) })
+    }
+
+    fn route(&self, x: Array) -> Result<Routed, Exception> {
+        let Scorer { inner, e_score_correction_bias } = &self.gate;
+        let logits = inner.of(&x)?;
+        // A copy: the layer's slot may be needed while its experts compute.
+        let copy = |bias: &Array| bias.as_dtype(Dtype::Float32)?.add(Array::from_f32(0.0));
+        let correction = e_score_correction_bias.value.as_ref().map(copy).transpose()?;
+        Ok(Routed { x, logits, correction })
     }
 }

@@ -7,8 +7,32 @@ use crate::{Config, ModelError};
 pub(crate) struct Router {
     /// Experts of a token.
     pub top_k: usize,
-    /// Whether the weights of a token's experts add up to 1. If not, they are their part of the softmax over all.
+    /// Whether the scores of a token's experts are made to add up to 1.
     pub normalised: bool,
+    pub scoring: Scoring,
+}
+
+/// What an expert's score is made of, which becomes the weight of its output.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Scoring {
+    /// Its part of the softmax over all.
+    Softmax,
+    /// The sigmoid of its own logit. Experts are chosen by that and a correction that the layer may have for each, out of the best
+    /// groups.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the families that follow"))]
+    Sigmoid {
+        groups: Groups,
+        /// What scores are multiplied by in the end.
+        scale: f32,
+    },
+}
+
+/// Runs of experts, each as long as the next, of which the best are chosen from: by the sum of their two best experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Groups {
+    pub n_groups: usize,
+    /// How many are chosen from.
+    pub n_kept: usize,
 }
 
 /// An expert that a token takes, and what its output is multiplied by.
@@ -18,44 +42,126 @@ pub(crate) struct Choice {
     pub weight: f32,
 }
 
+/// What keeps a sum of scores that all are zero from dividing by it.
+const LEAST_SUM: f32 = 1e-20;
+
 impl Router {
     /// # Errors
-    /// [`ModelError::ConfigField`] for a number of experts that no token can have.
+    /// [`ModelError::ConfigField`] for a number of experts that no token can have, or groups that there cannot be.
     pub(crate) fn new(
         top_k: usize,
         n_experts: usize,
         normalised: bool,
+        scoring: Scoring,
         config: &Config,
     ) -> Result<Self, ModelError> {
         if !(1..=n_experts).contains(&top_k) {
             let expected = "it must be at least 1, and at most the number of experts";
             return Err(config.field_error("num_experts_per_tok", &top_k, expected));
         }
-        Ok(Self { top_k, normalised })
+        if let Scoring::Sigmoid { groups, .. } = scoring {
+            groups.check(n_experts, config)?;
+        }
+        Ok(Self { top_k, normalised, scoring })
     }
 
-    /// The experts of a token, in the order of their indices. Of equal scores the lower index wins.
+    /// The experts of a token, by their logits, in the order of their indices. Of equal ones the lower index wins.
     ///
     /// On the host, in f32: experts have to be asked for here anyway, and MLX's order of equal scores is not its to keep.
-    pub(crate) fn choose(&self, scores: &[f32]) -> Vec<Choice> {
-        let mut order: Vec<usize> = (0..scores.len()).collect();
-        let by_score = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
-        let top_k = self.top_k.min(order.len());
-        if top_k > 0 && top_k < order.len() {
-            order.select_nth_unstable_by(top_k - 1, by_score);
-        }
-        order.truncate(top_k);
-        order.sort_unstable();
-        // What the softmax is the same without, but does not overflow with.
-        let max = order.iter().map(|idx| scores[*idx]).fold(f32::NEG_INFINITY, f32::max);
-        let exp = |idx: &usize| (scores[*idx] - max).exp();
-        let sum: f32 = if self.normalised {
-            order.iter().map(exp).sum()
-        } else {
-            (0..scores.len()).map(|idx| exp(&idx)).sum()
+    pub(crate) fn choose(&self, logits: &[f32], correction: Option<&[f32]>) -> Vec<Choice> {
+        let (groups, scale) = match self.scoring {
+            Scoring::Softmax => return self.by_softmax(logits),
+            Scoring::Sigmoid { groups, scale } => (groups, scale),
         };
-        order.iter().map(|idx| Choice { expert_idx: *idx, weight: exp(idx) / sum }).collect()
+        let scores: Vec<f32> = logits.iter().map(|logit| sigmoid(*logit)).collect();
+        let mut corrected = scores.clone();
+        for (score, correction) in corrected.iter_mut().zip(correction.unwrap_or(&[])) {
+            *score += correction;
+        }
+        groups.drop_worst(&mut corrected);
+        let chosen = self.best(&corrected);
+        let sum = if self.normalised && self.top_k > 1 {
+            chosen.iter().map(|idx| scores[*idx]).sum::<f32>() + LEAST_SUM
+        } else {
+            1.0
+        };
+        chosen.into_iter().map(|idx| Choice { expert_idx: idx, weight: scores[idx] / sum * scale }).collect()
     }
+
+    fn by_softmax(&self, logits: &[f32]) -> Vec<Choice> {
+        let chosen = self.best(logits);
+        // What the softmax is the same without, but does not overflow with.
+        let max = chosen.iter().map(|idx| logits[*idx]).fold(f32::NEG_INFINITY, f32::max);
+        let exp = |idx: &usize| (logits[*idx] - max).exp();
+        let sum: f32 = if self.normalised {
+            chosen.iter().map(exp).sum()
+        } else {
+            (0..logits.len()).map(|idx| exp(&idx)).sum()
+        };
+        chosen.iter().map(|idx| Choice { expert_idx: *idx, weight: exp(idx) / sum }).collect()
+    }
+
+    /// Who has the greatest of `scores`, in order.
+    fn best(&self, scores: &[f32]) -> Vec<usize> {
+        let mut best = greatest(scores, self.top_k);
+        best.sort_unstable();
+        best
+    }
+}
+
+impl Groups {
+    /// All experts in one.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the families that follow"))]
+    pub(crate) const ONE: Self = Self { n_groups: 1, n_kept: 1 };
+
+    fn check(self, n_experts: usize, config: &Config) -> Result<(), ModelError> {
+        let Self { n_groups, n_kept } = self;
+        let two_each = n_groups == 1 || n_groups > 1 && n_experts >= 2 * n_groups;
+        if !two_each || !n_experts.is_multiple_of(n_groups) {
+            let expected = "groups must be as large as each other, and of two experts at least";
+            return Err(config.field_error("n_group", &n_groups, expected));
+        }
+        if !(1..=n_groups).contains(&n_kept) {
+            let expected = "it must be at least 1, and at most the number of groups";
+            return Err(config.field_error("topk_group", &n_kept, expected));
+        }
+        Ok(())
+    }
+
+    /// Makes the scores in all but the best groups zero: what is lower than that, in the best, is chosen after them, as in
+    /// mlx-lm.
+    fn drop_worst(self, scores: &mut [f32]) {
+        if self.n_groups <= 1 {
+            return;
+        }
+        let n_each = scores.len() / self.n_groups;
+        let of_group =
+            |scores: &[f32]| -> f32 { greatest(scores, 2).into_iter().map(|idx| scores[idx]).sum() };
+        let by_group: Vec<f32> = scores.chunks_exact(n_each).map(of_group).collect();
+        let kept = greatest(&by_group, self.n_kept);
+        for (group_idx, scores) in scores.chunks_exact_mut(n_each).enumerate() {
+            if !kept.contains(&group_idx) {
+                scores.fill(0.0);
+            }
+        }
+    }
+}
+
+/// Where the `n` greatest are, in no order. Of equal ones the lower index is greater.
+fn greatest(values: &[f32], n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    let by_value = |a: &usize, b: &usize| values[*b].total_cmp(&values[*a]).then(a.cmp(b));
+    if (1..order.len()).contains(&n) {
+        order.select_nth_unstable_by(n - 1, by_value);
+    }
+    order.truncate(n);
+    order
+}
+
+/// As MLX has it: what is near 1 is rounded likewise.
+fn sigmoid(logit: f32) -> f32 {
+    let small = 1.0 / (1.0 + logit.abs().exp());
+    if logit < 0.0 { small } else { 1.0 - small }
 }
 
 /// What tokens take of a layer's experts.
@@ -68,12 +174,18 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// Of the scores of each token, `[n, n_experts]`.
-    pub(crate) fn new(router: &Router, scores: &[f32], n_experts: usize) -> Result<Self, ModelError> {
-        if scores.iter().any(|score| score.is_nan()) {
+    /// Of the logits of each token, `[n, n_experts]`, and the correction of each expert, if there is one.
+    pub(crate) fn new(
+        router: &Router,
+        logits: &[f32],
+        correction: Option<&[f32]>,
+        n_experts: usize,
+    ) -> Result<Self, ModelError> {
+        if logits.iter().chain(correction.unwrap_or(&[])).any(|number| number.is_nan()) {
             return Err(ModelError::RouterNan);
         }
-        let by_token: Vec<_> = scores.chunks_exact(n_experts).map(|scores| router.choose(scores)).collect();
+        let choose = |logits| router.choose(logits, correction);
+        let by_token: Vec<_> = logits.chunks_exact(n_experts).map(choose).collect();
         let mut tokens = vec![Vec::new(); n_experts];
         for (token, choices) in (0..).zip(&by_token) {
             choices.iter().for_each(|choice| tokens[choice.expert_idx].push(token));
@@ -88,7 +200,15 @@ mod tests {
     use super::*;
 
     fn router(top_k: usize, normalised: bool) -> Router {
-        Router { top_k, normalised }
+        Router { top_k, normalised, scoring: Scoring::Softmax }
+    }
+
+    fn sigmoid_router(top_k: usize, normalised: bool, groups: Groups, scale: f32) -> Router {
+        Router { top_k, normalised, scoring: Scoring::Sigmoid { groups, scale } }
+    }
+
+    fn indices(choices: &[Choice]) -> Vec<usize> {
+        choices.iter().map(|choice| choice.expert_idx).collect()
     }
 
     #[test]
@@ -96,8 +216,8 @@ mod tests {
         let scores = [0.0, 2.0, -1.0, 1.0];
         let exps: Vec<f32> = scores.iter().map(|score: &f32| score.exp()).collect();
         for (normalised, sum) in [(true, exps[1] + exps[3]), (false, exps.iter().sum())] {
-            let choices = router(2, normalised).choose(&scores);
-            assert_eq!(choices.iter().map(|choice| choice.expert_idx).collect::<Vec<_>>(), [1, 3]);
+            let choices = router(2, normalised).choose(&scores, None);
+            assert_eq!(indices(&choices), [1, 3]);
             for choice in choices {
                 assert!((choice.weight - exps[choice.expert_idx] / sum).abs() < 1e-6);
             }
@@ -106,31 +226,80 @@ mod tests {
 
     #[test]
     fn of_equal_scores_the_lower_index_wins() {
-        let chosen = router(2, true).choose(&[1.0, 3.0, 1.0, 1.0]);
-        assert_eq!(chosen.iter().map(|choice| choice.expert_idx).collect::<Vec<_>>(), [0, 1]);
+        let chosen = router(2, true).choose(&[1.0, 3.0, 1.0, 1.0], None);
+        assert_eq!(indices(&chosen), [0, 1]);
     }
 
     #[test]
     fn large_scores_do_not_overflow() {
-        let chosen = router(1, false).choose(&[3e38, -3e38]);
+        let chosen = router(1, false).choose(&[3e38, -3e38], None);
         assert_eq!(chosen, [Choice { expert_idx: 0, weight: 1.0 }]);
     }
 
     #[test]
     fn all_experts_may_be_chosen() {
-        assert_eq!(router(3, true).choose(&[1.0, 2.0, 0.5]).len(), 3);
-        assert_eq!(router(9, true).choose(&[1.0, 2.0, 0.5]).len(), 3);
+        assert_eq!(router(3, true).choose(&[1.0, 2.0, 0.5], None).len(), 3);
+        assert_eq!(router(9, true).choose(&[1.0, 2.0, 0.5], None).len(), 3);
     }
 
     #[test]
     fn routes_tell_each_expert_its_tokens() {
-        let routes = Routes::new(&router(1, true), &[0.0, 1.0, 0.0, 5.0, 1.0, 0.0], 2).unwrap();
+        let routes = Routes::new(&router(1, true), &[0.0, 1.0, 0.0, 5.0, 1.0, 0.0], None, 2).unwrap();
         assert_eq!(routes.by_expert, [(0, vec![2]), (1, vec![0, 1])]);
         assert_eq!(routes.by_token.len(), 3);
     }
 
     #[test]
     fn a_score_that_is_no_number_is_an_error() {
-        assert!(matches!(Routes::new(&router(1, true), &[0.0, f32::NAN], 2), Err(ModelError::RouterNan)));
+        let routes = |logits: [f32; 2], correction: Option<&[f32]>| {
+            Routes::new(&router(1, true), &logits, correction, 2)
+        };
+        assert!(matches!(routes([0.0, f32::NAN], None), Err(ModelError::RouterNan)));
+        assert!(matches!(routes([0.0, 1.0], Some(&[f32::NAN, 0.0])), Err(ModelError::RouterNan)));
+    }
+
+    #[test]
+    fn sigmoids_are_the_weights_and_the_correction_only_chooses() {
+        let logits = [0.0, 2.0, -1.0, 1.0];
+        let scores = logits.map(|logit: f32| 1.0 / (1.0 + (-logit).exp()));
+        for (normalised, sum) in [(false, 1.0), (true, scores[1] + scores[2])] {
+            let router = sigmoid_router(2, normalised, Groups::ONE, 2.5);
+            let choices = router.choose(&logits, Some(&[0.0, 0.0, 1.0, 0.0]));
+            assert_eq!(indices(&choices), [1, 2]);
+            for choice in choices {
+                assert!((choice.weight - 2.5 * scores[choice.expert_idx] / sum).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn an_expert_alone_keeps_its_score() {
+        let choices = sigmoid_router(1, true, Groups::ONE, 1.0).choose(&[0.0, -1.0], None);
+        assert_eq!(choices, [Choice { expert_idx: 0, weight: 0.5 }]);
+    }
+
+    #[test]
+    fn experts_come_from_the_groups_whose_two_best_are_best() {
+        // The best expert is in the worst group.
+        let logits = [3.0, -9.0, 1.0, 1.1, 0.9, 1.2, 0.5, 0.6];
+        let groups = Groups { n_groups: 4, n_kept: 2 };
+        assert_eq!(indices(&sigmoid_router(3, true, groups, 1.0).choose(&logits, None)), [2, 3, 5]);
+        // Of equal groups the lower index wins.
+        let chosen = sigmoid_router(2, true, Groups { n_kept: 1, ..groups }, 1.0).choose(&[0.0; 8], None);
+        assert_eq!(indices(&chosen), [0, 1]);
+    }
+
+    #[test]
+    fn a_dropped_group_stands_at_zero() {
+        let groups = Groups { n_groups: 2, n_kept: 1 };
+        let correction = [0.0, -0.9, -1.0, -1.0];
+        let chosen = sigmoid_router(2, false, groups, 1.0).choose(&[0.0; 4], Some(&correction));
+        assert_eq!(indices(&chosen), [0, 2]);
+    }
+
+    #[test]
+    fn scores_of_zero_give_weights_of_zero() {
+        let choices = sigmoid_router(2, true, Groups::ONE, 1.0).choose(&[-200.0; 3], None);
+        assert!(choices.iter().all(|choice| choice.weight == 0.0));
     }
 }

@@ -59,13 +59,13 @@ impl Module<LayerInput<'_>> for TransformerBlock {
 /// `norms`: those before the attention and before the router.
 pub(super) fn attend_and_route(
     self_attn: &mut Attention,
-    gate: &mut Gate,
+    gate: &Gate,
     norms: [&mut RmsNorm; 2],
     LayerInput { x, kv, position }: LayerInput<'_>,
 ) -> Result<LayerOutput, Exception> {
     let [input_layernorm, post_attention_layernorm] = norms;
     let normed = input_layernorm.forward(x)?;
     let hidden = self_attn.add(x, LayerInput { x: &normed, kv, position })?;
-    let routed = gate.route(post_attention_layernorm.forward(&hidden)?)?;
-    Ok(LayerOutput { hidden, routed: Some(routed) })
+    let normed = post_attention_layernorm.forward(&hidden)?;
+    gate.send(hidden, normed)
 }

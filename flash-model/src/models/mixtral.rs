@@ -9,7 +9,7 @@ use super::block::attend_and_route;
 use super::{Architecture, Layer, LayerOutput, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::{Attention, LayerInput};
-use crate::experts::{ExpertDims, Gate, Mixture, Names, Router};
+use crate::experts::{ExpertDims, Gate, GateArgs, Mixture, Names, Router, Scoring};
 use crate::layers::RmsNorm;
 use crate::rope::{Rope, RopeArgs, RopeScaling};
 use crate::weights::Weights;
@@ -61,7 +61,7 @@ impl Module<LayerInput<'_>> for MixtralBlock {
 
     fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         let norms = [&mut self.input_layernorm, &mut self.post_attention_layernorm];
-        attend_and_route(&mut self.self_attn, &mut self.block_sparse_moe, norms, input)
+        attend_and_route(&mut self.self_attn, &self.block_sparse_moe, norms, input)
     }
 
     fn training_mode(&mut self, _: bool) {}
@@ -75,14 +75,14 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let rope = Rope::new(RopeArgs { traditional: args.rope_traditional, ..rope }, config)?;
     let n_experts = args.num_local_experts;
     // The softmax over the chosen is that over all, of which the chosen are made to add up to 1.
-    let router = Router::new(args.num_experts_per_tok, n_experts, true, config)?;
+    let router = Router::new(args.num_experts_per_tok, n_experts, true, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden: sizes.hidden_size, intermediate: sizes.intermediate_size };
     decoder(weights, &sizes, args.tie_word_embeddings, |_, weights| {
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, sizes.norm());
         let moe = weights.at("block_sparse_moe");
         let layer: Box<dyn Layer> = Box::new(MixtralBlock {
             self_attn: Attention::new(&sizes.attention(Some(rope.clone())), &weights.at("self_attn"))?,
-            block_sparse_moe: Gate::new(&moe, dims)?,
+            block_sparse_moe: Gate::new(&moe, dims, GateArgs::default())?,
             input_layernorm: norm("input_layernorm")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
         });

@@ -9,7 +9,7 @@ use super::block::{TransformerBlock, attend_and_route};
 use super::{Architecture, Layer, LayerOutput, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
-use crate::experts::{ExpertDims, Gate, Mixture, Names, Router};
+use crate::experts::{ExpertDims, Gate, GateArgs, Mixture, Names, Router, Scoring};
 use crate::layers::RmsNorm;
 use crate::rope::Rope;
 use crate::weights::Weights;
@@ -63,7 +63,7 @@ impl Module<LayerInput<'_>> for SparseBlock {
 
     fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         let norms = [&mut self.input_layernorm, &mut self.post_attention_layernorm];
-        attend_and_route(&mut self.self_attn, &mut self.mlp, norms, input)
+        attend_and_route(&mut self.self_attn, &self.mlp, norms, input)
     }
 
     fn training_mode(&mut self, _: bool) {}
@@ -76,7 +76,8 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     // As in mlx-lm, positions are never scaled.
     let rope = Rope::new(sizes.rope(args.rope_theta, None), config)?;
     let (n_experts, hidden) = (args.num_experts, sizes.hidden_size);
-    let router = Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, config)?;
+    let router =
+        Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden, intermediate: args.moe_intermediate_size };
     decoder(weights, &sizes, args.tie_word_embeddings, |layer_idx, weights| {
         let attention =
@@ -90,7 +91,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let mlp = weights.at("mlp");
         let layer: Box<dyn Layer> = Box::new(SparseBlock {
             self_attn: Attention::new(&attention, &weights.at("self_attn"))?,
-            mlp: Gate::new(&mlp, dims)?,
+            mlp: Gate::new(&mlp, dims, GateArgs::default())?,
             input_layernorm: norm("input_layernorm")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
         });
