@@ -43,6 +43,10 @@ pub(crate) struct RopeScaling {
     factor: Option<f32>,
     low_freq_factor: Option<f32>,
     high_freq_factor: Option<f32>,
+    beta_fast: Option<f64>,
+    beta_slow: Option<f64>,
+    mscale: Option<f64>,
+    mscale_all_dim: Option<f64>,
     pub original_max_position_embeddings: Option<f32>,
     long_factor: Option<Factors>,
     /// Newer configurations nest the base in here.
@@ -85,8 +89,13 @@ impl Rope {
                 let magnitude = scaling.long_magnitude(max_position_embeddings, config)?;
                 Self::of(args, Frequencies::Given(freqs), 1.0, magnitude)
             }
+            "yarn" | "deepseek_yarn" | "telechat3-yarn" => {
+                let factor = factor()?;
+                let freqs = scaling.yarn(dims, theta, factor, config)?;
+                Self::of(args, Frequencies::Given(freqs), 1.0, scaling.yarn_magnitude(factor, config)?)
+            }
             other => {
-                let expected = "default, linear, llama3 and longrope are supported";
+                let expected = "default, linear, llama3, longrope and yarn are supported";
                 return Err(config.field_error("rope_scaling", &other, expected));
             }
         })
@@ -131,7 +140,8 @@ impl Rope {
 }
 
 impl RopeScaling {
-    fn kind(&self) -> &str {
+    /// What it is called.
+    pub(crate) fn kind(&self) -> &str {
         self.old_type.as_deref().or(self.rope_type.as_deref()).unwrap_or("default")
     }
 
@@ -190,6 +200,60 @@ impl RopeScaling {
         };
         let (longer, old) = (max_positions as f64 / f64::from(old), f64::from(old));
         Ok(if longer <= 1.0 { 1.0 } else { (1.0 + longer.ln() / old.ln()).sqrt() as f32 })
+    }
+
+    /// Pairs that turn often in the first training's context kept, those that turn seldom stretched by the factor, and a
+    /// ramp between. As mlx-lm's `YarnRoPE`: the ends of the ramp in f64, frequencies in f32.
+    fn yarn(&self, dims: i32, theta: f32, factor: f32, config: &Config) -> Result<Vec<f32>, ModelError> {
+        let positive = |field, given: Option<f64>, default| {
+            let number = given.unwrap_or(default);
+            let expected = "it must be a positive number";
+            if number.is_finite() && number > 0.0 {
+                Ok(number)
+            } else {
+                Err(config.field_error(field, &number, expected))
+            }
+        };
+        let old_context = self.original_max_position_embeddings.map(f64::from);
+        let old_context = positive("rope_scaling.original_max_position_embeddings", old_context, 4096.0)?;
+        let fast = positive("rope_scaling.beta_fast", self.beta_fast, 32.0)?;
+        let slow = positive("rope_scaling.beta_slow", self.beta_slow, 1.0)?;
+        if theta <= 1.0 {
+            return Err(config.field_error("rope_theta", &theta, "yarn needs more than one"));
+        }
+        // The pair that turns so often in the first training's context.
+        let pair = |turns: f64| {
+            f64::from(dims) * (old_context / (turns * 2.0 * std::f64::consts::PI)).ln()
+                / (2.0 * f64::from(theta).ln())
+        };
+        let first = pair(fast).floor().max(0.0);
+        let mut last = pair(slow).ceil().min(f64::from(dims - 1));
+        if first == last {
+            // A ramp has to have a length.
+            last += 0.001;
+        }
+        let (first, length) = (first as f32, (last - first) as f32);
+        let stretch = |(pair, freq): (usize, f32)| {
+            let kept = 1.0 - ((pair as f32 - first) / length).clamp(0.0, 1.0);
+            let stretched = factor * freq;
+            stretched * freq / (stretched * kept + freq * (1.0 - kept))
+        };
+        Ok(frequencies(dims, theta).enumerate().map(stretch).collect())
+    }
+
+    /// What is rotated is made larger by this. The scale of the scores may have another part of it: that is the model's.
+    fn yarn_magnitude(&self, factor: f32, config: &Config) -> Result<f32, ModelError> {
+        let magnitude = |mscale: f64| match f64::from(factor) {
+            factor if factor <= 1.0 => 1.0,
+            factor => 0.1 * mscale * factor.ln() + 1.0,
+        };
+        let [mscale, all_dim] = [self.mscale.unwrap_or(1.0), self.mscale_all_dim.unwrap_or(0.0)];
+        let magnitude = (magnitude(mscale) / magnitude(all_dim)) as f32;
+        if magnitude.is_finite() && magnitude > 0.0 {
+            return Ok(magnitude);
+        }
+        let expected = "with mscale_all_dim it must give a positive magnitude";
+        Err(config.field_error("rope_scaling.mscale", &mscale, expected))
     }
 }
 

@@ -180,12 +180,33 @@ fn a_huge_size_is_refused_by_the_shape_of_the_first_tensor() {
 
 #[test]
 fn rope_scaling_that_is_not_supported_is_named() {
-    let error = error_with("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }));
+    let error = error_with("rope_scaling", json!({ "rope_type": "dynamic", "factor": 4.0 }));
     assert!(
-        matches!(&error, ModelError::ConfigField { field: "rope_scaling", given, .. } if given == "yarn")
+        matches!(&error, ModelError::ConfigField { field: "rope_scaling", given, .. } if given == "dynamic")
     );
     let error = error_with("rope_scaling", json!({ "type": "linear" }));
     assert!(matches!(error, ModelError::ConfigField { field: "rope_scaling.factor", .. }), "{error:?}");
+}
+
+#[test]
+fn yarn_that_makes_no_frequencies_is_refused_by_field() {
+    for (field, value, named) in [
+        ("factor", json!(null), "rope_scaling.factor"),
+        ("factor", json!(0.0), "rope_scaling.factor"),
+        ("original_max_position_embeddings", json!(0), "rope_scaling.original_max_position_embeddings"),
+        ("beta_fast", json!(-32), "rope_scaling.beta_fast"),
+        ("beta_slow", json!(0), "rope_scaling.beta_slow"),
+        ("mscale", json!(-100.0), "rope_scaling.mscale"),
+        ("mscale_all_dim", json!(-100.0), "rope_scaling.mscale"),
+    ] {
+        let mut scaling = json!({ "rope_type": "yarn", "factor": 4.0 });
+        scaling[field] = value.clone();
+        let error = error_with("rope_scaling", scaling);
+        assert!(
+            matches!(&error, ModelError::ConfigField { field, .. } if *field == named),
+            "{field} = {value}: {error:?}"
+        );
+    }
 }
 
 #[test]

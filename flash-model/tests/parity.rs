@@ -144,6 +144,16 @@ fn linear_rope_equals_mlx_lm() {
 }
 
 #[test]
+fn yarn_equals_mlx_lm() {
+    tiny("rope-yarn");
+}
+
+#[test]
+fn yarn_with_betas_and_magnitudes_of_its_own_equals_mlx_lm() {
+    tiny("rope-yarn-mscale");
+}
+
+#[test]
 fn traditional_rope_equals_mlx_lm() {
     tiny("rope-traditional");
 }

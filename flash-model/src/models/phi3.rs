@@ -50,6 +50,11 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     }
     let mut scaling = args.rope_scaling;
     if let Some(scaling) = &mut scaling {
+        // mlx-lm leaves any other out.
+        if !matches!(scaling.kind(), "default" | "linear" | "longrope" | "su") {
+            let expected = "default, linear and longrope are supported by phi3";
+            return Err(config.field_error("rope_scaling", &scaling.kind(), expected));
+        }
         scaling.original_max_position_embeddings = Some(args.original_max_position_embeddings);
     }
     let rope = sizes.rope(args.rope_theta, scaling.as_ref());

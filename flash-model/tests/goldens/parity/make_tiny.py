@@ -90,6 +90,17 @@ VARIANTS = {
                       "original_max_position_embeddings": 64},
         without={"rope_scaling": None}),
     "rope-linear": variant(rope_scaling={"type": "linear", "factor": 4.0}, without={"rope_scaling": None}),
+    "rope-yarn": variant(
+        # Kept, stretched, and a ramp over half of the pairs between; what is rotated is made larger by 1.2.
+        **streamed(108), hidden_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
+        rope_scaling={"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64},
+        without={"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}}),
+    "rope-yarn-mscale": variant(
+        mx.float32, hidden_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=32, vocab_size=96,
+        rope_scaling={"type": "yarn", "factor": 40, "original_max_position_embeddings": 48, "beta_fast": 8,
+                      "beta_slow": 2, "mscale": 1.4, "mscale_all_dim": 0.3},
+        without={"rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 48, "beta_fast": 8,
+                                  "beta_slow": 2, "mscale": 1.4, "mscale_all_dim": 1.4}}),
     "rope-traditional": variant(rope_traditional=True, without={"rope_traditional": False}),
     # Also multi-head attention by default: no num_key_value_heads.
     "head-dim": variant(mx.float32, hidden_size=24, head_dim=10, num_key_value_heads=None),
