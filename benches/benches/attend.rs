@@ -72,7 +72,7 @@ fn main() {
             group.bench_function(name, |b| {
                 let mut out = vec![0.0; queries.len()];
                 b.iter(|| {
-                    let gaze = Gaze { scale: 0.1, window: None };
+                    let gaze = Gaze { scale: 0.1, window: None, sinks: None };
                     let mut attention = Attention::new(&pool, heads, gaze, &queries, CONTEXT_TOKENS - 1);
                     spans.chunks(4).for_each(|spans| attention.add(spans));
                     attention.finish(&mut out);

@@ -50,11 +50,14 @@ impl Heads {
 
 /// What a query sees of the tokens, and how.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Gaze {
+pub struct Gaze<'a> {
     /// What scores are multiplied by.
     pub scale: f32,
     /// How many tokens it sees, its own among them; all up to its own if there is no such window.
     pub window: Option<usize>,
+    /// `[query_heads]`: a score that a head's softmax has beside those of the tokens, once for each query, and no value with it. It
+    /// is not multiplied by `scale`.
+    pub sinks: Option<&'a [f32]>,
 }
 
 /// Keys and values of one layer in one piece, each `[kv_heads, capacity_tokens, head_dim]`.
@@ -87,7 +90,8 @@ impl<'a> KeysValues<'a> {
     }
 }
 
-/// Attends from each query to all tokens up to its own: `softmax(q · Kᵀ · scale) · V`.
+/// Attends from each query to all tokens up to its own: `softmax(q · Kᵀ · scale) · V`, where what sinks take of the softmax
+/// is left out.
 ///
 /// `queries`, `out`: `[n, query_heads, head_dim]`, of the tokens from `position` on, whose keys and values are in `kv`
 /// already.
@@ -97,7 +101,7 @@ impl<'a> KeysValues<'a> {
 pub fn attend(
     pool: &Pool,
     heads: Heads,
-    gaze: Gaze,
+    gaze: Gaze<'_>,
     queries: &[f32],
     kv: KeysValues<'_>,
     position: usize,
@@ -128,14 +132,15 @@ impl<'a> Attention<'a> {
     /// From `queries`, `[n, query_heads, head_dim]`, of the tokens from `position` on.
     ///
     /// # Panics
-    /// If these are no whole rows, or the heads of queries no multiple of those of keys.
-    pub fn new(pool: &'a Pool, heads: Heads, gaze: Gaze, queries: &'a [f32], position: usize) -> Self {
+    /// If these are no whole rows, or the heads of queries no multiple of those of keys, or of another number than the sinks.
+    pub fn new(pool: &'a Pool, heads: Heads, gaze: Gaze<'a>, queries: &'a [f32], position: usize) -> Self {
         let Heads { query_heads, kv_heads, head_dim } = heads;
         let row_len = query_heads * head_dim;
         assert!(
             query_heads.is_multiple_of(kv_heads) && queries.len().is_multiple_of(row_len),
             "whole heads and rows"
         );
+        assert!(gaze.sinks.is_none_or(|sinks| sinks.len() == query_heads), "a sink for each head of queries");
         let n = queries.len() / row_len;
         let block_tokens = (ROWS_BLOCK / heads.group()).max(1);
         let n_blocks = n.div_ceil(block_tokens);
@@ -144,8 +149,10 @@ impl<'a> Attention<'a> {
             Self { pool, rows, n, block_tokens, n_blocks, totals: Vec::new(), partials: Vec::new(), end: 0 };
         let partial_len = attention.partial_len();
         attention.totals = vec![0.0; kv_heads * n_blocks * partial_len];
-        for total in attention.totals.chunks_exact_mut(partial_len.max(1)) {
-            Partials::of(total, head_dim).clear();
+        for (task, total) in attention.totals.chunks_exact_mut(partial_len.max(1)).enumerate() {
+            let kv_head = task / n_blocks;
+            let sinks = gaze.sinks.map(|sinks| &sinks[kv_head * heads.group()..][..heads.group()]);
+            Partials::of(total, head_dim).begin(sinks);
         }
         attention
     }
@@ -203,7 +210,7 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// Writes what the queries saw: `out` has their shape. Rows that saw no token become NaN.
+    /// Writes what the queries saw: `out` has their shape. Rows that saw no token become NaN, or zeros where there are sinks.
     ///
     /// # Panics
     /// If `out` has another length.
@@ -225,7 +232,7 @@ impl<'a> Attention<'a> {
 struct Queries<'a> {
     kernels: &'static Kernels,
     heads: Heads,
-    gaze: Gaze,
+    gaze: Gaze<'a>,
     queries: &'a [f32],
     position: usize,
 }

@@ -3,13 +3,15 @@
 mod common;
 
 use common::{Random, bits, pool};
-use flash_kernels::{FloatType, Floats, Gaze, Heads, Isa, KeysValues, Rope, attend, geglu, rms_norm, swiglu};
+use flash_kernels::{
+    Attention, FloatType, Floats, Gaze, Heads, Isa, KeysValues, Rope, attend, geglu, rms_norm, swiglu,
+};
 use proptest::prelude::*;
 
 /// Attention from scratch, in f64: for each row of `queries` the mixture, and the mixture of magnitudes.
 fn reference(
     heads: Heads,
-    scale: f32,
+    gaze: Gaze<'_>,
     queries: &[f32],
     kv: KeysValues<'_>,
     position: usize,
@@ -25,8 +27,9 @@ fn reference(
             all[start..start + head_dim].iter().map(|value| f64::from(*value)).collect()
         };
         let score = |t| of(kv.keys, t).iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum::<f64>();
-        let weights: Vec<f64> = (0..=token).map(|t| (score(t) * f64::from(scale)).exp()).collect();
-        let sum: f64 = weights.iter().sum();
+        let weights: Vec<f64> = (0..=token).map(|t| (score(t) * f64::from(gaze.scale)).exp()).collect();
+        let sink = gaze.sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());
+        let sum = weights.iter().sum::<f64>() + sink;
         for column in 0..head_dim {
             let parts = weights.iter().enumerate().map(|(t, w)| w / sum * of(kv.values, t)[column]);
             out.push(parts.fold((0.0, 0.0), |(sum, size), part| (sum + part, size + part.abs())));
@@ -35,8 +38,8 @@ fn reference(
     out
 }
 
-fn gaze(scale: f32) -> Gaze {
-    Gaze { scale, window: None }
+fn gaze(scale: f32) -> Gaze<'static> {
+    Gaze { scale, window: None, sinks: None }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,15 +47,16 @@ struct Case {
     heads: Heads,
     position: usize,
     n: usize,
+    has_sinks: bool,
     seed: u64,
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let head_dim = prop::sample::select(vec![2_usize, 16, 32, 40, 64, 80, 128]);
-    (1_usize..4, 1_usize..5, head_dim, 0_usize..600, 1_usize..20, any::<u64>()).prop_map(
-        |(kv_heads, group, head_dim, position, n, seed)| {
+    (1_usize..4, 1_usize..5, head_dim, 0_usize..600, 1_usize..20, any::<(bool, u64)>()).prop_map(
+        |(kv_heads, group, head_dim, position, n, (has_sinks, seed))| {
             let heads = Heads { query_heads: kv_heads * group, kv_heads, head_dim };
-            Case { heads, position, n, seed }
+            Case { heads, position, n, has_sinks, seed }
         },
     )
 }
@@ -61,6 +65,13 @@ struct Made {
     queries: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
+    sinks: Option<Vec<f32>>,
+}
+
+impl Made {
+    fn gaze(&self, scale: f32) -> Gaze<'_> {
+        Gaze { sinks: self.sinks.as_deref(), ..gaze(scale) }
+    }
 }
 
 impl Case {
@@ -74,7 +85,10 @@ impl Case {
         for head in keys.chunks_exact_mut(capacity * head_dim) {
             head[(self.position + self.n) * head_dim..].fill(f32::NAN);
         }
-        Made { queries: random.vec(self.n * query_heads * head_dim), keys, values }
+        let queries = random.vec(self.n * query_heads * head_dim);
+        // Some that take nearly nothing, some that take nearly all.
+        let sinks = || random.vec(query_heads).iter().map(|sink| 4.0 * sink).collect();
+        Made { queries, keys, values, sinks: self.has_sinks.then(sinks) }
     }
 }
 
@@ -83,13 +97,14 @@ proptest! {
 
     #[test]
     fn attention_is_that_of_the_formula(case in case(), n_threads in 1_usize..4) {
-        let Made { queries, keys, values } = case.make();
-        let kv = KeysValues { keys: &keys, values: &values };
-        let scale = (case.heads.head_dim as f32).powf(-0.5);
-        let wanted = reference(case.heads, scale, &queries, kv, case.position);
+        let made = case.make();
+        let Made { queries, keys, values, .. } = &made;
+        let kv = KeysValues { keys, values };
+        let gaze = made.gaze((case.heads.head_dim as f32).powf(-0.5));
+        let wanted = reference(case.heads, gaze, queries, kv, case.position);
         for isa in Isa::available() {
             let mut out = vec![f32::NAN; queries.len()];
-            attend(&pool(n_threads, *isa), case.heads, gaze(scale), &queries, kv, case.position, &mut out);
+            attend(&pool(n_threads, *isa), case.heads, gaze, queries, kv, case.position, &mut out);
             for (out, (wanted, size)) in out.iter().zip(&wanted) {
                 let error = (f64::from(*out) - wanted).abs() / size;
                 prop_assert!(error < 2f64.powi(-18), "{isa}: {out} for {wanted}, error {error}");
@@ -99,16 +114,17 @@ proptest! {
 
     #[test]
     fn a_row_attends_with_the_same_bits_alone_and_among_others(case in case(), n_threads in 1_usize..4) {
-        let Made { queries, keys, values } = case.make();
-        let kv = KeysValues { keys: &keys, values: &values };
+        let made = case.make();
+        let Made { queries, keys, values, .. } = &made;
+        let (kv, gaze) = (KeysValues { keys, values }, made.gaze(0.3));
         let row_len = case.heads.query_heads * case.heads.head_dim;
         for isa in Isa::available() {
             let mut together = vec![f32::NAN; queries.len()];
-            attend(&pool(n_threads, *isa), case.heads, gaze(0.3), &queries, kv, case.position, &mut together);
+            attend(&pool(n_threads, *isa), case.heads, gaze, queries, kv, case.position, &mut together);
             let single = pool(1, *isa);
             for (row, query) in queries.chunks_exact(row_len).enumerate() {
                 let mut alone = vec![f32::NAN; row_len];
-                attend(&single, case.heads, gaze(0.3), query, kv, case.position + row, &mut alone);
+                attend(&single, case.heads, gaze, query, kv, case.position + row, &mut alone);
                 prop_assert_eq!(bits(&alone), bits(&together[row * row_len..][..row_len]), "{} {}", isa, row);
             }
         }
@@ -148,17 +164,17 @@ proptest! {
 fn a_long_prefill_equals_its_tokens_one_by_one() {
     // More rows than a block, more tokens than a span, and a group that does not divide the block.
     let heads = Heads { query_heads: 9, kv_heads: 3, head_dim: 64 };
-    let case = Case { heads, position: 0, n: 330, seed: 7 };
-    let Made { queries, keys, values } = case.make();
-    let kv = KeysValues { keys: &keys, values: &values };
+    let made = Case { heads, position: 0, n: 330, has_sinks: true, seed: 7 }.make();
+    let Made { queries, keys, values, .. } = &made;
+    let (kv, gaze) = (KeysValues { keys, values }, made.gaze(0.125));
     let pool = pool(2, *Isa::available().last().unwrap());
     let mut together = vec![f32::NAN; queries.len()];
-    attend(&pool, heads, gaze(0.125), &queries, kv, 0, &mut together);
+    attend(&pool, heads, gaze, queries, kv, 0, &mut together);
     for (position, (query, together)) in
         queries.chunks_exact(9 * 64).zip(together.chunks_exact(9 * 64)).enumerate()
     {
         let mut alone = vec![f32::NAN; 9 * 64];
-        attend(&pool, heads, gaze(0.125), query, kv, position, &mut alone);
+        attend(&pool, heads, gaze, query, kv, position, &mut alone);
         assert_eq!(bits(&alone), bits(together), "{position}");
     }
 }
@@ -207,9 +223,36 @@ fn gates_far_from_zero_open_and_close() {
 }
 
 #[test]
+fn sinks_take_their_part_of_each_head_once_however_large_they_are() {
+    let heads = Heads { query_heads: 4, kv_heads: 2, head_dim: 2 };
+    // Alike keys share what the sink leaves: 300 tokens, three spans.
+    let (keys, values) = (vec![0.0; 2 * 300 * 2], vec![1.0; 2 * 300 * 2]);
+    let kv = KeysValues { keys: &keys, values: &values };
+    let sinks = [f32::NEG_INFINITY, 0.0, 300_f32.ln(), 200.0];
+    let wanted = [1.0, 300.0 / 301.0, 0.5, 0.0];
+    for isa in Isa::available() {
+        let (pool, gaze) = (pool(2, *isa), Gaze { sinks: Some(&sinks), ..gaze(1.0) });
+        let mut out = [f32::NAN; 8];
+        attend(&pool, heads, gaze, &[1.0; 8], kv, 299, &mut out);
+        for (out, wanted) in out.as_chunks::<2>().0.iter().zip(wanted) {
+            assert!(out.iter().all(|value| (value - wanted).abs() < 1e-6), "{isa}: {out:?} for {wanted}");
+        }
+        let nan = [f32::NAN, 0.0, 0.0, 0.0];
+        attend(&pool, heads, Gaze { sinks: Some(&nan), ..gaze }, &[1.0; 8], kv, 299, &mut out);
+        assert!(
+            out[..2].iter().all(|value| value.is_nan()) && out[2..].iter().all(|value| value.is_finite())
+        );
+        // Rows that see nothing, behind a span that was left out.
+        Attention::new(&pool, heads, gaze, &[1.0; 8], 299).finish(&mut out);
+        assert!(out[0].is_nan() && out[2..] == [0.0; 6], "{isa}: {out:?}");
+    }
+}
+
+#[test]
 fn nan_reaches_the_rows_that_see_it() {
     let heads = Heads { query_heads: 2, kv_heads: 1, head_dim: 32 };
-    let Made { queries, mut keys, values } = Case { heads, position: 0, n: 300, seed: 1 }.make();
+    let case = Case { heads, position: 0, n: 300, has_sinks: false, seed: 1 };
+    let Made { queries, mut keys, values, .. } = case.make();
     keys[270 * 32] = f32::NAN;
     for isa in Isa::available() {
         let mut out = vec![0.0; queries.len()];

@@ -78,7 +78,8 @@ impl Stored {
 #[derive(Debug, Clone)]
 struct Case {
     heads: Heads,
-    gaze: Gaze,
+    gaze: Gaze<'static>,
+    has_sinks: bool,
     formats: Vec<Format>,
     /// Tokens of the last page.
     last_tokens: usize,
@@ -97,6 +98,14 @@ impl Case {
         self.formats.iter().map(page).collect()
     }
 
+    fn sinks(&self) -> Vec<f32> {
+        Random(self.seed ^ 5).vec(self.heads.query_heads)
+    }
+
+    fn gaze<'a>(&self, sinks: &'a [f32]) -> Gaze<'a> {
+        Gaze { sinks: self.has_sinks.then_some(sinks), ..self.gaze }
+    }
+
     fn queries(&self) -> Vec<f32> {
         Random(!self.seed).vec(self.n * self.heads.query_heads * self.heads.head_dim)
     }
@@ -110,12 +119,13 @@ fn case() -> impl Strategy<Value = Case> {
         prop::collection::vec(prop::sample::select(formats), 1..5),
         1..=SPAN_TOKENS,
         1_usize..140,
-        any::<u64>(),
+        any::<(bool, u64)>(),
     )
-        .prop_map(|((kv_heads, group, head_dim, window), formats, last_tokens, n, seed)| {
+        .prop_map(|((kv_heads, group, head_dim, window), formats, last_tokens, n, (has_sinks, seed))| {
             let heads = Heads { query_heads: kv_heads * group, kv_heads, head_dim };
             let n = n.min((formats.len() - 1) * SPAN_TOKENS + last_tokens);
-            Case { heads, gaze: Gaze { scale: 0.2, window }, formats, last_tokens, n, seed }
+            let gaze = Gaze { scale: 0.2, window, sinks: None };
+            Case { heads, gaze, has_sinks, formats, last_tokens, n, seed }
         })
 }
 
@@ -145,15 +155,16 @@ proptest! {
             let head = |head: usize| decoded.iter().flat_map(move |page| &page[head * head_len..][..head_len]);
             (0..kv_heads).flat_map(head).copied().collect()
         };
-        let (keys, values) = (whole(0), whole(1));
+        let (keys, values, sinks) = (whole(0), whole(1), case.sinks());
+        let gaze = case.gaze(&sinks);
         let kv = KeysValues { keys: &keys, values: &values };
         let spans = spans(&pages, case.last_tokens);
         for isa in Isa::available() {
             let mut wanted = vec![0.0; queries.len()];
-            attend(&pool(1, *isa), case.heads, case.gaze, &queries, kv, case.position(), &mut wanted);
+            attend(&pool(1, *isa), case.heads, gaze, &queries, kv, case.position(), &mut wanted);
             let pool = pool(n_threads, *isa);
             for at_once in [1, 2, spans.len()] {
-                let mut attention = Attention::new(&pool, case.heads, case.gaze, &queries, case.position());
+                let mut attention = Attention::new(&pool, case.heads, gaze, &queries, case.position());
                 spans.chunks(at_once).for_each(|spans| attention.add(spans));
                 let mut out = vec![f32::NAN; queries.len()];
                 attention.finish(&mut out);
@@ -165,12 +176,13 @@ proptest! {
     #[test]
     fn a_window_sees_the_same_bits_without_the_pages_before_it(case in case()) {
         let Some(window) = case.gaze.window else { return Ok(()) };
-        let (pages, queries) = (case.pages(), case.queries());
+        let (pages, queries, sinks) = (case.pages(), case.queries(), case.sinks());
+        let gaze = case.gaze(&sinks);
         let all = spans(&pages, case.last_tokens);
         let row_len = case.heads.query_heads * case.heads.head_dim;
         let pool = pool(2, *Isa::available().last().unwrap());
         let mut together = vec![0.0; queries.len()];
-        let mut attention = Attention::new(&pool, case.heads, case.gaze, &queries, case.position());
+        let mut attention = Attention::new(&pool, case.heads, gaze, &queries, case.position());
         attention.add(&all);
         attention.finish(&mut together);
         for (row, query) in queries.chunks_exact(row_len).enumerate() {
@@ -178,7 +190,7 @@ proptest! {
             let first = (position + 1).saturating_sub(window);
             let seen: Vec<_> = all.iter().filter(|span| span.start + span.n_tokens > first).copied().collect();
             let mut alone = vec![0.0; row_len];
-            let mut attention = Attention::new(&pool, case.heads, case.gaze, query, position);
+            let mut attention = Attention::new(&pool, case.heads, gaze, query, position);
             attention.add(&seen);
             attention.finish(&mut alone);
             prop_assert_eq!(bits(&alone), bits(&together[row * row_len..][..row_len]), "row {}", row);
@@ -191,7 +203,7 @@ fn a_window_sees_its_own_token_and_those_before_it() {
     let heads = Heads { query_heads: 1, kv_heads: 1, head_dim: 2 };
     let keys: Vec<f32> = (0..300).flat_map(|t| [(t as f32 * 0.7).sin(), 1.0]).collect();
     let values: Vec<f32> = (0..300).flat_map(|t| [t as f32, 1.0]).collect();
-    let gaze = Gaze { scale: 1.0, window: Some(5) };
+    let gaze = Gaze { scale: 1.0, window: Some(5), sinks: None };
     let queries = [1.0, 0.0].repeat(300);
     let mut out = vec![0.0; 600];
     let kv = KeysValues { keys: &keys, values: &values };
@@ -214,6 +226,7 @@ fn spans_out_of_order_are_a_bug_of_the_caller() {
     let span =
         Span { start: 0, n_tokens: SPAN_TOKENS, head_tokens: SPAN_TOKENS, keys: numbers, values: numbers };
     let pool = pool(1, Isa::Portable);
-    let mut attention = Attention::new(&pool, heads, Gaze { scale: 1.0, window: None }, &[0.0; 2], 200);
+    let gaze = Gaze { scale: 1.0, window: None, sinks: None };
+    let mut attention = Attention::new(&pool, heads, gaze, &[0.0; 2], 200);
     attention.add(&[span, span]);
 }

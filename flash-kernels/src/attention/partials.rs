@@ -7,7 +7,7 @@ use crate::elementwise::exp;
 pub(super) struct Partials<'a> {
     /// `[rows]`: the greatest score.
     pub max: &'a mut [f32],
-    /// `[rows]`: the sum of e^(score − max); zero where a row sees no token.
+    /// `[rows]`: the sum of e^(score − max); zero where a row sees no token and has no sink.
     pub sum: &'a mut [f32],
     /// `[rows, head_dim]`: the sum of e^(score − max) · value.
     pub mixture: &'a mut [f32],
@@ -27,11 +27,23 @@ impl<'a> Partials<'a> {
         Self { max, sum, mixture }
     }
 
-    /// Of no token.
-    pub(super) fn clear(self) {
-        self.max.fill(f32::NEG_INFINITY);
-        self.sum.fill(0.0);
+    /// Of no token: what rows know before the first, of the `sinks` of their heads if there are such. Rows are
+    /// `[tokens, group]`, sinks `[group]`.
+    ///
+    /// Here, where everything else is merged to, a sink counts once however many spans there are.
+    pub(super) fn begin(self, sinks: Option<&[f32]>) {
         self.mixture.fill(0.0);
+        let Some(sinks) = sinks else {
+            self.max.fill(f32::NEG_INFINITY);
+            self.sum.fill(0.0);
+            return;
+        };
+        let sinks = sinks.iter().cycle();
+        for ((max, sum), sink) in self.max.iter_mut().zip(self.sum).zip(sinks) {
+            *max = *sink;
+            // A score of −∞ is none.
+            *sum = if *sink == f32::NEG_INFINITY { 0.0 } else { 1.0 };
+        }
     }
 
     /// Adds what the rows know of the next tokens.
@@ -43,7 +55,7 @@ impl<'a> Partials<'a> {
                 continue;
             }
             if self.sum[row] == 0.0 {
-                // The first tokens that it sees: there is nothing to add to.
+                // The first tokens that it sees, and no sink: there is nothing to add to.
                 self.max[row] = next.max[row];
                 self.sum[row] = next.sum[row];
                 mixture.copy_from_slice(next_mixture);

@@ -20,7 +20,7 @@ use crate::mlx::kernel::{Kernel, lazy};
 /// [`CausalAttention`] over a cache that is shared with the graph.
 struct Attention {
     pool: Arc<Pool>,
-    gaze: Gaze,
+    gaze: Gaze<'static>,
     projected: Projected,
     kv: Arc<Mutex<LayerBuffers>>,
 }
@@ -66,7 +66,7 @@ pub(in crate::compute) fn attend(
     };
     let rope = attention.rope.as_ref().map(|rope| Arc::clone(rope.kernel()));
     let projected = Projected { heads, position, norms, rope };
-    let (pool, gaze) = (Arc::clone(pool), Gaze { scale, window });
+    let (pool, gaze) = (Arc::clone(pool), Gaze { scale, window, sinks: None });
     let kv = match kv {
         LayerKv::Shared(kv) => Arc::clone(kv),
         LayerKv::Paged(layer) => {

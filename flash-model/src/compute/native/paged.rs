@@ -15,7 +15,7 @@ use crate::mlx::kernel::Kernel;
 /// Appends to the pages of a layer, and attends to them. Inputs: those of [`Projected`].
 pub(super) struct PagedAttention {
     pub pool: Arc<Pool>,
-    pub gaze: Gaze,
+    pub gaze: Gaze<'static>,
     pub projected: Projected,
     pub layer: Arc<Mutex<PagedLayer>>,
 }
