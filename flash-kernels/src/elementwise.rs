@@ -12,6 +12,9 @@ const LANES: usize = 32;
 /// Elements from which on threads share the work: about what one computes while another wakes.
 const PARALLEL_MIN: usize = 16 << 10;
 
+/// Pairs that are taken apart at a time: they stay in the nearest cache.
+const PAIRS_AT_ONCE: usize = 256;
+
 /// Computes `out = x · weight / √(mean(x²) + eps)` for each row.
 ///
 /// `x`, `out`: `[rows, n]`; `weight`: `[n]`.
@@ -32,33 +35,55 @@ pub fn rms_norm(pool: &Pool, x: &[f32], weight: Floats<'_>, eps: f32, out: &mut 
     });
 }
 
-/// Computes `out = silu(gate) · up`, where `silu(x) = x / (1 + e⁻ˣ)`. All have one shape.
+/// How a gate lets numbers through.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Gate {
+    /// `silu(gate) · up`, where `silu(x) = x / (1 + e⁻ˣ)`.
+    Silu,
+    /// `gelu(gate) · up`, with the approximation by a hyperbolic tangent, which is
+    /// `gelu(x) = x / (1 + e⁻²ᵘ)` for `u = √(2/π) · (x + 0.044715 · x³)`.
+    GeluTanh,
+    /// `g / (1 + e^(−alpha · g)) · (u + 1)`, where `g` is the gate, at most `limit`, and `u` is up, from `−limit` to `limit`.
+    ClampedSilu {
+        /// How steeply it opens.
+        alpha: f32,
+        /// The greatest number that passes.
+        limit: f32,
+    },
+}
+
+/// Computes `out` of `gate` and `up`, element by element. All have one shape.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn swiglu(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    gated(pool, pool.kernels().swiglu, gate, up, out);
-}
-
-/// Computes `out = gelu(gate) · up`, with the approximation by a hyperbolic tangent, which is
-/// `gelu(x) = x / (1 + e⁻²ᵘ)` for `u = √(2/π) · (x + 0.044715 · x³)`. All have one shape.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn geglu(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    gated(pool, pool.kernels().geglu, gate, up, out);
-}
-
-/// What lets numbers through a gate: `out` of `gate` and `up`.
-pub(crate) type Gate = fn(gate: &[f32], up: &[f32], out: &mut [f32]);
-
-fn gated(pool: &Pool, kernel: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub fn gated(pool: &Pool, kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(gate.len() == out.len() && up.len() == out.len(), "gate, up and out have one shape");
-    let width = part_width(pool, out.len(), 1);
-    let len = out.len();
+    let kernels = pool.kernels();
+    let (len, width) = (out.len(), part_width(pool, out.len(), 1));
     pool.for_columns(out, len, width, |mut part| {
         let range = part.range();
-        kernel(&gate[range.clone()], &up[range], part.row_mut(0));
+        (kernels.gate)(kind, &gate[range.clone()], &up[range], part.row_mut(0));
+    });
+}
+
+/// The same of `pairs`, a gate and what it lets through in turn, with the same bits. There are twice as many as of `out`.
+///
+/// # Panics
+/// If there are not.
+pub fn gated_pairs(pool: &Pool, kind: Gate, pairs: &[f32], out: &mut [f32]) {
+    let (pairs, rest) = pairs.as_chunks::<2>();
+    assert!(rest.is_empty() && pairs.len() == out.len(), "a pair for each number of out");
+    let kernels = pool.kernels();
+    let (len, width) = (out.len(), part_width(pool, out.len(), 1));
+    pool.for_columns(out, len, width, |mut part| {
+        let pairs = &pairs[part.range()];
+        let [mut gates, mut ups] = [[0.0; PAIRS_AT_ONCE]; 2];
+        for (pairs, out) in pairs.chunks(PAIRS_AT_ONCE).zip(part.row_mut(0).chunks_mut(PAIRS_AT_ONCE)) {
+            for ((gate, up), pair) in gates.iter_mut().zip(&mut ups).zip(pairs) {
+                [*gate, *up] = *pair;
+            }
+            (kernels.gate)(kind, &gates[..out.len()], &ups[..out.len()], out);
+        }
     });
 }
 
@@ -82,21 +107,42 @@ pub(crate) fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
     }
 }
 
+/// [`gated`], compiled for an instruction set.
 #[inline(always)]
-pub(crate) fn swiglu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub(crate) fn gate_slice(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    match kind {
+        Gate::Silu => silu_slice(gate, up, out),
+        Gate::GeluTanh => gelu_slice(gate, up, out),
+        Gate::ClampedSilu { alpha, limit } => clamped_slice(alpha, limit, gate, up, out),
+    }
+}
+
+#[inline(always)]
+fn silu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         *out = gate / (1.0 + exp(-gate)) * up;
     }
 }
 
 #[inline(always)]
-pub(crate) fn geglu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
+fn gelu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
     /// 2 · √(2/π), and 0.044715 times that.
     const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.071_354_814;
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         let twice = gate * (LINEAR + CUBIC * (gate * gate));
         *out = gate / (1.0 + exp(-twice)) * up;
+    }
+}
+
+#[inline(always)]
+fn clamped_slice(alpha: f32, limit: f32, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    // Written so that NaN passes.
+    let at_most = |x: f32| if x > limit { limit } else { x };
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        let (gate, up) = (at_most(*gate), at_most(*up));
+        let up = if up < -limit { -limit } else { up };
+        *out = gate / (1.0 + exp(-alpha * gate)) * (up + 1.0);
     }
 }
 

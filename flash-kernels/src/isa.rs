@@ -187,11 +187,8 @@ pub(crate) struct Kernels {
     /// [`rms_norm_row`](crate::elementwise::rms_norm_row).
     pub(crate) rms_norm: fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
 
-    /// [`swiglu_slice`](crate::elementwise::swiglu_slice).
-    pub(crate) swiglu: Gate,
-
-    /// [`geglu_slice`](crate::elementwise::geglu_slice).
-    pub(crate) geglu: Gate,
+    /// [`gate_slice`](crate::elementwise::gate_slice).
+    pub(crate) gate: fn(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]),
 
     /// [`soften`](crate::elementwise::soften).
     pub(crate) soften: fn(scores: &mut [f32]) -> (f32, f32),

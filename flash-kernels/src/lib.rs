@@ -9,8 +9,8 @@
 //! - [`Mx`]: the microscaling formats mxfp4 and mxfp8, and nvfp4.
 //! - [`matmul`]: `y = x · Wᵀ + b` of `f32` activations and a stored [`Matrix`], with the same bits whatever the number
 //!   of rows and threads.
-//! - [`attend`], [`Rope`], [`rms_norm`], [`swiglu`] and [`geglu`]: what a decoder's layer computes besides.
-//! - [`matmul_each`], [`matmul_add`], [`matmul_swiglu`] and [`matmul_geglu`]: several products as one, and what comes behind a product.
+//! - [`attend`], [`Rope`], [`rms_norm`] and [`gated`]: what a decoder's layer computes besides.
+//! - [`matmul_each`], [`matmul_add`] and [`matmul_gated`]: several products as one, and what comes behind a product.
 //! - [`gather_matmul`]: the same with a matrix of its own for each row, out of a [`MatrixStack`] of experts.
 //!
 //! ```
@@ -54,13 +54,13 @@ mod widen;
 
 pub use affine::Affine;
 pub use attention::{Attention, Codes, Gaze, Heads, KeysValues, Numbers, SPAN_TOKENS, Span, attend};
-pub use elementwise::{geglu, rms_norm, swiglu};
+pub use elementwise::{Gate, gated, gated_pairs, rms_norm};
 pub use error::KernelError;
 pub use float::FloatType;
 pub use isa::Isa;
 pub use matrix::{Floats, Matrix};
 pub use mx::Mx;
 pub use pool::Pool;
-pub use product::{Projection, gather_matmul, matmul, matmul_add, matmul_each, matmul_geglu, matmul_swiglu};
+pub use product::{Projection, gather_matmul, matmul, matmul_add, matmul_each, matmul_gated};
 pub use rope::Rope;
 pub use stack::MatrixStack;

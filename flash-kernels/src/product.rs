@@ -8,6 +8,7 @@ mod input;
 mod job;
 mod sums;
 
+use crate::elementwise::Gate;
 use crate::error::{KernelError, check_len};
 use crate::matrix::{Floats, Matrix};
 use crate::pool::Pool;
@@ -111,38 +112,21 @@ pub fn matmul_add(
     compute(pool, x, &[Output::Sum(projection)], &mut [y])
 }
 
-/// Computes `y = silu(x · Gᵀ + g) · (x · Uᵀ + u)` for the projections `gate` and `up`, with the bits of [`matmul`] for each and
-/// [`swiglu`](crate::swiglu).
+/// Computes `y` of both products `x · Gᵀ + g` and `x · Uᵀ + u`, for the projections `gate` and `up`, with the bits of
+/// [`matmul`] for each and [`gated`](crate::gated).
 ///
 /// # Errors
 /// As [`matmul`].
 ///
 /// # Panics
 /// As [`matmul`].
-pub fn matmul_swiglu(
+pub fn matmul_gated(
     pool: &Pool,
+    kind: Gate,
     x: &[f32],
     gate: Projection<'_>,
     up: Projection<'_>,
     y: &mut [f32],
 ) -> Result<(), KernelError> {
-    compute(pool, x, &[Output::Gated(pool.kernels().swiglu, [gate, up])], &mut [y])
-}
-
-/// Computes `y = gelu(x · Gᵀ + g) · (x · Uᵀ + u)` for the projections `gate` and `up`, with the bits of [`matmul`] for each and
-/// [`geglu`](crate::geglu).
-///
-/// # Errors
-/// As [`matmul`].
-///
-/// # Panics
-/// As [`matmul`].
-pub fn matmul_geglu(
-    pool: &Pool,
-    x: &[f32],
-    gate: Projection<'_>,
-    up: Projection<'_>,
-    y: &mut [f32],
-) -> Result<(), KernelError> {
-    compute(pool, x, &[Output::Gated(pool.kernels().geglu, [gate, up])], &mut [y])
+    compute(pool, x, &[Output::Gated(kind, [gate, up])], &mut [y])
 }

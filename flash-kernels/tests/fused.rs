@@ -4,8 +4,7 @@ mod common;
 
 use common::{Format, Random, Weights, all_formats, bits, matmul, pool};
 use flash_kernels::{
-    FloatType, Floats, Isa, KernelError, Projection, geglu, matmul_add, matmul_each, matmul_geglu,
-    matmul_swiglu, swiglu,
+    FloatType, Floats, Gate, Isa, KernelError, Projection, gated, matmul_add, matmul_each, matmul_gated,
 };
 use proptest::prelude::*;
 
@@ -108,12 +107,11 @@ proptest! {
             let projections = [projection(&gate, None), projection(&up, Some(&bias))];
             let mut wanted = y.clone();
             let products = [alone(&pool, &x, &gate, None), alone(&pool, &x, &up, Some(&bias))];
-            matmul_swiglu(&pool, &x, projections[0], projections[1], &mut y).unwrap();
-            swiglu(&pool, &products[0], &products[1], &mut wanted);
-            prop_assert_eq!(bits(&y), bits(&wanted), "{}", isa);
-            matmul_geglu(&pool, &x, projections[0], projections[1], &mut y).unwrap();
-            geglu(&pool, &products[0], &products[1], &mut wanted);
-            prop_assert_eq!(bits(&y), bits(&wanted), "{}", isa);
+            for kind in [Gate::Silu, Gate::GeluTanh, Gate::ClampedSilu { alpha: 1.702, limit: 7.0 }] {
+                matmul_gated(&pool, kind, &x, projections[0], projections[1], &mut y).unwrap();
+                gated(&pool, kind, &products[0], &products[1], &mut wanted);
+                prop_assert_eq!(bits(&y), bits(&wanted), "{} {:?}", isa, kind);
+            }
         }
     }
 }
@@ -130,8 +128,8 @@ fn what_does_not_fit_is_an_error_and_outputs_stay_as_they_were() {
     };
     let (good, x) = (projection(&weights, None), [1.0; 8]);
     let mut y = [7.0; 6];
-    assert_eq!(slice_of(matmul_swiglu(&pool, &x, good, projection(&narrow, None), &mut y)), "x");
-    assert_eq!(slice_of(matmul_swiglu(&pool, &x, good, projection(&tall, None), &mut y)), "y");
+    assert_eq!(slice_of(matmul_gated(&pool, Gate::Silu, &x, good, projection(&narrow, None), &mut y)), "x");
+    assert_eq!(slice_of(matmul_gated(&pool, Gate::Silu, &x, good, projection(&tall, None), &mut y)), "y");
     assert_eq!(slice_of(matmul_add(&pool, &x, projection(&weights, Some(&[0; 5])), &mut y)), "bias");
     assert_eq!(slice_of(matmul_add(&pool, &x[1..], good, &mut y)), "x");
     let mut other = [7.0; 7];

@@ -4,7 +4,8 @@ mod common;
 
 use common::{Random, bits, pool};
 use flash_kernels::{
-    Attention, FloatType, Floats, Gaze, Heads, Isa, KeysValues, Rope, attend, geglu, rms_norm, swiglu,
+    Attention, FloatType, Floats, Gate, Gaze, Heads, Isa, KeysValues, Rope, attend, gated, gated_pairs,
+    rms_norm,
 };
 use proptest::prelude::*;
 
@@ -37,6 +38,8 @@ fn reference(
     }
     out
 }
+
+const GATES: [Gate; 3] = [Gate::Silu, Gate::GeluTanh, Gate::ClampedSilu { alpha: 1.702, limit: 0.75 }];
 
 fn gaze(scale: f32) -> Gaze<'static> {
     Gaze { scale, window: None, sinks: None }
@@ -140,21 +143,26 @@ proptest! {
         let mut weight = vec![0; 2 * n];
         FloatType::BF16.encode_into(&Random(seed ^ 2).vec(n), &mut weight).unwrap();
         let weight = Floats { float: FloatType::BF16, bytes: &weight };
-        let mut wanted = [(); 3].map(|()| vec![0.0; x.len()]);
+        let mut wanted = [(); 4].map(|()| vec![0.0; x.len()]);
         let single = pool(1, Isa::Portable);
         for row in (0..n_rows).map(|row| row * n..(row + 1) * n) {
             rms_norm(&single, &x[row.clone()], weight, 1e-5, &mut wanted[0][row.clone()]);
-            swiglu(&single, &x[row.clone()], &up[row.clone()], &mut wanted[1][row.clone()]);
-            geglu(&single, &x[row.clone()], &up[row.clone()], &mut wanted[2][row]);
+            for (kind, wanted) in GATES.into_iter().zip(&mut wanted[1..]) {
+                gated(&single, kind, &x[row.clone()], &up[row.clone()], &mut wanted[row.clone()]);
+            }
         }
         for isa in Isa::available() {
             let pool = pool(3, *isa);
-            let mut out = [(); 3].map(|()| vec![0.0; x.len()]);
-            rms_norm(&pool, &x, weight, 1e-5, &mut out[0]);
-            swiglu(&pool, &x, &up, &mut out[1]);
-            geglu(&pool, &x, &up, &mut out[2]);
-            for (out, wanted) in out.iter().zip(&wanted) {
-                prop_assert_eq!(bits(out), bits(wanted), "{}", isa);
+            let mut out = vec![0.0; x.len()];
+            rms_norm(&pool, &x, weight, 1e-5, &mut out);
+            prop_assert_eq!(bits(&out), bits(&wanted[0]), "{}", isa);
+            let pairs: Vec<f32> = x.iter().zip(&up).flat_map(|(gate, up)| [*gate, *up]).collect();
+            for (kind, wanted) in GATES.into_iter().zip(&wanted[1..]) {
+                gated(&pool, kind, &x, &up, &mut out);
+                prop_assert_eq!(bits(&out), bits(wanted), "{} {:?}", isa, kind);
+                out.fill(f32::NAN);
+                gated_pairs(&pool, kind, &pairs, &mut out);
+                prop_assert_eq!(bits(&out), bits(wanted), "pairs, {} {:?}", isa, kind);
             }
         }
     }
@@ -195,16 +203,23 @@ fn norms_and_gates_are_those_of_the_formulas() {
                 assert!((f64::from(*out) - wanted).abs() <= 4e-7 * wanted.abs(), "{isa}: {out} for {wanted}");
             }
         }
-        swiglu(&pool, &x, &up, &mut out);
+        gated(&pool, Gate::Silu, &x, &up, &mut out);
         for ((x, up), out) in x.iter().zip(&up).zip(&out) {
             let wanted = f64::from(*x) / (1.0 + f64::from(-x).exp()) * f64::from(*up);
             assert!((f64::from(*out) - wanted).abs() <= 6e-7 * wanted.abs(), "{isa}: {out} for {wanted}");
         }
-        geglu(&pool, &x, &up, &mut out);
+        gated(&pool, Gate::GeluTanh, &x, &up, &mut out);
         for ((x, up), out) in x.iter().zip(&up).zip(&out) {
             let x = f64::from(*x);
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             let wanted = 0.5 * x * (1.0 + inner.tanh()) * f64::from(*up);
+            assert!((f64::from(*out) - wanted).abs() <= 1e-6 * wanted.abs(), "{isa}: {out} for {wanted}");
+        }
+        // Some lie beyond the limit on either side.
+        gated(&pool, GATES[2], &x, &up, &mut out);
+        for ((x, up), out) in x.iter().zip(&up).zip(&out) {
+            let (x, up) = (f64::from(*x).min(0.75), f64::from(*up).clamp(-0.75, 0.75));
+            let wanted = (up + 1.0) * (x / (1.0 + (-f64::from(1.702_f32) * x).exp()));
             assert!((f64::from(*out) - wanted).abs() <= 1e-6 * wanted.abs(), "{isa}: {out} for {wanted}");
         }
     }
@@ -215,11 +230,17 @@ fn gates_far_from_zero_open_and_close() {
     let pool = pool(1, *Isa::available().last().unwrap());
     let gate = [200.0, -200.0, f32::INFINITY, f32::NAN];
     let mut out = [0.0; 4];
-    for gated in [swiglu, geglu] {
-        gated(&pool, &gate, &[2.0; 4], &mut out);
+    for kind in &GATES[..2] {
+        gated(&pool, *kind, &gate, &[2.0; 4], &mut out);
         assert_eq!(out[..3], [400.0, 0.0, f32::INFINITY]);
         assert!(out[3].is_nan());
     }
+    let kind = Gate::ClampedSilu { alpha: 1.0, limit: 50.0 };
+    gated(&pool, kind, &gate, &[2.0, 2.0, f32::INFINITY, 2.0], &mut out);
+    assert_eq!(out[..3], [150.0, 0.0, 50.0 * 51.0]);
+    assert!(out[3].is_nan());
+    gated(&pool, kind, &[1.0; 4], &[f32::NAN, f32::NEG_INFINITY, -1.0, -60.0], &mut out);
+    assert!(out[0].is_nan() && out[1] == out[3] && out[1] < -35.0 && out[2] == 0.0, "{out:?}");
 }
 
 #[test]

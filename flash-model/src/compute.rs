@@ -73,6 +73,17 @@ pub(crate) enum Activation {
     GeluTanh,
 }
 
+impl Activation {
+    /// What the kernels call it.
+    #[cfg(target_os = "linux")]
+    fn kernel(self) -> flash_kernels::Gate {
+        match self {
+            Self::Silu => flash_kernels::Gate::Silu,
+            Self::GeluTanh => flash_kernels::Gate::GeluTanh,
+        }
+    }
+}
+
 /// RMSNorm over the last axis: `x · weight / √(mean(x²) + eps)`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Norm<'a> {

@@ -9,7 +9,7 @@ mod vectors;
 use super::Kernels;
 use crate::activations::{self, Plane, Terms};
 use crate::attention::{self, CodedRows};
-use crate::elementwise;
+use crate::elementwise::{self, Gate};
 use crate::tile::{CodeBits, TILE};
 use crate::widen::{self, Narrow};
 
@@ -35,8 +35,7 @@ pub(super) static KERNELS: Kernels = kernels! {
     multiply_lanes: floats::multiply_lanes, (weights, column_start, x, acc);
     widen: widen, (narrow, codes, out);
     rms_norm: rms_norm, (x, weight, eps, out);
-    swiglu: swiglu, (gate, up, out);
-    geglu: geglu, (gate, up, out);
+    gate: gated, (kind, gate, up, out);
     soften: soften, (scores);
     dequantize: dequantize, (rows, out);
 };
@@ -47,8 +46,7 @@ compiled_for! {
     fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) = activations::arrange_words;
     fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
-    fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::swiglu_slice;
-    fn geglu(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::geglu_slice;
+    fn gated(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::gate_slice;
     fn soften(scores: &mut [f32]) -> (f32, f32) = elementwise::soften;
     fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) = attention::dequantize;
 }

@@ -14,7 +14,7 @@ mod vectors;
 use super::Kernels;
 use crate::activations::{arrange_words, fix_group, pack_rows};
 use crate::attention::dequantize;
-use crate::elementwise::{geglu_slice, rms_norm_row, soften, swiglu_slice};
+use crate::elementwise::{gate_slice, rms_norm_row, soften};
 use crate::tile::TILE;
 use crate::widen::widen;
 
@@ -43,8 +43,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     multiply_lanes: floats::multiply_lanes,
     widen,
     rms_norm: rms_norm_row,
-    swiglu: swiglu_slice,
-    geglu: geglu_slice,
+    gate: gate_slice,
     soften,
     dequantize,
 };

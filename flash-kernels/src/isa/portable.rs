@@ -9,7 +9,7 @@ use crate::activations::{
 use crate::affine_tile::AffineTile;
 use crate::attention::dequantize;
 use crate::chains::{CHAINS, Link};
-use crate::elementwise::{geglu_slice, rms_norm_row, soften, swiglu_slice};
+use crate::elementwise::{gate_slice, rms_norm_row, soften};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes, TILE};
 use crate::widen::widen;
 
@@ -25,8 +25,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     multiply_floats,
     multiply_lanes,
     rms_norm: rms_norm_row,
-    swiglu: swiglu_slice,
-    geglu: geglu_slice,
+    gate: gate_slice,
     soften,
     dequantize,
 };

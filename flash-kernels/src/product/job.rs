@@ -51,9 +51,9 @@ impl<'a> Output<'a> {
         match self {
             Self::Product(projection) => Task::Product(Product::new(projection, m, inputs)),
             Self::Sum(projection) => Task::Sum(Product::new(projection, m, inputs)),
-            Self::Gated(kernel, [gate, up]) => {
+            Self::Gated(kind, [gate, up]) => {
                 let [gate, up] = [gate, up].map(|projection| Product::new(projection, m, inputs));
-                Task::Gated { kernel: *kernel, gate, up }
+                Task::Gated { kind: *kind, gate, up }
             }
         }
     }

@@ -24,7 +24,7 @@ pub(super) enum Task<'a> {
     /// What is there, and a product.
     Sum(Product<'a>),
     Gated {
-        kernel: Gate,
+        kind: Gate,
         gate: Product<'a>,
         up: Product<'a>,
     },
@@ -82,7 +82,7 @@ impl Task<'_> {
                     let out = &mut part.row_mut(row_idx)[start - columns.start..][..range.len()];
                     for (tile_idx, out) in out.chunks_mut(TILE).enumerate() {
                         let acc_idx = tile_idx * last.acc_rows() + row_idx;
-                        self.finish(scratch, acc_idx, start + tile_idx * TILE, out);
+                        self.finish(kernels, scratch, acc_idx, start + tile_idx * TILE, out);
                     }
                 }
             }
@@ -90,7 +90,14 @@ impl Task<'_> {
     }
 
     /// Writes columns of one row, from `column_start` on, whose sums have the index `acc_idx`.
-    fn finish(&self, scratch: &Scratch, acc_idx: usize, column_start: usize, out: &mut [f32]) {
+    fn finish(
+        &self,
+        kernels: &Kernels,
+        scratch: &Scratch,
+        acc_idx: usize,
+        column_start: usize,
+        out: &mut [f32],
+    ) {
         let len = out.len();
         let values = |product: &Product<'_>, acc: &[Lanes]| {
             let mut values = acc[acc_idx].0;
@@ -104,9 +111,9 @@ impl Task<'_> {
                     *out += value;
                 }
             }
-            Self::Gated { kernel, gate, up } => {
+            Self::Gated { kind, gate, up } => {
                 let (gate, up) = (values(gate, &scratch.gate), values(up, &scratch.acc));
-                kernel(&gate[..len], &up[..len], out);
+                (kernels.gate)(*kind, &gate[..len], &up[..len], out);
             }
         }
     }

@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Floats, KernelError, Matrix, MatrixStack, Pool, Projection};
-use flash_kernels::{gather_matmul, swiglu};
+use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, MatrixStack, Pool, Projection};
+use flash_kernels::{gated, gather_matmul};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
@@ -81,10 +81,10 @@ impl ExpertRows {
         let [mut gates, mut values] = [(); 2].map(|()| vec![0.0; n_rows * intermediate]);
         product(&gate, x, &self.tokens, &mut gates)?;
         product(&up, x, &self.tokens, &mut values)?;
-        let mut gated = vec![0.0; n_rows * intermediate];
-        swiglu(&self.pool, &gates, &values, &mut gated);
+        let mut passed = vec![0.0; n_rows * intermediate];
+        gated(&self.pool, Gate::Silu, &gates, &values, &mut passed);
         let own: Vec<u32> = (0..n_rows as u32).collect();
-        product(&down, &gated, &own, rows)
+        product(&down, &passed, &own, rows)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Floats, KernelError, Matrix, Pool, Projection};
-use flash_kernels::{matmul_add, matmul_each, matmul_geglu, matmul_swiglu};
+use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, Pool, Projection};
+use flash_kernels::{matmul_add, matmul_each, matmul_gated};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
@@ -61,7 +61,7 @@ pub(in crate::compute) fn gated_product(
     gate: compute::Matrix<'_>,
     up: compute::Matrix<'_>,
 ) -> Result<Array, Exception> {
-    let mut node = Node::new(pool, Finish::Gate(activation), x)?;
+    let mut node = Node::new(pool, Finish::Gate(activation.kernel()), x)?;
     node.push(gate)?;
     node.push(up)?;
     let shape = node.output_shape(up);
@@ -83,7 +83,7 @@ struct Products {
 enum Finish {
     None,
     Add,
-    Gate(Activation),
+    Gate(Gate),
 }
 
 /// How a matrix is stored.
@@ -150,10 +150,7 @@ impl Products {
                 y.copy_from_slice(bytemuck::cast_slice(rest.next().expect("pushed last")));
                 matmul_add(&self.pool, x, *projection, y)
             }
-            (Finish::Gate(Activation::Silu), [gate, up], [y]) => matmul_swiglu(&self.pool, x, *gate, *up, y),
-            (Finish::Gate(Activation::GeluTanh), [gate, up], [y]) => {
-                matmul_geglu(&self.pool, x, *gate, *up, y)
-            }
+            (Finish::Gate(kind), [gate, up], [y]) => matmul_gated(&self.pool, kind, x, *gate, *up, y),
             (_, projections, outputs) => matmul_each(&self.pool, x, projections, outputs),
         }
     }
