@@ -3,6 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
+use mlx_rs::module::Param;
 
 use crate::ModelError;
 use crate::compute::{AttentionInput, Backend, HeadNorms};
@@ -50,6 +51,8 @@ pub(crate) struct AttentionArgs {
     /// Whether the projections of queries, keys and values have biases.
     pub qkv_bias: bool,
     pub output_bias: bool,
+    /// Whether each head's softmax has a score beside those of the tokens.
+    pub sinks: bool,
     /// How each head of queries and keys is normalised before it is rotated, if it is.
     pub head_norm: Option<NormArgs>,
 }
@@ -70,6 +73,8 @@ pub(crate) struct Attention {
     q_norm: Option<RmsNorm>,
     #[param]
     k_norm: Option<RmsNorm>,
+    #[param]
+    sinks: Param<Option<Array>>,
 }
 
 impl Attention {
@@ -93,6 +98,7 @@ impl Attention {
             o_proj: linear("o_proj", n_heads * head_dim, hidden_size, args.output_bias)?,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,
+            sinks: Param::new(args.sinks.then(|| weights.vector(n_heads)).transpose()?),
         })
     }
 
@@ -111,7 +117,9 @@ impl Attention {
         let [queries, keys, values] = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
         let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
         let norms = norms.map(|(queries, keys)| HeadNorms { queries: queries.norm(), keys: keys.norm() });
-        let input = AttentionInput { queries: &queries, keys: &keys, values: &values, norms, position };
+        let sinks = self.sinks.value.as_ref();
+        let input =
+            AttentionInput { queries: &queries, keys: &keys, values: &values, norms, sinks, position };
         self.causal.backend.attend(&self.causal, input, kv)
     }
 }

@@ -132,8 +132,8 @@ pub(crate) enum TensorKind {
     Float,
     /// Quantised codes.
     Codes,
-    /// Scales of a byte each.
-    Exponents,
+    /// A byte each: scales, or codes two by two.
+    Bytes,
 }
 
 impl TensorKind {
@@ -141,7 +141,7 @@ impl TensorKind {
     pub(crate) fn of(placeholder: mlx_rs::Dtype) -> Self {
         match placeholder {
             mlx_rs::Dtype::Uint32 => Self::Codes,
-            mlx_rs::Dtype::Uint8 => Self::Exponents,
+            mlx_rs::Dtype::Uint8 => Self::Bytes,
             _ => Self::Float,
         }
     }
@@ -150,7 +150,7 @@ impl TensorKind {
         match self {
             Self::Float => matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16),
             Self::Codes => dtype == Dtype::U32,
-            Self::Exponents => dtype == Dtype::U8,
+            Self::Bytes => dtype == Dtype::U8,
         }
     }
 
@@ -158,7 +158,7 @@ impl TensorKind {
         match self {
             Self::Float => "F32, F16 or BF16",
             Self::Codes => "U32",
-            Self::Exponents => "U8",
+            Self::Bytes => "U8",
         }
     }
 }

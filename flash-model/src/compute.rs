@@ -66,11 +66,16 @@ pub(crate) struct Quantized<'a> {
 }
 
 /// What lets numbers through a gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Activation {
     Silu,
     /// Approximated by a hyperbolic tangent.
     GeluTanh,
+    /// `g / (1 + e^(−alpha · g)) · (u + 1)` for the gate `g`, at most `limit`, and `u` from `−limit` to `limit`.
+    ClampedSilu {
+        alpha: f32,
+        limit: f32,
+    },
 }
 
 impl Activation {
@@ -80,6 +85,7 @@ impl Activation {
         match self {
             Self::Silu => flash_kernels::Gate::Silu,
             Self::GeluTanh => flash_kernels::Gate::GeluTanh,
+            Self::ClampedSilu { alpha, limit } => flash_kernels::Gate::ClampedSilu { alpha, limit },
         }
     }
 }
@@ -106,6 +112,8 @@ pub(crate) struct AttentionInput<'a> {
     pub keys: &'a Array,
     pub values: &'a Array,
     pub norms: Option<HeadNorms<'a>>,
+    /// `[heads]`: a score that each head's softmax has beside those of the tokens.
+    pub sinks: Option<&'a Array>,
     /// Tokens before the first of these.
     pub position: usize,
 }
@@ -235,7 +243,7 @@ impl Backend {
         }
     }
 
-    /// `activation(gate) · up` of both products with `x`.
+    /// What `activation` lets through of both products with `x`.
     pub(crate) fn gated_product(
         &self,
         activation: Activation,

@@ -68,7 +68,7 @@ impl Embedding {
             let codes = Rows::of(tensor("weight", columns as u64, TensorKind::Codes)?);
             let groups = hidden / format.group_size as u64;
             let mx = |codes, format| {
-                let scales = Rows::of(tensor("scales", groups, TensorKind::Exponents)?);
+                let scales = Rows::of(tensor("scales", groups, TensorKind::Bytes)?);
                 Ok::<_, ModelError>(Storage::Mx { codes, scales, format })
             };
             match format.mode {

@@ -26,7 +26,7 @@ use crate::compute::{Backend, Term, Work};
 use crate::residency::{SLOT_RETURN, once_slots_are_back};
 
 pub(crate) use gate::{Gate, GateArgs};
-pub(crate) use mixture::{Expert, ExpertDims, Mixture, Names};
+pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, Mixture, Names};
 pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;
 pub(crate) use router::{Router, Routes, Scoring};

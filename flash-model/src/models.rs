@@ -3,6 +3,8 @@
 mod block;
 mod gemma3;
 mod gemma3_text;
+mod gpt_oss;
+mod layer_types;
 mod llama;
 mod mixtral;
 mod phi3;
@@ -94,6 +96,7 @@ type Build = fn(&Weights<'_>) -> Result<Architecture, ModelError>;
 const MODELS: &[(&str, Build)] = &[
     ("gemma3", gemma3::build),
     ("gemma3_text", gemma3_text::build),
+    ("gpt_oss", gpt_oss::build),
     ("llama", llama::build),
     ("mixtral", mixtral::build),
     ("phi3", phi3::build),

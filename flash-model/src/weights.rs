@@ -7,7 +7,7 @@ use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype};
 
 use crate::compute::Backend;
-use crate::config::QuantizedMode;
+use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::fused::Fused;
 use crate::layers::{Linear, NormArgs, RmsNorm};
 use crate::{Checkpoint, Config, ModelError};
@@ -61,38 +61,49 @@ impl<'a> Weights<'a> {
 
     /// `y = x · Wᵀ (+ b)`: quantised if the checkpoint has scales for it.
     pub(crate) fn linear(&self, input_dims: i32, output_dims: i32, bias: bool) -> Result<Linear, ModelError> {
-        let bias = if bias { Some(unloaded(&[output_dims], Dtype::Float32)?) } else { None };
-        let mut linear = Linear {
-            backend: self.backend.clone(),
-            format: None,
-            weight: Param::new(unloaded(&[output_dims, input_dims], Dtype::Float32)?),
-            scales: Param::new(None),
-            biases: Param::new(None),
-            bias: Param::new(bias),
-        };
         let path = Fused::whole_path(self.fused, &self.path);
         if !self.checkpoint.has(&format!("{path}.scales")) {
-            return Ok(linear);
+            return self.linear_in(None, input_dims, output_dims, bias);
         }
         let config = self.checkpoint.config();
         let format = config.quantized_format(&path).ok_or_else(|| {
             config.field_error("quantization", &"missing", "the weights are quantised, so it must say how")
         })?;
-        if input_dims % format.group_size != 0 {
-            return Err(config.field_error(
-                "quantization",
-                &format.group_size,
-                "the group size must divide every row",
-            ));
-        }
         let catalog = self.checkpoint.catalog();
         let tensor = |name: &str| catalog.get(&format!("{path}.{name}"));
         if let (Some(scales), Some(biases)) = (tensor("scales"), tensor("biases")) {
             self.checkpoint.expect_dtype_of_scales(scales, biases)?;
         }
+        self.linear_in(Some(format), input_dims, output_dims, bias)
+    }
+
+    /// The same, quantised in a format that does not follow from names and configuration.
+    pub(crate) fn linear_in(
+        &self,
+        format: Option<QuantizedFormat>,
+        input_dims: i32,
+        output_dims: i32,
+        bias: bool,
+    ) -> Result<Linear, ModelError> {
+        let bias = bias.then(|| self.vector(output_dims)).transpose()?;
+        let mut linear = Linear {
+            backend: self.backend.clone(),
+            format,
+            weight: Param::new(unloaded(&[output_dims, input_dims], Dtype::Float32)?),
+            scales: Param::new(None),
+            biases: Param::new(None),
+            bias: Param::new(bias),
+        };
+        let Some(format) = format else { return Ok(linear) };
+        if input_dims % format.group_size != 0 {
+            return Err(self.config().field_error(
+                "quantization",
+                &format.group_size,
+                "the group size must divide every row",
+            ));
+        }
         let n_groups = input_dims / format.group_size;
         let groups = |dtype| unloaded(&[output_dims, n_groups], dtype).map(Some);
-        linear.format = Some(format);
         linear.weight = Param::new(unloaded(&[output_dims, format.row_words(input_dims)], Dtype::Uint32)?);
         if format.mode == QuantizedMode::Affine {
             linear.scales = Param::new(groups(Dtype::Float32)?);

@@ -42,7 +42,11 @@ fn write(dir: &Path, config: &Value, tensors: &[(String, &str, Vec<u64>)]) {
     let mut header = serde_json::Map::new();
     let mut offset = 0;
     for (name, dtype, shape) in tensors {
-        let width = if *dtype == "F16" { 2 } else { 4 };
+        let width = match *dtype {
+            "U8" => 1,
+            "F16" => 2,
+            _ => 4,
+        };
         let end = offset + shape.iter().product::<u64>() * width;
         header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] }));
         offset = end;
@@ -311,6 +315,12 @@ fn what_a_family_cannot_have_is_named() {
         ("phi3", "partial_rotary_factor", json!(1.5), "partial_rotary_factor"),
         ("phi3", "rope_scaling", json!({ "type": "yarn" }), "rope_scaling"),
         ("phi3", "rope_scaling", longrope, "rope_scaling.long_factor"),
+        ("gpt_oss", "sliding_window", json!(0), "sliding_window"),
+        ("gpt_oss", "layer_types", json!(["linear_attention"]), "layer_types"),
+        ("gpt_oss", "layer_types", json!([]), "layer_types"),
+        ("gpt_oss", "num_experts_per_tok", json!(129), "num_experts_per_tok"),
+        ("gpt_oss", "num_local_experts", json!(0), "num_experts_per_tok"),
+        ("gpt_oss", "swiglu_limit", json!(-7.0), "swiglu_limit"),
         ("gemma3_text", "sliding_window", json!(0), "sliding_window"),
         ("gemma3_text", "sliding_window_pattern", json!(0), "sliding_window_pattern"),
         ("gemma3_text", "query_pre_attn_scalar", json!(0.0), "query_pre_attn_scalar"),
@@ -327,6 +337,44 @@ fn what_a_family_cannot_have_is_named() {
             "{model_type}, {field} = {value}: {error:?}"
         );
     }
+}
+
+/// A `gpt_oss` of two experts as it was published, but for what `change` does to the tensors of its experts.
+fn published(change: impl FnOnce(&mut Vec<(String, &'static str, Vec<u64>)>)) -> ModelError {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config["model_type"] = json!("gpt_oss");
+    config["num_local_experts"] = json!(2);
+    config["num_experts_per_tok"] = json!(1);
+    let mut experts = Vec::new();
+    for (name, rows, columns) in [("gate_up_proj", 2 * 64, HIDDEN), ("down_proj", HIDDEN, 64)] {
+        let path = format!("model.layers.0.mlp.experts.{name}");
+        experts.push((format!("{path}_blocks"), "U8", vec![2, rows, columns / 32, 16]));
+        experts.push((format!("{path}_scales"), "U8", vec![2, rows, columns / 32]));
+        experts.push((format!("{path}_bias"), "F32", vec![2, rows]));
+    }
+    change(&mut experts);
+    write(dir.path(), &config, &[tensors(), experts].concat());
+    open(dir.path()).unwrap_err()
+}
+
+#[test]
+fn experts_in_blocks_that_are_not_what_they_should_be_are_named() {
+    // Its experts are as they should be: what is missing comes behind them.
+    let error = published(|_| ());
+    assert!(
+        matches!(&error, ModelError::MissingTensor { tensor, .. } if !tensor.contains("experts")),
+        "{error:?}"
+    );
+    let error = published(|experts| experts[0].2[3] = 15);
+    let ModelError::TensorShape { tensor, expected, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(tensor, "model.layers.0.mlp.experts.gate_up_proj_blocks");
+    assert_eq!(expected.as_slice(), [2, 128, HIDDEN / 32, 16]);
+    let error = published(|experts| experts[3].1 = "F32");
+    assert!(matches!(&error, ModelError::TensorDtype { expected: "U8", .. }), "{error:?}");
+    let error = published(|experts| drop(experts.remove(5)));
+    let wanted = "model.layers.0.mlp.experts.down_proj_bias";
+    assert!(matches!(&error, ModelError::MissingTensor { tensor, .. } if tensor == wanted), "{error:?}");
 }
 
 #[test]

@@ -96,8 +96,8 @@ fn pages_of_full_precision_give_the_bits_of_a_cache_in_one_piece() {
     }
 }
 
-/// Committed models of which some layers see a window of recent tokens: 24 of two, and 20 of three.
-const SLIDING: [&str; 2] = ["llama-sliding", "gemma3-text"];
+/// Committed models of which some layers see a window of recent tokens: 24 of two, and 20 of three; and 20 with sinks.
+const SLIDING: [&str; 3] = ["llama-sliding", "gemma3-text", "gpt_oss"];
 
 fn committed(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name)
@@ -220,6 +220,22 @@ fn quantised_pages_stay_close_and_fewer_bits_are_further() {
     let [half, eight, four] = [KvFormat::F16, KvFormat::Int8, KvFormat::Int4].map(error);
     assert!(half < eight && eight < four, "{half} {eight} {four}");
     assert!(half < 1e-3 && eight < 1e-2 && four < 0.2, "{half} {eight} {four}");
+}
+
+#[test]
+fn sinks_count_once_however_many_pages_there_are() {
+    let (dir, tokens) = (committed("gpt_oss"), tokens(500));
+    for compute in [Compute::Auto, Compute::Mlx] {
+        let logits =
+            |kv: KvPolicy| Way { kv, compute, ..Way::of(kv.format) }.open(&dir).forward(&tokens).unwrap();
+        let wanted = logits(KvPolicy::default());
+        let greatest = wanted.iter().fold(0.0_f32, |max, logit| max.max(logit.abs()));
+        for (format, allowed) in [(KvFormat::Exact, 1e-5), (KvFormat::F16, 1e-2), (KvFormat::Int8, 1e-1)] {
+            let differences = logits(Way::of(format).kv).into_iter().zip(&wanted).map(|(a, b)| (a - b).abs());
+            let worst = differences.fold(0.0_f32, f32::max);
+            assert!(worst < allowed * greatest, "{compute:?}, {format:?}: {worst} of {greatest}");
+        }
+    }
 }
 
 #[test]

@@ -338,6 +338,31 @@ fn qwen3_moe_with_a_tensor_for_each_expert_equals_mlx_lm() {
     tiny("qwen3_moe-each");
 }
 
+#[test]
+fn gpt_oss_with_its_sinks_windows_and_yarn_equals_mlx_lm() {
+    tiny("gpt_oss");
+}
+
+#[test]
+fn gpt_oss_with_listed_layers_and_plain_rope_equals_mlx_lm() {
+    tiny("gpt_oss-window");
+}
+
+#[test]
+fn gpt_oss_of_four_bits_with_routers_of_eight_equals_mlx_lm() {
+    tiny("gpt_oss-q4");
+}
+
+#[test]
+fn gpt_oss_with_experts_of_mxfp4_and_all_else_of_eight_bits_equals_mlx_lm() {
+    tiny("gpt_oss-mxfp4");
+}
+
+#[test]
+fn gpt_oss_as_it_was_published_equals_mlx_lm() {
+    tiny("gpt_oss-blocks");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

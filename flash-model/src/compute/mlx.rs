@@ -54,12 +54,21 @@ pub(super) fn gated_product(
     gate: Matrix<'_>,
     up: Matrix<'_>,
 ) -> Result<Array, Exception> {
-    let gate = product(x, gate)?;
-    let open = match activation {
-        Activation::Silu => nn::silu(gate)?,
-        Activation::GeluTanh => nn::gelu_approximate(gate)?,
-    };
-    open.multiply(product(x, up)?)
+    gated(activation, &product(x, gate)?, &product(x, up)?)
+}
+
+/// What `activation` lets through, element by element.
+fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Array, Exception> {
+    match activation {
+        Activation::Silu => nn::silu(gate)?.multiply(up),
+        Activation::GeluTanh => nn::gelu_approximate(gate)?.multiply(up),
+        Activation::ClampedSilu { alpha, limit } => {
+            let [alpha, limit, least, one] = [alpha, limit, -limit, 1.0].map(Array::from_f32);
+            let gate = ops::minimum(gate, &limit)?;
+            let up = ops::maximum(ops::minimum(up, &limit)?, least)?;
+            gate.multiply(ops::sigmoid(gate.multiply(alpha)?)?)?.multiply(up.add(one)?)
+        }
+    }
 }
 
 pub(super) fn rms_norm(
@@ -80,7 +89,7 @@ pub(super) fn attend(
     kv: &mut LayerKv,
 ) -> Result<Array, Exception> {
     let CausalAttention { n_heads, n_kv_heads, scale, window, .. } = *attention;
-    let AttentionInput { queries, keys, values, norms, position } = input;
+    let AttentionInput { queries, keys, values, norms, sinks, position } = input;
     let n = queries.dim(1);
     let heads = |x, n_heads, norm: Option<Norm<'_>>| {
         let mut x = split_heads(x, n_heads)?;
@@ -95,8 +104,9 @@ pub(super) fn attend(
     let queries = heads(queries, n_heads, norms.map(|norms| norms.queries))?;
     let keys = heads(keys, n_kv_heads, norms.map(|norms| norms.keys))?;
     let values = split_heads(values, n_kv_heads)?;
+    let sinks = sinks.map(|sinks| sinks.as_dtype(Dtype::Float32)).transpose()?;
     if let LayerKv::Paged(layer) = kv {
-        let attended = paged::attend(layer, attention, position, [&queries, &keys, &values])?;
+        let attended = paged::attend(layer, attention, position, [&queries, &keys, &values], sinks.as_ref())?;
         return attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1]);
     }
     let (mut keys, mut values) = kv.append(&keys, &values, position)?;
@@ -113,7 +123,7 @@ pub(super) fn attend(
             mask = Some(Mask::Array(&far));
         }
     }
-    let attended = fast::scaled_dot_product_attention(&queries, keys, values, scale, mask, None)?;
+    let attended = fast::scaled_dot_product_attention(&queries, keys, values, scale, mask, sinks.as_ref())?;
     attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1])
 }
 

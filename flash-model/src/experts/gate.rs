@@ -24,6 +24,8 @@ pub(crate) struct Gate {
 /// What there is beside the router's matrix.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct GateArgs {
+    /// Whether the matrix has biases.
+    pub bias: bool,
     /// Whether experts are chosen with a correction of their scores.
     pub corrected: bool,
     /// The experts that every token takes, as one MLP.
@@ -42,7 +44,7 @@ struct Scorer {
 impl Gate {
     pub(crate) fn new(weights: &Weights<'_>, dims: ExpertDims, args: GateArgs) -> Result<Self, ModelError> {
         let n_experts = dims.n_experts as i32;
-        let inner = weights.at("gate").linear(dims.hidden, n_experts, false)?;
+        let inner = weights.at("gate").linear(dims.hidden, n_experts, args.bias)?;
         let correction = args.corrected.then(|| weights.vector(n_experts)).transpose()?;
         let shared = args.shared_experts.map(|args| Mlp::new(args, &weights.at("shared_experts")));
         Ok(Self {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use flash_io::{DIRECT_ALIGN, Slot, Tensor};
+use flash_io::{DIRECT_ALIGN, Dtype, Slot, Tensor};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -12,15 +12,19 @@ use mlx_rs::module::{ModuleParameters as _, update_parameters};
 use super::Router;
 use crate::bundle::{Bundle, Part};
 use crate::checkpoint::TensorKind;
+use crate::compute::Activation;
+use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::layers::Linear;
 use crate::weights::Weights;
 use crate::{ModelError, mlx};
 
-/// What an expert computes: `down(silu(gate(x)) · up(x))`.
+/// What an expert computes: `down(activation(gate(x), up(x)))`.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(crate) struct Expert {
+    pub activation: Activation,
+    /// None if `up_proj` has its rows as well: then they take turns, the gate's before what it lets through.
     #[param]
-    pub gate_proj: Linear,
+    pub gate_proj: Option<Linear>,
     #[param]
     pub up_proj: Linear,
     #[param]
@@ -41,12 +45,25 @@ pub(crate) struct Names {
 /// What stacked matrices are called.
 const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
+/// How blocks are stored: 16 bytes with the codes of 32 columns, and a scale.
+const BLOCKS: QuantizedFormat = QuantizedFormat { group_size: 32, bits: 4, mode: QuantizedMode::Mxfp4 };
+const BLOCK_BYTES: u64 = 16;
+
 /// The lengths of an expert.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpertDims {
     pub n_experts: usize,
     pub hidden: i32,
     pub intermediate: i32,
+}
+
+/// What there is to say of experts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExpertArgs {
+    pub dims: ExpertDims,
+    /// Whether their matrices have biases.
+    pub bias: bool,
+    pub activation: Activation,
 }
 
 /// The experts of a layer.
@@ -59,6 +76,20 @@ pub(crate) struct Mixture {
     template: Expert,
     /// By parameter, in the order of their keys.
     parameters: Vec<(String, Place)>,
+}
+
+impl ExpertArgs {
+    /// An expert whose gate, up and down are called `matrices` below the path of `weights`.
+    fn template(self, weights: &Weights<'_>, matrices: [&str; 3]) -> Result<Expert, ModelError> {
+        let Self { dims: ExpertDims { hidden, intermediate, .. }, bias, activation } = self;
+        let linear = |idx: usize, input, output| weights.at(matrices[idx]).linear(input, output, bias);
+        Ok(Expert {
+            activation,
+            gate_proj: Some(linear(0, hidden, intermediate)?),
+            up_proj: linear(1, hidden, intermediate)?,
+            down_proj: linear(2, intermediate, hidden)?,
+        })
+    }
 }
 
 /// Where a parameter lies.
@@ -75,46 +106,103 @@ impl Mixture {
     pub(crate) fn new(
         weights: &Weights<'_>,
         names: Names,
-        dims: ExpertDims,
+        args: ExpertArgs,
         router: Router,
     ) -> Result<Self, ModelError> {
+        let stacked = weights.at(names.stacked);
+        if weights.checkpoint().has(&format!("{}.{}.weight", stacked.path(), MATRICES[0])) {
+            return Self::stacked(&stacked, args, router);
+        }
+        let each = weights.at(names.each);
+        let template = args.template(&each.at("0"), names.each_matrices)?;
+        Self::placed(&each, template, args, router, |key, shape, kind| {
+            let (matrix, parameter) = key.split_once('.').expect("a parameter of a matrix");
+            let idx = MATRICES.iter().position(|name| *name == matrix).expect("a matrix of an expert");
+            let tensor = |expert_idx| {
+                let path = each.at(&format!("{expert_idx}"));
+                let name = format!("{}.{}.{parameter}", path.path(), names.each_matrices[idx]);
+                weights.checkpoint().tensor(&name, shape, kind).cloned()
+            };
+            Ok(Place::Each((0..args.dims.n_experts).map(tensor).collect::<Result<_, _>>()?))
+        })
+    }
+
+    /// Those whose tensors at the path of `weights` have a matrix of all experts each, as mlx-lm stacks them.
+    pub(crate) fn stacked(
+        weights: &Weights<'_>,
+        args: ExpertArgs,
+        router: Router,
+    ) -> Result<Self, ModelError> {
+        let template = args.template(weights, MATRICES)?;
+        Self::placed(weights, template, args, router, |key, shape, kind| {
+            let shape = [&[args.dims.n_experts as u64], shape].concat();
+            let name = format!("{}.{key}", weights.path());
+            Ok(Place::Stacked(weights.checkpoint().tensor(&name, &shape, kind)?.clone()))
+        })
+    }
+
+    /// Those that `gpt_oss` is published with: codes in blocks of mxfp4, and the rows of gate and up take turns. Where there are
+    /// none, the tensors are not so called.
+    pub(crate) fn in_blocks(
+        weights: &Weights<'_>,
+        args: ExpertArgs,
+        router: Router,
+    ) -> Result<Option<Self>, ModelError> {
         let checkpoint = weights.checkpoint();
-        let is_stacked =
-            checkpoint.has(&format!("{}.{}.{}.weight", weights.path(), names.stacked, MATRICES[0]));
-        let (first, matrices) = if is_stacked {
-            (weights.at(names.stacked), MATRICES)
-        } else {
-            (weights.at(names.each).at("0"), names.each_matrices)
+        if !checkpoint.has(&format!("{}.gate_up_proj_blocks", weights.path())) {
+            return Ok(None);
+        }
+        let ExpertArgs { dims: ExpertDims { n_experts, hidden, intermediate }, bias, activation } = args;
+        let linear = |input, output| weights.linear_in(Some(BLOCKS), input, output, bias);
+        let both = intermediate.checked_mul(2).ok_or_else(|| {
+            weights.config().field_error(
+                "intermediate_size",
+                &intermediate,
+                "no tensor has twice as many rows",
+            )
+        })?;
+        let template = Expert {
+            activation,
+            gate_proj: None,
+            up_proj: linear(hidden, both)?,
+            down_proj: linear(intermediate, hidden)?,
         };
-        let linear = |idx: usize, input, output| first.at(matrices[idx]).linear(input, output, false);
-        let mut template = Expert {
-            gate_proj: linear(0, dims.hidden, dims.intermediate)?,
-            up_proj: linear(1, dims.hidden, dims.intermediate)?,
-            down_proj: linear(2, dims.intermediate, dims.hidden)?,
-        };
+        let mixture = Self::placed(weights, template, args, router, |key, shape, kind| {
+            let (matrix, parameter) = key.split_once('.').expect("a parameter of a matrix");
+            let matrix = if matrix == "up_proj" { "gate_up_proj" } else { matrix };
+            let suffix = if parameter == "weight" { "blocks" } else { parameter };
+            let name = format!("{}.{matrix}_{suffix}", weights.path());
+            let stacked = |shape: &[u64]| [&[n_experts as u64], shape].concat();
+            if parameter != "weight" {
+                return Ok(Place::Stacked(checkpoint.tensor(&name, &stacked(shape), kind)?.clone()));
+            }
+            let &[rows, words] = shape else { unreachable!("a matrix of codes") };
+            let blocks = [rows, 4 * words / BLOCK_BYTES, BLOCK_BYTES];
+            let mut codes = checkpoint.tensor(&name, &stacked(&blocks), TensorKind::Bytes)?.clone();
+            // The same bytes, four in a word.
+            (codes.dtype, codes.shape) = (Dtype::U32, stacked(shape));
+            Ok(Place::Stacked(codes))
+        })?;
+        Ok(Some(mixture))
+    }
+
+    /// Experts like `template` at the path of `weights`, whose parameters lie where `place` says: of each it gets key, shape
+    /// and kind.
+    fn placed(
+        weights: &Weights<'_>,
+        mut template: Expert,
+        args: ExpertArgs,
+        router: Router,
+        place: impl Fn(&str, &[u64], TensorKind) -> Result<Place, ModelError>,
+    ) -> Result<Self, ModelError> {
         let mut parameters = Vec::new();
         for (key, placeholder) in template.parameters_mut().flatten() {
             let kind = TensorKind::of(placeholder.dtype());
             let shape: Vec<u64> = placeholder.shape().iter().map(|&extent| extent as u64).collect();
-            let place = if is_stacked {
-                let shape = [&[dims.n_experts as u64], &shape[..]].concat();
-                let name = format!("{}.{key}", first.path());
-                Place::Stacked(checkpoint.tensor(&name, &shape, kind)?.clone())
-            } else {
-                let (matrix, parameter) = key.split_once('.').expect("a parameter of a matrix");
-                let idx = MATRICES.iter().position(|name| *name == matrix).expect("a matrix of an expert");
-                let tensor = |expert_idx| {
-                    let path = weights.at(names.each).at(&format!("{expert_idx}"));
-                    let name = format!("{}.{}.{parameter}", path.path(), names.each_matrices[idx]);
-                    checkpoint.tensor(&name, &shape, kind).cloned()
-                };
-                Place::Each((0..dims.n_experts).map(tensor).collect::<Result<_, _>>()?)
-            };
-            parameters.push((key.to_string(), place));
+            parameters.push((key.to_string(), place(&key, &shape, kind)?));
         }
         parameters.sort_by(|a, b| a.0.cmp(&b.0));
-        let path = weights.at(if is_stacked { names.stacked } else { names.each }).path().to_owned();
-        Ok(Self { router, dims, path, template, parameters })
+        Ok(Self { router, dims: args.dims, path: weights.path().to_owned(), template, parameters })
     }
 
     /// Bytes of one expert.
@@ -139,7 +227,9 @@ impl Mixture {
         let [hidden, intermediate] = [self.dims.hidden, self.dims.intermediate].map(|extent| extent as u64);
         let rows = (super::WAVE_ROWS as u64).min(n_tokens * self.router.top_k as u64);
         let sent = n_tokens * (4 * hidden + 2 * self.dims.n_experts as u64);
-        sent + 2 * rows * (2 * hidden + 3 * intermediate)
+        // Gate, up and what passes; where gate and up come as one, MLX takes them apart first.
+        let n_inner = if self.template.gate_proj.is_some() { 3 } else { 5 };
+        sent + 2 * rows * (2 * hidden + n_inner * intermediate)
     }
 
     /// What MLX may take beside an expert to widen its half-precision numbers.

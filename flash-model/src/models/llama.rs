@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::block::TransformerBlock;
+use super::layer_types::LayerTypes;
 use super::{Architecture, Layer, Sizes, decoder};
 use crate::attention::AttentionArgs;
 use crate::mlp::MlpArgs;
@@ -23,7 +24,7 @@ pub(super) struct ModelArgs {
     rope_scaling: Option<RopeScaling>,
     #[serde(default = "default_tie_word_embeddings")]
     tie_word_embeddings: bool,
-    layer_types: Option<Vec<String>>,
+    layer_types: Option<LayerTypes>,
     sliding_window: Option<usize>,
 }
 
@@ -38,21 +39,8 @@ fn default_tie_word_embeddings() -> bool {
 impl ModelArgs {
     /// The window of a layer, if it has one.
     fn window(&self, layer_idx: usize, config: &Config) -> Result<Option<usize>, ModelError> {
-        let Some(kinds) = &self.layer_types else { return Ok(None) };
-        match kinds.get(layer_idx).map_or("missing", String::as_str) {
-            "full_attention" => Ok(None),
-            "sliding_attention" => match self.sliding_window {
-                Some(window @ 1..) => Ok(Some(window)),
-                other => {
-                    let given = format!("{other:?}");
-                    Err(config.field_error("sliding_window", &given, "sliding_attention needs one"))
-                }
-            },
-            other => {
-                let expected = "full_attention or sliding_attention for each layer";
-                Err(config.field_error("layer_types", &other, expected))
-            }
-        }
+        let window = |kinds: &LayerTypes| kinds.window(layer_idx, self.sliding_window, config);
+        self.layer_types.as_ref().map_or(Ok(None), window)
     }
 }
 

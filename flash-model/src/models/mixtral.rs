@@ -9,7 +9,8 @@ use super::block::attend_and_route;
 use super::{Architecture, Layer, LayerOutput, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::{Attention, LayerInput};
-use crate::experts::{ExpertDims, Gate, GateArgs, Mixture, Names, Router, Scoring};
+use crate::compute::Activation;
+use crate::experts::{ExpertArgs, ExpertDims, Gate, GateArgs, Mixture, Names, Router, Scoring};
 use crate::layers::RmsNorm;
 use crate::rope::{Rope, RopeArgs, RopeScaling};
 use crate::weights::Weights;
@@ -77,6 +78,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     // The softmax over the chosen is that over all, of which the chosen are made to add up to 1.
     let router = Router::new(args.num_experts_per_tok, n_experts, true, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden: sizes.hidden_size, intermediate: sizes.intermediate_size };
+    let experts = ExpertArgs { dims, bias: false, activation: Activation::Silu };
     decoder(weights, &sizes, args.tie_word_embeddings, |_, weights| {
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, sizes.norm());
         let moe = weights.at("block_sparse_moe");
@@ -86,6 +88,6 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
             input_layernorm: norm("input_layernorm")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
         });
-        Ok(LayerParts { layer, mixture: Some(Mixture::new(&moe, NAMES, dims, router.clone())?) })
+        Ok(LayerParts { layer, mixture: Some(Mixture::new(&moe, NAMES, experts, router.clone())?) })
     })
 }

@@ -1,16 +1,13 @@
 //! Qwen3 with experts, as `mlx_lm/models/qwen3_moe.py` has it.
 
-use mlx_rs::error::Exception;
-use mlx_rs::macros::ModuleParameters;
-use mlx_rs::module::Module;
 use serde::Deserialize;
 
-use super::block::{TransformerBlock, attend_and_route};
-use super::{Architecture, Layer, LayerOutput, LayerParts, Sizes, decoder};
+use super::block::{SparseBlock, TransformerBlock};
+use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::ModelError;
-use crate::attention::{Attention, AttentionArgs, LayerInput};
-use crate::experts::{ExpertDims, Gate, GateArgs, Mixture, Names, Router, Scoring};
-use crate::layers::RmsNorm;
+use crate::attention::AttentionArgs;
+use crate::compute::Activation;
+use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Mixture, Names, Router, Scoring};
 use crate::rope::Rope;
 use crate::weights::Weights;
 
@@ -45,30 +42,6 @@ impl ModelArgs {
     }
 }
 
-#[derive(Debug, ModuleParameters)]
-struct SparseBlock {
-    #[param]
-    self_attn: Attention,
-    #[param]
-    mlp: Gate,
-    #[param]
-    input_layernorm: RmsNorm,
-    #[param]
-    post_attention_layernorm: RmsNorm,
-}
-
-impl Module<LayerInput<'_>> for SparseBlock {
-    type Output = LayerOutput;
-    type Error = Exception;
-
-    fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let norms = [&mut self.input_layernorm, &mut self.post_attention_layernorm];
-        attend_and_route(&mut self.self_attn, &self.mlp, norms, input)
-    }
-
-    fn training_mode(&mut self, _: bool) {}
-}
-
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
@@ -79,6 +52,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let router =
         Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden, intermediate: args.moe_intermediate_size };
+    let experts = ExpertArgs { dims, bias: false, activation: Activation::Silu };
     decoder(weights, &sizes, args.tie_word_embeddings, |layer_idx, weights| {
         let attention =
             AttentionArgs { head_norm: Some(sizes.norm()), ..sizes.attention(Some(rope.clone())) };
@@ -87,14 +61,9 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
                 Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
             return Ok(layer.into());
         }
-        let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, sizes.norm());
+        let gate = GateArgs::default();
+        let layer: Box<dyn Layer> = Box::new(SparseBlock::new(&sizes, &attention, dims, gate, weights)?);
         let mlp = weights.at("mlp");
-        let layer: Box<dyn Layer> = Box::new(SparseBlock {
-            self_attn: Attention::new(&attention, &weights.at("self_attn"))?,
-            mlp: Gate::new(&mlp, dims, GateArgs::default())?,
-            input_layernorm: norm("input_layernorm")?,
-            post_attention_layernorm: norm("post_attention_layernorm")?,
-        });
-        Ok(LayerParts { layer, mixture: Some(Mixture::new(&mlp, NAMES, dims, router.clone())?) })
+        Ok(LayerParts { layer, mixture: Some(Mixture::new(&mlp, NAMES, experts, router.clone())?) })
     })
 }

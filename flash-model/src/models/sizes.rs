@@ -88,7 +88,7 @@ impl Sizes {
         }
     }
 
-    /// Attention to all tokens, without biases and norms of heads.
+    /// Attention to all tokens, without biases, sinks and norms of heads.
     pub(crate) fn attention(&self, rope: Option<Rope>) -> AttentionArgs {
         AttentionArgs {
             hidden_size: self.hidden_size,
@@ -100,6 +100,7 @@ impl Sizes {
             window: None,
             qkv_bias: false,
             output_bias: false,
+            sinks: false,
             head_norm: None,
         }
     }

@@ -8,8 +8,18 @@ use serde::Deserialize;
 use super::{Way, bits, prompt_of};
 
 /// Of each family one whose layers are large enough to be streamed.
-const STREAMED: [&str; 8] =
-    ["llama-sliding", "qwen2", "qwen3", "smollm3", "phi3", "gemma3-text", "mixtral", "qwen3_moe"];
+const STREAMED: [&str; 10] = [
+    "llama-sliding",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "phi3",
+    "gemma3-text",
+    "mixtral",
+    "qwen3_moe",
+    "gpt_oss",
+    "gpt_oss-blocks",
+];
 
 fn family(name: &str) -> (PathBuf, usize) {
     #[derive(Deserialize)]

@@ -1,17 +1,25 @@
 //! Experts by MLX's operations.
 
 use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, ops};
 
-use super::{gated_product, product};
-use crate::compute::{Activation, Term, Work};
+use super::{gated, gated_product, product};
+use crate::compute::{Term, Work};
 
 /// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
 pub(in crate::compute) fn expert_rows(x: &Array, work: &[Work<'_>]) -> Result<Array, Exception> {
     let x = x.reshape(&[-1, x.dim(-1)])?;
     let rows = work.iter().map(|Work { expert, tokens }| {
         let x = x.take_axis(Array::from_slice(tokens, &[tokens.len() as i32]), 0)?;
-        let gated = gated_product(Activation::Silu, &x, expert.gate_proj.matrix(), expert.up_proj.matrix())?;
+        let up = expert.up_proj.matrix();
+        let gated = match &expert.gate_proj {
+            Some(gate) => gated_product(expert.activation, &x, gate.matrix(), up)?,
+            None => {
+                let pairs = product(&x, up)?.reshape(&[x.dim(0), -1, 2])?;
+                gated(expert.activation, &pairs.try_index((.., .., 0))?, &pairs.try_index((.., .., 1))?)?
+            }
+        };
         product(&gated, expert.down_proj.matrix())
     });
     let rows = rows.collect::<Result<Vec<_>, _>>()?;

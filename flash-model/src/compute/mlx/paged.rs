@@ -12,7 +12,8 @@ use crate::attention::CausalAttention;
 use crate::kv::{PageView, PagedLayer};
 
 /// Attends from `queries`, `[1, heads, n, head_dim]`, to what the layer holds, to which it appends `keys` and `values`, `[1,
-/// kv_heads, n, head_dim]`; the first stands at `position`. The result has the shape of the queries.
+/// kv_heads, n, head_dim]`; the first stands at `position`. `sinks`, f32 `[heads]`, are scores that each head's softmax has
+/// beside those of the tokens. The result has the shape of the queries.
 ///
 /// Evaluates as it goes: pages come and go. What goes wrong with one is told by the pages, not here.
 pub(super) fn attend(
@@ -20,9 +21,10 @@ pub(super) fn attend(
     causal: &CausalAttention,
     position: usize,
     [queries, keys, values]: [&Array; 3],
+    sinks: Option<&Array>,
 ) -> Result<Array, Exception> {
     let layer = &mut *layer.lock();
-    match Attention::new(layer, causal, position, [queries, keys, values])?.run() {
+    match Attention::new(layer, causal, position, [queries, keys, values], sinks)?.run() {
         Ok(attended) => Ok(attended),
         Err(ModelError::Mlx(error)) => Err(error),
         Err(error) => {
@@ -42,6 +44,8 @@ struct Attention<'a> {
     keys: Array,
     /// Likewise.
     values: Array,
+    /// `[kv_heads, 1, group]`.
+    sinks: Option<Array>,
 }
 
 /// What some queries have seen so far.
@@ -60,6 +64,7 @@ impl<'a> Attention<'a> {
         causal: &CausalAttention,
         position: usize,
         [queries, keys, values]: [&Array; 3],
+        sinks: Option<&Array>,
     ) -> Result<Self, Exception> {
         let &[_, n_heads, n, head_dim] = queries.shape() else {
             return Err(Exception::custom("queries of four dimensions"));
@@ -72,11 +77,13 @@ impl<'a> Attention<'a> {
             // Flat, so that it lies row by row however it was made.
             x.squeeze_axes(&[0])?.transpose_axes(&[1, 0, 2])?.as_dtype(Dtype::Float32)?.reshape(&[-1])
         };
-        Ok(Self { layer, window: causal.window, position, queries, keys: rows(keys)?, values: rows(values)? })
+        let (keys, values) = (rows(keys)?, rows(values)?);
+        let sinks = sinks.map(|sinks| sinks.reshape(&[n_kv_heads, 1, n_heads / n_kv_heads])).transpose()?;
+        Ok(Self { layer, window: causal.window, position, queries, keys, values, sinks })
     }
 
     fn run(self) -> Result<Array, ModelError> {
-        let Self { layer, window, position, queries, keys, values } = self;
+        let Self { layer, window, position, queries, keys, values, sinks } = self;
         mlx_rs::transforms::eval([&keys, &values])?;
         let &[n_kv_heads, n, group, head_dim] = queries.shape() else { unreachable!("made with four") };
         let token_len = (n_kv_heads * head_dim) as usize;
@@ -89,7 +96,8 @@ impl<'a> Attention<'a> {
             let queries = queries.try_index((.., tokens.start as i32..tokens.end as i32, .., ..))?;
             let queries = queries.reshape(&[n_kv_heads, rows, head_dim])?;
             let first = window.map_or(0, |window| (run.start + 1).saturating_sub(window));
-            let mut seen: Option<Seen> = None;
+            // Where there are sinks they come first, once for all pages.
+            let mut seen = sinks.as_ref().map(|sinks| Seen::of_sinks(sinks, &queries)).transpose()?;
             layer.look(first..run.end, |pages| {
                 for page in pages {
                     let next = Seen::of(&queries, page, run.start, window, group)?;
@@ -116,6 +124,16 @@ impl<'a> Attention<'a> {
 }
 
 impl Seen {
+    /// What the rows of `queries` know of their `sinks`, `[kv_heads, 1, group]`.
+    fn of_sinks(sinks: &Array, queries: &Array) -> Result<Self, Exception> {
+        let &[n_kv_heads, _, group] = sinks.shape() else { unreachable!("made with three") };
+        let rows = queries.dim(1);
+        let max =
+            ops::broadcast_to(sinks, &[n_kv_heads, rows / group, group])?.reshape(&[n_kv_heads, rows, 1])?;
+        let sum = ops::ones::<f32>(max.shape())?;
+        Ok(Self { max, sum, mixture: ops::zeros::<f32>(queries.shape())? })
+    }
+
     /// What the rows see of a page; the first stands at `position`, and `group` of them at each.
     fn of(
         queries: &Array,

@@ -3,15 +3,15 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use flash_kernels::{Gaze, Heads, KeysValues, Pool, Rope};
+use flash_kernels::{FloatType, Gaze, Heads, KeysValues, Pool, Rope};
 use flash_kv::LayerBuffers;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
 
-use super::expect;
 use super::norm::StoredNorm;
 use super::paged::PagedAttention;
+use super::{expect, float_type};
 use crate::attention::CausalAttention;
 use crate::compute::{AttentionInput, HeadNorms, Norm};
 use crate::kv::LayerKv;
@@ -26,13 +26,14 @@ struct Attention {
 }
 
 /// What was projected of the new tokens, and what happens to it before they attend. Inputs: queries, keys, values; the
-/// weights of the norms of queries and keys if there are such.
+/// weights of the norms of queries and keys if there are such; sinks, if there are.
 pub(super) struct Projected {
     pub heads: Heads,
     /// Of the first of the tokens.
     pub position: usize,
     norms: Option<[StoredNorm; 2]>,
     rope: Option<Arc<Rope>>,
+    sinks: Option<FloatType>,
 }
 
 /// Queries and keys as they attend, and values.
@@ -40,6 +41,7 @@ pub(super) struct Ready<'a> {
     pub queries: Vec<f32>,
     pub keys: Vec<f32>,
     pub values: &'a [f32],
+    pub sinks: Option<Vec<f32>>,
 }
 
 pub(in crate::compute) fn attend(
@@ -49,7 +51,7 @@ pub(in crate::compute) fn attend(
     kv: &LayerKv,
 ) -> Result<Array, Exception> {
     let CausalAttention { n_heads, n_kv_heads, scale, window, .. } = *attention;
-    let AttentionInput { queries, keys, values, norms, position } = input;
+    let AttentionInput { queries, keys, values, norms, sinks, position } = input;
     let (n_heads, n_kv_heads) = (n_heads as usize, n_kv_heads as usize);
     let heads =
         Heads { query_heads: n_heads, kv_heads: n_kv_heads, head_dim: queries.dim(-1) as usize / n_heads };
@@ -64,8 +66,13 @@ pub(in crate::compute) fn attend(
         }
         None => None,
     };
+    if let Some(sinks) = sinks {
+        expect(sinks.shape() == [attention.n_heads], "a sink for each head")?;
+        inputs.push(sinks);
+    }
+    let sinks = sinks.map(float_type).transpose()?;
     let rope = attention.rope.as_ref().map(|rope| Arc::clone(rope.kernel()));
-    let projected = Projected { heads, position, norms, rope };
+    let projected = Projected { heads, position, norms, rope, sinks };
     let (pool, gaze) = (Arc::clone(pool), Gaze { scale, window, sinks: None });
     let kv = match kv {
         LayerKv::Shared(kv) => Arc::clone(kv),
@@ -92,7 +99,7 @@ impl Kernel for Attention {
         let Self { pool, gaze, projected, kv } = self;
         let Projected { heads, position, .. } = *projected;
         let Heads { kv_heads, head_dim, .. } = heads;
-        let Ready { queries, keys: new_keys, values: new_values } = projected.ready(pool, inputs);
+        let Ready { queries, keys: new_keys, values: new_values, sinks } = projected.ready(pool, inputs);
         let mut kv = kv.lock();
         let LayerBuffers { keys, values } = &mut *kv;
         let keys: &mut [f32] = bytemuck::cast_slice_mut(keys.as_mut_slice());
@@ -110,7 +117,8 @@ impl Kernel for Attention {
             }
         }
         let kv = KeysValues { keys, values };
-        flash_kernels::attend(pool, heads, *gaze, &queries, kv, position, outputs[0]);
+        let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
+        flash_kernels::attend(pool, heads, gaze, &queries, kv, position, outputs[0]);
     }
 }
 
@@ -125,7 +133,12 @@ impl Projected {
             norms[idx].compute(pool, x, inputs[3 + idx], &mut normed);
             self.rotated(n_heads * head_dim, &normed)
         };
-        Ready { queries: ready(0, query_heads), keys: ready(1, kv_heads), values: numbers(2) }
+        let sinks = self.sinks.zip(inputs.last()).map(|(float, bytes)| {
+            let mut sinks = vec![0.0; query_heads];
+            float.decode_into(bytes, &mut sinks).expect("a sink for each head");
+            sinks
+        });
+        Ready { queries: ready(0, query_heads), keys: ready(1, kv_heads), values: numbers(2), sinks }
     }
 
     /// Tokens of `row_len` numbers, rotated.

@@ -4,23 +4,32 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, MatrixStack, Pool, Projection};
-use flash_kernels::{gated, gather_matmul};
+use flash_kernels::{gated, gated_pairs, gather_matmul};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::expect;
 use super::product::Stored;
 use crate::compute::{Term, Work};
+use crate::layers::Linear;
 use crate::mlx::kernel::{Kernel, lazy};
 
-/// What experts make of some rows each. Inputs: the rows `[n, k]`; of each expert gate, up and down.
+/// What experts make of some rows each. Inputs: the rows `[n, k]`; of each expert the gate if it is apart, up and down.
 struct ExpertRows {
     pool: Arc<Pool>,
-    /// Gate, up and down of each expert.
-    stored: Vec<[Stored; 3]>,
+    kind: Gate,
+    stored: Vec<StoredExpert>,
     /// For each row of the output, the row of the input and the expert.
     tokens: Vec<u32>,
     experts: Vec<u32>,
+}
+
+/// How the matrices of an expert are stored.
+struct StoredExpert {
+    /// None where its rows and those of `up` take turns.
+    gate: Option<Stored>,
+    up: Stored,
+    down: Stored,
 }
 
 /// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
@@ -32,22 +41,25 @@ pub(in crate::compute) fn expert_rows(
     expect(x.dtype() == Dtype::Float32, "rows in float32")?;
     let (mut inputs, mut stored) = (vec![x], Vec::with_capacity(work.len()));
     let (mut tokens, mut experts) = (Vec::new(), Vec::new());
-    let mut hidden = 0;
+    let (mut hidden, mut kind) = (0, Gate::Silu);
     for (idx, Work { expert, tokens: own }) in (0..).zip(work) {
-        let [gate, up, down] = [&expert.gate_proj, &expert.up_proj, &expert.down_proj].map(|w| w.matrix());
-        let (k, intermediate) = (x.dim(-1), gate.weight.dim(0));
-        expect(up.weight.dim(0) == intermediate, "gate for each value")?;
-        hidden = down.weight.dim(0);
-        stored.push([
-            Stored::push(gate, k, &mut inputs)?,
-            Stored::push(up, k, &mut inputs)?,
-            Stored::push(down, intermediate, &mut inputs)?,
-        ]);
+        let gate = expert.gate_proj.as_ref().map(Linear::matrix);
+        let (up, down) = (expert.up_proj.matrix(), expert.down_proj.matrix());
+        let (k, up_rows) = (x.dim(-1), up.weight.dim(0));
+        let is_whole = gate.map_or(up_rows % 2 == 0, |gate| gate.weight.dim(0) == up_rows);
+        expect(is_whole, "gate for each value")?;
+        let intermediate = if gate.is_some() { up_rows } else { up_rows / 2 };
+        (hidden, kind) = (down.weight.dim(0), expert.activation.kernel());
+        stored.push(StoredExpert {
+            gate: gate.map(|gate| Stored::push(gate, k, &mut inputs)).transpose()?,
+            up: Stored::push(up, k, &mut inputs)?,
+            down: Stored::push(down, intermediate, &mut inputs)?,
+        });
         tokens.extend_from_slice(own);
         experts.extend(own.iter().map(|_| idx));
     }
     let n_rows = tokens.len() as i32;
-    let node = ExpertRows { pool: Arc::clone(pool), stored, tokens, experts };
+    let node = ExpertRows { pool: Arc::clone(pool), kind, stored, tokens, experts };
     let [rows] = lazy(node, &inputs, [&[n_rows, hidden]])?;
     Ok(rows)
 }
@@ -65,24 +77,30 @@ impl ExpertRows {
         let [x, rest @ ..] = inputs else { unreachable!("pushed first") };
         let x: &[f32] = bytemuck::cast_slice(x);
         let mut rest = rest.iter().copied();
-        let mut stacks = [const { Vec::new() }; 3];
-        for stored in &self.stored {
-            for (stack, stored) in stacks.iter_mut().zip(stored) {
-                stack.push(stored.projection(&mut rest)?);
+        let [mut gates, mut ups, mut downs] = [const { Vec::new() }; 3];
+        for StoredExpert { gate, up, down } in &self.stored {
+            if let Some(gate) = gate {
+                gates.push(gate.projection(&mut rest)?);
             }
+            ups.push(up.projection(&mut rest)?);
+            downs.push(down.projection(&mut rest)?);
         }
-        let [gate, up, down] = stacks.map(Stack::new);
-        let (gate, up, down) = (gate?, up?, down?);
+        let is_apart = !gates.is_empty();
+        let (gate, up, down) = (Stack::new(gates)?, Stack::new(ups)?, Stack::new(downs)?);
         let n_rows = self.tokens.len();
         let product = |stack: &Stack<'_>, x: &[f32], lhs: &[u32], y: &mut [f32]| {
             gather_matmul(&self.pool, x, &stack.matrices, stack.bias(), lhs, &self.experts, y)
         };
-        let intermediate = gate.matrices.n();
-        let [mut gates, mut values] = [(); 2].map(|()| vec![0.0; n_rows * intermediate]);
-        product(&gate, x, &self.tokens, &mut gates)?;
+        let mut values = vec![0.0; n_rows * up.matrices.n()];
         product(&up, x, &self.tokens, &mut values)?;
-        let mut passed = vec![0.0; n_rows * intermediate];
-        gated(&self.pool, Gate::Silu, &gates, &values, &mut passed);
+        let mut passed = vec![0.0; n_rows * down.matrices.k()];
+        if is_apart {
+            let mut gates = vec![0.0; values.len()];
+            product(&gate, x, &self.tokens, &mut gates)?;
+            gated(&self.pool, self.kind, &gates, &values, &mut passed);
+        } else {
+            gated_pairs(&self.pool, self.kind, &values, &mut passed);
+        }
         let own: Vec<u32> = (0..n_rows as u32).collect();
         product(&down, &passed, &own, rows)
     }

@@ -27,7 +27,8 @@ impl PagedAttention {
         let Projected { heads, position, .. } = *projected;
         let Heads { query_heads, kv_heads, head_dim } = heads;
         let (row_len, token_len) = (query_heads * head_dim, kv_heads * head_dim);
-        let Ready { queries, keys, values } = projected.ready(pool, inputs);
+        let Ready { queries, keys, values, sinks } = projected.ready(pool, inputs);
+        let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
         let end = position + queries.len() / row_len;
         for run in layer.runs(position..end) {
             let tokens = run.start - position..run.end - position;
@@ -35,7 +36,7 @@ impl PagedAttention {
             layer.append(run.start, &keys[new.clone()], &values[new])?;
             let rows = tokens.start * row_len..tokens.end * row_len;
             let first = gaze.window.map_or(0, |window| (run.start + 1).saturating_sub(window));
-            let mut attention = Attention::new(pool, heads, *gaze, &queries[rows.clone()], run.start);
+            let mut attention = Attention::new(pool, heads, gaze, &queries[rows.clone()], run.start);
             layer.look(first..run.end, |pages| {
                 let spans: Vec<_> = pages.iter().map(span).collect();
                 attention.add(&spans);

@@ -11,13 +11,16 @@ import copy
 import json
 import shutil
 import sys
+import tempfile
 import zlib
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 import oracle
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.activations import SwigluOAI
 from mlx_lm.utils import _get_classes, quantize_model
 
 LENGTHS = (1, 2, 17, 300)
@@ -39,11 +42,11 @@ def given(config):
     return {key: given(value) if isinstance(value, dict) else value for key, value in config.items() if value is not None}
 
 
-def variant(dtype=mx.float16, without=None, quantize=None, shards=1, experts=None, **config):
-    """`experts`: what the matrices of each expert are called where they are not stacked."""
+def variant(dtype=mx.float16, without=None, quantize=None, shards=1, stored=None, **config):
+    """`stored`: makes the parameters' names and arrays what the checkpoint has."""
     config = given({**BASE, **config})
     return {
-        "dtype": dtype, "without": without, "quantize": quantize, "shards": shards, "experts": experts, "config": config}
+        "dtype": dtype, "without": without, "quantize": quantize, "shards": shards, "stored": stored, "config": config}
 
 
 def streamed(intermediate_size):
@@ -51,11 +54,12 @@ def streamed(intermediate_size):
     return {"intermediate_size": intermediate_size, "vocab_size": 96}
 
 
-def quantized(bits, group_size, overrides=(), mode="affine"):
-    """All matrices alike, but those in `overrides`: {path: (bits, group size, maybe the mode), or False for not at all}."""
+def quantized(bits, group_size, overrides=(), mode="affine", only=""):
+    """All matrices alike whose path has `only` in it, but those in `overrides`: {path: (bits, group size, maybe the mode), or
+    False for not at all}."""
     keys = ("bits", "group_size", "mode")
     overrides = {path: how and dict(zip(keys, how)) for path, how in dict(overrides).items()}
-    return {"bits": bits, "group_size": group_size, "mode": mode, "overrides": overrides}
+    return {"bits": bits, "group_size": group_size, "mode": mode, "overrides": overrides, "only": only}
 
 
 QUANTIZED = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 96}
@@ -73,8 +77,59 @@ def no_biases(weights):
     return {name: mx.zeros_like(w) if name.endswith(".bias") else w for name, w in weights.items()}
 
 
+def no_sinks(weights):
+    return {name: w - 100 if name.endswith("sinks") else w for name, w in weights.items()}
+
+
+def no_expert_biases(weights):
+    return {name: mx.zeros_like(w) if ".experts." in name and name.endswith(".bias") else w for name, w in weights.items()}
+
+
+class OfModel(NamedTuple):
+    """A change of the model itself."""
+    change: Callable
+
+
+def unclamped(model):
+    for layer in model.layers:
+        layer.mlp.experts.activation = SwigluOAI(limit=1e6)
+
+
 def plain_head_norms(weights):
     return {name: mx.ones_like(w) if "q_norm" in name or "k_norm" in name else w for name, w in weights.items()}
+
+
+def unstacked(blocks):
+    """Matrices of all experts as one for each, as models are trained, called as in `blocks`."""
+    def stored(weights):
+        for name, w in weights:
+            block = next((block for block in blocks if f".{block}.switch_mlp." in name), None)
+            if block is None:
+                yield name, w
+                continue
+            path, matrix = name.removesuffix(".weight").split(".switch_mlp.")
+            for expert in range(w.shape[0]):
+                yield f"{path}.experts.{expert}.{blocks[block][matrix]}.weight", w[expert]
+
+    return stored
+
+
+def in_blocks(weights):
+    """Experts in mxfp4 as OpenAI publishes them: codes in blocks of 16 bytes, the rows of gate and up in turn."""
+    weights = dict(weights)
+    for name, w in weights.items():
+        path, _, parameter = name.rpartition(".")
+        if ".experts." not in path:
+            yield name, w
+            continue
+        if path.endswith("up_proj"):
+            continue
+        if path.endswith("gate_proj"):
+            w = mx.stack([w, weights[name.replace("gate_proj", "up_proj")]], axis=2).flatten(1, 2)
+            path = path.replace("gate_proj", "gate_up_proj")
+        if parameter == "weight":
+            w, parameter = mx.unflatten(w.view(mx.uint8), -1, (-1, 16)), "blocks"
+        yield f"{path}_{parameter}", w
 
 
 VARIANTS = {
@@ -189,7 +244,7 @@ QWEN3_MOE = {
 VARIANTS |= {
     "mixtral": variant(mx.float32, **MIXTRAL, without={"num_experts_per_tok": 1}),
     "mixtral-each": variant(
-        **MIXTRAL, experts={"block_sparse_moe": {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}},
+        **MIXTRAL, stored=unstacked({"block_sparse_moe": {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}}),
         without={"num_experts_per_tok": 3}),
     "qwen3_moe": variant(mx.float32, **QWEN3_MOE, without={"norm_topk_prob": False}),
     # A layer without experts, and parts of the softmax over all of them.
@@ -202,7 +257,35 @@ VARIANTS |= {
         **QWEN3_MOE | {"hidden_size": 64, "moe_intermediate_size": 64}),
     "qwen3_moe-each": variant(
         shards=3,
-        experts={"mlp": {name: name for name in ("gate_proj", "down_proj", "up_proj")}}, **QWEN3_MOE),
+        stored=unstacked({"mlp": {name: name for name in ("gate_proj", "down_proj", "up_proj")}}), **QWEN3_MOE),
+}
+
+# Layers with and without a window in turn, the first with one.
+GPT_OSS = {
+    "model_type": "gpt_oss", "num_local_experts": 6, "num_experts_per_tok": 2, "head_dim": 16, "intermediate_size": 32,
+    "num_hidden_layers": 4, "sliding_window": 20, "rope_theta": 150000, "vocab_size": 96, "swiglu_limit": 7.0,
+    "tie_word_embeddings": False,
+    "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 64, "beta_fast": 32.0,
+                     "beta_slow": 1.0, "truncate": False},
+}
+GPT_OSS_64 = GPT_OSS | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+EXPERTS = [f"model.layers.{layer}.mlp.experts.{matrix}_proj" for layer in range(2) for matrix in ("gate", "up", "down")]
+ROUTERS = {f"model.layers.{layer}.mlp.router": (8, 64) for layer in range(2)}
+VARIANTS |= {
+    "gpt_oss": variant(mx.float32, **GPT_OSS, without=no_sinks),
+    "gpt_oss-window": variant(
+        mx.bfloat16, **GPT_OSS | {"num_hidden_layers": 3, "rope_scaling": None, "sliding_window": 130},
+        layer_types=["full_attention", "sliding_attention", "sliding_attention"], without={"sliding_window": 512}),
+    "gpt_oss-q4": variant(
+        mx.bfloat16, quantize=quantized(4, 64, ROUTERS), **GPT_OSS_64, without=OfModel(unclamped)),
+    # As mlx-community has them: experts as they were published, all else in eight bits.
+    "gpt_oss-mxfp4": variant(
+        mx.bfloat16, quantize=quantized(8, 64, {path: (4, 32, "mxfp4") for path in EXPERTS} | ROUTERS), **GPT_OSS_64,
+        without=no_expert_biases),
+    # As they were published.
+    "gpt_oss-blocks": variant(
+        mx.bfloat16, quantize=quantized(4, 32, mode="mxfp4", only=".experts."), stored=in_blocks, **GPT_OSS_64,
+        without=no_sinks),
 }
 
 here = Path(__file__).parent
@@ -223,41 +306,39 @@ def random_weights(model, rng):
             values -= "gemma3" in model.model_type
         elif name.endswith(".bias"):
             values = rng.normal(0, 0.3, w.shape)
+        elif name.endswith("sinks"):
+            # Next to the largest of these scores they take something from a little to nearly all.
+            values = rng.normal(6, 3, w.shape)
         elif "embed" in name:
             values = rng.normal(0, 0.3, w.shape)
         else:
             gain = 2 if "q_proj" in name or "k_proj" in name or "qkv_proj" in name else 1
+            if ".mlp.experts." in name:
+                # Some of what gates let through is cut off at 7, and what becomes of it is not all there is.
+                gain = 0.1 if "down_proj" in name else 5
             values = rng.normal(0, gain / np.sqrt(w.shape[-1]), w.shape)
         weights.append((name, mx.array(values.astype(np.float32))))
     return weights
 
 
-def quantize(model, config, bits, group_size, mode, overrides):
+def quantize(model, config, bits, group_size, mode, overrides, only):
     def how(path, _module):
-        return overrides.get(path, True)
+        return overrides.get(path, only in path)
 
     model, config = quantize_model(model, config, group_size, bits, mode, quant_predicate=how)
+    if only:
+        # As those say it who have trained a model so.
+        config = {key: value for key, value in config.items() if not key.startswith("quantization")}
+        return model, config | {"quantization_config": {"quant_method": mode}}
     # mlx-lm records the overrides that are formats; other tools record `false` as well, and mlx-lm heeds it.
     config["quantization"] |= overrides
     return model, config
 
 
-def unstacked(weights, blocks):
-    """Matrices of all experts as one for each, as models are trained."""
-    for name, w in weights:
-        block = next((block for block in blocks if f".{block}.switch_mlp." in name), None)
-        if block is None:
-            yield name, w
-            continue
-        path, matrix = name.removesuffix(".weight").split(".switch_mlp.")
-        for expert in range(w.shape[0]):
-            yield f"{path}.experts.{expert}.{blocks[block][matrix]}.weight", w[expert]
-
-
-def save(path, model, config, shards, experts):
+def save(path, model, config, shards, stored):
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
-    weights = list(unstacked(tree_flatten(model.parameters()), experts or {}))
+    weights = list((stored or list)(tree_flatten(model.parameters())))
     if shards == 1:
         mx.save_safetensors(str(path / "model.safetensors"), dict(weights), metadata={"format": "mlx"})
     else:
@@ -279,18 +360,22 @@ def new_model(config):
 
 
 def check_sensitive(path, without, ids, logits):
-    """What `without` leaves out must show in the logits."""
-    config = json.loads((path / "config.json").read_text())
-    weights = dict(mx.load(str(path / "model.safetensors")))
-    if callable(without):
-        weights = without(weights)
-    else:
-        config |= without
-    model = new_model(config)
-    weights = model.sanitize(weights) if hasattr(model, "sanitize") else weights
-    model.load_weights(list(weights.items()))
-    model.set_dtype(mx.float32)
-    other = oracle.run(model, ids, 1)[1]
+    """What `without` leaves out must show in the logits: fields of the configuration, or what a function does to weights
+    or, as `OfModel`, to the model."""
+    with tempfile.TemporaryDirectory() as changed:
+        changed = shutil.copytree(path, Path(changed) / path.name)
+        if isinstance(without, dict):
+            file = changed / "config.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | without))
+        elif callable(without):
+            file = str(changed / "model.safetensors")
+            weights = {name: mx.array(w) for name, w in mx.load(file).items()}
+            mx.eval(weights)
+            mx.save_safetensors(file, without(weights), metadata={"format": "mlx"})
+        model = oracle.open_model(changed)
+        if isinstance(without, OfModel):
+            without.change(model)
+        other = oracle.run(model, ids, 1)[1]
     difference = float(np.abs(other - logits).max() / np.abs(logits).max())
     assert difference > SENSITIVE, f"{path.name}: left out, it changes the logits by {difference:.1e} only"
 
@@ -308,7 +393,7 @@ def make(name):
     if spec["quantize"]:
         model, config = quantize(model, config, **spec["quantize"])
     path = fixtures / name
-    save(path, model, config, spec["shards"], spec["experts"])
+    save(path, model, config, spec["shards"], spec["stored"])
 
     model, cases = oracle.open_model(path), []
     for length in LENGTHS:
