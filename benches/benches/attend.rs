@@ -50,6 +50,7 @@ fn main() {
     let mut group = criterion.benchmark_group("kv_attend");
     for heads in HEADS {
         let queries = vec![0.1; heads.query_heads * heads.head_dim];
+        let sinks = vec![1.0; heads.query_heads];
         let Heads { query_heads, kv_heads, head_dim } = heads;
         for format in PageFormat::ALL {
             let (layout, records) = pages(heads, *format);
@@ -69,15 +70,20 @@ fn main() {
                 .collect();
             group.throughput(Throughput::Bytes((records.len() * layout.record_bytes()) as u64));
             let name = format!("{format}/{CONTEXT_TOKENS}/{query_heads}x{kv_heads}x{head_dim}");
-            group.bench_function(name, |b| {
-                let mut out = vec![0.0; queries.len()];
-                b.iter(|| {
-                    let gaze = Gaze { scale: 0.1, window: None, sinks: None };
-                    let mut attention = Attention::new(&pool, heads, gaze, &queries, CONTEXT_TOKENS - 1);
-                    spans.chunks(4).for_each(|spans| attention.add(spans));
-                    attention.finish(&mut out);
+            // Sinks cost the same whatever the format.
+            let with_sinks =
+                (*format == PageFormat::F32).then(|| (format!("{name}/sinks"), Some(&sinks[..])));
+            for (name, sinks) in [(name, None)].into_iter().chain(with_sinks) {
+                group.bench_function(name, |b| {
+                    let mut out = vec![0.0; queries.len()];
+                    b.iter(|| {
+                        let gaze = Gaze { scale: 0.1, window: None, sinks };
+                        let mut attention = Attention::new(&pool, heads, gaze, &queries, CONTEXT_TOKENS - 1);
+                        spans.chunks(4).for_each(|spans| attention.add(spans));
+                        attention.finish(&mut out);
+                    });
                 });
-            });
+            }
         }
     }
     group.finish();
