@@ -6,10 +6,7 @@ use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, SPAN_TOKENS, S
 use flash_kv::{GROUP_LEN, HalfLayout, PageFormat, PageLayout, transcode};
 
 /// The heads of a model of 8 · 10⁹ weights, and of a small one.
-const HEADS: [Heads; 2] = [
-    Heads { query_heads: 32, kv_heads: 8, head_dim: 128 },
-    Heads { query_heads: 9, kv_heads: 3, head_dim: 64 },
-];
+const HEADS: [Heads; 2] = [Heads::new(32, 8, 128), Heads::new(9, 3, 64)];
 
 /// Tokens: too many for any cache.
 const CONTEXT_TOKENS: usize = 1 << 16;
@@ -51,7 +48,7 @@ fn main() {
     for heads in HEADS {
         let queries = vec![0.1; heads.query_heads * heads.head_dim];
         let sinks = vec![1.0; heads.query_heads];
-        let Heads { query_heads, kv_heads, head_dim } = heads;
+        let Heads { query_heads, kv_heads, head_dim, .. } = heads;
         for format in PageFormat::ALL {
             let (layout, records) = pages(heads, *format);
             let spans: Vec<_> = records
@@ -64,7 +61,7 @@ fn main() {
                         n_tokens: SPAN_TOKENS,
                         head_tokens: SPAN_TOKENS,
                         keys: numbers(&layout, layout.keys(), record),
-                        values: numbers(&layout, layout.values(), record),
+                        values: Some(numbers(&layout, layout.values(), record)),
                     }
                 })
                 .collect();

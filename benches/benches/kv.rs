@@ -11,8 +11,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
 use flash_kv::{
-    Chain, Digest, Geometry, Identity, PAGE_TOKENS, PageFile, PageFormat, PageLayout, RecordHead, seal,
-    transcode,
+    Chain, Digest, Geometry, Halves, Identity, PAGE_TOKENS, PageFile, PageFormat, PageLayout, RecordHead,
+    seal, transcode,
 };
 
 /// KV heads and their dimension: of a model of 8 · 10⁹ weights, and of a small one.
@@ -25,7 +25,9 @@ const N_PAGES: u32 = 32;
 
 fn identity((kv_heads, head_dim): (u32, u32), format: PageFormat) -> Identity {
     let window_format = PageFormat::F16;
-    let geometry = Geometry { n_layers: 1, kv_heads, head_dim, format, window_format, window_tokens: 128 };
+    let halves = Halves::KeysAndValues;
+    let geometry =
+        Geometry { n_layers: 1, kv_heads, head_dim, halves, format, window_format, window_tokens: 128 };
     Identity { model: Digest([0; 32]), geometry }
 }
 

@@ -37,11 +37,18 @@ pub struct Heads {
     pub query_heads: usize,
     /// Heads of keys and values.
     pub kv_heads: usize,
-    /// Numbers in a query, key or value of one head.
+    /// Numbers in a query or key of one head.
     pub head_dim: usize,
+    /// Numbers in a value: as many, or, where values are in the keys, fewer: a key's last ones.
+    pub value_dim: usize,
 }
 
 impl Heads {
+    /// Heads whose values are as long as their keys.
+    pub const fn new(query_heads: usize, kv_heads: usize, head_dim: usize) -> Self {
+        Self { query_heads, kv_heads, head_dim, value_dim: head_dim }
+    }
+
     /// Query heads that share a KV head.
     const fn group(&self) -> usize {
         self.query_heads / self.kv_heads
@@ -65,8 +72,8 @@ pub struct Gaze<'a> {
 pub struct KeysValues<'a> {
     /// Keys.
     pub keys: &'a [f32],
-    /// Values.
-    pub values: &'a [f32],
+    /// Values; none if they are in the keys.
+    pub values: Option<&'a [f32]>,
 }
 
 impl<'a> KeysValues<'a> {
@@ -76,7 +83,7 @@ impl<'a> KeysValues<'a> {
     /// If keys and values differ in shape, or have no room for so many tokens.
     pub fn spans(self, heads: Heads, end: usize) -> Vec<Span<'a>> {
         let Self { keys, values } = self;
-        assert_eq!(keys.len(), values.len(), "keys and values have one shape");
+        assert!(values.is_none_or(|values| keys.len() == values.len()), "keys and values have one shape");
         let head_tokens = keys.len() / (heads.kv_heads * heads.head_dim);
         assert!(end <= head_tokens, "{end} tokens of {head_tokens}");
         let span = |start: usize| Span {
@@ -84,7 +91,7 @@ impl<'a> KeysValues<'a> {
             n_tokens: SPAN_TOKENS.min(end - start),
             head_tokens,
             keys: Numbers::F32(&keys[start * heads.head_dim..]),
-            values: Numbers::F32(&values[start * heads.head_dim..]),
+            values: values.map(|values| Numbers::F32(&values[start * heads.head_dim..])),
         };
         (0..end).step_by(SPAN_TOKENS).map(span).collect()
     }
@@ -93,8 +100,8 @@ impl<'a> KeysValues<'a> {
 /// Attends from each query to all tokens up to its own: `softmax(q · Kᵀ · scale) · V`, where what sinks take of the softmax
 /// is left out.
 ///
-/// `queries`, `out`: `[n, query_heads, head_dim]`, of the tokens from `position` on, whose keys and values are in `kv`
-/// already.
+/// `queries`: `[n, query_heads, head_dim]`, of the tokens from `position` on, whose keys and values are in `kv` already;
+/// `out`: `[n, query_heads, value_dim]`.
 ///
 /// # Panics
 /// If the lengths do not fit the heads, or `kv` has no room for `position + n` tokens.
@@ -132,14 +139,16 @@ impl<'a> Attention<'a> {
     /// From `queries`, `[n, query_heads, head_dim]`, of the tokens from `position` on.
     ///
     /// # Panics
-    /// If these are no whole rows, or the heads of queries no multiple of those of keys, or of another number than the sinks.
+    /// If these are no whole rows, the heads of queries no multiple of those of keys or of another number than the sinks, or values
+    /// longer than keys.
     pub fn new(pool: &'a Pool, heads: Heads, gaze: Gaze<'a>, queries: &'a [f32], position: usize) -> Self {
-        let Heads { query_heads, kv_heads, head_dim } = heads;
+        let Heads { query_heads, kv_heads, head_dim, value_dim } = heads;
         let row_len = query_heads * head_dim;
         assert!(
             query_heads.is_multiple_of(kv_heads) && queries.len().is_multiple_of(row_len),
             "whole heads and rows"
         );
+        assert!(value_dim <= head_dim, "values of {value_dim} numbers, keys of {head_dim}");
         assert!(gaze.sinks.is_none_or(|sinks| sinks.len() == query_heads), "a sink for each head of queries");
         let n = queries.len() / row_len;
         let block_tokens = (ROWS_BLOCK / heads.group()).max(1);
@@ -152,7 +161,7 @@ impl<'a> Attention<'a> {
         for (task, total) in attention.totals.chunks_exact_mut(partial_len.max(1)).enumerate() {
             let kv_head = task / n_blocks;
             let sinks = gaze.sinks.map(|sinks| &sinks[kv_head * heads.group()..][..heads.group()]);
-            Partials::of(total, head_dim).begin(sinks);
+            Partials::of(total, value_dim).begin(sinks);
         }
         attention
     }
@@ -160,7 +169,7 @@ impl<'a> Attention<'a> {
     /// Numbers in the [`Partials`] of a block.
     fn partial_len(&self) -> usize {
         let block_rows = self.block_tokens.min(self.n) * self.rows.heads.group();
-        block_rows * Partials::row_len(self.rows.heads.head_dim)
+        block_rows * Partials::row_len(self.rows.heads.value_dim)
     }
 
     /// Attends to the tokens of `spans`, which lie behind those so far; there may be others between them, which are not seen.
@@ -177,8 +186,8 @@ impl<'a> Attention<'a> {
         if self.n == 0 {
             return;
         }
-        let (n, block_tokens, n_blocks, head_dim) =
-            (self.n, self.block_tokens, self.n_blocks, heads.head_dim);
+        let (n, block_tokens, n_blocks) = (self.n, self.block_tokens, self.n_blocks);
+        let Heads { head_dim, value_dim, .. } = heads;
         let (partial_len, n_tasks) = (self.partial_len(), heads.kv_heads * n_blocks);
         let tokens_of =
             |task: usize| task % n_blocks * block_tokens..n.min((task % n_blocks + 1) * block_tokens);
@@ -191,10 +200,10 @@ impl<'a> Attention<'a> {
             let partials = &mut partials[..len];
             let compute = |idx: usize, partial: &mut [f32]| {
                 let (span, task) = (&spans[idx / n_tasks], idx % n_tasks);
-                rows.span(task / n_blocks, tokens_of(task), span, &mut Partials::of(partial, head_dim));
+                rows.span(task / n_blocks, tokens_of(task), span, &mut Partials::of(partial, value_dim));
             };
             let n_seen: usize = spans.iter().map(|span| span.n_tokens).sum();
-            if 2 * n * heads.query_heads * head_dim * n_seen < PARALLEL_MIN {
+            if n * heads.query_heads * (head_dim + value_dim) * n_seen < PARALLEL_MIN {
                 partials.chunks_exact_mut(partial_len).enumerate().for_each(|(idx, part)| compute(idx, part));
             } else {
                 pool.for_columns(partials, len, partial_len, |mut part| {
@@ -204,25 +213,26 @@ impl<'a> Attention<'a> {
             for partials in partials.chunks_exact_mut(n_tasks * partial_len) {
                 let pairs = totals.chunks_exact_mut(partial_len).zip(partials.chunks_exact_mut(partial_len));
                 for (total, partial) in pairs {
-                    Partials::of(total, head_dim).merge(&Partials::of(partial, head_dim));
+                    Partials::of(total, value_dim).merge(&Partials::of(partial, value_dim));
                 }
             }
         }
     }
 
-    /// Writes what the queries saw: `out` has their shape. Rows that saw no token become NaN, or zeros where there are sinks.
+    /// Writes what the queries saw: `out` is `[n, query_heads, value_dim]`. Rows that saw no token become NaN, or zeros where there
+    /// are sinks.
     ///
     /// # Panics
     /// If `out` has another length.
     pub fn finish(mut self, out: &mut [f32]) {
-        assert_eq!(self.rows.queries.len(), out.len(), "queries and out have one shape");
         let (heads, n_blocks, partial_len) = (self.rows.heads, self.n_blocks, self.partial_len());
-        let row_len = heads.query_heads * heads.head_dim;
+        let row_len = heads.query_heads * heads.value_dim;
+        assert_eq!(self.n * row_len, out.len(), "queries and out have as many rows");
         for (task, total) in self.totals.chunks_exact_mut(partial_len.max(1)).enumerate() {
             let (kv_head, block) = (task / n_blocks, task % n_blocks);
             let tokens = block * self.block_tokens..self.n.min((block + 1) * self.block_tokens);
             let out = &mut out[tokens.start * row_len..tokens.end * row_len];
-            Partials::of(total, heads.head_dim).finish(heads, kv_head, out);
+            Partials::of(total, heads.value_dim).finish(heads, kv_head, out);
         }
     }
 }
@@ -270,7 +280,7 @@ impl Queries<'_> {
         let span = &Span { n_tokens, ..*span };
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { queries, numbers, scores, lanes, acc, spare } = scratch;
-            let (group, head_dim) = (self.heads.group(), self.heads.head_dim);
+            let (group, Heads { head_dim, .. }) = (self.heads.group(), self.heads);
             let n_rows = tokens.len() * group;
             self.gather_queries(kv_head, tokens.clone(), queries);
             scores.resize(n_rows * SPAN_TOKENS, 0.0);
@@ -290,7 +300,10 @@ impl Queries<'_> {
                 scores[..seen.start].fill(0.0);
                 scores[seen.end..].fill(0.0);
             }
-            let values = span.head(span.values, kv_head, head_dim, dequantize, numbers);
+            let values = match span.values {
+                Some(values) => span.head(values, kv_head, head_dim, dequantize, numbers),
+                None => keys,
+            };
             self.mix(values, scores, lanes, acc, out.mixture);
         });
     }
@@ -330,14 +343,15 @@ impl Queries<'_> {
         }
     }
 
-    /// Mixes `values`, `[tokens, head_dim]`, by the scores: `out` is `[rows, head_dim]`.
+    /// Mixes `values`, the last numbers of rows `[tokens, head_dim]`, by the scores: `out` is `[rows, value_dim]`.
     fn mix(&self, values: &[f32], scores: &[f32], lanes: &mut [Lanes], acc: &mut [Lanes], out: &mut [f32]) {
-        let head_dim = self.heads.head_dim;
+        let Heads { head_dim, value_dim, .. } = self.heads;
         let lanes = &mut lanes[..values.len() / head_dim];
         let scores = FloatInput { values: scores, k: SPAN_TOKENS };
-        for start in (0..head_dim).step_by(TILE) {
-            let width = TILE.min(head_dim - start);
-            for (lanes, value) in lanes.iter_mut().zip(values.chunks_exact(head_dim)) {
+        for start in (0..value_dim).step_by(TILE) {
+            let width = TILE.min(value_dim - start);
+            for (lanes, row) in lanes.iter_mut().zip(values.chunks_exact(head_dim)) {
+                let value = &row[head_dim - value_dim..];
                 // Of constant length nearly always: it is copied without a call then.
                 if let Some(value) = value[start..].first_chunk() {
                     lanes.0 = *value;
@@ -348,7 +362,7 @@ impl Queries<'_> {
             }
             acc.fill(Lanes::ZERO);
             (self.kernels.multiply_lanes)(lanes, 0, scores, acc);
-            for (out, acc) in out.chunks_exact_mut(head_dim).zip(&*acc) {
+            for (out, acc) in out.chunks_exact_mut(value_dim).zip(&*acc) {
                 out[start..start + width].copy_from_slice(&acc.0[..width]);
             }
         }

@@ -17,7 +17,7 @@ fn reference(
     kv: KeysValues<'_>,
     position: usize,
 ) -> Vec<(f64, f64)> {
-    let Heads { query_heads, kv_heads, head_dim } = heads;
+    let Heads { query_heads, kv_heads, head_dim, .. } = heads;
     let capacity = kv.keys.len() / (kv_heads * head_dim);
     let mut out = Vec::new();
     for (row, query) in queries.chunks_exact(head_dim).enumerate() {
@@ -32,7 +32,7 @@ fn reference(
         let sink = gaze.sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());
         let sum = weights.iter().sum::<f64>() + sink;
         for column in 0..head_dim {
-            let parts = weights.iter().enumerate().map(|(t, w)| w / sum * of(kv.values, t)[column]);
+            let parts = weights.iter().enumerate().map(|(t, w)| w / sum * of(kv.values.unwrap(), t)[column]);
             out.push(parts.fold((0.0, 0.0), |(sum, size), part| (sum + part, size + part.abs())));
         }
     }
@@ -58,7 +58,7 @@ fn case() -> impl Strategy<Value = Case> {
     let head_dim = prop::sample::select(vec![2_usize, 16, 32, 40, 64, 80, 128]);
     (1_usize..4, 1_usize..5, head_dim, 0_usize..600, 1_usize..20, any::<(bool, u64)>()).prop_map(
         |(kv_heads, group, head_dim, position, n, (has_sinks, seed))| {
-            let heads = Heads { query_heads: kv_heads * group, kv_heads, head_dim };
+            let heads = Heads::new(kv_heads * group, kv_heads, head_dim);
             Case { heads, position, n, has_sinks, seed }
         },
     )
@@ -79,7 +79,7 @@ impl Made {
 
 impl Case {
     fn make(self) -> Made {
-        let Heads { query_heads, kv_heads, head_dim } = self.heads;
+        let Heads { query_heads, kv_heads, head_dim, .. } = self.heads;
         let mut random = Random(self.seed);
         let capacity = self.position + self.n + 3;
         let mut keys = random.vec(kv_heads * capacity * head_dim);
@@ -102,7 +102,7 @@ proptest! {
     fn attention_is_that_of_the_formula(case in case(), n_threads in 1_usize..4) {
         let made = case.make();
         let Made { queries, keys, values, .. } = &made;
-        let kv = KeysValues { keys, values };
+        let kv = KeysValues { keys, values: Some(values) };
         let gaze = made.gaze((case.heads.head_dim as f32).powf(-0.5));
         let wanted = reference(case.heads, gaze, queries, kv, case.position);
         for isa in Isa::available() {
@@ -119,7 +119,7 @@ proptest! {
     fn a_row_attends_with_the_same_bits_alone_and_among_others(case in case(), n_threads in 1_usize..4) {
         let made = case.make();
         let Made { queries, keys, values, .. } = &made;
-        let (kv, gaze) = (KeysValues { keys, values }, made.gaze(0.3));
+        let (kv, gaze) = (KeysValues { keys, values: Some(values) }, made.gaze(0.3));
         let row_len = case.heads.query_heads * case.heads.head_dim;
         for isa in Isa::available() {
             let mut together = vec![f32::NAN; queries.len()];
@@ -171,10 +171,10 @@ proptest! {
 #[test]
 fn a_long_prefill_equals_its_tokens_one_by_one() {
     // More rows than a block, more tokens than a span, and a group that does not divide the block.
-    let heads = Heads { query_heads: 9, kv_heads: 3, head_dim: 64 };
+    let heads = Heads::new(9, 3, 64);
     let made = Case { heads, position: 0, n: 330, has_sinks: true, seed: 7 }.make();
     let Made { queries, keys, values, .. } = &made;
-    let (kv, gaze) = (KeysValues { keys, values }, made.gaze(0.125));
+    let (kv, gaze) = (KeysValues { keys, values: Some(values) }, made.gaze(0.125));
     let pool = pool(2, *Isa::available().last().unwrap());
     let mut together = vec![f32::NAN; queries.len()];
     attend(&pool, heads, gaze, queries, kv, 0, &mut together);
@@ -245,10 +245,10 @@ fn gates_far_from_zero_open_and_close() {
 
 #[test]
 fn sinks_take_their_part_of_each_head_once_however_large_they_are() {
-    let heads = Heads { query_heads: 4, kv_heads: 2, head_dim: 2 };
+    let heads = Heads::new(4, 2, 2);
     // Alike keys share what the sink leaves: 300 tokens, three spans.
     let (keys, values) = (vec![0.0; 2 * 300 * 2], vec![1.0; 2 * 300 * 2]);
-    let kv = KeysValues { keys: &keys, values: &values };
+    let kv = KeysValues { keys: &keys, values: Some(&values) };
     let sinks = [f32::NEG_INFINITY, 0.0, 300_f32.ln(), 200.0];
     let wanted = [1.0, 300.0 / 301.0, 0.5, 0.0];
     for isa in Isa::available() {
@@ -271,13 +271,13 @@ fn sinks_take_their_part_of_each_head_once_however_large_they_are() {
 
 #[test]
 fn nan_reaches_the_rows_that_see_it() {
-    let heads = Heads { query_heads: 2, kv_heads: 1, head_dim: 32 };
+    let heads = Heads::new(2, 1, 32);
     let case = Case { heads, position: 0, n: 300, has_sinks: false, seed: 1 };
     let Made { queries, mut keys, values, .. } = case.make();
     keys[270 * 32] = f32::NAN;
     for isa in Isa::available() {
         let mut out = vec![0.0; queries.len()];
-        let kv = KeysValues { keys: &keys, values: &values };
+        let kv = KeysValues { keys: &keys, values: Some(&values) };
         attend(&pool(2, *isa), heads, gaze(1.0), &queries, kv, 0, &mut out);
         let (before, after) = out.split_at(270 * 64);
         assert!(before.iter().all(|value| value.is_finite()), "{isa}");

@@ -122,7 +122,7 @@ fn case() -> impl Strategy<Value = Case> {
         any::<(bool, u64)>(),
     )
         .prop_map(|((kv_heads, group, head_dim, window), formats, last_tokens, n, (has_sinks, seed))| {
-            let heads = Heads { query_heads: kv_heads * group, kv_heads, head_dim };
+            let heads = Heads::new(kv_heads * group, kv_heads, head_dim);
             let n = n.min((formats.len() - 1) * SPAN_TOKENS + last_tokens);
             let gaze = Gaze { scale: 0.2, window, sinks: None };
             Case { heads, gaze, has_sinks, formats, last_tokens, n, seed }
@@ -136,7 +136,7 @@ fn spans(pages: &[[Stored; 2]], last_tokens: usize) -> Vec<Span<'_>> {
         n_tokens: n_tokens(idx),
         head_tokens: SPAN_TOKENS,
         keys: keys.numbers(),
-        values: values.numbers(),
+        values: Some(values.numbers()),
     });
     pages.collect()
 }
@@ -157,7 +157,7 @@ proptest! {
         };
         let (keys, values, sinks) = (whole(0), whole(1), case.sinks());
         let gaze = case.gaze(&sinks);
-        let kv = KeysValues { keys: &keys, values: &values };
+        let kv = KeysValues { keys: &keys, values: Some(&values) };
         let spans = spans(&pages, case.last_tokens);
         for isa in Isa::available() {
             let mut wanted = vec![0.0; queries.len()];
@@ -196,17 +196,41 @@ proptest! {
             prop_assert_eq!(bits(&alone), bits(&together[row * row_len..][..row_len]), "row {}", row);
         }
     }
+
+    #[test]
+    fn values_in_keys_are_mixed_as_the_same_numbers_beside_them(case in case(), part in 0.0_f64..1.0) {
+        let head_dim = case.heads.head_dim;
+        let value_dim = 1 + ((head_dim - 1) as f64 * part) as usize;
+        let heads = Heads { value_dim, ..case.heads };
+        let (pages, queries) = (case.pages(), case.queries());
+        let beside: Vec<_> = spans(&pages, case.last_tokens)
+            .into_iter()
+            .map(|span| Span { values: Some(span.keys), ..span })
+            .collect();
+        let inside: Vec<_> = beside.iter().map(|span| Span { values: None, ..*span }).collect();
+        let attend = |heads: Heads, spans: &[Span<'_>]| {
+            let pool = pool(2, *Isa::available().last().unwrap());
+            let mut out = vec![f32::NAN; queries.len() / head_dim * heads.value_dim];
+            let mut attention = Attention::new(&pool, heads, case.gaze, &queries, case.position());
+            attention.add(spans);
+            attention.finish(&mut out);
+            out
+        };
+        let whole = attend(case.heads, &beside);
+        let last = whole.chunks_exact(head_dim).flat_map(|row| &row[head_dim - value_dim..]);
+        prop_assert_eq!(bits(&attend(heads, &inside)), bits(&last.copied().collect::<Vec<_>>()));
+    }
 }
 
 #[test]
 fn a_window_sees_its_own_token_and_those_before_it() {
-    let heads = Heads { query_heads: 1, kv_heads: 1, head_dim: 2 };
+    let heads = Heads::new(1, 1, 2);
     let keys: Vec<f32> = (0..300).flat_map(|t| [(t as f32 * 0.7).sin(), 1.0]).collect();
     let values: Vec<f32> = (0..300).flat_map(|t| [t as f32, 1.0]).collect();
     let gaze = Gaze { scale: 1.0, window: Some(5), sinks: None };
     let queries = [1.0, 0.0].repeat(300);
     let mut out = vec![0.0; 600];
-    let kv = KeysValues { keys: &keys, values: &values };
+    let kv = KeysValues { keys: &keys, values: Some(&values) };
     attend(&pool(2, Isa::Portable), heads, gaze, &queries, kv, 0, &mut out);
     for (token, out) in out.chunks_exact(2).enumerate() {
         let seen = token.saturating_sub(4)..=token;
@@ -221,10 +245,15 @@ fn a_window_sees_its_own_token_and_those_before_it() {
 #[test]
 #[should_panic(expected = "a span at 0 behind 128")]
 fn spans_out_of_order_are_a_bug_of_the_caller() {
-    let heads = Heads { query_heads: 1, kv_heads: 1, head_dim: 2 };
+    let heads = Heads::new(1, 1, 2);
     let numbers = Numbers::F32(&[0.0; 2 * SPAN_TOKENS]);
-    let span =
-        Span { start: 0, n_tokens: SPAN_TOKENS, head_tokens: SPAN_TOKENS, keys: numbers, values: numbers };
+    let span = Span {
+        start: 0,
+        n_tokens: SPAN_TOKENS,
+        head_tokens: SPAN_TOKENS,
+        keys: numbers,
+        values: Some(numbers),
+    };
     let pool = pool(1, Isa::Portable);
     let gaze = Gaze { scale: 1.0, window: None, sinks: None };
     let mut attention = Attention::new(&pool, heads, gaze, &[0.0; 2], 200);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{PAGE_TOKENS, PageFormat, PageLayout};
+use crate::{Halves, PAGE_TOKENS, PageFormat, PageLayout};
 
 /// Version of everything this crate writes. Files of another one are refused.
 pub const FORMAT_VERSION: u32 = 2;
@@ -40,6 +40,8 @@ pub struct Geometry {
     pub kv_heads: u32,
     /// Numbers in one head's key or value.
     pub head_dim: u32,
+    /// Whether values are kept beside keys.
+    pub halves: Halves,
     /// How sealed pages are stored.
     pub format: PageFormat,
     /// How the window holds tokens that are not sealed.
@@ -54,7 +56,7 @@ impl Geometry {
     /// # Panics
     /// As [`PageLayout::new`].
     pub fn layout(&self) -> PageLayout {
-        PageLayout::new(self.kv_heads as usize, self.head_dim as usize, self.format)
+        self.layout_in(self.format)
     }
 
     /// The layout of pages as the window holds them.
@@ -62,7 +64,11 @@ impl Geometry {
     /// # Panics
     /// As [`PageLayout::new`].
     pub fn window_layout(&self) -> PageLayout {
-        PageLayout::new(self.kv_heads as usize, self.head_dim as usize, self.window_format)
+        self.layout_in(self.window_format)
+    }
+
+    fn layout_in(&self, format: PageFormat) -> PageLayout {
+        PageLayout::of(self.kv_heads as usize, self.head_dim as usize, self.halves, format)
     }
 
     /// Pages that a window reaches into, when it ends at the end of a page.
@@ -84,7 +90,8 @@ pub struct Identity {
 impl Identity {
     /// A hash of all of it and of [`FORMAT_VERSION`].
     pub fn digest(&self) -> Digest {
-        let Geometry { n_layers, kv_heads, head_dim, format, window_format, window_tokens } = self.geometry;
+        let Geometry { n_layers, kv_heads, head_dim, halves, format, window_format, window_tokens } =
+            self.geometry;
         let mut hasher = blake3::Hasher::new_derive_key("flash-kv identity of a cache");
         hasher.update(&self.model.0);
         let numbers = [
@@ -99,6 +106,10 @@ impl Identity {
         ];
         for number in numbers {
             hasher.update(&number.to_le_bytes());
+        }
+        // Last, and not where both are kept: so those have the names that they always had.
+        if halves != Halves::KeysAndValues {
+            hasher.update(&halves.tag().to_le_bytes());
         }
         Digest(*hasher.finalize().as_bytes())
     }
@@ -160,6 +171,7 @@ mod tests {
             n_layers: 2,
             kv_heads: 3,
             head_dim: 64,
+            halves: Halves::KeysAndValues,
             format: PageFormat::Int8,
             window_format: PageFormat::F16,
             window_tokens: 128,
@@ -179,6 +191,7 @@ mod tests {
             vary(|identity| identity.geometry.n_layers += 1),
             vary(|identity| identity.geometry.kv_heads += 1),
             vary(|identity| identity.geometry.head_dim += 1),
+            vary(|identity| identity.geometry.halves = Halves::Keys),
             vary(|identity| identity.geometry.format = PageFormat::Int4),
             vary(|identity| identity.geometry.window_format = PageFormat::F32),
             vary(|identity| identity.geometry.window_tokens += 1),

@@ -22,6 +22,34 @@ impl KvDtype {
     }
 }
 
+/// What is kept of a token in each KV head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Halves {
+    /// A key, and a value as long as it.
+    #[default]
+    KeysAndValues,
+    /// A key alone: some of its numbers are the value (multi-head latent attention).
+    Keys,
+}
+
+impl Halves {
+    /// How many there are.
+    pub const fn count(self) -> usize {
+        match self {
+            Self::KeysAndValues => 2,
+            Self::Keys => 1,
+        }
+    }
+
+    /// What stands for it in files.
+    pub(crate) const fn tag(self) -> u32 {
+        match self {
+            Self::KeysAndValues => 0,
+            Self::Keys => 1,
+        }
+    }
+}
+
 /// What one token leaves behind in one layer: a key and a value for each KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
@@ -29,6 +57,8 @@ pub struct KvShape {
     pub kv_heads: usize,
     /// Numbers in one head's key or value.
     pub head_dim: usize,
+    /// Whether values are kept beside keys.
+    pub halves: Halves,
     /// How they are stored.
     pub dtype: KvDtype,
 }
@@ -41,7 +71,7 @@ impl KvShape {
 
     /// Bytes of one token's key and value in one layer.
     pub fn token_bytes(&self) -> usize {
-        2 * self.half_token_bytes()
+        self.halves.count() * self.half_token_bytes()
     }
 
     /// `tokens` rounded up to whole pages.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::quant::{CodeBits, GROUP_LEN};
 use crate::record::HEAD_BYTES;
-use crate::{KvShape, PAGE_TOKENS};
+use crate::{Halves, KvShape, PAGE_TOKENS};
 
 /// What a record's length is a multiple of, in bytes: the blocks of direct reads.
 pub const RECORD_ALIGN: usize = 4096;
@@ -98,17 +98,26 @@ pub struct HalfLayout {
 pub struct PageLayout {
     kv_heads: usize,
     head_dim: usize,
+    halves: Halves,
     format: PageFormat,
     keys: HalfLayout,
     values: HalfLayout,
 }
 
 impl PageLayout {
-    /// The layout of pages of `kv_heads` heads of `head_dim` numbers.
+    /// The layout of pages of keys and values of `kv_heads` heads of `head_dim` numbers.
     ///
     /// # Panics
     /// If one of them is 0, or a record would be longer than memory can be.
     pub fn new(kv_heads: usize, head_dim: usize, format: PageFormat) -> Self {
+        Self::of(kv_heads, head_dim, Halves::KeysAndValues, format)
+    }
+
+    /// The same, of what is kept of a token.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn of(kv_heads: usize, head_dim: usize, halves: Halves, format: PageFormat) -> Self {
         assert!(kv_heads > 0 && head_dim > 0, "a page holds at least one number a token");
         let n_rows = kv_heads.checked_mul(PAGE_TOKENS).expect("pages fit in memory");
         let codes_bytes = n_rows.checked_mul(row_bytes(head_dim, format)).expect("pages fit in memory");
@@ -127,8 +136,12 @@ impl PageLayout {
             scales: part(params_bytes),
             biases: part(params_bytes),
         };
-        let (keys, values) = (half(), half());
-        Self { kv_heads, head_dim, format, keys, values }
+        let keys = half();
+        let values = match halves {
+            Halves::KeysAndValues => half(),
+            Halves::Keys => keys.clone(),
+        };
+        Self { kv_heads, head_dim, halves, format, keys, values }
     }
 
     /// Heads of keys and values.
@@ -151,9 +164,19 @@ impl PageLayout {
         &self.keys
     }
 
-    /// Where values lie.
+    /// Where values lie: in the keys, if they are kept there.
     pub fn values(&self) -> &HalfLayout {
         &self.values
+    }
+
+    /// What is kept of a token.
+    pub fn halves(&self) -> Halves {
+        self.halves
+    }
+
+    /// What there is, each once: keys, and values if they are kept beside them.
+    pub fn stored(&self) -> impl Iterator<Item = &HalfLayout> {
+        [&self.keys, &self.values].into_iter().take(self.halves.count())
     }
 
     /// Rows of keys, or of values: one for each head and token.
@@ -183,14 +206,14 @@ impl PageLayout {
 
     /// What one token's key and value take in one layer, without head and padding: what bytes written are compared to.
     pub fn payload_token_bytes(&self) -> usize {
-        2 * self.kv_heads * (self.row_bytes() + 2 * self.n_groups() * size_of::<f32>())
+        self.halves.count() * self.kv_heads * (self.row_bytes() + 2 * self.n_groups() * size_of::<f32>())
     }
 }
 
 impl KvShape {
     /// The layout of pages of this shape.
     pub fn layout(&self, format: PageFormat) -> PageLayout {
-        PageLayout::new(self.kv_heads, self.head_dim, format)
+        PageLayout::of(self.kv_heads, self.head_dim, self.halves, format)
     }
 }
 
@@ -232,17 +255,29 @@ mod tests {
         assert_eq!(token_bytes(PageFormat::Int4), 2 * 8 * (64 + 2 * 8));
     }
 
+    #[test]
+    fn values_that_are_in_keys_take_nothing() {
+        for format in PageFormat::ALL {
+            let [both, keys] =
+                [Halves::KeysAndValues, Halves::Keys].map(|halves| PageLayout::of(1, 576, halves, *format));
+            assert_eq!(2 * keys.payload_token_bytes(), both.payload_token_bytes());
+            assert_eq!(keys.values(), keys.keys());
+            assert_eq!((keys.stored().count(), both.stored().count()), (1, 2));
+        }
+    }
+
     proptest! {
         #[test]
         fn parts_follow_each_other_aligned_and_hold_their_shapes(
             kv_heads in 1..9usize,
             head_dim in 1..300usize,
+            halves in prop::sample::select(vec![Halves::KeysAndValues, Halves::Keys]),
             format in formats(),
         ) {
-            let layout = PageLayout::new(kv_heads, head_dim, format);
+            let layout = PageLayout::of(kv_heads, head_dim, halves, format);
             let n_rows = kv_heads * PAGE_TOKENS;
             let mut end = HEAD_BYTES;
-            for half in [layout.keys(), layout.values()] {
+            for half in layout.stored() {
                 for part in [&half.codes, &half.scales, &half.biases] {
                     prop_assert!(part.start.is_multiple_of(PART_ALIGN));
                     // All lengths are multiples of the alignment, so a record has no gaps but at its end.

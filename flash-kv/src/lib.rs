@@ -17,9 +17,9 @@
 //!
 //! ```
 //! use flash_io::Budget;
-//! use flash_kv::{KvDtype, KvShape, Tail};
+//! use flash_kv::{Halves, KvDtype, KvShape, Tail};
 //!
-//! let shape = KvShape { kv_heads: 3, head_dim: 64, dtype: KvDtype::F32 };
+//! let shape = KvShape { kv_heads: 3, head_dim: 64, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
 //! let budget = Budget::new(1 << 20);
 //! let mut tail = Tail::new(shape, 2, 200, &budget).unwrap();
 //! assert_eq!(tail.capacity_tokens(), 256, "whole pages");
@@ -33,15 +33,17 @@
 //! ```
 //! use std::sync::Arc;
 //! use flash_kv::{
-//!     Chain, Digest, Geometry, Identity, PAGE_TOKENS, PageFile, PageFormat, RecordHead, Writer, WriterConfig, seal,
-//!     transcode,
+//!     Chain, Digest, Geometry, Halves, Identity, PAGE_TOKENS, PageFile, PageFormat, RecordHead, Writer, WriterConfig,
+//!     seal, transcode,
 //! };
 //! # fn main() -> Result<(), flash_kv::KvError> {
 //! # let dir = tempfile::tempdir().unwrap();
 //! # let path = dir.path().join("pages.kv");
 //!
 //! let (format, window_format) = (PageFormat::Int8, PageFormat::F16);
-//! let geometry = Geometry { n_layers: 1, kv_heads: 3, head_dim: 64, format, window_format, window_tokens: 128 };
+//! let halves = Halves::KeysAndValues;
+//! let geometry =
+//!     Geometry { n_layers: 1, kv_heads: 3, head_dim: 64, halves, format, window_format, window_tokens: 128 };
 //! let identity = Identity { model: Digest([0; 32]), geometry };
 //! let writer = Writer::new(Arc::new(PageFile::create(&path, &identity)?), &WriterConfig::default())?;
 //!
@@ -88,7 +90,7 @@ extern crate self as flash_kv;
 pub use chain::{Chain, Digest, FORMAT_VERSION, Geometry, Identity, common_tokens};
 pub use error::KvError;
 pub use file::{FILE_HEAD_BYTES, PageFile, Recovered};
-pub use format::{KvDtype, KvShape, PAGE_TOKENS};
+pub use format::{Halves, KvDtype, KvShape, PAGE_TOKENS};
 pub use layout::{HalfLayout, PageFormat, PageLayout, RECORD_ALIGN};
 pub use prefix::{
     Collected, Match, PrefixPage, PrefixPart, PrefixStore, collect_prefixes, prefixes, remove_prefix,

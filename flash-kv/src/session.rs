@@ -181,7 +181,7 @@ impl Session {
 
     /// Saves the state of the context.
     ///
-    /// `fill` is called once a layer, from the first one on, to write keys and then values, each row-major
+    /// `fill` is called once a layer, from the first one on, to write keys and then values (if those are kept), each row-major
     /// `[kv_heads, token_ids.len() - first_token, head_dim]` in the format of the window, little endian.
     ///
     /// Until it returns, the state that was saved before is the one that counts.

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use flash_io::{Budget, PageBuf};
 
-use crate::{KvError, KvShape};
+use crate::{Halves, KvError, KvShape};
 
 /// The memory of one layer: keys and values, each row-major `[kv_heads, capacity_tokens, head_dim]`.
 #[derive(Debug)]
 pub struct LayerBuffers {
     /// Keys.
     pub keys: PageBuf,
-    /// Values.
-    pub values: PageBuf,
+    /// Values, if they are not in the keys.
+    pub values: Option<PageBuf>,
 }
 
 /// The tokens held in memory, and the buffers they are held in.
@@ -43,8 +43,12 @@ impl Tail {
         let bytes = capacity_tokens * shape.half_token_bytes();
         let buffer =
             || PageBuf::new(bytes, budget).map_err(|source| KvError::Memory { capacity_tokens, source });
+        let values = || match shape.halves {
+            Halves::KeysAndValues => buffer().map(Some),
+            Halves::Keys => Ok(None),
+        };
         let layers = (0..n_layers)
-            .map(|_| Ok(Some(LayerBuffers { keys: buffer()?, values: buffer()? })))
+            .map(|_| Ok(Some(LayerBuffers { keys: buffer()?, values: values()? })))
             .collect::<Result<_, _>>()?;
         Ok(Self { shape, capacity_tokens, held_tokens: 0, layers })
     }
@@ -52,7 +56,7 @@ impl Tail {
     /// What it takes of the budget.
     pub fn budget_bytes(shape: KvShape, n_layers: usize, capacity_tokens: usize) -> u64 {
         let bytes = shape.whole_pages(capacity_tokens) * shape.half_token_bytes();
-        2 * n_layers as u64 * PageBuf::cost_bytes(bytes)
+        (shape.halves.count() * n_layers) as u64 * PageBuf::cost_bytes(bytes)
     }
 
     /// What a token leaves in a layer.
@@ -114,7 +118,8 @@ mod tests {
     use super::*;
     use crate::{KvDtype, PAGE_TOKENS};
 
-    const SHAPE: KvShape = KvShape { kv_heads: 2, head_dim: 16, dtype: KvDtype::F32 };
+    const SHAPE: KvShape =
+        KvShape { kv_heads: 2, head_dim: 16, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
 
     #[test]
     fn capacity_is_whole_pages_and_buffers_hold_it() {
@@ -123,18 +128,28 @@ mod tests {
         assert_eq!(tail.capacity_tokens(), 2 * PAGE_TOKENS);
         let layer = tail.take_layer(0).unwrap();
         assert_eq!(layer.keys.len(), 2 * PAGE_TOKENS * 2 * 16 * 4);
-        assert_eq!(layer.values.len(), layer.keys.len());
+        assert_eq!(layer.values.unwrap().len(), layer.keys.len());
         assert!(tail.take_layer(0).is_none(), "handed out once");
         assert!(tail.take_layer(1).is_none(), "no such layer");
     }
 
     #[test]
+    fn values_that_are_in_keys_have_no_buffer() {
+        let shape = KvShape { halves: Halves::Keys, ..SHAPE };
+        let mut tail = Tail::new(shape, 1, PAGE_TOKENS, &Budget::new(1 << 20)).unwrap();
+        assert!(tail.take_layer(0).unwrap().values.is_none());
+        assert_eq!(2 * shape.token_bytes(), SHAPE.token_bytes());
+    }
+
+    #[test]
     fn memory_counts_in_the_budget_as_announced() {
         let budget = Budget::new(1 << 24);
-        let tail = Tail::new(SHAPE, 3, 300, &budget).unwrap();
-        assert_eq!(budget.used_bytes(), Tail::budget_bytes(SHAPE, 3, 300));
-        drop(tail);
-        assert_eq!(budget.used_bytes(), 0);
+        for shape in [SHAPE, KvShape { halves: Halves::Keys, ..SHAPE }] {
+            let tail = Tail::new(shape, 3, 300, &budget).unwrap();
+            assert_eq!(budget.used_bytes(), Tail::budget_bytes(shape, 3, 300));
+            drop(tail);
+            assert_eq!(budget.used_bytes(), 0);
+        }
     }
 
     #[test]

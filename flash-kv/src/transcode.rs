@@ -38,6 +38,7 @@ pub fn to_half(numbers: &[f32], halves: &mut [f16]) {
 /// If the layouts have other heads, or the records are not as long as their layouts say.
 pub fn transcode(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8]) {
     assert_eq!((from.kv_heads(), from.head_dim()), (to.kv_heads(), to.head_dim()), "heads of a page");
+    assert_eq!(from.halves(), to.halves(), "what is kept of a token");
     assert_eq!(source.len(), from.record_bytes(), "length of the record to read");
     assert_eq!(record.len(), to.record_bytes(), "length of the record to write");
     if from == to {
@@ -64,7 +65,7 @@ fn widen(half: u16) -> f32 {
 /// Writes keys and values anew, a group at a time.
 #[inline(always)]
 fn rewrite(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8]) {
-    for (from_half, to_half) in [(from.keys(), to.keys()), (from.values(), to.values())] {
+    for (from_half, to_half) in from.stored().zip(to.stored()) {
         let (source, mut sink) = (Rows::new(from, from_half, source), Sink::new(to, to_half, record));
         for row in 0..from.n_rows() {
             for start in (0..from.head_dim()).step_by(GROUP_LEN) {

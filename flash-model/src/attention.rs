@@ -36,6 +36,8 @@ pub(crate) struct CausalAttention {
     pub rope: Option<Rope>,
     /// How many tokens a token sees, itself among them; all before it if there is no such window.
     pub window: Option<usize>,
+    /// Where values are in the keys, how many of a key's last numbers one is.
+    pub value_dim: Option<i32>,
 }
 
 /// What there is to say of an attention layer.
@@ -89,6 +91,7 @@ impl Attention {
             scale,
             rope: args.rope.clone(),
             window,
+            value_dim: None,
         };
         Ok(Self {
             causal,
@@ -118,8 +121,8 @@ impl Attention {
         let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
         let norms = norms.map(|(queries, keys)| HeadNorms { queries: queries.norm(), keys: keys.norm() });
         let sinks = self.sinks.value.as_ref();
-        let input =
-            AttentionInput { queries: &queries, keys: &keys, values: &values, norms, sinks, position };
+        let values = Some(&values);
+        let input = AttentionInput { queries: &queries, keys: &keys, values, norms, sinks, position };
         self.causal.backend.attend(&self.causal, input, kv)
     }
 }

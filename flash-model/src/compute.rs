@@ -105,12 +105,13 @@ pub(crate) struct HeadNorms<'a> {
     pub keys: Norm<'a>,
 }
 
-/// What an attention layer projected of the new tokens: `[1, n, heads · head_dim]` each, with KV heads for keys and values.
+/// What an attention layer projected of the new tokens: `[1, n, heads · head_dim]` each, with KV heads for keys and values. There
+/// are no values where they are in the keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionInput<'a> {
     pub queries: &'a Array,
     pub keys: &'a Array,
-    pub values: &'a Array,
+    pub values: Option<&'a Array>,
     pub norms: Option<HeadNorms<'a>>,
     /// `[heads]`: a score that each head's softmax has beside those of the tokens.
     pub sinks: Option<&'a Array>,

@@ -59,8 +59,8 @@ enum Store {
 /// Keys and values of one layer.
 #[derive(Debug)]
 pub(crate) enum LayerKv {
-    /// As arrays, each `[1, kv_heads, capacity_tokens, head_dim]`.
-    Arrays { keys: Array, values: Array },
+    /// As arrays, each `[1, kv_heads, capacity_tokens, head_dim]`; no values if they are in the keys.
+    Arrays { keys: Array, values: Option<Array> },
     /// Shared with nodes of the graph, each `[kv_heads, capacity_tokens, head_dim]`. A node locks them while it runs, and
     /// the stream runs one after the other: nobody waits.
     Shared(Arc<Mutex<LayerBuffers>>),
@@ -245,37 +245,46 @@ impl LayerKv {
     /// Arrays of `dims` over the buffers.
     pub(crate) fn arrays(buffers: LayerBuffers, dims: &[i32]) -> Result<Self, Exception> {
         let LayerBuffers { keys, values } = buffers;
-        Ok(Self::Arrays {
-            keys: mlx::alias(keys, dims, Dtype::Float32)?,
-            values: mlx::alias(values, dims, Dtype::Float32)?,
-        })
+        let alias = |buffer| mlx::alias(buffer, dims, Dtype::Float32);
+        Ok(Self::Arrays { keys: alias(keys)?, values: values.map(alias).transpose()? })
     }
 
     /// Writes the keys and values of the next tokens, each `[1, kv_heads, n, head_dim]`, at `position`, and returns those
-    /// of all tokens so far.
+    /// of all tokens so far. There are values if the layer keeps them beside keys.
     ///
     /// Lazy: MLX writes into the buffer in place when the result is evaluated, because nobody else holds it then.
     pub(crate) fn append(
         &mut self,
         keys: &Array,
-        values: &Array,
+        values: Option<&Array>,
         position: usize,
-    ) -> Result<(Array, Array), Exception> {
+    ) -> Result<(Array, Option<Array>), Exception> {
         let Self::Arrays { keys: all_keys, values: all_values } = self else {
             return Err(Exception::custom("the cache of a layer is not made of arrays"));
         };
         let (start, end) = (position as i32, position as i32 + keys.dim(2));
-        all_keys.try_index_mut((.., .., start..end, ..), keys)?;
-        all_values.try_index_mut((.., .., start..end, ..), values)?;
-        Ok((all_keys.try_index((.., .., ..end, ..))?, all_values.try_index((.., .., ..end, ..))?))
+        let append = |all: &mut Array, new: &Array| {
+            all.try_index_mut((.., .., start..end, ..), new)?;
+            all.try_index((.., .., ..end, ..))
+        };
+        let keys = append(all_keys, keys)?;
+        let values = match (all_values, values) {
+            (Some(all), Some(new)) => Some(append(all, new)?),
+            (None, None) => None,
+            _ => return Err(Exception::custom("values are kept beside keys, or are not there")),
+        };
+        Ok((keys, values))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use flash_kv::Halves;
+
     use super::*;
 
-    const SHAPE: KvShape = KvShape { kv_heads: 2, head_dim: 4, dtype: KvDtype::F32 };
+    const SHAPE: KvShape =
+        KvShape { kv_heads: 2, head_dim: 4, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
 
     fn cache(budget: &Budget) -> KvCache {
         KvCache::plain(&Backend::Mlx, SHAPE, 1, 10, budget).unwrap()
@@ -299,8 +308,9 @@ mod tests {
         for (position, n) in [(0, 3), (3, 1), (4, 2)] {
             // As in a pass: what was returned before is gone.
             drop(all.take());
-            let (keys, values) = layer.append(&of(n, 1.0 + position as f32), &of(n, -1.0), position).unwrap();
-            mlx_rs::transforms::eval([&keys, &values]).unwrap();
+            let (keys, values) =
+                layer.append(&of(n, 1.0 + position as f32), Some(&of(n, -1.0)), position).unwrap();
+            mlx_rs::transforms::eval([&keys].into_iter().chain(&values)).unwrap();
             all = Some(keys);
         }
         assert_eq!(mlx::address(keys_of(layer)), before, "no copy of the cache was made");

@@ -48,6 +48,7 @@ impl Model {
         let kv_shape = KvShape {
             kv_heads: architecture.kv_heads as usize,
             head_dim: architecture.head_dim as usize,
+            halves: architecture.halves,
             dtype: KvDtype::F32,
         };
         let n_layers = architecture.layers.len();

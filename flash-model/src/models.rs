@@ -16,6 +16,7 @@ mod smollm3;
 
 use std::fmt::Debug;
 
+use flash_kv::Halves;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::module::Module;
@@ -85,6 +86,8 @@ pub(crate) struct Architecture {
     pub n_heads: i32,
     pub kv_heads: i32,
     pub head_dim: i32,
+    /// Whether values are kept beside keys.
+    pub halves: Halves,
     pub vocab_size: i32,
     /// The longest context that the model was trained for.
     pub max_position_embeddings: Option<usize>,
@@ -157,6 +160,7 @@ fn decoder<L: Into<LayerParts>>(
         n_heads: sizes.num_attention_heads,
         kv_heads: sizes.kv_heads(),
         head_dim: sizes.head_dim(),
+        halves: Halves::KeysAndValues,
         vocab_size: sizes.vocab_size,
         max_position_embeddings: sizes.max_position_embeddings,
     })

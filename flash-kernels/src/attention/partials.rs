@@ -9,19 +9,19 @@ pub(super) struct Partials<'a> {
     pub max: &'a mut [f32],
     /// `[rows]`: the sum of e^(score − max); zero where a row sees no token and has no sink.
     pub sum: &'a mut [f32],
-    /// `[rows, head_dim]`: the sum of e^(score − max) · value.
+    /// `[rows, value_dim]`: the sum of e^(score − max) · value.
     pub mixture: &'a mut [f32],
 }
 
 impl<'a> Partials<'a> {
     /// Numbers that a row takes.
-    pub(super) const fn row_len(head_dim: usize) -> usize {
-        head_dim + 2
+    pub(super) const fn row_len(value_dim: usize) -> usize {
+        value_dim + 2
     }
 
     /// Those in `buffer`, as many rows as fit.
-    pub(super) fn of(buffer: &'a mut [f32], head_dim: usize) -> Self {
-        let n_rows = buffer.len() / Self::row_len(head_dim);
+    pub(super) fn of(buffer: &'a mut [f32], value_dim: usize) -> Self {
+        let n_rows = buffer.len() / Self::row_len(value_dim);
         let (max, rest) = buffer.split_at_mut(n_rows);
         let (sum, mixture) = rest.split_at_mut(n_rows);
         Self { max, sum, mixture }
@@ -48,8 +48,8 @@ impl<'a> Partials<'a> {
 
     /// Adds what the rows know of the next tokens.
     pub(super) fn merge(self, next: &Self) {
-        let head_dim = self.mixture.len() / self.max.len();
-        let mixtures = self.mixture.chunks_exact_mut(head_dim).zip(next.mixture.chunks_exact(head_dim));
+        let value_dim = self.mixture.len() / self.max.len();
+        let mixtures = self.mixture.chunks_exact_mut(value_dim).zip(next.mixture.chunks_exact(value_dim));
         for (row, (mixture, next_mixture)) in mixtures.enumerate() {
             if next.sum[row] == 0.0 {
                 continue;
@@ -71,13 +71,13 @@ impl<'a> Partials<'a> {
         }
     }
 
-    /// Writes the rows of the tokens of `out`, `[tokens, query_heads, head_dim]`, for the heads of `kv_head`.
+    /// Writes the rows of the tokens of `out`, `[tokens, query_heads, value_dim]`, for the heads of `kv_head`.
     pub(super) fn finish(self, heads: Heads, kv_head: usize, out: &mut [f32]) {
-        let (group, head_dim) = (heads.group(), heads.head_dim);
-        let columns = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
-        let outs = out.chunks_exact_mut(heads.query_heads * head_dim);
-        let outs = outs.flat_map(|row| row[columns.clone()].chunks_exact_mut(head_dim));
-        for (row, (out, mixture)) in outs.zip(self.mixture.chunks_exact(head_dim)).enumerate() {
+        let (group, value_dim) = (heads.group(), heads.value_dim);
+        let columns = kv_head * group * value_dim..(kv_head + 1) * group * value_dim;
+        let outs = out.chunks_exact_mut(heads.query_heads * value_dim);
+        let outs = outs.flat_map(|row| row[columns.clone()].chunks_exact_mut(value_dim));
+        for (row, (out, mixture)) in outs.zip(self.mixture.chunks_exact(value_dim)).enumerate() {
             for (out, value) in out.iter_mut().zip(mixture) {
                 // Adding zero makes zeros positive, however many zeros were added before.
                 *out = value / self.sum[row] + 0.0;

@@ -16,8 +16,8 @@ pub struct Span<'a> {
     pub head_tokens: usize,
     /// Their keys, `[kv_heads, head_tokens, head_dim]`; of the last head, `n_tokens` are enough.
     pub keys: Numbers<'a>,
-    /// Their values, of the same shape.
-    pub values: Numbers<'a>,
+    /// Their values, of the same shape; none if they are in the keys.
+    pub values: Option<Numbers<'a>>,
 }
 
 /// Numbers, row-major, as a cache stores them.
@@ -88,7 +88,8 @@ impl<'a> Span<'a> {
     /// # Panics
     /// If it is no span, or too short for the heads.
     pub(super) fn check(&self, heads: Heads) {
-        let Heads { kv_heads, head_dim, .. } = heads;
+        let Heads { kv_heads, head_dim, value_dim, .. } = heads;
+        assert!(self.values.is_none() || value_dim == head_dim, "values beside keys are as long");
         let Self { start, n_tokens, head_tokens, .. } = *self;
         assert!(start.is_multiple_of(SPAN_TOKENS), "a span at {start}");
         assert!(
@@ -96,7 +97,7 @@ impl<'a> Span<'a> {
             "a span of {n_tokens} tokens, {head_tokens} a head"
         );
         let rows = (kv_heads - 1) * head_tokens + n_tokens;
-        for numbers in [self.keys, self.values] {
+        for numbers in [self.keys].into_iter().chain(self.values) {
             let got = match numbers {
                 Numbers::F32(numbers) => numbers.len(),
                 Numbers::F16(numbers) => numbers.len(),

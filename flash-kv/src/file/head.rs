@@ -21,6 +21,7 @@ const PAGE_TOKENS_OFFSET: usize = 60;
 const FORMAT_OFFSET: usize = 64;
 const WINDOW_FORMAT_OFFSET: usize = 68;
 const WINDOW_TOKENS_OFFSET: usize = 72;
+const HALVES_OFFSET: usize = 76;
 
 pub(super) fn encode(identity: &Identity) -> [u8; FILE_HEAD_BYTES] {
     let mut head = [0; FILE_HEAD_BYTES];
@@ -38,12 +39,13 @@ pub(super) fn encode(identity: &Identity) -> [u8; FILE_HEAD_BYTES] {
 }
 
 /// What has no error of its own: name, offset and what is there.
-fn shape(identity: &Identity) -> [(&'static str, usize, u32); 5] {
+fn shape(identity: &Identity) -> [(&'static str, usize, u32); 6] {
     let geometry = &identity.geometry;
     [
         ("number of layers", N_LAYERS_OFFSET, geometry.n_layers),
         ("number of KV heads", KV_HEADS_OFFSET, geometry.kv_heads),
         ("dimension of a head", HEAD_DIM_OFFSET, geometry.head_dim),
+        ("halves that are kept", HALVES_OFFSET, geometry.halves.tag()),
         ("tokens of a page", PAGE_TOKENS_OFFSET, PAGE_TOKENS as u32),
         ("format of the window", WINDOW_FORMAT_OFFSET, geometry.window_format.tag()),
     ]

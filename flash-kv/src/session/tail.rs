@@ -60,7 +60,7 @@ impl SavedTail {
         self.layer_bytes
     }
 
-    /// Reads a layer as it was given to [`Session::save`](crate::Session::save): keys and then values, each row-major
+    /// Reads a layer as it was given to [`Session::save`](crate::Session::save): keys and then values (if those are kept), each row-major
     /// `[kv_heads, n_tokens, head_dim]`.
     ///
     /// # Errors
@@ -104,5 +104,6 @@ pub(super) fn write(
 
 /// Bytes of the keys and values of a layer.
 fn layer_bytes(geometry: &Geometry, n_tokens: usize) -> usize {
-    2 * geometry.kv_heads as usize * n_tokens * geometry.window_layout().row_bytes()
+    let rows = geometry.halves.count() * geometry.kv_heads as usize * n_tokens;
+    rows * geometry.window_layout().row_bytes()
 }

@@ -1,8 +1,8 @@
 //! A small cache, and records that tell their tokens apart.
 
 use flash_kv::{
-    Chain, Digest, Geometry, HEAD_BYTES, Identity, PAGE_TOKENS, PageFile, PageFormat, PageLayout, RecordHead,
-    seal,
+    Chain, Digest, Geometry, HEAD_BYTES, Halves, Identity, PAGE_TOKENS, PageFile, PageFormat, PageLayout,
+    RecordHead, seal,
 };
 
 pub(crate) const N_LAYERS: u32 = 2;
@@ -12,6 +12,7 @@ pub(crate) fn identity() -> Identity {
         n_layers: N_LAYERS,
         kv_heads: 1,
         head_dim: 64,
+        halves: Halves::KeysAndValues,
         format: PageFormat::Int4,
         window_format: PageFormat::F16,
         window_tokens: 128,

@@ -1,13 +1,16 @@
 //! Pages of the window become sealed ones.
 
-use flash_kv::{GROUP_LEN, HEAD_BYTES, PAGE_TOKENS, PageFormat, PageLayout, error_bound, to_half, transcode};
+use flash_kv::{
+    GROUP_LEN, HEAD_BYTES, HalfLayout, Halves, PAGE_TOKENS, PageFormat, PageLayout, error_bound, to_half,
+    transcode,
+};
 use half::f16;
 use proptest::prelude::*;
 
 /// A page in `f32` whose row `i` begins with `i`, so that rows are told apart.
 fn page(layout: &PageLayout, scale: f32) -> Vec<u8> {
     let mut record = vec![0xee; layout.record_bytes()];
-    for (half, sign) in [(layout.keys(), 1.0), (layout.values(), -1.0)] {
+    for (half, sign) in layout.stored().zip([1.0, -1.0]) {
         let numbers = record[half.codes.clone()].as_chunks_mut().0;
         for (i, number) in numbers.iter_mut().enumerate() {
             let (row, column) = (i / layout.head_dim(), i % layout.head_dim());
@@ -20,14 +23,25 @@ fn page(layout: &PageLayout, scale: f32) -> Vec<u8> {
 
 fn numbers(layout: &PageLayout, record: &[u8]) -> Vec<f32> {
     assert_eq!(layout.format(), PageFormat::F32);
-    let halves = [layout.keys(), layout.values()];
-    let numbers = halves
-        .map(|half| record[half.codes.clone()].as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
-    numbers.into_iter().flatten().collect()
+    let numbers = |half: &HalfLayout| {
+        record[half.codes.clone()].as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
+    };
+    layout.stored().flat_map(numbers).collect()
 }
 
 fn through(format: PageFormat, kv_heads: usize, head_dim: usize, scale: f32) -> (Vec<f32>, Vec<f32>) {
-    let [plain, other] = [PageFormat::F32, format].map(|format| PageLayout::new(kv_heads, head_dim, format));
+    through_halves(Halves::KeysAndValues, format, kv_heads, head_dim, scale)
+}
+
+fn through_halves(
+    halves: Halves,
+    format: PageFormat,
+    kv_heads: usize,
+    head_dim: usize,
+    scale: f32,
+) -> (Vec<f32>, Vec<f32>) {
+    let [plain, other] =
+        [PageFormat::F32, format].map(|format| PageLayout::of(kv_heads, head_dim, halves, format));
     let source = page(&plain, scale);
     let (mut coded, mut back) = (vec![0xaa; other.record_bytes()], vec![0xbb; plain.record_bytes()]);
     transcode(&plain, &source, &other, &mut coded);
@@ -39,9 +53,10 @@ fn through(format: PageFormat, kv_heads: usize, head_dim: usize, scale: f32) -> 
 
 #[test]
 fn every_row_comes_back_within_its_bound() {
-    for (kv_heads, head_dim) in [(3, 64), (1, 128), (2, 80), (1, 33), (1, 1)] {
+    let both = [(3, 64), (1, 128), (2, 80), (1, 33), (1, 1)].map(|heads| (Halves::KeysAndValues, heads));
+    for (halves, (kv_heads, head_dim)) in both.into_iter().chain([(Halves::Keys, (1, 576))]) {
         for (format, steps) in [(PageFormat::Int8, 255.0), (PageFormat::Int4, 15.0)] {
-            let (source, back) = through(format, kv_heads, head_dim, 1.0);
+            let (source, back) = through_halves(halves, format, kv_heads, head_dim, 1.0);
             for (row, back) in source.chunks(head_dim).zip(back.chunks(head_dim)) {
                 for (group, back) in row.chunks(GROUP_LEN).zip(back.chunks(GROUP_LEN)) {
                     let low = group.iter().copied().fold(f32::INFINITY, f32::min);

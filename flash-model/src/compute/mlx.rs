@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
-use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::{Array, Dtype, nn, ops};
 
 pub(super) use experts::{add_rows, expert_rows};
@@ -103,13 +103,15 @@ pub(super) fn attend(
     };
     let queries = heads(queries, n_heads, norms.map(|norms| norms.queries))?;
     let keys = heads(keys, n_kv_heads, norms.map(|norms| norms.keys))?;
-    let values = split_heads(values, n_kv_heads)?;
+    let values = values.map(|values| split_heads(values, n_kv_heads)).transpose()?;
     let sinks = sinks.map(|sinks| sinks.as_dtype(Dtype::Float32)).transpose()?;
     if let LayerKv::Paged(layer) = kv {
-        let attended = paged::attend(layer, attention, position, [&queries, &keys, &values], sinks.as_ref())?;
+        let new = paged::New { queries: &queries, keys: &keys, values: values.as_ref() };
+        let attended = paged::attend(layer, attention, position, new, sinks.as_ref())?;
         return attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1]);
     }
-    let (mut keys, mut values) = kv.append(&keys, &values, position)?;
+    let (mut keys, values) = kv.append(&keys, values.as_ref(), position)?;
+    let mut values = values.map_or_else(|| attention.values_in(&keys), Ok)?;
     let mut mask = (n > 1).then_some(Mask::Causal);
     let end = position + n as usize;
     let far;
@@ -125,6 +127,14 @@ pub(super) fn attend(
     }
     let attended = fast::scaled_dot_product_attention(&queries, keys, values, scale, mask, sinks.as_ref())?;
     attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1])
+}
+
+impl CausalAttention {
+    /// The values of `keys`, `[…, head_dim]`, which have them in them.
+    fn values_in(&self, keys: &Array) -> Result<Array, Exception> {
+        let head_dim = keys.dim(-1);
+        keys.try_index((Ellipsis, head_dim - self.value_dim.unwrap_or(head_dim)..))
+    }
 }
 
 /// Which `tokens` each of `rows` sees, both given by their positions: `[1, rows, tokens]`.

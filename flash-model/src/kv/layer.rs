@@ -73,18 +73,25 @@ impl PagedLayer {
     }
 
     /// Makes room for a run, which begins at `position`, by sealing what leaves the window. `keys` and `values`, `[n, kv_heads,
-    /// head_dim]`, go into the window.
-    pub(crate) fn append(&mut self, position: usize, keys: &[f32], values: &[f32]) -> Result<(), ModelError> {
+    /// head_dim]`, go into the window; there are no values if they are in the keys.
+    pub(crate) fn append(
+        &mut self,
+        position: usize,
+        keys: &[f32],
+        values: Option<&[f32]>,
+    ) -> Result<(), ModelError> {
         self.seal_due(position)?;
         let layout = &self.pages.window;
         let token_len = layout.kv_heads() * layout.head_dim();
         let n_window = self.window.len();
-        let tokens = keys.chunks_exact(token_len).zip(values.chunks_exact(token_len));
-        for (position, (key, value)) in (position..).zip(tokens) {
-            let record = self.window[position / PAGE_TOKENS % n_window].as_mut_slice();
-            store(layout, layout.keys(), record, position % PAGE_TOKENS, key);
-            store(layout, layout.values(), record, position % PAGE_TOKENS, value);
-            self.end = position + 1;
+        for (half, numbers) in layout.stored().zip([keys].into_iter().chain(values)) {
+            for (position, token) in (position..).zip(numbers.chunks_exact(token_len)) {
+                let record = self.window[position / PAGE_TOKENS % n_window].as_mut_slice();
+                store(layout, half, record, position % PAGE_TOKENS, token);
+            }
+        }
+        if !keys.is_empty() {
+            self.end = position + keys.len() / token_len;
         }
         Ok(())
     }
@@ -97,7 +104,7 @@ impl PagedLayer {
             (0..PAGE_TOKENS * token_len).map(|i| ((i * 7919 % 2003) as f32 / 1001.5) - 1.0).collect();
         for start in (0..n_tokens).step_by(PAGE_TOKENS) {
             let numbers = &page[..PAGE_TOKENS.min(n_tokens - start) * token_len];
-            self.append(start, numbers, numbers)?;
+            self.append(start, numbers, Some(numbers))?;
         }
         Ok(())
     }
@@ -177,7 +184,7 @@ impl PagedLayer {
         self.sealed.len()
     }
 
-    /// Copies tokens of the window to rows `[2, kv_heads, tokens, head_dim]`: keys, then values.
+    /// Copies tokens of the window to rows `[halves, kv_heads, tokens, head_dim]`: keys, then values if they are kept.
     pub(super) fn copy_rows(&self, tokens: Range<usize>, rows: &mut [u8]) {
         for piece in pieces(&self.pages.window, tokens) {
             let record = self.window[piece.page_idx % self.window.len()].as_slice();

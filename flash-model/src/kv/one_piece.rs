@@ -10,7 +10,7 @@ use super::rows::pieces;
 use crate::ModelError;
 
 impl LayerKv {
-    /// Copies tokens to rows `[2, kv_heads, tokens, head_dim]`, f32: keys, then values.
+    /// Copies tokens to rows `[halves, kv_heads, tokens, head_dim]`, f32: keys, then values if they are kept.
     pub(super) fn copy_rows(
         &self,
         layout: &PageLayout,
@@ -25,13 +25,16 @@ impl LayerKv {
         match self {
             Self::Shared(buffers) => {
                 let buffers = buffers.lock();
-                copy(0, buffers.keys.as_slice());
-                copy(1, buffers.values.as_slice());
+                for (half_idx, all) in [&buffers.keys].into_iter().chain(&buffers.values).enumerate() {
+                    copy(half_idx, all.as_slice());
+                }
             }
             Self::Arrays { keys, values } => {
-                mlx_rs::transforms::eval([keys, values])?;
-                copy(0, bytemuck::cast_slice(keys.as_slice::<f32>()));
-                copy(1, bytemuck::cast_slice(values.as_slice::<f32>()));
+                let halves = || [&*keys].into_iter().chain(values);
+                mlx_rs::transforms::eval(halves())?;
+                for (half_idx, all) in halves().enumerate() {
+                    copy(half_idx, bytemuck::cast_slice(all.as_slice::<f32>()));
+                }
             }
             Self::Paged(_) => unreachable!("a cache in one piece has no pages"),
         }
@@ -45,11 +48,12 @@ impl LayerKv {
         tokens: Range<usize>,
         rows: &[u8],
     ) -> Result<(), ModelError> {
-        let (keys, values) = rows.split_at(rows.len() / 2);
+        let n_halves = layout.halves().count();
         match self {
             Self::Shared(buffers) => {
                 let buffers = &mut *buffers.lock();
-                for (half_idx, all) in [&mut buffers.keys, &mut buffers.values].into_iter().enumerate() {
+                let halves = [&mut buffers.keys].into_iter().chain(&mut buffers.values);
+                for (half_idx, all) in halves.enumerate() {
                     let all = all.as_mut_slice();
                     for (ours, theirs) in places(layout, half_idx, &tokens, all.len()) {
                         all[ours].copy_from_slice(&rows[theirs]);
@@ -63,8 +67,10 @@ impl LayerKv {
                     let numbers = half.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
                     Array::from_slice(&numbers.collect::<Vec<_>>(), &shape)
                 };
-                let (keys, values) = self.append(&array(keys), &array(values), tokens.start)?;
-                mlx_rs::transforms::eval([&keys, &values])?;
+                let mut halves = rows.chunks_exact(rows.len() / n_halves).map(array);
+                let keys = halves.next().expect("keys are always kept");
+                let (keys, values) = self.append(&keys, halves.next().as_ref(), tokens.start)?;
+                mlx_rs::transforms::eval([&keys].into_iter().chain(&values))?;
             }
             Self::Paged(_) => unreachable!("a cache in one piece has no pages"),
         }

@@ -189,6 +189,7 @@ impl KvPolicy {
             n_layers: n_layers as u32,
             kv_heads: shape.kv_heads as u32,
             head_dim: shape.head_dim as u32,
+            halves: shape.halves,
             format,
             window_format,
             window_tokens: shape.whole_pages(window_tokens) as u32,
@@ -299,12 +300,13 @@ fn record_cost_bytes(layout: &PageLayout) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use flash_kv::KvDtype;
+    use flash_kv::{Halves, KvDtype};
     use proptest::prelude::*;
 
     use super::*;
 
-    const SHAPE: KvShape = KvShape { kv_heads: 2, head_dim: 64, dtype: KvDtype::F32 };
+    const SHAPE: KvShape =
+        KvShape { kv_heads: 2, head_dim: 64, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
 
     #[test]
     fn more_room_never_holds_fewer_pages_and_never_takes_more_than_there_is() {

@@ -14,12 +14,12 @@ pub(super) struct Piece {
     pub rows: Range<usize>,
 }
 
-/// The pieces of `tokens`, of keys and then values, whose rows are `[2, kv_heads, tokens.len(), head_dim]` in the format of
-/// the records.
+/// The pieces of `tokens`, of keys and then values if they are kept, whose rows are `[halves, kv_heads, tokens.len(),
+/// head_dim]` in the format of the records.
 pub(super) fn pieces(layout: &PageLayout, tokens: Range<usize>) -> Vec<Piece> {
     let row_bytes = layout.row_bytes();
     let mut pieces = Vec::new();
-    for (half_idx, half) in [layout.keys(), layout.values()].into_iter().enumerate() {
+    for (half_idx, half) in layout.stored().enumerate() {
         for head in 0..layout.kv_heads() {
             let mut token = tokens.start;
             while token < tokens.end {
@@ -43,21 +43,23 @@ pub(super) fn pieces(layout: &PageLayout, tokens: Range<usize>) -> Vec<Piece> {
 
 #[cfg(test)]
 mod tests {
-    use flash_kv::PageFormat;
+    use flash_kv::{Halves, PageFormat};
 
     use super::*;
 
     #[test]
     fn pieces_cover_rows_once_and_in_order() {
-        let layout = PageLayout::new(3, 16, PageFormat::F16);
-        for tokens in [0..0, 0..1, 100..300, 128..256, 255..257] {
+        let tokens = || [0..0, 0..1, 100..300, 128..256, 255..257].into_iter();
+        let both = tokens().map(|tokens| (Halves::KeysAndValues, tokens));
+        for (halves, tokens) in both.chain(tokens().map(|tokens| (Halves::Keys, tokens))) {
+            let layout = PageLayout::of(3, 16, halves, PageFormat::F16);
             let pieces = pieces(&layout, tokens.clone());
             let mut end = 0;
             for piece in &pieces {
                 assert_eq!((piece.rows.start, piece.rows.len()), (end, piece.record.len()));
                 end = piece.rows.end;
             }
-            assert_eq!(end, 2 * 3 * tokens.len() * 16 * 2, "{tokens:?}");
+            assert_eq!(end, halves.count() * 3 * tokens.len() * 16 * 2, "{tokens:?}");
         }
     }
 }

@@ -99,7 +99,7 @@ impl KvCache {
         let window = stored.pages.identity().geometry.window_layout();
         let mut rows = vec![0; stored.tail.as_ref().map_or(0, SavedTail::layer_bytes)];
         let mut record = vec![0; sealed.record_bytes()];
-        let mut page_rows = vec![0; 2 * sealed.n_rows() * sealed.row_bytes()];
+        let mut page_rows = vec![0; sealed.halves().count() * sealed.n_rows() * sealed.row_bytes()];
         match &mut self.store {
             Store::Paged(pages) => pages.pass(0, &stored.token_ids),
             Store::Plain(tail) => {
@@ -166,7 +166,8 @@ impl KvCache {
         let common = common.min(n_sealed);
         file.truncate(common)?;
         let mut record = vec![0; file.layout().record_bytes()];
-        let mut page_rows = vec![0; 2 * file.layout().n_rows() * file.layout().row_bytes()];
+        let layout = file.layout();
+        let mut page_rows = vec![0; layout.halves().count() * layout.n_rows() * layout.row_bytes()];
         let root = Chain::root(file.identity());
         // What names the pages before each one.
         let chains = std::iter::once(root).chain(Chain::pages(file.identity(), self.held()));

@@ -1,6 +1,6 @@
 //! Attention over pages, in MLX's operations: page by page, with a softmax that goes on from page to page.
 
-use flash_kv::{GROUP_LEN, HalfLayout, PAGE_TOKENS, PageFormat};
+use flash_kv::{GROUP_LEN, HalfLayout, Halves, PAGE_TOKENS, PageFormat};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, ops};
@@ -11,39 +11,51 @@ use crate::ModelError;
 use crate::attention::CausalAttention;
 use crate::kv::{PageView, PagedLayer};
 
+/// What attends, and what is appended before it does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct New<'a> {
+    pub queries: &'a Array,
+    pub keys: &'a Array,
+    pub values: Option<&'a Array>,
+}
+
 /// Attends from `queries`, `[1, heads, n, head_dim]`, to what the layer holds, to which it appends `keys` and `values`, `[1,
-/// kv_heads, n, head_dim]`; the first stands at `position`. `sinks`, f32 `[heads]`, are scores that each head's softmax has
-/// beside those of the tokens. The result has the shape of the queries.
+/// kv_heads, n, head_dim]`; the first stands at `position`. There are no values if they are in the keys. `sinks`, f32 `[heads]`, are
+/// scores that each head's softmax has beside those of the tokens. The result is `[1, heads, n, value_dim]`.
 ///
 /// Evaluates as it goes: pages come and go. What goes wrong with one is told by the pages, not here.
 pub(super) fn attend(
     layer: &Mutex<PagedLayer>,
     causal: &CausalAttention,
     position: usize,
-    [queries, keys, values]: [&Array; 3],
+    new: New<'_>,
     sinks: Option<&Array>,
 ) -> Result<Array, Exception> {
     let layer = &mut *layer.lock();
-    match Attention::new(layer, causal, position, [queries, keys, values], sinks)?.run() {
+    let &[batch, n_heads, n, head_dim] = new.queries.shape() else {
+        return Err(Exception::custom("queries of four dimensions"));
+    };
+    match Attention::new(layer, causal, position, new, sinks)?.run() {
         Ok(attended) => Ok(attended),
         Err(ModelError::Mlx(error)) => Err(error),
         Err(error) => {
             layer.pages().fail(error);
-            ops::full::<f32>(queries.shape(), Array::from_f32(f32::NAN))
+            let value_dim = causal.value_dim.unwrap_or(head_dim);
+            ops::full::<f32>(&[batch, n_heads, n, value_dim], Array::from_f32(f32::NAN))
         }
     }
 }
 
 struct Attention<'a> {
     layer: &'a mut PagedLayer,
-    window: Option<usize>,
+    causal: &'a CausalAttention,
     position: usize,
     /// Scaled, `[kv_heads, n, group, head_dim]`.
     queries: Array,
     /// `[n, kv_heads, head_dim]`, flat.
     keys: Array,
-    /// Likewise.
-    values: Array,
+    /// Likewise, if they are not in the keys.
+    values: Option<Array>,
     /// `[kv_heads, 1, group]`.
     sinks: Option<Array>,
 }
@@ -54,16 +66,16 @@ struct Seen {
     max: Array,
     /// The sum of e^(score − max), of the same shape.
     sum: Array,
-    /// The sum of e^(score − max) · value, `[kv_heads, rows, head_dim]`.
+    /// The sum of e^(score − max) · value, `[kv_heads, rows, value_dim]`.
     mixture: Array,
 }
 
 impl<'a> Attention<'a> {
     fn new(
         layer: &'a mut PagedLayer,
-        causal: &CausalAttention,
+        causal: &'a CausalAttention,
         position: usize,
-        [queries, keys, values]: [&Array; 3],
+        New { queries, keys, values }: New<'_>,
         sinks: Option<&Array>,
     ) -> Result<Self, Exception> {
         let &[_, n_heads, n, head_dim] = queries.shape() else {
@@ -77,30 +89,35 @@ impl<'a> Attention<'a> {
             // Flat, so that it lies row by row however it was made.
             x.squeeze_axes(&[0])?.transpose_axes(&[1, 0, 2])?.as_dtype(Dtype::Float32)?.reshape(&[-1])
         };
-        let (keys, values) = (rows(keys)?, rows(values)?);
+        let (keys, values) = (rows(keys)?, values.map(rows).transpose()?);
         let sinks = sinks.map(|sinks| sinks.reshape(&[n_kv_heads, 1, n_heads / n_kv_heads])).transpose()?;
-        Ok(Self { layer, window: causal.window, position, queries, keys, values, sinks })
+        Ok(Self { layer, causal, position, queries, keys, values, sinks })
     }
 
     fn run(self) -> Result<Array, ModelError> {
-        let Self { layer, window, position, queries, keys, values, sinks } = self;
-        mlx_rs::transforms::eval([&keys, &values])?;
+        let Self { layer, causal, position, queries, keys, values, sinks } = self;
+        let window = causal.window;
+        mlx_rs::transforms::eval([&keys].into_iter().chain(&values))?;
         let &[n_kv_heads, n, group, head_dim] = queries.shape() else { unreachable!("made with four") };
         let token_len = (n_kv_heads * head_dim) as usize;
         let mut attended = Vec::new();
         for run in layer.runs(position..position + n as usize) {
             let tokens = run.start - position..run.end - position;
             let new = tokens.start * token_len..tokens.end * token_len;
-            layer.append(run.start, &keys.as_slice()[new.clone()], &values.as_slice()[new])?;
+            let new_values = values.as_ref().map(|values| &values.as_slice()[new.clone()]);
+            layer.append(run.start, &keys.as_slice()[new.clone()], new_values)?;
             let rows = tokens.len() as i32 * group;
             let queries = queries.try_index((.., tokens.start as i32..tokens.end as i32, .., ..))?;
             let queries = queries.reshape(&[n_kv_heads, rows, head_dim])?;
             let first = window.map_or(0, |window| (run.start + 1).saturating_sub(window));
             // Where there are sinks they come first, once for all pages.
-            let mut seen = sinks.as_ref().map(|sinks| Seen::of_sinks(sinks, &queries)).transpose()?;
+            let mut seen = sinks
+                .as_ref()
+                .map(|sinks| Seen::of_sinks(sinks, rows, causal.value_dim.unwrap_or(head_dim)))
+                .transpose()?;
             layer.look(first..run.end, |pages| {
                 for page in pages {
-                    let next = Seen::of(&queries, page, run.start, window, group)?;
+                    let next = Seen::of(&queries, page, run.start, causal, group)?;
                     let all = match seen.take() {
                         Some(before) => before.merge(&next)?,
                         None => next,
@@ -111,27 +128,21 @@ impl<'a> Attention<'a> {
                 Ok(())
             })?;
             let Some(Seen { sum, mixture, .. }) = seen else { continue };
-            attended.push(mixture.divide(sum)?.reshape(&[
-                n_kv_heads,
-                tokens.len() as i32,
-                group,
-                head_dim,
-            ])?);
+            attended.push(mixture.divide(sum)?.reshape(&[n_kv_heads, tokens.len() as i32, group, -1])?);
         }
         let attended = ops::concatenate(&attended, 1)?.transpose_axes(&[0, 2, 1, 3])?;
-        Ok(attended.reshape(&[1, n_kv_heads * group, n, head_dim])?)
+        Ok(attended.reshape(&[1, n_kv_heads * group, n, -1])?)
     }
 }
 
 impl Seen {
     /// What the rows of `queries` know of their `sinks`, `[kv_heads, 1, group]`.
-    fn of_sinks(sinks: &Array, queries: &Array) -> Result<Self, Exception> {
+    fn of_sinks(sinks: &Array, rows: i32, value_dim: i32) -> Result<Self, Exception> {
         let &[n_kv_heads, _, group] = sinks.shape() else { unreachable!("made with three") };
-        let rows = queries.dim(1);
         let max =
             ops::broadcast_to(sinks, &[n_kv_heads, rows / group, group])?.reshape(&[n_kv_heads, rows, 1])?;
         let sum = ops::ones::<f32>(max.shape())?;
-        Ok(Self { max, sum, mixture: ops::zeros::<f32>(queries.shape())? })
+        Ok(Self { max, sum, mixture: ops::zeros::<f32>(&[n_kv_heads, rows, value_dim])? })
     }
 
     /// What the rows see of a page; the first stands at `position`, and `group` of them at each.
@@ -139,9 +150,10 @@ impl Seen {
         queries: &Array,
         page: &PageView<'_>,
         position: usize,
-        window: Option<usize>,
+        causal: &CausalAttention,
         group: i32,
     ) -> Result<Self, Exception> {
+        let window = causal.window;
         let (n_rows, group) = (queries.dim(1) as usize, group as usize);
         let keys = numbers(page, page.layout.keys())?;
         let mut scores = ops::matmul(queries, keys.transpose_axes(&[0, 2, 1])?)?;
@@ -157,7 +169,11 @@ impl Seen {
         let max = ops::maximum(scores.max_axis(-1, true)?, Array::from_f32(f32::MIN))?;
         let weights = ops::exp(scores.subtract(&max)?)?;
         let sum = weights.sum_axis(-1, true)?;
-        let mixture = ops::matmul(&weights, numbers(page, page.layout.values())?)?;
+        let values = match page.layout.halves() {
+            Halves::KeysAndValues => numbers(page, page.layout.values())?,
+            Halves::Keys => causal.values_in(&keys)?,
+        };
+        let mixture = ops::matmul(&weights, values)?;
         Ok(Self { max, sum, mixture })
     }
 

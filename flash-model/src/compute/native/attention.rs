@@ -25,13 +25,14 @@ struct Attention {
     kv: Arc<Mutex<LayerBuffers>>,
 }
 
-/// What was projected of the new tokens, and what happens to it before they attend. Inputs: queries, keys, values; the
-/// weights of the norms of queries and keys if there are such; sinks, if there are.
+/// What was projected of the new tokens, and what happens to it before they attend. Inputs: queries, keys; the weights of
+/// the norms of queries and keys if there are such; values if they are not in the keys; sinks, if there are.
 pub(super) struct Projected {
     pub heads: Heads,
     /// Of the first of the tokens.
     pub position: usize,
     norms: Option<[StoredNorm; 2]>,
+    has_values: bool,
     rope: Option<Arc<Rope>>,
     sinks: Option<FloatType>,
 }
@@ -40,7 +41,7 @@ pub(super) struct Projected {
 pub(super) struct Ready<'a> {
     pub queries: Vec<f32>,
     pub keys: Vec<f32>,
-    pub values: &'a [f32],
+    pub values: Option<&'a [f32]>,
     pub sinks: Option<Vec<f32>>,
 }
 
@@ -53,11 +54,14 @@ pub(in crate::compute) fn attend(
     let CausalAttention { n_heads, n_kv_heads, scale, window, .. } = *attention;
     let AttentionInput { queries, keys, values, norms, sinks, position } = input;
     let (n_heads, n_kv_heads) = (n_heads as usize, n_kv_heads as usize);
-    let heads =
-        Heads { query_heads: n_heads, kv_heads: n_kv_heads, head_dim: queries.dim(-1) as usize / n_heads };
-    let kv_dims = [queries.dim(0), queries.dim(1), (n_kv_heads * heads.head_dim) as i32];
-    expect(keys.shape() == kv_dims && values.shape() == kv_dims, "keys and values for each token")?;
-    let mut inputs = vec![queries, keys, values];
+    let head_dim = queries.dim(-1) as usize / n_heads;
+    let value_dim = attention.value_dim.map_or(head_dim, |value_dim| value_dim as usize);
+    let heads = Heads { value_dim, ..Heads::new(n_heads, n_kv_heads, head_dim) };
+    let kv_dims = [queries.dim(0), queries.dim(1), (n_kv_heads * head_dim) as i32];
+    let fits = |x: &Array| x.shape() == kv_dims;
+    expect(fits(keys) && values.is_none_or(fits), "keys and values for each token")?;
+    expect(values.is_some() == attention.value_dim.is_none(), "values where they are kept")?;
+    let mut inputs = vec![queries, keys];
     let head_norm = |norm: Norm<'_>| StoredNorm::new(norm, heads.head_dim as i32);
     let norms = match norms {
         Some(HeadNorms { queries, keys }) => {
@@ -66,29 +70,31 @@ pub(in crate::compute) fn attend(
         }
         None => None,
     };
+    inputs.extend(values);
     if let Some(sinks) = sinks {
         expect(sinks.shape() == [attention.n_heads], "a sink for each head")?;
         inputs.push(sinks);
     }
     let sinks = sinks.map(float_type).transpose()?;
+    let out_shape = [queries.dim(0), queries.dim(1), (n_heads * value_dim) as i32];
     let rope = attention.rope.as_ref().map(|rope| Arc::clone(rope.kernel()));
-    let projected = Projected { heads, position, norms, rope, sinks };
+    let projected = Projected { heads, position, norms, rope, has_values: values.is_some(), sinks };
     let (pool, gaze) = (Arc::clone(pool), Gaze { scale, window, sinks: None });
     let kv = match kv {
         LayerKv::Shared(kv) => Arc::clone(kv),
         LayerKv::Paged(layer) => {
             let node = PagedAttention { pool, gaze, projected, layer: Arc::clone(layer) };
-            let [attended] = lazy(node, &inputs, [queries.shape()])?;
+            let [attended] = lazy(node, &inputs, [&out_shape])?;
             return Ok(attended);
         }
         LayerKv::Arrays { .. } => {
             return Err(Exception::custom("the cache of a layer is not shared with the graph"));
         }
     };
-    let token_bytes = n_kv_heads * heads.head_dim * size_of::<f32>();
+    let token_bytes = n_kv_heads * head_dim * size_of::<f32>();
     let end_bytes = (position + queries.dim(1) as usize) * token_bytes;
     expect(end_bytes <= kv.lock().keys.len(), "room in the cache for each token")?;
-    let [attended] = lazy(Attention { pool, gaze, projected, kv }, &inputs, [queries.shape()])?;
+    let [attended] = lazy(Attention { pool, gaze, projected, kv }, &inputs, [&out_shape])?;
     Ok(attended)
 }
 
@@ -103,20 +109,22 @@ impl Kernel for Attention {
         let mut kv = kv.lock();
         let LayerBuffers { keys, values } = &mut *kv;
         let keys: &mut [f32] = bytemuck::cast_slice_mut(keys.as_mut_slice());
-        let values: &mut [f32] = bytemuck::cast_slice_mut(values.as_mut_slice());
+        let mut values: Option<&mut [f32]> =
+            values.as_mut().map(|values| bytemuck::cast_slice_mut(values.as_mut_slice()));
         let head_len = keys.len() / kv_heads;
-
-        let token_len = kv_heads * head_dim;
-        let new = new_keys.chunks_exact(token_len).zip(new_values.chunks_exact(token_len));
-        for (position, (new_key, new_value)) in (position..).zip(new) {
-            let heads = new_key.chunks_exact(head_dim).zip(new_value.chunks_exact(head_dim));
-            for (head, (key, value)) in heads.enumerate() {
-                let place = head * head_len + position * head_dim;
-                keys[place..place + head_dim].copy_from_slice(key);
-                values[place..place + head_dim].copy_from_slice(value);
+        let append = |all: &mut [f32], new: &[f32]| {
+            for (position, token) in (position..).zip(new.chunks_exact(kv_heads * head_dim)) {
+                for (head, numbers) in token.chunks_exact(head_dim).enumerate() {
+                    let place = head * head_len + position * head_dim;
+                    all[place..place + head_dim].copy_from_slice(numbers);
+                }
             }
+        };
+        append(keys, &new_keys);
+        if let (Some(values), Some(new)) = (&mut values, new_values) {
+            append(values, new);
         }
-        let kv = KeysValues { keys, values };
+        let kv = KeysValues { keys, values: values.as_deref() };
         let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
         flash_kernels::attend(pool, heads, gaze, &queries, kv, position, outputs[0]);
     }
@@ -124,21 +132,23 @@ impl Kernel for Attention {
 
 impl Projected {
     pub(super) fn ready<'a>(&self, pool: &Pool, inputs: &[&'a [u8]]) -> Ready<'a> {
-        let Self { heads: Heads { query_heads, kv_heads, head_dim }, norms, .. } = *self;
+        let Self { heads: Heads { query_heads, kv_heads, head_dim, .. }, norms, .. } = *self;
         let numbers = |idx: usize| bytemuck::cast_slice::<u8, f32>(inputs[idx]);
         let ready = |idx: usize, n_heads: usize| {
             let x = numbers(idx);
             let Some(norms) = norms else { return self.rotated(n_heads * head_dim, x) };
             let mut normed = vec![0.0; x.len()];
-            norms[idx].compute(pool, x, inputs[3 + idx], &mut normed);
+            norms[idx].compute(pool, x, inputs[2 + idx], &mut normed);
             self.rotated(n_heads * head_dim, &normed)
         };
+        let values_idx = if norms.is_some() { 4 } else { 2 };
+        let values = self.has_values.then(|| numbers(values_idx));
         let sinks = self.sinks.zip(inputs.last()).map(|(float, bytes)| {
             let mut sinks = vec![0.0; query_heads];
             float.decode_into(bytes, &mut sinks).expect("a sink for each head");
             sinks
         });
-        Ready { queries: ready(0, query_heads), keys: ready(1, kv_heads), values: numbers(2), sinks }
+        Ready { queries: ready(0, query_heads), keys: ready(1, kv_heads), values, sinks }
     }
 
     /// Tokens of `row_len` numbers, rotated.

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, Span};
-use flash_kv::{GROUP_LEN, HalfLayout, PageFormat};
+use flash_kv::{GROUP_LEN, HalfLayout, Halves, PageFormat};
 use parking_lot::Mutex;
 
 use super::attention::{Projected, Ready};
@@ -25,7 +25,7 @@ impl PagedAttention {
         let Self { pool, gaze, projected, layer } = self;
         let layer = &mut *layer.lock();
         let Projected { heads, position, .. } = *projected;
-        let Heads { query_heads, kv_heads, head_dim } = heads;
+        let Heads { query_heads, kv_heads, head_dim, value_dim } = heads;
         let (row_len, token_len) = (query_heads * head_dim, kv_heads * head_dim);
         let Ready { queries, keys, values, sinks } = projected.ready(pool, inputs);
         let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
@@ -33,16 +33,17 @@ impl PagedAttention {
         for run in layer.runs(position..end) {
             let tokens = run.start - position..run.end - position;
             let new = tokens.start * token_len..tokens.end * token_len;
-            layer.append(run.start, &keys[new.clone()], &values[new])?;
+            layer.append(run.start, &keys[new.clone()], values.map(|values| &values[new]))?;
             let rows = tokens.start * row_len..tokens.end * row_len;
             let first = gaze.window.map_or(0, |window| (run.start + 1).saturating_sub(window));
-            let mut attention = Attention::new(pool, heads, gaze, &queries[rows.clone()], run.start);
+            let mut attention = Attention::new(pool, heads, gaze, &queries[rows], run.start);
             layer.look(first..run.end, |pages| {
                 let spans: Vec<_> = pages.iter().map(span).collect();
                 attention.add(&spans);
                 Ok(())
             })?;
-            attention.finish(&mut out[rows]);
+            let out_len = query_heads * value_dim;
+            attention.finish(&mut out[tokens.start * out_len..tokens.end * out_len]);
         }
         Ok(())
     }
@@ -68,7 +69,11 @@ fn span<'a>(page: &PageView<'a>) -> Span<'a> {
         }
     };
     let head_tokens = flash_kv::PAGE_TOKENS;
-    Span { start, n_tokens, head_tokens, keys: numbers(layout.keys()), values: numbers(layout.values()) }
+    let values = match layout.halves() {
+        Halves::KeysAndValues => Some(numbers(layout.values())),
+        Halves::Keys => None,
+    };
+    Span { start, n_tokens, head_tokens, keys: numbers(layout.keys()), values }
 }
 
 impl Kernel for PagedAttention {
