@@ -1,5 +1,7 @@
 //! What the attention of all architectures shares.
 
+mod latent;
+
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -11,6 +13,8 @@ use crate::kv::LayerKv;
 use crate::layers::{Linear, NormArgs, RmsNorm, project};
 use crate::rope::Rope;
 use crate::weights::Weights;
+
+pub(crate) use latent::{LatentArgs, LatentAttention};
 
 /// What a layer gets to compute with.
 #[derive(Debug)]

@@ -259,6 +259,15 @@ impl Backend {
         }
     }
 
+    /// `x · Wᵀ` for `x` `[1, n, heads, k]`, with a matrix for each head: its arrays have a dimension more, `[heads, …]`.
+    pub(crate) fn product_each(&self, x: &Array, matrices: Matrix<'_>) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::product_each(x, matrices),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::product_each(pool, x, matrices),
+        }
+    }
+
     /// Normalises the heads if that is asked for, rotates the queries and keys, appends keys and values to the cache, and
     /// attends to all tokens so far.
     pub(crate) fn attend(

@@ -40,6 +40,8 @@ struct Dims {
     intermediate: u64,
     n_heads: u64,
     head_dim: u64,
+    /// Bytes of what a layer makes of its weights.
+    made: u64,
 }
 
 impl Decoder {
@@ -56,6 +58,7 @@ impl Decoder {
             intermediate: architecture.intermediate_size as u64,
             n_heads: architecture.n_heads as u64,
             head_dim: architecture.head_dim as u64,
+            made: architecture.made_bytes,
         };
         let Architecture { layers, fused, norm, norm_path, head_path, hidden_size, vocab_size, .. } =
             architecture;
@@ -188,7 +191,7 @@ impl Decoder {
 
     /// What passing `tokens` through the model takes beside weights and KV, with scores for `scored_tokens` at once.
     pub(crate) fn activation_bytes(&self, tokens: usize, scored_tokens: usize) -> u64 {
-        let Dims { hidden, intermediate, n_heads, head_dim } = self.dims;
+        let Dims { hidden, intermediate, n_heads, head_dim, made } = self.dims;
         let (tokens, chunk) = (tokens as u64, tokens.min(CHUNK_TOKENS) as u64);
         // Hidden states of all chunks, before and after a layer; in the layer: queries, keys and values with their
         // rotated copies, scores before and after the softmax, and what the MLP multiplies.
@@ -197,7 +200,7 @@ impl Decoder {
         let mlp = chunk * 4 * intermediate;
         let experts = self.mixtures().flatten().map(|mixture| mixture.activation_values(tokens)).max();
         let layer = attention.max(mlp).max(experts.unwrap_or(0));
-        4 * (hidden_states + layer + 4 * chunk * hidden) + self.head.activation_bytes()
+        4 * (hidden_states + layer + 4 * chunk * hidden) + self.head.activation_bytes() + made
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) use gate::{Gate, GateArgs};
 pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, Mixture, Names};
 pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;
-pub(crate) use router::{Router, Routes, Scoring};
+pub(crate) use router::{Groups, Router, Routes, Scoring};
 use traffic::Average;
 pub use traffic::ExpertTraffic;
 

@@ -38,6 +38,11 @@ impl Linear {
         self.backend.product(x, self.matrix())
     }
 
+    /// `self(x)` for `x` `[1, n, heads, input]`, where it has a matrix for each head.
+    pub(crate) fn of_each(&self, x: &Array) -> Result<Array, Exception> {
+        self.backend.product_each(x, self.matrix())
+    }
+
     /// `onto + self(x)`.
     pub(crate) fn add(&self, onto: &Array, x: &Array) -> Result<Array, Exception> {
         self.backend.add_product(onto, x, self.matrix())
@@ -94,6 +99,11 @@ impl RmsNorm {
     pub(crate) fn norm(&self) -> Norm<'_> {
         Norm { weight: &self.weight, args: self.args }
     }
+
+    /// `self(x)`.
+    pub(crate) fn of(&self, x: &Array) -> Result<Array, Exception> {
+        self.backend.rms_norm(x, self.norm())
+    }
 }
 
 impl Module<&Array> for RmsNorm {
@@ -101,7 +111,7 @@ impl Module<&Array> for RmsNorm {
     type Error = Exception;
 
     fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
-        self.backend.rms_norm(x, self.norm())
+        self.of(x)
     }
 
     fn training_mode(&mut self, _: bool) {}

@@ -1,6 +1,7 @@
 //! The architectures, one file each, named as in mlx-lm.
 
 mod block;
+mod deepseek_v3;
 mod gemma3;
 mod gemma3_text;
 mod gpt_oss;
@@ -88,6 +89,8 @@ pub(crate) struct Architecture {
     pub head_dim: i32,
     /// Whether values are kept beside keys.
     pub halves: Halves,
+    /// Bytes of what a layer makes of its weights while it computes.
+    pub made_bytes: u64,
     pub vocab_size: i32,
     /// The longest context that the model was trained for.
     pub max_position_embeddings: Option<usize>,
@@ -97,6 +100,7 @@ type Build = fn(&Weights<'_>) -> Result<Architecture, ModelError>;
 
 /// `model_type` → architecture.
 const MODELS: &[(&str, Build)] = &[
+    ("deepseek_v3", deepseek_v3::build),
     ("gemma3", gemma3::build),
     ("gemma3_text", gemma3_text::build),
     ("gpt_oss", gpt_oss::build),
@@ -110,7 +114,13 @@ const MODELS: &[(&str, Build)] = &[
 ];
 
 /// Models that others are: `model_type` → whose. As mlx-lm's `MODEL_REMAPPING`.
-const ALIASES: &[(&str, &str)] = &[("mistral", "llama"), ("iquestcoder", "llama"), ("xverse", "llama")];
+const ALIASES: &[(&str, &str)] = &[
+    ("mistral", "llama"),
+    ("iquestcoder", "llama"),
+    ("xverse", "llama"),
+    ("kimi_k2", "deepseek_v3"),
+    ("joyai_llm_flash", "deepseek_v3"),
+];
 
 /// The architecture that a checkpoint's configuration names.
 pub(crate) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
@@ -161,6 +171,7 @@ fn decoder<L: Into<LayerParts>>(
         kv_heads: sizes.kv_heads(),
         head_dim: sizes.head_dim(),
         halves: Halves::KeysAndValues,
+        made_bytes: 0,
         vocab_size: sizes.vocab_size,
         max_position_embeddings: sizes.max_position_embeddings,
     })

@@ -241,6 +241,15 @@ impl RopeScaling {
         Ok(frequencies(dims, theta).enumerate().map(stretch).collect())
     }
 
+    /// What the scale of the scores is multiplied by, where the model has that part of yarn's magnitude there.
+    pub(crate) fn score_factor(&self) -> f32 {
+        let (factor, mscale) = (f64::from(self.factor.unwrap_or(1.0)), self.mscale_all_dim.unwrap_or(0.0));
+        if mscale == 0.0 || factor <= 1.0 {
+            return 1.0;
+        }
+        (0.1 * mscale * factor.ln() + 1.0).powi(2) as f32
+    }
+
     /// What is rotated is made larger by this. The scale of the scores may have another part of it: that is the model's.
     fn yarn_magnitude(&self, factor: f32, config: &Config) -> Result<f32, ModelError> {
         let magnitude = |mscale: f64| match f64::from(factor) {

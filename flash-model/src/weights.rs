@@ -61,20 +61,7 @@ impl<'a> Weights<'a> {
 
     /// `y = x · Wᵀ (+ b)`: quantised if the checkpoint has scales for it.
     pub(crate) fn linear(&self, input_dims: i32, output_dims: i32, bias: bool) -> Result<Linear, ModelError> {
-        let path = Fused::whole_path(self.fused, &self.path);
-        if !self.checkpoint.has(&format!("{path}.scales")) {
-            return self.linear_in(None, input_dims, output_dims, bias);
-        }
-        let config = self.checkpoint.config();
-        let format = config.quantized_format(&path).ok_or_else(|| {
-            config.field_error("quantization", &"missing", "the weights are quantised, so it must say how")
-        })?;
-        let catalog = self.checkpoint.catalog();
-        let tensor = |name: &str| catalog.get(&format!("{path}.{name}"));
-        if let (Some(scales), Some(biases)) = (tensor("scales"), tensor("biases")) {
-            self.checkpoint.expect_dtype_of_scales(scales, biases)?;
-        }
-        self.linear_in(Some(format), input_dims, output_dims, bias)
+        self.linear_in(self.format()?, input_dims, output_dims, bias)
     }
 
     /// The same, quantised in a format that does not follow from names and configuration.
@@ -86,13 +73,54 @@ impl<'a> Weights<'a> {
         bias: bool,
     ) -> Result<Linear, ModelError> {
         let bias = bias.then(|| self.vector(output_dims)).transpose()?;
+        let linear = self.matrices(format, &[], input_dims, output_dims)?;
+        Ok(Linear { bias: Param::new(bias), ..linear })
+    }
+
+    /// A matrix for each of so many heads, in one tensor.
+    pub(crate) fn linear_each(
+        &self,
+        n_heads: i32,
+        input_dims: i32,
+        output_dims: i32,
+    ) -> Result<Linear, ModelError> {
+        self.matrices(self.format()?, &[n_heads], input_dims, output_dims)
+    }
+
+    /// How it is quantised, if the checkpoint has scales for it.
+    fn format(&self) -> Result<Option<QuantizedFormat>, ModelError> {
+        let path = Fused::whole_path(self.fused, &self.path);
+        if !self.checkpoint.has(&format!("{path}.scales")) {
+            return Ok(None);
+        }
+        let config = self.checkpoint.config();
+        let format = config.quantized_format(&path).ok_or_else(|| {
+            config.field_error("quantization", &"missing", "the weights are quantised, so it must say how")
+        })?;
+        let catalog = self.checkpoint.catalog();
+        let tensor = |name: &str| catalog.get(&format!("{path}.{name}"));
+        if let (Some(scales), Some(biases)) = (tensor("scales"), tensor("biases")) {
+            self.checkpoint.expect_dtype_of_scales(scales, biases)?;
+        }
+        Ok(Some(format))
+    }
+
+    /// Matrices of one shape: as many as `stack` says, or one if it says nothing.
+    fn matrices(
+        &self,
+        format: Option<QuantizedFormat>,
+        stack: &[i32],
+        input_dims: i32,
+        output_dims: i32,
+    ) -> Result<Linear, ModelError> {
+        let shape = |columns| [stack, &[output_dims, columns]].concat();
         let mut linear = Linear {
             backend: self.backend.clone(),
             format,
-            weight: Param::new(unloaded(&[output_dims, input_dims], Dtype::Float32)?),
+            weight: Param::new(unloaded(&shape(input_dims), Dtype::Float32)?),
             scales: Param::new(None),
             biases: Param::new(None),
-            bias: Param::new(bias),
+            bias: Param::new(None),
         };
         let Some(format) = format else { return Ok(linear) };
         if input_dims % format.group_size != 0 {
@@ -102,9 +130,8 @@ impl<'a> Weights<'a> {
                 "the group size must divide every row",
             ));
         }
-        let n_groups = input_dims / format.group_size;
-        let groups = |dtype| unloaded(&[output_dims, n_groups], dtype).map(Some);
-        linear.weight = Param::new(unloaded(&[output_dims, format.row_words(input_dims)], Dtype::Uint32)?);
+        let groups = |dtype| unloaded(&shape(input_dims / format.group_size), dtype).map(Some);
+        linear.weight = Param::new(unloaded(&shape(format.row_words(input_dims)), Dtype::Uint32)?);
         if format.mode == QuantizedMode::Affine {
             linear.scales = Param::new(groups(Dtype::Float32)?);
             linear.biases = Param::new(groups(Dtype::Float32)?);

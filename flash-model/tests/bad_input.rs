@@ -393,3 +393,50 @@ fn a_fused_tensor_of_too_few_rows_is_named() {
     let ModelError::TensorShape { tensor, expected, .. } = &error else { panic!("{error:?}") };
     assert_eq!((tensor.as_str(), expected.as_slice()), (wanted, &[2 * HIDDEN, HIDDEN][..]));
 }
+
+/// The error of the committed `deepseek_v3` with `value` at `field`.
+fn deepseek_with(field: &str, value: Value) -> ModelError {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/deepseek_v3");
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let mut config: Value = serde_json::from_slice(&fs::read(from.join("config.json")).unwrap()).unwrap();
+    config[field] = value;
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    open(dir.path()).unwrap_err()
+}
+
+#[test]
+fn groups_of_experts_that_cannot_be_are_named() {
+    for (wanted, value) in [
+        ("n_group", json!(0)),
+        ("n_group", json!(3)),
+        ("n_group", json!(8)),
+        ("topk_group", json!(0)),
+        ("topk_group", json!(5)),
+        ("num_experts_per_tok", json!(9)),
+        ("topk_method", json!("greedy")),
+        ("n_shared_experts", json!(-1)),
+    ] {
+        let error = deepseek_with(wanted, value);
+        assert!(matches!(&error, ModelError::ConfigField { field, .. } if *field == wanted), "{error:?}");
+    }
+}
+
+#[test]
+fn sizes_of_latent_attention_that_cannot_be_are_named() {
+    for field in ["kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"] {
+        for value in [json!(0), json!(-8), json!(i32::MAX - 1)] {
+            let error = deepseek_with(field, value.clone());
+            let is_named = match &error {
+                // The two make a key, which is looked at first.
+                ModelError::ConfigField { field: got, .. } => *got == field || *got == "head_dim",
+                _ => false,
+            };
+            assert!(is_named, "{field} {value}: {error:?}");
+        }
+    }
+    let error = deepseek_with("qk_rope_head_dim", json!(7));
+    assert!(matches!(error, ModelError::ConfigField { .. }), "{error:?}");
+    let error = deepseek_with("kv_lora_rank", json!(18));
+    assert!(matches!(error, ModelError::TensorShape { .. }), "{error:?}");
+}

@@ -96,19 +96,20 @@ fn pages_of_full_precision_give_the_bits_of_a_cache_in_one_piece() {
     }
 }
 
-/// Committed models of which some layers see a window of recent tokens: 24 of two, and 20 of three; and 20 with sinks.
-const SLIDING: [&str; 3] = ["llama-sliding", "gemma3-text", "gpt_oss"];
+/// Committed models: of three some layers see a window of recent tokens, 24 of two and 20 of three, and 20 with sinks; one has its
+/// values in its keys.
+const COMMITTED: [&str; 4] = ["llama-sliding", "gemma3-text", "gpt_oss", "deepseek_v3"];
 
 fn committed(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name)
 }
 
 #[test]
-fn pages_of_full_precision_give_the_bits_of_a_cache_in_one_piece_where_layers_slide() {
+fn pages_of_full_precision_give_the_bits_of_a_cache_in_one_piece_where_layers_slide_or_are_latent() {
     let tokens = tokens(420);
     let (prompt, rest) = tokens.split_at(370);
     let pieces: Vec<&[u32]> = std::iter::once(prompt).chain(rest.chunks(1)).collect();
-    for name in SLIDING {
+    for name in COMMITTED {
         let plain = Way { kv: KvPolicy::default(), ..Way::of(KvFormat::Exact) };
         let wanted = bits(&mut plain.open(&committed(name)), &pieces);
         for room in [0.0, 4.0] {
@@ -120,9 +121,9 @@ fn pages_of_full_precision_give_the_bits_of_a_cache_in_one_piece_where_layers_sl
 }
 
 #[test]
-fn mlx_sees_the_same_windows_through_pages_from_memory_and_disk() {
+fn mlx_sees_the_same_windows_and_latent_vectors_through_pages_from_memory_and_disk() {
     let tokens = tokens(400);
-    for name in SLIDING {
+    for name in COMMITTED {
         let mlx = Way { compute: Compute::Mlx, ..Way::of(KvFormat::Exact) };
         let plain = Way { kv: KvPolicy::default(), ..mlx };
         let wanted = plain.open(&committed(name)).forward(&tokens).unwrap();
@@ -135,6 +136,32 @@ fn mlx_sees_the_same_windows_through_pages_from_memory_and_disk() {
         let held = bits(&mut mlx.open(&committed(name)), &pieces);
         let mut read = Way { room: 0.0, ..mlx }.open(&committed(name));
         assert!(bits(&mut read, &pieces) == held, "{name}");
+    }
+}
+
+#[test]
+fn latent_vectors_are_kept_once_and_give_the_same_bits_from_every_place() {
+    let dir = committed("deepseek_v3");
+    let tokens = tokens(420);
+    let (prompt, rest) = tokens.split_at(400);
+    let pieces: Vec<&[u32]> = std::iter::once(prompt).chain(rest.chunks(1)).collect();
+    let model = Model::open(Checkpoint::open(&dir, IoMode::Pread).unwrap()).unwrap();
+    assert_eq!(
+        model.kv_token_bytes(),
+        3 * (8 + 16) * 4,
+        "of three layers what is rotated, and a latent vector"
+    );
+    for compute in [Compute::Auto, Compute::Mlx] {
+        for format in [KvFormat::F16, KvFormat::Int8, KvFormat::Int4] {
+            let way = Way { compute, ..Way::of(format) };
+            let wanted = last(&mut way.open(&dir), &pieces);
+            let mut read = Way { room: 0.0, ..way }.open(&dir);
+            assert!(last(&mut read, &pieces) == wanted, "{compute:?} {format:?}");
+            assert!(read.stats().kv_written_bytes > 0);
+            if compute == Compute::Auto && cfg!(target_os = "linux") {
+                assert!(last(&mut way.open(&dir), &[&tokens]) == wanted, "{format:?} at once");
+            }
+        }
     }
 }
 

@@ -363,6 +363,31 @@ fn gpt_oss_as_it_was_published_equals_mlx_lm() {
     tiny("gpt_oss-blocks");
 }
 
+#[test]
+fn deepseek_v3_with_groups_and_shared_experts_equals_mlx_lm() {
+    tiny("deepseek_v3");
+}
+
+#[test]
+fn kimi_k2_with_whole_queries_and_yarn_equals_mlx_lm() {
+    tiny("kimi_k2");
+}
+
+#[test]
+fn deepseek_v3_of_eight_bits_with_other_formats_for_some_equals_mlx_lm() {
+    tiny("deepseek_v3-q8");
+}
+
+#[test]
+fn keys_and_values_of_one_matrix_are_cut_by_head_as_in_mlx_lm() {
+    tiny("deepseek_v3-joint");
+}
+
+#[test]
+fn a_quantised_matrix_of_keys_and_values_is_quantised_anew_by_head_as_in_mlx_lm() {
+    tiny("deepseek_v3-q4-joint");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

@@ -24,7 +24,7 @@ pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception>
     let Some(quantized) = quantized else {
         return match bias {
             Some(bias) => ops::addmm(bias, x, weight.t(), None, None),
-            None => ops::matmul(x, weight.t()),
+            None => ops::matmul(x, weight.swap_axes(-1, -2)?),
         };
     };
     let Quantized { format: QuantizedFormat { group_size, bits, mode }, scales, biases } = quantized;
@@ -38,6 +38,11 @@ pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception>
         Some(bias) => y.add(bias),
         None => Ok(y),
     }
+}
+
+pub(super) fn product_each(x: &Array, matrices: Matrix<'_>) -> Result<Array, Exception> {
+    let by_head = x.transpose_axes(&[0, 2, 1, 3])?;
+    product(&by_head, matrices)?.transpose_axes(&[0, 2, 1, 3])
 }
 
 pub(super) fn products<const N: usize>(

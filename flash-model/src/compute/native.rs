@@ -2,6 +2,7 @@
 
 mod attention;
 mod experts;
+mod heads;
 mod norm;
 mod paged;
 mod product;
@@ -12,6 +13,7 @@ use mlx_rs::{Array, Dtype};
 
 pub(super) use attention::attend;
 pub(super) use experts::{add_rows, expert_rows};
+pub(super) use heads::product_each;
 pub(super) use norm::rms_norm;
 pub(super) use product::{add_product, gated_product, product, products};
 

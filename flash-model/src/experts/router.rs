@@ -19,7 +19,6 @@ pub(crate) enum Scoring {
     Softmax,
     /// The sigmoid of its own logit. Experts are chosen by that and a correction that the layer may have for each, out of the best
     /// groups.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the families that follow"))]
     Sigmoid {
         groups: Groups,
         /// What scores are multiplied by in the end.
@@ -110,10 +109,6 @@ impl Router {
 }
 
 impl Groups {
-    /// All experts in one.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the families that follow"))]
-    pub(crate) const ONE: Self = Self { n_groups: 1, n_kept: 1 };
-
     fn check(self, n_experts: usize, config: &Config) -> Result<(), ModelError> {
         let Self { n_groups, n_kept } = self;
         let two_each = n_groups == 1 || n_groups > 1 && n_experts >= 2 * n_groups;
@@ -207,6 +202,9 @@ mod tests {
         Router { top_k, normalised, scoring: Scoring::Sigmoid { groups, scale } }
     }
 
+    /// All experts in one.
+    const ONE: Groups = Groups { n_groups: 1, n_kept: 1 };
+
     fn indices(choices: &[Choice]) -> Vec<usize> {
         choices.iter().map(|choice| choice.expert_idx).collect()
     }
@@ -263,7 +261,7 @@ mod tests {
         let logits = [0.0, 2.0, -1.0, 1.0];
         let scores = logits.map(|logit: f32| 1.0 / (1.0 + (-logit).exp()));
         for (normalised, sum) in [(false, 1.0), (true, scores[1] + scores[2])] {
-            let router = sigmoid_router(2, normalised, Groups::ONE, 2.5);
+            let router = sigmoid_router(2, normalised, ONE, 2.5);
             let choices = router.choose(&logits, Some(&[0.0, 0.0, 1.0, 0.0]));
             assert_eq!(indices(&choices), [1, 2]);
             for choice in choices {
@@ -274,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_expert_alone_keeps_its_score() {
-        let choices = sigmoid_router(1, true, Groups::ONE, 1.0).choose(&[0.0, -1.0], None);
+        let choices = sigmoid_router(1, true, ONE, 1.0).choose(&[0.0, -1.0], None);
         assert_eq!(choices, [Choice { expert_idx: 0, weight: 0.5 }]);
     }
 
@@ -299,7 +297,7 @@ mod tests {
 
     #[test]
     fn scores_of_zero_give_weights_of_zero() {
-        let choices = sigmoid_router(2, true, Groups::ONE, 1.0).choose(&[-200.0; 3], None);
+        let choices = sigmoid_router(2, true, ONE, 1.0).choose(&[-200.0; 3], None);
         assert!(choices.iter().all(|choice| choice.weight == 0.0));
     }
 }

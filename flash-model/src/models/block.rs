@@ -1,23 +1,38 @@
-//! The layer of most decoders: attention and an MLP, each behind a norm.
+//! The layer of most decoders: attention and an MLP, or a mixture of experts, each behind a norm.
 
+use std::fmt::Debug;
+
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
-use mlx_rs::module::Module;
+use mlx_rs::module::{Module, ModuleParameters};
 
 use super::{LayerOutput, Sizes};
 use crate::ModelError;
-use crate::attention::{Attention, AttentionArgs, LayerInput};
+use crate::attention::{Attention, AttentionArgs, LatentAttention, LayerInput};
 use crate::experts::{ExpertDims, Gate, GateArgs};
 use crate::layers::RmsNorm;
 use crate::mlp::{Mlp, MlpArgs};
 use crate::weights::Weights;
 
+/// What comes first in a layer.
+pub(super) trait Attend: ModuleParameters + Debug {
+    /// Adds what it makes of the input to `residual`.
+    fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception>;
+}
+
+/// What comes behind it.
+pub(super) trait Feed: ModuleParameters + Debug {
+    /// Adds what it makes of `x` to `hidden`, or says what is to be added.
+    fn add(&self, hidden: Array, x: Array) -> Result<LayerOutput, Exception>;
+}
+
 #[derive(Debug, ModuleParameters)]
-pub(super) struct TransformerBlock {
+pub(super) struct TransformerBlock<A: ModuleParameters = Attention, F: ModuleParameters = Mlp> {
     #[param]
-    self_attn: Attention,
+    self_attn: A,
     #[param]
-    mlp: Mlp,
+    mlp: F,
     #[param]
     input_layernorm: RmsNorm,
     #[param]
@@ -31,70 +46,79 @@ impl TransformerBlock {
         mlp: MlpArgs,
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
-        let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, sizes.norm());
-        Ok(Self {
-            self_attn: Attention::new(attention, &weights.at("self_attn"))?,
-            mlp: Mlp::new(mlp, &weights.at("mlp"))?,
-            input_layernorm: norm("input_layernorm")?,
-            post_attention_layernorm: norm("post_attention_layernorm")?,
-        })
+        let attention = Attention::new(attention, &weights.at("self_attn"))?;
+        Self::with(sizes, attention, Mlp::new(mlp, &weights.at("mlp"))?, weights)
     }
 }
 
-impl Module<LayerInput<'_>> for TransformerBlock {
-    type Output = LayerOutput;
-    type Error = Exception;
-
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let normed = self.input_layernorm.forward(x)?;
-        let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
-        Ok(self.mlp.add(&h, &self.post_attention_layernorm.forward(&h)?)?.into())
-    }
-
-    fn training_mode(&mut self, _: bool) {}
-}
-
-/// The same with a mixture in place of the MLP.
-#[derive(Debug, ModuleParameters)]
-pub(super) struct SparseBlock {
-    #[param]
-    self_attn: Attention,
-    #[param]
-    mlp: Gate,
-    #[param]
-    input_layernorm: RmsNorm,
-    #[param]
-    post_attention_layernorm: RmsNorm,
-}
-
-impl SparseBlock {
-    pub(super) fn new(
+impl TransformerBlock<Attention, Gate> {
+    /// With a mixture in place of the MLP.
+    pub(super) fn sparse(
         sizes: &Sizes,
         attention: &AttentionArgs,
         dims: ExpertDims,
         gate: GateArgs,
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
+        let attention = Attention::new(attention, &weights.at("self_attn"))?;
+        Self::with(sizes, attention, Gate::new(&weights.at("mlp"), dims, gate)?, weights)
+    }
+}
+
+impl<A: Attend, F: Feed> TransformerBlock<A, F> {
+    /// Of these two, with a norm before each.
+    pub(super) fn with(
+        sizes: &Sizes,
+        self_attn: A,
+        mlp: F,
+        weights: &Weights<'_>,
+    ) -> Result<Self, ModelError> {
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, sizes.norm());
         Ok(Self {
-            self_attn: Attention::new(attention, &weights.at("self_attn"))?,
-            mlp: Gate::new(&weights.at("mlp"), dims, gate)?,
+            self_attn,
+            mlp,
             input_layernorm: norm("input_layernorm")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
         })
     }
 }
 
-impl Module<LayerInput<'_>> for SparseBlock {
+impl<A: Attend, F: Feed> Module<LayerInput<'_>> for TransformerBlock<A, F> {
     type Output = LayerOutput;
     type Error = Exception;
 
-    fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let norms = [&mut self.input_layernorm, &mut self.post_attention_layernorm];
-        attend_and_route(&mut self.self_attn, &self.mlp, norms, input)
+    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        let normed = self.input_layernorm.of(x)?;
+        let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
+        let normed = self.post_attention_layernorm.of(&h)?;
+        self.mlp.add(h, normed)
     }
 
     fn training_mode(&mut self, _: bool) {}
+}
+
+impl Attend for Attention {
+    fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+        self.add(residual, input)
+    }
+}
+
+impl Attend for LatentAttention {
+    fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+        self.add(residual, input)
+    }
+}
+
+impl Feed for Mlp {
+    fn add(&self, hidden: Array, x: Array) -> Result<LayerOutput, Exception> {
+        Ok(self.add(&hidden, &x)?.into())
+    }
+}
+
+impl Feed for Gate {
+    fn add(&self, hidden: Array, x: Array) -> Result<LayerOutput, Exception> {
+        self.send(hidden, x)
+    }
 }
 
 /// What a layer with a mixture does: attends, and says what its experts get.

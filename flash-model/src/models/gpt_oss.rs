@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::block::SparseBlock;
+use super::block::TransformerBlock;
 use super::layer_types::LayerTypes;
 use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::ModelError;
@@ -69,7 +69,8 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let window = kinds.window(layer_idx, Some(args.sliding_window), config)?;
         let attention = AttentionArgs { window, ..attention.clone() };
         let gate = GateArgs { bias: true, ..GateArgs::default() };
-        let layer: Box<dyn Layer> = Box::new(SparseBlock::new(&sizes, &attention, dims, gate, weights)?);
+        let layer: Box<dyn Layer> =
+            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
         let experts = weights.at("mlp.experts");
         let mixture = match Mixture::in_blocks(&experts, expert_args, router.clone())? {
             Some(published) => published,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::block::{SparseBlock, TransformerBlock};
+use super::block::TransformerBlock;
 use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::AttentionArgs;
@@ -62,7 +62,8 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
             return Ok(layer.into());
         }
         let gate = GateArgs::default();
-        let layer: Box<dyn Layer> = Box::new(SparseBlock::new(&sizes, &attention, dims, gate, weights)?);
+        let layer: Box<dyn Layer> =
+            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
         let mlp = weights.at("mlp");
         Ok(LayerParts { layer, mixture: Some(Mixture::new(&mlp, NAMES, experts, router.clone())?) })
     })

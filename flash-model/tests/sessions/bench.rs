@@ -1,6 +1,6 @@
 //! A tiny model whose contexts come and go.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flash_io::IoMode;
 use flash_model::{
@@ -33,14 +33,24 @@ pub(crate) struct Bench {
     /// Part of the model and of the cache that memory has room for beyond the floor.
     pub room: f64,
     pub share_prefixes: bool,
+    /// The committed model that it is, if it is not a drawn one.
+    committed: Option<&'static str>,
 }
 
 impl Bench {
     pub(crate) fn new(format: KvFormat) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        TINY.write(dir.path());
+        Self::of(None, format)
+    }
+
+    /// Of a committed model.
+    pub(crate) fn committed(name: &'static str, format: KvFormat) -> Self {
+        Self::of(Some(name), format)
+    }
+
+    fn of(committed: Option<&'static str>, format: KvFormat) -> Self {
+        let dir = model_dir(committed);
         let kv = KvPolicy { format, in_pages: true, ..KvPolicy::default() };
-        Self { dir, compute: Compute::Auto, kv, room: 0.0, share_prefixes: false }
+        Self { dir, compute: Compute::Auto, kv, room: 0.0, share_prefixes: false, committed }
     }
 
     pub(crate) fn kv_dir(&self) -> PathBuf {
@@ -106,10 +116,23 @@ impl Bench {
 
     /// The bits behind the last of these tokens, passed at once by an engine of its own.
     pub(crate) fn wanted(&self, tokens: &[u32]) -> Vec<u32> {
-        let plain = Self { dir: tempfile::tempdir().unwrap(), room: 4.0, share_prefixes: false, ..*self };
-        TINY.write(plain.dir.path());
+        let dir = model_dir(self.committed);
+        let plain = Self { dir, room: 4.0, share_prefixes: false, ..*self };
         bits(&mut plain.open(), tokens)
     }
+}
+
+fn model_dir(committed: Option<&str>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(name) = committed else {
+        TINY.write(dir.path());
+        return dir;
+    };
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name);
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+    }
+    dir
 }
 
 /// Without what cannot be copied.

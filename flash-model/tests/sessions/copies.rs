@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use flash_kv::KvError;
-use flash_model::{Compute, ModelError, Resumption};
+use flash_model::{Compute, KvFormat, ModelError, Resumption};
 
 use crate::bench::{Bench, FORMATS, bits, others, tokens};
 
@@ -41,6 +41,28 @@ fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
                 engine.take_from("nothing", |_| Ok::<_, ModelError>(())),
                 Err(ModelError::Kv(KvError::NoSession { .. }))
             ));
+        }
+    }
+}
+
+#[test]
+fn copies_of_latent_vectors_go_to_sessions_and_come_back_without_values() {
+    let all = tokens(701);
+    for format in [KvFormat::Exact, KvFormat::Int4] {
+        for (in_pages, compute) in [(false, Compute::Auto), (true, Compute::Auto), (false, Compute::Mlx)] {
+            let mut bench = Bench::committed("deepseek_v3", format);
+            (bench.kv.in_pages, bench.compute, bench.room) = (in_pages, compute, 4.0);
+            let mut engine = bench.open();
+            engine.forward(&all[..400]).unwrap();
+            engine.save_as("talk", |_| Ok::<_, ModelError>(())).unwrap();
+            engine.forward(&all[400..700]).unwrap();
+            let wanted = bits(&mut engine, &all[700..]);
+            engine.truncate(0).unwrap();
+            engine.forward(&others(200)).unwrap();
+            engine.take_from("talk", |_| Ok::<_, ModelError>(())).unwrap();
+            assert_eq!(engine.held(), &all[..400]);
+            engine.forward(&all[400..700]).unwrap();
+            assert!(bits(&mut engine, &all[700..]) == wanted, "{format:?} {in_pages} {compute:?}");
         }
     }
 }

@@ -12,8 +12,11 @@ fn what_was_saved_goes_on_with_the_bits_of_never_having_stopped_around_every_bor
     for format in FORMATS {
         for window_tokens in [0, 128] {
             let all = tokens(700);
-            for held in [1, 127, 128, 255, 256, 257, 384, 511] {
-                let mut bench = Bench::new(format);
+            let held = [1, 127, 128, 255, 256, 257, 384, 511];
+            let drawn = held.map(|held| (held, Bench::new(format)));
+            // Of whose tokens keys alone are kept.
+            let latent = [257, 384].map(|held| (held, Bench::committed("deepseek_v3", format)));
+            for (held, mut bench) in drawn.into_iter().chain(latent) {
                 bench.kv.window_tokens = window_tokens;
                 let (mut engine, how) = bench.resume();
                 assert!(matches!(how, Resumption::New), "{how:?}");

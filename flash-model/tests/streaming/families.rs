@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Way, bits, prompt_of};
 
 /// Of each family one whose layers are large enough to be streamed.
-const STREAMED: [&str; 10] = [
+const STREAMED: [&str; 12] = [
     "llama-sliding",
     "qwen2",
     "qwen3",
@@ -19,6 +19,8 @@ const STREAMED: [&str; 10] = [
     "qwen3_moe",
     "gpt_oss",
     "gpt_oss-blocks",
+    "deepseek_v3",
+    "deepseek_v3-joint",
 ];
 
 fn family(name: &str) -> (PathBuf, usize) {

@@ -37,9 +37,16 @@ BASE = {
 }
 
 
+# What a configuration says is null.
+NULL = object()
+
+
 def given(config):
     """Without what is none: then the model's own default holds."""
-    return {key: given(value) if isinstance(value, dict) else value for key, value in config.items() if value is not None}
+    def value_of(value):
+        return given(value) if isinstance(value, dict) else None if value is NULL else value
+
+    return {key: value_of(value) for key, value in config.items() if value is not None}
 
 
 def variant(dtype=mx.float16, without=None, quantize=None, shards=1, stored=None, **config):
@@ -110,6 +117,25 @@ def unstacked(blocks):
             path, matrix = name.removesuffix(".weight").split(".switch_mlp.")
             for expert in range(w.shape[0]):
                 yield f"{path}.experts.{expert}.{blocks[block][matrix]}.weight", w[expert]
+
+    return stored
+
+
+def joined(**how):
+    """The matrices by head that make keys and values as one, as models are trained: of each head rows for keys, then rows for
+    values. `how` they are quantised, and it is, if they are."""
+    def stored(weights):
+        weights = dict(weights)
+        for path in [name.removesuffix(".embed_q.weight") for name in weights if name.endswith(".embed_q.weight")]:
+            embed_q, unembed_out = ([
+                weights.pop(f"{path}.{matrix}.{part}")
+                for part in ("weight", "scales", "biases") if f"{path}.{matrix}.{part}" in weights
+            ] for matrix in ("embed_q", "unembed_out"))
+            keys, values = (mx.dequantize(*w, **how) if how else w[0] for w in (embed_q, unembed_out))
+            joint = mx.concatenate([keys.swapaxes(-1, -2), values], axis=1).flatten(0, 1)
+            joint = mx.quantize(joint, **how) if how else (joint,)
+            weights |= {f"{path}.kv_b_proj.{part}": w for part, w in zip(("weight", "scales", "biases"), joint)}
+        return weights.items()
 
     return stored
 
@@ -288,6 +314,43 @@ VARIANTS |= {
         without=no_sinks),
 }
 
+DEEPSEEK = {
+    "model_type": "deepseek_v3", "num_hidden_layers": 3, "tie_word_embeddings": None, "num_key_value_heads": 4,
+    "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10,
+    "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "routed_scaling_factor": 2.5,
+    "n_group": 4, "topk_group": 2, "first_k_dense_replace": 1, "n_shared_experts": 1, "vocab_size": 96,
+}
+# Matrices whose rows, or what is cut of them, are whole groups.
+DEEPSEEK_GROUPS = {
+    "hidden_size": 64, "kv_lora_rank": 32, "q_lora_rank": 32, "qk_nope_head_dim": 32, "v_head_dim": 16,
+    "num_hidden_layers": 2,
+}
+VARIANTS |= {
+    "deepseek_v3": variant(
+        mx.float32, **DEEPSEEK | {"intermediate_size": 180, "n_shared_experts": 4, "max_position_embeddings": 2048},
+        without={"n_group": 1, "topk_group": 1}),
+    "kimi_k2": variant(
+        stored=unstacked({"mlp": {name: name for name in ("gate_proj", "down_proj", "up_proj")}}),
+        **DEEPSEEK | {
+            "model_type": "kimi_k2", "q_lora_rank": NULL, "n_group": None, "topk_group": None, "n_shared_experts": None,
+            "norm_topk_prob": False, "moe_layer_freq": 2, "attention_bias": True, "rope_theta": 5000.0,
+            "rope_scaling": {"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "beta_fast": 4.0,
+                             "beta_slow": 1.0, "mscale": 0.8, "mscale_all_dim": 1.0}},
+        without={"rope_scaling": None}),
+    "deepseek_v3-q8": variant(
+        mx.bfloat16,
+        quantize=quantized(8, 32, {
+            "model.layers.0.self_attn.embed_q": (4, 32),
+            "model.layers.1.self_attn.kv_a_proj_with_mqa": (4, 64),
+            "model.layers.1.mlp.shared_experts.up_proj": False,
+        }),
+        **DEEPSEEK | DEEPSEEK_GROUPS),
+    "deepseek_v3-q4-joint": variant(
+        quantize=quantized(4, 32), stored=joined(bits=4, group_size=32), **DEEPSEEK | DEEPSEEK_GROUPS | {"n_group": 2, "topk_group": 1}),
+    "deepseek_v3-joint": variant(
+        mx.float32, stored=joined(), **DEEPSEEK | {"first_k_dense_replace": 0, "num_hidden_layers": 2, "n_shared_experts": 4}),
+}
+
 here = Path(__file__).parent
 fixtures = here.parents[1] / "fixtures" / "tiny"
 
@@ -312,7 +375,7 @@ def random_weights(model, rng):
         elif "embed" in name:
             values = rng.normal(0, 0.3, w.shape)
         else:
-            gain = 2 if "q_proj" in name or "k_proj" in name or "qkv_proj" in name else 1
+            gain = 2 if any(proj in name for proj in ("q_proj", "k_proj", "qkv_proj", "q_b_proj")) else 1
             if ".mlp.experts." in name:
                 # Some of what gates let through is cut off at 7, and what becomes of it is not all there is.
                 gain = 0.1 if "down_proj" in name else 5

@@ -1,0 +1,72 @@
+//! Products with a matrix for each head, as one node.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use flash_kernels::{KernelError, MatrixStack, Pool, gather_matmul};
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::expect;
+use super::product::Stored;
+use crate::compute::{self, Quantized};
+use crate::mlx::kernel::{Kernel, lazy};
+
+/// `x · Wᵀ` with a matrix for each head.
+pub(in crate::compute) fn product_each(
+    pool: &Arc<Pool>,
+    x: &Array,
+    matrices: compute::Matrix<'_>,
+) -> Result<Array, Exception> {
+    let (&[batch, n, heads, k], &[stack, rows, _]) = (x.shape(), matrices.weight.shape()) else {
+        return Err(Exception::custom("a kernel was given no row and matrix for each head"));
+    };
+    expect(x.dtype() == Dtype::Float32 && stack == heads, "matrix for each head")?;
+    // As one matrix, whose rows are those of all heads.
+    let flat = |array: &Array| array.reshape(&[heads * rows, -1]);
+    let weight = flat(matrices.weight)?;
+    let arrays = matrices.quantized.map(|Quantized { scales, biases, .. }| {
+        Ok::<_, Exception>((flat(scales)?, biases.map(flat).transpose()?))
+    });
+    let arrays = arrays.transpose()?;
+    let quantized = matrices.quantized.zip(arrays.as_ref()).map(|(quantized, (scales, biases))| Quantized {
+        scales,
+        biases: biases.as_ref(),
+        ..quantized
+    });
+    // Heads may have been cut out of longer ones.
+    let x = x.contiguous()?;
+    let mut inputs = vec![&x];
+    let stored = Stored::push(compute::Matrix { weight: &weight, quantized, bias: None }, k, &mut inputs)?;
+    let node = ProductEach { pool: Arc::clone(pool), stored, n_heads: heads as usize };
+    let [y] = lazy(node, &inputs, [&[batch, n, heads, rows]])?;
+    Ok(y)
+}
+
+/// Products of rows with matrices that take turns. Inputs: the rows; the matrices as one.
+struct ProductEach {
+    pool: Arc<Pool>,
+    stored: Stored,
+    n_heads: usize,
+}
+
+impl Kernel for ProductEach {
+    const NAME: &'static CStr = c"FlashProductEach";
+
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
+        self.compute(inputs, outputs[0]).expect("the shapes were checked when the node was made");
+    }
+}
+
+impl ProductEach {
+    fn compute(&self, inputs: &[&[u8]], y: &mut [f32]) -> Result<(), KernelError> {
+        let Self { pool, stored, n_heads } = self;
+        let [x, rest @ ..] = inputs else { unreachable!("pushed first") };
+        let x: &[f32] = bytemuck::cast_slice(x);
+        let all = stored.projection(&mut rest.iter().copied())?;
+        let matrices = MatrixStack::split(&all.w, *n_heads)?;
+        let rows: Vec<u32> = (0..y.len().checked_div(matrices.n()).unwrap_or(0) as u32).collect();
+        let heads: Vec<u32> = rows.iter().map(|row| row % *n_heads as u32).collect();
+        gather_matmul(pool, x, &matrices, None, &rows, &heads, y)
+    }
+}

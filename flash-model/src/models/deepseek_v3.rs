@@ -1,0 +1,172 @@
+//! DeepSeek-V3, as `mlx_lm/models/deepseek_v3.py` has it: latent attention, and experts of which the best groups are chosen
+//! from.
+
+use serde::Deserialize;
+
+use super::block::TransformerBlock;
+use super::{Architecture, Layer, LayerParts, Sizes, decoder};
+use crate::attention::{LatentArgs, LatentAttention};
+use crate::compute::Activation;
+use crate::experts::{ExpertArgs, ExpertDims, Gate, GateArgs, Groups, Mixture, Names, Router, Scoring};
+use crate::mlp::{Mlp, MlpArgs};
+use crate::rope::{Rope, RopeArgs, RopeScaling};
+use crate::weights::Weights;
+use crate::{Config, ModelError};
+
+use flash_kv::Halves;
+
+const NAMES: Names =
+    Names { stacked: "switch_mlp", each: "experts", each_matrices: ["gate_proj", "up_proj", "down_proj"] };
+
+/// The one way to choose experts.
+const TOPK_METHOD: &str = "noaux_tc";
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct ModelArgs {
+    moe_intermediate_size: i32,
+    n_shared_experts: Option<i32>,
+    n_routed_experts: Option<usize>,
+    routed_scaling_factor: f32,
+    kv_lora_rank: i32,
+    q_lora_rank: Option<i32>,
+    qk_rope_head_dim: i32,
+    v_head_dim: i32,
+    qk_nope_head_dim: i32,
+    topk_method: String,
+    norm_topk_prob: bool,
+    n_group: usize,
+    topk_group: usize,
+    num_experts_per_tok: usize,
+    /// Experts are in every so many layers.
+    moe_layer_freq: usize,
+    /// The first layers have none.
+    first_k_dense_replace: usize,
+    rope_theta: f32,
+    rope_scaling: Option<RopeScaling>,
+    attention_bias: bool,
+}
+
+impl Default for ModelArgs {
+    fn default() -> Self {
+        Self {
+            moe_intermediate_size: 1407,
+            n_shared_experts: None,
+            n_routed_experts: None,
+            routed_scaling_factor: 1.0,
+            kv_lora_rank: 512,
+            q_lora_rank: Some(1536),
+            qk_rope_head_dim: 64,
+            v_head_dim: 128,
+            qk_nope_head_dim: 128,
+            topk_method: TOPK_METHOD.to_owned(),
+            norm_topk_prob: true,
+            n_group: 1,
+            topk_group: 1,
+            num_experts_per_tok: 1,
+            moe_layer_freq: 1,
+            first_k_dense_replace: 0,
+            rope_theta: 10_000.0,
+            rope_scaling: None,
+            attention_bias: false,
+        }
+    }
+}
+
+impl ModelArgs {
+    fn check(&self, n_heads: i32, config: &Config) -> Result<(), ModelError> {
+        let sizes = [
+            ("kv_lora_rank", self.kv_lora_rank),
+            ("q_lora_rank", self.q_lora_rank.unwrap_or(1)),
+            ("qk_rope_head_dim", self.qk_rope_head_dim),
+            ("qk_nope_head_dim", self.qk_nope_head_dim),
+            ("v_head_dim", self.v_head_dim),
+            ("moe_intermediate_size", self.moe_intermediate_size),
+        ];
+        for (field, size) in sizes {
+            // All heads of it must be counted, too.
+            if size <= 0 || size.checked_mul(4).and_then(|size| size.checked_mul(n_heads)).is_none() {
+                return Err(config.field_error(field, &size, "it must be positive, and no more than fits"));
+            }
+        }
+        if self.qk_rope_head_dim % 2 != 0 {
+            return Err(config.field_error("qk_rope_head_dim", &self.qk_rope_head_dim, "it must be even"));
+        }
+        if self.topk_method != TOPK_METHOD {
+            return Err(config.field_error("topk_method", &self.topk_method, "noaux_tc is supported"));
+        }
+        Ok(())
+    }
+
+    fn has_experts(&self, layer_idx: usize) -> bool {
+        layer_idx >= self.first_k_dense_replace && layer_idx.is_multiple_of(self.moe_layer_freq.max(1))
+    }
+
+    /// What the experts that every token takes are as one.
+    fn shared(&self, mlp: MlpArgs, config: &Config) -> Result<Option<MlpArgs>, ModelError> {
+        let Some(n_shared) = self.n_shared_experts.filter(|n_shared| *n_shared != 0) else { return Ok(None) };
+        let intermediate_size = Some(n_shared).filter(|n_shared| *n_shared > 0);
+        let intermediate_size = intermediate_size.and_then(|n| n.checked_mul(self.moe_intermediate_size));
+        let intermediate_size = intermediate_size.ok_or_else(|| {
+            config.field_error("n_shared_experts", &n_shared, "it must be positive, and no more than fits")
+        })?;
+        Ok(Some(MlpArgs { intermediate_size, ..mlp }))
+    }
+}
+
+/// The model, for [`MODELS`](super::MODELS).
+pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+    let config = weights.config();
+    let args: ModelArgs = config.args()?;
+    // What is kept of a token is the key of a single head.
+    let sizes = Sizes::with(config, |sizes| {
+        sizes.head_dim = Some(args.qk_rope_head_dim.saturating_add(args.kv_lora_rank));
+        sizes.num_key_value_heads = Some(1);
+    })?;
+    args.check(sizes.num_attention_heads, config)?;
+    let scaling = args.rope_scaling.as_ref();
+    let rope = sizes.rope(args.rope_theta, scaling);
+    let rope = RopeArgs { dims: args.qk_rope_head_dim, traditional: true, ..rope };
+    let attention = LatentArgs {
+        hidden_size: sizes.hidden_size,
+        n_heads: sizes.num_attention_heads,
+        scale: ((args.qk_nope_head_dim + args.qk_rope_head_dim) as f32).powf(-0.5)
+            * scaling.map_or(1.0, RopeScaling::score_factor),
+        rope: Rope::new(rope, config)?,
+        q_lora_rank: args.q_lora_rank,
+        kv_lora_rank: args.kv_lora_rank,
+        nope_dim: args.qk_nope_head_dim,
+        rope_dim: args.qk_rope_head_dim,
+        v_dim: args.v_head_dim,
+        bias: args.attention_bias,
+    };
+    let mixture = args.n_routed_experts.map(|n_experts| {
+        let groups = Groups { n_groups: args.n_group, n_kept: args.topk_group };
+        let scoring = Scoring::Sigmoid { groups, scale: args.routed_scaling_factor };
+        let router = Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, scoring, config)?;
+        let (hidden, intermediate) = (sizes.hidden_size, args.moe_intermediate_size);
+        let dims = ExpertDims { n_experts, hidden, intermediate };
+        Ok::<_, ModelError>((ExpertArgs { dims, bias: false, activation: Activation::Silu }, router))
+    });
+    let mixture = mixture.transpose()?;
+    let shared_experts = args.shared(sizes.mlp(), config)?;
+    let gate = GateArgs { corrected: true, shared_experts, ..GateArgs::default() };
+
+    let fused = attention.fused();
+    let layers = weights.with_fused(&fused);
+    let usual = decoder(&layers, &sizes, false, |layer_idx, weights| {
+        let self_attn = LatentAttention::new(&attention, &weights.at("self_attn"))?;
+        let mlp = weights.at("mlp");
+        let Some((experts, router)) = mixture.as_ref().filter(|_| args.has_experts(layer_idx)) else {
+            let mlp = Mlp::new(sizes.mlp(), &mlp)?;
+            let layer: Box<dyn Layer> = Box::new(TransformerBlock::with(&sizes, self_attn, mlp, weights)?);
+            return Ok(layer.into());
+        };
+        let gate = Gate::new(&mlp, experts.dims, gate)?;
+        let layer: Box<dyn Layer> = Box::new(TransformerBlock::with(&sizes, self_attn, gate, weights)?);
+        Ok(LayerParts { layer, mixture: Some(Mixture::new(&mlp, NAMES, *experts, router.clone())?) })
+    })?;
+    let first = weights.at("model.layers.0.self_attn");
+    let made_bytes = if LatentArgs::has_joint(&first) { attention.joint_bytes() } else { 0 };
+    Ok(Architecture { fused, halves: Halves::Keys, made_bytes, ..usual })
+}
