@@ -7,6 +7,7 @@ mod interleavings;
 mod pace;
 #[cfg(target_os = "macos")]
 mod qos;
+mod queue;
 #[cfg(target_os = "linux")]
 mod ring;
 mod stats;
@@ -22,10 +23,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
-
 use self::fill::Origin;
 use self::gate::Gate;
+use self::queue::{Lane, Queue};
 #[cfg(target_os = "linux")]
 use self::ring::RingQueue;
 use self::stats::Counters;
@@ -86,7 +86,8 @@ const CHUNK_BYTES_MAX: usize = 1 << 30;
 
 /// Reads bundles of a fixed set of shards.
 ///
-/// Bundles are read in the order in which they were submitted, each with as many reads at once as it has chunks.
+/// Bundles are read in the order in which they were submitted, each with as many reads at once as it has chunks. Those that
+/// are only [guessed](Self::guess) to be wanted come behind all others.
 /// Dropping the reader waits for the reads under way; tickets that are not done then end with
 /// [`IoError::ReaderClosed`].
 #[derive(Debug)]
@@ -95,8 +96,8 @@ pub struct Reader {
     depth: usize,
     chunk_bytes: usize,
     retry: Arc<Retry>,
-    /// `None` if every shard is read through the ring, and while it is being dropped.
-    queue: Option<Sender<Chunk>>,
+    /// `None` if every shard is read through the ring.
+    queue: Option<Arc<Queue<Chunk>>>,
     /// `None` if no shard is read through it.
     #[cfg(target_os = "linux")]
     ring: Option<RingQueue>,
@@ -163,10 +164,9 @@ impl Reader {
     }
 
     fn start_threads(&mut self, pacer: Option<&Arc<dyn Pace>>) -> Result<(), IoError> {
-        let (queue, chunks) = crossbeam_channel::unbounded();
-        self.queue = Some(queue);
+        let queue = self.queue.insert(Arc::new(Queue::new()));
         for thread_idx in 0..self.depth {
-            let (chunks, retry, pacer) = (chunks.clone(), Arc::clone(&self.retry), pacer.cloned());
+            let (chunks, retry, pacer) = (Arc::clone(queue), Arc::clone(&self.retry), pacer.cloned());
             let body = move || {
                 #[cfg(target_os = "macos")]
                 qos::user_initiated();
@@ -205,6 +205,47 @@ impl Reader {
     /// # Panics
     /// As [`submit`](Self::submit).
     pub fn submit_behind(&self, waiting_bytes: u64, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
+        self.enqueue(Lane::Wanted, waiting_bytes, bundle, slot)
+    }
+
+    /// Begins to read a bundle that may be wanted, when nothing is to be read that is: all that is submitted later overtakes
+    /// it, but for reads under way.
+    ///
+    /// # Panics
+    /// As [`submit`](Self::submit).
+    pub fn guess(&self, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
+        self.enqueue(Lane::Guessed, 0, bundle, slot)
+    }
+
+    /// What was guessed is wanted now, as if what of it is still to be read had just been submitted.
+    pub fn want(&self, guess: &Ticket) {
+        let is_of_it = |chunk: &Chunk| chunk.piece.is_of(guess.fill());
+        if let Some(queue) = &self.queue {
+            queue.promote(is_of_it);
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(ring) = &self.ring {
+            ring.promote(is_of_it);
+        }
+    }
+
+    /// What was guessed is not wanted. Its slot goes back to its pool when the reads under way have ended; a ticket that is
+    /// only dropped keeps it until its turn has come.
+    pub fn give_up(&self, guess: Ticket) {
+        let fill = Arc::clone(guess.fill());
+        // First: a chunk that is taken meanwhile ends at once.
+        drop(guess);
+        let is_of_it = |chunk: &Chunk| chunk.piece.is_of(&fill);
+        if let Some(queue) = &self.queue {
+            queue.discard(is_of_it);
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(ring) = &self.ring {
+            ring.discard(is_of_it);
+        }
+    }
+
+    fn enqueue(&self, lane: Lane, waiting_bytes: u64, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
         assert!(bundle.slot_bytes() <= slot.len(), "a bundle fits its slot");
         let chunk_bytes = self.chunk_bytes_of(waiting_bytes.saturating_add(bundle.slot_bytes() as u64));
         let mut parts = Vec::new();
@@ -221,12 +262,12 @@ impl Reader {
         let (fill, pieces) = fill::split(slot, parts);
         for (piece, (source, wanted_bytes)) in pieces.into_iter().zip(rest) {
             let chunk = Chunk { piece, storage: Arc::clone(&source.storage), wanted_bytes };
-            // Were the threads gone, the chunk would come back in the error and end as closed when dropped.
-            match source.ring_file {
-                #[cfg(target_os = "linux")]
-                Some(file) => self.ring.as_ref().expect("a source of the ring has one").push(chunk, file),
-                _ => drop(self.queue.as_ref().expect("a source without a ring has threads").send(chunk)),
+            #[cfg(target_os = "linux")]
+            if let Some(file) = source.ring_file {
+                self.ring.as_ref().expect("a source of the ring has one").push(lane, chunk, file);
+                continue;
             }
+            self.queue.as_ref().expect("a source without a ring has threads").push(lane, chunk);
         }
         #[cfg(target_os = "linux")]
         if let Some(ring) = &self.ring {
@@ -306,7 +347,9 @@ fn part_of(extent: &Extent, chunk: Span, align: usize) -> (Range<usize>, Span) {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.retry.gate.close();
-        self.queue = None;
+        if let Some(queue) = &self.queue {
+            queue.close();
+        }
         #[cfg(target_os = "linux")]
         if let Some(ring) = &self.ring {
             ring.wake();

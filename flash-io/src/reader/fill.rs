@@ -118,6 +118,11 @@ impl Piece {
         &self.origin
     }
 
+    /// Whether it is a piece of this slot.
+    pub(crate) fn is_of(&self, fill: &Arc<Fill>) -> bool {
+        Arc::ptr_eq(&self.fill, fill)
+    }
+
     /// Whether nobody wants the bytes any more.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.fill.cancelled.load(Ordering::Relaxed)

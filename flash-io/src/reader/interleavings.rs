@@ -16,6 +16,7 @@ use loom::thread;
 
 use super::fill::{Fill, Origin, Piece, split};
 use super::gate::Gate;
+use super::queue::{Lane, Queue};
 use super::ticket::Ticket;
 use crate::budget::Budget;
 use crate::error::IoError;
@@ -375,5 +376,79 @@ fn closing_gate_wakes_whoever_sleeps_at_it() {
         gate.close();
         join(sleepers);
         assert!(gate.is_closed());
+    });
+}
+
+/// A thread that fills the pieces of a queue until that is closed, as a reader thread does.
+fn reader(setup: &Setup, queue: &Arc<Queue<Piece>>) -> thread::JoinHandle<()> {
+    let (bytes, queue) = (setup.bytes.clone(), Arc::clone(queue));
+    thread::spawn(move || {
+        while let Some(piece) = queue.pop() {
+            if !piece.is_cancelled() {
+                bytes.write_byte(piece.origin().offset as usize);
+            }
+            piece.end(Ok(()));
+        }
+    })
+}
+
+/// The only slot, guessed to be wanted, with its pieces in a queue.
+fn guess(setup: &Setup) -> (Arc<Queue<Piece>>, Arc<Fill>) {
+    let (fill, first, second) = setup.split();
+    let queue = Arc::new(Queue::new());
+    queue.push(Lane::Guessed, first);
+    queue.push(Lane::Guessed, second);
+    (queue, fill)
+}
+
+#[test]
+fn guess_that_is_wanted_at_any_moment_is_read_once() {
+    check(|| {
+        let setup = setup(1);
+        let (queue, fill) = guess(&setup);
+        let readers = [reader(&setup, &queue), reader(&setup, &queue)];
+        queue.promote(|piece| piece.is_of(&fill));
+        let slot = Ticket::new(fill).wait().unwrap();
+        setup.bytes.read(&slot);
+        drop(slot);
+        queue.close();
+        join(readers);
+        setup.end();
+    });
+}
+
+#[test]
+fn slot_of_a_guess_given_up_at_any_moment_comes_back() {
+    check(|| {
+        let setup = setup(1);
+        let (queue, fill) = guess(&setup);
+        let reader = reader(&setup, &queue);
+        drop(Ticket::new(Arc::clone(&fill)));
+        queue.discard(|piece| piece.is_of(&fill));
+        let slot = setup.pool.acquire().expect("it comes back");
+        setup.bytes.write(&slot);
+        drop(slot);
+        queue.close();
+        reader.join().unwrap();
+        drop(fill);
+        setup.end();
+    });
+}
+
+#[test]
+fn closing_queue_ends_what_waits_in_it_and_who_waits_at_it() {
+    check(|| {
+        let setup = setup(1);
+        let (queue, fill) = guess(&setup);
+        let reader = reader(&setup, &queue);
+        let late = Arc::clone(&queue);
+        let closer = thread::spawn(move || late.close());
+        let outcome = Ticket::new(fill).wait();
+        if let Ok(slot) = &outcome {
+            setup.bytes.read(slot);
+        }
+        drop(outcome);
+        join([reader, closer]);
+        setup.end();
     });
 }

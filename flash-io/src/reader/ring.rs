@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
 use rustix::io::Errno;
 
 use super::fill::Piece;
 use super::pace::{self, Booking, Pace, Panicked};
+use super::queue::{ClosesOnDrop, Lane, Queue};
 use super::stats::{ActiveGuard, add_time};
 use super::transfer::{Retry, Step, Transfer};
 use super::uring::{Landed, Uring, Wake};
@@ -25,7 +25,7 @@ use crate::storage::ReadAt;
 /// The way to the ring's thread.
 #[derive(Debug)]
 pub(super) struct RingQueue {
-    chunks: Sender<RingChunk>,
+    chunks: Arc<Queue<RingChunk>>,
     wake: Arc<Wake>,
 }
 
@@ -48,10 +48,12 @@ impl RingQueue {
         let n_files = storages.len();
         let failed = |error| IoError::Ring { depth, n_files, error };
         let wake = Arc::new(Wake::new().map_err(failed)?);
-        let (queue, chunks) = crossbeam_channel::unbounded();
+        let chunks = Arc::new(Queue::new());
+        let thread_chunks = Arc::clone(&chunks);
         let (started, starting) = crossbeam_channel::bounded(1);
         let thread_wake = Arc::clone(&wake);
         let body = move || {
+            let chunks = ClosesOnDrop(&*thread_chunks);
             // A ring is used by the thread that made it and by no other.
             let files: Vec<_> = storages.iter().filter_map(|storage| storage.ring_file()).collect();
             let made = Uring::new(depth, &files, Some(thread_wake));
@@ -60,7 +62,7 @@ impl RingQueue {
                 Err(error) => return drop(started.send(Err(error))),
             };
             drop(started.send(Ok(())));
-            let ring = Ring::new(uring, &chunks, &retry, pacer.as_deref(), read_timeout);
+            let ring = Ring::new(uring, chunks.0, &retry, pacer.as_deref(), read_timeout);
             if let Err(error) = ring.run() {
                 tracing::error!(%error, "the ring is broken: what is to be read ends as closed");
             }
@@ -70,16 +72,25 @@ impl RingQueue {
             .spawn(body)
             .map_err(|error| IoError::Spawn { thread_idx: 0, error })?;
         match starting.recv() {
-            Ok(Ok(())) => Ok((Self { chunks: queue, wake }, thread)),
+            Ok(Ok(())) => Ok((Self { chunks, wake }, thread)),
             Ok(Err(error)) => Err(failed(error)),
             Err(_) => Err(failed(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
     /// Queues a chunk; [`wake`](Self::wake) the ring when all are queued.
-    pub(super) fn push(&self, chunk: Chunk, file: u32) {
-        // Were the thread gone, the chunk would come back in the error and end as closed when dropped.
-        drop(self.chunks.send(RingChunk { chunk, file }));
+    pub(super) fn push(&self, lane: Lane, chunk: Chunk, file: u32) {
+        self.chunks.push(lane, RingChunk { chunk, file });
+    }
+
+    /// Has chunks that were guessed overtake the others that were.
+    pub(super) fn promote(&self, is: impl Fn(&Chunk) -> bool) {
+        self.chunks.promote(|ring_chunk| is(&ring_chunk.chunk));
+    }
+
+    /// Drops chunks that were guessed.
+    pub(super) fn discard(&self, is: impl Fn(&Chunk) -> bool) {
+        self.chunks.discard(|ring_chunk| is(&ring_chunk.chunk));
     }
 
     pub(super) fn wake(&self) {
@@ -127,7 +138,7 @@ struct Held {
 
 struct Ring<'a> {
     uring: Uring<Load>,
-    chunks: &'a Receiver<RingChunk>,
+    chunks: &'a Queue<RingChunk>,
     retry: &'a Retry,
     pacer: Option<&'a dyn Pace>,
     read_timeout: Duration,
@@ -140,7 +151,7 @@ struct Ring<'a> {
 impl<'a> Ring<'a> {
     fn new(
         uring: Uring<Load>,
-        chunks: &'a Receiver<RingChunk>,
+        chunks: &'a Queue<RingChunk>,
         retry: &'a Retry,
         pacer: Option<&'a dyn Pace>,
         read_timeout: Duration,
@@ -182,9 +193,9 @@ impl<'a> Ring<'a> {
                     return Ok(());
                 }
                 Some(held) => self.admit(held, now),
-                None => match self.chunks.try_recv() {
-                    Err(_) => return Ok(()),
-                    Ok(next) => self.book(next, now),
+                None => match self.chunks.try_pop() {
+                    None => return Ok(()),
+                    Some(next) => self.book(next, now),
                 },
             };
             let Some(next) = next else { continue };

@@ -22,6 +22,10 @@ impl Ticket {
         Self { fill }
     }
 
+    pub(super) fn fill(&self) -> &Arc<Fill> {
+        &self.fill
+    }
+
     /// Whether [`wait`](Self::wait) would return at once, with the slot or with an error.
     pub fn is_done(&self) -> bool {
         self.fill.is_done()

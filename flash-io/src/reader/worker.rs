@@ -4,10 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
-
 use super::fill::Piece;
 use super::pace::{self, Pace, Panicked};
+use super::queue::Queue;
 use super::stats::{add, add_time};
 use super::transfer::Retry;
 use crate::error::IoError;
@@ -23,9 +22,9 @@ pub(super) struct Chunk {
     pub(super) wanted_bytes: usize,
 }
 
-/// Reads chunks until the reader closes; those still queued then end as closed.
-pub(super) fn run(chunks: &Receiver<Chunk>, retry: &Retry, pacer: Option<&dyn Pace>) {
-    for mut chunk in chunks {
+/// Reads chunks until the queue closes.
+pub(super) fn run(chunks: &Queue<Chunk>, retry: &Retry, pacer: Option<&dyn Pace>) {
+    while let Some(mut chunk) = chunks.pop() {
         if chunk.piece.is_cancelled() {
             chunk.piece.end(Ok(()));
             continue;

@@ -4,6 +4,7 @@ mod catalog;
 #[cfg(feature = "testing")]
 mod faults;
 mod fuzz_corpus;
+mod guesses;
 mod header;
 mod oracle;
 mod probe;
