@@ -1,8 +1,10 @@
 //! What was planned and what was done, in words.
 
+use std::fmt::Write;
 use std::time::Duration;
 
-use flash_model::{BundleInfo, Engine, EngineStats, Generation, Model, Workload, memory};
+use flash_model::{BundleInfo, Engine, EngineStats, ExpertTraffic, Generation, Model, Workload, memory};
+use serde::Serialize;
 
 use crate::output::note;
 use crate::size::Bytes;
@@ -58,16 +60,60 @@ pub(crate) fn summary(stats: &EngineStats, generation: &Generation) -> String {
     parts.push(format!("budget {}", Bytes(stats.budget_bytes)));
     parts.push(format!("model {}", Bytes(stats.model_bytes)));
     parts.push(format!("streamed {}", Bytes(stats.streamed_bytes)));
-    if let Some(experts) = &stats.experts {
-        let uses = (experts.hits + experts.misses).max(1);
-        let percent = 100.0 * experts.hits as f64 / uses as f64;
-        parts.push(format!("{percent:.0} % of experts found in memory"));
-    }
+    parts.extend(stats.experts.as_ref().map(experts));
     parts.push(format!("peak memory {}", Bytes(peak_bytes())));
     if stats.retries > 0 {
         parts.push(format!("{} reads repeated", stats.retries));
     }
     parts.join(", ")
+}
+
+/// Where experts were found.
+pub(crate) fn experts(experts: &ExpertTraffic) -> String {
+    let uses = (experts.hits + experts.misses).max(1);
+    let mut line = format!("{:.0} % of experts found in memory", 100.0 * experts.hits as f64 / uses as f64);
+    let ahead = &experts.ahead;
+    if let (Some(precision), Some(recall)) = (ahead.precision(), ahead.recall()) {
+        let [precision, recall] = [precision, recall].map(|part| 100.0 * part);
+        // A write to a string does not fail.
+        let _ = write!(line, "; {precision:.0} % of guesses right, {recall:.0} % of the missing guessed");
+    }
+    if let Some(gain) = ahead.gain {
+        let _ = write!(line, ", which saves {:.1} % of a token", 100.0 * gain);
+    }
+    line
+}
+
+/// What was done with experts, for programs.
+#[derive(Debug, Serialize)]
+pub(crate) struct ExpertsReport {
+    hits: u64,
+    misses: u64,
+    read_bytes: u64,
+    /// Read before their layer asked for them.
+    guessed: u64,
+    guessed_right: u64,
+    /// What part of the guesses was right, and of the missing experts was guessed.
+    precision: Option<f64>,
+    recall: Option<f64>,
+    /// What part of a token guesses saved in the last trial.
+    lookahead_gain: Option<f64>,
+}
+
+impl From<ExpertTraffic> for ExpertsReport {
+    fn from(traffic: ExpertTraffic) -> Self {
+        let ExpertTraffic { hits, misses, read_bytes, ahead, .. } = traffic;
+        Self {
+            hits,
+            misses,
+            read_bytes,
+            guessed: ahead.guessed,
+            guessed_right: ahead.right,
+            precision: ahead.precision(),
+            recall: ahead.recall(),
+            lookahead_gain: ahead.gain,
+        }
+    }
 }
 
 /// How close the decoding came to what disk and processor allow; none without a token that was decoded.

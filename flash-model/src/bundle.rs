@@ -87,6 +87,11 @@ impl Bundle {
         reader.submit(&self.layout, slot)
     }
 
+    /// The same, if nothing else is to be read.
+    pub(crate) fn guess(&self, reader: &Reader, slot: Slot) -> Ticket {
+        reader.guess(&self.layout, slot)
+    }
+
     /// The tensors as they lie in the slot.
     pub(crate) fn views(&self) -> Vec<View> {
         let view = |(idx, part): (usize, &Part)| View {

@@ -10,7 +10,7 @@ use crate::arrays::positions;
 use crate::attention::LayerInput;
 use crate::bundle::{Bundle, Bundles};
 use crate::embedding::Embedding;
-use crate::experts::{ExpertPlan, Experts, Mixture, Routed};
+use crate::experts::{ExpertPlan, Experts, Foreseen, Mixture, Routed};
 use crate::head::Head;
 use crate::kv::KvCache;
 use crate::layers::RmsNorm;
@@ -126,7 +126,13 @@ impl Decoder {
                 let input = LayerInput { x: token, kv, position: first };
                 let output = layer.scope(residency, |layer, _, _| Ok(layer.forward(input)?))?;
                 residency.began(layer.bundle(), &output.hidden)?;
-                *token = mix(experts, idx, &mixtures[idx], output)?;
+                let foreseen = match experts {
+                    Some(experts) if experts.looks_ahead() => {
+                        foresee(after.first_mut(), idx + 1, mixtures, &output.hidden)?
+                    }
+                    _ => None,
+                };
+                *token = mix(experts, idx, &mixtures[idx], output, foreseen)?;
                 continue;
             }
             let mut sent = Vec::new();
@@ -158,7 +164,8 @@ impl Decoder {
             if let Some(routed) = joined(&sent)? {
                 // The chunks together: each expert is read once for all of them.
                 let hidden = mlx_rs::ops::concatenate(&chunks, 1)?;
-                let mixed = mix(experts, idx, &mixtures[idx], LayerOutput { hidden, routed: Some(routed) })?;
+                let output = LayerOutput { hidden, routed: Some(routed) };
+                let mixed = mix(experts, idx, &mixtures[idx], output, None)?;
                 let starts = (0..ids.len()).step_by(CHUNK_TOKENS);
                 let chunk = |start| positions(&mixed, start, ids.len().min(start + CHUNK_TOKENS));
                 chunks = starts.map(chunk).collect::<Result<_, _>>()?;
@@ -210,13 +217,28 @@ fn mix(
     layer_idx: usize,
     mixture: &Option<Mixture>,
     output: LayerOutput,
+    foreseen: Option<Foreseen<'_>>,
 ) -> Result<Array, ModelError> {
     let LayerOutput { hidden, routed } = output;
     match (experts, mixture, routed) {
-        (Some(experts), Some(mixture), Some(routed)) => experts.mix(layer_idx, mixture, &hidden, &routed),
+        (Some(experts), Some(mixture), Some(routed)) => {
+            experts.mix(layer_idx, mixture, &hidden, &routed, foreseen)
+        }
         (_, _, None) => Ok(hidden),
         _ => unreachable!("a layer that routes has experts"),
     }
+}
+
+/// What the next layer's router would say of hidden states now, if its weights are in memory.
+fn foresee<'a>(
+    next: Option<&mut StreamingProxy<dyn Layer>>,
+    layer_idx: usize,
+    mixtures: &'a [Option<Mixture>],
+    hidden: &Array,
+) -> Result<Option<Foreseen<'a>>, Exception> {
+    let layer = next.and_then(StreamingProxy::bound);
+    let (Some(layer), Some(Some(mixture))) = (layer, mixtures.get(layer_idx)) else { return Ok(None) };
+    Ok(layer.foresee(hidden)?.map(|routed| Foreseen { layer_idx, mixture, routed }))
 }
 
 /// What chunks of tokens send to experts, as one.

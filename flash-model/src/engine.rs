@@ -103,6 +103,9 @@ impl Engine {
         }
         let Self { decoder, residency, kv, experts, interrupt, .. } = self;
         residency.begin_pass(ids.len())?;
+        if let Some(experts) = experts {
+            experts.begin_pass(ids.len());
+        }
         let outcome = run(decoder, &mut Pass { residency, kv, experts, interrupt });
         if outcome.is_err() {
             // What was begun may still be writing to the cache; how it ends does not matter any more.
@@ -110,7 +113,7 @@ impl Engine {
         }
         residency.end_pass(outcome.is_ok());
         if let Some(experts) = experts {
-            experts.end_pass(ids.len());
+            experts.end_pass(ids.len(), outcome.is_ok());
         }
         kv.end(outcome.is_ok())?;
         outcome

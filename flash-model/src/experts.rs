@@ -4,6 +4,7 @@
 //! those that are there meanwhile, and adds what all of them make to the layer's output. The sum of a token is always taken
 //! in the order of its experts' indices, so it does not matter who came when.
 
+mod ahead;
 mod gate;
 mod mixture;
 mod plan;
@@ -17,7 +18,8 @@ use std::time::Instant;
 use flash_io::{Budget, IoError, Reader, Slot, SlotPool, Ticket};
 use flash_sched::{ExpertCache, Policy};
 use mlx_rs::Array;
-use mlx_rs::transforms::async_eval;
+use mlx_rs::error::Exception;
+use mlx_rs::transforms::{async_eval, eval};
 
 use crate::ModelError;
 use crate::arrays::values;
@@ -25,6 +27,9 @@ use crate::bundle::Bundle;
 use crate::compute::{Backend, Term, Work};
 use crate::residency::{SLOT_RETURN, once_slots_are_back};
 
+use ahead::Ahead;
+pub use ahead::AheadTraffic;
+pub(crate) use ahead::Foreseen;
 pub(crate) use gate::{Gate, GateArgs};
 pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, Mixture, Names};
 pub use plan::ExpertInfo;
@@ -48,6 +53,11 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
+    /// What the router said: the logits, and the correction of each expert.
+    fn said(&self) -> Result<(&[f32], Option<&[f32]>), Exception> {
+        Ok((values(&self.logits)?, self.correction.as_ref().map(values).transpose()?))
+    }
+
     /// All of it, to be evaluated together.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         [&self.x, &self.logits].into_iter().chain(&self.correction)
@@ -68,12 +78,14 @@ pub(crate) struct Experts {
     /// What was planned for them.
     planned_bytes: u64,
     traffic: ExpertTraffic,
+    ahead: Ahead,
     token_read_bytes: Average,
     /// What had been read when the pass began.
     read_bytes_before: u64,
 }
 
 /// An expert on its way.
+#[derive(Debug)]
 struct Load {
     expert_idx: usize,
     bundle: Bundle,
@@ -118,13 +130,20 @@ impl Experts {
             budget: budget.clone(),
             planned_bytes: experts_bytes,
             traffic: ExpertTraffic::default(),
+            ahead: Ahead::default(),
             token_read_bytes: Average::default(),
             read_bytes_before: 0,
         })
     }
 
     pub(crate) fn traffic(&self) -> ExpertTraffic {
-        ExpertTraffic { token_read_bytes: self.token_read_bytes.0.unwrap_or(0.0) as u64, ..self.traffic }
+        let token_read_bytes = self.token_read_bytes.0.unwrap_or(0.0) as u64;
+        ExpertTraffic { token_read_bytes, ahead: self.ahead.traffic(), ..self.traffic }
+    }
+
+    /// Whether [`mix`](Self::mix) has a use for what the next layer's router would say.
+    pub(crate) fn looks_ahead(&self) -> bool {
+        self.ahead.guesses() && self.plan.ahead_slots(self.pool.n_slots()) > 0
     }
 
     /// Gives back as much of the budget as is not allowed any more, or takes it again, as far as experts can do without.
@@ -142,6 +161,7 @@ impl Experts {
             tracing::debug!(bytes, "memory of experts is planned anew");
             self.held.clear();
             self.cache.resize(0);
+            self.ahead.clear(&self.reader);
             // The old slots go first: there may be no room for both.
             self.pool = SlotPool::new(&self.budget, 0, 0)?;
             self.pool = once_slots_are_back(|| self.plan.pool(bytes, &self.budget))?;
@@ -150,8 +170,16 @@ impl Experts {
         Ok(self.planned_bytes - bytes)
     }
 
-    /// A pass of so many tokens has gone through all layers.
-    pub(crate) fn end_pass(&mut self, n_tokens: usize) {
+    /// So many tokens begin to pass.
+    pub(crate) fn begin_pass(&mut self, n_tokens: usize) {
+        if n_tokens == 1 {
+            self.ahead.begin_token();
+        }
+    }
+
+    /// They have gone through all layers, or failed to.
+    pub(crate) fn end_pass(&mut self, n_tokens: usize, is_complete: bool) {
+        self.ahead.end_pass(is_complete, &self.reader);
         let read_bytes = self.traffic.read_bytes - self.read_bytes_before;
         self.read_bytes_before = self.traffic.read_bytes;
         if n_tokens == 1 {
@@ -161,16 +189,20 @@ impl Experts {
 
     /// Adds to `hidden`, `[1, n, hidden]`, what the experts make of what was routed to them.
     ///
-    /// Waits for the router's logits; the result is being computed when this returns.
+    /// Waits for the router's logits; the result is being computed when this returns. Experts that are `foreseen` of the next
+    /// layer are read behind those of this one.
     pub(crate) fn mix(
         &mut self,
         layer_idx: usize,
         mixture: &Mixture,
         hidden: &Array,
         routed: &Routed,
+        foreseen: Option<Foreseen<'_>>,
     ) -> Result<Array, ModelError> {
-        let correction = routed.correction.as_ref().map(values).transpose()?;
-        let logits = values(&routed.logits)?;
+        // Together: the host waits once.
+        let next = foreseen.as_ref().map(|foreseen| &foreseen.routed);
+        eval([routed].into_iter().chain(next).flat_map(Routed::arrays))?;
+        let (logits, correction) = routed.said()?;
         let routes = Routes::new(&mixture.router, logits, correction, mixture.dims.n_experts)?;
         let uses = routes.by_expert.iter().map(|(expert_idx, tokens)| (*expert_idx, tokens.len()));
         self.cache.uses(layer_idx, routes.by_token.len(), uses);
@@ -184,9 +216,10 @@ impl Experts {
         for expert_idx in self.cache.keep(layer_idx, &missing) {
             self.held.remove(&(layer_idx, expert_idx));
         }
+        let early = self.ahead.take(layer_idx, &missing, &self.reader);
         let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x: &routed.x, hidden };
         let mixed = if missing.len() <= self.plan.staging_slots && routes.by_token.len() == 1 {
-            self.as_they_come(&demand)
+            self.as_they_come(&demand, early, foreseen)
         } else {
             self.in_order(&demand)
         };
@@ -201,12 +234,23 @@ impl Experts {
         mixed
     }
 
-    /// For one token: first those that are there, then the others as they come, and the sum at the end.
-    fn as_they_come(&mut self, demand: &Demand<'_>) -> Result<Array, ModelError> {
+    /// For one token: first those that are there, then the others as they come, and the sum at the end. Some of the others
+    /// may be on their way.
+    fn as_they_come(
+        &mut self,
+        demand: &Demand<'_>,
+        early: Vec<Load>,
+        foreseen: Option<Foreseen<'_>>,
+    ) -> Result<Array, ModelError> {
         let Demand { layer_idx, mixture, routes, missing, x, hidden } = *demand;
-        let mut loads = VecDeque::with_capacity(missing.len());
+        let mut loads = VecDeque::from(early);
         for &expert_idx in missing {
-            loads.push_back(self.load(mixture, expert_idx)?);
+            if !loads.iter().any(|load| load.expert_idx == expert_idx) {
+                loads.push_back(self.load(mixture, expert_idx)?);
+            }
+        }
+        if let Some(foreseen) = foreseen {
+            self.read_ahead(&foreseen)?;
         }
         let is_missing = |expert_idx: &usize| missing.contains(expert_idx);
         let there = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx).filter(|idx| !is_missing(idx));
@@ -240,6 +284,23 @@ impl Experts {
             })
             .collect();
         Ok(self.backend.add_rows(hidden, &parts, &terms)?)
+    }
+
+    /// Begins to read what the next layer would want now and has not, as far as there are slots for that.
+    fn read_ahead(&mut self, foreseen: &Foreseen<'_>) -> Result<(), ModelError> {
+        let Foreseen { layer_idx, mixture, routed } = foreseen;
+        let (logits, correction) = routed.said()?;
+        let choices = mixture.router.choose(logits, correction).into_iter().map(|choice| choice.expert_idx);
+        let missing = choices.filter(|expert_idx| !self.cache.is_held(*layer_idx, *expert_idx));
+        let mut loads = Vec::new();
+        for expert_idx in missing.take(self.plan.ahead_slots(self.pool.n_slots())) {
+            let Some(slot) = self.pool.try_acquire() else { break };
+            let bundle = mixture.bundle(expert_idx);
+            let ticket = bundle.guess(&self.reader, slot);
+            loads.push(Load { expert_idx, bundle, ticket });
+        }
+        self.ahead.guessed(*layer_idx, loads);
+        Ok(())
     }
 
     /// What experts make of a single token, begun to be computed.

@@ -35,9 +35,12 @@ pub(crate) use sizes::Sizes;
 pub(crate) trait Layer:
     for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug
 {
+    /// What its router would say if hidden states, `[1, n, hidden]`, came to it as they are, past its attention; none if it has
+    /// no router. Nothing but a guess is made of it.
+    fn foresee(&mut self, _hidden: &Array) -> Result<Option<Routed>, Exception> {
+        Ok(None)
+    }
 }
-
-impl<T> Layer for T where T: for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug {}
 
 /// What a layer makes of its input.
 #[derive(Debug)]

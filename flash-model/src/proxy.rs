@@ -138,6 +138,11 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         outcome
     }
 
+    /// The layer, if its weights are there without anyone reading them.
+    pub(crate) fn bound(&mut self) -> Option<&mut M> {
+        self.is_bound.then_some(&mut *self.module)
+    }
+
     fn bind(&mut self, residency: &mut Residency) -> Result<(), ModelError> {
         if self.is_bound {
             return Ok(());

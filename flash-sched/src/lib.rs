@@ -10,6 +10,7 @@
 //! - [`controller`]: how fast and how far ahead to read, learned while the model runs;
 //! - [`bucket`]: how long the next read must wait so that reads keep to a rate;
 //! - [`experts`]: which experts of a mixture stay in memory;
+//! - [`lookahead`]: whether it pays to read experts that are only guessed;
 //! - [`elastic`]: how much memory to have while other programs come and go;
 //! - [`sim`]: how all of it does on a made-up machine;
 //! - [`estimate`]: what a step usually costs, and how close a run came to the limit that the hardware sets.
@@ -31,6 +32,7 @@ pub mod elastic;
 pub mod estimate;
 pub mod experts;
 pub mod frontier;
+pub mod lookahead;
 pub mod plan;
 pub mod predict;
 mod rate;
@@ -44,6 +46,7 @@ pub use elastic::{Elastic, Memory};
 pub use estimate::{Ema, Limit};
 pub use experts::{ExpertCache, Policy};
 pub use frontier::{Frontier, TimedPlan};
+pub use lookahead::Lookahead;
 pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};
 pub use predict::{Bound, Disk, Prediction, Speeds, predict};
 pub use rate::{ByteRate, InvalidRate};

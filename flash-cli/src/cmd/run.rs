@@ -13,7 +13,7 @@ use crate::interrupt::{self, CtrlC};
 use crate::kept::Kept;
 use crate::options::RunOptions;
 use crate::output::{self, TextStream};
-use crate::report;
+use crate::report::{self, ExpertsReport};
 use crate::session::{Loaded, Session};
 
 pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
@@ -185,14 +185,6 @@ struct Report<'a> {
     io: &'static str,
 }
 
-/// Uses of experts by the passes of a run.
-#[derive(Debug, Serialize)]
-struct ExpertsReport {
-    hits: u64,
-    misses: u64,
-    read_bytes: u64,
-}
-
 impl<'a> Report<'a> {
     fn new(
         generation: &'a Generation,
@@ -218,11 +210,7 @@ impl<'a> Report<'a> {
             budget_bytes: stats.budget_bytes,
             streamed_bytes: stats.streamed_bytes,
             streamed_bytes_per_token: stats.streamed_bytes / generated_tokens.max(1) as u64,
-            experts: stats.experts.map(|experts| ExpertsReport {
-                hits: experts.hits,
-                misses: experts.misses,
-                read_bytes: experts.read_bytes,
-            }),
+            experts: stats.experts.map(ExpertsReport::from),
             compute_ms: report::ms(compute),
             stall_ms: report::ms(stats.stall),
             peak_rss_bytes: report::peak_bytes(),

@@ -62,7 +62,8 @@ impl Gate {
         Ok(LayerOutput { hidden, routed: Some(self.route(x)?) })
     }
 
-    fn route(&self, x: Array) -> Result<Routed, Exception> {
+    /// What `x` is sent with to the experts.
+    pub(crate) fn route(&self, x: Array) -> Result<Routed, Exception> {
         let Scorer { inner, e_score_correction_bias } = &self.gate;
         let logits = inner.of(&x)?;
         // A copy: the layer's slot may be needed while its experts compute.

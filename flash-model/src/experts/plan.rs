@@ -6,6 +6,9 @@ use flash_sched::Prediction;
 use super::Mixture;
 use crate::planner::MachineSpeeds;
 
+/// Of so many slots that could hold an expert, one may be for guesses: what it costs in hits is little then.
+const SPARE_OF_AHEAD: usize = 8;
+
 /// How much memory experts take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ExpertPlan {
@@ -58,9 +61,18 @@ impl ExpertPlan {
         SlotPool::new(budget, self.slot_bytes, self.n_slots(experts_bytes))
     }
 
+    /// How many of so many slots experts are read into before their layer asks for them: none if all stay in memory anyway, and
+    /// few where few do.
+    pub(super) fn ahead_slots(&self, n_slots: usize) -> usize {
+        let n_spare = n_slots.saturating_sub(self.staging_slots);
+        if n_spare < self.n_experts { self.staging_slots.min(n_spare / SPARE_OF_AHEAD) } else { 0 }
+    }
+
     /// How many stay in memory of experts that take so much.
     pub(crate) fn n_held(&self, experts_bytes: u64) -> usize {
-        self.n_slots(experts_bytes).saturating_sub(self.staging_slots).min(self.n_experts)
+        let n_slots = self.n_slots(experts_bytes);
+        let n_passing = self.staging_slots + self.ahead_slots(n_slots);
+        n_slots.saturating_sub(n_passing).min(self.n_experts)
     }
 
     /// What experts add to a token, if tokens take all of them alike: the reads of a layer follow its router, and what is in

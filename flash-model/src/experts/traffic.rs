@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::AheadTraffic;
+
 /// What was done with experts so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ExpertTraffic {
     /// Uses of an expert by a pass that found it in memory.
@@ -16,6 +18,8 @@ pub struct ExpertTraffic {
     pub token_read_bytes: u64,
     /// Time that nothing computed for want of an expert.
     pub stall: Duration,
+    /// What was read before anyone asked for it.
+    pub ahead: AheadTraffic,
 }
 
 /// Of how many tokens, about.

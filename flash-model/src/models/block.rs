@@ -7,10 +7,10 @@ use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, ModuleParameters};
 
-use super::{LayerOutput, Sizes};
+use super::{Layer, LayerOutput, Sizes};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LatentAttention, LayerInput};
-use crate::experts::{ExpertDims, Gate, GateArgs};
+use crate::experts::{ExpertDims, Gate, GateArgs, Routed};
 use crate::layers::RmsNorm;
 use crate::mlp::{Mlp, MlpArgs};
 use crate::weights::Weights;
@@ -25,6 +25,11 @@ pub(super) trait Attend: ModuleParameters + Debug {
 pub(super) trait Feed: ModuleParameters + Debug {
     /// Adds what it makes of `x` to `hidden`, or says what is to be added.
     fn add(&self, hidden: Array, x: Array) -> Result<LayerOutput, Exception>;
+
+    /// What it would say is to be added to `x`, if it has that said.
+    fn foresee(&self, _x: Array) -> Result<Option<Routed>, Exception> {
+        Ok(None)
+    }
 }
 
 #[derive(Debug, ModuleParameters)]
@@ -97,6 +102,12 @@ impl<A: Attend, F: Feed> Module<LayerInput<'_>> for TransformerBlock<A, F> {
     fn training_mode(&mut self, _: bool) {}
 }
 
+impl<A: Attend, F: Feed> Layer for TransformerBlock<A, F> {
+    fn foresee(&mut self, hidden: &Array) -> Result<Option<Routed>, Exception> {
+        self.mlp.foresee(self.post_attention_layernorm.of(hidden)?)
+    }
+}
+
 impl Attend for Attention {
     fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
         self.add(residual, input)
@@ -118,6 +129,10 @@ impl Feed for Mlp {
 impl Feed for Gate {
     fn add(&self, hidden: Array, x: Array) -> Result<LayerOutput, Exception> {
         self.send(hidden, x)
+    }
+
+    fn foresee(&self, x: Array) -> Result<Option<Routed>, Exception> {
+        self.route(x).map(Some)
     }
 }
 

@@ -135,6 +135,8 @@ impl Module<LayerInput<'_>> for TransformerBlock {
     fn training_mode(&mut self, _: bool) {}
 }
 
+impl Layer for TransformerBlock {}
+
 /// Norms have their weights around zero.
 fn around_zero(sizes: &Sizes) -> NormArgs {
     NormArgs { weight_offset: 1.0, ..sizes.norm() }

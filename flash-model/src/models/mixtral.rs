@@ -1,5 +1,6 @@
 //! Mixtral, as `mlx_lm/models/mixtral.py` has it.
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
@@ -10,7 +11,7 @@ use super::{Architecture, Layer, LayerOutput, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::{Attention, LayerInput};
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, Gate, GateArgs, Mixture, Names, Router, Scoring};
+use crate::experts::{ExpertArgs, ExpertDims, Gate, GateArgs, Mixture, Names, Routed, Router, Scoring};
 use crate::layers::RmsNorm;
 use crate::rope::{Rope, RopeArgs, RopeScaling};
 use crate::weights::Weights;
@@ -66,6 +67,12 @@ impl Module<LayerInput<'_>> for MixtralBlock {
     }
 
     fn training_mode(&mut self, _: bool) {}
+}
+
+impl Layer for MixtralBlock {
+    fn foresee(&mut self, hidden: &Array) -> Result<Option<Routed>, Exception> {
+        self.block_sparse_moe.route(self.post_attention_layernorm.forward(hidden)?).map(Some)
+    }
 }
 
 /// The model, for [`MODELS`](super::MODELS).

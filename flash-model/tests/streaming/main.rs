@@ -270,6 +270,39 @@ fn with_room_for_all_experts_each_is_read_once_for_good() {
 }
 
 #[test]
+fn experts_are_read_ahead_where_some_stay_and_change_no_bit() {
+    let tiny = Tiny { experts: Some([32, 4]), layers: 4, ..MIXTURE };
+    let dir = written(&tiny);
+    let decode = |way: Way| {
+        let mut engine = way.open(dir.path()).unwrap();
+        let tokens = prompt_of(60, tiny.vocab);
+        let logits = tokens.iter().map(|token| engine.forward(&[*token]).unwrap());
+        let bits: Vec<u32> = logits.flatten().map(f32::to_bits).collect();
+        (bits, engine.stats().experts.unwrap())
+    };
+    // A slot takes whole OS pages, which are large next to these experts.
+    let (wanted, resident) = decode(Way { pinned: 20.0, ..Way::RESIDENT });
+    assert_eq!(resident.ahead.guessed, 0, "all stay in memory");
+    let (floor, nothing) = decode(STREAM_ALL);
+    assert_eq!(nothing.ahead.guessed, 0, "there are no slots for it");
+    assert!(floor == wanted);
+    for compute in [Compute::Auto, Compute::Mlx] {
+        let wanted = decode(Way { compute, pinned: 20.0, ..Way::RESIDENT }).0;
+        let mut right = 0;
+        for pinned in [2.0, 4.0, 8.0] {
+            let (got, experts) = decode(Way { compute, pinned, ..STREAM_ALL });
+            assert!(got == wanted, "{pinned}");
+            let ahead = experts.ahead;
+            assert!(ahead.right <= ahead.guessed && ahead.right <= ahead.sought, "{ahead:?}");
+            assert!(ahead.sought <= experts.misses, "{experts:?}");
+            assert!(ahead.gain.is_some(), "60 tokens are more than a trial");
+            right += ahead.right;
+        }
+        assert!(right > 0, "not one guess was right");
+    }
+}
+
+#[test]
 fn a_read_that_fails_for_good_is_a_typed_error_at_every_nth_read_and_leaves_the_engine_whole() {
     every_nth_read_fails(&SMALL);
 }

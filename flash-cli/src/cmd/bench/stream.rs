@@ -13,11 +13,14 @@ use serde::Serialize;
 use super::trial::{Pass, Trial, mean, median, pass, quantile};
 use crate::args::BenchStreamArgs;
 use crate::options::EngineSettings;
+use crate::output;
+use crate::report::{self, ExpertsReport};
 use crate::size::Bytes;
-use crate::{output, report};
 
 /// Tokens before any is measured: pinned weights are read with the first, and the controller learns with the second.
 const WARM_UP: usize = 4;
+/// The same for a mixture of experts: those that stay come with the tokens that take them.
+const WARM_UP_EXPERTS: usize = 48;
 /// Tokens whose compute is measured without reads beside it.
 const COMPUTE_TOKENS: usize = 3;
 /// The disk is measured before each of so many parts of the tokens, and after the last: its speed changes.
@@ -26,6 +29,8 @@ const ROUNDS: usize = 4;
 const IN_MEMORY_BYTES: u64 = 1 << 50;
 /// Any token of any vocabulary.
 const FIRST_TOKEN: u32 = 1;
+/// Made-up tokens are the same in every run.
+const SEED: u64 = 1;
 
 /// What is printed.
 #[derive(Debug, Serialize)]
@@ -56,22 +61,26 @@ struct Report {
     sealing_ms_max: f64,
     limit_fraction: f64,
     peak_rss_bytes: u64,
+    /// Since the engine began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experts: Option<ExpertsReport>,
 }
 
 pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
     let BenchStreamArgs { engine, tokens, context, json } = args;
     ensure!(tokens > 0, "--tokens must be at least 1");
     let mut trial = Trial::new(EngineSettings::resolve(engine)?)?;
-    let context_tokens = context + WARM_UP + tokens.max(COMPUTE_TOKENS);
+    let context_tokens = context + WARM_UP_EXPERTS + tokens.max(COMPUTE_TOKENS);
 
     let mut engine = trial.load(1, context_tokens, true)?;
     engine.make_up_context(context)?;
-    let mut token = FIRST_TOKEN;
-    decode(&mut engine, &mut token, WARM_UP)?;
+    let warm_up = if engine.stats().experts.is_some() { WARM_UP_EXPERTS } else { WARM_UP };
+    let mut made_up = fastrand::Rng::with_seed(SEED);
+    decode(&mut engine, &mut made_up, warm_up)?;
     let (mut passes, mut disk_bytes_per_s) = (Vec::new(), vec![trial.disk.measure()?]);
     for round in 0..ROUNDS {
         let n = tokens * (round + 1) / ROUNDS - tokens * round / ROUNDS;
-        passes.extend(decode(&mut engine, &mut token, n)?);
+        passes.extend(decode(&mut engine, &mut made_up, n)?);
         disk_bytes_per_s.push(trial.disk.measure()?);
     }
     let (stats, peak_rss_bytes) = (engine.stats(), report::peak_bytes());
@@ -83,7 +92,7 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         _ => trial.load_in(IN_MEMORY_BYTES, 1, context_tokens, true)?,
     };
     engine.make_up_context(context)?;
-    let alone = decode(&mut engine, &mut { FIRST_TOKEN }, WARM_UP + COMPUTE_TOKENS)?;
+    let alone = decode(&mut engine, &mut fastrand::Rng::with_seed(SEED), WARM_UP + COMPUTE_TOKENS)?;
     let compute = median(alone[WARM_UP..].iter().map(Pass::compute));
 
     let disk = Some(ByteRate::new(mean(&disk_bytes_per_s))?);
@@ -113,22 +122,27 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         sealing_ms_max: report::ms(passes.iter().map(|pass| pass.sealing).max().unwrap_or_default()),
         limit_fraction: limit.fraction(token),
         peak_rss_bytes,
+        experts: stats.experts.map(ExpertsReport::from),
     };
     if json {
         output::print_json(&report)?;
     } else {
         output::print(&table(&report))?;
+        if let Some(experts) = &stats.experts {
+            output::print(&format!("experts         {}\n", report::experts(experts)))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Decodes made-up tokens, behind `token`: a model that chooses them itself, and has random weights, repeats one, and with it
-/// the experts that it takes.
-fn decode(engine: &mut Engine, token: &mut u32, n: usize) -> anyhow::Result<Vec<Pass>> {
+/// Decodes made-up tokens: a model that chooses them itself, and has random weights, repeats one, and with it the experts that
+/// it takes.
+fn decode(engine: &mut Engine, made_up: &mut fastrand::Rng, n: usize) -> anyhow::Result<Vec<Pass>> {
+    let mut token = FIRST_TOKEN;
     let mut passes = Vec::with_capacity(n);
     for _ in 0..n {
-        let (pass, logits) = pass(engine, &[*token])?;
-        *token = token.wrapping_mul(747_796_405).wrapping_add(2_891_336_453) % logits.len().max(1) as u32;
+        let (pass, logits) = pass(engine, &[token])?;
+        token = made_up.u32(..(logits.len() as u32).max(1));
         passes.push(pass);
     }
     Ok(passes)
