@@ -1,5 +1,5 @@
-//! Runs a model in half of its memory for a long time, with a disk that fails and someone who interrupts, and compares every bit
-//! with the same model all in memory.
+//! Runs a model in half of its memory for a long time, with a disk that fails, memory that comes and goes, and someone who
+//! interrupts, and compares every bit with the same model all in memory.
 //!
 //! ```sh
 //! cargo run --release -p flash-model --example soak -- MODEL_DIR SECONDS
@@ -13,9 +13,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use flash_io::faults::{Fault, FaultyStorage, When};
@@ -35,6 +35,8 @@ const FAULTS: [(Fault, u64); 5] =
 const ROUNDS: usize = 24;
 /// Every so many rounds someone interrupts.
 const INTERRUPTED: usize = 5;
+/// How long an engine has the memory that it has, at least and at most.
+const TIDE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(1500)];
 /// No round takes longer, on any disk.
 const ROUND_MAX: Duration = Duration::from_secs(600);
 
@@ -57,10 +59,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     memory::trim();
 
-    let (mut rounds, mut failures, mut retries, mut peak_bytes) = (0, 0, 0, 0);
+    let (mut rounds, mut failures, mut retries, mut n_tides, mut peak_bytes) = (0, 0, 0, 0, 0);
     for turn in 0.. {
         let (format_idx, fault) = (turn % formats.len(), FAULTS[turn % FAULTS.len()]);
         let mut engine = open(&dir, formats[format_idx], Some(fault))?;
+        let tide = Tide::under(&engine, turn as u64);
         for round in 0..ROUNDS {
             let prompt_idx = (turn + round) % PROMPTS.len();
             if round % INTERRUPTED == INTERRUPTED - 1 {
@@ -83,11 +86,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             rounds += 1;
             alive.send(())?;
         }
+        n_tides += tide.end();
         let stats = engine.stats();
         retries += stats.retries;
         writeln!(
             io::stdout(),
-            "{rounds} rounds, {retries} reads repeated, {failures} passes failed; {} MiB resident at most, budget {} MiB",
+            "{rounds} rounds, {retries} reads repeated, {failures} passes failed, {n_tides} changes of memory; {} MiB resident at most, budget {} MiB",
             peak_bytes >> 20,
             stats.budget_bytes >> 20,
         )?;
@@ -126,6 +130,40 @@ fn answer(engine: &mut Engine, n: usize) -> Result<u64, ModelError> {
         logits = engine.forward(&[token])?;
     }
     Ok(bits.finish())
+}
+
+/// Lets the memory that an engine may have come and go, between its floor and its budget.
+struct Tide {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Tide {
+    fn under(engine: &Engine, seed: u64) -> Self {
+        let (allowance, stats) = (engine.allowance(), engine.stats());
+        let (floor_bytes, room_bytes) = (stats.floor_bytes, stats.budget_bytes - stats.floor_bytes);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&is_over);
+        let thread = thread::spawn(move || {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut n_changes = 0;
+            while !ends.load(Ordering::Relaxed) {
+                // Often all of it, and nothing beyond the floor.
+                let part = (random.f64() * 1.4 - 0.2).clamp(0.0, 1.0);
+                allowance.set(floor_bytes + (part * room_bytes as f64) as u64);
+                n_changes += 1;
+                thread::sleep(TIDE[0] + (TIDE[1] - TIDE[0]).mul_f64(random.f64()));
+            }
+            n_changes
+        });
+        Self { is_over, thread }
+    }
+
+    /// How often it changed.
+    fn end(self) -> u64 {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it only sleeps")
+    }
 }
 
 fn prompt(n: usize) -> Vec<u32> {

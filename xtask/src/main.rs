@@ -8,6 +8,7 @@ mod models;
 mod native;
 mod run;
 mod soak;
+mod synth;
 mod test;
 mod venv;
 
@@ -45,12 +46,18 @@ enum Task {
     Test,
     /// Make the goldens anew with mlx-lm, in a Python environment of its own
     Goldens,
-    /// Run the demo model in half of its memory, on a disk that fails, and compare every bit with the model in memory
+    /// Run a model in half of its memory, which comes and goes, on a disk that fails, and compare every bit with the model in
+    /// memory
     Soak {
+        /// Run this one [default: the demo model]
+        #[arg(long, value_name = "DIR")]
+        model: Option<PathBuf>,
         /// Go on for this long
         #[arg(long, value_name = "N", default_value = "1800")]
         seconds: u64,
     },
+    /// Write a model of random weights, of any size, in the shapes of a configuration
+    Synth(synth::SynthArgs),
     /// Compare flash-cli with another program on this machine
     Compare {
         #[command(subcommand)]
@@ -64,7 +71,8 @@ fn main() -> Result<()> {
         Task::Demo { prompt } => demo::run(&prompt),
         Task::Test => test::run(),
         Task::Goldens => goldens::run(),
-        Task::Soak { seconds } => soak::run(seconds),
+        Task::Soak { model, seconds } => soak::run(model, seconds),
+        Task::Synth(args) => synth::run(&args),
         Task::Compare { with } => compare::run(with),
     }
 }
