@@ -124,6 +124,10 @@ pub(crate) fn tell(name: &str, held_tokens: usize, resumption: &Resumption) {
     if !recovery.is_exact {
         line.push_str(", the most recent of them as precise as they were stored");
     }
+    if recovery.tokens_without_state > 0 {
+        let tokens = recovery.tokens_without_state;
+        line.push_str(&format!(", pages of {tokens} are of no use without the state that was not saved"));
+    }
     if let Some(cause) = recovery.lost.as_ref().or(recovery.dropped.as_ref()) {
         line.push_str(&format!(" ({cause})"));
     }

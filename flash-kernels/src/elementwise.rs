@@ -94,7 +94,7 @@ fn for_rows(pool: &Pool, x: &[f32], n: usize, out: &mut [f32], part: impl Fn(&[f
 }
 
 /// Elements of a part: whole rows of `n`, all in one part if threads would not help.
-fn part_width(pool: &Pool, len: usize, n: usize) -> usize {
+pub(crate) fn part_width(pool: &Pool, len: usize, n: usize) -> usize {
     if len < PARALLEL_MIN { len.max(1) } else { len.div_ceil(4 * pool.n_threads()).next_multiple_of(n) }
 }
 

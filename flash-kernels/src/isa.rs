@@ -46,6 +46,7 @@ use crate::attention::Dequantize;
 use crate::chains::Link;
 use crate::elementwise::Gate;
 use crate::error::KernelError;
+use crate::recurrent::{DeltaStep, SelectiveStep};
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes};
 use crate::widen::Narrow;
 
@@ -192,6 +193,15 @@ pub(crate) struct Kernels {
 
     /// [`soften`](crate::elementwise::soften).
     pub(crate) soften: fn(scores: &mut [f32]) -> (f32, f32),
+
+    /// [`convolve_row`](crate::recurrent::convolve_row).
+    pub(crate) convolve: fn(x: &[f32], weights: &[f32], out: &mut [f32]),
+
+    /// [`selective_step`](crate::recurrent::selective_step).
+    pub(crate) selective_step: SelectiveStep,
+
+    /// [`delta_step`](crate::recurrent::delta_step).
+    pub(crate) delta_step: DeltaStep,
 
     /// [`dequantize`](crate::attention::dequantize).
     pub(crate) dequantize: Dequantize,

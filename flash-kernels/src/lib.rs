@@ -11,6 +11,7 @@
 //!   of rows and threads.
 //! - [`attend`], [`Rope`], [`rms_norm`] and [`gated`]: what a decoder's layer computes besides.
 //! - [`matmul_each`], [`matmul_add`] and [`matmul_gated`]: several products as one, and what comes behind a product.
+//! - [`Mamba2`] and [`GatedDelta`]: layers with a state of a fixed size, token by token.
 //! - [`gather_matmul`]: the same with a matrix of its own for each row, out of a [`MatrixStack`] of experts.
 //!
 //! ```
@@ -47,6 +48,7 @@ mod matrix;
 mod mx;
 mod pool;
 mod product;
+mod recurrent;
 mod rope;
 mod stack;
 mod tile;
@@ -62,5 +64,6 @@ pub use matrix::{Floats, Matrix};
 pub use mx::Mx;
 pub use pool::Pool;
 pub use product::{Projection, gather_matmul, matmul, matmul_add, matmul_each, matmul_gated};
+pub use recurrent::{GatedDelta, GatedDeltaInput, Mamba2, Passing};
 pub use rope::Rope;
 pub use stack::MatrixStack;

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{Halves, PAGE_TOKENS, PageFormat, PageLayout};
 
 /// Version of everything this crate writes. Files of another one are refused.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// 32 bytes of a cryptographic hash, shown in hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,11 +9,14 @@ use crate::disk::Disk;
 use crate::disk::crash::{Fault, FaultyDisk};
 use crate::support::{N_LAYERS, assert_pages, before, identity, noise, record, record_in, tokens};
 use crate::{
-    Chain, KvError, PAGE_TOKENS, PageFile, PrefixPart, PrefixStore, Session, SessionState, Writer,
+    Chain, KvError, PAGE_TOKENS, PageFile, PrefixPart, PrefixStore, Session, SessionState, TailPart, Writer,
     WriterConfig,
 };
 
 const NAME: &str = "talk";
+
+/// Of layers without keys and values.
+const STATE_BYTES: [usize; 2] = [5000, 12];
 
 /// A state of the context: all tokens, and the first one that is not in pages.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,19 +31,25 @@ impl State {
     }
 
     fn to_save(&self) -> SessionState<'_> {
-        SessionState { token_ids: &self.token_ids, first_token: self.first_token, is_exact: true }
+        SessionState {
+            token_ids: &self.token_ids,
+            first_token: self.first_token,
+            is_exact: true,
+            state_bytes: &STATE_BYTES,
+        }
     }
 
     fn n_pages(&self) -> usize {
         self.first_token / PAGE_TOKENS
     }
 
-    /// What the tail of a layer holds: it follows from the tokens.
-    fn tail(&self, layer_idx: u32, len: usize) -> Vec<u8> {
-        noise(
-            len,
-            self.token_ids.iter().fold(u64::from(layer_idx), |sum, id| sum * 31 % 1_000_003 + u64::from(*id)),
-        )
+    /// What a part of the tail holds: it follows from the tokens.
+    fn tail(&self, part: TailPart, len: usize) -> Vec<u8> {
+        let first = match part {
+            TailPart::Layer(idx) => u64::from(idx),
+            TailPart::State(idx) => 100 + u64::from(idx),
+        };
+        noise(len, self.token_ids.iter().fold(first, |sum, id| sum * 31 % 1_000_003 + u64::from(*id)))
     }
 }
 
@@ -98,8 +107,8 @@ fn run(
             Step::Save(len) => {
                 let state = State::new(token_ids, *len);
                 log.saving = Some(state.clone());
-                session.save(&state.to_save(), |layer_idx, rows| {
-                    rows.copy_from_slice(&state.tail(layer_idx, rows.len()));
+                session.save(&state.to_save(), |part, bytes| {
+                    bytes.copy_from_slice(&state.tail(part, bytes.len()));
                 })?;
                 log.saved = log.saving.take();
             }
@@ -144,10 +153,14 @@ fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &
                 "{case}"
             );
             assert!(found.pages >= saved.pages, "{case}");
-            let mut rows = vec![0; saved.tail.layer_bytes()];
-            for layer_idx in 0..N_LAYERS {
-                saved.tail.read_layer(layer_idx, &mut rows).unwrap();
-                assert!(rows == state.tail(layer_idx, rows.len()), "{case}: other rows in layer {layer_idx}");
+            saved.tail.expect_states(&STATE_BYTES).unwrap();
+            let layers =
+                (0..N_LAYERS).map(|layer_idx| (TailPart::Layer(layer_idx), saved.tail.layer_bytes()));
+            let states = (0..).map(TailPart::State).zip(STATE_BYTES);
+            for (part, len) in layers.chain(states) {
+                let mut bytes = vec![0; len];
+                saved.tail.read(part, &mut bytes).unwrap();
+                assert!(bytes == state.tail(part, len), "{case}: {part} has other bytes");
             }
         }
         None if rewinds => {
@@ -167,7 +180,7 @@ fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &
         let record = record(&identity, context, n_pages as u32, layer_idx);
         opened.session.pages().write(n_pages as u32, layer_idx, &record).unwrap();
     }
-    let fill = |layer_idx: u32, rows: &mut [u8]| rows.copy_from_slice(&next.tail(layer_idx, rows.len()));
+    let fill = |part, bytes: &mut [u8]| bytes.copy_from_slice(&next.tail(part, bytes.len()));
     opened.session.save(&next.to_save(), fill).unwrap();
     let dir = opened.session.dir().to_owned();
     drop(opened);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::record::RecordFault;
-use crate::{Digest, FORMAT_VERSION, PageFormat};
+use crate::{Digest, FORMAT_VERSION, PageFormat, TailPart};
 
 /// Why the cache could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -213,19 +213,27 @@ pub enum KvError {
         /// What its contents give.
         got: u32,
     },
-    /// The tokens behind the sealed pages of a session are not as they were written.
-    #[error(
-        "{path}: the last tokens of layer {layer_idx} are damaged: their checksum is {wanted:08x}, their bytes have {got:08x}"
-    )]
+    /// What is not sealed of a session is not as it was written.
+    #[error("{path}: {part} is damaged: its checksum is {wanted:08x}, its bytes have {got:08x}")]
     TailDamaged {
         /// The file.
         path: PathBuf,
-        /// The first layer of which that is so.
-        layer_idx: u32,
+        /// The first part of which that is so.
+        part: TailPart,
         /// What the session says.
         wanted: u32,
         /// What the bytes give.
         got: u32,
+    },
+    /// The states of a session are not as long as those of the model.
+    #[error("{path}: it has states of {got_bytes:?} B, those of the model have {wanted_bytes:?}")]
+    OtherStates {
+        /// The file.
+        path: PathBuf,
+        /// Those of the model.
+        wanted_bytes: Vec<usize>,
+        /// Those of the session.
+        got_bytes: Vec<usize>,
     },
     /// The pages that a saved state of a session needs are not there: some were lost, or the context was rewound and went on
     /// otherwise.

@@ -98,7 +98,9 @@ pub use prefix::{
 pub use quant::{CodeBits, GROUP_LEN, dequantize_row, error_bound, quantize_row};
 pub use record::{Expected, HEAD_BYTES, RecordFault, RecordHead, seal, verify};
 pub use scratch::{Scratch, remove_left_over_runs};
-pub use session::{Opened, Saved, SavedTail, Session, SessionInfo, SessionState, remove_session, sessions};
+pub use session::{
+    Opened, Saved, SavedTail, Session, SessionInfo, SessionState, TailPart, remove_session, sessions,
+};
 pub use tail::{LayerBuffers, Tail};
 pub use transcode::{to_half, transcode};
 pub use writer::{Writer, WriterConfig, WriterStats, Written};

@@ -3,6 +3,7 @@
 mod manifest;
 mod tail;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,27 @@ pub struct SessionState<'a> {
     pub first_token: usize,
     /// Whether it has the bits that it would have had if it had never stopped; whoever opens it next is told.
     pub is_exact: bool,
+    /// Bytes of each state: what layers without keys and values keep of all tokens.
+    pub state_bytes: &'a [usize],
+}
+
+/// What is written to a tail, or read from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TailPart {
+    /// Tokens of a layer that has keys and values, by its place among those: keys and then values (if those are kept), each row-major
+    /// `[kv_heads, tokens, head_dim]` in the format of the window, little endian.
+    Layer(u32),
+    /// A state, by its place among the states.
+    State(u32),
+}
+
+impl fmt::Display for TailPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layer(idx) => write!(f, "what the window holds of layer {idx}"),
+            Self::State(idx) => write!(f, "state {idx}"),
+        }
+    }
 }
 
 /// A session in a list.
@@ -181,8 +203,8 @@ impl Session {
 
     /// Saves the state of the context.
     ///
-    /// `fill` is called once a layer, from the first one on, to write keys and then values (if those are kept), each row-major
-    /// `[kv_heads, token_ids.len() - first_token, head_dim]` in the format of the window, little endian.
+    /// `fill` is called once for each layer, from the first one on, to write its tokens from `first_token` on, and then once for
+    /// each state.
     ///
     /// Until it returns, the state that was saved before is the one that counts.
     ///
@@ -195,16 +217,16 @@ impl Session {
     pub fn save(
         &mut self,
         state: &SessionState<'_>,
-        fill: impl FnMut(u32, &mut [u8]),
+        fill: impl FnMut(TailPart, &mut [u8]),
     ) -> Result<(), KvError> {
-        let SessionState { token_ids, first_token, .. } = *state;
+        let SessionState { token_ids, first_token, state_bytes, .. } = *state;
         assert!(first_token <= token_ids.len(), "the tail begins at {first_token} of {}", token_ids.len());
         self.pages.sync()?;
         self.n_saves += 1;
         let identity = self.pages.identity();
         let tail_path = self.tail_path(self.n_saves);
-        let n_tokens = token_ids.len() - first_token;
-        let tail_checksums = tail::write(&self.disk, tail_path.clone(), &identity.geometry, n_tokens, fill)?;
+        let parts = tail::Parts::new(&identity.geometry, token_ids.len() - first_token, state_bytes);
+        let tail_checksums = tail::write(&self.disk, tail_path.clone(), &parts, fill)?;
         self.sync_dir()?;
         let manifest = Manifest::new(identity, self.n_saves, state, tail_checksums);
         let mut file = Replacement::new(&self.disk, self.dir.join(MANIFEST_FILE))?;

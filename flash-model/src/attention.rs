@@ -21,7 +21,7 @@ pub(crate) use latent::{LatentArgs, LatentAttention};
 pub(crate) struct LayerInput<'a> {
     /// Hidden states, `[1, n, hidden]`.
     pub x: &'a Array,
-    /// The layer's keys and values.
+    /// What the layer keeps of the tokens before.
     pub kv: &'a mut LayerKv,
     /// Tokens before the first of these.
     pub position: usize,

@@ -7,6 +7,7 @@ mod native;
 
 use std::sync::Arc;
 
+use flash_io::Budget;
 use flash_kernels::Pool;
 use flash_kv::LayerBuffers;
 use mlx_rs::error::Exception;
@@ -17,8 +18,9 @@ use crate::ModelError;
 use crate::attention::CausalAttention;
 use crate::config::QuantizedFormat;
 use crate::experts::Expert;
-use crate::kv::LayerKv;
+use crate::kv::{LayerKv, StateShape};
 use crate::layers::NormArgs;
+use crate::mamba2::Mamba2;
 
 /// What a thread of the kernels keeps: for 128 rows of weights their scales and biases, and two sums with each of 512 rows of
 /// activations; panels, scores of attention.
@@ -208,6 +210,15 @@ impl Backend {
         }
     }
 
+    /// The state of a layer, all zeroes.
+    pub(crate) fn layer_state(&self, shape: StateShape, budget: &Budget) -> Result<LayerKv, ModelError> {
+        match self {
+            Self::Mlx => LayerKv::array_state(shape, budget),
+            #[cfg(target_os = "linux")]
+            Self::Native(_) => LayerKv::shared_state(shape, budget),
+        }
+    }
+
     /// `x · Wᵀ (+ bias)`, for `x` `[…, k]`.
     pub(crate) fn product(&self, x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
         match self {
@@ -268,6 +279,15 @@ impl Backend {
         }
     }
 
+    /// `relu(x · Wᵀ (+ bias))²`.
+    pub(crate) fn squared_relu_product(&self, x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::squared_relu_product(x, matrix),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::squared_relu_product(pool, x, matrix),
+        }
+    }
+
     /// Normalises the heads if that is asked for, rotates the queries and keys, appends keys and values to the cache, and
     /// attends to all tokens so far.
     pub(crate) fn attend(
@@ -280,6 +300,21 @@ impl Backend {
             Self::Mlx => mlx::attend(attention, input, kv),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::attend(pool, attention, input, kv),
+        }
+    }
+
+    /// What a mixer makes of tokens as they were projected, `[1, n, projected]`, behind those of which `kv` has the state:
+    /// `[1, n, inner]`.
+    pub(crate) fn mamba2(
+        &self,
+        mixer: &Mamba2,
+        projected: &Array,
+        kv: &mut LayerKv,
+    ) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::mamba2(mixer, projected, kv),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::mamba2(pool, mixer, projected, kv),
         }
     }
 

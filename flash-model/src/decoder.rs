@@ -63,7 +63,7 @@ impl Decoder {
         let Architecture { layers, fused, norm, norm_path, head_path, hidden_size, vocab_size, .. } =
             architecture;
         let (mut proxies, mut mixtures) = (Vec::new(), Vec::new());
-        for (path, LayerParts { layer, mixture }) in layers {
+        for (path, LayerParts { layer, mixture, .. }) in layers {
             proxies.push(StreamingProxy::with_fused(layer, &path, &fused, checkpoint, &mut bundles)?);
             mixtures.push(mixture);
         }
@@ -123,8 +123,9 @@ impl Decoder {
             let (before, rest) = layers.split_at_mut(idx);
             let [layer, after @ ..] = rest else { break };
             if let ([token], 1) = (chunks.as_mut_slice(), ids.len()) {
-                let input = LayerInput { x: token, kv, position: first };
+                let input = LayerInput { x: token, kv: &mut *kv, position: first };
                 let output = layer.scope(residency, |layer, _, _| Ok(layer.forward(input)?))?;
+                mlx_rs::transforms::async_eval(kv.lazy_arrays())?;
                 residency.began(layer.bundle(), &output.hidden)?;
                 let foreseen = match experts {
                     Some(experts) if experts.looks_ahead() => {
@@ -141,18 +142,18 @@ impl Decoder {
                 let lazy = stays && chunks.len() == 1;
                 let mut position = first;
                 for chunk in &mut chunks {
-                    let output = layer.forward(LayerInput { x: chunk, kv, position })?;
+                    let output = layer.forward(LayerInput { x: chunk, kv: &mut *kv, position })?;
                     position += chunk.dim(1) as usize;
                     *chunk = output.hidden;
                     sent.extend(output.routed);
                     n_done += 1;
                     residency.progress(n_done as f64 / n_parts as f64);
-                    if lazy {
+                    if lazy && kv.lazy_arrays().is_empty() {
                         continue;
                     }
                     // Chunk by chunk: what is computed for one is large.
                     let routed = sent.last().into_iter().flat_map(Routed::arrays);
-                    mlx_rs::transforms::eval([&*chunk].into_iter().chain(routed))?;
+                    mlx_rs::transforms::eval([&*chunk].into_iter().chain(routed).chain(kv.lazy_arrays()))?;
                     if residency.has_to_adapt() {
                         let next = after.first().map_or(norm.bundle(), Holder::bundle);
                         let others = before.iter_mut().chain(after.iter_mut());

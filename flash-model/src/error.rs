@@ -145,6 +145,12 @@ pub enum ModelError {
         /// What was asked for.
         what: &'static str,
     },
+    /// What needs a way back was asked of a model whose layers keep a state, from which there is none.
+    #[error("{what} goes on from a part of its tokens, and layers of this model keep a state of all of them")]
+    HasState {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// A session is longer than the context.
     #[error("the session has {session_tokens} tokens, the context holds {context_tokens}")]
     SessionTooLong {

@@ -1,4 +1,4 @@
-//! The KV cache of a running model: the tokens it holds, and each layer's keys and values.
+//! The KV cache of a running model: the tokens it holds, and what each layer keeps of them.
 
 mod feed;
 mod layer;
@@ -7,6 +7,7 @@ mod pages;
 mod plan;
 mod rows;
 mod shared;
+mod state;
 mod stored;
 mod traffic;
 mod twins;
@@ -29,6 +30,7 @@ pub(crate) use pages::PageSource;
 use pages::Pages;
 pub use plan::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub(crate) use plan::{KvPlan, PagedPlan};
+pub(crate) use state::{Keeps, StateArrays, StateBuffers, StateShape};
 pub(crate) use stored::{Stored, common_pages};
 pub(crate) use traffic::PageTraffic;
 pub(crate) use twins::Twins;
@@ -36,7 +38,7 @@ pub(crate) use twins::Twins;
 /// Sealed pages that are attended to at once: enough for all threads, few enough to be read ahead twice.
 const BATCH_PAGES: usize = 4;
 
-/// Keys and values of all layers, and the tokens that they are of.
+/// What all layers keep, and the tokens that it is of.
 #[derive(Debug)]
 pub(crate) struct KvCache {
     store: Store,
@@ -56,16 +58,22 @@ enum Store {
     Paged(Arc<Pages>),
 }
 
-/// Keys and values of one layer.
+/// What one layer keeps of the tokens before.
 #[derive(Debug)]
 pub(crate) enum LayerKv {
-    /// As arrays, each `[1, kv_heads, capacity_tokens, head_dim]`; no values if they are in the keys.
+    /// Keys and values as arrays, each `[1, kv_heads, capacity_tokens, head_dim]`; no values if they are in the keys.
     Arrays { keys: Array, values: Option<Array> },
     /// Shared with nodes of the graph, each `[kv_heads, capacity_tokens, head_dim]`. A node locks them while it runs, and
     /// the stream runs one after the other: nobody waits.
     Shared(Arc<Mutex<LayerBuffers>>),
     /// In pages; shared likewise.
     Paged(Arc<Mutex<PagedLayer>>),
+    /// No keys and values, but a state; shared likewise.
+    SharedState(Arc<Mutex<StateBuffers>>),
+    /// The same as arrays.
+    ArrayState(StateArrays),
+    /// Nothing.
+    Nothing,
 }
 
 /// What a cache in pages has done.
@@ -84,40 +92,39 @@ pub(crate) struct KvStats {
 impl KvCache {
     /// Takes the memory of a cache in one piece.
     pub(crate) fn plain(
-        backend: &Backend,
+        layers: CacheLayers<'_>,
         shape: KvShape,
-        n_layers: usize,
         context_tokens: usize,
-        budget: &Budget,
     ) -> Result<Self, ModelError> {
-        let mut tail = Tail::new(shape, n_layers, context_tokens, budget)?;
+        let CacheLayers { backend, keeps, budget } = layers;
+        let mut tail = Tail::new(shape, n_kv_layers(keeps), context_tokens, budget)?;
         let KvDtype::F32 = shape.dtype else {
             unreachable!("no cache is made in {:?}", shape.dtype);
         };
         let capacity_tokens = tail.capacity_tokens();
-        let layers = (0..n_layers)
-            .map_while(|layer_idx| tail.take_layer(layer_idx))
-            .map(|buffers| backend.layer_kv(buffers, shape.kv_heads, capacity_tokens, shape.head_dim))
-            .collect::<Result<_, Exception>>()?;
+        let layers = layers.make(|layer_idx| {
+            let buffers = tail.take_layer(layer_idx).expect("each is taken once");
+            Ok(backend.layer_kv(buffers, shape.kv_heads, capacity_tokens, shape.head_dim)?)
+        })?;
         Ok(Self::new(Store::Plain(tail), layers))
     }
 
     /// Takes the memory of a cache in pages. `source` is there if memory has no room for all of them, or if they are to be
     /// kept; `twins` if they are to be shared and each needs one.
     pub(crate) fn paged(
+        layers: CacheLayers<'_>,
         plan: &PagedPlan,
         identity: Identity,
         source: Option<PageSource>,
         twins: Option<Twins>,
         traffic: PageTraffic,
-        budget: &Budget,
     ) -> Result<Self, ModelError> {
+        let budget = layers.budget;
         let pages = Arc::new(Pages::new(*plan, identity, source, twins, traffic, budget)?);
-        let layer = |layer_idx| {
+        let layers = layers.make(|layer_idx| {
             let layer = PagedLayer::new(layer_idx, Arc::clone(&pages), budget)?;
             Ok(LayerKv::Paged(Arc::new(Mutex::new(layer))))
-        };
-        let layers = (0..plan.geometry.n_layers as usize).map(layer).collect::<Result<_, ModelError>>()?;
+        })?;
         Ok(Self::new(Store::Paged(pages), layers))
     }
 
@@ -162,29 +169,44 @@ impl KvCache {
     /// # Errors
     /// What went wrong with a page while it computed: then nothing it computed is right.
     pub(crate) fn end(&mut self, is_complete: bool) -> Result<(), ModelError> {
-        let failure = match &self.store {
+        let mut failure = match &self.store {
             Store::Plain(_) => None,
             Store::Paged(pages) => pages.take_failure(),
         };
+        if is_complete && failure.is_none() {
+            // Of one token, or of weights that stay, nobody has evaluated them.
+            let lazy = self.layers.iter().flat_map(LayerKv::lazy_arrays);
+            failure = mlx_rs::transforms::eval(lazy).err().map(ModelError::from);
+        }
         if is_complete && failure.is_none() {
             if let Store::Plain(tail) = &mut self.store {
                 tail.append(self.token_ids.len() - self.held_tokens)?;
             }
             self.held_tokens = self.token_ids.len();
+            self.layers.iter_mut().for_each(LayerKv::commit_state);
         } else {
+            self.layers.iter_mut().for_each(LayerKv::drop_passed_state);
             self.truncate(self.held_tokens)?;
         }
         failure.map_or(Ok(()), Err)
     }
 
-    /// How many tokens would be left of the first `tokens`: all of them, or none if too much has left the window.
+    /// How many tokens would be left of the first `tokens`: all of them, or none if too much has left the window, or if a layer
+    /// has a state of more tokens.
     fn rewindable(&self, tokens: usize) -> usize {
         let tokens = tokens.min(self.held_tokens);
+        let is_end = tokens == self.held_tokens;
         let can_rewind = self.paged_layers().all(|layer| layer.lock().can_rewind(tokens));
-        if can_rewind { tokens } else { 0 }
+        if can_rewind && (is_end || !self.has_state()) { tokens } else { 0 }
     }
 
-    /// Forgets all but the first `tokens` tokens, or all if too much of them has left the window; how many are left.
+    /// Whether what the held tokens left can be gone on from only as a whole.
+    pub(crate) fn has_state(&self) -> bool {
+        self.layers.iter().any(|layer| layer.state_bytes().is_some())
+    }
+
+    /// Forgets all but the first `tokens` tokens, or all if [they alone](Self::rewindable) cannot be gone on from; how many are
+    /// left.
     pub(crate) fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
         let tokens = self.rewindable(tokens);
         self.paged_layers().try_for_each(|layer| layer.lock().rewind(tokens))?;
@@ -197,6 +219,9 @@ impl KvCache {
         self.held_tokens = tokens;
         self.token_ids.truncate(tokens);
         self.stored_tokens = self.stored_tokens.min(tokens);
+        if tokens == 0 {
+            self.layers.iter_mut().try_for_each(LayerKv::clear_state)?;
+        }
         match &mut self.store {
             Store::Plain(tail) => {
                 tail.truncate(tokens);
@@ -204,6 +229,11 @@ impl KvCache {
             }
             Store::Paged(pages) => pages.cut(tokens / PAGE_TOKENS),
         }
+    }
+
+    /// The layers that have keys and values, by their place among those.
+    fn kv_layers(&mut self) -> Vec<&mut LayerKv> {
+        self.layers.iter_mut().filter(|layer| layer.has_keys_values()).collect()
     }
 
     fn paged_layers(&self) -> impl Iterator<Item = &Mutex<PagedLayer>> {
@@ -230,6 +260,38 @@ impl KvCache {
             Store::Plain(_) => KvStats::default(),
             Store::Paged(pages) => pages.stats(),
         }
+    }
+}
+
+/// How many layers have keys and values.
+pub(crate) fn n_kv_layers(keeps: &[Keeps]) -> usize {
+    keeps.iter().filter(|keeps| **keeps == Keeps::KeysValues).count()
+}
+
+/// The layers that a cache is made for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CacheLayers<'a> {
+    pub backend: &'a Backend,
+    pub keeps: &'a [Keeps],
+    pub budget: &'a Budget,
+}
+
+impl CacheLayers<'_> {
+    /// What each of them keeps, of no token; `kv` makes that of the layer that has this place among those with keys and values.
+    fn make(
+        self,
+        mut kv: impl FnMut(usize) -> Result<LayerKv, ModelError>,
+    ) -> Result<Vec<LayerKv>, ModelError> {
+        let mut n_kv = 0;
+        let layer = |keeps: &Keeps| match keeps {
+            Keeps::KeysValues => {
+                n_kv += 1;
+                kv(n_kv - 1)
+            }
+            Keeps::State(shape) => self.backend.layer_state(*shape, self.budget),
+            Keeps::Nothing => Ok(LayerKv::Nothing),
+        };
+        self.keeps.iter().map(layer).collect()
     }
 }
 
@@ -287,7 +349,8 @@ mod tests {
         KvShape { kv_heads: 2, head_dim: 4, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
 
     fn cache(budget: &Budget) -> KvCache {
-        KvCache::plain(&Backend::Mlx, SHAPE, 1, 10, budget).unwrap()
+        KvCache::plain(CacheLayers { backend: &Backend::Mlx, keeps: &[Keeps::KeysValues], budget }, SHAPE, 10)
+            .unwrap()
     }
 
     fn keys_of(layer: &LayerKv) -> &Array {

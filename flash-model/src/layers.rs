@@ -76,6 +76,11 @@ pub(crate) fn gated(
     gate.backend.gated_product(activation, x, gate.matrix(), up.matrix())
 }
 
+/// `relu(up(x))²`.
+pub(crate) fn squared_relu(up: &Linear, x: &Array) -> Result<Array, Exception> {
+    up.backend.squared_relu_product(x, up.matrix())
+}
+
 /// What there is to say of an RMSNorm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct NormArgs {

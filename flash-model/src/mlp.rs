@@ -1,4 +1,4 @@
-//! What comes behind the attention in a layer: a gated projection up, and one down.
+//! What comes behind the attention in a layer: a projection up, gated in most models, and one down.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -6,7 +6,7 @@ use mlx_rs::macros::ModuleParameters;
 
 use crate::ModelError;
 use crate::compute::Activation;
-use crate::layers::{Linear, gated};
+use crate::layers::{Linear, gated, squared_relu};
 use crate::weights::Weights;
 
 /// What there is to say of it.
@@ -54,5 +54,37 @@ impl Mlp {
 
     fn gated(&self, x: &Array) -> Result<Array, Exception> {
         gated(self.activation, &self.gate_proj, &self.up_proj, x)
+    }
+}
+
+/// What there is to say of an MLP without a gate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlainMlpArgs {
+    pub hidden_size: i32,
+    pub intermediate_size: i32,
+    pub bias: bool,
+}
+
+/// `down(relu(up(x))²)`.
+#[derive(Debug, ModuleParameters)]
+pub(crate) struct PlainMlp {
+    #[param]
+    up_proj: Linear,
+    #[param]
+    down_proj: Linear,
+}
+
+impl PlainMlp {
+    pub(crate) fn new(args: PlainMlpArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+        let PlainMlpArgs { hidden_size, intermediate_size, bias } = args;
+        Ok(Self {
+            up_proj: weights.at("up_proj").linear(hidden_size, intermediate_size, bias)?,
+            down_proj: weights.at("down_proj").linear(intermediate_size, hidden_size, bias)?,
+        })
+    }
+
+    /// Adds what it makes of `x` to `residual`.
+    pub(crate) fn add(&self, residual: &Array, x: &Array) -> Result<Array, Exception> {
+        self.down_proj.add(residual, &squared_relu(&self.up_proj, x)?)
     }
 }

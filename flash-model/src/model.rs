@@ -7,7 +7,7 @@ use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::decoder::Decoder;
 use crate::experts::{ExpertInfo, ExpertPlan};
-use crate::kv::KvPolicy;
+use crate::kv::{Keeps, KvPolicy, StateShape, n_kv_layers};
 use crate::needs::{MemoryNeeds, Planned, Workload};
 use crate::planner::MachineSpeeds;
 use crate::weights::Weights;
@@ -21,7 +21,8 @@ pub struct Model {
     pub(crate) decoder: Decoder,
     pub(crate) bundles: Bundles,
     pub(crate) kv_shape: KvShape,
-    pub(crate) n_layers: usize,
+    /// By layer.
+    pub(crate) keeps: Vec<Keeps>,
     pub(crate) vocab_size: usize,
     pub(crate) max_position_embeddings: Option<usize>,
     /// How many experts a token takes, if not as many as the model was trained with.
@@ -51,7 +52,7 @@ impl Model {
             halves: architecture.halves,
             dtype: KvDtype::F32,
         };
-        let n_layers = architecture.layers.len();
+        let keeps: Vec<Keeps> = architecture.layers.iter().map(|(_, parts)| parts.keeps).collect();
         let vocab_size = architecture.vocab_size as usize;
         let max_position_embeddings = architecture.max_position_embeddings;
         let (decoder, bundles) = Decoder::new(&weights, architecture)?;
@@ -61,7 +62,7 @@ impl Model {
             decoder,
             bundles,
             kv_shape,
-            n_layers,
+            keeps,
             vocab_size,
             max_position_embeddings,
             top_k: None,
@@ -96,7 +97,19 @@ impl Model {
 
     /// Bytes that a token leaves in the KV cache.
     pub fn kv_token_bytes(&self) -> u64 {
-        (self.n_layers * self.kv_shape.token_bytes()) as u64
+        (n_kv_layers(&self.keeps) * self.kv_shape.token_bytes()) as u64
+    }
+
+    /// Bytes of the states that layers keep instead of keys and values, whatever the number of tokens.
+    pub fn state_bytes(&self) -> u64 {
+        self.states().map(|shape| shape.bytes() as u64).sum()
+    }
+
+    fn states(&self) -> impl Iterator<Item = &StateShape> {
+        self.keeps.iter().filter_map(|keeps| match keeps {
+            Keeps::State(shape) => Some(shape),
+            _ => None,
+        })
     }
 
     /// The bundles in execution order.
@@ -110,13 +123,14 @@ impl Model {
     }
 
     pub(crate) fn planned(&self) -> Planned<'_> {
-        let Self { backend, decoder, bundles, kv_shape, n_layers, vocab_size, .. } = self;
+        let Self { backend, decoder, bundles, kv_shape, keeps, vocab_size, .. } = self;
         Planned {
             backend,
             decoder,
             bundles,
             kv_shape: *kv_shape,
-            n_layers: *n_layers,
+            n_layers: n_kv_layers(keeps),
+            state_bytes: self.states().map(StateShape::budget_bytes).sum(),
             vocab_size: *vocab_size,
         }
     }
@@ -175,6 +189,6 @@ impl Model {
             Some(top_k) => format!("{} with {top_k} experts", self.backend.name()),
         };
         let model = Digest(self.checkpoint.digest(&computed_by)?);
-        Ok(Identity { model, geometry: policy.geometry(self.kv_shape, self.n_layers) })
+        Ok(Identity { model, geometry: policy.geometry(self.kv_shape, n_kv_layers(&self.keeps)) })
     }
 }

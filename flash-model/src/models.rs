@@ -8,6 +8,7 @@ mod gpt_oss;
 mod layer_types;
 mod llama;
 mod mixtral;
+mod nemotron_h;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -26,6 +27,7 @@ use crate::ModelError;
 use crate::attention::LayerInput;
 use crate::experts::{Mixture, Routed};
 use crate::fused::Fused;
+use crate::kv::Keeps;
 use crate::layers::RmsNorm;
 use crate::weights::Weights;
 
@@ -57,16 +59,24 @@ impl From<Array> for LayerOutput {
     }
 }
 
-/// A layer, and its experts if it has any.
+/// A layer, its experts if it has any, and what it keeps of the tokens that have passed.
 #[derive(Debug)]
 pub(crate) struct LayerParts {
     pub layer: Box<dyn Layer>,
     pub mixture: Option<Mixture>,
+    pub keeps: Keeps,
+}
+
+impl LayerParts {
+    /// A layer that attends, and has experts.
+    fn mixed(layer: Box<dyn Layer>, mixture: Mixture) -> Self {
+        Self { layer, mixture: Some(mixture), keeps: Keeps::KeysValues }
+    }
 }
 
 impl From<Box<dyn Layer>> for LayerParts {
     fn from(layer: Box<dyn Layer>) -> Self {
-        Self { layer, mixture: None }
+        Self { layer, mixture: None, keeps: Keeps::KeysValues }
     }
 }
 
@@ -109,6 +119,7 @@ const MODELS: &[(&str, Build)] = &[
     ("gpt_oss", gpt_oss::build),
     ("llama", llama::build),
     ("mixtral", mixtral::build),
+    ("nemotron_h", nemotron_h::build),
     ("phi3", phi3::build),
     ("qwen2", qwen2::build),
     ("qwen3", qwen3::build),
@@ -144,6 +155,15 @@ pub(crate) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     build(weights)
 }
 
+/// What a checkpoint calls the parts of a decoder.
+#[derive(Debug, Clone, Copy)]
+struct DecoderNames {
+    /// Where all but the head is.
+    model: &'static str,
+    embed: &'static str,
+    norm: &'static str,
+}
+
 /// A decoder whose parts have the usual names, its layers made one by one.
 fn decoder<L: Into<LayerParts>>(
     weights: &Weights<'_>,
@@ -151,14 +171,26 @@ fn decoder<L: Into<LayerParts>>(
     is_tied: bool,
     layer: impl Fn(usize, &Weights<'_>) -> Result<L, ModelError>,
 ) -> Result<Architecture, ModelError> {
-    let model = weights.at("model");
+    let usual = DecoderNames { model: "model", embed: "embed_tokens", norm: "norm" };
+    decoder_of(usual, weights, sizes, is_tied, layer)
+}
+
+/// The same with other names.
+fn decoder_of<L: Into<LayerParts>>(
+    names: DecoderNames,
+    weights: &Weights<'_>,
+    sizes: &Sizes,
+    is_tied: bool,
+    layer: impl Fn(usize, &Weights<'_>) -> Result<L, ModelError>,
+) -> Result<Architecture, ModelError> {
+    let model = weights.at(names.model);
     let layers = (0..sizes.num_hidden_layers)
         .map(|layer_idx| {
             let weights = model.at(&format!("layers.{layer_idx}"));
             Ok((weights.path().to_owned(), layer(layer_idx, &weights)?.into()))
         })
         .collect::<Result<_, ModelError>>()?;
-    let (embed, norm) = (model.at("embed_tokens"), model.at("norm"));
+    let (embed, norm) = (model.at(names.embed), model.at(names.norm));
     let head = if is_tied { embed.clone() } else { weights.at("lm_head") };
     Ok(Architecture {
         layers,

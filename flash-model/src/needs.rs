@@ -64,7 +64,7 @@ impl Workload {
 pub struct MemoryNeeds {
     /// The program itself, with its tokenizer.
     pub process_bytes: u64,
-    /// Keys and values.
+    /// Keys and values, and the states of layers that have none.
     pub kv_bytes: u64,
     /// Slots of experts, for those that stay and those that come and go.
     pub expert_bytes: u64,
@@ -81,7 +81,10 @@ pub(crate) struct Planned<'a> {
     pub decoder: &'a Decoder,
     pub bundles: &'a Bundles,
     pub kv_shape: KvShape,
+    /// Of keys and values.
     pub n_layers: usize,
+    /// What states of layers take.
+    pub state_bytes: u64,
     pub vocab_size: usize,
 }
 
@@ -106,8 +109,8 @@ impl Planned<'_> {
             return (needs, kv);
         }
         let (least, kv) = self.least(workload);
-        let others_bytes = least.fixed_bytes() - least.kv_bytes + weights_floor_bytes;
         let KvPlan::Paged(_) = kv else { return (least, kv) };
+        let others_bytes = least.fixed_bytes() - kv.budget_bytes() + weights_floor_bytes;
         let expert_bytes = self.decoder.expert_plan().map_or(0, |experts| experts.total_bytes);
         let weights_bytes = self.bundles.cost_bytes().saturating_sub(weights_floor_bytes) + expert_bytes;
         let kv = PagedPlan::choose(
@@ -146,7 +149,7 @@ impl Planned<'_> {
     }
 
     fn of(&self, workload: &Workload, kv: &KvPlan) -> MemoryNeeds {
-        let Self { backend, decoder, bundles, vocab_size, .. } = *self;
+        let Self { backend, decoder, bundles, state_bytes, vocab_size, .. } = *self;
         let prompt_tokens = workload.prompt_tokens.max(CHUNK_TOKENS);
         let usual_bytes = PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * vocab_size as u64;
         let measured_bytes = process_at_first_plan() + GROWTH_BYTES;
@@ -160,7 +163,7 @@ impl Planned<'_> {
         let activation_bytes = decoder.activation_bytes(prompt_tokens, scored_tokens);
         MemoryNeeds {
             process_bytes: usual_bytes.max(measured_bytes),
-            kv_bytes: kv.budget_bytes(),
+            kv_bytes: kv.budget_bytes() + state_bytes,
             expert_bytes: decoder.expert_plan().map_or(0, |experts| experts.floor_bytes()),
             activation_bytes: activation_bytes + backend.scratch_bytes(widened_bytes, activation_bytes),
             small_weights_bytes: bundles.small_bytes(),

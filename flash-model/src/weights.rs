@@ -146,10 +146,14 @@ impl<'a> Weights<'a> {
         unloaded(&[dims], Dtype::Float32)
     }
 
+    /// Numbers of any floating-point type.
+    pub(crate) fn array(&self, shape: &[i32]) -> Result<Array, ModelError> {
+        unloaded(shape, Dtype::Float32)
+    }
+
     /// RMSNorm over the last axis.
     pub(crate) fn rms_norm(&self, dims: i32, args: NormArgs) -> Result<RmsNorm, ModelError> {
-        let weight = Param::new(unloaded(&[dims], Dtype::Float32)?);
-        Ok(RmsNorm { backend: self.backend.clone(), args, weight })
+        Ok(RmsNorm { backend: self.backend.clone(), args, weight: Param::new(self.vector(dims)?) })
     }
 }
 

@@ -388,6 +388,21 @@ fn a_quantised_matrix_of_keys_and_values_is_quantised_anew_by_head_as_in_mlx_lm(
     tiny("deepseek_v3-q4-joint");
 }
 
+#[test]
+fn nemotron_h_equals_mlx_lm() {
+    tiny("nemotron_h");
+}
+
+#[test]
+fn nemotron_h_with_biases_limited_steps_and_named_layers_equals_mlx_lm() {
+    tiny("nemotron_h-biases");
+}
+
+#[test]
+fn quantized_nemotron_h_equals_mlx_lm() {
+    tiny("nemotron_h-q4");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

@@ -10,6 +10,7 @@ use super::Kernels;
 use crate::activations::{self, Plane, Terms};
 use crate::attention::{self, CodedRows};
 use crate::elementwise::{self, Gate};
+use crate::recurrent;
 use crate::tile::{CodeBits, TILE};
 use crate::widen::{self, Narrow};
 
@@ -37,6 +38,9 @@ pub(super) static KERNELS: Kernels = kernels! {
     rms_norm: rms_norm, (x, weight, eps, out);
     gate: gated, (kind, gate, up, out);
     soften: soften, (scores);
+    convolve: convolve, (x, weights, out);
+    selective_step: selective_step, (decay, x, b, c, state, y);
+    delta_step: delta_step, (decay_beta, q, k, v, state, y);
     dequantize: dequantize, (rows, out);
 };
 
@@ -48,5 +52,10 @@ compiled_for! {
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
     fn gated(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::gate_slice;
     fn soften(scores: &mut [f32]) -> (f32, f32) = elementwise::soften;
+    fn convolve(x: &[f32], weights: &[f32], out: &mut [f32]) = recurrent::convolve_row;
+    fn selective_step(decay: f32, x: &[f32], b: &[f32], c: &[f32], state: &mut [f32], y: &mut [f32]) =
+        recurrent::selective_step;
+    fn delta_step(decay_beta: [f32; 2], q: &[f32], k: &[f32], v: &[f32], state: &mut [f32], y: &mut [f32]) =
+        recurrent::delta_step;
     fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) = attention::dequantize;
 }

@@ -15,6 +15,7 @@ use super::Kernels;
 use crate::activations::{arrange_words, fix_group, pack_rows};
 use crate::attention::dequantize;
 use crate::elementwise::{gate_slice, rms_norm_row, soften};
+use crate::recurrent::{convolve_row, delta_step, selective_step};
 use crate::tile::TILE;
 use crate::widen::widen;
 
@@ -44,6 +45,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     widen,
     rms_norm: rms_norm_row,
     gate: gate_slice,
+    convolve: convolve_row,
+    selective_step,
+    delta_step,
     soften,
     dequantize,
 };

@@ -10,6 +10,7 @@ use crate::affine_tile::AffineTile;
 use crate::attention::dequantize;
 use crate::chains::{CHAINS, Link};
 use crate::elementwise::{gate_slice, rms_norm_row, soften};
+use crate::recurrent::{convolve_row, delta_step, selective_step};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes, TILE};
 use crate::widen::widen;
 
@@ -26,6 +27,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     multiply_lanes,
     rms_norm: rms_norm_row,
     gate: gate_slice,
+    convolve: convolve_row,
+    selective_step,
+    delta_step,
     soften,
     dequantize,
 };

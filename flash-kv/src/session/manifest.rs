@@ -25,7 +25,9 @@ pub(super) struct Manifest {
     pub(super) first_token: usize,
     /// Whether the context has the bits that it would have had if it had never stopped.
     pub(super) is_exact: bool,
-    /// A checksum for each layer of the tail.
+    /// Bytes of each state in the tail.
+    pub(super) state_bytes: Vec<usize>,
+    /// A checksum for each part of the tail: layers, then states.
     pub(super) tail_crc32c: Vec<u32>,
     pub(super) token_ids: Vec<u32>,
 }
@@ -44,7 +46,7 @@ impl Manifest {
         tail_crc32c: Vec<u32>,
     ) -> Self {
         let geometry = &identity.geometry;
-        let SessionState { token_ids, first_token, is_exact } = *state;
+        let SessionState { token_ids, first_token, is_exact, state_bytes } = *state;
         let mut manifest = Self {
             version: FORMAT_VERSION,
             crc32c: 0,
@@ -55,6 +57,7 @@ impl Manifest {
             save,
             first_token,
             is_exact,
+            state_bytes: state_bytes.to_vec(),
             tail_crc32c,
             token_ids: token_ids.to_vec(),
         };
@@ -89,7 +92,7 @@ impl Manifest {
         let whole = wanted == got
             && manifest.identity == identity.digest().to_string()
             && manifest.first_token <= manifest.token_ids.len()
-            && manifest.tail_crc32c.len() == identity.geometry.n_layers as usize;
+            && manifest.tail_crc32c.len() == identity.geometry.n_layers as usize + manifest.state_bytes.len();
         match whole {
             true => Ok(Some(manifest)),
             false => Err(KvError::SessionDamaged { path: path.to_owned(), wanted, got }),

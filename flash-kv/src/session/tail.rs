@@ -1,23 +1,64 @@
-//! The tokens of a session that are not sealed, as the window held them: keys and values of each layer, one after the other.
+//! What of a saved state is not sealed: of each layer the last keys and values, as the window held them, then the states of
+//! layers that have none; one after the other.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::TailPart;
 use super::manifest::Manifest;
 use crate::disk::{Disk, Replacement};
 use crate::file::read_full;
 use crate::{Geometry, KvError};
 
-/// The last tokens of a saved state.
+/// The last tokens of a saved context, and its states.
 #[derive(Debug)]
 pub struct SavedTail {
     file: File,
     path: PathBuf,
     first_token: usize,
     n_tokens: usize,
-    layer_bytes: usize,
+    parts: Parts,
     checksums: Vec<u32>,
+}
+
+/// How long the parts of a tail are.
+#[derive(Debug)]
+pub(super) struct Parts {
+    n_layers: usize,
+    layer_bytes: usize,
+    state_bytes: Vec<usize>,
+}
+
+impl Parts {
+    pub(super) fn new(geometry: &Geometry, n_tokens: usize, state_bytes: &[usize]) -> Self {
+        let row_bytes = geometry.window_layout().row_bytes();
+        let layer_bytes = geometry.halves.count() * geometry.kv_heads as usize * n_tokens * row_bytes;
+        Self { n_layers: geometry.n_layers as usize, layer_bytes, state_bytes: state_bytes.to_vec() }
+    }
+
+    fn all(&self) -> impl Iterator<Item = TailPart> + use<> {
+        let layers = (0..self.n_layers as u32).map(TailPart::Layer);
+        layers.chain((0..self.state_bytes.len() as u32).map(TailPart::State))
+    }
+
+    /// Its place among all, and the bytes that it takes of the file.
+    fn place(&self, part: TailPart) -> (usize, Range<usize>) {
+        let Self { n_layers, layer_bytes, ref state_bytes } = *self;
+        match part {
+            TailPart::Layer(layer_idx) => {
+                let idx = layer_idx as usize;
+                assert!(idx < n_layers, "layer {idx} of {n_layers}");
+                (idx, idx * layer_bytes..(idx + 1) * layer_bytes)
+            }
+            TailPart::State(state_idx) => {
+                let idx = state_idx as usize;
+                let start = n_layers * layer_bytes + state_bytes[..idx].iter().sum::<usize>();
+                (n_layers + idx, start..start + state_bytes[idx])
+            }
+        }
+    }
 }
 
 impl SavedTail {
@@ -30,12 +71,13 @@ impl SavedTail {
             path,
             first_token: manifest.first_token,
             n_tokens,
-            layer_bytes: layer_bytes(geometry, n_tokens),
+            parts: Parts::new(geometry, n_tokens, &manifest.state_bytes),
             checksums: manifest.tail_crc32c.clone(),
         };
-        let mut layer = vec![0; tail.layer_bytes];
-        for layer_idx in 0..geometry.n_layers {
-            tail.read_layer(layer_idx, &mut layer)?;
+        let mut bytes = Vec::new();
+        for part in tail.parts.all() {
+            bytes.resize(tail.parts.place(part).1.len(), 0);
+            tail.read(part, &mut bytes)?;
         }
         Ok(tail)
     }
@@ -55,55 +97,66 @@ impl SavedTail {
         self.n_tokens
     }
 
-    /// Bytes of one layer.
+    /// Bytes of the tokens of one layer.
     pub fn layer_bytes(&self) -> usize {
-        self.layer_bytes
+        self.parts.layer_bytes
     }
 
-    /// Reads a layer as it was given to [`Session::save`](crate::Session::save): keys and then values (if those are kept), each row-major
-    /// `[kv_heads, n_tokens, head_dim]`.
+    /// Bytes of each state.
+    pub fn state_bytes(&self) -> &[usize] {
+        &self.parts.state_bytes
+    }
+
+    /// Whether the states are as long as they have to be.
+    ///
+    /// # Errors
+    /// [`KvError::OtherStates`] if they are others.
+    pub fn expect_states(&self, wanted_bytes: &[usize]) -> Result<(), KvError> {
+        let got_bytes = self.state_bytes();
+        if got_bytes == wanted_bytes {
+            return Ok(());
+        }
+        let [wanted_bytes, got_bytes] = [wanted_bytes, got_bytes].map(<[usize]>::to_vec);
+        Err(KvError::OtherStates { path: self.path.clone(), wanted_bytes, got_bytes })
+    }
+
+    /// Reads a part as it was given to [`Session::save`](crate::Session::save).
     ///
     /// # Errors
     /// [`KvError::TailDamaged`]; [`KvError::Io`].
     ///
     /// # Panics
-    /// If there is no such layer, or `rows` is not [`layer_bytes`](Self::layer_bytes) long.
-    pub fn read_layer(&self, layer_idx: u32, rows: &mut [u8]) -> Result<(), KvError> {
-        assert_eq!(rows.len(), self.layer_bytes, "length of a layer");
-        let wanted = self.checksums[layer_idx as usize];
-        let offset = u64::from(layer_idx) * self.layer_bytes as u64;
-        let len = read_full(&self.file, offset, rows).map_err(KvError::io(&self.path, "read"))?;
-        let got = crc32c::crc32c(&rows[..len]);
-        match len == rows.len() && got == wanted {
+    /// If there is no such part, or `bytes` is not as long as it is.
+    pub fn read(&self, part: TailPart, bytes: &mut [u8]) -> Result<(), KvError> {
+        let (part_idx, range) = self.parts.place(part);
+        assert_eq!(bytes.len(), range.len(), "length of {part:?}");
+        let wanted = self.checksums[part_idx];
+        let len =
+            read_full(&self.file, range.start as u64, bytes).map_err(KvError::io(&self.path, "read"))?;
+        let got = crc32c::crc32c(&bytes[..len]);
+        match len == bytes.len() && got == wanted {
             true => Ok(()),
-            false => Err(KvError::TailDamaged { path: self.path.clone(), layer_idx, wanted, got }),
+            false => Err(KvError::TailDamaged { path: self.path.clone(), part, wanted, got }),
         }
     }
 }
 
-/// Writes a tail, and returns a checksum for each layer.
+/// Writes a tail, and returns a checksum for each of its parts.
 pub(super) fn write(
     disk: &Arc<dyn Disk>,
     path: PathBuf,
-    geometry: &Geometry,
-    n_tokens: usize,
-    mut fill: impl FnMut(u32, &mut [u8]),
+    parts: &Parts,
+    mut fill: impl FnMut(TailPart, &mut [u8]),
 ) -> Result<Vec<u32>, KvError> {
     let mut file = Replacement::new(disk, path)?;
-    let mut layer = vec![0; layer_bytes(geometry, n_tokens)];
-    let mut checksums = Vec::new();
-    for layer_idx in 0..geometry.n_layers {
-        layer.fill(0);
-        fill(layer_idx, &mut layer);
-        file.write(&layer)?;
-        checksums.push(crc32c::crc32c(&layer));
+    let (mut bytes, mut checksums) = (Vec::new(), Vec::new());
+    for part in parts.all() {
+        bytes.clear();
+        bytes.resize(parts.place(part).1.len(), 0);
+        fill(part, &mut bytes);
+        file.write(&bytes)?;
+        checksums.push(crc32c::crc32c(&bytes));
     }
     file.finish()?;
     Ok(checksums)
-}
-
-/// Bytes of the keys and values of a layer.
-fn layer_bytes(geometry: &Geometry, n_tokens: usize) -> usize {
-    let rows = geometry.halves.count() * geometry.kv_heads as usize * n_tokens;
-    rows * geometry.window_layout().row_bytes()
 }

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use flash_kv::{KvError, Opened, PAGE_TOKENS, PageFormat, Session, SessionState, remove_session, sessions};
+use flash_kv::{
+    FORMAT_VERSION, KvError, Opened, PAGE_TOKENS, PageFormat, Session, SessionState, TailPart,
+    remove_session, sessions,
+};
 
 use crate::support::{N_LAYERS, assert_pages, identity, noise, record, tokens};
 
@@ -26,13 +29,30 @@ fn saved(kv_dir: &Path) -> Vec<u32> {
     token_ids
 }
 
+/// Of layers without keys and values.
+const STATE_BYTES: [usize; 2] = [100, 36];
+
+fn seed(part: TailPart) -> u64 {
+    match part {
+        TailPart::Layer(idx) => idx.into(),
+        TailPart::State(idx) => 1000 + u64::from(idx),
+    }
+}
+
 fn save(session: &mut Session, token_ids: &[u32], first_token: usize) {
     let n_tokens = token_ids.len() - first_token;
-    let fill = |layer_idx: u32, rows: &mut [u8]| {
-        assert_eq!(rows.len(), 2 * n_tokens * 64 * 2, "keys and values of one head of 64 halves");
-        rows.copy_from_slice(&noise(rows.len(), layer_idx.into()));
+    let fill = |part, bytes: &mut [u8]| {
+        let bytes_of_layer = 2 * n_tokens * 64 * 2;
+        match part {
+            TailPart::Layer(_) => {
+                assert_eq!(bytes.len(), bytes_of_layer, "keys and values of one head of 64 halves");
+            }
+            TailPart::State(idx) => assert_eq!(bytes.len(), STATE_BYTES[idx as usize]),
+        }
+        bytes.copy_from_slice(&noise(bytes.len(), seed(part)));
     };
-    session.save(&SessionState { token_ids, first_token, is_exact: true }, fill).unwrap();
+    let state = SessionState { token_ids, first_token, is_exact: true, state_bytes: &STATE_BYTES };
+    session.save(&state, fill).unwrap();
 }
 
 fn open(kv_dir: &Path) -> Opened {
@@ -49,10 +69,16 @@ fn saved_session_comes_back_whole() {
     let saved = opened.saved.unwrap();
     assert_eq!((&saved.token_ids, saved.pages), (&token_ids, 2));
     assert_eq!((saved.tail.first_token(), saved.tail.n_tokens()), (256, 44));
-    let mut rows = vec![0; saved.tail.layer_bytes()];
-    for layer_idx in 0..N_LAYERS {
-        saved.tail.read_layer(layer_idx, &mut rows).unwrap();
-        assert_eq!(rows, noise(rows.len(), layer_idx.into()));
+    let layers = (0..N_LAYERS).map(|layer_idx| (TailPart::Layer(layer_idx), saved.tail.layer_bytes()));
+    for (part, len) in layers.chain((0..).map(TailPart::State).zip(STATE_BYTES)) {
+        let mut bytes = vec![0; len];
+        saved.tail.read(part, &mut bytes).unwrap();
+        assert_eq!(bytes, noise(len, seed(part)), "{part}");
+    }
+    saved.tail.expect_states(&STATE_BYTES).unwrap();
+    for others in [&[][..], &[100], &[36, 100], &[100, 36, 4]] {
+        let error = saved.tail.expect_states(others).unwrap_err();
+        assert!(matches!(error, KvError::OtherStates { .. }), "{error}");
     }
 }
 
@@ -110,7 +136,15 @@ fn rewound_session_says_that_its_saved_state_is_gone() {
 
 #[test]
 fn damaged_tail_is_told_and_pages_stay() {
-    for (change, layer_idx) in [(0, 0), (9_000, 0), (44 * 64 * 4 + 3, 1)] {
+    let layer_bytes = 44 * 64 * 4;
+    let damages = [
+        (0, TailPart::Layer(0)),
+        (9_000, TailPart::Layer(0)),
+        (layer_bytes + 3, TailPart::Layer(1)),
+        (N_LAYERS as usize * layer_bytes, TailPart::State(0)),
+        (N_LAYERS as usize * layer_bytes + 135, TailPart::State(1)),
+    ];
+    for (change, damaged) in damages {
         let dir = tempfile::tempdir().unwrap();
         saved(dir.path());
         let path = dir.path().join("sessions/talk/tail-1");
@@ -120,8 +154,8 @@ fn damaged_tail_is_told_and_pages_stay() {
         let opened = open(dir.path());
         assert_eq!((opened.sealed.pages, opened.saved.is_none()), (2, true));
         match opened.lost.unwrap() {
-            KvError::TailDamaged { path: at, layer_idx: layer, .. } => {
-                assert_eq!((at, layer), (path, layer_idx));
+            KvError::TailDamaged { path: at, part, .. } => {
+                assert_eq!((at, part), (path, damaged));
             }
             error => panic!("{error}"),
         }
@@ -134,7 +168,7 @@ fn truncated_tail_is_told() {
     saved(dir.path());
     let tail = fs::OpenOptions::new().write(true).open(dir.path().join("sessions/talk/tail-1")).unwrap();
     tail.set_len(10).unwrap();
-    assert!(matches!(open(dir.path()).lost, Some(KvError::TailDamaged { layer_idx: 0, .. })));
+    assert!(matches!(open(dir.path()).lost, Some(KvError::TailDamaged { part: TailPart::Layer(0), .. })));
 }
 
 #[test]
@@ -154,7 +188,8 @@ fn changed_description_is_told_and_pages_stay() {
     assert!(matches!(token, Some(KvError::SessionDamaged { .. })), "{token:?}");
     let cut = lost_after(&|json| json[..json.len() / 2].to_owned());
     assert!(matches!(cut, Some(KvError::SessionSyntax { .. })), "{cut:?}");
-    let version = lost_after(&|json| json.replace(r#""version":2"#, r#""version":7"#));
+    let of_version = |version| format!(r#""version":{version},"#);
+    let version = lost_after(&|json| json.replace(&of_version(FORMAT_VERSION), &of_version(7)));
     assert!(matches!(version, Some(KvError::OtherVersion { got: 7, .. })), "{version:?}");
     let model = lost_after(&|json| json.replace(r#""identity":""#, r#""identity":"0"#));
     assert!(matches!(model, Some(KvError::SessionDamaged { .. })), "{model:?}");

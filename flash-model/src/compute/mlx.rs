@@ -2,6 +2,7 @@
 
 mod experts;
 mod paged;
+mod recurrent;
 
 use std::ops::Range;
 
@@ -11,6 +12,7 @@ use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::{Array, Dtype, nn, ops};
 
 pub(super) use experts::{add_rows, expert_rows};
+pub(super) use recurrent::mamba2;
 
 use super::{Activation, AttentionInput, Matrix, Norm, Quantized};
 use crate::attention::CausalAttention;
@@ -74,6 +76,11 @@ fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Array, Exce
             gate.multiply(ops::sigmoid(gate.multiply(alpha)?)?)?.multiply(up.add(one)?)
         }
     }
+}
+
+/// `relu(x · Wᵀ (+ bias))²`.
+pub(super) fn squared_relu_product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
+    nn::relu(product(x, matrix)?)?.square()
 }
 
 pub(super) fn rms_norm(

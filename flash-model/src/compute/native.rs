@@ -6,6 +6,7 @@ mod heads;
 mod norm;
 mod paged;
 mod product;
+mod recurrent;
 
 use flash_kernels::FloatType;
 use mlx_rs::error::Exception;
@@ -15,7 +16,8 @@ pub(super) use attention::attend;
 pub(super) use experts::{add_rows, expert_rows};
 pub(super) use heads::product_each;
 pub(super) use norm::rms_norm;
-pub(super) use product::{add_product, gated_product, product, products};
+pub(super) use product::{add_product, gated_product, product, products, squared_relu_product};
+pub(super) use recurrent::mamba2;
 
 fn float_type(array: &Array) -> Result<FloatType, Exception> {
     match array.dtype() {

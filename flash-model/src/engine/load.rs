@@ -11,7 +11,7 @@ use super::{Engine, EngineOptions, SessionContext};
 use crate::ModelError;
 use crate::conduct::Conduct;
 use crate::experts::Experts;
-use crate::kv::{KvCache, KvPlan, PageSource, PageTraffic, Twins};
+use crate::kv::{CacheLayers, KvCache, KvPlan, PageSource, PageTraffic, Twins};
 use crate::model::Model;
 use crate::pace::Pacer;
 use crate::planner::MachineSpeeds;
@@ -22,7 +22,8 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::Io`] if there are no threads or no memory;
-    /// [`ModelError::Rotates`] if prefixes are to be shared and tokens to be given up.
+    /// [`ModelError::Rotates`] if prefixes are to be shared and tokens to be given up; [`ModelError::HasState`] if prefixes are to be
+    /// shared and layers have a state.
     pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
         self.load_with(options, None)
     }
@@ -34,6 +35,9 @@ impl Model {
     ) -> Result<Engine, ModelError> {
         let EngineOptions { budget_bytes, mut workload, reader, read_rate, events, kv_dir, share_prefixes } =
             options.clone();
+        if share_prefixes && self.state_bytes() > 0 {
+            return Err(ModelError::HasState { what: "a prefix that is shared" });
+        }
         if share_prefixes && workload.kv.rotates() {
             return Err(ModelError::Rotates { what: "a prefix that is shared" });
         }
@@ -81,14 +85,13 @@ impl Model {
         };
         let shared = |file| PageSource { file, reader: residency.shared_reader(), shard, is_kept };
         let source = file.map(shared);
+        let layers = CacheLayers { backend: &self.backend, keeps: &self.keeps, budget: &budget };
         let mut kv = match &kv_plan {
             KvPlan::Paged(plan) => {
                 let twins = if share_prefixes { Twins::new(&kv_dir, &identity)? } else { None };
-                KvCache::paged(plan, identity, source, twins, traffic, &budget)?
+                KvCache::paged(layers, plan, identity, source, twins, traffic)?
             }
-            KvPlan::Plain { context_tokens, .. } => {
-                KvCache::plain(&self.backend, self.kv_shape, self.n_layers, *context_tokens, &budget)?
-            }
+            KvPlan::Plain { context_tokens, .. } => KvCache::plain(layers, self.kv_shape, *context_tokens)?,
         };
         let prefixes = share_prefixes.then(|| PrefixStore::open(&kv_dir, &identity)).transpose()?;
         let session = match context {

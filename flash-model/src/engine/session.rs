@@ -44,6 +44,8 @@ pub struct Recovery {
     pub lost: Option<KvError>,
     /// Why pages behind are lost, if there were any.
     pub dropped: Option<KvError>,
+    /// Tokens whose pages are whole and of no use: what layers that keep a state had of them was not saved.
+    pub tokens_without_state: usize,
 }
 
 impl Model {
@@ -63,10 +65,10 @@ impl Model {
         }
         let identity = self.identity(policy)?;
         match Session::open(kv_dir, name, &identity) {
-            Ok(opened) => SessionContext::new(opened),
+            Ok(opened) => SessionContext::new(opened, self.state_bytes() > 0),
             Err(KvError::NoSession { .. }) => {
                 let session = Session::create(kv_dir, name, &identity)?;
-                let stored = Stored::longest(&session, &[], None)?;
+                let stored = Stored::longest(&session, &[], None, false)?;
                 Ok(SessionContext { session, stored, resumption: Resumption::New })
             }
             Err(error) => Err(error.into()),
@@ -86,17 +88,27 @@ impl Model {
 }
 
 impl SessionContext {
-    fn new(opened: Opened) -> Result<Self, ModelError> {
+    fn new(opened: Opened, has_state: bool) -> Result<Self, ModelError> {
         let Opened { session, sealed, saved, lost } = opened;
         let was_saved = saved.is_some() || lost.is_some();
-        let stored = Stored::longest(&session, &sealed.token_ids, saved)?;
+        let stored = Stored::longest(&session, &sealed.token_ids, saved, has_state)?;
         let resumption = if stored.is_saved() {
             Resumption::Saved { is_exact: stored.is_exact() }
-        } else if stored.token_ids.is_empty() && !was_saved && sealed.dropped.is_none() {
+        } else if stored.token_ids.is_empty()
+            && !was_saved
+            && sealed.dropped.is_none()
+            && stored.tokens_without_state == 0
+        {
             Resumption::New
         } else {
             let is_exact = stored.is_exact();
-            Resumption::Recovered(Box::new(Recovery { is_exact, lost, dropped: sealed.dropped }))
+            let tokens_without_state = stored.tokens_without_state;
+            Resumption::Recovered(Box::new(Recovery {
+                is_exact,
+                lost,
+                dropped: sealed.dropped,
+                tokens_without_state,
+            }))
         };
         Ok(Self { session, stored, resumption })
     }
@@ -206,7 +218,7 @@ impl Engine {
             return Err(ModelError::Rotates { what: "a session" }.into());
         }
         let opened = Session::open(&self.kv_dir, name, &self.identity).map_err(ModelError::from)?;
-        let context = SessionContext::new(opened)?;
+        let context = SessionContext::new(opened, self.kv.has_state())?;
         fits(&context.stored, self.context_tokens)?;
         let described = describe(context.dir())?;
         self.kv.restore(&context.stored, false)?;

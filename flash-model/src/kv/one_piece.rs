@@ -36,7 +36,7 @@ impl LayerKv {
                     copy(half_idx, bytemuck::cast_slice(all.as_slice::<f32>()));
                 }
             }
-            Self::Paged(_) => unreachable!("a cache in one piece has no pages"),
+            _ => unreachable!("keys and values in one piece"),
         }
         Ok(())
     }
@@ -72,7 +72,7 @@ impl LayerKv {
                 let (keys, values) = self.append(&keys, halves.next().as_ref(), tokens.start)?;
                 mlx_rs::transforms::eval([&keys].into_iter().chain(&values))?;
             }
-            Self::Paged(_) => unreachable!("a cache in one piece has no pages"),
+            _ => unreachable!("keys and values in one piece"),
         }
         Ok(())
     }

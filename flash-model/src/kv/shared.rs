@@ -88,9 +88,10 @@ impl KvCache {
         let held = &self.held()[..tokens.min(self.held_tokens)];
         let parts: &[_] =
             if store.needs_twins() { &[PrefixPart::Page, PrefixPart::Twin] } else { &[PrefixPart::Page] };
+        let layers: Vec<_> = self.paged_layers().collect();
         for (page_idx, chain) in Chain::pages(&pages.identity, held).enumerate() {
             for part in parts {
-                let copy = |layer_idx: u32, record: &mut [u8]| match self.layers[layer_idx as usize].paged() {
+                let copy = |layer_idx: u32, record: &mut [u8]| match layers.get(layer_idx as usize) {
                     Some(layer) => layer.lock().copy(page_idx, *part, record),
                     None => unreachable!("what is shared is in pages"),
                 };

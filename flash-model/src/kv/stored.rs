@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use flash_kv::{
     Chain, Geometry, Identity, KvError, Opened, PAGE_TOKENS, PageFile, PrefixPart, RecordHead, SavedTail,
-    Session, SessionState, common_tokens, seal, transcode,
+    Session, SessionState, TailPart, common_tokens, seal, transcode,
 };
 
 use super::one_piece::{page_of_rows, rows_of_page};
 use super::plan::sealed_pages;
-use super::{KvCache, Store};
+use super::{KvCache, LayerKv, Store};
 use crate::ModelError;
 
 /// A context of a session: what is to be in a cache, and where it comes from.
@@ -21,20 +21,24 @@ pub(crate) struct Stored {
     was_exact: bool,
     /// What the window holds; without it, it is made of sealed pages.
     tail: Option<SavedTail>,
+    /// Tokens of whole pages that are given up, because no state goes with them.
+    pub tokens_without_state: usize,
 }
 
 impl Stored {
-    /// The longer of the state that was saved last and the pages that are whole. The pages behind are given up.
+    /// The longer of what was saved last and the pages that are whole; if layers have a state, what was saved last, or nothing.
+    /// The pages behind are given up.
     pub(crate) fn longest(
         session: &Session,
         sealed: &[u32],
         saved: Option<flash_kv::Saved>,
+        has_state: bool,
     ) -> Result<Self, KvError> {
         let pages = Arc::clone(session.pages());
         let geometry = pages.identity().geometry;
         let is_ours = |saved: &flash_kv::Saved| {
             let n_tokens = saved.token_ids.len();
-            n_tokens >= sealed.len()
+            (has_state || n_tokens >= sealed.len())
                 && saved.tail.first_token() == sealed_pages(&geometry, n_tokens) * PAGE_TOKENS
         };
         // What was computed behind an inexact state is not exact either.
@@ -42,11 +46,13 @@ impl Stored {
         let saved = saved.filter(is_ours);
         let (token_ids, tail) = match saved {
             Some(saved) => (saved.token_ids, Some(saved.tail)),
+            None if has_state => (Vec::new(), None),
             None => (sealed.to_vec(), None),
         };
         let common = common_tokens(&token_ids, sealed);
         pages.truncate(common / PAGE_TOKENS)?;
-        Ok(Self { token_ids, pages, was_exact, tail })
+        let tokens_without_state = if has_state { sealed.len().saturating_sub(token_ids.len()) } else { 0 };
+        Ok(Self { token_ids, pages, was_exact, tail, tokens_without_state })
     }
 
     /// Whether it is a state that was saved.
@@ -97,6 +103,10 @@ impl KvCache {
         let window_tokens = stored.n_sealed() * PAGE_TOKENS..tokens;
         let sealed = stored.pages.layout().clone();
         let window = stored.pages.identity().geometry.window_layout();
+        let state_bytes = self.state_bytes();
+        if let Some(tail) = &stored.tail {
+            tail.expect_states(&state_bytes)?;
+        }
         let mut rows = vec![0; stored.tail.as_ref().map_or(0, SavedTail::layer_bytes)];
         let mut record = vec![0; sealed.record_bytes()];
         let mut page_rows = vec![0; sealed.halves().count() * sealed.n_rows() * sealed.row_bytes()];
@@ -106,13 +116,20 @@ impl KvCache {
                 tail.append(tokens)?;
             }
         }
-        for layer_idx in 0..self.layers.len() {
-            if let Some(tail) = &stored.tail {
-                tail.read_layer(layer_idx as u32, &mut rows)?;
+        if let Some(tail) = &stored.tail {
+            let states = self.layers.iter_mut().filter(|layer| layer.state_bytes().is_some());
+            for ((state_idx, layer), bytes) in (0..).zip(states).zip(state_bytes) {
+                let mut state = vec![0; bytes];
+                tail.read(TailPart::State(state_idx), &mut state)?;
+                layer.fill_state(&state)?;
             }
-            let Some(layer) = self.layers[layer_idx].paged() else {
+        }
+        for (layer_idx, layer) in self.kv_layers().into_iter().enumerate() {
+            if let Some(tail) = &stored.tail {
+                tail.read(TailPart::Layer(layer_idx as u32), &mut rows)?;
+            }
+            let Some(layer) = layer.paged() else {
                 // In one piece, what is sealed lies as it does in the window.
-                let layer = &mut self.layers[layer_idx];
                 let from_pages = if stored.is_saved() { stored.n_sealed() } else { stored.n_pages() };
                 for page_idx in 0..from_pages {
                     stored.read(page_idx, layer_idx, &mut record)?;
@@ -173,14 +190,14 @@ impl KvCache {
         let chains = std::iter::once(root).chain(Chain::pages(file.identity(), self.held()));
         let chains: Vec<_> = chains.take(n_sealed).enumerate().skip(common).collect();
         for (page_idx, before) in chains {
-            for layer_idx in 0..self.layers.len() {
-                match self.layers[layer_idx].paged() {
+            let token_ids = self.held().as_chunks().0[page_idx];
+            for (layer_idx, layer) in self.kv_layers().into_iter().enumerate() {
+                match layer.paged() {
                     Some(layer) => layer.lock().copy(page_idx, PrefixPart::Page, &mut record)?,
                     None => {
                         let tokens = page_idx * PAGE_TOKENS..(page_idx + 1) * PAGE_TOKENS;
-                        self.layers[layer_idx].copy_rows(file.layout(), tokens.clone(), &mut page_rows)?;
+                        layer.copy_rows(file.layout(), tokens.clone(), &mut page_rows)?;
                         page_of_rows(file.layout(), tokens, &page_rows, &mut record);
-                        let token_ids = self.held().as_chunks().0[page_idx];
                         let (page_idx, layer_idx) = (page_idx as u32, layer_idx as u32);
                         let format = geometry.format;
                         seal(&mut record, &RecordHead { format, page_idx, layer_idx, before, token_ids });
@@ -197,25 +214,40 @@ impl KvCache {
         self.paged_layers().try_for_each(|layer| layer.lock().seal_due(self.held_tokens))
     }
 
-    /// Saves the tokens and the window.
+    /// Bytes of each state.
+    fn state_bytes(&self) -> Vec<usize> {
+        self.layers.iter().filter_map(LayerKv::state_bytes).collect()
+    }
+
+    /// Saves the tokens, the window and the states.
     fn save_rest(&mut self, session: &mut Session) -> Result<(), ModelError> {
         let geometry: Geometry = session.pages().identity().geometry;
         let layout = geometry.window_layout();
         let first_token = sealed_pages(&geometry, self.held_tokens) * PAGE_TOKENS;
         let tokens = first_token..self.held_tokens;
         let is_exact = self.stored_exactly || self.stored_tokens == 0;
-        let token_ids = self.token_ids[..self.held_tokens].to_vec();
-        let state = SessionState { token_ids: &token_ids, first_token, is_exact };
+        let state_bytes = self.state_bytes();
+        let state = SessionState { token_ids: self.held(), first_token, is_exact, state_bytes: &state_bytes };
+        let (states, layers): (Vec<_>, Vec<_>) = self
+            .layers
+            .iter()
+            .filter(|layer| !matches!(layer, LayerKv::Nothing))
+            .partition(|layer| layer.state_bytes().is_some());
         let mut failure = None;
-        session.save(&state, |layer_idx, rows| {
-            let layer = &mut self.layers[layer_idx as usize];
-            match layer.paged() {
-                Some(layer) => layer.lock().copy_rows(tokens.clone(), rows),
-                None => {
-                    let copied = layer.copy_rows(&layout, tokens.clone(), rows);
-                    failure = failure.take().or(copied.err());
+        session.save(&state, |part, bytes| {
+            let copied = match part {
+                TailPart::State(state_idx) => {
+                    states[state_idx as usize].copy_state(bytes).map_err(ModelError::from)
                 }
-            }
+                TailPart::Layer(layer_idx) => match layers[layer_idx as usize].paged() {
+                    Some(layer) => {
+                        layer.lock().copy_rows(tokens.clone(), bytes);
+                        Ok(())
+                    }
+                    None => layers[layer_idx as usize].copy_rows(&layout, tokens.clone(), bytes),
+                },
+            };
+            failure = failure.take().or(copied.err());
         })?;
         failure.map_or(Ok(()), Err)
     }

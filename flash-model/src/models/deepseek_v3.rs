@@ -164,7 +164,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         };
         let gate = Gate::new(&mlp, experts.dims, gate)?;
         let layer: Box<dyn Layer> = Box::new(TransformerBlock::with(&sizes, self_attn, gate, weights)?);
-        Ok(LayerParts { layer, mixture: Some(Mixture::new(&mlp, NAMES, *experts, router.clone())?) })
+        Ok(LayerParts::mixed(layer, Mixture::new(&mlp, NAMES, *experts, router.clone())?))
     })?;
     let first = weights.at("model.layers.0.self_attn");
     let made_bytes = if LatentArgs::has_joint(&first) { attention.joint_bytes() } else { 0 };

@@ -76,7 +76,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
             Some(published) => published,
             None => Mixture::stacked(&experts, expert_args, router.clone())?,
         };
-        Ok(LayerParts { layer, mixture: Some(mixture) })
+        Ok(LayerParts::mixed(layer, mixture))
     })?;
     Ok(Architecture { fused, ..usual })
 }

@@ -95,6 +95,6 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
             input_layernorm: norm("input_layernorm")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
         });
-        Ok(LayerParts { layer, mixture: Some(Mixture::new(&moe, NAMES, experts, router.clone())?) })
+        Ok(LayerParts::mixed(layer, Mixture::new(&moe, NAMES, experts, router.clone())?))
     })
 }

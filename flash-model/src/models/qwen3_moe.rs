@@ -65,6 +65,6 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let layer: Box<dyn Layer> =
             Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
         let mlp = weights.at("mlp");
-        Ok(LayerParts { layer, mixture: Some(Mixture::new(&mlp, NAMES, experts, router.clone())?) })
+        Ok(LayerParts::mixed(layer, Mixture::new(&mlp, NAMES, experts, router.clone())?))
     })
 }

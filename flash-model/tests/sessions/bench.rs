@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use flash_io::IoMode;
+use flash_kv::KvError;
 use flash_model::{
     Checkpoint, Compute, Engine, EngineOptions, KvFormat, KvPolicy, Model, ModelError, Recovery, Resumption,
     Workload,
@@ -116,9 +117,13 @@ impl Bench {
 
     /// The bits behind the last of these tokens, passed at once by an engine of its own.
     pub(crate) fn wanted(&self, tokens: &[u32]) -> Vec<u32> {
+        bits(&mut self.alone(), tokens)
+    }
+
+    /// An engine of its own.
+    pub(crate) fn alone(&self) -> Engine {
         let dir = model_dir(self.committed);
-        let plain = Self { dir, room: 4.0, share_prefixes: false, ..*self };
-        bits(&mut plain.open(), tokens)
+        Self { dir, room: 4.0, share_prefixes: false, ..*self }.open()
     }
 }
 
@@ -139,6 +144,11 @@ fn model_dir(committed: Option<&str>) -> tempfile::TempDir {
 fn copy(recovery: &Recovery) -> Recovery {
     let mut copied = Recovery::default();
     copied.is_exact = recovery.is_exact;
+    copied.tokens_without_state = recovery.tokens_without_state;
+    if let Some(KvError::TailDamaged { path, part, wanted, got }) = &recovery.lost {
+        copied.lost =
+            Some(KvError::TailDamaged { path: path.clone(), part: *part, wanted: *wanted, got: *got });
+    }
     copied
 }
 

@@ -5,6 +5,7 @@ mod copies;
 mod prefixes;
 mod recovery;
 mod saved;
+mod state;
 #[path = "../streaming/tiny.rs"]
 #[expect(dead_code, reason = "other tests draw models of any form")]
 mod tiny;

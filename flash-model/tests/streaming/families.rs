@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use flash_io::faults::{Fault, When};
 use flash_model::{Compute, Config};
 use serde::Deserialize;
 
 use super::{Way, bits, prompt_of};
 
 /// Of each family one whose layers are large enough to be streamed.
-const STREAMED: [&str; 12] = [
+const STREAMED: [&str; 13] = [
     "llama-sliding",
     "qwen2",
     "qwen3",
@@ -21,6 +22,7 @@ const STREAMED: [&str; 12] = [
     "gpt_oss-blocks",
     "deepseek_v3",
     "deepseek_v3-joint",
+    "nemotron_h",
 ];
 
 fn family(name: &str) -> (PathBuf, usize) {
@@ -50,6 +52,38 @@ fn no_family_changes_a_bit_when_it_is_streamed() {
                 assert!(prefetch || engine.stats().streamed_bytes > 0, "{name} was not streamed");
             }
         }
+    }
+}
+
+#[test]
+fn a_read_that_fails_in_the_middle_of_a_pass_leaves_every_state_as_it_was() {
+    let (dir, vocab) = family("nemotron_h");
+    let prompt = prompt_of(290, vocab);
+    let ids = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    for compute in [Compute::Auto, Compute::Mlx] {
+        let way = Way { compute, pinned: 0.0, prefetch: false, chunk_bytes: 12_288, ..Way::RESIDENT };
+        let mut engine = way.open(&dir).unwrap();
+        engine.forward(&prompt[..140]).unwrap();
+        let wanted = ids(engine.forward(&prompt[140..]).unwrap());
+        let mut failures = 0;
+        for nth in (0..200).step_by(3) {
+            // One read is denied, which no retry helps; all others succeed.
+            let way = Way { faults: Some((Fault::Denied, When::Nth(nth))), ..way.clone() };
+            let mut engine = way.open(&dir).unwrap();
+            for tokens in [&prompt[..140], &prompt[140..]] {
+                let held = engine.held_tokens();
+                let logits = match engine.forward(tokens) {
+                    Ok(logits) => logits,
+                    Err(_) => {
+                        failures += 1;
+                        assert_eq!(engine.held_tokens(), held);
+                        engine.forward(tokens).unwrap()
+                    }
+                };
+                assert!(held == 0 || ids(logits) == wanted, "{compute:?}, read {nth}");
+            }
+        }
+        assert!(failures > 20, "only {failures} reads failed");
     }
 }
 

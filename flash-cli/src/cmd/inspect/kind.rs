@@ -2,11 +2,25 @@
 
 use serde::Serialize;
 
+/// Of layers that keep a state.
+const RECURRENT: [&str; 7] = [
+    "linear_attn",
+    "mixer.in_proj",
+    "mixer.out_proj",
+    "mixer.conv1d",
+    "mixer.A_log",
+    "mixer.D",
+    "mixer.dt_bias",
+];
+/// Where all layers have a mixer, of those that attend.
+const MIXER_ATTENTION: [&str; 4] = ["mixer.q_proj", "mixer.k_proj", "mixer.v_proj", "mixer.o_proj"];
+
 /// Bytes of tensors by what they are for.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct BytesByKind {
     embedding: u64,
     attention: u64,
+    recurrent: u64,
     mlp: u64,
     norms: u64,
     head: u64,
@@ -21,9 +35,11 @@ impl BytesByKind {
             &mut self.norms
         } else if has(&["embed"]) {
             &mut self.embedding
-        } else if has(&["attn", "attention"]) {
+        } else if has(&RECURRENT) {
+            &mut self.recurrent
+        } else if has(&["attn", "attention"]) || has(&MIXER_ATTENTION) {
             &mut self.attention
-        } else if has(&["mlp", "feed_forward"]) {
+        } else if has(&["mlp", "feed_forward", ".mixer."]) {
             &mut self.mlp
         } else if has(&["lm_head"]) {
             &mut self.head
@@ -34,11 +50,12 @@ impl BytesByKind {
     }
 
     /// The kinds with their names.
-    pub(super) fn rows(&self) -> [(&'static str, u64); 6] {
-        let Self { embedding, attention, mlp, norms, head, other } = *self;
+    pub(super) fn rows(&self) -> [(&'static str, u64); 7] {
+        let Self { embedding, attention, recurrent, mlp, norms, head, other } = *self;
         [
             ("embedding", embedding),
             ("attention", attention),
+            ("recurrent", recurrent),
             ("mlp", mlp),
             ("norms", norms),
             ("head", head),
@@ -52,12 +69,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_tensor_of_a_llama_has_its_kind() {
+    fn every_tensor_has_its_kind() {
         let table = [
             ("model.embed_tokens.weight", "embedding"),
             ("model.layers.0.self_attn.q_proj.scales", "attention"),
             ("model.layers.0.post_attention_layernorm.weight", "norms"),
             ("model.layers.0.mlp.down_proj.weight", "mlp"),
+            ("backbone.layers.0.mixer.conv1d.weight", "recurrent"),
+            ("backbone.layers.1.mixer.o_proj.weight", "attention"),
+            ("backbone.layers.2.mixer.up_proj.weight", "mlp"),
+            ("backbone.layers.2.mixer.norm.weight", "norms"),
             ("model.norm.weight", "norms"),
             ("lm_head.weight", "head"),
             ("model.layers.0.rotary.inv_freq", "other"),

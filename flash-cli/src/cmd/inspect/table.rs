@@ -33,6 +33,10 @@ fn model(report: &Report) -> Vec<Vec<Cell>> {
 fn memory(report: &Report) -> Vec<Vec<Cell>> {
     let needs = &report.needs;
     let floor = Report::workload();
+    let state = match report.state_bytes {
+        0 => String::new(),
+        bytes => format!(", and {} whatever their number", Bytes(bytes)),
+    };
     let mut rows = vec![
         vec![left("floor"), size(report.floor_bytes), left(format!("the least --ram, for {floor}"))],
         vec![
@@ -44,7 +48,7 @@ fn memory(report: &Report) -> Vec<Vec<Cell>> {
         vec![
             left("KV cache"),
             size(needs.kv_bytes),
-            left(format!("{} a token", Bytes(report.kv_token_bytes))),
+            left(format!("{} a token{state}", Bytes(report.kv_token_bytes))),
         ],
         vec![left("activations"), size(needs.activation_bytes), left("")],
         vec![left("small weights"), size(needs.small_weights_bytes), left("too small to be streamed")],

@@ -87,9 +87,7 @@ pub(in crate::compute) fn attend(
             let [attended] = lazy(node, &inputs, [&out_shape])?;
             return Ok(attended);
         }
-        LayerKv::Arrays { .. } => {
-            return Err(Exception::custom("the cache of a layer is not shared with the graph"));
-        }
+        _ => return Err(Exception::custom("the cache of a layer is not shared with the graph")),
     };
     let token_bytes = n_kv_heads * head_dim * size_of::<f32>();
     let end_bytes = (position + queries.dim(1) as usize) * token_bytes;

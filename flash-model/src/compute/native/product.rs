@@ -70,6 +70,19 @@ pub(in crate::compute) fn gated_product(
     Ok(y)
 }
 
+/// `relu(x · Wᵀ (+ bias))²`.
+pub(in crate::compute) fn squared_relu_product(
+    pool: &Arc<Pool>,
+    x: &Array,
+    matrix: compute::Matrix<'_>,
+) -> Result<Array, Exception> {
+    let mut node = Node::new(pool, Finish::SquaredRelu, x)?;
+    node.push(matrix)?;
+    let shape = node.output_shape(matrix);
+    let [y] = lazy(node.products, &node.inputs, [&shape])?;
+    Ok(y)
+}
+
 /// Products of the same rows. Inputs: the rows; of each matrix the weight, scales and biases if it is quantised, the bias
 /// if there is one; what they are added to.
 struct Products {
@@ -84,6 +97,7 @@ enum Finish {
     None,
     Add,
     Gate(Gate),
+    SquaredRelu,
 }
 
 /// How a matrix is stored.
@@ -151,8 +165,21 @@ impl Products {
                 matmul_add(&self.pool, x, *projection, y)
             }
             (Finish::Gate(kind), [gate, up], [y]) => matmul_gated(&self.pool, kind, x, *gate, *up, y),
+            (Finish::SquaredRelu, [projection], [y]) => {
+                matmul_each(&self.pool, x, &[*projection], &mut [&mut **y])?;
+                squared_relu(y);
+                Ok(())
+            }
             (_, projections, outputs) => matmul_each(&self.pool, x, projections, outputs),
         }
+    }
+}
+
+/// `relu(x)²` of each.
+pub(super) fn squared_relu(values: &mut [f32]) {
+    for value in values {
+        let open = if *value < 0.0 { 0.0 } else { *value };
+        *value = open * open;
     }
 }
 

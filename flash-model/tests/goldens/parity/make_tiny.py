@@ -158,6 +158,11 @@ def in_blocks(weights):
         yield f"{path}_{parameter}", w
 
 
+def forgetful(weights):
+    """States that keep next to nothing from one token to the next."""
+    return {name: mx.full(w.shape, 4.0) if name.endswith("A_log") else w for name, w in weights.items()}
+
+
 VARIANTS = {
     "untied": variant(tie_word_embeddings=False, without={"tie_word_embeddings": True}),
     "biases": variant(
@@ -351,6 +356,29 @@ VARIANTS |= {
         mx.float32, stored=joined(), **DEEPSEEK | {"first_k_dense_replace": 0, "num_hidden_layers": 2, "n_shared_experts": 4}),
 }
 
+# Hybrids: Mamba-2, attention, and MLPs without a gate.
+NEMOTRON_H = {
+    "model_type": "nemotron_h", "tie_word_embeddings": None, "rope_theta": None, "rms_norm_eps": None,
+    "num_hidden_layers": None, "layer_norm_epsilon": 1e-5, "hybrid_override_pattern": "M*-M", "head_dim": 16,
+    "attention_bias": False, "mlp_bias": False, "use_bias": False, "mamba_num_heads": 4, "mamba_head_dim": 16,
+    "mamba_proj_bias": False, "ssm_state_size": 24, "conv_kernel": 4, "n_groups": 2, "use_conv_bias": True,
+}
+VARIANTS |= {
+    "nemotron_h": variant(
+        mx.float32, without=forgetful, time_step_limit=[0.0, float("inf")], **NEMOTRON_H | streamed(264) | {
+            "head_dim": 24, "num_attention_heads": 8, "num_key_value_heads": 4, "mamba_num_heads": 8,
+            "ssm_state_size": 32}),
+    # All biases but that of the convolution, steps of some lengths, and layers that have names instead of signs.
+    "nemotron_h-biases": variant(
+        mx.bfloat16, without={"time_step_limit": None}, time_step_limit=[0.2, 0.6], **NEMOTRON_H | {
+            "hybrid_override_pattern": None, "layers_block_type": ["mlp", "mamba", "mamba", "attention", "linear_attention"],
+            "attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True, "use_conv_bias": False, "n_groups": 1,
+            "mamba_head_dim": 10, "conv_kernel": 3, "vocab_size": 96}),
+    "nemotron_h-q4": variant(
+        quantize=quantized(4, 32, {"backbone.layers.0.mixer.in_proj": (8, 64)}), **NEMOTRON_H | {
+            "hybrid_override_pattern": ["M", "M", "*", "-", "M"], "hidden_size": 64, "n_groups": 4, "vocab_size": 96}),
+}
+
 here = Path(__file__).parent
 fixtures = here.parents[1] / "fixtures" / "tiny"
 
@@ -367,6 +395,9 @@ def random_weights(model, rng):
                 values *= rng.choice([-1, 1], w.shape)
             # These have them around zero.
             values -= "gemma3" in model.model_type
+        elif name.endswith("A_log"):
+            # From states that last through the longest prompt to such as go with the next token.
+            values = rng.uniform(-5, 1, w.shape)
         elif name.endswith(".bias"):
             values = rng.normal(0, 0.3, w.shape)
         elif name.endswith("sinks"):

@@ -1,0 +1,69 @@
+//! A causal convolution of each channel by itself, with `silu` behind it.
+
+use super::{Passing, decoded};
+use crate::elementwise::{exp, part_width};
+use crate::matrix::Floats;
+use crate::pool::Pool;
+
+/// The weights of a convolution, for whole rows of channels.
+pub(super) struct Convolution {
+    channels: usize,
+    /// `[kernel, channels]`.
+    weights: Vec<f32>,
+    /// `[channels]`.
+    bias: Vec<f32>,
+}
+
+impl Convolution {
+    /// `weight`: `[channels, kernel]`; `bias`: `[channels]`.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub(super) fn new(channels: usize, kernel: usize, weight: Floats<'_>, bias: Option<Floats<'_>>) -> Self {
+        let by_channel = decoded(weight);
+        assert_eq!(by_channel.len(), channels * kernel, "a weight for each channel and place");
+        let weights = (0..kernel * channels).map(|idx| by_channel[idx % channels * kernel + idx / channels]);
+        let bias = bias.map_or_else(|| vec![0.0; channels], decoded);
+        assert_eq!(bias.len(), channels, "a bias for each channel");
+        Self { channels, weights: weights.collect(), bias }
+    }
+
+    /// What is made of rows of channels, `[n, channels]`, behind those of the window.
+    pub(super) fn run<'a>(
+        &self,
+        pool: &Pool,
+        rows: impl Iterator<Item = &'a [f32]>,
+        window: Passing<'_>,
+    ) -> Vec<f32> {
+        let Self { channels, ref weights, ref bias } = *self;
+        let Passing { before, state: window } = window;
+        let mut x = before.unwrap_or(window).to_vec();
+        rows.for_each(|row| x.extend_from_slice(row));
+        let len = x.len() - window.len();
+        window.copy_from_slice(&x[len..]);
+        let mut out = vec![0.0; len];
+        let (kernel, width) = (pool.kernels().convolve, part_width(pool, len, channels));
+        pool.for_columns(&mut out, len, width, |mut part| {
+            let start = part.range().start;
+            for (idx, out) in part.row_mut(0).chunks_exact_mut(channels).enumerate() {
+                out.copy_from_slice(bias);
+                kernel(&x[start + idx * channels..][..weights.len()], weights, out);
+            }
+        });
+        out
+    }
+}
+
+/// Adds the products of as many rows of `x` and `weights` to `out`, and takes `silu` of that.
+#[inline(always)]
+pub(crate) fn convolve_row(x: &[f32], weights: &[f32], out: &mut [f32]) {
+    let channels = out.len();
+    for (x, weights) in x.chunks_exact(channels).zip(weights.chunks_exact(channels)) {
+        for ((out, x), weight) in out.iter_mut().zip(x).zip(weights) {
+            *out += x * weight;
+        }
+    }
+    for out in out {
+        *out /= 1.0 + exp(-*out);
+    }
+}

@@ -1,0 +1,118 @@
+//! The mixer of Mamba-2, between its projections.
+
+use super::convolution::Convolution;
+use super::{Passing, decoded, softplus};
+use crate::elementwise::{Gate, part_width};
+use crate::matrix::Floats;
+use crate::pool::Pool;
+
+/// A selective state space for each head, behind a convolution and in front of a gated RMSNorm.
+#[derive(Debug, Clone, Copy)]
+pub struct Mamba2<'a> {
+    /// Heads.
+    pub n_heads: usize,
+    /// Numbers of a head.
+    pub head_dim: usize,
+    /// Each has a `B` and a `C` for as many heads as the others, and is normalised by itself.
+    pub n_groups: usize,
+    /// Columns of a head's state.
+    pub state_dim: usize,
+    /// Tokens that the convolution sees.
+    pub kernel: usize,
+    /// `[channels, kernel]`.
+    pub conv_weight: Floats<'a>,
+    /// `[channels]`.
+    pub conv_bias: Option<Floats<'a>>,
+    /// `[n_heads]`, as the next two.
+    pub dt_bias: Floats<'a>,
+    /// The logarithm of what a state decays by in a step of 1, negated.
+    pub a_log: Floats<'a>,
+    /// What of a head's input is added to its output.
+    pub d: Floats<'a>,
+    /// `[n_heads · head_dim]`.
+    pub norm: Floats<'a>,
+    /// What the mean of the squares is increased by.
+    pub eps: f32,
+    /// The shortest and the longest step.
+    pub step_limits: [f32; 2],
+}
+
+impl Mamba2<'_> {
+    fn inner(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Channels of the convolution: the inputs of the heads, then `B` and `C` of each group.
+    pub fn channels(&self) -> usize {
+        self.inner() + 2 * self.n_groups * self.state_dim
+    }
+
+    /// Numbers of a token as it was projected: what gates it, the channels, a step for each head.
+    pub fn projected_len(&self) -> usize {
+        self.inner() + self.channels() + self.n_heads
+    }
+
+    /// Numbers of the state: the window, `[kernel − 1, channels]`, and the heads', `[n_heads, head_dim, state_dim]`.
+    pub fn state_len(&self) -> usize {
+        (self.kernel - 1) * self.channels() + self.inner() * self.state_dim
+    }
+
+    /// Passes tokens, `[n, projected_len]`, to `out`, `[n, n_heads · head_dim]`.
+    ///
+    /// # Panics
+    /// If lengths do not fit together.
+    pub fn run(&self, pool: &Pool, projected: &[f32], passing: Passing<'_>, out: &mut [f32]) {
+        let Self { n_heads, head_dim, n_groups, state_dim, kernel, eps, step_limits: [least, most], .. } =
+            *self;
+        let (inner, channels, row_len) = (self.inner(), self.channels(), self.projected_len());
+        let n = projected.len() / row_len;
+        assert!(projected.len() == n * row_len && out.len() == n * inner, "{n} whole tokens");
+        assert_eq!(passing.state.len(), self.state_len(), "length of the state");
+        let row = |token: usize| &projected[token * row_len..][..row_len];
+        let (window, states) = passing.split((kernel - 1) * channels, head_dim * state_dim);
+        let convolution = Convolution::new(channels, kernel, self.conv_weight, self.conv_bias);
+        let convolved = convolution.run(pool, (0..n).map(|token| &row(token)[inner..][..channels]), window);
+
+        let kernels = pool.kernels();
+        let [dt_bias, a_log, d] = [self.dt_bias, self.a_log, self.d].map(decoded);
+        let heads = pool.map(n_heads, |head| {
+            let group = head / (n_heads / n_groups);
+            let rate = -a_log[head].exp();
+            let (mut stepped, mut y) = (vec![0.0; head_dim], vec![0.0; n * head_dim]);
+            states.with(head, |state| {
+                for (token, y) in y.chunks_exact_mut(head_dim).enumerate() {
+                    let (x, bc) = convolved[token * channels..][..channels].split_at(inner);
+                    let x = &x[head * head_dim..][..head_dim];
+                    let (b, c) = bc.split_at(n_groups * state_dim);
+                    let [b, c] = [b, c].map(|all| &all[group * state_dim..][..state_dim]);
+                    let dt = row(token)[inner + channels + head] + dt_bias[head];
+                    let dt = softplus(dt).max(least).min(most);
+                    for (stepped, x) in stepped.iter_mut().zip(x) {
+                        *stepped = dt * x;
+                    }
+                    (kernels.selective_step)((dt * rate).exp(), &stepped, b, c, state, y);
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y += d[head] * x;
+                    }
+                }
+            });
+            y
+        });
+
+        let norm = decoded(self.norm);
+        let (len, width, group_len) = (out.len(), part_width(pool, out.len(), inner), inner / n_groups);
+        pool.for_columns(out, len, width, |mut part| {
+            let first = part.range().start / inner;
+            let (mut y, mut gated) = (vec![0.0; inner], vec![0.0; inner]);
+            for (token, out) in (first..).zip(part.row_mut(0).chunks_exact_mut(inner)) {
+                for (head, y) in heads.iter().zip(y.chunks_exact_mut(head_dim)) {
+                    y.copy_from_slice(&head[token * head_dim..][..head_dim]);
+                }
+                (kernels.gate)(Gate::Silu, &row(token)[..inner], &y, &mut gated);
+                for group in (0..n_groups).map(|group| group * group_len..(group + 1) * group_len) {
+                    (kernels.rms_norm)(&gated[group.clone()], &norm[group.clone()], eps, &mut out[group]);
+                }
+            }
+        });
+    }
+}

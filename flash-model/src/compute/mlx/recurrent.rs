@@ -1,0 +1,42 @@
+//! Layers that keep a state, between their projections, by MLX's operations.
+
+mod mamba2;
+
+use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, Dtype, nn, ops};
+
+pub(in crate::compute) use mamba2::mamba2;
+
+use crate::convolution::Convolution;
+use crate::kv::{LayerKv, StateArrays};
+
+/// The state that a layer goes on from.
+fn array_state(kv: &mut LayerKv) -> Result<&mut StateArrays, Exception> {
+    match kv {
+        LayerKv::ArrayState(state) => Ok(state),
+        _ => Err(Exception::custom("the layer has no state of arrays")),
+    }
+}
+
+/// `x`, `[1, n, channels]`, convolved behind the rows of `window` and through `silu`; and the window for the next tokens.
+fn convolve(convolution: &Convolution, window: &Array, x: &Array) -> Result<[Array; 2], Exception> {
+    let (n, channels) = (x.dim(1), x.dim(2));
+    let seen = ops::concatenate(&[window, x], 1)?;
+    let weight = convolution.weight.reshape(&[channels, -1, 1])?;
+    let mut y = ops::conv1d(&seen, weight, 1, 0, 1, channels)?;
+    if let Some(bias) = convolution.bias.value.as_ref() {
+        y = y.add(bias)?;
+    }
+    Ok([nn::silu(y)?, seen.try_index((.., n.., ..))?])
+}
+
+/// The parts of the last axis between cuts.
+fn cut<const N: usize>(x: &Array, cuts: &[i32]) -> Result<[Array; N], Exception> {
+    let parts = x.split_at_indices(cuts, -1)?;
+    parts.try_into().map_err(|_| Exception::custom("there is a part more than there are cuts"))
+}
+
+fn float32(array: &Array) -> Result<Array, Exception> {
+    array.as_dtype(Dtype::Float32)
+}

@@ -1,0 +1,108 @@
+//! Mamba-2: tokens of a block see each other as in attention, with weights that decay, and those before through the state.
+
+use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, fast, nn, ops};
+
+use super::{array_state, convolve, cut, float32};
+use crate::kv::LayerKv;
+use crate::mamba2::{Mamba2, Mamba2Args};
+
+/// Tokens of a block: each pair of them has a weight for each head.
+const BLOCK_TOKENS: i32 = 64;
+
+/// What the heads get of some tokens.
+struct Block {
+    /// `[n, heads, head_dim]`, times the steps.
+    x: Array,
+    /// The logarithms of what the steps decay by: `[n, heads]`.
+    decay: Array,
+    /// Each `[groups, n, state_dim]`.
+    b: Array,
+    c: Array,
+}
+
+pub(in crate::compute) fn mamba2(
+    mixer: &Mamba2,
+    projected: &Array,
+    kv: &mut LayerKv,
+) -> Result<Array, Exception> {
+    let args = mixer.args;
+    let Mamba2Args { n_heads, head_dim, n_groups, state_dim, eps, step_limits: [least, most], .. } = args;
+    let (n, inner, channels) = (projected.dim(1), args.inner(), args.channels());
+    let kept = array_state(kv)?;
+    let [window, state] = kept.latest();
+    let [gate, x, dt] = cut(projected, &[inner, inner + channels])?;
+    let [convolved, window] = convolve(&mixer.conv1d, window, &x)?;
+    let [x, b, c] = cut(&convolved, &[inner, inner + n_groups * state_dim])?;
+    let x = x.reshape(&[n, n_heads, head_dim])?;
+    let by_group = |of_groups: Array| of_groups.reshape(&[n, n_groups, state_dim])?.swap_axes(0, 1);
+    let (b, c) = (by_group(b)?, by_group(c)?);
+
+    let dt = nn::softplus(dt.reshape(&[n, n_heads])?.add(float32(&mixer.dt_bias)?)?)?;
+    let dt = ops::minimum(ops::maximum(dt, Array::from_f32(least))?, Array::from_f32(most))?;
+    let decay = dt.multiply(float32(&mixer.A_log)?.exp()?.negative()?)?;
+    let stepped = x.multiply(dt.reshape(&[n, n_heads, 1])?)?;
+    let (mut state, mut blocks) = (state.clone(), Vec::new());
+    for start in (0..n).step_by(BLOCK_TOKENS as usize) {
+        let tokens = start..n.min(start + BLOCK_TOKENS);
+        let block = Block {
+            x: stepped.try_index(tokens.clone())?,
+            decay: decay.try_index(tokens.clone())?,
+            b: b.try_index((.., tokens.clone()))?,
+            c: c.try_index((.., tokens))?,
+        };
+        let (y, next) = if block.x.dim(0) == 1 { block.step(&state)? } else { block.pass(&state)? };
+        blocks.push(y);
+        state = next;
+    }
+    let y = ops::concatenate(&blocks, 0)?;
+    let y = y.add(x.multiply(float32(&mixer.D)?.reshape(&[n_heads, 1])?)?)?;
+    kept.pass([window, state]);
+
+    let gated = nn::silu(gate)?.multiply(y.reshape(&[1, n, inner])?)?;
+    let normed = fast::rms_norm(gated.reshape(&[1, n, n_groups, -1])?, None, eps)?;
+    normed.reshape(&[1, n, inner])?.multiply(&*mixer.norm.weight)
+}
+
+impl Block {
+    /// A single token: what the heads make of it, `[1, heads, head_dim]`, and the state behind it.
+    fn step(&self, state: &Array) -> Result<(Array, Array), Exception> {
+        let (groups, heads, head_dim) = (self.b.dim(0), self.x.dim(1), self.x.dim(2));
+        let of_group = heads / groups;
+        let b = self.b.reshape(&[groups, 1, 1, -1])?;
+        let x = self.x.reshape(&[groups, of_group, head_dim, 1])?;
+        let decay = self.decay.exp()?.reshape(&[1, heads, 1, 1])?;
+        let next = state.multiply(decay)?.add(x.multiply(b)?.reshape(state.shape())?)?;
+        let c = self.c.reshape(&[groups, 1, -1, 1])?;
+        let y = ops::matmul(next.reshape(&[groups, of_group, head_dim, -1])?, c)?;
+        Ok((y.reshape(&[1, heads, head_dim])?, next))
+    }
+
+    /// Several: `[n, heads, head_dim]`, and the state behind them.
+    fn pass(&self, state: &Array) -> Result<(Array, Array), Exception> {
+        let (groups, n) = (self.b.dim(0), self.x.dim(0));
+        let (heads, head_dim) = (self.x.dim(1), self.x.dim(2));
+        let of_group = heads / groups;
+        let x = self.x.swap_axes(0, 1)?.reshape(&[groups, of_group, n, head_dim])?;
+        let decay = self.decay.swap_axes(0, 1)?;
+        // What is left of a token when others have come: sums of as many logarithms, not differences of longer ones.
+        let each = ops::broadcast_to(decay.reshape(&[heads, n, 1])?, &[heads, n, n])?;
+        let sums = ops::cumsum(ops::tril(each, -1)?, 1, None, None)?;
+        let left = ops::tril(sums.exp()?, None)?.reshape(&[groups, of_group, n, n])?;
+        // What is left of the state before them.
+        let left_before = ops::cumsum(&decay, 1, None, None)?.exp()?.reshape(&[groups, of_group, n, 1])?;
+
+        let by_heads = state.reshape(&[groups, of_group, head_dim, -1])?;
+        let (b, c) = (self.b.expand_dims(1)?, self.c.expand_dims(1)?);
+        let scores = ops::matmul(&c, b.swap_axes(-1, -2)?)?;
+        let among = ops::matmul(scores.multiply(&left)?, &x)?;
+        let before = ops::matmul(&c, by_heads.swap_axes(-1, -2)?)?.multiply(&left_before)?;
+        let y = among.add(before)?.reshape(&[heads, n, head_dim])?.swap_axes(0, 1)?;
+
+        let at_end = left.try_index((.., .., n - 1, ..))?.expand_dims(-1)?;
+        let came = ops::matmul(x.multiply(at_end)?.swap_axes(-1, -2)?, &b)?;
+        let stayed = by_heads.multiply(left_before.try_index((.., .., n - 1.., ..))?)?;
+        Ok((y, stayed.add(came)?.reshape(state.shape())?))
+    }
+}

@@ -1,0 +1,92 @@
+//! Layers that keep a state, between their projections, as a node.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use flash_kernels::{FloatType, Floats, Passing, Pool};
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+use parking_lot::Mutex;
+
+use super::{expect, float_type};
+use crate::kv::{LayerKv, StateBuffers};
+use crate::mamba2::{Mamba2, Mamba2Args};
+use crate::mlx::kernel::{Kernel, lazy};
+
+/// The state that a node goes on from.
+fn shared_state(kv: &LayerKv, len: usize) -> Result<Arc<Mutex<StateBuffers>>, Exception> {
+    let LayerKv::SharedState(state) = kv else {
+        return Err(Exception::custom("the layer has no state that is shared with the graph"));
+    };
+    expect(state.lock().len() == len, "a state of the layer's length")?;
+    Ok(Arc::clone(state))
+}
+
+/// Gives `run` the state, to pass tokens.
+fn pass(state: &Mutex<StateBuffers>, run: impl FnOnce(Passing<'_>)) {
+    let mut state = state.lock();
+    let (before, state) = state.pass();
+    run(Passing { before, state });
+}
+
+/// Inputs: what was projected; weight and bias of the convolution, `dt_bias`, `A_log`, `D`, the weight of the norm.
+struct Mixer {
+    pool: Arc<Pool>,
+    args: Mamba2Args,
+    has_bias: bool,
+    /// Of all inputs but the first.
+    floats: Vec<FloatType>,
+    state: Arc<Mutex<StateBuffers>>,
+}
+
+pub(in crate::compute) fn mamba2(
+    pool: &Arc<Pool>,
+    mixer: &Mamba2,
+    projected: &Array,
+    kv: &LayerKv,
+) -> Result<Array, Exception> {
+    let args = mixer.args;
+    let n = projected.dim(1);
+    let is_projected = projected.dtype() == Dtype::Float32 && projected.shape() == [1, n, args.projected()];
+    expect(is_projected, "a row for each token")?;
+    let bias = mixer.conv1d.bias.value.as_ref();
+    let mut inputs = vec![projected, &*mixer.conv1d.weight];
+    inputs.extend(bias);
+    inputs.extend([&*mixer.dt_bias, &*mixer.A_log, &*mixer.D, &*mixer.norm.weight]);
+    let floats = inputs[1..].iter().map(|weights| float_type(weights)).collect::<Result<_, _>>()?;
+    let state = shared_state(kv, args.state().len())?;
+    let node = Mixer { pool: Arc::clone(pool), args, has_bias: bias.is_some(), floats, state };
+    let [mixed] = lazy(node, &inputs, [&[1, n, args.inner()]])?;
+    Ok(mixed)
+}
+
+impl Kernel for Mixer {
+    const NAME: &'static CStr = c"FlashMamba2";
+
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
+        let Self { ref pool, args, has_bias, ref floats, ref state } = *self;
+        let mut weights =
+            inputs[1..].iter().zip(floats).map(|(bytes, float)| Floats { float: *float, bytes });
+        let mut next = || weights.next().expect("pushed with the node");
+        let [n_heads, head_dim, n_groups, state_dim, kernel] =
+            [args.n_heads, args.head_dim, args.n_groups, args.state_dim, args.conv_kernel]
+                .map(|extent| extent as usize);
+        let mixer = flash_kernels::Mamba2 {
+            n_heads,
+            head_dim,
+            n_groups,
+            state_dim,
+            kernel,
+            conv_weight: next(),
+            conv_bias: has_bias.then(&mut next),
+            dt_bias: next(),
+            a_log: next(),
+            d: next(),
+            norm: next(),
+            eps: args.eps,
+            step_limits: args.step_limits,
+        };
+        let projected = bytemuck::cast_slice(inputs[0]);
+        pass(state, |passing| mixer.run(pool, projected, passing, outputs[0]));
+    }
+}

@@ -1,0 +1,244 @@
+//! What a layer keeps of all tokens before, whatever their number: a window of a convolution's input, and what its heads remember.
+//!
+//! It is kept twice, as the tokens that are held left it and as those that pass do: a pass that fails changes nothing. There
+//! is no way back from it: a context is gone on with from its end, or begins anew.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use flash_io::{Budget, IoError, PageBuf, Reservation};
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use parking_lot::Mutex;
+
+use super::LayerKv;
+use crate::ModelError;
+
+/// What a layer leaves of tokens for those that come behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// Of each a key and a value for each KV head.
+    KeysValues,
+    /// Of all together a state.
+    State(StateShape),
+    Nothing,
+}
+
+/// The shape of a state: numbers in f32, row-major.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StateShape {
+    /// Rows of the convolution's input that the next token sees, and their channels.
+    pub conv: [usize; 2],
+    /// Heads, and the rows and columns of each.
+    pub heads: [usize; 3],
+}
+
+impl StateShape {
+    fn conv_len(&self) -> usize {
+        self.conv.iter().product()
+    }
+
+    /// Numbers of a state.
+    pub(crate) fn len(&self) -> usize {
+        self.conv_len() + self.heads.iter().product::<usize>()
+    }
+
+    /// Bytes of a state, the window first.
+    pub(crate) fn bytes(&self) -> usize {
+        self.len() * size_of::<f32>()
+    }
+
+    /// What it takes of a budget.
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        2 * PageBuf::cost_bytes(self.bytes())
+    }
+
+    /// Its window and its heads, as arrays have them.
+    fn dims(&self) -> [Vec<i32>; 2] {
+        let dims = |extents: &[usize]| [1].into_iter().chain(extents.iter().map(|n| *n as i32)).collect();
+        [dims(&self.conv), dims(&self.heads)]
+    }
+}
+
+/// A state that is shared with nodes of the graph.
+#[derive(Debug)]
+pub(crate) struct StateBuffers {
+    held: PageBuf,
+    next: PageBuf,
+    /// Whether `next` is begun.
+    passes: bool,
+}
+
+impl StateBuffers {
+    fn new(shape: StateShape, budget: &Budget) -> Result<Self, IoError> {
+        let [held, next] = [PageBuf::new(shape.bytes(), budget)?, PageBuf::new(shape.bytes(), budget)?];
+        let mut buffers = Self { held, next, passes: false };
+        buffers.clear();
+        Ok(buffers)
+    }
+
+    fn clear(&mut self) {
+        self.held.as_mut_slice().fill(0);
+        self.passes = false;
+    }
+
+    /// As the tokens before left it, unless that is what `next` has; and `next`, for more tokens to pass.
+    pub(crate) fn pass(&mut self) -> (Option<&[f32]>, &mut [f32]) {
+        let begins = !std::mem::replace(&mut self.passes, true);
+        let held = begins.then(|| bytemuck::cast_slice(self.held.as_slice()));
+        (held, bytemuck::cast_slice_mut(self.next.as_mut_slice()))
+    }
+
+    /// Numbers of the state.
+    pub(crate) fn len(&self) -> usize {
+        self.held.len() / size_of::<f32>()
+    }
+}
+
+/// A state as arrays: the window, `[1, rows, channels]`, and the heads, `[1, heads, rows, columns]`.
+#[derive(Debug)]
+pub(crate) struct StateArrays {
+    shape: StateShape,
+    held: [Array; 2],
+    next: Option<[Array; 2]>,
+    /// Of both.
+    _memory: Reservation,
+}
+
+impl StateArrays {
+    fn new(shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
+        let memory = budget.reserve(shape.budget_bytes())?;
+        Ok(Self { shape, held: zeroes(shape)?, next: None, _memory: memory })
+    }
+
+    /// The state to go on from.
+    pub(crate) fn latest(&self) -> &[Array; 2] {
+        self.next.as_ref().unwrap_or(&self.held)
+    }
+
+    /// The state behind more tokens.
+    pub(crate) fn pass(&mut self, next: [Array; 2]) {
+        self.next = Some(next);
+    }
+}
+
+fn zeroes(shape: StateShape) -> Result<[Array; 2], Exception> {
+    let [conv, heads] = shape.dims();
+    Ok([mlx_rs::ops::zeros::<f32>(&conv)?, mlx_rs::ops::zeros::<f32>(&heads)?])
+}
+
+impl LayerKv {
+    /// A state for nodes of the graph to share.
+    pub(crate) fn shared_state(shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
+        Ok(Self::SharedState(Arc::new(Mutex::new(StateBuffers::new(shape, budget)?))))
+    }
+
+    /// A state of arrays.
+    pub(crate) fn array_state(shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
+        Ok(Self::ArrayState(StateArrays::new(shape, budget)?))
+    }
+
+    /// Whether it has keys and values.
+    pub(super) fn has_keys_values(&self) -> bool {
+        matches!(self, Self::Arrays { .. } | Self::Shared(_) | Self::Paged(_))
+    }
+
+    /// Bytes of its state, if it has one.
+    pub(super) fn state_bytes(&self) -> Option<usize> {
+        match self {
+            Self::SharedState(buffers) => Some(buffers.lock().held.len()),
+            Self::ArrayState(arrays) => Some(arrays.shape.bytes()),
+            _ => None,
+        }
+    }
+
+    /// Arrays that tokens left here and that no output has: whoever evaluates that evaluates them, too.
+    pub(crate) fn lazy_arrays(&self) -> &[Array] {
+        match self {
+            Self::ArrayState(StateArrays { next: Some(next), .. }) => next,
+            _ => &[],
+        }
+    }
+
+    /// The tokens that passed are held.
+    pub(super) fn commit_state(&mut self) {
+        match self {
+            Self::SharedState(buffers) => {
+                let StateBuffers { held, next, passes } = &mut *buffers.lock();
+                if std::mem::take(passes) {
+                    std::mem::swap(held, next);
+                }
+            }
+            Self::ArrayState(StateArrays { held, next, .. }) => {
+                if let Some(next) = next.take() {
+                    *held = next;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// They are not.
+    pub(super) fn drop_passed_state(&mut self) {
+        match self {
+            Self::SharedState(buffers) => buffers.lock().passes = false,
+            Self::ArrayState(arrays) => arrays.next = None,
+            _ => {}
+        }
+    }
+
+    /// No token is held any more.
+    pub(super) fn clear_state(&mut self) -> Result<(), Exception> {
+        match self {
+            Self::SharedState(buffers) => buffers.lock().clear(),
+            Self::ArrayState(arrays) => (arrays.held, arrays.next) = (zeroes(arrays.shape)?, None),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Copies the state that the held tokens left to `bytes`, which are [as many](Self::state_bytes).
+    pub(super) fn copy_state(&self, bytes: &mut [u8]) -> Result<(), Exception> {
+        match self {
+            Self::SharedState(buffers) => bytes.copy_from_slice(buffers.lock().held.as_slice()),
+            Self::ArrayState(StateArrays { shape, held, .. }) => {
+                for (range, array) in parts(*shape).into_iter().zip(held) {
+                    // Row by row, however it was computed.
+                    let array = array.reshape(&[-1])?;
+                    array.eval()?;
+                    bytes[range].copy_from_slice(bytemuck::cast_slice(array.as_slice::<f32>()));
+                }
+            }
+            _ => unreachable!("the layer has a state"),
+        }
+        Ok(())
+    }
+
+    /// The reverse.
+    pub(super) fn fill_state(&mut self, bytes: &[u8]) -> Result<(), Exception> {
+        match self {
+            Self::SharedState(buffers) => {
+                let buffers = &mut *buffers.lock();
+                buffers.held.as_mut_slice().copy_from_slice(bytes);
+                buffers.passes = false;
+            }
+            Self::ArrayState(StateArrays { shape, held, next, .. }) => {
+                let array = |(range, dims): (Range<usize>, Vec<i32>)| {
+                    let numbers = bytes[range].as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                    Array::from_slice(&numbers.collect::<Vec<_>>(), &dims)
+                };
+                let [conv, heads] = parts(*shape);
+                let [conv_dims, heads_dims] = shape.dims();
+                (*held, *next) = ([array((conv, conv_dims)), array((heads, heads_dims))], None);
+            }
+            _ => unreachable!("the layer has a state"),
+        }
+        Ok(())
+    }
+}
+
+/// Where the window and the heads lie in the bytes of a state.
+fn parts(shape: StateShape) -> [Range<usize>; 2] {
+    let conv_bytes = shape.conv_len() * size_of::<f32>();
+    [0..conv_bytes, conv_bytes..shape.bytes()]
+}

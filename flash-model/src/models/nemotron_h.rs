@@ -1,0 +1,105 @@
+//! Nemotron-H, as `mlx_lm/models/nemotron_h.py` has it: each layer is one mixer behind a norm, of Mamba-2, of attention or an MLP.
+
+mod args;
+
+use std::fmt::Debug;
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::macros::ModuleParameters;
+use mlx_rs::module::{Module, ModuleParameters};
+
+use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
+use crate::ModelError;
+use crate::attention::{Attention, AttentionArgs, LayerInput};
+use crate::kv::Keeps;
+use crate::layers::RmsNorm;
+use crate::mamba2::Mamba2;
+use crate::mlp::PlainMlp;
+use crate::weights::Weights;
+
+use args::{LayerKind, ModelArgs};
+
+const NAMES: DecoderNames = DecoderNames { model: "backbone", embed: "embeddings", norm: "norm_f" };
+
+/// What a layer does with its tokens.
+trait Mixer: ModuleParameters + Debug + 'static {
+    /// What comes of `residual` and of its norm, which the input has.
+    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception>;
+}
+
+impl Mixer for Attention {
+    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        Ok(self.add(residual, input)?.into())
+    }
+}
+
+impl Mixer for Mamba2 {
+    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        Ok(self.add(residual, input.x, input.kv)?.into())
+    }
+}
+
+impl Mixer for PlainMlp {
+    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        Ok(self.add(residual, input.x)?.into())
+    }
+}
+
+#[derive(Debug, ModuleParameters)]
+struct Block<M: Mixer> {
+    #[param]
+    norm: RmsNorm,
+    #[param]
+    mixer: M,
+}
+
+impl<M: Mixer> Module<LayerInput<'_>> for Block<M> {
+    type Output = LayerOutput;
+    type Error = Exception;
+
+    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        let normed = self.norm.forward(x)?;
+        self.mixer.mix(x, LayerInput { x: &normed, kv, position })
+    }
+
+    fn training_mode(&mut self, _: bool) {}
+}
+
+impl<M: Mixer> Layer for Block<M> {}
+
+/// The model, for [`MODELS`](super::MODELS).
+pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+    let config = weights.config();
+    let args: ModelArgs = config.args()?;
+    let kinds = args.kinds(config)?;
+    let sizes = args.sizes(kinds.len(), config)?;
+    let mamba = args.mamba2(config)?;
+    let attention = AttentionArgs {
+        qkv_bias: args.attention_bias,
+        output_bias: args.attention_bias,
+        ..sizes.attention(None)
+    };
+    let usual = decoder_of(NAMES, weights, &sizes, false, |layer_idx, weights| {
+        let norm = weights.at("norm").rms_norm(sizes.hidden_size, sizes.norm())?;
+        let mixer = weights.at("mixer");
+        let (layer, keeps): (Box<dyn Layer>, _) = match kinds[layer_idx] {
+            LayerKind::Mamba => {
+                let mixer = Mamba2::new(mamba, &mixer)?;
+                (Box::new(Block { norm, mixer }), Keeps::State(mamba.state()))
+            }
+            LayerKind::Attention => {
+                let mixer = Attention::new(&attention, &mixer)?;
+                (Box::new(Block { norm, mixer }), Keeps::KeysValues)
+            }
+            LayerKind::Mlp => {
+                let mixer = PlainMlp::new(args.mlp(), &mixer)?;
+                (Box::new(Block { norm, mixer }), Keeps::Nothing)
+            }
+        };
+        Ok(LayerParts { layer, mixture: None, keeps })
+    })?;
+    // Between its projections a mixer of Mamba-2 has what was projected, convolved, read from the state, and gated.
+    let intermediate_size = usual.intermediate_size.max(mamba.projected());
+    Ok(Architecture { intermediate_size, ..usual })
+}

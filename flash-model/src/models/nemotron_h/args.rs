@@ -1,0 +1,189 @@
+//! What a configuration of Nemotron-H says.
+
+use serde::Deserialize;
+
+use crate::mamba2::Mamba2Args;
+use crate::mlp::PlainMlpArgs;
+use crate::models::Sizes;
+use crate::{Config, ModelError};
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ModelArgs {
+    vocab_size: i32,
+    hidden_size: i32,
+    intermediate_size: i32,
+    max_position_embeddings: usize,
+    num_attention_heads: i32,
+    num_key_value_heads: i32,
+    head_dim: Option<i32>,
+    pub attention_bias: bool,
+    mamba_num_heads: i32,
+    mamba_head_dim: i32,
+    mamba_proj_bias: bool,
+    ssm_state_size: i32,
+    conv_kernel: i32,
+    n_groups: i32,
+    mlp_bias: bool,
+    layer_norm_epsilon: f32,
+    use_conv_bias: bool,
+    hybrid_override_pattern: Option<Pattern>,
+    layers_block_type: Option<Vec<String>>,
+    layer_types: Option<Vec<String>>,
+    time_step_limit: Option<[Limit; 2]>,
+}
+
+/// A sign for each layer.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Pattern {
+    Text(String),
+    Signs(Vec<String>),
+}
+
+/// A number, or one that JSON has no word for: see [`Config::open`].
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Limit {
+    Finite(f32),
+    Other(Unbounded),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum Unbounded {
+    Infinity,
+}
+
+/// What a layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LayerKind {
+    Mamba,
+    Attention,
+    Mlp,
+}
+
+impl LayerKind {
+    fn of_sign(sign: &str) -> Option<Self> {
+        match sign {
+            "M" => Some(Self::Mamba),
+            "*" => Some(Self::Attention),
+            "-" => Some(Self::Mlp),
+            _ => None,
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        match name {
+            "linear_attention" | "mamba" | "conv" => Some(Self::Mamba),
+            "full_attention" | "attention" => Some(Self::Attention),
+            "mlp" => Some(Self::Mlp),
+            _ => None,
+        }
+    }
+}
+
+impl ModelArgs {
+    /// The layers, of which one attends at least.
+    pub(super) fn kinds(&self, config: &Config) -> Result<Vec<LayerKind>, ModelError> {
+        let listed = |field, given: &[String], kind: fn(&str) -> Option<LayerKind>, expected| {
+            given
+                .iter()
+                .map(|given| kind(given).ok_or_else(|| config.field_error(field, given, expected)))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (field, names) = match (&self.layers_block_type, &self.layer_types) {
+            (Some(names), _) => ("layers_block_type", Some(names)),
+            (None, names) => ("layer_types", names.as_ref()),
+        };
+        let (field, kinds) = match (&self.hybrid_override_pattern, names) {
+            (Some(pattern), _) => {
+                let signs = match pattern {
+                    Pattern::Text(signs) => signs.chars().map(String::from).collect(),
+                    Pattern::Signs(signs) => signs.clone(),
+                };
+                let field = "hybrid_override_pattern";
+                let expected = "layers are M (Mamba-2), * (attention) or - (MLP)";
+                (field, listed(field, &signs, LayerKind::of_sign, expected)?)
+            }
+            (None, Some(names)) => {
+                let expected = "layers are linear_attention, full_attention or mlp";
+                (field, listed(field, names, LayerKind::of_name, expected)?)
+            }
+            (None, None) => {
+                let expected = "it, or layers_block_type, must say what the layers are";
+                return Err(config.field_error("hybrid_override_pattern", &"missing", expected));
+            }
+        };
+        if !kinds.contains(&LayerKind::Attention) {
+            return Err(config.field_error(field, &"without attention", "one layer must attend"));
+        }
+        Ok(kinds)
+    }
+
+    pub(super) fn sizes(&self, num_hidden_layers: usize, config: &Config) -> Result<Sizes, ModelError> {
+        let sizes = Sizes {
+            hidden_size: self.hidden_size,
+            num_hidden_layers,
+            intermediate_size: self.intermediate_size,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: Some(self.num_key_value_heads),
+            head_dim: self.head_dim,
+            rms_norm_eps: self.layer_norm_epsilon,
+            vocab_size: self.vocab_size,
+            max_position_embeddings: Some(self.max_position_embeddings),
+        };
+        sizes.check(config)?;
+        Ok(sizes)
+    }
+
+    pub(super) fn mlp(&self) -> PlainMlpArgs {
+        PlainMlpArgs {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            bias: self.mlp_bias,
+        }
+    }
+
+    pub(super) fn mamba2(&self, config: &Config) -> Result<Mamba2Args, ModelError> {
+        let extents = [
+            ("mamba_num_heads", self.mamba_num_heads, 1),
+            ("mamba_head_dim", self.mamba_head_dim, 1),
+            ("ssm_state_size", self.ssm_state_size, 1),
+            ("n_groups", self.n_groups, 1),
+            // With less there is nothing to keep.
+            ("conv_kernel", self.conv_kernel, 2),
+        ];
+        for (field, extent, least) in extents {
+            if !(least..=1 << 20).contains(&extent) {
+                return Err(config.field_error(field, &extent, "no mixer has so many"));
+            }
+        }
+        if self.mamba_num_heads % self.n_groups != 0 {
+            return Err(config.field_error("n_groups", &self.n_groups, "it must divide mamba_num_heads"));
+        }
+        let [heads, head_dim, groups, state_dim] =
+            [self.mamba_num_heads, self.mamba_head_dim, self.n_groups, self.ssm_state_size].map(i64::from);
+        if 2 * heads * head_dim + 2 * groups * state_dim + heads > i64::from(i32::MAX) {
+            return Err(config.field_error("mamba_num_heads", &heads, "no matrix has so many rows"));
+        }
+        let limits = self.time_step_limit.unwrap_or([Limit::Finite(0.0), Limit::Other(Unbounded::Infinity)]);
+        let step_limits = limits.map(|limit| match limit {
+            Limit::Finite(limit) => limit,
+            Limit::Other(Unbounded::Infinity) => f32::INFINITY,
+        });
+        if step_limits[0] > step_limits[1] {
+            return Err(config.field_error("time_step_limit", &step_limits[0], "it is the least of two"));
+        }
+        Ok(Mamba2Args {
+            hidden_size: self.hidden_size,
+            n_heads: self.mamba_num_heads,
+            head_dim: self.mamba_head_dim,
+            n_groups: self.n_groups,
+            state_dim: self.ssm_state_size,
+            conv_kernel: self.conv_kernel,
+            conv_bias: self.use_conv_bias,
+            bias: self.mamba_proj_bias,
+            eps: self.layer_norm_epsilon,
+            step_limits,
+        })
+    }
+}
