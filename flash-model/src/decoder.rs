@@ -40,7 +40,7 @@ struct Dims {
     intermediate: u64,
     n_heads: u64,
     head_dim: u64,
-    /// Bytes of what a layer makes of its weights.
+    /// Bytes of what layers make of their weights.
     made: u64,
 }
 

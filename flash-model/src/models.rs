@@ -102,7 +102,7 @@ pub(crate) struct Architecture {
     pub head_dim: i32,
     /// Whether values are kept beside keys.
     pub halves: Halves,
-    /// Bytes of what a layer makes of its weights while it computes.
+    /// Bytes of what layers make of their weights.
     pub made_bytes: u64,
     pub vocab_size: i32,
     /// The longest context that the model was trained for.

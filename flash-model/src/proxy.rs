@@ -25,6 +25,8 @@ pub struct StreamingProxy<M: ?Sized> {
     bundle: BundleIdx,
     /// The parameters, in the order of the bundle's parts, and what stands in their place while they are not there.
     parameters: Vec<(Rc<str>, Array)>,
+    /// Those that the layer makes of the others while it has them, and what stands in their place.
+    made: Vec<(Rc<str>, Array)>,
     is_bound: bool,
     module: Box<M>,
 }
@@ -34,7 +36,8 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     /// `bundles`; proxies are made in the order in which their layers run.
     ///
     /// The parameters that the module comes with say which shapes and kinds are expected, and stand in its place while
-    /// it has no weights: `mlx_rs::ops::zeros` costs no memory as long as nobody evaluates it.
+    /// it has no weights: `mlx_rs::ops::zeros` costs no memory as long as nobody evaluates it. One of no numbers is what the layer
+    /// makes of the others when it runs: it has no tensor, and stands there again when the others are gone.
     ///
     /// # Errors
     /// [`ModelError`] for a tensor that is missing or has another shape or dtype than its parameter.
@@ -88,6 +91,8 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
             .map(|(key, parameter)| (key, parameter.clone()))
             .collect();
         parameters.sort_by(|a, b| a.0.cmp(&b.0));
+        let (made, parameters): (Vec<_>, Vec<_>) =
+            parameters.into_iter().partition(|(_, placeholder)| placeholder.size() == 0);
         let mut parts = Vec::with_capacity(parameters.len());
         for (key, placeholder) in &parameters {
             let kind = TensorKind::of(placeholder.dtype());
@@ -98,7 +103,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
             parts.push(Part::rows(checkpoint.tensor(&name, &shape, kind)?, &rows));
         }
         let bundle = bundles.push(Bundle::new(name, parts));
-        Ok(Self { bundle, parameters, is_bound: false, module })
+        Ok(Self { bundle, parameters, made, is_bound: false, module })
     }
 
     /// Runs the layer on one input. Unless the layer is pinned, the output is being computed when this returns.
@@ -156,7 +161,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     }
 
     fn unbind(&mut self) {
-        set_parameters(&mut *self.module, self.parameters.iter().cloned());
+        set_parameters(&mut *self.module, self.parameters.iter().chain(&self.made).cloned());
         self.is_bound = false;
     }
 }

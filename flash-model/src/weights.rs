@@ -87,6 +87,20 @@ impl<'a> Weights<'a> {
         self.matrices(self.format()?, &[n_heads], input_dims, output_dims)
     }
 
+    /// A matrix that a layer makes of others.
+    pub(crate) fn made(&self, format: Option<QuantizedFormat>) -> Result<Linear, ModelError> {
+        let nothing = || unloaded(&[0], Dtype::Float32);
+        let of_groups = || format.map(|_| nothing()).transpose();
+        Ok(Linear {
+            backend: self.backend.clone(),
+            format,
+            weight: Param::new(nothing()?),
+            scales: Param::new(of_groups()?),
+            biases: Param::new(of_groups()?),
+            bias: Param::new(None),
+        })
+    }
+
     /// How it is quantised, if the checkpoint has scales for it.
     fn format(&self) -> Result<Option<QuantizedFormat>, ModelError> {
         let path = Fused::whole_path(self.fused, &self.path);

@@ -394,15 +394,24 @@ fn a_fused_tensor_of_too_few_rows_is_named() {
     assert_eq!((tensor.as_str(), expected.as_slice()), (wanted, &[2 * HIDDEN, HIDDEN][..]));
 }
 
-/// The error of the committed `deepseek_v3` with `value` at `field`.
-fn deepseek_with(field: &str, value: Value) -> ModelError {
+/// The committed `deepseek_v3` with `value` at `field`.
+fn deepseek_with(field: &str, value: Value) -> Result<Model, ModelError> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/deepseek_v3");
     let dir = tempfile::tempdir().unwrap();
     fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
     let mut config: Value = serde_json::from_slice(&fs::read(from.join("config.json")).unwrap()).unwrap();
     config[field] = value;
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    open(dir.path()).unwrap_err()
+    open(dir.path())
+}
+
+#[test]
+fn layers_behind_the_last_one_are_left_alone() {
+    // As those that predict several tokens at once.
+    let model = deepseek_with("num_hidden_layers", json!(2)).unwrap();
+    let names: Vec<_> = model.bundles().map(|bundle| bundle.name).collect();
+    assert!(names.iter().any(|name| name == "model.layers.1"), "{names:?}");
+    assert!(!names.iter().any(|name| name == "model.layers.2"), "{names:?}");
 }
 
 #[test]
@@ -417,7 +426,7 @@ fn groups_of_experts_that_cannot_be_are_named() {
         ("topk_method", json!("greedy")),
         ("n_shared_experts", json!(-1)),
     ] {
-        let error = deepseek_with(wanted, value);
+        let error = deepseek_with(wanted, value).unwrap_err();
         assert!(matches!(&error, ModelError::ConfigField { field, .. } if *field == wanted), "{error:?}");
     }
 }
@@ -426,7 +435,7 @@ fn groups_of_experts_that_cannot_be_are_named() {
 fn sizes_of_latent_attention_that_cannot_be_are_named() {
     for field in ["kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"] {
         for value in [json!(0), json!(-8), json!(i32::MAX - 1)] {
-            let error = deepseek_with(field, value.clone());
+            let error = deepseek_with(field, value.clone()).unwrap_err();
             let is_named = match &error {
                 // The two make a key, which is looked at first.
                 ModelError::ConfigField { field: got, .. } => *got == field || *got == "head_dim",
@@ -435,8 +444,8 @@ fn sizes_of_latent_attention_that_cannot_be_are_named() {
             assert!(is_named, "{field} {value}: {error:?}");
         }
     }
-    let error = deepseek_with("qk_rope_head_dim", json!(7));
+    let error = deepseek_with("qk_rope_head_dim", json!(7)).unwrap_err();
     assert!(matches!(error, ModelError::ConfigField { .. }), "{error:?}");
-    let error = deepseek_with("kv_lora_rank", json!(18));
+    let error = deepseek_with("kv_lora_rank", json!(18)).unwrap_err();
     assert!(matches!(error, ModelError::TensorShape { .. }), "{error:?}");
 }

@@ -219,3 +219,62 @@ fn a_layer_that_keeps_its_weights_is_an_error_and_not_a_hang() {
         );
     }
 }
+
+/// A module that makes a parameter of the one it has, and counts how often.
+#[derive(Debug, ModuleParameters)]
+struct Maker {
+    #[param]
+    weight: Param<Array>,
+    #[param]
+    turned: Param<Array>,
+    n_made: usize,
+}
+
+impl Module<&Array> for Maker {
+    type Output = Array;
+    type Error = Exception;
+
+    fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
+        if self.turned.size() == 0 {
+            self.n_made += 1;
+            self.turned.value = self.weight.t().contiguous()?;
+        }
+        let made = Array::from_f32(self.n_made as f32);
+        x.matmul(&*self.turned)?.multiply(Array::from_f32(0.0))?.add(made)
+    }
+
+    fn training_mode(&mut self, _: bool) {}
+}
+
+#[test]
+fn what_a_layer_makes_of_its_weights_stays_as_long_as_they_do() {
+    const LAYERS: usize = 4;
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path(), LAYERS);
+    for is_pinned in [true, false] {
+        let checkpoint = Checkpoint::open(dir.path(), IoMode::Pread).unwrap();
+        let mut bundles = Bundles::default();
+        let layer = |idx: usize| {
+            let weight = Param::new(zeros::<f32>(&[DIMS, DIMS]).unwrap());
+            let turned = Param::new(zeros::<f32>(&[0]).unwrap());
+            let maker = Box::new(Maker { weight, turned, n_made: 0 });
+            StreamingProxy::new(maker, &format!("blocks.{idx}.proj"), &checkpoint, &mut bundles).unwrap()
+        };
+        let mut proxies: Vec<_> = (0..LAYERS).map(layer).collect();
+        let floor_bytes = bundles.plan(0, u64::MAX, true, &MachineSpeeds::default()).unwrap().floor_bytes;
+        let budget_bytes = if is_pinned { 10 * floor_bytes } else { floor_bytes };
+        let plan = bundles.plan(0, budget_bytes, true, &MachineSpeeds::default()).unwrap();
+        let shards = checkpoint.catalog().shards().to_vec();
+        let reader = Reader::new(shards, ReaderConfig::default()).unwrap();
+        let budget = Budget::new(budget_bytes);
+        let mut residency = Residency::new(bundles, plan, reader, &budget, Conduct::free(true)).unwrap();
+        let x = Array::from_iter((0..DIMS).map(|i| i as f32), &[1, DIMS]);
+        for pass in 1..4 {
+            for proxy in &mut proxies {
+                let made = proxy.forward(&mut residency, &x).unwrap();
+                let wanted = if is_pinned { 1.0 } else { pass as f32 };
+                assert_eq!(made.as_slice::<f32>()[0], wanted, "pinned: {is_pinned}");
+            }
+        }
+    }
+}

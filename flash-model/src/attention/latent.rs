@@ -68,20 +68,17 @@ pub(crate) struct LatentAttention {
     k_pe_proj: Linear,
     #[param]
     kv_a_layernorm: RmsNorm,
+    /// Brings queries to latent vectors: a matrix for each head.
     #[param]
-    embed_q: Option<Linear>,
+    embed_q: Linear,
+    /// Brings what was mixed of those to values, likewise.
     #[param]
-    unembed_out: Option<Linear>,
+    unembed_out: Linear,
+    /// What both are made of, if they are not in the checkpoint.
     #[param]
     kv_b_proj: Option<Linear>,
     #[param]
     o_proj: Linear,
-}
-
-/// Brings queries to latent vectors, and what was mixed of those to values: a matrix for each head.
-struct ByHead {
-    embed_q: Linear,
-    unembed_out: Linear,
 }
 
 impl LatentArgs {
@@ -91,16 +88,19 @@ impl LatentArgs {
         Fused::parts(KV_A, &parts)
     }
 
-    /// Whether the projections by head have to be made of those below `weights` whenever the layer computes.
-    pub(crate) fn has_joint(weights: &Weights<'_>) -> bool {
-        let weights = weights.at(KV_B);
-        weights.checkpoint().has(&format!("{}.weight", weights.path()))
-    }
-
-    /// Bytes that this takes: all of the matrix as numbers of its own, and cut, and quantised anew.
-    pub(crate) fn joint_bytes(&self) -> u64 {
+    /// Bytes of what layers below these `paths` make of their weights, and of what this takes in one of them: all of a matrix as
+    /// numbers of its own, and cut.
+    pub(crate) fn made_bytes(&self, weights: &Weights<'_>, paths: impl Iterator<Item = String>) -> u64 {
+        let parts = ["weight", "scales", "biases"];
+        let catalog = weights.checkpoint().catalog();
+        let names = paths.flat_map(|path| parts.map(|part| format!("{path}.self_attn.{KV_B}.{part}")));
+        // What is made has as many numbers, in groups of the same size.
+        let kept: u64 = names.filter_map(|name| Some(catalog.get(&name)?.span.len_bytes())).sum();
+        if kept == 0 {
+            return 0;
+        }
         let numbers = self.n_heads as u64 * (self.nope_dim + self.v_dim) as u64 * self.kv_lora_rank as u64;
-        3 * size_of::<f32>() as u64 * numbers
+        kept + 2 * size_of::<f32>() as u64 * numbers
     }
 }
 
@@ -114,11 +114,13 @@ impl LatentAttention {
         let queries = n_heads * (nope_dim + rope_dim);
         let low_rank = args.q_lora_rank;
         let direct = if low_rank.is_none() { Some(hidden_size) } else { None };
-        let is_joint = LatentArgs::has_joint(weights);
-        let by_head = |name: &str, input, output| {
-            (!is_joint).then(|| weights.at(name).linear_each(n_heads, input, output)).transpose()
-        };
+        let is_joint = weights.checkpoint().has(&format!("{}.{KV_B}.weight", weights.path()));
         let joint = |rows| weights.at(KV_B).linear(kv_lora_rank, rows, false);
+        let joint = is_joint.then(|| joint(n_heads * (nope_dim + v_dim))).transpose()?;
+        let by_head = |name: &str, input, output| match &joint {
+            Some(joint) => weights.made(joint.format),
+            None => weights.at(name).linear_each(n_heads, input, output),
+        };
         let attention = Self {
             causal: CausalAttention {
                 backend: weights.backend().clone(),
@@ -140,7 +142,7 @@ impl LatentAttention {
             kv_a_layernorm: norm("kv_a_layernorm", kv_lora_rank)?,
             embed_q: by_head("embed_q", nope_dim, kv_lora_rank)?,
             unembed_out: by_head("unembed_out", kv_lora_rank, v_dim)?,
-            kv_b_proj: is_joint.then(|| joint(n_heads * (nope_dim + v_dim))).transpose()?,
+            kv_b_proj: joint,
             o_proj: linear("o_proj", n_heads * v_dim, hidden_size, args.bias)?,
         };
         if let Some(joint) = &attention.kv_b_proj {
@@ -150,7 +152,8 @@ impl LatentAttention {
     }
 
     /// Adds what it makes of the input to `residual`.
-    pub(crate) fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+    pub(crate) fn add(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+        self.make()?;
         self.o_proj.add(residual, &self.attend(input)?)
     }
 
@@ -158,16 +161,15 @@ impl LatentAttention {
     fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
         let (n, n_heads) = (x.dim(1), self.causal.n_heads);
         let [queries, latent, k_pe] = self.project(x)?;
-        let by_head = self.by_head()?;
         let queries = queries.reshape(&[1, n, n_heads, -1])?;
-        let of_latent = by_head.embed_q.of_each(&queries.try_index((Ellipsis, ..self.nope_dim))?)?;
+        let of_latent = self.embed_q.of_each(&queries.try_index((Ellipsis, ..self.nope_dim))?)?;
         let rotated = queries.try_index((Ellipsis, self.nope_dim..))?;
         let queries = concatenate(&[&rotated, &of_latent], -1)?.reshape(&[1, n, -1])?;
         let keys = concatenate(&[&k_pe, &latent], -1)?;
         let (queries, keys) = (&queries, &keys);
         let input = AttentionInput { queries, keys, values: None, norms: None, sinks: None, position };
         let mixed = self.causal.backend.attend(&self.causal, input, kv)?.reshape(&[1, n, n_heads, -1])?;
-        by_head.unembed_out.of_each(&mixed)?.reshape(&[1, n, n_heads * self.v_dim])
+        self.unembed_out.of_each(&mixed)?.reshape(&[1, n, n_heads * self.v_dim])
     }
 
     /// Queries of all heads, latent vectors, and what is rotated.
@@ -181,17 +183,13 @@ impl LatentAttention {
         Ok([queries, self.kv_a_layernorm.of(&latent)?, k_pe])
     }
 
-    fn by_head(&self) -> Result<ByHead, Exception> {
-        if let (Some(embed_q), Some(unembed_out)) = (&self.embed_q, &self.unembed_out) {
-            return Ok(ByHead { embed_q: embed_q.clone(), unembed_out: unembed_out.clone() });
+    /// Makes what the checkpoint has not, if it is not there: as mlx-lm's `sanitize`, which quantises anew what was quantised, for
+    /// rows of keys become columns.
+    fn make(&mut self) -> Result<(), Exception> {
+        let Some(joint) = &self.kv_b_proj else { return Ok(()) };
+        if self.embed_q.weight.size() > 0 {
+            return Ok(());
         }
-        let joint = self.kv_b_proj.as_ref();
-        let joint = joint.ok_or_else(|| Exception::custom("latent attention without keys"))?;
-        self.split(joint)
-    }
-
-    /// As mlx-lm's `sanitize`, which quantises anew what was quantised: rows of keys become columns.
-    fn split(&self, joint: &Linear) -> Result<ByHead, Exception> {
         let all = match (joint.format, &joint.scales.value) {
             (Some(format), Some(scales)) => {
                 let biases = joint.biases.value.as_ref();
@@ -202,17 +200,17 @@ impl LatentAttention {
         let all = all.reshape(&[self.causal.n_heads, self.nope_dim + self.v_dim, -1])?;
         let keys = all.try_index((.., ..self.nope_dim, ..))?.swap_axes(-1, -2)?;
         let values = all.try_index((.., self.nope_dim.., ..))?;
-        let made = |weight: Array| -> Result<Linear, Exception> {
-            let mut linear = joint.clone();
-            linear.weight.value = weight.contiguous()?;
-            if let Some(format) = joint.format {
-                let (codes, scales, biases) = ops::quantize(&*linear.weight, format.group_size, format.bits)?;
-                linear.weight.value = codes;
-                (linear.scales.value, linear.biases.value) = (Some(scales), Some(biases));
-            }
-            Ok(linear)
-        };
-        Ok(ByHead { embed_q: made(keys)?, unembed_out: made(values)? })
+        for (linear, weight) in [(&mut self.embed_q, keys), (&mut self.unembed_out, values)] {
+            let weight = weight.contiguous()?;
+            let Some(format) = linear.format else {
+                linear.weight.value = weight;
+                continue;
+            };
+            let (codes, scales, biases) = ops::quantize(&weight, format.group_size, format.bits)?;
+            linear.weight.value = codes;
+            (linear.scales.value, linear.biases.value) = (Some(scales), Some(biases));
+        }
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::weights::Weights;
 /// What comes first in a layer.
 pub(super) trait Attend: ModuleParameters + Debug {
     /// Adds what it makes of the input to `residual`.
-    fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception>;
+    fn add(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception>;
 }
 
 /// What comes behind it.
@@ -109,14 +109,14 @@ impl<A: Attend, F: Feed> Layer for TransformerBlock<A, F> {
 }
 
 impl Attend for Attention {
-    fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
-        self.add(residual, input)
+    fn add(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+        Self::add(self, residual, input)
     }
 }
 
 impl Attend for LatentAttention {
-    fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
-        self.add(residual, input)
+    fn add(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+        Self::add(self, residual, input)
     }
 }
 

@@ -166,7 +166,6 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let layer: Box<dyn Layer> = Box::new(TransformerBlock::with(&sizes, self_attn, gate, weights)?);
         Ok(LayerParts::mixed(layer, Mixture::new(&mlp, NAMES, *experts, router.clone())?))
     })?;
-    let first = weights.at("model.layers.0.self_attn");
-    let made_bytes = if LatentArgs::has_joint(&first) { attention.joint_bytes() } else { 0 };
+    let made_bytes = attention.made_bytes(weights, usual.layers.iter().map(|(path, _)| path.clone()));
     Ok(Architecture { fused, halves: Halves::Keys, made_bytes, ..usual })
 }
