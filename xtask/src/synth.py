@@ -72,6 +72,10 @@ class Writer:
         """Terms of the sums that a quantised matrix makes."""
         return self.shapes[f"{path}.weight"][-1] * 32 // self.bits_of(path)
 
+    def deviation(self, path, n_terms):
+        # What attention adds is much the same for all tokens: larger embeddings keep them apart, and so their experts.
+        return 9 if "embed" in path else GAIN / math.sqrt(n_terms)
+
     def blocks(self, name, dtype):
         """What the tensor holds, as blocks without end."""
         path, _, part = name.rpartition(".")
@@ -83,12 +87,12 @@ class Writer:
         if part in ("scales", "biases") and f"{path}.weight" in self.shapes and self.quantization:
             levels = 2 ** self.bits_of(path)
             # So that codes, all alike, have the wanted deviation, and a mean of 0.
-            scale = GAIN / math.sqrt(self.columns(path)) / (levels / math.sqrt(12))
+            scale = self.deviation(path, self.columns(path)) / (levels / math.sqrt(12))
             return self.constant(dtype, scale if part == "scales" else -scale * (levels - 1) / 2)
         shape = self.shapes[name]
         if "norm" in path.rpartition(".")[2] and len(shape) == 1:
             return self.constant(dtype, 1.0)
-        deviation = GAIN / math.sqrt(shape[-1] if len(shape) > 1 else 400)
+        deviation = self.deviation(path, shape[-1] if len(shape) > 1 else 400)
         return lambda: self.floats(dtype, self.rng.normal(0, deviation, BLOCK_BYTES // 16))
 
     def floats(self, dtype, numbers):

@@ -26,6 +26,8 @@ GROUP = 64
 # Weights from -7.5 to 7.5 times this: small enough for activations to stay finite. Their mean is 0: what all outputs have in
 # common would grow from layer to layer, until every token took the same experts.
 SCALE = 0.004
+# Embeddings are larger than all that attention adds: that is much the same for all tokens, and so would be their experts.
+EMBEDDING_SCALE = 2.0
 ROUTER_DEVIATION = 0.05
 SHARD_BYTES = 2 * 10**9
 
@@ -69,6 +71,10 @@ def is_router(name):
     return name.endswith("mlp.gate")
 
 
+def scale(name):
+    return EMBEDDING_SCALE if name == "model.embed_tokens" else SCALE
+
+
 def mlx_parts(name, shape, rng):
     if len(shape) == 1:
         return {f"{name}.weight": mx.ones(shape, mx.bfloat16)}
@@ -78,8 +84,8 @@ def mlx_parts(name, shape, rng):
     groups = (*rows, columns // GROUP)
     return {
         f"{name}.weight": mx.array(rng.integers(0, 2**32, (*rows, columns // 8), np.uint32)),
-        f"{name}.scales": mx.full(groups, SCALE, mx.bfloat16),
-        f"{name}.biases": mx.full(groups, -7.5 * SCALE, mx.bfloat16),
+        f"{name}.scales": mx.full(groups, scale(name), mx.bfloat16),
+        f"{name}.biases": mx.full(groups, -7.5 * scale(name), mx.bfloat16),
     }
 
 
@@ -194,7 +200,7 @@ def write_gguf(path, shapes, vocabulary, demo):
             writer.write_tensor_data(rng.normal(0, ROUTER_DEVIATION, shape).astype(np.float32))
         else:
             blocks = np.empty(int(np.prod(shape)) // 32, block)
-            blocks["scale"] = SCALE
+            blocks["scale"] = scale(mlx_name)
             blocks["weights"] = pairs[rng.integers(0, len(pairs), (len(blocks), 16), np.uint8)]
             writer.write_tensor_data(blocks.view(np.uint8))
     writer.close()
