@@ -4,7 +4,8 @@ mod common;
 
 use common::{Format, Random, Weights, all_formats, bits, matmul, pool};
 use flash_kernels::{
-    FloatType, Floats, Gate, Isa, KernelError, Projection, gated, matmul_add, matmul_each, matmul_gated,
+    FloatType, Floats, Gate, Isa, KernelError, Projection, gated, gated_pairs, matmul_add, matmul_each,
+    matmul_gated,
 };
 use proptest::prelude::*;
 
@@ -112,6 +113,33 @@ proptest! {
                 gated(&pool, kind, &products[0], &products[1], &mut wanted);
                 prop_assert_eq!(bits(&y), bits(&wanted), "{} {:?}", isa, kind);
             }
+        }
+    }
+
+    #[test]
+    fn a_gate_whose_rows_take_turns_with_those_of_its_values_has_the_bits_of_one_apart(
+        case in case(1..2),
+        n_threads in 1_usize..4,
+    ) {
+        let (x, n) = (Random(case.seed).vec(case.m * case.k), case.n);
+        let both = Weights::new(case.formats[0], [2 * n, case.k], 1, case.seed);
+        for isa in Isa::available() {
+            let pool = pool(n_threads, *isa);
+            let pairs = alone(&pool, &x, &both, None);
+            // Each row as a matrix of its own.
+            let mut apart = [(); 2].map(|()| vec![0.0; case.m * n]);
+            for row in 0..2 * n {
+                let mut column = vec![f32::NAN; case.m];
+                flash_kernels::matmul(&pool, &x, &both.matrix().rows(row..row + 1), None, &mut column).unwrap();
+                for (m, value) in column.into_iter().enumerate() {
+                    apart[row % 2][m * n + row / 2] = value;
+                }
+            }
+            let (mut wanted, mut y) = (vec![f32::NAN; case.m * n], vec![f32::NAN; case.m * n]);
+            let kind = Gate::ClampedSilu { alpha: 1.702, limit: 7.0 };
+            gated(&pool, kind, &apart[0], &apart[1], &mut wanted);
+            gated_pairs(&pool, kind, &pairs, &mut y);
+            prop_assert_eq!(bits(&y), bits(&wanted), "{}", isa);
         }
     }
 }
