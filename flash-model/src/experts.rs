@@ -31,7 +31,7 @@ use ahead::Ahead;
 pub use ahead::AheadTraffic;
 pub(crate) use ahead::Foreseen;
 pub(crate) use gate::{Gate, GateArgs};
-pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, Mixture, Names};
+pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, MATRICES, Mixture, Names};
 pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;
 pub(crate) use router::{Groups, Router, Routes, Scoring};

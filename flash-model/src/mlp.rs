@@ -15,15 +15,16 @@ pub(crate) struct MlpArgs {
     pub hidden_size: i32,
     pub intermediate_size: i32,
     pub bias: bool,
-    pub activation: Activation,
+    /// How a gate lets numbers through; none if there is none: then it is `relu(up(x))²` that passes.
+    pub activation: Option<Activation>,
 }
 
-/// `down(activation(gate(x)) · up(x))`. Its parameters are named as most checkpoints name them.
+/// `down(activation(gate(x)) · up(x))`, or without a gate `down(relu(up(x))²)`. Its parameters are named as most checkpoints name them.
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct Mlp {
-    activation: Activation,
+    activation: Option<Activation>,
     #[param]
-    gate_proj: Linear,
+    gate_proj: Option<Linear>,
     #[param]
     down_proj: Linear,
     #[param]
@@ -36,7 +37,7 @@ impl Mlp {
         let linear = |name, input, output| weights.at(name).linear(input, output, bias);
         Ok(Self {
             activation,
-            gate_proj: linear("gate_proj", hidden_size, intermediate_size)?,
+            gate_proj: activation.map(|_| linear("gate_proj", hidden_size, intermediate_size)).transpose()?,
             down_proj: linear("down_proj", intermediate_size, hidden_size)?,
             up_proj: linear("up_proj", hidden_size, intermediate_size)?,
         })
@@ -44,47 +45,18 @@ impl Mlp {
 
     /// Adds what it makes of `x` to `residual`.
     pub(crate) fn add(&self, residual: &Array, x: &Array) -> Result<Array, Exception> {
-        self.down_proj.add(residual, &self.gated(x)?)
+        self.down_proj.add(residual, &self.passed(x)?)
     }
 
     /// What it makes of `x`.
     pub(crate) fn of(&self, x: &Array) -> Result<Array, Exception> {
-        self.down_proj.of(&self.gated(x)?)
+        self.down_proj.of(&self.passed(x)?)
     }
 
-    fn gated(&self, x: &Array) -> Result<Array, Exception> {
-        gated(self.activation, &self.gate_proj, &self.up_proj, x)
-    }
-}
-
-/// What there is to say of an MLP without a gate.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PlainMlpArgs {
-    pub hidden_size: i32,
-    pub intermediate_size: i32,
-    pub bias: bool,
-}
-
-/// `down(relu(up(x))²)`.
-#[derive(Debug, ModuleParameters)]
-pub(crate) struct PlainMlp {
-    #[param]
-    up_proj: Linear,
-    #[param]
-    down_proj: Linear,
-}
-
-impl PlainMlp {
-    pub(crate) fn new(args: PlainMlpArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
-        let PlainMlpArgs { hidden_size, intermediate_size, bias } = args;
-        Ok(Self {
-            up_proj: weights.at("up_proj").linear(hidden_size, intermediate_size, bias)?,
-            down_proj: weights.at("down_proj").linear(intermediate_size, hidden_size, bias)?,
-        })
-    }
-
-    /// Adds what it makes of `x` to `residual`.
-    pub(crate) fn add(&self, residual: &Array, x: &Array) -> Result<Array, Exception> {
-        self.down_proj.add(residual, &squared_relu(&self.up_proj, x)?)
+    fn passed(&self, x: &Array) -> Result<Array, Exception> {
+        match self.activation.zip(self.gate_proj.as_ref()) {
+            Some((activation, gate)) => gated(activation, gate, &self.up_proj, x),
+            None => squared_relu(&self.up_proj, x),
+        }
     }
 }

@@ -403,6 +403,16 @@ fn quantized_nemotron_h_equals_mlx_lm() {
     tiny("nemotron_h-q4");
 }
 
+#[test]
+fn nemotron_h_with_groups_of_experts_equals_mlx_lm() {
+    tiny("nemotron_h-moe");
+}
+
+#[test]
+fn nemotron_h_with_a_tensor_for_each_expert_equals_mlx_lm() {
+    tiny("nemotron_h-moe-each");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

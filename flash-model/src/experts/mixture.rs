@@ -18,11 +18,12 @@ use crate::layers::Linear;
 use crate::weights::Weights;
 use crate::{ModelError, mlx};
 
-/// What an expert computes: `down(activation(gate(x), up(x)))`.
+/// What an expert computes: `down(activation(gate(x), up(x)))`, or without a gate `down(relu(up(x))²)`.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(crate) struct Expert {
-    pub activation: Activation,
-    /// None if `up_proj` has its rows as well: then they take turns, the gate's before what it lets through.
+    /// How the gate lets numbers through, if there is one.
+    pub activation: Option<Activation>,
+    /// None if there is no gate, or if `up_proj` has its rows as well: then they take turns, the gate's before what it lets through.
     #[param]
     pub gate_proj: Option<Linear>,
     #[param]
@@ -36,14 +37,26 @@ pub(crate) struct Expert {
 pub(crate) struct Names {
     /// Where the tensors of all experts are, as mlx-lm stacks them.
     pub stacked: &'static str,
+    /// What gate, up and down are called there.
+    pub stacked_matrices: [&'static str; 3],
     /// Where those of each are, below its index, as they were trained.
     pub each: &'static str,
-    /// What gate, up and down are called there.
+    /// And there.
     pub each_matrices: [&'static str; 3],
 }
 
-/// What stacked matrices are called.
-const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+/// What the matrices of an expert are called here, and in most checkpoints.
+pub(crate) const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
+/// The place of up among them.
+const UP: usize = 1;
+
+/// Which matrix a parameter is of, and what it is called there.
+fn matrix_of(key: &str) -> (usize, &str) {
+    let (matrix, parameter) = key.split_once('.').expect("a parameter of a matrix");
+    let idx = MATRICES.iter().position(|name| *name == matrix).expect("a matrix of an expert");
+    (idx, parameter)
+}
 
 /// How blocks are stored: 16 bytes with the codes of 32 columns, and a scale.
 const BLOCKS: QuantizedFormat = QuantizedFormat { group_size: 32, bits: 4, mode: QuantizedMode::Mxfp4 };
@@ -63,7 +76,8 @@ pub(crate) struct ExpertArgs {
     pub dims: ExpertDims,
     /// Whether their matrices have biases.
     pub bias: bool,
-    pub activation: Activation,
+    /// How a gate lets numbers through; none if there is none: then it is `relu(up(x))²` that passes.
+    pub activation: Option<Activation>,
 }
 
 /// The experts of a layer.
@@ -85,7 +99,7 @@ impl ExpertArgs {
         let linear = |idx: usize, input, output| weights.at(matrices[idx]).linear(input, output, bias);
         Ok(Expert {
             activation,
-            gate_proj: Some(linear(0, hidden, intermediate)?),
+            gate_proj: activation.map(|_| linear(0, hidden, intermediate)).transpose()?,
             up_proj: linear(1, hidden, intermediate)?,
             down_proj: linear(2, intermediate, hidden)?,
         })
@@ -110,14 +124,13 @@ impl Mixture {
         router: Router,
     ) -> Result<Self, ModelError> {
         let stacked = weights.at(names.stacked);
-        if weights.checkpoint().has(&format!("{}.{}.weight", stacked.path(), MATRICES[0])) {
-            return Self::stacked(&stacked, args, router);
+        if weights.checkpoint().has(&format!("{}.{}.weight", stacked.path(), names.stacked_matrices[UP])) {
+            return Self::stacked(&stacked, names.stacked_matrices, args, router);
         }
         let each = weights.at(names.each);
         let template = args.template(&each.at("0"), names.each_matrices)?;
         Self::placed(&each, template, args, router, |key, shape, kind| {
-            let (matrix, parameter) = key.split_once('.').expect("a parameter of a matrix");
-            let idx = MATRICES.iter().position(|name| *name == matrix).expect("a matrix of an expert");
+            let (idx, parameter) = matrix_of(key);
             let tensor = |expert_idx| {
                 let path = each.at(&format!("{expert_idx}"));
                 let name = format!("{}.{}.{parameter}", path.path(), names.each_matrices[idx]);
@@ -130,13 +143,15 @@ impl Mixture {
     /// Those whose tensors at the path of `weights` have a matrix of all experts each, as mlx-lm stacks them.
     pub(crate) fn stacked(
         weights: &Weights<'_>,
+        matrices: [&str; 3],
         args: ExpertArgs,
         router: Router,
     ) -> Result<Self, ModelError> {
-        let template = args.template(weights, MATRICES)?;
+        let template = args.template(weights, matrices)?;
         Self::placed(weights, template, args, router, |key, shape, kind| {
             let shape = [&[args.dims.n_experts as u64], shape].concat();
-            let name = format!("{}.{key}", weights.path());
+            let (idx, parameter) = matrix_of(key);
+            let name = format!("{}.{}.{parameter}", weights.path(), matrices[idx]);
             Ok(Place::Stacked(weights.checkpoint().tensor(&name, &shape, kind)?.clone()))
         })
     }

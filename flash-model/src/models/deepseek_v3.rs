@@ -7,7 +7,9 @@ use super::block::TransformerBlock;
 use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::attention::{LatentArgs, LatentAttention};
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, Gate, GateArgs, Groups, Mixture, Names, Router, Scoring};
+use crate::experts::{
+    ExpertArgs, ExpertDims, Gate, GateArgs, Groups, MATRICES, Mixture, Names, Router, Scoring,
+};
 use crate::mlp::{Mlp, MlpArgs};
 use crate::rope::{Rope, RopeArgs, RopeScaling};
 use crate::weights::Weights;
@@ -16,7 +18,7 @@ use crate::{Config, ModelError};
 use flash_kv::Halves;
 
 const NAMES: Names =
-    Names { stacked: "switch_mlp", each: "experts", each_matrices: ["gate_proj", "up_proj", "down_proj"] };
+    Names { stacked: "switch_mlp", stacked_matrices: MATRICES, each: "experts", each_matrices: MATRICES };
 
 /// The one way to choose experts.
 const TOPK_METHOD: &str = "noaux_tc";
@@ -146,7 +148,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let router = Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, scoring, config)?;
         let (hidden, intermediate) = (sizes.hidden_size, args.moe_intermediate_size);
         let dims = ExpertDims { n_experts, hidden, intermediate };
-        Ok::<_, ModelError>((ExpertArgs { dims, bias: false, activation: Activation::Silu }, router))
+        Ok::<_, ModelError>((ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) }, router))
     });
     let mixture = mixture.transpose()?;
     let shared_experts = args.shared(sizes.mlp(), config)?;

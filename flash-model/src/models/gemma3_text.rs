@@ -108,7 +108,7 @@ struct TransformerBlock {
 impl TransformerBlock {
     fn new(sizes: &Sizes, attention: &AttentionArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, around_zero(sizes));
-        let mlp = MlpArgs { activation: Activation::GeluTanh, ..sizes.mlp() };
+        let mlp = MlpArgs { activation: Some(Activation::GeluTanh), ..sizes.mlp() };
         Ok(Self {
             self_attn: Attention::new(attention, &weights.at("self_attn"))?,
             mlp: Mlp::new(mlp, &weights.at("mlp"))?,

@@ -8,7 +8,7 @@ use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::AttentionArgs;
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Mixture, Router, Scoring};
+use crate::experts::{ExpertArgs, ExpertDims, GateArgs, MATRICES, Mixture, Router, Scoring};
 use crate::fused::Fused;
 use crate::rope::{Rope, RopeScaling};
 use crate::weights::Weights;
@@ -60,7 +60,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     // The softmax over the chosen only.
     let router = Router::new(args.num_experts_per_tok, n_experts, true, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden: sizes.hidden_size, intermediate: sizes.intermediate_size };
-    let activation = Activation::ClampedSilu { alpha: ALPHA, limit: args.swiglu_limit };
+    let activation = Some(Activation::ClampedSilu { alpha: ALPHA, limit: args.swiglu_limit });
     let expert_args = ExpertArgs { dims, bias: true, activation };
     // All of its rows: what other families call gate is the router here.
     let fused = Fused::parts("mlp.router", &[("mlp.gate", n_experts as i32)]);
@@ -74,7 +74,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let experts = weights.at("mlp.experts");
         let mixture = match Mixture::in_blocks(&experts, expert_args, router.clone())? {
             Some(published) => published,
-            None => Mixture::stacked(&experts, expert_args, router.clone())?,
+            None => Mixture::stacked(&experts, MATRICES, expert_args, router.clone())?,
         };
         Ok(LayerParts::mixed(layer, mixture))
     })?;

@@ -11,12 +11,19 @@ use super::{Architecture, Layer, LayerOutput, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::{Attention, LayerInput};
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, Gate, GateArgs, Mixture, Names, Routed, Router, Scoring};
+use crate::experts::{
+    ExpertArgs, ExpertDims, Gate, GateArgs, MATRICES, Mixture, Names, Routed, Router, Scoring,
+};
 use crate::layers::RmsNorm;
 use crate::rope::{Rope, RopeArgs, RopeScaling};
 use crate::weights::Weights;
 
-const NAMES: Names = Names { stacked: "switch_mlp", each: "experts", each_matrices: ["w1", "w3", "w2"] };
+const NAMES: Names = Names {
+    stacked: "switch_mlp",
+    stacked_matrices: MATRICES,
+    each: "experts",
+    each_matrices: ["w1", "w3", "w2"],
+};
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {
@@ -85,7 +92,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     // The softmax over the chosen is that over all, of which the chosen are made to add up to 1.
     let router = Router::new(args.num_experts_per_tok, n_experts, true, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden: sizes.hidden_size, intermediate: sizes.intermediate_size };
-    let experts = ExpertArgs { dims, bias: false, activation: Activation::Silu };
+    let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
     decoder(weights, &sizes, args.tie_word_embeddings, |_, weights| {
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, sizes.norm());
         let moe = weights.at("block_sparse_moe");

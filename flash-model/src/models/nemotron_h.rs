@@ -1,4 +1,5 @@
-//! Nemotron-H, as `mlx_lm/models/nemotron_h.py` has it: each layer is one mixer behind a norm, of Mamba-2, of attention or an MLP.
+//! Nemotron-H, as `mlx_lm/models/nemotron_h.py` has it: each layer is one mixer behind a norm, of Mamba-2, of attention, an MLP or a
+//! mixture.
 
 mod args;
 
@@ -12,13 +13,21 @@ use mlx_rs::module::{Module, ModuleParameters};
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
+use crate::experts::{Gate, Mixture, Names};
 use crate::kv::Keeps;
 use crate::layers::RmsNorm;
 use crate::mamba2::Mamba2;
-use crate::mlp::PlainMlp;
+use crate::mlp::Mlp;
 use crate::weights::Weights;
 
-use args::{LayerKind, ModelArgs};
+use args::{LayerKind, ModelArgs, MoeArgs};
+
+const EXPERTS: Names = Names {
+    stacked: "switch_mlp",
+    stacked_matrices: ["", "fc1", "fc2"],
+    each: "experts",
+    each_matrices: ["", "up_proj", "down_proj"],
+};
 
 const NAMES: DecoderNames = DecoderNames { model: "backbone", embed: "embeddings", norm: "norm_f" };
 
@@ -40,7 +49,13 @@ impl Mixer for Mamba2 {
     }
 }
 
-impl Mixer for PlainMlp {
+impl Mixer for Gate {
+    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        self.send(residual.clone(), input.x.clone())
+    }
+}
+
+impl Mixer for Mlp {
     fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         Ok(self.add(residual, input.x)?.into())
     }
@@ -75,6 +90,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let kinds = args.kinds(config)?;
     let sizes = args.sizes(kinds.len(), config)?;
     let mamba = args.mamba2(config)?;
+    let moe = kinds.contains(&LayerKind::Moe).then(|| args.moe(config)).transpose()?;
     let attention = AttentionArgs {
         qkv_bias: args.attention_bias,
         output_bias: args.attention_bias,
@@ -83,6 +99,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let usual = decoder_of(NAMES, weights, &sizes, false, |layer_idx, weights| {
         let norm = weights.at("norm").rms_norm(sizes.hidden_size, sizes.norm())?;
         let mixer = weights.at("mixer");
+        let mut mixture = None;
         let (layer, keeps): (Box<dyn Layer>, _) = match kinds[layer_idx] {
             LayerKind::Mamba => {
                 let mixer = Mamba2::new(mamba, &mixer)?;
@@ -92,14 +109,21 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
                 let mixer = Attention::new(&attention, &mixer)?;
                 (Box::new(Block { norm, mixer }), Keeps::KeysValues)
             }
+            LayerKind::Moe => {
+                let MoeArgs { experts, gate, router } = moe.as_ref().expect("there is such a layer");
+                mixture = Some(Mixture::new(&mixer, EXPERTS, *experts, router.clone())?);
+                let mixer = Gate::new(&mixer, experts.dims, *gate)?;
+                (Box::new(Block { norm, mixer }), Keeps::Nothing)
+            }
             LayerKind::Mlp => {
-                let mixer = PlainMlp::new(args.mlp(), &mixer)?;
+                let mixer = Mlp::new(args.mlp(), &mixer)?;
                 (Box::new(Block { norm, mixer }), Keeps::Nothing)
             }
         };
-        Ok(LayerParts { layer, mixture: None, keeps })
+        Ok(LayerParts { layer, mixture, keeps })
     })?;
     // Between its projections a mixer of Mamba-2 has what was projected, convolved, read from the state, and gated.
-    let intermediate_size = usual.intermediate_size.max(mamba.projected());
+    let shared = moe.and_then(|moe| moe.gate.shared_experts).map_or(0, |shared| shared.intermediate_size);
+    let intermediate_size = usual.intermediate_size.max(mamba.projected()).max(shared);
     Ok(Architecture { intermediate_size, ..usual })
 }

@@ -7,12 +7,12 @@ use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::AttentionArgs;
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Mixture, Names, Router, Scoring};
+use crate::experts::{ExpertArgs, ExpertDims, GateArgs, MATRICES, Mixture, Names, Router, Scoring};
 use crate::rope::Rope;
 use crate::weights::Weights;
 
 const NAMES: Names =
-    Names { stacked: "switch_mlp", each: "experts", each_matrices: ["gate_proj", "up_proj", "down_proj"] };
+    Names { stacked: "switch_mlp", stacked_matrices: MATRICES, each: "experts", each_matrices: MATRICES };
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {
@@ -52,7 +52,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let router =
         Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden, intermediate: args.moe_intermediate_size };
-    let experts = ExpertArgs { dims, bias: false, activation: Activation::Silu };
+    let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
     decoder(weights, &sizes, args.tie_word_embeddings, |layer_idx, weights| {
         let attention =
             AttentionArgs { head_norm: Some(sizes.norm()), ..sizes.attention(Some(rope.clone())) };

@@ -111,7 +111,7 @@ impl Sizes {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             bias: false,
-            activation: Activation::Silu,
+            activation: Some(Activation::Silu),
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{Way, bits, prompt_of};
 
 /// Of each family one whose layers are large enough to be streamed.
-const STREAMED: [&str; 13] = [
+const STREAMED: [&str; 14] = [
     "llama-sliding",
     "qwen2",
     "qwen3",
@@ -23,6 +23,7 @@ const STREAMED: [&str; 13] = [
     "deepseek_v3",
     "deepseek_v3-joint",
     "nemotron_h",
+    "nemotron_h-moe",
 ];
 
 fn family(name: &str) -> (PathBuf, usize) {

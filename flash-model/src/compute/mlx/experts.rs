@@ -4,7 +4,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, ops};
 
-use super::{gated, gated_product, product};
+use super::{gated, gated_product, product, squared_relu_product};
 use crate::compute::{Term, Work};
 
 /// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
@@ -13,14 +13,15 @@ pub(in crate::compute) fn expert_rows(x: &Array, work: &[Work<'_>]) -> Result<Ar
     let rows = work.iter().map(|Work { expert, tokens }| {
         let x = x.take_axis(Array::from_slice(tokens, &[tokens.len() as i32]), 0)?;
         let up = expert.up_proj.matrix();
-        let gated = match &expert.gate_proj {
-            Some(gate) => gated_product(expert.activation, &x, gate.matrix(), up)?,
-            None => {
+        let passed = match (expert.activation, &expert.gate_proj) {
+            (Some(activation), Some(gate)) => gated_product(activation, &x, gate.matrix(), up)?,
+            (Some(activation), None) => {
                 let pairs = product(&x, up)?.reshape(&[x.dim(0), -1, 2])?;
-                gated(expert.activation, &pairs.try_index((.., .., 0))?, &pairs.try_index((.., .., 1))?)?
+                gated(activation, &pairs.try_index((.., .., 0))?, &pairs.try_index((.., .., 1))?)?
             }
+            (None, _) => squared_relu_product(&x, up)?,
         };
-        product(&gated, expert.down_proj.matrix())
+        product(&passed, expert.down_proj.matrix())
     });
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
     ops::concatenate(&rows, 0)

@@ -9,15 +9,16 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::expect;
-use super::product::Stored;
-use crate::compute::{Term, Work};
+use super::product::{Stored, squared_relu};
+use crate::compute::{Activation, Term, Work};
 use crate::layers::Linear;
 use crate::mlx::kernel::{Kernel, lazy};
 
 /// What experts make of some rows each. Inputs: the rows `[n, k]`; of each expert the gate if it is apart, up and down.
 struct ExpertRows {
     pool: Arc<Pool>,
-    kind: Gate,
+    /// None if there are no gates.
+    kind: Option<Gate>,
     stored: Vec<StoredExpert>,
     /// For each row of the output, the row of the input and the expert.
     tokens: Vec<u32>,
@@ -26,7 +27,7 @@ struct ExpertRows {
 
 /// How the matrices of an expert are stored.
 struct StoredExpert {
-    /// None where its rows and those of `up` take turns.
+    /// None where its rows and those of `up` take turns, or where there is none.
     gate: Option<Stored>,
     up: Stored,
     down: Stored,
@@ -41,15 +42,16 @@ pub(in crate::compute) fn expert_rows(
     expect(x.dtype() == Dtype::Float32, "rows in float32")?;
     let (mut inputs, mut stored) = (vec![x], Vec::with_capacity(work.len()));
     let (mut tokens, mut experts) = (Vec::new(), Vec::new());
-    let (mut hidden, mut kind) = (0, Gate::Silu);
+    let (mut hidden, mut kind) = (0, None);
     for (idx, Work { expert, tokens: own }) in (0..).zip(work) {
         let gate = expert.gate_proj.as_ref().map(Linear::matrix);
         let (up, down) = (expert.up_proj.matrix(), expert.down_proj.matrix());
         let (k, up_rows) = (x.dim(-1), up.weight.dim(0));
-        let is_whole = gate.map_or(up_rows % 2 == 0, |gate| gate.weight.dim(0) == up_rows);
+        let in_turns = expert.activation.is_some() && gate.is_none();
+        let is_whole = gate.map_or(!in_turns || up_rows % 2 == 0, |gate| gate.weight.dim(0) == up_rows);
         expect(is_whole, "gate for each value")?;
-        let intermediate = if gate.is_some() { up_rows } else { up_rows / 2 };
-        (hidden, kind) = (down.weight.dim(0), expert.activation.kernel());
+        let intermediate = if in_turns { up_rows / 2 } else { up_rows };
+        (hidden, kind) = (down.weight.dim(0), expert.activation.map(Activation::kernel));
         stored.push(StoredExpert {
             gate: gate.map(|gate| Stored::push(gate, k, &mut inputs)).transpose()?,
             up: Stored::push(up, k, &mut inputs)?,
@@ -93,14 +95,23 @@ impl ExpertRows {
         };
         let mut values = vec![0.0; n_rows * up.matrices.n()];
         product(&up, x, &self.tokens, &mut values)?;
-        let mut passed = vec![0.0; n_rows * down.matrices.k()];
-        if is_apart {
-            let mut gates = vec![0.0; values.len()];
-            product(&gate, x, &self.tokens, &mut gates)?;
-            gated(&self.pool, self.kind, &gates, &values, &mut passed);
-        } else {
-            gated_pairs(&self.pool, self.kind, &values, &mut passed);
-        }
+        let passed = match self.kind {
+            Some(kind) => {
+                let mut passed = vec![0.0; n_rows * down.matrices.k()];
+                if is_apart {
+                    let mut gates = vec![0.0; values.len()];
+                    product(&gate, x, &self.tokens, &mut gates)?;
+                    gated(&self.pool, kind, &gates, &values, &mut passed);
+                } else {
+                    gated_pairs(&self.pool, kind, &values, &mut passed);
+                }
+                passed
+            }
+            None => {
+                squared_relu(&mut values);
+                values
+            }
+        };
         let own: Vec<u32> = (0..n_rows as u32).collect();
         product(&down, &passed, &own, rows)
     }

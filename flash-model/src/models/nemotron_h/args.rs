@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 
+use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Groups, Router, Scoring};
 use crate::mamba2::Mamba2Args;
-use crate::mlp::PlainMlpArgs;
+use crate::mlp::MlpArgs;
 use crate::models::Sizes;
 use crate::{Config, ModelError};
 
@@ -30,6 +31,16 @@ pub(super) struct ModelArgs {
     layers_block_type: Option<Vec<String>>,
     layer_types: Option<Vec<String>>,
     time_step_limit: Option<[Limit; 2]>,
+    moe_intermediate_size: Option<i32>,
+    moe_shared_expert_intermediate_size: Option<i32>,
+    moe_latent_size: Option<i32>,
+    n_group: Option<usize>,
+    topk_group: Option<usize>,
+    n_routed_experts: Option<usize>,
+    n_shared_experts: Option<usize>,
+    num_experts_per_tok: Option<usize>,
+    norm_topk_prob: Option<bool>,
+    routed_scaling_factor: Option<f32>,
 }
 
 /// A sign for each layer.
@@ -59,6 +70,15 @@ pub(super) enum LayerKind {
     Mamba,
     Attention,
     Mlp,
+    Moe,
+}
+
+/// What there is to say of a mixture.
+#[derive(Debug, Clone)]
+pub(super) struct MoeArgs {
+    pub experts: ExpertArgs,
+    pub gate: GateArgs,
+    pub router: Router,
 }
 
 impl LayerKind {
@@ -67,6 +87,7 @@ impl LayerKind {
             "M" => Some(Self::Mamba),
             "*" => Some(Self::Attention),
             "-" => Some(Self::Mlp),
+            "E" => Some(Self::Moe),
             _ => None,
         }
     }
@@ -76,6 +97,7 @@ impl LayerKind {
             "linear_attention" | "mamba" | "conv" => Some(Self::Mamba),
             "full_attention" | "attention" => Some(Self::Attention),
             "mlp" => Some(Self::Mlp),
+            "moe" => Some(Self::Moe),
             _ => None,
         }
     }
@@ -101,11 +123,11 @@ impl ModelArgs {
                     Pattern::Signs(signs) => signs.clone(),
                 };
                 let field = "hybrid_override_pattern";
-                let expected = "layers are M (Mamba-2), * (attention) or - (MLP)";
+                let expected = "layers are M (Mamba-2), * (attention), - (MLP) or E (experts)";
                 (field, listed(field, &signs, LayerKind::of_sign, expected)?)
             }
             (None, Some(names)) => {
-                let expected = "layers are linear_attention, full_attention or mlp";
+                let expected = "layers are linear_attention, full_attention, mlp or moe";
                 (field, listed(field, names, LayerKind::of_name, expected)?)
             }
             (None, None) => {
@@ -135,12 +157,48 @@ impl ModelArgs {
         Ok(sizes)
     }
 
-    pub(super) fn mlp(&self) -> PlainMlpArgs {
-        PlainMlpArgs {
+    pub(super) fn mlp(&self) -> MlpArgs {
+        MlpArgs {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             bias: self.mlp_bias,
+            activation: None,
         }
+    }
+
+    pub(super) fn moe(&self, config: &Config) -> Result<MoeArgs, ModelError> {
+        if let Some(latent) = self.moe_latent_size {
+            let expected = "experts of projected hidden states are not supported";
+            return Err(config.field_error("moe_latent_size", &latent, expected));
+        }
+        let missing = |field| config.field_error(field, &"missing", "layers with experts need it");
+        let width = |field, given: Option<i32>| match given {
+            Some(width) if width > 0 => Ok(width),
+            Some(width) => Err(config.field_error(field, &width, "it must be positive")),
+            None => Err(missing(field)),
+        };
+        let n_experts = self.n_routed_experts.ok_or_else(|| missing("n_routed_experts"))?;
+        let intermediate = width("moe_intermediate_size", self.moe_intermediate_size)?;
+        let shared = self.n_shared_experts.map(|_| {
+            let field = "moe_shared_expert_intermediate_size";
+            let intermediate_size = width(field, self.moe_shared_expert_intermediate_size)?;
+            Ok::<_, ModelError>(MlpArgs { intermediate_size, ..self.mlp() })
+        });
+        let groups = Groups { n_groups: self.n_group.unwrap_or(1), n_kept: self.topk_group.unwrap_or(1) };
+        let scale = self.routed_scaling_factor.unwrap_or(1.0);
+        config.positive("routed_scaling_factor", scale)?;
+        let top_k = self.num_experts_per_tok.ok_or_else(|| missing("num_experts_per_tok"))?;
+        let normalised = self.norm_topk_prob.unwrap_or(false);
+        let scoring = Scoring::Sigmoid { groups, scale };
+        Ok(MoeArgs {
+            experts: ExpertArgs {
+                dims: ExpertDims { n_experts, hidden: self.hidden_size, intermediate },
+                bias: false,
+                activation: None,
+            },
+            gate: GateArgs { corrected: true, shared_experts: shared.transpose()?, ..GateArgs::default() },
+            router: Router::new(top_k, n_experts, normalised, scoring, config)?,
+        })
     }
 
     pub(super) fn mamba2(&self, config: &Config) -> Result<Mamba2Args, ModelError> {

@@ -363,6 +363,10 @@ NEMOTRON_H = {
     "attention_bias": False, "mlp_bias": False, "use_bias": False, "mamba_num_heads": 4, "mamba_head_dim": 16,
     "mamba_proj_bias": False, "ssm_state_size": 24, "conv_kernel": 4, "n_groups": 2, "use_conv_bias": True,
 }
+NEMOTRON_MOE = {
+    "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": True, "n_shared_experts": 1,
+    "moe_shared_expert_intermediate_size": 40, "routed_scaling_factor": 2.5, "vocab_size": 96,
+}
 VARIANTS |= {
     "nemotron_h": variant(
         mx.float32, without=forgetful, time_step_limit=[0.0, float("inf")], **NEMOTRON_H | streamed(264) | {
@@ -377,6 +381,14 @@ VARIANTS |= {
     "nemotron_h-q4": variant(
         quantize=quantized(4, 32, {"backbone.layers.0.mixer.in_proj": (8, 64)}), **NEMOTRON_H | {
             "hybrid_override_pattern": ["M", "M", "*", "-", "M"], "hidden_size": 64, "n_groups": 4, "vocab_size": 96}),
+    "nemotron_h-moe": variant(
+        mx.float32, without={"routed_scaling_factor": 1.0}, **NEMOTRON_H | NEMOTRON_MOE | {
+            "hybrid_override_pattern": "MEM*EE", "n_group": 4, "topk_group": 2}),
+    # As models are trained, one group, and no expert that every token takes.
+    "nemotron_h-moe-each": variant(
+        stored=unstacked({"mixer": {"fc1": "up_proj", "fc2": "down_proj"}}), without={"norm_topk_prob": False},
+        **NEMOTRON_H | NEMOTRON_MOE | {
+            "hybrid_override_pattern": "ME*E", "n_group": 1, "topk_group": 1, "n_shared_experts": None}),
 }
 
 here = Path(__file__).parent
