@@ -43,6 +43,8 @@ pub enum Gate {
     /// `gelu(gate) · up`, with the approximation by a hyperbolic tangent, which is
     /// `gelu(x) = x / (1 + e⁻²ᵘ)` for `u = √(2/π) · (x + 0.044715 · x³)`.
     GeluTanh,
+    /// `up / (1 + e⁻ᵍ)`, where `g` is the gate.
+    Sigmoid,
     /// `g / (1 + e^(−alpha · g)) · (u + 1)`, where `g` is the gate, at most `limit`, and `u` is up, from `−limit` to `limit`.
     ClampedSilu {
         /// How steeply it opens.
@@ -113,6 +115,7 @@ pub(crate) fn gate_slice(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) 
     match kind {
         Gate::Silu => silu_slice(gate, up, out),
         Gate::GeluTanh => gelu_slice(gate, up, out),
+        Gate::Sigmoid => sigmoid_slice(gate, up, out),
         Gate::ClampedSilu { alpha, limit } => clamped_slice(alpha, limit, gate, up, out),
     }
 }
@@ -121,6 +124,13 @@ pub(crate) fn gate_slice(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) 
 fn silu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+#[inline(always)]
+fn sigmoid_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        *out = up / (1.0 + exp(-gate));
     }
 }
 

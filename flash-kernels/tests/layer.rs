@@ -39,7 +39,8 @@ fn reference(
     out
 }
 
-const GATES: [Gate; 3] = [Gate::Silu, Gate::GeluTanh, Gate::ClampedSilu { alpha: 1.702, limit: 0.75 }];
+const GATES: [Gate; 4] =
+    [Gate::Silu, Gate::GeluTanh, Gate::Sigmoid, Gate::ClampedSilu { alpha: 1.702, limit: 0.75 }];
 
 fn gaze(scale: f32) -> Gaze<'static> {
     Gaze { scale, window: None, sinks: None }
@@ -208,6 +209,11 @@ fn norms_and_gates_are_those_of_the_formulas() {
             let wanted = f64::from(*x) / (1.0 + f64::from(-x).exp()) * f64::from(*up);
             assert!((f64::from(*out) - wanted).abs() <= 6e-7 * wanted.abs(), "{isa}: {out} for {wanted}");
         }
+        gated(&pool, Gate::Sigmoid, &x, &up, &mut out);
+        for ((x, up), out) in x.iter().zip(&up).zip(&out) {
+            let wanted = f64::from(*up) / (1.0 + f64::from(-x).exp());
+            assert!((f64::from(*out) - wanted).abs() <= 6e-7 * wanted.abs(), "{isa}: {out} for {wanted}");
+        }
         gated(&pool, Gate::GeluTanh, &x, &up, &mut out);
         for ((x, up), out) in x.iter().zip(&up).zip(&out) {
             let x = f64::from(*x);
@@ -216,7 +222,7 @@ fn norms_and_gates_are_those_of_the_formulas() {
             assert!((f64::from(*out) - wanted).abs() <= 1e-6 * wanted.abs(), "{isa}: {out} for {wanted}");
         }
         // Some lie beyond the limit on either side.
-        gated(&pool, GATES[2], &x, &up, &mut out);
+        gated(&pool, GATES[3], &x, &up, &mut out);
         for ((x, up), out) in x.iter().zip(&up).zip(&out) {
             let (x, up) = (f64::from(*x).min(0.75), f64::from(*up).clamp(-0.75, 0.75));
             let wanted = (up + 1.0) * (x / (1.0 + (-f64::from(1.702_f32) * x).exp()));

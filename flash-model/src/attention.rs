@@ -6,9 +6,10 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Param;
+use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::ModelError;
-use crate::compute::{AttentionInput, Backend, HeadNorms};
+use crate::compute::{Activation, AttentionInput, Backend, HeadNorms};
 use crate::kv::LayerKv;
 use crate::layers::{Linear, NormArgs, RmsNorm, project};
 use crate::rope::Rope;
@@ -59,6 +60,8 @@ pub(crate) struct AttentionArgs {
     pub output_bias: bool,
     /// Whether each head's softmax has a score beside those of the tokens.
     pub sinks: bool,
+    /// Whether the projection of the queries has, behind each query, a gate for what its head sees.
+    pub output_gate: bool,
     /// How each head of queries and keys is normalised before it is rotated, if it is.
     pub head_norm: Option<NormArgs>,
 }
@@ -67,6 +70,7 @@ pub(crate) struct AttentionArgs {
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct Attention {
     causal: CausalAttention,
+    output_gate: bool,
     #[param]
     q_proj: Linear,
     #[param]
@@ -97,9 +101,11 @@ impl Attention {
             window,
             value_dim: None,
         };
+        let query_len = if args.output_gate { 2 * head_dim } else { head_dim };
         Ok(Self {
             causal,
-            q_proj: linear("q_proj", hidden_size, n_heads * head_dim, args.qkv_bias)?,
+            output_gate: args.output_gate,
+            q_proj: linear("q_proj", hidden_size, n_heads * query_len, args.qkv_bias)?,
             k_proj: linear("k_proj", hidden_size, n_kv_heads * head_dim, args.qkv_bias)?,
             v_proj: linear("v_proj", hidden_size, n_kv_heads * head_dim, args.qkv_bias)?,
             o_proj: linear("o_proj", n_heads * head_dim, hidden_size, args.output_bias)?,
@@ -121,12 +127,24 @@ impl Attention {
 
     /// What the heads saw, before the last projection: attends from the new tokens to all so far.
     fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
-        let [queries, keys, values] = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let [mut queries, keys, values] = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let mut gate = None;
+        if self.output_gate {
+            let n = queries.dim(1);
+            let by_head = queries.reshape(&[1, n, self.causal.n_heads, 2, -1])?;
+            let half = |idx: i32| by_head.try_index((.., .., .., idx, ..))?.reshape(&[1, n, -1]);
+            (queries, gate) = (half(0)?, Some(half(1)?));
+        }
         let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
         let norms = norms.map(|(queries, keys)| HeadNorms { queries: queries.norm(), keys: keys.norm() });
         let sinks = self.sinks.value.as_ref();
         let values = Some(&values);
         let input = AttentionInput { queries: &queries, keys: &keys, values, norms, sinks, position };
-        self.causal.backend.attend(&self.causal, input, kv)
+        let backend = &self.causal.backend;
+        let attended = backend.attend(&self.causal, input, kv)?;
+        match gate {
+            Some(gate) => backend.gated(Activation::Sigmoid, &gate, &attended),
+            None => Ok(attended),
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::ModelError;
 use crate::attention::CausalAttention;
 use crate::config::QuantizedFormat;
 use crate::experts::Expert;
+use crate::gated_delta::{GatedDelta, GatedDeltaInput};
 use crate::kv::{LayerKv, StateShape};
 use crate::layers::NormArgs;
 use crate::mamba2::Mamba2;
@@ -73,6 +74,8 @@ pub(crate) enum Activation {
     Silu,
     /// Approximated by a hyperbolic tangent.
     GeluTanh,
+    /// `u / (1 + e^−g)`.
+    Sigmoid,
     /// `g / (1 + e^(−alpha · g)) · (u + 1)` for the gate `g`, at most `limit`, and `u` from `−limit` to `limit`.
     ClampedSilu {
         alpha: f32,
@@ -87,6 +90,7 @@ impl Activation {
         match self {
             Self::Silu => flash_kernels::Gate::Silu,
             Self::GeluTanh => flash_kernels::Gate::GeluTanh,
+            Self::Sigmoid => flash_kernels::Gate::Sigmoid,
             Self::ClampedSilu { alpha, limit } => flash_kernels::Gate::ClampedSilu { alpha, limit },
         }
     }
@@ -255,6 +259,20 @@ impl Backend {
         }
     }
 
+    /// What `activation` lets through of `values`, which are as many as of `gate`.
+    pub(crate) fn gated(
+        &self,
+        activation: Activation,
+        gate: &Array,
+        values: &Array,
+    ) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::gated(activation, gate, values),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::gated(pool, activation, gate, values),
+        }
+    }
+
     /// What `activation` lets through of both products with `x`.
     pub(crate) fn gated_product(
         &self,
@@ -300,6 +318,20 @@ impl Backend {
             Self::Mlx => mlx::attend(attention, input, kv),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::attend(pool, attention, input, kv),
+        }
+    }
+
+    /// What a gated delta net makes of tokens as they were projected, behind those of which `kv` has the state: `[1, n, values]`.
+    pub(crate) fn gated_delta(
+        &self,
+        net: &GatedDelta,
+        input: &GatedDeltaInput,
+        kv: &mut LayerKv,
+    ) -> Result<Array, Exception> {
+        match self {
+            Self::Mlx => mlx::gated_delta(net, input, kv),
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => native::gated_delta(pool, net, input, kv),
         }
     }
 

@@ -41,6 +41,7 @@ mod engine;
 mod error;
 mod experts;
 mod fused;
+mod gated_delta;
 mod generate;
 mod head;
 mod kv;

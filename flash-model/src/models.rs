@@ -12,6 +12,7 @@ mod nemotron_h;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
 mod sizes;
 mod smollm3;
@@ -123,6 +124,7 @@ const MODELS: &[(&str, Build)] = &[
     ("phi3", phi3::build),
     ("qwen2", qwen2::build),
     ("qwen3", qwen3::build),
+    ("qwen3_5", qwen3_5::build),
     ("qwen3_moe", qwen3_moe::build),
     ("smollm3", smollm3::build),
 ];

@@ -413,6 +413,21 @@ fn nemotron_h_with_a_tensor_for_each_expert_equals_mlx_lm() {
     tiny("nemotron_h-moe-each");
 }
 
+#[test]
+fn qwen3_5_equals_mlx_lm() {
+    tiny("qwen3_5");
+}
+
+#[test]
+fn qwen3_5_as_it_was_trained_equals_mlx_lm() {
+    tiny("qwen3_5-trained");
+}
+
+#[test]
+fn text_model_of_qwen3_5_equals_mlx_lm() {
+    tiny("qwen3_5-q4");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

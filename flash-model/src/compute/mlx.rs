@@ -12,7 +12,7 @@ use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::{Array, Dtype, nn, ops};
 
 pub(super) use experts::{add_rows, expert_rows};
-pub(super) use recurrent::mamba2;
+pub(super) use recurrent::{gated_delta, mamba2};
 
 use super::{Activation, AttentionInput, Matrix, Norm, Quantized};
 use crate::attention::CausalAttention;
@@ -65,10 +65,11 @@ pub(super) fn gated_product(
 }
 
 /// What `activation` lets through, element by element.
-fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Array, Exception> {
+pub(super) fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Array, Exception> {
     match activation {
         Activation::Silu => nn::silu(gate)?.multiply(up),
         Activation::GeluTanh => nn::gelu_approximate(gate)?.multiply(up),
+        Activation::Sigmoid => ops::sigmoid(gate)?.multiply(up),
         Activation::ClampedSilu { alpha, limit } => {
             let [alpha, limit, least, one] = [alpha, limit, -limit, 1.0].map(Array::from_f32);
             let gate = ops::minimum(gate, &limit)?;

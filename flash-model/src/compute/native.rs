@@ -2,6 +2,7 @@
 
 mod attention;
 mod experts;
+mod gate;
 mod heads;
 mod norm;
 mod paged;
@@ -14,10 +15,11 @@ use mlx_rs::{Array, Dtype};
 
 pub(super) use attention::attend;
 pub(super) use experts::{add_rows, expert_rows};
+pub(super) use gate::gated;
 pub(super) use heads::product_each;
 pub(super) use norm::rms_norm;
 pub(super) use product::{add_product, gated_product, product, products, squared_relu_product};
-pub(super) use recurrent::mamba2;
+pub(super) use recurrent::{gated_delta, mamba2};
 
 fn float_type(array: &Array) -> Result<FloatType, Exception> {
     match array.dtype() {

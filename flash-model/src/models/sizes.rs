@@ -101,6 +101,7 @@ impl Sizes {
             qkv_bias: false,
             output_bias: false,
             sinks: false,
+            output_gate: false,
             head_norm: None,
         }
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{Way, bits, prompt_of};
 
 /// Of each family one whose layers are large enough to be streamed.
-const STREAMED: [&str; 14] = [
+const STREAMED: [&str; 15] = [
     "llama-sliding",
     "qwen2",
     "qwen3",
@@ -24,6 +24,7 @@ const STREAMED: [&str; 14] = [
     "deepseek_v3-joint",
     "nemotron_h",
     "nemotron_h-moe",
+    "qwen3_5",
 ];
 
 fn family(name: &str) -> (PathBuf, usize) {

@@ -1,11 +1,13 @@
 //! Layers that keep a state, between their projections, by MLX's operations.
 
+mod gated_delta;
 mod mamba2;
 
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, nn, ops};
 
+pub(in crate::compute) use gated_delta::gated_delta;
 pub(in crate::compute) use mamba2::mamba2;
 
 use crate::convolution::Convolution;

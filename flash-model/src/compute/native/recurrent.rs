@@ -9,6 +9,7 @@ use mlx_rs::{Array, Dtype};
 use parking_lot::Mutex;
 
 use super::{expect, float_type};
+use crate::gated_delta::{GatedDelta, GatedDeltaArgs, GatedDeltaInput};
 use crate::kv::{LayerKv, StateBuffers};
 use crate::mamba2::{Mamba2, Mamba2Args};
 use crate::mlx::kernel::{Kernel, lazy};
@@ -88,5 +89,70 @@ impl Kernel for Mixer {
         };
         let projected = bytemuck::cast_slice(inputs[0]);
         pass(state, |passing| mixer.run(pool, projected, passing, outputs[0]));
+    }
+}
+
+/// Inputs: what was projected, as [`GatedDeltaInput`] has it; the weight of the convolution, `dt_bias`, `A_log`, the weight of the
+/// norm.
+struct Net {
+    pool: Arc<Pool>,
+    args: GatedDeltaArgs,
+    /// Of the last four inputs.
+    floats: [FloatType; 4],
+    state: Arc<Mutex<StateBuffers>>,
+}
+
+pub(in crate::compute) fn gated_delta(
+    pool: &Arc<Pool>,
+    net: &GatedDelta,
+    input: &GatedDeltaInput,
+    kv: &LayerKv,
+) -> Result<Array, Exception> {
+    let args = net.args;
+    let n = input.qkv.dim(1);
+    let projected = [
+        (&input.qkv, args.channels()),
+        (&input.gate, args.values()),
+        (&input.beta, args.value_heads),
+        (&input.step, args.value_heads),
+    ];
+    for (rows, len) in projected {
+        expect(rows.dtype() == Dtype::Float32 && rows.shape() == [1, n, len], "a row for each token")?;
+    }
+    let weights = [&*net.conv1d.weight, &*net.dt_bias, &*net.A_log, &*net.norm.weight];
+    let [conv, dt_bias, a_log, norm] = weights.map(float_type);
+    let floats = [conv?, dt_bias?, a_log?, norm?];
+    let state = shared_state(kv, args.state().len())?;
+    let inputs = [&projected.map(|(rows, _)| rows)[..], &weights].concat();
+    let node = Net { pool: Arc::clone(pool), args, floats, state };
+    let [mixed] = lazy(node, &inputs, [&[1, n, args.values()]])?;
+    Ok(mixed)
+}
+
+impl Kernel for Net {
+    const NAME: &'static CStr = c"FlashGatedDelta";
+
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
+        let Self { ref pool, args, floats, ref state } = *self;
+        let weight = |idx: usize| Floats { float: floats[idx], bytes: inputs[4 + idx] };
+        let [key_heads, value_heads, key_dim, value_dim, kernel] =
+            [args.key_heads, args.value_heads, args.key_dim, args.value_dim, args.conv_kernel]
+                .map(|extent| extent as usize);
+        let net = flash_kernels::GatedDelta {
+            key_heads,
+            value_heads,
+            key_dim,
+            value_dim,
+            kernel,
+            conv_weight: weight(0),
+            dt_bias: weight(1),
+            a_log: weight(2),
+            norm: weight(3),
+            eps: args.eps,
+        };
+        let rows = |idx: usize| bytemuck::cast_slice(inputs[idx]);
+        let input =
+            flash_kernels::GatedDeltaInput { qkv: rows(0), gate: rows(1), beta: rows(2), step: rows(3) };
+        pass(state, |passing| net.run(pool, input, passing, outputs[0]));
     }
 }

@@ -158,6 +158,17 @@ def in_blocks(weights):
         yield f"{path}_{parameter}", w
 
 
+def trained_qwen3_5(weights):
+    """As the model that sees is trained: other names, convolutions the other way round, norms around zero."""
+    for name, w in weights:
+        if name.endswith("conv1d.weight"):
+            w = w.moveaxis(1, 2)
+        elif "norm" in name and ".linear_attn." not in name:
+            w = w - 1
+        name = name.replace("language_model.model.", "model.language_model.")
+        yield name.replace("language_model.lm_head.", "lm_head."), w
+
+
 def forgetful(weights):
     """States that keep next to nothing from one token to the next."""
     return {name: mx.full(w.shape, 4.0) if name.endswith("A_log") else w for name, w in weights.items()}
@@ -389,6 +400,26 @@ VARIANTS |= {
         stored=unstacked({"mixer": {"fc1": "up_proj", "fc2": "down_proj"}}), without={"norm_topk_prob": False},
         **NEMOTRON_H | NEMOTRON_MOE | {
             "hybrid_override_pattern": "ME*E", "n_group": 1, "topk_group": 1, "n_shared_experts": None}),
+}
+
+# Of three layers two have a gated delta net.
+QWEN3_5 = {
+    "model_type": "qwen3_5", "num_hidden_layers": 3, "full_attention_interval": 3, "head_dim": 16, "rope_theta": None,
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 24,
+    "linear_conv_kernel_dim": 4, "vocab_size": 96,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+}
+VARIANTS |= {
+    "qwen3_5": variant(mx.float32, without=forgetful, **QWEN3_5 | {"intermediate_size": 140}),
+    "qwen3_5-trained": variant(
+        mx.float32, stored=trained_qwen3_5, **QWEN3_5 | {"num_hidden_layers": 2, "full_attention_interval": 2,
+        "tie_word_embeddings": False, "rope_parameters": None}),
+    # The text model of one that sees.
+    "qwen3_5-q4": variant(
+        quantize=quantized(4, 32), model_type="qwen3_5", vocab_size=96, hidden_size=64,
+        text_config=BASE | QWEN3_5 | {
+            "hidden_size": 64, "linear_num_value_heads": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 3,
+            "tie_word_embeddings": False, "attention_bias": True, "rope_parameters": {"rope_theta": 5000.0}}),
 }
 
 here = Path(__file__).parent

@@ -1,0 +1,168 @@
+//! What a configuration of Qwen3.5 says.
+
+use serde::Deserialize;
+
+use crate::gated_delta::GatedDeltaArgs;
+use crate::models::Sizes;
+use crate::rope::{Rope, RopeArgs, RopeScaling};
+use crate::{Config, ModelError};
+
+/// A model that sees has its text model in here.
+#[derive(Debug, Deserialize)]
+struct Nested {
+    text_config: Option<ModelArgs>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub(super) struct ModelArgs {
+    hidden_size: i32,
+    intermediate_size: i32,
+    num_hidden_layers: usize,
+    num_attention_heads: i32,
+    num_key_value_heads: i32,
+    head_dim: Option<i32>,
+    rms_norm_eps: f32,
+    vocab_size: i32,
+    max_position_embeddings: usize,
+    linear_num_value_heads: i32,
+    linear_num_key_heads: i32,
+    linear_key_head_dim: i32,
+    linear_value_head_dim: i32,
+    linear_conv_kernel_dim: i32,
+    pub tie_word_embeddings: bool,
+    pub attention_bias: bool,
+    /// Layers up to the next one that attends, itself among them.
+    full_attention_interval: usize,
+    num_experts: usize,
+    rope_parameters: Option<RopeParameters>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct RopeParameters {
+    #[serde(default = "default_partial_rotary_factor")]
+    partial_rotary_factor: f32,
+    #[serde(flatten)]
+    scaling: RopeScaling,
+}
+
+fn default_partial_rotary_factor() -> f32 {
+    0.25
+}
+
+impl Default for ModelArgs {
+    fn default() -> Self {
+        Self {
+            hidden_size: 4096,
+            intermediate_size: 14_336,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: 8,
+            head_dim: None,
+            rms_norm_eps: 1e-6,
+            vocab_size: 151_936,
+            max_position_embeddings: 131_072,
+            linear_num_value_heads: 64,
+            linear_num_key_heads: 16,
+            linear_key_head_dim: 192,
+            linear_value_head_dim: 128,
+            linear_conv_kernel_dim: 4,
+            tie_word_embeddings: false,
+            attention_bias: false,
+            full_attention_interval: 4,
+            num_experts: 0,
+            rope_parameters: None,
+        }
+    }
+}
+
+impl ModelArgs {
+    pub(super) fn of(config: &Config) -> Result<Self, ModelError> {
+        let Nested { text_config } = config.args()?;
+        text_config.map_or_else(|| config.args(), Ok)
+    }
+
+    /// Whether a layer attends.
+    pub(super) fn attends(&self, layer_idx: usize) -> bool {
+        (layer_idx + 1).is_multiple_of(self.full_attention_interval)
+    }
+
+    pub(super) fn sizes(&self, config: &Config) -> Result<Sizes, ModelError> {
+        let sizes = Sizes {
+            hidden_size: self.hidden_size,
+            num_hidden_layers: self.num_hidden_layers,
+            intermediate_size: self.intermediate_size,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: Some(self.num_key_value_heads),
+            head_dim: self.head_dim,
+            rms_norm_eps: self.rms_norm_eps,
+            vocab_size: self.vocab_size,
+            max_position_embeddings: Some(self.max_position_embeddings),
+        };
+        sizes.check(config)?;
+        if self.num_experts > 0 {
+            return Err(config.field_error(
+                "num_experts",
+                &self.num_experts,
+                "qwen3_5 is supported without experts",
+            ));
+        }
+        if !(1..=self.num_hidden_layers).contains(&self.full_attention_interval) {
+            let expected = "one layer must attend";
+            return Err(config.field_error(
+                "full_attention_interval",
+                &self.full_attention_interval,
+                expected,
+            ));
+        }
+        Ok(sizes)
+    }
+
+    pub(super) fn rope(&self, sizes: &Sizes, config: &Config) -> Result<Rope, ModelError> {
+        let parameters = self.rope_parameters.as_ref();
+        let part = parameters.map_or_else(default_partial_rotary_factor, |given| given.partial_rotary_factor);
+        let dims = (sizes.head_dim() as f32 * part) as i32;
+        if !(2..=sizes.head_dim()).contains(&dims) || dims % 2 != 0 {
+            let expected = "an even part of a head must be rotated";
+            return Err(config.field_error("rope_parameters.partial_rotary_factor", &part, expected));
+        }
+        let scaling = parameters.map(|given| &given.scaling);
+        let theta = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(100_000.0);
+        Rope::new(RopeArgs { dims, ..sizes.rope(theta, scaling) }, config)
+    }
+
+    pub(super) fn gated_delta(&self, config: &Config) -> Result<GatedDeltaArgs, ModelError> {
+        let extents = [
+            ("linear_num_key_heads", self.linear_num_key_heads, 1),
+            ("linear_num_value_heads", self.linear_num_value_heads, 1),
+            ("linear_key_head_dim", self.linear_key_head_dim, 1),
+            ("linear_value_head_dim", self.linear_value_head_dim, 1),
+            // With less there is nothing to keep.
+            ("linear_conv_kernel_dim", self.linear_conv_kernel_dim, 2),
+        ];
+        for (field, extent, least) in extents {
+            if !(least..=1 << 15).contains(&extent) {
+                return Err(config.field_error(field, &extent, "no layer has so many"));
+            }
+        }
+        if self.linear_num_value_heads % self.linear_num_key_heads != 0 {
+            let expected = "it must divide linear_num_value_heads";
+            return Err(config.field_error("linear_num_key_heads", &self.linear_num_key_heads, expected));
+        }
+        let args = GatedDeltaArgs {
+            hidden_size: self.hidden_size,
+            key_heads: self.linear_num_key_heads,
+            value_heads: self.linear_num_value_heads,
+            key_dim: self.linear_key_head_dim,
+            value_dim: self.linear_value_head_dim,
+            conv_kernel: self.linear_conv_kernel_dim,
+            eps: self.rms_norm_eps,
+        };
+        let rows = [args.key_heads, args.key_dim, args.value_heads, args.value_dim].map(i64::from);
+        if 2 * rows[0] * rows[1] + rows[2] * rows[3] > i64::from(i32::MAX) {
+            let expected = "no matrix has so many rows";
+            return Err(config.field_error("linear_num_value_heads", &args.value_heads, expected));
+        }
+        Ok(args)
+    }
+}
