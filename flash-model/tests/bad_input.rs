@@ -449,3 +449,44 @@ fn sizes_of_latent_attention_that_cannot_be_are_named() {
     let error = deepseek_with("kv_lora_rank", json!(18)).unwrap_err();
     assert!(matches!(error, ModelError::TensorShape { .. }), "{error:?}");
 }
+
+#[test]
+fn layers_with_a_state_that_cannot_be_are_refused_by_field() {
+    let moe = "nemotron_h-moe";
+    for (family, field, value) in [
+        ("nemotron_h", "hybrid_override_pattern", json!("M-X*")),
+        ("nemotron_h", "hybrid_override_pattern", json!("M--M")),
+        ("nemotron_h", "hybrid_override_pattern", json!("")),
+        ("nemotron_h-biases", "layers_block_type", json!(["mamba", "gru"])),
+        ("nemotron_h", "n_groups", json!(3)),
+        ("nemotron_h", "n_groups", json!(0)),
+        ("nemotron_h", "conv_kernel", json!(1)),
+        ("nemotron_h", "mamba_head_dim", json!(i32::MAX)),
+        ("nemotron_h", "time_step_limit", json!([0.5, 0.1])),
+        (moe, "moe_latent_size", json!(16)),
+        (moe, "n_routed_experts", json!(null)),
+        (moe, "moe_intermediate_size", json!(0)),
+        (moe, "num_experts_per_tok", json!(9)),
+        (moe, "routed_scaling_factor", json!(0.0)),
+        ("qwen3_5", "full_attention_interval", json!(0)),
+        ("qwen3_5", "full_attention_interval", json!(4)),
+        ("qwen3_5", "linear_num_key_heads", json!(3)),
+        ("qwen3_5", "linear_conv_kernel_dim", json!(1)),
+        ("qwen3_5", "linear_key_head_dim", json!(-1)),
+        ("qwen3_5", "num_experts", json!(8)),
+    ] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(family);
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+        // Python writes a number that JSON has not, where it does not matter here.
+        let text = fs::read_to_string(from.join("config.json")).unwrap().replace("Infinity", "1e30");
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config[field] = value.clone();
+        fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let error = Model::open(Checkpoint::open(dir.path(), IoMode::Pread).unwrap()).unwrap_err();
+        assert!(
+            matches!(&error, ModelError::ConfigField { field: named, .. } if *named == field),
+            "{family}: {field} = {value}: {error:?}"
+        );
+    }
+}
