@@ -11,15 +11,28 @@ use parking_lot::Mutex;
 use crate::support::{N_LAYERS, assert_pages, identity, record, tokens};
 
 /// A record that is given away only when it is let go.
-struct Held(Vec<u8>, Mutex<mpsc::Receiver<()>>);
+struct Held {
+    record: Vec<u8>,
+    /// Told when the writer asks for it.
+    asked: mpsc::Sender<()>,
+    released: Mutex<mpsc::Receiver<()>>,
+}
+
+/// The other ends.
+struct Hold {
+    asked: mpsc::Receiver<()>,
+    release: mpsc::Sender<()>,
+}
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         // The first call asks for its length.
         if thread::current().name() == Some("kv-writer") {
-            self.1.lock().recv().unwrap();
+            // Nobody may care.
+            let _ = self.asked.send(());
+            self.released.lock().recv().unwrap();
         }
-        &self.0
+        &self.record
     }
 }
 
@@ -33,9 +46,10 @@ fn page(token_ids: &[u32], page_idx: u32, layer_idx: u32) -> Arc<Vec<u8>> {
     Arc::new(record(&identity(), token_ids, page_idx, layer_idx))
 }
 
-fn held(token_ids: &[u32]) -> (mpsc::Sender<()>, Arc<Held>) {
-    let (release, released) = mpsc::channel();
-    (release, Arc::new(Held(record(&identity(), token_ids, 0, 0), Mutex::new(released))))
+fn held(token_ids: &[u32]) -> (Hold, Arc<Held>) {
+    let ((release, released), (asks, asked)) = (mpsc::channel(), mpsc::channel());
+    let record = record(&identity(), token_ids, 0, 0);
+    (Hold { asked, release }, Arc::new(Held { record, asked: asks, released: Mutex::new(released) }))
 }
 
 #[test]
@@ -74,10 +88,10 @@ fn statistics_count_records_bytes_and_syncs_of_whole_pages() {
 fn record_can_be_read_when_its_handle_says_so() {
     let (_dir, file, token_ids) = file();
     let writer = Writer::new(Arc::clone(&file), &WriterConfig::default()).unwrap();
-    let (release, first) = held(&token_ids);
+    let (hold, first) = held(&token_ids);
     let first = writer.submit(0, 0, first).unwrap();
     assert!(!first.is_done());
-    release.send(()).unwrap();
+    hold.release.send(()).unwrap();
     first.wait().unwrap();
     assert!(first.is_done());
     file.read(0, 0, &mut vec![0; file.layout().record_bytes()]).unwrap();
@@ -88,7 +102,7 @@ fn full_queue_makes_the_submitter_wait() {
     let (_dir, file, token_ids) = file();
     let config = WriterConfig { queue_len: 1, ..WriterConfig::default() };
     let writer = Writer::new(file, &config).unwrap();
-    let (release, first) = held(&token_ids);
+    let (hold, first) = held(&token_ids);
     writer.submit(0, 0, first).unwrap();
     thread::scope(|scope| {
         let (passed, passes) = mpsc::channel();
@@ -102,7 +116,7 @@ fn full_queue_makes_the_submitter_wait() {
         // The thread holds one, and one waits.
         assert_eq!(passes.recv(), Ok(1));
         assert_eq!(passes.recv_timeout(Duration::from_millis(50)), Err(mpsc::RecvTimeoutError::Timeout));
-        release.send(()).unwrap();
+        hold.release.send(()).unwrap();
         assert_eq!([passes.recv(), passes.recv()], [Ok(2), Ok(3)]);
     });
     writer.flush().unwrap();
@@ -113,15 +127,16 @@ fn full_queue_makes_the_submitter_wait() {
 fn dropped_writer_ends_with_the_record_it_writes() {
     let (_dir, file, token_ids) = file();
     let writer = Writer::new(Arc::clone(&file), &WriterConfig::default()).unwrap();
-    let (release, first) = held(&token_ids);
+    let (hold, first) = held(&token_ids);
     let first = writer.submit(0, 0, first).unwrap();
     let second = writer.submit(0, 1, page(&token_ids, 0, 1)).unwrap();
+    hold.asked.recv().unwrap();
     let dropping = thread::spawn(move || drop(writer));
     // It waits for the record; what waits behind it is not written any more.
     let error = second.wait().unwrap_err();
     assert!(matches!(error, KvError::WriterClosed { unwritten_records: 2, .. }), "{error}");
     assert!(!dropping.is_finished());
-    release.send(()).unwrap();
+    hold.release.send(()).unwrap();
     dropping.join().unwrap();
     assert!(first.is_done() && !second.is_done());
 }
@@ -130,8 +145,8 @@ fn dropped_writer_ends_with_the_record_it_writes() {
 fn panic_of_a_record_ends_the_thread_and_nobody_waits_for_ever() {
     let (_dir, file, token_ids) = file();
     let writer = Writer::new(file, &WriterConfig::default()).unwrap();
-    let (release, first) = held(&token_ids);
-    drop(release);
+    let (hold, first) = held(&token_ids);
+    drop(hold);
     let first = writer.submit(0, 0, first).unwrap();
     assert!(matches!(first.wait(), Err(KvError::WriterClosed { .. })));
     assert!(matches!(writer.flush(), Err(KvError::WriterClosed { unwritten_records: 1, .. })));
