@@ -11,7 +11,7 @@ use super::{Layer, LayerOutput, Sizes};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LatentAttention, LayerInput};
 use crate::experts::{ExpertDims, Gate, GateArgs, Routed};
-use crate::layers::RmsNorm;
+use crate::layers::{NormArgs, RmsNorm};
 use crate::mlp::{Mlp, MlpArgs};
 use crate::weights::Weights;
 
@@ -52,7 +52,7 @@ impl TransformerBlock {
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
         let attention = Attention::new(attention, &weights.at("self_attn"))?;
-        Self::with(sizes, attention, Mlp::new(mlp, &weights.at("mlp"))?, weights)
+        Self::with(sizes, sizes.norm(), attention, Mlp::new(mlp, &weights.at("mlp"))?, weights)
     }
 }
 
@@ -66,7 +66,7 @@ impl TransformerBlock<Attention, Gate> {
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
         let attention = Attention::new(attention, &weights.at("self_attn"))?;
-        Self::with(sizes, attention, Gate::new(&weights.at("mlp"), dims, gate)?, weights)
+        Self::with(sizes, sizes.norm(), attention, Gate::new(&weights.at("mlp"), dims, gate)?, weights)
     }
 }
 
@@ -74,11 +74,12 @@ impl<A: Attend, F: Feed> TransformerBlock<A, F> {
     /// Of these two, with a norm before each.
     pub(super) fn with(
         sizes: &Sizes,
+        norm: NormArgs,
         self_attn: A,
         mlp: F,
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
-        let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, sizes.norm());
+        let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, norm);
         Ok(Self {
             self_attn,
             mlp,
@@ -134,20 +135,4 @@ impl Feed for Gate {
     fn foresee(&self, x: Array) -> Result<Option<Routed>, Exception> {
         self.route(x).map(Some)
     }
-}
-
-/// What a layer with a mixture does: attends, and says what its experts get.
-///
-/// `norms`: those before the attention and before the router.
-pub(super) fn attend_and_route(
-    self_attn: &mut Attention,
-    gate: &Gate,
-    norms: [&mut RmsNorm; 2],
-    LayerInput { x, kv, position }: LayerInput<'_>,
-) -> Result<LayerOutput, Exception> {
-    let [input_layernorm, post_attention_layernorm] = norms;
-    let normed = input_layernorm.forward(x)?;
-    let hidden = self_attn.add(x, LayerInput { x: &normed, kv, position })?;
-    let normed = post_attention_layernorm.forward(&hidden)?;
-    gate.send(hidden, normed)
 }

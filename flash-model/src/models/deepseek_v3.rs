@@ -161,11 +161,13 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let mlp = weights.at("mlp");
         let Some((experts, router)) = mixture.as_ref().filter(|_| args.has_experts(layer_idx)) else {
             let mlp = Mlp::new(sizes.mlp(), &mlp)?;
-            let layer: Box<dyn Layer> = Box::new(TransformerBlock::with(&sizes, self_attn, mlp, weights)?);
+            let layer: Box<dyn Layer> =
+                Box::new(TransformerBlock::with(&sizes, sizes.norm(), self_attn, mlp, weights)?);
             return Ok(layer.into());
         };
         let gate = Gate::new(&mlp, experts.dims, gate)?;
-        let layer: Box<dyn Layer> = Box::new(TransformerBlock::with(&sizes, self_attn, gate, weights)?);
+        let layer: Box<dyn Layer> =
+            Box::new(TransformerBlock::with(&sizes, sizes.norm(), self_attn, gate, weights)?);
         Ok(LayerParts::mixed(layer, Mixture::new(&mlp, NAMES, *experts, router.clone())?))
     })?;
     let made_bytes = attention.made_bytes(weights, usual.layers.iter().map(|(path, _)| path.clone()));

@@ -1,20 +1,13 @@
 //! Mixtral, as `mlx_lm/models/mixtral.py` has it.
 
-use mlx_rs::Array;
-use mlx_rs::error::Exception;
-use mlx_rs::macros::ModuleParameters;
-use mlx_rs::module::Module;
 use serde::Deserialize;
 
-use super::block::attend_and_route;
-use super::{Architecture, Layer, LayerOutput, LayerParts, Sizes, decoder};
+use super::block::TransformerBlock;
+use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::ModelError;
-use crate::attention::{Attention, LayerInput};
 use crate::compute::Activation;
-use crate::experts::{
-    ExpertArgs, ExpertDims, Gate, GateArgs, MATRICES, Mixture, Names, Routed, Router, Scoring,
-};
-use crate::layers::RmsNorm;
+use crate::experts::{ExpertArgs, ExpertDims, GateArgs, MATRICES, Mixture, Names, Router, Scoring};
+use crate::fused::Fused;
 use crate::rope::{Rope, RopeArgs, RopeScaling};
 use crate::weights::Weights;
 
@@ -52,36 +45,6 @@ fn default_rope_theta() -> f32 {
     1e6
 }
 
-#[derive(Debug, ModuleParameters)]
-struct MixtralBlock {
-    #[param]
-    self_attn: Attention,
-    #[param]
-    block_sparse_moe: Gate,
-    #[param]
-    input_layernorm: RmsNorm,
-    #[param]
-    post_attention_layernorm: RmsNorm,
-}
-
-impl Module<LayerInput<'_>> for MixtralBlock {
-    type Output = LayerOutput;
-    type Error = Exception;
-
-    fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let norms = [&mut self.input_layernorm, &mut self.post_attention_layernorm];
-        attend_and_route(&mut self.self_attn, &self.block_sparse_moe, norms, input)
-    }
-
-    fn training_mode(&mut self, _: bool) {}
-}
-
-impl Layer for MixtralBlock {
-    fn foresee(&mut self, hidden: &Array) -> Result<Option<Routed>, Exception> {
-        self.block_sparse_moe.route(self.post_attention_layernorm.forward(hidden)?).map(Some)
-    }
-}
-
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
@@ -93,15 +56,15 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let router = Router::new(args.num_experts_per_tok, n_experts, true, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden: sizes.hidden_size, intermediate: sizes.intermediate_size };
     let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
-    decoder(weights, &sizes, args.tie_word_embeddings, |_, weights| {
-        let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, sizes.norm());
+    // All of its rows, which other families have under another name.
+    let fused = Fused::parts("block_sparse_moe.gate", &[("mlp.gate", n_experts as i32)]);
+    let layers = weights.with_fused(&fused);
+    let usual = decoder(&layers, &sizes, args.tie_word_embeddings, |_, weights| {
+        let (attention, gate) = (sizes.attention(Some(rope.clone())), GateArgs::default());
+        let layer: Box<dyn Layer> =
+            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
         let moe = weights.at("block_sparse_moe");
-        let layer: Box<dyn Layer> = Box::new(MixtralBlock {
-            self_attn: Attention::new(&sizes.attention(Some(rope.clone())), &weights.at("self_attn"))?,
-            block_sparse_moe: Gate::new(&moe, dims, GateArgs::default())?,
-            input_layernorm: norm("input_layernorm")?,
-            post_attention_layernorm: norm("post_attention_layernorm")?,
-        });
         Ok(LayerParts::mixed(layer, Mixture::new(&moe, NAMES, experts, router.clone())?))
-    })
+    })?;
+    Ok(Architecture { fused, ..usual })
 }

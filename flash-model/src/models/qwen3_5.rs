@@ -7,6 +7,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
 
+use super::block::TransformerBlock;
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
@@ -35,18 +36,6 @@ struct LinearBlock {
     post_attention_layernorm: RmsNorm,
 }
 
-#[derive(Debug, ModuleParameters)]
-struct FullBlock {
-    #[param]
-    self_attn: Attention,
-    #[param]
-    mlp: Mlp,
-    #[param]
-    input_layernorm: RmsNorm,
-    #[param]
-    post_attention_layernorm: RmsNorm,
-}
-
 impl Module<LayerInput<'_>> for LinearBlock {
     type Output = LayerOutput;
     type Error = Exception;
@@ -59,22 +48,7 @@ impl Module<LayerInput<'_>> for LinearBlock {
     fn training_mode(&mut self, _: bool) {}
 }
 
-impl Module<LayerInput<'_>> for FullBlock {
-    type Output = LayerOutput;
-    type Error = Exception;
-
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let normed = self.input_layernorm.forward(x)?;
-        let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
-        Ok(self.mlp.add(&h, &self.post_attention_layernorm.forward(&h)?)?.into())
-    }
-
-    fn training_mode(&mut self, _: bool) {}
-}
-
 impl Layer for LinearBlock {}
-
-impl Layer for FullBlock {}
 
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
@@ -99,17 +73,20 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     };
     let names = DecoderNames { model, embed: "embed_tokens", norm: "norm" };
     let usual = decoder_of(names, weights, &sizes, args.tie_word_embeddings, |layer_idx, weights| {
-        let norm_of = |name| weights.at(name).rms_norm(sizes.hidden_size, norm);
-        let (input_layernorm, post_attention_layernorm) =
-            (norm_of("input_layernorm")?, norm_of("post_attention_layernorm")?);
         let mlp = Mlp::new(sizes.mlp(), &weights.at("mlp"))?;
         let (layer, keeps): (Box<dyn Layer>, _) = if args.attends(layer_idx) {
             let self_attn = Attention::new(&attention, &weights.at("self_attn"))?;
-            let block = FullBlock { self_attn, mlp, input_layernorm, post_attention_layernorm };
+            let block = TransformerBlock::with(&sizes, norm, self_attn, mlp, weights)?;
             (Box::new(block), Keeps::KeysValues)
         } else {
             let linear_attn = GatedDelta::new(delta, &weights.at("linear_attn"))?;
-            let block = LinearBlock { linear_attn, mlp, input_layernorm, post_attention_layernorm };
+            let norm_of = |name| weights.at(name).rms_norm(sizes.hidden_size, norm);
+            let block = LinearBlock {
+                linear_attn,
+                mlp,
+                input_layernorm: norm_of("input_layernorm")?,
+                post_attention_layernorm: norm_of("post_attention_layernorm")?,
+            };
             (Box::new(block), Keeps::State(delta.state()))
         };
         Ok(LayerParts { layer, mixture: None, keeps })
