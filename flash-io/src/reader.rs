@@ -209,12 +209,12 @@ impl Reader {
     }
 
     /// Begins to read a bundle that may be wanted, when nothing is to be read that is: all that is submitted later overtakes
-    /// it, but for reads under way.
+    /// it, but for reads under way. It is cut into reads as by [`submit_behind`](Self::submit_behind).
     ///
     /// # Panics
     /// As [`submit`](Self::submit).
-    pub fn guess(&self, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
-        self.enqueue(Lane::Guessed, 0, bundle, slot)
+    pub fn guess(&self, waiting_bytes: u64, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
+        self.enqueue(Lane::Guessed, waiting_bytes, bundle, slot)
     }
 
     /// What was guessed is wanted now, as if what of it is still to be read had just been submitted.

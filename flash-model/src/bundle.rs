@@ -87,9 +87,14 @@ impl Bundle {
         reader.submit(&self.layout, slot)
     }
 
-    /// The same, if nothing else is to be read.
-    pub(crate) fn guess(&self, reader: &Reader, slot: Slot) -> Ticket {
-        reader.guess(&self.layout, slot)
+    /// The same, when `waiting_bytes` of its kind are still to be read.
+    pub(crate) fn submit_behind(&self, waiting_bytes: u64, reader: &Reader, slot: Slot) -> Ticket {
+        reader.submit_behind(waiting_bytes, &self.layout, slot)
+    }
+
+    /// The same, if nothing else is to be read that is wanted.
+    pub(crate) fn guess(&self, waiting_bytes: u64, reader: &Reader, slot: Slot) -> Ticket {
+        reader.guess(waiting_bytes, &self.layout, slot)
     }
 
     /// The tensors as they lie in the slot.

@@ -246,7 +246,7 @@ impl Experts {
         let mut loads = VecDeque::from(early);
         for &expert_idx in missing {
             if !loads.iter().any(|load| load.expert_idx == expert_idx) {
-                loads.push_back(self.load(mixture, expert_idx)?);
+                loads.push_back(self.load(mixture, expert_idx, missing.len())?);
             }
         }
         if let Some(foreseen) = foreseen {
@@ -291,12 +291,15 @@ impl Experts {
         let Foreseen { layer_idx, mixture, routed } = foreseen;
         let (logits, correction) = routed.said()?;
         let choices = mixture.router.choose(logits, correction).into_iter().map(|choice| choice.expert_idx);
-        let missing = choices.filter(|expert_idx| !self.cache.is_held(*layer_idx, *expert_idx));
+        let mut missing: Vec<usize> =
+            choices.filter(|expert_idx| !self.cache.is_held(*layer_idx, *expert_idx)).collect();
+        missing.truncate(self.plan.ahead_slots(self.pool.n_slots()));
+        let waiting_bytes = mixture.bytes_beside_one_of(missing.len());
         let mut loads = Vec::new();
-        for expert_idx in missing.take(self.plan.ahead_slots(self.pool.n_slots())) {
+        for expert_idx in missing {
             let Some(slot) = self.pool.try_acquire() else { break };
             let bundle = mixture.bundle(expert_idx);
-            let ticket = bundle.guess(&self.reader, slot);
+            let ticket = bundle.guess(waiting_bytes, &self.reader, slot);
             loads.push(Load { expert_idx, bundle, ticket });
         }
         self.ahead.guessed(*layer_idx, loads);
@@ -321,8 +324,8 @@ impl Experts {
             while let Some(&next) = to_read.front()
                 && let Some(slot) = self.pool.try_acquire()
             {
+                loads.push_back(self.submit(mixture, next, to_read.len(), slot));
                 to_read.pop_front();
-                loads.push_back(self.submit(mixture, next, slot));
             }
             let expert = if missing.binary_search(expert_idx).is_err() {
                 self.held[&(layer_idx, *expert_idx)].clone()
@@ -330,8 +333,9 @@ impl Experts {
                 let load = match loads.pop_front() {
                     Some(load) => load,
                     None => {
+                        let load = self.load(mixture, *expert_idx, to_read.len())?;
                         to_read.pop_front();
-                        self.load(mixture, *expert_idx)?
+                        load
                     }
                 };
                 if !load.ticket.is_done() {
@@ -357,17 +361,17 @@ impl Experts {
         Ok(mixed)
     }
 
-    /// Begins to read an expert.
-    fn load(&self, mixture: &Mixture, expert_idx: usize) -> Result<Load, ModelError> {
+    /// Begins to read an expert, one of so many.
+    fn load(&self, mixture: &Mixture, expert_idx: usize, n_to_read: usize) -> Result<Load, ModelError> {
         let slot = self.pool.acquire_within(SLOT_RETURN);
         let slot =
             slot.ok_or_else(|| ModelError::SlotHeld { bundle: mixture.bundle(expert_idx).name.clone() })?;
-        Ok(self.submit(mixture, expert_idx, slot))
+        Ok(self.submit(mixture, expert_idx, n_to_read, slot))
     }
 
-    fn submit(&self, mixture: &Mixture, expert_idx: usize, slot: Slot) -> Load {
+    fn submit(&self, mixture: &Mixture, expert_idx: usize, n_to_read: usize, slot: Slot) -> Load {
         let bundle = mixture.bundle(expert_idx);
-        let ticket = bundle.submit(&self.reader, slot);
+        let ticket = bundle.submit_behind(mixture.bytes_beside_one_of(n_to_read), &self.reader, slot);
         Load { expert_idx, bundle, ticket }
     }
 

@@ -50,7 +50,7 @@ impl Bench {
     }
 
     fn guess(&self, bundle: usize) -> Ticket {
-        self.reader.guess(&Self::layout(bundle), self.pool.try_acquire().unwrap())
+        self.reader.guess(0, &Self::layout(bundle), self.pool.try_acquire().unwrap())
     }
 
     fn open(&self) {

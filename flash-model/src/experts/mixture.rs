@@ -230,6 +230,11 @@ impl Mixture {
         self.parameters.iter().map(bytes).sum()
     }
 
+    /// What is to be read beside one of so many experts that are.
+    pub(crate) fn bytes_beside_one_of(&self, n_experts: usize) -> u64 {
+        self.expert_bytes() * n_experts.saturating_sub(1) as u64
+    }
+
     /// A slot that any of them fits: each extent may be widened to whole blocks at both of its ends.
     pub(crate) fn slot_bytes(&self) -> usize {
         let blocks_bytes = 2 * DIRECT_ALIGN * self.parameters.len();
