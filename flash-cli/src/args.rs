@@ -10,6 +10,7 @@ use flash_model::FLOOR_CONTEXT_TOKENS;
 mod bench;
 mod convert;
 mod kv;
+mod pack;
 
 pub(crate) use bench::{
     BenchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs,
@@ -19,6 +20,7 @@ pub(crate) use kv::{
     EvictArg, KeepArgs, KvArgs, KvCommand, KvGcArgs, KvListArgs, KvPlaceArgs, KvRmArgs, KvShowArgs,
     KvToolArgs,
 };
+pub(crate) use pack::PackArgs;
 
 use crate::hub::ModelId;
 use crate::model::ModelName;
@@ -73,6 +75,8 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Make a model directory of a GGUF file, or quantize one of Hugging Face
     Convert(ConvertArgs),
+    /// Copy a mixture of experts so that each expert is read from one place on the disk
+    Pack(PackArgs),
     /// Look after sessions and prefixes that were kept
     Kv(KvToolArgs),
     /// Measure what this machine gives a model

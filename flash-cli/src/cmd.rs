@@ -5,10 +5,12 @@ mod chat;
 mod convert;
 mod inspect;
 mod kv;
+mod pack;
 mod perplexity;
 mod plan;
 mod pull;
 mod run;
+mod writing;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         | Command::Plan(_)
         | Command::Pull(_)
         | Command::Convert(_)
+        | Command::Pack(_)
         | Command::Kv(_)
         | Command::Bench(_) => false,
     });
@@ -37,6 +40,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Perplexity(args) => perplexity::run(PerplexityOptions::resolve(args)?),
         Command::Pull(args) => pull::run(args),
         Command::Convert(args) => convert::run(&ConvertOptions::resolve(args)?),
+        Command::Pack(args) => pack::run(&args),
         Command::Kv(args) => kv::run(args.command),
         Command::Bench(args) => bench::run(args),
     }

@@ -178,6 +178,27 @@ pub enum ConvertError {
         /// Its shape.
         found: Vec<u64>,
     },
+    /// A tensor of an expert that is not there.
+    #[error(
+        "{path}: tensor {tensor:?} is missing{}",
+        idx.map_or_else(String::new, |idx| format!(", or it has no expert {idx}"))
+    )]
+    NoMember {
+        /// The directory.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The place in it that was asked for.
+        idx: Option<u64>,
+    },
+    /// Two tensors that would have one name.
+    #[error("{path}: two tensors of the copy would be called {tensor:?}")]
+    Twice {
+        /// The directory.
+        path: PathBuf,
+        /// The name.
+        tensor: String,
+    },
     /// A target that MLX's affine format does not have.
     #[error("{fault}")]
     Target {

@@ -17,6 +17,8 @@
 //!
 //! [`Checkpoint`] quantises directories of safetensors as Hugging Face has them, bit for bit as mlx-lm does.
 //!
+//! [`PackPlan`] copies mixtures of experts so that each expert lies in one place.
+//!
 //! What is where: [`gguf`] reads the format (its header parser is pure and fuzzed), and [`Conversion`] turns a file
 //! into a directory: weights, config.json, tokenizer.json, `tokenizer_config.json` and `generation_config.json`. Known
 //! are the `llama`, `qwen2`, `qwen3` and `gemma3` architectures, byte-level and `SentencePiece` BPE tokenizers, and the block formats of
@@ -28,8 +30,10 @@ mod error;
 pub mod gguf;
 mod hf;
 mod layout;
+mod pack;
 mod scratch;
 mod shards;
+mod source;
 mod stream;
 mod target;
 mod tokenizer;
@@ -39,4 +43,5 @@ pub use conversion::{Conversion, Plan, Progress, Report, SHARD_BYTES_DEFAULT};
 pub use error::{ConvertError, TokenizerProblem};
 pub use hf::{COMPANION_FILES, Checkpoint, QuantizePlan, Quantized};
 pub use layout::PlannedTensor;
+pub use pack::{Member, PackPlan, Packed};
 pub use target::{Becomes, Target};

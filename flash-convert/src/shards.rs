@@ -10,14 +10,12 @@ use crate::error::ConvertError;
 use crate::scratch::Sink;
 use crate::writer::{OutDir, OutFile};
 
-/// To what multiple the data section of a shard is aligned: a cache line, so that kernels may use wide loads.
-const DATA_ALIGN: usize = 64;
+/// To what multiple the data section of a shard is aligned: a page, so that whole pages of a tensor can be read past the
+/// page cache, and with it a cache line, so that kernels may use wide loads.
+pub(crate) const DATA_ALIGN: usize = 4096;
 
 /// The file that says which shard holds which tensor.
 const INDEX: &str = "model.safetensors.index.json";
-
-/// Codes, scales and biases.
-const PARTS_MAX: usize = 3;
 
 /// Bytes of the header's length.
 const LEN_BYTES: usize = 8;
@@ -34,10 +32,10 @@ pub(crate) struct Part {
     pub(crate) offset: u64,
 }
 
-/// The parts of a parameter, and where they go.
+/// Parts that stay together, and where they go.
 #[derive(Debug, Clone)]
 pub(crate) struct Placed {
-    /// The values, or codes, scales and biases.
+    /// The values of a parameter, or its codes, scales and biases; or all there is of an expert.
     pub(crate) parts: Vec<Part>,
     /// Which shard holds them all.
     shard_idx: usize,
@@ -96,7 +94,7 @@ pub(crate) fn write<E: From<ConvertError>>(
         let shard = Shard::create(out, &name(shard_idx, n_shards), parts)?;
         let of_shard = parameters.iter().enumerate().filter(|(_, placed)| placed.shard_idx == shard_idx);
         for (parameter_idx, placed) in of_shard {
-            let mut written_bytes = [0; PARTS_MAX];
+            let mut written_bytes = vec![0; placed.parts.len()];
             convert(parameter_idx, &mut |part_idx, bytes| {
                 let at = &mut written_bytes[part_idx];
                 shard.write(&placed.parts[part_idx], *at, bytes)?;

@@ -31,6 +31,7 @@ use ahead::Ahead;
 pub use ahead::AheadTraffic;
 pub(crate) use ahead::Foreseen;
 pub(crate) use gate::{Gate, GateArgs};
+pub use mixture::ExpertTensor;
 pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, MATRICES, Mixture, Names};
 pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;

@@ -19,18 +19,26 @@ pub(crate) struct Weights<'a> {
     backend: &'a Backend,
     fused: &'a [Fused],
     path: String,
+    /// Where the tensors are, if that is not their path.
+    stored: Option<String>,
 }
 
 impl<'a> Weights<'a> {
     /// All of a checkpoint, for `backend` to compute with.
     pub(crate) fn new(checkpoint: &'a Checkpoint, backend: &'a Backend) -> Self {
-        Self { checkpoint, backend, fused: &[], path: String::new() }
+        Self { checkpoint, backend, fused: &[], path: String::new(), stored: None }
     }
 
     /// Those below `name` in here.
     pub(crate) fn at(&self, name: &str) -> Self {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
-        Self { path, ..*self }
+        let stored = self.stored.as_ref().map(|stored| format!("{stored}.{name}"));
+        Self { path, stored, ..*self }
+    }
+
+    /// The same, whose tensors are called otherwise.
+    pub(crate) fn stored_at(&self, path: String) -> Self {
+        Self { stored: Some(path), ..self.clone() }
     }
 
     /// The same, where some matrices are rows of others.
@@ -104,7 +112,8 @@ impl<'a> Weights<'a> {
     /// How it is quantised, if the checkpoint has scales for it.
     fn format(&self) -> Result<Option<QuantizedFormat>, ModelError> {
         let path = Fused::whole_path(self.fused, &self.path);
-        if !self.checkpoint.has(&format!("{path}.scales")) {
+        let stored = self.stored.as_ref().unwrap_or(&path);
+        if !self.checkpoint.has(&format!("{stored}.scales")) {
             return Ok(None);
         }
         let config = self.checkpoint.config();
@@ -112,7 +121,7 @@ impl<'a> Weights<'a> {
             config.field_error("quantization", &"missing", "the weights are quantised, so it must say how")
         })?;
         let catalog = self.checkpoint.catalog();
-        let tensor = |name: &str| catalog.get(&format!("{path}.{name}"));
+        let tensor = |name: &str| catalog.get(&format!("{stored}.{name}"));
         if let (Some(scales), Some(biases)) = (tensor("scales"), tensor("biases")) {
             self.checkpoint.expect_dtype_of_scales(scales, biases)?;
         }

@@ -42,6 +42,9 @@ pub enum With {
         /// Pass prompts of these lengths; none, to decode only, if it is given without a length
         #[arg(long, value_name = "N", value_delimiter = ',', num_args = 0.., default_value = "128,512")]
         prompts: Vec<NonZeroUsize>,
+        /// Decode behind a context of this many tokens, which is passed unmeasured
+        #[arg(long, value_name = "N", default_value = "0")]
+        depth: usize,
         /// Run both under this memory limit (2GiB, 500MB); needs Linux and root
         #[arg(long, value_name = "SIZE")]
         mem: Option<ByteSize>,
@@ -69,6 +72,16 @@ pub struct CommonArgs {
     threads: Option<NonZeroUsize>,
 }
 
+/// What is measured of each program.
+pub struct Passes {
+    /// Tokens that are decoded.
+    n_tokens: usize,
+    /// Tokens before those.
+    depth: usize,
+    /// Lengths of prompts.
+    prompts: Vec<usize>,
+}
+
 /// What every comparison starts with.
 struct Setting {
     confinement: Confinement,
@@ -91,8 +104,7 @@ impl Setting {
     /// Measures every model, round by round, and prints a table of each.
     fn compare(
         &self,
-        n_tokens: usize,
-        prompts: &[usize],
+        passes: &Passes,
         mut columns: impl FnMut() -> Vec<Column>,
         mut round: impl FnMut(&Model, &mut [Column]) -> Result<()>,
     ) -> Result<()> {
@@ -112,18 +124,18 @@ impl Setting {
                 println!("Before a round, other programs used {others} % of the processors.");
             }
             println!();
-            println!("{}", report::table(&columns, n_tokens, prompts, &memory));
+            println!("{}", report::table(&columns, passes.n_tokens, &passes.prompts, &memory));
         }
         Ok(())
     }
 
     /// Measures `flash-cli` into the last column.
-    fn flash(&self, model: &Model, n_tokens: usize, prompts: &[usize], columns: &mut [Column]) -> Result<()> {
+    fn flash(&self, model: &Model, passes: &Passes, columns: &mut [Column]) -> Result<()> {
         let Some(column) = columns.last_mut() else { bail!("there is no column to fill") };
-        let (decode, report) = self.flash.decode(model, n_tokens, &self.confinement)?;
+        let (decode, report) = self.flash.decode(model, passes, &self.confinement)?;
         column.decode.push(decode);
         column.token_bytes = report.model_bytes - model.unread_bytes;
-        for (samples, &prompt) in column.prefill.iter_mut().zip(prompts) {
+        for (samples, &prompt) in column.prefill.iter_mut().zip(&passes.prompts) {
             samples.push(self.flash.prefill(&model.mlx, prompt, &self.confinement)?);
         }
         Ok(())
@@ -144,33 +156,32 @@ impl Setting {
 
 pub fn run(with: With) -> Result<()> {
     match with {
-        With::LlamaCpp { common, tokens, prompts, mem } => {
+        With::LlamaCpp { common, tokens, prompts, depth, mem } => {
             let prompts: Vec<usize> = prompts.into_iter().map(NonZeroUsize::get).collect();
-            with_llama_cpp(common, tokens.get(), &prompts, mem)
+            if depth > 0 && !prompts.is_empty() {
+                bail!("a --depth is for decoding only: give --prompts without a length");
+            }
+            with_llama_cpp(common, &Passes { n_tokens: tokens.get(), depth, prompts }, mem)
         }
         With::MlxLm { common, tokens } => with_mlx_lm(common, tokens.get()),
     }
 }
 
-fn with_llama_cpp(
-    common: CommonArgs,
-    n_tokens: usize,
-    prompts: &[usize],
-    mem: Option<ByteSize>,
-) -> Result<()> {
+fn with_llama_cpp(common: CommonArgs, passes: &Passes, mem: Option<ByteSize>) -> Result<()> {
     let setting = Setting::prepare(common, mem)?;
     let llama_cpp = LlamaCpp::ensure(&setting.python)?;
     let info = llama_cpp.system_info(&setting.python)?;
     setting.print_conditions(&[llama_cpp.version(), format!("which reports {info}")])?;
-    let columns = || vec![Column::new("llama.cpp", prompts.len()), Column::new("flash", prompts.len())];
-    setting.compare(n_tokens, prompts, columns, |model, columns| {
-        let round = llama_bench::run(&llama_cpp, &model.gguf, n_tokens, prompts, &setting.confinement)?;
+    let n_prompts = passes.prompts.len();
+    let columns = || vec![Column::new("llama.cpp", n_prompts), Column::new("flash", n_prompts)];
+    setting.compare(passes, columns, |model, columns| {
+        let round = llama_bench::run(&llama_cpp, &model.gguf, passes, &setting.confinement)?;
         columns[0].decode.push(round.decode);
         columns[0].token_bytes = round.model_bytes - model.unread_bytes;
         for (samples, rate) in columns[0].prefill.iter_mut().zip(round.prefill) {
             samples.push(rate);
         }
-        setting.flash(model, n_tokens, prompts, columns)
+        setting.flash(model, passes, columns)
     })
 }
 
@@ -181,12 +192,13 @@ fn with_mlx_lm(common: CommonArgs, n_tokens: usize) -> Result<()> {
     setting.print_conditions(&[mlx_lm::version(&setting.python)?])?;
     let columns =
         || vec![Column::new("mlx-lm", 0), Column::new("mlx-lm, float32", 0), Column::new("flash", 0)];
-    setting.compare(n_tokens, &[], columns, |model, columns| {
+    let passes = Passes { n_tokens, depth: 0, prompts: Vec::new() };
+    setting.compare(&passes, columns, |model, columns| {
         for (column, dtype) in columns.iter_mut().zip([Dtype::Stored, Dtype::Float32]) {
             let (python, confinement) = (&setting.python, &setting.confinement);
             column.decode.push(mlx_lm::decode(python, &model.mlx, n_tokens, dtype, confinement)?);
         }
-        setting.flash(model, n_tokens, &[], columns)?;
+        setting.flash(model, &passes, columns)?;
         // The same files. In float32 scales and biases are wider, but nothing else is.
         let token_bytes = columns.last().map_or(0, |ours| ours.token_bytes);
         columns.iter_mut().for_each(|column| column.token_bytes = token_bytes);

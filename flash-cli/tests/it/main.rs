@@ -7,6 +7,7 @@ mod convert;
 mod inspect;
 mod interrupt;
 mod modelfile;
+mod pack;
 mod perplexity;
 mod plan;
 mod pull;

@@ -1,4 +1,3 @@
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use crate::conversion::Progress;
 use crate::error::ConvertError;
 use crate::scratch::Scratch;
 use crate::shards::{self, Packing, Part, Placed};
+use crate::source;
 use crate::writer::OutDir;
 
 const WEIGHT: &str = ".weight";
@@ -139,8 +139,7 @@ impl QuantizePlan<'_> {
         for name in COMPANION_FILES {
             let from = dir.join(name);
             if from.exists() {
-                let bytes = fs::read(&from).map_err(|error| ConvertError::Open { path: from, error })?;
-                out.write(name, &bytes)?;
+                source::copy(&from, name, &out)?;
             }
         }
         let placed: Vec<_> = self.parameters.iter().map(|planned| &planned.placed).collect();

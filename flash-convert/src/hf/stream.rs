@@ -1,13 +1,12 @@
 //! One parameter from a checkpoint to MLX, a chunk of values at a time.
 
-use std::io;
-
-use flash_io::{Catalog, Shard, Tensor};
+use flash_io::Catalog;
 
 use super::checkpoint;
 use super::plan::Planned;
 use crate::error::ConvertError;
 use crate::scratch::{Beyond, CHUNK_VALUES, Scratch, Sink};
+use crate::source;
 use crate::target::float_name;
 
 /// Quantises a parameter into `sink`, or rounds it to its type.
@@ -27,7 +26,7 @@ pub(super) fn quantize(
         while first < n_values {
             let len = (n_values - first).min(CHUNK_VALUES as u64) as usize;
             let bytes = &mut scratch.stored[..len * stored.size_bytes()];
-            read(shard, tensor, tensor.span.start + first * value_bytes, bytes)?;
+            source::read(shard, tensor, tensor.span.start + first * value_bytes, bytes)?;
             if planned.affine.is_none() && stored == float {
                 sink(0, bytes)?;
             } else {
@@ -51,27 +50,6 @@ pub(super) fn quantize(
                 }
             }
             first += len as u64;
-        }
-    }
-    Ok(())
-}
-
-fn read(shard: &Shard, tensor: &Tensor, offset: u64, bytes: &mut [u8]) -> Result<(), ConvertError> {
-    let wanted_bytes = bytes.len();
-    let failed = |error| ConvertError::Read {
-        path: shard.path.clone(),
-        tensor: tensor.name.clone(),
-        offset,
-        wanted_bytes: wanted_bytes as u64,
-        error,
-    };
-    let mut done_bytes = 0;
-    while done_bytes < wanted_bytes {
-        match shard.storage.read_at(offset + done_bytes as u64, &mut bytes[done_bytes..]) {
-            Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
-            Ok(n_bytes) => done_bytes += n_bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed(error)),
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ mod failures;
 mod fuzz_corpus;
 mod header;
 mod header_oracle;
+mod pack;
 mod quantized;
 mod real_model;
 mod refusals;

@@ -115,6 +115,68 @@ enum Place {
     Each(Vec<Tensor>),
 }
 
+/// How the tensors of all experts lie, where each has a parameter of all.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// As one.
+    Stacked,
+    /// Apart, so that those of one expert can lie side by side.
+    Packed,
+}
+
+impl Form {
+    /// That of those whose names are `rest` below the path of `weights`; none if there are none.
+    fn of(weights: &Weights<'_>, rest: &str) -> Option<Self> {
+        let checkpoint = weights.checkpoint();
+        if checkpoint.has(&format!("{}.{rest}", weights.path())) {
+            Some(Self::Stacked)
+        } else {
+            checkpoint.has(&packed_name(weights.path(), 0, rest)).then_some(Self::Packed)
+        }
+    }
+
+    /// Where the parameter is that has this shape in an expert.
+    fn place(
+        self,
+        weights: &Weights<'_>,
+        rest: &str,
+        n_experts: usize,
+        shape: &[u64],
+        kind: TensorKind,
+    ) -> Result<Place, ModelError> {
+        let checkpoint = weights.checkpoint();
+        match self {
+            Self::Stacked => {
+                let shape = [&[n_experts as u64], shape].concat();
+                let tensor = checkpoint.tensor(&format!("{}.{rest}", weights.path()), &shape, kind)?;
+                Ok(Place::Stacked(tensor.clone()))
+            }
+            Self::Packed => {
+                let name = |expert_idx| packed_name(weights.path(), expert_idx, rest);
+                let tensor = |expert_idx| checkpoint.tensor(&name(expert_idx), shape, kind).cloned();
+                Ok(Place::Each((0..n_experts).map(tensor).collect::<Result<_, _>>()?))
+            }
+        }
+    }
+}
+
+/// What the tensor of one expert is called that was `rest` below the path of all.
+fn packed_name(path: &str, expert_idx: usize, rest: &str) -> String {
+    format!("{path}.{expert_idx}.{rest}")
+}
+
+/// A tensor of one expert, to be stored by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpertTensor {
+    /// What it is called then.
+    pub name: String,
+    /// The tensor of the model that has it.
+    pub tensor: String,
+    /// Which of those stacked there it is; all of the tensor, if none.
+    pub idx: Option<u64>,
+}
+
 impl Mixture {
     /// The experts below the path of `weights`.
     pub(crate) fn new(
@@ -124,7 +186,7 @@ impl Mixture {
         router: Router,
     ) -> Result<Self, ModelError> {
         let stacked = weights.at(names.stacked);
-        if weights.checkpoint().has(&format!("{}.{}.weight", stacked.path(), names.stacked_matrices[UP])) {
+        if Form::of(&stacked, &format!("{}.weight", names.stacked_matrices[UP])).is_some() {
             return Self::stacked(&stacked, names.stacked_matrices, args, router);
         }
         let each = weights.at(names.each);
@@ -140,19 +202,22 @@ impl Mixture {
         })
     }
 
-    /// Those whose tensors at the path of `weights` have a matrix of all experts each, as mlx-lm stacks them.
+    /// Those whose tensors at the path of `weights` have a matrix of all experts each, as mlx-lm stacks them, or were such
+    /// before they were packed.
     pub(crate) fn stacked(
         weights: &Weights<'_>,
         matrices: [&str; 3],
         args: ExpertArgs,
         router: Router,
     ) -> Result<Self, ModelError> {
-        let template = args.template(weights, matrices)?;
+        let form = Form::of(weights, &format!("{}.weight", matrices[UP])).unwrap_or(Form::Stacked);
+        let template = match form {
+            Form::Stacked => args.template(weights, matrices)?,
+            Form::Packed => args.template(&weights.stored_at(format!("{}.0", weights.path())), matrices)?,
+        };
         Self::placed(weights, template, args, router, |key, shape, kind| {
-            let shape = [&[args.dims.n_experts as u64], shape].concat();
             let (idx, parameter) = matrix_of(key);
-            let name = format!("{}.{}.{parameter}", weights.path(), matrices[idx]);
-            Ok(Place::Stacked(weights.checkpoint().tensor(&name, &shape, kind)?.clone()))
+            form.place(weights, &format!("{}.{parameter}", matrices[idx]), args.dims.n_experts, shape, kind)
         })
     }
 
@@ -163,10 +228,7 @@ impl Mixture {
         args: ExpertArgs,
         router: Router,
     ) -> Result<Option<Self>, ModelError> {
-        let checkpoint = weights.checkpoint();
-        if !checkpoint.has(&format!("{}.gate_up_proj_blocks", weights.path())) {
-            return Ok(None);
-        }
+        let Some(form) = Form::of(weights, "gate_up_proj_blocks") else { return Ok(None) };
         let ExpertArgs { dims: ExpertDims { n_experts, hidden, intermediate }, bias, activation } = args;
         let linear = |input, output| weights.linear_in(Some(BLOCKS), input, output, bias);
         let both = intermediate.checked_mul(2).ok_or_else(|| {
@@ -186,17 +248,25 @@ impl Mixture {
             let (matrix, parameter) = key.split_once('.').expect("a parameter of a matrix");
             let matrix = if matrix == "up_proj" { "gate_up_proj" } else { matrix };
             let suffix = if parameter == "weight" { "blocks" } else { parameter };
-            let name = format!("{}.{matrix}_{suffix}", weights.path());
-            let stacked = |shape: &[u64]| [&[n_experts as u64], shape].concat();
+            let name = format!("{matrix}_{suffix}");
             if parameter != "weight" {
-                return Ok(Place::Stacked(checkpoint.tensor(&name, &stacked(shape), kind)?.clone()));
+                return form.place(weights, &name, n_experts, shape, kind);
             }
             let &[rows, words] = shape else { unreachable!("a matrix of codes") };
             let blocks = [rows, 4 * words / BLOCK_BYTES, BLOCK_BYTES];
-            let mut codes = checkpoint.tensor(&name, &stacked(&blocks), TensorKind::Bytes)?.clone();
+            let mut codes = form.place(weights, &name, n_experts, &blocks, TensorKind::Bytes)?;
             // The same bytes, four in a word.
-            (codes.dtype, codes.shape) = (Dtype::U32, stacked(shape));
-            Ok(Place::Stacked(codes))
+            match &mut codes {
+                Place::Stacked(all) => {
+                    (all.dtype, all.shape) = (Dtype::U32, vec![n_experts as u64, rows, words]);
+                }
+                Place::Each(tensors) => {
+                    for tensor in tensors {
+                        (tensor.dtype, tensor.shape) = (Dtype::U32, shape.to_vec());
+                    }
+                }
+            }
+            Ok(codes)
         })?;
         Ok(Some(mixture))
     }
@@ -269,6 +339,23 @@ impl Mixture {
             Place::Each(tensors) => Part::rows(&tensors[expert_idx], &(0..tensors[expert_idx].shape[0])),
         };
         Bundle::new(format!("{}[{expert_idx}]", self.path), self.parameters.iter().map(part).collect())
+    }
+
+    /// The tensors of an expert, as they are called where they lie side by side.
+    pub(crate) fn tensors_of(&self, expert_idx: usize) -> Vec<ExpertTensor> {
+        let tensor = |(_, place): &(String, Place)| match place {
+            Place::Stacked(tensor) => {
+                let rest = tensor.name.strip_prefix(&self.path).and_then(|rest| rest.strip_prefix('.'));
+                let rest = rest.expect("a tensor below the path of the experts");
+                let name = packed_name(&self.path, expert_idx, rest);
+                ExpertTensor { name, tensor: tensor.name.clone(), idx: Some(expert_idx as u64) }
+            }
+            Place::Each(tensors) => {
+                let name = tensors[expert_idx].name.clone();
+                ExpertTensor { tensor: name.clone(), name, idx: None }
+            }
+        };
+        self.parameters.iter().map(tensor).collect()
     }
 
     /// An expert that was read into a slot, which goes back when nobody has the expert, or computes with it, any more.

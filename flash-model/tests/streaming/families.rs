@@ -1,9 +1,12 @@
 //! A model of each family, as committed for the comparison with mlx-lm.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use flash_convert::{Member, PackPlan, SHARD_BYTES_DEFAULT};
+use flash_io::IoMode;
 use flash_io::faults::{Fault, When};
-use flash_model::{Compute, Config};
+use flash_model::{Checkpoint, Compute, Config, ExpertTensor, Model};
 use serde::Deserialize;
 
 use super::{Way, bits, prompt_of};
@@ -25,6 +28,23 @@ const STREAMED: [&str; 15] = [
     "nemotron_h",
     "nemotron_h-moe",
     "qwen3_5",
+];
+
+/// Mixtures of experts, stacked and apart, in each of the forms that families and formats have.
+const MIXTURES: [&str; 13] = [
+    "mixtral",
+    "mixtral-each",
+    "qwen3_moe",
+    "qwen3_moe-each",
+    "qwen3_moe-q4",
+    "gpt_oss",
+    "gpt_oss-blocks",
+    "gpt_oss-mxfp4",
+    "deepseek_v3",
+    "deepseek_v3-q8",
+    "nemotron_h-moe",
+    "nemotron_h-moe-each",
+    "kimi_k2",
 ];
 
 fn family(name: &str) -> (PathBuf, usize) {
@@ -53,6 +73,31 @@ fn no_family_changes_a_bit_when_it_is_streamed() {
                 // Two slots hold two layers: one does not.
                 assert!(prefetch || engine.stats().streamed_bytes > 0, "{name} was not streamed");
             }
+        }
+    }
+}
+
+/// Packs a model, as `flash-cli pack` does.
+fn pack(dir: &Path, out: &Path) {
+    let model = Model::open(Checkpoint::open(dir, IoMode::Pread).unwrap()).unwrap();
+    let member = |ExpertTensor { name, tensor, idx, .. }| Member { name, tensor, idx };
+    let experts = model.expert_tensors().unwrap().into_iter();
+    let experts: Vec<Vec<_>> = experts.map(|tensors| tensors.into_iter().map(member).collect()).collect();
+    let plan = PackPlan::new(dir, &experts, SHARD_BYTES_DEFAULT).unwrap();
+    plan.run(out, &mut |_| ControlFlow::Continue(())).unwrap();
+}
+
+#[test]
+fn packing_experts_changes_no_bit() {
+    for name in MIXTURES {
+        let (dir, vocab) = family(name);
+        let packed = tempfile::tempdir().unwrap();
+        pack(&dir, packed.path());
+        let prompt = prompt_of(40, vocab);
+        for compute in [Compute::Auto, Compute::Mlx] {
+            let way = Way { compute, pinned: 0.0, chunk_bytes: 12_288, ..Way::RESIDENT };
+            let bits_of = |dir: &Path| bits(&mut way.open(dir).unwrap(), &prompt, vocab).unwrap();
+            assert!(bits_of(packed.path()) == bits_of(&dir), "{name}: {compute:?} differs");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use super::Passes;
 use super::confine::Confinement;
 use super::model::Model;
 use crate::{models, run};
@@ -51,10 +52,15 @@ impl Flash {
         Ok(commit.map_or(version.clone(), |commit| format!("{version} ({commit})")) + ", release build")
     }
 
-    /// Tokens per second of `n_tokens` that follow the first one, and the report.
-    pub fn decode(&self, model: &Model, n_tokens: usize, confinement: &Confinement) -> Result<(f64, Report)> {
+    /// Tokens per second of those that follow the first one, and the report. Without a context there is one token before.
+    pub fn decode(
+        &self,
+        model: &Model,
+        &Passes { n_tokens, depth, .. }: &Passes,
+        confinement: &Confinement,
+    ) -> Result<(f64, Report)> {
         let draw: &[&str] = if model.is_mixture { &["--temp", DRAWING_TEMPERATURE] } else { &[] };
-        let report = self.run(&model.mlx, 1, n_tokens + 1, draw, confinement)?;
+        let report = self.run(&model.mlx, depth.max(1), n_tokens + 1, draw, confinement)?;
         if report.generated_tokens != n_tokens + 1 {
             bail!("flash-cli generated {} tokens, not {}", report.generated_tokens, n_tokens + 1);
         }

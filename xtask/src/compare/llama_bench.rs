@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use super::Passes;
 use super::confine::Confinement;
 use super::llama_cpp::LlamaCpp;
 
@@ -26,17 +27,20 @@ pub struct Round {
     pub prefill: Vec<f64>,
 }
 
-/// Measures one decode of `n_tokens`, and one prefill of each length, each behind a warm-up of its own.
+/// Measures one decode, and one prefill of each length, each behind a warm-up of its own.
 pub fn run(
     llama_cpp: &LlamaCpp,
     gguf: &Path,
-    n_tokens: usize,
-    prompts: &[usize],
+    Passes { n_tokens, depth, prompts }: &Passes,
     confinement: &Confinement,
 ) -> Result<Round> {
     let mut command = Command::new(llama_cpp.bench());
     command.args(["--output", "json", "--repetitions", "1", "--n-gen", &n_tokens.to_string(), "--model"]);
-    command.arg(gguf).args(["--threads", &confinement.threads.to_string(), "--n-prompt"]);
+    command.arg(gguf).args(["--n-depth", &depth.to_string()]).args([
+        "--threads",
+        &confinement.threads.to_string(),
+        "--n-prompt",
+    ]);
     // A prompt of no tokens is none.
     let lengths = prompts.iter().map(usize::to_string).reduce(|list, length| format!("{list},{length}"));
     command.arg(lengths.as_deref().unwrap_or("0"));

@@ -32,7 +32,7 @@ const DENSE_8B: Preset = Preset {
 const MIXTURE_30B: Preset = Preset {
     argument: "30b-a3b",
     name: "Random weights in the shapes of Qwen3 30B-A3B, 4.5 bits each (GGUF: Q4_0; MLX: affine, groups of 64)",
-    size: "34 GB",
+    size: "34 GB, and 17 more meanwhile",
     unread_bytes: at_4_5_bits(49_152 * 2048 + 48 * (128 - 8) * 3 * 2048 * 768),
     is_mixture: true,
 };
@@ -48,7 +48,7 @@ pub enum Choice {
     /// Random weights in the shapes of Llama 3 8B; made once, takes 8.4 GB
     #[value(name = "8b")]
     Synthetic8b,
-    /// Random weights in the shapes of Qwen3 30B-A3B, a mixture of experts; made once, takes 34 GB
+    /// Random weights in the shapes of Qwen3 30B-A3B, a mixture of experts; made once, takes 34 GB, and 17 more meanwhile
     #[value(name = "30b-a3b")]
     Synthetic30b,
     /// Those without experts
@@ -71,10 +71,10 @@ impl Choice {
         let demo = demo(flash_cli)?;
         Ok(match self {
             Self::Demo => vec![demo],
-            Self::Synthetic8b => vec![synthetic(&DENSE_8B, python, &demo)?],
-            Self::Synthetic30b => vec![synthetic(&MIXTURE_30B, python, &demo)?],
+            Self::Synthetic8b => vec![synthetic(&DENSE_8B, python, flash_cli, &demo)?],
+            Self::Synthetic30b => vec![synthetic(&MIXTURE_30B, python, flash_cli, &demo)?],
             Self::Dense => {
-                let synthetic = synthetic(&DENSE_8B, python, &demo)?;
+                let synthetic = synthetic(&DENSE_8B, python, flash_cli, &demo)?;
                 vec![demo, synthetic]
             }
         })
@@ -119,22 +119,30 @@ fn made_once(made_from: &str, make: impl FnOnce(&PathBuf) -> Result<()>) -> Resu
     Ok(dir)
 }
 
-fn synthetic(preset: &Preset, python: &Path, demo: &Model) -> Result<Model> {
+/// A model of random weights. That with experts is packed: each program has it as it reads it best.
+fn synthetic(preset: &Preset, python: &Path, flash_cli: &Path, demo: &Model) -> Result<Model> {
+    let made_by = if preset.is_mixture { "packed" } else { "mlx" };
     let model = |dir: &Path| Model {
         name: preset.name,
-        mlx: dir.join("mlx"),
+        mlx: dir.join(made_by),
         gguf: dir.join("model.gguf"),
         unread_bytes: preset.unread_bytes,
         is_mixture: preset.is_mixture,
     };
-    let made_from = cache::sha256_of(&[SYNTHETIC.as_bytes(), preset.argument.as_bytes()]);
+    let made_from = cache::sha256_of(&[SYNTHETIC, preset.argument, made_by].map(str::as_bytes));
     let dir = made_once(&made_from, |dir| {
         eprintln!("Making a model of random weights (once, {})", preset.size);
         fs::create_dir(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let made = model(dir);
+        let (made, mlx) = (model(dir), dir.join("mlx"));
         let mut python = Command::new(python);
-        python.args(["-c", SYNTHETIC, preset.argument]).args([&made.mlx, &made.gguf, &demo.mlx, &demo.gguf]);
-        run::check(&mut python)
+        python.args(["-c", SYNTHETIC, preset.argument]).args([&mlx, &made.gguf, &demo.mlx, &demo.gguf]);
+        run::check(&mut python)?;
+        if preset.is_mixture {
+            let mut pack = Command::new(flash_cli);
+            run::check(pack.args(["pack", "--model"]).arg(&mlx).arg("--out").arg(&made.mlx))?;
+            fs::remove_dir_all(&mlx).with_context(|| format!("cannot remove {}", mlx.display()))?;
+        }
+        Ok(())
     })?;
     Ok(model(&dir))
 }

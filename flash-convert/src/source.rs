@@ -1,0 +1,43 @@
+//! Reading tensors of safetensors files, and what else a model directory has.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use flash_io::{Shard, Tensor};
+
+use crate::error::ConvertError;
+use crate::writer::OutDir;
+
+/// Reads bytes of a tensor that begin at `offset` of its file.
+pub(crate) fn read(
+    shard: &Shard,
+    tensor: &Tensor,
+    offset: u64,
+    bytes: &mut [u8],
+) -> Result<(), ConvertError> {
+    let wanted_bytes = bytes.len();
+    let failed = |error| ConvertError::Read {
+        path: shard.path.clone(),
+        tensor: tensor.name.clone(),
+        offset,
+        wanted_bytes: wanted_bytes as u64,
+        error,
+    };
+    let mut done_bytes = 0;
+    while done_bytes < wanted_bytes {
+        match shard.storage.read_at(offset + done_bytes as u64, &mut bytes[done_bytes..]) {
+            Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            Ok(n_bytes) => done_bytes += n_bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Copies a file into a directory that is being made.
+pub(crate) fn copy(from: &Path, name: &str, out: &OutDir) -> Result<(), ConvertError> {
+    let bytes = fs::read(from).map_err(|error| ConvertError::Open { path: from.to_owned(), error })?;
+    out.write(name, &bytes)
+}
