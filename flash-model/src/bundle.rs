@@ -40,6 +40,15 @@ impl Part {
             Span::new(tensor.span.start + rows.start * row_bytes, tensor.span.start + rows.end * row_bytes);
         Self { name: tensor.name.clone(), shard: tensor.shard, span, dtype: tensor.dtype, shape }
     }
+
+    /// Of its rows, cut in `of` parts that are as long, the `nth`.
+    pub(crate) fn cut(self, nth: u64, of: u64) -> Self {
+        let mut shape = self.shape;
+        shape[0] /= of as i32;
+        let bytes = self.span.len_bytes() / of;
+        let start = self.span.start + nth * bytes;
+        Self { shape, span: Span::new(start, start + bytes), ..self }
+    }
 }
 
 /// What is loaded together, and how it lies in a slot.

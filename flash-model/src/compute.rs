@@ -259,7 +259,7 @@ impl Backend {
         }
     }
 
-    /// What `activation` lets through of `values`, which are as many as of `gate`.
+    /// What `activation` lets through of `values`: `gate` has as many, or one for each row.
     pub(crate) fn gated(
         &self,
         activation: Activation,

@@ -32,7 +32,7 @@ pub use ahead::AheadTraffic;
 pub(crate) use ahead::Foreseen;
 pub(crate) use gate::{Gate, GateArgs};
 pub use mixture::ExpertTensor;
-pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, MATRICES, Mixture, Names};
+pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, MATRICES, Mixture, MixtureArgs, Names};
 pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;
 pub(crate) use router::{Groups, Router, Routes, Scoring};

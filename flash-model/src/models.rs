@@ -125,6 +125,7 @@ const MODELS: &[(&str, Build)] = &[
     ("qwen2", qwen2::build),
     ("qwen3", qwen3::build),
     ("qwen3_5", qwen3_5::build),
+    ("qwen3_5_moe", qwen3_5::build),
     ("qwen3_moe", qwen3_moe::build),
     ("smollm3", smollm3::build),
 ];

@@ -394,12 +394,37 @@ fn a_fused_tensor_of_too_few_rows_is_named() {
     assert_eq!((tensor.as_str(), expected.as_slice()), (wanted, &[2 * HIDDEN, HIDDEN][..]));
 }
 
+#[test]
+fn experts_in_one_tensor_that_are_not_as_configured_are_named() {
+    let path = "model.language_model.layers.0.mlp";
+    for (field, value, wanted) in [
+        ("moe_intermediate_size", 20, "experts.down_proj"),
+        ("moe_intermediate_size", i32::MAX, "experts.down_proj"),
+        ("num_experts", 7, "experts.down_proj"),
+        ("shared_expert_intermediate_size", 48, "shared_expert.down_proj.weight"),
+    ] {
+        let error = tiny_with("qwen3_5_moe-trained", field, json!(value)).unwrap_err();
+        let named = match &error {
+            ModelError::TensorShape { tensor, .. } => tensor.as_str(),
+            _ => "",
+        };
+        assert_eq!(named, format!("{path}.{wanted}"), "{error:?}");
+    }
+}
+
 /// The committed `deepseek_v3` with `value` at `field`.
 fn deepseek_with(field: &str, value: Value) -> Result<Model, ModelError> {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/deepseek_v3");
+    tiny_with("deepseek_v3", field, value)
+}
+
+/// A committed model with `value` at `field`.
+fn tiny_with(name: &str, field: &str, value: Value) -> Result<Model, ModelError> {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name);
     let dir = tempfile::tempdir().unwrap();
     fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
-    let mut config: Value = serde_json::from_slice(&fs::read(from.join("config.json")).unwrap()).unwrap();
+    // Python writes a number that JSON has not, where it does not matter here.
+    let text = fs::read_to_string(from.join("config.json")).unwrap().replace("Infinity", "1e30");
+    let mut config: Value = serde_json::from_str(&text).unwrap();
     config[field] = value;
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     open(dir.path())
@@ -473,17 +498,12 @@ fn layers_with_a_state_that_cannot_be_are_refused_by_field() {
         ("qwen3_5", "linear_num_key_heads", json!(3)),
         ("qwen3_5", "linear_conv_kernel_dim", json!(1)),
         ("qwen3_5", "linear_key_head_dim", json!(-1)),
-        ("qwen3_5", "num_experts", json!(8)),
+        ("qwen3_5_moe", "num_experts_per_tok", json!(0)),
+        ("qwen3_5_moe", "num_experts_per_tok", json!(9)),
+        ("qwen3_5_moe", "moe_intermediate_size", json!(0)),
+        ("qwen3_5_moe", "shared_expert_intermediate_size", json!(-1)),
     ] {
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(family);
-        let dir = tempfile::tempdir().unwrap();
-        fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
-        // Python writes a number that JSON has not, where it does not matter here.
-        let text = fs::read_to_string(from.join("config.json")).unwrap().replace("Infinity", "1e30");
-        let mut config: Value = serde_json::from_str(&text).unwrap();
-        config[field] = value.clone();
-        fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-        let error = Model::open(Checkpoint::open(dir.path(), IoMode::Pread).unwrap()).unwrap_err();
+        let error = tiny_with(family, field, value.clone()).unwrap_err();
         assert!(
             matches!(&error, ModelError::ConfigField { field: named, .. } if *named == field),
             "{family}: {field} = {value}: {error:?}"

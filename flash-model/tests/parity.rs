@@ -428,6 +428,26 @@ fn text_model_of_qwen3_5_equals_mlx_lm() {
     tiny("qwen3_5-q4");
 }
 
+#[test]
+fn qwen3_5_moe_with_a_shared_expert_behind_a_gate_equals_mlx_lm() {
+    tiny("qwen3_5_moe");
+}
+
+#[test]
+fn qwen3_5_moe_as_it_was_trained_equals_mlx_lm() {
+    tiny("qwen3_5_moe-trained");
+}
+
+#[test]
+fn text_model_of_qwen3_5_moe_with_gates_of_eight_bits_equals_mlx_lm() {
+    tiny("qwen3_5_moe-q4");
+}
+
+#[test]
+fn qwen3_5_with_experts_equals_mlx_lm() {
+    tiny("qwen3_5-moe");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

@@ -64,7 +64,7 @@ pub(super) fn gated_product(
     gated(activation, &product(x, gate)?, &product(x, up)?)
 }
 
-/// What `activation` lets through, element by element.
+/// What `activation` lets through, element by element or row by row.
 pub(super) fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Array, Exception> {
     match activation {
         Activation::Silu => nn::silu(gate)?.multiply(up),

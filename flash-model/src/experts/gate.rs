@@ -7,6 +7,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::{ExpertDims, Routed};
 use crate::ModelError;
+use crate::compute::Activation;
 use crate::layers::Linear;
 use crate::mlp::{Mlp, MlpArgs};
 use crate::models::LayerOutput;
@@ -19,6 +20,10 @@ pub(crate) struct Gate {
     gate: Scorer,
     #[param]
     shared_experts: Option<Mlp>,
+    #[param]
+    shared_expert: Option<Mlp>,
+    #[param]
+    shared_expert_gate: Option<Linear>,
 }
 
 /// What there is beside the router's matrix.
@@ -30,6 +35,8 @@ pub(crate) struct GateArgs {
     pub corrected: bool,
     /// The experts that every token takes, as one MLP.
     pub shared_experts: Option<MlpArgs>,
+    /// The one that every token takes as far as a gate of its own lets it through: a number for each token.
+    pub shared_expert: Option<MlpArgs>,
 }
 
 /// The router's matrix, and the correction of each expert.
@@ -46,19 +53,28 @@ impl Gate {
         let n_experts = dims.n_experts as i32;
         let inner = weights.at("gate").linear(dims.hidden, n_experts, args.bias)?;
         let correction = args.corrected.then(|| weights.vector(n_experts)).transpose()?;
-        let shared = args.shared_experts.map(|args| Mlp::new(args, &weights.at("shared_experts")));
+        let shared =
+            |name, args: Option<MlpArgs>| args.map(|args| Mlp::new(args, &weights.at(name))).transpose();
+        let opening =
+            args.shared_expert.map(|_| weights.at("shared_expert_gate").linear(dims.hidden, 1, false));
         Ok(Self {
             gate: Scorer { inner, e_score_correction_bias: Param::new(correction) },
-            shared_experts: shared.transpose()?,
+            shared_experts: shared("shared_experts", args.shared_experts)?,
+            shared_expert: shared("shared_expert", args.shared_expert)?,
+            shared_expert_gate: opening.transpose()?,
         })
     }
 
     /// Sends `x`, `[1, n, hidden]`, to the experts, whose output will be added to `onto`. What every token takes is added at once.
     pub(crate) fn send(&self, onto: Array, x: Array) -> Result<LayerOutput, Exception> {
-        let hidden = match &self.shared_experts {
+        let mut hidden = match &self.shared_experts {
             Some(shared) => shared.add(&onto, &x)?,
             None => onto,
         };
+        if let Some((gate, shared)) = self.shared_expert_gate.as_ref().zip(self.shared_expert.as_ref()) {
+            let passed = gate.backend.gated(Activation::Sigmoid, &gate.of(&x)?, &shared.of(&x)?)?;
+            hidden = hidden.add(passed)?;
+        }
         Ok(LayerOutput { hidden, routed: Some(self.route(x)?) })
     }
 

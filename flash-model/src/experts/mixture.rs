@@ -9,7 +9,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{ModuleParameters as _, update_parameters};
 
-use super::Router;
+use super::{GateArgs, Router};
 use crate::bundle::{Bundle, Part};
 use crate::checkpoint::TensorKind;
 use crate::compute::Activation;
@@ -80,6 +80,14 @@ pub(crate) struct ExpertArgs {
     pub activation: Option<Activation>,
 }
 
+/// What there is to say of a mixture.
+#[derive(Debug, Clone)]
+pub(crate) struct MixtureArgs {
+    pub experts: ExpertArgs,
+    pub gate: GateArgs,
+    pub router: Router,
+}
+
 /// The experts of a layer.
 #[derive(Debug)]
 pub(crate) struct Mixture {
@@ -108,11 +116,26 @@ impl ExpertArgs {
 
 /// Where a parameter lies.
 #[derive(Debug)]
-enum Place {
+struct Place {
+    tensors: Tensors,
+    /// Its part of what they have of an expert: the `nth` of so many that are as long, one above the other.
+    nth: u64,
+    of: u64,
+}
+
+/// The tensors that have a parameter.
+#[derive(Debug)]
+enum Tensors {
     /// Of all experts, `[n_experts, …]`.
     Stacked(Tensor),
     /// Of each.
     Each(Vec<Tensor>),
+}
+
+impl From<Tensors> for Place {
+    fn from(tensors: Tensors) -> Self {
+        Self { tensors, nth: 0, of: 1 }
+    }
 }
 
 /// How the tensors of all experts lie, where each has a parameter of all.
@@ -135,26 +158,26 @@ impl Form {
         }
     }
 
-    /// Where the parameter is that has this shape in an expert.
-    fn place(
+    /// What has this shape in an expert.
+    fn tensors(
         self,
         weights: &Weights<'_>,
         rest: &str,
         n_experts: usize,
         shape: &[u64],
         kind: TensorKind,
-    ) -> Result<Place, ModelError> {
+    ) -> Result<Tensors, ModelError> {
         let checkpoint = weights.checkpoint();
         match self {
             Self::Stacked => {
                 let shape = [&[n_experts as u64], shape].concat();
                 let tensor = checkpoint.tensor(&format!("{}.{rest}", weights.path()), &shape, kind)?;
-                Ok(Place::Stacked(tensor.clone()))
+                Ok(Tensors::Stacked(tensor.clone()))
             }
             Self::Packed => {
                 let name = |expert_idx| packed_name(weights.path(), expert_idx, rest);
                 let tensor = |expert_idx| checkpoint.tensor(&name(expert_idx), shape, kind).cloned();
-                Ok(Place::Each((0..n_experts).map(tensor).collect::<Result<_, _>>()?))
+                Ok(Tensors::Each((0..n_experts).map(tensor).collect::<Result<_, _>>()?))
             }
         }
     }
@@ -198,7 +221,8 @@ impl Mixture {
                 let name = format!("{}.{}.{parameter}", path.path(), names.each_matrices[idx]);
                 weights.checkpoint().tensor(&name, shape, kind).cloned()
             };
-            Ok(Place::Each((0..args.dims.n_experts).map(tensor).collect::<Result<_, _>>()?))
+            let tensors = (0..args.dims.n_experts).map(tensor).collect::<Result<_, _>>()?;
+            Ok(Tensors::Each(tensors).into())
         })
     }
 
@@ -217,8 +241,38 @@ impl Mixture {
         };
         Self::placed(weights, template, args, router, |key, shape, kind| {
             let (idx, parameter) = matrix_of(key);
-            form.place(weights, &format!("{}.{parameter}", matrices[idx]), args.dims.n_experts, shape, kind)
+            let name = format!("{}.{parameter}", matrices[idx]);
+            Ok(form.tensors(weights, &name, args.dims.n_experts, shape, kind)?.into())
         })
+    }
+
+    /// Those that `qwen3_5_moe` is trained with: floats, the rows of an expert's gate above those of up, and no biases. Where there
+    /// are none, the tensors are not so called.
+    pub(crate) fn joined(
+        weights: &Weights<'_>,
+        args: ExpertArgs,
+        router: Router,
+    ) -> Result<Option<Self>, ModelError> {
+        const JOINED: &str = "gate_up_proj";
+        let Some(form) = Form::of(weights, JOINED) else { return Ok(None) };
+        let ExpertArgs { dims: ExpertDims { n_experts, hidden, intermediate }, activation, .. } = args;
+        let linear = |input, output| weights.linear_in(None, input, output, false);
+        let template = Expert {
+            activation,
+            gate_proj: Some(linear(hidden, intermediate)?),
+            up_proj: linear(hidden, intermediate)?,
+            down_proj: linear(intermediate, hidden)?,
+        };
+        let mixture = Self::placed(weights, template, args, router, |key, shape, kind| {
+            let &[n_rows, n_columns] = shape else { unreachable!("a matrix of floats") };
+            let (matrix, _) = matrix_of(key);
+            if MATRICES[matrix] == "down_proj" {
+                return Ok(form.tensors(weights, MATRICES[matrix], n_experts, shape, kind)?.into());
+            }
+            let tensors = form.tensors(weights, JOINED, n_experts, &[2 * n_rows, n_columns], kind)?;
+            Ok(Place { tensors, nth: u64::from(matrix == UP), of: 2 })
+        })?;
+        Ok(Some(mixture))
     }
 
     /// Those that `gpt_oss` is published with: codes in blocks of mxfp4, and the rows of gate and up take turns. Where there are
@@ -250,23 +304,23 @@ impl Mixture {
             let suffix = if parameter == "weight" { "blocks" } else { parameter };
             let name = format!("{matrix}_{suffix}");
             if parameter != "weight" {
-                return form.place(weights, &name, n_experts, shape, kind);
+                return Ok(form.tensors(weights, &name, n_experts, shape, kind)?.into());
             }
             let &[rows, words] = shape else { unreachable!("a matrix of codes") };
             let blocks = [rows, 4 * words / BLOCK_BYTES, BLOCK_BYTES];
-            let mut codes = form.place(weights, &name, n_experts, &blocks, TensorKind::Bytes)?;
+            let mut codes = form.tensors(weights, &name, n_experts, &blocks, TensorKind::Bytes)?;
             // The same bytes, four in a word.
             match &mut codes {
-                Place::Stacked(all) => {
+                Tensors::Stacked(all) => {
                     (all.dtype, all.shape) = (Dtype::U32, vec![n_experts as u64, rows, words]);
                 }
-                Place::Each(tensors) => {
+                Tensors::Each(tensors) => {
                     for tensor in tensors {
                         (tensor.dtype, tensor.shape) = (Dtype::U32, shape.to_vec());
                     }
                 }
             }
-            Ok(codes)
+            Ok(codes.into())
         })?;
         Ok(Some(mixture))
     }
@@ -280,24 +334,25 @@ impl Mixture {
         router: Router,
         place: impl Fn(&str, &[u64], TensorKind) -> Result<Place, ModelError>,
     ) -> Result<Self, ModelError> {
+        let mut placeholders: Vec<_> = template.parameters_mut().flatten().into_iter().collect();
+        placeholders.sort_by(|a, b| a.0.cmp(&b.0));
         let mut parameters = Vec::new();
-        for (key, placeholder) in template.parameters_mut().flatten() {
+        for (key, placeholder) in placeholders {
             let kind = TensorKind::of(placeholder.dtype());
             let shape: Vec<u64> = placeholder.shape().iter().map(|&extent| extent as u64).collect();
             parameters.push((key.to_string(), place(&key, &shape, kind)?));
         }
-        parameters.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(Self { router, dims: args.dims, path: weights.path().to_owned(), template, parameters })
     }
 
     /// Bytes of one expert.
     pub(crate) fn expert_bytes(&self) -> u64 {
         let n_experts = self.dims.n_experts as u64;
-        let bytes = |(_, place): &(String, Place)| match place {
-            Place::Stacked(tensor) => tensor.span.len_bytes() / n_experts.max(1),
-            Place::Each(tensors) => tensors.first().map_or(0, |tensor| tensor.span.len_bytes()),
+        let bytes = |tensors: &Tensors| match tensors {
+            Tensors::Stacked(tensor) => tensor.span.len_bytes() / n_experts.max(1),
+            Tensors::Each(tensors) => tensors.first().map_or(0, |tensor| tensor.span.len_bytes()),
         };
-        self.parameters.iter().map(bytes).sum()
+        self.parameters.iter().map(|(_, place)| bytes(&place.tensors) / place.of).sum()
     }
 
     /// What is to be read beside one of so many experts that are.
@@ -329,33 +384,36 @@ impl Mixture {
 
     /// What is read for an expert.
     pub(crate) fn bundle(&self, expert_idx: usize) -> Bundle {
-        let part = |(_, place): &(String, Place)| match place {
-            Place::Stacked(tensor) => {
+        let all = |tensors: &Tensors| match tensors {
+            Tensors::Stacked(tensor) => {
                 let idx = expert_idx as u64;
                 let mut part = Part::rows(tensor, &(idx..idx + 1));
                 part.shape.remove(0);
                 part
             }
-            Place::Each(tensors) => Part::rows(&tensors[expert_idx], &(0..tensors[expert_idx].shape[0])),
+            Tensors::Each(tensors) => Part::rows(&tensors[expert_idx], &(0..tensors[expert_idx].shape[0])),
         };
+        let part = |(_, place): &(String, Place)| all(&place.tensors).cut(place.nth, place.of);
         Bundle::new(format!("{}[{expert_idx}]", self.path), self.parameters.iter().map(part).collect())
     }
 
     /// The tensors of an expert, as they are called where they lie side by side.
     pub(crate) fn tensors_of(&self, expert_idx: usize) -> Vec<ExpertTensor> {
-        let tensor = |(_, place): &(String, Place)| match place {
-            Place::Stacked(tensor) => {
+        let tensor = |tensors: &Tensors| match tensors {
+            Tensors::Stacked(tensor) => {
                 let rest = tensor.name.strip_prefix(&self.path).and_then(|rest| rest.strip_prefix('.'));
                 let rest = rest.expect("a tensor below the path of the experts");
                 let name = packed_name(&self.path, expert_idx, rest);
                 ExpertTensor { name, tensor: tensor.name.clone(), idx: Some(expert_idx as u64) }
             }
-            Place::Each(tensors) => {
+            Tensors::Each(tensors) => {
                 let name = tensors[expert_idx].name.clone();
                 ExpertTensor { tensor: name.clone(), name, idx: None }
             }
         };
-        self.parameters.iter().map(tensor).collect()
+        // What has several of them is one.
+        let first = self.parameters.iter().filter(|(_, place)| place.nth == 0);
+        first.map(|(_, place)| tensor(&place.tensors)).collect()
     }
 
     /// An expert that was read into a slot, which goes back when nobody has the expert, or computes with it, any more.

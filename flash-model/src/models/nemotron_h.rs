@@ -13,14 +13,14 @@ use mlx_rs::module::{Module, ModuleParameters};
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
-use crate::experts::{Gate, Mixture, Names};
+use crate::experts::{Gate, Mixture, MixtureArgs, Names};
 use crate::kv::Keeps;
 use crate::layers::RmsNorm;
 use crate::mamba2::Mamba2;
 use crate::mlp::Mlp;
 use crate::weights::Weights;
 
-use args::{LayerKind, ModelArgs, MoeArgs};
+use args::{LayerKind, ModelArgs};
 
 const EXPERTS: Names = Names {
     stacked: "switch_mlp",
@@ -110,7 +110,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
                 (Box::new(Block { norm, mixer }), Keeps::KeysValues)
             }
             LayerKind::Moe => {
-                let MoeArgs { experts, gate, router } = moe.as_ref().expect("there is such a layer");
+                let MixtureArgs { experts, gate, router } = moe.as_ref().expect("there is such a layer");
                 mixture = Some(Mixture::new(&mixer, EXPERTS, *experts, router.clone())?);
                 let mixer = Gate::new(&mixer, experts.dims, *gate)?;
                 (Box::new(Block { norm, mixer }), Keeps::Nothing)

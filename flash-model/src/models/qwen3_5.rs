@@ -1,17 +1,19 @@
-//! Qwen3.5, as `mlx_lm/models/qwen3_5.py` has it: most layers have a gated delta net in the place of attention. Of a model that
-//! sees, the text model alone is run.
+//! Qwen3.5, with experts or without, as `mlx_lm/models/qwen3_5.py` and `qwen3_5_moe.py` have it: most layers have a gated delta net
+//! in the place of attention. Of a model that sees, the text model alone is run.
 
 mod args;
 
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
-use mlx_rs::module::Module;
+use mlx_rs::module::{Module, ModuleParameters};
 
-use super::block::TransformerBlock;
-use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
+use super::block::{Feed, TransformerBlock};
+use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, Sizes, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
-use crate::gated_delta::GatedDelta;
+use crate::experts::{Gate, MATRICES, Mixture, MixtureArgs, Names, Routed};
+use crate::gated_delta::{GatedDelta, GatedDeltaArgs};
 use crate::kv::Keeps;
 use crate::layers::{NormArgs, RmsNorm};
 use crate::mlp::Mlp;
@@ -24,37 +26,80 @@ use args::ModelArgs;
 const PLACES: [(&str, &str); 3] =
     [("language_model.model", "language_model"), ("model.language_model", ""), ("model", "")];
 
+const EXPERTS: Names =
+    Names { stacked: "switch_mlp", stacked_matrices: MATRICES, each: "experts", each_matrices: MATRICES };
+
 #[derive(Debug, ModuleParameters)]
-struct LinearBlock {
+struct LinearBlock<F: ModuleParameters> {
     #[param]
     linear_attn: GatedDelta,
     #[param]
-    mlp: Mlp,
+    mlp: F,
     #[param]
     input_layernorm: RmsNorm,
     #[param]
     post_attention_layernorm: RmsNorm,
 }
 
-impl Module<LayerInput<'_>> for LinearBlock {
+impl<F: Feed> Module<LayerInput<'_>> for LinearBlock<F> {
     type Output = LayerOutput;
     type Error = Exception;
 
     fn forward(&mut self, LayerInput { x, kv, .. }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let h = self.linear_attn.add(x, &self.input_layernorm.forward(x)?, kv)?;
-        Ok(self.mlp.add(&h, &self.post_attention_layernorm.forward(&h)?)?.into())
+        let h = self.linear_attn.add(x, &self.input_layernorm.of(x)?, kv)?;
+        let normed = self.post_attention_layernorm.of(&h)?;
+        self.mlp.add(h, normed)
     }
 
     fn training_mode(&mut self, _: bool) {}
 }
 
-impl Layer for LinearBlock {}
+impl<F: Feed> Layer for LinearBlock<F> {
+    fn foresee(&mut self, hidden: &Array) -> Result<Option<Routed>, Exception> {
+        self.mlp.foresee(self.post_attention_layernorm.of(hidden)?)
+    }
+}
+
+/// What layers are made of.
+struct Layers<'a> {
+    args: &'a ModelArgs,
+    sizes: &'a Sizes,
+    norm: NormArgs,
+    attention: AttentionArgs,
+    delta: GatedDeltaArgs,
+}
+
+impl Layers<'_> {
+    /// A layer with `mlp` behind what comes first in it, and what it keeps.
+    fn layer<F: Feed + 'static>(
+        &self,
+        layer_idx: usize,
+        mlp: F,
+        weights: &Weights<'_>,
+    ) -> Result<(Box<dyn Layer>, Keeps), ModelError> {
+        let Self { args, sizes, norm, attention, delta } = self;
+        if args.attends(layer_idx) {
+            let self_attn = Attention::new(attention, &weights.at("self_attn"))?;
+            let block = TransformerBlock::with(sizes, *norm, self_attn, mlp, weights)?;
+            return Ok((Box::new(block), Keeps::KeysValues));
+        }
+        let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, *norm);
+        let block = LinearBlock {
+            linear_attn: GatedDelta::new(*delta, &weights.at("linear_attn"))?,
+            mlp,
+            input_layernorm: norm("input_layernorm")?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+        };
+        Ok((Box::new(block), Keeps::State(delta.state())))
+    }
+}
 
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let (config, checkpoint) = (weights.config(), weights.checkpoint());
     let args = ModelArgs::of(config)?;
     let sizes = args.sizes(config)?;
+    let mixture = args.mixture(&sizes, config)?;
     let place = PLACES.iter().find(|(model, _)| checkpoint.has(&format!("{model}.embed_tokens.weight")));
     let (model, head) = place.copied().unwrap_or(PLACES[0]);
     let delta = args.gated_delta(config)?;
@@ -71,27 +116,24 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         output_gate: true,
         ..sizes.attention(Some(args.rope(&sizes, config)?))
     };
+    let layers = Layers { args: &args, sizes: &sizes, norm, attention, delta };
     let names = DecoderNames { model, embed: "embed_tokens", norm: "norm" };
     let usual = decoder_of(names, weights, &sizes, args.tie_word_embeddings, |layer_idx, weights| {
-        let mlp = Mlp::new(sizes.mlp(), &weights.at("mlp"))?;
-        let (layer, keeps): (Box<dyn Layer>, _) = if args.attends(layer_idx) {
-            let self_attn = Attention::new(&attention, &weights.at("self_attn"))?;
-            let block = TransformerBlock::with(&sizes, norm, self_attn, mlp, weights)?;
-            (Box::new(block), Keeps::KeysValues)
-        } else {
-            let linear_attn = GatedDelta::new(delta, &weights.at("linear_attn"))?;
-            let norm_of = |name| weights.at(name).rms_norm(sizes.hidden_size, norm);
-            let block = LinearBlock {
-                linear_attn,
-                mlp,
-                input_layernorm: norm_of("input_layernorm")?,
-                post_attention_layernorm: norm_of("post_attention_layernorm")?,
-            };
-            (Box::new(block), Keeps::State(delta.state()))
+        let mlp = weights.at("mlp");
+        let Some(MixtureArgs { experts, gate, router }) = &mixture else {
+            let (layer, keeps) = layers.layer(layer_idx, Mlp::new(sizes.mlp(), &mlp)?, weights)?;
+            return Ok(LayerParts { layer, mixture: None, keeps });
         };
-        Ok(LayerParts { layer, mixture: None, keeps })
+        let (layer, keeps) = layers.layer(layer_idx, Gate::new(&mlp, experts.dims, *gate)?, weights)?;
+        let mixture = match Mixture::joined(&mlp.at(EXPERTS.each), *experts, router.clone())? {
+            Some(trained) => trained,
+            None => Mixture::new(&mlp, EXPERTS, *experts, router.clone())?,
+        };
+        Ok(LayerParts { layer, mixture: Some(mixture), keeps })
     })?;
     let lm_head = weights.at(head).at("lm_head");
+    let shared = mixture.and_then(|mixture| mixture.gate.shared_expert);
+    let mlp_size = shared.map_or(usual.intermediate_size, |shared| shared.intermediate_size);
     Ok(Architecture {
         norm: weights.at(model).at("norm").rms_norm(sizes.hidden_size, norm)?,
         head_path: if args.tie_word_embeddings {
@@ -100,7 +142,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
             lm_head.path().to_owned()
         },
         // Between its projections a net has what was projected and convolved.
-        intermediate_size: usual.intermediate_size.max(delta.channels() + delta.values()),
+        intermediate_size: mlp_size.max(delta.channels() + delta.values()),
         ..usual
     })
 }

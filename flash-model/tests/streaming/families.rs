@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{Way, bits, prompt_of};
 
 /// Of each family one whose layers are large enough to be streamed.
-const STREAMED: [&str; 15] = [
+const STREAMED: [&str; 18] = [
     "llama-sliding",
     "qwen2",
     "qwen3",
@@ -28,10 +28,13 @@ const STREAMED: [&str; 15] = [
     "nemotron_h",
     "nemotron_h-moe",
     "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_5_moe-trained",
+    "qwen3_5_moe-q4",
 ];
 
 /// Mixtures of experts, stacked and apart, in each of the forms that families and formats have.
-const MIXTURES: [&str; 13] = [
+const MIXTURES: [&str; 16] = [
     "mixtral",
     "mixtral-each",
     "qwen3_moe",
@@ -45,6 +48,9 @@ const MIXTURES: [&str; 13] = [
     "nemotron_h-moe",
     "nemotron_h-moe-each",
     "kimi_k2",
+    "qwen3_5_moe",
+    "qwen3_5_moe-trained",
+    "qwen3_5_moe-q4",
 ];
 
 fn family(name: &str) -> (PathBuf, usize) {

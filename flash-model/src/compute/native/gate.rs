@@ -11,13 +11,13 @@ use super::expect;
 use crate::compute::Activation;
 use crate::mlx::kernel::{Kernel, lazy};
 
-/// Inputs: the gate, and what it lets through.
+/// Inputs: the gate, and what it lets through, which may be rows for each number of the gate.
 struct Gated {
     pool: Arc<Pool>,
     kind: Gate,
 }
 
-/// What `activation` lets through, element by element.
+/// What `activation` lets through, element by element or row by row.
 pub(in crate::compute) fn gated(
     pool: &Arc<Pool>,
     activation: Activation,
@@ -25,7 +25,9 @@ pub(in crate::compute) fn gated(
     values: &Array,
 ) -> Result<Array, Exception> {
     expect([gate, values].iter().all(|x| x.dtype() == Dtype::Float32), "rows in float32")?;
-    expect(gate.shape() == values.shape(), "gate for each value")?;
+    let [above @ .., _] = values.shape() else { return Err(Exception::custom("it takes rows")) };
+    let is_by_row = gate.shape() == [above, &[1]].concat();
+    expect(is_by_row || gate.shape() == values.shape(), "gate for each value, or for each row")?;
     let node = Gated { pool: Arc::clone(pool), kind: activation.kernel() };
     let [passed] = lazy(node, &[gate, values], [values.shape()])?;
     Ok(passed)
@@ -36,6 +38,15 @@ impl Kernel for Gated {
 
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         let [gate, values] = [0, 1].map(|idx| bytemuck::cast_slice(inputs[idx]));
-        flash_kernels::gated(&self.pool, self.kind, gate, values, outputs[0]);
+        if gate.len() == values.len() {
+            return flash_kernels::gated(&self.pool, self.kind, gate, values, outputs[0]);
+        }
+        let n = values.len() / gate.len().max(1);
+        let rows = values.chunks_exact(n).zip(outputs[0].chunks_exact_mut(n));
+        let mut row_gate = vec![0.0; n];
+        for (opening, (values, passed)) in gate.iter().zip(rows) {
+            row_gate.fill(*opening);
+            flash_kernels::gated(&self.pool, self.kind, &row_gate, values, passed);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Groups, Router, Scoring};
+use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Groups, MixtureArgs, Router, Scoring};
 use crate::mamba2::Mamba2Args;
 use crate::mlp::MlpArgs;
 use crate::models::Sizes;
@@ -71,14 +71,6 @@ pub(super) enum LayerKind {
     Attention,
     Mlp,
     Moe,
-}
-
-/// What there is to say of a mixture.
-#[derive(Debug, Clone)]
-pub(super) struct MoeArgs {
-    pub experts: ExpertArgs,
-    pub gate: GateArgs,
-    pub router: Router,
 }
 
 impl LayerKind {
@@ -166,7 +158,7 @@ impl ModelArgs {
         }
     }
 
-    pub(super) fn moe(&self, config: &Config) -> Result<MoeArgs, ModelError> {
+    pub(super) fn moe(&self, config: &Config) -> Result<MixtureArgs, ModelError> {
         if let Some(latent) = self.moe_latent_size {
             let expected = "experts of projected hidden states are not supported";
             return Err(config.field_error("moe_latent_size", &latent, expected));
@@ -190,7 +182,7 @@ impl ModelArgs {
         let top_k = self.num_experts_per_tok.ok_or_else(|| missing("num_experts_per_tok"))?;
         let normalised = self.norm_topk_prob.unwrap_or(false);
         let scoring = Scoring::Sigmoid { groups, scale };
-        Ok(MoeArgs {
+        Ok(MixtureArgs {
             experts: ExpertArgs {
                 dims: ExpertDims { n_experts, hidden: self.hidden_size, intermediate },
                 bias: false,

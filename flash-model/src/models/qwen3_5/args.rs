@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
+use crate::compute::Activation;
+use crate::experts::{ExpertArgs, ExpertDims, GateArgs, MixtureArgs, Router, Scoring};
 use crate::gated_delta::GatedDeltaArgs;
+use crate::mlp::MlpArgs;
 use crate::models::Sizes;
 use crate::rope::{Rope, RopeArgs, RopeScaling};
 use crate::{Config, ModelError};
@@ -34,7 +37,12 @@ pub(super) struct ModelArgs {
     pub attention_bias: bool,
     /// Layers up to the next one that attends, itself among them.
     full_attention_interval: usize,
+    /// None are there if it is zero, and else in every layer.
     num_experts: usize,
+    num_experts_per_tok: usize,
+    moe_intermediate_size: i32,
+    shared_expert_intermediate_size: i32,
+    norm_topk_prob: bool,
     rope_parameters: Option<RopeParameters>,
 }
 
@@ -71,6 +79,10 @@ impl Default for ModelArgs {
             attention_bias: false,
             full_attention_interval: 4,
             num_experts: 0,
+            num_experts_per_tok: 0,
+            moe_intermediate_size: 0,
+            shared_expert_intermediate_size: 0,
+            norm_topk_prob: true,
             rope_parameters: None,
         }
     }
@@ -100,13 +112,6 @@ impl ModelArgs {
             max_position_embeddings: Some(self.max_position_embeddings),
         };
         sizes.check(config)?;
-        if self.num_experts > 0 {
-            return Err(config.field_error(
-                "num_experts",
-                &self.num_experts,
-                "qwen3_5 is supported without experts",
-            ));
-        }
         if !(1..=self.num_hidden_layers).contains(&self.full_attention_interval) {
             let expected = "one layer must attend";
             return Err(config.field_error(
@@ -116,6 +121,31 @@ impl ModelArgs {
             ));
         }
         Ok(sizes)
+    }
+
+    /// The experts of each layer, if they have any.
+    pub(super) fn mixture(&self, sizes: &Sizes, config: &Config) -> Result<Option<MixtureArgs>, ModelError> {
+        if self.num_experts == 0 {
+            return Ok(None);
+        }
+        let widths = [
+            ("moe_intermediate_size", self.moe_intermediate_size),
+            ("shared_expert_intermediate_size", self.shared_expert_intermediate_size),
+        ];
+        for (field, width) in widths {
+            if width <= 0 {
+                return Err(config.field_error(field, &width, "it must be positive"));
+            }
+        }
+        let (n_experts, top_k) = (self.num_experts, self.num_experts_per_tok);
+        let dims =
+            ExpertDims { n_experts, hidden: self.hidden_size, intermediate: self.moe_intermediate_size };
+        let shared = MlpArgs { intermediate_size: self.shared_expert_intermediate_size, ..sizes.mlp() };
+        Ok(Some(MixtureArgs {
+            experts: ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) },
+            gate: GateArgs { shared_expert: Some(shared), ..GateArgs::default() },
+            router: Router::new(top_k, n_experts, self.norm_topk_prob, Scoring::Softmax, config)?,
+        }))
     }
 
     pub(super) fn rope(&self, sizes: &Sizes, config: &Config) -> Result<Rope, ModelError> {

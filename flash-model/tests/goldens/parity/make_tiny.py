@@ -169,6 +169,32 @@ def trained_qwen3_5(weights):
         yield name.replace("language_model.lm_head.", "lm_head."), w
 
 
+def trained_qwen3_5_moe(weights):
+    """Likewise, with gate and up of all experts in one tensor, and beside them what predicts more tokens, and what sees."""
+    weights = dict(trained_qwen3_5(weights))
+    for name, w in weights.items():
+        if ".switch_mlp." not in name:
+            yield name, w
+            continue
+        path = name.split(".switch_mlp.")[0] + ".experts."
+        if name.endswith("gate_proj.weight"):
+            up = weights[name.replace("gate_proj", "up_proj")]
+            yield path + "gate_up_proj", mx.concatenate([w, up], axis=1)
+        elif name.endswith("down_proj.weight"):
+            yield path + "down_proj", w
+    for name in ("mtp.layers.0.mlp.gate.weight", "mtp.fc.weight", "model.visual.blocks.0.norm1.weight"):
+        yield name, mx.ones((2, 2))
+
+
+def no_shared_expert(weights):
+    return {name: mx.zeros_like(w) if ".shared_expert.down_proj." in name else w for name, w in weights.items()}
+
+
+def open_shared_expert(weights):
+    """Lets half of the shared expert through for each token."""
+    return {name: mx.zeros_like(w) if "shared_expert_gate" in name else w for name, w in weights.items()}
+
+
 def forgetful(weights):
     """States that keep next to nothing from one token to the next."""
     return {name: mx.full(w.shape, 4.0) if name.endswith("A_log") else w for name, w in weights.items()}
@@ -420,6 +446,37 @@ VARIANTS |= {
         text_config=BASE | QWEN3_5 | {
             "hidden_size": 64, "linear_num_value_heads": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 3,
             "tie_word_embeddings": False, "attention_bias": True, "rope_parameters": {"rope_theta": 5000.0}}),
+}
+
+QWEN3_5_MOE = QWEN3_5 | {
+    "model_type": "qwen3_5_moe", "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 40, "intermediate_size": None,
+}
+QWEN3_5_GATES = {
+    f"language_model.model.layers.{layer}.mlp.{gate}": (8, 64) for layer in range(2) for gate in ("gate", "shared_expert_gate")}
+VARIANTS |= {
+    "qwen3_5_moe": variant(
+        mx.float32, without={"norm_topk_prob": False}, **QWEN3_5_MOE | {"shared_expert_intermediate_size": 140}),
+    "qwen3_5_moe-trained": variant(
+        stored=trained_qwen3_5_moe, without=open_shared_expert, **QWEN3_5_MOE | {
+            "num_hidden_layers": 2, "full_attention_interval": 2, "tie_word_embeddings": False, "norm_topk_prob": False,
+            "num_experts": 6, "num_experts_per_tok": 2}),
+    # The text model of one that sees, as mlx-community has them: gates keep more bits.
+    "qwen3_5_moe-q4": variant(
+        mx.bfloat16,
+        quantize=quantized(4, 32, QWEN3_5_GATES | {
+            "language_model.model.layers.1.mlp.switch_mlp.down_proj": (6, 64),
+            "language_model.model.layers.0.linear_attn.in_proj_a": False,
+            "language_model.model.layers.0.mlp.shared_expert.up_proj": (8, 32, "mxfp8"),
+        }),
+        model_type="qwen3_5_moe", vocab_size=96, hidden_size=64, without=no_shared_expert,
+        text_config=BASE | QWEN3_5_MOE | {
+            "hidden_size": 64, "num_hidden_layers": 2, "full_attention_interval": 2, "moe_intermediate_size": 64,
+            "shared_expert_intermediate_size": 64, "attention_bias": True, "intermediate_size": 64}),
+    # To mlx-lm, the one without experts may have them. A token takes all.
+    "qwen3_5-moe": variant(
+        without={"num_experts_per_tok": 1}, **QWEN3_5_MOE | {
+            "model_type": "qwen3_5", "num_hidden_layers": 2, "full_attention_interval": 2, "num_experts": 3}),
 }
 
 here = Path(__file__).parent
