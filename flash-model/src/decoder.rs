@@ -13,7 +13,7 @@ use crate::embedding::Embedding;
 use crate::experts::{ExpertPlan, Experts, Foreseen, Mixture, Routed};
 use crate::head::Head;
 use crate::kv::KvCache;
-use crate::layers::RmsNorm;
+use crate::layers::{Linear, RmsNorm};
 use crate::models::{Architecture, Layer, LayerOutput, LayerParts};
 use crate::proxy::{Holder, StreamingProxy};
 use crate::residency::Residency;
@@ -29,6 +29,8 @@ pub(crate) struct Decoder {
     layers: Vec<StreamingProxy<dyn Layer>>,
     /// By layer.
     mixtures: Vec<Option<Mixture>>,
+    /// What the sum of a layer's experts passes, by layer.
+    experts_outs: Vec<Option<StreamingProxy<Linear>>>,
     norm: StreamingProxy<RmsNorm>,
     head: Head,
     dims: Dims,
@@ -62,15 +64,18 @@ impl Decoder {
         };
         let Architecture { layers, fused, norm, norm_path, head_path, hidden_size, vocab_size, .. } =
             architecture;
-        let (mut proxies, mut mixtures) = (Vec::new(), Vec::new());
-        for (path, LayerParts { layer, mixture, .. }) in layers {
+        let (mut proxies, mut mixtures, mut experts_outs) = (Vec::new(), Vec::new(), Vec::new());
+        for (path, LayerParts { layer, mixture, experts_out, .. }) in layers {
             proxies.push(StreamingProxy::with_fused(layer, &path, &fused, checkpoint, &mut bundles)?);
             mixtures.push(mixture);
+            let out = experts_out
+                .map(|(path, out)| StreamingProxy::new(Box::new(out), &path, checkpoint, &mut bundles));
+            experts_outs.push(out.transpose()?);
         }
         let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
         let norm = StreamingProxy::new(Box::new(norm), &norm_path, checkpoint, &mut bundles)?;
         let head = Head::new(&weights.at(&head_path), [vocab_size, hidden_size], layer_bytes, &mut bundles)?;
-        Ok((Self { embedding, layers: proxies, mixtures, norm, head, dims }, bundles))
+        Ok((Self { embedding, layers: proxies, mixtures, experts_outs, norm, head, dims }, bundles))
     }
 
     /// Passes tokens through the model and returns the logits of the last one.
@@ -108,7 +113,7 @@ impl Decoder {
             .chunks(CHUNK_TOKENS)
             .map(|ids| self.embedding.lookup(residency.reader(), ids))
             .collect::<Result<Vec<_>, _>>()?;
-        let Self { layers, mixtures, norm, head, .. } = self;
+        let Self { layers, mixtures, experts_outs, norm, head, .. } = self;
         let n_parts = layers.len() * chunks.len();
         let mut n_done = 0_usize;
         for (idx, kv) in kv.layers.iter_mut().enumerate() {
@@ -118,7 +123,8 @@ impl Decoder {
             if residency.has_to_adapt() {
                 mlx_rs::transforms::eval(&chunks)?;
                 let next = layers[idx].bundle();
-                residency.adapt(None, next, &mut holders(layers.iter_mut(), norm, head), experts)?;
+                let others = layers.iter_mut();
+                residency.adapt(None, next, &mut holders(others, experts_outs, norm, head), experts)?;
             }
             let (before, rest) = layers.split_at_mut(idx);
             let [layer, after @ ..] = rest else { break };
@@ -133,7 +139,14 @@ impl Decoder {
                     }
                     _ => None,
                 };
-                *token = mix(experts, idx, &mixtures[idx], output, foreseen)?;
+                let Some(out) = &mut experts_outs[idx] else {
+                    *token = mix(experts, idx, &mixtures[idx], output, foreseen)?;
+                    continue;
+                };
+                let LayerOutput { hidden, routed } = output;
+                let sum = mix(experts, idx, &mixtures[idx], onto_nothing(routed)?, foreseen)?;
+                *token = out.scope(residency, |out, _, _| Ok(out.add(&hidden, &sum)?))?;
+                residency.began(out.bundle(), token)?;
                 continue;
             }
             let mut sent = Vec::new();
@@ -156,20 +169,35 @@ impl Decoder {
                     mlx_rs::transforms::eval([&*chunk].into_iter().chain(routed).chain(kv.lazy_arrays()))?;
                     if residency.has_to_adapt() {
                         let next = after.first().map_or(norm.bundle(), Holder::bundle);
+                        let next = experts_outs[idx].as_ref().map_or(next, Holder::bundle);
                         let others = before.iter_mut().chain(after.iter_mut());
-                        residency.adapt(Some(in_use), next, &mut holders(others, norm, head), experts)?;
+                        let mut others = holders(others, experts_outs, norm, head);
+                        residency.adapt(Some(in_use), next, &mut others, experts)?;
                     }
                 }
                 Ok(())
             })?;
             if let Some(routed) = joined(&sent)? {
                 // The chunks together: each expert is read once for all of them.
-                let hidden = mlx_rs::ops::concatenate(&chunks, 1)?;
-                let output = LayerOutput { hidden, routed: Some(routed) };
+                let out = &mut experts_outs[idx];
+                let output = if out.is_some() {
+                    onto_nothing(Some(routed))?
+                } else {
+                    LayerOutput { hidden: mlx_rs::ops::concatenate(&chunks, 1)?, routed: Some(routed) }
+                };
                 let mixed = mix(experts, idx, &mixtures[idx], output, None)?;
                 let starts = (0..ids.len()).step_by(CHUNK_TOKENS);
                 let chunk = |start| positions(&mixed, start, ids.len().min(start + CHUNK_TOKENS));
-                chunks = starts.map(chunk).collect::<Result<_, _>>()?;
+                let mixed = starts.map(chunk).collect::<Result<Vec<_>, _>>()?;
+                match out {
+                    Some(out) => out.scope(residency, |out, _, _| {
+                        for (chunk, sum) in chunks.iter_mut().zip(&mixed) {
+                            *chunk = out.add(chunk, sum)?;
+                        }
+                        Ok(mlx_rs::transforms::eval(&chunks)?)
+                    })?,
+                    None => chunks = mixed,
+                }
             }
         }
         Ok(chunks)
@@ -230,6 +258,12 @@ fn mix(
     }
 }
 
+/// What was routed, for what experts make of it to be added up by itself.
+fn onto_nothing(routed: Option<Routed>) -> Result<LayerOutput, Exception> {
+    let routed = routed.expect("a layer whose experts' sum is passed on has experts");
+    Ok(LayerOutput { hidden: mlx_rs::ops::zeros_like(&routed.x)?, routed: Some(routed) })
+}
+
 /// What the next layer's router would say of hidden states now, if its weights are in memory.
 fn foresee<'a>(
     next: Option<&mut StreamingProxy<dyn Layer>>,
@@ -253,14 +287,16 @@ fn joined(sent: &[Routed]) -> Result<Option<Routed>, Exception> {
     Ok(Some(Routed { x: join(|routed| &routed.x)?, logits: join(|routed| &routed.logits)?, correction }))
 }
 
-/// These layers and what comes behind them, as what may have weights.
+/// These layers, what sums of experts pass and what comes behind the layers, as what may have weights.
 fn holders<'a>(
     layers: impl Iterator<Item = &'a mut StreamingProxy<dyn Layer>>,
+    experts_outs: &'a mut [Option<StreamingProxy<Linear>>],
     norm: &'a mut StreamingProxy<RmsNorm>,
     head: &'a mut Head,
 ) -> Vec<&'a mut dyn Holder> {
     let layers = layers.map(|layer| layer as &mut dyn Holder);
-    layers.chain([norm as &mut dyn Holder]).chain(head.holders()).collect()
+    let outs = experts_outs.iter_mut().flatten().map(|out| out as &mut dyn Holder);
+    layers.chain(outs).chain([norm as &mut dyn Holder]).chain(head.holders()).collect()
 }
 
 /// What one pass of tokens works on.

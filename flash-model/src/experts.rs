@@ -30,7 +30,7 @@ use crate::residency::{SLOT_RETURN, once_slots_are_back};
 use ahead::Ahead;
 pub use ahead::AheadTraffic;
 pub(crate) use ahead::Foreseen;
-pub(crate) use gate::{Gate, GateArgs};
+pub(crate) use gate::{Gate, GateArgs, Latent};
 pub use mixture::ExpertTensor;
 pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, MATRICES, Mixture, MixtureArgs, Names};
 pub use plan::ExpertInfo;
@@ -45,7 +45,7 @@ const WAVE_ROWS: usize = 512;
 /// What a layer sends to its experts.
 #[derive(Debug)]
 pub(crate) struct Routed {
-    /// What each of them gets: `[1, n, hidden]`.
+    /// What each of them gets: `[1, n, hidden]`, or as many numbers as they work on.
     pub x: Array,
     /// What the router makes of each: `[1, n, n_experts]`.
     pub logits: Array,
@@ -188,7 +188,7 @@ impl Experts {
         }
     }
 
-    /// Adds to `hidden`, `[1, n, hidden]`, what the experts make of what was routed to them.
+    /// Adds to `hidden`, of the shape of what was routed to the experts, what they make of that.
     ///
     /// Waits for the router's logits; the result is being computed when this returns. Experts that are `foreseen` of the next
     /// layer are read behind those of this one.

@@ -29,7 +29,7 @@ use crate::attention::LayerInput;
 use crate::experts::{Mixture, Routed};
 use crate::fused::Fused;
 use crate::kv::Keeps;
-use crate::layers::RmsNorm;
+use crate::layers::{Linear, RmsNorm};
 use crate::weights::Weights;
 
 pub(crate) use sizes::Sizes;
@@ -65,19 +65,21 @@ impl From<Array> for LayerOutput {
 pub(crate) struct LayerParts {
     pub layer: Box<dyn Layer>,
     pub mixture: Option<Mixture>,
+    /// What the sum of its experts passes before it is added to hidden states, where they work on other numbers; and its path.
+    pub experts_out: Option<(String, Linear)>,
     pub keeps: Keeps,
 }
 
 impl LayerParts {
     /// A layer that attends, and has experts.
     fn mixed(layer: Box<dyn Layer>, mixture: Mixture) -> Self {
-        Self { layer, mixture: Some(mixture), keeps: Keeps::KeysValues }
+        Self { mixture: Some(mixture), ..layer.into() }
     }
 }
 
 impl From<Box<dyn Layer>> for LayerParts {
     fn from(layer: Box<dyn Layer>) -> Self {
-        Self { layer, mixture: None, keeps: Keeps::KeysValues }
+        Self { layer, mixture: None, experts_out: None, keeps: Keeps::KeysValues }
     }
 }
 

@@ -488,7 +488,7 @@ fn layers_with_a_state_that_cannot_be_are_refused_by_field() {
         ("nemotron_h", "conv_kernel", json!(1)),
         ("nemotron_h", "mamba_head_dim", json!(i32::MAX)),
         ("nemotron_h", "time_step_limit", json!([0.5, 0.1])),
-        (moe, "moe_latent_size", json!(16)),
+        (moe, "moe_latent_size", json!(0)),
         (moe, "n_routed_experts", json!(null)),
         (moe, "moe_intermediate_size", json!(0)),
         (moe, "num_experts_per_tok", json!(9)),

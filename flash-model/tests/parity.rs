@@ -414,6 +414,16 @@ fn nemotron_h_with_a_tensor_for_each_expert_equals_mlx_lm() {
 }
 
 #[test]
+fn nemotron_h_whose_experts_work_on_a_projection_equals_mlx_lm() {
+    tiny("nemotron_h-latent");
+}
+
+#[test]
+fn quantized_nemotron_h_with_biases_of_projections_equals_mlx_lm() {
+    tiny("nemotron_h-latent-q4");
+}
+
+#[test]
 fn qwen3_5_equals_mlx_lm() {
     tiny("qwen3_5");
 }

@@ -5,10 +5,10 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype};
 
-use super::{ExpertDims, Routed};
+use super::Routed;
 use crate::ModelError;
 use crate::compute::Activation;
-use crate::layers::Linear;
+use crate::layers::{Linear, project};
 use crate::mlp::{Mlp, MlpArgs};
 use crate::models::LayerOutput;
 use crate::weights::Weights;
@@ -18,12 +18,24 @@ use crate::weights::Weights;
 pub(crate) struct Gate {
     #[param]
     gate: Scorer,
+    /// What brings a token to the numbers that experts work on, if those are not its hidden state.
+    #[param]
+    fc1_latent_proj: Option<Linear>,
     #[param]
     shared_experts: Option<Mlp>,
     #[param]
     shared_expert: Option<Mlp>,
     #[param]
     shared_expert_gate: Option<Linear>,
+}
+
+/// What experts work on in the place of hidden states.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Latent {
+    /// Numbers of a token.
+    pub size: i32,
+    /// Whether the projections to them, and back, have biases.
+    pub bias: bool,
 }
 
 /// What there is beside the router's matrix.
@@ -37,6 +49,7 @@ pub(crate) struct GateArgs {
     pub shared_experts: Option<MlpArgs>,
     /// The one that every token takes as far as a gate of its own lets it through: a number for each token.
     pub shared_expert: Option<MlpArgs>,
+    pub latent: Option<Latent>,
 }
 
 /// The router's matrix, and the correction of each expert.
@@ -49,16 +62,24 @@ struct Scorer {
 }
 
 impl Gate {
-    pub(crate) fn new(weights: &Weights<'_>, dims: ExpertDims, args: GateArgs) -> Result<Self, ModelError> {
-        let n_experts = dims.n_experts as i32;
-        let inner = weights.at("gate").linear(dims.hidden, n_experts, args.bias)?;
+    /// For layers with hidden states of so many numbers.
+    pub(crate) fn new(
+        weights: &Weights<'_>,
+        hidden: i32,
+        n_experts: usize,
+        args: GateArgs,
+    ) -> Result<Self, ModelError> {
+        let n_experts = n_experts as i32;
+        let inner = weights.at("gate").linear(hidden, n_experts, args.bias)?;
         let correction = args.corrected.then(|| weights.vector(n_experts)).transpose()?;
         let shared =
             |name, args: Option<MlpArgs>| args.map(|args| Mlp::new(args, &weights.at(name))).transpose();
-        let opening =
-            args.shared_expert.map(|_| weights.at("shared_expert_gate").linear(dims.hidden, 1, false));
+        let opening = args.shared_expert.map(|_| weights.at("shared_expert_gate").linear(hidden, 1, false));
+        let latent =
+            args.latent.map(|Latent { size, bias }| weights.at("fc1_latent_proj").linear(hidden, size, bias));
         Ok(Self {
             gate: Scorer { inner, e_score_correction_bias: Param::new(correction) },
+            fc1_latent_proj: latent.transpose()?,
             shared_experts: shared("shared_experts", args.shared_experts)?,
             shared_expert: shared("shared_expert", args.shared_expert)?,
             shared_expert_gate: opening.transpose()?,
@@ -81,7 +102,16 @@ impl Gate {
     /// What `x` is sent with to the experts.
     pub(crate) fn route(&self, x: Array) -> Result<Routed, Exception> {
         let Scorer { inner, e_score_correction_bias } = &self.gate;
-        let logits = inner.of(&x)?;
+        let (x, logits) = match &self.fc1_latent_proj {
+            Some(latent) => {
+                let [x, logits] = project([latent, inner], &x)?;
+                (x, logits)
+            }
+            None => {
+                let logits = inner.of(&x)?;
+                (x, logits)
+            }
+        };
         // A copy: the layer's slot may be needed while its experts compute.
         let copy = |bias: &Array| bias.as_dtype(Dtype::Float32)?.add(Array::from_f32(0.0));
         let correction = e_score_correction_bias.value.as_ref().map(copy).transpose()?;

@@ -66,7 +66,13 @@ impl TransformerBlock<Attention, Gate> {
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
         let attention = Attention::new(attention, &weights.at("self_attn"))?;
-        Self::with(sizes, sizes.norm(), attention, Gate::new(&weights.at("mlp"), dims, gate)?, weights)
+        Self::with(
+            sizes,
+            sizes.norm(),
+            attention,
+            Gate::new(&weights.at("mlp"), dims.hidden, dims.n_experts, gate)?,
+            weights,
+        )
     }
 }
 

@@ -165,7 +165,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
                 Box::new(TransformerBlock::with(&sizes, sizes.norm(), self_attn, mlp, weights)?);
             return Ok(layer.into());
         };
-        let gate = Gate::new(&mlp, experts.dims, gate)?;
+        let gate = Gate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, gate)?;
         let layer: Box<dyn Layer> =
             Box::new(TransformerBlock::with(&sizes, sizes.norm(), self_attn, gate, weights)?);
         Ok(LayerParts::mixed(layer, Mixture::new(&mlp, NAMES, *experts, router.clone())?))

@@ -13,7 +13,7 @@ use mlx_rs::module::{Module, ModuleParameters};
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
-use crate::experts::{Gate, Mixture, MixtureArgs, Names};
+use crate::experts::{Gate, Latent, Mixture, MixtureArgs, Names};
 use crate::kv::Keeps;
 use crate::layers::RmsNorm;
 use crate::mamba2::Mamba2;
@@ -99,7 +99,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let usual = decoder_of(NAMES, weights, &sizes, false, |layer_idx, weights| {
         let norm = weights.at("norm").rms_norm(sizes.hidden_size, sizes.norm())?;
         let mixer = weights.at("mixer");
-        let mut mixture = None;
+        let (mut mixture, mut experts_out) = (None, None);
         let (layer, keeps): (Box<dyn Layer>, _) = match kinds[layer_idx] {
             LayerKind::Mamba => {
                 let mixer = Mamba2::new(mamba, &mixer)?;
@@ -112,7 +112,11 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
             LayerKind::Moe => {
                 let MixtureArgs { experts, gate, router } = moe.as_ref().expect("there is such a layer");
                 mixture = Some(Mixture::new(&mixer, EXPERTS, *experts, router.clone())?);
-                let mixer = Gate::new(&mixer, experts.dims, *gate)?;
+                if let Some(Latent { size, bias }) = gate.latent {
+                    let out = mixer.at("fc2_latent_proj");
+                    experts_out = Some((out.path().to_owned(), out.linear(size, sizes.hidden_size, bias)?));
+                }
+                let mixer = Gate::new(&mixer, sizes.hidden_size, experts.dims.n_experts, *gate)?;
                 (Box::new(Block { norm, mixer }), Keeps::Nothing)
             }
             LayerKind::Mlp => {
@@ -120,7 +124,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
                 (Box::new(Block { norm, mixer }), Keeps::Nothing)
             }
         };
-        Ok(LayerParts { layer, mixture, keeps })
+        Ok(LayerParts { layer, mixture, experts_out, keeps })
     })?;
     // Between its projections a mixer of Mamba-2 has what was projected, convolved, read from the state, and gated.
     let shared = moe.and_then(|moe| moe.gate.shared_experts).map_or(0, |shared| shared.intermediate_size);

@@ -122,14 +122,15 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let mlp = weights.at("mlp");
         let Some(MixtureArgs { experts, gate, router }) = &mixture else {
             let (layer, keeps) = layers.layer(layer_idx, Mlp::new(sizes.mlp(), &mlp)?, weights)?;
-            return Ok(LayerParts { layer, mixture: None, keeps });
+            return Ok(LayerParts { keeps, ..layer.into() });
         };
-        let (layer, keeps) = layers.layer(layer_idx, Gate::new(&mlp, experts.dims, *gate)?, weights)?;
+        let gate = Gate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, *gate)?;
+        let (layer, keeps) = layers.layer(layer_idx, gate, weights)?;
         let mixture = match Mixture::joined(&mlp.at(EXPERTS.each), *experts, router.clone())? {
             Some(trained) => trained,
             None => Mixture::new(&mlp, EXPERTS, *experts, router.clone())?,
         };
-        Ok(LayerParts { layer, mixture: Some(mixture), keeps })
+        Ok(LayerParts { keeps, ..LayerParts::mixed(layer, mixture) })
     })?;
     let lm_head = weights.at(head).at("lm_head");
     let shared = mixture.and_then(|mixture| mixture.gate.shared_expert);

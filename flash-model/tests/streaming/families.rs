@@ -9,10 +9,10 @@ use flash_io::faults::{Fault, When};
 use flash_model::{Checkpoint, Compute, Config, ExpertTensor, Model};
 use serde::Deserialize;
 
-use super::{Way, bits, prompt_of};
+use super::{Way, bits, in_mid_flight, prompt_of};
 
 /// Of each family one whose layers are large enough to be streamed.
-const STREAMED: [&str; 18] = [
+const STREAMED: [&str; 20] = [
     "llama-sliding",
     "qwen2",
     "qwen3",
@@ -27,6 +27,8 @@ const STREAMED: [&str; 18] = [
     "deepseek_v3-joint",
     "nemotron_h",
     "nemotron_h-moe",
+    "nemotron_h-latent",
+    "nemotron_h-latent-q4",
     "qwen3_5",
     "qwen3_5_moe",
     "qwen3_5_moe-trained",
@@ -34,7 +36,7 @@ const STREAMED: [&str; 18] = [
 ];
 
 /// Mixtures of experts, stacked and apart, in each of the forms that families and formats have.
-const MIXTURES: [&str; 16] = [
+const MIXTURES: [&str; 18] = [
     "mixtral",
     "mixtral-each",
     "qwen3_moe",
@@ -47,6 +49,8 @@ const MIXTURES: [&str; 16] = [
     "deepseek_v3-q8",
     "nemotron_h-moe",
     "nemotron_h-moe-each",
+    "nemotron_h-latent",
+    "nemotron_h-latent-q4",
     "kimi_k2",
     "qwen3_5_moe",
     "qwen3_5_moe-trained",
@@ -104,6 +108,19 @@ fn packing_experts_changes_no_bit() {
             let way = Way { compute, pinned: 0.0, chunk_bytes: 12_288, ..Way::RESIDENT };
             let bits_of = |dir: &Path| bits(&mut way.open(dir).unwrap(), &prompt, vocab).unwrap();
             assert!(bits_of(packed.path()) == bits_of(&dir), "{name}: {compute:?} differs");
+        }
+    }
+}
+
+#[test]
+fn memory_that_comes_and_goes_changes_no_bit_of_hybrids_with_experts() {
+    for name in ["nemotron_h-latent", "qwen3_5_moe"] {
+        let (dir, vocab) = family(name);
+        let prompt = prompt_of(290, vocab);
+        for (compute, prefetch) in [(Compute::Auto, true), (Compute::Auto, false), (Compute::Mlx, true)] {
+            let way = Way { compute, prefetch, ..Way::RESIDENT };
+            let wanted = bits(&mut way.open(&dir).unwrap(), &prompt, vocab).unwrap();
+            in_mid_flight(&mut way.open(&dir).unwrap(), &prompt, vocab, &wanted);
         }
     }
 }

@@ -460,24 +460,30 @@ fn memory_comes_and_goes(tiny: &Tiny) {
             assert_eq!(read_bytes(&mut engine, 3), 0, "{:?}", engine.stats());
             engine.truncate(0).unwrap();
 
-            // In mid-flight, at any moment.
-            let stop = std::sync::atomic::AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    let mut part = 0;
-                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                        part = (part * 5 + 3) % 8;
-                        allowance.set(floor_bytes + (all_bytes - floor_bytes) * part / 7);
-                        std::thread::sleep(Duration::from_micros(700));
-                    }
-                });
-                for round in 0..3 {
-                    let found = bits(&mut engine, &prompt, tiny.vocab).unwrap();
-                    assert!(found == wanted, "round {round}, {compute:?}, prefetch {prefetch}");
-                    engine.truncate(0).unwrap();
-                }
-                stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            });
+            in_mid_flight(&mut engine, &prompt, tiny.vocab, &wanted);
         }
     }
+}
+
+/// Has passes give `wanted` while another thread changes what is allowed of the budget, at any moment.
+fn in_mid_flight(engine: &mut Engine, prompt: &[u32], vocab: usize, wanted: &(Vec<u32>, Vec<u64>)) {
+    let (allowance, all_bytes) = (engine.allowance(), engine.stats().budget_bytes);
+    let floor_bytes = engine.stats().floor_bytes;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut part = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                part = (part * 5 + 3) % 8;
+                allowance.set(floor_bytes + (all_bytes - floor_bytes) * part / 7);
+                std::thread::sleep(Duration::from_micros(700));
+            }
+        });
+        for round in 0..3 {
+            let found = bits(engine, prompt, vocab).unwrap();
+            assert!(found == *wanted, "round {round}");
+            engine.truncate(0).unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Groups, MixtureArgs, Router, Scoring};
+use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Groups, Latent, MixtureArgs, Router, Scoring};
 use crate::mamba2::Mamba2Args;
 use crate::mlp::MlpArgs;
 use crate::models::Sizes;
@@ -159,10 +159,6 @@ impl ModelArgs {
     }
 
     pub(super) fn moe(&self, config: &Config) -> Result<MixtureArgs, ModelError> {
-        if let Some(latent) = self.moe_latent_size {
-            let expected = "experts of projected hidden states are not supported";
-            return Err(config.field_error("moe_latent_size", &latent, expected));
-        }
         let missing = |field| config.field_error(field, &"missing", "layers with experts need it");
         let width = |field, given: Option<i32>| match given {
             Some(width) if width > 0 => Ok(width),
@@ -182,13 +178,20 @@ impl ModelArgs {
         let top_k = self.num_experts_per_tok.ok_or_else(|| missing("num_experts_per_tok"))?;
         let normalised = self.norm_topk_prob.unwrap_or(false);
         let scoring = Scoring::Sigmoid { groups, scale };
+        let latent = self.moe_latent_size.map(|size| {
+            let size = width("moe_latent_size", Some(size))?;
+            Ok::<_, ModelError>(Latent { size, bias: self.mlp_bias })
+        });
+        let latent = latent.transpose()?;
+        let hidden = latent.map_or(self.hidden_size, |latent| latent.size);
+        let shared_experts = shared.transpose()?;
         Ok(MixtureArgs {
             experts: ExpertArgs {
-                dims: ExpertDims { n_experts, hidden: self.hidden_size, intermediate },
+                dims: ExpertDims { n_experts, hidden, intermediate },
                 bias: false,
                 activation: None,
             },
-            gate: GateArgs { corrected: true, shared_experts: shared.transpose()?, ..GateArgs::default() },
+            gate: GateArgs { corrected: true, shared_experts, latent, ..GateArgs::default() },
             router: Router::new(top_k, n_experts, normalised, scoring, config)?,
         })
     }

@@ -195,6 +195,10 @@ def open_shared_expert(weights):
     return {name: mx.zeros_like(w) if "shared_expert_gate" in name else w for name, w in weights.items()}
 
 
+def no_latent_biases(weights):
+    return {name: mx.zeros_like(w) if name.endswith("latent_proj.bias") else w for name, w in weights.items()}
+
+
 def forgetful(weights):
     """States that keep next to nothing from one token to the next."""
     return {name: mx.full(w.shape, 4.0) if name.endswith("A_log") else w for name, w in weights.items()}
@@ -426,6 +430,20 @@ VARIANTS |= {
         stored=unstacked({"mixer": {"fc1": "up_proj", "fc2": "down_proj"}}), without={"norm_topk_prob": False},
         **NEMOTRON_H | NEMOTRON_MOE | {
             "hybrid_override_pattern": "ME*E", "n_group": 1, "topk_group": 1, "n_shared_experts": None}),
+    # Experts work on a projection, and the one back is large enough to be streamed.
+    "nemotron_h-latent": variant(
+        mx.float32, without={"routed_scaling_factor": 1.0}, **NEMOTRON_H | NEMOTRON_MOE | {
+            "hybrid_override_pattern": "*EM", "hidden_size": 128, "moe_latent_size": 136, "moe_intermediate_size": 8,
+            "n_group": 1, "topk_group": 1, "n_routed_experts": 4, "num_experts_per_tok": 2}),
+    "nemotron_h-latent-q4": variant(
+        mx.bfloat16, without=no_latent_biases,
+        quantize=quantized(4, 32, {
+            "backbone.layers.1.mixer.fc1_latent_proj": (8, 64),
+            "backbone.layers.3.mixer.fc2_latent_proj": False,
+        }),
+        **NEMOTRON_H | NEMOTRON_MOE | {
+            "hybrid_override_pattern": "ME*E", "hidden_size": 64, "moe_latent_size": 32, "moe_intermediate_size": 32,
+            "n_group": 2, "topk_group": 1, "mlp_bias": True, "n_shared_experts": None}),
 }
 
 # Of three layers two have a gated delta net.
