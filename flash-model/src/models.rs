@@ -14,6 +14,7 @@ mod qwen2;
 mod qwen3;
 mod qwen3_5;
 mod qwen3_moe;
+mod qwen3_next;
 mod sizes;
 mod smollm3;
 
@@ -129,6 +130,7 @@ const MODELS: &[(&str, Build)] = &[
     ("qwen3_5", qwen3_5::build),
     ("qwen3_5_moe", qwen3_5::build),
     ("qwen3_moe", qwen3_moe::build),
+    ("qwen3_next", qwen3_next::build),
     ("smollm3", smollm3::build),
 ];
 

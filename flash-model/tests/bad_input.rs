@@ -502,6 +502,10 @@ fn layers_with_a_state_that_cannot_be_are_refused_by_field() {
         ("qwen3_5_moe", "num_experts_per_tok", json!(9)),
         ("qwen3_5_moe", "moe_intermediate_size", json!(0)),
         ("qwen3_5_moe", "shared_expert_intermediate_size", json!(-1)),
+        ("qwen3_next", "partial_rotary_factor", json!(0.05)),
+        ("qwen3_next", "rope_theta", json!(-1.0)),
+        ("qwen3_next", "linear_value_head_dim", json!(0)),
+        ("qwen3_next", "num_experts_per_tok", json!(9)),
     ] {
         let error = tiny_with(family, field, value.clone()).unwrap_err();
         assert!(

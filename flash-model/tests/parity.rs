@@ -458,6 +458,21 @@ fn qwen3_5_with_experts_equals_mlx_lm() {
     tiny("qwen3_5-moe");
 }
 
+#[test]
+fn qwen3_next_with_a_layer_without_experts_equals_mlx_lm() {
+    tiny("qwen3_next");
+}
+
+#[test]
+fn qwen3_next_as_it_was_trained_equals_mlx_lm() {
+    tiny("qwen3_next-trained");
+}
+
+#[test]
+fn quantized_qwen3_next_with_scaled_rope_equals_mlx_lm() {
+    tiny("qwen3_next-q4");
+}
+
 /// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
 #[derive(Clone, Copy)]
 enum Usual {

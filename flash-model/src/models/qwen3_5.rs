@@ -13,13 +13,13 @@ use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, Sizes, d
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
 use crate::experts::{Gate, MATRICES, Mixture, MixtureArgs, Names, Routed};
-use crate::gated_delta::{GatedDelta, GatedDeltaArgs};
+use crate::gated_delta::{GatedDelta, GatedDeltaArgs, Projections};
 use crate::kv::Keeps;
 use crate::layers::{NormArgs, RmsNorm};
 use crate::mlp::Mlp;
 use crate::weights::Weights;
 
-use args::ModelArgs;
+pub(super) use args::{ModelArgs, Rotation};
 
 /// Where a checkpoint has the text model: its parts and its head, as mlx-lm writes them, as the model that sees is trained, and as
 /// one that does not.
@@ -60,6 +60,16 @@ impl<F: Feed> Layer for LinearBlock<F> {
     }
 }
 
+/// What there is to say of a model beside [`ModelArgs`].
+pub(super) struct Hybrid<'a> {
+    pub rotation: Rotation<'a>,
+    pub projections: Projections,
+    /// Whether norms, but those of the nets, have their weights around zero.
+    pub is_trained: bool,
+    /// Whether a layer has experts, if there are any.
+    pub is_sparse: &'a dyn Fn(usize) -> bool,
+}
+
 /// What layers are made of.
 struct Layers<'a> {
     args: &'a ModelArgs,
@@ -96,31 +106,45 @@ impl Layers<'_> {
 
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+    let args = ModelArgs::of(weights.config())?;
+    // Convolutions tell whether a checkpoint is as it is trained.
+    let mut tensors = weights.checkpoint().catalog().tensors();
+    let is_trained = tensors.any(|tensor| {
+        tensor.name.ends_with("conv1d.weight") && tensor.shape.last().is_some_and(|last| *last != 1)
+    });
+    let (rotation, projections) = (args.rotation(), Projections::Apart);
+    hybrid(weights, &args, &Hybrid { rotation, projections, is_trained, is_sparse: &|_| true })
+}
+
+/// A decoder of such layers.
+pub(super) fn hybrid(
+    weights: &Weights<'_>,
+    args: &ModelArgs,
+    hybrid: &Hybrid<'_>,
+) -> Result<Architecture, ModelError> {
     let (config, checkpoint) = (weights.config(), weights.checkpoint());
-    let args = ModelArgs::of(config)?;
+    let &Hybrid { rotation, projections, is_trained, is_sparse } = hybrid;
     let sizes = args.sizes(config)?;
     let mixture = args.mixture(&sizes, config)?;
     let place = PLACES.iter().find(|(model, _)| checkpoint.has(&format!("{model}.embed_tokens.weight")));
     let (model, head) = place.copied().unwrap_or(PLACES[0]);
-    let delta = args.gated_delta(config)?;
-    // Checkpoints as they are trained have the weights of norms around zero, but those of the nets; convolutions tell.
-    let mut tensors = checkpoint.catalog().tensors();
-    let is_trained = tensors.any(|tensor| {
-        tensor.name.ends_with("conv1d.weight") && tensor.shape.last().is_some_and(|last| *last != 1)
-    });
+    let delta = args.gated_delta(projections, config)?;
     let norm = NormArgs { weight_offset: f32::from(u8::from(is_trained)), ..sizes.norm() };
     let attention = AttentionArgs {
         qkv_bias: args.attention_bias,
         output_bias: args.attention_bias,
         head_norm: Some(norm),
         output_gate: true,
-        ..sizes.attention(Some(args.rope(&sizes, config)?))
+        ..sizes.attention(Some(rotation.rope(&sizes, config)?))
     };
-    let layers = Layers { args: &args, sizes: &sizes, norm, attention, delta };
+    let layers = Layers { args, sizes: &sizes, norm, attention, delta };
     let names = DecoderNames { model, embed: "embed_tokens", norm: "norm" };
-    let usual = decoder_of(names, weights, &sizes, args.tie_word_embeddings, |layer_idx, weights| {
+    let fused = projections.fused(&delta);
+    let whole = weights.with_fused(&fused);
+    let usual = decoder_of(names, &whole, &sizes, args.tie_word_embeddings, |layer_idx, weights| {
         let mlp = weights.at("mlp");
-        let Some(MixtureArgs { experts, gate, router }) = &mixture else {
+        let mixture = mixture.as_ref().filter(|_| is_sparse(layer_idx));
+        let Some(MixtureArgs { experts, gate, router }) = mixture else {
             let (layer, keeps) = layers.layer(layer_idx, Mlp::new(sizes.mlp(), &mlp)?, weights)?;
             return Ok(LayerParts { keeps, ..layer.into() });
         };
@@ -133,9 +157,12 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         Ok(LayerParts { keeps, ..LayerParts::mixed(layer, mixture) })
     })?;
     let lm_head = weights.at(head).at("lm_head");
+    let is_dense = mixture.is_none() || (0..sizes.num_hidden_layers).any(|layer_idx| !is_sparse(layer_idx));
+    let dense_size = if is_dense { usual.intermediate_size } else { 0 };
     let shared = mixture.and_then(|mixture| mixture.gate.shared_expert);
-    let mlp_size = shared.map_or(usual.intermediate_size, |shared| shared.intermediate_size);
+    let mlp_size = shared.map_or(0, |shared| shared.intermediate_size).max(dense_size);
     Ok(Architecture {
+        fused,
         norm: weights.at(model).at("norm").rms_norm(sizes.hidden_size, norm)?,
         head_path: if args.tie_word_embeddings {
             usual.embed_path.clone()

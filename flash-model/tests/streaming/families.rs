@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{Way, bits, in_mid_flight, prompt_of};
 
 /// Of each family one whose layers are large enough to be streamed.
-const STREAMED: [&str; 20] = [
+const STREAMED: [&str; 22] = [
     "llama-sliding",
     "qwen2",
     "qwen3",
@@ -33,10 +33,12 @@ const STREAMED: [&str; 20] = [
     "qwen3_5_moe",
     "qwen3_5_moe-trained",
     "qwen3_5_moe-q4",
+    "qwen3_next",
+    "qwen3_next-q4",
 ];
 
 /// Mixtures of experts, stacked and apart, in each of the forms that families and formats have.
-const MIXTURES: [&str; 18] = [
+const MIXTURES: [&str; 20] = [
     "mixtral",
     "mixtral-each",
     "qwen3_moe",
@@ -55,6 +57,8 @@ const MIXTURES: [&str; 18] = [
     "qwen3_5_moe",
     "qwen3_5_moe-trained",
     "qwen3_5_moe-q4",
+    "qwen3_next",
+    "qwen3_next-trained",
 ];
 
 fn family(name: &str) -> (PathBuf, usize) {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::compute::Activation;
 use crate::experts::{ExpertArgs, ExpertDims, GateArgs, MixtureArgs, Router, Scoring};
-use crate::gated_delta::GatedDeltaArgs;
+use crate::gated_delta::{GatedDeltaArgs, Projections};
 use crate::mlp::MlpArgs;
 use crate::models::Sizes;
 use crate::rope::{Rope, RopeArgs, RopeScaling};
@@ -18,7 +18,7 @@ struct Nested {
 
 #[derive(Debug, Deserialize)]
 #[serde(default)]
-pub(super) struct ModelArgs {
+pub(in crate::models) struct ModelArgs {
     hidden_size: i32,
     intermediate_size: i32,
     num_hidden_layers: usize,
@@ -42,8 +42,17 @@ pub(super) struct ModelArgs {
     num_experts_per_tok: usize,
     moe_intermediate_size: i32,
     shared_expert_intermediate_size: i32,
-    norm_topk_prob: bool,
+    pub norm_topk_prob: bool,
     rope_parameters: Option<RopeParameters>,
+}
+
+/// What is rotated of heads, and how.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::models) struct Rotation<'a> {
+    /// How much of a head.
+    pub part: f32,
+    pub theta: f32,
+    pub scaling: Option<&'a RopeScaling>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -148,20 +157,21 @@ impl ModelArgs {
         }))
     }
 
-    pub(super) fn rope(&self, sizes: &Sizes, config: &Config) -> Result<Rope, ModelError> {
+    pub(super) fn rotation(&self) -> Rotation<'_> {
         let parameters = self.rope_parameters.as_ref();
-        let part = parameters.map_or_else(default_partial_rotary_factor, |given| given.partial_rotary_factor);
-        let dims = (sizes.head_dim() as f32 * part) as i32;
-        if !(2..=sizes.head_dim()).contains(&dims) || dims % 2 != 0 {
-            let expected = "an even part of a head must be rotated";
-            return Err(config.field_error("rope_parameters.partial_rotary_factor", &part, expected));
-        }
         let scaling = parameters.map(|given| &given.scaling);
-        let theta = scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(100_000.0);
-        Rope::new(RopeArgs { dims, ..sizes.rope(theta, scaling) }, config)
+        Rotation {
+            part: parameters.map_or_else(default_partial_rotary_factor, |given| given.partial_rotary_factor),
+            theta: scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(100_000.0),
+            scaling,
+        }
     }
 
-    pub(super) fn gated_delta(&self, config: &Config) -> Result<GatedDeltaArgs, ModelError> {
+    pub(super) fn gated_delta(
+        &self,
+        projections: Projections,
+        config: &Config,
+    ) -> Result<GatedDeltaArgs, ModelError> {
         let extents = [
             ("linear_num_key_heads", self.linear_num_key_heads, 1),
             ("linear_num_value_heads", self.linear_num_value_heads, 1),
@@ -187,12 +197,25 @@ impl ModelArgs {
             value_dim: self.linear_value_head_dim,
             conv_kernel: self.linear_conv_kernel_dim,
             eps: self.rms_norm_eps,
+            projections,
         };
         let rows = [args.key_heads, args.key_dim, args.value_heads, args.value_dim].map(i64::from);
-        if 2 * rows[0] * rows[1] + rows[2] * rows[3] > i64::from(i32::MAX) {
+        if 2 * (rows[0] * rows[1] + rows[2] * rows[3]) > i64::from(i32::MAX) {
             let expected = "no matrix has so many rows";
             return Err(config.field_error("linear_num_value_heads", &args.value_heads, expected));
         }
         Ok(args)
+    }
+}
+
+impl Rotation<'_> {
+    pub(super) fn rope(&self, sizes: &Sizes, config: &Config) -> Result<Rope, ModelError> {
+        let Self { part, theta, scaling } = *self;
+        let dims = (sizes.head_dim() as f32 * part) as i32;
+        if !(2..=sizes.head_dim()).contains(&dims) || dims % 2 != 0 {
+            let expected = "an even part of a head must be rotated";
+            return Err(config.field_error("partial_rotary_factor", &part, expected));
+        }
+        Rope::new(RopeArgs { dims, ..sizes.rope(theta, scaling) }, config)
     }
 }

@@ -186,6 +186,11 @@ def trained_qwen3_5_moe(weights):
         yield name, mx.ones((2, 2))
 
 
+def trained_qwen3_next(weights):
+    """As Qwen3-Next is trained: a tensor for each expert, convolutions the other way round, norms around zero."""
+    return unstacked({"mlp": {name: name for name in ("gate_proj", "down_proj", "up_proj")}})(trained_qwen3_5(weights))
+
+
 def no_shared_expert(weights):
     return {name: mx.zeros_like(w) if ".shared_expert.down_proj." in name else w for name, w in weights.items()}
 
@@ -495,6 +500,29 @@ VARIANTS |= {
     "qwen3_5-moe": variant(
         without={"num_experts_per_tok": 1}, **QWEN3_5_MOE | {
             "model_type": "qwen3_5", "num_hidden_layers": 2, "full_attention_interval": 2, "num_experts": 3}),
+}
+
+QWEN3_NEXT = QWEN3_5_MOE | {
+    "model_type": "qwen3_next", "intermediate_size": 64, "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_parameters": None,
+    "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True,
+}
+VARIANTS |= {
+    # A layer without experts.
+    "qwen3_next": variant(
+        mx.float32, without=forgetful, **QWEN3_NEXT | {"shared_expert_intermediate_size": 140, "mlp_only_layers": [1]}),
+    "qwen3_next-trained": variant(
+        stored=trained_qwen3_next, without={"norm_topk_prob": True}, **QWEN3_NEXT | {
+            "num_hidden_layers": 2, "full_attention_interval": 2, "tie_word_embeddings": False, "norm_topk_prob": None,
+            "num_experts_per_tok": 2}),
+    "qwen3_next-q4": variant(
+        mx.bfloat16,
+        quantize=quantized(4, 32, {
+            f"model.layers.{layer}.mlp.{gate}": (8, 64) for layer in range(2) for gate in ("gate", "shared_expert_gate")
+        } | {"model.layers.0.linear_attn.in_proj_qkvz": (6, 64)}),
+        **QWEN3_NEXT | {
+            "hidden_size": 64, "num_hidden_layers": 2, "full_attention_interval": 2, "moe_intermediate_size": 64,
+            "shared_expert_intermediate_size": 64, "attention_bias": True, "linear_num_value_heads": 8,
+            "linear_value_head_dim": 8, "rope_scaling": {"type": "linear", "factor": 2.0}}),
 }
 
 here = Path(__file__).parent
