@@ -1,10 +1,10 @@
 //! `config.json`: what a model directory says of itself.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use flash_io::python_json;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -89,8 +89,8 @@ impl Config {
         let path = dir.join(FILE);
         let text =
             fs::read_to_string(&path).map_err(|error| ModelError::File { path: path.clone(), error })?;
-        let json: Value = serde_json::from_str(&quoted_numbers(&text))
-            .map_err(|error| ModelError::Json { path: path.clone(), error })?;
+        let json: Value =
+            python_json(&text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
         let field = |field, given: &Value, expected| ModelError::ConfigField {
             path: path.clone(),
             field,
@@ -153,29 +153,6 @@ impl Config {
     }
 }
 
-/// JSON in which the numbers that Python writes and JSON has not, `Infinity`, `-Infinity` and `NaN`, are strings.
-fn quoted_numbers(text: &str) -> Cow<'_, str> {
-    const NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
-    if NUMBERS.iter().all(|number| !text.contains(number)) {
-        return Cow::Borrowed(text);
-    }
-    let (mut quoted, mut rest) = (String::with_capacity(text.len() + 16), text);
-    let (mut in_string, mut is_escaped) = (false, false);
-    while let Some(next) = rest.chars().next() {
-        let number = NUMBERS.iter().find(|number| !in_string && rest.starts_with(**number));
-        if let Some(number) = number {
-            quoted.extend(["\"", number, "\""]);
-            rest = &rest[number.len()..];
-            continue;
-        }
-        in_string ^= next == '"' && !is_escaped;
-        is_escaped = in_string && next == '\\' && !is_escaped;
-        quoted.push(next);
-        rest = &rest[next.len_utf8()..];
-    }
-    Cow::Owned(quoted)
-}
-
 /// mlx-lm writes `quantization`, and `quantization_config` beside it for Hugging Face; other tools write only the second,
 /// for methods of their own, which has no `group_size`.
 fn quantization_of(json: &Value) -> Option<&Value> {
@@ -199,18 +176,5 @@ impl Quantization {
             .map(|(path, value)| Ok((path.clone(), format(value)?)))
             .collect::<Result<_, &'static str>>()?;
         Ok(Self { default: format(value)?, by_path })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_that_json_has_not_become_strings_and_text_stays() {
-        let text = r#"{"a": [0.0, Infinity], "b": "NaN \\", "c\"Infinity": -Infinity, "d": NaN}"#;
-        let wanted = r#"{"a": [0.0, "Infinity"], "b": "NaN \\", "c\"Infinity": "-Infinity", "d": "NaN"}"#;
-        assert_eq!(quoted_numbers(text), wanted);
-        assert!(matches!(quoted_numbers("{}"), Cow::Borrowed("{}")));
     }
 }

@@ -51,12 +51,15 @@ enum Pattern {
     Signs(Vec<String>),
 }
 
-/// A number, or one that JSON has no word for: see [`Config::open`].
+/// A number, or one that JSON has no word for: see [`flash_io::python_json`].
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 enum Limit {
     Finite(f32),
-    Other(Unbounded),
+    Other {
+        #[serde(rename = "__float__")]
+        limit: Unbounded,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -218,10 +221,11 @@ impl ModelArgs {
         if 2 * heads * head_dim + 2 * groups * state_dim + heads > i64::from(i32::MAX) {
             return Err(config.field_error("mamba_num_heads", &heads, "no matrix has so many rows"));
         }
-        let limits = self.time_step_limit.unwrap_or([Limit::Finite(0.0), Limit::Other(Unbounded::Infinity)]);
+        let limits =
+            self.time_step_limit.unwrap_or([Limit::Finite(0.0), Limit::Other { limit: Unbounded::Infinity }]);
         let step_limits = limits.map(|limit| match limit {
             Limit::Finite(limit) => limit,
-            Limit::Other(Unbounded::Infinity) => f32::INFINITY,
+            Limit::Other { limit: Unbounded::Infinity } => f32::INFINITY,
         });
         if step_limits[0] > step_limits[1] {
             return Err(config.field_error("time_step_limit", &step_limits[0], "it is the least of two"));
