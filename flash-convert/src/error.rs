@@ -50,7 +50,7 @@ pub enum ConvertError {
     /// A tensor that the architecture does not have.
     #[error("{path}: tensor {tensor:?} is not known for this architecture")]
     UnknownTensor {
-        /// The GGUF file.
+        /// The GGUF file or shard.
         path: PathBuf,
         /// The tensor.
         tensor: String,
@@ -58,7 +58,7 @@ pub enum ConvertError {
     /// A tensor that the architecture needs.
     #[error("{path}: tensor {tensor:?} is missing")]
     MissingTensor {
-        /// The GGUF file.
+        /// The GGUF file, or the shard of what does not do without it.
         path: PathBuf,
         /// The tensor.
         tensor: String,
@@ -115,13 +115,15 @@ pub enum ConvertError {
         /// What can be quantised.
         known: &'static str,
     },
-    /// A model that is quantised already.
-    #[error("{path}: {field} says that the weights are quantised already")]
+    /// A model that is quantised already, in a way that is not known for it.
+    #[error("{path}: {field} says that the weights are quantised already ({method})")]
     Quantized {
         /// config.json.
         path: PathBuf,
         /// The field that says so.
         field: &'static str,
+        /// How.
+        method: String,
     },
     /// A file that is not JSON, or not an object.
     #[error("{path}: {error}")]
@@ -198,6 +200,18 @@ pub enum ConvertError {
         path: PathBuf,
         /// The name.
         tensor: String,
+    },
+    /// A tensor of a shape that config.json or its neighbours contradict.
+    #[error("{path}: tensor {tensor:?} has shape {found:?}, the model asks for {wanted}")]
+    CheckpointShape {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What its shape should be.
+        wanted: String,
+        /// Its shape.
+        found: Vec<u64>,
     },
     /// A target that MLX's affine format does not have.
     #[error("{fault}")]

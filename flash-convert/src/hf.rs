@@ -1,8 +1,14 @@
 //! Hugging Face directories: safetensors of floats, quantised as `mlx_lm.convert` does.
 
+mod blocks;
 mod checkpoint;
 mod family;
+mod fp8;
+mod gather;
+mod latent;
+mod parameter;
 mod plan;
+mod sanitize;
 mod stream;
 
 pub use checkpoint::Checkpoint;

@@ -15,7 +15,8 @@
 //! # Ok::<(), flash_convert::ConvertError>(())
 //! ```
 //!
-//! [`Checkpoint`] quantises directories of safetensors as Hugging Face has them, bit for bit as mlx-lm does.
+//! [`Checkpoint`] quantises directories of safetensors as Hugging Face has them, bit for bit as mlx-lm does: of floats, of the
+//! 8-bit floats of DeepSeek-V3, or with the experts of `gpt_oss` in mxfp4.
 //!
 //! [`PackPlan`] copies mixtures of experts so that each expert lies in one place.
 //!

@@ -61,7 +61,7 @@ pub use error::KernelError;
 pub use float::FloatType;
 pub use isa::Isa;
 pub use matrix::{Floats, Matrix};
-pub use mx::Mx;
+pub use mx::{Mx, e4m3};
 pub use pool::Pool;
 pub use product::{Projection, gather_matmul, matmul, matmul_add, matmul_each, matmul_gated};
 pub use recurrent::{GatedDelta, GatedDeltaInput, Mamba2, Passing};

@@ -110,9 +110,9 @@ pub(crate) const fn e2m1(code: u8) -> f32 {
     f32::from_bits(fields) * f32::from_bits((127 + 127 - 1) << 23)
 }
 
-/// The value of a code of 8 bits: sign, four bits of exponent, three of mantissa.
+/// The value of a code of 8 bits: sign, four bits of exponent, three of mantissa. `s1111111` is ±480, as for [`Mx`].
 #[inline(always)]
-pub(crate) const fn e4m3(code: u8) -> f32 {
+pub const fn e4m3(code: u8) -> f32 {
     // Each field at its place in an `f32`; the exponents' biases are 7 and 127. Exact for subnormal numbers too.
     let fields = (code as u32 & 128) << 24 | (code as u32 & 127) << 20;
     f32::from_bits(fields) * f32::from_bits((127 + 127 - 7) << 23)

@@ -1,20 +1,29 @@
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flash_io::{Catalog, Dtype, IoMode, Tensor};
+use flash_io::{Catalog, Dtype, IoMode, Tensor, python_json};
 use flash_kernels::FloatType;
 use serde_json::{Map, Value};
 
-use super::family::{self, COMPUTED, Family};
+use super::family::{self, Family, Own};
+use super::parameter::Parameter;
+use super::sanitize::Sanitizer;
+use super::{blocks, fp8};
 use crate::error::ConvertError;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-const HEAD: &str = "lm_head.weight";
+/// The name of the head.
+pub(super) const HEAD: &str = "lm_head.weight";
 
 /// Fields of config.json that say that the weights are no plain floats.
-const QUANTIZED: [&str; 2] = ["quantization", "quantization_config"];
+const QUANTIZED: [&str; 2] = ["quantization", PUBLISHED];
+
+/// What they call the method.
+const METHODS: [&str; 2] = ["quant_method", "mode"];
+
+/// The one of these that publishers write.
+const PUBLISHED: &str = "quantization_config";
 
 /// A Hugging Face directory whose tensors can be quantised: config.json and the headers of its shards were read.
 #[derive(Debug)]
@@ -23,19 +32,10 @@ pub struct Checkpoint {
     pub(super) catalog: Catalog,
     pub(super) config: Map<String, Value>,
     pub(super) family: &'static Family,
+    /// Whether some of it is quantised already, and stays so: [`blocks`].
+    pub(super) is_packed: bool,
     /// In the order of execution.
     pub(super) parameters: Vec<Parameter>,
-}
-
-/// A parameter of the model, and the tensors that it is made of.
-#[derive(Debug, Clone)]
-pub(super) struct Parameter {
-    pub(super) name: String,
-    pub(super) shape: Vec<u64>,
-    /// The type that its values are rounded to.
-    pub(super) float: FloatType,
-    /// One tensor, or one for each expert.
-    pub(super) tensors: Vec<Tensor>,
 }
 
 impl Checkpoint {
@@ -52,10 +52,7 @@ impl Checkpoint {
             found: model_type.to_owned(),
             known: family::KNOWN,
         })?;
-        if let Some(field) = QUANTIZED.iter().find(|field| config.get(**field).is_some_and(|v| !v.is_null()))
-        {
-            return Err(ConvertError::Quantized { path, field });
-        }
+        let is_packed = check_quantization(&path, &config, family)?;
         let generation = dir.join(GENERATION_CONFIG);
         if generation.exists()
             && let Some(eos) = read_json(&generation)?.remove("eos_token_id")
@@ -65,98 +62,57 @@ impl Checkpoint {
         }
         let catalog =
             Catalog::open(dir, IoMode::Pread).map_err(|error| ConvertError::Checkpoint { error })?;
-        let parameters = parameters(dir, &catalog, &config, family)?;
-        Ok(Self { dir: dir.to_owned(), catalog, config, family, parameters })
+        let sanitizer = Sanitizer::new(dir, &catalog, &config, family);
+        let mut parameters = sanitizer.parameters()?;
+        parameters.sort_by_cached_key(|parameter| place(&parameter.name));
+        let is_packed = is_packed || parameters.iter().any(Parameter::is_packed);
+        Ok(Self { dir: dir.to_owned(), catalog, config, family, is_packed, parameters })
     }
 }
 
-/// What the tensors of a checkpoint become, in the order of execution.
-fn parameters(
-    dir: &Path,
-    catalog: &Catalog,
+/// Checks what the model says of its quantisation. Returns whether some of it is in mxfp4, and stays so.
+fn check_quantization(
+    path: &Path,
     config: &Map<String, Value>,
     family: &Family,
-) -> Result<Vec<Parameter>, ConvertError> {
-    let dtype = match config.get("torch_dtype").and_then(Value::as_str) {
-        Some("float32") => Some(FloatType::F32),
-        Some("float16") => Some(FloatType::F16),
-        Some("bfloat16") => Some(FloatType::BF16),
-        _ => None,
-    };
-    let says_tied = config.get("tie_word_embeddings").and_then(Value::as_bool);
-    let is_tied = family.is_tied.is_some_and(|default| says_tied.unwrap_or(default));
-    let mut parameters = Vec::new();
-    let mut stacks: BTreeMap<String, BTreeMap<usize, Tensor>> = BTreeMap::new();
-    for tensor in catalog.tensors() {
-        if tensor.name.contains(COMPUTED) || is_tied && tensor.name == HEAD {
-            continue;
+) -> Result<bool, ConvertError> {
+    for field in QUANTIZED {
+        let Some(found) = config.get(field).filter(|found| !found.is_null()) else { continue };
+        match family.own {
+            Own::Blocks if field == PUBLISHED && blocks::is_configured(found) => return Ok(true),
+            Own::Latent if field == PUBLISHED && fp8::is_configured(found) => return Ok(false),
+            _ => {
+                let method = METHODS.iter().find_map(|method| found.get(method)?.as_str());
+                let (path, method) = (path.to_owned(), method.unwrap_or("unnamed").to_owned());
+                return Err(ConvertError::Quantized { path, field, method });
+            }
         }
-        let stored = float(dir, catalog, tensor)?;
-        if let Some((name, expert_idx)) =
-            family.experts.as_ref().and_then(|experts| experts.stacked(&tensor.name))
-        {
-            stacks.entry(name).or_default().insert(expert_idx, tensor.clone());
-            continue;
-        }
-        parameters.push(Parameter {
-            name: tensor.name.clone(),
-            shape: tensor.shape.clone(),
-            float: dtype.unwrap_or(stored),
-            tensors: vec![tensor.clone()],
-        });
     }
-    for (name, experts) in stacks {
-        parameters.push(stack(dir, catalog, config, family, dtype, name, experts)?);
-    }
-    parameters.sort_by_cached_key(|parameter| place(&parameter.name));
-    Ok(parameters)
+    Ok(false)
 }
 
-/// The tensors of all experts as one.
-fn stack(
-    dir: &Path,
-    catalog: &Catalog,
-    config: &Map<String, Value>,
-    family: &Family,
-    dtype: Option<FloatType>,
-    name: String,
-    experts: BTreeMap<usize, Tensor>,
-) -> Result<Parameter, ConvertError> {
-    let field = family.experts.as_ref().map_or("", |experts| experts.count);
-    let wanted = config.get(field).and_then(Value::as_u64);
-    let found = experts.len() as u64;
-    // Those that are there are the first ones if the last has the highest number.
-    let last = experts.keys().next_back().map_or(0, |last| *last as u64 + 1);
-    if last != found || wanted != Some(found) {
-        return Err(ConvertError::Experts { path: dir.to_owned(), parameter: name, field, wanted, found });
-    }
-    let tensors: Vec<Tensor> = experts.into_values().collect();
-    let first = &tensors[0];
-    let stored = float(dir, catalog, first)?;
-    if let Some(other) = tensors.iter().find(|t| t.shape != first.shape || t.dtype != first.dtype) {
-        return Err(ConvertError::ExpertShape {
-            path: dir.to_owned(),
-            tensor: other.name.clone(),
-            wanted: first.shape.clone(),
-            found: other.shape.clone(),
-        });
-    }
-    let shape = [&[found], &first.shape[..]].concat();
-    Ok(Parameter { name, shape, float: dtype.unwrap_or(stored), tensors })
-}
-
-/// How the values of a tensor are stored.
-pub(super) fn float(dir: &Path, catalog: &Catalog, tensor: &Tensor) -> Result<FloatType, ConvertError> {
+/// How the values of a tensor of floats are stored.
+pub(super) fn float(catalog: &Catalog, tensor: &Tensor) -> Result<FloatType, ConvertError> {
     match tensor.dtype {
         Dtype::F32 => Ok(FloatType::F32),
         Dtype::F16 => Ok(FloatType::F16),
         Dtype::BF16 => Ok(FloatType::BF16),
-        found => Err(ConvertError::TensorDtype {
-            path: catalog.shards().get(tensor.shard.0).map_or(dir.to_owned(), |shard| shard.path.clone()),
-            tensor: tensor.name.clone(),
-            found,
-        }),
+        found => {
+            let (path, tensor) = (path_of(catalog, tensor), tensor.name.clone());
+            Err(ConvertError::TensorDtype { path, tensor, found })
+        }
     }
+}
+
+/// The shard that has a tensor.
+pub(super) fn path_of(catalog: &Catalog, tensor: &Tensor) -> PathBuf {
+    catalog.shards()[tensor.shard.0].path.clone()
+}
+
+/// The error of a tensor whose shape does not fit.
+pub(super) fn misshapen(catalog: &Catalog, tensor: &Tensor, wanted: String) -> ConvertError {
+    let (path, found) = (path_of(catalog, tensor), tensor.shape.clone());
+    ConvertError::CheckpointShape { path, tensor: tensor.name.clone(), wanted, found }
 }
 
 /// Where a parameter stands in the order of execution: the embedding, layer after layer, and the rest.
@@ -172,8 +128,9 @@ fn place(name: &str) -> (u8, u64, String) {
 }
 
 fn read_json(path: &Path) -> Result<Map<String, Value>, ConvertError> {
-    let text = fs::read(path).map_err(|error| ConvertError::Open { path: path.to_owned(), error })?;
-    serde_json::from_slice(&text).map_err(|error| ConvertError::Json { path: path.to_owned(), error })
+    let text =
+        fs::read_to_string(path).map_err(|error| ConvertError::Open { path: path.to_owned(), error })?;
+    python_json(&text).map_err(|error| ConvertError::Json { path: path.to_owned(), error })
 }
 
 #[cfg(test)]

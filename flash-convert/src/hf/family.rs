@@ -1,14 +1,38 @@
-//! What `mlx_lm` does to the tensors of a checkpoint before it has a model (`sanitize`), by model type.
+//! What `mlx_lm` does to the tensors of a checkpoint before it has a model (`sanitize`), and which of them it quantises and
+//! how (`cast_predicate`, `quant_predicate`), by model type.
 //!
 //! Source: `mlx_lm/models/*.py` of mlx-lm 0.32.
 
 /// What the checkpoints of a model type have of their own.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Family {
-    pub(super) model_type: &'static str,
+    /// The model type, and others that are the same.
+    pub(super) model_types: &'static [&'static str],
     /// Whether the head is the embedding where config.json does not say. None: whether there is a head decides.
     pub(super) is_tied: Option<bool>,
     pub(super) experts: Option<Experts>,
+    /// How the router is stored, if not as everything else.
+    pub(super) router: Option<Router>,
+    /// How modules end whose weights are matrices and stay floats.
+    pub(super) unquantized: Option<&'static str>,
+    /// Parameters that keep the type in which they are stored: how their names end.
+    pub(super) keep_type: &'static [&'static str],
+    /// What tensors of another model that the checkpoint has besides are called first.
+    pub(super) dropped: Option<&'static str>,
+    pub(super) own: Own,
+}
+
+/// What the tensors of a family are cut of, or into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Own {
+    /// Each is a parameter, or an expert of one.
+    Nothing,
+    /// Experts are published in mxfp4: `blocks.rs`.
+    Blocks,
+    /// Keys and values of all heads are one matrix: `latent.rs`. Numbers may have eight bits: `fp8.rs`.
+    Latent,
+    /// Convolutions have the axis of channels, of which each has its own, last.
+    Convolutions,
 }
 
 /// Experts that are tensors of their own, and become one.
@@ -19,62 +43,117 @@ pub(super) struct Experts {
     /// The field of config.json that counts them.
     pub(super) count: &'static str,
     /// What a projection is called in an expert, and in the model.
-    pub(super) projections: [(&'static str, &'static str); 3],
-    /// How the router is stored, if not as everything else: its name in the module, its bits and its groups.
-    pub(super) router: Option<Router>,
+    pub(super) projections: &'static [(&'static str, &'static str)],
 }
 
 /// A router that keeps more bits.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Router {
-    pub(super) name: &'static str,
+    /// How the name of the module ends.
+    pub(super) suffix: &'static str,
     pub(super) bits: u32,
     pub(super) group_size: usize,
 }
 
 /// Tensors of these names were computed once and are not parameters.
-pub(super) const COMPUTED: &str = "self_attn.rotary_emb.inv_freq";
+pub(super) const COMPUTED: &str = "rotary_emb.inv_freq";
 
-const FAMILIES: [Family; 9] = [
-    dense("llama", Some(true)),
-    dense("mistral", Some(true)),
-    dense("qwen2", Some(true)),
-    dense("qwen3", Some(false)),
-    dense("smollm3", Some(true)),
-    dense("gemma3_text", None),
-    dense("phi3", None),
+/// The three matrices of an expert, if they are called so in both.
+const GATE_UP_DOWN: &[(&str, &str)] =
+    &[("gate_proj", "gate_proj"), ("down_proj", "down_proj"), ("up_proj", "up_proj")];
+
+/// What corrects the choice of experts.
+const CORRECTION: &str = ".e_score_correction_bias";
+
+const FAMILIES: [Family; 12] = [
+    dense(&["llama"], Some(true)),
+    dense(&["mistral"], Some(true)),
+    dense(&["qwen2"], Some(true)),
+    dense(&["qwen3"], Some(false)),
+    dense(&["smollm3"], Some(true)),
+    dense(&["gemma3_text"], None),
+    dense(&["phi3"], None),
     Family {
-        model_type: "mixtral",
-        is_tied: Some(false),
         experts: Some(Experts {
             module: "block_sparse_moe",
             count: "num_local_experts",
-            projections: [("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")],
-            router: None,
+            projections: &[("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")],
         }),
+        ..dense(&["mixtral"], Some(false))
     },
     Family {
-        model_type: "qwen3_moe",
-        is_tied: Some(false),
+        experts: Some(Experts { module: "mlp", count: "num_experts", projections: GATE_UP_DOWN }),
+        router: Some(Router { suffix: ".mlp.gate", bits: 8, group_size: 64 }),
+        ..dense(&["qwen3_moe"], Some(false))
+    },
+    Family {
+        router: Some(Router { suffix: ".mlp.router", bits: 8, group_size: 64 }),
+        own: Own::Blocks,
+        ..dense(&["gpt_oss"], None)
+    },
+    Family {
+        experts: Some(Experts { module: "mlp", count: "n_routed_experts", projections: GATE_UP_DOWN }),
+        unquantized: Some(".mlp.gate"),
+        keep_type: &[CORRECTION],
+        own: Own::Latent,
+        ..dense(&["deepseek_v3", "kimi_k2", "joyai_llm_flash"], None)
+    },
+    Family {
         experts: Some(Experts {
-            module: "mlp",
-            count: "num_experts",
-            projections: [("gate_proj", "gate_proj"), ("down_proj", "down_proj"), ("up_proj", "up_proj")],
-            router: Some(Router { name: "gate", bits: 8, group_size: 64 }),
+            module: "mixer",
+            count: "n_routed_experts",
+            projections: &[("down_proj", "fc2"), ("up_proj", "fc1")],
         }),
+        unquantized: Some(".mixer.gate"),
+        keep_type: &[CORRECTION, ".A_log"],
+        dropped: Some("mtp."),
+        own: Own::Convolutions,
+        ..dense(&["nemotron_h"], None)
     },
 ];
 
 /// What `model_type` may say.
-pub(super) const KNOWN: &str = "llama, mistral, qwen2, qwen3, smollm3, gemma3_text, phi3, mixtral, qwen3_moe";
+pub(super) const KNOWN: &str = "llama, mistral, qwen2, qwen3, smollm3, gemma3_text, phi3, mixtral, qwen3_moe, gpt_oss, \
+                                deepseek_v3, kimi_k2, joyai_llm_flash, nemotron_h";
 
-const fn dense(model_type: &'static str, is_tied: Option<bool>) -> Family {
-    Family { model_type, is_tied, experts: None }
+const fn dense(model_types: &'static [&'static str], is_tied: Option<bool>) -> Family {
+    Family {
+        model_types,
+        is_tied,
+        experts: None,
+        router: None,
+        unquantized: None,
+        keep_type: &[],
+        dropped: None,
+        own: Own::Nothing,
+    }
 }
 
 /// The family of that model type.
 pub(super) fn find(model_type: &str) -> Option<&'static Family> {
-    FAMILIES.iter().find(|family| family.model_type == model_type)
+    FAMILIES.iter().find(|family| family.model_types.contains(&model_type))
+}
+
+impl Family {
+    /// Whether a tensor is no parameter of the model.
+    pub(super) fn drops(&self, name: &str) -> bool {
+        name.contains(COMPUTED) || self.dropped.is_some_and(|prefix| name.starts_with(prefix))
+    }
+
+    /// Whether a parameter stays in the type that it is stored in.
+    pub(super) fn keeps_type(&self, name: &str) -> bool {
+        self.keep_type.iter().any(|suffix| name.ends_with(suffix))
+    }
+
+    /// Whether the matrix of `module` stays one of floats.
+    pub(super) fn keeps_floats(&self, module: &str) -> bool {
+        self.unquantized.is_some_and(|suffix| module.ends_with(suffix))
+    }
+
+    /// The router, where `module` is one that is stored in its own way.
+    pub(super) fn router(&self, module: &str) -> Option<&Router> {
+        self.router.as_ref().filter(|router| module.ends_with(router.suffix))
+    }
 }
 
 impl Experts {
@@ -86,12 +165,6 @@ impl Experts {
         let (_, becomes) = self.projections.iter().find(|(stored, _)| *stored == projection)?;
         Some((format!("{layer}.{}.switch_mlp.{becomes}.weight", self.module), expert_idx.parse().ok()?))
     }
-
-    /// The router, where `module` is one that is stored in its own way.
-    pub(super) fn router(&self, module: &str) -> Option<&Router> {
-        let router = self.router.as_ref()?;
-        module.ends_with(&format!(".{}.{}", self.module, router.name)).then_some(router)
-    }
 }
 
 #[cfg(test)]
@@ -100,28 +173,43 @@ mod tests {
 
     #[test]
     fn all_known_families_are_named() {
-        let names: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
+        let names: Vec<_> = FAMILIES.iter().flat_map(|family| family.model_types).copied().collect();
         assert_eq!(names.join(", "), KNOWN);
         assert_eq!(find("hyena"), None);
     }
 
     #[test]
     fn experts_are_stacked_under_their_names_in_the_model() {
-        let mixtral = find("mixtral").unwrap().experts.as_ref().unwrap();
+        let mixtral = find("mixtral").unwrap();
+        let experts = mixtral.experts.as_ref().unwrap();
         let name = "model.layers.3.block_sparse_moe.experts.11.w2.weight";
         let becomes = "model.layers.3.block_sparse_moe.switch_mlp.down_proj.weight";
-        assert_eq!(mixtral.stacked(name), Some((becomes.to_owned(), 11)));
+        assert_eq!(experts.stacked(name), Some((becomes.to_owned(), 11)));
         for other in [
             "model.layers.3.block_sparse_moe.gate.weight",
             "model.layers.3.block_sparse_moe.experts.x.w2.weight",
             "model.layers.3.block_sparse_moe.experts.1.w9.weight",
             "model.layers.3.block_sparse_moe.experts.1.w2.bias",
         ] {
-            assert_eq!(mixtral.stacked(other), None, "{other}");
+            assert_eq!(experts.stacked(other), None, "{other}");
         }
         assert_eq!(mixtral.router("model.layers.3.block_sparse_moe.gate"), None);
-        let qwen3 = find("qwen3_moe").unwrap().experts.as_ref().unwrap();
+        let qwen3 = find("qwen3_moe").unwrap();
         assert_eq!(qwen3.router("model.layers.0.mlp.gate").unwrap().bits, 8);
         assert_eq!(qwen3.router("model.layers.0.mlp.gate_proj"), None);
+    }
+
+    #[test]
+    fn what_is_dropped_or_left_alone_goes_by_its_name() {
+        let nemotron = find("nemotron_h").unwrap();
+        assert!(nemotron.drops("mtp.layers.0.norm.weight") && !nemotron.drops("backbone.norm_f.weight"));
+        assert!(nemotron.keeps_type("backbone.layers.0.mixer.A_log"));
+        assert!(!nemotron.keeps_type("backbone.layers.0.mixer.D"));
+        let kimi = find("kimi_k2").unwrap();
+        assert!(
+            kimi.keeps_floats("model.layers.3.mlp.gate")
+                && !kimi.keeps_floats("model.layers.3.mlp.gate_proj")
+        );
+        assert!(kimi.keeps_type("model.layers.3.mlp.gate.e_score_correction_bias"));
     }
 }

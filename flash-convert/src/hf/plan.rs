@@ -1,11 +1,12 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use flash_kernels::{Affine, FloatType};
+use flash_kernels::{Affine, Mx};
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::{Checkpoint, Parameter};
-use super::stream;
+use super::checkpoint::Checkpoint;
+use super::parameter::{Content, Parameter};
+use super::{blocks, stream};
 use crate::conversion::Progress;
 use crate::error::ConvertError;
 use crate::scratch::Scratch;
@@ -68,9 +69,9 @@ pub(super) struct Planned<'a> {
 impl Checkpoint {
     /// Decides what becomes of each tensor: what `mlx_lm.convert(quantize=True)` makes of it, bit for bit.
     ///
-    /// Matrices whose rows are whole groups are quantised, and the routers of some mixtures of experts at 8 bits;
-    /// everything else stays as it is. All floats have the type that config.json names as `torch_dtype`, or else that
-    /// in which they are stored.
+    /// Matrices whose rows are whole groups are quantised, and the routers of some mixtures of experts at 8 bits or not at
+    /// all; experts that are published in mxfp4 stay in it, and floats of 8 bits are multiplied out first. Everything else
+    /// stays as it is. Floats have the type that config.json names as `torch_dtype`, or else that in which they are stored.
     ///
     /// # Errors
     /// [`ConvertError::Target`] for a width or a group size that is not supported.
@@ -83,20 +84,29 @@ impl Checkpoint {
         let affine =
             |bits, group_size| Affine::new(bits, group_size).map_err(|fault| ConvertError::Target { fault });
         let common = affine(bits, group_size)?;
-        let mut quantization = json!({"group_size": group_size, "bits": bits, "mode": "affine"});
+        let params = json!({"group_size": group_size, "bits": bits, "mode": "affine"});
+        let mut quantization = if self.is_packed { blocks::quantization() } else { params.clone() };
         let mut packing = Packing::new(shard_bytes_max);
         let mut parameters = Vec::with_capacity(self.parameters.len());
         for parameter in &self.parameters {
             let module = parameter.name.strip_suffix(WEIGHT);
-            let module = module.filter(|_| parameter.is_matrix(common));
-            let router = module.and_then(|module| self.family.experts.as_ref()?.router(module));
+            let module = module.filter(|module| {
+                parameter.is_matrix(common) && !parameter.is_packed() && !self.family.keeps_floats(module)
+            });
+            let router = module.and_then(|module| self.family.router(module));
             let affine = match (module, router) {
                 (Some(module), Some(router)) => {
                     let own = affine(router.bits, router.group_size)?;
                     quantization[module] = json!({"group_size": router.group_size, "bits": router.bits});
                     parameter.is_matrix(own).then_some(own)
                 }
-                (Some(_), None) => Some(common),
+                (Some(module), None) => {
+                    if self.is_packed {
+                        // What holds for all is said of what is packed.
+                        quantization[module] = params.clone();
+                    }
+                    Some(common)
+                }
                 (None, _) => None,
             };
             let placed = packing.place(parts(parameter, affine));
@@ -109,21 +119,14 @@ impl Checkpoint {
     }
 }
 
-impl Parameter {
-    /// Whether its rows are whole groups.
-    fn is_matrix(&self, affine: Affine) -> bool {
-        self.shape.len() > 1
-            && self.shape.last().is_some_and(|n_cols| n_cols.is_multiple_of(affine.group_size() as u64))
-    }
-}
-
 impl QuantizePlan<'_> {
     /// What all tensors take in the MLX model, in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.parameters.iter().flat_map(|planned| &planned.placed.parts).map(|part| part.bytes).sum()
     }
 
-    /// Writes the model directory `out_dir`, as [`Plan::run`](crate::Plan::run) does.
+    /// Writes the model directory `out_dir`, as [`Plan::run`](crate::Plan::run) does. Memory: 2 MiB, and the factors of a matrix
+    /// in floats of 8 bits, a number for 16,384.
     ///
     /// # Errors
     /// [`ConvertError::OutputExists`], [`ConvertError::Interrupted`], or what reading and writing may meet.
@@ -145,13 +148,13 @@ impl QuantizePlan<'_> {
         let placed: Vec<_> = self.parameters.iter().map(|planned| &planned.placed).collect();
         let mut scratch = Scratch::new();
         shards::write(&out, &placed, progress, |parameter_idx, sink| {
-            stream::quantize(&mut scratch, catalog, &self.parameters[parameter_idx], sink)
+            stream::write(&mut scratch, catalog, &self.parameters[parameter_idx], sink)
         })?;
         out.finish()?;
         Ok(Quantized {
             out_dir: out_dir.to_owned(),
             n_parameters: self.parameters.len(),
-            n_quantized: self.parameters.iter().filter(|planned| planned.affine.is_some()).count(),
+            n_quantized: self.parameters.iter().filter(|planned| planned.is_quantized()).count(),
             total_bytes,
             n_shards: self.n_shards,
         })
@@ -160,7 +163,7 @@ impl QuantizePlan<'_> {
 
 /// The tensors that a parameter is written as: its values, or codes, scales and biases.
 fn parts(parameter: &Parameter, affine: Option<Affine>) -> Vec<Part> {
-    let Parameter { name, shape, float, .. } = parameter;
+    let Parameter { name, shape, content } = parameter;
     let part = |name: &str, dtype, n_cols: Option<u64>, element_bytes: usize| {
         let mut shape = shape.clone();
         if let (Some(last), Some(n_cols)) = (shape.last_mut(), n_cols) {
@@ -170,23 +173,32 @@ fn parts(parameter: &Parameter, affine: Option<Affine>) -> Vec<Part> {
         let bytes = shape.iter().product::<u64>() * element_bytes as u64;
         Part { name: name.to_owned(), dtype, shape, bytes, offset: 0 }
     };
-    let (dtype, float_bytes) = (shards::dtype(*float), float.size_bytes());
-    let Some((affine, n_cols)) = affine.zip(shape.last()) else {
-        return vec![part(name, dtype, None, float_bytes)];
-    };
     let module = name.strip_suffix(WEIGHT).unwrap_or(name);
-    let n_groups = Some(n_cols / affine.group_size() as u64);
-    let n_words = Some(n_cols * u64::from(affine.bits()) / u64::from(u32::BITS));
-    vec![
-        part(name, "U32", n_words, size_of::<u32>()),
-        part(&format!("{module}.scales"), dtype, n_groups, float_bytes),
-        part(&format!("{module}.biases"), dtype, n_groups, float_bytes),
-    ]
+    let (scales, biases) = (format!("{module}.scales"), format!("{module}.biases"));
+    let n_cols = shape.last().copied().unwrap_or(1);
+    let words =
+        |bits| part(name, "U32", Some(n_cols * u64::from(bits) / u64::from(u32::BITS)), size_of::<u32>());
+    match content {
+        Content::Mxfp4(_) => {
+            let n_groups = n_cols / Mx::Fp4.group_size() as u64;
+            vec![words(Mx::Fp4.bits()), part(&scales, "U8", Some(n_groups), size_of::<u8>())]
+        }
+        Content::Floats { float, .. } => {
+            let (dtype, float_bytes) = (shards::dtype(*float), float.size_bytes());
+            let Some(affine) = affine else { return vec![part(name, dtype, None, float_bytes)] };
+            let n_groups = Some(n_cols / affine.group_size() as u64);
+            vec![
+                words(affine.bits()),
+                part(&scales, dtype, n_groups, float_bytes),
+                part(&biases, dtype, n_groups, float_bytes),
+            ]
+        }
+    }
 }
 
 impl Planned<'_> {
-    /// The type that its values, or scales and biases, are stored in from now on.
-    pub(super) fn float(&self) -> FloatType {
-        self.parameter.float
+    /// Whether its values are codes in the model.
+    fn is_quantized(&self) -> bool {
+        self.affine.is_some() || self.parameter.is_packed()
     }
 }

@@ -13,22 +13,45 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import load_model, quantize_model, save_config
 
 mx.set_default_device(mx.cpu)
 DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
-NAMES = {value: key for key, value in DTYPES.items()} | {mx.uint32: "U32"}
+NAMES = {value: key for key, value in DTYPES.items()} | {mx.uint32: "U32", mx.uint8: "U8"}
 MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-def values(tensor_idx, shape):
-    """Numbers between -1/8 and 1/8 (SplitMix64); tests/it/quantized.rs makes the same."""
+def random(tensor_idx, shape):
+    """40 random bits each (SplitMix64); tests/it/quantized.rs makes the same."""
     z = (np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(tensor_idx << 32)) * MIX[0]
     z = (z ^ (z >> np.uint64(30))) * MIX[1]
     z = (z ^ (z >> np.uint64(27))) * MIX[2]
     z ^= z >> np.uint64(31)
-    return ((z >> np.uint64(40)).astype(np.float32) / np.float32(1 << 23) - np.float32(1)).reshape(shape) / np.float32(8)
+    return (z >> np.uint64(40)).reshape(shape)
+
+
+def stored(tensor_idx, shape, dtype):
+    """Bytes: numbers between -1/8 and 1/8, or any bytes."""
+    bits = random(tensor_idx, shape)
+    if dtype not in DTYPES:
+        return bits.astype(np.uint8).tobytes()
+    values = (bits.astype(np.float32) / np.float32(1 << 23) - np.float32(1)) / np.float32(8)
+    return raw(mx.array(values).astype(DTYPES[dtype]))
+
+
+def raw(a):
+    return np.array(a.view(mx.uint16) if a.dtype in (mx.float16, mx.bfloat16) else a).tobytes()
+
+
+def write_safetensors(path, tensors):
+    """By hand: MLX writes no floats of eight bits."""
+    header, data = {}, b""
+    for name, (dtype, shape, more) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(more)]}
+        data += more
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 def layer(idx, q, kv, *, hidden=64, norms=(), biases=False, mlp=None):
@@ -41,8 +64,8 @@ def layer(idx, q, kv, *, hidden=64, norms=(), biases=False, mlp=None):
             yield f"{prefix}.self_attn.{name}_proj.bias", [rows]
     for name, size in norms:
         yield f"{prefix}.{name}.weight", [size]
-    for name, shape in mlp or [("mlp.gate_proj", [128, hidden]), ("mlp.up_proj", [128, hidden]),
-                               ("mlp.down_proj", [hidden, 128])]:
+    dense = [("mlp.gate_proj", [128, hidden]), ("mlp.up_proj", [128, hidden]), ("mlp.down_proj", [hidden, 128])]
+    for name, shape in dense if mlp is None else mlp:
         yield f"{prefix}.{name}.weight", shape
 
 
@@ -90,31 +113,144 @@ CASES = [
      model([layer(i, 64, 32, mlp=MIXTRAL) for i in range(2)], head=True)),
 ]
 
+# Of DeepSeek-V3: no block of 128 is whole in both directions but one.
+DEEPSEEK = {"hidden_size": 192, "intermediate_size": 128, "moe_intermediate_size": 32, "n_routed_experts": 4, "n_shared_experts": 2,
+            "num_experts_per_tok": 2, "first_k_dense_replace": 1, "q_lora_rank": 96, "kv_lora_rank": 64, "qk_rope_head_dim": 16,
+            "qk_nope_head_dim": 32, "v_head_dim": 64, "n_group": 2, "topk_group": 1, "num_key_value_heads": 4}
+FP8 = {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}}
 
-def raw(a):
-    return np.array(a.view(mx.uint16) if a.dtype in (mx.float16, mx.bfloat16) else a).tobytes()
+
+def deepseek(q_lora=96, fp8=None, correction=None, more=()):
+    """Matrices in fp8, whose factors are of this type; the correction in a type of its own."""
+    def matrix(name, shape):
+        if fp8 is None:
+            return [(f"{name}.weight", shape)]
+        blocks = [-(-extent // 128) for extent in shape]
+        return [(f"{name}.weight", shape, "F8_E4M3"), (f"{name}.weight_scale_inv", blocks, fp8)]
+
+    def mlp(name, size):
+        return [part for p, shape in (("gate", [size, 192]), ("up", [size, 192]), ("down", [192, size]))
+                for part in matrix(f"{name}.{p}_proj", shape)]
+
+    tensors = [("model.embed_tokens.weight", [32, 192]), ("model.norm.weight", [192]), ("lm_head.weight", [32, 192])]
+    for i in range(2):
+        at, layer = f"model.layers.{i}.self_attn", f"model.layers.{i}"
+        tensors += [(f"{layer}.input_layernorm.weight", [192]), (f"{layer}.post_attention_layernorm.weight", [192])]
+        if q_lora:
+            tensors += [*matrix(f"{at}.q_a_proj", [q_lora, 192]), (f"{at}.q_a_layernorm.weight", [q_lora]),
+                        *matrix(f"{at}.q_b_proj", [4 * 48, q_lora])]
+        else:
+            tensors += matrix(f"{at}.q_proj", [4 * 48, 192])
+        tensors += [*matrix(f"{at}.kv_a_proj_with_mqa", [80, 192]), (f"{at}.kv_a_layernorm.weight", [64]),
+                    *matrix(f"{at}.kv_b_proj", [4 * 96, 64]), *matrix(f"{at}.o_proj", [192, 4 * 64])]
+    tensors += mlp("model.layers.0.mlp", 128)
+    for e in range(4):
+        tensors += mlp(f"model.layers.1.mlp.experts.{e}", 32)
+    tensors += mlp("model.layers.1.mlp.shared_experts", 64)
+    tensors += [("model.layers.1.mlp.gate.weight", [4, 192]),
+                ("model.layers.1.mlp.gate.e_score_correction_bias", [4], *([correction] if correction else []))]
+    return sorted(tensors + list(more))
+
+
+GPT_OSS = {"model_type": "gpt_oss", "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 8,
+           "intermediate_size": 96, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+def gpt_oss(experts):
+    tensors = [("model.embed_tokens.weight", [32, 64]), ("model.norm.weight", [64]), ("lm_head.weight", [32, 64])]
+    for i in range(2):
+        at = f"model.layers.{i}"
+        tensors += layer(i, 64, 32, biases=True, mlp=())
+        tensors += [(f"{at}.self_attn.o_proj.bias", [64]), (f"{at}.self_attn.sinks", [4]),
+                    (f"{at}.mlp.router.weight", [3, 64]), (f"{at}.mlp.router.bias", [3])]
+        tensors += [(f"{at}.mlp.experts.{name}", *rest) for name, *rest in experts]
+    return sorted(tensors)
+
+
+BLOCKS = [("gate_up_proj_blocks", [3, 192, 2, 16], "U8"), ("gate_up_proj_scales", [3, 192, 2], "U8"), ("gate_up_proj_bias", [3, 192]),
+          ("down_proj_blocks", [3, 64, 3, 16], "U8"), ("down_proj_scales", [3, 64, 3], "U8"), ("down_proj_bias", [3, 64])]
+STACKED = [("gate_proj.weight", [3, 96, 64]), ("gate_proj.bias", [3, 96]), ("up_proj.weight", [3, 96, 64]),
+           ("up_proj.bias", [3, 96]), ("down_proj.weight", [3, 64, 96]), ("down_proj.bias", [3, 64])]
+
+NEMOTRON = {"model_type": "nemotron_h", "rope_theta": None, "hybrid_override_pattern": "MEM*-E", "num_hidden_layers": 6,
+            "attention_bias": False, "mlp_bias": False, "use_bias": False, "layer_norm_epsilon": 1e-5, "mamba_num_heads": 4,
+            "mamba_head_dim": 16, "mamba_proj_bias": False, "ssm_state_size": 24, "conv_kernel": 4, "n_groups": 2,
+            "use_conv_bias": True, "n_routed_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+            "norm_topk_prob": True, "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 96, "n_group": 1, "topk_group": 1,
+            "routed_scaling_factor": 2.5, "time_step_limit": [0.0, {"__float__": "Infinity"}]}
+
+
+def nemotron(conv, kept=(), latent=None):
+    """A convolution of that shape; parameters that keep their type in this one."""
+    size = latent or 64
+    tensors = [("backbone.embeddings.weight", [32, 64]), ("backbone.norm_f.weight", [64]), ("lm_head.weight", [32, 64]),
+               ("mtp.layers.0.norm.weight", [64])]
+    for i, kind in enumerate(NEMOTRON["hybrid_override_pattern"]):
+        at = f"backbone.layers.{i}.mixer"
+        tensors.append((f"backbone.layers.{i}.norm.weight", [64]))
+        if kind == "M":
+            tensors += [(f"{at}.in_proj.weight", [228, 64]), (f"{at}.conv1d.weight", conv), (f"{at}.conv1d.bias", [160]),
+                        (f"{at}.A_log", [4], *kept), (f"{at}.D", [4], *kept), (f"{at}.dt_bias", [4]),
+                        (f"{at}.norm.weight", [64]), (f"{at}.out_proj.weight", [64, 64])]
+        elif kind == "*":
+            tensors += [(f"{at}.{name}_proj.weight", shape) for name, shape in
+                        (("q", [64, 64]), ("k", [32, 64]), ("v", [32, 64]), ("o", [64, 64]))]
+        elif kind == "-":
+            tensors += [(f"{at}.up_proj.weight", [128, 64]), (f"{at}.down_proj.weight", [64, 128])]
+        else:
+            tensors += [(f"{at}.gate.weight", [3, 64]), (f"{at}.gate.e_score_correction_bias", [3], *kept)]
+            for e in range(3):
+                tensors += [(f"{at}.experts.{e}.up_proj.weight", [32, size]), (f"{at}.experts.{e}.down_proj.weight", [size, 32])]
+            tensors += [(f"{at}.shared_experts.up_proj.weight", [96, 64]), (f"{at}.shared_experts.down_proj.weight", [64, 96])]
+            if latent:
+                tensors += [(f"{at}.fc1_latent_proj.weight", [latent, 64]), (f"{at}.fc2_latent_proj.weight", [64, latent])]
+    return sorted(tensors)
+
+
+CASES += [
+    # As DeepSeek publishes it: floats of eight bits, a correction in f32, and a layer that is none of the model's.
+    (DEEPSEEK | FP8 | {"model_type": "deepseek_v3", "torch_dtype": "bfloat16"}, "BF16", 4, 32,
+     deepseek(fp8="F32", correction="F32", more=[("model.layers.61.eh_proj.weight", [192, 384], "F8_E4M3"),
+                                                ("model.layers.61.eh_proj.weight_scale_inv", [2, 3], "F32")])),
+    # Heads that are no whole groups, and queries in one piece.
+    (DEEPSEEK | {"model_type": "kimi_k2", "torch_dtype": "float16", "q_lora_rank": None}, "BF16", 8, 64,
+     deepseek(q_lora=None, correction="F32")),
+    # No type is named; factors of another.
+    (DEEPSEEK | FP8 | {"model_type": "joyai_llm_flash"}, "BF16", 6, 32, deepseek(fp8="BF16")),
+    # As OpenAI publishes it.
+    (GPT_OSS | {"torch_dtype": "bfloat16", "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}},
+     "F32", 4, 64, gpt_oss(BLOCKS)),
+    (GPT_OSS, "F16", 4, 32, gpt_oss(STACKED)),
+    (NEMOTRON | {"torch_dtype": "bfloat16"}, "BF16", 4, 64, nemotron([160, 1, 4], kept=["F32"])),
+    # A convolution that was turned already, and experts of a smaller dimension.
+    (NEMOTRON | {"torch_dtype": "float16", "moe_latent_size": 32}, "F32", 8, 32, nemotron([160, 4, 1], latent=32)),
+]
 
 
 cases = []
 for more, dtype, bits, group_size, tensors in CASES:
     config = BASE | more
+    tensors = [(name, shape, *own, dtype)[:3] for name, shape, *own in tensors]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "config.json").write_text(json.dumps(config))
-        weights = {name: mx.array(values(i, shape)).astype(DTYPES[dtype]) for i, (name, shape) in enumerate(tensors)}
-        mx.save_safetensors(str(folder / "model.safetensors"), weights)
+        write_safetensors(folder / "model.safetensors",
+                          {name: (own, shape, stored(i, shape, own)) for i, (name, shape, own) in enumerate(tensors)})
         loaded, loaded_config = load_model(folder, lazy=True)
         # As mlx_lm.convert does.
         if torch_dtype := config.get("torch_dtype"):
-            to = getattr(mx, torch_dtype)
-            loaded.update(tree_map(lambda p: p.astype(to), loaded.parameters()))
+            to, may = getattr(mx, torch_dtype), getattr(loaded, "cast_predicate", lambda _: True)
+            loaded.update(tree_map_with_path(
+                lambda k, p: p.astype(to) if may(k) and mx.issubdtype(p.dtype, mx.floating) else p, loaded.parameters()))
         with contextlib.redirect_stdout(sys.stderr):
             loaded, loaded_config = quantize_model(loaded, loaded_config, group_size, bits)
         save_config(loaded_config, folder / "out.json")
         written = json.loads((folder / "out.json").read_text())
         quantized = {name: f"{NAMES[p.dtype]} {json.dumps(p.shape)} {hashlib.sha256(raw(p)).hexdigest()}"
                      for name, p in sorted(tree_flatten(loaded.parameters()))}
-    cases.append({"config": config, "dtype": dtype, "bits": bits, "group_size": group_size, "tensors": [f"{name} {json.dumps(shape)}" for name, shape in tensors],
-                  "quantization": written["quantization"], "quantized": quantized})
+    cases.append({
+        "config": config, "dtype": dtype, "bits": bits, "group_size": group_size,
+        "tensors": [f"{name} {json.dumps(shape)}" + (f" {own}" if own != dtype else "") for name, shape, own in tensors],
+        "written": written, "quantized": quantized})
 print(json.dumps({"source": f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}, CPU; make_quantized.py",
                   "cases": cases}, indent=0))

@@ -26,9 +26,10 @@ struct Case {
     dtype: String,
     bits: u32,
     group_size: usize,
-    /// Names and shapes of the checkpoint, in the order that gives their values.
+    /// Names and shapes of the checkpoint, in the order that gives their values; and types, if they are others.
     tensors: Vec<String>,
-    quantization: Value,
+    /// The configuration of the model.
+    written: Value,
     /// Type, shape and hash of each tensor of the model.
     quantized: Map<String, Value>,
 }
@@ -46,37 +47,53 @@ fn case(model_type: &str) -> Case {
     cases().into_iter().find(|case| case.config["model_type"] == model_type).unwrap()
 }
 
-/// Numbers between -1/8 and 1/8 (`SplitMix64`), as `make_quantized.py` makes them.
-fn value(tensor_idx: usize, value_idx: usize) -> f32 {
+/// 40 random bits (`SplitMix64`), as `make_quantized.py` makes them.
+fn random(tensor_idx: usize, value_idx: usize) -> u64 {
     let seed = (value_idx as u64).wrapping_add((tensor_idx as u64) << 32);
     let z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
     let z = z ^ z >> 31;
-    ((z >> 40) as f32 / (1 << 23) as f32 - 1.0) / 8.0
+    z >> 40
 }
 
-fn dtype(name: &str) -> (Dtype, FloatType) {
-    match name {
-        "F32" => (Dtype::F32, FloatType::F32),
-        "F16" => (Dtype::F16, FloatType::F16),
-        "BF16" => (Dtype::BF16, FloatType::BF16),
-        other => panic!("{other}"),
-    }
+/// Numbers between -1/8 and 1/8.
+fn float(float: FloatType, tensor_idx: usize, n_values: usize) -> Vec<u8> {
+    let value = |idx| (random(tensor_idx, idx) as f32 / (1 << 23) as f32 - 1.0) / 8.0;
+    let values: Vec<f32> = (0..n_values).map(value).collect();
+    let mut bytes = vec![0; n_values * float.size_bytes()];
+    float.encode_into(&values, &mut bytes).unwrap();
+    bytes
+}
+
+/// A tensor of a checkpoint.
+#[derive(Clone)]
+struct Tensor {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
 }
 
 impl Case {
-    /// Name, shape and bytes of the tensors of the checkpoint.
-    fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<u8>)> {
-        let (_, float) = dtype(&self.dtype);
+    /// The tensors of the checkpoint.
+    fn tensors(&self) -> Vec<Tensor> {
         let tensors = self.tensors.iter().enumerate().map(|(tensor_idx, line)| {
-            let (name, shape) = line.split_once(' ').unwrap();
+            let (name, rest) = line.split_once(' ').unwrap();
+            let (shape, dtype) = rest.split_at(rest.find(']').unwrap() + 1);
             let shape: Vec<usize> = serde_json::from_str(shape).unwrap();
-            let values: Vec<f32> =
-                (0..shape.iter().product()).map(|idx| float.round(value(tensor_idx, idx))).collect();
-            let mut bytes = vec![0; values.len() * float.size_bytes()];
-            float.encode_into(&values, &mut bytes).unwrap();
-            (name.to_owned(), shape, bytes)
+            let dtype = if dtype.is_empty() { &self.dtype } else { dtype.trim_start() };
+            let n_values = shape.iter().product();
+            let any = || (0..n_values).map(|idx| random(tensor_idx, idx) as u8).collect();
+            let (dtype, bytes) = match dtype {
+                "F32" => (Dtype::F32, float(FloatType::F32, tensor_idx, n_values)),
+                "F16" => (Dtype::F16, float(FloatType::F16, tensor_idx, n_values)),
+                "BF16" => (Dtype::BF16, float(FloatType::BF16, tensor_idx, n_values)),
+                "U8" => (Dtype::U8, any()),
+                "F8_E4M3" => (Dtype::F8_E4M3, any()),
+                other => panic!("{other}"),
+            };
+            Tensor { name: name.to_owned(), dtype, shape, bytes }
         });
         tensors.collect()
     }
@@ -85,22 +102,17 @@ impl Case {
 impl Folder {
     /// The checkpoint of a case, in files of so many tensors.
     fn new(case: &Case, tensors_a_shard: usize) -> Self {
-        Self::of(&case.config, &case.dtype, &case.tensors(), tensors_a_shard)
+        Self::of(&case.config, &case.tensors(), tensors_a_shard)
     }
 
-    fn of(
-        config: &Value,
-        dtype_name: &str,
-        tensors: &[(String, Vec<usize>, Vec<u8>)],
-        tensors_a_shard: usize,
-    ) -> Self {
+    fn of(config: &Value, tensors: &[Tensor], tensors_a_shard: usize) -> Self {
         let folder = Self { dir: tempfile::tempdir().unwrap() };
         fs::create_dir(folder.hf()).unwrap();
         folder.write("config.json", config.to_string().as_bytes());
         let n_shards = tensors.len().div_ceil(tensors_a_shard);
         for (shard_idx, tensors) in tensors.chunks(tensors_a_shard).enumerate() {
-            let views = tensors.iter().map(|(name, shape, bytes)| {
-                (name, TensorView::new(dtype(dtype_name).0, shape.clone(), bytes).unwrap())
+            let views = tensors.iter().map(|Tensor { name, dtype, shape, bytes }| {
+                (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
             });
             let name = match n_shards {
                 1 => "model.safetensors".to_owned(),
@@ -171,25 +183,48 @@ fn every_tensor_is_bit_for_bit_what_mlx_lm_makes_of_it() {
             assert_eq!(found.get(name), Some(wanted), "{model_type}: {name}");
         }
         assert_eq!(found.len(), case.quantized.len(), "{model_type}");
-        let config = json(&folder.out().join("config.json"));
-        assert_eq!(config["quantization"], case.quantization, "{model_type}");
-        assert_eq!(config["quantization_config"], case.quantization, "{model_type}");
-        assert_eq!(config["model_type"], *model_type);
-        let n_quantized = found.keys().filter(|name| name.ends_with(".scales")).count();
-        assert_eq!((report.n_quantized, report.n_parameters), (n_quantized, found.len() - 2 * n_quantized));
+        assert_eq!(json(&folder.out().join("config.json")), case.written, "{model_type}");
+        let count = |suffix| found.keys().filter(|name| name.ends_with(suffix)).count();
+        let (n_quantized, n_biases) = (count(".scales"), count(".biases"));
+        let n_parameters = found.len() - n_quantized - n_biases;
+        assert_eq!((report.n_quantized, report.n_parameters), (n_quantized, n_parameters));
     }
 }
 
 #[test]
 fn shards_on_either_side_change_no_tensor() {
-    let case = case("qwen3_moe");
-    let folder = Folder::new(&case, 3);
-    let report = folder.quantize(case.bits, case.group_size, 10_000).unwrap();
-    assert!(report.n_shards > 2);
+    for model_type in ["qwen3_moe", "gpt_oss", "deepseek_v3"] {
+        let case = case(model_type);
+        let folder = Folder::new(&case, 3);
+        let report = folder.quantize(case.bits, case.group_size, 10_000).unwrap();
+        assert!(report.n_shards > 2);
+        assert_eq!(described(&folder.out()), case.quantized);
+        let index = json(&folder.out().join("model.safetensors.index.json"));
+        assert_eq!(index["metadata"]["total_size"], report.total_bytes);
+        assert_eq!(index["weight_map"].as_object().unwrap().len(), case.quantized.len());
+    }
+}
+
+#[test]
+fn blocks_are_known_by_their_tensors_alone() {
+    let mut case = case("gpt_oss");
+    case.config.as_object_mut().unwrap().remove("quantization_config");
+    let folder = Folder::new(&case, usize::MAX);
+    folder.quantize(case.bits, case.group_size, SHARD_BYTES_DEFAULT).unwrap();
     assert_eq!(described(&folder.out()), case.quantized);
-    let index = json(&folder.out().join("model.safetensors.index.json"));
-    assert_eq!(index["metadata"]["total_size"], report.total_bytes);
-    assert_eq!(index["weight_map"].as_object().unwrap().len(), case.quantized.len());
+    assert_eq!(json(&folder.out().join("config.json")), case.written);
+}
+
+#[test]
+fn a_number_that_json_has_not_is_written_as_mlx_lm_writes_it() {
+    let case = case("nemotron_h");
+    let folder = Folder::new(&case, usize::MAX);
+    let tagged = "{\"__float__\":\"Infinity\"}";
+    let text = case.config.to_string();
+    assert!(text.contains(tagged));
+    folder.write("config.json", text.replace(tagged, "Infinity").as_bytes());
+    folder.quantize(case.bits, case.group_size, SHARD_BYTES_DEFAULT).unwrap();
+    assert_eq!(json(&folder.out().join("config.json")), case.written);
 }
 
 #[test]
@@ -245,9 +280,9 @@ fn a_value_that_is_no_number_is_named_with_its_place() {
     let case = case("llama");
     let mut tensors = case.tensors();
     let name = "model.layers.1.mlp.up_proj.weight";
-    let (_, _, bytes) = tensors.iter_mut().find(|(found, ..)| found == name).unwrap();
-    bytes[200..202].copy_from_slice(&half::bf16::NAN.to_le_bytes());
-    let folder = Folder::of(&case.config, &case.dtype, &tensors, usize::MAX);
+    let tensor = tensors.iter_mut().find(|tensor| tensor.name == name).unwrap();
+    tensor.bytes[200..202].copy_from_slice(&half::bf16::NAN.to_le_bytes());
+    let folder = Folder::of(&case.config, &tensors, usize::MAX);
     let error = folder.error();
     let ConvertError::NotFinite { tensor, value_idx, .. } = error else { panic!("{error}") };
     assert_eq!((tensor.as_str(), value_idx), (name, 100));
@@ -256,18 +291,15 @@ fn a_value_that_is_no_number_is_named_with_its_place() {
 #[test]
 fn experts_that_are_not_all_there_or_not_alike_are_refused() {
     let case = case("mixtral");
-    let of = |tensors: &[(String, Vec<usize>, Vec<u8>)]| {
-        Folder::of(&case.config, &case.dtype, tensors, usize::MAX).error()
-    };
+    let of = |tensors: &[Tensor]| Folder::of(&case.config, tensors, usize::MAX).error();
     let expert = "model.layers.1.block_sparse_moe.experts.1.w2.weight";
     let mut tensors = case.tensors();
-    tensors.retain(|(name, ..)| name != expert);
+    tensors.retain(|tensor| tensor.name != expert);
     let error = of(&tensors);
     assert!(matches!(&error, ConvertError::Experts { wanted: Some(3), found: 2, .. }), "{error}");
 
     let mut tensors = case.tensors();
-    let (_, shape, _) = tensors.iter_mut().find(|(name, ..)| name == expert).unwrap();
-    shape.swap(0, 1);
+    tensors.iter_mut().find(|tensor| tensor.name == expert).unwrap().shape.swap(0, 1);
     let error = of(&tensors);
     assert!(matches!(&error, ConvertError::ExpertShape { tensor, .. } if tensor == expert), "{error}");
 
@@ -275,6 +307,86 @@ fn experts_that_are_not_all_there_or_not_alike_are_refused() {
     more.config["num_local_experts"] = json!(u64::MAX);
     let error = Folder::new(&more, usize::MAX).error();
     assert!(matches!(&error, ConvertError::Experts { found: 3, .. }), "{error}");
+}
+
+/// The error of a case of which one tensor is another.
+#[track_caller]
+fn error_with(model_type: &str, name: &str, change: impl FnOnce(&mut Tensor)) -> ConvertError {
+    let case = case(model_type);
+    let mut tensors = case.tensors();
+    change(tensors.iter_mut().find(|tensor| tensor.name == name).unwrap());
+    Folder::of(&case.config, &tensors, usize::MAX).error()
+}
+
+/// Takes away a row of those that it counts in that dimension.
+fn shorten(axis: usize) -> impl FnOnce(&mut Tensor) {
+    move |tensor| {
+        let n_bytes = tensor.bytes.len();
+        tensor.bytes.truncate(n_bytes - n_bytes / tensor.shape[axis]);
+        tensor.shape[axis] -= 1;
+    }
+}
+
+#[test]
+fn floats_of_eight_bits_without_factors_that_fit_are_refused() {
+    let scales = "model.layers.1.self_attn.o_proj.weight_scale_inv";
+    let error = error_with("deepseek_v3", scales, |tensor| "scales".clone_into(&mut tensor.name));
+    assert!(matches!(&error, ConvertError::MissingTensor { tensor, .. } if tensor == scales), "{error}");
+    let error = error_with("deepseek_v3", scales, shorten(0));
+    assert!(matches!(&error, ConvertError::CheckpointShape { tensor, .. } if tensor == scales), "{error}");
+    let error = error_with("deepseek_v3", scales, |tensor| {
+        tensor.dtype = Dtype::U32;
+    });
+    assert!(matches!(&error, ConvertError::TensorDtype { tensor, .. } if tensor == scales), "{error}");
+    for config in [
+        json!({"quant_method": "fp8", "weight_block_size": [32, 32], "scale_fmt": "ue8m0"}),
+        json!({"quant_method": "gptq"}),
+    ] {
+        let mut case = case("deepseek_v3");
+        case.config["quantization_config"] = config;
+        let error = Folder::new(&case, usize::MAX).error();
+        assert!(matches!(error, ConvertError::Quantized { field: "quantization_config", .. }), "{error}");
+    }
+    // Other families have no such floats.
+    let error = error_with("llama", "model.norm.weight", |tensor| {
+        tensor.dtype = Dtype::F8_E4M3;
+        tensor.bytes.truncate(64);
+    });
+    assert!(matches!(error, ConvertError::TensorDtype { .. }), "{error}");
+}
+
+#[test]
+fn keys_and_values_of_heads_that_config_json_does_not_count_are_refused() {
+    for (field, value) in [
+        ("num_attention_heads", json!(3)),
+        ("qk_nope_head_dim", json!(0)),
+        ("v_head_dim", json!(u64::MAX)),
+        ("num_attention_heads", json!(u64::MAX)),
+    ] {
+        let mut case = case("kimi_k2");
+        case.config[field] = value;
+        let error = Folder::new(&case, usize::MAX).error();
+        let ConvertError::CheckpointShape { tensor, .. } = &error else { panic!("{field}: {error}") };
+        assert!(tensor.ends_with("kv_b_proj.weight"), "{tensor}");
+    }
+}
+
+#[test]
+fn blocks_that_are_not_whole_are_refused() {
+    let [blocks, scales, bias] =
+        ["blocks", "scales", "bias"].map(|part| format!("model.layers.1.mlp.experts.gate_up_proj_{part}"));
+    let error = error_with("gpt_oss", &scales, |tensor| "scales".clone_into(&mut tensor.name));
+    assert!(matches!(&error, ConvertError::MissingTensor { tensor, .. } if *tensor == scales), "{error}");
+    let error = error_with("gpt_oss", &blocks, |tensor| tensor.dtype = Dtype::I8);
+    assert!(matches!(&error, ConvertError::TensorDtype { tensor, .. } if *tensor == blocks), "{error}");
+    for (name, axis) in [(&blocks, 1), (&blocks, 3), (&scales, 2), (&bias, 1)] {
+        let error = error_with("gpt_oss", name, shorten(axis));
+        assert!(matches!(&error, ConvertError::CheckpointShape { tensor, .. } if tensor == name), "{error}");
+    }
+    // Floats in the order of PyTorch, which mlx-lm does not load either.
+    let plain = "model.layers.1.mlp.experts.gate_up_proj";
+    let error = error_with("gpt_oss", &bias, |tensor| plain.clone_into(&mut tensor.name));
+    assert!(matches!(&error, ConvertError::UnknownTensor { tensor, .. } if tensor == plain), "{error}");
 }
 
 #[test]

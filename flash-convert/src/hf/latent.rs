@@ -1,0 +1,49 @@
+//! Latent attention of DeepSeek-V3: what makes keys and values of all heads is one matrix in checkpoints, and two stacks in
+//! the model.
+
+use flash_io::{Catalog, Tensor};
+use serde_json::{Map, Value};
+
+use super::checkpoint;
+use super::parameter::{Content, Parameter, Piece, Rows};
+use crate::error::ConvertError;
+
+const MATRIX: &str = ".self_attn.kv_b_proj.weight";
+
+/// Fields of config.json, and what they are where it does not say.
+const N_HEADS: (&str, u64) = ("num_attention_heads", 32);
+const NOPE_DIM: (&str, u64) = ("qk_nope_head_dim", 128);
+const V_DIM: (&str, u64) = ("v_head_dim", 128);
+
+/// What a tensor becomes, none if it is another: of the rows of each head those of the key, turned, and those of the value.
+pub(super) fn parameters(
+    catalog: &Catalog,
+    config: &Map<String, Value>,
+    tensor: &Tensor,
+    content: &Content,
+) -> Result<Option<Vec<Parameter>>, ConvertError> {
+    let Some(layer) = tensor.name.strip_suffix(MATRIX) else { return Ok(None) };
+    let Content::Floats { float, pieces } = content else { return Ok(None) };
+    let Some(Piece { stored, .. }) = pieces.first() else { return Ok(None) };
+    let field = |(name, default): (&str, u64)| config.get(name).and_then(Value::as_u64).unwrap_or(default);
+    let [n_heads, nope_dim, v_dim] = [N_HEADS, NOPE_DIM, V_DIM].map(field);
+    let n_rows = nope_dim.checked_add(v_dim).and_then(|head_dim| head_dim.checked_mul(n_heads));
+    let n_cols = match *tensor.shape.as_slice() {
+        [found, n_cols] if nope_dim > 0 && v_dim > 0 && n_rows == Some(found) => n_cols,
+        _ => {
+            let wanted = format!("[{n_heads} · ({nope_dim} + {v_dim}), latent]");
+            return Err(checkpoint::misshapen(catalog, tensor, wanted));
+        }
+    };
+    let stack = |name: &str, first: u64, count: u64, is_transposed: bool| {
+        let piece = |head_idx: u64| {
+            let first = head_idx * (nope_dim + v_dim) + first;
+            let rows = Rows { first, count, step: 1, n_cols, is_transposed };
+            Piece { tensor: tensor.clone(), stored: stored.clone(), rows }
+        };
+        let shape = if is_transposed { vec![n_heads, n_cols, count] } else { vec![n_heads, count, n_cols] };
+        let content = Content::Floats { float: *float, pieces: (0..n_heads).map(piece).collect() };
+        Parameter { name: format!("{layer}.self_attn.{name}.weight"), shape, content }
+    };
+    Ok(Some(vec![stack("embed_q", 0, nope_dim, true), stack("unembed_out", nope_dim, v_dim, false)]))
+}

@@ -1,0 +1,165 @@
+//! Which parameters a model has, by the tensors of its checkpoint.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use flash_io::{Catalog, Dtype, Tensor};
+use flash_kernels::FloatType;
+use serde_json::{Map, Value};
+
+use super::checkpoint::{self, HEAD};
+use super::family::{Family, Own};
+use super::parameter::{Content, Parameter, Piece, Stored};
+use super::{blocks, fp8, latent};
+use crate::error::ConvertError;
+
+/// How a layer is called, before its number.
+const LAYERS: &str = "model.layers.";
+
+/// What it is that makes parameters of tensors.
+#[derive(Debug)]
+pub(super) struct Sanitizer<'a> {
+    dir: &'a Path,
+    catalog: &'a Catalog,
+    config: &'a Map<String, Value>,
+    family: &'a Family,
+    /// The type of all floats, if config.json names one.
+    float: Option<FloatType>,
+    is_tied: bool,
+}
+
+impl<'a> Sanitizer<'a> {
+    pub(super) fn new(
+        dir: &'a Path,
+        catalog: &'a Catalog,
+        config: &'a Map<String, Value>,
+        family: &'a Family,
+    ) -> Self {
+        let float = match config.get("torch_dtype").and_then(Value::as_str) {
+            Some("float32") => Some(FloatType::F32),
+            Some("float16") => Some(FloatType::F16),
+            Some("bfloat16") => Some(FloatType::BF16),
+            _ => None,
+        };
+        let says_tied = config.get("tie_word_embeddings").and_then(Value::as_bool);
+        let is_tied = family.is_tied.is_some_and(|default| says_tied.unwrap_or(default));
+        Self { dir, catalog, config, family, float, is_tied }
+    }
+
+    /// All of them, in any order.
+    pub(super) fn parameters(&self) -> Result<Vec<Parameter>, ConvertError> {
+        let mut parameters = Vec::new();
+        let mut stacks: BTreeMap<String, BTreeMap<usize, &Tensor>> = BTreeMap::new();
+        for tensor in self.catalog.tensors().filter(|tensor| !self.drops(&tensor.name)) {
+            let stacked = self.family.experts.as_ref().and_then(|experts| experts.stacked(&tensor.name));
+            match stacked {
+                Some((name, expert_idx)) => {
+                    stacks.entry(name).or_default().insert(expert_idx, tensor);
+                }
+                None => parameters.extend(self.become_of(tensor)?),
+            }
+        }
+        for (name, experts) in stacks {
+            parameters.push(self.stack(name, experts)?);
+        }
+        Ok(parameters)
+    }
+
+    /// Whether a tensor is no parameter of the model.
+    fn drops(&self, name: &str) -> bool {
+        self.family.drops(name)
+            || self.is_tied && name == HEAD
+            || self.family.own == Own::Latent && (fp8::is_scales(name) || self.is_behind(name))
+    }
+
+    /// Whether a layer is none of the model but one behind it, which predicts further tokens.
+    fn is_behind(&self, name: &str) -> bool {
+        let n_layers = self.config.get("num_hidden_layers").and_then(Value::as_u64);
+        let layer_idx =
+            name.strip_prefix(LAYERS).and_then(|rest| rest.split('.').next()?.parse::<u64>().ok());
+        n_layers.zip(layer_idx).is_some_and(|(n_layers, layer_idx)| layer_idx >= n_layers)
+    }
+
+    /// What a tensor becomes that is not one of many.
+    fn become_of(&self, tensor: &Tensor) -> Result<Vec<Parameter>, ConvertError> {
+        let Tensor { name, shape, .. } = tensor;
+        let cut = match self.family.own {
+            Own::Blocks => self.typed(blocks::parameters(self.catalog, tensor)?),
+            Own::Latent => {
+                let content = self.floats(name, &[tensor])?;
+                latent::parameters(self.catalog, self.config, tensor, &content)?
+            }
+            Own::Nothing | Own::Convolutions => None,
+        };
+        if let Some(parameters) = cut {
+            return Ok(parameters);
+        }
+        let mut shape = shape.clone();
+        if self.family.own == Own::Convolutions
+            && name.contains("conv1d.weight")
+            && let &[n_channels, 1, n_taps] = shape.as_slice()
+        {
+            // The numbers stay where they are.
+            shape = vec![n_channels, n_taps, 1];
+        }
+        Ok(vec![Parameter { name: name.clone(), shape, content: self.floats(name, &[tensor])? }])
+    }
+
+    /// The same parameters, of the type of all floats.
+    fn typed(&self, mut parameters: Option<Vec<Parameter>>) -> Option<Vec<Parameter>> {
+        for parameter in parameters.iter_mut().flatten() {
+            if let (Content::Floats { float, .. }, Some(wanted)) = (&mut parameter.content, self.float) {
+                *float = wanted;
+            }
+        }
+        parameters
+    }
+
+    /// The numbers of one tensor, or of several that are alike, for a parameter of that name.
+    fn floats(&self, name: &str, tensors: &[&Tensor]) -> Result<Content, ConvertError> {
+        let piece = |tensor: &&Tensor| Ok(Piece::whole(tensor, self.stored(tensor)?));
+        let pieces = tensors.iter().map(piece).collect::<Result<Vec<_>, ConvertError>>()?;
+        let stored = match pieces.first().map(|piece| &piece.stored) {
+            Some(Stored::Float(float)) => *float,
+            _ => fp8::PRODUCT,
+        };
+        let wanted = self.float.filter(|_| !self.family.keeps_type(name));
+        Ok(Content::Floats { float: wanted.unwrap_or(stored), pieces })
+    }
+
+    /// How a tensor is stored.
+    fn stored(&self, tensor: &Tensor) -> Result<Stored, ConvertError> {
+        match tensor.dtype {
+            Dtype::F8E4M3 if self.family.own == Own::Latent => {
+                Ok(Stored::Fp8 { scales: fp8::scales_of(self.catalog, tensor)? })
+            }
+            _ => Ok(Stored::Float(checkpoint::float(self.catalog, tensor)?)),
+        }
+    }
+
+    /// The tensors of all experts as one.
+    fn stack(&self, name: String, experts: BTreeMap<usize, &Tensor>) -> Result<Parameter, ConvertError> {
+        let field = self.family.experts.as_ref().map_or("", |experts| experts.count);
+        let wanted = self.config.get(field).and_then(Value::as_u64);
+        let found = experts.len() as u64;
+        // Those that are there are the first ones if the last has the highest number.
+        let last = experts.keys().next_back().map_or(0, |last| *last as u64 + 1);
+        if last != found || wanted != Some(found) {
+            let path = self.dir.to_owned();
+            return Err(ConvertError::Experts { path, parameter: name, field, wanted, found });
+        }
+        let tensors: Vec<&Tensor> = experts.into_values().collect();
+        let first = tensors[0];
+        if let Some(other) = tensors.iter().find(|t| t.shape != first.shape || t.dtype != first.dtype) {
+            return Err(ConvertError::ExpertShape {
+                path: self.dir.to_owned(),
+                tensor: other.name.clone(),
+                wanted: first.shape.clone(),
+                found: other.shape.clone(),
+            });
+        }
+        let shape = [&[found], &first.shape[..]].concat();
+        let content = self.floats(&name, &tensors)?;
+        Ok(Parameter { name, shape, content })
+    }
+}
