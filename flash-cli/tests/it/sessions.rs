@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -12,6 +12,9 @@ use crate::support::{assert_refused, flash_cli, json, output, stderr, stdout};
 
 /// How often a run is killed; `FLASH_KILLS` says otherwise.
 const KILLS: usize = 20;
+
+/// Its multiples are spread evenly behind the point, however many there are.
+const GOLDEN_RATIO: f64 = 1.618_033_988_749_895;
 
 /// A model, and a folder for caches beside it.
 fn kv_dir(tiny: &Tiny) -> String {
@@ -218,9 +221,18 @@ fn a_disk_that_gets_full_ends_a_text_with_the_reason_and_keeps_what_was_said() {
 
 #[test]
 fn killed_at_any_moment_a_session_opens_and_goes_on_with_tokens_of_its_own() {
-    let tiny = Tiny::new(2);
+    kill(&Tiny::new(2));
+}
+
+#[test]
+fn killed_at_any_moment_a_session_of_states_goes_on_from_a_save() {
+    kill(&Tiny::recurrent());
+}
+
+/// Kills runs of a session, and looks each time whether it goes on.
+fn kill(tiny: &Tiny) {
     let kills = std::env::var("FLASH_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
-    let kv_dir = kv_dir(&tiny);
+    let kv_dir = kv_dir(tiny);
     let command = |prompt: &str, max_tokens: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flash-cli"));
         command.args([
@@ -238,12 +250,18 @@ fn killed_at_any_moment_a_session_opens_and_goes_on_with_tokens_of_its_own() {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    let mut wait_ms = 0;
+    // A little more than a whole run takes: what it saves at its end is to be killed, too.
+    let whole = (0..2).map(|_| {
+        let begun = Instant::now();
+        assert!(command(&words(60), "400").output().unwrap().status.success());
+        begun.elapsed()
+    });
+    let longest = whole.min().unwrap() * 9 / 8;
+    kv(tiny, &["rm", "a"]);
     for round in 0..kills {
         let mut child = command(&words(60), "400").spawn().unwrap();
-        // No two rounds end at the same moment.
-        wait_ms = (wait_ms * 7 + 13 + round as u64) % 150;
-        thread::sleep(Duration::from_millis(5 + wait_ms));
+        // No two rounds end at the same moment, and they are spread evenly.
+        thread::sleep(longest.mul_f64((round as f64 * GOLDEN_RATIO).fract()));
         child.kill().unwrap();
         child.wait().unwrap();
         let said = command("7", "1").output().unwrap();
@@ -256,11 +274,11 @@ fn killed_at_any_moment_a_session_opens_and_goes_on_with_tokens_of_its_own() {
         let (last, before) = ids.split_last().unwrap();
         if round % 5 == 0 || ids.len() > 1400 {
             let text = before.iter().map(|id| word(*id)).collect::<Vec<_>>().join(" ");
-            let alone = run(&tiny, &["--ignore-eos", "--max-tokens", "1", "--prompt", &text]);
+            let alone = run(tiny, &["--ignore-eos", "--max-tokens", "1", "--prompt", &text]);
             assert_eq!(alone["token_ids"][0], *last, "round {round}");
         }
         if ids.len() > 1400 {
-            kv(&tiny, &["rm", "a"]);
+            kv(tiny, &["rm", "a"]);
         }
     }
 }

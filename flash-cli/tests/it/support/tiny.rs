@@ -1,4 +1,4 @@
-//! A model made by hand: a Llama of a few layers with random weights, and a tokenizer of whole words.
+//! Models made by hand: a Llama of a few layers and a Nemotron-H with random weights, and a tokenizer of whole words.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,6 +10,9 @@ const HIDDEN: u64 = 64;
 const INTERMEDIATE: u64 = 128;
 const KV: u64 = 32;
 const VOCABULARY: u64 = 64;
+
+/// Of Mamba-2: heads, what each has, groups of them, numbers of a state, and taps of the convolution.
+const MAMBA: [u64; 5] = [4, 16, 2, 16, 4];
 
 /// The longest context.
 pub(crate) const CONTEXT_TOKENS: usize = 2048;
@@ -36,11 +39,20 @@ pub(crate) struct Tensor {
 impl Tiny {
     /// A model that runs.
     pub(crate) fn new(n_layers: usize) -> Self {
+        Self::of(&config(n_layers), &tensors(n_layers))
+    }
+
+    /// A model that runs, two of whose four layers keep a state instead of keys and values.
+    pub(crate) fn recurrent() -> Self {
+        Self::of(&recurrent_config(), &recurrent_tensors())
+    }
+
+    fn of(config: &Value, tensors: &[Tensor]) -> Self {
         let tiny = Self { dir: tempfile::tempdir().unwrap() };
-        tiny.write_json("config.json", &config(n_layers));
+        tiny.write_json("config.json", config);
         tiny.write_json("tokenizer.json", &tokenizer());
         tiny.write("chat_template.jinja", CHAT_TEMPLATE.as_bytes());
-        tiny.write("model.safetensors", &shard(&tensors(n_layers)));
+        tiny.write("model.safetensors", &shard(tensors));
         tiny
     }
 
@@ -86,6 +98,32 @@ fn config(n_layers: usize) -> Value {
     })
 }
 
+fn recurrent_config() -> Value {
+    let [heads, head_dim, groups, state_dim, taps] = MAMBA;
+    json!({
+        "model_type": "nemotron_h",
+        "hybrid_override_pattern": "M*-M",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "attention_bias": false,
+        "mlp_bias": false,
+        "use_bias": false,
+        "mamba_num_heads": heads,
+        "mamba_head_dim": head_dim,
+        "mamba_proj_bias": false,
+        "n_groups": groups,
+        "ssm_state_size": state_dim,
+        "conv_kernel": taps,
+        "use_conv_bias": false,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": CONTEXT_TOKENS,
+        "layer_norm_epsilon": 1e-5,
+        "eos_token_id": 1,
+    })
+}
+
 fn tokenizer() -> Value {
     let numbers = (WORDS.len() as u64..VOCABULARY).map(|number| number.to_string());
     let words = WORDS.map(str::to_owned).into_iter().chain(numbers);
@@ -125,6 +163,41 @@ pub(crate) fn tensors(n_layers: usize) -> Vec<Tensor> {
         }
     }
     tensors.push(ones("model.norm.weight".to_owned()));
+    tensors
+}
+
+fn recurrent_tensors() -> Vec<Tensor> {
+    let [heads, head_dim, groups, state_dim, taps] = MAMBA;
+    let inner = heads * head_dim;
+    let convolved = inner + 2 * groups * state_dim;
+    let mamba: &[(&str, &[u64])] = &[
+        ("in_proj.weight", &[inner + convolved + heads, HIDDEN]),
+        ("conv1d.weight", &[convolved, taps, 1]),
+        ("A_log", &[heads]),
+        ("D", &[heads]),
+        ("dt_bias", &[heads]),
+        ("norm.weight", &[inner]),
+        ("out_proj.weight", &[HIDDEN, inner]),
+    ];
+    let attention: &[(&str, &[u64])] = &[
+        ("q_proj.weight", &[HIDDEN, HIDDEN]),
+        ("k_proj.weight", &[KV, HIDDEN]),
+        ("v_proj.weight", &[KV, HIDDEN]),
+        ("o_proj.weight", &[HIDDEN, HIDDEN]),
+    ];
+    let mlp: &[(&str, &[u64])] =
+        &[("up_proj.weight", &[INTERMEDIATE, HIDDEN]), ("down_proj.weight", &[HIDDEN, INTERMEDIATE])];
+    let mut random = Random(1);
+    let mut tensors = vec![random.tensor("backbone.embeddings.weight".to_owned(), &[VOCABULARY, HIDDEN])];
+    for (layer_idx, mixer) in [mamba, attention, mlp, mamba].into_iter().enumerate() {
+        let layer = format!("backbone.layers.{layer_idx}");
+        tensors.push(ones(format!("{layer}.norm.weight")));
+        for (name, shape) in mixer {
+            tensors.push(random.tensor(format!("{layer}.mixer.{name}"), shape));
+        }
+    }
+    tensors.push(ones("backbone.norm_f.weight".to_owned()));
+    tensors.push(random.tensor("lm_head.weight".to_owned(), &[VOCABULARY, HIDDEN]));
     tensors
 }
 
