@@ -32,6 +32,7 @@ impl FloatType {
     }
 
     /// The value nearest to `value` that this type can hold (ties to even; out of range becomes infinite).
+    #[inline]
     pub fn round(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,

@@ -64,12 +64,48 @@ impl Scales {
 
     /// The numbers that `codes` are, from `first` of the piece on.
     pub(super) fn decode(&self, rows: Rows, first: u64, codes: &[u8], out: &mut [f32]) {
-        let mut place = rows.place(first);
-        for (value, code) in out.iter_mut().zip(codes) {
-            let (row, col) = place;
+        let (mut codes, mut out, mut first) = (codes, out, first);
+        while !codes.is_empty() {
+            let (row, col) = rows.place(first);
+            // As far as a block goes, and then as a row or column.
+            let run = if rows.is_transposed {
+                let idx = (row - rows.first) / rows.step;
+                (rows.count - idx).min((BLOCK - row % BLOCK).div_ceil(rows.step))
+            } else {
+                (rows.n_cols - col).min(BLOCK - col % BLOCK)
+            };
+            let len = codes.len().min(run as usize);
             let scale = self.values[(row / BLOCK * self.n_cols + col / BLOCK) as usize];
-            *value = PRODUCT.round(e4m3(*code) * scale);
-            place = rows.next(place);
+            for (value, code) in out[..len].iter_mut().zip(&codes[..len]) {
+                *value = PRODUCT.round(e4m3(*code) * scale);
+            }
+            (codes, out, first) = (&codes[len..], &mut out[len..], first + run);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_number_has_the_factor_of_its_block() {
+        let scales = Scales { values: (1..=12).map(|scale| scale as f32).collect(), n_cols: 3 };
+        // Some of a matrix of 500 rows and 300 columns.
+        for (first, count, step, is_transposed) in
+            [(0, 500, 1, false), (120, 200, 1, true), (3, 140, 3, true)]
+        {
+            let rows = Rows { first, count, step, n_cols: 300, is_transposed };
+            let codes: Vec<u8> = (0..count * 300).map(|idx| idx as u8).collect();
+            for from in [0, 1, 40_000] {
+                let mut found = vec![0.0; codes.len() - from];
+                scales.decode(rows, from as u64, &codes[from..], &mut found);
+                let wanted = (from..codes.len()).map(|idx| {
+                    let (row, col) = rows.place(idx as u64);
+                    e4m3(codes[idx]) * (1 + row / 128 * 3 + col / 128) as f32
+                });
+                assert!(found.into_iter().eq(wanted), "{rows:?} from {from}");
+            }
         }
     }
 }
