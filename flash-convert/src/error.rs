@@ -194,7 +194,7 @@ pub enum ConvertError {
         idx: Option<u64>,
     },
     /// Two tensors that would have one name.
-    #[error("{path}: two tensors of the copy would be called {tensor:?}")]
+    #[error("{path}: two tensors of what is made of it would be called {tensor:?}")]
     Twice {
         /// The directory.
         path: PathBuf,

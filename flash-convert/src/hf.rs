@@ -5,6 +5,7 @@ mod checkpoint;
 mod family;
 mod fp8;
 mod gather;
+mod int4;
 mod latent;
 mod parameter;
 mod plan;

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! [`Checkpoint`] quantises directories of safetensors as Hugging Face has them, bit for bit as mlx-lm does: of floats, of the
-//! 8-bit floats of DeepSeek-V3, or with the experts of `gpt_oss` in mxfp4.
+//! 8-bit floats of DeepSeek-V3, with the experts of Kimi K2 in integers of 4 bits, or with those of `gpt_oss` in mxfp4.
 //!
 //! [`PackPlan`] copies mixtures of experts so that each expert lies in one place.
 //!

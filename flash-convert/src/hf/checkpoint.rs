@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::family::{self, Family, Own};
 use super::parameter::Parameter;
 use super::sanitize::Sanitizer;
-use super::{blocks, fp8};
+use super::{blocks, fp8, int4};
 use crate::error::ConvertError;
 
 const CONFIG: &str = "config.json";
@@ -32,8 +32,8 @@ pub struct Checkpoint {
     pub(super) catalog: Catalog,
     pub(super) config: Map<String, Value>,
     pub(super) family: &'static Family,
-    /// Whether some of it is quantised already, and stays so: [`blocks`].
-    pub(super) is_packed: bool,
+    /// How some of it is quantised already, and stays so, as config.json will say it.
+    pub(super) packing: Option<Value>,
     /// In the order of execution.
     pub(super) parameters: Vec<Parameter>,
 }
@@ -52,7 +52,7 @@ impl Checkpoint {
             found: model_type.to_owned(),
             known: family::KNOWN,
         })?;
-        let is_packed = check_quantization(&path, &config, family)?;
+        let packing = check_quantization(&path, &config, family)?;
         let generation = dir.join(GENERATION_CONFIG);
         if generation.exists()
             && let Some(eos) = read_json(&generation)?.remove("eos_token_id")
@@ -65,22 +65,31 @@ impl Checkpoint {
         let sanitizer = Sanitizer::new(dir, &catalog, &config, family);
         let mut parameters = sanitizer.parameters()?;
         parameters.sort_by_cached_key(|parameter| place(&parameter.name));
-        let is_packed = is_packed || parameters.iter().any(Parameter::is_packed);
-        Ok(Self { dir: dir.to_owned(), catalog, config, family, is_packed, parameters })
+        if let Some([first, _]) = parameters.array_windows().find(|[first, second]| first.name == second.name)
+        {
+            return Err(ConvertError::Twice { path: dir.to_owned(), tensor: first.name.clone() });
+        }
+        let packing = packing.or_else(|| parameters.iter().find_map(Parameter::packing));
+        Ok(Self { dir: dir.to_owned(), catalog, config, family, packing, parameters })
     }
 }
 
-/// Checks what the model says of its quantisation. Returns whether some of it is in mxfp4, and stays so.
+/// Checks what the model says of its quantisation. Returns how what stays so is quantised.
 fn check_quantization(
     path: &Path,
     config: &Map<String, Value>,
     family: &Family,
-) -> Result<bool, ConvertError> {
+) -> Result<Option<Value>, ConvertError> {
     for field in QUANTIZED {
         let Some(found) = config.get(field).filter(|found| !found.is_null()) else { continue };
         match family.own {
-            Own::Blocks if field == PUBLISHED && blocks::is_configured(found) => return Ok(true),
-            Own::Latent if field == PUBLISHED && fp8::is_configured(found) => return Ok(false),
+            Own::Blocks if field == PUBLISHED && blocks::is_configured(found) => {
+                return Ok(Some(blocks::quantization()));
+            }
+            Own::Latent if field == PUBLISHED && fp8::is_configured(found) => return Ok(None),
+            Own::Latent if field == PUBLISHED && int4::is_configured(found) => {
+                return Ok(Some(int4::quantization()));
+            }
             _ => {
                 let method = METHODS.iter().find_map(|method| found.get(method)?.as_str());
                 let (path, method) = (path.to_owned(), method.unwrap_or("unnamed").to_owned());
@@ -88,7 +97,7 @@ fn check_quantization(
             }
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// How the values of a tensor of floats are stored.

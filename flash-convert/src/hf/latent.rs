@@ -4,8 +4,8 @@
 use flash_io::{Catalog, Tensor};
 use serde_json::{Map, Value};
 
-use super::checkpoint;
 use super::parameter::{Content, Parameter, Piece, Rows};
+use super::{checkpoint, int4};
 use crate::error::ConvertError;
 
 const MATRIX: &str = ".self_attn.kv_b_proj.weight";
@@ -22,8 +22,13 @@ pub(super) fn parameters(
     tensor: &Tensor,
     content: &Content,
 ) -> Result<Option<Vec<Parameter>>, ConvertError> {
-    let Some(layer) = tensor.name.strip_suffix(MATRIX) else { return Ok(None) };
-    let Content::Floats { float, pieces } = content else { return Ok(None) };
+    let name = int4::matrix(&tensor.name).unwrap_or(&tensor.name);
+    let Some(layer) = name.strip_suffix(MATRIX) else { return Ok(None) };
+    let Content::Floats { float, pieces } = content else {
+        // Columns would become rows, whose groups are others.
+        let (path, tensor, found) = (checkpoint::path_of(catalog, tensor), tensor.name.clone(), tensor.dtype);
+        return Err(ConvertError::TensorDtype { path, tensor, found });
+    };
     let Some(Piece { stored, .. }) = pieces.first() else { return Ok(None) };
     let field = |(name, default): (&str, u64)| config.get(name).and_then(Value::as_u64).unwrap_or(default);
     let [n_heads, nope_dim, v_dim] = [N_HEADS, NOPE_DIM, V_DIM].map(field);

@@ -2,6 +2,9 @@
 
 use flash_io::Tensor;
 use flash_kernels::{Affine, FloatType};
+use serde_json::Value;
+
+use super::{blocks, int4};
 
 /// A parameter of the model, and what it is made of.
 #[derive(Debug, Clone)]
@@ -19,6 +22,9 @@ pub(super) enum Content {
     Floats { float: FloatType, pieces: Vec<Piece> },
     /// Codes and scales of mxfp4, which stay what they are.
     Mxfp4(Box<[Piece; 2]>),
+    /// Codes of four bits, which stay what they are, those of one piece behind those of the other; scales are rounded to
+    /// `float`, and biases made of them: `int4.rs`.
+    Int4 { float: FloatType, pieces: Vec<Piece> },
 }
 
 /// Numbers of a tensor that follow each other in a parameter.
@@ -35,6 +41,10 @@ pub(super) enum Stored {
     Float(FloatType),
     /// Floats of eight bits (e4m3), with a factor for each block of the matrix: `fp8.rs`.
     Fp8 {
+        scales: Tensor,
+    },
+    /// Words of codes of four bits, with a scale for each group: `int4.rs`.
+    Int4 {
         scales: Tensor,
     },
     /// Bytes that are not looked into.
@@ -61,7 +71,27 @@ impl Parameter {
 
     /// Whether it stays as it was quantised.
     pub(super) const fn is_packed(&self) -> bool {
-        matches!(self.content, Content::Mxfp4(_))
+        matches!(self.content, Content::Mxfp4(_) | Content::Int4 { .. })
+    }
+
+    /// How it was quantised, as config.json says it, if it stays so.
+    pub(super) fn packing(&self) -> Option<Value> {
+        match self.content {
+            Content::Floats { .. } => None,
+            Content::Mxfp4(_) => Some(blocks::quantization()),
+            Content::Int4 { .. } => Some(int4::quantization()),
+        }
+    }
+}
+
+impl Content {
+    /// The shape of the values of a tensor that has this one.
+    pub(super) fn shape(&self, stored: &[u64]) -> Vec<u64> {
+        let mut shape = stored.to_vec();
+        if let (Self::Int4 { .. }, Some(n_words)) = (self, shape.last_mut()) {
+            *n_words *= u64::from(u32::BITS / int4::BITS);
+        }
+        shape
     }
 }
 
@@ -86,6 +116,7 @@ impl Stored {
         match self {
             Self::Float(float) => float.size_bytes(),
             Self::Fp8 { .. } | Self::Bytes => 1,
+            Self::Int4 { .. } => size_of::<u32>(),
         }
     }
 }

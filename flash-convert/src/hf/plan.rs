@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::checkpoint::Checkpoint;
 use super::parameter::{Content, Parameter};
-use super::{blocks, stream};
+use super::{int4, stream};
 use crate::conversion::Progress;
 use crate::error::ConvertError;
 use crate::scratch::Scratch;
@@ -70,7 +70,7 @@ impl Checkpoint {
     /// Decides what becomes of each tensor: what `mlx_lm.convert(quantize=True)` makes of it, bit for bit.
     ///
     /// Matrices whose rows are whole groups are quantised, and the routers of some mixtures of experts at 8 bits or not at
-    /// all; experts that are published in mxfp4 stay in it, and floats of 8 bits are multiplied out first. Everything else
+    /// all; what is published in mxfp4 or with integers of 4 bits stays so, and floats of 8 bits are multiplied out first. Everything else
     /// stays as it is. Floats have the type that config.json names as `torch_dtype`, or else that in which they are stored.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Checkpoint {
             |bits, group_size| Affine::new(bits, group_size).map_err(|fault| ConvertError::Target { fault });
         let common = affine(bits, group_size)?;
         let params = json!({"group_size": group_size, "bits": bits, "mode": "affine"});
-        let mut quantization = if self.is_packed { blocks::quantization() } else { params.clone() };
+        let mut quantization = self.packing.as_ref().unwrap_or(&params).clone();
         let mut packing = Packing::new(shard_bytes_max);
         let mut parameters = Vec::with_capacity(self.parameters.len());
         for parameter in &self.parameters {
@@ -101,7 +101,7 @@ impl Checkpoint {
                     parameter.is_matrix(own).then_some(own)
                 }
                 (Some(module), None) => {
-                    if self.is_packed {
+                    if self.packing.is_some() {
                         // What holds for all is said of what is packed.
                         quantization[module] = params.clone();
                     }
@@ -183,12 +183,16 @@ fn parts(parameter: &Parameter, affine: Option<Affine>) -> Vec<Part> {
             let n_groups = n_cols / Mx::Fp4.group_size() as u64;
             vec![words(Mx::Fp4.bits()), part(&scales, "U8", Some(n_groups), size_of::<u8>())]
         }
-        Content::Floats { float, .. } => {
+        Content::Floats { float, .. } | Content::Int4 { float, .. } => {
             let (dtype, float_bytes) = (shards::dtype(*float), float.size_bytes());
-            let Some(affine) = affine else { return vec![part(name, dtype, None, float_bytes)] };
-            let n_groups = Some(n_cols / affine.group_size() as u64);
+            let (bits, group_size) = match (affine, content) {
+                (Some(affine), _) => (affine.bits(), affine.group_size() as u64),
+                (None, Content::Int4 { .. }) => (int4::BITS, int4::GROUP),
+                (None, _) => return vec![part(name, dtype, None, float_bytes)],
+            };
+            let n_groups = Some(n_cols / group_size);
             vec![
-                words(affine.bits()),
+                words(bits),
                 part(&scales, dtype, n_groups, float_bytes),
                 part(&biases, dtype, n_groups, float_bytes),
             ]

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::checkpoint::{self, HEAD};
 use super::family::{Family, Own};
 use super::parameter::{Content, Parameter, Piece, Stored};
-use super::{blocks, fp8, latent};
+use super::{blocks, fp8, int4, latent};
 use crate::error::ConvertError;
 
 /// How a layer is called, before its number.
@@ -51,10 +51,13 @@ impl<'a> Sanitizer<'a> {
         let mut parameters = Vec::new();
         let mut stacks: BTreeMap<String, BTreeMap<usize, &Tensor>> = BTreeMap::new();
         for tensor in self.catalog.tensors().filter(|tensor| !self.drops(&tensor.name)) {
-            let stacked = self.family.experts.as_ref().and_then(|experts| experts.stacked(&tensor.name));
-            match stacked {
-                Some((name, expert_idx)) => {
-                    stacks.entry(name).or_default().insert(expert_idx, tensor);
+            let name = self.matrix(tensor).unwrap_or(&tensor.name);
+            match self.family.experts.as_ref().and_then(|experts| experts.stacked(name)) {
+                Some((parameter, expert_idx)) => {
+                    let stack = stacks.entry(parameter.clone()).or_default();
+                    if stack.insert(expert_idx, tensor).is_some() {
+                        return Err(ConvertError::Twice { path: self.dir.to_owned(), tensor: parameter });
+                    }
                 }
                 None => parameters.extend(self.become_of(tensor)?),
             }
@@ -69,7 +72,13 @@ impl<'a> Sanitizer<'a> {
     fn drops(&self, name: &str) -> bool {
         self.family.drops(name)
             || self.is_tied && name == HEAD
-            || self.family.own == Own::Latent && (fp8::is_scales(name) || self.is_behind(name))
+            || self.family.own == Own::Latent
+                && (fp8::is_scales(name) || int4::is_beside(name) || self.is_behind(name))
+    }
+
+    /// What a matrix is called of which a tensor has the codes.
+    fn matrix<'t>(&self, tensor: &'t Tensor) -> Option<&'t str> {
+        int4::matrix(&tensor.name).filter(|_| self.family.own == Own::Latent)
     }
 
     /// Whether a layer is none of the model but one behind it, which predicts further tokens.
@@ -82,11 +91,11 @@ impl<'a> Sanitizer<'a> {
 
     /// What a tensor becomes that is not one of many.
     fn become_of(&self, tensor: &Tensor) -> Result<Vec<Parameter>, ConvertError> {
-        let Tensor { name, shape, .. } = tensor;
+        let name = self.matrix(tensor).unwrap_or(&tensor.name);
         let cut = match self.family.own {
             Own::Blocks => self.typed(blocks::parameters(self.catalog, tensor)?),
             Own::Latent => {
-                let content = self.floats(name, &[tensor])?;
+                let content = self.content(name, &[tensor])?;
                 latent::parameters(self.catalog, self.config, tensor, &content)?
             }
             Own::Nothing | Own::Convolutions => None,
@@ -94,7 +103,8 @@ impl<'a> Sanitizer<'a> {
         if let Some(parameters) = cut {
             return Ok(parameters);
         }
-        let mut shape = shape.clone();
+        let content = self.content(name, &[tensor])?;
+        let mut shape = content.shape(&tensor.shape);
         if self.family.own == Own::Convolutions
             && name.contains("conv1d.weight")
             && let &[n_channels, 1, n_taps] = shape.as_slice()
@@ -102,7 +112,7 @@ impl<'a> Sanitizer<'a> {
             // The numbers stay where they are.
             shape = vec![n_channels, n_taps, 1];
         }
-        Ok(vec![Parameter { name: name.clone(), shape, content: self.floats(name, &[tensor])? }])
+        Ok(vec![Parameter { name: name.to_owned(), shape, content }])
     }
 
     /// The same parameters, of the type of all floats.
@@ -116,19 +126,25 @@ impl<'a> Sanitizer<'a> {
     }
 
     /// The numbers of one tensor, or of several that are alike, for a parameter of that name.
-    fn floats(&self, name: &str, tensors: &[&Tensor]) -> Result<Content, ConvertError> {
+    fn content(&self, name: &str, tensors: &[&Tensor]) -> Result<Content, ConvertError> {
         let piece = |tensor: &&Tensor| Ok(Piece::whole(tensor, self.stored(tensor)?));
         let pieces = tensors.iter().map(piece).collect::<Result<Vec<_>, ConvertError>>()?;
-        let stored = match pieces.first().map(|piece| &piece.stored) {
-            Some(Stored::Float(float)) => *float,
-            _ => fp8::PRODUCT,
-        };
         let wanted = self.float.filter(|_| !self.family.keeps_type(name));
-        Ok(Content::Floats { float: wanted.unwrap_or(stored), pieces })
+        Ok(match pieces.first().map(|piece| &piece.stored) {
+            Some(Stored::Float(float)) => Content::Floats { float: wanted.unwrap_or(*float), pieces },
+            Some(Stored::Int4 { scales }) => {
+                let stored = checkpoint::float(self.catalog, scales)?;
+                Content::Int4 { float: wanted.unwrap_or(stored), pieces }
+            }
+            _ => Content::Floats { float: wanted.unwrap_or(fp8::PRODUCT), pieces },
+        })
     }
 
     /// How a tensor is stored.
     fn stored(&self, tensor: &Tensor) -> Result<Stored, ConvertError> {
+        if let Some(matrix) = self.matrix(tensor) {
+            return Ok(Stored::Int4 { scales: int4::scales_of(self.catalog, tensor, matrix)? });
+        }
         match tensor.dtype {
             Dtype::F8E4M3 if self.family.own == Own::Latent => {
                 Ok(Stored::Fp8 { scales: fp8::scales_of(self.catalog, tensor)? })
@@ -158,8 +174,8 @@ impl<'a> Sanitizer<'a> {
                 found: other.shape.clone(),
             });
         }
-        let shape = [&[found], &first.shape[..]].concat();
-        let content = self.floats(&name, &tensors)?;
+        let content = self.content(&name, &tensors)?;
+        let shape = [&[found], &content.shape(&first.shape)[..]].concat();
         Ok(Parameter { name, shape, content })
     }
 }

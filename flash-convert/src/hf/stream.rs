@@ -3,11 +3,11 @@
 use flash_io::Catalog;
 use flash_kernels::{Affine, FloatType};
 
-use super::checkpoint;
 use super::fp8::Scales;
 use super::gather::gather;
 use super::parameter::{Content, Piece, Stored};
 use super::plan::Planned;
+use super::{checkpoint, int4};
 use crate::error::ConvertError;
 use crate::scratch::{Beyond, Scratch, Sink};
 use crate::target::float_name;
@@ -27,6 +27,13 @@ pub(super) fn write(
             .iter()
             .enumerate()
             .try_for_each(|(part_idx, piece)| copy(scratch, catalog, piece, part_idx, sink)),
+        Content::Int4 { float, pieces } => pieces.iter().try_for_each(|piece| {
+            copy(scratch, catalog, piece, 0, sink)?;
+            let Stored::Int4 { scales } = &piece.stored else { unreachable!("codes with their scales") };
+            let scales = Piece::whole(scales, Stored::Float(checkpoint::float(catalog, scales)?));
+            multiplied(scratch, catalog, &scales, 1.0, *float, 1, sink)?;
+            multiplied(scratch, catalog, &scales, int4::BIAS, *float, 2, sink)
+        }),
     }
 }
 
@@ -63,21 +70,8 @@ fn floats(
     let mut first = 0;
     while first < piece.n_values() {
         let len = gather(scratch, catalog, piece, first)?;
-        let stored = &scratch.stored[..len * piece.stored.size_bytes()];
-        let values = &mut scratch.values[..len];
-        match (&piece.stored, &scales) {
-            (Stored::Float(stored_as), _) => {
-                stored_as.decode_into(stored, values).expect("a slice of the values' length");
-            }
-            (Stored::Fp8 { .. }, Some(scales)) => scales.decode(piece.rows, first, stored, values),
-            (Stored::Fp8 { .. } | Stored::Bytes, _) => unreachable!("bytes are copied, and scales were read"),
-        }
-        let beyond = |beyond: Beyond| ConvertError::NotFinite {
-            path: checkpoint::path_of(catalog, &piece.tensor),
-            tensor: piece.tensor.name.clone(),
-            value_idx: first + beyond.value_idx as u64,
-            float: float_name(beyond.float),
-        };
+        decode(scratch, piece, scales.as_ref(), first, len);
+        let beyond = |beyond| not_finite(catalog, piece, first, &beyond);
         scratch.round(len, float).map_err(beyond)?;
         match affine {
             Some(affine) => {
@@ -92,4 +86,51 @@ fn floats(
         first += len as u64;
     }
     Ok(())
+}
+
+/// Numbers times one that leaves them exact, rounded to `float`.
+fn multiplied(
+    scratch: &mut Scratch,
+    catalog: &Catalog,
+    piece: &Piece,
+    factor: f32,
+    float: FloatType,
+    part_idx: usize,
+    sink: &mut Sink<'_>,
+) -> Result<(), ConvertError> {
+    let mut first = 0;
+    while first < piece.n_values() {
+        let len = gather(scratch, catalog, piece, first)?;
+        decode(scratch, piece, None, first, len);
+        scratch.values[..len].iter_mut().for_each(|value| *value *= factor);
+        scratch.round(len, float).map_err(|beyond| not_finite(catalog, piece, first, &beyond))?;
+        let bytes = scratch.encode(len, float);
+        sink(part_idx, &scratch.out[..bytes])?;
+        first += len as u64;
+    }
+    Ok(())
+}
+
+/// What `len` gathered numbers from `first` on are.
+fn decode(scratch: &mut Scratch, piece: &Piece, scales: Option<&Scales>, first: u64, len: usize) {
+    let stored = &scratch.stored[..len * piece.stored.size_bytes()];
+    let values = &mut scratch.values[..len];
+    match (&piece.stored, scales) {
+        (Stored::Float(float), _) => {
+            float.decode_into(stored, values).expect("a slice of the values' length");
+        }
+        (Stored::Fp8 { .. }, Some(scales)) => scales.decode(piece.rows, first, stored, values),
+        (Stored::Fp8 { .. } | Stored::Int4 { .. } | Stored::Bytes, _) => {
+            unreachable!("bytes are copied, and scales were read")
+        }
+    }
+}
+
+fn not_finite(catalog: &Catalog, piece: &Piece, first: u64, beyond: &Beyond) -> ConvertError {
+    ConvertError::NotFinite {
+        path: checkpoint::path_of(catalog, &piece.tensor),
+        tensor: piece.tensor.name.clone(),
+        value_idx: first + beyond.value_idx as u64,
+        float: float_name(beyond.float),
+    }
 }

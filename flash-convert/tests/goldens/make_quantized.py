@@ -34,6 +34,8 @@ def random(tensor_idx, shape):
 def stored(tensor_idx, shape, dtype):
     """Bytes: numbers between -1/8 and 1/8, or any bytes."""
     bits = random(tensor_idx, shape)
+    if dtype == "I32":
+        return bits.astype(np.uint32).tobytes()
     if dtype not in DTYPES:
         return bits.astype(np.uint8).tobytes()
     values = (bits.astype(np.float32) / np.float32(1 << 23) - np.float32(1)) / np.float32(8)
@@ -119,16 +121,26 @@ DEEPSEEK = {"hidden_size": 192, "intermediate_size": 128, "moe_intermediate_size
             "qk_nope_head_dim": 32, "v_head_dim": 64, "n_group": 2, "topk_group": 1, "num_key_value_heads": 4}
 FP8 = {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}}
 
+INT4 = {"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}}
 
-def deepseek(q_lora=96, fp8=None, correction=None, more=()):
-    """Matrices in fp8, whose factors are of this type; the correction in a type of its own."""
+
+def deepseek(q_lora=96, fp8=None, int4=None, correction=None, more=()):
+    """Matrices in fp8, whose factors are of this type, or experts in int4, with scales of this type; the correction in a
+    type of its own."""
     def matrix(name, shape):
         if fp8 is None:
             return [(f"{name}.weight", shape)]
         blocks = [-(-extent // 128) for extent in shape]
         return [(f"{name}.weight", shape, "F8_E4M3"), (f"{name}.weight_scale_inv", blocks, fp8)]
 
-    def mlp(name, size):
+    def packed(name, shape):
+        if int4 is None:
+            return matrix(name, shape)
+        rows, columns = shape
+        return [(f"{name}.weight_packed", [rows, columns // 8], "I32"), (f"{name}.weight_scale", [rows, columns // 32], int4),
+                (f"{name}.weight_shape", [2], "I32")]
+
+    def mlp(name, size, matrix=matrix):
         return [part for p, shape in (("gate", [size, 192]), ("up", [size, 192]), ("down", [192, size]))
                 for part in matrix(f"{name}.{p}_proj", shape)]
 
@@ -145,7 +157,7 @@ def deepseek(q_lora=96, fp8=None, correction=None, more=()):
                     *matrix(f"{at}.kv_b_proj", [4 * 96, 64]), *matrix(f"{at}.o_proj", [192, 4 * 64])]
     tensors += mlp("model.layers.0.mlp", 128)
     for e in range(4):
-        tensors += mlp(f"model.layers.1.mlp.experts.{e}", 32)
+        tensors += mlp(f"model.layers.1.mlp.experts.{e}", 32, packed)
     tensors += mlp("model.layers.1.mlp.shared_experts", 64)
     tensors += [("model.layers.1.mlp.gate.weight", [4, 192]),
                 ("model.layers.1.mlp.gate.e_score_correction_bias", [4], *([correction] if correction else []))]
@@ -217,6 +229,10 @@ CASES += [
      deepseek(q_lora=None, correction="F32")),
     # No type is named; factors of another.
     (DEEPSEEK | FP8 | {"model_type": "joyai_llm_flash"}, "BF16", 6, 32, deepseek(fp8="BF16")),
+    # As Kimi K2 Thinking is published: experts in integers of four bits.
+    (DEEPSEEK | INT4 | {"model_type": "kimi_k2", "torch_dtype": "bfloat16", "q_lora_rank": None}, "BF16", 4, 64,
+     deepseek(q_lora=None, int4="BF16")),
+    (DEEPSEEK | INT4 | {"model_type": "kimi_k2", "torch_dtype": "float16"}, "F32", 4, 32, deepseek(int4="F32")),
     # As OpenAI publishes it.
     (GPT_OSS | {"torch_dtype": "bfloat16", "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}},
      "F32", 4, 64, gpt_oss(BLOCKS)),

@@ -90,6 +90,10 @@ impl Case {
                 "F16" => (Dtype::F16, float(FloatType::F16, tensor_idx, n_values)),
                 "BF16" => (Dtype::BF16, float(FloatType::BF16, tensor_idx, n_values)),
                 "U8" => (Dtype::U8, any()),
+                "I32" => {
+                    let words = (0..n_values).flat_map(|idx| (random(tensor_idx, idx) as u32).to_le_bytes());
+                    (Dtype::I32, words.collect())
+                }
                 "F8_E4M3" => (Dtype::F8_E4M3, any()),
                 other => panic!("{other}"),
             };
@@ -353,6 +357,54 @@ fn floats_of_eight_bits_without_factors_that_fit_are_refused() {
         tensor.bytes.truncate(64);
     });
     assert!(matches!(error, ConvertError::TensorDtype { .. }), "{error}");
+}
+
+#[test]
+fn integers_of_four_bits_without_scales_that_fit_are_refused() {
+    let case =
+        cases().into_iter().find(|case| case.config["quantization_config"]["format"].is_string()).unwrap();
+    let of = |name: &str, change: &dyn Fn(&mut Tensor)| {
+        let mut tensors = case.tensors();
+        change(tensors.iter_mut().find(|tensor| tensor.name == name).unwrap());
+        Folder::of(&case.config, &tensors, usize::MAX).error()
+    };
+    let scale = "model.layers.1.mlp.experts.2.up_proj.weight_scale";
+    let error = of(scale, &|tensor| "scales".clone_into(&mut tensor.name));
+    assert!(matches!(&error, ConvertError::MissingTensor { tensor, .. } if tensor == scale), "{error}");
+    let error = of(scale, &|tensor| shorten(1)(tensor));
+    assert!(matches!(&error, ConvertError::CheckpointShape { tensor, .. } if tensor == scale), "{error}");
+    let kv_b = "model.layers.0.self_attn.kv_b_proj.weight";
+    let error = of(kv_b, &|tensor| tensor.name += "_packed");
+    assert!(
+        matches!(&error, ConvertError::TensorDtype { tensor, .. } if tensor.ends_with("_packed")),
+        "{error}"
+    );
+    // What is turned has other groups then.
+    let mut tensors = case.tensors();
+    let matrix = tensors.iter_mut().find(|tensor| tensor.name == kv_b).unwrap();
+    let scales = Tensor { name: format!("{kv_b}_scale"), shape: vec![384, 2], ..matrix.clone() };
+    *matrix = Tensor {
+        name: format!("{kv_b}_packed"),
+        dtype: Dtype::I32,
+        shape: vec![384, 8],
+        bytes: scales.bytes[..384 * 8 * 4].to_vec(),
+    };
+    tensors.push(Tensor { bytes: scales.bytes[..384 * 2 * 2].to_vec(), ..scales });
+    let error = Folder::of(&case.config, &tensors, usize::MAX).error();
+    assert!(
+        matches!(&error, ConvertError::TensorDtype { tensor, .. } if tensor.ends_with("_packed")),
+        "{error}"
+    );
+    let (up, twice) = ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.experts.0.up_proj.weight");
+    let error = of(up, &|tensor| twice.clone_into(&mut tensor.name));
+    assert!(matches!(error, ConvertError::Twice { .. }), "{error}");
+}
+
+#[test]
+fn a_parameter_that_is_there_twice_is_refused() {
+    let name = "model.layers.1.self_attn.embed_q.weight";
+    let error = error_with("kimi_k2", "model.norm.weight", |tensor| name.clone_into(&mut tensor.name));
+    assert!(matches!(&error, ConvertError::Twice { tensor, .. } if tensor == name), "{error}");
 }
 
 #[test]
