@@ -9,6 +9,7 @@ mod int4;
 mod latent;
 mod parameter;
 mod plan;
+mod qwen3_5;
 mod sanitize;
 mod stream;
 

@@ -25,6 +25,12 @@ const METHODS: [&str; 2] = ["quant_method", "mode"];
 /// The one of these that publishers write.
 const PUBLISHED: &str = "quantization_config";
 
+/// What config.json says of the text model, where it sees as well.
+pub(super) const TEXT_CONFIG: &str = "text_config";
+
+/// Fields of config.json that mean nothing any more.
+const UNUSED: [&str; 2] = ["_name_or_path", "vision_config"];
+
 /// A Hugging Face directory whose tensors can be quantised: config.json and the headers of its shards were read.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -53,6 +59,7 @@ impl Checkpoint {
             known: family::KNOWN,
         })?;
         let packing = check_quantization(&path, &config, family)?;
+        config.retain(|field, _| !UNUSED.contains(&field.as_str()));
         let generation = dir.join(GENERATION_CONFIG);
         if generation.exists()
             && let Some(eos) = read_json(&generation)?.remove("eos_token_id")
@@ -81,7 +88,9 @@ fn check_quantization(
     family: &Family,
 ) -> Result<Option<Value>, ConvertError> {
     for field in QUANTIZED {
-        let Some(found) = config.get(field).filter(|found| !found.is_null()) else { continue };
+        let of_text = || config.get(TEXT_CONFIG)?.get(field);
+        let found = config.get(field).or_else(of_text).filter(|found| !found.is_null());
+        let Some(found) = found else { continue };
         match family.own {
             Own::Blocks if field == PUBLISHED && blocks::is_configured(found) => {
                 return Ok(Some(blocks::quantization()));
@@ -130,7 +139,7 @@ fn place(name: &str) -> (u8, u64, String) {
     let part = match layer {
         Some(_) => 1,
         None if name.contains("embed") => 0,
-        None if name == HEAD => 3,
+        None if name.ends_with(HEAD) => 3,
         None => 2,
     };
     (part, layer.unwrap_or(0), name.to_owned())

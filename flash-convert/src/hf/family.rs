@@ -33,6 +33,10 @@ pub(super) enum Own {
     Latent,
     /// Convolutions have the axis of channels, of which each has its own, last.
     Convolutions,
+    /// Likewise, and norms may lie around zero: `qwen3_5.rs`.
+    Norms,
+    /// Likewise, and it is a model that sees, of which the text model is taken.
+    Text,
 }
 
 /// Experts that are tensors of their own, and become one.
@@ -49,8 +53,8 @@ pub(super) struct Experts {
 /// A router that keeps more bits.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Router {
-    /// How the name of the module ends.
-    pub(super) suffix: &'static str,
+    /// How the names of its modules end.
+    pub(super) suffixes: &'static [&'static str],
     pub(super) bits: u32,
     pub(super) group_size: usize,
 }
@@ -62,10 +66,16 @@ pub(super) const COMPUTED: &str = "rotary_emb.inv_freq";
 const GATE_UP_DOWN: &[(&str, &str)] =
     &[("gate_proj", "gate_proj"), ("down_proj", "down_proj"), ("up_proj", "up_proj")];
 
+/// What the states of recurrent layers fade with.
+const A_LOG: &str = ".A_log";
+
 /// What corrects the choice of experts.
 const CORRECTION: &str = ".e_score_correction_bias";
 
-const FAMILIES: [Family; 12] = [
+/// The router, and the gate of the expert that every token takes.
+const GATES: Router = Router { suffixes: &[".mlp.gate", ".mlp.shared_expert_gate"], bits: 8, group_size: 64 };
+
+const FAMILIES: [Family; 14] = [
     dense(&["llama"], Some(true)),
     dense(&["mistral"], Some(true)),
     dense(&["qwen2"], Some(true)),
@@ -83,11 +93,11 @@ const FAMILIES: [Family; 12] = [
     },
     Family {
         experts: Some(Experts { module: "mlp", count: "num_experts", projections: GATE_UP_DOWN }),
-        router: Some(Router { suffix: ".mlp.gate", bits: 8, group_size: 64 }),
+        router: Some(Router { suffixes: &[".mlp.gate"], bits: 8, group_size: 64 }),
         ..dense(&["qwen3_moe"], Some(false))
     },
     Family {
-        router: Some(Router { suffix: ".mlp.router", bits: 8, group_size: 64 }),
+        router: Some(Router { suffixes: &[".mlp.router"], bits: 8, group_size: 64 }),
         own: Own::Blocks,
         ..dense(&["gpt_oss"], None)
     },
@@ -105,16 +115,30 @@ const FAMILIES: [Family; 12] = [
             projections: &[("down_proj", "fc2"), ("up_proj", "fc1")],
         }),
         unquantized: Some(".mixer.gate"),
-        keep_type: &[CORRECTION, ".A_log"],
+        keep_type: &[CORRECTION, A_LOG],
         dropped: Some("mtp."),
         own: Own::Convolutions,
         ..dense(&["nemotron_h"], None)
+    },
+    Family {
+        experts: Some(Experts { module: "mlp", count: "num_experts", projections: GATE_UP_DOWN }),
+        router: Some(GATES),
+        dropped: Some("mtp."),
+        own: Own::Norms,
+        ..dense(&["qwen3_next"], Some(false))
+    },
+    Family {
+        router: Some(GATES),
+        keep_type: &[A_LOG],
+        own: Own::Text,
+        ..dense(&["qwen3_5", "qwen3_5_moe"], None)
     },
 ];
 
 /// What `model_type` may say.
 pub(super) const KNOWN: &str = "llama, mistral, qwen2, qwen3, smollm3, gemma3_text, phi3, mixtral, qwen3_moe, gpt_oss, \
-                                deepseek_v3, kimi_k2, joyai_llm_flash, nemotron_h";
+                                deepseek_v3, kimi_k2, joyai_llm_flash, nemotron_h, qwen3_next, qwen3_5, \
+                                qwen3_5_moe";
 
 const fn dense(model_types: &'static [&'static str], is_tied: Option<bool>) -> Family {
     Family {
@@ -152,7 +176,8 @@ impl Family {
 
     /// The router, where `module` is one that is stored in its own way.
     pub(super) fn router(&self, module: &str) -> Option<&Router> {
-        self.router.as_ref().filter(|router| module.ends_with(router.suffix))
+        let is_router = |router: &&Router| router.suffixes.iter().any(|suffix| module.ends_with(suffix));
+        self.router.as_ref().filter(is_router)
     }
 }
 

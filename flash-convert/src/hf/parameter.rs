@@ -39,6 +39,8 @@ pub(super) struct Piece {
 #[derive(Debug, Clone)]
 pub(super) enum Stored {
     Float(FloatType),
+    /// Floats that are one more in the parameter: that is rounded to the same type.
+    AroundZero(FloatType),
     /// Floats of eight bits (e4m3), with a factor for each block of the matrix: `fp8.rs`.
     Fp8 {
         scales: Tensor,
@@ -114,7 +116,7 @@ impl Stored {
     /// Bytes of a number.
     pub(super) const fn size_bytes(&self) -> usize {
         match self {
-            Self::Float(float) => float.size_bytes(),
+            Self::Float(float) | Self::AroundZero(float) => float.size_bytes(),
             Self::Fp8 { .. } | Self::Bytes => 1,
             Self::Int4 { .. } => size_of::<u32>(),
         }

@@ -71,7 +71,8 @@ impl Checkpoint {
     ///
     /// Matrices whose rows are whole groups are quantised, and the routers of some mixtures of experts at 8 bits or not at
     /// all; what is published in mxfp4 or with integers of 4 bits stays so, and floats of 8 bits are multiplied out first. Everything else
-    /// stays as it is. Floats have the type that config.json names as `torch_dtype`, or else that in which they are stored.
+    /// stays as it is. Floats have the type that config.json names as `torch_dtype`, or as `dtype` of the text model, or else
+    /// that in which they are stored.
     ///
     /// # Errors
     /// [`ConvertError::Target`] for a width or a group size that is not supported.

@@ -7,10 +7,10 @@ use flash_io::{Catalog, Dtype, Tensor};
 use flash_kernels::FloatType;
 use serde_json::{Map, Value};
 
-use super::checkpoint::{self, HEAD};
+use super::checkpoint::{self, HEAD, TEXT_CONFIG};
 use super::family::{Family, Own};
 use super::parameter::{Content, Parameter, Piece, Stored};
-use super::{blocks, fp8, int4, latent};
+use super::{blocks, fp8, int4, latent, qwen3_5};
 use crate::error::ConvertError;
 
 /// How a layer is called, before its number.
@@ -26,6 +26,8 @@ pub(super) struct Sanitizer<'a> {
     /// The type of all floats, if config.json names one.
     float: Option<FloatType>,
     is_tied: bool,
+    /// Whether some norms have their weights around zero.
+    is_trained: bool,
 }
 
 impl<'a> Sanitizer<'a> {
@@ -35,7 +37,9 @@ impl<'a> Sanitizer<'a> {
         config: &'a Map<String, Value>,
         family: &'a Family,
     ) -> Self {
-        let float = match config.get("torch_dtype").and_then(Value::as_str) {
+        let of_text = || config.get(TEXT_CONFIG)?.get("dtype");
+        let dtype = config.get("torch_dtype").filter(|dtype| !dtype.is_null()).or_else(of_text);
+        let float = match dtype.and_then(Value::as_str) {
             Some("float32") => Some(FloatType::F32),
             Some("float16") => Some(FloatType::F16),
             Some("bfloat16") => Some(FloatType::BF16),
@@ -43,7 +47,8 @@ impl<'a> Sanitizer<'a> {
         };
         let says_tied = config.get("tie_word_embeddings").and_then(Value::as_bool);
         let is_tied = family.is_tied.is_some_and(|default| says_tied.unwrap_or(default));
-        Self { dir, catalog, config, family, float, is_tied }
+        let is_trained = qwen3_5::is_trained(catalog, family.own);
+        Self { dir, catalog, config, family, float, is_tied, is_trained }
     }
 
     /// All of them, in any order.
@@ -72,6 +77,7 @@ impl<'a> Sanitizer<'a> {
     fn drops(&self, name: &str) -> bool {
         self.family.drops(name)
             || self.is_tied && name == HEAD
+            || self.family.own == Own::Text && qwen3_5::drops(name)
             || self.family.own == Own::Latent
                 && (fp8::is_scales(name) || int4::is_beside(name) || self.is_behind(name))
     }
@@ -98,21 +104,28 @@ impl<'a> Sanitizer<'a> {
                 let content = self.content(name, &[tensor])?;
                 latent::parameters(self.catalog, self.config, tensor, &content)?
             }
-            Own::Nothing | Own::Convolutions => None,
+            Own::Nothing | Own::Convolutions | Own::Norms | Own::Text => None,
         };
         if let Some(parameters) = cut {
             return Ok(parameters);
         }
         let content = self.content(name, &[tensor])?;
         let mut shape = content.shape(&tensor.shape);
-        if self.family.own == Own::Convolutions
+        if matches!(self.family.own, Own::Convolutions | Own::Norms | Own::Text)
             && name.contains("conv1d.weight")
             && let &[n_channels, 1, n_taps] = shape.as_slice()
         {
             // The numbers stay where they are.
             shape = vec![n_channels, n_taps, 1];
         }
-        Ok(vec![Parameter { name: name.to_owned(), shape, content }])
+        let mut parameter = Parameter { name: name.to_owned(), shape, content };
+        if self.is_trained {
+            qwen3_5::raise_norm(&mut parameter);
+        }
+        match self.family.own {
+            Own::Text => qwen3_5::parameters(self.catalog, tensor, parameter),
+            _ => Ok(vec![parameter]),
+        }
     }
 
     /// The same parameters, of the type of all floats.

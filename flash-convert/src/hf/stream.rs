@@ -119,6 +119,10 @@ fn decode(scratch: &mut Scratch, piece: &Piece, scales: Option<&Scales>, first: 
         (Stored::Float(float), _) => {
             float.decode_into(stored, values).expect("a slice of the values' length");
         }
+        (Stored::AroundZero(float), _) => {
+            float.decode_into(stored, values).expect("a slice of the values' length");
+            values.iter_mut().for_each(|value| *value = float.round(*value + 1.0));
+        }
         (Stored::Fp8 { .. }, Some(scales)) => scales.decode(piece.rows, first, stored, values),
         (Stored::Fp8 { .. } | Stored::Int4 { .. } | Stored::Bytes, _) => {
             unreachable!("bytes are copied, and scales were read")

@@ -242,6 +242,67 @@ CASES += [
     (NEMOTRON | {"torch_dtype": "float16", "moe_latent_size": 32}, "F32", 8, 32, nemotron([160, 4, 1], latent=32)),
 ]
 
+QWEN3_5 = {"full_attention_interval": 2, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+           "linear_value_head_dim": 8, "linear_conv_kernel_dim": 4}
+QWEN3_5_MOE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 96}
+# As they are trained, and as mlx-lm has them.
+FUSED = [("experts.gate_up_proj", [3, 64, 64]), ("experts.down_proj", [3, 64, 32])]
+SPLIT = [("switch_mlp.gate_proj.weight", [3, 32, 64]), ("switch_mlp.up_proj.weight", [3, 32, 64]),
+         ("switch_mlp.down_proj.weight", [3, 64, 32])]
+
+
+def qwen3_5(model, conv, experts=(), head=None, more=(), kept=("F32",), in_proj=(("qkv", 96), ("z", 32), ("a", 4), ("b", 4))):
+    """A net and an attending layer at that path; a head at that one."""
+    tensors = [(f"{model}.embed_tokens.weight", [32, 64]), (f"{model}.norm.weight", [64])]
+    tensors += [(f"{head}.weight", [32, 64])] if head else []
+    for i in range(2):
+        at = f"{model}.layers.{i}"
+        tensors += [(f"{at}.input_layernorm.weight", [64]), (f"{at}.post_attention_layernorm.weight", [64])]
+        if i == 0:
+            net = f"{at}.linear_attn"
+            tensors += [(f"{net}.in_proj_{name}.weight", [rows, 64]) for name, rows in in_proj]
+            tensors += [(f"{net}.conv1d.weight", conv), (f"{net}.A_log", [4], *kept), (f"{net}.dt_bias", [4]),
+                        (f"{net}.norm.weight", [8], *kept), (f"{net}.out_proj.weight", [64, 32])]
+        else:
+            tensors += [(f"{at}.self_attn.{name}.weight", shape) for name, shape in (
+                ("q_proj", [128, 64]), ("k_proj", [32, 64]), ("v_proj", [32, 64]), ("o_proj", [64, 64]),
+                ("q_norm", [16]), ("k_norm", [16]))]
+        size = 96 if experts else 128
+        mlp = f"{at}.mlp.shared_expert" if experts else f"{at}.mlp"
+        tensors += [(f"{mlp}.gate_proj.weight", [size, 64]), (f"{mlp}.up_proj.weight", [size, 64]),
+                    (f"{mlp}.down_proj.weight", [64, size])]
+        if experts:
+            tensors += [(f"{at}.mlp.gate.weight", [3, 64]), (f"{at}.mlp.shared_expert_gate.weight", [1, 64])]
+            tensors += [(f"{at}.mlp.{name}", shape) for name, shape in experts]
+    return sorted(tensors + list(more))
+
+
+BESIDES = [("mtp.layers.0.input_layernorm.weight", [64]), ("mtp.layers.0.mlp.experts.gate_up_proj", [3, 64, 64]),
+           ("model.visual.blocks.0.norm1.weight", [48])]
+CASES += [
+    # The text model of one that sees, as it is trained.
+    ({"model_type": "qwen3_5", "vision_config": {"depth": 1}, "_name_or_path": "x",
+      "text_config": BASE | QWEN3_5 | {"dtype": "bfloat16"}}, "F16", 4, 32,
+     qwen3_5("model.language_model", [96, 1, 4], head="lm_head", more=BESIDES[-1:])),
+    # The type that all floats have is not that in which the norms are raised.
+    ({"model_type": "qwen3_5_moe", "torch_dtype": "float16", "tie_word_embeddings": True,
+      "text_config": BASE | QWEN3_5 | QWEN3_5_MOE | {"tie_word_embeddings": True}}, "BF16", 8, 64,
+     qwen3_5("model.language_model", [96, 1, 4], FUSED, more=BESIDES)),
+    # One that does not see; what mlx-lm does to it was done.
+    ({"model_type": "qwen3_5_moe"} | QWEN3_5 | QWEN3_5_MOE, "BF16", 6, 32,
+     qwen3_5("model", [96, 4, 1], SPLIT, head="lm_head")),
+]
+QWEN3_NEXT = {"model_type": "qwen3_next", "mlp_only_layers": [], "decoder_sparse_step": 1, "partial_rotary_factor": 0.5}
+KEY_HEADS = (("qkvz", 128), ("ba", 8))
+CASES += [
+    # As it is trained: a tensor for each expert, and nothing keeps its type.
+    (QWEN3_NEXT | QWEN3_5 | QWEN3_5_MOE | {"torch_dtype": "bfloat16"}, "F16", 4, 64,
+     qwen3_5("model", [96, 1, 4], [(f"experts.{e}.{p}_proj.weight", s) for e in range(3)
+                                  for p, s in (("gate", [32, 64]), ("up", [32, 64]), ("down", [64, 32]))],
+             head="lm_head", more=BESIDES[:1], in_proj=KEY_HEADS)),
+    (QWEN3_NEXT | QWEN3_5 | QWEN3_5_MOE, "BF16", 8, 32, qwen3_5("model", [96, 4, 1], SPLIT, head="lm_head", kept=(), in_proj=KEY_HEADS)),
+]
+
 
 cases = []
 for more, dtype, bits, group_size, tensors in CASES:
@@ -254,7 +315,7 @@ for more, dtype, bits, group_size, tensors in CASES:
                           {name: (own, shape, stored(i, shape, own)) for i, (name, shape, own) in enumerate(tensors)})
         loaded, loaded_config = load_model(folder, lazy=True)
         # As mlx_lm.convert does.
-        if torch_dtype := config.get("torch_dtype"):
+        if torch_dtype := config.get("torch_dtype", config.get("text_config", {}).get("dtype")):
             to, may = getattr(mx, torch_dtype), getattr(loaded, "cast_predicate", lambda _: True)
             loaded.update(tree_map_with_path(
                 lambda k, p: p.astype(to) if may(k) and mx.issubdtype(p.dtype, mx.floating) else p, loaded.parameters()))

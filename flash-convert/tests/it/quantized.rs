@@ -197,7 +197,7 @@ fn every_tensor_is_bit_for_bit_what_mlx_lm_makes_of_it() {
 
 #[test]
 fn shards_on_either_side_change_no_tensor() {
-    for model_type in ["qwen3_moe", "gpt_oss", "deepseek_v3"] {
+    for model_type in ["qwen3_moe", "gpt_oss", "deepseek_v3", "qwen3_5_moe"] {
         let case = case(model_type);
         let folder = Folder::new(&case, 3);
         let report = folder.quantize(case.bits, case.group_size, 10_000).unwrap();
@@ -439,6 +439,23 @@ fn blocks_that_are_not_whole_are_refused() {
     let plain = "model.layers.1.mlp.experts.gate_up_proj";
     let error = error_with("gpt_oss", &bias, |tensor| plain.clone_into(&mut tensor.name));
     assert!(matches!(&error, ConvertError::UnknownTensor { tensor, .. } if tensor == plain), "{error}");
+}
+
+#[test]
+fn experts_of_qwen3_5_whose_rows_are_no_gates_and_values_are_refused() {
+    let name = "model.language_model.layers.1.mlp.experts.gate_up_proj";
+    let error = error_with("qwen3_5_moe", name, shorten(1));
+    assert!(matches!(&error, ConvertError::CheckpointShape { tensor, .. } if tensor == name), "{error}");
+    let error = error_with("qwen3_5_moe", name, |tensor| tensor.shape = vec![3 * 64, 64]);
+    assert!(matches!(&error, ConvertError::CheckpointShape { tensor, .. } if tensor == name), "{error}");
+}
+
+#[test]
+fn a_text_model_that_says_that_it_is_quantised_is_refused() {
+    let mut case = case("qwen3_5_moe");
+    case.config["text_config"]["quantization_config"] = json!({"quant_method": "fp8"});
+    let error = Folder::new(&case, usize::MAX).error();
+    assert!(matches!(error, ConvertError::Quantized { field: "quantization_config", .. }), "{error}");
 }
 
 #[test]
