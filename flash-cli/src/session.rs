@@ -1,6 +1,8 @@
 //! From settings to an engine, in the order in which problems are cheapest to find.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use flash_io::{IoMode, Tuning};
 use flash_model::text::{TextError, Tokenizer};
@@ -43,7 +45,13 @@ impl Session {
     pub(crate) fn open(settings: EngineSettings) -> anyhow::Result<Self> {
         let dir = settings.model.find()?;
         let tuning = settings.tuning(&dir);
-        let mut model = open_model(&dir, tuning.mode, settings.compute)?;
+        let (model, tokenizer) = thread::scope(|scope| {
+            // Each takes as long as the other, and the first read waits for both.
+            let tokenizer = scope.spawn(|| Tokenizer::open(&dir));
+            let model = open_model(&dir, tuning.mode, settings.compute);
+            (model, tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let (mut model, tokenizer) = (model?, tokenizer?);
         if let Some(top_k) = &settings.top_k {
             let trained = override_top_k(&mut model, top_k)?;
             output::note(&format!(
@@ -51,8 +59,7 @@ impl Session {
                 top_k.n_experts
             ));
         }
-        let tokenizer = Tokenizer::open(&dir)?;
-        // Reading it takes more memory than having it, and what is resident now counts against the budget.
+        // Reading them takes more memory than having them, and what is resident now counts against the budget.
         memory::trim();
         Ok(Self { dir, model, tokenizer, settings, tuning })
     }
