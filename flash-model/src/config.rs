@@ -142,6 +142,14 @@ impl Config {
         Err(self.field_error(field, &value, "it must be a positive number"))
     }
 
+    /// Checks a length, which must be positive.
+    pub(crate) fn length(&self, field: &'static str, length: i32) -> Result<i32, ModelError> {
+        if length > 0 {
+            return Ok(length);
+        }
+        Err(self.field_error(field, &length, "it must be positive"))
+    }
+
     /// An error about a field of this file.
     pub(crate) fn field_error(
         &self,

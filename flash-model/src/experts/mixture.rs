@@ -48,6 +48,12 @@ pub(crate) struct Names {
 /// What the matrices of an expert are called here, and in most checkpoints.
 pub(crate) const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
+impl Names {
+    /// In most checkpoints.
+    pub(crate) const USUAL: Self =
+        Self { stacked: "switch_mlp", stacked_matrices: MATRICES, each: "experts", each_matrices: MATRICES };
+}
+
 /// The place of up among them.
 const UP: usize = 1;
 

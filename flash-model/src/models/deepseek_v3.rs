@@ -7,18 +7,13 @@ use super::block::TransformerBlock;
 use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::attention::{LatentArgs, LatentAttention};
 use crate::compute::Activation;
-use crate::experts::{
-    ExpertArgs, ExpertDims, Gate, GateArgs, Groups, MATRICES, Mixture, Names, Router, Scoring,
-};
+use crate::experts::{ExpertArgs, ExpertDims, Gate, GateArgs, Groups, Mixture, Names, Router, Scoring};
 use crate::mlp::{Mlp, MlpArgs};
 use crate::rope::{Rope, RopeArgs, RopeScaling};
 use crate::weights::Weights;
 use crate::{Config, ModelError};
 
 use flash_kv::Halves;
-
-const NAMES: Names =
-    Names { stacked: "switch_mlp", stacked_matrices: MATRICES, each: "experts", each_matrices: MATRICES };
 
 /// The one way to choose experts.
 const TOPK_METHOD: &str = "noaux_tc";
@@ -168,7 +163,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let gate = Gate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, gate)?;
         let layer: Box<dyn Layer> =
             Box::new(TransformerBlock::with(&sizes, sizes.norm(), self_attn, gate, weights)?);
-        Ok(LayerParts::mixed(layer, Mixture::new(&mlp, NAMES, *experts, router.clone())?))
+        Ok(LayerParts::mixed(layer, Mixture::new(&mlp, Names::USUAL, *experts, router.clone())?))
     })?;
     let made_bytes = attention.made_bytes(weights, usual.layers.iter().map(|(path, _)| path.clone()));
     Ok(Architecture { fused, halves: Halves::Keys, made_bytes, ..usual })

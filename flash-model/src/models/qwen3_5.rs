@@ -12,7 +12,7 @@ use super::block::{Feed, TransformerBlock};
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, Sizes, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
-use crate::experts::{Gate, MATRICES, Mixture, MixtureArgs, Names, Routed};
+use crate::experts::{Gate, Mixture, MixtureArgs, Names, Routed};
 use crate::gated_delta::{GatedDelta, GatedDeltaArgs, Projections};
 use crate::kv::Keeps;
 use crate::layers::{NormArgs, RmsNorm};
@@ -25,9 +25,6 @@ pub(super) use args::{ModelArgs, Rotation};
 /// one that does not.
 const PLACES: [(&str, &str); 3] =
     [("language_model.model", "language_model"), ("model.language_model", ""), ("model", "")];
-
-const EXPERTS: Names =
-    Names { stacked: "switch_mlp", stacked_matrices: MATRICES, each: "experts", each_matrices: MATRICES };
 
 #[derive(Debug, ModuleParameters)]
 struct LinearBlock<F: ModuleParameters> {
@@ -150,9 +147,9 @@ pub(super) fn hybrid(
         };
         let gate = Gate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, *gate)?;
         let (layer, keeps) = layers.layer(layer_idx, gate, weights)?;
-        let mixture = match Mixture::joined(&mlp.at(EXPERTS.each), *experts, router.clone())? {
+        let mixture = match Mixture::joined(&mlp.at(Names::USUAL.each), *experts, router.clone())? {
             Some(trained) => trained,
-            None => Mixture::new(&mlp, EXPERTS, *experts, router.clone())?,
+            None => Mixture::new(&mlp, Names::USUAL, *experts, router.clone())?,
         };
         Ok(LayerParts { keeps, ..LayerParts::mixed(layer, mixture) })
     })?;

@@ -7,12 +7,9 @@ use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::AttentionArgs;
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, GateArgs, MATRICES, Mixture, Names, Router, Scoring};
+use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Mixture, Names, Router, Scoring};
 use crate::rope::Rope;
 use crate::weights::Weights;
-
-const NAMES: Names =
-    Names { stacked: "switch_mlp", stacked_matrices: MATRICES, each: "experts", each_matrices: MATRICES };
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {
@@ -49,9 +46,10 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     // As in mlx-lm, positions are never scaled.
     let rope = Rope::new(sizes.rope(args.rope_theta, None), config)?;
     let (n_experts, hidden) = (args.num_experts, sizes.hidden_size);
+    let intermediate = config.length("moe_intermediate_size", args.moe_intermediate_size)?;
     let router =
         Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, Scoring::Softmax, config)?;
-    let dims = ExpertDims { n_experts, hidden, intermediate: args.moe_intermediate_size };
+    let dims = ExpertDims { n_experts, hidden, intermediate };
     let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
     decoder(weights, &sizes, args.tie_word_embeddings, |layer_idx, weights| {
         let attention =
@@ -65,6 +63,6 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let layer: Box<dyn Layer> =
             Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
         let mlp = weights.at("mlp");
-        Ok(LayerParts::mixed(layer, Mixture::new(&mlp, NAMES, experts, router.clone())?))
+        Ok(LayerParts::mixed(layer, Mixture::new(&mlp, Names::USUAL, experts, router.clone())?))
     })
 }

@@ -53,9 +53,7 @@ impl Sizes {
             ("vocab_size", self.vocab_size),
         ];
         for (field, size) in sizes {
-            if size <= 0 {
-                return Err(config.field_error(field, &size, "it must be positive"));
-            }
+            config.length(field, size)?;
         }
         if self.num_hidden_layers == 0 {
             return Err(config.field_error("num_hidden_layers", &0, "it must be positive"));

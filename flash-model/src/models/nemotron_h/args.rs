@@ -163,11 +163,7 @@ impl ModelArgs {
 
     pub(super) fn moe(&self, config: &Config) -> Result<MixtureArgs, ModelError> {
         let missing = |field| config.field_error(field, &"missing", "layers with experts need it");
-        let width = |field, given: Option<i32>| match given {
-            Some(width) if width > 0 => Ok(width),
-            Some(width) => Err(config.field_error(field, &width, "it must be positive")),
-            None => Err(missing(field)),
-        };
+        let width = |field, given: Option<i32>| config.length(field, given.ok_or_else(|| missing(field))?);
         let n_experts = self.n_routed_experts.ok_or_else(|| missing("n_routed_experts"))?;
         let intermediate = width("moe_intermediate_size", self.moe_intermediate_size)?;
         let shared = self.n_shared_experts.map(|_| {

@@ -142,9 +142,7 @@ impl ModelArgs {
             ("shared_expert_intermediate_size", self.shared_expert_intermediate_size),
         ];
         for (field, width) in widths {
-            if width <= 0 {
-                return Err(config.field_error(field, &width, "it must be positive"));
-            }
+            config.length(field, width)?;
         }
         let (n_experts, top_k) = (self.num_experts, self.num_experts_per_tok);
         let dims =
