@@ -11,6 +11,7 @@ mod mixtral;
 mod nemotron_h;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
 mod qwen3_5;
 mod qwen3_moe;
@@ -126,6 +127,7 @@ const MODELS: &[(&str, Build)] = &[
     ("nemotron_h", nemotron_h::build),
     ("phi3", phi3::build),
     ("qwen2", qwen2::build),
+    ("qwen2_moe", qwen2_moe::build),
     ("qwen3", qwen3::build),
     ("qwen3_5", qwen3_5::build),
     ("qwen3_5_moe", qwen3_5::build),

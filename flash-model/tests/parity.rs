@@ -319,6 +319,21 @@ fn mixtral_with_a_tensor_for_each_expert_equals_mlx_lm() {
 }
 
 #[test]
+fn qwen2_moe_equals_mlx_lm() {
+    tiny("qwen2_moe");
+}
+
+#[test]
+fn qwen2_moe_with_a_tensor_for_each_expert_equals_mlx_lm() {
+    tiny("qwen2_moe-each");
+}
+
+#[test]
+fn qwen2_moe_of_four_bits_equals_mlx_lm() {
+    tiny("qwen2_moe-q4");
+}
+
+#[test]
 fn qwen3_moe_equals_mlx_lm() {
     tiny("qwen3_moe");
 }

@@ -75,7 +75,7 @@ const CORRECTION: &str = ".e_score_correction_bias";
 /// The router, and the gate of the expert that every token takes.
 const GATES: Router = Router { suffixes: &[".mlp.gate", ".mlp.shared_expert_gate"], bits: 8, group_size: 64 };
 
-const FAMILIES: [Family; 14] = [
+const FAMILIES: [Family; 15] = [
     dense(&["llama"], Some(true)),
     dense(&["mistral"], Some(true)),
     dense(&["qwen2"], Some(true)),
@@ -90,6 +90,10 @@ const FAMILIES: [Family; 14] = [
             projections: &[("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")],
         }),
         ..dense(&["mixtral"], Some(false))
+    },
+    Family {
+        experts: Some(Experts { module: "mlp", count: "num_experts", projections: GATE_UP_DOWN }),
+        ..dense(&["qwen2_moe"], None)
     },
     Family {
         experts: Some(Experts { module: "mlp", count: "num_experts", projections: GATE_UP_DOWN }),
@@ -136,7 +140,7 @@ const FAMILIES: [Family; 14] = [
 ];
 
 /// What `model_type` may say.
-pub(super) const KNOWN: &str = "llama, mistral, qwen2, qwen3, smollm3, gemma3_text, phi3, mixtral, qwen3_moe, gpt_oss, \
+pub(super) const KNOWN: &str = "llama, mistral, qwen2, qwen3, smollm3, gemma3_text, phi3, mixtral, qwen2_moe, qwen3_moe, gpt_oss, \
                                 deepseek_v3, kimi_k2, joyai_llm_flash, nemotron_h, qwen3_next, qwen3_5, \
                                 qwen3_5_moe";
 

@@ -84,6 +84,8 @@ BASE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "nu
         "max_position_embeddings": 512, "head_dim": 16}
 MOE = [("mlp.gate", [4, 64])] + [(f"mlp.experts.{e}.{p}_proj", s) for e in range(4)
                                  for p, s in (("gate", [32, 64]), ("up", [32, 64]), ("down", [64, 32]))]
+QWEN2_MOE = MOE + [("mlp.shared_expert_gate", [1, 64])] + [
+    (f"mlp.shared_expert.{p}_proj", s) for p, s in (("gate", [96, 64]), ("up", [96, 64]), ("down", [64, 96]))]
 MIXTRAL = [("block_sparse_moe.gate", [3, 64])] + [
     (f"block_sparse_moe.experts.{e}.{p}", s) for e in range(3)
     for p, s in (("w1", [128, 64]), ("w3", [128, 64]), ("w2", [64, 128]))]
@@ -105,6 +107,9 @@ CASES = [
       "query_pre_attn_scalar": 16, "rope_local_base_freq": 10000.0, "rope_global_base_freq": 1000000.0}, "BF16", 4, 64,
      model([layer(i, 64, 32, norms=(*QK, ("pre_feedforward_layernorm", 64), ("post_feedforward_layernorm", 64)))
             for i in range(2)])),
+    ({"model_type": "qwen2_moe", "tie_word_embeddings": False, "torch_dtype": "bfloat16", "num_experts": 4,
+      "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 96}, "BF16", 4, 32,
+     model([layer(i, 64, 32, biases=True, mlp=QWEN2_MOE) for i in range(2)], head=True)),
     # Routers of their own, and one layer without experts.
     ({"model_type": "qwen3_moe", "tie_word_embeddings": False, "torch_dtype": "bfloat16", "num_experts": 4,
       "num_experts_per_tok": 2, "decoder_sparse_step": 1, "mlp_only_layers": [1], "moe_intermediate_size": 32,

@@ -314,6 +314,10 @@ MIXTRAL = {
     "model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2, "tie_word_embeddings": False,
     "intermediate_size": 48,
 }
+QWEN2_MOE = {
+    "model_type": "qwen2_moe", "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 140, "tie_word_embeddings": None, "vocab_size": 96,
+}
 QWEN3_MOE = {
     "model_type": "qwen3_moe", "head_dim": 16, "num_experts": 12, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
     "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True, "num_hidden_layers": 3,
@@ -323,6 +327,14 @@ VARIANTS |= {
     "mixtral-each": variant(
         **MIXTRAL, stored=unstacked({"block_sparse_moe": {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}}),
         without={"num_experts_per_tok": 3}),
+    "qwen2_moe": variant(mx.float32, without=open_shared_expert, **QWEN2_MOE),
+    # As models are trained, and rotated in pairs of neighbours.
+    "qwen2_moe-each": variant(
+        stored=unstacked({"mlp": {name: name for name in ("gate_proj", "down_proj", "up_proj")}}), without=no_biases,
+        **QWEN2_MOE | {"shared_expert_intermediate_size": 40, "rope_theta": None, "rope_traditional": True}),
+    "qwen2_moe-q4": variant(
+        mx.bfloat16, quantize=quantized(4, 32, {"model.layers.1.mlp.shared_expert_gate": (8, 64)}), without=no_shared_expert,
+        **QWEN2_MOE | {"hidden_size": 64, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 64}),
     "qwen3_moe": variant(mx.float32, **QWEN3_MOE, without={"norm_topk_prob": False}),
     # A layer without experts, and parts of the softmax over all of them.
     "qwen3_moe-dense": variant(
