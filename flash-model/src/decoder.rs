@@ -134,9 +134,7 @@ impl Decoder {
                 mlx_rs::transforms::async_eval(kv.lazy_arrays())?;
                 residency.began(layer.bundle(), &output.hidden)?;
                 let foreseen = match experts {
-                    Some(experts) if experts.looks_ahead() => {
-                        foresee(after.first_mut(), idx + 1, mixtures, &output.hidden)?
-                    }
+                    Some(experts) if experts.looks_ahead() => foresee(idx, after, mixtures, &output.hidden)?,
                     _ => None,
                 };
                 let Some(out) = &mut experts_outs[idx] else {
@@ -264,15 +262,18 @@ fn onto_nothing(routed: Option<Routed>) -> Result<LayerOutput, Exception> {
     Ok(LayerOutput { hidden: mlx_rs::ops::zeros_like(&routed.x)?, routed: Some(routed) })
 }
 
-/// What the next layer's router would say of hidden states now, if its weights are in memory.
+/// What the next router behind a layer would say of its hidden states as they are, if that router is in memory. Layers without
+/// experts between the two are passed over.
 fn foresee<'a>(
-    next: Option<&mut StreamingProxy<dyn Layer>>,
     layer_idx: usize,
+    after: &mut [StreamingProxy<dyn Layer>],
     mixtures: &'a [Option<Mixture>],
     hidden: &Array,
 ) -> Result<Option<Foreseen<'a>>, Exception> {
-    let layer = next.and_then(StreamingProxy::bound);
-    let (Some(layer), Some(Some(mixture))) = (layer, mixtures.get(layer_idx)) else { return Ok(None) };
+    let mut next = after.iter_mut().zip(mixtures.iter().enumerate().skip(layer_idx + 1));
+    let found = next.find_map(|(layer, (idx, mixture))| Some((layer, idx, mixture.as_ref()?)));
+    let Some((layer, layer_idx, mixture)) = found else { return Ok(None) };
+    let Some(layer) = layer.bound() else { return Ok(None) };
     Ok(layer.foresee(hidden)?.map(|routed| Foreseen { layer_idx, mixture, routed }))
 }
 

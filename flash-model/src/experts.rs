@@ -142,7 +142,7 @@ impl Experts {
         ExpertTraffic { token_read_bytes, ahead: self.ahead.traffic(), ..self.traffic }
     }
 
-    /// Whether [`mix`](Self::mix) has a use for what the next layer's router would say.
+    /// Whether [`mix`](Self::mix) has a use for what the next router would say.
     pub(crate) fn looks_ahead(&self) -> bool {
         self.ahead.guesses() && self.plan.ahead_slots(self.pool.n_slots()) > 0
     }

@@ -11,7 +11,7 @@ use flash_sched::Lookahead;
 
 use super::{Load, Mixture, Routed};
 
-/// What the next layer's router would say now.
+/// What the next router would say now.
 #[derive(Debug)]
 pub(crate) struct Foreseen<'a> {
     pub layer_idx: usize,

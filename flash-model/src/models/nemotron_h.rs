@@ -13,7 +13,7 @@ use mlx_rs::module::{Module, ModuleParameters};
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
-use crate::experts::{Gate, Latent, Mixture, MixtureArgs, Names};
+use crate::experts::{Gate, Latent, Mixture, MixtureArgs, Names, Routed};
 use crate::kv::Keeps;
 use crate::layers::RmsNorm;
 use crate::mamba2::Mamba2;
@@ -35,6 +35,11 @@ const NAMES: DecoderNames = DecoderNames { model: "backbone", embed: "embeddings
 trait Mixer: ModuleParameters + Debug + 'static {
     /// What comes of `residual` and of its norm, which the input has.
     fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception>;
+
+    /// What it would send to experts of hidden states whose norm this is, if it has any.
+    fn foresee(&self, _normed: Array) -> Result<Option<Routed>, Exception> {
+        Ok(None)
+    }
 }
 
 impl Mixer for Attention {
@@ -52,6 +57,10 @@ impl Mixer for Mamba2 {
 impl Mixer for Gate {
     fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         self.send(residual.clone(), input.x.clone())
+    }
+
+    fn foresee(&self, normed: Array) -> Result<Option<Routed>, Exception> {
+        self.route(normed).map(Some)
     }
 }
 
@@ -81,7 +90,11 @@ impl<M: Mixer> Module<LayerInput<'_>> for Block<M> {
     fn training_mode(&mut self, _: bool) {}
 }
 
-impl<M: Mixer> Layer for Block<M> {}
+impl<M: Mixer> Layer for Block<M> {
+    fn foresee(&mut self, hidden: &Array) -> Result<Option<Routed>, Exception> {
+        self.mixer.foresee(self.norm.of(hidden)?)
+    }
+}
 
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {

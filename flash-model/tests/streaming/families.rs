@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{Way, bits, in_mid_flight, prompt_of};
 
 /// Of each family one whose layers are large enough to be streamed.
-const STREAMED: [&str; 22] = [
+const STREAMED: [&str; 23] = [
     "llama-sliding",
     "qwen2",
     "qwen3",
@@ -20,6 +20,7 @@ const STREAMED: [&str; 22] = [
     "phi3",
     "gemma3-text",
     "mixtral",
+    "qwen2_moe",
     "qwen3_moe",
     "gpt_oss",
     "gpt_oss-blocks",
@@ -38,9 +39,11 @@ const STREAMED: [&str; 22] = [
 ];
 
 /// Mixtures of experts, stacked and apart, in each of the forms that families and formats have.
-const MIXTURES: [&str; 20] = [
+const MIXTURES: [&str; 22] = [
     "mixtral",
     "mixtral-each",
+    "qwen2_moe-each",
+    "qwen2_moe-q4",
     "qwen3_moe",
     "qwen3_moe-each",
     "qwen3_moe-q4",
@@ -59,6 +62,18 @@ const MIXTURES: [&str; 20] = [
     "qwen3_5_moe-q4",
     "qwen3_next",
     "qwen3_next-trained",
+];
+
+/// Of each family one with two layers of experts.
+const GUESSED: [&str; 8] = [
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "gpt_oss",
+    "deepseek_v3",
+    "nemotron_h-moe",
+    "qwen3_5_moe",
+    "qwen3_next",
 ];
 
 fn family(name: &str) -> (PathBuf, usize) {
@@ -113,6 +128,30 @@ fn packing_experts_changes_no_bit() {
             let bits_of = |dir: &Path| bits(&mut way.open(dir).unwrap(), &prompt, vocab).unwrap();
             assert!(bits_of(packed.path()) == bits_of(&dir), "{name}: {compute:?} differs");
         }
+    }
+}
+
+#[test]
+fn experts_of_every_family_are_read_ahead_and_change_no_bit() {
+    for name in GUESSED {
+        let (dir, vocab) = family(name);
+        let tokens = prompt_of(12, vocab);
+        let decode = |way: Way| {
+            let mut engine = way.open(&dir).unwrap();
+            let logits = tokens.iter().map(|token| engine.forward(&[*token]).unwrap());
+            let bits: Vec<u32> = logits.flatten().map(f32::to_bits).collect();
+            (bits, engine.stats().experts.unwrap().ahead.guessed)
+        };
+        // A slot takes whole OS pages, which are large next to these experts. Of the budgets that hold some, not all leave slots
+        // for guesses.
+        let (wanted, _) = decode(Way { pinned: 20.0, ..Way::RESIDENT });
+        let budgets = (1..80).map(|step| f64::from(step) / 8.0);
+        let mut n_guessed = budgets.map(|pinned| {
+            let (got, guessed) = decode(Way { pinned, ..Way::RESIDENT });
+            assert!(got == wanted, "{name}: {pinned} differs");
+            guessed
+        });
+        assert!(n_guessed.any(|guessed| guessed > 0), "{name}: not one guess");
     }
 }
 
