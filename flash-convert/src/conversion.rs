@@ -6,7 +6,7 @@ use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 use crate::layout::{Layout, PlannedTensor};
 use crate::scratch::Scratch;
-use crate::shards;
+use crate::shards::{self, Metadata};
 use crate::stream::StreamError;
 use crate::target::Target;
 use crate::tokenizer::Tokenizer;
@@ -104,7 +104,7 @@ impl Conversion {
         self.tokenizer()?.write(&out, &layout.config)?;
         let placed: Vec<_> = layout.parameters.iter().map(|parameter| &parameter.placed).collect();
         let mut scratch = Scratch::new();
-        shards::write(&out, &placed, progress, |parameter_idx, sink| {
+        shards::write(&out, &placed, &Metadata::new(), progress, |parameter_idx, sink| {
             scratch.convert(&self.gguf, &layout.parameters[parameter_idx], sink)
         })?;
         out.finish()?;

@@ -201,6 +201,14 @@ pub enum ConvertError {
         /// The name.
         tensor: String,
     },
+    /// Experts of one layer that cannot lie in rows of one tensor.
+    #[error("{path}: tensor {tensor:?} has not the type and shape that other experts have in its place")]
+    Unalike {
+        /// The directory.
+        path: PathBuf,
+        /// A tensor of an expert that differs.
+        tensor: String,
+    },
     /// A tensor of a shape that config.json or its neighbours contradict.
     #[error("{path}: tensor {tensor:?} has shape {found:?}, the model asks for {wanted}")]
     CheckpointShape {

@@ -44,5 +44,5 @@ pub use conversion::{Conversion, Plan, Progress, Report, SHARD_BYTES_DEFAULT};
 pub use error::{ConvertError, TokenizerProblem};
 pub use hf::{COMPANION_FILES, Checkpoint, QuantizePlan, Quantized};
 pub use layout::PlannedTensor;
-pub use pack::{Member, PackPlan, Packed};
+pub use pack::{LayerExperts, Member, PackPlan, Packed};
 pub use target::{Becomes, Target};

@@ -1,5 +1,6 @@
 //! The safetensors files of a converted model: what lies where in them, and how they are written.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use flash_kernels::FloatType;
@@ -19,6 +20,9 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// Bytes of the header's length.
 const LEN_BYTES: usize = 8;
+
+/// Text in the header of a shard.
+pub(crate) type Metadata = BTreeMap<String, String>;
 
 /// A tensor of a converted model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,10 +77,12 @@ impl Packing {
     }
 }
 
-/// Writes all shards, and the index if there are several. `convert` hands over the parts of the parameter of an index.
+/// Writes all shards, and the index if there are several. `convert` hands over the parts of the parameter of an index. Each shard
+/// has the `metadata`, beside what MLX's have.
 pub(crate) fn write<E: From<ConvertError>>(
     out: &OutDir,
     parameters: &[&Placed],
+    metadata: &Metadata,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     mut convert: impl FnMut(usize, &mut Sink<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -91,7 +97,7 @@ pub(crate) fn write<E: From<ConvertError>>(
     let total_bytes = shards.iter().flatten().map(|part| part.bytes).sum();
     let mut done_bytes = 0;
     for (shard_idx, parts) in shards.iter().enumerate() {
-        let shard = Shard::create(out, &name(shard_idx, n_shards), parts)?;
+        let shard = Shard::create(out, &name(shard_idx, n_shards), parts, metadata)?;
         let of_shard = parameters.iter().enumerate().filter(|(_, placed)| placed.shard_idx == shard_idx);
         for (parameter_idx, placed) in of_shard {
             let mut written_bytes = vec![0; placed.parts.len()];
@@ -137,8 +143,8 @@ struct Shard {
 
 impl Shard {
     /// Starts the shard that holds `parts`.
-    fn create(dir: &OutDir, name: &str, parts: &[&Part]) -> Result<Self, ConvertError> {
-        let header = header(parts);
+    fn create(dir: &OutDir, name: &str, parts: &[&Part], metadata: &Metadata) -> Result<Self, ConvertError> {
+        let header = header(parts, metadata);
         let file = dir.create(name)?;
         file.write_at(0, &header)?;
         Ok(Self { file, data_offset: header.len() as u64 })
@@ -158,23 +164,29 @@ impl Shard {
 }
 
 /// A safetensors header with its length, padded so that the data after it is aligned.
-fn header(parts: &[&Part]) -> Vec<u8> {
-    let mut entries = Map::new();
-    entries.insert("__metadata__".to_owned(), json!({"format": "mlx"}));
-    for part in parts {
-        let entry = json!({
-            "dtype": part.dtype,
-            "shape": part.shape,
-            "data_offsets": [part.offset, part.offset + part.bytes],
-        });
-        entries.insert(part.name.clone(), entry);
-    }
+fn header(parts: &[&Part], metadata: &Metadata) -> Vec<u8> {
+    let mut entries = entries(parts.iter().copied());
+    let format = ("format".to_owned(), json!("mlx"));
+    let metadata = metadata.iter().map(|(key, value)| (key.clone(), json!(value)));
+    entries.insert("__metadata__".to_owned(), metadata.chain([format]).collect());
     let json = Value::Object(entries).to_string();
     let len = (LEN_BYTES + json.len()).next_multiple_of(DATA_ALIGN) - LEN_BYTES;
     let mut header = (len as u64).to_le_bytes().to_vec();
     header.extend_from_slice(json.as_bytes());
     header.resize(LEN_BYTES + len, b' ');
     header
+}
+
+/// What a header says of parts.
+pub(crate) fn entries<'a>(parts: impl Iterator<Item = &'a Part>) -> Map<String, Value> {
+    let entry = |part: &Part| {
+        json!({
+            "dtype": part.dtype,
+            "shape": part.shape,
+            "data_offsets": [part.offset, part.offset + part.bytes],
+        })
+    };
+    parts.map(|part| (part.name.clone(), entry(part))).collect()
 }
 
 /// `model.safetensors.index.json`: which shard holds which tensor.

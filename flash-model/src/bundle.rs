@@ -41,6 +41,17 @@ impl Part {
         Self { name: tensor.name.clone(), shard: tensor.shard, span, dtype: tensor.dtype, shape }
     }
 
+    /// All of a tensor.
+    pub(crate) fn whole(tensor: &Tensor) -> Self {
+        Self::rows(tensor, &(0..tensor.shape[0]))
+    }
+
+    /// The same so many bytes behind.
+    pub(crate) fn moved(self, bytes: u64) -> Self {
+        let Span { start, end } = self.span;
+        Self { span: Span::new(start + bytes, end + bytes), ..self }
+    }
+
     /// Of its rows, cut in `of` parts that are as long, the `nth`.
     pub(crate) fn cut(self, nth: u64, of: u64) -> Self {
         let mut shape = self.shape;

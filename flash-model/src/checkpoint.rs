@@ -1,5 +1,7 @@
 //! A model directory, opened: its configuration and where its tensors lie. No weight has been read.
 
+mod packed;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,12 +9,16 @@ use flash_io::{Catalog, Dtype, IoMode, ReadAt, Tensor};
 
 use crate::{Config, ModelError};
 
+use packed::PackedExperts;
+pub(crate) use packed::{member_name, rows_name};
+
 /// A model on disk.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     config: Config,
     catalog: Catalog,
+    packed: PackedExperts,
     io: IoMode,
 }
 
@@ -29,7 +35,8 @@ impl Checkpoint {
         }
         let config = Config::open(dir)?;
         let catalog = Catalog::open(dir, io)?;
-        Ok(Self { dir: dir.to_owned(), config, catalog, io })
+        let packed = PackedExperts::of(&catalog)?;
+        Ok(Self { dir: dir.to_owned(), config, catalog, packed, io })
     }
 
     /// The same model, its weights read through other storage.
@@ -80,13 +87,27 @@ impl Checkpoint {
 
     /// Whether there is a tensor of that name.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.catalog.get(name).is_some()
+        self.get(name).is_some()
+    }
+
+    /// What all tensors are called, with those of the first of experts in rows.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.catalog.tensors().map(|tensor| tensor.name.as_str()).chain(self.packed.names())
+    }
+
+    /// The tensor of that name. Of experts in rows, the first one's can be asked for.
+    pub(crate) fn get(&self, name: &str) -> Option<&Tensor> {
+        self.catalog.get(name).or_else(|| self.packed.get(name))
+    }
+
+    /// The tensor that has the experts below `path` in its rows, if they lie so: `[n_experts, row_bytes]`.
+    pub(crate) fn rows(&self, path: &str) -> Option<&Tensor> {
+        self.packed.rows(path)
     }
 
     /// The tensor of that name, which must have that shape and kind.
     pub(crate) fn tensor(&self, name: &str, shape: &[u64], kind: TensorKind) -> Result<&Tensor, ModelError> {
         let tensor = self
-            .catalog
             .get(name)
             .ok_or_else(|| ModelError::MissingTensor { dir: self.dir.clone(), tensor: name.to_owned() })?;
         let path = || self.catalog.shards()[tensor.shard.0].path.clone();

@@ -54,6 +54,20 @@ pub enum ModelError {
         /// What can be run.
         known: Vec<&'static str>,
     },
+    /// What a packed model says of its experts is not so.
+    #[error("what the rows of tensor {tensor:?} hold is not said rightly: {error}")]
+    Rows {
+        /// The tensor of all experts of a layer.
+        tensor: String,
+        /// Why its metadata is refused.
+        error: Box<IoError>,
+    },
+    /// Experts that lie in rows cannot be packed again.
+    #[error("{dir}: its experts are packed already")]
+    Packed {
+        /// The model directory.
+        dir: PathBuf,
+    },
     /// A number of experts was asked for of a model that has none.
     #[error("the model has no experts")]
     NoExperts,

@@ -73,7 +73,7 @@ pub use conduct::Conduct;
 pub use config::{Config, QuantizedFormat, QuantizedMode};
 pub use engine::{Engine, EngineOptions, EngineStats, Recovery, Resumption, SessionContext};
 pub use error::ModelError;
-pub use experts::{AheadTraffic, ExpertInfo, ExpertTensor, ExpertTraffic};
+pub use experts::{AheadTraffic, ExpertInfo, ExpertRows, ExpertTensor, ExpertTraffic};
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
 pub use kv::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub use model::Model;

@@ -6,7 +6,7 @@ use flash_sched::{Prediction, ResidencyPlan};
 use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::decoder::Decoder;
-use crate::experts::{ExpertInfo, ExpertPlan, ExpertTensor, Mixture};
+use crate::experts::{ExpertInfo, ExpertPlan, ExpertRows, Mixture};
 use crate::kv::{Keeps, KvPolicy, StateShape, n_kv_layers};
 use crate::needs::{MemoryNeeds, Planned, Workload};
 use crate::planner::MachineSpeeds;
@@ -177,16 +177,17 @@ impl Model {
         Some(ExpertInfo { n_experts, n_held, total_bytes, token_bytes })
     }
 
-    /// The tensors of each expert, the first layer's before the next one's, as they are called where each expert's lie side by side.
+    /// The experts of each layer, as rows of one tensor.
     ///
     /// # Errors
-    /// [`ModelError::NoExperts`] if there are none.
-    pub fn expert_tensors(&self) -> Result<Vec<Vec<ExpertTensor>>, ModelError> {
-        let of_mixture = |mixture: &Mixture| -> Vec<_> {
-            (0..mixture.dims.n_experts).map(|expert_idx| mixture.tensors_of(expert_idx)).collect()
-        };
-        let experts: Vec<_> = self.decoder.mixtures().flatten().flat_map(of_mixture).collect();
-        if experts.is_empty() { Err(ModelError::NoExperts) } else { Ok(experts) }
+    /// [`ModelError::NoExperts`] if there are none, [`ModelError::Packed`] if they are that already.
+    pub fn expert_rows(&self) -> Result<Vec<ExpertRows>, ModelError> {
+        let rows = self.decoder.mixtures().flatten().map(Mixture::as_rows).collect::<Option<Vec<_>>>();
+        match rows {
+            None => Err(ModelError::Packed { dir: self.checkpoint.dir().to_owned() }),
+            Some(rows) if rows.is_empty() => Err(ModelError::NoExperts),
+            Some(rows) => Ok(rows),
+        }
     }
 
     /// The smallest budget for a workload.

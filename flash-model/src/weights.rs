@@ -120,8 +120,7 @@ impl<'a> Weights<'a> {
         let format = config.quantized_format(&path).ok_or_else(|| {
             config.field_error("quantization", &"missing", "the weights are quantised, so it must say how")
         })?;
-        let catalog = self.checkpoint.catalog();
-        let tensor = |name: &str| catalog.get(&format!("{stored}.{name}"));
+        let tensor = |name: &str| self.checkpoint.get(&format!("{stored}.{name}"));
         if let (Some(scales), Some(biases)) = (tensor("scales"), tensor("biases")) {
             self.checkpoint.expect_dtype_of_scales(scales, biases)?;
         }

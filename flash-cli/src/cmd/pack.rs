@@ -2,28 +2,28 @@
 
 use std::process::ExitCode;
 
-use flash_convert::{Member, PackPlan, Packed};
+use flash_convert::{LayerExperts, Member, PackPlan, Packed};
 use flash_io::IoMode;
-use flash_model::{Compute, ExpertTensor};
+use flash_model::{Compute, ExpertRows, ExpertTensor};
 
 use super::writing::{tell, watched};
 use crate::args::PackArgs;
 use crate::session::open_model;
 
-/// An index of all tensors of all experts would have to be read at every start.
-const ONE_FILE: u64 = u64::MAX;
-
 pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {
     let PackArgs { model, out } = args;
     let dir = model.find()?;
     // Only its headers are read.
-    let experts = open_model(&dir, IoMode::Pread, Compute::Auto)?.expert_tensors()?;
+    let layers = open_model(&dir, IoMode::Pread, Compute::Auto)?.expert_rows()?;
     let member = |ExpertTensor { name, tensor, idx, .. }| Member { name, tensor, idx };
-    let experts: Vec<Vec<Member>> =
-        experts.into_iter().map(|tensors| tensors.into_iter().map(member).collect()).collect();
-    let plan = PackPlan::new(&dir, &experts, ONE_FILE)?;
-    let Packed { out_dir, n_experts, total_bytes, n_shards, .. } =
+    let layer = |ExpertRows { name, experts, .. }| LayerExperts {
+        name,
+        experts: experts.into_iter().map(|tensors| tensors.into_iter().map(member).collect()).collect(),
+    };
+    let layers: Vec<_> = layers.into_iter().map(layer).collect();
+    let plan = PackPlan::new(&dir, &layers)?;
+    let Packed { out_dir, n_experts, total_bytes, .. } =
         watched(plan.total_bytes(), |progress| plan.run(out, progress))?;
-    tell(&out_dir, &format!("{n_experts} experts"), total_bytes, n_shards);
+    tell(&out_dir, &format!("{n_experts} experts"), total_bytes, 1);
     Ok(ExitCode::SUCCESS)
 }

@@ -19,9 +19,12 @@ fn experts_are_packed_and_nothing_is_overwritten() {
     let model_bytes = |dir: &Path| {
         json(&output(["inspect", "--model", dir.to_str().unwrap(), "--json"]))["model_bytes"].as_u64()
     };
-    // What fills pages is no weight.
+    // These experts fill whole pages.
     assert_eq!(model_bytes(&out), model_bytes(&mixture));
     assert_refused(&pack(), 1, &["exists already"]);
+    let again = dir.path().join("again");
+    let again = flash_cli(["pack", "--model"]).arg(&out).arg("--out").arg(&again).output().unwrap();
+    assert_refused(&again, 1, &["packed already"]);
 }
 
 #[test]

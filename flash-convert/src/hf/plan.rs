@@ -10,7 +10,7 @@ use super::{int4, stream};
 use crate::conversion::Progress;
 use crate::error::ConvertError;
 use crate::scratch::Scratch;
-use crate::shards::{self, Packing, Part, Placed};
+use crate::shards::{self, Metadata, Packing, Part, Placed};
 use crate::source;
 use crate::writer::OutDir;
 
@@ -148,7 +148,7 @@ impl QuantizePlan<'_> {
         }
         let placed: Vec<_> = self.parameters.iter().map(|planned| &planned.placed).collect();
         let mut scratch = Scratch::new();
-        shards::write(&out, &placed, progress, |parameter_idx, sink| {
+        shards::write(&out, &placed, &Metadata::new(), progress, |parameter_idx, sink| {
             stream::write(&mut scratch, catalog, &self.parameters[parameter_idx], sink)
         })?;
         out.finish()?;

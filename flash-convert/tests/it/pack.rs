@@ -5,14 +5,16 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use flash_convert::{ConvertError, Member, PackPlan, SHARD_BYTES_DEFAULT};
-use flash_io::{Catalog, IoMode, Tensor};
+use flash_convert::{ConvertError, LayerExperts, Member, PackPlan};
+use flash_io::{Catalog, Header, IoMode, Span, Tensor, TensorInfo};
 use proptest::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
 const PAGE: u64 = 4096;
+/// What the experts of a model become.
+const ROWS: &str = "mlp.experts.packed";
 
 /// A model of one layer, whose experts have tensors of so many bytes each.
 struct Model {
@@ -66,45 +68,32 @@ impl Model {
         self.dir.path().join(name)
     }
 
-    fn name(tensor: &str, expert_idx: usize) -> String {
-        tensor.replace("experts.", &format!("experts.{expert_idx}."))
-    }
-
-    fn experts(&self) -> Vec<Vec<Member>> {
+    fn layer(&self) -> LayerExperts {
         let members = |idx: usize| {
             let member = |tensor: &String| {
-                let name = Self::name(tensor, idx);
+                let name = tensor.strip_prefix("mlp.experts.").unwrap().to_owned();
                 Member { name, tensor: tensor.clone(), idx: Some(idx as u64) }
             };
             self.stacked.keys().map(member).collect()
         };
-        (0..self.n_experts).map(members).collect()
+        LayerExperts { name: ROWS.to_owned(), experts: (0..self.n_experts).map(members).collect() }
     }
 
-    /// Those of the copy, which are in no stack any more.
-    fn packed_experts(&self) -> Vec<Vec<Member>> {
-        let mut experts = self.experts();
-        for member in experts.iter_mut().flatten() {
-            (member.tensor, member.idx) = (member.name.clone(), None);
-        }
-        experts
-    }
-
-    fn pack(&self, shard_bytes: u64) -> PathBuf {
-        let plan = PackPlan::new(&self.path(), &self.experts(), shard_bytes).unwrap();
+    fn pack(&self) -> PathBuf {
+        let plan = PackPlan::new(&self.path(), &[self.layer()]).unwrap();
         let packed = plan.run(&self.out("packed"), &mut |_| ControlFlow::Continue(())).unwrap();
-        assert_eq!(packed.n_experts, self.n_experts);
+        assert_eq!((packed.n_experts, packed.total_bytes), (self.n_experts, plan.total_bytes()));
         packed.out_dir
     }
 
-    fn error(&self, experts: &[Vec<Member>]) -> ConvertError {
-        PackPlan::new(&self.path(), experts, SHARD_BYTES_DEFAULT).unwrap_err()
+    fn error(&self, layer: LayerExperts) -> ConvertError {
+        PackPlan::new(&self.path(), &[layer]).unwrap_err()
     }
 }
 
-fn bytes_of(catalog: &Catalog, tensor: &Tensor) -> Vec<u8> {
+fn bytes_of(catalog: &Catalog, tensor: &Tensor, span: Span) -> Vec<u8> {
     let file = fs::read(&catalog.shards()[tensor.shard.0].path).unwrap();
-    file[tensor.span.start as usize..tensor.span.end as usize].to_vec()
+    file[span.start as usize..span.end as usize].to_vec()
 }
 
 fn open(dir: &Path) -> Catalog {
@@ -118,29 +107,36 @@ proptest! {
     fn each_expert_is_in_one_place_that_begins_at_a_page_and_no_byte_is_another(
         n_experts in 1usize..6,
         tensor_bytes in prop::collection::vec(1usize..9000, 1..5),
-        shard_bytes in prop::sample::select(vec![1, 20_000, SHARD_BYTES_DEFAULT]),
     ) {
         let model = Model::new(n_experts, &tensor_bytes);
-        let catalog = open(&model.pack(shard_bytes));
+        let catalog = open(&model.pack());
         for (name, bytes) in &model.others {
-            prop_assert_eq!(&bytes_of(&catalog, catalog.get(name).unwrap()), bytes);
+            let tensor = catalog.get(name).unwrap();
+            prop_assert_eq!(&bytes_of(&catalog, tensor, tensor.span), bytes);
         }
-        for idx in 0..n_experts {
-            let tensors: Vec<&Tensor> =
-                model.stacked.keys().map(|name| catalog.get(&Model::name(name, idx)).unwrap()).collect();
-            prop_assert!(tensors[0].span.start.is_multiple_of(PAGE));
-            for pair in tensors.windows(2) {
-                prop_assert_eq!((pair[0].shard, pair[0].span.end), (pair[1].shard, pair[1].span.start));
-            }
-            for (tensor, (stack, len)) in tensors.iter().zip(model.stacked.values().zip(&tensor_bytes)) {
-                prop_assert_eq!(&bytes_of(&catalog, tensor), &stack[idx * len..][..*len]);
-                prop_assert_eq!(&tensor.shape, &[*len as u64]);
+        prop_assert_eq!(catalog.tensors().len(), model.others.len() + 1);
+        let rows = catalog.get(ROWS).unwrap();
+        let &[n_rows, row_bytes] = rows.shape.as_slice() else { panic!("{rows:?}") };
+        prop_assert_eq!(n_rows, n_experts as u64);
+        prop_assert!(rows.span.start.is_multiple_of(PAGE) && row_bytes.is_multiple_of(PAGE));
+
+        // The header of a row is one of safetensors.
+        let header = catalog.metadata()[ROWS].as_bytes();
+        let data_start = 8 + header.len() as u64;
+        let header = Header::parse(Path::new(ROWS), header, data_start + row_bytes).unwrap();
+        let (filling, members): (Vec<TensorInfo>, Vec<_>) =
+            header.tensors.into_iter().partition(|tensor| tensor.name == "filling");
+        prop_assert!(filling.iter().all(|filling| filling.span.len_bytes() < PAGE));
+        prop_assert_eq!(members.len(), model.stacked.len());
+        for (member, ((name, stack), len)) in members.iter().zip(model.stacked.iter().zip(&tensor_bytes)) {
+            prop_assert_eq!(&format!("mlp.experts.{}", member.name), name);
+            prop_assert_eq!(&member.shape, &[*len as u64]);
+            for idx in 0..n_experts {
+                let start = rows.span.start + idx as u64 * row_bytes + member.span.start - data_start;
+                let got = bytes_of(&catalog, rows, Span::new(start, start + *len as u64));
+                prop_assert_eq!(&got, &stack[idx * len..][..*len]);
             }
         }
-        // Nothing else but what fills pages, and no tensor of all experts is left.
-        let fills = |tensor: &&Tensor| tensor.name.ends_with(".filling");
-        let n_members = n_experts * tensor_bytes.len() + model.others.len();
-        prop_assert_eq!(catalog.tensors().filter(|tensor| !fills(tensor)).count(), n_members);
     }
 }
 
@@ -148,7 +144,7 @@ proptest! {
 fn other_files_are_copied_and_hidden_ones_are_not() {
     let model = Model::new(2, &[100]);
     model.write("chat_template.jinja", b"{{ x }}");
-    let out = model.pack(SHARD_BYTES_DEFAULT);
+    let out = model.pack();
     let mut names: Vec<_> =
         fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -157,39 +153,44 @@ fn other_files_are_copied_and_hidden_ones_are_not() {
 }
 
 #[test]
-fn a_copy_of_a_copy_is_the_same() {
-    let model = Model::new(3, &[100, 5000]);
-    let out = model.pack(SHARD_BYTES_DEFAULT);
-    let plan = PackPlan::new(&out, &model.packed_experts(), SHARD_BYTES_DEFAULT).unwrap();
-    let again = plan.run(&model.out("again"), &mut |_| ControlFlow::Continue(())).unwrap().out_dir;
-    let read = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
-    assert!(read(&out) == read(&again));
-}
-
-#[test]
 fn tensors_that_are_not_there_are_named() {
     let model = Model::new(2, &[100]);
-    let mut experts = model.experts();
-    experts[1][0].idx = Some(2);
-    let error = model.error(&experts).to_string();
+    let mut layer = model.layer();
+    layer.experts[1][0].idx = Some(2);
+    let error = model.error(layer.clone()).to_string();
     assert!(error.ends_with("tensor \"mlp.experts.t0\" is missing, or it has no expert 2"), "{error}");
-    experts[1][0] = Member { name: "x".to_owned(), tensor: "y".to_owned(), idx: None };
-    let error = model.error(&experts).to_string();
+    layer.experts[1][0] = Member { name: "x".to_owned(), tensor: "y".to_owned(), idx: None };
+    let error = model.error(layer).to_string();
     assert!(error.ends_with("tensor \"y\" is missing"), "{error}");
 }
 
 #[test]
 fn two_tensors_with_one_name_are_refused() {
-    let model = Model::new(2, &[100]);
-    let mut experts = model.experts();
-    experts[0][0].name = "norm".to_owned();
-    assert!(matches!(model.error(&experts), ConvertError::Twice { tensor, .. } if tensor == "norm"));
+    let model = Model::new(2, &[100, 50]);
+    let rows = LayerExperts { name: "norm".to_owned(), ..model.layer() };
+    assert!(matches!(model.error(rows), ConvertError::Twice { tensor, .. } if tensor == "norm"));
+    let mut layer = model.layer();
+    for members in &mut layer.experts {
+        members[1].name = members[0].name.clone();
+    }
+    assert!(matches!(model.error(layer), ConvertError::Twice { tensor, .. } if tensor == "t0"));
+}
+
+#[test]
+fn experts_that_are_not_alike_are_refused() {
+    let model = Model::new(2, &[100, 50]);
+    let mut layer = model.layer();
+    layer.experts[1].swap(0, 1);
+    assert!(matches!(model.error(layer), ConvertError::Unalike { tensor, .. } if tensor == "mlp.experts.t1"));
+    let mut layer = model.layer();
+    layer.experts[1].pop();
+    assert!(matches!(model.error(layer), ConvertError::Unalike { tensor, .. } if tensor == ROWS));
 }
 
 #[test]
 fn an_interruption_leaves_nothing() {
     let model = Model::new(2, &[100, 10_000]);
-    let plan = PackPlan::new(&model.path(), &model.experts(), SHARD_BYTES_DEFAULT).unwrap();
+    let plan = PackPlan::new(&model.path(), &[model.layer()]).unwrap();
     let error = plan.run(&model.out("packed"), &mut |_| ControlFlow::Break(())).unwrap_err();
     assert!(matches!(error, ConvertError::Interrupted { .. }), "{error}");
     let left = fs::read_dir(model.dir.path()).unwrap().count();

@@ -11,7 +11,7 @@ use mlx_rs::module::{ModuleParameters as _, update_parameters};
 
 use super::{GateArgs, Router};
 use crate::bundle::{Bundle, Part};
-use crate::checkpoint::TensorKind;
+use crate::checkpoint::{TensorKind, member_name, rows_name};
 use crate::compute::Activation;
 use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::layers::Linear;
@@ -136,6 +136,8 @@ enum Tensors {
     Stacked(Tensor),
     /// Of each.
     Each(Vec<Tensor>),
+    /// Of the first. Those of the others follow, a row each.
+    Rows { first: Tensor, row_bytes: u64 },
 }
 
 impl From<Tensors> for Place {
@@ -144,24 +146,32 @@ impl From<Tensors> for Place {
     }
 }
 
-/// How the tensors of all experts lie, where each has a parameter of all.
+/// How the tensors of experts lie.
 #[derive(Debug, Clone, Copy)]
 enum Form {
-    /// As one.
+    /// Those of all as one.
     Stacked,
-    /// Apart, so that those of one expert can lie side by side.
-    Packed,
+    /// Each has its own.
+    Each,
+    /// Each has a row, in which all of its own lie side by side.
+    Rows,
 }
 
 impl Form {
-    /// That of those whose names are `rest` below the path of `weights`; none if there are none.
-    fn of(weights: &Weights<'_>, rest: &str) -> Option<Self> {
+    /// That of those whose names are `rest` below the path of `weights`; none if there are none. Who has their own is not asked.
+    fn of_stacked(weights: &Weights<'_>, rest: &str) -> Option<Self> {
         let checkpoint = weights.checkpoint();
         if checkpoint.has(&format!("{}.{rest}", weights.path())) {
-            Some(Self::Stacked)
-        } else {
-            checkpoint.has(&packed_name(weights.path(), 0, rest)).then_some(Self::Packed)
+            return Some(Self::Stacked);
         }
+        let in_rows = checkpoint.rows(weights.path()).is_some()
+            && checkpoint.has(&member_name(weights.path(), 0, rest));
+        in_rows.then_some(Self::Rows)
+    }
+
+    /// That of those at the path of `weights`, if they are not stacked.
+    fn of_each(weights: &Weights<'_>) -> Self {
+        if weights.checkpoint().rows(weights.path()).is_some() { Self::Rows } else { Self::Each }
     }
 
     /// What has this shape in an expert.
@@ -173,32 +183,41 @@ impl Form {
         shape: &[u64],
         kind: TensorKind,
     ) -> Result<Tensors, ModelError> {
-        let checkpoint = weights.checkpoint();
+        let (checkpoint, path) = (weights.checkpoint(), weights.path());
+        let member =
+            |expert_idx| checkpoint.tensor(&member_name(path, expert_idx, rest), shape, kind).cloned();
         match self {
             Self::Stacked => {
                 let shape = [&[n_experts as u64], shape].concat();
-                let tensor = checkpoint.tensor(&format!("{}.{rest}", weights.path()), &shape, kind)?;
-                Ok(Tensors::Stacked(tensor.clone()))
+                Ok(Tensors::Stacked(checkpoint.tensor(&format!("{path}.{rest}"), &shape, kind)?.clone()))
             }
-            Self::Packed => {
-                let name = |expert_idx| packed_name(weights.path(), expert_idx, rest);
-                let tensor = |expert_idx| checkpoint.tensor(&name(expert_idx), shape, kind).cloned();
-                Ok(Tensors::Each((0..n_experts).map(tensor).collect::<Result<_, _>>()?))
+            Self::Each => Ok(Tensors::Each((0..n_experts).map(member).collect::<Result<_, _>>()?)),
+            Self::Rows => {
+                let first = member(0)?;
+                let rows = checkpoint.rows(path).expect("experts that lie in rows");
+                let row_bytes = rows.span.len_bytes() / n_experts.max(1) as u64;
+                checkpoint.tensor(&rows.name, &[n_experts as u64, row_bytes], TensorKind::Bytes)?;
+                Ok(Tensors::Rows { first, row_bytes })
             }
         }
     }
 }
 
-/// What the tensor of one expert is called that was `rest` below the path of all.
-fn packed_name(path: &str, expert_idx: usize, rest: &str) -> String {
-    format!("{path}.{expert_idx}.{rest}")
+/// The experts of a layer, to be stored as rows of one tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpertRows {
+    /// What it is called then.
+    pub name: String,
+    /// The tensors of each.
+    pub experts: Vec<Vec<ExpertTensor>>,
 }
 
-/// A tensor of one expert, to be stored by itself.
+/// A tensor of one expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExpertTensor {
-    /// What it is called then.
+    /// What it is called in a row.
     pub name: String,
     /// The tensor of the model that has it.
     pub tensor: String,
@@ -215,20 +234,16 @@ impl Mixture {
         router: Router,
     ) -> Result<Self, ModelError> {
         let stacked = weights.at(names.stacked);
-        if Form::of(&stacked, &format!("{}.weight", names.stacked_matrices[UP])).is_some() {
+        if Form::of_stacked(&stacked, &format!("{}.weight", names.stacked_matrices[UP])).is_some() {
             return Self::stacked(&stacked, names.stacked_matrices, args, router);
         }
         let each = weights.at(names.each);
+        let form = Form::of_each(&each);
         let template = args.template(&each.at("0"), names.each_matrices)?;
         Self::placed(&each, template, args, router, |key, shape, kind| {
             let (idx, parameter) = matrix_of(key);
-            let tensor = |expert_idx| {
-                let path = each.at(&format!("{expert_idx}"));
-                let name = format!("{}.{}.{parameter}", path.path(), names.each_matrices[idx]);
-                weights.checkpoint().tensor(&name, shape, kind).cloned()
-            };
-            let tensors = (0..args.dims.n_experts).map(tensor).collect::<Result<_, _>>()?;
-            Ok(Tensors::Each(tensors).into())
+            let name = format!("{}.{parameter}", names.each_matrices[idx]);
+            Ok(form.tensors(&each, &name, args.dims.n_experts, shape, kind)?.into())
         })
     }
 
@@ -240,10 +255,10 @@ impl Mixture {
         args: ExpertArgs,
         router: Router,
     ) -> Result<Self, ModelError> {
-        let form = Form::of(weights, &format!("{}.weight", matrices[UP])).unwrap_or(Form::Stacked);
+        let form = Form::of_stacked(weights, &format!("{}.weight", matrices[UP])).unwrap_or(Form::Stacked);
         let template = match form {
-            Form::Stacked => args.template(weights, matrices)?,
-            Form::Packed => args.template(&weights.stored_at(format!("{}.0", weights.path())), matrices)?,
+            Form::Rows => args.template(&weights.stored_at(format!("{}.0", weights.path())), matrices)?,
+            _ => args.template(weights, matrices)?,
         };
         Self::placed(weights, template, args, router, |key, shape, kind| {
             let (idx, parameter) = matrix_of(key);
@@ -260,7 +275,7 @@ impl Mixture {
         router: Router,
     ) -> Result<Option<Self>, ModelError> {
         const JOINED: &str = "gate_up_proj";
-        let Some(form) = Form::of(weights, JOINED) else { return Ok(None) };
+        let Some(form) = Form::of_stacked(weights, JOINED) else { return Ok(None) };
         let ExpertArgs { dims: ExpertDims { n_experts, hidden, intermediate }, activation, .. } = args;
         let linear = |input, output| weights.linear_in(None, input, output, false);
         let template = Expert {
@@ -288,7 +303,7 @@ impl Mixture {
         args: ExpertArgs,
         router: Router,
     ) -> Result<Option<Self>, ModelError> {
-        let Some(form) = Form::of(weights, "gate_up_proj_blocks") else { return Ok(None) };
+        let Some(form) = Form::of_stacked(weights, "gate_up_proj_blocks") else { return Ok(None) };
         let ExpertArgs { dims: ExpertDims { n_experts, hidden, intermediate }, bias, activation } = args;
         let linear = |input, output| weights.linear_in(Some(BLOCKS), input, output, bias);
         let both = intermediate.checked_mul(2).ok_or_else(|| {
@@ -325,6 +340,9 @@ impl Mixture {
                         (tensor.dtype, tensor.shape) = (Dtype::U32, shape.to_vec());
                     }
                 }
+                Tensors::Rows { first, .. } => {
+                    (first.dtype, first.shape) = (Dtype::U32, shape.to_vec());
+                }
             }
             Ok(codes.into())
         })?;
@@ -357,6 +375,7 @@ impl Mixture {
         let bytes = |tensors: &Tensors| match tensors {
             Tensors::Stacked(tensor) => tensor.span.len_bytes() / n_experts.max(1),
             Tensors::Each(tensors) => tensors.first().map_or(0, |tensor| tensor.span.len_bytes()),
+            Tensors::Rows { first, .. } => first.span.len_bytes(),
         };
         self.parameters.iter().map(|(_, place)| bytes(&place.tensors) / place.of).sum()
     }
@@ -397,25 +416,29 @@ impl Mixture {
                 part.shape.remove(0);
                 part
             }
-            Tensors::Each(tensors) => Part::rows(&tensors[expert_idx], &(0..tensors[expert_idx].shape[0])),
+            Tensors::Each(tensors) => Part::whole(&tensors[expert_idx]),
+            Tensors::Rows { first, row_bytes } => Part::whole(first).moved(expert_idx as u64 * row_bytes),
         };
         let part = |(_, place): &(String, Place)| all(&place.tensors).cut(place.nth, place.of);
         Bundle::new(format!("{}[{expert_idx}]", self.path), self.parameters.iter().map(part).collect())
     }
 
-    /// The tensors of an expert, as they are called where they lie side by side.
-    pub(crate) fn tensors_of(&self, expert_idx: usize) -> Vec<ExpertTensor> {
-        let tensor = |tensors: &Tensors| match tensors {
-            Tensors::Stacked(tensor) => {
-                let rest = tensor.name.strip_prefix(&self.path).and_then(|rest| rest.strip_prefix('.'));
-                let rest = rest.expect("a tensor below the path of the experts");
-                let name = packed_name(&self.path, expert_idx, rest);
-                ExpertTensor { name, tensor: tensor.name.clone(), idx: Some(expert_idx as u64) }
-            }
-            Tensors::Each(tensors) => {
-                let name = tensors[expert_idx].name.clone();
-                ExpertTensor { tensor: name.clone(), name, idx: None }
-            }
+    /// The experts as rows of one tensor; none if they are that already.
+    pub(crate) fn as_rows(&self) -> Option<ExpertRows> {
+        let experts = (0..self.dims.n_experts).map(|expert_idx| self.tensors_of(expert_idx));
+        Some(ExpertRows { name: rows_name(&self.path), experts: experts.collect::<Option<_>>()? })
+    }
+
+    fn tensors_of(&self, expert_idx: usize) -> Option<Vec<ExpertTensor>> {
+        let tensor = |tensors: &Tensors| {
+            let (tensor, path, idx) = match tensors {
+                Tensors::Stacked(tensor) => (tensor, self.path.clone(), Some(expert_idx as u64)),
+                Tensors::Each(tensors) => (&tensors[expert_idx], format!("{}.{expert_idx}", self.path), None),
+                Tensors::Rows { .. } => return None,
+            };
+            let rest = tensor.name.strip_prefix(&path).and_then(|rest| rest.strip_prefix('.'));
+            let name = rest.expect("a tensor below the path of the experts").to_owned();
+            Some(ExpertTensor { name, tensor: tensor.name.clone(), idx })
         };
         // What has several of them is one.
         let first = self.parameters.iter().filter(|(_, place)| place.nth == 0);

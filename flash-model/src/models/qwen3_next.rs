@@ -38,10 +38,10 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     args.norm_topk_prob = own.norm_topk_prob;
     let OwnArgs { rope_theta: theta, partial_rotary_factor: part, ref rope_scaling, .. } = own;
     // Checkpoints as they are trained have a tensor for each expert.
-    let mut tensors = weights.checkpoint().catalog().tensors();
-    let is_trained = tensors.any(|tensor| {
-        tensor.name.starts_with("model.layers.") && tensor.name.ends_with(".mlp.experts.0.up_proj.weight")
-    });
+    let is_trained = weights
+        .checkpoint()
+        .names()
+        .any(|name| name.starts_with("model.layers.") && name.ends_with(".mlp.experts.0.up_proj.weight"));
     let is_sparse = |layer_idx| own.has_experts(layer_idx);
     let scaling = rope_scaling.as_ref();
     hybrid(

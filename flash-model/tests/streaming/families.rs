@@ -1,12 +1,9 @@
 //! A model of each family, as committed for the comparison with mlx-lm.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use flash_convert::{Member, PackPlan, SHARD_BYTES_DEFAULT};
-use flash_io::IoMode;
 use flash_io::faults::{Fault, When};
-use flash_model::{Checkpoint, Compute, Config, ExpertTensor, Model};
+use flash_model::{Compute, Config};
 use serde::Deserialize;
 
 use super::{Way, bits, in_mid_flight, prompt_of};
@@ -39,7 +36,7 @@ const STREAMED: [&str; 23] = [
 ];
 
 /// Mixtures of experts, stacked and apart, in each of the forms that families and formats have.
-const MIXTURES: [&str; 22] = [
+pub(super) const MIXTURES: [&str; 22] = [
     "mixtral",
     "mixtral-each",
     "qwen2_moe-each",
@@ -76,7 +73,7 @@ const GUESSED: [&str; 8] = [
     "qwen3_next",
 ];
 
-fn family(name: &str) -> (PathBuf, usize) {
+pub(super) fn family(name: &str) -> (PathBuf, usize) {
     #[derive(Deserialize)]
     struct Args {
         vocab_size: usize,
@@ -102,31 +99,6 @@ fn no_family_changes_a_bit_when_it_is_streamed() {
                 // Two slots hold two layers: one does not.
                 assert!(prefetch || engine.stats().streamed_bytes > 0, "{name} was not streamed");
             }
-        }
-    }
-}
-
-/// Packs a model, as `flash-cli pack` does.
-fn pack(dir: &Path, out: &Path) {
-    let model = Model::open(Checkpoint::open(dir, IoMode::Pread).unwrap()).unwrap();
-    let member = |ExpertTensor { name, tensor, idx, .. }| Member { name, tensor, idx };
-    let experts = model.expert_tensors().unwrap().into_iter();
-    let experts: Vec<Vec<_>> = experts.map(|tensors| tensors.into_iter().map(member).collect()).collect();
-    let plan = PackPlan::new(dir, &experts, SHARD_BYTES_DEFAULT).unwrap();
-    plan.run(out, &mut |_| ControlFlow::Continue(())).unwrap();
-}
-
-#[test]
-fn packing_experts_changes_no_bit() {
-    for name in MIXTURES {
-        let (dir, vocab) = family(name);
-        let packed = tempfile::tempdir().unwrap();
-        pack(&dir, packed.path());
-        let prompt = prompt_of(40, vocab);
-        for compute in [Compute::Auto, Compute::Mlx] {
-            let way = Way { compute, pinned: 0.0, chunk_bytes: 12_288, ..Way::RESIDENT };
-            let bits_of = |dir: &Path| bits(&mut way.open(dir).unwrap(), &prompt, vocab).unwrap();
-            assert!(bits_of(packed.path()) == bits_of(&dir), "{name}: {compute:?} differs");
         }
     }
 }

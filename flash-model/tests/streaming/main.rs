@@ -2,6 +2,7 @@
 //! those of the model that is all in memory.
 
 mod families;
+mod packed;
 mod tiny;
 
 use std::path::Path;

@@ -121,7 +121,7 @@ fn made_once(made_from: &str, make: impl FnOnce(&PathBuf) -> Result<()>) -> Resu
 
 /// A model of random weights. That with experts is packed: each program has it as it reads it best.
 fn synthetic(preset: &Preset, python: &Path, flash_cli: &Path, demo: &Model) -> Result<Model> {
-    let made_by = if preset.is_mixture { "packed" } else { "mlx" };
+    let made_by = if preset.is_mixture { "rows" } else { "mlx" };
     let model = |dir: &Path| Model {
         name: preset.name,
         mlx: dir.join(made_by),

@@ -1,0 +1,88 @@
+//! Experts that lie in rows of one tensor.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use flash_convert::{LayerExperts, Member, PackPlan};
+use flash_io::{HeaderFault, IoError, IoMode};
+use flash_model::{Checkpoint, Compute, ExpertRows, ExpertTensor, Model, ModelError};
+
+use super::families::{MIXTURES, family};
+use super::{Way, bits, prompt_of};
+
+fn open(dir: &Path) -> Result<Model, ModelError> {
+    Model::open(Checkpoint::open(dir, IoMode::Pread)?)
+}
+
+/// Packs a model, as `flash-cli pack` does.
+fn pack(dir: &Path, out: &Path) {
+    let model = open(dir).unwrap();
+    let member = |ExpertTensor { name, tensor, idx, .. }| Member { name, tensor, idx };
+    let layer = |ExpertRows { name, experts, .. }| LayerExperts {
+        name,
+        experts: experts.into_iter().map(|tensors| tensors.into_iter().map(member).collect()).collect(),
+    };
+    let layers: Vec<_> = model.expert_rows().unwrap().into_iter().map(layer).collect();
+    let plan = PackPlan::new(dir, &layers).unwrap();
+    plan.run(out, &mut |_| ControlFlow::Continue(())).unwrap();
+}
+
+#[test]
+fn packing_experts_changes_no_bit() {
+    for name in MIXTURES {
+        let (dir, vocab) = family(name);
+        let packed = tempfile::tempdir().unwrap();
+        pack(&dir, packed.path());
+        let prompt = prompt_of(40, vocab);
+        for compute in [Compute::Auto, Compute::Mlx] {
+            let way = Way { compute, pinned: 0.0, chunk_bytes: 12_288, ..Way::RESIDENT };
+            let bits_of = |dir: &Path| bits(&mut way.open(dir).unwrap(), &prompt, vocab).unwrap();
+            assert!(bits_of(packed.path()) == bits_of(&dir), "{name}: {compute:?} differs");
+        }
+    }
+}
+
+/// A packed model, in whose file and configuration `from` is replaced by `to`, which is as long.
+fn packed_with(from: &str, to: &str) -> ModelError {
+    assert_eq!(from.len(), to.len());
+    let (dir, _) = family("qwen3_moe");
+    let packed = tempfile::tempdir().unwrap();
+    pack(&dir, packed.path());
+    for name in ["model.safetensors", "config.json"] {
+        let path = packed.path().join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        while let Some(at) = bytes.windows(from.len()).position(|window| window == from.as_bytes()) {
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        }
+        fs::write(path, bytes).unwrap();
+    }
+    open(packed.path()).unwrap_err()
+}
+
+#[test]
+fn rows_that_are_not_what_they_should_be_are_named() {
+    let error = packed_with("\"num_experts\": 12", "\"num_experts\": 11");
+    assert!(
+        matches!(&error, ModelError::TensorShape { tensor, .. } if tensor.ends_with(".switch_mlp.packed")),
+        "{error:?}"
+    );
+    let error = packed_with("gate_proj.weight", "gate_proj.wright");
+    assert!(
+        matches!(&error, ModelError::MissingTensor { tensor, .. } if tensor.ends_with(".gate_proj.weight")),
+        "{error:?}"
+    );
+    // What lies in a row does not fill it.
+    let error = packed_with(r#"data_offsets\":[0,"#, r#"data_offsets\":[1,"#);
+    let ModelError::Rows { tensor, error: refused } = &error else { panic!("{error:?}") };
+    let fault = matches!(&**refused, IoError::Header { fault: HeaderFault::SizeMismatch { .. }, .. });
+    assert!(tensor.ends_with(".packed") && fault, "{error}");
+}
+
+#[test]
+fn what_is_packed_is_not_packed_again() {
+    let (dir, _) = family("mixtral");
+    let packed = tempfile::tempdir().unwrap();
+    pack(&dir, packed.path());
+    assert!(matches!(open(packed.path()).unwrap().expert_rows(), Err(ModelError::Packed { .. })));
+}
