@@ -3,7 +3,7 @@
 //!
 //! `<formats>_matmul/<isa>/<format>/<n>x<k>/<m>`: `m` rows. Elements are multiplications.
 //!
-//! Formats: `affine` (`<bits>x<group>`), `float` and `mx`.
+//! Formats: `affine` (`<bits>x<group>`), `strips` (the same, as pinned weights are rearranged), `float` and `mx`.
 
 use std::time::Duration;
 
@@ -24,6 +24,11 @@ const ROWS_PORTABLE: usize = 16;
 fn affine() -> Vec<Format> {
     let formats = [(2, 64), (3, 64), (4, 32), (4, 64), (4, 128), (6, 64), (8, 64)];
     formats.map(|(bits, group)| Format::Affine { bits, group }).to_vec()
+}
+
+fn strips() -> Vec<Format> {
+    let formats = [(4, 32), (4, 64), (4, 128), (8, 64)];
+    formats.map(|(bits, group)| Format::Strips { bits, group }).to_vec()
 }
 
 fn floats() -> Vec<Format> {
@@ -93,7 +98,7 @@ fn matmul_rows(c: &mut Criterion, name: &str, formats: &[Format]) {
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    for (name, formats) in [("affine", affine()), ("float", floats()), ("mx", mx())] {
+    for (name, formats) in [("affine", affine()), ("strips", strips()), ("float", floats()), ("mx", mx())] {
         matvec(&mut criterion, &format!("{name}_matvec"), &formats);
         matmul_rows(&mut criterion, &format!("{name}_matmul"), &formats);
     }

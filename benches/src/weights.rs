@@ -12,6 +12,13 @@ pub enum Format {
         /// Values that share a scale.
         group: usize,
     },
+    /// The same, with codes in strips.
+    Strips {
+        /// Bits of a code.
+        bits: u32,
+        /// Values that share a scale.
+        group: usize,
+    },
     /// Floating-point numbers.
     Float(FloatType),
     /// A microscaling format.
@@ -24,7 +31,9 @@ impl Format {
         let len = n * k;
         match self {
             // A scale and a bias of two bytes each.
-            Self::Affine { bits, group } => len / 8 * bits as usize + len / group * 4,
+            Self::Affine { bits, group } | Self::Strips { bits, group } => {
+                len / 8 * bits as usize + len / group * 4
+            }
             Self::Float(float) => len * float.size_bytes(),
             Self::Mx(mx) => mx.codes_bytes(len) + len / mx.group_size(),
         }
@@ -34,7 +43,7 @@ impl Format {
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Affine { bits, group } => write!(f, "{bits}x{group}"),
+            Self::Affine { bits, group } | Self::Strips { bits, group } => write!(f, "{bits}x{group}"),
             Self::Float(FloatType::F32) => f.write_str("f32"),
             Self::Float(FloatType::F16) => f.write_str("f16"),
             Self::Float(FloatType::BF16) => f.write_str("bf16"),
@@ -67,8 +76,9 @@ impl Weights {
         let len = shape[0] * shape[1];
         let floats = |value: u16, n: usize| value.to_le_bytes().repeat(n);
         let (codes, scales, biases) = match format {
-            Format::Affine { bits, group } => {
+            Format::Affine { bits, group } | Format::Strips { bits, group } => {
                 let n_groups = len / group;
+                // Random bytes are as random in strips.
                 let codes = random_bytes(len / 8 * bits as usize);
                 (codes, floats(F16_SCALE, n_groups), floats(F16_BIAS, n_groups))
             }
@@ -102,6 +112,9 @@ impl Weights {
         match *format {
             Format::Affine { bits, group } => {
                 Matrix::affine(*shape, bits, group, codes, FloatType::F16, scales, biases)
+            }
+            Format::Strips { bits, group } => {
+                Matrix::affine(*shape, bits, group, codes, FloatType::F16, scales, biases)?.in_strips()
             }
             Format::Float(float) => Matrix::float(*shape, Floats { float, bytes: codes }),
             Format::Mx(Mx::Fp4) => Matrix::mxfp4(*shape, codes, scales),

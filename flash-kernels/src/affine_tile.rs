@@ -3,7 +3,8 @@ use std::ops::Range;
 use crate::activations::Exception;
 use crate::isa::Kernels;
 use crate::matrix::{AffineStorage, Coding};
-use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Rows};
+use crate::strips::into_rows;
+use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Layout, Rows};
 use crate::widen::widen_e8m0;
 
 /// A tile of affine weights.
@@ -16,12 +17,13 @@ pub(crate) struct AffineTile<'a> {
 
 impl<'a> AffineTile<'a> {
     /// The tiles of the rows `range` of `w`, each of `k` codes. `widened` takes codes, scales and biases that kernels
-    /// cannot read as they are stored, `spare` the rows of a last tile that is not full.
+    /// cannot read as they are stored (strips only if `reads_strips`), `spare` the rows of a last tile that is not full.
     pub(crate) fn of(
         kernels: &Kernels,
         w: &AffineStorage<'a>,
         k: usize,
         range: Range<usize>,
+        reads_strips: bool,
         widened: &'a mut [Vec<u8>; 3],
         spare: &'a mut [Vec<u8>; 3],
     ) -> Vec<Self> {
@@ -29,8 +31,15 @@ impl<'a> AffineTile<'a> {
         let [wide_codes, wide_scales, wide_biases] = widened;
         let codes_bytes = k / 8 * w.bits as usize;
         let stored = &w.codes[range.start * codes_bytes..range.end * codes_bytes];
+        let layout = if reads_strips { w.layout } else { Layout::Rows };
         let codes = match w.narrow() {
-            None => Rows::tiles(w.codes, codes_bytes, range.clone(), spare_codes),
+            None if layout == w.layout => Rows::tiles(w.codes, codes_bytes, range.clone(), spare_codes),
+            None => {
+                wide_codes.clear();
+                wide_codes.extend_from_slice(stored);
+                into_rows(wide_codes, codes_bytes);
+                Rows::tiles(wide_codes, codes_bytes, 0..range.len(), spare_codes)
+            }
             Some(narrow) => {
                 wide_codes.resize(range.len() * k, 0);
                 (kernels.widen)(narrow, stored, wide_codes);
@@ -54,7 +63,7 @@ impl<'a> AffineTile<'a> {
             }
         };
         let tiles = codes.zip(scales.zip(biases)).map(|(codes, (scales, biases))| Self {
-            codes: CodeRows { rows: codes, bits: w.code_bits(), group: w.group },
+            codes: CodeRows { rows: codes, layout, bits: w.code_bits(), group: w.group },
             scales: FloatRows { rows: scales, float: w.float },
             biases: FloatRows { rows: biases, float: w.float },
         });

@@ -1,3 +1,5 @@
+use crate::strips::STRIP_ROWS;
+
 /// Why slices do not fit together, or numbers do not fit a format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -31,6 +33,12 @@ pub enum KernelError {
         wanted_bytes: usize,
         /// Length given.
         got_bytes: usize,
+    },
+    /// Only affine codes of 4 and 8 bits lie in strips, and only in whole ones.
+    #[error("{n_rows} rows are no affine codes of 4 or 8 bits in whole strips of {STRIP_ROWS} rows")]
+    Strips {
+        /// Rows of the matrix.
+        n_rows: usize,
     },
     /// The rows of a stacked matrix are not as many for each expert.
     #[error("{n_rows} rows do not divide into {n_experts} experts")]

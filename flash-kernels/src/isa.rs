@@ -3,8 +3,9 @@
 /// Kernels of functions that must not run on other processors.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
-    ($($kernel:ident: $function:path, ($($argument:ident),*);)*) => {
+    (multiplies_strips: $strips:literal; $($kernel:ident: $function:path, ($($argument:ident),*);)*) => {
         Kernels {
+            multiplies_strips: $strips,
             $($kernel: |$($argument),*| {
                 #[expect(unsafe_code, reason = "the processor has the instructions")]
                 // SAFETY: `Isa::kernels` hands this table out only where `is_available` holds.
@@ -150,6 +151,9 @@ impl fmt::Display for Isa {
 /// rows (`unpack_codes` and `multiply_panel`, `decode` and `multiply_lanes`).
 #[derive(Debug)]
 pub(crate) struct Kernels {
+    /// Whether `multiply_codes` reads codes in strips, too.
+    pub(crate) multiplies_strips: bool,
+
     /// [`fix_group`](crate::activations::fix_group).
     pub(crate) fix_group: fn(values: &[f32], codes: &mut [i16]) -> Option<Terms>,
 

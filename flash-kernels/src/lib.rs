@@ -51,6 +51,7 @@ mod product;
 mod recurrent;
 mod rope;
 mod stack;
+mod strips;
 mod tile;
 mod widen;
 
@@ -67,3 +68,4 @@ pub use product::{Projection, gather_matmul, matmul, matmul_add, matmul_each, ma
 pub use recurrent::{GatedDelta, GatedDeltaInput, Mamba2, Passing};
 pub use rope::Rope;
 pub use stack::MatrixStack;
+pub use strips::{STRIP_ROWS, into_strips};

@@ -3,7 +3,8 @@ use std::ops::Range;
 use crate::error::{KernelError, check_len};
 use crate::float::FloatType;
 use crate::mx::{self, Mx};
-use crate::tile::CodeBits;
+use crate::strips::STRIP_ROWS;
+use crate::tile::{CodeBits, Layout};
 use crate::widen::Narrow;
 
 /// Stored floating-point numbers: little-endian bytes at any address.
@@ -41,6 +42,7 @@ pub(crate) struct AffineStorage<'a> {
     pub(crate) bits: u32,
     pub(crate) group: usize,
     pub(crate) codes: &'a [u8],
+    pub(crate) layout: Layout,
     /// The type of both scales and biases, as stored or as widened.
     pub(crate) float: FloatType,
     pub(crate) scales: &'a [u8],
@@ -118,8 +120,9 @@ impl<'a> Matrix<'a> {
         check_len("codes", n.saturating_mul(k / 8 * bits as usize), codes.len())?;
         check_len("scales", floats_bytes, scales.len())?;
         check_len("biases", floats_bytes, biases.len())?;
-        let (coding, group) = (Coding::Affine, group_size);
-        let storage = Storage::Affine(AffineStorage { coding, bits, group, codes, float, scales, biases });
+        let (coding, group, layout) = (Coding::Affine, group_size, Layout::Rows);
+        let storage =
+            Storage::Affine(AffineStorage { coding, bits, group, codes, layout, float, scales, biases });
         Ok(Self { n, k, storage })
     }
 
@@ -149,6 +152,7 @@ impl<'a> Matrix<'a> {
             bits: Mx::Fp4.bits(),
             group: mx::GROUP,
             codes,
+            layout: Layout::Rows,
             float: FloatType::BF16,
             scales,
             biases: &[],
@@ -187,12 +191,35 @@ impl<'a> Matrix<'a> {
         Ok(Self { n, k, storage: Storage::Decoded(DecodedStorage { format, codes, scales }) })
     }
 
+    /// The same matrix, of affine codes of 4 or 8 bits that [`into_strips`](crate::into_strips) has rearranged. Products have
+    /// the same bits, and those with few rows are faster where [`Pool::prefers_strips`](crate::Pool::prefers_strips).
+    ///
+    /// # Errors
+    /// [`KernelError::Strips`] if it has another format, or no whole strips.
+    pub fn in_strips(self) -> Result<Self, KernelError> {
+        let Self { n, k, storage } = self;
+        match storage {
+            Storage::Affine(affine) if affine.narrow().is_none() && n.is_multiple_of(STRIP_ROWS) => {
+                Ok(Self {
+                    n,
+                    k,
+                    storage: Storage::Affine(AffineStorage { layout: Layout::Strips, ..affine }),
+                })
+            }
+            _ => Err(KernelError::Strips { n_rows: n }),
+        }
+    }
+
     /// A view of some of the rows.
     ///
     /// # Panics
-    /// If the range does not lie within the rows.
+    /// If the range does not lie within the rows, or cuts a strip.
     pub fn rows(&self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.n, "rows {rows:?} of {}", self.n);
+        if let Storage::Affine(AffineStorage { layout: Layout::Strips, .. }) = self.storage {
+            let is_whole = [rows.start, rows.end].iter().all(|row| row.is_multiple_of(STRIP_ROWS));
+            assert!(is_whole, "rows {rows:?} of strips");
+        }
         let cut = |bytes: &'a [u8]| {
             let row_bytes = bytes.len().checked_div(self.n).unwrap_or(0);
             &bytes[row_bytes * rows.start..row_bytes * rows.end]
@@ -216,7 +243,8 @@ impl<'a> Matrix<'a> {
     pub(crate) fn is_like(&self, other: &Matrix<'_>) -> bool {
         let same_format = match (self.storage, other.storage) {
             (Storage::Affine(a), Storage::Affine(b)) => {
-                (a.coding, a.bits, a.group, a.float) == (b.coding, b.bits, b.group, b.float)
+                (a.coding, a.bits, a.group, a.layout, a.float)
+                    == (b.coding, b.bits, b.group, b.layout, b.float)
             }
             (Storage::Float(a), Storage::Float(b)) => a.float == b.float,
             (Storage::Decoded(a), Storage::Decoded(b)) => a.format == b.format,

@@ -141,6 +141,12 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Whether products with few rows are faster if affine codes of `bits` lie [in strips](crate::Matrix::in_strips). Codes of
+    /// 8 bits come from memory as fast in rows, and other instruction sets copy strips back into rows first.
+    pub fn prefers_strips(&self, bits: u32) -> bool {
+        self.kernels().multiplies_strips && bits == 4
+    }
+
     /// The instruction set of the kernels.
     pub fn isa(&self) -> Isa {
         self.isa

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::float::FloatType;
+use crate::strips::{STRIP_ROWS, place};
 
 /// Rows of the weights in a tile: two AVX-512 vectors of `f32`. Enough that one activation loaded from cache
 /// serves two vectors of weights, and few enough that eight rows of activations fit the registers beside them.
@@ -84,7 +85,6 @@ impl<'a> Rows<'a> {
     }
 
     /// All rows.
-    #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn bytes(&self) -> &'a [u8] {
         self.bytes
@@ -108,17 +108,39 @@ pub(crate) struct FloatRows<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CodeRows<'a> {
     pub(crate) rows: Rows<'a>,
+    pub(crate) layout: Layout,
     pub(crate) bits: CodeBits,
     pub(crate) group: usize,
+}
+
+/// In which order the codes of a matrix lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// One row behind the other.
+    Rows,
+    /// As [`into_strips`](crate::into_strips) lays them.
+    Strips,
 }
 
 impl CodeRows<'_> {
     /// One code.
     pub(crate) fn code(&self, row_idx: usize, code_idx: usize) -> u8 {
-        let row = self.rows.row(row_idx);
+        let codes_per_byte = 8 / self.bits.width();
+        let byte = self.byte(row_idx, code_idx / codes_per_byte);
         match self.bits {
-            CodeBits::Four => row[code_idx / 2] >> (code_idx % 2 * 4) & 15,
-            CodeBits::Eight => row[code_idx],
+            CodeBits::Four => byte >> (code_idx % 2 * 4) & 15,
+            CodeBits::Eight => byte,
+        }
+    }
+
+    fn byte(&self, row_idx: usize, byte_idx: usize) -> u8 {
+        let row_bytes = self.rows.row_bytes();
+        match self.layout {
+            Layout::Rows => self.rows.row(row_idx)[byte_idx],
+            Layout::Strips => {
+                let strip = &self.rows.bytes()[row_idx / STRIP_ROWS * STRIP_ROWS * row_bytes..];
+                strip[place(row_idx % STRIP_ROWS, byte_idx, row_bytes)]
+            }
         }
     }
 }

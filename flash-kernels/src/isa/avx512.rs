@@ -42,6 +42,7 @@ pub(super) fn is_available() -> bool {
 }
 
 pub(super) static KERNELS: Kernels = kernels! {
+    multiplies_strips: true;
     fix_group: fix_group, (values, codes);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
     arrange: arrange, (bits, codes, planes);

@@ -33,6 +33,7 @@ pub(super) const fn is_available() -> bool {
 
 // Functions in plain Rust are compiled for these instructions too.
 pub(super) static KERNELS: Kernels = Kernels {
+    multiplies_strips: false,
     fix_group,
     pack_rows,
     arrange: arrange_words,

@@ -15,6 +15,7 @@ use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLane
 use crate::widen::widen;
 
 pub(super) static KERNELS: Kernels = Kernels {
+    multiplies_strips: false,
     fix_group,
     pack_rows,
     arrange: arrange_words,

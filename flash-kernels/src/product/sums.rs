@@ -176,7 +176,8 @@ impl<'a> Product<'a> {
     ) {
         let acc_rows = self.acc_rows();
         let Scratch { acc, chains, panel, scales, widened, spare, .. } = scratch;
-        let tiles = AffineTile::of(kernels, w, self.k, columns, widened, spare);
+        let reads_strips = kernels.multiplies_strips && matches!(x, FixedInput::Few(_));
+        let tiles = AffineTile::of(kernels, w, self.k, columns, reads_strips, widened, spare);
         let accs = acc.chunks_exact_mut(acc_rows);
         match x {
             FixedInput::Few(x) => {

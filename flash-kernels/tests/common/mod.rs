@@ -71,6 +71,7 @@ impl Random {
 }
 
 /// Stored weights, each slice some bytes into its buffer.
+#[derive(Clone)]
 pub(crate) struct Weights {
     pub(crate) format: Format,
     pub(crate) shape: [usize; 2],
@@ -175,6 +176,15 @@ impl Weights {
             Format::Mx(Mx::Nv4) => Matrix::nvfp4(self.shape, codes, scales),
         }
         .unwrap()
+    }
+
+    /// The same with codes in strips, as a matrix must be told.
+    pub(crate) fn rearranged(&self) -> Self {
+        let mut weights = self.clone();
+        let codes = &mut weights.codes[self.offsets[0]..];
+        let row_bytes = codes.len() / self.shape[0];
+        flash_kernels::into_strips(codes, row_bytes);
+        weights
     }
 
     /// Makes the first weight of a row NaN, or the scale of its group NaN or infinite.

@@ -20,16 +20,25 @@ use crate::activations::{FixedVector, LINE_BYTES};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
 use crate::float::FloatType;
-use crate::tile::{CodeBits, Lanes, TILE};
+use crate::strips::{STEP_BYTES, STRIP_ROWS};
+use crate::tile::{CodeBits, Lanes, Layout, TILE};
 
 /// Rows that are multiplied at a time: their activations are loaded once, and are in registers.
-pub(super) const ROWS: usize = 4;
+pub(super) const ROWS: usize = STRIP_ROWS;
 
 /// Lines that are multiplied at a time: a quarter of each goes into one vector.
 const LINES: usize = 4;
 
+/// Bytes of a row that are multiplied at a time.
+const FOUR_BYTES: usize = LINES * LINE_BYTES;
+
+const _: () = assert!(FOUR_BYTES == STEP_BYTES, "strips are cut as rows are multiplied");
+
 /// How far ahead codes are fetched, in the order of the memory. With less they come too late.
 const AHEAD_BYTES: usize = 16 << 10;
+
+/// The same in strips, where the processor's own prefetchers go ahead, too: with more they have nothing to do.
+const AHEAD_STRIPS_BYTES: usize = 6 << 10;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -46,7 +55,7 @@ pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn multiply_as<F: Stored>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     let group_bytes = tile.codes.bits.bytes(tile.codes.group);
-    match (tile.codes.bits, CHAINS * group_bytes / (LINES * LINE_BYTES)) {
+    match (tile.codes.bits, CHAINS * group_bytes / FOUR_BYTES) {
         (CodeBits::Four, 1) => multiply_tile::<F, 4, 1>(tile, x, acc),
         (CodeBits::Four, 2) => multiply_tile::<F, 4, 2>(tile, x, acc),
         (CodeBits::Four, _) => multiply_tile::<F, 4, 4>(tile, x, acc),
@@ -84,14 +93,48 @@ fn multiply_tile<F: Stored, const PLANES: usize, const FOURS: usize>(
 struct FourRows<'a, F, const PLANES: usize, const FOURS: usize> {
     codes: *const u8,
     codes_bytes: usize,
+    order: Order,
     scales: ScaleRows<F>,
     biases: ScaleRows<F>,
     n_groups: usize,
     x: &'a FixedVector,
 }
 
+/// The way through the codes of four rows.
+#[derive(Clone, Copy)]
+struct Order {
+    /// From what is multiplied at a time of one row to the same of the next.
+    row_bytes: usize,
+    /// The same for the last of each row, which may be fewer bytes.
+    last_row_bytes: usize,
+    /// Rows whose bytes come before the next ones of a row.
+    step_rows: usize,
+    ahead_bytes: usize,
+}
+
+impl Order {
+    /// For rows of `codes_bytes`.
+    #[inline]
+    fn new(layout: Layout, codes_bytes: usize) -> Self {
+        match layout {
+            Layout::Rows => Self {
+                row_bytes: codes_bytes,
+                last_row_bytes: codes_bytes,
+                step_rows: 1,
+                ahead_bytes: AHEAD_BYTES,
+            },
+            Layout::Strips => Self {
+                row_bytes: FOUR_BYTES,
+                last_row_bytes: codes_bytes % FOUR_BYTES,
+                step_rows: ROWS,
+                ahead_bytes: AHEAD_STRIPS_BYTES,
+            },
+        }
+    }
+}
+
 impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLANES, FOURS> {
-    const GROUP_BYTES: usize = FOURS * LINES * LINE_BYTES / CHAINS;
+    const GROUP_BYTES: usize = FOURS * FOUR_BYTES / CHAINS;
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -105,6 +148,7 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
         Self {
             codes: codes.bytes().as_ptr(),
             codes_bytes,
+            order: Order::new(tile.codes.layout, codes_bytes),
             scales: ScaleRows::first(tile.scales, n_groups),
             biases: ScaleRows::first(tile.biases, n_groups),
             n_groups,
@@ -127,8 +171,6 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn multiply(&self) -> [__m512; ROWS] {
-        self.scales.prefetch();
-        self.biases.prefetch();
         let mut chains = [_mm512_setzero_ps(); ROWS];
         let whole = self.n_groups / CHAINS * CHAINS;
         for group_start in (0..whole).step_by(CHAINS) {
@@ -145,6 +187,8 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn add(&self, group_start: usize, mask: u16, dots: [__m512i; ROWS], chains: &mut [__m512; ROWS]) {
+        self.scales.prefetch(group_start);
+        self.biases.prefetch(group_start);
         let x_scales = load(&self.x.scales, group_start);
         let x_sums = load(&self.x.sums, group_start);
         for row in 0..ROWS {
@@ -165,7 +209,7 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
         let mut rows = [[_mm512_setzero_si512(); FOURS]; ROWS];
         unroll!(IDX in [0 1 2 3 4 5 6 7] {
             if IDX < FOURS {
-                let four = self.four_lines(start + IDX * LINES * LINE_BYTES);
+                let four = self.four_lines(start + IDX * FOUR_BYTES);
                 for row in 0..ROWS {
                     rows[row][IDX] = four[row];
                 }
@@ -183,8 +227,8 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn last_dots(&self, start: usize) -> [__m512i; ROWS] {
         let mut rows = [[_mm512_setzero_si512(); FOURS]; ROWS];
-        for (idx, start) in (start..self.codes_bytes).step_by(LINES * LINE_BYTES).enumerate() {
-            let is_whole = self.codes_bytes - start >= LINES * LINE_BYTES;
+        for (idx, start) in (start..self.codes_bytes).step_by(FOUR_BYTES).enumerate() {
+            let is_whole = self.codes_bytes - start >= FOUR_BYTES;
             let four = if is_whole { self.four_lines(start) } else { self.last_lines(start) };
             for (row, four) in rows.iter_mut().zip(four) {
                 row[idx] = four;
@@ -198,6 +242,7 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn four_lines(&self, start: usize) -> [__m512i; ROWS] {
+        let Order { row_bytes, step_rows, ahead_bytes, .. } = self.order;
         let planes = &self.x.planes[start / LINE_BYTES * PLANES..][..LINES * PLANES];
         let mut x = [[_mm512_setzero_si512(); PLANES]; LINES];
         for line in 0..LINES {
@@ -207,12 +252,12 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
         }
         let mut rows = [_mm512_setzero_si512(); ROWS];
         for (row, sums) in rows.iter_mut().enumerate() {
-            let start = self.codes.wrapping_add(row * self.codes_bytes + start);
+            let start = self.codes.wrapping_add(start * step_rows + row * row_bytes);
             let mut dots = [_mm512_setzero_si512(); LINES];
             for line in 0..LINES {
                 let start = start.wrapping_add(line * LINE_BYTES);
                 // Behind the last row there may be nothing, and a prefetch cannot fault.
-                _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(AHEAD_BYTES).cast());
+                _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(ahead_bytes).cast());
                 // SAFETY: the row has these bytes, as `dots` knows.
                 dots[line] = multiply_line(unsafe { _mm512_loadu_si512(start.cast()) }, x[line]);
             }
@@ -225,15 +270,17 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn last_lines(&self, start: usize) -> [__m512i; ROWS] {
+        let Order { last_row_bytes, step_rows, ahead_bytes, .. } = self.order;
         let mut rows = [[_mm512_setzero_si512(); LINES]; ROWS];
         let planes = self.x.planes.as_chunks::<PLANES>().0;
+        let first = self.codes.wrapping_add(start * step_rows);
         for (line, start) in (start..self.codes_bytes).step_by(LINE_BYTES).enumerate() {
             let x = planes[start / LINE_BYTES].each_ref().map(|plane| plane.load_512());
             let left_bytes = (self.codes_bytes - start).min(LINE_BYTES);
             let mask = u64::MAX >> (LINE_BYTES - left_bytes);
             for (row, dots) in rows.iter_mut().enumerate() {
-                let start = self.codes.wrapping_add(row * self.codes_bytes + start);
-                _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(AHEAD_BYTES).cast());
+                let start = first.wrapping_add(row * last_row_bytes + line * LINE_BYTES);
+                _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(ahead_bytes).cast());
                 // SAFETY: the mask keeps bytes of the row.
                 dots[line] = multiply_line(unsafe { _mm512_maskz_loadu_epi8(mask, start.cast()) }, x);
             }

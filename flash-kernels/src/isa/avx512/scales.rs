@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 
 use super::codes::ROWS;
 use crate::activations::LINE_BYTES;
+use crate::chains::CHAINS;
 use crate::tile::{FloatRows, TILE};
 
 /// How far ahead they are fetched, in the order of the memory: a row has few, so it is the next tile's.
@@ -33,13 +34,15 @@ impl<F: Stored> ScaleRows<F> {
         Self { start: self.start.wrapping_add(row * self.row_bytes), ..*self }
     }
 
-    /// Fetches those of four rows further on.
+    /// Fetches as many further on as four rows have of the chains' groups from `group_start` on: all of those at the beginning
+    /// of a row would be in the way of its codes.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn prefetch(&self) {
-        for offset in (0..ROWS * self.row_bytes).step_by(LINE_BYTES) {
+    pub(super) fn prefetch(&self, group_start: usize) {
+        let ahead = self.start.wrapping_add(AHEAD_BYTES + ROWS * group_start * F::SIZE_BYTES);
+        for offset in (0..ROWS * CHAINS * F::SIZE_BYTES).step_by(LINE_BYTES) {
             // Behind the last row there may be nothing, and a prefetch cannot fault.
-            _mm_prefetch::<_MM_HINT_T1>(self.start.wrapping_add(AHEAD_BYTES + offset).cast());
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(offset).cast());
         }
     }
 
