@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::ModelError;
 use crate::attention::CausalAttention;
-use crate::config::QuantizedFormat;
+use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::experts::Expert;
 use crate::gated_delta::{GatedDelta, GatedDeltaInput};
 use crate::kv::{LayerKv, StateShape};
@@ -52,11 +52,19 @@ pub(crate) enum Backend {
 /// The arrays of a matrix `W`, `[n, k]`: `y = x · Wᵀ (+ bias)`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix<'a> {
-    /// f32, f16 or bf16 `[n, k]`, or codes, u32 `[n, k · bits / 32]`.
+    /// f32, f16 or bf16 `[n, k]`, or codes, u32 `[n, k · bits / 32]`; in strips of `s` rows they are `[n / s, s · k · bits / 32]`.
     pub weight: &'a Array,
     pub quantized: Option<Quantized<'a>>,
     /// `[n]`.
     pub bias: Option<&'a Array>,
+}
+
+#[cfg(target_os = "linux")]
+impl Matrix<'_> {
+    /// Rows of `W`, however its codes lie.
+    pub(crate) fn n_rows(&self) -> i32 {
+        self.quantized.map_or(self.weight, |quantized| quantized.scales).dim(0)
+    }
 }
 
 /// What makes numbers of codes, each `[n, k / group_size]`.
@@ -195,6 +203,17 @@ impl Backend {
     /// Whether a product copies half-precision weights to f32 first.
     pub(crate) fn widens_weights(&self) -> bool {
         matches!(self, Self::Mlx)
+    }
+
+    /// Whether products are faster if codes of this format lie in strips.
+    pub(crate) fn prefers_strips(&self, format: QuantizedFormat) -> bool {
+        match self {
+            Self::Mlx => false,
+            #[cfg(target_os = "linux")]
+            Self::Native(pool) => {
+                format.mode == QuantizedMode::Affine && pool.prefers_strips(format.bits as u32)
+            }
+        }
     }
 
     /// A layer's KV cache over `buffers`, each `[kv_heads, capacity_tokens, head_dim]`, f32.

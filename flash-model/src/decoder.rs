@@ -66,11 +66,13 @@ impl Decoder {
             architecture;
         let (mut proxies, mut mixtures, mut experts_outs) = (Vec::new(), Vec::new(), Vec::new());
         for (path, LayerParts { layer, mixture, experts_out, .. }) in layers {
-            proxies.push(StreamingProxy::with_fused(layer, &path, &fused, checkpoint, &mut bundles)?);
+            let layer = StreamingProxy::with_fused(layer, &path, &fused, checkpoint, &mut bundles)?;
+            proxies.push(layer.arranged(weights.backend(), checkpoint, &bundles));
             mixtures.push(mixture);
             let out = experts_out
-                .map(|(path, out)| StreamingProxy::new(Box::new(out), &path, checkpoint, &mut bundles));
-            experts_outs.push(out.transpose()?);
+                .map(|(path, out)| StreamingProxy::new(Box::new(out), &path, checkpoint, &mut bundles))
+                .transpose()?;
+            experts_outs.push(out.map(|out| out.arranged(weights.backend(), checkpoint, &bundles)));
         }
         let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
         let norm = StreamingProxy::new(Box::new(norm), &norm_path, checkpoint, &mut bundles)?;

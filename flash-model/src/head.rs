@@ -1,5 +1,6 @@
 //! The head: the largest matrix of a small model, so it is cut into bundles no larger than a layer.
 
+use flash_kernels::STRIP_ROWS;
 use mlx_rs::Array;
 use mlx_rs::module::Module;
 
@@ -32,14 +33,18 @@ impl Head {
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         let (checkpoint, path) = (weights.checkpoint(), weights.path());
-        let n_rows = vocab_size as u64;
-        let n_tiles = head_bytes(checkpoint, path).div_ceil(tile_bytes.max(1)).clamp(1, n_rows);
-        let tile_rows = n_rows.div_ceil(n_tiles);
+        let (n_rows, strip_rows) = (vocab_size as u64, STRIP_ROWS as u64);
+        // As many rows in each tile, in whole strips.
+        let row_bytes = head_bytes(checkpoint, path).div_ceil(n_rows).max(1);
+        let n_strips_max = (tile_bytes / row_bytes / strip_rows).max(1);
+        let n_tiles = n_rows.div_ceil(n_strips_max * strip_rows);
+        let tile_rows = n_rows.div_ceil(n_tiles).next_multiple_of(strip_rows);
         let mut tiles = Vec::with_capacity(n_tiles as usize);
         for start in (0..n_rows).step_by(tile_rows as usize) {
             let rows = start..(start + tile_rows).min(n_rows);
             let tile = weights.linear(hidden_size, (rows.end - rows.start) as i32, false)?;
-            tiles.push(StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?);
+            let tile = StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?;
+            tiles.push(tile.arranged(weights.backend(), checkpoint, bundles));
         }
         let widens_weights = weights.backend().widens_weights();
         Ok(Self { tiles, vocab_size: n_rows as usize, widens_weights })

@@ -62,6 +62,7 @@ mod record;
 mod residency;
 mod rope;
 pub mod sample;
+mod strips;
 pub mod text;
 mod weights;
 

@@ -118,7 +118,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.shape.iter().map(|&extent| extent as usize).product::<usize>() * size_of_dtype(self.dtype)
     }
 }

@@ -11,9 +11,11 @@ use mlx_rs::module::{Module, ModuleParameters, update_parameters};
 use crate::ModelError;
 use crate::bundle::{Bundle, BundleIdx, Bundles, Part};
 use crate::checkpoint::{Checkpoint, TensorKind};
+use crate::compute::Backend;
 use crate::fused::{Fused, Place};
 use crate::mlx;
 use crate::residency::Residency;
+use crate::strips;
 
 /// Wraps any layer that is an `mlx-rs` [`Module`].
 ///
@@ -27,6 +29,8 @@ pub struct StreamingProxy<M: ?Sized> {
     parameters: Vec<(Rc<str>, Array)>,
     /// Those that the layer makes of the others while it has them, and what stands in their place.
     made: Vec<(Rc<str>, Array)>,
+    /// Those of the bundle's parts that are laid in strips once the layer is pinned.
+    strips: Vec<usize>,
     is_bound: bool,
     module: Box<M>,
 }
@@ -103,7 +107,18 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
             parts.push(Part::rows(checkpoint.tensor(&name, &shape, kind)?, &rows));
         }
         let bundle = bundles.push(Bundle::new(name, parts));
-        Ok(Self { bundle, parameters, made, is_bound: false, module })
+        Ok(Self { bundle, parameters, made, strips: Vec::new(), is_bound: false, module })
+    }
+
+    /// The same, whose codes are laid as `backend` reads them fastest once the layer is pinned. One that comes and goes would
+    /// be rearranged each time.
+    pub(crate) fn arranged(mut self, backend: &Backend, checkpoint: &Checkpoint, bundles: &Bundles) -> Self {
+        // A layer that makes matrices of others has MLX read them, which knows only rows.
+        if self.made.is_empty() {
+            let parts = &bundles.as_slice()[self.bundle.0].parts;
+            self.strips = strips::preferred(backend, checkpoint.config(), parts);
+        }
+        self
     }
 
     /// Runs the layer on one input. Unless the layer is pinned, the output is being computed when this returns.
@@ -152,8 +167,12 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         if self.is_bound {
             return Ok(());
         }
-        let (slot, witness) = residency.acquire(self.bundle)?;
-        let arrays = mlx::views(slot, witness, &residency.bundle(self.bundle).views())?;
+        let (mut slot, witness) = residency.acquire(self.bundle)?;
+        let mut views = residency.bundle(self.bundle).views();
+        if residency.is_pinned(self.bundle) {
+            self.strips.iter().for_each(|&idx| strips::rearrange(&mut slot, &mut views[idx]));
+        }
+        let arrays = mlx::views(slot, witness, &views)?;
         let keys = self.parameters.iter().map(|(key, _)| Rc::clone(key));
         set_parameters(&mut *self.module, keys.zip(arrays));
         self.is_bound = true;

@@ -46,12 +46,12 @@ pub(in crate::compute) fn expert_rows(
     for (idx, Work { expert, tokens: own }) in (0..).zip(work) {
         let gate = expert.gate_proj.as_ref().map(Linear::matrix);
         let (up, down) = (expert.up_proj.matrix(), expert.down_proj.matrix());
-        let (k, up_rows) = (x.dim(-1), up.weight.dim(0));
+        let (k, up_rows) = (x.dim(-1), up.n_rows());
         let in_turns = expert.activation.is_some() && gate.is_none();
-        let is_whole = gate.map_or(!in_turns || up_rows % 2 == 0, |gate| gate.weight.dim(0) == up_rows);
+        let is_whole = gate.map_or(!in_turns || up_rows % 2 == 0, |gate| gate.n_rows() == up_rows);
         expect(is_whole, "gate for each value")?;
         let intermediate = if in_turns { up_rows / 2 } else { up_rows };
-        (hidden, kind) = (down.weight.dim(0), expert.activation.map(Activation::kernel));
+        (hidden, kind) = (down.n_rows(), expert.activation.map(Activation::kernel));
         stored.push(StoredExpert {
             gate: gate.map(|gate| Stored::push(gate, k, &mut inputs)).transpose()?,
             up: Stored::push(up, k, &mut inputs)?,

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, Pool, Projection};
+use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, Pool, Projection, STRIP_ROWS};
 use flash_kernels::{matmul_add, matmul_each, matmul_gated};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -110,7 +110,7 @@ pub(super) struct Stored {
 #[derive(Clone, Copy)]
 enum Weight {
     Float(FloatType),
-    Affine { format: QuantizedFormat, float: FloatType },
+    Affine { format: QuantizedFormat, float: FloatType, in_strips: bool },
     Mxfp4,
     Mxfp8,
     Nvfp4,
@@ -139,7 +139,7 @@ impl<'a> Node<'a> {
     /// The shape of the rows, and as many columns as the matrix has rows.
     fn output_shape(&self, matrix: compute::Matrix<'_>) -> Vec<i32> {
         let mut shape = self.x.shape().to_vec();
-        *shape.last_mut().expect("it has a last dimension, which is k") = matrix.weight.dim(0);
+        *shape.last_mut().expect("it has a last dimension, which is k") = matrix.n_rows();
         shape
     }
 }
@@ -185,14 +185,19 @@ pub(super) fn squared_relu(values: &mut [f32]) {
 
 impl Weight {
     /// Codes with these scales.
-    fn quantized(format: QuantizedFormat, scales: &Array, biases: Option<&Array>) -> Result<Self, Exception> {
+    fn quantized(
+        format: QuantizedFormat,
+        scales: &Array,
+        biases: Option<&Array>,
+        in_strips: bool,
+    ) -> Result<Self, Exception> {
         if let (QuantizedMode::Affine, Some(biases)) = (format.mode, biases) {
             let float = float_type(scales)?;
             expect(float_type(biases)? == float, "scales and biases of one type")?;
             expect(biases.shape() == scales.shape(), "a bias for each group")?;
-            return Ok(Self::Affine { format, float });
+            return Ok(Self::Affine { format, float, in_strips });
         }
-        expect(scales.dtype() == Dtype::Uint8, "scales of a byte each")?;
+        expect(scales.dtype() == Dtype::Uint8 && !in_strips, "scales of a byte each, and rows of codes")?;
         match (format.mode, biases) {
             (QuantizedMode::Mxfp4, None) => Ok(Self::Mxfp4),
             (QuantizedMode::Mxfp8, None) => Ok(Self::Mxfp8),
@@ -210,10 +215,10 @@ impl Stored {
         inputs: &mut Vec<&'a Array>,
     ) -> Result<Self, Exception> {
         let compute::Matrix { weight, quantized, bias } = matrix;
-        let n = weight.dim(0);
+        let n = matrix.n_rows();
         inputs.push(weight);
-        let (how, weight_columns) = match quantized {
-            None => (Weight::Float(float_type(weight)?), k),
+        let (how, weight_shape) = match quantized {
+            None => (Weight::Float(float_type(weight)?), [n, k]),
             Some(Quantized { format, scales, biases }) => {
                 let groups = [n, k / format.group_size];
                 let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
@@ -221,10 +226,14 @@ impl Stored {
                 expect(scales.shape() == groups, "a scale for each group")?;
                 inputs.push(scales);
                 inputs.extend(biases);
-                (Weight::quantized(format, scales, biases)?, format.row_words(k))
+                let (rows, strip_rows) = ([n, format.row_words(k)], STRIP_ROWS as i32);
+                let strips = [n / strip_rows, rows[1] * strip_rows];
+                let in_strips = n % strip_rows == 0 && weight.shape() == strips;
+                let shape = if in_strips { strips } else { rows };
+                (Weight::quantized(format, scales, biases, in_strips)?, shape)
             }
         };
-        expect(weight.shape() == [n, weight_columns], "rows that fit the matrix")?;
+        expect(weight.shape() == weight_shape, "rows that fit the matrix")?;
         if let Some(bias) = bias {
             expect(bias.shape() == [n], "a bias for each row")?;
             inputs.push(bias);
@@ -244,9 +253,10 @@ impl Stored {
             Weight::Mxfp4 => Matrix::mxfp4(self.shape, next(), next())?,
             Weight::Mxfp8 => Matrix::mxfp8(self.shape, next(), next())?,
             Weight::Nvfp4 => Matrix::nvfp4(self.shape, next(), next())?,
-            Weight::Affine { format: QuantizedFormat { group_size, bits, .. }, float } => {
-                let [codes, scales, biases] = [next(), next(), next()];
-                Matrix::affine(self.shape, bits as u32, group_size as usize, codes, float, scales, biases)?
+            Weight::Affine { format: QuantizedFormat { group_size, bits, .. }, float, in_strips } => {
+                let ([codes, scales, biases], group_size) = ([next(), next(), next()], group_size as usize);
+                let rows = Matrix::affine(self.shape, bits as u32, group_size, codes, float, scales, biases)?;
+                if in_strips { rows.in_strips()? } else { rows }
             }
         };
         Ok(Projection { w, bias: self.bias.map(|float| Floats { float, bytes: next() }) })
