@@ -12,6 +12,7 @@ macro_rules! unroll {
 }
 
 mod codes;
+mod fetch;
 mod floats;
 mod panel;
 mod scales;

@@ -13,6 +13,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::fetch::{self, Far, Fetch, Near, is_near};
 use super::scales::{Bf16, F16, F32, ScaleRows, Stored};
 use super::transpose::{EVEN, ODD, transpose};
 use super::{HALVES, LANES};
@@ -32,47 +33,47 @@ const LINES: usize = 4;
 /// Bytes of a row that are multiplied at a time.
 const FOUR_BYTES: usize = LINES * LINE_BYTES;
 
+/// Lines of codes that are fetched while chains are turned round: more are no faster.
+const LINES_BESIDE: usize = 8;
+
 const _: () = assert!(FOUR_BYTES == STEP_BYTES, "strips are cut as rows are multiplied");
-
-/// How far ahead codes are fetched, in the order of the memory. With less they come too late.
-const AHEAD_BYTES: usize = 16 << 10;
-
-/// The same in strips, where the processor's own prefetchers go ahead, too: with more they have nothing to do.
-const AHEAD_STRIPS_BYTES: usize = 6 << 10;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     assert!(tile.scales.float == tile.biases.float, "scales and biases of one type");
-    match tile.scales.float {
-        FloatType::F32 => multiply_as::<F32>(tile, x, acc),
-        FloatType::F16 => multiply_as::<F16>(tile, x, acc),
-        FloatType::BF16 => multiply_as::<Bf16>(tile, x, acc),
+    match (tile.scales.float, is_near()) {
+        (FloatType::F32, false) => multiply_as::<F32, Far>(tile, x, acc),
+        (FloatType::F32, true) => multiply_as::<F32, Near>(tile, x, acc),
+        (FloatType::F16, false) => multiply_as::<F16, Far>(tile, x, acc),
+        (FloatType::F16, true) => multiply_as::<F16, Near>(tile, x, acc),
+        (FloatType::BF16, false) => multiply_as::<Bf16, Far>(tile, x, acc),
+        (FloatType::BF16, true) => multiply_as::<Bf16, Near>(tile, x, acc),
     }
 }
 
-/// For scales and biases stored as `F`.
+/// For scales and biases stored as `F`, fetched ahead as `A` does.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_as<F: Stored>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+fn multiply_as<F: Stored, A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     let group_bytes = tile.codes.bits.bytes(tile.codes.group);
     match (tile.codes.bits, CHAINS * group_bytes / FOUR_BYTES) {
-        (CodeBits::Four, 1) => multiply_tile::<F, 4, 1>(tile, x, acc),
-        (CodeBits::Four, 2) => multiply_tile::<F, 4, 2>(tile, x, acc),
-        (CodeBits::Four, _) => multiply_tile::<F, 4, 4>(tile, x, acc),
-        (CodeBits::Eight, 2) => multiply_tile::<F, 2, 2>(tile, x, acc),
-        (CodeBits::Eight, 4) => multiply_tile::<F, 2, 4>(tile, x, acc),
-        (CodeBits::Eight, _) => multiply_tile::<F, 2, 8>(tile, x, acc),
+        (CodeBits::Four, 1) => multiply_tile::<F, A, 4, 1>(tile, x, acc),
+        (CodeBits::Four, 2) => multiply_tile::<F, A, 4, 2>(tile, x, acc),
+        (CodeBits::Four, _) => multiply_tile::<F, A, 4, 4>(tile, x, acc),
+        (CodeBits::Eight, 2) => multiply_tile::<F, A, 2, 2>(tile, x, acc),
+        (CodeBits::Eight, 4) => multiply_tile::<F, A, 2, 4>(tile, x, acc),
+        (CodeBits::Eight, _) => multiply_tile::<F, A, 2, 8>(tile, x, acc),
     }
 }
 
 /// For codes with `PLANES` planes of activations a line, and groups of which one for each chain is `FOURS` times four lines.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_tile<F: Stored, const PLANES: usize, const FOURS: usize>(
+fn multiply_tile<F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize>(
     tile: &AffineTile<'_>,
     x: &FixedVector,
     acc: &mut Lanes,
 ) {
-    let rows = FourRows::<F, PLANES, FOURS>::first(tile, x);
+    let rows = FourRows::<F, A, PLANES, FOURS>::first(tile, x);
     for half in 0..HALVES {
         // `[rows]`, a lane for each chain.
         let mut chains = [_mm512_setzero_si512(); LANES];
@@ -81,6 +82,7 @@ fn multiply_tile<F: Stored, const PLANES: usize, const FOURS: usize>(
                 *words = _mm512_castps_si512(chain);
             }
         }
+        rows.after((half + 1) * LANES).fetch_first();
         let mut sum = acc.load_512(half);
         for chain in transpose(&chains) {
             sum = _mm512_add_ps(sum, _mm512_castsi512_ps(chain));
@@ -90,12 +92,12 @@ fn multiply_tile<F: Stored, const PLANES: usize, const FOURS: usize>(
 }
 
 /// Four rows of a tile, and the activations they are multiplied with.
-struct FourRows<'a, F, const PLANES: usize, const FOURS: usize> {
+struct FourRows<'a, F, A, const PLANES: usize, const FOURS: usize> {
     codes: *const u8,
     codes_bytes: usize,
     order: Order,
-    scales: ScaleRows<F>,
-    biases: ScaleRows<F>,
+    scales: ScaleRows<F, A>,
+    biases: ScaleRows<F, A>,
     n_groups: usize,
     x: &'a FixedVector,
 }
@@ -115,25 +117,25 @@ struct Order {
 impl Order {
     /// For rows of `codes_bytes`.
     #[inline]
-    fn new(layout: Layout, codes_bytes: usize) -> Self {
+    fn new<A: Fetch>(layout: Layout, codes_bytes: usize) -> Self {
         match layout {
             Layout::Rows => Self {
                 row_bytes: codes_bytes,
                 last_row_bytes: codes_bytes,
                 step_rows: 1,
-                ahead_bytes: AHEAD_BYTES,
+                ahead_bytes: A::ROWS_BYTES,
             },
             Layout::Strips => Self {
                 row_bytes: FOUR_BYTES,
                 last_row_bytes: codes_bytes % FOUR_BYTES,
                 step_rows: ROWS,
-                ahead_bytes: AHEAD_STRIPS_BYTES,
+                ahead_bytes: A::STRIPS_BYTES,
             },
         }
     }
 }
 
-impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLANES, FOURS> {
+impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<'a, F, A, PLANES, FOURS> {
     const GROUP_BYTES: usize = FOURS * FOUR_BYTES / CHAINS;
 
     #[inline]
@@ -148,7 +150,7 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
         Self {
             codes: codes.bytes().as_ptr(),
             codes_bytes,
-            order: Order::new(tile.codes.layout, codes_bytes),
+            order: Order::new::<A>(tile.codes.layout, codes_bytes),
             scales: ScaleRows::first(tile.scales, n_groups),
             biases: ScaleRows::first(tile.biases, n_groups),
             n_groups,
@@ -164,6 +166,15 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
             scales: self.scales.after(row),
             biases: self.biases.after(row),
             ..*self
+        }
+    }
+
+    /// Goes on fetching while something else is done than multiplying.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn fetch_first(&self) {
+        for line in 0..LINES_BESIDE {
+            fetch::line::<A>(self.codes.wrapping_add(self.order.ahead_bytes + line * LINE_BYTES));
         }
     }
 
@@ -256,8 +267,7 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
             let mut dots = [_mm512_setzero_si512(); LINES];
             for line in 0..LINES {
                 let start = start.wrapping_add(line * LINE_BYTES);
-                // Behind the last row there may be nothing, and a prefetch cannot fault.
-                _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(ahead_bytes).cast());
+                fetch::line::<A>(start.wrapping_add(ahead_bytes));
                 // SAFETY: the row has these bytes, as `dots` knows.
                 dots[line] = multiply_line(unsafe { _mm512_loadu_si512(start.cast()) }, x[line]);
             }
@@ -280,7 +290,7 @@ impl<'a, F: Stored, const PLANES: usize, const FOURS: usize> FourRows<'a, F, PLA
             let mask = u64::MAX >> (LINE_BYTES - left_bytes);
             for (row, dots) in rows.iter_mut().enumerate() {
                 let start = first.wrapping_add(row * last_row_bytes + line * LINE_BYTES);
-                _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(ahead_bytes).cast());
+                fetch::line::<A>(start.wrapping_add(ahead_bytes));
                 // SAFETY: the mask keeps bytes of the row.
                 dots[line] = multiply_line(unsafe { _mm512_maskz_loadu_epi8(mask, start.cast()) }, x);
             }

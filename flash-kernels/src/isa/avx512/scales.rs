@@ -6,21 +6,19 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::codes::ROWS;
+use super::fetch::{self, Fetch};
 use crate::activations::LINE_BYTES;
 use crate::chains::CHAINS;
 use crate::tile::{FloatRows, TILE};
 
-/// How far ahead they are fetched, in the order of the memory: a row has few, so it is the next tile's.
-const AHEAD_BYTES: usize = 4 << 10;
-
-/// Scales or biases of four rows.
-pub(super) struct ScaleRows<F> {
+/// Scales or biases of four rows, stored as `F` and fetched ahead as `A` does.
+pub(super) struct ScaleRows<F, A> {
     start: *const u8,
     row_bytes: usize,
-    stored: PhantomData<F>,
+    stored: PhantomData<(F, A)>,
 }
 
-impl<F: Stored> ScaleRows<F> {
+impl<F: Stored, A: Fetch> ScaleRows<F, A> {
     #[inline]
     pub(super) fn first(rows: FloatRows<'_>, n_groups: usize) -> Self {
         let row_bytes = n_groups * F::SIZE_BYTES;
@@ -39,10 +37,9 @@ impl<F: Stored> ScaleRows<F> {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn prefetch(&self, group_start: usize) {
-        let ahead = self.start.wrapping_add(AHEAD_BYTES + ROWS * group_start * F::SIZE_BYTES);
+        let ahead = self.start.wrapping_add(A::SCALES_BYTES + ROWS * group_start * F::SIZE_BYTES);
         for offset in (0..ROWS * CHAINS * F::SIZE_BYTES).step_by(LINE_BYTES) {
-            // Behind the last row there may be nothing, and a prefetch cannot fault.
-            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(offset).cast());
+            fetch::line::<A>(ahead.wrapping_add(offset));
         }
     }
 
