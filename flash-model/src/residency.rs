@@ -254,9 +254,10 @@ impl Residency {
         self.source.conductor.uses_pinned(idx);
     }
 
-    /// A layer has been run: unless it is pinned, its output is begun to be computed.
+    /// A layer has been run: unless it is pinned, its output is begun to be computed. That of the first layer always is:
+    /// so the processors have something to do while all others are made ready.
     pub(crate) fn began(&mut self, idx: BundleIdx, output: &Array) -> Result<(), ModelError> {
-        if !self.is_pinned(idx) {
+        if !self.is_pinned(idx) || idx == BundleIdx(0) {
             return self.compute(output);
         }
         self.follow(output);
