@@ -236,7 +236,8 @@ impl Decoder {
         let mlp = chunk * 4 * intermediate;
         let experts = self.mixtures().flatten().map(|mixture| mixture.activation_values(tokens)).max();
         let layer = attention.max(mlp).max(experts.unwrap_or(0));
-        4 * (hidden_states + layer + 4 * chunk * hidden) + self.head.activation_bytes() + made
+        let rows_bytes = self.embedding.recent_bytes();
+        4 * (hidden_states + layer + 4 * chunk * hidden) + self.head.activation_bytes() + rows_bytes + made
     }
 }
 

@@ -1,13 +1,19 @@
-//! The embedding table, read by row: it need not be resident.
+//! The embedding table, read by row: it need not be resident. Texts repeat tokens, so rows stay for a while.
+
+use std::num::NonZeroUsize;
 
 use flash_io::{Dtype, IoError, Reader, ShardIdx, Span, Tensor};
 use flash_kernels::{Affine, FloatType, Mx};
+use lru::LruCache;
 use mlx_rs::Array;
 
 use crate::ModelError;
 use crate::checkpoint::{Checkpoint, TensorKind};
 use crate::config::QuantizedMode;
 use crate::models::Architecture;
+
+/// Bytes of rows that stay: a few hundred of a large model. A row that is read is waited for, up to three times.
+const RECENT_BYTES: usize = 1 << 20;
 
 /// Where the rows of the table lie, and how they are stored.
 #[derive(Debug)]
@@ -17,6 +23,8 @@ pub(crate) struct Embedding {
     /// What each number is multiplied by.
     scale: f32,
     storage: Storage,
+    /// Rows of the tokens that were looked up last, as they are stored.
+    recent: LruCache<u32, Box<[u8]>>,
 }
 
 #[derive(Debug)]
@@ -41,9 +49,8 @@ impl Rows {
         Self { name: tensor.name.clone(), shard: tensor.shard, start: tensor.span.start, row_bytes }
     }
 
-    fn read(&self, reader: &Reader, row: u32, buffer: &mut Vec<u8>) -> Result<(), ModelError> {
+    fn read(&self, reader: &Reader, row: u32, buffer: &mut [u8]) -> Result<(), ModelError> {
         let start = self.start + u64::from(row) * self.row_bytes;
-        buffer.resize(self.row_bytes as usize, 0);
         let read = reader.read_exact_at(self.shard, Span::new(start, start + self.row_bytes), buffer);
         read.map_err(|source: IoError| ModelError::WeightRead { tensor: self.name.clone(), source })
     }
@@ -95,50 +102,76 @@ impl Embedding {
             let values = tensor("weight", hidden, TensorKind::Float)?;
             Storage::Dense { values: Rows::of(values), float: float_type(values.dtype) }
         };
+        let n_recent = (RECENT_BYTES / storage.row_bytes().max(1)).min(vocab as usize);
         Ok(Self {
             hidden_size: hidden as usize,
             vocab_size: vocab as usize,
             scale: architecture.embed_scale,
             storage,
+            recent: LruCache::new(NonZeroUsize::new(n_recent).unwrap_or(NonZeroUsize::MIN)),
         })
     }
 
     /// The embeddings of `ids`, f32 `[1, n, hidden]`.
-    pub(crate) fn lookup(&self, reader: &Reader, ids: &[u32]) -> Result<Array, ModelError> {
+    pub(crate) fn lookup(&mut self, reader: &Reader, ids: &[u32]) -> Result<Array, ModelError> {
         let mut out = vec![0.0; ids.len() * self.hidden_size];
         for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.hidden_size)) {
             if id as usize >= self.vocab_size {
                 return Err(ModelError::TokenOutOfRange { token: id, vocab_size: self.vocab_size });
             }
-            self.storage.row(reader, id, out)?;
+            let row = self.recent.try_get_or_insert(id, || self.storage.read(reader, id))?;
+            self.storage.decode(row, out);
             out.iter_mut().for_each(|value| *value *= self.scale);
         }
         Ok(Array::from_slice(&out, &[1, ids.len() as i32, self.hidden_size as i32]))
     }
+
+    /// What rows take that stay.
+    pub(crate) fn recent_bytes(&self) -> u64 {
+        (self.recent.cap().get() * self.storage.row_bytes()) as u64
+    }
 }
 
 impl Storage {
-    fn row(&self, reader: &Reader, row: u32, out: &mut [f32]) -> Result<(), ModelError> {
-        let [mut codes_bytes, mut scales_bytes, mut biases_bytes] = [const { Vec::new() }; 3];
+    /// The tensors that a row lies in.
+    fn tensors(&self) -> [Option<&Rows>; 3] {
+        match self {
+            Self::Dense { values, .. } => [Some(values), None, None],
+            Self::Affine { codes, scales, biases, .. } => [Some(codes), Some(scales), Some(biases)],
+            Self::Mx { codes, scales, .. } => [Some(codes), Some(scales), None],
+        }
+    }
+
+    /// Bytes of a row in all of them.
+    fn row_bytes(&self) -> usize {
+        self.tensors().into_iter().flatten().map(|rows| rows.row_bytes as usize).sum()
+    }
+
+    /// A row, what one tensor has of it behind what the one before has.
+    fn read(&self, reader: &Reader, row: u32) -> Result<Box<[u8]>, ModelError> {
+        let mut bytes = vec![0; self.row_bytes()].into_boxed_slice();
+        let mut rest = &mut *bytes;
+        for rows in self.tensors().into_iter().flatten() {
+            let (part, behind) = rest.split_at_mut(rows.row_bytes as usize);
+            rows.read(reader, row, part)?;
+            rest = behind;
+        }
+        Ok(bytes)
+    }
+
+    /// The numbers of a row that was read.
+    fn decode(&self, mut bytes: &[u8], out: &mut [f32]) {
+        let [first, second, third] = self.tensors().map(|rows| {
+            let (part, rest) = bytes.split_at(rows.map_or(0, |rows| rows.row_bytes as usize));
+            bytes = rest;
+            part
+        });
         let decoded = match self {
-            Self::Dense { values, float } => {
-                values.read(reader, row, &mut codes_bytes)?;
-                float.decode_into(&codes_bytes, out)
-            }
-            Self::Affine { codes, scales, biases, float, format } => {
-                codes.read(reader, row, &mut codes_bytes)?;
-                scales.read(reader, row, &mut scales_bytes)?;
-                biases.read(reader, row, &mut biases_bytes)?;
-                format.dequantize_row(*float, &codes_bytes, &scales_bytes, &biases_bytes, out)
-            }
-            Self::Mx { codes, scales, format } => {
-                codes.read(reader, row, &mut codes_bytes)?;
-                scales.read(reader, row, &mut scales_bytes)?;
-                format.dequantize_row(&codes_bytes, &scales_bytes, out)
-            }
+            Self::Dense { float, .. } => float.decode_into(first, out),
+            Self::Affine { float, format, .. } => format.dequantize_row(*float, first, second, third, out),
+            Self::Mx { format, .. } => format.dequantize_row(first, second, out),
         };
         decoded.expect("the lengths follow from shapes that were checked");
-        Ok(())
     }
 }
 
