@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::transpose::transpose;
 use super::{HALVES, LANES};
-use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, SUM_BLOCKS};
+use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, SUM_BLOCKS, Terms};
 use crate::chains::Link;
 use crate::isa::Sums;
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, IntLanes, Lanes, TILE, UNIT};
@@ -142,26 +142,35 @@ struct RowTile<'a> {
 }
 
 /// Multiplies a block of sums: two pairs of activations of the row `$row` among four with the weights `$even` and
-/// `$odd`.
+/// `$odd` of both halves of the tile. What is loaded serves both.
 macro_rules! sum_block {
     ($row:literal, $even:literal, $odd:literal) => {
         concat!(
-            "vpbroadcastd {left}, dword ptr [{x} + {offset} + 64 * ",
+            "vpbroadcastd {left}, dword ptr [{x} + 64 * ",
             $even,
             " + 4 * ",
             $row,
             "]\n",
-            "vpbroadcastd {right}, dword ptr [{x} + {offset} + 64 * ",
+            "vpbroadcastd {right}, dword ptr [{x} + 64 * ",
             $odd,
             " + 4 * ",
             $row,
             "]\n",
-            "vpaddw {left}, {left}, {w",
+            "vpaddw {upper_left}, {left}, {a",
             $odd,
             "}\n",
-            "vpaddw {right}, {right}, {w",
+            "vpaddw {upper_right}, {right}, {a",
             $even,
             "}\n",
+            "vpaddw {left}, {left}, {b",
+            $odd,
+            "}\n",
+            "vpaddw {right}, {right}, {b",
+            $even,
+            "}\n",
+            "vpdpwssd {c",
+            $row,
+            "}, {upper_left}, {upper_right}\n",
             "vpdpwssd {d",
             $row,
             "}, {left}, {right}",
@@ -169,24 +178,31 @@ macro_rules! sum_block {
     };
 }
 
-/// Multiplies one pair of activations of the row `$row` among four with the weights `$pair`.
+/// Multiplies one pair of activations of the row `$row` among four with the weights `$pair` of both halves.
 macro_rules! one_pair {
     ($row:literal, $pair:literal) => {
         concat!(
-            "vpdpwssd {d",
-            $row,
-            "}, {w",
-            $pair,
-            "}, dword ptr [{x} + {offset} + 64 * ",
+            "vpbroadcastd {left}, dword ptr [{x} + 64 * ",
             $pair,
             " + 4 * ",
             $row,
-            "]{{1to16}}",
+            "]\n",
+            "vpdpwssd {c",
+            $row,
+            "}, {left}, {a",
+            $pair,
+            "}\n",
+            "vpdpwssd {d",
+            $row,
+            "}, {left}, {b",
+            $pair,
+            "}",
         )
     };
 }
 
-/// For the `M` rows of a tile from `row_start` on.
+/// For the `M` rows of a tile from `row_start` on, [`ROW_STEP`] at a time: their sums, and the weights of a unit, are in
+/// registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn multiply_rows<const GROUP: usize, const M: usize>(
     panel: &CodePanel,
@@ -199,94 +215,106 @@ fn multiply_rows<const GROUP: usize, const M: usize>(
     assert!(M.is_multiple_of(ROW_STEP) && row_start + M <= ROW_TILE);
     let sums = (<&mut [Lanes; M]>::try_from(chain), <&mut [Lanes; M]>::try_from(acc));
     let (Ok(chain), Ok(acc)) = sums else { unreachable!("sums for each row") };
-    for half in 0..HALVES {
-        for (idx, link_idx) in links.clone().enumerate() {
-            let at = tile.x.tile_idx(link_idx, tile.tile_idx);
-            let Link { group_idx, is_first, is_last } = tile.x.links[link_idx];
-            let x_pairs = tile.x.tile_pairs(at);
-            let terms = &tile.x.terms[at][row_start..][..M];
-            let x_cross = &tile.x.cross[at][row_start..][..M];
-            let pairs = &panel.pairs[idx * GROUP / 2..][..GROUP / 2];
-            let cross = panel.cross[idx].load_512(half);
-            let mut dots = [cross; M];
-            for (dot, x_cross) in dots.iter_mut().zip(x_cross) {
-                *dot = _mm512_add_epi32(cross, _mm512_set1_epi32(*x_cross));
+    for (idx, link_idx) in links.enumerate() {
+        let at = tile.x.tile_idx(link_idx, tile.tile_idx);
+        let link = tile.x.links[link_idx];
+        let x_pairs = tile.x.tile_pairs(at);
+        let terms = tile.x.terms[at][row_start..][..M].as_chunks::<ROW_STEP>().0;
+        let x_cross = tile.x.cross[at][row_start..][..M].as_chunks::<ROW_STEP>().0;
+        let pairs = &panel.pairs[idx * GROUP / 2..][..GROUP / 2];
+        let cross = [0, 1].map(|half| panel.cross[idx].load_512(half));
+        let scale = [0, 1].map(|half| scales.scales[link.group_idx].load_512(half));
+        let bias = [0, 1].map(|half| scales.biases[link.group_idx].load_512(half));
+        let sums = chain.as_chunks_mut::<ROW_STEP>().0.iter_mut().zip(acc.as_chunks_mut::<ROW_STEP>().0);
+        for (step_idx, (chain, acc)) in sums.enumerate() {
+            let mut dots = cross.map(|cross| [cross; ROW_STEP]);
+            for row in 0..ROW_STEP {
+                let x_cross = _mm512_set1_epi32(x_cross[step_idx][row]);
+                for half in 0..HALVES {
+                    dots[half][row] = _mm512_add_epi32(cross[half], x_cross);
+                }
             }
             let units = pairs.as_chunks::<UNIT_PAIRS>().0.iter().zip(x_pairs.as_chunks::<UNIT_PAIRS>().0);
             for (unit, x_unit) in units {
-                let mut weights = [cross; UNIT_PAIRS];
-                for (weights, pairs) in weights.iter_mut().zip(unit) {
-                    *weights = pairs.load_512(half);
-                }
-                let x = x_unit.as_ptr().cast::<[i16; 2]>().wrapping_add(row_start);
-                unroll!(ROW in [0 4 8 12] {
-                    if ROW < M {
-                        // Four rows take turns, for a sum has to wait for the one before; and blocks of sums with
-                        // single pairs, for adders and multipliers to be busy at the same time.
-                        //
-                        // SAFETY: the instructions read the pairs of four rows in the unit, which are there by the
-                        // assertion above, and the registers named; they write registers.
-                        unsafe {
-                            asm!(
-                                sum_block!(0, 0, 1), sum_block!(1, 0, 1), sum_block!(2, 0, 1), sum_block!(3, 0, 1),
-                                one_pair!(0, 6), one_pair!(1, 6), one_pair!(2, 6), one_pair!(3, 6),
-                                sum_block!(0, 2, 3), sum_block!(1, 2, 3), sum_block!(2, 2, 3), sum_block!(3, 2, 3),
-                                one_pair!(0, 7), one_pair!(1, 7), one_pair!(2, 7), one_pair!(3, 7),
-                                sum_block!(0, 4, 5), sum_block!(1, 4, 5), sum_block!(2, 4, 5), sum_block!(3, 4, 5),
-                                x = in(reg) x,
-                                offset = const 4 * ROW,
-                                w0 = in(zmm_reg) weights[0],
-                                w1 = in(zmm_reg) weights[1],
-                                w2 = in(zmm_reg) weights[2],
-                                w3 = in(zmm_reg) weights[3],
-                                w4 = in(zmm_reg) weights[4],
-                                w5 = in(zmm_reg) weights[5],
-                                w6 = in(zmm_reg) weights[6],
-                                w7 = in(zmm_reg) weights[7],
-                                d0 = inout(zmm_reg) dots[ROW],
-                                d1 = inout(zmm_reg) dots[ROW + 1],
-                                d2 = inout(zmm_reg) dots[ROW + 2],
-                                d3 = inout(zmm_reg) dots[ROW + 3],
-                                left = out(zmm_reg) _,
-                                right = out(zmm_reg) _,
-                                options(pure, readonly, nostack, preserves_flags),
-                            );
-                        }
-                    }
-                });
+                let row_idx = row_start + ROW_STEP * step_idx;
+                multiply_unit(unit, x_unit, row_idx, &mut dots);
             }
-            let scale = scales.scales[group_idx].load_512(half);
-            let bias = scales.biases[group_idx].load_512(half);
-            let add = |row: usize, chain: __m512| {
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[row]), _mm512_set1_ps(terms[row].scale));
-                _mm512_fmadd_ps(_mm512_set1_ps(terms[row].sum), bias, _mm512_fmadd_ps(scaled, scale, chain))
-            };
-            let zero = _mm512_setzero_ps();
-            // A loop for each case, so that none has branches.
-            match (is_first, is_last) {
-                (true, true) => {
-                    for (row, acc) in acc.iter_mut().enumerate() {
-                        acc.store_512(half, _mm512_add_ps(acc.load_512(half), add(row, zero)));
-                    }
-                }
-                (true, false) => {
-                    for (row, chain) in chain.iter_mut().enumerate() {
-                        chain.store_512(half, add(row, zero));
-                    }
-                }
-                (false, false) => {
-                    for (row, chain) in chain.iter_mut().enumerate() {
-                        chain.store_512(half, add(row, chain.load_512(half)));
-                    }
-                }
-                (false, true) => {
-                    for (row, (chain, acc)) in chain.iter().zip(acc.iter_mut()).enumerate() {
-                        let chain = add(row, chain.load_512(half));
-                        acc.store_512(half, _mm512_add_ps(acc.load_512(half), chain));
+            for half in 0..HALVES {
+                let add = |row: usize, chain: __m512| {
+                    let Terms { scale: x_scale, sum: x_sum } = terms[step_idx][row];
+                    let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[half][row]), _mm512_set1_ps(x_scale));
+                    let product = _mm512_fmadd_ps(scaled, scale[half], chain);
+                    _mm512_fmadd_ps(_mm512_set1_ps(x_sum), bias[half], product)
+                };
+                for row in 0..ROW_STEP {
+                    let before = if link.is_first { _mm512_setzero_ps() } else { chain[row].load_512(half) };
+                    let sum = add(row, before);
+                    if link.is_last {
+                        acc[row].store_512(half, _mm512_add_ps(acc[row].load_512(half), sum));
+                    } else {
+                        chain[row].store_512(half, sum);
                     }
                 }
             }
         }
+    }
+}
+
+/// Adds to `dots`, by half of the tile and row, the products of a unit of weights with [`ROW_STEP`] rows of activations from
+/// `row_idx` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn multiply_unit(
+    unit: &[CodePairs; UNIT_PAIRS],
+    x_unit: &[RowPairs; UNIT_PAIRS],
+    row_idx: usize,
+    [c, d]: &mut [[__m512i; ROW_STEP]; HALVES],
+) {
+    assert!(row_idx + ROW_STEP <= ROW_TILE);
+    let x = x_unit.as_ptr().cast::<[i16; 2]>().wrapping_add(row_idx);
+    // Four rows take turns, for a sum has to wait for the one before; and blocks of sums with single pairs, for adders and
+    // multipliers to be busy at the same time.
+    //
+    // SAFETY: the instructions read the pairs of four rows in the unit, which are there by the assertion above, and the
+    // registers named; they write registers.
+    unsafe {
+        asm!(
+            sum_block!(0, 0, 1), sum_block!(1, 0, 1), sum_block!(2, 0, 1), sum_block!(3, 0, 1),
+            one_pair!(0, 6), one_pair!(1, 6), one_pair!(2, 6), one_pair!(3, 6),
+            sum_block!(0, 2, 3), sum_block!(1, 2, 3), sum_block!(2, 2, 3), sum_block!(3, 2, 3),
+            one_pair!(0, 7), one_pair!(1, 7), one_pair!(2, 7), one_pair!(3, 7),
+            sum_block!(0, 4, 5), sum_block!(1, 4, 5), sum_block!(2, 4, 5), sum_block!(3, 4, 5),
+            x = in(reg) x,
+            a0 = in(zmm_reg) unit[0].load_512(0),
+            a1 = in(zmm_reg) unit[1].load_512(0),
+            a2 = in(zmm_reg) unit[2].load_512(0),
+            a3 = in(zmm_reg) unit[3].load_512(0),
+            a4 = in(zmm_reg) unit[4].load_512(0),
+            a5 = in(zmm_reg) unit[5].load_512(0),
+            a6 = in(zmm_reg) unit[6].load_512(0),
+            a7 = in(zmm_reg) unit[7].load_512(0),
+            b0 = in(zmm_reg) unit[0].load_512(1),
+            b1 = in(zmm_reg) unit[1].load_512(1),
+            b2 = in(zmm_reg) unit[2].load_512(1),
+            b3 = in(zmm_reg) unit[3].load_512(1),
+            b4 = in(zmm_reg) unit[4].load_512(1),
+            b5 = in(zmm_reg) unit[5].load_512(1),
+            b6 = in(zmm_reg) unit[6].load_512(1),
+            b7 = in(zmm_reg) unit[7].load_512(1),
+            c0 = inout(zmm_reg) c[0],
+            c1 = inout(zmm_reg) c[1],
+            c2 = inout(zmm_reg) c[2],
+            c3 = inout(zmm_reg) c[3],
+            d0 = inout(zmm_reg) d[0],
+            d1 = inout(zmm_reg) d[1],
+            d2 = inout(zmm_reg) d[2],
+            d3 = inout(zmm_reg) d[3],
+            left = out(zmm_reg) _,
+            right = out(zmm_reg) _,
+            upper_left = out(zmm_reg) _,
+            upper_right = out(zmm_reg) _,
+            options(pure, readonly, nostack, preserves_flags),
+        );
     }
 }
 
