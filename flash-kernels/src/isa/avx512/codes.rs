@@ -267,7 +267,7 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
             let mut dots = [_mm512_setzero_si512(); LINES];
             for line in 0..LINES {
                 let start = start.wrapping_add(line * LINE_BYTES);
-                fetch::line::<A>(start.wrapping_add(ahead_bytes));
+                fetch::ahead::<A>(start, ahead_bytes);
                 // SAFETY: the row has these bytes, as `dots` knows.
                 dots[line] = multiply_line(unsafe { _mm512_loadu_si512(start.cast()) }, x[line]);
             }
@@ -290,7 +290,7 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
             let mask = u64::MAX >> (LINE_BYTES - left_bytes);
             for (row, dots) in rows.iter_mut().enumerate() {
                 let start = first.wrapping_add(row * last_row_bytes + line * LINE_BYTES);
-                fetch::line::<A>(start.wrapping_add(ahead_bytes));
+                fetch::ahead::<A>(start, ahead_bytes);
                 // SAFETY: the mask keeps bytes of the row.
                 dots[line] = multiply_line(unsafe { _mm512_maskz_loadu_epi8(mask, start.cast()) }, x);
             }

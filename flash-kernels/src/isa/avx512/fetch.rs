@@ -15,6 +15,18 @@ pub(super) trait Fetch {
     const SCALES_BYTES: usize;
     /// Into which cache.
     const HINT: i32;
+    /// Whether codes are fetched into an outer cache first, at twice the distance.
+    const IS_IN_TWO_STEPS: bool;
+}
+
+/// Fetches codes that are `ahead_bytes` behind `address`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn ahead<A: Fetch>(address: *const u8, ahead_bytes: usize) {
+    line::<A>(address.wrapping_add(ahead_bytes));
+    if A::IS_IN_TWO_STEPS {
+        _mm_prefetch::<_MM_HINT_T2>(address.wrapping_add(2 * ahead_bytes).cast());
+    }
 }
 
 /// Fetches the line at `address`, where there may be nothing: a prefetch cannot fault.
@@ -27,7 +39,7 @@ pub(super) fn line<A: Fetch>(address: *const u8) {
     }
 }
 
-/// Into the first cache and past the others: each line is used once, and would only push out of them what is used again.
+/// Into the first cache: each line is used once. Memory is asked for it earlier than the first cache has room for it.
 pub(super) struct Near;
 
 /// Into the second cache, for processors whose first one can wait for too few lines at a time.
@@ -38,6 +50,7 @@ impl Fetch for Near {
     const STRIPS_BYTES: usize = 3 << 10;
     const SCALES_BYTES: usize = 1 << 10;
     const HINT: i32 = _MM_HINT_NTA;
+    const IS_IN_TWO_STEPS: bool = true;
 }
 
 impl Fetch for Far {
@@ -45,6 +58,7 @@ impl Fetch for Far {
     const STRIPS_BYTES: usize = 6 << 10;
     const SCALES_BYTES: usize = 4 << 10;
     const HINT: i32 = _MM_HINT_T1;
+    const IS_IN_TWO_STEPS: bool = false;
 }
 
 /// Whether [`Near`] is the faster way here: on AMD's processors from Zen 5 on. Bits are the same in both.
