@@ -33,9 +33,6 @@ const LINES: usize = 4;
 /// Bytes of a row that are multiplied at a time.
 const FOUR_BYTES: usize = LINES * LINE_BYTES;
 
-/// Lines of codes that are fetched while chains are turned round: more are no faster.
-const LINES_BESIDE: usize = 8;
-
 const _: () = assert!(FOUR_BYTES == STEP_BYTES, "strips are cut as rows are multiplied");
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
@@ -173,7 +170,7 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn fetch_first(&self) {
-        for line in 0..LINES_BESIDE {
+        for line in 0..A::BESIDE_LINES {
             fetch::line::<A>(self.codes.wrapping_add(self.order.ahead_bytes + line * LINE_BYTES));
         }
     }

@@ -13,10 +13,11 @@ pub(super) trait Fetch {
     const STRIPS_BYTES: usize;
     /// The same for scales and biases. A row has few, so it is the next strip's or tile's.
     const SCALES_BYTES: usize;
-    /// Into which cache.
-    const HINT: i32;
-    /// Whether codes are fetched into an outer cache first, at twice the distance.
-    const IS_IN_TWO_STEPS: bool;
+    /// Lines of codes that are fetched while chains are turned round.
+    const BESIDE_LINES: usize;
+    /// Whether lines go into the first cache, and codes into an outer one before, at twice the distance; else all go into the
+    /// second one.
+    const IS_NEAR: bool;
 }
 
 /// Fetches codes that are `ahead_bytes` behind `address`.
@@ -24,7 +25,7 @@ pub(super) trait Fetch {
 #[target_feature(enable = "avx512f")]
 pub(super) fn ahead<A: Fetch>(address: *const u8, ahead_bytes: usize) {
     line::<A>(address.wrapping_add(ahead_bytes));
-    if A::IS_IN_TWO_STEPS {
+    if A::IS_NEAR {
         _mm_prefetch::<_MM_HINT_T2>(address.wrapping_add(2 * ahead_bytes).cast());
     }
 }
@@ -33,9 +34,10 @@ pub(super) fn ahead<A: Fetch>(address: *const u8, ahead_bytes: usize) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn line<A: Fetch>(address: *const u8) {
-    match A::HINT {
-        _MM_HINT_NTA => _mm_prefetch::<_MM_HINT_NTA>(address.cast()),
-        _ => _mm_prefetch::<_MM_HINT_T1>(address.cast()),
+    if A::IS_NEAR {
+        _mm_prefetch::<_MM_HINT_NTA>(address.cast());
+    } else {
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
     }
 }
 
@@ -49,16 +51,16 @@ impl Fetch for Near {
     const ROWS_BYTES: usize = 8 << 10;
     const STRIPS_BYTES: usize = 3 << 10;
     const SCALES_BYTES: usize = 1 << 10;
-    const HINT: i32 = _MM_HINT_NTA;
-    const IS_IN_TWO_STEPS: bool = true;
+    const BESIDE_LINES: usize = 8;
+    const IS_NEAR: bool = true;
 }
 
 impl Fetch for Far {
     const ROWS_BYTES: usize = 16 << 10;
     const STRIPS_BYTES: usize = 6 << 10;
     const SCALES_BYTES: usize = 4 << 10;
-    const HINT: i32 = _MM_HINT_T1;
-    const IS_IN_TWO_STEPS: bool = false;
+    const BESIDE_LINES: usize = 0;
+    const IS_NEAR: bool = false;
 }
 
 /// Whether [`Near`] is the faster way here: on AMD's processors from Zen 5 on. Bits are the same in both.
