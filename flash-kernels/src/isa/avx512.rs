@@ -18,6 +18,7 @@ mod panel;
 mod scales;
 mod transpose;
 mod vectors;
+mod words;
 
 use super::Kernels;
 use crate::activations::{self, Plane, Terms};

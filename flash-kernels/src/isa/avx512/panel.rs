@@ -6,15 +6,12 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::transpose::transpose;
+use super::words::HalfWords;
 use super::{HALVES, LANES};
 use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, SUM_BLOCKS, Terms};
 use crate::chains::Link;
 use crate::isa::Sums;
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, IntLanes, Lanes, TILE, UNIT};
-
-/// Bytes of a quarter of a vector: the smallest group.
-const QUARTER_BYTES: usize = 16;
 
 /// Pairs of codes in a unit.
 const UNIT_PAIRS: usize = UNIT / 2;
@@ -26,29 +23,10 @@ pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) 
     panel.pairs.resize(links.len() * group / 2, CodePairs([[0; 2]; TILE]));
     panel.cross.resize(links.len(), IntLanes([0; TILE]));
     let word_pairs = rows.bits.word_codes() / 2;
-    let group_bytes = rows.bits.bytes(group);
-    let row_bytes = rows.rows.row_bytes();
-    assert!(links.iter().all(|link| (link.group_idx + 1) * group_bytes <= row_bytes));
     for half in 0..HALVES {
-        let start = rows.rows.bytes()[half * LANES * row_bytes..].as_ptr();
-        let blocks = panel.pairs.chunks_mut(LANES * word_pairs).enumerate();
-        for (block_idx, pairs) in blocks {
-            // Where in a row each quarter of the block lies; behind the last group, that again.
-            let quarters: [usize; 4] = std::array::from_fn(|quarter| {
-                let byte = (4 * block_idx + quarter) * QUARTER_BYTES;
-                let link = links[(byte / group_bytes).min(links.len() - 1)];
-                link.group_idx * group_bytes + byte % group_bytes
-            });
-            let mut lines = [_mm512_setzero_si512(); LANES];
-            for (lane, line) in lines.iter_mut().enumerate() {
-                let start = start.wrapping_add(lane * row_bytes);
-                // SAFETY: each row has these groups, by the assertion.
-                *line = unsafe {
-                    load_quarters(quarters.map(|quarter| start.wrapping_add(quarter)), group_bytes)
-                };
-            }
-            let words = transpose(&lines);
-            for (pairs, word) in pairs.chunks_exact_mut(word_pairs).zip(words) {
+        let words = HalfWords::new(rows, links, half);
+        for (block_idx, pairs) in panel.pairs.chunks_mut(LANES * word_pairs).enumerate() {
+            for (pairs, word) in pairs.chunks_exact_mut(word_pairs).zip(words.block(block_idx)) {
                 for (idx, pair) in pairs.iter_mut().enumerate() {
                     let codes = match rows.bits {
                         CodeBits::Four => nibbles(word, idx),
@@ -66,31 +44,6 @@ pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) 
                 }
             }
             cross.store_512(half, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
-        }
-    }
-}
-
-/// Loads a vector from where its quarters lie; those of one group follow each other.
-///
-/// # Safety
-/// The bytes must be readable.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn load_quarters([a, b, c, d]: [*const u8; 4], group_bytes: usize) -> __m512i {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match group_bytes {
-            16 => {
-                let quarters = [a, b, c, d].map(|quarter| _mm_loadu_si128(quarter.cast()));
-                let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[0]), quarters[1]);
-                let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[2]), quarters[3]);
-                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-            }
-            32 => {
-                let low = _mm512_castsi256_si512(_mm256_loadu_si256(a.cast()));
-                _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(c.cast()))
-            }
-            _ => _mm512_loadu_si512(a.cast()),
         }
     }
 }

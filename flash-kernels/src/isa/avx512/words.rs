@@ -1,0 +1,75 @@
+//! Words of codes, turned round: a vector for each, with a lane for each row of a half of a tile.
+
+#![expect(unsafe_code, reason = "loads through pointers: groups lie where the order of chains puts them")]
+
+use std::arch::x86_64::*;
+
+use super::LANES;
+use super::transpose::transpose;
+use crate::chains::Link;
+use crate::tile::CodeRows;
+
+/// Bytes of a quarter of a vector: the smallest group.
+const QUARTER_BYTES: usize = 16;
+
+/// The words of the groups of some links in the rows of one half of a tile.
+pub(in crate::isa) struct HalfWords<'a> {
+    links: &'a [Link],
+    start: *const u8,
+    row_bytes: usize,
+    group_bytes: usize,
+}
+
+impl<'a> HalfWords<'a> {
+    /// Of `links`, of which there must be one, in rows that must have their groups.
+    pub(in crate::isa) fn new(rows: CodeRows<'a>, links: &'a [Link], half: usize) -> Self {
+        let (group_bytes, row_bytes) = (rows.bits.bytes(rows.group), rows.rows.row_bytes());
+        assert!(links.iter().all(|link| (link.group_idx + 1) * group_bytes <= row_bytes));
+        let start = rows.rows.bytes()[half * LANES * row_bytes..][..LANES * row_bytes].as_ptr();
+        Self { links, start, row_bytes, group_bytes }
+    }
+
+    /// The words from `LANES * block_idx` on, in the order of the links; behind the last group, that again.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in crate::isa) fn block(&self, block_idx: usize) -> [__m512i; LANES] {
+        let Self { links, start, row_bytes, group_bytes } = *self;
+        let quarters: [usize; 4] = std::array::from_fn(|quarter| {
+            let byte = (4 * block_idx + quarter) * QUARTER_BYTES;
+            let link = links[(byte / group_bytes).min(links.len() - 1)];
+            link.group_idx * group_bytes + byte % group_bytes
+        });
+        let mut lines = [_mm512_setzero_si512(); LANES];
+        for (lane, line) in lines.iter_mut().enumerate() {
+            let start = start.wrapping_add(lane * row_bytes);
+            // SAFETY: each row has these groups, by the assertion in `new`.
+            *line = unsafe { load_quarters(quarters.map(|quarter| start.wrapping_add(quarter)), group_bytes) };
+        }
+        transpose(&lines)
+    }
+}
+
+/// Loads a vector from where its quarters lie; those of one group follow each other.
+///
+/// # Safety
+/// The bytes must be readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_quarters([a, b, c, d]: [*const u8; 4], group_bytes: usize) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match group_bytes {
+            16 => {
+                let quarters = [a, b, c, d].map(|quarter| _mm_loadu_si128(quarter.cast()));
+                let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[0]), quarters[1]);
+                let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[2]), quarters[3]);
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+            }
+            32 => {
+                let low = _mm512_castsi256_si512(_mm256_loadu_si256(a.cast()));
+                _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(c.cast()))
+            }
+            _ => _mm512_loadu_si512(a.cast()),
+        }
+    }
+}
