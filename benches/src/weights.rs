@@ -124,8 +124,8 @@ impl Weights {
     }
 }
 
-/// Several times the last-level cache of a big machine's core complex.
-const ROTATION_BYTES: usize = 256 << 20;
+/// Twice the largest last-level cache that a machine shares among its virtual ones (480 MiB).
+const ROTATION_BYTES: usize = 1 << 30;
 
 /// `n` activations between −1 and 1.
 pub fn activations(n: usize) -> Vec<f32> {

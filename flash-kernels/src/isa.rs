@@ -1,16 +1,23 @@
 //! Instruction sets: which there are, which this machine has, and the kernels of each.
 
-/// Kernels of functions that must not run on other processors.
+/// Kernels of functions that must not run on other processors: all of them, or those that another table has otherwise.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
-    (multiplies_strips: $strips:literal; $($kernel:ident: $function:path, ($($argument:ident),*);)*) => {
-        Kernels {
-            multiplies_strips: $strips,
-            $($kernel: |$($argument),*| {
-                #[expect(unsafe_code, reason = "the processor has the instructions")]
-                // SAFETY: `Isa::kernels` hands this table out only where `is_available` holds.
-                unsafe { $function($($argument),*) }
-            },)*
+    (multiplies_strips: $strips:literal; $($kernel:ident: $function:path, $arguments:tt;)*) => {
+        Kernels { multiplies_strips: $strips, $($kernel: kernel!($function, $arguments),)* }
+    };
+    (..$others:path; $($kernel:ident: $function:path, $arguments:tt;)*) => {
+        Kernels { $($kernel: kernel!($function, $arguments),)* ..$others }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernel {
+    ($function:path, ($($argument:ident),*)) => {
+        |$($argument),*| {
+            #[expect(unsafe_code, reason = "the processor has the instructions")]
+            // SAFETY: `Isa::kernels` hands this table out only where `is_available` holds.
+            unsafe { $function($($argument),*) }
         }
     };
 }
@@ -28,6 +35,8 @@ macro_rules! compiled_for {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -64,6 +73,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// The same with AMX for bytes: a matrix unit.
+    Amx,
     /// `AArch64`, whose every processor has it.
     Neon,
 }
@@ -81,6 +92,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             if avx512::is_available() {
                 isas.push(Self::Avx512);
+            }
+            #[cfg(target_arch = "x86_64")]
+            if amx::is_available() {
+                isas.push(Self::Amx);
             }
             #[cfg(target_arch = "aarch64")]
             if neon::is_available() {
@@ -114,6 +129,7 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
             Self::Neon => "neon",
         }
     }
@@ -126,6 +142,8 @@ impl Isa {
             Self::Avx2 => Ok(&avx2::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Ok(&avx512::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Ok(&amx::KERNELS),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => Ok(&neon::KERNELS),
             _ => Ok(&portable::KERNELS),

@@ -116,7 +116,7 @@ impl Setting {
                 if let Some(busy) = processor::busy() {
                     others.push(100.0 * busy);
                 }
-                memory.push(MemoryReader::new().bytes_per_s(self.confinement.threads) / 1e9);
+                memory.push(MemoryReader::new()?.bytes_per_s(self.confinement.threads) / 1e9);
                 round(model, &mut columns)?;
             }
             println!("\n{}\n\nMemory reads {memory} GB/s.", model.name);

@@ -23,7 +23,7 @@ pub(crate) const ROW_TILE: usize = 16;
 pub(crate) const ROW_STEP: usize = 4;
 
 /// Two codes of each of [`ROW_TILE`] rows: kernels read a line of the cache after the other.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct RowPairs(pub(crate) [[i16; 2]; ROW_TILE]);
 

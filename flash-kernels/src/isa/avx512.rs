@@ -20,6 +20,8 @@ mod transpose;
 mod vectors;
 mod words;
 
+pub(super) use words::HalfWords;
+
 use super::Kernels;
 use crate::activations::{self, Plane, Terms};
 use crate::attention::{self, CodedRows};
@@ -29,10 +31,10 @@ use crate::tile::{CodeBits, TILE};
 use crate::widen::{self, Narrow};
 
 /// Lanes of a vector of 32-bit numbers.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Vectors of a tile.
-const HALVES: usize = TILE / LANES;
+pub(super) const HALVES: usize = TILE / LANES;
 
 pub(super) fn is_available() -> bool {
     // Clippy reads the list as one feature at a time, and so does the processor.
@@ -43,7 +45,8 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("avx512vnni")
 }
 
-pub(super) static KERNELS: Kernels = kernels! {
+/// A constant, for those who replace some of them.
+pub(super) const KERNELS: Kernels = kernels! {
     multiplies_strips: true;
     fix_group: fix_group, (values, codes);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);

@@ -37,6 +37,9 @@ const OPTIONS: [&str; 12] = [
     "-DLLAMA_BUILD_NUMBER=0",
 ];
 
+/// What C++ sources include first, beside them.
+const TILE_CONFIG: &str = include_str!("tile_config.h");
+
 /// Calls the function that says what the library was compiled for; no program that prints it need be built.
 const SYSTEM_INFO: &str = "\
 import ctypes, sys
@@ -52,7 +55,7 @@ pub struct LlamaCpp {
 impl LlamaCpp {
     /// Builds it with the CMake that `python` has, if that was not done yet.
     pub fn ensure(python: &Path) -> Result<Self> {
-        let parts = [SOURCES.sha256.into(), OPTIONS.join(" "), processor::instructions()];
+        let parts = [SOURCES.sha256.into(), OPTIONS.join(" "), TILE_CONFIG.into(), processor::instructions()];
         let key = &cache::sha256_of(&parts.each_ref().map(String::as_bytes))[..16];
         let this = Self { dir: cache::dir()?.join("llama.cpp").join(key) };
         if !this.dir.exists() {
@@ -101,6 +104,9 @@ fn build(python: &Path, dir: &Path) -> Result<()> {
     let mut configure = Command::new(&cmake);
     configure.arg("-S").arg(&sources).arg("-B").arg(&build).args(["-G", "Ninja"]).args(OPTIONS);
     configure.arg(format!("-DLLAMA_BUILD_COMMIT={COMMIT}"));
+    let tile_config = temporary.path().join("tile_config.h");
+    fs::write(&tile_config, TILE_CONFIG)?;
+    configure.arg(format!("-DCMAKE_CXX_FLAGS=-include {}", tile_config.display()));
     configure.arg(format!("-DCMAKE_MAKE_PROGRAM={}", python.with_file_name("ninja").display()));
     run::check(configure.stdout(fs::File::create(&log)?))
         .context("llama.cpp cannot be built; a C++17 compiler is needed")?;

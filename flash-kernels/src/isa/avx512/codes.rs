@@ -13,7 +13,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::fetch::{self, Far, Fetch, Near, is_near};
+use super::fetch::{self, Far, Fetch, Near, NearOnce, Way};
 use super::scales::{Bf16, F16, F32, ScaleRows, Stored};
 use super::transpose::{EVEN, ODD, transpose};
 use super::{HALVES, LANES};
@@ -39,13 +39,20 @@ const _: () = assert!(FOUR_BYTES == STEP_BYTES, "strips are cut as rows are mult
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     assert!(tile.scales.float == tile.biases.float, "scales and biases of one type");
-    match (tile.scales.float, is_near()) {
-        (FloatType::F32, false) => multiply_as::<F32, Far>(tile, x, acc),
-        (FloatType::F32, true) => multiply_as::<F32, Near>(tile, x, acc),
-        (FloatType::F16, false) => multiply_as::<F16, Far>(tile, x, acc),
-        (FloatType::F16, true) => multiply_as::<F16, Near>(tile, x, acc),
-        (FloatType::BF16, false) => multiply_as::<Bf16, Far>(tile, x, acc),
-        (FloatType::BF16, true) => multiply_as::<Bf16, Near>(tile, x, acc),
+    match Way::here() {
+        Way::Near => multiply_fetched::<Near>(tile, x, acc),
+        Way::NearOnce => multiply_fetched::<NearOnce>(tile, x, acc),
+        Way::Far => multiply_fetched::<Far>(tile, x, acc),
+    }
+}
+
+/// Fetched ahead as `A` does.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn multiply_fetched<A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+    match tile.scales.float {
+        FloatType::F32 => multiply_as::<F32, A>(tile, x, acc),
+        FloatType::F16 => multiply_as::<F16, A>(tile, x, acc),
+        FloatType::BF16 => multiply_as::<Bf16, A>(tile, x, acc),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::tile::{CodePairs, IntLanes, Lanes};
 impl Lanes {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn load_512(&self, half: usize) -> __m512 {
+    pub(in crate::isa) fn load_512(&self, half: usize) -> __m512 {
         let lanes = &self.0.as_chunks::<LANES>().0[half];
         // SAFETY: an array of 16 `f32` is what is read.
         unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
@@ -19,7 +19,7 @@ impl Lanes {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn store_512(&mut self, half: usize, values: __m512) {
+    pub(in crate::isa) fn store_512(&mut self, half: usize, values: __m512) {
         let lanes = &mut self.0.as_chunks_mut::<LANES>().0[half];
         // SAFETY: an array of 16 `f32` is what is written.
         unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), values) }
@@ -29,7 +29,7 @@ impl Lanes {
 impl IntLanes {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn load_512(&self, half: usize) -> __m512i {
+    pub(in crate::isa) fn load_512(&self, half: usize) -> __m512i {
         let lanes = &self.0.as_chunks::<LANES>().0[half];
         // SAFETY: an array of 16 `i32` is what is read.
         unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
@@ -37,7 +37,7 @@ impl IntLanes {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn store_512(&mut self, half: usize, lanes: __m512i) {
+    pub(in crate::isa) fn store_512(&mut self, half: usize, lanes: __m512i) {
         let out = &mut self.0.as_chunks_mut::<LANES>().0[half];
         // SAFETY: an array of 16 `i32` is what is written.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), lanes) }
@@ -47,7 +47,7 @@ impl IntLanes {
 impl CodePairs {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn load_512(&self, half: usize) -> __m512i {
+    pub(in crate::isa) fn load_512(&self, half: usize) -> __m512i {
         let pairs = &self.0.as_chunks::<LANES>().0[half];
         // SAFETY: an array of 16 pairs of `i16` is what is read.
         unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) }
@@ -55,7 +55,7 @@ impl CodePairs {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn store_512(&mut self, half: usize, pairs: __m512i) {
+    pub(in crate::isa) fn store_512(&mut self, half: usize, pairs: __m512i) {
         let out = &mut self.0.as_chunks_mut::<LANES>().0[half];
         // SAFETY: an array of 16 pairs of `i16` is what is written.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), pairs) }
@@ -65,7 +65,7 @@ impl CodePairs {
 impl Plane {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn load_512(&self) -> __m512i {
+    pub(in crate::isa) fn load_512(&self) -> __m512i {
         // SAFETY: an array of 64 bytes is what is read.
         unsafe { _mm512_loadu_si512(self.0.as_ptr().cast()) }
     }

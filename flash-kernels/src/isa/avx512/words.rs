@@ -43,7 +43,8 @@ impl<'a> HalfWords<'a> {
         for (lane, line) in lines.iter_mut().enumerate() {
             let start = start.wrapping_add(lane * row_bytes);
             // SAFETY: each row has these groups, by the assertion in `new`.
-            *line = unsafe { load_quarters(quarters.map(|quarter| start.wrapping_add(quarter)), group_bytes) };
+            *line =
+                unsafe { load_quarters(quarters.map(|quarter| start.wrapping_add(quarter)), group_bytes) };
         }
         transpose(&lines)
     }
