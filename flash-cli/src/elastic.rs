@@ -8,10 +8,6 @@ use flash_model::Allowance;
 use flash_model::memory::{self, PressureGauge};
 use flash_sched::{Elastic, Memory};
 
-/// From one look at the machine's memory to the next: memory that gets short is given back within a quarter of a second, and
-/// a token of pinned layers, or a layer that streams, may take most of that.
-const EVERY: Duration = Duration::from_millis(20);
-
 /// The thread that looks at the machine's memory, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -27,11 +23,13 @@ impl Watch {
             let mut elastic = Elastic::new(budget_bytes, headroom_bytes);
             let mut gauge = PressureGauge::new();
             let begin = Instant::now();
-            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+            let mut pause = Duration::ZERO;
+            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 let held_bytes = memory::resident().map_or(0, |resident| resident.now_bytes);
                 let free_bytes = memory::available_bytes();
                 let seen = Memory { free_bytes, held_bytes, is_stalled: gauge.is_stalled() };
                 allowance.set(elastic.step(begin.elapsed(), seen));
+                pause = elastic.until_next_look(seen);
             }
         });
         Self { stop: Some(stop), thread: Some(thread) }

@@ -1,18 +1,19 @@
 //! A thread pool for short parallel loops: entering and leaving cost microseconds, and idle workers sleep.
 //!
 //! One word of state says everything: which job is open and how many workers are inside it. A worker may enter
-//! only while the job is open, the caller closes it as soon as all parts are claimed, and then waits for the
+//! only while the job is open, the caller closes it as soon as it finds no part unclaimed, and then waits for the
 //! workers inside. So a worker that wakes late costs the caller nothing, and what the job borrows outlives
 //! every use of it.
 
 mod columns;
 mod cores;
+mod shares;
 
 use std::any::Any;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -21,11 +22,12 @@ use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 
 pub(crate) use columns::{Band, Columns, Cut};
+use shares::Shares;
 
 /// How long a thread that waits looks before it sleeps. Longer than the pause between two matrix products of one
-/// token (a few graph operations of some µs), so that workers stay awake through a token; short against a
-/// token, so that an idle pool costs nothing.
-const SPIN: Duration = Duration::from_micros(20);
+/// token (a few graph operations, 5 to 60 µs on machines that were measured), so that workers stay awake through a token;
+/// short against a token, so that an idle pool costs nothing.
+const SPIN: Duration = Duration::from_micros(150);
 /// Looks between two readings of the clock, which cost about as much as this many looks.
 const LOOKS_PER_READING: u32 = 16;
 
@@ -55,34 +57,29 @@ struct Shared {
     state: AtomicU64,
     job: AtomicPtr<Job<'static>>,
     stop: AtomicBool,
+    /// The parts of the job: the caller is the thread 0, the worker `idx` the thread `idx + 1`.
+    shares: Shares,
     /// One a worker: whether it sleeps, or is about to.
     asleep: Vec<AtomicBool>,
 }
 
-/// A loop that threads share: each claims the next part until none is left.
+/// A loop that threads share: each claims parts until none is left.
 struct Job<'a> {
     part: &'a (dyn Fn(usize) + Sync),
-    n_parts: usize,
-    next: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     caller: Thread,
 }
 
 impl Job<'_> {
     /// Claims and runs parts until none is left; a panic ends the loop for all and is kept for the caller.
-    fn work(&self) {
+    fn work(&self, shares: &Shares, thread_idx: usize) {
         let claim = || {
-            loop {
-                let part_idx = self.next.fetch_add(1, Ordering::Relaxed);
-                if part_idx >= self.n_parts {
-                    break;
-                }
+            while let Some(part_idx) = shares.claim(thread_idx) {
                 (self.part)(part_idx);
             }
         };
         if let Err(payload) = catch_unwind(AssertUnwindSafe(claim)) {
-            // Below the end by one for each thread, so that the additions of all threads cannot overflow it.
-            self.next.store(self.n_parts, Ordering::Relaxed);
+            shares.end();
             lock(&self.panic).get_or_insert(payload);
         }
     }
@@ -124,6 +121,7 @@ impl Pool {
             state: AtomicU64::new(0),
             job: AtomicPtr::new(ptr::null_mut()),
             stop: AtomicBool::new(false),
+            shares: Shares::new(n_workers + 1),
             asleep: (0..n_workers).map(|_| AtomicBool::new(false)).collect(),
         });
         let workers = (0..n_workers)
@@ -159,24 +157,19 @@ impl Pool {
     /// Calls `part` with every number below `n_parts`, on all threads, and returns when all calls have.
     ///
     /// # Panics
-    /// If a call panics: with the payload of the first; parts not yet claimed are dropped. If called from within a job
-    /// of the same pool, it never returns.
+    /// If a call panics: with the payload of the first; parts not yet claimed are dropped. If there are 2³² parts or more. If
+    /// called from within a job of the same pool, it never returns.
     pub fn run(&self, n_parts: usize, part: &(dyn Fn(usize) + Sync)) {
         if n_parts <= 1 || self.workers.is_empty() {
             (0..n_parts).for_each(part);
             return;
         }
         let _turn = lock(&self.turn);
-        let job = Job {
-            part,
-            n_parts,
-            next: AtomicUsize::new(0),
-            panic: Mutex::new(None),
-            caller: thread::current(),
-        };
+        let job = Job { part, panic: Mutex::new(None), caller: thread::current() };
+        self.shared.shares.deal(n_parts);
         // Nothing between opening and closing unwinds: `work` catches.
         self.shared.open(&job, &self.workers);
-        job.work();
+        job.work(&self.shared.shares, 0);
         self.shared.close();
         let panic = lock(&job.panic).take();
         if let Some(payload) = panic {
@@ -255,20 +248,20 @@ impl Shared {
             let enter = |state| (state & OPEN != 0).then_some(state + 1);
             if let Ok(state) = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, enter) {
                 seen = state / NEXT_JOB;
-                self.help();
+                self.help(worker_idx);
             }
         }
     }
 
     /// Works on the job this worker has entered, and leaves it.
-    fn help(&self) {
+    fn help(&self, worker_idx: usize) {
         let job = self.job.load(Ordering::Relaxed);
         #[expect(unsafe_code, reason = "workers that outlive a job borrow it")]
         // SAFETY: `open` stored a pointer to the caller's job before it opened the state that this worker
         // entered, and the caller keeps the job where it is until the count of workers inside is zero, which it
         // is not before the subtraction below; `caller` is cloned before that.
         let caller = unsafe {
-            (*job).work();
+            (*job).work(&self.shares, worker_idx + 1);
             (*job).caller.clone()
         };
         let state = self.state.fetch_sub(1, Ordering::Release) - 1;

@@ -10,6 +10,12 @@ const CALM: Duration = Duration::from_secs(5);
 /// Programs that wait for memory need at least this part of what is held, whatever else is said to be free.
 const STALLED_PART: u64 = 16;
 
+/// No one takes memory faster than this, in bytes a second: some processors clear as much.
+const TAKEN_BYTES_PER_S: f64 = 16e9;
+/// From one look to the next, at least and at most: memory that gets short is given back within a quarter of a second, and a
+/// token of pinned layers, or a layer that streams, may take most of that. A look costs a fifth of a millisecond.
+const LOOKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
+
 /// What is seen of the machine's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
@@ -62,6 +68,13 @@ impl Elastic {
         }
         self.allowance_bytes
     }
+
+    /// How long nobody has to look again after `memory` was seen: the more is free, the longer it takes to get short.
+    pub fn until_next_look(&self, memory: Memory) -> Duration {
+        let spare_bytes = memory.free_bytes.saturating_sub(self.headroom_bytes);
+        let [least, most] = LOOKS;
+        Duration::from_secs_f64(spare_bytes as f64 / TAKEN_BYTES_PER_S).clamp(least, most)
+    }
 }
 
 #[cfg(test)]
@@ -71,9 +84,19 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const GIB: u64 = 1 << 30;
 
     fn free(free_bytes: u64, held_bytes: u64) -> Memory {
         Memory { free_bytes, held_bytes, is_stalled: false }
+    }
+
+    #[test]
+    fn looks_are_rare_where_much_is_free_and_frequent_where_little_is() {
+        let elastic = Elastic::new(8 * GIB, GIB);
+        let after = |free_bytes| elastic.until_next_look(free(free_bytes, 4 * GIB));
+        assert_eq!([0, GIB, GIB + (200 << 20)].map(after), [LOOKS[0]; 3]);
+        assert!(after(2 * GIB) > LOOKS[0] && after(2 * GIB) < LOOKS[1]);
+        assert_eq!([16 * GIB, u64::MAX].map(after), [LOOKS[1]; 2]);
     }
 
     #[test]

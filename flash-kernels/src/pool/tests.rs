@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 use std::panic::catch_unwind;
+use std::sync::atomic::AtomicUsize;
 
 use super::*;
 

@@ -12,13 +12,13 @@ use crate::tile::TILE;
 /// activations (8 MiB for `k` = 8192) stay in a cache.
 pub(super) const ROWS_BLOCK: usize = 512;
 
-/// Bytes of weights in a part of a product with few rows: some 50 µs of reading. The first rows of a part are not fetched
-/// ahead, and what is fetched behind its last ones is another thread's, so parts are large next to what is fetched ahead;
-/// and small next to a matrix, so that a thread that was interrupted does not keep the others waiting long.
+/// Bytes of weights in a part of a product with few rows, at most: what is fetched ahead behind the last ones of a thread's
+/// share is another's, so parts are large next to it; and small next to a matrix, for at the end a thread waits for as long
+/// as another's last part takes.
 const PART_BYTES: usize = 1 << 20;
 
 /// Parts each thread should find, where the matrix is large enough.
-const PARTS_PER_THREAD: usize = 4;
+const PARTS_PER_THREAD: usize = 16;
 
 /// Multiplications for which one thread takes about as long as waking another.
 const PARALLEL_MIN: usize = 64 << 10;

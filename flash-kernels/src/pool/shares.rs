@@ -1,0 +1,127 @@
+//! Who works on which parts of a job: each thread has a share, a range of parts that it takes from the first to the last.
+//!
+//! So what a thread reads follows on what it has read, and what it has fetched ahead behind the end of one part is the
+//! beginning of its next. A thread without a share takes half of what another has left: parts may be small, no thread
+//! waits longer than one of them takes, and no one waits for a thread that came late or not at all.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// The parts that nobody has claimed.
+#[derive(Debug)]
+pub(super) struct Shares {
+    /// One a thread.
+    shares: Vec<Share>,
+    /// Whether nobody is to claim any more.
+    is_over: AtomicBool,
+}
+
+/// A range of parts: the first in the upper half, the end in the lower. On a line of its own, and the one that is fetched
+/// with it: mostly just its owner looks.
+///
+/// Its owner alone sets it when it is empty; others only take from what is there. A part that has left a range is in none of
+/// the same job again, so no two threads can take the same change for their own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Share(AtomicU64);
+
+impl Shares {
+    pub(super) fn new(n_threads: usize) -> Self {
+        let shares = (0..n_threads).map(|_| Share(AtomicU64::new(0))).collect();
+        Self { shares, is_over: AtomicBool::new(false) }
+    }
+
+    /// Gives each thread as many of `n_parts`, which must be fewer than 2³². Nobody may claim meanwhile.
+    pub(super) fn deal(&self, n_parts: usize) {
+        let n_parts = u64::from(u32::try_from(n_parts).expect("fewer than 2^32 parts"));
+        let n_threads = self.shares.len() as u64;
+        let border = |thread_idx: u64| (n_parts * thread_idx / n_threads) as u32;
+        for (share, thread_idx) in self.shares.iter().zip(0..) {
+            share.set(border(thread_idx), border(thread_idx + 1));
+        }
+        self.is_over.store(false, Ordering::Relaxed);
+    }
+
+    /// The next part for a thread; none if there is none that nobody has claimed.
+    pub(super) fn claim(&self, thread_idx: usize) -> Option<usize> {
+        if self.is_over.load(Ordering::Relaxed) {
+            return None;
+        }
+        let own = &self.shares[thread_idx];
+        let part = own.take(|first, end| (first..first + 1, first + 1..end)).or_else(|| {
+            let (before, behind) = self.shares.split_at(thread_idx);
+            let half = |first, end| {
+                let middle = first + (end - first) / 2;
+                (middle..end, first..middle)
+            };
+            let taken = behind.iter().skip(1).chain(before).find_map(|other| other.take(half))?;
+            own.set(taken.start + 1, taken.end);
+            Some(taken)
+        })?;
+        Some(part.start as usize)
+    }
+
+    /// Lets nobody claim any more.
+    pub(super) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+type Range = std::ops::Range<u32>;
+
+impl Share {
+    fn set(&self, first: u32, end: u32) {
+        self.0.store(u64::from(first) << 32 | u64::from(end), Ordering::Relaxed);
+    }
+
+    /// What `cut` says is to be taken of a range that is not empty, which keeps the rest.
+    fn take(&self, cut: impl Fn(u32, u32) -> (Range, Range)) -> Option<Range> {
+        let mut now = self.0.load(Ordering::Relaxed);
+        loop {
+            let (first, end) = ((now >> 32) as u32, now as u32);
+            if first >= end {
+                return None;
+            }
+            let (taken, rest) = cut(first, end);
+            let left = u64::from(rest.start) << 32 | u64::from(rest.end);
+            match self.0.compare_exchange_weak(now, left, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(taken),
+                Err(other) => now = other,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_taken_from_the_first_to_the_last() {
+        let shares = Shares::new(2);
+        shares.deal(7);
+        let first: Vec<_> = (0..3).map(|_| shares.claim(0)).collect();
+        let second: Vec<_> = (0..4).map(|_| shares.claim(1)).collect();
+        assert_eq!(first, [Some(0), Some(1), Some(2)]);
+        assert_eq!(second, [Some(3), Some(4), Some(5), Some(6)]);
+        assert_eq!([shares.claim(0), shares.claim(1)], [None, None]);
+    }
+
+    #[test]
+    fn who_has_none_takes_the_upper_half_of_anothers() {
+        let shares = Shares::new(3);
+        shares.deal(12);
+        // The thread 1 alone is awake.
+        let order: Vec<_> = std::iter::from_fn(|| shares.claim(1)).collect();
+        assert_eq!(order, [4, 5, 6, 7, 10, 11, 9, 8, 2, 3, 1, 0]);
+    }
+
+    #[test]
+    fn nobody_claims_behind_the_end_until_parts_are_dealt_anew() {
+        let shares = Shares::new(1);
+        shares.deal(3);
+        shares.end();
+        assert_eq!(shares.claim(0), None);
+        shares.deal(1);
+        assert_eq!([shares.claim(0), shares.claim(0)], [Some(0), None]);
+    }
+}
