@@ -25,9 +25,9 @@ pub(crate) use columns::{Band, Columns, Cut};
 use shares::Shares;
 
 /// How long a thread that waits looks before it sleeps. Longer than the pause between two matrix products of one
-/// token (a few graph operations, 5 to 60 µs on machines that were measured), so that workers stay awake through a token;
-/// short against a token, so that an idle pool costs nothing.
-const SPIN: Duration = Duration::from_micros(150);
+/// token (a few graph operations of some µs), so that workers mostly stay awake through a token; short against a
+/// token, so that an idle pool costs nothing, and leaves the processor to those who read.
+const SPIN: Duration = Duration::from_micros(20);
 /// Looks between two readings of the clock, which cost about as much as this many looks.
 const LOOKS_PER_READING: u32 = 16;
 
