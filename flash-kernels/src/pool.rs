@@ -24,10 +24,13 @@ use crate::isa::{Isa, Kernels};
 pub(crate) use columns::{Band, Columns, Cut};
 use shares::Shares;
 
-/// How long a thread that waits looks before it sleeps. Longer than the pause between two matrix products of one
-/// token (a few graph operations of some µs), so that workers mostly stay awake through a token; short against a
-/// token, so that an idle pool costs nothing, and leaves the processor to those who read.
-const SPIN: Duration = Duration::from_micros(20);
+/// How long a worker without a job looks before it sleeps, at least and at most. At least: longer than the pause between two
+/// matrix products of one token where that is shortest (a few graph operations of some µs). Twice as long each time that a
+/// job came while it looked, and the least again when none did: pauses are as long as those before, and a worker that waits
+/// for the disk leaves the processor to those who read. Both are short against a token: an idle pool costs nothing.
+const LOOKS: [Duration; 2] = [Duration::from_micros(20), Duration::from_micros(160)];
+/// The same for the caller, who waits for the last parts of others: longer than one takes.
+const LAST_PARTS: Duration = Duration::from_micros(100);
 /// Looks between two readings of the clock, which cost about as much as this many looks.
 const LOOKS_PER_READING: u32 = 16;
 
@@ -217,19 +220,24 @@ impl Shared {
     fn close(&self) {
         self.state.fetch_and(!OPEN, Ordering::SeqCst);
         let left = || self.state.load(Ordering::Acquire) & ACTIVE == 0;
-        while !spin_until(&left) {
+        while !spin_until(&left, LAST_PARTS) {
             thread::park();
         }
     }
 
     fn serve(&self, worker_idx: usize) {
         let mut seen = 0;
+        let [least, most] = LOOKS;
+        let mut patience = least;
         loop {
             let ready = || {
                 let state = self.state.load(Ordering::SeqCst);
                 self.stop.load(Ordering::SeqCst) || (state & OPEN != 0 && state / NEXT_JOB != seen)
             };
-            if !spin_until(&ready) {
+            if spin_until(&ready, patience) {
+                patience = most.min(2 * patience);
+            } else {
+                patience = least;
                 let asleep = &self.asleep[worker_idx];
                 loop {
                     // Said before the look: whoever opens a job after the look reads it. Said again after each
@@ -271,8 +279,8 @@ impl Shared {
     }
 }
 
-/// Looks at `condition` for up to [`SPIN`]; whether it came true.
-fn spin_until(condition: &dyn Fn() -> bool) -> bool {
+/// Looks at `condition` for as long as `patience` lasts; whether it came true.
+fn spin_until(condition: &dyn Fn() -> bool, patience: Duration) -> bool {
     let mut start = None;
     loop {
         for _ in 0..LOOKS_PER_READING {
@@ -281,7 +289,7 @@ fn spin_until(condition: &dyn Fn() -> bool) -> bool {
             }
             std::hint::spin_loop();
         }
-        if start.get_or_insert_with(Instant::now).elapsed() > SPIN {
+        if start.get_or_insert_with(Instant::now).elapsed() > patience {
             return false;
         }
     }

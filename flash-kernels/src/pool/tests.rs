@@ -32,7 +32,7 @@ fn jobs_follow_each_other_without_a_lost_wakeup() {
             sum.fetch_add(part_idx, Ordering::Relaxed);
         });
         if job_idx % 1000 == 0 {
-            thread::sleep(2 * SPIN);
+            thread::sleep(2 * LOOKS[1]);
         }
     }
     assert_eq!(sum.into_inner(), 20_000 * 6);
