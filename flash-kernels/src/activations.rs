@@ -16,9 +16,9 @@ use std::ops::RangeInclusive;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use rows::SUM_BLOCKS;
 pub(crate) use rows::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, convert, pack_rows};
-#[cfg(target_arch = "x86_64")]
-pub(crate) use vector::arrange_digits;
 pub(crate) use vector::{FixedVector, LINE_BYTES, Plane, arrange_words};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use vector::{arrange_digits, digits_of};
 
 /// The greatest magnitude of a fixed-point activation. With a code added it still fits 16 bits (32512 + 255 is
 /// the greatest `i16`), 128 products with codes of 8 bits fit 32, and its upper digit of 8 bits fits 8.

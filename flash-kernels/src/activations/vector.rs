@@ -69,18 +69,14 @@ pub(crate) fn arrange_words(bits: CodeBits, codes: &[i16], planes: &mut [Plane])
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
-    let upper = |code: i16| ((code + 128) >> 8) as u8;
-    let lower = |code: i16| code as u8;
     match bits {
         CodeBits::Four => {
             let lines =
                 planes.as_chunks_mut::<4>().0.iter_mut().zip(codes.as_chunks::<{ 2 * LINE_BYTES }>().0);
             for (planes, codes) in lines {
                 for (idx, [even, odd]) in codes.as_chunks::<2>().0.iter().enumerate() {
-                    planes[0].0[idx] = upper(*even);
-                    planes[1].0[idx] = upper(*odd);
-                    planes[2].0[idx] = lower(*even);
-                    planes[3].0[idx] = lower(*odd);
+                    (planes[0].0[idx], planes[2].0[idx]) = digits_of(*even);
+                    (planes[1].0[idx], planes[3].0[idx]) = digits_of(*odd);
                 }
             }
         }
@@ -88,10 +84,16 @@ pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16], planes: &mut [Plane]
             let lines = planes.as_chunks_mut::<2>().0.iter_mut().zip(codes.as_chunks::<LINE_BYTES>().0);
             for (planes, codes) in lines {
                 for (idx, code) in codes.iter().enumerate() {
-                    planes[0].0[idx] = upper(*code);
-                    planes[1].0[idx] = lower(*code);
+                    (planes[0].0[idx], planes[1].0[idx]) = digits_of(*code);
                 }
             }
         }
     }
+}
+
+/// The two signed digits of a code: `code = 256 · upper + lower`.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn digits_of(code: i16) -> (u8, u8) {
+    (((code + 128) >> 8) as u8, code as u8)
 }

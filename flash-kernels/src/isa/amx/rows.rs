@@ -1,7 +1,7 @@
 //! Activations for the matrix unit: digits of 8 bits, 16 rows side by side.
 
 use super::unit::ROW_BYTES;
-use crate::activations::{ROW_TILE, RowPairs};
+use crate::activations::{ROW_TILE, RowPairs, digits_of};
 use crate::tile::CodeBits;
 
 /// Bytes of a step along `k` in groups of `group`: a group, or what a row of the unit's tiles holds.
@@ -41,10 +41,4 @@ pub(super) fn pack(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], _cross
             }
         }
     }
-}
-
-/// Two signed digits: `code = 256 · upper + lower`.
-#[inline(always)]
-fn digits_of(code: i16) -> (u8, u8) {
-    (((code + 128) >> 8) as u8, code as u8)
 }
