@@ -9,7 +9,7 @@ use mlx_rs::module::Param;
 use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::ModelError;
-use crate::compute::{Activation, AttentionInput, Backend, HeadNorms};
+use crate::compute::{Activation, AttentionInput, Backend, HeadNorms, Value};
 use crate::kv::LayerKv;
 use crate::layers::{Linear, NormArgs, RmsNorm, project};
 use crate::rope::Rope;
@@ -21,7 +21,7 @@ pub(crate) use latent::{LatentArgs, LatentAttention};
 #[derive(Debug)]
 pub(crate) struct LayerInput<'a> {
     /// Hidden states, `[1, n, hidden]`.
-    pub x: &'a Array,
+    pub x: &'a Value,
     /// What the layer keeps of the tokens before.
     pub kv: &'a mut LayerKv,
     /// Tokens before the first of these.
@@ -116,24 +116,24 @@ impl Attention {
     }
 
     /// Adds what it makes of the input to `residual`.
-    pub(crate) fn add(&self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+    pub(crate) fn add(&self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
         self.o_proj.add(residual, &self.attend(input)?)
     }
 
     /// What it makes of the input.
-    pub(crate) fn of(&self, input: LayerInput<'_>) -> Result<Array, Exception> {
+    pub(crate) fn of(&self, input: LayerInput<'_>) -> Result<Value, Exception> {
         self.o_proj.of(&self.attend(input)?)
     }
 
     /// What the heads saw, before the last projection: attends from the new tokens to all so far.
-    fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
+    fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Value, Exception> {
         let [mut queries, keys, values] = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
         let mut gate = None;
         if self.output_gate {
             let n = queries.dim(1);
-            let by_head = queries.reshape(&[1, n, self.causal.n_heads, 2, -1])?;
+            let by_head = queries.array()?.reshape(&[1, n, self.causal.n_heads, 2, -1])?;
             let half = |idx: i32| by_head.try_index((.., .., .., idx, ..))?.reshape(&[1, n, -1]);
-            (queries, gate) = (half(0)?, Some(half(1)?));
+            (queries, gate) = (half(0)?.into(), Some(half(1)?.into()));
         }
         let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
         let norms = norms.map(|(queries, keys)| HeadNorms { queries: queries.norm(), keys: keys.norm() });

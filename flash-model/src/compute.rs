@@ -4,6 +4,7 @@
 mod mlx;
 #[cfg(target_os = "linux")]
 mod native;
+mod value;
 
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ use crate::gated_delta::{GatedDelta, GatedDeltaInput};
 use crate::kv::{LayerKv, StateShape};
 use crate::layers::NormArgs;
 use crate::mamba2::Mamba2;
+
+pub(crate) use value::Value;
 
 /// What a thread of the kernels keeps: for 128 rows of weights their scales and biases, and two sums with each of 512 rows of
 /// activations; panels, scores of attention.
@@ -123,9 +126,9 @@ pub(crate) struct HeadNorms<'a> {
 /// are no values where they are in the keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionInput<'a> {
-    pub queries: &'a Array,
-    pub keys: &'a Array,
-    pub values: Option<&'a Array>,
+    pub queries: &'a Value,
+    pub keys: &'a Value,
+    pub values: Option<&'a Value>,
     pub norms: Option<HeadNorms<'a>>,
     /// `[heads]`: a score that each head's softmax has beside those of the tokens.
     pub sinks: Option<&'a Array>,
@@ -243,9 +246,9 @@ impl Backend {
     }
 
     /// `x · Wᵀ (+ bias)`, for `x` `[…, k]`.
-    pub(crate) fn product(&self, x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
+    pub(crate) fn product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::product(x, matrix),
+            Self::Mlx => Ok(mlx::product(&x.array()?, matrix)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::product(pool, x, matrix),
         }
@@ -254,11 +257,11 @@ impl Backend {
     /// [`product`](Self::product) for each matrix.
     pub(crate) fn products<const N: usize>(
         &self,
-        x: &Array,
+        x: &Value,
         matrices: [Matrix<'_>; N],
-    ) -> Result<[Array; N], Exception> {
+    ) -> Result<[Value; N], Exception> {
         match self {
-            Self::Mlx => mlx::products(x, matrices),
+            Self::Mlx => Ok(mlx::products(&x.array()?, matrices)?.map(Value::from)),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::products(pool, x, matrices),
         }
@@ -267,12 +270,12 @@ impl Backend {
     /// `onto + x · Wᵀ (+ bias)`.
     pub(crate) fn add_product(
         &self,
-        onto: &Array,
-        x: &Array,
+        onto: &Value,
+        x: &Value,
         matrix: Matrix<'_>,
-    ) -> Result<Array, Exception> {
+    ) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => onto.add(mlx::product(x, matrix)?),
+            Self::Mlx => Ok(onto.array()?.add(mlx::product(&x.array()?, matrix)?)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::add_product(pool, onto, x, matrix),
         }
@@ -282,11 +285,11 @@ impl Backend {
     pub(crate) fn gated(
         &self,
         activation: Activation,
-        gate: &Array,
-        values: &Array,
-    ) -> Result<Array, Exception> {
+        gate: &Value,
+        values: &Value,
+    ) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::gated(activation, gate, values),
+            Self::Mlx => Ok(mlx::gated(activation, &gate.array()?, &values.array()?)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::gated(pool, activation, gate, values),
         }
@@ -296,30 +299,30 @@ impl Backend {
     pub(crate) fn gated_product(
         &self,
         activation: Activation,
-        x: &Array,
+        x: &Value,
         gate: Matrix<'_>,
         up: Matrix<'_>,
-    ) -> Result<Array, Exception> {
+    ) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::gated_product(activation, x, gate, up),
+            Self::Mlx => Ok(mlx::gated_product(activation, &x.array()?, gate, up)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::gated_product(pool, activation, x, gate, up),
         }
     }
 
     /// `x · Wᵀ` for `x` `[1, n, heads, k]`, with a matrix for each head: its arrays have a dimension more, `[heads, …]`.
-    pub(crate) fn product_each(&self, x: &Array, matrices: Matrix<'_>) -> Result<Array, Exception> {
+    pub(crate) fn product_each(&self, x: &Value, matrices: Matrix<'_>) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::product_each(x, matrices),
+            Self::Mlx => Ok(mlx::product_each(&x.array()?, matrices)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::product_each(pool, x, matrices),
         }
     }
 
     /// `relu(x · Wᵀ (+ bias))²`.
-    pub(crate) fn squared_relu_product(&self, x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
+    pub(crate) fn squared_relu_product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::squared_relu_product(x, matrix),
+            Self::Mlx => Ok(mlx::squared_relu_product(&x.array()?, matrix)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::squared_relu_product(pool, x, matrix),
         }
@@ -332,9 +335,9 @@ impl Backend {
         attention: &CausalAttention,
         input: AttentionInput<'_>,
         kv: &mut LayerKv,
-    ) -> Result<Array, Exception> {
+    ) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::attend(attention, input, kv),
+            Self::Mlx => Ok(mlx::attend(attention, input, kv)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::attend(pool, attention, input, kv),
         }
@@ -346,9 +349,9 @@ impl Backend {
         net: &GatedDelta,
         input: &GatedDeltaInput,
         kv: &mut LayerKv,
-    ) -> Result<Array, Exception> {
+    ) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::gated_delta(net, input, kv),
+            Self::Mlx => Ok(mlx::gated_delta(net, input, kv)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::gated_delta(pool, net, input, kv),
         }
@@ -359,39 +362,53 @@ impl Backend {
     pub(crate) fn mamba2(
         &self,
         mixer: &Mamba2,
-        projected: &Array,
+        projected: &Value,
         kv: &mut LayerKv,
-    ) -> Result<Array, Exception> {
+    ) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::mamba2(mixer, projected, kv),
+            Self::Mlx => Ok(mlx::mamba2(mixer, &projected.array()?, kv)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::mamba2(pool, mixer, projected, kv),
         }
     }
 
     /// What each expert makes of its rows of `x`, `[1, n, hidden]`, one expert's behind another's: `[rows, hidden]`.
-    pub(crate) fn expert_rows(&self, x: &Array, work: &[Work<'_>]) -> Result<Array, Exception> {
+    pub(crate) fn expert_rows(&self, x: &Value, work: &[Work<'_>]) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::expert_rows(x, work),
+            Self::Mlx => Ok(mlx::expert_rows(&x.array()?, work)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::expert_rows(pool, x, work),
         }
     }
 
     /// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts`, each `[rows, hidden]`, times its weight.
-    pub(crate) fn add_rows(&self, onto: &Array, parts: &[Array], terms: &[Term]) -> Result<Array, Exception> {
+    pub(crate) fn add_rows(&self, onto: &Value, parts: &[Value], terms: &[Term]) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::add_rows(onto, parts, terms),
+            Self::Mlx => Ok(mlx::add_rows(&onto.array()?, &arrays(parts)?, terms)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(_) => native::add_rows(onto, parts, terms),
         }
     }
 
-    pub(crate) fn rms_norm(&self, x: &Array, norm: Norm<'_>) -> Result<Array, Exception> {
+    pub(crate) fn rms_norm(&self, x: &Value, norm: Norm<'_>) -> Result<Value, Exception> {
         match self {
-            Self::Mlx => mlx::rms_norm(x, norm),
+            Self::Mlx => Ok(mlx::rms_norm(&x.array()?, norm)?.into()),
             #[cfg(target_os = "linux")]
             Self::Native(pool) => native::rms_norm(pool, x, norm),
         }
     }
+
+    /// `a + b`.
+    pub(crate) fn sum(&self, a: &Value, b: &Value) -> Result<Value, Exception> {
+        match self {
+            Self::Mlx => Ok(a.array()?.add(b.array()?)?.into()),
+            #[cfg(target_os = "linux")]
+            Self::Native(_) => native::sum(a, b),
+        }
+    }
+}
+
+/// These values as arrays.
+pub(crate) fn arrays(values: &[Value]) -> Result<Vec<Array>, Exception> {
+    values.iter().map(Value::array).collect()
 }

@@ -9,6 +9,7 @@ use crate::ModelError;
 use crate::arrays::positions;
 use crate::attention::LayerInput;
 use crate::bundle::{Bundle, Bundles};
+use crate::compute::{Value, arrays};
 use crate::embedding::Embedding;
 use crate::experts::{ExpertPlan, Experts, Foreseen, Mixture, Routed};
 use crate::head::Head;
@@ -83,9 +84,13 @@ impl Decoder {
     /// Passes tokens through the model and returns the logits of the last one.
     pub(crate) fn logits(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
         let hidden = self.hidden(pass, ids)?;
-        let last = hidden.last().ok_or(ModelError::EmptyPrompt)?;
-        let n = last.dim(1) as usize;
-        let normed = self.norm.forward(pass.residency, &positions(last, n - 1, n)?)?;
+        let chunk = hidden.last().ok_or(ModelError::EmptyPrompt)?;
+        let last = match chunk.dim(1) as usize {
+            1 => chunk.clone(),
+            n => positions(&chunk.array()?, n - 1, n)?.into(),
+        };
+        drop(hidden);
+        let normed = self.norm.begin(pass.residency, |norm| norm.of(&last))?;
         self.head.logits(pass.residency, &normed)
     }
 
@@ -98,8 +103,8 @@ impl Decoder {
             return Ok(Vec::new());
         }
         let hidden = self.hidden(pass, inputs)?;
-        let hidden = mlx_rs::ops::concatenate(&hidden, 1)?;
-        let normed = self.norm.forward(pass.residency, &hidden)?;
+        let hidden = mlx_rs::ops::concatenate(&arrays(&hidden)?, 1)?.into();
+        let normed = self.norm.begin(pass.residency, |norm| norm.of(&hidden))?.array()?;
         normed.eval()?;
         self.head.losses(pass.residency, &normed, targets)
     }
@@ -108,13 +113,13 @@ impl Decoder {
     ///
     /// Layer by layer: all chunks pass through a layer before the next one is loaded, so that tokens of any number cost
     /// one pass over the weights.
-    fn hidden(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<Array>, ModelError> {
+    fn hidden(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<Value>, ModelError> {
         let Pass { residency, kv, experts, interrupt } = pass;
         let first = kv.begin(ids)?;
         let mut chunks = ids
             .chunks(CHUNK_TOKENS)
-            .map(|ids| self.embedding.lookup(residency.reader(), ids))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|ids| Ok(self.embedding.lookup(residency.reader(), ids)?.into()))
+            .collect::<Result<Vec<Value>, ModelError>>()?;
         let Self { layers, mixtures, experts_outs, norm, head, .. } = self;
         let n_parts = layers.len() * chunks.len();
         let mut n_done = 0_usize;
@@ -123,7 +128,7 @@ impl Decoder {
                 return Err(ModelError::Interrupted);
             }
             if residency.has_to_adapt() {
-                mlx_rs::transforms::eval(&chunks)?;
+                mlx_rs::transforms::eval(&arrays(&chunks)?)?;
                 let next = layers[idx].bundle();
                 let others = layers.iter_mut();
                 residency.adapt(None, next, &mut holders(others, experts_outs, norm, head), experts)?;
@@ -165,8 +170,9 @@ impl Decoder {
                         continue;
                     }
                     // Chunk by chunk: what is computed for one is large.
+                    let output = chunk.array()?;
                     let routed = sent.last().into_iter().flat_map(Routed::arrays);
-                    mlx_rs::transforms::eval([&*chunk].into_iter().chain(routed).chain(kv.lazy_arrays()))?;
+                    mlx_rs::transforms::eval([&output].into_iter().chain(routed).chain(kv.lazy_arrays()))?;
                     if residency.has_to_adapt() {
                         let next = after.first().map_or(norm.bundle(), Holder::bundle);
                         let next = experts_outs[idx].as_ref().map_or(next, Holder::bundle);
@@ -183,18 +189,19 @@ impl Decoder {
                 let output = if out.is_some() {
                     onto_nothing(Some(routed))?
                 } else {
-                    LayerOutput { hidden: mlx_rs::ops::concatenate(&chunks, 1)?, routed: Some(routed) }
+                    let hidden = mlx_rs::ops::concatenate(&arrays(&chunks)?, 1)?.into();
+                    LayerOutput { hidden, routed: Some(routed) }
                 };
-                let mixed = mix(experts, idx, &mixtures[idx], output, None)?;
+                let mixed = mix(experts, idx, &mixtures[idx], output, None)?.array()?;
                 let starts = (0..ids.len()).step_by(CHUNK_TOKENS);
-                let chunk = |start| positions(&mixed, start, ids.len().min(start + CHUNK_TOKENS));
-                let mixed = starts.map(chunk).collect::<Result<Vec<_>, _>>()?;
+                let chunk = |start| Ok(positions(&mixed, start, ids.len().min(start + CHUNK_TOKENS))?.into());
+                let mixed = starts.map(chunk).collect::<Result<Vec<Value>, ModelError>>()?;
                 match out {
                     Some(out) => out.scope(residency, |out, _, _| {
                         for (chunk, sum) in chunks.iter_mut().zip(&mixed) {
                             *chunk = out.add(chunk, sum)?;
                         }
-                        Ok(mlx_rs::transforms::eval(&chunks)?)
+                        Ok(mlx_rs::transforms::eval(&arrays(&chunks)?)?)
                     })?,
                     None => chunks = mixed,
                 }
@@ -248,7 +255,7 @@ fn mix(
     mixture: &Option<Mixture>,
     output: LayerOutput,
     foreseen: Option<Foreseen<'_>>,
-) -> Result<Array, ModelError> {
+) -> Result<Value, ModelError> {
     let LayerOutput { hidden, routed } = output;
     match (experts, mixture, routed) {
         (Some(experts), Some(mixture), Some(routed)) => {
@@ -262,7 +269,7 @@ fn mix(
 /// What was routed, for what experts make of it to be added up by itself.
 fn onto_nothing(routed: Option<Routed>) -> Result<LayerOutput, Exception> {
     let routed = routed.expect("a layer whose experts' sum is passed on has experts");
-    Ok(LayerOutput { hidden: mlx_rs::ops::zeros_like(&routed.x)?, routed: Some(routed) })
+    Ok(LayerOutput { hidden: mlx_rs::ops::zeros_like(&routed.x)?.into(), routed: Some(routed) })
 }
 
 /// What the next router behind a layer would say of its hidden states as they are, if that router is in memory. Layers without
@@ -271,7 +278,7 @@ fn foresee<'a>(
     layer_idx: usize,
     after: &mut [StreamingProxy<dyn Layer>],
     mixtures: &'a [Option<Mixture>],
-    hidden: &Array,
+    hidden: &Value,
 ) -> Result<Option<Foreseen<'a>>, Exception> {
     let mut next = after.iter_mut().zip(mixtures.iter().enumerate().skip(layer_idx + 1));
     let found = next.find_map(|(layer, (idx, mixture))| Some((layer, idx, mixture.as_ref()?)));

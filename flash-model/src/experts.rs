@@ -24,7 +24,7 @@ use mlx_rs::transforms::{async_eval, eval};
 use crate::ModelError;
 use crate::arrays::values;
 use crate::bundle::Bundle;
-use crate::compute::{Backend, Term, Work};
+use crate::compute::{Backend, Term, Value, Work};
 use crate::residency::{SLOT_RETURN, once_slots_are_back};
 
 use ahead::Ahead;
@@ -101,9 +101,9 @@ struct Demand<'a> {
     /// The experts that have to be read, in order.
     missing: &'a [usize],
     /// What the experts get: `[1, n, hidden]`.
-    x: &'a Array,
+    x: &'a Value,
     /// What is added to: `[1, n, hidden]`.
-    hidden: &'a Array,
+    hidden: &'a Value,
 }
 
 impl Experts {
@@ -196,10 +196,10 @@ impl Experts {
         &mut self,
         layer_idx: usize,
         mixture: &Mixture,
-        hidden: &Array,
+        hidden: &Value,
         routed: &Routed,
         foreseen: Option<Foreseen<'_>>,
-    ) -> Result<Array, ModelError> {
+    ) -> Result<Value, ModelError> {
         // Together: the host waits once.
         let next = foreseen.as_ref().map(|foreseen| &foreseen.routed);
         eval([routed].into_iter().chain(next).flat_map(Routed::arrays))?;
@@ -218,7 +218,8 @@ impl Experts {
             self.held.remove(&(layer_idx, expert_idx));
         }
         let early = self.ahead.take(layer_idx, &missing, &self.reader);
-        let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x: &routed.x, hidden };
+        let x = &Value::from(&routed.x);
+        let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x, hidden };
         let mixed = if missing.len() <= self.plan.staging_slots && routes.by_token.len() == 1 {
             self.as_they_come(&demand, early, foreseen)
         } else {
@@ -242,7 +243,7 @@ impl Experts {
         demand: &Demand<'_>,
         early: Vec<Load>,
         foreseen: Option<Foreseen<'_>>,
-    ) -> Result<Array, ModelError> {
+    ) -> Result<Value, ModelError> {
         let Demand { layer_idx, mixture, routes, missing, x, hidden } = *demand;
         let mut loads = VecDeque::from(early);
         for &expert_idx in missing {
@@ -256,7 +257,7 @@ impl Experts {
         let is_missing = |expert_idx: &usize| missing.contains(expert_idx);
         let there = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx).filter(|idx| !is_missing(idx));
         let mut done: Vec<usize> = there.collect();
-        let mut parts = Vec::new();
+        let mut parts: Vec<Value> = Vec::new();
         if !done.is_empty() {
             let experts: Vec<&Expert> = done.iter().map(|idx| &self.held[&(layer_idx, *idx)]).collect();
             parts.push(self.compute(x, &experts)?);
@@ -264,7 +265,7 @@ impl Experts {
         while let Some(load) = loads.pop_front() {
             if !load.ticket.is_done() {
                 if let Some(part) = parts.last() {
-                    part.eval()?;
+                    part.array()?.eval()?;
                 }
                 self.wait(&load);
             }
@@ -308,15 +309,15 @@ impl Experts {
     }
 
     /// What experts make of a single token, begun to be computed.
-    fn compute(&self, x: &Array, experts: &[&Expert]) -> Result<Array, ModelError> {
+    fn compute(&self, x: &Value, experts: &[&Expert]) -> Result<Value, ModelError> {
         let work: Vec<Work<'_>> = experts.iter().map(|expert| Work { expert, tokens: &[0] }).collect();
         let rows = self.backend.expert_rows(x, &work)?;
-        async_eval([&rows])?;
+        async_eval([&rows.array()?])?;
         Ok(rows)
     }
 
     /// For many tokens: expert by expert, each read once, and what it makes added at once.
-    fn in_order(&mut self, demand: &Demand<'_>) -> Result<Array, ModelError> {
+    fn in_order(&mut self, demand: &Demand<'_>) -> Result<Value, ModelError> {
         let Demand { layer_idx, mixture, routes, missing, x, hidden } = *demand;
         let mut to_read: VecDeque<usize> = missing.iter().copied().collect();
         let mut loads: VecDeque<Load> = VecDeque::new();
@@ -340,7 +341,7 @@ impl Experts {
                     }
                 };
                 if !load.ticket.is_done() {
-                    mixed.eval()?;
+                    mixed.array()?.eval()?;
                     self.wait(&load);
                 }
                 self.bind(demand, load)?
@@ -356,9 +357,9 @@ impl Experts {
                 let terms: Vec<Term> = tokens.iter().enumerate().map(term).collect();
                 mixed = self.backend.add_rows(&mixed, &[rows], &terms)?;
             }
-            async_eval([&mixed])?;
+            async_eval([&mixed.array()?])?;
         }
-        mixed.eval()?;
+        mixed.array()?.eval()?;
         Ok(mixed)
     }
 

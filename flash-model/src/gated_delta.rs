@@ -8,7 +8,7 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::ModelError;
-use crate::compute::Backend;
+use crate::compute::{Backend, Value};
 use crate::convolution::Convolution;
 use crate::fused::Fused;
 use crate::kv::{LayerKv, StateShape};
@@ -83,31 +83,31 @@ impl GatedDeltaArgs {
 #[derive(Debug)]
 pub(crate) struct GatedDeltaInput {
     /// `[1, n, channels]`.
-    pub qkv: Array,
+    pub qkv: Value,
     /// `[1, n, values]`.
-    pub gate: Array,
+    pub gate: Value,
     /// How much is corrected, before the sigmoid: `[1, n, value_heads]`.
-    pub beta: Array,
+    pub beta: Value,
     /// The steps, before what is added to them: `[1, n, value_heads]`.
-    pub step: Array,
+    pub step: Value,
 }
 
 impl GatedDeltaInput {
     /// What was projected by head of keys, `[1, n, …]`, in the order that a net takes it in.
-    fn of_key_heads(args: GatedDeltaArgs, qkvz: &Array, ba: &Array) -> Result<Self, Exception> {
+    fn of_key_heads(args: GatedDeltaArgs, qkvz: &Value, ba: &Value) -> Result<Self, Exception> {
         let GatedDeltaArgs { key_heads, value_heads, key_dim, .. } = args;
         let (n, heads, values) = (qkvz.dim(1), value_heads / key_heads, args.values() / key_heads);
         let by_head = |x: &Array| x.reshape(&[1, n, key_heads, -1]);
         let part = |x: &Array, start: i32, len: i32| {
             x.try_index((.., .., .., start..start + len))?.reshape(&[1, n, key_heads * len])
         };
-        let (qkvz, ba) = (by_head(qkvz)?, by_head(ba)?);
+        let (qkvz, ba) = (by_head(&qkvz.array()?)?, by_head(&ba.array()?)?);
         let [queries, keys] = [part(&qkvz, 0, key_dim)?, part(&qkvz, key_dim, key_dim)?];
         Ok(Self {
-            qkv: concatenate(&[queries, keys, part(&qkvz, 2 * key_dim, values)?], -1)?,
-            gate: part(&qkvz, 2 * key_dim + values, values)?,
-            beta: part(&ba, 0, heads)?,
-            step: part(&ba, heads, heads)?,
+            qkv: concatenate(&[queries, keys, part(&qkvz, 2 * key_dim, values)?], -1)?.into(),
+            gate: part(&qkvz, 2 * key_dim + values, values)?.into(),
+            beta: part(&ba, 0, heads)?.into(),
+            step: part(&ba, heads, heads)?.into(),
         })
     }
 }
@@ -165,7 +165,7 @@ impl GatedDelta {
     }
 
     /// Adds to `residual` what it makes of `x`, behind the tokens of which `kv` has the state.
-    pub(crate) fn add(&self, residual: &Array, x: &Array, kv: &mut LayerKv) -> Result<Array, Exception> {
+    pub(crate) fn add(&self, residual: &Value, x: &Value, kv: &mut LayerKv) -> Result<Value, Exception> {
         let input = match self.in_proj_z.as_ref().zip(self.in_proj_a.as_ref()) {
             Some((z, a)) => {
                 let [qkv, gate, beta, step] = project([&self.in_proj_qkv, z, &self.in_proj_b, a], x)?;

@@ -2,10 +2,10 @@
 
 use flash_kernels::STRIP_ROWS;
 use mlx_rs::Array;
-use mlx_rs::module::Module;
 
 use crate::arrays::{positions, values};
 use crate::bundle::Bundles;
+use crate::compute::{Value, arrays};
 use crate::layers::Linear;
 use crate::proxy::{Holder, StreamingProxy};
 use crate::residency::Residency;
@@ -56,16 +56,17 @@ impl Head {
     }
 
     /// The logits of one position, `x` `[1, 1, hidden]`.
-    pub(crate) fn logits(&mut self, residency: &mut Residency, x: &Array) -> Result<Vec<f32>, ModelError> {
+    pub(crate) fn logits(&mut self, residency: &mut Residency, x: &Value) -> Result<Vec<f32>, ModelError> {
         let mut parts = Vec::with_capacity(self.tiles.len());
         for tile in &mut self.tiles {
-            let part = tile.forward(residency, x)?;
+            let part = tile.begin(residency, |tile| tile.of(x))?;
             if self.widens_weights {
                 // Not those of all tiles at once, even when all are pinned.
-                part.eval()?;
+                part.array()?.eval()?;
             }
             parts.push(part);
         }
+        let parts = arrays(&parts)?;
         mlx_rs::transforms::eval(&parts)?;
         let mut logits = Vec::with_capacity(self.vocab_size);
         for part in &parts {
@@ -90,7 +91,7 @@ impl Head {
                 let mut n_rows = 0;
                 for start in (0..targets.len()).step_by(LOSS_POSITIONS) {
                     let end = (start + LOSS_POSITIONS).min(targets.len());
-                    let logits = tile.forward(&positions(x, start, end)?)?;
+                    let logits = tile.of(&positions(x, start, end)?.into())?.array()?;
                     n_rows = logits.dim(-1) as usize;
                     let rows = values(&logits)?.chunks_exact(n_rows);
                     for ((row, sum), &target) in rows.zip(&mut sums[start..end]).zip(&targets[start..end]) {

@@ -3,9 +3,9 @@
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
-use mlx_rs::module::{Module, Param};
+use mlx_rs::module::Param;
 
-use crate::compute::{Activation, Backend, Matrix, Norm, Quantized};
+use crate::compute::{Activation, Backend, Matrix, Norm, Quantized, Value};
 use crate::config::QuantizedFormat;
 
 /// `y = x · Wᵀ (+ b)`. Its parameters are named as checkpoints name them.
@@ -34,34 +34,23 @@ impl Linear {
     }
 
     /// `self(x)`.
-    pub(crate) fn of(&self, x: &Array) -> Result<Array, Exception> {
+    pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
         self.backend.product(x, self.matrix())
     }
 
     /// `self(x)` for `x` `[1, n, heads, input]`, where it has a matrix for each head.
-    pub(crate) fn of_each(&self, x: &Array) -> Result<Array, Exception> {
+    pub(crate) fn of_each(&self, x: &Value) -> Result<Value, Exception> {
         self.backend.product_each(x, self.matrix())
     }
 
     /// `onto + self(x)`.
-    pub(crate) fn add(&self, onto: &Array, x: &Array) -> Result<Array, Exception> {
+    pub(crate) fn add(&self, onto: &Value, x: &Value) -> Result<Value, Exception> {
         self.backend.add_product(onto, x, self.matrix())
     }
 }
 
-impl Module<&Array> for Linear {
-    type Output = Array;
-    type Error = Exception;
-
-    fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
-        self.of(x)
-    }
-
-    fn training_mode(&mut self, _: bool) {}
-}
-
 /// What each layer makes of the same `x`.
-pub(crate) fn project<const N: usize>(layers: [&Linear; N], x: &Array) -> Result<[Array; N], Exception> {
+pub(crate) fn project<const N: usize>(layers: [&Linear; N], x: &Value) -> Result<[Value; N], Exception> {
     const { assert!(N > 0, "there is a layer") };
     layers[0].backend.products(x, layers.map(Linear::matrix))
 }
@@ -71,13 +60,13 @@ pub(crate) fn gated(
     activation: Activation,
     gate: &Linear,
     up: &Linear,
-    x: &Array,
-) -> Result<Array, Exception> {
+    x: &Value,
+) -> Result<Value, Exception> {
     gate.backend.gated_product(activation, x, gate.matrix(), up.matrix())
 }
 
 /// `relu(up(x))²`.
-pub(crate) fn squared_relu(up: &Linear, x: &Array) -> Result<Array, Exception> {
+pub(crate) fn squared_relu(up: &Linear, x: &Value) -> Result<Value, Exception> {
     up.backend.squared_relu_product(x, up.matrix())
 }
 
@@ -106,18 +95,12 @@ impl RmsNorm {
     }
 
     /// `self(x)`.
-    pub(crate) fn of(&self, x: &Array) -> Result<Array, Exception> {
+    pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
         self.backend.rms_norm(x, self.norm())
     }
-}
 
-impl Module<&Array> for RmsNorm {
-    type Output = Array;
-    type Error = Exception;
-
-    fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
-        self.of(x)
+    /// `onto + self(x)`.
+    pub(crate) fn add(&self, onto: &Value, x: &Value) -> Result<Value, Exception> {
+        self.backend.sum(onto, &self.of(x)?)
     }
-
-    fn training_mode(&mut self, _: bool) {}
 }

@@ -6,7 +6,7 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Param;
 
 use crate::ModelError;
-use crate::compute::Backend;
+use crate::compute::{Backend, Value};
 use crate::convolution::Convolution;
 use crate::kv::{LayerKv, StateShape};
 use crate::layers::{Linear, NormArgs, RmsNorm};
@@ -99,7 +99,7 @@ impl Mamba2 {
     }
 
     /// Adds to `residual` what it makes of `x`, behind the tokens of which `kv` has the state.
-    pub(crate) fn add(&self, residual: &Array, x: &Array, kv: &mut LayerKv) -> Result<Array, Exception> {
+    pub(crate) fn add(&self, residual: &Value, x: &Value, kv: &mut LayerKv) -> Result<Value, Exception> {
         let mixed = self.backend.mamba2(self, &self.in_proj.of(x)?, kv)?;
         self.out_proj.add(residual, &mixed)
     }

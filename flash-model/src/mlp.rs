@@ -1,11 +1,10 @@
 //! What comes behind the attention in a layer: a projection up, gated in most models, and one down.
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 
 use crate::ModelError;
-use crate::compute::Activation;
+use crate::compute::{Activation, Value};
 use crate::layers::{Linear, gated, squared_relu};
 use crate::weights::Weights;
 
@@ -44,16 +43,16 @@ impl Mlp {
     }
 
     /// Adds what it makes of `x` to `residual`.
-    pub(crate) fn add(&self, residual: &Array, x: &Array) -> Result<Array, Exception> {
+    pub(crate) fn add(&self, residual: &Value, x: &Value) -> Result<Value, Exception> {
         self.down_proj.add(residual, &self.passed(x)?)
     }
 
     /// What it makes of `x`.
-    pub(crate) fn of(&self, x: &Array) -> Result<Array, Exception> {
+    pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
         self.down_proj.of(&self.passed(x)?)
     }
 
-    fn passed(&self, x: &Array) -> Result<Array, Exception> {
+    fn passed(&self, x: &Value) -> Result<Value, Exception> {
         match self.activation.zip(self.gate_proj.as_ref()) {
             Some((activation, gate)) => gated(activation, gate, &self.up_proj, x),
             None => squared_relu(&self.up_proj, x),

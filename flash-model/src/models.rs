@@ -22,12 +22,12 @@ mod smollm3;
 use std::fmt::Debug;
 
 use flash_kv::Halves;
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::module::Module;
 
 use crate::ModelError;
 use crate::attention::LayerInput;
+use crate::compute::Value;
 use crate::experts::{Mixture, Routed};
 use crate::fused::Fused;
 use crate::kv::Keeps;
@@ -42,7 +42,7 @@ pub(crate) trait Layer:
 {
     /// What its router would say if hidden states, `[1, n, hidden]`, came to it as they are, past its attention; none if it has
     /// no router. Nothing but a guess is made of it.
-    fn foresee(&mut self, _hidden: &Array) -> Result<Option<Routed>, Exception> {
+    fn foresee(&mut self, _hidden: &Value) -> Result<Option<Routed>, Exception> {
         Ok(None)
     }
 }
@@ -51,13 +51,13 @@ pub(crate) trait Layer:
 #[derive(Debug)]
 pub(crate) struct LayerOutput {
     /// Hidden states, `[1, n, hidden]`.
-    pub hidden: Array,
+    pub hidden: Value,
     /// What is sent to the layer's experts, if it has any: what they make of it will be added.
     pub routed: Option<Routed>,
 }
 
-impl From<Array> for LayerOutput {
-    fn from(hidden: Array) -> Self {
+impl From<Value> for LayerOutput {
+    fn from(hidden: Value) -> Self {
         Self { hidden, routed: None }
     }
 }

@@ -11,7 +11,7 @@ use mlx_rs::module::{Module, ModuleParameters, update_parameters};
 use crate::ModelError;
 use crate::bundle::{Bundle, BundleIdx, Bundles, Part};
 use crate::checkpoint::{Checkpoint, TensorKind};
-use crate::compute::Backend;
+use crate::compute::{Backend, Value};
 use crate::fused::{Fused, Place};
 use crate::mlx;
 use crate::residency::Residency;
@@ -129,7 +129,17 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     where
         M: Module<In, Output = Array, Error = Exception>,
     {
-        let output = self.scope(residency, |module, _, _| Ok(module.forward(input)?))?;
+        let output = self.begin(residency, |module| Ok(module.forward(input)?.into()))?;
+        Ok(output.array()?)
+    }
+
+    /// The same for what `make` has the layer make.
+    pub(crate) fn begin(
+        &mut self,
+        residency: &mut Residency,
+        make: impl FnOnce(&mut M) -> Result<Value, Exception>,
+    ) -> Result<Value, ModelError> {
+        let output = self.scope(residency, |module, _, _| Ok(make(module)?))?;
         residency.began(self.bundle, &output)?;
         Ok(output)
     }

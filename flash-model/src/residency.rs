@@ -11,6 +11,7 @@ use mlx_rs::transforms::async_eval;
 use crate::ModelError;
 use crate::allowance::Allowance;
 use crate::bundle::{Bundle, BundleIdx, Bundles};
+use crate::compute::Value;
 use crate::conduct::{Conduct, Conductor};
 use crate::control::Reads;
 use crate::experts::Experts;
@@ -37,7 +38,10 @@ pub struct Residency {
     /// Begun with the first read, if bundles are prefetched at all.
     read_ahead: Option<ReadAhead>,
     /// Of pinned layers, what nobody has begun to compute.
-    lazy: Option<Array>,
+    lazy: Option<Value>,
+    /// How many have been run since something was begun, and how many were begun at once then.
+    n_lazy: usize,
+    n_begun: usize,
     /// What computes, or has computed last.
     in_flight: Option<Array>,
     streamed_bytes: u64,
@@ -68,6 +72,8 @@ impl Residency {
             planned_bytes: Some(budget.total_bytes()),
             read_ahead: None,
             lazy: None,
+            n_lazy: 0,
+            n_begun: 0,
             in_flight: None,
             streamed_bytes: 0,
         })
@@ -226,6 +232,7 @@ impl Residency {
     pub(crate) fn begin_pass(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         self.start()?;
         self.lazy = None;
+        (self.n_lazy, self.n_begun) = (0, 0);
         self.source.conductor.begin_pass(n_tokens, self.reads());
         Ok(())
     }
@@ -254,30 +261,28 @@ impl Residency {
         self.source.conductor.uses_pinned(idx);
     }
 
-    /// A layer has been run: unless it is pinned, its output is begun to be computed. That of the first layer always is:
-    /// so the processors have something to do while all others are made ready.
-    pub(crate) fn began(&mut self, idx: BundleIdx, output: &Array) -> Result<(), ModelError> {
-        if !self.is_pinned(idx) || idx == BundleIdx(0) {
+    /// A layer has been run: unless it is pinned, its output is begun to be computed. Those of pinned ones are begun together, with
+    /// that of the next streamed one, when that has to be waited for, or when they are twice as many as those before: so the
+    /// processors have something to do while more are made ready, and few are begun at all.
+    pub(crate) fn began(&mut self, idx: BundleIdx, output: &Value) -> Result<(), ModelError> {
+        self.n_lazy += 1;
+        if !self.is_pinned(idx) || self.n_lazy > 2 * self.n_begun {
             return self.compute(output);
         }
-        self.follow(output);
-        Ok(())
-    }
-
-    /// The output of a pinned layer, which is begun to be computed with that of the next streamed one, or when that one has
-    /// to be waited for.
-    fn follow(&mut self, output: &Array) {
         if self.source.plan.streamed_bytes > 0 {
             self.lazy = Some(output.clone());
         }
+        Ok(())
     }
 
     /// Begins to compute `output` and does not wait for it: the next layer is made ready meanwhile. Slots that it computes
     /// with come back when it is done, if nobody else holds their arrays.
-    fn compute(&mut self, output: &Array) -> Result<(), ModelError> {
-        async_eval([output])?;
+    fn compute(&mut self, output: &Value) -> Result<(), ModelError> {
+        let output = output.array()?;
+        async_eval([&output])?;
         self.lazy = None;
-        self.in_flight = Some(output.clone());
+        (self.n_begun, self.n_lazy) = (self.n_lazy, 0);
+        self.in_flight = Some(output);
         Ok(())
     }
 

@@ -73,7 +73,7 @@ mod tests {
         let quantized = Some(Quantized { format: FORMAT, scales: &scales, biases: Some(&biases) });
         let product = |weight: &Array, n_tokens: i32| {
             let matrix = Matrix { weight, quantized, bias: None };
-            let y = backend.product(&numbers(&[1, n_tokens, K]), matrix).unwrap();
+            let y = backend.product(&numbers(&[1, n_tokens, K]).into(), matrix).unwrap().array().unwrap();
             y.eval().unwrap();
             assert_eq!(y.shape(), [1, n_tokens, N]);
             y.as_slice::<f32>().iter().map(|value| value.to_bits()).collect::<Vec<_>>()

@@ -7,12 +7,11 @@
 
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
-use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
-use mlx_rs::{Array, ops};
+use mlx_rs::ops::{self, concatenate};
 
 use super::{CausalAttention, LayerInput};
-use crate::compute::AttentionInput;
+use crate::compute::{AttentionInput, Value};
 use crate::config::QuantizedMode;
 use crate::fused::Fused;
 use crate::layers::{Linear, NormArgs, RmsNorm, project};
@@ -152,28 +151,31 @@ impl LatentAttention {
     }
 
     /// Adds what it makes of the input to `residual`.
-    pub(crate) fn add(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+    pub(crate) fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
         self.make()?;
         self.o_proj.add(residual, &self.attend(input)?)
     }
 
     /// What the heads saw, before the last projection.
-    fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Array, Exception> {
+    fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Value, Exception> {
         let (n, n_heads) = (x.dim(1), self.causal.n_heads);
         let [queries, latent, k_pe] = self.project(x)?;
-        let queries = queries.reshape(&[1, n, n_heads, -1])?;
-        let of_latent = self.embed_q.of_each(&queries.try_index((Ellipsis, ..self.nope_dim))?)?;
+        let queries = queries.array()?.reshape(&[1, n, n_heads, -1])?;
+        let of_latent =
+            self.embed_q.of_each(&queries.try_index((Ellipsis, ..self.nope_dim))?.into())?.array()?;
         let rotated = queries.try_index((Ellipsis, self.nope_dim..))?;
         let queries = concatenate(&[&rotated, &of_latent], -1)?.reshape(&[1, n, -1])?;
-        let keys = concatenate(&[&k_pe, &latent], -1)?;
-        let (queries, keys) = (&queries, &keys);
+        let keys = concatenate(&[k_pe.array()?, latent.array()?], -1)?;
+        let (queries, keys) = (&queries.into(), &keys.into());
         let input = AttentionInput { queries, keys, values: None, norms: None, sinks: None, position };
-        let mixed = self.causal.backend.attend(&self.causal, input, kv)?.reshape(&[1, n, n_heads, -1])?;
-        self.unembed_out.of_each(&mixed)?.reshape(&[1, n, n_heads * self.v_dim])
+        let mixed =
+            self.causal.backend.attend(&self.causal, input, kv)?.array()?.reshape(&[1, n, n_heads, -1])?;
+        let seen = self.unembed_out.of_each(&mixed.into())?.array()?;
+        Ok(seen.reshape(&[1, n, n_heads * self.v_dim])?.into())
     }
 
     /// Queries of all heads, latent vectors, and what is rotated.
-    fn project(&self, x: &Array) -> Result<[Array; 3], Exception> {
+    fn project(&self, x: &Value) -> Result<[Value; 3], Exception> {
         let first = self.q_a_proj.as_ref().or(self.q_proj.as_ref());
         let first = first.ok_or_else(|| Exception::custom("latent attention without queries"))?;
         let [mut queries, latent, k_pe] = project([first, &self.kv_a_proj, &self.k_pe_proj], x)?;

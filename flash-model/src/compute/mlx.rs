@@ -14,7 +14,7 @@ use mlx_rs::{Array, Dtype, nn, ops};
 pub(super) use experts::{add_rows, expert_rows};
 pub(super) use recurrent::{gated_delta, mamba2};
 
-use super::{Activation, AttentionInput, Matrix, Norm, Quantized};
+use super::{Activation, AttentionInput, Matrix, Norm, Quantized, Value};
 use crate::attention::CausalAttention;
 use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::kv::LayerKv;
@@ -104,8 +104,8 @@ pub(super) fn attend(
     let CausalAttention { n_heads, n_kv_heads, scale, window, .. } = *attention;
     let AttentionInput { queries, keys, values, norms, sinks, position } = input;
     let n = queries.dim(1);
-    let heads = |x, n_heads, norm: Option<Norm<'_>>| {
-        let mut x = split_heads(x, n_heads)?;
+    let heads = |x: &Value, n_heads, norm: Option<Norm<'_>>| {
+        let mut x = split_heads(&x.array()?, n_heads)?;
         if let Some(norm) = norm {
             x = rms_norm(&x, norm)?;
         }
@@ -116,7 +116,7 @@ pub(super) fn attend(
     };
     let queries = heads(queries, n_heads, norms.map(|norms| norms.queries))?;
     let keys = heads(keys, n_kv_heads, norms.map(|norms| norms.keys))?;
-    let values = values.map(|values| split_heads(values, n_kv_heads)).transpose()?;
+    let values = values.map(|values| split_heads(&values.array()?, n_kv_heads)).transpose()?;
     let sinks = sinks.map(|sinks| sinks.as_dtype(Dtype::Float32)).transpose()?;
     if let LayerKv::Paged(layer) = kv {
         let new = paged::New { queries: &queries, keys: &keys, values: values.as_ref() };

@@ -7,7 +7,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::Routed;
 use crate::ModelError;
-use crate::compute::Activation;
+use crate::compute::{Activation, Value};
 use crate::layers::{Linear, project};
 use crate::mlp::{Mlp, MlpArgs};
 use crate::models::LayerOutput;
@@ -87,34 +87,36 @@ impl Gate {
     }
 
     /// Sends `x`, `[1, n, hidden]`, to the experts, whose output will be added to `onto`. What every token takes is added at once.
-    pub(crate) fn send(&self, onto: Array, x: Array) -> Result<LayerOutput, Exception> {
+    pub(crate) fn send(&self, onto: Value, x: &Value) -> Result<LayerOutput, Exception> {
+        // First, for it is waited for.
+        let routed = self.route(x)?;
         let mut hidden = match &self.shared_experts {
-            Some(shared) => shared.add(&onto, &x)?,
+            Some(shared) => shared.add(&onto, x)?,
             None => onto,
         };
         if let Some((gate, shared)) = self.shared_expert_gate.as_ref().zip(self.shared_expert.as_ref()) {
-            let passed = gate.backend.gated(Activation::Sigmoid, &gate.of(&x)?, &shared.of(&x)?)?;
-            hidden = hidden.add(passed)?;
+            let passed = gate.backend.gated(Activation::Sigmoid, &gate.of(x)?, &shared.of(x)?)?;
+            hidden = gate.backend.sum(&hidden, &passed)?;
         }
-        Ok(LayerOutput { hidden, routed: Some(self.route(x)?) })
+        Ok(LayerOutput { hidden, routed: Some(routed) })
     }
 
     /// What `x` is sent with to the experts.
-    pub(crate) fn route(&self, x: Array) -> Result<Routed, Exception> {
+    pub(crate) fn route(&self, x: &Value) -> Result<Routed, Exception> {
         let Scorer { inner, e_score_correction_bias } = &self.gate;
         let (x, logits) = match &self.fc1_latent_proj {
             Some(latent) => {
-                let [x, logits] = project([latent, inner], &x)?;
+                let [x, logits] = project([latent, inner], x)?;
                 (x, logits)
             }
             None => {
-                let logits = inner.of(&x)?;
-                (x, logits)
+                let logits = inner.of(x)?;
+                (x.clone(), logits)
             }
         };
         // A copy: the layer's slot may be needed while its experts compute.
         let copy = |bias: &Array| bias.as_dtype(Dtype::Float32)?.add(Array::from_f32(0.0));
         let correction = e_score_correction_bias.value.as_ref().map(copy).transpose()?;
-        Ok(Routed { x, logits, correction })
+        Ok(Routed { x: x.array()?, logits: logits.array()?, correction })
     }
 }

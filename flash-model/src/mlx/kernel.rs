@@ -13,13 +13,13 @@ use super::size_of_dtype;
 
 /// A function that computes arrays from others.
 pub(crate) trait Kernel: Send + 'static {
-    /// What the node is called.
-    const NAME: &'static CStr;
-
     /// `inputs`: the data of the node's inputs, row-major; at any address, as weights lie in their files. `outputs`: f32,
     /// row-major, of the node's shapes.
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]);
 }
+
+/// What MLX calls such a node.
+const NAME: &CStr = c"FlashKernels";
 
 /// What a node keeps until it is gone.
 struct Node<K> {
@@ -32,11 +32,11 @@ struct Node<K> {
 /// Arrays of `shapes`, f32, that `kernel` computes from `inputs` when one is evaluated, by MLX's stream of the CPU.
 ///
 /// The inputs must be row-contiguous when they are evaluated, or evaluating ends with an error.
-pub(crate) fn lazy<K: Kernel, const N: usize>(
+pub(crate) fn lazy<K: Kernel>(
     kernel: K,
-    inputs: &[&Array],
-    shapes: [&[i32]; N],
-) -> Result<[Array; N], Exception> {
+    inputs: &[Array],
+    shapes: &[&[i32]],
+) -> Result<Vec<Array>, Exception> {
     unsafe extern "C" fn run<K: Kernel>(
         node: *mut c_void,
         inputs: *const *const c_void,
@@ -81,7 +81,7 @@ pub(crate) fn lazy<K: Kernel, const N: usize>(
         drop(unsafe { Box::from_raw(node.cast::<Node<K>>()) });
     }
 
-    let bytes = |array: &&Array| array.size() * size_of_dtype(array.dtype());
+    let bytes = |array: &Array| array.size() * size_of_dtype(array.dtype());
     let node = Node {
         kernel: Mutex::new(kernel),
         input_bytes: inputs.iter().map(bytes).collect(),
@@ -90,18 +90,19 @@ pub(crate) fn lazy<K: Kernel, const N: usize>(
             .map(|shape| shape.iter().map(|&extent| extent as usize).product())
             .collect(),
     };
-    let handles: Vec<_> = inputs.iter().map(|array| array.as_ptr()).collect();
-    let mut outputs = [mlx_sys::mlx_array { ctx: ptr::null_mut() }; N];
+    let handles: Vec<_> = inputs.iter().map(Array::as_ptr).collect();
+    let dims: Vec<c_int> = shapes.iter().map(|shape| shape.len() as c_int).collect();
+    let mut outputs = vec![mlx_sys::mlx_array { ctx: ptr::null_mut() }; shapes.len()];
     // SAFETY: the handles and the shapes are read before this returns, and as many outputs are written; the node is given
     // away.
     let status = unsafe {
         native_kernel(
-            K::NAME.as_ptr(),
+            NAME.as_ptr(),
             handles.as_ptr(),
             handles.len(),
             shapes.concat().as_ptr(),
-            shapes.map(|shape| shape.len() as c_int).as_ptr(),
-            N,
+            dims.as_ptr(),
+            dims.len(),
             run::<K>,
             Box::into_raw(Box::new(node)).cast(),
             drop_node::<K>,
@@ -112,7 +113,7 @@ pub(crate) fn lazy<K: Kernel, const N: usize>(
         return Err(Exception::custom("MLX refused a kernel's node"));
     }
     // SAFETY: fresh handles that nobody else frees.
-    Ok(outputs.map(|handle| unsafe { Array::from_ptr(handle) }))
+    Ok(outputs.into_iter().map(|handle| unsafe { Array::from_ptr(handle) }).collect())
 }
 
 type Run = unsafe extern "C" fn(*mut c_void, *const *const c_void, *const *mut c_void);
@@ -145,8 +146,6 @@ mod tests {
     struct Scale(f32, Arc<AtomicUsize>);
 
     impl Kernel for Scale {
-        const NAME: &'static CStr = c"Scale";
-
         fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
             self.1.fetch_add(1, Ordering::SeqCst);
             for output in outputs {
@@ -158,8 +157,7 @@ mod tests {
     }
 
     fn scale(factor: f32, runs: &Arc<AtomicUsize>, x: &Array, shape: &[i32]) -> Array {
-        let [output] = lazy(Scale(factor, Arc::clone(runs)), &[x], [shape]).unwrap();
-        output
+        lazy(Scale(factor, Arc::clone(runs)), std::slice::from_ref(x), &[shape]).unwrap().remove(0)
     }
 
     #[test]
@@ -177,8 +175,9 @@ mod tests {
     fn all_outputs_of_a_kernel_come_of_one_run() {
         let runs = Arc::default();
         let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
-        let [whole, none, half] =
-            lazy(Scale(2.0, Arc::clone(&runs)), &[&x], [&[2, 2], &[0], &[1, 1, 2]]).unwrap();
+        let shapes: [&[i32]; 3] = [&[2, 2], &[0], &[1, 1, 2]];
+        let outputs = lazy(Scale(2.0, Arc::clone(&runs)), &[x], &shapes).unwrap();
+        let [whole, none, half] = outputs.try_into().unwrap();
         assert_eq!((half.shape(), half.as_slice::<f32>()), ([1, 1, 2].as_slice(), [2.0, 4.0].as_slice()));
         assert_eq!(none.size(), 0);
         drop(half);

@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, ModuleParameters};
@@ -10,6 +9,7 @@ use mlx_rs::module::{Module, ModuleParameters};
 use super::{Layer, LayerOutput, Sizes};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LatentAttention, LayerInput};
+use crate::compute::Value;
 use crate::experts::{ExpertDims, Gate, GateArgs, Routed};
 use crate::layers::{NormArgs, RmsNorm};
 use crate::mlp::{Mlp, MlpArgs};
@@ -18,16 +18,16 @@ use crate::weights::Weights;
 /// What comes first in a layer.
 pub(super) trait Attend: ModuleParameters + Debug {
     /// Adds what it makes of the input to `residual`.
-    fn add(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception>;
+    fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception>;
 }
 
 /// What comes behind it.
 pub(super) trait Feed: ModuleParameters + Debug {
     /// Adds what it makes of `x` to `hidden`, or says what is to be added.
-    fn add(&self, hidden: Array, x: Array) -> Result<LayerOutput, Exception>;
+    fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception>;
 
     /// What it would say is to be added to `x`, if it has that said.
-    fn foresee(&self, _x: Array) -> Result<Option<Routed>, Exception> {
+    fn foresee(&self, _x: Value) -> Result<Option<Routed>, Exception> {
         Ok(None)
     }
 }
@@ -110,35 +110,35 @@ impl<A: Attend, F: Feed> Module<LayerInput<'_>> for TransformerBlock<A, F> {
 }
 
 impl<A: Attend, F: Feed> Layer for TransformerBlock<A, F> {
-    fn foresee(&mut self, hidden: &Array) -> Result<Option<Routed>, Exception> {
+    fn foresee(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
         self.mlp.foresee(self.post_attention_layernorm.of(hidden)?)
     }
 }
 
 impl Attend for Attention {
-    fn add(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+    fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
         Self::add(self, residual, input)
     }
 }
 
 impl Attend for LatentAttention {
-    fn add(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<Array, Exception> {
+    fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
         Self::add(self, residual, input)
     }
 }
 
 impl Feed for Mlp {
-    fn add(&self, hidden: Array, x: Array) -> Result<LayerOutput, Exception> {
+    fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception> {
         Ok(self.add(&hidden, &x)?.into())
     }
 }
 
 impl Feed for Gate {
-    fn add(&self, hidden: Array, x: Array) -> Result<LayerOutput, Exception> {
-        self.send(hidden, x)
+    fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception> {
+        self.send(hidden, &x)
     }
 
-    fn foresee(&self, x: Array) -> Result<Option<Routed>, Exception> {
-        self.route(x).map(Some)
+    fn foresee(&self, x: Value) -> Result<Option<Routed>, Exception> {
+        self.route(&x).map(Some)
     }
 }

@@ -125,11 +125,11 @@ impl Module<LayerInput<'_>> for TransformerBlock {
     type Error = Exception;
 
     fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let normed = self.input_layernorm.forward(x)?;
+        let normed = self.input_layernorm.of(x)?;
         let attended = self.self_attn.of(LayerInput { x: &normed, kv, position })?;
-        let h = x.add(self.post_attention_layernorm.forward(&attended)?)?;
-        let fed = self.mlp.of(&self.pre_feedforward_layernorm.forward(&h)?)?;
-        Ok(h.add(self.post_feedforward_layernorm.forward(&fed)?)?.into())
+        let h = self.post_attention_layernorm.add(x, &attended)?;
+        let fed = self.mlp.of(&self.pre_feedforward_layernorm.of(&h)?)?;
+        Ok(self.post_feedforward_layernorm.add(&h, &fed)?.into())
     }
 
     fn training_mode(&mut self, _: bool) {}

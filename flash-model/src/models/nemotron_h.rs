@@ -5,7 +5,6 @@ mod args;
 
 use std::fmt::Debug;
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, ModuleParameters};
@@ -13,6 +12,7 @@ use mlx_rs::module::{Module, ModuleParameters};
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
+use crate::compute::Value;
 use crate::experts::{Gate, Latent, Mixture, MixtureArgs, Names, Routed};
 use crate::kv::Keeps;
 use crate::layers::RmsNorm;
@@ -34,38 +34,38 @@ const NAMES: DecoderNames = DecoderNames { model: "backbone", embed: "embeddings
 /// What a layer does with its tokens.
 trait Mixer: ModuleParameters + Debug + 'static {
     /// What comes of `residual` and of its norm, which the input has.
-    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception>;
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception>;
 
     /// What it would send to experts of hidden states whose norm this is, if it has any.
-    fn foresee(&self, _normed: Array) -> Result<Option<Routed>, Exception> {
+    fn foresee(&self, _normed: Value) -> Result<Option<Routed>, Exception> {
         Ok(None)
     }
 }
 
 impl Mixer for Attention {
-    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         Ok(self.add(residual, input)?.into())
     }
 }
 
 impl Mixer for Mamba2 {
-    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         Ok(self.add(residual, input.x, input.kv)?.into())
     }
 }
 
 impl Mixer for Gate {
-    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        self.send(residual.clone(), input.x.clone())
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+        self.send(residual.clone(), input.x)
     }
 
-    fn foresee(&self, normed: Array) -> Result<Option<Routed>, Exception> {
-        self.route(normed).map(Some)
+    fn foresee(&self, normed: Value) -> Result<Option<Routed>, Exception> {
+        self.route(&normed).map(Some)
     }
 }
 
 impl Mixer for Mlp {
-    fn mix(&mut self, residual: &Array, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         Ok(self.add(residual, input.x)?.into())
     }
 }
@@ -83,7 +83,7 @@ impl<M: Mixer> Module<LayerInput<'_>> for Block<M> {
     type Error = Exception;
 
     fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let normed = self.norm.forward(x)?;
+        let normed = self.norm.of(x)?;
         self.mixer.mix(x, LayerInput { x: &normed, kv, position })
     }
 
@@ -91,7 +91,7 @@ impl<M: Mixer> Module<LayerInput<'_>> for Block<M> {
 }
 
 impl<M: Mixer> Layer for Block<M> {
-    fn foresee(&mut self, hidden: &Array) -> Result<Option<Routed>, Exception> {
+    fn foresee(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
         self.mixer.foresee(self.norm.of(hidden)?)
     }
 }

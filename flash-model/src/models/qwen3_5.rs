@@ -3,7 +3,6 @@
 
 mod args;
 
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, ModuleParameters};
@@ -12,6 +11,7 @@ use super::block::{Feed, TransformerBlock};
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, Sizes, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
+use crate::compute::Value;
 use crate::experts::{Gate, Mixture, MixtureArgs, Names, Routed};
 use crate::gated_delta::{GatedDelta, GatedDeltaArgs, Projections};
 use crate::kv::Keeps;
@@ -52,7 +52,7 @@ impl<F: Feed> Module<LayerInput<'_>> for LinearBlock<F> {
 }
 
 impl<F: Feed> Layer for LinearBlock<F> {
-    fn foresee(&mut self, hidden: &Array) -> Result<Option<Routed>, Exception> {
+    fn foresee(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
         self.mlp.foresee(self.post_attention_layernorm.of(hidden)?)
     }
 }

@@ -1,21 +1,20 @@
-//! Attention with its positions and its cache, as one node.
+//! Attention with its positions and its cache.
 
-use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Gaze, Heads, KeysValues, Pool, Rope};
 use flash_kv::LayerBuffers;
-use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
 
+use super::chain::{Operand, run};
 use super::norm::StoredNorm;
 use super::paged::PagedAttention;
 use super::{expect, float_type};
 use crate::attention::CausalAttention;
-use crate::compute::{AttentionInput, HeadNorms, Norm};
+use crate::compute::{AttentionInput, HeadNorms, Norm, Value};
 use crate::kv::LayerKv;
-use crate::mlx::kernel::{Kernel, lazy};
+use crate::mlx::kernel::Kernel;
 
 /// [`CausalAttention`] over a cache that is shared with the graph.
 struct Attention {
@@ -50,7 +49,7 @@ pub(in crate::compute) fn attend(
     attention: &CausalAttention,
     input: AttentionInput<'_>,
     kv: &LayerKv,
-) -> Result<Array, Exception> {
+) -> Result<Value, Exception> {
     let CausalAttention { n_heads, n_kv_heads, scale, window, .. } = *attention;
     let AttentionInput { queries, keys, values, norms, sinks, position } = input;
     let (n_heads, n_kv_heads) = (n_heads as usize, n_kv_heads as usize);
@@ -58,22 +57,22 @@ pub(in crate::compute) fn attend(
     let value_dim = attention.value_dim.map_or(head_dim, |value_dim| value_dim as usize);
     let heads = Heads { value_dim, ..Heads::new(n_heads, n_kv_heads, head_dim) };
     let kv_dims = [queries.dim(0), queries.dim(1), (n_kv_heads * head_dim) as i32];
-    let fits = |x: &Array| x.shape() == kv_dims;
+    let fits = |x: &Value| x.shape() == kv_dims;
     expect(fits(keys) && values.is_none_or(fits), "keys and values for each token")?;
     expect(values.is_some() == attention.value_dim.is_none(), "values where they are kept")?;
-    let mut inputs = vec![queries, keys];
+    let mut inputs: Vec<Operand<'_>> = vec![queries.into(), keys.into()];
     let head_norm = |norm: Norm<'_>| StoredNorm::new(norm, heads.head_dim as i32);
     let norms = match norms {
         Some(HeadNorms { queries, keys }) => {
-            inputs.extend([queries.weight, keys.weight]);
+            inputs.extend([queries.weight, keys.weight].map(Operand::from));
             Some([head_norm(queries)?, head_norm(keys)?])
         }
         None => None,
     };
-    inputs.extend(values);
+    inputs.extend(values.map(Operand::from));
     if let Some(sinks) = sinks {
         expect(sinks.shape() == [attention.n_heads], "a sink for each head")?;
-        inputs.push(sinks);
+        inputs.push(sinks.into());
     }
     let sinks = sinks.map(float_type).transpose()?;
     let out_shape = [queries.dim(0), queries.dim(1), (n_heads * value_dim) as i32];
@@ -84,7 +83,7 @@ pub(in crate::compute) fn attend(
         LayerKv::Shared(kv) => Arc::clone(kv),
         LayerKv::Paged(layer) => {
             let node = PagedAttention { pool, gaze, projected, layer: Arc::clone(layer) };
-            let [attended] = lazy(node, &inputs, [&out_shape])?;
+            let [attended] = run(node, &inputs, [&out_shape])?;
             return Ok(attended);
         }
         _ => return Err(Exception::custom("the cache of a layer is not shared with the graph")),
@@ -92,13 +91,11 @@ pub(in crate::compute) fn attend(
     let token_bytes = n_kv_heads * head_dim * size_of::<f32>();
     let end_bytes = (position + queries.dim(1) as usize) * token_bytes;
     expect(end_bytes <= kv.lock().keys.len(), "room in the cache for each token")?;
-    let [attended] = lazy(Attention { pool, gaze, projected, kv }, &inputs, [&out_shape])?;
+    let [attended] = run(Attention { pool, gaze, projected, kv }, &inputs, [&out_shape])?;
     Ok(attended)
 }
 
 impl Kernel for Attention {
-    const NAME: &'static CStr = c"FlashAttention";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         let Self { pool, gaze, projected, kv } = self;
         let Projected { heads, position, .. } = *projected;

@@ -1,18 +1,17 @@
-//! Experts as nodes: what they make of their tokens, and the sum of it.
+//! Experts: what they make of their tokens, and the sum of it.
 
-use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, MatrixStack, Pool, Projection};
 use flash_kernels::{gated, gated_pairs, gather_matmul};
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
 
+use super::chain::{Operand, run};
 use super::expect;
 use super::product::{Stored, squared_relu};
-use crate::compute::{Activation, Term, Work};
+use crate::compute::{Activation, Term, Value, Work};
 use crate::layers::Linear;
-use crate::mlx::kernel::{Kernel, lazy};
+use crate::mlx::kernel::Kernel;
 
 /// What experts make of some rows each. Inputs: the rows `[n, k]`; of each expert the gate if it is apart, up and down.
 struct ExpertRows {
@@ -36,11 +35,11 @@ struct StoredExpert {
 /// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
 pub(in crate::compute) fn expert_rows(
     pool: &Arc<Pool>,
-    x: &Array,
+    x: &Value,
     work: &[Work<'_>],
-) -> Result<Array, Exception> {
-    expect(x.dtype() == Dtype::Float32, "rows in float32")?;
-    let (mut inputs, mut stored) = (vec![x], Vec::with_capacity(work.len()));
+) -> Result<Value, Exception> {
+    expect(x.is_float32(), "rows in float32")?;
+    let (mut inputs, mut stored) = (vec![Operand::from(x)], Vec::with_capacity(work.len()));
     let (mut tokens, mut experts) = (Vec::new(), Vec::new());
     let (mut hidden, mut kind) = (0, None);
     for (idx, Work { expert, tokens: own }) in (0..).zip(work) {
@@ -62,13 +61,11 @@ pub(in crate::compute) fn expert_rows(
     }
     let n_rows = tokens.len() as i32;
     let node = ExpertRows { pool: Arc::clone(pool), kind, stored, tokens, experts };
-    let [rows] = lazy(node, &inputs, [&[n_rows, hidden]])?;
+    let [rows] = run(node, &inputs, [&[n_rows, hidden]])?;
     Ok(rows)
 }
 
 impl Kernel for ExpertRows {
-    const NAME: &'static CStr = c"FlashExperts";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         self.compute(inputs, outputs[0]).expect("the shapes were checked when the node was made");
     }
@@ -151,20 +148,18 @@ struct AddRows {
 
 /// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts` times its weight.
 pub(in crate::compute) fn add_rows(
-    onto: &Array,
-    parts: &[Array],
+    onto: &Value,
+    parts: &[Value],
     terms: &[Term],
-) -> Result<Array, Exception> {
-    expect(onto.dtype() == Dtype::Float32, "sums in float32")?;
+) -> Result<Value, Exception> {
+    expect(onto.is_float32(), "sums in float32")?;
     let node = AddRows { hidden: onto.dim(-1) as usize, terms: terms.to_vec() };
-    let inputs: Vec<&Array> = [onto].into_iter().chain(parts).collect();
-    let [sum] = lazy(node, &inputs, [onto.shape()])?;
+    let inputs: Vec<Operand<'_>> = [onto].into_iter().chain(parts).map(Operand::from).collect();
+    let [sum] = run(node, &inputs, [onto.shape()])?;
     Ok(sum)
 }
 
 impl Kernel for AddRows {
-    const NAME: &'static CStr = c"FlashAddRows";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         let ([onto, parts @ ..], [sum]) = (inputs, outputs) else { unreachable!("one sum of something") };
         sum.copy_from_slice(bytemuck::cast_slice(onto));

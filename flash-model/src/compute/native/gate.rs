@@ -1,15 +1,14 @@
-//! A gate by itself, as a node.
+//! A gate by itself.
 
-use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{Gate, Pool};
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
 
+use super::chain::run;
 use super::expect;
-use crate::compute::Activation;
-use crate::mlx::kernel::{Kernel, lazy};
+use crate::compute::{Activation, Value};
+use crate::mlx::kernel::Kernel;
 
 /// Inputs: the gate, and what it lets through, which may be rows for each number of the gate.
 struct Gated {
@@ -21,21 +20,19 @@ struct Gated {
 pub(in crate::compute) fn gated(
     pool: &Arc<Pool>,
     activation: Activation,
-    gate: &Array,
-    values: &Array,
-) -> Result<Array, Exception> {
-    expect([gate, values].iter().all(|x| x.dtype() == Dtype::Float32), "rows in float32")?;
+    gate: &Value,
+    values: &Value,
+) -> Result<Value, Exception> {
+    expect([gate, values].iter().all(|x| x.is_float32()), "rows in float32")?;
     let [above @ .., _] = values.shape() else { return Err(Exception::custom("it takes rows")) };
     let is_by_row = gate.shape() == [above, &[1]].concat();
     expect(is_by_row || gate.shape() == values.shape(), "gate for each value, or for each row")?;
     let node = Gated { pool: Arc::clone(pool), kind: activation.kernel() };
-    let [passed] = lazy(node, &[gate, values], [values.shape()])?;
+    let [passed] = run(node, &[gate.into(), values.into()], [values.shape()])?;
     Ok(passed)
 }
 
 impl Kernel for Gated {
-    const NAME: &'static CStr = c"FlashGated";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         let [gate, values] = [0, 1].map(|idx| bytemuck::cast_slice(inputs[idx]));
         if gate.len() == values.len() {

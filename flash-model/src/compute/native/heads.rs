@@ -1,27 +1,27 @@
-//! Products with a matrix for each head, as one node.
+//! Products with a matrix for each head.
 
-use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{KernelError, MatrixStack, Pool, gather_matmul};
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
 
+use super::chain::{Operand, run};
 use super::expect;
 use super::product::Stored;
-use crate::compute::{self, Quantized};
-use crate::mlx::kernel::{Kernel, lazy};
+use crate::compute::{self, Quantized, Value};
+use crate::mlx::kernel::Kernel;
 
 /// `x · Wᵀ` with a matrix for each head.
 pub(in crate::compute) fn product_each(
     pool: &Arc<Pool>,
-    x: &Array,
+    x: &Value,
     matrices: compute::Matrix<'_>,
-) -> Result<Array, Exception> {
+) -> Result<Value, Exception> {
     let (&[batch, n, heads, k], &[stack, rows, _]) = (x.shape(), matrices.weight.shape()) else {
         return Err(Exception::custom("a kernel was given no row and matrix for each head"));
     };
-    expect(x.dtype() == Dtype::Float32 && stack == heads, "matrix for each head")?;
+    expect(x.is_float32() && stack == heads, "matrix for each head")?;
     // As one matrix, whose rows are those of all heads.
     let flat = |array: &Array| array.reshape(&[heads * rows, -1]);
     let weight = flat(matrices.weight)?;
@@ -35,11 +35,14 @@ pub(in crate::compute) fn product_each(
         ..quantized
     });
     // Heads may have been cut out of longer ones.
-    let x = x.contiguous()?;
-    let mut inputs = vec![&x];
+    let x = match x {
+        Value::Array(x) => x.contiguous()?.into(),
+        promised => promised.clone(),
+    };
+    let mut inputs = vec![Operand::from(&x)];
     let stored = Stored::push(compute::Matrix { weight: &weight, quantized, bias: None }, k, &mut inputs)?;
     let node = ProductEach { pool: Arc::clone(pool), stored, n_heads: heads as usize };
-    let [y] = lazy(node, &inputs, [&[batch, n, heads, rows]])?;
+    let [y] = run(node, &inputs, [&[batch, n, heads, rows]])?;
     Ok(y)
 }
 
@@ -51,8 +54,6 @@ struct ProductEach {
 }
 
 impl Kernel for ProductEach {
-    const NAME: &'static CStr = c"FlashProductEach";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         self.compute(inputs, outputs[0]).expect("the shapes were checked when the node was made");
     }

@@ -1,16 +1,15 @@
-//! RMSNorm as a node.
+//! RMSNorm.
 
-use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Floats, Pool};
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
 
+use super::chain::run;
 use super::{expect, float_type};
-use crate::compute::Norm;
+use crate::compute::{Norm, Value};
 use crate::layers::NormArgs;
-use crate::mlx::kernel::{Kernel, lazy};
+use crate::mlx::kernel::Kernel;
 
 /// RMSNorm. Inputs: `x`, the weight.
 struct RmsNorm {
@@ -25,10 +24,10 @@ pub(super) struct StoredNorm {
     args: NormArgs,
 }
 
-pub(in crate::compute) fn rms_norm(pool: &Arc<Pool>, x: &Array, norm: Norm<'_>) -> Result<Array, Exception> {
-    expect(x.dtype() == Dtype::Float32, "rows in float32")?;
+pub(in crate::compute) fn rms_norm(pool: &Arc<Pool>, x: &Value, norm: Norm<'_>) -> Result<Value, Exception> {
+    expect(x.is_float32(), "rows in float32")?;
     let node = RmsNorm { pool: Arc::clone(pool), norm: StoredNorm::new(norm, x.dim(-1))? };
-    let [normed] = lazy(node, &[x, norm.weight], [x.shape()])?;
+    let [normed] = run(node, &[x.into(), norm.weight.into()], [x.shape()])?;
     Ok(normed)
 }
 
@@ -54,8 +53,6 @@ impl StoredNorm {
 }
 
 impl Kernel for RmsNorm {
-    const NAME: &'static CStr = c"FlashRmsNorm";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         self.norm.compute(&self.pool, bytemuck::cast_slice(inputs[0]), inputs[1], outputs[0]);
     }

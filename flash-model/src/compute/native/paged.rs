@@ -1,6 +1,5 @@
-//! Attention over pages, as one node.
+//! Attention over pages.
 
-use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, Span};
@@ -77,8 +76,6 @@ fn span<'a>(page: &PageView<'a>) -> Span<'a> {
 }
 
 impl Kernel for PagedAttention {
-    const NAME: &'static CStr = c"FlashPagedAttention";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         let pages = Arc::clone(self.layer.lock().pages());
         // MLX cannot be told that it failed: what follows in this pass is not used.

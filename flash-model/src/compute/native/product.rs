@@ -1,6 +1,5 @@
-//! Products with weights: as a node each, or several of them, or with what comes behind them.
+//! Products with weights: one, or several of the same rows, or with what comes behind them.
 
-use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, Pool, Projection, STRIP_ROWS};
@@ -8,17 +7,18 @@ use flash_kernels::{matmul_add, matmul_each, matmul_gated};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
+use super::chain::{Operand, run};
 use super::{expect, float_type};
-use crate::compute::{self, Activation, Quantized};
+use crate::compute::{self, Activation, Quantized, Value};
 use crate::config::{QuantizedFormat, QuantizedMode};
-use crate::mlx::kernel::{Kernel, lazy};
+use crate::mlx::kernel::Kernel;
 
 /// `x · Wᵀ (+ bias)`.
 pub(in crate::compute) fn product(
     pool: &Arc<Pool>,
-    x: &Array,
+    x: &Value,
     matrix: compute::Matrix<'_>,
-) -> Result<Array, Exception> {
+) -> Result<Value, Exception> {
     let [y] = products(pool, x, [matrix])?;
     Ok(y)
 }
@@ -26,30 +26,30 @@ pub(in crate::compute) fn product(
 /// The same for each matrix.
 pub(in crate::compute) fn products<const N: usize>(
     pool: &Arc<Pool>,
-    x: &Array,
+    x: &Value,
     matrices: [compute::Matrix<'_>; N],
-) -> Result<[Array; N], Exception> {
+) -> Result<[Value; N], Exception> {
     let mut node = Node::new(pool, Finish::None, x)?;
     for matrix in matrices {
         node.push(matrix)?;
     }
     let shapes = matrices.map(|matrix| node.output_shape(matrix));
-    lazy(node.products, &node.inputs, shapes.each_ref().map(Vec::as_slice))
+    run(node.products, &node.inputs, shapes.each_ref().map(Vec::as_slice))
 }
 
 /// `onto + x · Wᵀ (+ bias)`.
 pub(in crate::compute) fn add_product(
     pool: &Arc<Pool>,
-    onto: &Array,
-    x: &Array,
+    onto: &Value,
+    x: &Value,
     matrix: compute::Matrix<'_>,
-) -> Result<Array, Exception> {
+) -> Result<Value, Exception> {
     let mut node = Node::new(pool, Finish::Add, x)?;
     node.push(matrix)?;
     let shape = node.output_shape(matrix);
-    expect(onto.dtype() == Dtype::Float32 && onto.shape() == shape, "a sum for each output")?;
-    node.inputs.push(onto);
-    let [y] = lazy(node.products, &node.inputs, [&shape])?;
+    expect(onto.is_float32() && onto.shape() == shape, "a sum for each output")?;
+    node.inputs.push(onto.into());
+    let [y] = run(node.products, &node.inputs, [&shape])?;
     Ok(y)
 }
 
@@ -57,29 +57,29 @@ pub(in crate::compute) fn add_product(
 pub(in crate::compute) fn gated_product(
     pool: &Arc<Pool>,
     activation: Activation,
-    x: &Array,
+    x: &Value,
     gate: compute::Matrix<'_>,
     up: compute::Matrix<'_>,
-) -> Result<Array, Exception> {
+) -> Result<Value, Exception> {
     let mut node = Node::new(pool, Finish::Gate(activation.kernel()), x)?;
     node.push(gate)?;
     node.push(up)?;
     let shape = node.output_shape(up);
     expect(node.output_shape(gate) == shape, "gate for each value")?;
-    let [y] = lazy(node.products, &node.inputs, [&shape])?;
+    let [y] = run(node.products, &node.inputs, [&shape])?;
     Ok(y)
 }
 
 /// `relu(x · Wᵀ (+ bias))²`.
 pub(in crate::compute) fn squared_relu_product(
     pool: &Arc<Pool>,
-    x: &Array,
+    x: &Value,
     matrix: compute::Matrix<'_>,
-) -> Result<Array, Exception> {
+) -> Result<Value, Exception> {
     let mut node = Node::new(pool, Finish::SquaredRelu, x)?;
     node.push(matrix)?;
     let shape = node.output_shape(matrix);
-    let [y] = lazy(node.products, &node.inputs, [&shape])?;
+    let [y] = run(node.products, &node.inputs, [&shape])?;
     Ok(y)
 }
 
@@ -119,15 +119,15 @@ enum Weight {
 /// Products, and the arrays they will be computed from.
 struct Node<'a> {
     products: Products,
-    x: &'a Array,
-    inputs: Vec<&'a Array>,
+    x: &'a Value,
+    inputs: Vec<Operand<'a>>,
 }
 
 impl<'a> Node<'a> {
-    fn new(pool: &Arc<Pool>, finish: Finish, x: &'a Array) -> Result<Self, Exception> {
-        expect(x.dtype() == Dtype::Float32, "rows in float32")?;
+    fn new(pool: &Arc<Pool>, finish: Finish, x: &'a Value) -> Result<Self, Exception> {
+        expect(x.is_float32(), "rows in float32")?;
         let products = Products { pool: Arc::clone(pool), finish, stored: Vec::new() };
-        Ok(Self { products, x, inputs: vec![x] })
+        Ok(Self { products, x, inputs: vec![x.into()] })
     }
 
     fn push(&mut self, matrix: compute::Matrix<'a>) -> Result<(), Exception> {
@@ -145,8 +145,6 @@ impl<'a> Node<'a> {
 }
 
 impl Kernel for Products {
-    const NAME: &'static CStr = c"FlashProducts";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         self.compute(inputs, outputs).expect("the shapes were checked when the node was made");
     }
@@ -212,11 +210,11 @@ impl Stored {
     pub(super) fn push<'a>(
         matrix: compute::Matrix<'a>,
         k: i32,
-        inputs: &mut Vec<&'a Array>,
+        inputs: &mut Vec<Operand<'a>>,
     ) -> Result<Self, Exception> {
         let compute::Matrix { weight, quantized, bias } = matrix;
         let n = matrix.n_rows();
-        inputs.push(weight);
+        inputs.push(weight.into());
         let (how, weight_shape) = match quantized {
             None => (Weight::Float(float_type(weight)?), [n, k]),
             Some(Quantized { format, scales, biases }) => {
@@ -224,8 +222,8 @@ impl Stored {
                 let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
                 expect(is_codes, "codes in whole groups")?;
                 expect(scales.shape() == groups, "a scale for each group")?;
-                inputs.push(scales);
-                inputs.extend(biases);
+                inputs.push(scales.into());
+                inputs.extend(biases.map(Operand::from));
                 let (rows, strip_rows) = ([n, format.row_words(k)], STRIP_ROWS as i32);
                 let strips = [n / strip_rows, rows[1] * strip_rows];
                 let in_strips = n % strip_rows == 0 && weight.shape() == strips;
@@ -236,7 +234,7 @@ impl Stored {
         expect(weight.shape() == weight_shape, "rows that fit the matrix")?;
         if let Some(bias) = bias {
             expect(bias.shape() == [n], "a bias for each row")?;
-            inputs.push(bias);
+            inputs.push(bias.into());
         }
         let bias = bias.map(float_type).transpose()?;
         Ok(Self { shape: [n as usize, k as usize], weight: how, bias })

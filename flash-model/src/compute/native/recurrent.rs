@@ -1,18 +1,19 @@
-//! Layers that keep a state, between their projections, as a node.
+//! Layers that keep a state, between their projections.
 
-use std::ffi::CStr;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Floats, Passing, Pool};
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
 use parking_lot::Mutex;
 
+use super::chain::{Operand, run};
 use super::{expect, float_type};
+use crate::compute::Value;
 use crate::gated_delta::{GatedDelta, GatedDeltaArgs, GatedDeltaInput};
 use crate::kv::{LayerKv, StateBuffers};
 use crate::mamba2::{Mamba2, Mamba2Args};
-use crate::mlx::kernel::{Kernel, lazy};
+use crate::mlx::kernel::Kernel;
 
 /// The state that a node goes on from.
 fn shared_state(kv: &LayerKv, len: usize) -> Result<Arc<Mutex<StateBuffers>>, Exception> {
@@ -43,27 +44,27 @@ struct Mixer {
 pub(in crate::compute) fn mamba2(
     pool: &Arc<Pool>,
     mixer: &Mamba2,
-    projected: &Array,
+    projected: &Value,
     kv: &LayerKv,
-) -> Result<Array, Exception> {
+) -> Result<Value, Exception> {
     let args = mixer.args;
     let n = projected.dim(1);
-    let is_projected = projected.dtype() == Dtype::Float32 && projected.shape() == [1, n, args.projected()];
+    let is_projected = projected.is_float32() && projected.shape() == [1, n, args.projected()];
     expect(is_projected, "a row for each token")?;
     let bias = mixer.conv1d.bias.value.as_ref();
-    let mut inputs = vec![projected, &*mixer.conv1d.weight];
-    inputs.extend(bias);
-    inputs.extend([&*mixer.dt_bias, &*mixer.A_log, &*mixer.D, &*mixer.norm.weight]);
-    let floats = inputs[1..].iter().map(|weights| float_type(weights)).collect::<Result<_, _>>()?;
+    let mut weights: Vec<&Array> = vec![&mixer.conv1d.weight];
+    weights.extend(bias);
+    weights.extend([&*mixer.dt_bias, &*mixer.A_log, &*mixer.D, &*mixer.norm.weight]);
+    let floats = weights.iter().map(|weights| float_type(weights)).collect::<Result<_, _>>()?;
+    let inputs: Vec<Operand<'_>> =
+        [projected.into()].into_iter().chain(weights.into_iter().map(Operand::from)).collect();
     let state = shared_state(kv, args.state().len())?;
     let node = Mixer { pool: Arc::clone(pool), args, has_bias: bias.is_some(), floats, state };
-    let [mixed] = lazy(node, &inputs, [&[1, n, args.inner()]])?;
+    let [mixed] = run(node, &inputs, [&[1, n, args.inner()]])?;
     Ok(mixed)
 }
 
 impl Kernel for Mixer {
-    const NAME: &'static CStr = c"FlashMamba2";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         let Self { ref pool, args, has_bias, ref floats, ref state } = *self;
         let mut weights =
@@ -107,7 +108,7 @@ pub(in crate::compute) fn gated_delta(
     net: &GatedDelta,
     input: &GatedDeltaInput,
     kv: &LayerKv,
-) -> Result<Array, Exception> {
+) -> Result<Value, Exception> {
     let args = net.args;
     let n = input.qkv.dim(1);
     let projected = [
@@ -117,21 +118,20 @@ pub(in crate::compute) fn gated_delta(
         (&input.step, args.value_heads),
     ];
     for (rows, len) in projected {
-        expect(rows.dtype() == Dtype::Float32 && rows.shape() == [1, n, len], "a row for each token")?;
+        expect(rows.is_float32() && rows.shape() == [1, n, len], "a row for each token")?;
     }
     let weights = [&*net.conv1d.weight, &*net.dt_bias, &*net.A_log, &*net.norm.weight];
     let [conv, dt_bias, a_log, norm] = weights.map(float_type);
     let floats = [conv?, dt_bias?, a_log?, norm?];
     let state = shared_state(kv, args.state().len())?;
-    let inputs = [&projected.map(|(rows, _)| rows)[..], &weights].concat();
+    let projected = projected.map(|(rows, _)| Operand::from(rows));
+    let inputs = [&projected[..], &weights.map(Operand::from)].concat();
     let node = Net { pool: Arc::clone(pool), args, floats, state };
-    let [mixed] = lazy(node, &inputs, [&[1, n, args.values()]])?;
+    let [mixed] = run(node, &inputs, [&[1, n, args.values()]])?;
     Ok(mixed)
 }
 
 impl Kernel for Net {
-    const NAME: &'static CStr = c"FlashGatedDelta";
-
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         let Self { ref pool, args, floats, ref state } = *self;
         let weight = |idx: usize| Floats { float: floats[idx], bytes: inputs[4 + idx] };

@@ -19,10 +19,11 @@ pub(in crate::compute) fn gated_delta(
     let args = net.args;
     let GatedDeltaArgs { key_heads, value_heads, key_dim, value_dim, eps, .. } = args;
     let GatedDeltaInput { qkv, gate, beta, step } = input;
+    let [qkv, gate, beta, step] = [qkv.array()?, gate.array()?, beta.array()?, step.array()?];
     let (n, of_key) = (qkv.dim(1), value_heads / key_heads);
     let kept = array_state(kv)?;
     let [window, state] = kept.latest();
-    let [convolved, window] = convolve(&net.conv1d, window, qkv)?;
+    let [convolved, window] = convolve(&net.conv1d, window, &qkv)?;
     let [q, k, v] = cut(&convolved, &[args.keys(), 2 * args.keys()])?;
     // Of length 1; what scores are multiplied by is a part of the queries.
     let scale = (key_dim as f32).powf(-0.5);
