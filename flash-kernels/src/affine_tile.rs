@@ -1,11 +1,16 @@
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use crate::activations::Exception;
 use crate::isa::Kernels;
 use crate::matrix::{AffineStorage, Coding};
 use crate::strips::into_rows;
 use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Layout, Rows};
 use crate::widen::widen_e8m0;
+
+/// Those of a block, mostly: no memory is asked for then.
+pub(crate) type Tiles<'a> = SmallVec<[AffineTile<'a>; 8]>;
 
 /// A tile of affine weights.
 #[derive(Debug, Clone, Copy)]
@@ -17,21 +22,20 @@ pub(crate) struct AffineTile<'a> {
 
 impl<'a> AffineTile<'a> {
     /// The tiles of the rows `range` of `w`, each of `k` codes. `widened` takes codes, scales and biases that kernels
-    /// cannot read as they are stored (strips only if `reads_strips`), `spare` the rows of a last tile that is not full.
+    /// cannot read as they are stored, `spare` the rows of a last tile that is not full.
     pub(crate) fn of(
         kernels: &Kernels,
         w: &AffineStorage<'a>,
         k: usize,
         range: Range<usize>,
-        reads_strips: bool,
         widened: &'a mut [Vec<u8>; 3],
         spare: &'a mut [Vec<u8>; 3],
-    ) -> Vec<Self> {
+    ) -> Tiles<'a> {
         let [spare_codes, spare_scales, spare_biases] = spare;
         let [wide_codes, wide_scales, wide_biases] = widened;
         let codes_bytes = k / 8 * w.bits as usize;
         let stored = &w.codes[range.start * codes_bytes..range.end * codes_bytes];
-        let layout = if reads_strips { w.layout } else { Layout::Rows };
+        let layout = if kernels.multiplies_strips { w.layout } else { Layout::Rows };
         let codes = match w.narrow() {
             None if layout == w.layout => Rows::tiles(w.codes, codes_bytes, range.clone(), spare_codes),
             None => {

@@ -10,22 +10,30 @@ mod span;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use self::partials::Partials;
+pub(crate) use self::partials::blend;
+use self::partials::{Partials, finish};
 pub(crate) use self::span::{CodedRows, Dequantize, dequantize};
 pub use self::span::{Codes, Numbers, Span};
+use crate::buffer::Buffer;
 use crate::float::FloatType;
 use crate::isa::{FloatInput, Kernels};
 use crate::pool::Pool;
-use crate::tile::{FloatRows, Lanes, Rows, TILE};
+use crate::tile::{FloatRows, LaneRows, Lanes, Rows, TILE};
 
 /// Tokens of a span: its scores for a block of rows take 32 KiB, its keys or values of one head as much or twice that.
 pub const SPAN_TOKENS: usize = 128;
+
+/// Scores are exponentiated in multiples of as many: the longest vectors.
+const VECTOR: usize = 16;
 
 /// Rows of queries that are computed together.
 const ROWS_BLOCK: usize = 64;
 
 /// Tasks that each thread should find.
 const TASKS_PER_THREAD: usize = 4;
+
+/// Tokens whose mixtures one thread divides at a time.
+const FINISH_TOKENS: usize = 16;
 
 /// Multiplications for which one thread takes about as long as it takes to wake another.
 const PARALLEL_MIN: usize = 128 << 10;
@@ -129,8 +137,7 @@ pub struct Attention<'a> {
     block_tokens: usize,
     n_blocks: usize,
     /// `[kv_heads, blocks]`, [`Partials`] each.
-    totals: Vec<f32>,
-    partials: Vec<f32>,
+    totals: Buffer,
     /// Where the spans so far end.
     end: usize,
 }
@@ -154,10 +161,9 @@ impl<'a> Attention<'a> {
         let block_tokens = (ROWS_BLOCK / heads.group()).max(1);
         let n_blocks = n.div_ceil(block_tokens);
         let rows = Queries { kernels: pool.kernels(), heads, gaze, queries, position };
-        let mut attention =
-            Self { pool, rows, n, block_tokens, n_blocks, totals: Vec::new(), partials: Vec::new(), end: 0 };
+        let mut attention = Self { pool, rows, n, block_tokens, n_blocks, totals: Buffer::new(0), end: 0 };
         let partial_len = attention.partial_len();
-        attention.totals = vec![0.0; kv_heads * n_blocks * partial_len];
+        attention.totals = Buffer::new(kv_heads * n_blocks * partial_len);
         for (task, total) in attention.totals.chunks_exact_mut(partial_len.max(1)).enumerate() {
             let kv_head = task / n_blocks;
             let sinks = gaze.sinks.map(|sinks| &sinks[kv_head * heads.group()..][..heads.group()]);
@@ -186,37 +192,66 @@ impl<'a> Attention<'a> {
         if self.n == 0 {
             return;
         }
-        let (n, block_tokens, n_blocks) = (self.n, self.block_tokens, self.n_blocks);
-        let Heads { head_dim, value_dim, .. } = heads;
-        let (partial_len, n_tasks) = (self.partial_len(), heads.kv_heads * n_blocks);
-        let tokens_of =
-            |task: usize| task % n_blocks * block_tokens..n.min((task % n_blocks + 1) * block_tokens);
+        let Heads { query_heads, head_dim, value_dim, .. } = heads;
+        let n_tasks = heads.kv_heads * self.n_blocks;
+        let n_seen: usize = spans.iter().map(|span| span.n_tokens).sum();
+        let is_small = self.n * query_heads * (head_dim + value_dim) * n_seen < PARALLEL_MIN;
         // Few rows leave threads without work unless they share the spans, too.
         let spans_at_once = (TASKS_PER_THREAD * self.pool.n_threads()).div_ceil(n_tasks);
-        let Self { pool, rows, totals, partials, .. } = self;
-        for spans in spans.chunks(spans_at_once) {
-            let len = spans.len() * n_tasks * partial_len;
-            partials.resize(len.max(partials.len()), 0.0);
-            let partials = &mut partials[..len];
-            let compute = |idx: usize, partial: &mut [f32]| {
-                let (span, task) = (&spans[idx / n_tasks], idx % n_tasks);
-                rows.span(task / n_blocks, tokens_of(task), span, &mut Partials::of(partial, value_dim));
-            };
-            let n_seen: usize = spans.iter().map(|span| span.n_tokens).sum();
-            if n * heads.query_heads * (head_dim + value_dim) * n_seen < PARALLEL_MIN {
-                partials.chunks_exact_mut(partial_len).enumerate().for_each(|(idx, part)| compute(idx, part));
-            } else {
-                pool.for_columns(partials, len, partial_len, |mut part| {
-                    compute(part.range().start / partial_len, part.row_mut(0));
-                });
+        if is_small || spans_at_once == 1 {
+            self.add_by_task(spans, is_small);
+        } else {
+            spans.chunks(spans_at_once).for_each(|spans| self.add_by_span(spans));
+        }
+    }
+
+    /// A task attends to one span after the other.
+    fn add_by_task(&mut self, spans: &[Span<'_>], is_small: bool) {
+        let partial_len = self.partial_len();
+        let (blocks, value_dim) = (self.blocks(), self.rows.heads.value_dim);
+        let Self { pool, rows, totals, .. } = self;
+        let attend = |task: usize, total: &mut [f32]| {
+            let mut partial = Buffer::new(partial_len);
+            for span in spans {
+                let mut partial = Partials::of(&mut partial, value_dim);
+                rows.span(blocks.kv_head(task), blocks.tokens(task), span, &mut partial);
+                Partials::of(total, value_dim).merge(&partial, rows.kernels);
             }
-            for partials in partials.chunks_exact_mut(n_tasks * partial_len) {
-                let pairs = totals.chunks_exact_mut(partial_len).zip(partials.chunks_exact_mut(partial_len));
-                for (total, partial) in pairs {
-                    Partials::of(total, value_dim).merge(&Partials::of(partial, value_dim));
-                }
+        };
+        if is_small {
+            totals.chunks_exact_mut(partial_len).enumerate().for_each(|(task, total)| attend(task, total));
+        } else {
+            let len = totals.len();
+            pool.for_columns(totals, len, partial_len, |mut part| {
+                attend(part.range().start / partial_len, part.row_mut(0));
+            });
+        }
+    }
+
+    /// Each task attends to each span by itself, and what they know is merged.
+    fn add_by_span(&mut self, spans: &[Span<'_>]) {
+        let partial_len = self.partial_len();
+        let (blocks, value_dim) = (self.blocks(), self.rows.heads.value_dim);
+        let Self { pool, rows, totals, .. } = self;
+        let n_tasks = totals.len() / partial_len;
+        let mut partials = Buffer::new(spans.len() * totals.len());
+        let len = partials.len();
+        pool.for_columns(&mut partials, len, partial_len, |mut part| {
+            let idx = part.range().start / partial_len;
+            let (span, task) = (&spans[idx / n_tasks], idx % n_tasks);
+            let mut partial = Partials::of(part.row_mut(0), value_dim);
+            rows.span(blocks.kv_head(task), blocks.tokens(task), span, &mut partial);
+        });
+        for partials in partials.chunks_exact_mut(totals.len()) {
+            let pairs = totals.chunks_exact_mut(partial_len).zip(partials.chunks_exact_mut(partial_len));
+            for (total, partial) in pairs {
+                Partials::of(total, value_dim).merge(&Partials::of(partial, value_dim), rows.kernels);
             }
         }
+    }
+
+    fn blocks(&self) -> Blocks {
+        Blocks { n: self.n, block_tokens: self.block_tokens, n_blocks: self.n_blocks }
     }
 
     /// Writes what the queries saw: `out` is `[n, query_heads, value_dim]`. Rows that saw no token become NaN, or zeros where there
@@ -224,16 +259,47 @@ impl<'a> Attention<'a> {
     ///
     /// # Panics
     /// If `out` has another length.
-    pub fn finish(mut self, out: &mut [f32]) {
-        let (heads, n_blocks, partial_len) = (self.rows.heads, self.n_blocks, self.partial_len());
-        let row_len = heads.query_heads * heads.value_dim;
-        assert_eq!(self.n * row_len, out.len(), "queries and out have as many rows");
-        for (task, total) in self.totals.chunks_exact_mut(partial_len.max(1)).enumerate() {
-            let (kv_head, block) = (task / n_blocks, task % n_blocks);
-            let tokens = block * self.block_tokens..self.n.min((block + 1) * self.block_tokens);
-            let out = &mut out[tokens.start * row_len..tokens.end * row_len];
-            Partials::of(total, heads.value_dim).finish(heads, kv_head, out);
-        }
+    pub fn finish(self, out: &mut [f32]) {
+        let (heads, partial_len, blocks) = (self.rows.heads, self.partial_len(), self.blocks());
+        let (len, row_len) = (out.len(), heads.query_heads * heads.value_dim);
+        assert_eq!(self.n * row_len, len, "queries and out have as many rows");
+        let head_len = heads.group() * heads.value_dim;
+        self.pool.for_columns(out, len, FINISH_TOKENS * row_len, |mut part| {
+            let first = part.range().start / row_len;
+            for (token, out) in (first..).zip(part.row_mut(0).chunks_exact_mut(row_len)) {
+                for (kv_head, out) in out.chunks_exact_mut(head_len).enumerate() {
+                    let (task, at) = blocks.place(kv_head, token);
+                    let total = &self.totals[task * partial_len..][..partial_len];
+                    for (row, out) in (at * heads.group()..).zip(out.chunks_exact_mut(heads.value_dim)) {
+                        finish(total, row, out);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Tasks, `[kv_heads, blocks]`: some of the new tokens, for one KV head.
+#[derive(Debug, Clone, Copy)]
+struct Blocks {
+    n: usize,
+    block_tokens: usize,
+    n_blocks: usize,
+}
+
+impl Blocks {
+    /// The task that a token belongs to, and which of its tokens it is.
+    fn place(self, kv_head: usize, token: usize) -> (usize, usize) {
+        (kv_head * self.n_blocks + token / self.block_tokens, token % self.block_tokens)
+    }
+
+    fn kv_head(self, task: usize) -> usize {
+        task / self.n_blocks
+    }
+
+    fn tokens(self, task: usize) -> Range<usize> {
+        let block = task % self.n_blocks;
+        block * self.block_tokens..self.n.min((block + 1) * self.block_tokens)
     }
 }
 
@@ -295,7 +361,10 @@ impl Queries<'_> {
                 (out.max[row], out.sum[row]) = if seen.is_empty() {
                     (f32::NEG_INFINITY, 0.0)
                 } else {
-                    (self.kernels.soften)(&mut scores[seen.clone()])
+                    // Whole vectors: behind what is seen comes what counts as nothing.
+                    let end = seen.end.next_multiple_of(VECTOR).min(SPAN_TOKENS);
+                    scores[seen.end..end].fill(f32::NEG_INFINITY);
+                    (self.kernels.soften)(&mut scores[seen.start..end])
                 };
                 scores[..seen.start].fill(0.0);
                 scores[seen.end..].fill(0.0);
@@ -336,7 +405,7 @@ impl Queries<'_> {
         for (tile_idx, rows) in tiles.enumerate() {
             (self.kernels.decode)(FloatRows { rows, float: FloatType::F32 }, 0..head_dim, lanes);
             acc.fill(Lanes::ZERO);
-            (self.kernels.multiply_lanes)(lanes, 0, queries, acc);
+            (self.kernels.multiply_lanes)((&*lanes).into(), 0, queries, acc);
             for (scores, acc) in scores.chunks_exact_mut(SPAN_TOKENS).zip(&*acc) {
                 scores[tile_idx * TILE..][..TILE].copy_from_slice(&acc.0);
             }
@@ -349,19 +418,18 @@ impl Queries<'_> {
         let lanes = &mut lanes[..values.len() / head_dim];
         let scores = FloatInput { values: scores, k: SPAN_TOKENS };
         for start in (0..value_dim).step_by(TILE) {
-            let width = TILE.min(value_dim - start);
-            for (lanes, row) in lanes.iter_mut().zip(values.chunks_exact(head_dim)) {
-                let value = &row[head_dim - value_dim..];
-                // Of constant length nearly always: it is copied without a call then.
-                if let Some(value) = value[start..].first_chunk() {
-                    lanes.0 = *value;
-                } else {
-                    lanes.0[..width].copy_from_slice(&value[start..]);
+            let (width, column) = (TILE.min(value_dim - start), head_dim - value_dim + start);
+            let columns = if width == TILE {
+                LaneRows::columns(values, head_dim, column)
+            } else {
+                for (lanes, row) in lanes.iter_mut().zip(values.chunks_exact(head_dim)) {
+                    lanes.0[..width].copy_from_slice(&row[column..]);
                     lanes.0[width..].fill(0.0);
                 }
-            }
+                LaneRows::from(&*lanes)
+            };
             acc.fill(Lanes::ZERO);
-            (self.kernels.multiply_lanes)(lanes, 0, scores, acc);
+            (self.kernels.multiply_lanes)(columns, 0, scores, acc);
             for (out, acc) in out.chunks_exact_mut(value_dim).zip(&*acc) {
                 out[start..start + width].copy_from_slice(&acc.0[..width]);
             }

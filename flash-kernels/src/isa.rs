@@ -57,7 +57,7 @@ use crate::chains::Link;
 use crate::elementwise::Gate;
 use crate::error::KernelError;
 use crate::recurrent::{DeltaStep, SelectiveStep};
-use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes};
+use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes};
 use crate::widen::Narrow;
 
 /// The variable that overrides the choice of instruction set.
@@ -203,9 +203,9 @@ pub(crate) struct Kernels {
     /// Adds to `acc` the products of the row `x` with the rows.
     pub(crate) multiply_floats: fn(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes),
 
-    /// Adds to `acc` the products of the columns of `x` from `column_start` on with decoded weights.
+    /// Adds to `acc` the products of the columns of `x` from `column_start` on with decoded weights, a row for each column.
     pub(crate) multiply_lanes:
-        fn(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]),
+        fn(weights: LaneRows<'_>, column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]),
 
     /// [`rms_norm_row`](crate::elementwise::rms_norm_row).
     pub(crate) rms_norm: fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
@@ -215,6 +215,9 @@ pub(crate) struct Kernels {
 
     /// [`soften`](crate::elementwise::soften).
     pub(crate) soften: fn(scores: &mut [f32]) -> (f32, f32),
+
+    /// [`blend`](crate::attention::blend).
+    pub(crate) blend: fn(values: &mut [f32], old: f32, next: &[f32], new: f32),
 
     /// [`convolve_row`](crate::recurrent::convolve_row).
     pub(crate) convolve: fn(x: &[f32], weights: &[f32], out: &mut [f32]),

@@ -39,6 +39,7 @@ mod activations;
 mod affine;
 mod affine_tile;
 mod attention;
+mod buffer;
 mod chains;
 mod elementwise;
 mod error;
@@ -57,6 +58,7 @@ mod widen;
 
 pub use affine::Affine;
 pub use attention::{Attention, Codes, Gaze, Heads, KeysValues, Numbers, SPAN_TOKENS, Span, attend};
+pub use buffer::Buffer;
 pub use elementwise::{Gate, gated, gated_pairs, rms_norm};
 pub use error::KernelError;
 pub use float::FloatType;

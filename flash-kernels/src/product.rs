@@ -96,10 +96,10 @@ pub fn matmul_each(
     compute(pool, x, &outputs, ys)
 }
 
-/// Computes `y = y + (x · Wᵀ + bias)`, with the bits of [`matmul`] and an addition.
+/// Computes `y = onto + (x · Wᵀ + bias)`, with the bits of [`matmul`] and an addition. `onto` is of the shape of `y`.
 ///
 /// # Errors
-/// As [`matmul`].
+/// As [`matmul`], and [`KernelError::SliceLen`] if `onto` is not as long as `y`.
 ///
 /// # Panics
 /// As [`matmul`].
@@ -107,9 +107,11 @@ pub fn matmul_add(
     pool: &Pool,
     x: &[f32],
     projection: Projection<'_>,
+    onto: &[f32],
     y: &mut [f32],
 ) -> Result<(), KernelError> {
-    compute(pool, x, &[Output::Sum(projection)], &mut [y])
+    check_len("onto", size_of_val(y), size_of_val(onto))?;
+    compute(pool, x, &[Output::Sum(onto, projection)], &mut [y])
 }
 
 /// Computes `y` of both products `x · Gᵀ + g` and `x · Uᵀ + u`, for the projections `gate` and `up`, with the bits of

@@ -1,5 +1,7 @@
 //! Rotary position embedding.
 
+use crate::pool::Pool;
+
 /// Rotates queries and keys by angles that grow with their position (Su et al. 2021).
 ///
 /// Of each head the first `2 · inverse_frequencies.len()` numbers are rotated in pairs, the pair `i` by
@@ -17,7 +19,35 @@ pub struct Rope {
     pub traditional: bool,
 }
 
+/// Tokens that one thread rotates at a time: about as long as waking another takes.
+const PART_TOKENS: usize = 8;
+
 impl Rope {
+    /// [`rotate`](Self::rotate) for each token from `position` on: `x` and `out` are `[n, heads, head_dim]`.
+    ///
+    /// # Panics
+    /// As [`rotate`](Self::rotate), and if these are no whole tokens.
+    pub fn rotate_tokens(
+        &self,
+        pool: &Pool,
+        position: usize,
+        [heads, head_dim]: [usize; 2],
+        x: &[f32],
+        out: &mut [f32],
+    ) {
+        let (len, token_len) = (out.len(), heads * head_dim);
+        assert!(x.len() == len && len.is_multiple_of(token_len), "whole tokens");
+        let width = PART_TOKENS * token_len;
+        pool.for_columns(out, len, width, |mut part| {
+            let start = part.range().start;
+            let tokens = x[part.range()].chunks_exact(token_len);
+            let outs = part.row_mut(0).chunks_exact_mut(token_len);
+            for (position, (x, out)) in (position + start / token_len..).zip(tokens.zip(outs)) {
+                self.rotate(position, head_dim, x, out);
+            }
+        });
+    }
+
     /// Rotates the heads of one token: `x` and `out` are `[heads, head_dim]`.
     ///
     /// # Panics

@@ -20,9 +20,45 @@ pub(crate) const FLOAT_PANEL_K: usize = 256;
 pub(crate) const UNIT: usize = 16;
 
 /// One number for each row of a tile.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Lanes(pub(crate) [f32; TILE]);
+
+/// Rows of [`TILE`] numbers each, wherever they lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneRows<'a> {
+    numbers: &'a [f32],
+    /// Numbers from one row to the next.
+    stride: usize,
+    n: usize,
+}
+
+impl<'a> LaneRows<'a> {
+    /// The columns from `start` on of all rows of `numbers`, `[n, row_len]`, which has as many.
+    #[inline]
+    pub(crate) fn columns(numbers: &'a [f32], row_len: usize, start: usize) -> Self {
+        assert!(start + TILE <= row_len, "{TILE} columns from {start} on of {row_len}");
+        let n = numbers.len() / row_len;
+        Self { numbers: numbers.get(start..).unwrap_or_default(), stride: row_len, n }
+    }
+
+    /// How many there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.n
+    }
+
+    #[inline]
+    pub(crate) fn row(&self, idx: usize) -> &'a [f32; TILE] {
+        self.numbers[idx * self.stride..].first_chunk().expect("rows have a tile's columns")
+    }
+}
+
+impl<'a> From<&'a [Lanes]> for LaneRows<'a> {
+    fn from(lanes: &'a [Lanes]) -> Self {
+        Self { numbers: bytemuck::cast_slice(lanes), stride: TILE, n: lanes.len() }
+    }
+}
 
 /// One integer for each row of a tile.
 #[derive(Debug, Clone, Copy)]

@@ -87,8 +87,8 @@ proptest! {
         for isa in Isa::available() {
             let pool = pool(n_threads, *isa);
             let before = Random(!case.seed).vec(case.m * weights.shape[0]);
-            let mut y = before.clone();
-            matmul_add(&pool, &x, projection(weights, bias.as_deref()), &mut y).unwrap();
+            let mut y = vec![f32::NAN; before.len()];
+            matmul_add(&pool, &x, projection(weights, bias.as_deref()), &before, &mut y).unwrap();
             let product = alone(&pool, &x, weights, bias.as_deref());
             let wanted: Vec<f32> = before.iter().zip(product).map(|(before, product)| before + product).collect();
             prop_assert_eq!(bits(&y), bits(&wanted), "{}", isa);
@@ -158,8 +158,12 @@ fn what_does_not_fit_is_an_error_and_outputs_stay_as_they_were() {
     let mut y = [7.0; 6];
     assert_eq!(slice_of(matmul_gated(&pool, Gate::Silu, &x, good, projection(&narrow, None), &mut y)), "x");
     assert_eq!(slice_of(matmul_gated(&pool, Gate::Silu, &x, good, projection(&tall, None), &mut y)), "y");
-    assert_eq!(slice_of(matmul_add(&pool, &x, projection(&weights, Some(&[0; 5])), &mut y)), "bias");
-    assert_eq!(slice_of(matmul_add(&pool, &x[1..], good, &mut y)), "x");
+    assert_eq!(
+        slice_of(matmul_add(&pool, &x, projection(&weights, Some(&[0; 5])), &[0.0; 6], &mut y)),
+        "bias"
+    );
+    assert_eq!(slice_of(matmul_add(&pool, &x, good, &[0.0; 5], &mut y)), "onto");
+    assert_eq!(slice_of(matmul_add(&pool, &x[1..], good, &[0.0; 6], &mut y)), "x");
     let mut other = [7.0; 7];
     assert_eq!(
         slice_of(matmul_each(&pool, &x, &[good, projection(&tall, None)], &mut [&mut y, &mut other])),
@@ -176,7 +180,7 @@ fn without_columns_a_product_is_its_bias() {
     let weights = Weights::new(Format::Float(FloatType::F32), [2, 0], 0, 1);
     let mut bytes = [0; 4];
     FloatType::BF16.encode_into(&[1.5, -2.0], &mut bytes).unwrap();
-    let mut y = [1.0; 4];
-    matmul_add(&pool, &[], projection(&weights, Some(&bytes)), &mut y).unwrap();
+    let mut y = [0.0; 4];
+    matmul_add(&pool, &[], projection(&weights, Some(&bytes)), &[1.0; 4], &mut y).unwrap();
     assert_eq!(y, [2.5, -1.0, 2.5, -1.0]);
 }

@@ -2,9 +2,11 @@
 
 mod common;
 
+use std::num::NonZeroUsize;
+
 use common::{Random, bits, pool};
 use flash_kernels::{
-    Attention, FloatType, Floats, Gate, Gaze, Heads, Isa, KeysValues, Rope, attend, gated, gated_pairs,
+    Attention, FloatType, Floats, Gate, Gaze, Heads, Isa, KeysValues, Pool, Rope, attend, gated, gated_pairs,
     rms_norm,
 };
 use proptest::prelude::*;
@@ -311,5 +313,24 @@ fn rope_rotates_pairs_by_their_angle_and_makes_them_larger() {
             // The last two numbers of each head are not rotated.
             assert_eq!(out[head + 4..head + 6], x[head + 4..head + 6]);
         }
+    }
+}
+
+#[test]
+fn rope_rotates_tokens_as_each_alone() {
+    let (heads, head_dim, n) = (3, 6, 29);
+    let x: Vec<f32> = (0..n * heads * head_dim).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+    let inverse_frequencies = vec![1.0, 0.25];
+    let rope = Rope { inverse_frequencies, scale: 1.0, magnitude: 1.0, traditional: false };
+    let mut each = vec![0.0; x.len()];
+    let tokens = x.chunks_exact(heads * head_dim).zip(each.chunks_exact_mut(heads * head_dim));
+    for (position, (x, out)) in (7..).zip(tokens) {
+        rope.rotate(position, head_dim, x, out);
+    }
+    for n_threads in [1, 2, 3] {
+        let pool = Pool::new(NonZeroUsize::new(n_threads).unwrap()).unwrap();
+        let mut all = vec![0.0; x.len()];
+        rope.rotate_tokens(&pool, 7, [heads, head_dim], &x, &mut all);
+        assert_eq!(all, each);
     }
 }

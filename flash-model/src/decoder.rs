@@ -169,10 +169,16 @@ impl Decoder {
                     if lazy && kv.lazy_arrays().is_empty() {
                         continue;
                     }
-                    // Chunk by chunk: what is computed for one is large.
-                    let output = chunk.array()?;
-                    let routed = sent.last().into_iter().flat_map(Routed::arrays);
-                    mlx_rs::transforms::eval([&output].into_iter().chain(routed).chain(kv.lazy_arrays()))?;
+                    // Chunk by chunk: what is computed for one is large, and MLX takes memory for all of it when it begins.
+                    if chunk.is_promise() {
+                        residency.begin_next(chunk)?;
+                    } else {
+                        let output = chunk.array()?;
+                        let routed = sent.last().into_iter().flat_map(Routed::arrays);
+                        mlx_rs::transforms::eval(
+                            [&output].into_iter().chain(routed).chain(kv.lazy_arrays()),
+                        )?;
+                    }
                     if residency.has_to_adapt() {
                         let next = after.first().map_or(norm.bundle(), Holder::bundle);
                         let next = experts_outs[idx].as_ref().map_or(next, Holder::bundle);

@@ -286,6 +286,16 @@ impl Residency {
         Ok(())
     }
 
+    /// Begins to compute the next chunk of a prompt, and waits for the one before: the processors go from one to the other.
+    pub(crate) fn begin_next(&mut self, output: &Value) -> Result<(), ModelError> {
+        let before = self.in_flight.take();
+        self.compute(output)?;
+        if let Some(before) = before {
+            before.eval()?;
+        }
+        Ok(())
+    }
+
     /// Waits until nothing computes that could.
     pub(crate) fn settle(&mut self) -> Result<(), ModelError> {
         if let Some(lazy) = self.lazy.take() {

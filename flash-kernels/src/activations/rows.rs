@@ -1,3 +1,5 @@
+use std::cell::Cell;
+use std::mem::take;
 use std::sync::Mutex;
 
 use super::{Exception, Terms, exceptions};
@@ -53,23 +55,20 @@ impl FixedRows {
     /// Converts `x`: `[m, k]`, with `k` whole groups, not zero of them.
     pub(crate) fn new(pool: &Pool, x: &[f32], k: usize, group: usize, bits: CodeBits) -> Self {
         let rows: Vec<&[f32]> = x.chunks_exact(k).collect();
-        let mut all = [Self::zeros(rows.len(), k / group, group)];
+        let mut all = [Self::room(rows.len(), k / group, group)];
         convert(pool, &mut all, &[rows], bits);
         let [fixed] = all;
         fixed
     }
 
-    /// `m` rows of zeros.
-    pub(crate) fn zeros(m: usize, n_groups: usize, group: usize) -> Self {
+    /// Room for `m` rows, with nothing said of them yet: [`convert`] sets them.
+    pub(crate) fn room(m: usize, n_groups: usize, group: usize) -> Self {
         let n_tiles = m.div_ceil(ROW_TILE) * n_groups;
-        Self {
-            group,
-            links: links(n_groups),
-            pairs: vec![RowPairs([[0; 2]; ROW_TILE]); n_tiles * group / 2],
-            terms: vec![[Terms::default(); ROW_TILE]; n_tiles],
-            cross: vec![[0; ROW_TILE]; n_tiles],
-            exceptions: Vec::new(),
-        }
+        let Memory { mut pairs, mut terms, mut cross } = MEMORY.take();
+        pairs.resize(n_tiles * group / 2, RowPairs([[0; 2]; ROW_TILE]));
+        terms.resize(n_tiles, [Terms::default(); ROW_TILE]);
+        cross.resize(n_tiles, [0; ROW_TILE]);
+        Self { group, links: links(n_groups), pairs, terms, cross, exceptions: Vec::new() }
     }
 
     /// The index of a row tile's group, that of the link `link_idx`, among all.
@@ -85,7 +84,27 @@ impl FixedRows {
     }
 }
 
-/// Converts batches of rows in one job. Each has zeros in `batches` of the shape of its `rows`, which it replaces.
+impl Drop for FixedRows {
+    fn drop(&mut self) {
+        let Self { pairs, terms, cross, .. } = self;
+        MEMORY.set(Memory { pairs: take(pairs), terms: take(terms), cross: take(cross) });
+    }
+}
+
+/// What a thread keeps of its last rows for the next ones: fresh memory is zeroed by the system, page by page, which takes as
+/// long as converting.
+#[derive(Default)]
+struct Memory {
+    pairs: Vec<RowPairs>,
+    terms: Vec<[Terms; ROW_TILE]>,
+    cross: Vec<[i32; ROW_TILE]>,
+}
+
+thread_local! {
+    static MEMORY: Cell<Memory> = Cell::default();
+}
+
+/// Converts batches of rows in one job. Each has room in `batches` for its `rows`.
 pub(crate) fn convert(pool: &Pool, batches: &mut [FixedRows], rows: &[Vec<&[f32]>], bits: CodeBits) {
     let parts: Vec<Mutex<Part<'_>>> = batches
         .iter_mut()
@@ -142,12 +161,14 @@ impl Part<'_> {
                 let row_idx = row_start + at;
                 let Some(row) = self.rows.get(row_idx) else {
                     codes.fill(0);
+                    terms[at] = Terms::default();
                     continue;
                 };
                 let values = &row[k_start..][..group];
-                match (kernels.fix_group)(values, codes) {
-                    Some(fixed) => terms[at] = fixed,
-                    None => self.exceptions.extend(exceptions(row_idx, k_start, values)),
+                let fixed = (kernels.fix_group)(values, codes);
+                terms[at] = fixed.unwrap_or_default();
+                if fixed.is_none() {
+                    self.exceptions.extend(exceptions(row_idx, k_start, values));
                 }
             }
             (kernels.pack_rows)(bits, &codes, pairs, cross);

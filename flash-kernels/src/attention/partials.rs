@@ -1,7 +1,7 @@
 //! What some rows know of some spans, and how it is merged.
 
-use super::Heads;
 use crate::elementwise::exp;
+use crate::isa::Kernels;
 
 /// The softmax of some rows over some tokens, before it is divided by its sum.
 pub(super) struct Partials<'a> {
@@ -47,7 +47,7 @@ impl<'a> Partials<'a> {
     }
 
     /// Adds what the rows know of the next tokens.
-    pub(super) fn merge(self, next: &Self) {
+    pub(super) fn merge(self, next: &Self, kernels: &Kernels) {
         let value_dim = self.mixture.len() / self.max.len();
         let mixtures = self.mixture.chunks_exact_mut(value_dim).zip(next.mixture.chunks_exact(value_dim));
         for (row, (mixture, next_mixture)) in mixtures.enumerate() {
@@ -65,23 +65,26 @@ impl<'a> Partials<'a> {
             let [old, new] = [self.max[row], next.max[row]].map(|m| exp(m - max));
             self.max[row] = max;
             self.sum[row] = self.sum[row] * old + next.sum[row] * new;
-            for (value, next) in mixture.iter_mut().zip(next_mixture) {
-                *value = *value * old + next * new;
-            }
+            (kernels.blend)(mixture, old, next_mixture, new);
         }
     }
+}
 
-    /// Writes the rows of the tokens of `out`, `[tokens, query_heads, value_dim]`, for the heads of `kv_head`.
-    pub(super) fn finish(self, heads: Heads, kv_head: usize, out: &mut [f32]) {
-        let (group, value_dim) = (heads.group(), heads.value_dim);
-        let columns = kv_head * group * value_dim..(kv_head + 1) * group * value_dim;
-        let outs = out.chunks_exact_mut(heads.query_heads * value_dim);
-        let outs = outs.flat_map(|row| row[columns.clone()].chunks_exact_mut(value_dim));
-        for (row, (out, mixture)) in outs.zip(self.mixture.chunks_exact(value_dim)).enumerate() {
-            for (out, value) in out.iter_mut().zip(mixture) {
-                // Adding zero makes zeros positive, however many zeros were added before.
-                *out = value / self.sum[row] + 0.0;
-            }
-        }
+/// Writes what `row` saw, of the [`Partials`] in `buffer`: `out` is `[value_dim]`.
+pub(super) fn finish(buffer: &[f32], row: usize, out: &mut [f32]) {
+    let value_dim = out.len();
+    let n_rows = buffer.len() / Partials::row_len(value_dim);
+    let (sum, mixture) = (buffer[n_rows + row], &buffer[2 * n_rows + row * value_dim..][..value_dim]);
+    for (out, value) in out.iter_mut().zip(mixture) {
+        // Adding zero makes zeros positive, however many zeros were added before.
+        *out = value / sum + 0.0;
+    }
+}
+
+/// `values · old + next · new`, in the place of `values`.
+#[inline(always)]
+pub(crate) fn blend(values: &mut [f32], old: f32, next: &[f32], new: f32) {
+    for (value, next) in values.iter_mut().zip(next) {
+        *value = *value * old + next * new;
     }
 }

@@ -61,6 +61,7 @@ pub(super) const KERNELS: Kernels = kernels! {
     rms_norm: rms_norm, (x, weight, eps, out);
     gate: gated, (kind, gate, up, out);
     soften: soften, (scores);
+    blend: blend, (values, old, next, new);
     convolve: convolve, (x, weights, out);
     selective_step: selective_step, (decay, x, b, c, state, y);
     delta_step: delta_step, (decay_beta, q, k, v, state, y);
@@ -75,6 +76,7 @@ compiled_for! {
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
     fn gated(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::gate_slice;
     fn soften(scores: &mut [f32]) -> (f32, f32) = elementwise::soften;
+    fn blend(values: &mut [f32], old: f32, next: &[f32], new: f32) = attention::blend;
     fn convolve(x: &[f32], weights: &[f32], out: &mut [f32]) = recurrent::convolve_row;
     fn selective_step(decay: f32, x: &[f32], b: &[f32], c: &[f32], state: &mut [f32], y: &mut [f32]) =
         recurrent::selective_step;

@@ -13,7 +13,7 @@ mod vectors;
 
 use super::Kernels;
 use crate::activations::{arrange_words, fix_group, pack_rows};
-use crate::attention::dequantize;
+use crate::attention::{blend, dequantize};
 use crate::elementwise::{gate_slice, rms_norm_row, soften};
 use crate::recurrent::{convolve_row, delta_step, selective_step};
 use crate::tile::TILE;
@@ -46,6 +46,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     widen,
     rms_norm: rms_norm_row,
     gate: gate_slice,
+    blend,
     convolve: convolve_row,
     selective_step,
     delta_step,

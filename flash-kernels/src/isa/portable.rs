@@ -7,11 +7,11 @@ use crate::activations::{
     FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, fix_group, pack_rows,
 };
 use crate::affine_tile::AffineTile;
-use crate::attention::dequantize;
+use crate::attention::{blend, dequantize};
 use crate::chains::{CHAINS, Link};
 use crate::elementwise::{gate_slice, rms_norm_row, soften};
 use crate::recurrent::{convolve_row, delta_step, selective_step};
-use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, Lanes, TILE};
+use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes, TILE};
 use crate::widen::widen;
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -28,6 +28,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     multiply_lanes,
     rms_norm: rms_norm_row,
     gate: gate_slice,
+    blend,
     convolve: convolve_row,
     selective_step,
     delta_step,
@@ -149,14 +150,19 @@ fn multiply_floats(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes) {
         let columns = start..x.len().min(start + COLUMNS);
         let weights = &mut weights[..columns.len()];
         decode(rows, columns, weights);
-        multiply_lanes(weights, start, FloatInput { values: x, k: x.len() }, std::slice::from_mut(acc));
+        multiply_lanes(
+            (&*weights).into(),
+            start,
+            FloatInput { values: x, k: x.len() },
+            std::slice::from_mut(acc),
+        );
     }
 }
 
-fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
+fn multiply_lanes(weights: LaneRows<'_>, column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
     for (acc, x) in acc.iter_mut().zip(x.values.chunks_exact(x.k)) {
-        for (x, weights) in x[column_start..].iter().zip(weights) {
-            for (acc, weight) in acc.0.iter_mut().zip(&weights.0) {
+        for (column, x) in x[column_start..][..weights.len()].iter().enumerate() {
+            for (acc, weight) in acc.0.iter_mut().zip(weights.row(column)) {
                 *acc += x * weight;
             }
         }

@@ -1,7 +1,12 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::Pool;
+
+/// Matrices of a job, mostly no more: no memory is asked for then.
+const FEW: usize = 4;
 
 /// Some columns of some rows of a row-major matrix, as one part of a job owns them.
 pub(crate) struct Columns<'a> {
@@ -98,7 +103,7 @@ impl Pool {
     pub(crate) fn for_cuts(&self, cuts: &mut [Cut<'_>], part: impl Fn(usize, Columns<'_>) + Sync) {
         let n_parts = |cut: &Cut<'_>| if cut.matrix.is_empty() { 0 } else { cut.row_len.div_ceil(cut.width) };
         let (starts, n_parts) = starts(cuts.iter().map(n_parts));
-        let cuts: Vec<(Base, usize, usize, usize)> = cuts
+        let cuts: SmallVec<[(Base, usize, usize, usize); FEW]> = cuts
             .iter_mut()
             .map(|Cut { matrix, row_len, width }| {
                 let n_rows = if matrix.is_empty() { 0 } else { n_rows(matrix, *row_len) };
@@ -144,9 +149,9 @@ impl Pool {
 }
 
 /// The number of the first part of each, and of all.
-fn starts(n_parts: impl Iterator<Item = usize>) -> (Vec<usize>, usize) {
+fn starts(n_parts: impl Iterator<Item = usize>) -> (SmallVec<[usize; FEW]>, usize) {
     let mut all = 0;
-    let mut starts = Vec::new();
+    let mut starts = SmallVec::new();
     for n_parts in n_parts {
         starts.push(all);
         all += n_parts;

@@ -155,7 +155,7 @@ impl<'a> Gather<'a> {
         let many: Vec<Vec<&[f32]>> =
             many.map(|rows| rows.iter().map(|row| self.input(self.lhs[*row])).collect()).collect();
         let n_groups = self.w.k() / group;
-        let mut batches = self.pool.map(many.len(), |idx| FixedRows::zeros(many[idx].len(), n_groups, group));
+        let mut batches = self.pool.map(many.len(), |idx| FixedRows::room(many[idx].len(), n_groups, group));
         convert(self.pool, &mut batches, &many, bits);
 
         let mut batches = batches.into_iter();

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::ROWS_DIRECT;
 use crate::activations::{Exception, FixedRows, FixedVector};
 use crate::isa::FloatInput;
@@ -13,7 +15,7 @@ use crate::tile::CodeBits;
 pub(super) struct Inputs<'a> {
     float: FloatInput<'a>,
     /// One for each group length and width of codes that there is.
-    fixed: Vec<(usize, CodeBits, FixedInput)>,
+    fixed: SmallVec<[(usize, CodeBits, FixedInput); 1]>,
 }
 
 impl<'a> Inputs<'a> {
@@ -24,7 +26,7 @@ impl<'a> Inputs<'a> {
         k: usize,
         weights: impl Iterator<Item = &'w Storage<'w>>,
     ) -> Self {
-        let mut fixed: Vec<(usize, CodeBits, FixedInput)> = Vec::new();
+        let mut fixed: SmallVec<[(usize, CodeBits, FixedInput); 1]> = SmallVec::new();
         for w in weights {
             if let Storage::Affine(w) = w {
                 let (group, bits) = (w.group, w.code_bits());

@@ -1,5 +1,7 @@
 //! A job: outputs, cut into parts for the threads.
 
+use smallvec::SmallVec;
+
 use super::input::Inputs;
 use super::sums::{Product, Task};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
@@ -20,6 +22,9 @@ const PART_BYTES: usize = 1 << 20;
 /// Parts each thread should find, where the matrix is large enough.
 const PARTS_PER_THREAD: usize = 16;
 
+/// Outputs of a job, mostly no more: no memory is asked for then.
+const FEW: usize = 4;
+
 /// Multiplications for which one thread takes about as long as waking another.
 const PARALLEL_MIN: usize = 64 << 10;
 
@@ -27,8 +32,8 @@ const PARALLEL_MIN: usize = 64 << 10;
 #[derive(Clone, Copy)]
 pub(super) enum Output<'a> {
     Product(Projection<'a>),
-    /// What it was, and a product.
-    Sum(Projection<'a>),
+    /// Of this, `[m, n]`, and a product.
+    Sum(&'a [f32], Projection<'a>),
     /// Of a gate and what it lets through.
     Gated(Gate, [Projection<'a>; 2]),
 }
@@ -36,7 +41,7 @@ pub(super) enum Output<'a> {
 impl<'a> Output<'a> {
     fn projections(&self) -> &[Projection<'a>] {
         match self {
-            Self::Product(projection) | Self::Sum(projection) => std::slice::from_ref(projection),
+            Self::Product(projection) | Self::Sum(_, projection) => std::slice::from_ref(projection),
             Self::Gated(_, both) => both,
         }
     }
@@ -46,11 +51,14 @@ impl<'a> Output<'a> {
         self.projections()[0].w.n()
     }
 
-    /// For `m` rows of activations, for which `inputs` were made.
-    fn task(&'a self, m: usize, inputs: &'a Inputs<'a>) -> Task<'a> {
+    /// For `m` rows of activations from `first_row` on, for which `inputs` were made.
+    fn task(&'a self, first_row: usize, m: usize, inputs: &'a Inputs<'a>) -> Task<'a> {
         match self {
             Self::Product(projection) => Task::Product(Product::new(projection, m, inputs)),
-            Self::Sum(projection) => Task::Sum(Product::new(projection, m, inputs)),
+            Self::Sum(onto, projection) => {
+                let (n, product) = (self.n(), Product::new(projection, m, inputs));
+                Task::Sum { onto: &onto[first_row * n..], n, product }
+            }
             Self::Gated(kind, [gate, up]) => {
                 let [gate, up] = [gate, up].map(|projection| Product::new(projection, m, inputs));
                 Task::Gated { kind: *kind, gate, up }
@@ -90,19 +98,26 @@ pub(super) fn compute(
             let n = output.n();
             &mut y[rows.start * n..rows.end * n]
         });
-        block(pool, x, k, outputs, ys.collect());
+        block(pool, rows.start, x, k, outputs, ys.collect());
     }
     Ok(())
 }
 
-/// The same for rows that pass over the weights together.
-fn block(pool: &Pool, x: &[f32], k: usize, outputs: &[Output<'_>], ys: Vec<&mut [f32]>) {
+/// The same for rows that pass over the weights together, from `first_row` on.
+fn block(
+    pool: &Pool,
+    first_row: usize,
+    x: &[f32],
+    k: usize,
+    outputs: &[Output<'_>],
+    ys: SmallVec<[&mut [f32]; FEW]>,
+) {
     let m = ys.iter().zip(outputs).find_map(|(y, output)| y.len().checked_div(output.n())).unwrap_or(0);
     let weights = outputs.iter().flat_map(Output::projections).map(|projection| &projection.w.storage);
     let inputs = Inputs::new(pool, x, k, weights);
-    let tasks: Vec<_> = outputs.iter().map(|output| output.task(m, &inputs)).collect();
+    let tasks: SmallVec<[_; FEW]> = outputs.iter().map(|output| output.task(first_row, m, &inputs)).collect();
     let job_bytes = outputs.iter().map(Output::size_bytes).sum();
-    let mut cuts: Vec<_> = ys
+    let mut cuts: SmallVec<[_; FEW]> = ys
         .into_iter()
         .zip(outputs)
         .map(|(matrix, output)| {

@@ -21,8 +21,12 @@ const BLOCK_TILES_DIRECT: usize = 8;
 /// What is computed into columns of one matrix.
 pub(super) enum Task<'a> {
     Product(Product<'a>),
-    /// What is there, and a product.
-    Sum(Product<'a>),
+    /// Of rows of `n` numbers, and a product.
+    Sum {
+        onto: &'a [f32],
+        n: usize,
+        product: Product<'a>,
+    },
     Gated {
         kind: Gate,
         gate: Product<'a>,
@@ -47,6 +51,8 @@ struct Scratch {
     acc: Vec<Lanes>,
     /// Those of the gate.
     gate: Vec<Lanes>,
+    /// A row of the block: what opens the gate, and what is let through.
+    both: [Vec<f32>; 2],
     chains: Vec<Lanes>,
     panel: CodePanel,
     /// One for each tile of a block.
@@ -63,9 +69,9 @@ thread_local! {
 impl Task<'_> {
     /// Computes the columns of `part`.
     pub(super) fn compute(&self, kernels: &Kernels, mut part: Columns<'_>) {
-        let (Self::Product(last) | Self::Sum(last) | Self::Gated { up: last, .. }) = self;
+        let (Self::Product(last) | Self::Sum { product: last, .. } | Self::Gated { up: last, .. }) = self;
         let tiles = match self {
-            Self::Product(product) | Self::Sum(product) => product.block_tiles(),
+            Self::Product(product) | Self::Sum { product, .. } => product.block_tiles(),
             Self::Gated { gate, up, .. } => gate.block_tiles().min(up.block_tiles()),
         };
         let width = tiles * TILE;
@@ -80,40 +86,36 @@ impl Task<'_> {
                 last.sum(kernels, range.clone(), scratch);
                 for row_idx in 0..last.m {
                     let out = &mut part.row_mut(row_idx)[start - columns.start..][..range.len()];
-                    for (tile_idx, out) in out.chunks_mut(TILE).enumerate() {
-                        let acc_idx = tile_idx * last.acc_rows() + row_idx;
-                        self.finish(kernels, scratch, acc_idx, start + tile_idx * TILE, out);
-                    }
+                    self.finish(kernels, scratch, row_idx, start, out);
                 }
             }
         });
     }
 
-    /// Writes columns of one row, from `column_start` on, whose sums have the index `acc_idx`.
+    /// Writes columns of one row, a block from `column_start` on.
     fn finish(
         &self,
         kernels: &Kernels,
-        scratch: &Scratch,
-        acc_idx: usize,
+        scratch: &mut Scratch,
+        row_idx: usize,
         column_start: usize,
         out: &mut [f32],
     ) {
-        let len = out.len();
-        let values = |product: &Product<'_>, acc: &[Lanes]| {
-            let mut values = acc[acc_idx].0;
-            product.add_bias(&mut values[..len], column_start);
-            values
-        };
         match self {
-            Self::Product(product) => out.copy_from_slice(&values(product, &scratch.acc)[..len]),
-            Self::Sum(product) => {
-                for (out, value) in out.iter_mut().zip(values(product, &scratch.acc)) {
-                    *out += value;
-                }
+            Self::Product(product) => product.write(&scratch.acc, row_idx, column_start, out),
+            Self::Sum { onto, n, product } => {
+                product.write(&scratch.acc, row_idx, column_start, out);
+                let onto = &onto[row_idx * n..][column_start..][..out.len()];
+                out.iter_mut().zip(onto).for_each(|(out, onto)| *out += onto);
             }
             Self::Gated { kind, gate, up } => {
-                let (gate, up) = (values(gate, &scratch.gate), values(up, &scratch.acc));
-                (kernels.gate)(*kind, &gate[..len], &up[..len], out);
+                let Scratch { acc, gate: gate_acc, both: [opening, values], .. } = scratch;
+                for (product, acc, numbers) in [(gate, gate_acc, &mut *opening), (up, acc, &mut *values)] {
+                    numbers.resize(out.len(), 0.0);
+                    product.write(acc, row_idx, column_start, numbers);
+                }
+                // All at once: one vector takes as long as several, for each step of it waits for the one before.
+                (kernels.gate)(*kind, opening, values, out);
             }
         }
     }
@@ -140,9 +142,23 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Sums of each tile: one for each row of activations, and more.
+    /// Sums of each tile: one for each row of activations, and more where there are many.
     fn acc_rows(&self) -> usize {
-        self.m.next_multiple_of(ROW_STEP)
+        if self.m <= ROWS_DIRECT { self.m } else { self.m.next_multiple_of(ROW_STEP) }
+    }
+
+    /// Writes the columns of one row, a block from `column_start` on, of the sums in `acc`.
+    fn write(&self, acc: &[Lanes], row_idx: usize, column_start: usize, out: &mut [f32]) {
+        let sums = acc.iter().skip(row_idx).step_by(self.acc_rows());
+        for (column_start, (out, sums)) in (column_start..).step_by(TILE).zip(out.chunks_mut(TILE).zip(sums))
+        {
+            match out.first_chunk_mut() {
+                // Of constant length nearly always: no call is made then, nor a loop.
+                Some(out) => *out = sums.0,
+                None => out.copy_from_slice(&sums.0[..out.len()]),
+            }
+            self.add_bias(out, column_start);
+        }
     }
 
     fn add_bias(&self, values: &mut [f32], column_start: usize) {
@@ -176,8 +192,7 @@ impl<'a> Product<'a> {
     ) {
         let acc_rows = self.acc_rows();
         let Scratch { acc, chains, panel, scales, widened, spare, .. } = scratch;
-        let reads_strips = kernels.multiplies_strips && matches!(x, FixedInput::Few(_));
-        let tiles = AffineTile::of(kernels, w, self.k, columns, reads_strips, widened, spare);
+        let tiles = AffineTile::of(kernels, w, self.k, columns, widened, spare);
         let accs = acc.chunks_exact_mut(acc_rows);
         match x {
             FixedInput::Few(x) => {
@@ -238,7 +253,7 @@ impl<'a> Product<'a> {
             floats.resize(columns.len(), Lanes::ZERO);
             for (tile, acc) in tiles.iter().zip(&mut accs) {
                 (kernels.decode)(*tile, columns.clone(), floats);
-                (kernels.multiply_lanes)(floats, start, x, &mut acc[..self.m]);
+                (kernels.multiply_lanes)(floats.as_slice().into(), start, x, &mut acc[..self.m]);
             }
         }
     }

@@ -45,6 +45,11 @@ impl Value {
         shape[(axis + from_end) as usize]
     }
 
+    /// Whether kernels will leave them, which take memory for what is between them while they run, and not before.
+    pub(crate) fn is_promise(&self) -> bool {
+        !matches!(self, Self::Array(_))
+    }
+
     /// Whether these are numbers in single precision, as all that kernels leave are.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "kernels ask"))]
     pub(crate) fn is_float32(&self) -> bool {

@@ -1,8 +1,9 @@
 //! Many rows of activations: a panel of codes is unpacked once, and the matrix unit multiplies it with all of them.
 
-#![expect(unsafe_code, reason = "the matrix unit loads through pointers")]
+#![expect(unsafe_code, reason = "the matrix unit loads and stores through pointers")]
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::rows::step_bytes;
@@ -59,7 +60,7 @@ pub(super) fn multiply(
     let n_blocks = n_links * chain.len().div_ceil(ROW_TILE);
     let products = Products { panel, x, links };
     let mut tiles = Tiles::new(step_bytes(x.group));
-    let mut sums = [DigitSums::ZERO; 2];
+    let mut sums = [const { MaybeUninit::uninit() }; 2];
     if n_blocks > 0 {
         products.compute(&mut tiles, 0, &mut sums[0]);
     }
@@ -68,12 +69,14 @@ pub(super) fn multiply(
         if block_idx + 1 < n_blocks {
             products.compute(&mut tiles, block_idx + 1, &mut sums[(block_idx + 1) % 2]);
         }
+        // SAFETY: the sums of this block were stored when it was computed.
+        let dots = unsafe { sums[block_idx % 2].assume_init_ref() };
         let (tile_idx, link_idx) = products.place(block_idx);
         let row_start = tile_idx * ROW_TILE;
         let rows = row_start..chain.len().min(row_start + ROW_TILE);
         let link = x.links[link_idx];
         let block = Block {
-            dots: &sums[block_idx % 2],
+            dots,
             terms: &x.terms[x.tile_idx(link_idx, tile_idx)],
             link,
             half_scales: load_halves(&scales.scales[link.group_idx]),
@@ -98,7 +101,7 @@ impl Products<'_> {
     }
 
     #[inline]
-    fn compute(&self, tiles: &mut Tiles, block_idx: usize, sums: &mut DigitSums) {
+    fn compute(&self, tiles: &mut Tiles, block_idx: usize, sums: &mut MaybeUninit<DigitSums>) {
         let (tile_idx, link_idx) = self.place(block_idx);
         let x: &[u8] = bytemuck::cast_slice(self.x.tile_pairs(self.x.tile_idx(link_idx, tile_idx)));
         let lines = self.x.group / WORD_BYTES;

@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
+use std::mem::MaybeUninit;
 
 use crate::activations::ROW_TILE;
 
@@ -57,10 +58,6 @@ pub(super) type Sums = [[i32; ROW_TILE]; ROW_TILE];
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct DigitSums(pub(super) [[Sums; 2]; 2]);
-
-impl DigitSums {
-    pub(super) const ZERO: Self = Self([[[[0; ROW_TILE]; ROW_TILE]; 2]; 2]);
-}
 
 #[repr(C, align(64))]
 struct Config {
@@ -137,7 +134,7 @@ impl Tiles {
 
     /// Writes all sums.
     #[inline]
-    pub(super) fn store(&self, sums: &mut DigitSums) {
+    pub(super) fn store(&self, sums: &mut MaybeUninit<DigitSums>) {
         // SAFETY: the tiles are configured, and `sums` has room for four of them.
         unsafe {
             asm!(
@@ -145,7 +142,7 @@ impl Tiles {
                 "tilestored [{sums} + {row} + 1024], tmm1",
                 "tilestored [{sums} + {row} + 2048], tmm2",
                 "tilestored [{sums} + {row} + 3072], tmm3",
-                sums = in(reg) sums,
+                sums = in(reg) sums.as_mut_ptr(),
                 row = in(reg) ROW_BYTES,
                 options(nostack, preserves_flags),
             );

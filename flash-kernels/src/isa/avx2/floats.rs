@@ -6,12 +6,12 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::transpose::transpose;
-use super::vectors::VECTOR_BYTES;
+use super::vectors::{VECTOR_BYTES, load_256};
 use super::{LANES, OCTETS};
 use crate::activations::LINE_BYTES;
 use crate::float::FloatType;
 use crate::isa::FloatInput;
-use crate::tile::{FloatRows, Lanes, TILE};
+use crate::tile::{FloatRows, LaneRows, Lanes, TILE};
 
 /// Vectors of decoded weights that are multiplied with [`ROWS_STEP`] rows of activations at a time: as many sums, with
 /// what goes into them, as there are registers for.
@@ -138,7 +138,12 @@ fn add_block(rows: FloatRows<'_>, octet: usize, column_start: usize, x: &[f32], 
 
 /// [`Kernels::multiply_lanes`](crate::isa::Kernels::multiply_lanes).
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
+pub(super) fn multiply_lanes(
+    weights: LaneRows<'_>,
+    column_start: usize,
+    x: FloatInput<'_>,
+    acc: &mut [Lanes],
+) {
     let done = multiply_lanes_steps::<ROWS_STEP>(weights, column_start, x, acc, 0);
     let done = multiply_lanes_steps::<2>(weights, column_start, x, acc, done);
     multiply_lanes_steps::<1>(weights, column_start, x, acc, done);
@@ -148,7 +153,7 @@ pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInp
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn multiply_lanes_steps<const M: usize>(
-    weights: &[Lanes],
+    weights: LaneRows<'_>,
     column_start: usize,
     x: FloatInput<'_>,
     acc: &mut [Lanes],
@@ -164,7 +169,7 @@ fn multiply_lanes_steps<const M: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &mut [Lanes; M]) {
+fn multiply_lanes_rows<const M: usize>(weights: LaneRows<'_>, x: [&[f32]; M], acc: &mut [Lanes; M]) {
     // Said once more, so that no index is checked below.
     let mut x = x;
     for x in &mut x {
@@ -175,8 +180,9 @@ fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &
         for row in 0..M {
             sums[row] = [acc[row].load_256(octet), acc[row].load_256(octet + 1)];
         }
-        for (column, weights) in weights.iter().enumerate() {
-            let weights = [weights.load_256(octet), weights.load_256(octet + 1)];
+        for column in 0..weights.len() {
+            let weights = weights.row(column);
+            let weights = [load_256(weights, octet), load_256(weights, octet + 1)];
             for row in 0..M {
                 let x = _mm256_set1_ps(x[row][column]);
                 for (sum, weights) in sums[row].iter_mut().zip(weights) {

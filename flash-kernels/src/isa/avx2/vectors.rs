@@ -6,18 +6,25 @@ use std::arch::x86_64::*;
 
 use super::LANES;
 use crate::activations::{LINE_BYTES, Plane, RowPairs};
-use crate::tile::{CodePairs, Lanes};
+use crate::tile::{CodePairs, Lanes, TILE};
 
 /// Bytes of a vector.
 pub(super) const VECTOR_BYTES: usize = 32;
+
+/// One number for each row of a tile, wherever they lie.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_256(numbers: &[f32; TILE], octet: usize) -> __m256 {
+    let lanes = &numbers.as_chunks::<LANES>().0[octet];
+    // SAFETY: an array of 8 `f32` is what is read.
+    unsafe { _mm256_loadu_ps(lanes.as_ptr()) }
+}
 
 impl Lanes {
     #[inline]
     #[target_feature(enable = "avx2")]
     pub(super) fn load_256(&self, octet: usize) -> __m256 {
-        let lanes = &self.0.as_chunks::<LANES>().0[octet];
-        // SAFETY: an array of 8 `f32` is what is read.
-        unsafe { _mm256_loadu_ps(lanes.as_ptr()) }
+        load_256(&self.0, octet)
     }
 
     #[inline]

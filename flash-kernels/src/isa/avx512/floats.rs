@@ -6,11 +6,12 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::transpose::transpose;
+use super::vectors::load_512;
 use super::{HALVES, LANES};
 use crate::activations::LINE_BYTES;
 use crate::float::FloatType;
 use crate::isa::FloatInput;
-use crate::tile::{FloatRows, Lanes, TILE};
+use crate::tile::{FloatRows, LaneRows, Lanes, TILE};
 
 /// [`Kernels::decode`](crate::isa::Kernels::decode).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -89,7 +90,12 @@ pub(super) fn multiply(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes) {
 
 /// [`Kernels::multiply_lanes`](crate::isa::Kernels::multiply_lanes).
 #[target_feature(enable = "avx512f")]
-pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
+pub(super) fn multiply_lanes(
+    weights: LaneRows<'_>,
+    column_start: usize,
+    x: FloatInput<'_>,
+    acc: &mut [Lanes],
+) {
     let done = multiply_lanes_steps::<8>(weights, column_start, x, acc, 0);
     let done = multiply_lanes_steps::<4>(weights, column_start, x, acc, done);
     let done = multiply_lanes_steps::<2>(weights, column_start, x, acc, done);
@@ -100,7 +106,7 @@ pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInp
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn multiply_lanes_steps<const M: usize>(
-    weights: &[Lanes],
+    weights: LaneRows<'_>,
     column_start: usize,
     x: FloatInput<'_>,
     acc: &mut [Lanes],
@@ -116,7 +122,7 @@ fn multiply_lanes_steps<const M: usize>(
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &mut [Lanes; M]) {
+fn multiply_lanes_rows<const M: usize>(weights: LaneRows<'_>, x: [&[f32]; M], acc: &mut [Lanes; M]) {
     let mut sums = [[_mm512_setzero_ps(); HALVES]; M];
     for row in 0..M {
         sums[row] = [acc[row].load_512(0), acc[row].load_512(1)];
@@ -126,8 +132,9 @@ fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &
     for x in &mut x {
         *x = &x[..weights.len()];
     }
-    for (column, weights) in weights.iter().enumerate() {
-        let weights = [weights.load_512(0), weights.load_512(1)];
+    for column in 0..weights.len() {
+        let weights = weights.row(column);
+        let weights = [load_512(weights, 0), load_512(weights, 1)];
         for row in 0..M {
             let x = _mm512_set1_ps(x[row][column]);
             for half in 0..HALVES {

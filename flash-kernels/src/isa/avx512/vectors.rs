@@ -6,15 +6,22 @@ use std::arch::x86_64::*;
 
 use super::LANES;
 use crate::activations::Plane;
-use crate::tile::{CodePairs, IntLanes, Lanes};
+use crate::tile::{CodePairs, IntLanes, Lanes, TILE};
+
+/// One number for each row of a tile, wherever they lie.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load_512(numbers: &[f32; TILE], half: usize) -> __m512 {
+    let lanes = &numbers.as_chunks::<LANES>().0[half];
+    // SAFETY: an array of 16 `f32` is what is read.
+    unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
+}
 
 impl Lanes {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(in crate::isa) fn load_512(&self, half: usize) -> __m512 {
-        let lanes = &self.0.as_chunks::<LANES>().0[half];
-        // SAFETY: an array of 16 `f32` is what is read.
-        unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
+        load_512(&self.0, half)
     }
 
     #[inline]

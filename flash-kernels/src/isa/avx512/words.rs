@@ -7,7 +7,8 @@ use std::arch::x86_64::*;
 use super::LANES;
 use super::transpose::transpose;
 use crate::chains::Link;
-use crate::tile::CodeRows;
+use crate::strips::{STEP_BYTES, STRIP_ROWS};
+use crate::tile::{CodeRows, Layout};
 
 /// Bytes of a quarter of a vector: the smallest group.
 const QUARTER_BYTES: usize = 16;
@@ -16,8 +17,18 @@ const QUARTER_BYTES: usize = 16;
 pub(in crate::isa) struct HalfWords<'a> {
     links: &'a [Link],
     start: *const u8,
+    layout: Layout,
     row_bytes: usize,
     group_bytes: usize,
+}
+
+/// Where some bytes of the four rows of a strip lie, or of four rows.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// Of the first row, from its beginning on.
+    first: usize,
+    /// From one row to the next.
+    row_bytes: usize,
 }
 
 impl<'a> HalfWords<'a> {
@@ -26,27 +37,48 @@ impl<'a> HalfWords<'a> {
         let (group_bytes, row_bytes) = (rows.bits.bytes(rows.group), rows.rows.row_bytes());
         assert!(links.iter().all(|link| (link.group_idx + 1) * group_bytes <= row_bytes));
         let start = rows.rows.bytes()[half * LANES * row_bytes..][..LANES * row_bytes].as_ptr();
-        Self { links, start, row_bytes, group_bytes }
+        // Groups lie whole in what a strip has side by side.
+        assert!(STEP_BYTES.is_multiple_of(group_bytes));
+        Self { links, start, layout: rows.layout, row_bytes, group_bytes }
     }
 
     /// The words from `LANES * block_idx` on, in the order of the links; behind the last group, that again.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(in crate::isa) fn block(&self, block_idx: usize) -> [__m512i; LANES] {
-        let Self { links, start, row_bytes, group_bytes } = *self;
-        let quarters: [usize; 4] = std::array::from_fn(|quarter| {
+        let Self { links, start, group_bytes, .. } = *self;
+        let mut quarters = [Place::default(); 4];
+        for (quarter, place) in quarters.iter_mut().enumerate() {
             let byte = (4 * block_idx + quarter) * QUARTER_BYTES;
             let link = links[(byte / group_bytes).min(links.len() - 1)];
-            link.group_idx * group_bytes + byte % group_bytes
-        });
+            *place = self.place(link.group_idx * group_bytes + byte % group_bytes);
+        }
         let mut lines = [_mm512_setzero_si512(); LANES];
-        for (lane, line) in lines.iter_mut().enumerate() {
-            let start = start.wrapping_add(lane * row_bytes);
-            // SAFETY: each row has these groups, by the assertion in `new`.
-            *line =
-                unsafe { load_quarters(quarters.map(|quarter| start.wrapping_add(quarter)), group_bytes) };
+        for (four_idx, lines) in lines.as_chunks_mut::<STRIP_ROWS>().0.iter_mut().enumerate() {
+            let start = start.wrapping_add(four_idx * STRIP_ROWS * self.row_bytes);
+            for (row, line) in lines.iter_mut().enumerate() {
+                let mut starts = [start; 4];
+                for (start, Place { first, row_bytes }) in starts.iter_mut().zip(quarters) {
+                    *start = start.wrapping_add(first + row * row_bytes);
+                }
+                // SAFETY: each row has these groups, by the assertions in `new`.
+                *line = unsafe { load_quarters(starts, group_bytes) };
+            }
         }
         transpose(&lines)
+    }
+
+    /// Where the bytes of a row from `byte` on lie, as [`place`](crate::strips::place) has them in strips.
+    #[inline]
+    fn place(&self, byte: usize) -> Place {
+        let step_start = byte / STEP_BYTES * STEP_BYTES;
+        match self.layout {
+            Layout::Rows => Place { first: byte, row_bytes: self.row_bytes },
+            Layout::Strips => Place {
+                first: (STRIP_ROWS - 1) * step_start + byte,
+                row_bytes: STEP_BYTES.min(self.row_bytes - step_start),
+            },
+        }
     }
 }
 

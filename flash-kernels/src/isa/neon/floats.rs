@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::intrinsics::*;
-use super::vectors::{load, load_half, transpose};
+use super::vectors::{load, load_128, load_half, transpose};
 use super::{LANES, QUADS};
 use crate::float::FloatType;
 use crate::isa::FloatInput;
-use crate::tile::{FloatRows, Lanes};
+use crate::tile::{FloatRows, LaneRows, Lanes};
 
 /// Vectors of a tile that take turns, for a sum has to wait for the one before.
 const QUADS_STEP: usize = 4;
@@ -129,7 +129,12 @@ fn words_of_bf16(bytes: &[u8; 8]) -> uint32x4_t {
 }
 
 /// [`Kernels::multiply_lanes`](crate::isa::Kernels::multiply_lanes).
-pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]) {
+pub(super) fn multiply_lanes(
+    weights: LaneRows<'_>,
+    column_start: usize,
+    x: FloatInput<'_>,
+    acc: &mut [Lanes],
+) {
     let done = multiply_lanes_steps::<ROWS_STEP>(weights, column_start, x, acc, 0);
     let done = multiply_lanes_steps::<2>(weights, column_start, x, acc, done);
     multiply_lanes_steps::<1>(weights, column_start, x, acc, done);
@@ -138,7 +143,7 @@ pub(super) fn multiply_lanes(weights: &[Lanes], column_start: usize, x: FloatInp
 /// The rows from `done` on, `M` at a time; how many are done then.
 #[inline]
 fn multiply_lanes_steps<const M: usize>(
-    weights: &[Lanes],
+    weights: LaneRows<'_>,
     column_start: usize,
     x: FloatInput<'_>,
     acc: &mut [Lanes],
@@ -153,7 +158,7 @@ fn multiply_lanes_steps<const M: usize>(
 }
 
 #[inline]
-fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &mut [Lanes; M]) {
+fn multiply_lanes_rows<const M: usize>(weights: LaneRows<'_>, x: [&[f32]; M], acc: &mut [Lanes; M]) {
     // Said once more, so that no index is checked below.
     let mut x = x;
     for x in &mut x {
@@ -164,8 +169,8 @@ fn multiply_lanes_rows<const M: usize>(weights: &[Lanes], x: [&[f32]; M], acc: &
         for row in 0..M {
             sums[row] = std::array::from_fn(|at| acc[row].load_128(first + at));
         }
-        for (column, weights) in weights.iter().enumerate() {
-            let weights: [_; QUADS_STEP] = std::array::from_fn(|at| weights.load_128(first + at));
+        for (column, weights) in (0..weights.len()).map(|idx| weights.row(idx)).enumerate() {
+            let weights: [_; QUADS_STEP] = std::array::from_fn(|at| load_128(weights, first + at));
             for row in 0..M {
                 for (sum, weights) in sums[row].iter_mut().zip(weights) {
                     *sum = vfmaq_n_f32(*sum, weights, x[row][column]);

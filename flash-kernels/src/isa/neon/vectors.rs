@@ -4,17 +4,23 @@
 
 use super::LANES;
 use super::intrinsics::*;
-use crate::tile::{CodePairs, Lanes};
+use crate::tile::{CodePairs, Lanes, TILE};
 
 /// Bytes of a vector.
 pub(super) const VECTOR_BYTES: usize = 16;
 
+/// One number for each row of a tile, wherever they lie.
+#[inline]
+pub(super) fn load_128(numbers: &[f32; TILE], quad: usize) -> float32x4_t {
+    let lanes = &numbers.as_chunks::<LANES>().0[quad];
+    // SAFETY: an array of 4 `f32` is what is read.
+    unsafe { vld1q_f32(lanes.as_ptr()) }
+}
+
 impl Lanes {
     #[inline]
     pub(super) fn load_128(&self, quad: usize) -> float32x4_t {
-        let lanes = &self.0.as_chunks::<LANES>().0[quad];
-        // SAFETY: an array of 4 `f32` is what is read.
-        unsafe { vld1q_f32(lanes.as_ptr()) }
+        load_128(&self.0, quad)
     }
 
     #[inline]

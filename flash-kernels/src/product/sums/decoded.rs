@@ -54,6 +54,7 @@ impl Product<'_> {
                         let panel = panel_start..len.min(panel_start + FLOAT_PANEL_K);
                         floats.resize(panel.len(), Lanes::ZERO);
                         (kernels.decode)(rows, panel, floats);
+                        let floats = floats.as_slice().into();
                         (kernels.multiply_lanes)(floats, start + panel_start, x, &mut acc[..self.m]);
                     }
                 }

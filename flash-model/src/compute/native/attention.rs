@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Gaze, Heads, KeysValues, Pool, Rope};
+use flash_kernels::{Buffer, FloatType, Gaze, Heads, KeysValues, Pool, Rope};
 use flash_kv::LayerBuffers;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
@@ -38,8 +38,8 @@ pub(super) struct Projected {
 
 /// Queries and keys as they attend, and values.
 pub(super) struct Ready<'a> {
-    pub queries: Vec<f32>,
-    pub keys: Vec<f32>,
+    pub queries: Buffer,
+    pub keys: Buffer,
     pub values: Option<&'a [f32]>,
     pub sinks: Option<Vec<f32>>,
 }
@@ -127,14 +127,14 @@ impl Kernel for Attention {
 
 impl Projected {
     pub(super) fn ready<'a>(&self, pool: &Pool, inputs: &[&'a [u8]]) -> Ready<'a> {
-        let Self { heads: Heads { query_heads, kv_heads, head_dim, .. }, norms, .. } = *self;
+        let Self { heads: Heads { query_heads, kv_heads, .. }, norms, .. } = *self;
         let numbers = |idx: usize| bytemuck::cast_slice::<u8, f32>(inputs[idx]);
         let ready = |idx: usize, n_heads: usize| {
             let x = numbers(idx);
-            let Some(norms) = norms else { return self.rotated(n_heads * head_dim, x) };
-            let mut normed = vec![0.0; x.len()];
+            let Some(norms) = norms else { return self.rotated(pool, n_heads, x) };
+            let mut normed = Buffer::new(x.len());
             norms[idx].compute(pool, x, inputs[2 + idx], &mut normed);
-            self.rotated(n_heads * head_dim, &normed)
+            self.rotated(pool, n_heads, &normed)
         };
         let values_idx = if norms.is_some() { 4 } else { 2 };
         let values = self.has_values.then(|| numbers(values_idx));
@@ -146,14 +146,14 @@ impl Projected {
         Ready { queries: ready(0, query_heads), keys: ready(1, kv_heads), values, sinks }
     }
 
-    /// Tokens of `row_len` numbers, rotated.
-    fn rotated(&self, row_len: usize, x: &[f32]) -> Vec<f32> {
-        let Some(rope) = &self.rope else { return x.to_vec() };
-        let mut rotated = vec![0.0; x.len()];
-        let rows = x.chunks_exact(row_len).zip(rotated.chunks_exact_mut(row_len));
-        for (position, (row, rotated)) in (self.position..).zip(rows) {
-            rope.rotate(position, self.heads.head_dim, row, rotated);
-        }
+    /// Tokens of so many heads, rotated.
+    fn rotated(&self, pool: &Pool, n_heads: usize, x: &[f32]) -> Buffer {
+        let mut rotated = Buffer::new(x.len());
+        let Some(rope) = &self.rope else {
+            rotated.copy_from_slice(x);
+            return rotated;
+        };
+        rope.rotate_tokens(pool, self.position, [n_heads, self.heads.head_dim], x, &mut rotated);
         rotated
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, MatrixStack, Pool, Projection};
+use flash_kernels::{Buffer, FloatType, Floats, Gate, KernelError, Matrix, MatrixStack, Pool, Projection};
 use flash_kernels::{gated, gated_pairs, gather_matmul};
 use mlx_rs::error::Exception;
 
@@ -90,13 +90,13 @@ impl ExpertRows {
         let product = |stack: &Stack<'_>, x: &[f32], lhs: &[u32], y: &mut [f32]| {
             gather_matmul(&self.pool, x, &stack.matrices, stack.bias(), lhs, &self.experts, y)
         };
-        let mut values = vec![0.0; n_rows * up.matrices.n()];
+        let mut values = Buffer::new(n_rows * up.matrices.n());
         product(&up, x, &self.tokens, &mut values)?;
         let passed = match self.kind {
             Some(kind) => {
-                let mut passed = vec![0.0; n_rows * down.matrices.k()];
+                let mut passed = Buffer::new(n_rows * down.matrices.k());
                 if is_apart {
-                    let mut gates = vec![0.0; values.len()];
+                    let mut gates = Buffer::new(values.len());
                     product(&gate, x, &self.tokens, &mut gates)?;
                     gated(&self.pool, kind, &gates, &values, &mut passed);
                 } else {

@@ -159,8 +159,8 @@ impl Products {
         let projections = projections.collect::<Result<Vec<_>, _>>()?;
         match (self.finish, projections.as_slice(), &mut *outputs) {
             (Finish::Add, [projection], [y]) => {
-                y.copy_from_slice(bytemuck::cast_slice(rest.next().expect("pushed last")));
-                matmul_add(&self.pool, x, *projection, y)
+                let onto = bytemuck::cast_slice(rest.next().expect("pushed last"));
+                matmul_add(&self.pool, x, *projection, onto, y)
             }
             (Finish::Gate(kind), [gate, up], [y]) => matmul_gated(&self.pool, kind, x, *gate, *up, y),
             (Finish::SquaredRelu, [projection], [y]) => {

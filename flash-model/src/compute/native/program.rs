@@ -1,7 +1,8 @@
 //! What a node of several kernels does when it is evaluated.
 
-use std::cell::RefCell;
 use std::fmt;
+
+use flash_kernels::Buffer;
 
 use crate::mlx::kernel::Kernel;
 
@@ -75,7 +76,7 @@ impl Kernel for Program {
                 .zip(&step.lens)
                 .map(|(life, &len)| match *life {
                     Life::Output(at) => Place::Output(outputs[at].take().expect("a value is one output")),
-                    Life::Until(_) => Place::Spare(take_spare(len)),
+                    Life::Until(_) => Place::Buffer(Buffer::new(len)),
                 })
                 .collect();
             let numbers = step.sources.iter().map(|source| match *source {
@@ -90,9 +91,8 @@ impl Kernel for Program {
             for source in step.sources.iter().copied().chain(own) {
                 if let Source::Value(idx) = source
                     && matches!(values[idx], Life::Until(last) if last == step_idx)
-                    && let Place::Spare(numbers) = &mut places[idx]
                 {
-                    give_spare(std::mem::take(numbers));
+                    places[idx] = Place::Nowhere;
                 }
             }
         }
@@ -102,49 +102,25 @@ impl Kernel for Program {
 /// Where a step leaves numbers.
 enum Place<'a> {
     Output(&'a mut [f32]),
-    Spare(Vec<f32>),
+    Buffer(Buffer),
+    /// Nobody asks for them any more.
+    Nowhere,
 }
 
 impl Place<'_> {
     fn numbers(&self) -> &[f32] {
         match self {
             Self::Output(numbers) => numbers,
-            Self::Spare(numbers) => numbers,
+            Self::Buffer(numbers) => numbers,
+            Self::Nowhere => &[],
         }
     }
 
     fn numbers_mut(&mut self) -> &mut [f32] {
         match self {
             Self::Output(numbers) => numbers,
-            Self::Spare(numbers) => numbers,
+            Self::Buffer(numbers) => numbers,
+            Self::Nowhere => &mut [],
         }
-    }
-}
-
-/// Memory of values that a thread keeps for the next ones: what one token needs.
-const SPARES: usize = 8;
-/// The longest that is kept, in numbers: 128 KiB.
-const SPARE_LEN_MAX: usize = 32 << 10;
-
-thread_local! {
-    static SPARE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Memory for so many numbers, of any value.
-fn take_spare(len: usize) -> Vec<f32> {
-    SPARE.with_borrow_mut(|spares| {
-        let fits = spares.iter().position(|spare| spare.len() == len);
-        fits.map(|idx| spares.swap_remove(idx)).unwrap_or_else(|| vec![0.0; len])
-    })
-}
-
-fn give_spare(numbers: Vec<f32>) {
-    if (1..=SPARE_LEN_MAX).contains(&numbers.len()) {
-        SPARE.with_borrow_mut(|spares| {
-            if spares.len() == SPARES {
-                spares.remove(0);
-            }
-            spares.push(numbers);
-        });
     }
 }

@@ -1,0 +1,96 @@
+//! Memory for numbers between two kernels.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+/// Buffers that a thread keeps, and bytes of all of them: what a layer has between its kernels for 128 tokens.
+const SPARES: usize = 16;
+const SPARE_BYTES_MAX: usize = 16 << 20;
+
+thread_local! {
+    /// Those given back last come last.
+    static SPARES_OF_THREAD: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// So many numbers, in memory that the thread which drops it keeps for its next buffers of this length.
+///
+/// Memory fresh from the system is zeroed by it, page by page, which may take as long as what is computed there. A thread keeps no
+/// more than 16 buffers and 16 MiB.
+#[derive(Debug)]
+pub struct Buffer(Vec<f32>);
+
+impl Buffer {
+    /// Of any numbers.
+    pub fn new(len: usize) -> Self {
+        SPARES_OF_THREAD.with_borrow_mut(|spares| {
+            let fits = spares.iter().rposition(|spare| spare.len() == len);
+            Self(fits.map_or_else(|| vec![0.0; len], |idx| spares.remove(idx)))
+        })
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let numbers = std::mem::take(&mut self.0);
+        // A thread that ends keeps nothing.
+        let _ = SPARES_OF_THREAD.try_with(|spares| {
+            let mut spares = spares.borrow_mut();
+            spares.push(numbers);
+            let bytes = |spares: &[Vec<f32>]| spares.iter().map(|spare| size_of_val(&**spare)).sum::<usize>();
+            while spares.len() > SPARES || bytes(&spares) > SPARE_BYTES_MAX {
+                spares.remove(0);
+            }
+        });
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn n_spares() -> usize {
+        SPARES_OF_THREAD.with_borrow(Vec::len)
+    }
+
+    #[test]
+    fn memory_is_used_again_for_as_many_numbers() {
+        let mut buffer = Buffer::new(3);
+        buffer.copy_from_slice(&[1.0, 2.0, 3.0]);
+        let address = buffer.as_ptr();
+        drop(buffer);
+        assert_eq!(Buffer::new(4).len(), 4);
+        let again = Buffer::new(3);
+        assert_eq!((again.as_ptr(), again.len()), (address, 3));
+        let other = Buffer::new(3);
+        assert_ne!(other.as_ptr(), again.as_ptr());
+    }
+
+    #[test]
+    fn a_thread_keeps_no_more_than_it_may() {
+        for len in 0..2 * SPARES {
+            drop(Buffer::new(len));
+        }
+        assert_eq!(n_spares(), SPARES);
+        let third = SPARE_BYTES_MAX / 3 / size_of::<f32>();
+        for len in third..third + 5 {
+            drop(Buffer::new(len));
+        }
+        assert!(n_spares() <= 3);
+        drop(Buffer::new(SPARE_BYTES_MAX));
+        assert_eq!(n_spares(), 0, "one too long for any");
+    }
+}
