@@ -81,8 +81,13 @@ impl Decoder {
         Ok((Self { embedding, layers: proxies, mixtures, experts_outs, norm, head, dims }, bundles))
     }
 
-    /// Passes tokens through the model and returns the logits of the last one.
-    pub(crate) fn logits(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
+    /// Passes tokens through the model, and sets `logits` to those of the last one.
+    pub(crate) fn logits(
+        &mut self,
+        pass: &mut Pass<'_>,
+        ids: &[u32],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
         let hidden = self.hidden(pass, ids)?;
         let chunk = hidden.last().ok_or(ModelError::EmptyPrompt)?;
         let last = match chunk.dim(1) as usize {
@@ -91,7 +96,7 @@ impl Decoder {
         };
         drop(hidden);
         let normed = self.norm.begin(pass.residency, |norm| norm.of(&last))?;
-        self.head.logits(pass.residency, &normed)
+        self.head.logits(pass.residency, &normed, logits)
     }
 
     /// Passes tokens through the model and returns the cross-entropy of each against the next one.

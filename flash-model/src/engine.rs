@@ -60,16 +60,26 @@ impl Engine {
     /// # Errors
     /// [`ModelError`]; the cache then holds what it held before.
     pub fn forward(&mut self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let mut logits = Vec::new();
+        self.forward_into(ids, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// [`forward`](Self::forward) to `logits`, whose memory serves one pass after the other.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); what `logits` holds then is nothing to rely on.
+    pub fn forward_into(&mut self, ids: &[u32], logits: &mut Vec<f32>) -> Result<(), ModelError> {
         if ids.is_empty() {
             return Err(ModelError::EmptyPrompt);
         }
         let begin = Instant::now();
         let stall = self.stall();
-        let logits = self.pass(ids, |decoder, pass| decoder.logits(pass, ids))?;
+        self.pass(ids, |decoder, pass| decoder.logits(pass, ids, logits))?;
         if ids.len() == 1 {
             self.token_compute.observe(begin.elapsed().saturating_sub(self.stall() - stall));
         }
-        Ok(logits)
+        Ok(())
     }
 
     /// The cross-entropy, in nats, of each token but the first, given those before it; the cache is emptied.

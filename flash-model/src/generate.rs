@@ -103,16 +103,17 @@ pub fn generate(
     };
     let interrupt = engine.interrupt();
     let (mut first_token_at, mut stopped) = (None, false);
-    let mut next = engine.forward(prompt);
+    let mut logits = Vec::new();
+    let mut next = engine.forward_into(prompt, &mut logits);
     while generation.token_ids.len() < options.max_tokens {
-        let mut logits = match next {
-            Ok(logits) => logits,
+        match next {
+            Ok(()) => {}
             Err(ModelError::Interrupted) => {
                 generation.finish_reason = FinishReason::Interrupted;
                 break;
             }
             Err(error) => return Err(error),
-        };
+        }
         let token = sampler.sample(&mut logits, &history)?;
         first_token_at.get_or_insert_with(Instant::now);
         generation.token_ids.push(token);
@@ -137,7 +138,7 @@ pub fn generate(
         {
             break;
         }
-        next = engine.forward(&[token]);
+        next = engine.forward_into(&[token], &mut logits);
     }
     if let Some(first) = first_token_at {
         generation.ttft = first - begin;

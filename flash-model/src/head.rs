@@ -55,8 +55,13 @@ impl Head {
         self.tiles.iter_mut().map(|tile| tile as &mut dyn Holder)
     }
 
-    /// The logits of one position, `x` `[1, 1, hidden]`.
-    pub(crate) fn logits(&mut self, residency: &mut Residency, x: &Value) -> Result<Vec<f32>, ModelError> {
+    /// Sets `logits` to those of one position, `x` `[1, 1, hidden]`.
+    pub(crate) fn logits(
+        &mut self,
+        residency: &mut Residency,
+        x: &Value,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
         let mut parts = Vec::with_capacity(self.tiles.len());
         for tile in &mut self.tiles {
             let part = tile.begin(residency, |tile| tile.of(x))?;
@@ -68,11 +73,12 @@ impl Head {
         }
         let parts = arrays(&parts)?;
         mlx_rs::transforms::eval(&parts)?;
-        let mut logits = Vec::with_capacity(self.vocab_size);
+        logits.clear();
+        logits.reserve_exact(self.vocab_size);
         for part in &parts {
             logits.extend_from_slice(values(part)?);
         }
-        Ok(logits)
+        Ok(())
     }
 
     /// The cross-entropy of each position of `x`, `[1, n, hidden]`, against its target, in nats.

@@ -124,20 +124,30 @@ impl Sampler {
 
 /// The largest logit and its token, the first of equals.
 fn largest(logits: &[f32]) -> Result<(u32, f32), SampleError> {
-    let Some(&first) = logits.first() else { return Err(SampleError::NoLogits) };
-    let mut best = (0, first);
-    for (token, &logit) in (0u32..).zip(logits) {
-        if logit.is_nan() || logit == f32::INFINITY {
+    let n_logits = logits.len();
+    // Several at a time, which is most of what a greedy sampler does: first how large, then where.
+    let (blocks, rest) = logits.as_chunks::<16>();
+    let mut largest = [f32::NEG_INFINITY; 16];
+    let mut n_good = 0;
+    for block in blocks {
+        for (largest, &logit) in largest.iter_mut().zip(block) {
+            *largest = if logit > *largest { logit } else { *largest };
+        }
+        n_good += block.iter().map(|&logit| usize::from(logit < f32::INFINITY)).sum::<usize>();
+    }
+    n_good += rest.iter().filter(|&&logit| logit < f32::INFINITY).count();
+    if n_good < n_logits {
+        let mut all = (0u32..).zip(logits);
+        if let Some((token, &logit)) = all.find(|(_, logit)| logit.is_nan() || **logit == f32::INFINITY) {
             return Err(SampleError::BadLogit { token, logit });
         }
-        if logit > best.1 {
-            best = (token, logit);
-        }
     }
-    if best.1 == f32::NEG_INFINITY {
-        return Err(SampleError::AllMasked { n_logits: logits.len() });
+    let largest = largest.iter().chain(rest).fold(f32::NEG_INFINITY, |most, &logit| most.max(logit));
+    match logits.iter().position(|&logit| logit == largest) {
+        None => Err(SampleError::NoLogits),
+        Some(_) if largest == f32::NEG_INFINITY => Err(SampleError::AllMasked { n_logits }),
+        Some(token) => Ok((token as u32, largest)),
     }
-    Ok(best)
 }
 
 /// The candidate whose share of the unit interval holds `unit`. There is always at least one: the
