@@ -1,19 +1,25 @@
 //! The embedding table, read by row: it need not be resident. Texts repeat tokens, so rows stay for a while.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::thread;
 
 use flash_io::{Dtype, IoError, Reader, ShardIdx, Span, Tensor};
 use flash_kernels::{Affine, FloatType, Mx};
 use lru::LruCache;
 use mlx_rs::Array;
+use parking_lot::Mutex;
 
 use crate::ModelError;
 use crate::checkpoint::{Checkpoint, TensorKind};
 use crate::config::QuantizedMode;
 use crate::models::Architecture;
 
-/// Bytes of rows that stay: a few hundred of a large model. A row that is read is waited for, up to three times.
+/// Bytes of rows that stay: a few hundred of a large model. Others are read, and waited for.
 const RECENT_BYTES: usize = 1 << 20;
+
+/// Reads at once: a disk answers many small ones as fast as one.
+const READS_AT_ONCE: usize = 8;
 
 /// Where the rows of the table lie, and how they are stored.
 #[derive(Debug)]
@@ -115,20 +121,43 @@ impl Embedding {
     /// The embeddings of `ids`, f32 `[1, n, hidden]`.
     pub(crate) fn lookup(&mut self, reader: &Reader, ids: &[u32]) -> Result<Array, ModelError> {
         let mut out = vec![0.0; ids.len() * self.hidden_size];
-        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.hidden_size)) {
-            if id as usize >= self.vocab_size {
-                return Err(ModelError::TokenOutOfRange { token: id, vocab_size: self.vocab_size });
+        let at_once = self.recent.cap().get();
+        for (ids, out) in ids.chunks(at_once).zip(out.chunks_mut(at_once * self.hidden_size)) {
+            self.load(reader, ids)?;
+            for (&token, out) in ids.iter().zip(out.chunks_exact_mut(self.hidden_size)) {
+                let row = self.recent.get(&token).expect("as many are kept as are loaded at once");
+                self.storage.decode(row, out);
+                out.iter_mut().for_each(|value| *value *= self.scale);
             }
-            let row = self.recent.try_get_or_insert(id, || self.storage.read(reader, id))?;
-            self.storage.decode(row, out);
-            out.iter_mut().for_each(|value| *value *= self.scale);
         }
         Ok(Array::from_slice(&out, &[1, ids.len() as i32, self.hidden_size as i32]))
     }
 
-    /// What rows take that stay.
+    /// Reads the rows that are not there, of no more tokens than are kept.
+    fn load(&mut self, reader: &Reader, ids: &[u32]) -> Result<(), ModelError> {
+        let mut missing = BTreeMap::new();
+        for &token in ids {
+            if token as usize >= self.vocab_size {
+                return Err(ModelError::TokenOutOfRange { token, vocab_size: self.vocab_size });
+            }
+            // Those that are there become the last to be given up.
+            if self.recent.get(&token).is_none() {
+                missing.entry(token).or_insert_with(|| self.storage.row());
+            }
+        }
+        let reads = missing.iter_mut().flat_map(|(&token, row)| self.storage.parts(token, row)).collect();
+        at_once(reads, READS_AT_ONCE, |(rows, token, out): (&Rows, u32, &mut [u8])| {
+            rows.read(reader, token, out)
+        })?;
+        for (token, row) in missing {
+            self.recent.put(token, row);
+        }
+        Ok(())
+    }
+
+    /// What rows take that stay, and those that are read.
     pub(crate) fn recent_bytes(&self) -> u64 {
-        (self.recent.cap().get() * self.storage.row_bytes()) as u64
+        2 * (self.recent.cap().get() * self.storage.row_bytes()) as u64
     }
 }
 
@@ -147,16 +176,22 @@ impl Storage {
         self.tensors().into_iter().flatten().map(|rows| rows.row_bytes as usize).sum()
     }
 
-    /// A row, what one tensor has of it behind what the one before has.
-    fn read(&self, reader: &Reader, row: u32) -> Result<Box<[u8]>, ModelError> {
-        let mut bytes = vec![0; self.row_bytes()].into_boxed_slice();
-        let mut rest = &mut *bytes;
-        for rows in self.tensors().into_iter().flatten() {
-            let (part, behind) = rest.split_at_mut(rows.row_bytes as usize);
-            rows.read(reader, row, part)?;
-            rest = behind;
-        }
-        Ok(bytes)
+    /// Room for a row, what one tensor has of it behind what the one before has.
+    fn row(&self) -> Box<[u8]> {
+        vec![0; self.row_bytes()].into_boxed_slice()
+    }
+
+    /// Where the row of a token comes from, and where each part of it goes.
+    fn parts<'a>(
+        &'a self,
+        token: u32,
+        mut row: &'a mut [u8],
+    ) -> impl Iterator<Item = (&'a Rows, u32, &'a mut [u8])> {
+        self.tensors().into_iter().flatten().map(move |rows| {
+            let (part, rest) = std::mem::take(&mut row).split_at_mut(rows.row_bytes as usize);
+            row = rest;
+            (rows, token, part)
+        })
     }
 
     /// The numbers of a row that was read.
@@ -175,10 +210,79 @@ impl Storage {
     }
 }
 
+/// Calls `read` with each item, on no more than `n_threads`, of which the calling one is the last; returns the first error that it
+/// meets, when none is at it any more. If the system gives fewer threads, those that there are do it.
+fn at_once<T: Send, E: Send>(
+    items: Vec<T>,
+    n_threads: usize,
+    read: impl Fn(T) -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let n_others = n_threads.min(items.len()).saturating_sub(1);
+    let items = Mutex::new(items.into_iter());
+    let failure = Mutex::new(None);
+    let work = || {
+        while failure.lock().is_none()
+            && let Some(item) = next(&items)
+        {
+            if let Err(error) = read(item) {
+                failure.lock().get_or_insert(error);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..n_others {
+            let other = thread::Builder::new().name("flash-rows".to_owned());
+            if other.spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+    failure.into_inner().map_or(Ok(()), Err)
+}
+
+/// A function, so that the lock is not held for longer.
+fn next<T>(items: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    items.lock().next()
+}
+
 fn float_type(dtype: Dtype) -> FloatType {
     match dtype {
         Dtype::F16 => FloatType::F16,
         Dtype::BF16 => FloatType::BF16,
         _ => FloatType::F32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn all_items_are_read_once_on_any_number_of_threads() {
+        for (n_items, n_threads) in [(0, 8), (1, 8), (3, 8), (100, 8), (100, 1)] {
+            let mut found = vec![0; n_items];
+            let items = found.iter_mut().enumerate().collect();
+            let read = |(idx, place): (usize, &mut usize)| {
+                *place += idx + 1;
+                Ok::<_, ()>(())
+            };
+            at_once(items, n_threads, read).unwrap();
+            assert_eq!(found, (1..=n_items).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn behind_an_error_nothing_more_is_begun() {
+        let n_read = AtomicUsize::new(0);
+        let read = |item: usize| {
+            n_read.fetch_add(1, Ordering::SeqCst);
+            if item == 5 { Err(item) } else { Ok(()) }
+        };
+        assert_eq!(at_once((0..1000).collect(), 1, read), Err(5));
+        assert_eq!(n_read.load(Ordering::SeqCst), 6);
+        assert_eq!(at_once((0..1000).collect(), 4, read), Err(5));
     }
 }
