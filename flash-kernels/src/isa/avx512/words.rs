@@ -38,7 +38,7 @@ impl<'a> HalfWords<'a> {
         assert!(links.iter().all(|link| (link.group_idx + 1) * group_bytes <= row_bytes));
         let start = rows.rows.bytes()[half * LANES * row_bytes..][..LANES * row_bytes].as_ptr();
         // Groups lie whole in what a strip has side by side.
-        assert!(STEP_BYTES.is_multiple_of(group_bytes));
+        assert!(group_bytes.is_power_of_two() && STEP_BYTES.is_multiple_of(group_bytes));
         Self { links, start, layout: rows.layout, row_bytes, group_bytes }
     }
 
@@ -50,8 +50,9 @@ impl<'a> HalfWords<'a> {
         let mut quarters = [Place::default(); 4];
         for (quarter, place) in quarters.iter_mut().enumerate() {
             let byte = (4 * block_idx + quarter) * QUARTER_BYTES;
-            let link = links[(byte / group_bytes).min(links.len() - 1)];
-            *place = self.place(link.group_idx * group_bytes + byte % group_bytes);
+            // Without a division: groups are powers of two.
+            let link = links[(byte >> group_bytes.trailing_zeros()).min(links.len() - 1)];
+            *place = self.place(link.group_idx * group_bytes + (byte & (group_bytes - 1)));
         }
         let mut lines = [_mm512_setzero_si512(); LANES];
         for (four_idx, lines) in lines.as_chunks_mut::<STRIP_ROWS>().0.iter_mut().enumerate() {
