@@ -8,7 +8,7 @@ use super::LANES;
 use super::transpose::transpose;
 use crate::chains::Link;
 use crate::strips::{STEP_BYTES, STRIP_ROWS};
-use crate::tile::{CodeRows, Layout};
+use crate::tile::{CodeRows, Layout, TILE};
 
 /// Bytes of a quarter of a vector: the smallest group.
 const QUARTER_BYTES: usize = 16;
@@ -62,6 +62,8 @@ impl<'a> HalfWords<'a> {
                 for (start, Place { first, row_bytes }) in starts.iter_mut().zip(quarters) {
                     *start = start.wrapping_add(first + row * row_bytes);
                 }
+                // The same of the next tile, which may be none: a prefetch cannot fault.
+                _mm_prefetch::<_MM_HINT_T0>(starts[0].wrapping_add(TILE * self.row_bytes).cast());
                 // SAFETY: each row has these groups, by the assertions in `new`.
                 *line = unsafe { load_quarters(starts, group_bytes) };
             }
