@@ -18,6 +18,50 @@ pub(crate) trait Kernel: Send + 'static {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]);
 }
 
+/// An array that is evaluated, as its bytes lie in memory: for kernels that need not be told when it is there.
+#[derive(Debug)]
+pub(crate) struct Evaluated {
+    /// Keeps the memory.
+    _array: Array,
+    data: *const u8,
+    len_bytes: usize,
+}
+
+// SAFETY: MLX counts who shares an array's memory with atomics, and writes to none that others share.
+unsafe impl Send for Evaluated {}
+
+impl Evaluated {
+    /// None if it is not evaluated yet, or not row-contiguous.
+    pub(crate) fn of(array: &Array) -> Option<Self> {
+        let (mut is_there, mut is_contiguous) = (false, false);
+        // SAFETY: the handle is an array's, and both are asked for what they say and nothing else.
+        let data = unsafe {
+            let status = mlx_sys::_mlx_array_is_available(&raw mut is_there, array.as_ptr());
+            if status != 0 || !is_there {
+                return None;
+            }
+            let status = mlx_sys::_mlx_array_is_row_contiguous(&raw mut is_contiguous, array.as_ptr());
+            if status != 0 || !is_contiguous {
+                return None;
+            }
+            mlx_sys::mlx_array_data_uint8(array.as_ptr())
+        };
+        let len_bytes = array.size() * size_of_dtype(array.dtype());
+        // An empty array may have no data at all.
+        let has_data = len_bytes == 0 || !data.is_null();
+        has_data.then(|| Self { _array: array.clone(), data, len_bytes })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        if self.len_bytes == 0 {
+            return &[];
+        }
+        // SAFETY: the array is evaluated and row-contiguous, so it has these bytes there; they stay, and stay as they are, as long as
+        // the array is kept.
+        unsafe { slice::from_raw_parts(self.data, self.len_bytes) }
+    }
+}
+
 /// What MLX calls such a node.
 const NAME: &CStr = c"FlashKernels";
 

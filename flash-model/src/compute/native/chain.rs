@@ -11,7 +11,7 @@ use mlx_rs::error::Exception;
 
 use super::program::{Program, Source, Step};
 use crate::compute::Value;
-use crate::mlx::kernel::{Kernel, lazy};
+use crate::mlx::kernel::{Evaluated, Kernel, lazy};
 
 /// Numbers that a kernel will leave, f32, row-major.
 #[derive(Debug, Clone)]
@@ -31,6 +31,7 @@ struct Promised {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Operand<'a> {
     Value(&'a Value),
+    /// A layer's parameter.
     Array(&'a Array),
 }
 
@@ -49,6 +50,7 @@ impl<'a> From<&'a Array> for Operand<'a> {
 #[derive(Debug, Default)]
 struct Chain {
     inputs: Vec<Array>,
+    kept: Vec<Evaluated>,
     steps: Vec<Step>,
     /// What its steps leave, in their order.
     values: Vec<Weak<Promised>>,
@@ -71,7 +73,17 @@ pub(super) fn run<const N: usize>(
     let mut sources = Vec::with_capacity(operands.len());
     for operand in operands {
         let array = match *operand {
-            Operand::Array(array) | Operand::Value(Value::Array(array)) => array.clone(),
+            Operand::Value(Value::Array(array)) => array.clone(),
+            Operand::Array(array) => match Evaluated::of(array) {
+                // MLX need not look at it, nor keep it: the steps do.
+                Some(evaluated) => {
+                    let kept = &mut chain.borrow_mut().kept;
+                    sources.push(Source::Kept(kept.len()));
+                    kept.push(evaluated);
+                    continue;
+                }
+                None => array.clone(),
+            },
             Operand::Value(Value::Promise(promise)) => {
                 if promise.open().is_some_and(|open| Rc::ptr_eq(open, &chain)) {
                     sources.push(Source::Value(promise.0.idx));
@@ -122,12 +134,12 @@ impl Promise {
 
 impl Chain {
     fn become_node(self) -> Result<(), Exception> {
-        let Self { inputs, steps, values } = self;
+        let Self { inputs, kept, steps, values } = self;
         // In the order in which they are computed.
         let held: Vec<Rc<Promised>> = values.iter().filter_map(Weak::upgrade).collect();
         let outputs: Vec<usize> = held.iter().map(|promised| promised.idx).collect();
         let shapes: Vec<&[i32]> = held.iter().map(|promised| promised.shape.as_slice()).collect();
-        let arrays = lazy(Program::new(steps, &outputs), &inputs, &shapes)?;
+        let arrays = lazy(Program::new(kept, steps, &outputs), &inputs, &shapes)?;
         for (promised, array) in held.iter().zip(arrays) {
             // Nobody else sets it: a chain becomes a node once.
             let _ = promised.array.set(array);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use flash_kernels::Buffer;
 
-use crate::mlx::kernel::Kernel;
+use crate::mlx::kernel::{Evaluated, Kernel};
 
 /// A kernel, and where its numbers come from.
 pub(super) struct Step {
@@ -26,12 +26,15 @@ impl fmt::Debug for Step {
 pub(super) enum Source {
     /// The data of this input of the node.
     Input(usize),
+    /// This array, which was there before the node was.
+    Kept(usize),
     /// What a step before has left, counted through all steps.
     Value(usize),
 }
 
 /// Steps that run one behind the other.
 pub(super) struct Program {
+    kept: Vec<Evaluated>,
     steps: Vec<Step>,
     values: Vec<Life>,
 }
@@ -47,7 +50,7 @@ enum Life {
 
 impl Program {
     /// Of which these values are the outputs, in this order.
-    pub(super) fn new(steps: Vec<Step>, outputs: &[usize]) -> Self {
+    pub(super) fn new(kept: Vec<Evaluated>, steps: Vec<Step>, outputs: &[usize]) -> Self {
         let mut values = Vec::new();
         for (step_idx, step) in steps.iter().enumerate() {
             for source in &step.sources {
@@ -60,13 +63,13 @@ impl Program {
         for (at, idx) in outputs.iter().enumerate() {
             values[*idx] = Life::Output(at);
         }
-        Self { steps, values }
+        Self { kept, steps, values }
     }
 }
 
 impl Kernel for Program {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let Self { steps, values } = self;
+        let Self { kept, steps, values } = self;
         let mut outputs: Vec<Option<&mut [f32]>> =
             outputs.iter_mut().map(|output| Some(&mut **output)).collect();
         let mut places: Vec<Place<'_>> = Vec::with_capacity(values.len());
@@ -81,6 +84,7 @@ impl Kernel for Program {
                 .collect();
             let numbers = step.sources.iter().map(|source| match *source {
                 Source::Input(idx) => inputs[idx],
+                Source::Kept(idx) => kept[idx].bytes(),
                 Source::Value(idx) => bytemuck::cast_slice(places[idx].numbers()),
             });
             let numbers: Vec<&[u8]> = numbers.collect();
