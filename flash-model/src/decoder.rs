@@ -175,11 +175,11 @@ impl Decoder {
                         continue;
                     }
                     // Chunk by chunk: what is computed for one is large, and MLX takes memory for all of it when it begins.
-                    if chunk.is_promise() {
-                        residency.begin_next(chunk)?;
+                    let (is_light, output) = (chunk.is_promise(), chunk.array()?);
+                    let routed = sent.last().into_iter().flat_map(Routed::arrays);
+                    if is_light {
+                        residency.begin_next(&output, routed)?;
                     } else {
-                        let output = chunk.array()?;
-                        let routed = sent.last().into_iter().flat_map(Routed::arrays);
                         mlx_rs::transforms::eval(
                             [&output].into_iter().chain(routed).chain(kv.lazy_arrays()),
                         )?;

@@ -267,7 +267,7 @@ impl Residency {
     pub(crate) fn began(&mut self, idx: BundleIdx, output: &Value) -> Result<(), ModelError> {
         self.n_lazy += 1;
         if !self.is_pinned(idx) || self.n_lazy > 2 * self.n_begun {
-            return self.compute(output);
+            return self.compute(&output.array()?);
         }
         if self.source.plan.streamed_bytes > 0 {
             self.lazy = Some(output.clone());
@@ -277,18 +277,23 @@ impl Residency {
 
     /// Begins to compute `output` and does not wait for it: the next layer is made ready meanwhile. Slots that it computes
     /// with come back when it is done, if nobody else holds their arrays.
-    fn compute(&mut self, output: &Value) -> Result<(), ModelError> {
-        let output = output.array()?;
-        async_eval([&output])?;
+    fn compute(&mut self, output: &Array) -> Result<(), ModelError> {
+        async_eval([output])?;
         self.lazy = None;
         (self.n_begun, self.n_lazy) = (self.n_lazy, 0);
-        self.in_flight = Some(output);
+        self.in_flight = Some(output.clone());
         Ok(())
     }
 
-    /// Begins to compute the next chunk of a prompt, and waits for the one before: the processors go from one to the other.
-    pub(crate) fn begin_next(&mut self, output: &Value) -> Result<(), ModelError> {
+    /// Begins to compute the next chunk of a prompt, and what a layer leaves `beside` it, and waits for the one before: the
+    /// processors go from one to the other.
+    pub(crate) fn begin_next<'a>(
+        &mut self,
+        output: &'a Array,
+        beside: impl Iterator<Item = &'a Array>,
+    ) -> Result<(), ModelError> {
         let before = self.in_flight.take();
+        async_eval(beside)?;
         self.compute(output)?;
         if let Some(before) = before {
             before.eval()?;
@@ -299,7 +304,7 @@ impl Residency {
     /// Waits until nothing computes that could.
     pub(crate) fn settle(&mut self) -> Result<(), ModelError> {
         if let Some(lazy) = self.lazy.take() {
-            self.compute(&lazy)?;
+            self.compute(&lazy.array()?)?;
         }
         if let Some(output) = self.in_flight.take() {
             output.eval()?;
