@@ -47,7 +47,11 @@ impl Value {
 
     /// Whether kernels will leave them, which take memory for what is between them while they run, and not before.
     pub(crate) fn is_promise(&self) -> bool {
-        !matches!(self, Self::Array(_))
+        match self {
+            Self::Array(_) => false,
+            #[cfg(target_os = "linux")]
+            Self::Promise(_) => true,
+        }
     }
 
     /// Whether these are numbers in single precision, as all that kernels leave are.
