@@ -123,7 +123,7 @@ pub fn attend(
     out: &mut [f32],
 ) {
     let mut attention = Attention::new(pool, heads, gaze, queries, position);
-    attention.add(&kv.spans(heads, position + attention.n));
+    attention.add(&kv.spans(heads, position + attention.blocks.n));
     attention.finish(out);
 }
 
@@ -132,11 +132,8 @@ pub fn attend(
 pub struct Attention<'a> {
     pool: &'a Pool,
     rows: Queries<'a>,
-    /// Tokens among the queries.
-    n: usize,
-    block_tokens: usize,
-    n_blocks: usize,
-    /// `[kv_heads, blocks]`, [`Partials`] each.
+    blocks: Blocks,
+    /// [`Partials`] of each task.
     totals: Buffer,
     /// Where the spans so far end.
     end: usize,
@@ -157,25 +154,15 @@ impl<'a> Attention<'a> {
         );
         assert!(value_dim <= head_dim, "values of {value_dim} numbers, keys of {head_dim}");
         assert!(gaze.sinks.is_none_or(|sinks| sinks.len() == query_heads), "a sink for each head of queries");
-        let n = queries.len() / row_len;
-        let block_tokens = (ROWS_BLOCK / heads.group()).max(1);
-        let n_blocks = n.div_ceil(block_tokens);
-        let rows = Queries { kernels: pool.kernels(), heads, gaze, queries, position };
-        let mut attention = Self { pool, rows, n, block_tokens, n_blocks, totals: Buffer::new(0), end: 0 };
-        let partial_len = attention.partial_len();
-        attention.totals = Buffer::new(kv_heads * n_blocks * partial_len);
-        for (task, total) in attention.totals.chunks_exact_mut(partial_len.max(1)).enumerate() {
-            let kv_head = task / n_blocks;
-            let sinks = gaze.sinks.map(|sinks| &sinks[kv_head * heads.group()..][..heads.group()]);
+        let blocks = Blocks::new(heads, queries.len() / row_len);
+        let mut totals = Buffer::new(kv_heads * blocks.n_blocks * blocks.partial_len);
+        for (task, total) in totals.chunks_exact_mut(blocks.partial_len.max(1)).enumerate() {
+            let first = blocks.kv_head(task) * heads.group();
+            let sinks = gaze.sinks.map(|sinks| &sinks[first..][..heads.group()]);
             Partials::of(total, value_dim).begin(sinks);
         }
-        attention
-    }
-
-    /// Numbers in the [`Partials`] of a block.
-    fn partial_len(&self) -> usize {
-        let block_rows = self.block_tokens.min(self.n) * self.rows.heads.group();
-        block_rows * Partials::row_len(self.rows.heads.value_dim)
+        let rows = Queries { kernels: pool.kernels(), heads, gaze, queries, position };
+        Self { pool, rows, blocks, totals, end: 0 }
     }
 
     /// Attends to the tokens of `spans`, which lie behind those so far; there may be others between them, which are not seen.
@@ -189,13 +176,14 @@ impl<'a> Attention<'a> {
             assert!(span.start >= self.end, "a span at {} behind {}", span.start, self.end);
             self.end = span.start + span.n_tokens;
         }
-        if self.n == 0 {
+        let Blocks { n, n_blocks, .. } = self.blocks;
+        if n == 0 {
             return;
         }
         let Heads { query_heads, head_dim, value_dim, .. } = heads;
-        let n_tasks = heads.kv_heads * self.n_blocks;
+        let n_tasks = heads.kv_heads * n_blocks;
         let n_seen: usize = spans.iter().map(|span| span.n_tokens).sum();
-        let is_small = self.n * query_heads * (head_dim + value_dim) * n_seen < PARALLEL_MIN;
+        let is_small = n * query_heads * (head_dim + value_dim) * n_seen < PARALLEL_MIN;
         // Few rows leave threads without work unless they share the spans, too.
         let spans_at_once = (TASKS_PER_THREAD * self.pool.n_threads()).div_ceil(n_tasks);
         if is_small || spans_at_once == 1 {
@@ -207,9 +195,8 @@ impl<'a> Attention<'a> {
 
     /// A task attends to one span after the other.
     fn add_by_task(&mut self, spans: &[Span<'_>], is_small: bool) {
-        let partial_len = self.partial_len();
-        let (blocks, value_dim) = (self.blocks(), self.rows.heads.value_dim);
-        let Self { pool, rows, totals, .. } = self;
+        let Self { pool, rows, blocks, totals, .. } = self;
+        let (partial_len, value_dim) = (blocks.partial_len, rows.heads.value_dim);
         let attend = |task: usize, total: &mut [f32]| {
             let mut partial = Buffer::new(partial_len);
             for span in spans {
@@ -230,9 +217,8 @@ impl<'a> Attention<'a> {
 
     /// Each task attends to each span by itself, and what they know is merged.
     fn add_by_span(&mut self, spans: &[Span<'_>]) {
-        let partial_len = self.partial_len();
-        let (blocks, value_dim) = (self.blocks(), self.rows.heads.value_dim);
-        let Self { pool, rows, totals, .. } = self;
+        let Self { pool, rows, blocks, totals, .. } = self;
+        let (partial_len, value_dim) = (blocks.partial_len, rows.heads.value_dim);
         let n_tasks = totals.len() / partial_len;
         let mut partials = Buffer::new(spans.len() * totals.len());
         let len = partials.len();
@@ -250,19 +236,16 @@ impl<'a> Attention<'a> {
         }
     }
 
-    fn blocks(&self) -> Blocks {
-        Blocks { n: self.n, block_tokens: self.block_tokens, n_blocks: self.n_blocks }
-    }
-
     /// Writes what the queries saw: `out` is `[n, query_heads, value_dim]`. Rows that saw no token become NaN, or zeros where there
     /// are sinks.
     ///
     /// # Panics
     /// If `out` has another length.
     pub fn finish(self, out: &mut [f32]) {
-        let (heads, partial_len, blocks) = (self.rows.heads, self.partial_len(), self.blocks());
+        let (heads, blocks) = (self.rows.heads, self.blocks);
+        let partial_len = blocks.partial_len;
         let (len, row_len) = (out.len(), heads.query_heads * heads.value_dim);
-        assert_eq!(self.n * row_len, len, "queries and out have as many rows");
+        assert_eq!(blocks.n * row_len, len, "queries and out have as many rows");
         let head_len = heads.group() * heads.value_dim;
         self.pool.for_columns(out, len, FINISH_TOKENS * row_len, |mut part| {
             let first = part.range().start / row_len;
@@ -282,12 +265,23 @@ impl<'a> Attention<'a> {
 /// Tasks, `[kv_heads, blocks]`: some of the new tokens, for one KV head.
 #[derive(Debug, Clone, Copy)]
 struct Blocks {
+    /// Tokens in all blocks.
     n: usize,
     block_tokens: usize,
     n_blocks: usize,
+    /// Numbers in the [`Partials`] of a task.
+    partial_len: usize,
 }
 
 impl Blocks {
+    /// Of `n` tokens.
+    fn new(heads: Heads, n: usize) -> Self {
+        let block_tokens = (ROWS_BLOCK / heads.group()).max(1);
+        let block_rows = block_tokens.min(n) * heads.group();
+        let partial_len = block_rows * Partials::row_len(heads.value_dim);
+        Self { n, block_tokens, n_blocks: n.div_ceil(block_tokens), partial_len }
+    }
+
     /// The task that a token belongs to, and which of its tokens it is.
     fn place(self, kv_head: usize, token: usize) -> (usize, usize) {
         (kv_head * self.n_blocks + token / self.block_tokens, token % self.block_tokens)

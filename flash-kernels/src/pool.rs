@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 
-pub(crate) use columns::{Band, Columns, Cut};
+pub(crate) use columns::{Band, Columns, Cut, FEW};
 use shares::Shares;
 
 /// How long a worker without a job looks before it sleeps, at least and at most. At least: longer than the pause between two

@@ -31,6 +31,7 @@ pub(crate) fn into_rows(codes: &mut [u8], row_bytes: usize) {
 }
 
 /// Where the byte `byte_idx` of row `row_idx` of a strip lies.
+#[inline]
 pub(crate) fn place(row_idx: usize, byte_idx: usize, row_bytes: usize) -> usize {
     let start = byte_idx / STEP_BYTES * STEP_BYTES;
     STRIP_ROWS * start + row_idx * STEP_BYTES.min(row_bytes - start) + (byte_idx - start)

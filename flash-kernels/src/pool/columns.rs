@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::Pool;
 
 /// Matrices of a job, mostly no more: no memory is asked for then.
-const FEW: usize = 4;
+pub(crate) const FEW: usize = 4;
 
 /// Some columns of some rows of a row-major matrix, as one part of a job owns them.
 pub(crate) struct Columns<'a> {

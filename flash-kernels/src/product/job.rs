@@ -7,7 +7,7 @@ use super::sums::{Product, Task};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
 use crate::elementwise::Gate;
 use crate::error::KernelError;
-use crate::pool::{Cut, Pool};
+use crate::pool::{Cut, FEW, Pool};
 use crate::tile::TILE;
 
 /// Rows of activations that pass over the weights together. Unpacking is then a small part of the work, and the
@@ -21,9 +21,6 @@ const PART_BYTES: usize = 1 << 20;
 
 /// Parts each thread should find, where the matrix is large enough.
 const PARTS_PER_THREAD: usize = 16;
-
-/// Outputs of a job, mostly no more: no memory is asked for then.
-const FEW: usize = 4;
 
 /// Multiplications for which one thread takes about as long as waking another.
 const PARALLEL_MIN: usize = 64 << 10;

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use super::LANES;
 use super::transpose::transpose;
 use crate::chains::Link;
-use crate::strips::{STEP_BYTES, STRIP_ROWS};
+use crate::strips::{STEP_BYTES, STRIP_ROWS, place};
 use crate::tile::{CodeRows, Layout, TILE};
 
 /// Bytes of a quarter of a vector: the smallest group.
@@ -71,14 +71,14 @@ impl<'a> HalfWords<'a> {
         transpose(&lines)
     }
 
-    /// Where the bytes of a row from `byte` on lie, as [`place`](crate::strips::place) has them in strips.
+    /// Where the bytes of a row from `byte` on lie.
     #[inline]
     fn place(&self, byte: usize) -> Place {
         let step_start = byte / STEP_BYTES * STEP_BYTES;
         match self.layout {
             Layout::Rows => Place { first: byte, row_bytes: self.row_bytes },
             Layout::Strips => Place {
-                first: (STRIP_ROWS - 1) * step_start + byte,
+                first: place(0, byte, self.row_bytes),
                 row_bytes: STEP_BYTES.min(self.row_bytes - step_start),
             },
         }
