@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use rows::SUM_BLOCKS;
-pub(crate) use rows::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, convert, pack_rows};
+pub(crate) use rows::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, convert, pack_rows, row_pairs};
 pub(crate) use vector::{FixedVector, LINE_BYTES, Plane, arrange_words};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use vector::{arrange_digits, digits_of};
@@ -50,15 +50,17 @@ pub(crate) struct Exception {
     pub(crate) value: f32,
 }
 
-/// Converts a group of values; `None` if codes cannot stand for them, and the codes are zeros.
+/// Converts a group of values; whether codes can stand for them: otherwise the codes are zeros, and the terms. They are not
+/// returned: who reads two numbers at once that were written one by one waits until both have reached the cache.
 #[inline(always)]
-pub(crate) fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> {
+pub(crate) fn fix_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool {
     // Without their signs, floats are ordered as their bits are, and those that are not finite come last.
     let greatest = values.iter().map(|value| value.to_bits() & (u32::MAX >> 1)).fold(0, u32::max);
     let greatest = f32::from_bits(greatest);
     if !GREATEST.contains(&greatest) {
         codes.fill(0);
-        return (greatest == 0.0).then(Terms::default);
+        *terms = Terms::default();
+        return greatest == 0.0;
     }
     let inverse = FIXED_MAX / greatest;
     let mut sum = 0;
@@ -68,7 +70,8 @@ pub(crate) fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> {
     }
     let scale = greatest / FIXED_MAX;
     // Below 2²³, so the conversion is exact.
-    Some(Terms { scale, sum: sum as f32 * scale })
+    *terms = Terms { scale, sum: sum as f32 * scale };
+    true
 }
 
 /// The exceptions among the values of a group from `k_start` on: those that are not zero.

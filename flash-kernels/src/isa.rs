@@ -73,7 +73,7 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
-    /// The same with AMX for bytes: a matrix unit.
+    /// The same with AMX for bytes and `bf16`: a matrix unit.
     Amx,
     /// `AArch64`, whose every processor has it.
     Neon,
@@ -173,9 +173,12 @@ pub(crate) struct Kernels {
     pub(crate) multiplies_strips: bool,
 
     /// [`fix_group`](crate::activations::fix_group).
-    pub(crate) fix_group: fn(values: &[f32], codes: &mut [i16]) -> Option<Terms>,
+    pub(crate) fix_group: fn(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool,
 
-    /// [`pack_rows`](crate::activations::pack_rows).
+    /// [`row_pairs`](crate::activations::row_pairs).
+    pub(crate) row_pairs: fn(bits: CodeBits, group: usize) -> usize,
+
+    /// [`pack_rows`](crate::activations::pack_rows), in an order that `multiply_panel` knows.
     pub(crate) pack_rows:
         fn(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], cross: &mut [i32; ROW_TILE]),
 

@@ -66,7 +66,7 @@ impl<'a> From<&'a [Lanes]> for LaneRows<'a> {
 pub(crate) struct IntLanes(pub(crate) [i32; TILE]);
 
 /// Two codes of each row of a tile.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct CodePairs(pub(crate) [[i16; 2]; TILE]);
 

@@ -34,10 +34,13 @@ pub(crate) struct RowPairs(pub(crate) [[i16; 2]; ROW_TILE]);
 pub(crate) struct FixedRows {
     /// Values in a group.
     pub(crate) group: usize,
+    /// The width of the codes that they are for.
+    pub(crate) bits: CodeBits,
+    /// Elements of `pairs` that a group of a row tile takes.
+    n_pairs: usize,
     /// The groups, in the order in which they lie here.
     pub(crate) links: Vec<Link>,
-    /// `[row tiles, groups, group / 2]`; the codes of each unit in the order [`CodeBits::order`] says. Missing rows are
-    /// zeros.
+    /// `[row tiles, groups, n_pairs]`, as the kernels [pack](Kernels::pack_rows) them. Missing rows are zeros.
     pub(crate) pairs: Vec<RowPairs>,
     /// `[row tiles, groups]`.
     pub(crate) terms: Vec<[Terms; ROW_TILE]>,
@@ -55,20 +58,21 @@ impl FixedRows {
     /// Converts `x`: `[m, k]`, with `k` whole groups, not zero of them.
     pub(crate) fn new(pool: &Pool, x: &[f32], k: usize, group: usize, bits: CodeBits) -> Self {
         let rows: Vec<&[f32]> = x.chunks_exact(k).collect();
-        let mut all = [Self::room(rows.len(), k / group, group)];
-        convert(pool, &mut all, &[rows], bits);
+        let mut all = [Self::room(pool.kernels(), rows.len(), k / group, group, bits)];
+        convert(pool, &mut all, &[rows]);
         let [fixed] = all;
         fixed
     }
 
     /// Room for `m` rows, with nothing said of them yet: [`convert`] sets them.
-    pub(crate) fn room(m: usize, n_groups: usize, group: usize) -> Self {
+    pub(crate) fn room(kernels: &Kernels, m: usize, n_groups: usize, group: usize, bits: CodeBits) -> Self {
         let n_tiles = m.div_ceil(ROW_TILE) * n_groups;
+        let n_pairs = (kernels.row_pairs)(bits, group);
         let Memory { mut pairs, mut terms, mut cross } = MEMORY.take();
-        pairs.resize(n_tiles * group / 2, RowPairs([[0; 2]; ROW_TILE]));
+        pairs.resize(n_tiles * n_pairs, RowPairs([[0; 2]; ROW_TILE]));
         terms.resize(n_tiles, [Terms::default(); ROW_TILE]);
         cross.resize(n_tiles, [0; ROW_TILE]);
-        Self { group, links: links(n_groups), pairs, terms, cross, exceptions: Vec::new() }
+        Self { group, bits, n_pairs, links: links(n_groups), pairs, terms, cross, exceptions: Vec::new() }
     }
 
     /// The index of a row tile's group, that of the link `link_idx`, among all.
@@ -80,7 +84,7 @@ impl FixedRows {
     /// The pairs of the tile with this index.
     #[inline]
     pub(crate) fn tile_pairs(&self, idx: usize) -> &[RowPairs] {
-        &self.pairs[idx * self.group / 2..][..self.group / 2]
+        &self.pairs[idx * self.n_pairs..][..self.n_pairs]
     }
 }
 
@@ -105,27 +109,28 @@ thread_local! {
 }
 
 /// Converts batches of rows in one job. Each has room in `batches` for its `rows`.
-pub(crate) fn convert(pool: &Pool, batches: &mut [FixedRows], rows: &[Vec<&[f32]>], bits: CodeBits) {
+pub(crate) fn convert(pool: &Pool, batches: &mut [FixedRows], rows: &[Vec<&[f32]>]) {
     let parts: Vec<Mutex<Part<'_>>> = batches
         .iter_mut()
         .zip(rows)
         .enumerate()
         .flat_map(|(batch_idx, (batch, rows))| {
-            let FixedRows { group, links, pairs, terms, cross, .. } = batch;
-            let (group, links) = (*group, links.as_slice());
+            let FixedRows { group, bits, n_pairs, links, pairs, terms, cross, .. } = batch;
+            let (group, bits, n_pairs, links) = (*group, *bits, *n_pairs, links.as_slice());
             let outs = pairs
-                .chunks_mut(PART_TILES * group / 2)
+                .chunks_mut(PART_TILES * n_pairs)
                 .zip(terms.chunks_mut(PART_TILES).zip(cross.chunks_mut(PART_TILES)));
             outs.enumerate().map(move |(idx, (pairs, (terms, cross)))| {
                 let (first, exceptions) = (PART_TILES * idx, Vec::new());
-                Mutex::new(Part { batch_idx, rows, group, links, first, pairs, terms, cross, exceptions })
+                let to = Packed { n_pairs, pairs, terms, cross };
+                Mutex::new(Part { batch_idx, rows, group, bits, links, first, to, exceptions })
             })
         })
         .collect();
     pool.run(parts.len(), &|part_idx| {
         // Each part is locked once; a thread that panics in it ends the loop.
         if let Ok(mut part) = parts[part_idx].lock() {
-            part.convert(pool.kernels(), bits);
+            part.convert(pool.kernels());
         }
     });
     let parts = parts.into_iter().filter_map(|part| part.into_inner().ok());
@@ -141,19 +146,27 @@ struct Part<'a> {
     /// All of the batch.
     rows: &'a [&'a [f32]],
     group: usize,
+    bits: CodeBits,
     links: &'a [Link],
     first: usize,
-    pairs: &'a mut [RowPairs],
-    terms: &'a mut [[Terms; ROW_TILE]],
-    cross: &'a mut [[i32; ROW_TILE]],
+    to: Packed<'a>,
     exceptions: Vec<Exception>,
 }
 
+/// Where they go.
+struct Packed<'a> {
+    n_pairs: usize,
+    pairs: &'a mut [RowPairs],
+    terms: &'a mut [[Terms; ROW_TILE]],
+    cross: &'a mut [[i32; ROW_TILE]],
+}
+
 impl Part<'_> {
-    fn convert(&mut self, kernels: &Kernels, bits: CodeBits) {
+    fn convert(&mut self, kernels: &Kernels) {
         let (group, n_groups) = (self.group, self.links.len());
         let mut codes = vec![0; ROW_TILE * group];
-        let outs = self.pairs.chunks_exact_mut(group / 2).zip(self.terms.iter_mut().zip(&mut *self.cross));
+        let Packed { n_pairs, pairs, terms, cross } = &mut self.to;
+        let outs = pairs.chunks_exact_mut(*n_pairs).zip(terms.iter_mut().zip(&mut **cross));
         for (idx, (pairs, (terms, cross))) in (self.first..).zip(outs) {
             let (row_start, k_start) =
                 (idx / n_groups * ROW_TILE, self.links[idx % n_groups].group_idx * group);
@@ -165,15 +178,18 @@ impl Part<'_> {
                     continue;
                 };
                 let values = &row[k_start..][..group];
-                let fixed = (kernels.fix_group)(values, codes);
-                terms[at] = fixed.unwrap_or_default();
-                if fixed.is_none() {
+                if !(kernels.fix_group)(values, codes, &mut terms[at]) {
                     self.exceptions.extend(exceptions(row_idx, k_start, values));
                 }
             }
-            (kernels.pack_rows)(bits, &codes, pairs, cross);
+            (kernels.pack_rows)(self.bits, &codes, pairs, cross);
         }
     }
+}
+
+/// How many [`RowPairs`] [`pack_rows`] makes of a group.
+pub(crate) fn row_pairs(_bits: CodeBits, group: usize) -> usize {
+    group / 2
 }
 
 /// Packs a group of [`ROW_TILE`] rows (`codes`: `[ROW_TILE, group]`), each unit in the order of `bits`. Sets `cross` to

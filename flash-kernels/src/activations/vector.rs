@@ -1,4 +1,4 @@
-use super::{Exception, exceptions};
+use super::{Exception, Terms, exceptions};
 use crate::chains::CHAINS;
 use crate::isa::Kernels;
 use crate::tile::CodeBits;
@@ -17,7 +17,7 @@ pub(crate) struct FixedVector {
     /// For each line 4 planes with codes of 4 bits, 2 with codes of 8; the last line may have more codes than `k`,
     /// and their activations are zeros. Each instruction set has an arrangement of its own.
     pub(crate) planes: Vec<Plane>,
-    /// The [`Terms`](super::Terms) of each group, apart, and zeros up to a multiple of [`CHAINS`].
+    /// The [`Terms`] of each group, apart, and zeros up to a multiple of [`CHAINS`].
     pub(crate) scales: Vec<f32>,
     pub(crate) sums: Vec<f32>,
     /// As those of row 0.
@@ -34,10 +34,11 @@ impl FixedVector {
         let mut found = Vec::new();
         let groups = codes.chunks_exact_mut(group).zip(x.chunks_exact(group));
         for (idx, (codes, values)) in groups.enumerate() {
-            match (kernels.fix_group)(values, codes) {
-                Some(terms) => (scales[idx], sums[idx]) = (terms.scale, terms.sum),
-                None => found.extend(exceptions(0, idx * group, values)),
+            let mut terms = Terms::default();
+            if !(kernels.fix_group)(values, codes, &mut terms) {
+                found.extend(exceptions(0, idx * group, values));
             }
+            (scales[idx], sums[idx]) = (terms.scale, terms.sum);
         }
         let mut planes = vec![Plane([0; LINE_BYTES]); codes.len() * size_of::<i16>() / LINE_BYTES];
         (kernels.arrange)(bits, &codes, &mut planes);

@@ -1,11 +1,22 @@
-//! Kernels for processors with a matrix unit (Intel's AMX, for bytes): many rows of activations are multiplied by it.
-//! Everything else, and what comes before and behind, is as for AVX-512, which all of these have.
+//! Kernels for processors with a matrix unit (Intel's AMX): many rows of activations are multiplied by it. Everything else,
+//! and what comes before and behind, is as for AVX-512, which all of these have.
+//!
+//! The unit takes digits and codes as [`bytes`], or as [`halves`] where those give whole sums.
 
+mod bytes;
+mod halves;
 mod panel;
-mod rows;
 mod unit;
 
-use super::{Kernels, avx512};
+use std::ops::Range;
+
+use bytes::Bytes;
+use halves::Halves;
+
+use super::{Kernels, Sums, avx512};
+use crate::activations::{FixedRows, ROW_TILE, RowPairs};
+use crate::chains::Link;
+use crate::tile::{CodeBits, CodePanel, CodeRows, GroupLanes};
 
 pub(super) fn is_available() -> bool {
     avx512::is_available() && unit::is_available()
@@ -13,7 +24,57 @@ pub(super) fn is_available() -> bool {
 
 pub(super) static KERNELS: Kernels = kernels! {
     ..avx512::KERNELS;
-    pack_rows: rows::pack, (bits, codes, pairs, cross);
-    unpack_codes: panel::unpack, (rows, links, panel);
-    multiply_panel: panel::multiply, (panel, links, scales, x, sums);
+    row_pairs: row_pairs, (bits, group);
+    pack_rows: pack_rows, (bits, codes, pairs, cross);
+    unpack_codes: unpack_codes, (rows, links, panel);
+    multiply_panel: multiply_panel, (panel, links, scales, x, sums);
 };
+
+/// Whether groups of such codes are multiplied as [`halves`].
+fn are_halves(bits: CodeBits, group: usize) -> bool {
+    bits == CodeBits::Four && group <= halves::GROUP_MAX
+}
+
+/// [`Kernels::row_pairs`].
+#[target_feature(enable = "avx512f")]
+fn row_pairs(bits: CodeBits, group: usize) -> usize {
+    if are_halves(bits, group) { halves::row_pairs(group) } else { bytes::row_pairs(group) }
+}
+
+/// [`Kernels::pack_rows`]: without `cross`, since the unit adds up products only.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], _cross: &mut [i32; ROW_TILE]) {
+    if are_halves(bits, codes.len() / ROW_TILE) {
+        halves::pack_rows(codes, pairs);
+    } else {
+        bytes::pack_rows(bits, codes, pairs);
+    }
+}
+
+/// [`Kernels::unpack_codes`].
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
+    if are_halves(rows.bits, rows.group) {
+        halves::unpack_codes(rows, links, panel);
+    } else {
+        bytes::unpack_codes(rows, links, panel);
+    }
+}
+
+/// [`Kernels::multiply_panel`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn multiply_panel(
+    panel: &CodePanel,
+    links: Range<usize>,
+    scales: &GroupLanes,
+    x: &FixedRows,
+    sums: Sums<'_>,
+) {
+    if are_halves(x.bits, x.group) {
+        panel::multiply::<Halves>(panel, links, scales, x, sums);
+    } else if x.group < unit::ROW_BYTES {
+        panel::multiply::<Bytes<32>>(panel, links, scales, x, sums);
+    } else {
+        panel::multiply::<Bytes<{ unit::ROW_BYTES }>>(panel, links, scales, x, sums);
+    }
+}

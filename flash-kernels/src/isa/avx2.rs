@@ -26,7 +26,8 @@ pub(super) fn is_available() -> bool {
 
 pub(super) static KERNELS: Kernels = kernels! {
     multiplies_strips: false;
-    fix_group: fix_group, (values, codes);
+    fix_group: fix_group, (values, codes, terms);
+    row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
     arrange: arrange, (bits, codes, planes);
     decode: floats::decode, (rows, columns, out);
@@ -48,7 +49,8 @@ pub(super) static KERNELS: Kernels = kernels! {
 
 compiled_for! {
     "avx2":
-    fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> = activations::fix_group;
+    fn row_pairs(bits: CodeBits, group: usize) -> usize = activations::row_pairs;
+    fn fix_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool = activations::fix_group;
     fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) = activations::arrange_words;
     fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;

@@ -48,7 +48,8 @@ pub(super) fn is_available() -> bool {
 /// A constant, for those who replace some of them.
 pub(super) const KERNELS: Kernels = kernels! {
     multiplies_strips: true;
-    fix_group: fix_group, (values, codes);
+    fix_group: fix_group, (values, codes, terms);
+    row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
     arrange: arrange, (bits, codes, planes);
     widen: widen, (narrow, codes, out);
@@ -70,7 +71,8 @@ pub(super) const KERNELS: Kernels = kernels! {
 
 compiled_for! {
     "avx512f,avx512bw,avx512dq,avx512vl":
-    fn fix_group(values: &[f32], codes: &mut [i16]) -> Option<Terms> = activations::fix_group;
+    fn row_pairs(bits: CodeBits, group: usize) -> usize = activations::row_pairs;
+    fn fix_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool = activations::fix_group;
     fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) = activations::arrange_digits;
     fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;

@@ -12,7 +12,7 @@ mod tests;
 mod vectors;
 
 use super::Kernels;
-use crate::activations::{arrange_words, fix_group, pack_rows};
+use crate::activations::{arrange_words, fix_group, pack_rows, row_pairs};
 use crate::attention::{blend, dequantize};
 use crate::elementwise::{gate_slice, rms_norm_row, soften};
 use crate::recurrent::{convolve_row, delta_step, selective_step};
@@ -35,6 +35,7 @@ pub(super) const fn is_available() -> bool {
 pub(super) static KERNELS: Kernels = Kernels {
     multiplies_strips: false,
     fix_group,
+    row_pairs,
     pack_rows,
     arrange: arrange_words,
     decode: floats::decode,

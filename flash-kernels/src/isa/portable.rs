@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{FloatInput, Kernels, Sums};
 use crate::activations::{
-    FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, fix_group, pack_rows,
+    FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, fix_group, pack_rows, row_pairs,
 };
 use crate::affine_tile::AffineTile;
 use crate::attention::{blend, dequantize};
@@ -17,6 +17,7 @@ use crate::widen::widen;
 pub(super) static KERNELS: Kernels = Kernels {
     multiplies_strips: false,
     fix_group,
+    row_pairs,
     pack_rows,
     arrange: arrange_words,
     widen,

@@ -155,8 +155,10 @@ impl<'a> Gather<'a> {
         let many: Vec<Vec<&[f32]>> =
             many.map(|rows| rows.iter().map(|row| self.input(self.lhs[*row])).collect()).collect();
         let n_groups = self.w.k() / group;
-        let mut batches = self.pool.map(many.len(), |idx| FixedRows::room(many[idx].len(), n_groups, group));
-        convert(self.pool, &mut batches, &many, bits);
+        let kernels = self.pool.kernels();
+        let room = |idx: usize| FixedRows::room(kernels, many[idx].len(), n_groups, group, bits);
+        let mut batches = self.pool.map(many.len(), room);
+        convert(self.pool, &mut batches, &many);
 
         let mut batches = batches.into_iter();
         let input = |rows: &&[usize]| {

@@ -149,16 +149,16 @@ impl<'a> Product<'a> {
 
     /// Writes the columns of one row, a block from `column_start` on, of the sums in `acc`.
     fn write(&self, acc: &[Lanes], row_idx: usize, column_start: usize, out: &mut [f32]) {
-        let sums = acc.iter().skip(row_idx).step_by(self.acc_rows());
-        for (column_start, (out, sums)) in (column_start..).step_by(TILE).zip(out.chunks_mut(TILE).zip(sums))
-        {
-            match out.first_chunk_mut() {
-                // Of constant length nearly always: no call is made then, nor a loop.
-                Some(out) => *out = sums.0,
-                None => out.copy_from_slice(&sums.0[..out.len()]),
-            }
-            self.add_bias(out, column_start);
+        let acc_rows = self.acc_rows();
+        let (tiles, rest) = out.as_chunks_mut();
+        // Of constant length nearly always: no call is made then, nor a loop.
+        for (tile_idx, out) in tiles.iter_mut().enumerate() {
+            *out = acc[tile_idx * acc_rows + row_idx].0;
         }
+        if !rest.is_empty() {
+            rest.copy_from_slice(&acc[tiles.len() * acc_rows + row_idx].0[..rest.len()]);
+        }
+        self.add_bias(out, column_start);
     }
 
     fn add_bias(&self, values: &mut [f32], column_start: usize) {

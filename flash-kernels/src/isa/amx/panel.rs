@@ -1,151 +1,211 @@
-//! Many rows of activations: a panel of codes is unpacked once, and the matrix unit multiplies it with all of them.
+//! A panel of unpacked codes is multiplied with all rows of activations.
 
 #![expect(unsafe_code, reason = "the matrix unit loads and stores through pointers")]
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::rows::step_bytes;
-use super::unit::{DigitSums, Tiles};
-use crate::activations::{FixedRows, ROW_TILE, Terms};
-use crate::chains::Link;
+use bytemuck::Pod;
+
+use super::unit::{Sums as TileSums, Tiles, WORD_BYTES};
+use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, Terms};
 use crate::isa::Sums;
-use crate::isa::avx512::{HALVES, HalfWords, LANES};
-use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, Lanes, TILE};
+use crate::isa::avx512::HALVES;
+use crate::tile::{CodePairs, CodePanel, GroupLanes, Lanes, TILE};
 
-/// Bytes of each row of weights in a line of the panel.
-const WORD_BYTES: usize = 4;
+/// Bytes of a line of the panel: the next bytes of each row of a tile of weights.
+pub(super) const LINE_BYTES: usize = TILE * WORD_BYTES;
 
-/// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes): the panel has four codes of each row in a line, a byte each.
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
-    panel.pairs.resize(links.len() * rows.group / WORD_BYTES, CodePairs([[0; 2]; TILE]));
-    let mask = _mm512_set1_epi8(15);
-    for half in 0..HALVES {
-        let words = HalfWords::new(rows, links, half);
-        match rows.bits {
-            CodeBits::Four => {
-                for (block_idx, lines) in panel.pairs.chunks_mut(2 * LANES).enumerate() {
-                    let words = words.block(block_idx);
-                    for (word, [low, high]) in words.into_iter().zip(lines.as_chunks_mut::<2>().0) {
-                        low.store_512(half, _mm512_and_si512(word, mask));
-                        high.store_512(half, _mm512_and_si512(_mm512_srli_epi16::<4>(word), mask));
-                    }
-                }
-            }
-            CodeBits::Eight => {
-                for (block_idx, lines) in panel.pairs.chunks_mut(LANES).enumerate() {
-                    let words = words.block(block_idx);
-                    for (word, line) in words.into_iter().zip(lines) {
-                        line.store_512(half, word);
-                    }
-                }
-            }
-        }
-    }
+/// As which numbers the unit takes digits and codes.
+///
+/// There are two sets of tiles for sums, so that one can be taken away while products are added to the other.
+pub(super) trait Form: Clone {
+    /// What it adds up in.
+    type Number: Pod;
+
+    /// Bytes of a code in the panel.
+    const CODE_BYTES: usize;
+
+    /// Bytes along `k` of a step: a group, or what a row of the unit's tiles holds.
+    const STEP_BYTES: usize;
+
+    /// Halves of a tile of weights that a block has: what a set of tiles has room for.
+    const BLOCK_HALVES: usize;
+
+    /// Adds the products of a step to the sums of the set `set`: `x` are the upper digits of 16 rows of activations and behind
+    /// them the lower, `codes` for each four bytes along `k` those of the rows of weights.
+    ///
+    /// # Safety
+    /// At `x` there must be 32 rows of a step, and of `codes` a line of [`LINE_BYTES`] after the other for each word of it.
+    unsafe fn add(tiles: &mut Tiles, set: usize, x: *const u8, codes: *const u8);
+
+    /// The dot products of a row of activations with the half `half` of a block, each rounded once.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 F.
+    unsafe fn dots(sums: &TileSums<Self::Number>, half: usize, row: usize) -> __m512;
 }
+
+/// Sets of tiles for sums.
+const SETS: usize = 2;
 
 /// [`Kernels::multiply_panel`](crate::isa::Kernels::multiply_panel).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn multiply(
+pub(super) fn multiply<F: Form>(
     panel: &CodePanel,
     links: Range<usize>,
     scales: &GroupLanes,
     x: &FixedRows,
     Sums { chain, acc }: Sums<'_>,
 ) {
-    assert!(links.end <= x.links.len() && panel.pairs.len() == links.len() * x.group / WORD_BYTES);
-    let n_links = links.len();
-    let n_blocks = n_links * chain.len().div_ceil(ROW_TILE);
-    let products = Products { panel, x, links };
-    let mut tiles = Tiles::new(step_bytes(x.group));
-    let mut sums = [const { MaybeUninit::uninit() }; 2];
-    if n_blocks > 0 {
-        products.compute(&mut tiles, 0, &mut sums[0]);
+    let products = Products::<F>::new(panel, x, links.clone());
+    let places = Places::<F>::new(links, chain.len().div_ceil(ROW_TILE));
+    let mut tiles = Tiles::new(F::STEP_BYTES);
+    let mut sums = MaybeUninit::uninit();
+    let mut ahead = places.clone();
+    for (set, place) in ahead.by_ref().take(SETS).enumerate() {
+        products.compute(&mut tiles, set, place);
     }
-    // The unit multiplies a block while the one before it is scaled and added.
-    for block_idx in 0..n_blocks {
-        if block_idx + 1 < n_blocks {
-            products.compute(&mut tiles, block_idx + 1, &mut sums[(block_idx + 1) % 2]);
+    for (set, Place { row_tile_idx, link_idx, half }) in (0..SETS).cycle().zip(places) {
+        tiles.store(set, &mut sums);
+        // Given at once to the unit, the block behind the next is multiplied while this one is scaled and added; who asked for
+        // it when it was needed would wait for all of its steps.
+        if let Some(place) = ahead.next() {
+            products.compute(&mut tiles, set, place);
         }
-        // SAFETY: the sums of this block were stored when it was computed.
-        let dots = unsafe { sums[block_idx % 2].assume_init_ref() };
-        let (tile_idx, link_idx) = products.place(block_idx);
-        let row_start = tile_idx * ROW_TILE;
-        let rows = row_start..chain.len().min(row_start + ROW_TILE);
         let link = x.links[link_idx];
-        let block = Block {
-            dots,
-            terms: &x.terms[x.tile_idx(link_idx, tile_idx)],
-            link,
-            half_scales: load_halves(&scales.scales[link.group_idx]),
-            half_biases: load_halves(&scales.biases[link.group_idx]),
+        let block = Block::<F> {
+            // SAFETY: they were stored just now.
+            sums: unsafe { sums.assume_init_ref() },
+            half,
+            terms: &x.terms[x.tile_idx(link_idx, row_tile_idx)],
+            scales: load_halves(&scales.scales[link.group_idx]),
+            biases: load_halves(&scales.biases[link.group_idx]),
         };
-        block.add(Sums { chain: &mut chain[rows.clone()], acc: &mut acc[rows] });
+        let row_start = row_tile_idx * ROW_TILE;
+        let rows = row_start..chain.len().min(row_start + ROW_TILE);
+        let sums = Sums { chain: &mut chain[rows.clone()], acc: &mut acc[rows] };
+        match (link.is_first, link.is_last) {
+            (true, true) => block.add::<true, true>(sums),
+            (true, false) => block.add::<true, false>(sums),
+            (false, true) => block.add::<false, true>(sums),
+            (false, false) => block.add::<false, false>(sums),
+        }
     }
 }
 
-/// The products of a panel with all rows of activations: blocks of 16 rows and one link, those of the same rows together.
-struct Products<'a> {
+/// Which rows, which link, and which half of a tile of weights a block begins with.
+#[derive(Clone, Copy)]
+struct Place {
+    row_tile_idx: usize,
+    link_idx: usize,
+    half: usize,
+}
+
+/// Those of all blocks, those of the same rows behind each other.
+#[derive(Clone)]
+struct Places<F> {
+    next: Place,
+    links: Range<usize>,
+    n_row_tiles: usize,
+    form: PhantomData<F>,
+}
+
+impl<F: Form> Places<F> {
+    fn new(links: Range<usize>, n_row_tiles: usize) -> Self {
+        let next = Place { row_tile_idx: 0, link_idx: links.start, half: 0 };
+        let n_row_tiles = if links.is_empty() { 0 } else { n_row_tiles };
+        Self { next, links, n_row_tiles, form: PhantomData }
+    }
+}
+
+impl<F: Form> Iterator for Places<F> {
+    type Item = Place;
+
+    #[inline]
+    fn next(&mut self) -> Option<Place> {
+        let Place { row_tile_idx, link_idx, half } = self.next;
+        self.next = if half + F::BLOCK_HALVES < HALVES {
+            Place { row_tile_idx, link_idx, half: half + F::BLOCK_HALVES }
+        } else if link_idx + 1 < self.links.end {
+            Place { row_tile_idx, link_idx: link_idx + 1, half: 0 }
+        } else {
+            Place { row_tile_idx: row_tile_idx + 1, link_idx: self.links.start, half: 0 }
+        };
+        (row_tile_idx < self.n_row_tiles).then_some(Place { row_tile_idx, link_idx, half })
+    }
+}
+
+/// The products of a panel with all rows of activations: blocks of 16 rows and one link.
+struct Products<'a, F> {
     panel: &'a CodePanel,
     x: &'a FixedRows,
     links: Range<usize>,
+    /// Lines of the panel that a group takes.
+    n_lines: usize,
+    form: PhantomData<F>,
 }
 
-impl Products<'_> {
-    /// Which rows and which link a block is of.
-    #[inline]
-    fn place(&self, block_idx: usize) -> (usize, usize) {
-        (block_idx / self.links.len(), self.links.start + block_idx % self.links.len())
+impl<'a, F: Form> Products<'a, F> {
+    fn new(panel: &'a CodePanel, x: &'a FixedRows, links: Range<usize>) -> Self {
+        let n_lines = x.group * F::CODE_BYTES / WORD_BYTES;
+        assert!(links.end <= x.links.len() && panel.pairs.len() == links.len() * n_lines);
+        Self { panel, x, links, n_lines, form: PhantomData }
     }
 
-    #[inline]
-    fn compute(&self, tiles: &mut Tiles, block_idx: usize, sums: &mut MaybeUninit<DigitSums>) {
-        let (tile_idx, link_idx) = self.place(block_idx);
-        let x: &[u8] = bytemuck::cast_slice(self.x.tile_pairs(self.x.tile_idx(link_idx, tile_idx)));
-        let lines = self.x.group / WORD_BYTES;
-        let codes: &[CodePairs] = &self.panel.pairs[(link_idx - self.links.start) * lines..][..lines];
-        let step = step_bytes(self.x.group);
-        tiles.clear();
-        for (x, codes) in x.chunks_exact(2 * ROW_TILE * step).zip(codes.chunks_exact(step / WORD_BYTES)) {
-            // SAFETY: both are of the length that a step has.
-            unsafe { tiles.add(x.as_ptr(), codes.as_ptr().cast()) };
+    /// Begins to compute a block into the set `set`. What is handed over in memory comes too late.
+    #[inline(always)]
+    fn compute(&self, tiles: &mut Tiles, set: usize, Place { row_tile_idx, link_idx, half }: Place) {
+        let x: &[u8] = bytemuck::cast_slice(self.x.tile_pairs(self.x.tile_idx(link_idx, row_tile_idx)));
+        let codes: &[CodePairs] =
+            &self.panel.pairs[(link_idx - self.links.start) * self.n_lines..][..self.n_lines];
+        tiles.clear(set);
+        let steps = x.chunks_exact(2 * ROW_TILE * F::STEP_BYTES);
+        for (x, codes) in steps.zip(codes.chunks_exact(F::STEP_BYTES / WORD_BYTES)) {
+            let codes: &[u8] = &bytemuck::cast_slice(codes)[half * LINE_BYTES / HALVES..];
+            // SAFETY: both are of the length that a step has, but for the first half of a line.
+            unsafe { F::add(tiles, set, x.as_ptr(), codes.as_ptr()) };
         }
-        tiles.store(sums);
     }
 }
 
-/// Dot products of 16 rows with a group of each row of a tile of weights, and what they are scaled with.
-struct Block<'a> {
-    dots: &'a DigitSums,
+/// Dot products of 16 rows with a group of each row of weights, and what they are scaled with.
+struct Block<'a, F: Form> {
+    sums: &'a TileSums<F::Number>,
+    half: usize,
     terms: &'a [Terms; ROW_TILE],
-    link: Link,
-    half_scales: [__m512; HALVES],
-    half_biases: [__m512; HALVES],
+    scales: [__m512; HALVES],
+    biases: [__m512; HALVES],
 }
 
-impl Block<'_> {
-    /// Adds to the sums of its rows, of which the last ones may be missing.
+impl<F: Form> Block<'_, F> {
+    /// Adds to the sums of its rows, of which the last ones may be missing, those of the first or last link of a chain, or of
+    /// one between.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn add(&self, Sums { chain, acc }: Sums<'_>) {
-        let Link { is_first, is_last, .. } = self.link;
-        for (row, (chain, acc)) in chain.iter_mut().zip(acc).take(ROW_TILE).enumerate() {
-            let x_scale = _mm512_set1_ps(self.terms[row].scale);
-            let x_sum = _mm512_set1_ps(self.terms[row].sum);
-            for half in 0..HALVES {
-                let [upper, lower] = &self.dots.0[half];
-                let (upper, lower) = (load(&upper[row]), load(&lower[row]));
-                let dot = _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower);
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), x_scale);
-                let before = if is_first { _mm512_setzero_ps() } else { chain.load_512(half) };
-                let product = _mm512_fmadd_ps(scaled, self.half_scales[half], before);
-                let sum = _mm512_fmadd_ps(x_sum, self.half_biases[half], product);
-                if is_last {
-                    acc.store_512(half, _mm512_add_ps(acc.load_512(half), sum));
-                } else {
-                    chain.store_512(half, sum);
+    fn add<const IS_FIRST: bool, const IS_LAST: bool>(&self, Sums { chain, acc }: Sums<'_>) {
+        let steps = chain.as_chunks_mut::<ROW_STEP>().0.iter_mut().zip(acc.as_chunks_mut::<ROW_STEP>().0);
+        let terms = self.terms.as_chunks::<ROW_STEP>().0;
+        // Whole steps: rows one by one, of which there may be any number, make a loop of bookkeeping.
+        for (step_idx, ((chain, acc), terms)) in steps.zip(terms).enumerate() {
+            for row in 0..ROW_STEP {
+                let x_scale = _mm512_set1_ps(terms[row].scale);
+                let x_sum = _mm512_set1_ps(terms[row].sum);
+                for block_half in 0..F::BLOCK_HALVES {
+                    let half = self.half + block_half;
+                    // SAFETY: this function is for processors that have AVX-512 F.
+                    let dots = unsafe { F::dots(self.sums, block_half, step_idx * ROW_STEP + row) };
+                    let scaled = _mm512_mul_ps(dots, x_scale);
+                    let before = if IS_FIRST { _mm512_setzero_ps() } else { chain[row].load_512(half) };
+                    let product = _mm512_fmadd_ps(scaled, self.scales[half], before);
+                    let sum = _mm512_fmadd_ps(x_sum, self.biases[half], product);
+                    if IS_LAST {
+                        acc[row].store_512(half, _mm512_add_ps(acc[row].load_512(half), sum));
+                    } else {
+                        chain[row].store_512(half, sum);
+                    }
                 }
             }
         }
@@ -157,11 +217,4 @@ impl Block<'_> {
 #[target_feature(enable = "avx512f")]
 fn load_halves(lanes: &Lanes) -> [__m512; HALVES] {
     [lanes.load_512(0), lanes.load_512(1)]
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(lanes: &[i32; LANES]) -> __m512i {
-    // SAFETY: an array of 16 `i32` is what is read.
-    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
