@@ -135,10 +135,10 @@ impl Session {
         if !stream && pass_bytes > 0 {
             return Err(SessionError::WouldStream { budget_bytes, pass_bytes }.into());
         }
-        let watch = settings.ram.is_none().then(|| {
-            let taken_bytes = engine.residency().plan().total_bytes;
-            Watch::start(engine.allowance(), taken_bytes, budget::headroom(budget_bytes))
-        });
+        let watch = settings
+            .ram
+            .is_none()
+            .then(|| Watch::start(engine.allowance(), engine.useful_bytes(), budget::headroom(budget_bytes)));
         Ok(Loaded { engine, tokenizer, io: tuning.mode, listener, watch })
     }
 }

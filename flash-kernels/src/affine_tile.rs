@@ -1,16 +1,11 @@
 use std::ops::Range;
 
-use smallvec::SmallVec;
-
 use crate::activations::Exception;
 use crate::isa::Kernels;
 use crate::matrix::{AffineStorage, Coding};
 use crate::strips::into_rows;
 use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Layout, Rows};
 use crate::widen::widen_e8m0;
-
-/// Those of a block, mostly: no memory is asked for then.
-pub(crate) type Tiles<'a> = SmallVec<[AffineTile<'a>; 8]>;
 
 /// A tile of affine weights.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +25,7 @@ impl<'a> AffineTile<'a> {
         range: Range<usize>,
         widened: &'a mut [Vec<u8>; 3],
         spare: &'a mut [Vec<u8>; 3],
-    ) -> Tiles<'a> {
+    ) -> impl Iterator<Item = Self> {
         let [spare_codes, spare_scales, spare_biases] = spare;
         let [wide_codes, wide_scales, wide_biases] = widened;
         let codes_bytes = k / 8 * w.bits as usize;
@@ -66,12 +61,12 @@ impl<'a> AffineTile<'a> {
                 )
             }
         };
-        let tiles = codes.zip(scales.zip(biases)).map(|(codes, (scales, biases))| Self {
-            codes: CodeRows { rows: codes, layout, bits: w.code_bits(), group: w.group },
-            scales: FloatRows { rows: scales, float: w.float },
-            biases: FloatRows { rows: biases, float: w.float },
-        });
-        tiles.collect()
+        let (bits, group, float) = (w.code_bits(), w.group, w.float);
+        codes.zip(scales.zip(biases)).map(move |(codes, (scales, biases))| Self {
+            codes: CodeRows { rows: codes, layout, bits, group },
+            scales: FloatRows { rows: scales, float },
+            biases: FloatRows { rows: biases, float },
+        })
     }
 
     /// Groups of a row.

@@ -117,10 +117,15 @@ impl Bundle {
         reader.guess(waiting_bytes, &self.layout, slot)
     }
 
+    /// Where a part lies in the slot.
+    pub(crate) fn offset(&self, part_idx: usize) -> usize {
+        self.layout.tensor_offset(part_idx)
+    }
+
     /// The tensors as they lie in the slot.
     pub(crate) fn views(&self) -> Vec<View> {
         let view = |(idx, part): (usize, &Part)| View {
-            offset: self.layout.tensor_offset(idx),
+            offset: self.offset(idx),
             shape: part.shape.clone(),
             dtype: mlx_dtype(part.dtype),
         };

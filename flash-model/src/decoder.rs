@@ -81,6 +81,10 @@ impl Decoder {
         Ok((Self { embedding, layers: proxies, mixtures, experts_outs, norm, head, dims }, bundles))
     }
 
+    pub(crate) fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
+
     /// Passes tokens through the model, and sets `logits` to those of the last one.
     pub(crate) fn logits(
         &mut self,
@@ -121,11 +125,12 @@ impl Decoder {
     fn hidden(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<Value>, ModelError> {
         let Pass { residency, kv, experts, interrupt } = pass;
         let first = kv.begin(ids)?;
+        let Self { embedding, layers, mixtures, experts_outs, norm, head, .. } = self;
+        embedding.adapt(residency);
         let mut chunks = ids
             .chunks(CHUNK_TOKENS)
-            .map(|ids| Ok(self.embedding.lookup(residency.reader(), ids)?.into()))
+            .map(|ids| Ok(embedding.lookup(residency.reader(), ids)?.into()))
             .collect::<Result<Vec<Value>, ModelError>>()?;
-        let Self { layers, mixtures, experts_outs, norm, head, .. } = self;
         let n_parts = layers.len() * chunks.len();
         let mut n_done = 0_usize;
         for (idx, kv) in kv.layers.iter_mut().enumerate() {
@@ -134,6 +139,7 @@ impl Decoder {
             }
             if residency.has_to_adapt() {
                 mlx_rs::transforms::eval(&arrays(&chunks)?)?;
+                embedding.give_up(residency);
                 let next = layers[idx].bundle();
                 let others = layers.iter_mut();
                 residency.adapt(None, next, &mut holders(others, experts_outs, norm, head), experts)?;
@@ -185,6 +191,7 @@ impl Decoder {
                         )?;
                     }
                     if residency.has_to_adapt() {
+                        embedding.give_up(residency);
                         let next = after.first().map_or(norm.bundle(), Holder::bundle);
                         let next = experts_outs[idx].as_ref().map_or(next, Holder::bundle);
                         let others = before.iter_mut().chain(after.iter_mut());

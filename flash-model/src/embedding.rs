@@ -1,19 +1,26 @@
-//! The embedding table, read by row: it need not be resident. Texts repeat tokens, so rows stay for a while.
+//! The embedding table, read by row: it need not be resident. Texts repeat tokens, so rows stay for a while; and all of it
+//! stays where there is room.
+
+mod table;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::thread;
 
-use flash_io::{Dtype, IoError, Reader, ShardIdx, Span, Tensor};
+use flash_io::{Dtype, IoError, Reader, Span, Tensor};
 use flash_kernels::{Affine, FloatType, Mx};
 use lru::LruCache;
 use mlx_rs::Array;
 use parking_lot::Mutex;
 
+use table::{TENSORS_MAX, Table};
+
 use crate::ModelError;
+use crate::bundle::Part;
 use crate::checkpoint::{Checkpoint, TensorKind};
 use crate::config::QuantizedMode;
 use crate::models::Architecture;
+use crate::residency::Residency;
 
 /// Bytes of rows that stay: a few hundred of a large model. Others are read, and waited for.
 const RECENT_BYTES: usize = 1 << 20;
@@ -29,6 +36,8 @@ pub(crate) struct Embedding {
     /// What each number is multiplied by.
     scale: f32,
     storage: Storage,
+    /// What `storage` tells the rows of.
+    table: Table,
     /// Rows of the tokens that were looked up last, as they are stored.
     recent: LruCache<u32, Box<[u8]>>,
 }
@@ -43,22 +52,21 @@ enum Storage {
 /// The rows of one tensor.
 #[derive(Debug)]
 struct Rows {
-    name: String,
-    shard: ShardIdx,
-    start: u64,
+    tensor: Part,
     row_bytes: u64,
 }
 
 impl Rows {
     fn of(tensor: &Tensor) -> Self {
         let row_bytes = tensor.span.len_bytes() / tensor.shape[0].max(1);
-        Self { name: tensor.name.clone(), shard: tensor.shard, start: tensor.span.start, row_bytes }
+        Self { tensor: Part::whole(tensor), row_bytes }
     }
 
     fn read(&self, reader: &Reader, row: u32, buffer: &mut [u8]) -> Result<(), ModelError> {
-        let start = self.start + u64::from(row) * self.row_bytes;
-        let read = reader.read_exact_at(self.shard, Span::new(start, start + self.row_bytes), buffer);
-        read.map_err(|source: IoError| ModelError::WeightRead { tensor: self.name.clone(), source })
+        let Part { name, shard, span, .. } = &self.tensor;
+        let start = span.start + u64::from(row) * self.row_bytes;
+        let read = reader.read_exact_at(*shard, Span::new(start, start + self.row_bytes), buffer);
+        read.map_err(|source: IoError| ModelError::WeightRead { tensor: name.clone(), source })
     }
 }
 
@@ -108,38 +116,74 @@ impl Embedding {
             let values = tensor("weight", hidden, TensorKind::Float)?;
             Storage::Dense { values: Rows::of(values), float: float_type(values.dtype) }
         };
+        let tensors = storage.tensors().into_iter().flatten().map(|rows| rows.tensor.clone());
+        let table = Table::new(path, tensors.collect());
         let n_recent = (RECENT_BYTES / storage.row_bytes().max(1)).min(vocab as usize);
         Ok(Self {
             hidden_size: hidden as usize,
             vocab_size: vocab as usize,
             scale: architecture.embed_scale,
             storage,
+            table,
             recent: LruCache::new(NonZeroUsize::new(n_recent).unwrap_or(NonZeroUsize::MIN)),
         })
     }
 
+    /// Has all of the table in memory from one of the next passes on, if the plan leaves room for it.
+    pub(crate) fn adapt(&mut self, residency: &Residency) {
+        self.table.adapt(residency);
+    }
+
+    /// What the table costs, if there is room for it.
+    pub(crate) fn planned_bytes(&self, residency: &Residency) -> u64 {
+        self.table.planned_bytes(residency)
+    }
+
+    /// What it takes, once it is there.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.table.held_bytes()
+    }
+
+    /// Gives up the table, for what the plan wants instead.
+    pub(crate) fn give_up(&mut self, residency: &Residency) {
+        self.table.give_up(residency.reader());
+    }
+
     /// The embeddings of `ids`, f32 `[1, n, hidden]`.
     pub(crate) fn lookup(&mut self, reader: &Reader, ids: &[u32]) -> Result<Array, ModelError> {
+        let vocab_size = self.vocab_size;
+        if let Some(&token) = ids.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(ModelError::TokenOutOfRange { token, vocab_size });
+        }
         let mut out = vec![0.0; ids.len() * self.hidden_size];
+        if let Some(tensors) = self.table.tensors() {
+            for (&token, out) in ids.iter().zip(out.chunks_exact_mut(self.hidden_size)) {
+                self.storage.decode(self.storage.row_of(tensors, token), out);
+            }
+        } else {
+            self.lookup_rows(reader, ids, &mut out)?;
+        }
+        out.iter_mut().for_each(|value| *value *= self.scale);
+        Ok(Array::from_slice(&out, &[1, ids.len() as i32, self.hidden_size as i32]))
+    }
+
+    /// Decodes the rows of `ids` into `out`, from those that stay and from the disk.
+    fn lookup_rows(&mut self, reader: &Reader, ids: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
         let at_once = self.recent.cap().get();
         for (ids, out) in ids.chunks(at_once).zip(out.chunks_mut(at_once * self.hidden_size)) {
             self.load(reader, ids)?;
             for (&token, out) in ids.iter().zip(out.chunks_exact_mut(self.hidden_size)) {
                 let row = self.recent.get(&token).expect("as many are kept as are loaded at once");
-                self.storage.decode(row, out);
-                out.iter_mut().for_each(|value| *value *= self.scale);
+                self.storage.decode(self.storage.row_in(row), out);
             }
         }
-        Ok(Array::from_slice(&out, &[1, ids.len() as i32, self.hidden_size as i32]))
+        Ok(())
     }
 
     /// Reads the rows that are not there, of no more tokens than are kept.
     fn load(&mut self, reader: &Reader, ids: &[u32]) -> Result<(), ModelError> {
         let mut missing = BTreeMap::new();
         for &token in ids {
-            if token as usize >= self.vocab_size {
-                return Err(ModelError::TokenOutOfRange { token, vocab_size: self.vocab_size });
-            }
             // Those that are there become the last to be given up.
             if self.recent.get(&token).is_none() {
                 missing.entry(token).or_insert_with(|| self.storage.row());
@@ -163,7 +207,7 @@ impl Embedding {
 
 impl Storage {
     /// The tensors that a row lies in.
-    fn tensors(&self) -> [Option<&Rows>; 3] {
+    fn tensors(&self) -> [Option<&Rows>; TENSORS_MAX] {
         match self {
             Self::Dense { values, .. } => [Some(values), None, None],
             Self::Affine { codes, scales, biases, .. } => [Some(codes), Some(scales), Some(biases)],
@@ -194,13 +238,27 @@ impl Storage {
         })
     }
 
-    /// The numbers of a row that was read.
-    fn decode(&self, mut bytes: &[u8], out: &mut [f32]) {
-        let [first, second, third] = self.tensors().map(|rows| {
-            let (part, rest) = bytes.split_at(rows.map_or(0, |rows| rows.row_bytes as usize));
-            bytes = rest;
+    /// What each tensor has of a row that was read.
+    fn row_in<'a>(&self, mut row: &'a [u8]) -> [&'a [u8]; TENSORS_MAX] {
+        self.tensors().map(|rows| {
+            let (part, rest) = row.split_at(rows.map_or(0, |rows| rows.row_bytes as usize));
+            row = rest;
             part
-        });
+        })
+    }
+
+    /// What each of the `tensors` has of the row of a token.
+    fn row_of<'a>(&self, tensors: [&'a [u8]; TENSORS_MAX], token: u32) -> [&'a [u8]; TENSORS_MAX] {
+        let mut row = tensors;
+        for (part, rows) in row.iter_mut().zip(self.tensors()) {
+            let row_bytes = rows.map_or(0, |rows| rows.row_bytes as usize);
+            *part = &part[token as usize * row_bytes..][..row_bytes];
+        }
+        row
+    }
+
+    /// The numbers of a row.
+    fn decode(&self, [first, second, third]: [&[u8]; TENSORS_MAX], out: &mut [f32]) {
         let decoded = match self {
             Self::Dense { float, .. } => float.decode_into(first, out),
             Self::Affine { float, format, .. } => format.dequantize_row(*float, first, second, third, out),

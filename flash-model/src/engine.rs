@@ -176,6 +176,12 @@ impl Engine {
         self.residency.allowance()
     }
 
+    /// The bytes of the budget that the engine can use: those of its plan, and of an embedding table if there is room for it.
+    /// More would lie idle.
+    pub fn useful_bytes(&self) -> u64 {
+        self.residency.plan().total_bytes + self.decoder.embedding().planned_bytes(&self.residency)
+    }
+
     /// What is in memory, and by which plan.
     pub fn residency(&self) -> &Residency {
         &self.residency
@@ -192,6 +198,7 @@ impl Engine {
             budget_bytes: self.budget.total_bytes(),
             floor_bytes: self.floor_bytes,
             pinned_bytes: self.residency.pinned_bytes(),
+            table_bytes: self.decoder.embedding().held_bytes(),
             streamed_bytes: self.residency.streamed_bytes() + expert_reads.read_bytes,
             pass_bytes: self.residency.pass_bytes() + expert_reads.token_read_bytes,
             stall: self.stall(),

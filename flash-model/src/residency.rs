@@ -160,6 +160,20 @@ impl Residency {
         Ok(())
     }
 
+    /// What of the allowance nobody has a use for: everything stays, and there is more.
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        let Source { plan, budget, .. } = &*self.source;
+        if plan.streamed_bytes > 0 || self.planned_bytes.is_none() {
+            return 0;
+        }
+        self.allowance.bytes().min(budget.total_bytes()).saturating_sub(plan.total_bytes)
+    }
+
+    /// Memory of what is spare.
+    pub(crate) fn spare_slot(&self, len_bytes: usize) -> Result<Slot, IoError> {
+        Slot::alone(&self.source.budget, len_bytes)
+    }
+
     /// The reader, for small reads beside the bundles.
     pub(crate) fn reader(&self) -> &Reader {
         &self.source.reader

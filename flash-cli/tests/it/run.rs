@@ -15,6 +15,7 @@ const FIELDS: [&str; 18] = [
     "decode_tok_per_s",
     "model_bytes",
     "pinned_bytes",
+    "table_bytes",
     "budget_bytes",
     "streamed_bytes",
     "streamed_bytes_per_token",

@@ -5,6 +5,8 @@ mod decoded;
 use std::cell::RefCell;
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::input::{FixedInput, Input, Inputs};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
 use crate::activations::ROW_STEP;
@@ -192,21 +194,23 @@ impl<'a> Product<'a> {
     ) {
         let acc_rows = self.acc_rows();
         let Scratch { acc, chains, panel, scales, widened, spare, .. } = scratch;
-        let tiles = AffineTile::of(kernels, w, self.k, columns, widened, spare);
-        let accs = acc.chunks_exact_mut(acc_rows);
         match x {
             FixedInput::Few(x) => {
-                for (tile, acc) in tiles.iter().zip(accs) {
+                let tiles = AffineTile::of(kernels, w, self.k, columns.clone(), widened, spare);
+                for (tile, acc) in tiles.zip(acc.chunks_exact_mut(acc_rows)) {
                     for (x, acc) in x.iter().zip(acc) {
-                        (kernels.multiply_codes)(tile, x, acc);
+                        (kernels.multiply_codes)(&tile, x, acc);
                     }
                 }
             }
             FixedInput::Many(x) => {
+                let tiles = AffineTile::of(kernels, w, self.k, columns.clone(), widened, spare);
+                let tiles: SmallVec<[_; BLOCK_TILES]> = tiles.collect();
                 for (tile, scales) in tiles.iter().zip(&mut *scales) {
                     scales.decode(kernels, tile);
                 }
                 chains.resize(tiles.len() * acc_rows, Lanes::ZERO);
+                let accs = acc.chunks_exact_mut(acc_rows);
                 let mut sums: Vec<_> = chains.chunks_exact_mut(acc_rows).zip(accs).collect();
                 let step = PANEL_K / w.group;
                 for start in (0..x.links.len()).step_by(step) {
@@ -219,9 +223,14 @@ impl<'a> Product<'a> {
                 }
             }
         }
-        for exception in x.exceptions() {
-            for (tile, acc) in tiles.iter().zip(acc.chunks_exact_mut(acc_rows)) {
-                tile.add_exception(&exception, &mut acc[exception.row_idx]);
+        let mut exceptions = x.exceptions().peekable();
+        if exceptions.peek().is_some() {
+            let tiles = AffineTile::of(kernels, w, self.k, columns, widened, spare);
+            let tiles: SmallVec<[_; BLOCK_TILES_DIRECT]> = tiles.collect();
+            for exception in exceptions {
+                for (tile, acc) in tiles.iter().zip(acc.chunks_exact_mut(acc_rows)) {
+                    tile.add_exception(&exception, &mut acc[exception.row_idx]);
+                }
             }
         }
     }

@@ -18,6 +18,8 @@ pub struct EngineStats {
     pub floor_bytes: u64,
     /// Weights that stay in memory.
     pub pinned_bytes: u64,
+    /// What the embedding table takes of the budget, beside them; zero as long as it is read by row.
+    pub table_bytes: u64,
     /// Weights that were read beside those that are pinned, so far.
     pub streamed_bytes: u64,
     /// Weights that one pass over the model streams; of experts, what a token has read on average.

@@ -419,6 +419,49 @@ fn a_cap_on_the_read_rate_changes_no_bit() {
     assert!(bits(&mut engine, &prompt, 100).unwrap() == wanted);
 }
 
+#[test]
+fn an_embedding_table_stays_where_there_is_room_for_it_and_changes_no_bit() {
+    for (format, tied) in
+        [(Format::F32, false), (Format::F16, true), (Format::Affine(4), true), (Format::Affine(8), false)]
+    {
+        let tiny = Tiny { format, tied, ..SMALL };
+        let dir = written(&tiny);
+        let prompt = prompt_of(40, tiny.vocab);
+        let mut streamed = STREAM_ALL.open(dir.path()).unwrap();
+        let wanted = bits(&mut streamed, &prompt, tiny.vocab).unwrap();
+        assert_eq!(streamed.stats().table_bytes, 0, "{format:?}: there was no room");
+
+        let mut engine = Way::RESIDENT.open(dir.path()).unwrap();
+        let useful_bytes = engine.useful_bytes();
+        assert!(useful_bytes > engine.residency().plan().total_bytes);
+        // It is read behind everything else, and taken up by a pass that finds it there.
+        let has_table = |engine: &mut Engine| {
+            (0..2000).any(|_| {
+                engine.forward(&prompt[..1]).unwrap();
+                engine.truncate(0).unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+                engine.stats().table_bytes > 0
+            })
+        };
+        assert!(has_table(&mut engine), "{format:?}");
+        assert!(bits(&mut engine, &prompt, tiny.vocab).unwrap() == wanted, "{format:?}");
+
+        engine.truncate(0).unwrap();
+        engine.allowance().set(useful_bytes - 1);
+        engine.forward(&prompt).unwrap();
+        assert_eq!(
+            (engine.stats().table_bytes, engine.stats().pass_bytes),
+            (0, 0),
+            "it goes first, and alone"
+        );
+        engine.allowance().set(useful_bytes);
+        engine.truncate(0).unwrap();
+        assert!(has_table(&mut engine), "{format:?}");
+        let beyond = engine.forward(&[tiny.vocab as u32]).unwrap_err();
+        assert!(matches!(beyond, ModelError::TokenOutOfRange { .. }), "{beyond}");
+    }
+}
+
 /// Memory that is taken away and given back, before passes and in the middle of them.
 #[test]
 fn memory_that_comes_and_goes_changes_no_bit() {
