@@ -8,6 +8,10 @@
 
 pub mod trace;
 
+/// What the worth of an expert that was just read counts beside that of one that is held. To exchange them costs about a third
+/// of a read: the next one goes into memory that no cache holds, and is computed with from there (docs/performance.md).
+const NEWCOMER: f64 = 0.7;
+
 /// How experts are weighed against each other.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
@@ -20,7 +24,7 @@ pub enum Policy {
         half_life: f64,
     },
     /// Who will probably be used stays: the estimates of a short and of a long memory, averaged. The long one knows what is
-    /// popular, the short one what the text is about right now.
+    /// popular, the short one what the text is about right now. A newcomer has to be worth half as much again.
     TwoMemories {
         /// Tokens after which a use counts half in the short memory.
         short: f64,
@@ -151,7 +155,11 @@ impl ExpertCache {
         let held = (0..is_held.len()).filter(|idx| is_held[*idx]);
         let new = loaded.iter().copied().filter(|idx| !is_held[*idx]);
         let mut all: Vec<usize> = held.chain(new).collect();
-        let worth = |idx: usize| (is_held[idx] && uses[idx].last == *now, uses[idx].worth(*now, policy));
+        let newcomer = if matches!(policy, Policy::TwoMemories { .. }) { NEWCOMER } else { 1.0 };
+        let worth = |idx: usize| {
+            let counts = if is_held[idx] { 1.0 } else { newcomer };
+            (is_held[idx] && uses[idx].last == *now, counts * uses[idx].worth(*now, policy))
+        };
         let by_worth = |a: &usize, b: &usize| {
             let ((a_in_use, a), (b_in_use, b)) = (worth(*a), worth(*b));
             b_in_use.cmp(&a_in_use).then(b.total_cmp(&a))
@@ -228,6 +236,18 @@ mod tests {
             assert_eq!(token(&mut cache, &[6]), [6], "{policy:?}");
             assert!(cache.is_held(0, 5));
         }
+    }
+
+    #[test]
+    fn who_is_worth_about_as_much_as_who_is_held_does_not_take_its_place() {
+        let exchanges = |policy| {
+            let mut cache = ExpertCache::new(&[8], 1, policy);
+            token(&mut cache, &[0]);
+            // In turn, so that who was used just now is always worth a little more.
+            (0..40).filter(|turn| token(&mut cache, &[turn % 2]) == [1 - turn % 2]).count()
+        };
+        assert_eq!(exchanges(Policy::default()), 0);
+        assert_eq!(exchanges(Policy::Lru), 39);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::support::tiny::{CONTEXT_TOKENS, Tiny};
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stderr, stdout};
 
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 19] = [
     "text",
     "token_ids",
     "prompt_tokens",
