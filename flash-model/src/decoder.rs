@@ -139,7 +139,7 @@ impl Decoder {
             }
             if residency.has_to_adapt() {
                 mlx_rs::transforms::eval(&arrays(&chunks)?)?;
-                embedding.give_up(residency);
+                embedding.adapt(residency);
                 let next = layers[idx].bundle();
                 let others = layers.iter_mut();
                 residency.adapt(None, next, &mut holders(others, experts_outs, norm, head), experts)?;
@@ -191,7 +191,7 @@ impl Decoder {
                         )?;
                     }
                     if residency.has_to_adapt() {
-                        embedding.give_up(residency);
+                        embedding.adapt(residency);
                         let next = after.first().map_or(norm.bundle(), Holder::bundle);
                         let next = experts_outs[idx].as_ref().map_or(next, Holder::bundle);
                         let others = before.iter_mut().chain(after.iter_mut());

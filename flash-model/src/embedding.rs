@@ -129,7 +129,7 @@ impl Embedding {
         })
     }
 
-    /// Has all of the table in memory from one of the next passes on, if the plan leaves room for it.
+    /// Has all of the table in memory from one of the next passes on, if plan and allowance leave room for it; gives it up if not.
     pub(crate) fn adapt(&mut self, residency: &Residency) {
         self.table.adapt(residency);
     }
@@ -142,11 +142,6 @@ impl Embedding {
     /// What it takes, once it is there.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.table.held_bytes()
-    }
-
-    /// Gives up the table, for what the plan wants instead.
-    pub(crate) fn give_up(&mut self, residency: &Residency) {
-        self.table.give_up(residency.reader());
     }
 
     /// The embeddings of `ids`, f32 `[1, n, hidden]`.

@@ -71,7 +71,7 @@ impl Table {
     }
 
     /// Frees its memory, once reads under way have ended.
-    pub(super) fn give_up(&mut self, reader: &Reader) {
+    fn give_up(&mut self, reader: &Reader) {
         match take(&mut self.state) {
             State::Reading(ticket) => reader.give_up(ticket),
             State::Unreadable => self.state = State::Unreadable,
