@@ -53,8 +53,8 @@ pub enum With {
     MlxLm {
         #[command(flatten)]
         common: CommonArgs,
-        /// Decode this many tokens: by default few, as one may take seconds
-        #[arg(long, value_name = "N", default_value = "4")]
+        /// Decode this many tokens: by default as few as tell how fast flash is, as one of mlx-lm may take seconds
+        #[arg(long, value_name = "N", default_value = "16")]
         tokens: NonZeroUsize,
     },
 }
