@@ -252,7 +252,8 @@ impl Reader {
         let mut rest = Vec::new();
         for extent in bundle.extents() {
             let source = &self.sources[extent.shard.0];
-            for chunk in extent.file.chunks(chunk_bytes) {
+            // Alike: a short one at the end would cost as much as a whole one.
+            for chunk in extent.file.even_chunks(chunk_bytes, DIRECT_ALIGN as u64) {
                 let (range, read) = part_of(extent, chunk, source.storage.alignment());
                 let wanted_bytes = chunk.intersection(&extent.wanted).end - read.start;
                 parts.push((range, Origin { path: Arc::clone(&source.path), offset: read.start }));

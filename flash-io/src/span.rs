@@ -77,6 +77,17 @@ impl Span {
             Some(chunk)
         })
     }
+
+    /// Splits into as few spans of at most `chunk_bytes` as there can be, all of the same length but for the last one, which may
+    /// be shorter by less than `align` for each of them. They begin at multiples of `align` from the start.
+    ///
+    /// # Panics
+    /// If `chunk_bytes` is not a multiple of `align`, or is 0.
+    pub fn even_chunks(self, chunk_bytes: u64, align: u64) -> impl Iterator<Item = Span> {
+        assert!(chunk_bytes > 0 && chunk_bytes.is_multiple_of(align), "a chunk has whole blocks");
+        let n_chunks = self.len_bytes().div_ceil(chunk_bytes).max(1);
+        self.chunks(self.len_bytes().div_ceil(n_chunks).next_multiple_of(align).max(align))
+    }
 }
 
 impl fmt::Display for Span {
@@ -132,6 +143,28 @@ mod tests {
                 at = piece.end;
             }
             prop_assert_eq!(at, span.end);
+        }
+
+        #[test]
+        fn even_chunks_tile_the_span_and_are_few_and_alike(
+            start in 0u64..1 << 40,
+            len in 0u64..100_000,
+            blocks in 1u64..40,
+            shift in 0u32..13,
+        ) {
+            let (span, align) = (Span::new(start, start + len), 1 << shift);
+            let chunk = blocks * align;
+            let chunks: Vec<Span> = span.even_chunks(chunk, align).collect();
+            let lens: Vec<u64> = chunks.iter().map(Span::len_bytes).collect();
+            prop_assert_eq!(lens.iter().sum::<u64>(), len);
+            prop_assert!(chunks.first().is_none_or(|first| first.start == start));
+            prop_assert!(chunks.windows(2).all(|pair| pair[0].end == pair[1].start));
+            prop_assert!(chunks.len() as u64 <= len.div_ceil(chunk));
+            prop_assert!(lens.iter().all(|len| *len <= chunk));
+            if let [rest @ .., last] = lens.as_slice() {
+                prop_assert!(rest.iter().all(|len| *len == lens[0] && len % align == 0));
+                prop_assert!(lens[0] - last < align * lens.len() as u64);
+            }
         }
     }
 }

@@ -156,8 +156,12 @@ impl<T> Uring<T> {
 
     /// Begins to fill a piece, from `from` to its end, with what the file has at `offset`.
     ///
+    /// The kernel hears of it at once: of reads that it is handed together it joins those that touch, and then fewer are under
+    /// way than were asked for (docs/performance.md).
+    ///
     /// # Errors
-    /// What the system says when its queue is full; nothing is read then, and the piece ends as closed.
+    /// What the system says when its queue is full; nothing is read then, and the piece ends as closed. Or what it says if it
+    /// takes no reads any more.
     ///
     /// # Panics
     /// If there is no room, or the read is longer than [`READ_BYTES_MAX`].
@@ -182,8 +186,13 @@ impl<T> Uring<T> {
             // Then the kernel does not hear of it, and the piece ends as closed.
             self.free.push(place);
             drop(self.flights[place].take().and_then(|flight| flight.loan.back()));
+            return pushed;
         }
-        pushed
+        match self.ring.submit() {
+            // What it has no resources for now, it is handed again with the next wait.
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Asks the kernel to end a read before its time. It may not be able to; the read lands in any case.
@@ -208,14 +217,14 @@ impl<T> Uring<T> {
         };
         match waited {
             Ok(_) => Ok(()),
-            Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::TIME | Errno::INTR) => Ok(()),
-                Some(Errno::BUSY | Errno::AGAIN) => {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::TIME) => Ok(()),
+            Err(error) if is_passing(&error) => {
+                if Errno::from_io_error(&error) != Some(Errno::INTR) {
                     std::thread::sleep(BUSY_PAUSE);
-                    Ok(())
                 }
-                _ => Err(error),
-            },
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -276,6 +285,11 @@ impl<T> Uring<T> {
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.map_err(|_| Errno::BUSY.into())
     }
+}
+
+/// Whether the same may be asked for again: a signal came, or the kernel had no resources.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INTR | Errno::BUSY | Errno::AGAIN))
 }
 
 impl<T> Drop for Uring<T> {
