@@ -7,10 +7,9 @@
 //! [`trace`] has made-up routings and replays them, against the best that anyone could do who knew the future.
 
 pub mod trace;
+mod worth;
 
-/// What the worth of an expert that was just read counts beside that of one that is held. To exchange them costs about a third
-/// of a read: the next one goes into memory that no cache holds, and is computed with from there (docs/performance.md).
-const NEWCOMER: f64 = 0.7;
+use worth::{Uses, Worth};
 
 /// How experts are weighed against each other.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,8 +22,9 @@ pub enum Policy {
         /// Tokens, more than 0.
         half_life: f64,
     },
-    /// Who will probably be used stays: the estimates of a short and of a long memory, averaged. The long one knows what is
-    /// popular, the short one what the text is about right now. A newcomer has to be worth half as much again.
+    /// Who will probably be used stays: the estimates of a short and of a long memory, each as far as it has come true. The long
+    /// one knows what is popular, the short one what the text is about right now. A newcomer has to be worth more by what an
+    /// exchange costs.
     TwoMemories {
         /// Tokens after which a use counts half in the short memory.
         short: f64,
@@ -40,59 +40,19 @@ impl Default for Policy {
     }
 }
 
-/// What an expert has been used for so far.
-#[derive(Debug, Clone, Copy, Default)]
-struct Uses {
-    /// The token of the last one; 0 for none.
-    last: u64,
-    /// Uses by then, each counted by how long ago it was.
-    short: f64,
-    long: f64,
-}
-
-impl Uses {
-    fn add(&mut self, now: u64, n_tokens: usize, policy: Policy) {
-        let (short, long) = self.at(now, policy);
-        (self.short, self.long) = (short + n_tokens as f64, long + n_tokens as f64);
-        self.last = now;
-    }
-
-    fn at(&self, now: u64, policy: Policy) -> (f64, f64) {
-        let tokens = (now - self.last) as f64;
-        let after = |half_life: f64| (-tokens / half_life).exp2();
-        match policy {
-            Policy::Lru => (0.0, 0.0),
-            Policy::Lfu { half_life } => (self.short * after(half_life), 0.0),
-            Policy::TwoMemories { short, long } => (self.short * after(short), self.long * after(long)),
-        }
-    }
-
-    /// How much it is worth to hold it.
-    fn worth(&self, now: u64, policy: Policy) -> f64 {
-        let (of_short, of_long) = self.at(now, policy);
-        match policy {
-            Policy::Lru => self.last as f64,
-            Policy::Lfu { .. } => of_short,
-            // Uses a token: a use counts for half_life / ln 2 tokens altogether.
-            Policy::TwoMemories { short, long } => of_short / short + of_long / long,
-        }
-    }
-}
-
 /// One layer's experts.
 #[derive(Debug)]
 struct Layer {
     share: usize,
-    /// Tokens so far, beginning with 1.
-    now: u64,
-    uses: Vec<Uses>,
+    worth: Worth,
     is_held: Vec<bool>,
+    /// Used by the last pass.
+    in_use: Vec<bool>,
 }
 
 /// The experts that are in memory, by layer.
 #[derive(Debug)]
 pub struct ExpertCache {
-    policy: Policy,
     layers: Vec<Layer>,
 }
 
@@ -101,17 +61,17 @@ impl ExpertCache {
     pub fn new(n_experts: &[usize], n_held: usize, policy: Policy) -> Self {
         let layer = |(n_experts, share): (&usize, usize)| Layer {
             share,
-            now: 0,
-            uses: vec![Uses::default(); *n_experts],
+            worth: Worth::new(policy, *n_experts),
             is_held: vec![false; *n_experts],
+            in_use: vec![false; *n_experts],
         };
         let shares = shares(n_experts, n_held);
-        Self { policy, layers: n_experts.iter().zip(shares).map(layer).collect() }
+        Self { layers: n_experts.iter().zip(shares).map(layer).collect() }
     }
 
     /// Gives each layer its part of another number. Returns who is not held any more, by layer and index.
     pub fn resize(&mut self, n_held: usize) -> Vec<(usize, usize)> {
-        let n_experts: Vec<usize> = self.layers.iter().map(|layer| layer.uses.len()).collect();
+        let n_experts: Vec<usize> = self.layers.iter().map(|layer| layer.is_held.len()).collect();
         let mut given_up = Vec::new();
         for (idx, share) in shares(&n_experts, n_held).into_iter().enumerate() {
             self.layers[idx].share = share;
@@ -140,32 +100,30 @@ impl ExpertCache {
         n_tokens: usize,
         used: impl IntoIterator<Item = (usize, usize)>,
     ) {
-        let layer = &mut self.layers[layer_idx];
-        layer.now += n_tokens as u64;
-        for (expert_idx, n_tokens) in used {
-            layer.uses[expert_idx].add(layer.now, n_tokens, self.policy);
-        }
+        let Layer { worth, in_use, .. } = &mut self.layers[layer_idx];
+        let by_expert: Vec<(usize, usize)> = used.into_iter().collect();
+        worth.observe(Uses { n_tokens, by_expert: &by_expert });
+        in_use.fill(false);
+        by_expert.iter().for_each(|(expert_idx, _)| in_use[*expert_idx] = true);
     }
 
     /// The layer has these in memory beside those it holds, or will have them: it keeps the ones that are worth most, and
     /// returns the others, which are not held any more. Among those are none that were held and used just now.
     pub fn keep(&mut self, layer_idx: usize, loaded: &[usize]) -> Vec<usize> {
-        let policy = self.policy;
-        let Layer { share, now, uses, is_held } = &mut self.layers[layer_idx];
+        let Layer { share, worth, is_held, in_use } = &mut self.layers[layer_idx];
+        let worth_of = |expert_idx: usize| {
+            let is_held = is_held[expert_idx];
+            let charge = if is_held { 0.0 } else { worth.of_exchange() };
+            (is_held && in_use[expert_idx], worth.of(expert_idx) - charge)
+        };
         let held = (0..is_held.len()).filter(|idx| is_held[*idx]);
         let new = loaded.iter().copied().filter(|idx| !is_held[*idx]);
-        let mut all: Vec<usize> = held.chain(new).collect();
-        let newcomer = if matches!(policy, Policy::TwoMemories { .. }) { NEWCOMER } else { 1.0 };
-        let worth = |idx: usize| {
-            let counts = if is_held[idx] { 1.0 } else { newcomer };
-            (is_held[idx] && uses[idx].last == *now, counts * uses[idx].worth(*now, policy))
-        };
-        let by_worth = |a: &usize, b: &usize| {
-            let ((a_in_use, a), (b_in_use, b)) = (worth(*a), worth(*b));
-            b_in_use.cmp(&a_in_use).then(b.total_cmp(&a))
-        };
+        let mut all: Vec<(usize, (bool, f64))> = held.chain(new).map(|idx| (idx, worth_of(idx))).collect();
         // Of equals, those that were held before; the sort is stable.
-        all.sort_by(by_worth);
+        all.sort_by(|(_, (a_in_use, a)), (_, (b_in_use, b))| {
+            b_in_use.cmp(a_in_use).then(b.total_cmp(a))
+        });
+        let mut all: Vec<usize> = all.into_iter().map(|(idx, _)| idx).collect();
         let given_up = all.split_off(all.len().min(*share));
         all.iter().for_each(|idx| is_held[*idx] = true);
         given_up.iter().for_each(|idx| is_held[*idx] = false);

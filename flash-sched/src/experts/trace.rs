@@ -35,6 +35,11 @@ impl Routing {
         Self { n_experts, tokens }
     }
 
+    /// The experts of each token, in order.
+    pub fn tokens(&self) -> impl Iterator<Item = &[usize]> {
+        self.tokens.iter().map(Vec::as_slice)
+    }
+
     /// Made-up tokens that take `top_k` different experts each; the same for the same seed.
     ///
     /// # Panics
