@@ -8,6 +8,9 @@ use crate::planner::MachineSpeeds;
 
 /// Of so many slots that could hold an expert, one may be for guesses: what it costs in hits is little then.
 const SPARE_OF_AHEAD: usize = 8;
+/// What part of a layer's experts is guessed: enough to read until its router speaks, and the rest is known then. Each slot more
+/// that reads take in turn is memory that caches have forgotten when it is read into (docs/performance.md).
+const AHEAD_OF_DEMAND: usize = 2;
 
 /// How much memory experts take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +68,8 @@ impl ExpertPlan {
     /// few where few do.
     pub(super) fn ahead_slots(&self, n_slots: usize) -> usize {
         let n_spare = n_slots.saturating_sub(self.staging_slots);
-        if n_spare < self.n_experts { self.staging_slots.min(n_spare / SPARE_OF_AHEAD) } else { 0 }
+        let n_guesses = self.staging_slots.div_ceil(AHEAD_OF_DEMAND);
+        if n_spare < self.n_experts { n_guesses.min(n_spare / SPARE_OF_AHEAD) } else { 0 }
     }
 
     /// How many stay in memory of experts that take so much.
