@@ -84,6 +84,11 @@ impl PageBuf {
         &mut self.map[self.lead_page_bytes..][..self.len_bytes]
     }
 
+    /// Has the system find memory for all of it now.
+    pub(crate) fn touch(&mut self) {
+        self.map.chunks_mut(self.lead_page_bytes).for_each(|page| page[0] = 0);
+    }
+
     /// The bytes right before the data.
     pub fn lead_mut(&mut self) -> &mut [u8; LEAD_BYTES] {
         let lead = self.map[..self.lead_page_bytes].last_chunk_mut();

@@ -1,5 +1,8 @@
 //! Slots: memory for bundles, used over and over.
 
+mod warm;
+
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
@@ -29,7 +32,10 @@ struct Shelf {
 
 #[derive(Debug)]
 struct Stock {
-    free: Vec<PageBuf>,
+    /// The one that came back last is the next to go out: caches know it best.
+    free: VecDeque<PageBuf>,
+    /// Slots that are being made ready.
+    n_cold: usize,
     is_closed: bool,
 }
 
@@ -40,13 +46,41 @@ impl SlotPool {
     /// [`IoError::OverBudget`] if they do not all fit, [`IoError::Map`] if the system has no memory.
     pub fn new(budget: &Budget, slot_bytes: usize, n_slots: usize) -> Result<Self, IoError> {
         let free = (0..n_slots).map(|_| PageBuf::new(slot_bytes, budget)).collect::<Result<_, _>>()?;
-        let stock = Mutex::new(Stock { free, is_closed: false });
+        let stock = Mutex::new(Stock { free, n_cold: 0, is_closed: false });
         Ok(Self { shelf: Arc::new(Shelf { stock, changed: Condvar::new() }), slot_bytes, n_slots })
+    }
+
+    /// The same, for memory that will be needed bit by bit: `n_first` slots are there at once, and the others become
+    /// [ready](Self::ready_slots) as a thread in the background has touched them, so that no read waits for the system to find
+    /// memory. A virtual machine may have to ask its host for each page, at less than the speed of a disk
+    /// (docs/performance.md).
+    ///
+    /// Few bytes are all there at once.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn warming(
+        budget: &Budget,
+        slot_bytes: usize,
+        n_slots: usize,
+        n_first: usize,
+    ) -> Result<Self, IoError> {
+        let pool = Self::new(budget, slot_bytes, n_slots)?;
+        if (n_slots * slot_bytes) as u64 >= warm::BYTES_MIN {
+            let cold = {
+                let mut stock = pool.shelf.stock.lock();
+                let cold = stock.free.split_off(n_first.min(n_slots));
+                stock.n_cold = cold.len();
+                cold
+            };
+            warm::begin(&pool.shelf, cold);
+        }
+        Ok(pool)
     }
 
     /// Takes a free slot, `None` if all are out. Its bytes are what its last user left.
     pub fn try_acquire(&self) -> Option<Slot> {
-        let pages = self.shelf.stock.lock().free.pop()?;
+        let pages = self.shelf.stock.lock().free.pop_back()?;
         Some(self.slot(pages))
     }
 
@@ -54,7 +88,7 @@ impl SlotPool {
     pub fn acquire(&self) -> Option<Slot> {
         let mut stock = self.shelf.stock.lock();
         self.shelf.changed.wait_while(&mut stock, |stock| stock.free.is_empty() && !stock.is_closed);
-        if stock.is_closed { None } else { stock.free.pop().map(|pages| self.slot(pages)) }
+        if stock.is_closed { None } else { stock.free.pop_back().map(|pages| self.slot(pages)) }
     }
 
     /// The same, but waits no longer than `limit`; then `None`.
@@ -62,7 +96,7 @@ impl SlotPool {
         let mut stock = self.shelf.stock.lock();
         let is_empty = |stock: &mut Stock| stock.free.is_empty() && !stock.is_closed;
         self.shelf.changed.wait_while_for(&mut stock, is_empty, limit);
-        if stock.is_closed { None } else { stock.free.pop().map(|pages| self.slot(pages)) }
+        if stock.is_closed { None } else { stock.free.pop_back().map(|pages| self.slot(pages)) }
     }
 
     /// Ends all waits for a slot, now and later.
@@ -83,6 +117,12 @@ impl SlotPool {
     /// How many slots there are, in the pool and out.
     pub fn n_slots(&self) -> usize {
         self.n_slots
+    }
+
+    /// How many of them are ready to be used: all, but for those of a pool that is [warming](Self::warming). They become more,
+    /// never fewer.
+    pub fn ready_slots(&self) -> usize {
+        self.n_slots - self.shelf.stock.lock().n_cold
     }
 
     /// How many slots are in the pool now.
@@ -160,7 +200,7 @@ impl DerefMut for Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let (Some(pages), Some(shelf)) = (self.pages.take(), self.home.upgrade()) {
-            shelf.stock.lock().free.push(pages);
+            shelf.stock.lock().free.push_back(pages);
             shelf.changed.notify_one();
         }
     }
@@ -217,6 +257,37 @@ mod tests {
         assert!(matches!(SlotPool::new(&budget, 4096, 4), Err(IoError::OverBudget { .. })));
         assert_eq!(budget.used_bytes(), 0);
         assert!(SlotPool::new(&budget, 4096, 3).is_ok());
+    }
+
+    #[test]
+    fn warming_pool_has_its_first_slots_at_once_and_all_in_the_end() {
+        let (slot_bytes, n_slots) = (1 << 20, 260);
+        let pool = SlotPool::warming(&Budget::new(1 << 30), slot_bytes, n_slots, 3).unwrap();
+        let first: Vec<_> = (0..3).map(|_| pool.try_acquire().unwrap()).collect();
+        let rest: Vec<_> = (3..n_slots).map(|_| pool.acquire().unwrap()).collect();
+        assert_eq!((pool.ready_slots(), pool.free_slots()), (n_slots, 0));
+        let places: std::collections::HashSet<_> = first.iter().chain(&rest).map(Slot::as_ptr).collect();
+        assert_eq!(places.len(), n_slots);
+    }
+
+    #[test]
+    fn small_pool_is_ready_at_once() {
+        let pool = SlotPool::warming(&Budget::new(1 << 20), 1000, 10, 2).unwrap();
+        assert_eq!((pool.ready_slots(), pool.free_slots()), (10, 10));
+    }
+
+    #[test]
+    fn pool_that_goes_while_it_warms_gives_back_all_of_its_budget() {
+        let budget = Budget::new(4 << 30);
+        let pool = SlotPool::warming(&budget, 1 << 20, 2000, 1).unwrap();
+        let slot = pool.try_acquire().unwrap();
+        drop(pool);
+        drop(slot);
+        let begun = std::time::Instant::now();
+        while budget.used_bytes() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} bytes are left", budget.used_bytes());
+            std::thread::yield_now();
+        }
     }
 
     #[test]

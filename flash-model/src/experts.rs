@@ -41,6 +41,8 @@ pub use traffic::ExpertTraffic;
 
 /// Rows that pass through experts at once, where they are many: what is computed for a row is large.
 const WAVE_ROWS: usize = 512;
+/// Experts more that are held at once, while their memory is being made ready.
+const HELD_STEP: usize = 64;
 
 /// What a layer sends to its experts.
 #[derive(Debug)]
@@ -72,6 +74,8 @@ pub(crate) struct Experts {
     reader: Arc<Reader>,
     pool: SlotPool,
     cache: ExpertCache,
+    /// How many experts the cache may hold by now.
+    n_held: usize,
     /// By layer and index.
     held: HashMap<(usize, usize), Expert>,
     plan: ExpertPlan,
@@ -121,11 +125,12 @@ impl Experts {
     ) -> Result<Self, IoError> {
         let n_experts: Vec<usize> =
             mixtures.map(|mixture| mixture.map_or(0, |mixture| mixture.dims.n_experts)).collect();
-        Ok(Self {
+        let mut experts = Self {
             backend: backend.clone(),
             reader,
             pool: plan.pool(experts_bytes, budget)?,
-            cache: ExpertCache::new(&n_experts, plan.n_held(experts_bytes), Policy::default()),
+            cache: ExpertCache::new(&n_experts, 0, Policy::default()),
+            n_held: 0,
             held: HashMap::new(),
             plan: *plan,
             budget: budget.clone(),
@@ -134,7 +139,21 @@ impl Experts {
             ahead: Ahead::default(),
             token_read_bytes: Average::default(),
             read_bytes_before: 0,
-        })
+        };
+        experts.hold_more();
+        Ok(experts)
+    }
+
+    /// Has the cache hold as many experts as there are slots ready for, if there are many more than before.
+    fn hold_more(&mut self) {
+        let n_ready = self.plan.n_held_in(&self.pool);
+        let is_last = self.pool.ready_slots() == self.pool.n_slots();
+        // Some for each layer at a time: to share them out takes as long as a small kernel.
+        if n_ready > self.n_held && (is_last || n_ready >= self.n_held + HELD_STEP) {
+            self.n_held = n_ready;
+            // Nobody is given up for that.
+            self.cache.resize(n_ready);
+        }
     }
 
     pub(crate) fn traffic(&self) -> ExpertTraffic {
@@ -166,7 +185,8 @@ impl Experts {
             // The old slots go first: there may be no room for both.
             self.pool = SlotPool::new(&self.budget, 0, 0)?;
             self.pool = once_slots_are_back(|| self.plan.pool(bytes, &self.budget))?;
-            self.cache.resize(self.plan.n_held(bytes));
+            self.n_held = 0;
+            self.hold_more();
         }
         Ok(self.planned_bytes - bytes)
     }
@@ -200,6 +220,7 @@ impl Experts {
         routed: &Routed,
         foreseen: Option<Foreseen<'_>>,
     ) -> Result<Value, ModelError> {
+        self.hold_more();
         // Together: the host waits once.
         let next = foreseen.as_ref().map(|foreseen| &foreseen.routed);
         eval([routed].into_iter().chain(next).flat_map(Routed::arrays))?;

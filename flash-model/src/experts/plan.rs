@@ -60,8 +60,15 @@ impl ExpertPlan {
         (experts_bytes / self.slot_cost_bytes()) as usize
     }
 
+    /// The slots, those that experts pass through first: who stays comes token by token.
     pub(super) fn pool(&self, experts_bytes: u64, budget: &Budget) -> Result<SlotPool, IoError> {
-        SlotPool::new(budget, self.slot_bytes, self.n_slots(experts_bytes))
+        let n_slots = self.n_slots(experts_bytes);
+        SlotPool::warming(budget, self.slot_bytes, n_slots, self.passing_slots(n_slots))
+    }
+
+    /// How many of so many slots experts pass through that do not stay.
+    fn passing_slots(&self, n_slots: usize) -> usize {
+        self.staging_slots + self.ahead_slots(n_slots)
     }
 
     /// How many of so many slots experts are read into before their layer asks for them: none if all stay in memory anyway, and
@@ -75,8 +82,12 @@ impl ExpertPlan {
     /// How many stay in memory of experts that take so much.
     pub(crate) fn n_held(&self, experts_bytes: u64) -> usize {
         let n_slots = self.n_slots(experts_bytes);
-        let n_passing = self.staging_slots + self.ahead_slots(n_slots);
-        n_slots.saturating_sub(n_passing).min(self.n_experts)
+        n_slots.saturating_sub(self.passing_slots(n_slots)).min(self.n_experts)
+    }
+
+    /// How many of them there is room for by now.
+    pub(super) fn n_held_in(&self, pool: &SlotPool) -> usize {
+        pool.ready_slots().saturating_sub(self.passing_slots(pool.n_slots())).min(self.n_experts)
     }
 
     /// What experts add to a token, if tokens take all of them alike: the reads of a layer follow its router, and what is in
