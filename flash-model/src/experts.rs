@@ -147,18 +147,27 @@ impl Experts {
     /// Has the cache hold as many experts as there are slots ready for, if there are many more than before.
     fn hold_more(&mut self) {
         let n_ready = self.plan.n_held_in(&self.pool);
-        let is_last = self.pool.ready_slots() == self.pool.n_slots();
         // Some for each layer at a time: to share them out takes as long as a small kernel.
-        if n_ready > self.n_held && (is_last || n_ready >= self.n_held + HELD_STEP) {
+        if n_ready > self.n_held && (self.is_warm() || n_ready >= self.n_held + HELD_STEP) {
             self.n_held = n_ready;
             // Nobody is given up for that.
             self.cache.resize(n_ready);
         }
     }
 
+    /// Whether all slots are ready.
+    fn is_warm(&self) -> bool {
+        self.pool.ready_slots() == self.pool.n_slots()
+    }
+
     pub(crate) fn traffic(&self) -> ExpertTraffic {
         let token_read_bytes = self.token_read_bytes.0.unwrap_or(0.0) as u64;
-        ExpertTraffic { token_read_bytes, ahead: self.ahead.traffic(), ..self.traffic }
+        ExpertTraffic {
+            token_read_bytes,
+            ahead: self.ahead.traffic(),
+            is_warm: self.is_warm(),
+            ..self.traffic
+        }
     }
 
     /// Whether [`mix`](Self::mix) has a use for what the next router would say.
@@ -200,7 +209,8 @@ impl Experts {
 
     /// They have gone through all layers, or failed to.
     pub(crate) fn end_pass(&mut self, n_tokens: usize, is_complete: bool) {
-        self.ahead.end_pass(is_complete, &self.reader);
+        // While places become more, tokens become faster by themselves.
+        self.ahead.end_pass(is_complete && self.is_warm(), &self.reader);
         let read_bytes = self.traffic.read_bytes - self.read_bytes_before;
         self.read_bytes_before = self.traffic.read_bytes;
         if n_tokens == 1 {

@@ -120,9 +120,7 @@ impl ExpertCache {
         let new = loaded.iter().copied().filter(|idx| !is_held[*idx]);
         let mut all: Vec<(usize, (bool, f64))> = held.chain(new).map(|idx| (idx, worth_of(idx))).collect();
         // Of equals, those that were held before; the sort is stable.
-        all.sort_by(|(_, (a_in_use, a)), (_, (b_in_use, b))| {
-            b_in_use.cmp(a_in_use).then(b.total_cmp(a))
-        });
+        all.sort_by(|(_, (a_in_use, a)), (_, (b_in_use, b))| b_in_use.cmp(a_in_use).then(b.total_cmp(a)));
         let mut all: Vec<usize> = all.into_iter().map(|(idx, _)| idx).collect();
         let given_up = all.split_off(all.len().min(*share));
         all.iter().for_each(|idx| is_held[*idx] = true);

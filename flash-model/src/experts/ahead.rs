@@ -72,10 +72,10 @@ impl Ahead {
         self.begun = Some(Instant::now());
     }
 
-    /// A pass has ended. It counts if it was a whole token's.
-    pub(super) fn end_pass(&mut self, is_complete: bool, reader: &Reader) {
+    /// A pass has ended. It counts if it was a token's, and is `like_others`: whole, and not faster or slower for another reason.
+    pub(super) fn end_pass(&mut self, like_others: bool, reader: &Reader) {
         if let Some(time) = self.begun.take().as_ref().map(Instant::elapsed)
-            && is_complete
+            && like_others
         {
             self.decision.observe(time);
         }

@@ -8,6 +8,8 @@ use super::AheadTraffic;
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ExpertTraffic {
+    /// All memory that experts have is ready for them; before, fewer than planned stay.
+    pub is_warm: bool,
     /// Uses of an expert by a pass that found it in memory.
     pub hits: u64,
     /// Uses that had to read it.

@@ -19,8 +19,12 @@ use crate::size::Bytes;
 
 /// Tokens before any is measured: pinned weights are read with the first, and the controller learns with the second.
 const WARM_UP: usize = 4;
-/// The same for a mixture of experts: those that stay come with the tokens that take them.
+/// The same for a mixture of experts, once all of its memory is ready: those that stay come with the tokens that take them, and
+/// it is tried whether guesses pay.
 const WARM_UP_EXPERTS: usize = 48;
+/// Rounds of so many tokens in which that memory should be ready.
+const WARM_UP_ROUNDS: usize = 32;
+const ROUND_TOKENS: usize = 16;
 /// Tokens whose compute is measured without reads beside it.
 const COMPUTE_TOKENS: usize = 3;
 /// The disk is measured before each of so many parts of the tokens, and after the last: its speed changes.
@@ -74,9 +78,16 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
     let context_tokens = context + WARM_UP_EXPERTS + tokens.max(COMPUTE_TOKENS);
 
     let mut engine = trial.load(1, context_tokens, true)?;
+    let mut made_up = fastrand::Rng::with_seed(SEED);
+    for _ in 0..WARM_UP_ROUNDS {
+        if engine.stats().experts.is_none_or(|experts| experts.is_warm) {
+            break;
+        }
+        decode(&mut engine, &mut made_up, ROUND_TOKENS)?;
+        engine.truncate(0)?;
+    }
     engine.make_up_context(context)?;
     let warm_up = if engine.stats().experts.is_some() { WARM_UP_EXPERTS } else { WARM_UP };
-    let mut made_up = fastrand::Rng::with_seed(SEED);
     decode(&mut engine, &mut made_up, warm_up)?;
     let (mut passes, mut disk_bytes_per_s) = (Vec::new(), vec![trial.disk.measure()?]);
     for round in 0..ROUNDS {
