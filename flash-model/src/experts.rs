@@ -150,8 +150,10 @@ impl Experts {
         // Some for each layer at a time: to share them out takes as long as a small kernel.
         if n_ready > self.n_held && (self.is_warm() || n_ready >= self.n_held + HELD_STEP) {
             self.n_held = n_ready;
-            // Nobody is given up for that.
-            self.cache.resize(n_ready);
+            // Shares are cut anew: that of a layer may have one place less.
+            for expert in self.cache.resize(n_ready) {
+                self.held.remove(&expert);
+            }
         }
     }
 
