@@ -6,17 +6,17 @@
 
 mod ahead;
 mod gate;
+mod held;
 mod mixture;
 mod plan;
 mod router;
 mod traffic;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use flash_io::{Budget, IoError, Reader, Slot, SlotPool, Ticket};
-use flash_sched::{ExpertCache, Policy};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::transforms::{async_eval, eval};
@@ -31,6 +31,7 @@ use ahead::Ahead;
 pub use ahead::AheadTraffic;
 pub(crate) use ahead::Foreseen;
 pub(crate) use gate::{Gate, GateArgs, Latent};
+use held::Held;
 pub(crate) use mixture::{Expert, ExpertArgs, ExpertDims, MATRICES, Mixture, MixtureArgs, Names};
 pub use mixture::{ExpertRows, ExpertTensor};
 pub use plan::ExpertInfo;
@@ -73,11 +74,7 @@ pub(crate) struct Experts {
     backend: Backend,
     reader: Arc<Reader>,
     pool: SlotPool,
-    cache: ExpertCache,
-    /// How many experts the cache may hold by now.
-    n_held: usize,
-    /// By layer and index.
-    held: HashMap<(usize, usize), Expert>,
+    held: Held<Expert>,
     plan: ExpertPlan,
     budget: Budget,
     /// What was planned for them.
@@ -129,9 +126,7 @@ impl Experts {
             backend: backend.clone(),
             reader,
             pool: plan.pool(experts_bytes, budget)?,
-            cache: ExpertCache::new(&n_experts, 0, Policy::default()),
-            n_held: 0,
-            held: HashMap::new(),
+            held: Held::new(&n_experts),
             plan: *plan,
             budget: budget.clone(),
             planned_bytes: experts_bytes,
@@ -144,16 +139,12 @@ impl Experts {
         Ok(experts)
     }
 
-    /// Has the cache hold as many experts as there are slots ready for, if there are many more than before.
+    /// Has as many experts stay as there are slots ready for, if there are many more than before.
     fn hold_more(&mut self) {
-        let n_ready = self.plan.n_held_in(&self.pool);
+        let (n_places, n_ready) = (self.held.n_places(), self.plan.n_held_in(&self.pool));
         // Some for each layer at a time: to share them out takes as long as a small kernel.
-        if n_ready > self.n_held && (self.is_warm() || n_ready >= self.n_held + HELD_STEP) {
-            self.n_held = n_ready;
-            // Shares are cut anew: that of a layer may have one place less.
-            for expert in self.cache.resize(n_ready) {
-                self.held.remove(&expert);
-            }
+        if n_ready > n_places && (self.is_warm() || n_ready >= n_places + HELD_STEP) {
+            self.held.resize(n_ready);
         }
     }
 
@@ -190,13 +181,11 @@ impl Experts {
         let bytes = bytes.min(self.planned_bytes);
         if self.plan.n_slots(bytes) != self.pool.n_slots() {
             tracing::debug!(bytes, "memory of experts is planned anew");
-            self.held.clear();
-            self.cache.resize(0);
+            self.held.resize(0);
             self.ahead.clear(&self.reader);
             // The old slots go first: there may be no room for both.
             self.pool = SlotPool::new(&self.budget, 0, 0)?;
             self.pool = once_slots_are_back(|| self.plan.pool(bytes, &self.budget))?;
-            self.n_held = 0;
             self.hold_more();
         }
         Ok(self.planned_bytes - bytes)
@@ -239,17 +228,14 @@ impl Experts {
         let (logits, correction) = routed.said()?;
         let routes = Routes::new(&mixture.router, logits, correction, mixture.dims.n_experts)?;
         let uses = routes.by_expert.iter().map(|(expert_idx, tokens)| (*expert_idx, tokens.len()));
-        self.cache.uses(layer_idx, routes.by_token.len(), uses);
+        self.held.uses(layer_idx, routes.by_token.len(), uses);
         let used = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx);
-        let missing: Vec<usize> =
-            used.filter(|expert_idx| !self.cache.is_held(layer_idx, *expert_idx)).collect();
+        let missing: Vec<usize> = used.filter(|expert_idx| !self.held.has(layer_idx, *expert_idx)).collect();
         self.traffic.hits += (routes.by_expert.len() - missing.len()) as u64;
         self.traffic.misses += missing.len() as u64;
         self.traffic.read_bytes += missing.len() as u64 * mixture.expert_bytes();
         // Before anything is read: who is given up makes room.
-        for expert_idx in self.cache.keep(layer_idx, &missing) {
-            self.held.remove(&(layer_idx, expert_idx));
-        }
+        self.held.make_places(layer_idx, &missing);
         let early = self.ahead.take(layer_idx, &missing, &self.reader);
         let x = &Value::from(&routed.x);
         let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x, hidden };
@@ -260,11 +246,7 @@ impl Experts {
         };
         if mixed.is_err() {
             // Who was to be kept may not have come.
-            for expert_idx in missing {
-                if !self.held.contains_key(&(layer_idx, expert_idx)) {
-                    self.cache.lose(layer_idx, expert_idx);
-                }
-            }
+            self.held.give_up_absent(layer_idx, &missing);
         }
         mixed
     }
@@ -292,7 +274,7 @@ impl Experts {
         let mut done: Vec<usize> = there.collect();
         let mut parts: Vec<Value> = Vec::new();
         if !done.is_empty() {
-            let experts: Vec<&Expert> = done.iter().map(|idx| &self.held[&(layer_idx, *idx)]).collect();
+            let experts: Vec<&Expert> = done.iter().map(|idx| self.held.expert(layer_idx, *idx)).collect();
             parts.push(self.compute(x, &experts)?);
         }
         while let Some(load) = loads.pop_front() {
@@ -327,7 +309,7 @@ impl Experts {
         let (logits, correction) = routed.said()?;
         let choices = mixture.router.choose(logits, correction).into_iter().map(|choice| choice.expert_idx);
         let mut missing: Vec<usize> =
-            choices.filter(|expert_idx| !self.cache.is_held(*layer_idx, *expert_idx)).collect();
+            choices.filter(|expert_idx| !self.held.has(*layer_idx, *expert_idx)).collect();
         missing.truncate(self.plan.ahead_slots(self.pool.n_slots()));
         let waiting_bytes = mixture.bytes_beside_one_of(missing.len());
         let mut loads = Vec::new();
@@ -363,7 +345,7 @@ impl Experts {
                 to_read.pop_front();
             }
             let expert = if missing.binary_search(expert_idx).is_err() {
-                self.held[&(layer_idx, *expert_idx)].clone()
+                self.held.expert(layer_idx, *expert_idx).clone()
             } else {
                 let load = match loads.pop_front() {
                     Some(load) => load,
@@ -422,9 +404,7 @@ impl Experts {
         let Load { expert_idx, bundle, ticket } = load;
         let slot = ticket.wait().map_err(|source| bundle.read_error(source))?;
         let expert = demand.mixture.bind(&bundle, slot)?;
-        if self.cache.is_held(demand.layer_idx, expert_idx) {
-            self.held.insert((demand.layer_idx, expert_idx), expert.clone());
-        }
+        self.held.came(demand.layer_idx, expert_idx, &expert);
         Ok(expert)
     }
 }
