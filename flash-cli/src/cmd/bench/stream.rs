@@ -33,7 +33,7 @@ const ROUNDS: usize = 4;
 const IN_MEMORY_BYTES: u64 = 1 << 50;
 /// Any token of any vocabulary.
 const FIRST_TOKEN: u32 = 1;
-/// Made-up tokens are the same in every run.
+/// Tokens are the same in every run.
 const SEED: u64 = 1;
 
 /// What is printed.
@@ -78,7 +78,7 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
     let context_tokens = context + WARM_UP_EXPERTS + tokens.max(COMPUTE_TOKENS);
 
     let mut engine = trial.load(1, context_tokens, true)?;
-    let mut made_up = fastrand::Rng::with_seed(SEED);
+    let mut made_up = MadeUpTokens::new();
     for _ in 0..WARM_UP_ROUNDS {
         if engine.stats().experts.is_none_or(|experts| experts.is_warm) {
             break;
@@ -104,7 +104,7 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         _ => trial.load_in(IN_MEMORY_BYTES, 1, context_tokens, true)?,
     };
     engine.make_up_context(context)?;
-    let alone = decode(&mut engine, &mut fastrand::Rng::with_seed(SEED), WARM_UP + COMPUTE_TOKENS)?;
+    let alone = decode(&mut engine, &mut MadeUpTokens::new(), WARM_UP + COMPUTE_TOKENS)?;
     let compute = median(alone[WARM_UP..].iter().map(Pass::compute));
 
     let disk = Some(ByteRate::new(mean(&disk_bytes_per_s))?);
@@ -148,14 +148,24 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Decodes made-up tokens: a model that chooses them itself, and has random weights, repeats one, and with it the experts that
-/// it takes.
-fn decode(engine: &mut Engine, made_up: &mut fastrand::Rng, n: usize) -> anyhow::Result<Vec<Pass>> {
-    let mut token = FIRST_TOKEN;
+/// Tokens that nobody chose: a model that chooses them itself, and has random weights, repeats one, and with it the experts
+/// that it takes. For the same reason none is begun with twice.
+struct MadeUpTokens {
+    rng: fastrand::Rng,
+    next: u32,
+}
+
+impl MadeUpTokens {
+    fn new() -> Self {
+        Self { rng: fastrand::Rng::with_seed(SEED), next: FIRST_TOKEN }
+    }
+}
+
+fn decode(engine: &mut Engine, made_up: &mut MadeUpTokens, n: usize) -> anyhow::Result<Vec<Pass>> {
     let mut passes = Vec::with_capacity(n);
     for _ in 0..n {
-        let (pass, logits) = pass(engine, &[token])?;
-        token = made_up.u32(..(logits.len() as u32).max(1));
+        let (pass, logits) = pass(engine, &[made_up.next])?;
+        made_up.next = made_up.rng.u32(..(logits.len() as u32).max(1));
         passes.push(pass);
     }
     Ok(passes)
