@@ -45,8 +45,9 @@ pub use ticket::Ticket;
 /// How a [`Reader`] reads.
 #[derive(Debug, Clone)]
 pub struct ReaderConfig {
-    /// How many reads the device has at once: in an io_uring, or each in a thread. One at a time leaves half of an SSD
-    /// unused.
+    /// How many reads of `chunk_bytes` at once keep the device busy; one leaves half of an SSD unused. Each is made by a thread
+    /// of its own, or they are in one io_uring: there are twice as many there, or up to four times if they are short, for the
+    /// device is not to wait for a thread that has to wait for a processor.
     pub depth: usize,
     /// Bytes of one read call, rounded up to a multiple of [`DIRECT_ALIGN`]. A bundle too small for `depth` of them is read
     /// in smaller ones.
@@ -182,8 +183,9 @@ impl Reader {
     fn start_ring(&mut self, pacer: Option<Arc<dyn Pace>>, read_timeout: Duration) -> Result<(), IoError> {
         let ring_sources = self.sources.iter().filter(|source| source.ring_file.is_some());
         let storages = ring_sources.map(|source| Arc::clone(&source.storage)).collect();
+        let retry = Arc::clone(&self.retry);
         let (ring, thread) =
-            RingQueue::start(storages, self.depth, Arc::clone(&self.retry), pacer, read_timeout)?;
+            RingQueue::start(storages, self.depth, self.chunk_bytes, retry, pacer, read_timeout)?;
         self.ring = Some(ring);
         self.threads.push(thread);
         Ok(())

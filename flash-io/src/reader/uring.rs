@@ -37,12 +37,14 @@ pub(crate) struct Uring<T> {
     ring: IoUring,
     flights: Vec<Option<Flight<T>>>,
     free: Vec<usize>,
+    under_way_bytes: usize,
     serial: u64,
     wake: Option<Arc<Wake>>,
 }
 
 struct Flight<T> {
     user_data: u64,
+    read_bytes: usize,
     loan: Loan,
     load: T,
 }
@@ -131,6 +133,7 @@ impl<T> Uring<T> {
             ring,
             flights: std::iter::repeat_with(|| None).take(depth).collect(),
             free: (0..depth).rev().collect(),
+            under_way_bytes: 0,
             serial: 0,
             wake,
         };
@@ -148,10 +151,15 @@ impl<T> Uring<T> {
         self.flights.len() - self.free.len()
     }
 
+    /// What they were asked for together.
+    pub(crate) fn under_way_bytes(&self) -> usize {
+        self.under_way_bytes
+    }
+
     /// The loads of the reads under way, to be looked through.
     pub(crate) fn flights(&mut self) -> impl Iterator<Item = (u64, &Piece, &mut T)> {
         let flights = self.flights.iter_mut().flatten();
-        flights.filter_map(|Flight { user_data, loan, load }| Some((*user_data, loan.0.as_ref()?, load)))
+        flights.filter_map(|Flight { user_data, loan, load, .. }| Some((*user_data, loan.0.as_ref()?, load)))
     }
 
     /// Begins to fill a piece, from `from` to its end, with what the file has at `offset`.
@@ -174,13 +182,14 @@ impl<T> Uring<T> {
         load: T,
     ) -> io::Result<()> {
         let target = &mut piece.buf()[from..];
-        assert!(target.len() <= READ_BYTES_MAX, "a read is shorter than the kernel's longest");
-        let read = opcode::Read::new(Fixed(file), target.as_mut_ptr(), target.len() as u32).offset(offset);
+        let read_bytes = target.len();
+        assert!(read_bytes <= READ_BYTES_MAX, "a read is shorter than the kernel's longest");
+        let read = opcode::Read::new(Fixed(file), target.as_mut_ptr(), read_bytes as u32).offset(offset);
         let place = self.free.pop().expect("there is room for a read");
         self.serial += 1;
         let user_data = self.serial << PLACE_BITS | place as u64;
         // Before the kernel hears of it, the piece is where nothing can take it away.
-        self.flights[place] = Some(Flight { user_data, loan: Loan(Some(piece)), load });
+        self.flights[place] = Some(Flight { user_data, read_bytes, loan: Loan(Some(piece)), load });
         let pushed = self.push(&read.build().user_data(user_data));
         if pushed.is_err() {
             // Then the kernel does not hear of it, and the piece ends as closed.
@@ -188,6 +197,7 @@ impl<T> Uring<T> {
             drop(self.flights[place].take().and_then(|flight| flight.loan.back()));
             return pushed;
         }
+        self.under_way_bytes += read_bytes;
         match self.ring.submit() {
             // What it has no resources for now, it is handed again with the next wait.
             Err(error) if !is_passing(&error) => Err(error),
@@ -244,11 +254,10 @@ impl<T> Uring<T> {
                 }
                 user_data => {
                     let place = (user_data & ((1 << PLACE_BITS) - 1)) as usize;
-                    let Some(Flight { loan, load, .. }) = self.flights.get_mut(place).and_then(Option::take)
-                    else {
-                        continue;
-                    };
+                    let flight = self.flights.get_mut(place).and_then(Option::take);
+                    let Some(Flight { read_bytes, loan, load, .. }) = flight else { continue };
                     self.free.push(place);
+                    self.under_way_bytes -= read_bytes;
                     let result = completion.result();
                     let outcome = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
                     let Some(piece) = loan.back() else { continue };

@@ -173,6 +173,40 @@ fn chunk_that_the_pacer_holds_back_holds_up_no_other() {
     assert!(matches!(ticket.wait(), Err(IoError::ReaderClosed { .. })));
 }
 
+/// Counts the chunks that the reader has begun with.
+#[derive(Debug, Default)]
+struct Count(AtomicU64);
+
+impl Pace for Count {
+    fn book(&self, _: u64) -> Box<dyn Booking> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::new(Until(Instant::now()))
+    }
+}
+
+#[test]
+fn twice_the_depth_of_whole_chunks_is_under_way_or_more_reads_that_are_shorter() {
+    if !has_ring() {
+        return;
+    }
+    // Bytes of a read, and how many are begun with before one of them has ended.
+    for (read_bytes, n_begun) in [(CHUNK_BYTES as u64, 4), (CHUNK_BYTES as u64 * 3 / 4, 6), (100, 8)] {
+        let count = Arc::new(Count::default());
+        let pacer = Some(Arc::clone(&count) as Arc<dyn Pace>);
+        let config = ReaderConfig { depth: 2, chunk_bytes: CHUNK_BYTES, pacer, ..ReaderConfig::default() };
+        let Setup { reader, writer: _writer, .. } = stuck(config);
+        let far_apart = |idx: u64| Span::new(idx << 20, (idx << 20) + read_bytes);
+        let bundle = Arc::new(BundleLayout::new(
+            &(0..20).map(|idx| (ShardIdx(0), far_apart(idx))).collect::<Vec<_>>(),
+        ));
+        let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
+        let _ticket = reader.submit(&bundle, pool.try_acquire().unwrap());
+        wait_until(|| count.0.load(Ordering::SeqCst) == n_begun);
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(count.0.load(Ordering::SeqCst), n_begun, "reads of {read_bytes} B");
+    }
+}
+
 #[test]
 fn many_reads_are_under_way_in_one_thread() {
     if !has_ring() {
