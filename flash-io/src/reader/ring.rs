@@ -25,7 +25,7 @@ use crate::storage::ReadAt;
 /// Whole chunks under way for each that keeps the device busy: this thread shares its processor with what computes, and the
 /// device does not wait until it is its turn (docs/performance.md).
 const CHUNKS_UNDER_WAY: usize = 2;
-/// The same of reads, where they are shorter: two thirds of those of an expert that lies in nine places are an eighth of it.
+/// The same of reads, where they are shorter: two thirds of those of an expert that lies in nine places are a ninth of it.
 const READS_UNDER_WAY: usize = 4;
 
 /// The way to the ring's thread.
