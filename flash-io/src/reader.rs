@@ -46,8 +46,8 @@ pub use ticket::Ticket;
 #[derive(Debug, Clone)]
 pub struct ReaderConfig {
     /// How many reads of `chunk_bytes` at once keep the device busy; one leaves half of an SSD unused. Each is made by a thread
-    /// of its own, or they are in one io_uring: there are twice as many there, or up to four times if they are short, for the
-    /// device is not to wait for a thread that has to wait for a processor.
+    /// of its own, or they are in one io_uring: there are twice as many there, or up to four times if they are short, because
+    /// beside a model it takes more.
     pub depth: usize,
     /// Bytes of one read call, rounded up to a multiple of [`DIRECT_ALIGN`]. A bundle too small for `depth` of them is read
     /// in smaller ones.

@@ -22,8 +22,8 @@ use super::worker::{Chunk, panicked};
 use crate::error::IoError;
 use crate::storage::ReadAt;
 
-/// Whole chunks under way for each that keeps the device busy: this thread shares its processor with what computes, and the
-/// device does not wait until it is its turn (docs/performance.md).
+/// Whole chunks under way for each that keeps the device busy when nothing else is done: beside a model, tokens take less time
+/// with so many (docs/performance.md).
 const CHUNKS_UNDER_WAY: usize = 2;
 /// The same of reads, where they are shorter: two thirds of those of an expert that lies in nine places are a ninth of it.
 const READS_UNDER_WAY: usize = 4;

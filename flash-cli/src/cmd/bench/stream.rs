@@ -161,6 +161,7 @@ impl MadeUpTokens {
     }
 }
 
+/// Decodes so many of them.
 fn decode(engine: &mut Engine, made_up: &mut MadeUpTokens, n: usize) -> anyhow::Result<Vec<Pass>> {
     let mut passes = Vec::with_capacity(n);
     for _ in 0..n {
