@@ -1,16 +1,19 @@
 //! A model directory, opened: its configuration and where its tensors lie. No weight has been read.
 
 mod packed;
+mod unused;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flash_io::{Catalog, Dtype, IoMode, ReadAt, Tensor};
 
-use crate::{Config, ModelError};
+use crate::{Config, ModelError, QuantizedFormat};
 
 use packed::PackedExperts;
 pub(crate) use packed::{member_name, rows_name};
+use usage::Usage;
 
 /// A model on disk.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub struct Checkpoint {
     config: Config,
     catalog: Catalog,
     packed: PackedExperts,
+    /// What was asked for so far.
+    usage: Usage,
     io: IoMode,
 }
 
@@ -36,7 +41,7 @@ impl Checkpoint {
         let config = Config::open(dir)?;
         let catalog = Catalog::open(dir, io)?;
         let packed = PackedExperts::of(&catalog)?;
-        Ok(Self { dir: dir.to_owned(), config, catalog, packed, io })
+        Ok(Self { dir: dir.to_owned(), config, catalog, packed, usage: Usage::default(), io })
     }
 
     /// The same model, its weights read through other storage.
@@ -110,6 +115,7 @@ impl Checkpoint {
         let tensor = self
             .get(name)
             .ok_or_else(|| ModelError::MissingTensor { dir: self.dir.clone(), tensor: name.to_owned() })?;
+        self.usage.add_tensor(&tensor.name);
         let path = || self.catalog.shards()[tensor.shard.0].path.clone();
         if !kind.accepts(tensor.dtype) {
             return Err(ModelError::TensorDtype {
@@ -132,8 +138,49 @@ impl Checkpoint {
 }
 
 impl Checkpoint {
+    /// Returns how the matrix at `path`, of `n_columns` columns, is quantised, if it has scales: as the configuration lists
+    /// it, else as the shapes of its tensors say, which are at `stored`.
+    ///
+    /// # Errors
+    /// [`ModelError::ConfigField`] if the configuration says nothing of quantised weights, and
+    /// [`ModelError::TensorDtype`] if scales and biases differ.
+    pub(crate) fn format(
+        &self,
+        path: &str,
+        stored: &str,
+        n_columns: i32,
+    ) -> Result<Option<QuantizedFormat>, ModelError> {
+        let tensor = |name: &str| self.get(&format!("{stored}.{name}"));
+        let Some(scales) = tensor("scales") else { return Ok(None) };
+        let default = self.config.default_format().ok_or_else(|| {
+            let expected = "the weights are quantised, so it must say how";
+            self.config.field_error("quantization", &"missing", expected)
+        })?;
+        if let Some(biases) = tensor("biases") {
+            self.expect_dtype_of_scales(scales, biases)?;
+        }
+        let inferred = || {
+            let last = |tensor: &Tensor| tensor.shape.last().copied();
+            let (words, groups) = (last(tensor("weight")?)?, last(scales)?);
+            QuantizedFormat::infer(n_columns, words, groups, scales.dtype)
+        };
+        // Shapes that no format has are refused when they are compared with the default's.
+        let format = self.config.listed_format(path).or_else(inferred).unwrap_or(default);
+        if n_columns % format.group_size != 0 {
+            let expected = "the group size must divide every row";
+            return Err(self.config.field_error("quantization", &format.group_size, expected));
+        }
+        self.usage.add_format(stored, format);
+        Ok(Some(format))
+    }
+
+    /// The format of the quantised matrix whose tensors are at `stored`, once a layer was made of it.
+    pub(crate) fn known_format(&self, stored: &str) -> Option<QuantizedFormat> {
+        self.usage.format(stored)
+    }
+
     /// Checks that the biases of a quantised matrix have the dtype of its scales.
-    pub(crate) fn expect_dtype_of_scales(&self, scales: &Tensor, biases: &Tensor) -> Result<(), ModelError> {
+    fn expect_dtype_of_scales(&self, scales: &Tensor, biases: &Tensor) -> Result<(), ModelError> {
         if scales.dtype == biases.dtype {
             return Ok(());
         }

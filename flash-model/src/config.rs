@@ -1,113 +1,107 @@
-//! `config.json`: what a model directory says of itself.
+//! `config.json`: the settings of a model.
+//!
+//! Nothing in it is ignored silently: a configuration remembers which of its fields were read, and
+//! [`Config::refuse_unread`] refuses those that may change what layers compute.
 
-use std::collections::HashMap;
+mod fields;
+mod quantization;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flash_io::python_json;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::ModelError;
+
+use fields::Verdict;
+use quantization::Quantization;
+
+pub use quantization::{QuantizedFormat, QuantizedMode};
 
 /// The name of the file.
 pub(crate) const FILE: &str = "config.json";
 
-/// The configuration of a model, as read.
+/// The field that has the settings of the text model, in a model that also sees.
+const TEXT: &str = "text_config";
+
+/// The one method of `quantization_config` whose tensors are read as they are: `gpt_oss` is published so.
+const PUBLISHED_METHOD: &str = "mxfp4";
+
+/// The configuration of a model, as read. A field that is `null` is absent.
 #[derive(Debug, Clone)]
 pub struct Config {
     path: PathBuf,
-    json: Value,
+    json: Map<String, Value>,
+    /// Fields of the text model that are `null`.
+    nulls: BTreeSet<String>,
+    /// Fields that nobody has read yet, those of the text model behind [`TEXT`] and a dot if they are in there.
+    unread: Arc<Mutex<BTreeSet<String>>>,
     model_type: String,
     quantization: Option<Quantization>,
 }
 
-/// How a quantised matrix is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub struct QuantizedFormat {
-    /// Columns that share a scale.
-    pub group_size: i32,
-    /// Bits of a code.
-    pub bits: i32,
-    /// What codes and scales stand for.
-    #[serde(default)]
-    pub mode: QuantizedMode,
-}
-
-/// What the codes and scales of a quantised matrix stand for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum QuantizedMode {
-    /// Codes are integers; each group has a scale and a bias.
-    #[default]
-    Affine,
-    /// Codes are numbers of four bits; each group has a power of two for its scale.
-    Mxfp4,
-    /// The same with numbers of eight bits.
-    Mxfp8,
-    /// Codes as in mxfp4, in groups of 16, whose scales are numbers of eight bits.
-    Nvfp4,
-}
-
-impl QuantizedFormat {
-    /// Words of codes in a row of so many numbers.
-    pub(crate) fn row_words(self, n_columns: i32) -> i32 {
-        (i64::from(n_columns) * i64::from(self.bits) / 32) as i32
-    }
-
-    fn check(self) -> Result<Self, &'static str> {
-        let Self { group_size, bits, mode } = self;
-        match mode {
-            QuantizedMode::Affine if !matches!(bits, 2..=6 | 8) => Err("affine codes have 2 to 6 or 8 bits"),
-            QuantizedMode::Affine if !matches!(group_size, 32 | 64 | 128) => {
-                Err("affine groups have 32, 64 or 128 columns")
-            }
-            QuantizedMode::Mxfp4 if (bits, group_size) != (4, 32) => Err("mxfp4 has 4 bits and groups of 32"),
-            QuantizedMode::Mxfp8 if (bits, group_size) != (8, 32) => Err("mxfp8 has 8 bits and groups of 32"),
-            QuantizedMode::Nvfp4 if (bits, group_size) != (4, 16) => Err("nvfp4 has 4 bits and groups of 16"),
-            _ => Ok(self),
-        }
-    }
-}
-
-/// The formats of a model: one for all matrices, and others for some.
-#[derive(Debug, Clone)]
-struct Quantization {
-    default: QuantizedFormat,
-    by_path: HashMap<String, QuantizedFormat>,
+/// Where fields are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// The file itself.
+    Top,
+    /// [`TEXT`] if that is there, else the file itself.
+    Text,
 }
 
 impl Config {
     /// Reads the configuration in `dir`.
     ///
     /// # Errors
-    /// [`ModelError::File`], [`ModelError::Json`], or [`ModelError::ConfigField`] if `model_type` or the quantisation
-    /// is not what it should be.
+    /// [`ModelError::File`], [`ModelError::Json`], or [`ModelError::ConfigField`] if
+    /// `model_type` or the quantisation is not what it should be.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(FILE);
         let text =
             fs::read_to_string(&path).map_err(|error| ModelError::File { path: path.clone(), error })?;
-        let json: Value =
-            python_json(&text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
-        let field = |field, given: &Value, expected| ModelError::ConfigField {
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: PathBuf, text: &str) -> Result<Self, ModelError> {
+        let json: Map<String, Value> =
+            python_json(text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
+        let nulls = null_names(json.get(TEXT).and_then(Value::as_object).unwrap_or(&json));
+        let json = without_nulls(json);
+        let field = |field, given: &Value, expected: String| ModelError::ConfigField {
             path: path.clone(),
-            field,
+            field: String::from(field),
             given: given.to_string(),
             expected,
         };
-        let model_type = json["model_type"]
+        let given = json.get("model_type").unwrap_or(&Value::Null);
+        let model_type = given
             .as_str()
-            .ok_or_else(|| field("model_type", &json["model_type"], "it must be a string"))?
+            .ok_or_else(|| field("model_type", given, "it must be a string".to_owned()))?
             .to_owned();
-        let quantization = match quantization_of(&json) {
+        let quantization = match quantization::object_of(&json) {
             None => None,
-            Some(value) => {
-                Some(Quantization::parse(value).map_err(|expected| field("quantization", value, expected))?)
+            Some((name, value)) => {
+                Some(Quantization::parse(value).map_err(|expected| field(name, value, expected))?)
             }
         };
-        Ok(Self { path, json, model_type, quantization })
+        let method = json.get("quantization_config").and_then(|config| config.get("quant_method"));
+        if let Some(method) = method.filter(|method| quantization.is_none() && *method != PUBLISHED_METHOD) {
+            let expected = "weights of this method are not read as they are: `flash-cli convert --hf` says whether it \
+                            converts them";
+            return Err(field("quantization_config.quant_method", method, expected.to_owned()));
+        }
+        let mut unread: BTreeSet<String> = json.keys().cloned().collect();
+        if let Some(Value::Object(text)) = json.get(TEXT) {
+            unread.remove(TEXT);
+            unread.extend(text.keys().map(|name| format!("{TEXT}.{name}")));
+        }
+        Ok(Self { path, json, nulls, unread: Arc::new(Mutex::new(unread)), model_type, quantization })
     }
 
     /// The file.
@@ -120,22 +114,118 @@ impl Config {
         &self.model_type
     }
 
-    /// The fields that an architecture needs.
+    /// Reads the fields of the text model that `T` names.
     ///
     /// # Errors
-    /// [`ModelError::Json`], which names the field that is missing or wrong.
+    /// [`ModelError::ConfigField`], which names the field that is missing or wrong.
     pub fn args<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
-        T::deserialize(&self.json).map_err(|error| ModelError::Json { path: self.path.clone(), error })
+        self.args_at(Level::Text)
     }
 
-    /// How the matrix at `path` is stored if it is quantised; none if no quantisation is configured at all.
-    pub fn quantized_format(&self, path: &str) -> Option<QuantizedFormat> {
-        let quantization = self.quantization.as_ref()?;
-        Some(quantization.by_path.get(path).copied().unwrap_or(quantization.default))
+    /// Reads fields of the file itself, where a model that also sees has its text model in a field of its own.
+    pub(crate) fn top_args<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
+        self.args_at(Level::Top)
+    }
+
+    fn args_at<T: DeserializeOwned>(&self, level: Level) -> Result<T, ModelError> {
+        let (prefix, fields) = self.fields(level);
+        let mut ignored = BTreeSet::new();
+        // Options stand in a path as a question mark.
+        let mut note = |path: serde_ignored::Path<'_>| {
+            ignored.insert(path.to_string().replace(".?", "").replace("?.", ""));
+        };
+        let json = Value::Object(fields.clone());
+        let parsed = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(&json, &mut note));
+        let parsed = parsed.map_err(|error| {
+            let name = error.path().to_string();
+            let given = json.pointer(&format!("/{}", name.replace('.', "/")));
+            ModelError::ConfigField {
+                path: self.path.clone(),
+                field: format!("{prefix}{name}").trim_end_matches('.').to_owned(),
+                given: given.map_or_else(|| "incomplete".to_owned(), Value::to_string),
+                expected: error.into_inner().to_string(),
+            }
+        })?;
+        let read = fields.keys().filter(|name| !ignored.contains(name.as_str()));
+        let mut unread = self.unread.lock();
+        for name in read {
+            unread.remove(&format!("{prefix}{name}"));
+        }
+        Ok(parsed)
+    }
+
+    /// Fields at a level, and what their names begin with in errors.
+    fn fields(&self, level: Level) -> (&'static str, &Map<String, Value>) {
+        match self.json.get(TEXT) {
+            Some(Value::Object(text)) if level == Level::Text => ("text_config.", text),
+            _ => ("", &self.json),
+        }
+    }
+
+    /// Whether a field of the text model is there and `null`, for the few whose default is not that.
+    pub(crate) fn is_null(&self, field: &str) -> bool {
+        self.nulls.contains(field)
+    }
+
+    /// Reads a field that the layers of a family support only one meaning of, which `accepted` spells.
+    ///
+    /// # Errors
+    /// [`ModelError::ConfigField`] if it says anything else; an absent field says nothing.
+    pub(crate) fn expect(&self, field: &str, accepted: &[Value]) -> Result<(), ModelError> {
+        let (prefix, fields) = self.fields(Level::Text);
+        self.unread.lock().remove(&format!("{prefix}{field}"));
+        let Some(given) = fields.get(field).filter(|given| !accepted.contains(given)) else { return Ok(()) };
+        let accepted: Vec<String> = accepted.iter().map(Value::to_string).collect();
+        let expected = format!("{} supports {}", self.model_type, accepted.join(" or "));
+        Err(self.field_error(&format!("{prefix}{field}"), given, expected))
+    }
+
+    /// Counts a field as read that a family has no use for.
+    pub(crate) fn skip(&self, field: &str) {
+        let (prefix, _) = self.fields(Level::Text);
+        self.unread.lock().remove(&format!("{prefix}{field}"));
+    }
+
+    /// Refuses fields that no layer has read although they may change what layers compute.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownField`], with the first of them.
+    pub(crate) fn refuse_unread(&self) -> Result<(), ModelError> {
+        // Fields beside those of a text model are not its own: mlx-lm and transformers do not read them for it either.
+        let (prefix, fields) = self.fields(Level::Text);
+        for name in self.unread.lock().iter().filter(|name| name.starts_with(prefix)) {
+            let leaf = &name[prefix.len()..];
+            let value = fields.get(leaf).unwrap_or(&Value::Null);
+            match fields::judge(leaf, value) {
+                Verdict::Harmless => {}
+                Verdict::Unknown => {
+                    tracing::warn!("{}: field {name} is not known, and ignored", self.path.display());
+                }
+                Verdict::Refused => {
+                    return Err(ModelError::UnknownField {
+                        path: self.path.clone(),
+                        field: name.clone(),
+                        given: shortened(value),
+                        model_type: self.model_type.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The format that the configuration lists for the matrix at `path`, if it lists one.
+    pub(crate) fn listed_format(&self, path: &str) -> Option<QuantizedFormat> {
+        self.quantization.as_ref()?.by_path.get(path).copied()
+    }
+
+    /// The format of quantised matrices that are not listed by path; none if no quantisation is configured at all.
+    pub(crate) fn default_format(&self) -> Option<QuantizedFormat> {
+        self.quantization.as_ref().map(|quantization| quantization.default)
     }
 
     /// Checks a number that must be positive.
-    pub(crate) fn positive(&self, field: &'static str, value: f32) -> Result<(), ModelError> {
+    pub(crate) fn positive(&self, field: &str, value: f32) -> Result<(), ModelError> {
         if value.is_finite() && value > 0.0 {
             return Ok(());
         }
@@ -143,7 +233,7 @@ impl Config {
     }
 
     /// Checks a length, which must be positive.
-    pub(crate) fn length(&self, field: &'static str, length: i32) -> Result<i32, ModelError> {
+    pub(crate) fn length(&self, field: &str, length: i32) -> Result<i32, ModelError> {
         if length > 0 {
             return Ok(length);
         }
@@ -153,36 +243,139 @@ impl Config {
     /// An error about a field of this file.
     pub(crate) fn field_error(
         &self,
-        field: &'static str,
+        field: &str,
         given: &dyn std::fmt::Display,
-        expected: &'static str,
+        expected: impl Into<String>,
     ) -> ModelError {
-        ModelError::ConfigField { path: self.path.clone(), field, given: given.to_string(), expected }
+        let (field, given, expected) = (field.to_owned(), given.to_string(), expected.into());
+        ModelError::ConfigField { path: self.path.clone(), field, given, expected }
+    }
+
+    /// The number of experts, which families and versions of Hugging Face's programs call differently.
+    ///
+    /// # Errors
+    /// [`ModelError::ConfigField`] if two names give two numbers.
+    pub(crate) fn n_experts(&self) -> Result<Option<usize>, ModelError> {
+        #[derive(Deserialize)]
+        struct Counts {
+            num_experts: Option<usize>,
+            num_local_experts: Option<usize>,
+            n_routed_experts: Option<usize>,
+        }
+        let Counts { num_experts, num_local_experts, n_routed_experts } = self.args()?;
+        let given = [
+            ("num_experts", num_experts),
+            ("num_local_experts", num_local_experts),
+            ("n_routed_experts", n_routed_experts),
+        ];
+        let mut given = given.into_iter().filter_map(|(name, count)| Some((name, count?)));
+        let Some((first, count)) = given.next() else { return Ok(None) };
+        match given.find(|(_, other)| *other != count) {
+            None => Ok(Some(count)),
+            Some((name, other)) => {
+                let expected = format!("{first} is {count}, and both are the number of experts");
+                Err(self.field_error(name, &other, expected))
+            }
+        }
     }
 }
 
-/// mlx-lm writes `quantization`, and `quantization_config` beside it for Hugging Face; other tools write only the second,
-/// for methods of their own, which has no `group_size`.
-fn quantization_of(json: &Value) -> Option<&Value> {
-    let own = json.get("quantization").filter(|value| !value.is_null());
-    own.or_else(|| json.get("quantization_config").filter(|value| value.get("group_size").is_some()))
+/// Names of fields that are `null`.
+fn null_names(fields: &Map<String, Value>) -> BTreeSet<String> {
+    fields.iter().filter(|(_, value)| value.is_null()).map(|(name, _)| name.clone()).collect()
 }
 
-impl Quantization {
-    fn parse(value: &Value) -> Result<Self, &'static str> {
-        let format = |value: &Value| {
-            let format = QuantizedFormat::deserialize(value);
-            format
-                .map_err(|_| "it must have group_size, bits, and the mode affine, mxfp4, mxfp8 or nvfp4")?
-                .check()
-        };
-        let by_path = value
-            .as_object()
-            .ok_or("it must be an object")?
-            .iter()
-            .filter(|(_, value)| value.is_object())
-            .map(|(path, value)| Ok((path.clone(), format(value)?)))
-            .collect::<Result<_, &'static str>>()?;
-        Ok(Self { default: format(value)?, by_path })
+/// The same object without fields that are `null`, at any depth.
+fn without_nulls(fields: Map<String, Value>) -> Map<String, Value> {
+    let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
+    kept.map(|(name, value)| match value {
+        Value::Object(fields) => (name, Value::Object(without_nulls(fields))),
+        value => (name, value),
+    })
+    .collect()
+}
+
+/// A value as it is printed in an error, cut if it is long.
+fn shortened(value: &Value) -> String {
+    const LONGEST: usize = 60;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(json: &Value) -> Config {
+        Config::parse("config.json".into(), &json.to_string()).unwrap()
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Args {
+        hidden_size: i32,
+        #[serde(default)]
+        attention_bias: bool,
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        length: i32,
+    }
+
+    #[test]
+    fn null_is_absent_at_every_depth() {
+        let args: Args = config(&json!({
+            "model_type": "llama", "hidden_size": 8, "attention_bias": null, "inner": { "length": 1, "other": null },
+        }))
+        .args()
+        .unwrap();
+        assert!(!args.attention_bias);
+        assert_eq!((args.hidden_size, args.inner.unwrap().length), (8, 1));
+    }
+
+    #[test]
+    fn wrong_fields_are_named_with_their_path() {
+        let config =
+            config(&json!({ "model_type": "llama", "hidden_size": 8, "inner": { "length": "long" } }));
+        let error = config.args::<Args>().unwrap_err().to_string();
+        assert!(error.contains("inner.length is \"long\""), "{error}");
+        let error = Config::parse("config.json".into(), r#"{"model_type": "llama"}"#).unwrap();
+        let error = error.args::<Args>().unwrap_err().to_string();
+        assert!(error.contains("hidden_size"), "{error}");
+    }
+
+    #[test]
+    fn fields_that_no_one_reads_are_refused_by_name() {
+        let config =
+            config(&json!({ "model_type": "llama", "hidden_size": 8, "attn_scale": 2.0, "notes": "x" }));
+        config.args::<Args>().unwrap();
+        let error = config.refuse_unread().unwrap_err();
+        assert!(matches!(&error, ModelError::UnknownField { field, .. } if field == "attn_scale"), "{error}");
+    }
+
+    #[test]
+    fn settings_of_the_text_model_are_read_where_they_are() {
+        let config = config(&json!({
+            "model_type": "gemma3", "hidden_size": 1, "attn_bias": 1, "text_config": { "hidden_size": 8, "attn_scale": 2.0 },
+        }));
+        assert_eq!(config.args::<Args>().unwrap().hidden_size, 8);
+        assert_eq!(config.top_args::<Args>().unwrap().hidden_size, 1);
+        let error = config.refuse_unread().unwrap_err().to_string();
+        assert!(error.contains("text_config.attn_scale"), "{error}");
+    }
+
+    #[test]
+    fn weights_of_other_methods_are_refused_with_the_command_that_may_convert_them() {
+        for method in ["awq", "gptq", "fp8", "bitsandbytes", "compressed-tensors"] {
+            let json = json!({ "model_type": "llama", "quantization_config": { "quant_method": method, "bits": 4, "group_size": 128 } });
+            let error = Config::parse("config.json".into(), &json.to_string()).unwrap_err().to_string();
+            assert!(error.contains(method) && error.contains("convert --hf"), "{error}");
+        }
     }
 }

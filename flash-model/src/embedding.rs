@@ -76,15 +76,8 @@ impl Embedding {
         let (vocab, hidden) = (architecture.vocab_size as u64, architecture.hidden_size as u64);
         let tensor =
             |name: &str, columns, kind| checkpoint.tensor(&format!("{path}.{name}"), &[vocab, columns], kind);
-        let storage = if checkpoint.has(&format!("{path}.scales")) {
+        let storage = if let Some(format) = checkpoint.format(path, path, architecture.hidden_size)? {
             let config = checkpoint.config();
-            let format = config.quantized_format(path).ok_or_else(|| {
-                config.field_error("quantization", &"missing", "the embedding is quantised")
-            })?;
-            if hidden % format.group_size as u64 != 0 {
-                let expected = "the group size must divide every row";
-                return Err(config.field_error("quantization", &format.group_size, expected));
-            }
             let columns = format.row_words(architecture.hidden_size);
             let codes = Rows::of(tensor("weight", columns as u64, TensorKind::Codes)?);
             let groups = hidden / format.group_size as u64;
@@ -99,7 +92,6 @@ impl Embedding {
                 QuantizedMode::Affine => {
                     let scales = tensor("scales", groups, TensorKind::Float)?;
                     let biases = tensor("biases", groups, TensorKind::Float)?;
-                    checkpoint.expect_dtype_of_scales(scales, biases)?;
                     let affine = Affine::new(format.bits as u32, format.group_size as usize);
                     let expected = "2 to 6 or 8 bits in groups of 32, 64 or 128";
                     Storage::Affine {

@@ -31,12 +31,43 @@ pub enum ModelError {
     ConfigField {
         /// The configuration.
         path: PathBuf,
-        /// The field.
-        field: &'static str,
+        /// The field, with the path to it.
+        field: String,
         /// Its value.
         given: String,
         /// What it could be.
-        expected: &'static str,
+        expected: String,
+    },
+    /// A field of the configuration that the architecture does not implement, and that may change what layers compute.
+    #[error(
+        "{path}: {field} is {given}, and {model_type} does not implement it here; it may change the output"
+    )]
+    UnknownField {
+        /// The configuration.
+        path: PathBuf,
+        /// The field, with the path to it.
+        field: String,
+        /// Its value.
+        given: String,
+        /// The architecture.
+        model_type: String,
+    },
+    /// Tensors of the text model that no layer uses.
+    #[error(
+        "{path}: tensor {tensor:?} is not used by {model_type}{}{hint}",
+        others(*n_others)
+    )]
+    UnusedTensor {
+        /// The shard.
+        path: PathBuf,
+        /// The first of them.
+        tensor: String,
+        /// How many more there are.
+        n_others: usize,
+        /// The architecture.
+        model_type: String,
+        /// The field of the configuration that would use it.
+        hint: String,
     },
     /// The CPU kernels were asked for, and cannot be had.
     #[error("native compute cannot be used: {reason}")]
@@ -215,4 +246,12 @@ pub enum ModelError {
 /// Bytes for a person to read, and to type again.
 fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+fn others(n_others: usize) -> String {
+    match n_others {
+        0 => String::new(),
+        1 => " (nor is one more)".to_owned(),
+        n => format!(" (nor are {n} more)"),
+    }
 }

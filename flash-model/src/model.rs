@@ -25,6 +25,7 @@ pub struct Model {
     pub(crate) keeps: Vec<Keeps>,
     pub(crate) vocab_size: usize,
     pub(crate) max_position_embeddings: Option<usize>,
+    pub(crate) positions_max: Option<usize>,
     /// How many experts a token takes, if not as many as the model was trained with.
     pub(crate) top_k: Option<usize>,
 }
@@ -55,7 +56,11 @@ impl Model {
         let keeps: Vec<Keeps> = architecture.layers.iter().map(|(_, parts)| parts.keeps).collect();
         let vocab_size = architecture.vocab_size as usize;
         let max_position_embeddings = architecture.max_position_embeddings;
+        let positions_max = architecture.positions_max;
+        let (embed_path, head_path) = (architecture.embed_path.clone(), architecture.head_path.clone());
         let (decoder, bundles) = Decoder::new(&weights, architecture)?;
+        checkpoint.config().refuse_unread()?;
+        checkpoint.refuse_unused(&embed_path, &head_path)?;
         Ok(Self {
             checkpoint,
             backend,
@@ -65,6 +70,7 @@ impl Model {
             keeps,
             vocab_size,
             max_position_embeddings,
+            positions_max,
             top_k: None,
         })
     }

@@ -5,7 +5,6 @@ mod deepseek_v3;
 mod gemma3;
 mod gemma3_text;
 mod gpt_oss;
-mod layer_types;
 mod llama;
 mod mixtral;
 mod nemotron_h;
@@ -18,12 +17,15 @@ mod qwen3_moe;
 mod qwen3_next;
 mod sizes;
 mod smollm3;
+mod sparse;
+mod windows;
 
 use std::fmt::Debug;
 
 use flash_kv::Halves;
 use mlx_rs::error::Exception;
 use mlx_rs::module::Module;
+use serde::Deserialize;
 
 use crate::ModelError;
 use crate::attention::LayerInput;
@@ -32,6 +34,7 @@ use crate::experts::{Mixture, Routed};
 use crate::fused::Fused;
 use crate::kv::Keeps;
 use crate::layers::{Linear, RmsNorm};
+use crate::rope::RopeSettings;
 use crate::weights::Weights;
 
 pub(crate) use sizes::Sizes;
@@ -110,8 +113,10 @@ pub(crate) struct Architecture {
     /// Bytes of what layers make of their weights.
     pub made_bytes: u64,
     pub vocab_size: i32,
-    /// The longest context that the model was trained for.
+    /// The longest context that the model was trained for, or is stretched to.
     pub max_position_embeddings: Option<usize>,
+    /// The longest context that it can have at all, if there is such an end.
+    pub positions_max: Option<usize>,
 }
 
 type Build = fn(&Weights<'_>) -> Result<Architecture, ModelError>;
@@ -171,17 +176,17 @@ struct DecoderNames {
     model: &'static str,
     embed: &'static str,
     norm: &'static str,
+    head: &'static str,
 }
 
 /// A decoder whose parts have the usual names, its layers made one by one.
 fn decoder<L: Into<LayerParts>>(
     weights: &Weights<'_>,
     sizes: &Sizes,
-    is_tied: bool,
     layer: impl Fn(usize, &Weights<'_>) -> Result<L, ModelError>,
 ) -> Result<Architecture, ModelError> {
-    let usual = DecoderNames { model: "model", embed: "embed_tokens", norm: "norm" };
-    decoder_of(usual, weights, sizes, is_tied, layer)
+    let usual = DecoderNames { model: "model", embed: "embed_tokens", norm: "norm", head: "lm_head" };
+    decoder_of(usual, weights, sizes, layer)
 }
 
 /// The same with other names.
@@ -189,7 +194,6 @@ fn decoder_of<L: Into<LayerParts>>(
     names: DecoderNames,
     weights: &Weights<'_>,
     sizes: &Sizes,
-    is_tied: bool,
     layer: impl Fn(usize, &Weights<'_>) -> Result<L, ModelError>,
 ) -> Result<Architecture, ModelError> {
     let model = weights.at(names.model);
@@ -200,7 +204,9 @@ fn decoder_of<L: Into<LayerParts>>(
         })
         .collect::<Result<_, ModelError>>()?;
     let (embed, norm) = (model.at(names.embed), model.at(names.norm));
-    let head = if is_tied { embed.clone() } else { weights.at("lm_head") };
+    let own_head = weights.at(names.head);
+    let head = if is_tied(&own_head)? { embed.clone() } else { own_head };
+    let rope = RopeSettings::of_full(weights.config())?;
     Ok(Architecture {
         layers,
         fused: Vec::new(),
@@ -217,6 +223,20 @@ fn decoder_of<L: Into<LayerParts>>(
         halves: Halves::KeysAndValues,
         made_bytes: 0,
         vocab_size: sizes.vocab_size,
-        max_position_embeddings: sizes.max_position_embeddings,
+        positions_max: rope.positions_max(weights.config())?,
+        max_position_embeddings: rope.stretched_positions(sizes.max_position_embeddings, weights.config())?,
     })
+}
+
+/// Whether the embedding is the head, too. A configuration that does not say is Hugging Face's or mlx-lm's, whose defaults
+/// differ: then it is if there is no other head.
+fn is_tied(head: &Weights<'_>) -> Result<bool, ModelError> {
+    #[derive(Deserialize)]
+    struct Args {
+        tie_word_embeddings: Option<bool>,
+    }
+    let config = head.config();
+    let Args { tie_word_embeddings: own } = config.args()?;
+    let Args { tie_word_embeddings: outer } = config.top_args()?;
+    Ok(own.or(outer).unwrap_or_else(|| !head.checkpoint().has(&format!("{}.weight", head.path()))))
 }

@@ -116,7 +116,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         // A layer that makes matrices of others has MLX read them, which knows only rows.
         if self.made.is_empty() {
             let parts = &bundles.as_slice()[self.bundle.0].parts;
-            self.strips = strips::preferred(backend, checkpoint.config(), parts);
+            self.strips = strips::preferred(backend, checkpoint, parts);
         }
         self
     }

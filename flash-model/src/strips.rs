@@ -6,14 +6,14 @@ use flash_io::{Dtype, Slot};
 use flash_kernels::{STRIP_ROWS, into_strips};
 
 use crate::bundle::Part;
+use crate::checkpoint::Checkpoint;
 use crate::compute::Backend;
-use crate::config::Config;
 use crate::mlx::View;
 
 /// Which of a bundle's `parts` `backend` would rather have in strips.
-pub(crate) fn preferred(backend: &Backend, config: &Config, parts: &[Part]) -> Vec<usize> {
+pub(crate) fn preferred(backend: &Backend, checkpoint: &Checkpoint, parts: &[Part]) -> Vec<usize> {
     let is_preferred = |part: &Part| {
-        let format = part.name.strip_suffix(".weight").and_then(|path| config.quantized_format(path));
+        let format = part.name.strip_suffix(".weight").and_then(|path| checkpoint.known_format(path));
         let is_codes = part.dtype == Dtype::U32 && part.shape.len() == 2;
         let is_whole = (part.shape[0] as usize).is_multiple_of(STRIP_ROWS);
         is_codes && is_whole && format.is_some_and(|format| backend.prefers_strips(format))

@@ -69,7 +69,7 @@ impl<'a> Weights<'a> {
 
     /// `y = x · Wᵀ (+ b)`: quantised if the checkpoint has scales for it.
     pub(crate) fn linear(&self, input_dims: i32, output_dims: i32, bias: bool) -> Result<Linear, ModelError> {
-        self.linear_in(self.format()?, input_dims, output_dims, bias)
+        self.linear_in(self.format(input_dims)?, input_dims, output_dims, bias)
     }
 
     /// The same, quantised in a format that does not follow from names and configuration.
@@ -92,7 +92,7 @@ impl<'a> Weights<'a> {
         input_dims: i32,
         output_dims: i32,
     ) -> Result<Linear, ModelError> {
-        self.matrices(self.format()?, &[n_heads], input_dims, output_dims)
+        self.matrices(self.format(input_dims)?, &[n_heads], input_dims, output_dims)
     }
 
     /// A matrix that a layer makes of others.
@@ -110,21 +110,10 @@ impl<'a> Weights<'a> {
     }
 
     /// How it is quantised, if the checkpoint has scales for it.
-    fn format(&self) -> Result<Option<QuantizedFormat>, ModelError> {
+    fn format(&self, input_dims: i32) -> Result<Option<QuantizedFormat>, ModelError> {
         let path = Fused::whole_path(self.fused, &self.path);
         let stored = self.stored.as_ref().unwrap_or(&path);
-        if !self.checkpoint.has(&format!("{stored}.scales")) {
-            return Ok(None);
-        }
-        let config = self.checkpoint.config();
-        let format = config.quantized_format(&path).ok_or_else(|| {
-            config.field_error("quantization", &"missing", "the weights are quantised, so it must say how")
-        })?;
-        let tensor = |name: &str| self.checkpoint.get(&format!("{stored}.{name}"));
-        if let (Some(scales), Some(biases)) = (tensor("scales"), tensor("biases")) {
-            self.checkpoint.expect_dtype_of_scales(scales, biases)?;
-        }
-        Ok(Some(format))
+        self.checkpoint.format(&path, stored, input_dims)
     }
 
     /// Matrices of one shape: as many as `stack` says, or one if it says nothing.

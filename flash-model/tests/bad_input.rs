@@ -133,7 +133,7 @@ fn an_unknown_model_type_lists_the_known() {
 #[test]
 fn a_configuration_without_model_type_names_the_field() {
     let error = error_with("model_type", Value::Null);
-    assert!(matches!(error, ModelError::ConfigField { field: "model_type", .. }), "{error:?}");
+    assert!(matches!(error, ModelError::ConfigField { ref field, .. } if field == "model_type"), "{error:?}");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn sizes_that_no_model_can_have_are_refused_by_field() {
     ] {
         let error = error_with(field, value.clone());
         assert!(
-            matches!(&error, ModelError::ConfigField { field: named, .. } if *named == field),
+            matches!(&error, ModelError::ConfigField { field: named, .. } if named == field),
             "{field} = {value}: {error:?}"
         );
     }
@@ -173,7 +173,7 @@ fn sizes_that_no_model_can_have_are_refused_by_field() {
 #[test]
 fn a_size_beyond_the_range_is_refused() {
     let error = error_with("hidden_size", json!(5_000_000_000_u64));
-    assert!(matches!(error, ModelError::Json { .. }), "{error:?}");
+    assert!(matches!(&error, ModelError::ConfigField { field, .. } if field == "hidden_size"), "{error:?}");
 }
 
 #[test]
@@ -184,12 +184,15 @@ fn a_huge_size_is_refused_by_the_shape_of_the_first_tensor() {
 
 #[test]
 fn rope_scaling_that_is_not_supported_is_named() {
-    let error = error_with("rope_scaling", json!({ "rope_type": "dynamic", "factor": 4.0 }));
+    let error = error_with("rope_scaling", json!({ "rope_type": "ntk", "factor": 4.0 }));
     assert!(
-        matches!(&error, ModelError::ConfigField { field: "rope_scaling", given, .. } if given == "dynamic")
+        matches!(&error, ModelError::ConfigField { field, given, .. } if field == "rope_scaling" && given == "ntk")
     );
     let error = error_with("rope_scaling", json!({ "type": "linear" }));
-    assert!(matches!(error, ModelError::ConfigField { field: "rope_scaling.factor", .. }), "{error:?}");
+    assert!(
+        matches!(error, ModelError::ConfigField { ref field, .. } if field == "rope_scaling.factor"),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -207,7 +210,7 @@ fn yarn_that_makes_no_frequencies_is_refused_by_field() {
         scaling[field] = value.clone();
         let error = error_with("rope_scaling", scaling);
         assert!(
-            matches!(&error, ModelError::ConfigField { field, .. } if *field == named),
+            matches!(&error, ModelError::ConfigField { field, .. } if field == named),
             "{field} = {value}: {error:?}"
         );
     }
@@ -227,7 +230,10 @@ fn quantization_that_is_not_supported_is_named() {
         json!(4),
     ] {
         let error = error_with("quantization", value.clone());
-        assert!(matches!(error, ModelError::ConfigField { field: "quantization", .. }), "{value}: {error:?}");
+        assert!(
+            matches!(error, ModelError::ConfigField { ref field, .. } if field == "quantization"),
+            "{value}: {error:?}"
+        );
     }
 }
 
@@ -236,7 +242,9 @@ fn quantized_weights_without_a_configuration_are_named() {
     let (_dir, model) = model_with(|tensors| {
         tensors.push(("model.layers.0.mlp.up_proj.scales".into(), "F32", vec![64, 1]));
     });
-    assert!(matches!(model.unwrap_err(), ModelError::ConfigField { field: "quantization", .. }));
+    assert!(
+        matches!(model.unwrap_err(), ModelError::ConfigField { ref field, .. } if field == "quantization")
+    );
 }
 
 #[test]
@@ -313,7 +321,7 @@ fn what_a_family_cannot_have_is_named() {
         ("smollm3", "no_rope_layer_interval", json!(0), "no_rope_layer_interval"),
         ("phi3", "partial_rotary_factor", json!(0.05), "partial_rotary_factor"),
         ("phi3", "partial_rotary_factor", json!(1.5), "partial_rotary_factor"),
-        ("phi3", "rope_scaling", json!({ "type": "yarn" }), "rope_scaling"),
+        ("phi3", "rope_scaling", json!({ "type": "yarn" }), "rope_scaling.factor"),
         ("phi3", "rope_scaling", longrope, "rope_scaling.long_factor"),
         ("gpt_oss", "sliding_window", json!(0), "sliding_window"),
         ("gpt_oss", "layer_types", json!(["linear_attention"]), "layer_types"),
@@ -333,7 +341,7 @@ fn what_a_family_cannot_have_is_named() {
         write(dir.path(), &config, &tensors());
         let error = open(dir.path()).unwrap_err();
         assert!(
-            matches!(&error, ModelError::ConfigField { field, .. } if *field == named),
+            matches!(&error, ModelError::ConfigField { field, .. } if field == named),
             "{model_type}, {field} = {value}: {error:?}"
         );
     }
@@ -419,21 +427,34 @@ fn deepseek_with(field: &str, value: Value) -> Result<Model, ModelError> {
 
 /// A committed model with `value` at `field`.
 fn tiny_with(name: &str, field: &str, value: Value) -> Result<Model, ModelError> {
+    let mut config = tiny_config(name);
+    config[field] = value;
+    tiny_of(name, &config)
+}
+
+/// The configuration of a committed model. A number that JSON has not gets the tag that mlx-lm gives it when it converts.
+fn tiny_config(name: &str) -> Value {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name);
+    python_json(&fs::read_to_string(from.join("config.json")).unwrap()).unwrap()
+}
+
+/// A committed model with another configuration.
+fn tiny_of(name: &str, config: &Value) -> Result<Model, ModelError> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name);
     let dir = tempfile::tempdir().unwrap();
     fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
-    // A number that JSON has not gets the tag that mlx-lm gives it when it converts.
-    let text = fs::read_to_string(from.join("config.json")).unwrap();
-    let mut config: Value = python_json(&text).unwrap();
-    config[field] = value;
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     open(dir.path())
 }
 
 #[test]
-fn layers_behind_the_last_one_are_left_alone() {
-    // As those that predict several tokens at once.
-    let model = deepseek_with("num_hidden_layers", json!(2)).unwrap();
+fn layers_that_predict_several_tokens_are_left_alone() {
+    let error = deepseek_with("num_hidden_layers", json!(2)).unwrap_err();
+    assert!(error.to_string().contains("num_hidden_layers is 2"), "{error}");
+    let mut config = tiny_config("deepseek_v3");
+    config["num_hidden_layers"] = json!(2);
+    config["num_nextn_predict_layers"] = json!(1);
+    let model = tiny_of("deepseek_v3", &config).unwrap();
     let names: Vec<_> = model.bundles().map(|bundle| bundle.name).collect();
     assert!(names.iter().any(|name| name == "model.layers.1"), "{names:?}");
     assert!(!names.iter().any(|name| name == "model.layers.2"), "{names:?}");
@@ -452,7 +473,7 @@ fn groups_of_experts_that_cannot_be_are_named() {
         ("n_shared_experts", json!(-1)),
     ] {
         let error = deepseek_with(wanted, value).unwrap_err();
-        assert!(matches!(&error, ModelError::ConfigField { field, .. } if *field == wanted), "{error:?}");
+        assert!(matches!(&error, ModelError::ConfigField { field, .. } if field == wanted), "{error:?}");
     }
 }
 
@@ -463,7 +484,7 @@ fn sizes_of_latent_attention_that_cannot_be_are_named() {
             let error = deepseek_with(field, value.clone()).unwrap_err();
             let is_named = match &error {
                 // The two make a key, which is looked at first.
-                ModelError::ConfigField { field: got, .. } => *got == field || *got == "head_dim",
+                ModelError::ConfigField { field: got, .. } => got == field || got == "head_dim",
                 _ => false,
             };
             assert!(is_named, "{field} {value}: {error:?}");
@@ -513,8 +534,120 @@ fn layers_with_a_state_that_cannot_be_are_refused_by_field() {
     ] {
         let error = tiny_with(family, field, value.clone()).unwrap_err();
         assert!(
-            matches!(&error, ModelError::ConfigField { field: named, .. } if *named == field),
+            matches!(&error, ModelError::ConfigField { field: named, .. } if named == field),
             "{family}: {field} = {value}: {error:?}"
         );
     }
+}
+
+/// The error of a model with one more tensor.
+fn error_with_tensor(name: &str, dtype: &'static str, shape: &[u64], field: Option<(&str, Value)>) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    if let Some((field, value)) = field {
+        config[field] = value;
+    }
+    let mut tensors = tensors();
+    tensors.push((name.to_owned(), dtype, shape.to_vec()));
+    write(dir.path(), &config, &tensors);
+    open(dir.path()).unwrap_err().to_string()
+}
+
+#[test]
+fn tensors_that_no_layer_takes_are_named_with_the_field_that_would_use_them() {
+    for (name, shape, named) in [
+        ("model.layers.0.self_attn.q_proj.bias", &[HIDDEN][..], "attention_bias"),
+        ("model.layers.0.mlp.up_proj.bias", &[64], "mlp_bias"),
+        ("model.layers.0.self_attn.q_norm.weight", &[16], "model_type"),
+        ("model.layers.1.input_layernorm.weight", &[HIDDEN], "num_hidden_layers is 1"),
+        ("model.layers.0.mlp.gate_proj.global_scale", &[1], "scale for all of their groups"),
+        ("model.layers.0.self_attn.q_proj.lora_A.weight", &[4, HIDDEN], "merged"),
+        ("model.layers.0.post_feedforward_layernorm.weight", &[HIDDEN], "post_feedforward_layernorm"),
+        ("score.weight", &[2, HIDDEN], "score.weight"),
+    ] {
+        let error = error_with_tensor(name, "F32", shape, None);
+        assert!(error.contains(name) && error.contains(named), "{name}: {error}");
+    }
+    let error =
+        error_with_tensor("lm_head.bias", "F32", &[VOCAB], Some(("tie_word_embeddings", json!(null))));
+    assert!(error.contains("lm_head.bias"), "{error}");
+}
+
+#[test]
+fn tensors_of_other_parts_than_the_text_model_pass() {
+    let (_dir, model) = model_with(|tensors| {
+        for name in [
+            "model.layers.0.self_attn.rotary_emb.inv_freq",
+            "vision_tower.blocks.0.attn.qkv.weight",
+            "model.visual.patch_embed.proj.bias",
+            "multi_modal_projector.linear.weight",
+            "audio_tower.conv.weight",
+            "mtp.layers.0.eh_proj.weight",
+            // The head of a model that has it tied.
+            "lm_head.weight",
+        ] {
+            tensors.push((name.to_owned(), "F32", vec![4]));
+        }
+    });
+    model.unwrap();
+}
+
+#[test]
+fn a_head_that_is_there_is_used_where_the_configuration_does_not_say_otherwise() {
+    let head = ("lm_head.weight".to_owned(), "F32", vec![VOCAB, HIDDEN]);
+    let heads = |tie: Value, has_head: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config();
+        config["tie_word_embeddings"] = tie;
+        let mut tensors = tensors();
+        tensors.extend(has_head.then(|| head.clone()));
+        write(dir.path(), &config, &tensors);
+        open(dir.path()).map(|model| model.bundles().last().unwrap().name)
+    };
+    let own = "lm_head[0..50]";
+    let tied = "model.embed_tokens[0..50]";
+    assert_eq!(heads(json!(null), true).unwrap(), own);
+    assert_eq!(heads(json!(null), false).unwrap(), tied);
+    assert_eq!(heads(json!(false), true).unwrap(), own);
+    assert_eq!(heads(json!(true), true).unwrap(), tied);
+    assert!(
+        matches!(heads(json!(false), false), Err(ModelError::MissingTensor { tensor, .. }) if tensor == "lm_head.weight")
+    );
+}
+
+#[test]
+fn a_matrix_of_another_format_than_the_default_is_known_by_its_shapes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config["quantization"] = json!({ "group_size": 32, "bits": 4 });
+    let mut tensors = tensors();
+    // Eight bits, which no list says; and four, the default.
+    for (idx, bits, name) in [(8, 8, "gate_proj"), (9, 4, "up_proj")] {
+        let path = format!("model.layers.0.mlp.{name}");
+        tensors[idx] = (format!("{path}.weight"), "U32", vec![64, HIDDEN * bits / 32]);
+        tensors.push((format!("{path}.scales"), "F32", vec![64, HIDDEN / 32]));
+        tensors.push((format!("{path}.biases"), "F32", vec![64, HIDDEN / 32]));
+    }
+    write(dir.path(), &config, &tensors);
+    open(dir.path()).unwrap();
+    // A shape that no format has is still an error.
+    tensors[8].2 = vec![64, 7];
+    write(dir.path(), &config, &tensors);
+    assert!(matches!(open(dir.path()).unwrap_err(), ModelError::TensorShape { .. }));
+}
+
+#[test]
+fn sizes_that_a_family_has_defaults_for_may_be_missing() {
+    for (name, wanted) in [("mixtral", 1e-5), ("gpt_oss", 1e-5), ("deepseek_v3", 1e-6)] {
+        let mut config = tiny_config(name);
+        config.as_object_mut().unwrap().remove("rms_norm_eps").expect("committed models say it");
+        tiny_of(name, &config).unwrap_or_else(|error| panic!("{name}, {wanted}: {error}"));
+    }
+    let mut config = tiny_config("qwen3_moe");
+    let n_experts = config.as_object_mut().unwrap().remove("num_experts").unwrap();
+    config["num_local_experts"] = n_experts;
+    tiny_of("qwen3_moe", &config).unwrap();
+    config["num_experts"] = json!(3);
+    let error = tiny_of("qwen3_moe", &config).unwrap_err().to_string();
+    assert!(error.contains("num_local_experts"), "{error}");
 }

@@ -98,7 +98,8 @@ impl Model {
             Some(context) => Some(context.restore_own(&mut kv)?),
             None => None,
         };
-        let max_tokens = self.max_position_embeddings.unwrap_or(usize::MAX);
+        let max_tokens = self.max_position_embeddings.into_iter().chain(self.positions_max).min();
+        let max_tokens = max_tokens.unwrap_or(usize::MAX);
         Ok(Engine {
             model_bytes: self.checkpoint.catalog().total_bytes(),
             decoder: self.decoder,

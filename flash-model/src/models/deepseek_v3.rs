@@ -4,12 +4,13 @@
 use serde::Deserialize;
 
 use super::block::TransformerBlock;
+use super::sizes::SILU;
 use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::attention::{LatentArgs, LatentAttention};
 use crate::compute::Activation;
 use crate::experts::{ExpertArgs, ExpertDims, Gate, GateArgs, Groups, Mixture, Names, Router, Scoring};
 use crate::mlp::{Mlp, MlpArgs};
-use crate::rope::{Rope, RopeArgs, RopeScaling};
+use crate::rope::{Rope, RopeDefaults, RopeSettings};
 use crate::weights::Weights;
 use crate::{Config, ModelError};
 
@@ -23,7 +24,6 @@ const TOPK_METHOD: &str = "noaux_tc";
 struct ModelArgs {
     moe_intermediate_size: i32,
     n_shared_experts: Option<i32>,
-    n_routed_experts: Option<usize>,
     routed_scaling_factor: f32,
     kv_lora_rank: i32,
     q_lora_rank: Option<i32>,
@@ -39,8 +39,6 @@ struct ModelArgs {
     moe_layer_freq: usize,
     /// The first layers have none.
     first_k_dense_replace: usize,
-    rope_theta: f32,
-    rope_scaling: Option<RopeScaling>,
     attention_bias: bool,
 }
 
@@ -49,10 +47,9 @@ impl Default for ModelArgs {
         Self {
             moe_intermediate_size: 1407,
             n_shared_experts: None,
-            n_routed_experts: None,
             routed_scaling_factor: 1.0,
             kv_lora_rank: 512,
-            q_lora_rank: Some(1536),
+            q_lora_rank: None,
             qk_rope_head_dim: 64,
             v_head_dim: 128,
             qk_nope_head_dim: 128,
@@ -63,8 +60,6 @@ impl Default for ModelArgs {
             num_experts_per_tok: 1,
             moe_layer_freq: 1,
             first_k_dense_replace: 0,
-            rope_theta: 10_000.0,
-            rope_scaling: None,
             attention_bias: false,
         }
     }
@@ -111,25 +106,35 @@ impl ModelArgs {
     }
 }
 
+/// The rank of queries in a configuration that has none, or `null`: tensors say whether queries have one at all.
+fn default_q_lora_rank(weights: &Weights<'_>) -> Option<i32> {
+    let is_whole = weights.checkpoint().has("model.layers.0.self_attn.q_proj.weight");
+    (!is_whole).then_some(1536)
+}
+
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    let args: ModelArgs = config.args()?;
+    let mut args: ModelArgs = config.args()?;
+    args.q_lora_rank = args.q_lora_rank.or_else(|| default_q_lora_rank(weights));
     // What is kept of a token is the key of a single head.
     let sizes = Sizes::with(config, |sizes| {
         sizes.head_dim = Some(args.qk_rope_head_dim.saturating_add(args.kv_lora_rank));
         sizes.num_key_value_heads = Some(1);
+        sizes.rms_norm_eps.get_or_insert(1e-6);
     })?;
     args.check(sizes.num_attention_heads, config)?;
-    let scaling = args.rope_scaling.as_ref();
-    let rope = sizes.rope(args.rope_theta, scaling);
-    let rope = RopeArgs { dims: args.qk_rope_head_dim, traditional: true, ..rope };
+    config.expect("hidden_act", &SILU.map(Into::into))?;
+    config.expect("scoring_func", &["sigmoid".into()])?;
+    config.expect("rope_interleave", &[true.into()])?;
+    let defaults = RopeDefaults { theta: Some(10_000.0), traditional: true, ..RopeDefaults::default() };
+    let rope = RopeSettings::of(config, defaults)?;
     let attention = LatentArgs {
         hidden_size: sizes.hidden_size,
         n_heads: sizes.num_attention_heads,
         scale: ((args.qk_nope_head_dim + args.qk_rope_head_dim) as f32).powf(-0.5)
-            * scaling.map_or(1.0, RopeScaling::score_factor),
-        rope: Rope::new(rope, config)?,
+            * rope.scaling.score_factor(),
+        rope: Rope::new(&rope, args.qk_rope_head_dim, config)?,
         q_lora_rank: args.q_lora_rank,
         kv_lora_rank: args.kv_lora_rank,
         nope_dim: args.qk_nope_head_dim,
@@ -137,7 +142,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         v_dim: args.v_head_dim,
         bias: args.attention_bias,
     };
-    let mixture = args.n_routed_experts.map(|n_experts| {
+    let mixture = config.n_experts()?.map(|n_experts| {
         let groups = Groups { n_groups: args.n_group, n_kept: args.topk_group };
         let scoring = Scoring::Sigmoid { groups, scale: args.routed_scaling_factor };
         let router = Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, scoring, config)?;
@@ -151,7 +156,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
 
     let fused = attention.fused();
     let layers = weights.with_fused(&fused);
-    let usual = decoder(&layers, &sizes, false, |layer_idx, weights| {
+    let usual = decoder(&layers, &sizes, |layer_idx, weights| {
         let self_attn = LatentAttention::new(&attention, &weights.at("self_attn"))?;
         let mlp = weights.at("mlp");
         let Some((experts, router)) = mixture.as_ref().filter(|_| args.has_experts(layer_idx)) else {

@@ -8,7 +8,6 @@ use crate::weights::Weights;
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {
-    text_config: gemma3_text::ModelArgs,
     #[serde(default = "default_vocab_size")]
     vocab_size: i32,
 }
@@ -19,7 +18,9 @@ fn default_vocab_size() -> i32 {
 
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
-    let ModelArgs { text_config: mut args, vocab_size } = weights.config().args()?;
+    let config = weights.config();
+    let ModelArgs { vocab_size } = config.top_args()?;
+    let mut args: gemma3_text::ModelArgs = config.args()?;
     args.vocab_size = Some(vocab_size);
     args.num_attention_heads.get_or_insert(8);
     args.num_key_value_heads.get_or_insert(4);

@@ -6,14 +6,18 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
 use serde::Deserialize;
 
+use super::windows::{Unlisted, Windows};
 use super::{Architecture, Layer, LayerOutput, Sizes, decoder};
 use crate::attention::{Attention, AttentionArgs, LayerInput};
 use crate::compute::Activation;
 use crate::layers::{NormArgs, RmsNorm};
 use crate::mlp::{Mlp, MlpArgs};
-use crate::rope::{Rope, RopeScaling};
+use crate::rope::{Rope, RopeDefaults, RopeLayers};
 use crate::weights::Weights;
 use crate::{Config, ModelError};
+
+/// The activation of its MLPs.
+const GELU: &str = "gelu_pytorch_tanh";
 
 #[derive(Debug, Deserialize)]
 #[serde(default)]
@@ -26,13 +30,15 @@ pub(super) struct ModelArgs {
     rms_norm_eps: f32,
     pub vocab_size: Option<i32>,
     pub num_key_value_heads: Option<i32>,
-    rope_theta: f32,
-    rope_local_base_freq: f32,
+    rope_local_base_freq: Option<f32>,
     query_pre_attn_scalar: f32,
     sliding_window: usize,
-    sliding_window_pattern: usize,
+    sliding_window_pattern: Option<usize>,
+    /// The same, as transformers writes it beside `layer_types`.
+    #[serde(rename = "_sliding_window_pattern")]
+    written_pattern: Option<usize>,
+    layer_types: Option<Vec<String>>,
     max_position_embeddings: usize,
-    rope_scaling: Option<RopeScaling>,
 }
 
 impl Default for ModelArgs {
@@ -46,13 +52,13 @@ impl Default for ModelArgs {
             rms_norm_eps: 1e-6,
             vocab_size: None,
             num_key_value_heads: None,
-            rope_theta: 1_000_000.0,
-            rope_local_base_freq: 10_000.0,
+            rope_local_base_freq: None,
             query_pre_attn_scalar: 256.0,
             sliding_window: 512,
-            sliding_window_pattern: 6,
+            sliding_window_pattern: None,
+            written_pattern: None,
+            layer_types: None,
             max_position_embeddings: 32_768,
-            rope_scaling: None,
         }
     }
 }
@@ -66,26 +72,33 @@ impl ModelArgs {
             num_attention_heads: self.num_attention_heads.unwrap_or(4),
             num_key_value_heads: Some(self.num_key_value_heads.unwrap_or(1)),
             head_dim: Some(self.head_dim),
-            rms_norm_eps: self.rms_norm_eps,
+            rms_norm_eps: Some(self.rms_norm_eps),
             vocab_size: self.vocab_size.unwrap_or(262_144),
             max_position_embeddings: Some(self.max_position_embeddings),
         };
         sizes.check(config)?;
-        config.positive("rope_local_base_freq", self.rope_local_base_freq)?;
         config.positive("query_pre_attn_scalar", self.query_pre_attn_scalar)?;
         for (field, given) in
-            [("sliding_window", self.sliding_window), ("sliding_window_pattern", self.sliding_window_pattern)]
+            [("sliding_window", self.sliding_window), ("sliding_window_pattern", self.pattern())]
         {
             if given == 0 {
                 return Err(config.field_error(field, &given, "it must be positive"));
             }
         }
+        config.expect("hidden_act", &[GELU.into()])?;
+        config.expect("hidden_activation", &[GELU.into()])?;
         Ok(sizes)
     }
 
-    /// Whether a layer sees a window of recent tokens only.
-    fn is_sliding(&self, layer_idx: usize) -> bool {
-        !(layer_idx + 1).is_multiple_of(self.sliding_window_pattern)
+    /// Layers up to the next one that sees all tokens, itself among them.
+    fn pattern(&self) -> usize {
+        self.sliding_window_pattern.or(self.written_pattern).unwrap_or(6)
+    }
+
+    /// The windows of the layers: as listed, or by the pattern.
+    fn windows(&self, sizes: &Sizes, config: &Config) -> Result<Windows, ModelError> {
+        let default = Some(self.sliding_window);
+        Windows::of(config, sizes.num_hidden_layers, Unlisted::AllButEvery(self.pattern()), default)
     }
 }
 
@@ -151,19 +164,32 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
 pub(super) fn with_args(weights: &Weights<'_>, args: &ModelArgs) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let sizes = args.sizes(config)?;
-    let local_rope = Rope::new(sizes.rope(args.rope_local_base_freq, None), config)?;
-    let global_rope = Rope::new(sizes.rope(args.rope_theta, args.rope_scaling.as_ref()), config)?;
+    let windows = args.windows(&sizes, config)?;
+    let defaults = RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::default() };
+    let RopeLayers { full, sliding } = RopeLayers::of(config, defaults)?;
+    let local_theta = args.rope_local_base_freq;
+    let sliding = match (sliding, local_theta) {
+        (Some(given), Some(theta)) if given.given_theta() != Some(theta) => {
+            let expected = "rope_parameters says otherwise of sliding_attention";
+            return Err(config.field_error("rope_local_base_freq", &theta, expected));
+        }
+        (Some(given), _) => given,
+        (None, theta) => full.unscaled(theta.unwrap_or(10_000.0)),
+    };
+    config.positive("rope_local_base_freq", sliding.given_theta().unwrap_or(0.0))?;
+    let local_rope = Rope::new(&sliding, sizes.head_dim(), config)?;
+    let global_rope = Rope::new(&full, sizes.head_dim(), config)?;
     let attention = AttentionArgs {
         scale: args.query_pre_attn_scalar.powf(-0.5),
         head_norm: Some(around_zero(&sizes)),
         ..sizes.attention(Some(global_rope))
     };
-    let sliding =
-        AttentionArgs { window: Some(args.sliding_window), rope: Some(local_rope), ..attention.clone() };
-    let is_tied = !weights.checkpoint().has(&format!("{}.weight", weights.at("lm_head").path()));
-    let usual = decoder(weights, &sizes, is_tied, |layer_idx, weights| {
-        let attention = if args.is_sliding(layer_idx) { &sliding } else { &attention };
-        let block: Box<dyn Layer> = Box::new(TransformerBlock::new(&sizes, attention, weights)?);
+    let usual = decoder(weights, &sizes, |layer_idx, weights| {
+        let attention = match windows.of_layer(layer_idx) {
+            None => attention.clone(),
+            window => AttentionArgs { window, rope: Some(local_rope.clone()), ..attention.clone() },
+        };
+        let block: Box<dyn Layer> = Box::new(TransformerBlock::new(&sizes, &attention, weights)?);
         Ok(block)
     })?;
     Ok(Architecture {

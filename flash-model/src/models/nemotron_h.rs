@@ -9,6 +9,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, ModuleParameters};
 
+use super::sizes::SILU;
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
@@ -29,7 +30,8 @@ const EXPERTS: Names = Names {
     each_matrices: ["", "up_proj", "down_proj"],
 };
 
-const NAMES: DecoderNames = DecoderNames { model: "backbone", embed: "embeddings", norm: "norm_f" };
+const NAMES: DecoderNames =
+    DecoderNames { model: "backbone", embed: "embeddings", norm: "norm_f", head: "lm_head" };
 
 /// What a layer does with its tokens.
 trait Mixer: ModuleParameters + Debug + 'static {
@@ -100,6 +102,14 @@ impl<M: Mixer> Layer for Block<M> {
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let args: ModelArgs = config.args()?;
+    config.expect("mlp_hidden_act", &["relu2".into()])?;
+    config.expect("mamba_hidden_act", &SILU.map(Into::into))?;
+    // Attention is told no positions; norms take `layer_norm_epsilon`, and tensors say where biases are.
+    for unused in
+        ["hidden_act", "rope_theta", "partial_rotary_factor", "rms_norm_eps", "norm_eps", "use_bias"]
+    {
+        config.skip(unused);
+    }
     let kinds = args.kinds(config)?;
     let sizes = args.sizes(kinds.len(), config)?;
     let mamba = args.mamba2(config)?;
@@ -109,7 +119,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         output_bias: args.attention_bias,
         ..sizes.attention(None)
     };
-    let usual = decoder_of(NAMES, weights, &sizes, false, |layer_idx, weights| {
+    let usual = decoder_of(NAMES, weights, &sizes, |layer_idx, weights| {
         let norm = weights.at("norm").rms_norm(sizes.hidden_size, sizes.norm())?;
         let mixer = weights.at("mixer");
         let (mut mixture, mut experts_out) = (None, None);

@@ -3,42 +3,47 @@
 use serde::Deserialize;
 
 use super::block::TransformerBlock;
+use super::sizes::SILU;
+use super::sparse::{SparseLayers, required_experts};
+use super::windows::{Unlisted, Windows};
 use super::{Architecture, Layer, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::attention::AttentionArgs;
 use crate::compute::Activation;
 use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Mixture, Names, Router, Scoring};
 use crate::mlp::MlpArgs;
-use crate::rope::{Rope, RopeArgs};
+use crate::rope::RopeDefaults;
 use crate::weights::Weights;
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {
-    num_experts: usize,
     num_experts_per_tok: usize,
     moe_intermediate_size: i32,
     shared_expert_intermediate_size: i32,
-    #[serde(default = "default_rope_theta")]
-    rope_theta: f32,
+    /// mlx-lm takes this, and which layers have experts, as if it said `false` and all.
     #[serde(default)]
-    rope_traditional: bool,
+    norm_topk_prob: bool,
+    #[serde(default = "default_qkv_bias")]
+    qkv_bias: bool,
 }
 
-fn default_rope_theta() -> f32 {
-    1_000_000.0
+fn default_qkv_bias() -> bool {
+    true
 }
 
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    // Heads share the hidden size, and every layer has experts, whatever else the configuration says.
+    // Heads share the hidden size, whatever else the configuration says.
     let sizes = Sizes::with(config, |sizes| sizes.head_dim = None)?;
     let args: ModelArgs = config.args()?;
-    // As in mlx-lm, positions are never scaled.
-    let rope = RopeArgs { traditional: args.rope_traditional, ..sizes.rope(args.rope_theta, None) };
-    let attention = AttentionArgs { qkv_bias: true, ..sizes.attention(Some(Rope::new(rope, config)?)) };
-    let (n_experts, hidden) = (args.num_experts, sizes.hidden_size);
-    let router = Router::new(args.num_experts_per_tok, n_experts, false, Scoring::Softmax, config)?;
+    config.expect("hidden_act", &SILU.map(Into::into))?;
+    let sparse = SparseLayers::of(config)?;
+    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::FromMaxWindowLayers, None)?;
+    let rope = sizes.rope(config, RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::default() })?;
+    let (n_experts, hidden) = (required_experts(config)?, sizes.hidden_size);
+    let router =
+        Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, Scoring::Softmax, config)?;
     let intermediate = config.length("moe_intermediate_size", args.moe_intermediate_size)?;
     let dims = ExpertDims { n_experts, hidden, intermediate };
     let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
@@ -46,10 +51,22 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let intermediate_size = config.length(field, args.shared_expert_intermediate_size)?;
     let shared = MlpArgs { intermediate_size, ..sizes.mlp() };
     let gate = GateArgs { shared_expert: Some(shared), ..GateArgs::default() };
-    let usual = decoder(weights, &sizes, false, |_, weights| {
+    let is_dense = (0..sizes.num_hidden_layers).any(|layer_idx| !sparse.contain(layer_idx));
+    let usual = decoder(weights, &sizes, |layer_idx, weights| {
+        let attention = AttentionArgs {
+            qkv_bias: args.qkv_bias,
+            window: windows.of_layer(layer_idx),
+            ..sizes.attention(Some(rope.clone()))
+        };
+        if !sparse.contain(layer_idx) {
+            let layer: Box<dyn Layer> =
+                Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
+            return Ok(layer.into());
+        }
         let layer: Box<dyn Layer> =
             Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
         Ok(LayerParts::mixed(layer, Mixture::new(&weights.at("mlp"), Names::USUAL, experts, router.clone())?))
     })?;
-    Ok(Architecture { intermediate_size, ..usual })
+    let dense_size = if is_dense { usual.intermediate_size } else { 0 };
+    Ok(Architecture { intermediate_size: intermediate_size.max(dense_size), ..usual })
 }

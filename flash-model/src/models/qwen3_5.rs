@@ -8,6 +8,7 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, ModuleParameters};
 
 use super::block::{Feed, TransformerBlock};
+use super::sizes::SILU;
 use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, Sizes, decoder_of};
 use crate::ModelError;
 use crate::attention::{Attention, AttentionArgs, LayerInput};
@@ -17,14 +18,18 @@ use crate::gated_delta::{GatedDelta, GatedDeltaArgs, Projections};
 use crate::kv::Keeps;
 use crate::layers::{NormArgs, RmsNorm};
 use crate::mlp::Mlp;
+use crate::rope::RopeDefaults;
 use crate::weights::Weights;
 
-pub(super) use args::{ModelArgs, Rotation};
+pub(super) use args::ModelArgs;
 
 /// Where a checkpoint has the text model: its parts and its head, as mlx-lm writes them, as the model that sees is trained, and as
 /// one that does not.
-const PLACES: [(&str, &str); 3] =
-    [("language_model.model", "language_model"), ("model.language_model", ""), ("model", "")];
+const PLACES: [(&str, &str); 3] = [
+    ("language_model.model", "language_model.lm_head"),
+    ("model.language_model", "lm_head"),
+    ("model", "lm_head"),
+];
 
 #[derive(Debug, ModuleParameters)]
 struct LinearBlock<F: ModuleParameters> {
@@ -59,7 +64,7 @@ impl<F: Feed> Layer for LinearBlock<F> {
 
 /// What there is to say of a model beside [`ModelArgs`].
 pub(super) struct Hybrid<'a> {
-    pub rotation: Rotation<'a>,
+    pub rope: RopeDefaults,
     pub projections: Projections,
     /// Whether norms, but those of the nets, have their weights around zero.
     pub is_trained: bool,
@@ -103,14 +108,16 @@ impl Layers<'_> {
 
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
-    let args = ModelArgs::of(weights.config())?;
+    let args: ModelArgs = weights.config().args()?;
     // Convolutions tell whether a checkpoint is as it is trained.
     let mut tensors = weights.checkpoint().catalog().tensors();
     let is_trained = tensors.any(|tensor| {
         tensor.name.ends_with("conv1d.weight") && tensor.shape.last().is_some_and(|last| *last != 1)
     });
-    let (rotation, projections) = (args.rotation(), Projections::Apart);
-    hybrid(weights, &args, &Hybrid { rotation, projections, is_trained, is_sparse: &|_| true })
+    let rope = RopeDefaults { theta: Some(100_000.0), partial: Some(0.25), ..RopeDefaults::default() };
+    let projections = Projections::Apart;
+    weights.config().expect("decoder_sparse_step", &[1.into()])?;
+    hybrid(weights, &args, &Hybrid { rope, projections, is_trained, is_sparse: &|_| true })
 }
 
 /// A decoder of such layers.
@@ -120,8 +127,11 @@ pub(super) fn hybrid(
     hybrid: &Hybrid<'_>,
 ) -> Result<Architecture, ModelError> {
     let (config, checkpoint) = (weights.config(), weights.checkpoint());
-    let &Hybrid { rotation, projections, is_trained, is_sparse } = hybrid;
+    let &Hybrid { rope, projections, is_trained, is_sparse } = hybrid;
     let sizes = args.sizes(config)?;
+    config.expect("hidden_act", &SILU.map(Into::into))?;
+    config.expect("attn_output_gate", &[true.into()])?;
+    config.expect("output_gate_type", &SILU.map(Into::into))?;
     let mixture = args.mixture(&sizes, config)?;
     let place = PLACES.iter().find(|(model, _)| checkpoint.has(&format!("{model}.embed_tokens.weight")));
     let (model, head) = place.copied().unwrap_or(PLACES[0]);
@@ -132,13 +142,13 @@ pub(super) fn hybrid(
         output_bias: args.attention_bias,
         head_norm: Some(norm),
         output_gate: true,
-        ..sizes.attention(Some(rotation.rope(&sizes, config)?))
+        ..sizes.attention(Some(sizes.rope(config, rope)?))
     };
     let layers = Layers { args, sizes: &sizes, norm, attention, delta };
-    let names = DecoderNames { model, embed: "embed_tokens", norm: "norm" };
+    let names = DecoderNames { model, embed: "embed_tokens", norm: "norm", head };
     let fused = projections.fused(&delta);
     let whole = weights.with_fused(&fused);
-    let usual = decoder_of(names, &whole, &sizes, args.tie_word_embeddings, |layer_idx, weights| {
+    let usual = decoder_of(names, &whole, &sizes, |layer_idx, weights| {
         let mlp = weights.at("mlp");
         let mixture = mixture.as_ref().filter(|_| is_sparse(layer_idx));
         let Some(MixtureArgs { experts, gate, router }) = mixture else {
@@ -153,7 +163,6 @@ pub(super) fn hybrid(
         };
         Ok(LayerParts { keeps, ..LayerParts::mixed(layer, mixture) })
     })?;
-    let lm_head = weights.at(head).at("lm_head");
     let is_dense = mixture.is_none() || (0..sizes.num_hidden_layers).any(|layer_idx| !is_sparse(layer_idx));
     let dense_size = if is_dense { usual.intermediate_size } else { 0 };
     let shared = mixture.and_then(|mixture| mixture.gate.shared_expert);
@@ -161,11 +170,6 @@ pub(super) fn hybrid(
     Ok(Architecture {
         fused,
         norm: weights.at(model).at("norm").rms_norm(sizes.hidden_size, norm)?,
-        head_path: if args.tie_word_embeddings {
-            usual.embed_path.clone()
-        } else {
-            lm_head.path().to_owned()
-        },
         // Between its projections a net has what was projected and convolved.
         intermediate_size: mlp_size.max(delta.channels() + delta.values()),
         ..usual

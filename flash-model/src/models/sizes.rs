@@ -6,8 +6,11 @@ use crate::attention::AttentionArgs;
 use crate::compute::Activation;
 use crate::layers::NormArgs;
 use crate::mlp::MlpArgs;
-use crate::rope::{Rope, RopeArgs, RopeScaling};
+use crate::rope::{Rope, RopeDefaults, RopeSettings};
 use crate::{Config, ModelError};
+
+/// Names of the activation `x · sigmoid(x)` in configurations.
+pub(crate) const SILU: [&str; 2] = ["silu", "swish"];
 
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Sizes {
@@ -17,7 +20,8 @@ pub(crate) struct Sizes {
     pub num_attention_heads: i32,
     pub num_key_value_heads: Option<i32>,
     pub head_dim: Option<i32>,
-    pub rms_norm_eps: f32,
+    /// Some, in sizes that were checked.
+    pub rms_norm_eps: Option<f32>,
     pub vocab_size: i32,
     pub max_position_embeddings: Option<usize>,
 }
@@ -34,6 +38,13 @@ impl Sizes {
         correct(&mut sizes);
         sizes.check(config)?;
         Ok(sizes)
+    }
+
+    /// Takes `n_heads` heads of keys if the configuration does not say how many there are; `null` says as many as of queries.
+    pub(crate) fn default_kv_heads(&mut self, n_heads: i32, config: &Config) {
+        if !config.is_null("num_key_value_heads") {
+            self.num_key_value_heads.get_or_insert(n_heads);
+        }
     }
 
     pub(crate) fn head_dim(&self) -> i32 {
@@ -61,6 +72,10 @@ impl Sizes {
         if self.head_dim() <= 0 || self.head_dim() % 2 != 0 {
             return Err(config.field_error("head_dim", &self.head_dim(), "it must be positive and even"));
         }
+        if !self.rms_norm_eps.is_some_and(|eps| eps.is_finite() && eps >= 0.0) {
+            let given = self.rms_norm_eps.map_or_else(|| "missing".to_owned(), |eps| eps.to_string());
+            return Err(config.field_error("rms_norm_eps", &given, "it must be a number"));
+        }
         if self.num_attention_heads % self.kv_heads() != 0 {
             return Err(config.field_error(
                 "num_key_value_heads",
@@ -71,19 +86,24 @@ impl Sizes {
         Ok(())
     }
 
-    pub(crate) fn norm(&self) -> NormArgs {
-        NormArgs { eps: self.rms_norm_eps, weight_offset: 0.0 }
+    /// What is added to a mean square before its root divides.
+    ///
+    /// # Panics
+    /// If the sizes were not checked.
+    pub(crate) fn eps(&self) -> f32 {
+        self.rms_norm_eps.expect("sizes were checked")
     }
 
-    /// A rotation of whole heads.
-    pub(crate) fn rope<'a>(&self, theta: f32, scaling: Option<&'a RopeScaling>) -> RopeArgs<'a> {
-        RopeArgs {
-            dims: self.head_dim(),
-            theta,
-            traditional: false,
-            scaling,
-            max_position_embeddings: self.max_position_embeddings,
-        }
+    pub(crate) fn norm(&self) -> NormArgs {
+        NormArgs { eps: self.eps(), weight_offset: 0.0 }
+    }
+
+    /// The rotation of heads in a model whose layers are all rotated alike.
+    ///
+    /// # Errors
+    /// [`ModelError::ConfigField`] for settings that contradict each other or are not known.
+    pub(crate) fn rope(&self, config: &Config, defaults: RopeDefaults) -> Result<Rope, ModelError> {
+        Rope::new(&RopeSettings::of(config, defaults)?, self.head_dim(), config)
     }
 
     /// Attention to all tokens, without biases, sinks and norms of heads.

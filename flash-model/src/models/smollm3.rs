@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::windows::Unlisted;
 use super::{Architecture, llama};
 use crate::ModelError;
 use crate::weights::Weights;
@@ -32,7 +33,8 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let given = format!("{} numbers", listed.len());
         return Err(config.field_error("no_rope_layers", &given, "one for each layer"));
     }
-    llama::with_positions(weights, |layer_idx| match &args.no_rope_layers {
+    config.expect("use_sliding_window", &[false.into()])?;
+    llama::with_positions(weights, Unlisted::Full, |layer_idx| match &args.no_rope_layers {
         Some(listed) => listed[layer_idx] != 0,
         None => !(layer_idx + 1).is_multiple_of(args.no_rope_layer_interval),
     })

@@ -27,6 +27,7 @@ pub(super) struct ModelArgs {
     mlp_bias: bool,
     layer_norm_epsilon: f32,
     use_conv_bias: bool,
+    num_hidden_layers: Option<usize>,
     hybrid_override_pattern: Option<Pattern>,
     layers_block_type: Option<Vec<String>>,
     layer_types: Option<Vec<String>>,
@@ -36,7 +37,6 @@ pub(super) struct ModelArgs {
     moe_latent_size: Option<i32>,
     n_group: Option<usize>,
     topk_group: Option<usize>,
-    n_routed_experts: Option<usize>,
     n_shared_experts: Option<usize>,
     num_experts_per_tok: Option<usize>,
     norm_topk_prob: Option<bool>,
@@ -133,6 +133,10 @@ impl ModelArgs {
         if !kinds.contains(&LayerKind::Attention) {
             return Err(config.field_error(field, &"without attention", "one layer must attend"));
         }
+        if let Some(given) = self.num_hidden_layers.filter(|given| *given != kinds.len()) {
+            let expected = format!("{field} has {} layers", kinds.len());
+            return Err(config.field_error("num_hidden_layers", &given, expected));
+        }
         Ok(kinds)
     }
 
@@ -144,7 +148,7 @@ impl ModelArgs {
             num_attention_heads: self.num_attention_heads,
             num_key_value_heads: Some(self.num_key_value_heads),
             head_dim: self.head_dim,
-            rms_norm_eps: self.layer_norm_epsilon,
+            rms_norm_eps: Some(self.layer_norm_epsilon),
             vocab_size: self.vocab_size,
             max_position_embeddings: Some(self.max_position_embeddings),
         };
@@ -164,7 +168,7 @@ impl ModelArgs {
     pub(super) fn moe(&self, config: &Config) -> Result<MixtureArgs, ModelError> {
         let missing = |field| config.field_error(field, &"missing", "layers with experts need it");
         let width = |field, given: Option<i32>| config.length(field, given.ok_or_else(|| missing(field))?);
-        let n_experts = self.n_routed_experts.ok_or_else(|| missing("n_routed_experts"))?;
+        let n_experts = config.n_experts()?.ok_or_else(|| missing("n_routed_experts"))?;
         let intermediate = width("moe_intermediate_size", self.moe_intermediate_size)?;
         let shared = self.n_shared_experts.map(|_| {
             let field = "moe_shared_expert_intermediate_size";

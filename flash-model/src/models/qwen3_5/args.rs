@@ -7,14 +7,11 @@ use crate::experts::{ExpertArgs, ExpertDims, GateArgs, MixtureArgs, Router, Scor
 use crate::gated_delta::{GatedDeltaArgs, Projections};
 use crate::mlp::MlpArgs;
 use crate::models::Sizes;
-use crate::rope::{Rope, RopeArgs, RopeScaling};
 use crate::{Config, ModelError};
 
-/// A model that sees has its text model in here.
-#[derive(Debug, Deserialize)]
-struct Nested {
-    text_config: Option<ModelArgs>,
-}
+/// Types of layers, as `layer_types` calls them.
+const FULL: &str = "full_attention";
+const LINEAR: &str = "linear_attention";
 
 #[derive(Debug, Deserialize)]
 #[serde(default)]
@@ -33,38 +30,16 @@ pub(in crate::models) struct ModelArgs {
     linear_key_head_dim: i32,
     linear_value_head_dim: i32,
     linear_conv_kernel_dim: i32,
-    pub tie_word_embeddings: bool,
     pub attention_bias: bool,
     /// Layers up to the next one that attends, itself among them.
     full_attention_interval: usize,
     /// None are there if it is zero, and else in every layer.
-    num_experts: usize,
     num_experts_per_tok: usize,
     moe_intermediate_size: i32,
     shared_expert_intermediate_size: i32,
     pub norm_topk_prob: bool,
-    rope_parameters: Option<RopeParameters>,
-}
-
-/// What is rotated of heads, and how.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::models) struct Rotation<'a> {
-    /// How much of a head.
-    pub part: f32,
-    pub theta: f32,
-    pub scaling: Option<&'a RopeScaling>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct RopeParameters {
-    #[serde(default = "default_partial_rotary_factor")]
-    partial_rotary_factor: f32,
-    #[serde(flatten)]
-    scaling: RopeScaling,
-}
-
-fn default_partial_rotary_factor() -> f32 {
-    0.25
+    /// Which layers attend, if the interval is not what says so.
+    layer_types: Option<Vec<String>>,
 }
 
 impl Default for ModelArgs {
@@ -84,28 +59,24 @@ impl Default for ModelArgs {
             linear_key_head_dim: 192,
             linear_value_head_dim: 128,
             linear_conv_kernel_dim: 4,
-            tie_word_embeddings: false,
             attention_bias: false,
             full_attention_interval: 4,
-            num_experts: 0,
             num_experts_per_tok: 0,
             moe_intermediate_size: 0,
             shared_expert_intermediate_size: 0,
             norm_topk_prob: true,
-            rope_parameters: None,
+            layer_types: None,
         }
     }
 }
 
 impl ModelArgs {
-    pub(super) fn of(config: &Config) -> Result<Self, ModelError> {
-        let Nested { text_config } = config.args()?;
-        text_config.map_or_else(|| config.args(), Ok)
-    }
-
     /// Whether a layer attends.
     pub(super) fn attends(&self, layer_idx: usize) -> bool {
-        (layer_idx + 1).is_multiple_of(self.full_attention_interval)
+        match &self.layer_types {
+            Some(types) => types[layer_idx] == FULL,
+            None => (layer_idx + 1).is_multiple_of(self.full_attention_interval),
+        }
     }
 
     pub(super) fn sizes(&self, config: &Config) -> Result<Sizes, ModelError> {
@@ -116,12 +87,24 @@ impl ModelArgs {
             num_attention_heads: self.num_attention_heads,
             num_key_value_heads: Some(self.num_key_value_heads),
             head_dim: self.head_dim,
-            rms_norm_eps: self.rms_norm_eps,
+            rms_norm_eps: Some(self.rms_norm_eps),
             vocab_size: self.vocab_size,
             max_position_embeddings: Some(self.max_position_embeddings),
         };
         sizes.check(config)?;
-        if !(1..=self.num_hidden_layers).contains(&self.full_attention_interval) {
+        if let Some(types) = &self.layer_types {
+            let known = |given: &&String| [FULL, LINEAR].contains(&given.as_str());
+            if let Some(other) = types.iter().find(|given| !known(given)) {
+                return Err(config.field_error("layer_types", other, "full_attention or linear_attention"));
+            }
+            if types.len() != self.num_hidden_layers {
+                let given = format!("{} types", types.len());
+                return Err(config.field_error("layer_types", &given, "one for each layer"));
+            }
+            if !types.iter().any(|given| given == FULL) {
+                return Err(config.field_error("layer_types", &"all linear", "one layer must attend"));
+            }
+        } else if !(1..=self.num_hidden_layers).contains(&self.full_attention_interval) {
             let expected = "one layer must attend";
             return Err(config.field_error(
                 "full_attention_interval",
@@ -134,9 +117,7 @@ impl ModelArgs {
 
     /// The experts of each layer, if they have any.
     pub(super) fn mixture(&self, sizes: &Sizes, config: &Config) -> Result<Option<MixtureArgs>, ModelError> {
-        if self.num_experts == 0 {
-            return Ok(None);
-        }
+        let Some(n_experts) = config.n_experts()?.filter(|n_experts| *n_experts > 0) else { return Ok(None) };
         let widths = [
             ("moe_intermediate_size", self.moe_intermediate_size),
             ("shared_expert_intermediate_size", self.shared_expert_intermediate_size),
@@ -144,7 +125,7 @@ impl ModelArgs {
         for (field, width) in widths {
             config.length(field, width)?;
         }
-        let (n_experts, top_k) = (self.num_experts, self.num_experts_per_tok);
+        let top_k = self.num_experts_per_tok;
         let dims =
             ExpertDims { n_experts, hidden: self.hidden_size, intermediate: self.moe_intermediate_size };
         let shared = MlpArgs { intermediate_size: self.shared_expert_intermediate_size, ..sizes.mlp() };
@@ -153,16 +134,6 @@ impl ModelArgs {
             gate: GateArgs { shared_expert: Some(shared), ..GateArgs::default() },
             router: Router::new(top_k, n_experts, self.norm_topk_prob, Scoring::Softmax, config)?,
         }))
-    }
-
-    pub(super) fn rotation(&self) -> Rotation<'_> {
-        let parameters = self.rope_parameters.as_ref();
-        let scaling = parameters.map(|given| &given.scaling);
-        Rotation {
-            part: parameters.map_or_else(default_partial_rotary_factor, |given| given.partial_rotary_factor),
-            theta: scaling.and_then(|scaling| scaling.rope_theta).unwrap_or(100_000.0),
-            scaling,
-        }
     }
 
     pub(super) fn gated_delta(
@@ -203,17 +174,5 @@ impl ModelArgs {
             return Err(config.field_error("linear_num_value_heads", &args.value_heads, expected));
         }
         Ok(args)
-    }
-}
-
-impl Rotation<'_> {
-    pub(super) fn rope(&self, sizes: &Sizes, config: &Config) -> Result<Rope, ModelError> {
-        let Self { part, theta, scaling } = *self;
-        let dims = (sizes.head_dim() as f32 * part) as i32;
-        if !(2..=sizes.head_dim()).contains(&dims) || dims % 2 != 0 {
-            let expected = "an even part of a head must be rotated";
-            return Err(config.field_error("partial_rotary_factor", &part, expected));
-        }
-        Rope::new(RopeArgs { dims, ..sizes.rope(theta, scaling) }, config)
     }
 }

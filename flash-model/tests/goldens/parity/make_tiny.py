@@ -279,7 +279,7 @@ VARIANTS = {
         mx.float32, **streamed(140), model_type="qwen2", without=no_biases, tie_word_embeddings=None),
     "qwen2-q8": variant(
         quantize=quantized(8, 32), model_type="qwen2", tie_word_embeddings=False, rope_traditional=True, vocab_size=96),
-    "mistral": variant(model_type="mistral", sliding_window=16, head_dim=16, tie_word_embeddings=False),
+    "mistral": variant(model_type="mistral", head_dim=16, tie_word_embeddings=False),
     "llama-sliding": variant(
         mx.float32, **streamed(140), num_hidden_layers=3, sliding_window=24,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
@@ -355,7 +355,7 @@ GPT_OSS = {
     "num_hidden_layers": 4, "sliding_window": 20, "rope_theta": 150000, "vocab_size": 96, "swiglu_limit": 7.0,
     "tie_word_embeddings": False,
     "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 64, "beta_fast": 32.0,
-                     "beta_slow": 1.0, "truncate": False},
+                     "beta_slow": 1.0},
 }
 GPT_OSS_64 = GPT_OSS | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
 EXPERTS = [f"model.layers.{layer}.mlp.experts.{matrix}_proj" for layer in range(2) for matrix in ("gate", "up", "down")]

@@ -1,0 +1,36 @@
+//! Tensors and formats that the layers of a model have asked a checkpoint for.
+
+use std::collections::{HashMap, HashSet};
+
+use parking_lot::Mutex;
+
+use crate::config::QuantizedFormat;
+
+/// A record of what layers were made of: what remains was not understood.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    tensors: Mutex<HashSet<String>>,
+    /// Formats of quantised matrices, by the path of their tensors.
+    formats: Mutex<HashMap<String, QuantizedFormat>>,
+}
+
+impl Usage {
+    pub(super) fn add_tensor(&self, name: &str) {
+        let mut tensors = self.tensors.lock();
+        if !tensors.contains(name) {
+            tensors.insert(name.to_owned());
+        }
+    }
+
+    pub(super) fn has_tensor(&self, name: &str) -> bool {
+        self.tensors.lock().contains(name)
+    }
+
+    pub(super) fn add_format(&self, path: &str, format: QuantizedFormat) {
+        self.formats.lock().insert(path.to_owned(), format);
+    }
+
+    pub(super) fn format(&self, path: &str) -> Option<QuantizedFormat> {
+        self.formats.lock().get(path).copied()
+    }
+}

@@ -1,0 +1,153 @@
+//! RoPE settings mean the same in every spelling, and what cannot be meant is an error.
+
+use flash_model::ModelError;
+use serde_json::{Map, Value, json};
+
+use super::{config_of, engine, fixture, logits, open, text, with_config};
+
+/// Committed models whose attention is rotated, of each family.
+const ROTATED: [&str; 17] = [
+    "rope-llama3",
+    "rope-yarn-mscale",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "phi3",
+    "phi3-longrope",
+    "gemma3-text",
+    "gemma3",
+    "gpt_oss",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "qwen3_next",
+    "qwen3_5",
+    "deepseek_v3",
+];
+
+fn error_of(name: &str, config: &Map<String, Value>) -> String {
+    open(name, config).expect_err("settings that cannot be meant").to_string()
+}
+
+#[test]
+fn rope_parameters_mean_what_the_older_fields_mean() {
+    for name in ROTATED {
+        let mut config = config_of(name);
+        let settings = text(&mut config);
+        let wanted = logits(&fixture(name));
+        if let Some(Value::Object(parameters)) = settings.remove("rope_parameters") {
+            // The other way round.
+            let mut scaling = parameters.clone();
+            for field in ["rope_theta", "partial_rotary_factor"] {
+                if let Some(value) = scaling.remove(field) {
+                    settings.insert(field.to_owned(), value);
+                }
+            }
+            settings.insert("rope_scaling".to_owned(), Value::Object(scaling));
+        } else {
+            let mut parameters = match settings.remove("rope_scaling") {
+                Some(Value::Object(scaling)) => scaling,
+                _ => Map::from_iter([("rope_type".to_owned(), json!("default"))]),
+            };
+            for field in ["rope_theta", "partial_rotary_factor"] {
+                if let Some(value) = settings.remove(field) {
+                    parameters.insert(field.to_owned(), value);
+                }
+            }
+            let parameters = match settings.remove("rope_local_base_freq") {
+                Some(theta) => {
+                    json!({ "full_attention": parameters, "sliding_attention": { "rope_theta": theta } })
+                }
+                None => Value::Object(parameters),
+            };
+            settings.insert("rope_parameters".to_owned(), parameters);
+        }
+        let found = logits(with_config(name, &config).path());
+        assert_eq!(found, wanted, "{name}");
+    }
+}
+
+#[test]
+fn settings_that_are_changed_change_logits_in_every_family() {
+    for name in ROTATED {
+        let mut config = config_of(name);
+        let settings = text(&mut config);
+        for field in ["rope_theta", "rope_scaling", "rope_parameters"] {
+            settings.remove(field);
+        }
+        let parameters = json!({ "rope_type": "linear", "factor": 3.0, "rope_theta": 500.0 });
+        settings.insert("rope_parameters".to_owned(), parameters);
+        assert_ne!(logits(with_config(name, &config).path()), logits(&fixture(name)), "{name}");
+    }
+}
+
+#[test]
+fn two_spellings_that_differ_are_an_error_that_names_the_setting() {
+    for (field, value, named) in [
+        ("rope_parameters", json!({ "rope_theta": 500.0 }), "rope_theta"),
+        ("rope_parameters", json!({ "rope_type": "llama3", "factor": 3.0 }), "rope_parameters.factor"),
+        ("rope_parameters", json!({ "type": "linear" }), "rope_parameters.rope_type"),
+        ("rope_parameters", json!({ "low_freq_factor": "one" }), "rope_parameters"),
+        ("rope_parameters", json!({ "sharpness": 2.0 }), "sharpness"),
+        ("rope_parameters", json!([1]), "rope_parameters"),
+        ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
+        ("original_max_position_embeddings", json!(33), "original_max_position_embeddings"),
+    ] {
+        let mut config = config_of("rope-llama3");
+        config.insert(field.to_owned(), value.clone());
+        let error = error_of("rope-llama3", &config);
+        assert!(error.contains(named), "{field} = {value}: {error}");
+    }
+}
+
+#[test]
+fn settings_by_type_of_layer_are_refused_where_layers_are_rotated_alike() {
+    let mut config = config_of("llama-sliding");
+    let theta = config.remove("rope_theta").unwrap();
+    let same =
+        json!({ "full_attention": { "rope_theta": theta }, "sliding_attention": { "rope_theta": theta } });
+    config.insert("rope_parameters".to_owned(), same);
+    assert_eq!(logits(with_config("llama-sliding", &config).path()), logits(&fixture("llama-sliding")));
+    config["rope_parameters"]["sliding_attention"]["rope_theta"] = json!(77.0);
+    assert!(error_of("llama-sliding", &config).contains("rope_parameters"));
+}
+
+#[test]
+fn windows_of_mistral_are_those_that_a_list_would_give() {
+    let mut config = config_of("mistral");
+    config.insert("sliding_window".to_owned(), json!(16));
+    let windowed = logits(with_config("mistral", &config).path());
+    config.insert("layer_types".to_owned(), json!(["sliding_attention", "sliding_attention"]));
+    config.insert("model_type".to_owned(), json!("llama"));
+    assert_eq!(windowed, logits(with_config("mistral", &config).path()));
+    assert_ne!(windowed, logits(&fixture("mistral")));
+}
+
+#[test]
+fn dynamic_scaling_is_none_up_to_the_trained_length_and_contexts_end_there() {
+    let mut config = config_of("mistral");
+    config.insert("rope_scaling".to_owned(), json!({ "type": "dynamic", "factor": 2.0 }));
+    let dir = with_config("mistral", &config);
+    assert_eq!(logits(dir.path()), logits(&fixture("mistral")));
+    config.insert("max_position_embeddings".to_owned(), json!(64));
+    let dir = with_config("mistral", &config);
+    let mut engine = engine(dir.path(), 100);
+    assert_eq!(engine.context_tokens(), 64);
+    let error = engine.forward(&[1; 65]).unwrap_err();
+    assert!(matches!(error, ModelError::PromptTooLong { context_tokens: 64, .. }), "{error}");
+    config.remove("max_position_embeddings");
+    assert!(error_of("mistral", &config).contains("max_position_embeddings"));
+}
+
+#[test]
+fn contexts_that_yarn_stretches_are_as_long_as_it_says() {
+    let mut config = config_of("rope-yarn");
+    let scaling = json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512 });
+    config.insert("rope_scaling".to_owned(), scaling);
+    config.insert("max_position_embeddings".to_owned(), json!(512));
+    assert_eq!(open("rope-yarn", &config).unwrap().max_context_tokens(), Some(2048));
+    // A configuration that says more than that is believed.
+    config.insert("max_position_embeddings".to_owned(), json!(4096));
+    assert_eq!(open("rope-yarn", &config).unwrap().max_context_tokens(), Some(4096));
+}
