@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::header::HeaderFault;
+use crate::lfs::LfsPointer;
 use crate::storage::IoMode;
 
 /// Why bytes could not be found, held or read.
@@ -29,6 +30,14 @@ pub enum IoError {
     NoShards {
         /// The directory.
         path: PathBuf,
+    },
+    /// A file is a Git LFS pointer.
+    #[error("{path}: {pointer}")]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+        /// What it says of the file that it stands for.
+        pointer: LfsPointer,
     },
     /// A shard's header was refused.
     #[error("{path}: {fault}")]

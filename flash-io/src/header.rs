@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::IoError;
+use crate::lfs::{LFS_POINTER_BYTES_MAX, LfsPointer};
 use crate::span::Span;
 use crate::storage::{ReadAt, read_full};
 
@@ -56,7 +57,8 @@ impl Header {
     /// `path` is only for errors.
     ///
     /// # Errors
-    /// [`IoError::Open`] if the file cannot be read, [`IoError::Header`] if its header is refused.
+    /// [`IoError::Open`] if the file cannot be read, [`IoError::LfsPointer`] if it is one, [`IoError::Header`] if its
+    /// header is refused.
     pub fn read(path: &Path, storage: &dyn ReadAt) -> Result<Self, IoError> {
         let unreadable = |error| IoError::Open { path: path.to_owned(), error };
         let refused = |fault| IoError::Header { path: path.to_owned(), fault };
@@ -68,7 +70,13 @@ impl Header {
         }
         let header_bytes = u64::from_le_bytes(prefix);
         if header_bytes > MAX_HEADER_BYTES {
-            return Err(refused(HeaderFault::TooLong { header_bytes, max_bytes: MAX_HEADER_BYTES }));
+            // The text of a pointer, read as a length, is one of these.
+            let mut start = [0; LFS_POINTER_BYTES_MAX];
+            let start_bytes = read_full(storage, 0, &mut start).map_err(unreadable)?;
+            return Err(match LfsPointer::detect(&start[..start_bytes]) {
+                Some(pointer) => IoError::LfsPointer { path: path.to_owned(), pointer },
+                None => refused(HeaderFault::TooLong { header_bytes, max_bytes: MAX_HEADER_BYTES }),
+            });
         }
         let past_end = HeaderFault::PastEndOfFile { header_bytes, file_bytes };
         if LENGTH_BYTES + header_bytes > file_bytes {

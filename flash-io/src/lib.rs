@@ -12,6 +12,7 @@
 //!   [`pread`](IoMode::Pread), [`mmap`](IoMode::Mmap), or storage of your own.
 //! - [`Tuning`] finds out which of them suits a device, and with how many reads of which size at once;
 //!   [`measure`] is what it measures with.
+//! - [`LfsPointer`] recognizes what a clone without Git LFS has in place of a file.
 //!
 //! Nothing here knows what a tensor means, and nothing runs that was not asked for: there is no read-ahead
 //! and no cache.
@@ -48,6 +49,7 @@ mod error;
 pub mod faults;
 mod header;
 mod layout;
+mod lfs;
 pub mod measure;
 mod pages;
 mod pool;
@@ -63,6 +65,7 @@ pub use catalog::{Catalog, MAX_INDEX_BYTES, Shard, ShardIdx, Tensor};
 pub use error::IoError;
 pub use header::{Dtype, Header, HeaderFault, MAX_HEADER_BYTES, TensorInfo};
 pub use layout::{BundleLayout, Extent};
+pub use lfs::{LFS_POINTER_BYTES_MAX, LfsPointer};
 pub use pages::{LEAD_BYTES, PageBuf};
 pub use pool::{Slot, SlotPool};
 pub use probe::Tuning;

@@ -10,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::unreadable;
 use crate::error::IoError;
+use crate::lfs::LfsPointer;
 
 /// The longest index that is accepted, in bytes. Real ones have about 100 bytes a tensor.
 pub const MAX_INDEX_BYTES: u64 = 100_000_000;
@@ -62,6 +63,9 @@ pub(super) fn read(path: &Path) -> Result<TensorsByShard, IoError> {
 }
 
 fn parse(path: &Path, json: &[u8]) -> Result<TensorsByShard, IoError> {
+    if let Some(pointer) = LfsPointer::detect(json) {
+        return Err(IoError::LfsPointer { path: path.to_owned(), pointer });
+    }
     let index: IndexFile = serde_json::from_slice(json)
         .map_err(|error| IoError::IndexSyntax { path: path.to_owned(), error })?;
     let Some(WeightMap(mut pairs)) = index.weight_map else {

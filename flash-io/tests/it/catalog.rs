@@ -143,6 +143,29 @@ fn bad_header_names_its_shard() {
 }
 
 #[test]
+fn lfs_pointer_in_place_of_a_shard_or_the_index_is_called_one() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123456\n".to_vec();
+    let shard_of_index = br#"{"weight_map":{"a":"1.safetensors"}}"#.to_vec();
+    for (at, files) in [
+        ("model.safetensors", vec![]),
+        ("1.safetensors", vec![]),
+        ("1.safetensors", vec![(INDEX, shard_of_index)]),
+        (INDEX, vec![("1.safetensors", one("a", &[1]))]),
+    ] {
+        let dir = dir_of(&files);
+        write(dir.path(), at, &pointer);
+        for mode in modes_in(dir.path()) {
+            let error = Catalog::open(dir.path(), mode).unwrap_err();
+            assert!(
+                matches!(&error, IoError::LfsPointer { path, pointer } if path.ends_with(at) && pointer.size_bytes == Some(123456)),
+                "{mode}: {error}"
+            );
+            assert!(error.to_string().contains("is a Git LFS pointer"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn directory_in_place_of_a_shard_is_refused_in_every_mode() {
     let dir = disk_dir();
     fs::create_dir(dir.path().join("model.safetensors")).unwrap();
