@@ -73,7 +73,7 @@ pub struct Catalog {
 
 impl Catalog {
     /// Opens a model directory: `model.safetensors` if it is there, else the shards that
-    /// `model.safetensors.index.json` names, else every `*.safetensors`, by name.
+    /// `model.safetensors.index.json` names, else every `*.safetensors` that is not hidden, by name.
     ///
     /// With an index, the catalog holds the tensors that it names and no others, as Hugging Face loads
     /// them.
@@ -211,8 +211,12 @@ impl Builder {
 fn list_shards(dir: &Path) -> Result<Vec<PathBuf>, IoError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable(dir))? {
-        let path = entry.map_err(unreadable(dir))?.path();
-        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+        let entry = entry.map_err(unreadable(dir))?;
+        // macOS leaves `._NAME` beside each file that it copies to a disk without its attributes, and tools hide what is not
+        // complete.
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        let path = entry.path();
+        if !is_hidden && path.extension().is_some_and(|extension| extension == EXTENSION) {
             paths.push(path);
         }
     }

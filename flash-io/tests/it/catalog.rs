@@ -100,6 +100,21 @@ fn shards_without_an_index_are_taken_by_name() {
 }
 
 #[test]
+fn hidden_files_are_no_shards_unless_an_index_names_them() {
+    let apple_double = || (b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ").to_vec();
+    let shard = || ("1.safetensors", one("a", &[1]));
+    let hidden = [("._1.safetensors", apple_double()), (".incomplete.safetensors", vec![])];
+    let dir = dir_of(&[&[shard()], &hidden[..]].concat());
+    let catalog = open(&dir).unwrap();
+    assert_eq!((names(&catalog), catalog.shards().len()), (vec!["a"], 1));
+    assert!(matches!(open(&dir_of(&hidden)), Err(IoError::NoShards { .. })));
+
+    let index = br#"{"weight_map":{"a":".hidden.safetensors"}}"#.to_vec();
+    let dir = dir_of(&[(".hidden.safetensors", one("a", &[2])), shard(), (INDEX, index)]);
+    assert_eq!(expected(&open(&dir).unwrap(), "a"), [2]);
+}
+
+#[test]
 fn opening_costs_nothing_for_the_weights() {
     const BYTES: u64 = 4 << 30;
     let dir = disk_dir();
