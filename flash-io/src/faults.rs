@@ -19,10 +19,17 @@ pub enum Fault {
     Eio,
     /// The read ends with `EINTR`.
     Interrupted,
+    /// The read ends with `ENOMEM`.
+    NoMemory,
     /// The read ends with `EACCES`, which no retry helps.
     Denied,
     /// The read returns half of its bytes.
     Short,
+    /// The read returns so many bytes at most.
+    AtMost {
+        /// How many.
+        bytes: usize,
+    },
     /// The read returns nothing, as if the file ended before it.
     Empty,
     /// The read ends as if the file had been cut to this length.
@@ -140,8 +147,10 @@ impl FaultyStorage {
         match self.fault {
             Fault::Eio => Err(Errno::IO.into()),
             Fault::Interrupted => Err(Errno::INTR.into()),
+            Fault::NoMemory => Err(Errno::NOMEM.into()),
             Fault::Denied => Err(Errno::ACCESS.into()),
             Fault::Short => Ok(read()? / 2),
+            Fault::AtMost { bytes } => Ok(read()?.min(bytes)),
             Fault::Empty => Ok(0),
             Fault::Truncated { len_bytes } => {
                 let left_bytes = usize::try_from(len_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);

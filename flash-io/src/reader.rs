@@ -52,10 +52,11 @@ pub struct ReaderConfig {
     /// Bytes of one read call, rounded up to a multiple of [`DIRECT_ALIGN`]. A bundle too small for `depth` of them is read
     /// in smaller ones.
     pub chunk_bytes: usize,
-    /// How often a chunk's read is repeated after it failed or came short; 0 for never.
+    /// How often in a row a chunk's read is repeated after it failed or brought nothing; 0 for never. A read that came short is
+    /// repeated for what is missing as long as each brings something.
     pub max_retries: u32,
     /// The pause before the first repetition after a read that brought nothing; it doubles each time, up to
-    /// a second.
+    /// a second, and begins anew when bytes have come.
     pub retry_backoff: Duration,
     /// A read that takes longer has failed: it is cancelled, and repeated like any other. If the device does not let go of
     /// it for that time again, the bundle fails; its slot comes back when the device is done with it.
@@ -303,13 +304,13 @@ impl Reader {
             let origin = |offset| Origin { path: Arc::clone(&source.path), offset };
             if align == 1 {
                 let wanted_bytes = out.len();
-                self.retry.read(&*source.storage, &origin(wanted.start), out, wanted_bytes)?;
+                self.retry.read(&*source.storage, &origin(wanted.start), out, wanted_bytes, || true)?;
             } else {
                 let wide = wanted.align_outward(align as u64);
                 let lead_bytes = (wanted.start - wide.start) as usize;
                 let mut bounce = AlignedBuf::new(wide.len_bytes() as usize, align);
                 let (buf, wanted_bytes) = (bounce.as_mut_slice(), lead_bytes + out.len());
-                self.retry.read(&*source.storage, &origin(wide.start), buf, wanted_bytes)?;
+                self.retry.read(&*source.storage, &origin(wide.start), buf, wanted_bytes, || true)?;
                 out.copy_from_slice(&bounce.as_slice()[lead_bytes..][..out.len()]);
             }
         }

@@ -118,6 +118,11 @@ impl Piece {
         &self.origin
     }
 
+    /// What it is a piece of.
+    pub(crate) fn fill(&self) -> &Arc<Fill> {
+        &self.fill
+    }
+
     /// Whether it is a piece of this slot.
     pub(crate) fn is_of(&self, fill: &Arc<Fill>) -> bool {
         Arc::ptr_eq(&self.fill, fill)
@@ -125,7 +130,7 @@ impl Piece {
 
     /// Whether nobody wants the bytes any more.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.fill.cancelled.load(Ordering::Relaxed)
+        self.fill.is_cancelled()
     }
 
     /// Fails the fill at once although nobody can say when this piece will end. The slot goes back when it has.
@@ -168,6 +173,11 @@ impl Fill {
             }
             self.all_ended.notify_all();
         }
+    }
+
+    /// Whether nobody wants the bytes any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Makes pieces that have not begun end at once, and gives the slot back when none is pending.

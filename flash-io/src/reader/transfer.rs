@@ -30,7 +30,11 @@ pub(super) struct Transfer {
     /// What every offset is a multiple of.
     align: usize,
     got_bytes: usize,
+    /// Read calls made.
     attempts: u32,
+    /// Those of them since bytes last came.
+    fruitless: u32,
+    /// The pause behind the next one that brings nothing.
     backoff: Duration,
 }
 
@@ -48,7 +52,7 @@ pub(super) enum Step {
 impl Transfer {
     /// Nothing read yet of `wanted_bytes`.
     pub(super) fn new(retry: &Retry, wanted_bytes: usize, align: usize) -> Self {
-        Self { wanted_bytes, align, got_bytes: 0, attempts: 0, backoff: retry.backoff }
+        Self { wanted_bytes, align, got_bytes: 0, attempts: 0, fruitless: 0, backoff: retry.backoff }
     }
 
     /// Where in its buffer the next read call begins. A short one may have ended anywhere: it goes on where the storage
@@ -61,7 +65,7 @@ impl Transfer {
     pub(super) fn completed(&mut self, retry: &Retry, origin: &Origin, outcome: io::Result<usize>) -> Step {
         let counters = &retry.counters;
         self.attempts += 1;
-        let (progress, error) = match outcome {
+        let (progress, interrupted, error) = match outcome {
             Ok(n) => {
                 add(&counters.bytes, n as u64);
                 let end = self.from() + n;
@@ -71,23 +75,29 @@ impl Transfer {
                     return Step::Done;
                 }
                 add(&counters.short_reads, 1);
-                (progress, None)
+                (progress, false, None)
             }
             Err(error) => {
                 let interrupted = error.kind() == io::ErrorKind::Interrupted;
                 add(if interrupted { &counters.interrupted } else { &counters.io_errors }, 1);
-                (interrupted, Some(error))
+                (false, interrupted, Some(error))
             }
         };
+        if progress {
+            // A storage may return as little as it likes at a time. Each of these brings a byte, so they are bounded, too.
+            (self.fruitless, self.backoff) = (0, retry.backoff);
+        } else {
+            self.fruitless += 1;
+        }
         let hopeless = error.as_ref().is_some_and(|error| !is_transient(error));
-        if hopeless || self.attempts > retry.max_retries {
+        if hopeless || self.fruitless > retry.max_retries {
             return Step::GivenUp(self.failed(origin, error));
         }
         add(&counters.retries, 1);
         let got_bytes = self.got_bytes;
         tracing::debug!(path = %origin.path.display(), offset = origin.offset, got_bytes, ?error, "read again");
         let mut pause = Duration::ZERO;
-        if !progress {
+        if !progress && !interrupted {
             pause = self.backoff;
             self.backoff = self.backoff.saturating_mul(2).min(BACKOFF_MAX);
         }
@@ -109,15 +119,18 @@ impl Transfer {
 
 impl Retry {
     /// Reads at `origin` in the calling thread until the first `wanted_bytes` of `buf` are there; the rest of `buf` is
-    /// only room for alignment.
+    /// only room for alignment. Ends early, and is not counted, if it fails when `is_wanted` says no any more.
     pub(super) fn read(
         &self,
         storage: &dyn ReadAt,
         origin: &Origin,
         buf: &mut [u8],
         wanted_bytes: usize,
+        is_wanted: impl Fn() -> bool,
     ) -> Result<(), IoError> {
-        let outcome = self.attempt(storage, origin, buf, wanted_bytes);
+        let Some(outcome) = self.attempt(storage, origin, buf, wanted_bytes, is_wanted) else {
+            return Ok(());
+        };
         self.count(&outcome);
         outcome
     }
@@ -133,9 +146,10 @@ impl Retry {
         origin: &Origin,
         buf: &mut [u8],
         wanted_bytes: usize,
-    ) -> Result<(), IoError> {
+        is_wanted: impl Fn() -> bool,
+    ) -> Option<Result<(), IoError>> {
         if wanted_bytes == 0 {
-            return Ok(());
+            return Some(Ok(()));
         }
         let mut transfer = Transfer::new(self, wanted_bytes, storage.alignment());
         loop {
@@ -144,20 +158,160 @@ impl Retry {
             let outcome = storage.read_at(origin.offset + from as u64, &mut buf[from..]);
             add_time(&self.counters.busy_ns, started.elapsed());
             match transfer.completed(self, origin, outcome) {
-                Step::Done => return Ok(()),
-                Step::GivenUp(error) => return Err(error),
+                Step::Done => return Some(Ok(())),
+                Step::GivenUp(error) => return Some(Err(error)),
                 Step::Again { pause } => self.gate.sleep(pause),
             }
             if self.gate.is_closed() {
-                return Err(origin.closed());
+                return Some(Err(origin.closed()));
+            }
+            if !is_wanted() {
+                return None;
             }
         }
     }
 }
 
+/// Errors after which the same read may succeed a moment later.
+///
+/// Others stay: the file or its device is gone (`ENXIO`, `ENODEV`, `ESTALE`; `ENOTCONN` of a FUSE whose process ended), its
+/// bytes are damaged (`ENODATA` of a bad sector, `EBADMSG` and `EUCLEAN` of a file system), or the call is wrong (`EINVAL`,
+/// `EBADF`, `EACCES`, …).
+const TRANSIENT: [Errno; 19] = [
+    // A signal came, or the system was too busy.
+    Errno::INTR,
+    Errno::AGAIN,
+    Errno::BUSY,
+    // An io_uring that could not start a thread for the read.
+    Errno::CANCELED,
+    // The system had no memory for the request at that moment.
+    Errno::NOMEM,
+    Errno::NOBUFS,
+    // The device or the way to it failed once: a bad cable, a path that is switched, a transfer with a wrong checksum.
+    Errno::IO,
+    Errno::NOLINK,
+    Errno::ILSEQ,
+    // The device or a server took too long.
+    Errno::TIMEDOUT,
+    Errno::TIME,
+    // A network file system lost its connection, and makes a new one.
+    Errno::CONNRESET,
+    Errno::CONNABORTED,
+    Errno::NETDOWN,
+    Errno::NETUNREACH,
+    Errno::NETRESET,
+    Errno::HOSTDOWN,
+    Errno::HOSTUNREACH,
+    Errno::PIPE,
+];
+
 /// Whether the same read may succeed later.
 fn is_transient(error: &io::Error) -> bool {
-    let kind = error.kind();
-    matches!(kind, io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-        || error.raw_os_error() == Some(Errno::IO.raw_os_error())
+    match Errno::from_io_error(error) {
+        Some(errno) => TRANSIENT.contains(&errno),
+        // From storage of another crate, which has no numbers.
+        None => matches!(
+            error.kind(),
+            io::ErrorKind::Interrupted
+                | io::ErrorKind::WouldBlock
+                | io::ErrorKind::TimedOut
+                | io::ErrorKind::OutOfMemory
+                | io::ErrorKind::ResourceBusy
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::NetworkDown
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::BrokenPipe
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry(max_retries: u32) -> Retry {
+        let backoff = Duration::from_millis(1);
+        Retry { max_retries, backoff, counters: Counters::default(), gate: Gate::default() }
+    }
+
+    fn origin() -> Origin {
+        Origin { path: std::path::Path::new("shard").into(), offset: 0 }
+    }
+
+    fn pause_of(step: &Step) -> Duration {
+        let Step::Again { pause } = step else { panic!("{step:?}") };
+        *pause
+    }
+
+    #[test]
+    fn reads_that_progress_are_never_given_up_and_never_pause() {
+        let retry = retry(1);
+        let mut transfer = Transfer::new(&retry, 1000, 1);
+        for _ in 0..999 {
+            assert!(pause_of(&transfer.completed(&retry, &origin(), Ok(1))).is_zero());
+        }
+        assert!(matches!(transfer.completed(&retry, &origin(), Ok(1)), Step::Done));
+    }
+
+    #[test]
+    fn progress_gives_all_retries_and_the_first_pause_back() {
+        let retry = retry(2);
+        let mut transfer = Transfer::new(&retry, 100, 1);
+        for _ in 0..5 {
+            for pause_ms in [1, 2] {
+                let step = transfer.completed(&retry, &origin(), Err(Errno::IO.into()));
+                assert_eq!(pause_of(&step), Duration::from_millis(pause_ms));
+            }
+            assert!(pause_of(&transfer.completed(&retry, &origin(), Ok(10))).is_zero());
+        }
+        for _ in 0..2 {
+            pause_of(&transfer.completed(&retry, &origin(), Ok(0)));
+        }
+        let given_up = transfer.completed(&retry, &origin(), Ok(0));
+        let Step::GivenUp(IoError::ReadFailed { got_bytes, attempts, .. }) = given_up else {
+            panic!("{given_up:?}")
+        };
+        assert_eq!((got_bytes, attempts), (50, 18));
+    }
+
+    #[test]
+    fn aligned_reads_that_end_before_the_next_block_again_and_again_are_given_up() {
+        let retry = retry(3);
+        let mut transfer = Transfer::new(&retry, 9000, 4096);
+        for _ in 0..4 {
+            // The first brings bytes, those behind it only the same ones again.
+            assert!(matches!(transfer.completed(&retry, &origin(), Ok(100)), Step::Again { .. }));
+        }
+        assert!(matches!(transfer.completed(&retry, &origin(), Ok(100)), Step::GivenUp(_)));
+    }
+
+    #[test]
+    fn what_may_pass_is_read_again_and_what_stays_is_not() {
+        let hopeless = [
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::INVAL,
+            Errno::BADF,
+            Errno::FAULT,
+            Errno::NXIO,
+            Errno::NODEV,
+            Errno::NODATA,
+            Errno::BADMSG,
+            Errno::STALE,
+            Errno::NOTCONN,
+            Errno::ISDIR,
+        ];
+        for (errnos, is_passing) in [(&TRANSIENT[..], true), (&hopeless[..], false)] {
+            for errno in errnos {
+                let retry = retry(1);
+                let step = Transfer::new(&retry, 1, 1).completed(&retry, &origin(), Err((*errno).into()));
+                assert_eq!(matches!(step, Step::Again { .. }), is_passing, "{errno:?}");
+            }
+        }
+        let of_another_crate = io::Error::new(io::ErrorKind::OutOfMemory, "no buffer");
+        assert!(is_transient(&of_another_crate));
+        assert!(!is_transient(&io::Error::other("broken")));
+    }
 }

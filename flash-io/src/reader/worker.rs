@@ -76,7 +76,9 @@ fn read(chunk: &mut Chunk, retry: &Retry) -> Result<(), IoError> {
         return Ok(());
     }
     let active = retry.counters.active.enter();
-    let result = retry.read(&*chunk.storage, &origin, chunk.piece.buf(), chunk.wanted_bytes);
+    let fill = Arc::clone(chunk.piece.fill());
+    let is_wanted = || !fill.is_cancelled();
+    let result = retry.read(&*chunk.storage, &origin, chunk.piece.buf(), chunk.wanted_bytes, is_wanted);
     drop(active);
     if let Err(error) = &result {
         tracing::warn!(%error, "a chunk was given up");

@@ -82,9 +82,14 @@ fn for_every_read(mut body: impl FnMut(IoMode, u64)) {
 #[test]
 fn one_passing_fault_at_any_read_is_retried_and_changes_no_byte() {
     for_every_read(|mode, read_idx| {
-        for fault in
-            [Fault::Eio, Fault::Interrupted, Fault::Short, Fault::Empty, Fault::Truncated { len_bytes: 0 }]
-        {
+        for fault in [
+            Fault::Eio,
+            Fault::NoMemory,
+            Fault::Interrupted,
+            Fault::Short,
+            Fault::Empty,
+            Fault::Truncated { len_bytes: 0 },
+        ] {
             let outcome = read_under(mode, fault, When::Nth(read_idx));
             assert_eq!(outcome.result.unwrap(), wanted(), "{mode}, {fault:?} at read {read_idx}");
             let Stats { interrupted, io_errors, short_reads, failures, .. } = outcome.stats;
@@ -103,7 +108,7 @@ fn one_passing_fault_at_any_read_is_retried_and_changes_no_byte() {
 #[test]
 fn fault_that_stays_is_given_up_after_the_retries_with_its_place() {
     for_every_read(|mode, read_idx| {
-        for fault in [Fault::Eio, Fault::Interrupted, Fault::Empty] {
+        for fault in [Fault::Eio, Fault::NoMemory, Fault::Interrupted, Fault::Empty] {
             let outcome = read_under(mode, fault, When::From(read_idx));
             let error = outcome.result.unwrap_err();
             let IoError::ReadFailed { path, offset, wanted_bytes, got_bytes, attempts, error } = error else {
@@ -116,6 +121,20 @@ fn fault_that_stays_is_given_up_after_the_retries_with_its_place() {
             assert!(outcome.stats.failures >= 1);
         }
     });
+}
+
+#[test]
+fn short_reads_that_bring_bytes_are_continued_however_many_there_are() {
+    for mode in modes_in(disk_dir().path()) {
+        // Of a chunk of 8192 bytes, up to fifty reads; direct ones, which begin at a block again, bring one block each.
+        let at_most =
+            Fault::AtMost { bytes: if matches!(mode, IoMode::Uring | IoMode::Direct) { 5000 } else { 170 } };
+        let outcome = read_under(mode, at_most, When::From(0));
+        assert_eq!(outcome.result.unwrap(), wanted(), "{mode}");
+        let Stats { retries, short_reads, failures, .. } = outcome.stats;
+        assert_eq!((retries, failures), (short_reads, 0), "{mode}");
+        assert!(short_reads > 5, "{mode}: {short_reads}");
+    }
 }
 
 #[test]

@@ -114,7 +114,8 @@ fn small_read_past_the_end_is_a_short_read() {
         let error = reader
             .read_exact_at(ShardIdx(0), Span::new(len_bytes - 3, len_bytes + 1), &mut [0; 4])
             .unwrap_err();
-        let IoError::ReadFailed { wanted_bytes, got_bytes, attempts: 5, error: None, .. } = error else {
+        // One that brought the bytes before the end, and five that brought none.
+        let IoError::ReadFailed { wanted_bytes, got_bytes, attempts: 6, error: None, .. } = error else {
             panic!("{error}")
         };
         assert_eq!(wanted_bytes - got_bytes, 1);

@@ -203,6 +203,23 @@ fn small_reads_under_eio_at_every_nth_are_right_or_an_error() {
     }
 }
 
+#[test]
+fn ticket_dropped_while_its_read_fails_is_not_read_again() {
+    for mode in modes_in(disk_dir().path()) {
+        let on_disk = on_disk(mode);
+        let storage = FaultyStorage::new(Arc::clone(&on_disk.shard.storage), Fault::Eio, When::From(0));
+        let storage = Arc::new(storage);
+        let config = ReaderConfig { max_retries: u32::MAX, ..config() };
+        let session = Session::new(&on_disk, Arc::clone(&storage) as _, config);
+        let failing = session.submit();
+        wait_until(|| storage.reads() > 2);
+        drop(failing);
+        wait_until(|| session.pool.free_slots() == N_SLOTS);
+        storage.heal();
+        session.works();
+    }
+}
+
 /// A pacer that does something before it lets a chunk through.
 struct Watching<F>(AtomicU64, F);
 

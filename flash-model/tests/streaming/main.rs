@@ -49,11 +49,16 @@ impl Way {
         let workload = Workload { prefetch: self.prefetch, ..Workload::new(300, 400) };
         let budget_bytes =
             model.floor_bytes(&workload) + (self.pinned * 2.0 * model.model_bytes() as f64) as u64;
+        let usual = ReaderConfig::default().max_retries;
         let reader = ReaderConfig {
             depth: self.threads,
             chunk_bytes: self.chunk_bytes,
-            // So many that a read that fails by chance is not given up.
-            max_retries: 64,
+            max_retries: match self.faults {
+                // Short reads bring bytes, so none is given up.
+                None | Some((Fault::Short, _)) => usual,
+                // So many that a read that fails by chance is not given up.
+                Some(_) => 64,
+            },
             retry_backoff: Duration::ZERO,
             ..ReaderConfig::default()
         };
