@@ -208,15 +208,20 @@ impl Builder {
     }
 }
 
+/// Whether a file in a model directory is a shard, by its name.
+///
+/// Hidden ones are none: macOS leaves `._NAME` beside each file that it copies to a disk without its attributes, and tools
+/// hide what is not complete.
+pub(crate) fn is_shard(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !is_hidden && path.extension().is_some_and(|extension| extension == EXTENSION)
+}
+
 fn list_shards(dir: &Path) -> Result<Vec<PathBuf>, IoError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable(dir))? {
-        let entry = entry.map_err(unreadable(dir))?;
-        // macOS leaves `._NAME` beside each file that it copies to a disk without its attributes, and tools hide what is not
-        // complete.
-        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        let path = entry.path();
-        if !is_hidden && path.extension().is_some_and(|extension| extension == EXTENSION) {
+        let path = entry.map_err(unreadable(dir))?.path();
+        if is_shard(&path) {
             paths.push(path);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::header::HeaderFault;
 use crate::lfs::LfsPointer;
@@ -192,6 +193,22 @@ pub enum IoError {
         attempts: u32,
         /// What the system said last; `None` if the last read was only too short.
         error: Option<io::Error>,
+    },
+    /// Memory did not come back in time, because reads into it that nobody waits for any more have not ended.
+    #[error(
+        "{path}: the disk does not answer: the read at {offset}, which was given up, has not ended for {} s, and the memory \
+         of {n_bundles} such reads is waited for",
+        waited.as_secs_f64()
+    )]
+    Stragglers {
+        /// The shard of one of the reads.
+        path: PathBuf,
+        /// Offset in the shard where that one begins.
+        offset: u64,
+        /// How many bundles are still being read for nobody.
+        n_bundles: usize,
+        /// How long they were waited for.
+        waited: Duration,
     },
     /// A storage implementation panicked in a reader thread.
     #[error("{path}: the read at {offset} panicked")]

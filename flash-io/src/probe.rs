@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
+use crate::catalog::is_shard;
 use crate::error::IoError;
 use crate::measure::{Offsets, RawFile, RawReads};
 use crate::pool::Slot;
@@ -115,9 +116,7 @@ impl Tuning {
 
 fn largest_shard(dir: &Path) -> Option<(PathBuf, u64)> {
     let entries = fs::read_dir(dir).ok()?.filter_map(Result::ok);
-    let shards = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    let shards = entries.map(|entry| entry.path()).filter(|path| is_shard(path));
     let sized = shards.filter_map(|path| fs::metadata(&path).ok().map(|metadata| (path, metadata.len())));
     sized.max_by_key(|(_, len_bytes)| *len_bytes)
 }

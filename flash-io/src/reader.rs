@@ -11,6 +11,7 @@ mod queue;
 #[cfg(target_os = "linux")]
 mod ring;
 mod stats;
+mod stragglers;
 mod ticket;
 mod transfer;
 #[cfg(target_os = "linux")]
@@ -29,6 +30,7 @@ use self::queue::{Lane, Queue};
 #[cfg(target_os = "linux")]
 use self::ring::RingQueue;
 use self::stats::Counters;
+use self::stragglers::GivenUp;
 use self::transfer::Retry;
 use self::worker::Chunk;
 use crate::catalog::{Shard, ShardIdx};
@@ -40,6 +42,7 @@ use crate::storage::{AlignedBuf, DIRECT_ALIGN, ReadAt};
 
 pub use pace::{Booking, Pace};
 pub use stats::Stats;
+pub use stragglers::Stragglers;
 pub use ticket::Ticket;
 
 /// How a [`Reader`] reads.
@@ -97,7 +100,9 @@ pub struct Reader {
     sources: Vec<Source>,
     depth: usize,
     chunk_bytes: usize,
+    read_timeout: Duration,
     retry: Arc<Retry>,
+    given_up: Arc<GivenUp>,
     /// `None` if every shard is read through the ring.
     queue: Option<Arc<Queue<Chunk>>>,
     /// `None` if no shard is read through it.
@@ -149,7 +154,9 @@ impl Reader {
             sources,
             depth,
             chunk_bytes: chunk_bytes.min(CHUNK_BYTES_MAX).next_multiple_of(DIRECT_ALIGN),
+            read_timeout,
             retry: Arc::new(retry),
+            given_up: Arc::default(),
             queue: None,
             #[cfg(target_os = "linux")]
             ring: None,
@@ -277,7 +284,7 @@ impl Reader {
         if let Some(ring) = &self.ring {
             ring.wake();
         }
-        Ticket::new(fill)
+        Ticket::new(fill, Arc::clone(&self.given_up))
     }
 
     /// So many that what is to be read fills the queue, if that is possible without chunks that are too small.
@@ -315,6 +322,18 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Reads that nobody waits for any more and that have not ended; `None` if there are none. Their slots are neither free
+    /// nor anybody's.
+    pub fn stragglers(&self) -> Option<Stragglers> {
+        self.given_up.stragglers()
+    }
+
+    /// How long the slots of [`stragglers`](Self::stragglers) may reasonably be waited for: a read that takes longer than
+    /// [`ReaderConfig::read_timeout`] is cancelled, and that may take as long again.
+    pub fn straggler_timeout(&self) -> Duration {
+        self.read_timeout.saturating_mul(2)
     }
 
     /// What was done so far.

@@ -17,6 +17,8 @@ use crate::sync::{Condvar, Mutex};
 /// The slot while it is being filled, and after that how it went.
 #[derive(Debug)]
 pub(crate) struct Fill {
+    /// Of its first piece; `None` if it has none.
+    origin: Option<Origin>,
     cancelled: AtomicBool,
     state: Mutex<State>,
     all_ended: Condvar,
@@ -85,6 +87,7 @@ pub(crate) fn split(mut slot: Slot, parts: Vec<(Range<usize>, Origin)>) -> (Arc<
     let state =
         State { n_pending: parts.len(), slot: Some(slot), error: None, abandoned: false, ended: None };
     let fill = Arc::new(Fill {
+        origin: parts.first().map(|(_, origin)| origin.clone()),
         cancelled: AtomicBool::new(false),
         state: Mutex::new(state),
         all_ended: Condvar::new(),
@@ -191,6 +194,11 @@ impl Fill {
 
     pub(crate) fn is_done(&self) -> bool {
         self.state.lock().is_done()
+    }
+
+    /// Where its bytes come from, if a piece is still pending.
+    pub(crate) fn pending_origin(&self) -> Option<&Origin> {
+        (self.state.lock().n_pending > 0).then_some(self.origin.as_ref()).flatten()
     }
 
     pub(crate) fn ended(&self) -> Option<Instant> {

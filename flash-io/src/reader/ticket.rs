@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::fill::Fill;
+use super::stragglers::GivenUp;
 use crate::error::IoError;
 use crate::pool::Slot;
 
@@ -15,11 +16,12 @@ use crate::pool::Slot;
 #[must_use = "dropping a ticket cancels its reads"]
 pub struct Ticket {
     fill: Arc<Fill>,
+    given_up: Arc<GivenUp>,
 }
 
 impl Ticket {
-    pub(super) fn new(fill: Arc<Fill>) -> Self {
-        Self { fill }
+    pub(super) fn new(fill: Arc<Fill>, given_up: Arc<GivenUp>) -> Self {
+        Self { fill, given_up }
     }
 
     pub(super) fn fill(&self) -> &Arc<Fill> {
@@ -54,5 +56,6 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.fill.cancel();
+        self.given_up.add(&self.fill);
     }
 }

@@ -336,7 +336,11 @@ fn ticket_dropped_while_a_read_of_a_thread_is_stuck_waits_for_nothing() {
     // The other thread reads what comes next; the slot is out for as long as the storage may write to it.
     drop(session.submit().wait().unwrap());
     assert_eq!(session.pool.free_slots(), N_SLOTS - 1);
+    let stragglers = session.reader.stragglers().expect("one read is stuck");
+    assert_eq!((stragglers.n_bundles, stragglers.offset), (1, TENSORS[0].start));
+    assert_eq!(stragglers.path, on_disk.shard.path);
     release.send(()).unwrap();
-    wait_until(|| session.pool.free_slots() == N_SLOTS);
+    wait_until(|| session.reader.stragglers().is_none());
+    assert_eq!(session.pool.free_slots(), N_SLOTS, "it is back when there is no straggler any more");
     session.works();
 }
