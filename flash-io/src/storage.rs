@@ -8,7 +8,7 @@ mod pread;
 mod uring;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -40,6 +40,15 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     /// What offset, length and address of every read must be a multiple of, in bytes; a power of two, 1 for
     /// storage that reads anything.
     fn alignment(&self) -> usize;
+
+    /// Returns what the system says of the file that is open, for storage that is one. `None`, as by default, for storage whose
+    /// bytes are no plain file's.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn file_metadata(&self) -> io::Result<Option<Metadata>> {
+        Ok(None)
+    }
 
     /// The file, for storage that wants the reads of a [`Reader`](crate::Reader) to be made through io_uring. `None`, as
     /// by default, for storage that is read by calling [`read_at`](Self::read_at).

@@ -1,6 +1,6 @@
 //! Reads that bypass the page cache.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
@@ -59,6 +59,10 @@ impl ReadAt for DirectFile {
 
     fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn file_metadata(&self) -> io::Result<Option<Metadata>> {
+        self.file.metadata().map(Some)
     }
 
     fn alignment(&self) -> usize {

@@ -4,7 +4,7 @@
 //! first asks for the present length and stays in front of it. What remains is a race of microseconds: a
 //! file that shrinks *between* that question and the copy still kills. Other modes have no such race.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 
@@ -75,6 +75,10 @@ impl ReadAt for MmapFile {
 
     fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn file_metadata(&self) -> io::Result<Option<Metadata>> {
+        self.file.metadata().map(Some)
     }
 
     fn alignment(&self) -> usize {

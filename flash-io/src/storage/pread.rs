@@ -1,6 +1,6 @@
 //! Reads through the page cache.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -26,6 +26,10 @@ impl ReadAt for PreadFile {
 
     fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn file_metadata(&self) -> io::Result<Option<Metadata>> {
+        self.file.metadata().map(Some)
     }
 
     fn alignment(&self) -> usize {

@@ -40,6 +40,10 @@ impl ReadAt for UringFile {
         self.direct.len_bytes()
     }
 
+    fn file_metadata(&self) -> std::io::Result<Option<std::fs::Metadata>> {
+        self.direct.file_metadata()
+    }
+
     fn alignment(&self) -> usize {
         self.direct.alignment()
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use flash_io::{Catalog, IoError, IoMode, MAX_INDEX_BYTES, ShardIdx};
 use tempfile::TempDir;
 
-use crate::support::{disk_dir, expected, file_of, modes_in, u8_file, write};
+use crate::support::{disk_dir, expected, file_of, modes_in, shared, u8_file, write};
 
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -251,6 +251,25 @@ fn index_that_leaves_the_directory_is_refused() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn file_metadata_is_that_of_the_open_file_and_not_of_its_name() {
+    use std::os::unix::fs::MetadataExt;
+
+    let dir = dir_of(&[("model.safetensors", one("a", &[1]))]);
+    let path = dir.path().join("model.safetensors");
+    let inode = fs::metadata(&path).unwrap().ino();
+    let catalogs = modes_in(dir.path()).into_iter().map(|mode| Catalog::open(dir.path(), mode).unwrap());
+    let catalogs: Vec<_> = catalogs.collect();
+    fs::rename(write(dir.path(), "new", one("a", &[2])), &path).unwrap();
+    assert_ne!(fs::metadata(&path).unwrap().ino(), inode);
+    for catalog in &catalogs {
+        let metadata = catalog.shards()[0].storage.file_metadata().unwrap().unwrap();
+        assert_eq!(metadata.ino(), inode, "{catalog:?}");
+    }
+    let in_memory = open(&dir).unwrap().map_storage(|_, _| shared(vec![1, 2, 3]));
+    assert!(in_memory.shards()[0].storage.file_metadata().unwrap().is_none());
 }
 
 #[test]
