@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{Halves, PAGE_TOKENS, PageFormat, PageLayout};
 
 /// Version of everything this crate writes. Files of another one are refused.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// 32 bytes of a cryptographic hash, shown in hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,8 +80,8 @@ impl Geometry {
 /// What makes two caches the same: equal tokens leave the same bits in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// A hash of the model, given by whoever knows what its output depends on: its configuration and the headers of its
-    /// tensors.
+    /// A hash of the model, given by whoever knows what its output depends on: its configuration, its weights (see
+    /// [`weights_digest`](crate::weights_digest)) and the version of the arithmetic.
     pub model: Digest,
     /// The cache.
     pub geometry: Geometry,

@@ -119,7 +119,10 @@ pub enum KvError {
         got: u32,
     },
     /// A cache is another model's.
-    #[error("{path}: belongs to another model: {got:.16}, this one is {wanted:.16}")]
+    #[error(
+        "{path}: belongs to another model: to other weights, another configuration, or numbers that are computed \
+         otherwise ({got:.16}, this one is {wanted:.16})"
+    )]
     OtherModel {
         /// The file.
         path: PathBuf,
@@ -212,6 +215,14 @@ pub enum KvError {
         wanted: u32,
         /// What its contents give.
         got: u32,
+    },
+    /// The list of the models whose pages a directory holds cannot be read.
+    #[error("{path}: not a list of the models whose pages are kept here: {error}")]
+    ModelsSyntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why parsing stopped.
+        error: serde_json::Error,
     },
     /// What is not sealed of a session is not as it was written.
     #[error("{path}: {part} is damaged: its checksum is {wanted:08x}, its bytes have {got:08x}")]

@@ -82,6 +82,7 @@ mod session;
 mod support;
 mod tail;
 mod transcode;
+mod weights;
 mod writer;
 
 #[cfg(test)]
@@ -103,4 +104,5 @@ pub use session::{
 };
 pub use tail::{LayerBuffers, Tail};
 pub use transcode::{to_half, transcode};
+pub use weights::{FileStamp, SampledWeights, WeightFile, weights_digest};
 pub use writer::{Writer, WriterConfig, WriterStats, Written};
