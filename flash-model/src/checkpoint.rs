@@ -1,13 +1,16 @@
 //! A model directory, opened: its configuration and where its tensors lie. No weight has been read.
 
+mod fingerprint;
 mod packed;
 mod unused;
 mod usage;
+mod samples;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use flash_io::{Catalog, Dtype, IoMode, ReadAt, Tensor};
+use flash_kv::Digest;
 
 use crate::{Config, ModelError, QuantizedFormat};
 
@@ -25,6 +28,8 @@ pub struct Checkpoint {
     /// What was asked for so far.
     usage: Usage,
     io: IoMode,
+    /// Of configuration and weights, and the directory whose list of models was asked.
+    digest: OnceLock<(PathBuf, Digest)>,
 }
 
 impl Checkpoint {
@@ -41,13 +46,13 @@ impl Checkpoint {
         let config = Config::open(dir)?;
         let catalog = Catalog::open(dir, io)?;
         let packed = PackedExperts::of(&catalog)?;
-        Ok(Self { dir: dir.to_owned(), config, catalog, packed, usage: Usage::default(), io })
+        Ok(Self { dir: dir.to_owned(), config, catalog, packed, usage: Usage::default(), io, digest: OnceLock::new() })
     }
 
     /// The same model, its weights read through other storage.
     #[must_use]
     pub fn map_storage(self, map: impl FnMut(&Path, Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) -> Self {
-        Self { catalog: self.catalog.map_storage(map), ..self }
+        Self { catalog: self.catalog.map_storage(map), digest: OnceLock::new(), ..self }
     }
 
     /// The directory.
@@ -72,22 +77,31 @@ impl Checkpoint {
         Ok(flash_io::open(path, io)?)
     }
 
-    /// A hash of the configuration and of the headers, and of who computes: what keys and values follow from.
+    /// Returns a digest of the configuration and the weights. It is found out once: see
+    /// [`weights_digest`](flash_kv::weights_digest) for what is read, and remembered in `kv_dir`.
     ///
     /// # Errors
-    /// [`ModelError::File`] if the configuration is gone.
-    pub(crate) fn digest(&self, computed_by: &str) -> Result<[u8; 32], ModelError> {
+    /// [`ModelError::File`] if the configuration is gone, [`ModelError::Io`] if weights cannot be read, [`ModelError::Kv`] if
+    /// `kv_dir` cannot be read or written.
+    pub(crate) fn digest(&self, kv_dir: &Path) -> Result<Digest, ModelError> {
+        if let Some((known_in, digest)) = self.digest.get()
+            && known_in == kv_dir
+        {
+            return Ok(*digest);
+        }
         let path = self.dir.join(crate::config::FILE);
         let config = std::fs::read(&path).map_err(|error| ModelError::File { path, error })?;
-        let mut hasher = blake3::Hasher::new_derive_key("flash-model checkpoint");
-        for part in [computed_by.as_bytes(), &config] {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
-        }
-        for Tensor { name, dtype, shape, span, shard } in self.catalog.tensors() {
-            let header = format!("{name}\n{dtype}\n{shape:?}\n{}..{}\n{}\n", span.start, span.end, shard.0);
-            hasher.update(header.as_bytes());
-        }
-        Ok(*hasher.finalize().as_bytes())
+        let sample = || fingerprint::sampled_weights(&self.catalog);
+        let weights = match fingerprint::weight_files(&self.catalog)? {
+            Some(files) => flash_kv::weights_digest(kv_dir, &files, sample)?,
+            None => sample()?.digest,
+        };
+        let mut hasher = blake3::Hasher::new_derive_key("flash-model checkpoint 2");
+        hasher.update(&weights.0).update(&config);
+        let digest = Digest(*hasher.finalize().as_bytes());
+        // Another thread may have been first: it found the same.
+        let _ = self.digest.set((kv_dir.to_owned(), digest));
+        Ok(digest)
     }
 
     /// Whether there is a tensor of that name.

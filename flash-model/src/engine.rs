@@ -12,13 +12,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use flash_io::{Budget, Reservation};
-use flash_kv::{Identity, PrefixStore, Scratch, Session};
+use flash_kv::{PrefixStore, Scratch, Session};
 use flash_sched::{ByteRate, Ema};
 
 use crate::ModelError;
 use crate::allowance::Allowance;
 use crate::decoder::{Decoder, Pass};
 use crate::experts::{ExpertTraffic, Experts};
+use crate::identity::EngineIdentity;
 use crate::kv::KvCache;
 use crate::residency::Residency;
 
@@ -44,7 +45,7 @@ pub struct Engine {
     session: Option<Session>,
     prefixes: Option<PrefixStore>,
     /// What its pages are told from others by.
-    identity: Identity,
+    identity: EngineIdentity,
     kv_dir: PathBuf,
     /// Whether tokens are given up.
     rotates: bool,

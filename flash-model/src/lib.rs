@@ -44,6 +44,7 @@ mod fused;
 mod gated_delta;
 mod generate;
 mod head;
+mod identity;
 mod kv;
 mod layers;
 mod mamba2;

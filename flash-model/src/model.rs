@@ -1,12 +1,15 @@
 //! A model before it runs: its layers, what they need of memory, and how fast they would be.
 
-use flash_kv::{Digest, Identity, KvDtype, KvShape};
+use std::path::Path;
+
+use flash_kv::{Geometry, Identity, KvDtype, KvShape};
 use flash_sched::{Prediction, ResidencyPlan};
 
 use crate::bundle::{BundleInfo, Bundles};
 use crate::compute::{Backend, Compute};
 use crate::decoder::Decoder;
 use crate::experts::{ExpertInfo, ExpertPlan, ExpertRows, Mixture};
+use crate::identity::ComputedBy;
 use crate::kv::{Keeps, KvPolicy, StateShape, n_kv_layers};
 use crate::needs::{MemoryNeeds, Planned, Workload};
 use crate::planner::MachineSpeeds;
@@ -201,13 +204,30 @@ impl Model {
         self.planned().floor_bytes(workload)
     }
 
-    /// What pages of this model are told from others by.
-    pub(crate) fn identity(&self, policy: &KvPolicy) -> Result<Identity, ModelError> {
-        let computed_by = match self.top_k {
-            None => self.backend.name().to_owned(),
-            Some(top_k) => format!("{} with {top_k} experts", self.backend.name()),
-        };
-        let model = Digest(self.checkpoint.digest(&computed_by)?);
-        Ok(Identity { model, geometry: policy.geometry(self.kv_shape, n_kv_layers(&self.keeps)) })
+    /// Finds out what pages of this model in `kv_dir` are told from others by, if it is not known yet. Whoever opens a
+    /// session or shares prefixes asks for it, too; this is for those who have something else to wait for meanwhile.
+    ///
+    /// Up to 32 MiB of weights are read whole; of more, samples, unless `kv_dir` knows the files and they have not been
+    /// touched.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if weights cannot be read, [`ModelError::File`] if the configuration is gone, [`ModelError::Kv`] if
+    /// `kv_dir` cannot be read or written.
+    pub fn identify(&self, kv_dir: &Path) -> Result<(), ModelError> {
+        self.checkpoint.digest(kv_dir).map(drop)
+    }
+
+    /// What pages of this model in `kv_dir` are told from others by.
+    pub(crate) fn identity(&self, kv_dir: &Path, policy: &KvPolicy) -> Result<Identity, ModelError> {
+        let model = self.computed_by().digest(&self.checkpoint, kv_dir)?;
+        Ok(Identity { model, geometry: self.geometry(policy) })
+    }
+
+    pub(crate) fn computed_by(&self) -> ComputedBy {
+        ComputedBy::new(&self.backend, self.top_k)
+    }
+
+    pub(crate) fn geometry(&self, policy: &KvPolicy) -> Geometry {
+        policy.geometry(self.kv_shape, n_kv_layers(&self.keeps))
     }
 }

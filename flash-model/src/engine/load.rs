@@ -11,6 +11,7 @@ use super::{Engine, EngineOptions, SessionContext};
 use crate::ModelError;
 use crate::conduct::Conduct;
 use crate::experts::Experts;
+use crate::identity::{self, ComputedBy, EngineIdentity, Unasked};
 use crate::kv::{CacheLayers, KvCache, KvPlan, PageSource, PageTraffic, Twins};
 use crate::model::Model;
 use crate::pace::Pacer;
@@ -47,10 +48,15 @@ impl Model {
         let plan = self.plan(&workload, budget_bytes, &MachineSpeeds::default())?;
         let budget = Budget::new(budget_bytes);
         let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
-        let identity = self.identity(&workload.kv)?;
-        if let Some(context) = &context {
-            context.check(&identity, workload.planned_tokens())?;
+        let geometry = self.geometry(&workload.kv);
+        let known = match share_prefixes || context.is_some() {
+            true => Some(self.identity(&kv_dir, &workload.kv)?),
+            false => None,
+        };
+        if let (Some(context), Some(identity)) = (&context, &known) {
+            context.check(identity, workload.planned_tokens())?;
         }
+        let identity = known.unwrap_or_else(|| identity::of_a_run(geometry));
 
         let pacer = Pacer::new(read_rate);
         let mut reader_config = reader;
@@ -100,8 +106,19 @@ impl Model {
         };
         let max_tokens = self.max_position_embeddings.into_iter().chain(self.positions_max).min();
         let max_tokens = max_tokens.unwrap_or(usize::MAX);
+        let model_bytes = self.checkpoint.catalog().total_bytes();
+        let computed_by = ComputedBy::new(&self.backend, self.top_k);
+        let identity = match known {
+            Some(identity) => EngineIdentity::Known(identity),
+            None => EngineIdentity::Unasked(Box::new(Unasked {
+                checkpoint: self.checkpoint,
+                computed_by,
+                geometry,
+                kv_dir: kv_dir.clone(),
+            })),
+        };
         Ok(Engine {
-            model_bytes: self.checkpoint.catalog().total_bytes(),
+            model_bytes,
             decoder: self.decoder,
             context_tokens: kv.context_tokens().min(max_tokens),
             residency,

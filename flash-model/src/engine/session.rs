@@ -63,7 +63,7 @@ impl Model {
         if policy.rotates() {
             return Err(ModelError::Rotates { what: "a session" });
         }
-        let identity = self.identity(policy)?;
+        let identity = self.identity(kv_dir, policy)?;
         match Session::open(kv_dir, name, &identity) {
             Ok(opened) => SessionContext::new(opened, self.state_bytes() > 0),
             Err(KvError::NoSession { .. }) => {
@@ -189,16 +189,17 @@ impl Engine {
     }
 
     /// That session, and how many of its pages are those of the context.
-    fn session_named(&self, name: &str) -> Result<(Session, usize), ModelError> {
+    fn session_named(&mut self, name: &str) -> Result<(Session, usize), ModelError> {
         if self.rotates {
             return Err(ModelError::Rotates { what: "a session" });
         }
-        Ok(match Session::open(&self.kv_dir, name, &self.identity) {
+        let identity = self.identity.get()?;
+        Ok(match Session::open(&self.kv_dir, name, &identity) {
             Ok(opened) => {
                 let common = common_pages(&opened, self.held());
                 (opened.session, common)
             }
-            Err(KvError::NoSession { .. }) => (Session::create(&self.kv_dir, name, &self.identity)?, 0),
+            Err(KvError::NoSession { .. }) => (Session::create(&self.kv_dir, name, &identity)?, 0),
             Err(error) => return Err(error.into()),
         })
     }
@@ -217,7 +218,8 @@ impl Engine {
         if self.rotates {
             return Err(ModelError::Rotates { what: "a session" }.into());
         }
-        let opened = Session::open(&self.kv_dir, name, &self.identity).map_err(ModelError::from)?;
+        let identity = self.identity.get()?;
+        let opened = Session::open(&self.kv_dir, name, &identity).map_err(ModelError::from)?;
         let context = SessionContext::new(opened, self.kv.has_state())?;
         fits(&context.stored, self.context_tokens)?;
         let described = describe(context.dir())?;

@@ -198,12 +198,13 @@ impl KvCache {
                         let tokens = page_idx * PAGE_TOKENS..(page_idx + 1) * PAGE_TOKENS;
                         layer.copy_rows(file.layout(), tokens.clone(), &mut page_rows)?;
                         page_of_rows(file.layout(), tokens, &page_rows, &mut record);
-                        let (page_idx, layer_idx) = (page_idx as u32, layer_idx as u32);
-                        let format = geometry.format;
-                        seal(&mut record, &RecordHead { format, page_idx, layer_idx, before, token_ids });
                     }
                 }
-                file.write(page_idx as u32, layer_idx as u32, &record)?;
+                // Also over the head of a copied page: that of a run's own pages has no model.
+                let (page_idx, layer_idx) = (page_idx as u32, layer_idx as u32);
+                let format = geometry.format;
+                seal(&mut record, &RecordHead { format, page_idx, layer_idx, before, token_ids });
+                file.write(page_idx, layer_idx, &record)?;
             }
         }
         self.save_rest(session)

@@ -2,6 +2,7 @@
 
 mod bench;
 mod copies;
+mod identity;
 mod prefixes;
 mod recovery;
 mod saved;

@@ -1,0 +1,165 @@
+//! A hash of samples of a checkpoint's weights, and what is known of its files without reading them.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use flash_io::{
+    Budget, BundleLayout, Catalog, DIRECT_ALIGN, PageBuf, Reader, ReaderConfig, ShardIdx, SlotPool, Span,
+    Tensor, Ticket,
+};
+use flash_kv::{Digest, FileStamp, SampledWeights, WeightFile};
+
+use super::samples::Samples;
+use crate::ModelError;
+
+/// Names the hash. To be changed with what is sampled.
+const CONTEXT: &str = "flash-model sampled weights 1";
+/// Reads that are under way at once: samples are short, and a disk is as fast as it has many of them.
+const DEPTH: usize = 32;
+/// Bytes of a read at most.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of samples that are read together, into a buffer of their own.
+const BATCH_BYTES: u64 = 2 << 20;
+/// Buffers: one is hashed while the other is read.
+const N_BATCHES: usize = 2;
+/// The folder of a hub's cache that has files named by what is in them.
+const BLOBS_DIR: &str = "blobs";
+
+/// Reads the samples of a checkpoint's weights, and returns the hash of its headers and of them.
+///
+/// # Errors
+/// [`ModelError::Io`] if one cannot be read.
+pub(super) fn sampled_weights(catalog: &Catalog) -> Result<SampledWeights, ModelError> {
+    let Samples { spans, is_complete } = Samples::of(catalog);
+    let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+    hash_headers(catalog, &mut hasher);
+    hash_spans(catalog, spans, &mut hasher)?;
+    Ok(SampledWeights { digest: Digest(*hasher.finalize().as_bytes()), is_complete })
+}
+
+fn hash_headers(catalog: &Catalog, hasher: &mut blake3::Hasher) {
+    let mut bytes = Vec::new();
+    let put_text = |bytes: &mut Vec<u8>, text: &str| {
+        bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    };
+    let put_numbers = |bytes: &mut Vec<u8>, numbers: &[u64]| {
+        bytes.extend_from_slice(&(numbers.len() as u64).to_le_bytes());
+        bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    };
+    for Tensor { name, dtype, shape, span, shard } in catalog.tensors() {
+        put_text(&mut bytes, name);
+        put_text(&mut bytes, &dtype.to_string());
+        put_numbers(&mut bytes, shape);
+        put_numbers(&mut bytes, &[shard.0 as u64, span.start, span.end]);
+    }
+    // What packed experts are is said there.
+    for (key, value) in catalog.metadata() {
+        put_text(&mut bytes, key);
+        put_text(&mut bytes, value);
+    }
+    hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
+}
+
+/// Hashes these bytes, in order; those of later ones are read meanwhile.
+fn hash_spans(
+    catalog: &Catalog,
+    spans: Vec<(ShardIdx, Span)>,
+    hasher: &mut blake3::Hasher,
+) -> Result<(), ModelError> {
+    let batches = batches(spans);
+    let slot_bytes = batches.iter().map(|batch| batch.layout.slot_bytes()).max().unwrap_or(0);
+    if slot_bytes == 0 {
+        return Ok(());
+    }
+    let config = ReaderConfig { depth: DEPTH, chunk_bytes: CHUNK_BYTES, ..ReaderConfig::default() };
+    let reader = Reader::new(catalog.shards().to_vec(), config)?;
+    // Before an engine has its budget; gone before it takes memory.
+    let budget = Budget::new(PageBuf::cost_bytes(slot_bytes) * N_BATCHES as u64);
+    let pool = SlotPool::new(&budget, slot_bytes, N_BATCHES)?;
+    let mut reading: VecDeque<(Batch, Ticket)> = VecDeque::with_capacity(N_BATCHES);
+    let mut batches = batches.into_iter();
+    loop {
+        while let Some(slot) = pool.try_acquire() {
+            let Some(batch) = batches.next() else { break };
+            let ticket = reader.submit(&batch.layout, slot);
+            reading.push_back((batch, ticket));
+        }
+        let Some((batch, ticket)) = reading.pop_front() else { return Ok(()) };
+        let slot = ticket.wait()?;
+        for (i, len_bytes) in batch.lens.iter().enumerate() {
+            hasher.update(&slot[batch.layout.tensor_offset(i)..][..*len_bytes]);
+        }
+    }
+}
+
+/// Spans that are read together.
+struct Batch {
+    layout: Arc<BundleLayout>,
+    /// Of each span.
+    lens: Vec<usize>,
+}
+
+fn batches(spans: Vec<(ShardIdx, Span)>) -> Vec<Batch> {
+    let pieces = spans
+        .into_iter()
+        .flat_map(|(shard, span)| span.chunks(BATCH_BYTES / 2).map(move |piece| (shard, piece)));
+    let mut batches = Vec::new();
+    let mut batch: Vec<(ShardIdx, Span)> = Vec::new();
+    let mut batch_bytes = 0;
+    let finish = |batch: &mut Vec<(ShardIdx, Span)>| {
+        let lens = batch.iter().map(|(_, span)| span.len_bytes() as usize).collect();
+        let layout = Arc::new(BundleLayout::new(batch));
+        batch.clear();
+        Batch { layout, lens }
+    };
+    for (shard, piece) in pieces {
+        let bytes = piece.align_outward(DIRECT_ALIGN as u64).len_bytes();
+        if batch_bytes + bytes > BATCH_BYTES && !batch.is_empty() {
+            batches.push(finish(&mut batch));
+            batch_bytes = 0;
+        }
+        batch.push((shard, piece));
+        batch_bytes += bytes;
+    }
+    if !batch.is_empty() {
+        batches.push(finish(&mut batch));
+    }
+    batches
+}
+
+/// Returns what is known of each shard without reading it; `None` if one is read through storage that is no file.
+///
+/// # Errors
+/// [`ModelError::File`] if the system does not say.
+pub(super) fn weight_files(catalog: &Catalog) -> Result<Option<Vec<WeightFile>>, ModelError> {
+    let mut files = Vec::with_capacity(catalog.shards().len());
+    for shard in catalog.shards() {
+        let unknown = |error: io::Error| ModelError::File { path: shard.path.clone(), error };
+        let Some(metadata) = shard.storage.file_metadata().map_err(unknown)? else { return Ok(None) };
+        let stamp = FileStamp::new(&metadata);
+        let sha256 = hash_in_name(&shard.path).filter(|(_, named)| {
+            // The name may have been given to another file since this one was opened.
+            (named.device, named.inode) == (stamp.device, stamp.inode)
+        });
+        files.push(WeightFile { stamp, sha256: sha256.map(|(sha256, _)| sha256) });
+    }
+    Ok(Some(files))
+}
+
+/// The SHA-256 of a file in the cache of the Hugging Face hub, where links lead to files named by their hash, and the file.
+fn hash_in_name(path: &Path) -> Option<(Digest, FileStamp)> {
+    let target = fs::canonicalize(path).ok()?;
+    if target.parent()?.file_name()? != BLOBS_DIR {
+        return None;
+    }
+    let sha256 = Digest::from_hex(target.file_name()?.to_str()?)?;
+    let stamp = FileStamp::new(&fs::metadata(&target).ok()?);
+    Some((sha256, stamp))
+}
+
+#[cfg(test)]
+mod tests;
