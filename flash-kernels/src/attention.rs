@@ -4,12 +4,14 @@
 //! its own, and they are merged in the order of the spans. Who computes a span does not matter, and neither does what
 //! other rows there are: each row has the same bits in a batch and alone (the idea is flash-decoding's).
 
+mod mix_steps;
 mod partials;
 mod span;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
+use self::mix_steps::{MixStep, mix_steps};
 pub(crate) use self::partials::blend;
 use self::partials::{Partials, finish};
 pub(crate) use self::span::{CodedRows, Dequantize, dequantize};
@@ -360,14 +362,13 @@ impl Queries<'_> {
                     scores[seen.end..end].fill(f32::NEG_INFINITY);
                     (self.kernels.soften)(&mut scores[seen.start..end])
                 };
-                scores[..seen.start].fill(0.0);
-                scores[seen.end..].fill(0.0);
             }
             let values = match span.values {
                 Some(values) => span.head(values, kv_head, head_dim, dequantize, numbers),
                 None => keys,
             };
-            self.mix(values, scores, lanes, acc, out.mixture);
+            let steps = mix_steps(tokens.len(), |token| seen_by(tokens.start + token));
+            self.mix(values, &steps, scores, lanes, acc, out.mixture);
         });
     }
 
@@ -407,10 +408,21 @@ impl Queries<'_> {
     }
 
     /// Mixes `values`, the last numbers of rows `[tokens, head_dim]`, by the scores: `out` is `[rows, value_dim]`.
-    fn mix(&self, values: &[f32], scores: &[f32], lanes: &mut [Lanes], acc: &mut [Lanes], out: &mut [f32]) {
+    ///
+    /// A row is multiplied with the values that `steps` name for it and with no others: a weight of zero would make NaN of an
+    /// infinite value that the row does not see.
+    fn mix(
+        &self,
+        values: &[f32],
+        steps: &[MixStep],
+        scores: &[f32],
+        lanes: &mut [Lanes],
+        acc: &mut [Lanes],
+        out: &mut [f32],
+    ) {
         let Heads { head_dim, value_dim, .. } = self.heads;
+        let group = self.heads.group();
         let lanes = &mut lanes[..values.len() / head_dim];
-        let scores = FloatInput { values: scores, k: SPAN_TOKENS };
         for start in (0..value_dim).step_by(TILE) {
             let (width, column) = (TILE.min(value_dim - start), head_dim - value_dim + start);
             let columns = if width == TILE {
@@ -423,7 +435,12 @@ impl Queries<'_> {
                 LaneRows::from(&*lanes)
             };
             acc.fill(Lanes::ZERO);
-            (self.kernels.multiply_lanes)(columns, 0, scores, acc);
+            for MixStep { tokens, seen } in steps {
+                let rows = tokens.start * group..tokens.end * group;
+                let scores = FloatInput { values: &scores[rows.start * SPAN_TOKENS..], k: SPAN_TOKENS };
+                let columns = columns.range(seen.clone());
+                (self.kernels.multiply_lanes)(columns, seen.start, scores, &mut acc[rows]);
+            }
             for (out, acc) in out.chunks_exact_mut(value_dim).zip(&*acc) {
                 out[start..start + width].copy_from_slice(&acc.0[..width]);
             }

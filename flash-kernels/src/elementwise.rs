@@ -157,6 +157,8 @@ fn clamped_slice(alpha: f32, limit: f32, gate: &[f32], up: &[f32], out: &mut [f3
 }
 
 /// Replaces each score by `e^(score − max)`; returns the greatest score and the sum of what they became.
+///
+/// A score of −∞ becomes zero, also where there is no other: the sum is zero then.
 #[inline(always)]
 pub(crate) fn soften(scores: &mut [f32]) -> (f32, f32) {
     let mut maxima = [f32::NEG_INFINITY; LANES];
@@ -167,8 +169,9 @@ pub(crate) fn soften(scores: &mut [f32]) -> (f32, f32) {
         }
     }
     let max = maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |max, score| max.max(*score));
+    let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
     for score in scores.iter_mut() {
-        *score = exp(*score - max);
+        *score = exp(*score - shift);
     }
     (max, sum(scores, |score| score))
 }

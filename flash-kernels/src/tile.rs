@@ -48,6 +48,14 @@ impl<'a> LaneRows<'a> {
         self.n
     }
 
+    /// These of the rows.
+    #[inline]
+    pub(crate) fn range(&self, rows: Range<usize>) -> Self {
+        assert!(rows.end <= self.n, "rows {rows:?} of {}", self.n);
+        let numbers = self.numbers.get(rows.start * self.stride..).unwrap_or_default();
+        Self { numbers, n: rows.len(), ..*self }
+    }
+
     #[inline]
     pub(crate) fn row(&self, idx: usize) -> &'a [f32; TILE] {
         self.numbers[idx * self.stride..].first_chunk().expect("rows have a tile's columns")

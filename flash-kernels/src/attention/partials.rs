@@ -7,7 +7,8 @@ use crate::isa::Kernels;
 pub(super) struct Partials<'a> {
     /// `[rows]`: the greatest score.
     pub max: &'a mut [f32],
-    /// `[rows]`: the sum of e^(score − max); zero where a row sees no token and has no sink.
+    /// `[rows]`: the sum of e^(score − max); zero where a row sees no token, or none whose
+    /// score is more than −∞, and has no sink. `max` and `mixture` mean nothing then.
     pub sum: &'a mut [f32],
     /// `[rows, value_dim]`: the sum of e^(score − max) · value.
     pub mixture: &'a mut [f32],
