@@ -18,6 +18,13 @@ enum Format {
     Affine4,
 }
 
+impl Format {
+    /// Bytes of the codes of a row.
+    fn row_bytes(self, head_dim: usize) -> usize {
+        if matches!(self, Self::Affine4) { head_dim.div_ceil(2) } else { head_dim }
+    }
+}
+
 /// Keys or values of one page, `[kv_heads, SPAN_TOKENS, head_dim]`, in every format.
 #[derive(Debug)]
 struct Stored {
@@ -38,7 +45,11 @@ impl Stored {
         Self {
             format,
             f16s: numbers.iter().map(|number| f16::from_f32(*number)).collect(),
-            codes: numbers.iter().map(code).collect(),
+            codes: numbers
+                .iter()
+                .map(code)
+                .take(kv_heads * SPAN_TOKENS * format.row_bytes(head_dim))
+                .collect(),
             scales: random.vec(n_groups).iter().map(|number| number * 0.01).collect(),
             biases: random.vec(n_groups),
             f32s: numbers,
@@ -52,9 +63,7 @@ impl Stored {
             Format::F32 => Numbers::F32(&self.f32s),
             Format::F16 => Numbers::F16(&self.f16s),
             Format::Affine8 => Numbers::Affine8(codes),
-            Format::Affine4 => {
-                Numbers::Affine4(Codes { codes: &codes.codes[..codes.codes.len() / 2], ..codes })
-            }
+            Format::Affine4 => Numbers::Affine4(codes),
         }
     }
 
@@ -68,7 +77,11 @@ impl Stored {
                 Format::F32 => self.f32s[idx],
                 Format::F16 => self.f16s[idx].to_f32(),
                 Format::Affine8 => coded(self.codes[idx]),
-                Format::Affine4 => coded(self.codes[idx / 2] >> (idx % 2 * 4) & 15),
+                Format::Affine4 => {
+                    let (row, column) = (idx / head_dim, idx % head_dim);
+                    let pair = self.codes[row * self.format.row_bytes(head_dim) + column / 2];
+                    coded(pair >> (column % 2 * 4) & 15)
+                }
             }
         };
         (0..kv_heads * SPAN_TOKENS * head_dim).map(number).collect()
@@ -113,7 +126,7 @@ impl Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let formats = vec![Format::F32, Format::F16, Format::Affine8, Format::Affine8, Format::Affine4];
-    let head_dim = prop::sample::select(vec![2_usize, 16, 64, 80, 96, 128]);
+    let head_dim = prop::sample::select(vec![2_usize, 16, 33, 64, 65, 80, 96, 127, 128]);
     (
         (1_usize..4, 1_usize..5, head_dim, prop::option::of(1_usize..400)),
         prop::collection::vec(prop::sample::select(formats), 1..5),
@@ -240,6 +253,49 @@ fn a_window_sees_its_own_token_and_those_before_it() {
         assert!((f64::from(out[0]) - wanted).abs() < 1e-3, "token {token}: {} for {wanted}", out[0]);
         assert!((out[1] - 1.0).abs() < 1e-6);
     }
+}
+
+#[test]
+fn rows_of_four_bits_begin_at_bytes_also_if_heads_are_odd() {
+    for head_dim in [1, 3, 65, 127] {
+        let heads = Heads::new(2, 2, head_dim);
+        let stored = Stored::random(Format::Affine4, heads, &mut Random(7));
+        let decoded = stored.decoded(heads);
+        let span = |numbers| Span {
+            start: 0,
+            n_tokens: SPAN_TOKENS,
+            head_tokens: SPAN_TOKENS,
+            keys: numbers,
+            values: Some(numbers),
+        };
+        let queries = Random(8).vec(2 * head_dim);
+        for isa in Isa::available() {
+            let pool = pool(1, *isa);
+            let attend = |numbers| {
+                let gaze = Gaze { scale: 0.2, window: None, sinks: None };
+                let mut attention = Attention::new(&pool, heads, gaze, &queries, SPAN_TOKENS - 1);
+                attention.add(&[span(numbers)]);
+                let mut out = vec![0.0; queries.len()];
+                attention.finish(&mut out);
+                out
+            };
+            let wanted = attend(Numbers::F32(&decoded));
+            assert_eq!(bits(&attend(stored.numbers())), bits(&wanted), "{head_dim} {isa}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "rows of 3 numbers, 128 wanted")]
+fn odd_rows_of_four_bits_that_are_too_short_are_a_bug_of_the_caller() {
+    let heads = Heads::new(1, 1, 3);
+    let (codes, terms) = ([0; SPAN_TOKENS * 3 / 2], [0.0; SPAN_TOKENS]);
+    let codes = Codes { codes: &codes, scales: &terms, biases: &terms, group: GROUP };
+    let keys = Numbers::Affine4(codes);
+    let span = Span { start: 0, n_tokens: SPAN_TOKENS, head_tokens: SPAN_TOKENS, keys, values: Some(keys) };
+    let pool = pool(1, Isa::Portable);
+    let gaze = Gaze { scale: 1.0, window: None, sinks: None };
+    Attention::new(&pool, heads, gaze, &[0.0; 3], 0).add(&[span]);
 }
 
 #[test]

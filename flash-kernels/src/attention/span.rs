@@ -29,14 +29,15 @@ pub enum Numbers<'a> {
     F16(&'a [f16]),
     /// One code in a byte: `bias + scale · code`.
     Affine8(Codes<'a>),
-    /// Two codes in a byte, the even one in its low half.
+    /// Two codes in a byte, the one of the even column in its low half. Each row begins at a byte, so an odd row leaves half a
+    /// byte over.
     Affine4(Codes<'a>),
 }
 
 /// Codes whose scale and bias are shared by groups of columns.
 #[derive(Debug, Clone, Copy)]
 pub struct Codes<'a> {
-    /// `[rows, columns]`.
+    /// `[rows, columns]`, or `[rows, columns.div_ceil(2)]` with two codes in a byte.
     pub codes: &'a [u8],
     /// `[rows, columns.div_ceil(group)]`.
     pub scales: &'a [f32],
@@ -98,29 +99,30 @@ impl<'a> Span<'a> {
         );
         let rows = (kv_heads - 1) * head_tokens + n_tokens;
         for numbers in [self.keys].into_iter().chain(self.values) {
-            let got = match numbers {
-                Numbers::F32(numbers) => numbers.len(),
-                Numbers::F16(numbers) => numbers.len(),
-                Numbers::Affine8(codes) => codes.check(rows, head_dim, codes.codes.len()),
-                Numbers::Affine4(codes) => codes.check(rows, head_dim, 2 * codes.codes.len()),
+            let got_rows = match numbers {
+                Numbers::F32(numbers) => numbers.len() / head_dim,
+                Numbers::F16(numbers) => numbers.len() / head_dim,
+                Numbers::Affine8(codes) => codes.n_rows(head_dim, true),
+                Numbers::Affine4(codes) => codes.n_rows(head_dim, false),
             };
-            assert!(got >= rows * head_dim, "{got} numbers for {rows} rows of {head_dim}");
+            assert!(got_rows >= rows, "{got_rows} rows of {head_dim} numbers, {rows} wanted");
         }
     }
 }
 
 impl<'a> Codes<'a> {
+    /// Whole rows of `columns` that there are codes, scales and biases of.
+    ///
     /// # Panics
-    /// If there are too few scales or biases.
-    fn check(&self, rows: usize, columns: usize, n_codes: usize) -> usize {
+    /// If groups are odd or empty.
+    fn n_rows(&self, columns: usize, is_eight: bool) -> usize {
         assert!(self.group > 0 && self.group.is_multiple_of(2), "groups of {}", self.group);
-        let n_groups = rows * columns.div_ceil(self.group);
-        assert!(self.scales.len() >= n_groups && self.biases.len() >= n_groups, "a scale and a bias a group");
-        n_codes
+        let n_terms = self.scales.len().min(self.biases.len());
+        (self.codes.len() / row_bytes(columns, is_eight)).min(n_terms / columns.div_ceil(self.group))
     }
 
     fn rows(&self, start: usize, n: usize, columns: usize, is_eight: bool) -> CodedRows<'a> {
-        let row_bytes = if is_eight { columns } else { columns / 2 };
+        let row_bytes = row_bytes(columns, is_eight);
         let n_groups = columns.div_ceil(self.group);
         let codes = Codes {
             codes: &self.codes[start * row_bytes..][..n * row_bytes],
@@ -132,6 +134,12 @@ impl<'a> Codes<'a> {
     }
 }
 
+/// Bytes from one row of codes to the next.
+#[inline(always)]
+const fn row_bytes(columns: usize, is_eight: bool) -> usize {
+    if is_eight { columns } else { columns.div_ceil(2) }
+}
+
 /// [`dequantize`], compiled for an instruction set.
 pub(crate) type Dequantize = fn(rows: CodedRows<'_>, out: &mut [f32]);
 
@@ -139,7 +147,7 @@ pub(crate) type Dequantize = fn(rows: CodedRows<'_>, out: &mut [f32]);
 #[inline(always)]
 pub(crate) fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) {
     let CodedRows { codes: Codes { codes, scales, biases, group }, columns, is_eight } = rows;
-    let row_bytes = if is_eight { columns } else { columns / 2 };
+    let row_bytes = row_bytes(columns, is_eight);
     let n_groups = columns.div_ceil(group);
     let rows = out.chunks_exact_mut(columns).zip(codes.chunks_exact(row_bytes));
     let terms = scales.chunks_exact(n_groups).zip(biases.chunks_exact(n_groups));
