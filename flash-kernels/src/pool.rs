@@ -7,7 +7,9 @@
 
 mod columns;
 mod cores;
+mod nesting;
 mod shares;
+mod sleepers;
 
 use std::any::Any;
 use std::num::NonZeroUsize;
@@ -22,7 +24,9 @@ use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 
 pub(crate) use columns::{Band, Columns, Cut, FEW};
+use nesting::{Inside, Pools};
 use shares::Shares;
+use sleepers::Sleepers;
 
 /// How long a worker without a job looks before it sleeps, at least and at most. At least: longer than the pause between two
 /// matrix products of one token where that is shortest (a few graph operations of some µs). Twice as long each time that a
@@ -44,8 +48,8 @@ const NEXT_JOB: u64 = 1 << 17;
 /// Threads that compute matrix products together, and the instruction set they do it with.
 ///
 /// The thread that calls [`matmul`](crate::matmul) works too: a pool of `n` threads has `n − 1` workers.
-/// A pool serves one caller at a time; others wait their turn. A job must not use the pool that runs it: that
-/// would wait for ever.
+/// A pool serves one caller at a time; others wait their turn. A job must not use the pool that runs it, not even through a job
+/// of another pool: that panics.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
@@ -62,8 +66,7 @@ struct Shared {
     stop: AtomicBool,
     /// The parts of the job: the caller is the thread 0, the worker `idx` the thread `idx + 1`.
     shares: Shares,
-    /// One a worker: whether it sleeps, or is about to.
-    asleep: Vec<AtomicBool>,
+    sleepers: Sleepers,
 }
 
 /// A loop that threads share: each claims parts until none is left.
@@ -71,6 +74,8 @@ struct Job<'a> {
     part: &'a (dyn Fn(usize) + Sync),
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     caller: Thread,
+    /// Whose job it is, behind those that it is a part of.
+    pools: Pools,
 }
 
 impl Job<'_> {
@@ -125,7 +130,7 @@ impl Pool {
             job: AtomicPtr::new(ptr::null_mut()),
             stop: AtomicBool::new(false),
             shares: Shares::new(n_workers + 1),
-            asleep: (0..n_workers).map(|_| AtomicBool::new(false)).collect(),
+            sleepers: Sleepers::new(n_workers),
         });
         let workers = (0..n_workers)
             .map_while(|idx| {
@@ -161,17 +166,19 @@ impl Pool {
     ///
     /// # Panics
     /// If a call panics: with the payload of the first; parts not yet claimed are dropped. If there are 2³² parts or more. If
-    /// called from within a job of the same pool, it never returns.
+    /// called from within a job of the same pool, however many parts and threads there are.
     pub fn run(&self, n_parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        let _inside = Inside::caller(Arc::as_ptr(&self.shared).addr());
         if n_parts <= 1 || self.workers.is_empty() {
             (0..n_parts).for_each(part);
             return;
         }
         let _turn = lock(&self.turn);
-        let job = Job { part, panic: Mutex::new(None), caller: thread::current() };
+        let pools = Inside::pools();
+        let job = Job { part, panic: Mutex::new(None), caller: thread::current(), pools };
         self.shared.shares.deal(n_parts);
         // Nothing between opening and closing unwinds: `work` catches.
-        self.shared.open(&job, &self.workers);
+        self.shared.open(&job);
         job.work(&self.shared.shares, 0);
         self.shared.close();
         let panic = lock(&job.panic).take();
@@ -205,16 +212,12 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn open(&self, job: &Job<'_>, workers: &[JoinHandle<()>]) {
+    fn open(&self, job: &Job<'_>) {
         self.job.store(ptr::from_ref(job).cast_mut().cast(), Ordering::Relaxed);
         // No worker is inside (the last job waited for them), so nobody else changes the state now.
         let jobs = self.state.load(Ordering::Relaxed) & !(OPEN | ACTIVE);
         self.state.store(jobs.wrapping_add(NEXT_JOB) | OPEN, Ordering::SeqCst);
-        for (worker, asleep) in workers.iter().zip(&self.asleep) {
-            if asleep.swap(false, Ordering::SeqCst) {
-                worker.thread().unpark();
-            }
-        }
+        self.sleepers.wake_first();
     }
 
     fn close(&self) {
@@ -238,17 +241,7 @@ impl Shared {
                 patience = most.min(2 * patience);
             } else {
                 patience = least;
-                let asleep = &self.asleep[worker_idx];
-                loop {
-                    // Said before the look: whoever opens a job after the look reads it. Said again after each
-                    // sleep, for the job that ended this one may be closed already.
-                    asleep.store(true, Ordering::SeqCst);
-                    if ready() {
-                        break;
-                    }
-                    thread::park();
-                }
-                asleep.store(false, Ordering::SeqCst);
+                self.sleepers.sleep_until(worker_idx, &ready);
             }
             if self.stop.load(Ordering::SeqCst) {
                 return;
@@ -256,6 +249,7 @@ impl Shared {
             let enter = |state| (state & OPEN != 0).then_some(state + 1);
             if let Ok(state) = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, enter) {
                 seen = state / NEXT_JOB;
+                self.sleepers.wake_behind(worker_idx);
                 self.help(worker_idx);
             }
         }
@@ -269,6 +263,7 @@ impl Shared {
         // entered, and the caller keeps the job where it is until the count of workers inside is zero, which it
         // is not before the subtraction below; `caller` is cloned before that.
         let caller = unsafe {
+            let _inside = Inside::member((*job).pools.clone());
             (*job).work(&self.shares, worker_idx + 1);
             (*job).caller.clone()
         };

@@ -67,7 +67,7 @@ impl Projection<'_> {
 /// [`KernelError::SliceLen`] if `x`, `bias` or `y` do not fit the matrix.
 ///
 /// # Panics
-/// If called from within a job of the same pool, it never returns; else never.
+/// If called from within a job of the same pool; else never.
 pub fn matmul(
     pool: &Pool,
     x: &[f32],

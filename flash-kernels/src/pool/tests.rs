@@ -134,3 +134,79 @@ fn map_keeps_the_order() {
         assert!(pool(3).map(n_items, |idx| idx).into_iter().eq(0..n_items));
     }
 }
+
+#[test]
+fn every_sleeping_worker_of_many_is_woken() {
+    for n_threads in [2, 5, 6, 22, 64] {
+        let pool = pool(n_threads);
+        for _ in 0..5 {
+            // All are asleep by now, or soon: a job that comes meanwhile is found without.
+            thread::sleep(2 * LOOKS[1]);
+            let seen = Mutex::new(HashSet::new());
+            pool.run(n_threads, &|_| {
+                lock(&seen).insert(thread::current().id());
+                let start = Instant::now();
+                // Each part waits for all others, so a thread that were not woken would be missed.
+                while lock(&seen).len() < n_threads && start.elapsed() < Duration::from_secs(20) {
+                    thread::sleep(Duration::from_micros(100));
+                }
+            });
+            assert_eq!(lock(&seen).len(), n_threads);
+        }
+    }
+}
+
+#[test]
+fn many_workers_miss_no_part_and_run_none_twice() {
+    let pool = pool(64);
+    for job_idx in 0..300 {
+        let counts: Vec<AtomicUsize> = (0..1 + job_idx % 130).map(|_| AtomicUsize::new(0)).collect();
+        pool.run(counts.len(), &|part_idx| {
+            counts[part_idx].fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        if job_idx % 50 == 0 {
+            thread::sleep(2 * LOOKS[1]);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a job must not use the pool that runs it")]
+fn a_job_within_a_job_of_the_same_pool_panics() {
+    let pool = pool(2);
+    pool.run(8, &|_| pool.run(8, &|_| ()));
+}
+
+#[test]
+fn a_nested_job_panics_on_every_thread_and_for_any_number_of_parts() {
+    for n_threads in [1, 3] {
+        let pool = pool(n_threads);
+        for n_parts in [1, 64] {
+            for n_nested in [0, 1, 2] {
+                let n_refused = AtomicUsize::new(0);
+                pool.run(n_parts, &|_| {
+                    let nested = catch_unwind(AssertUnwindSafe(|| pool.run(n_nested, &|_| ())));
+                    n_refused.fetch_add(usize::from(nested.is_err()), Ordering::Relaxed);
+                });
+                assert_eq!(n_refused.into_inner(), n_parts);
+            }
+        }
+        // The pool is as usable as before, and the thread is outside of it again.
+        pool.run(64, &|_| ());
+    }
+}
+
+#[test]
+fn a_job_may_use_another_pool_but_not_to_come_back() {
+    let [outer, inner] = [2, 2].map(pool);
+    let (sum, n_refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    outer.run(4, &|_| {
+        inner.run(4, &|_| {
+            sum.fetch_add(1, Ordering::Relaxed);
+            let back = catch_unwind(AssertUnwindSafe(|| outer.run(2, &|_| ())));
+            n_refused.fetch_add(usize::from(back.is_err()), Ordering::Relaxed);
+        });
+    });
+    assert_eq!([sum.into_inner(), n_refused.into_inner()], [16, 16]);
+}
