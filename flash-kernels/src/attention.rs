@@ -7,15 +7,17 @@
 mod mix_steps;
 mod partials;
 mod span;
+mod tasks;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use self::mix_steps::{MixStep, mix_steps};
 pub(crate) use self::partials::blend;
-use self::partials::{Partials, finish};
+use self::partials::{Partials, SeenPartials, finish};
 pub(crate) use self::span::{CodedRows, Dequantize, dequantize};
 pub use self::span::{Codes, Numbers, Span};
+use self::tasks::{Task, Tasks};
 use crate::buffer::Buffer;
 use crate::float::FloatType;
 use crate::isa::{FloatInput, Kernels};
@@ -28,9 +30,6 @@ pub const SPAN_TOKENS: usize = 128;
 /// Scores are exponentiated in multiples of as many: the longest vectors.
 const VECTOR: usize = 16;
 
-/// Rows of queries that are computed together.
-const ROWS_BLOCK: usize = 64;
-
 /// Tasks that each thread should find.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -39,6 +38,9 @@ const FINISH_TOKENS: usize = 16;
 
 /// Multiplications for which one thread takes about as long as it takes to wake another.
 const PARALLEL_MIN: usize = 128 << 10;
+
+/// Numbers of spans from which on threads share the merging: it reads them from the cache of another core.
+const MERGE_PARALLEL_MIN: usize = 256 << 10;
 
 /// The heads of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +127,7 @@ pub fn attend(
     out: &mut [f32],
 ) {
     let mut attention = Attention::new(pool, heads, gaze, queries, position);
-    attention.add(&kv.spans(heads, position + attention.blocks.n));
+    attention.add(&kv.spans(heads, position + attention.tasks.n));
     attention.finish(out);
 }
 
@@ -134,7 +136,7 @@ pub fn attend(
 pub struct Attention<'a> {
     pool: &'a Pool,
     rows: Queries<'a>,
-    blocks: Blocks,
+    tasks: Tasks,
     /// [`Partials`] of each task.
     totals: Buffer,
     /// Where the spans so far end.
@@ -156,15 +158,16 @@ impl<'a> Attention<'a> {
         );
         assert!(value_dim <= head_dim, "values of {value_dim} numbers, keys of {head_dim}");
         assert!(gaze.sinks.is_none_or(|sinks| sinks.len() == query_heads), "a sink for each head of queries");
-        let blocks = Blocks::new(heads, queries.len() / row_len);
-        let mut totals = Buffer::new(kv_heads * blocks.n_blocks * blocks.partial_len);
-        for (task, total) in totals.chunks_exact_mut(blocks.partial_len.max(1)).enumerate() {
-            let first = blocks.kv_head(task) * heads.group();
-            let sinks = gaze.sinks.map(|sinks| &sinks[first..][..heads.group()]);
+        let tasks = Tasks::new(heads, queries.len() / row_len, pool.n_threads());
+        let mut totals = Buffer::new(tasks.len() * tasks.partial_len);
+        for (idx, total) in totals.chunks_exact_mut(tasks.partial_len.max(1)).enumerate() {
+            let Task { kv_head, heads: Range { start, end }, .. } = tasks.get(idx);
+            let first = kv_head * heads.group();
+            let sinks = gaze.sinks.map(|sinks| &sinks[first + start..first + end]);
             Partials::of(total, value_dim).begin(sinks);
         }
         let rows = Queries { kernels: pool.kernels(), heads, gaze, queries, position };
-        Self { pool, rows, blocks, totals, end: 0 }
+        Self { pool, rows, tasks, totals, end: 0 }
     }
 
     /// Attends to the tokens of `spans`, which lie behind those so far; there may be others between them, which are not seen.
@@ -178,12 +181,12 @@ impl<'a> Attention<'a> {
             assert!(span.start >= self.end, "a span at {} behind {}", span.start, self.end);
             self.end = span.start + span.n_tokens;
         }
-        let Blocks { n, n_blocks, .. } = self.blocks;
+        let Tasks { n, .. } = self.tasks;
         if n == 0 {
             return;
         }
         let Heads { query_heads, head_dim, value_dim, .. } = heads;
-        let n_tasks = heads.kv_heads * n_blocks;
+        let n_tasks = self.tasks.len();
         let n_seen: usize = spans.iter().map(|span| span.n_tokens).sum();
         let is_small = n * query_heads * (head_dim + value_dim) * n_seen < PARALLEL_MIN;
         // Few rows leave threads without work unless they share the spans, too.
@@ -197,18 +200,19 @@ impl<'a> Attention<'a> {
 
     /// A task attends to one span after the other.
     fn add_by_task(&mut self, spans: &[Span<'_>], is_small: bool) {
-        let Self { pool, rows, blocks, totals, .. } = self;
-        let (partial_len, value_dim) = (blocks.partial_len, rows.heads.value_dim);
-        let attend = |task: usize, total: &mut [f32]| {
+        let Self { pool, rows, tasks, totals, .. } = self;
+        let (partial_len, value_dim) = (tasks.partial_len, rows.heads.value_dim);
+        let attend = |task_idx: usize, total: &mut [f32]| {
             let mut partial = Buffer::new(partial_len);
+            let task = tasks.get(task_idx);
             for span in spans {
-                let mut partial = Partials::of(&mut partial, value_dim);
-                rows.span(blocks.kv_head(task), blocks.tokens(task), span, &mut partial);
-                Partials::of(total, value_dim).merge(&partial, rows.kernels);
+                rows.span(&task, span, &mut Partials::of(&mut partial, value_dim));
+                let seen = SeenPartials::of(&partial, value_dim);
+                Partials::of(total, value_dim).merge(&seen, rows.kernels);
             }
         };
         if is_small {
-            totals.chunks_exact_mut(partial_len).enumerate().for_each(|(task, total)| attend(task, total));
+            totals.chunks_exact_mut(partial_len).enumerate().for_each(|(idx, total)| attend(idx, total));
         } else {
             let len = totals.len();
             pool.for_columns(totals, len, partial_len, |mut part| {
@@ -219,22 +223,30 @@ impl<'a> Attention<'a> {
 
     /// Each task attends to each span by itself, and what they know is merged.
     fn add_by_span(&mut self, spans: &[Span<'_>]) {
-        let Self { pool, rows, blocks, totals, .. } = self;
-        let (partial_len, value_dim) = (blocks.partial_len, rows.heads.value_dim);
-        let n_tasks = totals.len() / partial_len;
+        let Self { pool, rows, tasks, totals, .. } = self;
+        let (partial_len, value_dim) = (tasks.partial_len, rows.heads.value_dim);
+        let n_tasks = tasks.len();
         let mut partials = Buffer::new(spans.len() * totals.len());
         let len = partials.len();
         pool.for_columns(&mut partials, len, partial_len, |mut part| {
             let idx = part.range().start / partial_len;
-            let (span, task) = (&spans[idx / n_tasks], idx % n_tasks);
+            let (span, task) = (&spans[idx / n_tasks], tasks.get(idx % n_tasks));
             let mut partial = Partials::of(part.row_mut(0), value_dim);
-            rows.span(blocks.kv_head(task), blocks.tokens(task), span, &mut partial);
+            rows.span(&task, span, &mut partial);
         });
-        for partials in partials.chunks_exact_mut(totals.len()) {
-            let pairs = totals.chunks_exact_mut(partial_len).zip(partials.chunks_exact_mut(partial_len));
-            for (total, partial) in pairs {
-                Partials::of(total, value_dim).merge(&Partials::of(partial, value_dim), rows.kernels);
+        let merge = |task_idx: usize, total: &mut [f32]| {
+            for partials in partials.chunks_exact(len / spans.len()) {
+                let partial = &partials[task_idx * partial_len..][..partial_len];
+                Partials::of(total, value_dim).merge(&SeenPartials::of(partial, value_dim), rows.kernels);
             }
+        };
+        if len < MERGE_PARALLEL_MIN {
+            totals.chunks_exact_mut(partial_len).enumerate().for_each(|(idx, total)| merge(idx, total));
+        } else {
+            let len = totals.len();
+            pool.for_columns(totals, len, partial_len, |mut part| {
+                merge(part.range().start / partial_len, part.row_mut(0));
+            });
         }
     }
 
@@ -244,58 +256,19 @@ impl<'a> Attention<'a> {
     /// # Panics
     /// If `out` has another length.
     pub fn finish(self, out: &mut [f32]) {
-        let (heads, blocks) = (self.rows.heads, self.blocks);
-        let partial_len = blocks.partial_len;
+        let (heads, tasks) = (self.rows.heads, self.tasks);
+        let partial_len = tasks.partial_len;
         let (len, row_len) = (out.len(), heads.query_heads * heads.value_dim);
-        assert_eq!(blocks.n * row_len, len, "queries and out have as many rows");
-        let head_len = heads.group() * heads.value_dim;
+        assert_eq!(tasks.n * row_len, len, "queries and out have as many rows");
         self.pool.for_columns(out, len, FINISH_TOKENS * row_len, |mut part| {
             let first = part.range().start / row_len;
             for (token, out) in (first..).zip(part.row_mut(0).chunks_exact_mut(row_len)) {
-                for (kv_head, out) in out.chunks_exact_mut(head_len).enumerate() {
-                    let (task, at) = blocks.place(kv_head, token);
-                    let total = &self.totals[task * partial_len..][..partial_len];
-                    for (row, out) in (at * heads.group()..).zip(out.chunks_exact_mut(heads.value_dim)) {
-                        finish(total, row, out);
-                    }
+                for (head, out) in out.chunks_exact_mut(heads.value_dim).enumerate() {
+                    let (task_idx, row) = tasks.place(token, head);
+                    finish(&self.totals[task_idx * partial_len..][..partial_len], row, out);
                 }
             }
         });
-    }
-}
-
-/// Tasks, `[kv_heads, blocks]`: some of the new tokens, for one KV head.
-#[derive(Debug, Clone, Copy)]
-struct Blocks {
-    /// Tokens in all blocks.
-    n: usize,
-    block_tokens: usize,
-    n_blocks: usize,
-    /// Numbers in the [`Partials`] of a task.
-    partial_len: usize,
-}
-
-impl Blocks {
-    /// Of `n` tokens.
-    fn new(heads: Heads, n: usize) -> Self {
-        let block_tokens = (ROWS_BLOCK / heads.group()).max(1);
-        let block_rows = block_tokens.min(n) * heads.group();
-        let partial_len = block_rows * Partials::row_len(heads.value_dim);
-        Self { n, block_tokens, n_blocks: n.div_ceil(block_tokens), partial_len }
-    }
-
-    /// The task that a token belongs to, and which of its tokens it is.
-    fn place(self, kv_head: usize, token: usize) -> (usize, usize) {
-        (kv_head * self.n_blocks + token / self.block_tokens, token % self.block_tokens)
-    }
-
-    fn kv_head(self, task: usize) -> usize {
-        task / self.n_blocks
-    }
-
-    fn tokens(self, task: usize) -> Range<usize> {
-        let block = task % self.n_blocks;
-        block * self.block_tokens..self.n.min((block + 1) * self.block_tokens)
     }
 }
 
@@ -325,8 +298,9 @@ thread_local! {
 }
 
 impl Queries<'_> {
-    /// Computes what the rows of `tokens` (of the new ones) know of the span, for one KV head.
-    fn span(&self, kv_head: usize, tokens: Range<usize>, span: &Span<'_>, out: &mut Partials<'_>) {
+    /// Computes what the rows of a task know of the span.
+    fn span(&self, task: &Task, span: &Span<'_>, out: &mut Partials<'_>) {
+        let Task { kv_head, ref tokens, ref heads } = *task;
         let seen_by = |token: usize| {
             let end = self.position + token + 1;
             let start = self.gaze.window.map_or(0, |window| end.saturating_sub(window));
@@ -342,9 +316,9 @@ impl Queries<'_> {
         let span = &Span { n_tokens, ..*span };
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { queries, numbers, scores, lanes, acc, spare } = scratch;
-            let (group, Heads { head_dim, .. }) = (self.heads.group(), self.heads);
-            let n_rows = tokens.len() * group;
-            self.gather_queries(kv_head, tokens.clone(), queries);
+            let (n_heads, Heads { head_dim, .. }) = (heads.len(), self.heads);
+            let n_rows = tokens.len() * n_heads;
+            self.gather_queries(task, queries);
             scores.resize(n_rows * SPAN_TOKENS, 0.0);
             lanes.resize(head_dim.max(SPAN_TOKENS), Lanes::ZERO);
             acc.resize(n_rows, Lanes::ZERO);
@@ -353,7 +327,7 @@ impl Queries<'_> {
             let keys = span.head(span.keys, kv_head, head_dim, dequantize, numbers);
             self.score(keys, queries, lanes, acc, spare, scores);
             for (row, scores) in scores.chunks_exact_mut(SPAN_TOKENS).enumerate() {
-                let seen = seen_by(tokens.start + row / group);
+                let seen = seen_by(tokens.start + row / n_heads);
                 (out.max[row], out.sum[row]) = if seen.is_empty() {
                     (f32::NEG_INFINITY, 0.0)
                 } else {
@@ -368,17 +342,19 @@ impl Queries<'_> {
                 None => keys,
             };
             let steps = mix_steps(tokens.len(), |token| seen_by(tokens.start + token));
-            self.mix(values, &steps, scores, lanes, acc, out.mixture);
+            self.mix(values, n_heads, &steps, scores, lanes, acc, out.mixture);
         });
     }
 
-    /// The queries of one KV head, scaled: `[tokens, group, head_dim]`.
-    fn gather_queries(&self, kv_head: usize, tokens: Range<usize>, out: &mut Vec<f32>) {
+    /// The queries of a task, scaled: `[tokens, heads, head_dim]`.
+    fn gather_queries(&self, task: &Task, out: &mut Vec<f32>) {
         let Heads { query_heads, head_dim, .. } = self.heads;
-        let (row_len, width) = (query_heads * head_dim, self.heads.group() * head_dim);
+        let Task { kv_head, tokens, heads } = task;
+        let row_len = query_heads * head_dim;
+        let first = (kv_head * self.heads.group() + heads.start) * head_dim;
         out.clear();
         for row in self.queries[tokens.start * row_len..tokens.end * row_len].chunks_exact(row_len) {
-            out.extend(row[kv_head * width..][..width].iter().map(|query| query * self.gaze.scale));
+            out.extend(row[first..][..heads.len() * head_dim].iter().map(|query| query * self.gaze.scale));
         }
     }
 
@@ -409,11 +385,12 @@ impl Queries<'_> {
 
     /// Mixes `values`, the last numbers of rows `[tokens, head_dim]`, by the scores: `out` is `[rows, value_dim]`.
     ///
-    /// A row is multiplied with the values that `steps` name for it and with no others: a weight of zero would make NaN of an
+    /// Rows are `[tokens, n_heads]`. One is multiplied with the values that `steps` name for it and with no others: a weight of zero would make NaN of an
     /// infinite value that the row does not see.
     fn mix(
         &self,
         values: &[f32],
+        n_heads: usize,
         steps: &[MixStep],
         scores: &[f32],
         lanes: &mut [Lanes],
@@ -421,7 +398,6 @@ impl Queries<'_> {
         out: &mut [f32],
     ) {
         let Heads { head_dim, value_dim, .. } = self.heads;
-        let group = self.heads.group();
         let lanes = &mut lanes[..values.len() / head_dim];
         for start in (0..value_dim).step_by(TILE) {
             let (width, column) = (TILE.min(value_dim - start), head_dim - value_dim + start);
@@ -436,7 +412,7 @@ impl Queries<'_> {
             };
             acc.fill(Lanes::ZERO);
             for MixStep { tokens, seen } in steps {
-                let rows = tokens.start * group..tokens.end * group;
+                let rows = tokens.start * n_heads..tokens.end * n_heads;
                 let scores = FloatInput { values: &scores[rows.start * SPAN_TOKENS..], k: SPAN_TOKENS };
                 let columns = columns.range(seen.clone());
                 (self.kernels.multiply_lanes)(columns, seen.start, scores, &mut acc[rows]);

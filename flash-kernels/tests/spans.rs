@@ -315,3 +315,37 @@ fn spans_out_of_order_are_a_bug_of_the_caller() {
     let mut attention = Attention::new(&pool, heads, gaze, &[0.0; 2], 200);
     attention.add(&[span, span]);
 }
+
+#[test]
+fn many_threads_give_the_bits_of_one() {
+    let grouped = Heads::new(40, 2, 48);
+    let latent = Heads { value_dim: 64, ..Heads::new(36, 1, 72) };
+    for (heads, window) in [(grouped, None), (grouped, Some(150)), (latent, None)] {
+        let formats = [Format::F32, Format::Affine8, Format::Affine4, Format::F16, Format::F32, Format::F16];
+        let mut random = Random(11);
+        let pages: Vec<_> =
+            formats.map(|format| [(); 2].map(|()| Stored::random(format, heads, &mut random))).into();
+        let mut spans = spans(&pages, 70);
+        if heads.value_dim < heads.head_dim {
+            spans.iter_mut().for_each(|span| span.values = None);
+        }
+        let sinks = random.vec(heads.query_heads);
+        for n in [1, 3, 100] {
+            let queries = random.vec(n * heads.query_heads * heads.head_dim);
+            let gaze = Gaze { scale: 0.2, window, sinks: Some(&sinks) };
+            let attend = |n_threads: usize, at_once: usize| {
+                let pool = pool(n_threads, *Isa::available().last().unwrap());
+                let position = (pages.len() - 1) * SPAN_TOKENS + 70 - n;
+                let mut attention = Attention::new(&pool, heads, gaze, &queries, position);
+                spans.chunks(at_once).for_each(|spans| attention.add(spans));
+                let mut out = vec![f32::NAN; n * heads.query_heads * heads.value_dim];
+                attention.finish(&mut out);
+                bits(&out)
+            };
+            let alone = attend(1, spans.len());
+            for (n_threads, at_once) in [(7, 4), (64, 4), (64, 6), (200, 1)] {
+                assert_eq!(attend(n_threads, at_once), alone, "{n} tokens, {n_threads} threads");
+            }
+        }
+    }
+}

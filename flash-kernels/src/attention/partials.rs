@@ -48,7 +48,7 @@ impl<'a> Partials<'a> {
     }
 
     /// Adds what the rows know of the next tokens.
-    pub(super) fn merge(self, next: &Self, kernels: &Kernels) {
+    pub(super) fn merge(self, next: &SeenPartials<'_>, kernels: &Kernels) {
         let value_dim = self.mixture.len() / self.max.len();
         let mixtures = self.mixture.chunks_exact_mut(value_dim).zip(next.mixture.chunks_exact(value_dim));
         for (row, (mixture, next_mixture)) in mixtures.enumerate() {
@@ -68,6 +68,22 @@ impl<'a> Partials<'a> {
             self.sum[row] = self.sum[row] * old + next.sum[row] * new;
             (kernels.blend)(mixture, old, next_mixture, new);
         }
+    }
+}
+
+/// [`Partials`] to be read.
+pub(super) struct SeenPartials<'a> {
+    max: &'a [f32],
+    sum: &'a [f32],
+    mixture: &'a [f32],
+}
+
+impl<'a> SeenPartials<'a> {
+    pub(super) fn of(buffer: &'a [f32], value_dim: usize) -> Self {
+        let n_rows = buffer.len() / Partials::row_len(value_dim);
+        let (max, rest) = buffer.split_at(n_rows);
+        let (sum, mixture) = rest.split_at(n_rows);
+        Self { max, sum, mixture }
     }
 }
 
