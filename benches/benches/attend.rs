@@ -20,7 +20,8 @@ fn pages(heads: Heads, format: PageFormat) -> (PageLayout, Vec<Vec<u64>>) {
     }
     // Of words, so that numbers lie at their alignment.
     let mut record = vec![0_u64; layout.record_bytes() / 8];
-    transcode(&source, bytemuck::cast_slice(&numbers), &layout, bytemuck::cast_slice_mut(&mut record));
+    transcode(&source, bytemuck::cast_slice(&numbers), &layout, bytemuck::cast_slice_mut(&mut record))
+        .unwrap();
     let n_pages = CONTEXT_TOKENS / SPAN_TOKENS;
     (layout, vec![record; n_pages])
 }

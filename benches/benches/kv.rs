@@ -40,7 +40,7 @@ fn window(layout: &PageLayout) -> Vec<u8> {
         *number = ((i as f32 * 0.7).sin() * 3.0).to_le_bytes();
     }
     let mut record = vec![0; layout.record_bytes()];
-    transcode(&plain, &source, layout, &mut record);
+    transcode(&plain, &source, layout, &mut record).unwrap();
     record
 }
 
@@ -55,7 +55,7 @@ fn pages(c: &mut Criterion) {
             let mut group = c.benchmark_group("kv_quantize");
             group.throughput(Throughput::Elements((2 * to.n_rows() * to.head_dim()) as u64));
             group.bench_function(&name, |b| {
-                b.iter(|| transcode(&from, black_box(&source), &to, black_box(&mut record)));
+                b.iter(|| transcode(&from, black_box(&source), &to, black_box(&mut record)).unwrap());
             });
             group.finish();
 
@@ -70,7 +70,7 @@ fn pages(c: &mut Criterion) {
                 token_ids: [7; PAGE_TOKENS],
             };
             let mut append = || {
-                transcode(&from, &source, &to, &mut record);
+                transcode(&from, &source, &to, &mut record).unwrap();
                 seal(&mut record, &head);
                 file.write(head.page_idx, 0, &record).unwrap();
                 head.page_idx += 1;

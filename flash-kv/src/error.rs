@@ -31,6 +31,12 @@ pub enum KvError {
         /// What the budget or the system said.
         source: flash_io::IoError,
     },
+    /// A finite number of a key or value is too great for half precision, and would have become an infinity.
+    #[error("{number} is beyond ±65504, the greatest numbers of keys and values at 16 bits")]
+    HalfRange {
+        /// The number.
+        number: f32,
+    },
     /// A file or directory of the cache could not be worked with.
     #[error("{path}: cannot {doing}: {error}")]
     Io {

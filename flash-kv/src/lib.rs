@@ -49,7 +49,7 @@
 //!
 //! let (window, layout) = (geometry.window_layout(), geometry.layout());
 //! let (page, mut record) = (vec![0; window.record_bytes()], vec![0; layout.record_bytes()]);
-//! transcode(&window, &page, &layout, &mut record);
+//! transcode(&window, &page, &layout, &mut record)?;
 //! let token_ids = [42; PAGE_TOKENS];
 //! seal(&mut record, &RecordHead { format, page_idx: 0, layer_idx: 0, before: Chain::root(&identity), token_ids });
 //! let written = writer.submit(0, 0, Arc::new(record))?;

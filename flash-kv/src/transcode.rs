@@ -5,27 +5,34 @@ mod vectors;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::PageFormat;
 use crate::layout::{HalfLayout, PageLayout};
 use crate::quant::{GROUP_LEN, dequantize_group, padded, quantize_group, store_codes};
+use crate::{KvError, PageFormat};
 
-/// Rounds numbers to half precision.
+/// Rounds numbers to half precision. Infinities and NaN stay what they are.
 ///
-/// A finite number too great for it becomes the greatest there is, ±65504, instead of an infinity; infinities and NaN
-/// stay what they are.
+/// # Errors
+/// [`KvError::HalfRange`] if a finite number is too great: beyond ±65504, the greatest, by half a step or more. What `halves`
+/// holds is not specified then.
 ///
 /// # Panics
 /// If lengths differ.
-pub fn to_half(numbers: &[f32], halves: &mut [f16]) {
+pub fn to_half(numbers: &[f32], halves: &mut [f16]) -> Result<(), KvError> {
     assert_eq!(numbers.len(), halves.len(), "a half for each number");
-    for (numbers, halves) in numbers.chunks(GROUP_LEN).zip(halves.chunks_mut(GROUP_LEN)) {
-        let mut bounded = [0.0; GROUP_LEN];
-        for (bounded, number) in bounded.iter_mut().zip(numbers) {
-            let nearest = number.clamp(f16::MIN.to_f32_const(), f16::MAX.to_f32_const());
-            *bounded = if number.is_infinite() { *number } else { nearest };
-        }
-        halves.convert_from_f32_slice(&bounded[..numbers.len()]);
+    halves.convert_from_f32_slice(numbers);
+    match too_great(numbers, halves) {
+        None => Ok(()),
+        Some(number) => Err(KvError::HalfRange { number }),
     }
+}
+
+/// The first finite number that became an infinity.
+fn too_great(numbers: &[f32], halves: &[f16]) -> Option<f32> {
+    // All are looked at, so that the compiler makes vectors of it: there is none nearly always.
+    let is_too_great = |(number, half): (&f32, &f16)| number.is_finite() & half.is_infinite();
+    let any = numbers.iter().zip(halves).fold(false, |any, pair| any | is_too_great(pair));
+    let find = || numbers.iter().zip(halves).find(|pair| is_too_great(*pair)).map(|(number, _)| *number);
+    if any { find() } else { None }
 }
 
 /// Writes the page of the record `source`, laid out as `from`, into `record`, laid out as `to`, and zeroes what is behind
@@ -34,9 +41,17 @@ pub fn to_half(numbers: &[f32], halves: &mut [f16]) {
 /// Rows pass through `f32`: to a quantised format within [`error_bound`](crate::error_bound), to [`PageFormat::F16`] as
 /// [`to_half`] rounds. The same format is copied.
 ///
+/// # Errors
+/// [`KvError::HalfRange`] if a finite number is too great for half precision; the record is not to be used then.
+///
 /// # Panics
 /// If the layouts have other heads, or the records are not as long as their layouts say.
-pub fn transcode(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8]) {
+pub fn transcode(
+    from: &PageLayout,
+    source: &[u8],
+    to: &PageLayout,
+    record: &mut [u8],
+) -> Result<(), KvError> {
     assert_eq!((from.kv_heads(), from.head_dim()), (to.kv_heads(), to.head_dim()), "heads of a page");
     assert_eq!(from.halves(), to.halves(), "what is kept of a token");
     assert_eq!(source.len(), from.record_bytes(), "length of the record to read");
@@ -44,10 +59,11 @@ pub fn transcode(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut
     if from == to {
         let payload = to.keys().codes.start..to.payload_end();
         record[payload.clone()].copy_from_slice(&source[payload]);
-    } else {
-        vectors::rewrite(from, source, to, record);
+    } else if let Some(number) = vectors::rewrite(from, source, to, record) {
+        return Err(KvError::HalfRange { number });
     }
     record[to.payload_end()..].fill(0);
+    Ok(())
 }
 
 /// The number that half precision stands for, exactly, without a branch: a loop over it becomes vectors on every instruction set.
@@ -62,9 +78,10 @@ fn widen(half: u16) -> f32 {
     f32::from_bits(magnitude.to_bits() | exponent | (u32::from(half & 0x8000) << 16))
 }
 
-/// Writes keys and values anew, a group at a time.
+/// Writes keys and values anew, a group at a time. Returns a number that is too great for the new format, if there is one.
 #[inline(always)]
-fn rewrite(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8]) {
+fn rewrite(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8]) -> Option<f32> {
+    let mut found = None;
     for (from_half, to_half) in from.stored().zip(to.stored()) {
         let (source, mut sink) = (Rows::new(from, from_half, source), Sink::new(to, to_half, record));
         for row in 0..from.n_rows() {
@@ -72,10 +89,11 @@ fn rewrite(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8])
                 let len = GROUP_LEN.min(from.head_dim() - start);
                 let mut numbers = [0.0; GROUP_LEN];
                 source.read(row, start, &mut numbers[..len]);
-                sink.write(row, start, &mut numbers, len);
+                found = found.or(sink.write(row, start, &mut numbers, len));
             }
         }
     }
+    found
 }
 
 /// Where a group lies: its first code byte, and which scale is its own.
@@ -163,9 +181,9 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Writes the first `len` numbers as a group; its first column is `start`.
+    /// Writes the first `len` numbers as a group; its first column is `start`. Returns one that is too great, if there is one.
     #[inline(always)]
-    fn write(&mut self, row: usize, start: usize, numbers: &mut [f32; GROUP_LEN], len: usize) {
+    fn write(&mut self, row: usize, start: usize, numbers: &mut [f32; GROUP_LEN], len: usize) -> Option<f32> {
         let codes = &mut self.codes[self.place.code_start(row, start)..];
         match self.place.format.code_bits() {
             Some(bits) => {
@@ -180,10 +198,11 @@ impl<'a> Sink<'a> {
             }
             None if self.place.format == PageFormat::F16 => {
                 let mut halves = [f16::ZERO; GROUP_LEN];
-                to_half(&numbers[..len], &mut halves[..len]);
+                halves[..len].convert_from_f32_slice(&numbers[..len]);
                 for (bytes, half) in codes.as_chunks_mut().0.iter_mut().zip(&halves[..len]) {
                     *bytes = half.to_le_bytes();
                 }
+                return too_great(&numbers[..len], &halves[..len]);
             }
             None => {
                 for (bytes, number) in codes.as_chunks_mut().0.iter_mut().zip(&numbers[..len]) {
@@ -191,6 +210,7 @@ impl<'a> Sink<'a> {
                 }
             }
         }
+        None
     }
 }
 

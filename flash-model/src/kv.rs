@@ -35,8 +35,11 @@ pub(crate) use stored::{Stored, common_pages};
 pub(crate) use traffic::PageTraffic;
 pub(crate) use twins::Twins;
 
-/// Sealed pages that are attended to at once: enough for all threads, few enough to be read ahead twice.
+/// Sealed pages that are attended to at once where some have to be read: few enough to be read ahead twice.
 const BATCH_PAGES: usize = 4;
+
+/// And where all are in memory: enough for 64 threads to find parts, whatever the heads.
+const BATCH_PAGES_IN_MEMORY: usize = 64;
 
 /// What all layers keep, and the tokens that it is of.
 #[derive(Debug)]

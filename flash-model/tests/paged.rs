@@ -337,3 +337,37 @@ fn an_interrupted_pass_leaves_a_cache_that_goes_on() {
     let wanted = last(&mut way.open(dir.path()), &[&tokens]);
     assert!(last(&mut engine, &[&tokens[held..]]) == wanted);
 }
+
+/// Sets every number of a tensor of f16 in `dir` to the greatest there is.
+fn enlarge(dir: &Path, tensor: &str) {
+    let shards = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    for path in shards.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let header_bytes = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_bytes]).unwrap();
+        let Some(offsets) = header.get(tensor).map(|tensor| tensor["data_offsets"].clone()) else { continue };
+        let [start, end] = [0, 1].map(|at| 8 + header_bytes + offsets[at].as_u64().unwrap() as usize);
+        bytes[start..end].as_chunks_mut().0.fill(0x7bff_u16.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        return;
+    }
+    panic!("no {tensor}");
+}
+
+#[test]
+fn a_value_too_great_for_16_bits_ends_the_generation_with_its_layer_and_place() {
+    let dir = written(&TINY);
+    enlarge(dir.path(), "model.layers.3.self_attn.v_proj.scales");
+    for compute in [Compute::Auto, Compute::Mlx] {
+        for format in [KvFormat::F16, KvFormat::Int8, KvFormat::Int4] {
+            let mut engine = Way { compute, ..Way::of(format) }.open(dir.path());
+            match engine.forward(&tokens(20)) {
+                Err(ModelError::KvRange { layer_idx: 3, position: 0, .. }) => {}
+                other => panic!("{format:?} {compute:?}: {other:?}"),
+            }
+        }
+        // As computed they are what they are.
+        let mut engine = Way { compute, ..Way::of(KvFormat::Exact) }.open(dir.path());
+        engine.forward(&tokens(20)).unwrap();
+    }
+}

@@ -1,8 +1,8 @@
 //! Pages of the window become sealed ones.
 
 use flash_kv::{
-    GROUP_LEN, HEAD_BYTES, HalfLayout, Halves, PAGE_TOKENS, PageFormat, PageLayout, error_bound, to_half,
-    transcode,
+    GROUP_LEN, HEAD_BYTES, HalfLayout, Halves, KvError, PAGE_TOKENS, PageFormat, PageLayout, error_bound,
+    to_half, transcode,
 };
 use half::f16;
 use proptest::prelude::*;
@@ -44,8 +44,8 @@ fn through_halves(
         [PageFormat::F32, format].map(|format| PageLayout::of(kv_heads, head_dim, halves, format));
     let source = page(&plain, scale);
     let (mut coded, mut back) = (vec![0xaa; other.record_bytes()], vec![0xbb; plain.record_bytes()]);
-    transcode(&plain, &source, &other, &mut coded);
-    transcode(&other, &coded, &plain, &mut back);
+    transcode(&plain, &source, &other, &mut coded).unwrap();
+    transcode(&other, &coded, &plain, &mut back).unwrap();
     assert!(coded[..HEAD_BYTES].iter().all(|byte| *byte == 0xaa), "the head is left alone");
     assert!(coded[other.payload_end()..].iter().all(|byte| *byte == 0), "nothing is left of what was there");
     (numbers(&plain, &source), numbers(&plain, &back))
@@ -80,9 +80,25 @@ fn plain_formats_come_back_as_they_round() {
     assert_eq!(source, back);
     let (source, back) = through(PageFormat::F16, 2, 80, 1.0);
     assert!(source.iter().zip(&back).all(|(number, back)| f16::from_f32(*number).to_f32() == *back));
-    let (source, back) = through(PageFormat::F16, 1, 64, 10_000.0);
-    assert!(source.iter().any(|number| *number > 65504.0));
-    assert!(back.iter().all(|number| number.abs() <= 65504.0), "saturated, not infinite");
+}
+
+#[test]
+fn a_number_too_great_for_half_precision_is_refused_by_name() {
+    let [plain, window] = [PageFormat::F32, PageFormat::F16].map(|format| PageLayout::new(1, 80, format));
+    for (half, place, number) in [(plain.keys(), 0, 65520.0_f32), (plain.values(), 3 * 80 + 79, -1e30)] {
+        let mut source = page(&plain, 1.0);
+        source[half.codes.start + 4 * place..][..4].copy_from_slice(&number.to_le_bytes());
+        let mut halves = vec![0; window.record_bytes()];
+        match transcode(&plain, &source, &window, &mut halves) {
+            Err(KvError::HalfRange { number: found }) => assert_eq!(found, number),
+            other => panic!("{other:?}"),
+        }
+    }
+    // What rounds to the greatest number does not become another one, and infinities are not hidden.
+    let mut halves = [f16::ZERO; 3];
+    to_half(&[65519.0, f32::NEG_INFINITY, f32::NAN], &mut halves).unwrap();
+    assert_eq!([halves[0], halves[1]], [f16::MAX, f16::NEG_INFINITY]);
+    assert!(halves[2].is_nan());
 }
 
 #[test]
@@ -90,12 +106,12 @@ fn window_in_half_precision_gives_the_codes_of_its_numbers() {
     let [plain, window, sealed] =
         [PageFormat::F32, PageFormat::F16, PageFormat::Int8].map(|format| PageLayout::new(2, 128, format));
     let mut halves = vec![0; window.record_bytes()];
-    transcode(&plain, &page(&plain, 1.0), &window, &mut halves);
+    transcode(&plain, &page(&plain, 1.0), &window, &mut halves).unwrap();
     let mut rounded = vec![0; plain.record_bytes()];
-    transcode(&window, &halves, &plain, &mut rounded);
+    transcode(&window, &halves, &plain, &mut rounded).unwrap();
     let [mut a, mut b] = [(); 2].map(|()| vec![0; sealed.record_bytes()]);
-    transcode(&window, &halves, &sealed, &mut a);
-    transcode(&plain, &rounded, &sealed, &mut b);
+    transcode(&window, &halves, &sealed, &mut a).unwrap();
+    transcode(&plain, &rounded, &sealed, &mut b).unwrap();
     assert!(a == b);
     let n_rows = 2 * PAGE_TOKENS;
     assert_eq!(sealed.keys().scales.len(), n_rows * 2 * 4);
@@ -109,8 +125,8 @@ fn what_is_no_number_stays_none() {
         let mut source = page(plain, 1.0);
         source[plain.values().codes.start + 4..][..4].copy_from_slice(&bad.to_le_bytes());
         let (mut coded, mut back) = (vec![0; sealed.record_bytes()], vec![0; plain.record_bytes()]);
-        transcode(plain, &source, sealed, &mut coded);
-        transcode(sealed, &coded, plain, &mut back);
+        transcode(plain, &source, sealed, &mut coded).unwrap();
+        transcode(sealed, &coded, plain, &mut back).unwrap();
         let values = PAGE_TOKENS * 64;
         let back = numbers(plain, &back);
         assert!(back[values..values + 64].iter().all(|number| number.is_nan()));
@@ -120,18 +136,22 @@ fn what_is_no_number_stays_none() {
 
 proptest! {
     #[test]
-    fn halves_are_the_nearest_and_never_infinite_without_reason(
+    fn halves_are_the_nearest_or_refused_and_never_infinite_without_reason(
         numbers in prop::collection::vec(prop_oneof![any::<f32>(), -1e5..1e5f32], 0..200),
     ) {
         let mut halves = vec![f16::ZERO; numbers.len()];
-        to_half(&numbers, &mut halves);
-        for (number, half) in numbers.iter().zip(halves) {
-            if number.is_finite() {
-                prop_assert_eq!(half, f16::from_f32(number.clamp(-65504.0, 65504.0)));
-            } else {
-                prop_assert_eq!(half.is_nan(), number.is_nan());
-                prop_assert!(number.is_nan() || f32::from(half) == *number);
+        match to_half(&numbers, &mut halves) {
+            Ok(()) => {
+                for (number, half) in numbers.iter().zip(halves) {
+                    prop_assert_eq!(half.is_infinite(), number.is_infinite());
+                    prop_assert!(half == f16::from_f32(*number) || (half.is_nan() && number.is_nan()));
+                }
             }
+            Err(KvError::HalfRange { number }) => {
+                prop_assert!(number.is_finite() && number.abs() >= 65520.0);
+                prop_assert!(numbers.contains(&number));
+            }
+            Err(other) => panic!("{other}"),
         }
     }
 }

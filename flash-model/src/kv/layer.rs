@@ -10,11 +10,11 @@ use flash_kv::{
 };
 use half::f16;
 
-use super::BATCH_PAGES;
 use super::feed::PageKey;
 use super::pages::{Held, Pages, Record};
 use super::plan::sealed_pages;
 use super::rows::pieces;
+use super::{BATCH_PAGES, BATCH_PAGES_IN_MEMORY};
 use crate::ModelError;
 
 /// Keys and values of one layer, in pages.
@@ -74,6 +74,9 @@ impl PagedLayer {
 
     /// Makes room for a run, which begins at `position`, by sealing what leaves the window. `keys` and `values`, `[n, kv_heads,
     /// head_dim]`, go into the window; there are no values if they are in the keys.
+    ///
+    /// # Errors
+    /// [`ModelError::KvRange`] if the window holds 16 bits, and a number is too great for them.
     pub(crate) fn append(
         &mut self,
         position: usize,
@@ -87,7 +90,8 @@ impl PagedLayer {
         for (half, numbers) in layout.stored().zip([keys].into_iter().chain(values)) {
             for (position, token) in (position..).zip(numbers.chunks_exact(token_len)) {
                 let record = self.window[position / PAGE_TOKENS % n_window].as_mut_slice();
-                store(layout, half, record, position % PAGE_TOKENS, token);
+                store(layout, half, record, position % PAGE_TOKENS, token)
+                    .map_err(|source| ModelError::KvRange { layer_idx: self.layer_idx, position, source })?;
             }
         }
         if !keys.is_empty() {
@@ -124,10 +128,8 @@ impl PagedLayer {
             let window = self.window[page_idx % n_window].as_mut_slice();
             let pages = &self.pages;
             pages.leaves_window(key, window);
-            let record = pages.keep(key, stays, |record| {
-                transcode(&pages.window, window, &pages.sealed, record);
-                Ok(())
-            })?;
+            let record = pages
+                .keep(key, stays, |record| Ok(transcode(&pages.window, window, &pages.sealed, record)?))?;
             self.push_sealed(record);
             self.pages.was_sealed(begin);
         }
@@ -209,7 +211,7 @@ impl PagedLayer {
         };
         let window = || self.window[page_idx % self.window.len()].as_slice();
         match (self.sealed.get(page_idx), part) {
-            (None, _) => transcode(&pages.window, window(), layout, out),
+            (None, _) => transcode(&pages.window, window(), layout, out)?,
             (Some(_), PrefixPart::Twin) => return pages.copy_twin(key, out),
             (Some(Some(record)), PrefixPart::Page) => out.copy_from_slice((**record).as_ref()),
             (Some(None), PrefixPart::Page) => pages.copy_away(key, out)?,
@@ -240,7 +242,10 @@ impl PagedLayer {
         let n_sealed = sealed.len();
         let visible = pages.plan.retention.visible(n_sealed);
         let visible: Vec<usize> = visible.filter(|page_idx| *page_idx >= first).collect();
-        for batch in visible.chunks(BATCH_PAGES) {
+        let mut rest = visible.as_slice();
+        while !rest.is_empty() {
+            let batch;
+            (batch, rest) = rest.split_at(batch_len(rest, |page_idx| sealed[page_idx].is_some()));
             let held = |&page_idx: &usize| match &sealed[page_idx] {
                 Some(record) => Ok(Held::InMemory(Arc::clone(record))),
                 None => pages.away(PageKey { layer_idx, page_idx }),
@@ -317,15 +322,47 @@ impl PagedLayer {
     }
 }
 
+/// How many of `pages` are attended to at once. Pages that have to be read are few at a time, so that others can be read meanwhile.
+fn batch_len(pages: &[usize], is_in_memory: impl Fn(usize) -> bool) -> usize {
+    let in_memory =
+        pages.iter().take(BATCH_PAGES_IN_MEMORY).take_while(|page_idx| is_in_memory(**page_idx)).count();
+    in_memory.max(BATCH_PAGES).min(pages.len())
+}
+
 /// Writes the heads of one token, `[kv_heads, head_dim]`, to their rows.
-fn store(layout: &PageLayout, half: &HalfLayout, record: &mut [u8], row: usize, token: &[f32]) {
+///
+/// # Errors
+/// [`KvError::HalfRange`].
+fn store(
+    layout: &PageLayout,
+    half: &HalfLayout,
+    record: &mut [u8],
+    row: usize,
+    token: &[f32],
+) -> Result<(), KvError> {
     let (row_bytes, head_dim) = (layout.row_bytes(), layout.head_dim());
     let rows = &mut record[half.codes.clone()];
     for (head, numbers) in token.chunks_exact(head_dim).enumerate() {
         let out = &mut rows[(head * PAGE_TOKENS + row) * row_bytes..][..row_bytes];
         match layout.format() {
-            PageFormat::F16 => to_half(numbers, bytemuck::cast_slice_mut::<u8, f16>(out)),
+            PageFormat::F16 => to_half(numbers, bytemuck::cast_slice_mut::<u8, f16>(out))?,
             _ => out.copy_from_slice(bytemuck::cast_slice(numbers)),
         }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_in_memory_are_attended_to_many_at_a_time_and_pages_on_disk_few() {
+        let pages: Vec<usize> = (0..200).collect();
+        assert_eq!(batch_len(&pages, |_| true), BATCH_PAGES_IN_MEMORY);
+        assert_eq!(batch_len(&pages, |_| false), BATCH_PAGES);
+        assert_eq!(batch_len(&pages, |page_idx| page_idx < 10), 10);
+        assert_eq!(batch_len(&pages, |page_idx| page_idx < 2), BATCH_PAGES, "two of them are read");
+        assert_eq!(batch_len(&pages[..3], |_| true), 3);
     }
 }

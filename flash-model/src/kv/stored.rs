@@ -155,7 +155,7 @@ impl KvCache {
             } else {
                 for page_idx in stored.n_sealed()..stored.n_pages() {
                     stored.read(page_idx, layer_idx, &mut record)?;
-                    transcode(&sealed, &record, &window, layer.window_page(page_idx));
+                    transcode(&sealed, &record, &window, layer.window_page(page_idx))?;
                 }
             }
             layer.complete(tokens);
