@@ -2,7 +2,7 @@
 //! for each core. Bytes are those of the pages.
 
 use criterion::{Criterion, Throughput};
-use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, SPAN_TOKENS, Span};
+use flash_kernels::{Attention, Codes, Gaze, Heads, Isa, Numbers, Pool, SPAN_TOKENS, Span};
 use flash_kv::{GROUP_LEN, HalfLayout, PageFormat, PageLayout, transcode};
 
 /// The heads of a model of 8 · 10⁹ weights, and of a small one.
@@ -44,7 +44,7 @@ fn numbers<'a>(layout: &PageLayout, half: &HalfLayout, record: &'a [u8]) -> Numb
 
 fn main() {
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();
-    let pool = Pool::for_machine().unwrap();
+    let pool = Pool::for_machine(Isa::best()).unwrap();
     let mut group = criterion.benchmark_group("kv_attend");
     for heads in HEADS {
         let queries = vec![0.1; heads.query_heads * heads.head_dim];

@@ -38,7 +38,7 @@ fn choice(first: usize, n_tokens: usize) -> (Vec<u32>, Vec<u32>) {
 fn gather(c: &mut Criterion) {
     for format in FORMATS {
         for isa in Isa::available().iter().filter(|isa| **isa != Isa::Portable) {
-            let n_threads = Pool::for_machine().unwrap().n_threads();
+            let n_threads = Pool::for_machine(Isa::best()).unwrap().n_threads();
             let pool = Pool::with_isa(n_threads.try_into().unwrap(), *isa).unwrap();
             let mut weights = None;
             let name = format!("{isa}/{format}/{N_EXPERTS}x{N}x{K}");

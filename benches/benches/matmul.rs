@@ -40,7 +40,7 @@ fn mx() -> Vec<Format> {
 }
 
 fn pool(isa: Isa) -> Pool {
-    let n_threads = Pool::for_machine().unwrap().n_threads();
+    let n_threads = Pool::for_machine(Isa::best()).unwrap().n_threads();
     Pool::with_isa(n_threads.try_into().unwrap(), isa).unwrap()
 }
 

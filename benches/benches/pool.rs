@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use flash_kernels::Pool;
+use flash_kernels::{Isa, Pool};
 
 /// Longer than workers look for the next job.
 const IDLE: Duration = Duration::from_micros(200);
@@ -18,12 +18,12 @@ const IDLE: Duration = Duration::from_micros(200);
 fn enter_and_leave(c: &mut Criterion) {
     let mut group = c.benchmark_group("pool/enter_and_leave");
     group.throughput(Throughput::Elements(1));
-    let machine = Pool::for_machine().unwrap().n_threads();
+    let machine = Pool::for_machine(Isa::best()).unwrap().n_threads();
     let mut counts = vec![1, 2, machine];
     counts.sort_unstable();
     counts.dedup();
     for n_threads in counts {
-        let pool = Pool::new(n_threads.try_into().unwrap()).unwrap();
+        let pool = Pool::with_isa(n_threads.try_into().unwrap(), Isa::best()).unwrap();
         let job = || pool.run(n_threads, &|_| ());
         group.bench_function(format!("awake/{n_threads}"), |b| b.iter(job));
         group.bench_function(format!("met/{n_threads}"), |b| {

@@ -31,6 +31,8 @@ pub(crate) enum UsageError {
     MaxKvSize { max_tokens: usize, min: usize },
     #[error("--threads must be from 1 to {max}, found {threads}")]
     Threads { threads: usize, max: usize },
+    #[error("FLASH_KERNELS: {0}")]
+    Kernels(KernelError),
     #[error("--ctx must be at least {min}, found {ctx}")]
     Context { ctx: usize, min: usize },
     #[error("--stop must not be empty")]

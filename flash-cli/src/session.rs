@@ -7,7 +7,8 @@ use std::thread;
 use flash_io::{IoMode, Tuning};
 use flash_model::text::{TextError, Tokenizer};
 use flash_model::{
-    Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, SessionContext, Workload, memory,
+    Checkpoint, Compute, ComputeOptions, Engine, EngineOptions, Model, ModelError, SessionContext, Workload,
+    memory,
 };
 
 use crate::elastic::Watch;
@@ -156,7 +157,11 @@ pub(crate) struct Loaded {
 }
 
 /// Opens a model directory; reads headers only.
-pub(crate) fn open_model(dir: &Path, io: IoMode, compute: Compute) -> anyhow::Result<Model> {
+pub(crate) fn open_model(
+    dir: &Path,
+    io: IoMode,
+    compute: impl Into<ComputeOptions>,
+) -> anyhow::Result<Model> {
     Ok(Model::open_on(Checkpoint::open(dir, io)?, compute)?)
 }
 

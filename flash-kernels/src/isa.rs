@@ -45,9 +45,9 @@ mod avx512;
 mod neon;
 mod portable;
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::activations::{FixedRows, FixedVector, Plane, ROW_TILE, RowPairs, Terms};
@@ -59,9 +59,6 @@ use crate::error::KernelError;
 use crate::recurrent::{DeltaStep, SelectiveStep};
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes};
 use crate::widen::Narrow;
-
-/// The variable that overrides the choice of instruction set.
-const ENV: &str = "FLASH_KERNELS";
 
 /// An instruction set with kernels of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,25 +102,12 @@ impl Isa {
         })
     }
 
-    /// The one that `FLASH_KERNELS` names, or the best of this machine.
-    pub(crate) fn choose() -> Result<Self, KernelError> {
-        Self::from_name(std::env::var_os(ENV).as_deref())
+    /// The best instruction set of this machine.
+    pub fn best() -> Self {
+        Self::available().last().copied().unwrap_or(Self::Portable)
     }
 
-    /// The one called `name`, or the best of this machine if that is missing or empty.
-    fn from_name(name: Option<&OsStr>) -> Result<Self, KernelError> {
-        let available = Self::available();
-        match name.filter(|name| !name.is_empty()) {
-            None => Ok(available.last().copied().unwrap_or(Self::Portable)),
-            Some(name) => available
-                .iter()
-                .copied()
-                .find(|isa| name == isa.name())
-                .ok_or_else(|| unavailable(name.to_string_lossy().into_owned())),
-        }
-    }
-
-    /// As `FLASH_KERNELS` names it.
+    /// Its name, which [`FromStr`] parses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -148,6 +132,19 @@ impl Isa {
             Self::Neon => Ok(&neon::KERNELS),
             _ => Ok(&portable::KERNELS),
         }
+    }
+}
+
+/// Parses the name of an instruction set that this machine has.
+///
+/// # Errors
+/// [`KernelError::Isa`] for any other.
+impl FromStr for Isa {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self, KernelError> {
+        let found = Self::available().iter().copied().find(|isa| name == isa.name());
+        found.ok_or_else(|| unavailable(name.to_owned()))
     }
 }
 
@@ -279,19 +276,17 @@ mod tests {
     }
 
     #[test]
-    fn a_name_chooses_its_instruction_set_and_none_the_best() {
+    fn a_name_is_parsed_to_its_instruction_set() {
         for isa in Isa::available() {
-            assert_eq!(Isa::from_name(Some(isa.name().as_ref())), Ok(*isa));
+            assert_eq!(isa.name().parse(), Ok(*isa));
         }
-        let best = Isa::available().last().copied().unwrap();
-        assert_eq!(Isa::from_name(None), Ok(best));
-        assert_eq!(Isa::from_name(Some("".as_ref())), Ok(best));
+        assert_eq!(Isa::best(), *Isa::available().last().unwrap());
     }
 
     #[test]
     fn an_unknown_name_is_an_error_that_lists_the_known_ones() {
-        for wanted in ["avx1024", "AVX2", "portable "] {
-            let error = Isa::from_name(Some(wanted.as_ref())).unwrap_err().to_string();
+        for wanted in ["avx1024", "AVX2", "portable ", ""] {
+            let error = wanted.parse::<Isa>().unwrap_err().to_string();
             assert!(error.starts_with(wanted), "{error}");
             assert!(Isa::available().iter().all(|isa| error.contains(isa.name())), "{error}");
         }
@@ -301,6 +296,6 @@ mod tests {
     fn an_instruction_set_of_other_machines_is_an_error() {
         let other = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
         assert!(matches!(other.kernels(), Err(KernelError::Isa { .. })));
-        assert!(Isa::from_name(Some(other.name().as_ref())).is_err());
+        assert!(other.name().parse::<Isa>().is_err());
     }
 }

@@ -94,32 +94,23 @@ impl Job<'_> {
 }
 
 impl Pool {
-    /// A pool of `n_threads`, the calling thread included, with the best instruction set of this machine.
+    /// A pool of `n_threads`, the calling thread included, that uses the instruction set `isa`.
     ///
     /// Fewer, if the system refuses to start as many.
     ///
     /// # Errors
-    /// [`KernelError::Isa`] if the environment variable `FLASH_KERNELS` asks for an instruction set that does not
-    /// exist or that this machine does not have.
-    pub fn new(n_threads: NonZeroUsize) -> Result<Self, KernelError> {
-        Self::with_isa(n_threads, Isa::choose()?)
+    /// [`KernelError::Isa`] unless [`Isa::available`] lists it.
+    pub fn with_isa(n_threads: NonZeroUsize, isa: Isa) -> Result<Self, KernelError> {
+        Ok(Self::with_kernels(n_threads, isa, isa.kernels()?))
     }
 
     /// A pool with a thread for each physical core that this process may use: no more than the CPU quota of its
     /// control group and its affinity allow, and one for the threads of a core, whose arithmetic units they share.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
-    pub fn for_machine() -> Result<Self, KernelError> {
-        Self::new(cores::usable())
-    }
-
-    /// A pool that uses the instruction set `isa`.
-    ///
-    /// # Errors
-    /// [`KernelError::Isa`] unless [`Isa::available`] lists it.
-    pub fn with_isa(n_threads: NonZeroUsize, isa: Isa) -> Result<Self, KernelError> {
-        Ok(Self::with_kernels(n_threads, isa, isa.kernels()?))
+    /// As [`with_isa`](Self::with_isa).
+    pub fn for_machine(isa: Isa) -> Result<Self, KernelError> {
+        Self::with_isa(cores::usable(), isa)
     }
 
     /// A pool that uses `kernels`, those of `isa`.

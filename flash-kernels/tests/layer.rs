@@ -328,7 +328,7 @@ fn rope_rotates_tokens_as_each_alone() {
         rope.rotate(position, head_dim, x, out);
     }
     for n_threads in [1, 2, 3] {
-        let pool = Pool::new(NonZeroUsize::new(n_threads).unwrap()).unwrap();
+        let pool = Pool::with_isa(NonZeroUsize::new(n_threads).unwrap(), Isa::best()).unwrap();
         let mut all = vec![0.0; x.len()];
         rope.rotate_tokens(&pool, 7, [heads, head_dim], &x, &mut all);
         assert_eq!(all, each);

@@ -9,7 +9,7 @@ mod value;
 use std::sync::Arc;
 
 use flash_io::Budget;
-use flash_kernels::Pool;
+use flash_kernels::{Isa, Pool};
 use flash_kv::LayerBuffers;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Device, DeviceType};
@@ -41,6 +41,21 @@ pub enum Compute {
     Mlx,
     /// The CPU kernels of `flash-kernels`, as nodes of MLX's graph.
     Native,
+}
+
+/// Who computes a model's layers, and with which instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ComputeOptions {
+    /// Who computes.
+    pub compute: Compute,
+    /// The instruction set of the CPU kernels, if not the best of this machine. MLX's operations do not ask.
+    pub isa: Option<Isa>,
+}
+
+impl From<Compute> for ComputeOptions {
+    fn from(compute: Compute) -> Self {
+        Self { compute, isa: None }
+    }
 }
 
 /// The operations that layers are made of.
@@ -155,12 +170,13 @@ pub(crate) struct Term {
 impl Backend {
     /// # Errors
     /// [`ModelError::NativeCompute`] where there are no kernels, or none of the wanted instruction set.
-    pub(crate) fn new(compute: Compute) -> Result<Self, ModelError> {
+    pub(crate) fn new(options: ComputeOptions) -> Result<Self, ModelError> {
+        let ComputeOptions { compute, isa } = options;
         match compute {
             Compute::Mlx => Ok(Self::Mlx),
-            Compute::Native => Self::native(),
+            Compute::Native => Self::native(isa),
             Compute::Auto if cfg!(target_os = "linux") => match Device::try_default()?.get_type()? {
-                DeviceType::Cpu => Self::native(),
+                DeviceType::Cpu => Self::native(isa),
                 DeviceType::Gpu => Ok(Self::Mlx),
             },
             Compute::Auto => Ok(Self::Mlx),
@@ -168,14 +184,14 @@ impl Backend {
     }
 
     #[cfg(target_os = "linux")]
-    fn native() -> Result<Self, ModelError> {
-        let pool = Pool::for_machine();
+    fn native(isa: Option<Isa>) -> Result<Self, ModelError> {
+        let pool = Pool::for_machine(isa.unwrap_or_else(Isa::best));
         let pool = pool.map_err(|error| ModelError::NativeCompute { reason: error.to_string() })?;
         Ok(Self::Native(Arc::new(pool)))
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn native() -> Result<Self, ModelError> {
+    fn native(_isa: Option<Isa>) -> Result<Self, ModelError> {
         Err(ModelError::NativeCompute { reason: "it is there on Linux only".to_owned() })
     }
 
@@ -411,4 +427,27 @@ impl Backend {
 /// These values as arrays.
 pub(crate) fn arrays(values: &[Value]) -> Result<Vec<Array>, Exception> {
     values.iter().map(Value::array).collect()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_set_is_an_option_and_one_of_other_machines_is_refused() {
+        for isa in Isa::available() {
+            for compute in [Compute::Native, Compute::Auto] {
+                match Backend::new(ComputeOptions { compute, isa: Some(*isa) }).unwrap() {
+                    Backend::Native(pool) => assert_eq!(pool.isa(), *isa),
+                    // Auto on a GPU.
+                    Backend::Mlx => assert_eq!(compute, Compute::Auto),
+                }
+            }
+        }
+        let other = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
+        let refused = Backend::new(ComputeOptions { compute: Compute::Native, isa: Some(other) });
+        assert!(matches!(refused, Err(ModelError::NativeCompute { .. })));
+        let Backend::Native(pool) = Backend::new(Compute::Native.into()).unwrap() else { panic!("native") };
+        assert_eq!(pool.isa(), Isa::best());
+    }
 }

@@ -6,7 +6,7 @@ use flash_kv::{Geometry, Identity, KvDtype, KvShape};
 use flash_sched::{Prediction, ResidencyPlan};
 
 use crate::bundle::{BundleInfo, Bundles};
-use crate::compute::{Backend, Compute};
+use crate::compute::{Backend, Compute, ComputeOptions};
 use crate::decoder::Decoder;
 use crate::experts::{ExpertInfo, ExpertPlan, ExpertRows, Mixture};
 use crate::identity::ComputedBy;
@@ -42,12 +42,12 @@ impl Model {
         Self::open_on(checkpoint, Compute::Auto)
     }
 
-    /// The same, with a choice of who computes.
+    /// The same, with a choice of who computes: a [`Compute`], or [`ComputeOptions`] that name an instruction set, too.
     ///
     /// # Errors
     /// As [`open`](Self::open), and [`ModelError::NativeCompute`].
-    pub fn open_on(checkpoint: Checkpoint, compute: Compute) -> Result<Self, ModelError> {
-        let backend = Backend::new(compute)?;
+    pub fn open_on(checkpoint: Checkpoint, compute: impl Into<ComputeOptions>) -> Result<Self, ModelError> {
+        let backend = Backend::new(compute.into())?;
         let weights = Weights::new(&checkpoint, &backend);
         let architecture = models::build(&weights)?;
         let kv_shape = KvShape {

@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(slot.as_mut_slice()[codes_at.end..], bytes[codes_at.end..]);
         assert_ne!(slot.as_mut_slice()[codes_at.clone()], bytes[codes_at.clone()]);
 
-        let backend = Backend::new(Compute::Native).unwrap();
+        let backend = Backend::new(Compute::Native.into()).unwrap();
         let (scales, biases) = (numbers(&[N, K / 64]), numbers(&[N, K / 64]));
         let quantized = Some(Quantized { format: FORMAT, scales: &scales, biases: Some(&biases) });
         let product = |weight: &Array, n_tokens: i32| {

@@ -1,9 +1,12 @@
 //! How a model is opened and run.
 
+use std::env;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, Tuning};
-use flash_model::{Compute, KvFormat, KvPolicy, WhenFull};
+use flash_kernels::Isa;
+use flash_model::{Compute, ComputeOptions, KvFormat, KvPolicy, WhenFull};
 use flash_sched::ByteRate;
 
 use super::UsageError;
@@ -13,6 +16,9 @@ use crate::model::ModelName;
 use crate::modelfile::{Modelfile, TopK};
 use crate::ram::Ram;
 use crate::size::Size;
+
+/// The variable that names the instruction set of the CPU kernels, if not the best of the machine.
+const KERNELS_ENV: &str = "FLASH_KERNELS";
 
 /// More readers than any disk has use for.
 const THREADS_MAX: usize = 256;
@@ -26,7 +32,7 @@ pub(crate) struct EngineSettings {
     /// Reads at once, if someone says.
     pub(crate) read_depth: Option<usize>,
     pub(crate) read_rate: Option<ByteRate>,
-    pub(crate) compute: Compute,
+    pub(crate) compute: ComputeOptions,
     pub(crate) prefetch: bool,
     /// Whether weights may be streamed; otherwise all must fit.
     pub(crate) stream: bool,
@@ -78,10 +84,13 @@ impl EngineSettings {
             io: io.mode(),
             read_depth,
             read_rate: max_read_rate.map(rate).transpose()?,
-            compute: match compute {
-                None => Compute::Auto,
-                Some(ComputeArg::Mlx) => Compute::Mlx,
-                Some(ComputeArg::Native) => Compute::Native,
+            compute: ComputeOptions {
+                compute: match compute {
+                    None => Compute::Auto,
+                    Some(ComputeArg::Mlx) => Compute::Mlx,
+                    Some(ComputeArg::Native) => Compute::Native,
+                },
+                isa: isa(env::var_os(KERNELS_ENV).as_deref())?,
             },
             prefetch: !no_pipeline && file.prefetch_layers != Some(0),
             stream: file.flash.unwrap_or(true),
@@ -105,6 +114,12 @@ impl EngineSettings {
         self.kv.in_pages = session.is_some() || prefix_cache;
         Self { session, share_prefixes: prefix_cache, ..self }
     }
+}
+
+/// The instruction set that `FLASH_KERNELS` names; none if that is missing or empty.
+fn isa(name: Option<&OsStr>) -> Result<Option<Isa>, UsageError> {
+    let name = name.map(OsStr::to_string_lossy).filter(|name| !name.is_empty());
+    name.map(|name| name.parse()).transpose().map_err(UsageError::Kernels)
 }
 
 /// How keys and values are kept, and where.
@@ -133,5 +148,19 @@ fn kv_policy(args: KvArgs) -> Result<(KvPolicy, PathBuf), UsageError> {
     match max_kv_size {
         Some(max_tokens) if max_tokens < min => Err(UsageError::MaxKvSize { max_tokens, min }),
         _ => Ok((policy, kv_dir.unwrap_or_else(cache::kv_dir))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flash_kernels_names_an_instruction_set_of_this_machine_or_is_refused() {
+        assert_eq!(isa(None).unwrap(), None);
+        assert_eq!(isa(Some(OsStr::new(""))).unwrap(), None);
+        assert_eq!(isa(Some(OsStr::new("portable"))).unwrap(), Some(Isa::Portable));
+        let error = isa(Some(OsStr::new("avx1024"))).unwrap_err().to_string();
+        assert!(error.contains("FLASH_KERNELS") && error.contains("avx1024"), "{error}");
     }
 }
