@@ -5,19 +5,39 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <functional>
+#include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
+#include "guard.h"
 #include "mlx/array.h"
 #include "mlx/c/array.h"
-#include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
 
+namespace {
+
+thread_local bool next_handle_fails = false;
+
+/// A handle of `made`.
+mlx_array new_handle(mlx::core::array&& made) {
+  if (std::exchange(next_handle_fails, false)) {
+    throw std::bad_alloc();
+  }
+  return mlx_array_new_(std::move(made));
+}
+
+} // namespace
+
+/// For tests: on this thread, the next handle that a function of this file makes cannot be allocated.
+extern "C" void flash_fail_next_handle() {
+  next_handle_fails = true;
+}
+
 /// An array of `shape` and `dtype` over `data`. The `sizeof(size_t)` bytes before `data` are the caller's to give away
-/// and are overwritten. `dtor(payload)` runs, on any thread, when the last array that shares the memory is gone.
-/// On failure the handle is empty, the error handler has been called, and `dtor` is not run.
+/// and are overwritten. The payload is given away in any case: `dtor(payload)` runs once, on any thread, when the last array
+/// that shares the memory is gone, or before this returns if there is none. On failure the handle is empty, and the error
+/// handler has been called.
 extern "C" mlx_array flash_array_alias(
     void* data,
     const int* shape,
@@ -25,7 +45,9 @@ extern "C" mlx_array flash_array_alias(
     mlx_dtype dtype,
     void* payload,
     void (*dtor)(void*)) {
-  try {
+  return flash::guarded(mlx_array{nullptr}, [&] {
+    // The only owner, also while an exception passes: whatever copy of it is the last one calls `dtor`.
+    std::shared_ptr<void> owned(payload, dtor);
     auto cpp_dtype = mlx_dtype_to_cpp(dtype);
     mlx::core::Shape cpp_shape(shape, shape + dim);
     std::size_t bytes = mlx::core::size_of(cpp_dtype);
@@ -34,15 +56,11 @@ extern "C" mlx_array flash_array_alias(
     }
     auto* header = static_cast<std::size_t*>(data) - 1;
     *header = bytes;
-    return mlx_array_new_(mlx::core::array(
-        mlx::core::allocator::Buffer(header),
-        std::move(cpp_shape),
-        cpp_dtype,
-        [payload, dtor](mlx::core::allocator::Buffer) { dtor(payload); }));
-  } catch (const std::exception& error) {
-    mlx_error("%s", error.what());
-    return mlx_array{nullptr};
-  }
+    // Not freed by the deleter's call, but by its end: MLX destroys it with the data.
+    auto deleter = [owned = std::move(owned)](mlx::core::allocator::Buffer) {};
+    return new_handle(
+        mlx::core::array(mlx::core::allocator::Buffer(header), std::move(cpp_shape), cpp_dtype, std::move(deleter)));
+  });
 }
 
 /// An array of `shape` and `dtype` whose data begins `offset` bytes into that of `whole`, an evaluated array of bytes
@@ -55,7 +73,7 @@ extern "C" mlx_array flash_array_view(
     int dim,
     mlx_dtype dtype) {
   using mlx::core::array;
-  try {
+  return flash::guarded(mlx_array{nullptr}, [&] {
     array::Flags flags{/* contiguous */ true, /* row_contiguous */ true, /* col_contiguous */ dim <= 1};
     // Offsets are counted in elements, so bytes come first.
     array bytes(mlx::core::Shape{1}, mlx::core::uint8, nullptr, std::vector<array>{});
@@ -69,9 +87,6 @@ extern "C" mlx_array flash_array_view(
     auto size = view.size();
     view.copy_shared_buffer(bytes, strides, flags, size);
     view.set_status(array::Status::available);
-    return mlx_array_new_(std::move(view));
-  } catch (const std::exception& error) {
-    mlx_error("%s", error.what());
-    return mlx_array{nullptr};
-  }
+    return new_handle(std::move(view));
+  });
 }

@@ -2,36 +2,29 @@
 // them everywhere, and passes nothing but pointers, so 16-bit integers serve.
 
 #include <cstdint>
-#include <exception>
 
+#include "guard.h"
 #include "mlx/array.h"
 #include "mlx/c/array.h"
-#include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
 
 namespace {
 
 template <typename T>
 int item_bits(std::uint16_t* result, mlx_array array) {
-  try {
+  return flash::guarded(1, [&] {
     T value = mlx_array_get_(array).item<T>();
     static_assert(sizeof(value) == sizeof(*result));
     __builtin_memcpy(result, &value, sizeof(value));
     return 0;
-  } catch (const std::exception& error) {
-    mlx_error("%s", error.what());
-    return 1;
-  }
+  });
 }
 
 template <typename T>
 const std::uint16_t* data_bits(mlx_array array) {
-  try {
+  return flash::guarded(static_cast<const std::uint16_t*>(nullptr), [&] {
     return reinterpret_cast<const std::uint16_t*>(mlx_array_get_(array).data<T>());
-  } catch (const std::exception& error) {
-    mlx_error("%s", error.what());
-    return nullptr;
-  }
+  });
 }
 
 } // namespace

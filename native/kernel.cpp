@@ -1,16 +1,16 @@
 // Functions of ours as nodes of MLX's graph: lazy like any other, and run in order by the stream of the CPU.
 
 #include <cstddef>
-#include <exception>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
+#include "guard.h"
 #include "mlx/array.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/c/array.h"
-#include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
 #include "mlx/primitives.h"
 #include "mlx/stream.h"
@@ -22,6 +22,50 @@ using mlx::core::array;
 /// Computes `outputs` from `inputs`; `payload` knows the shapes and dtypes of both. It must not throw.
 using Run = void (*)(void* payload, const void* const* inputs, void* const* outputs);
 
+/// Writes the elements of a strided array behind each other, the last axis first. `strides` are counted in elements.
+char* gather(
+    const char* from,
+    char* to,
+    const mlx::core::Shape& shape,
+    const mlx::core::Strides& strides,
+    std::size_t itemsize,
+    std::size_t axis = 0) {
+  if (axis == shape.size()) {
+    std::memcpy(to, from, itemsize);
+    return to + itemsize;
+  }
+  auto extent = static_cast<std::size_t>(shape[axis]);
+  if (axis + 1 == shape.size() && strides[axis] == 1) {
+    std::memcpy(to, from, extent * itemsize);
+    return to + extent * itemsize;
+  }
+  auto stride = strides[axis] * static_cast<std::ptrdiff_t>(itemsize);
+  for (std::size_t idx = 0; idx < extent; ++idx) {
+    to = gather(from + static_cast<std::ptrdiff_t>(idx) * stride, to, shape, strides, itemsize, axis + 1);
+  }
+  return to;
+}
+
+/// An input that is not row-contiguous, and memory for a copy that is. MLX keeps the input's buffer, as those of all inputs.
+struct Strided {
+  const char* from;
+  mlx::core::Shape shape;
+  mlx::core::Strides strides;
+  std::size_t itemsize;
+  std::shared_ptr<char[]> to;
+
+  explicit Strided(const array& input)
+      : from(input.data<char>()),
+        shape(input.shape()),
+        strides(input.strides()),
+        itemsize(input.itemsize()),
+        to(new char[input.nbytes()]) {}
+
+  void copy() const {
+    gather(from, to.get(), shape, strides, itemsize);
+  }
+};
+
 class Kernel : public mlx::core::Primitive {
  public:
   Kernel(mlx::core::Stream stream, const char* name, Run run, std::shared_ptr<void> payload)
@@ -31,11 +75,14 @@ class Kernel : public mlx::core::Primitive {
     // MLX keeps the buffers of inputs and outputs until what is dispatched here has run.
     std::vector<const void*> in;
     in.reserve(inputs.size());
+    std::vector<Strided> strided;
     for (const auto& input : inputs) {
-      if (!input.flags().row_contiguous) {
-        throw std::invalid_argument("[flash] a kernel's input is not row-contiguous");
+      if (input.flags().row_contiguous) {
+        in.push_back(input.data<char>());
+      } else {
+        // Its numbers are not there before what was dispatched earlier has run.
+        in.push_back(strided.emplace_back(input).to.get());
       }
-      in.push_back(input.data<char>());
     }
     std::vector<void*> out;
     out.reserve(outputs.size());
@@ -44,7 +91,10 @@ class Kernel : public mlx::core::Primitive {
       out.push_back(output.data<char>());
     }
     mlx::core::cpu::get_command_encoder(stream()).dispatch(
-        [run = run_, payload = payload_, in = std::move(in), out = std::move(out)]() {
+        [run = run_, payload = payload_, strided = std::move(strided), in = std::move(in), out = std::move(out)]() {
+          for (const auto& input : strided) {
+            input.copy();
+          }
           run(payload.get(), in.data(), out.data());
         });
   }
@@ -66,9 +116,10 @@ class Kernel : public mlx::core::Primitive {
 } // namespace
 
 /// Sets `outputs` to `n_outputs` float32 arrays that `run(payload, …)` computes from the data of `inputs`, each
-/// row-contiguous. `shapes` are those of all outputs, one after the other, of `dims[i]` extents each. `name` must live for
-/// ever. `dtor(payload)` runs, on any thread, when neither an array nor its computation needs it any more. Returns 0, or
-/// on failure 1: then the error handler has been called, `outputs` are as they were, and `dtor` runs, too.
+/// row-contiguous: those that are not are copied first. `shapes` are those of all outputs, one after the other, of `dims[i]`
+/// extents each. `name` must live for ever. The payload is given away in any case: `dtor(payload)` runs once, on any thread,
+/// when neither an array nor its computation needs it any more, or before this returns if there is none. Returns 0, or on
+/// failure 1: then the error handler has been called, and `outputs` are as they were.
 extern "C" int flash_array_kernel(
     const char* name,
     const mlx_array* inputs,
@@ -80,8 +131,8 @@ extern "C" int flash_array_kernel(
     void* payload,
     void (*dtor)(void*),
     mlx_array* outputs) {
-  std::shared_ptr<void> owned(payload, dtor);
-  try {
+  return flash::guarded(1, [&] {
+    std::shared_ptr<void> owned(payload, dtor);
     std::vector<array> arrays;
     arrays.reserve(n_inputs);
     for (std::size_t idx = 0; idx < n_inputs; ++idx) {
@@ -98,12 +149,15 @@ extern "C" int flash_array_kernel(
         std::vector<mlx::core::Dtype>(n_outputs, mlx::core::float32),
         std::make_shared<Kernel>(stream, name, run, std::move(owned)),
         arrays);
+    // All handles or none.
+    std::vector<std::unique_ptr<array>> handles;
+    handles.reserve(n_outputs);
+    for (auto& output : made) {
+      handles.push_back(std::make_unique<array>(std::move(output)));
+    }
     for (std::size_t idx = 0; idx < n_outputs; ++idx) {
-      outputs[idx] = mlx_array_new_(std::move(made[idx]));
+      outputs[idx] = mlx_array{handles[idx].release()};
     }
     return 0;
-  } catch (const std::exception& error) {
-    mlx_error("%s", error.what());
-    return 1;
-  }
+  });
 }

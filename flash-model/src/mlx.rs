@@ -11,7 +11,7 @@ use std::fmt::Debug;
 
 use flash_io::{PageBuf, Slot};
 use mlx_rs::error::Exception;
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(test, not(target_os = "linux")))]
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
 
@@ -57,12 +57,15 @@ unsafe impl<W: Debug + Send + 'static> Pages for Lent<W> {
 /// An array over `pages`, without a copy. The pages are dropped with the last array that shares them, wherever that
 /// happens: a slot cannot be filled anew while anything still computes with it.
 ///
+/// # Errors
+/// If MLX refuses, or has no memory for the array's handle; the pages are dropped then.
+///
 /// # Panics
 /// If the shape takes more bytes than there are.
 #[expect(unsafe_code, reason = "hands memory to MLX")]
 pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
     unsafe extern "C" fn drop_pages<P>(payload: *mut c_void) {
-        // SAFETY: `payload` is the box leaked below, and MLX calls this once.
+        // SAFETY: `payload` is the box leaked below, and the native library calls this once, whatever fails.
         drop(unsafe { Box::from_raw(payload.cast::<P>()) });
     }
     let wanted_bytes = shape.iter().map(|&extent| extent as usize).product::<usize>() * size_of_dtype(dtype);
@@ -77,12 +80,10 @@ pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<A
     let payload = Box::into_raw(pages).cast::<c_void>();
     let n_dims = shape.len() as c_int;
     // SAFETY: by the contract of `Pages` the memory is valid until the payload is dropped, and the word before it is
-    // free for MLX's header; the shape was checked against its length.
+    // free for MLX's header; the shape was checked against its length. The payload is given away, also on failure.
     let handle =
         unsafe { native_alias(data, shape.as_ptr(), n_dims, dtype.into(), payload, Some(drop_pages::<P>)) };
     if handle.ctx.is_null() {
-        // SAFETY: MLX has not taken the payload.
-        drop(unsafe { Box::from_raw(payload.cast::<P>()) });
         return Err(Exception::custom("MLX refused an array over foreign memory"));
     }
     // SAFETY: a fresh handle that nobody else frees.
@@ -104,7 +105,8 @@ unsafe extern "C" {
     ) -> mlx_sys::mlx_array;
 }
 
-// On Apple silicon mlx-c wraps page-aligned memory in a Metal buffer without a copy.
+// On Apple silicon mlx-c wraps page-aligned memory in a Metal buffer without a copy. Where it fails it does not say whether it
+// has run the destructor: what it was given is leaked then, if it has not, rather than freed twice.
 #[cfg(not(target_os = "linux"))]
 use mlx_sys::mlx_array_new_data_managed_payload as native_alias;
 
@@ -138,14 +140,20 @@ pub(crate) fn views<W: Debug + Send + 'static>(
         realign(slot.as_mut_slice(), &mut views);
     }
     // A dimension is at most i32::MAX, and a bundle may be longer: count in rows of a block.
-    let n_rows = slot.len() / ROW_BYTES;
-    let whole = alias(Lent(witness, slot), &[n_rows as i32, ROW_BYTES as i32], Dtype::Uint8)?;
+    let n_rows = dim_of(slot.len() / ROW_BYTES)?;
+    let whole = alias(Lent(witness, slot), &[n_rows, ROW_BYTES as i32], Dtype::Uint8)?;
     let views = views.iter().map(|view| view_of(&whole, view)).collect::<Result<Vec<_>, _>>()?;
     // Once, rather than as a part of every graph that uses them.
     if cfg!(not(target_os = "linux")) {
         mlx_rs::transforms::eval(&views)?;
     }
     Ok(views)
+}
+
+/// The extent of a dimension, which MLX counts in 32 bits.
+fn dim_of(extent: usize) -> Result<i32, Exception> {
+    let too_long = || Exception::custom(format!("a dimension of {extent}, and MLX's have 31 bits"));
+    i32::try_from(extent).map_err(|_| too_long())
 }
 
 /// Slots are a whole number of blocks of direct I/O.
@@ -180,11 +188,28 @@ fn view_of(whole: &Array, view: &View) -> Result<Array, Exception> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn view_of(whole: &Array, view: &View) -> Result<Array, Exception> {
-    let (first, end) = (view.offset / ROW_BYTES, (view.offset + view.bytes()).div_ceil(ROW_BYTES));
-    let start = (view.offset - first * ROW_BYTES) as i32;
-    let rows = whole.try_index(first as i32..end as i32)?.reshape(&[-1])?;
-    rows.try_index(start..start + view.bytes() as i32)?.view_dtype(view.dtype)?.reshape(&view.shape)
+use view_by_operations as view_of;
+
+/// A view made of MLX's operations. A tensor of 2 GiB and more must begin at a whole element, as [`realign`] leaves it.
+#[cfg(any(test, not(target_os = "linux")))]
+fn view_by_operations(whole: &Array, view: &View) -> Result<Array, Exception> {
+    let bytes = view.bytes();
+    let (first, end) = (view.offset / ROW_BYTES, (view.offset + bytes).div_ceil(ROW_BYTES));
+    let rows = whole.try_index(dim_of(first)?..dim_of(end)?)?;
+    let start = view.offset - first * ROW_BYTES;
+    let item_bytes = size_of_dtype(view.dtype);
+    // As bytes where they can be counted, for those may begin anywhere; else as elements, which are fewer.
+    if let Ok(end) = dim_of((end - first) * ROW_BYTES).and_then(|_| dim_of(start + bytes)) {
+        let bytes = rows.reshape(&[-1])?.try_index(start as i32..end)?;
+        return bytes.view_dtype(view.dtype)?.reshape(&view.shape);
+    }
+    if !start.is_multiple_of(item_bytes) {
+        return Err(Exception::custom(format!("a tensor of {bytes} B begins within an element")));
+    }
+    let (start, len) = (start / item_bytes, bytes / item_bytes);
+    dim_of((end - first) * ROW_BYTES / item_bytes)?;
+    let elements = rows.view_dtype(view.dtype)?.reshape(&[-1])?;
+    elements.try_index(dim_of(start)?..dim_of(start + len)?)?.reshape(&view.shape)
 }
 
 /// Moves tensors towards the front of the slot, by less than an element, so that each begins at a whole one.
@@ -229,7 +254,7 @@ pub(crate) fn address(array: &Array) -> usize {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use flash_io::{Budget, SlotPool};
     use mlx_rs::ops::indexing::TryIndexOp;
@@ -271,6 +296,133 @@ mod tests {
         drop(view);
         assert!(dropped.load(Ordering::SeqCst));
         assert_eq!(budget.used_bytes(), 0);
+    }
+
+    /// What the native library offers to tests.
+    #[cfg(target_os = "linux")]
+    #[expect(unsafe_code, reason = "foreign function")]
+    fn fail_next_handle() {
+        unsafe extern "C" {
+            fn flash_fail_next_handle();
+        }
+        // SAFETY: it sets a flag of this thread.
+        unsafe { flash_fail_next_handle() };
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_handle_that_cannot_be_allocated_drops_its_memory_once() {
+        let budget = Budget::new(1 << 20);
+        let dropped = Arc::new(AtomicUsize::new(0));
+        #[derive(Debug)]
+        struct Counted(PageBuf, Arc<AtomicUsize>);
+        // SAFETY: as that of the buffer in it.
+        #[expect(unsafe_code, reason = "forwards")]
+        unsafe impl Pages for Counted {
+            fn as_mut_ptr(&mut self) -> *mut u8 {
+                self.0.as_mut_ptr()
+            }
+            fn len_bytes(&self) -> usize {
+                self.0.len()
+            }
+        }
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                self.1.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let pages = || Counted(PageBuf::new(4096, &budget).unwrap(), Arc::clone(&dropped));
+        fail_next_handle();
+        assert!(alias(pages(), &[2], Dtype::Float32).is_err());
+        assert_eq!((dropped.load(Ordering::SeqCst), budget.used_bytes()), (1, 0));
+        drop(alias(pages(), &[2], Dtype::Float32).unwrap());
+        assert_eq!((dropped.load(Ordering::SeqCst), budget.used_bytes()), (2, 0));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_view_that_cannot_be_allocated_returns_the_slot() {
+        let pool = SlotPool::new(&Budget::new(1 << 20), 8192, 1).unwrap();
+        let wanted = [View { offset: 8, shape: vec![3], dtype: Dtype::Float32 }];
+        let whole = alias(Lent((), pool.try_acquire().unwrap()), &[2, 4096], Dtype::Uint8).unwrap();
+        fail_next_handle();
+        assert!(view_of(&whole, &wanted[0]).is_err());
+        drop(whole);
+        assert!(pool.try_acquire().is_some());
+    }
+
+    /// A slot whose pages are not there before they are written to.
+    fn sparse_slot(len_bytes: usize) -> Slot {
+        Slot::alone(&Budget::new(1 << 40), len_bytes).unwrap()
+    }
+
+    #[test]
+    fn a_tensor_behind_two_gib_of_others_is_where_it_is() {
+        let offset = (2 << 30) + 4096 + 12;
+        for view_of in [view_of, view_by_operations] {
+            let mut slot = sparse_slot((2 << 30) + 8192);
+            slot.as_mut_slice()[offset..][..8].copy_from_slice(&[0, 0, 128, 63, 0, 0, 0, 64]);
+            let base = slot.as_ptr().addr();
+            let n_rows = (slot.len() / ROW_BYTES) as i32;
+            let whole = alias(Lent((), slot), &[n_rows, ROW_BYTES as i32], Dtype::Uint8).unwrap();
+            let view = view_of(&whole, &View { offset, shape: vec![2], dtype: Dtype::Float32 }).unwrap();
+            assert_eq!(view.as_slice::<f32>(), [1.0, 2.0]);
+            assert_eq!(address(&view), base + offset);
+        }
+    }
+
+    #[test]
+    fn a_tensor_of_more_than_two_gib_is_whole() {
+        // 2.25 GiB of f32.
+        let (n_rows, offset) = (9 << 10, 16);
+        let bytes = n_rows << 18;
+        let view = View { offset, shape: vec![n_rows as i32, 1 << 16], dtype: Dtype::Float32 };
+        assert!(view.bytes() == bytes && i32::try_from(bytes).is_err());
+        for view_of in [view_of, view_by_operations] {
+            let mut slot = sparse_slot(bytes + 4096);
+            slot.as_mut_slice()[offset + bytes - 4..][..4].copy_from_slice(&[0, 0, 0, 64]);
+            let (base, rows) = (slot.as_ptr().addr(), (slot.len() / ROW_BYTES) as i32);
+            let whole = alias(Lent((), slot), &[rows, ROW_BYTES as i32], Dtype::Uint8).unwrap();
+            let tensor = view_of(&whole, &view).unwrap();
+            assert_eq!(address(&tensor), base + offset, "no copy was made");
+            let last = tensor.try_index((n_rows as i32 - 1, (1 << 16) - 1)).unwrap();
+            assert_eq!(last.item_exact::<f32>(), 2.0);
+        }
+    }
+
+    #[test]
+    fn a_long_tensor_within_an_element_is_an_error() {
+        let slot = sparse_slot((2 << 30) + 8192);
+        let rows = (slot.len() / ROW_BYTES) as i32;
+        let whole = alias(Lent((), slot), &[rows, ROW_BYTES as i32], Dtype::Uint8).unwrap();
+        let view = View { offset: 2, shape: vec![1 << 29], dtype: Dtype::Float32 };
+        let error = view_by_operations(&whole, &view).unwrap_err();
+        assert!(error.what().contains("within an element"), "{error}");
+    }
+
+    #[test]
+    fn a_dimension_of_more_than_31_bits_is_an_error() {
+        assert_eq!(dim_of(i32::MAX as usize).unwrap(), i32::MAX);
+        assert!(dim_of(1 << 31).unwrap_err().what().contains("2147483648"));
+    }
+
+    #[test]
+    fn an_output_that_takes_the_memory_of_a_slot_keeps_the_slot() {
+        let pool = SlotPool::new(&Budget::new(1 << 20), 8192, 1).unwrap();
+        let mut slot = pool.try_acquire().unwrap();
+        slot.as_mut_slice()[4..][..8].copy_from_slice(&[0, 0, 128, 63, 0, 0, 0, 64]);
+        let place = slot.as_ptr().addr() + 4;
+        // One tensor, whose layer has let go of it: nothing but the operation has it, so MLX may write where it lies.
+        let wanted = [View { offset: 4, shape: vec![2], dtype: Dtype::Float32 }];
+        let weight = views(slot, (), &wanted).unwrap().remove(0);
+        let sum = weight.add(Array::from_f32(1.0)).unwrap();
+        drop(weight);
+        sum.eval().unwrap();
+        let is_in_place = address(&sum) == place;
+        assert_eq!(pool.try_acquire().is_none(), is_in_place, "whoever has the memory has the slot");
+        assert_eq!(sum.as_slice::<f32>(), [2.0, 3.0]);
+        drop(sum);
+        assert!(pool.acquire_within(std::time::Duration::from_secs(10)).is_some());
     }
 
     fn patterned(n: usize) -> Vec<u8> {

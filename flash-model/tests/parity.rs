@@ -479,6 +479,16 @@ fn qwen3_next_with_a_layer_without_experts_equals_mlx_lm() {
 }
 
 #[test]
+fn qwen3_next_with_a_value_head_for_each_key_head_equals_mlx_lm() {
+    tiny("qwen3_next-paired");
+}
+
+#[test]
+fn qwen3_next_with_one_key_head_equals_mlx_lm() {
+    tiny("qwen3_next-one-key-head");
+}
+
+#[test]
 fn qwen3_next_as_it_was_trained_equals_mlx_lm() {
     tiny("qwen3_next-trained");
 }

@@ -75,7 +75,7 @@ struct Node<K> {
 
 /// Arrays of `shapes`, f32, that `kernel` computes from `inputs` when one is evaluated, by MLX's stream of the CPU.
 ///
-/// The inputs must be row-contiguous when they are evaluated, or evaluating ends with an error.
+/// Inputs that are not row-contiguous when they are evaluated are copied, each time the node runs.
 pub(crate) fn lazy<K: Kernel>(
     kernel: K,
     inputs: &[Array],
@@ -98,7 +98,7 @@ pub(crate) fn lazy<K: Kernel>(
                 if len == 0 {
                     return &[][..];
                 }
-                // SAFETY: the input is row-contiguous, has the shape and dtype that its length was counted from, and
+                // SAFETY: the input, or its copy, is row-contiguous, has the shape and dtype that its length was counted from, and
                 // is kept by MLX until this has returned.
                 unsafe { slice::from_raw_parts(data, len) }
             })
@@ -183,7 +183,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use mlx_rs::ops::indexing::TryIndexOp;
+    use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
 
     use super::*;
 
@@ -239,10 +239,46 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_is_not_contiguous_is_an_error() {
-        let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
-        let output = scale(1.0, &Arc::default(), &x.t(), &[2, 2]);
-        assert!(output.eval().unwrap_err().what().contains("row-contiguous"));
+    fn an_input_that_is_not_contiguous_is_copied() {
+        let numbers: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let x = Array::from_slice(&numbers, &[2, 3, 4]);
+        // Of what is there and of what is not computed yet.
+        for x in [x.clone(), x.add(Array::from_f32(0.0)).unwrap()] {
+            let strided = [
+                x.transpose_axes(&[2, 0, 1]).unwrap(),
+                x.try_index((.., 1.., 1..3)).unwrap(),
+                x.try_index((.., .., 2..)).unwrap().transpose_axes(&[1, 0, 2]).unwrap(),
+                mlx_rs::ops::broadcast_to(&x.try_index((.., ..1, ..)).unwrap(), &[2, 3, 4]).unwrap(),
+                x.try_index((.., (..).stride_by(2), (..).stride_by(-1))).unwrap(),
+            ];
+            for strided in strided {
+                let shape = strided.shape().to_vec();
+                let kernel = scale(2.0, &Arc::default(), &strided, &shape);
+                let wanted = strided.contiguous().unwrap();
+                let wanted: Vec<f32> = wanted.as_slice::<f32>().iter().map(|x| 2.0 * x).collect();
+                assert_eq!(kernel.as_slice::<f32>(), wanted, "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn halves_and_bytes_that_are_not_contiguous_are_copied_whole() {
+        struct Bytes;
+        impl Kernel for Bytes {
+            fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
+                outputs[0].iter_mut().zip(inputs[0]).for_each(|(out, byte)| *out = f32::from(*byte));
+            }
+        }
+        let halves = [0x0102_u16, 0x0304, 0x0506, 0x0708].map(half::f16::from_bits);
+        let halves = Array::from_slice(&halves, &[2, 2]);
+        let bytes = Array::from_slice(&[2_u8, 1, 4, 3, 6, 5, 8, 7], &[2, 4]);
+        for (x, wanted) in [
+            (halves.t(), [2.0, 1.0, 6.0, 5.0, 4.0, 3.0, 8.0, 7.0]),
+            (bytes.t(), [2.0, 6.0, 1.0, 5.0, 4.0, 8.0, 3.0, 7.0]),
+        ] {
+            let output = lazy(Bytes, &[x], &[&[8]]).unwrap().remove(0);
+            assert_eq!(output.as_slice::<f32>(), wanted);
+        }
     }
 
     #[test]

@@ -34,12 +34,7 @@ pub(in crate::compute) fn product_each(
         biases: biases.as_ref(),
         ..quantized
     });
-    // Heads may have been cut out of longer ones.
-    let x = match x {
-        Value::Array(x) => x.contiguous()?.into(),
-        promised => promised.clone(),
-    };
-    let mut inputs = vec![Operand::from(&x)];
+    let mut inputs = vec![Operand::from(x)];
     let stored = Stored::push(compute::Matrix { weight: &weight, quantized, bias: None }, k, &mut inputs)?;
     let node = ProductEach { pool: Arc::clone(pool), stored, n_heads: heads as usize };
     let [y] = run(node, &inputs, [&[batch, n, heads, rows]])?;

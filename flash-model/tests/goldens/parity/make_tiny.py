@@ -526,6 +526,15 @@ VARIANTS |= {
         stored=trained_qwen3_next, without={"norm_topk_prob": True}, **QWEN3_NEXT | {
             "num_hidden_layers": 2, "full_attention_interval": 2, "tie_word_embeddings": False, "norm_topk_prob": None,
             "num_experts_per_tok": 2}),
+    # As many value heads as key heads, and all of them on one: MLX leaves views of what was projected by key head.
+    "qwen3_next-paired": variant(
+        mx.float32, **QWEN3_NEXT | {
+            "num_hidden_layers": 2, "full_attention_interval": 2, "linear_num_value_heads": 2, "num_experts": 4,
+            "num_experts_per_tok": 2}),
+    "qwen3_next-one-key-head": variant(
+        mx.float32, **QWEN3_NEXT | {
+            "num_hidden_layers": 2, "full_attention_interval": 2, "linear_num_key_heads": 1, "num_experts": 4,
+            "num_experts_per_tok": 2}),
     "qwen3_next-q4": variant(
         mx.bfloat16,
         quantize=quantized(4, 32, {
