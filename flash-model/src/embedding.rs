@@ -1,18 +1,18 @@
 //! The embedding table, read by row: it need not be resident. Texts repeat tokens, so rows stay for a while; and all of it
 //! stays where there is room.
 
+mod readers;
 mod table;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::thread;
 
 use flash_io::{Dtype, IoError, Reader, Span, Tensor};
 use flash_kernels::{Affine, FloatType, Mx};
 use lru::LruCache;
 use mlx_rs::Array;
-use parking_lot::Mutex;
 
+use readers::Readers;
 use table::{TENSORS_MAX, Table};
 
 use crate::ModelError;
@@ -40,6 +40,7 @@ pub(crate) struct Embedding {
     table: Table,
     /// Rows of the tokens that were looked up last, as they are stored.
     recent: LruCache<u32, Box<[u8]>>,
+    readers: Readers,
 }
 
 #[derive(Debug)]
@@ -118,6 +119,7 @@ impl Embedding {
             storage,
             table,
             recent: LruCache::new(NonZeroUsize::new(n_recent).unwrap_or(NonZeroUsize::MIN)),
+            readers: Readers::new(READS_AT_ONCE),
         })
     }
 
@@ -136,12 +138,19 @@ impl Embedding {
         self.table.held_bytes()
     }
 
+    /// # Errors
+    /// [`ModelError::TokenOutOfRange`] for the first token that the table has no row of.
+    pub(crate) fn check(&self, ids: &[u32]) -> Result<(), ModelError> {
+        let vocab_size = self.vocab_size;
+        match ids.iter().find(|&&token| token as usize >= vocab_size) {
+            Some(&token) => Err(ModelError::TokenOutOfRange { token, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
     /// The embeddings of `ids`, f32 `[1, n, hidden]`.
     pub(crate) fn lookup(&mut self, reader: &Reader, ids: &[u32]) -> Result<Array, ModelError> {
-        let vocab_size = self.vocab_size;
-        if let Some(&token) = ids.iter().find(|&&token| token as usize >= vocab_size) {
-            return Err(ModelError::TokenOutOfRange { token, vocab_size });
-        }
+        self.check(ids)?;
         let mut out = vec![0.0; ids.len() * self.hidden_size];
         if let Some(tensors) = self.table.tensors() {
             for (&token, out) in ids.iter().zip(out.chunks_exact_mut(self.hidden_size)) {
@@ -177,9 +186,8 @@ impl Embedding {
             }
         }
         let reads = missing.iter_mut().flat_map(|(&token, row)| self.storage.parts(token, row)).collect();
-        at_once(reads, READS_AT_ONCE, |(rows, token, out): (&Rows, u32, &mut [u8])| {
-            rows.read(reader, token, out)
-        })?;
+        self.readers
+            .for_each(reads, |(rows, token, out): (&Rows, u32, &mut [u8])| rows.read(reader, token, out))?;
         for (token, row) in missing {
             self.recent.put(token, row);
         }
@@ -255,79 +263,10 @@ impl Storage {
     }
 }
 
-/// Calls `read` with each item, on no more than `n_threads`, of which the calling one is the last; returns the first error that it
-/// meets, when none is at it any more. If the system gives fewer threads, those that there are do it.
-fn at_once<T: Send, E: Send>(
-    items: Vec<T>,
-    n_threads: usize,
-    read: impl Fn(T) -> Result<(), E> + Sync,
-) -> Result<(), E> {
-    let n_others = n_threads.min(items.len()).saturating_sub(1);
-    let items = Mutex::new(items.into_iter());
-    let failure = Mutex::new(None);
-    let work = || {
-        while failure.lock().is_none()
-            && let Some(item) = next(&items)
-        {
-            if let Err(error) = read(item) {
-                failure.lock().get_or_insert(error);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..n_others {
-            let other = thread::Builder::new().name("flash-rows".to_owned());
-            if other.spawn_scoped(scope, work).is_err() {
-                break;
-            }
-        }
-        work();
-    });
-    failure.into_inner().map_or(Ok(()), Err)
-}
-
-/// A function, so that the lock is not held for longer.
-fn next<T>(items: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
-    items.lock().next()
-}
-
 fn float_type(dtype: Dtype) -> FloatType {
     match dtype {
         Dtype::F16 => FloatType::F16,
         Dtype::BF16 => FloatType::BF16,
         _ => FloatType::F32,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    #[test]
-    fn all_items_are_read_once_on_any_number_of_threads() {
-        for (n_items, n_threads) in [(0, 8), (1, 8), (3, 8), (100, 8), (100, 1)] {
-            let mut found = vec![0; n_items];
-            let items = found.iter_mut().enumerate().collect();
-            let read = |(idx, place): (usize, &mut usize)| {
-                *place += idx + 1;
-                Ok::<_, ()>(())
-            };
-            at_once(items, n_threads, read).unwrap();
-            assert_eq!(found, (1..=n_items).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn behind_an_error_nothing_more_is_begun() {
-        let n_read = AtomicUsize::new(0);
-        let read = |item: usize| {
-            n_read.fetch_add(1, Ordering::SeqCst);
-            if item == 5 { Err(item) } else { Ok(()) }
-        };
-        assert_eq!(at_once((0..1000).collect(), 1, read), Err(5));
-        assert_eq!(n_read.load(Ordering::SeqCst), 6);
-        assert_eq!(at_once((0..1000).collect(), 4, read), Err(5));
     }
 }
