@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flash_kernels::{Buffer, FloatType, Gaze, Heads, KeysValues, Pool, Rope};
+use flash_kernels::{Buffer, FloatType, Gaze, Heads, KeysValues, Pool, Rope, SPAN_TOKENS};
 use flash_kv::LayerBuffers;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
@@ -95,6 +95,11 @@ pub(in crate::compute) fn attend(
     Ok(attended)
 }
 
+/// The first token that the token at `position` sees.
+pub(super) fn first_seen(window: Option<usize>, position: usize) -> usize {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
+}
+
 impl Kernel for Attention {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         let Self { pool, gaze, projected, kv } = self;
@@ -121,7 +126,11 @@ impl Kernel for Attention {
         }
         let kv = KeysValues { keys, values: values.as_deref() };
         let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
-        flash_kernels::attend(pool, heads, gaze, &queries, kv, position, outputs[0]);
+        let end = position + new_keys.len() / (kv_heads * head_dim);
+        let spans = kv.spans(heads, end);
+        let mut attention = flash_kernels::Attention::new(pool, heads, gaze, &queries, position);
+        attention.add(&spans[first_seen(gaze.window, position) / SPAN_TOKENS..]);
+        attention.finish(outputs[0]);
     }
 }
 

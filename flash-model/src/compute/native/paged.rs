@@ -6,7 +6,7 @@ use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, Span};
 use flash_kv::{GROUP_LEN, HalfLayout, Halves, PageFormat};
 use parking_lot::Mutex;
 
-use super::attention::{Projected, Ready};
+use super::attention::{Projected, Ready, first_seen};
 use crate::ModelError;
 use crate::kv::{PageView, PagedLayer};
 use crate::mlx::kernel::Kernel;
@@ -34,7 +34,7 @@ impl PagedAttention {
             let new = tokens.start * token_len..tokens.end * token_len;
             layer.append(run.start, &keys[new.clone()], values.map(|values| &values[new]))?;
             let rows = tokens.start * row_len..tokens.end * row_len;
-            let first = gaze.window.map_or(0, |window| (run.start + 1).saturating_sub(window));
+            let first = first_seen(gaze.window, run.start);
             let mut attention = Attention::new(pool, heads, gaze, &queries[rows], run.start);
             layer.look(first..run.end, |pages| {
                 let spans: Vec<_> = pages.iter().map(span).collect();
