@@ -1,7 +1,5 @@
 //! A decoder with streamed weights, and one pass of tokens through it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
@@ -13,6 +11,7 @@ use crate::compute::{Value, arrays};
 use crate::embedding::Embedding;
 use crate::experts::{ExpertPlan, Experts, Foreseen, Mixture, Routed};
 use crate::head::Head;
+use crate::interrupt::Interrupt;
 use crate::kv::KvCache;
 use crate::layers::{Linear, RmsNorm};
 use crate::models::{Architecture, Layer, LayerOutput, LayerParts};
@@ -100,7 +99,7 @@ impl Decoder {
         };
         drop(hidden);
         let normed = self.norm.begin(pass.residency, |norm| norm.of(&last))?;
-        self.head.logits(pass.residency, &normed, logits)
+        self.head.logits(pass.residency, &normed, pass.interrupt, logits)
     }
 
     /// Passes tokens through the model and returns the cross-entropy of each against the next one.
@@ -115,7 +114,7 @@ impl Decoder {
         let hidden = mlx_rs::ops::concatenate(&arrays(&hidden)?, 1)?.into();
         let normed = self.norm.begin(pass.residency, |norm| norm.of(&hidden))?.array()?;
         normed.eval()?;
-        self.head.losses(pass.residency, &normed, targets)
+        self.head.losses(pass.residency, &normed, targets, pass.interrupt)
     }
 
     /// The hidden states behind the last layer, in chunks.
@@ -129,14 +128,15 @@ impl Decoder {
         embedding.adapt(residency);
         let mut chunks = ids
             .chunks(CHUNK_TOKENS)
-            .map(|ids| Ok(embedding.lookup(residency.reader(), ids)?.into()))
+            .map(|ids| {
+                interrupt.check()?;
+                Ok(embedding.lookup(residency.reader(), ids)?.into())
+            })
             .collect::<Result<Vec<Value>, ModelError>>()?;
         let n_parts = layers.len() * chunks.len();
         let mut n_done = 0_usize;
         for (idx, kv) in kv.layers.iter_mut().enumerate() {
-            if interrupt.load(Ordering::Relaxed) {
-                return Err(ModelError::Interrupted);
-            }
+            interrupt.check()?;
             if residency.has_to_adapt() {
                 mlx_rs::transforms::eval(&arrays(&chunks)?)?;
                 embedding.adapt(residency);
@@ -156,11 +156,11 @@ impl Decoder {
                     _ => None,
                 };
                 let Some(out) = &mut experts_outs[idx] else {
-                    *token = mix(experts, idx, &mixtures[idx], output, foreseen)?;
+                    *token = mix(experts, idx, &mixtures[idx], output, foreseen, interrupt)?;
                     continue;
                 };
                 let LayerOutput { hidden, routed } = output;
-                let sum = mix(experts, idx, &mixtures[idx], onto_nothing(routed)?, foreseen)?;
+                let sum = mix(experts, idx, &mixtures[idx], onto_nothing(routed)?, foreseen, interrupt)?;
                 *token = out.scope(residency, |out, _, _| Ok(out.add(&hidden, &sum)?))?;
                 residency.began(out.bundle(), token)?;
                 continue;
@@ -171,6 +171,7 @@ impl Decoder {
                 let lazy = stays && chunks.len() == 1;
                 let mut position = first;
                 for chunk in &mut chunks {
+                    interrupt.check()?;
                     let output = layer.forward(LayerInput { x: chunk, kv: &mut *kv, position })?;
                     position += chunk.dim(1) as usize;
                     *chunk = output.hidden;
@@ -210,7 +211,7 @@ impl Decoder {
                     let hidden = mlx_rs::ops::concatenate(&arrays(&chunks)?, 1)?.into();
                     LayerOutput { hidden, routed: Some(routed) }
                 };
-                let mixed = mix(experts, idx, &mixtures[idx], output, None)?.array()?;
+                let mixed = mix(experts, idx, &mixtures[idx], output, None, interrupt)?.array()?;
                 let starts = (0..ids.len()).step_by(CHUNK_TOKENS);
                 let chunk = |start| Ok(positions(&mixed, start, ids.len().min(start + CHUNK_TOKENS))?.into());
                 let mixed = starts.map(chunk).collect::<Result<Vec<Value>, ModelError>>()?;
@@ -273,11 +274,12 @@ fn mix(
     mixture: &Option<Mixture>,
     output: LayerOutput,
     foreseen: Option<Foreseen<'_>>,
+    interrupt: &Interrupt,
 ) -> Result<Value, ModelError> {
     let LayerOutput { hidden, routed } = output;
     match (experts, mixture, routed) {
         (Some(experts), Some(mixture), Some(routed)) => {
-            experts.mix(layer_idx, mixture, &hidden, &routed, foreseen)
+            experts.mix(layer_idx, mixture, &hidden, &routed, foreseen, interrupt)
         }
         (_, _, None) => Ok(hidden),
         _ => unreachable!("a layer that routes has experts"),
@@ -334,6 +336,5 @@ pub(crate) struct Pass<'a> {
     pub residency: &'a mut Residency,
     pub kv: &'a mut KvCache,
     pub experts: &'a mut Option<Experts>,
-    /// Set by another thread to stop between two layers.
-    pub interrupt: &'a AtomicBool,
+    pub interrupt: &'a Interrupt,
 }

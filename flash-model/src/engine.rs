@@ -5,7 +5,10 @@ mod options;
 mod prefixes;
 mod session;
 mod stats;
+#[cfg(test)]
+mod tests;
 
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,6 +23,7 @@ use crate::allowance::Allowance;
 use crate::decoder::{Decoder, Pass};
 use crate::experts::{ExpertTraffic, Experts};
 use crate::identity::EngineIdentity;
+use crate::interrupt::Interrupt;
 use crate::kv::KvCache;
 use crate::residency::Residency;
 
@@ -28,8 +32,20 @@ pub use session::{Recovery, Resumption, SessionContext};
 pub use stats::EngineStats;
 
 /// A running model: tokens in, logits out, with the KV cache of what came before.
+///
+/// One thread drives it, the one that loaded it: an engine is neither [`Send`] nor [`Sync`]. MLX keeps its default stream for each
+/// thread, and with it the queue on which what was begun runs in order. The cache of a layer is written by what was begun, and a
+/// slot is refilled when what reads it has run: both rely on one queue. Other threads have [`interrupt`](Self::interrupt) and
+/// [`allowance`](Self::allowance).
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>() {}
+/// send::<flash_model::Engine>();
+/// ```
 #[derive(Debug)]
 pub struct Engine {
+    /// It stays on its thread, whatever its fields may come to allow.
+    _thread: PhantomData<*const ()>,
     decoder: Decoder,
     residency: Residency,
     kv: KvCache,
@@ -40,7 +56,7 @@ pub struct Engine {
     floor_bytes: u64,
     context_tokens: usize,
     token_compute: Ema,
-    interrupt: Arc<AtomicBool>,
+    interrupt: Interrupt,
     /// What the context is saved in.
     session: Option<Session>,
     prefixes: Option<PrefixStore>,
@@ -56,10 +72,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Passes tokens through the model, behind those that the cache holds, and returns the logits of the last one.
+    /// Passes tokens through the model, behind those that the cache holds, and returns the logits of the last one: as they were
+    /// computed, so broken weights may leave NaN or infinities among them. A [`Sampler`](crate::sample::Sampler) refuses those.
     ///
     /// # Errors
-    /// [`ModelError`]; the cache then holds what it held before.
+    /// [`ModelError`]; the cache then holds what it held before. [`ModelError::RouterScore`] if hidden states are so broken that
+    /// no experts can be chosen.
     pub fn forward(&mut self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
         let mut logits = Vec::new();
         self.forward_into(ids, &mut logits)?;
@@ -83,11 +101,12 @@ impl Engine {
         Ok(())
     }
 
-    /// The cross-entropy, in nats, of each token but the first, given those before it; the cache is emptied.
+    /// The cross-entropy, in nats, of each token but the first, given those before it; the cache is emptied. None of them is NaN.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// As [`forward`](Self::forward); [`ModelError::LossNan`] if a logit is NaN or infinite, so that a token has no loss.
     pub fn losses(&mut self, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
+        self.decoder.embedding().check(ids)?;
         self.truncate(0)?;
         let losses = self.pass(ids, |decoder, pass| decoder.losses(pass, ids));
         self.truncate(0)?;
@@ -140,7 +159,8 @@ impl Engine {
         self.kv.held_tokens()
     }
 
-    /// Tokens that the cache can hold: what the budget was planned for, or what the model was trained for.
+    /// Tokens that the cache can hold: what memory was planned for, up to what the model
+    /// [was trained for](crate::Model::max_context_tokens) or, if that is more, up to what the workload asked for.
     pub fn context_tokens(&self) -> usize {
         self.context_tokens
     }
@@ -167,9 +187,10 @@ impl Engine {
         self.kv.make_up(n_tokens)
     }
 
-    /// Set it, from any thread, to end a pass between two layers with [`ModelError::Interrupted`].
+    /// Set it, from any thread, to end a pass with [`ModelError::Interrupted`]: between two chunks of a layer, two experts, or two
+    /// tiles of the head.
     pub fn interrupt(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.interrupt)
+        self.interrupt.flag()
     }
 
     /// How much of the budget the engine has, for any thread to change.

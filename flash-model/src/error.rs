@@ -16,6 +16,7 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: std::io::Error,
     },
     /// A file of the model directory is not the JSON it should be.
@@ -24,6 +25,7 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// Where and why parsing stopped.
+        #[source]
         error: serde_json::Error,
     },
     /// A field of the configuration has a value that no model can have, or that is not supported.
@@ -91,6 +93,7 @@ pub enum ModelError {
         /// The tensor of all experts of a layer.
         tensor: String,
         /// Why its metadata is refused.
+        #[source]
         error: Box<IoError>,
     },
     /// Experts that lie in rows cannot be packed again.
@@ -110,9 +113,29 @@ pub enum ModelError {
         /// Experts of the layer that has the fewest.
         n_experts: usize,
     },
-    /// A router's score is not a number, so nobody can say which experts a token takes.
-    #[error("a router's score is not a number: the weights, or what was computed before, are broken")]
-    RouterNan,
+    /// A router's score is NaN, or infinite where a softmax is taken of it: no expert of the token has a weight then.
+    #[error(
+        "layer {layer_idx}: the router's score of expert {expert_idx} is {score}: the weights, or the hidden states before it, \
+         are broken"
+    )]
+    RouterScore {
+        /// The layer.
+        layer_idx: usize,
+        /// The expert.
+        expert_idx: usize,
+        /// Its score.
+        score: f32,
+    },
+    /// A loss is NaN: a logit is NaN or infinite.
+    #[error(
+        "the loss of token {token} at position {position} is not a number: the weights, or what was computed, are broken"
+    )]
+    LossNan {
+        /// Where the token stands in the text.
+        position: usize,
+        /// The token that was to be predicted.
+        token: u32,
+    },
     /// The checkpoint lacks a tensor that the configuration asks for.
     #[error("{dir}: no tensor {tensor:?}, which {} asks for", crate::config::FILE)]
     MissingTensor {
@@ -222,7 +245,7 @@ pub enum ModelError {
     PromptTooLong {
         /// Tokens of the prompt, and of what came before it.
         prompt_tokens: usize,
-        /// What the model, or the budget, allows.
+        /// What memory was planned for.
         context_tokens: usize,
     },
     /// A token is not in the vocabulary of the model.

@@ -25,6 +25,7 @@ use crate::ModelError;
 use crate::arrays::values;
 use crate::bundle::Bundle;
 use crate::compute::{Backend, Term, Value, Work};
+use crate::interrupt::Interrupt;
 use crate::residency::{SLOT_RETURN, once_slots_are_back};
 
 use ahead::Ahead;
@@ -220,13 +221,14 @@ impl Experts {
         hidden: &Value,
         routed: &Routed,
         foreseen: Option<Foreseen<'_>>,
+        interrupt: &Interrupt,
     ) -> Result<Value, ModelError> {
         self.hold_more();
         // Together: the host waits once.
         let next = foreseen.as_ref().map(|foreseen| &foreseen.routed);
         eval([routed].into_iter().chain(next).flat_map(Routed::arrays))?;
         let (logits, correction) = routed.said()?;
-        let routes = Routes::new(&mixture.router, logits, correction, mixture.dims.n_experts)?;
+        let routes = Routes::new(layer_idx, &mixture.router, logits, correction, mixture.dims.n_experts)?;
         let uses = routes.by_expert.iter().map(|(expert_idx, tokens)| (*expert_idx, tokens.len()));
         self.held.uses(layer_idx, routes.by_token.len(), uses);
         let used = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx);
@@ -242,7 +244,7 @@ impl Experts {
         let mixed = if missing.len() <= self.plan.staging_slots && routes.by_token.len() == 1 {
             self.as_they_come(&demand, early, foreseen)
         } else {
-            self.in_order(&demand)
+            self.in_order(&demand, interrupt)
         };
         if mixed.is_err() {
             // Who was to be kept may not have come.
@@ -332,12 +334,17 @@ impl Experts {
     }
 
     /// For many tokens: expert by expert, each read once, and what it makes added at once.
-    fn in_order(&mut self, demand: &Demand<'_>) -> Result<Value, ModelError> {
+    fn in_order(&mut self, demand: &Demand<'_>, interrupt: &Interrupt) -> Result<Value, ModelError> {
         let Demand { layer_idx, mixture, routes, missing, x, hidden } = *demand;
         let mut to_read: VecDeque<usize> = missing.iter().copied().collect();
         let mut loads: VecDeque<Load> = VecDeque::new();
         let mut mixed = hidden.clone();
         for (expert_idx, tokens) in &routes.by_expert {
+            if let Err(interrupted) = interrupt.check() {
+                // Slots come back when nothing computes with them.
+                mixed.array()?.eval()?;
+                return Err(interrupted);
+            }
             while let Some(&next) = to_read.front()
                 && let Some(slot) = self.pool.try_acquire()
             {

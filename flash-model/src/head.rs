@@ -6,6 +6,7 @@ use mlx_rs::Array;
 use crate::arrays::{positions, values};
 use crate::bundle::Bundles;
 use crate::compute::{Value, arrays};
+use crate::interrupt::Interrupt;
 use crate::layers::Linear;
 use crate::proxy::{Holder, StreamingProxy};
 use crate::residency::Residency;
@@ -60,10 +61,12 @@ impl Head {
         &mut self,
         residency: &mut Residency,
         x: &Value,
+        interrupt: &Interrupt,
         logits: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
         let mut parts = Vec::with_capacity(self.tiles.len());
         for tile in &mut self.tiles {
+            interrupt.check()?;
             let part = tile.begin(residency, |tile| tile.of(x))?;
             if self.widens_weights {
                 // Not those of all tiles at once, even when all are pinned.
@@ -84,11 +87,15 @@ impl Head {
     /// The cross-entropy of each position of `x`, `[1, n, hidden]`, against its target, in nats.
     ///
     /// Logits are reduced tile by tile as they arrive, in f64: those of a whole text never exist at once.
+    ///
+    /// # Errors
+    /// [`ModelError::LossNan`] for the first loss that is not a number.
     pub(crate) fn losses(
         &mut self,
         residency: &mut Residency,
         x: &Array,
         targets: &[u32],
+        interrupt: &Interrupt,
     ) -> Result<Vec<f64>, ModelError> {
         let mut sums = vec![LogSumExp::default(); targets.len()];
         let mut first_row = 0;
@@ -96,6 +103,7 @@ impl Head {
             let n_rows = tile.scope(residency, |tile, _, _| {
                 let mut n_rows = 0;
                 for start in (0..targets.len()).step_by(LOSS_POSITIONS) {
+                    interrupt.check()?;
                     let end = (start + LOSS_POSITIONS).min(targets.len());
                     let logits = tile.of(&positions(x, start, end)?.into())?.array()?;
                     n_rows = logits.dim(-1) as usize;
@@ -108,7 +116,13 @@ impl Head {
             })?;
             first_row += n_rows;
         }
-        Ok(sums.iter().map(LogSumExp::loss).collect())
+        let losses = sums.iter().map(LogSumExp::loss).enumerate();
+        losses
+            .map(|(position, loss)| match loss.is_nan() {
+                true => Err(ModelError::LossNan { position: position + 1, token: targets[position] }),
+                false => Ok(loss),
+            })
+            .collect()
     }
 
     /// What the logits of a pass take beside the weights.

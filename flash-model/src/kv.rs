@@ -189,9 +189,23 @@ impl KvCache {
             self.layers.iter_mut().for_each(LayerKv::commit_state);
         } else {
             self.layers.iter_mut().for_each(LayerKv::drop_passed_state);
+            self.finish_appends();
             self.truncate(self.held_tokens)?;
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Has what a pass that failed appended to arrays written. Behind another append, MLX would still be reading what the first
+    /// one wrote, and copy the whole cache of a layer instead of writing in place.
+    fn finish_appends(&self) {
+        let arrays = self.layers.iter().flat_map(|layer| match layer {
+            LayerKv::Arrays { keys, values } => [Some(keys), values.as_ref()],
+            _ => [None, None],
+        });
+        // The next pass overwrites it, and reports what is wrong with it then.
+        if let Err(error) = mlx_rs::transforms::eval(arrays.flatten()) {
+            tracing::debug!(%error, "what a failed pass appended cannot be computed");
+        }
     }
 
     /// How many tokens would be left of the first `tokens`: all of them, or none if too much has left the window, or if a layer

@@ -45,6 +45,7 @@ mod gated_delta;
 mod generate;
 mod head;
 mod identity;
+mod interrupt;
 mod kv;
 mod layers;
 mod mamba2;

@@ -94,7 +94,8 @@ impl Model {
         &self.checkpoint
     }
 
-    /// The longest context that the model was trained for, if it says.
+    /// The longest context that the model was trained for, or that its positions are stretched to, if it says. Longer ones run,
+    /// with a warning.
     pub fn max_context_tokens(&self) -> Option<usize> {
         self.max_position_embeddings
     }

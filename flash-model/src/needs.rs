@@ -15,6 +15,9 @@ use crate::{ModelError, memory};
 /// The context that every floor holds, so that a short prompt does not change it.
 pub const FLOOR_CONTEXT_TOKENS: usize = 256;
 
+/// The longest context that is planned: MLX counts positions in 31 bits. More is asked for as "without end".
+const CONTEXT_TOKENS_MAX: usize = 1 << 30;
+
 /// What the program takes before any weight: code, heap, thread stacks. Measured on Linux at 26 MiB, with a vocabulary of
 /// 49,152, when the first tokens have been decoded; this and the next leave a third of it as a margin. What a process has when
 /// its first plan is made was seen at 16 to 17 MiB, and not twice the same: with [`GROWTH_BYTES`] it must stay below this,
@@ -54,7 +57,7 @@ impl Workload {
 
     /// The context that memory is planned for.
     pub(crate) fn planned_tokens(&self) -> usize {
-        self.context_tokens.max(FLOOR_CONTEXT_TOKENS)
+        self.context_tokens.clamp(FLOOR_CONTEXT_TOKENS, CONTEXT_TOKENS_MAX)
     }
 }
 
@@ -150,7 +153,7 @@ impl Planned<'_> {
 
     fn of(&self, workload: &Workload, kv: &KvPlan) -> MemoryNeeds {
         let Self { backend, decoder, bundles, state_bytes, vocab_size, .. } = *self;
-        let prompt_tokens = workload.prompt_tokens.max(CHUNK_TOKENS);
+        let prompt_tokens = workload.prompt_tokens.clamp(CHUNK_TOKENS, CONTEXT_TOKENS_MAX);
         let usual_bytes = PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * vocab_size as u64;
         let measured_bytes = process_at_first_plan() + GROWTH_BYTES;
         let widened = bundles.as_slice().iter().map(Bundle::widened_bytes);

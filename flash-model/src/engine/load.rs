@@ -1,7 +1,7 @@
 //! From a model and a budget to an engine: the plan, the memory, the reads.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use flash_io::{Budget, Pace, Reader, Shard, ShardIdx};
 use flash_kv::{PageFile, PrefixStore, Scratch};
@@ -12,6 +12,7 @@ use crate::ModelError;
 use crate::conduct::Conduct;
 use crate::experts::Experts;
 use crate::identity::{self, ComputedBy, EngineIdentity, Unasked};
+use crate::interrupt::Interrupt;
 use crate::kv::{CacheLayers, KvCache, KvPlan, PageSource, PageTraffic, Twins};
 use crate::model::Model;
 use crate::pace::Pacer;
@@ -104,8 +105,6 @@ impl Model {
             Some(context) => Some(context.restore_own(&mut kv)?),
             None => None,
         };
-        let max_tokens = self.max_position_embeddings.into_iter().chain(self.positions_max).min();
-        let max_tokens = max_tokens.unwrap_or(usize::MAX);
         let model_bytes = self.checkpoint.catalog().total_bytes();
         let computed_by = ComputedBy::new(&self.backend, self.top_k);
         let identity = match known {
@@ -117,17 +116,31 @@ impl Model {
                 kv_dir: kv_dir.clone(),
             })),
         };
+        if let Some(trained_tokens) = self.max_position_embeddings
+            && workload.context_tokens > trained_tokens
+        {
+            let context_tokens = workload.context_tokens;
+            tracing::warn!(
+                "the context has {context_tokens} tokens, and the model was trained for {trained_tokens}: what comes behind those may \
+                 make no sense"
+            );
+        }
+        // Memory is planned in whole pages: what was not asked for ends with what the model was trained for.
+        let end =
+            self.max_position_embeddings.map_or(usize::MAX, |trained| trained.max(workload.context_tokens));
+        let end = end.min(self.positions_max.unwrap_or(usize::MAX));
         Ok(Engine {
+            _thread: PhantomData,
             model_bytes,
             decoder: self.decoder,
-            context_tokens: kv.context_tokens().min(max_tokens),
+            context_tokens: kv.context_tokens().min(end),
             residency,
             kv,
             experts,
             budget,
             floor_bytes,
             token_compute: Ema::default(),
-            interrupt: Arc::new(AtomicBool::new(false)),
+            interrupt: Interrupt::default(),
             session,
             prefixes,
             identity,

@@ -170,17 +170,34 @@ pub(crate) struct Routes {
 
 impl Routes {
     /// Of the logits of each token, `[n, n_experts]`, and the correction of each expert, if there is one.
+    ///
+    /// # Errors
+    /// [`ModelError::RouterScore`] for a logit or correction that is NaN, and for logits that no softmax can be taken of: one
+    /// that is +∞, or all −∞. An expert at −∞ among others has a weight of zero; sigmoids take both infinities.
     pub(crate) fn new(
+        layer_idx: usize,
         router: &Router,
         logits: &[f32],
         correction: Option<&[f32]>,
         n_experts: usize,
     ) -> Result<Self, ModelError> {
-        if logits.iter().chain(correction.unwrap_or(&[])).any(|number| number.is_nan()) {
-            return Err(ModelError::RouterNan);
+        let fault = |expert_idx: usize, score: f32| ModelError::RouterScore { layer_idx, expert_idx, score };
+        let rows = logits.chunks_exact(n_experts);
+        for scores in rows.clone().chain(correction) {
+            if let Some(expert_idx) = scores.iter().position(|score| score.is_nan()) {
+                return Err(fault(expert_idx, scores[expert_idx]));
+            }
+        }
+        if router.scoring == Scoring::Softmax {
+            for scores in rows.clone() {
+                let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                if max.is_infinite() {
+                    return Err(fault(scores.iter().position(|score| *score == max).unwrap_or(0), max));
+                }
+            }
         }
         let choose = |logits| router.choose(logits, correction);
-        let by_token: Vec<_> = logits.chunks_exact(n_experts).map(choose).collect();
+        let by_token: Vec<_> = rows.map(choose).collect();
         let mut tokens = vec![Vec::new(); n_experts];
         for (token, choices) in (0..).zip(&by_token) {
             choices.iter().for_each(|choice| tokens[choice.expert_idx].push(token));
@@ -242,18 +259,64 @@ mod tests {
 
     #[test]
     fn routes_tell_each_expert_its_tokens() {
-        let routes = Routes::new(&router(1, true), &[0.0, 1.0, 0.0, 5.0, 1.0, 0.0], None, 2).unwrap();
+        let routes = Routes::new(0, &router(1, true), &[0.0, 1.0, 0.0, 5.0, 1.0, 0.0], None, 2).unwrap();
         assert_eq!(routes.by_expert, [(0, vec![2]), (1, vec![0, 1])]);
         assert_eq!(routes.by_token.len(), 3);
     }
 
+    /// What is wrong with the logits of one token, and where.
+    fn fault(router: &Router, logits: &[f32], correction: Option<&[f32]>) -> Option<(usize, f32)> {
+        match Routes::new(7, router, logits, correction, logits.len()) {
+            Err(ModelError::RouterScore { layer_idx: 7, expert_idx, score }) => Some((expert_idx, score)),
+            Err(other) => panic!("{other:?}"),
+            Ok(routes) => {
+                let weights = routes.by_token.iter().flatten().map(|choice| choice.weight);
+                assert!(weights.clone().all(f32::is_finite), "{:?}", weights.collect::<Vec<_>>());
+                None
+            }
+        }
+    }
+
     #[test]
     fn a_score_that_is_no_number_is_an_error() {
-        let routes = |logits: [f32; 2], correction: Option<&[f32]>| {
-            Routes::new(&router(1, true), &logits, correction, 2)
-        };
-        assert!(matches!(routes([0.0, f32::NAN], None), Err(ModelError::RouterNan)));
-        assert!(matches!(routes([0.0, 1.0], Some(&[f32::NAN, 0.0])), Err(ModelError::RouterNan)));
+        let sigmoid = sigmoid_router(1, true, ONE, 1.0);
+        for router in [router(1, true), router(2, false), sigmoid] {
+            let (expert_idx, score) = fault(&router, &[0.0, f32::NAN], None).unwrap();
+            assert!(expert_idx == 1 && score.is_nan());
+            let (expert_idx, score) = fault(&router, &[0.0, 1.0], Some(&[f32::NAN, 0.0])).unwrap();
+            assert!(expert_idx == 0 && score.is_nan());
+        }
+    }
+
+    #[test]
+    fn an_infinite_score_of_a_softmax_is_an_error_and_never_an_expert() {
+        const INF: f32 = f32::INFINITY;
+        for router in [router(2, true), router(2, false), router(3, true)] {
+            assert_eq!(fault(&router, &[0.0, INF, 1.0], None), Some((1, INF)));
+            assert_eq!(fault(&router, &[INF, -INF, INF], None), Some((0, INF)));
+            assert_eq!(fault(&router, &[-INF; 3], None), Some((0, -INF)));
+        }
+    }
+
+    #[test]
+    fn an_expert_at_minus_infinity_has_no_weight() {
+        for router in [router(2, true), router(2, false)] {
+            let logits = [f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY];
+            assert_eq!(fault(&router, &logits, None), None);
+            let choices = router.choose(&logits, None);
+            let weights: Vec<_> = choices.iter().map(|choice| (choice.expert_idx, choice.weight)).collect();
+            assert_eq!(weights, [(0, 0.0), (1, 1.0)]);
+        }
+    }
+
+    #[test]
+    fn sigmoids_of_infinities_are_one_and_zero() {
+        let router = sigmoid_router(2, false, ONE, 1.0);
+        let logits = [f32::NEG_INFINITY, f32::INFINITY, 0.0];
+        assert_eq!(fault(&router, &logits, None), None);
+        let choices = router.choose(&logits, None);
+        let weights: Vec<_> = choices.iter().map(|choice| (choice.expert_idx, choice.weight)).collect();
+        assert_eq!(weights, [(1, 1.0), (2, 0.5)]);
     }
 
     #[test]

@@ -1,0 +1,220 @@
+//! What of an engine only its inside shows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flash_io::IoMode;
+
+use super::{Engine, EngineOptions};
+use crate::kv::LayerKv;
+use crate::sample::{SampleError, Sampler, SamplerConfig};
+use crate::{Checkpoint, Compute, Model, ModelError, Workload, mlx};
+
+const COMPUTES: &[Compute] =
+    if cfg!(target_os = "linux") { &[Compute::Native, Compute::Mlx] } else { &[Compute::Mlx] };
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name)
+}
+
+/// With the least memory, or with more than there is a use for.
+fn engine(dir: &Path, compute: Compute, is_floor: bool) -> Engine {
+    let workload = Workload::new(300, 400);
+    let model = Model::open_on(Checkpoint::open(dir, IoMode::Pread).unwrap(), compute).unwrap();
+    let budget_bytes = if is_floor { model.floor_bytes(&workload) } else { 1 << 40 };
+    model.load(&EngineOptions::new(budget_bytes, workload)).unwrap()
+}
+
+fn ids(n: u32) -> Vec<u32> {
+    (0..n).map(|i| (i * 31 + 7) % 96).collect()
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+#[test]
+fn an_interrupt_at_any_check_leaves_the_cache_as_it_was() {
+    // With the fewest checks of a prompt in three chunks: before each is looked up, in each layer, of each of its experts.
+    for (name, checks_min) in
+        [("biases", 3 + 2 * 3), ("qwen3_next-paired", 3 + 2 * (3 + 4)), ("gemma3-text", 3 + 4 * 3)]
+    {
+        for (&compute, is_floor) in COMPUTES.iter().flat_map(|compute| [(compute, true), (compute, false)]) {
+            let (held, prompt) = (ids(5), ids(300));
+            let mut undisturbed = engine(&fixture(name), compute, is_floor);
+            undisturbed.forward(&held).unwrap();
+            let wanted = undisturbed.forward(&prompt).unwrap();
+
+            let mut engine = engine(&fixture(name), compute, is_floor);
+            engine.forward(&held).unwrap();
+            let mut checks = 0;
+            let logits = loop {
+                engine.interrupt.after(checks);
+                match engine.forward(&prompt) {
+                    Ok(logits) => break logits,
+                    Err(ModelError::Interrupted) => assert_eq!(engine.held(), held, "{name} at {checks}"),
+                    Err(other) => panic!("{name} at {checks}: {other:?}"),
+                }
+                checks += 1;
+            };
+            engine.interrupt.never();
+            assert!(checks >= checks_min, "{name}: only {checks} checks");
+            assert!(bits(&logits) == bits(&wanted), "{name}");
+            assert!(
+                bits(&engine.forward(&[3]).unwrap()) == bits(&undisturbed.forward(&[3]).unwrap()),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn losses_end_between_positions_when_they_are_interrupted() {
+    let mut engine = engine(&fixture("biases"), COMPUTES[0], true);
+    let text = ids(300);
+    let wanted = engine.losses(&text).unwrap();
+    engine.interrupt.after(1_000_000);
+    engine.losses(&text).unwrap();
+    let checks = 1_000_000 - engine.interrupt.never();
+    engine.interrupt.after(checks - 1);
+    assert!(matches!(engine.losses(&text), Err(ModelError::Interrupted)));
+    // As many as there are runs of positions, of one tile at least.
+    engine.interrupt.after(checks - 299 / 16);
+    assert!(matches!(engine.losses(&text), Err(ModelError::Interrupted)));
+    engine.interrupt.never();
+    assert_eq!(engine.losses(&text).unwrap(), wanted);
+}
+
+/// Where the keys and values of layers lie that have them as arrays.
+fn addresses(engine: &Engine) -> Vec<usize> {
+    let arrays = engine.kv.layers.iter().flat_map(|layer| match layer {
+        LayerKv::Arrays { keys, values } => [Some(keys), values.as_ref()],
+        _ => [None, None],
+    });
+    arrays.flatten().map(mlx::address).collect()
+}
+
+#[test]
+fn appending_never_copies_the_cache_of_a_layer() {
+    for name in ["biases", "gemma3-text", "gpt_oss", "deepseek_v3", "qwen3_next-paired"] {
+        for is_floor in [true, false] {
+            let mut engine = engine(&fixture(name), Compute::Mlx, is_floor);
+            let before = addresses(&engine);
+            assert!(!before.is_empty());
+            engine.forward(&ids(300)).unwrap();
+            assert_eq!(addresses(&engine), before, "{name}: behind a prompt in chunks");
+            (0..3).for_each(|token| drop(engine.forward(&[token]).unwrap()));
+            engine.interrupt.after(5);
+            engine.forward(&ids(60)).unwrap_err();
+            engine.interrupt.never();
+            engine.forward(&ids(60)).unwrap();
+            assert_eq!(addresses(&engine), before, "{name}: behind tokens and a pass that failed");
+        }
+    }
+}
+
+#[test]
+fn weights_that_operations_may_write_into_leave_the_same_bits_each_time() {
+    // Norms around zero: a weight of the slot plus one is an operation whose output may take the slot's memory.
+    for name in ["gemma3-text", "qwen3_5-trained"] {
+        let mut pinned = engine(&fixture(name), Compute::Mlx, false);
+        let mut streamed = engine(&fixture(name), Compute::Mlx, true);
+        let wanted = pinned.forward(&ids(200)).unwrap();
+        for _ in 0..3 {
+            for engine in [&mut pinned, &mut streamed] {
+                engine.truncate(0).unwrap();
+                assert!(bits(&engine.forward(&ids(200)).unwrap()) == bits(&wanted), "{name}");
+            }
+        }
+    }
+}
+
+/// A copy of a model in f32, with `value` as the first number of a tensor.
+fn broken(name: &str, tensor: &str, value: f32) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = dir.path().join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let header_len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
+    assert_eq!(header[tensor]["dtype"], "F32", "{tensor}");
+    let start = 8 + header_len + header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[start..start + 4].copy_from_slice(&value.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    dir
+}
+
+#[test]
+fn logits_that_are_no_numbers_give_no_token_and_no_loss() {
+    for value in [f32::NAN, f32::INFINITY] {
+        let dir = broken("biases", "model.norm.weight", value);
+        for &compute in COMPUTES {
+            let mut engine = engine(dir.path(), compute, true);
+            let mut logits = engine.forward(&ids(5)).unwrap();
+            for temperature in [0.0, 0.7] {
+                let config = SamplerConfig { temperature, ..SamplerConfig::default() };
+                let error = Sampler::new(config).unwrap().sample(&mut logits, &[]).unwrap_err();
+                assert!(matches!(error, SampleError::BadLogit { .. }), "{error:?}");
+            }
+            let error = engine.losses(&ids(40)).unwrap_err();
+            assert!(matches!(error, ModelError::LossNan { position: 1, token: 38 }), "{error:?}");
+            assert_eq!(engine.held_tokens(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_router_that_says_no_number_chooses_no_expert() {
+    let gate = "model.layers.1.block_sparse_moe.gate.weight";
+    for value in [f32::NAN, f32::INFINITY] {
+        let dir = broken("mixtral", gate, value);
+        for &compute in COMPUTES {
+            let mut engine = engine(dir.path(), compute, true);
+            for prompt in [ids(1), ids(200)] {
+                let error = engine.forward(&prompt).unwrap_err();
+                assert!(
+                    matches!(error, ModelError::RouterScore { layer_idx: 1, expert_idx: 0, .. }),
+                    "{error:?}"
+                );
+                assert_eq!(engine.held_tokens(), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_loss_of_a_token_that_there_is_not_is_an_error() {
+    let mut engine = engine(&fixture("biases"), COMPUTES[0], false);
+    let error = engine.losses(&[1, 2, 5000]).unwrap_err();
+    assert!(matches!(error, ModelError::TokenOutOfRange { token: 5000, .. }), "{error:?}");
+}
+
+#[test]
+fn a_context_beyond_what_a_model_was_trained_for_runs() {
+    let workload = Workload::new(600, 700);
+    for &compute in COMPUTES {
+        let checkpoint = Checkpoint::open(&fixture("biases"), IoMode::Pread).unwrap();
+        let model = Model::open_on(checkpoint, compute).unwrap();
+        assert_eq!(model.max_context_tokens(), Some(512));
+        let mut engine = model.load(&EngineOptions::new(1 << 30, workload)).unwrap();
+        assert!(engine.context_tokens() >= 700);
+        assert!(engine.forward(&ids(600)).unwrap().iter().all(|logit| logit.is_finite()));
+        assert_eq!(engine.held_tokens(), 600);
+    }
+}
+
+#[test]
+fn a_context_without_end_has_a_floor() {
+    for &compute in COMPUTES {
+        let checkpoint = Checkpoint::open(&fixture("biases"), IoMode::Pread).unwrap();
+        let model = Model::open_on(checkpoint, compute).unwrap();
+        let workload = Workload::new(10, usize::MAX);
+        let floor_bytes = model.floor_bytes(&workload);
+        assert!(floor_bytes > model.floor_bytes(&Workload::new(10, 1000)));
+        let error = model.load(&EngineOptions::new(floor_bytes - 1, workload)).unwrap_err();
+        assert!(matches!(error, ModelError::BelowFloor { .. }), "{error:?}");
+    }
+}
