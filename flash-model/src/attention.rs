@@ -115,6 +115,11 @@ impl Attention {
         })
     }
 
+    /// How many tokens a token sees, itself among them; all before it if there is no such window.
+    pub(crate) fn window(&self) -> Option<usize> {
+        self.causal.window
+    }
+
     /// Adds what it makes of the input to `residual`.
     pub(crate) fn add(&self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
         self.o_proj.add(residual, &self.attend(input)?)

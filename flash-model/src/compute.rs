@@ -219,6 +219,12 @@ impl Backend {
         matches!(self, Self::Mlx)
     }
 
+    /// Whether a layer that sees a window can do with memory for that alone, in one piece.
+    pub(crate) fn wraps_windows(&self) -> bool {
+        // MLX's attention takes tokens that lie in their order.
+        !matches!(self, Self::Mlx)
+    }
+
     /// Whether a product copies half-precision weights to f32 first.
     pub(crate) fn widens_weights(&self) -> bool {
         matches!(self, Self::Mlx)

@@ -76,7 +76,8 @@ impl Engine {
     /// computed, so broken weights may leave NaN or infinities among them. A [`Sampler`](crate::sample::Sampler) refuses those.
     ///
     /// # Errors
-    /// [`ModelError`]; the cache then holds what it held before. [`ModelError::RouterScore`] if hidden states are so broken that
+    /// [`ModelError`]; the cache then holds what it held before, or nothing if what tokens see in their windows has been written
+    /// over, in pages or where the cache [only grows](crate::KvPolicy::only_grows). [`ModelError::RouterScore`] if hidden states are so broken that
     /// no experts can be chosen.
     pub fn forward(&mut self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
         let mut logits = Vec::new();
@@ -166,7 +167,8 @@ impl Engine {
     }
 
     /// Forgets all but the first `tokens` tokens; or all, if so much of a cache in pages has left its window that what comes
-    /// next would not have the same bits. Returns how many are left.
+    /// next would not have the same bits, or if the cache [only grows](crate::KvPolicy::only_grows) and what the next token would see
+    /// is not there any more. Returns how many are left.
     ///
     /// # Errors
     /// [`ModelError::Kv`] if the disk has failed.

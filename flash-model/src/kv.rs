@@ -15,8 +15,8 @@ mod twins;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flash_io::Budget;
-use flash_kv::{Identity, KvDtype, KvShape, LayerBuffers, PAGE_TOKENS, Tail};
+use flash_io::{Budget, PageBuf};
+use flash_kv::{Halves, Identity, KvDtype, KvError, KvShape, LayerBuffers, PAGE_TOKENS, Tail};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::{Array, Dtype};
@@ -29,7 +29,7 @@ pub(crate) use layer::{PageView, PagedLayer};
 pub(crate) use pages::PageSource;
 use pages::Pages;
 pub use plan::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
-pub(crate) use plan::{KvPlan, PagedPlan};
+pub(crate) use plan::{KvPlan, PagedPlan, window_tokens};
 pub(crate) use state::{Keeps, StateArrays, StateBuffers, StateShape};
 pub(crate) use stored::{Stored, common_pages};
 pub(crate) use traffic::PageTraffic;
@@ -52,7 +52,19 @@ pub(crate) struct KvCache {
     stored_tokens: usize,
     /// Whether it had not.
     stored_exactly: bool,
+    /// Layers that have memory for their window alone.
+    rings: Vec<Ring>,
+    /// Where the tokens end that were ever written behind the first one that is held.
+    written_tokens: usize,
     pub(crate) layers: Vec<LayerKv>,
+}
+
+/// Memory that a layer writes to anew when it is full.
+#[derive(Debug, Clone, Copy)]
+struct Ring {
+    /// How many tokens a token sees.
+    window: usize,
+    capacity_tokens: usize,
 }
 
 #[derive(Debug)]
@@ -66,8 +78,8 @@ enum Store {
 pub(crate) enum LayerKv {
     /// Keys and values as arrays, each `[1, kv_heads, capacity_tokens, head_dim]`; no values if they are in the keys.
     Arrays { keys: Array, values: Option<Array> },
-    /// Shared with nodes of the graph, each `[kv_heads, capacity_tokens, head_dim]`. A node locks them while it runs, and
-    /// the stream runs one after the other: nobody waits.
+    /// Shared with nodes of the graph, each `[kv_heads, capacity_tokens, head_dim]`, where the token at `position` has row
+    /// `position % capacity_tokens`. A node locks them while it runs, and the stream runs one after the other: nobody waits.
     Shared(Arc<Mutex<LayerBuffers>>),
     /// In pages; shared likewise.
     Paged(Arc<Mutex<PagedLayer>>),
@@ -93,23 +105,33 @@ pub(crate) struct KvStats {
 }
 
 impl KvCache {
-    /// Takes the memory of a cache in one piece.
+    /// Takes the memory of a cache in one piece: room for `capacities` tokens in each layer that has keys and values, and sees a
+    /// window of `windows`.
     pub(crate) fn plain(
         layers: CacheLayers<'_>,
         shape: KvShape,
+        windows: &[Option<usize>],
+        capacities: &[usize],
         context_tokens: usize,
     ) -> Result<Self, ModelError> {
-        let CacheLayers { backend, keeps, budget } = layers;
-        let mut tail = Tail::new(shape, n_kv_layers(keeps), context_tokens, budget)?;
+        let CacheLayers { backend, budget, .. } = layers;
+        // It counts the tokens. The memory of its layers would be as long for each.
+        let tail = Tail::new(shape, 0, context_tokens, budget)?;
         let KvDtype::F32 = shape.dtype else {
             unreachable!("no cache is made in {:?}", shape.dtype);
         };
-        let capacity_tokens = tail.capacity_tokens();
         let layers = layers.make(|layer_idx| {
-            let buffers = tail.take_layer(layer_idx).expect("each is taken once");
+            let capacity_tokens = shape.whole_pages(capacities[layer_idx]);
+            let buffers = layer_buffers(shape, capacity_tokens, budget)?;
             Ok(backend.layer_kv(buffers, shape.kv_heads, capacity_tokens, shape.head_dim)?)
         })?;
-        Ok(Self::new(Store::Plain(tail), layers))
+        let ring = |(window, capacity): (&Option<usize>, &usize)| {
+            let capacity_tokens = shape.whole_pages(*capacity);
+            let wraps = capacity_tokens < tail.capacity_tokens();
+            window.filter(|_| wraps).map(|window| Ring { window, capacity_tokens })
+        };
+        let rings = windows.iter().zip(capacities).filter_map(ring).collect();
+        Ok(Self { rings, ..Self::new(Store::Plain(tail), layers) })
     }
 
     /// Takes the memory of a cache in pages. `source` is there if memory has no room for all of them, or if they are to be
@@ -132,7 +154,16 @@ impl KvCache {
     }
 
     fn new(store: Store, layers: Vec<LayerKv>) -> Self {
-        Self { store, token_ids: Vec::new(), held_tokens: 0, stored_tokens: 0, stored_exactly: true, layers }
+        Self {
+            store,
+            token_ids: Vec::new(),
+            held_tokens: 0,
+            stored_tokens: 0,
+            stored_exactly: true,
+            rings: Vec::new(),
+            written_tokens: 0,
+            layers,
+        }
     }
 
     /// Tokens that a context can have.
@@ -157,6 +188,7 @@ impl KvCache {
     pub(crate) fn begin(&mut self, ids: &[u32]) -> Result<usize, ModelError> {
         self.token_ids.truncate(self.held_tokens);
         self.token_ids.extend_from_slice(ids);
+        self.written_tokens = self.written_tokens.max(self.token_ids.len());
         match &self.store {
             Store::Plain(tail) => {
                 tail.room(ids.len())?;
@@ -214,7 +246,18 @@ impl KvCache {
         let tokens = tokens.min(self.held_tokens);
         let is_end = tokens == self.held_tokens;
         let can_rewind = self.paged_layers().all(|layer| layer.lock().can_rewind(tokens));
-        if can_rewind && (is_end || !self.has_state()) { tokens } else { 0 }
+        // What the next token sees was not written over.
+        let is_there = |ring: &Ring| {
+            let first_seen = (tokens + 1).saturating_sub(ring.window);
+            first_seen + ring.capacity_tokens >= self.written_tokens
+        };
+        let is_whole = self.rings.iter().all(is_there);
+        if can_rewind && is_whole && (is_end || !self.has_state()) { tokens } else { 0 }
+    }
+
+    /// Whether all tokens that are held are known to all layers that ever saw them.
+    pub(crate) fn keeps_all(&self) -> bool {
+        self.rings.is_empty()
     }
 
     /// Whether what the held tokens left can be gone on from only as a whole.
@@ -237,6 +280,7 @@ impl KvCache {
         self.token_ids.truncate(tokens);
         self.stored_tokens = self.stored_tokens.min(tokens);
         if tokens == 0 {
+            self.written_tokens = 0;
             self.layers.iter_mut().try_for_each(LayerKv::clear_state)?;
         }
         match &mut self.store {
@@ -278,6 +322,20 @@ impl KvCache {
             Store::Paged(pages) => pages.stats(),
         }
     }
+}
+
+/// The memory of one layer in one piece.
+fn layer_buffers(
+    shape: KvShape,
+    capacity_tokens: usize,
+    budget: &Budget,
+) -> Result<LayerBuffers, ModelError> {
+    let buffer = || {
+        let pages = PageBuf::new(plan::layer_bytes(shape, capacity_tokens), budget);
+        pages.map_err(|source| KvError::Memory { capacity_tokens, source })
+    };
+    let values = (shape.halves == Halves::KeysAndValues).then(buffer).transpose()?;
+    Ok(LayerBuffers { keys: buffer()?, values })
 }
 
 /// How many layers have keys and values.
@@ -358,16 +416,14 @@ impl LayerKv {
 
 #[cfg(test)]
 mod tests {
-    use flash_kv::Halves;
-
     use super::*;
 
     const SHAPE: KvShape =
         KvShape { kv_heads: 2, head_dim: 4, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
 
     fn cache(budget: &Budget) -> KvCache {
-        KvCache::plain(CacheLayers { backend: &Backend::Mlx, keeps: &[Keeps::KeysValues], budget }, SHAPE, 10)
-            .unwrap()
+        let layers = CacheLayers { backend: &Backend::Mlx, keeps: &[Keeps::KeysValues], budget };
+        KvCache::plain(layers, SHAPE, &[None], &[10], 10).unwrap()
     }
 
     fn keys_of(layer: &LayerKv) -> &Array {

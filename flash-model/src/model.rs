@@ -26,6 +26,8 @@ pub struct Model {
     pub(crate) kv_shape: KvShape,
     /// By layer.
     pub(crate) keeps: Vec<Keeps>,
+    /// The windows of those that have keys and values.
+    pub(crate) windows: Vec<Option<usize>>,
     pub(crate) vocab_size: usize,
     pub(crate) max_position_embeddings: Option<usize>,
     pub(crate) positions_max: Option<usize>,
@@ -57,6 +59,8 @@ impl Model {
             dtype: KvDtype::F32,
         };
         let keeps: Vec<Keeps> = architecture.layers.iter().map(|(_, parts)| parts.keeps).collect();
+        let with_kv = architecture.layers.iter().filter(|(_, parts)| parts.keeps == Keeps::KeysValues);
+        let windows = with_kv.map(|(_, parts)| parts.layer.window()).collect();
         let vocab_size = architecture.vocab_size as usize;
         let max_position_embeddings = architecture.max_position_embeddings;
         let positions_max = architecture.positions_max;
@@ -71,6 +75,7 @@ impl Model {
             bundles,
             kv_shape,
             keeps,
+            windows,
             vocab_size,
             max_position_embeddings,
             positions_max,
@@ -133,13 +138,14 @@ impl Model {
     }
 
     pub(crate) fn planned(&self) -> Planned<'_> {
-        let Self { backend, decoder, bundles, kv_shape, keeps, vocab_size, .. } = self;
+        let Self { backend, decoder, bundles, kv_shape, keeps, windows, vocab_size, .. } = self;
         Planned {
             backend,
             decoder,
             bundles,
             kv_shape: *kv_shape,
             n_layers: n_kv_layers(keeps),
+            windows,
             state_bytes: self.states().map(StateShape::budget_bytes).sum(),
             vocab_size: *vocab_size,
         }

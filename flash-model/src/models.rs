@@ -48,6 +48,11 @@ pub(crate) trait Layer:
     fn foresee(&mut self, _hidden: &Value) -> Result<Option<Routed>, Exception> {
         Ok(None)
     }
+
+    /// How many tokens a token sees, itself among them; all before it if there is no such window.
+    fn window(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// What a layer makes of its input.

@@ -9,7 +9,7 @@ use crate::bundle::{Bundle, Bundles};
 use crate::compute::Backend;
 use crate::decoder::{CHUNK_TOKENS, Decoder};
 use crate::experts::Mixture;
-use crate::kv::{KvPlan, KvPolicy, PagedPlan};
+use crate::kv::{KvPlan, KvPolicy, PagedPlan, window_tokens};
 use crate::{ModelError, memory};
 
 /// The context that every floor holds, so that a short prompt does not change it.
@@ -86,6 +86,8 @@ pub(crate) struct Planned<'a> {
     pub kv_shape: KvShape,
     /// Of keys and values.
     pub n_layers: usize,
+    /// Of each of them.
+    pub windows: &'a [Option<usize>],
     /// What states of layers take.
     pub state_bytes: u64,
     pub vocab_size: usize,
@@ -131,7 +133,13 @@ impl Planned<'_> {
     /// With the cache in one piece, if it may be.
     fn plain(&self, workload: &Workload) -> Option<(MemoryNeeds, KvPlan)> {
         let context_tokens = workload.planned_tokens();
-        let kv = KvPlan::Plain { shape: self.kv_shape, n_layers: self.n_layers, context_tokens };
+        let keeps_windows = workload.kv.only_grows && self.backend.wraps_windows();
+        let capacity = |window: &Option<usize>| match window {
+            Some(window) if keeps_windows => window_tokens(*window, CHUNK_TOKENS).min(context_tokens),
+            _ => context_tokens,
+        };
+        let capacities = self.windows.iter().map(capacity).collect();
+        let kv = KvPlan::Plain { shape: self.kv_shape, capacities, context_tokens };
         workload.kv.is_plain().then(|| (self.of(workload, &kv), kv))
     }
 

@@ -142,7 +142,7 @@ fn kv_policy(args: KvArgs) -> Result<(KvPolicy, PathBuf), UsageError> {
             None => WhenFull::End,
             Some(EvictArg::Oldest) => WhenFull::EvictOldest,
         },
-        in_pages: false,
+        ..KvPolicy::default()
     };
     let min = policy.max_tokens_min();
     match max_kv_size {

@@ -98,7 +98,9 @@ impl Model {
                 let twins = if share_prefixes { Twins::new(&kv_dir, &identity)? } else { None };
                 KvCache::paged(layers, plan, identity, source, twins, traffic)?
             }
-            KvPlan::Plain { context_tokens, .. } => KvCache::plain(layers, self.kv_shape, *context_tokens)?,
+            KvPlan::Plain { capacities, context_tokens, .. } => {
+                KvCache::plain(layers, self.kv_shape, &self.windows, capacities, *context_tokens)?
+            }
         };
         let prefixes = share_prefixes.then(|| PrefixStore::open(&kv_dir, &identity)).transpose()?;
         let session = match context {
@@ -125,6 +127,7 @@ impl Model {
                  make no sense"
             );
         }
+        let rotates = workload.kv.rotates() || !kv.keeps_all();
         // Memory is planned in whole pages: what was not asked for ends with what the model was trained for.
         let end =
             self.max_position_embeddings.map_or(usize::MAX, |trained| trained.max(workload.context_tokens));
@@ -145,7 +148,7 @@ impl Model {
             prefixes,
             identity,
             kv_dir,
-            rotates: workload.kv.rotates(),
+            rotates,
             _scratch: scratch,
             _overhead: overhead,
         })

@@ -218,3 +218,73 @@ fn a_context_without_end_has_a_floor() {
         assert!(matches!(error, ModelError::BelowFloor { .. }), "{error:?}");
     }
 }
+
+/// An engine whose context only grows, and one that keeps all of it.
+#[cfg(target_os = "linux")]
+fn growing_and_whole(name: &str, workload: Workload) -> [(Model, Workload); 2] {
+    [true, false].map(|only_grows| {
+        let checkpoint = Checkpoint::open(&fixture(name), IoMode::Pread).unwrap();
+        let mut workload = workload;
+        workload.kv.only_grows = only_grows;
+        (Model::open_on(checkpoint, Compute::Native).unwrap(), workload)
+    })
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_for_windows_alone_changes_no_bit() {
+    for name in ["gemma3-text", "llama-sliding", "gpt_oss-window"] {
+        let [growing, whole] = growing_and_whole(name, Workload::new(300, 1200))
+            .map(|(model, workload)| model.load(&EngineOptions::new(1 << 40, workload)).unwrap());
+        let (mut growing, mut whole) = (growing, whole);
+        assert!(!growing.kv.keeps_all() && whole.kv.keeps_all(), "{name}");
+        // Prompts of several chunks, at any place in a page, and single tokens between them.
+        for n in [1, 130, 1, 1, 300, 127, 1, 129, 256, 3] {
+            assert!(
+                bits(&growing.forward(&ids(n)).unwrap()) == bits(&whole.forward(&ids(n)).unwrap()),
+                "{name}: {n}"
+            );
+        }
+        // A few tokens back, which the windows still see, and so far that they do not.
+        let held = whole.held_tokens();
+        assert_eq!(growing.truncate(held - 40).unwrap(), held - 40, "{name}");
+        whole.truncate(held - 40).unwrap();
+        assert!(bits(&growing.forward(&ids(9)).unwrap()) == bits(&whole.forward(&ids(9)).unwrap()), "{name}");
+        assert_eq!(growing.truncate(200).unwrap(), 0, "{name}");
+        whole.truncate(0).unwrap();
+        assert!(
+            bits(&growing.forward(&ids(200)).unwrap()) == bits(&whole.forward(&ids(200)).unwrap()),
+            "{name}"
+        );
+        // A pass that fails when it has written over what was held leaves nothing.
+        growing.interrupt.after(12);
+        assert!(matches!(growing.forward(&ids(500)), Err(ModelError::Interrupted)));
+        growing.interrupt.never();
+        assert_eq!(growing.held_tokens(), 0, "{name}");
+        assert!(
+            bits(&growing.forward(&ids(200)).unwrap())
+                == bits(&{
+                    whole.truncate(0).unwrap();
+                    whole.forward(&ids(200)).unwrap()
+                })
+        );
+        assert!(matches!(
+            growing.save_as::<(), ModelError>("kept", |_| Ok(())),
+            Err(ModelError::Rotates { .. })
+        ));
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_floor_of_a_context_that_only_grows_has_windows_alone() {
+    // Three of four layers see 20 tokens: of the 12 pages of a context, two or three are kept.
+    let floors = growing_and_whole("gemma3-text", Workload::new(300, 1500)).map(|(model, workload)| {
+        let kv_bytes = model.needs(&workload, 1 << 40).kv_bytes;
+        let engine = model.load(&EngineOptions::new(1 << 40, workload)).unwrap();
+        (kv_bytes, engine.stats().floor_bytes)
+    });
+    let [(growing_kv, growing_floor), (whole_kv, whole_floor)] = floors;
+    assert!(growing_kv < whole_kv / 2, "{growing_kv} B of {whole_kv}");
+    assert!(growing_floor < whole_floor, "{growing_floor} B of {whole_floor}");
+}

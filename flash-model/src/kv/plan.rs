@@ -1,7 +1,7 @@
 //! How keys and values are kept, and what memory that takes.
 
 use flash_io::PageBuf;
-use flash_kv::{Geometry, KvShape, PAGE_TOKENS, PageFormat, PageLayout, Tail};
+use flash_kv::{Geometry, KvShape, PAGE_TOKENS, PageFormat, PageLayout};
 
 /// Memory of the reads of pages, in bytes: what a disk likes to have under way, and as much that waits to be used.
 const FEED_BYTES: usize = 16 << 20;
@@ -35,6 +35,12 @@ pub struct KvPolicy {
     pub when_full: WhenFull,
     /// Whether the cache is in pages even where it could be in one piece: what sessions and prefixes are made of.
     pub in_pages: bool,
+    /// Whether the context only grows: it is neither shortened nor saved. In one piece, layers with a sliding window then have memory
+    /// for that window alone, where CPU kernels compute. [`truncate`] to a token whose window has been written over forgets
+    /// everything, and so does a pass that fails behind that.
+    ///
+    /// [`truncate`]: crate::Engine::truncate
+    pub only_grows: bool,
 }
 
 /// What happens when pages take all that they may.
@@ -72,6 +78,7 @@ impl Default for KvPolicy {
             max_bytes: None,
             when_full: WhenFull::default(),
             in_pages: false,
+            only_grows: false,
         }
     }
 }
@@ -127,11 +134,23 @@ pub(super) fn sealed_pages(geometry: &Geometry, position: usize) -> usize {
     position.saturating_sub(geometry.window_tokens as usize) / PAGE_TOKENS
 }
 
+/// Tokens that a layer must have memory for if a token sees `window` of them, and `chunk_tokens` pass at once: all that those see,
+/// in whole pages, wherever in a page they begin.
+pub(crate) fn window_tokens(window: usize, chunk_tokens: usize) -> usize {
+    let seen_tokens = window.saturating_add(chunk_tokens) - 1;
+    (seen_tokens.saturating_sub(2) / PAGE_TOKENS + 2).saturating_mul(PAGE_TOKENS)
+}
+
 /// The memory of a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KvPlan {
-    /// All tokens in one piece.
-    Plain { shape: KvShape, n_layers: usize, context_tokens: usize },
+    /// All layers in one piece each.
+    Plain {
+        shape: KvShape,
+        /// Tokens that each layer has memory for: all of the context, or those of its window.
+        capacities: Vec<usize>,
+        context_tokens: usize,
+    },
     /// A window, and sealed pages.
     Paged(PagedPlan),
 }
@@ -154,8 +173,9 @@ impl KvPlan {
     /// What it takes of a budget.
     pub(crate) fn budget_bytes(&self) -> u64 {
         match self {
-            Self::Plain { shape, n_layers, context_tokens } => {
-                Tail::budget_bytes(*shape, *n_layers, *context_tokens)
+            Self::Plain { shape, capacities, .. } => {
+                let buffer_bytes = |tokens: &usize| PageBuf::cost_bytes(layer_bytes(*shape, *tokens));
+                shape.halves.count() as u64 * capacities.iter().map(buffer_bytes).sum::<u64>()
             }
             Self::Paged(plan) => plan.budget_bytes(),
         }
@@ -293,6 +313,11 @@ impl PagedPlan {
     }
 }
 
+/// Bytes of the keys, or of the values, of a layer in one piece, with room for so many tokens.
+pub(super) fn layer_bytes(shape: KvShape, tokens: usize) -> usize {
+    shape.whole_pages(tokens) * shape.half_token_bytes()
+}
+
 /// What the memory of a record costs a budget.
 fn record_cost_bytes(layout: &PageLayout) -> u64 {
     PageBuf::cost_bytes(layout.record_bytes())
@@ -323,6 +348,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_memory_of_a_window_has_room_for_all_that_a_chunk_sees(
+            window in 1_usize..600,
+            chunk_tokens in 1_usize..200,
+            position in 0_usize..1000,
+        ) {
+            let first = (position + 1).saturating_sub(window);
+            let pages = (position + chunk_tokens).div_ceil(PAGE_TOKENS) - first / PAGE_TOKENS;
+            prop_assert!(pages * PAGE_TOKENS <= window_tokens(window, chunk_tokens));
+        }
+
         #[test]
         fn retention_keeps_the_first_and_the_most_recent_pages_in_places_of_their_own(
             keep_pages in 0_usize..4,

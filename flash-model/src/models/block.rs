@@ -19,6 +19,11 @@ use crate::weights::Weights;
 pub(super) trait Attend: ModuleParameters + Debug {
     /// Adds what it makes of the input to `residual`.
     fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception>;
+
+    /// How many tokens a token sees, if not all before it.
+    fn window(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// What comes behind it.
@@ -113,11 +118,19 @@ impl<A: Attend, F: Feed> Layer for TransformerBlock<A, F> {
     fn foresee(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
         self.mlp.foresee(self.post_attention_layernorm.of(hidden)?)
     }
+
+    fn window(&self) -> Option<usize> {
+        self.self_attn.window()
+    }
 }
 
 impl Attend for Attention {
     fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
         Self::add(self, residual, input)
+    }
+
+    fn window(&self) -> Option<usize> {
+        Self::window(self)
     }
 }
 

@@ -148,7 +148,11 @@ impl Module<LayerInput<'_>> for TransformerBlock {
     fn training_mode(&mut self, _: bool) {}
 }
 
-impl Layer for TransformerBlock {}
+impl Layer for TransformerBlock {
+    fn window(&self) -> Option<usize> {
+        self.self_attn.window()
+    }
+}
 
 /// Norms have their weights around zero.
 fn around_zero(sizes: &Sizes) -> NormArgs {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flash_kernels::{Buffer, FloatType, Gaze, Heads, KeysValues, Pool, Rope, SPAN_TOKENS};
+use flash_kernels::{Buffer, FloatType, Gaze, Heads, Numbers, Pool, Rope, SPAN_TOKENS, Span};
 use flash_kv::LayerBuffers;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
@@ -88,9 +88,12 @@ pub(in crate::compute) fn attend(
         }
         _ => return Err(Exception::custom("the cache of a layer is not shared with the graph")),
     };
-    let token_bytes = n_kv_heads * head_dim * size_of::<f32>();
-    let end_bytes = (position + queries.dim(1) as usize) * token_bytes;
-    expect(end_bytes <= kv.lock().keys.len(), "room in the cache for each token")?;
+    let capacity_tokens = kv.lock().keys.len() / (n_kv_heads * head_dim * size_of::<f32>());
+    let end = position + queries.dim(1) as usize;
+    let seen_pages = end.div_ceil(SPAN_TOKENS) - first_seen(window, position) / SPAN_TOKENS;
+    let has_room = end <= capacity_tokens
+        || capacity_tokens.is_multiple_of(SPAN_TOKENS) && seen_pages <= capacity_tokens / SPAN_TOKENS;
+    expect(has_room, "room in the cache for each token")?;
     let [attended] = run(Attention { pool, gaze, projected, kv }, &inputs, [&out_shape])?;
     Ok(attended)
 }
@@ -111,11 +114,12 @@ impl Kernel for Attention {
         let keys: &mut [f32] = bytemuck::cast_slice_mut(keys.as_mut_slice());
         let mut values: Option<&mut [f32]> =
             values.as_mut().map(|values| bytemuck::cast_slice_mut(values.as_mut_slice()));
-        let head_len = keys.len() / kv_heads;
+        let (head_len, end) = (keys.len() / kv_heads, position + new_keys.len() / (kv_heads * head_dim));
+        let capacity_tokens = head_len / head_dim;
         let append = |all: &mut [f32], new: &[f32]| {
-            for (position, token) in (position..).zip(new.chunks_exact(kv_heads * head_dim)) {
+            for (position, token) in (position..end).zip(new.chunks_exact(kv_heads * head_dim)) {
                 for (head, numbers) in token.chunks_exact(head_dim).enumerate() {
-                    let place = head * head_len + position * head_dim;
+                    let place = head * head_len + position % capacity_tokens * head_dim;
                     all[place..place + head_dim].copy_from_slice(numbers);
                 }
             }
@@ -124,12 +128,22 @@ impl Kernel for Attention {
         if let (Some(values), Some(new)) = (&mut values, new_values) {
             append(values, new);
         }
-        let kv = KeysValues { keys, values: values.as_deref() };
+        // Cut where they always are: a span lies in one piece, for the memory is a whole number of them.
+        let span = |start: usize| {
+            let place = start % capacity_tokens * head_dim;
+            Span {
+                start,
+                n_tokens: SPAN_TOKENS.min(end - start),
+                head_tokens: capacity_tokens,
+                keys: Numbers::F32(&keys[place..]),
+                values: values.as_deref().map(|values| Numbers::F32(&values[place..])),
+            }
+        };
+        let first = first_seen(gaze.window, position) / SPAN_TOKENS * SPAN_TOKENS;
+        let spans: Vec<Span<'_>> = (first..end).step_by(SPAN_TOKENS).map(span).collect();
         let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
-        let end = position + new_keys.len() / (kv_heads * head_dim);
-        let spans = kv.spans(heads, end);
         let mut attention = flash_kernels::Attention::new(pool, heads, gaze, &queries, position);
-        attention.add(&spans[first_seen(gaze.window, position) / SPAN_TOKENS..]);
+        attention.add(&spans);
         attention.finish(outputs[0]);
     }
 }
