@@ -69,7 +69,7 @@ pub use lfs::{LFS_POINTER_BYTES_MAX, LfsPointer};
 pub use pages::{LEAD_BYTES, PageBuf};
 pub use pool::{Slot, SlotPool};
 pub use probe::Tuning;
-pub use python::python_json;
+pub use python::{named_fields, python_json};
 pub use reader::{Booking, Pace, Reader, ReaderConfig, Stats, StatsHandle, Stragglers, Ticket};
 pub use span::Span;
 pub use storage::{DIRECT_ALIGN, IoMode, ReadAt, open};

@@ -1,8 +1,8 @@
-//! JSON as Python writes it: with numbers that are not finite.
+//! JSON as Python writes it: with numbers that are not finite; and errors that name the field.
 
 use std::borrow::Cow;
 
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 
 /// What Python calls them. `Infinity` is the end of another, which comes first.
 const NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
@@ -12,9 +12,33 @@ const NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 /// `{"__float__": "Infinity"}`.
 ///
 /// # Errors
-/// Those of [`serde_json::from_str`].
+/// Those of [`serde_json::from_str`], with the field that is wrong: see [`named_fields`].
 pub fn python_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
-    serde_json::from_str(&tagged_numbers(text))
+    let text = tagged_numbers(text);
+    let mut deserializer = serde_json::Deserializer::from_str(&text);
+    let value = named_fields(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+/// Deserializes JSON, parsed (`&Value`) or not (`&mut serde_json::Deserializer`). An error of the data names the field,
+/// with dots and brackets between its parts, where serde's own says only which type was wanted:
+/// `rope_scaling.factor: invalid type: string "a", expected f32 at line 3 column 9`.
+///
+/// # Errors
+/// Those of the deserializer.
+pub fn named_fields<'de, T, D>(deserializer: D) -> Result<T, serde_json::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de, Error = serde_json::Error>,
+{
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let is_named = error.inner().is_data() && error.path().iter().next().is_some();
+        let field = error.path().to_string();
+        let error = error.into_inner();
+        // serde_json takes line and column out of the message again.
+        if is_named { serde_json::Error::custom(format_args!("{field}: {error}")) } else { error }
+    })
 }
 
 fn tagged_numbers(text: &str) -> Cow<'_, str> {
@@ -56,5 +80,25 @@ mod tests {
         assert_eq!(python_json::<Value>(&wanted.to_string()).unwrap(), wanted);
         assert!(matches!(tagged_numbers("{}"), Cow::Borrowed("{}")));
         assert!(python_json::<Value>("{").is_err());
+        assert!(python_json::<Value>("{} x").is_err());
+    }
+
+    #[test]
+    fn errors_name_the_field_and_its_line() {
+        type Scaling = std::collections::BTreeMap<String, Vec<std::collections::BTreeMap<String, f32>>>;
+        let text = "{\n \"a\": [{\"b\": 1.0}, {\"b\":\n \"x\"}]}";
+        let error = python_json::<Scaling>(text).unwrap_err();
+        let message = "a[1].b: invalid type: string \"x\", expected f32";
+        assert_eq!(error.to_string(), format!("{message} at line 3 column 4"));
+        assert_eq!((error.line(), error.column()), (3, 4));
+        let value: Value = python_json(text).unwrap();
+        assert_eq!(named_fields::<Scaling, _>(&value).unwrap_err().to_string(), message);
+        // What is wrong with the whole, or is no JSON at all, is said as serde_json says it.
+        assert_eq!(
+            named_fields::<Scaling, _>(&Value::Null).unwrap_err().to_string(),
+            "invalid type: null, expected a map"
+        );
+        assert!(python_json::<Scaling>("{\"a\": [{").unwrap_err().is_eof());
+        assert!(python_json::<Scaling>("{\"a\": [x").unwrap_err().is_syntax());
     }
 }
