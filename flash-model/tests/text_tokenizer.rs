@@ -114,7 +114,7 @@ fn ids_without_a_token_decode_to_nothing() {
 }
 
 #[test]
-fn eos_ids_follow_mlx_lm() {
+fn eos_ids_are_those_that_mlx_lm_or_transformers_stop_at() {
     // generation_config.json, config.json, eos_token (id 1 is <|end|>), and the ids that are wanted.
     let cases = [
         (json!(null), json!(null), json!(null), &[][..]),
@@ -124,10 +124,10 @@ fn eos_ids_follow_mlx_lm() {
         (json!(null), json!([9, 5]), json!("<|end|>"), &[1, 5, 9]),
         (json!([7, 3]), json!(5), json!("<|end|>"), &[1, 3, 7]),
         (json!(7), json!([5, 6]), json!({"content": "<|end|>"}), &[1, 7]),
-        (json!(0), json!(5), json!(null), &[5]),
+        // 0 alone means nothing to mlx-lm, and something to transformers.
+        (json!(0), json!(5), json!(null), &[0, 5]),
         (json!([]), json!(5), json!(null), &[5]),
         (json!([0]), json!(5), json!(null), &[0]),
-        (json!(null), json!(5), json!("not a token"), &[5]),
     ];
     for (generation, config, eos_token, wanted) in cases {
         let dir = dir_of("gpt2");

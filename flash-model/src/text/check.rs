@@ -7,8 +7,8 @@ use tokenizers::models::bpe::{Merges, Vocab};
 use tokenizers::normalizers::Precompiled;
 
 use super::error::TextError;
+use super::files::wrong_field;
 use super::load;
-use super::special::wrong_field;
 
 /// Refuses merges that the builder would panic on: it joins them in a buffer of the longest token,
 /// without the right one's prefix, before it looks whether the result is a token.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use flash_io::LfsPointer;
+
 /// Why text could not become tokens, tokens text, or a conversation a prompt.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -20,6 +22,14 @@ pub enum TextError {
         path: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// A file is a Git LFS pointer.
+    #[error("{path}: {pointer}")]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+        /// What it says of the file that it stands for.
+        pointer: LfsPointer,
     },
     /// A file is not JSON, or not of the form its name promises.
     #[error("{path}: {error}")]
@@ -40,6 +50,28 @@ pub enum TextError {
         expected: &'static str,
         /// What stands there.
         found: String,
+    },
+    /// A file gives a token an id that another token has, or that it cannot have.
+    #[error("{path}: token {token:?} is said to have id {id}, but {conflict}")]
+    TokenId {
+        /// The file.
+        path: PathBuf,
+        /// The token's text.
+        token: String,
+        /// The id that the file gives it.
+        id: u32,
+        /// Why it cannot have that id.
+        conflict: IdConflict,
+    },
+    /// The token that ends a text has no id in any of the files.
+    #[error("{path}: \"{field}\" is {token:?}, which no file gives an id, so nothing would stop at it")]
+    NoEosId {
+        /// The file that names it.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// The token's text.
+        token: String,
     },
     /// A part of `tokenizer.json` cannot be built.
     #[error("{path}: \"{field}\" is refused: {error}")]
@@ -124,5 +156,32 @@ pub enum TextError {
     EmptyStop {
         /// Its place among the stop strings, from 0.
         index: usize,
+    },
+}
+
+/// Why a token cannot have the id that a file gives it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdConflict {
+    /// The token has another id already.
+    #[error("it has id {id} in tokenizer.json, or twice in one file")]
+    HasOther {
+        /// That id.
+        id: u32,
+    },
+    /// Another token has the id.
+    #[error("that is the id of {by:?}")]
+    Taken {
+        /// The other token.
+        by: String,
+    },
+    /// Ids are given one after the other, and the next free one is another.
+    #[error(
+        "ids of added tokens follow each other, and the next free one is {}",
+        next.map_or_else(|| "none".to_owned(), |next| next.to_string())
+    )]
+    Gap {
+        /// The id that it would get.
+        next: Option<u32>,
     },
 }

@@ -7,18 +7,19 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
+use flash_io::named_fields;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use tokenizers::AddedToken;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
-use super::check;
 use super::error::TextError;
-use super::special::wrong_field;
+use super::files::{no_pointer, wrong_field};
+use super::{added, check};
 
 /// Read at a time while parsing: the file is read once, front to back.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -29,12 +30,13 @@ const FORMAT_VERSION: &str = "1.0";
 /// Loads `tokenizer.json`. Its truncation and padding are for training and are left out, as
 /// transformers leaves them out of a plain `encode`.
 pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
-    let file = File::open(path).map_err(|error| match error.kind() {
+    let mut file = open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => TextError::NoTokenizer { path: path.to_owned() },
         _ => TextError::Read { path: path.to_owned(), error },
     })?;
-    let parts: Parts = serde_json::from_reader(BufReader::with_capacity(BUFFER_BYTES, file))
-        .map_err(|error| parse_error(path, error))?;
+    let start = file.fill_buf().map_err(|error| TextError::Read { path: path.to_owned(), error })?;
+    no_pointer(path, start)?;
+    let parts: Parts = serde_json::from_reader(file).map_err(|error| parse_error(path, error))?;
     if let Some(version) = parts.version.filter(|version| version != FORMAT_VERSION) {
         return Err(wrong_field(path, "version", "\"1.0\"", &Value::String(version)));
     }
@@ -49,6 +51,11 @@ pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
         let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(refused("model"))?;
         tokenizer.with_truncation(None).map_err(refused("truncation"))?;
         tokenizer.with_padding(None);
+        added::add_with_ids(
+            &mut tokenizer,
+            path,
+            parts.added_tokens.into_iter().map(Added::split).collect(),
+        )?;
         return Ok(tokenizer);
     }
     let mut tokenizer = tokenizers::Tokenizer::new(parts.model.into_bpe(path)?);
@@ -66,11 +73,22 @@ pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
             parts.post_processor,
         )?)
         .with_decoder(part::<tokenizers::DecoderWrapper>(path, "decoder", parts.decoder)?);
-    tokenizer.add_tokens(parts.added_tokens).map_err(refused("added_tokens"))?;
+    added::add_with_ids(&mut tokenizer, path, parts.added_tokens.into_iter().map(Added::split).collect())?;
     Ok(tokenizer)
 }
 
+fn open(path: &Path) -> io::Result<BufReader<File>> {
+    Ok(BufReader::with_capacity(BUFFER_BYTES, File::open(path)?))
+}
+
+/// The error of a file that is not of its form. A second reading finds the field: keeping track of it in the first one
+/// would cost a string for each token.
 fn parse_error(path: &Path, error: serde_json::Error) -> TextError {
+    let again = || {
+        let mut deserializer = serde_json::Deserializer::from_reader(open(path).ok()?);
+        named_fields::<Parts, _>(&mut deserializer).err()
+    };
+    let error = if error.is_data() { again().unwrap_or(error) } else { error };
     let path = path.to_owned();
     if error.is_io() {
         TextError::Read { path, error: error.into() }
@@ -86,7 +104,7 @@ pub(super) fn part<T: DeserializeOwned>(
     value: Option<Value>,
 ) -> Result<Option<T>, TextError> {
     let Some(value) = value else { return Ok(None) };
-    serde_json::from_value(value).map(Some).map_err(|error| TextError::Part {
+    named_fields(value).map(Some).map_err(|error: serde_json::Error| TextError::Part {
         path: path.to_owned(),
         field,
         error: error.into(),
@@ -98,12 +116,26 @@ pub(super) fn part<T: DeserializeOwned>(
 struct Parts {
     version: Option<String>,
     #[serde(default)]
-    added_tokens: Vec<AddedToken>,
+    added_tokens: Vec<Added>,
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
     post_processor: Option<Value>,
     decoder: Option<Value>,
     model: ModelParts,
+}
+
+/// An added token with the id that the file gives it.
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    #[serde(flatten)]
+    token: AddedToken,
+}
+
+impl Added {
+    fn split(self) -> (u32, AddedToken) {
+        (self.id, self.token)
+    }
 }
 
 /// A model of any kind; of those that are not byte-pair models only the kind is kept.

@@ -5,13 +5,15 @@
 //! which never gives out half a character, and a [`StopMatcher`] ends the text before a stop string.
 //!
 //! Everything is read from the files Hugging Face puts beside the weights: `tokenizer.json`,
-//! `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`, and the end-of-sequence
-//! ids of `config.json` and `generation_config.json`. Where there is a choice of what a file means,
+//! `tokenizer_config.json`, `added_tokens.json`, `special_tokens_map.json`, `chat_template.jinja`, and the
+//! end-of-sequence ids of `config.json` and `generation_config.json`. Where there is a choice of what a file means,
 //! it means what transformers and mlx-lm take it to mean.
 
+mod added;
 mod check;
 mod detokenize;
 mod error;
+mod files;
 mod json;
 mod load;
 mod render;
@@ -22,7 +24,7 @@ mod template;
 mod tokenizer;
 
 pub use detokenize::Detokenizer;
-pub use error::TextError;
+pub use error::{IdConflict, TextError};
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;

@@ -1,44 +1,38 @@
-//! The small files beside a tokenizer: named special tokens and end-of-sequence ids.
+//! Special tokens that have a name or a list of their own, and end-of-sequence ids.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use tokenizers::{AddedToken, Tokenizer};
 
+use super::added::token;
 use super::error::TextError;
+use super::files::{read_object, wrong_field};
 
 /// The special tokens that have a name, as transformers lists them.
 const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// The longest excerpt of a wrong value that an error repeats.
-const FOUND_CHARS_MAX: usize = 80;
+/// The end of the names that models give to special tokens of their own, such as `image_token`.
+const NAME_END: &str = "_token";
 
-/// Reads a JSON object; `None` if there is no such file.
-pub(super) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TextError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(TextError::Read { path: path.to_owned(), error }),
-    };
-    serde_json::from_slice(&text).map_err(|error| TextError::Json { path: path.to_owned(), error })
+/// Lists of special tokens without a name: as transformers 5 calls them, and as it did before.
+const LISTS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+
+/// A special token with a name.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    token: AddedToken,
+    /// The file that names it.
+    path: PathBuf,
 }
 
-/// The error for a field that holds the wrong thing.
-pub(super) fn wrong_field(path: &Path, field: &str, expected: &'static str, found: &Value) -> TextError {
-    let mut found = found.to_string();
-    if let Some((cut, _)) = found.char_indices().nth(FOUND_CHARS_MAX) {
-        found.truncate(cut);
-        found.push('…');
-    }
-    TextError::Field { path: path.to_owned(), field: field.to_owned(), expected, found }
-}
-
-/// The named special tokens of a model directory, in the order of [`NAMES`].
+/// The special tokens of a model directory: those with names, and others.
 #[derive(Debug, Default)]
 pub(super) struct SpecialTokens {
-    named: Vec<(&'static str, String)>,
+    named: Vec<Named>,
+    others: Vec<AddedToken>,
 }
 
 impl SpecialTokens {
@@ -47,57 +41,112 @@ impl SpecialTokens {
     pub(super) fn read(dir: &Path, config: Option<&Map<String, Value>>) -> Result<Self, TextError> {
         let config_path = dir.join("tokenizer_config.json");
         let map_path = dir.join("special_tokens_map.json");
-        let is_older = config.is_none_or(|config| !config.contains_key("added_tokens_decoder"));
-        let map = if is_older { read_object(&map_path)? } else { None };
-        let mut named = Vec::new();
-        for name in NAMES {
-            let from_map = map.as_ref().and_then(|map| map.get(name)).map(|value| (&map_path, value));
-            let from_config = config.and_then(|config| config.get(name)).map(|value| (&config_path, value));
-            if let Some((path, value)) = from_map.or(from_config)
-                && let Some(content) = token_content(path, name, value)?
-            {
-                named.push((name, content));
+        let decoder = config.and_then(|config| config.get("added_tokens_decoder"));
+        let map = if decoder.is_none_or(Value::is_null) { read_object(&map_path)? } else { None };
+        let files = [map.as_ref().map(|map| (&map_path, map)), config.map(|config| (&config_path, config))];
+        let mut special = Self::default();
+        for (path, file) in files.into_iter().flatten() {
+            special.add_named(path, file, path == &map_path)?;
+        }
+        for (path, file) in files.into_iter().flatten().rev() {
+            if special.others.is_empty() {
+                special.add_others(path, file)?;
             }
         }
-        Ok(Self { named })
+        special.named.retain(|named| !named.token.content.is_empty());
+        Ok(special)
     }
 
-    /// Every token that is set, with its name.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.named.iter().map(|(name, content)| (*name, content.as_str()))
+    /// Adds the named tokens of a file, but those that a file before it has set, also to none.
+    fn add_named(&mut self, path: &Path, file: &Map<String, Value>, is_map: bool) -> Result<(), TextError> {
+        // Lists of tokens with names are objects.
+        let lists = LISTS.iter().filter_map(|list| file.get(*list)?.as_object());
+        let own = file.iter().chain(lists.flatten()).filter(|(name, value)| {
+            let is_token = value.is_string() || value.get("content").is_some();
+            !NAMES.contains(&name.as_str())
+                && (name.ends_with(NAME_END) || !file.contains_key(*name))
+                && is_token
+        });
+        let known = NAMES.iter().filter_map(|name| file.get_key_value(*name));
+        for (name, value) in known.chain(own) {
+            if self.named.iter().any(|named| named.name == *name) {
+                continue;
+            }
+            let token = token(path, name, value)?.map_or_else(AddedToken::default, |token| {
+                let is_special = token.special || is_map;
+                AddedToken { special: is_special, ..token }
+            });
+            self.named.push(Named { name: name.clone(), token, path: path.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Adds the tokens that a file lists without names.
+    fn add_others(&mut self, path: &Path, file: &Map<String, Value>) -> Result<(), TextError> {
+        for list in LISTS {
+            let Some(value) = file.get(list) else { continue };
+            let Value::Array(tokens) = value else {
+                if value.is_null() || value.is_object() {
+                    continue;
+                }
+                return Err(wrong_field(path, list, "a list of tokens", value));
+            };
+            for (idx, value) in tokens.iter().enumerate() {
+                self.others.extend(token(path, &format!("{list}[{idx}]"), value)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every named token that is set, with its name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.named.iter().map(|named| (named.name.as_str(), named.token.content.as_str()))
     }
 
     /// One token by its name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(known, _)| *known == name).map(|(_, content)| content)
     }
-}
 
-/// A token is a string, or an object whose `content` is the string.
-fn token_content(path: &Path, field: &str, value: &Value) -> Result<Option<String>, TextError> {
-    match value {
-        Value::Null => Ok(None),
-        Value::String(content) => Ok(Some(content.clone())),
-        Value::Object(token) if let Some(Value::String(content)) = token.get("content") => {
-            Ok(Some(content.clone()))
+    /// All tokens, those with names first.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = &AddedToken> {
+        self.named.iter().map(|named| &named.token).chain(&self.others)
+    }
+
+    /// Whether a token has a name.
+    pub(super) fn is_named(&self, content: &str) -> bool {
+        self.named.iter().any(|named| named.token.content == content)
+    }
+
+    /// Refuses an `eos_token` that the tokenizer does not know.
+    pub(super) fn check_eos(&self, tokenizer: &Tokenizer) -> Result<(), TextError> {
+        let eos = self.named.iter().find(|named| named.name == "eos_token");
+        match eos.filter(|eos| tokenizer.token_to_id(&eos.token.content).is_none()) {
+            Some(Named { name, token, path }) => Err(TextError::NoEosId {
+                path: path.clone(),
+                field: name.clone(),
+                token: token.content.clone(),
+            }),
+            None => Ok(()),
         }
-        _ => Err(wrong_field(path, field, "a string or an object with a string \"content\"", value)),
     }
 }
 
 /// The end-of-sequence ids that `config.json` and `generation_config.json` name.
 ///
-/// `generation_config.json` decides if it names any; an id of 0 alone or an empty list there counts
-/// as none, as in mlx-lm.
+/// `generation_config.json` decides if it names any. An id of 0 alone does not count for mlx-lm, which then takes those
+/// of `config.json`, and does for transformers: both stay.
 pub(super) fn config_eos_ids(dir: &Path) -> Result<Vec<u32>, TextError> {
     let path = dir.join("generation_config.json");
     let generation = eos_field(&path, read_object(&path)?.as_ref())?;
-    if let Some(ids) = generation.filter(|ids| !matches!(ids, EosIds::One(0)) && !ids.as_slice().is_empty()) {
+    if let Some(ids) = generation.as_ref().filter(|ids| !matches!(ids, EosIds::One(0)))
+        && !ids.as_slice().is_empty()
+    {
         return Ok(ids.as_slice().to_vec());
     }
     let path = dir.join("config.json");
     let config = eos_field(&path, read_object(&path)?.as_ref())?;
-    Ok(config.map_or_else(Vec::new, |ids| ids.as_slice().to_vec()))
+    Ok(generation.iter().chain(&config).flat_map(EosIds::as_slice).copied().collect())
 }
 
 /// `eos_token_id` as it is written: one id, or a list.

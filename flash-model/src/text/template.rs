@@ -1,8 +1,6 @@
 //! Chat templates: a conversation to a prompt.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use minijinja::value::Serde;
@@ -11,8 +9,9 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::error::TextError;
+use super::files::{read_object, read_text, wrong_field};
 use super::render;
-use super::special::{self, SpecialTokens};
+use super::special::SpecialTokens;
 
 /// The template that is used where a model has several.
 const DEFAULT_NAME: &str = "default";
@@ -56,16 +55,15 @@ impl ChatTemplate {
     /// with the file and what is wrong in it, if a file cannot be read or makes no sense.
     pub fn open(dir: &Path) -> Result<Self, TextError> {
         let config_path = dir.join("tokenizer_config.json");
-        let config = special::read_object(&config_path)?;
+        let config = read_object(&config_path)?;
         let file_path = dir.join("chat_template.jinja");
-        let (path, source) = match fs::read_to_string(&file_path) {
-            Ok(source) => (file_path, source),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+        let (path, source) = match read_text(&file_path)? {
+            Some(source) => (file_path, source),
+            None => {
                 let source = from_config(&config_path, config.as_ref())?
                     .ok_or_else(|| TextError::NoTemplate { dir: dir.to_owned() })?;
                 (config_path, source)
             }
-            Err(error) => return Err(TextError::Read { path: file_path, error }),
         };
         let env = render::environment(&source)
             .map_err(|error| TextError::TemplateSyntax { path: path.clone(), error: Box::new(error) })?;
@@ -120,14 +118,8 @@ fn message_value(message: &Message) -> Value {
 fn from_config(path: &Path, config: Option<&Map<String, Json>>) -> Result<Option<String>, TextError> {
     const FIELD: &str = "chat_template";
     let Some(value) = config.and_then(|config| config.get(FIELD)) else { return Ok(None) };
-    let wrong = || {
-        special::wrong_field(
-            path,
-            FIELD,
-            "a string, or a list of objects with \"name\" and \"template\"",
-            value,
-        )
-    };
+    let wrong =
+        || wrong_field(path, FIELD, "a string, or a list of objects with \"name\" and \"template\"", value);
     let named: Vec<(&str, &str)> = match value {
         Json::Null => return Ok(None),
         Json::String(source) => return Ok(Some(source.clone())),

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::error::TextError;
-use super::load;
+use super::files::read_object;
 use super::special::{self, SpecialTokens};
+use super::{added, load};
 
 /// The tokenizer of a model directory, with the ids that end its answers.
 #[derive(Debug)]
@@ -19,20 +20,27 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Opens the tokenizer of a model directory.
     ///
-    /// The ids that end an answer are mlx-lm's: those of `generation_config.json` if it names any,
-    /// else those of `config.json`, and in any case the id of the `eos_token` of
-    /// `tokenizer_config.json` (of `special_tokens_map.json` in models that still use it). Unlike
-    /// mlx-lm, which passes over a `generation_config.json` that is not JSON, this refuses it.
+    /// Tokens that only the files beside `tokenizer.json` know are added to it, as transformers does:
+    /// `added_tokens_decoder` of `tokenizer_config.json` or the older `added_tokens.json`, the named
+    /// special tokens, and `additional_special_tokens`. Where files contradict each other on an id,
+    /// transformers takes that of `tokenizer.json`, and this refuses the directory.
+    ///
+    /// The ids that end an answer are all at which mlx-lm or transformers would stop: those of
+    /// `generation_config.json` if it names any, else those of `config.json`, and in any case the id of
+    /// the `eos_token` of `tokenizer_config.json` (of `special_tokens_map.json` in models that still use
+    /// it). Unlike mlx-lm, which passes over a `generation_config.json` that is not JSON, this refuses it.
     ///
     /// # Errors
-    /// [`TextError::NoTokenizer`] if there is no `tokenizer.json`; another variant, always with the
-    /// file and what is wrong in it, if any of the files cannot be read or makes no sense. The
+    /// [`TextError::NoTokenizer`] if there is no `tokenizer.json`; [`TextError::TokenId`] if an id
+    /// contradicts another; [`TextError::NoEosId`] if `eos_token` has no id; another variant, always with
+    /// the file and what is wrong in it, if any of the files cannot be read or makes no sense. The
     /// files other than `tokenizer.json` may be absent.
     pub fn open(dir: &Path) -> Result<Self, TextError> {
         let path = dir.join("tokenizer.json");
-        let inner = load::load(&path)?;
-        let config = special::read_object(&dir.join("tokenizer_config.json"))?;
+        let mut inner = load::load(&path)?;
+        let config = read_object(&dir.join("tokenizer_config.json"))?;
         let special = SpecialTokens::read(dir, config.as_ref())?;
+        added::add(&mut inner, dir, config.as_ref(), &special)?;
         let mut eos_ids = BTreeSet::from_iter(special::config_eos_ids(dir)?);
         eos_ids.extend(special.get("eos_token").and_then(|token| inner.token_to_id(token)));
         Ok(Self {

@@ -1,0 +1,49 @@
+//! Files of a model directory, read as text or JSON.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use flash_io::{LfsPointer, python_json};
+use serde_json::{Map, Value};
+
+use super::error::TextError;
+
+/// The longest excerpt of a wrong value that an error repeats.
+const FOUND_CHARS_MAX: usize = 80;
+
+/// Reads a text file; `None` if there is no such file.
+pub(super) fn read_text(path: &Path) -> Result<Option<String>, TextError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(TextError::Read { path: path.to_owned(), error }),
+    };
+    no_pointer(path, text.as_bytes())?;
+    Ok(Some(text))
+}
+
+/// Reads a JSON object, in which numbers may be bare `Infinity` or `NaN` as Python writes them; `None` if there is no
+/// such file.
+pub(super) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TextError> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    python_json(&text).map(Some).map_err(|error| TextError::Json { path: path.to_owned(), error })
+}
+
+/// Refuses a file that begins as a Git LFS pointer does.
+pub(super) fn no_pointer(path: &Path, start: &[u8]) -> Result<(), TextError> {
+    match LfsPointer::detect(start) {
+        Some(pointer) => Err(TextError::LfsPointer { path: path.to_owned(), pointer }),
+        None => Ok(()),
+    }
+}
+
+/// The error for a field that holds the wrong thing.
+pub(super) fn wrong_field(path: &Path, field: &str, expected: &'static str, found: &Value) -> TextError {
+    let mut found = found.to_string();
+    if let Some((cut, _)) = found.char_indices().nth(FOUND_CHARS_MAX) {
+        found.truncate(cut);
+        found.push('…');
+    }
+    TextError::Field { path: path.to_owned(), field: field.to_owned(), expected, found }
+}
