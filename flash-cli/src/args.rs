@@ -46,8 +46,8 @@ Exit status: 0 for success, 1 for failure, 2 for bad usage.";
 
 const PULL_AFTER_HELP: &str = "\
 A pull that was interrupted goes on where it was. Every --model takes an ID, too, and pulls what is not in the cache.
-The cache is that of Hugging Face's own tools, and so are the variables: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT,
-and HF_HUB_OFFLINE=1 to ask nobody.";
+The cache is that of Hugging Face's own tools, and so are the variables: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH,
+HF_ENDPOINT, and HF_HUB_OFFLINE=1 or TRANSFORMERS_OFFLINE=1 to ask nobody.";
 
 /// Run language models larger than memory
 ///

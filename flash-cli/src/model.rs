@@ -43,11 +43,7 @@ impl ModelName {
         let Some(id) = &self.id else {
             return Err(ModelNameError::NoSuchModel { dir: self.dir.clone() });
         };
-        let hub = Hub::from_env()?;
-        match hub.find(id) {
-            Some(dir) => Ok(dir),
-            None => Ok(hub.pull(id)?.dir),
-        }
+        Ok(Hub::from_env()?.find_or_pull(id)?)
     }
 }
 

@@ -50,8 +50,7 @@ pub(super) fn all(
             let transfer = Transfer {
                 url: repo.url(&file.name),
                 token: settings.token.as_deref(),
-                bytes: file.bytes,
-                sha256: file.sha256(),
+                file,
                 blob: snapshot.blob(file),
             };
             let bar = bars.add(bar(file));

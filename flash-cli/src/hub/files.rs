@@ -1,9 +1,16 @@
 //! Which files of a repository a model directory needs.
 
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
 use flash_convert::COMPANION_FILES;
+use serde::{Deserialize, Serialize};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 
 /// A file as the hub lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RemoteFile {
     pub(super) name: String,
     pub(super) bytes: u64,
@@ -12,16 +19,46 @@ pub(super) struct RemoteFile {
 }
 
 impl RemoteFile {
-    /// The hash, if it is that of git-lfs. Git's own has more in it than the contents.
-    pub(super) fn sha256(&self) -> Option<&str> {
-        (self.hash.len() == SHA256_DIGITS).then_some(&self.hash)
+    /// Whether `path` holds this file: one of its size and, unless it is one of weights, with its hash.
+    ///
+    /// Weights had their hash checked when they came, and hashing them again would take minutes.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.bytes)
+            && (self.hash.len() != GIT_DIGITS || self.has_hash(path).unwrap_or(false))
+    }
+
+    /// Whether the contents of `path` have the hash that is listed.
+    ///
+    /// A file in Git LFS is listed with its SHA-256; every other one with that of git, a SHA-1 of its length and contents.
+    pub(super) fn has_hash(&self, path: &Path) -> io::Result<bool> {
+        let mut contents = File::open(path)?;
+        let found = match self.hash.len() {
+            SHA256_DIGITS => {
+                let mut hasher = Sha256::new();
+                io::copy(&mut contents, &mut hasher)?;
+                format!("{:x}", hasher.finalize())
+            }
+            _ => {
+                let mut hasher = Sha1::new();
+                hasher.update(format!("blob {}\0", contents.metadata()?.len()));
+                io::copy(&mut contents, &mut hasher)?;
+                format!("{:x}", hasher.finalize())
+            }
+        };
+        Ok(found.eq_ignore_ascii_case(&self.hash))
     }
 }
 
+/// Whether a text can be the hash of a file.
+pub(super) fn is_hash(text: &str) -> bool {
+    matches!(text.len(), GIT_DIGITS | SHA256_DIGITS) && text.chars().all(|c| c.is_ascii_hexdigit())
+}
+
 const SHA256_DIGITS: usize = 64;
+const GIT_DIGITS: usize = 40;
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-const SHARD_SUFFIX: &str = ".safetensors";
+pub(super) const SHARD_SUFFIX: &str = ".safetensors";
 /// What names of weights begin with where there are others that are not the model, or the model once more.
 const SHARD_PREFIX: &str = "model";
 
@@ -53,6 +90,24 @@ mod tests {
     fn names(files: &[&str]) -> Result<Vec<String>, &'static str> {
         let file = |name: &&str| RemoteFile { name: (*name).to_owned(), bytes: 1, hash: "0".to_owned() };
         Ok(needed(files.iter().map(file).collect())?.into_iter().map(|file| file.name).collect())
+    }
+
+    #[test]
+    fn a_file_is_known_by_the_hash_of_git_or_of_git_lfs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "hello\n").unwrap();
+        // `git hash-object` and `sha256sum` say so.
+        let git = "ce013625030ba8dba906f756967f9e9ca394464a";
+        let lfs = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+        for hash in [git, lfs] {
+            let file = RemoteFile { name: "a".to_owned(), bytes: 6, hash: hash.to_owned() };
+            assert!(is_hash(hash) && file.has_hash(&path).unwrap() && file.is_at(&path), "{hash}");
+        }
+        let file = RemoteFile { name: "a".to_owned(), bytes: 6, hash: git.to_owned() };
+        fs::write(&path, "hallo\n").unwrap();
+        assert!(!file.has_hash(&path).unwrap() && !file.is_at(&path));
+        assert!(!is_hash("../a") && !is_hash(""));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the hub has of a model.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::files::{self, RemoteFile};
 use super::id::is_commit;
+use super::retry::{self, Retries, Retry};
 use super::settings::Settings;
 use super::{HubError, ModelId};
 
@@ -43,18 +44,33 @@ struct Lfs {
 }
 
 impl Listing {
-    pub(super) fn fetch(settings: &Settings, id: &ModelId) -> Result<Self, HubError> {
-        let request = repo(settings, id, id.revision())?.info_request().query("blobs", "true");
+    /// Asks the hub for the files of a model at `revision`. A hub that is busy is asked again, as often as a file.
+    pub(super) fn fetch(settings: &Settings, id: &ModelId, revision: &str) -> Result<Self, HubError> {
         let url = format!("{}/api/models/{}", settings.endpoint, id.repo());
         let failed = |error| HubError::Request { url: url.clone(), error: Box::new(error) };
-        let mut response = request
-            .config()
-            // Of a refusal, headers say more than the status.
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .build()
-            .call()
-            .map_err(failed)?;
+        let repo = repo(settings, id, revision)?;
+        let mut retries = Retries::default();
+        let mut response = loop {
+            let response = repo
+                .info_request()
+                .query("blobs", "true")
+                .config()
+                // Of a refusal, headers say more than the status.
+                .http_status_as_error(false)
+                .timeout_global(Some(PATIENCE))
+                .build()
+                .call()
+                .map_err(failed)?;
+            if !retry::is_passing(response.status()) {
+                break response;
+            }
+            let (url, status) = (url.clone(), response.status().as_u16());
+            match retries.after(retry::retry_after(response.headers(), SystemTime::now())) {
+                Retry::After(pause) => retry::wait(&url, pause, &|| true),
+                Retry::TooLong { wait } => return Err(HubError::Busy { url, status, wait }),
+                Retry::Exhausted => return Err(HubError::Status { url, status }),
+            }
+        };
         let status = response.status().as_u16();
         match status {
             200 => {}
@@ -76,19 +92,19 @@ impl Listing {
             ureq::Error::Json(error) => HubError::Listing { url: url.clone(), problem: error.to_string() },
             error => failed(error),
         })?;
-        Self::check(answer, id).map_err(|problem| match problem {
+        Self::check(answer, revision).map_err(|problem| match problem {
             Problem::Listing(problem) => HubError::Listing { url, problem },
             Problem::Missing(wanted) => HubError::NotAModel { id: id.clone(), wanted },
         })
     }
 
     /// What becomes part of a path is checked: the answer may be anyone's.
-    fn check(answer: Answer, id: &ModelId) -> Result<Self, Problem> {
+    fn check(answer: Answer, revision: &str) -> Result<Self, Problem> {
         let Answer { sha: commit, siblings } = answer;
         if !is_commit(&commit) {
             return Err(Problem::Listing(format!("{commit:?} is not a commit")));
         }
-        if id.commit().is_some_and(|wanted| wanted != commit) {
+        if is_commit(revision) && revision != commit {
             return Err(Problem::Listing(format!("it is of commit {commit}")));
         }
         let mut files = Vec::with_capacity(siblings.len());
@@ -97,7 +113,7 @@ impl Listing {
             let Some((bytes, hash)) = size.zip(hash) else {
                 return Err(Problem::Listing(format!("{name:?} has no size or no hash")));
             };
-            if hash.is_empty() || !hash.chars().all(|c| c.is_ascii_alphanumeric()) {
+            if !files::is_hash(&hash) {
                 return Err(Problem::Listing(format!("the hash of {name:?} is {hash:?}")));
             }
             files.push(RemoteFile { name, bytes, hash });
@@ -130,23 +146,25 @@ mod tests {
     use super::*;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    const GIT: &str = "ce013625030ba8dba906f756967f9e9ca394464a";
+    const LFS: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
 
     fn check(answer: &str) -> Result<Listing, String> {
-        let id = "a/b".parse().unwrap();
-        Listing::check(serde_json::from_str(answer).unwrap(), &id).map_err(|problem| format!("{problem:?}"))
+        Listing::check(serde_json::from_str(answer).unwrap(), "main")
+            .map_err(|problem| format!("{problem:?}"))
     }
 
     #[test]
     fn a_listing_names_sizes_and_hashes() {
         let answer = format!(
             r#"{{"sha": "{COMMIT}", "private": false, "siblings": [
-                {{"rfilename": "config.json", "size": 7, "blobId": "ab"}},
-                {{"rfilename": "model.safetensors", "size": 9, "blobId": "cd", "lfs": {{"sha256": "ef", "size": 9}}}}]}}"#
+                {{"rfilename": "config.json", "size": 7, "blobId": "{GIT}"}},
+                {{"rfilename": "model.safetensors", "size": 9, "blobId": "cd", "lfs": {{"sha256": "{LFS}", "size": 9}}}}]}}"#
         );
         let Listing { commit, files } = check(&answer).unwrap();
         assert_eq!(commit, COMMIT);
         let file = |name: &str, bytes, hash: &str| RemoteFile { name: name.into(), bytes, hash: hash.into() };
-        assert_eq!(files, [file("config.json", 7, "ab"), file("model.safetensors", 9, "ef")]);
+        assert_eq!(files, [file("config.json", 7, GIT), file("model.safetensors", 9, LFS)]);
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! What the environment says of the hub. The variables are those of Hugging Face's own tools.
+//! Settings of the hub from the environment. The variables, and what their values mean, are those of Hugging Face's own tools.
 
 use std::env;
-use std::path::PathBuf;
-
-use etcetera::BaseStrategy;
-use hf_hub::Cache;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::HubError;
 
 const ENDPOINT_DEFAULT: &str = "https://huggingface.co";
+/// Either makes a program ask nobody. The first one that is set decides.
+const OFFLINE: [&str; 2] = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"];
 
 #[derive(Debug)]
 pub(super) struct Settings {
@@ -17,39 +18,154 @@ pub(super) struct Settings {
     /// Without a slash at its end.
     pub(super) endpoint: String,
     pub(super) token: Option<String>,
-    pub(super) is_offline: bool,
+    /// The variable that forbids requests, if one does.
+    pub(super) offline: Option<&'static str>,
 }
 
 impl Settings {
     pub(super) fn from_env() -> Result<Self, HubError> {
-        let home = match env::var_os("HF_HOME") {
-            Some(home) if !home.is_empty() => PathBuf::from(home),
-            _ => etcetera::choose_base_strategy()
-                .map_err(|_| HubError::NoHome)?
-                .cache_dir()
-                .join("huggingface"),
+        Self::new(&|name| env::var_os(name).filter(|value| !value.is_empty()), env::home_dir().as_deref())
+    }
+
+    /// `variable` returns the value of an environment variable that is set and not empty.
+    fn new(variable: &dyn Fn(&str) -> Option<OsString>, user_home: Option<&Path>) -> Result<Self, HubError> {
+        let text = |name: &str| {
+            let value = variable(name)?.into_string().ok()?;
+            Some(value.trim().to_owned()).filter(|value| !value.is_empty())
         };
-        let cache_dir = match env::var_os("HF_HUB_CACHE") {
-            Some(dir) if !dir.is_empty() => dir.into(),
-            _ => home.join("hub"),
+        let path = |name: &'static str| {
+            variable(name).map(|value| expand(name, value, variable, user_home)).transpose()
         };
-        // Logging in with Hugging Face's tools leaves a token in that folder.
-        let token = text("HF_TOKEN").or_else(|| Cache::new(home.join("hub")).token());
+        let home = match (path("HF_HOME")?, path("XDG_CACHE_HOME")?, user_home) {
+            (Some(home), _, _) => home,
+            (None, Some(cache), _) => cache.join("huggingface"),
+            (None, None, Some(user_home)) => user_home.join(".cache").join("huggingface"),
+            (None, None, None) => return Err(HubError::NoHome),
+        };
+        let cache_dir = match (path("HF_HUB_CACHE")?, path("HUGGINGFACE_HUB_CACHE")?) {
+            (Some(dir), _) | (None, Some(dir)) => dir,
+            (None, None) => home.join("hub"),
+        };
+        // Logging in with Hugging Face's tools leaves a token in that file.
+        let token_path = path("HF_TOKEN_PATH")?.unwrap_or_else(|| home.join("token"));
+        let saved = || {
+            let token = fs::read_to_string(&token_path).ok()?;
+            Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+        };
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT_DEFAULT.to_owned());
+        let offline = OFFLINE.into_iter().find_map(|name| Some((name, text(name)?)));
         Ok(Self {
             cache_dir,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            token,
-            is_offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+            token: text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(saved),
+            offline: offline.filter(|(_, value)| is_true(value)).map(|(name, _)| name),
         })
     }
 }
 
-/// What a variable says, if it says anything.
-fn text(name: &str) -> Option<String> {
-    env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+/// A path with `~` and `$NAME` replaced, as `os.path.expanduser` and `expandvars` do: a variable that is not set stays as it is
+/// written.
+fn expand(
+    name: &'static str,
+    value: OsString,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    user_home: Option<&Path>,
+) -> Result<PathBuf, HubError> {
+    let Some(text) = value.to_str() else { return Ok(value.into()) };
+    let home = || user_home.and_then(Path::to_str);
+    let expanded =
+        shellexpand::full_with_context_no_errors(text, home, |name: &str| variable(name)?.into_string().ok());
+    if expanded.starts_with('~') {
+        return Err(HubError::OtherHome { name, given: text.to_owned() });
+    }
+    Ok(expanded.into_owned().into())
 }
 
 fn is_true(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Environment variables, with their values.
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+
+    fn settings(variables: Variables<'_>) -> Result<Settings, HubError> {
+        let variable = |name: &str| {
+            let (_, value) = variables.iter().find(|(known, _)| *known == name)?;
+            Some(OsString::from(value)).filter(|value| !value.is_empty())
+        };
+        Settings::new(&variable, Some(Path::new("/home/me")))
+    }
+
+    fn cache_dir(variables: Variables<'_>) -> PathBuf {
+        settings(variables).unwrap().cache_dir
+    }
+
+    #[test]
+    fn folders_are_those_of_huggingface_hub() {
+        let table: [(Variables<'_>, &str); 8] = [
+            (&[], "/home/me/.cache/huggingface/hub"),
+            (&[("HF_HOME", "")], "/home/me/.cache/huggingface/hub"),
+            (&[("XDG_CACHE_HOME", "/c")], "/c/huggingface/hub"),
+            (&[("XDG_CACHE_HOME", "~/c")], "/home/me/c/huggingface/hub"),
+            (&[("HF_HOME", "/hf"), ("XDG_CACHE_HOME", "/c")], "/hf/hub"),
+            (&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/hub")], "/hub"),
+            (&[("HUGGINGFACE_HUB_CACHE", "/old")], "/old"),
+            (&[("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/new")], "/new"),
+        ];
+        for (variables, expected) in table {
+            assert_eq!(cache_dir(variables), Path::new(expected), "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn tilde_and_variables_in_paths_are_expanded_as_in_python() {
+        let table: [(Variables<'_>, &str); 6] = [
+            (&[("HF_HOME", "~/hf")], "/home/me/hf/hub"),
+            (&[("HF_HOME", "~")], "/home/me/hub"),
+            (&[("HF_HUB_CACHE", "~/models")], "/home/me/models"),
+            (&[("HF_HOME", "$DISK/hf"), ("DISK", "/big")], "/big/hf/hub"),
+            (&[("HF_HUB_CACHE", "${DISK}/a~b"), ("DISK", "/big")], "/big/a~b"),
+            (&[("HF_HOME", "/x/$UNSET/hf")], "/x/$UNSET/hf/hub"),
+        ];
+        for (variables, expected) in table {
+            assert_eq!(cache_dir(variables), Path::new(expected), "{variables:?}");
+        }
+        let error = settings(&[("HF_HOME", "~bob/hf")]).unwrap_err().to_string();
+        assert!(error.starts_with("HF_HOME is \"~bob/hf\""), "{error}");
+    }
+
+    #[test]
+    fn a_token_comes_from_the_environment_or_the_file_of_a_login() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().to_str().unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        fs::write(dir.path().join("token"), "hf_home\n").unwrap();
+        fs::write(&elsewhere, "hf_elsewhere\n").unwrap();
+        let path = ("HF_TOKEN_PATH", elsewhere.to_str().unwrap());
+        let token = |variables: Variables<'_>| {
+            settings(&[&[("HF_HOME", home)], variables].concat()).unwrap().token.unwrap()
+        };
+        assert_eq!(token(&[]), "hf_home");
+        assert_eq!(token(&[path]), "hf_elsewhere");
+        assert_eq!(token(&[path, ("HF_TOKEN", "hf_said ")]), "hf_said");
+    }
+
+    #[test]
+    fn either_variable_means_offline_and_the_first_that_is_set_decides() {
+        let table: [(Variables<'_>, Option<&str>); 6] = [
+            (&[], None),
+            (&[("HF_HUB_OFFLINE", "YES")], Some("HF_HUB_OFFLINE")),
+            (&[("HF_HUB_OFFLINE", "on")], Some("HF_HUB_OFFLINE")),
+            (&[("TRANSFORMERS_OFFLINE", "1")], Some("TRANSFORMERS_OFFLINE")),
+            (&[("HF_HUB_OFFLINE", ""), ("TRANSFORMERS_OFFLINE", "True")], Some("TRANSFORMERS_OFFLINE")),
+            (&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")], None),
+        ];
+        for (variables, expected) in table {
+            assert_eq!(settings(variables).unwrap().offline, expected, "{variables:?}");
+        }
+    }
 }

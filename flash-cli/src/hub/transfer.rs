@@ -4,24 +4,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use sha2::{Digest, Sha256};
+use flash_io::{LFS_POINTER_BYTES_MAX, LfsPointer};
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, StatusCode, header};
 use ureq::{Agent, Body};
 
 use super::HubError;
+use super::files::RemoteFile;
+use super::retry::{self, Retries, Retry};
 
 /// A connection is made anew after so long, wherever it is: one that is stuck does not hang, and one that works loses
 /// nothing but the time to connect.
 const CONNECTION: Duration = Duration::from_secs(120);
 const CONNECT: Duration = Duration::from_secs(20);
-/// Attempts in a row that bring nothing.
-const ATTEMPTS_MAX: u32 = 5;
-/// Before the second attempt; twice as long before each one after it.
-const PAUSE: Duration = Duration::from_millis(250);
 const PIECE_BYTES: usize = 256 << 10;
 /// What the name of a file has that is not all there.
 const PART: &str = "part";
@@ -46,9 +43,7 @@ pub(super) fn agent() -> Agent {
 pub(super) struct Transfer<'a> {
     pub(super) url: String,
     pub(super) token: Option<&'a str>,
-    pub(super) bytes: u64,
-    /// The hash of its contents, if it is known.
-    pub(super) sha256: Option<&'a str>,
+    pub(super) file: &'a RemoteFile,
     /// Where it goes when it is whole.
     pub(super) blob: PathBuf,
 }
@@ -59,6 +54,11 @@ enum Ended {
     Stopped,
     /// The next one may do better.
     Cut(String),
+    /// The server has no time, and may say when it has.
+    Busy {
+        status: StatusCode,
+        wait: Option<Duration>,
+    },
     Failed(HubError),
 }
 
@@ -95,26 +95,37 @@ impl Transfer<'_> {
             let _ = fs::remove_file(&path);
             return Ok(ControlFlow::Continue(()));
         }
-        let mut n_failed = 0;
+        let mut retries = Retries::default();
         loop {
             let begin = file.seek(SeekFrom::End(0)).map_err(of_path())?;
-            match self.attempt(agent, &mut file, begin, progress) {
+            let (reason, status, wait) = match self.attempt(agent, &mut file, begin, progress) {
                 Ok(()) => break,
                 Err(Ended::Stopped) => return Ok(ControlFlow::Break(())),
                 Err(Ended::Failed(error)) => return Err(error),
-                Err(Ended::Cut(reason)) => {
-                    let done_bytes = file.stream_position().map_err(of_path())?;
-                    n_failed = if done_bytes > begin { 1 } else { n_failed + 1 };
-                    if n_failed == ATTEMPTS_MAX {
-                        return Err(HubError::Cut {
-                            url: self.url.clone(),
-                            n_attempts: n_failed,
-                            done_bytes,
-                            wanted_bytes: self.bytes,
-                            reason,
-                        });
-                    }
-                    thread::sleep(PAUSE * (1 << (n_failed - 1)));
+                Err(Ended::Cut(reason)) => (reason, None, None),
+                Err(Ended::Busy { status, wait }) => {
+                    (format!("the server answered with status {}", status.as_u16()), Some(status), wait)
+                }
+            };
+            let done_bytes = file.stream_position().map_err(of_path())?;
+            if done_bytes > begin {
+                retries.reset();
+            }
+            match (retries.after(wait), status) {
+                (Retry::After(pause), _) => {
+                    retry::wait(&self.url, pause, &|| progress(done_bytes).is_continue());
+                }
+                (Retry::TooLong { wait }, Some(status)) => {
+                    return Err(HubError::Busy { url: self.url.clone(), status: status.as_u16(), wait });
+                }
+                (Retry::TooLong { .. } | Retry::Exhausted, _) => {
+                    return Err(HubError::Cut {
+                        url: self.url.clone(),
+                        n_attempts: retries.n_failed(),
+                        done_bytes,
+                        wanted_bytes: self.file.bytes,
+                        reason,
+                    });
                 }
             }
         }
@@ -126,19 +137,26 @@ impl Transfer<'_> {
 
     /// A power cut may have left holes in what was there before.
     fn check(&self, path: &Path, file: &mut File) -> Result<(), HubError> {
-        let Some(wanted) = self.sha256 else { return Ok(()) };
-        let mut hash = Sha256::new();
-        let mut written = File::open(path).map_err(HubError::of(path))?;
-        io::copy(&mut written, &mut hash).map_err(HubError::of(path))?;
-        if format!("{:x}", hash.finalize()) == wanted.to_ascii_lowercase() {
-            return Ok(());
+        let has_hash = self.file.has_hash(path).map_err(HubError::of(path))?;
+        if !has_hash {
+            self.restart(file)?;
+            return Err(HubError::Contents { url: self.url.clone() });
         }
-        self.restart(file)?;
-        Err(HubError::Contents { url: self.url.clone() })
+        // A server without Git LFS lists and gives pointers as if they were the files.
+        let mut start = Vec::new();
+        let mut written = File::open(path).map_err(HubError::of(path))?.take(LFS_POINTER_BYTES_MAX as u64);
+        written.read_to_end(&mut start).map_err(HubError::of(path))?;
+        match LfsPointer::detect(&start) {
+            Some(_) => {
+                self.restart(file)?;
+                Err(HubError::LfsPointer { url: self.url.clone() })
+            }
+            None => Ok(()),
+        }
     }
 
     fn is_there(&self) -> bool {
-        fs::metadata(&self.blob).is_ok_and(|metadata| metadata.len() == self.bytes)
+        self.file.is_at(&self.blob)
     }
 
     /// Appends to `file`, which has its first `begin` bytes.
@@ -149,7 +167,7 @@ impl Transfer<'_> {
         begin: u64,
         progress: &dyn Fn(u64) -> ControlFlow<()>,
     ) -> Result<(), Ended> {
-        let Self { url, token, bytes, .. } = self;
+        let Self { url, token, file: RemoteFile { bytes, .. }, .. } = self;
         let mut at = begin;
         if at > *bytes {
             // Never ours.
@@ -181,8 +199,9 @@ impl Transfer<'_> {
                     .ok_or_else(|| self.status(response.status()))
                     .map(Some)?
             }
-            status if is_passing(status) => {
-                return Err(Ended::Cut(format!("the server answered with status {}", status.as_u16())));
+            status if retry::is_passing(status) => {
+                let wait = retry::retry_after(response.headers(), SystemTime::now());
+                return Err(Ended::Busy { status, wait });
             }
             status => return Err(self.status(status).into()),
         };
@@ -203,14 +222,14 @@ impl Transfer<'_> {
         let mut piece = vec![0; PIECE_BYTES];
         while progress(at).is_continue() {
             let n_bytes = match body.read(&mut piece) {
-                Ok(0) if at == self.bytes => return Ok(()),
+                Ok(0) if at == self.file.bytes => return Ok(()),
                 Ok(0) => return Err(Ended::Cut("the connection was closed".to_owned())),
                 Ok(n_bytes) => n_bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Ended::Cut(error.to_string())),
             };
             at += n_bytes as u64;
-            if at > self.bytes {
+            if at > self.file.bytes {
                 // Who did not say how much there is may have more than is listed.
                 self.restart(file)?;
                 return Err(self.size(at).into());
@@ -230,13 +249,8 @@ impl Transfer<'_> {
     }
 
     fn size(&self, found_bytes: u64) -> HubError {
-        HubError::Size { url: self.url.clone(), wanted_bytes: self.bytes, found_bytes }
+        HubError::Size { url: self.url.clone(), wanted_bytes: self.file.bytes, found_bytes }
     }
-}
-
-/// Whether a server that answers so may answer otherwise soon.
-fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// `bytes BEGIN-END/TOTAL`

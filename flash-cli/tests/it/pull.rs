@@ -137,8 +137,15 @@ fn a_server_that_is_busy_is_asked_again() {
     let (tiny, hub) = stand_in();
     hub.state().refusals.extend([503, 429]);
     assert_pulled(&tiny, &hub, &pull(&hub));
-    hub.state().refusals.push_back(410);
     fs::remove_dir_all(hub.folder()).unwrap();
+    for wait in ["1", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+        hub.state().retry_after = Some(wait.to_owned());
+        hub.state().refusals.push_back(503);
+        hub.state().listing_refusals.extend([429, 503]);
+        assert_pulled(&tiny, &hub, &pull(&hub));
+        fs::remove_dir_all(hub.folder()).unwrap();
+    }
+    hub.state().refusals.push_back(410);
     let refused = pull(&hub);
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("the server answered with status 410"), "{}", stderr(&refused));
@@ -376,4 +383,145 @@ fn the_cache_is_where_the_environment_says() {
     assert!(pulled.status.success(), "{}", stderr(&pulled));
     assert!(stdout(&pulled).starts_with(elsewhere.path().to_str().unwrap()));
     assert!(!hub.folder().exists());
+}
+
+#[test]
+fn a_server_that_asks_for_an_hour_is_not_waited_for() {
+    let (_tiny, hub) = stand_in();
+    hub.state().retry_after = Some("3600".to_owned());
+    hub.state().listing_refusals.push_back(429);
+    let parts = [&format!("/api/models/{ID}: "), "status 429", "asks to wait 3600 s"];
+    assert_refused(&pull(&hub), 1, &parts);
+    hub.state().refusals.push_back(503);
+    let refused = pull(&hub);
+    assert_eq!(refused.status.code(), Some(1));
+    for part in [SHARD, "status 503", "asks to wait 3600 s"] {
+        assert!(stderr(&refused).contains(part), "{part:?} is not in {}", stderr(&refused));
+    }
+}
+
+#[test]
+fn small_files_are_checked_by_the_hash_of_git() {
+    let (tiny, hub) = stand_in();
+    let mut other = hub.state().files["config.json"].clone();
+    *other.last_mut().unwrap() = b' ';
+    hub.state().sent.insert("config.json".to_owned(), other.clone());
+    let refused = pull(&hub);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        stderr(&refused).contains("config.json: what came does not have the hash"),
+        "{}",
+        stderr(&refused)
+    );
+    assert!(!hub.snapshot().join("config.json").exists());
+    hub.state().sent.clear();
+    assert_pulled(&tiny, &hub, &pull(&hub));
+    // Nor does what is there already pass for it.
+    hub.requests();
+    fs::write(fs::canonicalize(hub.snapshot().join("config.json")).unwrap(), other).unwrap();
+    assert_pulled(&tiny, &hub, &pull(&hub));
+    assert_eq!(hub.fetched(), ["config.json"]);
+}
+
+#[test]
+fn a_server_that_gives_lfs_pointers_is_named() {
+    let (_tiny, hub) = stand_in();
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 123456\n", "0".repeat(64));
+    hub.state().has_no_lfs = true;
+    hub.state().files.insert(SHARD.to_owned(), pointer.into_bytes());
+    let refused = pull(&hub);
+    assert_eq!(refused.status.code(), Some(1));
+    let expected = format!("{SHARD}: the server gives a Git LFS pointer instead of the file");
+    assert!(stderr(&refused).contains(&expected), "{}", stderr(&refused));
+    assert!(!hub.snapshot().join(SHARD).exists());
+}
+
+/// Makes the cache look as if another tool had pulled some of the files.
+fn pull_in_part(hub: &StandIn, missing: &[&str]) {
+    assert!(pull(hub).status.success());
+    fs::remove_dir_all(hub.folder().join(".flash")).unwrap();
+    for name in missing {
+        let link = hub.snapshot().join(name);
+        fs::remove_file(fs::canonicalize(&link).unwrap()).unwrap();
+        fs::remove_file(link).unwrap();
+    }
+    hub.requests();
+}
+
+#[test]
+fn a_snapshot_that_another_tool_filled_in_part_is_completed() {
+    let prompt = ["--prompt", "5 6", "--max-tokens", "4", "--json"];
+    for missing in
+        [&["tokenizer.json"][..], &[SHARD], &["chat_template.jinja"], &["config.json", "tokenizer.json"]]
+    {
+        let (tiny, hub) = stand_in();
+        let run =
+            |model: &str| hub.flash_cli([&["run", "--model", model], &prompt[..]].concat()).output().unwrap();
+        pull_in_part(&hub, missing);
+        assert_eq!(json(&run(ID))["token_ids"], json(&run(tiny.dir()))["token_ids"]);
+        assert_eq!(hub.fetched(), missing);
+        assert_eq!(names(&hub.snapshot()), NEEDED);
+        hub.requests();
+        assert!(run(ID).status.success());
+        assert!(hub.requests().is_empty(), "it is known to be whole now");
+    }
+}
+
+#[test]
+fn offline_an_incomplete_snapshot_is_refused_with_what_it_lacks() {
+    let (_tiny, hub) = stand_in();
+    let run = |variable: &str| {
+        let args = ["run", "--model", ID, "--prompt", "5 6", "--max-tokens", "4"];
+        hub.flash_cli(args).env(variable, "1").output().unwrap()
+    };
+    pull_in_part(&hub, &["tokenizer.json", SHARD]);
+    for variable in ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+        assert_refused(
+            &run(variable),
+            1,
+            &[ID, COMMIT, " lacks tokenizer.json, *.safetensors, and ", variable],
+        );
+    }
+    assert!(hub.requests().is_empty());
+    // With a listing, it is known of every file.
+    assert!(pull(&hub).status.success());
+    fs::remove_file(hub.snapshot().join("chat_template.jinja")).unwrap();
+    assert_refused(&run("HF_HUB_OFFLINE"), 1, &[" lacks chat_template.jinja, and HF_HUB_OFFLINE is set"]);
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_compared_runs_with_a_word_if_nothing_is_known_to_be_missing() {
+    let (_tiny, hub) = stand_in();
+    pull_in_part(&hub, &[]);
+    let run = || hub.flash_cli(["run", "--model", ID, "--prompt", "5 6", "--max-tokens", "4"]);
+    let offline = run().env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert!(offline.status.success());
+    assert!(stderr(&offline).contains("another tool has filled"), "{}", stderr(&offline));
+    let nobody = run().env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
+    assert!(nobody.status.success());
+    assert!(stderr(&nobody).contains("not compared with the hub"), "{}", stderr(&nobody));
+    let compared = run().output().unwrap();
+    assert_eq!((compared.status.code(), stderr(&compared)), (Some(0), ""));
+}
+
+#[test]
+fn the_home_folder_in_paths_of_the_environment_is_expanded() {
+    let (_tiny, hub) = stand_in();
+    let home = tempfile::tempdir().unwrap();
+    let pull = || {
+        let mut command = hub.flash_cli(["pull", ID]);
+        command.env("HOME", home.path());
+        command
+    };
+    let pulled = pull().env("HF_HOME", "~/hf").output().unwrap();
+    let expected = format!("{}/hf/hub/models--some-org--Tiny-1B/", home.path().display());
+    assert!(stdout(&pulled).starts_with(&expected), "{} {}", stdout(&pulled), stderr(&pulled));
+    let pulled = pull().env("HF_HUB_CACHE", "$HOME/hub").output().unwrap();
+    assert!(
+        stdout(&pulled).starts_with(&format!("{}/hub/models--", home.path().display())),
+        "{}",
+        stdout(&pulled)
+    );
+    assert_refused(&pull().env("HF_HOME", "~bob/hf").output().unwrap(), 1, &["HF_HOME is \"~bob/hf\""]);
 }

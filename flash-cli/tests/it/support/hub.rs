@@ -10,6 +10,7 @@ use std::thread;
 
 use assert_cmd::Command;
 use serde_json::{Value, json};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -46,6 +47,14 @@ pub(crate) struct State {
     pub(crate) status: Option<u16>,
     /// The status of the next answers with weights.
     pub(crate) refusals: VecDeque<u16>,
+    /// The status of the next answers with a listing.
+    pub(crate) listing_refusals: VecDeque<u16>,
+    /// What those answers, and refusals of weights, ask whoever gets them to wait.
+    pub(crate) retry_after: Option<String>,
+    /// Contents that are sent in place of those that are listed.
+    pub(crate) sent: BTreeMap<String, Vec<u8>>,
+    /// Whether weights are listed and sent as any other file.
+    pub(crate) has_no_lfs: bool,
     /// Whether weights are on another host.
     pub(crate) redirects: bool,
     pub(crate) ignores_ranges: bool,
@@ -92,7 +101,9 @@ impl StandIn {
     /// The program, which knows no other hub.
     pub(crate) fn flash_cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = flash_cli(args);
-        for name in ["HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE"] {
+        let names =
+            ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"];
+        for name in names.into_iter().chain(["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]) {
             command.env_remove(name);
         }
         command
@@ -180,14 +191,22 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
 impl State {
     fn answer(&mut self, request: &Request, port: u16) -> Vec<u8> {
         let is_elsewhere = request.path.starts_with(ELSEWHERE);
-        let refusal = if request.is_for_weights() { self.refusals.pop_front() } else { None };
+        let refusal = if request.is_for_weights() {
+            self.refusals.pop_front()
+        } else if request.path.starts_with("/api/") {
+            self.listing_refusals.pop_front()
+        } else {
+            None
+        };
         if let Some(status) = self.status.or(refusal) {
-            return answer(status, "", b"");
+            let wait = self.retry_after.as_ref().map(|wait| format!("Retry-After: {wait}\r\n"));
+            return answer(status, &wait.unwrap_or_default(), b"");
         }
         if self.token.is_some() && self.token != request.token && !is_elsewhere {
             return answer(401, "X-Error-Code: RepoNotFound\r\n", b"");
         }
-        if let Some(file) = request.file().and_then(|name| Some((self.files.get(&name)?.clone(), name))) {
+        let contents = |name: &String| self.sent.get(name).or_else(|| self.files.get(name)).cloned();
+        if let Some(file) = request.file().and_then(|name| Some((contents(&name)?, name))) {
             if self.redirects && request.is_for_weights() && !is_elsewhere {
                 return answer(
                     302,
@@ -217,13 +236,13 @@ impl State {
             .iter()
             .map(|(name, contents)| {
                 let bytes = self.listed_bytes.get(name).copied().unwrap_or(contents.len() as u64);
-                let hash = format!("{:x}", Sha256::digest(contents));
-                if name.ends_with(".safetensors") {
+                if name.ends_with(".safetensors") && !self.has_no_lfs {
+                    let hash = format!("{:x}", Sha256::digest(contents));
                     let lfs = json!({ "sha256": hash, "size": bytes, "pointerSize": 100 });
                     json!({ "rfilename": name, "size": bytes, "blobId": "0", "lfs": lfs })
                 } else {
-                    // Git's hash is shorter, and has the length in it, too.
-                    json!({ "rfilename": name, "size": bytes, "blobId": hash[..40] })
+                    let blob = [format!("blob {}\0", contents.len()).as_bytes(), contents].concat();
+                    json!({ "rfilename": name, "size": bytes, "blobId": format!("{:x}", Sha1::digest(blob)) })
                 }
             })
             .collect();
