@@ -25,6 +25,7 @@ pub(crate) use pack::PackArgs;
 use crate::hub::ModelId;
 use crate::model::ModelName;
 use crate::ram::Ram;
+use crate::sampling::{Seed, TopK};
 use crate::size::Size;
 use crate::speed::{ComputeSpeed, Rate};
 
@@ -35,11 +36,11 @@ const STYLES: Styles = Styles::styled()
     .placeholder(AnsiColor::Cyan.on_default());
 
 const AFTER_HELP: &str = "\
-SIZE is a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB).
-Exit status: 0 for success, 1 for failure, 2 for bad usage, 130 after Ctrl-C.";
+SIZE is a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB; K, M, G and T mean KiB, MiB, GiB and TiB).
+Exit status: 0 for success, 1 for failure, 2 for bad usage, 128 and the number of the signal that ended it: 130 after Ctrl-C.";
 
 const PLAN_AFTER_HELP: &str = "\
-SIZE is a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB).
+SIZE is a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB; K, M, G and T mean KiB, MiB, GiB and TiB).
 RATE is a number of GB/s (7), or a number with a unit (500MB/s, 1.5GiB/s).
 SPEED is a time (100ms, 0.1s), or a RATE with a unit at which weights are computed with (40GB/s).
 Exit status: 0 for success, 1 for failure, 2 for bad usage.";
@@ -249,9 +250,9 @@ pub(crate) struct SamplingArgs {
     /// Temperature; 0 takes the most likely token
     #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     pub(crate) temp: f32,
-    /// Draw from this many of the most likely tokens; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) top_k: usize,
+    /// Draw from this many of the most likely tokens; 0 or -1 for all
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    pub(crate) top_k: TopK,
     /// Draw from the most likely tokens that hold this part of the probability
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) top_p: f32,
@@ -261,9 +262,9 @@ pub(crate) struct SamplingArgs {
     /// Make recent tokens less likely; 1 changes nothing
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) repetition_penalty: f32,
-    /// Draw the same tokens every time
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
+    /// Draw the same tokens every time with the same number; -1 draws others each time
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    pub(crate) seed: Seed,
     /// End before this text; may be given more than once
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,

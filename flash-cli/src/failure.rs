@@ -27,7 +27,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if is_interrupted(error) {
-        return ExitCode::from(interrupt::EXIT_CODE);
+        return ExitCode::from(interrupt::exit_code());
     }
     let mut sentence = sentence(error);
     if let Some(hint) = hint(error) {

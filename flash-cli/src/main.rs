@@ -18,6 +18,7 @@ mod output;
 mod prompt;
 mod ram;
 mod report;
+mod sampling;
 mod session;
 mod size;
 mod speed;

@@ -19,7 +19,7 @@ pub(crate) struct Modelfile {
     pub(crate) from: Option<ModelName>,
     /// `FLASH`: whether weights may be streamed.
     pub(crate) flash: Option<bool>,
-    /// `FLASH_RAM_GB`: the budget in GiB.
+    /// `FLASH_RAM_GB`: the budget, in GiB unless it has a unit.
     pub(crate) ram: Option<Size>,
     /// `FLASH_THREADS`: reader threads.
     pub(crate) threads: Option<usize>,
@@ -79,7 +79,11 @@ impl Modelfile {
                     directive.set(&mut file.from, KEYS[0], "a model", parse)?;
                 }
                 "FLASH" => directive.set(&mut file.flash, KEYS[1], "true or false", boolean)?,
-                "FLASH_RAM_GB" => directive.set(&mut file.ram, KEYS[2], "a positive number of GiB", gib)?,
+                "FLASH_RAM_GB" => {
+                    let parse = |value: &str| value.parse().ok();
+                    let expected = "a positive number of GiB, or a number with a unit (512MiB, 2G)";
+                    directive.set(&mut file.ram, KEYS[2], expected, parse)?;
+                }
                 "FLASH_THREADS" => {
                     let parse = |value: &str| value.parse().ok().filter(|&threads| threads > 0);
                     directive.set(&mut file.threads, KEYS[3], "a number from 1 on", parse)?;
@@ -142,12 +146,6 @@ fn boolean(value: &str) -> Option<bool> {
     }
 }
 
-/// A size without a unit: the key has it.
-fn gib(value: &str) -> Option<Size> {
-    let has_unit = value.contains(|c: char| c.is_ascii_alphabetic());
-    if has_unit { None } else { value.parse().ok() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +169,16 @@ mod tests {
     #[test]
     fn an_absolute_path_stays_what_it_is() {
         assert_eq!(parse("FROM /models/a").unwrap().from.unwrap().path(), Path::new("/models/a"));
+    }
+
+    #[test]
+    fn a_budget_may_have_a_unit() {
+        for (given, bytes) in
+            [("2", 2 << 30), ("2G", 2 << 30), ("512M", 512 << 20), ("1.5 GB", 1_500_000_000)]
+        {
+            let file = parse(&format!("FLASH_RAM_GB {given}")).unwrap();
+            assert_eq!(file.ram.map(Size::bytes), Some(bytes), "{given}");
+        }
     }
 
     #[test]
@@ -198,7 +206,7 @@ mod tests {
                 "FLASH_RAM_GB 0",
                 "dir/Modelfile: line 1: FLASH_RAM_GB is \"0\", expected a positive number of GiB",
             ),
-            ("FLASH_RAM_GB 1GB", "dir/Modelfile: line 1: FLASH_RAM_GB is \"1GB\", expected a positive"),
+            ("FLASH_RAM_GB much", "dir/Modelfile: line 1: FLASH_RAM_GB is \"much\", expected a positive"),
             ("FLASH_RAM_GB nan", "dir/Modelfile: line 1: FLASH_RAM_GB is \"nan\", expected a positive"),
             ("FLASH_THREADS 0", "dir/Modelfile: line 1: FLASH_THREADS is \"0\", expected a number from 1 on"),
             (

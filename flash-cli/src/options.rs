@@ -137,11 +137,11 @@ fn generate_options(args: SamplingArgs, max_tokens: usize) -> Result<GenerateOpt
     let SamplingArgs { temp, top_k, top_p, min_p, repetition_penalty, seed, stop } = args;
     let sampler = SamplerConfig {
         temperature: temp,
-        top_k,
+        top_k: top_k.0,
         top_p,
         min_p,
         repetition_penalty,
-        seed,
+        seed: seed.draw(),
         ..SamplerConfig::default()
     };
     sampler.validate()?;

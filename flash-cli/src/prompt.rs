@@ -1,10 +1,11 @@
 //! Where a prompt comes from.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use flash_model::ModelError;
 
 use crate::options::UsageError;
@@ -13,7 +14,7 @@ use crate::options::UsageError;
 pub(crate) fn text(given: Option<String>, file: Option<PathBuf>) -> anyhow::Result<String> {
     let prompt = match (given, file) {
         (Some(prompt), _) => prompt,
-        (None, Some(path)) => fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?,
+        (None, Some(path)) => read(&path)?,
         (None, None) => from_stdin()?,
     };
     if prompt.is_empty() {
@@ -27,7 +28,20 @@ fn from_stdin() -> anyhow::Result<String> {
     if stdin.is_terminal() {
         return Err(UsageError::NoPrompt.into());
     }
-    let mut prompt = String::new();
-    stdin.read_to_string(&mut prompt).context("standard input")?;
-    Ok(prompt)
+    let mut bytes = Vec::new();
+    stdin.read_to_end(&mut bytes).context("standard input")?;
+    utf8("standard input", bytes)
+}
+
+/// Reads a file of text.
+pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    utf8(path.display(), bytes)
+}
+
+fn utf8(source: impl Display, bytes: Vec<u8>) -> anyhow::Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow!("{source}: not UTF-8 text: the byte at {at} is 0x{:02x}", error.as_bytes()[at])
+    })
 }

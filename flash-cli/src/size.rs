@@ -5,20 +5,29 @@ use std::str::FromStr;
 
 /// A number of bytes, more than none.
 ///
-/// A bare number is one of GiB, because that is how people say how much memory they have.
+/// A bare number is one of GiB, because that is how people say how much memory they have. So a unit without its B is one of
+/// 1024 and its powers, too, as most programs that take one read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size {
     bytes: u64,
 }
 
-const UNITS: [(&str, u64); 9] = [
+const UNITS: [(&str, u64); 17] = [
     ("b", 1),
+    ("k", 1 << 10),
+    ("ki", 1 << 10),
     ("kb", 1000),
     ("kib", 1 << 10),
+    ("m", 1 << 20),
+    ("mi", 1 << 20),
     ("mb", 1_000_000),
     ("mib", 1 << 20),
+    ("g", 1 << 30),
+    ("gi", 1 << 30),
     ("gb", 1_000_000_000),
     ("gib", 1 << 30),
+    ("t", 1 << 40),
+    ("ti", 1 << 40),
     ("tb", 1_000_000_000_000),
     ("tib", 1 << 40),
 ];
@@ -29,7 +38,9 @@ const BARE_BYTES: u64 = 1 << 30;
 /// Why a text is no size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SizeError {
-    #[error("{given:?} is not a size; write a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB)")]
+    #[error(
+        "{given:?} is not a size; write a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB, 2G)"
+    )]
     Syntax { given: String },
     #[error("a size must be more than nothing, and {given:?} is not")]
     NotPositive { given: String },
@@ -122,6 +133,12 @@ mod tests {
             ("2TB", 2_000_000_000_000),
             ("1 TIB", 1 << 40),
             ("+1GiB", 1 << 30),
+            ("1G", 1 << 30),
+            ("2g", 2 << 30),
+            ("512M", 512 << 20),
+            ("1.5Gi", 3 << 29),
+            ("64k", 64 << 10),
+            ("1T", 1 << 40),
         ];
         for (given, expected) in table {
             assert_eq!(bytes(given), expected, "{given:?}");
@@ -162,8 +179,8 @@ mod tests {
             "NaN",
             "inf",
             "12 parsecs",
-            "1G",
             "1 Gi B",
+            "1GG",
             "--1",
             "0x10",
             "1,5GB",

@@ -52,8 +52,8 @@ impl FromStr for Rate {
             None if is_bare => format!("{given}{BARE_UNIT}"),
             None => return Err(syntax()),
         };
-        // A size would take a bare number for GiB.
-        if bytes.trim_end().ends_with(|c: char| !c.is_ascii_alphabetic()) {
+        // A size would take a bare number for GiB, and a unit without its B for one of bytes, where it may be one of bits.
+        if !bytes.trim_end().ends_with(['b', 'B']) {
             return Err(syntax());
         }
         let size: Size = bytes.parse().map_err(|error| match error {
@@ -161,7 +161,8 @@ mod tests {
     #[test]
     fn rates_that_are_none_are_refused() {
         let syntax = |given: &str| SpeedError::Rate { given: given.to_owned() };
-        for given in ["", "x", "7GB", "7/s", "/s", "GB/s", "7Gbit/s", "NaN", "7GB/h", "1e3", "1.2.3"] {
+        for given in ["", "x", "7GB", "7/s", "/s", "GB/s", "7Gbit/s", "7G/s", "NaN", "7GB/h", "1e3", "1.2.3"]
+        {
             assert_eq!(given.parse::<Rate>(), Err(syntax(given)), "{given:?}");
         }
         for given in ["0", "-1", "-1GB/s", "0MB/s"] {

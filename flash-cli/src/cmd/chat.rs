@@ -11,8 +11,8 @@ use flash_model::{Engine, FinishReason, Generation, Workload};
 
 use self::command::Command;
 use self::conversation::{Conversation, Opening, Turn};
-use self::lines::Lines;
-use crate::interrupt::CtrlC;
+use self::lines::{Line, Lines};
+use crate::interrupt::{self, Caught, Signals};
 use crate::options::ChatOptions;
 use crate::output::{TextStream, note};
 use crate::session::Session;
@@ -26,26 +26,39 @@ const WELCOME: &str = "Ask, or type /help. Ctrl-C stops an answer, Ctrl-D leaves
 
 pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
     let ChatOptions { engine, system, context_tokens, generate } = options;
+    if engine.debug {
+        note(&format!("seed: {}", generate.sampler.seed));
+    }
     let session = Session::open(engine)?;
     let template = ChatTemplate::open(session.dir())?;
     let context = session.context()?;
     let opening = Opening::new(&session, context.as_ref(), system)?;
     let workload = workload(&session, context_tokens, opening.held_tokens)?;
     let loaded = session.load_with(workload, context, None)?;
-    let ctrl_c = CtrlC::new(loaded.engine.interrupt())?;
-    let mut chat =
-        Chat { conversation: Conversation::new(loaded, template, generate, opening), ctrl_c, last: None };
+    let signals = Signals::new(loaded.engine.interrupt())?;
+    let mut chat = Chat { conversation: Conversation::new(loaded, template, generate, opening), last: None };
 
-    let mut lines = Lines::open()?;
+    // Until the end: whatever a signal stops, the session is saved.
+    let caught = signals.catch();
+    let mut lines = Lines::open(&caught)?;
     if lines.is_interactive() {
         note(WELCOME);
     }
-    while let Some(line) = lines.next()? {
+    while let Some(line) = lines.next(&caught)? {
+        let line = match line {
+            Line::Text(line) => line,
+            Line::NotText { at } => {
+                note(&format!("(A line was skipped: it is not UTF-8 text from its byte {at} on.)"));
+                continue;
+            }
+        };
         match Command::parse(&line) {
             None if line.trim().is_empty() => {}
-            None => match chat.answer(&line) {
+            None => match chat.answer(&line, &caught) {
                 // The conversation is not lost with the answer, as long as there is someone to go on with it.
-                Err(error) if lines.is_interactive() => drop(failure::report(&error)),
+                Err(error) if lines.is_interactive() || caught.is_terminated() => {
+                    failure::report(&error);
+                }
                 result => result?,
             },
             Some(Ok(command)) => chat.obey(&command),
@@ -53,7 +66,7 @@ pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
         }
     }
     chat.conversation.save()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if caught.is_stopped() { ExitCode::from(interrupt::exit_code()) } else { ExitCode::SUCCESS })
 }
 
 /// A turn may be as long as the context.
@@ -70,18 +83,17 @@ fn workload(
 
 struct Chat {
     conversation: Conversation,
-    ctrl_c: CtrlC,
     /// The last answer.
     last: Option<Generation>,
 }
 
 impl Chat {
-    fn answer(&mut self, question: &str) -> anyhow::Result<()> {
+    fn answer(&mut self, question: &str, caught: &Caught<'_>) -> anyhow::Result<()> {
         let mut text = TextStream::new(self.engine().interrupt());
-        let caught = self.ctrl_c.catch();
-        let turn = self.conversation.ask(question, |piece| text.push(piece))?;
-        drop(caught);
-        match turn {
+        let turn = self.conversation.ask(question, |piece| text.push(piece));
+        // A Ctrl-C stops an answer, and not the conversation.
+        caught.resume();
+        match turn? {
             Turn::Full { wanted_tokens, context_tokens } => note(&format!(
                 "The conversation would have {wanted_tokens} tokens, and the context holds {context_tokens}: \
                  /reset begins a new one, and --ctx makes more room."

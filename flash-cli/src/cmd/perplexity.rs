@@ -1,24 +1,36 @@
 //! `perplexity`: how well a model predicts a text.
 
-use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use flash_model::Engine;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::interrupt::CtrlC;
+use crate::interrupt::Signals;
 use crate::options::PerplexityOptions;
 use crate::session::{Loaded, Session};
-use crate::{output, report};
+use crate::{output, prompt, report};
 
 /// A window needs a token to predict from and one to predict.
 const WINDOW_TOKENS_MIN: usize = 2;
 
+/// Why there is no perplexity.
+#[derive(Debug, thiserror::Error)]
+enum PerplexityError {
+    #[error(
+        "{file}: the loss of token {token_idx} is {loss}, so there is no perplexity: a weight, or what is computed from the weights, is \
+         not a finite number"
+    )]
+    NotFinite { file: PathBuf, token_idx: usize, loss: f64 },
+    #[error("{file}: the mean loss is {loss}, whose perplexity is too large for a number")]
+    TooLarge { file: PathBuf, loss: f64 },
+}
+
 pub(crate) fn run(options: PerplexityOptions) -> anyhow::Result<ExitCode> {
     let PerplexityOptions { engine, file, window_tokens, json } = options;
-    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let text = prompt::read(&file)?;
     let session = Session::open(engine)?;
     let ids = session.tokenizer.encode(&text, false)?;
     drop(text);
@@ -35,12 +47,12 @@ pub(crate) fn run(options: PerplexityOptions) -> anyhow::Result<ExitCode> {
     let workload = session.workload(window_tokens.min(ids.len()), 0)?;
     let Loaded { mut engine, io, watch: _watch, .. } = session.load(workload)?;
 
-    let ctrl_c = CtrlC::new(engine.interrupt())?;
-    let caught = ctrl_c.catch();
+    let signals = Signals::new(engine.interrupt())?;
+    let caught = signals.catch();
     let losses = losses(&mut engine, &ids, window_tokens)?;
     drop(caught);
 
-    let loss = losses.iter().sum::<f64>() / losses.len() as f64;
+    let loss = mean(&file, &losses, window_tokens)?;
     let stats = engine.stats();
     let report = Report {
         loss,
@@ -58,6 +70,22 @@ pub(crate) fn run(options: PerplexityOptions) -> anyhow::Result<ExitCode> {
         output::print(&format!("loss       {loss}\nperplexity {perplexity}\ntokens     {n_tokens}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The mean loss, which is a number and has a perplexity.
+fn mean(file: &Path, losses: &[f64], window_tokens: usize) -> Result<f64, PerplexityError> {
+    if let Some((nth, loss)) = losses.iter().enumerate().find(|(_, loss)| !loss.is_finite()) {
+        // The first token of each window has no loss.
+        let predicted = window_tokens - 1;
+        let token_idx = nth / predicted * window_tokens + nth % predicted + 1;
+        return Err(PerplexityError::NotFinite { file: file.to_owned(), token_idx, loss: *loss });
+    }
+    let loss = losses.iter().sum::<f64>() / losses.len() as f64;
+    if loss.exp().is_finite() {
+        Ok(loss)
+    } else {
+        Err(PerplexityError::TooLarge { file: file.to_owned(), loss })
+    }
 }
 
 /// The loss of every token but the first of each window.
@@ -83,4 +111,23 @@ struct Report {
     streamed_bytes: u64,
     peak_rss_bytes: u64,
     io: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_is_named_with_its_token() {
+        let mean = |losses: &[f64]| mean(Path::new("text"), losses, 4).map_err(|error| error.to_string());
+        assert_eq!(mean(&[1.0, 3.0]), Ok(2.0));
+        // Tokens 0 and 4 begin windows of four.
+        for (loss, name) in [(f64::NAN, "NaN"), (f64::INFINITY, "inf"), (f64::NEG_INFINITY, "-inf")] {
+            let error = mean(&[1.0, 1.0, 1.0, 1.0, loss, 1.0]).unwrap_err();
+            assert!(error.starts_with(&format!("text: the loss of token 6 is {name}, so")), "{error}");
+        }
+        assert!(
+            mean(&[1000.0]).unwrap_err().contains("the mean loss is 1000, whose perplexity is too large")
+        );
+    }
 }

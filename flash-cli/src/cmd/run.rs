@@ -9,7 +9,7 @@ use flash_model::text::{ChatTemplate, Message, Tokenizer};
 use flash_model::{EngineStats, FinishReason, Generation, ModelError, SessionContext, generate};
 use serde::Serialize;
 
-use crate::interrupt::{self, CtrlC};
+use crate::interrupt::{self, Signals};
 use crate::kept::Kept;
 use crate::options::RunOptions;
 use crate::output::{self, TextStream};
@@ -18,8 +18,12 @@ use crate::session::{Loaded, Session};
 
 pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
+    let debug = options.engine.debug;
     let RunOptions { engine, prompt, chat, generate: generate_options, warm_up, json, summary, trace } =
         options;
+    if debug {
+        output::note(&format!("seed: {}", generate_options.sampler.seed));
+    }
     let session = Session::open(engine)?;
     let context = session.context()?;
     let prompt = Prompt::new(&session, context.as_ref(), prompt, chat)?;
@@ -33,17 +37,17 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         session.load_with(workload, context, trace)?;
     let load = begin.elapsed();
 
-    let ctrl_c = CtrlC::new(engine.interrupt())?;
+    let signals = Signals::new(engine.interrupt())?;
     let mut text = TextStream::new(engine.interrupt());
     let on_text = |piece: &str| {
         if !json {
             text.push(piece);
         }
     };
-    let caught = ctrl_c.catch();
+    let caught = signals.catch();
     if warm_up {
         match engine.forward(&prompt.ids) {
-            Err(ModelError::Interrupted) => return Ok(ExitCode::from(interrupt::EXIT_CODE)),
+            Err(ModelError::Interrupted) => return Ok(ExitCode::from(interrupt::exit_code())),
             logits => logits?,
         };
         engine.truncate(0)?;
@@ -62,6 +66,7 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         prompt.kept(&generation, &tokenizer).write(dir)?;
         engine.save()?;
     }
+    let is_terminated = caught.is_terminated();
     drop(caught);
 
     let mut stats = engine.stats();
@@ -72,7 +77,14 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         listener.finish()?;
     }
     if json {
-        output::print_json(&Report::new(&generation, reused_tokens, &stats, load, io))?;
+        output::print_json(&Report::new(
+            &generation,
+            reused_tokens,
+            &stats,
+            load,
+            io,
+            generate_options.sampler.seed,
+        ))?;
     } else {
         text.finish()?;
     }
@@ -80,7 +92,9 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         output::note(&report::summary(&stats, &generation));
     }
     Ok(match generation.finish_reason {
-        FinishReason::Interrupted => ExitCode::from(interrupt::EXIT_CODE),
+        FinishReason::Interrupted => ExitCode::from(interrupt::exit_code()),
+        // It came too late to stop anything.
+        _ if is_terminated => ExitCode::from(interrupt::exit_code()),
         _ => ExitCode::SUCCESS,
     })
 }
@@ -184,6 +198,7 @@ struct Report<'a> {
     stall_ms: f64,
     peak_rss_bytes: u64,
     io: &'static str,
+    seed: u64,
 }
 
 impl<'a> Report<'a> {
@@ -193,6 +208,7 @@ impl<'a> Report<'a> {
         stats: &EngineStats,
         load: Duration,
         io: IoMode,
+        seed: u64,
     ) -> Self {
         let generated_tokens = generation.token_ids.len();
         let compute = (generation.ttft + generation.decode).saturating_sub(stats.stall);
@@ -217,6 +233,7 @@ impl<'a> Report<'a> {
             stall_ms: report::ms(stats.stall),
             peak_rss_bytes: report::peak_bytes(),
             io: io.name(),
+            seed,
         }
     }
 }

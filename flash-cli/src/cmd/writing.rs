@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use flash_convert::{ConvertError, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::interrupt::CtrlC;
+use crate::interrupt::Signals;
 use crate::output::note;
 use crate::size::Bytes;
 
 /// Is told how far writing is, and may end it.
 type OnProgress<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 
-/// Writes with a progress bar, and until Ctrl-C.
+/// Writes with a progress bar, and until a signal asks to stop.
 pub(super) fn watched<T>(
     total_bytes: u64,
     write: impl FnOnce(&mut OnProgress<'_>) -> Result<T, ConvertError>,
@@ -24,8 +24,8 @@ pub(super) fn watched<T>(
         "{bar:40} {binary_bytes}/{binary_total_bytes}, {eta} left",
     )?);
     let stop = Arc::new(AtomicBool::new(false));
-    let ctrl_c = CtrlC::new(Arc::clone(&stop))?;
-    let caught = ctrl_c.catch();
+    let signals = Signals::new(Arc::clone(&stop))?;
+    let caught = signals.catch();
     let result = write(&mut |now| {
         bar.set_position(now.done_bytes);
         if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -218,10 +218,13 @@ fn unreadable_files_are_named() {
 #[test]
 fn prompt_file_that_is_no_text_is_named() {
     let tiny = Tiny::new(1);
-    tiny.write("prompt", b"\xff\xfe");
+    let bytes = b"5 6 \xff\xfe";
+    tiny.write("prompt", bytes);
     let file = tiny.path("prompt");
     let run = output(["run", "--model", tiny.dir(), "--prompt-file", file.to_str().unwrap()]);
-    assert_refused(&run, 1, &[file.to_str().unwrap(), "UTF-8"]);
+    assert_refused(&run, 1, &[file.to_str().unwrap(), ": not UTF-8 text: the byte at 4 is 0xff"]);
+    let piped = flash_cli(["run", "--model", tiny.dir()]).write_stdin(bytes).output().unwrap();
+    assert_refused(&piped, 1, &["standard input: not UTF-8 text: the byte at 4 is 0xff"]);
 }
 
 /// Between two turns of a chat, most of the shard goes away.

@@ -86,3 +86,14 @@ fn commands_that_fail_end_nothing() {
         assert!(said.contains(part), "{part:?} is not in {said}");
     }
 }
+
+#[test]
+fn a_line_that_is_no_text_is_skipped_with_a_word() {
+    let tiny = Tiny::new(2);
+    let mut command = flash_cli(["chat", "--model", tiny.dir(), "--max-tokens", "5"]);
+    let output = command.write_stdin(b"5 6\n7 \xff\n7 8\n".as_slice()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let (expected, _) = chat(&tiny, &[], "5 6\n7 8\n");
+    assert_eq!(stdout(&output).lines().collect::<Vec<_>>(), expected);
+    assert!(stderr(&output).contains("A line was skipped: it is not UTF-8 text"), "{}", stderr(&output));
+}

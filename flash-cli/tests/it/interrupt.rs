@@ -1,15 +1,19 @@
-//! Ctrl-C, and readers that go away.
+//! Signals that end the program, and readers that go away.
 #![cfg(unix)]
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
+use serde_json::Value;
+
 use crate::support::tiny::Tiny;
+use crate::support::{json, output};
 
 /// A run of many tokens, with the first of its text read.
-fn long_run(tiny: &Tiny) -> (Child, BufReader<std::process::ChildStdout>, u8) {
+fn long_run(tiny: &Tiny, args: &[&str]) -> (Child, BufReader<std::process::ChildStdout>, u8) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
-        .args(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2000"])
+        .args(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2000", "--ignore-eos"])
+        .args(args)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -20,25 +24,142 @@ fn long_run(tiny: &Tiny) -> (Child, BufReader<std::process::ChildStdout>, u8) {
     (child, stdout, first[0])
 }
 
+/// Signals, and the exit status of a program that they end.
+const SIGNALS: [(&str, i32); 3] = [("-INT", 130), ("-TERM", 143), ("-HUP", 129)];
+
+fn kill(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// What the session holds, and what a run says that goes on with it.
+fn shown(tiny: &Tiny, kv_dir: &str) -> (Value, String) {
+    let shown = json(&output(["kv", "show", "a", "--kv-dir", kv_dir, "--json"]));
+    let chat = output(["chat", "--model", tiny.dir(), "--session", "a", "--kv-dir", kv_dir]);
+    (shown, String::from_utf8(chat.stderr).unwrap())
+}
+
 #[test]
-fn ctrl_c_ends_the_text_with_a_line_end_and_130() {
+fn a_signal_ends_the_text_with_a_line_end_and_its_exit_status() {
+    for (signal, status) in SIGNALS {
+        let tiny = Tiny::new(64);
+        let (child, mut stdout, _) = long_run(&tiny, &[]);
+        kill(&child, signal);
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{signal}");
+        assert_eq!(rest.matches('\n').count(), 1, "{rest:?}");
+        assert!(rest.ends_with('\n') && rest.split(' ').count() < 2000, "{rest:?}");
+        assert_eq!(output.stderr, b"", "{signal}");
+    }
+}
+
+#[test]
+fn a_signal_saves_the_session_of_a_run() {
+    for (signal, status) in SIGNALS {
+        let tiny = Tiny::new(64);
+        let kv_dir = tiny.path("kv").to_str().unwrap().to_owned();
+        let (child, mut stdout, first) = long_run(&tiny, &["--session", "a", "--kv-dir", &kv_dir]);
+        kill(&child, signal);
+        let mut text = vec![first];
+        stdout.read_to_end(&mut text).unwrap();
+        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(status), "{signal}");
+        let n_words = String::from_utf8(text).unwrap().split_whitespace().count();
+        let kept = json(&output(["kv", "show", "a", "--kv-dir", &kv_dir, "--json"]));
+        // The prompt and all words but the last one, which no pass has seen.
+        assert_eq!(kept["tokens"].as_u64(), Some(n_words as u64), "{signal}: {kept}");
+        let args = ["--session", "a", "--kv-dir", &kv_dir, "--prompt", "7", "--max-tokens", "1", "--json"];
+        let gone_on = output([&["run", "--model", tiny.dir()], &args[..]].concat());
+        assert_eq!((gone_on.status.code(), gone_on.stderr), (Some(0), Vec::new()), "it was saved at its end");
+    }
+}
+
+#[test]
+fn a_signal_saves_a_conversation_that_waits_for_a_line() {
+    for (signal, status) in SIGNALS {
+        let tiny = Tiny::new(2);
+        let kv_dir = tiny.path("kv").to_str().unwrap().to_owned();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
+            .args(["chat", "--model", tiny.dir(), "--session", "a", "--kv-dir", &kv_dir, "--max-tokens", "5"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // Of the second line, only a part has come.
+        stdin.write_all(b"5 6\n7").unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut String::new()).unwrap();
+        kill(&child, signal);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{signal}");
+        drop(stdin);
+        let (kept, said) = shown(&tiny, &kv_dir);
+        assert_eq!((&kept["messages"], said.as_str()), (&2.into(), ""), "{signal}: it was saved at its end");
+    }
+}
+
+#[test]
+fn sigterm_ends_a_conversation_in_the_middle_of_an_answer_and_ctrl_c_only_the_answer() {
+    for (signal, status) in [("-TERM", 143), ("-INT", 0)] {
+        let tiny = Tiny::new(64);
+        // No word ends an answer.
+        tiny.set_config("eos_token_id", Value::Null);
+        let kv_dir = tiny.path("kv").to_str().unwrap().to_owned();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
+            .args(["chat", "--model", tiny.dir(), "--session", "a", "--kv-dir", &kv_dir, "--ctx", "2000"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"5 6\n").unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut first = [0];
+        stdout.read_exact(&mut first).unwrap();
+        kill(&child, signal);
+        let mut answer = String::new();
+        stdout.read_line(&mut answer).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr), (Some(status), Vec::new()), "{signal}");
+        assert!(answer.split(' ').count() < 1000, "{answer}");
+        let (kept, said) = shown(&tiny, &kv_dir);
+        assert_eq!((&kept["messages"], said.as_str()), (&2.into(), ""), "{signal}: it was saved at its end");
+    }
+}
+
+#[test]
+fn a_hangup_that_is_ignored_stays_ignored() {
     let tiny = Tiny::new(64);
-    let (child, mut stdout, _) = long_run(&tiny);
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
-    assert_eq!(rest.matches('\n').count(), 1, "{rest:?}");
-    assert!(rest.ends_with('\n') && rest.split(' ').count() < 2000, "{rest:?}");
-    assert_eq!(output.stderr, b"");
+    let mut child = Command::new("sh")
+        .args([
+            "-c",
+            "trap '' HUP; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_flash-cli"),
+            "run",
+            "--model",
+            tiny.dir(),
+        ])
+        .args(["--prompt", "5", "--max-tokens", "100", "--ignore-eos"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut text = vec![0];
+    stdout.read_exact(&mut text).unwrap();
+    kill(&child, "-HUP");
+    stdout.read_to_end(&mut text).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(String::from_utf8(text).unwrap().split_whitespace().count(), 100, "as under nohup");
 }
 
 #[test]
 fn a_reader_that_goes_away_ends_the_run_quietly() {
     let tiny = Tiny::new(64);
-    let (child, stdout, _) = long_run(&tiny);
+    let (child, stdout, _) = long_run(&tiny, &[]);
     drop(stdout);
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));

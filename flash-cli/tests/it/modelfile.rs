@@ -17,6 +17,7 @@ fn settings_are_taken_and_flags_override_them() {
     let text = "# all of them\nFROM .\nFLASH true\nFLASH_RAM_GB 0.5\nFLASH_THREADS 2\nFLASH_PREFETCH_LAYERS 1\nFLASH_TOP_K 0\n";
     assert_eq!(json(&run(&tiny, text, &[]))["budget_bytes"], 512 << 20);
     assert_eq!(json(&run(&tiny, text, &["--ram", "300MiB"]))["budget_bytes"], 300 << 20);
+    assert_eq!(json(&run(&tiny, "FROM .\nFLASH_RAM_GB 512M\n", &[]))["budget_bytes"], 512 << 20);
     let elsewhere = Tiny::new(1);
     let overridden = json(&run(&tiny, text, &["--model", elsewhere.dir()]));
     assert!(overridden["model_bytes"].as_u64() < json(&run(&tiny, text, &[]))["model_bytes"].as_u64());

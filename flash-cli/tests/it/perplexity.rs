@@ -1,6 +1,6 @@
 //! `perplexity`, on a model made by hand.
 
-use crate::support::tiny::Tiny;
+use crate::support::tiny::{Tiny, shard, tensors};
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stdout};
 
 fn text(n_words: usize) -> String {
@@ -38,10 +38,26 @@ fn every_token_but_the_first_of_a_window_is_predicted() {
 }
 
 #[test]
+fn a_loss_that_is_not_a_number_is_an_error() {
+    let tiny = Tiny::new(2);
+    let mut tensors = tensors(2);
+    tensors.last_mut().unwrap().data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    tiny.write("model.safetensors", &shard(&tensors));
+    tiny.write("text", text(20).as_bytes());
+    let file = tiny.path("text");
+    let args = ["perplexity", "--model", tiny.dir(), "--ctx", "16", "--file", file.to_str().unwrap()];
+    for more in [&[][..], &["--json"]] {
+        let refused = output([&args[..], more].concat());
+        assert_refused(&refused, 1, &["text: the loss of token 1 is NaN", "not a finite number"]);
+    }
+}
+
+#[test]
 fn texts_and_windows_that_cannot_be_measured_are_refused() {
     let tiny = Tiny::new(1);
     tiny.write("short", b"5");
     tiny.write("long", text(20).as_bytes());
+    tiny.write("binary", b"5 6 \xff");
     let run = |name: &str, ctx| {
         output([
             "perplexity",
@@ -54,6 +70,7 @@ fn texts_and_windows_that_cannot_be_measured_are_refused() {
         ])
     };
     assert_refused(&run("short", "16"), 1, &["short: 1 tokens, at least 2"]);
+    assert_refused(&run("binary", "16"), 1, &["binary: not UTF-8 text: the byte at 4 is 0xff"]);
     assert_refused(&run("gone", "16"), 1, &["gone: No such file or directory"]);
     assert_refused(&run("long", "4096"), 1, &["--ctx is 4096", "2048"]);
 }

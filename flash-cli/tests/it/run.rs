@@ -3,7 +3,7 @@
 use crate::support::tiny::{CONTEXT_TOKENS, Tiny};
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stderr, stdout};
 
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 20] = [
     "text",
     "token_ids",
     "prompt_tokens",
@@ -23,6 +23,7 @@ const FIELDS: [&str; 19] = [
     "stall_ms",
     "peak_rss_bytes",
     "io",
+    "seed",
 ];
 
 #[test]
@@ -138,6 +139,40 @@ fn seeds_repeat_what_they_draw() {
     };
     assert_eq!(run("1"), run("1"));
     assert!((2..6).any(|seed| run(&seed.to_string()) != run("1")));
+}
+
+#[test]
+fn seed_minus_one_is_another_one_each_time_and_is_told() {
+    let tiny = Tiny::new(2);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "12", "--temp", "2", "--json"];
+    let run = |seed: &str| json(&flash_cli(args).args(["--seed", seed]).output().unwrap());
+    let (one, other) = (run("-1"), run("-1"));
+    assert_ne!(one["seed"], other["seed"]);
+    let again = run(&one["seed"].to_string());
+    assert_eq!((&again["token_ids"], &again["seed"]), (&one["token_ids"], &one["seed"]));
+    let debug = flash_cli(args).args(["--seed", "7", "--debug"]).output().unwrap();
+    assert!(stderr(&debug).contains("seed: 7\n"), "{}", stderr(&debug));
+}
+
+#[test]
+fn top_k_minus_one_is_off() {
+    let tiny = Tiny::new(2);
+    let args =
+        ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "12", "--temp", "2", "--seed", "3"];
+    let run = |top_k: &str| flash_cli(args).args(["--top-k", top_k]).output().unwrap();
+    assert_eq!(run("-1").stdout, run("0").stdout);
+    assert_ne!(run("-1").stdout, run("1").stdout);
+    assert_refused(&run("-2"), 2, &["--top-k", "-2"]);
+}
+
+#[test]
+fn budgets_have_the_units_of_other_programs() {
+    let tiny = Tiny::new(2);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "1", "--json"];
+    for (ram, bytes) in [("1G", 1 << 30), ("512M", 512 << 20), ("1.5GB", 1_500_000_000), ("2g", 2u64 << 30)] {
+        let report = json(&flash_cli(args).args(["--ram", ram]).output().unwrap());
+        assert_eq!(report["budget_bytes"].as_u64(), Some(bytes), "{ram}");
+    }
 }
 
 #[test]

@@ -1,27 +1,39 @@
 //! What the person types, line by line.
 
-use std::io::{self, BufRead, IsTerminal};
+mod editor;
+mod plain;
 
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
+use std::io::{self, IsTerminal};
 
-use crate::output::note;
+use crate::interrupt::Caught;
 
-const PROMPT: &str = "> ";
+use editor::Editor;
+use plain::Plain;
 
 /// Lines from an editor on a terminal, or as they come from elsewhere.
 pub(super) enum Lines {
-    Editor(Box<DefaultEditor>),
-    Plain(io::Stdin),
+    Editor(Box<Editor>),
+    Plain(Plain),
+}
+
+/// A line, without its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    Text(String),
+    /// Bytes that are not UTF-8.
+    NotText {
+        /// The place of the first of them in the line.
+        at: usize,
+    },
 }
 
 impl Lines {
-    pub(super) fn open() -> Result<Self, ReadlineError> {
+    pub(super) fn open(caught: &Caught<'_>) -> anyhow::Result<Self> {
         let stdin = io::stdin();
         Ok(if stdin.is_terminal() {
-            Self::Editor(Box::new(DefaultEditor::new()?))
+            Self::Editor(Box::new(Editor::new(caught)?))
         } else {
-            Self::Plain(stdin)
+            Self::Plain(Plain::new(&stdin, caught)?)
         })
     }
 
@@ -29,34 +41,11 @@ impl Lines {
         matches!(self, Self::Editor(_))
     }
 
-    /// The next line, without its end; none if there are no more.
-    pub(super) fn next(&mut self) -> anyhow::Result<Option<String>> {
+    /// The next line; none if there are no more, or a signal has ended the conversation.
+    pub(super) fn next(&mut self, caught: &Caught<'_>) -> anyhow::Result<Option<Line>> {
         match self {
-            Self::Editor(editor) => edit(editor),
-            Self::Plain(stdin) => {
-                let mut line = String::new();
-                let n_bytes = stdin.lock().read_line(&mut line)?;
-                line.truncate(line.trim_end_matches(['\r', '\n']).len());
-                Ok((n_bytes > 0).then_some(line))
-            }
-        }
-    }
-}
-
-fn edit(editor: &mut DefaultEditor) -> anyhow::Result<Option<String>> {
-    let mut interrupted = false;
-    loop {
-        match editor.readline(PROMPT) {
-            Ok(line) => {
-                editor.add_history_entry(&line)?;
-                return Ok(Some(line));
-            }
-            Err(ReadlineError::Interrupted) if !interrupted => {
-                interrupted = true;
-                note("(Ctrl-C again, or Ctrl-D, leaves.)");
-            }
-            Err(ReadlineError::Interrupted | ReadlineError::Eof) => return Ok(None),
-            Err(error) => return Err(error.into()),
+            Self::Editor(editor) => Ok(editor.next(caught)?.map(Line::Text)),
+            Self::Plain(plain) => Ok(plain.next(caught)?),
         }
     }
 }
