@@ -6,6 +6,7 @@ mod cache;
 mod cmd;
 mod elastic;
 mod failure;
+mod foreign;
 mod hub;
 mod interrupt;
 mod kept;

@@ -18,7 +18,7 @@ use crate::model::ModelName;
 use crate::modelfile::TopK;
 use crate::options::EngineSettings;
 use crate::size::Bytes;
-use crate::{budget, output, report};
+use crate::{budget, foreign, output, report};
 
 /// A model whose headers and tokenizer were read.
 #[derive(Debug)]
@@ -162,7 +162,9 @@ pub(crate) fn open_model(
     io: IoMode,
     compute: impl Into<ComputeOptions>,
 ) -> anyhow::Result<Model> {
-    Ok(Model::open_on(Checkpoint::open(dir, io)?, compute)?)
+    foreign::check_pointers(dir)?;
+    let opened = Checkpoint::open(dir, io).and_then(|checkpoint| Model::open_on(checkpoint, compute));
+    opened.map_err(|error| foreign::explain(dir, error.into()))
 }
 
 /// Has tokens take as many experts as someone asks for; returns how many they took.

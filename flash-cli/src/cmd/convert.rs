@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use flash_convert::{Checkpoint, Conversion, Plan, Quantized, Report, Target};
 
 use super::writing::{tell, watched};
+use crate::foreign;
 use crate::layers;
 use crate::options::{ConvertOptions, ConvertSource};
 use crate::output::note;
@@ -14,6 +15,7 @@ pub(crate) fn run(options: &ConvertOptions) -> anyhow::Result<ExitCode> {
     let ConvertOptions { source, out, shard_bytes } = options;
     match source {
         ConvertSource::Gguf { gguf, target } => {
+            foreign::check_pointers(gguf)?;
             let conversion = Conversion::open(gguf)?;
             let plan = conversion.plan(*target, *shard_bytes)?;
             if *target == Target::Keep {
@@ -24,7 +26,9 @@ pub(crate) fn run(options: &ConvertOptions) -> anyhow::Result<ExitCode> {
             tell(&out_dir, &format!("{} tensors", tensors.len()), total_bytes, n_shards);
         }
         ConvertSource::Hf { model, bits, group_size } => {
-            let checkpoint = Checkpoint::open(&model.find()?)?;
+            let dir = model.find()?;
+            foreign::check_pointers(&dir)?;
+            let checkpoint = Checkpoint::open(&dir).map_err(|error| foreign::explain(&dir, error.into()))?;
             let plan = checkpoint.quantize(*bits, *group_size, *shard_bytes)?;
             let Quantized { out_dir, n_parameters, n_quantized, total_bytes, n_shards, .. } =
                 watched(plan.total_bytes(), |progress| plan.run(out, progress))?;

@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod chat;
 mod convert;
+mod foreign;
 mod inspect;
 mod interrupt;
 mod modelfile;

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::ceiling::largest_shard;
 use crate::args::BenchIoArgs;
-use crate::{cache, output};
+use crate::{cache, foreign, output};
 use fio::Fio;
 use raw::Cell;
 use sustained::Sustained;
@@ -61,7 +61,8 @@ pub(crate) fn run(args: &BenchIoArgs) -> anyhow::Result<ExitCode> {
     let model_dir = args.model.find()?;
     let tuning = cache::tuning(&model_dir, IoMode::Auto);
     let Tuning { mode, depth, chunk_bytes } = tuning;
-    let catalog = Catalog::open(&model_dir, mode)?;
+    let catalog =
+        Catalog::open(&model_dir, mode).map_err(|error| foreign::explain(&model_dir, error.into()))?;
     let (shard, shard_bytes) = largest_shard(&catalog)?;
     if args.fio {
         fio::check()?;

@@ -8,6 +8,7 @@ use flash_model::{Engine, EngineOptions, Model, Workload};
 
 use super::ceiling::{self, Ceiling};
 use crate::budget;
+use crate::foreign;
 use crate::options::EngineSettings;
 use crate::session::{open_model, override_top_k};
 
@@ -45,7 +46,9 @@ impl Trial {
     pub(super) fn new(settings: EngineSettings) -> anyhow::Result<Self> {
         let model_dir = settings.model.find()?;
         let tuning = settings.tuning(&model_dir);
-        let disk = Ceiling::of(&Catalog::open(&model_dir, tuning.mode)?, tuning.mode)?;
+        let catalog = Catalog::open(&model_dir, tuning.mode);
+        let catalog = catalog.map_err(|error| foreign::explain(&model_dir, error.into()))?;
+        let disk = Ceiling::of(&catalog, tuning.mode)?;
         Ok(Self { budget_bytes: budget::bytes(settings.ram), model_dir, settings, tuning, disk })
     }
 

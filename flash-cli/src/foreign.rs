@@ -1,0 +1,169 @@
+//! Model directories and files of other formats: what they are, and what makes a model of them that runs.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use flash_convert::COMPANION_FILES;
+use flash_io::{Catalog, IoError, IoMode, LFS_POINTER_BYTES_MAX, LfsPointer, python_json};
+use flash_model::ModelError;
+use serde_json::Value;
+
+const CONFIG: &str = "config.json";
+const INDEX: &str = "model.safetensors.index.json";
+const SAFETENSORS: &str = "safetensors";
+const GGUF: &str = "gguf";
+/// The first bytes of a GGUF file.
+const GGUF_MAGIC: &[u8] = b"GGUF";
+
+/// Weights that other programs read: the extension of their files, and what they are called.
+const OTHER_WEIGHTS: [(&str, &str); 8] = [
+    ("bin", "PyTorch"),
+    ("pt", "PyTorch"),
+    ("pth", "PyTorch"),
+    ("ckpt", "PyTorch"),
+    ("npz", "NumPy"),
+    ("h5", "TensorFlow"),
+    ("msgpack", "Flax"),
+    ("onnx", "ONNX"),
+];
+
+/// How methods of quantisation call themselves, and what they are called.
+const METHODS: [(&str, &str); 5] = [
+    ("awq", "AWQ"),
+    ("gptq", "GPTQ"),
+    ("fp8", "FP8"),
+    ("mxfp4", "MXFP4"),
+    ("compressed-tensors", "compressed-tensors"),
+];
+
+/// How tensors of such a method end where config.json does not name it.
+const TENSORS: [(&str, &str); 4] = [
+    (".qzeros", "AWQ or GPTQ"),
+    (".quant_map", "bitsandbytes"),
+    (".weight_packed", "compressed-tensors"),
+    (".weight_scale_inv", "FP8"),
+];
+
+/// What a model is that is not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Foreign {
+    #[error(
+        "{path}: this is a GGUF file, which must be converted first: flash-cli convert --gguf {path} --out DIR"
+    )]
+    Gguf { path: PathBuf },
+    #[error(
+        "{dir}: the weights are in GGUF files and not in safetensors, so one must be converted first: \
+         flash-cli convert --gguf {first} --out DIR"
+    )]
+    GgufDirectory { dir: PathBuf, first: PathBuf },
+    #[error(
+        "{path}: the weights are in files of {format}, and only safetensors can be read: take or save the model as those"
+    )]
+    OtherWeights { path: PathBuf, format: &'static str },
+    #[error(
+        "{dir}: the weights are quantised by {method}, and must be converted first: flash-cli convert --hf {dir} --out OUT"
+    )]
+    Convertible { dir: PathBuf, method: String },
+    #[error(
+        "{dir}: the weights are quantised by {method}, which is neither run nor converted: take the model that is not \
+         quantised, and flash-cli convert --hf quantises it"
+    )]
+    Quantized { dir: PathBuf, method: String },
+}
+
+/// Checks that no file which is read of a model is a Git LFS pointer: of a template, nothing else would tell.
+pub(crate) fn check_pointers(path: &Path) -> Result<(), IoError> {
+    let is_read = |path: &PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let is_shard = has_extension(path, SAFETENSORS) && !name.starts_with('.');
+        is_shard || name == CONFIG || name == INDEX || COMPANION_FILES.contains(&name)
+    };
+    let files = if path.is_dir() { files(path).filter(is_read).collect() } else { vec![path.to_owned()] };
+    for path in files {
+        // What cannot be read, whoever reads it says why.
+        if let Ok(Some(pointer)) = pointer(&path) {
+            return Err(IoError::LfsPointer { path, pointer });
+        }
+    }
+    Ok(())
+}
+
+/// The error of a model that could not be opened: one that says what it is, if it is of another format.
+pub(crate) fn explain(path: &Path, error: anyhow::Error) -> anyhow::Error {
+    match find(path, &error) {
+        Some(foreign) => foreign.into(),
+        None => error,
+    }
+}
+
+fn find(path: &Path, error: &anyhow::Error) -> Option<Foreign> {
+    if !path.is_dir() {
+        return starts_with(path, GGUF_MAGIC).ok()?.then(|| Foreign::Gguf { path: path.to_owned() });
+    }
+    let mut files: Vec<_> = files(path).collect();
+    files.sort();
+    let first = |extension| files.iter().find(|path| has_extension(path, extension)).cloned();
+    if first(SAFETENSORS).is_none() {
+        if let Some(first) = first(GGUF) {
+            return Some(Foreign::GgufDirectory { dir: path.to_owned(), first });
+        }
+        let mut others =
+            OTHER_WEIGHTS.iter().filter_map(|(extension, format)| Some((first(extension)?, *format)));
+        return others.next().map(|(path, format)| Foreign::OtherWeights { path, format });
+    }
+    // A shard that cannot be read is one, whatever its tensors are.
+    if matches!(error.downcast_ref(), Some(ModelError::Io(_) | ModelError::File { .. })) {
+        return None;
+    }
+    let (dir, method) = (path.to_owned(), method(path)?);
+    Some(if flash_convert::Checkpoint::open(path).is_ok() {
+        Foreign::Convertible { dir, method }
+    } else {
+        Foreign::Quantized { dir, method }
+    })
+}
+
+/// The method that has quantised a model, if it is none of MLX's.
+fn method(dir: &Path) -> Option<String> {
+    let config: Value = python_json(&fs::read_to_string(dir.join(CONFIG)).ok()?).ok()?;
+    if !config["quantization"].is_null() {
+        return None;
+    }
+    let methods =
+        [&config, &config["text_config"]].map(|config| &config["quantization_config"]["quant_method"]);
+    if let Some(method) = methods.into_iter().find_map(Value::as_str) {
+        let known = METHODS.iter().find(|(name, _)| *name == method);
+        return Some(known.map_or_else(|| method.to_owned(), |(_, called)| (*called).to_owned()));
+    }
+    let catalog = Catalog::open(dir, IoMode::Pread).ok()?;
+    let has = |suffix: &str| catalog.tensors().any(|tensor| tensor.name.ends_with(suffix));
+    TENSORS.iter().find(|(suffix, _)| has(suffix)).map(|(_, called)| (*called).to_owned())
+}
+
+/// The files of a directory; none if it cannot be read.
+fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_file())
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+fn pointer(path: &Path) -> io::Result<Option<LfsPointer>> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() > LFS_POINTER_BYTES_MAX as u64 {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(LfsPointer::detect(&bytes))
+}
+
+fn starts_with(path: &Path, magic: &[u8]) -> io::Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)?.take(magic.len() as u64).read_to_end(&mut start)?;
+    Ok(start == magic)
+}
