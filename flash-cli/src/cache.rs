@@ -18,8 +18,10 @@ pub(crate) fn kv_dir() -> PathBuf {
 
 /// `$FLASH_CACHE`, or `flash` in the user's cache folder; none for a user without a home.
 fn folder() -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os("FLASH_CACHE") {
+    if let Some(folder) = std::env::var_os("FLASH_CACHE").filter(|folder| !folder.is_empty()) {
         return Some(folder.into());
     }
-    Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("flash"))
+    let cache = etcetera::choose_base_strategy().ok()?.cache_dir();
+    // An empty HOME leaves no folder of a user, and the current one is none.
+    cache.is_absolute().then(|| cache.join("flash"))
 }

@@ -29,8 +29,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         | Command::Pull(_)
         | Command::Convert(_)
         | Command::Pack(_)
-        | Command::Kv(_)
-        | Command::Bench(_) => false,
+        | Command::Kv(_) => false,
+        Command::Bench(args) => args.command.debug(),
     });
     match command {
         Command::Run(args) => run::run(RunOptions::resolve(args)?),

@@ -16,6 +16,8 @@ pub(crate) struct ModelName {
 /// Why there is no such model.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ModelNameError {
+    #[error("the name of the model is empty")]
+    Empty,
     #[error("{dir}: No such file or directory, nor is it the id of a model (ORG/NAME or ORG/NAME@REVISION)")]
     NoSuchModel { dir: PathBuf },
     #[error(transparent)]
@@ -36,6 +38,9 @@ impl ModelName {
 
     /// Finds the directory of the model, and pulls it if it is on the hub and not in the cache.
     pub(crate) fn find(&self) -> Result<PathBuf, ModelNameError> {
+        if self.dir.as_os_str().is_empty() {
+            return Err(ModelNameError::Empty);
+        }
         // Of what is there and cannot be looked at, whoever opens it knows why.
         if self.dir.try_exists().unwrap_or(true) {
             return Ok(self.dir.clone());

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::model::ModelName;
+use crate::options::THREADS;
 use crate::size::Size;
 
 /// What a Modelfile says.
@@ -85,8 +86,8 @@ impl Modelfile {
                     directive.set(&mut file.ram, KEYS[2], expected, parse)?;
                 }
                 "FLASH_THREADS" => {
-                    let parse = |value: &str| value.parse().ok().filter(|&threads| threads > 0);
-                    directive.set(&mut file.threads, KEYS[3], "a number from 1 on", parse)?;
+                    let parse = |value: &str| value.parse().ok().filter(|threads| THREADS.contains(threads));
+                    directive.set(&mut file.threads, KEYS[3], "a number from 1 to 256", parse)?;
                 }
                 "FLASH_PREFETCH_LAYERS" => {
                     let parse = |value: &str| value.parse().ok();
@@ -208,10 +209,17 @@ mod tests {
             ),
             ("FLASH_RAM_GB much", "dir/Modelfile: line 1: FLASH_RAM_GB is \"much\", expected a positive"),
             ("FLASH_RAM_GB nan", "dir/Modelfile: line 1: FLASH_RAM_GB is \"nan\", expected a positive"),
-            ("FLASH_THREADS 0", "dir/Modelfile: line 1: FLASH_THREADS is \"0\", expected a number from 1 on"),
+            (
+                "FLASH_THREADS 0",
+                "dir/Modelfile: line 1: FLASH_THREADS is \"0\", expected a number from 1 to 256",
+            ),
+            (
+                "FLASH_THREADS 257",
+                "dir/Modelfile: line 1: FLASH_THREADS is \"257\", expected a number from 1 to",
+            ),
             (
                 "FLASH_THREADS 2 3",
-                "dir/Modelfile: line 1: FLASH_THREADS is \"2 3\", expected a number from 1 on",
+                "dir/Modelfile: line 1: FLASH_THREADS is \"2 3\", expected a number from 1 to 256",
             ),
             ("FLASH_PREFETCH_LAYERS -1", "dir/Modelfile: line 1: FLASH_PREFETCH_LAYERS is \"-1\", expected"),
             ("FLASH_TOP_K x", "dir/Modelfile: line 1: FLASH_TOP_K is \"x\", expected a number of experts"),

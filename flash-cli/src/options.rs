@@ -15,7 +15,7 @@ use crate::args::{ChatArgs, PerplexityArgs, RunArgs, SamplingArgs};
 use crate::prompt;
 
 pub(crate) use convert::{ConvertOptions, ConvertSource};
-pub(crate) use engine::EngineSettings;
+pub(crate) use engine::{EngineSettings, THREADS};
 pub(crate) use plan::{Assumable, PlanOptions};
 
 /// Why the flags make no sense.
@@ -29,6 +29,10 @@ pub(crate) enum UsageError {
     KvQuantBits { bits: u32 },
     #[error("--max-kv-size must be at least {min} with this --kv-keep and --kv-window, found {max_tokens}")]
     MaxKvSize { max_tokens: usize, min: usize },
+    #[error("--kv-keep has no effect without --max-kv-size or --kv-evict, which give up old tokens")]
+    NothingGivenUp,
+    #[error("--max-tokens must be at least 1 in a conversation, found 0")]
+    NoAnswer,
     #[error("--threads must be from 1 to {max}, found {threads}")]
     Threads { threads: usize, max: usize },
     #[error("FLASH_KERNELS: {0}")]
@@ -102,6 +106,9 @@ pub(crate) struct ChatOptions {
 impl ChatOptions {
     pub(crate) fn resolve(args: ChatArgs) -> anyhow::Result<Self> {
         let ChatArgs { engine, keep, system, ctx, max_tokens, sampling } = args;
+        if max_tokens == 0 {
+            return Err(UsageError::NoAnswer.into());
+        }
         Ok(Self {
             engine: EngineSettings::resolve(engine)?.keep(keep),
             system,

@@ -1,7 +1,15 @@
 //! Values of the sampling flags, as other programs write them.
 
-use std::num::ParseIntError;
 use std::str::FromStr;
+
+/// Why a text is no such value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SamplingError {
+    #[error("a seed is a number from 0 on, or -1 for one that differs every time")]
+    Seed,
+    #[error("it is a number of tokens, or 0 or -1 for all")]
+    TopK,
+}
 
 /// What `--seed` says: a number, or -1 for one that differs every time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +29,13 @@ impl Seed {
 }
 
 impl FromStr for Seed {
-    type Err = ParseIntError;
+    type Err = SamplingError;
 
-    fn from_str(given: &str) -> Result<Self, Self::Err> {
-        if given == "-1" { Ok(Self::Random) } else { given.parse().map(Self::Fixed) }
+    fn from_str(given: &str) -> Result<Self, SamplingError> {
+        if given == "-1" {
+            return Ok(Self::Random);
+        }
+        given.parse().map(Self::Fixed).map_err(|_| SamplingError::Seed)
     }
 }
 
@@ -33,10 +44,13 @@ impl FromStr for Seed {
 pub(crate) struct TopK(pub(crate) usize);
 
 impl FromStr for TopK {
-    type Err = ParseIntError;
+    type Err = SamplingError;
 
-    fn from_str(given: &str) -> Result<Self, Self::Err> {
-        if given == "-1" { Ok(Self(0)) } else { given.parse().map(Self) }
+    fn from_str(given: &str) -> Result<Self, SamplingError> {
+        if given == "-1" {
+            return Ok(Self(0));
+        }
+        given.parse().map(Self).map_err(|_| SamplingError::TopK)
     }
 }
 

@@ -140,6 +140,12 @@ pub fn generate(
         }
         next = engine.forward_into(&[token], &mut logits);
     }
+    if options.max_tokens == 0 {
+        match next {
+            Err(ModelError::Interrupted) => generation.finish_reason = FinishReason::Interrupted,
+            passed => passed?,
+        }
+    }
     if let Some(first) = first_token_at {
         generation.ttft = first - begin;
         generation.decode = first.elapsed();

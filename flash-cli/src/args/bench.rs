@@ -23,6 +23,17 @@ pub(crate) enum BenchCommand {
     Prefill(BenchPrefillArgs),
 }
 
+impl BenchCommand {
+    /// Whether to tell what is planned and done.
+    pub(crate) fn debug(&self) -> bool {
+        match self {
+            Self::Stream(args) => args.engine.debug,
+            Self::Prefill(args) => args.engine.debug,
+            Self::Io(_) | Self::Experts(_) => false,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct BenchExpertsArgs {
     /// Experts of a layer

@@ -22,9 +22,9 @@ pub(crate) struct KvArgs {
     /// Hold so many tokens at most, and give up old ones for new ones
     #[arg(long, value_name = "N", help_heading = HEADING)]
     pub(crate) max_kv_size: Option<usize>,
-    /// Never give up so many of the first tokens
-    #[arg(long, value_name = "N", default_value_t = 250, help_heading = HEADING)]
-    pub(crate) kv_keep: usize,
+    /// Never give up so many of the first tokens [default: 250]
+    #[arg(long, value_name = "N", help_heading = HEADING)]
+    pub(crate) kv_keep: Option<usize>,
     /// Put what memory has no room for below this folder [default: kv in the user's cache folder]
     #[arg(long, value_name = "DIR", help_heading = HEADING)]
     pub(crate) kv_dir: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, Tuning};
@@ -20,8 +21,10 @@ use crate::size::Size;
 /// The variable that names the instruction set of the CPU kernels, if not the best of the machine.
 const KERNELS_ENV: &str = "FLASH_KERNELS";
 
-/// More readers than any disk has use for.
-const THREADS_MAX: usize = 256;
+/// Reads at once: no disk has use for more.
+pub(crate) const THREADS: RangeInclusive<usize> = 1..=256;
+/// What is never given up of the first tokens, unless someone says.
+const KEEP_TOKENS: usize = 250;
 
 #[derive(Debug)]
 pub(crate) struct EngineSettings {
@@ -72,9 +75,9 @@ impl EngineSettings {
         let file = modelfile.as_deref().map(Modelfile::open).transpose()?.unwrap_or_default();
         let read_depth = threads.or(file.threads);
         if let Some(threads) = read_depth
-            && !(1..=THREADS_MAX).contains(&threads)
+            && !THREADS.contains(&threads)
         {
-            return Err(UsageError::Threads { threads, max: THREADS_MAX }.into());
+            return Err(UsageError::Threads { threads, max: *THREADS.end() }.into());
         }
         let rate = |rate: Size| ByteRate::new(rate.bytes() as f64);
         Ok(Self {
@@ -132,11 +135,14 @@ fn kv_policy(args: KvArgs) -> Result<(KvPolicy, PathBuf), UsageError> {
         16 => KvFormat::F16,
         bits => return Err(UsageError::KvQuantBits { bits }),
     };
+    if kv_keep.is_some() && max_kv_size.is_none() && kv_evict.is_none() {
+        return Err(UsageError::NothingGivenUp);
+    }
     let policy = KvPolicy {
         format,
         window_tokens: kv_window,
         max_tokens: max_kv_size,
-        keep_tokens: kv_keep,
+        keep_tokens: kv_keep.unwrap_or(KEEP_TOKENS),
         max_bytes: kv_max_bytes.map(Size::bytes),
         when_full: match kv_evict {
             None => WhenFull::End,

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::tiny::{CONTEXT_TOKENS, Tensor, Tiny, shard, shard_of, tensors};
 use crate::support::{assert_refused, flash_cli, floor_mib, output, stderr};
@@ -22,6 +22,25 @@ fn missing_directory_is_named() {
         1,
         &[&dir, "No such file or directory, nor is it the id of a model (ORG/NAME"],
     );
+}
+
+#[test]
+fn an_empty_name_is_no_model() {
+    assert_refused(&output(["run", "--prompt", "5", "--model", ""]), 1, &["the name of the model is empty"]);
+}
+
+/// A token that the tokenizer knows and the model does not.
+#[test]
+fn a_prompt_that_cannot_pass_is_refused_also_if_no_token_is_asked_for() {
+    let tiny = Tiny::new(1);
+    let mut tokenizer: Value =
+        serde_json::from_slice(&fs::read(tiny.path("tokenizer.json")).unwrap()).unwrap();
+    tokenizer["model"]["vocab"]["more"] = json!(64);
+    tiny.write_json("tokenizer.json", &tokenizer);
+    for max_tokens in ["0", "1"] {
+        let run = output(["run", "--model", tiny.dir(), "--prompt", "5 more", "--max-tokens", max_tokens]);
+        assert_refused(&run, 1, &["token 64 is outside of the model's vocabulary of 64"]);
+    }
 }
 
 #[test]

@@ -81,6 +81,14 @@ fn io_prints_the_grid_and_the_reader() {
 }
 
 #[test]
+fn bench_experts_refuses_numbers_that_no_model_has() {
+    let bench = |flag, value| output(["bench", "experts", flag, value]);
+    assert_refused(&bench("--experts", "18446744073709551615"), 1, &["--experts must be at most 65536"]);
+    assert_refused(&bench("--tokens", "0"), 1, &["--tokens must be from 1 to"]);
+    assert_refused(&bench("--top-k", "0"), 1, &["--top-k must be at least 1"]);
+}
+
+#[test]
 fn bench_experts_compares_who_stays_with_the_best() {
     let rows = json(&output(["bench", "experts", "--tokens", "500", "--json"]));
     let rows = rows.as_array().unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::support::tiny::Tiny;
-use crate::support::{flash_cli, output, stderr, stdout};
+use crate::support::{assert_refused, flash_cli, output, stderr, stdout};
 
 /// What it answers to these lines, and what it says beside.
 #[track_caller]
@@ -96,4 +96,11 @@ fn a_line_that_is_no_text_is_skipped_with_a_word() {
     let (expected, _) = chat(&tiny, &[], "5 6\n7 8\n");
     assert_eq!(stdout(&output).lines().collect::<Vec<_>>(), expected);
     assert!(stderr(&output).contains("A line was skipped: it is not UTF-8 text"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_context_longer_than_the_model_was_trained_for_is_refused() {
+    let tiny = Tiny::new(1);
+    let refused = output(["chat", "--model", tiny.dir(), "--ctx", "2049"]);
+    assert_refused(&refused, 1, &["--ctx is 2049, but the model was trained for 2048 tokens"]);
 }

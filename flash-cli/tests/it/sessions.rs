@@ -160,6 +160,18 @@ fn the_verb_lists_shows_and_removes() {
 }
 
 #[test]
+fn an_empty_flash_cache_is_not_the_current_folder() {
+    let tiny = Tiny::new(1);
+    let (here, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut run =
+        flash_cli(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2", "--session", "a"]);
+    run.current_dir(here.path()).env("FLASH_CACHE", "").env("XDG_CACHE_HOME", home.path());
+    assert!(run.output().unwrap().status.success());
+    assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0);
+    assert!(home.path().join("flash/kv/sessions/a").is_dir());
+}
+
+#[test]
 fn sessions_of_another_kind_are_refused_with_the_reason() {
     let tiny = Tiny::new(2);
     let with = |args: &[&str]| {

@@ -111,7 +111,9 @@ fn sampling_that_makes_no_sense_is_refused() {
         ("--top-p", "1.5", "top_p must be"),
         ("--min-p", "-0.1", "min_p must be"),
         ("--repetition-penalty", "0", "repetition_penalty must be"),
-        ("--seed", "x", "--seed"),
+        ("--seed", "x", "'--seed <N>': a seed is a number from 0 on, or -1"),
+        ("--seed", "-2", "'--seed <N>': a seed is a number from 0 on, or -1"),
+        ("--top-k", "-2", "'--top-k <N>': it is a number of tokens"),
         ("--stop", "", "--stop must not be empty"),
     ];
     for (flag, value, complaint) in table {
@@ -125,7 +127,10 @@ fn settings_that_this_version_cannot_honour_are_refused() {
     assert_refused(&run("--kv-quant", "3"), 2, &["--kv-quant must be 0, 4, 8 or 16, found 3"]);
     assert_refused(&run("--max-kv-size", "250"), 2, &["--max-kv-size must be at least 640", "found 250"]);
     assert_refused(&run("--kv-evict", "oldest"), 2, &["--kv-max-bytes"]);
+    assert_refused(&run("--kv-keep", "5"), 2, &["--kv-keep has no effect without --max-kv-size"]);
     assert_refused(&run("--threads", "0"), 2, &["--threads must be from 1 to 256, found 0"]);
+    let chat = output(["chat", "--model", "x", "--max-tokens", "0"]);
+    assert_refused(&chat, 2, &["--max-tokens must be at least 1 in a conversation"]);
     let ctx = output(["perplexity", "--model", "x", "--file", "y", "--ctx", "1"]);
     assert_refused(&ctx, 2, &["--ctx must be at least 2, found 1"]);
     let bits = output(["convert", "--gguf", "x", "--out", "y", "--quantize", "7"]);

@@ -29,9 +29,16 @@ struct Row {
     best: f64,
 }
 
+/// More experts than a layer of any model has.
+const EXPERTS_MAX: usize = 1 << 16;
+/// More tokens tell nothing more, and their experts are kept in memory.
+const TOKENS_MAX: usize = 10_000_000;
+
 pub(crate) fn run(args: &BenchExpertsArgs) -> anyhow::Result<ExitCode> {
     let BenchExpertsArgs { experts, top_k, tokens, json } = *args;
+    ensure!(experts <= EXPERTS_MAX, "--experts must be at most {EXPERTS_MAX}");
     ensure!((1..=experts).contains(&top_k), "--top-k must be at least 1, and at most --experts");
+    ensure!((1..=TOKENS_MAX).contains(&tokens), "--tokens must be from 1 to {TOKENS_MAX}");
     let tastes = [
         ("uniform", Taste::Uniform),
         ("Zipf 1.0", Taste::Zipf(1.0)),
