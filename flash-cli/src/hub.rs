@@ -53,17 +53,20 @@ impl Hub {
             return without_hub(id, &snapshot, state, variable);
         }
         // The commit that is in the cache is completed: the revision may mean another one by now.
-        match self.fetch(id, snapshot.commit(), &snapshot) {
-            Ok(pulled) => Ok(pulled.dir),
-            Err(HubError::NoRevision { .. }) => Ok(self.pull(id)?.dir),
-            Err(error) if state == (State::Unlisted { missing: Vec::new() }) => {
-                output::note(&format!(
-                    "{id}: {}: not compared with the hub ({error})",
-                    snapshot.dir().display()
-                ));
-                Ok(snapshot.dir().to_owned())
+        let error = match self.complete(id, &snapshot) {
+            Ok(pulled) => return Ok(pulled.dir),
+            Err(HubError::NoRevision { .. }) => return Ok(self.pull(id)?.dir),
+            Err(error) => error,
+        };
+        let dir = snapshot.dir().to_owned();
+        match state {
+            State::Partial { missing } | State::Unlisted { missing } if !missing.is_empty() => {
+                Err(HubError::CannotComplete { id: id.clone(), dir, missing, error: Box::new(error) })
             }
-            Err(error) => Err(error),
+            _ => {
+                output::note(&format!("{id}: {}: not compared with the hub ({error})", dir.display()));
+                Ok(dir)
+            }
         }
     }
 
@@ -90,9 +93,9 @@ impl Hub {
         Ok(pulled)
     }
 
-    /// Completes a snapshot of a commit.
-    fn fetch(&self, id: &ModelId, commit: &str, snapshot: &Snapshot) -> Result<Pulled, HubError> {
-        let Listing { files, .. } = Listing::fetch(&self.settings, id, commit)?;
+    /// Brings what a snapshot lacks of its commit.
+    fn complete(&self, id: &ModelId, snapshot: &Snapshot) -> Result<Pulled, HubError> {
+        let Listing { files, .. } = Listing::fetch(&self.settings, id, snapshot.commit())?;
         self.bring(id, snapshot, &files)
     }
 

@@ -90,9 +90,15 @@ impl Caught<'_> {
         if self.is_terminated() {
             return;
         }
-        self.0.stop.store(false, Ordering::SeqCst);
-        INTERRUPTED.store(false, Ordering::SeqCst);
-        self.0.ends.store(false, Ordering::SeqCst);
+        let Signals { ends, stop } = self.0;
+        for flag in [&**stop, &INTERRUPTED, &**ends] {
+            flag.store(false, Ordering::SeqCst);
+        }
+        if self.is_terminated() {
+            // It came meanwhile, and what it has set was set back.
+            stop.store(true, Ordering::SeqCst);
+            ends.store(true, Ordering::SeqCst);
+        }
     }
 
     /// A stream that can be read from when one of these signals has come.

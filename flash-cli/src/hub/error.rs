@@ -17,6 +17,8 @@ pub(crate) enum HubError {
     Offline { id: ModelId, cache_dir: PathBuf, variable: &'static str },
     #[error("{id}: {dir} lacks {}, and {variable} is set", names(missing))]
     Incomplete { id: ModelId, dir: PathBuf, missing: Vec<String>, variable: &'static str },
+    #[error("{id}: {dir} lacks {}, which cannot be pulled: {error}", names(missing))]
+    CannotComplete { id: ModelId, dir: PathBuf, missing: Vec<String>, error: Box<HubError> },
     #[error("{url}: {error}")]
     Request { url: String, error: Box<ureq::Error> },
     #[error("{id}: {endpoint} has no such model")]

@@ -3,6 +3,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -126,6 +128,80 @@ fn sigterm_ends_a_conversation_in_the_middle_of_an_answer_and_ctrl_c_only_the_an
         let output = child.wait_with_output().unwrap();
         assert_eq!((output.status.code(), output.stderr), (Some(status), Vec::new()), "{signal}");
         assert!(answer.split(' ').count() < 1000, "{answer}");
+        let (kept, said) = shown(&tiny, &kv_dir);
+        assert_eq!((&kept["messages"], said.as_str()), (&2.into(), ""), "{signal}: it was saved at its end");
+    }
+}
+
+/// Waits until `is_so`, and fails if that takes long.
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The program that nobody reads from cannot stop before its text is written.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_second_signal_ends_the_program_at_once() {
+    let tiny = Tiny::new(1);
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let pipe_bytes = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap() as u64;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
+        .args(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2040", "--ignore-eos"])
+        .stdout(writer)
+        .spawn()
+        .unwrap();
+    // A word may be too long for the rest.
+    wait_until("the pipe is not full", || rustix::io::ioctl_fionread(&reader).unwrap() + 8 > pipe_bytes);
+    // The first asks it to stop, which it cannot. Two that are the same could come as one.
+    kill(&child, "-INT");
+    kill(&child, "-TERM");
+    wait_until("the program does not end", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+/// On a terminal, an editor has the line.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_saves_a_conversation_on_a_terminal() {
+    use std::fs::File;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+
+    for (signal, status) in [("-TERM", 143), ("-HUP", 129)] {
+        let tiny = Tiny::new(2);
+        // No word ends an answer.
+        tiny.set_config("eos_token_id", Value::Null);
+        let kv_dir = tiny.path("kv").to_str().unwrap().to_owned();
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        let slave =
+            || File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(&name).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
+            .args(["chat", "--model", tiny.dir(), "--session", "a", "--kv-dir", &kv_dir, "--max-tokens", "5"])
+            .env("TERM", "xterm")
+            .stdin(slave())
+            .stdout(slave())
+            .stderr(slave())
+            .spawn()
+            .unwrap();
+        let mut terminal = File::from(master);
+        let mut screen = String::new();
+        for (awaited, keys) in [("> ", "5 6\r"), ("The answer was cut", "")] {
+            while !screen.contains(awaited) {
+                let mut piece = [0; 256];
+                let n_bytes = terminal.read(&mut piece).unwrap();
+                screen.push_str(&String::from_utf8_lossy(&piece[..n_bytes]));
+            }
+            terminal.write_all(keys.as_bytes()).unwrap();
+        }
+        kill(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{signal}");
         let (kept, said) = shown(&tiny, &kv_dir);
         assert_eq!((&kept["messages"], said.as_str()), (&2.into(), ""), "{signal}: it was saved at its end");
     }

@@ -484,6 +484,13 @@ fn offline_an_incomplete_snapshot_is_refused_with_what_it_lacks() {
         );
     }
     assert!(hub.requests().is_empty());
+    let args = ["run", "--model", ID, "--prompt", "5 6"];
+    let nobody = hub.flash_cli(args).env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
+    assert_refused(
+        &nobody,
+        1,
+        &[" lacks tokenizer.json, *.safetensors, which cannot be pulled: http://127.0.0.1:1"],
+    );
     // With a listing, it is known of every file.
     assert!(pull(&hub).status.success());
     fs::remove_file(hub.snapshot().join("chat_template.jinja")).unwrap();
