@@ -13,6 +13,8 @@ pub(crate) enum HubError {
     NoHome,
     #[error("{name} is {given:?}, and only a ~ by itself is expanded: write that folder in full")]
     OtherHome { name: &'static str, given: String },
+    #[error("HF_ENDPOINT is {given:?}, and an address begins with https:// or http://")]
+    Endpoint { given: String },
     #[error("{id}: not in the cache {cache_dir}, and {variable} is set")]
     Offline { id: ModelId, cache_dir: PathBuf, variable: &'static str },
     #[error("{id}: {dir} lacks {}, and {variable} is set", names(missing))]

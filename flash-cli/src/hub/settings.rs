@@ -53,6 +53,9 @@ impl Settings {
             Some(token.trim().to_owned()).filter(|token| !token.is_empty())
         };
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT_DEFAULT.to_owned());
+        if !["https://", "http://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
+            return Err(HubError::Endpoint { given: endpoint });
+        }
         let offline = OFFLINE.into_iter().find_map(|name| Some((name, text(name)?)));
         Ok(Self {
             cache_dir,
@@ -136,6 +139,17 @@ mod tests {
         }
         let error = settings(&[("HF_HOME", "~bob/hf")]).unwrap_err().to_string();
         assert!(error.starts_with("HF_HOME is \"~bob/hf\""), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_is_an_address() {
+        let endpoint = |given| settings(&[("HF_ENDPOINT", given)]).map(|settings| settings.endpoint);
+        assert_eq!(endpoint("http://127.0.0.1:80/hub/").unwrap(), "http://127.0.0.1:80/hub");
+        assert_eq!(endpoint("").unwrap(), ENDPOINT_DEFAULT);
+        for given in ["hub.example", "ftp://hub.example"] {
+            let error = endpoint(given).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("HF_ENDPOINT is \"{given}\"")), "{error}");
+        }
     }
 
     #[test]

@@ -15,5 +15,6 @@ mod pull;
 mod real_model;
 mod run;
 mod sessions;
+mod snapshots;
 mod support;
 mod usage;

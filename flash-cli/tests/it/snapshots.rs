@@ -1,0 +1,91 @@
+//! Snapshots in the cache of Hugging Face's tools that another one has filled, in part or as a whole.
+
+use std::fs;
+
+use crate::support::hub::{COMMIT, ID, StandIn, names};
+use crate::support::tiny::Tiny;
+use crate::support::{assert_refused, json, stderr};
+
+const SHARD: &str = "model.safetensors";
+const NEEDED: [&str; 4] = ["chat_template.jinja", "config.json", SHARD, "tokenizer.json"];
+
+fn stand_in() -> (Tiny, StandIn) {
+    let tiny = Tiny::new(2);
+    let hub = StandIn::new(&tiny);
+    (tiny, hub)
+}
+
+/// Makes the cache look as if another tool had pulled some of the files.
+fn pull_in_part(hub: &StandIn, missing: &[&str]) {
+    assert!(hub.flash_cli(["pull", ID]).output().unwrap().status.success());
+    fs::remove_dir_all(hub.folder().join(".flash")).unwrap();
+    for name in missing {
+        let link = hub.snapshot().join(name);
+        fs::remove_file(fs::canonicalize(&link).unwrap()).unwrap();
+        fs::remove_file(link).unwrap();
+    }
+    hub.requests();
+}
+
+#[test]
+fn a_snapshot_that_another_tool_filled_in_part_is_completed() {
+    let prompt = ["--prompt", "5 6", "--max-tokens", "4", "--json"];
+    for missing in
+        [&["tokenizer.json"][..], &[SHARD], &["chat_template.jinja"], &["config.json", "tokenizer.json"]]
+    {
+        let (tiny, hub) = stand_in();
+        let run =
+            |model: &str| hub.flash_cli([&["run", "--model", model], &prompt[..]].concat()).output().unwrap();
+        pull_in_part(&hub, missing);
+        assert_eq!(json(&run(ID))["token_ids"], json(&run(tiny.dir()))["token_ids"]);
+        assert_eq!(hub.fetched(), missing);
+        assert_eq!(names(&hub.snapshot()), NEEDED);
+        hub.requests();
+        assert!(run(ID).status.success());
+        assert!(hub.requests().is_empty(), "it is known to be whole now");
+    }
+}
+
+#[test]
+fn offline_an_incomplete_snapshot_is_refused_with_what_it_lacks() {
+    let (_tiny, hub) = stand_in();
+    let run = |variable: &str| {
+        let args = ["run", "--model", ID, "--prompt", "5 6", "--max-tokens", "4"];
+        hub.flash_cli(args).env(variable, "1").output().unwrap()
+    };
+    pull_in_part(&hub, &["tokenizer.json", SHARD]);
+    for variable in ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+        assert_refused(
+            &run(variable),
+            1,
+            &[ID, COMMIT, " lacks tokenizer.json, *.safetensors, and ", variable],
+        );
+    }
+    assert!(hub.requests().is_empty());
+    let args = ["run", "--model", ID, "--prompt", "5 6"];
+    let nobody = hub.flash_cli(args).env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
+    assert_refused(
+        &nobody,
+        1,
+        &[" lacks tokenizer.json, *.safetensors, which cannot be pulled: http://127.0.0.1:1"],
+    );
+    // With a listing, it is known of every file.
+    assert!(hub.flash_cli(["pull", ID]).output().unwrap().status.success());
+    fs::remove_file(hub.snapshot().join("chat_template.jinja")).unwrap();
+    assert_refused(&run("HF_HUB_OFFLINE"), 1, &[" lacks chat_template.jinja, and HF_HUB_OFFLINE is set"]);
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_compared_runs_with_a_word_if_nothing_is_known_to_be_missing() {
+    let (_tiny, hub) = stand_in();
+    pull_in_part(&hub, &[]);
+    let run = || hub.flash_cli(["run", "--model", ID, "--prompt", "5 6", "--max-tokens", "4"]);
+    let offline = run().env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert!(offline.status.success());
+    assert!(stderr(&offline).contains("another tool has filled"), "{}", stderr(&offline));
+    let nobody = run().env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
+    assert!(nobody.status.success());
+    assert!(stderr(&nobody).contains("not compared with the hub"), "{}", stderr(&nobody));
+    let compared = run().output().unwrap();
+    assert_eq!((compared.status.code(), stderr(&compared)), (Some(0), ""));
+}
