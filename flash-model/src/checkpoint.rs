@@ -2,9 +2,9 @@
 
 mod fingerprint;
 mod packed;
+mod samples;
 mod unused;
 mod usage;
-mod samples;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -46,7 +46,15 @@ impl Checkpoint {
         let config = Config::open(dir)?;
         let catalog = Catalog::open(dir, io)?;
         let packed = PackedExperts::of(&catalog)?;
-        Ok(Self { dir: dir.to_owned(), config, catalog, packed, usage: Usage::default(), io, digest: OnceLock::new() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            config,
+            catalog,
+            packed,
+            usage: Usage::default(),
+            io,
+            digest: OnceLock::new(),
+        })
     }
 
     /// The same model, its weights read through other storage.
