@@ -26,7 +26,7 @@ use crate::arrays::values;
 use crate::bundle::Bundle;
 use crate::compute::{Backend, Term, Value, Work};
 use crate::interrupt::Interrupt;
-use crate::residency::{SLOT_RETURN, once_slots_are_back};
+use crate::slots::{SLOT_RETURN, once_there_is_room, wait_for};
 
 use ahead::Ahead;
 pub use ahead::AheadTraffic;
@@ -186,7 +186,8 @@ impl Experts {
             self.ahead.clear(&self.reader);
             // The old slots go first: there may be no room for both.
             self.pool = SlotPool::new(&self.budget, 0, 0)?;
-            self.pool = once_slots_are_back(|| self.plan.pool(bytes, &self.budget))?;
+            let slots = || self.plan.pool(bytes, &self.budget);
+            self.pool = once_there_is_room(&self.reader, SLOT_RETURN, || false, slots)?;
             self.hold_more();
         }
         Ok(self.planned_bytes - bytes)
@@ -387,7 +388,9 @@ impl Experts {
 
     /// Begins to read an expert, one of so many.
     fn load(&self, mixture: &Mixture, expert_idx: usize, n_to_read: usize) -> Result<Load, ModelError> {
-        let slot = self.pool.acquire_within(SLOT_RETURN);
+        // Guesses that were wrong may still be read into theirs.
+        let slot = wait_for(&self.reader, SLOT_RETURN, |limit| self.pool.acquire_within(limit));
+        let slot = slot.map_err(|source| mixture.bundle(expert_idx).read_error(source))?;
         let slot =
             slot.ok_or_else(|| ModelError::SlotHeld { bundle: mixture.bundle(expert_idx).name.clone() })?;
         Ok(self.submit(mixture, expert_idx, n_to_read, slot))

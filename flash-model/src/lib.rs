@@ -64,6 +64,7 @@ mod record;
 mod residency;
 mod rope;
 pub mod sample;
+mod slots;
 mod strips;
 pub mod text;
 mod weights;

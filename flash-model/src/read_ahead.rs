@@ -15,6 +15,11 @@ use parking_lot::{Condvar, Mutex};
 use crate::bundle::{Bundle, BundleIdx, Bundles};
 use crate::conduct::Conductor;
 use crate::control::Reads;
+use crate::slots::{SLOT_RETURN, once_there_is_room};
+
+/// How long memory for a pinned bundle may take to come back when nothing is read: not as long as whoever waits for the bundle
+/// does, who is to hear of the budget.
+const LONE_SLOT_RETURN: Duration = SLOT_RETURN.checked_div(2).expect("two is not zero");
 
 /// What bundles are read with, and where to.
 #[derive(Debug)]
@@ -36,9 +41,14 @@ impl Source {
         self.plan.pinned[idx.0]
     }
 
-    /// Memory for a pinned bundle.
-    pub(crate) fn lone_slot(&self, idx: BundleIdx) -> Result<Slot, IoError> {
-        Slot::alone(&self.budget, self.bundle(idx).slot_bytes())
+    /// Memory for a pinned bundle, when what had it before has come back to the budget. `is_over` ends the wait.
+    ///
+    /// # Errors
+    /// [`IoError::OverBudget`] if it does not come back, [`IoError::Stragglers`] if that is because of the disk,
+    /// [`IoError::Map`] if the system has no memory.
+    pub(crate) fn lone_slot(&self, idx: BundleIdx, is_over: impl Fn() -> bool) -> Result<Slot, IoError> {
+        let slot_bytes = self.bundle(idx).slot_bytes();
+        once_there_is_room(&self.reader, LONE_SLOT_RETURN, is_over, || Slot::alone(&self.budget, slot_bytes))
     }
 
     pub(crate) fn submit(&self, idx: BundleIdx, slot: Slot) -> Load {
@@ -209,7 +219,7 @@ impl Shared {
     fn run(&self) {
         while let Some(idx) = self.wait_for_due() {
             let slot = if self.source.is_pinned(idx) {
-                self.source.lone_slot(idx)
+                self.source.lone_slot(idx, || self.state.lock().is_closed)
             } else {
                 match self.source.pool.acquire() {
                     Some(slot) => Ok(slot),

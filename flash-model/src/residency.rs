@@ -19,10 +19,7 @@ use crate::meter::Witness;
 use crate::planner::MachineSpeeds;
 use crate::proxy::Holder;
 use crate::read_ahead::{Load, ReadAhead, Source};
-
-/// How long a slot may take to come back when nothing computes any more. It is given back on another thread, a moment after
-/// what was computed with it is there.
-pub(crate) const SLOT_RETURN: Duration = Duration::from_secs(2);
+use crate::slots::{SLOT_RETURN, once_there_is_room, wait_for};
 
 /// Loads bundles in execution order, ahead of the layers that need them.
 ///
@@ -156,7 +153,8 @@ impl Residency {
         let without_slots = Source { bundles, plan, reader, pool: no_slots, budget, conductor };
         self.source = Arc::new(without_slots);
         let source = Arc::get_mut(&mut self.source).expect("nobody else has it yet");
-        source.pool = once_slots_are_back(|| pool(&source.bundles, &source.plan, &source.budget))?;
+        let slots = || pool(&source.bundles, &source.plan, &source.budget);
+        source.pool = once_there_is_room(&source.reader, SLOT_RETURN, || false, slots)?;
         Ok(())
     }
 
@@ -354,6 +352,10 @@ impl Residency {
     }
 
     /// The load of a bundle: a read ahead, or one on demand.
+    ///
+    /// # Errors
+    /// [`ModelError::SlotHeld`] if no slot comes back although nothing computes and nothing is read; inside, if memory for it
+    /// could not be had, or a disk that does not answer keeps it.
     fn load(&mut self, idx: BundleIdx) -> Result<Result<Load, IoError>, ModelError> {
         self.start()?;
         let source = Arc::clone(&self.source);
@@ -365,30 +367,23 @@ impl Residency {
             // All slots are out: those that were computed with come back when that is done.
             self.settle()?;
             let begin = Instant::now();
-            let load = self.read_ahead.as_ref().and_then(|ahead| ahead.take_within(idx, SLOT_RETURN));
+            let ahead = self.read_ahead.as_ref();
+            let load = wait_for(&source.reader, SLOT_RETURN, |limit| ahead?.take_within(idx, limit));
             source.conductor.waited(idx, begin);
-            return load.ok_or_else(held);
+            return match load {
+                Ok(load) => load.ok_or_else(held),
+                Err(error) => Ok(Err(error)),
+            };
         }
         self.settle()?;
         let slot = if source.is_pinned(idx) {
-            source.lone_slot(idx)?
+            source.lone_slot(idx, || false).map(Some)
         } else {
-            source.pool.acquire_within(SLOT_RETURN).ok_or_else(held)?
+            wait_for(&source.reader, SLOT_RETURN, |limit| source.pool.acquire_within(limit))
         };
-        Ok(Ok(source.submit(idx, slot)))
-    }
-}
-
-/// Takes slots from the budget when others have come back: what was computed with last is given back on another thread, a
-/// moment after it is there.
-pub(crate) fn once_slots_are_back(make: impl Fn() -> Result<SlotPool, IoError>) -> Result<SlotPool, IoError> {
-    let patience = Instant::now() + SLOT_RETURN;
-    loop {
-        match make() {
-            Err(IoError::OverBudget { .. }) if Instant::now() < patience => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            made => return made,
+        match slot {
+            Ok(slot) => Ok(Ok(source.submit(idx, slot.ok_or_else(held)?))),
+            Err(error) => Ok(Err(error)),
         }
     }
 }

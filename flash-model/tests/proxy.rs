@@ -1,9 +1,13 @@
 //! A StreamingProxy around layers that flash knows nothing of: plain mlx-rs modules.
 
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use flash_io::{Budget, IoMode, Reader, ReaderConfig};
+use flash_io::{Budget, IoMode, ReadAt, Reader, ReaderConfig};
 use flash_model::{Bundles, Checkpoint, Conduct, MachineSpeeds, ModelError, Residency, StreamingProxy};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -218,6 +222,84 @@ fn a_layer_that_keeps_its_weights_is_an_error_and_not_a_hang() {
             "{error:?}"
         );
     }
+}
+
+/// A disk whose reads behind some offset stall until they are let go.
+#[derive(Debug)]
+struct Stalling {
+    inner: Arc<dyn ReadAt>,
+    from: u64,
+    n_stalled: AtomicUsize,
+    is_let_go: AtomicBool,
+}
+
+impl ReadAt for Stalling {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if offset >= self.from {
+            self.n_stalled.fetch_add(1, Ordering::SeqCst);
+            wait_until(|| self.is_let_go.load(Ordering::SeqCst));
+        }
+        self.inner.read_at(offset, buf)
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.inner.len_bytes()
+    }
+
+    fn alignment(&self) -> usize {
+        self.inner.alignment()
+    }
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    while !condition() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_disk_that_stalls_is_waited_for_and_no_layer_is_blamed() {
+    const LAYERS: usize = 4;
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path(), LAYERS);
+    let checkpoint = Checkpoint::open(dir.path(), IoMode::Pread).unwrap();
+    let from = checkpoint.catalog().get("blocks.2.gate").unwrap().span.start;
+    let inner = Arc::clone(&checkpoint.catalog().shards()[0].storage);
+    let (n_stalled, is_let_go) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let disk = Arc::new(Stalling { inner, from, n_stalled, is_let_go });
+    let checkpoint = checkpoint.map_storage(|_, _| Arc::clone(&disk) as _);
+    let mut bundles = Bundles::default();
+    let layer = |idx: usize| {
+        let proj =
+            Linear { weight: Param::new(zeros::<f32>(&[DIMS, DIMS]).unwrap()), bias: Param::new(None) };
+        let name = format!("blocks.{idx}.proj");
+        StreamingProxy::new(Box::new(proj), &name, &checkpoint, &mut bundles).unwrap()
+    };
+    let mut proxies: Vec<_> = (0..LAYERS).map(layer).collect();
+    let floor_bytes = bundles.plan(0, u64::MAX, true, &MachineSpeeds::default()).unwrap().floor_bytes;
+    let plan = bundles.plan(0, floor_bytes, true, &MachineSpeeds::default()).unwrap();
+    assert_eq!(plan.n_slots, 2);
+    let reader = Reader::new(checkpoint.catalog().shards().to_vec(), ReaderConfig::default()).unwrap();
+    let budget = Budget::new(floor_bytes);
+    let mut residency = Residency::new(bundles, plan, reader, &budget, Conduct::free(true)).unwrap();
+    let x = Array::from_iter((0..DIMS).map(|i| i as f32), &[1, DIMS]);
+    let mut run = |idx: usize| {
+        let y: Result<Array, ModelError> = proxies[idx].forward(&mut residency, &x);
+        y.map(|y| y.as_slice::<f32>().to_vec())
+    };
+    let first = run(0).unwrap();
+    run(1).unwrap();
+    // Both slots are being read into, by reads that are stuck, when the order begins anew.
+    wait_until(|| disk.n_stalled.load(Ordering::SeqCst) == 2);
+    let again = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Longer than a layer may hold a slot.
+            std::thread::sleep(Duration::from_millis(2300));
+            disk.is_let_go.store(true, Ordering::SeqCst);
+        });
+        run(0)
+    });
+    assert!(again.unwrap() == first);
 }
 
 /// A module that makes a parameter of the one it has, and counts how often.
