@@ -17,6 +17,7 @@ use loom::thread;
 use super::fill::{Fill, Origin, Piece, split};
 use super::gate::Gate;
 use super::queue::{Lane, Queue};
+use super::stragglers::GivenUp;
 use super::ticket::Ticket;
 use crate::budget::Budget;
 use crate::error::IoError;
@@ -307,6 +308,21 @@ fn slot_of_a_ticket_dropped_at_any_moment_comes_back_and_no_piece_writes_to_it_t
         setup.bytes.write(&slot);
         drop(slot);
         join(threads);
+        setup.end();
+    });
+}
+
+#[test]
+fn slot_that_is_not_back_has_a_straggler_at_any_moment() {
+    check(|| {
+        let setup = setup(1);
+        let (fill, first, second) = setup.split();
+        let given_up = Arc::new(GivenUp::default());
+        let threads = [setup.fill(first, filled), setup.fill(second, failed)];
+        drop(Ticket::new(fill, Arc::clone(&given_up)));
+        assert!(given_up.stragglers().is_some() || setup.pool.free_slots() == 1);
+        join(threads);
+        assert_eq!(given_up.stragglers(), None);
         setup.end();
     });
 }
