@@ -15,6 +15,7 @@ pub enum ConvertError {
         /// The file.
         path: PathBuf,
         /// The system's reason.
+        #[source]
         error: io::Error,
     },
     /// The GGUF file's header is not in order.
@@ -23,6 +24,7 @@ pub enum ConvertError {
         /// The GGUF file.
         path: PathBuf,
         /// What is wrong with it.
+        #[source]
         fault: GgufError,
     },
     /// A model of another architecture.
@@ -131,12 +133,14 @@ pub enum ConvertError {
         /// The file.
         path: PathBuf,
         /// Where it ends to be.
+        #[source]
         error: serde_json::Error,
     },
     /// The safetensors files of a directory are not in order.
     #[error("{error}")]
     Checkpoint {
         /// What is wrong with them.
+        #[source]
         error: flash_io::IoError,
     },
     /// A tensor whose values are no floats.
@@ -225,6 +229,7 @@ pub enum ConvertError {
     #[error("{fault}")]
     Target {
         /// Why not.
+        #[source]
         fault: KernelError,
     },
     /// A number that is not finite, or not any more in the type it is to be stored in.
@@ -251,6 +256,7 @@ pub enum ConvertError {
         /// How much was to be read.
         wanted_bytes: u64,
         /// The system's reason.
+        #[source]
         error: io::Error,
     },
     /// The output directory is there and not empty.
@@ -265,6 +271,7 @@ pub enum ConvertError {
         /// The file or directory.
         path: PathBuf,
         /// The system's reason.
+        #[source]
         error: io::Error,
     },
     /// There is no room for the model.
@@ -275,6 +282,7 @@ pub enum ConvertError {
         /// What the weights take in all.
         wanted_bytes: u64,
         /// The system's reason.
+        #[source]
         error: io::Error,
     },
     /// The progress callback asked to stop.

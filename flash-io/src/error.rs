@@ -18,6 +18,7 @@ pub enum IoError {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A model path is a file, not a directory.
@@ -46,6 +47,7 @@ pub enum IoError {
         /// The shard.
         path: PathBuf,
         /// What is wrong with its header.
+        #[source]
         fault: HeaderFault,
     },
     /// An index file is larger than any real one.
@@ -64,6 +66,7 @@ pub enum IoError {
         /// The index file.
         path: PathBuf,
         /// Where and why parsing stopped.
+        #[source]
         error: serde_json::Error,
     },
     /// An index file has no `weight_map`.
@@ -147,6 +150,7 @@ pub enum IoError {
         /// The file that was to be read with it.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
         /// A mode that works.
         alternative: IoMode,
@@ -173,6 +177,7 @@ pub enum IoError {
         /// What was asked for.
         wanted_bytes: u64,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A read went on failing after all its retries, or failed in a way that no retry helps.
@@ -192,6 +197,7 @@ pub enum IoError {
         /// How many read calls were made.
         attempts: u32,
         /// What the system said last; `None` if the last read was only too short.
+        #[source]
         error: Option<io::Error>,
     },
     /// Memory did not come back in time, because reads into it that nobody waits for any more have not ended.
@@ -234,6 +240,7 @@ pub enum IoError {
         /// How many files it was to know.
         n_files: usize,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// The system gave no reader thread.
@@ -242,6 +249,7 @@ pub enum IoError {
         /// Which of the threads, from 0.
         thread_idx: usize,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
 }

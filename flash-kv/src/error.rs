@@ -45,6 +45,7 @@ pub enum KvError {
         /// What was tried.
         doing: &'static str,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// A write to a file of pages failed. The file takes no further ones.
@@ -57,6 +58,7 @@ pub enum KvError {
         /// What was to be written.
         wanted_bytes: u64,
         /// What the system said.
+        #[source]
         error: Arc<io::Error>,
     },
     /// What was written to a file of pages may not have reached the disk, or the file could not be cut. It takes no further
@@ -68,6 +70,7 @@ pub enum KvError {
         /// What was tried.
         doing: &'static str,
         /// What the system said.
+        #[source]
         error: Arc<io::Error>,
     },
     /// The disk, or the share of it that the user may fill, is full.
@@ -179,6 +182,7 @@ pub enum KvError {
         /// Of which layer.
         layer_idx: u32,
         /// What is wrong with it.
+        #[source]
         fault: RecordFault,
     },
     /// The thread that writes behind the computation has ended before all was written.
@@ -210,6 +214,7 @@ pub enum KvError {
         /// The file.
         path: PathBuf,
         /// Where and why parsing stopped.
+        #[source]
         error: serde_json::Error,
     },
     /// What is known of a session is not as it was written.

@@ -74,6 +74,7 @@ pub enum GgufError {
         /// Where the field starts in the file.
         offset: u64,
         /// The system's reason.
+        #[source]
         error: io::Error,
     },
     /// A string is not UTF-8.

@@ -46,6 +46,7 @@ pub enum HeaderFault {
     #[error("the header is not JSON: {error}")]
     NotJson {
         /// Where and why parsing stopped.
+        #[source]
         error: serde_json::Error,
     },
     /// An entry is not an object of tensor fields.
@@ -54,6 +55,7 @@ pub enum HeaderFault {
         /// Name of the entry.
         tensor: String,
         /// What was there instead.
+        #[source]
         error: serde_json::Error,
     },
     /// A field has another type than the format asks for.
@@ -64,6 +66,7 @@ pub enum HeaderFault {
         /// Name of the field.
         field: String,
         /// What was there instead.
+        #[source]
         error: serde_json::Error,
     },
     /// A field is missing.
