@@ -123,6 +123,14 @@ impl ReadAt for FaultyStorage {
         self.inner.alignment()
     }
 
+    fn advise_random(&self) {
+        self.inner.advise_random();
+    }
+
+    fn drop_cached(&self, offset: u64, len_bytes: usize) -> bool {
+        self.inner.drop_cached(offset, len_bytes)
+    }
+
     fn ring_file(&self) -> Option<BorrowedFd<'_>> {
         self.inner.ring_file()
     }

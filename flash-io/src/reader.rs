@@ -66,6 +66,9 @@ pub struct ReaderConfig {
     ///
     /// Only io_uring can do that. A thread whose read is stuck waits for it, and so does its bundle.
     pub read_timeout: Duration,
+    /// Whether chunks stay in the page cache of the system where they went through that. By default they do not: a model that is
+    /// streamed in a cycle finds nothing there unless all of it fits.
+    pub keep_cached: bool,
     /// Decides when chunks may be read; `None` reads as fast as the device can.
     pub pacer: Option<Arc<dyn Pace>>,
 }
@@ -78,6 +81,7 @@ impl Default for ReaderConfig {
             max_retries: 4,
             retry_backoff: Duration::from_millis(2),
             read_timeout: Duration::from_secs(30),
+            keep_cached: false,
             pacer: None,
         }
     }
@@ -130,7 +134,8 @@ impl Reader {
     /// If the configuration has no read at once or no byte in a chunk, or a storage asks for more alignment than
     /// [`DIRECT_ALIGN`], which [`open`](crate::open) never returns.
     pub fn new(shards: Vec<Shard>, config: ReaderConfig) -> Result<Self, IoError> {
-        let ReaderConfig { depth, chunk_bytes, max_retries, retry_backoff, read_timeout, pacer } = config;
+        let ReaderConfig { depth, chunk_bytes, max_retries, retry_backoff, read_timeout, keep_cached, pacer } =
+            config;
         assert!(depth > 0, "a reader makes at least one read at once");
         assert!(chunk_bytes > 0, "a chunk has at least one byte");
         let mut n_files = 0;
@@ -144,9 +149,14 @@ impl Reader {
         let sources: Vec<_> = sources.collect();
         assert!(sources.iter().all(|source| DIRECT_ALIGN.is_multiple_of(source.storage.alignment())));
 
+        if !keep_cached {
+            sources.iter().for_each(|source| source.storage.advise_random());
+        }
+
         let retry = Retry {
             max_retries,
             backoff: retry_backoff,
+            keep_cached,
             counters: Counters::default(),
             gate: Gate::default(),
         };

@@ -2,6 +2,7 @@
 
 mod aligned;
 mod auto;
+mod cached;
 mod direct;
 mod mmap;
 mod pread;
@@ -50,6 +51,19 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// Tells the system to read what it is asked for and nothing ahead of that, as a [`Reader`](crate::Reader) does that lets go
+    /// of what it read. By default nothing is done.
+    fn advise_random(&self) {}
+
+    /// Has the system let go of what its page cache holds of a range that was read, and returns whether it held some, as far
+    /// as can be told. A [`Reader`](crate::Reader) does so behind each chunk, unless it is to
+    /// [keep](crate::ReaderConfig::keep_cached) them.
+    ///
+    /// By default nothing is done: for storage that has no page cache, or wants it.
+    fn drop_cached(&self, _offset: u64, _len_bytes: usize) -> bool {
+        false
+    }
+
     /// The file, for storage that wants the reads of a [`Reader`](crate::Reader) to be made through io_uring. `None`, as
     /// by default, for storage that is read by calling [`read_at`](Self::read_at).
     fn ring_file(&self) -> Option<BorrowedFd<'_>> {
@@ -81,9 +95,10 @@ pub enum IoMode {
     /// Reads that bypass the page cache, made by threads: `O_DIRECT` on Linux, `F_NOCACHE` on macOS. Where the file
     /// system has it.
     Direct,
-    /// `pread` through the page cache of the system, made by threads. Works everywhere.
+    /// `pread` through the page cache of the system, made by threads. Works everywhere. On Linux a [`Reader`](crate::Reader)
+    /// has the cache let go of each chunk behind it.
     Pread,
-    /// Copies out of a memory map.
+    /// Copies out of a memory map, which stay in the page cache.
     Mmap,
 }
 

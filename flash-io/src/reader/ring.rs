@@ -110,8 +110,8 @@ impl RingQueue {
 
 /// What goes with a read under way.
 struct Load {
-    #[cfg(feature = "testing")]
     storage: Arc<dyn ReadAt>,
+    wanted_bytes: usize,
     file: u32,
     transfer: Transfer,
     begun: Instant,
@@ -222,15 +222,8 @@ impl<'a> Ring<'a> {
                 continue;
             }
             let transfer = Transfer::new(self.retry, wanted_bytes, storage.alignment());
-            let load = Load {
-                #[cfg(feature = "testing")]
-                storage,
-                file,
-                transfer,
-                begun: now,
-                due: None,
-                stage: Stage::Reading,
-            };
+            let load =
+                Load { wanted_bytes, storage, file, transfer, begun: now, due: None, stage: Stage::Reading };
             self.begin(piece, load)?;
         }
         Ok(())
@@ -355,8 +348,9 @@ impl<'a> Ring<'a> {
             }
         };
         retry.count(&ended);
-        if let Err(error) = &ended {
-            tracing::warn!(%error, "a chunk was given up");
+        match &ended {
+            Ok(()) => retry.drop_cached(&*load.storage, piece.origin(), load.wanted_bytes),
+            Err(error) => tracing::warn!(%error, "a chunk was given up"),
         }
         piece.end(ended);
     }

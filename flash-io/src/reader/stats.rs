@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 pub struct Stats {
     /// Bytes that came from storage, those of retried reads and of alignment included.
     pub bytes: u64,
+    /// Bytes of chunks that the page cache of the system held when they had been read, and was told to let go of: all of them
+    /// where reads are not direct, and some where the file system ignores that they are to be. Linux only.
+    pub cached_bytes: u64,
     /// Chunks and small reads that were completed.
     pub chunks: u64,
     /// Read calls that were made again.
@@ -34,6 +37,7 @@ pub struct Stats {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) bytes: AtomicU64,
+    pub(super) cached_bytes: AtomicU64,
     pub(super) chunks: AtomicU64,
     pub(super) retries: AtomicU64,
     pub(super) interrupted: AtomicU64,
@@ -107,6 +111,7 @@ impl Counters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             bytes: get(&self.bytes),
+            cached_bytes: get(&self.cached_bytes),
             chunks: get(&self.chunks),
             retries: get(&self.retries),
             interrupted: get(&self.interrupted),

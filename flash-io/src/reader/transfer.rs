@@ -19,6 +19,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Retry {
     pub(super) max_retries: u32,
     pub(super) backoff: Duration,
+    /// Whether what was read stays in the page cache, if it went through that.
+    pub(super) keep_cached: bool,
     pub(super) counters: Counters,
     pub(super) gate: Gate,
 }
@@ -135,6 +137,13 @@ impl Retry {
         outcome
     }
 
+    /// Has the page cache let go of a chunk that was read from its origin.
+    pub(super) fn drop_cached(&self, storage: &dyn ReadAt, origin: &Origin, len_bytes: usize) {
+        if !self.keep_cached && storage.drop_cached(origin.offset, len_bytes) {
+            add(&self.counters.cached_bytes, len_bytes as u64);
+        }
+    }
+
     /// Counts a read that came to its end.
     pub(super) fn count(&self, outcome: &Result<(), IoError>) {
         add(if outcome.is_ok() { &self.counters.chunks } else { &self.counters.failures }, 1);
@@ -233,7 +242,13 @@ mod tests {
 
     fn retry(max_retries: u32) -> Retry {
         let backoff = Duration::from_millis(1);
-        Retry { max_retries, backoff, counters: Counters::default(), gate: Gate::default() }
+        Retry {
+            max_retries,
+            backoff,
+            keep_cached: false,
+            counters: Counters::default(),
+            gate: Gate::default(),
+        }
     }
 
     fn origin() -> Origin {

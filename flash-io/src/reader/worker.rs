@@ -80,8 +80,9 @@ fn read(chunk: &mut Chunk, retry: &Retry) -> Result<(), IoError> {
     let is_wanted = || !fill.is_cancelled();
     let result = retry.read(&*chunk.storage, &origin, chunk.piece.buf(), chunk.wanted_bytes, is_wanted);
     drop(active);
-    if let Err(error) = &result {
-        tracing::warn!(%error, "a chunk was given up");
+    match &result {
+        Ok(()) => retry.drop_cached(&*chunk.storage, &origin, chunk.wanted_bytes),
+        Err(error) => tracing::warn!(%error, "a chunk was given up"),
     }
     result
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{IoMode, ReadAt, open_file};
+use super::{IoMode, ReadAt, cached, open_file};
 use crate::error::IoError;
 
 /// What offset, length and address of the direct reads of this crate are multiples of, in bytes.
@@ -18,6 +18,8 @@ pub const DIRECT_ALIGN: usize = 4096;
 #[derive(Debug)]
 pub(super) struct DirectFile {
     file: File,
+    /// The same file without the flag, which tells what the page cache holds of it.
+    buffered: File,
     align_bytes: usize,
 }
 
@@ -32,7 +34,8 @@ impl DirectFile {
                 alternative: IoMode::Pread,
             });
         }
-        Ok(Self { file, align_bytes })
+        let buffered = open_file(path, || File::open(path))?;
+        Ok(Self { file, buffered, align_bytes })
     }
 }
 
@@ -67,6 +70,14 @@ impl ReadAt for DirectFile {
 
     fn alignment(&self) -> usize {
         self.align_bytes
+    }
+
+    fn advise_random(&self) {
+        cached::advise_random(&self.file);
+    }
+
+    fn drop_cached(&self, offset: u64, len_bytes: usize) -> bool {
+        cached::drop_range(&self.buffered, offset, len_bytes, true)
     }
 }
 

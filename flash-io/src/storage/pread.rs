@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{ReadAt, open_file};
+use super::{ReadAt, cached, open_file};
 use crate::error::IoError;
 
 #[derive(Debug)]
@@ -34,5 +34,13 @@ impl ReadAt for PreadFile {
 
     fn alignment(&self) -> usize {
         1
+    }
+
+    fn advise_random(&self) {
+        cached::advise_random(&self.file);
+    }
+
+    fn drop_cached(&self, offset: u64, len_bytes: usize) -> bool {
+        cached::drop_range(&self.file, offset, len_bytes, false)
     }
 }

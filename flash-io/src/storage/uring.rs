@@ -48,6 +48,14 @@ impl ReadAt for UringFile {
         self.direct.alignment()
     }
 
+    fn advise_random(&self) {
+        self.direct.advise_random();
+    }
+
+    fn drop_cached(&self, offset: u64, len_bytes: usize) -> bool {
+        self.direct.drop_cached(offset, len_bytes)
+    }
+
     fn ring_file(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         Some(self.direct.as_fd())
     }
