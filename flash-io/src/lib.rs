@@ -14,6 +14,9 @@
 //!   [`measure`] is what it measures with.
 //! - [`LfsPointer`] recognizes what a clone without Git LFS has in place of a file.
 //!
+//! Builds on Linux and macOS, for processors of 64 bits; other Unix systems are neither refused nor tried. Elsewhere it is refused
+//! at compile time: files are read by descriptor and offset, and a model's lengths do not fit 32 bits.
+//!
 //! Nothing here knows what a tensor means, and nothing runs that was not asked for: there is no read-ahead
 //! and no cache.
 //!
@@ -41,6 +44,13 @@
 //! # Ok(())
 //! # }
 //! ```
+
+#[cfg(not(unix))]
+compile_error!(
+    "flash-io builds on Linux and macOS: it reads files by descriptor and offset, as Unix has them"
+);
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("flash-io builds for processors of 64 bits: the lengths of a model's shards do not fit fewer");
 
 mod budget;
 mod catalog;

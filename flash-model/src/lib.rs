@@ -24,6 +24,16 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Builds on Linux and macOS, where MLX is, for processors of 64 bits that are little-endian, as the bytes of a checkpoint are:
+//! they become arrays where they lie.
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+compile_error!("flash-model builds on Linux and macOS: there is no MLX elsewhere");
+#[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
+compile_error!(
+    "flash-model builds for little-endian processors of 64 bits: the bytes of a checkpoint become arrays where they lie"
+);
 
 mod allowance;
 mod arrays;
