@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::error::IoError;
 use crate::header::{Dtype, Header};
@@ -28,20 +29,61 @@ pub struct ShardIdx(pub usize);
 
 /// One safetensors file, open.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Shard {
     /// Where it is; for errors.
     pub path: PathBuf,
     /// What its bytes are read from.
     pub storage: Arc<dyn ReadAt>,
+    /// What the file was when it was opened; `None` for one that may be written to meanwhile.
+    stamp: Option<Stamp>,
+}
+
+/// Length of a file, and when it was last written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    len_bytes: u64,
+    modified: SystemTime,
+}
+
+impl Stamp {
+    fn of(storage: &dyn ReadAt) -> io::Result<Option<Self>> {
+        let Some(metadata) = storage.file_metadata()? else { return Ok(None) };
+        let modified = metadata.modified()?;
+        Ok(Some(Self { len_bytes: storage.len_bytes()?, modified }))
+    }
 }
 
 impl Shard {
-    /// Opens a shard.
+    /// Opens a shard that nobody writes to while it is open: if somebody does, what is read of it from then on is an error.
     ///
     /// # Errors
     /// As [`open`](crate::open).
     pub fn open(path: PathBuf, mode: IoMode) -> Result<Self, IoError> {
-        Ok(Self { storage: storage::open(&path, mode)?, path })
+        let storage = storage::open(&path, mode)?;
+        let stamp = Stamp::of(&*storage).map_err(unreadable(&path))?;
+        Ok(Self { storage, path, stamp })
+    }
+
+    /// A file that may be written to while it is read, or storage that is none; `path` is for errors.
+    pub fn new(path: PathBuf, storage: Arc<dyn ReadAt>) -> Self {
+        Self { path, storage, stamp: None }
+    }
+
+    /// Whether the file is as it was when it was opened, as far as its length and the time of the last write tell, which file
+    /// systems count in steps of some milliseconds. One that has become shorter passes: reads behind its end fail by themselves,
+    /// and say where.
+    ///
+    /// # Errors
+    /// [`IoError::Changed`] if it is not, [`IoError::Open`] if the system does not tell.
+    pub(crate) fn check_unchanged(&self) -> Result<(), IoError> {
+        let Some(opened) = self.stamp else { return Ok(()) };
+        match Stamp::of(&*self.storage).map_err(unreadable(&self.path))? {
+            Some(now) if now != opened && now.len_bytes >= opened.len_bytes => {
+                Err(IoError::Changed { path: self.path.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

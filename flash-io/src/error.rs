@@ -216,6 +216,12 @@ pub enum IoError {
         /// How long they were waited for.
         waited: Duration,
     },
+    /// A shard was written to while it was open, so its bytes are not those whose header was read.
+    #[error("{path}: was written to while it was open; open the model again")]
+    Changed {
+        /// The shard.
+        path: PathBuf,
+    },
     /// A storage implementation panicked in a reader thread.
     #[error("{path}: the read at {offset} panicked")]
     ReadPanicked {

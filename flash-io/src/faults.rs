@@ -119,6 +119,10 @@ impl ReadAt for FaultyStorage {
         })
     }
 
+    fn file_metadata(&self) -> io::Result<Option<std::fs::Metadata>> {
+        self.inner.file_metadata()
+    }
+
     fn alignment(&self) -> usize {
         self.inner.alignment()
     }

@@ -38,7 +38,7 @@ use crate::error::IoError;
 use crate::layout::{BundleLayout, Extent};
 use crate::pool::Slot;
 use crate::span::Span;
-use crate::storage::{AlignedBuf, DIRECT_ALIGN, ReadAt};
+use crate::storage::{AlignedBuf, DIRECT_ALIGN};
 
 pub use pace::{Booking, Pace};
 pub use stats::Stats;
@@ -118,7 +118,7 @@ pub struct Reader {
 #[derive(Debug)]
 struct Source {
     path: Arc<Path>,
-    storage: Arc<dyn ReadAt>,
+    shard: Arc<Shard>,
     /// Its number among the files of the ring, if it is read through that.
     ring_file: Option<u32>,
 }
@@ -139,18 +139,18 @@ impl Reader {
         assert!(depth > 0, "a reader makes at least one read at once");
         assert!(chunk_bytes > 0, "a chunk has at least one byte");
         let mut n_files = 0;
-        let sources = shards.into_iter().map(|Shard { path, storage }| {
-            let ring_file = storage.ring_file().map(|_| {
+        let sources = shards.into_iter().map(|shard| {
+            let ring_file = shard.storage.ring_file().map(|_| {
                 n_files += 1;
                 n_files - 1
             });
-            Source { path: path.into(), storage, ring_file }
+            Source { path: shard.path.as_path().into(), shard: Arc::new(shard), ring_file }
         });
         let sources: Vec<_> = sources.collect();
-        assert!(sources.iter().all(|source| DIRECT_ALIGN.is_multiple_of(source.storage.alignment())));
+        assert!(sources.iter().all(|source| DIRECT_ALIGN.is_multiple_of(source.shard.storage.alignment())));
 
         if !keep_cached {
-            sources.iter().for_each(|source| source.storage.advise_random());
+            sources.iter().for_each(|source| source.shard.storage.advise_random());
         }
 
         let retry = Retry {
@@ -200,7 +200,7 @@ impl Reader {
     #[cfg(target_os = "linux")]
     fn start_ring(&mut self, pacer: Option<Arc<dyn Pace>>, read_timeout: Duration) -> Result<(), IoError> {
         let ring_sources = self.sources.iter().filter(|source| source.ring_file.is_some());
-        let storages = ring_sources.map(|source| Arc::clone(&source.storage)).collect();
+        let storages = ring_sources.map(|source| Arc::clone(&source.shard.storage)).collect();
         let retry = Arc::clone(&self.retry);
         let (ring, thread) =
             RingQueue::start(storages, self.depth, self.chunk_bytes, retry, pacer, read_timeout)?;
@@ -274,7 +274,7 @@ impl Reader {
             let source = &self.sources[extent.shard.0];
             // Alike: a short one at the end would cost as much as a whole one.
             for chunk in extent.file.even_chunks(chunk_bytes, DIRECT_ALIGN as u64) {
-                let (range, read) = part_of(extent, chunk, source.storage.alignment());
+                let (range, read) = part_of(extent, chunk, source.shard.storage.alignment());
                 let wanted_bytes = chunk.intersection(&extent.wanted).end - read.start;
                 parts.push((range, Origin { path: Arc::clone(&source.path), offset: read.start }));
                 rest.push((source, wanted_bytes as usize));
@@ -282,7 +282,7 @@ impl Reader {
         }
         let (fill, pieces) = fill::split(slot, parts);
         for (piece, (source, wanted_bytes)) in pieces.into_iter().zip(rest) {
-            let chunk = Chunk { piece, storage: Arc::clone(&source.storage), wanted_bytes };
+            let chunk = Chunk { piece, storage: Arc::clone(&source.shard.storage), wanted_bytes };
             #[cfg(target_os = "linux")]
             if let Some(file) = source.ring_file {
                 self.ring.as_ref().expect("a source of the ring has one").push(lane, chunk, file);
@@ -294,7 +294,14 @@ impl Reader {
         if let Some(ring) = &self.ring {
             ring.wake();
         }
-        Ticket::new(fill, Arc::clone(&self.given_up))
+        let mut shards: Vec<Arc<Shard>> = Vec::new();
+        for extent in bundle.extents() {
+            let shard = &self.sources[extent.shard.0].shard;
+            if !shards.last().is_some_and(|last| Arc::ptr_eq(last, shard)) {
+                shards.push(Arc::clone(shard));
+            }
+        }
+        Ticket::new(fill, shards, Arc::clone(&self.given_up))
     }
 
     /// So many that what is to be read fills the queue, if that is possible without chunks that are too small.
@@ -307,31 +314,31 @@ impl Reader {
     /// not a bundle.
     ///
     /// # Errors
-    /// [`IoError::ReadFailed`] as for a chunk of a bundle.
+    /// [`IoError::ReadFailed`] as for a chunk of a bundle, [`IoError::Changed`] as for a [ticket](Ticket::wait).
     ///
     /// # Panics
     /// If `out` is not as long as the span, or the reader does not have that shard.
     pub fn read_exact_at(&self, shard: ShardIdx, span: Span, out: &mut [u8]) -> Result<(), IoError> {
         assert_eq!(span.len_bytes(), out.len() as u64, "the output is as long as the span");
         let source = &self.sources[shard.0];
-        let align = source.storage.alignment();
+        let align = source.shard.storage.alignment();
         for wanted in span.chunks(self.chunk_bytes as u64) {
             let target = (wanted.start - span.start) as usize..(wanted.end - span.start) as usize;
             let out = &mut out[target];
             let origin = |offset| Origin { path: Arc::clone(&source.path), offset };
             if align == 1 {
                 let wanted_bytes = out.len();
-                self.retry.read(&*source.storage, &origin(wanted.start), out, wanted_bytes, || true)?;
+                self.retry.read(&*source.shard.storage, &origin(wanted.start), out, wanted_bytes, || true)?;
             } else {
                 let wide = wanted.align_outward(align as u64);
                 let lead_bytes = (wanted.start - wide.start) as usize;
                 let mut bounce = AlignedBuf::new(wide.len_bytes() as usize, align);
                 let (buf, wanted_bytes) = (bounce.as_mut_slice(), lead_bytes + out.len());
-                self.retry.read(&*source.storage, &origin(wide.start), buf, wanted_bytes, || true)?;
+                self.retry.read(&*source.shard.storage, &origin(wide.start), buf, wanted_bytes, || true)?;
                 out.copy_from_slice(&bounce.as_slice()[lead_bytes..][..out.len()]);
             }
         }
-        Ok(())
+        source.shard.check_unchanged()
     }
 
     /// Reads that nobody waits for any more and that have not ended; `None` if there are none. Their slots are neither free

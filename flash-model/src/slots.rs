@@ -118,7 +118,7 @@ mod tests {
         let (let_go, stalled) = mpsc::channel();
         let begun = Arc::new(AtomicBool::new(false));
         let storage = Stalled { let_go: Mutex::new(stalled), begun: Arc::clone(&begun) };
-        let shard = Shard { path: "stalled".into(), storage: Arc::new(storage) };
+        let shard = Shard::new("stalled".into(), Arc::new(storage));
         let config = ReaderConfig { depth: 1, read_timeout, ..ReaderConfig::default() };
         let budget = Budget::new(PageBuf::cost_bytes(SLOT_BYTES));
         let pool = SlotPool::new(&budget, SLOT_BYTES, 1).unwrap();

@@ -258,7 +258,7 @@ fn filled_slot_is_handed_over_when_the_last_piece_has_ended() {
         let setup = setup(1);
         let (fill, first, second) = setup.split();
         let threads = [setup.fill(first, filled), setup.fill(second, filled)];
-        let slot = Ticket::new(fill, Arc::default()).wait().unwrap();
+        let slot = Ticket::new(fill, Vec::new(), Arc::default()).wait().unwrap();
         setup.bytes.read(&slot);
         drop(slot);
         join(threads);
@@ -288,7 +288,7 @@ fn piece_that_is_dropped_unread_fails_its_bundle_as_closed() {
         let setup = setup(1);
         let (fill, first, second) = setup.split();
         let threads = [setup.fill(first, filled), thread::spawn(move || drop(second))];
-        let error = Ticket::new(fill, Arc::default()).wait().unwrap_err();
+        let error = Ticket::new(fill, Vec::new(), Arc::default()).wait().unwrap_err();
         assert!(matches!(error, IoError::ReaderClosed { offset: 1, .. }));
         assert_eq!(setup.pool.free_slots(), 1);
         join(threads);
@@ -301,7 +301,7 @@ fn slot_of_a_ticket_dropped_at_any_moment_comes_back_and_no_piece_writes_to_it_t
     check(|| {
         let setup = setup(1);
         let (fill, first, second) = setup.split();
-        let ticket = Ticket::new(fill, Arc::default());
+        let ticket = Ticket::new(fill, Vec::new(), Arc::default());
         let threads = [setup.fill(first, filled), setup.fill(second, failed)];
         drop(ticket);
         let slot = setup.pool.acquire().expect("it comes back");
@@ -319,7 +319,7 @@ fn slot_that_is_not_back_has_a_straggler_at_any_moment() {
         let (fill, first, second) = setup.split();
         let given_up = Arc::new(GivenUp::default());
         let threads = [setup.fill(first, filled), setup.fill(second, failed)];
-        drop(Ticket::new(fill, Arc::clone(&given_up)));
+        drop(Ticket::new(fill, Vec::new(), Arc::clone(&given_up)));
         assert!(given_up.stragglers().is_some() || setup.pool.free_slots() == 1);
         join(threads);
         assert_eq!(given_up.stragglers(), None);
@@ -332,7 +332,7 @@ fn ticket_that_is_done_is_not_waited_for() {
     check(|| {
         let setup = setup(1);
         let (fill, first, second) = setup.split();
-        let ticket = Ticket::new(fill, Arc::default());
+        let ticket = Ticket::new(fill, Vec::new(), Arc::default());
         let threads = [setup.fill(first, filled), setup.fill(second, filled)];
         if ticket.is_done() {
             setup.bytes.read(&ticket.wait().unwrap());
@@ -357,7 +357,7 @@ fn stuck_piece_is_not_waited_for_but_keeps_its_slot() {
             stuck.end(Ok(()));
         });
         let other = setup.fill(other, filled);
-        assert!(Ticket::new(fill, Arc::default()).wait().is_err());
+        assert!(Ticket::new(fill, Vec::new(), Arc::default()).wait().is_err());
         let slot = setup.pool.acquire().expect("it comes back when the kernel is done");
         setup.bytes.write(&slot);
         drop(slot);
@@ -372,7 +372,8 @@ fn waiter_of_a_stuck_piece_learns_of_it_before_the_piece_ends() {
         let setup = setup(1);
         let (fill, stuck, other) = setup.split();
         let other = setup.fill(other, filled);
-        let waiter = thread::spawn(move || assert!(Ticket::new(fill, Arc::default()).wait().is_err()));
+        let waiter =
+            thread::spawn(move || assert!(Ticket::new(fill, Vec::new(), Arc::default()).wait().is_err()));
         stuck.abandon(failed(&stuck).unwrap_err());
         join([waiter, other]);
         assert_eq!(setup.pool.free_slots(), 0);
@@ -424,7 +425,7 @@ fn guess_that_is_wanted_at_any_moment_is_read_once() {
         let (queue, fill) = guess(&setup);
         let readers = [reader(&setup, &queue), reader(&setup, &queue)];
         queue.promote(|piece| piece.is_of(&fill));
-        let slot = Ticket::new(fill, Arc::default()).wait().unwrap();
+        let slot = Ticket::new(fill, Vec::new(), Arc::default()).wait().unwrap();
         setup.bytes.read(&slot);
         drop(slot);
         queue.close();
@@ -439,7 +440,7 @@ fn slot_of_a_guess_given_up_at_any_moment_comes_back() {
         let setup = setup(1);
         let (queue, fill) = guess(&setup);
         let reader = reader(&setup, &queue);
-        drop(Ticket::new(Arc::clone(&fill), Arc::default()));
+        drop(Ticket::new(Arc::clone(&fill), Vec::new(), Arc::default()));
         queue.discard(|piece| piece.is_of(&fill));
         let slot = setup.pool.acquire().expect("it comes back");
         setup.bytes.write(&slot);
@@ -459,7 +460,7 @@ fn closing_queue_ends_what_waits_in_it_and_who_waits_at_it() {
         let reader = reader(&setup, &queue);
         let late = Arc::clone(&queue);
         let closer = thread::spawn(move || late.close());
-        let outcome = Ticket::new(fill, Arc::default()).wait();
+        let outcome = Ticket::new(fill, Vec::new(), Arc::default()).wait();
         if let Ok(slot) = &outcome {
             setup.bytes.read(slot);
         }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::fill::Fill;
 use super::stragglers::GivenUp;
+use crate::catalog::Shard;
 use crate::error::IoError;
 use crate::pool::Slot;
 
@@ -16,12 +17,14 @@ use crate::pool::Slot;
 #[must_use = "dropping a ticket cancels its reads"]
 pub struct Ticket {
     fill: Arc<Fill>,
+    /// What it is read from.
+    shards: Vec<Arc<Shard>>,
     given_up: Arc<GivenUp>,
 }
 
 impl Ticket {
-    pub(super) fn new(fill: Arc<Fill>, given_up: Arc<GivenUp>) -> Self {
-        Self { fill, given_up }
+    pub(super) fn new(fill: Arc<Fill>, shards: Vec<Arc<Shard>>, given_up: Arc<GivenUp>) -> Self {
+        Self { fill, shards, given_up }
     }
 
     pub(super) fn fill(&self) -> &Arc<Fill> {
@@ -47,9 +50,12 @@ impl Ticket {
     ///
     /// # Errors
     /// The first error of any chunk: [`IoError::ReadFailed`], [`IoError::ReadPanicked`], or
-    /// [`IoError::ReaderClosed`] if the reader was dropped meanwhile. The slot is back in its pool then.
+    /// [`IoError::ReaderClosed`] if the reader was dropped meanwhile; [`IoError::Changed`] if a shard was written to since it
+    /// was [opened](Shard::open). The slot is back in its pool then.
     pub fn wait(self) -> Result<Slot, IoError> {
-        self.fill.wait()
+        let slot = self.fill.wait()?;
+        self.shards.iter().try_for_each(|shard| shard.check_unchanged())?;
+        Ok(slot)
     }
 }
 

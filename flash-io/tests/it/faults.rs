@@ -33,7 +33,7 @@ fn read_under(mode: IoMode, fault: Fault, when: When) -> Outcome {
     let bytes = noise(100_000, 1);
     let path = write(dir.path(), "x.safetensors", &bytes);
     let storage = Arc::new(FaultyStorage::new(open(&path, mode).unwrap(), fault, when));
-    let shard = Shard { path, storage: Arc::clone(&storage) as _ };
+    let shard = Shard::new(path, Arc::clone(&storage) as _);
     let config = ReaderConfig {
         depth: 2,
         chunk_bytes: CHUNK_BYTES,
@@ -188,8 +188,7 @@ fn reader_works_on_after_a_bundle_has_failed() {
     let dir = disk_dir();
     let path = write(dir.path(), "x.safetensors", &bytes);
     let storage = FaultyStorage::new(open(&path, IoMode::Pread).unwrap(), Fault::Denied, When::Nth(0));
-    let reader =
-        Reader::new(vec![Shard { path, storage: Arc::new(storage) }], ReaderConfig::default()).unwrap();
+    let reader = Reader::new(vec![Shard::new(path, Arc::new(storage))], ReaderConfig::default()).unwrap();
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, 50_000))]));
     let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
     assert!(reader.submit(&bundle, pool.try_acquire().unwrap()).wait().is_err());
@@ -207,7 +206,7 @@ fn small_read_is_retried_like_a_chunk() {
         let span = Span::new(10, 8_000);
         for fault in [Fault::Eio, Fault::Short, Fault::Empty] {
             let storage = FaultyStorage::new(Arc::clone(&shard.storage), fault, When::Nth(0));
-            let faulty = Shard { path: shard.path.clone(), storage: Arc::new(storage) };
+            let faulty = Shard::new(shard.path.clone(), Arc::new(storage));
             let reader = Reader::new(vec![faulty], ReaderConfig::default()).unwrap();
             let mut out = vec![0; 7_990];
             reader.read_exact_at(ShardIdx(0), span, &mut out).unwrap();

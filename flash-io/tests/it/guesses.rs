@@ -73,7 +73,7 @@ fn in_each_mode(test: impl Fn(Bench)) {
         let valve = Arc::<AtomicBool>::default();
         let pacer = Some(Arc::new(Valve(Arc::clone(&valve))) as Arc<dyn Pace>);
         let config = ReaderConfig { depth: 1, chunk_bytes: 4096, pacer, ..ReaderConfig::default() };
-        let shard = Shard { storage: open(&path, mode).unwrap(), path: path.clone() };
+        let shard = Shard::new(path.clone(), open(&path, mode).unwrap());
         let reader = Reader::new(vec![shard], config).unwrap();
         let pool = SlotPool::new(&Budget::new(1 << 30), Bench::layout(0).slot_bytes(), BUNDLES).unwrap();
         test(Bench { reader, valve, bytes: bytes.clone(), pool });

@@ -146,6 +146,36 @@ fn shard_truncated_while_open_is_a_short_read_in_every_mode() {
 }
 
 #[test]
+fn shard_written_to_while_open_is_refused_and_read_no_more() {
+    for mode in modes_in(disk_dir().path()) {
+        let dir = disk_dir();
+        let path = write(dir.path(), "x.safetensors", noise(100_000, 1));
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let shard = Shard::open(path.clone(), mode).unwrap();
+        let beside = Shard::new(path.clone(), open(&path, mode).unwrap());
+        let reader = Reader::new(vec![shard, beside], ReaderConfig::default()).unwrap();
+        let pool = SlotPool::new(&big_budget(), 104_000, 1).unwrap();
+        let read = |shard| {
+            let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(shard), Span::new(0, 100_000))]));
+            reader.submit(&bundle, pool.try_acquire().unwrap()).wait().map(drop)
+        };
+        let read_row = |shard| reader.read_exact_at(ShardIdx(shard), Span::new(10, 14), &mut [0; 4]);
+        read(0).unwrap();
+        read_row(0).unwrap();
+        // The same bytes, as another program would restore them; clocks of file systems are coarse.
+        let later = std::time::SystemTime::now() + Duration::from_secs(1);
+        file.set_modified(later).unwrap();
+        for error in [read(0).unwrap_err(), read_row(0).unwrap_err()] {
+            assert!(matches!(&error, IoError::Changed { path: named } if *named == path), "{mode}: {error}");
+        }
+        // A file that is meant to be written to is not looked at.
+        read(1).unwrap();
+        read_row(1).unwrap();
+        assert_eq!(pool.free_slots(), 1);
+    }
+}
+
+#[test]
 fn unaligned_direct_read_is_invalid_input() {
     let dir = disk_dir();
     if !modes_in(dir.path()).contains(&IoMode::Direct) {
@@ -190,7 +220,7 @@ impl Pace for Slow {
 
 /// A reader of one shard in memory, 64 chunks long, one thread, held back by `pacer`.
 fn slow_reader(pacer: &Arc<Slow>) -> (Reader, Arc<BundleLayout>) {
-    let shard = Shard { path: "memory".into(), storage: shared(noise(64 * 4096, 3)) };
+    let shard = Shard::new("memory".into(), shared(noise(64 * 4096, 3)));
     let pacer: Arc<dyn Pace> = Arc::clone(pacer) as _;
     let config = ReaderConfig { depth: 1, chunk_bytes: 4096, pacer: Some(pacer), ..ReaderConfig::default() };
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, 64 * 4096))]));
@@ -234,7 +264,7 @@ fn chunk_that_is_held_back_is_read_soon_after_the_pacer_thinks_better_of_it() {
     for mode in modes_in(dir.path()) {
         let is_open = Arc::new(AtomicBool::new(false));
         let pacer = Some(Arc::new(Closed(Arc::clone(&is_open))) as Arc<dyn Pace>);
-        let shard = Shard { storage: open(&path, mode).unwrap(), path: path.clone() };
+        let shard = Shard::new(path.clone(), open(&path, mode).unwrap());
         let reader = Reader::new(vec![shard], ReaderConfig { pacer, ..ReaderConfig::default() }).unwrap();
         let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, bytes.len() as u64))]));
         let slot = Slot::alone(&big_budget(), bundle.slot_bytes()).unwrap();
@@ -312,7 +342,7 @@ fn small_bundle_is_cut_to_fill_the_queue_and_read_at_once_behind_others() {
     const BYTES: usize = 512 << 10;
     let storage = shared(noise(BYTES, 5));
     let config = ReaderConfig { depth: 4, chunk_bytes: 1 << 20, ..ReaderConfig::default() };
-    let reader = Reader::new(vec![Shard { path: "shard".into(), storage }], config).unwrap();
+    let reader = Reader::new(vec![Shard::new("shard".into(), storage)], config).unwrap();
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, BYTES as u64))]));
     let chunks_behind = |waiting_bytes| {
         let before = reader.stats().chunks;

@@ -39,7 +39,7 @@ struct OnDisk {
 fn on_disk(mode: IoMode) -> OnDisk {
     let (dir, bytes) = (disk_dir(), noise(FILE_BYTES, 1));
     let path = write(dir.path(), "x.safetensors", &bytes);
-    let shard = Shard { storage: open(&path, mode).unwrap(), path };
+    let shard = Shard::new(path.clone(), open(&path, mode).unwrap());
     OnDisk { _dir: dir, bytes, shard }
 }
 
@@ -55,7 +55,7 @@ impl Session {
     fn new(on_disk: &OnDisk, storage: Arc<dyn ReadAt>, config: ReaderConfig) -> Self {
         let bundle = Arc::new(BundleLayout::new(&TENSORS.map(|span| (ShardIdx(0), span))));
         let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), N_SLOTS).unwrap();
-        let shard = Shard { path: on_disk.shard.path.clone(), storage };
+        let shard = Shard::new(on_disk.shard.path.clone(), storage);
         let reader = Reader::new(vec![shard], config).unwrap();
         Self { reader, bundle, pool, bytes: on_disk.bytes.clone() }
     }

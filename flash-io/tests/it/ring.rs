@@ -49,7 +49,7 @@ struct Setup {
 /// A reader of one stuck shard, one chunk long.
 fn stuck(config: ReaderConfig) -> Setup {
     let (pipe, writer) = io::pipe().unwrap();
-    let shard = Shard { path: "stuck".into(), storage: Arc::new(Stuck(pipe)) };
+    let shard = Shard::new("stuck".into(), Arc::new(Stuck(pipe)));
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, CHUNK_BYTES as u64))]));
     let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
     Setup { reader: Reader::new(vec![shard], config).unwrap(), writer, bundle, pool }
@@ -148,7 +148,7 @@ impl Pace for LetThrough {
 fn shard_of(bytes: &[u8], mode: IoMode) -> (tempfile::TempDir, Shard) {
     let dir = disk_dir();
     let path = write(dir.path(), "x", bytes);
-    (dir, Shard { storage: open(&path, mode).unwrap(), path })
+    (dir, Shard::new(path.clone(), open(&path, mode).unwrap()))
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn shards_with_and_without_a_ring_make_one_bundle() {
     }
     let bytes = noise(3 * CHUNK_BYTES, 5);
     let (_dir, on_disk) = shard_of(&bytes, IoMode::Uring);
-    let in_memory = Shard { path: "memory".into(), storage: Arc::new(Bytes(bytes.clone())) };
+    let in_memory = Shard::new("memory".into(), Arc::new(Bytes(bytes.clone())));
     let reader = Reader::new(vec![in_memory, on_disk], ReaderConfig::default()).unwrap();
     let span = Span::new(0, bytes.len() as u64);
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), span), (ShardIdx(1), span)]));
@@ -272,8 +272,7 @@ fn file_that_cannot_be_read_at_an_offset_is_an_error_of_its_bundle() {
     }
     let dir = disk_dir();
     let storage = Arc::new(Folder(File::open(dir.path()).unwrap()));
-    let reader =
-        Reader::new(vec![Shard { path: "folder".into(), storage }], ReaderConfig::default()).unwrap();
+    let reader = Reader::new(vec![Shard::new("folder".into(), storage)], ReaderConfig::default()).unwrap();
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, 1))]));
     let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
     let error = reader.submit(&bundle, pool.try_acquire().unwrap()).wait().unwrap_err();
@@ -321,7 +320,7 @@ fn bundles_of_a_ring_whose_thread_is_gone_end_as_closed_and_their_slots_come_bac
     for deadly in 0..N_CHUNKS {
         let storage =
             Arc::new(Deadly { inner: Arc::clone(&shard.storage), asked: AtomicU64::new(0), deadly });
-        let dying = Shard { path: shard.path.clone(), storage };
+        let dying = Shard::new(shard.path.clone(), storage);
         let reader = Reader::new(vec![dying], ReaderConfig::default()).unwrap();
         let pool = SlotPool::new(&Budget::new(4 << 20), bundle.slot_bytes(), 1).unwrap();
         for _ in 0..3 {

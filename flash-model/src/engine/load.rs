@@ -74,7 +74,7 @@ impl Model {
         };
         if let Some(file) = &file {
             let storage = self.checkpoint.open_beside(file.path())?;
-            shards.push(Shard { path: file.path().to_owned(), storage });
+            shards.push(Shard::new(file.path().to_owned(), storage));
         }
         let shard = ShardIdx(shards.len() - 1);
         let reader = Reader::new(shards, reader_config)?;
