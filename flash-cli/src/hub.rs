@@ -10,6 +10,7 @@ mod listing;
 mod retry;
 mod settings;
 mod transfer;
+mod tree;
 
 use std::path::PathBuf;
 

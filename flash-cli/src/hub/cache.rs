@@ -10,6 +10,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use super::completeness;
 use super::files::RemoteFile;
 use super::id::is_commit;
+use super::tree;
 use super::{HubError, ModelId};
 
 /// The folder of a repository that has the listings of its snapshots. Hugging Face's tools leave it alone.
@@ -83,9 +84,10 @@ impl Snapshot {
         fs::write(&part, text).and_then(|()| fs::rename(&part, &path)).map_err(HubError::of(&path))
     }
 
-    /// The listing that it was filled by; none if another tool has filled it.
+    /// The listing that it was filled by; none if another tool has filled it that keeps none.
     fn listing(&self) -> Option<Vec<RemoteFile>> {
-        serde_json::from_slice(&fs::read(self.listing_path()).ok()?).ok()
+        let own = fs::read(self.listing_path()).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        own.or_else(|| tree::read(&repo_dir(&self.repo), &self.commit))
     }
 
     fn listing_path(&self) -> PathBuf {
@@ -122,7 +124,7 @@ pub(super) enum State {
     Whole,
     /// Some of them are not.
     Partial { missing: Vec<String> },
-    /// Another tool has filled it, perhaps in part. Empty if nothing is missing that every model has.
+    /// Another tool has filled it, perhaps in part, and left no listing. Empty if nothing is missing that every model has.
     Unlisted { missing: Vec<String> },
 }
 

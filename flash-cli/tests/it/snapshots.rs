@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use serde_json::{Map, Value, json};
+
 use crate::support::hub::{COMMIT, ID, StandIn, names};
 use crate::support::tiny::Tiny;
-use crate::support::{assert_refused, json, stderr};
+use crate::support::{assert_refused, json as report, stderr};
 
 const SHARD: &str = "model.safetensors";
 const NEEDED: [&str; 4] = ["chat_template.jinja", "config.json", SHARD, "tokenizer.json"];
@@ -37,7 +39,7 @@ fn a_snapshot_that_another_tool_filled_in_part_is_completed() {
         let run =
             |model: &str| hub.flash_cli([&["run", "--model", model], &prompt[..]].concat()).output().unwrap();
         pull_in_part(&hub, missing);
-        assert_eq!(json(&run(ID))["token_ids"], json(&run(tiny.dir()))["token_ids"]);
+        assert_eq!(report(&run(ID))["token_ids"], report(&run(tiny.dir()))["token_ids"]);
         assert_eq!(hub.fetched(), missing);
         assert_eq!(names(&hub.snapshot()), NEEDED);
         hub.requests();
@@ -88,4 +90,30 @@ fn a_snapshot_that_cannot_be_compared_runs_with_a_word_if_nothing_is_known_to_be
     assert!(stderr(&nobody).contains("not compared with the hub"), "{}", stderr(&nobody));
     let compared = run().output().unwrap();
     assert_eq!((compared.status.code(), stderr(&compared)), (Some(0), ""));
+}
+
+/// Since version 2, `huggingface_hub` keeps a listing, too.
+#[test]
+fn a_listing_of_huggingface_hub_is_as_good_as_ours() {
+    let (tiny, hub) = stand_in();
+    let run = || {
+        let args = ["run", "--model", ID, "--prompt", "5 6", "--max-tokens", "4"];
+        hub.flash_cli(args).env("HF_HUB_OFFLINE", "1").output().unwrap()
+    };
+    pull_in_part(&hub, &[]);
+    let file = |name: &str| {
+        let blob = fs::canonicalize(hub.snapshot().join(name)).unwrap();
+        let bytes = fs::metadata(tiny.path(name)).unwrap().len();
+        (name.to_owned(), json!({ "size": bytes, "blob_id": blob.file_name().unwrap().to_str() }))
+    };
+    let files: Map<String, Value> = NEEDED.map(file).into_iter().collect();
+    let trees = hub.folder().join("trees");
+    fs::create_dir(&trees).unwrap();
+    let tree = json!({ "format_version": 1, "files": files }).to_string();
+    fs::write(trees.join(format!("{COMMIT}.json")), tree).unwrap();
+    let whole = run();
+    assert_eq!((whole.status.code(), stderr(&whole)), (Some(0), ""));
+    fs::remove_file(hub.snapshot().join("chat_template.jinja")).unwrap();
+    assert_refused(&run(), 1, &[" lacks chat_template.jinja, and HF_HUB_OFFLINE is set"]);
+    assert!(hub.requests().is_empty());
 }
