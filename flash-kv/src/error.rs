@@ -235,6 +235,16 @@ pub enum KvError {
         /// Where and why parsing stopped.
         error: serde_json::Error,
     },
+    /// The list of the models whose pages a directory holds was written by a newer program.
+    #[error(
+        "{path}: was written by a newer program: it has format version {got}, this one reads {FORMAT_VERSION}"
+    )]
+    ModelsVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version it names.
+        got: u32,
+    },
     /// What is not sealed of a session is not as it was written.
     #[error("{path}: {part} is damaged: its checksum is {wanted:08x}, its bytes have {got:08x}")]
     TailDamaged {

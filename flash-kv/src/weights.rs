@@ -107,7 +107,7 @@ pub struct SampledWeights {
 /// `files` are all of them, in an order that copies share. `sample` is called if they are not known as they are.
 ///
 /// # Errors
-/// Whatever `sample` returns; [`KvError::ModelsSyntax`] or [`KvError::OtherVersion`] if what is known cannot be read,
+/// Whatever `sample` returns; [`KvError::ModelsSyntax`] or [`KvError::ModelsVersion`] if what is known cannot be read,
 /// [`KvError::Io`] or [`KvError::DiskFull`] if it cannot be kept.
 pub fn weights_digest<E: From<KvError>>(
     kv_dir: &Path,
@@ -201,7 +201,7 @@ impl Models {
             Some(version) if version < u64::from(FORMAT_VERSION) => return Ok(none()),
             Some(version) if version > u64::from(FORMAT_VERSION) => {
                 let got = u32::try_from(version).unwrap_or(u32::MAX);
-                return Err(KvError::OtherVersion { path: path.to_owned(), got });
+                return Err(KvError::ModelsVersion { path: path.to_owned(), got });
             }
             _ => {}
         }

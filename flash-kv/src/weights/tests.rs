@@ -184,7 +184,7 @@ fn a_list_that_cannot_be_read_is_refused_and_an_older_one_is_begun_anew() {
         assert!(matches!(&error, KvError::ModelsSyntax { path, .. } if *path == bench.path()), "{error}");
     }
     fs::write(bench.path(), version(FORMAT_VERSION + 1)).unwrap();
-    assert!(matches!(bench.try_digest(&files), Err(KvError::OtherVersion { .. })));
+    assert!(matches!(bench.try_digest(&files), Err(KvError::ModelsVersion { .. })));
     fs::write(bench.path(), version(FORMAT_VERSION - 1)).unwrap();
     assert_eq!(bench.digest(&[hashed(file(2, 10), 2)]), SAMPLES);
 }

@@ -4,8 +4,11 @@ use flash_io::{Catalog, DIRECT_ALIGN, ShardIdx, Span, Tensor};
 
 /// A checkpoint of no more than this is read whole, in bytes: it takes no longer than samples of a large one.
 pub(super) const WHOLE_BYTES: u64 = 32 << 20;
-/// Reads that a large checkpoint gets at least. A disk takes some 10 µs for each if many are under way.
-const READS: u64 = 4096;
+/// Blocks that are read of a large checkpoint beside the ends of its tensors, about. A disk takes some 10 µs for each if many are
+/// under way.
+const BLOCKS: u64 = 2048;
+/// The most tensors whose both ends are read.
+const BOTH_ENDS_MAX: usize = 4096;
 /// Bytes of each end of a tensor: what has no more than two of them, as norms and biases, is read whole.
 const END_BYTES: u64 = 8 << 10;
 /// The same where tensors are so many that each gets one sample.
@@ -26,9 +29,9 @@ impl Samples {
     /// Chooses samples by what the headers say, so that equal headers get equal samples.
     ///
     /// - Up to [`WHOLE_BYTES`] in all: everything.
-    /// - Else the first and the last [`END_BYTES`] of each tensor; if there are more than [`READS`] tensors, the last bytes of
-    ///   one and the first bytes of the next, which lie together.
-    /// - And blocks at equal distances in each tensor, as many as are left of [`READS`], in proportion to its length.
+    /// - Else the first and the last [`END_BYTES`] of each tensor; if there are more than [`BOTH_ENDS_MAX`] tensors, the last
+    ///   bytes of one and the first bytes of the next, which lie together.
+    /// - And blocks at equal distances in each tensor, one for about each of [`BLOCKS`] parts of all bytes.
     pub(super) fn of(catalog: &Catalog) -> Self {
         let total_bytes = catalog.total_bytes();
         let mut tensors: Vec<&Tensor> = catalog.tensors().filter(|tensor| !tensor.span.is_empty()).collect();
@@ -44,11 +47,9 @@ impl Samples {
 }
 
 fn sampled(tensors: &[&Tensor], total_bytes: u64) -> Vec<(ShardIdx, Span)> {
-    let n_tensors = tensors.len() as u64;
-    let are_many = n_tensors > READS;
-    // The ends of neighbours lie together, so a tensor costs a read, and half of one if it has one sample.
-    let end_reads = if are_many { n_tensors.div_ceil(2) } else { n_tensors };
-    let stride_bytes = total_bytes / READS.saturating_sub(end_reads).max(1);
+    // The ends of neighbours lie together, so a tensor costs a read, and half of one if it has one end.
+    let are_many = tensors.len() > BOTH_ENDS_MAX;
+    let stride_bytes = total_bytes / BLOCKS;
     let mut spans = Vec::new();
     for (tensor_idx, tensor) in tensors.iter().enumerate() {
         let Span { start, end } = tensor.span;
@@ -57,7 +58,7 @@ fn sampled(tensors: &[&Tensor], total_bytes: u64) -> Vec<(ShardIdx, Span)> {
         if !are_many || tensor_idx % 2 == 1 {
             add(Span::new(start, start.saturating_add(end_bytes)));
         }
-        let n_blocks = tensor.span.len_bytes() / stride_bytes.max(1);
+        let n_blocks = (tensor.span.len_bytes() + stride_bytes / 2) / stride_bytes;
         for block_idx in 0..n_blocks {
             // In the middle of each of as many equal parts, moved to where blocks begin in the file.
             let offset = u128::from(tensor.span.len_bytes()) * u128::from(2 * block_idx + 1)
