@@ -91,8 +91,17 @@ fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// The flag that helps.
+/// The flag or the command that helps.
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    match find::<KvError>(error) {
+        Some(KvError::OtherModel { .. } | KvError::OtherVersion { .. }) => {
+            return Some("; another --session begins anew, and flash-cli kv rm removes this one");
+        }
+        Some(KvError::ModelsSyntax { .. } | KvError::ModelsVersion { .. }) => {
+            return Some("; use another --kv-dir, or remove this one");
+        }
+        _ => {}
+    }
     match find::<IoError>(error)? {
         IoError::DirectUnsupported { .. } | IoError::DirectAlignment { .. } => Some(" (use --io pread)"),
         IoError::UringUnsupported { .. } => Some(" (use --io direct)"),
@@ -157,6 +166,18 @@ mod tests {
             assert_eq!(hint(&error), Some(" (use --io pread)"), "{error:?}");
         }
         assert_eq!(hint(&ModelError::EmptyPrompt.into()), None);
+    }
+
+    #[test]
+    fn a_session_of_another_model_names_what_can_be_done() {
+        let (wanted, got) = (flash_kv::Digest([1; 32]), flash_kv::Digest([2; 32]));
+        for error in [
+            KvError::OtherModel { path: "pages.kv".into(), wanted, got },
+            KvError::OtherVersion { path: "pages.kv".into(), got: 3 },
+        ] {
+            let error = ModelError::from(error).into();
+            assert!(hint(&error).is_some_and(|hint| hint.contains("flash-cli kv rm")), "{error:?}");
+        }
     }
 
     #[test]

@@ -49,7 +49,12 @@ impl Session {
         let (model, tokenizer) = thread::scope(|scope| {
             // Each takes as long as the other, and the first read waits for both.
             let tokenizer = scope.spawn(|| Tokenizer::open(&dir));
-            let model = open_model(&dir, tuning.mode, settings.compute);
+            let model = open_model(&dir, tuning.mode, settings.compute).and_then(|model| {
+                if settings.session.is_some() || settings.share_prefixes {
+                    model.identify(&settings.kv_dir)?;
+                }
+                Ok(model)
+            });
             (model, tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });
         let (mut model, tokenizer) = (model?, tokenizer?);

@@ -197,13 +197,13 @@ fn sessions_of_another_kind_are_refused_with_the_reason() {
     let dir = kv_dir(&tiny);
     let refused =
         output(["run", "--model", other.dir(), "--kv-dir", &dir, "--session", "a", "--prompt", "5"]);
-    assert_refused(&refused, 1, &["belongs to another model"]);
-    // Format version 4.
+    assert_refused(&refused, 1, &["belongs to another model", "flash-cli kv rm"]);
+    // Format version 3, which told models apart by their headers.
     let pages = tiny.path("kv/sessions/a/pages.kv");
     let mut bytes = fs::read(&pages).unwrap();
-    bytes[8] = 4;
+    bytes[8] = 3;
     fs::write(&pages, bytes).unwrap();
-    assert_refused(&with(&[]), 1, &["has format version 4, this program reads 3"]);
+    assert_refused(&with(&[]), 1, &["has format version 3, this program reads 4", "flash-cli kv rm"]);
 }
 
 #[cfg(target_os = "linux")]
