@@ -207,11 +207,12 @@ fn large(place: &Place, name: &str) -> PathBuf {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn a_large_model_that_was_written_in_place_is_another_one_even_if_its_samples_agree() {
     let place = Place::new();
     let model = large(&place, "large");
     if fs::metadata(model.join(SHARD)).unwrap().created().is_err() {
-        println!("skipped: the file system does not say when a file was made");
+        eprintln!("skipped: the file system does not say when a file was made");
         return;
     }
     let copy = place.copy(&model, "copy");
@@ -224,6 +225,30 @@ fn a_large_model_that_was_written_in_place_is_another_one_even_if_its_samples_ag
     place.assert_other(&model);
     place.assert_other(&model);
     place.assert_shares(&copy);
+}
+
+#[test]
+fn blobs_of_a_hub_are_told_apart_by_their_names_even_if_their_samples_agree() {
+    let place = Place::new();
+    let model = large(&place, "large");
+    // Two revisions as a hub's cache has them: links to files that are named by their SHA-256.
+    let [first, second] = ["1", "2"].map(|revision| {
+        let snapshot = place.copy(&model, &format!("snapshots/{revision}"));
+        let blobs = place.0.path().join("blobs");
+        fs::create_dir_all(&blobs).unwrap();
+        if revision == "2" {
+            let embedding = tensor(&snapshot, "model.embed_tokens.weight");
+            edit(&snapshot, &embedding, |bytes| bytes[20_000] ^= 1);
+        }
+        let blob = blobs.join(revision.repeat(64));
+        fs::rename(snapshot.join(SHARD), &blob).unwrap();
+        std::os::unix::fs::symlink(&blob, snapshot.join(SHARD)).unwrap();
+        snapshot
+    });
+    place.keep(&first);
+    place.assert_shares(&model);
+    place.assert_other(&second);
+    place.assert_shares(&first);
 }
 
 #[test]
