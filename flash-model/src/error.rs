@@ -197,15 +197,18 @@ pub enum ModelError {
     /// The KV cache cannot hold what it should.
     #[error(transparent)]
     Kv(#[from] KvError),
-    /// A key or value of a token does not fit the 16 bits in which a quantised cache keeps recent tokens.
-    #[error("layer {layer_idx}, token {position}: {source}: keep keys and values as they are computed")]
+    /// A number of a key or value is too great for the 16 bits in which a quantised cache keeps recent tokens.
+    #[error(
+        "layer {layer_idx}, token {position}: {number} is beyond ±65504, the greatest numbers of keys and values at 16 bits: \
+         keep them as they are computed"
+    )]
     KvRange {
         /// The layer.
         layer_idx: usize,
         /// Position of the token.
         position: usize,
-        /// The number that does not fit.
-        source: KvError,
+        /// The number.
+        number: f32,
     },
     /// A page of the KV cache is whole, but of other tokens.
     #[error("{path}: page {page_idx} of layer {layer_idx} is of other tokens than were passed")]

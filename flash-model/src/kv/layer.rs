@@ -90,8 +90,12 @@ impl PagedLayer {
         for (half, numbers) in layout.stored().zip([keys].into_iter().chain(values)) {
             for (position, token) in (position..).zip(numbers.chunks_exact(token_len)) {
                 let record = self.window[position / PAGE_TOKENS % n_window].as_mut_slice();
-                store(layout, half, record, position % PAGE_TOKENS, token)
-                    .map_err(|source| ModelError::KvRange { layer_idx: self.layer_idx, position, source })?;
+                store(layout, half, record, position % PAGE_TOKENS, token).map_err(|error| match error {
+                    KvError::HalfRange { number } => {
+                        ModelError::KvRange { layer_idx: self.layer_idx, position, number }
+                    }
+                    other => other.into(),
+                })?;
             }
         }
         if !keys.is_empty() {
