@@ -341,8 +341,8 @@ impl Queries<'_> {
                 Some(values) => span.head(values, kv_head, head_dim, dequantize, numbers),
                 None => keys,
             };
-            let steps = mix_steps(tokens.len(), |token| seen_by(tokens.start + token));
-            self.mix(values, n_heads, &steps, scores, lanes, acc, out.mixture);
+            let steps = mix_steps([tokens.len(), n_heads], |token| seen_by(tokens.start + token));
+            self.mix(values, &steps, scores, lanes, acc, out.mixture);
         });
     }
 
@@ -390,7 +390,6 @@ impl Queries<'_> {
     fn mix(
         &self,
         values: &[f32],
-        n_heads: usize,
         steps: &[MixStep],
         scores: &[f32],
         lanes: &mut [Lanes],
@@ -411,11 +410,10 @@ impl Queries<'_> {
                 LaneRows::from(&*lanes)
             };
             acc.fill(Lanes::ZERO);
-            for MixStep { tokens, seen } in steps {
-                let rows = tokens.start * n_heads..tokens.end * n_heads;
+            for MixStep { rows, seen } in steps {
                 let scores = FloatInput { values: &scores[rows.start * SPAN_TOKENS..], k: SPAN_TOKENS };
                 let columns = columns.range(seen.clone());
-                (self.kernels.multiply_lanes)(columns, seen.start, scores, &mut acc[rows]);
+                (self.kernels.multiply_lanes)(columns, seen.start, scores, &mut acc[rows.clone()]);
             }
             for (out, acc) in out.chunks_exact_mut(value_dim).zip(&*acc) {
                 out[start..start + width].copy_from_slice(&acc.0[..width]);
