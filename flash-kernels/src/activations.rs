@@ -13,6 +13,8 @@ mod vector;
 
 use std::ops::RangeInclusive;
 
+use crate::isa::Kernels;
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) use rows::SUM_BLOCKS;
 pub(crate) use rows::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, convert, pack_rows, row_pairs};
@@ -72,6 +74,25 @@ pub(crate) fn fix_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) ->
     // Below 2²³, so the conversion is exact.
     *terms = Terms { scale, sum: sum as f32 * scale };
     true
+}
+
+/// Computes what [`fix_group`] leaves of each value of whole groups, rounded to `f32`: the value less what its code stands for. Nothing
+/// is left of [`Exception`]s.
+pub(crate) fn residuals(kernels: &Kernels, values: &[f32], group: usize, out: &mut [f32]) {
+    let mut codes = vec![0; group];
+    for (values, out) in values.chunks_exact(group).zip(out.chunks_exact_mut(group)) {
+        let mut terms = Terms::default();
+        if !(kernels.fix_group)(values, &mut codes, &mut terms) {
+            out.fill(0.0);
+            continue;
+        }
+        let scale = f64::from(terms.scale);
+        for ((out, value), code) in out.iter_mut().zip(values).zip(&codes) {
+            // A product of 16 and 24 bits is exact, and so is the difference, for both are multiples of the value's last bit or the
+            // scale's.
+            *out = (f64::from(*value) - f64::from(*code) * scale) as f32;
+        }
+    }
 }
 
 /// The exceptions among the values of a group from `k_start` on: those that are not zero.

@@ -47,6 +47,8 @@ pub(crate) struct AffineStorage<'a> {
     pub(crate) float: FloatType,
     pub(crate) scales: &'a [u8],
     pub(crate) biases: &'a [u8],
+    /// Whether activations are taken with twice as many bits.
+    pub(crate) is_wide: bool,
 }
 
 /// How the slices of an [`AffineStorage`] stand for codes, scales and biases.
@@ -121,8 +123,17 @@ impl<'a> Matrix<'a> {
         check_len("scales", floats_bytes, scales.len())?;
         check_len("biases", floats_bytes, biases.len())?;
         let (coding, group, layout) = (Coding::Affine, group_size, Layout::Rows);
-        let storage =
-            Storage::Affine(AffineStorage { coding, bits, group, codes, layout, float, scales, biases });
+        let storage = Storage::Affine(AffineStorage {
+            coding,
+            bits,
+            group,
+            codes,
+            layout,
+            float,
+            scales,
+            biases,
+            is_wide: false,
+        });
         Ok(Self { n, k, storage })
     }
 
@@ -156,6 +167,7 @@ impl<'a> Matrix<'a> {
             float: FloatType::BF16,
             scales,
             biases: &[],
+            is_wide: false,
         });
         Ok(Self { n, k, storage })
     }
@@ -189,6 +201,19 @@ impl<'a> Matrix<'a> {
         check_mx(format, shape, codes, scales)?;
         let [n, k] = shape;
         Ok(Self { n, k, storage: Storage::Decoded(DecodedStorage { format, codes, scales }) })
+    }
+
+    /// The same matrix, whose products take activations with 30 bits where they would take 15: the rounding of activations is then
+    /// below that of `f32` sums. Each row of activations is multiplied twice, the weights are read once. Matrices that take
+    /// activations as `f32` stay as they are.
+    #[must_use]
+    pub fn wide(self) -> Self {
+        match self.storage {
+            Storage::Affine(affine) => {
+                Self { storage: Storage::Affine(AffineStorage { is_wide: true, ..affine }), ..self }
+            }
+            Storage::Float(_) | Storage::Decoded(_) => self,
+        }
     }
 
     /// The same matrix, of affine codes of 4 or 8 bits that [`into_strips`](crate::into_strips) has rearranged. Products have
@@ -243,8 +268,8 @@ impl<'a> Matrix<'a> {
     pub(crate) fn is_like(&self, other: &Matrix<'_>) -> bool {
         let same_format = match (self.storage, other.storage) {
             (Storage::Affine(a), Storage::Affine(b)) => {
-                (a.coding, a.bits, a.group, a.layout, a.float)
-                    == (b.coding, b.bits, b.group, b.layout, b.float)
+                (a.coding, a.bits, a.group, a.layout, a.float, a.is_wide)
+                    == (b.coding, b.bits, b.group, b.layout, b.float, b.is_wide)
             }
             (Storage::Float(a), Storage::Float(b)) => a.float == b.float,
             (Storage::Decoded(a), Storage::Decoded(b)) => a.format == b.format,

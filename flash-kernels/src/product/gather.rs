@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::ROWS_DIRECT;
-use super::input::{FixedInput, Input};
+use super::input::{FixedInput, Form, Input, leave};
 use super::job::{ROWS_BLOCK, part_width};
 use super::sums::{Product, Task};
 use crate::activations::{FixedRows, FixedVector, convert};
+use crate::buffer::Buffer;
 use crate::error::{KernelError, check_len};
 use crate::isa::FloatInput;
 use crate::matrix::{AffineStorage, Floats, Matrix, Storage};
@@ -58,21 +59,28 @@ pub fn gather_matmul(
     if n == 0 {
         return Ok(());
     }
-    let gather = Gather { pool, x, w, bias, lhs, rhs };
+    let mut rest = Buffer::new(0);
+    if let Some(Storage::Affine(w)) = w.experts().first().map(|expert| &expert.storage)
+        && w.is_wide
+    {
+        rest = Buffer::new(x.len());
+        leave(pool, x, k, w.group, &mut rest);
+    }
+    let gather = Gather { pool, x, rest: &rest, w, bias, lhs, rhs };
     let mut order: Vec<usize> = (0..m).collect();
     order.sort_by_key(|row| rhs[*row]);
     let experts = order.chunk_by(|a, b| rhs[*a] == rhs[*b]);
     let bands: Vec<&[usize]> = experts.flat_map(|rows| rows.chunks(ROWS_BLOCK)).collect();
-    let mut rest = bands.as_slice();
-    while !rest.is_empty() {
+    let mut bands = bands.as_slice();
+    while !bands.is_empty() {
         let mut n_rows = 0;
         let fits = |rows: &&&[usize]| {
             n_rows += rows.len();
             n_rows <= ROWS_WAVE
         };
-        let (wave, later) = rest.split_at(rest.iter().take_while(fits).count());
+        let (wave, later) = bands.split_at(bands.iter().take_while(fits).count());
         gather.wave(wave, y);
-        rest = later;
+        bands = later;
     }
     Ok(())
 }
@@ -88,6 +96,8 @@ fn check_indices(indices: &'static str, values: &[u32], limit: usize) -> Result<
 struct Gather<'a> {
     pool: &'a Pool,
     x: &'a [f32],
+    /// What fixed-point numbers leave of `x`, if that is multiplied, too.
+    rest: &'a [f32],
     w: &'a MatrixStack<'a>,
     bias: Option<Floats<'a>>,
     lhs: &'a [u32],
@@ -136,24 +146,32 @@ impl<'a> Gather<'a> {
     /// Converts activations for affine weights: each row of `x` once for all bands of few rows, and once for each
     /// larger band, in which it lies between others.
     fn fixed_inputs(&self, w: &AffineStorage<'_>, bands: &[&[usize]]) -> Vec<BandInput> {
-        let (group, bits) = (w.group, w.code_bits());
-        let is_few = |rows: &[usize]| rows.len() <= ROWS_DIRECT;
+        let form = Form::of(w);
+        let Form { group, bits, .. } = form;
+        let is_few = |rows: &[usize]| form.rows(rows.len()) <= ROWS_DIRECT;
 
         let few = bands.iter().copied().filter(|rows| is_few(rows)).flatten();
         let mut few: Vec<u32> = few.map(|row| self.lhs[*row]).collect();
         few.sort_unstable();
         few.dedup();
-        let vectors = self.pool.map(few.len(), |idx| {
-            Arc::new(FixedVector::new(self.pool.kernels(), self.input(few[idx]), group, bits))
+        // Those of `x`, then those of what is left of it.
+        let n_few = few.len();
+        let vectors = self.pool.map(form.rows(n_few), |idx| {
+            let row = if idx < n_few { self.input(few[idx]) } else { self.left(few[idx - n_few]) };
+            Arc::new(FixedVector::new(self.pool.kernels(), row, group, bits))
         });
-        let vector = |row: &usize| {
-            let idx = few.partition_point(|lhs| *lhs < self.lhs[*row]);
-            Arc::clone(&vectors[idx])
+        let vector = |at: usize| {
+            let idx = few.partition_point(|lhs| *lhs < self.lhs[at]);
+            (Arc::clone(&vectors[idx]), form.is_wide.then(|| Arc::clone(&vectors[n_few + idx])))
         };
 
         let many = bands.iter().filter(|rows| !is_few(rows));
-        let many: Vec<Vec<&[f32]>> =
-            many.map(|rows| rows.iter().map(|row| self.input(self.lhs[*row])).collect()).collect();
+        let batch = |rows: &&[usize]| -> Vec<&[f32]> {
+            let nearest = rows.iter().map(|row| self.input(self.lhs[*row]));
+            let left = rows.iter().filter(|_| form.is_wide).map(|row| self.left(self.lhs[*row]));
+            nearest.chain(left).collect()
+        };
+        let many: Vec<Vec<&[f32]>> = many.map(batch).collect();
         let n_groups = self.w.k() / group;
         let kernels = self.pool.kernels();
         let room = |idx: usize| FixedRows::room(kernels, many[idx].len(), n_groups, group, bits);
@@ -163,12 +181,19 @@ impl<'a> Gather<'a> {
         let mut batches = batches.into_iter();
         let input = |rows: &&[usize]| {
             if is_few(rows) {
-                Some(FixedInput::Few(rows.iter().map(vector).collect()))
+                let (nearest, left): (Vec<_>, Vec<_>) = rows.iter().map(|row| vector(*row)).unzip();
+                Some(FixedInput::Few(nearest.into_iter().chain(left.into_iter().flatten()).collect()))
             } else {
                 batches.next().map(FixedInput::Many)
             }
         };
         bands.iter().filter_map(input).map(BandInput::Fixed).collect()
+    }
+
+    /// What is left of a row of `x`.
+    fn left(&self, lhs: u32) -> &'a [f32] {
+        let k = self.w.k();
+        &self.rest[lhs as usize * k..][..k]
     }
 
     /// A row of `x`.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::ROWS_DIRECT;
-use crate::activations::{Exception, FixedRows, FixedVector};
+use crate::activations::{Exception, FixedRows, FixedVector, residuals};
+use crate::buffer::Buffer;
+use crate::elementwise::part_width;
 use crate::isa::FloatInput;
 use crate::matrix::{AffineStorage, Storage};
 use crate::pool::Pool;
@@ -14,8 +16,28 @@ use crate::tile::CodeBits;
 /// The rows `x` for all formats of some matrices.
 pub(super) struct Inputs<'a> {
     float: FloatInput<'a>,
-    /// One for each group length and width of codes that there is.
-    fixed: SmallVec<[(usize, CodeBits, FixedInput); 1]>,
+    /// One for each form that there is.
+    fixed: SmallVec<[(Form, FixedInput); 1]>,
+}
+
+/// What activations for affine weights are prepared for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Form {
+    pub group: usize,
+    pub bits: CodeBits,
+    /// Whether there are two rows for each: the one that is nearest, and what that leaves.
+    pub is_wide: bool,
+}
+
+impl Form {
+    pub(super) fn of(w: &AffineStorage<'_>) -> Self {
+        Self { group: w.group, bits: w.code_bits(), is_wide: w.is_wide }
+    }
+
+    /// Rows that are multiplied for `m` rows of activations.
+    pub(super) fn rows(self, m: usize) -> usize {
+        if self.is_wide { 2 * m } else { m }
+    }
 }
 
 impl<'a> Inputs<'a> {
@@ -26,12 +48,12 @@ impl<'a> Inputs<'a> {
         k: usize,
         weights: impl Iterator<Item = &'w Storage<'w>>,
     ) -> Self {
-        let mut fixed: SmallVec<[(usize, CodeBits, FixedInput); 1]> = SmallVec::new();
+        let mut fixed: SmallVec<[(Form, FixedInput); 1]> = SmallVec::new();
         for w in weights {
             if let Storage::Affine(w) = w {
-                let (group, bits) = (w.group, w.code_bits());
-                if !fixed.iter().any(|(other, other_bits, _)| (*other, *other_bits) == (group, bits)) {
-                    fixed.push((group, bits, FixedInput::new(pool, x, k, group, bits)));
+                let form = Form::of(w);
+                if !fixed.iter().any(|(other, _)| *other == form) {
+                    fixed.push((form, FixedInput::new(pool, x, k, form)));
                 }
             }
         }
@@ -47,9 +69,8 @@ impl<'a> Inputs<'a> {
     }
 
     fn fixed(&self, w: &AffineStorage<'_>) -> &FixedInput {
-        let fits =
-            |(group, bits, _): &&(usize, CodeBits, FixedInput)| (*group, *bits) == (w.group, w.code_bits());
-        let (.., input) = self.fixed.iter().find(fits).expect("made for this format, too");
+        let fits = |(form, _): &&(Form, FixedInput)| *form == Form::of(w);
+        let (_, input) = self.fixed.iter().find(fits).expect("made for this format, too");
         input
     }
 }
@@ -69,7 +90,16 @@ pub(super) enum FixedInput {
 }
 
 impl FixedInput {
-    fn new(pool: &Pool, x: &[f32], k: usize, group: usize, bits: CodeBits) -> Self {
+    /// For `x`: `[m, k]`. If it is wide, the rows that are nearest come first, then what they leave of each.
+    fn new(pool: &Pool, x: &[f32], k: usize, form: Form) -> Self {
+        if form.is_wide {
+            let mut both = Buffer::new(2 * x.len());
+            let (nearest, rest) = both.split_at_mut(x.len());
+            nearest.copy_from_slice(x);
+            leave(pool, x, k, form.group, rest);
+            return Self::new(pool, &both, k, Form { is_wide: false, ..form });
+        }
+        let Form { group, bits, .. } = form;
         if x.len() <= ROWS_DIRECT * k {
             // Rows without columns are empty, and there is nothing to prepare.
             let rows = x.chunks_exact(k.max(1));
@@ -90,4 +120,12 @@ impl FixedInput {
         };
         few.iter().enumerate().flat_map(of_row).chain(many.iter().copied())
     }
+}
+
+/// Sets `rest` to what fixed-point numbers leave of each row of `x`, `[m, k]`.
+pub(super) fn leave(pool: &Pool, x: &[f32], k: usize, group: usize, rest: &mut [f32]) {
+    let (len, width) = (rest.len(), part_width(pool, rest.len(), k.max(1)));
+    pool.for_columns(rest, len, width, |mut part| {
+        residuals(pool.kernels(), &x[part.range()], group, part.row_mut(0));
+    });
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::input::{FixedInput, Input, Inputs};
+use super::input::{FixedInput, Form, Input, Inputs};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
 use crate::activations::ROW_STEP;
 use crate::affine_tile::AffineTile;
@@ -137,16 +137,25 @@ impl<'a> Product<'a> {
     /// Tiles that are computed together.
     fn block_tiles(&self) -> usize {
         match self.w {
-            _ if self.m > ROWS_DIRECT => BLOCK_TILES,
+            _ if self.rows() > ROWS_DIRECT => BLOCK_TILES,
             // Each tile is widened where the one before it was, in a cache.
             Storage::Affine(w) if w.narrow().is_some() => 1,
             _ => BLOCK_TILES_DIRECT,
         }
     }
 
-    /// Sums of each tile: one for each row of activations, and more where there are many.
+    /// Rows that are multiplied: those of activations, or twice as many.
+    fn rows(&self) -> usize {
+        match self.w {
+            Storage::Affine(w) => Form::of(w).rows(self.m),
+            Storage::Float(_) | Storage::Decoded(_) => self.m,
+        }
+    }
+
+    /// Sums of each tile: one for each row that is multiplied, and more where there are many.
     fn acc_rows(&self) -> usize {
-        if self.m <= ROWS_DIRECT { self.m } else { self.m.next_multiple_of(ROW_STEP) }
+        let rows = self.rows();
+        if rows <= ROWS_DIRECT { rows } else { rows.next_multiple_of(ROW_STEP) }
     }
 
     /// Writes the columns of one row, a block from `column_start` on, of the sums in `acc`.
@@ -159,6 +168,11 @@ impl<'a> Product<'a> {
         }
         if !rest.is_empty() {
             rest.copy_from_slice(&acc[tiles.len() * acc_rows + row_idx].0[..rest.len()]);
+        }
+        if self.rows() > self.m {
+            for (out, tile) in out.chunks_mut(TILE).zip(acc.chunks_exact(acc_rows)) {
+                out.iter_mut().zip(tile[self.m + row_idx].0).for_each(|(out, rest)| *out += rest);
+            }
         }
         self.add_bias(out, column_start);
     }
