@@ -231,6 +231,9 @@ pub(crate) struct EngineArgs {
     /// Compute with MLX's operations, or with our own kernels (on a CPU) [default: native on a CPU, else mlx]
     #[arg(long, value_name = "WHO")]
     pub(crate) compute: Option<ComputeArg>,
+    /// Have our own kernels round as little as MLX does in float32: up to twice as slow where weights are in memory
+    #[arg(long)]
+    pub(crate) exact: bool,
     /// Have each token take this many experts instead of as many as the model was trained with, which changes what it says;
     /// 0 for those [default: 0]
     #[arg(long, value_name = "N")]

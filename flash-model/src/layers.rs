@@ -14,6 +14,8 @@ pub(crate) struct Linear {
     pub(crate) backend: Backend,
     /// How the weight is quantised, if it is: then there are scales, and biases if it is affine.
     pub(crate) format: Option<QuantizedFormat>,
+    /// Whether `x` must be rounded no further than sums in f32 are: what follows decides by small differences.
+    pub(crate) is_wide: bool,
     #[param]
     pub(crate) weight: Param<Array>,
     #[param]
@@ -30,7 +32,12 @@ impl Linear {
         let scales = self.format.zip(self.scales.value.as_ref());
         let quantized =
             scales.map(|(format, scales)| Quantized { format, scales, biases: self.biases.value.as_ref() });
-        Matrix { weight: &self.weight, quantized, bias: self.bias.value.as_ref() }
+        Matrix { weight: &self.weight, quantized, bias: self.bias.value.as_ref(), is_wide: self.is_wide }
+    }
+
+    /// The same layer, whose products round `x` no further than sums in f32 are.
+    pub(crate) fn wide(self) -> Self {
+        Self { is_wide: true, ..self }
     }
 
     /// `self(x)`.

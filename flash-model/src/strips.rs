@@ -72,7 +72,7 @@ mod tests {
         let (scales, biases) = (numbers(&[N, K / 64]), numbers(&[N, K / 64]));
         let quantized = Some(Quantized { format: FORMAT, scales: &scales, biases: Some(&biases) });
         let product = |weight: &Array, n_tokens: i32| {
-            let matrix = Matrix { weight, quantized, bias: None };
+            let matrix = Matrix { weight, quantized, bias: None, is_wide: false };
             let y = backend.product(&numbers(&[1, n_tokens, K]).into(), matrix).unwrap().array().unwrap();
             y.eval().unwrap();
             assert_eq!(y.shape(), [1, n_tokens, N]);

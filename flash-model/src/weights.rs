@@ -102,6 +102,7 @@ impl<'a> Weights<'a> {
         Ok(Linear {
             backend: self.backend.clone(),
             format,
+            is_wide: self.backend.is_exact(),
             weight: Param::new(nothing()?),
             scales: Param::new(of_groups()?),
             biases: Param::new(of_groups()?),
@@ -128,6 +129,7 @@ impl<'a> Weights<'a> {
         let mut linear = Linear {
             backend: self.backend.clone(),
             format,
+            is_wide: self.backend.is_exact(),
             weight: Param::new(unloaded(&shape(input_dims), Dtype::Float32)?),
             scales: Param::new(None),
             biases: Param::new(None),

@@ -19,7 +19,7 @@ use std::time::Instant;
 use common::{COMPUTES, Memory};
 use flash_io::IoMode;
 use flash_model::text::{ChatTemplate, Message, Tokenizer};
-use flash_model::{Compute, Engine};
+use flash_model::{Compute, ComputeOptions, Engine};
 use serde::Deserialize;
 
 /// How far a logit may be off, as a part of the largest |logit|. All greedy ids in the goldens lead by more.
@@ -88,6 +88,11 @@ fn argmax(logits: &[f32]) -> u32 {
 
 /// Checks the logits behind the prompt, then decodes greedily and checks the ids.
 fn check(engine: &mut Engine, golden: &Golden, prompt: &Prompt, kept: &[f32]) {
+    check_within(TOLERANCE, engine, golden, prompt, kept);
+}
+
+/// [`check`] with another tolerance.
+fn check_within(tolerance: f32, engine: &mut Engine, golden: &Golden, prompt: &Prompt, kept: &[f32]) {
     let mut logits = engine.forward(&prompt.ids).unwrap();
     assert_eq!(logits.len(), golden.vocab_size);
     let ids = (0..logits.len()).step_by(golden.stride).chain(prompt.largest_ids.iter().copied());
@@ -98,7 +103,7 @@ fn check(engine: &mut Engine, golden: &Golden, prompt: &Prompt, kept: &[f32]) {
         .unwrap();
     let part = worst / prompt.max_abs_logit;
     println!("{}: logits are off by {part:.1e} of the largest", prompt.name);
-    assert!(part <= TOLERANCE, "{}: logit {id} is {}, off by {worst}", prompt.name, logits[id]);
+    assert!(part <= tolerance, "{}: logit {id} is {}, off by {worst}", prompt.name, logits[id]);
 
     let mut greedy = vec![argmax(&logits)];
     while greedy.len() < prompt.greedy.len() {
@@ -119,6 +124,37 @@ fn tiny(name: &str) {
         for &compute in COMPUTES {
             let mut engine = common::engine(&dir, memory, io, prompt.ids.len(), prompt.greedy.len(), compute);
             check(&mut engine, &golden, prompt, kept);
+        }
+    }
+}
+
+/// Mixtures with affine codes of 4 bits.
+const QUANTIZED_MIXTURES: [&str; 7] = [
+    "qwen2_moe-q4",
+    "qwen3_moe-q4",
+    "gpt_oss-q4",
+    "deepseek_v3-q4-joint",
+    "nemotron_h-latent-q4",
+    "qwen3_5_moe-q4",
+    "qwen3_next-q4",
+];
+
+/// How far logits may be off where kernels round no further than sums in f32 do.
+const EXACT_TOLERANCE: f32 = 2e-5;
+
+#[cfg(target_os = "linux")]
+#[test]
+fn exact_kernels_equal_mlx_lm_fifty_times_as_closely() {
+    let exact = ComputeOptions { is_exact: true, ..Compute::Native.into() };
+    for name in QUANTIZED_MIXTURES {
+        let dir = tests().join("fixtures/tiny").join(name);
+        let (golden, logits) = golden(&format!("tiny-{name}"));
+        for ((prompt, kept), memory) in
+            golden.prompts.iter().zip(&logits).zip([Memory::Floor, Memory::Plenty].into_iter().cycle())
+        {
+            let n_new = prompt.greedy.len();
+            let mut engine = common::engine(&dir, memory, IoMode::Pread, prompt.ids.len(), n_new, exact);
+            check_within(EXACT_TOLERANCE, &mut engine, &golden, prompt, kept);
         }
     }
 }

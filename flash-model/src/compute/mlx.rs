@@ -22,7 +22,7 @@ use crate::layers::NormArgs;
 use crate::mlx::quantized::quantized_matmul;
 
 pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
-    let Matrix { weight, quantized, bias } = matrix;
+    let Matrix { weight, quantized, bias, is_wide: _ } = matrix;
     let Some(quantized) = quantized else {
         return match bias {
             Some(bias) => ops::addmm(bias, x, weight.t(), None, None),

@@ -70,11 +70,14 @@ impl Gate {
         args: GateArgs,
     ) -> Result<Self, ModelError> {
         let n_experts = n_experts as i32;
-        let inner = weights.at("gate").linear(hidden, n_experts, args.bias)?;
+        // Wide: a difference of the last bits chooses other experts, and these matrices are small.
+        let inner = weights.at("gate").linear(hidden, n_experts, args.bias)?.wide();
         let correction = args.corrected.then(|| weights.vector(n_experts)).transpose()?;
         let shared =
             |name, args: Option<MlpArgs>| args.map(|args| Mlp::new(args, &weights.at(name))).transpose();
-        let opening = args.shared_expert.map(|_| weights.at("shared_expert_gate").linear(hidden, 1, false));
+        let opening =
+            || Ok::<_, ModelError>(weights.at("shared_expert_gate").linear(hidden, 1, false)?.wide());
+        let opening = args.shared_expert.map(|_| opening());
         let latent =
             args.latent.map(|Latent { size, bias }| weights.at("fc1_latent_proj").linear(hidden, size, bias));
         Ok(Self {

@@ -35,7 +35,8 @@ pub(in crate::compute) fn product_each(
         ..quantized
     });
     let mut inputs = vec![Operand::from(x)];
-    let stored = Stored::push(compute::Matrix { weight: &weight, quantized, bias: None }, k, &mut inputs)?;
+    let matrix = compute::Matrix { weight: &weight, quantized, bias: None, is_wide: matrices.is_wide };
+    let stored = Stored::push(matrix, k, &mut inputs)?;
     let node = ProductEach { pool: Arc::clone(pool), stored, n_heads: heads as usize };
     let [y] = run(node, &inputs, [&[batch, n, heads, rows]])?;
     Ok(y)

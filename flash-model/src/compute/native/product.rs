@@ -105,6 +105,7 @@ pub(super) struct Stored {
     shape: [usize; 2],
     weight: Weight,
     bias: Option<FloatType>,
+    is_wide: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -212,7 +213,7 @@ impl Stored {
         k: i32,
         inputs: &mut Vec<Operand<'a>>,
     ) -> Result<Self, Exception> {
-        let compute::Matrix { weight, quantized, bias } = matrix;
+        let compute::Matrix { weight, quantized, bias, is_wide } = matrix;
         let n = matrix.n_rows();
         inputs.push(weight.into());
         let (how, weight_shape) = match quantized {
@@ -237,7 +238,7 @@ impl Stored {
             inputs.push(bias.into());
         }
         let bias = bias.map(float_type).transpose()?;
-        Ok(Self { shape: [n as usize, k as usize], weight: how, bias })
+        Ok(Self { shape: [n as usize, k as usize], weight: how, bias, is_wide })
     }
 
     /// Takes the matrix's data from the inputs.
@@ -257,6 +258,7 @@ impl Stored {
                 if in_strips { rows.in_strips()? } else { rows }
             }
         };
+        let w = if self.is_wide { w.wide() } else { w };
         Ok(Projection { w, bias: self.bias.map(|float| Floats { float, bytes: next() }) })
     }
 }
