@@ -81,10 +81,12 @@ impl RunOptions {
             summary,
         } = args;
         let engine = EngineSettings::resolve(engine)?.keep(keep);
+        let mut generate = generate_options(sampling, max_tokens)?;
+        generate.ignore_eos = ignore_eos;
         Ok(Self {
             summary: summary || !json && (engine.debug || io::stderr().is_terminal()),
             engine,
-            generate: GenerateOptions { ignore_eos, ..generate_options(sampling, max_tokens)? },
+            generate,
             prompt: prompt::text(prompt, prompt_file)?,
             chat,
             warm_up,
@@ -155,5 +157,7 @@ fn generate_options(args: SamplingArgs, max_tokens: usize) -> Result<GenerateOpt
     if stop.iter().any(String::is_empty) {
         return Err(UsageError::EmptyStop);
     }
-    Ok(GenerateOptions { max_tokens, sampler, stop, ..GenerateOptions::default() })
+    let mut options = GenerateOptions::new(max_tokens);
+    (options.sampler, options.stop) = (sampler, stop);
+    Ok(options)
 }

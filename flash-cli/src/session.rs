@@ -74,21 +74,14 @@ impl Session {
         &self.dir
     }
 
-    /// What a prompt of so many tokens, and an answer, ask of memory: no more than the model's context.
-    ///
-    /// # Errors
-    /// [`ModelError::PromptTooLong`] if the prompt alone is longer.
-    pub(crate) fn workload(
-        &self,
-        prompt_tokens: usize,
-        answer_tokens: usize,
-    ) -> Result<Workload, ModelError> {
-        let max_tokens = self.model.max_context_tokens().unwrap_or(usize::MAX);
-        if prompt_tokens > max_tokens {
-            return Err(ModelError::PromptTooLong { prompt_tokens, context_tokens: max_tokens });
-        }
-        let context_tokens = prompt_tokens.saturating_add(answer_tokens).min(max_tokens);
-        Ok(Workload { prompt_tokens, context_tokens, prefetch: self.settings.prefetch, kv: self.settings.kv })
+    /// What a prompt of so many tokens, and an answer, ask of memory. The answer ends with the context that the model was trained
+    /// for, unless the prompt is longer than that: then there is no end, and the engine warns.
+    pub(crate) fn workload(&self, prompt_tokens: usize, answer_tokens: usize) -> Workload {
+        let trained_tokens = self.model.max_context_tokens().unwrap_or(usize::MAX);
+        let end = if prompt_tokens <= trained_tokens { trained_tokens } else { usize::MAX };
+        let context_tokens = prompt_tokens.saturating_add(answer_tokens).min(end);
+        let EngineSettings { prefetch, kv, .. } = self.settings;
+        Workload::new(prompt_tokens, context_tokens).with_prefetch(prefetch).with_kv(kv)
     }
 
     /// The session that is to be gone on with, if one is. Nobody else can use it from now on.
@@ -127,9 +120,9 @@ impl Session {
         let EngineSettings { read_rate, debug, stream, kv_dir, share_prefixes, .. } = settings;
         let listener = Listener::start(trace, model.bundles().map(|bundle| bundle.name))?;
         let (listener, events) = listener.unzip();
-        let reader = tuning.into();
-        let options =
-            EngineOptions { budget_bytes, workload, reader, read_rate, events, kv_dir, share_prefixes };
+        let mut options = EngineOptions::new(budget_bytes, workload);
+        (options.reader, options.read_rate, options.events) = (tuning.into(), read_rate, events);
+        (options.kv_dir, options.share_prefixes) = (kv_dir, share_prefixes);
         let engine = match context {
             Some(context) => model.resume(&options, context)?,
             None => model.load(&options)?,

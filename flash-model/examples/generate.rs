@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let workload = Workload::new(prompt.len(), prompt.len() + 64);
     let budget_bytes = budget_mib.parse::<u64>()? << 20;
     let mut engine = model.load(&EngineOptions::new(budget_bytes, workload))?;
-    let options = GenerateOptions { max_tokens: 64, ..GenerateOptions::default() };
+    let options = GenerateOptions::new(64);
     let generation = generate(&mut engine, &tokenizer, &prompt, &options, |text| {
         let mut stdout = io::stdout();
         let written = write!(stdout, "{text}").and_then(|()| stdout.flush());

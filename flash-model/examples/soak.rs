@@ -110,12 +110,13 @@ fn open(dir: &Path, format: KvFormat, fault: Option<(Fault, u64)>) -> Result<Eng
         checkpoint = checkpoint.map_storage(|_, storage| Arc::new(faulty(storage)));
     }
     let model = Model::open(checkpoint)?;
-    let kv = KvPolicy { format, ..KvPolicy::default() };
-    let workload = Workload { kv, ..Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS) };
+    let workload = Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS).with_kv(KvPolicy::new(format));
     let room_bytes = if fault.is_some() { model.model_bytes() / 2 } else { 1 << 40 };
     let budget_bytes = model.floor_bytes(&workload) + room_bytes;
     let reader = ReaderConfig { max_retries: 16, retry_backoff: Duration::ZERO, ..ReaderConfig::default() };
-    model.load(&EngineOptions { reader, ..EngineOptions::new(budget_bytes, workload) })
+    let mut options = EngineOptions::new(budget_bytes, workload);
+    options.reader = reader;
+    model.load(&options)
 }
 
 /// A hash of the logits of a prompt, and of an answer to it.

@@ -35,6 +35,7 @@ const KERNEL_THREAD_BYTES: u64 = 2 << 20;
 
 /// Who computes a model's layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Compute {
     /// [`Native`](Self::Native) where MLX's default device is a CPU on Linux, else [`Mlx`](Self::Mlx).
     #[default]

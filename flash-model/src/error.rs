@@ -291,3 +291,20 @@ fn others(n_others: usize) -> String {
         n => format!(" (nor are {n} more)"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_the_source_of_the_error() {
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let file = ModelError::File { path: "a".into(), error: missing() };
+        let bad = serde_json::from_str::<u8>("x").unwrap_err();
+        let json = ModelError::Json { path: "a".into(), error: bad };
+        assert!(file.source().unwrap().is::<std::io::Error>());
+        assert!(json.source().unwrap().is::<serde_json::Error>());
+    }
+}

@@ -7,8 +7,9 @@ use crate::sample::{Sampler, SamplerConfig};
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 use crate::{Engine, ModelError};
 
-/// How text is generated.
+/// How text is generated: [`new`](Self::new), and then fields that differ.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct GenerateOptions {
     /// Tokens to generate at most.
     pub max_tokens: usize,
@@ -18,6 +19,13 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Go on behind a token that ends an answer, so that a measurement has the length it asks for.
     pub ignore_eos: bool,
+}
+
+impl GenerateOptions {
+    /// At most so many tokens, the likeliest each time.
+    pub fn new(max_tokens: usize) -> Self {
+        Self { max_tokens, ..Self::default() }
+    }
 }
 
 /// Why a generation ended.

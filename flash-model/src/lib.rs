@@ -19,7 +19,7 @@
 //! let prompt = tokenizer.encode_prompt("The capital of France is")?;
 //! let workload = Workload::new(prompt.len(), prompt.len() + 20);
 //! let mut engine = model.load(&EngineOptions::new(256 << 20, workload))?;
-//! let options = GenerateOptions { max_tokens: 20, ..Default::default() };
+//! let options = GenerateOptions::new(20);
 //! generate(&mut engine, &tokenizer, &prompt, &options, |text| print!("{text}"))?;
 //! # Ok(())
 //! # }

@@ -352,11 +352,13 @@ mod tests {
     }
 
     /// A slot whose pages are not there before they are written to.
+    #[cfg(target_os = "linux")]
     fn sparse_slot(len_bytes: usize) -> Slot {
         Slot::alone(&Budget::new(1 << 40), len_bytes).unwrap()
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn a_tensor_behind_two_gib_of_others_is_where_it_is() {
         let offset = (2 << 30) + 4096 + 12;
         for view_of in [view_of, view_by_operations] {
@@ -372,6 +374,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn a_tensor_of_more_than_two_gib_is_whole() {
         // 2.25 GiB of f32.
         let (n_rows, offset) = (9 << 10, 16);
@@ -391,6 +394,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn a_long_tensor_within_an_element_is_an_error() {
         let slot = sparse_slot((2 << 30) + 8192);
         let rows = (slot.len() / ROW_BYTES) as i32;
@@ -419,6 +423,7 @@ mod tests {
         drop(weight);
         sum.eval().unwrap();
         let is_in_place = address(&sum) == place;
+        assert!(is_in_place || cfg!(not(target_os = "linux")), "MLX does write there");
         assert_eq!(pool.try_acquire().is_none(), is_in_place, "whoever has the memory has the slot");
         assert_eq!(sum.as_slice::<f32>(), [2.0, 3.0]);
         drop(sum);

@@ -36,8 +36,9 @@ fn process_at_first_plan() -> u64 {
     *RESIDENT_BYTES.get_or_init(|| memory::resident().map_or(0, |resident| resident.now_bytes))
 }
 
-/// What a run will ask of memory.
+/// What a run will ask of memory: [`new`](Self::new), and then fields that differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Workload {
     /// Tokens of the longest prompt.
     pub prompt_tokens: usize,
@@ -53,6 +54,18 @@ impl Workload {
     /// A prompt of so many tokens in a context of so many, with the next bundle read ahead, and keys and values as computed.
     pub fn new(prompt_tokens: usize, context_tokens: usize) -> Self {
         Self { prompt_tokens, context_tokens, prefetch: true, kv: KvPolicy::default() }
+    }
+
+    /// The same, with keys and values kept so.
+    #[must_use]
+    pub fn with_kv(self, kv: KvPolicy) -> Self {
+        Self { kv, ..self }
+    }
+
+    /// The same, with or without the next bundle read ahead.
+    #[must_use]
+    pub fn with_prefetch(self, prefetch: bool) -> Self {
+        Self { prefetch, ..self }
     }
 
     /// The context that memory is planned for.

@@ -22,8 +22,7 @@ const WINDOWS: usize = 3;
 
 fn perplexity(dir: &Path, format: KvFormat, ids: &[u32]) -> f64 {
     let model = Model::open(Checkpoint::open(dir, IoMode::Auto).unwrap()).unwrap();
-    let kv = KvPolicy { format, ..KvPolicy::default() };
-    let workload = Workload { kv, ..Workload::new(WINDOW_TOKENS, WINDOW_TOKENS) };
+    let workload = Workload::new(WINDOW_TOKENS, WINDOW_TOKENS).with_kv(KvPolicy::new(format));
     let mut engine = model.load(&EngineOptions::new(1 << 40, workload)).unwrap();
     let windows = ids.chunks_exact(WINDOW_TOKENS).take(WINDOWS);
     let losses: Vec<f64> = windows.flat_map(|window| engine.losses(window).unwrap()).collect();

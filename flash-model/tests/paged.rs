@@ -41,13 +41,14 @@ struct Way {
 
 impl Way {
     fn of(format: KvFormat) -> Self {
-        let kv = KvPolicy { format, max_tokens: ALL_TOKENS, ..KvPolicy::default() };
+        let mut kv = KvPolicy::new(format);
+        kv.max_tokens = ALL_TOKENS;
         Self { compute: Compute::Auto, kv, room: 4.0, io: IoMode::Pread }
     }
 
     fn open(self, dir: &Path) -> Engine {
         let model = Model::open_on(Checkpoint::open(dir, self.io).unwrap(), self.compute).unwrap();
-        let workload = Workload { kv: self.kv, ..Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS) };
+        let workload = Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS).with_kv(self.kv);
         let all_bytes = model.model_bytes() + model.kv_token_bytes() * CONTEXT_TOKENS as u64;
         let budget_bytes = model.floor_bytes(&workload) + (self.room * all_bytes as f64) as u64;
         model.load(&EngineOptions::new(budget_bytes, workload)).unwrap()
@@ -209,7 +210,8 @@ proptest! {
         let dir = written(&TINY);
         let n: usize = lengths.iter().sum::<usize>().min(1200) + 1;
         let tokens = tokens(n);
-        let kv = KvPolicy { window_tokens, max_tokens, ..Way::of(format).kv };
+        let mut kv = Way::of(format).kv;
+        (kv.window_tokens, kv.max_tokens) = (window_tokens, max_tokens);
         let way = Way { kv, compute, ..Way::of(format) };
         // All at once, with everything in memory.
         let wanted = last(&mut way.open(dir.path()), &[&tokens]);
@@ -268,7 +270,8 @@ fn sinks_count_once_however_many_pages_there_are() {
 #[test]
 fn a_rotating_cache_sees_the_first_and_the_last_tokens_with_the_same_bits_from_memory_and_disk() {
     let dir = written(&TINY);
-    let kv = KvPolicy { max_tokens: Some(1408), keep_tokens: 100, ..Way::of(KvFormat::Int8).kv };
+    let mut kv = Way::of(KvFormat::Int8).kv;
+    (kv.max_tokens, kv.keep_tokens) = (Some(1408), 100);
     let tokens = tokens(2000);
     let mut wanted = None;
     for room in [0.0, 4.0] {
@@ -291,12 +294,13 @@ fn a_context_ends_where_its_pages_are_full_unless_the_oldest_make_room() {
     let dir = written(&TINY);
     // Two pages of five layers.
     let max_bytes = Some(2 * 5 * 16_384);
-    let kv = KvPolicy { max_tokens: None, max_bytes, keep_tokens: 0, ..Way::of(KvFormat::Int8).kv };
+    let mut kv = Way::of(KvFormat::Int8).kv;
+    (kv.max_tokens, kv.max_bytes, kv.keep_tokens) = (None, max_bytes, 0);
     let mut engine = Way { kv, ..Way::of(KvFormat::Int8) }.open(dir.path());
     assert_eq!(engine.context_tokens(), 128 + 3 * 128, "a window, two pages, and one that is not full");
     engine.forward(&tokens(512)).unwrap();
     assert!(matches!(engine.forward(&[1]), Err(ModelError::PromptTooLong { context_tokens: 512, .. })));
-    let kv = KvPolicy { when_full: WhenFull::EvictOldest, ..kv };
+    kv.when_full = WhenFull::EvictOldest;
     let mut engine = Way { kv, ..Way::of(KvFormat::Int8) }.open(dir.path());
     engine.forward(&tokens(1000)).unwrap();
 }

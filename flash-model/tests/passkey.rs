@@ -50,8 +50,7 @@ fn answers(
 ) -> Vec<Answer> {
     let model = Model::open(Checkpoint::open(dir, IoMode::Auto).unwrap()).unwrap();
     let longest = prompts.iter().map(|(_, prompt)| prompt.len()).max().unwrap();
-    let kv = KvPolicy { format, ..KvPolicy::default() };
-    let workload = Workload { kv, ..Workload::new(longest, longest + ANSWER_TOKENS) };
+    let workload = Workload::new(longest, longest + ANSWER_TOKENS).with_kv(KvPolicy::new(format));
     // Of quantised pages, few stay in memory.
     let budget_bytes = model.floor_bytes(&workload) + model.model_bytes();
     let mut engine = model.load(&EngineOptions::new(budget_bytes, workload)).unwrap();

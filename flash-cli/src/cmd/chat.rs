@@ -34,7 +34,7 @@ pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
     let template = ChatTemplate::open(session.dir())?;
     let context = session.context()?;
     let opening = Opening::new(&session, context.as_ref(), system)?;
-    let workload = workload(&session, context_tokens, opening.held_tokens)?;
+    let workload = workload(&session, context_tokens, opening.held_tokens);
     let loaded = session.load_with(workload, context, None)?;
     let signals = Signals::new(loaded.engine.interrupt())?;
     let mut chat = Chat { conversation: Conversation::new(loaded, template, generate, opening), last: None };
@@ -71,11 +71,7 @@ pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
 }
 
 /// A turn may be as long as the context.
-fn workload(
-    session: &Session,
-    context_tokens: Option<usize>,
-    held_tokens: usize,
-) -> anyhow::Result<Workload> {
+fn workload(session: &Session, context_tokens: Option<usize>, held_tokens: usize) -> Workload {
     let trained_tokens = session.model.max_context_tokens().unwrap_or(CONTEXT_TOKENS);
     if let Some(ctx) = context_tokens
         && session.model.max_context_tokens().is_some_and(|max| ctx > max)
@@ -84,7 +80,7 @@ fn workload(
     }
     let context_tokens =
         context_tokens.unwrap_or_else(|| CONTEXT_TOKENS.max(2 * held_tokens).min(trained_tokens));
-    Ok(session.workload(context_tokens, 0)?)
+    session.workload(context_tokens, 0)
 }
 
 struct Chat {

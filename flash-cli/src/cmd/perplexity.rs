@@ -41,10 +41,8 @@ pub(crate) fn run(options: PerplexityOptions) -> anyhow::Result<ExitCode> {
             ids.len()
         );
     }
-    if let Some(max_tokens) = session.model.max_context_tokens().filter(|max| window_tokens > *max) {
-        bail!("--ctx is {window_tokens}, but the model was trained for {max_tokens} tokens");
-    }
-    let workload = session.workload(window_tokens.min(ids.len()), 0)?;
+    let mut workload = session.workload(window_tokens.min(ids.len()), 0);
+    workload.kv.only_grows = true;
     let Loaded { mut engine, io, watch: _watch, .. } = session.load(workload)?;
 
     let signals = Signals::new(engine.interrupt())?;

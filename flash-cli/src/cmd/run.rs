@@ -28,7 +28,9 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let context = session.context()?;
     let prompt = Prompt::new(&session, context.as_ref(), prompt, chat)?;
     let held = context.as_ref().map_or(0, |context| context.token_ids().len());
-    let mut workload = session.workload(prompt.ids.len().max(held), generate_options.max_tokens)?;
+    let mut workload = session.workload(prompt.ids.len().max(held), generate_options.max_tokens);
+    // One prompt and its answer; a session or shared prefixes have it in pages, where all of it is kept.
+    workload.kv.only_grows = true;
     if prompt.goes_on() {
         // What the session holds need not pass.
         workload.prompt_tokens = prompt.ids.len() - held;

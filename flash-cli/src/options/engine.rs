@@ -140,17 +140,14 @@ fn kv_policy(args: KvArgs) -> Result<(KvPolicy, PathBuf), UsageError> {
     if kv_keep.is_some() && max_kv_size.is_none() && kv_evict.is_none() {
         return Err(UsageError::NothingGivenUp);
     }
-    let policy = KvPolicy {
-        format,
-        window_tokens: kv_window,
-        max_tokens: max_kv_size,
-        keep_tokens: kv_keep.unwrap_or(KEEP_TOKENS),
-        max_bytes: kv_max_bytes.map(Size::bytes),
-        when_full: match kv_evict {
-            None => WhenFull::End,
-            Some(EvictArg::Oldest) => WhenFull::EvictOldest,
-        },
-        ..KvPolicy::default()
+    let mut policy = KvPolicy::new(format);
+    policy.window_tokens = kv_window;
+    policy.max_tokens = max_kv_size;
+    policy.keep_tokens = kv_keep.unwrap_or(KEEP_TOKENS);
+    policy.max_bytes = kv_max_bytes.map(Size::bytes);
+    policy.when_full = match kv_evict {
+        None => WhenFull::End,
+        Some(EvictArg::Oldest) => WhenFull::EvictOldest,
     };
     let min = policy.max_tokens_min();
     match max_kv_size {

@@ -9,8 +9,9 @@ use flash_sched::ByteRate;
 use crate::needs::Workload;
 use crate::record::Event;
 
-/// How a model is to be run.
+/// How a model is to be run: [`new`](Self::new), and then fields that differ.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// Hard cap on the memory of the whole process.
     pub budget_bytes: u64,

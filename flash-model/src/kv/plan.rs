@@ -18,8 +18,9 @@ const UNWRITTEN_RECORDS_MIN: usize = 8;
 /// How many tokens keep 16 bits, unless someone says; as in mlx-flash.
 pub const WINDOW_TOKENS: usize = PAGE_TOKENS;
 
-/// How keys and values are kept.
+/// How keys and values are kept: [`new`](Self::new), and then fields that differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KvPolicy {
     /// How the tokens behind the window are stored.
     pub format: KvFormat,
@@ -45,6 +46,7 @@ pub struct KvPolicy {
 
 /// What happens when pages take all that they may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum WhenFull {
     /// The context ends.
     #[default]
@@ -183,6 +185,11 @@ impl KvPlan {
 }
 
 impl KvPolicy {
+    /// All tokens, those behind the window stored so.
+    pub fn new(format: KvFormat) -> Self {
+        Self { format, ..Self::default() }
+    }
+
     /// The least that [`max_tokens`](Self::max_tokens) can be: the kept tokens, the window, and a page each that comes, goes
     /// and is being filled, all in whole pages.
     pub fn max_tokens_min(&self) -> usize {

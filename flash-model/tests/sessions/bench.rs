@@ -50,7 +50,8 @@ impl Bench {
 
     fn of(committed: Option<&'static str>, format: KvFormat) -> Self {
         let dir = model_dir(committed);
-        let kv = KvPolicy { format, in_pages: true, ..KvPolicy::default() };
+        let mut kv = KvPolicy::new(format);
+        kv.in_pages = true;
         Self { dir, compute: Compute::Auto, kv, room: 0.0, share_prefixes: false, committed }
     }
 
@@ -67,11 +68,12 @@ impl Bench {
     }
 
     pub(crate) fn options(&self, model: &Model) -> EngineOptions {
-        let workload = Workload { kv: self.kv, ..Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS) };
+        let workload = Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS).with_kv(self.kv);
         let all_bytes = model.model_bytes() + model.kv_token_bytes() * CONTEXT_TOKENS as u64;
         let budget_bytes = model.floor_bytes(&workload) + (self.room * all_bytes as f64) as u64;
-        let options = EngineOptions::new(budget_bytes, workload);
-        EngineOptions { kv_dir: self.kv_dir(), share_prefixes: self.share_prefixes, ..options }
+        let mut options = EngineOptions::new(budget_bytes, workload);
+        (options.kv_dir, options.share_prefixes) = (self.kv_dir(), self.share_prefixes);
+        options
     }
 
     /// Without a session.

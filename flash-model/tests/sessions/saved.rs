@@ -1,7 +1,7 @@
 //! What was saved goes on as if it had never stopped, and nothing goes on as what it is not.
 
 use flash_kv::KvError;
-use flash_model::{Compute, EngineOptions, KvFormat, KvPolicy, ModelError, Resumption, WhenFull, Workload};
+use flash_model::{Compute, EngineOptions, KvFormat, ModelError, Resumption, WhenFull, Workload};
 use proptest::prelude::*;
 
 use crate::bench::{Bench, FORMATS, TINY, bits, others, tokens};
@@ -130,7 +130,7 @@ fn a_session_of_another_kind_is_refused_with_the_reason() {
     drop(engine);
     bench.kv.format = KvFormat::Int4;
     assert!(matches!(refused(&bench), KvError::OtherFormat { .. }));
-    bench.kv = KvPolicy { format: KvFormat::Int8, window_tokens: 256, ..bench.kv };
+    (bench.kv.format, bench.kv.window_tokens) = (KvFormat::Int8, 256);
     assert!(matches!(refused(&bench), KvError::OtherWindow { wanted_tokens: 256, got_tokens: 128, .. }));
     bench.kv.window_tokens = 128;
     bench.compute = Compute::Mlx;
@@ -140,11 +140,9 @@ fn a_session_of_another_kind_is_refused_with_the_reason() {
     assert!(matches!(refused(&bench), KvError::OtherModel { .. }));
     TINY.write(bench.dir.path());
     assert_eq!(bench.saved().held_tokens(), 300, "refusing changes nothing");
-    for kv in [
-        KvPolicy { max_tokens: Some(1024), ..bench.kv },
-        KvPolicy { max_bytes: Some(1 << 20), when_full: WhenFull::EvictOldest, ..bench.kv },
-    ] {
-        bench.kv = kv;
+    for (max_tokens, max_bytes) in [(Some(1024), None), (None, Some(1 << 20))] {
+        (bench.kv.max_tokens, bench.kv.max_bytes) = (max_tokens, max_bytes);
+        bench.kv.when_full = WhenFull::EvictOldest;
         assert!(matches!(bench.try_resume(), Err(ModelError::Rotates { .. })));
     }
 }
@@ -157,8 +155,8 @@ fn a_session_without_room_is_refused() {
     engine.save().unwrap();
     drop(engine);
     let model = bench.model();
-    let workload = Workload { kv: bench.kv, ..Workload::new(512, 512) };
-    let options = EngineOptions { kv_dir: bench.kv_dir(), ..EngineOptions::new(1 << 40, workload) };
+    let mut options = EngineOptions::new(1 << 40, Workload::new(512, 512).with_kv(bench.kv));
+    options.kv_dir = bench.kv_dir();
     let context = model.open_session(&bench.kv_dir(), "talk", &bench.kv).unwrap();
     assert!(matches!(
         model.resume(&options, context),

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::Ordering;
 
 use flash_kv::{KvError, TailPart};
-use flash_model::{Compute, KvFormat, KvPolicy, ModelError};
+use flash_model::{Compute, KvFormat, ModelError};
 
 use crate::bench::{Bench, FORMATS, bits, others, tokens};
 
@@ -156,7 +156,7 @@ fn prefixes_are_not_shared() {
 fn tokens_may_be_given_up_while_the_state_is_of_all() {
     let all = tokens(500);
     let mut bench = hybrid(KvFormat::Exact);
-    bench.kv = KvPolicy { keep_tokens: 0, max_tokens: Some(384), ..bench.kv };
+    (bench.kv.keep_tokens, bench.kv.max_tokens) = (0, Some(384));
     let wanted = bits(&mut bench.open(), &all);
     let mut engine = bench.open();
     for piece in all[..499].chunks(90) {

@@ -46,7 +46,7 @@ impl Way {
                 checkpoint.map_storage(|_, storage| Arc::new(FaultyStorage::new(storage, fault, when)));
         }
         let model = Model::open_on(checkpoint, self.compute)?;
-        let workload = Workload { prefetch: self.prefetch, ..Workload::new(300, 400) };
+        let workload = Workload::new(300, 400).with_prefetch(self.prefetch);
         let budget_bytes =
             model.floor_bytes(&workload) + (self.pinned * 2.0 * model.model_bytes() as f64) as u64;
         let usual = ReaderConfig::default().max_retries;
@@ -62,7 +62,9 @@ impl Way {
             retry_backoff: Duration::ZERO,
             ..ReaderConfig::default()
         };
-        model.load(&EngineOptions { reader, ..EngineOptions::new(budget_bytes, workload) })
+        let mut options = EngineOptions::new(budget_bytes, workload);
+        options.reader = reader;
+        model.load(&options)
     }
 }
 
@@ -418,8 +420,8 @@ fn a_cap_on_the_read_rate_changes_no_bit() {
     let model = Model::open(Checkpoint::open(dir.path(), IoMode::Pread).unwrap()).unwrap();
     let workload = Workload::new(300, 400);
     let budget_bytes = model.floor_bytes(&workload);
-    let read_rate = flash_sched::ByteRate::new(20e6).ok();
-    let options = EngineOptions { read_rate, ..EngineOptions::new(budget_bytes, workload) };
+    let mut options = EngineOptions::new(budget_bytes, workload);
+    options.read_rate = flash_sched::ByteRate::new(20e6).ok();
     let mut engine = model.load(&options).unwrap();
     assert!(bits(&mut engine, &prompt, 100).unwrap() == wanted);
 }

@@ -82,13 +82,10 @@ impl Trial {
             override_top_k(&mut model, top_k)?;
         }
         let prefetch = prefetch && self.settings.prefetch;
-        let workload = Workload { prompt_tokens, context_tokens, prefetch, kv: *kv };
-        let options = EngineOptions {
-            reader: self.tuning.into(),
-            read_rate: *read_rate,
-            kv_dir: kv_dir.clone(),
-            ..EngineOptions::new(budget_bytes, workload)
-        };
+        let workload = Workload::new(prompt_tokens, context_tokens).with_prefetch(prefetch).with_kv(*kv);
+        let mut options = EngineOptions::new(budget_bytes, workload);
+        (options.reader, options.read_rate) = (self.tuning.into(), *read_rate);
+        options.kv_dir.clone_from(kv_dir);
         Ok(model.load(&options)?)
     }
 }

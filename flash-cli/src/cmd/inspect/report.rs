@@ -76,7 +76,7 @@ impl Report {
             model_type: model.checkpoint().config().model_type().to_owned(),
             model_bytes: model.model_bytes(),
             floor_bytes,
-            floor_no_pipeline_bytes: model.floor_bytes(&Workload { prefetch: false, ..workload() }),
+            floor_no_pipeline_bytes: model.floor_bytes(&workload().with_prefetch(false)),
             kv_token_bytes: model.kv_token_bytes(),
             state_bytes: model.state_bytes(),
             max_context_tokens: model.max_context_tokens(),

@@ -75,7 +75,8 @@ impl<'a> Machine<'a> {
     pub(super) fn new(model: &Model, options: &'a PlanOptions) -> Self {
         let context_tokens = options.context_tokens.min(model.max_context_tokens().unwrap_or(usize::MAX));
         // As a run would ask for: a prompt, and an answer as long.
-        let workload = Workload::new(context_tokens.div_ceil(2), context_tokens);
+        let mut workload = Workload::new(context_tokens.div_ceil(2), context_tokens);
+        workload.kv.only_grows = true;
         let compute = match options.compute.value {
             // Nothing takes no time at all: rates stay finite.
             ComputeSpeed::Token(time) => {
