@@ -230,6 +230,11 @@ fn vocabulary_that_is_no_multiple_of_64_equals_mlx_lm() {
 }
 
 #[test]
+fn a_prompt_longer_than_the_trained_context_equals_mlx_lm() {
+    tiny("beyond-context");
+}
+
+#[test]
 fn shards_cut_inside_a_layer_equal_mlx_lm() {
     tiny("sharded");
 }

@@ -212,11 +212,16 @@ fn empty_prompts_are_refused() {
 }
 
 #[test]
-fn prompt_longer_than_the_context_is_refused_with_both_lengths() {
+fn a_prompt_longer_than_the_trained_context_runs_with_a_warning() {
     let tiny = Tiny::new(1);
     let prompt = "5 ".repeat(CONTEXT_TOKENS + 1);
-    let run = flash_cli(["run", "--model", tiny.dir()]).write_stdin(prompt).output().unwrap();
-    assert_refused(&run, 1, &["the prompt has 2049 tokens, the context holds 2048"]);
+    let args = ["run", "--model", tiny.dir(), "--max-tokens", "3", "--json"];
+    let run = flash_cli(args).write_stdin(prompt).output().unwrap();
+    assert!(run.status.success(), "{}", stderr(&run));
+    let report: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!((&report["prompt_tokens"], &report["generated_tokens"]), (&2049.into(), &3.into()));
+    let warning = stderr(&run);
+    assert!(warning.contains("2052 tokens") && warning.contains("trained for 2048"), "{warning}");
 }
 
 #[test]

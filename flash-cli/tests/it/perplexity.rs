@@ -72,5 +72,6 @@ fn texts_and_windows_that_cannot_be_measured_are_refused() {
     assert_refused(&run("short", "16"), 1, &["short: 1 tokens, at least 2"]);
     assert_refused(&run("binary", "16"), 1, &["binary: not UTF-8 text: the byte at 4 is 0xff"]);
     assert_refused(&run("gone", "16"), 1, &["gone: No such file or directory"]);
-    assert_refused(&run("long", "4096"), 1, &["--ctx is 4096", "2048"]);
+    // A window may be longer than the text, and than what the model was trained for.
+    assert!(run("long", "4096").status.success());
 }

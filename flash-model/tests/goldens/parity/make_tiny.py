@@ -252,6 +252,8 @@ VARIANTS = {
     "vocab-331": variant(
         mx.float32, quantize=quantized(4, 32, {"model.embed_tokens": (8, 32)}), hidden_size=64, intermediate_size=96,
         vocab_size=331),
+    # Prompts longer than what the model was trained for: mlx-lm warns, and runs.
+    "beyond-context": variant(mx.float32, max_position_embeddings=64, vocab_size=96),
     "sharded": variant(shards=4, tie_word_embeddings=False, num_hidden_layers=3),
     "q2-g64": variant(quantize=quantized(2, 64), **QUANTIZED),
     "q3-g32": variant(mx.bfloat16, quantize=quantized(3, 32), **QUANTIZED),
