@@ -90,7 +90,7 @@ fn key(wheel: &Wheel, mlx_c: &Path, shims: &Path) -> Result<String> {
         bindings::HALF_TYPES.into(),
         fs::read(mlx_c.join("CMakeLists.txt"))?,
     ];
-    for source in mlxc::shim_sources(shims)? {
+    for source in mlxc::shim_sources(shims)?.into_iter().chain(mlxc::shim_headers(shims)?) {
         parts.push(fs::read(source)?);
     }
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();

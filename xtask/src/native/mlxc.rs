@@ -42,13 +42,22 @@ pub fn compile(native: &Native, mlx_c: &Path, shims: &Path) -> Result<()> {
 
 /// Our own sources, headers excepted, in the order of their names.
 pub fn shim_sources(shims: &Path) -> Result<Vec<PathBuf>> {
+    shim_files(shims, "cpp")
+}
+
+/// Our own headers, likewise.
+pub fn shim_headers(shims: &Path) -> Result<Vec<PathBuf>> {
+    shim_files(shims, "h")
+}
+
+fn shim_files(shims: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(shims).with_context(|| format!("cannot read {}", shims.display()))?;
-    let mut sources: Vec<_> = entries
+    let mut files: Vec<_> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cpp"))
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
         .collect();
-    sources.sort();
-    Ok(sources)
+    files.sort();
+    Ok(files)
 }
 
 /// The files that mlx-c's own build names, one `…/name.cpp` a line; a `#` leaves one out.
