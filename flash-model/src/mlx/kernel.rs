@@ -248,7 +248,7 @@ mod tests {
                 x.transpose_axes(&[2, 0, 1]).unwrap(),
                 x.try_index((.., 1.., 1..3)).unwrap(),
                 x.try_index((.., .., 2..)).unwrap().transpose_axes(&[1, 0, 2]).unwrap(),
-                mlx_rs::ops::broadcast_to(&x.try_index((.., ..1, ..)).unwrap(), &[2, 3, 4]).unwrap(),
+                mlx_rs::ops::broadcast_to(x.try_index((.., ..1, ..)).unwrap(), &[2, 3, 4]).unwrap(),
                 x.try_index((.., (..).stride_by(2), (..).stride_by(-1))).unwrap(),
             ];
             for strided in strided {
