@@ -27,6 +27,14 @@ pub enum ConvertError {
         #[source]
         fault: GgufError,
     },
+    /// Parts of a GGUF model that do not belong together.
+    #[error("{path}: {problem}")]
+    Split {
+        /// The part.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: SplitProblem,
+    },
     /// A model of another architecture.
     #[error("{path}: architecture {found:?} is not supported (known: {known})")]
     Architecture {
@@ -290,6 +298,39 @@ pub enum ConvertError {
     Interrupted {
         /// The output directory.
         path: PathBuf,
+    },
+}
+
+/// What is wrong with a part of a GGUF model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SplitProblem {
+    /// It is not there.
+    #[error("no such file; {given} is a part of a model in {count} files, and this is another")]
+    Missing {
+        /// The part that was asked for.
+        given: PathBuf,
+        /// How many there are.
+        count: usize,
+    },
+    /// Its name is not that of a part, so the others cannot be found.
+    #[error("is a part of a split model, whose name must end in {end:?}")]
+    Name {
+        /// How it should end.
+        end: String,
+    },
+    /// It counts parts or tensors otherwise than the others.
+    #[error(
+        "{key} is {}, not {wanted}: the files are not parts of one model",
+        found.map_or_else(|| "absent".to_owned(), |found| found.to_string())
+    )]
+    Number {
+        /// The metadata key.
+        key: &'static str,
+        /// What it should be, by the name of the file or the other parts.
+        wanted: usize,
+        /// What it is.
+        found: Option<usize>,
     },
 }
 

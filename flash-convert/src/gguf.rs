@@ -8,6 +8,7 @@ mod file;
 mod header;
 mod kind;
 mod metadata;
+mod split;
 mod window;
 
 pub use blocks::{BlockFormat, RepackError};

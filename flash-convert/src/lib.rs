@@ -41,7 +41,7 @@ mod tokenizer;
 mod writer;
 
 pub use conversion::{Conversion, Plan, Progress, Report, SHARD_BYTES_DEFAULT};
-pub use error::{ConvertError, TokenizerProblem};
+pub use error::{ConvertError, SplitProblem, TokenizerProblem};
 pub use hf::{COMPANION_FILES, Checkpoint, QuantizePlan, Quantized};
 pub use layout::PlannedTensor;
 pub use pack::{LayerExperts, Member, PackPlan, Packed};

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use flash_io::{Shard, Tensor};
+use flash_io::{IoError, LfsPointer, Shard, Tensor};
 
 use crate::error::ConvertError;
 use crate::writer::OutDir;
@@ -39,5 +39,16 @@ pub(crate) fn read(
 /// Copies a file into a directory that is being made.
 pub(crate) fn copy(from: &Path, name: &str, out: &OutDir) -> Result<(), ConvertError> {
     let bytes = fs::read(from).map_err(|error| ConvertError::Open { path: from.to_owned(), error })?;
+    no_pointer(from, &bytes)?;
     out.write(name, &bytes)
+}
+
+/// Refuses a file that begins as a Git LFS pointer does.
+pub(crate) fn no_pointer(path: &Path, start: &[u8]) -> Result<(), ConvertError> {
+    match LfsPointer::detect(start) {
+        Some(pointer) => {
+            Err(ConvertError::Checkpoint { error: IoError::LfsPointer { path: path.to_owned(), pointer } })
+        }
+        None => Ok(()),
+    }
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::rope::RopeScaling;
-use super::settings::{Settings, unsupported};
+use super::settings::Settings;
 use crate::error::ConvertError;
 
 /// What a file that states no `rope.freq_base` means.
@@ -167,13 +167,6 @@ fn refuse(settings: &Settings<'_>) -> Result<(), ConvertError> {
     {
         let reason = "mixtures of experts cannot be converted";
         return Err(settings.unsupported(name, n_experts.to_string(), reason));
-    }
-    let key = "split.count";
-    if let Some(n_files) = gguf.checked(gguf.metadata().u32(key))?
-        && n_files > 1
-    {
-        let reason = "merge the files first, with llama-gguf-split --merge";
-        return Err(unsupported(gguf, key.to_owned(), n_files.to_string(), reason));
     }
     let name = "attention.causal";
     if settings.boolean(name)? == Some(false) {

@@ -10,6 +10,7 @@ use super::parameter::Parameter;
 use super::sanitize::Sanitizer;
 use super::{blocks, fp8, int4};
 use crate::error::ConvertError;
+use crate::source;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -148,6 +149,7 @@ fn place(name: &str) -> (u8, u64, String) {
 fn read_json(path: &Path) -> Result<Map<String, Value>, ConvertError> {
     let text =
         fs::read_to_string(path).map_err(|error| ConvertError::Open { path: path.to_owned(), error })?;
+    source::no_pointer(path, text.as_bytes())?;
     python_json(&text).map_err(|error| ConvertError::Json { path: path.to_owned(), error })
 }
 

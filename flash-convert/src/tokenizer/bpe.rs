@@ -13,10 +13,30 @@ const PRE: &str = "tokenizer.ggml.pre";
 const MERGES: &str = "tokenizer.ggml.merges";
 
 /// What `tokenizer.ggml.pre` may say.
-const KNOWN: &str = "default, gpt-2, llama-bpe (llama3, llama-v3), qwen2, smollm";
+const KNOWN: &str = "default, gpt-2 (phi-2, olmo, mellum, gigachat, a.x-4.0, trillion), \
+    llama-bpe (llama3, llama-v3, falcon3, falcon-h1, lfm2, pixtral, midm-2.0), smaug-bpe (dbrx), minicpm5, \
+    qwen2 (deepseek-r1-qwen), qwen35, smollm (starcoder, refact, minerva-7b, exaone), seed-coder, deepseek-coder, \
+    deepseek-v3, tekken, gpt-4o (llama4)";
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Each pattern cuts what the one before left.
+const DEEPSEEK_V3: [&str; 3] = [
+    r"\p{N}{1,3}",
+    "[一-龥\u{3040}-ゟ゠-ヿ]+",
+    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+];
+const DEEPSEEK_CODER: [&str; 5] =
+    [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\u{d7ff}]+", r"\p{N}"];
+const MINICPM5: [&str; 2] = [
+    r"\p{N}{1,3}",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+];
 
 /// llama.cpp's `default`: each pattern cuts what the one before left.
 const DEFAULT: [&str; 4] = [
@@ -77,16 +97,28 @@ fn rules(pre: &str) -> Option<Rules> {
         let cuts = patterns.iter().map(|pattern| split(pattern));
         cuts.chain([byte_level(false, false)]).collect()
     };
+    let composed = |rules| Rules { normalizer: json!({"type": "NFC"}), ..rules };
+    let whole_words = |rules| Rules { ignore_merges: true, ..rules };
     Some(match pre {
         "default" => plain(cut(&DEFAULT)),
-        "gpt-2" => plain(vec![byte_level(false, true)]),
-        "smollm" => {
+        "gpt-2" | "phi-2" | "olmo" | "mellum" | "gigachat" | "a.x-4.0" | "trillion" => {
+            plain(vec![byte_level(false, true)])
+        }
+        "smollm" | "starcoder" | "refact" | "minerva-7b" | "exaone" => {
             plain(vec![json!({"type": "Digits", "individual_digits": true}), byte_level(false, true)])
         }
-        "llama-bpe" | "llama3" | "llama-v3" => {
-            Rules { ignore_merges: true, add_bos: true, ..plain(cut(&[LLAMA3])) }
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "lfm2" | "pixtral" | "midm-2.0" => {
+            Rules { add_bos: true, ..whole_words(plain(cut(&[LLAMA3]))) }
         }
-        "qwen2" => Rules { normalizer: json!({"type": "NFC"}), ..plain(cut(&[QWEN2])) },
+        "smaug-bpe" | "dbrx" => plain(cut(&[LLAMA3])),
+        "minicpm5" => whole_words(plain(cut(&MINICPM5))),
+        "qwen2" | "deepseek-r1-qwen" => composed(plain(cut(&[QWEN2]))),
+        "qwen35" => composed(plain(cut(&[QWEN35]))),
+        "seed-coder" => plain(cut(&[SEED_CODER])),
+        "deepseek-coder" => plain(cut(&DEEPSEEK_CODER)),
+        "deepseek-v3" => plain(cut(&DEEPSEEK_V3)),
+        "tekken" => Rules { add_bos: true, ..whole_words(plain(cut(&[TEKKEN]))) },
+        "gpt-4o" | "llama4" => plain(cut(&[GPT_4O])),
         _ => return None,
     })
 }

@@ -4,8 +4,8 @@
 usage: make_tokenizers.py > tokenizers.json      (needs: pip install sentencepiece==0.2.3 protobuf regex)
 
 - spm, gemma: tiny SentencePiece BPE models with byte fallback, trained here, and their ids;
-- splits: words, by the patterns that Llama 3, Qwen 2 and GPT-2 publish and that llama.cpp has for `default`,
-  as Python's `regex` finds them.
+- splits: words, by the patterns that the models publish in their tokenizer.json (llama.cpp quotes them where its own
+  differ) and that llama.cpp has for `default`, as Python's `regex` finds them.
 """
 import io
 import json
@@ -59,7 +59,27 @@ golden = {
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
           r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+CASED = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+END|"
+         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*END|"
+         r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+GPT4O = CASED.replace("END", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?")
+TEKKEN = CASED.replace("END", "").replace("{1,3}", "")
+QWEN35 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+DEEPSEEK3 = [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+             r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+             r"|\s*[\r\n]+|\s+(?!\S)|\s+"]
 PATTERNS = {
+    "falcon3": [LLAMA3], "lfm2": [LLAMA3], "pixtral": [LLAMA3], "smaug-bpe": [LLAMA3],
+    "minicpm5": [r"\p{N}{1,3}", LLAMA3.replace("{1,3}", "+")],
+    "deepseek-r1-qwen": [LLAMA3.replace("{1,3}", "")],
+    "qwen35": [QWEN35],
+    "seed-coder": [LLAMA3.replace("{1,3}", "").replace(r"[^\s\p{L}\p{N}]+[\r\n]*", r"[^\s\p{L}\p{N}\r\n]+")],
+    "deepseek-coder": [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}"],
+    "deepseek-v3": DEEPSEEK3,
+    "tekken": [TEKKEN],
+    "gpt-4o": [GPT4O],
+    "starcoder": [r"\p{N}", GPT2],
     "gpt-2": [GPT2],
     "smollm": [r"\p{N}", GPT2],
     "llama-bpe": [LLAMA3],

@@ -14,5 +14,6 @@ mod pack;
 mod quantized;
 mod real_model;
 mod refusals;
+mod split;
 mod tiny;
 mod tokenizer;

@@ -152,7 +152,8 @@ fn byte_level_models_cut_words_as_the_published_patterns_do() {
         }
         let with_special = tokenizer.encode("<|e|>!", true).unwrap();
         let exclamation = 2 + u32::from(b'!');
-        let wanted = if pre == "llama-bpe" { vec![0, 1, exclamation] } else { vec![1, exclamation] };
+        let begins = ["llama-bpe", "falcon3", "lfm2", "pixtral", "tekken"].contains(&pre.as_str());
+        let wanted = if begins { vec![0, 1, exclamation] } else { vec![1, exclamation] };
         assert_eq!(with_special.get_ids(), wanted, "{pre}");
     }
 }
@@ -194,6 +195,16 @@ fn unknown_tokenizers_are_refused_with_the_known_ones() {
         let TokenizerProblem::Unknown { found, known: list } = problem else { panic!("{problem}") };
         assert_eq!((found_key, found.as_str()), (key, "mystery"));
         assert!(list.contains(known));
+    }
+}
+
+#[test]
+fn words_that_are_tokens_are_taken_whole_where_the_published_tokenizer_ignores_merges() {
+    for (pre, is_whole) in [("llama-bpe", true), ("tekken", true), ("qwen2", false), ("gpt-4o", false)] {
+        let mut gguf = with_vocab(8);
+        gguf.set("tokenizer.ggml.pre", Typed::string(pre));
+        let tokenizer = read_json(&converted(&gguf).out().join("tokenizer.json"));
+        assert_eq!(tokenizer["model"]["ignore_merges"], is_whole, "{pre}");
     }
 }
 
