@@ -201,7 +201,7 @@ impl Writer {
 
 /// A float as Python's `repr` has it: the shortest digits that read back the same, and an exponent
 /// of two digits or more below 1e-4 and from 1e16 on.
-fn float(value: f64, out: &mut String) {
+pub(super) fn float(value: f64, out: &mut String) {
     if !value.is_finite() {
         out.push_str(match value {
             f64::INFINITY => "Infinity",

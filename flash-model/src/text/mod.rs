@@ -14,12 +14,17 @@ mod check;
 mod detokenize;
 mod error;
 mod files;
+mod filters;
 mod json;
 mod load;
+mod methods;
 mod render;
+mod rewrite;
 mod special;
 mod stage;
 mod stop;
+mod strftime;
+mod strings;
 mod template;
 mod tokenizer;
 

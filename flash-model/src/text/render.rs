@@ -9,10 +9,12 @@ use std::error::Error as _;
 
 use jiff::Zoned;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use minijinja::value::ValueKind;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
 
-use super::json;
+use super::rewrite::rewrite;
+use super::strftime::strftime;
+use super::{filters, json, methods};
 
 /// The name of the one template of an environment; it appears in errors.
 const TEMPLATE: &str = "chat template";
@@ -30,12 +32,26 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_auto_escape_callback(|_| AutoEscape::None);
-    env.set_unknown_method_callback(unknown_method_callback);
+    env.set_unknown_method_callback(methods::call);
+    filters::add(&mut env);
     env.add_filter("tojson", json::tojson);
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", |format: &str| strftime(format, &Zoned::now()));
-    env.add_template_owned(TEMPLATE, with_plain_generation(source).into_owned())?;
+    env.set_formatter(print);
+    env.add_template_owned(TEMPLATE, rewrite(&with_plain_generation(source)).into_owned())?;
     Ok(env)
+}
+
+/// Prints a value; floats as Python's `str` has them.
+fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match f64::try_from(value.clone()) {
+        Ok(number) if value.kind() == ValueKind::Number && !value.is_integer() && number.is_finite() => {
+            let mut text = String::new();
+            json::float(number, &mut text);
+            out.write_str(&text).map_err(Error::from)
+        }
+        _ => escape_formatter(out, state, value),
+    }
 }
 
 /// Renders the template of an environment.
@@ -59,12 +75,6 @@ pub(super) fn raised(error: &Error) -> Option<String> {
 fn raise_exception(message: Value) -> Result<Value, Error> {
     let raised = Raised(message.to_string());
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception was called").with_source(raised))
-}
-
-fn strftime(format: &str, now: &Zoned) -> Result<String, Error> {
-    jiff::fmt::strtime::format(format, now).map_err(|error| {
-        Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
-    })
 }
 
 /// Writes `generation` blocks as `with` blocks, which print their body and keep its variables to
@@ -125,7 +135,7 @@ mod tests {
         for (format, expected) in cases {
             assert_eq!(strftime(format, &now).unwrap(), expected);
         }
-        assert!(strftime("%", &now).unwrap_err().to_string().contains("strftime_now"));
+        assert!(strftime("%Q", &now).unwrap_err().to_string().contains("strftime_now"));
     }
 
     #[test]

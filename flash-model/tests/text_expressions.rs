@@ -1,0 +1,68 @@
+//! What Jinja makes of expressions, with Python's methods and filters, against transformers' own environment.
+
+use std::fs;
+use std::path::Path;
+
+use flash_model::text::{ChatTemplate, Message};
+use serde::Deserialize;
+
+const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/templates/expressions.json");
+
+/// What Jinja knows and this refuses: no chat template is known that asks for it.
+const UNSUPPORTED: [&str; 16] = [
+    "'%r' %",
+    "'%i' %",
+    "| filesizeformat",
+    "| wordcount",
+    "| center",
+    "| indent('>')",
+    "| striptags",
+    "| truncate",
+    "| urlencode",
+    "| wordwrap",
+    "!r}",
+    "dictsort(false",
+    "cycler(",
+    "joiner(",
+    "is callable",
+    "{% block",
+];
+
+#[derive(Deserialize)]
+struct Goldens {
+    messages: Vec<Turn>,
+    /// Templates, and what they give if they do not fail.
+    cases: Vec<(String, Option<String>)>,
+}
+
+#[derive(Deserialize)]
+struct Turn {
+    role: String,
+    content: String,
+}
+
+fn render(dir: &Path, source: &str, messages: &[Message]) -> Result<String, String> {
+    fs::write(dir.join("chat_template.jinja"), source).unwrap();
+    let template = ChatTemplate::open(dir).map_err(|error| error.to_string())?;
+    template.render(messages, false).map_err(|error| error.to_string())
+}
+
+#[test]
+fn expressions_give_what_jinja_gives_or_fail() {
+    let goldens: Goldens = serde_json::from_slice(&fs::read(GOLDENS).unwrap()).unwrap();
+    let messages: Vec<Message> =
+        goldens.messages.iter().map(|turn| Message::new(&turn.role, &turn.content)).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let (mut wrong, mut refused) = (Vec::new(), Vec::new());
+    for (source, expected) in &goldens.cases {
+        match (render(dir.path(), source, &messages), expected) {
+            (Ok(found), Some(expected)) if found == *expected => {}
+            (Err(_), None) => {}
+            (Ok(found), _) => wrong.push(format!("{source}: {found:?}, not {expected:?}")),
+            (Err(error), Some(expected)) => refused.push(format!("{source}: {error}, not {expected:?}")),
+        }
+    }
+    refused.retain(|case| !UNSUPPORTED.iter().any(|part| case.contains(part)));
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(refused.is_empty(), "{} refused:\n{}", refused.len(), refused.join("\n"));
+}
