@@ -164,9 +164,23 @@ fn a_missing_tokenizer_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = Tokenizer::open(dir.path()).unwrap_err();
     assert!(
-        matches!(&error, TextError::NoTokenizer { path } if *path == dir.path().join("tokenizer.json")),
+        matches!(&error, TextError::NoTokenizer { path, instead: None } if *path == dir.path().join("tokenizer.json")),
         "{error}"
     );
+}
+
+#[test]
+fn a_tokenizer_of_sentencepiece_alone_is_named_with_what_makes_it_one_of_ours() {
+    for name in ["tokenizer.model", "tekken.json", "vocab.json"] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(name), "x").unwrap();
+        let error = Tokenizer::open(dir.path()).unwrap_err();
+        assert!(
+            matches!(&error, TextError::NoTokenizer { instead: Some(found), .. } if *found == name),
+            "{error}"
+        );
+        assert!(error.to_string().contains(name) && error.to_string().contains("save_pretrained"), "{error}");
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(super) fn add(
     for Stated { token, .. } in &mut stated {
         token.special |= special.is_named(&token.content);
     }
-    add_stated(tokenizer, &path, stated)?;
+    add_stated(tokenizer, &path, &stated)?;
     special.check_eos(tokenizer)?;
     let known = tokenizer.get_added_vocabulary().get_vocab();
     let unknown: Vec<AddedToken> =
@@ -62,10 +62,11 @@ pub(super) fn add_with_ids(
     path: &Path,
     tokens: Vec<(u32, AddedToken)>,
 ) -> Result<(), TextError> {
-    add_stated(tokenizer, path, tokens.into_iter().map(|(id, token)| Stated { id, token }).collect())
+    let stated: Vec<Stated> = tokens.into_iter().map(|(id, token)| Stated { id, token }).collect();
+    add_stated(tokenizer, path, &stated)
 }
 
-fn add_stated(tokenizer: &mut Tokenizer, path: &Path, stated: Vec<Stated>) -> Result<(), TextError> {
+fn add_stated(tokenizer: &mut Tokenizer, path: &Path, stated: &[Stated]) -> Result<(), TextError> {
     let conflict = |stated: &Stated, conflict| TextError::TokenId {
         path: path.to_owned(),
         token: stated.token.content.clone(),
@@ -73,7 +74,7 @@ fn add_stated(tokenizer: &mut Tokenizer, path: &Path, stated: Vec<Stated>) -> Re
         conflict,
     };
     let (mut ids, mut texts) = (HashMap::new(), HashMap::new());
-    for token in &stated {
+    for token in stated {
         let text = token.token.content.as_str();
         let id = ids.insert(text, token.id).or_else(|| tokenizer.token_to_id(text));
         if let Some(id) = id.filter(|id| *id != token.id) {

@@ -10,10 +10,18 @@ use flash_io::LfsPointer;
 #[non_exhaustive]
 pub enum TextError {
     /// The model directory has no tokenizer.
-    #[error("{path}: no such file, and without it the model has no tokenizer")]
+    #[error(
+        "{path}: no such file, and without it the model has no tokenizer{}",
+        instead.map_or_else(String::new, |instead| format!(
+            " ({instead} is that of another program: transformers reads it and saves a tokenizer.json, with \
+            AutoTokenizer.from_pretrained(\"DIR\").save_pretrained(\"DIR\"))"
+        ))
+    )]
     NoTokenizer {
         /// The `tokenizer.json` that was looked for.
         path: PathBuf,
+        /// A tokenizer of another program that is there.
+        instead: Option<&'static str>,
     },
     /// A file is there and cannot be read.
     #[error("{path}: {error}")]

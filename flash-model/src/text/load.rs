@@ -27,11 +27,15 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// The only format of `tokenizer.json` there is.
 const FORMAT_VERSION: &str = "1.0";
 
+/// Tokenizers of other programs, which transformers can turn into a `tokenizer.json`.
+const OTHERS: [&str; 6] =
+    ["tokenizer.model", "tiktoken.model", "tekken.json", "spiece.model", "vocab.json", "vocab.txt"];
+
 /// Loads `tokenizer.json`. Its truncation and padding are for training and are left out, as
 /// transformers leaves them out of a plain `encode`.
 pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
     let mut file = open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => TextError::NoTokenizer { path: path.to_owned() },
+        io::ErrorKind::NotFound => no_tokenizer(path),
         _ => TextError::Read { path: path.to_owned(), error },
     })?;
     let start = file.fill_buf().map_err(|error| TextError::Read { path: path.to_owned(), error })?;
@@ -75,6 +79,12 @@ pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
         .with_decoder(part::<tokenizers::DecoderWrapper>(path, "decoder", parts.decoder)?);
     added::add_with_ids(&mut tokenizer, path, parts.added_tokens.into_iter().map(Added::split).collect())?;
     Ok(tokenizer)
+}
+
+/// The error of a directory without `tokenizer.json`, with the file that it has in its place.
+fn no_tokenizer(path: &Path) -> TextError {
+    let instead = OTHERS.iter().find(|name| path.with_file_name(name).exists());
+    TextError::NoTokenizer { path: path.to_owned(), instead: instead.copied() }
 }
 
 fn open(path: &Path) -> io::Result<BufReader<File>> {

@@ -19,13 +19,37 @@ const NAME_END: &str = "_token";
 /// Lists of special tokens without a name: as transformers 5 calls them, and as it did before.
 const LISTS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 
+/// Special tokens that a tokenizer class of transformers has if the files say nothing of them.
+const CLASSES: [(&str, &[(&str, &str)]); 5] = [
+    ("LlamaTokenizer", &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")]),
+    (
+        "GemmaTokenizer",
+        &[
+            ("bos_token", "<bos>"),
+            ("eos_token", "<eos>"),
+            ("unk_token", "<unk>"),
+            ("pad_token", "<pad>"),
+            ("mask_token", "<mask>"),
+        ],
+    ),
+    ("Qwen2Tokenizer", QWEN),
+    ("Qwen3_5Tokenizer", QWEN),
+    (
+        "GPT2Tokenizer",
+        &[("bos_token", "<|endoftext|>"), ("eos_token", "<|endoftext|>"), ("unk_token", "<|endoftext|>")],
+    ),
+];
+
+const QWEN: &[(&str, &str)] =
+    &[("eos_token", "<|endoftext|>"), ("unk_token", "<|endoftext|>"), ("pad_token", "<|endoftext|>")];
+
 /// A special token with a name.
 #[derive(Debug)]
 struct Named {
     name: String,
     token: AddedToken,
-    /// The file that names it.
-    path: PathBuf,
+    /// The file that names it; `None` for one that the class has by itself.
+    path: Option<PathBuf>,
 }
 
 /// The special tokens of a model directory: those with names, and others.
@@ -48,6 +72,7 @@ impl SpecialTokens {
         for (path, file) in files.into_iter().flatten() {
             special.add_named(path, file, path == &map_path)?;
         }
+        special.add_defaults(dir, config)?;
         for (path, file) in files.into_iter().flatten().rev() {
             if special.others.is_empty() {
                 special.add_others(path, file)?;
@@ -76,7 +101,37 @@ impl SpecialTokens {
                 let is_special = token.special || is_map;
                 AddedToken { special: is_special, ..token }
             });
-            self.named.push(Named { name: name.clone(), token, path: path.to_owned() });
+            self.named.push(Named { name: name.clone(), token, path: Some(path.to_owned()) });
+        }
+        Ok(())
+    }
+
+    /// Adds the named tokens that the tokenizer's class has where no file mentions them, not even as null.
+    fn add_defaults(&mut self, dir: &Path, config: Option<&Map<String, Value>>) -> Result<(), TextError> {
+        let of = |file: Option<&Map<String, Value>>, field| Some(file?.get(field)?.as_str()?.to_owned());
+        let class = match of(config, "tokenizer_class") {
+            Some(class) => class,
+            None => {
+                let model = read_object(&dir.join("config.json"))?;
+                let by_model = || match of(model.as_ref(), "model_type")? {
+                    model if model.starts_with("qwen2") || model.starts_with("qwen3") => {
+                        Some("Qwen2Tokenizer")
+                    }
+                    model if model.starts_with("gemma") => Some("GemmaTokenizer"),
+                    _ => None,
+                };
+                let class = of(model.as_ref(), "tokenizer_class");
+                class.or_else(|| by_model().map(str::to_owned)).unwrap_or_default()
+            }
+        };
+        let class = class.strip_suffix("Fast").unwrap_or(&class);
+        for (name, content) in
+            CLASSES.iter().filter(|(known, _)| *known == class).flat_map(|(_, tokens)| *tokens)
+        {
+            if self.named.iter().all(|named| named.name != *name) {
+                let token = AddedToken::from(*content, true);
+                self.named.push(Named { name: (*name).to_owned(), token, path: None });
+            }
         }
         Ok(())
     }
@@ -108,9 +163,10 @@ impl SpecialTokens {
         self.iter().find(|(known, _)| *known == name).map(|(_, content)| content)
     }
 
-    /// All tokens, those with names first.
+    /// All tokens that files mention, those with names first.
     pub(super) fn tokens(&self) -> impl Iterator<Item = &AddedToken> {
-        self.named.iter().map(|named| &named.token).chain(&self.others)
+        let named = self.named.iter().filter(|named| named.path.is_some());
+        named.map(|named| &named.token).chain(&self.others)
     }
 
     /// Whether a token has a name.
@@ -122,12 +178,12 @@ impl SpecialTokens {
     pub(super) fn check_eos(&self, tokenizer: &Tokenizer) -> Result<(), TextError> {
         let eos = self.named.iter().find(|named| named.name == "eos_token");
         match eos.filter(|eos| tokenizer.token_to_id(&eos.token.content).is_none()) {
-            Some(Named { name, token, path }) => Err(TextError::NoEosId {
+            Some(Named { name, token, path: Some(path) }) => Err(TextError::NoEosId {
                 path: path.clone(),
                 field: name.clone(),
                 token: token.content.clone(),
             }),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use super::error::TextError;
-use super::files::read_object;
+use super::files::{read_object, wrong_field};
 use super::special::{self, SpecialTokens};
 use super::{added, load};
 
@@ -41,6 +43,9 @@ impl Tokenizer {
         let config = read_object(&dir.join("tokenizer_config.json"))?;
         let special = SpecialTokens::read(dir, config.as_ref())?;
         added::add(&mut inner, dir, config.as_ref(), &special)?;
+        if split_special_tokens(dir, config.as_ref())? {
+            inner.set_encode_special_tokens(true);
+        }
         let mut eos_ids = BTreeSet::from_iter(special::config_eos_ids(dir)?);
         eos_ids.extend(special.get("eos_token").and_then(|token| inner.token_to_id(token)));
         Ok(Self {
@@ -126,5 +131,16 @@ impl Tokenizer {
 
     pub(super) fn decoder(&self) -> Option<&tokenizers::DecoderWrapper> {
         self.inner.get_decoder()
+    }
+}
+
+/// Whether special tokens that are written out in a text are cut into pieces like any text: a field of
+/// `tokenizer_config.json` that nearly no model sets.
+fn split_special_tokens(dir: &Path, config: Option<&Map<String, Value>>) -> Result<bool, TextError> {
+    const FIELD: &str = "split_special_tokens";
+    match config.and_then(|config| config.get(FIELD)) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(is_split)) => Ok(*is_split),
+        Some(found) => Err(wrong_field(&dir.join("tokenizer_config.json"), FIELD, "true or false", found)),
     }
 }

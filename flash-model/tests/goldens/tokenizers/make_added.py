@@ -76,6 +76,19 @@ case("gpt2", {**FAST, "eos_token": "<|end|>", "bos_token": "<|bos|>", "add_bos_t
 case("llama3", {**FAST, "eos_token": "<|end|>", "bos_token": "<|bos|>", "add_bos_token": False})
 case("llama3", {"tokenizer_class": "LlamaTokenizerFast", "eos_token": "<|end|>", "bos_token": "<|bos|>", "add_bos_token": False, "add_eos_token": True})
 case("gpt2", {"tokenizer_class": "LlamaTokenizer", "eos_token": "<|end|>", "bos_token": "<|bos|>", "add_bos_token": True})
+case("gpt2", {**FAST, "eos_token": "<|end|>", "split_special_tokens": True})
+# Tokens that a class has by itself. These classes take added tokens from tokenizer_config.json alone.
+def listed(kind, first, *tokens):
+    added = json.loads((here / f"{kind}.json").read_text())["added_tokens"]
+    own = {str(each["id"]): {name: flag for name, flag in each.items() if name != "id"} for each in added}
+    return {"added_tokens_decoder": {**own, **decoder(first, *tokens)["added_tokens_decoder"]}}
+
+
+for kind, first, cls, eos in (("qwen", 402, "Qwen2Tokenizer", "<|endoftext|>"), ("qwen", 402, "Qwen2TokenizerFast", "<|endoftext|>"), ("gpt2", 400, "GPT2Tokenizer", "<|endoftext|>")):
+    case(kind, {"tokenizer_class": cls, **listed(kind, first, token(eos))})
+    case(kind, {"tokenizer_class": cls, "eos_token": None, **listed(kind, first, token(eos))})
+    case(kind, {"tokenizer_class": cls, "eos_token": "<|end|>", **listed(kind, first, token(eos))})
+case("gemma", {"tokenizer_class": "GemmaTokenizer", **listed("gemma", 486, token("<eos>"), token("<bos>"), token("<pad>"), token("<mask>"))})
 
 for each in CASES:
     with tempfile.TemporaryDirectory() as folder:
