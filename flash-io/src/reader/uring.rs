@@ -32,9 +32,16 @@ const PLACE_BITS: u32 = 16;
 /// How long to wait before the kernel is asked again after it had no resources.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
+/// File systems whose reads block whoever submits them, by the numbers that `statfs` gives them: FUSE takes a direct read to its
+/// process and waits for the answer, whatever io_uring asks for.
+const BLOCKING: [i64; 1] = [0x6573_5546];
+
 /// A ring and its reads under way, each with a `T` of its owner's.
 pub(crate) struct Uring<T> {
     ring: IoUring,
+    /// For each file, whether its reads are made by threads of the kernel, so that many can be under way, and none stops this
+    /// thread.
+    by_workers: Vec<bool>,
     flights: Vec<Option<Flight<T>>>,
     free: Vec<usize>,
     under_way_bytes: usize,
@@ -131,6 +138,7 @@ impl<T> Uring<T> {
         ring.submitter().register_files(&descriptors)?;
         let mut uring = Self {
             ring,
+            by_workers: files.iter().map(blocks_submitter).collect(),
             flights: std::iter::repeat_with(|| None).take(depth).collect(),
             free: (0..depth).rev().collect(),
             under_way_bytes: 0,
@@ -185,12 +193,14 @@ impl<T> Uring<T> {
         let read_bytes = target.len();
         assert!(read_bytes <= READ_BYTES_MAX, "a read is shorter than the kernel's longest");
         let read = opcode::Read::new(Fixed(file), target.as_mut_ptr(), read_bytes as u32).offset(offset);
+        let flags =
+            if self.by_workers[file as usize] { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
         let place = self.free.pop().expect("there is room for a read");
         self.serial += 1;
         let user_data = self.serial << PLACE_BITS | place as u64;
         // Before the kernel hears of it, the piece is where nothing can take it away.
         self.flights[place] = Some(Flight { user_data, read_bytes, loan: Loan(Some(piece)), load });
-        let pushed = self.push(&read.build().user_data(user_data));
+        let pushed = self.push(&read.build().flags(flags).user_data(user_data));
         if pushed.is_err() {
             // Then the kernel does not hear of it, and the piece ends as closed.
             self.free.push(place);
@@ -296,6 +306,10 @@ impl<T> Uring<T> {
     }
 }
 
+fn blocks_submitter(file: &BorrowedFd<'_>) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|stat| BLOCKING.contains(&i64::from(stat.f_type)))
+}
+
 /// Whether the same may be asked for again: a signal came, or the kernel had no resources.
 fn is_passing(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::INTR | Errno::BUSY | Errno::AGAIN))
@@ -353,6 +367,37 @@ mod tests {
         assert_eq!(pool.free_slots(), 0);
         drop(uring);
         assert_eq!(pool.free_slots(), 0);
+    }
+
+    #[test]
+    fn reads_by_workers_of_the_kernel_land_and_can_be_cancelled() {
+        if availability().is_err() {
+            return;
+        }
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let pool = SlotPool::new(&Budget::new(1 << 20), 100, 2).unwrap();
+        let origin = Origin { path: std::path::Path::new("pipe").into(), offset: 0 };
+        let piece = || {
+            let (_, mut pieces) = split(pool.try_acquire().unwrap(), vec![(0..100, origin.clone())]);
+            pieces.remove(0)
+        };
+        let mut uring = Uring::new(2, &[reader.as_fd()], None).unwrap();
+        uring.by_workers = vec![true];
+        let land = |uring: &mut Uring<u32>| loop {
+            uring.wait(None).unwrap();
+            if let Some(landed) = uring.land().unwrap() {
+                break landed;
+            }
+        };
+        uring.read(0, 0, piece(), 0, 1).unwrap();
+        std::io::Write::write_all(&mut writer, &[7; 100]).unwrap();
+        let Landed { piece: mut filled, load, outcome } = land(&mut uring);
+        assert_eq!((outcome.unwrap(), load, filled.buf()), (100, 1, &mut [7; 100][..]));
+        uring.read(0, 0, piece(), 0, 2).unwrap();
+        let (user_data, ..) = uring.flights().next().unwrap();
+        uring.cancel(user_data).unwrap();
+        let landed = land(&mut uring);
+        assert!(landed.outcome.is_err());
     }
 
     #[test]
