@@ -100,6 +100,7 @@ pub(crate) struct Matrix<'a> {
     /// `[n]`.
     pub bias: Option<&'a Array>,
     /// Whether activations must be rounded no further than sums in f32 are. With MLX's operations they never are.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only kernels of ours ask"))]
     pub is_wide: bool,
 }
 
