@@ -1,4 +1,4 @@
-//! Filters of Jinja that minijinja has otherwise or not at all.
+//! Filters and tests of Jinja that minijinja has otherwise or not at all.
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Tuple, ValueKind};
@@ -7,13 +7,25 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use super::rewrite::{ITEMS, REM};
 use super::strings::is_space;
 
-/// Puts the filters in place.
+/// Puts the filters and tests in place.
 pub(super) fn add(env: &mut Environment<'_>) {
     env.add_filter("int", int);
     env.add_filter("float", float);
     env.add_filter("sum", sum);
     env.add_filter(REM, rem);
     env.add_filter(ITEMS, items);
+    env.add_test("iterable", is_iterable);
+    env.add_test("sequence", is_sequence);
+}
+
+/// Whether a value can be gone through. Undefined can, and none cannot.
+fn is_iterable(value: &Value) -> bool {
+    is_sequence(value) || value.kind() == ValueKind::Iterable
+}
+
+/// Whether a value has a length and items, as strings and objects have.
+fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined)
 }
 
 /// What a loop goes through: a string as its characters, so that the loop knows how many there are. Undefined is empty

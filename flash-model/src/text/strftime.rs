@@ -83,7 +83,7 @@ mod tests {
             let when: DateTime = when.parse().unwrap();
             match strftime(format, &when.to_zoned(TimeZone::UTC).unwrap()) {
                 Ok(found) if found != expected => {
-                    wrong.push(format!("{when} {format}: {found:?}, not {expected:?}"))
+                    wrong.push(format!("{when} {format}: {found:?}, not {expected:?}"));
                 }
                 Ok(_) => {}
                 Err(_) => refused.push(format),
