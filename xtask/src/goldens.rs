@@ -20,7 +20,7 @@ enum Script {
 
 /// All but `flash-convert/tests/goldens/make_smollm2.py`: that describes what a converter makes that is none of ours,
 /// and takes its output.
-const SCRIPTS: [Script; 13] = [
+const SCRIPTS: [Script; 14] = [
     Script::Prints("flash-kernels/tests/goldens/make_affine.py", "affine.json"),
     Script::Prints("flash-kernels/tests/goldens/make_mx.py", "mx.json"),
     Script::Prints("flash-convert/tests/goldens/make_blocks.py", "blocks.json"),
@@ -33,6 +33,7 @@ const SCRIPTS: [Script; 13] = [
     Script::Writes("flash-model/tests/goldens/templates/make_expressions.py"),
     Script::Writes("flash-model/tests/goldens/sample/make.py"),
     Script::Writes("flash-model/tests/goldens/parity/make_tiny.py"),
+    Script::Writes("flash-model/tests/goldens/mlx_lm_configs/make.py"),
     Script::WritesFromModels("flash-model/tests/goldens/parity/make_demo.py"),
 ];
 

@@ -307,7 +307,7 @@ impl<T> Uring<T> {
 }
 
 fn blocks_submitter(file: &BorrowedFd<'_>) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|stat| BLOCKING.contains(&i64::from(stat.f_type)))
+    rustix::fs::fstatfs(file).is_ok_and(|stat| BLOCKING.contains(&stat.f_type))
 }
 
 /// Whether the same may be asked for again: a signal came, or the kernel had no resources.

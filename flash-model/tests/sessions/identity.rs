@@ -57,8 +57,8 @@ impl Place {
     fn model(&self, dir: &Path, share_prefixes: bool) -> (Model, EngineOptions) {
         let model = Model::open(Checkpoint::open(dir, IoMode::Pread).unwrap()).unwrap();
         let workload = Workload::new(2 * TOKENS, 2 * TOKENS);
-        let options =
-            EngineOptions { kv_dir: self.kv_dir(), share_prefixes, ..EngineOptions::new(1 << 40, workload) };
+        let mut options = EngineOptions::new(1 << 40, workload);
+        (options.kv_dir, options.share_prefixes) = (self.kv_dir(), share_prefixes);
         (model, options)
     }
 
