@@ -23,7 +23,7 @@ pub enum Fault {
     NoMemory,
     /// The read ends with `EACCES`, which no retry helps.
     Denied,
-    /// The read returns half of its bytes.
+    /// The read returns half of its bytes, in whole blocks if the storage is read in blocks.
     Short,
     /// The read returns so many bytes at most.
     AtMost {
@@ -161,7 +161,10 @@ impl FaultyStorage {
             Fault::Interrupted => Err(Errno::INTR.into()),
             Fault::NoMemory => Err(Errno::NOMEM.into()),
             Fault::Denied => Err(Errno::ACCESS.into()),
-            Fault::Short => Ok(read()? / 2),
+            Fault::Short => {
+                let n = read()?;
+                Ok((n / 2).next_multiple_of(self.alignment()).min(n))
+            }
             Fault::AtMost { bytes } => Ok(read()?.min(bytes)),
             Fault::Empty => Ok(0),
             Fault::Truncated { len_bytes } => {
