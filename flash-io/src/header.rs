@@ -26,6 +26,7 @@ const LENGTH_BYTES: u64 = 8;
 
 /// One tensor as its header describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorInfo {
     /// Name, unique in its file.
     pub name: String,
@@ -42,6 +43,7 @@ pub struct TensorInfo {
 /// Every tensor's span lies in the file, has the length that type and shape need, and touches no other's
 /// bytes; together they fill the file from [`data_start`](Self::data_start) to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Header {
     /// The tensors in the order of their bytes.
     pub tensors: Vec<TensorInfo>,

@@ -6,6 +6,7 @@ use crate::storage::DIRECT_ALIGN;
 
 /// One run of bytes of a shard that is read into a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Extent {
     /// The shard it lies in.
     pub shard: ShardIdx,

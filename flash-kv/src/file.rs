@@ -37,6 +37,7 @@ pub struct PageFile {
 
 /// What [`PageFile::recover`] found.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Recovered {
     /// The tokens of all whole pages.
     pub token_ids: Vec<u32>,

@@ -54,6 +54,7 @@ pub struct Opened {
 
 /// A state of a context, to go on from bit for bit.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Saved {
     /// All its tokens.
     pub token_ids: Vec<u32>,
@@ -99,6 +100,7 @@ impl fmt::Display for TailPart {
 
 /// A session in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionInfo {
     /// Its name.
     pub name: String,

@@ -30,6 +30,7 @@ impl Default for WriterConfig {
 
 /// What a [`Writer`] has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WriterStats {
     /// Records written.
     pub records: u64,

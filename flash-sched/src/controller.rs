@@ -97,6 +97,7 @@ pub struct Decision {
 
 /// What the controller has learned.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Estimates {
     /// Computing a token; none before the first one is complete.
     pub compute: Option<Duration>,

@@ -63,6 +63,7 @@ pub struct Frontier {
 
 /// A plan, and what it is predicted to give.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct TimedPlan {
     /// What stays and what streams. All slots are to be filled ahead: that is the prefetch depth.
     pub plan: ResidencyPlan,

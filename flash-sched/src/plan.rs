@@ -30,6 +30,7 @@ pub struct BelowFloor {
 
 /// What stays and what streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ResidencyPlan {
     /// For each bundle, in execution order, whether it is pinned: resident for good.
     pub pinned: Vec<bool>,

@@ -70,6 +70,7 @@ pub enum Bound {
 
 /// The time of a token, and what it is made of.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Prediction {
     /// From one token to the next.
     pub token: Duration,

@@ -18,6 +18,7 @@ const LEFT_OVER: Duration = Duration::from_secs(60 * 60);
 
 /// A page of a prefix, with its twin.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PrefixPage {
     /// The file of the page.
     pub path: PathBuf,

@@ -14,6 +14,7 @@ use crate::{Geometry, KvError};
 
 /// The last tokens of a saved context, and its states.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SavedTail {
     file: File,
     path: PathBuf,
