@@ -181,7 +181,7 @@ mod tests {
         let setup = setup(Duration::from_millis(10));
         setup.give_up();
         let slot = wait_for(&setup.reader, HELD_LIMIT, |limit| setup.pool.acquire_within(limit));
-        let error = slot.err().expect("the read does not end");
+        let Err(error) = slot else { panic!("the read does not end") };
         assert!(
             matches!(&error, IoError::Stragglers { path, n_bundles: 1, .. } if path.ends_with("stalled"))
         );

@@ -6,7 +6,6 @@ mod lines;
 
 use std::process::ExitCode;
 
-use anyhow::bail;
 use flash_model::text::ChatTemplate;
 use flash_model::{Engine, FinishReason, Generation, Workload};
 
@@ -73,11 +72,6 @@ pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
 /// A turn may be as long as the context.
 fn workload(session: &Session, context_tokens: Option<usize>, held_tokens: usize) -> Workload {
     let trained_tokens = session.model.max_context_tokens().unwrap_or(CONTEXT_TOKENS);
-    if let Some(ctx) = context_tokens
-        && session.model.max_context_tokens().is_some_and(|max| ctx > max)
-    {
-        bail!("--ctx is {ctx}, but the model was trained for {trained_tokens} tokens");
-    }
     let context_tokens =
         context_tokens.unwrap_or_else(|| CONTEXT_TOKENS.max(2 * held_tokens).min(trained_tokens));
     session.workload(context_tokens, 0)

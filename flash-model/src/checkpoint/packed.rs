@@ -43,7 +43,7 @@ impl PackedExperts {
             let Some(path) = name.strip_suffix(SUFFIX) else { continue };
             let Some(rows) = catalog.get(name) else { continue };
             let shard = &catalog.shards()[rows.shard.0].path;
-            for TensorInfo { name, dtype, shape, span } in first_row(shard, rows, header)? {
+            for TensorInfo { name, dtype, shape, span, .. } in first_row(shard, rows, header)? {
                 let name = member_name(path, 0, &name);
                 let tensor = Tensor { name: name.clone(), dtype, shape, shard: rows.shard, span };
                 packed.firsts.insert(name, tensor);

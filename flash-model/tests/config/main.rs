@@ -1,13 +1,14 @@
 //! Configurations mean what they say, in every spelling, or are refused.
 
 mod known_fields;
+mod mlx_lm;
 mod rope_settings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, python_json};
-use flash_model::{Checkpoint, Engine, EngineOptions, Model, ModelError, Workload};
+use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -50,7 +51,12 @@ fn open(name: &str, config: &Map<String, Value>) -> Result<Model, ModelError> {
 
 /// An engine with everything in memory.
 fn engine(dir: &Path, context_tokens: usize) -> Engine {
-    let model = Model::open(Checkpoint::open(dir, IoMode::Pread).unwrap()).unwrap();
+    engine_on(dir, context_tokens, Compute::Auto)
+}
+
+/// The same, with a choice of who computes.
+fn engine_on(dir: &Path, context_tokens: usize, compute: Compute) -> Engine {
+    let model = Model::open_on(Checkpoint::open(dir, IoMode::Pread).unwrap(), compute).unwrap();
     model.load(&EngineOptions::new(1 << 40, Workload::new(context_tokens, context_tokens))).unwrap()
 }
 

@@ -3,16 +3,19 @@
 //! `goldens/mlx_lm_configs` has the configurations, the tensors of each, and what mlx-lm made of them; `make.py` there makes
 //! them anew, and says where a configuration is not mlx-lm's word for word. Weights are made here, from the same numbers.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{COMPUTES, Memory};
-use flash_io::IoMode;
+use flash_model::Compute;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use super::{engine_on, tests};
+
+/// Everyone who can compute here.
+const COMPUTES: &[Compute] =
+    if cfg!(target_os = "linux") { &[Compute::Native, Compute::Mlx] } else { &[Compute::Mlx] };
 
 /// How far the largest logit may be off, as a part of it.
 const TOLERANCE: f32 = 1e-3;
@@ -71,17 +74,15 @@ fn write(dir: &Path, golden: &Golden) {
 
 #[test]
 fn configurations_of_mlx_lms_tests_give_its_ids() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mlx_lm_configs/goldens.json");
+    let path = tests().join("goldens/mlx_lm_configs/goldens.json");
     let Goldens { prompt, models } = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     assert!(models.len() > 20, "a golden for each configuration");
     let mut wrong = Vec::new();
     for (name, golden) in &models {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), golden);
-        for (&compute, memory) in COMPUTES.iter().zip([Memory::Floor, Memory::Plenty]) {
-            let new_tokens = golden.ids.len();
-            let mut engine =
-                common::engine(dir.path(), memory, IoMode::Direct, prompt.len(), new_tokens, compute);
+        for &compute in COMPUTES {
+            let mut engine = engine_on(dir.path(), prompt.len() + golden.ids.len(), compute);
             let (mut given, mut ids) = (prompt.clone(), Vec::new());
             for wanted in &golden.max_logits {
                 let logits = engine.forward(&given).unwrap();
