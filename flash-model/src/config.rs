@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flash_io::python_json;
+use flash_io::{IoError, LfsPointer, python_json};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -59,12 +59,15 @@ impl Config {
     /// Reads the configuration in `dir`.
     ///
     /// # Errors
-    /// [`ModelError::File`], [`ModelError::Json`], or [`ModelError::ConfigField`] if
+    /// [`ModelError::File`], [`IoError::LfsPointer`], [`ModelError::Json`], or [`ModelError::ConfigField`] if
     /// `model_type` or the quantisation is not what it should be.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(FILE);
         let text =
             fs::read_to_string(&path).map_err(|error| ModelError::File { path: path.clone(), error })?;
+        if let Some(pointer) = LfsPointer::detect(text.as_bytes()) {
+            return Err(IoError::LfsPointer { path, pointer }.into());
+        }
         Self::parse(path, &text)
     }
 
@@ -326,6 +329,15 @@ mod tests {
     #[derive(Debug, Deserialize)]
     struct Inner {
         length: i32,
+    }
+
+    #[test]
+    fn a_pointer_in_place_of_the_file_is_called_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 700\n";
+        fs::write(dir.path().join(FILE), pointer).unwrap();
+        let error = Config::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains("Git LFS pointer"), "{error}");
     }
 
     #[test]
