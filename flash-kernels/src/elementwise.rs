@@ -169,7 +169,8 @@ pub(crate) fn soften(scores: &mut [f32]) -> (f32, f32) {
         }
     }
     let max = maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |max, score| max.max(*score));
-    let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
+    // Finite, so that −∞ less it is −∞.
+    let shift = max.max(f32::MIN);
     for score in scores.iter_mut() {
         *score = exp(*score - shift);
     }
