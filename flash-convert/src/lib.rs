@@ -20,6 +20,8 @@
 //!
 //! [`PackPlan`] copies mixtures of experts so that each expert lies in one place.
 //!
+//! A GGUF model in several files (`NAME-00001-of-00003.gguf`) is read as one, whichever part is given.
+//!
 //! What is where: [`gguf`] reads the format (its header parser is pure and fuzzed), and [`Conversion`] turns a file
 //! into a directory: weights, config.json, tokenizer.json, `tokenizer_config.json` and `generation_config.json`. Known
 //! are the `llama`, `qwen2`, `qwen3` and `gemma3` architectures, byte-level and `SentencePiece` BPE tokenizers, and the block formats of

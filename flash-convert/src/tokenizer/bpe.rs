@@ -15,8 +15,8 @@ const MERGES: &str = "tokenizer.ggml.merges";
 /// What `tokenizer.ggml.pre` may say.
 const KNOWN: &str = "default, gpt-2 (phi-2, olmo, mellum, gigachat, a.x-4.0, trillion), \
     llama-bpe (llama3, llama-v3, falcon3, falcon-h1, lfm2, pixtral, midm-2.0), smaug-bpe (dbrx), minicpm5, \
-    qwen2 (deepseek-r1-qwen), qwen35, smollm (starcoder, refact, minerva-7b, exaone), seed-coder, deepseek-coder, \
-    deepseek-v3, tekken, gpt-4o (llama4)";
+    qwen2 (deepseek-r1-qwen), qwen35, smollm (starcoder, refact, minerva-7b, exaone), seed-coder, deepseek-llm, \
+    deepseek-coder, deepseek-v3, tekken, gpt-4o (llama4)";
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -33,6 +33,14 @@ const DEEPSEEK_V3: [&str; 3] = [
 ];
 const DEEPSEEK_CODER: [&str; 5] =
     [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\u{d7ff}]+", r"\p{N}"];
+const DEEPSEEK_LLM: [&str; 6] = [
+    r"[\r\n]",
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+    r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    r"\s+$",
+    "[一-龥ࠀ-一가-\u{d7ff}]+",
+    r"\p{N}+",
+];
 const MINICPM5: [&str; 2] = [
     r"\p{N}{1,3}",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -115,6 +123,7 @@ fn rules(pre: &str) -> Option<Rules> {
         "qwen2" | "deepseek-r1-qwen" => composed(plain(cut(&[QWEN2]))),
         "qwen35" => composed(plain(cut(&[QWEN35]))),
         "seed-coder" => plain(cut(&[SEED_CODER])),
+        "deepseek-llm" => plain(cut(&DEEPSEEK_LLM)),
         "deepseek-coder" => plain(cut(&DEEPSEEK_CODER)),
         "deepseek-v3" => plain(cut(&DEEPSEEK_V3)),
         "tekken" => Rules { add_bos: true, ..whole_words(plain(cut(&[TEKKEN]))) },
