@@ -23,7 +23,7 @@ pub enum Fault {
     NoMemory,
     /// The read ends with `EACCES`, which no retry helps.
     Denied,
-    /// The read returns half of its bytes, in whole blocks if the storage is read in blocks.
+    /// The read returns half of its bytes, but at least one, or a block if the storage is read in blocks.
     Short,
     /// The read returns so many bytes at most.
     AtMost {
@@ -163,7 +163,7 @@ impl FaultyStorage {
             Fault::Denied => Err(Errno::ACCESS.into()),
             Fault::Short => {
                 let n = read()?;
-                Ok((n / 2).next_multiple_of(self.alignment()).min(n))
+                Ok((n / 2).max(1).next_multiple_of(self.alignment()).min(n))
             }
             Fault::AtMost { bytes } => Ok(read()?.min(bytes)),
             Fault::Empty => Ok(0),

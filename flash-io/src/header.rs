@@ -26,7 +26,6 @@ const LENGTH_BYTES: u64 = 8;
 
 /// One tensor as its header describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct TensorInfo {
     /// Name, unique in its file.
     pub name: String,

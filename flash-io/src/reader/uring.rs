@@ -34,7 +34,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// File systems whose reads block whoever submits them, by the numbers that `statfs` gives them: FUSE takes a direct read to its
 /// process and waits for the answer, whatever io_uring asks for.
-const BLOCKING: [i64; 1] = [0x6573_5546];
+const BLOCKING: [rustix::fs::FsWord; 1] = [0x6573_5546];
 
 /// A ring and its reads under way, each with a `T` of its owner's.
 pub(crate) struct Uring<T> {
