@@ -115,7 +115,8 @@ pub struct Catalog {
 
 impl Catalog {
     /// Opens a model directory: `model.safetensors` if it is there, else the shards that
-    /// `model.safetensors.index.json` names, else every `*.safetensors` that is not hidden, by name.
+    /// `model.safetensors.index.json` names, else every `model*.safetensors`, else every `*.safetensors` that is not hidden,
+    /// by name.
     ///
     /// With an index, the catalog holds the tensors that it names and no others, as Hugging Face loads
     /// them.
@@ -270,8 +271,17 @@ fn list_shards(dir: &Path) -> Result<Vec<PathBuf>, IoError> {
     if paths.is_empty() {
         return Err(IoError::NoShards { path: dir.to_owned() });
     }
+    // As mlx-lm, which takes `model*.safetensors`: beside those lie adapters and the same weights under other names.
+    if paths.iter().any(|path| is_model(path)) {
+        paths.retain(|path| is_model(path));
+    }
     paths.sort();
     Ok(paths)
+}
+
+/// Whether the name of a shard begins as those of mlx-lm and Hugging Face do.
+fn is_model(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"model"))
 }
 
 fn exists(path: &Path) -> Result<bool, IoError> {

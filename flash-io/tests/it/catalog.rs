@@ -115,6 +115,20 @@ fn hidden_files_are_no_shards_unless_an_index_names_them() {
 }
 
 #[test]
+fn shards_of_the_model_are_told_from_what_lies_beside_them() {
+    let part = |name, tensor| (name, one(tensor, &[1]));
+    let dir = dir_of(&[
+        part("adapters.safetensors", "b"),
+        part("consolidated.safetensors", "a"),
+        part("model-00001-of-00002.safetensors", "a"),
+        part("model-00002-of-00002.safetensors", "c"),
+    ]);
+    assert_eq!(names(&open(&dir).unwrap()), ["a", "c"]);
+    let dir = dir_of(&[part("weights.1.safetensors", "a"), part("weights.2.safetensors", "c")]);
+    assert_eq!(names(&open(&dir).unwrap()), ["a", "c"]);
+}
+
+#[test]
 fn opening_costs_nothing_for_the_weights() {
     const BYTES: u64 = 4 << 30;
     let dir = disk_dir();
