@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use flash_kernels::{Affine, Mx};
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, HEAD};
 use super::parameter::{Content, Parameter};
 use super::{int4, stream};
 use crate::conversion::Progress;
@@ -114,6 +114,13 @@ impl Checkpoint {
             parameters.push(Planned { parameter, affine, placed });
         }
         let mut config = self.config.clone();
+        let says_tied = config.get("tie_word_embeddings").is_some_and(|tied| !tied.is_null());
+        let is_tied_by_default = self.family.is_tied == Some(true);
+        if is_tied_by_default && !says_tied && self.parameters.iter().any(|parameter| parameter.name == HEAD)
+        {
+            // Or mlx-lm takes the model for tied, and leaves the head out.
+            config.insert("tie_word_embeddings".to_owned(), false.into());
+        }
         config.insert("quantization_config".to_owned(), quantization.clone());
         config.insert("quantization".to_owned(), quantization);
         Ok(QuantizePlan { checkpoint: self, config, parameters, n_shards: packing.n_shards() })

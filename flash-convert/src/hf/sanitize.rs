@@ -46,7 +46,9 @@ impl<'a> Sanitizer<'a> {
             _ => None,
         };
         let says_tied = config.get("tie_word_embeddings").and_then(Value::as_bool);
-        let is_tied = family.is_tied.is_some_and(|default| says_tied.unwrap_or(default));
+        // A head that is there is not left out unless config.json says so: Hugging Face's default is that it is used.
+        let has_head = catalog.get(HEAD).is_some();
+        let is_tied = family.is_tied.is_some_and(|default| says_tied.unwrap_or(default && !has_head));
         let is_trained = qwen3_5::is_trained(catalog, family.own);
         Self { dir, catalog, config, family, float, is_tied, is_trained }
     }
@@ -169,7 +171,9 @@ impl<'a> Sanitizer<'a> {
     /// The tensors of all experts as one.
     fn stack(&self, name: String, experts: BTreeMap<usize, &Tensor>) -> Result<Parameter, ConvertError> {
         let field = self.family.experts.as_ref().map_or("", |experts| experts.count);
-        let wanted = self.config.get(field).and_then(Value::as_u64);
+        // transformers 5 has one name for all families.
+        let wanted =
+            [field, "num_local_experts"].into_iter().find_map(|field| self.config.get(field)?.as_u64());
         let found = experts.len() as u64;
         // Those that are there are the first ones if the last has the highest number.
         let last = experts.keys().next_back().map_or(0, |last| *last as u64 + 1);

@@ -247,6 +247,33 @@ fn tokenizer_and_generation_settings_are_taken_over() {
 }
 
 #[test]
+fn a_head_that_config_json_does_not_call_tied_is_kept_and_said_to_be() {
+    let mut case = case("llama");
+    let mut tensors = case.tensors();
+    let embedding = tensors.iter().find(|tensor| tensor.name == "model.embed_tokens.weight").unwrap();
+    let head = Tensor {
+        name: "lm_head.weight".into(),
+        bytes: embedding.bytes.clone(),
+        shape: embedding.shape.clone(),
+        ..*embedding
+    };
+    tensors.retain(|tensor| tensor.name != head.name);
+    tensors.push(head);
+    let config = case.config.as_object_mut().unwrap();
+    config.remove("tie_word_embeddings");
+    let folder = Folder::of(&case.config, &tensors, usize::MAX);
+    folder.quantize(4, 64, SHARD_BYTES_DEFAULT).unwrap();
+    assert!(described(&folder.out()).contains_key("lm_head.weight"));
+    assert_eq!(json(&folder.out().join("config.json"))["tie_word_embeddings"], json!(false));
+
+    let config = case.config.as_object_mut().unwrap();
+    config.insert("tie_word_embeddings".into(), json!(true));
+    let folder = Folder::of(&case.config, &tensors, usize::MAX);
+    folder.quantize(4, 64, SHARD_BYTES_DEFAULT).unwrap();
+    assert!(!described(&folder.out()).contains_key("lm_head.weight"));
+}
+
+#[test]
 fn checkpoints_that_cannot_be_quantised_are_refused() {
     let case = case("llama");
     let with = |field: &str, value: Value| {
