@@ -13,9 +13,7 @@ use flash_kv::PageFile;
 use parking_lot::Mutex;
 
 use crate::ModelError;
-
-/// How long a slot may take to come back from a read that nobody waits for any more.
-const SLOT_RETURN: Duration = Duration::from_secs(60);
+use crate::slots::{SLOT_RETURN, wait_for};
 
 /// A page of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +124,8 @@ impl State {
         // What was given up may still be under way.
         let held =
             || ModelError::SlotHeld { bundle: format!("page {} of layer {}", key.page_idx, key.layer_idx) };
-        let slot = feed.pool.acquire_within(SLOT_RETURN).ok_or_else(held)?;
+        let slot = wait_for(&feed.reader, SLOT_RETURN, |limit| feed.pool.acquire_within(limit))?;
+        let slot = slot.ok_or_else(held)?;
         self.submit(feed, slot);
         Ok(())
     }
