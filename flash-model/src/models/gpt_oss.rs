@@ -43,6 +43,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     config.positive("swiglu_alpha", args.swiglu_alpha)?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
     config.expect("attention_bias", &[true.into()])?;
+    config.expect("experts_per_token", &[args.num_experts_per_tok.into()])?;
     let rope = sizes.rope(config, RopeDefaults { theta: Some(150_000.0), ..RopeDefaults::default() })?;
     let attention =
         AttentionArgs { qkv_bias: true, output_bias: true, sinks: true, ..sizes.attention(Some(rope)) };

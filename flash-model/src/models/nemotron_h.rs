@@ -112,6 +112,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     }
     let kinds = args.kinds(config)?;
     let sizes = args.sizes(kinds.len(), config)?;
+    config.expect("attention_head_dim", &[sizes.head_dim().into()])?;
     let mamba = args.mamba2(config)?;
     let moe = kinds.contains(&LayerKind::Moe).then(|| args.moe(config)).transpose()?;
     let attention = AttentionArgs {

@@ -21,6 +21,9 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         sizes.max_position_embeddings.get_or_insert(MAX_POSITIONS);
     })?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
+    for without_effect in ["full_attn_mod", "interpolate_factor"] {
+        config.expect(without_effect, &[1.into()])?;
+    }
     let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::Sliding, None)?;
     let defaults = RopeDefaults {
         theta: Some(10_000.0),

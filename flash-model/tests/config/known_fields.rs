@@ -66,6 +66,51 @@ fn fields_of_transformers_are_understood_in_every_family() {
     }
 }
 
+/// Fields of published models that transformers' classes do not have, as far as they say nothing of sizes.
+fn published() -> [(&'static str, Value); 9] {
+    [
+        (
+            "phi3",
+            json!({ "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": false, "auto_map": {} }),
+        ),
+        (
+            "gpt_oss",
+            json!({ "initial_context_length": 4096, "output_router_logits": false, "swiglu_limit": 7.0 }),
+        ),
+        ("qwen2", json!({ "use_mrope": false, "dual_chunk_attention_config": { "chunk_size": 262144 } })),
+        ("llama", json!({ "is_llama_config": true, "rope_interleaved": false, "unsloth_version": "2025.1" })),
+        (
+            "mistral",
+            json!({ "unsloth_fixed": true, "neftune_noise_alpha": 5, "attn_implementation": "sdpa" }),
+        ),
+        ("gemma3_text", json!({ "cache_implementation": "hybrid", "final_logit_softcapping": null })),
+        (
+            "qwen3_5",
+            json!({ "mamba_ssm_dtype": "float32", "mtp_num_hidden_layers": 1, "attn_output_gate": true }),
+        ),
+        (
+            "deepseek_v3",
+            json!({ "ep_size": 1, "seq_aux": true, "aux_loss_alpha": 0.001, "scoring_func": "sigmoid" }),
+        ),
+        (
+            "nemotron_h",
+            json!({ "use_mamba_kernels": true, "num_logits_to_keep": 1, "norm_eps": 1e-5, "expand": 2 }),
+        ),
+    ]
+}
+
+#[test]
+fn fields_of_published_models_are_understood() {
+    for (family, fields) in published() {
+        let fixture = FIXTURES.iter().find(|(known, _)| *known == family).unwrap().1;
+        let mut config = config_of(fixture);
+        text(&mut config).extend(fields.as_object().unwrap().clone());
+        if let Err(error) = open(fixture, &config) {
+            panic!("{family}: {error}");
+        }
+    }
+}
+
 #[test]
 fn a_setting_of_layers_that_no_family_knows_is_refused_in_each() {
     for (family, fixture) in FIXTURES {
