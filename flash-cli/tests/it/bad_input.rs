@@ -133,8 +133,8 @@ fn sharded() -> Tiny {
 #[test]
 fn tensor_in_two_shards_is_named_with_both() {
     let tiny = sharded();
-    tiny.write("more.safetensors", &shard(&tensors(1)[..1]));
-    assert_refused(&run(&tiny), 1, &["more.safetensors", SHARD, "model.embed_tokens.weight"]);
+    tiny.write("model-more.safetensors", &shard(&tensors(1)[..1]));
+    assert_refused(&run(&tiny), 1, &["model-more.safetensors", SHARD, "model.embed_tokens.weight"]);
 }
 
 #[test]

@@ -11,9 +11,20 @@ use serde_json::Value;
 use crate::support::tiny::Tiny;
 use crate::support::{json, output};
 
+/// The program, with signals that do what they do by default, whatever started the tests ignores.
+fn program() -> Command {
+    let path = env!("CARGO_BIN_EXE_flash-cli");
+    if cfg!(target_os = "linux") {
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP,INT,TERM").arg(path);
+        return command;
+    }
+    Command::new(path)
+}
+
 /// A run of many tokens, with the first of its text read.
 fn long_run(tiny: &Tiny, args: &[&str]) -> (Child, BufReader<std::process::ChildStdout>, u8) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
+    let mut child = program()
         .args(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2000", "--ignore-eos"])
         .args(args)
         .stdout(Stdio::piped())
@@ -81,7 +92,7 @@ fn a_signal_saves_a_conversation_that_waits_for_a_line() {
     for (signal, status) in SIGNALS {
         let tiny = Tiny::new(2);
         let kv_dir = tiny.path("kv").to_str().unwrap().to_owned();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
+        let mut child = program()
             .args(["chat", "--model", tiny.dir(), "--session", "a", "--kv-dir", &kv_dir, "--max-tokens", "5"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -109,7 +120,7 @@ fn sigterm_ends_a_conversation_in_the_middle_of_an_answer_and_ctrl_c_only_the_an
         // No word ends an answer.
         tiny.set_config("eos_token_id", Value::Null);
         let kv_dir = tiny.path("kv").to_str().unwrap().to_owned();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
+        let mut child = program()
             .args(["chat", "--model", tiny.dir(), "--session", "a", "--kv-dir", &kv_dir, "--ctx", "2000"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -149,7 +160,7 @@ fn a_second_signal_ends_the_program_at_once() {
     let tiny = Tiny::new(1);
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let pipe_bytes = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap() as u64;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
+    let mut child = program()
         .args(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2040", "--ignore-eos"])
         .stdout(writer)
         .spawn()
@@ -182,7 +193,7 @@ fn a_signal_saves_a_conversation_on_a_terminal() {
         let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
         let slave =
             || File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(&name).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))
+        let mut child = program()
             .args(["chat", "--model", tiny.dir(), "--session", "a", "--kv-dir", &kv_dir, "--max-tokens", "5"])
             .env("TERM", "xterm")
             .stdin(slave())
