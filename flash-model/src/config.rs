@@ -15,7 +15,7 @@ use flash_io::{IoError, LfsPointer, python_json};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::ModelError;
 
@@ -100,7 +100,7 @@ impl Config {
             return Err(field("quantization_config.quant_method", method, expected.to_owned()));
         }
         let mut unread: BTreeSet<String> = json.keys().cloned().collect();
-        if let Some(Value::Object(text)) = json.get(TEXT) {
+        if let Some(text) = text_of(&json) {
             unread.remove(TEXT);
             unread.extend(text.keys().map(|name| format!("{TEXT}.{name}")));
         }
@@ -141,13 +141,19 @@ impl Config {
         let parsed = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(&json, &mut note));
         let parsed = parsed.map_err(|error| {
             let name = error.path().to_string();
+            let expected = error.into_inner().to_string();
+            // serde names a field that is missing in its text alone.
+            let missing = expected.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
             let given = json.pointer(&format!("/{}", name.replace('.', "/")));
-            ModelError::ConfigField {
-                path: self.path.clone(),
-                field: format!("{prefix}{name}").trim_end_matches('.').to_owned(),
-                given: given.map_or_else(|| "incomplete".to_owned(), Value::to_string),
-                expected: error.into_inner().to_string(),
-            }
+            let given =
+                given.filter(|_| missing.is_none()).map_or_else(|| "missing".to_owned(), Value::to_string);
+            let within = if name == "." { String::new() } else { name };
+            let field = match (within.as_str(), missing) {
+                ("", missing) => missing.unwrap_or(FILE).to_owned(),
+                (within, Some(missing)) => format!("{within}.{missing}"),
+                (within, None) => within.to_owned(),
+            };
+            self.field_error(&format!("{prefix}{field}"), &given, expected)
         })?;
         let read = fields.keys().filter(|name| !ignored.contains(name.as_str()));
         let mut unread = self.unread.lock();
@@ -159,8 +165,8 @@ impl Config {
 
     /// Fields at a level, and what their names begin with in errors.
     fn fields(&self, level: Level) -> (&'static str, &Map<String, Value>) {
-        match self.json.get(TEXT) {
-            Some(Value::Object(text)) if level == Level::Text => ("text_config.", text),
+        match text_of(&self.json) {
+            Some(text) if level == Level::Text => ("text_config.", text),
             _ => ("", &self.json),
         }
     }
@@ -288,14 +294,32 @@ fn null_names(fields: &Map<String, Value>) -> BTreeSet<String> {
     fields.iter().filter(|(_, value)| value.is_null()).map(|(name, _)| name.clone()).collect()
 }
 
-/// The same object without fields that are `null`, at any depth.
+/// The settings of the text model, where they are apart.
+fn text_of(json: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    json.get(TEXT).and_then(Value::as_object).filter(|text| !text.is_empty())
+}
+
+/// The same object without fields that are `null`, at any depth, and whole numbers as such: Python writes `4096.0` for a
+/// length that was divided.
 fn without_nulls(fields: Map<String, Value>) -> Map<String, Value> {
     let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
     kept.map(|(name, value)| match value {
         Value::Object(fields) => (name, Value::Object(without_nulls(fields))),
+        Value::Number(number) => (name, Value::Number(whole(number))),
         value => (name, value),
     })
     .collect()
+}
+
+fn whole(number: Number) -> Number {
+    /// Larger ones may not be whole at all.
+    const LARGEST: f64 = (1_u64 << 53) as f64;
+    match number.as_f64() {
+        Some(value) if number.is_f64() && value.fract() == 0.0 && value.abs() <= LARGEST => {
+            (value as i64).into()
+        }
+        _ => number,
+    }
 }
 
 /// A value as it is printed in an error, cut if it is long.
@@ -348,6 +372,8 @@ mod tests {
         .args()
         .unwrap();
         assert!(!args.attention_bias);
+        let whole = config(&json!({ "model_type": "llama", "hidden_size": 4096.0, "text_config": {} }));
+        assert_eq!(whole.args::<Args>().unwrap().hidden_size, 4096);
         assert_eq!((args.hidden_size, args.inner.unwrap().length), (8, 1));
     }
 
@@ -359,7 +385,7 @@ mod tests {
         assert!(error.contains("inner.length is \"long\""), "{error}");
         let error = Config::parse("config.json".into(), r#"{"model_type": "llama"}"#).unwrap();
         let error = error.args::<Args>().unwrap_err().to_string();
-        assert!(error.contains("hidden_size"), "{error}");
+        assert!(error.contains("hidden_size is missing"), "{error}");
     }
 
     #[test]

@@ -233,6 +233,18 @@ fn decoder_of<L: Into<LayerParts>>(
     })
 }
 
+/// Families that use a head which is there even if the configuration says that it is tied, as in mlx-lm.
+const TENSORS_DECIDE: &[&str] = &[
+    "gemma3",
+    "gemma3_text",
+    "gpt_oss",
+    "deepseek_v3",
+    "kimi_k2",
+    "joyai_llm_flash",
+    "nemotron_h",
+    "qwen2_moe",
+];
+
 /// Whether the embedding is the head, too. A configuration that does not say is Hugging Face's or mlx-lm's, whose defaults
 /// differ: then it is if there is no other head.
 fn is_tied(head: &Weights<'_>) -> Result<bool, ModelError> {
@@ -243,5 +255,11 @@ fn is_tied(head: &Weights<'_>) -> Result<bool, ModelError> {
     let config = head.config();
     let Args { tie_word_embeddings: own } = config.args()?;
     let Args { tie_word_embeddings: outer } = config.top_args()?;
-    Ok(own.or(outer).unwrap_or_else(|| !head.checkpoint().has(&format!("{}.weight", head.path()))))
+    let has_head = head.checkpoint().has(&format!("{}.weight", head.path()));
+    if TENSORS_DECIDE.contains(&config.model_type())
+        && (has_head || config.model_type().starts_with("gemma3"))
+    {
+        return Ok(!has_head);
+    }
+    Ok(own.unwrap_or(!has_head && outer.unwrap_or(true)))
 }

@@ -91,7 +91,9 @@ fn hint(name: &str, n_layers: usize) -> Option<String> {
         return Some(format!("num_hidden_layers is {n_layers}, and this is layer {layer_idx}"));
     }
     let is_bias = name.ends_with(".bias");
-    let hint = if is_bias && (name.contains("attn") || name.contains("attention")) {
+    let hint = if is_bias && name.contains("lm_head") {
+        "a head with a bias is not supported"
+    } else if is_bias && (name.contains("attn") || name.contains("attention")) {
         "attention_bias would use it"
     } else if is_bias && name.contains("mlp") {
         "mlp_bias would use it"

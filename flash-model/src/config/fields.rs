@@ -59,6 +59,7 @@ const HARMLESS: &[&str] = &[
     "cache_implementation",
     "chunk_size",
     "chunk_size_feed_forward",
+    "attention_implementation",
     "dual_chunk_attention_config",
     "flash_attn",
     "gradient_checkpointing",
@@ -81,6 +82,8 @@ const HARMLESS: &[&str] = &[
     "torchscript",
     "use_bfloat16",
     "use_cache",
+    "tensor_parallel_size",
+    "use_flash_attention_2",
     "use_flash_attn",
     "use_mamba_kernels",
     // Training.
@@ -135,7 +138,11 @@ const HARMLESS: &[&str] = &[
     // What the sizes of others give: their product or sum, or a limit that nothing is computed with.
     "expand",
     "initial_context_length",
+    "context_length",
     "max_window_layers",
+    "num_key_value_groups",
+    "original_vocab_size",
+    "padded_vocab_size",
     "qk_head_dim",
     "tie_word_embeddings",
     "vocab_size",
@@ -207,13 +214,15 @@ const NUMERIC: &[&str] = &[
     "step",
     "swiglu",
     "temperature",
-    "text",
     "theta",
     "tie",
     "topk",
     "window",
     "yarn",
 ];
+
+/// Ends of names of factors, which change nothing at 1.
+const NEUTRAL_AT_ONE: &[&str] = &["multiplier", "scaling", "_scale", "_pct"];
 
 /// Whether a field that no layer has read may be ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +238,10 @@ pub(super) enum Verdict {
 /// Judges a field by its name and value.
 pub(super) fn judge(name: &str, value: &Value) -> Verdict {
     let is_training = name.contains("dropout") || name.ends_with("pdrop") || name.starts_with('_');
-    if HARMLESS.contains(&name) || is_training || is_off(name, value) {
+    let is_training = is_training || ["_steps", "batch_size"].iter().any(|end| name.ends_with(end));
+    let is_token = ["_token_id", "_token_ids", "_token_index"].iter().any(|end| name.ends_with(end));
+    let is_image = name.starts_with("mm_");
+    if is_token || is_image || HARMLESS.contains(&name) || is_training || is_off(name, value) {
         return Verdict::Harmless;
     }
     let name = name.to_ascii_lowercase();
@@ -244,9 +256,11 @@ fn is_off(name: &str, value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,
-        Value::Number(number) if name.ends_with("multiplier") => number.as_f64() == Some(1.0),
+        Value::Number(number) if NEUTRAL_AT_ONE.iter().any(|end| name.ends_with(end)) => {
+            number.as_f64() == Some(1.0)
+        }
         Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty(),
+        Value::String(text) => text.is_empty() || (name == "rope_type" && text == "default"),
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
     }

@@ -111,7 +111,7 @@ impl Quantization {
                         format(value.clone()).map_err(|expected| format!("at {path:?} {expected}"))?;
                     by_path.insert(path.to_owned(), given);
                 }
-                (_, Value::Bool(_)) if key.contains('.') => {}
+                (_, Value::Bool(_)) if key.contains('.') || key == "lm_head" => {}
                 _ => return Err(format!("{key:?} is not a setting of it that is known")),
             }
         }
@@ -119,7 +119,19 @@ impl Quantization {
     }
 }
 
-fn format(value: Value) -> Result<QuantizedFormat, String> {
+fn format(mut value: Value) -> Result<QuantizedFormat, String> {
+    // The modes that have one format need not say it.
+    let mode = value.get("mode").and_then(Value::as_str).unwrap_or("affine");
+    let only = match mode {
+        "mxfp4" => Some((4, 32)),
+        "mxfp8" => Some((8, 32)),
+        "nvfp4" => Some((4, 16)),
+        _ => None,
+    };
+    if let (Some((bits, group_size)), Some(object)) = (only, value.as_object_mut()) {
+        object.entry("bits").or_insert_with(|| bits.into());
+        object.entry("group_size").or_insert_with(|| group_size.into());
+    }
     let format = QuantizedFormat::deserialize(value).map_err(|error| {
         format!("it must have group_size, bits, and the mode affine, mxfp4, mxfp8 or nvfp4: {error}")
     })?;
@@ -160,6 +172,10 @@ mod tests {
             let error = Quantization::parse(&value).unwrap_err();
             assert!(error.contains(named), "{error}");
         }
+        let only_mode = Quantization::parse(&json!({ "mode": "nvfp4" })).unwrap().default;
+        assert_eq!((only_mode.bits, only_mode.group_size), (4, 16));
+        let skipped = json!({ "group_size": 64, "bits": 4, "lm_head": false });
+        assert!(Quantization::parse(&skipped).is_ok());
         let skipped = json!({ "group_size": 64, "bits": 4, "model.layers.0.mlp.gate": false });
         assert!(Quantization::parse(&skipped).is_ok());
     }

@@ -36,8 +36,10 @@ pub(super) fn with_positions(
     let config = weights.config();
     let (sizes, args) = (Sizes::of(config)?, config.args::<ModelArgs>()?);
     config.expect("hidden_act", &SILU.map(Into::into))?;
+    // Falcon 3 says it twice.
+    config.expect("activation", &["swiglu".into(), "silu".into()])?;
     let windows = Windows::of(config, sizes.num_hidden_layers, unlisted, None)?;
-    let rope = sizes.rope(config, RopeDefaults { theta: Some(10_000.0), ..RopeDefaults::default() })?;
+    let rope = sizes.rope(config, RopeDefaults { theta: Some(10_000.0), ..RopeDefaults::either_pairs() })?;
     decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
             qkv_bias: args.attention_bias,

@@ -41,7 +41,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let args: ModelArgs = config.args()?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
     let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::Sliding, None)?;
-    let rope = sizes.rope(config, RopeDefaults { theta: Some(1e6), ..RopeDefaults::default() })?;
+    let rope = sizes.rope(config, RopeDefaults { theta: Some(1e6), ..RopeDefaults::either_pairs() })?;
     let n_experts = config.n_experts()?.unwrap_or(8);
     // The softmax over the chosen is that over all, of which the chosen are made to add up to 1.
     let router = Router::new(args.num_experts_per_tok, n_experts, true, Scoring::Softmax, config)?;

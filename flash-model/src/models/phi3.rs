@@ -30,7 +30,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         partial: Some(1.0),
         original_positions: Some(4096.0),
         max_positions: Some(MAX_POSITIONS),
-        ..RopeDefaults::default()
+        ..RopeDefaults::either_pairs()
     };
     let attention = sizes.attention(Some(sizes.rope(config, defaults)?));
 

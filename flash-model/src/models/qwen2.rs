@@ -16,7 +16,8 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let sizes = Sizes::with(config, |sizes| sizes.head_dim = None)?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
     let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::FromMaxWindowLayers, None)?;
-    let rope = sizes.rope(config, RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::default() })?;
+    let rope =
+        sizes.rope(config, RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::either_pairs() })?;
     decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
             qkv_bias: true,

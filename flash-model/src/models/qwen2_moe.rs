@@ -40,7 +40,8 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     config.expect("hidden_act", &SILU.map(Into::into))?;
     let sparse = SparseLayers::of(config)?;
     let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::FromMaxWindowLayers, None)?;
-    let rope = sizes.rope(config, RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::default() })?;
+    let rope =
+        sizes.rope(config, RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::either_pairs() })?;
     let (n_experts, hidden) = (required_experts(config)?, sizes.hidden_size);
     let router =
         Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, Scoring::Softmax, config)?;

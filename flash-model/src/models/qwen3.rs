@@ -14,6 +14,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let sizes = Sizes::of(config)?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
+    config.expect("use_qk_norm", &[true.into()])?;
     let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::FromMaxWindowLayers, None)?;
     let rope = sizes.rope(config, RopeDefaults::default())?;
     decoder(weights, &sizes, |layer_idx, weights| {

@@ -131,6 +131,7 @@ pub(super) fn hybrid(
     let sizes = args.sizes(config)?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
     config.expect("attn_output_gate", &[true.into()])?;
+    config.expect("use_qk_norm", &[true.into()])?;
     config.expect("output_gate_type", &SILU.map(Into::into))?;
     let mixture = args.mixture(&sizes, config)?;
     let place = PLACES.iter().find(|(model, _)| checkpoint.has(&format!("{model}.embed_tokens.weight")));

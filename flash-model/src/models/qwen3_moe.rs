@@ -30,6 +30,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     // In transformers a window is in all layers. mlx-lm knows neither it nor scaled positions.
     let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::Full, None)?;
     config.expect("use_sliding_window", &[false.into()])?;
+    config.expect("use_qk_norm", &[true.into()])?;
     let rope = sizes.rope(config, RopeDefaults::default())?;
     let (n_experts, hidden) = (required_experts(config)?, sizes.hidden_size);
     let intermediate = config.length("moe_intermediate_size", args.moe_intermediate_size)?;

@@ -9,6 +9,9 @@ use crate::mlp::MlpArgs;
 use crate::rope::{Rope, RopeDefaults, RopeSettings};
 use crate::{Config, ModelError};
 
+/// More layers than any model has: what is made of a layer takes memory before its tensors are looked for.
+const N_LAYERS_MAX: usize = 1 << 14;
+
 /// Names of the activation `x · sigmoid(x)` in configurations.
 pub(crate) const SILU: [&str; 2] = ["silu", "swish"];
 
@@ -66,8 +69,9 @@ impl Sizes {
         for (field, size) in sizes {
             config.length(field, size)?;
         }
-        if self.num_hidden_layers == 0 {
-            return Err(config.field_error("num_hidden_layers", &0, "it must be positive"));
+        if !(1..=N_LAYERS_MAX).contains(&self.num_hidden_layers) {
+            let expected = "it must be positive, and no model has so many";
+            return Err(config.field_error("num_hidden_layers", &self.num_hidden_layers, expected));
         }
         if self.head_dim() <= 0 || self.head_dim() % 2 != 0 {
             return Err(config.field_error("head_dim", &self.head_dim(), "it must be positive and even"));
@@ -75,6 +79,12 @@ impl Sizes {
         if !self.rms_norm_eps.is_some_and(|eps| eps.is_finite() && eps >= 0.0) {
             let given = self.rms_norm_eps.map_or_else(|| "missing".to_owned(), |eps| eps.to_string());
             return Err(config.field_error("rms_norm_eps", &given, "it must be a number"));
+        }
+        // Some families have a gate beside each query.
+        let rows = 2 * i64::from(self.num_attention_heads) * i64::from(self.head_dim());
+        if rows > i64::from(i32::MAX) {
+            let expected = "no matrix has rows for so many";
+            return Err(config.field_error("num_attention_heads", &self.num_attention_heads, expected));
         }
         if self.num_attention_heads % self.kv_heads() != 0 {
             return Err(config.field_error(

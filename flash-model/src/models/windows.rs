@@ -45,6 +45,10 @@ impl Windows {
     ) -> Result<Self, ModelError> {
         let fields: Fields = config.args()?;
         let slides: Vec<bool> = match &fields.layer_types {
+            Some(types) if types.len() != n_layers => {
+                let given = format!("{} types", types.len());
+                return Err(config.field_error("layer_types", &given, "one for each layer"));
+            }
             Some(types) => {
                 let slides = |layer_idx| match types.get(layer_idx).map_or("missing", String::as_str) {
                     FULL => Ok(false),

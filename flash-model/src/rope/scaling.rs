@@ -31,6 +31,9 @@ pub(crate) struct RopeScaling {
     /// How axes of images share the pairs: a text has the same position along each.
     mrope_section: Option<Vec<u32>>,
     mrope_interleaved: Option<bool>,
+    /// Names of yarn's settings in other programs, which neither mlx-lm nor transformers reads.
+    attn_factor: Option<f64>,
+    extrapolation_factor: Option<f64>,
     /// Llama's name of a checkpoint that was trained with its scaling.
     finetuned: Option<bool>,
     pub(super) rope_theta: Option<f32>,

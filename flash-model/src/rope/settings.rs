@@ -41,10 +41,19 @@ pub(crate) struct RopeDefaults {
     /// The fraction of a head that is rotated; none in families that rotate whole heads only.
     pub partial: Option<f32>,
     pub traditional: bool,
+    /// Whether `rope_traditional` may say otherwise.
+    pub reads_traditional: bool,
     /// `original_max_position_embeddings`, beside that of the scaling.
     pub original_positions: Option<f32>,
     /// `max_position_embeddings`.
     pub max_positions: Option<usize>,
+}
+
+impl RopeDefaults {
+    /// Those of a family that heeds `rope_traditional`.
+    pub(crate) fn either_pairs() -> Self {
+        Self { reads_traditional: true, ..Self::default() }
+    }
 }
 
 /// RoPE settings by type of layer.
@@ -157,13 +166,18 @@ impl RopeSettings {
         let outside = fields.original_max_position_embeddings;
         let original = agreed(field, outside, given.original_max_position_embeddings, config)?;
         let original = original.or(defaults.original_positions);
+        let traditional = fields.rope_traditional.unwrap_or(defaults.traditional);
+        if traditional != defaults.traditional && !defaults.reads_traditional {
+            let expected = format!("{} pairs numbers in one way", config.model_type());
+            return Err(config.field_error("rope_traditional", &traditional, expected));
+        }
         let mut scaling = given;
         scaling.original_max_position_embeddings = original;
         Ok(Self {
             theta: theta.or(defaults.theta),
             partial: partial.or(defaults.partial),
             has_partial: defaults.partial.is_some(),
-            traditional: fields.rope_traditional.unwrap_or(defaults.traditional),
+            traditional,
             scaling,
             max_positions: fields.max_position_embeddings.or(defaults.max_positions),
         })
@@ -187,7 +201,7 @@ impl RopeSettings {
     /// Reads the settings of layers that see all tokens, for what they say of positions.
     pub(crate) fn of_full(config: &Config) -> Result<Self, ModelError> {
         // What is rotated does not matter here, and was looked at by the family.
-        Ok(RopeLayers::of(config, RopeDefaults::default())?.full)
+        Ok(RopeLayers::of(config, RopeDefaults::either_pairs())?.full)
     }
 
     /// Positions that a model was trained for, of which `trained` are known, or that its scaling stretches them to: `factor`
@@ -267,6 +281,8 @@ fn merged(
         for (key, value) in object {
             // Older configurations say `type`.
             let key = if key == "type" { "rope_type" } else { key };
+            // Axes of images share pairs; a text has the same position along each.
+            let value = if value == "mrope" { &Value::from("default") } else { value };
             match all.insert(key.to_owned(), value.clone()) {
                 Some(before) if before != *value => {
                     let expected = format!("it is also said to be {before}");

@@ -201,7 +201,13 @@ pub(super) fn config_eos_ids(dir: &Path) -> Result<Vec<u32>, TextError> {
         return Ok(ids.as_slice().to_vec());
     }
     let path = dir.join("config.json");
-    let config = eos_field(&path, read_object(&path)?.as_ref())?;
+    let object = read_object(&path)?;
+    // A model that also sees may have the ids with its text model alone.
+    let text = object.as_ref().and_then(|object| object.get("text_config")?.as_object());
+    let config = match eos_field(&path, object.as_ref())? {
+        None => eos_field(&path, text)?,
+        own => own,
+    };
     Ok(generation.iter().chain(&config).flat_map(EosIds::as_slice).copied().collect())
 }
 

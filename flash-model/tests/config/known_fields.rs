@@ -117,7 +117,7 @@ fn a_setting_of_layers_that_no_family_knows_is_refused_in_each() {
         for (field, value) in [
             ("attn_logit_softcapping", json!(30.0)),
             ("embedding_multiplier", json!(12.0)),
-            ("use_qk_norm", json!(true)),
+            ("use_alibi", json!(true)),
             ("hidden_act", json!("relu")),
             ("rope_scaling", json!({ "rope_type": "default", "low_pass": 2.0 })),
             ("moe_router_temperature", json!(2.0)),

@@ -151,3 +151,25 @@ fn contexts_that_yarn_stretches_are_as_long_as_it_says() {
     config.insert("max_position_embeddings".to_owned(), json!(4096));
     assert_eq!(open("rope-yarn", &config).unwrap().max_context_tokens(), Some(4096));
 }
+
+#[test]
+fn pairs_of_neighbours_are_refused_where_a_family_has_one_way() {
+    for name in ["qwen3", "gemma3-text", "gpt_oss", "qwen3_moe", "qwen3_next"] {
+        let mut config = config_of(name);
+        text(&mut config).insert("rope_traditional".to_owned(), json!(true));
+        assert!(error_of(name, &config).contains("rope_traditional"), "{name}");
+    }
+}
+
+#[test]
+fn names_that_no_program_reads_and_types_of_images_change_nothing() {
+    let mut config = config_of("rope-yarn-mscale");
+    let wanted = logits(&fixture("rope-yarn-mscale"));
+    config["rope_scaling"]["attn_factor"] = json!(0.878);
+    config["rope_scaling"]["extrapolation_factor"] = json!(1.0);
+    assert_eq!(logits(with_config("rope-yarn-mscale", &config).path()), wanted);
+    let mut config = config_of("mistral");
+    let of_images = json!({ "type": "mrope", "rope_type": "default", "mrope_section": [2, 3, 3] });
+    config.insert("rope_scaling".to_owned(), of_images);
+    assert_eq!(logits(with_config("mistral", &config).path()), logits(&fixture("mistral")));
+}
