@@ -651,3 +651,42 @@ fn sizes_that_a_family_has_defaults_for_may_be_missing() {
     let error = tiny_of("qwen3_moe", &config).unwrap_err().to_string();
     assert!(error.contains("num_local_experts"), "{error}");
 }
+
+#[test]
+fn sizes_that_would_take_all_memory_or_overflow_are_refused_first() {
+    for (field, value) in [
+        ("num_hidden_layers", json!(1_000_000_000_u64)),
+        ("num_hidden_layers", json!(u64::MAX / 2)),
+        ("num_attention_heads", json!(2_147_483_646_u32)),
+    ] {
+        let error = error_with(field, value.clone());
+        assert!(
+            matches!(&error, ModelError::ConfigField { field: named, .. } if named == field),
+            "{field} = {value}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_head_that_a_family_never_ties_is_used_whatever_is_said() {
+    let mut config = config();
+    config["model_type"] = json!("gemma3_text");
+    config["head_dim"] = json!(16);
+    let mut tensors = tensors();
+    for norm in ["pre_feedforward_layernorm", "post_feedforward_layernorm"] {
+        tensors.push((format!("model.layers.0.{norm}.weight"), "F32", vec![HIDDEN]));
+    }
+    for norm in ["q_norm", "k_norm"] {
+        tensors.push((format!("model.layers.0.self_attn.{norm}.weight"), "F32", vec![16]));
+    }
+    let head_of = |config: &Value, tensors: &[(String, &'static str, Vec<u64>)]| {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), config, tensors);
+        open(dir.path()).unwrap().bundles().last().unwrap().name
+    };
+    config["tie_word_embeddings"] = json!(false);
+    assert_eq!(head_of(&config, &tensors), "model.embed_tokens[0..50]", "there is no other");
+    config["tie_word_embeddings"] = json!(true);
+    tensors.push(("lm_head.weight".to_owned(), "F32", vec![VOCAB, HIDDEN]));
+    assert_eq!(head_of(&config, &tensors), "lm_head[0..50]");
+}

@@ -67,8 +67,20 @@ fn fields_of_transformers_are_understood_in_every_family() {
 }
 
 /// Fields of published models that transformers' classes do not have, as far as they say nothing of sizes.
-fn published() -> [(&'static str, Value); 9] {
+fn published() -> [(&'static str, Value); 12] {
     [
+        (
+            "qwen3_moe",
+            json!({ "use_qk_norm": true, "qkv_bias": false, "shared_expert_intermediate_size": 0 }),
+        ),
+        (
+            "llama",
+            json!({ "activation": "swiglu", "rope_pct": 1.0, "logits_scaling": 1, "mm_hidden_size": 1024 }),
+        ),
+        (
+            "qwen3",
+            json!({ "context_length": 4096.0, "text_token_id": 5, "warmup_steps": 100, "rope_type": "default" }),
+        ),
         (
             "phi3",
             json!({ "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": false, "auto_map": {} }),
@@ -142,7 +154,7 @@ fn settings_that_are_off_are_understood() {
         for (field, value) in [
             ("attn_logit_softcapping", json!(null)),
             ("embedding_multiplier", json!(1.0)),
-            ("use_qk_norm", json!(false)),
+            ("use_alibi", json!(false)),
             ("rope_scaling_of_images", json!({})),
         ] {
             config.insert(field.to_owned(), value);
