@@ -661,10 +661,16 @@ fn sizes_that_would_take_all_memory_or_overflow_are_refused_first() {
     ] {
         let error = error_with(field, value.clone());
         assert!(
-            matches!(&error, ModelError::ConfigField { field: named, .. } if named == field),
+            // So many heads leave nothing of the hidden size to each.
+            matches!(&error, ModelError::ConfigField { field: named, .. } if named == field || named == "head_dim"),
             "{field} = {value}: {error:?}"
         );
     }
+    let error = tiny_with("head-dim", "num_attention_heads", json!(2_147_483_646_u32)).unwrap_err();
+    assert!(
+        matches!(&error, ModelError::ConfigField { field, .. } if field == "num_attention_heads"),
+        "{error:?}"
+    );
 }
 
 #[test]
