@@ -74,7 +74,7 @@ impl Config {
     fn parse(path: PathBuf, text: &str) -> Result<Self, ModelError> {
         let json: Map<String, Value> =
             python_json(text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
-        let nulls = null_names(json.get(TEXT).and_then(Value::as_object).unwrap_or(&json));
+        let nulls = null_names(text_of(&json).unwrap_or(&json));
         let json = without_nulls(json);
         let field = |field, given: &Value, expected: String| ModelError::ConfigField {
             path: path.clone(),
@@ -137,13 +137,13 @@ impl Config {
         let mut note = |path: serde_ignored::Path<'_>| {
             ignored.insert(path.to_string().replace(".?", "").replace("?.", ""));
         };
-        let json = Value::Object(fields.clone());
-        let parsed = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(&json, &mut note));
+        let parsed = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(fields, &mut note));
         let parsed = parsed.map_err(|error| {
             let name = error.path().to_string();
             let expected = error.into_inner().to_string();
             // serde names a field that is missing in its text alone.
             let missing = expected.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+            let json = Value::Object(fields.clone());
             let given = json.pointer(&format!("/{}", name.replace('.', "/")));
             let given =
                 given.filter(|_| missing.is_none()).map_or_else(|| "missing".to_owned(), Value::to_string);
@@ -181,8 +181,8 @@ impl Config {
     /// # Errors
     /// [`ModelError::ConfigField`] if it says anything else; an absent field says nothing.
     pub(crate) fn expect(&self, field: &str, accepted: &[Value]) -> Result<(), ModelError> {
+        self.skip(field);
         let (prefix, fields) = self.fields(Level::Text);
-        self.unread.lock().remove(&format!("{prefix}{field}"));
         let Some(given) = fields.get(field).filter(|given| !accepted.contains(given)) else { return Ok(()) };
         let accepted: Vec<String> = accepted.iter().map(Value::to_string).collect();
         let expected = format!("{} supports {}", self.model_type, accepted.join(" or "));

@@ -183,11 +183,6 @@ impl RopeSettings {
         })
     }
 
-    /// The same with another base.
-    pub(crate) fn with_theta(self, theta: f32) -> Self {
-        Self { theta: Some(theta), ..self }
-    }
-
     /// The base, if the configuration or its family says one.
     pub(crate) fn given_theta(&self) -> Option<f32> {
         self.theta
@@ -195,7 +190,7 @@ impl RopeSettings {
 
     /// Settings without scaling and with this base, which the same configuration has for other layers.
     pub(crate) fn unscaled(&self, theta: f32) -> Self {
-        Self { scaling: RopeScaling::default(), ..self.clone().with_theta(theta) }
+        Self { theta: Some(theta), scaling: RopeScaling::default(), ..self.clone() }
     }
 
     /// Reads the settings of layers that see all tokens, for what they say of positions.
