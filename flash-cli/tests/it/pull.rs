@@ -6,18 +6,9 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::hub::{COMMIT, ID, Request, StandIn, names};
+use crate::support::hub::{COMMIT, ID, NEEDED, Request, SHARD, StandIn, names, stand_in};
 use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, json, output, stderr, stdout};
-
-const SHARD: &str = "model.safetensors";
-const NEEDED: [&str; 4] = ["chat_template.jinja", "config.json", SHARD, "tokenizer.json"];
-
-fn stand_in() -> (Tiny, StandIn) {
-    let tiny = Tiny::new(2);
-    let hub = StandIn::new(&tiny);
-    (tiny, hub)
-}
 
 fn pull(hub: &StandIn) -> Output {
     hub.flash_cli(["pull", ID]).output().unwrap()

@@ -4,18 +4,8 @@ use std::fs;
 
 use serde_json::{Map, Value, json};
 
-use crate::support::hub::{COMMIT, ID, StandIn, names};
-use crate::support::tiny::Tiny;
+use crate::support::hub::{COMMIT, ID, NEEDED, SHARD, StandIn, names, stand_in};
 use crate::support::{assert_refused, json as report, stderr};
-
-const SHARD: &str = "model.safetensors";
-const NEEDED: [&str; 4] = ["chat_template.jinja", "config.json", SHARD, "tokenizer.json"];
-
-fn stand_in() -> (Tiny, StandIn) {
-    let tiny = Tiny::new(2);
-    let hub = StandIn::new(&tiny);
-    (tiny, hub)
-}
 
 /// Makes the cache look as if another tool had pulled some of the files.
 fn pull_in_part(hub: &StandIn, missing: &[&str]) {

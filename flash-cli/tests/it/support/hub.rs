@@ -23,7 +23,18 @@ pub(crate) const ID: &str = "some-org/Tiny-1B";
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// Where weights are on another host.
 const ELSEWHERE: &str = "/elsewhere/";
+/// Its weights.
+pub(crate) const SHARD: &str = "model.safetensors";
+/// Its files that are pulled.
+pub(crate) const NEEDED: [&str; 4] = ["chat_template.jinja", "config.json", SHARD, "tokenizer.json"];
 const REVISIONS: [&str; 3] = ["main", "v2", COMMIT];
+
+/// A model, and a hub that has it.
+pub(crate) fn stand_in() -> (Tiny, StandIn) {
+    let tiny = Tiny::new(2);
+    let hub = StandIn::new(&tiny);
+    (tiny, hub)
+}
 
 pub(crate) struct StandIn {
     address: SocketAddr,
