@@ -29,7 +29,7 @@ const OTHER_WEIGHTS: [(&str, &str); 8] = [
     ("onnx", "ONNX"),
 ];
 
-/// How methods of quantisation call themselves, and what they are called.
+/// Methods of quantisation: `quant_method` of a configuration, and the name for people.
 const METHODS: [(&str, &str); 5] = [
     ("awq", "AWQ"),
     ("gptq", "GPTQ"),
@@ -38,7 +38,7 @@ const METHODS: [(&str, &str); 5] = [
     ("compressed-tensors", "compressed-tensors"),
 ];
 
-/// How tensors of such a method end where config.json does not name it.
+/// Suffixes of tensors by which a method is recognised without config.json.
 const TENSORS: [(&str, &str); 4] = [
     (".qzeros", "AWQ or GPTQ"),
     (".quant_map", "bitsandbytes"),
@@ -46,7 +46,7 @@ const TENSORS: [(&str, &str); 4] = [
     (".weight_scale_inv", "FP8"),
 ];
 
-/// What a model is that is not run.
+/// A model format that is not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Foreign {
     #[error(

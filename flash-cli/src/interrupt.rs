@@ -110,7 +110,7 @@ impl Caught<'_> {
         Ok(wake)
     }
 
-    /// What says whether the next signal ends the program.
+    /// Returns the flag that says whether the next signal ends the program.
     pub(crate) fn ends(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0.ends)
     }

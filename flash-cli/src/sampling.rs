@@ -11,7 +11,7 @@ pub(crate) enum SamplingError {
     TopK,
 }
 
-/// What `--seed` says: a number, or -1 for one that differs every time.
+/// Value of `--seed`: a number, or -1 for one that differs every time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seed {
     Random,

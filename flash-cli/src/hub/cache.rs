@@ -117,7 +117,7 @@ impl Snapshot {
     }
 }
 
-/// What is known of a snapshot.
+/// Whether a snapshot has all of its files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// All files that the hub has listed are there.

@@ -1,4 +1,4 @@
-//! What a model directory lacks that another tool has filled, as far as its own files tell.
+//! Files that a directory filled by another tool lacks, as far as its own files tell.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::files::{CONFIG, INDEX, SHARD_SUFFIX};
 
-/// What the names of shards that are one of several have in them.
+/// Part of the name of a shard that is one of several.
 const ONE_OF: &str = "-of-";
 /// One of these has the vocabulary; the first is named where all are missing.
 const VOCABULARIES: [&str; 3] = ["tokenizer.json", "tokenizer.model", "vocab.json"];

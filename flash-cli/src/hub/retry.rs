@@ -1,4 +1,4 @@
-//! How often a request is made again, and how long to wait before.
+//! Retries of requests: their number, and the pauses between them.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,7 +13,7 @@ const ATTEMPTS_MAX: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(250);
 /// The longest wait that a server may ask for. The hub counts requests in windows of five minutes.
 const WAIT_MAX: Duration = Duration::from_secs(300);
-/// How long a wait goes on that is of no use any more.
+/// Interval at which a pause looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
 /// Shorter waits are not worth a word.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -23,7 +23,7 @@ const KERNELS_ENV: &str = "FLASH_KERNELS";
 
 /// Reads at once: no disk has use for more.
 pub(crate) const THREADS: RangeInclusive<usize> = 1..=256;
-/// What is never given up of the first tokens, unless someone says.
+/// First tokens that are never given up, where `--kv-keep` does not say how many.
 const KEEP_TOKENS: usize = 250;
 
 #[derive(Debug)]

@@ -82,7 +82,7 @@ impl Buffer {
         Some(Line::of(line))
     }
 
-    /// What no line end has ended, if there is anything.
+    /// Takes the bytes behind the last line end, if there are any.
     fn rest(&mut self) -> Option<Line> {
         let line = std::mem::take(self).bytes;
         (!line.is_empty()).then(|| Line::of(line))
