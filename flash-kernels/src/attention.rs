@@ -205,6 +205,7 @@ impl<'a> Attention<'a> {
         let attend = |task_idx: usize, total: &mut [f32]| {
             let mut partial = Buffer::new(partial_len);
             let task = tasks.get(task_idx);
+            rows.gather_queries(&task);
             for span in spans {
                 rows.span(&task, span, &mut Partials::of(&mut partial, value_dim));
                 let seen = SeenPartials::of(&partial, value_dim);
@@ -231,6 +232,7 @@ impl<'a> Attention<'a> {
         pool.for_columns(&mut partials, len, partial_len, |mut part| {
             let idx = part.range().start / partial_len;
             let (span, task) = (&spans[idx / n_tasks], tasks.get(idx % n_tasks));
+            rows.gather_queries(&task);
             let mut partial = Partials::of(part.row_mut(0), value_dim);
             rows.span(&task, span, &mut partial);
         });
@@ -285,6 +287,7 @@ struct Queries<'a> {
 /// Memory that a thread keeps between tasks.
 #[derive(Default)]
 struct Scratch {
+    /// Those of the task: `[tokens, heads, head_dim]`, scaled.
     queries: Vec<f32>,
     numbers: Vec<f32>,
     scores: Vec<f32>,
@@ -298,7 +301,7 @@ thread_local! {
 }
 
 impl Queries<'_> {
-    /// Computes what the rows of a task know of the span.
+    /// Computes what the rows of a task, whose queries this thread has [gathered](Self::gather_queries), know of the span.
     fn span(&self, task: &Task, span: &Span<'_>, out: &mut Partials<'_>) {
         let Task { kv_head, ref tokens, ref heads } = *task;
         let seen_by = |token: usize| {
@@ -318,7 +321,6 @@ impl Queries<'_> {
             let Scratch { queries, numbers, scores, lanes, acc, spare } = scratch;
             let (n_heads, Heads { head_dim, .. }) = (heads.len(), self.heads);
             let n_rows = tokens.len() * n_heads;
-            self.gather_queries(task, queries);
             scores.resize(n_rows * SPAN_TOKENS, 0.0);
             lanes.resize(head_dim.max(SPAN_TOKENS), Lanes::ZERO);
             acc.resize(n_rows, Lanes::ZERO);
@@ -346,16 +348,19 @@ impl Queries<'_> {
         });
     }
 
-    /// The queries of a task, scaled: `[tokens, heads, head_dim]`.
-    fn gather_queries(&self, task: &Task, out: &mut Vec<f32>) {
+    /// Scales the queries of a task and lays them side by side, for the spans that this thread attends to next.
+    fn gather_queries(&self, task: &Task) {
         let Heads { query_heads, head_dim, .. } = self.heads;
         let Task { kv_head, tokens, heads } = task;
         let row_len = query_heads * head_dim;
         let first = (kv_head * self.heads.group() + heads.start) * head_dim;
-        out.clear();
-        for row in self.queries[tokens.start * row_len..tokens.end * row_len].chunks_exact(row_len) {
-            out.extend(row[first..][..heads.len() * head_dim].iter().map(|query| query * self.gaze.scale));
-        }
+        SCRATCH.with_borrow_mut(|Scratch { queries, .. }| {
+            queries.clear();
+            for row in self.queries[tokens.start * row_len..tokens.end * row_len].chunks_exact(row_len) {
+                let row = &row[first..][..heads.len() * head_dim];
+                queries.extend(row.iter().map(|query| query * self.gaze.scale));
+            }
+        });
     }
 
     /// Scores of the rows of `queries` for all `keys`, `[tokens, head_dim]`: `[rows, SPAN_TOKENS]`.
@@ -385,8 +390,8 @@ impl Queries<'_> {
 
     /// Mixes `values`, the last numbers of rows `[tokens, head_dim]`, by the scores: `out` is `[rows, value_dim]`.
     ///
-    /// Rows are `[tokens, n_heads]`. One is multiplied with the values that `steps` name for it and with no others: a weight of zero would make NaN of an
-    /// infinite value that the row does not see.
+    /// Rows are `[tokens, n_heads]`. One is multiplied with the values that `steps` name for it and with no others: a weight of zero
+    /// would make NaN of an infinite value that the row does not see.
     fn mix(
         &self,
         values: &[f32],

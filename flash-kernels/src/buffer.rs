@@ -3,24 +3,28 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Buffers that a thread keeps, and bytes of all of them: what a layer has between its kernels for 128 tokens.
-const SPARES: usize = 16;
+/// Buffers that a thread keeps at most, and the bytes of all of them: a layer has about twenty between its kernels, of other lengths
+/// for 128 tokens than for the last ones of a prompt.
+const SPARES: usize = 64;
 const SPARE_BYTES_MAX: usize = 16 << 20;
+
+/// Shorter buffers are left to the allocator, which keeps such blocks itself: here they would push out long ones.
+const SPARE_BYTES_MIN: usize = 32 << 10;
 
 thread_local! {
     /// Those given back last come last.
     static SPARES_OF_THREAD: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// So many numbers, in memory that the thread which drops it keeps for its next buffers of this length.
+/// A buffer of `f32`, whose memory the thread that drops it keeps for its next buffer of this length.
 ///
-/// Memory fresh from the system is zeroed by it, page by page, which may take as long as what is computed there. A thread keeps no
-/// more than 16 buffers and 16 MiB.
+/// Memory fresh from the system is zeroed by it, page by page, which may take as long as what is computed there. A thread keeps
+/// buffers of 32 KiB and more, at most 64 of them and 16 MiB.
 #[derive(Debug)]
 pub struct Buffer(Vec<f32>);
 
 impl Buffer {
-    /// Of any numbers.
+    /// A buffer of `len` numbers of any value.
     pub fn new(len: usize) -> Self {
         SPARES_OF_THREAD.with_borrow_mut(|spares| {
             let fits = spares.iter().rposition(|spare| spare.len() == len);
@@ -32,6 +36,9 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let numbers = std::mem::take(&mut self.0);
+        if size_of_val(&*numbers) < SPARE_BYTES_MIN {
+            return;
+        }
         // A thread that ends keeps nothing.
         let _ = SPARES_OF_THREAD.try_with(|spares| {
             let mut spares = spares.borrow_mut();
@@ -66,22 +73,33 @@ mod tests {
         SPARES_OF_THREAD.with_borrow(Vec::len)
     }
 
+    /// The least numbers of a buffer that is kept.
+    const LEN: usize = SPARE_BYTES_MIN / size_of::<f32>();
+
     #[test]
     fn memory_is_used_again_for_as_many_numbers() {
-        let mut buffer = Buffer::new(3);
-        buffer.copy_from_slice(&[1.0, 2.0, 3.0]);
+        let mut buffer = Buffer::new(LEN);
+        buffer[..3].copy_from_slice(&[1.0, 2.0, 3.0]);
         let address = buffer.as_ptr();
         drop(buffer);
-        assert_eq!(Buffer::new(4).len(), 4);
-        let again = Buffer::new(3);
-        assert_eq!((again.as_ptr(), again.len()), (address, 3));
-        let other = Buffer::new(3);
+        assert_eq!(Buffer::new(LEN + 1).len(), LEN + 1);
+        let again = Buffer::new(LEN);
+        assert_eq!((again.as_ptr(), again.len()), (address, LEN));
+        let other = Buffer::new(LEN);
         assert_ne!(other.as_ptr(), again.as_ptr());
     }
 
     #[test]
+    fn short_buffers_do_not_push_out_long_ones() {
+        let address = Buffer::new(LEN).as_ptr();
+        (0..2 * SPARES).for_each(|len| drop(Buffer::new(len)));
+        assert_eq!(n_spares(), 1);
+        assert_eq!(Buffer::new(LEN).as_ptr(), address);
+    }
+
+    #[test]
     fn a_thread_keeps_no_more_than_it_may() {
-        for len in 0..2 * SPARES {
+        for len in LEN..LEN + 2 * SPARES {
             drop(Buffer::new(len));
         }
         assert_eq!(n_spares(), SPARES);
