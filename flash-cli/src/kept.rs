@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use flash_model::Resumption;
-use flash_model::text::Message;
+use flash_text::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::output::note;

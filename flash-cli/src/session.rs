@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use flash_io::{IoMode, Tuning};
-use flash_model::text::{TextError, Tokenizer};
 use flash_model::{
     Checkpoint, Compute, ComputeOptions, Engine, EngineOptions, Model, ModelError, SessionContext, Workload,
     memory,
 };
+use flash_text::{TextError, Tokenizer};
 
 use crate::elastic::Watch;
 use crate::kept;

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use flash_io::IoMode;
-use flash_model::text::Tokenizer;
 use flash_model::{Checkpoint, EngineOptions, GenerateOptions, Model, Workload, generate, memory};
+use flash_text::Tokenizer;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);

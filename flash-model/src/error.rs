@@ -270,7 +270,7 @@ pub enum ModelError {
     Interrupted,
     /// Text could not be encoded or decoded.
     #[error(transparent)]
-    Text(#[from] crate::text::TextError),
+    Text(#[from] flash_text::TextError),
     /// No token could be drawn.
     #[error(transparent)]
     Sample(#[from] crate::sample::SampleError),

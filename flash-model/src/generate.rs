@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::sample::{Sampler, SamplerConfig};
-use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 use crate::{Engine, ModelError};
+use flash_text::{Detokenizer, StopMatcher, Tokenizer};
 
 /// How text is generated: [`new`](Self::new), and then fields that differ.
 #[derive(Debug, Clone, Default)]

@@ -9,7 +9,7 @@
 //!
 //! ```no_run
 //! use flash_io::IoMode;
-//! use flash_model::text::Tokenizer;
+//! use flash_text::Tokenizer;
 //! use flash_model::{Checkpoint, EngineOptions, GenerateOptions, Model, Workload, generate};
 //!
 //! # fn main() -> Result<(), flash_model::ModelError> {
@@ -76,7 +76,6 @@ mod rope;
 pub mod sample;
 mod slots;
 mod strips;
-pub mod text;
 mod weights;
 
 pub use allowance::Allowance;

@@ -13,8 +13,8 @@ use std::path::Path;
 
 use common::demo_model;
 use flash_io::IoMode;
-use flash_model::text::Tokenizer;
 use flash_model::{Checkpoint, EngineOptions, KvFormat, KvPolicy, Model, Workload};
+use flash_text::Tokenizer;
 
 const TEXT: &str = include_str!("texts/alice.txt");
 const WINDOW_TOKENS: usize = 1024;

@@ -18,8 +18,8 @@ use std::time::Instant;
 
 use common::{COMPUTES, Memory};
 use flash_io::IoMode;
-use flash_model::text::{ChatTemplate, Message, Tokenizer};
 use flash_model::{Compute, ComputeOptions, Engine};
+use flash_text::{ChatTemplate, Message, Tokenizer};
 use serde::Deserialize;
 
 /// How far a logit may be off, as a part of the largest |logit|. All greedy ids in the goldens lead by more.

@@ -11,8 +11,8 @@ mod common;
 
 use common::demo_model;
 use flash_io::IoMode;
-use flash_model::text::Tokenizer;
 use flash_model::{Checkpoint, EngineOptions, KvFormat, KvPolicy, Model, Workload};
+use flash_text::Tokenizer;
 
 const DEPTHS: usize = 10;
 const ANSWER_TOKENS: usize = 10;

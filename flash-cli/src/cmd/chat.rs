@@ -6,8 +6,8 @@ mod lines;
 
 use std::process::ExitCode;
 
-use flash_model::text::ChatTemplate;
 use flash_model::{Engine, FinishReason, Generation, Workload};
+use flash_text::ChatTemplate;
 
 use self::command::Command;
 use self::conversation::{Conversation, Opening, Turn};

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use flash_io::IoMode;
-use flash_model::text::{ChatTemplate, Message, Tokenizer};
 use flash_model::{EngineStats, FinishReason, Generation, ModelError, SessionContext, generate};
+use flash_text::{ChatTemplate, Message, Tokenizer};
 use serde::Serialize;
 
 use crate::interrupt::{self, Signals};

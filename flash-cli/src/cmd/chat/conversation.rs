@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use flash_model::text::{ChatTemplate, Message, Tokenizer};
 use flash_model::{Engine, GenerateOptions, Generation, ModelError, SessionContext, generate};
+use flash_text::{ChatTemplate, Message, Tokenizer};
 
 use crate::elastic::Watch;
 use crate::kept::{self, Kept, kept_messages};

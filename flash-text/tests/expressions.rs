@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use flash_model::text::{ChatTemplate, Message};
+use flash_text::{ChatTemplate, Message};
 use serde::Deserialize;
 
 const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/templates/expressions.json");

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use flash_model::text::{TextError, Tokenizer};
+use flash_text::{TextError, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-mod text_support;
-use text_support::{FOLDER, dir_of, open};
+mod support;
+use support::{FOLDER, dir_of, open};
 
 #[derive(Deserialize)]
 struct Goldens {

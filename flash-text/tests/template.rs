@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use flash_model::text::{ChatTemplate, Message, TextError};
+use flash_text::{ChatTemplate, Message, TextError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

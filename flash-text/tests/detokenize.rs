@@ -1,11 +1,11 @@
 //! Streaming: the pieces together are the text, and no piece ends inside a character.
 
-use flash_model::text::{Detokenizer, Tokenizer};
+use flash_text::{Detokenizer, Tokenizer};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
-mod text_support;
-use text_support::{dir_of, open};
+mod support;
+use support::{dir_of, open};
 
 const KINDS: [&str; 9] =
     ["gpt2", "llama3", "qwen", "o200k", "deepseek", "llama2", "gemma", "unigram", "wordpiece"];

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use flash_model::text::Tokenizer;
+use flash_text::Tokenizer;
 use tempfile::TempDir;
 
 /// Where the tokenizers and what the tokenizers package makes of texts are.

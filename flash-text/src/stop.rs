@@ -9,13 +9,13 @@ use super::error::TextError;
 /// is only what may still become a stop string. Each byte costs the same however long the text is.
 ///
 /// ```
-/// # use flash_model::text::StopMatcher;
+/// # use flash_text::StopMatcher;
 /// let mut matcher = StopMatcher::new(vec!["</s>".to_owned()])?;
 /// assert_eq!(matcher.push("Done.<").emit, "Done.");
 /// assert_eq!(matcher.push("b>").emit, "<b>");
 /// let last = matcher.push("</s> and more");
 /// assert!(last.emit.is_empty() && last.stopped);
-/// # Ok::<(), flash_model::text::TextError>(())
+/// # Ok::<(), flash_text::TextError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct StopMatcher {

@@ -1,6 +1,6 @@
 //! Stop strings: what is given out depends on the text, not on how it was cut.
 
-use flash_model::text::{StopMatcher, StopOutcome, TextError};
+use flash_text::{StopMatcher, StopOutcome, TextError};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 

@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_directive_is_written_as_python_writes_it() {
-        let goldens = include_str!("../../tests/goldens/templates/expressions.json");
+        let goldens = include_str!("../tests/goldens/templates/expressions.json");
         let goldens: Value = serde_json::from_str(goldens).unwrap();
         let (mut wrong, mut refused) = (Vec::new(), Vec::new());
         let cases = goldens["strftime"].as_array().unwrap();

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use flash_model::text::{ChatTemplate, IdConflict, TextError, Tokenizer};
+use flash_text::{ChatTemplate, IdConflict, TextError, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-mod text_support;
-use text_support::{FOLDER, dir_of, open};
+mod support;
+use support::{FOLDER, dir_of, open};
 
 /// The first id that the tiny `gpt2` tokenizer has free.
 const FREE: u32 = 400;
@@ -190,7 +190,7 @@ fn tokens_that_models_name_themselves_are_variables_of_templates() {
         "extra_special_tokens": {"boi_token": "<|boi|>"},
     });
     write(dir.path(), "tokenizer_config.json", &config);
-    let message = flash_model::text::Message::new("user", "x");
+    let message = flash_text::Message::new("user", "x");
     let prompt = ChatTemplate::open(dir.path()).unwrap().render(&[message], true).unwrap();
     assert_eq!(prompt, "<|image|>|<|boi|>|<|end|>");
 }
