@@ -1,5 +1,6 @@
 //! A model directory, opened: its configuration and where its tensors lie. No weight has been read.
 
+pub(crate) mod config;
 mod fingerprint;
 mod packed;
 mod samples;
@@ -12,7 +13,8 @@ use std::sync::{Arc, OnceLock};
 use flash_io::{Catalog, Dtype, IoMode, ReadAt, Tensor};
 use flash_kv::Digest;
 
-use crate::{Config, ModelError, QuantizedFormat};
+use crate::ModelError;
+use crate::checkpoint::config::{Config, QuantizedFormat};
 
 use packed::PackedExperts;
 pub(crate) use packed::{member_name, rows_name};
@@ -97,7 +99,7 @@ impl Checkpoint {
         {
             return Ok(*digest);
         }
-        let path = self.dir.join(crate::config::FILE);
+        let path = self.dir.join(crate::checkpoint::config::FILE);
         let config = std::fs::read(&path).map_err(|error| ModelError::File { path, error })?;
         let sample = || fingerprint::sampled_weights(&self.catalog);
         let weights = match fingerprint::weight_files(&self.catalog)? {

@@ -1,8 +1,13 @@
 //! A model that runs under a budget.
 
+mod generate;
+mod identity;
 mod load;
+mod model;
+mod needs;
 mod options;
 mod prefixes;
+pub mod sample;
 mod session;
 mod stats;
 #[cfg(test)]
@@ -19,14 +24,17 @@ use flash_kv::{PrefixStore, Scratch, Session};
 use flash_sched::{ByteRate, Ema};
 
 use crate::ModelError;
-use crate::allowance::Allowance;
 use crate::decoder::{Decoder, Pass};
-use crate::experts::{ExpertTraffic, Experts};
-use crate::identity::EngineIdentity;
+use crate::engine::identity::EngineIdentity;
 use crate::interrupt::Interrupt;
 use crate::kv::KvCache;
-use crate::residency::Residency;
+use crate::memory::allowance::Allowance;
+use crate::stream::experts::{ExpertTraffic, Experts};
+use crate::stream::residency::Residency;
 
+pub use generate::{FinishReason, GenerateOptions, Generation, generate};
+pub use model::Model;
+pub use needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
 pub use options::EngineOptions;
 pub use session::{Recovery, Resumption, SessionContext};
 pub use stats::EngineStats;
@@ -73,7 +81,7 @@ pub struct Engine {
 
 impl Engine {
     /// Passes tokens through the model, behind those that the cache holds, and returns the logits of the last one: as they were
-    /// computed, so broken weights may leave NaN or infinities among them. A [`Sampler`](crate::sample::Sampler) refuses those.
+    /// computed, so broken weights may leave NaN or infinities among them. A [`Sampler`](crate::engine::sample::Sampler) refuses those.
     ///
     /// # Errors
     /// [`ModelError`]; the cache then holds what it held before, or nothing if what tokens see in their windows has been written

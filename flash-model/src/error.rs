@@ -1,10 +1,14 @@
 //! The errors of this crate.
 
+mod sample;
+
 use std::path::PathBuf;
 
 use flash_io::{Dtype, IoError};
 use flash_kv::KvError;
 use mlx_rs::error::Exception;
+
+pub use sample::SampleError;
 
 /// Why a model could not be opened or run.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +141,7 @@ pub enum ModelError {
         token: u32,
     },
     /// The checkpoint lacks a tensor that the configuration asks for.
-    #[error("{dir}: no tensor {tensor:?}, which {} asks for", crate::config::FILE)]
+    #[error("{dir}: no tensor {tensor:?}, which config.json asks for")]
     MissingTensor {
         /// The model directory.
         dir: PathBuf,
@@ -145,7 +149,7 @@ pub enum ModelError {
         tensor: String,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("{path}: tensor {tensor:?} has shape {shape:?}, {} asks for {expected:?}", crate::config::FILE)]
+    #[error("{path}: tensor {tensor:?} has shape {shape:?}, config.json asks for {expected:?}")]
     TensorShape {
         /// The shard.
         path: PathBuf,
@@ -273,7 +277,7 @@ pub enum ModelError {
     Text(#[from] flash_text::TextError),
     /// No token could be drawn.
     #[error(transparent)]
-    Sample(#[from] crate::sample::SampleError),
+    Sample(#[from] SampleError),
     /// MLX reported an error.
     #[error("MLX: {0}")]
     Mlx(#[from] Exception),

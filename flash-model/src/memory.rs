@@ -1,11 +1,14 @@
 //! What memory the process has, and what it may have.
 
+pub(crate) mod allowance;
 #[cfg(target_os = "linux")]
 mod cgroup;
 mod pressure;
+pub(crate) mod slots;
 
 use sysinfo::System;
 
+pub use allowance::Allowance;
 pub use pressure::PressureGauge;
 
 /// Memory of the process at this moment and at its peak, in bytes.

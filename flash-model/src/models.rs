@@ -20,55 +20,19 @@ mod smollm3;
 mod sparse;
 mod windows;
 
-use std::fmt::Debug;
-
 use flash_kv::Halves;
-use mlx_rs::error::Exception;
-use mlx_rs::module::Module;
 use serde::Deserialize;
 
 use crate::ModelError;
-use crate::attention::LayerInput;
-use crate::compute::Value;
-use crate::experts::{Mixture, Routed};
-use crate::fused::Fused;
 use crate::kv::Keeps;
-use crate::layers::{Linear, RmsNorm};
-use crate::rope::RopeSettings;
-use crate::weights::Weights;
+use crate::nn::fused::Fused;
+use crate::nn::layer::Layer;
+use crate::nn::layers::{Linear, RmsNorm};
+use crate::nn::rope::RopeSettings;
+use crate::nn::weights::Weights;
+use crate::stream::experts::Mixture;
 
 pub(crate) use sizes::Sizes;
-
-/// One layer of a decoder.
-pub(crate) trait Layer:
-    for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug
-{
-    /// What its router would say if hidden states, `[1, n, hidden]`, came to it as they are, past its attention; none if it has
-    /// no router. Nothing but a guess is made of it.
-    fn foresee(&mut self, _hidden: &Value) -> Result<Option<Routed>, Exception> {
-        Ok(None)
-    }
-
-    /// How many tokens a token sees, itself among them; all before it if there is no such window.
-    fn window(&self) -> Option<usize> {
-        None
-    }
-}
-
-/// What a layer makes of its input.
-#[derive(Debug)]
-pub(crate) struct LayerOutput {
-    /// Hidden states, `[1, n, hidden]`.
-    pub hidden: Value,
-    /// What is sent to the layer's experts, if it has any: what they make of it will be added.
-    pub routed: Option<Routed>,
-}
-
-impl From<Value> for LayerOutput {
-    fn from(hidden: Value) -> Self {
-        Self { hidden, routed: None }
-    }
-}
 
 /// A layer, its experts if it has any, and what it keeps of the tokens that have passed.
 #[derive(Debug)]
@@ -116,7 +80,7 @@ pub(crate) struct Architecture {
     /// Whether values are kept beside keys.
     pub halves: Halves,
     /// Bytes of what layers make of their weights.
-    pub made_bytes: u64,
+    pub derived_bytes: u64,
     pub vocab_size: i32,
     /// The longest context that the model was trained for, or is stretched to.
     pub max_position_embeddings: Option<usize>,
@@ -226,7 +190,7 @@ fn decoder_of<L: Into<LayerParts>>(
         kv_heads: sizes.kv_heads(),
         head_dim: sizes.head_dim(),
         halves: Halves::KeysAndValues,
-        made_bytes: 0,
+        derived_bytes: 0,
         vocab_size: sizes.vocab_size,
         positions_max: rope.positions_max(weights.config())?,
         max_position_embeddings: rope.stretched_positions(sizes.max_position_embeddings, weights.config())?,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
-use crate::config::QuantizedFormat;
+use crate::checkpoint::config::QuantizedFormat;
 
 /// A record of what layers were made of: what remains was not understood.
 #[derive(Debug, Default)]

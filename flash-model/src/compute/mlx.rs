@@ -1,4 +1,4 @@
-//! What takes more than one of MLX's operations.
+//! The backend of MLX's own operations.
 
 mod experts;
 mod paged;
@@ -11,17 +11,134 @@ use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::{Array, Dtype, nn, ops};
 
-pub(super) use experts::{add_rows, expert_rows};
-pub(super) use recurrent::{gated_delta, mamba2};
-
-use super::{Activation, AttentionInput, Matrix, Norm, Quantized, Value};
-use crate::attention::CausalAttention;
-use crate::config::{QuantizedFormat, QuantizedMode};
-use crate::kv::LayerKv;
-use crate::layers::NormArgs;
+use super::arrays::to_arrays;
+use super::{
+    Activation, AttentionInput, AttentionParams, ExpertRows, GatedDeltaInput, GatedDeltaWeights,
+    Mamba2Weights, Matrix, Norm, NormArgs, Operations, Quantized, Term, Value,
+};
+use crate::checkpoint::config::{QuantizedFormat, QuantizedMode};
+use crate::kv::{CacheLayout, LayerKv};
 use crate::mlx::quantized::quantized_matmul;
 
-pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
+/// The backend that computes with MLX's own operations, on its default device.
+#[derive(Debug)]
+pub(super) struct Mlx;
+
+impl Operations for Mlx {
+    fn name(&self) -> &'static str {
+        "mlx"
+    }
+
+    fn scratch_bytes(&self, widened_bytes: u64, _activation_bytes: u64) -> u64 {
+        widened_bytes
+    }
+
+    fn is_exact(&self) -> bool {
+        true
+    }
+
+    fn cache_layout(&self) -> CacheLayout {
+        CacheLayout::Arrays
+    }
+
+    fn scores_all_at_once(&self) -> bool {
+        true
+    }
+
+    fn wraps_windows(&self) -> bool {
+        // Its attention takes tokens in the order of their positions.
+        false
+    }
+
+    fn widens_weights(&self) -> bool {
+        true
+    }
+
+    fn prefers_strips(&self, _format: QuantizedFormat) -> bool {
+        false
+    }
+
+    fn product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {
+        Ok(product(&x.array()?, matrix)?.into())
+    }
+
+    fn products(&self, x: &Value, matrices: &[Matrix<'_>]) -> Result<Vec<Value>, Exception> {
+        let x = x.array()?;
+        matrices.iter().map(|matrix| Ok(product(&x, *matrix)?.into())).collect()
+    }
+
+    fn add_product(&self, onto: &Value, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {
+        Ok(onto.array()?.add(product(&x.array()?, matrix)?)?.into())
+    }
+
+    fn gated(&self, activation: Activation, gate: &Value, values: &Value) -> Result<Value, Exception> {
+        Ok(gated(activation, &gate.array()?, &values.array()?)?.into())
+    }
+
+    fn gated_product(
+        &self,
+        activation: Activation,
+        x: &Value,
+        gate: Matrix<'_>,
+        up: Matrix<'_>,
+    ) -> Result<Value, Exception> {
+        Ok(gated_product(activation, &x.array()?, gate, up)?.into())
+    }
+
+    fn product_each(&self, x: &Value, matrices: Matrix<'_>) -> Result<Value, Exception> {
+        let by_head = x.array()?.transpose_axes(&[0, 2, 1, 3])?;
+        Ok(product(&by_head, matrices)?.transpose_axes(&[0, 2, 1, 3])?.into())
+    }
+
+    fn squared_relu_product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {
+        Ok(squared_relu_product(&x.array()?, matrix)?.into())
+    }
+
+    fn attend(
+        &self,
+        params: &AttentionParams,
+        input: AttentionInput<'_>,
+        kv: &mut LayerKv,
+    ) -> Result<Value, Exception> {
+        Ok(attend(params, input, kv)?.into())
+    }
+
+    fn gated_delta(
+        &self,
+        net: GatedDeltaWeights<'_>,
+        input: &GatedDeltaInput,
+        kv: &mut LayerKv,
+    ) -> Result<Value, Exception> {
+        Ok(recurrent::gated_delta(net, input, kv)?.into())
+    }
+
+    fn mamba2(
+        &self,
+        mixer: Mamba2Weights<'_>,
+        projected: &Value,
+        kv: &mut LayerKv,
+    ) -> Result<Value, Exception> {
+        Ok(recurrent::mamba2(mixer, &projected.array()?, kv)?.into())
+    }
+
+    fn expert_rows(&self, x: &Value, work: &[ExpertRows<'_>]) -> Result<Value, Exception> {
+        Ok(experts::expert_rows(&x.array()?, work)?.into())
+    }
+
+    fn add_rows(&self, onto: &Value, parts: &[Value], terms: &[Term]) -> Result<Value, Exception> {
+        Ok(experts::add_rows(&onto.array()?, &to_arrays(parts)?, terms)?.into())
+    }
+
+    fn rms_norm(&self, x: &Value, norm: Norm<'_>) -> Result<Value, Exception> {
+        Ok(rms_norm(&x.array()?, norm)?.into())
+    }
+
+    fn sum(&self, a: &Value, b: &Value) -> Result<Value, Exception> {
+        Ok(a.array()?.add(b.array()?)?.into())
+    }
+}
+
+fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
     let Matrix { weight, quantized, bias, is_wide: _ } = matrix;
     let Some(quantized) = quantized else {
         return match bias {
@@ -42,20 +159,7 @@ pub(super) fn product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception>
     }
 }
 
-pub(super) fn product_each(x: &Array, matrices: Matrix<'_>) -> Result<Array, Exception> {
-    let by_head = x.transpose_axes(&[0, 2, 1, 3])?;
-    product(&by_head, matrices)?.transpose_axes(&[0, 2, 1, 3])
-}
-
-pub(super) fn products<const N: usize>(
-    x: &Array,
-    matrices: [Matrix<'_>; N],
-) -> Result<[Array; N], Exception> {
-    let products = matrices.into_iter().map(|matrix| product(x, matrix)).collect::<Result<Vec<_>, _>>()?;
-    Ok(products.try_into().expect("one for each"))
-}
-
-pub(super) fn gated_product(
+fn gated_product(
     activation: Activation,
     x: &Array,
     gate: Matrix<'_>,
@@ -64,8 +168,8 @@ pub(super) fn gated_product(
     gated(activation, &product(x, gate)?, &product(x, up)?)
 }
 
-/// What `activation` lets through, element by element or row by row.
-pub(super) fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Array, Exception> {
+/// `activation(gate, up)`, element by element or row by row.
+fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Array, Exception> {
     match activation {
         Activation::Silu => nn::silu(gate)?.multiply(up),
         Activation::GeluTanh => nn::gelu_approximate(gate)?.multiply(up),
@@ -80,11 +184,11 @@ pub(super) fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<
 }
 
 /// `relu(x · Wᵀ (+ bias))²`.
-pub(super) fn squared_relu_product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
+fn squared_relu_product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
     nn::relu(product(x, matrix)?)?.square()
 }
 
-pub(super) fn rms_norm(
+fn rms_norm(
     x: &Array,
     Norm { weight, args: NormArgs { eps, weight_offset } }: Norm<'_>,
 ) -> Result<Array, Exception> {
@@ -96,12 +200,8 @@ pub(super) fn rms_norm(
     fast::rms_norm(x, Some(&weight), eps)
 }
 
-pub(super) fn attend(
-    attention: &CausalAttention,
-    input: AttentionInput<'_>,
-    kv: &mut LayerKv,
-) -> Result<Array, Exception> {
-    let CausalAttention { n_heads, n_kv_heads, scale, window, .. } = *attention;
+fn attend(params: &AttentionParams, input: AttentionInput<'_>, kv: &mut LayerKv) -> Result<Array, Exception> {
+    let AttentionParams { n_heads, n_kv_heads, scale, window, .. } = *params;
     let AttentionInput { queries, keys, values, norms, sinks, position } = input;
     let n = queries.dim(1);
     let heads = |x: &Value, n_heads, norm: Option<Norm<'_>>| {
@@ -109,7 +209,7 @@ pub(super) fn attend(
         if let Some(norm) = norm {
             x = rms_norm(&x, norm)?;
         }
-        match &attention.rope {
+        match &params.rope {
             Some(rope) => rope.apply(&x, position),
             None => Ok(x),
         }
@@ -120,11 +220,11 @@ pub(super) fn attend(
     let sinks = sinks.map(|sinks| sinks.as_dtype(Dtype::Float32)).transpose()?;
     if let LayerKv::Paged(layer) = kv {
         let new = paged::New { queries: &queries, keys: &keys, values: values.as_ref() };
-        let attended = paged::attend(layer, attention, position, new, sinks.as_ref())?;
+        let attended = paged::attend(layer, params, position, new, sinks.as_ref())?;
         return attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1]);
     }
     let (mut keys, values) = kv.append(&keys, values.as_ref(), position)?;
-    let mut values = values.map_or_else(|| attention.values_in(&keys), Ok)?;
+    let mut values = values.map_or_else(|| params.values_in(&keys), Ok)?;
     let mut mask = (n > 1).then_some(Mask::Causal);
     let end = position + n as usize;
     let far;
@@ -142,7 +242,7 @@ pub(super) fn attend(
     attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1])
 }
 
-impl CausalAttention {
+impl AttentionParams {
     /// The values of `keys`, `[…, head_dim]`, which have them in them.
     fn values_in(&self, keys: &Array) -> Result<Array, Exception> {
         let head_dim = keys.dim(-1);

@@ -1,4 +1,4 @@
-//! The kernels of `flash-kernels` as nodes of MLX's graph. Those that follow each other are one ([`chain`]).
+//! The kernels of `flash-kernels` as nodes of MLX's graph. Consecutive kernels are one node ([`chain`]).
 
 mod attention;
 mod chain;
@@ -12,19 +12,170 @@ mod program;
 mod recurrent;
 mod sum;
 
-use flash_kernels::FloatType;
+use std::sync::Arc;
+
+use flash_kernels::{FloatType, Isa, Pool};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-pub(super) use attention::attend;
+use super::{
+    Activation, AttentionInput, AttentionParams, ExpertRows, GatedDeltaInput, GatedDeltaWeights,
+    Mamba2Weights, Matrix, Norm, Operations, Term, Value,
+};
+use crate::ModelError;
+use crate::checkpoint::config::{QuantizedFormat, QuantizedMode};
+use crate::kv::{CacheLayout, LayerKv};
+
 pub(super) use chain::Promise;
-pub(super) use experts::{add_rows, expert_rows};
-pub(super) use gate::gated;
-pub(super) use heads::product_each;
-pub(super) use norm::rms_norm;
-pub(super) use product::{add_product, gated_product, product, products, squared_relu_product};
-pub(super) use recurrent::{gated_delta, mamba2};
-pub(super) use sum::sum;
+
+/// Scratch of a thread of the kernels: for 128 rows of weights their scales and biases, and two sums with each of 512 rows of
+/// activations; panels, scores of attention.
+const KERNEL_THREAD_BYTES: u64 = 2 << 20;
+
+/// The backend of CPU kernels.
+#[derive(Debug)]
+pub(super) struct Native {
+    pool: Arc<Pool>,
+    /// As [`ComputeOptions::is_exact`](super::ComputeOptions::is_exact).
+    is_exact: bool,
+}
+
+impl Native {
+    /// A thread for each core, with the kernels of `isa`, or of the best instruction set.
+    ///
+    /// # Errors
+    /// [`ModelError::NativeCompute`] for an instruction set that this machine does not have.
+    pub(super) fn new(isa: Option<Isa>, is_exact: bool) -> Result<Self, ModelError> {
+        let pool = Pool::for_machine(isa.unwrap_or_else(Isa::best));
+        let pool = pool.map_err(|error| ModelError::NativeCompute { reason: error.to_string() })?;
+        Ok(Self { pool: Arc::new(pool), is_exact })
+    }
+}
+
+impl Operations for Native {
+    fn name(&self) -> &'static str {
+        if self.is_exact { "native exactly" } else { "native" }
+    }
+
+    fn scratch_bytes(&self, _widened_bytes: u64, activation_bytes: u64) -> u64 {
+        // Weights are read as they are stored. Activations are copied once, to numbers of half their size; if they are wide, as
+        // two rows each, and these to numbers of half their size.
+        let copied_bytes = if self.is_exact { 3 * activation_bytes } else { activation_bytes / 2 };
+        copied_bytes + KERNEL_THREAD_BYTES * self.pool.n_threads() as u64
+    }
+
+    fn is_exact(&self) -> bool {
+        self.is_exact
+    }
+
+    fn cache_layout(&self) -> CacheLayout {
+        CacheLayout::Shared
+    }
+
+    fn scores_all_at_once(&self) -> bool {
+        false
+    }
+
+    fn wraps_windows(&self) -> bool {
+        true
+    }
+
+    fn widens_weights(&self) -> bool {
+        false
+    }
+
+    fn prefers_strips(&self, format: QuantizedFormat) -> bool {
+        format.mode == QuantizedMode::Affine && self.pool.prefers_strips(format.bits as u32)
+    }
+
+    fn product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {
+        product::product(&self.pool, x, matrix)
+    }
+
+    fn products(&self, x: &Value, matrices: &[Matrix<'_>]) -> Result<Vec<Value>, Exception> {
+        product::products(&self.pool, x, matrices)
+    }
+
+    fn add_product(&self, onto: &Value, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {
+        product::add_product(&self.pool, onto, x, matrix)
+    }
+
+    fn gated(&self, activation: Activation, gate: &Value, values: &Value) -> Result<Value, Exception> {
+        gate::gated(&self.pool, activation, gate, values)
+    }
+
+    fn gated_product(
+        &self,
+        activation: Activation,
+        x: &Value,
+        gate: Matrix<'_>,
+        up: Matrix<'_>,
+    ) -> Result<Value, Exception> {
+        product::gated_product(&self.pool, activation, x, gate, up)
+    }
+
+    fn product_each(&self, x: &Value, matrices: Matrix<'_>) -> Result<Value, Exception> {
+        heads::product_each(&self.pool, x, matrices)
+    }
+
+    fn squared_relu_product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {
+        product::squared_relu_product(&self.pool, x, matrix)
+    }
+
+    fn attend(
+        &self,
+        params: &AttentionParams,
+        input: AttentionInput<'_>,
+        kv: &mut LayerKv,
+    ) -> Result<Value, Exception> {
+        attention::attend(&self.pool, params, input, kv)
+    }
+
+    fn gated_delta(
+        &self,
+        net: GatedDeltaWeights<'_>,
+        input: &GatedDeltaInput,
+        kv: &mut LayerKv,
+    ) -> Result<Value, Exception> {
+        recurrent::gated_delta(&self.pool, net, input, kv)
+    }
+
+    fn mamba2(
+        &self,
+        mixer: Mamba2Weights<'_>,
+        projected: &Value,
+        kv: &mut LayerKv,
+    ) -> Result<Value, Exception> {
+        recurrent::mamba2(&self.pool, mixer, projected, kv)
+    }
+
+    fn expert_rows(&self, x: &Value, work: &[ExpertRows<'_>]) -> Result<Value, Exception> {
+        experts::expert_rows(&self.pool, x, work)
+    }
+
+    fn add_rows(&self, onto: &Value, parts: &[Value], terms: &[Term]) -> Result<Value, Exception> {
+        experts::add_rows(onto, parts, terms)
+    }
+
+    fn rms_norm(&self, x: &Value, norm: Norm<'_>) -> Result<Value, Exception> {
+        norm::rms_norm(&self.pool, x, norm)
+    }
+
+    fn sum(&self, a: &Value, b: &Value) -> Result<Value, Exception> {
+        sum::sum(a, b)
+    }
+}
+
+impl From<Activation> for flash_kernels::Gate {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::Silu => Self::Silu,
+            Activation::GeluTanh => Self::GeluTanh,
+            Activation::Sigmoid => Self::Sigmoid,
+            Activation::ClampedSilu { alpha, limit } => Self::ClampedSilu { alpha, limit },
+        }
+    }
+}
 
 fn float_type(array: &Array) -> Result<FloatType, Exception> {
     match array.dtype() {
@@ -37,4 +188,17 @@ fn float_type(array: &Array) -> Result<FloatType, Exception> {
 
 fn expect(holds: bool, what: &'static str) -> Result<(), Exception> {
     if holds { Ok(()) } else { Err(Exception::custom(format!("a kernel was given no {what}"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_set_is_an_option_and_the_default_is_the_best() {
+        for isa in Isa::available() {
+            assert_eq!(Native::new(Some(*isa), false).unwrap().pool.isa(), *isa);
+        }
+        assert_eq!(Native::new(None, false).unwrap().pool.isa(), Isa::best());
+    }
 }

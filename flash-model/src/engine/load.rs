@@ -9,15 +9,15 @@ use flash_sched::Ema;
 
 use super::{Engine, EngineOptions, SessionContext};
 use crate::ModelError;
-use crate::conduct::Conduct;
-use crate::experts::Experts;
-use crate::identity::{self, ComputedBy, EngineIdentity, Unasked};
+use crate::engine::identity::{self, ComputedBy, EngineIdentity, Unasked};
+use crate::engine::model::Model;
 use crate::interrupt::Interrupt;
 use crate::kv::{CacheLayers, KvCache, KvPlan, PageSource, PageTraffic, Twins};
-use crate::model::Model;
-use crate::pace::Pacer;
-use crate::planner::MachineSpeeds;
-use crate::residency::Residency;
+use crate::stream::conduct::Conduct;
+use crate::stream::experts::Experts;
+use crate::stream::pace::Pacer;
+use crate::stream::planner::MachineSpeeds;
+use crate::stream::residency::Residency;
 
 impl Model {
     /// Plans the residency, takes the memory and begins to read.
@@ -92,7 +92,7 @@ impl Model {
         };
         let shared = |file| PageSource { file, reader: residency.shared_reader(), shard, is_kept };
         let source = file.map(shared);
-        let layers = CacheLayers { backend: &self.backend, keeps: &self.keeps, budget: &budget };
+        let layers = CacheLayers { layout: self.backend.cache_layout(), keeps: &self.keeps, budget: &budget };
         let mut kv = match &kv_plan {
             KvPlan::Paged(plan) => {
                 let twins = if share_prefixes { Twins::new(&kv_dir, &identity)? } else { None };

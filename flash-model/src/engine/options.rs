@@ -6,8 +6,8 @@ use std::sync::mpsc::Sender;
 use flash_io::ReaderConfig;
 use flash_sched::ByteRate;
 
-use crate::needs::Workload;
-use crate::record::Event;
+use crate::engine::needs::Workload;
+use crate::stream::record::Event;
 
 /// How a model is to be run: [`new`](Self::new), and then fields that differ.
 #[derive(Debug, Clone)]

@@ -7,8 +7,8 @@ use flash_kv::{Identity, KvError, Opened, PageFile, Session};
 
 use super::{Engine, EngineOptions};
 use crate::ModelError;
+use crate::engine::model::Model;
 use crate::kv::{KvCache, KvPolicy, Stored, common_pages};
-use crate::model::Model;
 
 /// A session that was opened, for an [`Engine`] to go on with: see [`Model::resume`].
 #[derive(Debug)]

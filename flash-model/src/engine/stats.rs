@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flash_sched::{ByteRate, Estimates, Limit};
 
-use crate::experts::ExpertTraffic;
+use crate::stream::experts::ExpertTraffic;
 
 /// What an engine has done so far.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use flash_io::IoMode;
 
 use super::{Engine, EngineOptions};
+use crate::checkpoint::Checkpoint;
+use crate::compute::Compute;
+use crate::engine::sample::{SampleError, Sampler, SamplerConfig};
+use crate::engine::{Model, Workload};
 use crate::kv::LayerKv;
-use crate::sample::{SampleError, Sampler, SamplerConfig};
-use crate::{Checkpoint, Compute, Model, ModelError, Workload, mlx};
+use crate::{ModelError, mlx};
 
 const COMPUTES: &[Compute] =
     if cfg!(target_os = "linux") { &[Compute::Native, Compute::Mlx] } else { &[Compute::Mlx] };

@@ -13,7 +13,7 @@ use flash_kv::PageFile;
 use parking_lot::Mutex;
 
 use crate::ModelError;
-use crate::slots::{SLOT_RETURN, wait_for};
+use crate::memory::slots::{SLOT_RETURN, wait_for};
 
 /// A page of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

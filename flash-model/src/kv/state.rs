@@ -11,7 +11,7 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
 
-use super::LayerKv;
+use super::{CacheLayout, LayerKv};
 use crate::ModelError;
 
 /// What a layer leaves of tokens for those that come behind.
@@ -128,14 +128,15 @@ fn zeroes(shape: StateShape) -> Result<[Array; 2], Exception> {
 }
 
 impl LayerKv {
-    /// A state for nodes of the graph to share.
-    pub(crate) fn shared_state(shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
-        Ok(Self::SharedState(Arc::new(Mutex::new(StateBuffers::new(shape, budget)?))))
-    }
-
-    /// A state of arrays.
-    pub(crate) fn array_state(shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
-        Ok(Self::ArrayState(StateArrays::new(shape, budget)?))
+    /// The state of a layer, all zeros.
+    pub(super) fn state(layout: CacheLayout, shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
+        match layout {
+            CacheLayout::Shared => {
+                let buffers = StateBuffers::new(shape, budget)?;
+                Ok(Self::SharedState(Arc::new(Mutex::new(buffers))))
+            }
+            CacheLayout::Arrays => Ok(Self::ArrayState(StateArrays::new(shape, budget)?)),
+        }
     }
 
     /// Whether it has keys and values.

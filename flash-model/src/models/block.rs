@@ -6,14 +6,17 @@ use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, ModuleParameters};
 
-use super::{Layer, LayerOutput, Sizes};
+use super::Sizes;
 use crate::ModelError;
-use crate::attention::{Attention, AttentionArgs, LatentAttention, LayerInput};
+use crate::compute::NormArgs;
 use crate::compute::Value;
-use crate::experts::{ExpertDims, Gate, GateArgs, Routed};
-use crate::layers::{NormArgs, RmsNorm};
-use crate::mlp::{Mlp, MlpArgs};
-use crate::weights::Weights;
+use crate::nn::attention::{Attention, AttentionArgs, LatentAttention};
+use crate::nn::gate::{Gate, GateArgs};
+use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
+use crate::nn::layers::RmsNorm;
+use crate::nn::mlp::{Mlp, MlpArgs};
+use crate::nn::weights::Weights;
+use crate::stream::experts::ExpertDims;
 
 /// What comes first in a layer.
 pub(super) trait Attend: ModuleParameters + Debug {
@@ -32,7 +35,7 @@ pub(super) trait Feed: ModuleParameters + Debug {
     fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception>;
 
     /// What it would say is to be added to `x`, if it has that said.
-    fn foresee(&self, _x: Value) -> Result<Option<Routed>, Exception> {
+    fn predict_routing(&self, _x: Value) -> Result<Option<Routed>, Exception> {
         Ok(None)
     }
 }
@@ -115,8 +118,8 @@ impl<A: Attend, F: Feed> Module<LayerInput<'_>> for TransformerBlock<A, F> {
 }
 
 impl<A: Attend, F: Feed> Layer for TransformerBlock<A, F> {
-    fn foresee(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
-        self.mlp.foresee(self.post_attention_layernorm.of(hidden)?)
+    fn predict_routing(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
+        self.mlp.predict_routing(self.post_attention_layernorm.of(hidden)?)
     }
 
     fn window(&self) -> Option<usize> {
@@ -151,7 +154,7 @@ impl Feed for Gate {
         self.send(hidden, &x)
     }
 
-    fn foresee(&self, x: Value) -> Result<Option<Routed>, Exception> {
+    fn predict_routing(&self, x: Value) -> Result<Option<Routed>, Exception> {
         self.route(&x).map(Some)
     }
 }

@@ -5,14 +5,18 @@ use serde::Deserialize;
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
-use super::{Architecture, Layer, LayerParts, Sizes, decoder};
-use crate::attention::{LatentArgs, LatentAttention};
+use super::{Architecture, LayerParts, Sizes, decoder};
+use crate::ModelError;
+use crate::checkpoint::config::Config;
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, Gate, GateArgs, Groups, Mixture, Names, Router, Scoring};
-use crate::mlp::{Mlp, MlpArgs};
-use crate::rope::{Rope, RopeDefaults, RopeSettings};
-use crate::weights::Weights;
-use crate::{Config, ModelError};
+use crate::nn::attention::{LatentArgs, LatentAttention};
+use crate::nn::gate::{Gate, GateArgs};
+use crate::nn::layer::Layer;
+use crate::nn::mlp::{Mlp, MlpArgs};
+use crate::nn::rope::{RopeDefaults, RopeSettings};
+use crate::nn::router::{Groups, Router, Scoring};
+use crate::nn::weights::Weights;
+use crate::stream::experts::{ExpertArgs, ExpertDims, Mixture, Names};
 
 use flash_kv::Halves;
 
@@ -134,7 +138,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         n_heads: sizes.num_attention_heads,
         scale: ((args.qk_nope_head_dim + args.qk_rope_head_dim) as f32).powf(-0.5)
             * rope.scaling.score_factor(),
-        rope: Rope::new(&rope, args.qk_rope_head_dim, config)?,
+        rope: rope.rope(args.qk_rope_head_dim, config)?,
         q_lora_rank: args.q_lora_rank,
         kv_lora_rank: args.kv_lora_rank,
         nope_dim: args.qk_nope_head_dim,
@@ -170,6 +174,6 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
             Box::new(TransformerBlock::with(&sizes, sizes.norm(), self_attn, gate, weights)?);
         Ok(LayerParts::mixed(layer, Mixture::new(&mlp, Names::USUAL, *experts, router.clone())?))
     })?;
-    let made_bytes = attention.made_bytes(weights, usual.layers.iter().map(|(path, _)| path.clone()));
-    Ok(Architecture { fused, halves: Halves::Keys, made_bytes, ..usual })
+    let derived_bytes = attention.derived_bytes(weights, usual.layers.iter().map(|(path, _)| path.clone()));
+    Ok(Architecture { fused, halves: Halves::Keys, derived_bytes, ..usual })
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{Architecture, gemma3_text};
 use crate::ModelError;
-use crate::weights::Weights;
+use crate::nn::weights::Weights;
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {

@@ -7,14 +7,17 @@ use mlx_rs::module::Module;
 use serde::Deserialize;
 
 use super::windows::{Unlisted, Windows};
-use super::{Architecture, Layer, LayerOutput, Sizes, decoder};
-use crate::attention::{Attention, AttentionArgs, LayerInput};
+use super::{Architecture, Sizes, decoder};
+use crate::ModelError;
+use crate::checkpoint::config::Config;
 use crate::compute::Activation;
-use crate::layers::{NormArgs, RmsNorm};
-use crate::mlp::{Mlp, MlpArgs};
-use crate::rope::{Rope, RopeDefaults, RopeLayers};
-use crate::weights::Weights;
-use crate::{Config, ModelError};
+use crate::compute::NormArgs;
+use crate::nn::attention::{Attention, AttentionArgs};
+use crate::nn::layer::{Layer, LayerInput, LayerOutput};
+use crate::nn::layers::RmsNorm;
+use crate::nn::mlp::{Mlp, MlpArgs};
+use crate::nn::rope::{RopeDefaults, RopeLayers};
+use crate::nn::weights::Weights;
 
 /// The activation of its MLPs.
 const GELU: &str = "gelu_pytorch_tanh";
@@ -181,8 +184,8 @@ pub(super) fn with_args(weights: &Weights<'_>, args: &ModelArgs) -> Result<Archi
         (None, theta) => full.unscaled(theta.unwrap_or(10_000.0)),
     };
     config.positive("rope_local_base_freq", sliding.given_theta().unwrap_or(0.0))?;
-    let local_rope = Rope::new(&sliding, sizes.head_dim(), config)?;
-    let global_rope = Rope::new(&full, sizes.head_dim(), config)?;
+    let local_rope = sliding.rope(sizes.head_dim(), config)?;
+    let global_rope = full.rope(sizes.head_dim(), config)?;
     let attention = AttentionArgs {
         scale: args.query_pre_attn_scalar.powf(-0.5),
         head_norm: Some(around_zero(&sizes)),

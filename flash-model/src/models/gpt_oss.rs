@@ -5,14 +5,17 @@ use serde::Deserialize;
 use super::block::TransformerBlock;
 use super::sizes::SILU;
 use super::windows::{Unlisted, Windows};
-use super::{Architecture, Layer, LayerParts, Sizes, decoder};
+use super::{Architecture, LayerParts, Sizes, decoder};
 use crate::ModelError;
-use crate::attention::AttentionArgs;
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, GateArgs, MATRICES, Mixture, Router, Scoring};
-use crate::fused::Fused;
-use crate::rope::RopeDefaults;
-use crate::weights::Weights;
+use crate::nn::attention::AttentionArgs;
+use crate::nn::fused::Fused;
+use crate::nn::gate::GateArgs;
+use crate::nn::layer::Layer;
+use crate::nn::rope::RopeDefaults;
+use crate::nn::router::{Router, Scoring};
+use crate::nn::weights::Weights;
+use crate::stream::experts::{ExpertArgs, ExpertDims, MATRICES, Mixture};
 
 #[derive(Debug, Deserialize)]
 #[serde(default)]

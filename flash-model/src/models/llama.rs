@@ -5,12 +5,13 @@ use serde::Deserialize;
 use super::block::TransformerBlock;
 use super::sizes::SILU;
 use super::windows::{Unlisted, Windows};
-use super::{Architecture, Layer, Sizes, decoder};
+use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
-use crate::attention::AttentionArgs;
-use crate::mlp::MlpArgs;
-use crate::rope::RopeDefaults;
-use crate::weights::Weights;
+use crate::nn::attention::AttentionArgs;
+use crate::nn::layer::Layer;
+use crate::nn::mlp::MlpArgs;
+use crate::nn::rope::RopeDefaults;
+use crate::nn::weights::Weights;
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {

@@ -10,16 +10,18 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, ModuleParameters};
 
 use super::sizes::SILU;
-use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, decoder_of};
+use super::{Architecture, DecoderNames, LayerParts, decoder_of};
 use crate::ModelError;
-use crate::attention::{Attention, AttentionArgs, LayerInput};
 use crate::compute::Value;
-use crate::experts::{Gate, Latent, Mixture, MixtureArgs, Names, Routed};
 use crate::kv::Keeps;
-use crate::layers::RmsNorm;
-use crate::mamba2::Mamba2;
-use crate::mlp::Mlp;
-use crate::weights::Weights;
+use crate::nn::attention::{Attention, AttentionArgs};
+use crate::nn::gate::{Gate, Latent};
+use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
+use crate::nn::layers::RmsNorm;
+use crate::nn::mamba2::Mamba2;
+use crate::nn::mlp::Mlp;
+use crate::nn::weights::Weights;
+use crate::stream::experts::{Mixture, MixtureArgs, Names};
 
 use args::{LayerKind, ModelArgs};
 
@@ -39,7 +41,7 @@ trait Mixer: ModuleParameters + Debug + 'static {
     fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception>;
 
     /// What it would send to experts of hidden states whose norm this is, if it has any.
-    fn foresee(&self, _normed: Value) -> Result<Option<Routed>, Exception> {
+    fn predict_routing(&self, _normed: Value) -> Result<Option<Routed>, Exception> {
         Ok(None)
     }
 }
@@ -61,7 +63,7 @@ impl Mixer for Gate {
         self.send(residual.clone(), input.x)
     }
 
-    fn foresee(&self, normed: Value) -> Result<Option<Routed>, Exception> {
+    fn predict_routing(&self, normed: Value) -> Result<Option<Routed>, Exception> {
         self.route(&normed).map(Some)
     }
 }
@@ -93,8 +95,8 @@ impl<M: Mixer> Module<LayerInput<'_>> for Block<M> {
 }
 
 impl<M: Mixer> Layer for Block<M> {
-    fn foresee(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
-        self.mixer.foresee(self.norm.of(hidden)?)
+    fn predict_routing(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
+        self.mixer.predict_routing(self.norm.of(hidden)?)
     }
 }
 
@@ -127,7 +129,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let (layer, keeps): (Box<dyn Layer>, _) = match kinds[layer_idx] {
             LayerKind::Mamba => {
                 let mixer = Mamba2::new(mamba, &mixer)?;
-                (Box::new(Block { norm, mixer }), Keeps::State(mamba.state()))
+                (Box::new(Block { norm, mixer }), Keeps::State(mamba.dims.state()))
             }
             LayerKind::Attention => {
                 let mixer = Attention::new(&attention, &mixer)?;
@@ -152,6 +154,6 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     })?;
     // Between its projections a mixer of Mamba-2 has what was projected, convolved, read from the state, and gated.
     let shared = moe.and_then(|moe| moe.gate.shared_experts).map_or(0, |shared| shared.intermediate_size);
-    let intermediate_size = usual.intermediate_size.max(mamba.projected()).max(shared);
+    let intermediate_size = usual.intermediate_size.max(mamba.dims.projected()).max(shared);
     Ok(Architecture { intermediate_size, ..usual })
 }

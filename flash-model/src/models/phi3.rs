@@ -3,12 +3,13 @@
 use super::block::TransformerBlock;
 use super::sizes::SILU;
 use super::windows::{Unlisted, Windows};
-use super::{Architecture, Layer, Sizes, decoder};
+use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
-use crate::attention::AttentionArgs;
-use crate::fused::Fused;
-use crate::rope::RopeDefaults;
-use crate::weights::Weights;
+use crate::nn::attention::AttentionArgs;
+use crate::nn::fused::Fused;
+use crate::nn::layer::Layer;
+use crate::nn::rope::RopeDefaults;
+use crate::nn::weights::Weights;
 
 /// `max_position_embeddings` of a configuration that does not say it.
 const MAX_POSITIONS: usize = 131_072;

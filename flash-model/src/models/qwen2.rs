@@ -3,11 +3,12 @@
 use super::block::TransformerBlock;
 use super::sizes::SILU;
 use super::windows::{Unlisted, Windows};
-use super::{Architecture, Layer, Sizes, decoder};
+use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
-use crate::attention::AttentionArgs;
-use crate::rope::RopeDefaults;
-use crate::weights::Weights;
+use crate::nn::attention::AttentionArgs;
+use crate::nn::layer::Layer;
+use crate::nn::rope::RopeDefaults;
+use crate::nn::weights::Weights;
 
 /// The model, for [`MODELS`](super::MODELS).
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {

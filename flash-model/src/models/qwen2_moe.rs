@@ -6,14 +6,17 @@ use super::block::TransformerBlock;
 use super::sizes::SILU;
 use super::sparse::{SparseLayers, required_experts};
 use super::windows::{Unlisted, Windows};
-use super::{Architecture, Layer, LayerParts, Sizes, decoder};
+use super::{Architecture, LayerParts, Sizes, decoder};
 use crate::ModelError;
-use crate::attention::AttentionArgs;
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Mixture, Names, Router, Scoring};
-use crate::mlp::MlpArgs;
-use crate::rope::RopeDefaults;
-use crate::weights::Weights;
+use crate::nn::attention::AttentionArgs;
+use crate::nn::gate::GateArgs;
+use crate::nn::layer::Layer;
+use crate::nn::mlp::MlpArgs;
+use crate::nn::rope::RopeDefaults;
+use crate::nn::router::{Router, Scoring};
+use crate::nn::weights::Weights;
+use crate::stream::experts::{ExpertArgs, ExpertDims, Mixture, Names};
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {

@@ -9,17 +9,20 @@ use mlx_rs::module::{Module, ModuleParameters};
 
 use super::block::{Feed, TransformerBlock};
 use super::sizes::SILU;
-use super::{Architecture, DecoderNames, Layer, LayerOutput, LayerParts, Sizes, decoder_of};
+use super::{Architecture, DecoderNames, LayerParts, Sizes, decoder_of};
 use crate::ModelError;
-use crate::attention::{Attention, AttentionArgs, LayerInput};
+use crate::compute::NormArgs;
 use crate::compute::Value;
-use crate::experts::{Gate, Mixture, MixtureArgs, Names, Routed};
-use crate::gated_delta::{GatedDelta, GatedDeltaArgs, Projections};
 use crate::kv::Keeps;
-use crate::layers::{NormArgs, RmsNorm};
-use crate::mlp::Mlp;
-use crate::rope::RopeDefaults;
-use crate::weights::Weights;
+use crate::nn::attention::{Attention, AttentionArgs};
+use crate::nn::gate::Gate;
+use crate::nn::gated_delta::{GatedDelta, GatedDeltaArgs, Projections};
+use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
+use crate::nn::layers::RmsNorm;
+use crate::nn::mlp::Mlp;
+use crate::nn::rope::RopeDefaults;
+use crate::nn::weights::Weights;
+use crate::stream::experts::{Mixture, MixtureArgs, Names};
 
 pub(super) use args::ModelArgs;
 
@@ -57,8 +60,8 @@ impl<F: Feed> Module<LayerInput<'_>> for LinearBlock<F> {
 }
 
 impl<F: Feed> Layer for LinearBlock<F> {
-    fn foresee(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
-        self.mlp.foresee(self.post_attention_layernorm.of(hidden)?)
+    fn predict_routing(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
+        self.mlp.predict_routing(self.post_attention_layernorm.of(hidden)?)
     }
 }
 
@@ -102,7 +105,7 @@ impl Layers<'_> {
             input_layernorm: norm("input_layernorm")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
         };
-        Ok((Box::new(block), Keeps::State(delta.state())))
+        Ok((Box::new(block), Keeps::State(delta.dims.state())))
     }
 }
 
@@ -147,7 +150,7 @@ pub(super) fn hybrid(
     };
     let layers = Layers { args, sizes: &sizes, norm, attention, delta };
     let names = DecoderNames { model, embed: "embed_tokens", norm: "norm", head };
-    let fused = projections.fused(&delta);
+    let fused = projections.fused(&delta.dims);
     let whole = weights.with_fused(&fused);
     let usual = decoder_of(names, &whole, &sizes, |layer_idx, weights| {
         let mlp = weights.at("mlp");
@@ -172,7 +175,7 @@ pub(super) fn hybrid(
         fused,
         norm: weights.at(model).at("norm").rms_norm(sizes.hidden_size, norm)?,
         // Between its projections a net has what was projected and convolved.
-        intermediate_size: mlp_size.max(delta.channels() + delta.values()),
+        intermediate_size: mlp_size.max(delta.dims.channels() + delta.dims.values()),
         ..usual
     })
 }

@@ -6,9 +6,9 @@ use super::Architecture;
 use super::qwen3_5::{Hybrid, ModelArgs, hybrid};
 use super::sparse::SparseLayers;
 use crate::ModelError;
-use crate::gated_delta::Projections;
-use crate::rope::RopeDefaults;
-use crate::weights::Weights;
+use crate::nn::gated_delta::Projections;
+use crate::nn::rope::RopeDefaults;
+use crate::nn::weights::Weights;
 
 /// What it says otherwise, or besides.
 #[derive(Debug, Deserialize)]

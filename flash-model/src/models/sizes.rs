@@ -2,12 +2,14 @@
 
 use serde::Deserialize;
 
-use crate::attention::AttentionArgs;
+use crate::ModelError;
+use crate::checkpoint::config::Config;
 use crate::compute::Activation;
-use crate::layers::NormArgs;
-use crate::mlp::MlpArgs;
-use crate::rope::{Rope, RopeDefaults, RopeSettings};
-use crate::{Config, ModelError};
+use crate::compute::NormArgs;
+use crate::compute::Rope;
+use crate::nn::attention::AttentionArgs;
+use crate::nn::mlp::MlpArgs;
+use crate::nn::rope::{RopeDefaults, RopeSettings};
 
 /// More layers than any model has: what is made of a layer takes memory before its tensors are looked for.
 const N_LAYERS_MAX: usize = 1 << 14;
@@ -113,7 +115,7 @@ impl Sizes {
     /// # Errors
     /// [`ModelError::ConfigField`] for settings that contradict each other or are not known.
     pub(crate) fn rope(&self, config: &Config, defaults: RopeDefaults) -> Result<Rope, ModelError> {
-        Rope::new(&RopeSettings::of(config, defaults)?, self.head_dim(), config)
+        RopeSettings::of(config, defaults)?.rope(self.head_dim(), config)
     }
 
     /// Attention to all tokens, without biases, sinks and norms of heads.

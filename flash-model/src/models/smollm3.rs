@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::windows::Unlisted;
 use super::{Architecture, llama};
 use crate::ModelError;
-use crate::weights::Weights;
+use crate::nn::weights::Weights;
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {

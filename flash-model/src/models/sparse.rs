@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use crate::{Config, ModelError};
+use crate::ModelError;
+use crate::checkpoint::config::Config;
 
 /// Layers with experts: every so many, but for those that are listed.
 #[derive(Debug, Deserialize)]

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use crate::{Config, ModelError};
+use crate::ModelError;
+use crate::checkpoint::config::Config;
 
 /// How many tokens each layer sees; none for layers that see all.
 #[derive(Debug, Clone)]

@@ -5,34 +5,30 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, ops};
 
 use super::{gated, gated_product, product, squared_relu_product};
-use crate::compute::{Term, Work};
+use crate::compute::{ExpertMatrices, ExpertRows, Term};
 
 /// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
-pub(in crate::compute) fn expert_rows(x: &Array, work: &[Work<'_>]) -> Result<Array, Exception> {
+pub(super) fn expert_rows(x: &Array, work: &[ExpertRows<'_>]) -> Result<Array, Exception> {
     let x = x.reshape(&[-1, x.dim(-1)])?;
-    let rows = work.iter().map(|Work { expert, tokens }| {
+    let rows = work.iter().map(|ExpertRows { expert, tokens }| {
+        let ExpertMatrices { activation, gate, up, down } = *expert;
         let x = x.take_axis(Array::from_slice(tokens, &[tokens.len() as i32]), 0)?;
-        let up = expert.up_proj.matrix();
-        let passed = match (expert.activation, &expert.gate_proj) {
-            (Some(activation), Some(gate)) => gated_product(activation, &x, gate.matrix(), up)?,
+        let passed = match (activation, gate) {
+            (Some(activation), Some(gate)) => gated_product(activation, &x, gate, up)?,
             (Some(activation), None) => {
                 let pairs = product(&x, up)?.reshape(&[x.dim(0), -1, 2])?;
                 gated(activation, &pairs.try_index((.., .., 0))?, &pairs.try_index((.., .., 1))?)?
             }
             (None, _) => squared_relu_product(&x, up)?,
         };
-        product(&passed, expert.down_proj.matrix())
+        product(&passed, down)
     });
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
     ops::concatenate(&rows, 0)
 }
 
 /// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts` times its weight.
-pub(in crate::compute) fn add_rows(
-    onto: &Array,
-    parts: &[Array],
-    terms: &[Term],
-) -> Result<Array, Exception> {
+pub(super) fn add_rows(onto: &Array, parts: &[Array], terms: &[Term]) -> Result<Array, Exception> {
     let (n, hidden) = (onto.dim(1), onto.dim(-1));
     // A row for tokens that have no more terms: what is added to them must not depend on others.
     let mut rows = parts.to_vec();

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::seen;
 use crate::ModelError;
-use crate::attention::CausalAttention;
+use crate::compute::AttentionParams;
 use crate::kv::{PageView, PagedLayer};
 
 /// What attends, and what is appended before it does.
@@ -26,7 +26,7 @@ pub(super) struct New<'a> {
 /// Evaluates as it goes: pages come and go. What goes wrong with one is told by the pages, not here.
 pub(super) fn attend(
     layer: &Mutex<PagedLayer>,
-    causal: &CausalAttention,
+    params: &AttentionParams,
     position: usize,
     new: New<'_>,
     sinks: Option<&Array>,
@@ -35,12 +35,12 @@ pub(super) fn attend(
     let &[batch, n_heads, n, head_dim] = new.queries.shape() else {
         return Err(Exception::custom("queries of four dimensions"));
     };
-    match Attention::new(layer, causal, position, new, sinks)?.run() {
+    match Attention::new(layer, params, position, new, sinks)?.run() {
         Ok(attended) => Ok(attended),
         Err(ModelError::Mlx(error)) => Err(error),
         Err(error) => {
             layer.pages().fail(error);
-            let value_dim = causal.value_dim.unwrap_or(head_dim);
+            let value_dim = params.value_dim.unwrap_or(head_dim);
             ops::full::<f32>(&[batch, n_heads, n, value_dim], Array::from_f32(f32::NAN))
         }
     }
@@ -48,7 +48,7 @@ pub(super) fn attend(
 
 struct Attention<'a> {
     layer: &'a mut PagedLayer,
-    causal: &'a CausalAttention,
+    params: &'a AttentionParams,
     position: usize,
     /// Scaled, `[kv_heads, n, group, head_dim]`.
     queries: Array,
@@ -73,7 +73,7 @@ struct Seen {
 impl<'a> Attention<'a> {
     fn new(
         layer: &'a mut PagedLayer,
-        causal: &'a CausalAttention,
+        params: &'a AttentionParams,
         position: usize,
         New { queries, keys, values }: New<'_>,
         sinks: Option<&Array>,
@@ -82,7 +82,7 @@ impl<'a> Attention<'a> {
             return Err(Exception::custom("queries of four dimensions"));
         };
         let n_kv_heads = keys.dim(1);
-        let queries = queries.multiply(Array::from_f32(causal.scale))?;
+        let queries = queries.multiply(Array::from_f32(params.scale))?;
         let queries = queries.reshape(&[n_kv_heads, n_heads / n_kv_heads, n, head_dim])?;
         let queries = queries.transpose_axes(&[0, 2, 1, 3])?;
         let rows = |x: &Array| -> Result<Array, Exception> {
@@ -91,12 +91,12 @@ impl<'a> Attention<'a> {
         };
         let (keys, values) = (rows(keys)?, values.map(rows).transpose()?);
         let sinks = sinks.map(|sinks| sinks.reshape(&[n_kv_heads, 1, n_heads / n_kv_heads])).transpose()?;
-        Ok(Self { layer, causal, position, queries, keys, values, sinks })
+        Ok(Self { layer, params, position, queries, keys, values, sinks })
     }
 
     fn run(self) -> Result<Array, ModelError> {
-        let Self { layer, causal, position, queries, keys, values, sinks } = self;
-        let window = causal.window;
+        let Self { layer, params, position, queries, keys, values, sinks } = self;
+        let window = params.window;
         mlx_rs::transforms::eval([&keys].into_iter().chain(&values))?;
         let &[n_kv_heads, n, group, head_dim] = queries.shape() else { unreachable!("made with four") };
         let token_len = (n_kv_heads * head_dim) as usize;
@@ -113,11 +113,11 @@ impl<'a> Attention<'a> {
             // Where there are sinks they come first, once for all pages.
             let mut seen = sinks
                 .as_ref()
-                .map(|sinks| Seen::of_sinks(sinks, rows, causal.value_dim.unwrap_or(head_dim)))
+                .map(|sinks| Seen::of_sinks(sinks, rows, params.value_dim.unwrap_or(head_dim)))
                 .transpose()?;
             layer.look(first..run.end, |pages| {
                 for page in pages {
-                    let next = Seen::of(&queries, page, run.start, causal, group)?;
+                    let next = Seen::of(&queries, page, run.start, params, group)?;
                     let all = match seen.take() {
                         Some(before) => before.merge(&next)?,
                         None => next,
@@ -150,10 +150,10 @@ impl Seen {
         queries: &Array,
         page: &PageView<'_>,
         position: usize,
-        causal: &CausalAttention,
+        params: &AttentionParams,
         group: i32,
     ) -> Result<Self, Exception> {
-        let window = causal.window;
+        let window = params.window;
         let (n_rows, group) = (queries.dim(1) as usize, group as usize);
         let keys = numbers(page, page.layout.keys())?;
         let mut scores = ops::matmul(queries, keys.transpose_axes(&[0, 2, 1])?)?;
@@ -171,7 +171,7 @@ impl Seen {
         let sum = weights.sum_axis(-1, true)?;
         let values = match page.layout.halves() {
             Halves::KeysAndValues => numbers(page, page.layout.values())?,
-            Halves::Keys => causal.values_in(&keys)?,
+            Halves::Keys => params.values_in(&keys)?,
         };
         let mixture = ops::matmul(&weights, values)?;
         Ok(Self { max, sum, mixture })

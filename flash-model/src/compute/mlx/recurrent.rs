@@ -7,10 +7,10 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, nn, ops};
 
-pub(in crate::compute) use gated_delta::gated_delta;
-pub(in crate::compute) use mamba2::mamba2;
+pub(super) use gated_delta::gated_delta;
+pub(super) use mamba2::mamba2;
 
-use crate::convolution::Convolution;
+use crate::compute::Convolution;
 use crate::kv::{LayerKv, StateArrays};
 
 /// The state that a layer goes on from.
@@ -22,12 +22,12 @@ fn array_state(kv: &mut LayerKv) -> Result<&mut StateArrays, Exception> {
 }
 
 /// `x`, `[1, n, channels]`, convolved behind the rows of `window` and through `silu`; and the window for the next tokens.
-fn convolve(convolution: &Convolution, window: &Array, x: &Array) -> Result<[Array; 2], Exception> {
+fn convolve(convolution: Convolution<'_>, window: &Array, x: &Array) -> Result<[Array; 2], Exception> {
     let (n, channels) = (x.dim(1), x.dim(2));
     let seen = ops::concatenate(&[window, x], 1)?;
     let weight = convolution.weight.reshape(&[channels, -1, 1])?;
     let mut y = ops::conv1d(&seen, weight, 1, 0, 1, channels)?;
-    if let Some(bias) = convolution.bias.value.as_ref() {
+    if let Some(bias) = convolution.bias {
         y = y.add(bias)?;
     }
     Ok([nn::silu(y)?, seen.try_index((.., n.., ..))?])

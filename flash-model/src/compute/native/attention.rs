@@ -11,12 +11,11 @@ use super::chain::{Operand, run};
 use super::norm::StoredNorm;
 use super::paged::PagedAttention;
 use super::{expect, float_type};
-use crate::attention::CausalAttention;
-use crate::compute::{AttentionInput, HeadNorms, Norm, Value};
+use crate::compute::{AttentionInput, AttentionParams, HeadNorms, Norm, Value};
 use crate::kv::LayerKv;
 use crate::mlx::kernel::Kernel;
 
-/// [`CausalAttention`] over a cache that is shared with the graph.
+/// Attention over a cache that is shared with the graph.
 struct Attention {
     pool: Arc<Pool>,
     gaze: Gaze<'static>,
@@ -44,22 +43,22 @@ pub(super) struct Ready<'a> {
     pub sinks: Option<Vec<f32>>,
 }
 
-pub(in crate::compute) fn attend(
+pub(super) fn attend(
     pool: &Arc<Pool>,
-    attention: &CausalAttention,
+    params: &AttentionParams,
     input: AttentionInput<'_>,
     kv: &LayerKv,
 ) -> Result<Value, Exception> {
-    let CausalAttention { n_heads, n_kv_heads, scale, window, .. } = *attention;
+    let AttentionParams { n_heads, n_kv_heads, scale, window, .. } = *params;
     let AttentionInput { queries, keys, values, norms, sinks, position } = input;
     let (n_heads, n_kv_heads) = (n_heads as usize, n_kv_heads as usize);
     let head_dim = queries.dim(-1) as usize / n_heads;
-    let value_dim = attention.value_dim.map_or(head_dim, |value_dim| value_dim as usize);
+    let value_dim = params.value_dim.map_or(head_dim, |value_dim| value_dim as usize);
     let heads = Heads { value_dim, ..Heads::new(n_heads, n_kv_heads, head_dim) };
     let kv_dims = [queries.dim(0), queries.dim(1), (n_kv_heads * head_dim) as i32];
     let fits = |x: &Value| x.shape() == kv_dims;
     expect(fits(keys) && values.is_none_or(fits), "keys and values for each token")?;
-    expect(values.is_some() == attention.value_dim.is_none(), "values where they are kept")?;
+    expect(values.is_some() == params.value_dim.is_none(), "values where they are kept")?;
     let mut inputs: Vec<Operand<'_>> = vec![queries.into(), keys.into()];
     let head_norm = |norm: Norm<'_>| StoredNorm::new(norm, heads.head_dim as i32);
     let norms = match norms {
@@ -71,20 +70,19 @@ pub(in crate::compute) fn attend(
     };
     inputs.extend(values.map(Operand::from));
     if let Some(sinks) = sinks {
-        expect(sinks.shape() == [attention.n_heads], "a sink for each head")?;
+        expect(sinks.shape() == [params.n_heads], "a sink for each head")?;
         inputs.push(sinks.into());
     }
     let sinks = sinks.map(float_type).transpose()?;
     let out_shape = [queries.dim(0), queries.dim(1), (n_heads * value_dim) as i32];
-    let rope = attention.rope.as_ref().map(|rope| Arc::clone(rope.kernel()));
+    let rope = params.rope.as_ref().map(|rope| Arc::clone(rope.kernel()));
     let projected = Projected { heads, position, norms, rope, has_values: values.is_some(), sinks };
     let (pool, gaze) = (Arc::clone(pool), Gaze { scale, window, sinks: None });
     let kv = match kv {
         LayerKv::Shared(kv) => Arc::clone(kv),
         LayerKv::Paged(layer) => {
             let node = PagedAttention { pool, gaze, projected, layer: Arc::clone(layer) };
-            let [attended] = run(node, &inputs, [&out_shape])?;
-            return Ok(attended);
+            return run(node, &inputs, &out_shape);
         }
         _ => return Err(Exception::custom("the cache of a layer is not shared with the graph")),
     };
@@ -94,8 +92,7 @@ pub(in crate::compute) fn attend(
     let has_room = end <= capacity_tokens
         || capacity_tokens.is_multiple_of(SPAN_TOKENS) && seen_pages <= capacity_tokens / SPAN_TOKENS;
     expect(has_room, "room in the cache for each token")?;
-    let [attended] = run(Attention { pool, gaze, projected, kv }, &inputs, [&out_shape])?;
-    Ok(attended)
+    run(Attention { pool, gaze, projected, kv }, &inputs, &out_shape)
 }
 
 /// The first token that the token at `position` sees.

@@ -56,15 +56,24 @@ struct Chain {
     values: Vec<Weak<Promised>>,
 }
 
-/// Values of `shapes` that `kernel` computes from `operands`.
+/// Appends `kernel` to the chain of its operands; its one output has `shape`.
 ///
 /// # Errors
 /// If MLX refuses the node that another chain becomes.
-pub(super) fn run<const N: usize>(
+pub(super) fn run(kernel: impl Kernel, operands: &[Operand<'_>], shape: &[i32]) -> Result<Value, Exception> {
+    let mut outputs = run_each(kernel, operands, &[shape])?;
+    Ok(outputs.pop().expect("one output for each shape"))
+}
+
+/// Appends `kernel` to the chain of its operands; its outputs have `shapes`.
+///
+/// # Errors
+/// If MLX refuses the node that another chain becomes.
+pub(super) fn run_each(
     kernel: impl Kernel,
     operands: &[Operand<'_>],
-    shapes: [&[i32]; N],
-) -> Result<[Value; N], Exception> {
+    shapes: &[&[i32]],
+) -> Result<Vec<Value>, Exception> {
     let open = operands.iter().find_map(|operand| match operand {
         Operand::Value(Value::Promise(promise)) => promise.open(),
         _ => None,
@@ -98,15 +107,16 @@ pub(super) fn run<const N: usize>(
     }
     let mut open = chain.borrow_mut();
     let first = open.values.len();
-    let promises = std::array::from_fn(|at| {
-        let (shape, chain) = (shapes[at].to_vec(), Rc::clone(&chain));
-        Promise(Rc::new(Promised { shape, chain, idx: first + at, array: OnceCell::new() }))
-    });
-    open.values.extend(promises.iter().map(|promise: &Promise| Rc::downgrade(&promise.0)));
-    let lens = shapes.map(|shape| shape.iter().map(|&extent| extent as usize).product());
-    open.steps.push(Step { kernel: Box::new(kernel), sources, lens: lens.to_vec() });
+    let promise = |(idx, shape): (usize, &&[i32])| {
+        let (shape, chain) = (shape.to_vec(), Rc::clone(&chain));
+        Promise(Rc::new(Promised { shape, chain, idx, array: OnceCell::new() }))
+    };
+    let promises: Vec<Promise> = (first..).zip(shapes).map(promise).collect();
+    open.values.extend(promises.iter().map(|promise| Rc::downgrade(&promise.0)));
+    let lens = shapes.iter().map(|shape| shape.iter().map(|&extent| extent as usize).product());
+    open.steps.push(Step { kernel: Box::new(kernel), sources, lens: lens.collect() });
     drop(open);
-    Ok(promises.map(Value::Promise))
+    Ok(promises.into_iter().map(Value::Promise).collect())
 }
 
 impl Promise {
@@ -154,7 +164,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::arrays::values;
+    use crate::compute::arrays::values;
 
     /// Leaves its inputs' sum, plus one, in each output, and counts.
     struct PlusOne(Arc<AtomicUsize>);
@@ -174,8 +184,7 @@ mod tests {
 
     fn plus_one(runs: &Arc<AtomicUsize>, operands: &[&Value]) -> Value {
         let operands: Vec<_> = operands.iter().map(|value| Operand::from(*value)).collect();
-        let [sum] = run(PlusOne(Arc::clone(runs)), &operands, [&[2]]).unwrap();
-        sum
+        run(PlusOne(Arc::clone(runs)), &operands, &[2]).unwrap()
     }
 
     fn given() -> Value {
@@ -222,8 +231,9 @@ mod tests {
     #[test]
     fn several_outputs_of_a_kernel_are_held_or_not() {
         let (runs, x) = (Arc::<AtomicUsize>::default(), given());
-        let [a, b, c] =
-            run(PlusOne(Arc::clone(&runs)), &[Operand::from(&x)], [&[2], &[1, 2], &[2, 1]]).unwrap();
+        let shapes: [&[i32]; 3] = [&[2], &[1, 2], &[2, 1]];
+        let outputs = run_each(PlusOne(Arc::clone(&runs)), &[Operand::from(&x)], &shapes).unwrap();
+        let [a, b, c] = outputs.try_into().unwrap();
         drop(a);
         let next = plus_one(&runs, &[&c]);
         drop(c);

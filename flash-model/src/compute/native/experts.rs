@@ -9,8 +9,7 @@ use mlx_rs::error::Exception;
 use super::chain::{Operand, run};
 use super::expect;
 use super::product::{Stored, squared_relu};
-use crate::compute::{Activation, Term, Value, Work};
-use crate::layers::Linear;
+use crate::compute::{self, ExpertMatrices, Term, Value};
 use crate::mlx::kernel::Kernel;
 
 /// What experts make of some rows each. Inputs: the rows `[n, k]`; of each expert the gate if it is apart, up and down.
@@ -33,24 +32,23 @@ struct StoredExpert {
 }
 
 /// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
-pub(in crate::compute) fn expert_rows(
+pub(super) fn expert_rows(
     pool: &Arc<Pool>,
     x: &Value,
-    work: &[Work<'_>],
+    work: &[compute::ExpertRows<'_>],
 ) -> Result<Value, Exception> {
     expect(x.is_float32(), "rows in float32")?;
     let (mut inputs, mut stored) = (vec![Operand::from(x)], Vec::with_capacity(work.len()));
     let (mut tokens, mut experts) = (Vec::new(), Vec::new());
     let (mut hidden, mut kind) = (0, None);
-    for (idx, Work { expert, tokens: own }) in (0..).zip(work) {
-        let gate = expert.gate_proj.as_ref().map(Linear::matrix);
-        let (up, down) = (expert.up_proj.matrix(), expert.down_proj.matrix());
+    for (idx, compute::ExpertRows { expert, tokens: own }) in (0..).zip(work) {
+        let ExpertMatrices { activation, gate, up, down } = *expert;
         let (k, up_rows) = (x.dim(-1), up.n_rows());
-        let in_turns = expert.activation.is_some() && gate.is_none();
+        let in_turns = activation.is_some() && gate.is_none();
         let is_whole = gate.map_or(!in_turns || up_rows % 2 == 0, |gate| gate.n_rows() == up_rows);
         expect(is_whole, "gate for each value")?;
         let intermediate = if in_turns { up_rows / 2 } else { up_rows };
-        (hidden, kind) = (down.n_rows(), expert.activation.map(Activation::kernel));
+        (hidden, kind) = (down.n_rows(), activation.map(Gate::from));
         stored.push(StoredExpert {
             gate: gate.map(|gate| Stored::push(gate, k, &mut inputs)).transpose()?,
             up: Stored::push(up, k, &mut inputs)?,
@@ -61,8 +59,7 @@ pub(in crate::compute) fn expert_rows(
     }
     let n_rows = tokens.len() as i32;
     let node = ExpertRows { pool: Arc::clone(pool), kind, stored, tokens, experts };
-    let [rows] = run(node, &inputs, [&[n_rows, hidden]])?;
-    Ok(rows)
+    run(node, &inputs, &[n_rows, hidden])
 }
 
 impl Kernel for ExpertRows {
@@ -147,16 +144,11 @@ struct AddRows {
 }
 
 /// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts` times its weight.
-pub(in crate::compute) fn add_rows(
-    onto: &Value,
-    parts: &[Value],
-    terms: &[Term],
-) -> Result<Value, Exception> {
+pub(super) fn add_rows(onto: &Value, parts: &[Value], terms: &[Term]) -> Result<Value, Exception> {
     expect(onto.is_float32(), "sums in float32")?;
     let node = AddRows { hidden: onto.dim(-1) as usize, terms: terms.to_vec() };
     let inputs: Vec<Operand<'_>> = [onto].into_iter().chain(parts).map(Operand::from).collect();
-    let [sum] = run(node, &inputs, [onto.shape()])?;
-    Ok(sum)
+    run(node, &inputs, onto.shape())
 }
 
 impl Kernel for AddRows {

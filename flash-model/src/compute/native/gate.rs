@@ -17,7 +17,7 @@ struct Gated {
 }
 
 /// What `activation` lets through, element by element or row by row.
-pub(in crate::compute) fn gated(
+pub(super) fn gated(
     pool: &Arc<Pool>,
     activation: Activation,
     gate: &Value,
@@ -27,9 +27,8 @@ pub(in crate::compute) fn gated(
     let [above @ .., _] = values.shape() else { return Err(Exception::custom("it takes rows")) };
     let is_by_row = gate.shape() == [above, &[1]].concat();
     expect(is_by_row || gate.shape() == values.shape(), "gate for each value, or for each row")?;
-    let node = Gated { pool: Arc::clone(pool), kind: activation.kernel() };
-    let [passed] = run(node, &[gate.into(), values.into()], [values.shape()])?;
-    Ok(passed)
+    let node = Gated { pool: Arc::clone(pool), kind: activation.into() };
+    run(node, &[gate.into(), values.into()], values.shape())
 }
 
 impl Kernel for Gated {

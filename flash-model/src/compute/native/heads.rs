@@ -13,7 +13,7 @@ use crate::compute::{self, Quantized, Value};
 use crate::mlx::kernel::Kernel;
 
 /// `x · Wᵀ` with a matrix for each head.
-pub(in crate::compute) fn product_each(
+pub(super) fn product_each(
     pool: &Arc<Pool>,
     x: &Value,
     matrices: compute::Matrix<'_>,
@@ -38,8 +38,7 @@ pub(in crate::compute) fn product_each(
     let matrix = compute::Matrix { weight: &weight, quantized, bias: None, is_wide: matrices.is_wide };
     let stored = Stored::push(matrix, k, &mut inputs)?;
     let node = ProductEach { pool: Arc::clone(pool), stored, n_heads: heads as usize };
-    let [y] = run(node, &inputs, [&[batch, n, heads, rows]])?;
-    Ok(y)
+    run(node, &inputs, &[batch, n, heads, rows])
 }
 
 /// Products of rows with matrices that take turns. Inputs: the rows; the matrices as one.

@@ -7,8 +7,7 @@ use mlx_rs::error::Exception;
 
 use super::chain::run;
 use super::{expect, float_type};
-use crate::compute::{Norm, Value};
-use crate::layers::NormArgs;
+use crate::compute::{Norm, NormArgs, Value};
 use crate::mlx::kernel::Kernel;
 
 /// RMSNorm. Inputs: `x`, the weight.
@@ -24,11 +23,10 @@ pub(super) struct StoredNorm {
     args: NormArgs,
 }
 
-pub(in crate::compute) fn rms_norm(pool: &Arc<Pool>, x: &Value, norm: Norm<'_>) -> Result<Value, Exception> {
+pub(super) fn rms_norm(pool: &Arc<Pool>, x: &Value, norm: Norm<'_>) -> Result<Value, Exception> {
     expect(x.is_float32(), "rows in float32")?;
     let node = RmsNorm { pool: Arc::clone(pool), norm: StoredNorm::new(norm, x.dim(-1))? };
-    let [normed] = run(node, &[x.into(), norm.weight.into()], [x.shape()])?;
-    Ok(normed)
+    run(node, &[x.into(), norm.weight.into()], x.shape())
 }
 
 impl StoredNorm {

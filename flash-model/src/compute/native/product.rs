@@ -7,38 +7,35 @@ use flash_kernels::{matmul_add, matmul_each, matmul_gated};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::chain::{Operand, run};
+use super::chain::{Operand, run, run_each};
 use super::{expect, float_type};
+use crate::checkpoint::config::{QuantizedFormat, QuantizedMode};
 use crate::compute::{self, Activation, Quantized, Value};
-use crate::config::{QuantizedFormat, QuantizedMode};
 use crate::mlx::kernel::Kernel;
 
 /// `x · Wᵀ (+ bias)`.
-pub(in crate::compute) fn product(
-    pool: &Arc<Pool>,
-    x: &Value,
-    matrix: compute::Matrix<'_>,
-) -> Result<Value, Exception> {
-    let [y] = products(pool, x, [matrix])?;
-    Ok(y)
+pub(super) fn product(pool: &Arc<Pool>, x: &Value, matrix: compute::Matrix<'_>) -> Result<Value, Exception> {
+    let mut node = Node::new(pool, Finish::None, x)?;
+    node.push(matrix)?;
+    let shape = node.output_shape(matrix);
+    run(node.products, &node.inputs, &shape)
 }
 
-/// The same for each matrix.
-pub(in crate::compute) fn products<const N: usize>(
+/// `x · Wᵀ (+ bias)` for each matrix, as one kernel.
+pub(super) fn products(
     pool: &Arc<Pool>,
     x: &Value,
-    matrices: [compute::Matrix<'_>; N],
-) -> Result<[Value; N], Exception> {
+    matrices: &[compute::Matrix<'_>],
+) -> Result<Vec<Value>, Exception> {
     let mut node = Node::new(pool, Finish::None, x)?;
-    for matrix in matrices {
-        node.push(matrix)?;
-    }
-    let shapes = matrices.map(|matrix| node.output_shape(matrix));
-    run(node.products, &node.inputs, shapes.each_ref().map(Vec::as_slice))
+    matrices.iter().try_for_each(|matrix| node.push(*matrix))?;
+    let shapes: Vec<Vec<i32>> = matrices.iter().map(|matrix| node.output_shape(*matrix)).collect();
+    let shapes: Vec<&[i32]> = shapes.iter().map(Vec::as_slice).collect();
+    run_each(node.products, &node.inputs, &shapes)
 }
 
 /// `onto + x · Wᵀ (+ bias)`.
-pub(in crate::compute) fn add_product(
+pub(super) fn add_product(
     pool: &Arc<Pool>,
     onto: &Value,
     x: &Value,
@@ -49,29 +46,27 @@ pub(in crate::compute) fn add_product(
     let shape = node.output_shape(matrix);
     expect(onto.is_float32() && onto.shape() == shape, "a sum for each output")?;
     node.inputs.push(onto.into());
-    let [y] = run(node.products, &node.inputs, [&shape])?;
-    Ok(y)
+    run(node.products, &node.inputs, &shape)
 }
 
 /// `activation(x · Gᵀ (+ bias)) · (x · Uᵀ (+ bias))`.
-pub(in crate::compute) fn gated_product(
+pub(super) fn gated_product(
     pool: &Arc<Pool>,
     activation: Activation,
     x: &Value,
     gate: compute::Matrix<'_>,
     up: compute::Matrix<'_>,
 ) -> Result<Value, Exception> {
-    let mut node = Node::new(pool, Finish::Gate(activation.kernel()), x)?;
+    let mut node = Node::new(pool, Finish::Gate(activation.into()), x)?;
     node.push(gate)?;
     node.push(up)?;
     let shape = node.output_shape(up);
     expect(node.output_shape(gate) == shape, "gate for each value")?;
-    let [y] = run(node.products, &node.inputs, [&shape])?;
-    Ok(y)
+    run(node.products, &node.inputs, &shape)
 }
 
 /// `relu(x · Wᵀ (+ bias))²`.
-pub(in crate::compute) fn squared_relu_product(
+pub(super) fn squared_relu_product(
     pool: &Arc<Pool>,
     x: &Value,
     matrix: compute::Matrix<'_>,
@@ -79,8 +74,7 @@ pub(in crate::compute) fn squared_relu_product(
     let mut node = Node::new(pool, Finish::SquaredRelu, x)?;
     node.push(matrix)?;
     let shape = node.output_shape(matrix);
-    let [y] = run(node.products, &node.inputs, [&shape])?;
-    Ok(y)
+    run(node.products, &node.inputs, &shape)
 }
 
 /// Products of the same rows. Inputs: the rows; of each matrix the weight, scales and biases if it is quantised, the bias

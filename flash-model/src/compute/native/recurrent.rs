@@ -9,10 +9,8 @@ use parking_lot::Mutex;
 
 use super::chain::{Operand, run};
 use super::{expect, float_type};
-use crate::compute::Value;
-use crate::gated_delta::{GatedDelta, GatedDeltaArgs, GatedDeltaInput};
+use crate::compute::{GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights, Mamba2Dims, Mamba2Weights, Value};
 use crate::kv::{LayerKv, StateBuffers};
-use crate::mamba2::{Mamba2, Mamba2Args};
 use crate::mlx::kernel::Kernel;
 
 /// The state that a node goes on from.
@@ -34,44 +32,42 @@ fn pass(state: &Mutex<StateBuffers>, run: impl FnOnce(Passing<'_>)) {
 /// Inputs: what was projected; weight and bias of the convolution, `dt_bias`, `A_log`, `D`, the weight of the norm.
 struct Mixer {
     pool: Arc<Pool>,
-    args: Mamba2Args,
+    dims: Mamba2Dims,
     has_bias: bool,
     /// Of all inputs but the first.
     floats: Vec<FloatType>,
     state: Arc<Mutex<StateBuffers>>,
 }
 
-pub(in crate::compute) fn mamba2(
+pub(super) fn mamba2(
     pool: &Arc<Pool>,
-    mixer: &Mamba2,
+    mixer: Mamba2Weights<'_>,
     projected: &Value,
     kv: &LayerKv,
 ) -> Result<Value, Exception> {
-    let args = mixer.args;
+    let Mamba2Weights { dims, conv, dt_bias, a_log, d, norm } = mixer;
     let n = projected.dim(1);
-    let is_projected = projected.is_float32() && projected.shape() == [1, n, args.projected()];
+    let is_projected = projected.is_float32() && projected.shape() == [1, n, dims.projected()];
     expect(is_projected, "a row for each token")?;
-    let bias = mixer.conv1d.bias.value.as_ref();
-    let mut weights: Vec<&Array> = vec![&mixer.conv1d.weight];
-    weights.extend(bias);
-    weights.extend([&*mixer.dt_bias, &*mixer.A_log, &*mixer.D, &*mixer.norm.weight]);
+    let mut weights: Vec<&Array> = vec![conv.weight];
+    weights.extend(conv.bias);
+    weights.extend([dt_bias, a_log, d, norm]);
     let floats = weights.iter().map(|weights| float_type(weights)).collect::<Result<_, _>>()?;
     let inputs: Vec<Operand<'_>> =
         [projected.into()].into_iter().chain(weights.into_iter().map(Operand::from)).collect();
-    let state = shared_state(kv, args.state().len())?;
-    let node = Mixer { pool: Arc::clone(pool), args, has_bias: bias.is_some(), floats, state };
-    let [mixed] = run(node, &inputs, [&[1, n, args.inner()]])?;
-    Ok(mixed)
+    let state = shared_state(kv, dims.state().len())?;
+    let node = Mixer { pool: Arc::clone(pool), dims, has_bias: conv.bias.is_some(), floats, state };
+    run(node, &inputs, &[1, n, dims.inner()])
 }
 
 impl Kernel for Mixer {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let Self { ref pool, args, has_bias, ref floats, ref state } = *self;
+        let Self { ref pool, dims, has_bias, ref floats, ref state } = *self;
         let mut weights =
             inputs[1..].iter().zip(floats).map(|(bytes, float)| Floats { float: *float, bytes });
         let mut next = || weights.next().expect("pushed with the node");
         let [n_heads, head_dim, n_groups, state_dim, kernel] =
-            [args.n_heads, args.head_dim, args.n_groups, args.state_dim, args.conv_kernel]
+            [dims.n_heads, dims.head_dim, dims.n_groups, dims.state_dim, dims.conv_kernel]
                 .map(|extent| extent as usize);
         let mixer = flash_kernels::Mamba2 {
             n_heads,
@@ -85,8 +81,8 @@ impl Kernel for Mixer {
             a_log: next(),
             d: next(),
             norm: next(),
-            eps: args.eps,
-            step_limits: args.step_limits,
+            eps: dims.eps,
+            step_limits: dims.step_limits,
         };
         let projected = bytemuck::cast_slice(inputs[0]);
         pass(state, |passing| mixer.run(pool, projected, passing, outputs[0]));
@@ -97,46 +93,45 @@ impl Kernel for Mixer {
 /// norm.
 struct Net {
     pool: Arc<Pool>,
-    args: GatedDeltaArgs,
+    dims: GatedDeltaDims,
     /// Of the last four inputs.
     floats: [FloatType; 4],
     state: Arc<Mutex<StateBuffers>>,
 }
 
-pub(in crate::compute) fn gated_delta(
+pub(super) fn gated_delta(
     pool: &Arc<Pool>,
-    net: &GatedDelta,
+    net: GatedDeltaWeights<'_>,
     input: &GatedDeltaInput,
     kv: &LayerKv,
 ) -> Result<Value, Exception> {
-    let args = net.args;
+    let GatedDeltaWeights { dims, conv, dt_bias, a_log, norm } = net;
     let n = input.qkv.dim(1);
     let projected = [
-        (&input.qkv, args.channels()),
-        (&input.gate, args.values()),
-        (&input.beta, args.value_heads),
-        (&input.step, args.value_heads),
+        (&input.qkv, dims.channels()),
+        (&input.gate, dims.values()),
+        (&input.beta, dims.value_heads),
+        (&input.step, dims.value_heads),
     ];
     for (rows, len) in projected {
         expect(rows.is_float32() && rows.shape() == [1, n, len], "a row for each token")?;
     }
-    let weights = [&*net.conv1d.weight, &*net.dt_bias, &*net.A_log, &*net.norm.weight];
+    let weights = [conv.weight, dt_bias, a_log, norm];
     let [conv, dt_bias, a_log, norm] = weights.map(float_type);
     let floats = [conv?, dt_bias?, a_log?, norm?];
-    let state = shared_state(kv, args.state().len())?;
+    let state = shared_state(kv, dims.state().len())?;
     let projected = projected.map(|(rows, _)| Operand::from(rows));
     let inputs = [&projected[..], &weights.map(Operand::from)].concat();
-    let node = Net { pool: Arc::clone(pool), args, floats, state };
-    let [mixed] = run(node, &inputs, [&[1, n, args.values()]])?;
-    Ok(mixed)
+    let node = Net { pool: Arc::clone(pool), dims, floats, state };
+    run(node, &inputs, &[1, n, dims.values()])
 }
 
 impl Kernel for Net {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let Self { ref pool, args, floats, ref state } = *self;
+        let Self { ref pool, dims, floats, ref state } = *self;
         let weight = |idx: usize| Floats { float: floats[idx], bytes: inputs[4 + idx] };
         let [key_heads, value_heads, key_dim, value_dim, kernel] =
-            [args.key_heads, args.value_heads, args.key_dim, args.value_dim, args.conv_kernel]
+            [dims.key_heads, dims.value_heads, dims.key_dim, dims.value_dim, dims.conv_kernel]
                 .map(|extent| extent as usize);
         let net = flash_kernels::GatedDelta {
             key_heads,
@@ -148,7 +143,7 @@ impl Kernel for Net {
             dt_bias: weight(1),
             a_log: weight(2),
             norm: weight(3),
-            eps: args.eps,
+            eps: dims.eps,
         };
         let rows = |idx: usize| bytemuck::cast_slice(inputs[idx]);
         let input =

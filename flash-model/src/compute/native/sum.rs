@@ -12,10 +12,9 @@ use super::chain::run;
 struct Sum;
 
 /// `a + b`, element by element.
-pub(in crate::compute) fn sum(a: &Value, b: &Value) -> Result<Value, Exception> {
+pub(super) fn sum(a: &Value, b: &Value) -> Result<Value, Exception> {
     expect(a.is_float32() && b.is_float32() && a.shape() == b.shape(), "two sums in float32 of one shape")?;
-    let [sum] = run(Sum, &[a.into(), b.into()], [a.shape()])?;
-    Ok(sum)
+    run(Sum, &[a.into(), b.into()], a.shape())
 }
 
 impl Kernel for Sum {

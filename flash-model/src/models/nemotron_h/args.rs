@@ -2,11 +2,15 @@
 
 use serde::Deserialize;
 
-use crate::experts::{ExpertArgs, ExpertDims, GateArgs, Groups, Latent, MixtureArgs, Router, Scoring};
-use crate::mamba2::Mamba2Args;
-use crate::mlp::MlpArgs;
+use crate::ModelError;
+use crate::checkpoint::config::Config;
+use crate::compute::Mamba2Dims;
 use crate::models::Sizes;
-use crate::{Config, ModelError};
+use crate::nn::gate::{GateArgs, Latent};
+use crate::nn::mamba2::Mamba2Args;
+use crate::nn::mlp::MlpArgs;
+use crate::nn::router::{Groups, Router, Scoring};
+use crate::stream::experts::{ExpertArgs, ExpertDims, MixtureArgs};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ModelArgs {
@@ -230,17 +234,20 @@ impl ModelArgs {
         if step_limits[0] > step_limits[1] {
             return Err(config.field_error("time_step_limit", &step_limits[0], "it is the least of two"));
         }
-        Ok(Mamba2Args {
-            hidden_size: self.hidden_size,
+        let dims = Mamba2Dims {
             n_heads: self.mamba_num_heads,
             head_dim: self.mamba_head_dim,
             n_groups: self.n_groups,
             state_dim: self.ssm_state_size,
             conv_kernel: self.conv_kernel,
-            conv_bias: self.use_conv_bias,
-            bias: self.mamba_proj_bias,
             eps: self.layer_norm_epsilon,
             step_limits,
+        };
+        Ok(Mamba2Args {
+            hidden_size: self.hidden_size,
+            dims,
+            conv_bias: self.use_conv_bias,
+            bias: self.mamba_proj_bias,
         })
     }
 }

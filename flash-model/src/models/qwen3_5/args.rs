@@ -2,12 +2,16 @@
 
 use serde::Deserialize;
 
+use crate::ModelError;
+use crate::checkpoint::config::Config;
 use crate::compute::Activation;
-use crate::experts::{ExpertArgs, ExpertDims, GateArgs, MixtureArgs, Router, Scoring};
-use crate::gated_delta::{GatedDeltaArgs, Projections};
-use crate::mlp::MlpArgs;
+use crate::compute::GatedDeltaDims;
 use crate::models::Sizes;
-use crate::{Config, ModelError};
+use crate::nn::gate::GateArgs;
+use crate::nn::gated_delta::{GatedDeltaArgs, Projections};
+use crate::nn::mlp::MlpArgs;
+use crate::nn::router::{Router, Scoring};
+use crate::stream::experts::{ExpertArgs, ExpertDims, MixtureArgs};
 
 /// Types of layers, as `layer_types` calls them.
 const FULL: &str = "full_attention";
@@ -158,21 +162,19 @@ impl ModelArgs {
             let expected = "it must divide linear_num_value_heads";
             return Err(config.field_error("linear_num_key_heads", &self.linear_num_key_heads, expected));
         }
-        let args = GatedDeltaArgs {
-            hidden_size: self.hidden_size,
+        let dims = GatedDeltaDims {
             key_heads: self.linear_num_key_heads,
             value_heads: self.linear_num_value_heads,
             key_dim: self.linear_key_head_dim,
             value_dim: self.linear_value_head_dim,
             conv_kernel: self.linear_conv_kernel_dim,
             eps: self.rms_norm_eps,
-            projections,
         };
-        let rows = [args.key_heads, args.key_dim, args.value_heads, args.value_dim].map(i64::from);
+        let rows = [dims.key_heads, dims.key_dim, dims.value_heads, dims.value_dim].map(i64::from);
         if 2 * (rows[0] * rows[1] + rows[2] * rows[3]) > i64::from(i32::MAX) {
             let expected = "no matrix has so many rows";
-            return Err(config.field_error("linear_num_value_heads", &args.value_heads, expected));
+            return Err(config.field_error("linear_num_value_heads", &dims.value_heads, expected));
         }
-        Ok(args)
+        Ok(GatedDeltaArgs { hidden_size: self.hidden_size, dims, projections })
     }
 }

@@ -5,26 +5,26 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, fast, nn, ops};
 
 use super::{array_state, convolve, cut, float32};
-use crate::gated_delta::{GatedDelta, GatedDeltaArgs, GatedDeltaInput};
+use crate::compute::{GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights};
 use crate::kv::LayerKv;
 
 /// What queries and keys are normalised with, beside the sum of their squares.
 const QK_EPS: f32 = 1e-6;
 
-pub(in crate::compute) fn gated_delta(
-    net: &GatedDelta,
+pub(in crate::compute::mlx) fn gated_delta(
+    net: GatedDeltaWeights<'_>,
     input: &GatedDeltaInput,
     kv: &mut LayerKv,
 ) -> Result<Array, Exception> {
-    let args = net.args;
-    let GatedDeltaArgs { key_heads, value_heads, key_dim, value_dim, eps, .. } = args;
+    let dims = net.dims;
+    let GatedDeltaDims { key_heads, value_heads, key_dim, value_dim, eps, .. } = dims;
     let GatedDeltaInput { qkv, gate, beta, step } = input;
     let [qkv, gate, beta, step] = [qkv.array()?, gate.array()?, beta.array()?, step.array()?];
     let (n, of_key) = (qkv.dim(1), value_heads / key_heads);
     let kept = array_state(kv)?;
     let [window, state] = kept.latest();
-    let [convolved, window] = convolve(&net.conv1d, window, &qkv)?;
-    let [q, k, v] = cut(&convolved, &[args.keys(), 2 * args.keys()])?;
+    let [convolved, window] = convolve(net.conv, window, &qkv)?;
+    let [q, k, v] = cut(&convolved, &[dims.keys(), 2 * dims.keys()])?;
     // Of length 1; what scores are multiplied by is a part of the queries.
     let scale = (key_dim as f32).powf(-0.5);
     let unit = |x: Array, scale: f32, eps: f32| {
@@ -35,8 +35,8 @@ pub(in crate::compute) fn gated_delta(
     let (q, k) = (unit(q, scale * scale, qk_eps)?, unit(k, scale, qk_eps)?);
     let of_heads = |x: Array, last: &[i32]| x.reshape(&[&[n, key_heads, of_key][..], last].concat());
     let v = of_heads(v, &[value_dim, 1])?;
-    let step = nn::softplus(step.add(float32(&net.dt_bias)?)?)?;
-    let decay = step.multiply(float32(&net.A_log)?.exp()?.negative()?)?.exp()?;
+    let step = nn::softplus(step.add(float32(net.dt_bias)?)?)?;
+    let decay = step.multiply(float32(net.a_log)?.exp()?.negative()?)?.exp()?;
     let (decay, beta) = (of_heads(decay, &[1, 1])?, of_heads(ops::sigmoid(beta)?, &[1, 1])?);
 
     let mut state = state.reshape(&[key_heads, of_key, value_dim, key_dim])?;
@@ -49,6 +49,6 @@ pub(in crate::compute) fn gated_delta(
         read.push(ops::matmul(&state, q?)?.reshape(&[1, value_heads, value_dim])?);
     }
     kept.pass([window, state.reshape(&[1, value_heads, value_dim, key_dim])?]);
-    let normed = fast::rms_norm(ops::concatenate(&read, 0)?, Some(&*net.norm.weight), eps)?;
+    let normed = fast::rms_norm(ops::concatenate(&read, 0)?, Some(net.norm), eps)?;
     nn::silu(gate)?.multiply(normed.reshape(&[1, n, -1])?)
 }

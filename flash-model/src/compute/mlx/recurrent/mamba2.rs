@@ -5,8 +5,8 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, fast, nn, ops};
 
 use super::{array_state, convolve, cut, float32};
+use crate::compute::{Mamba2Dims, Mamba2Weights};
 use crate::kv::LayerKv;
-use crate::mamba2::{Mamba2, Mamba2Args};
 
 /// Tokens of a block: each pair of them has a weight for each head.
 const BLOCK_TOKENS: i32 = 64;
@@ -22,26 +22,26 @@ struct Block {
     c: Array,
 }
 
-pub(in crate::compute) fn mamba2(
-    mixer: &Mamba2,
+pub(in crate::compute::mlx) fn mamba2(
+    mixer: Mamba2Weights<'_>,
     projected: &Array,
     kv: &mut LayerKv,
 ) -> Result<Array, Exception> {
-    let args = mixer.args;
-    let Mamba2Args { n_heads, head_dim, n_groups, state_dim, eps, step_limits: [least, most], .. } = args;
-    let (n, inner, channels) = (projected.dim(1), args.inner(), args.channels());
+    let dims = mixer.dims;
+    let Mamba2Dims { n_heads, head_dim, n_groups, state_dim, eps, step_limits: [least, most], .. } = dims;
+    let (n, inner, channels) = (projected.dim(1), dims.inner(), dims.channels());
     let kept = array_state(kv)?;
     let [window, state] = kept.latest();
     let [gate, x, dt] = cut(projected, &[inner, inner + channels])?;
-    let [convolved, window] = convolve(&mixer.conv1d, window, &x)?;
+    let [convolved, window] = convolve(mixer.conv, window, &x)?;
     let [x, b, c] = cut(&convolved, &[inner, inner + n_groups * state_dim])?;
     let x = x.reshape(&[n, n_heads, head_dim])?;
     let by_group = |of_groups: Array| of_groups.reshape(&[n, n_groups, state_dim])?.swap_axes(0, 1);
     let (b, c) = (by_group(b)?, by_group(c)?);
 
-    let dt = nn::softplus(dt.reshape(&[n, n_heads])?.add(float32(&mixer.dt_bias)?)?)?;
+    let dt = nn::softplus(dt.reshape(&[n, n_heads])?.add(float32(mixer.dt_bias)?)?)?;
     let dt = ops::minimum(ops::maximum(dt, Array::from_f32(least))?, Array::from_f32(most))?;
-    let decay = dt.multiply(float32(&mixer.A_log)?.exp()?.negative()?)?;
+    let decay = dt.multiply(float32(mixer.a_log)?.exp()?.negative()?)?;
     let stepped = x.multiply(dt.reshape(&[n, n_heads, 1])?)?;
     let (mut state, mut blocks) = (state.clone(), Vec::new());
     for start in (0..n).step_by(BLOCK_TOKENS as usize) {
@@ -57,12 +57,12 @@ pub(in crate::compute) fn mamba2(
         state = next;
     }
     let y = ops::concatenate(&blocks, 0)?;
-    let y = y.add(x.multiply(float32(&mixer.D)?.reshape(&[n_heads, 1])?)?)?;
+    let y = y.add(x.multiply(float32(mixer.d)?.reshape(&[n_heads, 1])?)?)?;
     kept.pass([window, state]);
 
     let gated = nn::silu(gate)?.multiply(y.reshape(&[1, n, inner])?)?;
     let normed = fast::rms_norm(gated.reshape(&[1, n, n_groups, -1])?, None, eps)?;
-    normed.reshape(&[1, n, inner])?.multiply(&*mixer.norm.weight)
+    normed.reshape(&[1, n, inner])?.multiply(mixer.norm)
 }
 
 impl Block {

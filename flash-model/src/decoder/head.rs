@@ -1,0 +1,198 @@
+//! The head: the largest matrix of a small model, so it is cut into bundles no larger than a layer.
+
+use flash_kernels::STRIP_ROWS;
+use mlx_rs::Array;
+
+use crate::ModelError;
+use crate::checkpoint::Checkpoint;
+use crate::compute::Value;
+use crate::compute::arrays::{positions, to_arrays, values};
+use crate::interrupt::Interrupt;
+use crate::nn::layers::Linear;
+use crate::nn::weights::Weights;
+use crate::stream::bundle::Bundles;
+use crate::stream::proxy::{StreamingProxy, WeightOwner};
+use crate::stream::residency::Residency;
+
+/// Positions whose logits exist at once while a loss is computed.
+const LOSS_POSITIONS: usize = 16;
+
+/// The output matrix, in tiles of rows.
+#[derive(Debug)]
+pub(crate) struct Head {
+    tiles: Vec<StreamingProxy<Linear>>,
+    vocab_size: usize,
+    /// Whether a product copies half-precision weights to f32 first.
+    widens_weights: bool,
+}
+
+impl Head {
+    /// A head, `[vocab, hidden]`, in tiles of at most `tile_bytes`, whose bundles are added to `bundles`.
+    pub(crate) fn new(
+        weights: &Weights<'_>,
+        [vocab_size, hidden_size]: [i32; 2],
+        tile_bytes: u64,
+        bundles: &mut Bundles,
+    ) -> Result<Self, ModelError> {
+        let (checkpoint, path) = (weights.checkpoint(), weights.path());
+        let (n_rows, strip_rows) = (vocab_size as u64, STRIP_ROWS as u64);
+        // As many rows in each tile, in whole strips.
+        let row_bytes = head_bytes(checkpoint, path).div_ceil(n_rows).max(1);
+        let n_strips_max = (tile_bytes / row_bytes / strip_rows).max(1);
+        let n_tiles = n_rows.div_ceil(n_strips_max * strip_rows);
+        let tile_rows = n_rows.div_ceil(n_tiles).next_multiple_of(strip_rows);
+        let mut tiles = Vec::with_capacity(n_tiles as usize);
+        for start in (0..n_rows).step_by(tile_rows as usize) {
+            let rows = start..(start + tile_rows).min(n_rows);
+            let tile = weights.linear(hidden_size, (rows.end - rows.start) as i32, false)?;
+            let tile = StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?;
+            tiles.push(tile.arranged(weights.backend(), checkpoint, bundles));
+        }
+        let widens_weights = weights.backend().widens_weights();
+        Ok(Self { tiles, vocab_size: n_rows as usize, widens_weights })
+    }
+
+    /// The tiles, as parts that may hold weights.
+    pub(super) fn weight_owners(&mut self) -> impl Iterator<Item = &mut dyn WeightOwner> {
+        self.tiles.iter_mut().map(|tile| tile as &mut dyn WeightOwner)
+    }
+
+    /// Sets `logits` to those of one position, `x` `[1, 1, hidden]`.
+    pub(crate) fn logits(
+        &mut self,
+        residency: &mut Residency,
+        x: &Value,
+        interrupt: &Interrupt,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
+        let mut parts = Vec::with_capacity(self.tiles.len());
+        for tile in &mut self.tiles {
+            interrupt.check()?;
+            let part = tile.begin(residency, |tile| tile.of(x))?;
+            if self.widens_weights {
+                // Not those of all tiles at once, even when all are pinned.
+                part.array()?.eval()?;
+            }
+            parts.push(part);
+        }
+        let parts = to_arrays(&parts)?;
+        mlx_rs::transforms::eval(&parts)?;
+        logits.clear();
+        logits.reserve_exact(self.vocab_size);
+        for part in &parts {
+            logits.extend_from_slice(values(part)?);
+        }
+        Ok(())
+    }
+
+    /// The cross-entropy of each position of `x`, `[1, n, hidden]`, against its target, in nats.
+    ///
+    /// Logits are reduced tile by tile as they arrive, in f64: those of a whole text never exist at once.
+    ///
+    /// # Errors
+    /// [`ModelError::LossNan`] for the first loss that is not a number.
+    pub(crate) fn losses(
+        &mut self,
+        residency: &mut Residency,
+        x: &Array,
+        targets: &[u32],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<f64>, ModelError> {
+        let mut sums = vec![LogSumExp::default(); targets.len()];
+        let mut first_row = 0;
+        for tile in &mut self.tiles {
+            let n_rows = tile.scope(residency, |tile, _, _| {
+                let mut n_rows = 0;
+                for start in (0..targets.len()).step_by(LOSS_POSITIONS) {
+                    interrupt.check()?;
+                    let end = (start + LOSS_POSITIONS).min(targets.len());
+                    let logits = tile.of(&positions(x, start, end)?.into())?.array()?;
+                    n_rows = logits.dim(-1) as usize;
+                    let rows = values(&logits)?.chunks_exact(n_rows);
+                    for ((row, sum), &target) in rows.zip(&mut sums[start..end]).zip(&targets[start..end]) {
+                        sum.add(row, (target as usize).checked_sub(first_row));
+                    }
+                }
+                Ok(n_rows)
+            })?;
+            first_row += n_rows;
+        }
+        let losses = sums.iter().map(LogSumExp::loss).enumerate();
+        losses
+            .map(|(position, loss)| match loss.is_nan() {
+                true => Err(ModelError::LossNan { position: position + 1, token: targets[position] }),
+                false => Ok(loss),
+            })
+            .collect()
+    }
+
+    /// What the logits of a pass take beside the weights.
+    pub(crate) fn activation_bytes(&self) -> u64 {
+        // A tile's logits for several positions, or one position's for all tiles, and their copy for the sampler.
+        let tile_rows = self.vocab_size.div_ceil(self.tiles.len());
+        4 * (2 * LOSS_POSITIONS * tile_rows).max(3 * self.vocab_size) as u64
+    }
+}
+
+/// Bytes of all tensors of the head.
+fn head_bytes(checkpoint: &Checkpoint, path: &str) -> u64 {
+    let names = ["weight", "scales", "biases"].map(|name| format!("{path}.{name}"));
+    let tensors = names.iter().filter_map(|name| checkpoint.catalog().get(name));
+    tensors.map(|tensor| tensor.span.len_bytes()).sum()
+}
+
+/// log Σ exp of logits that come in parts, and the target's logit among them.
+#[derive(Debug, Clone)]
+struct LogSumExp {
+    max: f64,
+    sum: f64,
+    target: f64,
+}
+
+impl Default for LogSumExp {
+    fn default() -> Self {
+        Self { max: f64::NEG_INFINITY, sum: 0.0, target: f64::NAN }
+    }
+}
+
+impl LogSumExp {
+    fn add(&mut self, logits: &[f32], target: Option<usize>) {
+        if let Some(&logit) = target.and_then(|target| logits.get(target)) {
+            self.target = f64::from(logit);
+        }
+        let max = logits.iter().fold(self.max, |max, &logit| max.max(f64::from(logit)));
+        if max > self.max {
+            self.sum *= (self.max - max).exp();
+            self.max = max;
+        }
+        self.sum += logits.iter().map(|&logit| (f64::from(logit) - self.max).exp()).sum::<f64>();
+    }
+
+    fn loss(&self) -> f64 {
+        (self.max - self.target) + self.sum.ln()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loss_of_parts_is_that_of_the_whole() {
+        let logits: Vec<f32> = (0..50).map(|i| ((i * 37) % 23) as f32 - 30.0).collect();
+        let naive = logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+        for cut in [1, 7, 49] {
+            let mut sum = LogSumExp::default();
+            sum.add(&logits[..cut], Some(20));
+            sum.add(&logits[cut..], 20usize.checked_sub(cut));
+            assert!((sum.loss() - (naive - f64::from(logits[20]))).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn loss_of_large_logits_does_not_overflow() {
+        let mut sum = LogSumExp::default();
+        sum.add(&[3e38, 3e38], Some(0));
+        assert!((sum.loss() - 2f64.ln()).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,137 @@
+//! A pass of several tokens, layer by layer: all chunks pass through a layer before the next one is loaded, so that a prompt of
+//! any length costs one pass over the weights.
+
+use crate::ModelError;
+use crate::compute::Value;
+use crate::compute::arrays::{positions, to_arrays};
+use crate::nn::layer::{LayerInput, LayerOutput, Routed};
+use crate::stream::proxy::WeightOwner;
+
+use super::layer::DecoderLayer;
+use super::{Decoder, Pass, weight_owners};
+
+/// Counts the chunks that have passed layers.
+struct Progress {
+    n_done: usize,
+    n_parts: usize,
+}
+
+impl Progress {
+    /// Counts one more; returns the fraction that is done.
+    fn step(&mut self) -> f64 {
+        self.n_done += 1;
+        self.n_done as f64 / self.n_parts as f64
+    }
+}
+
+impl Decoder {
+    /// Passes chunks of tokens, the first of which stands at `position`, through all layers; `chunks`, each `[1, n, hidden]`,
+    /// become the hidden states after the last.
+    pub(super) fn prefill(
+        &mut self,
+        pass: &mut Pass<'_>,
+        chunks: &mut [Value],
+        position: usize,
+    ) -> Result<(), ModelError> {
+        let mut progress = Progress { n_done: 0, n_parts: self.layers.len() * chunks.len() };
+        for layer_idx in 0..self.layers.len() {
+            pass.interrupt.check()?;
+            self.adapt_before(pass, layer_idx, chunks)?;
+            let routed = self.prefill_layer(pass, layer_idx, chunks, position, &mut progress)?;
+            if let Some(routed) = routed {
+                self.layers[layer_idx].mix_chunks(pass, layer_idx, chunks, routed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes chunks through one layer without its experts; returns what it routes to those.
+    fn prefill_layer(
+        &mut self,
+        pass: &mut Pass<'_>,
+        layer_idx: usize,
+        chunks: &mut [Value],
+        position: usize,
+        progress: &mut Progress,
+    ) -> Result<Option<Routed>, ModelError> {
+        let Self { embedding, layers, norm, head, .. } = self;
+        let Pass { residency, kv, experts, interrupt } = pass;
+        let kv = &mut kv.layers[layer_idx];
+        let (before, rest) = layers.split_at_mut(layer_idx);
+        let Some((DecoderLayer { proxy, experts_out, .. }, after)) = rest.split_first_mut() else {
+            unreachable!("the layer exists");
+        };
+        let in_use = proxy.bundle();
+        let next = experts_out.as_ref().map(WeightOwner::bundle);
+        let next = next.or(after.first().map(DecoderLayer::bundle)).unwrap_or(norm.bundle());
+        let mut routed = Vec::new();
+        proxy.scope(residency, |layer, residency, stays| {
+            let is_lazy = stays && chunks.len() == 1;
+            let mut position = position;
+            for chunk in chunks {
+                interrupt.check()?;
+                let output = layer.forward(LayerInput { x: chunk, kv: &mut *kv, position })?;
+                position += chunk.dim(1) as usize;
+                *chunk = output.hidden;
+                routed.extend(output.routed);
+                residency.progress(progress.step());
+                if is_lazy && kv.lazy_arrays().is_empty() {
+                    continue;
+                }
+                // Chunk by chunk: the intermediates of one are large, and MLX takes memory for all of them when it begins.
+                let (is_light, hidden) = (chunk.is_promise(), chunk.array()?);
+                let beside = routed.last().into_iter().flat_map(Routed::arrays);
+                if is_light {
+                    residency.begin_next(&hidden, beside)?;
+                } else {
+                    mlx_rs::transforms::eval([&hidden].into_iter().chain(beside).chain(kv.lazy_arrays()))?;
+                }
+                if residency.has_to_adapt() {
+                    embedding.adapt(residency);
+                    let others = before.iter_mut().chain(&mut *after).flat_map(DecoderLayer::weight_owners);
+                    let out = experts_out.as_mut().map(|out| out as &mut dyn WeightOwner);
+                    let mut owners = weight_owners(others.chain(out), norm, head);
+                    residency.adapt(Some(in_use), next, &mut owners, experts)?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Routed::joined(&routed)?)
+    }
+}
+
+impl DecoderLayer {
+    /// Adds to each chunk what the experts make of its tokens. They get all chunks together: each expert is read once.
+    fn mix_chunks(
+        &mut self,
+        pass: &mut Pass<'_>,
+        layer_idx: usize,
+        chunks: &mut [Value],
+        routed: Routed,
+    ) -> Result<(), ModelError> {
+        let mixed = if self.experts_out.is_some() {
+            self.mix_alone(pass, layer_idx, routed, None)?
+        } else {
+            let hidden = mlx_rs::ops::concatenate(&to_arrays(chunks)?, 1)?.into();
+            self.mix(pass, layer_idx, LayerOutput { hidden, routed: Some(routed) }, None)?
+        };
+        let mixed = mixed.array()?;
+        let mut start = 0;
+        let mut parts = Vec::with_capacity(chunks.len());
+        for chunk in &*chunks {
+            let end = start + chunk.dim(1) as usize;
+            parts.push(Value::from(positions(&mixed, start, end)?));
+            start = end;
+        }
+        let Some(out) = &mut self.experts_out else {
+            chunks.iter_mut().zip(parts).for_each(|(chunk, part)| *chunk = part);
+            return Ok(());
+        };
+        out.scope(pass.residency, |out, _, _| {
+            for (chunk, sum) in chunks.iter_mut().zip(&parts) {
+                *chunk = out.add(chunk, sum)?;
+            }
+            Ok(mlx_rs::transforms::eval(&to_arrays(chunks)?)?)
+        })
+    }
+}

@@ -1,0 +1,16 @@
+//! Layers of neural networks: modules whose parameters are named as checkpoints name them, built from the operations of
+//! [`compute`](crate::compute). No model family is known here, and no weight is loaded.
+
+pub(crate) mod attention;
+pub(crate) mod convolution;
+pub(crate) mod expert;
+pub(crate) mod fused;
+pub(crate) mod gate;
+pub(crate) mod gated_delta;
+pub(crate) mod layer;
+pub(crate) mod layers;
+pub(crate) mod mamba2;
+pub(crate) mod mlp;
+pub(crate) mod rope;
+pub(crate) mod router;
+pub(crate) mod weights;

@@ -1,0 +1,122 @@
+//! Attention with its projections.
+
+mod latent;
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::macros::ModuleParameters;
+use mlx_rs::module::Param;
+use mlx_rs::ops::indexing::TryIndexOp;
+
+use crate::ModelError;
+use crate::compute::{
+    Activation, AttentionInput, AttentionParams, Backend, HeadNorms, NormArgs, Rope, Value,
+};
+use crate::nn::layer::LayerInput;
+use crate::nn::layers::{Linear, RmsNorm, project};
+use crate::nn::weights::Weights;
+
+pub(crate) use latent::{LatentArgs, LatentAttention};
+
+/// Configuration of an attention layer.
+#[derive(Debug, Clone)]
+pub(crate) struct AttentionArgs {
+    pub hidden_size: i32,
+    pub n_heads: i32,
+    pub n_kv_heads: i32,
+    pub head_dim: i32,
+    pub scale: f32,
+    pub rope: Option<Rope>,
+    pub window: Option<usize>,
+    /// Whether the projections of queries, keys and values have biases.
+    pub qkv_bias: bool,
+    pub output_bias: bool,
+    /// Whether each head's softmax has a score beside those of the tokens.
+    pub sinks: bool,
+    /// Whether the projection of the queries has, behind each query, a gate for what its head sees.
+    pub output_gate: bool,
+    /// How each head of queries and keys is normalised before it is rotated, if it is.
+    pub head_norm: Option<NormArgs>,
+}
+
+/// An attention layer with its projections. Its parameters are named as most checkpoints name them.
+#[derive(Debug, ModuleParameters)]
+pub(crate) struct Attention {
+    backend: Backend,
+    params: AttentionParams,
+    output_gate: bool,
+    #[param]
+    q_proj: Linear,
+    #[param]
+    k_proj: Linear,
+    #[param]
+    v_proj: Linear,
+    #[param]
+    o_proj: Linear,
+    #[param]
+    q_norm: Option<RmsNorm>,
+    #[param]
+    k_norm: Option<RmsNorm>,
+    #[param]
+    sinks: Param<Option<Array>>,
+}
+
+impl Attention {
+    pub(crate) fn new(args: &AttentionArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+        let AttentionArgs { hidden_size, n_heads, n_kv_heads, head_dim, scale, window, .. } = *args;
+        let linear = |name, input, output, bias| weights.at(name).linear(input, output, bias);
+        let norm = |name| args.head_norm.map(|norm| weights.at(name).rms_norm(head_dim, norm)).transpose();
+        let params =
+            AttentionParams { n_heads, n_kv_heads, scale, rope: args.rope.clone(), window, value_dim: None };
+        let query_len = if args.output_gate { 2 * head_dim } else { head_dim };
+        Ok(Self {
+            backend: weights.backend().clone(),
+            params,
+            output_gate: args.output_gate,
+            q_proj: linear("q_proj", hidden_size, n_heads * query_len, args.qkv_bias)?,
+            k_proj: linear("k_proj", hidden_size, n_kv_heads * head_dim, args.qkv_bias)?,
+            v_proj: linear("v_proj", hidden_size, n_kv_heads * head_dim, args.qkv_bias)?,
+            o_proj: linear("o_proj", n_heads * head_dim, hidden_size, args.output_bias)?,
+            q_norm: norm("q_norm")?,
+            k_norm: norm("k_norm")?,
+            sinks: Param::new(args.sinks.then(|| weights.vector(n_heads)).transpose()?),
+        })
+    }
+
+    /// How many tokens a token sees, itself among them; all before it if there is no such window.
+    pub(crate) fn window(&self) -> Option<usize> {
+        self.params.window
+    }
+
+    /// Adds what it makes of the input to `residual`.
+    pub(crate) fn add(&self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
+        self.o_proj.add(residual, &self.attend(input)?)
+    }
+
+    /// What it makes of the input.
+    pub(crate) fn of(&self, input: LayerInput<'_>) -> Result<Value, Exception> {
+        self.o_proj.of(&self.attend(input)?)
+    }
+
+    /// What the heads saw, before the last projection: attends from the new tokens to all so far.
+    fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Value, Exception> {
+        let [mut queries, keys, values] = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let mut gate = None;
+        if self.output_gate {
+            let n = queries.dim(1);
+            let by_head = queries.array()?.reshape(&[1, n, self.params.n_heads, 2, -1])?;
+            let half = |idx: i32| by_head.try_index((.., .., .., idx, ..))?.reshape(&[1, n, -1]);
+            (queries, gate) = (half(0)?.into(), Some(half(1)?.into()));
+        }
+        let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
+        let norms = norms.map(|(queries, keys)| HeadNorms { queries: queries.norm(), keys: keys.norm() });
+        let sinks = self.sinks.value.as_ref();
+        let values = Some(&values);
+        let input = AttentionInput { queries: &queries, keys: &keys, values, norms, sinks, position };
+        let attended = self.backend.attend(&self.params, input, kv)?;
+        match gate {
+            Some(gate) => self.backend.gated(Activation::Sigmoid, &gate, &attended),
+            None => Ok(attended),
+        }
+    }
+}

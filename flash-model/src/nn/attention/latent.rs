@@ -1,0 +1,231 @@
+//! Multi-head latent attention: what is kept of a token is one short vector, from which the keys and values of all heads
+//! are made, and a rotated key that they share.
+//!
+//! Nothing is made of it, though: a head's query is brought to where the vectors are, and what it mixes of them is brought
+//! back. So all heads attend to one KV head, whose key is `[rotated, latent]` and whose value is the latent part of it. This is
+//! what mlx-lm does for a single token; doing it for prompts, too, gives a token the same bits in both.
+
+use mlx_rs::error::Exception;
+use mlx_rs::macros::ModuleParameters;
+use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
+use mlx_rs::ops::{self, concatenate};
+
+use crate::ModelError;
+use crate::checkpoint::config::Config;
+use crate::checkpoint::config::QuantizedMode;
+use crate::compute::{AttentionInput, AttentionParams, Backend, NormArgs, Rope, Value};
+use crate::nn::fused::Fused;
+use crate::nn::layer::LayerInput;
+use crate::nn::layers::{Linear, RmsNorm, project};
+use crate::nn::weights::Weights;
+
+/// What there is to say of it.
+#[derive(Debug, Clone)]
+pub(crate) struct LatentArgs {
+    pub hidden_size: i32,
+    pub n_heads: i32,
+    pub scale: f32,
+    pub rope: Rope,
+    /// What queries are made of, if not of hidden states.
+    pub q_lora_rank: Option<i32>,
+    /// Numbers of a latent vector.
+    pub kv_lora_rank: i32,
+    /// Numbers of a head's query that are not rotated, and that are.
+    pub nope_dim: i32,
+    pub rope_dim: i32,
+    /// Numbers of a head's value.
+    pub v_dim: i32,
+    /// Whether the projections of hidden states, and to them, have biases.
+    pub bias: bool,
+}
+
+/// Norms of what queries, keys and values are made of have this, whatever the others have.
+const NORM: NormArgs = NormArgs { eps: 1e-6, weight_offset: 0.0 };
+
+/// The projections of hidden states to latent vectors and to what is rotated, which checkpoints have as one.
+const KV_A: &str = "self_attn.kv_a_proj_with_mqa";
+/// The projection of latent vectors to keys and values, of checkpoints that do not have it by head.
+const KV_B: &str = "kv_b_proj";
+
+/// Latent attention with its projections.
+#[derive(Debug, ModuleParameters)]
+pub(crate) struct LatentAttention {
+    backend: Backend,
+    params: AttentionParams,
+    nope_dim: i32,
+    v_dim: i32,
+    #[param]
+    q_proj: Option<Linear>,
+    #[param]
+    q_a_proj: Option<Linear>,
+    #[param]
+    q_a_layernorm: Option<RmsNorm>,
+    #[param]
+    q_b_proj: Option<Linear>,
+    #[param]
+    kv_a_proj: Linear,
+    #[param]
+    k_pe_proj: Linear,
+    #[param]
+    kv_a_layernorm: RmsNorm,
+    /// Brings queries to latent vectors: a matrix for each head.
+    #[param]
+    embed_q: Linear,
+    /// Brings what was mixed of those to values, likewise.
+    #[param]
+    unembed_out: Linear,
+    /// What both are made of, if they are not in the checkpoint.
+    #[param]
+    kv_b_proj: Option<Linear>,
+    #[param]
+    o_proj: Linear,
+}
+
+impl LatentArgs {
+    /// How the projections of hidden states lie in a checkpoint.
+    pub(crate) fn fused(&self) -> Vec<Fused> {
+        let parts = [("self_attn.kv_a_proj", self.kv_lora_rank), ("self_attn.k_pe_proj", self.rope_dim)];
+        Fused::parts(KV_A, &parts)
+    }
+
+    /// Bytes of what layers below these `paths` make of their weights, and of what this takes in one of them: all of a matrix as
+    /// numbers of its own, and cut.
+    pub(crate) fn derived_bytes(&self, weights: &Weights<'_>, paths: impl Iterator<Item = String>) -> u64 {
+        let parts = ["weight", "scales", "biases"];
+        let catalog = weights.checkpoint().catalog();
+        let names = paths.flat_map(|path| parts.map(|part| format!("{path}.self_attn.{KV_B}.{part}")));
+        // What is made has as many numbers, in groups of the same size.
+        let kept: u64 = names.filter_map(|name| Some(catalog.get(&name)?.span.len_bytes())).sum();
+        if kept == 0 {
+            return 0;
+        }
+        let numbers = self.n_heads as u64 * (self.nope_dim + self.v_dim) as u64 * self.kv_lora_rank as u64;
+        kept + 2 * size_of::<f32>() as u64 * numbers
+    }
+}
+
+impl LatentAttention {
+    /// # Errors
+    /// [`ModelError`] for groups that do not fit the heads, too.
+    pub(crate) fn new(args: &LatentArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+        let LatentArgs { hidden_size, n_heads, kv_lora_rank, nope_dim, rope_dim, v_dim, .. } = *args;
+        let linear = |name, input, output, bias| weights.at(name).linear(input, output, bias);
+        let norm = |name, dims| weights.at(name).rms_norm(dims, NORM);
+        let queries = n_heads * (nope_dim + rope_dim);
+        let low_rank = args.q_lora_rank;
+        let direct = if low_rank.is_none() { Some(hidden_size) } else { None };
+        let is_joint = weights.checkpoint().has(&format!("{}.{KV_B}.weight", weights.path()));
+        let joint = |rows| weights.at(KV_B).linear(kv_lora_rank, rows, false);
+        let joint = is_joint.then(|| joint(n_heads * (nope_dim + v_dim))).transpose()?;
+        let by_head = |name: &str, input, output| match &joint {
+            Some(joint) => weights.made(joint.format),
+            None => weights.at(name).linear_each(n_heads, input, output),
+        };
+        let attention = Self {
+            backend: weights.backend().clone(),
+            params: AttentionParams {
+                n_heads,
+                n_kv_heads: 1,
+                scale: args.scale,
+                rope: Some(args.rope.clone()),
+                window: None,
+                value_dim: Some(kv_lora_rank),
+            },
+            nope_dim,
+            v_dim,
+            q_proj: direct.map(|input| linear("q_proj", input, queries, false)).transpose()?,
+            q_a_proj: low_rank.map(|rank| linear("q_a_proj", hidden_size, rank, args.bias)).transpose()?,
+            q_a_layernorm: low_rank.map(|rank| norm("q_a_layernorm", rank)).transpose()?,
+            q_b_proj: low_rank.map(|rank| linear("q_b_proj", rank, queries, false)).transpose()?,
+            kv_a_proj: linear("kv_a_proj", hidden_size, kv_lora_rank, args.bias)?,
+            k_pe_proj: linear("k_pe_proj", hidden_size, rope_dim, args.bias)?,
+            kv_a_layernorm: norm("kv_a_layernorm", kv_lora_rank)?,
+            embed_q: by_head("embed_q", nope_dim, kv_lora_rank)?,
+            unembed_out: by_head("unembed_out", kv_lora_rank, v_dim)?,
+            kv_b_proj: joint,
+            o_proj: linear("o_proj", n_heads * v_dim, hidden_size, args.bias)?,
+        };
+        if let Some(joint) = &attention.kv_b_proj {
+            check_joint(joint, nope_dim, weights.config())?;
+        }
+        Ok(attention)
+    }
+
+    /// Adds what it makes of the input to `residual`.
+    pub(crate) fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
+        self.make()?;
+        self.o_proj.add(residual, &self.attend(input)?)
+    }
+
+    /// What the heads saw, before the last projection.
+    fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Value, Exception> {
+        let (n, n_heads) = (x.dim(1), self.params.n_heads);
+        let [queries, latent, k_pe] = self.project(x)?;
+        let queries = queries.array()?.reshape(&[1, n, n_heads, -1])?;
+        let of_latent =
+            self.embed_q.of_each(&queries.try_index((Ellipsis, ..self.nope_dim))?.into())?.array()?;
+        let rotated = queries.try_index((Ellipsis, self.nope_dim..))?;
+        let queries = concatenate(&[&rotated, &of_latent], -1)?.reshape(&[1, n, -1])?;
+        let keys = concatenate(&[k_pe.array()?, latent.array()?], -1)?;
+        let (queries, keys) = (&queries.into(), &keys.into());
+        let input = AttentionInput { queries, keys, values: None, norms: None, sinks: None, position };
+        let mixed = self.backend.attend(&self.params, input, kv)?.array()?.reshape(&[1, n, n_heads, -1])?;
+        let seen = self.unembed_out.of_each(&mixed.into())?.array()?;
+        Ok(seen.reshape(&[1, n, n_heads * self.v_dim])?.into())
+    }
+
+    /// Queries of all heads, latent vectors, and what is rotated.
+    fn project(&self, x: &Value) -> Result<[Value; 3], Exception> {
+        let first = self.q_a_proj.as_ref().or(self.q_proj.as_ref());
+        let first = first.ok_or_else(|| Exception::custom("latent attention without queries"))?;
+        let [mut queries, latent, k_pe] = project([first, &self.kv_a_proj, &self.k_pe_proj], x)?;
+        if let (Some(norm), Some(up)) = (&self.q_a_layernorm, &self.q_b_proj) {
+            queries = up.of(&norm.of(&queries)?)?;
+        }
+        Ok([queries, self.kv_a_layernorm.of(&latent)?, k_pe])
+    }
+
+    /// Makes what the checkpoint has not, if it is not there: as mlx-lm's `sanitize`, which quantises anew what was quantised, for
+    /// rows of keys become columns.
+    fn make(&mut self) -> Result<(), Exception> {
+        let Some(joint) = &self.kv_b_proj else { return Ok(()) };
+        if self.embed_q.weight.size() > 0 {
+            return Ok(());
+        }
+        let all = match (joint.format, &joint.scales.value) {
+            (Some(format), Some(scales)) => {
+                let biases = joint.biases.value.as_ref();
+                ops::dequantize(&*joint.weight, scales, biases, format.group_size, format.bits)?
+            }
+            _ => joint.weight.value.clone(),
+        };
+        let all = all.reshape(&[self.params.n_heads, self.nope_dim + self.v_dim, -1])?;
+        let keys = all.try_index((.., ..self.nope_dim, ..))?.swap_axes(-1, -2)?;
+        let values = all.try_index((.., self.nope_dim.., ..))?;
+        for (linear, weight) in [(&mut self.embed_q, keys), (&mut self.unembed_out, values)] {
+            let weight = weight.contiguous()?;
+            let Some(format) = linear.format else {
+                linear.weight.value = weight;
+                continue;
+            };
+            let (codes, scales, biases) = ops::quantize(&weight, format.group_size, format.bits)?;
+            linear.weight.value = codes;
+            (linear.scales.value, linear.biases.value) = (Some(scales), Some(biases));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the matrix can be cut into those by head.
+fn check_joint(joint: &Linear, nope_dim: i32, config: &Config) -> Result<(), ModelError> {
+    let Some(format) = joint.format else { return Ok(()) };
+    if format.mode != QuantizedMode::Affine {
+        let expected = "kv_b_proj, which is cut by head, must have affine codes";
+        return Err(config.field_error("quantization.mode", &format!("{:?}", format.mode), expected));
+    }
+    if nope_dim % format.group_size != 0 {
+        let expected = "the groups of kv_b_proj, which is cut by head, must divide it";
+        return Err(config.field_error("qk_nope_head_dim", &nope_dim, expected));
+    }
+    Ok(())
+}

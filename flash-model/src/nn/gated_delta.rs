@@ -1,0 +1,141 @@
+//! The gated delta net of Qwen3.5 and Qwen3-Next: what stands in the place of attention in a layer that keeps a state.
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::macros::ModuleParameters;
+use mlx_rs::module::Param;
+use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::TryIndexOp;
+
+use crate::ModelError;
+use crate::compute::{Backend, GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights, NormArgs, Value};
+use crate::kv::LayerKv;
+use crate::nn::convolution::Convolution;
+use crate::nn::fused::Fused;
+use crate::nn::layers::{Linear, RmsNorm, project};
+use crate::nn::weights::Weights;
+
+/// How a checkpoint has what projects tokens for a net.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Projections {
+    /// In four matrices.
+    Apart,
+    /// In two, `in_proj_qkvz` and `in_proj_ba`: of each head of keys query, key, values and gates, and corrections and steps.
+    ByKeyHead,
+}
+
+impl Projections {
+    /// What the two are called here: the rows of a net are told apart when they are there.
+    pub(crate) fn fused(self, dims: &GatedDeltaDims) -> Vec<Fused> {
+        if self == Self::Apart {
+            return Vec::new();
+        }
+        let all = |whole, part, n_rows| Fused::parts(whole, &[(part, n_rows)]);
+        let mut fused =
+            all("linear_attn.in_proj_qkvz", "linear_attn.in_proj_qkv", dims.channels() + dims.values());
+        fused.extend(all("linear_attn.in_proj_ba", "linear_attn.in_proj_b", 2 * dims.value_heads));
+        fused
+    }
+}
+
+/// Configuration of a gated delta net.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GatedDeltaArgs {
+    pub hidden_size: i32,
+    pub dims: GatedDeltaDims,
+    pub projections: Projections,
+}
+
+/// Splits what two matrices projected by key head, `[1, n, …]`, into the four inputs of a net.
+fn split_by_key_head(dims: GatedDeltaDims, qkvz: &Value, ba: &Value) -> Result<GatedDeltaInput, Exception> {
+    let GatedDeltaDims { key_heads, value_heads, key_dim, .. } = dims;
+    let (n, heads, values) = (qkvz.dim(1), value_heads / key_heads, dims.values() / key_heads);
+    let by_head = |x: &Array| x.reshape(&[1, n, key_heads, -1]);
+    let part = |x: &Array, start: i32, len: i32| {
+        x.try_index((.., .., .., start..start + len))?.reshape(&[1, n, key_heads * len])
+    };
+    let (qkvz, ba) = (by_head(&qkvz.array()?)?, by_head(&ba.array()?)?);
+    let [queries, keys] = [part(&qkvz, 0, key_dim)?, part(&qkvz, key_dim, key_dim)?];
+    Ok(GatedDeltaInput {
+        qkv: concatenate(&[queries, keys, part(&qkvz, 2 * key_dim, values)?], -1)?.into(),
+        gate: part(&qkvz, 2 * key_dim + values, values)?.into(),
+        beta: part(&ba, 0, heads)?.into(),
+        step: part(&ba, heads, heads)?.into(),
+    })
+}
+
+/// A net with its projections. Its parameters are named as checkpoints name them.
+#[derive(Debug, ModuleParameters)]
+#[expect(non_snake_case, reason = "checkpoints name parameters so")]
+pub(crate) struct GatedDelta {
+    dims: GatedDeltaDims,
+    backend: Backend,
+    #[param]
+    in_proj_qkv: Linear,
+    /// None where the one above has its rows, as the one of the steps where that of the corrections has them.
+    #[param]
+    in_proj_z: Option<Linear>,
+    #[param]
+    in_proj_b: Linear,
+    #[param]
+    in_proj_a: Option<Linear>,
+    #[param]
+    conv1d: Convolution,
+    /// `[value_heads]`, as the next.
+    #[param]
+    dt_bias: Param<Array>,
+    #[param]
+    A_log: Param<Array>,
+    /// Of each head.
+    #[param]
+    norm: RmsNorm,
+    #[param]
+    out_proj: Linear,
+}
+
+impl GatedDelta {
+    pub(crate) fn new(args: GatedDeltaArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+        let GatedDeltaArgs { hidden_size, dims, projections } = args;
+        let GatedDeltaDims { value_heads, value_dim, conv_kernel, eps, .. } = dims;
+        let projection = |name, output| weights.at(name).linear(hidden_size, output, false);
+        let norm = NormArgs { eps, weight_offset: 0.0 };
+        let is_apart = projections == Projections::Apart;
+        let apart = |name, output| is_apart.then(|| projection(name, output)).transpose();
+        let [with_gates, with_steps] = if is_apart { [0; 2] } else { [dims.values(), value_heads] };
+        Ok(Self {
+            dims,
+            backend: weights.backend().clone(),
+            in_proj_qkv: projection("in_proj_qkv", dims.channels() + with_gates)?,
+            in_proj_z: apart("in_proj_z", dims.values())?,
+            in_proj_b: projection("in_proj_b", value_heads + with_steps)?,
+            in_proj_a: apart("in_proj_a", value_heads)?,
+            conv1d: Convolution::new(dims.channels(), conv_kernel, false, &weights.at("conv1d"))?,
+            dt_bias: Param::new(weights.at("dt_bias").vector(value_heads)?),
+            A_log: Param::new(weights.at("A_log").vector(value_heads)?),
+            norm: weights.at("norm").rms_norm(value_dim, norm)?,
+            out_proj: weights.at("out_proj").linear(dims.values(), hidden_size, false)?,
+        })
+    }
+
+    /// Adds to `residual` what it makes of `x`, behind the tokens of which `kv` has the state.
+    pub(crate) fn add(&self, residual: &Value, x: &Value, kv: &mut LayerKv) -> Result<Value, Exception> {
+        let input = match self.in_proj_z.as_ref().zip(self.in_proj_a.as_ref()) {
+            Some((z, a)) => {
+                let [qkv, gate, beta, step] = project([&self.in_proj_qkv, z, &self.in_proj_b, a], x)?;
+                GatedDeltaInput { qkv, gate, beta, step }
+            }
+            None => {
+                let [qkvz, ba] = project([&self.in_proj_qkv, &self.in_proj_b], x)?;
+                split_by_key_head(self.dims, &qkvz, &ba)?
+            }
+        };
+        let net = GatedDeltaWeights {
+            dims: self.dims,
+            conv: self.conv1d.weights(),
+            dt_bias: &self.dt_bias,
+            a_log: &self.A_log,
+            norm: &self.norm.weight,
+        };
+        self.out_proj.add(residual, &self.backend.gated_delta(net, &input, kv)?)
+    }
+}

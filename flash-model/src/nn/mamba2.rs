@@ -1,0 +1,79 @@
+//! The mixer of Mamba-2: what stands in the place of attention in a layer that keeps a state.
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::macros::ModuleParameters;
+use mlx_rs::module::Param;
+
+use crate::ModelError;
+use crate::compute::{Backend, Mamba2Dims, Mamba2Weights, NormArgs, Value};
+use crate::kv::LayerKv;
+use crate::nn::convolution::Convolution;
+use crate::nn::layers::{Linear, RmsNorm};
+use crate::nn::weights::Weights;
+
+/// Configuration of a Mamba-2 mixer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mamba2Args {
+    pub hidden_size: i32,
+    pub dims: Mamba2Dims,
+    pub conv_bias: bool,
+    /// Whether the projections have biases.
+    pub bias: bool,
+}
+
+/// A mixer with its projections. Its parameters are named as checkpoints name them.
+#[derive(Debug, ModuleParameters)]
+#[expect(non_snake_case, reason = "checkpoints name parameters so")]
+pub(crate) struct Mamba2 {
+    dims: Mamba2Dims,
+    backend: Backend,
+    #[param]
+    in_proj: Linear,
+    #[param]
+    conv1d: Convolution,
+    /// `[n_heads]`, as the next two.
+    #[param]
+    dt_bias: Param<Array>,
+    #[param]
+    A_log: Param<Array>,
+    #[param]
+    D: Param<Array>,
+    #[param]
+    norm: RmsNorm,
+    #[param]
+    out_proj: Linear,
+}
+
+impl Mamba2 {
+    pub(crate) fn new(args: Mamba2Args, weights: &Weights<'_>) -> Result<Self, ModelError> {
+        let Mamba2Args { hidden_size, dims, conv_bias, bias } = args;
+        let Mamba2Dims { n_heads, conv_kernel, eps, .. } = dims;
+        let norm = NormArgs { eps, weight_offset: 0.0 };
+        Ok(Self {
+            dims,
+            backend: weights.backend().clone(),
+            in_proj: weights.at("in_proj").linear(hidden_size, dims.projected(), bias)?,
+            conv1d: Convolution::new(dims.channels(), conv_kernel, conv_bias, &weights.at("conv1d"))?,
+            dt_bias: Param::new(weights.at("dt_bias").vector(n_heads)?),
+            A_log: Param::new(weights.at("A_log").vector(n_heads)?),
+            D: Param::new(weights.at("D").vector(n_heads)?),
+            norm: weights.at("norm").rms_norm(dims.inner(), norm)?,
+            out_proj: weights.at("out_proj").linear(dims.inner(), hidden_size, bias)?,
+        })
+    }
+
+    /// Adds to `residual` what it makes of `x`, behind the tokens of which `kv` has the state.
+    pub(crate) fn add(&self, residual: &Value, x: &Value, kv: &mut LayerKv) -> Result<Value, Exception> {
+        let mixer = Mamba2Weights {
+            dims: self.dims,
+            conv: self.conv1d.weights(),
+            dt_bias: &self.dt_bias,
+            a_log: &self.A_log,
+            d: &self.D,
+            norm: &self.norm.weight,
+        };
+        let mixed = self.backend.mamba2(mixer, &self.in_proj.of(x)?, kv)?;
+        self.out_proj.add(residual, &mixed)
+    }
+}

@@ -1,0 +1,61 @@
+//! What comes behind the attention in a layer: a projection up, gated in most models, and one down.
+
+use mlx_rs::error::Exception;
+use mlx_rs::macros::ModuleParameters;
+
+use crate::ModelError;
+use crate::compute::{Activation, Value};
+use crate::nn::layers::{Linear, gated, squared_relu};
+use crate::nn::weights::Weights;
+
+/// What there is to say of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MlpArgs {
+    pub hidden_size: i32,
+    pub intermediate_size: i32,
+    pub bias: bool,
+    /// How a gate lets numbers through; none if there is none: then it is `relu(up(x))²` that passes.
+    pub activation: Option<Activation>,
+}
+
+/// `down(activation(gate(x)) · up(x))`, or without a gate `down(relu(up(x))²)`. Its parameters are named as most checkpoints name them.
+#[derive(Debug, ModuleParameters)]
+pub(crate) struct Mlp {
+    activation: Option<Activation>,
+    #[param]
+    gate_proj: Option<Linear>,
+    #[param]
+    down_proj: Linear,
+    #[param]
+    up_proj: Linear,
+}
+
+impl Mlp {
+    pub(crate) fn new(args: MlpArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+        let MlpArgs { hidden_size, intermediate_size, bias, activation } = args;
+        let linear = |name, input, output| weights.at(name).linear(input, output, bias);
+        Ok(Self {
+            activation,
+            gate_proj: activation.map(|_| linear("gate_proj", hidden_size, intermediate_size)).transpose()?,
+            down_proj: linear("down_proj", intermediate_size, hidden_size)?,
+            up_proj: linear("up_proj", hidden_size, intermediate_size)?,
+        })
+    }
+
+    /// Adds what it makes of `x` to `residual`.
+    pub(crate) fn add(&self, residual: &Value, x: &Value) -> Result<Value, Exception> {
+        self.down_proj.add(residual, &self.passed(x)?)
+    }
+
+    /// What it makes of `x`.
+    pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
+        self.down_proj.of(&self.passed(x)?)
+    }
+
+    fn passed(&self, x: &Value) -> Result<Value, Exception> {
+        match self.activation.zip(self.gate_proj.as_ref()) {
+            Some((activation, gate)) => gated(activation, gate, &self.up_proj, x),
+            None => squared_relu(&self.up_proj, x),
+        }
+    }
+}

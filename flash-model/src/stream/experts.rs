@@ -1,0 +1,207 @@
+//! Mixtures of experts: each token takes a few of a layer's experts, and only those are loaded.
+//!
+//! [`Experts::mix`] waits for a layer's router, chooses the experts of each token, and hands the [`Demand`] to one of two schedules:
+//! [`token`], which computes with each expert as soon as it has been read, and [`prompt`], which takes one expert after the other.
+//! Both sum a token's experts in the order of their indices, so the result does not depend on what was in memory.
+
+mod ahead;
+mod held;
+mod loading;
+mod mixture;
+mod plan;
+mod prompt;
+mod token;
+mod traffic;
+
+use std::sync::Arc;
+
+use flash_io::{Budget, IoError, Reader, SlotPool};
+use mlx_rs::transforms::eval;
+
+use crate::ModelError;
+use crate::compute::{Backend, Value};
+use crate::interrupt::Interrupt;
+use crate::memory::slots::{SLOT_RETURN, once_there_is_room};
+use crate::nn::expert::Expert;
+use crate::nn::layer::Routed;
+use crate::nn::router::Routes;
+
+use ahead::Ahead;
+pub use ahead::AheadTraffic;
+pub(crate) use ahead::PredictedRouting;
+use held::Held;
+use loading::{Demand, Load};
+pub(crate) use mixture::{ExpertArgs, ExpertDims, MATRICES, Mixture, MixtureArgs, Names};
+pub use mixture::{ExpertRows, ExpertTensor};
+pub use plan::ExpertInfo;
+pub(crate) use plan::ExpertPlan;
+use traffic::Average;
+pub use traffic::ExpertTraffic;
+
+/// Experts more that are held at once, while their memory is being made ready.
+const HELD_STEP: usize = 64;
+
+/// The experts that are in memory, and the way there.
+#[derive(Debug)]
+pub(crate) struct Experts {
+    backend: Backend,
+    reader: Arc<Reader>,
+    pool: SlotPool,
+    held: Held<Expert>,
+    plan: ExpertPlan,
+    budget: Budget,
+    /// What was planned for them.
+    planned_bytes: u64,
+    traffic: ExpertTraffic,
+    ahead: Ahead,
+    token_read_bytes: Average,
+    /// What had been read when the pass began.
+    read_bytes_before: u64,
+}
+
+impl Experts {
+    /// Takes slots of `experts_bytes` from the budget, for layers with these mixtures.
+    ///
+    /// # Errors
+    /// [`IoError::OverBudget`] if they do not fit, [`IoError::Map`] if the system has no memory.
+    pub(crate) fn new<'a>(
+        backend: &Backend,
+        reader: Arc<Reader>,
+        mixtures: impl Iterator<Item = Option<&'a Mixture>>,
+        plan: &ExpertPlan,
+        experts_bytes: u64,
+        budget: &Budget,
+    ) -> Result<Self, IoError> {
+        let n_experts: Vec<usize> =
+            mixtures.map(|mixture| mixture.map_or(0, |mixture| mixture.dims.n_experts)).collect();
+        let mut experts = Self {
+            backend: backend.clone(),
+            reader,
+            pool: plan.pool(experts_bytes, budget)?,
+            held: Held::new(&n_experts),
+            plan: *plan,
+            budget: budget.clone(),
+            planned_bytes: experts_bytes,
+            traffic: ExpertTraffic::default(),
+            ahead: Ahead::default(),
+            token_read_bytes: Average::default(),
+            read_bytes_before: 0,
+        };
+        experts.hold_more();
+        Ok(experts)
+    }
+
+    /// Has as many experts stay as there are slots ready for, if there are many more than before.
+    fn hold_more(&mut self) {
+        let (n_places, n_ready) = (self.held.n_places(), self.plan.n_held_in(&self.pool));
+        // Some for each layer at a time: to share them out takes as long as a small kernel.
+        if n_ready > n_places && (self.is_warm() || n_ready >= n_places + HELD_STEP) {
+            self.held.resize(n_ready);
+        }
+    }
+
+    /// Whether all slots are ready.
+    fn is_warm(&self) -> bool {
+        self.pool.ready_slots() == self.pool.n_slots()
+    }
+
+    pub(crate) fn traffic(&self) -> ExpertTraffic {
+        let token_read_bytes = self.token_read_bytes.0.unwrap_or(0.0) as u64;
+        ExpertTraffic {
+            token_read_bytes,
+            ahead: self.ahead.traffic(),
+            is_warm: self.is_warm(),
+            ..self.traffic
+        }
+    }
+
+    /// Whether [`mix`](Self::mix) has a use for what the next router would say.
+    pub(crate) fn looks_ahead(&self) -> bool {
+        self.ahead.guesses() && self.plan.ahead_slots(self.pool.n_slots()) > 0
+    }
+
+    /// Gives back as much of the budget as is not allowed any more, or takes it again, as far as experts can do without.
+    /// Returns what they have less than was planned. Nothing may compute with an expert.
+    ///
+    /// Those that were held are read again when they are used: memory seldom gets short.
+    ///
+    /// # Errors
+    /// [`IoError::OverBudget`] if slots do not come back, [`IoError::Map`] if the system has no memory.
+    pub(crate) fn adapt(&mut self, allowed_bytes: u64) -> Result<u64, IoError> {
+        let missing_bytes = self.budget.total_bytes().saturating_sub(allowed_bytes);
+        let bytes = self.plan.bytes_of(self.planned_bytes.saturating_sub(missing_bytes));
+        let bytes = bytes.min(self.planned_bytes);
+        if self.plan.n_slots(bytes) != self.pool.n_slots() {
+            tracing::debug!(bytes, "memory of experts is planned anew");
+            self.held.resize(0);
+            self.ahead.clear(&self.reader);
+            // The old slots go first: there may be no room for both.
+            self.pool = SlotPool::new(&self.budget, 0, 0)?;
+            let slots = || self.plan.pool(bytes, &self.budget);
+            self.pool = once_there_is_room(&self.reader, SLOT_RETURN, || false, slots)?;
+            self.hold_more();
+        }
+        Ok(self.planned_bytes - bytes)
+    }
+
+    /// So many tokens begin to pass.
+    pub(crate) fn begin_pass(&mut self, n_tokens: usize) {
+        if n_tokens == 1 {
+            self.ahead.begin_token();
+        }
+    }
+
+    /// They have gone through all layers, or failed to.
+    pub(crate) fn end_pass(&mut self, n_tokens: usize, is_complete: bool) {
+        // While places become more, tokens become faster by themselves.
+        self.ahead.end_pass(is_complete && self.is_warm(), &self.reader);
+        let read_bytes = self.traffic.read_bytes - self.read_bytes_before;
+        self.read_bytes_before = self.traffic.read_bytes;
+        if n_tokens == 1 {
+            self.token_read_bytes.observe(read_bytes as f64);
+        }
+    }
+
+    /// Adds to `hidden`, of the shape of what was routed to the experts, what they make of that.
+    ///
+    /// Waits for the router's logits; the result is being computed when this returns. Experts that are `predicted` of the next
+    /// layer are read behind those of this one.
+    pub(crate) fn mix(
+        &mut self,
+        layer_idx: usize,
+        mixture: &Mixture,
+        hidden: &Value,
+        routed: &Routed,
+        predicted: Option<PredictedRouting<'_>>,
+        interrupt: &Interrupt,
+    ) -> Result<Value, ModelError> {
+        self.hold_more();
+        // Together: the host waits once.
+        let next = predicted.as_ref().map(|predicted| &predicted.routed);
+        eval([routed].into_iter().chain(next).flat_map(Routed::arrays))?;
+        let (logits, correction) = routed.scores()?;
+        let routes = Routes::new(layer_idx, &mixture.router, logits, correction, mixture.dims.n_experts)?;
+        let uses = routes.by_expert.iter().map(|(expert_idx, tokens)| (*expert_idx, tokens.len()));
+        self.held.uses(layer_idx, routes.by_token.len(), uses);
+        let used = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx);
+        let missing: Vec<usize> = used.filter(|expert_idx| !self.held.has(layer_idx, *expert_idx)).collect();
+        self.traffic.hits += (routes.by_expert.len() - missing.len()) as u64;
+        self.traffic.misses += missing.len() as u64;
+        self.traffic.read_bytes += missing.len() as u64 * mixture.expert_bytes();
+        // Before anything is read: who is given up makes room.
+        self.held.make_places(layer_idx, &missing);
+        let early = self.ahead.take(layer_idx, &missing, &self.reader);
+        let x = &Value::from(&routed.x);
+        let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x, hidden };
+        let mixed = if missing.len() <= self.plan.staging_slots && routes.by_token.len() == 1 {
+            self.mix_token(&demand, early, predicted)
+        } else {
+            self.mix_prompt(&demand, interrupt)
+        };
+        if mixed.is_err() {
+            // Who was to be kept may not have come.
+            self.held.give_up_absent(layer_idx, &missing);
+        }
+        mixed
+    }
+}

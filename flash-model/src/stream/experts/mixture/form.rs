@@ -1,0 +1,90 @@
+//! The layouts that checkpoints have for the tensors of experts.
+
+use flash_io::Tensor;
+
+use crate::ModelError;
+use crate::checkpoint::{TensorKind, member_name};
+use crate::nn::weights::Weights;
+
+/// The tensors that hold a parameter of the experts, and its part of them.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub tensors: Tensors,
+    /// The parameter is the `nth` of `of` equal parts of an expert's rows.
+    pub nth: u64,
+    pub of: u64,
+}
+
+/// The tensors that hold a parameter of all experts.
+#[derive(Debug)]
+pub(super) enum Tensors {
+    /// One tensor, `[n_experts, …]`.
+    Stacked(Tensor),
+    /// A tensor for each expert.
+    Each(Vec<Tensor>),
+    /// The first expert's tensor; each further one lies a row later.
+    Rows { first: Tensor, row_bytes: u64 },
+}
+
+impl From<Tensors> for Place {
+    fn from(tensors: Tensors) -> Self {
+        Self { tensors, nth: 0, of: 1 }
+    }
+}
+
+/// The layout of a layer's expert tensors in a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form {
+    /// Stacked: one tensor for all experts.
+    Stacked,
+    /// A tensor for each expert.
+    Each,
+    /// Packed: a row for each expert, which holds all of its tensors.
+    Rows,
+}
+
+impl Form {
+    /// The layout of stacked or packed tensors called `rest` below the path of `weights`; none if there are none.
+    pub(super) fn of_stacked(weights: &Weights<'_>, rest: &str) -> Option<Self> {
+        let checkpoint = weights.checkpoint();
+        if checkpoint.has(&format!("{}.{rest}", weights.path())) {
+            return Some(Self::Stacked);
+        }
+        let in_rows = checkpoint.rows(weights.path()).is_some()
+            && checkpoint.has(&member_name(weights.path(), 0, rest));
+        in_rows.then_some(Self::Rows)
+    }
+
+    /// The layout of tensors at the path of `weights` that are not stacked.
+    pub(super) fn of_each(weights: &Weights<'_>) -> Self {
+        if weights.checkpoint().rows(weights.path()).is_some() { Self::Rows } else { Self::Each }
+    }
+
+    /// The tensors called `rest`, which have `shape` in an expert.
+    pub(super) fn tensors(
+        self,
+        weights: &Weights<'_>,
+        rest: &str,
+        n_experts: usize,
+        shape: &[u64],
+        kind: TensorKind,
+    ) -> Result<Tensors, ModelError> {
+        let (checkpoint, path) = (weights.checkpoint(), weights.path());
+        let member =
+            |expert_idx| checkpoint.tensor(&member_name(path, expert_idx, rest), shape, kind).cloned();
+        match self {
+            Self::Stacked => {
+                let shape = [&[n_experts as u64], shape].concat();
+                Ok(Tensors::Stacked(checkpoint.tensor(&format!("{path}.{rest}"), &shape, kind)?.clone()))
+            }
+            Self::Each => Ok(Tensors::Each((0..n_experts).map(member).collect::<Result<_, _>>()?)),
+            Self::Rows => {
+                let first = member(0)?;
+                let rows = checkpoint.rows(path).expect("experts that lie in rows");
+                let row_bytes = rows.span.len_bytes() / n_experts.max(1) as u64;
+                checkpoint.tensor(&rows.name, &[n_experts as u64, row_bytes], TensorKind::Bytes)?;
+                Ok(Tensors::Rows { first, row_bytes })
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The StreamingProxy: a layer whose weights come when it runs and go when it has run.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::module::{Module, ModuleParameters, update_parameters};
+
+use crate::ModelError;
+use crate::checkpoint::{Checkpoint, TensorKind};
+use crate::compute::{Backend, Value};
+use crate::mlx;
+use crate::nn::fused::{Fused, Place};
+use crate::stream::bundle::{Bundle, BundleIdx, Bundles, Part};
+use crate::stream::residency::Residency;
+use crate::stream::strips;
+
+/// Wraps any layer that is an `mlx-rs` [`Module`].
+///
+/// [`forward`](Self::forward) waits for the layer's bundle, binds it as zero-copy views, runs the layer's own forward,
+/// evaluates, and gives the slot back. A pinned layer is bound once, and from then on the proxy adds nothing: its output
+/// is as lazy as the layer makes it.
+#[derive(Debug)]
+pub struct StreamingProxy<M: ?Sized> {
+    bundle: BundleIdx,
+    /// The parameters, in the order of the bundle's parts, and what stands in their place while they are not there.
+    parameters: Vec<(Rc<str>, Array)>,
+    /// Those that the layer makes of the others while it has them, and what stands in their place.
+    made: Vec<(Rc<str>, Array)>,
+    /// Those of the bundle's parts that are laid in strips once the layer is pinned.
+    strips: Vec<usize>,
+    is_bound: bool,
+    module: Box<M>,
+}
+
+impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
+    /// A proxy around `module`, whose parameters are the checkpoint's tensors below `path`. Its bundle is added to
+    /// `bundles`; proxies are made in the order in which their layers run.
+    ///
+    /// The parameters that the module comes with say which shapes and kinds are expected, and stand in its place while
+    /// it has no weights: `mlx_rs::ops::zeros` costs no memory as long as nobody evaluates it. One of no numbers is what the layer
+    /// makes of the others when it runs: it has no tensor, and stands there again when the others are gone.
+    ///
+    /// # Errors
+    /// [`ModelError`] for a tensor that is missing or has another shape or dtype than its parameter.
+    pub fn new(
+        module: Box<M>,
+        path: &str,
+        checkpoint: &Checkpoint,
+        bundles: &mut Bundles,
+    ) -> Result<Self, ModelError> {
+        Self::with_fused(module, path, &[], checkpoint, bundles)
+    }
+
+    /// A proxy around `module`, some of whose tensors are rows of the checkpoint's.
+    pub(crate) fn with_fused(
+        module: Box<M>,
+        path: &str,
+        fused: &[Fused],
+        checkpoint: &Checkpoint,
+        bundles: &mut Bundles,
+    ) -> Result<Self, ModelError> {
+        let place = |name: &str| Fused::place(fused, name);
+        Self::build(module, path, path.to_owned(), place, checkpoint, bundles)
+    }
+
+    /// A proxy around a layer that has only `rows` of each tensor, out of `n_rows` along the first axis.
+    pub(crate) fn with_rows(
+        module: Box<M>,
+        path: &str,
+        rows: Range<u64>,
+        n_rows: u64,
+        checkpoint: &Checkpoint,
+        bundles: &mut Bundles,
+    ) -> Result<Self, ModelError> {
+        let name = format!("{path}[{}..{}]", rows.start, rows.end);
+        let place = |name: &str| Place { name: name.to_owned(), rows: Some((rows.clone(), n_rows)) };
+        Self::build(module, path, name, place, checkpoint, bundles)
+    }
+
+    fn build(
+        mut module: Box<M>,
+        path: &str,
+        name: String,
+        place: impl Fn(&str) -> Place,
+        checkpoint: &Checkpoint,
+        bundles: &mut Bundles,
+    ) -> Result<Self, ModelError> {
+        let mut parameters: Vec<(Rc<str>, Array)> = module
+            .parameters_mut()
+            .flatten()
+            .into_iter()
+            .map(|(key, parameter)| (key, parameter.clone()))
+            .collect();
+        parameters.sort_by(|a, b| a.0.cmp(&b.0));
+        let (made, parameters): (Vec<_>, Vec<_>) =
+            parameters.into_iter().partition(|(_, placeholder)| placeholder.size() == 0);
+        let mut parts = Vec::with_capacity(parameters.len());
+        for (key, placeholder) in &parameters {
+            let kind = TensorKind::of(placeholder.dtype());
+            let mut shape: Vec<u64> = placeholder.shape().iter().map(|&extent| extent as u64).collect();
+            let Place { name, rows } = place(&tensor_name(path, key));
+            let (rows, n_rows) = rows.unwrap_or_else(|| (0..shape[0], shape[0]));
+            shape[0] = n_rows;
+            parts.push(Part::rows(checkpoint.tensor(&name, &shape, kind)?, &rows));
+        }
+        let bundle = bundles.push(Bundle::new(name, parts));
+        Ok(Self { bundle, parameters, made, strips: Vec::new(), is_bound: false, module })
+    }
+
+    /// The same, whose codes are laid as `backend` reads them fastest once the layer is pinned. One that comes and goes would
+    /// be rearranged each time.
+    pub(crate) fn arranged(mut self, backend: &Backend, checkpoint: &Checkpoint, bundles: &Bundles) -> Self {
+        // A layer that makes matrices of others has MLX read them, which knows only rows.
+        if self.made.is_empty() {
+            let parts = &bundles.as_slice()[self.bundle.0].parts;
+            self.strips = strips::preferred(backend, checkpoint, parts);
+        }
+        self
+    }
+
+    /// Runs the layer on one input. Unless the layer is pinned, the output is being computed when this returns.
+    ///
+    /// # Errors
+    /// What reading the bundle or the layer's own forward reports; the layer is then without weights, as before.
+    pub fn forward<In>(&mut self, residency: &mut Residency, input: In) -> Result<Array, ModelError>
+    where
+        M: Module<In, Output = Array, Error = Exception>,
+    {
+        let output = self.begin(residency, |module| Ok(module.forward(input)?.into()))?;
+        Ok(output.array()?)
+    }
+
+    /// The same for what `make` has the layer make.
+    pub(crate) fn begin(
+        &mut self,
+        residency: &mut Residency,
+        make: impl FnOnce(&mut M) -> Result<Value, Exception>,
+    ) -> Result<Value, ModelError> {
+        let output = self.scope(residency, |module, _, _| Ok(make(module)?))?;
+        residency.began(self.bundle, &output)?;
+        Ok(output)
+    }
+
+    /// Runs `body` on the layer while its weights are there, with whether they stay afterwards. If they do not, what
+    /// `body` returns should be evaluated, or begun to be: the slot is free again only when nothing computes with it
+    /// any more.
+    ///
+    /// # Errors
+    /// What reading the bundle reports, and what `body` returns.
+    pub fn scope<T>(
+        &mut self,
+        residency: &mut Residency,
+        body: impl FnOnce(&mut M, &mut Residency, bool) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        self.bind(residency)?;
+        let stays = residency.is_pinned(self.bundle);
+        if stays {
+            residency.uses_pinned(self.bundle);
+        }
+        let outcome = body(&mut self.module, residency, stays);
+        // Meanwhile the plan may have changed.
+        if !stays || !residency.is_pinned(self.bundle) {
+            self.unbind();
+        }
+        outcome
+    }
+
+    /// The layer, if its weights are there without anyone reading them.
+    pub(crate) fn bound(&mut self) -> Option<&mut M> {
+        self.is_bound.then_some(&mut *self.module)
+    }
+
+    fn bind(&mut self, residency: &mut Residency) -> Result<(), ModelError> {
+        if self.is_bound {
+            return Ok(());
+        }
+        let (mut slot, witness) = residency.acquire(self.bundle)?;
+        let mut views = residency.bundle(self.bundle).views();
+        if residency.is_pinned(self.bundle) {
+            self.strips.iter().for_each(|&idx| strips::rearrange(&mut slot, &mut views[idx]));
+        }
+        let arrays = mlx::views(slot, witness, &views)?;
+        let keys = self.parameters.iter().map(|(key, _)| Rc::clone(key));
+        set_parameters(&mut *self.module, keys.zip(arrays));
+        self.is_bound = true;
+        Ok(())
+    }
+
+    fn unbind(&mut self) {
+        set_parameters(&mut *self.module, self.parameters.iter().chain(&self.made).cloned());
+        self.is_bound = false;
+    }
+}
+
+/// A layer that may have weights.
+pub(crate) trait WeightOwner {
+    /// Its bundle.
+    fn bundle(&self) -> BundleIdx;
+    /// Whether its weights are in memory.
+    fn is_bound(&self) -> bool;
+    /// Gives them up, if nothing computes with them any more.
+    fn release(&mut self);
+}
+
+impl<M: ModuleParameters + ?Sized> WeightOwner for StreamingProxy<M> {
+    fn bundle(&self) -> BundleIdx {
+        self.bundle
+    }
+
+    fn is_bound(&self) -> bool {
+        self.is_bound
+    }
+
+    fn release(&mut self) {
+        if self.is_bound {
+            self.unbind();
+        }
+    }
+}
+
+fn set_parameters<M: ModuleParameters + ?Sized>(
+    module: &mut M,
+    values: impl Iterator<Item = (Rc<str>, Array)>,
+) {
+    update_parameters(module, values.collect::<HashMap<_, _>>());
+}
+
+/// The name of a parameter's tensor. What mlx-rs nests inside of a quantised layer, checkpoints have beside it.
+fn tensor_name(path: &str, key: &str) -> String {
+    let key = key.strip_prefix("inner.").unwrap_or(key).replace(".inner.", ".");
+    format!("{path}.{key}")
+}
