@@ -71,7 +71,7 @@ impl Geometry {
         PageLayout::of(self.kv_heads as usize, self.head_dim as usize, self.halves, format)
     }
 
-    /// Number of pages that overlap a window ending at a page boundary.
+    /// Returns the number of pages that overlap a window ending at a page boundary.
     pub fn window_pages(&self) -> usize {
         (self.window_tokens as usize).div_ceil(PAGE_TOKENS)
     }

@@ -31,7 +31,7 @@ pub struct TokenBucket {
     updated: Duration,
 }
 
-/// A reservation: bytes already taken from a [`TokenBucket`], which may be used once they are paid.
+/// A reservation of bytes from a [`TokenBucket`]: already taken, and usable once paid.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use = "the bytes may be used only once `TokenBucket::wait` returns zero"]
 pub struct Claim {

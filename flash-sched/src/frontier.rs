@@ -4,10 +4,10 @@
 //! gives the time per token of a combination. The combinations are evaluated once, for all budgets:
 //!
 //! 1. Bundles of about equal size form a *class* (attention blocks, MLPs, tiles of the head). A *choice* is the number
-//! of pinned bundles of each class, spread evenly over the class, and the number of slots. It needs the bytes of the
-//! pinned bundles and of its slots, each as large as the largest streamed bundle.
+//!    of pinned bundles of each class, spread evenly over the class, and the number of slots. It needs the bytes of the
+//!    pinned bundles and of its slots, each as large as the largest streamed bundle.
 //! 2. Of all choices ordered by memory need, the *frontier* keeps each one that is faster than the one kept before. A
-//! budget gets the last choice that fits.
+//!    budget gets the last choice that fits.
 //!
 //! By construction, a larger budget is never predicted to be slower. It may stream more, where latency is the limit and
 //! the memory of a pinned bundle is better spent on slots: there, being faster and streaming no more exclude each

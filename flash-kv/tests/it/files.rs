@@ -94,7 +94,7 @@ fn file_of_another_window_is_refused() {
     let error = refusal(|identity| identity.geometry.window_tokens = 256);
     assert!(matches!(error, KvError::OtherWindow { wanted_tokens: 256, got_tokens: 128, .. }), "{error}");
     let error = refusal(|identity| identity.geometry.window_format = PageFormat::F32);
-    assert!(matches!(error, KvError::OtherGeometry { field: "format of the window", .. }), "{error}");
+    assert!(matches!(error, KvError::OtherGeometry { field: "window format", .. }), "{error}");
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Routing {
     }
 }
 
-/// SplitMix64 (Steele, Lea & Flood 2014), a generator with one word of state: sufficient for synthetic tokens.
+/// The `SplitMix64` generator (Steele, Lea & Flood 2014), whose one word of state suffices for synthetic tokens.
 struct SplitMix(u64);
 
 impl SplitMix {
