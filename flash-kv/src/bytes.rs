@@ -1,22 +1,23 @@
-//! Fields of fixed offset in heads of files and records: little endian.
+//! Little-endian fields at fixed offsets in file and record headers.
 
-pub(crate) fn put(head: &mut [u8], offset: usize, field: &[u8]) {
-    head[offset..offset + field.len()].copy_from_slice(field);
+/// Writes `field` at `offset`.
+pub(crate) fn put(header: &mut [u8], offset: usize, field: &[u8]) {
+    header[offset..offset + field.len()].copy_from_slice(field);
 }
 
-pub(crate) fn put_u32(head: &mut [u8], offset: usize, field: u32) {
-    put(head, offset, &field.to_le_bytes());
+pub(crate) fn put_u32(header: &mut [u8], offset: usize, field: u32) {
+    put(header, offset, &field.to_le_bytes());
 }
 
-pub(crate) fn get<const N: usize>(head: &[u8], offset: usize) -> [u8; N] {
-    *head[offset..].first_chunk().expect("fields lie in their head")
+pub(crate) fn get<const N: usize>(header: &[u8], offset: usize) -> [u8; N] {
+    *header[offset..].first_chunk().expect("fields lie within the header")
 }
 
-pub(crate) fn get_u32(head: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(get(head, offset))
+pub(crate) fn get_u32(header: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(get(header, offset))
 }
 
-/// The checksum of everything but the four bytes at `offset`, where it is kept.
+/// Returns the CRC-32C of `bytes` without the four bytes at `offset`, where the checksum itself is stored.
 pub(crate) fn checksum_around(bytes: &[u8], offset: usize) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..offset]), &bytes[offset + 4..])
 }

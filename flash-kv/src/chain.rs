@@ -1,18 +1,18 @@
-//! Which tokens, of which cache, a page belongs to.
+//! Identity of a cache and hash chain over its pages of tokens.
 
 use std::fmt;
 
 use crate::{Halves, PAGE_TOKENS, PageFormat, PageLayout};
 
-/// Version of everything this crate writes. Files of another one are refused.
+/// Version of every on-disk format of this crate. Files of any other version are rejected.
 pub const FORMAT_VERSION: u32 = 4;
 
-/// 32 bytes of a cryptographic hash, shown in hexadecimal digits.
+/// A 256-bit cryptographic hash, displayed as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// What is shown by a digest, read back. None unless it is 64 digits, in lower case.
+    /// Parses 64 lower-case hexadecimal digits, the [`Display`](fmt::Display) form; `None` for anything else.
     pub fn from_hex(digits: &str) -> Option<Self> {
         let digest = blake3::Hash::from_hex(digits).ok().map(|hash| Self(*hash.as_bytes()))?;
         (digest.to_string() == digits).then_some(digest)
@@ -31,38 +31,38 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The shape of a cache, and what its bits depend on besides the model.
+/// Geometry of a cache: its shape and the storage settings that its bits depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Geometry {
-    /// Layers that leave keys and values behind.
+    /// Number of layers that have keys and values.
     pub n_layers: u32,
-    /// Heads of keys and values in each of them.
+    /// KV heads of each layer.
     pub kv_heads: u32,
-    /// Numbers in one head's key or value.
+    /// Elements of one head's key or value.
     pub head_dim: u32,
-    /// Whether values are kept beside keys.
+    /// Whether values are stored separately from keys.
     pub halves: Halves,
-    /// How sealed pages are stored.
+    /// Storage format of sealed pages.
     pub format: PageFormat,
-    /// How the window holds tokens that are not sealed.
+    /// Storage format of the window, which holds the tokens that are not sealed.
     pub window_format: PageFormat,
-    /// The most recent tokens that are seen as the window holds them.
+    /// Length of the window: the most recent tokens, which attention sees unquantised.
     pub window_tokens: u32,
 }
 
 impl Geometry {
-    /// The layout of sealed pages.
+    /// Returns the layout of sealed pages.
     ///
     /// # Panics
-    /// As [`PageLayout::new`].
+    /// Panics like [`PageLayout::new`].
     pub fn layout(&self) -> PageLayout {
         self.layout_in(self.format)
     }
 
-    /// The layout of pages as the window holds them.
+    /// Returns the layout of pages in the window's format.
     ///
     /// # Panics
-    /// As [`PageLayout::new`].
+    /// Panics like [`PageLayout::new`].
     pub fn window_layout(&self) -> PageLayout {
         self.layout_in(self.window_format)
     }
@@ -71,24 +71,24 @@ impl Geometry {
         PageLayout::of(self.kv_heads as usize, self.head_dim as usize, self.halves, format)
     }
 
-    /// Pages that a window reaches into, when it ends at the end of a page.
+    /// Returns the number of pages that overlap a window ending at a page boundary.
     pub fn window_pages(&self) -> usize {
         (self.window_tokens as usize).div_ceil(PAGE_TOKENS)
     }
 }
 
-/// What makes two caches the same: equal tokens leave the same bits in them.
+/// Identity of a cache. In caches of equal identity, equal tokens leave equal bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// A hash of the model, given by whoever knows what its output depends on: its configuration, its weights (see
+    /// Hash of the model, supplied by the caller: it must cover the configuration, the weights (see
     /// [`weights_digest`](crate::weights_digest)) and the version of the arithmetic.
     pub model: Digest,
-    /// The cache.
+    /// Geometry and storage formats.
     pub geometry: Geometry,
 }
 
 impl Identity {
-    /// A hash of all of it and of [`FORMAT_VERSION`].
+    /// Returns the hash of all fields and of [`FORMAT_VERSION`].
     pub fn digest(&self) -> Digest {
         let Geometry { n_layers, kv_heads, head_dim, halves, format, window_format, window_tokens } =
             self.geometry;
@@ -107,7 +107,7 @@ impl Identity {
         for number in numbers {
             hasher.update(&number.to_le_bytes());
         }
-        // Last, and not where both are kept: so those have the names that they always had.
+        // Hashed only for caches that deviate from the default, so that all earlier caches keep their names.
         if halves != Halves::KeysAndValues {
             hasher.update(&halves.tag().to_le_bytes());
         }
@@ -115,28 +115,28 @@ impl Identity {
     }
 }
 
-/// How many tokens both begin with.
+/// Returns the length of the common prefix of two token sequences.
 pub fn common_tokens(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// Names a run of whole pages of tokens, from the first token of a context, in the cache of an [`Identity`].
+/// Hash of a prefix: whole pages of tokens from the start of a context, in the cache of an [`Identity`].
 ///
-/// The hash is a cryptographic one on purpose: two runs with the same name would be taken for each other, and the model
-/// would go on from tokens that were never there.
+/// One cryptographic hash is chained per page. Prefixes with equal hashes are treated as equal, so a collision would let
+/// the model continue from tokens that were never in its context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Chain(pub Digest);
 
 impl Chain {
-    /// The run of no pages.
+    /// Returns the hash of the empty prefix.
     pub fn root(identity: &Identity) -> Self {
         Self(identity.digest())
     }
 
-    /// This run and one page more.
+    /// Returns the hash of this prefix extended by one page.
     #[must_use]
     pub fn next(&self, token_ids: &[u32; PAGE_TOKENS]) -> Self {
-        // Digests and pages have fixed lengths, so no two inputs run into the same bytes.
+        // Digest and page have fixed lengths, so the concatenation is unambiguous.
         let mut hasher = blake3::Hasher::new_derive_key("flash-kv chain of pages");
         hasher.update(&self.0.0);
         for id in token_ids {
@@ -145,7 +145,7 @@ impl Chain {
         Self(Digest(*hasher.finalize().as_bytes()))
     }
 
-    /// The names of all runs of whole pages that `token_ids` begin with, shortest first.
+    /// Iterates over the hashes of all whole-page prefixes of `token_ids`, shortest first.
     pub fn pages(identity: &Identity, token_ids: &[u32]) -> impl Iterator<Item = Self> {
         let (pages, _) = token_ids.as_chunks();
         pages.iter().scan(Self::root(identity), |chain, page| {
@@ -179,7 +179,7 @@ mod tests {
     };
 
     #[test]
-    fn everything_an_identity_holds_changes_its_digest() {
+    fn every_field_of_an_identity_changes_its_digest() {
         let vary = |change: fn(&mut Identity)| {
             let mut identity = IDENTITY;
             change(&mut identity);
@@ -202,19 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_names_all_tokens_before_it_in_their_order() {
+    fn chain_depends_on_all_earlier_tokens_and_their_order() {
         let (a, b) = ([1; PAGE_TOKENS], [2; PAGE_TOKENS]);
         let root = Chain::root(&IDENTITY);
         assert_eq!(root.next(&a).next(&b), root.next(&a).next(&b));
         assert_ne!(root.next(&a).next(&b), root.next(&b).next(&a));
-        assert_ne!(root.next(&b), root.next(&a).next(&b), "another place");
+        assert_ne!(root.next(&b), root.next(&a).next(&b), "another position");
         let mut last = a;
         last[PAGE_TOKENS - 1] += 1;
         assert_ne!(root.next(&last), root.next(&a));
     }
 
     #[test]
-    fn pages_of_tokens_are_whole_ones() {
+    fn partial_pages_have_no_chain() {
         let token_ids = [5; 2 * PAGE_TOKENS + 127];
         let chains: Vec<_> = Chain::pages(&IDENTITY, &token_ids).collect();
         let first = Chain::root(&IDENTITY).next(&[5; PAGE_TOKENS]);
@@ -222,10 +222,10 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_read_as_they_are_shown() {
+    fn digests_parse_from_their_display_form() {
         let digest = IDENTITY.digest();
         assert_eq!(Digest::from_hex(&digest.to_string()), Some(digest));
-        assert_eq!(Digest::from_hex(&digest.to_string().to_uppercase()), None, "one name for a file");
+        assert_eq!(Digest::from_hex(&digest.to_string().to_uppercase()), None, "a digest has one spelling");
         assert_eq!(Digest::from_hex("12"), None);
         assert_eq!(format!("{digest:.16}").len(), 16);
     }

@@ -1,4 +1,4 @@
-//! Failures, full disks and crashes at every nth change that a context makes on the disk.
+//! Fault injection: I/O errors, full disks and crashes at every nth disk operation of a context.
 
 use std::fs;
 use std::ops::Range;
@@ -15,10 +15,10 @@ use crate::{
 
 const NAME: &str = "talk";
 
-/// Of layers without keys and values.
+/// Sizes of the states of layers without keys and values.
 const STATE_BYTES: [usize; 2] = [5000, 12];
 
-/// A state of the context: all tokens, and the first one that is not in pages.
+/// A state of the context: all tokens, and the position from which they are not in sealed pages.
 #[derive(Debug, Clone, PartialEq)]
 struct State {
     token_ids: Vec<u32>,
@@ -43,7 +43,7 @@ impl State {
         self.first_token / PAGE_TOKENS
     }
 
-    /// What a part of the tail holds: it follows from the tokens.
+    /// Contents of a part of the tail, derived from the tokens.
     fn tail(&self, part: TailPart, len: usize) -> Vec<u8> {
         let first = match part {
             TailPart::Layer(idx) => u64::from(idx),
@@ -53,26 +53,26 @@ impl State {
     }
 }
 
-/// How far a script came.
+/// Progress of a script.
 #[derive(Debug, Default)]
 struct Log {
     created: bool,
-    /// The state that was saved last.
+    /// The last state whose save succeeded.
     saved: Option<State>,
-    /// The state that was being saved when it ended.
+    /// The state whose save was in progress when the script ended.
     saving: Option<State>,
 }
 
 /// A step of a script.
 enum Step {
-    /// Writes whole pages up to a length of the tokens, through the thread.
+    /// Writes pages up to this number through a [`Writer`].
     Seal(usize),
     Save(usize),
-    /// Cuts to a number of pages; the tokens are others from there on.
+    /// Truncates to a number of pages, after which different tokens follow.
     Rewind(usize),
 }
 
-/// Runs steps until one fails.
+/// Runs the steps until one fails.
 fn run(
     disk: Arc<dyn Disk>,
     kv_dir: &Path,
@@ -91,7 +91,7 @@ fn run(
             Step::Seal(n_pages) => {
                 let config = WriterConfig { sync_every_page: n_steps % 2 == 0, ..WriterConfig::default() };
                 let writer = Writer::new(Arc::clone(session.pages()), &config)?;
-                // As a prefill does: all pages of a layer, then the next layer.
+                // A prefill writes all pages of a layer before the next layer.
                 for layer_idx in 0..N_LAYERS {
                     for page_idx in sealed..*n_pages as u32 {
                         writer.submit(
@@ -121,12 +121,12 @@ fn run(
     Ok(())
 }
 
-/// A disk that does what it is asked for, without the time that syncs take.
+/// Returns a disk without faults, and without the latency of real syncs.
 fn without_faults(root: &Path) -> Arc<dyn Disk> {
     Arc::new(FaultyDisk::new(root, Fault::Fail, u64::MAX, 0))
 }
 
-/// Opens what a run left, compares every byte with what it may be, and goes on with it.
+/// Reopens the files of a run, checks every byte against the states that may be there, and continues from them.
 fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &str) {
     let identity = identity();
     let disk = without_faults(kv_dir.parent().unwrap());
@@ -137,7 +137,7 @@ fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &
     };
     let found = &opened.sealed;
     let context = contexts.into_iter().find(|context| context.starts_with(&found.token_ids));
-    let context = context.unwrap_or_else(|| panic!("{case}: tokens that never were"));
+    let context = context.unwrap_or_else(|| panic!("{case}: unknown tokens"));
     assert_eq!(found.token_ids.len(), found.pages * PAGE_TOKENS, "{case}");
     assert_pages(opened.session.pages(), context, found.pages);
 
@@ -169,11 +169,11 @@ fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &
         }
         None => {
             assert!(opened.lost.is_none(), "{case}: {:?}", opened.lost);
-            assert!(log.saved.is_none(), "{case}: what was saved is gone");
+            assert!(log.saved.is_none(), "{case}: the saved state is gone");
         }
     }
 
-    // It works on, from whatever is left.
+    // The session stays usable from whatever was recovered.
     let n_pages = found.pages;
     let next = State::new(context, (n_pages + 1) * PAGE_TOKENS + 5);
     for layer_idx in 0..N_LAYERS {
@@ -187,15 +187,15 @@ fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &
     let opened = Session::open_on(disk, kv_dir, NAME, &identity).unwrap();
     assert_eq!(opened.saved.unwrap().token_ids, next.token_ids, "{case}");
     assert_eq!(opened.sealed.pages, n_pages + 1, "{case}");
-    assert_eq!(fs::read_dir(dir).unwrap().count(), 3, "{case}: pages, tail, description, and nothing else");
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 3, "{case}: only pages, tail and manifest");
 }
 
-/// Runs a script under a fault at every nth change, for all n.
+/// Runs a script once for every n, with the fault at the nth disk operation.
 ///
-/// Seeds differ in how much of a write is done when it fails, and in what a crash leaves of what was not synced.
-fn at_every_change(fault: Fault, seeds: Range<u64>, steps: &[Step]) {
+/// Seeds vary how much of the failing write is done, and which unsynced changes a crash undoes.
+fn at_every_operation(fault: Fault, seeds: Range<u64>, steps: &[Step]) {
     let (first, mut second) = (tokens(8 * PAGE_TOKENS, 1), tokens(8 * PAGE_TOKENS, 2));
-    // Where the script rewinds, the two part.
+    // Both contexts share their first page, to which the script rewinds.
     second[..PAGE_TOKENS].copy_from_slice(&first[..PAGE_TOKENS]);
     let contexts = [&first[..], &second[..]];
     let rewinds = steps.iter().any(|step| matches!(step, Step::Rewind(_)));
@@ -207,11 +207,11 @@ fn at_every_change(fault: Fault, seeds: Range<u64>, steps: &[Step]) {
             let mut log = Log::default();
             let outcome = run(Arc::clone(&disk) as _, &kv_dir, steps, contexts, &mut log);
             if let (Err(error), Fault::Full) = (&outcome, fault) {
-                assert!(matches!(error, KvError::DiskFull { .. }), "change {n}: {error}");
+                assert!(matches!(error, KvError::DiskFull { .. }), "operation {n}: {error}");
             }
             disk.end();
-            check(&kv_dir, contexts, rewinds, &log, &format!("{fault:?} at change {n}, seed {seed}"));
-            if disk.n_changes() < n {
+            check(&kv_dir, contexts, rewinds, &log, &format!("{fault:?} at operation {n}, seed {seed}"));
+            if disk.n_operations() < n {
                 assert!(outcome.is_ok(), "without a fault");
                 break;
             }
@@ -225,32 +225,32 @@ const GROWS: [Step; 6] =
 const REWINDS: [Step; 5] = [Step::Seal(4), Step::Save(600), Step::Rewind(1), Step::Seal(2), Step::Save(300)];
 
 #[test]
-fn crash_at_any_change_leaves_the_earlier_state_or_the_later_one() {
-    at_every_change(Fault::Crash, 0..6, &GROWS);
+fn crash_at_any_operation_leaves_the_earlier_state_or_the_later_one() {
+    at_every_operation(Fault::Crash, 0..6, &GROWS);
 }
 
 #[test]
 fn crash_of_a_rewound_context_leaves_a_state_or_whole_pages() {
-    // That a new page is whole and the cut behind it lost takes some luck.
-    at_every_change(Fault::Crash, 0..24, &REWINDS);
+    // Many seeds: a crash rarely keeps a whole new page while it loses the truncation.
+    at_every_operation(Fault::Crash, 0..24, &REWINDS);
 }
 
 #[test]
-fn failure_at_any_change_is_an_error_and_leaves_the_earlier_state_or_the_later_one() {
-    at_every_change(Fault::Fail, 0..2, &GROWS);
-    at_every_change(Fault::Fail, 0..2, &REWINDS);
+fn failure_at_any_operation_is_an_error_and_leaves_the_earlier_state_or_the_later_one() {
+    at_every_operation(Fault::Fail, 0..2, &GROWS);
+    at_every_operation(Fault::Fail, 0..2, &REWINDS);
 }
 
 #[test]
-fn full_disk_at_any_write_is_told_and_leaves_the_earlier_state() {
-    at_every_change(Fault::Full, 0..2, &GROWS);
+fn full_disk_at_any_write_is_reported_and_leaves_the_earlier_state() {
+    at_every_operation(Fault::Full, 0..2, &GROWS);
 }
 
 #[test]
 fn failed_write_is_latched_with_its_evidence() {
     for fault in [Fault::Fail, Fault::Full] {
         let root = tempfile::tempdir().unwrap();
-        // The head, its sync, its name and the directory come first.
+        // The first four operations create the file: write header, sync, rename, sync directory.
         let disk = Arc::new(FaultyDisk::new(root.path(), fault, 5, 1));
         let (identity, token_ids) = (identity(), tokens(256, 1));
         let file = PageFile::create_on(disk, &root.path().join("pages.kv"), &identity).unwrap();
@@ -276,7 +276,7 @@ fn failed_write_is_latched_with_its_evidence() {
     }
 }
 
-/// Puts three pages, with their twins.
+/// Stores three pages with their twins.
 fn put_all(store: &PrefixStore, token_ids: &[u32]) -> Result<(), KvError> {
     let identity = identity();
     for (page_idx, chain) in (0..).zip(Chain::pages(&identity, token_ids)) {
@@ -297,7 +297,7 @@ fn put_all(store: &PrefixStore, token_ids: &[u32]) -> Result<(), KvError> {
 }
 
 #[test]
-fn crash_at_any_change_leaves_whole_pages_of_prefixes_or_none() {
+fn crash_at_any_operation_leaves_whole_pages_of_prefixes_or_none() {
     let (identity, token_ids) = (identity(), tokens(3 * PAGE_TOKENS, 4));
     for (seed, fault) in (0..).zip([Fault::Crash, Fault::Crash, Fault::Crash, Fault::Fail, Fault::Full]) {
         for n in 1.. {
@@ -323,7 +323,7 @@ fn crash_at_any_change_leaves_whole_pages_of_prefixes_or_none() {
             }
             put_all(&store, &token_ids).unwrap();
             assert_eq!(store.longest(&token_ids).pages(), 3, "{fault:?} at {n}");
-            if disk.n_changes() < n {
+            if disk.n_operations() < n {
                 assert!(put.is_ok() && found.pages() == 3);
                 break;
             }

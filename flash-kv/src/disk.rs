@@ -1,4 +1,5 @@
-//! What changes a disk, as few calls: tests let each of them fail, tear and crash. Reading needs none of them.
+//! The disk operations behind all writes, as a small trait that tests replace to inject failures, torn writes and
+//! crashes. Reads bypass it.
 
 #[cfg(test)]
 pub(crate) mod crash;
@@ -14,28 +15,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::KvError;
 
-/// A file, and what it is called.
+/// An open file with its path.
 #[derive(Debug)]
 pub(crate) struct DiskFile {
     pub(crate) file: File,
     pub(crate) path: PathBuf,
 }
 
-/// What outlives a crash only if it has been synced.
+/// Operations that modify a disk. Their effects survive a crash only after a sync.
 pub(crate) trait Disk: Send + Sync + fmt::Debug {
-    /// Writes all of `bytes`, or fails having written any of them.
+    /// Writes all of `bytes`. On failure, any part of them may have been written.
     fn write_at(&self, file: &DiskFile, offset: u64, bytes: &[u8]) -> io::Result<()>;
     fn set_len(&self, file: &DiskFile, len_bytes: u64) -> io::Result<()>;
-    /// Contents and length of a file.
+    /// Syncs contents and length of a file.
     fn sync(&self, file: &DiskFile) -> io::Result<()>;
-    /// Takes the place of what is there.
+    /// Renames a file, replacing an existing `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Names of a directory.
+    /// Syncs the names in a directory.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
-/// The disk of the system.
+/// The file system of the operating system.
 #[derive(Debug)]
 pub(crate) struct SystemDisk;
 
@@ -65,17 +66,17 @@ impl Disk for SystemDisk {
     }
 }
 
-/// The disk of the system, to be shared.
+/// Returns the shared [`SystemDisk`].
 pub(crate) fn system() -> Arc<dyn Disk> {
     Arc::new(SystemDisk)
 }
 
-/// What the names of files that are not finished end with, before the process and a count.
-const UNFINISHED: &str = ".part-";
+/// Marks the names of temporary files; the process id and a counter follow.
+const TEMPORARY_MARK: &str = ".part-";
 
-/// A file that takes its name, and the place of what had it, when it is whole and on the disk. It is removed if it never
-/// gets there, unless the process ends before.
-pub(crate) struct Replacement {
+/// A file written under a temporary name, which atomically replaces `path` once it is complete and synced. Dropping it
+/// before [`finish`](Self::finish) removes the temporary file.
+pub(crate) struct AtomicFile {
     disk: Arc<dyn Disk>,
     file: DiskFile,
     path: PathBuf,
@@ -83,18 +84,18 @@ pub(crate) struct Replacement {
     finished: bool,
 }
 
-impl Replacement {
+impl AtomicFile {
     pub(crate) fn new(disk: &Arc<dyn Disk>, path: PathBuf) -> Result<Self, KvError> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let mut name = path.file_name().expect("a file has a name").to_owned();
-        name.push(format!("{UNFINISHED}{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        name.push(format!("{TEMPORARY_MARK}{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         let part = path.with_file_name(name);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&part);
         let file = DiskFile { file: opened.map_err(KvError::io(&part, "create"))?, path: part };
         Ok(Self { disk: Arc::clone(disk), file, path, len_bytes: 0, finished: false })
     }
 
-    /// Writes what comes next.
+    /// Appends `bytes`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), KvError> {
         let written = self.disk.write_at(&self.file, self.len_bytes, bytes);
         written.map_err(KvError::writing(&self.path, bytes.len()))?;
@@ -102,12 +103,13 @@ impl Replacement {
         Ok(())
     }
 
-    /// The file, before it has its name: to lock it.
+    /// Returns the open file, so that it can be locked before it becomes visible.
     pub(crate) fn file(&self) -> &File {
         &self.file.file
     }
 
-    /// Syncs the file and gives it its name. For the name to outlive a crash, its directory is to be synced, too.
+    /// Syncs the file and renames it to its final path. The rename survives a crash only once the directory is synced
+    /// too.
     pub(crate) fn finish(mut self) -> Result<DiskFile, KvError> {
         self.disk.sync(&self.file).map_err(KvError::io(&self.path, "sync"))?;
         self.disk.rename(&self.file.path, &self.path).map_err(KvError::io(&self.path, "rename to"))?;
@@ -117,42 +119,42 @@ impl Replacement {
     }
 }
 
-impl Drop for Replacement {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.finished
             && let Err(error) = self.disk.remove(&self.file.path)
         {
-            tracing::debug!(path = %self.file.path.display(), %error, "an unfinished file stays");
+            tracing::debug!(path = %self.file.path.display(), %error, "cannot remove a temporary file");
         }
     }
 }
 
-/// Whether a file is one that never got its name.
-pub(crate) fn is_unfinished(name: &str) -> bool {
-    name.contains(UNFINISHED)
+/// Whether `name` is that of a temporary file left unfinished.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.contains(TEMPORARY_MARK)
 }
 
-/// The directory that a file or a directory is in.
-pub(crate) fn dir_of(path: &Path) -> &Path {
+/// Returns the directory that contains `path`.
+pub(crate) fn parent_dir(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
 }
 
-/// Makes a directory and those it is in, and sees to it that they outlive a crash.
-pub(crate) fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<(), KvError> {
+/// Creates a directory with its ancestors, and syncs their parents so that they survive a crash.
+pub(crate) fn create_dir_synced(disk: &dyn Disk, dir: &Path) -> Result<(), KvError> {
     let missing: Vec<_> =
         dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     fs::create_dir_all(dir).map_err(KvError::io(dir, "create"))?;
-    for made in missing {
-        let parent = dir_of(made);
+    for created in missing {
+        let parent = parent_dir(created);
         disk.sync_dir(parent).map_err(KvError::io(parent, "sync"))?;
     }
     Ok(())
 }
 
-/// Locks a file for this process, until it is closed.
+/// Locks a file exclusively for this process, until the file is closed.
 pub(crate) fn lock(file: &File, path: &Path) -> Result<(), KvError> {
     file.try_lock().map_err(|refusal| match refusal {
         fs::TryLockError::WouldBlock => KvError::Locked { path: path.to_owned() },
@@ -160,8 +162,8 @@ pub(crate) fn lock(file: &File, path: &Path) -> Result<(), KvError> {
     })
 }
 
-/// Waits until no other process makes or cleans something in `kv_dir`; the next one waits for the file to be closed.
-pub(crate) fn hold(kv_dir: &Path) -> Result<File, KvError> {
+/// Takes the lock of `kv_dir`, under which processes create and clean up files. Closing the returned file releases it.
+pub(crate) fn lock_dir(kv_dir: &Path) -> Result<File, KvError> {
     let path = kv_dir.join("lock");
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = opened.map_err(KvError::io(&path, "open"))?;
@@ -169,8 +171,8 @@ pub(crate) fn hold(kv_dir: &Path) -> Result<File, KvError> {
     Ok(file)
 }
 
-/// Names of what a directory holds; nothing if it is not there.
-pub(crate) fn names(dir: &Path) -> Result<Vec<String>, KvError> {
+/// Returns the sorted names in a directory; none if it does not exist.
+pub(crate) fn list_dir(dir: &Path) -> Result<Vec<String>, KvError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -178,7 +180,7 @@ pub(crate) fn names(dir: &Path) -> Result<Vec<String>, KvError> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        // A name that is not text is none of ours.
+        // This crate creates only UTF-8 names.
         names.extend(entry.map_err(KvError::io(dir, "list"))?.file_name().into_string());
     }
     names.sort_unstable();

@@ -1,4 +1,4 @@
-//! What can go wrong with a cache.
+//! Errors of the key-value cache.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,286 +7,287 @@ use std::sync::Arc;
 use crate::record::RecordFault;
 use crate::{Digest, FORMAT_VERSION, PageFormat, TailPart};
 
-/// Why the cache could not do what was asked.
+/// An error of the key-value cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KvError {
-    /// The context is longer than the cache was made for.
+    /// The context would exceed the capacity of the cache.
     #[error(
         "the context is full: {held_tokens} of {capacity_tokens} tokens are held, {wanted_tokens} more do not fit"
     )]
     Full {
         /// Tokens in the cache.
         held_tokens: usize,
-        /// Tokens that were to be added.
+        /// Tokens to add.
         wanted_tokens: usize,
-        /// What the cache was made for.
+        /// Capacity of the cache.
         capacity_tokens: usize,
     },
-    /// Memory for the cache could not be had.
+    /// The memory of the cache could not be allocated.
     #[error("no memory for a KV cache of {capacity_tokens} tokens")]
     Memory {
-        /// What the cache was to hold.
+        /// Requested capacity.
         capacity_tokens: usize,
-        /// What the budget or the system said.
+        /// The error of the budget or the operating system.
         source: flash_io::IoError,
     },
-    /// A finite number of a key or value is too great for half precision, and would have become an infinity.
+    /// A finite element of a key or value overflows half precision.
     #[error("{number} is beyond ±65504, the greatest numbers of keys and values at 16 bits")]
     HalfRange {
-        /// The number.
+        /// The element.
         number: f32,
     },
-    /// A file or directory of the cache could not be worked with.
+    /// An I/O operation on a file or directory of the cache failed.
     #[error("{path}: cannot {doing}: {error}")]
     Io {
-        /// The file or directory.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What was tried.
+        /// The operation that failed.
         doing: &'static str,
-        /// What the system said.
+        /// The underlying error.
         #[source]
         error: io::Error,
     },
-    /// A write to a file of pages failed. The file takes no further ones.
-    #[error("{path}: write at {offset} of {wanted_bytes} B failed, nothing more is written there: {error}")]
+    /// A write to a page file failed; the file accepts no further writes.
+    #[error(
+        "{path}: writing {wanted_bytes} B at {offset} failed, the file accepts no further writes: {error}"
+    )]
     Write {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where the write began.
+        /// Offset of the write.
         offset: u64,
-        /// What was to be written.
+        /// Length of the write.
         wanted_bytes: u64,
-        /// What the system said.
+        /// The underlying error.
         #[source]
         error: Arc<io::Error>,
     },
-    /// What was written to a file of pages may not have reached the disk, or the file could not be cut. It takes no further
+    /// A sync or truncation of a page file failed, so its contents on disk are unknown; the file accepts no further
     /// writes.
-    #[error("{path}: cannot {doing}, nothing more is written there: {error}")]
+    #[error("{path}: cannot {doing}, the file accepts no further writes: {error}")]
     Unsure {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What was tried.
+        /// The operation that failed.
         doing: &'static str,
-        /// What the system said.
+        /// The underlying error.
         #[source]
         error: Arc<io::Error>,
     },
-    /// The disk, or the share of it that the user may fill, is full.
+    /// The disk or the user's quota is full.
     #[error("{path}: the disk is full, {wanted_bytes} B could not be written")]
     DiskFull {
-        /// The file that was written.
+        /// Path of the file.
         path: PathBuf,
-        /// What was to be written.
+        /// Length of the write.
         wanted_bytes: u64,
     },
-    /// Another process uses the file.
-    #[error("{path}: another process uses it")]
+    /// The file is locked by another process.
+    #[error("{path}: in use by another process")]
     Locked {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// There is a file already where one was to be made.
+    /// The file to create already exists.
     #[error("{path}: exists already")]
     Exists {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// A file does not begin as a file of pages does.
-    #[error("{path}: not a file of KV pages")]
+    /// A file does not start with the magic of page files.
+    #[error("{path}: not a KV page file")]
     Foreign {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// A file was written in another format.
+    /// A file has an unsupported format version.
     #[error("{path}: has format version {got}, this program reads {FORMAT_VERSION}")]
     OtherVersion {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The version it names.
+        /// Version found in the file.
         got: u32,
     },
-    /// A file of pages ends within its head.
-    #[error("{path}: ends within its head: wanted {wanted_bytes} B, got {got_bytes} B")]
+    /// A page file is shorter than its header.
+    #[error("{path}: truncated header: wanted {wanted_bytes} B, got {got_bytes} B")]
     HeadShort {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Length of a head.
+        /// Length of a header.
         wanted_bytes: u64,
         /// Length of the file.
         got_bytes: u64,
     },
-    /// The head of a file of pages is not as it was written.
-    #[error("{path}: its head is damaged: its checksum is {wanted:08x}, its bytes have {got:08x}")]
+    /// The header of a page file fails its checksum.
+    #[error("{path}: its header is damaged: stored checksum {wanted:08x}, computed {got:08x}")]
     HeadDamaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the head says.
+        /// Checksum stored in the header.
         wanted: u32,
-        /// What its bytes give.
+        /// Checksum computed from its bytes.
         got: u32,
     },
-    /// A cache is another model's.
+    /// The file belongs to a different model.
     #[error(
-        "{path}: belongs to another model: to other weights, another configuration, or numbers that are computed \
-         otherwise ({got:.16}, this one is {wanted:.16})"
+        "{path}: belongs to another model: weights, configuration or arithmetic differ ({got:.16}, expected \
+         {wanted:.16})"
     )]
     OtherModel {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The model that was to go on.
+        /// Expected model.
         wanted: Digest,
-        /// The model of the file.
+        /// Model of the file.
         got: Digest,
     },
-    /// A cache has another quantisation.
+    /// The file stores pages in a different format.
     #[error("{path}: holds pages in {got}, not in {wanted}")]
     OtherFormat {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The format that was asked for.
+        /// Expected format.
         wanted: PageFormat,
-        /// The format of the file.
+        /// Format of the file.
         got: PageFormat,
     },
-    /// A cache was made with another window of recent tokens.
-    #[error("{path}: was made with a window of {got_tokens} tokens, not of {wanted_tokens}")]
+    /// The file was created with a different window length.
+    #[error("{path}: was created with a window of {got_tokens} tokens, not {wanted_tokens}")]
     OtherWindow {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The window that was asked for.
+        /// Expected window length.
         wanted_tokens: u32,
-        /// The window of the file.
+        /// Window length of the file.
         got_tokens: u32,
     },
-    /// A cache has another shape.
+    /// The file has a different geometry.
     #[error("{path}: has {got} as {field}, not {wanted}")]
     OtherGeometry {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is different.
+        /// Name of the differing field.
         field: &'static str,
-        /// What was asked for.
+        /// Expected value.
         wanted: u32,
-        /// What the file says.
+        /// Value in the file.
         got: u32,
     },
-    /// A page of a layer cannot be used.
+    /// The record of a page in a layer is missing or invalid.
     #[error("{path}: page {page_idx} of layer {layer_idx} {fault}")]
     Record {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which page of the context.
+        /// Index of the page in the context.
         page_idx: u32,
-        /// Of which layer.
+        /// Index of the layer.
         layer_idx: u32,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         fault: RecordFault,
     },
-    /// The thread that writes behind the computation has ended before all was written.
+    /// The writer ended before all submitted records were written.
     #[error("{path}: {unwritten_records} records were not written: their writer was closed")]
     WriterClosed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Records that were submitted and are not in the file.
+        /// Records submitted but not written.
         unwritten_records: u64,
     },
-    /// A name cannot be a session's.
+    /// The name is not a valid session name.
     #[error(
         "session name {name:?}: a name is 1 to 64 letters, digits, dots, dashes and underscores, and begins with a letter, \
          digit or underscore"
     )]
     SessionName {
-        /// What was given.
+        /// The rejected name.
         name: String,
     },
-    /// There is no session of that name.
+    /// No session has this name.
     #[error("{path}: there is no such session")]
     NoSession {
-        /// Where it would be.
+        /// Directory where it was looked for.
         path: PathBuf,
     },
-    /// What is known of a session cannot be read.
-    #[error("{path}: not a description of a session: {error}")]
+    /// The manifest of a session cannot be parsed.
+    #[error("{path}: not a session manifest: {error}")]
     SessionSyntax {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where and why parsing stopped.
+        /// The parse error.
         #[source]
         error: serde_json::Error,
     },
-    /// What is known of a session is not as it was written.
-    #[error("{path}: is damaged: its checksum is {wanted:08x}, its contents have {got:08x}")]
+    /// The manifest of a session fails its checksum or contradicts itself.
+    #[error("{path}: is damaged: stored checksum {wanted:08x}, computed {got:08x}")]
     SessionDamaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the file says.
+        /// Checksum stored in the file.
         wanted: u32,
-        /// What its contents give.
+        /// Checksum computed from its contents.
         got: u32,
     },
-    /// The list of the models whose pages a directory holds cannot be read.
-    #[error("{path}: not a list of the models whose pages are kept here: {error}")]
+    /// The list of models of a cache directory cannot be parsed.
+    #[error("{path}: not a list of cached models: {error}")]
     ModelsSyntax {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where and why parsing stopped.
+        /// The parse error.
         error: serde_json::Error,
     },
-    /// The list of the models whose pages a directory holds was written by a newer program.
+    /// The list of models of a cache directory was written by a newer version.
     #[error(
         "{path}: was written by a newer program: it has format version {got}, this one reads {FORMAT_VERSION}"
     )]
     ModelsVersion {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The version it names.
+        /// Version found in the file.
         got: u32,
     },
-    /// What is not sealed of a session is not as it was written.
-    #[error("{path}: {part} is damaged: its checksum is {wanted:08x}, its bytes have {got:08x}")]
+    /// Part of a session's tail fails its checksum.
+    #[error("{path}: {part} is damaged: stored checksum {wanted:08x}, computed {got:08x}")]
     TailDamaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The first part of which that is so.
+        /// The first damaged part.
         part: TailPart,
-        /// What the session says.
+        /// Checksum stored in the manifest.
         wanted: u32,
-        /// What the bytes give.
+        /// Checksum computed from the bytes.
         got: u32,
     },
-    /// The states of a session are not as long as those of the model.
-    #[error("{path}: it has states of {got_bytes:?} B, those of the model have {wanted_bytes:?}")]
+    /// The saved states differ in size from those of the model.
+    #[error("{path}: its states take {got_bytes:?} B, those of the model take {wanted_bytes:?}")]
     OtherStates {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Those of the model.
+        /// Sizes expected by the model.
         wanted_bytes: Vec<usize>,
-        /// Those of the session.
+        /// Sizes in the session.
         got_bytes: Vec<usize>,
     },
-    /// The pages that a saved state of a session needs are not there: some were lost, or the context was rewound and went on
-    /// otherwise.
+    /// Pages that the saved state needs are missing: lost in a crash, or replaced after the context was rewound.
     #[error("{path}: its last saved state needs {wanted_pages} pages of its tokens, {got_pages} are there")]
     SavedPagesGone {
-        /// The description of the session.
+        /// Path of the manifest.
         path: PathBuf,
-        /// Pages of the saved state.
+        /// Pages that the saved state needs.
         wanted_pages: usize,
-        /// Those of them that the file of pages holds.
+        /// Matching pages in the page file.
         got_pages: usize,
     },
 }
 
 impl KvError {
-    /// For `map_err`: what was done to which file.
+    /// Returns a closure for `map_err` that adds the path and the operation.
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Io { path: path.to_owned(), doing, error }
     }
 
-    /// Like [`io`](Self::io), for what takes space on the disk.
+    /// Like [`io`](Self::io), for writes: a full disk becomes [`DiskFull`](Self::DiskFull).
     pub(crate) fn writing(path: &Path, wanted_bytes: usize) -> impl FnOnce(io::Error) -> Self {
         move |error| match is_full(&error) {
             true => Self::DiskFull { path: path.to_owned(), wanted_bytes: wanted_bytes as u64 },
@@ -295,7 +296,7 @@ impl KvError {
     }
 }
 
-/// Whether there is no room for what was to be written.
+/// Whether the error says that the disk, the quota or the file-size limit is exhausted.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)

@@ -1,6 +1,6 @@
-//! The pages of a context in a file.
+//! The page file: all sealed pages of one context.
 
-mod head;
+mod header;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -11,52 +11,53 @@ use std::sync::Arc;
 use flash_io::Span;
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, DiskFile, Replacement, dir_of, lock, system};
+use crate::disk::{AtomicFile, Disk, DiskFile, lock, parent_dir, system};
 use crate::error::is_full;
 use crate::record::{Expected, RecordFault, RecordHead, verify};
 use crate::{Chain, Identity, KvError, PageLayout};
 
-pub use head::FILE_HEAD_BYTES;
+pub use header::FILE_HEAD_BYTES;
 
-/// The pages of one context: a head, then each record at a place of its own,
-/// `4096 + (page_idx · n_layers + layer_idx) · record_bytes`.
+/// A file with the sealed pages of one context: a header, then each record at a fixed offset, `4096 + (page_idx ·
+/// n_layers + layer_idx) · record_bytes`.
 ///
-/// A record is written once, in any order, and not again unless the context is [truncated](Self::truncate). The file is
-/// locked for as long as it is open. It is written and read at offsets, so threads share it.
+/// Records may be written in any order, and each is written only once unless the context is
+/// [truncated](Self::truncate). The file is locked while it is open. Reads and writes are positioned, so threads can
+/// share it.
 ///
-/// The first write or sync that fails is remembered: all later ones are refused with the same evidence, for nobody knows
-/// what is on the disk then.
+/// The first failed write or sync is latched: all later writes return the same error, because the contents on disk are
+/// unknown from then on.
 #[derive(Debug)]
 pub struct PageFile {
     disk: Arc<dyn Disk>,
     file: DiskFile,
     identity: Identity,
     layout: PageLayout,
-    failed: Mutex<Option<Failed>>,
+    failed: Mutex<Option<Failure>>,
 }
 
-/// What [`PageFile::recover`] found.
+/// The pages that [`PageFile::recover`] found.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// The tokens of all whole pages.
+    /// Tokens of all whole pages.
     pub token_ids: Vec<u32>,
-    /// How many pages are whole, from the first one on.
+    /// Number of whole pages, counted from the first.
     pub pages: usize,
-    /// Names them.
+    /// Hash of these pages.
     pub chain: Chain,
-    /// Why the next one was not taken, if there was something: it is gone now, and what was behind it.
+    /// Why the following page was rejected, if there was one. That page and all behind it have been cut off.
     pub dropped: Option<KvError>,
 }
 
 impl PageFile {
-    /// Makes a file without pages. It appears with a whole head, or not at all.
+    /// Creates a file without pages. It appears atomically, with a complete header.
     ///
     /// # Errors
     /// [`KvError::Exists`]; [`KvError::Io`] or [`KvError::DiskFull`] if it cannot be written.
     ///
     /// # Panics
-    /// If the geometry is one of no numbers, or of a quantised window.
+    /// If the geometry has a zero dimension or a quantised window.
     pub fn create(path: &Path, identity: &Identity) -> Result<Self, KvError> {
         Self::create_on(system(), path, identity)
     }
@@ -65,19 +66,19 @@ impl PageFile {
         if path.exists() {
             return Err(KvError::Exists { path: path.to_owned() });
         }
-        let mut file = Replacement::new(&disk, path.to_owned())?;
+        let mut file = AtomicFile::new(&disk, path.to_owned())?;
         lock(file.file(), path)?;
-        file.write(&head::encode(identity))?;
+        file.write(&header::encode(identity))?;
         let file = file.finish()?;
-        let dir = dir_of(path);
+        let dir = parent_dir(path);
         disk.sync_dir(dir).map_err(KvError::io(dir, "sync"))?;
         Ok(Self::new(disk, file, identity))
     }
 
-    /// Opens and locks a file. Its pages are not looked at: see [`recover`](Self::recover).
+    /// Opens and locks a file and checks its header, but not its pages: see [`recover`](Self::recover).
     ///
     /// # Errors
-    /// [`KvError::Locked`]; if it is none of `identity`: [`KvError::Foreign`], [`KvError::HeadShort`],
+    /// [`KvError::Locked`]; if the header does not match `identity`: [`KvError::Foreign`], [`KvError::HeadShort`],
     /// [`KvError::HeadDamaged`], [`KvError::OtherVersion`], [`KvError::OtherModel`], [`KvError::OtherFormat`],
     /// [`KvError::OtherWindow`], [`KvError::OtherGeometry`]; [`KvError::Io`].
     pub fn open(path: &Path, identity: &Identity) -> Result<Self, KvError> {
@@ -88,36 +89,36 @@ impl PageFile {
         let opened = OpenOptions::new().read(true).write(true).open(path);
         let file = opened.map_err(KvError::io(path, "open"))?;
         lock(&file, path)?;
-        head::check(&file, path, identity)?;
+        header::check(&file, path, identity)?;
         Ok(Self::new(disk, DiskFile { file, path: path.to_owned() }, identity))
     }
 
     fn new(disk: Arc<dyn Disk>, file: DiskFile, identity: &Identity) -> Self {
         let geometry = &identity.geometry;
-        assert!(geometry.window_format.code_bits().is_none(), "a window is not quantised");
+        assert!(geometry.window_format.code_bits().is_none(), "a window is never quantised");
         let layout = geometry.layout();
         Self { disk, file, identity: *identity, layout, failed: Mutex::new(None) }
     }
 
-    /// Where the file is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.file.path
     }
 
-    /// Whose pages they are.
+    /// Returns the identity of the cache.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// How a record is laid out.
+    /// Returns the layout of a record.
     pub fn layout(&self) -> &PageLayout {
         &self.layout
     }
 
-    /// Where a record lies in the file.
+    /// Returns the byte range of a record in the file.
     ///
     /// # Panics
-    /// If there is no such layer.
+    /// If the layer does not exist.
     pub fn span(&self, page_idx: u32, layer_idx: u32) -> Span {
         let n_layers = self.identity.geometry.n_layers;
         assert!(layer_idx < n_layers, "layer {layer_idx} of {n_layers}");
@@ -127,52 +128,53 @@ impl PageFile {
         Span::new(start, start + record_bytes)
     }
 
-    /// Writes a sealed record to its place. It is on the disk for good after [`sync`](Self::sync).
+    /// Writes a sealed record at its offset. Only [`sync`](Self::sync) makes it durable.
     ///
     /// # Errors
-    /// [`KvError::Write`] or [`KvError::DiskFull`], of this write or of the first one that failed.
+    /// [`KvError::Write`] or [`KvError::DiskFull`], for this write or the first one that failed.
     ///
     /// # Panics
-    /// If it is not as long as a record is, or there is no such layer.
+    /// If `record` does not have the length of a record, or the layer does not exist.
     pub fn write(&self, page_idx: u32, layer_idx: u32, record: &[u8]) -> Result<(), KvError> {
         assert_eq!(record.len(), self.layout.record_bytes(), "length of a record");
         self.check()?;
         let offset = self.span(page_idx, layer_idx).start;
         let written = self.disk.write_at(&self.file, offset, record);
         written.map_err(|error| {
-            self.latch(Failed::Write { offset, wanted_bytes: record.len() as u64, error: error.into() })
+            self.latch(Failure::Write { offset, wanted_bytes: record.len() as u64, error: error.into() })
         })
     }
 
-    /// Sees to it that what was written outlives a crash.
+    /// Syncs the file: everything written so far survives a crash.
     ///
     /// # Errors
-    /// As [`write`](Self::write), or [`KvError::Unsure`].
+    /// The errors of [`write`](Self::write), and [`KvError::Unsure`].
     pub fn sync(&self) -> Result<(), KvError> {
         self.check()?;
         self.disk
             .sync(&self.file)
-            .map_err(|error| self.latch(Failed::Unsure { doing: "sync", error: error.into() }))
+            .map_err(|error| self.latch(Failure::Unsure { doing: "sync", error: error.into() }))
     }
 
-    /// Forgets all but the first `pages` pages: the context is rewound.
+    /// Truncates the file to its first `pages` pages, to rewind the context.
     ///
     /// # Errors
-    /// As [`sync`](Self::sync).
+    /// The errors of [`sync`](Self::sync).
     pub fn truncate(&self, pages: usize) -> Result<(), KvError> {
         self.check()?;
-        let failed = |error: io::Error| self.latch(Failed::Unsure { doing: "truncate", error: error.into() });
-        let end = self.span(u32::try_from(pages).expect("pages are counted in 32 bits"), 0).start;
+        let failed =
+            |error: io::Error| self.latch(Failure::Unsure { doing: "truncate", error: error.into() });
+        let end = self.span(u32::try_from(pages).expect("page counts fit in 32 bits"), 0).start;
         if self.len_bytes()? > end {
             self.disk.set_len(&self.file, end).map_err(failed)?;
         }
         Ok(())
     }
 
-    /// The first failure, if there was one.
+    /// Returns the latched failure as an error, if there is one.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// The errors of [`write`](Self::write).
     pub fn check(&self) -> Result<(), KvError> {
         match &*self.failed.lock() {
             Some(failed) => Err(failed.error(self.path())),
@@ -180,13 +182,13 @@ impl PageFile {
         }
     }
 
-    /// Reads a record and checks it.
+    /// Reads and verifies a record.
     ///
     /// # Errors
-    /// [`KvError::Record`] if it is not whole, or another one; [`KvError::Io`].
+    /// [`KvError::Record`] if the record is damaged or a different one; [`KvError::Io`].
     ///
     /// # Panics
-    /// If `record` is not as long as a record is, or there is no such layer.
+    /// If `record` does not have the length of a record, or the layer does not exist.
     pub fn read(&self, page_idx: u32, layer_idx: u32, record: &mut [u8]) -> Result<RecordHead, KvError> {
         assert_eq!(record.len(), self.layout.record_bytes(), "length of a record");
         let span = self.span(page_idx, layer_idx);
@@ -200,12 +202,12 @@ impl PageFile {
         verify(record, &expected)
     }
 
-    /// Finds the pages that are whole, from the first one on: of each, every layer's record, with the same tokens, which go
-    /// on from those before. The file is cut behind them. Takes the memory of one record.
+    /// Finds the whole pages from the first one on, and truncates the file behind them. A page is whole if the records
+    /// of all layers are intact, hold the same tokens, and continue the pages before. Uses memory for one record.
     ///
     /// # Errors
-    /// [`KvError::Io`] if the disk cannot be read: nothing is cut then. As [`truncate`](Self::truncate) if the file cannot
-    /// be cut.
+    /// [`KvError::Io`] if the file cannot be read: nothing is cut then. Those of [`truncate`](Self::truncate) if it
+    /// cannot be cut.
     pub fn recover(&self) -> Result<Recovered, KvError> {
         let mut record = vec![0; self.layout.record_bytes()];
         let mut found =
@@ -232,7 +234,7 @@ impl PageFile {
         Ok(found)
     }
 
-    /// Reads all layers of a page, which is to go on from `before`.
+    /// Reads all layers of a page, which must continue the prefix `before`.
     fn whole_page(&self, page_idx: u32, before: Chain, record: &mut [u8]) -> Result<RecordHead, KvError> {
         let first = self.read(page_idx, 0, record)?;
         for layer_idx in 0..self.identity.geometry.n_layers {
@@ -251,20 +253,20 @@ impl PageFile {
         Ok(metadata.len())
     }
 
-    /// Remembers a failure, unless there was one before, and tells the first one.
-    fn latch(&self, failed: Failed) -> KvError {
+    /// Latches a failure, unless one is latched already, and returns the latched one.
+    fn latch(&self, failed: Failure) -> KvError {
         self.failed.lock().get_or_insert(failed).error(self.path())
     }
 }
 
-/// The first failure of a file.
+/// The latched failure of a file.
 #[derive(Debug)]
-enum Failed {
+enum Failure {
     Write { offset: u64, wanted_bytes: u64, error: Arc<io::Error> },
     Unsure { doing: &'static str, error: Arc<io::Error> },
 }
 
-impl Failed {
+impl Failure {
     fn error(&self, path: &Path) -> KvError {
         let path = PathBuf::from(path);
         match self {
@@ -282,7 +284,7 @@ impl Failed {
     }
 }
 
-/// Reads until the buffer is full or the file ends, and says how much there was.
+/// Reads until the buffer is full or the file ends, and returns the number of bytes read.
 pub(crate) fn read_full(file: &std::fs::File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while len < buf.len() {

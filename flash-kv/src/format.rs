@@ -1,20 +1,20 @@
-//! What a token and a page of tokens take.
+//! Shape and size of tokens in the cache.
 
-/// Tokens in a page: the unit in which the cache's memory is laid out and accounted for.
+/// Tokens per page, the unit of layout and accounting.
 ///
-/// 128 is the length of the full-precision window that mlx-flash keeps, so a page is what leaves the window at once.
+/// mlx-flash keeps a full-precision window of 128 tokens, so the window advances by exactly one page.
 pub const PAGE_TOKENS: usize = 128;
 
-/// How keys and values are stored.
+/// Data type of keys and values in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KvDtype {
-    /// As computed.
+    /// 32-bit floats, as computed.
     F32,
 }
 
 impl KvDtype {
-    /// Size of one number.
+    /// Returns the size of one element in bytes.
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -22,18 +22,18 @@ impl KvDtype {
     }
 }
 
-/// What is kept of a token in each KV head.
+/// Which vectors the cache stores for each token and KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Halves {
-    /// A key, and a value as long as it.
+    /// A key and a value of equal length.
     #[default]
     KeysAndValues,
-    /// A key alone: some of its numbers are the value (multi-head latent attention).
+    /// Only a key, part of which serves as the value (multi-head latent attention).
     Keys,
 }
 
 impl Halves {
-    /// How many there are.
+    /// Returns the number of vectors: 2 or 1.
     pub const fn count(self) -> usize {
         match self {
             Self::KeysAndValues => 2,
@@ -41,7 +41,7 @@ impl Halves {
         }
     }
 
-    /// What stands for it in files.
+    /// Returns its code in files.
     pub(crate) const fn tag(self) -> u32 {
         match self {
             Self::KeysAndValues => 0,
@@ -50,31 +50,31 @@ impl Halves {
     }
 }
 
-/// What one token leaves behind in one layer: a key and a value for each KV head.
+/// Shape of the cache entry of one token in one layer: a key and a value for each KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
-    /// Heads of keys and values; fewer than query heads with grouped-query attention.
+    /// KV heads; fewer than query heads with grouped-query attention.
     pub kv_heads: usize,
-    /// Numbers in one head's key or value.
+    /// Elements of one head's key or value.
     pub head_dim: usize,
-    /// Whether values are kept beside keys.
+    /// Whether values are stored separately from keys.
     pub halves: Halves,
-    /// How they are stored.
+    /// Data type of the elements.
     pub dtype: KvDtype,
 }
 
 impl KvShape {
-    /// Bytes of one token's key, or of its value, in one layer.
+    /// Returns the bytes of one token's keys (or values) in one layer.
     pub fn half_token_bytes(&self) -> usize {
         self.kv_heads * self.head_dim * self.dtype.bytes()
     }
 
-    /// Bytes of one token's key and value in one layer.
+    /// Returns the bytes of one token's keys and values in one layer.
     pub fn token_bytes(&self) -> usize {
         self.halves.count() * self.half_token_bytes()
     }
 
-    /// `tokens` rounded up to whole pages.
+    /// Rounds `tokens` up to whole pages.
     pub fn whole_pages(&self, tokens: usize) -> usize {
         tokens.div_ceil(PAGE_TOKENS) * PAGE_TOKENS
     }

@@ -1,4 +1,4 @@
-//! How a page lies in a record.
+//! Layout of a page in a record.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,32 +7,31 @@ use crate::quant::{CodeBits, GROUP_LEN};
 use crate::record::HEAD_BYTES;
 use crate::{Halves, KvShape, PAGE_TOKENS};
 
-/// What a record's length is a multiple of, in bytes: the blocks of direct reads.
+/// Alignment of a record's length in bytes, as direct reads require.
 pub const RECORD_ALIGN: usize = 4096;
 
-/// What the offset of each part of a record is a multiple of, in bytes: a cache line, so that no vector of a kernel
-/// lies in two of them.
+/// Alignment of each part of a record in bytes: a cache line, so that vector loads never straddle two.
 const PART_ALIGN: usize = 64;
 
-/// How the numbers of a page are stored.
+/// Storage format of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PageFormat {
-    /// As computed.
+    /// 32-bit floats, as computed.
     F32,
-    /// Half precision.
+    /// 16-bit floats.
     F16,
-    /// Codes of 8 bits, with a scale and a bias for each group.
+    /// 8-bit codes, with a scale and a bias per group.
     Int8,
-    /// Codes of 4 bits, with a scale and a bias for each group.
+    /// 4-bit codes, with a scale and a bias per group.
     Int4,
 }
 
 impl PageFormat {
-    /// Every format there is.
+    /// All formats.
     pub const ALL: &'static [PageFormat] = &[Self::F32, Self::F16, Self::Int8, Self::Int4];
 
-    /// Bits of one number, or of its code.
+    /// Returns the bits per element, without scales and biases.
     pub const fn bits(self) -> usize {
         match self {
             Self::F32 => 32,
@@ -42,7 +41,7 @@ impl PageFormat {
         }
     }
 
-    /// The name, as it is shown.
+    /// Returns the display name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -52,7 +51,7 @@ impl PageFormat {
         }
     }
 
-    /// The codes of a quantised format; none for numbers that are stored as such.
+    /// Returns the code width of a quantised format, and `None` for float formats.
     pub const fn code_bits(self) -> Option<CodeBits> {
         match self {
             Self::F32 | Self::F16 => None,
@@ -61,7 +60,7 @@ impl PageFormat {
         }
     }
 
-    /// What stands for it in files. None is 0, so that zeroes are no format.
+    /// Returns its code in files; never 0, so that zeroed bytes are not a valid format.
     pub(crate) const fn tag(self) -> u32 {
         match self {
             Self::F32 => 1,
@@ -78,22 +77,22 @@ impl fmt::Display for PageFormat {
     }
 }
 
-/// Where keys, or values, lie in a record: ranges of bytes.
+/// Byte ranges of the keys, or of the values, in a record.
 ///
-/// Rows are `[kv_heads, PAGE_TOKENS]`, the last index fastest.
+/// Rows are ordered `[kv_heads, PAGE_TOKENS]`, the last index fastest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HalfLayout {
-    /// `[kv_heads, PAGE_TOKENS, head_dim]`: numbers (little endian), codes of a byte, or two 4-bit codes a byte, the
-    /// even column in the low half. Each row begins at a byte; what an odd row leaves over is 0.
+    /// `[kv_heads, PAGE_TOKENS, head_dim]`: little-endian floats, one-byte codes, or two 4-bit codes per byte with the
+    /// even column in the low half. Each row starts at a byte boundary; the unused half byte of an odd row is 0.
     pub codes: Range<usize>,
-    /// f32 `[kv_heads, PAGE_TOKENS, n_groups]`; empty if the format is not quantised.
+    /// f32 `[kv_heads, PAGE_TOKENS, n_groups]`; empty for float formats.
     pub scales: Range<usize>,
-    /// Like the scales.
+    /// f32 `[kv_heads, PAGE_TOKENS, n_groups]`; empty for float formats.
     pub biases: Range<usize>,
 }
 
-/// How one page, which is [`PAGE_TOKENS`] tokens of one layer, lies in a *record*: a head, keys, values, and zeroes up
-/// to a multiple of [`RECORD_ALIGN`].
+/// Layout of one page ([`PAGE_TOKENS`] tokens of one layer) in a *record*: header, keys, values, and zero padding to a
+/// multiple of [`RECORD_ALIGN`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageLayout {
     kv_heads: usize,
@@ -105,20 +104,20 @@ pub struct PageLayout {
 }
 
 impl PageLayout {
-    /// The layout of pages of keys and values of `kv_heads` heads of `head_dim` numbers.
+    /// Returns the layout of pages with separate keys and values, `kv_heads` heads of `head_dim` elements each.
     ///
     /// # Panics
-    /// If one of them is 0, or a record would be longer than memory can be.
+    /// If a dimension is 0, or a record would exceed the address space.
     pub fn new(kv_heads: usize, head_dim: usize, format: PageFormat) -> Self {
         Self::of(kv_heads, head_dim, Halves::KeysAndValues, format)
     }
 
-    /// The same, of what is kept of a token.
+    /// Returns the layout of pages that store the vectors named by `halves`.
     ///
     /// # Panics
-    /// As [`new`](Self::new).
+    /// Panics like [`new`](Self::new).
     pub fn of(kv_heads: usize, head_dim: usize, halves: Halves, format: PageFormat) -> Self {
-        assert!(kv_heads > 0 && head_dim > 0, "a page holds at least one number a token");
+        assert!(kv_heads > 0 && head_dim > 0, "pages have at least one element per token");
         let n_rows = kv_heads.checked_mul(PAGE_TOKENS).expect("pages fit in memory");
         let codes_bytes = n_rows.checked_mul(row_bytes(head_dim, format)).expect("pages fit in memory");
         let params_bytes = match format.code_bits() {
@@ -144,74 +143,75 @@ impl PageLayout {
         Self { kv_heads, head_dim, halves, format, keys, values }
     }
 
-    /// Heads of keys and values.
+    /// Returns the number of KV heads.
     pub fn kv_heads(&self) -> usize {
         self.kv_heads
     }
 
-    /// Numbers in one head's key or value.
+    /// Returns the elements of one head's key or value.
     pub fn head_dim(&self) -> usize {
         self.head_dim
     }
 
-    /// How numbers are stored.
+    /// Returns the storage format.
     pub fn format(&self) -> PageFormat {
         self.format
     }
 
-    /// Where keys lie.
+    /// Returns the byte ranges of the keys.
     pub fn keys(&self) -> &HalfLayout {
         &self.keys
     }
 
-    /// Where values lie: in the keys, if they are kept there.
+    /// Returns the byte ranges of the values: those of the keys, if values are not stored separately.
     pub fn values(&self) -> &HalfLayout {
         &self.values
     }
 
-    /// What is kept of a token.
+    /// Returns which vectors are stored per token.
     pub fn halves(&self) -> Halves {
         self.halves
     }
 
-    /// What there is, each once: keys, and values if they are kept beside them.
+    /// Iterates over what is stored: keys, then values if they are separate.
     pub fn stored(&self) -> impl Iterator<Item = &HalfLayout> {
         [&self.keys, &self.values].into_iter().take(self.halves.count())
     }
 
-    /// Rows of keys, or of values: one for each head and token.
+    /// Returns the number of rows of keys (or of values): one for each head and token.
     pub fn n_rows(&self) -> usize {
         self.kv_heads * PAGE_TOKENS
     }
 
-    /// Bytes from one row of codes to the next.
+    /// Returns the stride of rows of codes in bytes.
     pub fn row_bytes(&self) -> usize {
         row_bytes(self.head_dim, self.format)
     }
 
-    /// Groups in a row that share a scale and a bias; 0 if the format is not quantised.
+    /// Returns the number of quantisation groups per row; 0 for float formats.
     pub fn n_groups(&self) -> usize {
         self.format.code_bits().map_or(0, |_| self.head_dim.div_ceil(GROUP_LEN))
     }
 
-    /// Where what is stored ends; zeroes follow.
+    /// Returns the offset where the payload ends and zero padding begins.
     pub fn payload_end(&self) -> usize {
         self.values.biases.end
     }
 
-    /// Length of a record: a multiple of [`RECORD_ALIGN`].
+    /// Returns the length of a record, a multiple of [`RECORD_ALIGN`].
     pub fn record_bytes(&self) -> usize {
         self.payload_end().next_multiple_of(RECORD_ALIGN)
     }
 
-    /// What one token's key and value take in one layer, without head and padding: what bytes written are compared to.
+    /// Returns the bytes of one token's keys and values in one layer, without header and padding: the baseline for
+    /// write amplification.
     pub fn payload_token_bytes(&self) -> usize {
         self.halves.count() * self.kv_heads * (self.row_bytes() + 2 * self.n_groups() * size_of::<f32>())
     }
 }
 
 impl KvShape {
-    /// The layout of pages of this shape.
+    /// Returns the layout of pages of this shape.
     pub fn layout(&self, format: PageFormat) -> PageLayout {
         PageLayout::of(self.kv_heads, self.head_dim, self.halves, format)
     }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn quantised_tokens_have_the_size_of_codes_scales_and_biases() {
+    fn token_size_counts_codes_scales_and_biases() {
         let token_bytes = |format| PageLayout::new(8, 128, format).payload_token_bytes();
         assert_eq!(token_bytes(PageFormat::F32), 2 * 8 * 128 * 4);
         assert_eq!(token_bytes(PageFormat::F16), 2 * 8 * 128 * 2);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_in_keys_take_nothing() {
+    fn shared_values_take_no_space() {
         for format in PageFormat::ALL {
             let [both, keys] =
                 [Halves::KeysAndValues, Halves::Keys].map(|halves| PageLayout::of(1, 576, halves, *format));
@@ -280,7 +280,7 @@ mod tests {
             for half in layout.stored() {
                 for part in [&half.codes, &half.scales, &half.biases] {
                     prop_assert!(part.start.is_multiple_of(PART_ALIGN));
-                    // All lengths are multiples of the alignment, so a record has no gaps but at its end.
+                    // All part lengths are multiples of the alignment, so the only padding is at the end of the record.
                     prop_assert_eq!(part.start, end);
                     end = part.end;
                 }

@@ -1,19 +1,22 @@
-//! The memory and the format of a key-value cache, without knowing the tensor library.
+//! Key-value cache storage: memory for recent tokens and a crash-safe on-disk format for sealed pages.
 //!
-//! The most recent tokens are in memory, as computed:
-//! - [`KvShape`] says what one token leaves behind in one layer, and what a *page*, a fixed count of tokens, takes.
-//! - [`Tail`] holds tokens: one buffer of keys and one of values a layer, drawn from the budget in whole pages when the
-//!   cache is made, so that a context never grows past what was planned for it.
+//! The most recent tokens are kept in memory, unquantised:
+//! - [`KvShape`] describes the keys and values of one token in one layer, and rounds to whole *pages* of
+//!   [`PAGE_TOKENS`] tokens.
+//! - [`Tail`] holds these tokens: one buffer of keys and one of values per layer. The budget is charged for all of it,
+//!   in whole pages, at creation, so a context never outgrows its plan.
 //!
-//! Older ones are sealed, a page at a time:
-//! - [`PageLayout`] says how a page lies in a *record*, in each [`PageFormat`]; [`transcode`](fn@transcode) makes quantised pages of those
-//!   of the window, within [`error_bound`]; [`seal`] and [`verify`] guard every bit.
-//! - [`PageFile`] holds the pages of a context, each record at a place of its own; [`Writer`] writes them behind the
-//!   computation; [`PageFile::recover`] says what a crash left.
-//! - [`Scratch`] is such a file for one run, [`Session`] one that outlives it, and [`PrefixStore`] keeps pages that later
-//!   prompts share, found by the [`Chain`] of their tokens.
+//! Older tokens are sealed into immutable pages on disk:
+//! - [`PageLayout`] is the layout of a page in a *record*, for each [`PageFormat`]; [`transcode`](fn@transcode)
+//!   converts pages of the window into quantised ones, within [`error_bound`]; [`seal`] and [`verify`] write and check
+//!   the header and checksum.
+//! - [`PageFile`] stores the pages of one context, each record at a fixed offset; [`Writer`] writes them on a
+//!   background thread; [`PageFile::recover`] finds the pages that survived a crash.
+//! - [`Scratch`] is a page file that lives for one run, [`Session`] one that persists, and [`PrefixStore`] keeps pages
+//!   that later prompts share, looked up by the hash [`Chain`] of their tokens.
 //!
-//! `docs/kv-format.md` has all of it byte by byte, and what a crash can do at each step. Nothing here knows attention.
+//! `docs/kv-format.md` specifies the format byte by byte, and the effect of a crash at each step. This crate does not
+//! compute attention.
 //!
 //! ```
 //! use flash_io::Budget;
@@ -28,7 +31,7 @@
 //! assert_eq!(tail.append(1).unwrap(), 60..61);
 //! ```
 //!
-//! A page leaves the window, is written, and is there when the file is opened again:
+//! Seals a page that left the window, writes it, and reads it back after reopening the file:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -76,7 +79,7 @@ mod quant;
 mod record;
 mod scratch;
 mod session;
-// What the tests from outside use, too.
+// Shared with the integration tests.
 #[cfg(test)]
 #[path = "../tests/it/support.rs"]
 mod support;

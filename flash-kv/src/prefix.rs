@@ -1,6 +1,6 @@
-//! Sealed pages of prefixes that later prompts may share.
+//! Store of sealed pages for prefixes that later prompts may share.
 
-mod stock;
+mod evict;
 
 use std::fs::{self, File};
 use std::io;
@@ -10,28 +10,28 @@ use std::time::SystemTime;
 
 use flash_io::Span;
 
-use crate::disk::{Disk, Replacement, make_dir, system};
+use crate::disk::{AtomicFile, Disk, create_dir_synced, system};
 use crate::file::read_full;
 use crate::record::{Expected, RecordFault, RecordHead, verify};
 use crate::{Chain, Identity, KvError, PageLayout};
 
-pub use stock::{Collected, PrefixPage, collect_prefixes, prefixes, remove_prefix};
+pub use evict::{Collected, PrefixPage, collect_prefixes, prefixes, remove_prefix};
 
 const PREFIXES_DIR: &str = "prefixes";
 
-/// Digits of an identity in the name of a directory. A clash is harmless: names of pages hold the whole identity.
+/// Digits of the identity in a directory's name. A collision is harmless: names of pages include the whole identity.
 const IDENTITY_DIGITS: usize = 16;
 
-/// How a page is kept.
+/// The stored form of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PrefixPart {
-    /// As it is sealed.
+    /// The sealed page, in the page format.
     Page,
-    /// As the window held it.
+    /// The same page in the window's format.
     ///
-    /// A query sees the most recent tokens as the window holds them, so a run that begins behind a page needs the pages that
-    /// its window reaches into unquantised, to compute the same bits as the run that computed them. If pages are stored as
-    /// the window holds them, a page is its own twin, and no other one is kept.
+    /// Attention sees the most recent tokens unquantised. A run that starts behind a page therefore needs the twins of
+    /// the pages that its window overlaps, to compute the same bits as the run that sealed them. If pages are stored in
+    /// the window's format, a page serves as its own twin.
     Twin,
 }
 
@@ -44,9 +44,10 @@ impl PrefixPart {
     }
 }
 
-/// The pages of one [`Identity`] in `<kv-dir>/prefixes/`, each in a file that is named by the [`Chain`] up to its end.
+/// The prefix pages of one [`Identity`] in `<kv-dir>/prefixes/`, one file per page, named by the [`Chain`] up to its
+/// end.
 ///
-/// Files appear whole and never change, so any number of processes may use them at once.
+/// Files appear atomically and never change, so any number of processes can share them.
 #[derive(Debug)]
 pub struct PrefixStore {
     disk: Arc<dyn Disk>,
@@ -56,28 +57,28 @@ pub struct PrefixStore {
     twin: PageLayout,
 }
 
-/// The longest known prefix of a prompt.
+/// The longest stored prefix of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
-    /// Names of its pages, the first one first.
+    /// Hashes of its pages, in order.
     pub chains: Vec<Chain>,
 }
 
 impl Match {
-    /// How many pages it has.
+    /// Returns the number of pages.
     pub fn pages(&self) -> usize {
         self.chains.len()
     }
 }
 
 impl PrefixStore {
-    /// The store of an identity; its directory is made if it is not there.
+    /// Opens the store of an identity, creating its directory if necessary.
     ///
     /// # Errors
     /// [`KvError::Io`].
     ///
     /// # Panics
-    /// If the geometry is one of no numbers.
+    /// If the geometry has a zero dimension.
     pub fn open(kv_dir: &Path, identity: &Identity) -> Result<Self, KvError> {
         Self::open_on(system(), kv_dir, identity)
     }
@@ -85,17 +86,17 @@ impl PrefixStore {
     pub(crate) fn open_on(disk: Arc<dyn Disk>, kv_dir: &Path, identity: &Identity) -> Result<Self, KvError> {
         let digest = identity.digest();
         let dir = kv_dir.join(PREFIXES_DIR).join(format!("{digest:.IDENTITY_DIGITS$}"));
-        make_dir(&*disk, &dir)?;
+        create_dir_synced(&*disk, &dir)?;
         let (page, twin) = (identity.geometry.layout(), identity.geometry.window_layout());
         Ok(Self { disk, dir, identity: *identity, page, twin })
     }
 
-    /// Whether pages need a twin: they are not stored as the window holds them.
+    /// Whether pages need twins, because the page format is not the window's.
     pub fn needs_twins(&self) -> bool {
         self.page != self.twin
     }
 
-    /// How the records of a part are laid out.
+    /// Returns the layout of the records of a part.
     pub fn layout(&self, part: PrefixPart) -> &PageLayout {
         match part {
             PrefixPart::Page => &self.page,
@@ -103,13 +104,13 @@ impl PrefixStore {
         }
     }
 
-    /// The file of a page. Without need for twins a page is its own.
+    /// Returns the path of a page's file. If no twins are needed, both parts are the same file.
     pub fn path(&self, chain: Chain, part: PrefixPart) -> PathBuf {
         let part = if self.needs_twins() { part } else { PrefixPart::Page };
         self.dir.join(format!("{chain}.{}", part.extension()))
     }
 
-    /// Where a layer's record lies in the file of a page.
+    /// Returns the byte range of a layer's record in the file of a page.
     pub fn span(&self, part: PrefixPart, layer_idx: u32) -> Span {
         let record_bytes = self.layout(part).record_bytes() as u64;
         let start = u64::from(layer_idx) * record_bytes;
@@ -120,18 +121,18 @@ impl PrefixStore {
         self.span(part, self.identity.geometry.n_layers).start
     }
 
-    /// Whether the file of a page is there and has its length.
+    /// Whether the file of a page exists with its full length.
     pub fn holds(&self, chain: Chain, part: PrefixPart) -> bool {
         let file = fs::metadata(self.path(chain, part));
         file.is_ok_and(|file| file.is_file() && file.len() == self.file_bytes(part))
     }
 
-    /// Keeps a part of the page that `chain` ends with. `fill` is called once a layer, from the first one on, to write the
-    /// sealed record. Nothing is done if the part is there already. It appears whole and outlives a crash, or not at all.
+    /// Stores a part of the page that `chain` ends with, unless it is stored already. `fill` is called once per layer,
+    /// in order, to write the sealed record. The file appears atomically, and survives a crash once this returns.
     ///
     /// # Errors
-    /// [`KvError::Record`] if a record is not one of that page; [`KvError::Io`] or [`KvError::DiskFull`]; whatever `fill`
-    /// says.
+    /// [`KvError::Record`] if `fill` writes a record of a different page; [`KvError::Io`] or [`KvError::DiskFull`]; any
+    /// error of `fill`.
     pub fn put(
         &self,
         chain: Chain,
@@ -143,7 +144,7 @@ impl PrefixStore {
             return Ok(());
         }
         let path = self.path(chain, part);
-        let mut file = Replacement::new(&self.disk, path.clone())?;
+        let mut file = AtomicFile::new(&self.disk, path.clone())?;
         let mut record = vec![0; self.layout(part).record_bytes()];
         for layer_idx in 0..self.identity.geometry.n_layers {
             fill(layer_idx, &mut record)?;
@@ -154,10 +155,10 @@ impl PrefixStore {
         self.disk.sync_dir(&self.dir).map_err(KvError::io(&self.dir, "sync"))
     }
 
-    /// The longest prefix of `token_ids`, in whole pages, that a run can begin behind: all its pages are there, and the twins
-    /// of those that the window reaches into. They count as used now.
+    /// Returns the longest whole-page prefix of `token_ids` that a run can continue: all its pages are stored, and the
+    /// twins of those that the window overlaps. Marks these pages as just used.
     ///
-    /// A run needs at least one token more for its first logits: leave the last one away if it is not to be computed anew.
+    /// Computing the first logits takes at least one more token: pass the prompt without its last token to leave one.
     pub fn longest(&self, token_ids: &[u32]) -> Match {
         let pages = Chain::pages(&self.identity, token_ids);
         let mut chains: Vec<_> = pages.take_while(|chain| self.holds(*chain, PrefixPart::Page)).collect();
@@ -175,23 +176,23 @@ impl PrefixStore {
         Match { chains }
     }
 
-    /// What is used is kept the longest.
+    /// Updates the modification time, by which eviction orders pages.
     fn touch(&self, chain: Chain) {
         let path = self.path(chain, PrefixPart::Page);
         let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         if let Err(error) = touched {
-            tracing::debug!(path = %path.display(), %error, "the use of a page is not noted");
+            tracing::debug!(path = %path.display(), %error, "cannot update the last use of a page");
         }
     }
 
-    /// Reads a layer's record of the page that `chain` ends with, and checks it. A file with a record that is not what it
-    /// should be is removed.
+    /// Reads and verifies a layer's record of the page that `chain` ends with. A file with a damaged or wrong record is
+    /// removed.
     ///
     /// # Errors
-    /// [`KvError::Record`]: the page is not there, or not any more; [`KvError::Io`].
+    /// [`KvError::Record`] if the page is missing or was damaged and removed; [`KvError::Io`].
     ///
     /// # Panics
-    /// If `record` is not as long as the layout of the part says, or there is no such layer.
+    /// If `record` does not have the length of a record of the part, or the layer does not exist.
     pub fn read(
         &self,
         chain: Chain,
@@ -214,9 +215,9 @@ impl PrefixStore {
         let got_bytes = read_full(&file, offset, record).map_err(KvError::io(&path, "read"))?;
         let checked = self.check(&record[..got_bytes], &path, chain, page_idx, layer_idx, part);
         if let Err(error) = &checked {
-            tracing::warn!(%error, "a page of a prefix cannot be used and is removed");
+            tracing::warn!(%error, "removing an unusable page of a prefix");
             if let Err(error) = self.disk.remove(&path) {
-                tracing::warn!(path = %path.display(), %error, "it could not be removed");
+                tracing::warn!(path = %path.display(), %error, "cannot remove an unusable page of a prefix");
             }
         }
         checked

@@ -1,38 +1,37 @@
-//! Affine quantisation of groups of numbers: `value ≈ bias + scale · code`.
+//! Affine group quantisation: `value ≈ bias + scale · code`.
 //!
-//! Of a group, `bias` is the least number, `scale` the difference between the least and the greatest over the number of
-//! steps, at least 2⁻¹⁰⁰, and a code the number of steps from the bias, rounded to the nearest. What comes back differs
-//! from what went in by at most [`error_bound`].
+//! The `bias` of a group is its minimum, `scale` is (maximum − minimum) / steps but at least 2⁻¹⁰⁰, and a code is the
+//! number of steps above the bias, rounded to nearest. The round-trip error is at most [`error_bound`].
 //!
-//! Loops run over arrays of fixed length without branches, so that the compiler makes vectors of them on every
-//! instruction set, and each number meets the same operations on all of them: the same codes everywhere.
+//! Loops run over fixed-length arrays without branches, so that the compiler vectorises them for every instruction set.
+//! Each element goes through the same operations on all of them, so codes are identical everywhere.
 
-/// Numbers along `head_dim` that share a scale and a bias. The last group of a row may be shorter.
+/// Elements along `head_dim` that share a scale and a bias. The last group of a row may be shorter.
 pub const GROUP_LEN: usize = 64;
 
-/// The least scale: 2⁻¹⁰⁰. It keeps `1 / scale` finite and products out of the subnormals, also if all numbers of a group
-/// are equal, and is far below what the least number of half precision, 2⁻²⁴, could tell apart.
+/// The smallest scale: 2⁻¹⁰⁰. It keeps `1 / scale` finite and products out of the subnormals even if a group is
+/// constant, and lies far below the resolution of half precision, 2⁻²⁴.
 const MIN_SCALE: f32 = f32::from_bits((127 - 100) << 23);
 
-/// Numbers beyond ±2¹²⁶ are taken for it: two of them never differ by more than a number can be.
+/// Numbers are clamped to ±2¹²⁶, so that differences never overflow.
 const MAX_NUMBER: f32 = f32::from_bits((127 + 126) << 23);
 
-/// 1.5 · 2²³. Between 2²³ and 2²⁴ numbers are whole, so adding this to a number in `0..2²²` rounds it to the nearest, ties
-/// to even, and leaves it in the low bits. `f32::round` is a call on SSE2, and a cast that saturates is three
-/// instructions more.
+/// 1.5 · 2²³. Floats between 2²³ and 2²⁴ are integers, so adding this to a number in `0..2²²` rounds it to nearest,
+/// ties to even, and leaves the integer in the low bits. `f32::round` is a function call on SSE2, and a saturating cast
+/// takes three more instructions.
 const ROUNDER: f32 = 12_582_912.0;
 
-/// Bits of a code.
+/// Code width in bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CodeBits {
-    /// Codes from 0 to 15, two a byte, the even column in the low half.
+    /// Codes from 0 to 15, two per byte, the even column in the low half.
     Four,
-    /// Codes from 0 to 255, one a byte.
+    /// Codes from 0 to 255, one per byte.
     Eight,
 }
 
 impl CodeBits {
-    /// Steps between the least and the greatest number of a group.
+    /// Returns the number of steps between the minimum and the maximum of a group.
     pub const fn steps(self) -> u8 {
         match self {
             Self::Four => 15,
@@ -40,7 +39,7 @@ impl CodeBits {
         }
     }
 
-    /// Bytes of the codes of `n` numbers.
+    /// Returns the bytes that the codes of `n` elements take.
     pub const fn codes_bytes(self, n: usize) -> usize {
         match self {
             Self::Four => n.div_ceil(2),
@@ -49,39 +48,39 @@ impl CodeBits {
     }
 }
 
-/// The most by which a number that was quantised and dequantised differs from what it was, in exact arithmetic:
-/// `scale / 2 + 2⁻²⁰ · |greatest|`, of which the second part is the rounding of `f32`.
+/// Returns the largest round-trip error of quantisation, against exact arithmetic: `scale / 2 + 2⁻²⁰ · max_abs`, where
+/// the second term covers `f32` rounding.
 ///
-/// `max_abs` is the greatest magnitude in the group. Numbers beyond ±2¹²⁶ count as ±2¹²⁶. A group that holds an infinity
+/// `max_abs` is the largest magnitude in the group. Numbers beyond ±2¹²⁶ are clamped to ±2¹²⁶. A group with an infinity
 /// or a NaN comes back as NaN.
 pub fn error_bound(scale: f32, max_abs: f32) -> f64 {
-    // Relative to exact arithmetic, with u = 2⁻²⁴: 3u of the distance from the bias until a code is rounded, u of that
-    // distance for scale · code and u of the result for the sum. Distances are at most twice the greatest magnitude, so
-    // that is below 10u, and here are 16u.
+    // With u = 2⁻²⁴, relative to exact arithmetic: 3u of the distance from the bias until a code is rounded, u of that
+    // distance for scale · code and u of the result for the sum. Distances are at most twice the largest magnitude, so
+    // the total is below 10u; 16u are allowed.
     f64::from(scale) / 2.0 + f64::from(max_abs.min(MAX_NUMBER)) / f64::from(1 << 20)
 }
 
-/// A group, quantised. Codes past its end are 0.
+/// A quantised group. Codes past its end are 0.
 pub(crate) struct Group {
     pub(crate) scale: f32,
     pub(crate) bias: f32,
     pub(crate) codes: [u8; GROUP_LEN],
 }
 
-/// Quantises the first `len` of `numbers`. Those behind must equal one of those before.
+/// Quantises the first `len` of `numbers`. The rest must repeat one of them.
 #[inline(always)]
 pub(crate) fn quantize_group(numbers: &[f32; GROUP_LEN], len: usize, bits: CodeBits) -> Group {
-    // Whole numbers in the order of those that they stand for: what is least does not depend on the order of comparisons, so
-    // they are compared in vectors, which the compiler may not do with floating-point numbers.
+    // Integer keys in the order of the floats: integer minima do not depend on the order of comparisons, so the
+    // compiler can vectorise them, which it may not do for floats.
     let (mut low, mut high) = (i32::MAX, i32::MIN);
     for number in numbers {
-        let key = ordered(number.to_bits());
+        let key = order_key(number.to_bits());
         low = low.min(key);
         high = high.max(key);
     }
-    let [low, high] = [low, high].map(|key| f32::from_bits(ordered(key as u32) as u32));
+    let [low, high] = [low, high].map(|key| f32::from_bits(order_key(key as u32) as u32));
     let mut codes = [0; GROUP_LEN];
-    // What is not finite is beyond all that is.
+    // Infinities and NaN order beyond all finite numbers.
     if !low.is_finite() || !high.is_finite() {
         return Group { scale: f32::NAN, bias: 0.0, codes };
     }
@@ -89,33 +88,34 @@ pub(crate) fn quantize_group(numbers: &[f32; GROUP_LEN], len: usize, bits: CodeB
     let scale = ((high - low) / f32::from(bits.steps())).max(MIN_SCALE);
     let steps_per_unit = 1.0 / scale;
     for (code, number) in codes.iter_mut().zip(numbers) {
-        let number = greater(lesser(*number, high), low);
+        let number = larger(smaller(*number, high), low);
         *code = ((number - low) * steps_per_unit + ROUNDER).to_bits() as u8;
     }
     codes[len..].fill(0);
     Group { scale, bias: low, codes }
 }
 
-/// Turns the bits of a number into a whole number, so that both are ordered alike, and back again. -0 is below 0; what is no
-/// number is below or above all others.
+/// Maps the bits of a float to an integer of the same order, and back. -0 orders below 0, NaN below or above all other
+/// numbers, by its sign.
 #[inline(always)]
-fn ordered(bits: u32) -> i32 {
+fn order_key(bits: u32) -> i32 {
     let bits = bits as i32;
     bits ^ (((bits >> 31) as u32) >> 1) as i32
 }
 
-/// One instruction, unlike [`f32::min`], which minds NaN.
+/// Returns the smaller number in one instruction; [`f32::min`] needs more to handle NaN.
 #[inline(always)]
-fn lesser(a: f32, b: f32) -> f32 {
+fn smaller(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
+/// Returns the larger number in one instruction.
 #[inline(always)]
-fn greater(a: f32, b: f32) -> f32 {
+fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// Writes the codes of a group as they are stored; `out` is as long as they are.
+/// Packs the codes of a group into `out`, which has the length of the packed codes.
 #[inline(always)]
 pub(crate) fn store_codes(codes: &[u8; GROUP_LEN], bits: CodeBits, out: &mut [u8]) {
     match bits {
@@ -131,7 +131,7 @@ pub(crate) fn store_codes(codes: &[u8; GROUP_LEN], bits: CodeBits, out: &mut [u8
     }
 }
 
-/// Dequantises up to [`GROUP_LEN`] numbers from codes as they are stored.
+/// Dequantises up to [`GROUP_LEN`] elements from packed codes.
 #[inline(always)]
 pub(crate) fn dequantize_group(codes: &[u8], bits: CodeBits, scale: f32, bias: f32, out: &mut [f32]) {
     match bits {
@@ -152,8 +152,7 @@ pub(crate) fn dequantize_group(codes: &[u8], bits: CodeBits, scale: f32, bias: f
     }
 }
 
-/// Copies a group into an array; what is behind its end repeats its first number, which changes neither minimum nor
-/// maximum.
+/// Copies a group into an array, padded with its first element, which changes neither minimum nor maximum.
 #[inline]
 pub(crate) fn padded(group: &[f32]) -> [f32; GROUP_LEN] {
     let mut numbers = [group[0]; GROUP_LEN];
@@ -164,11 +163,11 @@ pub(crate) fn padded(group: &[f32]) -> [f32; GROUP_LEN] {
 /// Quantises a row.
 ///
 /// `row`: `[head_dim]` · `codes`: [`CodeBits::codes_bytes`] of it · `scales`, `biases`: one for each group of
-/// [`GROUP_LEN`], the last of which may be shorter. A group with an infinity or a NaN gets the scale NaN, and so comes
-/// back as NaN: it never becomes a number.
+/// [`GROUP_LEN`], the last of which may be shorter. A group with an infinity or a NaN gets the scale NaN, so all of it
+/// comes back as NaN and never as a number.
 ///
 /// # Panics
-/// If lengths do not fit each other.
+/// If the lengths are inconsistent.
 pub fn quantize_row(bits: CodeBits, row: &[f32], codes: &mut [u8], scales: &mut [f32], biases: &mut [f32]) {
     assert_row(bits, row.len(), codes.len(), scales.len(), biases.len());
     let out = codes.chunks_mut(bits.codes_bytes(GROUP_LEN)).zip(scales).zip(biases);
@@ -179,10 +178,10 @@ pub fn quantize_row(bits: CodeBits, row: &[f32], codes: &mut [u8], scales: &mut 
     }
 }
 
-/// The reverse of [`quantize_row`], up to [`error_bound`].
+/// Dequantises a row, the inverse of [`quantize_row`] up to [`error_bound`].
 ///
 /// # Panics
-/// If lengths do not fit each other.
+/// If the lengths are inconsistent.
 pub fn dequantize_row(bits: CodeBits, codes: &[u8], scales: &[f32], biases: &[f32], row: &mut [f32]) {
     assert_row(bits, row.len(), codes.len(), scales.len(), biases.len());
     let groups = codes.chunks(bits.codes_bytes(GROUP_LEN)).zip(scales).zip(biases);
@@ -203,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// Codes, scales and what comes back.
+    /// Quantises and dequantises a row; returns codes, scales and the result.
     fn round_trip(bits: CodeBits, row: &[f32]) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
         let n_groups = row.len().div_ceil(GROUP_LEN);
         let mut codes = vec![0xee; bits.codes_bytes(row.len())];
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn least_and_greatest_number_get_the_first_and_the_last_code() {
+    fn minimum_and_maximum_get_the_first_and_the_last_code() {
         let row: Vec<f32> = (0..64).map(|i| i as f32 * 0.37 - 9.0).collect();
         let (codes, _, _) = round_trip(CodeBits::Eight, &row);
         assert_eq!((codes[0], codes[63]), (0, 255));
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_none_takes_its_group_with_it_and_no_other() {
+    fn a_nan_or_infinity_turns_its_group_into_nan_and_no_other() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN] {
             for (at, bits) in [(0, CodeBits::Four), (63, CodeBits::Eight), (17, CodeBits::Eight)] {
                 let mut row = [1.5; 130];
@@ -290,7 +289,7 @@ mod tests {
         ]
     }
 
-    /// Rows of one magnitude, where a bound relative to the greatest number says something about all of them.
+    /// Rows of one magnitude, so that a bound relative to the maximum is meaningful for every element.
     fn rows() -> impl Strategy<Value = Vec<f32>> {
         (prop::collection::vec(numbers(), 1..200), -140..120i32, -2.0..2.0f32).prop_map(
             |(row, exp, shift)| {

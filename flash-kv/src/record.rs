@@ -1,11 +1,11 @@
-//! The head of a record: what it holds, and the checksum that shows whether it still does.
+//! Header of a record: identifies the page and carries the checksum of the whole record.
 
 use std::path::Path;
 
 use crate::bytes::{checksum_around, get, get_u32, put, put_u32};
 use crate::{Chain, Digest, FORMAT_VERSION, KvError, PAGE_TOKENS, PageFormat};
 
-/// Bytes of a record before its page: fixed fields, and the page's tokens.
+/// Length of a record's header: fixed fields, then the page's token ids.
 pub const HEAD_BYTES: usize = TOKENS_OFFSET + PAGE_TOKENS * size_of::<u32>();
 
 const MAGIC: [u8; 8] = *b"FLASHPG\0";
@@ -17,39 +17,39 @@ const PAGE_OFFSET: usize = 24;
 const BEFORE_OFFSET: usize = 32;
 const TOKENS_OFFSET: usize = 64;
 
-/// What a record says about itself.
+/// The parsed header of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordHead {
-    /// How its page is stored.
+    /// Storage format of the page.
     pub format: PageFormat,
-    /// Which page of the context.
+    /// Index of the page in the context.
     pub page_idx: u32,
-    /// Of which layer.
+    /// Index of the layer.
     pub layer_idx: u32,
-    /// The pages before this one. So a record names all tokens up to its own end, and the place of its page in a tree of
-    /// prefixes.
+    /// Hash of the prefix before this page. It makes a record identify all tokens up to its own end, and the page's
+    /// parent in the tree of prefixes.
     pub before: Chain,
-    /// The tokens of the page.
+    /// Token ids of the page.
     pub token_ids: [u32; PAGE_TOKENS],
 }
 
 impl RecordHead {
-    /// The pages up to and with this one.
+    /// Returns the hash of the prefix up to and including this page.
     pub fn chain(&self) -> Chain {
         self.before.next(&self.token_ids)
     }
 }
 
-/// Which record is expected.
+/// The record that a reader expects.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// The file it was read from, for the error.
+    /// Path of the file, for errors.
     pub path: &'a Path,
-    /// How its page is to be stored.
+    /// Storage format of the page.
     pub format: PageFormat,
-    /// Which page of the context.
+    /// Index of the page in the context.
     pub page_idx: u32,
-    /// Of which layer.
+    /// Index of the layer.
     pub layer_idx: u32,
 }
 
@@ -60,57 +60,57 @@ impl Expected<'_> {
     }
 }
 
-/// Why a record is not what it should be.
+/// The reason why a record is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordFault {
-    /// The file ends before the record does.
+    /// The file ends within the record.
     #[error("ends early: wanted {wanted_bytes} B, got {got_bytes} B")]
     Short {
         /// Length of a record.
         wanted_bytes: usize,
-        /// What of it is there.
+        /// Bytes available.
         got_bytes: usize,
     },
-    /// Nothing was ever written at its place.
+    /// Its place in the file holds zeroes: it was never written.
     #[error("was never written")]
     Missing,
-    /// Its first bytes are not those of a record.
-    #[error("does not begin as a record does")]
+    /// The record does not start with the magic of records.
+    #[error("does not start with the magic of a record")]
     Magic,
-    /// It was written by another version.
+    /// The record has an unsupported format version.
     #[error("has format version {got}, this program reads {FORMAT_VERSION}")]
     Version {
-        /// The version it names.
+        /// Version found in the record.
         got: u32,
     },
-    /// Some of its bits are not as they were written, or were never written.
-    #[error("is damaged: its checksum is {wanted:08x}, its bytes have {got:08x}")]
+    /// Its checksum does not match: it is damaged or only partly written.
+    #[error("is damaged: stored checksum {wanted:08x}, computed {got:08x}")]
     Checksum {
-        /// What the record says.
+        /// Checksum stored in the record.
         wanted: u32,
-        /// What its bytes give.
+        /// Checksum computed from its bytes.
         got: u32,
     },
-    /// It is whole, but another record than the one at this place.
+    /// The record is intact, but a different record than the expected one.
     #[error("has {field} {got} where {wanted} was expected")]
     Other {
-        /// What is different.
+        /// Name of the differing field.
         field: &'static str,
-        /// What was expected.
+        /// Expected value.
         wanted: u32,
-        /// What it is.
+        /// Value in the record.
         got: u32,
     },
-    /// It is whole, but does not go on from the pages before it, or its layers do not agree on the tokens.
-    #[error("goes on from other tokens")]
+    /// The record is intact, but does not continue the pages before it, or its layers disagree on the tokens.
+    #[error("continues other tokens than those before it")]
     Chain,
 }
 
-/// Writes the head of a record, of which the rest is there.
+/// Seals a record: writes its header, with the checksum, in front of the complete page.
 ///
 /// # Panics
-/// If the record is shorter than a head.
+/// If the record is shorter than a header.
 pub fn seal(record: &mut [u8], head: &RecordHead) {
     record[..TOKENS_OFFSET].fill(0);
     put(record, 0, &MAGIC);
@@ -126,10 +126,10 @@ pub fn seal(record: &mut [u8], head: &RecordHead) {
     put_u32(record, CHECKSUM_OFFSET, checksum);
 }
 
-/// Checks every bit of a record, and that it is the one which is expected.
+/// Verifies the checksum of a record, and that it is the expected one; returns its header.
 ///
 /// # Errors
-/// [`KvError::Record`], which says what is wrong.
+/// [`KvError::Record`] with the reason.
 pub fn verify(record: &[u8], expected: &Expected<'_>) -> Result<RecordHead, KvError> {
     inspect(record, expected).map_err(|fault| expected.refuse(fault))
 }
@@ -143,7 +143,7 @@ fn inspect(record: &[u8], expected: &Expected<'_>) -> Result<RecordHead, RecordF
         [0, 0, 0, 0, 0, 0, 0, 0] => return Err(RecordFault::Missing),
         _ => return Err(RecordFault::Magic),
     }
-    // Before the checksum: another version may keep it elsewhere.
+    // The version is checked before the checksum, whose position depends on it.
     let version = get_u32(record, VERSION_OFFSET);
     if version != FORMAT_VERSION {
         return Err(RecordFault::Version { got: version });
@@ -163,17 +163,17 @@ fn inspect(record: &[u8], expected: &Expected<'_>) -> Result<RecordHead, RecordF
             return Err(RecordFault::Other { field, wanted, got });
         }
     }
-    Ok(head(record, expected))
+    Ok(parse_header(record, expected))
 }
 
-/// The head of a record of which only the head was read, unchecked: for finding out what is worth keeping, never for
-/// decoding. None if it is not a head.
+/// Returns page index and parent hash from an unverified header, and `None` if it is not a header. Good enough to rank
+/// pages for eviction, never for decoding.
 pub(crate) fn peek(record: &[u8; HEAD_BYTES]) -> Option<(u32, Chain)> {
     let known = get(record, 0) == MAGIC && get_u32(record, VERSION_OFFSET) == FORMAT_VERSION;
     known.then(|| (get_u32(record, PAGE_OFFSET), Chain(Digest(get(record, BEFORE_OFFSET)))))
 }
 
-fn head(record: &[u8], expected: &Expected<'_>) -> RecordHead {
+fn parse_header(record: &[u8], expected: &Expected<'_>) -> RecordHead {
     let mut token_ids = [0; PAGE_TOKENS];
     for (id, bytes) in token_ids.iter_mut().zip(record[TOKENS_OFFSET..HEAD_BYTES].as_chunks().0) {
         *id = u32::from_le_bytes(*bytes);

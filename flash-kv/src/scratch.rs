@@ -1,4 +1,4 @@
-//! The pages of a context that ends with its process.
+//! Page files that live as long as their process.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::disk::{hold, lock, make_dir, names, system};
+use crate::disk::{create_dir_synced, list_dir, lock, lock_dir, system};
 use crate::{Identity, KvError, PageFile};
 
-/// What the names of such directories begin with, before the process and something that makes them unique.
+/// Prefix of the directory names; the process id and a unique suffix follow.
 const RUN_PREFIX: &str = "run-";
 
 const PAGES_FILE: &str = "pages.kv";
 
-/// A file of pages in a directory `<kv-dir>/run-<process>-…/` that is removed when this is dropped. What is left by a process
-/// that had no time for that is removed by the next one.
+/// A page file in a directory `<kv-dir>/run-<process>-…/`, removed on drop. Directories that a killed process left
+/// behind are removed by the next run.
 #[derive(Debug)]
 pub struct Scratch {
     pages: Arc<PageFile>,
@@ -24,38 +24,39 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes directory and file, and removes those of runs that are over.
+    /// Creates the directory and the file, and removes those of runs that have ended.
     ///
     /// # Errors
     /// [`KvError::Io`] or [`KvError::DiskFull`].
     ///
     /// # Panics
-    /// As [`PageFile::create`].
+    /// Panics like [`PageFile::create`].
     pub fn new(kv_dir: &Path, identity: &Identity) -> Result<Self, KvError> {
-        make_dir(&*system(), kv_dir)?;
-        // A directory without a locked file belongs to nobody, but for the moment in which it is made.
-        let held = hold(kv_dir)?;
+        create_dir_synced(&*system(), kv_dir)?;
+        // The directory lock covers the moment between creating the directory and locking its file, when it looks
+        // stale.
+        let locked = lock_dir(kv_dir)?;
         clean(kv_dir)?;
         let prefix = format!("{RUN_PREFIX}{}-", process::id());
-        let made = tempfile::Builder::new().prefix(&prefix).tempdir_in(kv_dir);
-        let dir = made.map_err(KvError::io(kv_dir, "make a directory in"))?;
+        let created = tempfile::Builder::new().prefix(&prefix).tempdir_in(kv_dir);
+        let dir = created.map_err(KvError::io(kv_dir, "make a directory in"))?;
         let pages = PageFile::create(&dir.path().join(PAGES_FILE), identity)?;
-        drop(held);
+        drop(locked);
         Ok(Self { pages: Arc::new(pages), dir })
     }
 
-    /// The file.
+    /// Returns the page file.
     pub fn pages(&self) -> &Arc<PageFile> {
         &self.pages
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 }
 
-/// Removes what is left in `kv_dir` of runs that had no time for that. The next run would do it, too.
+/// Removes directories that killed runs left in `kv_dir`. The next run would do it, too.
 ///
 /// # Errors
 /// [`KvError::Io`] if the directory cannot be listed or locked.
@@ -63,19 +64,19 @@ pub fn remove_left_over_runs(kv_dir: &Path) -> Result<(), KvError> {
     if !kv_dir.exists() {
         return Ok(());
     }
-    let _held = hold(kv_dir)?;
+    let _locked = lock_dir(kv_dir)?;
     clean(kv_dir)
 }
 
-/// Removes the directories of runs that are over: nobody holds the lock of their file.
+/// Removes the directories of runs whose page file is no longer locked.
 fn clean(kv_dir: &Path) -> Result<(), KvError> {
-    for name in names(kv_dir)?.into_iter().filter(|name| name.starts_with(RUN_PREFIX)) {
+    for name in list_dir(kv_dir)?.into_iter().filter(|name| name.starts_with(RUN_PREFIX)) {
         let dir = kv_dir.join(name);
         let path = dir.join(PAGES_FILE);
         let in_use = File::open(&path).is_ok_and(|file| lock(&file, &path).is_err());
-        // It may be another user's: whoever it belongs to can remove it.
+        // The directory may belong to another user, whose next run removes it.
         if !in_use && let Err(error) = fs::remove_dir_all(&dir) {
-            tracing::debug!(dir = %dir.display(), %error, "what a run left over stays");
+            tracing::debug!(dir = %dir.display(), %error, "cannot remove the directory of an ended run");
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Contexts that outlive the process: sealed pages, the tokens behind them, and what they are.
+//! Persistent contexts: sealed pages, the unsealed tail, and a manifest.
 
 mod manifest;
 mod tail;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::disk::{Disk, Replacement, hold, is_unfinished, make_dir, names, system};
+use crate::disk::{AtomicFile, Disk, create_dir_synced, is_temporary, list_dir, lock_dir, system};
 use crate::{Identity, KvError, PAGE_TOKENS, PageFile, Recovered, common_tokens};
 
 use manifest::Manifest;
@@ -19,107 +19,108 @@ pub use tail::SavedTail;
 const PAGES_FILE: &str = "pages.kv";
 const MANIFEST_FILE: &str = "session.json";
 
-/// What the names of tails begin with, before the number of the save.
+/// Prefix of the names of tail files; the number of the save follows.
 const TAIL_PREFIX: &str = "tail-";
 
-/// Characters of a name: well below what file systems take, to leave room for others.
+/// Longest session name in characters: well below file system limits, to leave room for suffixes.
 const MAX_NAME_LEN: usize = 64;
 
-/// A context in a directory `<kv-dir>/sessions/NAME/`, used by one process at a time.
+/// A persistent context in the directory `<kv-dir>/sessions/NAME/`, used by one process at a time.
 ///
-/// Pages are sealed into [`pages`](Self::pages) as they come. [`save`](Self::save) adds what is not sealed, and the tokens.
-/// A crash at any moment leaves what was saved last, or what was about to be; or, if the context was rewound since, its whole
-/// pages alone.
+/// Pages are written to [`pages`](Self::pages) as they are sealed. [`save`](Self::save) adds the unsealed tail and the
+/// token ids. A crash at any time leaves either the last saved state or the one being saved; if the context was rewound
+/// since, it may leave only whole pages.
 #[derive(Debug)]
 pub struct Session {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     pages: Arc<PageFile>,
-    /// How many saves were begun.
+    /// Number of saves started.
     n_saves: u64,
 }
 
-/// What an opened session holds.
+/// An opened session with its recovered contents.
 #[derive(Debug)]
 pub struct Opened {
-    /// To go on with.
+    /// The session.
     pub session: Session,
-    /// The whole pages of its file, also those sealed since the last save; and what was dropped behind them.
+    /// The whole pages of its page file, including those sealed after the last save, and what was dropped behind them.
     pub sealed: Recovered,
-    /// The state that was saved last.
+    /// The last saved state.
     pub saved: Option<Saved>,
-    /// Why there is none, if there was: only whole pages are left then.
+    /// Why the saved state was lost, if it was: only whole pages remain then.
     pub lost: Option<KvError>,
 }
 
-/// A state of a context, to go on from bit for bit.
+/// A saved state, from which a context resumes bit for bit.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Saved {
-    /// All its tokens.
+    /// All token ids.
     pub token_ids: Vec<u32>,
-    /// Whether it has the bits that it would have had if it had never stopped.
+    /// Whether the cache has the same bits as in an uninterrupted run.
     pub is_exact: bool,
-    /// Pages of the file that it begins with. There may be more, sealed later.
+    /// Number of pages of the page file that belong to it. The file may hold more, sealed later.
     pub pages: usize,
-    /// The rest, as the window held it.
+    /// The remaining tokens, in the window's format.
     pub tail: SavedTail,
 }
 
-/// A state of a context, to be saved.
+/// The state of a context to save.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionState<'a> {
-    /// All its tokens.
+    /// All token ids.
     pub token_ids: &'a [u32],
-    /// Those from here on are given as the window holds them, and those before are in pages that were written.
+    /// Position of the first token in the tail, which is saved in the window's format. All tokens before it must be in
+    /// written pages.
     pub first_token: usize,
-    /// Whether it has the bits that it would have had if it had never stopped; whoever opens it next is told.
+    /// Whether the cache has the same bits as in an uninterrupted run.
     pub is_exact: bool,
-    /// Bytes of each state: what layers without keys and values keep of all tokens.
+    /// Sizes in bytes of the recurrent states, kept by layers without keys and values.
     pub state_bytes: &'a [usize],
 }
 
-/// What is written to a tail, or read from there.
+/// A part of a tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TailPart {
-    /// Tokens of a layer that has keys and values, by its place among those: keys and then values (if those are kept), each row-major
-    /// `[kv_heads, tokens, head_dim]` in the format of the window, little endian.
+    /// The tail tokens of a layer, indexed among the layers that have keys and values: keys, then values (if stored
+    /// separately), each row-major `[kv_heads, tokens, head_dim]` in the window's format, little endian.
     Layer(u32),
-    /// A state, by its place among the states.
+    /// A recurrent state, by its index.
     State(u32),
 }
 
 impl fmt::Display for TailPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Layer(idx) => write!(f, "what the window holds of layer {idx}"),
+            Self::Layer(idx) => write!(f, "the tail of layer {idx}"),
             Self::State(idx) => write!(f, "state {idx}"),
         }
     }
 }
 
-/// A session in a list.
+/// Summary of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// Its name.
+    /// Name of the session.
     pub name: String,
-    /// Its directory.
+    /// Directory of the session.
     pub dir: PathBuf,
-    /// What its files take on the disk, as far as is known.
+    /// Size on disk of its readable files.
     pub stored_bytes: u64,
-    /// When one of them was changed last.
+    /// Time of the last change to any of its files.
     pub modified: Option<SystemTime>,
 }
 
 impl Session {
-    /// Makes a session without tokens.
+    /// Creates a session without tokens.
     ///
     /// # Errors
     /// [`KvError::SessionName`]; [`KvError::Exists`]; [`KvError::Io`] or [`KvError::DiskFull`].
     ///
     /// # Panics
-    /// As [`PageFile::create`].
+    /// Panics like [`PageFile::create`].
     pub fn create(kv_dir: &Path, name: &str, identity: &Identity) -> Result<Self, KvError> {
         Self::create_on(system(), kv_dir, name, identity)
     }
@@ -131,18 +132,18 @@ impl Session {
         identity: &Identity,
     ) -> Result<Self, KvError> {
         let dir = session_dir(kv_dir, name)?;
-        make_dir(&*disk, &dir)?;
-        // Two processes may make it at once: one of them finds it made.
-        let held = hold(kv_dir)?;
+        create_dir_synced(&*disk, &dir)?;
+        // Two processes may create the same session: the second one must find it existing.
+        let locked = lock_dir(kv_dir)?;
         let pages = PageFile::create_on(Arc::clone(&disk), &dir.join(PAGES_FILE), identity)?;
-        drop(held);
+        drop(locked);
         Ok(Self { disk, dir, pages: Arc::new(pages), n_saves: 0 })
     }
 
-    /// Opens a session, checks all it holds, and removes what a crash left over.
+    /// Opens a session, verifies all its contents, and removes leftovers of a crash.
     ///
     /// # Errors
-    /// [`KvError::SessionName`]; [`KvError::NoSession`]; as [`PageFile::open`] and [`PageFile::recover`].
+    /// [`KvError::SessionName`]; [`KvError::NoSession`]; those of [`PageFile::open`] and [`PageFile::recover`].
     pub fn open(kv_dir: &Path, name: &str, identity: &Identity) -> Result<Opened, KvError> {
         Self::open_on(system(), kv_dir, name, identity)
     }
@@ -165,8 +166,8 @@ impl Session {
             Ok(saved) => (saved, None),
             Err(error) => (None, Some(error)),
         };
-        // Also above the numbers of saves that were begun and not finished: a name is used once.
-        for name in names(&session.dir)? {
+        // Unfinished saves count too, so that no tail name is ever reused.
+        for name in list_dir(&session.dir)? {
             let number = name.strip_prefix(TAIL_PREFIX).and_then(|number| number.parse().ok());
             session.n_saves = session.n_saves.max(number.unwrap_or(0));
         }
@@ -177,7 +178,7 @@ impl Session {
         Ok(Opened { session, sealed, saved, lost })
     }
 
-    /// The state that was saved last; none if nothing was ever saved.
+    /// Loads the last saved state; `None` if nothing was ever saved.
     fn load(&self, sealed: &Recovered) -> Result<Option<Saved>, KvError> {
         let path = self.dir.join(MANIFEST_FILE);
         let Some(manifest) = Manifest::read(&path, self.pages.identity())? else { return Ok(None) };
@@ -193,25 +194,25 @@ impl Session {
         Ok(Some(Saved { token_ids, is_exact, pages, tail }))
     }
 
-    /// The directory of the session.
+    /// Returns the directory of the session.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The sealed pages.
+    /// Returns the page file.
     pub fn pages(&self) -> &Arc<PageFile> {
         &self.pages
     }
 
     /// Saves the state of the context.
     ///
-    /// `fill` is called once for each layer, from the first one on, to write its tokens from `first_token` on, and then once for
+    /// `fill` is called once for each layer, in order, to write its tokens from `first_token` on, and then once for
     /// each state.
     ///
-    /// Until it returns, the state that was saved before is the one that counts.
+    /// The previously saved state stays in effect until this returns.
     ///
     /// # Errors
-    /// [`KvError::Io`] or [`KvError::DiskFull`]: what was saved before is still there, or is the new state; as
+    /// [`KvError::Io`] or [`KvError::DiskFull`]: the previous or the new state is in effect then; those of
     /// [`PageFile::sync`].
     ///
     /// # Panics
@@ -227,11 +228,11 @@ impl Session {
         self.n_saves += 1;
         let identity = self.pages.identity();
         let tail_path = self.tail_path(self.n_saves);
-        let parts = tail::Parts::new(&identity.geometry, token_ids.len() - first_token, state_bytes);
-        let tail_checksums = tail::write(&self.disk, tail_path.clone(), &parts, fill)?;
+        let layout = tail::TailLayout::new(&identity.geometry, token_ids.len() - first_token, state_bytes);
+        let tail_checksums = tail::write(&self.disk, tail_path.clone(), &layout, fill)?;
         self.sync_dir()?;
         let manifest = Manifest::new(identity, self.n_saves, state, tail_checksums);
-        let mut file = Replacement::new(&self.disk, self.dir.join(MANIFEST_FILE))?;
+        let mut file = AtomicFile::new(&self.disk, self.dir.join(MANIFEST_FILE))?;
         file.write(&manifest.encode())?;
         file.finish()?;
         self.sync_dir()?;
@@ -246,12 +247,12 @@ impl Session {
         self.disk.sync_dir(&self.dir).map_err(KvError::io(&self.dir, "sync"))
     }
 
-    /// Removes tails of other states, and files that were never finished.
+    /// Removes the tails of other saves, and temporary files.
     fn clean(&self, tail: Option<&Path>) -> Result<(), KvError> {
-        for name in names(&self.dir)? {
+        for name in list_dir(&self.dir)? {
             let path = self.dir.join(&name);
             let stale = name.starts_with(TAIL_PREFIX) && tail.is_some_and(|tail| tail != path);
-            if stale || is_unfinished(&name) {
+            if stale || is_temporary(&name) {
                 self.disk.remove(&path).map_err(KvError::io(&path, "remove"))?;
             }
         }
@@ -259,18 +260,18 @@ impl Session {
     }
 }
 
-/// The sessions of a directory, by name.
+/// Lists the sessions in `kv_dir`, sorted by name.
 ///
 /// # Errors
 /// [`KvError::Io`] if it cannot be listed.
 pub fn sessions(kv_dir: &Path) -> Result<Vec<SessionInfo>, KvError> {
     let mut found = Vec::new();
-    for name in names(&kv_dir.join("sessions"))? {
+    for name in list_dir(&kv_dir.join("sessions"))? {
         let Ok(dir) = session_dir(kv_dir, &name) else { continue };
         if !dir.join(PAGES_FILE).exists() {
             continue;
         }
-        let files = names(&dir)?.into_iter().filter_map(|name| fs::metadata(dir.join(name)).ok());
+        let files = list_dir(&dir)?.into_iter().filter_map(|name| fs::metadata(dir.join(name)).ok());
         let (stored_bytes, modified) = files.fold((0, None), |(bytes, modified), file| {
             (bytes + file.len(), file.modified().ok().max(modified))
         });
@@ -279,7 +280,7 @@ pub fn sessions(kv_dir: &Path) -> Result<Vec<SessionInfo>, KvError> {
     Ok(found)
 }
 
-/// Removes a session.
+/// Removes a session that is not in use.
 ///
 /// # Errors
 /// [`KvError::SessionName`]; [`KvError::NoSession`]; [`KvError::Locked`]; [`KvError::Io`].
@@ -297,7 +298,7 @@ pub fn remove_session(kv_dir: &Path, name: &str) -> Result<(), KvError> {
     fs::remove_dir_all(&dir).map_err(KvError::io(&dir, "remove"))
 }
 
-/// Where a session of that name is.
+/// Validates a session name and returns its directory.
 fn session_dir(kv_dir: &Path, name: &str) -> Result<PathBuf, KvError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let valid =

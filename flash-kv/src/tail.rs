@@ -1,4 +1,4 @@
-//! The recent tokens, in memory.
+//! The tail: recent tokens that are not sealed, in memory.
 
 use std::ops::Range;
 
@@ -6,20 +6,19 @@ use flash_io::{Budget, PageBuf};
 
 use crate::{Halves, KvError, KvShape};
 
-/// The memory of one layer: keys and values, each row-major `[kv_heads, capacity_tokens, head_dim]`.
+/// The buffers of one layer: keys and values, each row-major `[kv_heads, capacity_tokens, head_dim]`.
 #[derive(Debug)]
 pub struct LayerBuffers {
-    /// Keys.
+    /// Buffer of the keys.
     pub keys: PageBuf,
-    /// Values, if they are not in the keys.
+    /// Buffer of the values, if they are stored separately.
     pub values: Option<PageBuf>,
 }
 
-/// The tokens held in memory, and the buffers they are held in.
+/// The tokens held in memory, with the buffers of their keys and values.
 ///
-/// All layers advance together: [`append`](Self::append) names the positions that the next tokens take in every
-/// layer. The buffers are handed out once with [`take_layer`](Self::take_layer), to whoever computes with them; the
-/// tail keeps the count.
+/// All layers advance together: [`append`](Self::append) returns the positions of the next tokens in every layer. The
+/// caller takes ownership of the buffers with [`take_layer`](Self::take_layer); the tail only counts tokens.
 #[derive(Debug)]
 pub struct Tail {
     shape: KvShape,
@@ -29,7 +28,7 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// A tail for `capacity_tokens` tokens, rounded up to whole pages, in `n_layers` layers.
+    /// Creates a tail for `capacity_tokens` tokens, rounded up to whole pages, in `n_layers` layers.
     ///
     /// # Errors
     /// [`KvError::Memory`] if the budget cannot hold it.
@@ -53,33 +52,33 @@ impl Tail {
         Ok(Self { shape, capacity_tokens, held_tokens: 0, layers })
     }
 
-    /// What it takes of the budget.
+    /// Returns the bytes that such a tail is charged to the budget.
     pub fn budget_bytes(shape: KvShape, n_layers: usize, capacity_tokens: usize) -> u64 {
         let bytes = shape.whole_pages(capacity_tokens) * shape.half_token_bytes();
         (shape.halves.count() * n_layers) as u64 * PageBuf::cost_bytes(bytes)
     }
 
-    /// What a token leaves in a layer.
+    /// Returns the shape of one token in one layer.
     pub fn shape(&self) -> KvShape {
         self.shape
     }
 
-    /// Tokens that fit, in whole pages.
+    /// Returns the capacity in tokens, a multiple of the page size.
     pub fn capacity_tokens(&self) -> usize {
         self.capacity_tokens
     }
 
-    /// Tokens held.
+    /// Returns the number of tokens held.
     pub fn held_tokens(&self) -> usize {
         self.held_tokens
     }
 
-    /// The buffers of a layer; none if they were taken before.
+    /// Takes the buffers of a layer; `None` if they were taken before or the layer does not exist.
     pub fn take_layer(&mut self, layer_idx: usize) -> Option<LayerBuffers> {
         self.layers.get_mut(layer_idx)?.take()
     }
 
-    /// The positions that `tokens` more tokens would take.
+    /// Returns the positions that `tokens` more tokens would take.
     ///
     /// # Errors
     /// [`KvError::Full`] if they do not fit.
@@ -95,17 +94,17 @@ impl Tail {
         Ok(self.held_tokens..end)
     }
 
-    /// Holds `tokens` more tokens and names their positions.
+    /// Appends `tokens` tokens and returns their positions.
     ///
     /// # Errors
-    /// [`KvError::Full`] if they do not fit; nothing changes then.
+    /// [`KvError::Full`] if they do not fit; the tail is unchanged then.
     pub fn append(&mut self, tokens: usize) -> Result<Range<usize>, KvError> {
         let positions = self.room(tokens)?;
         self.held_tokens = positions.end;
         Ok(positions)
     }
 
-    /// Forgets all but the first `tokens` tokens.
+    /// Drops all but the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: usize) {
         self.held_tokens = self.held_tokens.min(tokens);
     }
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_in_keys_have_no_buffer() {
+    fn shared_values_have_no_buffer() {
         let shape = KvShape { halves: Halves::Keys, ..SHAPE };
         let mut tail = Tail::new(shape, 1, PAGE_TOKENS, &Budget::new(1 << 20)).unwrap();
         assert!(tail.take_layer(0).unwrap().values.is_none());
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_counts_in_the_budget_as_announced() {
+    fn budget_is_charged_the_announced_bytes() {
         let budget = Budget::new(1 << 24);
         for shape in [SHAPE, KvShape { halves: Halves::Keys, ..SHAPE }] {
             let tail = Tail::new(shape, 3, 300, &budget).unwrap();

@@ -1,4 +1,4 @@
-//! Pages from one format into another.
+//! Conversion of pages between formats.
 
 mod vectors;
 
@@ -9,43 +9,43 @@ use crate::layout::{HalfLayout, PageLayout};
 use crate::quant::{GROUP_LEN, dequantize_group, padded, quantize_group, store_codes};
 use crate::{KvError, PageFormat};
 
-/// Rounds numbers to half precision. Infinities and NaN stay what they are.
+/// Rounds numbers to half precision. Infinities and NaN are preserved.
 ///
 /// # Errors
-/// [`KvError::HalfRange`] if a finite number is too great: beyond ±65504, the greatest, by half a step or more. What `halves`
-/// holds is not specified then.
+/// [`KvError::HalfRange`] if a finite number overflows: it exceeds the largest half, ±65504, by half a step or more.
+/// The contents of `halves` are unspecified then.
 ///
 /// # Panics
 /// If lengths differ.
 pub fn to_half(numbers: &[f32], halves: &mut [f16]) -> Result<(), KvError> {
-    assert_eq!(numbers.len(), halves.len(), "a half for each number");
+    assert_eq!(numbers.len(), halves.len(), "one half per number");
     halves.convert_from_f32_slice(numbers);
-    match too_great(numbers, halves) {
+    match find_overflow(numbers, halves) {
         None => Ok(()),
         Some(number) => Err(KvError::HalfRange { number }),
     }
 }
 
-/// The first finite number that became an infinity.
-fn too_great(numbers: &[f32], halves: &[f16]) -> Option<f32> {
-    // All are looked at, so that the compiler makes vectors of it: there is none nearly always.
-    let is_too_great = |(number, half): (&f32, &f16)| number.is_finite() & half.is_infinite();
-    let any = numbers.iter().zip(halves).fold(false, |any, pair| any | is_too_great(pair));
-    let find = || numbers.iter().zip(halves).find(|pair| is_too_great(*pair)).map(|(number, _)| *number);
+/// Returns the first finite number that became an infinity.
+fn find_overflow(numbers: &[f32], halves: &[f16]) -> Option<f32> {
+    // The scan has no early exit, so that the compiler vectorises it: overflow is rare.
+    let overflows = |(number, half): (&f32, &f16)| number.is_finite() & half.is_infinite();
+    let any = numbers.iter().zip(halves).fold(false, |any, pair| any | overflows(pair));
+    let find = || numbers.iter().zip(halves).find(|pair| overflows(*pair)).map(|(number, _)| *number);
     if any { find() } else { None }
 }
 
-/// Writes the page of the record `source`, laid out as `from`, into `record`, laid out as `to`, and zeroes what is behind
-/// it. The head is left alone: see [`seal`](crate::seal).
+/// Converts the page of the record `source`, in the layout `from`, into `record`, in the layout `to`, and zeroes the
+/// padding. The header is left unchanged: see [`seal`](crate::seal).
 ///
-/// Rows pass through `f32`: to a quantised format within [`error_bound`](crate::error_bound), to [`PageFormat::F16`] as
-/// [`to_half`] rounds. The same format is copied.
+/// Rows pass through `f32`: into a quantised format within [`error_bound`](crate::error_bound), into
+/// [`PageFormat::F16`] by the rounding of [`to_half`]. Pages of equal layout are copied.
 ///
 /// # Errors
-/// [`KvError::HalfRange`] if a finite number is too great for half precision; the record is not to be used then.
+/// [`KvError::HalfRange`] if a finite number overflows half precision; the record must not be used then.
 ///
 /// # Panics
-/// If the layouts have other heads, or the records are not as long as their layouts say.
+/// If the layouts differ in heads or stored vectors, or the records do not have the length of their layouts.
 pub fn transcode(
     from: &PageLayout,
     source: &[u8],
@@ -66,44 +66,46 @@ pub fn transcode(
     Ok(())
 }
 
-/// The number that half precision stands for, exactly, without a branch: a loop over it becomes vectors on every instruction set.
+/// Converts half precision to `f32` exactly and without a branch, so that loops over it vectorise on every instruction
+/// set.
 #[inline(always)]
-fn widen(half: u16) -> f32 {
-    /// What the exponents of both formats differ by: 2¹¹².
+fn f16_to_f32(half: u16) -> f32 {
+    /// Factor between the exponents of both formats: 2¹¹².
     const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
-    /// The least number whose exponent is one of no number in half precision.
-    const TOO_GREAT: f32 = f32::from_bits((127 + 16) << 23);
+    /// The smallest magnitude that means infinity or NaN in half precision.
+    const INFINITE: f32 = f32::from_bits((127 + 16) << 23);
     let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * REBIAS;
-    let exponent = if magnitude >= TOO_GREAT { 0xff << 23 } else { 0 };
+    let exponent = if magnitude >= INFINITE { 0xff << 23 } else { 0 };
     f32::from_bits(magnitude.to_bits() | exponent | (u32::from(half & 0x8000) << 16))
 }
 
-/// Writes keys and values anew, a group at a time. Returns a number that is too great for the new format, if there is one.
+/// Converts keys and values, a group at a time. Returns a number that overflows the new format, if there is one.
 #[inline(always)]
 fn rewrite(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8]) -> Option<f32> {
     let mut found = None;
     for (from_half, to_half) in from.stored().zip(to.stored()) {
-        let (source, mut sink) = (Rows::new(from, from_half, source), Sink::new(to, to_half, record));
+        let (source, mut writer) =
+            (GroupReader::new(from, from_half, source), GroupWriter::new(to, to_half, record));
         for row in 0..from.n_rows() {
             for start in (0..from.head_dim()).step_by(GROUP_LEN) {
                 let len = GROUP_LEN.min(from.head_dim() - start);
                 let mut numbers = [0.0; GROUP_LEN];
                 source.read(row, start, &mut numbers[..len]);
-                found = found.or(sink.write(row, start, &mut numbers, len));
+                found = found.or(writer.write(row, start, &mut numbers, len));
             }
         }
     }
     found
 }
 
-/// Where a group lies: its first code byte, and which scale is its own.
-struct Place {
+/// Locates groups: offset of the first code byte, and index of scale and bias.
+struct GroupLocator {
     format: PageFormat,
     row_bytes: usize,
     n_groups: usize,
 }
 
-impl Place {
+impl GroupLocator {
     fn new(layout: &PageLayout) -> Self {
         Self { format: layout.format(), row_bytes: layout.row_bytes(), n_groups: layout.n_groups() }
     }
@@ -117,37 +119,37 @@ impl Place {
     }
 }
 
-/// Keys, or values, to read.
-struct Rows<'a> {
-    place: Place,
+/// Reader of the keys, or of the values, of a record.
+struct GroupReader<'a> {
+    locator: GroupLocator,
     codes: &'a [u8],
     scales: &'a [[u8; 4]],
     biases: &'a [[u8; 4]],
 }
 
-impl<'a> Rows<'a> {
+impl<'a> GroupReader<'a> {
     fn new(layout: &PageLayout, half: &HalfLayout, record: &'a [u8]) -> Self {
         Self {
-            place: Place::new(layout),
+            locator: GroupLocator::new(layout),
             codes: &record[half.codes.clone()],
             scales: record[half.scales.clone()].as_chunks().0,
             biases: record[half.biases.clone()].as_chunks().0,
         }
     }
 
-    /// Reads the numbers of a group; its first column is `start`.
+    /// Reads the elements of the group that starts at column `start`.
     #[inline(always)]
     fn read(&self, row: usize, start: usize, numbers: &mut [f32]) {
-        let codes = &self.codes[self.place.code_start(row, start)..];
-        match self.place.format.code_bits() {
+        let codes = &self.codes[self.locator.code_start(row, start)..];
+        match self.locator.format.code_bits() {
             Some(bits) => {
-                let group = self.place.group(row, start);
+                let group = self.locator.group(row, start);
                 let number = |bytes: &[[u8; 4]]| f32::from_le_bytes(bytes[group]);
                 dequantize_group(codes, bits, number(self.scales), number(self.biases), numbers);
             }
-            None if self.place.format == PageFormat::F16 => {
+            None if self.locator.format == PageFormat::F16 => {
                 for (number, bytes) in numbers.iter_mut().zip(codes.as_chunks().0) {
-                    *number = widen(u16::from_le_bytes(*bytes));
+                    *number = f16_to_f32(u16::from_le_bytes(*bytes));
                 }
             }
             None => {
@@ -159,50 +161,52 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Keys, or values, to write.
-struct Sink<'a> {
-    place: Place,
+/// Writer of the keys, or of the values, of a record.
+struct GroupWriter<'a> {
+    locator: GroupLocator,
     codes: &'a mut [u8],
     scales: &'a mut [[u8; 4]],
     biases: &'a mut [[u8; 4]],
 }
 
-impl<'a> Sink<'a> {
+impl<'a> GroupWriter<'a> {
     fn new(layout: &PageLayout, half: &HalfLayout, record: &'a mut [u8]) -> Self {
         let parts = [half.codes.clone(), half.scales.clone(), half.biases.clone()];
-        // They lie end to end: a part may be empty, which `get_disjoint_mut` would take for an overlap at its neighbour.
+        // The parts are contiguous and may be empty; `get_disjoint_mut` would reject an empty range next to its
+        // neighbour as an overlap.
         let (codes, rest) = record[parts[0].start..parts[2].end].split_at_mut(parts[0].len());
         let (scales, biases) = rest.split_at_mut(parts[1].len());
         Self {
-            place: Place::new(layout),
+            locator: GroupLocator::new(layout),
             codes,
             scales: scales.as_chunks_mut().0,
             biases: biases.as_chunks_mut().0,
         }
     }
 
-    /// Writes the first `len` numbers as a group; its first column is `start`. Returns one that is too great, if there is one.
+    /// Writes the first `len` numbers as the group that starts at column `start`. Returns a number that overflows the
+    /// format, if there is one.
     #[inline(always)]
     fn write(&mut self, row: usize, start: usize, numbers: &mut [f32; GROUP_LEN], len: usize) -> Option<f32> {
-        let codes = &mut self.codes[self.place.code_start(row, start)..];
-        match self.place.format.code_bits() {
+        let codes = &mut self.codes[self.locator.code_start(row, start)..];
+        match self.locator.format.code_bits() {
             Some(bits) => {
                 if len < GROUP_LEN {
                     *numbers = padded(&numbers[..len]);
                 }
                 let quantized = quantize_group(numbers, len, bits);
                 store_codes(&quantized.codes, bits, &mut codes[..bits.codes_bytes(len)]);
-                let group = self.place.group(row, start);
+                let group = self.locator.group(row, start);
                 self.scales[group] = quantized.scale.to_le_bytes();
                 self.biases[group] = quantized.bias.to_le_bytes();
             }
-            None if self.place.format == PageFormat::F16 => {
+            None if self.locator.format == PageFormat::F16 => {
                 let mut halves = [f16::ZERO; GROUP_LEN];
                 halves[..len].convert_from_f32_slice(&numbers[..len]);
                 for (bytes, half) in codes.as_chunks_mut().0.iter_mut().zip(&halves[..len]) {
                     *bytes = half.to_le_bytes();
                 }
-                return too_great(&numbers[..len], &halves[..len]);
+                return find_overflow(&numbers[..len], &halves[..len]);
             }
             None => {
                 for (bytes, number) in codes.as_chunks_mut().0.iter_mut().zip(&numbers[..len]) {
@@ -221,7 +225,7 @@ mod tests {
     #[test]
     fn every_half_is_widened_exactly() {
         for bits in 0..=u16::MAX {
-            let (ours, half) = (widen(bits), f16::from_bits(bits));
+            let (ours, half) = (f16_to_f32(bits), f16::from_bits(bits));
             if half.is_nan() {
                 assert!(ours.is_nan(), "{bits:04x}");
             } else {

@@ -1,8 +1,8 @@
-//! Models whose pages a directory holds, where samples are all that was read of their weights.
+//! Telling models apart by samples of their weights.
 //!
-//! Equal samples mean equal weights but for an edit between them. Two things tell such models apart without reading more: a
-//! hash of a whole file that someone else took, and a file that was written to since it was seen last. `models.json` remembers
-//! both. It also spares reading the samples of files that have not changed.
+//! Equal samples mean equal weights, unless an edit falls between the samples. Two facts tell such models apart without
+//! reading more: a hash of a whole file computed elsewhere, and a file modified since it was last seen. `models.json`
+//! remembers both, and spares reading the samples of unchanged files again.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -13,32 +13,32 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::disk::{Disk, Replacement, hold, make_dir, system};
+use crate::disk::{AtomicFile, Disk, create_dir_synced, lock_dir, system};
 use crate::{Digest, FORMAT_VERSION, KvError};
 
 const MODELS_FILE: &str = "models.json";
-/// Models that are remembered; those that were used the longest ago are forgotten first.
+/// Maximum number of remembered models; the least recently used are dropped first.
 const MODELS_MAX: usize = 512;
-/// Sets of files that are remembered of a model, likewise.
+/// Maximum number of remembered copies of a model; the least recently used are dropped first.
 const COPIES_MAX: usize = 16;
-/// A file that was changed more recently may be changed again without a new time: the coarsest clock of a file system, that of
-/// FAT, ticks every two seconds.
+/// Minimum age of a change for the timestamp to be trusted. A more recently changed file may change again within the
+/// same timestamp: the coarsest file system clock, that of FAT, ticks every two seconds.
 const SETTLED: Duration = Duration::from_secs(5);
 
-/// A file of weights as the system knows it: enough to tell whether it was written to.
+/// File metadata of a weight file, by which modifications are detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStamp {
-    /// The device that holds it.
+    /// Device number.
     pub device: u64,
-    /// Its number there, which another file may get when it is gone.
+    /// Inode number, which may be reused once the file is deleted.
     pub inode: u64,
-    /// When the file was made, in nanoseconds since 1970; `None` on file systems that do not say.
+    /// Creation time in nanoseconds since 1970; `None` on file systems that do not record it.
     pub created_ns: Option<i64>,
-    /// Its length.
+    /// Length of the file.
     pub len_bytes: u64,
-    /// When its contents were changed last, in nanoseconds since 1970. Copies may keep it, and anyone may set it.
+    /// Modification time of the contents in nanoseconds since 1970. Copies may preserve it, and any program can set it.
     pub modified_ns: i64,
-    /// When its contents, name or attributes were changed last, in nanoseconds since 1970.
+    /// Change time of contents, name or attributes in nanoseconds since 1970.
     pub changed_ns: i64,
 }
 
@@ -56,8 +56,8 @@ impl FileStamp {
         }
     }
 
-    /// Whether both are of one file, whatever happened to it. Without the time at which it was made nobody knows: the number of
-    /// a file that is gone is used again.
+    /// Whether both stamps are of the same file, modified or not. Always false without a creation time, because inode
+    /// numbers are reused.
     fn is_same_file(&self, other: &Self) -> bool {
         self.created_ns.is_some()
             && (self.device, self.inode, self.created_ns) == (other.device, other.inode, other.created_ns)
@@ -80,35 +80,36 @@ fn since_1970(time: SystemTime) -> i64 {
 /// One file of a model's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightFile {
-    /// Taken before anything is read that [`weights_digest`] asks for.
+    /// Stamp of the file, taken before its samples are read for [`weights_digest`].
     pub stamp: FileStamp,
-    /// The SHA-256 of the whole file, if someone else took it and it is known without reading the file.
+    /// SHA-256 of the whole file, if it is known without reading the file.
     pub sha256: Option<Digest>,
 }
 
-/// A hash of samples of a model's weights.
+/// Hash of samples of a model's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampledWeights {
-    /// The hash.
+    /// Hash of the samples.
     pub digest: Digest,
-    /// Whether the samples are all there is: then equal hashes mean equal weights.
+    /// Whether the samples cover all weights, so that equal hashes mean equal weights.
     pub is_complete: bool,
 }
 
-/// Returns a digest of a model's weights for [`Identity::model`](crate::Identity): the hash of their samples, or another one if
-/// pages in `kv_dir` are those of a model that has equal samples and is known to be, or may be, another.
+/// Returns a digest of a model's weights for [`Identity::model`](crate::Identity): the hash of their samples, or a
+/// different one if `kv_dir` has pages of a model with equal samples but possibly different weights.
 ///
-/// Copies of a model have one digest, wherever they lie and however old they are. A model gets a digest of its own, although
-/// its samples are known, if
-/// - a whole hash of one of its files is not the one that is known, or
-/// - one of its files was written to since it was seen last, in place, or
-/// - several models are known that have these samples, and nothing says which of them this is.
+/// All copies of a model have the same digest, regardless of location and age. A model with known samples gets a digest
+/// of its own if
+/// - the SHA-256 of one of its files differs from the known one, or
+/// - one of its files was modified in place since it was last seen, or
+/// - several models with these samples are known, and nothing tells which of them this is.
 ///
-/// `files` are all of them, in an order that copies share. `sample` is called if they are not known as they are.
+/// `files` are all weight files, in an order that is the same for every copy. `sample` is called unless the files are
+/// known and unchanged.
 ///
 /// # Errors
-/// Whatever `sample` returns; [`KvError::ModelsSyntax`] or [`KvError::ModelsVersion`] if what is known cannot be read,
-/// [`KvError::Io`] or [`KvError::DiskFull`] if it cannot be kept.
+/// Any error of `sample`; [`KvError::ModelsSyntax`] or [`KvError::ModelsVersion`] if `models.json` cannot be parsed,
+/// [`KvError::Io`] or [`KvError::DiskFull`] if it cannot be written.
 pub fn weights_digest<E: From<KvError>>(
     kv_dir: &Path,
     files: &[WeightFile],
@@ -125,15 +126,15 @@ pub(crate) fn weights_digest_on<E: From<KvError>>(
     sample: impl FnOnce() -> Result<SampledWeights, E>,
 ) -> Result<Digest, E> {
     let path = kv_dir.join(MODELS_FILE);
-    if let Some(digest) = Models::read(&path)?.unchanged(files) {
+    if let Some(digest) = Models::read(&path)?.find_unchanged(files) {
         return Ok(digest);
     }
     let sampled = sample()?;
     if sampled.is_complete {
         return Ok(sampled.digest);
     }
-    make_dir(&**disk, kv_dir)?;
-    let _held = hold(kv_dir)?;
+    create_dir_synced(&**disk, kv_dir)?;
+    let _locked = lock_dir(kv_dir)?;
     let mut models = Models::read(&path)?;
     let digest = models.add(sampled.digest, files, since_1970(now));
     models.write(disk, path)?;
@@ -141,30 +142,30 @@ pub(crate) fn weights_digest_on<E: From<KvError>>(
     Ok(digest)
 }
 
-/// `models.json`.
+/// Contents of `models.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Models {
     version: u32,
-    /// The one that was used last comes last.
+    /// Models in order of use, the most recent last.
     models: Vec<KnownModel>,
 }
 
 /// A model whose samples were read.
 #[derive(Debug, Serialize, Deserialize)]
 struct KnownModel {
-    /// What its pages are told from others by.
+    /// Digest that identifies the model's pages.
     digest: Hex,
     samples: Hex,
-    /// Of each file, as far as it is known.
+    /// SHA-256 of each file, where known.
     sha256: Vec<Option<Hex>>,
-    /// Where it was seen, the last place last.
+    /// Copies of the model in order of use, the most recent last.
     copies: Vec<SeenFiles>,
 }
 
-/// The files of a model as they were when their samples were read.
+/// Stamps of a copy's files from when their samples were read.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct SeenFiles {
-    /// Whether none of them can have changed since without a new time.
+    /// Whether all stamps were old enough to reveal any later change.
     is_settled: bool,
     files: Vec<FileStamp>,
 }
@@ -197,7 +198,7 @@ impl Models {
         let syntax = |error| KvError::ModelsSyntax { path: path.to_owned(), error };
         let json: serde_json::Value = serde_json::from_slice(&json).map_err(syntax)?;
         match json["version"].as_u64() {
-            // What it names has pages that this version does not read.
+            // An older version's pages cannot be read, so its models do not matter.
             Some(version) if version < u64::from(FORMAT_VERSION) => return Ok(none()),
             Some(version) if version > u64::from(FORMAT_VERSION) => {
                 let got = u32::try_from(version).unwrap_or(u32::MAX);
@@ -209,36 +210,37 @@ impl Models {
     }
 
     fn write(&self, disk: &Arc<dyn Disk>, path: PathBuf) -> Result<(), KvError> {
-        let mut file = Replacement::new(disk, path)?;
+        let mut file = AtomicFile::new(disk, path)?;
         file.write(&serde_json::to_vec(self).expect("numbers and strings are JSON"))?;
         file.finish().map(drop)
     }
 
-    /// The digest of the model that has these files, if none of them was touched since its samples were read.
-    fn unchanged(&self, files: &[WeightFile]) -> Option<Digest> {
+    /// Returns the digest of the model with exactly these file stamps, if they are settled and nothing contradicts
+    /// them.
+    fn find_unchanged(&self, files: &[WeightFile]) -> Option<Digest> {
         let stamps = || files.iter().map(|file| &file.stamp);
         let is_unchanged = |copy: &SeenFiles| copy.is_settled && copy.files.iter().eq(stamps());
         let found = self.models.iter().find(|model| model.copies.iter().any(is_unchanged))?;
         (!found.is_contradicted(files)).then_some(found.digest.0)
     }
 
-    /// Finds the model that has these samples and files, or makes it known; returns its digest.
+    /// Finds or adds the model with these samples and files; returns its digest.
     fn add(&mut self, samples: Digest, files: &[WeightFile], now_ns: i64) -> Digest {
-        let of_samples = |model: &KnownModel| model.samples.0 == samples;
-        let n_known = self.models.iter().filter(|model| of_samples(model)).count();
+        let has_samples = |model: &KnownModel| model.samples.0 == samples;
+        let n_known = self.models.iter().filter(|model| has_samples(model)).count();
         let is_this = |model: &KnownModel| {
-            of_samples(model) && !model.is_contradicted(files) && (n_known == 1 || model.is_confirmed(files))
+            has_samples(model) && !model.is_contradicted(files) && (n_known == 1 || model.is_confirmed(files))
         };
         let mut model = match self.models.iter().position(is_this) {
             Some(found) => self.models.remove(found),
             None => KnownModel {
-                digest: Hex(if n_known == 0 { samples } else { digest_of_another(samples, files) }),
+                digest: Hex(if n_known == 0 { samples } else { disambiguated_digest(samples, files) }),
                 samples: Hex(samples),
                 sha256: vec![None; files.len()],
                 copies: Vec::new(),
             },
         };
-        model.see(files, now_ns);
+        model.record(files, now_ns);
         let digest = model.digest.0;
         self.models.push(model);
         self.models.drain(..self.models.len().saturating_sub(MODELS_MAX));
@@ -247,7 +249,7 @@ impl Models {
 }
 
 impl KnownModel {
-    /// Whether the files cannot be those of this model.
+    /// Whether the files cannot belong to this model: a hash differs, or a file was modified in place.
     fn is_contradicted(&self, files: &[WeightFile]) -> bool {
         let other_hash = files.len() != self.sha256.len()
             || files.iter().zip(&self.sha256).any(|(file, known)| match (file.sha256, known) {
@@ -259,7 +261,7 @@ impl KnownModel {
         other_hash || files.iter().any(was_written)
     }
 
-    /// Whether each of the files is known to be one of this model.
+    /// Whether every file is known to belong to this model.
     fn is_confirmed(&self, files: &[WeightFile]) -> bool {
         files.iter().zip(&self.sha256).all(|(file, known)| {
             let has_hash =
@@ -268,14 +270,14 @@ impl KnownModel {
         })
     }
 
-    /// What is known of that very file.
+    /// Iterates over the remembered stamps of the same file.
     fn stamps_of(&self, file: &WeightFile) -> impl Iterator<Item = &FileStamp> {
         let all = self.copies.iter().flat_map(|copy| &copy.files);
         all.filter(move |known| known.is_same_file(&file.stamp))
     }
 
-    /// Remembers the files, in place of what was known of them.
-    fn see(&mut self, files: &[WeightFile], now_ns: i64) {
+    /// Records the files, replacing older stamps of the same copy.
+    fn record(&mut self, files: &[WeightFile], now_ns: i64) {
         for (known, file) in self.sha256.iter_mut().zip(files) {
             *known = known.take().or(file.sha256.map(Hex));
         }
@@ -290,9 +292,9 @@ impl KnownModel {
     }
 }
 
-/// The digest of a model whose samples are those of another: it follows from its files, so that it is the same again if it is
-/// ever forgotten.
-fn digest_of_another(samples: Digest, files: &[WeightFile]) -> Digest {
+/// Returns the digest of a model whose samples equal those of another. It is derived from the files, so that it is
+/// reproduced if `models.json` drops the model.
+fn disambiguated_digest(samples: Digest, files: &[WeightFile]) -> Digest {
     let mut hasher = blake3::Hasher::new_derive_key("flash-kv weights with the samples of others");
     hasher.update(&samples.0);
     for WeightFile { stamp, sha256 } in files {

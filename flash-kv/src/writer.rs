@@ -1,4 +1,4 @@
-//! Writing behind the computation.
+//! Background writer of sealed records.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,13 +12,13 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{KvError, PageFile};
 
-/// How a [`Writer`] works.
+/// Configuration of a [`Writer`].
 #[derive(Debug, Clone)]
 pub struct WriterConfig {
-    /// Records that may wait; the next one waits with whoever submits it, so that a prefill cannot outrun the disk, nor
-    /// memory fill with what is to be written.
+    /// Length of the queue in records. When it is full, [`Writer::submit`] blocks, so that a prefill cannot outrun the
+    /// disk and fill memory with unwritten records.
     pub queue_len: usize,
-    /// Whether a page is synced when all its layers are written: for contexts that are to outlive a crash.
+    /// Whether to sync the file whenever all layers of a page are written: for contexts that must survive a crash.
     pub sync_every_page: bool,
 }
 
@@ -28,30 +28,30 @@ impl Default for WriterConfig {
     }
 }
 
-/// What a [`Writer`] has done so far.
+/// Statistics of a [`Writer`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WriterStats {
     /// Records written.
     pub records: u64,
-    /// Their bytes.
+    /// Bytes written.
     pub written_bytes: u64,
-    /// Syncs of whole pages.
+    /// Number of syncs after whole pages.
     pub syncs: u64,
-    /// The time that writes and syncs took.
+    /// Time spent in writes and syncs.
     pub busy: Duration,
 }
 
-/// A thread that writes sealed records to a file, in the order in which they are submitted.
+/// A thread that writes sealed records to a page file, in the order of submission.
 ///
-/// Dropping it ends it with the record that it is writing; what waits is not written. [`flush`](Self::flush) before.
+/// Dropping it stops after the record in progress and discards the queue: call [`flush`](Self::flush) first.
 pub struct Writer {
     shared: Arc<Shared>,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A record on its way to the file.
+/// Handle to a submitted record.
 #[derive(Debug, Clone)]
 pub struct Written {
     shared: Arc<Shared>,
@@ -75,42 +75,42 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Progress {
     submitted: u64,
-    /// Nothing more will be written: the writer was dropped, or the file has failed.
+    /// Set when nothing more will be written: the writer was dropped, or the file failed.
     closed: bool,
     stats: WriterStats,
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the writer thread.
     ///
     /// # Errors
-    /// [`KvError::Io`] if the system gives none.
+    /// [`KvError::Io`] if the thread cannot be started.
     pub fn new(file: Arc<PageFile>, config: &WriterConfig) -> Result<Self, KvError> {
         let (jobs, queue) = crossbeam_channel::bounded(config.queue_len);
         let shared = Arc::new(Shared { file, progress: Mutex::default(), changed: Condvar::new() });
-        let closing = Closing(Arc::clone(&shared));
+        let close_on_drop = CloseOnDrop(Arc::clone(&shared));
         let sync_every_page = config.sync_every_page;
         let thread = thread::Builder::new().name("kv-writer".to_owned());
         let started = thread.spawn(move || {
-            let closing = closing;
-            closing.0.write_all(&queue, sync_every_page);
+            let close_on_drop = close_on_drop;
+            close_on_drop.0.write_all(&queue, sync_every_page);
         });
-        let thread = started.map_err(KvError::io(shared.file.path(), "start a thread that writes"))?;
+        let thread = started.map_err(KvError::io(shared.file.path(), "start a writer thread"))?;
         Ok(Self { shared, jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// The file that is written.
+    /// Returns the file.
     pub fn file(&self) -> &Arc<PageFile> {
         &self.shared.file
     }
 
-    /// Hands over a sealed record; waits for room in the queue.
+    /// Submits a sealed record; blocks while the queue is full.
     ///
     /// # Errors
     /// The first failure of the file, or [`KvError::WriterClosed`] if the thread has ended for another reason.
     ///
     /// # Panics
-    /// If the record is not as long as one is, or there is no such layer.
+    /// If `record` does not have the length of a record, or the layer does not exist.
     pub fn submit<R>(&self, page_idx: u32, layer_idx: u32, record: Arc<R>) -> Result<Written, KvError>
     where
         R: AsRef<[u8]> + Send + Sync + 'static,
@@ -128,7 +128,7 @@ impl Writer {
         }
     }
 
-    /// Waits until everything submitted is written. That it outlives a crash is what [`PageFile::sync`] sees to.
+    /// Waits until all submitted records are written. Only [`PageFile::sync`] makes them durable.
     ///
     /// # Errors
     /// The first failure of the file, or [`KvError::WriterClosed`] if the thread has ended for another reason.
@@ -142,7 +142,7 @@ impl Writer {
         if all { self.shared.file.check() } else { Err(self.shared.refusal()) }
     }
 
-    /// What was done so far.
+    /// Returns the statistics so far.
     pub fn stats(&self) -> WriterStats {
         self.shared.progress.lock().stats
     }
@@ -159,7 +159,7 @@ impl Drop for Writer {
         self.shared.close();
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take() {
-            // A panic there was one of `as_ref`, and all who waited were told.
+            // Only `as_ref` of a record can panic there, and all waiting threads have been woken with an error.
             let _ = thread.join();
         }
     }
@@ -186,7 +186,7 @@ impl Written {
 }
 
 impl Shared {
-    /// Why something was not written.
+    /// Returns the error for a record that was not written.
     fn refusal(&self) -> KvError {
         let progress = self.progress.lock();
         let unwritten_records = progress.submitted - progress.stats.records;
@@ -200,7 +200,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Writes what comes until the writer is dropped or the file fails.
+    /// Writes records until the writer is dropped or the file fails.
     fn write_all(&self, queue: &Receiver<Job>, sync_every_page: bool) {
         let n_layers = self.file.identity().geometry.n_layers;
         let mut missing_layers = HashMap::new();
@@ -216,7 +216,7 @@ impl Shared {
             let mut progress = self.progress.lock();
             progress.stats.records += 1;
             progress.stats.written_bytes += record.len() as u64;
-            // Before those who wait look, under the lock with which they look.
+            // Set while the progress lock is held, under which waiting threads check it.
             done.store(true, Ordering::Release);
             drop(progress);
             self.changed.notify_all();
@@ -242,10 +242,10 @@ impl Shared {
     }
 }
 
-/// Tells all who wait that the thread has ended, however it ended.
-struct Closing(Arc<Shared>);
+/// Wakes all waiting threads when the writer thread ends, even by a panic.
+struct CloseOnDrop(Arc<Shared>);
 
-impl Drop for Closing {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close();
     }

@@ -1,84 +1,85 @@
-//! A token bucket that returns waits instead of sleeping.
+//! A token bucket that returns wait times instead of sleeping.
 
 use std::time::Duration;
 
 use crate::ByteRate;
 
-/// The shortest wait: what a [`Duration`] can tell.
+/// The shortest wait: the resolution of [`Duration`].
 const TICK: Duration = Duration::from_nanos(1);
 
-/// Paces reads to a rate, allowing a burst.
+/// A token bucket: limits reads to a rate, and allows a burst.
 ///
-/// Up to any instant the bucket admits at most `rate × time + burst` bytes; when the rate changes, the integral of the
-/// rate takes the place of `rate × time`. A request larger than the burst is admitted too, once the time for the whole
-/// of it has passed: it goes into debt, which the following requests wait for. Time slept is credited once, because
-/// credit is always computed from the clock and never from the wait.
+/// By any time, the bucket has admitted at most `rate × time + burst` bytes; if the rate changes, the integral of the
+/// rate replaces `rate × time`. A request larger than the burst is admitted once its whole cost is paid: it creates a
+/// debt that the following requests wait for. Credit is computed from the clock and never from waits, so time slept is
+/// credited only once.
 ///
-/// Whoever waits while the rate may change holds a [`Claim`] and asks again, with [`wait`](Self::wait), before it goes
-/// on: a lower rate makes it wait longer, a higher one shorter.
+/// If the rate may change during a wait, hold a [`Claim`] and call [`wait`](Self::wait) again before using the bytes: a
+/// lower rate extends the wait, a higher one shortens it.
 ///
-/// A `now` before that of an earlier call counts as that earlier one: clocks of several threads may cross.
+/// A `now` earlier than that of a previous call counts as the previous one, because the clock readings of several
+/// threads may be out of order.
 #[derive(Debug, Clone)]
 pub struct TokenBucket {
-    /// None while it is unlimited.
+    /// `None` while unlimited.
     rate: Option<ByteRate>,
     burst_bytes: f64,
-    /// What may be taken at `updated` without a wait; negative while a debt is paid.
+    /// Bytes available without a wait at `updated`; negative while in debt.
     level_bytes: f64,
-    /// All credit so far. An `f64` counts bytes exactly up to 9 PB.
+    /// Total credit so far, in bytes; an `f64` is exact up to 9 PB.
     credit_bytes: f64,
     updated: Duration,
 }
 
-/// A request that a [`TokenBucket`] has counted: its bytes are taken, and may be used when they are paid.
+/// A reservation of bytes from a [`TokenBucket`]: already taken, and usable once paid.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[must_use = "the bytes may be used only when the bucket says that nothing is left to wait for"]
+#[must_use = "the bytes may be used only once `TokenBucket::wait` returns zero"]
 pub struct Claim {
-    /// The credit at which it is paid.
+    /// Total credit at which the claim is paid.
     due_bytes: f64,
 }
 
 impl TokenBucket {
-    /// A full bucket at time `now`.
+    /// Creates a full bucket at time `now`.
     pub fn new(rate: ByteRate, burst_bytes: u64, now: Duration) -> Self {
         let burst_bytes = burst_bytes as f64;
         let level_bytes = burst_bytes;
         Self { rate: Some(rate), burst_bytes, level_bytes, credit_bytes: 0.0, updated: now }
     }
 
-    /// A bucket that admits everything at once, until it is given a [rate](Self::set_rate).
+    /// Creates a bucket without a limit, until a [rate](Self::set_rate) is set.
     pub fn unlimited(burst_bytes: u64, now: Duration) -> Self {
         let burst_bytes = burst_bytes as f64;
         Self { rate: None, burst_bytes, level_bytes: burst_bytes, credit_bytes: 0.0, updated: now }
     }
 
-    /// The rate that it keeps to; none while it is unlimited.
+    /// Returns the rate; `None` while unlimited.
     pub fn rate(&self) -> Option<ByteRate> {
         self.rate
     }
 
-    /// Admits at `rate` from `now` on. What was credited before stays, and so does a debt: it is paid at the new rate.
+    /// Changes the rate from `now` on. Credit and debt are kept: debt is paid at the new rate.
     pub fn set_rate(&mut self, now: Duration, rate: ByteRate) {
         self.credit(now);
         self.rate = Some(rate);
     }
 
-    /// Admits everything from `now` on, claims that wait included. Afterwards the bucket is full.
+    /// Removes the limit from `now` on, also for waiting claims, and fills the bucket.
     pub fn set_unlimited(&mut self, now: Duration) {
         self.credit(now);
         self.rate = None;
         self.fill();
     }
 
-    /// Takes `bytes` at time `now` and returns how long to wait before using them, if the rate stays what it is.
+    /// Takes `bytes` at time `now` and returns how long to wait before using them at a constant rate.
     ///
-    /// The promise is kept whatever happens to the rate: with one that changes, use [`claim`](Self::claim).
+    /// The wait is not adjusted if the rate changes meanwhile: use [`claim`](Self::claim) for that.
     pub fn take(&mut self, now: Duration, bytes: u64) -> Duration {
         let claim = self.claim(now, bytes);
         self.wait(now, &claim)
     }
 
-    /// Takes `bytes` at time `now`. They may be used as soon as [`wait`](Self::wait) returns zero.
+    /// Takes `bytes` at time `now`; they may be used once [`wait`](Self::wait) returns zero.
     pub fn claim(&mut self, now: Duration, bytes: u64) -> Claim {
         self.credit(now);
         if self.rate.is_some() {
@@ -87,18 +88,18 @@ impl TokenBucket {
         Claim { due_bytes: self.credit_bytes + (-self.level_bytes).max(0.0) }
     }
 
-    /// How long a claim has to wait from `now` on, at the rate of this moment; zero when its bytes may be used.
+    /// Returns how long a claim has to wait from `now` on at the current rate; zero when its bytes may be used.
     pub fn wait(&mut self, now: Duration, claim: &Claim) -> Duration {
         self.credit(now);
         let owed_bytes = claim.due_bytes - self.credit_bytes;
         let Some(rate) = self.rate.filter(|_| owed_bytes > 0.0) else { return Duration::ZERO };
         let owed = Duration::try_from_secs_f64(owed_bytes / rate.bytes_per_s()).unwrap_or(Duration::MAX);
         let behind = self.updated - now.min(self.updated);
-        // An instant is reached, or it is not: what is less than the clock can tell is one tick.
+        // An unpaid claim never waits zero, even if the debt is below the clock's resolution.
         owed.max(TICK).saturating_add(behind)
     }
 
-    /// Credits the time up to `now`.
+    /// Adds the credit for the time up to `now`.
     fn credit(&mut self, now: Duration) {
         let elapsed = now.saturating_sub(self.updated);
         self.updated = self.updated.max(now);
@@ -140,7 +141,7 @@ mod tests {
     fn request_larger_than_the_burst_is_paid_over_time() {
         let mut bucket = bucket(100.0, 50);
         assert_eq!(bucket.take(Duration::ZERO, 250), Duration::from_secs(2));
-        // The debt is still there for whoever comes next.
+        // The debt delays the next request.
         assert_eq!(bucket.take(Duration::from_secs(2), 100), Duration::from_secs(1));
     }
 
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_rate_makes_who_already_waits_wait_longer() {
+    fn a_lower_rate_extends_the_wait_of_a_claim() {
         let mut bucket = bucket(100.0, 0);
         let claim = bucket.claim(Duration::ZERO, 100);
         assert_eq!(bucket.wait(Duration::ZERO, &claim), Duration::from_secs(1));
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_higher_rate_makes_who_already_waits_wait_shorter() {
+    fn a_higher_rate_shortens_the_wait_of_a_claim() {
         let mut bucket = bucket(10.0, 0);
         let claim = bucket.claim(Duration::ZERO, 100);
         bucket.set_rate(Duration::from_secs(1), ByteRate::new(90.0).unwrap());
@@ -180,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn unlimited_admits_who_waits_and_all_that_follow_at_once() {
+    fn removing_the_limit_admits_waiting_claims_and_later_requests_at_once() {
         let mut bucket = bucket(10.0, 50);
         let claim = bucket.claim(Duration::ZERO, 100);
         bucket.set_unlimited(Duration::ZERO);
         assert_eq!(bucket.rate(), None);
         assert_eq!(bucket.wait(Duration::ZERO, &claim), Duration::ZERO);
         assert_eq!(bucket.take(Duration::ZERO, u64::MAX), Duration::ZERO);
-        // Limited again, it has its burst and nothing more.
+        // With a limit again, it has its burst and nothing more.
         bucket.set_rate(Duration::from_secs(9), ByteRate::new(10.0).unwrap());
         assert_eq!(bucket.take(Duration::from_secs(9), 60), Duration::from_secs(1));
     }
@@ -216,7 +217,7 @@ mod tests {
                 admitted_bytes += bytes;
                 let at = (now + wait).as_secs_f64();
                 let allowed = rate.mul_add(at, burst_bytes as f64);
-                // A Duration holds whole nanoseconds, and an f64 of the sum 52 bits.
+                // Tolerates the rounding of `Duration` to nanoseconds and of `f64` sums to 52 bits.
                 let slack = rate * 1e-9 * 2.0 + allowed * 1e-9;
                 prop_assert!(admitted_bytes as f64 <= allowed + slack, "{admitted_bytes} B by {at} s");
             }
@@ -264,7 +265,7 @@ mod tests {
         }
 
         #[test]
-        fn a_claim_is_admitted_at_the_instant_told_since_the_last_change_and_not_before(
+        fn a_claim_is_admitted_exactly_at_the_instant_returned_after_the_last_change(
             rates in prop::collection::vec(1e3..1e9f64, 1..10),
             bytes in 1..1u64 << 24,
         ) {

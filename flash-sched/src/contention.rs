@@ -1,27 +1,28 @@
-//! How much reading slows computing down.
+//! Contention: how much concurrent reads slow down compute.
 
 use std::collections::VecDeque;
 
 use crate::ByteRate;
 
-/// Slopes that are remembered. Before there are as many, the missing ones are 0: that is the prior.
+/// Number of slopes kept. Missing ones count as 0, which is the prior.
 const SLOPES: usize = 15;
-/// Samples tell something if their rates, and the bytes read, differ by this part of what the disk can give: less is noise.
+/// Two samples are compared only if their rates, and the bytes read, differ by this fraction of the disk's rate:
+/// smaller differences are noise.
 const SPREAD_MIN: f64 = 0.1;
 
-/// The slope of compute time over the rate of concurrent reads.
+/// Estimator of the relative slope of compute time over the rate of concurrent reads.
 ///
-/// A bundle's compute time is taken as `t × (1 + κ × rate)`. Whenever more or less is read while a bundle is computed than one
-/// token before, the two samples give a slope `(t₁ / t₀ − 1) / (rate₁ − rate₀)`, and `κ` is the median of the last
-/// `SLOPES` slopes: Theil and Sen's estimator, over the pairs that no drift of the processor's speed lies between. It
-/// bears outliers in almost half of the slopes.
+/// A bundle's compute time is modelled as `t × (1 + κ × rate)`. Whenever the read rate during a bundle differs from
+/// that of one token before, the two samples give a slope `(t₁ / t₀ − 1) / (rate₁ − rate₀)`, and `κ` is the median of
+/// the last `SLOPES` slopes. This is the Theil–Sen estimator, restricted to pairs so close in time that drift of the
+/// processor's speed cancels. It tolerates outliers in almost half of the slopes.
 #[derive(Debug, Clone)]
 pub(crate) struct Contention {
     last: Vec<Option<Sample>>,
     slopes: VecDeque<f64>,
 }
 
-/// The last one of a bundle.
+/// The latest sample of a bundle.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     compute_s: f64,
@@ -39,7 +40,8 @@ impl Contention {
         Self { last: vec![None; n_bundles], slopes: VecDeque::from([0.0; SLOPES]) }
     }
 
-    /// Takes in that a bundle took `compute_s` while `read_bytes` were read from a disk that gives `ceiling`.
+    /// Records that computing a bundle took `compute_s` while `read_bytes` were read, from a disk whose rate is at most
+    /// `ceiling`.
     pub(crate) fn observe(&mut self, bundle: usize, compute_s: f64, read_bytes: f64, ceiling: ByteRate) {
         if compute_s <= 0.0 {
             return;
@@ -48,7 +50,7 @@ impl Contention {
         let Some(old) = self.last[bundle].replace(new) else { return };
         let (quiet, loaded) = if new.rate() < old.rate() { (new, old) } else { (old, new) };
         let spread = SPREAD_MIN * ceiling.bytes_per_s();
-        // Bytes, not rates alone: these also change when the processor does, and that is no contention.
+        // Bytes must differ too: the rate alone also changes with the processor's speed, which is not contention.
         let spread_bytes = spread * compute_s.max(old.compute_s);
         if loaded.rate() - quiet.rate() >= spread
             && (loaded.read_bytes - quiet.read_bytes).abs() >= spread_bytes
@@ -59,7 +61,7 @@ impl Contention {
         }
     }
 
-    /// The part by which each byte per second makes computing slower, in seconds per byte; never negative.
+    /// Returns κ, the relative slowdown of compute per byte per second of reads, in seconds per byte; never negative.
     pub(crate) fn coefficient(&self) -> f64 {
         let mut slopes: Vec<f64> = self.slopes.iter().copied().collect();
         slopes.sort_by(f64::total_cmp);
@@ -75,7 +77,7 @@ mod tests {
 
     const CEILING: f64 = 1e9;
 
-    /// Samples of one bundle that takes 10 ms and more, at alternating rates.
+    /// Observes one bundle at alternating read rates, with the compute time given by `time_s`.
     fn observe(contention: &mut Contention, rates: [f64; 2], n: usize, time_s: impl Fn(usize, f64) -> f64) {
         for k in 0..n {
             let rate = rates[k % 2];
@@ -120,7 +122,7 @@ mod tests {
                 let outlier = if outliers.contains(&k) { 8.0 } else { 1.0 };
                 10e-3 * (1.0 + coefficient * rate) * noise[k] * outlier * drift.powi(k as i32)
             });
-            // Noise of two samples, over the difference of their rates.
+            // The noise of two samples, divided by the difference of their rates.
             let error = (contention.coefficient() - coefficient).abs();
             prop_assert!(error < 0.035 * (1.0 + coefficient * 8e8) / 8e8, "{error} of {coefficient}");
         }

@@ -1,11 +1,12 @@
-//! The controller of reads: how fast, how far ahead, and whether to hold them back at all.
+//! Read controller: chooses the read rate and the prefetch depth while the model runs.
 //!
-//! On a machine whose processor and disk share memory, reads slow computing down. As long as the disk is what limits,
-//! nothing is gained by holding it back. When computing limits, reads have time: spread over it they disturb least. The
-//! controller learns which it is from what it is told behind every bundle, one of which is a *step*.
+//! Where processor and disk share memory bandwidth, reads slow down compute. If the disk is the bottleneck, throttling
+//! it gains nothing. If compute is the bottleneck, reads have slack, and spreading them evenly disturbs compute least.
+//! The controller learns which case applies from an observation after every bundle, called a *step*.
 //!
-//! With `c[i]` the usual compute time of bundle `i` ([`Ema`], α 0.3, outliers rejected), `b[i]` its bytes if it is streamed,
-//! `R` the measured rate of the disk, and `κ` the contention coefficient (`compute × (1 + κ × rate)`), behind bundle `k`:
+//! With `c[i]` the average compute time of bundle `i` ([`Ema`], α 0.3, outliers rejected), `b[i]` its bytes if it is
+//! streamed, `R` the measured disk rate, and `κ` the contention coefficient (`compute × (1 + κ × rate)`), after bundle
+//! `k`:
 //!
 //! ```text
 //! compute-bound   Σb / R ≤ 0.9 × Σc                         otherwise: never throttled
@@ -16,17 +17,17 @@
 //! contention      if κ × rate > 5 %, the margin of 1.1 shrinks, down to 1.02, until it is not
 //! ```
 //!
-//! The horizon are the streamed bundles that have a slot. Reads are not throttled while a bundle that is next is not there
-//! yet, for the time of a token after a stall under throttling, while the disk gives something else than `R`, and if `κ × R`
-//! is below 1 %: then there is nothing to gain.
-//! Below `need` they are never held back. Contention that is linear costs the same at any pace, so to wait for reads
-//! would cost more than the disturbance: where a slowdown below 5 % would need less than that rate, the least token time is
-//! with more.
+//! The horizon is the streamed bundles that have a slot. Reads are not throttled while the next bundle is late, for one
+//! token's time after a stall under throttling, while the measured disk rate deviates from `R`, and if `κ × R` is below
+//! 1 %, where there is nothing to gain. They are never throttled below `need`. Linear contention costs the same at any
+//! pace, so stalling on reads would cost more than the disturbance: where a slowdown below 5 % would need a lower rate
+//! than that, the shortest token time is at the higher rate.
 //!
-//! `κ` needs samples of a bundle with and without reads. The first token is computed without prefetch, which gives each
-//! bundle a pristine sample; later, while compute-bound, reads pause for one bundle in two tokens.
+//! Estimating `κ` needs samples of a bundle with and without reads. The first token is computed without prefetch, which
+//! gives a clean sample of each bundle; later, while compute-bound, reads pause for one bundle in every two tokens.
 //!
-//! The first-token baseline, the constants of the moving average, 1.1 and 10 MB/s are those of mlx-flash's *MPC-lite*.
+//! The first-token baseline, the constants of the moving average, the margin of 1.1 and the 10 MB/s are those of
+//! mlx-flash's *MPC-lite*.
 
 use std::time::Duration;
 
@@ -34,103 +35,105 @@ use crate::ByteRate;
 use crate::contention::Contention;
 use crate::estimate::Ema;
 
-/// Reads are never slower than this, in bytes per second.
+/// Lower limit of the read rate in bytes per second.
 pub const RATE_MIN_BYTES_PER_S: f64 = 10e6;
-/// How much computing may be slowed down when it is what limits.
+/// Target for the relative slowdown of compute by reads while compute-bound.
 pub const SLOWDOWN_MAX: f64 = 0.05;
-/// What reads have more than they need, and what is left of that when contention is high.
+/// Ratio of the read rate to the needed rate, normally and at least under high contention.
 const MARGIN: f64 = 1.1;
 const MARGIN_MIN: f64 = 1.02;
-/// Up to this part of the compute time, reading leaves the processor the limit.
+/// A token is compute-bound if reading takes at most this fraction of its compute time.
 const COMPUTE_BOUND: f64 = 0.9;
-/// A slowdown that is not worth throttling for.
+/// A relative slowdown below this is not worth throttling for.
 const SLOWDOWN_NEGLIGIBLE: f64 = 0.01;
-/// Reads pause for one bundle in so many tokens.
+/// Reads pause for one bundle once per this many tokens, to sample compute without contention.
 const PROBE_TOKENS: usize = 2;
-/// The rate of the disk is measured over this much, or a streamed bundle if that is more: shorter reads tell the latency.
+/// Minimum size of a disk rate sample, or one streamed bundle if that is larger: shorter reads measure the latency.
 const RATE_SAMPLE_BYTES_MIN: u64 = 1 << 20;
-/// A disk that differs from what is known of it by this part has changed: reads run free until that is learned.
+/// Relative deviation of the measured from the known disk rate that counts as a change: reads are not throttled until
+/// it is learned.
 const DISK_CHANGED: f64 = 0.1;
-/// Waiting for less than this part of a bundle's compute time is no stall: a ticket that is ready takes a moment, too.
+/// A wait below this fraction of a bundle's compute time is not a stall: even picking up a finished read takes a
+/// moment.
 const STALL_NEGLIGIBLE: f64 = 0.01;
-/// Rates are averaged as the time for this much.
+/// Rates are averaged as the time for this many bytes.
 const RATE_UNIT_BYTES: f64 = 1e9;
 
-/// What a controller has to know of a model's residency.
+/// The residency that a controller works with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControllerConfig {
-    /// The bundles in execution order.
+    /// Size of each bundle, in execution order.
     pub bundle_bytes: Vec<u64>,
-    /// Which of them are never read again.
+    /// Whether each bundle is pinned, and so never read again.
     pub pinned: Vec<bool>,
-    /// Slots that the others pass through.
+    /// Number of slots for streamed bundles.
     pub n_slots: usize,
 }
 
-/// What happened since the step before: one bundle was waited for and computed.
+/// Measurements of one step: a bundle was waited for and computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
-    /// Which one, in execution order.
+    /// Index of the bundle, in execution order.
     pub bundle: usize,
-    /// What computing with it took, without waits.
+    /// Compute time, without waits.
     pub compute: Duration,
-    /// What was read meanwhile.
+    /// Bytes read during compute.
     pub compute_read_bytes: u64,
-    /// How long computing waited for the bundle.
+    /// Time that compute waited for the bundle.
     pub stall: Duration,
-    /// What was read since the step before, waits included.
+    /// Bytes read since the previous step, including during waits.
     pub read_bytes: u64,
-    /// For how long of that time at least one read was under way; not while all were held back.
+    /// Time since the previous step during which a read was in progress and not held back by the throttle.
     pub reading: Duration,
-    /// What is there already of the streamed bundles that come next, in execution order, up to the first hole.
+    /// Bytes already loaded of the next streamed bundles, in execution order, up to the first gap.
     pub ahead_bytes: u64,
 }
 
-/// What to do until the next step.
+/// The controller's settings until the next step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decision {
-    /// The rate for the bucket; none if reads are not to be throttled.
+    /// Rate limit for the token bucket; `None` for no throttling.
     pub rate: Option<ByteRate>,
-    /// How many streamed bundles may be in memory or being read ahead of computing; 0 reads on demand.
+    /// Number of streamed bundles that may be loaded or read ahead of compute; 0 reads on demand.
     pub prefetch_depth: usize,
 }
 
-/// What the controller has learned.
+/// The controller's estimates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Estimates {
-    /// Computing a token; none before the first one is complete.
+    /// Compute time of a token; `None` before the first token is complete.
     pub compute: Option<Duration>,
-    /// What the disk gives; none before anything was read.
+    /// Disk rate; `None` before anything was read.
     pub disk: Option<ByteRate>,
-    /// The part by which each byte per second read slows computing down, in seconds per byte.
+    /// Relative slowdown of compute per byte per second of reads, in seconds per byte.
     pub contention_s_per_byte: f64,
-    /// Whether computing takes longer than reading; none before both are known.
+    /// Whether compute takes longer than reading; `None` before both are known.
     pub is_compute_bound: Option<bool>,
 }
 
-/// Decides, from what it is told after every bundle, how the next ones are read.
+/// A feedback controller that decides after every bundle how the next ones are read.
 #[derive(Debug, Clone)]
 pub struct Controller {
     config: ControllerConfig,
     streamed_bytes: u64,
     compute: Vec<Ema>,
-    /// Time for [`RATE_UNIT_BYTES`].
+    /// Average time to read [`RATE_UNIT_BYTES`].
     disk: Ema,
     contention: Contention,
-    /// Reads that ran free.
-    free: RateSample,
-    /// Reads that were throttled.
+    /// Sample of unthrottled reads.
+    unthrottled: RateSample,
+    /// Sample of throttled reads.
     throttled: RateSample,
     sample_bytes_min: u64,
     is_disk_changed: bool,
-    /// Until when reads run free because throttling made computing wait.
+    /// Throttling is suspended until then, after it caused a stall.
     recovering_until: Duration,
     steps_to_probe: usize,
     decision: Decision,
 }
 
-/// What was read, and how long that took.
+/// Bytes read over time, accumulated into a rate sample.
 #[derive(Debug, Clone, Copy, Default)]
 struct RateSample {
     bytes: u64,
@@ -138,7 +141,7 @@ struct RateSample {
 }
 
 impl RateSample {
-    /// Adds a step; gives the rate, and begins anew, when there is enough.
+    /// Adds a step; once `bytes_min` have accumulated, returns the rate and starts over.
     fn add(&mut self, seen: &Observation, bytes_min: u64) -> Option<ByteRate> {
         self.bytes += seen.read_bytes;
         self.reading += seen.reading;
@@ -149,13 +152,13 @@ impl RateSample {
 }
 
 impl Controller {
-    /// A controller that knows nothing yet.
+    /// Creates a controller without estimates.
     ///
     /// # Panics
-    /// If it is not told of each bundle whether it is pinned, or if something is streamed without a slot.
+    /// If `pinned` and `bundle_bytes` differ in length, or bundles are streamed without a slot.
     pub fn new(config: ControllerConfig) -> Self {
         let ControllerConfig { bundle_bytes, pinned, n_slots } = &config;
-        assert_eq!(bundle_bytes.len(), pinned.len(), "a bundle is pinned or not");
+        assert_eq!(bundle_bytes.len(), pinned.len(), "one pinned flag per bundle");
         let streamed =
             || bundle_bytes.iter().zip(pinned).filter(|(_, pinned)| !**pinned).map(|(bytes, _)| *bytes);
         assert!(*n_slots > 0 || streamed().next().is_none(), "streaming needs a slot");
@@ -166,7 +169,7 @@ impl Controller {
             compute: vec![Ema::default(); n_bundles],
             disk: Ema::default(),
             contention: Contention::new(n_bundles),
-            free: RateSample::default(),
+            unthrottled: RateSample::default(),
             throttled: RateSample::default(),
             is_disk_changed: false,
             recovering_until: Duration::ZERO,
@@ -176,13 +179,13 @@ impl Controller {
         }
     }
 
-    /// What was decided last. Before the first step: no prefetch, so that the first token shows what computing takes
+    /// Returns the latest decision. Before the first step it is no prefetch, so that the first token measures compute
     /// alone.
     pub fn decision(&self) -> Decision {
         self.decision
     }
 
-    /// What was learned so far.
+    /// Returns the current estimates.
     pub fn estimates(&self) -> Estimates {
         let compute_s: Option<f64> =
             self.compute.iter().map(|ema| ema.value().map(|time| time.as_secs_f64())).sum();
@@ -198,11 +201,11 @@ impl Controller {
         }
     }
 
-    /// Learns from the bundle that was just computed, and decides how to read until the next one is. `now` is the time
-    /// since any fixed start.
+    /// Updates the estimates with the bundle just computed, and decides how to read until the next step. `now` is the
+    /// time since any fixed start.
     ///
     /// # Panics
-    /// If there is no such bundle.
+    /// If the bundle does not exist.
     pub fn step(&mut self, now: Duration, seen: &Observation) -> Decision {
         self.learn_disk(seen);
         self.learn_compute(seen);
@@ -212,7 +215,7 @@ impl Controller {
             self.recovering_until = now + compute;
         }
         self.decision = match estimates {
-            // A pristine sample of each bundle comes first.
+            // A clean sample of every bundle comes first.
             Estimates { compute: None, .. } => Decision { rate: None, prefetch_depth: 0 },
             _ => Decision { rate: self.rate(now, seen, &estimates), prefetch_depth: self.config.n_slots },
         };
@@ -229,12 +232,12 @@ impl Controller {
 
     fn learn_disk(&mut self, seen: &Observation) {
         let known = self.disk_rate();
-        let is_free = self.decision.rate.is_none();
-        let sample = if is_free { &mut self.free } else { &mut self.throttled };
+        let is_unthrottled = self.decision.rate.is_none();
+        let sample = if is_unthrottled { &mut self.unthrottled } else { &mut self.throttled };
         let Some(rate) = sample.add(seen, self.sample_bytes_min) else { return };
-        // Reads that are held back have a short queue, and show less than the disk can give. If it cannot even give what
-        // they ask for, computing will stall, and what comes behind that is free.
-        if is_free || known.is_none_or(|known| rate > known) {
+        // Throttled reads keep a short queue and understate the disk's rate. If the disk cannot even sustain the
+        // throttle, compute stalls, and the reads that follow are unthrottled.
+        if is_unthrottled || known.is_none_or(|known| rate > known) {
             self.disk.observe(Duration::from_secs_f64(RATE_UNIT_BYTES / rate.bytes_per_s()));
             self.is_disk_changed = self
                 .disk_rate()
@@ -247,7 +250,7 @@ impl Controller {
         ByteRate::new(RATE_UNIT_BYTES / time.as_secs_f64()).ok()
     }
 
-    /// The rate until the next step; none if reads are not to be throttled.
+    /// Returns the rate limit until the next step; `None` for no throttling.
     fn rate(&mut self, now: Duration, seen: &Observation, estimates: &Estimates) -> Option<ByteRate> {
         let disk = estimates.disk?.bytes_per_s();
         let is_urgent = self.is_disk_changed || now < self.recovering_until;
@@ -264,38 +267,40 @@ impl Controller {
         if contention * disk < SLOWDOWN_NEGLIGIBLE {
             return None;
         }
-        let undisturbing = SLOWDOWN_MAX / contention;
-        let rate = (MARGIN * need).min(undisturbing.max(MARGIN_MIN * need)).max(RATE_MIN_BYTES_PER_S);
+        let rate_of_max_slowdown = SLOWDOWN_MAX / contention;
+        let rate = (MARGIN * need).min(rate_of_max_slowdown.max(MARGIN_MIN * need)).max(RATE_MIN_BYTES_PER_S);
         if rate < disk { ByteRate::new(rate).ok() } else { None }
     }
 
-    /// The slowest rate, in bytes per second, at which everything in the horizon comes in time; none if something is late.
+    /// Returns the slowest rate, in bytes per second, at which every bundle of the horizon is on time; `None` if one is
+    /// late already.
     fn need(&self, seen: &Observation, token_compute_s: f64) -> Option<f64> {
         let ControllerConfig { bundle_bytes, pinned, n_slots } = &self.config;
         let n_bundles = bundle_bytes.len();
         let mut need = self.streamed_bytes as f64 / token_compute_s;
-        let (mut pending_bytes, mut left_s, mut n_ahead) = (-(seen.ahead_bytes as f64), 0.0, 0);
+        let (mut pending_bytes, mut until_needed_s, mut n_ahead) = (-(seen.ahead_bytes as f64), 0.0, 0);
         for idx in (1..=n_bundles).map(|ahead| (seen.bundle + ahead) % n_bundles) {
             if !pinned[idx] {
                 pending_bytes += bundle_bytes[idx] as f64;
-                if pending_bytes > 0.0 && left_s <= 0.0 {
+                if pending_bytes > 0.0 && until_needed_s <= 0.0 {
                     return None;
                 }
                 if pending_bytes > 0.0 {
-                    need = need.max(pending_bytes / left_s);
+                    need = need.max(pending_bytes / until_needed_s);
                 }
                 n_ahead += 1;
                 if n_ahead == *n_slots {
                     break;
                 }
             }
-            left_s += self.compute[idx].value().map_or(0.0, |time| time.as_secs_f64());
+            until_needed_s += self.compute[idx].value().map_or(0.0, |time| time.as_secs_f64());
         }
         Some(need)
     }
 }
 
-/// Steps from one pause of reads to the next: one more than whole tokens, so that each bundle has its turn.
+/// Returns the number of steps between pauses of reads: whole tokens plus one, so that the pause visits every bundle in
+/// turn.
 fn probe_steps(n_bundles: usize) -> usize {
     PROBE_TOKENS * n_bundles + 1
 }

@@ -1,64 +1,67 @@
-//! How much memory to have while other programs come and go.
+//! Elastic memory budget that yields to other programs.
 //!
-//! Memory that gets short is given back at once; what is free again is taken only when it has been free for a while, so that
-//! two programs that both do this do not chase each other.
+//! Memory is released immediately under pressure and reclaimed only after it has been free for a while, so that two
+//! programs with this policy do not oscillate.
 
 use std::time::Duration;
 
-/// Memory must have been free for so long before more of it is taken.
-const CALM: Duration = Duration::from_secs(5);
-/// Programs that wait for memory need at least this part of what is held, whatever else is said to be free.
-const STALLED_PART: u64 = 16;
+/// Time that memory must stay free before more of it is taken.
+const REGROW_DELAY: Duration = Duration::from_secs(5);
+/// While programs stall on memory, at least one part in this many of the held memory is released, no matter how much is
+/// reported free.
+const STALL_RELEASE_DIVISOR: u64 = 16;
 
-/// No one takes memory faster than this, in bytes a second: some processors clear as much.
-const TAKEN_BYTES_PER_S: f64 = 16e9;
-/// From one look to the next, at least and at most: memory that gets short is given back within a quarter of a second, and a
-/// token of pinned layers, or a layer that streams, may take most of that. A look costs a fifth of a millisecond.
-const LOOKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
+/// Assumed fastest rate at which other programs take memory, in bytes per second: some processors clear pages at this
+/// rate.
+const PRESSURE_BYTES_PER_S: f64 = 16e9;
+/// Minimum and maximum interval between checks. Memory under pressure is released within a quarter of a second, and a
+/// token of pinned layers, or a streamed layer, may take most of that. A check costs 0.2 ms.
+const CHECK_INTERVALS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
 
-/// What is seen of the machine's memory.
+/// Memory state of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// What could be taken without taking it from anyone.
+    /// Memory available without taking it from another program.
     pub free_bytes: u64,
-    /// What is held now: it may be more than is allowed, for giving back takes a moment.
+    /// Memory currently held. It may exceed the allowance, because releasing takes a moment.
     pub held_bytes: u64,
-    /// Whether programs wait for memory.
+    /// Whether programs stall on memory.
     pub is_stalled: bool,
 }
 
-/// Decides how much memory to have.
+/// A policy for an elastic memory budget.
 #[derive(Debug, Clone)]
 pub struct Elastic {
-    /// Never more than this.
+    /// Hard cap on the allowance.
     cap_bytes: u64,
-    /// What is to be left for others.
+    /// Memory to leave free for other programs.
     headroom_bytes: u64,
     allowance_bytes: u64,
     free_since: Option<Duration>,
 }
 
 impl Elastic {
-    /// Begins with all of the cap; tries to leave `headroom_bytes` free.
+    /// Creates a policy that starts at the cap and tries to leave `headroom_bytes` free.
     pub fn new(cap_bytes: u64, headroom_bytes: u64) -> Self {
         Self { cap_bytes, headroom_bytes, allowance_bytes: cap_bytes, free_since: None }
     }
 
-    /// What may be had from `now` on, the time since any fixed start, given what `memory` looks like at this moment.
+    /// Returns the allowance from `now` on, the time since any fixed start, given the current memory state.
     ///
-    /// Less than three quarters of the headroom free is short, more than twice as much is plenty; nothing happens between.
-    /// What is missing is counted from what is held, so that looking twice before it is given back takes it once.
+    /// Free memory below three quarters of the headroom counts as short, above twice the headroom as plenty; in between
+    /// nothing changes. A shortage is subtracted from the held memory, not from the allowance, so that checking again
+    /// before the release takes effect does not subtract it twice.
     pub fn step(&mut self, now: Duration, memory: Memory) -> u64 {
         let Memory { free_bytes, held_bytes, is_stalled } = memory;
         if is_stalled || free_bytes < self.headroom_bytes / 4 * 3 {
             let missing_bytes = self.headroom_bytes.saturating_sub(free_bytes);
-            let least_bytes = if is_stalled { held_bytes / STALLED_PART } else { 0 };
+            let least_bytes = if is_stalled { held_bytes / STALL_RELEASE_DIVISOR } else { 0 };
             let left_bytes = held_bytes.saturating_sub(missing_bytes.max(least_bytes));
             self.allowance_bytes = self.allowance_bytes.min(left_bytes);
             self.free_since = None;
         } else if free_bytes > 2 * self.headroom_bytes && self.allowance_bytes < self.cap_bytes {
             let since = *self.free_since.get_or_insert(now);
-            if now.saturating_sub(since) >= CALM {
+            if now.saturating_sub(since) >= REGROW_DELAY {
                 let spare_bytes = free_bytes - self.headroom_bytes;
                 self.allowance_bytes = self.allowance_bytes.saturating_add(spare_bytes).min(self.cap_bytes);
                 self.free_since = None;
@@ -69,11 +72,12 @@ impl Elastic {
         self.allowance_bytes
     }
 
-    /// How long nobody has to look again after `memory` was seen: the more is free, the longer it takes to get short.
+    /// Returns the interval until the next check after `memory` was seen: the more memory is free, the longer a
+    /// shortage takes to develop.
     pub fn until_next_look(&self, memory: Memory) -> Duration {
         let spare_bytes = memory.free_bytes.saturating_sub(self.headroom_bytes);
-        let [least, most] = LOOKS;
-        Duration::from_secs_f64(spare_bytes as f64 / TAKEN_BYTES_PER_S).clamp(least, most)
+        let [least, most] = CHECK_INTERVALS;
+        Duration::from_secs_f64(spare_bytes as f64 / PRESSURE_BYTES_PER_S).clamp(least, most)
     }
 }
 
@@ -91,26 +95,26 @@ mod tests {
     }
 
     #[test]
-    fn looks_are_rare_where_much_is_free_and_frequent_where_little_is() {
+    fn checks_are_rare_when_much_is_free_and_frequent_when_little_is() {
         let elastic = Elastic::new(8 * GIB, GIB);
         let after = |free_bytes| elastic.until_next_look(free(free_bytes, 4 * GIB));
-        assert_eq!([0, GIB, GIB + (200 << 20)].map(after), [LOOKS[0]; 3]);
-        assert!(after(2 * GIB) > LOOKS[0] && after(2 * GIB) < LOOKS[1]);
-        assert_eq!([16 * GIB, u64::MAX].map(after), [LOOKS[1]; 2]);
+        assert_eq!([0, GIB, GIB + (200 << 20)].map(after), [CHECK_INTERVALS[0]; 3]);
+        assert!(after(2 * GIB) > CHECK_INTERVALS[0] && after(2 * GIB) < CHECK_INTERVALS[1]);
+        assert_eq!([16 * GIB, u64::MAX].map(after), [CHECK_INTERVALS[1]; 2]);
     }
 
     #[test]
-    fn shortage_is_answered_at_once_with_what_is_missing_and_once() {
+    fn a_shortage_is_released_at_once_and_only_once() {
         let mut elastic = Elastic::new(1000, 100);
         assert_eq!(elastic.step(SECOND, free(100, 1000)), 1000);
         assert_eq!(elastic.step(SECOND, free(75, 1000)), 1000);
         assert_eq!(elastic.step(SECOND, free(40, 1000)), 940);
-        assert_eq!(elastic.step(SECOND, free(40, 1000)), 940, "it was not given back yet");
+        assert_eq!(elastic.step(SECOND, free(40, 1000)), 940, "not released yet");
         assert_eq!(elastic.step(SECOND, free(0, 940)), 840);
     }
 
     #[test]
-    fn programs_that_wait_get_memory_whatever_is_free() {
+    fn stalled_programs_get_memory_no_matter_how_much_is_free() {
         let mut elastic = Elastic::new(1600, 100);
         assert_eq!(
             elastic.step(SECOND, Memory { free_bytes: 5000, held_bytes: 1600, is_stalled: true }),
@@ -119,12 +123,12 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_taken_back_after_a_while_and_up_to_the_cap() {
+    fn memory_is_reclaimed_after_a_delay_and_up_to_the_cap() {
         let mut elastic = Elastic::new(1000, 100);
         elastic.step(SECOND, free(0, 1000));
         assert_eq!(elastic.step(2 * SECOND, free(250, 900)), 900);
         assert_eq!(elastic.step(6 * SECOND, free(250, 900)), 900);
-        // Not free enough for a moment: it begins anew.
+        // A short dip in free memory restarts the delay.
         assert_eq!(elastic.step(6 * SECOND, free(150, 900)), 900);
         assert_eq!(elastic.step(7 * SECOND, free(250, 900)), 900);
         assert_eq!(elastic.step(12 * SECOND, free(250, 900)), 1000);

@@ -1,4 +1,4 @@
-//! What a step usually costs, and the limit that the hardware sets.
+//! Estimates of step times, and the speed limit set by the hardware.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use crate::ByteRate;
 
 /// Weight of the newest sample in the moving average.
 pub const EMA_ALPHA: f64 = 0.3;
-/// A sample above this multiple of the baseline says something of the machine's other work, not of ours.
+/// A sample above this multiple of the baseline is an outlier, caused by other work on the machine.
 pub const OUTLIER_FACTOR: f64 = 3.0;
 
-/// So many samples in a row above [`OUTLIER_FACTOR`] say that ours has become slower.
+/// This many consecutive outliers mean that the step itself has become slower.
 pub const RELEARN_SAMPLES: usize = 3;
 
 /// An exponential moving average of durations that rejects outliers.
 ///
-/// The first sample is the baseline. A sample above [`OUTLIER_FACTOR`] × the baseline is rejected; a smaller one
-/// than the baseline becomes it. The last of [`RELEARN_SAMPLES`] rejected ones in a row is not rejected: the median of
-/// them is the new baseline, and the average begins with it.
+/// The first sample is the baseline. A sample above [`OUTLIER_FACTOR`] × the baseline is rejected; one below the
+/// baseline becomes the baseline. After [`RELEARN_SAMPLES`] consecutive outliers, their median becomes baseline and
+/// average.
 ///
-/// After a change by a factor of two, in either direction, 0.7^10 = 3 % of it are left in the average ten samples later.
+/// Ten samples after a change by a factor of two, in either direction, 0.7^10 = 3 % of it remains in the average.
 #[derive(Debug, Clone, Default)]
 pub struct Ema {
     baseline_s: Option<f64>,
@@ -27,7 +27,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// Takes a sample in; false if it was rejected.
+    /// Adds a sample; returns false if it was rejected.
     pub fn observe(&mut self, sample: Duration) -> bool {
         let sample_s = sample.as_secs_f64();
         let Some(baseline_s) = self.baseline_s else {
@@ -55,31 +55,32 @@ impl Ema {
         self.value_s = sample_s;
     }
 
-    /// The average; none before the first sample.
+    /// Returns the average; `None` before the first sample.
     pub fn value(&self) -> Option<Duration> {
         self.baseline_s.map(|_| Duration::from_secs_f64(self.value_s))
     }
 }
 
-/// What one token costs at least: its compute, or the reading of what is streamed, whichever is longer.
+/// Lower bound on the time of a token: its compute, or the reading of what is streamed, whichever is longer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limit {
-    /// Compute of one token, without waits.
+    /// Compute time of one token, without waits.
     pub compute: Duration,
-    /// Bytes streamed for one token.
+    /// Bytes streamed per token.
     pub streamed_bytes: u64,
-    /// What the disk gives; none if nothing was read.
+    /// Disk rate; `None` if nothing was read.
     pub disk: Option<ByteRate>,
 }
 
 impl Limit {
-    /// The shortest possible time of a token.
+    /// Returns the shortest possible time of a token.
     pub fn token_time(&self) -> Duration {
         let reading = self.disk.map_or(Duration::ZERO, |disk| disk.time_for(self.streamed_bytes));
         self.compute.max(reading)
     }
 
-    /// How much of the possible speed a token of `actual` reached: 1 at the limit, 0.5 at half the speed.
+    /// Returns the achieved fraction of the possible speed for a token of `actual`: 1 at the limit, 0.5 at half the
+    /// speed.
     pub fn fraction(&self, actual: Duration) -> f64 {
         if actual.is_zero() { 0.0 } else { self.token_time().as_secs_f64() / actual.as_secs_f64() }
     }
@@ -133,7 +134,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_change_by_a_factor_of_two_and_more_is_learned_within_ten_samples(
-            // Between these, some samples are outliers and some are not.
+            // Between these ranges, noise decides which samples are outliers.
             factor in prop_oneof![0.3..2.5f64, 3.5..20.0f64],
             noise in prop::collection::vec(0.97..1.03f64, 60),
         ) {
@@ -146,7 +147,7 @@ mod tests {
                 ema.observe((10 * MS).mul_f64(factor * noise));
             }
             let ratio = ema.value().unwrap().as_secs_f64() / (10e-3 * factor);
-            // 0.7^10 of what changed, and noise.
+            // 0.7^10 of the change, plus noise.
             prop_assert!((ratio - 1.0).abs() <= 0.03 + 0.03 * (1.0 / factor - 1.0).abs(), "{ratio}");
         }
     }

@@ -1,67 +1,67 @@
-//! Which experts of a mixture stay in memory.
+//! Expert cache: which experts of a mixture-of-experts model stay in memory.
 //!
-//! Each token passes through every layer and takes a few of that layer's experts. A layer may keep so many as its *share*
-//! says; what a token takes beyond them is read, used and given up, or stays in the place of another one. Who stays is
-//! decided by a [`Policy`], layer by layer: that of another layer is no rival, because all are visited equally often.
+//! Each token is routed to a few experts in every layer. A layer may hold as many experts as its *share*; an expert
+//! beyond that is read, used and dropped, or replaces another one. A [`Policy`] decides layer by layer: layers do not
+//! compete, because every token visits all of them.
 //!
-//! [`trace`] has made-up routings and replays them, against the best that anyone could do who knew the future.
+//! [`trace`] generates synthetic routings and replays them, also against Belady's optimum, which knows the future.
 
+mod score;
 pub mod trace;
-mod worth;
 
-use worth::{Uses, Worth};
+use score::{PassUses, Scores};
 
-/// How experts are weighed against each other.
+/// A cache replacement policy.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Policy {
-    /// Who was used last stays.
+    /// Least recently used experts are evicted.
     Lru,
-    /// Who was used most stays; a use counts half after so many tokens.
+    /// Least frequently used experts are evicted; uses decay exponentially.
     Lfu {
-        /// Tokens, more than 0.
+        /// Half-life in tokens, more than 0.
         half_life: f64,
     },
-    /// Who will probably be used stays: the estimates of a short and of a long memory, each as far as it has come true. The long
-    /// one knows what is popular, the short one what the text is about right now. A newcomer has to be worth more by what an
-    /// exchange costs.
+    /// Experts with the lowest predicted use are evicted. The prediction blends a short-term and a long-term decayed
+    /// use frequency, each weighted by how well it has predicted so far: the long-term one captures overall popularity,
+    /// the short-term one the current topic. A new expert must beat a held one by the cost of an exchange.
     TwoMemories {
-        /// Tokens after which a use counts half in the short memory.
+        /// Half-life of the short-term frequency, in tokens.
         short: f64,
-        /// The same for the long one.
+        /// Half-life of the long-term frequency, in tokens.
         long: f64,
     },
 }
 
 impl Default for Policy {
-    /// The best of those that `flash-cli bench experts` compares.
+    /// Returns the best policy in the comparison of `flash-cli bench experts`.
     fn default() -> Self {
         Self::TwoMemories { short: 24.0, long: 512.0 }
     }
 }
 
-/// One layer's experts.
+/// Cache state of one layer.
 #[derive(Debug)]
 struct Layer {
     share: usize,
-    worth: Worth,
+    scores: Scores,
     is_held: Vec<bool>,
-    /// Used by the last pass.
+    /// Whether the latest pass used each expert.
     in_use: Vec<bool>,
 }
 
-/// The experts that are in memory, by layer.
+/// Tracks the experts in memory, layer by layer.
 #[derive(Debug)]
 pub struct ExpertCache {
     layers: Vec<Layer>,
 }
 
 impl ExpertCache {
-    /// Layers of `n_experts` each, of which each may hold its part of `n_held`, and none does.
+    /// Creates an empty cache with a capacity of `n_held` experts, distributed over layers of `n_experts` experts each.
     pub fn new(n_experts: &[usize], n_held: usize, policy: Policy) -> Self {
         let layer = |(n_experts, share): (&usize, usize)| Layer {
             share,
-            worth: Worth::new(policy, *n_experts),
+            scores: Scores::new(policy, *n_experts),
             is_held: vec![false; *n_experts],
             in_use: vec![false; *n_experts],
         };
@@ -69,21 +69,21 @@ impl ExpertCache {
         Self { layers: n_experts.iter().zip(shares).map(layer).collect() }
     }
 
-    /// Gives each layer its part of another number. Returns who is not held any more, by layer and index.
+    /// Changes the total capacity to `n_held`. Returns the evicted experts as (layer, expert) indices.
     pub fn resize(&mut self, n_held: usize) -> Vec<(usize, usize)> {
         let n_experts: Vec<usize> = self.layers.iter().map(|layer| layer.is_held.len()).collect();
-        let mut given_up = Vec::new();
+        let mut evicted = Vec::new();
         for (idx, share) in shares(&n_experts, n_held).into_iter().enumerate() {
             self.layers[idx].share = share;
-            given_up.extend(self.keep(idx, &[]).into_iter().map(|expert_idx| (idx, expert_idx)));
+            evicted.extend(self.keep(idx, &[]).into_iter().map(|expert_idx| (idx, expert_idx)));
         }
-        given_up
+        evicted
     }
 
-    /// How many experts a layer may hold.
+    /// Returns the capacity of a layer in experts.
     ///
     /// # Panics
-    /// If there is no such layer, as all of these functions do.
+    /// If the layer does not exist, as in all methods of this type.
     pub fn share(&self, layer_idx: usize) -> usize {
         self.layers[layer_idx].share
     }
@@ -93,48 +93,51 @@ impl ExpertCache {
         self.layers[layer_idx].is_held[expert_idx]
     }
 
-    /// A pass of `n_tokens` uses these experts of a layer, each for so many of the tokens.
+    /// Records that a pass of `n_tokens` uses these experts of a layer, as (expert, number of tokens).
     pub fn uses(
         &mut self,
         layer_idx: usize,
         n_tokens: usize,
         used: impl IntoIterator<Item = (usize, usize)>,
     ) {
-        let Layer { worth, in_use, .. } = &mut self.layers[layer_idx];
+        let Layer { scores, in_use, .. } = &mut self.layers[layer_idx];
         let by_expert: Vec<(usize, usize)> = used.into_iter().collect();
-        worth.observe(Uses { n_tokens, by_expert: &by_expert });
+        scores.observe(PassUses { n_tokens, by_expert: &by_expert });
         in_use.fill(false);
         by_expert.iter().for_each(|(expert_idx, _)| in_use[*expert_idx] = true);
     }
 
-    /// The layer has these in memory beside those it holds, or will have them: it keeps the ones that are worth most, and
-    /// returns the others, which are not held any more. Among those are none that were held and used just now.
+    /// Offers the `loaded` experts (in memory, or about to be) to a layer's cache: it keeps the highest-scoring ones of
+    /// these and the held ones, and returns the evicted others. Held experts in use by the latest pass are never
+    /// evicted in favour of new ones.
     pub fn keep(&mut self, layer_idx: usize, loaded: &[usize]) -> Vec<usize> {
-        let Layer { share, worth, is_held, in_use } = &mut self.layers[layer_idx];
-        let worth_of = |expert_idx: usize| {
+        let Layer { share, scores, is_held, in_use } = &mut self.layers[layer_idx];
+        let score_of = |expert_idx: usize| {
             let is_held = is_held[expert_idx];
-            let charge = if is_held { 0.0 } else { worth.of_exchange() };
-            (is_held && in_use[expert_idx], worth.of(expert_idx) - charge)
+            let charge = if is_held { 0.0 } else { scores.exchange_cost() };
+            (is_held && in_use[expert_idx], scores.of(expert_idx) - charge)
         };
         let held = (0..is_held.len()).filter(|idx| is_held[*idx]);
         let new = loaded.iter().copied().filter(|idx| !is_held[*idx]);
-        let mut all: Vec<(usize, (bool, f64))> = held.chain(new).map(|idx| (idx, worth_of(idx))).collect();
-        // Of equals, those that were held before; the sort is stable.
-        all.sort_by(|(_, (a_in_use, a)), (_, (b_in_use, b))| b_in_use.cmp(a_in_use).then(b.total_cmp(a)));
-        let mut all: Vec<usize> = all.into_iter().map(|(idx, _)| idx).collect();
-        let given_up = all.split_off(all.len().min(*share));
-        all.iter().for_each(|idx| is_held[*idx] = true);
-        given_up.iter().for_each(|idx| is_held[*idx] = false);
-        given_up
+        let mut candidates: Vec<(usize, (bool, f64))> =
+            held.chain(new).map(|idx| (idx, score_of(idx))).collect();
+        // Ties go to held experts, because the sort is stable.
+        candidates
+            .sort_by(|(_, (a_in_use, a)), (_, (b_in_use, b))| b_in_use.cmp(a_in_use).then(b.total_cmp(a)));
+        let mut candidates: Vec<usize> = candidates.into_iter().map(|(idx, _)| idx).collect();
+        let evicted = candidates.split_off(candidates.len().min(*share));
+        candidates.iter().for_each(|idx| is_held[*idx] = true);
+        evicted.iter().for_each(|idx| is_held[*idx] = false);
+        evicted
     }
 
-    /// An expert is not in memory any more.
+    /// Records that an expert is no longer in memory.
     pub fn lose(&mut self, layer_idx: usize, expert_idx: usize) {
         self.layers[layer_idx].is_held[expert_idx] = false;
     }
 }
 
-/// `n_held` places, spread over layers in proportion to their experts, none with more than it has.
+/// Distributes a capacity of `n_held` over layers in proportion to their experts, none with more than it has.
 fn shares(n_experts: &[usize], n_held: usize) -> Vec<usize> {
     let total: usize = n_experts.iter().sum();
     let n_held = n_held.min(total);
@@ -173,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn lru_gives_up_who_was_used_longest_ago() {
+    fn lru_evicts_the_least_recently_used() {
         let mut cache = ExpertCache::new(&[8], 2, Policy::Lru);
         assert_eq!(token(&mut cache, &[1]), []);
         assert_eq!(token(&mut cache, &[2]), []);
@@ -195,11 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_worth_about_as_much_as_who_is_held_does_not_take_its_place() {
+    fn an_expert_of_about_equal_score_does_not_replace_a_held_one() {
         let exchanges = |policy| {
             let mut cache = ExpertCache::new(&[8], 1, policy);
             token(&mut cache, &[0]);
-            // In turn, so that who was used just now is always worth a little more.
+            // Two experts take turns, so the one used just now always scores slightly higher.
             (0..40).filter(|turn| token(&mut cache, &[turn % 2]) == [1 - turn % 2]).count()
         };
         assert_eq!(exchanges(Policy::default()), 0);
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_popular_long_ago_is_forgotten() {
+    fn past_popularity_is_forgotten() {
         for policy in [Policy::Lfu { half_life: 10.0 }, Policy::default()] {
             let mut cache = ExpertCache::new(&[8], 1, policy);
             for _ in 0..50 {
@@ -221,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_share_gives_up_the_rest_at_once() {
+    fn a_smaller_share_evicts_the_rest_at_once() {
         let mut cache = ExpertCache::new(&[4, 4], 8, Policy::Lru);
         token(&mut cache, &[0, 1, 2]);
         token(&mut cache, &[3]);
@@ -230,16 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn who_is_in_use_is_not_given_up() {
+    fn an_expert_in_use_is_not_evicted() {
         let mut cache = ExpertCache::new(&[8], 1, Policy::default());
         token(&mut cache, &[1]);
-        // Three tokens use another one, and one this.
+        // Three tokens use expert 2, and one the held expert.
         cache.uses(0, 4, [(1, 1), (2, 3)]);
         assert_eq!(cache.keep(0, &[2]), [2]);
     }
 
     #[test]
-    fn nothing_is_held_without_a_place() {
+    fn a_cache_without_capacity_holds_nothing() {
         let mut cache = ExpertCache::new(&[4, 4], 0, Policy::default());
         assert_eq!(token(&mut cache, &[2, 1]), [2, 1]);
         assert!(!cache.is_held(0, 2));

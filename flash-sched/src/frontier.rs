@@ -1,20 +1,21 @@
-//! The residency that makes a token fastest, for every budget.
+//! Pareto frontier of residencies: the fastest one for every budget.
 //!
-//! Memory can hold pinned bundles, which are not read any more, or slots, which let reads run ahead. [`predict`] tells
-//! what a choice of both costs. Choices are made once, for all budgets:
+//! Memory is spent on pinned bundles, which are never read again, or on slots, which let reads run ahead. [`predict`]
+//! gives the time per token of a combination. The combinations are evaluated once, for all budgets:
 //!
-//! 1. Bundles of about the same size form a *class* (attention blocks, MLPs, tiles of the head). How many of each class
-//!    are pinned, spread evenly over it, and how many slots there are, is a *choice*. It needs the bytes of what is pinned
-//!    and of its slots, each as large as the largest streamed bundle.
-//! 2. Of all choices by growing need, those are kept that are faster than the one kept before: the *frontier*. A budget
-//!    gets the last choice that fits.
+//! 1. Bundles of about equal size form a *class* (attention blocks, MLPs, tiles of the head). A *choice* is the number
+//!    of pinned bundles of each class, spread evenly over the class, and the number of slots. It needs the bytes of the
+//!    pinned bundles and of its slots, each as large as the largest streamed bundle.
+//! 2. Of all choices ordered by memory need, the *frontier* keeps each one that is faster than the one kept before. A
+//!    budget gets the last choice that fits.
 //!
-//! A larger budget is therefore never predicted to be slower, by construction. It may stream more,
-//! where the memory of a pinned bundle is worth more as slots because latency is what limits: there, being faster and
-//! streaming no more exclude each other. That no other pinned set or number of slots is more than 1 % faster is shown by brute force in
-//! `tests/frontier.rs`.
+//! By construction, a larger budget is never predicted to be slower. It may stream more, where latency is the limit and
+//! the memory of a pinned bundle is better spent on slots: there, being faster and streaming no more exclude each
+//! other. `tests/frontier.rs` shows by brute force that no other pinned set or number of slots is more than 1 % faster.
 //!
 //! [`predict`]: crate::predict()
+
+mod moves;
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -23,33 +24,34 @@ use crate::plan::{BelowFloor, PlanRequest, ResidencyPlan};
 use crate::predict::{Disk, Pipeline, Prediction, Speeds, predict};
 use crate::spread::{even, spread};
 
-/// More memory must gain this much to change what is pinned: predictions are not better than that.
+use moves::{ClassSplit, moves};
+
+/// Minimum relative gain for which more memory changes the choice: predictions are not more accurate than that.
 const GAIN: f64 = 0.002;
-/// Sizes within this part of the largest one are a class: alignment makes equal layers differ by some OS pages.
+/// Relative width of a class below its largest size: alignment makes equal layers differ by some OS pages.
 const CLASS_WIDTH: f64 = 1.0 / 32.0;
-/// Classes are widened until there are no more, for every combination of their counts is a choice.
+/// Maximum number of classes, because every combination of their counts is a choice. Classes are widened until this
+/// holds.
 const CLASSES_MAX: usize = 3;
-/// Bundles that are followed through the pipeline, in all, to make a frontier: a tenth of a second or so. Models with more
-/// bundles and classes get fewer counts to choose from.
+/// Total simulated bundle steps to build a frontier: about a tenth of a second. Models with more bundles and classes
+/// get fewer counts to choose from.
 const STEPS_MAX: usize = 40_000_000;
-/// The same, to move what is pinned to better places.
-const SETTLE_STEPS_MAX: usize = 10_000_000;
-/// Steps that a pinned set usually takes for each of its bundles: four numbers of slots until one reaches the bound, and
-/// four tokens until the pipeline repeats itself.
+/// Total simulated bundle steps to improve the placement of pinned bundles.
+const PLACEMENT_STEPS_MAX: usize = 10_000_000;
+/// Typical steps per bundle of evaluating a pinned set: four numbers of slots until one reaches the bound, and four
+/// tokens until the pipeline is periodic.
 const STEPS_USUAL: usize = 4 * STEPS_A_TRIAL;
 const STEPS_A_TRIAL: usize = 4;
-/// Two bundles are moved at once if there are no more ways to do so.
-const DOUBLE_MOVES_MAX: usize = 1024;
-/// A pinned bundle is moved for a gain of this part of a token at least: so it ends.
-const SETTLED: f64 = 1e-4;
-/// A token this close to its bound, as a ratio, has nothing to gain from more slots.
+/// Minimum relative gain of a move, so that the search terminates.
+const MOVE_GAIN: f64 = 1e-4;
+/// A token within this ratio of its bound gains nothing from more slots.
 const AT_BOUND: f64 = 1.0001;
 const PLACEMENTS: [Placement; 5] =
     [Placement::Nested, Placement::Even(0), Placement::Even(1), Placement::Even(2), Placement::Even(3)];
-/// Numbers of slots that are tried. More than the last one keep no known disk busier.
+/// Candidate numbers of slots. More than the last one keep no known disk busier.
 const SLOTS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64];
 
-/// The best residency of a model on a machine, for every budget.
+/// The fastest residencies of a model on a machine, for every budget.
 #[derive(Debug, Clone)]
 pub struct Frontier {
     bundle_bytes: Vec<u64>,
@@ -57,60 +59,60 @@ pub struct Frontier {
     disk: Disk,
     n_slots_min: usize,
     classes: Vec<Vec<usize>>,
-    /// By growing need.
+    /// Choices on the frontier, by growing memory need.
     choices: Vec<Choice>,
 }
 
-/// A plan, and what it is predicted to give.
+/// A residency plan with its predicted time per token.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TimedPlan {
-    /// What stays and what streams. All slots are to be filled ahead: that is the prefetch depth.
+    /// The residency. Its number of slots is also the prefetch depth.
     pub plan: ResidencyPlan,
-    /// The time of a token with it.
+    /// The predicted time per token.
     pub prediction: Prediction,
 }
 
 #[derive(Debug, Clone)]
 struct Choice {
-    pins: Pins,
+    pins: PinnedSet,
     n_slots: usize,
     slot_bytes: u64,
     pinned_bytes: u64,
     need_bytes: u64,
     token_s: f64,
-    /// What no placement and no number of slots makes faster.
+    /// Lower bound for any placement and number of slots.
     bound_s: f64,
 }
 
-/// What is pinned.
+/// A set of pinned bundles.
 #[derive(Debug, Clone)]
-enum Pins {
-    /// So many bundles in the order of [`spread`], whatever their class.
+enum PinnedSet {
+    /// The first bundles in the order of [`spread`], regardless of class.
     Spread(usize),
-    /// So many of each class.
+    /// A count for each class, with a placement.
     Classes(Vec<usize>, Placement),
-    /// These.
+    /// An explicit set.
     Set(Vec<bool>),
 }
 
-/// How the pinned bundles of a class are spread over it.
+/// Placement of the pinned bundles of a class within it.
 #[derive(Debug, Clone, Copy)]
 enum Placement {
-    /// As [`spread`] does: the sets of growing counts contain each other.
+    /// In the order of [`spread`], so that smaller sets are subsets of larger ones.
     Nested,
-    /// As evenly as can be; the classes whose bit is set are moved by half a gap, so that classes can take turns.
+    /// Maximally even. Classes whose bit is set are shifted by half a gap, so that classes can alternate.
     Even(u8),
 }
 
 impl Frontier {
-    /// Weighs the choices for a model. `n_slots_min` is the fewest slots that a plan may have: as in [`PlanRequest`], it
-    /// makes the floor.
+    /// Computes the frontier of a model. `n_slots_min` is the minimum number of slots of a plan and, as in
+    /// [`PlanRequest`], determines the floor.
     ///
-    /// Takes a tenth of a second at most.
+    /// Takes at most a tenth of a second.
     ///
     /// # Panics
-    /// If `n_slots_min` is 0, or if there is not one compute time for each bundle.
+    /// If `n_slots_min` is 0, or `bundle_bytes` and `speeds.compute` differ in length.
     pub fn new(bundle_bytes: &[u64], n_slots_min: usize, speeds: Speeds<'_>) -> Self {
         assert!(n_slots_min > 0, "streaming needs a slot");
         let pipeline = Pipeline::new(bundle_bytes, &speeds);
@@ -128,18 +130,18 @@ impl Frontier {
             let pinned = frontier.pinned(&pins);
             frontier.push_choices(&pipeline, &pins, &pinned, &mut choices);
         }
-        let mut steps_left = SETTLE_STEPS_MAX;
+        let mut steps_left = PLACEMENT_STEPS_MAX;
         for choice in promising(&mut choices) {
-            frontier.settle(&pipeline, choice, &mut steps_left);
+            frontier.improve_placement(&pipeline, choice, &mut steps_left);
         }
-        frontier.choices = best(choices);
+        frontier.choices = pareto_front(choices);
         frontier
     }
 
-    /// The best plan for a budget of which other things take `fixed_bytes`.
+    /// Returns the fastest plan for a budget of which `fixed_bytes` are taken by everything but bundles.
     ///
     /// # Errors
-    /// [`BelowFloor`], with the floor: the same as that of [`plan`](crate::plan()).
+    /// [`BelowFloor`] with the floor, as [`plan`](crate::plan()).
     pub fn plan(&self, fixed_bytes: u64, budget_bytes: u64) -> Result<TimedPlan, BelowFloor> {
         let request = PlanRequest {
             bundle_bytes: &self.bundle_bytes,
@@ -149,7 +151,7 @@ impl Frontier {
         };
         let plan = crate::plan::plan(&request)?;
         let room_bytes = budget_bytes - fixed_bytes;
-        // The floor has room for the first: it pins nothing.
+        // Every budget from the floor up has room for the first choice, which pins nothing.
         let n_fitting = self.choices.partition_point(|choice| choice.need_bytes <= room_bytes);
         let Some(choice) = self.choices[..n_fitting].last() else { return Ok(self.timed(plan)) };
         Ok(self.timed(ResidencyPlan {
@@ -169,12 +171,12 @@ impl Frontier {
         TimedPlan { plan, prediction }
     }
 
-    /// All that may be pinned, as far as there are steps to weigh it.
-    fn pins(&self) -> Vec<Pins> {
+    /// Returns the candidate pinned sets, as many as the step budget allows.
+    fn pins(&self) -> Vec<PinnedSet> {
         let n = self.bundle_bytes.len();
         let steps = STEPS_USUAL * n.max(1);
         let n_sets: usize = self.classes.iter().map(|class| class.len() + 1).product();
-        // Counts of each class are `stride` apart.
+        // Candidate counts of a class are `stride` apart.
         let stride = (1..=n.max(1))
             .find(|stride| {
                 let n_counts = |class: &Vec<usize>| class.len().div_ceil(*stride) + 1;
@@ -189,19 +191,19 @@ impl Frontier {
         }
         let of_classes = PLACEMENTS
             .into_iter()
-            .flat_map(|placement| sets.iter().map(move |set| Pins::Classes(set.clone(), placement)));
-        (0..=n).step_by(stride).map(Pins::Spread).chain(of_classes).collect()
+            .flat_map(|placement| sets.iter().map(move |set| PinnedSet::Classes(set.clone(), placement)));
+        (0..=n).step_by(stride).map(PinnedSet::Spread).chain(of_classes).collect()
     }
 
-    /// The same for each bundle.
-    fn pinned(&self, pins: &Pins) -> Vec<bool> {
+    /// Returns whether each bundle is pinned.
+    fn pinned(&self, pins: &PinnedSet) -> Vec<bool> {
         let mut pinned = vec![false; self.bundle_bytes.len()];
         match pins {
-            Pins::Spread(count) => {
+            PinnedSet::Spread(count) => {
                 spread(pinned.len()).take(*count).for_each(|index| pinned[index] = true);
             }
-            Pins::Set(set) => pinned.clone_from(set),
-            Pins::Classes(counts, placement) => {
+            PinnedSet::Set(set) => pinned.clone_from(set),
+            PinnedSet::Classes(counts, placement) => {
                 for (class_idx, (class, &count)) in self.classes.iter().zip(counts).enumerate() {
                     let mut pin = |member: usize| pinned[class[member]] = true;
                     match placement {
@@ -217,28 +219,29 @@ impl Frontier {
         pinned
     }
 
-    /// Moves pinned bundles to other places in their class for as long as that makes a token faster. Where reading
-    /// and compute take about the same time, and slots are few, a gap that is one bundle shorter tells.
-    fn settle(&self, pipeline: &Pipeline, choice: &mut Choice, steps_left: &mut usize) {
+    /// Local search: moves pinned bundles within their class while that makes a token faster. It matters where reading
+    /// and compute take about equal time and slots are few: then one gap shorter by a bundle changes the result.
+    fn improve_placement(&self, pipeline: &Pipeline, choice: &mut Choice, steps_left: &mut usize) {
         let mut pinned = self.pinned(&choice.pins);
-        let mut is_settled = false;
-        while !is_settled {
-            is_settled = true;
-            for swaps in moves(&self.places(&pinned)) {
+        let mut is_local_optimum = false;
+        while !is_local_optimum {
+            is_local_optimum = true;
+            for swaps in moves(&self.split_classes(&pinned)) {
                 let steps = STEPS_A_TRIAL * pinned.len();
                 if choice.token_s <= choice.bound_s * AT_BOUND || *steps_left < steps {
                     return;
                 }
-                // An earlier move may have been in the way of this one.
+                // An earlier move may have invalidated this one.
                 if swaps.iter().any(|&(from, to)| !pinned[from] || pinned[to]) {
                     continue;
                 }
                 *steps_left -= steps;
                 swaps.iter().for_each(|&(from, to)| pinned.swap(from, to));
-                let moved = self.choice(pipeline, Pins::Set(Vec::new()), &pinned, choice.n_slots);
-                if moved.token_s < choice.token_s * (1.0 - SETTLED) && moved.need_bytes <= choice.need_bytes {
-                    *choice = Choice { pins: Pins::Set(pinned.clone()), ..moved };
-                    is_settled = false;
+                let moved = self.choice(pipeline, PinnedSet::Set(Vec::new()), &pinned, choice.n_slots);
+                if moved.token_s < choice.token_s * (1.0 - MOVE_GAIN) && moved.need_bytes <= choice.need_bytes
+                {
+                    *choice = Choice { pins: PinnedSet::Set(pinned.clone()), ..moved };
+                    is_local_optimum = false;
                 } else {
                     swaps.iter().rev().for_each(|&(from, to)| pinned.swap(from, to));
                 }
@@ -246,16 +249,16 @@ impl Frontier {
         }
     }
 
-    /// The classes as they are pinned now.
-    fn places(&self, pinned: &[bool]) -> Vec<Places> {
-        let places = |class: &Vec<usize>| {
+    /// Splits each class into its pinned and its other bundles.
+    fn split_classes(&self, pinned: &[bool]) -> Vec<ClassSplit> {
+        let split_classes = |class: &Vec<usize>| {
             let (pinned, free) = class.iter().partition(|&&index| pinned[index]);
-            Places { pinned, free }
+            ClassSplit { pinned, free }
         };
-        self.classes.iter().map(places).collect()
+        self.classes.iter().map(split_classes).collect()
     }
 
-    fn choice(&self, pipeline: &Pipeline, pins: Pins, pinned: &[bool], n_slots: usize) -> Choice {
+    fn choice(&self, pipeline: &Pipeline, pins: PinnedSet, pinned: &[bool], n_slots: usize) -> Choice {
         let bytes = || self.bundle_bytes.iter().zip(pinned);
         let pinned_bytes = bytes().filter(|(_, pinned)| **pinned).map(|(bytes, _)| bytes).sum();
         let slot_bytes = bytes().filter(|(_, pinned)| !**pinned).map(|(bytes, _)| *bytes).max().unwrap_or(0);
@@ -265,8 +268,14 @@ impl Frontier {
         Choice { pins, n_slots, slot_bytes, pinned_bytes, need_bytes, token_s, bound_s }
     }
 
-    /// A pinned set with each number of slots that is of use.
-    fn push_choices(&self, pipeline: &Pipeline, pins: &Pins, pinned: &[bool], choices: &mut Vec<Choice>) {
+    /// Adds choices of a pinned set with every useful number of slots.
+    fn push_choices(
+        &self,
+        pipeline: &Pipeline,
+        pins: &PinnedSet,
+        pinned: &[bool],
+        choices: &mut Vec<Choice>,
+    ) {
         if pinned.iter().all(|&pinned| pinned) {
             choices.push(self.choice(pipeline, pins.clone(), pinned, 0));
             return;
@@ -277,7 +286,7 @@ impl Frontier {
         for n_slots in [self.n_slots_min].into_iter().chain(n_slots) {
             let choice = self.choice(pipeline, pins.clone(), pinned, n_slots);
             if choice.need_bytes >= all_bytes {
-                // Everything fits into that.
+                // Everything pinned would fit into that.
                 break;
             }
             let is_at_bound = choice.token_s <= choice.bound_s * AT_BOUND;
@@ -292,39 +301,7 @@ impl Frontier {
     }
 }
 
-/// The pinned bundles of a class, and those that are not.
-#[derive(Debug)]
-struct Places {
-    pinned: Vec<usize>,
-    free: Vec<usize>,
-}
-
-impl Places {
-    fn n_moves(&self) -> usize {
-        self.pinned.len() * self.free.len()
-    }
-
-    /// From each pinned bundle to each other place.
-    fn moves(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.pinned.iter().flat_map(|&from| self.free.iter().map(move |&to| (from, to)))
-    }
-}
-
-/// Each move within a class; behind these, two moves at once, if they are few. Large models have so many that they are
-/// made one by one.
-fn moves(classes: &[Places]) -> impl Iterator<Item = Vec<(usize, usize)>> {
-    let pairs = classes.iter().enumerate().flat_map(|(idx, first)| {
-        let seconds = classes[idx..].iter();
-        seconds.map(move |second| (first, second))
-    });
-    let few = pairs.filter(|(first, second)| first.n_moves() * second.n_moves() <= DOUBLE_MOVES_MAX);
-    let doubles = few.flat_map(|(first, second)| {
-        first.moves().flat_map(|first| second.moves().map(move |second| vec![first, second]))
-    });
-    classes.iter().flat_map(Places::moves).map(|step| vec![step]).chain(doubles)
-}
-
-/// The choices that would be the best for their need if nothing but the bound held them up.
+/// Returns the choices that would be on the frontier if they reached their lower bound.
 fn promising(choices: &mut [Choice]) -> impl Iterator<Item = &mut Choice> {
     choices.sort_by(Choice::order);
     let mut best_s = f64::INFINITY;
@@ -335,8 +312,8 @@ fn promising(choices: &mut [Choice]) -> impl Iterator<Item = &mut Choice> {
     })
 }
 
-/// The choices that are worth what they need, by growing need.
-fn best(mut choices: Vec<Choice>) -> Vec<Choice> {
+/// Returns the choices on the frontier, by growing memory need.
+fn pareto_front(mut choices: Vec<Choice>) -> Vec<Choice> {
     choices.sort_by(Choice::order);
     let mut kept: Vec<Choice> = Vec::new();
     for choice in choices {
@@ -348,20 +325,20 @@ fn best(mut choices: Vec<Choice>) -> Vec<Choice> {
 }
 
 impl Choice {
-    /// By need; of those with the same need, the best first.
+    /// Orders by need, then best first.
     fn order(&self, other: &Self) -> Ordering {
         let need = self.need_bytes.cmp(&other.need_bytes);
         need.then(self.token_s.total_cmp(&other.token_s)).then(other.pinned_bytes.cmp(&self.pinned_bytes))
     }
 
-    /// Whether it is worth the memory that it needs beyond `kept`: it is faster, or streams less in the same time.
+    /// Whether the choice justifies its additional memory over `kept`: it is faster, or streams less in the same time.
     fn improves(&self, kept: &Self) -> bool {
         self.token_s < kept.token_s * (1.0 - GAIN)
             || self.token_s <= kept.token_s && self.pinned_bytes > kept.pinned_bytes
     }
 }
 
-/// The indices of the bundles by size, largest first.
+/// Groups the bundle indices into size classes, largest first; indices within a class are in execution order.
 fn classes(bundle_bytes: &[u64]) -> Vec<Vec<usize>> {
     let mut by_size: Vec<usize> = (0..bundle_bytes.len()).collect();
     by_size.sort_by_key(|&index| std::cmp::Reverse(bundle_bytes[index]));
@@ -394,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn about_equal_sizes_are_a_class_in_execution_order() {
+    fn similar_sizes_form_a_class_in_execution_order() {
         assert_eq!(classes(&[100, 40, 99, 40, 100]), [vec![0, 2, 4], vec![1, 3]]);
         assert!(classes(&[]).is_empty());
     }

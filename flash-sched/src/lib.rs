@@ -1,19 +1,19 @@
-//! Scheduling for models larger than memory, as pure logic: no clock, no I/O, no tensor library.
+//! Scheduling for models larger than memory as pure logic: no clock, no I/O, no tensor library.
 //!
-//! Time comes in as a [`Duration`](std::time::Duration) since any fixed start, so that every decision can be
-//! replayed. The crate answers these questions:
+//! Callers pass the time as a [`Duration`](std::time::Duration) since any fixed start, so every decision can be
+//! replayed. The modules:
 //!
-//! - [`plan`](mod@plan): which bundles of weights stay in memory, how many slots the others pass through, and what the
-//!   smallest possible budget is;
-//! - [`frontier`]: which of these choices is the fastest on a machine whose speeds are known, for every budget;
-//! - [`predict`](mod@predict): how long a token takes with one of them;
-//! - [`controller`]: how fast and how far ahead to read, learned while the model runs;
-//! - [`bucket`]: how long the next read must wait so that reads keep to a rate;
-//! - [`experts`]: which experts of a mixture stay in memory;
-//! - [`lookahead`]: whether it pays to read experts that are only guessed;
-//! - [`elastic`]: how much memory to have while other programs come and go;
-//! - [`sim`]: how all of it does on a made-up machine;
-//! - [`estimate`]: what a step usually costs, and how close a run came to the limit that the hardware sets.
+//! - [`plan`](mod@plan): residency from sizes alone: which bundles of weights are pinned, how many slots stream the
+//!   others, and the smallest possible budget;
+//! - [`frontier`]: the fastest residency for every budget, on a machine of known speed;
+//! - [`predict`](mod@predict): the predicted time per token of a residency;
+//! - [`controller`]: read rate and prefetch depth, adapted while the model runs;
+//! - [`bucket`]: a token bucket that limits the read rate;
+//! - [`experts`]: cache policies for the experts of a mixture-of-experts layer;
+//! - [`lookahead`]: whether reading predicted experts ahead pays off;
+//! - [`elastic`]: a memory budget that shrinks and grows with the needs of other programs;
+//! - [`sim`]: a discrete-event simulation of disk, processor and controller;
+//! - [`estimate`]: moving averages of step times, and the speed limit set by the hardware.
 //!
 //! ```
 //! use flash_sched::{PlanRequest, plan};

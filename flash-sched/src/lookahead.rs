@@ -1,24 +1,24 @@
-//! Whether it pays to read what is only guessed to be wanted.
+//! Decides whether reading predicted experts ahead pays off.
 //!
-//! Nothing but the tokens' own time tells: guesses fill gaps between reads, and are in the way of others. So tokens with
-//! guesses and tokens without take turns for a while, and who was faster stays, until the next trial.
+//! Only measured token times tell: predicted reads fill gaps between demand reads, but also delay them. Trials
+//! alternate turns of tokens with and without lookahead; the faster setting stays until the next trial.
 
 use std::time::Duration;
 
-/// Tokens of a turn. The first one is not counted: guesses of the turn before may still be read for it.
+/// Tokens per turn. The first one is not counted, because reads of the previous turn may still be in progress.
 const TURN_TOKENS: usize = 5;
-/// Turns of a trial with guesses, and as many without.
+/// Turns with lookahead in a trial, and as many without.
 const TRIAL_TURNS: usize = 4;
-/// Tokens from one trial to the next.
+/// Tokens between trials.
 const RUN_TOKENS: usize = 256;
-/// Guesses that save less than this part of a token do not pay: it is less than what trials can tell from noise.
+/// Minimum relative gain for which lookahead stays on: smaller differences are noise.
 const GAIN_MIN: f64 = 0.01;
 
-/// Decides, token by token, whether guesses are read.
+/// An A/B test that switches lookahead on or off, token by token.
 #[derive(Debug, Clone, Default)]
 pub struct Lookahead {
     phase: Phase,
-    /// Seconds of the tokens of a trial with guesses, and without.
+    /// Token times of the current trial in seconds, with and without lookahead.
     with_s: Vec<f64>,
     without_s: Vec<f64>,
     gain: Option<f64>,
@@ -26,9 +26,9 @@ pub struct Lookahead {
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// Tokens take turns, beginning with guesses.
+    /// A trial is running; its first turn is with lookahead.
     Trial { n_tokens: usize },
-    /// What the trial said.
+    /// The result of the last trial applies.
     Run { guesses: bool, left_tokens: usize },
 }
 
@@ -39,7 +39,7 @@ impl Default for Phase {
 }
 
 impl Lookahead {
-    /// Whether guesses are to be read while the next token passes.
+    /// Whether lookahead is on for the next token.
     pub fn guesses(&self) -> bool {
         match self.phase {
             Phase::Trial { n_tokens } => (n_tokens / TURN_TOKENS).is_multiple_of(2),
@@ -47,12 +47,13 @@ impl Lookahead {
         }
     }
 
-    /// What part of a token's time guesses saved in the last trial, or less than nothing; none before it has ended.
+    /// Returns the fraction of a token's time that lookahead saved in the last trial, negative if it cost time; `None`
+    /// before the first trial has ended.
     pub fn gain(&self) -> Option<f64> {
         self.gain
     }
 
-    /// A token has passed, in so much time.
+    /// Records the time of a token.
     pub fn observe(&mut self, token: Duration) {
         let guesses = self.guesses();
         self.phase = match self.phase {
@@ -92,14 +93,13 @@ mod tests {
 
     const TRIAL_TOKENS: usize = 2 * TRIAL_TURNS * TURN_TOKENS;
 
-    /// Passes tokens on a machine on which one takes so many milliseconds with guesses, and without; tells how many had
-    /// guesses.
+    /// Runs tokens that take `with_ms` with lookahead and `without_ms` without; returns how many had lookahead.
     fn pass(lookahead: &mut Lookahead, n_tokens: usize, with_ms: u64, without_ms: u64) -> usize {
         let mut n_guesses = 0;
         for token in 0..n_tokens {
             let guesses = lookahead.guesses();
             n_guesses += usize::from(guesses);
-            // Now and then another program is in the way.
+            // Every seventh token is slow, as if another program interfered.
             let noise = if token % 7 == 3 { 3 } else { 1 };
             lookahead.observe(Duration::from_millis(noise * if guesses { with_ms } else { without_ms }));
         }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_stay_where_they_pay() {
+    fn lookahead_stays_on_where_it_pays() {
         let mut lookahead = Lookahead::default();
         assert_eq!(pass(&mut lookahead, TRIAL_TOKENS, 90, 100), TRIAL_TOKENS / 2);
         assert!((lookahead.gain().unwrap() - 0.1).abs() < 1e-9);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_go_where_they_cost_or_do_nothing() {
+    fn lookahead_is_switched_off_where_it_costs_or_does_nothing() {
         for with_ms in [110, 100] {
             let mut lookahead = Lookahead::default();
             pass(&mut lookahead, TRIAL_TOKENS, with_ms, 100);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_changes_is_tried_again() {
+    fn trials_are_repeated() {
         let mut lookahead = Lookahead::default();
         pass(&mut lookahead, TRIAL_TOKENS + RUN_TOKENS, 110, 100);
         assert_eq!(pass(&mut lookahead, TRIAL_TOKENS, 80, 100), TRIAL_TOKENS / 2);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_no_time_decide_nothing_wrong() {
+    fn tokens_of_zero_time_are_no_gain() {
         let mut lookahead = Lookahead::default();
         pass(&mut lookahead, TRIAL_TOKENS, 0, 0);
         assert_eq!(lookahead.gain(), Some(0.0));

@@ -1,61 +1,60 @@
-//! Residency: what of a model stays in memory, and what streams through how many slots.
+//! Residency plans from sizes alone: which bundles are pinned, and how many slots stream the others.
 //!
-//! [`plan`] needs sizes only. With the speeds of the machine, [`Frontier`](crate::Frontier) weighs pinned bundles against
-//! slots.
+//! With known machine speeds, [`Frontier`](crate::Frontier) trades pinned bundles against slots.
 
 use crate::spread::spread;
 
-/// What a plan is made from. All sizes are what they take in memory, rounded as the memory rounds them.
+/// Input of [`plan`]. All sizes are as allocated, including rounding.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanRequest<'a> {
-    /// The bundles in execution order.
+    /// Size of each bundle, in execution order.
     pub bundle_bytes: &'a [u64],
-    /// Everything else that the budget covers: the process, the KV cache, activations.
+    /// Memory for everything else in the budget: the process, the KV cache, activations.
     pub fixed_bytes: u64,
-    /// The hard cap on all of it.
+    /// Hard cap on total memory.
     pub budget_bytes: u64,
-    /// Slots for streamed bundles: 2 read the next bundle while one computes, 1 reads on demand.
+    /// Number of slots for streamed bundles: with 2 the next bundle is read while one computes, with 1 bundles are read
+    /// on demand.
     pub n_slots: usize,
 }
 
-/// The budget is smaller than any plan needs.
+/// The error for a budget smaller than any plan needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a budget of {budget_bytes} B is below the floor of {floor_bytes} B")]
 pub struct BelowFloor {
-    /// What was given.
+    /// The requested budget.
     pub budget_bytes: u64,
-    /// The smallest budget that works.
+    /// The smallest budget that has a plan.
     pub floor_bytes: u64,
 }
 
-/// What stays and what streams.
+/// A residency plan: pinned and streamed bundles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResidencyPlan {
-    /// For each bundle, in execution order, whether it is pinned: resident for good.
+    /// Whether each bundle is pinned (always resident), in execution order.
     pub pinned: Vec<bool>,
-    /// Places for the others; 0 if everything is pinned.
+    /// Number of slots for the other bundles; 0 if everything is pinned.
     pub n_slots: usize,
-    /// Size of each slot: that of the largest streamed bundle.
+    /// Size of each slot, that of the largest streamed bundle.
     pub slot_bytes: u64,
-    /// What the pinned bundles take.
+    /// Total size of the pinned bundles.
     pub pinned_bytes: u64,
-    /// What the others take: read once for every pass over the model.
+    /// Total size of the streamed bundles, read once per pass over the model.
     pub streamed_bytes: u64,
     /// The smallest budget that has a plan.
     pub floor_bytes: u64,
-    /// What this plan takes of the budget, everything included.
+    /// Total memory of this plan, including `fixed_bytes`.
     pub total_bytes: u64,
 }
 
-/// Plans the residency of a model of which only the sizes are known.
+/// Plans the residency of a model from bundle sizes alone.
 ///
-/// Bundles are pinned in a fixed order that spreads them evenly through the model (so that reading never pauses for
-/// long), as many as fit. The pinned sets of growing budgets therefore contain each other: more budget never streams
-/// more.
+/// Pins as many bundles as fit, in a fixed order that spreads them evenly through the model, so that reading never
+/// pauses for long. A larger budget therefore pins a superset, and never streams more.
 ///
 /// # Errors
-/// [`BelowFloor`], with the floor.
+/// [`BelowFloor`] with the smallest budget that works.
 ///
 /// # Panics
 /// If `n_slots` is 0.
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_lie_evenly() {
+    fn pinned_bundles_are_spread_evenly() {
         let plan = plan(&request(&[100; 8], 610)).unwrap();
         assert_eq!(plan.pinned, [true, false, true, false, true, false, true, false]);
     }

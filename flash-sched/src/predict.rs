@@ -1,45 +1,45 @@
-//! The time of a token, predicted: a disk and a processor that work side by side, in a cycle.
+//! Predicted time per token, from a model of disk and processor as a cyclic pipeline.
 //!
-//! Bundles are read in execution order, each as soon as a slot is free, and computed in that order. With, for the `k`-th
-//! streamed bundle since the start, `submit` the instant its read is asked for, `read` and `done` those at which it is
-//! there and computed, `n` slots, latency `L` and rate `R`:
+//! Bundles are read in execution order, each as soon as a slot is free, and computed in the same order. For the `k`-th
+//! streamed bundle since the start, let `submit`, `read` and `done` be the instants at which its read is submitted, its
+//! read completes and its compute ends. With `n` slots, latency `L` and rate `R`:
 //!
 //! ```text
-//! submit[k] = done[k - n]                                       a slot is free when what it held is computed
+//! submit[k] = done[k - n]                                       a slot is free once its bundle is computed
 //! read[k]   = max(submit[k] + L, read[k - 1]) + bytes[k] / R    latencies overlap, transfers do not
 //! done[k]   = max(done of the bundle before, read[k]) + compute[k]
 //! ```
 //!
-//! A pinned bundle has `done` only. After a few tokens this is periodic, and the period is the token's time. It is the
-//! greatest cycle mean of a max-plus linear system (Baccelli et al., *Synchronization and Linearity*, 1992), so another
-//! slot, another pinned bundle, a faster disk or less latency never make it longer.
+//! A pinned bundle has only `done`. After a few tokens the schedule is periodic, and the period is the time per token.
+//! It is the maximum cycle mean of a max-plus linear system (Baccelli et al., *Synchronization and Linearity*, 1992),
+//! so another slot, another pinned bundle, a faster disk or less latency never make it longer.
 //!
-//! The depth of the queue is in these equations: `n` reads of `b` bytes in flight give `n × b / (L + b / R)` at most, so
-//! a disk reaches its rate with `R × L + b` bytes of slots. Large bundles need two slots, small ones more.
+//! The equations include the queue depth: `n` reads of `b` bytes in flight give at most `n × b / (L + b / R)`, so a
+//! disk reaches its rate with `R × L + b` bytes of slots. Large bundles need two slots, small ones more.
 
 use std::time::Duration;
 
 use crate::ByteRate;
 
-/// Tokens that are followed at most until the pipeline repeats itself; two choices whose paths are still changing then
-/// are so close that it does not matter.
+/// Maximum number of simulated tokens until the pipeline is periodic; schedules that still change after that differ too
+/// little to matter.
 const TOKENS_MAX: usize = 48;
-/// A pipeline may repeat itself after several tokens only: their number that is looked for.
+/// Longest period to look for, in tokens.
 const PERIOD_TOKENS_MAX: usize = 6;
-/// What counts as a repetition, of the time of a token.
-const REPEATS: f64 = 1e-9;
+/// Tolerance for detecting a period, relative to the time of a token.
+const PERIOD_TOLERANCE: f64 = 1e-9;
 
-/// The disk, as a prediction sees it.
+/// Speed of a disk.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Disk {
-    /// What it gives with enough bytes in flight.
+    /// Throughput with enough bytes in flight.
     pub rate: ByteRate,
-    /// From asking for a bundle to its first byte, with the queue empty.
+    /// Latency from submitting a read to its first byte, with an empty queue.
     pub latency: Duration,
 }
 
 impl Disk {
-    /// What it gives when `n_requests` of `request_bytes` are in flight all the time, in bytes per second.
+    /// Returns the throughput in bytes per second with `n_requests` of `request_bytes` constantly in flight.
     pub fn rate_in_flight(&self, n_requests: usize, request_bytes: u64) -> f64 {
         let rate = self.rate.bytes_per_s();
         let request_bytes = request_bytes as f64;
@@ -48,48 +48,48 @@ impl Disk {
     }
 }
 
-/// How fast a machine is with a model.
+/// Speeds of a machine for a model.
 #[derive(Debug, Clone, Copy)]
 pub struct Speeds<'a> {
-    /// What it takes to compute with each bundle, in execution order, while nothing is read.
+    /// Compute time of each bundle, in execution order, without concurrent reads.
     pub compute: &'a [Duration],
-    /// Where the bundles are read from.
+    /// Disk that the bundles are read from.
     pub disk: Disk,
 }
 
-/// What keeps a token from being faster.
+/// The bottleneck of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     /// The processor: reads are hidden.
     Compute,
     /// The disk's rate.
     Disk,
-    /// Neither is busy all the time: they wait for each other, or for the latency of reads. More slots help.
+    /// Neither is always busy: they wait for each other, or for read latency. More slots help.
     Slots,
 }
 
-/// The time of a token, and what it is made of.
+/// A predicted time per token and its components.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Prediction {
-    /// From one token to the next.
+    /// Time from one token to the next.
     pub token: Duration,
-    /// What of it is computed.
+    /// Compute time per token.
     pub compute: Duration,
-    /// What of it the disk transfers.
+    /// Disk transfer time per token.
     pub reading: Duration,
 }
 
 impl Prediction {
-    /// A bound counts as reached when the token takes at most this multiple of it.
+    /// A bound counts as reached if the token takes at most this multiple of it.
     const AT_BOUND: f64 = 1.02;
 
-    /// Tokens per second; infinite for a model that takes no time.
+    /// Returns tokens per second; infinite for a model that takes no time.
     pub fn tok_per_s(&self) -> f64 {
         1.0 / self.token.as_secs_f64()
     }
 
-    /// What keeps it from being faster.
+    /// Returns the bottleneck.
     pub fn bound(&self) -> Bound {
         let longer = self.compute.max(self.reading);
         if self.token.as_secs_f64() > longer.as_secs_f64() * Self::AT_BOUND {
@@ -102,12 +102,12 @@ impl Prediction {
     }
 }
 
-/// Predicts the time of a token with the bundles that are `pinned`, and `n_slots` slots for the others.
+/// Predicts the time per token if the `pinned` bundles are resident and the others stream through `n_slots` slots.
 ///
 /// # Panics
-/// If the three lists differ in length, or if something is streamed without a slot.
+/// If the lists differ in length, or bundles are streamed without a slot.
 pub fn predict(bundle_bytes: &[u64], pinned: &[bool], n_slots: usize, speeds: &Speeds<'_>) -> Prediction {
-    assert_eq!(bundle_bytes.len(), pinned.len(), "a bundle is pinned or not");
+    assert_eq!(bundle_bytes.len(), pinned.len(), "one pinned flag per bundle");
     let pipeline = Pipeline::new(bundle_bytes, speeds);
     let reading_s: f64 =
         pipeline.read_s.iter().zip(pinned).filter(|(_, pinned)| !**pinned).map(|(s, _)| s).sum();
@@ -122,7 +122,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-/// The bundles in seconds.
+/// Read and compute times of the bundles, in seconds.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     read_s: Vec<f64>,
@@ -134,7 +134,7 @@ impl Pipeline {
     /// # Panics
     /// If there is not one compute time for each bundle.
     pub(crate) fn new(bundle_bytes: &[u64], speeds: &Speeds<'_>) -> Self {
-        assert_eq!(bundle_bytes.len(), speeds.compute.len(), "a bundle has a compute time");
+        assert_eq!(bundle_bytes.len(), speeds.compute.len(), "one compute time per bundle");
         let rate = speeds.disk.rate.bytes_per_s();
         Self {
             read_s: bundle_bytes.iter().map(|&bytes| bytes as f64 / rate).collect(),
@@ -143,34 +143,34 @@ impl Pipeline {
         }
     }
 
-    /// What no number of slots makes faster: computing everything, or reading what is streamed.
+    /// Returns the lower bound for any number of slots: computing everything, or reading what is streamed.
     pub(crate) fn bound_s(&self, pinned: &[bool]) -> f64 {
         let compute_s: f64 = self.compute_s.iter().sum();
         let streamed = self.read_s.iter().zip(pinned).filter(|(_, pinned)| !**pinned);
         compute_s.max(streamed.map(|(read_s, _)| read_s).sum())
     }
 
-    /// The period of the equations above, in seconds.
+    /// Returns the period of the pipeline in seconds.
     pub(crate) fn token_s(&self, pinned: &[bool], n_slots: usize) -> f64 {
         let bound_s = self.bound_s(pinned);
         if pinned.iter().all(|&pinned| pinned) {
             return bound_s;
         }
-        // Differences of instants are a little less exact than sums.
+        // Rounding of the difference may put the period slightly below its bound.
         self.period_s(pinned, n_slots).max(bound_s)
     }
 
     fn period_s(&self, pinned: &[bool], n_slots: usize) -> f64 {
         assert!(n_slots > 0, "streaming needs a slot");
         let mut state = State::new(n_slots);
-        // What it looked like after each token, seen from that token's end, and when that was.
+        // State after each token, relative to that token's end, and the time of that end.
         let mut past: Vec<(Vec<f64>, f64)> = Vec::with_capacity(TOKENS_MAX);
         for _ in 0..TOKENS_MAX {
             self.advance(pinned, &mut state);
-            let seen = state.seen_from_its_end();
+            let seen = state.relative_to_done();
             for (back, (earlier, ended_s)) in past.iter().rev().take(PERIOD_TOKENS_MAX).enumerate() {
                 let period_s = state.done_s - ended_s;
-                let is_same = |(a, b): (&f64, &f64)| (a - b).abs() <= REPEATS * period_s;
+                let is_same = |(a, b): (&f64, &f64)| (a - b).abs() <= PERIOD_TOLERANCE * period_s;
                 if seen.iter().zip(earlier).all(is_same) {
                     return period_s / (back + 1) as f64;
                 }
@@ -181,7 +181,7 @@ impl Pipeline {
         (past[TOKENS_MAX - 1].1 - past[half - 1].1) / (TOKENS_MAX - half) as f64
     }
 
-    /// One token.
+    /// Advances the state by one token.
     fn advance(&self, pinned: &[bool], state: &mut State) {
         for ((&read_s, &compute_s), &pinned) in self.read_s.iter().zip(&self.compute_s).zip(pinned) {
             if pinned {
@@ -197,15 +197,15 @@ impl Pipeline {
     }
 }
 
-/// The pipeline between two bundles, in seconds since the start.
+/// State of the pipeline between two bundles, in seconds since the start.
 #[derive(Debug)]
 struct State {
-    /// When each slot was free again.
+    /// Time at which each slot became free.
     free_s: Vec<f64>,
     next_slot: usize,
-    /// When the last read ended.
+    /// Time at which the last read ended.
     read_s: f64,
-    /// When the last compute ended.
+    /// Time at which the last compute ended.
     done_s: f64,
 }
 
@@ -214,8 +214,8 @@ impl State {
         Self { free_s: vec![0.0; n_slots], next_slot: 0, read_s: 0.0, done_s: 0.0 }
     }
 
-    /// What the next token depends on.
-    fn seen_from_its_end(&self) -> Vec<f64> {
+    /// Returns the state that the next token depends on, relative to the end of the last compute.
+    fn relative_to_done(&self) -> Vec<f64> {
         let (later, earlier) = self.free_s.split_at(self.next_slot);
         earlier.iter().chain(later).chain([&self.read_s]).map(|s| s - self.done_s).collect()
     }
@@ -265,7 +265,7 @@ mod tests {
     fn pinned_bundles_cost_their_compute_only() {
         let disk = disk(1e6, 5 * MS);
         assert_close(token(&[10_000; 8], &[true; 8], 0, &[4 * MS; 8], disk), 32 * MS);
-        // The three others take 10 ms each to read, more than all compute.
+        // The three streamed bundles take 10 ms each to read, longer than all compute.
         let pinned = [true, false, true, true, false, true, true, false];
         assert_close(token(&[10_000; 8], &pinned, 3, &[MS; 8], disk), 30 * MS);
     }
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn bound_names_what_would_have_to_be_faster() {
+    fn bound_names_the_bottleneck() {
         let bound = |compute: Duration, n_slots, latency| {
             let speeds = Speeds { compute: &[compute; 8], disk: disk(1e6, latency) };
             predict(&[10_000; 8], &[false; 8], n_slots, &speeds).bound()

@@ -1,12 +1,12 @@
-//! A made-up machine: a disk and a processor, event by event, with a controller in between.
+//! Discrete-event simulation of a disk and a processor under the controller.
 //!
-//! Between two events everything flows evenly. Reads queue up, in execution order; the latency of one passes while others
-//! are transferred, and one is transferred at a time, at the rate of the disk or at the controller's if that is less (a
-//! [token bucket](crate::TokenBucket) with a small burst). Bundles are computed in order. On a steady machine without
-//! contention, and without a controller, this is the pipeline of [`predict`](crate::predict()).
+//! Between two events all rates are constant. Reads queue in execution order; their latencies overlap, but only one
+//! transfers at a time, at the rate of the disk or of the controller, whichever is lower (a [token
+//! bucket](crate::TokenBucket) with a small burst). Bundles are computed in order. On a steady machine without
+//! contention and without a controller, this is the pipeline of [`predict`](crate::predict()).
 //!
-//! Reading at rate `x` makes computing slower by `1 + contention × (x / rate)²`: the square stands for a memory bus, of
-//! which the last part is the most expensive one. If it were linear, pacing would be of no use to anybody.
+//! Reading at rate `x` slows compute by a factor of `1 + contention × (x / rate)²`. The square models a memory bus
+//! whose last share of bandwidth is the most expensive. With linear contention, pacing would gain nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,41 +15,41 @@ use crate::controller::{Controller, ControllerConfig, Decision, Observation};
 use crate::predict::{Disk, Speeds};
 use crate::trace::{Row, Trace};
 
-/// A machine whose speed may change.
+/// A simulated machine whose speed may change.
 #[derive(Debug, Clone)]
 pub struct Machine<'a> {
-    /// Its speeds at the beginning, with each bundle of the model.
+    /// Initial speeds for each bundle of the model.
     pub speeds: Speeds<'a>,
-    /// How much slower computing is while the disk is read at its rate: 0.2 for a fifth.
+    /// Relative slowdown of compute while the disk is read at its full rate: 0.2 means a fifth.
     pub contention: f64,
-    /// Speeds from an instant on, in order.
+    /// Changes of speed, ordered by time.
     pub changes: Vec<Change>,
-    /// Now and then, the disk gives nothing.
+    /// Periodic stalls of the disk.
     pub stalls: Option<DiskStalls>,
 }
 
-/// From now on the machine is so much faster than at the beginning.
+/// A change of speed, relative to the initial speeds.
 #[derive(Debug, Clone, Copy)]
 pub struct Change {
-    /// When.
+    /// Time of the change.
     pub at: Duration,
-    /// Of the disk's rate.
+    /// Factor of the disk rate.
     pub disk_factor: f64,
-    /// Of the speed of computing.
+    /// Factor of the compute speed.
     pub compute_factor: f64,
 }
 
-/// A disk that does something else now and then.
+/// Periodic stalls of a disk.
 #[derive(Debug, Clone, Copy)]
 pub struct DiskStalls {
-    /// From one stall to the next; the first one comes after this time.
+    /// Interval between the starts of stalls; the first one starts after this time.
     pub every: Duration,
-    /// How long one lasts.
+    /// Duration of a stall.
     pub lasting: Duration,
 }
 
 impl Machine<'_> {
-    /// A machine that stays as it is, without contention.
+    /// Creates a machine of constant speed without contention.
     pub fn steady(speeds: Speeds<'_>) -> Machine<'_> {
         Machine { speeds, contention: 0.0, changes: Vec::new(), stalls: None }
     }
@@ -58,7 +58,7 @@ impl Machine<'_> {
         self.speeds.disk
     }
 
-    /// Factors of disk and compute at an instant, and until when.
+    /// Returns the factors of disk and compute speed at `now_s`, and the time until which they hold.
     fn factors(&self, now_s: f64) -> (f64, f64, f64) {
         let n_past = self.changes.partition_point(|change| change.at.as_secs_f64() <= now_s);
         let (mut disk, compute) = match self.changes[..n_past].last() {
@@ -68,7 +68,7 @@ impl Machine<'_> {
         let mut until_s = self.changes.get(n_past).map_or(f64::INFINITY, |change| change.at.as_secs_f64());
         if let Some(DiskStalls { every, lasting }) = self.stalls {
             let (every_s, lasting_s) = (every.as_secs_f64(), lasting.as_secs_f64());
-            // Rounding may put the end of a period into it.
+            // Rounding may place the end of a period within it.
             let n_past = (now_s / every_s).floor();
             let n_past = if (n_past + 1.0) * every_s <= now_s { n_past + 1.0 } else { n_past };
             let begin_s = n_past * every_s;
@@ -80,11 +80,10 @@ impl Machine<'_> {
     }
 }
 
-/// Decodes `n_tokens` on a machine; without a controller all slots are filled as fast as the disk can.
+/// Simulates decoding `n_tokens`; without a controller, all slots are filled as fast as the disk can.
 ///
 /// # Panics
-/// If the residency and the machine's compute times are not of the same bundles, or if something is streamed without a
-/// slot.
+/// If the residency and the machine's compute times differ in length, or bundles are streamed without a slot.
 pub fn run(
     residency: &ControllerConfig,
     machine: &Machine<'_>,
@@ -92,7 +91,7 @@ pub fn run(
     n_tokens: usize,
 ) -> Trace {
     let n_bundles = residency.bundle_bytes.len();
-    assert_eq!(n_bundles, machine.speeds.compute.len(), "a bundle has a compute time");
+    assert_eq!(n_bundles, machine.speeds.compute.len(), "one compute time per bundle");
     let controller = Controller::new(residency.clone());
     let decision = if is_controlled {
         controller.decision()
@@ -120,16 +119,16 @@ pub fn run(
     trace
 }
 
-/// The machine at an instant, in seconds.
+/// State of the simulation; times are in seconds.
 #[derive(Debug)]
 struct Sim<'a> {
     residency: &'a ControllerConfig,
     machine: &'a Machine<'a>,
     now_s: f64,
     reads: VecDeque<Read>,
-    /// The next bundle to be read, if it is streamed.
+    /// Index of the next bundle to read, if it is streamed.
     next_read: usize,
-    /// Streamed bundles that are there and not yet computed with.
+    /// Number of streamed bundles loaded and not yet computed.
     loaded: usize,
     decision: Decision,
 }
@@ -141,7 +140,7 @@ struct Read {
     bytes: u64,
 }
 
-/// What happened during a bundle.
+/// Measurements during one bundle.
 #[derive(Debug, Default)]
 struct Meter {
     compute_s: f64,
@@ -152,7 +151,7 @@ struct Meter {
 }
 
 impl Sim<'_> {
-    /// Waits for a bundle and computes with it.
+    /// Waits for a bundle and computes it.
     fn bundle(&mut self, bundle: usize) -> Observation {
         let is_streamed = !self.residency.pinned[bundle];
         let mut meter = Meter::default();
@@ -167,7 +166,7 @@ impl Sim<'_> {
             left_s = self.flow(Some(left_s), &mut meter);
         }
         let ahead_bytes = self.ahead_bytes(bundle);
-        // The slot is free: what is decided now finds the next read under way.
+        // The slot is free now, so the next read is already in progress when the controller decides.
         self.submit(false, false);
         Observation {
             bundle,
@@ -180,7 +179,7 @@ impl Sim<'_> {
         }
     }
 
-    /// Asks for reads as far as slots and the decided depth allow; on demand for one at least.
+    /// Submits reads up to the slots and the prefetch depth; at least one if demanded.
     fn submit(&mut self, is_demanded: bool, is_slot_held: bool) {
         let ControllerConfig { bundle_bytes, pinned, n_slots } = self.residency;
         if pinned.iter().all(|&pinned| pinned) {
@@ -199,8 +198,8 @@ impl Sim<'_> {
         }
     }
 
-    /// Lets time pass until the next event. `compute_left_s` is what computing would still take alone, if there is
-    /// something to compute; returns what is left then.
+    /// Advances to the next event. `compute_left_s` is the remaining compute time at full speed, if something is being
+    /// computed; returns what remains after the event.
     fn flow(&mut self, compute_left_s: Option<f64>, meter: &mut Meter) -> f64 {
         let (disk_factor, compute_factor, until_s) = self.machine.factors(self.now_s);
         let rate = self.machine.disk().rate.bytes_per_s();
@@ -217,13 +216,13 @@ impl Sim<'_> {
         let compute_s = compute_left_s.map_or(f64::INFINITY, |left_s| left_s / compute_speed);
         let change_s = until_s - self.now_s;
         let step_s = read_s.min(compute_s).min(change_s);
-        assert!(step_s.is_finite(), "something must happen");
+        assert!(step_s.is_finite(), "there is a next event");
 
         self.now_s = if step_s < change_s { self.now_s + step_s } else { until_s };
         let read_bytes = read_rate * step_s;
         meter.read_bytes += read_bytes;
         if !self.reads.is_empty() {
-            // Of the time for which the bucket holds reads back, only that part counts which the disk works.
+            // Counts only the fraction of throttled time in which the disk works.
             meter.reading_s += step_s * if read_rate > 0.0 { read_rate / disk_rate } else { 1.0 };
         }
         match compute_left_s {
@@ -245,7 +244,7 @@ impl Sim<'_> {
         if compute_s <= step_s { 0.0 } else { compute_left_s.unwrap_or(0.0) - step_s * compute_speed }
     }
 
-    /// What is there of the streamed bundles behind `bundle`.
+    /// Returns the loaded bytes of the streamed bundles after `bundle`.
     fn ahead_bytes(&self, bundle: usize) -> u64 {
         let ControllerConfig { bundle_bytes, pinned, .. } = self.residency;
         let behind = (1..=pinned.len()).map(|ahead| (bundle + ahead) % pinned.len());

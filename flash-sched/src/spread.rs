@@ -1,6 +1,6 @@
-//! Which of some bundles are taken, so that they lie evenly between the others.
+//! Evenly spread subsets of indices.
 
-/// The indices below `n` in an order whose every prefix lies evenly over the range: the van der Corput sequence
+/// Iterates over the indices below `n` in an order whose every prefix is evenly spread: the van der Corput sequence
 /// (bit-reversed counting), scaled to `n`.
 pub(crate) fn spread(n: usize) -> impl Iterator<Item = usize> {
     let bits = n.next_power_of_two().trailing_zeros();
@@ -11,8 +11,8 @@ pub(crate) fn spread(n: usize) -> impl Iterator<Item = usize> {
         .filter(move |&index| index < n && !std::mem::replace(&mut seen[index], true))
 }
 
-/// `count` indices below `n`, as evenly as can be: gaps differ by one at most. `phase`, below 1, moves them by that part
-/// of a gap. For other counts they are others, which [`spread`] avoids.
+/// Iterates over `count` indices below `n` with gaps that differ by at most one. `phase`, below 1, shifts them by that
+/// fraction of a gap. Unlike with [`spread`], smaller sets are not subsets of larger ones.
 pub(crate) fn even(n: usize, count: usize, phase: f64) -> impl Iterator<Item = usize> {
     (0..count).map(move |k| ((k as f64 + phase) * n as f64 / count as f64) as usize)
 }
@@ -25,7 +25,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn spread_names_every_index_once(n in 0..300usize) {
+        fn spread_yields_every_index_once(n in 0..300usize) {
             let mut order: Vec<_> = spread(n).collect();
             order.sort_unstable();
             prop_assert_eq!(order, (0..n).collect::<Vec<_>>());

@@ -1,33 +1,33 @@
-//! What happened on a made-up machine, token by token, as text.
+//! Trace of a simulated run, as text with one line per token.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::controller::{Decision, Estimates, Observation};
 
-/// The tokens of a [simulated](crate::sim) run. Its text has one line a token, and is the same on every machine.
+/// The tokens of a [simulated](crate::sim) run. The text form has one line per token and is identical on all platforms.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Trace {
-    /// In order.
+    /// One row per token, in order.
     pub rows: Vec<Row>,
 }
 
-/// One token.
+/// Measurements of one token.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Row {
-    /// From the token before to this one.
+    /// Time since the previous token.
     pub token: Duration,
-    /// Of it, computing.
+    /// Time spent on compute.
     pub compute: Duration,
-    /// Of it, waiting for reads.
+    /// Time spent waiting for reads.
     pub stall: Duration,
-    /// What was read.
+    /// Bytes read.
     pub read_bytes: u64,
-    /// Bundles behind which reads were throttled.
+    /// Number of bundles after which reads were throttled.
     pub n_throttled: usize,
-    /// What was decided last.
+    /// The last decision.
     pub decision: Option<Decision>,
-    /// What the controller had learned at its end, if there was one.
+    /// Estimates of the controller at the end of the token, if there was one.
     pub estimates: Option<Estimates>,
 }
 

@@ -1,4 +1,4 @@
-//! The frontier against every other choice.
+//! The frontier against brute force over all pinned sets and numbers of slots.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use proptest::test_runner::FileFailurePersistence;
 
 const FIXED_BYTES: u64 = 1_000_000;
 
-/// A made-up model on a made-up machine.
+/// A synthetic model on a synthetic machine.
 #[derive(Debug, Clone)]
 struct Case {
     bundle_bytes: Vec<u64>,
@@ -36,7 +36,7 @@ impl Case {
         plan(&request).unwrap_err().floor_bytes
     }
 
-    /// The least time of a token among all pinned sets and numbers of slots, for each of `budgets`.
+    /// Returns the shortest time per token among all pinned sets and numbers of slots, for each of `budgets`.
     fn best_by_brute_force(&self, budgets: &[u64]) -> Vec<Duration> {
         let n = self.bundle_bytes.len();
         let mut best = vec![Duration::MAX; budgets.len()];
@@ -64,7 +64,7 @@ impl Case {
     }
 }
 
-/// Layers of one size; layers and the smaller tiles of a head; attention blocks and MLPs in turn.
+/// Bundle sizes: equal layers; layers and the smaller tiles of a head; alternating attention blocks and MLPs.
 fn shapes() -> impl Strategy<Value = Vec<u64>> {
     let layers = (2..9usize).prop_map(|n| vec![10; n]);
     let with_head = (2..7usize, 1..3usize, 3..10u64)
@@ -74,7 +74,8 @@ fn shapes() -> impl Strategy<Value = Vec<u64>> {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    // Seconds of compute for a byte, of reading, and latency in bundles' reading time: from disk-bound to compute-bound.
+    // Log ratio of compute to reading, and latency relative to the reading time of a bundle: from disk-bound to
+    // compute-bound.
     (shapes(), -2.5..2.5f64, 0.0..4.0f64, 1..4usize).prop_map(|(sizes, balance, latency, n_slots_min)| {
         let read_s = 10e-3;
         let disk = Disk {
@@ -98,7 +99,7 @@ fn any_cases() -> impl Strategy<Value = Case> {
     })
 }
 
-/// The choice for 21 budgets, from the floor to all, against the best one.
+/// Compares the plans for 21 budgets, from the floor to everything, with the optimum.
 fn assert_best(case: &Case) -> Result<(), TestCaseError> {
     let floor_bytes = case.floor_bytes();
     let all_bytes: u64 = FIXED_BYTES + case.bundle_bytes.iter().sum::<u64>();
@@ -193,8 +194,7 @@ fn layers(n: usize, bytes: u64, compute_ms: f64, rate: f64, latency_us: u64) -> 
     }
 }
 
-/// What a search over placements that spread bundles evenly, and over nothing else, missed: reading and compute take
-/// about the same time.
+/// Cases missed by a search over evenly spread placements alone: reading and compute take about equal time.
 #[test]
 fn balanced_machines_get_the_best_placement() {
     let table: [(&[u64], f64, u64, usize); 4] = [
@@ -213,9 +213,9 @@ fn balanced_machines_get_the_best_placement() {
     }
 }
 
-/// With 20 MB for weights, two slots are the fastest; with 19 MB there is but one, and room to pin the last bundle.
+/// With 20 MB for weights, two slots are the fastest; 19 MB has room for only one, and for pinning the last bundle.
 #[test]
-fn more_memory_for_slots_may_mean_that_more_is_streamed() {
+fn a_larger_budget_may_stream_more() {
     let case = Case {
         bundle_bytes: vec![10_000_000, 10_000_000, 3_000_000],
         compute: [10, 10, 3].map(Duration::from_millis).to_vec(),
@@ -237,7 +237,7 @@ fn two_slots_are_enough_for_large_bundles_on_a_slow_disk() {
 
 #[test]
 fn small_bundles_get_the_slots_that_keep_the_queue_full() {
-    // 7 GB/s × 1 ms: 7 MB must be in flight, and bundles have 2.
+    // 7 GB/s × 1 ms: 7 MB must be in flight, and a bundle has 2 MB.
     let case = layers(48, 2_000_000, 0.1, 7e9, 1000);
     let timed = case.frontier().plan(0, 48_000_000).unwrap();
     assert!((5..=8).contains(&timed.plan.n_slots), "{:?}", timed.plan);

@@ -1,7 +1,7 @@
-//! Controller and plan on made-up machines, against what the machines allow and against golden traces.
+//! Controller and plan on simulated machines, checked against the machines' limits and golden traces.
 //!
-//! The goldens, `tests/goldens/*.txt`, are what the simulation itself gave; they show what a change of the controller does.
-//! `FLASH_UPDATE_GOLDENS=1 cargo test -p flash-sched --test sim` writes them anew.
+//! The goldens, `tests/goldens/*.txt`, are output of the simulation itself; they reveal the effect of a change to the
+//! controller. Regenerate them with `FLASH_UPDATE_GOLDENS=1 cargo test -p flash-sched --test sim`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 const N_BUNDLES: usize = 32;
-/// Tokens until everything must have been learned.
+/// Tokens within which everything must be learned.
 const LEARNED: usize = 10;
 
-/// A model of equal layers on a machine, in a budget.
+/// A model of equal layers on a machine, with a budget.
 #[derive(Debug, Clone)]
 struct Case {
     compute: Vec<Duration>,
@@ -26,7 +26,7 @@ struct Case {
 }
 
 impl Case {
-    /// `budget`: the part of the model that fits.
+    /// Creates a case; `budget` is the fraction of the model that fits.
     fn new(bundle_mb: f64, compute_ms: f64, gb_per_s: f64, budget: f64) -> Self {
         let bundle_bytes = vec![(bundle_mb * 1e6) as u64; N_BUNDLES];
         let compute = vec![Duration::from_secs_f64(compute_ms / 1e3); N_BUNDLES];
@@ -47,13 +47,13 @@ impl Case {
         run(&self.residency, machine, true, n_tokens)
     }
 
-    /// The shortest possible token, with both so many times faster.
+    /// Returns the shortest possible time per token, with disk and compute speed multiplied by the factors.
     fn limit_s(&self, disk_factor: f64, compute_factor: f64) -> f64 {
         let reading_s = self.prediction.reading.as_secs_f64() / disk_factor;
         reading_s.max(self.prediction.compute.as_secs_f64() / compute_factor)
     }
 
-    /// The same, with the contention that reading costs when it is spread over all of the compute, which is the least.
+    /// Returns the shortest possible time per token with the least contention: reads spread evenly over all compute.
     fn limit_with_contention_s(&self, contention: f64, disk_factor: f64, compute_factor: f64) -> f64 {
         let reading_s = self.prediction.reading.as_secs_f64();
         let compute_s = self.prediction.compute.as_secs_f64() / compute_factor;
@@ -62,12 +62,12 @@ impl Case {
     }
 }
 
-/// A GPU that is much faster than any disk.
+/// A GPU much faster than any disk.
 fn m_series() -> Case {
     Case::new(140.0, 0.7, 7.0, 0.5)
 }
 
-/// A large model in little memory, with more arithmetic than bytes.
+/// A large model in little memory, with high arithmetic intensity.
 fn m_series_compute_bound() -> Case {
     Case::new(100.0, 35.0, 7.0, 0.25)
 }
@@ -88,7 +88,7 @@ fn changed(at_s: f64, disk_factor: f64, compute_factor: f64) -> Vec<Change> {
     vec![Change { at: Duration::from_secs_f64(at_s), disk_factor, compute_factor }]
 }
 
-/// 200 ms without a byte, every three seconds.
+/// Stalls of 200 ms every three seconds.
 const STALLS: DiskStalls = DiskStalls { every: Duration::from_secs(3), lasting: Duration::from_millis(200) };
 
 fn total_s(rows: &[Row], time: impl Fn(&Row) -> Duration) -> f64 {
@@ -116,7 +116,7 @@ fn assert_never_throttled(trace: &Trace) {
     assert!(trace.rows.iter().all(|row| row.n_throttled == 0), "throttled\n{trace}");
 }
 
-/// Tokens take at most a tenth more than the limit of the machine.
+/// Asserts that tokens take at most 10 % longer than the limit of the machine.
 #[track_caller]
 fn assert_near(rows: &[Row], limit_s: f64) {
     let token_s = mean_s(rows, |row| row.token);
@@ -129,7 +129,7 @@ fn disk_bound_machines_are_never_throttled_and_near_the_limit() {
         let trace = case.run(&Machine { contention: 0.2, ..case.machine() }, 16);
         assert_golden(name, &trace);
         assert_never_throttled(&trace);
-        // Compute is slower while the disk is busy, and hidden behind it.
+        // Contention slows compute, but compute is hidden behind reads.
         assert_near(&trace.rows[1..], case.limit_s(1.0, 1.0));
     }
 }
@@ -154,10 +154,10 @@ fn compute_bound_machines_are_slowed_down_by_less_than_five_percent() {
 }
 
 #[test]
-fn without_contention_there_is_nothing_to_throttle_for() {
+fn without_contention_nothing_is_throttled() {
     let case = nvme_compute_bound();
     let trace = case.run(&case.machine(), 40);
-    // Only the pauses that measure contention.
+    // Only the pauses that measure contention remain.
     assert!(trace.rows.iter().all(|row| row.n_throttled <= 1), "{trace}");
     assert_near(&trace.rows[1..], case.limit_s(1.0, 1.0));
 }
@@ -207,7 +207,7 @@ fn a_disk_that_changes_its_speed_is_learned_within_ten_tokens() {
     }
 }
 
-/// Ten tokens after the change, what is known of both is what is so, and tokens are near the new limit.
+/// Asserts that ten tokens after the change, the estimates match the machine and tokens are near the new limit.
 #[track_caller]
 fn assert_learned(case: &Case, trace: &Trace, change_s: f64, (disk_factor, compute_factor): (f64, f64)) {
     let mut end_s = 0.0;
@@ -233,7 +233,7 @@ fn assert_learned(case: &Case, trace: &Trace, change_s: f64, (disk_factor, compu
             assert_eq!(estimates.is_compute_bound, Some(true), "{trace}");
         }
         let disk = estimates.disk.unwrap().bytes_per_s() / (disk_factor * case.disk.rate.bytes_per_s());
-        // While reads are paced, how much faster they could be is not seen, and does not matter.
+        // Throttled reads do not reveal a faster disk, and it does not matter.
         assert!(
             is_compute_bound && disk < 1.1 || (disk - 1.0).abs() < 0.1,
             "disk is {disk} of what it is\n{trace}"
@@ -258,7 +258,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn without_a_controller_the_simulation_takes_the_time_that_is_predicted(
+    fn simulation_without_a_controller_matches_the_prediction(
         bundles in prop::collection::vec((1..1000u64, 0..1000u64, any::<bool>()), 1..20),
         latency_us in 0..2000u64,
         n_slots in 1..6usize,
@@ -279,7 +279,7 @@ proptest! {
     fn any_steady_machine_gets_near_its_limit(
         bundle_mb in 20.0..200.0f64,
         gb_per_s in 0.3..8.0f64,
-        // Compute over reading, of all bundles.
+        // Compute time over reading time of all bundles.
         balance in prop_oneof![0.02..0.85f64, 1.2..8.0f64],
         budget in 0.15..0.9f64,
         contention in 0.0..0.15f64,
@@ -290,10 +290,10 @@ proptest! {
         let prediction = &case.prediction;
         let learned = &trace.rows[LEARNED..];
         let token_s = mean_s(learned, |row| row.token);
-        // Where slots are too few for their places, no controller helps.
+        // The predicted time is the limit where slots are too few.
         let limit_s = case.limit_with_contention_s(contention, 1.0, 1.0).max(prediction.token.as_secs_f64());
         prop_assert!(token_s <= 1.1 * limit_s, "{token_s} s of {limit_s} s\n{trace}");
-        // In between, it is the contention that makes computing the limit.
+        // Between these ranges, contention decides whether compute is the limit.
         if prediction.reading > prediction.compute.mul_f64(1.0 + contention) {
             prop_assert!(trace.rows.iter().all(|row| row.n_throttled == 0), "throttled\n{trace}");
         }

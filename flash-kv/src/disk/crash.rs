@@ -1,7 +1,7 @@
-//! A disk that fails, fills up or crashes at its nth change.
+//! A simulated disk that fails, fills up or crashes at its nth operation.
 //!
-//! A crash tears the write that it meets, and may undo what was not synced: each write alone, whole or in part, and the
-//! latest changes of names.
+//! A crash tears the write in progress, and may undo whatever was not synced: each write independently, fully or
+//! partially, and the latest renames and removals.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -17,31 +17,31 @@ use crate::file::read_full;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// One change fails, a write having written a part.
+    /// One operation fails; a failing write may be partial.
     Fail,
-    /// From then on, no write fits any more.
+    /// Every write from then on fails for lack of space.
     Full,
-    /// Nothing works any more.
+    /// Every operation from then on fails.
     Crash,
 }
 
 #[derive(Debug)]
 pub(crate) struct FaultyDisk {
     state: Mutex<State>,
-    /// Where files go that were renamed over, or removed.
-    graveyard: TempDir,
+    /// Keeps files that were replaced or removed, so that a crash can bring them back.
+    backups: TempDir,
 }
 
 #[derive(Debug)]
 struct State {
-    n_changes: u64,
+    n_operations: u64,
     at: u64,
     fault: Fault,
     random: u64,
     undo: Vec<Undo>,
 }
 
-/// How to take back what is not synced.
+/// The inverse of an operation that is not synced.
 #[derive(Debug)]
 enum Undo {
     Write { file: File, inode: u64, offset: u64, old: Vec<u8>, old_len: u64 },
@@ -50,44 +50,44 @@ enum Undo {
     Remove { path: PathBuf, old: PathBuf },
 }
 
-/// What is to become of a change.
-enum Fate {
+/// Outcome of an operation.
+enum Outcome {
     Done,
-    /// It fails, after this share of it, in 256ths.
+    /// Fails after this share of it, in 256ths, is done.
     Torn(u8, io::Error),
 }
 
 impl FaultyDisk {
-    /// A disk below `root` on which the change `at`, counted from 1, goes wrong.
+    /// Creates a disk below `root` whose operation `at`, counted from 1, goes wrong.
     pub(crate) fn new(root: &Path, fault: Fault, at: u64, seed: u64) -> Self {
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let state = State { n_changes: 0, at, fault, random, undo: Vec::new() };
-        Self { state: Mutex::new(state), graveyard: tempfile::tempdir_in(root).unwrap() }
+        let state = State { n_operations: 0, at, fault, random, undo: Vec::new() };
+        Self { state: Mutex::new(state), backups: tempfile::tempdir_in(root).unwrap() }
     }
 
-    /// How many changes were asked for.
-    pub(crate) fn n_changes(&self) -> u64 {
-        self.state.lock().n_changes
+    /// Returns the number of operations requested.
+    pub(crate) fn n_operations(&self) -> u64 {
+        self.state.lock().n_operations
     }
 
-    /// Ends the process: takes back what a crash may take, if there was one.
+    /// Ends the simulated process; after a crash, undoes what may be lost.
     pub(crate) fn end(&self) {
         if self.state.lock().fault == Fault::Crash {
             self.lose_unsynced();
         }
-        // The log holds files, and with them their locks.
+        // The undo log keeps files open, and thereby locked.
         self.state.lock().undo.clear();
     }
 
     fn lose_unsynced(&self) {
         let mut state = self.state.lock();
         let (mut names_stay, mut written) = (false, HashSet::new());
-        // What is kept of later writes lies over what was there before.
+        // Surviving parts of later writes are applied again on top of the restored bytes.
         let mut again: Vec<(File, u64, Vec<u8>)> = Vec::new();
         while let Some(undo) = state.undo.pop() {
             match undo {
                 Undo::Write { file, inode, offset, old, old_len } => {
-                    // What is left of it: all, nothing, or a part.
+                    // All of the write survives, none, or a part.
                     let kept = match state.random() % 3 {
                         0 => old.len(),
                         1 => 0,
@@ -132,17 +132,17 @@ impl FaultyDisk {
         }
     }
 
-    /// Keeps a file that is about to lose its name; none if there is none.
-    fn bury(&self, path: &Path, state: &State) -> Option<PathBuf> {
-        let old = self.graveyard.path().join(format!("{}", state.n_changes));
+    /// Links a file that is about to lose its name into the backup directory; `None` if it does not exist.
+    fn back_up(&self, path: &Path, state: &State) -> Option<PathBuf> {
+        let old = self.backups.path().join(format!("{}", state.n_operations));
         fs::hard_link(path, &old).ok().map(|()| old)
     }
 
     fn names(&self, state: &mut State, change: impl FnOnce(&mut State) -> io::Result<()>) -> io::Result<()> {
         match state.next(false) {
-            Fate::Done => change(state),
-            Fate::Torn(share, error) => {
-                // Nobody knows whether it was made.
+            Outcome::Done => change(state),
+            Outcome::Torn(share, error) => {
+                // A failed rename or removal may have taken effect.
                 if share >= 128 {
                     change(state)?;
                 }
@@ -160,23 +160,23 @@ impl State {
         self.random
     }
 
-    fn next(&mut self, is_write: bool) -> Fate {
-        self.n_changes += 1;
-        let (at_it, behind) = (self.n_changes == self.at, self.n_changes > self.at);
+    fn next(&mut self, is_write: bool) -> Outcome {
+        self.n_operations += 1;
+        let (at_it, behind) = (self.n_operations == self.at, self.n_operations > self.at);
         let random = (self.random() >> 20) as u8;
         match self.fault {
-            Fault::Fail if at_it => Fate::Torn(random, io::Error::other("made to fail")),
+            Fault::Fail if at_it => Outcome::Torn(random, io::Error::other("injected failure")),
             Fault::Full if (at_it || behind) && is_write => {
-                Fate::Torn(random, io::ErrorKind::StorageFull.into())
+                Outcome::Torn(random, io::ErrorKind::StorageFull.into())
             }
-            Fault::Crash if at_it => Fate::Torn(random, io::Error::other("crashed")),
-            Fault::Crash if behind => Fate::Torn(0, io::Error::other("crashed before")),
-            _ => Fate::Done,
+            Fault::Crash if at_it => Outcome::Torn(random, io::Error::other("crashed")),
+            Fault::Crash if behind => Outcome::Torn(0, io::Error::other("crashed before")),
+            _ => Outcome::Done,
         }
     }
 
-    /// Remembers what is at a range that is about to be written or cut.
-    fn remember(&mut self, file: &DiskFile, offset: u64, len: usize, is_cut: bool) -> io::Result<()> {
+    /// Records the bytes of a range that is about to be written or cut.
+    fn record_undo(&mut self, file: &DiskFile, offset: u64, len: usize, is_cut: bool) -> io::Result<()> {
         let metadata = file.file.metadata()?;
         let mut old = vec![0; len];
         read_full(&file.file, offset, &mut old)?;
@@ -193,10 +193,10 @@ impl Disk for FaultyDisk {
     fn write_at(&self, file: &DiskFile, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state.lock();
         let (len, outcome) = match state.next(true) {
-            Fate::Done => (bytes.len(), Ok(())),
-            Fate::Torn(share, error) => (bytes.len() * usize::from(share) / 256, Err(error)),
+            Outcome::Done => (bytes.len(), Ok(())),
+            Outcome::Torn(share, error) => (bytes.len() * usize::from(share) / 256, Err(error)),
         };
-        state.remember(file, offset, len, false)?;
+        state.record_undo(file, offset, len, false)?;
         SystemDisk.write_at(file, offset, &bytes[..len])?;
         outcome
     }
@@ -204,19 +204,19 @@ impl Disk for FaultyDisk {
     fn set_len(&self, file: &DiskFile, len_bytes: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         match state.next(false) {
-            Fate::Done => {
+            Outcome::Done => {
                 let cut = file.file.metadata()?.len().saturating_sub(len_bytes);
-                state.remember(file, len_bytes, cut as usize, true)?;
+                state.record_undo(file, len_bytes, cut as usize, true)?;
                 SystemDisk.set_len(file, len_bytes)
             }
-            Fate::Torn(_, error) => Err(error),
+            Outcome::Torn(_, error) => Err(error),
         }
     }
 
     fn sync(&self, file: &DiskFile) -> io::Result<()> {
         let mut state = self.state.lock();
         match state.next(false) {
-            Fate::Done => {
+            Outcome::Done => {
                 let synced = file.file.metadata()?.ino();
                 state.undo.retain(|undo| match undo {
                     Undo::Write { inode, .. } | Undo::Cut { inode, .. } => *inode != synced,
@@ -224,14 +224,14 @@ impl Disk for FaultyDisk {
                 });
                 Ok(())
             }
-            Fate::Torn(_, error) => Err(error),
+            Outcome::Torn(_, error) => Err(error),
         }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         self.names(&mut state, |state| {
-            let old = self.bury(to, state);
+            let old = self.back_up(to, state);
             SystemDisk.rename(from, to)?;
             state.undo.push(Undo::Rename { from: from.to_owned(), to: to.to_owned(), old });
             Ok(())
@@ -241,7 +241,7 @@ impl Disk for FaultyDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         self.names(&mut state, |state| {
-            let old = self.bury(path, state);
+            let old = self.back_up(path, state);
             SystemDisk.remove(path)?;
             state.undo.extend(old.map(|old| Undo::Remove { path: path.to_owned(), old }));
             Ok(())
@@ -251,7 +251,7 @@ impl Disk for FaultyDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         match state.next(false) {
-            Fate::Done => {
+            Outcome::Done => {
                 let within = |path: &Path| path.parent() == Some(dir);
                 state.undo.retain(|undo| match undo {
                     Undo::Write { .. } | Undo::Cut { .. } => true,
@@ -259,7 +259,7 @@ impl Disk for FaultyDisk {
                 });
                 Ok(())
             }
-            Fate::Torn(_, error) => Err(error),
+            Outcome::Torn(_, error) => Err(error),
         }
     }
 }

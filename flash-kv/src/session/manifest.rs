@@ -1,4 +1,4 @@
-//! `session.json`: what a saved state consists of.
+//! `session.json`, the manifest of a saved state.
 
 use std::fs;
 use std::io;
@@ -9,30 +9,30 @@ use serde::{Deserialize, Serialize};
 use super::SessionState;
 use crate::{FORMAT_VERSION, Identity, KvError};
 
-/// A saved state. Names of formats are for people; what counts is the identity.
+/// The manifest. Format names are informational: the identity decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
     pub(super) version: u32,
-    /// Of everything else: as this crate writes it, with 0 here.
+    /// Checksum of this object as this crate writes it, with this field 0.
     crc32c: u32,
     identity: String,
     page_format: String,
     window_format: String,
     window_tokens: u32,
-    /// Which save it was: names the tail.
+    /// Number of the save, which names the tail file.
     pub(super) save: u64,
     pub(super) first_token: usize,
-    /// Whether the context has the bits that it would have had if it had never stopped.
+    /// Whether the cache has the same bits as in an uninterrupted run.
     pub(super) is_exact: bool,
-    /// Bytes of each state in the tail.
+    /// Size in bytes of each state in the tail.
     pub(super) state_bytes: Vec<usize>,
-    /// A checksum for each part of the tail: layers, then states.
+    /// Checksum of each part of the tail: layers, then states.
     pub(super) tail_crc32c: Vec<u32>,
     pub(super) token_ids: Vec<u32>,
 }
 
-/// What every version of a manifest has.
+/// The field common to all versions of a manifest.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
@@ -69,12 +69,12 @@ impl Manifest {
         serde_json::to_vec(self).expect("numbers and strings are JSON")
     }
 
-    /// Of what it says, not of how it is spelled.
+    /// Returns the checksum of the canonical encoding, which does not depend on the formatting of the file.
     fn checksum(&self) -> u32 {
         crc32c::crc32c(&Self { crc32c: 0, ..self.clone() }.encode())
     }
 
-    /// Reads a manifest; none if there is no file.
+    /// Reads a manifest; `None` if the file does not exist.
     pub(super) fn read(path: &Path, identity: &Identity) -> Result<Option<Self>, KvError> {
         let json = match fs::read(path) {
             Ok(json) => json,
@@ -88,7 +88,7 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_slice(&json).map_err(syntax)?;
         let (wanted, got) = (manifest.crc32c, manifest.checksum());
-        // The pages' head was looked at before: here, another identity is as wrong as a flipped bit.
+        // The page file's header has been checked before, so a differing identity here is corruption.
         let whole = wanted == got
             && manifest.identity == identity.digest().to_string()
             && manifest.first_token <= manifest.token_ids.len()

@@ -1,5 +1,5 @@
-//! What of a saved state is not sealed: of each layer the last keys and values, as the window held them, then the states of
-//! layers that have none; one after the other.
+//! The tail file of a saved state: the unsealed keys and values of each layer in the window's format, then the states
+//! of layers that have none, back to back.
 
 use std::fs::File;
 use std::ops::Range;
@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::TailPart;
 use super::manifest::Manifest;
-use crate::disk::{Disk, Replacement};
+use crate::disk::{AtomicFile, Disk};
 use crate::file::read_full;
 use crate::{Geometry, KvError};
 
-/// The last tokens of a saved context, and its states.
+/// The unsealed tokens and the states of a saved context.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SavedTail {
@@ -20,19 +20,19 @@ pub struct SavedTail {
     path: PathBuf,
     first_token: usize,
     n_tokens: usize,
-    parts: Parts,
+    layout: TailLayout,
     checksums: Vec<u32>,
 }
 
-/// How long the parts of a tail are.
+/// Layout of a tail file.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct TailLayout {
     n_layers: usize,
     layer_bytes: usize,
     state_bytes: Vec<usize>,
 }
 
-impl Parts {
+impl TailLayout {
     pub(super) fn new(geometry: &Geometry, n_tokens: usize, state_bytes: &[usize]) -> Self {
         let row_bytes = geometry.window_layout().row_bytes();
         let layer_bytes = geometry.halves.count() * geometry.kv_heads as usize * n_tokens * row_bytes;
@@ -44,8 +44,8 @@ impl Parts {
         layers.chain((0..self.state_bytes.len() as u32).map(TailPart::State))
     }
 
-    /// Its place among all, and the bytes that it takes of the file.
-    fn place(&self, part: TailPart) -> (usize, Range<usize>) {
+    /// Returns the index of a part and its byte range in the file.
+    fn locate(&self, part: TailPart) -> (usize, Range<usize>) {
         let Self { n_layers, layer_bytes, ref state_bytes } = *self;
         match part {
             TailPart::Layer(layer_idx) => {
@@ -63,7 +63,7 @@ impl Parts {
 }
 
 impl SavedTail {
-    /// Opens a tail and checks all of it.
+    /// Opens a tail and verifies all its parts.
     pub(super) fn open(path: PathBuf, manifest: &Manifest, geometry: &Geometry) -> Result<Self, KvError> {
         let file = File::open(&path).map_err(KvError::io(&path, "open"))?;
         let n_tokens = manifest.token_ids.len() - manifest.first_token;
@@ -72,46 +72,46 @@ impl SavedTail {
             path,
             first_token: manifest.first_token,
             n_tokens,
-            parts: Parts::new(geometry, n_tokens, &manifest.state_bytes),
+            layout: TailLayout::new(geometry, n_tokens, &manifest.state_bytes),
             checksums: manifest.tail_crc32c.clone(),
         };
         let mut bytes = Vec::new();
-        for part in tail.parts.all() {
-            bytes.resize(tail.parts.place(part).1.len(), 0);
+        for part in tail.layout.all() {
+            bytes.resize(tail.layout.locate(part).1.len(), 0);
             tail.read(part, &mut bytes)?;
         }
         Ok(tail)
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Position of its first token in the context.
+    /// Returns the position of its first token in the context.
     pub fn first_token(&self) -> usize {
         self.first_token
     }
 
-    /// How many tokens it holds.
+    /// Returns the number of tokens.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
 
-    /// Bytes of the tokens of one layer.
+    /// Returns the bytes of one layer's tokens.
     pub fn layer_bytes(&self) -> usize {
-        self.parts.layer_bytes
+        self.layout.layer_bytes
     }
 
-    /// Bytes of each state.
+    /// Returns the size in bytes of each state.
     pub fn state_bytes(&self) -> &[usize] {
-        &self.parts.state_bytes
+        &self.layout.state_bytes
     }
 
-    /// Whether the states are as long as they have to be.
+    /// Checks that the states have the sizes that the model expects.
     ///
     /// # Errors
-    /// [`KvError::OtherStates`] if they are others.
+    /// [`KvError::OtherStates`] if they differ.
     pub fn expect_states(&self, wanted_bytes: &[usize]) -> Result<(), KvError> {
         let got_bytes = self.state_bytes();
         if got_bytes == wanted_bytes {
@@ -121,15 +121,15 @@ impl SavedTail {
         Err(KvError::OtherStates { path: self.path.clone(), wanted_bytes, got_bytes })
     }
 
-    /// Reads a part as it was given to [`Session::save`](crate::Session::save).
+    /// Reads and verifies a part, as written by [`Session::save`](crate::Session::save).
     ///
     /// # Errors
     /// [`KvError::TailDamaged`]; [`KvError::Io`].
     ///
     /// # Panics
-    /// If there is no such part, or `bytes` is not as long as it is.
+    /// If the part does not exist, or `bytes` does not have its length.
     pub fn read(&self, part: TailPart, bytes: &mut [u8]) -> Result<(), KvError> {
-        let (part_idx, range) = self.parts.place(part);
+        let (part_idx, range) = self.layout.locate(part);
         assert_eq!(bytes.len(), range.len(), "length of {part:?}");
         let wanted = self.checksums[part_idx];
         let len =
@@ -142,18 +142,18 @@ impl SavedTail {
     }
 }
 
-/// Writes a tail, and returns a checksum for each of its parts.
+/// Writes a tail and returns the checksum of each part.
 pub(super) fn write(
     disk: &Arc<dyn Disk>,
     path: PathBuf,
-    parts: &Parts,
+    layout: &TailLayout,
     mut fill: impl FnMut(TailPart, &mut [u8]),
 ) -> Result<Vec<u32>, KvError> {
-    let mut file = Replacement::new(disk, path)?;
+    let mut file = AtomicFile::new(disk, path)?;
     let (mut bytes, mut checksums) = (Vec::new(), Vec::new());
-    for part in parts.all() {
+    for part in layout.all() {
         bytes.clear();
-        bytes.resize(parts.place(part).1.len(), 0);
+        bytes.resize(layout.locate(part).1.len(), 0);
         fill(part, &mut bytes);
         file.write(&bytes)?;
         checksums.push(crc32c::crc32c(&bytes));

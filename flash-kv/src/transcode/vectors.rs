@@ -1,16 +1,16 @@
-//! The loops over a page, compiled for the instructions that the processor has.
+//! Conversion of pages, compiled for the vector instructions that the processor has.
 //!
-//! A build for any x86-64 may assume vectors of four numbers; nearly every machine has those of eight. Each number meets the
-//! same operations in both, and none of them is joined with another: the same bits.
+//! A generic x86-64 build may assume only 4-lane vectors; nearly every machine has 8-lane ones. Both apply the same
+//! operations to each element, and neither fuses any (no FMA), so the results are bit-identical.
 
 use crate::layout::PageLayout;
 
-/// [`rewrite`](super::rewrite) with the widest vectors there are.
+/// Runs [`rewrite`](super::rewrite) with the widest vectors available.
 pub(super) fn rewrite(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8]) -> Option<f32> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "the processor has the instructions")]
-        // SAFETY: `with_avx2` asks for nothing but AVX2, which was detected.
+        // SAFETY: `with_avx2` requires nothing but AVX2, which was detected.
         return unsafe { with_avx2(from, source, to, record) };
     }
     super::rewrite(from, source, to, record)
@@ -39,7 +39,7 @@ mod tests {
             head_dim in prop_oneof![Just(64_usize), Just(128), 1..130_usize],
         ) {
             let [from, to] = [from, to].map(|nth| PageLayout::new(1, head_dim, PageFormat::ALL[nth]));
-            // Any bits, among them infinities and what is no number.
+            // Arbitrary bits, among them infinities and NaN.
             let mut state = seed | 1;
             let bits = std::iter::repeat_with(|| {
                 state ^= state << 13;

@@ -1,4 +1,4 @@
-//! Which models are told apart, and which are not, when their samples are equal.
+//! Telling models with equal samples apart.
 
 use std::cell::Cell;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::disk::crash::{Fault, FaultyDisk};
 const SAMPLES: Digest = Digest([7; 32]);
 const DAY: i64 = 86_400_000_000_000;
 
-/// A file that was made and written at midnight of that day.
+/// Returns a file created and modified at midnight of `day`.
 fn file(inode: u64, day: i64) -> WeightFile {
     let ns = day * DAY;
     let stamp = FileStamp {
@@ -29,7 +29,7 @@ fn hashed(file: WeightFile, byte: u8) -> WeightFile {
     WeightFile { sha256: Some(Digest([byte; 32])), ..file }
 }
 
-/// The same file with other contents, or only another time.
+/// Returns the same file, modified on `day` (contents or timestamp only).
 fn written(file: WeightFile, day: i64) -> WeightFile {
     let stamp = FileStamp { modified_ns: day * DAY, changed_ns: day * DAY, ..file.stamp };
     WeightFile { stamp, ..file }
@@ -51,7 +51,7 @@ impl Bench {
         self.dir.path().join(MODELS_FILE)
     }
 
-    /// The digest of a model of these files on the morning of day 100.
+    /// Returns the digest of a model of these files on the morning of day 100.
     fn digest(&self, files: &[WeightFile]) -> Digest {
         self.try_digest(files).unwrap()
     }
@@ -74,7 +74,7 @@ fn copies_moves_and_downloads_of_a_model_have_the_digest_of_its_samples() {
     let bench = Bench::new();
     let first = [file(1, 10), hashed(file(2, 10), 5)];
     assert_eq!(bench.digest(&first), SAMPLES);
-    // Elsewhere, later, with and without a hash, and with the number of a file that is gone.
+    // Copies elsewhere, later, with and without a hash, and with the reused inode of a deleted file.
     for files in [
         [file(3, 20), file(4, 20)],
         [hashed(file(5, 30), 6), hashed(file(6, 30), 5)],
@@ -85,7 +85,7 @@ fn copies_moves_and_downloads_of_a_model_have_the_digest_of_its_samples() {
 }
 
 #[test]
-fn files_that_were_not_touched_are_not_sampled_again() {
+fn unchanged_files_are_not_sampled_again() {
     let bench = Bench::new();
     let files = [file(1, 10), file(2, 10)];
     let moved = [file(1, 10), written(file(2, 10), 50)]
@@ -97,16 +97,16 @@ fn files_that_were_not_touched_are_not_sampled_again() {
 }
 
 #[test]
-fn a_file_that_has_just_been_written_is_sampled_again() {
+fn recently_modified_files_are_sampled_again() {
     let bench = Bench::new();
     for n_sampled in 1..4 {
         bench.digest(&[file(1, 10), file(2, 100)]);
-        assert_eq!(bench.n_sampled.get(), n_sampled, "it may change without a new time");
+        assert_eq!(bench.n_sampled.get(), n_sampled, "the file may change again within the same timestamp");
     }
 }
 
 #[test]
-fn models_that_are_known_by_whole_hashes_are_told_apart_although_their_samples_agree() {
+fn models_with_equal_samples_are_told_apart_by_file_hashes() {
     let bench = Bench::new();
     let [one, two] = [hashed(file(1, 10), 1), hashed(file(2, 10), 2)].map(|file| [file]);
     assert_eq!(bench.digest(&one), SAMPLES);
@@ -114,7 +114,7 @@ fn models_that_are_known_by_whole_hashes_are_told_apart_although_their_samples_a
     assert_ne!(second, SAMPLES);
     assert_eq!((bench.digest(&one), bench.digest(&two)), (SAMPLES, second));
     assert_eq!(bench.digest(&[hashed(file(3, 20), 2)]), second, "another copy with that hash");
-    // Nothing says which of them these are.
+    // Nothing tells which of the two models these files are.
     let third = bench.digest(&[file(4, 20)]);
     assert!(third != SAMPLES && third != second);
     assert_eq!(bench.digest(&[file(4, 20)]), third);
@@ -123,7 +123,7 @@ fn models_that_are_known_by_whole_hashes_are_told_apart_although_their_samples_a
 }
 
 #[test]
-fn a_file_that_was_written_in_place_is_another_model_although_its_samples_agree() {
+fn a_file_modified_in_place_is_another_model() {
     let bench = Bench::new();
     let file = file(1, 10);
     assert_eq!(bench.digest(&[file]), SAMPLES);
@@ -131,22 +131,22 @@ fn a_file_that_was_written_in_place_is_another_model_although_its_samples_agree(
     let second = bench.digest(&[written]);
     assert_ne!(second, SAMPLES);
     assert_eq!(bench.digest(&[written]), second);
-    assert_eq!(bench.digest(&[file]), SAMPLES, "its time was set back");
+    assert_eq!(bench.digest(&[file]), SAMPLES, "its modification time was set back");
     let longer = WeightFile { stamp: FileStamp { len_bytes: 1 << 31, ..file.stamp }, ..file };
     assert!(![SAMPLES, second].contains(&bench.digest(&[longer])));
 }
 
 #[test]
-fn a_file_system_that_does_not_say_when_a_file_was_made_is_not_asked_whether_it_was_written() {
+fn without_creation_times_modified_files_are_not_detected() {
     let bench = Bench::new();
     let anonymous =
         |file: WeightFile| WeightFile { stamp: FileStamp { created_ns: None, ..file.stamp }, ..file };
     assert_eq!(bench.digest(&[anonymous(file(1, 10))]), SAMPLES);
-    assert_eq!(bench.digest(&[anonymous(file(1, 50))]), SAMPLES, "its number is used again");
+    assert_eq!(bench.digest(&[anonymous(file(1, 50))]), SAMPLES, "the inode may be reused");
 }
 
 #[test]
-fn weights_that_were_read_whole_need_no_list() {
+fn completely_sampled_weights_are_not_listed() {
     let mut bench = Bench::new();
     bench.samples.is_complete = true;
     for files in [file(1, 10), written(file(1, 10), 50), hashed(file(2, 10), 1), hashed(file(2, 10), 2)] {
@@ -171,7 +171,7 @@ fn other_samples_are_another_model_and_the_list_stays_short() {
 }
 
 #[test]
-fn a_list_that_cannot_be_read_is_refused_and_an_older_one_is_begun_anew() {
+fn an_unreadable_list_is_an_error_and_an_older_one_is_replaced() {
     let bench = Bench::new();
     let files = [hashed(file(1, 10), 1)];
     bench.digest(&files);
@@ -190,7 +190,7 @@ fn a_list_that_cannot_be_read_is_refused_and_an_older_one_is_begun_anew() {
 }
 
 #[test]
-fn a_digest_that_was_given_is_given_again_after_a_crash_at_any_change() {
+fn digests_are_stable_across_a_crash_at_any_operation() {
     let [one, two] = [[hashed(file(1, 10), 1)], [hashed(file(2, 10), 2)]];
     for fault in [Fault::Crash, Fault::Fail, Fault::Full] {
         for seed in 0..2 {
@@ -205,7 +205,7 @@ fn a_digest_that_was_given_is_given_again_after_a_crash_at_any_change() {
                 for (given, again) in given.iter().zip(again) {
                     assert!(given.is_none_or(|given| given == again), "{fault:?} {at} {seed}");
                 }
-                if disk.n_changes() < at {
+                if disk.n_operations() < at {
                     assert!(given.iter().all(Option::is_some));
                     break;
                 }

@@ -1,4 +1,4 @@
-//! Files of pages: what is refused, and what is there after any sequence of steps.
+//! Page files: rejected files, and recovery after arbitrary sequences of operations.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -31,7 +31,7 @@ fn write_pages(file: &PageFile, token_ids: &[u32], pages: std::ops::Range<u32>) 
     }
 }
 
-/// A file with that many pages, closed.
+/// Creates a file with `n_pages` pages and closes it.
 fn written(n_pages: u32) -> (Place, Vec<u32>) {
     let (place, token_ids) = (place(), tokens(n_pages as usize * PAGE_TOKENS, 1));
     write_pages(&PageFile::create(&place.path, &identity()).unwrap(), &token_ids, 0..n_pages);
@@ -53,7 +53,7 @@ fn damage(place: &Place, offset: u64, bytes: &[u8]) {
 }
 
 #[test]
-fn records_lie_at_fixed_places_that_direct_reads_can_reach() {
+fn records_lie_at_fixed_aligned_offsets() {
     let (place, _) = written(0);
     let file = PageFile::open(&place.path, &identity()).unwrap();
     let record_bytes = file.layout().record_bytes() as u64;
@@ -94,7 +94,7 @@ fn file_of_another_window_is_refused() {
     let error = refusal(|identity| identity.geometry.window_tokens = 256);
     assert!(matches!(error, KvError::OtherWindow { wanted_tokens: 256, got_tokens: 128, .. }), "{error}");
     let error = refusal(|identity| identity.geometry.window_format = PageFormat::F32);
-    assert!(matches!(error, KvError::OtherGeometry { field: "format of the window", .. }), "{error}");
+    assert!(matches!(error, KvError::OtherGeometry { field: "window format", .. }), "{error}");
 }
 
 #[test]
@@ -198,8 +198,8 @@ fn flipped_bit_ends_the_whole_pages_and_names_file_and_page() {
 }
 
 #[test]
-fn pages_of_which_a_layer_is_missing_are_dropped() {
-    // A prefill, layer by layer, that ended in the second one.
+fn pages_with_a_missing_layer_are_dropped() {
+    // A prefill, layer by layer, that was interrupted in the second layer.
     let (place, token_ids) = (place(), tokens(3 * PAGE_TOKENS, 1));
     let file = PageFile::create(&place.path, &identity()).unwrap();
     for (layer_idx, n_pages) in [(0, 3), (1, 1)] {
@@ -217,7 +217,7 @@ fn pages_of_which_a_layer_is_missing_are_dropped() {
 }
 
 #[test]
-fn page_that_goes_on_from_other_tokens_is_dropped() {
+fn page_that_continues_other_tokens_is_dropped() {
     let (place, token_ids) = written(3);
     let mut others = token_ids.clone();
     others[7] += 1;
@@ -230,7 +230,7 @@ fn page_that_goes_on_from_other_tokens_is_dropped() {
 }
 
 #[test]
-fn layers_with_other_tokens_make_no_page() {
+fn layers_that_disagree_on_tokens_make_no_page() {
     let (place, token_ids) = written(1);
     let mut others = token_ids.clone();
     others[7] += 1;
@@ -245,14 +245,14 @@ fn layers_with_other_tokens_make_no_page() {
     );
 }
 
-/// What may happen to a file.
+/// An operation on a file.
 #[derive(Debug, Clone)]
 enum Step {
     Append,
     Rewind(usize),
-    /// Opens it again, after the end was cut by so many bytes.
+    /// Reopens the file after this many bytes were cut off its end.
     Reopen(usize),
-    /// Flips a bit, and opens it again.
+    /// Reopens the file after a bit was flipped at this relative position.
     Flip(f64),
 }
 
@@ -269,9 +269,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// The model is the list of tokens in whole pages.
+    /// Compares the file with a model: the list of tokens in whole pages.
     #[test]
-    fn file_holds_what_a_list_would(steps in steps()) {
+    fn file_behaves_like_a_list_of_pages(steps in steps()) {
         let place = place();
         let mut file = PageFile::create(&place.path, &identity()).unwrap();
         let record_bytes = file.layout().record_bytes();

@@ -1,4 +1,4 @@
-//! The crate from outside: one binary, one module for each subject.
+//! Integration tests of the public interface: one binary, one module per subject.
 
 mod files;
 mod prefixes;

@@ -1,4 +1,4 @@
-//! Pages of prefixes: found, damaged, given up for room.
+//! Prefix pages: lookup, damage and eviction.
 
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
@@ -12,13 +12,13 @@ use tempfile::TempDir;
 
 use crate::support::{N_LAYERS, identity, record_in, tokens};
 
-struct Kept {
+struct Bench {
     dir: TempDir,
     identity: Identity,
     store: PrefixStore,
 }
 
-impl Kept {
+impl Bench {
     fn new(identity: Identity) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = PrefixStore::open(dir.path(), &identity).unwrap();
@@ -39,7 +39,7 @@ impl Kept {
         put.unwrap();
     }
 
-    /// Keeps all whole pages, with their twins if there are any.
+    /// Stores all whole pages, with their twins if there are any.
     fn put(&self, token_ids: &[u32]) {
         for page_idx in 0..(token_ids.len() / PAGE_TOKENS) as u32 {
             self.put_part(token_ids, page_idx, PrefixPart::Twin);
@@ -59,7 +59,7 @@ impl Kept {
         self.store.read(chain, page_idx, layer_idx, part, &mut record).map(|_| record)
     }
 
-    /// Makes the last use of a page so many seconds ago.
+    /// Sets the last use of a page to this many seconds ago.
     fn age(&self, token_ids: &[u32], page_idx: usize, seconds: u64) {
         let path = self.store.path(self.chains(token_ids)[page_idx], PrefixPart::Page);
         let at = SystemTime::now() - Duration::from_secs(seconds);
@@ -77,109 +77,109 @@ impl Kept {
 
 #[test]
 fn shared_prefix_is_found_and_read_back() {
-    let kept = Kept::new(identity());
+    let bench = Bench::new(identity());
     let token_ids = tokens(3 * PAGE_TOKENS, 1);
-    kept.put(&token_ids);
+    bench.put(&token_ids);
     let mut prompt = token_ids[..2 * PAGE_TOKENS + 50].to_vec();
     prompt.extend(tokens(200, 2));
-    let found = kept.store.longest(&prompt);
-    assert_eq!(found.chains, kept.chains(&token_ids)[..2]);
+    let found = bench.store.longest(&prompt);
+    assert_eq!(found.chains, bench.chains(&token_ids)[..2]);
     for part in [PrefixPart::Page, PrefixPart::Twin] {
         for layer_idx in 0..N_LAYERS {
-            let wanted = record_in(kept.store.layout(part), &kept.identity, &token_ids, 1, layer_idx);
-            assert!(kept.read(&token_ids, 1, layer_idx, part).unwrap() == wanted);
+            let wanted = record_in(bench.store.layout(part), &bench.identity, &token_ids, 1, layer_idx);
+            assert!(bench.read(&token_ids, 1, layer_idx, part).unwrap() == wanted);
         }
     }
-    assert_eq!(kept.store.longest(&tokens(500, 3)).pages(), 0);
-    assert_eq!(kept.store.longest(&token_ids[..127]).pages(), 0, "no whole page");
+    assert_eq!(bench.store.longest(&tokens(500, 3)).pages(), 0);
+    assert_eq!(bench.store.longest(&token_ids[..127]).pages(), 0, "no whole page");
 }
 
 #[test]
 fn another_identity_shares_nothing() {
-    let kept = Kept::new(identity());
+    let bench = Bench::new(identity());
     let token_ids = tokens(2 * PAGE_TOKENS, 1);
-    kept.put(&token_ids);
+    bench.put(&token_ids);
     let mut other = identity();
     other.geometry.window_tokens = 64;
-    let other = PrefixStore::open(kept.dir.path(), &other).unwrap();
+    let other = PrefixStore::open(bench.dir.path(), &other).unwrap();
     assert_eq!(other.longest(&token_ids).pages(), 0);
 }
 
 #[test]
-fn prefix_ends_where_the_twins_that_a_window_needs_are_there() {
+fn prefix_ends_where_all_twins_of_its_window_are_stored() {
     let mut wide = identity();
     wide.geometry.window_tokens = 2 * PAGE_TOKENS as u32;
-    let kept = Kept::new(wide);
+    let bench = Bench::new(wide);
     let token_ids = tokens(5 * PAGE_TOKENS, 1);
     for page_idx in 0..5 {
-        kept.put_part(&token_ids, page_idx, PrefixPart::Page);
+        bench.put_part(&token_ids, page_idx, PrefixPart::Page);
     }
-    assert_eq!(kept.store.longest(&token_ids).pages(), 0, "without twins");
+    assert_eq!(bench.store.longest(&token_ids).pages(), 0, "without twins");
     for (twin, pages) in [(2, 0), (1, 3), (4, 3), (3, 5)] {
-        kept.put_part(&token_ids, twin, PrefixPart::Twin);
-        assert_eq!(kept.store.longest(&token_ids).pages(), pages, "with the twin of page {twin}");
+        bench.put_part(&token_ids, twin, PrefixPart::Twin);
+        assert_eq!(bench.store.longest(&token_ids).pages(), pages, "with the twin of page {twin}");
     }
-    assert_eq!(kept.store.longest(&token_ids[..PAGE_TOKENS]).pages(), 0);
-    kept.put_part(&token_ids, 0, PrefixPart::Twin);
-    assert_eq!(kept.store.longest(&token_ids[..PAGE_TOKENS]).pages(), 1, "a window reaches no further back");
+    assert_eq!(bench.store.longest(&token_ids[..PAGE_TOKENS]).pages(), 0);
+    bench.put_part(&token_ids, 0, PrefixPart::Twin);
+    assert_eq!(bench.store.longest(&token_ids[..PAGE_TOKENS]).pages(), 1, "a window reaches no further back");
 }
 
 #[test]
-fn page_that_is_stored_as_the_window_holds_it_is_its_own_twin() {
+fn page_in_the_window_format_is_its_own_twin() {
     for format in [PageFormat::F16, PageFormat::F32] {
         let mut plain = identity();
         (plain.geometry.format, plain.geometry.window_format) = (format, format);
-        let kept = Kept::new(plain);
+        let bench = Bench::new(plain);
         let token_ids = tokens(2 * PAGE_TOKENS, 1);
-        kept.put(&token_ids);
-        assert!(!kept.store.needs_twins());
-        assert_eq!(kept.store.longest(&token_ids).pages(), 2);
-        let page = kept.read(&token_ids, 1, 1, PrefixPart::Page).unwrap();
-        assert!(kept.read(&token_ids, 1, 1, PrefixPart::Twin).unwrap() == page);
-        assert_eq!(kept.page_bytes(), u64::from(N_LAYERS) * page.len() as u64, "once");
+        bench.put(&token_ids);
+        assert!(!bench.store.needs_twins());
+        assert_eq!(bench.store.longest(&token_ids).pages(), 2);
+        let page = bench.read(&token_ids, 1, 1, PrefixPart::Page).unwrap();
+        assert!(bench.read(&token_ids, 1, 1, PrefixPart::Twin).unwrap() == page);
+        assert_eq!(bench.page_bytes(), u64::from(N_LAYERS) * page.len() as u64, "once");
     }
 }
 
 #[test]
-fn page_that_is_there_is_not_written_again() {
-    let kept = Kept::new(identity());
+fn stored_page_is_not_written_again() {
+    let bench = Bench::new(identity());
     let token_ids = tokens(PAGE_TOKENS, 1);
-    kept.put(&token_ids);
-    let chain = kept.chains(&token_ids)[0];
-    let put = kept.store.put(chain, 0, PrefixPart::Page, |_, _| panic!("it is there"));
+    bench.put(&token_ids);
+    let chain = bench.chains(&token_ids)[0];
+    let put = bench.store.put(chain, 0, PrefixPart::Page, |_, _| panic!("it is there"));
     put.unwrap();
 }
 
 #[test]
-fn records_of_another_page_are_not_kept() {
-    let kept = Kept::new(identity());
+fn records_of_another_page_are_rejected() {
+    let bench = Bench::new(identity());
     let (token_ids, others) = (tokens(PAGE_TOKENS, 1), tokens(PAGE_TOKENS, 2));
-    let chain = kept.chains(&token_ids)[0];
-    let layout = kept.store.layout(PrefixPart::Page);
+    let chain = bench.chains(&token_ids)[0];
+    let layout = bench.store.layout(PrefixPart::Page);
     for (token_ids, layer) in [(&others, 0), (&token_ids, 1)] {
-        let put = kept.store.put(chain, 0, PrefixPart::Page, |_, record| {
-            record.copy_from_slice(&record_in(layout, &kept.identity, token_ids, 0, layer));
+        let put = bench.store.put(chain, 0, PrefixPart::Page, |_, record| {
+            record.copy_from_slice(&record_in(layout, &bench.identity, token_ids, 0, layer));
             Ok(())
         });
         assert!(matches!(put, Err(KvError::Record { .. })), "{put:?}");
     }
-    let dir = kept.store.path(chain, PrefixPart::Page).parent().unwrap().to_owned();
+    let dir = bench.store.path(chain, PrefixPart::Page).parent().unwrap().to_owned();
     assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "nothing is left of the attempts");
 }
 
 #[test]
 fn damaged_page_is_removed_and_the_prefix_ends_before_it() {
     for part in [PrefixPart::Page, PrefixPart::Twin] {
-        let kept = Kept::new(identity());
+        let bench = Bench::new(identity());
         let token_ids = tokens(3 * PAGE_TOKENS, 1);
-        kept.put(&token_ids);
-        let path = kept.store.path(kept.chains(&token_ids)[1], part);
+        bench.put(&token_ids);
+        let path = bench.store.path(bench.chains(&token_ids)[1], part);
         let mut bytes = fs::read(&path).unwrap();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         fs::write(&path, bytes).unwrap();
-        kept.read(&token_ids, 1, 0, part).unwrap();
-        let error = kept.read(&token_ids, 1, 1, part).unwrap_err();
+        bench.read(&token_ids, 1, 0, part).unwrap();
+        let error = bench.read(&token_ids, 1, 1, part).unwrap_err();
         let KvError::Record { path: at, page_idx: 1, layer_idx: 1, fault: RecordFault::Checksum { .. } } =
             error
         else {
@@ -187,130 +187,130 @@ fn damaged_page_is_removed_and_the_prefix_ends_before_it() {
         };
         assert_eq!(at, path);
         assert!(!path.exists());
-        let error = kept.read(&token_ids, 1, 0, part).unwrap_err();
+        let error = bench.read(&token_ids, 1, 0, part).unwrap_err();
         assert!(matches!(error, KvError::Record { fault: RecordFault::Missing, .. }), "{error}");
-        // Without its page, nothing behind it is found; without its twin, a run cannot begin right behind it.
-        assert_eq!(kept.store.longest(&token_ids).pages(), if part == PrefixPart::Page { 1 } else { 3 });
-        assert_eq!(kept.store.longest(&token_ids[..2 * PAGE_TOKENS]).pages(), 1);
-        kept.put(&token_ids);
-        assert_eq!(kept.store.longest(&token_ids).pages(), 3);
+        // Without a page, nothing behind it is found; without its twin, a run cannot start right behind it.
+        assert_eq!(bench.store.longest(&token_ids).pages(), if part == PrefixPart::Page { 1 } else { 3 });
+        assert_eq!(bench.store.longest(&token_ids[..2 * PAGE_TOKENS]).pages(), 1);
+        bench.put(&token_ids);
+        assert_eq!(bench.store.longest(&token_ids).pages(), 3);
     }
 }
 
 #[test]
 fn truncated_page_is_not_found() {
-    let kept = Kept::new(identity());
+    let bench = Bench::new(identity());
     let token_ids = tokens(2 * PAGE_TOKENS, 1);
-    kept.put(&token_ids);
-    let path = kept.store.path(kept.chains(&token_ids)[1], PrefixPart::Page);
+    bench.put(&token_ids);
+    let path = bench.store.path(bench.chains(&token_ids)[1], PrefixPart::Page);
     File::options().write(true).open(path).unwrap().set_len(5_000).unwrap();
-    assert_eq!(kept.store.longest(&token_ids).pages(), 1);
-    let error = kept.read(&token_ids, 1, 1, PrefixPart::Page).unwrap_err();
+    assert_eq!(bench.store.longest(&token_ids).pages(), 1);
+    let error = bench.read(&token_ids, 1, 1, PrefixPart::Page).unwrap_err();
     assert!(matches!(error, KvError::Record { fault: RecordFault::Short { .. }, .. }), "{error}");
 }
 
 #[test]
-fn longest_unused_leaves_go_first_and_never_a_page_that_others_need() {
-    let kept = Kept::new(identity());
+fn least_recently_used_leaves_go_first_and_never_a_page_that_others_continue() {
+    let bench = Bench::new(identity());
     // A trunk of two pages with two branches of two.
     let mut branches = [tokens(4 * PAGE_TOKENS, 1), tokens(4 * PAGE_TOKENS, 2)];
     let [first, second] = &mut branches;
     second[..2 * PAGE_TOKENS].copy_from_slice(&first[..2 * PAGE_TOKENS]);
     for branch in &branches {
-        kept.put(branch);
+        bench.put(branch);
     }
     let [first, second] = &branches;
     // The trunk is the oldest, and the first branch older than the second.
     for page_idx in 0..4 {
-        kept.age(second, page_idx, 100 - page_idx as u64);
+        bench.age(second, page_idx, 100 - page_idx as u64);
     }
     for page_idx in 2..4 {
-        kept.age(first, page_idx, 200 - page_idx as u64);
+        bench.age(first, page_idx, 200 - page_idx as u64);
     }
-    let bytes = kept.page_bytes();
+    let bytes = bench.page_bytes();
     let left = [(5, [3, 4]), (4, [2, 4]), (3, [2, 3]), (2, [2, 2]), (1, [1, 1]), (0, [0, 0])];
     for (n_pages, wanted) in left {
-        let collected = collect_prefixes(kept.dir.path(), n_pages * bytes + 1).unwrap();
+        let collected = collect_prefixes(bench.dir.path(), n_pages * bytes + 1).unwrap();
         assert_eq!((collected.pages, collected.freed_bytes), (1, bytes));
         assert_eq!(collected.kept_bytes, n_pages * bytes);
-        assert_eq!(kept.pages() as u64, n_pages);
-        // Looking must not count as use here: only files are counted.
+        assert_eq!(bench.pages() as u64, n_pages);
+        // Checks files only, because a lookup would count as use.
         let there = |branch: &Vec<u32>| {
-            let chains = kept.chains(branch);
-            chains.iter().filter(|chain| kept.store.holds(**chain, PrefixPart::Page)).count()
+            let chains = bench.chains(branch);
+            chains.iter().filter(|chain| bench.store.holds(**chain, PrefixPart::Page)).count()
         };
         assert_eq!([there(first), there(second)], wanted, "{n_pages} pages");
     }
 }
 
 #[test]
-fn use_keeps_pages() {
-    let kept = Kept::new(identity());
+fn lookup_counts_as_use() {
+    let bench = Bench::new(identity());
     let (a, b) = (tokens(PAGE_TOKENS, 1), tokens(PAGE_TOKENS, 2));
     for (token_ids, age) in [(&a, 200), (&b, 100)] {
-        kept.put(token_ids);
-        kept.age(token_ids, 0, age);
+        bench.put(token_ids);
+        bench.age(token_ids, 0, age);
     }
-    assert_eq!(kept.store.longest(&a).pages(), 1);
-    collect_prefixes(kept.dir.path(), kept.page_bytes()).unwrap();
-    assert_eq!([kept.store.longest(&a).pages(), kept.store.longest(&b).pages()], [1, 0]);
+    assert_eq!(bench.store.longest(&a).pages(), 1);
+    collect_prefixes(bench.dir.path(), bench.page_bytes()).unwrap();
+    assert_eq!([bench.store.longest(&a).pages(), bench.store.longest(&b).pages()], [1, 0]);
 }
 
 #[test]
-fn pages_that_cannot_be_found_go_before_those_that_can() {
-    let kept = Kept::new(identity());
+fn unreachable_pages_go_first() {
+    let bench = Bench::new(identity());
     let (a, b) = (tokens(3 * PAGE_TOKENS, 1), tokens(PAGE_TOKENS, 2));
-    kept.put(&a);
-    kept.put(&b);
-    kept.age(&b, 0, 1_000);
-    let first = kept.chains(&a)[0];
-    let listed = prefixes(kept.dir.path()).unwrap();
+    bench.put(&a);
+    bench.put(&b);
+    bench.age(&b, 0, 1_000);
+    let first = bench.chains(&a)[0];
+    let listed = prefixes(bench.dir.path()).unwrap();
     remove_prefix(listed.iter().find(|page| page.chain == first).unwrap()).unwrap();
-    let collected = collect_prefixes(kept.dir.path(), kept.page_bytes()).unwrap();
-    assert_eq!((collected.pages, kept.store.longest(&b).pages()), (2, 1));
+    let collected = collect_prefixes(bench.dir.path(), bench.page_bytes()).unwrap();
+    assert_eq!((collected.pages, bench.store.longest(&b).pages()), (2, 1));
 }
 
 #[test]
-fn old_files_that_belong_to_no_page_are_removed_and_young_ones_are_left() {
-    let kept = Kept::new(identity());
+fn stale_files_are_removed_and_young_ones_are_left() {
+    let bench = Bench::new(identity());
     let token_ids = tokens(PAGE_TOKENS, 1);
-    kept.put(&token_ids);
-    let page = kept.store.path(kept.chains(&token_ids)[0], PrefixPart::Page);
+    bench.put(&token_ids);
+    let page = bench.store.path(bench.chains(&token_ids)[0], PrefixPart::Page);
     let names = ["x.page.part-7-0", "y.page.part-7-1"].map(|name| page.with_file_name(name));
     for (path, age) in names.iter().zip([2 * 3600, 60]) {
         fs::write(path, [0; 100]).unwrap();
         File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     }
-    let collected = collect_prefixes(kept.dir.path(), u64::MAX).unwrap();
+    let collected = collect_prefixes(bench.dir.path(), u64::MAX).unwrap();
     assert_eq!((collected.pages, collected.freed_bytes), (0, 100));
     assert_eq!([names[0].exists(), names[1].exists()], [false, true]);
-    assert_eq!(kept.store.longest(&token_ids).pages(), 1);
+    assert_eq!(bench.store.longest(&token_ids).pages(), 1);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn what_is_left_can_be_found_and_fits(
+    fn remaining_pages_are_reachable_and_fit(
         branches in prop::collection::vec((0..3u64, 1..4usize, 0..1_000u64), 1..6),
         max_pages in 0..10u64,
     ) {
         let mut plain = identity();
         (plain.geometry.format, plain.geometry.head_dim) = (PageFormat::Int4, 2);
-        let kept = Kept::new(plain);
+        let bench = Bench::new(plain);
         for (seed, pages, age) in &branches {
             // Equal seeds share their first page.
             let mut token_ids = tokens(PAGE_TOKENS, *seed);
             token_ids.extend(tokens((pages - 1) * PAGE_TOKENS, 100 + *pages as u64));
-            kept.put(&token_ids);
-            kept.age(&token_ids, pages - 1, *age);
+            bench.put(&token_ids);
+            bench.age(&token_ids, pages - 1, *age);
         }
-        let max_bytes = max_pages * kept.page_bytes();
-        let collected = collect_prefixes(kept.dir.path(), max_bytes).unwrap();
-        let left = prefixes(kept.dir.path()).unwrap();
+        let max_bytes = max_pages * bench.page_bytes();
+        let collected = collect_prefixes(bench.dir.path(), max_bytes).unwrap();
+        let left = prefixes(bench.dir.path()).unwrap();
         prop_assert!(left.iter().map(|page| page.stored_bytes).sum::<u64>() <= max_bytes);
         prop_assert_eq!(left.iter().map(|page| page.stored_bytes).sum::<u64>(), collected.kept_bytes);
-        let root = Chain::root(&kept.identity);
+        let root = Chain::root(&bench.identity);
         for page in &left {
             let before = page.before.unwrap();
             prop_assert!(before == root || left.iter().any(|other| other.chain == before));

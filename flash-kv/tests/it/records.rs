@@ -1,4 +1,4 @@
-//! Records: sealed, verified, damaged.
+//! Records: sealing, verification and damage.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn fault(record: &[u8], expected: &Expected<'_>) -> RecordFault {
 }
 
 #[test]
-fn sealed_record_tells_its_tokens_and_its_place_in_the_chain() {
+fn sealed_record_holds_its_tokens_and_its_parent() {
     let (identity, token_ids) = (identity(), tokens(256, 1));
     let head = verify(&sealed(), &expected()).unwrap();
     assert_eq!(head.token_ids, token_ids[128..]);
@@ -49,7 +49,7 @@ fn record_of_another_place_or_format_is_refused() {
 }
 
 #[test]
-fn hole_is_told_from_damage() {
+fn hole_is_distinguished_from_damage() {
     let record = vec![0; sealed().len()];
     assert_eq!(fault(&record, &expected()), RecordFault::Missing);
 }
@@ -95,7 +95,7 @@ proptest! {
     #[test]
     fn torn_record_is_detected(at in 0.0..1.0f64) {
         let mut record = sealed();
-        // Padding is zeroes, so a tear there tears nothing.
+        // Padding is zeroes, so a tear within it changes nothing.
         let end = identity().geometry.layout().payload_end();
         let tear = (end as f64 * at) as usize;
         record[tear..].fill(0);

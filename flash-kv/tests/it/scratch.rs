@@ -1,4 +1,4 @@
-//! Pages that end with their process.
+//! Page files that live as long as their process.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use flash_kv::Scratch;
 use crate::support::identity;
 
 #[test]
-fn directory_goes_when_it_is_dropped() {
+fn directory_is_removed_on_drop() {
     let kv_dir = tempfile::tempdir().unwrap();
     let scratch = Scratch::new(kv_dir.path(), &identity()).unwrap();
     let dir = scratch.dir().to_owned();
@@ -17,7 +17,7 @@ fn directory_goes_when_it_is_dropped() {
 }
 
 #[test]
-fn what_dead_runs_left_is_removed_and_living_ones_are_left_alone() {
+fn directories_of_ended_runs_are_removed_and_running_ones_are_kept() {
     let kv_dir = tempfile::tempdir().unwrap();
     let living = Scratch::new(kv_dir.path(), &identity()).unwrap();
     for (name, pages) in [("run-1-a", true), ("run-2-b", false)] {

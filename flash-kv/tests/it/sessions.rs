@@ -1,4 +1,4 @@
-//! Sessions: saved, opened, refused.
+//! Sessions: saving, opening and rejection.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn write_page(session: &Session, token_ids: &[u32], page_idx: u32) {
     }
 }
 
-/// A session of two pages and 44 tokens more.
+/// Saves a session of two pages and 44 more tokens.
 fn saved(kv_dir: &Path) -> Vec<u32> {
     let token_ids = tokens(300, 1);
     let mut session = Session::create(kv_dir, "talk", &identity()).unwrap();
@@ -29,7 +29,7 @@ fn saved(kv_dir: &Path) -> Vec<u32> {
     token_ids
 }
 
-/// Of layers without keys and values.
+/// Sizes of the states of layers without keys and values.
 const STATE_BYTES: [usize; 2] = [100, 36];
 
 fn seed(part: TailPart) -> u64 {
@@ -105,7 +105,7 @@ fn window_may_reach_into_sealed_pages_or_hold_everything() {
 }
 
 #[test]
-fn pages_sealed_behind_the_last_save_are_told_beside_it() {
+fn pages_sealed_after_the_last_save_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let mut token_ids = saved(dir.path());
     token_ids.extend(tokens(300, 2));
@@ -119,7 +119,7 @@ fn pages_sealed_behind_the_last_save_are_told_beside_it() {
 }
 
 #[test]
-fn rewound_session_says_that_its_saved_state_is_gone() {
+fn rewound_session_reports_that_its_saved_state_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let mut token_ids = saved(dir.path());
     let opened = open(dir.path());
@@ -135,7 +135,7 @@ fn rewound_session_says_that_its_saved_state_is_gone() {
 }
 
 #[test]
-fn damaged_tail_is_told_and_pages_stay() {
+fn damaged_tail_is_reported_and_pages_stay() {
     let layer_bytes = 44 * 64 * 4;
     let damages = [
         (0, TailPart::Layer(0)),
@@ -163,7 +163,7 @@ fn damaged_tail_is_told_and_pages_stay() {
 }
 
 #[test]
-fn truncated_tail_is_told() {
+fn truncated_tail_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     saved(dir.path());
     let tail = fs::OpenOptions::new().write(true).open(dir.path().join("sessions/talk/tail-1")).unwrap();
@@ -172,7 +172,7 @@ fn truncated_tail_is_told() {
 }
 
 #[test]
-fn changed_description_is_told_and_pages_stay() {
+fn changed_manifest_is_reported_and_pages_stay() {
     let path = |dir: &Path| dir.join("sessions/talk/session.json");
     let lost_after = |change: &dyn Fn(String) -> String| {
         let dir = tempfile::tempdir().unwrap();
@@ -221,7 +221,7 @@ fn session_in_use_is_locked_also_for_removal() {
 }
 
 #[test]
-fn sessions_are_listed_with_what_they_take() {
+fn sessions_are_listed_with_their_size() {
     let dir = tempfile::tempdir().unwrap();
     assert!(sessions(dir.path()).unwrap().is_empty());
     saved(dir.path());
@@ -233,7 +233,7 @@ fn sessions_are_listed_with_what_they_take() {
 }
 
 #[test]
-fn missing_session_is_told_and_an_existing_one_is_not_overwritten() {
+fn missing_session_is_an_error_and_an_existing_one_is_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(Session::open(dir.path(), "talk", &identity()), Err(KvError::NoSession { .. })));
     assert!(matches!(remove_session(dir.path(), "talk"), Err(KvError::NoSession { .. })));
@@ -243,7 +243,7 @@ fn missing_session_is_told_and_an_existing_one_is_not_overwritten() {
 }
 
 #[test]
-fn names_that_are_no_file_names_are_refused() {
+fn invalid_names_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let long = "a".repeat(65);
     for name in ["", ".", "..", ".a", "-a", "a/b", "a b", "ä", "a\0", &long] {

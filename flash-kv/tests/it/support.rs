@@ -1,4 +1,4 @@
-//! A small cache, and records that tell their tokens apart.
+//! A small cache, and records whose contents depend on their tokens.
 
 use flash_kv::{
     Chain, Digest, Geometry, HEAD_BYTES, Halves, Identity, PAGE_TOKENS, PageFile, PageFormat, PageLayout,
@@ -20,7 +20,7 @@ pub(crate) fn identity() -> Identity {
     Identity { model: Digest([3; 32]), geometry }
 }
 
-/// Bytes that differ from each other and from those of other seeds.
+/// Returns pseudo-random bytes; different seeds give different bytes.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -32,18 +32,18 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-/// Tokens that differ from those of other seeds.
+/// Returns pseudo-random token ids; different seeds give different ids.
 pub(crate) fn tokens(n: usize, seed: u64) -> Vec<u32> {
     noise(4 * n, seed).as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes) % 50_000).collect()
 }
 
-/// The name of the pages before page `page_idx` of `token_ids`.
+/// Returns the hash of the prefix before page `page_idx` of `token_ids`.
 pub(crate) fn before(identity: &Identity, token_ids: &[u32], page_idx: u32) -> Chain {
     let pages = Chain::pages(identity, &token_ids[..page_idx as usize * PAGE_TOKENS]);
     pages.last().unwrap_or_else(|| Chain::root(identity))
 }
 
-/// The record of a page of `token_ids`: its contents follow from the tokens up to its end, as those of a model do.
+/// Returns the record of a page of `token_ids`, whose contents depend on all tokens up to its end, as with a model.
 pub(crate) fn record_in(
     layout: &PageLayout,
     identity: &Identity,
@@ -68,7 +68,7 @@ pub(crate) fn record_in(
     record
 }
 
-/// The sealed record of a page.
+/// Returns the sealed record of a page in the page format.
 pub(crate) fn record(identity: &Identity, token_ids: &[u32], page_idx: u32, layer_idx: u32) -> Vec<u8> {
     record_in(&identity.geometry.layout(), identity, token_ids, page_idx, layer_idx)
 }

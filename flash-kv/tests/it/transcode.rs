@@ -1,4 +1,4 @@
-//! Pages of the window become sealed ones.
+//! Conversion of window pages into sealed pages.
 
 use flash_kv::{
     GROUP_LEN, HEAD_BYTES, HalfLayout, Halves, KvError, PAGE_TOKENS, PageFormat, PageLayout, error_bound,
@@ -7,7 +7,7 @@ use flash_kv::{
 use half::f16;
 use proptest::prelude::*;
 
-/// A page in `f32` whose row `i` begins with `i`, so that rows are told apart.
+/// Returns a page in `f32` whose row `i` begins with `i`, so that rows are distinguishable.
 fn page(layout: &PageLayout, scale: f32) -> Vec<u8> {
     let mut record = vec![0xee; layout.record_bytes()];
     for (half, sign) in layout.stored().zip([1.0, -1.0]) {
@@ -46,8 +46,8 @@ fn through_halves(
     let (mut coded, mut back) = (vec![0xaa; other.record_bytes()], vec![0xbb; plain.record_bytes()]);
     transcode(&plain, &source, &other, &mut coded).unwrap();
     transcode(&other, &coded, &plain, &mut back).unwrap();
-    assert!(coded[..HEAD_BYTES].iter().all(|byte| *byte == 0xaa), "the head is left alone");
-    assert!(coded[other.payload_end()..].iter().all(|byte| *byte == 0), "nothing is left of what was there");
+    assert!(coded[..HEAD_BYTES].iter().all(|byte| *byte == 0xaa), "the header is unchanged");
+    assert!(coded[other.payload_end()..].iter().all(|byte| *byte == 0), "padding is zeroed");
     (numbers(&plain, &source), numbers(&plain, &back))
 }
 
@@ -94,7 +94,7 @@ fn a_number_too_great_for_half_precision_is_refused_by_name() {
             other => panic!("{other:?}"),
         }
     }
-    // What rounds to the greatest number does not become another one, and infinities are not hidden.
+    // Numbers that round to the largest half are accepted, and infinities pass through.
     let mut halves = [f16::ZERO; 3];
     to_half(&[65519.0, f32::NEG_INFINITY, f32::NAN], &mut halves).unwrap();
     assert_eq!([halves[0], halves[1]], [f16::MAX, f16::NEG_INFINITY]);
@@ -118,7 +118,7 @@ fn window_in_half_precision_gives_the_codes_of_its_numbers() {
 }
 
 #[test]
-fn what_is_no_number_stays_none() {
+fn nan_and_infinity_make_their_group_nan() {
     let layouts = [PageFormat::F32, PageFormat::Int8].map(|format| PageLayout::new(1, 64, format));
     let [plain, sealed] = &layouts;
     for bad in [f32::NAN, f32::INFINITY] {
@@ -136,7 +136,7 @@ fn what_is_no_number_stays_none() {
 
 proptest! {
     #[test]
-    fn halves_are_the_nearest_or_refused_and_never_infinite_without_reason(
+    fn halves_are_rounded_to_nearest_or_overflow_is_an_error(
         numbers in prop::collection::vec(prop_oneof![any::<f32>(), -1e5..1e5f32], 0..200),
     ) {
         let mut halves = vec![f16::ZERO; numbers.len()];

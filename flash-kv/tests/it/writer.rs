@@ -1,4 +1,4 @@
-//! Writing behind the computation.
+//! The background writer.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -10,25 +10,25 @@ use parking_lot::Mutex;
 
 use crate::support::{N_LAYERS, assert_pages, identity, record, tokens};
 
-/// A record that is given away only when it is let go.
-struct Held {
+/// A record whose bytes are withheld from the writer until the test releases it.
+struct BlockedRecord {
     record: Vec<u8>,
-    /// Told when the writer asks for it.
+    /// Signals that the writer asked for the bytes.
     asked: mpsc::Sender<()>,
     released: Mutex<mpsc::Receiver<()>>,
 }
 
-/// The other ends.
-struct Hold {
+/// The test's ends of the channels.
+struct Unblock {
     asked: mpsc::Receiver<()>,
     release: mpsc::Sender<()>,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for BlockedRecord {
     fn as_ref(&self) -> &[u8] {
-        // The first call asks for its length.
+        // `submit` also asks, on the calling thread, to check the length.
         if thread::current().name() == Some("kv-writer") {
-            // Nobody may care.
+            // The test may have dropped its end.
             let _ = self.asked.send(());
             self.released.lock().recv().unwrap();
         }
@@ -46,10 +46,13 @@ fn page(token_ids: &[u32], page_idx: u32, layer_idx: u32) -> Arc<Vec<u8>> {
     Arc::new(record(&identity(), token_ids, page_idx, layer_idx))
 }
 
-fn held(token_ids: &[u32]) -> (Hold, Arc<Held>) {
+fn held(token_ids: &[u32]) -> (Unblock, Arc<BlockedRecord>) {
     let ((release, released), (asks, asked)) = (mpsc::channel(), mpsc::channel());
     let record = record(&identity(), token_ids, 0, 0);
-    (Hold { asked, release }, Arc::new(Held { record, asked: asks, released: Mutex::new(released) }))
+    (
+        Unblock { asked, release },
+        Arc::new(BlockedRecord { record, asked: asks, released: Mutex::new(released) }),
+    )
 }
 
 #[test]
@@ -76,7 +79,7 @@ fn statistics_count_records_bytes_and_syncs_of_whole_pages() {
     for (page_idx, layer_idx) in [(0, 0), (1, 0), (1, 1)] {
         writer.submit(page_idx, layer_idx, page(&token_ids, page_idx, layer_idx)).unwrap().wait().unwrap();
     }
-    // The sync of a page comes behind its last record: the next one shows that it is over.
+    // The sync of a page follows its last record; once the next record is written, it is done.
     writer.submit(2, 0, page(&token_ids, 2, 0)).unwrap().wait().unwrap();
     let stats = writer.stats();
     assert_eq!((stats.records, stats.syncs), (4, 1));
@@ -85,7 +88,7 @@ fn statistics_count_records_bytes_and_syncs_of_whole_pages() {
 }
 
 #[test]
-fn record_can_be_read_when_its_handle_says_so() {
+fn record_is_readable_when_its_handle_is_done() {
     let (_dir, file, token_ids) = file();
     let writer = Writer::new(Arc::clone(&file), &WriterConfig::default()).unwrap();
     let (hold, first) = held(&token_ids);
@@ -113,7 +116,7 @@ fn full_queue_makes_the_submitter_wait() {
                 passed.send(page_idx).unwrap();
             }
         });
-        // The thread holds one, and one waits.
+        // One record is in progress and one is queued.
         assert_eq!(passes.recv(), Ok(1));
         assert_eq!(passes.recv_timeout(Duration::from_millis(50)), Err(mpsc::RecvTimeoutError::Timeout));
         hold.release.send(()).unwrap();
@@ -132,7 +135,7 @@ fn dropped_writer_ends_with_the_record_it_writes() {
     let second = writer.submit(0, 1, page(&token_ids, 0, 1)).unwrap();
     hold.asked.recv().unwrap();
     let dropping = thread::spawn(move || drop(writer));
-    // It waits for the record; what waits behind it is not written any more.
+    // Dropping waits for the record in progress and discards the queue.
     let error = second.wait().unwrap_err();
     assert!(matches!(error, KvError::WriterClosed { unwritten_records: 2, .. }), "{error}");
     assert!(!dropping.is_finished());
@@ -142,7 +145,7 @@ fn dropped_writer_ends_with_the_record_it_writes() {
 }
 
 #[test]
-fn panic_of_a_record_ends_the_thread_and_nobody_waits_for_ever() {
+fn panic_of_a_record_ends_the_thread_and_wakes_all_waiters() {
     let (_dir, file, token_ids) = file();
     let writer = Writer::new(file, &WriterConfig::default()).unwrap();
     let (hold, first) = held(&token_ids);

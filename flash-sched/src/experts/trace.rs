@@ -1,32 +1,32 @@
-//! Routings of one layer: made up, and replayed.
+//! Synthetic and recorded routings of one layer, replayed through a cache.
 
 use super::{ExpertCache, Policy};
 
-/// The experts that each token takes of a layer.
+/// The experts that each token is routed to in one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routing {
     n_experts: usize,
     tokens: Vec<Vec<usize>>,
 }
 
-/// What tokens like.
+/// Distribution of synthetic routings over experts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Taste {
-    /// All experts alike: the worst case for a cache.
+    /// Uniform over all experts: the worst case for a cache.
     Uniform,
-    /// The expert of rank r is as popular as 1 / r to this power.
+    /// Zipf: the expert of rank r has a weight of 1 / r to this power.
     Zipf(f64),
-    /// Zipf, but every so many tokens the topic changes, and with it who is popular.
+    /// Zipf, with the ranks shuffled at every change of topic.
     Topics {
-        /// The power.
+        /// Exponent of the Zipf distribution.
         exponent: f64,
-        /// Tokens of a topic.
+        /// Length of a topic in tokens.
         n_tokens: usize,
     },
 }
 
 impl Routing {
-    /// What each token takes, in order.
+    /// Creates a routing from the experts of each token, in order.
     ///
     /// # Panics
     /// If an expert is not below `n_experts`.
@@ -35,15 +35,15 @@ impl Routing {
         Self { n_experts, tokens }
     }
 
-    /// The experts of each token, in order.
+    /// Iterates over the experts of each token, in order.
     pub fn tokens(&self) -> impl Iterator<Item = &[usize]> {
         self.tokens.iter().map(Vec::as_slice)
     }
 
-    /// Made-up tokens that take `top_k` different experts each; the same for the same seed.
+    /// Generates a routing of `n_tokens` to `top_k` distinct experts each, reproducible from the seed.
     ///
     /// # Panics
-    /// If there are fewer experts than that.
+    /// If `top_k` exceeds `n_experts`.
     pub fn made_up(taste: Taste, n_experts: usize, top_k: usize, n_tokens: usize, seed: u64) -> Self {
         assert!(top_k <= n_experts, "{top_k} different experts of {n_experts}");
         let mut random = SplitMix(seed);
@@ -61,7 +61,7 @@ impl Routing {
             {
                 random.shuffle(&mut by_rank);
             }
-            // The greatest of w / -ln u, for u uniform: a draw without replacement in proportion to the weights.
+            // The largest keys w / -ln u, for uniform u, are a weighted sample without replacement.
             let mut keys: Vec<(f64, usize)> =
                 (0..n_experts).map(|rank| (weight(rank) / -random.uniform().ln(), by_rank[rank])).collect();
             keys.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -70,7 +70,7 @@ impl Routing {
         Self { n_experts, tokens: tokens.collect() }
     }
 
-    /// The part of uses that a cache of `n_held` experts hits, beginning with an empty one.
+    /// Returns the hit rate of a cache of `n_held` experts that starts empty.
     pub fn hit_rate(&self, n_held: usize, policy: Policy) -> f64 {
         let mut cache = ExpertCache::new(&[self.n_experts], n_held, policy);
         let (mut hits, mut uses) = (0, 0);
@@ -83,8 +83,8 @@ impl Routing {
         f64::from(hits as u32) / f64::from((uses as u32).max(1))
     }
 
-    /// The same for who knows the future, and keeps those that are used soonest: nobody hits more (Belady 1966; here what is
-    /// read need not be kept).
+    /// Returns the hit rate of the optimal cache, which knows the future and keeps the experts used soonest (Belady
+    /// 1966; here, unlike there, an expert just read need not be kept).
     pub fn best_hit_rate(&self, n_held: usize) -> f64 {
         let mut next_uses: Vec<Vec<usize>> = vec![Vec::new(); self.n_experts];
         for (token, used) in self.tokens.iter().enumerate().rev() {
@@ -107,7 +107,7 @@ impl Routing {
     }
 }
 
-/// Steele, Lea & Flood 2014: a generator of one word, enough to make up tokens.
+/// The `SplitMix64` generator (Steele, Lea & Flood 2014), whose one word of state suffices for synthetic tokens.
 struct SplitMix(u64);
 
 impl SplitMix {
@@ -119,7 +119,7 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 
-    /// Above 0 and below 1.
+    /// Returns a uniform number above 0 and below 1.
     fn uniform(&mut self) -> f64 {
         ((self.next() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
     }
@@ -139,7 +139,7 @@ mod tests {
         [Policy::Lru, Policy::Lfu { half_life: 256.0 }, Policy::TwoMemories { short: 24.0, long: 512.0 }];
 
     #[test]
-    fn nobody_hits_more_than_who_knows_the_future() {
+    fn no_policy_hits_more_than_the_optimum() {
         for taste in [Taste::Uniform, Taste::Zipf(1.0), Taste::Topics { exponent: 1.2, n_tokens: 50 }] {
             let routing = Routing::made_up(taste, 32, 4, 600, 1);
             for n_held in [0, 1, 4, 16, 31, 32] {
@@ -153,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn more_places_never_hit_less_if_they_are_enough_to_see() {
+    fn larger_caches_hit_more() {
         let routing = Routing::made_up(Taste::Uniform, 32, 4, 2000, 2);
         let rates: Vec<f64> = [4, 8, 16, 24, 32].map(|n| routing.hit_rate(n, Policy::default())).into();
         assert!(rates.is_sorted(), "{rates:?}");
     }
 
-    /// What a token takes is independent of what is held, so any cache hits in proportion to its size.
+    /// With routings independent of what is held, every cache hits in proportion to its size.
     #[test]
     fn uniform_routing_hits_as_much_as_is_held() {
         let routing = Routing::made_up(Taste::Uniform, 128, 8, 4000, 3);
@@ -182,10 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_makes_up_the_same_tokens() {
-        let made = |seed| Routing::made_up(Taste::Zipf(1.0), 16, 2, 50, seed);
-        assert_eq!(made(7), made(7));
-        assert_ne!(made(7), made(8));
-        assert!(made(7).tokens.iter().all(|used| used.len() == 2 && used[0] != used[1]));
+    fn synthetic_routings_are_reproducible() {
+        let synthetic = |seed| Routing::made_up(Taste::Zipf(1.0), 16, 2, 50, seed);
+        assert_eq!(synthetic(7), synthetic(7));
+        assert_ne!(synthetic(7), synthetic(8));
+        assert!(synthetic(7).tokens.iter().all(|used| used.len() == 2 && used[0] != used[1]));
     }
 }

@@ -1,4 +1,4 @@
-//! The head of a file of pages: whose they are.
+//! Header of a page file: identifies the cache that its pages belong to.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::read_full;
 use crate::bytes::{checksum_around, get, get_u32, put, put_u32};
 use crate::{Digest, FORMAT_VERSION, Identity, KvError, PAGE_TOKENS, PageFormat};
 
-/// Bytes of a file of pages before its first record: a block of direct reads.
+/// Length of the header of a page file: one block of direct reads, so that records are aligned.
 pub const FILE_HEAD_BYTES: usize = 4096;
 
 const MAGIC: [u8; 8] = *b"FLASHKV\0";
@@ -24,75 +24,76 @@ const WINDOW_TOKENS_OFFSET: usize = 72;
 const HALVES_OFFSET: usize = 76;
 
 pub(super) fn encode(identity: &Identity) -> [u8; FILE_HEAD_BYTES] {
-    let mut head = [0; FILE_HEAD_BYTES];
-    put(&mut head, 0, &MAGIC);
-    put_u32(&mut head, VERSION_OFFSET, FORMAT_VERSION);
-    put(&mut head, MODEL_OFFSET, &identity.model.0);
-    put_u32(&mut head, FORMAT_OFFSET, identity.geometry.format.tag());
-    put_u32(&mut head, WINDOW_TOKENS_OFFSET, identity.geometry.window_tokens);
-    for (_, offset, number) in shape(identity) {
-        put_u32(&mut head, offset, number);
+    let mut header = [0; FILE_HEAD_BYTES];
+    put(&mut header, 0, &MAGIC);
+    put_u32(&mut header, VERSION_OFFSET, FORMAT_VERSION);
+    put(&mut header, MODEL_OFFSET, &identity.model.0);
+    put_u32(&mut header, FORMAT_OFFSET, identity.geometry.format.tag());
+    put_u32(&mut header, WINDOW_TOKENS_OFFSET, identity.geometry.window_tokens);
+    for (_, offset, number) in geometry_fields(identity) {
+        put_u32(&mut header, offset, number);
     }
-    let checksum = checksum_around(&head, CHECKSUM_OFFSET);
-    put_u32(&mut head, CHECKSUM_OFFSET, checksum);
-    head
+    let checksum = checksum_around(&header, CHECKSUM_OFFSET);
+    put_u32(&mut header, CHECKSUM_OFFSET, checksum);
+    header
 }
 
-/// What has no error of its own: name, offset and what is there.
-fn shape(identity: &Identity) -> [(&'static str, usize, u32); 6] {
+/// Returns name, offset and value of each geometry field that is reported as [`KvError::OtherGeometry`].
+fn geometry_fields(identity: &Identity) -> [(&'static str, usize, u32); 6] {
     let geometry = &identity.geometry;
     [
         ("number of layers", N_LAYERS_OFFSET, geometry.n_layers),
         ("number of KV heads", KV_HEADS_OFFSET, geometry.kv_heads),
-        ("dimension of a head", HEAD_DIM_OFFSET, geometry.head_dim),
-        ("halves that are kept", HALVES_OFFSET, geometry.halves.tag()),
-        ("tokens of a page", PAGE_TOKENS_OFFSET, PAGE_TOKENS as u32),
-        ("format of the window", WINDOW_FORMAT_OFFSET, geometry.window_format.tag()),
+        ("head dimension", HEAD_DIM_OFFSET, geometry.head_dim),
+        ("stored keys and values", HALVES_OFFSET, geometry.halves.tag()),
+        ("tokens per page", PAGE_TOKENS_OFFSET, PAGE_TOKENS as u32),
+        ("window format", WINDOW_FORMAT_OFFSET, geometry.window_format.tag()),
     ]
 }
 
-/// Whether the file is one of `identity`.
+/// Checks that the file is a page file of `identity`.
 pub(super) fn check(file: &File, path: &Path, identity: &Identity) -> Result<(), KvError> {
-    let mut head = [0; FILE_HEAD_BYTES];
-    let got_bytes = read_full(file, 0, &mut head).map_err(KvError::io(path, "read"))?;
+    let mut header = [0; FILE_HEAD_BYTES];
+    let got_bytes = read_full(file, 0, &mut header).map_err(KvError::io(path, "read"))?;
     let path = || path.to_owned();
-    if get(&head, 0) != MAGIC {
+    if get(&header, 0) != MAGIC {
         return Err(KvError::Foreign { path: path() });
     }
     if got_bytes < FILE_HEAD_BYTES {
         let (wanted_bytes, got_bytes) = (FILE_HEAD_BYTES as u64, got_bytes as u64);
         return Err(KvError::HeadShort { path: path(), wanted_bytes, got_bytes });
     }
-    // Before the checksum: another version may keep it elsewhere.
-    let version = get_u32(&head, VERSION_OFFSET);
+    // The version is checked before the checksum, whose position depends on it.
+    let version = get_u32(&header, VERSION_OFFSET);
     if version != FORMAT_VERSION {
         return Err(KvError::OtherVersion { path: path(), got: version });
     }
-    let (wanted, got) = (get_u32(&head, CHECKSUM_OFFSET), checksum_around(&head, CHECKSUM_OFFSET));
+    let (wanted, got) = (get_u32(&header, CHECKSUM_OFFSET), checksum_around(&header, CHECKSUM_OFFSET));
     if wanted != got {
         return Err(KvError::HeadDamaged { path: path(), wanted, got });
     }
-    let model = Digest(get(&head, MODEL_OFFSET));
+    let model = Digest(get(&header, MODEL_OFFSET));
     if model != identity.model {
         return Err(KvError::OtherModel { path: path(), wanted: identity.model, got: model });
     }
-    // The format first: that of the window follows from it, and says less.
-    let (wanted, tag) = (identity.geometry.format, get_u32(&head, FORMAT_OFFSET));
+    // The page format goes first: the window format follows from it and would be a less helpful error.
+    let (wanted, tag) = (identity.geometry.format, get_u32(&header, FORMAT_OFFSET));
     match PageFormat::ALL.iter().find(|format| format.tag() == tag) {
         Some(got) if *got == wanted => {}
         Some(got) => return Err(KvError::OtherFormat { path: path(), wanted, got: *got }),
         None => {
-            let field = "format of pages";
+            let field = "page format";
             return Err(KvError::OtherGeometry { path: path(), field, wanted: wanted.tag(), got: tag });
         }
     }
-    for (field, offset, wanted) in shape(identity) {
-        let got = get_u32(&head, offset);
+    for (field, offset, wanted) in geometry_fields(identity) {
+        let got = get_u32(&header, offset);
         if got != wanted {
             return Err(KvError::OtherGeometry { path: path(), field, wanted, got });
         }
     }
-    let (wanted_tokens, got_tokens) = (identity.geometry.window_tokens, get_u32(&head, WINDOW_TOKENS_OFFSET));
+    let (wanted_tokens, got_tokens) =
+        (identity.geometry.window_tokens, get_u32(&header, WINDOW_TOKENS_OFFSET));
     if wanted_tokens != got_tokens {
         return Err(KvError::OtherWindow { path: path(), wanted_tokens, got_tokens });
     }

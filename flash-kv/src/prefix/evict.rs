@@ -1,4 +1,4 @@
-//! What is kept of prefixes, and what is given up for room.
+//! Listing and eviction of prefix pages.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -8,54 +8,55 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{PREFIXES_DIR, PrefixPart};
-use crate::disk::{is_unfinished, names};
+use crate::disk::{is_temporary, list_dir};
 use crate::file::read_full;
 use crate::record::{HEAD_BYTES, peek};
 use crate::{Chain, Digest, KvError};
 
-/// The age from which a file that belongs to no page is taken for left over. A younger one may be in the making.
-const LEFT_OVER: Duration = Duration::from_secs(60 * 60);
+/// Age from which a temporary file, or a twin without its page, is considered stale. A younger one may still be in
+/// progress.
+const STALE_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// A page of a prefix, with its twin.
+/// A stored page of a prefix, with its twin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PrefixPage {
-    /// The file of the page.
+    /// Path of the page's file.
     pub path: PathBuf,
-    /// Names the page and all before it.
+    /// Hash of the prefix up to the end of this page.
     pub chain: Chain,
-    /// Names those before it; none if the head of the file cannot be read.
+    /// Hash of the prefix before this page; `None` if the header cannot be read.
     pub before: Option<Chain>,
-    /// How many pages are before it.
+    /// Index of the page in its context.
     pub page_idx: u32,
-    /// What the page and its twin take on the disk.
+    /// Size on disk of the page and its twin.
     pub stored_bytes: u64,
-    /// When it was used last.
+    /// Time of last use.
     pub used: SystemTime,
 }
 
-/// What [`collect_prefixes`] removed.
+/// Result of [`collect_prefixes`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Pages.
+    /// Number of pages removed.
     pub pages: usize,
-    /// What they and files left over took.
+    /// Bytes freed, including stale files.
     pub freed_bytes: u64,
-    /// What the pages that are left take.
+    /// Bytes of the remaining pages.
     pub kept_bytes: u64,
 }
 
-/// All pages of prefixes in `kv_dir`, of whatever cache. Only their heads are looked at.
+/// Lists all prefix pages in `kv_dir`, of any cache. Reads only their headers.
 ///
 /// # Errors
 /// [`KvError::Io`] if a directory cannot be listed.
 pub fn prefixes(kv_dir: &Path) -> Result<Vec<PrefixPage>, KvError> {
     let root = kv_dir.join(PREFIXES_DIR);
     let mut pages = Vec::new();
-    for dir in names(&root)?.into_iter().map(|name| root.join(name)).filter(|dir| dir.is_dir()) {
-        for name in names(&dir)? {
+    for dir in list_dir(&root)?.into_iter().map(|name| root.join(name)).filter(|dir| dir.is_dir()) {
+        for name in list_dir(&dir)? {
             if let Some(chain) = chain_of(&name, PrefixPart::Page) {
-                // It may have been removed since.
+                // Another process may have removed the page meanwhile.
                 pages.extend(page(dir.join(name), chain));
             }
         }
@@ -63,7 +64,7 @@ pub fn prefixes(kv_dir: &Path) -> Result<Vec<PrefixPage>, KvError> {
     Ok(pages)
 }
 
-/// The chain in the name of a part's file.
+/// Parses the chain from a file name with the extension of `part`.
 fn chain_of(name: &str, part: PrefixPart) -> Option<Chain> {
     let (chain, extension) = name.rsplit_once('.')?;
     (extension == part.extension()).then(|| Digest::from_hex(chain).map(Chain)).flatten()
@@ -89,8 +90,7 @@ fn twin(page: &Path) -> PathBuf {
     page.with_extension(PrefixPart::Twin.extension())
 }
 
-/// Removes a page and its twin; that it is gone already is no error. Pages behind it cannot be found any more, until it is
-/// put again.
+/// Removes a page and its twin, if they still exist. Pages that continue it are unreachable until it is stored again.
 ///
 /// # Errors
 /// [`KvError::Io`].
@@ -106,27 +106,27 @@ fn remove_file(path: &Path) -> Result<(), KvError> {
     }
 }
 
-/// Removes pages until all together take at most `max_bytes`, and files that belong to none.
+/// Evicts pages until at most `max_bytes` remain, and removes stale files.
 ///
-/// Pages that cannot be found, because one before them is gone or damaged, go first; then those whose last use is the
-/// longest ago. A page that another one goes on from is not removed before that one.
+/// Unreachable pages, whose ancestors are missing or damaged, go first; then the least recently used. A page is never
+/// removed before the pages that continue it.
 ///
 /// # Errors
 /// [`KvError::Io`].
 pub fn collect_prefixes(kv_dir: &Path, max_bytes: u64) -> Result<Collected, KvError> {
-    let mut collected = Collected { freed_bytes: remove_left_over(kv_dir)?, ..Collected::default() };
+    let mut collected = Collected { freed_bytes: remove_stale(kv_dir)?, ..Collected::default() };
     let mut pages = prefixes(kv_dir)?;
     pages.sort_unstable_by_key(|page| (page.page_idx, page.chain));
     collected.kept_bytes = pages.iter().map(|page| page.stored_bytes).sum();
 
-    let place: HashMap<_, _> = pages.iter().enumerate().map(|(i, page)| (page.chain, i)).collect();
-    let parents: Vec<_> = pages.iter().map(|page| place.get(&page.before?).copied()).collect();
+    let idx_of_chain: HashMap<_, _> = pages.iter().enumerate().map(|(i, page)| (page.chain, i)).collect();
+    let parents: Vec<_> = pages.iter().map(|page| idx_of_chain.get(&page.before?).copied()).collect();
     let mut n_children = vec![0; pages.len()];
-    let mut found = vec![false; pages.len()];
-    // Pages come behind those that they go on from.
+    let mut is_reachable = vec![false; pages.len()];
+    // The sort puts every page behind its parent.
     for (i, page) in pages.iter().enumerate() {
-        found[i] = match parents[i] {
-            Some(parent) => found[parent] && pages[parent].page_idx + 1 == page.page_idx,
+        is_reachable[i] = match parents[i] {
+            Some(parent) => is_reachable[parent] && pages[parent].page_idx + 1 == page.page_idx,
             None => page.before.is_some() && page.page_idx == 0,
         };
         if let Some(parent) = parents[i] {
@@ -134,7 +134,7 @@ pub fn collect_prefixes(kv_dir: &Path, max_bytes: u64) -> Result<Collected, KvEr
         }
     }
 
-    let rank = |i: usize| Reverse((found[i], pages[i].used, i));
+    let rank = |i: usize| Reverse((is_reachable[i], pages[i].used, i));
     let mut leaves: BinaryHeap<_> = (0..pages.len()).filter(|i| n_children[*i] == 0).map(rank).collect();
     while collected.kept_bytes > max_bytes
         && let Some(Reverse((_, _, i))) = leaves.pop()
@@ -153,19 +153,19 @@ pub fn collect_prefixes(kv_dir: &Path, max_bytes: u64) -> Result<Collected, KvEr
     Ok(collected)
 }
 
-/// Removes old files that were never finished, and old twins without a page; returns their bytes.
-fn remove_left_over(kv_dir: &Path) -> Result<u64, KvError> {
+/// Removes stale temporary files and stale twins without a page; returns the bytes freed.
+fn remove_stale(kv_dir: &Path) -> Result<u64, KvError> {
     let root = kv_dir.join(PREFIXES_DIR);
     let mut freed_bytes = 0;
-    for dir in names(&root)?.into_iter().map(|name| root.join(name)).filter(|dir| dir.is_dir()) {
-        let names = names(&dir)?;
+    for dir in list_dir(&root)?.into_iter().map(|name| root.join(name)).filter(|dir| dir.is_dir()) {
+        let names = list_dir(&dir)?;
         let pages: HashSet<_> = names.iter().filter_map(|name| chain_of(name, PrefixPart::Page)).collect();
         for name in &names {
-            let alone = chain_of(name, PrefixPart::Twin).is_some_and(|chain| !pages.contains(&chain));
+            let is_orphan = chain_of(name, PrefixPart::Twin).is_some_and(|chain| !pages.contains(&chain));
             let path = dir.join(name);
             let Ok(metadata) = fs::metadata(&path) else { continue };
-            let old = metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT_OVER));
-            if (alone || is_unfinished(name)) && old {
+            let is_stale = metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE_AGE));
+            if (is_orphan || is_temporary(name)) && is_stale {
                 remove_file(&path)?;
                 freed_bytes += metadata.len();
             }
