@@ -11,10 +11,7 @@ use crate::{models, native, run};
 
 /// The pictures, and the commands in them.
 const PICTURES: [(&str, &[&str]); 2] = [
-    (
-        "run",
-        &["run", "--summary", "--max-tokens", "12", "--ram", "80MiB", "--prompt", "The capital of France is"],
-    ),
+    ("run", &["run", "--chat", "--summary", "--ram", "80MiB", "--prompt", "What is the capital of France?"]),
     ("plan", &["plan", "--ram", "100MiB", "--disk", "2GB/s"]),
 ];
 
