@@ -6,7 +6,7 @@ mod demo;
 mod goldens;
 mod models;
 mod native;
-mod recording;
+mod pictures;
 mod run;
 mod soak;
 mod synth;
@@ -59,8 +59,8 @@ enum Task {
     },
     /// Write a model of random weights, of any size, in the shapes of a configuration
     Synth(synth::SynthArgs),
-    /// Record the terminal sessions that the README shows
-    Recording,
+    /// Record the terminal sessions shown in the README
+    Pictures,
     /// Compare flash-cli with another program on this machine
     Compare {
         #[command(subcommand)]
@@ -76,7 +76,7 @@ fn main() -> Result<()> {
         Task::Goldens => goldens::run(),
         Task::Soak { model, seconds } => soak::run(model, seconds),
         Task::Synth(args) => synth::run(&args),
-        Task::Recording => recording::run(),
+        Task::Pictures => pictures::run(),
         Task::Compare { with } => compare::run(with),
     }
 }
