@@ -1,41 +1,41 @@
-//! The loop of the ring's thread: one thread that keeps as much under way as the device has use for.
+//! The loop of the ring's thread, which keeps the device's queue full from one thread.
 //!
-//! It does what [`worker`](super::worker) does with many threads, without ever sleeping for one chunk: a chunk that is
-//! held back by the pacer, or rests before it is read again, has a due time, and the ring waits no longer than that.
+//! The counterpart of the threads of [`worker`](super::worker). It never sleeps for a single chunk: a chunk that is
+//! held by the pacer, or pauses before a retry, has a due time, which limits the ring's next wait.
 
 use std::io;
-#[cfg(feature = "testing")]
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::completion::{CompletionHook, HOOK};
 use super::fill::Piece;
 use super::pace::{self, Booking, Pace, Panicked};
-use super::queue::{ClosesOnDrop, Lane, Queue};
+use super::queue::{CloseOnDrop, Lane, Queue};
 use super::stats::{ActiveGuard, add_time};
 use super::transfer::{Retry, Step, Transfer};
-use super::uring::{Landed, Uring, Wake};
+use super::uring::{Completed, Uring, Wake};
 use super::worker::{Chunk, panicked};
 use crate::error::IoError;
 use crate::storage::ReadAt;
 
-/// Whole chunks under way for each that keeps the device busy when nothing else is done: beside a model, tokens take less time
-/// with so many (docs/performance.md).
-const CHUNKS_UNDER_WAY: usize = 2;
-/// The same of reads, where they are shorter: two thirds of those of an expert that lies in nine places are a ninth of it.
-const READS_UNDER_WAY: usize = 4;
+/// Full chunks in flight for each unit of depth. One saturates an idle machine; beside a running model, two reduce the
+/// time per token (docs/performance.md).
+const CHUNKS_IN_FLIGHT: usize = 2;
+/// Reads in flight for each unit of depth, if they are shorter than a chunk. Of an expert in nine tensors, two thirds
+/// of the reads are for a ninth of its bytes.
+const READS_IN_FLIGHT: usize = 4;
 
-/// The way to the ring's thread.
+/// Handle to the ring's thread.
 #[derive(Debug)]
 pub(super) struct RingQueue {
     chunks: Arc<Queue<RingChunk>>,
     wake: Arc<Wake>,
 }
 
-/// A chunk, and which of the ring's files it is read from.
+/// A chunk, with the index of its file in the ring.
 #[derive(Debug)]
 struct RingChunk {
     chunk: Chunk,
@@ -43,8 +43,9 @@ struct RingChunk {
 }
 
 impl RingQueue {
-    /// Starts the thread; the files are numbered as `storages` are, all of which have one. It keeps a device busy
-    /// that needs `depth` reads of `chunk_bytes` at once for that.
+    /// Starts the thread, for a device that `depth` concurrent reads of `chunk_bytes` saturate.
+    ///
+    /// All `storages` have a ring file; its index is that of the storage.
     pub(super) fn start(
         storages: Vec<Arc<dyn ReadAt>>,
         depth: usize,
@@ -61,20 +62,20 @@ impl RingQueue {
         let (started, starting) = crossbeam_channel::bounded(1);
         let thread_wake = Arc::clone(&wake);
         let body = move || {
-            let chunks = ClosesOnDrop(&*thread_chunks);
-            // A ring is used by the thread that made it and by no other.
+            let chunks = CloseOnDrop(&*thread_chunks);
+            // Created here, because only the thread that creates a ring may use it.
             let files: Vec<_> = storages.iter().filter_map(|storage| storage.ring_file()).collect();
-            let made = Uring::new(depth.saturating_mul(READS_UNDER_WAY), &files, Some(thread_wake));
-            let uring = match made {
+            let created = Uring::new(depth.saturating_mul(READS_IN_FLIGHT), &files, Some(thread_wake));
+            let uring = match created {
                 Ok(uring) => uring,
                 Err(error) => return drop(started.send(Err(error))),
             };
             drop(started.send(Ok(())));
-            let under_way_bytes_max = depth.saturating_mul(CHUNKS_UNDER_WAY).saturating_mul(chunk_bytes);
+            let in_flight_bytes_max = depth.saturating_mul(CHUNKS_IN_FLIGHT).saturating_mul(chunk_bytes);
             let ring =
-                Ring::new(uring, under_way_bytes_max, chunks.0, &retry, pacer.as_deref(), read_timeout);
+                Ring::new(uring, in_flight_bytes_max, chunks.0, &retry, pacer.as_deref(), read_timeout, HOOK);
             if let Err(error) = ring.run() {
-                tracing::error!(%error, "the ring is broken: what is to be read ends as closed");
+                tracing::error!(%error, "the io_uring failed: remaining reads end as closed");
             }
         };
         let thread = thread::Builder::new()
@@ -88,19 +89,19 @@ impl RingQueue {
         }
     }
 
-    /// Queues a chunk; [`wake`](Self::wake) the ring when all are queued.
+    /// Queues a chunk. After the last one, call [`wake`](Self::wake).
     pub(super) fn push(&self, lane: Lane, chunk: Chunk, file: u32) {
         self.chunks.push(lane, RingChunk { chunk, file });
     }
 
-    /// Has chunks that were guessed overtake the others that were.
-    pub(super) fn promote(&self, is: impl Fn(&Chunk) -> bool) {
-        self.chunks.promote(|ring_chunk| is(&ring_chunk.chunk));
+    /// Promotes the speculative chunks that match `is_match`.
+    pub(super) fn promote(&self, is_match: impl Fn(&Chunk) -> bool) {
+        self.chunks.promote(|ring_chunk| is_match(&ring_chunk.chunk));
     }
 
-    /// Drops chunks that were guessed.
-    pub(super) fn discard(&self, is: impl Fn(&Chunk) -> bool) {
-        self.chunks.discard(|ring_chunk| is(&ring_chunk.chunk));
+    /// Drops the speculative chunks that match `is_match`.
+    pub(super) fn discard(&self, is_match: impl Fn(&Chunk) -> bool) {
+        self.chunks.discard(|ring_chunk| is_match(&ring_chunk.chunk));
     }
 
     pub(super) fn wake(&self) {
@@ -108,14 +109,14 @@ impl RingQueue {
     }
 }
 
-/// What goes with a read under way.
-struct Load {
+/// State of a read in flight.
+struct ReadContext {
     storage: Arc<dyn ReadAt>,
     wanted_bytes: usize,
     file: u32,
     transfer: Transfer,
-    begun: Instant,
-    /// When it has taken too long; `None` if nothing more can be done about that.
+    started: Instant,
+    /// Deadline of the current stage; `None` if it has none.
     due: Option<Instant>,
     stage: Stage,
 }
@@ -123,85 +124,89 @@ struct Load {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Reading,
-    /// It took too long, and the kernel was asked to end it.
+    /// The read timed out, and its cancellation was requested.
     Cancelled,
-    /// It did not end then either: its waiter was told, only its memory is waited for.
+    /// The cancellation timed out too: the bundle has failed, and its slot stays in use until the read completes.
     Abandoned,
 }
 
-/// A chunk that rests before it is read again.
-struct Resting {
-    /// `None` if that is too far away for the clock.
+/// A chunk that pauses before a retry.
+struct RetryLater {
+    /// Time of the retry; `None` if it exceeds the range of the clock.
     due: Option<Instant>,
     piece: Piece,
-    load: Load,
+    context: ReadContext,
 }
 
-/// A chunk that the pacer holds back.
-struct Held {
+/// A chunk held by the pacer.
+struct HeldChunk {
     booked: Instant,
     booking: Box<dyn Booking>,
-    /// When to ask again.
+    /// When to ask the pacer again.
     due: Instant,
     chunk: RingChunk,
 }
 
-struct Ring<'a> {
-    uring: Uring<Load>,
-    under_way_bytes_max: usize,
+/// The thread's side of the ring. `H` maps the results of reads.
+struct Ring<'a, H> {
+    uring: Uring<ReadContext>,
+    in_flight_bytes_max: usize,
     chunks: &'a Queue<RingChunk>,
     retry: &'a Retry,
     pacer: Option<&'a dyn Pace>,
     read_timeout: Duration,
-    held: Option<Held>,
-    resting: Vec<Resting>,
-    /// While a read is under way.
+    held: Option<HeldChunk>,
+    retries: Vec<RetryLater>,
+    /// `Some` while a read is in flight.
     active: Option<ActiveGuard<'a>>,
+    hook: H,
 }
 
-impl<'a> Ring<'a> {
+impl<'a, H: CompletionHook> Ring<'a, H> {
     fn new(
-        uring: Uring<Load>,
-        under_way_bytes_max: usize,
+        uring: Uring<ReadContext>,
+        in_flight_bytes_max: usize,
         chunks: &'a Queue<RingChunk>,
         retry: &'a Retry,
         pacer: Option<&'a dyn Pace>,
         read_timeout: Duration,
+        hook: H,
     ) -> Self {
-        let (held, resting, active) = (None, Vec::new(), None);
-        Self { uring, under_way_bytes_max, chunks, retry, pacer, read_timeout, held, resting, active }
+        let (held, retries, active) = (None, Vec::new(), None);
+        Self { uring, in_flight_bytes_max, chunks, retry, pacer, read_timeout, held, retries, active, hook }
     }
 
-    /// Reads chunks until the reader closes; those under way are waited for, the others end as closed.
+    /// Reads chunks until the reader closes, then cancels the reads in flight and waits for them. Chunks that were not
+    /// read end as closed.
     ///
     /// # Errors
-    /// What the system says if the ring does not work any more.
+    /// The operating system's error if the ring fails.
     fn run(mut self) -> io::Result<()> {
         while !self.retry.gate.is_closed() {
-            self.read_again()?;
-            self.take_chunks()?;
+            self.start_due_retries()?;
+            self.start_chunks()?;
             self.wait()?;
-            self.expire()?;
+            self.cancel_overdue()?;
         }
         self.held = None;
-        self.resting.clear();
-        let under_way: Vec<_> = self.uring.flights().map(|(user_data, ..)| user_data).collect();
-        for user_data in under_way {
+        self.retries.clear();
+        let in_flight: Vec<_> = self.uring.in_flight().map(|(user_data, ..)| user_data).collect();
+        for user_data in in_flight {
             self.uring.cancel(user_data)?;
         }
-        while self.uring.n_flights() > 0 {
+        while self.uring.n_in_flight() > 0 {
             self.wait()?;
         }
         Ok(())
     }
 
-    /// Whether the device has a use for another read.
+    /// Returns whether another read fits the limits of reads and bytes in flight.
     fn has_room(&self) -> bool {
-        self.uring.has_room() && self.uring.under_way_bytes() < self.under_way_bytes_max
+        self.uring.has_room() && self.uring.in_flight_bytes() < self.in_flight_bytes_max
     }
 
-    /// Begins with new chunks as far as there is room, the pacer lets them, and there are any.
-    fn take_chunks(&mut self) -> io::Result<()> {
+    /// Starts queued chunks while there is room and the pacer admits them.
+    fn start_chunks(&mut self) -> io::Result<()> {
         while self.has_room() {
             let now = Instant::now();
             let next = match self.held.take() {
@@ -222,18 +227,25 @@ impl<'a> Ring<'a> {
                 continue;
             }
             let transfer = Transfer::new(self.retry, wanted_bytes, storage.alignment());
-            let load =
-                Load { wanted_bytes, storage, file, transfer, begun: now, due: None, stage: Stage::Reading };
-            self.begin(piece, load)?;
+            let context = ReadContext {
+                wanted_bytes,
+                storage,
+                file,
+                transfer,
+                started: now,
+                due: None,
+                stage: Stage::Reading,
+            };
+            self.start_read(piece, context)?;
         }
         Ok(())
     }
 
-    /// Books a chunk with the pacer; returns it if it may be read at once.
+    /// Books a chunk with the pacer, and returns it if it may be read now.
     fn book(&mut self, chunk: RingChunk, now: Instant) -> Option<RingChunk> {
         let Some(pacer) = self.pacer else { return Some(chunk) };
         match pace::book(pacer, chunk.chunk.wanted_bytes as u64) {
-            Ok(booking) => self.admit(Held { booked: now, booking, due: now, chunk }, now),
+            Ok(booking) => self.admit(HeldChunk { booked: now, booking, due: now, chunk }, now),
             Err(Panicked) => {
                 panicked(self.retry, chunk.chunk.piece);
                 None
@@ -241,8 +253,8 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// Asks the pacer whether a chunk may be read now. If it has to wait it is held, and everything behind it.
-    fn admit(&mut self, mut held: Held, now: Instant) -> Option<RingChunk> {
+    /// Returns a booked chunk if the pacer admits it now; otherwise holds it, and with it all chunks behind it.
+    fn admit(&mut self, mut held: HeldChunk, now: Instant) -> Option<RingChunk> {
         if held.chunk.chunk.piece.is_cancelled() {
             held.chunk.chunk.piece.end(Ok(()));
             return None;
@@ -266,40 +278,40 @@ impl<'a> Ring<'a> {
         }
     }
 
-    fn begin(&mut self, piece: Piece, mut load: Load) -> io::Result<()> {
-        let from = load.transfer.from();
-        load.begun = Instant::now();
-        load.due = load.begun.checked_add(self.read_timeout);
-        load.stage = Stage::Reading;
+    fn start_read(&mut self, piece: Piece, mut context: ReadContext) -> io::Result<()> {
+        let from = context.transfer.resume_offset();
+        context.started = Instant::now();
+        context.due = context.started.checked_add(self.read_timeout);
+        context.stage = Stage::Reading;
         self.active.get_or_insert_with(|| self.retry.counters.active.enter());
-        self.uring.read(load.file, piece.origin().offset + from as u64, piece, from, load)
+        self.uring.read(context.file, piece.origin().offset + from as u64, piece, from, context)
     }
 
-    /// Begins again with what has rested long enough.
-    fn read_again(&mut self) -> io::Result<()> {
+    /// Restarts the chunks whose retries are due, while there is room.
+    fn start_due_retries(&mut self) -> io::Result<()> {
         let now = Instant::now();
         while self.has_room()
             && let Some(idx) =
-                self.resting.iter().position(|resting| resting.due.is_some_and(|due| due <= now))
+                self.retries.iter().position(|retries| retries.due.is_some_and(|due| due <= now))
         {
-            let Resting { piece, load, .. } = self.resting.remove(idx);
+            let RetryLater { piece, context, .. } = self.retries.remove(idx);
             if piece.is_cancelled() {
                 piece.end(Ok(()));
             } else {
-                self.begin(piece, load)?;
+                self.start_read(piece, context)?;
             }
         }
         Ok(())
     }
 
-    /// Waits until there is something to do, and takes what has ended.
+    /// Waits until a read completes, the ring is woken or something is due, and handles completed reads.
     fn wait(&mut self) -> io::Result<()> {
         let due = self.next_due();
         self.uring.wait(due.map(|due| due.saturating_duration_since(Instant::now())))?;
-        while let Some(landed) = self.uring.land()? {
-            self.land(landed);
+        while let Some(completed) = self.uring.next_completed()? {
+            self.complete(completed);
         }
-        if self.uring.n_flights() == 0 {
+        if self.uring.n_in_flight() == 0 {
             self.active = None;
         }
         Ok(())
@@ -308,17 +320,17 @@ impl<'a> Ring<'a> {
     fn next_due(&mut self) -> Option<Instant> {
         let has_room = self.has_room();
         let held = self.held.as_ref().map(|held| held.due).filter(|_| has_room);
-        let resting = self.resting.iter().filter_map(|resting| resting.due).filter(|_| has_room).min();
-        let flights = self.uring.flights().filter_map(|(_, _, load)| load.due).min();
-        held.into_iter().chain(resting).chain(flights).min()
+        let retries = self.retries.iter().filter_map(|retries| retries.due).filter(|_| has_room).min();
+        let in_flight = self.uring.in_flight().filter_map(|(_, _, context)| context.due).min();
+        held.into_iter().chain(retries).chain(in_flight).min()
     }
 
-    fn land(&mut self, Landed { piece, mut load, outcome }: Landed<Load>) {
+    fn complete(&mut self, Completed { piece, mut context, outcome }: Completed<ReadContext>) {
         let retry = self.retry;
-        add_time(&retry.counters.busy_ns, load.begun.elapsed());
+        add_time(&retry.counters.busy_ns, context.started.elapsed());
         let closed = retry.gate.is_closed();
         let outcome = match outcome {
-            Err(error) if is_cancellation(&error) && load.stage != Stage::Reading => {
+            Err(error) if is_cancellation(&error) && context.stage != Stage::Reading => {
                 Err(io::Error::from(Errno::TIMEDOUT))
             }
             Err(error) if is_cancellation(&error) && closed => {
@@ -327,58 +339,54 @@ impl<'a> Ring<'a> {
             }
             outcome => outcome,
         };
-        if load.stage == Stage::Abandoned {
+        if context.stage == Stage::Abandoned {
             return piece.end(Ok(()));
         }
-        #[cfg(feature = "testing")]
-        let outcome = {
-            let offset = piece.origin().offset + load.transfer.from() as u64;
-            match catch_unwind(AssertUnwindSafe(|| load.storage.ring_outcome(offset, outcome))) {
-                Ok(outcome) => outcome,
-                Err(_) => return panicked(retry, piece),
-            }
+        let offset = piece.origin().offset + context.transfer.resume_offset() as u64;
+        let Ok(outcome) = self.hook.map(&*context.storage, offset, outcome) else {
+            return panicked(retry, piece);
         };
-        let ended = match load.transfer.completed(retry, piece.origin(), outcome) {
+        let ended = match context.transfer.advance(retry, piece.origin(), outcome) {
             Step::Done => Ok(()),
-            Step::GivenUp(error) => Err(error),
-            Step::Again { .. } if closed => Err(piece.origin().closed()),
-            Step::Again { pause } => {
+            Step::Failed(error) => Err(error),
+            Step::Retry { .. } if closed => Err(piece.origin().closed()),
+            Step::Retry { pause } => {
                 let due = Instant::now().checked_add(pause);
-                return self.resting.push(Resting { due, piece, load });
+                return self.retries.push(RetryLater { due, piece, context });
             }
         };
         retry.count(&ended);
         match &ended {
-            Ok(()) => retry.drop_cached(&*load.storage, piece.origin(), load.wanted_bytes),
-            Err(error) => tracing::warn!(%error, "a chunk was given up"),
+            Ok(()) => retry.drop_cached(&*context.storage, piece.origin(), context.wanted_bytes),
+            Err(error) => tracing::warn!(%error, "a chunk failed"),
         }
         piece.end(ended);
     }
 
-    /// Cancels reads that take too long, and gives up those that go on all the same.
-    fn expire(&mut self) -> io::Result<()> {
+    /// Cancels reads that exceed the timeout, and abandons those whose cancellation exceeds it too.
+    fn cancel_overdue(&mut self) -> io::Result<()> {
         let now = Instant::now();
         let mut late = Vec::new();
-        for (user_data, piece, load) in self.uring.flights() {
-            if load.due.is_none_or(|due| due > now) {
+        for (user_data, piece, context) in self.uring.in_flight() {
+            if context.due.is_none_or(|due| due > now) {
                 continue;
             }
             let origin = piece.origin();
-            match load.stage {
+            match context.stage {
                 Stage::Reading => {
                     let time = self.read_timeout;
-                    tracing::warn!(path = %origin.path.display(), offset = origin.offset, ?time, "a read takes too long");
-                    load.stage = Stage::Cancelled;
-                    load.due = now.checked_add(self.read_timeout);
+                    tracing::warn!(path = %origin.path.display(), offset = origin.offset, ?time, "a read timed out");
+                    context.stage = Stage::Cancelled;
+                    context.due = now.checked_add(self.read_timeout);
                     late.push(user_data);
                 }
                 Stage::Cancelled => {
-                    load.stage = Stage::Abandoned;
-                    load.due = None;
-                    let error = load.transfer.failed(origin, Some(Errno::TIMEDOUT.into()));
-                    tracing::error!(%error, "a read cannot be ended: its slot is waited for");
+                    context.stage = Stage::Abandoned;
+                    context.due = None;
+                    let error = context.transfer.error(origin, Some(Errno::TIMEDOUT.into()));
+                    tracing::error!(%error, "a read cannot be cancelled: its slot stays in use");
                     self.retry.count(&Err(error));
-                    piece.abandon(load.transfer.failed(origin, Some(Errno::TIMEDOUT.into())));
+                    piece.abandon(context.transfer.error(origin, Some(Errno::TIMEDOUT.into())));
                 }
                 Stage::Abandoned => {}
             }
@@ -387,7 +395,7 @@ impl<'a> Ring<'a> {
     }
 }
 
-/// What a read returns that was cancelled: in a queue, or in a thread of the kernel's.
+/// Returns whether an error means that a read was cancelled: in a queue, or in a kernel worker thread.
 fn is_cancellation(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::CANCELED | Errno::INTR))
 }
