@@ -1,4 +1,4 @@
-//! Creation of io_urings.
+//! Creation of io_uring instances.
 
 use std::io;
 use std::sync::OnceLock;
