@@ -148,7 +148,9 @@ pub enum IoError {
         alternative: IoMode,
     },
     /// This process cannot create an io_uring: the system is too old, is not Linux, or forbids it.
-    #[error("{path}: the system has no io_uring for this program ({error}); {alternative} reads need none")]
+    #[error(
+        "{path}: io_uring is not available to this process ({error}); {alternative} reads work without it"
+    )]
     UringUnsupported {
         /// The file that was to be read through the ring.
         path: PathBuf,
@@ -242,7 +244,7 @@ pub enum IoError {
         offset: u64,
     },
     /// The system failed to create an io_uring for the shards of a reader, although it supports io_uring.
-    #[error("cannot make an io_uring for {depth} reads of {n_files} files at once: {error}")]
+    #[error("cannot create an io_uring for {depth} concurrent reads of {n_files} files: {error}")]
     Ring {
         /// Requested reads in flight.
         depth: usize,

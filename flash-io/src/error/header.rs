@@ -11,7 +11,7 @@ use crate::span::Span;
 #[non_exhaustive]
 pub enum HeaderFault {
     /// The file is shorter than the eight bytes of the header length.
-    #[error("{file_bytes} B are no safetensors file, its header length alone has 8 B")]
+    #[error("a file of {file_bytes} B is shorter than the 8 B of the header length")]
     FileTooShort {
         /// Length of the file.
         file_bytes: u64,
@@ -77,7 +77,7 @@ pub enum HeaderFault {
         field: &'static str,
     },
     /// A field appears twice.
-    #[error("tensor {tensor:?} has two fields {field:?}")]
+    #[error("tensor {tensor:?} has a duplicate field {field:?}")]
     DuplicateField {
         /// Name of the tensor, or `__metadata__`.
         tensor: String,
@@ -85,13 +85,13 @@ pub enum HeaderFault {
         field: String,
     },
     /// An entry appears twice.
-    #[error("two entries {tensor:?}")]
+    #[error("duplicate entry {tensor:?}")]
     DuplicateTensor {
         /// Name of the tensor, or `__metadata__`.
         tensor: String,
     },
     /// The format has no such element type.
-    #[error("tensor {tensor:?} has the unknown dtype {dtype:?}")]
+    #[error("tensor {tensor:?} has unknown dtype {dtype:?}")]
     UnknownDtype {
         /// Name of the tensor.
         tensor: String,
