@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flash_io::{Budget, BundleLayout, Catalog, IoMode, Reader, ReaderConfig, Slot};
 
-#[expect(clippy::print_stdout, reason = "an example talks to its reader")]
+#[expect(clippy::print_stdout, reason = "an example prints its result")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let model_dir = args.next().ok_or("usage: read_layer MODEL_DIR [PREFIX]")?;

@@ -1,4 +1,4 @@
-//! A hard cap on memory that many owners share.
+//! Hard cap on memory, shared by many owners.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::error::IoError;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// A count of bytes that is handed out and never exceeded.
+/// Hard cap on the memory of all its users.
 ///
-/// Clones are handles to the same count. Nothing is allocated here: whoever takes memory reserves it first
-/// and keeps the [`Reservation`] for as long as the memory.
+/// Clones share one count. A budget allocates nothing: callers reserve bytes before they allocate memory, and keep the
+/// [`Reservation`] for as long as the memory.
 #[derive(Clone)]
 pub struct Budget {
     counts: Arc<Counts>,
@@ -22,19 +22,19 @@ struct Counts {
 }
 
 impl Budget {
-    /// A budget of which nothing is used.
+    /// Creates a budget with no bytes used.
     pub fn new(total_bytes: u64) -> Self {
         let counts = Counts { total_bytes, used_bytes: AtomicU64::new(0), peak_bytes: AtomicU64::new(0) };
         Self { counts: Arc::new(counts) }
     }
 
-    /// Takes `bytes` until the reservation is dropped.
+    /// Reserves `bytes` until the reservation is dropped.
     ///
     /// # Errors
-    /// [`IoError::OverBudget`] if fewer are free; nothing is taken then.
+    /// [`IoError::OverBudget`] if fewer are free; the budget is unchanged then.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, IoError> {
         let Counts { total_bytes, used_bytes, peak_bytes } = &*self.counts;
-        // The count guards no other memory, so no ordering is needed beyond its own.
+        // Relaxed: no other memory depends on the order of these counts.
         let taken = used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|used| used <= total_bytes)
         });
@@ -51,22 +51,22 @@ impl Budget {
         }
     }
 
-    /// The whole budget.
+    /// Returns the size of the budget.
     pub fn total_bytes(&self) -> u64 {
         self.counts.total_bytes
     }
 
-    /// What is reserved now.
+    /// Returns the reserved bytes.
     pub fn used_bytes(&self) -> u64 {
         self.counts.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// The most that was reserved at one time.
+    /// Returns the highest number of reserved bytes so far.
     pub fn peak_bytes(&self) -> u64 {
         self.counts.peak_bytes.load(Ordering::Relaxed)
     }
 
-    /// What is left to reserve.
+    /// Returns the unreserved bytes.
     pub fn free_bytes(&self) -> u64 {
         self.total_bytes() - self.used_bytes()
     }
@@ -82,16 +82,16 @@ impl fmt::Debug for Budget {
     }
 }
 
-/// Bytes taken from a [`Budget`]; dropping it gives them back.
+/// Bytes reserved from a [`Budget`], released on drop.
 #[derive(Debug)]
-#[must_use = "dropping a reservation gives its bytes back"]
+#[must_use = "dropping a reservation releases its bytes"]
 pub struct Reservation {
     budget: Budget,
     bytes: u64,
 }
 
 impl Reservation {
-    /// How many bytes are held.
+    /// Returns the reserved bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -109,7 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn refusal_names_wanted_free_and_total() {
+    fn over_budget_states_wanted_free_and_total() {
         let budget = Budget::new(100);
         let _held = budget.reserve(60).unwrap();
         let refusal = budget.reserve(41).unwrap_err();
@@ -132,7 +132,7 @@ mod tests {
     fn threads_never_exceed_the_total() {
         const TOTAL: u64 = 1000;
         let budget = Budget::new(TOTAL);
-        // What the threads believe to hold; it lags the budget's own count, so it can only be lower.
+        // The threads' own sum of held bytes; it lags the budget's count, so it can only be lower.
         let held = AtomicU64::new(0);
         std::thread::scope(|scope| {
             for seed in 1..5u64 {
@@ -158,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn used_is_the_sum_of_what_is_held(total in 0u64..10_000, steps in prop::collection::vec((any::<bool>(), 0u64..4_000), 0..60)) {
+        fn used_is_the_sum_of_reservations(total in 0u64..10_000, steps in prop::collection::vec((any::<bool>(), 0u64..4_000), 0..60)) {
             let budget = Budget::new(total);
             let mut held: Vec<Reservation> = Vec::new();
             let mut peak = 0;

@@ -1,4 +1,4 @@
-//! Which tensors a model directory holds, and where.
+//! Tensors of a model directory and their locations.
 
 mod index;
 
@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::dtype::Dtype;
 use crate::error::IoError;
-use crate::header::{Dtype, Header};
+use crate::header::Header;
+use crate::mode::IoMode;
 use crate::span::Span;
-use crate::storage::{self, IoMode, ReadAt};
+use crate::storage::{self, ReadAt};
 
 pub use index::MAX_INDEX_BYTES;
 
@@ -23,23 +25,23 @@ const INDEX: &str = "model.safetensors.index.json";
 /// File name extension of shards.
 const EXTENSION: &str = "safetensors";
 
-/// The place of a shard in [`Catalog::shards`].
+/// Index of a shard in [`Catalog::shards`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardIdx(pub usize);
 
-/// One safetensors file, open.
+/// An open safetensors file.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Shard {
-    /// Where it is; for errors.
+    /// Path of the file, for errors.
     pub path: PathBuf,
-    /// What its bytes are read from.
+    /// Storage that the bytes are read from.
     pub storage: Arc<dyn ReadAt>,
-    /// What the file was when it was opened; `None` for one that may be written to meanwhile.
+    /// State of the file when it was opened; `None` if writes to it are allowed.
     stamp: Option<Stamp>,
 }
 
-/// Length of a file, and when it was last written to.
+/// Length and modification time of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     len_bytes: u64,
@@ -55,30 +57,30 @@ impl Stamp {
 }
 
 impl Shard {
-    /// Opens a shard that nobody writes to while it is open: if somebody does, what is read of it from then on is an error.
+    /// Opens a shard that must not be written to while it is open: reads after such a write fail.
     ///
     /// # Errors
-    /// As [`open`](crate::open).
+    /// See [`open`](crate::open); [`IoError::Open`] also if the metadata cannot be read.
     pub fn open(path: PathBuf, mode: IoMode) -> Result<Self, IoError> {
         let storage = storage::open(&path, mode)?;
-        let stamp = Stamp::of(&*storage).map_err(unreadable(&path))?;
+        let stamp = Stamp::of(&*storage).map_err(IoError::cannot_open(&path))?;
         Ok(Self { storage, path, stamp })
     }
 
-    /// A file that may be written to while it is read, or storage that is none; `path` is for errors.
+    /// Creates a shard of any storage, without checks for writes; `path` is only for errors.
     pub fn new(path: PathBuf, storage: Arc<dyn ReadAt>) -> Self {
         Self { path, storage, stamp: None }
     }
 
-    /// Whether the file is as it was when it was opened, as far as its length and the time of the last write tell, which file
-    /// systems count in steps of some milliseconds. One that has become shorter passes: reads behind its end fail by themselves,
-    /// and say where.
+    /// Checks that the file was not written to since it was opened, by length and modification time, which file systems
+    /// record in steps of some milliseconds. A file that became shorter passes: reads past its end fail by themselves,
+    /// with their offset.
     ///
     /// # Errors
-    /// [`IoError::Changed`] if it is not, [`IoError::Open`] if the system does not tell.
+    /// [`IoError::Changed`] if it was written to, [`IoError::Open`] if its metadata cannot be read.
     pub(crate) fn check_unchanged(&self) -> Result<(), IoError> {
         let Some(opened) = self.stamp else { return Ok(()) };
-        match Stamp::of(&*self.storage).map_err(unreadable(&self.path))? {
+        match Stamp::of(&*self.storage).map_err(IoError::cannot_open(&self.path))? {
             Some(now) if now != opened && now.len_bytes >= opened.len_bytes => {
                 Err(IoError::Changed { path: self.path.clone() })
             }
@@ -96,15 +98,15 @@ pub struct Tensor {
     pub dtype: Dtype,
     /// Extent of each dimension, outermost first; empty for a scalar.
     pub shape: Vec<u64>,
-    /// The shard that holds it.
+    /// Shard that holds the tensor.
     pub shard: ShardIdx,
-    /// Where its bytes lie, counted from the start of the shard.
+    /// Byte range, relative to the start of the shard.
     pub span: Span,
 }
 
 /// The tensors of a model directory.
 ///
-/// Only headers are read, so opening costs the same whatever the size of the weights.
+/// Opening reads only headers, so its cost does not depend on the size of the weights.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     shards: Vec<Shard>,
@@ -114,18 +116,17 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Opens a model directory: `model.safetensors` if it is there, else the shards that
-    /// `model.safetensors.index.json` names, else every `model*.safetensors`, else every `*.safetensors` that is not hidden,
-    /// by name.
+    /// Opens a model directory: `model.safetensors` if it exists, else the shards named by
+    /// `model.safetensors.index.json`, else all `model*.safetensors`, else all `*.safetensors` that are not hidden,
+    /// sorted by name.
     ///
-    /// With an index, the catalog holds the tensors that it names and no others, as Hugging Face loads
-    /// them.
+    /// With an index, the catalog holds only the tensors that the index names, as in Hugging Face's loader.
     ///
     /// # Errors
-    /// [`IoError`] if the directory has no shard, one cannot be opened, a header or the index is refused,
-    /// the index names a shard or a tensor that is not there, or two shards hold the same tensor.
+    /// [`IoError`] if the directory has no shard, one cannot be opened, a header or the index is invalid, the index
+    /// names a missing shard or tensor, or two shards hold the same tensor.
     pub fn open(dir: &Path, mode: IoMode) -> Result<Self, IoError> {
-        let is_dir = fs::metadata(dir).map_err(unreadable(dir))?.is_dir();
+        let is_dir = fs::metadata(dir).map_err(IoError::cannot_open(dir))?.is_dir();
         if !is_dir {
             return Err(IoError::NotADirectory { path: dir.to_owned() });
         }
@@ -174,8 +175,7 @@ impl Catalog {
             builder.add_shard(path.clone(), mode, |name| wanted.contains(name))?;
             let found = &mut builder.tensors[n_before..];
             found.sort_by(|a, b| a.name.cmp(&b.name));
-            // Both are sorted and `found` is a subset, so the first name that differs is the first missing
-            // one.
+            // Both are sorted and `found` is a subset, so the first name that differs is missing.
             let mut found = found.iter().map(|tensor| tensor.name.as_str());
             if let Some(missing) = wanted.iter().find(|name| found.next() != Some(name.as_str())) {
                 let (path, shard, tensor) = (index_path.to_owned(), path, missing.clone());
@@ -187,7 +187,7 @@ impl Catalog {
         Ok(Self { shards, tensors, metadata })
     }
 
-    /// The same tensors, read through other storage: of another machine, of a cache, or one that fails on purpose.
+    /// Replaces the storage of each shard by the result of `map`: remote storage, a cache, or one with injected faults.
     #[must_use]
     pub fn map_storage(mut self, mut map: impl FnMut(&Path, Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) -> Self {
         for shard in &mut self.shards {
@@ -196,28 +196,28 @@ impl Catalog {
         self
     }
 
-    /// The shards, in the order of their names.
+    /// Returns the shards, sorted by name.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
-    /// The tensor of that name.
+    /// Returns the tensor named `name`.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         let found = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name));
         found.ok().map(|i| &self.tensors[i])
     }
 
-    /// All tensors, in the order of their names.
+    /// Returns all tensors, sorted by name.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &Tensor> {
         self.tensors.iter()
     }
 
-    /// The bytes of all tensors.
+    /// Returns the total bytes of all tensors.
     pub fn total_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.span.len_bytes()).sum()
     }
 
-    /// The metadata of all shards; where two have the same key, that of the first.
+    /// Returns the merged metadata of all shards; of a duplicate key, the first shard's value.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -251,10 +251,10 @@ impl Builder {
     }
 }
 
-/// Whether a file in a model directory is a shard, by its name.
+/// Returns whether a file in a model directory is a shard, by its name.
 ///
-/// Hidden ones are none: macOS leaves `._NAME` beside each file that it copies to a disk without its attributes, and tools
-/// hide what is not complete.
+/// Hidden files are not: macOS adds a `._NAME` to each file that it copies to a file system without extended
+/// attributes, and download tools hide incomplete files.
 pub(crate) fn is_shard(path: &Path) -> bool {
     let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     !is_hidden && path.extension().is_some_and(|extension| extension == EXTENSION)
@@ -262,8 +262,8 @@ pub(crate) fn is_shard(path: &Path) -> bool {
 
 fn list_shards(dir: &Path) -> Result<Vec<PathBuf>, IoError> {
     let mut paths = Vec::new();
-    for entry in fs::read_dir(dir).map_err(unreadable(dir))? {
-        let path = entry.map_err(unreadable(dir))?.path();
+    for entry in fs::read_dir(dir).map_err(IoError::cannot_open(dir))? {
+        let path = entry.map_err(IoError::cannot_open(dir))?.path();
         if is_shard(&path) {
             paths.push(path);
         }
@@ -271,23 +271,19 @@ fn list_shards(dir: &Path) -> Result<Vec<PathBuf>, IoError> {
     if paths.is_empty() {
         return Err(IoError::NoShards { path: dir.to_owned() });
     }
-    // As mlx-lm, which takes `model*.safetensors`: beside those lie adapters and the same weights under other names.
-    if paths.iter().any(|path| is_model(path)) {
-        paths.retain(|path| is_model(path));
+    // As in mlx-lm, which loads `model*.safetensors`: other files hold adapters, or the same weights under other names.
+    if paths.iter().any(|path| has_model_prefix(path)) {
+        paths.retain(|path| has_model_prefix(path));
     }
     paths.sort();
     Ok(paths)
 }
 
-/// Whether the name of a shard begins as those of mlx-lm and Hugging Face do.
-fn is_model(path: &Path) -> bool {
+/// Returns whether the name of a shard begins with `model`, as in mlx-lm and Hugging Face.
+fn has_model_prefix(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"model"))
 }
 
 fn exists(path: &Path) -> Result<bool, IoError> {
-    path.try_exists().map_err(unreadable(path))
-}
-
-fn unreadable(path: &Path) -> impl Fn(io::Error) -> IoError {
-    move |error| IoError::Open { path: path.to_owned(), error }
+    path.try_exists().map_err(IoError::cannot_open(path))
 }

@@ -1,14 +1,17 @@
-//! The errors of this crate.
+//! Errors of this crate.
+
+mod header;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::header::HeaderFault;
 use crate::lfs::LfsPointer;
-use crate::storage::IoMode;
+use crate::mode::IoMode;
 
-/// Why bytes could not be found, held or read.
+pub use header::HeaderFault;
+
+/// Error of finding, holding or reading a model's bytes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IoError {
@@ -17,7 +20,7 @@ pub enum IoError {
     Open {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         #[source]
         error: io::Error,
     },
@@ -38,19 +41,19 @@ pub enum IoError {
     LfsPointer {
         /// The file.
         path: PathBuf,
-        /// What it says of the file that it stands for.
+        /// The parsed pointer.
         pointer: LfsPointer,
     },
-    /// A shard's header was refused.
+    /// A shard's header is invalid.
     #[error("{path}: {fault}")]
     Header {
         /// The shard.
         path: PathBuf,
-        /// What is wrong with its header.
+        /// The rule that the header breaks.
         #[source]
         fault: HeaderFault,
     },
-    /// An index file is larger than any real one.
+    /// An index file exceeds the size limit.
     #[error("{path}: index of {index_bytes} B, at most {max_bytes} B are accepted")]
     IndexTooLong {
         /// The index file.
@@ -83,14 +86,14 @@ pub enum IoError {
         /// The tensor.
         tensor: String,
     },
-    /// An index file names a shard by something else than a plain file name.
+    /// An index file names a shard by anything but a plain file name.
     #[error("{path}: tensor {tensor:?} is in {shard:?}, which is not a plain file name")]
     IndexShardName {
         /// The index file.
         path: PathBuf,
-        /// The tensor that is said to be there.
+        /// A tensor mapped to that shard.
         tensor: String,
-        /// The name that was refused.
+        /// The rejected shard name.
         shard: String,
     },
     /// An index file names a shard that does not exist.
@@ -98,7 +101,7 @@ pub enum IoError {
     MissingShard {
         /// The index file.
         path: PathBuf,
-        /// The shard that is not there.
+        /// The missing shard.
         shard: PathBuf,
     },
     /// An index file names a tensor that its shard does not hold.
@@ -108,15 +111,15 @@ pub enum IoError {
         path: PathBuf,
         /// The shard that was searched.
         shard: PathBuf,
-        /// The tensor that is not there.
+        /// The missing tensor.
         tensor: String,
     },
     /// Two shards of a model without an index hold the same tensor.
     #[error("{path}: tensor {tensor:?} is also in {other}")]
     DuplicateTensor {
-        /// The shard where it was met for the second time.
+        /// The second shard that holds the tensor.
         path: PathBuf,
-        /// The shard where it was met first.
+        /// The first shard that holds it.
         other: PathBuf,
         /// The tensor.
         tensor: String,
@@ -126,10 +129,10 @@ pub enum IoError {
     DirectUnsupported {
         /// The file.
         path: PathBuf,
-        /// A mode that works.
+        /// A mode that works for the file.
         alternative: IoMode,
     },
-    /// The device of a file asks for coarser direct reads than are made.
+    /// The device of a file requires a coarser alignment of direct reads than this crate supports.
     #[error(
         "{path}: direct reads must be aligned to {wanted_bytes} B, at most {max_bytes} B are supported; \
          {alternative} reads work everywhere"
@@ -137,50 +140,52 @@ pub enum IoError {
     DirectAlignment {
         /// The file.
         path: PathBuf,
-        /// The alignment that the kernel asks for.
+        /// The alignment that the kernel requires.
         wanted_bytes: u64,
         /// The alignment of all direct reads, [`DIRECT_ALIGN`](crate::DIRECT_ALIGN).
         max_bytes: u64,
-        /// A mode that works.
+        /// A mode that works for the file.
         alternative: IoMode,
     },
-    /// The system has no io_uring for this process: it is too old, is not Linux, or forbids it.
-    #[error("{path}: the system has no io_uring for this program ({error}); {alternative} reads need none")]
+    /// This process cannot create an io_uring: the system is too old, is not Linux, or forbids it.
+    #[error(
+        "{path}: io_uring is not available to this process ({error}); {alternative} reads work without it"
+    )]
     UringUnsupported {
-        /// The file that was to be read with it.
+        /// The file that was to be read through the ring.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         #[source]
         error: io::Error,
-        /// A mode that works.
+        /// A mode that works for the file.
         alternative: IoMode,
     },
-    /// A name of an I/O mode is not known.
+    /// The name of an I/O mode is unknown.
     #[error("unknown I/O mode {given:?}, expected one of auto, uring, direct, pread, mmap")]
     UnknownMode {
-        /// What was given.
+        /// The name given.
         given: String,
     },
     /// A reservation does not fit into its budget.
     #[error("{wanted_bytes} B do not fit the memory budget: {free_bytes} B of {total_bytes} B are free")]
     OverBudget {
-        /// What was asked for.
+        /// Bytes asked for.
         wanted_bytes: u64,
-        /// What was free at that moment.
+        /// Bytes free at that moment.
         free_bytes: u64,
         /// The whole budget.
         total_bytes: u64,
     },
-    /// The system gave no memory although the budget had room.
+    /// The system refused to map memory that the budget had room for.
     #[error("cannot map {wanted_bytes} B of memory: {error}")]
     Map {
-        /// What was asked for.
+        /// Bytes asked for.
         wanted_bytes: u64,
-        /// What the system said.
+        /// The operating system's error.
         #[source]
         error: io::Error,
     },
-    /// A read went on failing after all its retries, or failed in a way that no retry helps.
+    /// A read failed after all retries, or with an error that is not retried.
     #[error(
         "{path}: read at {offset} wanted {wanted_bytes} B, got {got_bytes} B after {attempts} attempts{}",
         error.as_ref().map_or_else(|| String::from(" (the file ends early)"), |e| format!(": {e}"))
@@ -190,33 +195,33 @@ pub enum IoError {
         path: PathBuf,
         /// Offset in the shard where the read begins.
         offset: u64,
-        /// How many bytes had to come.
+        /// Bytes required.
         wanted_bytes: u64,
-        /// How many came.
+        /// Bytes read.
         got_bytes: u64,
-        /// How many read calls were made.
+        /// Number of read calls.
         attempts: u32,
-        /// What the system said last; `None` if the last read was only too short.
+        /// The operating system's last error; `None` if the last read was only short.
         #[source]
         error: Option<io::Error>,
     },
-    /// Memory did not come back in time, because reads into it that nobody waits for any more have not ended.
+    /// Slots were not released in time, because cancelled reads into them are still in flight.
     #[error(
-        "{path}: the disk does not answer: the read at {offset}, which was given up, has not ended for {} s, and the memory \
-         of {n_bundles} such reads is waited for",
+        "{path}: the disk does not answer: {n_bundles} cancelled bundles, one of them at {offset}, still hold their \
+         memory after {} s",
         waited.as_secs_f64()
     )]
     Stragglers {
-        /// The shard of one of the reads.
+        /// The shard of one of these reads.
         path: PathBuf,
-        /// Offset in the shard where that one begins.
+        /// Offset in the shard where that read begins.
         offset: u64,
-        /// How many bundles are still being read for nobody.
+        /// Number of cancelled bundles with reads in flight.
         n_bundles: usize,
-        /// How long they were waited for.
+        /// Time waited.
         waited: Duration,
     },
-    /// A shard was written to while it was open, so its bytes are not those whose header was read.
+    /// A shard was written to while it was open, so its bytes may no longer match its header.
     #[error("{path}: was written to while it was open; open the model again")]
     Changed {
         /// The shard.
@@ -230,7 +235,7 @@ pub enum IoError {
         /// Offset in the shard where the read began.
         offset: u64,
     },
-    /// The reader was dropped before this read was made.
+    /// The reader was dropped before this read began.
     #[error("{path}: the reader was closed before the read at {offset}")]
     ReaderClosed {
         /// The shard.
@@ -238,24 +243,31 @@ pub enum IoError {
         /// Offset in the shard where the read would have begun.
         offset: u64,
     },
-    /// The system gave no io_uring for the shards of a reader, although it has some.
-    #[error("cannot make an io_uring for {depth} reads of {n_files} files at once: {error}")]
+    /// The system failed to create an io_uring for the shards of a reader, although it supports io_uring.
+    #[error("cannot create an io_uring for {depth} concurrent reads of {n_files} files: {error}")]
     Ring {
-        /// How many reads it was to hold.
+        /// Requested reads in flight.
         depth: usize,
-        /// How many files it was to know.
+        /// Number of files to register.
         n_files: usize,
-        /// What the system said.
+        /// The operating system's error.
         #[source]
         error: io::Error,
     },
-    /// The system gave no reader thread.
+    /// The system failed to start a reader thread.
     #[error("cannot start reader thread {thread_idx}: {error}")]
     Spawn {
-        /// Which of the threads, from 0.
+        /// Index of the thread, from 0.
         thread_idx: usize,
-        /// What the system said.
+        /// The operating system's error.
         #[source]
         error: io::Error,
     },
+}
+
+impl IoError {
+    /// Returns a closure for `map_err` that makes an [`Open`](Self::Open) error of `path`.
+    pub(crate) fn cannot_open(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |error| Self::Open { path: path.to_owned(), error }
+    }
 }

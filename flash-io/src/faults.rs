@@ -1,6 +1,6 @@
-//! Storage that fails on demand, for tests. Needs the feature `testing`.
+//! Storage with injected faults, for tests. Needs the feature `testing`.
 //!
-//! Reads that io_uring makes are made, and fail when they have ended.
+//! With io_uring the read itself succeeds, and the fault replaces its result.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::storage::ReadAt;
 
-/// What goes wrong.
+/// An injected fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -21,27 +21,27 @@ pub enum Fault {
     Interrupted,
     /// The read ends with `ENOMEM`.
     NoMemory,
-    /// The read ends with `EACCES`, which no retry helps.
+    /// The read ends with `EACCES`, which is not retried.
     Denied,
-    /// The read returns half of its bytes, but at least one, or a block if the storage is read in blocks.
+    /// The read returns half of its bytes, but at least one, or one block of aligned storage.
     Short,
-    /// The read returns so many bytes at most.
+    /// The read returns a limited number of bytes.
     AtMost {
-        /// How many.
+        /// The limit.
         bytes: usize,
     },
-    /// The read returns nothing, as if the file ended before it.
+    /// The read returns 0 bytes, as at the end of the file.
     Empty,
-    /// The read ends as if the file had been cut to this length.
+    /// The read ends as if the file had been truncated.
     Truncated {
-        /// Length of the file as it appears.
+        /// Apparent length of the file.
         len_bytes: u64,
     },
     /// The read panics.
     Panic,
 }
 
-/// Which reads it goes wrong for; they are counted from 0.
+/// The reads that a fault affects, numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum When {
@@ -49,10 +49,9 @@ pub enum When {
     Nth(u64),
     /// Every read whose number is a multiple of `n`.
     EveryNth(u64),
-    /// One in `n` reads, as if by chance. Threads that read in turns, and share the count, cannot fall into step with it
-    /// so that one of them gets every fault.
+    /// A pseudorandom one in `n` reads, so that threads that read in turn, and share the count, are hit alike.
     OneIn(u64),
-    /// The `n`-th read and all after it.
+    /// The `n`-th and all later reads.
     From(u64),
 }
 
@@ -61,21 +60,21 @@ impl When {
         match self {
             When::Nth(n) => read_idx == n,
             When::EveryNth(n) => read_idx.is_multiple_of(n),
-            When::OneIn(n) => scatter(read_idx).is_multiple_of(n),
+            When::OneIn(n) => hash(read_idx).is_multiple_of(n),
             When::From(n) => read_idx >= n,
         }
     }
 }
 
-/// The finalizer of `SplitMix64`: neighbours become unlike each other.
-fn scatter(idx: u64) -> u64 {
+/// Hashes a number with the finalizer of `SplitMix64`.
+fn hash(idx: u64) -> u64 {
     let mut z = idx.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
 
-/// Storage that passes reads on to another, except for those that are to fail.
+/// Storage that forwards reads to another, with injected faults.
 #[derive(Debug)]
 pub struct FaultyStorage {
     inner: Arc<dyn ReadAt>,
@@ -86,17 +85,17 @@ pub struct FaultyStorage {
 }
 
 impl FaultyStorage {
-    /// Storage over `inner` with one kind of fault.
+    /// Wraps `inner` with one kind of fault.
     pub fn new(inner: Arc<dyn ReadAt>, fault: Fault, when: When) -> Self {
         Self { inner, fault, when, reads: AtomicU64::new(0), healed: AtomicBool::new(false) }
     }
 
-    /// How many reads were made, failed ones included.
+    /// Returns the number of reads so far, including failed ones.
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::SeqCst)
     }
 
-    /// Passes every read on from now on.
+    /// Stops injecting faults.
     pub fn heal(&self) {
         self.healed.store(true, Ordering::SeqCst);
     }
@@ -154,7 +153,7 @@ impl FaultyStorage {
         self.when.includes(read_idx) && !self.is_healed()
     }
 
-    /// What the fault makes of a read.
+    /// Applies the fault to a read.
     fn fail(&self, offset: u64, read: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
         match self.fault {
             Fault::Eio => Err(Errno::IO.into()),
@@ -171,7 +170,7 @@ impl FaultyStorage {
                 let left_bytes = usize::try_from(len_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
                 Ok(read()?.min(left_bytes))
             }
-            Fault::Panic => panic!("a read that was to panic"),
+            Fault::Panic => panic!("an injected panic"),
         }
     }
 }

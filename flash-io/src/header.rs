@@ -1,30 +1,26 @@
-//! Headers of safetensors files: eight bytes of length, then JSON that names every tensor.
+//! Headers of safetensors files: eight bytes of length, then JSON that describes every tensor.
 //!
-//! The parser is pure and made for hostile input: it allocates in proportion to the header's bytes, never
-//! to what the header claims, and does not recurse into it.
+//! The parser is pure and safe on hostile input: it allocates in proportion to the header's length, never to sizes that
+//! the header states, and does not recurse.
 
-mod dtype;
-mod fault;
 mod json;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::error::IoError;
+use crate::dtype::Dtype;
+use crate::error::{HeaderFault, IoError};
 use crate::lfs::{LFS_POINTER_BYTES_MAX, LfsPointer};
 use crate::span::Span;
 use crate::storage::{ReadAt, read_full};
 
-pub use dtype::Dtype;
-pub use fault::HeaderFault;
-
-/// The longest header that is accepted, in bytes; the limit of the reference implementation.
+/// Maximum length of a header in bytes, as in the reference implementation.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// Bytes of the header length in front of the header: one little-endian `u64`.
+/// Bytes of the length field in front of the header, a little-endian `u64`.
 const LENGTH_BYTES: u64 = 8;
 
-/// One tensor as its header describes it.
+/// Name, type, shape and location of a tensor in one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Name, unique in its file.
@@ -33,70 +29,70 @@ pub struct TensorInfo {
     pub dtype: Dtype,
     /// Extent of each dimension, outermost first; empty for a scalar.
     pub shape: Vec<u64>,
-    /// Where its bytes lie, counted from the start of the file.
+    /// Byte range, relative to the start of the file.
     pub span: Span,
 }
 
-/// The validated header of one safetensors file.
+/// Validated header of one safetensors file.
 ///
-/// Every tensor's span lies in the file, has the length that type and shape need, and touches no other's
-/// bytes; together they fill the file from [`data_start`](Self::data_start) to its end.
+/// Every tensor's span lies in the file, has the length that type and shape need, and overlaps no other; together they
+/// fill the file from [`data_start`](Self::data_start) to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Header {
-    /// The tensors in the order of their bytes.
+    /// Tensors in the order of their offsets.
     pub tensors: Vec<TensorInfo>,
-    /// Free text of whoever wrote the file.
+    /// Free-form metadata of the file's writer.
     pub metadata: BTreeMap<String, String>,
     /// Offset of the first byte after the header.
     pub data_start: u64,
 }
 
 impl Header {
-    /// Reads and parses the header of a file, and nothing else of it.
+    /// Reads and parses the header of a file, and reads no data.
     ///
     /// `path` is only for errors.
     ///
     /// # Errors
-    /// [`IoError::Open`] if the file cannot be read, [`IoError::LfsPointer`] if it is one, [`IoError::Header`] if its
-    /// header is refused.
+    /// [`IoError::Open`] if the file cannot be read, [`IoError::LfsPointer`] if it is one, [`IoError::Header`] if the
+    /// header is invalid.
     pub fn read(path: &Path, storage: &dyn ReadAt) -> Result<Self, IoError> {
-        let unreadable = |error| IoError::Open { path: path.to_owned(), error };
-        let refused = |fault| IoError::Header { path: path.to_owned(), fault };
+        let unreadable = IoError::cannot_open(path);
+        let invalid = |fault| IoError::Header { path: path.to_owned(), fault };
 
-        let file_bytes = storage.len_bytes().map_err(unreadable)?;
+        let file_bytes = storage.len_bytes().map_err(&unreadable)?;
         let mut prefix = [0; LENGTH_BYTES as usize];
-        if read_full(storage, 0, &mut prefix).map_err(unreadable)? < prefix.len() {
-            return Err(refused(HeaderFault::FileTooShort { file_bytes }));
+        if read_full(storage, 0, &mut prefix).map_err(&unreadable)? < prefix.len() {
+            return Err(invalid(HeaderFault::FileTooShort { file_bytes }));
         }
         let header_bytes = u64::from_le_bytes(prefix);
         if header_bytes > MAX_HEADER_BYTES {
-            // The text of a pointer, read as a length, is one of these.
+            // The text of an LFS pointer, read as a length, exceeds the maximum.
             let mut start = [0; LFS_POINTER_BYTES_MAX];
-            let start_bytes = read_full(storage, 0, &mut start).map_err(unreadable)?;
+            let start_bytes = read_full(storage, 0, &mut start).map_err(&unreadable)?;
             return Err(match LfsPointer::detect(&start[..start_bytes]) {
                 Some(pointer) => IoError::LfsPointer { path: path.to_owned(), pointer },
-                None => refused(HeaderFault::TooLong { header_bytes, max_bytes: MAX_HEADER_BYTES }),
+                None => invalid(HeaderFault::TooLong { header_bytes, max_bytes: MAX_HEADER_BYTES }),
             });
         }
         let past_end = HeaderFault::PastEndOfFile { header_bytes, file_bytes };
         if LENGTH_BYTES + header_bytes > file_bytes {
-            return Err(refused(past_end));
+            return Err(invalid(past_end));
         }
         let mut json = vec![0; header_bytes as usize];
-        if read_full(storage, LENGTH_BYTES, &mut json).map_err(unreadable)? < json.len() {
-            return Err(refused(past_end));
+        if read_full(storage, LENGTH_BYTES, &mut json).map_err(&unreadable)? < json.len() {
+            return Err(invalid(past_end));
         }
-        parse(&json, file_bytes).map_err(refused)
+        parse(&json, file_bytes).map_err(invalid)
     }
 
-    /// Parses a header.
+    /// Parses and validates a header.
     ///
-    /// `header_json` is what lies between the length and the data, `file_bytes` the length of the whole
-    /// file; `path` is only for errors.
+    /// `header_json` is the text between the length field and the data, `file_bytes` the length of the whole file;
+    /// `path` is only for errors.
     ///
     /// # Errors
-    /// [`IoError::Header`] with the first reason found to refuse it.
+    /// [`IoError::Header`] with the first fault found.
     pub fn parse(path: &Path, header_json: &[u8], file_bytes: u64) -> Result<Self, IoError> {
         parse(header_json, file_bytes).map_err(|fault| IoError::Header { path: path.to_owned(), fault })
     }
@@ -122,7 +118,7 @@ fn parse(header_json: &[u8], file_bytes: u64) -> Result<Header, HeaderFault> {
     for tensor in &raw.tensors {
         check_size(tensor, data_bytes)?;
     }
-    // Empty tensors come before the tensor that begins where they lie.
+    // An empty tensor sorts before the tensor that begins at the same offset.
     raw.tensors.sort_by_key(|tensor| tensor.offsets);
     check_tiling(&raw.tensors, data_bytes)?;
 
@@ -144,7 +140,7 @@ fn reject_duplicates(tensors: &[json::RawTensor]) -> Result<(), HeaderFault> {
     }
 }
 
-/// Whether offsets, shape and element type of one tensor agree with each other and with the file.
+/// Checks that offsets, shape and element type of a tensor agree with each other and with the file.
 fn check_size(tensor: &json::RawTensor, data_bytes: u64) -> Result<(), HeaderFault> {
     let (dtype, [begin, end]) = (tensor.dtype, tensor.offsets);
     let name = || tensor.name.clone();
@@ -175,7 +171,7 @@ fn check_size(tensor: &json::RawTensor, data_bytes: u64) -> Result<(), HeaderFau
     Ok(())
 }
 
-/// Whether the sorted tensors fill the data: no byte twice, none left over.
+/// Checks that the sorted tensors cover each data byte exactly once.
 fn check_tiling(tensors: &[json::RawTensor], data_bytes: u64) -> Result<(), HeaderFault> {
     let (mut at, mut previous) = (0, "");
     for tensor in tensors {

@@ -1,40 +1,39 @@
-//! How the tensors of a bundle lie in a slot.
+//! Layout of a bundle's tensors in a slot.
 
 use crate::catalog::ShardIdx;
 use crate::span::Span;
 use crate::storage::DIRECT_ALIGN;
 
-/// One run of bytes of a shard that is read into a slot.
+/// Contiguous bytes of a shard that are read into a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Extent {
     /// The shard it lies in.
     pub shard: ShardIdx,
-    /// The run widened to multiples of [`DIRECT_ALIGN`]; its end may lie past the end of the file.
+    /// `wanted`, widened to multiples of [`DIRECT_ALIGN`]; may end past the end of the file.
     pub file: Span,
-    /// The bytes of tensors, from the first to the last; inside of `file`.
+    /// The bytes from the first byte of a tensor to the last; within `file`.
     pub wanted: Span,
-    /// Where the byte at `file.start` lies in the slot; a multiple of [`DIRECT_ALIGN`].
+    /// Slot offset of the byte at `file.start`; a multiple of [`DIRECT_ALIGN`].
     pub slot_offset: usize,
 }
 
 impl Extent {
-    /// Where the byte at `offset` of the shard lies in the slot.
-    pub(crate) fn place(&self, offset: u64) -> usize {
+    /// Returns the slot offset of the byte at `offset` of the shard.
+    pub(crate) fn slot_offset_of(&self, offset: u64) -> usize {
         self.slot_offset + (offset - self.file.start) as usize
     }
 
     fn slot_end(&self) -> usize {
-        self.place(self.file.end)
+        self.slot_offset_of(self.file.end)
     }
 }
 
-/// Where each tensor of a bundle lies in a slot, and what is read to put it there.
+/// Slot offsets of a bundle's tensors, and the file ranges to read for them.
 ///
-/// The layout is the same for every [`IoMode`](crate::IoMode) and machine. Tensors are joined only where no
-/// block of [`DIRECT_ALIGN`] bytes lies between them, so a direct read takes the blocks that hold the
-/// tensors and no others. A tensor keeps its place within its block: it is aligned in the slot as it is in
-/// the file, which may be not at all.
+/// The layout is the same for every [`IoMode`](crate::IoMode) and machine. Tensors share an extent only if no whole
+/// block of [`DIRECT_ALIGN`] bytes lies between them, so a direct read transfers only blocks that hold tensor bytes. A
+/// tensor keeps its offset within its block: its alignment in the slot is that in the file, which may be 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleLayout {
     extents: Vec<Extent>,
@@ -44,7 +43,7 @@ pub struct BundleLayout {
 }
 
 impl BundleLayout {
-    /// Lays out the tensors with these spans. The same span may come twice (tied tensors): it is read once.
+    /// Lays out tensors with these spans. A span that occurs twice (tied tensors) is read once.
     ///
     /// # Panics
     /// If the bundle is larger than the address space.
@@ -66,7 +65,7 @@ impl BundleLayout {
                     extents.push(Extent { shard, file, wanted, slot_offset });
                 }
             }
-            tensor_offsets[i] = extents[extents.len() - 1].place(wanted.start);
+            tensor_offsets[i] = extents[extents.len() - 1].slot_offset_of(wanted.start);
         }
         let slot_bytes = extents.last().map_or(0, Extent::slot_end);
         let wanted_bytes = extents.iter().map(|extent| extent.wanted.len_bytes()).sum();
@@ -74,13 +73,13 @@ impl BundleLayout {
         Self { extents, tensor_offsets, slot_bytes, wanted_bytes }
     }
 
-    /// What is read, by shard and offset; no two share a byte of the file or of the slot.
+    /// Returns the ranges to read, sorted by shard and offset; no two share a byte of the file or of the slot.
     pub fn extents(&self) -> &[Extent] {
         &self.extents
     }
 
-    /// Where tensor `i` begins in the slot, in bytes; `i` counts the tensors as they were given. 0 for a
-    /// tensor without bytes.
+    /// Returns the slot offset of tensor `i`, in the order given to [`new`](Self::new), in bytes; 0 for an empty
+    /// tensor.
     ///
     /// # Panics
     /// If there is no such tensor.
@@ -88,13 +87,12 @@ impl BundleLayout {
         self.tensor_offsets[i]
     }
 
-    /// How many bytes of a slot the bundle takes; also what a direct read of it costs.
+    /// Returns the bytes that the bundle occupies in a slot, which are also the bytes of a direct read.
     pub fn slot_bytes(&self) -> usize {
         self.slot_bytes
     }
 
-    /// How many bytes a read through the page cache takes: those of the tensors, and gaps shorter than a
-    /// block that lie between them.
+    /// Returns the bytes of a buffered read: tensors, and gaps between them shorter than a block.
     pub fn wanted_bytes(&self) -> u64 {
         self.wanted_bytes
     }
@@ -164,7 +162,7 @@ mod tests {
                     .collect();
                 prop_assert_eq!(holding.len(), 1);
                 prop_assert!(holding[0].wanted.contains(span) && holding[0].file.contains(&holding[0].wanted));
-                prop_assert_eq!(holding[0].place(span.start), layout.tensor_offset(i));
+                prop_assert_eq!(holding[0].slot_offset_of(span.start), layout.tensor_offset(i));
                 prop_assert!(layout.tensor_offset(i) + span.len_bytes() as usize <= layout.slot_bytes());
             }
         }

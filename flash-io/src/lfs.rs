@@ -1,32 +1,32 @@
-//! Git LFS pointers: the few lines of text that a clone without LFS has in place of a large file.
+//! Git LFS pointers: short text files that replace large files in a clone without LFS.
 
 use std::fmt;
 
-/// The longest pointer, in bytes; Git LFS takes nothing longer for one.
+/// Maximum length of a pointer in bytes, as in Git LFS.
 pub const LFS_POINTER_BYTES_MAX: usize = 1024;
 
-/// First lines of a pointer: the version of the format, and its two names from before the first release.
+/// First lines of a pointer: the current one, and two from before the first release.
 const VERSIONS: [&str; 3] = [
     "version https://git-lfs.github.com/spec/",
     "version https://hawser.github.com/spec/",
     "version http://git-media.io/v/",
 ];
 
-/// A Git LFS pointer, which names a file by its hash and length and holds none of its bytes.
+/// Git LFS pointer, which names a file by its hash and length and holds none of its bytes.
 ///
-/// Displays as the end of an error message: "this is a Git LFS pointer, not the file it stands for (…)".
+/// Formats as the end of an error message: "this is a Git LFS pointer, not the file it stands for (…)".
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LfsPointer {
-    /// Length of the file that it stands for; `None` if the pointer does not say.
+    /// Length of the file that it stands for; `None` if the pointer does not state it.
     pub size_bytes: Option<u64>,
 }
 
 impl LfsPointer {
-    /// Recognizes a pointer by the first bytes of a file, of which [`LFS_POINTER_BYTES_MAX`] are looked at.
+    /// Parses a pointer from the first bytes of a file, up to [`LFS_POINTER_BYTES_MAX`]; `None` if it is none.
     ///
-    /// Every file that begins with a version line of Git LFS is one, whatever follows: no JSON, safetensors, GGUF or
-    /// template begins so.
+    /// Every file that begins with a version line of Git LFS counts as a pointer, whatever follows: no JSON,
+    /// safetensors, GGUF or template file begins so.
     pub fn detect(bytes: &[u8]) -> Option<Self> {
         let bytes = &bytes[..bytes.len().min(LFS_POINTER_BYTES_MAX)];
         if !VERSIONS.iter().any(|version| bytes.starts_with(version.as_bytes())) {
@@ -57,7 +57,7 @@ mod tests {
         oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
 
     #[test]
-    fn pointer_tells_the_length_of_its_file() {
+    fn pointer_states_the_length_of_its_file() {
         let pointer = LfsPointer::detect(POINTER.as_bytes()).unwrap();
         assert_eq!(pointer.size_bytes, Some(12345));
         assert_eq!(
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn pointer_is_one_with_other_line_ends_extensions_and_older_names() {
+    fn crlf_extensions_and_older_versions_are_recognized() {
         let with_ext = POINTER.replace("\noid", "\next-0-foo sha256:00\noid");
         let older = POINTER.replace("git-lfs.github.com", "hawser.github.com");
         for text in [POINTER.replace('\n', "\r\n"), with_ext, older] {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn pointer_that_is_cut_or_has_no_number_is_one_all_the_same() {
+    fn pointer_without_a_valid_size_is_recognized() {
         for text in [&POINTER[..60], &POINTER.replace("12345", "-1"), &POINTER.replace("12345", "")] {
             assert_eq!(LfsPointer::detect(text.as_bytes()), Some(LfsPointer { size_bytes: None }), "{text}");
         }

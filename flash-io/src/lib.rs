@@ -4,21 +4,18 @@
 //!   alone. Only headers are read, and headers are treated as hostile.
 //! - [`Budget`] is a hard cap on memory; [`SlotPool`], [`Slot`] and [`PageBuf`] draw page-aligned memory
 //!   from it.
-//! - [`BundleLayout`] says how tensors that are loaded together lie in a slot, and which bytes are read for
-//!   that.
-//! - [`Reader`] keeps the disk busy: an io_uring or threads that fill slots chunk by chunk, with bounded retry and
+//! - [`BundleLayout`] places tensors that are loaded together in a slot, and lists the byte ranges to read for them.
+//! - [`Reader`] keeps the disk busy: an io_uring or a thread pool fills slots chunk by chunk, with bounded retry and
 //!   [`Stats`].
-//! - [`ReadAt`] is what they read from: [`uring`](IoMode::Uring), [`direct`](IoMode::Direct),
-//!   [`pread`](IoMode::Pread), [`mmap`](IoMode::Mmap), or storage of your own.
-//! - [`Tuning`] finds out which of them suits a device, and with how many reads of which size at once;
-//!   [`measure`] is what it measures with.
-//! - [`LfsPointer`] recognizes what a clone without Git LFS has in place of a file.
+//! - [`ReadAt`] is the storage interface: [`uring`](IoMode::Uring), [`direct`](IoMode::Direct),
+//!   [`pread`](IoMode::Pread), [`mmap`](IoMode::Mmap), or an implementation of your own.
+//! - [`Tuning`] probes a device for the fastest mode, queue depth and read size, using [`measure`].
+//! - [`LfsPointer`] recognizes the pointer files that a clone without Git LFS contains.
 //!
-//! Builds on Linux and macOS, for processors of 64 bits; other Unix systems are neither refused nor tried. Elsewhere it is refused
-//! at compile time: files are read by descriptor and offset, and a model's lengths do not fit 32 bits.
+//! Builds on 64-bit Linux and macOS; other Unix systems are allowed but untested. Other targets fail to compile: files
+//! are read by descriptor and offset, and the lengths of a model's shards do not fit 32 bits.
 //!
-//! Nothing here knows what a tensor means, and nothing runs that was not asked for: there is no read-ahead
-//! and no cache.
+//! The crate interprets no tensor data, reads nothing ahead of a request, and caches nothing.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -46,14 +43,13 @@
 //! ```
 
 #[cfg(not(unix))]
-compile_error!(
-    "flash-io builds on Linux and macOS: it reads files by descriptor and offset, as Unix has them"
-);
+compile_error!("flash-io builds on Linux and macOS only: it reads files by Unix descriptor and offset");
 #[cfg(not(target_pointer_width = "64"))]
-compile_error!("flash-io builds for processors of 64 bits: the lengths of a model's shards do not fit fewer");
+compile_error!("flash-io builds for 64-bit targets only: the lengths of a model's shards do not fit 32 bits");
 
 mod budget;
 mod catalog;
+mod dtype;
 mod error;
 #[cfg(feature = "testing")]
 pub mod faults;
@@ -61,25 +57,30 @@ mod header;
 mod layout;
 mod lfs;
 pub mod measure;
+mod mode;
 mod pages;
 mod pool;
 mod probe;
 mod python;
 mod reader;
+#[cfg(target_os = "linux")]
+mod ring_setup;
 mod span;
 mod storage;
 mod sync;
 
 pub use budget::{Budget, Reservation};
 pub use catalog::{Catalog, MAX_INDEX_BYTES, Shard, ShardIdx, Tensor};
-pub use error::IoError;
-pub use header::{Dtype, Header, HeaderFault, MAX_HEADER_BYTES, TensorInfo};
+pub use dtype::Dtype;
+pub use error::{HeaderFault, IoError};
+pub use header::{Header, MAX_HEADER_BYTES, TensorInfo};
 pub use layout::{BundleLayout, Extent};
 pub use lfs::{LFS_POINTER_BYTES_MAX, LfsPointer};
+pub use mode::IoMode;
 pub use pages::{LEAD_BYTES, PageBuf};
 pub use pool::{Slot, SlotPool};
 pub use probe::Tuning;
 pub use python::{named_fields, python_json};
 pub use reader::{Booking, Pace, Reader, ReaderConfig, Stats, StatsHandle, Stragglers, Ticket};
 pub use span::Span;
-pub use storage::{DIRECT_ALIGN, IoMode, ReadAt, open};
+pub use storage::{DIRECT_ALIGN, ReadAt, open};

@@ -1,4 +1,4 @@
-//! How fast a file is read, by itself: no reader, no bundles.
+//! Measurement of raw read rates of a file, without reader and bundles.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,15 +10,17 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::budget::Budget;
 use crate::error::IoError;
+use crate::mode::IoMode;
 use crate::pool::Slot;
-use crate::storage::{DIRECT_ALIGN, IoMode, ReadAt, open};
+use crate::storage::{DIRECT_ALIGN, ReadAt, open};
 
-/// A file is read in this many places in turn, as far as it is long enough, so that reads that follow each other in time
-/// do not in the file: the system could join those.
+/// Maximum number of stripes of a file, which are read in turn, because the system could merge reads of adjacent
+/// ranges.
 const STRIPES_MAX: u64 = 64;
+/// Minimum bytes of a stripe.
 const STRIPE_BYTES_MIN: u64 = 32 << 20;
 
-/// Which part of a file comes next: all of it once, before any of it comes again.
+/// Sequence of read offsets in a file that covers all of it before any offset repeats.
 #[derive(Debug, Clone)]
 pub struct Offsets {
     stripes: Vec<(u64, u64)>,
@@ -28,7 +30,7 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// Nothing read yet of a file of that length.
+    /// Creates a sequence for a file of `len_bytes`.
     pub fn new(len_bytes: u64) -> Self {
         let mut offsets = Self { stripes: Vec::new(), len_bytes, turn: 0, repeats: false };
         offsets.begin();
@@ -43,7 +45,7 @@ impl Offsets {
         self.turn = 0;
     }
 
-    /// Where to read `read_bytes` next; `None` if the file is shorter than that.
+    /// Returns the next offset of a read of `read_bytes`; `None` if the file is shorter than that.
     fn next(&mut self, read_bytes: u64) -> Option<u64> {
         for round in 0..2 {
             for _ in 0..self.stripes.len() {
@@ -64,37 +66,37 @@ impl Offsets {
         None
     }
 
-    /// Whether some bytes were read more than once: a cache anywhere may have had them.
+    /// Returns whether some offset was repeated, so that a cache may have served its bytes.
     pub fn repeats(&self) -> bool {
         self.repeats
     }
 }
 
-/// What was read, and what it took.
+/// Result of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Sample {
-    /// Bytes that came.
+    /// Bytes read.
     pub bytes: u64,
-    /// From the first read to the end of the last.
+    /// Time from the start of the first read to the end of the last.
     pub time: Duration,
-    /// Processor time of the whole process meanwhile.
+    /// CPU time of the whole process in that time.
     pub cpu: Duration,
 }
 
 impl Sample {
-    /// Bytes per second.
+    /// Returns the rate in bytes per second.
     pub fn bytes_per_s(&self) -> f64 {
         self.bytes as f64 / self.time.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// Processor time as a part of one core's.
+    /// Returns the CPU time as a fraction of one core.
     pub fn core_share(&self) -> f64 {
         self.cpu.as_secs_f64() / self.time.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 }
 
-/// Measures time and processor time from now on.
+/// Stopwatch of wall-clock time and CPU time.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch {
     begun: Instant,
@@ -102,17 +104,17 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// Starts it.
+    /// Starts a stopwatch.
     pub fn start() -> Self {
         Self { cpu: process_time(), begun: Instant::now() }
     }
 
-    /// How long it has been running.
+    /// Returns the time since the start.
     pub fn time(&self) -> Duration {
         self.begun.elapsed()
     }
 
-    /// What was done since it was started.
+    /// Returns a sample of `bytes` read since the start.
     pub fn sample(&self, bytes: u64) -> Sample {
         Sample { bytes, time: self.time(), cpu: process_time().saturating_sub(self.cpu) }
     }
@@ -123,28 +125,28 @@ fn process_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
-/// One file, to be read in one mode.
+/// File opened in one mode for measurements.
 #[derive(Debug)]
 pub struct RawFile {
     storage: Arc<dyn ReadAt>,
     path: Arc<Path>,
 }
 
-/// How a file is read for a [`Sample`].
+/// Parameters of one measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawReads {
     /// Bytes of one read, a multiple of [`DIRECT_ALIGN`].
     pub read_bytes: usize,
-    /// Reads at once.
+    /// Reads in flight.
     pub depth: usize,
-    /// No read begins after this time.
+    /// Time after which no read begins.
     pub time: Duration,
-    /// No read begins after so many bytes were asked for.
+    /// Bytes after which no read begins.
     pub bytes: u64,
 }
 
 impl RawReads {
-    /// Bytes of the buffer it takes.
+    /// Returns the bytes of the buffer that the reads need.
     pub fn buffer_bytes(&self) -> usize {
         self.read_bytes * self.depth
     }
@@ -154,12 +156,12 @@ impl RawFile {
     /// Opens a file.
     ///
     /// # Errors
-    /// As [`open`].
+    /// See [`open`].
     pub fn open(path: &Path, mode: IoMode) -> Result<Self, IoError> {
         Ok(Self { storage: open(path, mode)?, path: path.into() })
     }
 
-    /// Takes the file out of the page cache, which reads that go through it would otherwise measure.
+    /// Evicts the file from the page cache, which buffered reads would measure otherwise.
     pub fn make_cold(&self) {
         #[cfg(target_os = "linux")]
         if self.storage.alignment() == 1 {
@@ -172,14 +174,14 @@ impl RawFile {
         }
     }
 
-    /// Reads what `offsets` says into the buffer, without looking at it.
+    /// Measures reads at `offsets` into the buffer, whose contents are ignored.
     ///
     /// # Errors
-    /// [`IoError::ReadFailed`] for the first read that fails or is short; none is repeated. [`IoError::Ring`] and
-    /// [`IoError::Spawn`] as for a [`Reader`](crate::Reader). The buffer may be gone then.
+    /// [`IoError::ReadFailed`] for the first read that fails or is short, without retries. [`IoError::Ring`] and
+    /// [`IoError::Spawn`] as for a [`Reader`](crate::Reader). The buffer may be empty then.
     ///
     /// # Panics
-    /// If the buffer is shorter than [`RawReads::buffer_bytes`], or there are no reads or bytes to be read.
+    /// If the buffer is shorter than [`RawReads::buffer_bytes`], or `depth` or `read_bytes` is 0.
     pub fn sample(
         &self,
         reads: RawReads,
@@ -220,31 +222,31 @@ impl RawFile {
                 }
             }
         });
-        let sample = watch.sample(plan.into_inner().asked_bytes);
+        let sample = watch.sample(plan.into_inner().requested_bytes);
         failure.into_inner().map_or(Ok(sample), Err)
     }
 }
 
-/// Where to read until time or bytes are over.
+/// Offsets of the remaining reads, until the limits of time or bytes are reached.
 #[derive(Debug)]
 struct Plan<'a> {
     reads: RawReads,
     offsets: &'a mut Offsets,
-    asked_bytes: u64,
+    requested_bytes: u64,
 }
 
 impl<'a> Plan<'a> {
     fn new(reads: RawReads, offsets: &'a mut Offsets) -> Self {
-        Self { reads, offsets, asked_bytes: 0 }
+        Self { reads, offsets, requested_bytes: 0 }
     }
 
     fn next(&mut self, watch: &Stopwatch) -> Option<u64> {
-        if self.asked_bytes >= self.reads.bytes || watch.time() >= self.reads.time {
+        if self.requested_bytes >= self.reads.bytes || watch.time() >= self.reads.time {
             return None;
         }
         let read_bytes = self.reads.read_bytes as u64;
         let offset = self.offsets.next(read_bytes)?;
-        self.asked_bytes += read_bytes;
+        self.requested_bytes += read_bytes;
         Some(offset)
     }
 }
@@ -272,9 +274,9 @@ mod ring {
 
     use super::*;
     use crate::reader::fill::{Origin, split};
-    use crate::reader::uring::{Landed, Uring};
+    use crate::reader::uring::{Completed, Uring};
 
-    /// As in threads: the buffer, as pieces that come back for the next read.
+    /// Measures reads through a ring, each into a piece of the buffer that is reused for the next read.
     pub(super) fn sample(
         file: BorrowedFd<'_>,
         path: &Arc<Path>,
@@ -290,7 +292,7 @@ mod ring {
         let (fill, pieces) = split(slot, parts);
 
         let mut plan = Plan::new(reads, offsets);
-        // Before the clock: a reader makes its ring once.
+        // Not timed, because a reader creates its ring once.
         let mut uring = Uring::new(depth, &[file], None).map_err(failed)?;
         let watch = Stopwatch::start();
         for piece in pieces {
@@ -299,16 +301,18 @@ mod ring {
                 None => piece.end(Ok(())),
             }
         }
-        while uring.n_flights() > 0 {
+        while uring.n_in_flight() > 0 {
             uring.wait(None).map_err(failed)?;
-            while let Some(Landed { piece, load: offset, outcome }) = uring.land().map_err(failed)? {
+            while let Some(Completed { piece, context: offset, outcome }) =
+                uring.next_completed().map_err(failed)?
+            {
                 match (checked(path, offset, read_bytes, outcome), plan.next(&watch)) {
                     (Ok(()), Some(offset)) => uring.read(0, offset, piece, 0, offset).map_err(failed)?,
                     (outcome, _) => piece.end(outcome),
                 }
             }
         }
-        let sample = watch.sample(plan.asked_bytes);
+        let sample = watch.sample(plan.requested_bytes);
         *buffer = fill.wait()?;
         Ok(sample)
     }
@@ -319,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_offset_comes_again_before_all_have_come() {
+    fn no_offset_repeats_before_all_are_read() {
         let len_bytes = 5 * STRIPE_BYTES_MIN + 12_345;
         let mut offsets = Offsets::new(len_bytes);
         let mut seen = std::collections::BTreeSet::new();
@@ -335,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn read_longer_than_the_file_has_no_place() {
+    fn read_longer_than_the_file_has_no_offset() {
         assert_eq!(Offsets::new(8191).next(8192), None);
         assert_eq!(Offsets::new(8192).next(8192), Some(0));
     }

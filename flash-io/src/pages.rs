@@ -1,4 +1,4 @@
-//! Memory straight from the system, in whole OS pages.
+//! Memory mapped from the system in whole OS pages.
 
 use std::fmt;
 
@@ -7,28 +7,26 @@ use memmap2::MmapMut;
 use crate::budget::{Budget, Reservation};
 use crate::error::IoError;
 
-/// Bytes in front of the data that [`PageBuf::lead_mut`] lends out: room for the header that a tensor
-/// library keeps before the bytes it frees.
+/// Bytes in front of the data that [`PageBuf::lead_mut`] returns: room for the allocation header of a tensor library.
 pub const LEAD_BYTES: usize = 16;
 
-/// The smallest memory, in bytes, for which huge pages are asked: one of them on x86-64 and on most of
-/// aarch64.
+/// Minimum bytes of a mapping for huge pages: the size of one on x86-64 and most aarch64 systems.
 #[cfg(target_os = "linux")]
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Zeroed memory whose first byte lies at an OS page, with one OS page of its own in front.
+/// Zeroed, page-aligned memory, with one OS page of its own in front.
 ///
-/// It is drawn from a [`Budget`], the page in front included, and given back to the system when dropped.
+/// All of it, the page in front included, counts against a [`Budget`] until it is unmapped on drop.
 pub struct PageBuf {
     map: MmapMut,
     lead_page_bytes: usize,
     len_bytes: usize,
-    // After the map: bytes are free for others only once the system has them.
+    // Declared after the map, so that the bytes are released only after they are unmapped.
     _reservation: Reservation,
 }
 
 impl PageBuf {
-    /// Takes `len_bytes` of memory.
+    /// Maps `len_bytes` of memory.
     ///
     /// # Errors
     /// [`IoError::OverBudget`] if [`cost_bytes`](Self::cost_bytes) are not free, [`IoError::Map`] if the
@@ -41,66 +39,68 @@ impl PageBuf {
             usize::try_from(cost_bytes).map_err(|_| failed(std::io::ErrorKind::OutOfMemory.into()))?;
         let map = MmapMut::map_anon(map_bytes).map_err(failed)?;
         #[cfg(target_os = "linux")]
-        ask_for_huge_pages(&map);
+        advise_huge_pages(&map);
         Ok(Self { map, lead_page_bytes: rustix::param::page_size(), len_bytes, _reservation: reservation })
     }
 
-    /// What a buffer of `len_bytes` costs its budget: whole OS pages, and one in front.
+    /// Returns what a buffer of `len_bytes` costs its budget: whole OS pages, and one in front.
     pub fn cost_bytes(len_bytes: usize) -> u64 {
         let page_bytes = rustix::param::page_size() as u64;
         (len_bytes as u64).div_ceil(page_bytes).saturating_add(1).saturating_mul(page_bytes)
     }
 
-    /// Length of the data in bytes, as it was asked for.
+    /// Returns the length of the data in bytes, as requested.
     pub fn len(&self) -> usize {
         self.len_bytes
     }
 
-    /// Whether it was made without any data.
+    /// Returns whether the length of the data is 0.
     pub fn is_empty(&self) -> bool {
         self.len_bytes == 0
     }
 
-    /// Address of the first byte of data.
+    /// Returns the address of the first byte of data.
     ///
-    /// The pointer reaches over the whole memory: the [`LEAD_BYTES`] in front of it and the rest of the
-    /// last OS page too.
+    /// The pointer is valid for the whole mapping, including the [`LEAD_BYTES`] in front and the rest of the last OS
+    /// page.
     pub fn as_ptr(&self) -> *const u8 {
         self.map.as_ptr().wrapping_add(self.lead_page_bytes)
     }
 
-    /// Address of the first byte of data, for writing; reaches as far as [`as_ptr`](Self::as_ptr).
+    /// Returns the mutable address of the first byte of data, valid as far as [`as_ptr`](Self::as_ptr).
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.map.as_mut_ptr().wrapping_add(self.lead_page_bytes)
     }
 
-    /// The data.
+    /// Returns the data.
     pub fn as_slice(&self) -> &[u8] {
         &self.map[self.lead_page_bytes..][..self.len_bytes]
     }
 
-    /// The data, for writing.
+    /// Returns the data, mutably.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.map[self.lead_page_bytes..][..self.len_bytes]
     }
 
-    /// Has the system find memory for all of it now.
-    pub(crate) fn touch(&mut self) {
+    /// Writes to each page, so that the system allocates all of them now.
+    pub(crate) fn prefault(&mut self) {
         self.map.chunks_mut(self.lead_page_bytes).for_each(|page| page[0] = 0);
     }
 
-    /// The bytes right before the data.
+    /// Returns the bytes immediately before the data.
     pub fn lead_mut(&mut self) -> &mut [u8; LEAD_BYTES] {
         let lead = self.map[..self.lead_page_bytes].last_chunk_mut();
         lead.expect("an OS page is longer than the lead")
     }
 }
 
-/// Direct reads run about twice as fast into huge pages: a device takes a request as a list of contiguous
-/// runs, about 254 at most, and 1 MiB of ordinary OS pages is 256. They cost nothing more, for the kernel
-/// uses them only where one fits into the mapping, all of which is charged to the budget.
+/// Advises the kernel to back a mapping with huge pages.
+///
+/// Direct reads run about twice as fast into huge pages: a device takes a request as a list of contiguous segments,
+/// about 254 at most, and 1 MiB of ordinary OS pages is 256. Memory use does not grow, because the kernel uses a huge
+/// page only where one fits into the mapping, all of which is charged to the budget.
 #[cfg(target_os = "linux")]
-fn ask_for_huge_pages(map: &MmapMut) {
+fn advise_huge_pages(map: &MmapMut) {
     if map.len() >= HUGE_PAGE_BYTES
         && let Err(error) = map.advise(memmap2::Advice::HugePage)
     {

@@ -1,64 +1,46 @@
-//! Slots: memory for bundles, used over and over.
+//! Pools of slots: reusable memory for bundles.
 
-mod warm;
+mod free_list;
+mod prefault;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use self::free_list::{FreeList, State};
 use crate::budget::Budget;
 use crate::error::IoError;
 use crate::pages::{LEAD_BYTES, PageBuf};
-use crate::sync::{Condvar, Mutex};
 
-/// A fixed number of equal slots, all taken from the budget at once.
+/// Fixed number of slots of equal size, all reserved from the budget when the pool is created.
 ///
-/// Dropping the pool frees what lies in it at once and each slot that is out when it comes back.
+/// Dropping the pool frees its free slots at once, and each acquired slot when that is dropped.
 #[derive(Debug)]
 pub struct SlotPool {
-    shelf: Arc<Shelf>,
+    free_list: Arc<FreeList>,
     slot_bytes: usize,
     n_slots: usize,
 }
 
-#[derive(Debug)]
-struct Shelf {
-    stock: Mutex<Stock>,
-    /// A slot came back, or the pool was closed.
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct Stock {
-    /// The one that came back last is the next to go out: caches know it best.
-    free: VecDeque<PageBuf>,
-    /// Slots that are being made ready.
-    n_cold: usize,
-    is_closed: bool,
-}
-
 impl SlotPool {
-    /// Makes `n_slots` slots of `slot_bytes` each.
+    /// Creates a pool of `n_slots` slots of `slot_bytes` each.
     ///
     /// # Errors
-    /// [`IoError::OverBudget`] if they do not all fit, [`IoError::Map`] if the system has no memory.
+    /// [`IoError::OverBudget`] if the slots do not all fit, [`IoError::Map`] if the system has no memory.
     pub fn new(budget: &Budget, slot_bytes: usize, n_slots: usize) -> Result<Self, IoError> {
         let free = (0..n_slots).map(|_| PageBuf::new(slot_bytes, budget)).collect::<Result<_, _>>()?;
-        let stock = Mutex::new(Stock { free, n_cold: 0, is_closed: false });
-        Ok(Self { shelf: Arc::new(Shelf { stock, changed: Condvar::new() }), slot_bytes, n_slots })
+        Ok(Self { free_list: Arc::new(FreeList::new(free)), slot_bytes, n_slots })
     }
 
-    /// The same, for memory that will be needed bit by bit: `n_first` slots are there at once, and the others become
-    /// [ready](Self::ready_slots) as a thread in the background has touched them, so that no read waits for the system to find
-    /// memory. A virtual machine may have to ask its host for each page, at less than the speed of a disk
-    /// (docs/performance.md).
+    /// Creates a pool whose slots are prefaulted in the background, for memory that is needed gradually.
     ///
-    /// Few bytes are all there at once.
+    /// `n_first` slots are free at once; the others become [ready](Self::ready_slots) as a background thread touches
+    /// them, so that no read waits for the system to allocate memory. A virtual machine may have to request each page
+    /// from its host, slower than a disk reads (docs/performance.md). In a small pool all slots are free at once.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// See [`new`](Self::new).
     pub fn warming(
         budget: &Budget,
         slot_bytes: usize,
@@ -66,110 +48,111 @@ impl SlotPool {
         n_first: usize,
     ) -> Result<Self, IoError> {
         let pool = Self::new(budget, slot_bytes, n_slots)?;
-        if (n_slots * slot_bytes) as u64 >= warm::BYTES_MIN {
-            let cold = {
-                let mut stock = pool.shelf.stock.lock();
-                let cold = stock.free.split_off(n_first.min(n_slots));
-                stock.n_cold = cold.len();
-                cold
+        if (n_slots * slot_bytes) as u64 >= prefault::BYTES_MIN {
+            let unfaulted = {
+                let mut state = pool.free_list.state.lock();
+                let unfaulted = state.free.split_off(n_first.min(n_slots));
+                state.n_unfaulted = unfaulted.len();
+                unfaulted
             };
-            warm::begin(&pool.shelf, cold);
+            prefault::start(&pool.free_list, unfaulted);
         }
         Ok(pool)
     }
 
-    /// Takes a free slot, `None` if all are out. Its bytes are what its last user left.
+    /// Acquires a slot, `None` if none is free. Its bytes are those of its previous use.
     pub fn try_acquire(&self) -> Option<Slot> {
-        let pages = self.shelf.stock.lock().free.pop_back()?;
+        let pages = self.free_list.state.lock().free.pop_back()?;
         Some(self.slot(pages))
     }
 
-    /// Takes a slot, and waits for one if all are out. `None` when the pool is [closed](Self::close).
+    /// Acquires a slot, waiting until one is free. `None` if the pool is [closed](Self::close).
     pub fn acquire(&self) -> Option<Slot> {
-        let mut stock = self.shelf.stock.lock();
-        self.shelf.changed.wait_while(&mut stock, |stock| stock.free.is_empty() && !stock.is_closed);
-        if stock.is_closed { None } else { stock.free.pop_back().map(|pages| self.slot(pages)) }
+        let mut state = self.free_list.state.lock();
+        self.free_list.changed.wait_while(&mut state, |state| state.free.is_empty() && !state.is_closed);
+        if state.is_closed { None } else { state.free.pop_back().map(|pages| self.slot(pages)) }
     }
 
-    /// The same, but waits no longer than `limit`; then `None`.
+    /// Acquires a slot, waiting at most `limit`. `None` after that, or if the pool is [closed](Self::close).
     pub fn acquire_within(&self, limit: Duration) -> Option<Slot> {
-        let mut stock = self.shelf.stock.lock();
-        let is_empty = |stock: &mut Stock| stock.free.is_empty() && !stock.is_closed;
-        self.shelf.changed.wait_while_for(&mut stock, is_empty, limit);
-        if stock.is_closed { None } else { stock.free.pop_back().map(|pages| self.slot(pages)) }
+        let mut state = self.free_list.state.lock();
+        let is_empty = |state: &mut State| state.free.is_empty() && !state.is_closed;
+        self.free_list.changed.wait_while_for(&mut state, is_empty, limit);
+        if state.is_closed { None } else { state.free.pop_back().map(|pages| self.slot(pages)) }
     }
 
-    /// Ends all waits for a slot, now and later.
+    /// Closes the pool: all current and later waits for a slot return `None`.
     pub fn close(&self) {
-        self.shelf.stock.lock().is_closed = true;
-        self.shelf.changed.notify_all();
+        self.free_list.state.lock().is_closed = true;
+        self.free_list.changed.notify_all();
     }
 
     fn slot(&self, pages: PageBuf) -> Slot {
-        Slot { pages: Some(pages), home: Arc::downgrade(&self.shelf) }
+        Slot { pages: Some(pages), free_list: Arc::downgrade(&self.free_list) }
     }
 
-    /// Length of each slot in bytes.
+    /// Returns the length of each slot in bytes.
     pub fn slot_bytes(&self) -> usize {
         self.slot_bytes
     }
 
-    /// How many slots there are, in the pool and out.
+    /// Returns the number of slots, free and acquired.
     pub fn n_slots(&self) -> usize {
         self.n_slots
     }
 
-    /// How many of them are ready to be used: all, but for those of a pool that is [warming](Self::warming). They become more,
-    /// never fewer.
+    /// Returns the number of slots that are prefaulted or need no prefaulting: fewer than all only while a
+    /// [`warming`](Self::warming) pool is prefaulted. Never decreases.
     pub fn ready_slots(&self) -> usize {
-        self.n_slots - self.shelf.stock.lock().n_cold
+        self.n_slots - self.free_list.state.lock().n_unfaulted
     }
 
-    /// How many slots are in the pool now.
+    /// Returns the number of free slots.
     pub fn free_slots(&self) -> usize {
-        self.shelf.stock.lock().free.len()
+        self.free_list.state.lock().free.len()
     }
 }
 
-/// A place in memory for a bundle; it goes back to its pool when it is dropped, on whichever thread.
+/// Memory for a bundle, returned to its pool on drop, from any thread.
 ///
-/// Reads as `[u8]`. What [`PageBuf`] says of alignment and of the lead holds here.
+/// Dereferences to `[u8]`. Alignment and lead are those of [`PageBuf`].
 pub struct Slot {
     /// `None` only while it is being dropped.
     pages: Option<PageBuf>,
-    home: Weak<Shelf>,
+    /// Empty for a slot without a pool.
+    free_list: Weak<FreeList>,
 }
 
 impl Slot {
-    /// A slot of no pool, which frees its memory when it is dropped: for what stays resident.
+    /// Creates a slot without a pool, which frees its memory on drop: for pinned tensors.
     ///
     /// # Errors
-    /// As [`PageBuf::new`].
+    /// See [`PageBuf::new`].
     pub fn alone(budget: &Budget, len_bytes: usize) -> Result<Self, IoError> {
-        Ok(Self { pages: Some(PageBuf::new(len_bytes, budget)?), home: Weak::new() })
+        Ok(Self { pages: Some(PageBuf::new(len_bytes, budget)?), free_list: Weak::new() })
     }
 
-    /// Address of the first byte, as [`PageBuf::as_ptr`].
+    /// Returns the address of the first byte; see [`PageBuf::as_ptr`].
     pub fn as_ptr(&self) -> *const u8 {
         self.pages().as_ptr()
     }
 
-    /// Address of the first byte for writing, as [`PageBuf::as_mut_ptr`].
+    /// Returns the mutable address of the first byte; see [`PageBuf::as_mut_ptr`].
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.pages_mut().as_mut_ptr()
     }
 
-    /// The data.
+    /// Returns the data.
     pub fn as_slice(&self) -> &[u8] {
         self.pages().as_slice()
     }
 
-    /// The data, for writing.
+    /// Returns the data, mutably.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         self.pages_mut().as_mut_slice()
     }
 
-    /// The bytes right before the data.
+    /// Returns the bytes immediately before the data.
     pub fn lead_mut(&mut self) -> &mut [u8; LEAD_BYTES] {
         self.pages_mut().lead_mut()
     }
@@ -199,9 +182,8 @@ impl DerefMut for Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let (Some(pages), Some(shelf)) = (self.pages.take(), self.home.upgrade()) {
-            shelf.stock.lock().free.push_back(pages);
-            shelf.changed.notify_one();
+        if let (Some(pages), Some(free_list)) = (self.pages.take(), self.free_list.upgrade()) {
+            free_list.release(pages);
         }
     }
 }
@@ -217,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slot_dropped_on_another_thread_comes_back() {
+    fn slot_dropped_on_another_thread_becomes_free() {
         let budget = Budget::new(1 << 20);
         let pool = SlotPool::new(&budget, 5000, 2).unwrap();
         let (first, second) = (pool.try_acquire().unwrap(), pool.try_acquire().unwrap());
@@ -231,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_gets_the_slot_that_comes_back_or_none_when_the_pool_is_closed() {
+    fn waiter_gets_a_released_slot_or_none_when_the_pool_closes() {
         let pool = SlotPool::new(&Budget::new(1 << 20), 100, 1).unwrap();
         let slot = pool.acquire().unwrap();
         assert!(pool.acquire_within(Duration::from_millis(1)).is_none());
@@ -252,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn pool_that_does_not_fit_takes_nothing() {
+    fn pool_that_does_not_fit_reserves_nothing() {
         let budget = Budget::new(3 * PageBuf::cost_bytes(4096));
         assert!(matches!(SlotPool::new(&budget, 4096, 4), Err(IoError::OverBudget { .. })));
         assert_eq!(budget.used_bytes(), 0);
@@ -260,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn warming_pool_has_its_first_slots_at_once_and_all_in_the_end() {
+    fn warming_pool_has_its_first_slots_at_once_and_all_eventually() {
         let (slot_bytes, n_slots) = (1 << 20, 260);
         let pool = SlotPool::warming(&Budget::new(1 << 30), slot_bytes, n_slots, 3).unwrap();
         let first: Vec<_> = (0..3).map(|_| pool.try_acquire().unwrap()).collect();
@@ -277,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn pool_that_goes_while_it_warms_gives_back_all_of_its_budget() {
+    fn pool_dropped_while_it_warms_releases_all_of_its_budget() {
         let budget = Budget::new(4 << 30);
         let pool = SlotPool::warming(&budget, 1 << 20, 2000, 1).unwrap();
         let slot = pool.try_acquire().unwrap();
@@ -291,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn slot_outlives_its_pool_and_frees_its_memory_then() {
+    fn slot_that_outlives_its_pool_frees_its_memory_on_drop() {
         let budget = Budget::new(1 << 20);
         let pool = SlotPool::new(&budget, 100, 3).unwrap();
         let mut slot = pool.try_acquire().unwrap();
@@ -303,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn lone_slot_frees_its_memory() {
+    fn slot_without_a_pool_frees_its_memory() {
         let budget = Budget::new(1 << 20);
         let slot = Slot::alone(&budget, 100).unwrap();
         assert_eq!(slot.len(), 100);

@@ -1,7 +1,8 @@
-//! How a device is best read: a short probe, and a file that keeps what it found.
+//! Probe of a device for the fastest read parameters, with a cache file.
 
 mod cache;
 mod device;
+mod tuning;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,54 +12,39 @@ use crate::budget::Budget;
 use crate::catalog::is_shard;
 use crate::error::IoError;
 use crate::measure::{Offsets, RawFile, RawReads};
+use crate::mode::IoMode;
 use crate::pool::Slot;
-use crate::reader::ReaderConfig;
-use crate::storage::{self, DIRECT_ALIGN, IoMode};
+use crate::storage::{self, DIRECT_ALIGN};
 
-/// How to read the files of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tuning {
-    /// What to open them with; not [`IoMode::Auto`], if there is a model at all.
-    pub mode: IoMode,
-    /// Reads at once, for [`ReaderConfig::depth`].
-    pub depth: usize,
-    /// Bytes of one read, for [`ReaderConfig::chunk_bytes`].
-    pub chunk_bytes: usize,
-}
+pub use tuning::Tuning;
 
-impl From<Tuning> for ReaderConfig {
-    /// The usual configuration, with depth and chunks of the tuning.
-    fn from(Tuning { depth, chunk_bytes, .. }: Tuning) -> Self {
-        Self { depth, chunk_bytes, ..Self::default() }
-    }
-}
-
-/// What the probe tries: bytes of a read, and reads at once. Few bytes under way first: where several are as fast, they
-/// leave the device the most freedom to serve others. The product is bounded, for the probe counts against the memory of
-/// whoever runs it.
+/// Candidates, as bytes of a read and reads in flight, by ascending bytes in flight: among equally fast ones the first
+/// wins, because it leaves the device the most freedom to serve other programs. The product is bounded, because the
+/// probe's buffer counts against the caller's memory.
 const GRID: [(usize, usize); 7] =
     [(1 << 20, 2), (512 << 10, 8), (1 << 20, 4), (2 << 20, 2), (512 << 10, 16), (1 << 20, 8), (2 << 20, 4)];
-/// One measurement ends after this time, or these bytes: some rounds of the deepest queue of the grid.
+/// Time limit of one measurement.
 const TIME: Duration = Duration::from_millis(12);
+/// Byte limit of one measurement: several rounds of the deepest queue of the grid.
 const BYTES: u64 = 16 << 20;
-/// All of the grid is measured so often; the best time counts, for what disturbs a disk only makes it slower.
+/// Measurements of each candidate; the fastest counts, because disturbances only slow a disk down.
 const ROUNDS: usize = 2;
-/// The probe as a whole ends about then, on a disk so slow that it hardly matters how it is read.
+/// Approximate time limit of the whole probe, reached only on disks so slow that the parameters hardly matter.
 const TIME_MAX: Duration = Duration::from_millis(400);
-/// As fast as the fastest: what is within the noise of such short measurements.
-const AS_FAST: f64 = 0.93;
-/// A file shorter than this, in bytes, is not worth probing, and would have to be read again and again for it.
+/// Fraction of the highest rate that counts as equally fast: the noise of such short measurements.
+const EQUAL_RATE: f64 = 0.93;
+/// Minimum length of a probed file, in bytes: a shorter one is not worth it, and would be read repeatedly.
 const FILE_BYTES_MIN: u64 = 64 << 20;
 
 impl Tuning {
-    /// Finds out how the model in `dir` is best read, if `mode` leaves it open: [`IoMode::Auto`] anything, a direct mode
-    /// its depth and chunks. It takes a tenth of a second or so and 8 MiB of memory, and reads the largest shard.
-    /// What it finds is kept in `cache`, if there is one, for all models on the same device.
+    /// Finds the fastest read parameters for the model in `dir`: all of them for [`IoMode::Auto`], depth and chunk size
+    /// for a direct mode. Takes about 0.1 s and 8 MiB of memory, and reads from the largest shard. The result is stored
+    /// in the file `cache`, if given, for all models on the same device.
     ///
-    /// It never fails: where nothing can be found out (no model, a small one, a full disk), it is what works on most
-    /// machines, and opening the model tells what is wrong.
+    /// Never fails: if nothing can be measured (no model, a small one, an I/O error), returns defaults that work on
+    /// most machines, and opening the model reports the error.
     pub fn find(dir: &Path, mode: IoMode, cache: Option<&Path>) -> Self {
-        let Some((path, len_bytes)) = largest_shard(dir) else { return Self::untried(mode) };
+        let Some((path, len_bytes)) = largest_shard(dir) else { return Self::default_for(mode) };
         Self::find_for(&path, len_bytes, mode, cache)
     }
 
@@ -68,22 +54,22 @@ impl Tuning {
                 .map(|(mode, _)| mode),
             mode => Ok(mode),
         };
-        let Ok(works) = opened else { return Self::untried(mode) };
-        if len_bytes < FILE_BYTES_MIN || !matches!(works, IoMode::Uring | IoMode::Direct) {
-            return Self::untried(works);
+        let Ok(usable) = opened else { return Self::default_for(mode) };
+        if len_bytes < FILE_BYTES_MIN || !matches!(usable, IoMode::Uring | IoMode::Direct) {
+            return Self::default_for(usable);
         }
-        let device = device::of(path);
+        let device = device::device_of(path);
         let cached = cache.zip(device.as_deref());
         if let Some((file, device)) = cached
             && let Some(tuning) = cache::load(file, device, mode.name())
-            // What worked once may be forbidden now.
-            && (tuning.mode == works || mode == IoMode::Auto && tuning.mode == IoMode::Direct)
+            // The cached mode may no longer be usable.
+            && (tuning.mode == usable || mode == IoMode::Auto && tuning.mode == IoMode::Direct)
         {
-            tracing::debug!(device, ?tuning, "this disk is known");
+            tracing::debug!(device, ?tuning, "found a cached tuning");
             return tuning;
         }
         let begun = Instant::now();
-        match probe(path, len_bytes, works, mode == IoMode::Auto) {
+        match probe(path, len_bytes, usable, mode == IoMode::Auto) {
             Ok(tuning) => {
                 tracing::debug!(?device, ?tuning, time = ?begun.elapsed(), "probed a disk");
                 if let Some((file, device)) = cached {
@@ -93,24 +79,9 @@ impl Tuning {
             }
             Err(error) => {
                 tracing::debug!(%error, "a disk was not probed");
-                Self::untried(works)
+                Self::default_for(usable)
             }
         }
-    }
-
-    /// What works on most machines.
-    fn untried(mode: IoMode) -> Self {
-        let ReaderConfig { depth, chunk_bytes, .. } = ReaderConfig::default();
-        Self { mode, depth, chunk_bytes }
-    }
-
-    /// Whether it could have been found by a probe.
-    fn is_sane(&self) -> bool {
-        let Self { mode, depth, chunk_bytes } = *self;
-        matches!(mode, IoMode::Uring | IoMode::Direct)
-            && (1..=256).contains(&depth)
-            && (DIRECT_ALIGN..=64 << 20).contains(&chunk_bytes)
-            && chunk_bytes.is_multiple_of(DIRECT_ALIGN)
     }
 }
 
@@ -121,11 +92,11 @@ fn largest_shard(dir: &Path) -> Option<(PathBuf, u64)> {
     sized.max_by_key(|(_, len_bytes)| *len_bytes)
 }
 
-/// Measures the grid in one mode, and then, if any will do, the best of it with threads.
+/// Measures the grid in one mode, and, if `any_mode` is allowed, compares the winner with direct reads by threads.
 fn probe(path: &Path, len_bytes: u64, mode: IoMode, any_mode: bool) -> Result<Tuning, IoError> {
     let buffer_bytes = GRID.iter().map(|(chunk_bytes, depth)| chunk_bytes * depth).max().unwrap_or(0);
     let mut buffer = Slot::alone(&Budget::new(u64::MAX), buffer_bytes)?;
-    // The first read into a page costs more than those after it.
+    // Prefaulted, because the first write to a page costs more than later ones.
     buffer.chunks_mut(DIRECT_ALIGN).for_each(|page| page[0] = 1);
     let mut offsets = Offsets::new(len_bytes);
     let begun = Instant::now();
@@ -151,18 +122,18 @@ fn probe(path: &Path, len_bytes: u64, mode: IoMode, any_mode: bool) -> Result<Tu
         for _ in 0..ROUNDS {
             threads_rate = threads_rate.max(rate(&threads, GRID[best])?);
         }
-        // A ring takes half the processor time: threads must be faster by more than noise.
-        if rates[best] < AS_FAST * threads_rate {
+        // io_uring takes half the CPU time, so threads must be faster by more than the noise.
+        if rates[best] < EQUAL_RATE * threads_rate {
             tuning.mode = IoMode::Direct;
         }
     }
     Ok(tuning)
 }
 
-/// The first that is as fast as the fastest.
+/// Returns the index of the first rate that equals the highest within the noise.
 fn best_of(rates: &[f64]) -> usize {
     let fastest = rates.iter().copied().fold(0.0, f64::max);
-    rates.iter().position(|&rate| rate >= AS_FAST * fastest).unwrap_or(0)
+    rates.iter().position(|&rate| rate >= EQUAL_RATE * fastest).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -170,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn least_under_way_wins_among_those_as_fast() {
+    fn fewest_bytes_in_flight_win_among_equal_rates() {
         assert_eq!(best_of(&[1.0, 1.95, 2.0, 1.99]), 1);
         assert_eq!(best_of(&[1.0, 1.5, 2.0, 1.99]), 2);
         assert_eq!(best_of(&[0.0, 0.0]), 0);
@@ -180,7 +151,7 @@ mod tests {
     #[test]
     fn every_cell_of_the_grid_can_be_cached() {
         for (chunk_bytes, depth) in GRID {
-            assert!(Tuning { mode: IoMode::Uring, depth, chunk_bytes }.is_sane());
+            assert!(Tuning { mode: IoMode::Uring, depth, chunk_bytes }.is_valid());
         }
     }
 }

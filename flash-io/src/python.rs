@@ -1,18 +1,19 @@
-//! JSON as Python writes it: with numbers that are not finite; and errors that name the field.
+//! Parsing of Python's JSON, with non-finite numbers, and errors that name the field.
 
 use std::borrow::Cow;
 
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 
-/// What Python calls them. `Infinity` is the end of another, which comes first.
+/// Python's names of non-finite numbers. `-Infinity` precedes `Infinity`, which is its suffix.
 const NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
-/// Parses JSON in which numbers that are not finite stand as Python writes them, bare: `Infinity`, `-Infinity` and `NaN`.
-/// They become what Hugging Face's own programs write in their place since JSON has no such numbers, for `Infinity`
-/// `{"__float__": "Infinity"}`.
+/// Parses JSON with non-finite numbers as Python writes them: bare `Infinity`, `-Infinity` and `NaN`.
+///
+/// They are parsed as the objects that Hugging Face's own programs write in their place, because JSON has no such
+/// numbers: `{"__float__": "Infinity"}` for `Infinity`.
 ///
 /// # Errors
-/// Those of [`serde_json::from_str`], with the field that is wrong: see [`named_fields`].
+/// Those of [`serde_json::from_str`], with the name of the invalid field: see [`named_fields`].
 pub fn python_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
     let text = tagged_numbers(text);
     let mut deserializer = serde_json::Deserializer::from_str(&text);
@@ -21,8 +22,9 @@ pub fn python_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Err
     Ok(value)
 }
 
-/// Deserializes JSON, parsed (`&Value`) or not (`&mut serde_json::Deserializer`). An error of the data names the field,
-/// with dots and brackets between its parts, where serde's own says only which type was wanted:
+/// Deserializes JSON from a `&Value` or a `&mut serde_json::Deserializer`, with data errors that name the field.
+///
+/// The message begins with the path of the field, joined with dots and brackets:
 /// `rope_scaling.factor: invalid type: string "a", expected f32 at line 3 column 9`.
 ///
 /// # Errors
@@ -36,11 +38,12 @@ where
         let is_named = error.inner().is_data() && error.path().iter().next().is_some();
         let field = error.path().to_string();
         let error = error.into_inner();
-        // serde_json takes line and column out of the message again.
+        // serde_json parses line and column back out of the message.
         if is_named { serde_json::Error::custom(format_args!("{field}: {error}")) } else { error }
     })
 }
 
+/// Replaces non-finite numbers outside strings by `__float__` objects.
 fn tagged_numbers(text: &str) -> Cow<'_, str> {
     if NUMBERS.iter().all(|number| !text.contains(number)) {
         return Cow::Borrowed(text);
@@ -69,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_json_has_not_are_tagged_and_text_stays() {
+    fn non_finite_numbers_are_tagged_and_strings_are_unchanged() {
         let text = r#"{"a": [0.0, Infinity], "b": "NaN \\", "c\"Infinity": -Infinity, "d": NaN}"#;
         let tagged = |number: &str| json!({"__float__": number});
         let wanted = json!({
@@ -93,7 +96,7 @@ mod tests {
         assert_eq!((error.line(), error.column()), (3, 4));
         let value: Value = python_json(text).unwrap();
         assert_eq!(named_fields::<Scaling, _>(&value).unwrap_err().to_string(), message);
-        // What is wrong with the whole, or is no JSON at all, is said as serde_json says it.
+        // An error of the whole value, or of syntax, has serde_json's message.
         assert_eq!(
             named_fields::<Scaling, _>(&Value::Null).unwrap_err().to_string(),
             "invalid type: null, expected a map"

@@ -1,5 +1,8 @@
-//! Threads, or one with an io_uring, that read bundles into slots.
+//! Reader of bundles into slots, by an io_uring or a pool of threads.
 
+#[cfg(target_os = "linux")]
+mod completion;
+mod config;
 pub(crate) mod fill;
 mod gate;
 #[cfg(all(test, loom))]
@@ -30,7 +33,7 @@ use self::queue::{Lane, Queue};
 #[cfg(target_os = "linux")]
 use self::ring::RingQueue;
 use self::stats::Counters;
-use self::stragglers::GivenUp;
+use self::stragglers::CancelledFills;
 use self::transfer::Retry;
 use self::worker::Chunk;
 use crate::catalog::{Shard, ShardIdx};
@@ -40,64 +43,22 @@ use crate::pool::Slot;
 use crate::span::Span;
 use crate::storage::{AlignedBuf, DIRECT_ALIGN};
 
+pub use config::ReaderConfig;
 pub use pace::{Booking, Pace};
 pub use stats::Stats;
 pub use stragglers::Stragglers;
 pub use ticket::Ticket;
 
-/// How a [`Reader`] reads.
-#[derive(Debug, Clone)]
-pub struct ReaderConfig {
-    /// How many reads of `chunk_bytes` at once keep the device busy; one leaves half of an SSD unused. Each is made by a thread
-    /// of its own, or they are in one io_uring: there are twice as many there, or up to four times if they are short, because
-    /// beside a model it takes more.
-    pub depth: usize,
-    /// Bytes of one read call, rounded up to a multiple of [`DIRECT_ALIGN`]. A bundle too small for `depth` of them is read
-    /// in smaller ones.
-    pub chunk_bytes: usize,
-    /// How often in a row a chunk's read is repeated after it failed or brought nothing; 0 for never. A read that came short is
-    /// repeated for what is missing as long as each brings something.
-    pub max_retries: u32,
-    /// The pause before the first repetition after a read that brought nothing; it doubles each time, up to
-    /// a second, and begins anew when bytes have come.
-    pub retry_backoff: Duration,
-    /// A read that takes longer has failed: it is cancelled, and repeated like any other. If the device does not let go of
-    /// it for that time again, the bundle fails; its slot comes back when the device is done with it.
-    ///
-    /// Only io_uring can do that. A thread whose read is stuck waits for it, and so does its bundle.
-    pub read_timeout: Duration,
-    /// Whether chunks stay in the page cache of the system where they went through that. By default they do not: a model that is
-    /// streamed in a cycle finds nothing there unless all of it fits.
-    pub keep_cached: bool,
-    /// Decides when chunks may be read; `None` reads as fast as the device can.
-    pub pacer: Option<Arc<dyn Pace>>,
-}
-
-impl Default for ReaderConfig {
-    fn default() -> Self {
-        Self {
-            depth: 8,
-            chunk_bytes: 1 << 20,
-            max_retries: 4,
-            retry_backoff: Duration::from_millis(2),
-            read_timeout: Duration::from_secs(30),
-            keep_cached: false,
-            pacer: None,
-        }
-    }
-}
-
-/// Chunks are made no smaller than this, in bytes, so that a small bundle fills the queue: below, a disk pays more for each
-/// read than it gains by having many.
+/// Minimum bytes of the chunks into which a small bundle is split: with smaller ones, the cost of each read exceeds the
+/// gain of a deeper queue.
 const CHUNK_BYTES_MIN: u64 = 128 << 10;
-/// And no larger: what the kernel takes in one read.
+/// Maximum bytes of a chunk, which the kernel reads in one call.
 const CHUNK_BYTES_MAX: usize = 1 << 30;
 
-/// Reads bundles of a fixed set of shards.
+/// Asynchronous reader of bundles from a fixed set of shards.
 ///
-/// Bundles are read in the order in which they were submitted, each with as many reads at once as it has chunks. Those that
-/// are only [guessed](Self::guess) to be wanted come behind all others.
-/// Dropping the reader waits for the reads under way; tickets that are not done then end with
+/// Bundles are read in the order of submission, the chunks of each concurrently. [Speculative](Self::guess) bundles are
+/// read after all others. Dropping the reader waits for the reads in flight; tickets that are not done then fail with
 /// [`IoError::ReaderClosed`].
 #[derive(Debug)]
 pub struct Reader {
@@ -106,10 +67,10 @@ pub struct Reader {
     chunk_bytes: usize,
     read_timeout: Duration,
     retry: Arc<Retry>,
-    given_up: Arc<GivenUp>,
-    /// `None` if every shard is read through the ring.
+    cancelled: Arc<CancelledFills>,
+    /// `None` if all shards are read through the ring.
     queue: Option<Arc<Queue<Chunk>>>,
-    /// `None` if no shard is read through it.
+    /// `None` if no shard is read through the ring.
     #[cfg(target_os = "linux")]
     ring: Option<RingQueue>,
     threads: Vec<JoinHandle<()>>,
@@ -119,24 +80,24 @@ pub struct Reader {
 struct Source {
     path: Arc<Path>,
     shard: Arc<Shard>,
-    /// Its number among the files of the ring, if it is read through that.
+    /// Index among the ring's files, if the shard is read through the ring.
     ring_file: Option<u32>,
 }
 
 impl Reader {
-    /// Starts one thread with an io_uring for the shards whose storage wants that, and `depth` threads for the others.
-    /// [`ShardIdx`] counts `shards` as they are given.
+    /// Starts one thread with an io_uring for the shards whose storage supports it, and `depth` threads for the others.
+    /// [`ShardIdx`] is the index in `shards`.
     ///
     /// # Errors
-    /// [`IoError::Spawn`] if the system gives no thread, [`IoError::Ring`] if it gives no io_uring.
+    /// [`IoError::Spawn`] if a thread cannot be started, [`IoError::Ring`] if the io_uring cannot be created.
     ///
     /// # Panics
-    /// If the configuration has no read at once or no byte in a chunk, or a storage asks for more alignment than
+    /// If `depth` or `chunk_bytes` of the configuration is 0, or a storage requires a coarser alignment than
     /// [`DIRECT_ALIGN`], which [`open`](crate::open) never returns.
     pub fn new(shards: Vec<Shard>, config: ReaderConfig) -> Result<Self, IoError> {
         let ReaderConfig { depth, chunk_bytes, max_retries, retry_backoff, read_timeout, keep_cached, pacer } =
             config;
-        assert!(depth > 0, "a reader makes at least one read at once");
+        assert!(depth > 0, "a reader has at least one read in flight");
         assert!(chunk_bytes > 0, "a chunk has at least one byte");
         let mut n_files = 0;
         let sources = shards.into_iter().map(|shard| {
@@ -166,7 +127,7 @@ impl Reader {
             chunk_bytes: chunk_bytes.min(CHUNK_BYTES_MAX).next_multiple_of(DIRECT_ALIGN),
             read_timeout,
             retry: Arc::new(retry),
-            given_up: Arc::default(),
+            cancelled: Arc::default(),
             queue: None,
             #[cfg(target_os = "linux")]
             ring: None,
@@ -209,9 +170,9 @@ impl Reader {
         Ok(())
     }
 
-    /// Begins to read a bundle into a slot, behind all that was submitted before.
+    /// Queues reads of a bundle into a slot, after all bundles submitted earlier.
     ///
-    /// Bytes of the slot that belong to no tensor of the bundle are unspecified afterwards.
+    /// Bytes of the slot outside the bundle's tensors are unspecified afterwards.
     ///
     /// # Panics
     /// If the slot is smaller than the bundle, or the bundle names a shard that the reader does not have.
@@ -219,62 +180,64 @@ impl Reader {
         self.submit_behind(0, bundle, slot)
     }
 
-    /// The same, when `waiting_bytes` of other bundles of its kind are still to be read: it need not fill the queue alone, so
-    /// it is not cut into smaller reads for that.
+    /// Queues a bundle like [`submit`](Self::submit), given `waiting_bytes` of queued bundles of its kind: together
+    /// they fill the queue, so the bundle need not be split into smaller reads for that.
     ///
     /// # Panics
-    /// As [`submit`](Self::submit).
+    /// See [`submit`](Self::submit).
     pub fn submit_behind(&self, waiting_bytes: u64, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
-        self.enqueue(Lane::Wanted, waiting_bytes, bundle, slot)
+        self.enqueue(Lane::Demand, waiting_bytes, bundle, slot)
     }
 
-    /// Begins to read a bundle that may be wanted, when nothing is to be read that is: all that is submitted later overtakes
-    /// it, but for reads under way. It is cut into reads as by [`submit_behind`](Self::submit_behind).
+    /// Queues a speculative read of a bundle, with lower priority than all [submitted](Self::submit) bundles, including
+    /// later ones; reads in flight are not interrupted. The bundle is split as by
+    /// [`submit_behind`](Self::submit_behind).
     ///
     /// # Panics
-    /// As [`submit`](Self::submit).
+    /// See [`submit`](Self::submit).
     pub fn guess(&self, waiting_bytes: u64, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
-        self.enqueue(Lane::Guessed, waiting_bytes, bundle, slot)
+        self.enqueue(Lane::Speculative, waiting_bytes, bundle, slot)
     }
 
-    /// What was guessed is wanted now, as if what of it is still to be read had just been submitted.
+    /// Promotes a [speculative](Self::guess) bundle: its remaining reads are queued as if submitted now.
     pub fn want(&self, guess: &Ticket) {
-        let is_of_it = |chunk: &Chunk| chunk.piece.is_of(guess.fill());
+        let is_of_ticket = |chunk: &Chunk| chunk.piece.is_of(guess.fill());
         if let Some(queue) = &self.queue {
-            queue.promote(is_of_it);
+            queue.promote(is_of_ticket);
         }
         #[cfg(target_os = "linux")]
         if let Some(ring) = &self.ring {
-            ring.promote(is_of_it);
+            ring.promote(is_of_ticket);
         }
     }
 
-    /// What was guessed is not wanted. Its slot goes back to its pool when the reads under way have ended; a ticket that is
-    /// only dropped keeps it until its turn has come.
+    /// Cancels a [speculative](Self::guess) bundle and removes it from the queue. Its slot returns to its pool when the
+    /// reads in flight have ended; if the ticket is only dropped, the slot stays in use until the bundle's turn in the
+    /// queue.
     pub fn give_up(&self, guess: Ticket) {
         let fill = Arc::clone(guess.fill());
-        // First: a chunk that is taken meanwhile ends at once.
+        // Before the queue is searched, so that a chunk taken meanwhile ends at once.
         drop(guess);
-        let is_of_it = |chunk: &Chunk| chunk.piece.is_of(&fill);
+        let is_of_ticket = |chunk: &Chunk| chunk.piece.is_of(&fill);
         if let Some(queue) = &self.queue {
-            queue.discard(is_of_it);
+            queue.discard(is_of_ticket);
         }
         #[cfg(target_os = "linux")]
         if let Some(ring) = &self.ring {
-            ring.discard(is_of_it);
+            ring.discard(is_of_ticket);
         }
     }
 
     fn enqueue(&self, lane: Lane, waiting_bytes: u64, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
         assert!(bundle.slot_bytes() <= slot.len(), "a bundle fits its slot");
-        let chunk_bytes = self.chunk_bytes_of(waiting_bytes.saturating_add(bundle.slot_bytes() as u64));
+        let chunk_bytes = self.chunk_bytes_for(waiting_bytes.saturating_add(bundle.slot_bytes() as u64));
         let mut parts = Vec::new();
         let mut rest = Vec::new();
         for extent in bundle.extents() {
             let source = &self.sources[extent.shard.0];
-            // Alike: a short one at the end would cost as much as a whole one.
+            // Of equal length, because a short last chunk costs as much as a full one.
             for chunk in extent.file.even_chunks(chunk_bytes, DIRECT_ALIGN as u64) {
-                let (range, read) = part_of(extent, chunk, source.shard.storage.alignment());
+                let (range, read) = ranges_of(extent, chunk, source.shard.storage.alignment());
                 let wanted_bytes = chunk.intersection(&extent.wanted).end - read.start;
                 parts.push((range, Origin { path: Arc::clone(&source.path), offset: read.start }));
                 rest.push((source, wanted_bytes as usize));
@@ -301,17 +264,16 @@ impl Reader {
                 shards.push(Arc::clone(shard));
             }
         }
-        Ticket::new(fill, shards, Arc::clone(&self.given_up))
+        Ticket::new(fill, shards, Arc::clone(&self.cancelled))
     }
 
-    /// So many that what is to be read fills the queue, if that is possible without chunks that are too small.
-    fn chunk_bytes_of(&self, bytes: u64) -> u64 {
+    /// Returns the chunk size for `bytes` of queued data: small enough to fill the queue, within the limits.
+    fn chunk_bytes_for(&self, bytes: u64) -> u64 {
         let share_bytes = bytes.div_ceil(self.depth as u64).max(CHUNK_BYTES_MIN);
         share_bytes.next_multiple_of(DIRECT_ALIGN as u64).min(self.chunk_bytes as u64)
     }
 
-    /// Reads a few bytes of a shard in the calling thread, past the queue and the pacer: an embedding row,
-    /// not a bundle.
+    /// Reads a small span of a shard in the calling thread, bypassing queue and pacer: an embedding row, not a bundle.
     ///
     /// # Errors
     /// [`IoError::ReadFailed`] as for a chunk of a bundle, [`IoError::Changed`] as for a [ticket](Ticket::wait).
@@ -341,47 +303,47 @@ impl Reader {
         source.shard.check_unchanged()
     }
 
-    /// Reads that nobody waits for any more and that have not ended; `None` if there are none. Their slots are neither free
-    /// nor anybody's.
+    /// Returns the cancelled bundles that still have reads in flight, whose slots are not free yet; `None` if there are
+    /// none.
     pub fn stragglers(&self) -> Option<Stragglers> {
-        self.given_up.stragglers()
+        self.cancelled.stragglers()
     }
 
-    /// How long the slots of [`stragglers`](Self::stragglers) may reasonably be waited for: a read that takes longer than
-    /// [`ReaderConfig::read_timeout`] is cancelled, and that may take as long again.
+    /// Returns a limit for waiting until the slots of [`stragglers`](Self::stragglers) are free: a read is cancelled
+    /// after [`ReaderConfig::read_timeout`], and the cancellation may take as long again.
     pub fn straggler_timeout(&self) -> Duration {
         self.read_timeout.saturating_mul(2)
     }
 
-    /// What was done so far.
+    /// Returns the statistics so far.
     pub fn stats(&self) -> Stats {
         self.retry.counters.snapshot()
     }
 
-    /// The same for whoever does not hold the reader, which may have gone by then.
+    /// Returns a handle to the statistics that outlives the reader.
     pub fn stats_handle(&self) -> StatsHandle {
         StatsHandle { retry: Arc::clone(&self.retry) }
     }
 }
 
-/// Tells what a reader has done.
+/// Handle to the statistics of a [`Reader`], valid after the reader is dropped.
 #[derive(Debug, Clone)]
 pub struct StatsHandle {
     retry: Arc<Retry>,
 }
 
 impl StatsHandle {
-    /// What was done so far.
+    /// Returns the statistics so far.
     pub fn stats(&self) -> Stats {
         self.retry.counters.snapshot()
     }
 }
 
-/// The part of the slot that a chunk fills, and the bytes of the file that go there: whole blocks where the
-/// storage needs them, else only what is wanted.
-fn part_of(extent: &Extent, chunk: Span, align: usize) -> (Range<usize>, Span) {
+/// Returns the slot range that a chunk fills and the file range to read: whole blocks if the storage requires
+/// alignment, else only the wanted bytes.
+fn ranges_of(extent: &Extent, chunk: Span, align: usize) -> (Range<usize>, Span) {
     let read = if align == 1 { chunk.intersection(&extent.wanted) } else { chunk };
-    (extent.place(read.start)..extent.place(read.end), read)
+    (extent.slot_offset_of(read.start)..extent.slot_offset_of(read.end), read)
 }
 
 impl Drop for Reader {

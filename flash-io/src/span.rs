@@ -2,55 +2,55 @@
 
 use std::fmt;
 
-/// A half-open range `[start, end)` of bytes in a file.
+/// Half-open range `[start, end)` of bytes in a file.
 ///
-/// `start ≤ end` is expected everywhere; a span that breaks it counts as empty.
+/// `start ≤ end` is expected everywhere; a span with `end < start` counts as empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     /// Offset of the first byte.
     pub start: u64,
-    /// Offset just past the last byte.
+    /// Offset past the last byte.
     pub end: u64,
 }
 
 impl Span {
-    /// The span `[start, end)`.
+    /// Creates the span `[start, end)`.
     pub const fn new(start: u64, end: u64) -> Self {
         Self { start, end }
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub const fn len_bytes(&self) -> u64 {
         self.end.saturating_sub(self.start)
     }
 
-    /// Whether there is no byte in it.
+    /// Returns whether the span has no bytes.
     pub const fn is_empty(&self) -> bool {
         self.end <= self.start
     }
 
-    /// Whether the two overlap or lie end to end, so that their union is one span.
+    /// Returns whether the spans overlap or are adjacent, so that their union is one span.
     pub const fn touches(&self, other: &Self) -> bool {
         self.start <= other.end && other.start <= self.end
     }
 
-    /// Whether every byte of `other` is also in this span.
+    /// Returns whether every byte of `other` is in this span.
     pub const fn contains(&self, other: &Self) -> bool {
         self.start <= other.start && other.end <= self.end
     }
 
-    /// The smallest span around both.
+    /// Returns the smallest span that contains both.
     pub fn hull(&self, other: &Self) -> Self {
         Self { start: self.start.min(other.start), end: self.end.max(other.end) }
     }
 
-    /// The bytes in both; empty if they are apart.
+    /// Returns the bytes in both spans; empty if they are disjoint.
     pub fn intersection(&self, other: &Self) -> Self {
         let start = self.start.max(other.start);
         Self { start, end: self.end.min(other.end).max(start) }
     }
 
-    /// The smallest span around this one whose both ends are multiples of `align_bytes`.
+    /// Widens the span to multiples of `align_bytes`.
     ///
     /// # Panics
     /// If `align_bytes` is not a power of two, or the end would pass `u64::MAX`.
@@ -61,7 +61,7 @@ impl Span {
         Self { start: self.start & !mask, end: padded & !mask }
     }
 
-    /// Splits into consecutive spans of `chunk_bytes`, the last one as long as what is left.
+    /// Splits into consecutive spans of `chunk_bytes`, the last one shorter if necessary.
     ///
     /// # Panics
     /// If `chunk_bytes` is 0.
@@ -78,13 +78,14 @@ impl Span {
         })
     }
 
-    /// Splits into as few spans of at most `chunk_bytes` as there can be, all of the same length but for the last one, which may
-    /// be shorter by less than `align` for each of them. They begin at multiples of `align` from the start.
+    /// Splits into the fewest spans of at most `chunk_bytes`, all of the same length, a multiple of `align`.
+    ///
+    /// The last one may be shorter, by less than `align` times the number of spans.
     ///
     /// # Panics
     /// If `chunk_bytes` is not a multiple of `align`, or is 0.
     pub fn even_chunks(self, chunk_bytes: u64, align: u64) -> impl Iterator<Item = Span> {
-        assert!(chunk_bytes > 0 && chunk_bytes.is_multiple_of(align), "a chunk has whole blocks");
+        assert!(chunk_bytes > 0 && chunk_bytes.is_multiple_of(align), "a chunk is a whole number of blocks");
         let n_chunks = self.len_bytes().div_ceil(chunk_bytes).max(1);
         self.chunks(self.len_bytes().div_ceil(n_chunks).next_multiple_of(align).max(align))
     }
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn aligned_span_stays_as_it_is() {
+    fn aligned_span_is_unchanged() {
         assert_eq!(Span::new(4096, 8192).align_outward(4096), Span::new(4096, 8192));
         assert_eq!(Span::new(5, 5).align_outward(4), Span::new(4, 8));
     }
@@ -146,7 +147,7 @@ mod tests {
         }
 
         #[test]
-        fn even_chunks_tile_the_span_and_are_few_and_alike(
+        fn even_chunks_tile_the_span_and_are_few_and_equal(
             start in 0u64..1 << 40,
             len in 0u64..100_000,
             blocks in 1u64..40,

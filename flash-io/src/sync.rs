@@ -1,6 +1,6 @@
-//! Locks and atomics of what threads share: the usual ones, or loom's when the state machine is model-checked.
+//! Locks and atomics of shared state: `parking_lot`'s and the standard library's, or loom's under model checking.
 //!
-//! `Arc` is the standard library's in both: who counts references is not in question.
+//! `Arc` is the standard library's in both cases, because reference counts are not model-checked.
 
 #[cfg(loom)]
 mod checked;

@@ -1,4 +1,4 @@
-//! The index of a model in several shards: which tensor is in which.
+//! Index file of a sharded model, which maps tensors to shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,14 +8,13 @@ use std::path::{Component, Path};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::unreadable;
 use crate::error::IoError;
 use crate::lfs::LfsPointer;
 
-/// The longest index that is accepted, in bytes. Real ones have about 100 bytes a tensor.
+/// Maximum length of an index file in bytes. Real ones have about 100 bytes a tensor.
 pub const MAX_INDEX_BYTES: u64 = 100_000_000;
 
-/// The names of the tensors of each shard, by shard name.
+/// Tensor names of each shard, keyed by shard name.
 pub(super) type TensorsByShard = BTreeMap<String, BTreeSet<String>>;
 
 #[derive(serde::Deserialize)]
@@ -23,7 +22,7 @@ struct IndexFile {
     weight_map: Option<WeightMap>,
 }
 
-/// Pairs of tensor and shard as written, duplicates included.
+/// Pairs of tensor and shard in file order, including duplicates.
 struct WeightMap(Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for WeightMap {
@@ -50,15 +49,15 @@ impl<'de> Deserialize<'de> for WeightMap {
     }
 }
 
-/// Reads an index file.
+/// Reads and validates an index file.
 pub(super) fn read(path: &Path) -> Result<TensorsByShard, IoError> {
-    let mut file = File::open(path).map_err(unreadable(path))?;
-    let index_bytes = file.metadata().map_err(unreadable(path))?.len();
+    let mut file = File::open(path).map_err(IoError::cannot_open(path))?;
+    let index_bytes = file.metadata().map_err(IoError::cannot_open(path))?.len();
     if index_bytes > MAX_INDEX_BYTES {
         return Err(IoError::IndexTooLong { path: path.to_owned(), index_bytes, max_bytes: MAX_INDEX_BYTES });
     }
     let mut json = Vec::with_capacity(index_bytes as usize);
-    file.by_ref().take(MAX_INDEX_BYTES).read_to_end(&mut json).map_err(unreadable(path))?;
+    file.by_ref().take(MAX_INDEX_BYTES).read_to_end(&mut json).map_err(IoError::cannot_open(path))?;
     parse(path, &json)
 }
 
@@ -85,7 +84,7 @@ fn parse(path: &Path, json: &[u8]) -> Result<TensorsByShard, IoError> {
     Ok(by_shard)
 }
 
-/// Whether a name stays in the directory it is joined to.
+/// Returns whether a name joined to a directory stays in it.
 fn is_plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let first = components.next();

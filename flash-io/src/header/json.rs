@@ -1,4 +1,4 @@
-//! The JSON of a header, entry by entry, with what serde cannot say: which tensor and field was wrong.
+//! Parser of a header's JSON, whose errors name the tensor and field, as serde's cannot.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -6,12 +6,13 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use crate::header::{Dtype, HeaderFault};
+use crate::dtype::Dtype;
+use crate::error::HeaderFault;
 
-/// Name of the entry that is no tensor but free text.
+/// Name of the entry that holds metadata instead of a tensor.
 const METADATA: &str = "__metadata__";
 
-/// One entry as written: types checked, values not.
+/// Entry of a tensor, with types checked and values unchecked.
 pub(super) struct RawTensor {
     pub(super) name: String,
     pub(super) dtype: Dtype,
@@ -19,47 +20,48 @@ pub(super) struct RawTensor {
     pub(super) offsets: [u64; 2],
 }
 
-/// All entries in the order of the file.
+/// All entries, in file order.
 #[derive(Default)]
 pub(super) struct RawHeader {
     pub(super) tensors: Vec<RawTensor>,
     pub(super) metadata: Option<BTreeMap<String, String>>,
 }
 
-/// Where the parser was when it stopped; serde's errors have no room for it.
+/// Location of a parse error, which serde's errors cannot carry.
 #[derive(Default)]
-enum Stop {
+enum ErrorSite {
     #[default]
-    Nowhere,
+    Unknown,
     Entry(String),
     Field(String, String),
     Fault(HeaderFault),
 }
 
-impl Stop {
-    fn note(&mut self, stop: impl FnOnce() -> Stop) {
-        if matches!(self, Stop::Nowhere) {
-            *self = stop();
+impl ErrorSite {
+    /// Sets the location, unless one is set already.
+    fn set(&mut self, site: impl FnOnce() -> ErrorSite) {
+        if matches!(self, ErrorSite::Unknown) {
+            *self = site();
         }
     }
 }
 
-/// Parses the entries of `header_json`.
+/// Parses all entries of `header_json`.
 pub(super) fn parse(header_json: &str) -> Result<RawHeader, HeaderFault> {
-    let mut stop = Stop::Nowhere;
+    let mut site = ErrorSite::Unknown;
     let mut json = serde_json::Deserializer::from_str(header_json);
     let parsed =
-        HeaderSeed { stop: &mut stop }.deserialize(&mut json).and_then(|raw| json.end().map(|()| raw));
-    parsed.map_err(|error| match stop {
-        Stop::Fault(fault) => fault,
-        Stop::Entry(tensor) if error.is_data() => HeaderFault::NotATensor { tensor, error },
-        Stop::Field(tensor, field) if error.is_data() => HeaderFault::BadField { tensor, field, error },
+        HeaderSeed { site: &mut site }.deserialize(&mut json).and_then(|raw| json.end().map(|()| raw));
+    parsed.map_err(|error| match site {
+        ErrorSite::Fault(fault) => fault,
+        ErrorSite::Entry(tensor) if error.is_data() => HeaderFault::NotATensor { tensor, error },
+        ErrorSite::Field(tensor, field) if error.is_data() => HeaderFault::BadField { tensor, field, error },
         _ => HeaderFault::NotJson { error },
     })
 }
 
 struct HeaderSeed<'s> {
-    stop: &'s mut Stop,
+    site: &'s mut ErrorSite,
 }
 
 impl<'de> DeserializeSeed<'de> for HeaderSeed<'_> {
@@ -78,20 +80,20 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<RawHeader, A::Error> {
-        let stop = self.stop;
+        let site = self.site;
         let mut header = RawHeader::default();
         while let Some(name) = entries.next_key::<String>()? {
             if name == METADATA {
-                let metadata = entries.next_value_seed(MetadataSeed { stop: &mut *stop });
-                let metadata = metadata.inspect_err(|_| stop.note(|| Stop::Entry(name.clone())))?;
+                let metadata = entries.next_value_seed(MetadataSeed { site: &mut *site });
+                let metadata = metadata.inspect_err(|_| site.set(|| ErrorSite::Entry(name.clone())))?;
                 if header.metadata.replace(metadata).is_some() {
-                    stop.note(|| Stop::Fault(HeaderFault::DuplicateTensor { tensor: name }));
+                    site.set(|| ErrorSite::Fault(HeaderFault::DuplicateTensor { tensor: name }));
                     return Err(A::Error::custom("duplicate entry"));
                 }
             } else {
-                let tensor = entries.next_value_seed(TensorSeed { name: &name, stop: &mut *stop });
+                let tensor = entries.next_value_seed(TensorSeed { name: &name, site: &mut *site });
                 let (dtype, shape, offsets) =
-                    tensor.inspect_err(|_| stop.note(|| Stop::Entry(name.clone())))?;
+                    tensor.inspect_err(|_| site.set(|| ErrorSite::Entry(name.clone())))?;
                 header.tensors.push(RawTensor { name, dtype, shape, offsets });
             }
         }
@@ -100,7 +102,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
 }
 
 struct MetadataSeed<'s> {
-    stop: &'s mut Stop,
+    site: &'s mut ErrorSite,
 }
 
 impl<'de> DeserializeSeed<'de> for MetadataSeed<'_> {
@@ -118,7 +120,7 @@ impl<'de> Visitor<'de> for MetadataSeed<'_> {
         f.write_str("an object of strings")
     }
 
-    /// What MLX writes where there is none.
+    /// Accepts `null`, which MLX writes for absent metadata.
     fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
         Ok(BTreeMap::new())
     }
@@ -128,12 +130,12 @@ impl<'de> Visitor<'de> for MetadataSeed<'_> {
         while let Some(key) = entries.next_key::<String>()? {
             let value = entries
                 .next_value::<String>()
-                .inspect_err(|_| self.stop.note(|| Stop::Field(METADATA.to_owned(), key.clone())))?;
+                .inspect_err(|_| self.site.set(|| ErrorSite::Field(METADATA.to_owned(), key.clone())))?;
             match metadata.entry(key) {
                 Entry::Vacant(entry) => entry.insert(value),
                 Entry::Occupied(entry) => {
                     let (tensor, field) = (METADATA.to_owned(), entry.key().clone());
-                    self.stop.note(|| Stop::Fault(HeaderFault::DuplicateField { tensor, field }));
+                    self.site.set(|| ErrorSite::Fault(HeaderFault::DuplicateField { tensor, field }));
                     return Err(A::Error::custom("duplicate key"));
                 }
             };
@@ -144,7 +146,7 @@ impl<'de> Visitor<'de> for MetadataSeed<'_> {
 
 struct TensorSeed<'s> {
     name: &'s str,
-    stop: &'s mut Stop,
+    site: &'s mut ErrorSite,
 }
 
 impl<'de> DeserializeSeed<'de> for TensorSeed<'_> {
@@ -156,7 +158,7 @@ impl<'de> DeserializeSeed<'de> for TensorSeed<'_> {
 }
 
 impl TensorSeed<'_> {
-    /// Reads the value of `field` into its place, once.
+    /// Reads the value of `field` into `place`, and fails if `place` has one already.
     fn field<'de, T, A>(
         &mut self,
         place: &mut Option<T>,
@@ -167,10 +169,10 @@ impl TensorSeed<'_> {
         T: serde::Deserialize<'de>,
         A: MapAccess<'de>,
     {
-        let (name, stop) = (self.name, &mut *self.stop);
+        let (name, site) = (self.name, &mut *self.site);
         let value = fields
             .next_value()
-            .inspect_err(|_| stop.note(|| Stop::Field(name.to_owned(), field.to_owned())))?;
+            .inspect_err(|_| site.set(|| ErrorSite::Field(name.to_owned(), field.to_owned())))?;
         match place.replace(value) {
             None => Ok(()),
             Some(_) => self
@@ -187,7 +189,7 @@ impl TensorSeed<'_> {
 
     fn fault<T, E: serde::de::Error>(&mut self, fault: HeaderFault) -> Result<T, E> {
         let error = E::custom(&fault);
-        self.stop.note(|| Stop::Fault(fault));
+        self.site.set(|| ErrorSite::Fault(fault));
         Err(error)
     }
 }
@@ -206,7 +208,7 @@ impl<'de> Visitor<'de> for TensorSeed<'_> {
                 "dtype" => self.field(&mut dtype, "dtype", &mut fields)?,
                 "shape" => self.field(&mut shape, "shape", &mut fields)?,
                 "data_offsets" => self.field(&mut offsets, "data_offsets", &mut fields)?,
-                // As in the reference implementation: a later format may add fields.
+                // Unknown fields are ignored, as in the reference implementation: a later format may add some.
                 _ => drop(fields.next_value::<IgnoredAny>()?),
             }
         }

@@ -1,4 +1,4 @@
-//! What was found out about devices, in a file.
+//! Cache file of tunings.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,17 +7,18 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Tuning;
+use super::tuning::Tuning;
+use crate::mode::IoMode;
 
-/// Of the file, and of what is measured: another one makes what is in the file void.
+/// Version of the file format and of the measurement; entries of another version are ignored.
 const VERSION: u32 = 1;
-/// No real file is longer, in bytes.
+/// Maximum length of the file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     version: u32,
-    /// By device, and by what was asked for.
+    /// Keyed by device, then by requested mode.
     devices: BTreeMap<String, BTreeMap<String, Entry>>,
 }
 
@@ -28,9 +29,9 @@ struct Entry {
     chunk_bytes: usize,
 }
 
-/// A mode by its name.
+/// [`IoMode`], serialized by its name.
 #[derive(Debug, Clone, Copy)]
-struct Mode(crate::IoMode);
+struct Mode(IoMode);
 
 impl Serialize for Mode {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -45,11 +46,11 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
-/// What is known of a device; `None` for a device, or a file, that is not. A file that is broken knows nothing.
-pub(super) fn load(file: &Path, device: &str, asked: &str) -> Option<Tuning> {
+/// Loads the tuning of a device for a requested mode; `None` if the file is missing or invalid, or has no such entry.
+pub(super) fn load(file: &Path, device: &str, requested: &str) -> Option<Tuning> {
     let content = read(file)?;
-    let Entry { mode: Mode(mode), depth, chunk_bytes } = *content.devices.get(device)?.get(asked)?;
-    Some(Tuning { mode, depth, chunk_bytes }).filter(Tuning::is_sane)
+    let Entry { mode: Mode(mode), depth, chunk_bytes } = *content.devices.get(device)?.get(requested)?;
+    Some(Tuning { mode, depth, chunk_bytes }).filter(Tuning::is_valid)
 }
 
 fn read(file: &Path) -> Option<Content> {
@@ -61,31 +62,32 @@ fn read(file: &Path) -> Option<Content> {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
-            tracing::debug!(file = %file.display(), %error, "what is known of disks cannot be read");
+            tracing::debug!(file = %file.display(), %error, "the cache of tunings cannot be read");
             return None;
         }
     };
     match serde_json::from_str::<Content>(&text) {
         Ok(content) => Some(content).filter(|content| content.version == VERSION),
         Err(error) => {
-            tracing::debug!(file = %file.display(), %error, "what is known of disks is broken");
+            tracing::debug!(file = %file.display(), %error, "the cache of tunings is invalid");
             None
         }
     }
 }
 
-/// Adds what is now known. A file that cannot be written means only that it is found out again.
-pub(super) fn store(file: &Path, device: &str, asked: &str, tuning: Tuning) {
+/// Stores the tuning of a device for a requested mode. If the file cannot be written, the device is probed again next
+/// time.
+pub(super) fn store(file: &Path, device: &str, requested: &str, tuning: Tuning) {
     let mut content = read(file).unwrap_or(Content { version: VERSION, devices: BTreeMap::new() });
     let Tuning { mode, depth, chunk_bytes } = tuning;
     let entry = Entry { mode: Mode(mode), depth, chunk_bytes };
-    content.devices.entry(device.to_owned()).or_default().insert(asked.to_owned(), entry);
+    content.devices.entry(device.to_owned()).or_default().insert(requested.to_owned(), entry);
     if let Err(error) = write(file, &content) {
-        tracing::debug!(file = %file.display(), %error, "what is known of a disk is not kept");
+        tracing::debug!(file = %file.display(), %error, "a tuning was not cached");
     }
 }
 
-/// Replaces the file as a whole, so that no other process reads half of it.
+/// Replaces the file atomically, so that no other process reads half of it.
 fn write(file: &Path, content: &Content) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
@@ -95,7 +97,7 @@ fn write(file: &Path, content: &Content) -> io::Result<()> {
     text.push('\n');
     let written = fs::write(&new, text).and_then(|()| fs::rename(&new, file));
     if written.is_err() {
-        // It may not be there at all.
+        // The temporary file may not exist.
         let _ = fs::remove_file(&new);
     }
     written
@@ -104,12 +106,11 @@ fn write(file: &Path, content: &Content) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::IoMode;
 
     const TUNING: Tuning = Tuning { mode: IoMode::Uring, depth: 16, chunk_bytes: 512 << 10 };
 
     #[test]
-    fn what_was_stored_is_loaded_for_that_device_and_question_only() {
+    fn tuning_is_loaded_for_its_device_and_requested_mode_only() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("new folder").join("disks.json");
         let other = Tuning { mode: IoMode::Direct, ..TUNING };
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_or_older_file_knows_nothing_and_is_replaced() {
+    fn invalid_or_older_file_is_ignored_and_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("disks.json");
         store(&file, "a", "auto", TUNING);

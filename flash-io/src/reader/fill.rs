@@ -1,8 +1,8 @@
-//! One slot that several threads fill at once.
+//! Concurrent filling of one slot by several threads.
 //!
-//! [`split`] takes the slot apart into pieces, each the sole owner of its own range of bytes; the slot
-//! comes back when the last piece has ended. This is the only place where threads write to shared memory; what the kernel
-//! writes to is a piece, too (see `uring`).
+//! [`split`] divides the slot into pieces, each the sole owner of its own range of bytes; the slot is returned when the
+//! last piece has ended. This is the only place where threads write to shared memory; the kernel, too, writes only to
+//! pieces (see `uring`).
 
 use std::ops::Range;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::pool::Slot;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 
-/// The slot while it is being filled, and after that how it went.
+/// A slot while it is being filled, and the outcome afterwards.
 #[derive(Debug)]
 pub(crate) struct Fill {
-    /// Of its first piece; `None` if it has none.
+    /// Origin of the first piece; `None` if there are no pieces.
     origin: Option<Origin>,
     cancelled: AtomicBool,
     state: Mutex<State>,
@@ -27,10 +27,10 @@ pub(crate) struct Fill {
 #[derive(Debug)]
 struct State {
     n_pending: usize,
-    /// Whole and untouched until no piece is pending; `None` once taken, or given back because of an error.
+    /// The whole slot, not accessed until no piece is pending; `None` once taken, or released because of an error.
     slot: Option<Slot>,
     error: Option<IoError>,
-    /// Whether a piece is stuck: the waiter need not wait for it.
+    /// Whether a stuck piece was abandoned, so that the waiter need not wait for it.
     abandoned: bool,
     /// When the last piece ended.
     ended: Option<Instant>,
@@ -42,7 +42,7 @@ impl State {
     }
 }
 
-/// What one piece is to be read from.
+/// File and offset that a piece is read from.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) path: Arc<Path>,
@@ -55,8 +55,7 @@ impl Origin {
     }
 }
 
-/// The sole owner of one range of a slot. If it is dropped without [`end`](Self::end), the fill fails as
-/// closed.
+/// Sole owner of one range of a slot. Dropping it without [`end`](Self::end) fails the fill as closed.
 #[derive(Debug)]
 pub(crate) struct Piece {
     fill: Arc<Fill>,
@@ -66,12 +65,11 @@ pub(crate) struct Piece {
     pending: bool,
 }
 
-#[expect(unsafe_code, reason = "the pointer is what makes a piece an owner of its range")]
-// SAFETY: a piece is the only way to its range (see `split`), like a `&mut [u8]`, and bytes may change
-// threads.
+#[expect(unsafe_code, reason = "a piece owns its range through a raw pointer")]
+// SAFETY: a piece has exclusive access to its range (see `split`), like a `&mut [u8]`, and bytes may change threads.
 unsafe impl Send for Piece {}
 
-/// Splits a slot into pieces of these ranges, each to be filled from its origin.
+/// Splits a slot into pieces with these ranges, each to be filled from its origin.
 ///
 /// # Panics
 /// If the ranges are not ascending, disjoint and inside the slot.
@@ -104,39 +102,38 @@ pub(crate) fn split(mut slot: Slot, parts: Vec<(Range<usize>, Origin)>) -> (Arc<
 }
 
 impl Piece {
-    /// The bytes to fill.
+    /// Returns the bytes to fill.
     pub(crate) fn buf(&mut self) -> &mut [u8] {
         #[expect(unsafe_code, reason = "several threads write to disjoint ranges of one slot")]
-        // SAFETY: `split` checked that the range lies in the slot and in no other piece. The slot's memory
-        // stays where it is and nobody reads or frees it before `n_pending` is 0: this piece counts there
-        // until it has ended, which takes it by value, and `&mut self` keeps a second borrow of the same
-        // piece away.
+        // SAFETY: `split` checked that the range lies in the slot and in no other piece. The slot's memory does not
+        // move, and nothing reads or frees it before `n_pending` is 0: this piece counts there until it has ended,
+        // which takes it by value, and `&mut self` excludes a second borrow of the same piece.
         unsafe {
             std::slice::from_raw_parts_mut(self.start, self.len_bytes)
         }
     }
 
-    /// Where the bytes come from.
+    /// Returns the file and offset that the bytes are read from.
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// What it is a piece of.
+    /// Returns the fill that the piece belongs to.
     pub(crate) fn fill(&self) -> &Arc<Fill> {
         &self.fill
     }
 
-    /// Whether it is a piece of this slot.
+    /// Returns whether the piece belongs to `fill`.
     pub(crate) fn is_of(&self, fill: &Arc<Fill>) -> bool {
         Arc::ptr_eq(&self.fill, fill)
     }
 
-    /// Whether nobody wants the bytes any more.
+    /// Returns whether the fill was cancelled.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.fill.is_cancelled()
     }
 
-    /// Fails the fill at once although nobody can say when this piece will end. The slot goes back when it has.
+    /// Fails the fill now, although this piece ends at an unknown time. The slot is released when it has ended.
     pub(crate) fn abandon(&self, error: IoError) {
         let mut state = self.fill.state.lock();
         self.fill.cancelled.store(true, Ordering::Relaxed);
@@ -145,7 +142,7 @@ impl Piece {
         self.fill.all_ended.notify_all();
     }
 
-    /// Tells how it went. The first error cancels the pieces that have not begun.
+    /// Ends the piece with its outcome. The first error cancels the pieces that have not begun.
     pub(crate) fn end(mut self, outcome: Result<(), IoError>) {
         self.pending = false;
         self.fill.end_one(outcome);
@@ -171,19 +168,19 @@ impl Fill {
         if state.n_pending == 0 {
             state.ended = Some(Instant::now());
             if self.cancelled.load(Ordering::Relaxed) {
-                // Before the waiter learns of it, so that it finds the slot in its pool.
+                // Before the waiter is notified, so that it finds the slot in its pool.
                 state.slot = None;
             }
             self.all_ended.notify_all();
         }
     }
 
-    /// Whether nobody wants the bytes any more.
+    /// Returns whether the fill was cancelled.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Makes pieces that have not begun end at once, and gives the slot back when none is pending.
+    /// Cancels the pieces that have not begun, and releases the slot when none is pending.
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
         let mut state = self.state.lock();
@@ -192,15 +189,17 @@ impl Fill {
         }
     }
 
+    /// Returns whether no piece is pending, or one was abandoned.
     pub(crate) fn is_done(&self) -> bool {
         self.state.lock().is_done()
     }
 
-    /// Where its bytes come from, if a piece is still pending.
+    /// Returns the origin of the first piece if any piece is pending.
     pub(crate) fn pending_origin(&self) -> Option<&Origin> {
         (self.state.lock().n_pending > 0).then_some(self.origin.as_ref()).flatten()
     }
 
+    /// Returns when the last piece ended.
     pub(crate) fn ended(&self) -> Option<Instant> {
         self.state.lock().ended
     }
@@ -213,7 +212,7 @@ impl Fill {
         }
     }
 
-    /// The same, and tells how it went.
+    /// Waits until the fill is done, and returns the slot or the first error.
     pub(crate) fn wait(&self) -> Result<Slot, IoError> {
         self.wait_until_done();
         let mut state = self.state.lock();
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_piece_fails_the_fill_with_its_place() {
+    fn dropped_piece_fails_the_fill_with_its_origin() {
         let (fill, mut pieces) = split(slot(100), parts(&[0..10, 10..20]));
         drop(pieces.pop());
         assert!(pieces[0].is_cancelled() && !fill.is_done());

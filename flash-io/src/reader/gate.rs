@@ -1,9 +1,10 @@
-//! Sleep that ends early when the reader closes.
+//! Closing gate: sleep that ends early when the reader closes.
 
 use std::time::{Duration, Instant};
 
 use crate::sync::{Condvar, Mutex};
 
+/// Flag that a reader is closing, which ends all sleeps.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     closed: Mutex<bool>,
@@ -20,12 +21,12 @@ impl Gate {
         *self.closed.lock()
     }
 
-    /// Sleeps for `time`, or until the gate closes if that is sooner.
+    /// Sleeps for `time`, or until the gate closes, whichever is first.
     pub(super) fn sleep(&self, time: Duration) {
         if time.is_zero() {
             return;
         }
-        // A time too long for the clock can only end by closing.
+        // A time beyond the range of the clock ends only by closing.
         let until = Instant::now().checked_add(time);
         let mut closed = self.closed.lock();
         while !*closed {

@@ -1,7 +1,7 @@
-//! The states of a slot under loom: free, out, being filled by several threads, resident, failed, given up. Each test is run
-//! in every order that its threads can take with at most [`PREEMPTIONS_MAX`] preemptions.
+//! loom tests of a slot's states: free, acquired, being filled by several threads, resident, failed, cancelled. Each
+//! test runs in every interleaving of its threads with at most [`PREEMPTIONS_MAX`] preemptions.
 //!
-//! loom knows of locks and atomics, not of the bytes in a slot. [`Bytes`] stands for those.
+//! loom tracks locks and atomics, not the bytes of a slot, which [`Bytes`] models.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p flash-io --lib interleavings --target-dir target/loom`
 
@@ -17,19 +17,18 @@ use loom::thread;
 use super::fill::{Fill, Origin, Piece, split};
 use super::gate::Gate;
 use super::queue::{Lane, Queue};
-use super::stragglers::GivenUp;
+use super::stragglers::CancelledFills;
 use super::ticket::Ticket;
 use crate::budget::Budget;
 use crate::error::IoError;
 use crate::pages::PageBuf;
 use crate::pool::{Slot, SlotPool};
 
-/// How often a thread that could go on is stopped for another one, in each run. With 6, tests of four threads take minutes;
-/// `LOOM_MAX_PREEMPTIONS` asks for another number.
+/// Maximum preemptions in each run. With 6, tests of four threads take minutes; `LOOM_MAX_PREEMPTIONS` overrides it.
 const PREEMPTIONS_MAX: usize = 3;
 
 const SLOT_BYTES: usize = 2;
-/// A wait with this limit ends by itself, or not: see `sync::checked`.
+/// Limit of a wait that may or may not time out: see `sync::checked`.
 const SOON: Duration = Duration::from_millis(1);
 
 fn check(body: impl Fn() + Send + Sync + 'static) {
@@ -38,13 +37,12 @@ fn check(body: impl Fn() + Send + Sync + 'static) {
     model.check(body);
 }
 
-/// The two bytes of the slots of a pool, as loom sees them: two threads that may access the same one at once, one of them to
-/// write, end the test.
+/// loom's model of the two bytes of each slot in a pool: a data race on one of them fails the test.
 #[derive(Clone)]
 struct Bytes(Rc<Vec<[UnsafeCell<()>; SLOT_BYTES]>>);
 
 impl Bytes {
-    /// Of so many slots, which from now on say by their first byte which they are.
+    /// Models the slots of a pool, and stores the index of each in its first byte.
     fn of(pool: &SlotPool) -> Self {
         let mut slots: Vec<_> = (0..pool.n_slots()).map(|_| pool.try_acquire().unwrap()).collect();
         slots.iter_mut().enumerate().for_each(|(idx, slot)| slot[0] = idx as u8);
@@ -59,7 +57,7 @@ impl Bytes {
         self.0[usize::from(slot[0])].iter().for_each(|byte| byte.with(|_| ()));
     }
 
-    /// What whoever fills a byte of the only slot does to it.
+    /// Models a write to one byte of the only slot.
     fn write_byte(&self, byte: usize) {
         self.0[0][byte].with_mut(|_| ());
     }
@@ -79,16 +77,16 @@ fn setup(n_slots: usize) -> Setup {
 }
 
 impl Setup {
-    /// At the end of a test: every slot is in its pool, and the budget has all of its bytes when that is dropped.
+    /// Checks at the end of a test that every slot is free, and that dropping the pool releases the whole budget.
     fn end(self) {
         let Self { budget, pool, .. } = self;
         assert_eq!(pool.free_slots(), pool.n_slots());
         assert_eq!(budget.used_bytes(), budget.total_bytes());
-        drop(Arc::into_inner(pool).expect("no thread has it any more"));
+        drop(Arc::into_inner(pool).expect("no thread holds the pool any more"));
         assert_eq!(budget.used_bytes(), 0);
     }
 
-    /// A thread that takes a slot, writes to it, and gives it back; it tells whether it had one.
+    /// Starts a thread that acquires a slot, writes to it and releases it; returns whether it got one.
     fn user(&self, acquire: impl FnOnce(&SlotPool) -> Option<Slot> + 'static) -> thread::JoinHandle<bool> {
         let (pool, bytes) = (Arc::clone(&self.pool), self.bytes.clone());
         thread::spawn(move || {
@@ -100,7 +98,7 @@ impl Setup {
         })
     }
 
-    /// The only slot, split in two.
+    /// Splits the only slot into two pieces.
     fn split(&self) -> (Arc<Fill>, Piece, Piece) {
         let origin = |offset| Origin { path: Path::new("shard").into(), offset };
         let parts = vec![(0..1, origin(0)), (1..2, origin(1))];
@@ -109,7 +107,7 @@ impl Setup {
         (fill, pieces.pop().unwrap(), second)
     }
 
-    /// A thread that fills a piece as a reader thread does, and says so with `outcome`.
+    /// Starts a thread that fills a piece as a reader thread does, and ends it with `outcome`.
     fn fill(
         &self,
         piece: Piece,
@@ -149,13 +147,13 @@ fn no_slot_is_handed_out_twice() {
             setup.bytes.write(&slot);
         }
         let served = join(users);
-        assert!(served[0] && served[2], "who waits without a limit gets a slot");
+        assert!(served[0] && served[2], "a wait without a limit gets a slot");
         setup.end();
     });
 }
 
 #[test]
-fn every_slot_comes_back_from_whichever_thread_drops_it() {
+fn every_slot_is_released_by_any_thread_that_drops_it() {
     check(|| {
         let setup = setup(2);
         let users = [(); 2].map(|()| {
@@ -183,7 +181,7 @@ fn each_return_wakes_a_waiter() {
 }
 
 #[test]
-fn wait_that_ends_by_its_limit_takes_no_wake_up_from_another() {
+fn wait_that_times_out_takes_no_wake_up_from_another() {
     check(|| {
         let setup = setup(1);
         let slot = setup.pool.try_acquire().unwrap();
@@ -197,7 +195,7 @@ fn wait_that_ends_by_its_limit_takes_no_wake_up_from_another() {
 }
 
 #[test]
-fn close_ends_every_wait_for_a_slot_that_does_not_come_back() {
+fn close_ends_every_wait_for_a_slot_that_is_not_released() {
     check(|| {
         let setup = setup(1);
         let slot = setup.pool.try_acquire().unwrap();
@@ -210,7 +208,7 @@ fn close_ends_every_wait_for_a_slot_that_does_not_come_back() {
 }
 
 #[test]
-fn close_ends_every_wait_while_a_slot_comes_back() {
+fn close_ends_every_wait_while_a_slot_is_released() {
     check(|| {
         let setup = setup(1);
         let slot = setup.pool.try_acquire().unwrap();
@@ -225,7 +223,7 @@ fn close_ends_every_wait_while_a_slot_comes_back() {
 }
 
 #[test]
-fn memory_of_a_slot_that_comes_back_while_its_pool_is_dropped_is_free() {
+fn slot_released_while_its_pool_is_dropped_frees_its_memory() {
     check(|| {
         let Setup { budget, pool, .. } = setup(2);
         let slots = [(); 2].map(|()| pool.try_acquire().unwrap());
@@ -237,7 +235,7 @@ fn memory_of_a_slot_that_comes_back_while_its_pool_is_dropped_is_free() {
 }
 
 #[test]
-fn budget_is_never_exceeded_and_counts_every_byte_back() {
+fn budget_is_never_exceeded_and_every_byte_is_released() {
     check(|| {
         let budget = Budget::new(3);
         let threads = [1, 2].map(|bytes| {
@@ -253,7 +251,7 @@ fn budget_is_never_exceeded_and_counts_every_byte_back() {
 }
 
 #[test]
-fn filled_slot_is_handed_over_when_the_last_piece_has_ended() {
+fn filled_slot_is_returned_when_the_last_piece_has_ended() {
     check(|| {
         let setup = setup(1);
         let (fill, first, second) = setup.split();
@@ -267,14 +265,14 @@ fn filled_slot_is_handed_over_when_the_last_piece_has_ended() {
 }
 
 #[test]
-fn slot_of_a_failed_read_is_back_when_the_waiter_knows() {
+fn slot_of_a_failed_read_is_free_when_the_waiter_returns() {
     check(|| {
         let setup = setup(1);
         let (fill, first, second) = setup.split();
         let threads = [setup.fill(first, failed), setup.fill(second, filled)];
         let error = fill.wait().unwrap_err();
         assert!(matches!(error, IoError::ReadPanicked { offset: 0, .. }));
-        let slot = setup.pool.try_acquire().expect("it is back, although the ticket is still there");
+        let slot = setup.pool.try_acquire().expect("the slot is free although the fill still exists");
         setup.bytes.write(&slot);
         drop(slot);
         join(threads);
@@ -297,14 +295,14 @@ fn piece_that_is_dropped_unread_fails_its_bundle_as_closed() {
 }
 
 #[test]
-fn slot_of_a_ticket_dropped_at_any_moment_comes_back_and_no_piece_writes_to_it_then() {
+fn slot_of_a_ticket_dropped_at_any_moment_is_released_and_not_written_to_after_that() {
     check(|| {
         let setup = setup(1);
         let (fill, first, second) = setup.split();
         let ticket = Ticket::new(fill, Vec::new(), Arc::default());
         let threads = [setup.fill(first, filled), setup.fill(second, failed)];
         drop(ticket);
-        let slot = setup.pool.acquire().expect("it comes back");
+        let slot = setup.pool.acquire().expect("the slot is released");
         setup.bytes.write(&slot);
         drop(slot);
         join(threads);
@@ -313,22 +311,22 @@ fn slot_of_a_ticket_dropped_at_any_moment_comes_back_and_no_piece_writes_to_it_t
 }
 
 #[test]
-fn slot_that_is_not_back_has_a_straggler_at_any_moment() {
+fn slot_that_is_not_released_has_a_straggler_at_any_moment() {
     check(|| {
         let setup = setup(1);
         let (fill, first, second) = setup.split();
-        let given_up = Arc::new(GivenUp::default());
+        let cancelled = Arc::new(CancelledFills::default());
         let threads = [setup.fill(first, filled), setup.fill(second, failed)];
-        drop(Ticket::new(fill, Vec::new(), Arc::clone(&given_up)));
-        assert!(given_up.stragglers().is_some() || setup.pool.free_slots() == 1);
+        drop(Ticket::new(fill, Vec::new(), Arc::clone(&cancelled)));
+        assert!(cancelled.stragglers().is_some() || setup.pool.free_slots() == 1);
         join(threads);
-        assert_eq!(given_up.stragglers(), None);
+        assert_eq!(cancelled.stragglers(), None);
         setup.end();
     });
 }
 
 #[test]
-fn ticket_that_is_done_is_not_waited_for() {
+fn ticket_that_is_done_does_not_block() {
     check(|| {
         let setup = setup(1);
         let (fill, first, second) = setup.split();
@@ -345,20 +343,20 @@ fn ticket_that_is_done_is_not_waited_for() {
 }
 
 #[test]
-fn stuck_piece_is_not_waited_for_but_keeps_its_slot() {
+fn stuck_piece_blocks_no_waiter_but_keeps_its_slot() {
     check(|| {
         let setup = setup(1);
         let (fill, stuck, other) = setup.split();
         let bytes = setup.bytes.clone();
         let ring = thread::spawn(move || {
             stuck.abandon(failed(&stuck).unwrap_err());
-            // The kernel still writes.
+            // The kernel is still writing.
             bytes.write_byte(0);
             stuck.end(Ok(()));
         });
         let other = setup.fill(other, filled);
         assert!(Ticket::new(fill, Vec::new(), Arc::default()).wait().is_err());
-        let slot = setup.pool.acquire().expect("it comes back when the kernel is done");
+        let slot = setup.pool.acquire().expect("the slot is released when the kernel is done");
         setup.bytes.write(&slot);
         drop(slot);
         join([ring, other]);
@@ -367,7 +365,7 @@ fn stuck_piece_is_not_waited_for_but_keeps_its_slot() {
 }
 
 #[test]
-fn waiter_of_a_stuck_piece_learns_of_it_before_the_piece_ends() {
+fn waiter_of_a_stuck_piece_returns_before_the_piece_ends() {
     check(|| {
         let setup = setup(1);
         let (fill, stuck, other) = setup.split();
@@ -383,7 +381,7 @@ fn waiter_of_a_stuck_piece_learns_of_it_before_the_piece_ends() {
 }
 
 #[test]
-fn closing_gate_wakes_whoever_sleeps_at_it() {
+fn closing_gate_wakes_all_sleepers() {
     check(|| {
         let gate = Arc::new(Gate::default());
         let sleepers = [Duration::MAX, SOON].map(|time| {
@@ -396,7 +394,7 @@ fn closing_gate_wakes_whoever_sleeps_at_it() {
     });
 }
 
-/// A thread that fills the pieces of a queue until that is closed, as a reader thread does.
+/// Starts a thread that fills the pieces of a queue until it closes, as a reader thread does.
 fn reader(setup: &Setup, queue: &Arc<Queue<Piece>>) -> thread::JoinHandle<()> {
     let (bytes, queue) = (setup.bytes.clone(), Arc::clone(queue));
     thread::spawn(move || {
@@ -409,20 +407,20 @@ fn reader(setup: &Setup, queue: &Arc<Queue<Piece>>) -> thread::JoinHandle<()> {
     })
 }
 
-/// The only slot, guessed to be wanted, with its pieces in a queue.
-fn guess(setup: &Setup) -> (Arc<Queue<Piece>>, Arc<Fill>) {
+/// Queues the pieces of the only slot as speculative.
+fn speculate(setup: &Setup) -> (Arc<Queue<Piece>>, Arc<Fill>) {
     let (fill, first, second) = setup.split();
     let queue = Arc::new(Queue::new());
-    queue.push(Lane::Guessed, first);
-    queue.push(Lane::Guessed, second);
+    queue.push(Lane::Speculative, first);
+    queue.push(Lane::Speculative, second);
     (queue, fill)
 }
 
 #[test]
-fn guess_that_is_wanted_at_any_moment_is_read_once() {
+fn fill_promoted_at_any_moment_is_read_once() {
     check(|| {
         let setup = setup(1);
-        let (queue, fill) = guess(&setup);
+        let (queue, fill) = speculate(&setup);
         let readers = [reader(&setup, &queue), reader(&setup, &queue)];
         queue.promote(|piece| piece.is_of(&fill));
         let slot = Ticket::new(fill, Vec::new(), Arc::default()).wait().unwrap();
@@ -435,14 +433,14 @@ fn guess_that_is_wanted_at_any_moment_is_read_once() {
 }
 
 #[test]
-fn slot_of_a_guess_given_up_at_any_moment_comes_back() {
+fn slot_of_a_speculative_fill_cancelled_at_any_moment_is_released() {
     check(|| {
         let setup = setup(1);
-        let (queue, fill) = guess(&setup);
+        let (queue, fill) = speculate(&setup);
         let reader = reader(&setup, &queue);
         drop(Ticket::new(Arc::clone(&fill), Vec::new(), Arc::default()));
         queue.discard(|piece| piece.is_of(&fill));
-        let slot = setup.pool.acquire().expect("it comes back");
+        let slot = setup.pool.acquire().expect("the slot is released");
         setup.bytes.write(&slot);
         drop(slot);
         queue.close();
@@ -453,10 +451,10 @@ fn slot_of_a_guess_given_up_at_any_moment_comes_back() {
 }
 
 #[test]
-fn closing_queue_ends_what_waits_in_it_and_who_waits_at_it() {
+fn closing_queue_ends_its_items_and_waiters() {
     check(|| {
         let setup = setup(1);
-        let (queue, fill) = guess(&setup);
+        let (queue, fill) = speculate(&setup);
         let reader = reader(&setup, &queue);
         let late = Arc::clone(&queue);
         let closer = thread::spawn(move || late.close());

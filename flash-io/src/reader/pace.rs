@@ -1,37 +1,37 @@
-//! What decides when chunks are read.
+//! Pacing of reads.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// A chunk that is held back is asked for again after this time at most: so a rate that was raised, and a bundle that nobody
-/// wants any more, count soon.
-pub(super) const ASK_AGAIN: Duration = Duration::from_millis(5);
+/// Maximum time between checks of a held chunk, so that a raised rate or a cancelled bundle takes effect soon.
+pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Decides when chunks may be read.
+/// Pacer: decides when chunks may be read.
 pub trait Pace: Send + Sync + fmt::Debug {
-    /// Books a chunk of `bytes`; done once for each, in their order.
+    /// Books a chunk of `bytes`. Called once for each chunk, in their order.
     fn book(&self, bytes: u64) -> Box<dyn Booking>;
 }
 
-/// A chunk that was booked and not yet read.
+/// A chunk booked with a pacer and not yet read.
 pub trait Booking: Send {
-    /// How long it has to wait from now on, as far as is known; zero when it may be read. It is asked again and again until
-    /// then.
+    /// Returns the time until the chunk may be read, as far as known; zero if it may be read now. Called repeatedly
+    /// until then.
     ///
-    /// It must not wait itself: with io_uring one thread serves all reads.
+    /// Must not block: with io_uring one thread serves all reads.
     fn pause(&self) -> Duration;
 }
 
-/// A pacer panicked, which ends the bundle it was asked for and nothing else.
+/// Panic of a pacer or storage, which fails only the bundle it was called for.
 pub(super) struct Panicked;
 
+/// Books a chunk of `bytes`.
 pub(super) fn book(pacer: &dyn Pace, bytes: u64) -> Result<Box<dyn Booking>, Panicked> {
     catch_unwind(AssertUnwindSafe(|| pacer.book(bytes))).map_err(|_| Panicked)
 }
 
-/// The time after which to ask again; `None` if the chunk may be read.
+/// Returns the time after which to check again; `None` if the chunk may be read.
 pub(super) fn pause(booking: &dyn Booking) -> Result<Option<Duration>, Panicked> {
     let pause = catch_unwind(AssertUnwindSafe(|| booking.pause())).map_err(|_| Panicked)?;
-    Ok(Some(pause.min(ASK_AGAIN)).filter(|pause| !pause.is_zero()))
+    Ok(Some(pause.min(RECHECK_INTERVAL)).filter(|pause| !pause.is_zero()))
 }

@@ -1,9 +1,9 @@
 //! The scheduling class of reader threads on macOS.
 
-/// Marks the calling thread as one that the user waits for, which keeps it on the performance cores and its
-/// reads out of the throttled I/O class.
+/// Raises the calling thread to the user-initiated class, which keeps it on the performance cores and its reads out of
+/// the throttled I/O class.
 pub(super) fn user_initiated() {
-    #[expect(unsafe_code, reason = "the class of a thread is set in no other way")]
+    #[expect(unsafe_code, reason = "setting a thread's class needs a C call")]
     // SAFETY: the call takes two values, no memory, and changes only the calling thread.
     let status =
         unsafe { libc::pthread_set_qos_class_self_np(libc::qos_class_t::QOS_CLASS_USER_INITIATED, 0) };

@@ -1,19 +1,19 @@
-//! What waits to be read, in two lanes: what is wanted comes before everything that is only guessed to be.
+//! Queue of pending reads with two priorities.
 
 use std::collections::VecDeque;
 
 use crate::sync::{Condvar, Mutex};
 
-/// How urgent something is.
+/// Priority of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// Somebody waits for it, or will.
-    Wanted,
-    /// Somebody may.
-    Guessed,
+    /// Needed, now or soon.
+    Demand,
+    /// Possibly needed; taken only if no demand item is queued.
+    Speculative,
 }
 
-/// A queue between those who ask and those who read. Closed, it holds nothing and takes nothing.
+/// Blocking queue with two lanes. A closed queue is empty and drops new items.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
@@ -22,45 +22,45 @@ pub(super) struct Queue<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    wanted: VecDeque<T>,
-    guessed: VecDeque<T>,
+    demand: VecDeque<T>,
+    speculative: VecDeque<T>,
     is_closed: bool,
 }
 
 impl<T> State<T> {
     fn pop(&mut self) -> Option<T> {
-        self.wanted.pop_front().or_else(|| self.guessed.pop_front())
+        self.demand.pop_front().or_else(|| self.speculative.pop_front())
     }
 }
 
 impl<T> Queue<T> {
     pub(super) fn new() -> Self {
-        let state = State { wanted: VecDeque::new(), guessed: VecDeque::new(), is_closed: false };
+        let state = State { demand: VecDeque::new(), speculative: VecDeque::new(), is_closed: false };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Adds something at the end of its lane; drops it if the queue is closed.
+    /// Appends an item to its lane; drops it if the queue is closed.
     pub(super) fn push(&self, lane: Lane, item: T) {
         let mut state = self.state.lock();
         if state.is_closed {
-            // Whoever owns it may take locks of its own when it goes.
+            // Unlocked first, because dropping an item may take other locks.
             drop(state);
             return drop(item);
         }
         match lane {
-            Lane::Wanted => state.wanted.push_back(item),
-            Lane::Guessed => state.guessed.push_back(item),
+            Lane::Demand => state.demand.push_back(item),
+            Lane::Speculative => state.speculative.push_back(item),
         }
         self.changed.notify_one();
     }
 
-    /// The next one, if there is one.
+    /// Takes the next item, if there is one.
     #[cfg(any(target_os = "linux", loom))]
     pub(super) fn try_pop(&self) -> Option<T> {
         self.state.lock().pop()
     }
 
-    /// Waits for the next one; none if the queue is closed.
+    /// Takes the next item, waiting for one; `None` if the queue is closed.
     pub(super) fn pop(&self) -> Option<T> {
         let mut state = self.state.lock();
         loop {
@@ -74,42 +74,42 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Those guessed of which `is` says so are wanted now, behind the others that are.
-    pub(super) fn promote(&self, is: impl Fn(&T) -> bool) {
+    /// Moves the speculative items that match `is_match` to the end of the demand lane.
+    pub(super) fn promote(&self, is_match: impl Fn(&T) -> bool) {
         let state = &mut *self.state.lock();
-        for item in std::mem::take(&mut state.guessed) {
-            let lane = if is(&item) { &mut state.wanted } else { &mut state.guessed };
+        for item in std::mem::take(&mut state.speculative) {
+            let lane = if is_match(&item) { &mut state.demand } else { &mut state.speculative };
             lane.push_back(item);
         }
     }
 
-    /// Drops those guessed of which `is` says so.
-    pub(super) fn discard(&self, is: impl Fn(&T) -> bool) {
+    /// Drops the speculative items that match `is_match`.
+    pub(super) fn discard(&self, is_match: impl Fn(&T) -> bool) {
         let mut state = self.state.lock();
         let (discarded, kept): (VecDeque<T>, VecDeque<T>) =
-            std::mem::take(&mut state.guessed).into_iter().partition(is);
-        state.guessed = kept;
+            std::mem::take(&mut state.speculative).into_iter().partition(is_match);
+        state.speculative = kept;
         drop(state);
         drop(discarded);
     }
 
-    /// Drops everything, and wakes whoever waits.
+    /// Closes the queue, drops all items, and wakes all waiters.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
-        let dropped = (std::mem::take(&mut state.wanted), std::mem::take(&mut state.guessed));
+        let dropped = (std::mem::take(&mut state.demand), std::mem::take(&mut state.speculative));
         self.changed.notify_all();
         drop(state);
         drop(dropped);
     }
 }
 
-/// Closes a queue when it goes: nobody must wait for what nobody reads.
+/// Closes a queue on drop, so that no one waits for items that no thread reads any more.
 #[cfg(target_os = "linux")]
-pub(super) struct ClosesOnDrop<'a, T>(pub(super) &'a Queue<T>);
+pub(super) struct CloseOnDrop<'a, T>(pub(super) &'a Queue<T>);
 
 #[cfg(target_os = "linux")]
-impl<T> Drop for ClosesOnDrop<'_, T> {
+impl<T> Drop for CloseOnDrop<'_, T> {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -119,10 +119,10 @@ impl<T> Drop for ClosesOnDrop<'_, T> {
 mod tests {
     use super::*;
 
-    fn queue(wanted: &[u32], guessed: &[u32]) -> Queue<u32> {
+    fn queue(demand: &[u32], speculative: &[u32]) -> Queue<u32> {
         let queue = Queue::new();
-        guessed.iter().for_each(|item| queue.push(Lane::Guessed, *item));
-        wanted.iter().for_each(|item| queue.push(Lane::Wanted, *item));
+        speculative.iter().for_each(|item| queue.push(Lane::Speculative, *item));
+        demand.iter().for_each(|item| queue.push(Lane::Demand, *item));
         queue
     }
 
@@ -131,30 +131,30 @@ mod tests {
     }
 
     #[test]
-    fn wanted_overtakes_guessed_and_each_lane_keeps_its_order() {
+    fn demand_precedes_speculative_and_each_lane_keeps_its_order() {
         assert_eq!(all(&queue(&[1, 2], &[3, 4])), [1, 2, 3, 4]);
     }
 
     #[test]
-    fn what_is_promoted_comes_behind_what_was_wanted_before() {
+    fn promoted_items_follow_earlier_demand() {
         let queue = queue(&[1], &[2, 3, 4, 5]);
         queue.promote(|item| item % 2 == 1);
-        queue.push(Lane::Wanted, 6);
+        queue.push(Lane::Demand, 6);
         assert_eq!(all(&queue), [1, 3, 5, 6, 2, 4]);
     }
 
     #[test]
-    fn only_guesses_are_discarded() {
+    fn only_speculative_items_are_discarded() {
         let queue = queue(&[1, 2], &[3, 4]);
         queue.discard(|_| true);
         assert_eq!(all(&queue), [1, 2]);
     }
 
     #[test]
-    fn closed_queue_takes_nothing_and_holds_nobody() {
+    fn closed_queue_takes_no_items_and_blocks_no_waiter() {
         let queue = queue(&[1], &[2]);
         queue.close();
-        queue.push(Lane::Wanted, 3);
+        queue.push(Lane::Demand, 3);
         assert_eq!(queue.pop(), None);
         assert!(all(&queue).is_empty());
     }

@@ -1,39 +1,40 @@
-//! What a reader has done so far.
+//! Statistics of a reader.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Totals of a [`Reader`](crate::Reader) since it was made.
+/// Totals of a [`Reader`](crate::Reader) since its creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Bytes that came from storage, those of retried reads and of alignment included.
+    /// Bytes read from storage, including those of retried reads and padding for alignment.
     pub bytes: u64,
-    /// Bytes of chunks that the page cache of the system held when they had been read, and was told to let go of: all of them
-    /// where reads are not direct, and some where the file system ignores that they are to be. Linux only.
+    /// Bytes of chunks that were in the page cache after their read, and evicted: all chunks of buffered reads, and
+    /// those of direct reads that the file system buffers anyway. Linux only.
     pub cached_bytes: u64,
-    /// Chunks and small reads that were completed.
+    /// Completed chunks and small reads.
     pub chunks: u64,
-    /// Read calls that were made again.
+    /// Retried read calls.
     pub retries: u64,
-    /// Read calls that were interrupted by a signal.
+    /// Read calls interrupted by a signal.
     pub interrupted: u64,
     /// Read calls that ended with any other error.
     pub io_errors: u64,
-    /// Read calls that returned fewer bytes than had to come.
+    /// Read calls that returned fewer bytes than required.
     pub short_reads: u64,
-    /// Chunks and small reads that were given up.
+    /// Failed chunks and small reads.
     pub failures: u64,
     /// Time inside read calls, summed over threads.
     pub busy: Duration,
-    /// Time during which chunks were read, by however many threads: `bytes` over this is what storage gave.
+    /// Time during which at least one chunk was being read: `bytes` divided by it is the rate of the storage.
     pub active: Duration,
-    /// Time that chunks were held back by the pacer, summed over threads.
+    /// Time that the pacer held chunks, summed over threads.
     pub paced: Duration,
 }
 
+/// Counters behind [`Stats`].
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) bytes: AtomicU64,
@@ -49,7 +50,7 @@ pub(super) struct Counters {
     pub(super) active: ActiveTime,
 }
 
-/// The time in which at least one thread was at work.
+/// Time during which at least one thread was reading.
 #[derive(Debug, Default)]
 pub(super) struct ActiveTime {
     state: Mutex<Activity>,
@@ -57,14 +58,15 @@ pub(super) struct ActiveTime {
 
 #[derive(Debug, Default)]
 struct Activity {
-    /// How many threads are at work, and since when at least one is.
+    /// Number of threads that are reading.
     threads: usize,
+    /// When the first of them started.
     since: Option<Instant>,
     total: Duration,
 }
 
 impl ActiveTime {
-    /// Counts the calling thread as at work until the guard is dropped.
+    /// Counts the calling thread as reading until the guard is dropped.
     pub(super) fn enter(&self) -> ActiveGuard<'_> {
         let mut state = self.state.lock();
         state.threads += 1;
@@ -78,7 +80,7 @@ impl ActiveTime {
     }
 }
 
-/// A thread at work.
+/// Guard of a thread that is reading.
 #[derive(Debug)]
 pub(super) struct ActiveGuard<'a> {
     time: &'a ActiveTime,
@@ -96,12 +98,12 @@ impl Drop for ActiveGuard<'_> {
     }
 }
 
-/// Adds to one total; the totals order nothing else.
+/// Adds to a counter. Relaxed, because no other memory depends on the order of counters.
 pub(super) fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
-/// Adds a time to a total in nanoseconds.
+/// Adds a time to a counter of nanoseconds.
 pub(super) fn add_time(counter: &AtomicU64, time: Duration) {
     add(counter, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
 }
@@ -132,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overlapping_work_counts_once_and_pauses_not_at_all() {
+    fn overlapping_reads_count_once_and_pauses_do_not_count() {
         const STEP: Duration = Duration::from_millis(20);
         let time = ActiveTime::default();
         let begin = Instant::now();

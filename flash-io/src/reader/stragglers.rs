@@ -1,4 +1,4 @@
-//! Reads that nobody waits for any more and that have not ended.
+//! Cancelled bundles whose reads are still in flight.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -6,24 +6,24 @@ use std::sync::{Arc, Weak};
 use super::fill::Fill;
 use crate::sync::Mutex;
 
-/// Bundles whose tickets are gone while reads into their slots were under way. Each slot comes back when its reads have ended.
+/// Cancelled bundles with reads in flight. Each slot returns to its pool when its reads have ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stragglers {
-    /// How many bundles.
+    /// Number of bundles.
     pub n_bundles: usize,
-    /// The shard of one of them.
+    /// Shard of one of the bundles.
     pub path: PathBuf,
-    /// Offset in the shard where that one begins.
+    /// Offset in the shard where that bundle begins.
     pub offset: u64,
 }
 
-/// Fills that were given up before they had ended.
+/// Fills that were cancelled before they ended.
 #[derive(Debug, Default)]
-pub(super) struct GivenUp(Mutex<Vec<Weak<Fill>>>);
+pub(super) struct CancelledFills(Mutex<Vec<Weak<Fill>>>);
 
-impl GivenUp {
-    /// Adds a fill whose ticket goes, if a piece of it is pending.
+impl CancelledFills {
+    /// Adds the fill of a dropped ticket, if a piece of it is pending.
     pub(super) fn add(&self, fill: &Arc<Fill>) {
         if fill.pending_origin().is_some() {
             let mut fills = self.0.lock();
@@ -32,7 +32,7 @@ impl GivenUp {
         }
     }
 
-    /// Those that have not ended yet. The slots of all others are back.
+    /// Returns the fills that have not ended; the slots of all others are back in their pools.
     pub(super) fn stragglers(&self) -> Option<Stragglers> {
         let fills: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
         let mut origins = fills.iter().filter_map(|fill| fill.pending_origin());

@@ -1,4 +1,4 @@
-//! One read that is tried again until its bytes are there or it is given up, whoever makes it.
+//! Retries of a read, shared by threads and io_uring.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -11,66 +11,67 @@ use super::stats::{Counters, add, add_time};
 use crate::error::IoError;
 use crate::storage::ReadAt;
 
-/// The longest pause between two attempts.
+/// Maximum pause between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// How reads are repeated, and who counts them.
+/// Retry policy, counters and closing gate of a reader.
 #[derive(Debug)]
 pub(super) struct Retry {
     pub(super) max_retries: u32,
     pub(super) backoff: Duration,
-    /// Whether what was read stays in the page cache, if it went through that.
+    /// Whether chunks of buffered reads stay in the page cache.
     pub(super) keep_cached: bool,
     pub(super) counters: Counters,
     pub(super) gate: Gate,
 }
 
-/// What has come of a read so far. It makes no read call: it says where the next one begins, and is told how it went.
+/// Progress of a read across its calls.
+///
+/// Makes no calls itself: it returns the offset of the next one, and takes the result.
 #[derive(Debug)]
 pub(super) struct Transfer {
     wanted_bytes: usize,
-    /// What every offset is a multiple of.
+    /// Alignment of the offset of each call.
     align: usize,
     got_bytes: usize,
-    /// Read calls made.
+    /// Number of read calls.
     attempts: u32,
-    /// Those of them since bytes last came.
-    fruitless: u32,
-    /// The pause behind the next one that brings nothing.
+    /// Number of read calls since the last one that returned new bytes.
+    n_without_progress: u32,
+    /// Pause after the next call that returns no new bytes.
     backoff: Duration,
 }
 
-/// What to do after a read call.
+/// Next step after a read call.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Nothing: all wanted bytes are there.
+    /// All wanted bytes are read.
     Done,
-    /// Another one, after this pause.
-    Again { pause: Duration },
-    /// Nothing: no other would help, or there were enough.
-    GivenUp(IoError),
+    /// Another call is needed, after this pause.
+    Retry { pause: Duration },
+    /// The read failed: the error is permanent, or the retries are used up.
+    Failed(IoError),
 }
 
 impl Transfer {
-    /// Nothing read yet of `wanted_bytes`.
+    /// Starts a read of `wanted_bytes`.
     pub(super) fn new(retry: &Retry, wanted_bytes: usize, align: usize) -> Self {
-        Self { wanted_bytes, align, got_bytes: 0, attempts: 0, fruitless: 0, backoff: retry.backoff }
+        Self { wanted_bytes, align, got_bytes: 0, attempts: 0, n_without_progress: 0, backoff: retry.backoff }
     }
 
-    /// Where in its buffer the next read call begins. A short one may have ended anywhere: it goes on where the storage
-    /// can.
-    pub(super) fn from(&self) -> usize {
+    /// Returns the buffer offset of the next read call: the end of the bytes read, rounded down to the alignment.
+    pub(super) fn resume_offset(&self) -> usize {
         self.got_bytes - self.got_bytes % self.align
     }
 
-    /// Takes in what a read call that began at [`from`](Self::from) returned.
-    pub(super) fn completed(&mut self, retry: &Retry, origin: &Origin, outcome: io::Result<usize>) -> Step {
+    /// Processes the result of a read call at [`resume_offset`](Self::resume_offset).
+    pub(super) fn advance(&mut self, retry: &Retry, origin: &Origin, outcome: io::Result<usize>) -> Step {
         let counters = &retry.counters;
         self.attempts += 1;
         let (progress, interrupted, error) = match outcome {
             Ok(n) => {
                 add(&counters.bytes, n as u64);
-                let end = self.from() + n;
+                let end = self.resume_offset() + n;
                 let progress = end > self.got_bytes;
                 self.got_bytes = self.got_bytes.max(end);
                 if self.got_bytes >= self.wanted_bytes {
@@ -86,28 +87,28 @@ impl Transfer {
             }
         };
         if progress {
-            // A storage may return as little as it likes at a time. Each of these brings a byte, so they are bounded, too.
-            (self.fruitless, self.backoff) = (0, retry.backoff);
+            // A storage may return a single byte per call. Such calls are bounded too, by the length of the read.
+            (self.n_without_progress, self.backoff) = (0, retry.backoff);
         } else {
-            self.fruitless += 1;
+            self.n_without_progress += 1;
         }
-        let hopeless = error.as_ref().is_some_and(|error| !is_transient(error));
-        if hopeless || self.fruitless > retry.max_retries {
-            return Step::GivenUp(self.failed(origin, error));
+        let is_permanent = error.as_ref().is_some_and(|error| !is_transient(error));
+        if is_permanent || self.n_without_progress > retry.max_retries {
+            return Step::Failed(self.error(origin, error));
         }
         add(&counters.retries, 1);
         let got_bytes = self.got_bytes;
-        tracing::debug!(path = %origin.path.display(), offset = origin.offset, got_bytes, ?error, "read again");
+        tracing::debug!(path = %origin.path.display(), offset = origin.offset, got_bytes, ?error, "retrying a read");
         let mut pause = Duration::ZERO;
         if !progress && !interrupted {
             pause = self.backoff;
             self.backoff = self.backoff.saturating_mul(2).min(BACKOFF_MAX);
         }
-        Step::Again { pause }
+        Step::Retry { pause }
     }
 
-    /// The error of giving up now.
-    pub(super) fn failed(&self, origin: &Origin, error: Option<io::Error>) -> IoError {
+    /// Returns the error of failing now.
+    pub(super) fn error(&self, origin: &Origin, error: Option<io::Error>) -> IoError {
         IoError::ReadFailed {
             path: origin.path.to_path_buf(),
             offset: origin.offset,
@@ -120,8 +121,8 @@ impl Transfer {
 }
 
 impl Retry {
-    /// Reads at `origin` in the calling thread until the first `wanted_bytes` of `buf` are there; the rest of `buf` is
-    /// only room for alignment. Ends early, and is not counted, if it fails when `is_wanted` says no any more.
+    /// Reads at `origin` in the calling thread until the first `wanted_bytes` of `buf` are filled; the rest of `buf` is
+    /// padding for alignment. Before a retry, returns early and uncounted unless `is_wanted`.
     pub(super) fn read(
         &self,
         storage: &dyn ReadAt,
@@ -137,14 +138,14 @@ impl Retry {
         outcome
     }
 
-    /// Has the page cache let go of a chunk that was read from its origin.
+    /// Evicts a chunk that was read at `origin` from the page cache, unless it should stay.
     pub(super) fn drop_cached(&self, storage: &dyn ReadAt, origin: &Origin, len_bytes: usize) {
         if !self.keep_cached && storage.drop_cached(origin.offset, len_bytes) {
             add(&self.counters.cached_bytes, len_bytes as u64);
         }
     }
 
-    /// Counts a read that came to its end.
+    /// Counts a finished read.
     pub(super) fn count(&self, outcome: &Result<(), IoError>) {
         add(if outcome.is_ok() { &self.counters.chunks } else { &self.counters.failures }, 1);
     }
@@ -162,14 +163,14 @@ impl Retry {
         }
         let mut transfer = Transfer::new(self, wanted_bytes, storage.alignment());
         loop {
-            let from = transfer.from();
+            let from = transfer.resume_offset();
             let started = Instant::now();
             let outcome = storage.read_at(origin.offset + from as u64, &mut buf[from..]);
             add_time(&self.counters.busy_ns, started.elapsed());
-            match transfer.completed(self, origin, outcome) {
+            match transfer.advance(self, origin, outcome) {
                 Step::Done => return Some(Ok(())),
-                Step::GivenUp(error) => return Some(Err(error)),
-                Step::Again { pause } => self.gate.sleep(pause),
+                Step::Failed(error) => return Some(Err(error)),
+                Step::Retry { pause } => self.gate.sleep(pause),
             }
             if self.gate.is_closed() {
                 return Some(Err(origin.closed()));
@@ -181,29 +182,29 @@ impl Retry {
     }
 }
 
-/// Errors after which the same read may succeed a moment later.
+/// Transient errors, after which the same read may succeed a moment later.
 ///
-/// Others stay: the file or its device is gone (`ENXIO`, `ENODEV`, `ESTALE`; `ENOTCONN` of a FUSE whose process ended), its
-/// bytes are damaged (`ENODATA` of a bad sector, `EBADMSG` and `EUCLEAN` of a file system), or the call is wrong (`EINVAL`,
-/// `EBADF`, `EACCES`, …).
+/// All others are permanent: the file or its device is gone (`ENXIO`, `ENODEV`, `ESTALE`; `ENOTCONN` of a FUSE whose
+/// process ended), its bytes are damaged (`ENODATA` of a bad sector, `EBADMSG` and `EUCLEAN` of a file system), or the
+/// call is invalid (`EINVAL`, `EBADF`, `EACCES`, …).
 const TRANSIENT: [Errno; 19] = [
-    // A signal came, or the system was too busy.
+    // A signal arrived, or the system was busy.
     Errno::INTR,
     Errno::AGAIN,
     Errno::BUSY,
-    // An io_uring that could not start a thread for the read.
+    // io_uring could not start a thread for the read.
     Errno::CANCELED,
-    // The system had no memory for the request at that moment.
+    // The system had no memory for the request.
     Errno::NOMEM,
     Errno::NOBUFS,
-    // The device or the way to it failed once: a bad cable, a path that is switched, a transfer with a wrong checksum.
+    // The device or its link failed once: a bad cable, a path failover, a transfer with a wrong checksum.
     Errno::IO,
     Errno::NOLINK,
     Errno::ILSEQ,
     // The device or a server took too long.
     Errno::TIMEDOUT,
     Errno::TIME,
-    // A network file system lost its connection, and makes a new one.
+    // A network file system lost its connection, and reconnects.
     Errno::CONNRESET,
     Errno::CONNABORTED,
     Errno::NETDOWN,
@@ -214,11 +215,11 @@ const TRANSIENT: [Errno; 19] = [
     Errno::PIPE,
 ];
 
-/// Whether the same read may succeed later.
+/// Returns whether the same read may succeed later.
 fn is_transient(error: &io::Error) -> bool {
     match Errno::from_io_error(error) {
         Some(errno) => TRANSIENT.contains(&errno),
-        // From storage of another crate, which has no numbers.
+        // An error without number, from storage of another crate.
         None => matches!(
             error.kind(),
             io::ErrorKind::Interrupted
@@ -256,55 +257,55 @@ mod tests {
     }
 
     fn pause_of(step: &Step) -> Duration {
-        let Step::Again { pause } = step else { panic!("{step:?}") };
+        let Step::Retry { pause } = step else { panic!("{step:?}") };
         *pause
     }
 
     #[test]
-    fn reads_that_progress_are_never_given_up_and_never_pause() {
+    fn reads_that_progress_never_fail_and_never_pause() {
         let retry = retry(1);
         let mut transfer = Transfer::new(&retry, 1000, 1);
         for _ in 0..999 {
-            assert!(pause_of(&transfer.completed(&retry, &origin(), Ok(1))).is_zero());
+            assert!(pause_of(&transfer.advance(&retry, &origin(), Ok(1))).is_zero());
         }
-        assert!(matches!(transfer.completed(&retry, &origin(), Ok(1)), Step::Done));
+        assert!(matches!(transfer.advance(&retry, &origin(), Ok(1)), Step::Done));
     }
 
     #[test]
-    fn progress_gives_all_retries_and_the_first_pause_back() {
+    fn progress_resets_retries_and_pause() {
         let retry = retry(2);
         let mut transfer = Transfer::new(&retry, 100, 1);
         for _ in 0..5 {
             for pause_ms in [1, 2] {
-                let step = transfer.completed(&retry, &origin(), Err(Errno::IO.into()));
+                let step = transfer.advance(&retry, &origin(), Err(Errno::IO.into()));
                 assert_eq!(pause_of(&step), Duration::from_millis(pause_ms));
             }
-            assert!(pause_of(&transfer.completed(&retry, &origin(), Ok(10))).is_zero());
+            assert!(pause_of(&transfer.advance(&retry, &origin(), Ok(10))).is_zero());
         }
         for _ in 0..2 {
-            pause_of(&transfer.completed(&retry, &origin(), Ok(0)));
+            pause_of(&transfer.advance(&retry, &origin(), Ok(0)));
         }
-        let given_up = transfer.completed(&retry, &origin(), Ok(0));
-        let Step::GivenUp(IoError::ReadFailed { got_bytes, attempts, .. }) = given_up else {
-            panic!("{given_up:?}")
+        let failed = transfer.advance(&retry, &origin(), Ok(0));
+        let Step::Failed(IoError::ReadFailed { got_bytes, attempts, .. }) = failed else {
+            panic!("{failed:?}")
         };
         assert_eq!((got_bytes, attempts), (50, 18));
     }
 
     #[test]
-    fn aligned_reads_that_end_before_the_next_block_again_and_again_are_given_up() {
+    fn aligned_reads_that_never_reach_the_next_block_fail() {
         let retry = retry(3);
         let mut transfer = Transfer::new(&retry, 9000, 4096);
         for _ in 0..4 {
-            // The first brings bytes, those behind it only the same ones again.
-            assert!(matches!(transfer.completed(&retry, &origin(), Ok(100)), Step::Again { .. }));
+            // The first call returns new bytes, later ones the same bytes again.
+            assert!(matches!(transfer.advance(&retry, &origin(), Ok(100)), Step::Retry { .. }));
         }
-        assert!(matches!(transfer.completed(&retry, &origin(), Ok(100)), Step::GivenUp(_)));
+        assert!(matches!(transfer.advance(&retry, &origin(), Ok(100)), Step::Failed(_)));
     }
 
     #[test]
-    fn what_may_pass_is_read_again_and_what_stays_is_not() {
-        let hopeless = [
+    fn transient_errors_are_retried_and_permanent_ones_are_not() {
+        let permanent = [
             Errno::ACCESS,
             Errno::PERM,
             Errno::INVAL,
@@ -318,15 +319,15 @@ mod tests {
             Errno::NOTCONN,
             Errno::ISDIR,
         ];
-        for (errnos, is_passing) in [(&TRANSIENT[..], true), (&hopeless[..], false)] {
+        for (errnos, is_retried) in [(&TRANSIENT[..], true), (&permanent[..], false)] {
             for errno in errnos {
                 let retry = retry(1);
-                let step = Transfer::new(&retry, 1, 1).completed(&retry, &origin(), Err((*errno).into()));
-                assert_eq!(matches!(step, Step::Again { .. }), is_passing, "{errno:?}");
+                let step = Transfer::new(&retry, 1, 1).advance(&retry, &origin(), Err((*errno).into()));
+                assert_eq!(matches!(step, Step::Retry { .. }), is_retried, "{errno:?}");
             }
         }
-        let of_another_crate = io::Error::new(io::ErrorKind::OutOfMemory, "no buffer");
-        assert!(is_transient(&of_another_crate));
+        let without_number = io::Error::new(io::ErrorKind::OutOfMemory, "no buffer");
+        assert!(is_transient(&without_number));
         assert!(!is_transient(&io::Error::other("broken")));
     }
 }

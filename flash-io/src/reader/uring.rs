@@ -1,14 +1,14 @@
-//! An io_uring whose reads land in pieces of slots.
+//! An io_uring that reads into pieces of slots.
 //!
-//! The kernel writes to a piece from the moment its read is pushed until the completion of that read was taken, whatever
-//! happens here in between. So that long the piece is the ring's: [`Uring::read`] takes it by value, and only a completion
-//! gives it back. A [`Loan`] that is dropped earlier leaks its piece, and with it the slot, for no memory may be used again
-//! that the kernel still writes to; dropping the ring waits for its reads first, so that this happens only if the kernel
-//! refuses to let it wait.
+//! The kernel may write to a piece from the push of its read until the read's completion was taken, whatever this
+//! process does meanwhile. The ring owns the piece for that time: [`Uring::read`] takes it by value, and only a
+//! completion returns it. A [`Loan`] dropped earlier leaks its piece, and with it the slot, because memory that the
+//! kernel still writes to must not be reused. Dropping the ring waits for its reads first, so a leak occurs only if
+//! that wait fails.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{Fixed, SubmitArgs, Timespec};
@@ -17,50 +17,55 @@ use rustix::event::{EventfdFlags, PollFlags};
 use rustix::io::Errno;
 
 use super::fill::Piece;
+use crate::ring_setup;
 
-/// The longest read, in bytes: the kernel takes lengths of 32 bits and ends a read before 2^31.
+/// Maximum bytes of a read: the kernel takes 32-bit lengths and ends a read before 2^31.
 pub(crate) const READ_BYTES_MAX: usize = 1 << 30;
-/// The most reads at once.
+/// Maximum number of reads in flight.
 pub(crate) const DEPTH_MAX: usize = 1 << 10;
 
-/// `user_data` of what is no read. A read's is its place in the table in the low bits, and above a number that no other
-/// read of the ring has, so that a late cancellation cannot meet the next read in that place.
+/// `user_data` of the poll of the wake event.
+///
+/// The `user_data` of a read is its index in the table, in the low bits, and a serial number unique to the read above,
+/// so that a late cancellation cannot hit the next read with that index.
 const WAKE: u64 = u64::MAX;
+/// `user_data` of cancellations.
 const CANCEL: u64 = u64::MAX - 1;
-const PLACE_BITS: u32 = 16;
+const INDEX_BITS: u32 = 16;
 
-/// How long to wait before the kernel is asked again after it had no resources.
+/// Pause before the kernel is retried after it had no resources.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
-/// File systems whose reads block whoever submits them, by the numbers that `statfs` gives them: FUSE takes a direct read to its
-/// process and waits for the answer, whatever io_uring asks for.
-const BLOCKING: [rustix::fs::FsWord; 1] = [0x6573_5546];
+/// Magic numbers from `statfs` of file systems whose reads block the submitting thread: FUSE sends a direct read to its
+/// process and waits for the reply, even with io_uring.
+const BLOCKING_FS: [rustix::fs::FsWord; 1] = [0x6573_5546];
 
-/// A ring and its reads under way, each with a `T` of its owner's.
+/// An io_uring with its reads in flight, each with a caller-defined context `T`.
 pub(crate) struct Uring<T> {
     ring: IoUring,
-    /// For each file, whether its reads are made by threads of the kernel, so that many can be under way, and none stops this
-    /// thread.
-    by_workers: Vec<bool>,
-    flights: Vec<Option<Flight<T>>>,
+    /// For each file, whether its reads are made by kernel worker threads, so that several can be in flight and none
+    /// blocks this thread.
+    uses_workers: Vec<bool>,
+    in_flight: Vec<Option<InFlight<T>>>,
     free: Vec<usize>,
-    under_way_bytes: usize,
+    in_flight_bytes: usize,
     serial: u64,
     wake: Option<Arc<Wake>>,
 }
 
-struct Flight<T> {
+/// A read in flight.
+struct InFlight<T> {
     user_data: u64,
     read_bytes: usize,
     loan: Loan,
-    load: T,
+    context: T,
 }
 
 /// A piece that the kernel may write to.
 struct Loan(Option<Piece>);
 
 impl Loan {
-    fn back(mut self) -> Option<Piece> {
+    fn into_piece(mut self) -> Option<Piece> {
         self.0.take()
     }
 }
@@ -74,14 +79,14 @@ impl Drop for Loan {
     }
 }
 
-/// A read that has ended.
-pub(crate) struct Landed<T> {
+/// A completed read.
+pub(crate) struct Completed<T> {
     pub(crate) piece: Piece,
-    pub(crate) load: T,
+    pub(crate) context: T,
     pub(crate) outcome: io::Result<usize>,
 }
 
-/// What ends [`Uring::wait`] from another thread.
+/// Eventfd with which another thread ends [`Uring::wait`].
 #[derive(Debug)]
 pub(crate) struct Wake(OwnedFd);
 
@@ -91,7 +96,7 @@ impl Wake {
     }
 
     pub(crate) fn wake(&self) {
-        // The only failure is a counter that is full: then it is awake.
+        // A write fails only if the counter is full: the ring wakes anyway then.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
@@ -100,133 +105,110 @@ impl Wake {
     }
 }
 
-/// Whether the system lets this process have an io_uring; it is asked once.
-pub(crate) fn availability() -> io::Result<()> {
-    static REFUSED: OnceLock<Option<io::Error>> = OnceLock::new();
-    match REFUSED.get_or_init(|| build(1).err()) {
-        None => Ok(()),
-        Some(error) => match error.raw_os_error() {
-            Some(code) => Err(io::Error::from_raw_os_error(code)),
-            None => Err(error.kind().into()),
-        },
-    }
-}
-
-fn build(entries: u32) -> io::Result<IoUring> {
-    // Completions are then worked off when this thread asks for them, not by interrupting it (Linux 6.1).
-    let quiet = IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_clamp().build(entries);
-    let ring = match quiet {
-        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-            IoUring::builder().setup_clamp().build(entries)
-        }
-        other => other,
-    }?;
-    // Waiting with a time-out needs it (Linux 5.11).
-    if ring.params().is_feature_ext_arg() { Ok(ring) } else { Err(io::ErrorKind::Unsupported.into()) }
-}
-
 impl<T> Uring<T> {
-    /// A ring for `depth` reads at once of these files, to be used by the calling thread only.
+    /// Creates a ring for `depth` concurrent reads of these files, for use by the calling thread only.
     ///
     /// # Errors
-    /// What the system says.
+    /// The operating system's error.
     pub(crate) fn new(depth: usize, files: &[BorrowedFd<'_>], wake: Option<Arc<Wake>>) -> io::Result<Self> {
         let depth = depth.clamp(1, DEPTH_MAX);
-        // Room for a cancellation of each read, and for the wake-up.
-        let ring = build((2 * depth + 1) as u32)?;
+        // With room for a cancellation of each read, and for the poll of the wake event.
+        let ring = ring_setup::build((2 * depth + 1) as u32)?;
         let descriptors: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
         ring.submitter().register_files(&descriptors)?;
         let mut uring = Self {
             ring,
-            by_workers: files.iter().map(blocks_submitter).collect(),
-            flights: std::iter::repeat_with(|| None).take(depth).collect(),
+            uses_workers: files.iter().map(blocks_submitter).collect(),
+            in_flight: std::iter::repeat_with(|| None).take(depth).collect(),
             free: (0..depth).rev().collect(),
-            under_way_bytes: 0,
+            in_flight_bytes: 0,
             serial: 0,
             wake,
         };
-        uring.listen()?;
+        uring.poll_wake()?;
         Ok(uring)
     }
 
-    /// Whether another read may begin.
+    /// Returns whether another read can begin.
     pub(crate) fn has_room(&self) -> bool {
         !self.free.is_empty()
     }
 
-    /// How many reads are under way.
-    pub(crate) fn n_flights(&self) -> usize {
-        self.flights.len() - self.free.len()
+    /// Returns the number of reads in flight.
+    pub(crate) fn n_in_flight(&self) -> usize {
+        self.in_flight.len() - self.free.len()
     }
 
-    /// What they were asked for together.
-    pub(crate) fn under_way_bytes(&self) -> usize {
-        self.under_way_bytes
+    /// Returns the bytes of all reads in flight.
+    pub(crate) fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes
     }
 
-    /// The loads of the reads under way, to be looked through.
-    pub(crate) fn flights(&mut self) -> impl Iterator<Item = (u64, &Piece, &mut T)> {
-        let flights = self.flights.iter_mut().flatten();
-        flights.filter_map(|Flight { user_data, loan, load, .. }| Some((*user_data, loan.0.as_ref()?, load)))
+    /// Iterates over the reads in flight: `user_data`, piece and context.
+    pub(crate) fn in_flight(&mut self) -> impl Iterator<Item = (u64, &Piece, &mut T)> {
+        let in_flight = self.in_flight.iter_mut().flatten();
+        in_flight.filter_map(|InFlight { user_data, loan, context, .. }| {
+            Some((*user_data, loan.0.as_ref()?, context))
+        })
     }
 
-    /// Begins to fill a piece, from `from` to its end, with what the file has at `offset`.
+    /// Begins to read from `offset` of a file into a piece, from its byte `from` to its end.
     ///
-    /// The kernel hears of it at once: of reads that it is handed together it joins those that touch, and then fewer are under
-    /// way than were asked for (docs/performance.md).
+    /// The read is submitted at once: the kernel merges adjacent reads that are submitted together, and fewer than
+    /// requested would be in flight (docs/performance.md).
     ///
     /// # Errors
-    /// What the system says when its queue is full; nothing is read then, and the piece ends as closed. Or what it says if it
-    /// takes no reads any more.
+    /// The operating system's error if its queue is full, in which case nothing is read and the piece ends as closed,
+    /// or if it accepts no more reads.
     ///
     /// # Panics
-    /// If there is no room, or the read is longer than [`READ_BYTES_MAX`].
+    /// If the ring has no room, or the read is longer than [`READ_BYTES_MAX`].
     pub(crate) fn read(
         &mut self,
         file: u32,
         offset: u64,
         mut piece: Piece,
         from: usize,
-        load: T,
+        context: T,
     ) -> io::Result<()> {
         let target = &mut piece.buf()[from..];
         let read_bytes = target.len();
-        assert!(read_bytes <= READ_BYTES_MAX, "a read is shorter than the kernel's longest");
+        assert!(read_bytes <= READ_BYTES_MAX, "a read is at most as long as the kernel's maximum");
         let read = opcode::Read::new(Fixed(file), target.as_mut_ptr(), read_bytes as u32).offset(offset);
         let flags =
-            if self.by_workers[file as usize] { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
-        let place = self.free.pop().expect("there is room for a read");
+            if self.uses_workers[file as usize] { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
+        let idx = self.free.pop().expect("there is room for a read");
         self.serial += 1;
-        let user_data = self.serial << PLACE_BITS | place as u64;
-        // Before the kernel hears of it, the piece is where nothing can take it away.
-        self.flights[place] = Some(Flight { user_data, read_bytes, loan: Loan(Some(piece)), load });
+        let user_data = self.serial << INDEX_BITS | idx as u64;
+        // The table owns the piece before the kernel receives its address.
+        self.in_flight[idx] = Some(InFlight { user_data, read_bytes, loan: Loan(Some(piece)), context });
         let pushed = self.push(&read.build().flags(flags).user_data(user_data));
         if pushed.is_err() {
-            // Then the kernel does not hear of it, and the piece ends as closed.
-            self.free.push(place);
-            drop(self.flights[place].take().and_then(|flight| flight.loan.back()));
+            // The kernel never received the address; the piece ends as closed.
+            self.free.push(idx);
+            drop(self.in_flight[idx].take().and_then(|read| read.loan.into_piece()));
             return pushed;
         }
-        self.under_way_bytes += read_bytes;
+        self.in_flight_bytes += read_bytes;
         match self.ring.submit() {
-            // What it has no resources for now, it is handed again with the next wait.
-            Err(error) if !is_passing(&error) => Err(error),
+            // A read that the kernel has no resources for is submitted again by the next wait.
+            Err(error) if !is_transient(&error) => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Asks the kernel to end a read before its time. It may not be able to; the read lands in any case.
+    /// Requests the cancellation of a read, which may fail; the read completes in any case.
     ///
     /// # Errors
-    /// What the system says when its queue is full.
+    /// The operating system's error if its queue is full.
     pub(crate) fn cancel(&mut self, user_data: u64) -> io::Result<()> {
         self.push(&opcode::AsyncCancel::new(user_data).build().user_data(CANCEL))
     }
 
-    /// Hands over what was pushed and waits until something ended, the ring is woken, or the time is over.
+    /// Submits pending entries and waits until a read completes, the ring is woken, or `time` has passed.
     ///
     /// # Errors
-    /// What the system says, if it cannot be repaired by asking again.
+    /// The operating system's error, unless it is transient.
     pub(crate) fn wait(&mut self, time: Option<Duration>) -> io::Result<()> {
         let waited = match time {
             None => self.ring.submit_and_wait(1),
@@ -238,7 +220,7 @@ impl<T> Uring<T> {
         match waited {
             Ok(_) => Ok(()),
             Err(error) if Errno::from_io_error(&error) == Some(Errno::TIME) => Ok(()),
-            Err(error) if is_passing(&error) => {
+            Err(error) if is_transient(&error) => {
                 if Errno::from_io_error(&error) != Some(Errno::INTR) {
                     std::thread::sleep(BUSY_PAUSE);
                 }
@@ -248,42 +230,43 @@ impl<T> Uring<T> {
         }
     }
 
-    /// Takes a read that has ended, if there is one.
+    /// Takes a completed read, if there is one.
     ///
     /// # Errors
-    /// As [`read`](Self::read), from listening for the next wake-up.
-    pub(crate) fn land(&mut self) -> io::Result<Option<Landed<T>>> {
-        while let Some(completion) = self.next_completion() {
+    /// The operating system's error if the poll of the next wake-up cannot be queued.
+    pub(crate) fn next_completed(&mut self) -> io::Result<Option<Completed<T>>> {
+        while let Some(completion) = self.next_entry() {
             match completion.user_data() {
                 CANCEL => {}
                 WAKE => {
                     if let Some(wake) = &self.wake {
                         wake.reset();
                     }
-                    self.listen()?;
+                    self.poll_wake()?;
                 }
                 user_data => {
-                    let place = (user_data & ((1 << PLACE_BITS) - 1)) as usize;
-                    let flight = self.flights.get_mut(place).and_then(Option::take);
-                    let Some(Flight { read_bytes, loan, load, .. }) = flight else { continue };
-                    self.free.push(place);
-                    self.under_way_bytes -= read_bytes;
+                    let idx = (user_data & ((1 << INDEX_BITS) - 1)) as usize;
+                    let read = self.in_flight.get_mut(idx).and_then(Option::take);
+                    let Some(InFlight { read_bytes, loan, context, .. }) = read else { continue };
+                    self.free.push(idx);
+                    self.in_flight_bytes -= read_bytes;
                     let result = completion.result();
                     let outcome = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
-                    let Some(piece) = loan.back() else { continue };
-                    return Ok(Some(Landed { piece, load, outcome }));
+                    let Some(piece) = loan.into_piece() else { continue };
+                    return Ok(Some(Completed { piece, context, outcome }));
                 }
             }
         }
         Ok(None)
     }
 
-    fn next_completion(&mut self) -> Option<cqueue::Entry> {
+    fn next_entry(&mut self) -> Option<cqueue::Entry> {
         self.ring.completion().next()
     }
 
-    /// Has the next wake-up end a wait. It is one poll, asked for anew each time; a wake-up in between ends it at once.
-    fn listen(&mut self) -> io::Result<()> {
+    /// Polls the wake event, so that a wake-up ends a wait. Each poll reports once, immediately if the event is already
+    /// set.
+    fn poll_wake(&mut self) -> io::Result<()> {
         let Some(Wake(fd)) = self.wake.as_deref() else { return Ok(()) };
         let poll = opcode::PollAdd::new(
             io_uring::types::Fd(fd.as_fd().as_raw_fd()),
@@ -296,34 +279,35 @@ impl<T> Uring<T> {
         if self.ring.submission().is_full() {
             self.ring.submit()?;
         }
-        #[expect(unsafe_code, reason = "the kernel is given an address to write to")]
+        #[expect(unsafe_code, reason = "the kernel receives an address to write to")]
         // SAFETY: only a read has an address. It is that of a piece, which is the sole owner of its range of a slot
-        // (`fill::split`), and that piece is in `flights`, from where it is taken only by the completion of this read: the
-        // range stays allocated, and no one else reads or writes it, while the kernel does. Files are registered, so
-        // the kernel holds them itself; the descriptor of the wake-up is held by `self.wake` for as long as the ring.
+        // (`fill::split`), and that piece is in `in_flight`, which only the completion of this read removes it from:
+        // the range stays allocated, and nothing else reads or writes it, while the kernel does. Files are registered,
+        // so the kernel holds them itself; `self.wake` holds the descriptor of the wake event for as long as the ring.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.map_err(|_| Errno::BUSY.into())
     }
 }
 
+/// Returns whether reads of a file block the submitting thread.
 fn blocks_submitter(file: &BorrowedFd<'_>) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|stat| BLOCKING.contains(&stat.f_type))
+    rustix::fs::fstatfs(file).is_ok_and(|stat| BLOCKING_FS.contains(&stat.f_type))
 }
 
-/// Whether the same may be asked for again: a signal came, or the kernel had no resources.
-fn is_passing(error: &io::Error) -> bool {
+/// Returns whether a call can be repeated: a signal interrupted it, or the kernel had no resources.
+fn is_transient(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::INTR | Errno::BUSY | Errno::AGAIN))
 }
 
 impl<T> Drop for Uring<T> {
     fn drop(&mut self) {
-        while self.n_flights() > 0 {
-            match self.wait(None).and_then(|()| self.land()) {
-                // Its piece ends as closed.
-                Ok(landed) => drop(landed),
+        while self.n_in_flight() > 0 {
+            match self.wait(None).and_then(|()| self.next_completed()) {
+                // Dropping its piece ends it as closed.
+                Ok(completed) => drop(completed),
                 Err(error) => {
-                    let n_reads = self.n_flights();
-                    tracing::error!(%error, n_reads, "reads cannot be waited for: the memory they write to is lost");
+                    let n_reads = self.n_in_flight();
+                    tracing::error!(%error, n_reads, "waiting for reads failed: the memory they write to is leaked");
                     return;
                 }
             }
@@ -337,8 +321,9 @@ mod tests {
     use crate::budget::Budget;
     use crate::pool::SlotPool;
     use crate::reader::fill::{Origin, split};
+    use crate::ring_setup::availability;
 
-    /// A read that never ends of itself, into the only slot of a pool.
+    /// Begins a read that never completes by itself, into the only slot of a pool.
     fn stuck() -> Option<(Uring<()>, OwnedFd, SlotPool)> {
         if let Err(error) = availability() {
             #[expect(clippy::print_stderr, reason = "a skipped test says so")]
@@ -354,15 +339,15 @@ mod tests {
         let mut uring = Uring::new(1, &[reader.as_fd()], None).unwrap();
         uring.read(0, 0, pieces.remove(0), 0, ()).unwrap();
         uring.wait(Some(Duration::ZERO)).unwrap();
-        assert!(uring.land().unwrap().is_none());
+        assert!(uring.next_completed().unwrap().is_none());
         Some((uring, writer.into(), pool))
     }
 
     #[test]
     fn memory_that_the_kernel_may_write_to_is_never_given_back() {
         let Some((mut uring, _writer, pool)) = stuck() else { return };
-        // As if the table were lost in a panic.
-        uring.flights.clear();
+        // As after the loss of the table in a panic.
+        uring.in_flight.clear();
         uring.free.clear();
         assert_eq!(pool.free_slots(), 0);
         drop(uring);
@@ -370,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_by_workers_of_the_kernel_land_and_can_be_cancelled() {
+    fn reads_by_kernel_workers_complete_and_can_be_cancelled() {
         if availability().is_err() {
             return;
         }
@@ -382,22 +367,22 @@ mod tests {
             pieces.remove(0)
         };
         let mut uring = Uring::new(2, &[reader.as_fd()], None).unwrap();
-        uring.by_workers = vec![true];
-        let land = |uring: &mut Uring<u32>| loop {
+        uring.uses_workers = vec![true];
+        let wait_for_completed = |uring: &mut Uring<u32>| loop {
             uring.wait(None).unwrap();
-            if let Some(landed) = uring.land().unwrap() {
-                break landed;
+            if let Some(completed) = uring.next_completed().unwrap() {
+                break completed;
             }
         };
         uring.read(0, 0, piece(), 0, 1).unwrap();
         std::io::Write::write_all(&mut writer, &[7; 100]).unwrap();
-        let Landed { piece: mut filled, load, outcome } = land(&mut uring);
-        assert_eq!((outcome.unwrap(), load, filled.buf()), (100, 1, &mut [7; 100][..]));
+        let Completed { piece: mut filled, context, outcome } = wait_for_completed(&mut uring);
+        assert_eq!((outcome.unwrap(), context, filled.buf()), (100, 1, &mut [7; 100][..]));
         uring.read(0, 0, piece(), 0, 2).unwrap();
-        let (user_data, ..) = uring.flights().next().unwrap();
+        let (user_data, ..) = uring.in_flight().next().unwrap();
         uring.cancel(user_data).unwrap();
-        let landed = land(&mut uring);
-        assert!(landed.outcome.is_err());
+        let completed = wait_for_completed(&mut uring);
+        assert!(completed.outcome.is_err());
     }
 
     #[test]
@@ -413,20 +398,20 @@ mod tests {
     }
 
     #[test]
-    fn cancelled_read_lands() {
+    fn cancelled_read_completes() {
         let Some((mut uring, _writer, pool)) = stuck() else { return };
-        let (user_data, ..) = uring.flights().next().unwrap();
+        let (user_data, ..) = uring.in_flight().next().unwrap();
         uring.cancel(user_data).unwrap();
-        let landed = loop {
+        let completed = loop {
             uring.wait(None).unwrap();
-            if let Some(landed) = uring.land().unwrap() {
-                break landed;
+            if let Some(completed) = uring.next_completed().unwrap() {
+                break completed;
             }
         };
-        let code = landed.outcome.unwrap_err().raw_os_error();
+        let code = completed.outcome.unwrap_err().raw_os_error();
         assert_eq!(code, Some(Errno::CANCELED.raw_os_error()));
         assert!(uring.has_room());
-        drop(landed.piece);
+        drop(completed.piece);
         assert_eq!(pool.free_slots(), 1);
     }
 }

@@ -12,13 +12,12 @@ use super::transfer::Retry;
 use crate::error::IoError;
 use crate::storage::ReadAt;
 
-/// One read call's worth of a bundle.
+/// Part of a bundle that is read with one call.
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) piece: Piece,
     pub(super) storage: Arc<dyn ReadAt>,
-    /// How many bytes at the front of the piece have to come; more than these only where alignment asks for
-    /// it.
+    /// Bytes that must be read, from the start of the piece; the rest is padding for alignment.
     pub(super) wanted_bytes: usize,
 }
 
@@ -29,7 +28,7 @@ pub(super) fn run(chunks: &Queue<Chunk>, retry: &Retry, pacer: Option<&dyn Pace>
             chunk.piece.end(Ok(()));
             continue;
         }
-        // A panic of a storage or a pacer ends its bundle, not this thread: the queue needs it.
+        // A panic of a storage or pacer fails its bundle only: the thread must keep serving the queue.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             pacer.map_or(Ok(()), |pacer| wait_for_turn(&chunk, retry, pacer))?;
             Ok(read(&mut chunk, retry))
@@ -41,7 +40,7 @@ pub(super) fn run(chunks: &Queue<Chunk>, retry: &Retry, pacer: Option<&dyn Pace>
     }
 }
 
-/// Ends a piece whose storage or pacer panicked.
+/// Fails a piece whose storage or pacer panicked.
 pub(super) fn panicked(retry: &Retry, piece: Piece) {
     add(&retry.counters.failures, 1);
     let origin = piece.origin();
@@ -49,9 +48,9 @@ pub(super) fn panicked(retry: &Retry, piece: Piece) {
     piece.end(Err(error));
 }
 
-/// Waits until the pacer lets the chunk through, or nobody wants it any more.
+/// Waits until the pacer admits the chunk, or the chunk is cancelled or the reader closed.
 fn wait_for_turn(chunk: &Chunk, retry: &Retry, pacer: &dyn Pace) -> Result<(), Panicked> {
-    let asked = Instant::now();
+    let start = Instant::now();
     let booking = pace::book(pacer, chunk.wanted_bytes as u64)?;
     let mut is_held = false;
     while !retry.gate.is_closed()
@@ -62,7 +61,7 @@ fn wait_for_turn(chunk: &Chunk, retry: &Retry, pacer: &dyn Pace) -> Result<(), P
         retry.gate.sleep(pause);
     }
     if is_held {
-        add_time(&retry.counters.paced_ns, asked.elapsed());
+        add_time(&retry.counters.paced_ns, start.elapsed());
     }
     Ok(())
 }
@@ -82,7 +81,7 @@ fn read(chunk: &mut Chunk, retry: &Retry) -> Result<(), IoError> {
     drop(active);
     match &result {
         Ok(()) => retry.drop_cached(&*chunk.storage, &origin, chunk.wanted_bytes),
-        Err(error) => tracing::warn!(%error, "a chunk was given up"),
+        Err(error) => tracing::warn!(%error, "a chunk failed"),
     }
     result
 }

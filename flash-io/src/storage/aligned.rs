@@ -1,11 +1,11 @@
-//! Reads of any range from storage that only reads aligned ones.
+//! Unaligned reads from storage that requires alignment.
 
 use std::io;
 
-use super::ReadAt;
+use super::read_at::ReadAt;
 use crate::span::Span;
 
-/// Heap memory that begins at a multiple of a power of two.
+/// Heap buffer aligned to a power of two.
 pub(crate) struct AlignedBuf {
     memory: Vec<u8>,
     lead_bytes: usize,
@@ -13,7 +13,7 @@ pub(crate) struct AlignedBuf {
 }
 
 impl AlignedBuf {
-    /// Zeroed memory of `len_bytes` at a multiple of `align_bytes`.
+    /// Allocates a zeroed buffer of `len_bytes` at a multiple of `align_bytes`.
     pub(crate) fn new(len_bytes: usize, align_bytes: usize) -> Self {
         let memory = vec![0; len_bytes + align_bytes - 1];
         let address = memory.as_ptr().addr();
@@ -29,27 +29,26 @@ impl AlignedBuf {
     }
 }
 
-/// Fills `buf` from `offset` on as far as the file goes, through an aligned copy if the storage asks for
-/// one.
+/// Fills `buf` from `offset`, through an aligned bounce buffer if the storage requires one.
 ///
-/// Returns how many bytes of `buf` were filled.
+/// Returns the number of bytes filled: all of `buf` unless the file ends first.
 pub(crate) fn read_full(storage: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     let align = storage.alignment();
     if align == 1 {
-        return read_on(storage, offset, buf);
+        return read_until_full(storage, offset, buf);
     }
     let wanted = Span::new(offset, offset + buf.len() as u64);
     let wide = wanted.align_outward(align as u64);
     let mut bounce = AlignedBuf::new(wide.len_bytes() as usize, align);
-    let got_bytes = read_on(storage, wide.start, bounce.as_mut_slice())?;
+    let got_bytes = read_until_full(storage, wide.start, bounce.as_mut_slice())?;
     let skipped_bytes = (wanted.start - wide.start) as usize;
     let filled_bytes = got_bytes.saturating_sub(skipped_bytes).min(buf.len());
     buf[..filled_bytes].copy_from_slice(&bounce.as_slice()[skipped_bytes..][..filled_bytes]);
     Ok(filled_bytes)
 }
 
-/// Reads until `buf` is full or the file ends; after a short read it goes on at the last aligned offset.
-fn read_on(storage: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+/// Reads until `buf` is full or the file ends; after a short read, resumes at the last aligned offset.
+fn read_until_full(storage: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     let mut got_bytes = 0;
     while got_bytes < buf.len() {
         let from = got_bytes - got_bytes % storage.alignment();

@@ -1,28 +1,23 @@
-//! The first way to read that works.
+//! Fallback to the first I/O mode that works.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::{IoMode, ReadAt};
 use crate::error::IoError;
+use crate::mode::IoMode;
 
-/// The best first.
+/// Modes tried by [`IoMode::Auto`], best first.
 #[cfg(target_os = "linux")]
 pub(crate) const ORDER: &[IoMode] = &[IoMode::Uring, IoMode::Direct, IoMode::Pread];
+/// Modes tried by [`IoMode::Auto`], best first.
 #[cfg(not(target_os = "linux"))]
 pub(crate) const ORDER: &[IoMode] = &[IoMode::Direct, IoMode::Pread];
 
-pub(super) fn open(path: &Path) -> Result<Arc<dyn ReadAt>, IoError> {
-    first_that_works(ORDER, |mode| super::open(path, mode)).map(|(_, storage)| storage)
-}
-
-/// The first mode of `order` in which `open` works, and what it opened.
+/// Returns the first mode of `order` in which `open` succeeds, with its result.
 ///
-/// Says once in the life of the process of each mode that it is not supported.
+/// Warns about an unsupported mode once per process.
 ///
 /// # Errors
-/// That of the last mode, or the first that is not about a mode.
+/// The error of the last mode, or the first error that does not say that a mode is unsupported.
 pub(crate) fn first_that_works<T>(
     order: &[IoMode],
     mut open: impl FnMut(IoMode) -> Result<T, IoError>,
@@ -31,14 +26,14 @@ pub(crate) fn first_that_works<T>(
     for &mode in others {
         match open(mode) {
             Ok(opened) => return Ok((mode, opened)),
-            Err(error) if is_about_the_mode(&error) => report(mode, &error),
+            Err(error) if is_unsupported_mode(&error) => report(mode, &error),
             Err(error) => return Err(error),
         }
     }
     open(*last).map(|opened| (*last, opened))
 }
 
-fn is_about_the_mode(error: &IoError) -> bool {
+fn is_unsupported_mode(error: &IoError) -> bool {
     matches!(
         error,
         IoError::UringUnsupported { .. }

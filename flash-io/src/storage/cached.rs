@@ -1,55 +1,59 @@
-//! What the page cache of the system holds of a file.
+//! Eviction of files from the page cache.
 //!
-//! A model that is streamed is read from end to end, again and again: a cache that is smaller than the model has never what
-//! comes next, and each page that it takes is one that it takes from others. Direct reads leave nothing there, but not every file
-//! system makes them: some refuse them, and some accept the flag and read through the cache all the same (Btrfs does
-//! where a file is compressed).
+//! A streamed model is read from end to end, again and again: a cache smaller than the model never holds the next
+//! bytes, and evicts pages of other programs. Direct reads bypass the cache, but not every file system makes them: some
+//! refuse them, and some accept the flag and read through the cache anyway (Btrfs does so for compressed files).
 
 use std::fs::File;
 
-/// Has the system read what it is asked for and nothing ahead of it. What it reads ahead it keeps in large runs of pages, and
-/// a run can only be let go of as a whole: of a file read in chunks of 1 MiB, 96 % stayed.
+/// Disables the system's read-ahead for a file.
+///
+/// Pages that were read ahead form large folios, which are evicted only as a whole: of a file read in chunks of 1 MiB,
+/// 96 % stayed in the cache.
 #[cfg(target_os = "linux")]
 pub(super) fn advise_random(file: &File) {
     if let Err(error) = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Random) {
-        tracing::debug!(%error, "the system reads ahead");
+        tracing::debug!(%error, "the system's read-ahead stays enabled");
     }
 }
 
-/// Has the system let go of a range that was read, and returns whether its cache held some of it: what read it `directly` is
-/// asked about, if the system tells.
+/// Evicts a range from the page cache after a read, and returns whether the cache held some of it.
+///
+/// A buffered read always fills the cache; after a `direct` read the system is queried, and `false` returned if it
+/// cannot tell.
 #[cfg(target_os = "linux")]
-pub(super) fn drop_range(file: &File, offset: u64, len_bytes: usize, directly: bool) -> bool {
+pub(super) fn drop_range(file: &File, offset: u64, len_bytes: usize, direct: bool) -> bool {
     use rustix::fs::{Advice, fadvise};
 
     let Some(len) = std::num::NonZeroU64::new(len_bytes as u64) else { return false };
-    let cached_pages = if directly { cached_pages(file, offset, len.get()) } else { Some(1) };
+    let cached_pages = if direct { cached_pages(file, offset, len.get()) } else { Some(1) };
     if cached_pages == Some(0) {
         return false;
     }
-    // Whole pages only: those at the ends stay if the range begins or ends within them.
+    // The system evicts whole pages only: a partial page at either end of the range stays.
     if let Err(error) = fadvise(file, offset, Some(len), Advice::DontNeed) {
-        tracing::debug!(%error, offset, "the page cache was not told to let go");
+        tracing::debug!(%error, offset, "a range stays in the page cache");
     }
     cached_pages.is_some()
 }
 
-/// How many pages of a range the cache holds; `None` before Linux 6.5, and of files of others.
+/// Returns the number of pages of a range in the cache; `None` before Linux 6.5, and for files of other users.
 ///
-/// A read that does not wait would tell, too, but brings the page that it does not find.
+/// A read with `RWF_NOWAIT` is no substitute: it starts reading the pages that it does not find.
 #[cfg(target_os = "linux")]
 fn cached_pages(file: &File, offset: u64, len_bytes: u64) -> Option<u64> {
     use std::os::fd::AsRawFd;
 
-    /// The same on every architecture.
+    /// System call number, the same on all architectures.
     const SYS_CACHESTAT: libc::c_long = 451;
 
     let range = [offset, len_bytes];
-    // Pages in the cache, dirty, under writeback, evicted, and evicted of late.
+    // The fields are pages in the cache, dirty, under writeback, evicted, and recently evicted.
     let mut counts = [0_u64; 5];
-    #[expect(unsafe_code, reason = "no library has this call")]
-    // SAFETY: the kernel reads the two numbers of a `struct cachestat_range` and writes the five of a `struct cachestat`,
-    // which these arrays are in size and alignment; both outlive the call, and it keeps neither address.
+    #[expect(unsafe_code, reason = "no library wraps this system call")]
+    // SAFETY: the kernel reads the two numbers of a `struct cachestat_range` and writes the five of a `struct
+    // cachestat`, whose size and alignment these arrays have; both outlive the call, and the kernel keeps neither
+    // address.
     let status = unsafe {
         libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0 as libc::c_uint)
     };
@@ -60,7 +64,7 @@ fn cached_pages(file: &File, offset: u64, len_bytes: u64) -> Option<u64> {
 pub(super) fn advise_random(_file: &File) {}
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn drop_range(_file: &File, _offset: u64, _len_bytes: usize, _directly: bool) -> bool {
+pub(super) fn drop_range(_file: &File, _offset: u64, _len_bytes: usize, _direct: bool) -> bool {
     false
 }
 
@@ -77,16 +81,16 @@ mod tests {
 
     const FILE_BYTES: usize = 1 << 20;
 
-    /// Reads a whole file in chunks; returns what the reader did, and how many pages of the file are in the cache then. `None`
-    /// where the system does not tell, or has the file nowhere else, as on tmpfs.
+    /// Reads a whole file in chunks; returns the reader's statistics and the number of cached pages afterwards. `None`
+    /// if the system cannot count them, or keeps the file in memory only, as tmpfs does.
     fn read_all(mode: IoMode, keep_cached: bool) -> Option<(Stats, u64)> {
-        // Beside the test itself: on a disk, where it has been built on one.
+        // The folder of the test binary, which is on a disk if the target folder is.
         let exe = std::env::current_exe().unwrap();
         let dir = tempfile::tempdir_in(exe.parent().unwrap()).unwrap();
         let path = dir.path().join("shard");
         std::fs::write(&path, vec![7; FILE_BYTES]).unwrap();
         let file = File::open(&path).unwrap();
-        // Pages that are not on the disk yet cannot be let go of.
+        // Dirty pages cannot be evicted.
         file.sync_all().unwrap();
         fadvise(&file, 0, None, Advice::DontNeed).unwrap();
         let cached_pages = || cached_pages(&file, 0, FILE_BYTES as u64);
@@ -110,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn page_cache_lets_go_of_what_was_read_and_that_is_counted() {
+    fn chunks_are_evicted_from_the_page_cache_and_counted() {
         for mode in [IoMode::Uring, IoMode::Direct, IoMode::Pread] {
             let Some((stats, cached_pages)) = read_all(mode, false) else { continue };
             assert_eq!(cached_pages, 0, "{mode}");
@@ -121,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn page_cache_is_left_alone_where_it_is_to_keep_what_was_read() {
+    fn keep_cached_evicts_nothing() {
         let Some((stats, _)) = read_all(IoMode::Pread, true) else { return };
         assert_eq!(stats.cached_bytes, 0);
     }

@@ -1,4 +1,4 @@
-//! Reads that bypass the page cache.
+//! Direct reads, which bypass the page cache.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -6,19 +6,23 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{IoMode, ReadAt, cached, open_file};
+use super::cached;
+use super::file::open_file;
+use super::read_at::ReadAt;
 use crate::error::IoError;
+use crate::mode::IoMode;
 
-/// What offset, length and address of the direct reads of this crate are multiples of, in bytes.
+/// Alignment of offset, length and address of this crate's direct reads, in bytes.
 ///
-/// Devices ask for 512 or 4096; the layout of a bundle in a slot is made for the larger, whatever the mode,
-/// so that it does not depend on the machine.
+/// Devices require 512 or 4096; bundles are laid out for the larger in every mode, so that the layout does not depend
+/// on the machine.
 pub const DIRECT_ALIGN: usize = 4096;
 
+/// File opened for direct reads.
 #[derive(Debug)]
 pub(super) struct DirectFile {
     file: File,
-    /// The same file without the flag, which tells what the page cache holds of it.
+    /// The same file opened without the direct flag, for queries of the page cache.
     buffered: File,
     align_bytes: usize,
 }
@@ -47,8 +51,8 @@ impl AsFd for DirectFile {
 
 impl ReadAt for DirectFile {
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if offset, length or address of the read is not aligned. The length
-    /// may reach past the end of the file, the read is then short.
+    /// [`io::ErrorKind::InvalidInput`] if offset, length or address of the read is not aligned. The range may reach
+    /// past the end of the file, which makes the read short.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let align = self.align_bytes;
         if !offset.is_multiple_of(align as u64)
@@ -89,36 +93,34 @@ mod platform {
     use rustix::io::Errno;
 
     use super::*;
-    use crate::storage::AlignedBuf;
+    use crate::storage::aligned::AlignedBuf;
 
     pub(super) fn open(path: &Path) -> Result<(File, usize), IoError> {
         let unsupported = || IoError::DirectUnsupported { path: path.to_owned(), alternative: IoMode::Pread };
-        let unreadable = |error| IoError::Open { path: path.to_owned(), error };
 
         let flags = OFlags::DIRECT.bits() as i32;
         let opened = open_file(path, || File::options().read(true).custom_flags(flags).open(path));
         let file = opened.or_else(|error| match error {
             IoError::Open { error, .. } if refuses_direct(&error) => {
-                // Also what opening a directory says: a file that cannot be opened at all has a better
-                // reason.
+                // Opening a directory fails with the same error; a buffered open returns the more specific one.
                 open_file(path, || File::open(path)).and_then(|_| Err(unsupported()))
             }
             other => Err(other),
         })?;
-        match asked_alignment(&file).map_err(unreadable)? {
+        match required_alignment(&file).map_err(IoError::cannot_open(path))? {
             Some(0) => Err(unsupported()),
             Some(align_bytes) => Ok((file, align_bytes)),
             None => match probe(&file) {
                 Ok(()) => Ok((file, DIRECT_ALIGN)),
                 Err(error) if refuses_direct(&error) => Err(unsupported()),
-                Err(error) => Err(unreadable(error)),
+                Err(error) => Err(IoError::cannot_open(path)(error)),
             },
         }
     }
 
-    /// What the kernel asks for: 0 if it makes no direct reads of this file, `None` before Linux 6.1 and on
-    /// file systems that do not say.
-    fn asked_alignment(file: &File) -> io::Result<Option<usize>> {
+    /// Returns the alignment that the kernel requires: 0 if it does not support direct reads of this file, `None`
+    /// before Linux 6.1 and on file systems that do not report it.
+    fn required_alignment(file: &File) -> io::Result<Option<usize>> {
         let stat = match statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
             Ok(stat) => stat,
             Err(Errno::NOSYS) => return Ok(None),
@@ -127,11 +129,11 @@ mod platform {
         if stat.stx_mask & StatxFlags::DIOALIGN.bits() == 0 {
             return Ok(None);
         }
-        let asked = stat.stx_dio_mem_align.max(stat.stx_dio_offset_align);
-        Ok(Some(if asked == 0 { 0 } else { asked.next_power_of_two() as usize }))
+        let align = stat.stx_dio_mem_align.max(stat.stx_dio_offset_align);
+        Ok(Some(if align == 0 { 0 } else { align.next_power_of_two() as usize }))
     }
 
-    /// Some file systems accept the flag and refuse the first read.
+    /// Makes a direct read: some file systems accept the flag and fail the first read.
     fn probe(file: &File) -> io::Result<()> {
         file.read_at(AlignedBuf::new(DIRECT_ALIGN, DIRECT_ALIGN).as_mut_slice(), 0).map(drop)
     }
@@ -146,7 +148,7 @@ mod platform {
 mod platform {
     use super::*;
 
-    /// `F_NOCACHE` accepts every read, but only aligned ones bypass the cache.
+    /// Opens a file with `F_NOCACHE`, which accepts every read; only aligned ones bypass the cache.
     pub(super) fn open(path: &Path) -> Result<(File, usize), IoError> {
         let file = open_file(path, || File::open(path))?;
         match rustix::fs::fcntl_nocache(&file, true) {

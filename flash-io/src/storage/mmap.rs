@@ -1,8 +1,8 @@
-//! Copies out of a memory map.
+//! Reads by copying out of a memory map.
 //!
-//! A load from a mapped page behind the end of its file kills the process with `SIGBUS`, so every copy
-//! first asks for the present length and stays in front of it. What remains is a race of microseconds: a
-//! file that shrinks *between* that question and the copy still kills. Other modes have no such race.
+//! A load from a mapped page past the end of its file kills the process with `SIGBUS`, so every copy first queries the
+//! current length and stays below it. A race of microseconds remains: a file that shrinks *between* the query and the
+//! copy still kills the process. Other modes have no such race.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -10,12 +10,14 @@ use std::path::Path;
 
 use memmap2::{Mmap, UncheckedAdvice};
 
-use super::{ReadAt, open_file};
+use super::file::open_file;
+use super::read_at::ReadAt;
 use crate::error::IoError;
 
-/// Bytes that are copied before their pages are let go of: what a reader thread adds to the resident set.
+/// Bytes copied before their pages are dropped: a reader thread's share of the resident set.
 const WINDOW_BYTES: usize = 1 << 20;
 
+/// Memory-mapped file.
 #[derive(Debug)]
 pub(super) struct MmapFile {
     file: File,
@@ -25,32 +27,29 @@ pub(super) struct MmapFile {
 impl MmapFile {
     pub(super) fn open(path: &Path) -> Result<Self, IoError> {
         let file = open_file(path, || File::open(path))?;
-        #[expect(unsafe_code, reason = "a file can be mapped in no other way")]
-        // SAFETY: the bytes are only ever copied out by `copy_window`, which expects them to change, so no
-        // reference that the optimiser trusts is held while another process writes the file.
+        #[expect(unsafe_code, reason = "mapping a file is unsafe")]
+        // SAFETY: only `copy_window` accesses the bytes, and expects them to change, so no reference that the optimiser
+        // trusts exists while another process writes the file.
         let mapped = unsafe { Mmap::map(&file) };
-        match mapped {
-            Ok(map) => Ok(Self { file, map }),
-            Err(error) => Err(IoError::Open { path: path.to_owned(), error }),
-        }
+        let map = mapped.map_err(IoError::cannot_open(path))?;
+        Ok(Self { file, map })
     }
 
-    /// Copies one window at `start` of the map, which must not reach past the end of the file.
+    /// Copies the window at `start` of the map, which must end before the end of the file.
     fn copy_window(&self, start: usize, buf: &mut [u8]) {
         assert!(start + buf.len() <= self.map.len(), "a window lies in its map");
-        #[expect(unsafe_code, reason = "a slice of the map would promise that nobody writes the file")]
-        // SAFETY: the assertion keeps the source inside the map and `buf` is memory of ours outside of it;
-        // the copy goes through raw pointers, so bytes that change meanwhile are read as either value, as
-        // `pread` would.
+        #[expect(unsafe_code, reason = "a slice of the map would assert that no process writes the file")]
+        // SAFETY: the assertion keeps the source inside the map, and `buf` is our memory outside of it; the copy goes
+        // through raw pointers, so bytes that change meanwhile are read as either value, as `pread` would.
         unsafe {
             std::ptr::copy_nonoverlapping(self.map.as_ptr().add(start), buf.as_mut_ptr(), buf.len());
         }
-        #[expect(unsafe_code, reason = "mapped pages count as resident until they are let go of")]
-        // SAFETY: in a shared read-only map of a file this drops page-table entries, nothing else; a thread
-        // that copies from the same pages faults them in again with the same bytes.
+        #[expect(unsafe_code, reason = "mapped pages count as resident until they are dropped")]
+        // SAFETY: in a shared read-only map of a file this drops page-table entries, nothing else; a thread that copies
+        // from the same pages faults them in again with the same bytes.
         let advised = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, buf.len()) };
         if let Err(error) = advised {
-            tracing::debug!(%error, start, "pages of a map were not let go of");
+            tracing::debug!(%error, start, "pages of a map stay resident");
         }
     }
 }

@@ -5,9 +5,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{ReadAt, cached, open_file};
+use super::cached;
+use super::file::open_file;
+use super::read_at::ReadAt;
 use crate::error::IoError;
 
+/// File read with `pread`.
 #[derive(Debug)]
 pub(super) struct PreadFile {
     file: File,

@@ -1,14 +1,16 @@
-//! Files whose reads are handed to io_uring.
+//! Files read through io_uring.
 
 #[cfg(target_os = "linux")]
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::{IoMode, ReadAt};
+use super::read_at::ReadAt;
 use crate::error::IoError;
+use crate::mode::IoMode;
 
-/// A direct file that a [`Reader`](crate::Reader) reads through its ring. Small reads, which are made in the calling
-/// thread, are ordinary direct ones.
+/// Direct file that a [`Reader`](crate::Reader) reads through its io_uring.
+///
+/// Small reads in the calling thread are ordinary direct reads.
 #[derive(Debug)]
 pub(super) struct UringFile {
     #[cfg(target_os = "linux")]
@@ -21,7 +23,7 @@ pub(super) struct UringFile {
 impl UringFile {
     pub(super) fn open(path: &Path) -> Result<Self, IoError> {
         let direct = super::direct::DirectFile::open(path)?;
-        crate::reader::uring::availability().map_err(|error| IoError::UringUnsupported {
+        crate::ring_setup::availability().map_err(|error| IoError::UringUnsupported {
             path: path.to_owned(),
             error,
             alternative: IoMode::Direct,

@@ -1,4 +1,4 @@
-//! loom's lock and condition with the interface of parking_lot's, as far as it is used.
+//! loom's mutex and condition variable behind the part of `parking_lot`'s interface that this crate uses.
 
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ pub(crate) struct Mutex<T>(sync::Mutex<T>);
 /// A locked [`Mutex`].
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a sync::Mutex<T>,
-    /// `None` only while a condition is waited for.
+    /// `None` only while waiting for a condition.
     guard: Option<sync::MutexGuard<'a, T>>,
 }
 
@@ -37,18 +37,20 @@ impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.guard.as_deref().expect("it is locked unless it waits")
+        self.guard.as_deref().expect("the guard holds the lock except while waiting")
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.guard.as_deref_mut().expect("it is locked unless it waits")
+        self.guard.as_deref_mut().expect("the guard holds the lock except while waiting")
     }
 }
 
-/// There is no time in a model. A wait with a limit ends after others had their turn, as many of them as the model cares to
-/// try, and none in one of its runs. Only one that is limited to `Duration::MAX` goes on until it is notified.
+/// Condition variable without time, which a model does not have.
+///
+/// A wait with a limit ends after other threads ran, as many as the model tries, none in one of its runs. A wait
+/// limited to `Duration::MAX` ends only when notified.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(sync::Condvar);
 
@@ -74,7 +76,7 @@ impl Condvar {
     }
 
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        let locked = guard.guard.take().expect("it is locked unless it waits");
+        let locked = guard.guard.take().expect("the guard holds the lock except while waiting");
         guard.guard = Some(self.0.wait(locked).expect("a panic ends the model"));
     }
 

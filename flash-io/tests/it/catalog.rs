@@ -1,4 +1,4 @@
-//! Model directories: what is found, and one test for each reason to refuse one.
+//! Tests of model directories, with one test for each rejection.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -115,7 +115,7 @@ fn hidden_files_are_no_shards_unless_an_index_names_them() {
 }
 
 #[test]
-fn shards_of_the_model_are_told_from_what_lies_beside_them() {
+fn shards_of_the_model_are_distinguished_from_other_files() {
     let part = |name, tensor| (name, one(tensor, &[1]));
     let dir = dir_of(&[
         part("adapters.safetensors", "b"),
@@ -129,13 +129,13 @@ fn shards_of_the_model_are_told_from_what_lies_beside_them() {
 }
 
 #[test]
-fn opening_costs_nothing_for_the_weights() {
+fn opening_does_not_read_the_weights() {
     const BYTES: u64 = 4 << 30;
     let dir = disk_dir();
     let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{BYTES}],"data_offsets":[0,{BYTES}]}}}}"#);
     let bytes = file_of(&header, &[]);
     let path = write(dir.path(), "model.safetensors", &bytes);
-    // A hole: the file system stores none of it.
+    // The weights are a hole, of which the file system stores nothing.
     File::options().write(true).open(path).unwrap().set_len(bytes.len() as u64 + BYTES).unwrap();
     for mode in modes_in(dir.path()) {
         let started = Instant::now();
@@ -145,7 +145,7 @@ fn opening_costs_nothing_for_the_weights() {
 }
 
 #[test]
-fn no_directory_is_an_error_that_names_it() {
+fn missing_directory_is_an_error_that_names_it() {
     let error = Catalog::open(Path::new("/no/such/model"), IoMode::Pread).unwrap_err();
     assert!(matches!(&error, IoError::Open { path, .. } if path == Path::new("/no/such/model")), "{error}");
 }
@@ -172,7 +172,7 @@ fn bad_header_names_its_shard() {
 }
 
 #[test]
-fn lfs_pointer_in_place_of_a_shard_or_the_index_is_called_one() {
+fn lfs_pointer_in_place_of_a_shard_or_the_index_is_reported() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123456\n".to_vec();
     let shard_of_index = br#"{"weight_map":{"a":"1.safetensors"}}"#.to_vec();
     for (at, files) in [
@@ -208,7 +208,7 @@ fn directory_in_place_of_a_shard_is_refused_in_every_mode() {
 }
 
 #[test]
-fn pipe_in_place_of_a_shard_is_refused_and_not_waited_for() {
+fn pipe_in_place_of_a_shard_is_refused_without_blocking() {
     let dir = disk_dir();
     let pipe = dir.path().join("model.safetensors");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());

@@ -1,5 +1,4 @@
-//! Storage that fails at every read there is: retried, or given up with evidence, and never a wrong byte or
-//! a hang.
+//! Tests with faults at every read: a read is retried, or fails with evidence, and never returns a wrong byte or hangs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +20,7 @@ struct Outcome {
     reads: u64,
 }
 
-/// The runs of bytes that are read; one chunk, some chunks, the end of the file.
+/// Spans to read: within one chunk, over several chunks, and up to the end of the file.
 fn spans(file_bytes: u64) -> Vec<(ShardIdx, Span)> {
     let spans = [Span::new(5_000, 5_100), Span::new(20_001, 60_000), Span::new(80_000, file_bytes)];
     spans.map(|span| (ShardIdx(0), span)).to_vec()
@@ -51,7 +50,7 @@ fn read_under(mode: IoMode, fault: Fault, when: When) -> Outcome {
             .flat_map(|(i, (_, span))| slot[bundle.tensor_offset(i)..][..span.len_bytes() as usize].to_vec())
             .collect()
     });
-    assert_eq!(pool.free_slots(), 1, "the slot is back when the waiter knows");
+    assert_eq!(pool.free_slots(), 1, "the slot is free when the wait returns");
     Outcome { result, stats: reader.stats(), reads: storage.reads() }
 }
 
@@ -63,7 +62,7 @@ fn wanted() -> Vec<u8> {
         .collect()
 }
 
-/// How many reads a run without faults makes.
+/// Returns the number of reads of a run without faults.
 fn reads_without_fault(mode: IoMode) -> u64 {
     let outcome = read_under(mode, Fault::Eio, When::From(u64::MAX));
     assert_eq!(outcome.result.unwrap(), wanted());
@@ -80,7 +79,7 @@ fn for_every_read(mut body: impl FnMut(IoMode, u64)) {
 }
 
 #[test]
-fn one_passing_fault_at_any_read_is_retried_and_changes_no_byte() {
+fn one_transient_fault_at_any_read_is_retried_and_changes_no_byte() {
     for_every_read(|mode, read_idx| {
         for fault in [
             Fault::Eio,
@@ -93,7 +92,7 @@ fn one_passing_fault_at_any_read_is_retried_and_changes_no_byte() {
             let outcome = read_under(mode, fault, When::Nth(read_idx));
             assert_eq!(outcome.result.unwrap(), wanted(), "{mode}, {fault:?} at read {read_idx}");
             let Stats { interrupted, io_errors, short_reads, failures, .. } = outcome.stats;
-            // Half of a direct read can hold all that is wanted of it, so `Short` need not be noticed.
+            // Half of a direct read can contain all wanted bytes, so `Short` may have no effect.
             assert!(
                 outcome.stats.retries == 1 || fault == Fault::Short,
                 "{mode}, {fault:?}: {:?}",
@@ -106,7 +105,7 @@ fn one_passing_fault_at_any_read_is_retried_and_changes_no_byte() {
 }
 
 #[test]
-fn fault_that_stays_is_given_up_after_the_retries_with_its_place() {
+fn permanent_fault_fails_after_the_retries_with_its_offset() {
     for_every_read(|mode, read_idx| {
         for fault in [Fault::Eio, Fault::NoMemory, Fault::Interrupted, Fault::Empty] {
             let outcome = read_under(mode, fault, When::From(read_idx));
@@ -124,9 +123,9 @@ fn fault_that_stays_is_given_up_after_the_retries_with_its_place() {
 }
 
 #[test]
-fn short_reads_that_bring_bytes_are_continued_however_many_there_are() {
+fn short_reads_with_progress_are_continued_without_limit() {
     for mode in modes_in(disk_dir().path()) {
-        // Of a chunk of 8192 bytes, up to fifty reads; direct ones, which begin at a block again, bring one block each.
+        // Up to fifty reads of a chunk of 8192 bytes; direct reads resume at a block, and return one block each.
         let at_most =
             Fault::AtMost { bytes: if matches!(mode, IoMode::Uring | IoMode::Direct) { 5000 } else { 170 } };
         let outcome = read_under(mode, at_most, When::From(0));
@@ -138,7 +137,7 @@ fn short_reads_that_bring_bytes_are_continued_however_many_there_are() {
 }
 
 #[test]
-fn fault_that_no_retry_helps_is_not_retried() {
+fn permanent_error_is_not_retried() {
     for_every_read(|mode, read_idx| {
         let outcome = read_under(mode, Fault::Denied, When::From(read_idx));
         let error = outcome.result.unwrap_err();
@@ -161,7 +160,7 @@ fn panic_in_any_read_ends_its_ticket_and_no_thread() {
 fn faults_on_every_third_read_change_no_byte() {
     for mode in modes_in(disk_dir().path()) {
         let outcome = read_under(mode, Fault::Interrupted, When::EveryNth(3));
-        // Two threads share the count, so one chunk can meet several faults, but hardly all of them.
+        // Two threads share the count, so one chunk can meet several faults, but hardly as many as it has retries.
         if let Ok(bytes) = outcome.result {
             assert_eq!(bytes, wanted());
             assert!(outcome.stats.retries > 0);

@@ -1,4 +1,4 @@
-//! The corpus of the fuzz target `safetensors_header`, replayed.
+//! Replay of the corpus of the fuzz target `safetensors_header`.
 
 use std::fs;
 use std::path::Path;

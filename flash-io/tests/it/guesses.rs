@@ -1,4 +1,4 @@
-//! Bundles that may be wanted: behind all that are, and gone at once when nobody wants them.
+//! Tests of speculative bundles: read after all others, and removed from the queue when cancelled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ const BUNDLES: usize = 3;
 const CHUNKS: usize = 16;
 const BUNDLE_BYTES: usize = CHUNKS * 4096;
 
-/// Holds chunks back until it is told not to.
+/// Pacer that holds all chunks until it is opened.
 #[derive(Debug, Default)]
 struct Valve(Arc<AtomicBool>);
 
@@ -31,7 +31,7 @@ impl Booking for Valve {
     }
 }
 
-/// A reader that makes one read at once, none before its valve is open; bundles side by side, and a slot for each.
+/// A reader with one read in flight, none before its valve is open; adjacent bundles, and a slot for each.
 struct Bench {
     reader: Reader,
     valve: Arc<AtomicBool>,
@@ -57,14 +57,14 @@ impl Bench {
         self.valve.store(true, Ordering::SeqCst);
     }
 
-    /// Waits for a bundle, which has to be right.
+    /// Waits for a bundle, and checks its bytes.
     fn take(&self, bundle: usize, ticket: Ticket) {
         let wanted = &self.bytes[bundle * BUNDLE_BYTES..][..BUNDLE_BYTES];
         assert_eq!(&ticket.wait().unwrap()[..BUNDLE_BYTES], wanted);
     }
 }
 
-/// Runs a test in every mode that there is.
+/// Runs a test in every available mode.
 fn in_each_mode(test: impl Fn(Bench)) {
     let bytes = noise(BUNDLES * BUNDLE_BYTES, 3);
     let dir = disk_dir();
@@ -124,7 +124,7 @@ fn slot_of_a_guess_that_is_given_up_does_not_wait_for_its_turn() {
         let wanted = bench.submit(0);
         let (given_up, dropped) = (bench.guess(1), bench.guess(2));
         bench.reader.give_up(given_up);
-        assert_eq!(bench.pool.free_slots(), 1, "nothing of it was under way");
+        assert_eq!(bench.pool.free_slots(), 1, "no read of it was in flight");
         drop(dropped);
         assert_eq!(bench.pool.free_slots(), 1, "it is still queued");
         bench.open();

@@ -1,5 +1,4 @@
-//! Headers of safetensors files: one test for each reason to refuse one, and the `safetensors` crate as
-//! oracle.
+//! Tests of safetensors headers: one for each rejection, and comparisons with the `safetensors` crate as oracle.
 
 use std::path::Path;
 
@@ -14,7 +13,7 @@ fn parse(bytes: Vec<u8>) -> Result<Header, IoError> {
     Header::read(Path::new("some.safetensors"), &Bytes(bytes))
 }
 
-/// Reads a file that is to be refused, and checks that the message names the file.
+/// Reads an invalid file, checks that the message names it, and returns the fault.
 fn fault_of(bytes: Vec<u8>) -> HeaderFault {
     let error = parse(bytes).unwrap_err();
     assert!(error.to_string().starts_with("some.safetensors: "), "{error}");
@@ -125,7 +124,7 @@ fn duplicate_metadata_is_refused() {
     assert_fault!(fault(header, &[]), HeaderFault::DuplicateField { field, .. } if field == "k");
 }
 
-/// `mx.save_safetensors` writes it where it is given no metadata.
+/// `mx.save_safetensors` writes `null` when it is given no metadata.
 #[test]
 fn metadata_that_is_null_is_none() {
     let header = r#"{"__metadata__":null,"a":{"data_offsets":[0,4],"dtype":"F32","shape":[1]}}"#;
@@ -255,7 +254,7 @@ fn bytes_of_no_tensor_are_refused() {
     assert_fault!(fault("{}", &[0; 3]), HeaderFault::Hole { hole: Span { start: 0, end: 3 } });
 }
 
-/// Files that are nearly right, so that mutations reach the checks behind the JSON.
+/// Nearly valid files, so that mutations reach the checks after JSON parsing.
 fn near_files() -> impl Strategy<Value = Vec<u8>> {
     let dtype = prop::sample::select(vec!["U8", "F16", "F32", "F4", "F6_E3M2", "F9"]);
     let tensor = (dtype, prop::collection::vec(0u64..4, 0..3), 0u64..20, 0u64..20);

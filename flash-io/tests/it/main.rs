@@ -1,4 +1,4 @@
-//! The crate from outside: one binary, one module for each subject.
+//! Integration tests: one binary, one module for each subject.
 
 mod catalog;
 #[cfg(feature = "testing")]

@@ -1,12 +1,12 @@
-//! The parser of this crate against that of the `safetensors` crate.
+//! Comparison of this crate's parser with that of the `safetensors` crate.
 
 use std::path::Path;
 
 use flash_io::{Header, HeaderFault, IoError, ReadAt};
 use safetensors::{SafeTensorError, SafeTensors};
 
-/// Parses a whole file with both, and panics where they disagree without a reason or where an accepted
-/// header breaks a promise.
+/// Parses a whole file with both, and panics if they disagree without a known reason, or if an accepted header violates
+/// an invariant.
 pub(crate) fn check(file: &dyn ReadAt, bytes: &[u8]) {
     let ours = Header::read(Path::new("input"), file);
     let theirs = SafeTensors::read_metadata(bytes);
@@ -32,7 +32,7 @@ pub(crate) fn check(file: &dyn ReadAt, bytes: &[u8]) {
                 assert_eq!((start as usize, end as usize), info.data_offsets);
             }
         }
-        // They buffer the values of unknown fields, which limits those; we skip them.
+        // The `safetensors` crate buffers the values of unknown fields, which limits them; this crate skips them.
         (Ok(header), Err(SafeTensorError::InvalidHeaderDeserialization(_))) => {
             assert_tiled(&header, bytes.len() as u64);
         }
@@ -44,7 +44,7 @@ pub(crate) fn check(file: &dyn ReadAt, bytes: &[u8]) {
     }
 }
 
-/// What the format forbids and the `safetensors` crate lets pass.
+/// Returns whether the format forbids what the `safetensors` crate accepts.
 fn stricter(fault: &HeaderFault) -> bool {
     match fault {
         HeaderFault::NotAnObject

@@ -1,4 +1,4 @@
-//! How a device is best read, found out once.
+//! Tests of the probe and its cache.
 
 use std::fs::{self, File};
 
@@ -6,7 +6,7 @@ use flash_io::{Catalog, IoMode, ReaderConfig, Tuning};
 
 use crate::support::{disk_dir, modes_in, u8_file, write};
 
-/// A shard that is long enough to be probed; it takes no room on the disk.
+/// Creates a sparse shard that is long enough to be probed.
 fn big_model() -> tempfile::TempDir {
     let dir = disk_dir();
     File::create(dir.path().join("model.safetensors")).unwrap().set_len(80 << 20).unwrap();
@@ -26,14 +26,14 @@ fn probe_finds_something_that_works_and_keeps_it() {
     let kept = fs::read_to_string(&cache).unwrap();
     assert_eq!(Tuning::find(dir.path(), IoMode::Auto, Some(&cache)), found);
     assert_eq!(fs::read_to_string(&cache).unwrap(), kept);
-    // What the file says counts, not another probe.
+    // The file is used instead of another probe.
     let other = kept.replace(&format!("\"depth\": {}", found.depth), "\"depth\": 77");
     fs::write(&cache, other).unwrap();
     assert_eq!(Tuning::find(dir.path(), IoMode::Auto, Some(&cache)).depth, 77);
 }
 
 #[test]
-fn mode_that_was_asked_for_is_kept() {
+fn requested_mode_is_kept() {
     let dir = big_model();
     for mode in modes_in(dir.path()) {
         assert_eq!(Tuning::find(dir.path(), mode, None).mode, mode);
@@ -61,7 +61,7 @@ fn small_model_is_not_probed() {
 }
 
 #[test]
-fn no_model_is_left_to_be_found_out_by_opening_it() {
+fn missing_model_is_left_to_be_reported_by_opening_it() {
     let dir = disk_dir();
     for mode in [IoMode::Auto, IoMode::Direct] {
         assert_eq!(Tuning::find(dir.path(), mode, None).mode, mode);

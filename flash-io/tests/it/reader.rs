@@ -1,4 +1,4 @@
-//! The reader in every mode: right bytes, order, cancellation, closing.
+//! Tests of the reader in every mode: bytes, order, cancellation, closing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{Until, disk_dir, expected, modes_in, noise, shared, u8_file, wait_until, write};
 
-/// A model whose tensors have odd sizes: empty, below a block, around a block, over several chunks.
+/// Creates a model with tensors of odd sizes: empty, below a block, around a block, over several chunks.
 fn model() -> TempDir {
     let dir = disk_dir();
     let shard = |seed: u64, lens: &[usize]| {
@@ -114,7 +114,7 @@ fn small_read_past_the_end_is_a_short_read() {
         let error = reader
             .read_exact_at(ShardIdx(0), Span::new(len_bytes - 3, len_bytes + 1), &mut [0; 4])
             .unwrap_err();
-        // One that brought the bytes before the end, and five that brought none.
+        // One call that returned the bytes before the end, and five that returned none.
         let IoError::ReadFailed { wanted_bytes, got_bytes, attempts: 6, error: None, .. } = error else {
             panic!("{error}")
         };
@@ -162,13 +162,13 @@ fn shard_written_to_while_open_is_refused_and_read_no_more() {
         let read_row = |shard| reader.read_exact_at(ShardIdx(shard), Span::new(10, 14), &mut [0; 4]);
         read(0).unwrap();
         read_row(0).unwrap();
-        // The same bytes, as another program would restore them; clocks of file systems are coarse.
+        // Identical bytes, as another program would restore them; the pause is for the coarse clocks of file systems.
         let later = std::time::SystemTime::now() + Duration::from_secs(1);
         file.set_modified(later).unwrap();
         for error in [read(0).unwrap_err(), read_row(0).unwrap_err()] {
             assert!(matches!(&error, IoError::Changed { path: named } if *named == path), "{mode}: {error}");
         }
-        // A file that is meant to be written to is not looked at.
+        // A shard that may be written to is not checked.
         read(1).unwrap();
         read_row(1).unwrap();
         assert_eq!(pool.free_slots(), 1);
@@ -198,7 +198,7 @@ fn direct_reads_are_refused_by_name_where_the_file_system_has_none() {
     panic!("the process file system made direct reads: {storage:?}");
 }
 
-/// Holds every chunk back for a fixed time.
+/// Pacer that holds every chunk for a fixed time.
 #[derive(Debug)]
 struct Slow {
     pause: Duration,
@@ -218,7 +218,7 @@ impl Pace for Slow {
     }
 }
 
-/// A reader of one shard in memory, 64 chunks long, one thread, held back by `pacer`.
+/// Creates a single-threaded reader, paced by `pacer`, of one shard in memory, 64 chunks long.
 fn slow_reader(pacer: &Arc<Slow>) -> (Reader, Arc<BundleLayout>) {
     let shard = Shard::new("memory".into(), shared(noise(64 * 4096, 3)));
     let pacer: Arc<dyn Pace> = Arc::clone(pacer) as _;
@@ -240,7 +240,7 @@ fn pacer_is_asked_for_every_chunk_and_obeyed() {
     assert_eq!(reader.stats().chunks, 64);
 }
 
-/// Holds everything back until it is told not to.
+/// Pacer that holds all chunks until it is opened.
 #[derive(Debug, Default)]
 struct Closed(Arc<AtomicBool>);
 
@@ -257,7 +257,7 @@ impl Booking for Closed {
 }
 
 #[test]
-fn chunk_that_is_held_back_is_read_soon_after_the_pacer_thinks_better_of_it() {
+fn held_chunk_is_read_soon_after_the_pacer_admits_it() {
     let bytes = noise(100_000, 5);
     let dir = disk_dir();
     let path = write(dir.path(), "x", &bytes);
@@ -278,7 +278,7 @@ fn chunk_that_is_held_back_is_read_soon_after_the_pacer_thinks_better_of_it() {
 }
 
 #[test]
-fn dropped_ticket_cancels_its_reads_and_its_slot_comes_back() {
+fn dropped_ticket_cancels_its_reads_and_releases_its_slot() {
     let pacer = Slow::new(Duration::from_millis(20));
     let (reader, bundle) = slow_reader(&pacer);
     let pool = SlotPool::new(&big_budget(), bundle.slot_bytes(), 1).unwrap();

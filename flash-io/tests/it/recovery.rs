@@ -1,5 +1,5 @@
-//! Bundle after bundle through one reader whose storage fails, panics, is stuck, or is not wanted any more: right bytes or a
-//! typed error, every slot back, and a reader that works on.
+//! Tests of recovery: after storage fails, panics or is stuck, or a bundle is cancelled, every bundle has right bytes
+//! or a typed error, every slot is free again, and the reader keeps working.
 
 use std::fmt;
 use std::io;
@@ -22,14 +22,14 @@ const FILE_BYTES: usize = 100_000;
 const CHUNK_BYTES: usize = 8192;
 const N_SLOTS: usize = 3;
 const N_ROUNDS: usize = 4;
-/// Faults come as often as every read, and as rarely as about one in a bundle.
+/// Maximum interval of faults: from every read to about one in a bundle.
 const EVERY_NTH_MAX: u64 = 13;
 
-/// The runs of bytes of a bundle: one chunk, some chunks, the end of the file.
+/// Spans of a bundle: within one chunk, over several chunks, and up to the end of the file.
 const TENSORS: [Span; 3] =
     [Span::new(5_000, 5_100), Span::new(20_001, 60_000), Span::new(80_000, FILE_BYTES as u64)];
 
-/// A file on a disk, opened in a mode.
+/// A file on disk, opened in one mode.
 struct OnDisk {
     _dir: TempDir,
     bytes: Vec<u8>,
@@ -64,7 +64,7 @@ impl Session {
         self.reader.submit(&self.bundle, self.pool.try_acquire().expect("a slot is free"))
     }
 
-    /// A bundle for each slot; `refuse` looks at the error of each that has not the right bytes.
+    /// Reads a bundle into each slot, and checks its bytes; `refuse` checks the errors.
     fn round(&self, mut refuse: impl FnMut(IoError)) {
         let tickets = [(); N_SLOTS].map(|()| self.submit());
         for ticket in tickets {
@@ -81,7 +81,7 @@ impl Session {
         assert_eq!(self.pool.free_slots(), N_SLOTS);
     }
 
-    /// A round in which nothing goes wrong.
+    /// Reads a round without errors.
     fn works(&self) {
         self.round(|error| panic!("{error}"));
     }
@@ -92,8 +92,7 @@ fn config() -> ReaderConfig {
     ReaderConfig { depth: 2, chunk_bytes: CHUNK_BYTES, retry_backoff, ..ReaderConfig::default() }
 }
 
-/// Storage that does something before each read, told which it is, counted from 0. Of a read that io_uring makes it is told
-/// when it has ended.
+/// Storage that calls `watch` with the index of each read, before the read, or after it with io_uring.
 struct Watched<F> {
     inner: Arc<dyn ReadAt>,
     reads: AtomicU64,
@@ -105,7 +104,7 @@ impl<F: Fn(u64) + Send + Sync> Watched<F> {
         Arc::new(Self { inner: Arc::clone(inner), reads: AtomicU64::new(0), watch })
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         (self.watch)(self.reads.fetch_add(1, Ordering::SeqCst));
     }
 }
@@ -118,7 +117,7 @@ impl<F> fmt::Debug for Watched<F> {
 
 impl<F: Fn(u64) + Send + Sync> ReadAt for Watched<F> {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.tell();
+        self.notify();
         self.inner.read_at(offset, buf)
     }
 
@@ -135,12 +134,12 @@ impl<F: Fn(u64) + Send + Sync> ReadAt for Watched<F> {
     }
 
     fn ring_outcome(&self, _offset: u64, outcome: io::Result<usize>) -> io::Result<usize> {
-        self.tell();
+        self.notify();
         outcome
     }
 }
 
-/// Reads under a fault at every nth read, for each n, in each mode; then without.
+/// Reads with a fault at every nth read, for each n, in each mode; then without faults.
 fn read_on_under(fault: Fault, config: &ReaderConfig, refuse: impl Fn(IoError, u64)) {
     for mode in modes_in(disk_dir().path()) {
         let on_disk = on_disk(mode);
@@ -195,7 +194,7 @@ fn small_reads_under_eio_at_every_nth_are_right_or_an_error() {
             for _ in 0..N_ROUNDS {
                 match session.reader.read_exact_at(ShardIdx(0), span, &mut out) {
                     Ok(()) => assert!(n > 1 && out == session.bytes[span.start as usize..span.end as usize]),
-                    // Alone with its storage, a read that is repeated meets the next one without a fault.
+                    // No other read shares the count, so for n > 1 the retry of a failed read succeeds.
                     Err(error) => assert!(n == 1, "{mode}, every {n}th: {error}"),
                 }
             }
@@ -220,7 +219,7 @@ fn ticket_dropped_while_its_read_fails_is_not_read_again() {
     }
 }
 
-/// A pacer that does something before it lets a chunk through.
+/// Pacer that calls a closure with the index of each chunk, and admits all of them.
 struct Watching<F>(AtomicU64, F);
 
 impl<F> fmt::Debug for Watching<F> {
@@ -240,7 +239,7 @@ fn paced_by(watch: impl Fn(u64) + Send + Sync + 'static) -> ReaderConfig {
     ReaderConfig { pacer: Some(Arc::new(Watching(AtomicU64::new(0), watch))), ..config() }
 }
 
-/// How many reads a bundle takes, in the mode of that file.
+/// Returns the number of reads of a bundle in the mode of the file.
 fn n_reads(on_disk: &OnDisk) -> u64 {
     let storage = Watched::new(&on_disk.shard.storage, |_| ());
     let session = Session::new(on_disk, Arc::clone(&storage) as _, config());
@@ -253,7 +252,7 @@ fn pacer_that_panics_at_any_chunk_ends_its_bundle_and_the_reader_works_on() {
     for mode in modes_in(disk_dir().path()) {
         let on_disk = on_disk(mode);
         for nth in 0..n_reads(&on_disk) {
-            let config = paced_by(move |chunk_idx| assert!(chunk_idx != nth, "a pacer that was to panic"));
+            let config = paced_by(move |chunk_idx| assert!(chunk_idx != nth, "an injected panic"));
             let session = Session::new(&on_disk, Arc::clone(&on_disk.shard.storage), config);
             let error = session.submit().wait().unwrap_err();
             assert!(matches!(error, IoError::ReadPanicked { .. }), "{mode}, chunk {nth}: {error}");
@@ -262,10 +261,11 @@ fn pacer_that_panics_at_any_chunk_ends_its_bundle_and_the_reader_works_on() {
     }
 }
 
-/// A place where another thread finds a ticket to be dropped.
+/// Slot through which another thread takes a ticket to drop it.
 type Dropped = Arc<Mutex<Option<Ticket>>>;
 
-/// A bundle is submitted, its ticket dropped by whoever has `dropped`, and its slot waited for.
+/// Submits a bundle, waits until another thread drops its ticket and its slot is free, and checks that the reader
+/// works.
 fn cancel_and_work_on(session: &Session, dropped: &Dropped, moment: fmt::Arguments<'_>) {
     let mut place = dropped.lock().unwrap();
     *place = Some(session.submit());
@@ -320,7 +320,7 @@ fn reader_closed_at_any_read_ends_its_tickets_and_gives_their_slots_back() {
 }
 
 #[test]
-fn ticket_dropped_while_a_read_of_a_thread_is_stuck_waits_for_nothing() {
+fn ticket_dropped_while_a_thread_is_stuck_does_not_block() {
     let on_disk = on_disk(IoMode::Pread);
     let (release, released) = mpsc::channel();
     let released = Mutex::new(released);
@@ -333,7 +333,7 @@ fn ticket_dropped_while_a_read_of_a_thread_is_stuck_waits_for_nothing() {
     let stuck = session.submit();
     wait_until(|| storage.reads.load(Ordering::SeqCst) > 0);
     drop(stuck);
-    // The other thread reads what comes next; the slot is out for as long as the storage may write to it.
+    // The other thread reads the next bundle; the slot stays in use for as long as the storage may write to it.
     drop(session.submit().wait().unwrap());
     assert_eq!(session.pool.free_slots(), N_SLOTS - 1);
     let stragglers = session.reader.stragglers().expect("one read is stuck");
@@ -341,6 +341,6 @@ fn ticket_dropped_while_a_read_of_a_thread_is_stuck_waits_for_nothing() {
     assert_eq!(stragglers.path, on_disk.shard.path);
     release.send(()).unwrap();
     wait_until(|| session.reader.stragglers().is_none());
-    assert_eq!(session.pool.free_slots(), N_SLOTS, "it is back when there is no straggler any more");
+    assert_eq!(session.pool.free_slots(), N_SLOTS, "the slot is free when there is no straggler any more");
     session.works();
 }

@@ -1,4 +1,4 @@
-//! What only io_uring does: reads that end without their data, and many at once in one thread.
+//! Tests of io_uring: reads that are cancelled or short, and many in flight from one thread.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
@@ -17,7 +17,7 @@ use crate::support::{Bytes, Until, disk_dir, has_ring, noise, wait_until, write}
 
 const CHUNK_BYTES: usize = 4096;
 
-/// A file whose reads are stuck until someone writes to the other end.
+/// A pipe, whose reads are stuck until the other end is written to.
 #[derive(Debug)]
 struct Stuck(PipeReader);
 
@@ -46,7 +46,7 @@ struct Setup {
     pool: SlotPool,
 }
 
-/// A reader of one stuck shard, one chunk long.
+/// Creates a reader of one stuck shard, one chunk long.
 fn stuck(config: ReaderConfig) -> Setup {
     let (pipe, writer) = io::pipe().unwrap();
     let shard = Shard::new("stuck".into(), Arc::new(Stuck(pipe)));
@@ -72,7 +72,7 @@ fn stuck_read_is_cancelled_and_repeated() {
 }
 
 #[test]
-fn read_that_stays_stuck_is_given_up_as_timed_out() {
+fn read_that_stays_stuck_fails_as_timed_out() {
     if !has_ring() {
         return;
     }
@@ -89,7 +89,7 @@ fn read_that_stays_stuck_is_given_up_as_timed_out() {
 }
 
 #[test]
-fn ticket_dropped_while_its_read_is_stuck_gives_its_slot_back_and_the_reader_works_on() {
+fn ticket_dropped_while_its_read_is_stuck_releases_its_slot_and_the_reader_works_on() {
     if !has_ring() {
         return;
     }
@@ -132,7 +132,7 @@ fn short_reads_of_the_kernel_are_continued() {
     assert_eq!(reader.stats().retries, 1);
 }
 
-/// Lets some chunks through, and those behind them in an hour.
+/// Pacer that admits a number of chunks at once, and the rest in an hour.
 #[derive(Debug)]
 struct LetThrough(AtomicU64);
 
@@ -152,7 +152,7 @@ fn shard_of(bytes: &[u8], mode: IoMode) -> (tempfile::TempDir, Shard) {
 }
 
 #[test]
-fn chunk_that_the_pacer_holds_back_holds_up_no_other() {
+fn chunk_held_by_the_pacer_delays_no_read_in_flight() {
     if !has_ring() {
         return;
     }
@@ -173,7 +173,7 @@ fn chunk_that_the_pacer_holds_back_holds_up_no_other() {
     assert!(matches!(ticket.wait(), Err(IoError::ReaderClosed { .. })));
 }
 
-/// Counts the chunks that the reader has begun with.
+/// Pacer that counts the chunks that the reader has started.
 #[derive(Debug, Default)]
 struct Count(AtomicU64);
 
@@ -185,12 +185,12 @@ impl Pace for Count {
 }
 
 #[test]
-fn twice_the_depth_of_whole_chunks_is_under_way_or_more_reads_that_are_shorter() {
+fn twice_the_depth_of_full_chunks_is_in_flight_or_more_shorter_reads() {
     if !has_ring() {
         return;
     }
-    // Bytes of a read, and how many are begun with before one of them has ended.
-    for (read_bytes, n_begun) in [(CHUNK_BYTES as u64, 4), (CHUNK_BYTES as u64 * 3 / 4, 6), (100, 8)] {
+    // Bytes of a read, and reads that are started before one of them ends.
+    for (read_bytes, n_started) in [(CHUNK_BYTES as u64, 4), (CHUNK_BYTES as u64 * 3 / 4, 6), (100, 8)] {
         let count = Arc::new(Count::default());
         let pacer = Some(Arc::clone(&count) as Arc<dyn Pace>);
         let config = ReaderConfig { depth: 2, chunk_bytes: CHUNK_BYTES, pacer, ..ReaderConfig::default() };
@@ -201,14 +201,14 @@ fn twice_the_depth_of_whole_chunks_is_under_way_or_more_reads_that_are_shorter()
         ));
         let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
         let _ticket = reader.submit(&bundle, pool.try_acquire().unwrap());
-        wait_until(|| count.0.load(Ordering::SeqCst) == n_begun);
+        wait_until(|| count.0.load(Ordering::SeqCst) == n_started);
         thread::sleep(Duration::from_millis(20));
-        assert_eq!(count.0.load(Ordering::SeqCst), n_begun, "reads of {read_bytes} B");
+        assert_eq!(count.0.load(Ordering::SeqCst), n_started, "reads of {read_bytes} B");
     }
 }
 
 #[test]
-fn many_reads_are_under_way_in_one_thread() {
+fn many_reads_are_in_flight_from_one_thread() {
     if !has_ring() {
         return;
     }
@@ -222,7 +222,7 @@ fn many_reads_are_under_way_in_one_thread() {
     let before = n_threads();
     let config = ReaderConfig { chunk_bytes: CHUNK_BYTES, depth: 300, ..ReaderConfig::default() };
     let reader = Reader::new(vec![shard], config).unwrap();
-    // Readers of other tests come and go, but none has so many.
+    // Readers of concurrent tests have threads too, but far fewer.
     assert!(n_threads() < before + 100);
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, bytes.len() as u64))]));
     let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 1).unwrap();
@@ -232,7 +232,7 @@ fn many_reads_are_under_way_in_one_thread() {
 }
 
 #[test]
-fn shards_with_and_without_a_ring_make_one_bundle() {
+fn bundle_spans_shards_with_and_without_a_ring() {
     if !has_ring() {
         return;
     }
@@ -279,15 +279,15 @@ fn file_that_cannot_be_read_at_an_offset_is_an_error_of_its_bundle() {
     assert!(matches!(error, IoError::ReadFailed { attempts: 1, error: Some(_), .. }), "{error}");
 }
 
-/// Storage that fails even to say its alignment, in the ring's thread, which does not expect that.
+/// Storage that panics in `alignment` on the ring's thread, which does not catch that panic.
 #[derive(Debug)]
-struct Deadly {
+struct PanicsInAlignment {
     inner: Arc<dyn ReadAt>,
-    asked: AtomicU64,
-    deadly: u64,
+    n_calls: AtomicU64,
+    panics_at: u64,
 }
 
-impl ReadAt for Deadly {
+impl ReadAt for PanicsInAlignment {
     fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
         unreachable!("the ring reads it")
     }
@@ -298,7 +298,7 @@ impl ReadAt for Deadly {
 
     fn alignment(&self) -> usize {
         if thread::current().name() == Some("flash-ring") {
-            assert!(self.asked.fetch_add(1, Ordering::SeqCst) != self.deadly, "a ring that was to die");
+            assert!(self.n_calls.fetch_add(1, Ordering::SeqCst) != self.panics_at, "an injected panic");
         }
         self.inner.alignment()
     }
@@ -309,7 +309,7 @@ impl ReadAt for Deadly {
 }
 
 #[test]
-fn bundles_of_a_ring_whose_thread_is_gone_end_as_closed_and_their_slots_come_back() {
+fn bundles_of_a_dead_ring_thread_end_as_closed_and_release_their_slots() {
     if !has_ring() {
         return;
     }
@@ -317,15 +317,18 @@ fn bundles_of_a_ring_whose_thread_is_gone_end_as_closed_and_their_slots_come_bac
     let bytes = noise(N_CHUNKS as usize * (128 << 10), 6);
     let (_dir, shard) = shard_of(&bytes, IoMode::Uring);
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, bytes.len() as u64))]));
-    for deadly in 0..N_CHUNKS {
-        let storage =
-            Arc::new(Deadly { inner: Arc::clone(&shard.storage), asked: AtomicU64::new(0), deadly });
+    for panics_at in 0..N_CHUNKS {
+        let storage = Arc::new(PanicsInAlignment {
+            inner: Arc::clone(&shard.storage),
+            n_calls: AtomicU64::new(0),
+            panics_at,
+        });
         let dying = Shard::new(shard.path.clone(), storage);
         let reader = Reader::new(vec![dying], ReaderConfig::default()).unwrap();
         let pool = SlotPool::new(&Budget::new(4 << 20), bundle.slot_bytes(), 1).unwrap();
         for _ in 0..3 {
             let outcome = reader.submit(&bundle, pool.try_acquire().unwrap()).wait();
-            assert!(matches!(outcome, Err(IoError::ReaderClosed { .. })), "chunk {deadly}: {outcome:?}");
+            assert!(matches!(outcome, Err(IoError::ReaderClosed { .. })), "chunk {panics_at}: {outcome:?}");
         }
         assert_eq!(pool.free_slots(), 1);
     }

@@ -1,4 +1,4 @@
-//! Hand-made safetensors files, and storage in memory.
+//! Helpers: safetensors files, storage in memory, temporary folders.
 
 use std::fs;
 use std::io;
@@ -30,12 +30,12 @@ impl ReadAt for Bytes {
     }
 }
 
-/// A whole file: length, header, data.
+/// Builds a whole file: length, header, data.
 pub(crate) fn file_of(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
-/// A file of `U8` tensors, laid out in the order given.
+/// Builds a file of `U8` tensors, in the order given.
 pub(crate) fn u8_file(tensors: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let (mut entries, mut data) = (Vec::new(), Vec::new());
     for (name, bytes) in tensors {
@@ -47,7 +47,7 @@ pub(crate) fn u8_file(tensors: &[(&str, Vec<u8>)]) -> Vec<u8> {
     file_of(&format!("{{{}}}", entries.join(",")), &data)
 }
 
-/// Bytes that differ from each other and from those of other seeds.
+/// Generates pseudorandom bytes, different for each seed.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -65,13 +65,13 @@ pub(crate) fn write(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf 
     path
 }
 
-/// A directory on a real disk where direct reads have a chance: the target folder, not a memory file
+/// Creates a temporary folder in the target folder, which is likelier to support direct reads than an in-memory file
 /// system.
 pub(crate) fn disk_dir() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// The modes that work in a directory; says which do not.
+/// Returns the modes that work in a directory, and prints the others.
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
 pub(crate) fn modes_in(dir: &Path) -> Vec<IoMode> {
     let probe = write(dir, "probe", [0; 16]);
@@ -90,7 +90,7 @@ pub(crate) fn modes_in(dir: &Path) -> Vec<IoMode> {
     IoMode::ALL.iter().copied().filter(works).collect()
 }
 
-/// The bytes of a tensor as the file has them, read in the plainest way.
+/// Reads the bytes of a tensor with the standard library only.
 pub(crate) fn expected(catalog: &Catalog, name: &str) -> Vec<u8> {
     let tensor = catalog.get(name).unwrap();
     let file = fs::read(&catalog.shards()[tensor.shard.0].path).unwrap();
@@ -101,7 +101,7 @@ pub(crate) fn shared(bytes: Vec<u8>) -> Arc<dyn ReadAt> {
     Arc::new(Bytes(bytes))
 }
 
-/// Whether io_uring can be tried here; says so if not.
+/// Returns whether io_uring works here, and prints if not.
 #[cfg(target_os = "linux")]
 pub(crate) fn has_ring() -> bool {
     modes_in(disk_dir().path()).contains(&IoMode::Uring)
@@ -110,12 +110,12 @@ pub(crate) fn has_ring() -> bool {
 pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(20), "waited in vain");
+        assert!(started.elapsed() < Duration::from_secs(20), "timed out");
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// A chunk that may be read from some instant on.
+/// A chunk that may be read from an instant on.
 #[derive(Debug)]
 pub(crate) struct Until(pub(crate) Instant);
 

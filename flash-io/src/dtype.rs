@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The element type of a tensor, as the safetensors format names it.
+/// Element type of a tensor, as named by the safetensors format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Dtype {
@@ -53,7 +53,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Every element type of the format.
+    /// All element types of the format.
     pub const ALL: &'static [Dtype] = &[
         Self::Bool,
         Self::F4,
@@ -79,7 +79,7 @@ impl Dtype {
         Self::U64,
     ];
 
-    /// The name in a safetensors header.
+    /// Returns the name in a safetensors header.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bool => "BOOL",
@@ -107,12 +107,12 @@ impl Dtype {
         }
     }
 
-    /// The element type of that name, `None` if the format has none.
+    /// Returns the element type with that name, `None` if the format has none.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|dtype| dtype.name() == name)
     }
 
-    /// Bits an element.
+    /// Returns the size of an element in bits.
     pub const fn bits(self) -> u64 {
         match self {
             Self::F4 => 4,
@@ -131,7 +131,7 @@ impl Dtype {
         }
     }
 
-    /// Bytes an element, `None` for the types that are not whole bytes.
+    /// Returns the size of an element in bytes, `None` for the sub-byte types.
     pub const fn size_bytes(self) -> Option<u64> {
         match self.bits() {
             bits if bits.is_multiple_of(8) => Some(bits / 8),

@@ -1,18 +1,17 @@
-//! What can be wrong with a safetensors header.
+//! Errors of safetensors headers.
 
-use crate::header::Dtype;
+use crate::dtype::Dtype;
 use crate::span::Span;
 
-/// Why a safetensors header was refused.
+/// Error of parsing or validating a safetensors header.
 ///
-/// A second enum beside [`IoError`](crate::IoError) because the parser is pure: it knows the bytes, and
-/// whoever called it knows the file. Offsets of tensor data are counted from the end of the header, as in
-/// the header.
+/// Separate from [`IoError`](crate::IoError) because the parser is pure: it sees bytes, and its caller adds the path.
+/// Offsets of tensor data are relative to the end of the header, as in the header itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderFault {
-    /// The file has not even the eight bytes of the header length.
-    #[error("{file_bytes} B are no safetensors file, its header length alone has 8 B")]
+    /// The file is shorter than the eight bytes of the header length.
+    #[error("a file of {file_bytes} B is shorter than the 8 B of the header length")]
     FileTooShort {
         /// Length of the file.
         file_bytes: u64,
@@ -39,7 +38,7 @@ pub enum HeaderFault {
     /// The header is not UTF-8.
     #[error("the header is not UTF-8 from byte {valid_bytes} on")]
     NotUtf8 {
-        /// How many bytes of it are.
+        /// Length of the valid prefix.
         valid_bytes: usize,
     },
     /// The header is not JSON.
@@ -54,18 +53,18 @@ pub enum HeaderFault {
     NotATensor {
         /// Name of the entry.
         tensor: String,
-        /// What was there instead.
+        /// The parser's error.
         #[source]
         error: serde_json::Error,
     },
-    /// A field has another type than the format asks for.
+    /// A field has another type than the format requires.
     #[error("tensor {tensor:?}, field {field:?}: {error}")]
     BadField {
         /// Name of the tensor, or `__metadata__`.
         tensor: String,
         /// Name of the field.
         field: String,
-        /// What was there instead.
+        /// The parser's error.
         #[source]
         error: serde_json::Error,
     },
@@ -78,7 +77,7 @@ pub enum HeaderFault {
         field: &'static str,
     },
     /// A field appears twice.
-    #[error("tensor {tensor:?} has two fields {field:?}")]
+    #[error("tensor {tensor:?} has a duplicate field {field:?}")]
     DuplicateField {
         /// Name of the tensor, or `__metadata__`.
         tensor: String,
@@ -86,17 +85,17 @@ pub enum HeaderFault {
         field: String,
     },
     /// An entry appears twice.
-    #[error("two entries {tensor:?}")]
+    #[error("duplicate entry {tensor:?}")]
     DuplicateTensor {
         /// Name of the tensor, or `__metadata__`.
         tensor: String,
     },
     /// The format has no such element type.
-    #[error("tensor {tensor:?} has the unknown dtype {dtype:?}")]
+    #[error("tensor {tensor:?} has unknown dtype {dtype:?}")]
     UnknownDtype {
         /// Name of the tensor.
         tensor: String,
-        /// What was given as its element type.
+        /// The unknown name.
         dtype: String,
     },
     /// The size of a tensor does not fit 64 bits.
@@ -109,7 +108,7 @@ pub enum HeaderFault {
         /// Its shape.
         shape: Vec<u64>,
     },
-    /// A tensor of a sub-byte type does not end at a byte.
+    /// The size of a tensor of a sub-byte type is not a whole number of bytes.
     #[error("tensor {tensor:?}: {dtype} of shape {shape:?} is not a whole number of bytes")]
     PartialByte {
         /// Name of the tensor.
@@ -124,22 +123,22 @@ pub enum HeaderFault {
     BackwardOffsets {
         /// Name of the tensor.
         tensor: String,
-        /// Where it begins.
+        /// Begin offset.
         begin: u64,
-        /// Where it ends.
+        /// End offset.
         end: u64,
     },
-    /// A tensor ends after the file: the shard is truncated, or the header is wrong.
+    /// A tensor ends past the end of the file: the shard is truncated, or the header is wrong.
     #[error("tensor {tensor:?} ends at {end}, but the file has {data_bytes} B of data (is it truncated?)")]
     OutOfRange {
         /// Name of the tensor.
         tensor: String,
-        /// Where it ends.
+        /// End offset.
         end: u64,
-        /// How many bytes follow the header.
+        /// Bytes after the header.
         data_bytes: u64,
     },
-    /// The bytes of a tensor are not as many as its type and shape need.
+    /// The offsets of a tensor span a different size than its type and shape need.
     #[error(
         "tensor {tensor:?}: {dtype} of shape {shape:?} needs {wanted_bytes} B, its offsets span {span_bytes} B"
     )]
@@ -150,9 +149,9 @@ pub enum HeaderFault {
         dtype: Dtype,
         /// Its shape.
         shape: Vec<u64>,
-        /// What type and shape need.
+        /// Bytes that type and shape need.
         wanted_bytes: u64,
-        /// What the offsets span.
+        /// Bytes that the offsets span.
         span_bytes: u64,
     },
     /// Two tensors share bytes.
@@ -165,10 +164,10 @@ pub enum HeaderFault {
         /// The first shared byte.
         at: u64,
     },
-    /// Bytes between, before or after the tensors belong to none. The format forbids them.
+    /// Some data bytes belong to no tensor, which the format forbids.
     #[error("bytes {hole} of the data belong to no tensor")]
     Hole {
-        /// Which bytes.
+        /// The unused range.
         hole: Span,
     },
 }
