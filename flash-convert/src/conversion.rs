@@ -5,6 +5,7 @@ use crate::architecture::Model;
 use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 use crate::layout::{Layout, PlannedTensor};
+use crate::progress::Progress;
 use crate::scratch::Scratch;
 use crate::shards::{self, Metadata};
 use crate::stream::StreamError;
@@ -29,16 +30,6 @@ pub struct Plan<'a> {
     target: Target,
     shard_bytes_max: u64,
     layout: Layout,
-}
-
-/// How far a conversion is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Bytes of weights written.
-    pub done_bytes: u64,
-    /// Bytes of weights to write in all.
-    pub total_bytes: u64,
 }
 
 /// What a conversion made.

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use flash_io::{Catalog, IoMode, Tensor};
 use serde_json::Value;
 
-use crate::conversion::Progress;
 use crate::error::ConvertError;
+use crate::progress::Progress;
 use crate::shards::{self, DATA_ALIGN, Metadata, Packing, Part, Placed};
 use crate::source;
 use crate::writer::OutDir;

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use flash_kernels::FloatType;
 use serde_json::{Map, Value, json};
 
-use crate::conversion::Progress;
 use crate::error::ConvertError;
+use crate::progress::Progress;
 use crate::scratch::Sink;
 use crate::writer::{OutDir, OutFile};
 

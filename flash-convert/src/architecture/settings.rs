@@ -1,6 +1,6 @@
 //! The settings of an architecture in a GGUF file, whose keys begin with its name.
 
-use super::Architecture;
+use super::family::Architecture;
 use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
-use super::Architecture;
 use super::config::Config;
+use super::family::Architecture;
 use crate::error::ConvertError;
 use crate::gguf::{BlockFormat, GgufFile, TensorInfo};
 

@@ -1,21 +1,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flash_io::{Catalog, Dtype, IoMode, Tensor, python_json};
-use flash_kernels::FloatType;
+use flash_io::{Catalog, IoMode, python_json};
 use serde_json::{Map, Value};
 
 use super::family::{self, Family, Own};
-use super::parameter::Parameter;
-use super::sanitize::Sanitizer;
-use super::{blocks, fp8, int4};
+use super::parameter::{Content, Parameter};
+use super::sanitize::{HEAD, Sanitizer, TEXT_CONFIG};
+use super::{fp8, gpt_oss, int4};
 use crate::error::ConvertError;
 use crate::source;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-/// The name of the head.
-pub(super) const HEAD: &str = "lm_head.weight";
 
 /// Fields of config.json that say that the weights are no plain floats.
 const QUANTIZED: [&str; 2] = ["quantization", PUBLISHED];
@@ -25,9 +22,6 @@ const METHODS: [&str; 2] = ["quant_method", "mode"];
 
 /// The one of these that publishers write.
 const PUBLISHED: &str = "quantization_config";
-
-/// What config.json says of the text model, where it sees as well.
-pub(super) const TEXT_CONFIG: &str = "text_config";
 
 /// Fields of config.json that mean nothing any more.
 const UNUSED: [&str; 2] = ["_name_or_path", "vision_config"];
@@ -77,7 +71,7 @@ impl Checkpoint {
         {
             return Err(ConvertError::Twice { path: dir.to_owned(), tensor: first.name.clone() });
         }
-        let packing = packing.or_else(|| parameters.iter().find_map(Parameter::packing));
+        let packing = packing.or_else(|| parameters.iter().find_map(prequantized));
         Ok(Self { dir: dir.to_owned(), catalog, config, family, packing, parameters })
     }
 }
@@ -93,8 +87,8 @@ fn check_quantization(
         let found = config.get(field).or_else(of_text).filter(|found| !found.is_null());
         let Some(found) = found else { continue };
         match family.own {
-            Own::Blocks if field == PUBLISHED && blocks::is_configured(found) => {
-                return Ok(Some(blocks::quantization()));
+            Own::Blocks if field == PUBLISHED && gpt_oss::is_configured(found) => {
+                return Ok(Some(gpt_oss::quantization()));
             }
             Own::Latent if field == PUBLISHED && fp8::is_configured(found) => return Ok(None),
             Own::Latent if field == PUBLISHED && int4::is_configured(found) => {
@@ -110,28 +104,13 @@ fn check_quantization(
     Ok(None)
 }
 
-/// How the values of a tensor of floats are stored.
-pub(super) fn float(catalog: &Catalog, tensor: &Tensor) -> Result<FloatType, ConvertError> {
-    match tensor.dtype {
-        Dtype::F32 => Ok(FloatType::F32),
-        Dtype::F16 => Ok(FloatType::F16),
-        Dtype::BF16 => Ok(FloatType::BF16),
-        found => {
-            let (path, tensor) = (path_of(catalog, tensor), tensor.name.clone());
-            Err(ConvertError::TensorDtype { path, tensor, found })
-        }
+/// How it was quantised, as config.json says it, if it stays so.
+fn prequantized(parameter: &Parameter) -> Option<Value> {
+    match parameter.content {
+        Content::Floats { .. } => None,
+        Content::Mxfp4(_) => Some(gpt_oss::quantization()),
+        Content::Int4 { .. } => Some(int4::quantization()),
     }
-}
-
-/// The shard that has a tensor.
-pub(super) fn path_of(catalog: &Catalog, tensor: &Tensor) -> PathBuf {
-    catalog.shards()[tensor.shard.0].path.clone()
-}
-
-/// The error of a tensor whose shape does not fit.
-pub(super) fn misshapen(catalog: &Catalog, tensor: &Tensor, wanted: String) -> ConvertError {
-    let (path, found) = (path_of(catalog, tensor), tensor.shape.clone());
-    ConvertError::CheckpointShape { path, tensor: tensor.name.clone(), wanted, found }
 }
 
 /// Where a parameter stands in the order of execution: the embedding, layer after layer, and the rest.

@@ -27,7 +27,7 @@ pub(super) struct Family {
 pub(super) enum Own {
     /// Each is a parameter, or an expert of one.
     Nothing,
-    /// Experts are published in mxfp4: `blocks.rs`.
+    /// Experts are published in mxfp4: `gpt_oss.rs`.
     Blocks,
     /// Keys and values of all heads are one matrix: `latent.rs`. Numbers may have eight bits: `fp8.rs`.
     Latent,

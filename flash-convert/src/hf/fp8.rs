@@ -5,7 +5,7 @@ use flash_kernels::{FloatType, e4m3};
 use serde_json::{Value, json};
 
 use super::parameter::{Piece, Rows, Stored};
-use super::{checkpoint, gather};
+use super::{gather, tensors};
 use crate::error::ConvertError;
 
 /// Rows, and columns, of a block.
@@ -38,13 +38,13 @@ pub(super) fn is_scales(name: &str) -> bool {
 pub(super) fn scales_of(catalog: &Catalog, tensor: &Tensor) -> Result<Tensor, ConvertError> {
     let name = format!("{}{SCALES}", tensor.name);
     let Some(scales) = catalog.get(&name) else {
-        return Err(ConvertError::MissingTensor { path: checkpoint::path_of(catalog, tensor), tensor: name });
+        return Err(ConvertError::MissingTensor { path: tensors::path_of(catalog, tensor), tensor: name });
     };
     let wanted: Vec<u64> = tensor.shape.iter().map(|extent| extent.div_ceil(BLOCK)).collect();
     if tensor.shape.len() != 2 || scales.shape != wanted {
-        return Err(checkpoint::misshapen(catalog, scales, format!("{wanted:?}, blocks of a matrix")));
+        return Err(tensors::misshapen(catalog, scales, format!("{wanted:?}, blocks of a matrix")));
     }
-    checkpoint::float(catalog, scales)?;
+    tensors::float(catalog, scales)?;
     Ok(scales.clone())
 }
 
@@ -52,7 +52,7 @@ impl Scales {
     /// Reads those of a piece, if it is of this format.
     pub(super) fn read(catalog: &Catalog, piece: &Piece) -> Result<Option<Self>, ConvertError> {
         let Stored::Fp8 { scales } = &piece.stored else { return Ok(None) };
-        let float = checkpoint::float(catalog, scales)?;
+        let float = tensors::float(catalog, scales)?;
         let all = Piece::whole(scales, Stored::Float(float));
         let n_values = all.n_values() as usize;
         let mut bytes = vec![0; n_values * float.size_bytes()];

@@ -4,7 +4,7 @@
 use flash_io::{Catalog, Dtype, Tensor};
 use serde_json::{Value, json};
 
-use super::checkpoint;
+use super::tensors;
 use crate::error::ConvertError;
 
 /// Values that share a scale.
@@ -42,7 +42,7 @@ pub(super) fn matrix(name: &str) -> Option<&str> {
 
 /// The scales of codes, if they have the shape that fits.
 pub(super) fn scales_of(catalog: &Catalog, tensor: &Tensor, matrix: &str) -> Result<Tensor, ConvertError> {
-    let path = || checkpoint::path_of(catalog, tensor);
+    let path = || tensors::path_of(catalog, tensor);
     if !matches!(tensor.dtype, Dtype::I32 | Dtype::U32) {
         let (tensor, found) = (tensor.name.clone(), tensor.dtype);
         return Err(ConvertError::TensorDtype { path: path(), tensor, found });
@@ -56,9 +56,9 @@ pub(super) fn scales_of(catalog: &Catalog, tensor: &Tensor, matrix: &str) -> Res
         ([n_rows, n_words], [n_scaled, n_groups]) if n_rows == n_scaled && n_groups * words == *n_words => {}
         _ => {
             let wanted = format!("a number for {words} words of {:?}", tensor.shape);
-            return Err(checkpoint::misshapen(catalog, scales, wanted));
+            return Err(tensors::misshapen(catalog, scales, wanted));
         }
     }
-    checkpoint::float(catalog, scales)?;
+    tensors::float(catalog, scales)?;
     Ok(scales.clone())
 }

@@ -5,7 +5,7 @@ use flash_io::{Catalog, Tensor};
 use serde_json::{Map, Value};
 
 use super::parameter::{Content, Parameter, Piece, Rows};
-use super::{checkpoint, int4};
+use super::{int4, tensors};
 use crate::error::ConvertError;
 
 const MATRIX: &str = ".self_attn.kv_b_proj.weight";
@@ -26,7 +26,7 @@ pub(super) fn parameters(
     let Some(layer) = name.strip_suffix(MATRIX) else { return Ok(None) };
     let Content::Floats { float, pieces } = content else {
         // Columns would become rows, whose groups are others.
-        let (path, tensor, found) = (checkpoint::path_of(catalog, tensor), tensor.name.clone(), tensor.dtype);
+        let (path, tensor, found) = (tensors::path_of(catalog, tensor), tensor.name.clone(), tensor.dtype);
         return Err(ConvertError::TensorDtype { path, tensor, found });
     };
     let Some(Piece { stored, .. }) = pieces.first() else { return Ok(None) };
@@ -37,7 +37,7 @@ pub(super) fn parameters(
         [found, n_cols] if nope_dim > 0 && v_dim > 0 && n_rows == Some(found) => n_cols,
         _ => {
             let wanted = format!("[{n_heads} · ({nope_dim} + {v_dim}), latent]");
-            return Err(checkpoint::misshapen(catalog, tensor, wanted));
+            return Err(tensors::misshapen(catalog, tensor, wanted));
         }
     };
     let stack = |name: &str, first: u64, count: u64, is_transposed: bool| {

@@ -2,9 +2,8 @@
 
 use flash_io::Tensor;
 use flash_kernels::{Affine, FloatType};
-use serde_json::Value;
 
-use super::{blocks, int4};
+use super::int4;
 
 /// A parameter of the model, and what it is made of.
 #[derive(Debug, Clone)]
@@ -74,15 +73,6 @@ impl Parameter {
     /// Whether it stays as it was quantised.
     pub(super) const fn is_packed(&self) -> bool {
         matches!(self.content, Content::Mxfp4(_) | Content::Int4 { .. })
-    }
-
-    /// How it was quantised, as config.json says it, if it stays so.
-    pub(super) fn packing(&self) -> Option<Value> {
-        match self.content {
-            Content::Floats { .. } => None,
-            Content::Mxfp4(_) => Some(blocks::quantization()),
-            Content::Int4 { .. } => Some(int4::quantization()),
-        }
     }
 }
 

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use flash_kernels::{Affine, Mx};
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::{Checkpoint, HEAD};
+use super::checkpoint::Checkpoint;
 use super::parameter::{Content, Parameter};
+use super::sanitize::HEAD;
 use super::{int4, stream};
-use crate::conversion::Progress;
 use crate::error::ConvertError;
+use crate::progress::Progress;
 use crate::scratch::Scratch;
 use crate::shards::{self, Metadata, Packing, Part, Placed};
 use crate::source;
@@ -59,10 +60,10 @@ pub struct Quantized {
 
 /// A parameter, what becomes of it, and where its parts go.
 #[derive(Debug)]
-pub(super) struct Planned<'a> {
-    pub(super) parameter: &'a Parameter,
+struct Planned<'a> {
+    parameter: &'a Parameter,
     /// None: it stays a parameter of floats.
-    pub(super) affine: Option<Affine>,
+    affine: Option<Affine>,
     placed: Placed,
 }
 
@@ -156,7 +157,8 @@ impl QuantizePlan<'_> {
         let placed: Vec<_> = self.parameters.iter().map(|planned| &planned.placed).collect();
         let mut scratch = Scratch::new();
         shards::write(&out, &placed, &Metadata::new(), progress, |parameter_idx, sink| {
-            stream::write(&mut scratch, catalog, &self.parameters[parameter_idx], sink)
+            let Planned { parameter, affine, .. } = &self.parameters[parameter_idx];
+            stream::write(&mut scratch, catalog, &parameter.content, *affine, sink)
         })?;
         out.finish()?;
         Ok(Quantized {

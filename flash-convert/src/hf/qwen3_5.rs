@@ -3,9 +3,9 @@
 
 use flash_io::{Catalog, Tensor};
 
-use super::checkpoint;
 use super::family::Own;
 use super::parameter::{Content, Parameter, Piece, Rows, Stored};
+use super::tensors;
 use crate::error::ConvertError;
 
 /// What sees.
@@ -99,14 +99,10 @@ fn experts(
         unreachable!("floats")
     };
     let &[n_experts, n_rows, n_cols] = tensor.shape.as_slice() else {
-        return Err(checkpoint::misshapen(catalog, tensor, "[experts, rows, columns]".to_owned()));
+        return Err(tensors::misshapen(catalog, tensor, "[experts, rows, columns]".to_owned()));
     };
     if !n_rows.is_multiple_of(n_parts) {
-        return Err(checkpoint::misshapen(
-            catalog,
-            tensor,
-            "as many rows for gates as for values".to_owned(),
-        ));
+        return Err(tensors::misshapen(catalog, tensor, "as many rows for gates as for values".to_owned()));
     }
     let count = n_rows / n_parts;
     let parameter = |(part_idx, name): (u64, &String)| {

@@ -7,11 +7,16 @@ use flash_io::{Catalog, Dtype, Tensor};
 use flash_kernels::FloatType;
 use serde_json::{Map, Value};
 
-use super::checkpoint::{self, HEAD, TEXT_CONFIG};
 use super::family::{Family, Own};
 use super::parameter::{Content, Parameter, Piece, Stored};
-use super::{blocks, fp8, int4, latent, qwen3_5};
+use super::{fp8, gpt_oss, int4, latent, qwen3_5, tensors};
 use crate::error::ConvertError;
+
+/// The name of the head.
+pub(super) const HEAD: &str = "lm_head.weight";
+
+/// What config.json says of the text model, where it sees as well.
+pub(super) const TEXT_CONFIG: &str = "text_config";
 
 /// How a layer is called, before its number.
 const LAYERS: &str = "model.layers.";
@@ -101,7 +106,7 @@ impl<'a> Sanitizer<'a> {
     fn become_of(&self, tensor: &Tensor) -> Result<Vec<Parameter>, ConvertError> {
         let name = self.matrix(tensor).unwrap_or(&tensor.name);
         let cut = match self.family.own {
-            Own::Blocks => self.typed(blocks::parameters(self.catalog, tensor)?),
+            Own::Blocks => self.typed(gpt_oss::parameters(self.catalog, tensor)?),
             Own::Latent => {
                 let content = self.content(name, &[tensor])?;
                 latent::parameters(self.catalog, self.config, tensor, &content)?
@@ -148,7 +153,7 @@ impl<'a> Sanitizer<'a> {
         Ok(match pieces.first().map(|piece| &piece.stored) {
             Some(Stored::Float(float)) => Content::Floats { float: wanted.unwrap_or(*float), pieces },
             Some(Stored::Int4 { scales }) => {
-                let stored = checkpoint::float(self.catalog, scales)?;
+                let stored = tensors::float(self.catalog, scales)?;
                 Content::Int4 { float: wanted.unwrap_or(stored), pieces }
             }
             _ => Content::Floats { float: wanted.unwrap_or(fp8::PRODUCT), pieces },
@@ -164,7 +169,7 @@ impl<'a> Sanitizer<'a> {
             Dtype::F8E4M3 if self.family.own == Own::Latent => {
                 Ok(Stored::Fp8 { scales: fp8::scales_of(self.catalog, tensor)? })
             }
-            _ => Ok(Stored::Float(checkpoint::float(self.catalog, tensor)?)),
+            _ => Ok(Stored::Float(tensors::float(self.catalog, tensor)?)),
         }
     }
 

@@ -6,8 +6,7 @@ use flash_kernels::{Affine, FloatType};
 use super::fp8::Scales;
 use super::gather::gather;
 use super::parameter::{Content, Piece, Stored};
-use super::plan::Planned;
-use super::{checkpoint, int4};
+use super::{int4, tensors};
 use crate::error::ConvertError;
 use crate::scratch::{Beyond, Scratch, Sink};
 use crate::target::float_name;
@@ -16,12 +15,13 @@ use crate::target::float_name;
 pub(super) fn write(
     scratch: &mut Scratch,
     catalog: &Catalog,
-    planned: &Planned<'_>,
+    content: &Content,
+    affine: Option<Affine>,
     sink: &mut Sink<'_>,
 ) -> Result<(), ConvertError> {
-    match &planned.parameter.content {
+    match content {
         Content::Floats { float, pieces } => {
-            pieces.iter().try_for_each(|piece| floats(scratch, catalog, piece, *float, planned.affine, sink))
+            pieces.iter().try_for_each(|piece| floats(scratch, catalog, piece, *float, affine, sink))
         }
         Content::Mxfp4(parts) => parts
             .iter()
@@ -30,7 +30,7 @@ pub(super) fn write(
         Content::Int4 { float, pieces } => pieces.iter().try_for_each(|piece| {
             copy(scratch, catalog, piece, 0, sink)?;
             let Stored::Int4 { scales } = &piece.stored else { unreachable!("codes with their scales") };
-            let scales = Piece::whole(scales, Stored::Float(checkpoint::float(catalog, scales)?));
+            let scales = Piece::whole(scales, Stored::Float(tensors::float(catalog, scales)?));
             multiplied(scratch, catalog, &scales, 1.0, *float, 1, sink)?;
             multiplied(scratch, catalog, &scales, int4::BIAS, *float, 2, sink)
         }),
@@ -132,7 +132,7 @@ fn decode(scratch: &mut Scratch, piece: &Piece, scales: Option<&Scales>, first: 
 
 fn not_finite(catalog: &Catalog, piece: &Piece, first: u64, beyond: &Beyond) -> ConvertError {
     ConvertError::NotFinite {
-        path: checkpoint::path_of(catalog, &piece.tensor),
+        path: tensors::path_of(catalog, &piece.tensor),
         tensor: piece.tensor.name.clone(),
         value_idx: first + beyond.value_idx as u64,
         float: float_name(beyond.float),

@@ -5,7 +5,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Merges, Scheme, Vocab, fault};
+use super::scheme::{Merges, Scheme};
+use super::vocab::{Vocab, fault};
 use crate::error::{ConvertError, TokenizerProblem};
 use crate::gguf::GgufFile;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Vocab, fault};
+use super::vocab::{Vocab, fault};
 use crate::error::{ConvertError, TokenizerProblem};
 use crate::gguf::{GgufError, GgufFile};
 

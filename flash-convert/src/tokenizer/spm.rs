@@ -7,7 +7,8 @@ use std::cmp::Ordering;
 
 use serde_json::json;
 
-use super::{Merges, Scheme, TokenType, Vocab, same_length};
+use super::scheme::{Merges, Scheme};
+use super::vocab::{TokenType, Vocab, same_length};
 use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 

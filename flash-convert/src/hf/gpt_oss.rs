@@ -3,8 +3,8 @@
 use flash_io::{Catalog, Dtype, Tensor};
 use serde_json::{Value, json};
 
-use super::checkpoint;
 use super::parameter::{Content, Parameter, Piece, Rows, Stored};
+use super::tensors;
 use crate::error::ConvertError;
 
 /// Values of a block, which share a scale.
@@ -41,7 +41,7 @@ pub(super) fn parameters(catalog: &Catalog, tensor: &Tensor) -> Result<Option<Ve
         // As mlx-lm stacks them.
         ".weight" | ".bias" if becomes.len() == 1 => Ok(None),
         _ => {
-            let (path, tensor) = (checkpoint::path_of(catalog, tensor), tensor.name.clone());
+            let (path, tensor) = (tensors::path_of(catalog, tensor), tensor.name.clone());
             Err(ConvertError::UnknownTensor { path, tensor })
         }
     }
@@ -53,20 +53,20 @@ fn blocks(
     tensor: &Tensor,
     names: impl ExactSizeIterator<Item = String>,
 ) -> Result<Vec<Parameter>, ConvertError> {
-    let path = || checkpoint::path_of(catalog, tensor);
+    let path = || tensors::path_of(catalog, tensor);
     let n_parts = names.len() as u64;
     let &[n_experts, n_rows, n_blocks, BLOCK_BYTES] = tensor.shape.as_slice() else {
-        return Err(checkpoint::misshapen(catalog, tensor, "[experts, rows, blocks, 16]".to_owned()));
+        return Err(tensors::misshapen(catalog, tensor, "[experts, rows, blocks, 16]".to_owned()));
     };
     if !n_rows.is_multiple_of(n_parts) {
-        return Err(checkpoint::misshapen(catalog, tensor, "rows in pairs".to_owned()));
+        return Err(tensors::misshapen(catalog, tensor, "rows in pairs".to_owned()));
     }
     let name = tensor.name.replace("_blocks", "_scales");
     let Some(scales) = catalog.get(&name) else {
         return Err(ConvertError::MissingTensor { path: path(), tensor: name });
     };
     if scales.shape != [n_experts, n_rows, n_blocks] {
-        return Err(checkpoint::misshapen(catalog, scales, format!("{:?}", [n_experts, n_rows, n_blocks])));
+        return Err(tensors::misshapen(catalog, scales, format!("{:?}", [n_experts, n_rows, n_blocks])));
     }
     for bytes in [tensor, scales] {
         if bytes.dtype != Dtype::U8 {
@@ -97,12 +97,12 @@ fn biases(
     names: impl ExactSizeIterator<Item = String>,
 ) -> Result<Vec<Parameter>, ConvertError> {
     let n_parts = names.len() as u64;
-    let float = checkpoint::float(catalog, tensor)?;
+    let float = tensors::float(catalog, tensor)?;
     let &[n_experts, n_rows] = tensor.shape.as_slice() else {
-        return Err(checkpoint::misshapen(catalog, tensor, "[experts, rows]".to_owned()));
+        return Err(tensors::misshapen(catalog, tensor, "[experts, rows]".to_owned()));
     };
     if !n_rows.is_multiple_of(n_parts) {
-        return Err(checkpoint::misshapen(catalog, tensor, "rows in pairs".to_owned()));
+        return Err(tensors::misshapen(catalog, tensor, "rows in pairs".to_owned()));
     }
     let parameters = (0..).zip(names).map(|(first, name)| {
         let count = n_experts * (n_rows / n_parts);
