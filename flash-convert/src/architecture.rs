@@ -1,4 +1,4 @@
-//! The architectures of GGUF files: what GGUF calls their tensors and settings, and what MLX does.
+//! Model architectures of GGUF files: maps their tensors and settings to MLX's.
 //!
 //! Source of the names: `gguf/constants.py` (GGUF) and `mlx_lm/models/*.py` (MLX).
 
@@ -17,17 +17,17 @@ use crate::gguf::GgufFile;
 use family::{ARCHITECTURES, KNOWN};
 use settings::Settings;
 
-/// A model of one of them, found complete in a GGUF file.
+/// A model in a GGUF file whose tensors are known to be complete.
 #[derive(Debug)]
 pub(crate) struct Model {
-    /// config.json, but for what depends on the target.
+    /// config.json, except for the fields that depend on the target.
     pub(crate) config: Config,
-    /// The parameters in the order of execution.
+    /// The parameters in execution order.
     pub(crate) sources: Vec<Source>,
 }
 
 impl Model {
-    /// Reads settings and tensor table; of the data only the rotary factors, if there are any.
+    /// Reads the settings and the tensor table; the only tensor data read are RoPE factors.
     pub(crate) fn read(gguf: &GgufFile) -> Result<Self, ConvertError> {
         let key = "general.architecture";
         let found = gguf.required(key, gguf.metadata().string(key))?;

@@ -1,4 +1,4 @@
-//! Hugging Face directories: safetensors of floats, quantised as `mlx_lm.convert` does.
+//! Quantises Hugging Face checkpoints as `mlx_lm.convert` does.
 
 mod checkpoint;
 mod family;

@@ -1,4 +1,4 @@
-//! From GGUF's tokenizer tables to Hugging Face's tokenizer files.
+//! Converts GGUF tokenizer tables to Hugging Face tokenizer files.
 
 mod bpe;
 mod scheme;
@@ -15,24 +15,24 @@ use crate::error::{ConvertError, TokenizerProblem};
 use crate::gguf::GgufFile;
 use crate::writer::OutDir;
 use scheme::Scheme;
-use special::Specials;
-use vocab::{TokenType, Vocab, fault};
+use special::SpecialTokens;
+use vocab::{TokenType, Vocab, table_error};
 
 const MODEL: &str = "tokenizer.ggml.model";
 
-/// What `tokenizer.ggml.model` may say.
+/// Supported values of `tokenizer.ggml.model`.
 const KNOWN_MODELS: &str = "gpt2, llama";
 
-/// A tokenizer that can be written.
+/// A validated tokenizer.
 pub(crate) struct Tokenizer<'a> {
     vocab: Vocab<'a>,
     scheme: Scheme<'a>,
-    specials: Specials<'a>,
+    specials: SpecialTokens<'a>,
     chat_template: Option<&'a str>,
 }
 
 impl<'a> Tokenizer<'a> {
-    /// Reads and checks the tables.
+    /// Reads and validates the tables.
     pub(crate) fn read(gguf: &'a GgufFile, config: &Config) -> Result<Self, ConvertError> {
         let metadata = gguf.metadata();
         let model = gguf.required(MODEL, metadata.string(MODEL))?;
@@ -43,10 +43,10 @@ impl<'a> Tokenizer<'a> {
             _ => {
                 let found = model.to_owned();
                 let known = KNOWN_MODELS;
-                return Err(fault(gguf, MODEL, TokenizerProblem::Unknown { found, known }));
+                return Err(table_error(gguf, MODEL, TokenizerProblem::Unknown { found, known }));
             }
         };
-        let specials = Specials::read(gguf, &vocab, scheme.add_bos_default)?;
+        let specials = SpecialTokens::read(gguf, &vocab, scheme.add_bos_default)?;
         let chat_template = gguf.checked(metadata.string("tokenizer.chat_template"))?;
         Ok(Self { vocab, scheme, specials, chat_template })
     }
@@ -58,7 +58,7 @@ impl<'a> Tokenizer<'a> {
         out.write_json("generation_config.json", &self.specials.generation_config(), true)
     }
 
-    /// `tokenizer_config.json`.
+    /// Returns the contents of `tokenizer_config.json`.
     fn config(&self, config: &Config) -> Value {
         let mut entries = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -85,7 +85,7 @@ impl<'a> Tokenizer<'a> {
 }
 
 impl Serialize for Tokenizer<'_> {
-    /// tokenizer.json; in this order, as the `tokenizers` library writes it.
+    /// Writes tokenizer.json with the key order of the `tokenizers` library.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let added: Vec<Value> = self
             .vocab
@@ -110,7 +110,7 @@ impl Serialize for Tokenizer<'_> {
     }
 }
 
-/// The `model` of tokenizer.json: byte-pair encoding, whatever GGUF calls it.
+/// The `model` of tokenizer.json, which is BPE for every supported tokenizer.
 struct Model<'a, 'b>(&'b Tokenizer<'a>);
 
 impl Serialize for Model<'_, '_> {
@@ -131,7 +131,8 @@ impl Serialize for Model<'_, '_> {
     }
 }
 
-/// A token that is found in text as it is; all but user-defined ones are left out of decoded text.
+/// Returns an entry of `added_tokens`, a token matched in text verbatim. User-defined tokens are not `special`, which
+/// keeps them in decoded text.
 fn added_token(text: &str, ty: TokenType) -> Value {
     json!({
         "content": text,

@@ -1,23 +1,26 @@
-/// What `general.architecture` may say.
+//! The table of supported GGUF architectures.
+
+/// Supported values of `general.architecture`.
 pub(super) const KNOWN: &str = "llama, qwen2, qwen3, gemma3";
 
-/// What models of an architecture have of their own.
+/// Properties of an architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Architecture {
-    /// What GGUF calls it; its settings begin with that.
+    /// GGUF's name, which is also the prefix of its settings.
     pub(super) gguf: &'static str,
-    /// What config.json calls it.
+    /// `model_type` of config.json.
     pub(super) model_type: &'static str,
+    /// `architectures` of config.json.
     pub(super) class: &'static str,
-    /// Whether the file has the rows of queries and keys in the order of llama.cpp's older rotation.
+    /// Whether GGUF stores the rows of queries and keys in the interleaved order of llama.cpp's RoPE.
     pub(super) is_interleaved: bool,
-    /// Whether queries, keys and values have biases; None: they do if the file has them, and the output then, too.
+    /// Whether queries, keys and values have biases; None: if the file has any, those three and the output have them.
     pub(super) has_qkv_biases: Option<bool>,
     pub(super) has_qk_norms: bool,
-    /// Gemma: norms before and after each block, whose weights the file has 1 greater than the model, and layers that see
-    /// only recent tokens.
+    /// Gemma: norms before and after each block, stored by GGUF with 1 added to their weights, and sliding-window
+    /// layers.
     pub(super) is_gemma: bool,
-    /// Whether the size of a head may be another than that of the hidden state divided by their number.
+    /// Whether the head size can differ from the hidden size divided by the number of heads.
     pub(super) has_head_dim: bool,
 }
 

@@ -1,19 +1,18 @@
+//! RoPE scaling, as config.json describes it.
+
 use serde::Serialize;
 
 /// `rope_scaling` of config.json.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub(crate) enum RopeScaling {
-    /// All positions divided by one factor.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// Low frequencies divided by a factor, high ones kept, those between interpolated.
+    /// Divides all positions by one factor.
+    Linear { factor: f64 },
+    /// Divides low frequencies by a factor, keeps high ones, and interpolates between them.
     Llama3(Llama3),
 }
 
-/// The settings of Llama 3's scaling.
+/// Parameters of Llama 3's RoPE scaling.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Llama3 {
     pub(super) factor: f64,
@@ -23,7 +22,7 @@ pub(crate) struct Llama3 {
 }
 
 impl Llama3 {
-    /// By how much the frequency of this wave length (in tokens) is divided.
+    /// Returns the divisor of the frequency with wavelength `wave_len`, in tokens.
     pub(super) fn divisor(&self, wave_len: f64) -> f64 {
         let context = f64::from(self.original_max_position_embeddings);
         if wave_len < context / self.high_freq_factor {

@@ -1,7 +1,7 @@
-//! The scaling of rotary positions: from what GGUF keeps of it to what config.json calls it.
+//! Recovers RoPE scaling from GGUF metadata and the tensor of frequency factors.
 //!
-//! Of Llama 3's scaling GGUF keeps only the factor of each frequency, in the tensor `rope_freqs.weight`. The four
-//! numbers that config.json needs are recovered from these and accepted only if they give the same factors again.
+//! For Llama 3's scaling GGUF stores only the factor of each frequency, in the tensor `rope_freqs.weight`. The four
+//! parameters of config.json are recovered from these factors and accepted only if they reproduce them.
 //! Source of the formula: `mlx_lm/models/rope_utils.py` (`Llama3RoPE`), and the converter of llama.cpp.
 
 use std::f64::consts::TAU;
@@ -13,18 +13,18 @@ use super::tensors::ROPE_FREQS;
 use crate::error::ConvertError;
 use crate::gguf::{BlockFormat, GgufFile};
 
-/// Recovered factors may differ from the stored ones by this, relatively: they were rounded to `f32` once.
+/// Relative tolerance of recovered factors: the stored ones were rounded to `f32`.
 const FACTOR_TOLERANCE: f64 = 1e-5;
 
-/// How near to a whole number a recovered setting must be to be taken for it, relatively.
+/// Relative distance within which a recovered parameter is rounded to an integer.
 const SNAP_TOLERANCE: f64 = 1e-3;
 
-/// What every published Llama 3 has: the numbers to try if too few frequencies lie between the two limits.
+/// Parameters of every published Llama 3, tried first; the fallback if too few frequencies lie between the two limits.
 const LOW_FREQ_FACTOR: f64 = 1.0;
 const HIGH_FREQ_FACTOR: f64 = 4.0;
 const ORIGINAL_CONTEXT: u32 = 8192;
 
-/// The scaling that the metadata and the tensor of factors describe, if any.
+/// Returns the scaling described by the metadata and the factor tensor, if any.
 pub(super) fn scaling(settings: &Settings<'_>, config: &Config) -> Result<Option<RopeScaling>, ConvertError> {
     let gguf = settings.gguf;
     let linear = linear(settings)?;
@@ -41,6 +41,7 @@ pub(super) fn scaling(settings: &Settings<'_>, config: &Config) -> Result<Option
     }
 }
 
+/// Returns the linear scaling in the metadata, if any.
 fn linear(settings: &Settings<'_>) -> Result<Option<RopeScaling>, ConvertError> {
     let (kind_name, factor_name) = ("rope.scaling.type", "rope.scaling.factor");
     let kind = settings.string(kind_name)?;
@@ -63,7 +64,7 @@ fn linear(settings: &Settings<'_>) -> Result<Option<RopeScaling>, ConvertError> 
     }
 }
 
-/// The tensor of factors, one for each frequency; it is small and read whole.
+/// Reads the factor tensor, which has one value per frequency.
 fn factors(gguf: &GgufFile, config: &Config) -> Result<Option<Vec<f64>>, ConvertError> {
     let Some(tensor) = gguf.tensor(ROPE_FREQS) else {
         return Ok(None);
@@ -89,7 +90,7 @@ fn factors(gguf: &GgufFile, config: &Config) -> Result<Option<Vec<f64>>, Convert
     Ok(Some(factors))
 }
 
-/// The wave length of each frequency, in tokens.
+/// Returns the wavelength of each frequency, in tokens.
 fn wave_lens(config: &Config) -> Vec<f64> {
     let head_dim = f64::from(config.head_dim);
     (0..config.head_dim / 2)
@@ -97,10 +98,10 @@ fn wave_lens(config: &Config) -> Vec<f64> {
         .collect()
 }
 
-/// Settings that give these factors again.
+/// Returns the parameters that reproduce `factors`, if any do.
 ///
-/// Between the limits the inverse of the factor is a line over the inverse of the wave length, so two frequencies
-/// there determine all but a common multiple of the last three settings; that one is fixed by `low_freq_factor = 1`.
+/// Between the limits the inverse factor is linear in the inverse wavelength, so two frequencies there determine the
+/// last three parameters up to a common multiple, which `low_freq_factor = 1` fixes.
 fn fit(factors: &[f64], wave_lens: &[f64]) -> Option<Llama3> {
     let factor = factors.iter().copied().fold(1.0, f64::max);
     let smooths: Vec<(f64, f64)> = factors
@@ -121,7 +122,7 @@ fn fit(factors: &[f64], wave_lens: &[f64]) -> Option<Llama3> {
             let width = LOW_FREQ_FACTOR / (slope * x0 - s0);
             Llama3 {
                 high_freq_factor: snap(LOW_FREQ_FACTOR + width),
-                // Saturates; what does not fit gives other factors and is refused for that.
+                // The cast saturates; a saturated value does not reproduce the factors and is rejected below.
                 original_max_position_embeddings: (slope * width).round() as u32,
                 ..published
             }
@@ -137,6 +138,7 @@ fn fit(factors: &[f64], wave_lens: &[f64]) -> Option<Llama3> {
     [published, recovered].into_iter().find(matches)
 }
 
+/// Rounds `value` to an integer if it is within [`SNAP_TOLERANCE`].
 fn snap(value: f64) -> f64 {
     if (value - value.round()).abs() <= SNAP_TOLERANCE * value.abs() { value.round() } else { value }
 }
@@ -145,7 +147,7 @@ fn snap(value: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// The factors as llama.cpp's converter writes them, and the wave lengths they belong to.
+    /// Returns factors as llama.cpp's converter writes them, and their wavelengths.
     fn stored(llama3: Llama3, theta: f64, head_dim: u32) -> (Vec<f64>, Vec<f64>) {
         let wave_lens: Vec<f64> = (0..head_dim / 2)
             .map(|idx| TAU * theta.powf(2.0 * f64::from(idx) / f64::from(head_dim)))

@@ -1,10 +1,12 @@
+//! The components of tokenizer.json that differ between kinds of tokenizers.
+
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::gguf::Strings;
 
-/// How text becomes tokens: what the kinds of tokenizers differ in.
+/// Components and settings of a tokenizer.
 pub(super) struct Scheme<'a> {
     pub(super) normalizer: Value,
     pub(super) pre_tokenizer: Value,
@@ -17,9 +19,11 @@ pub(super) struct Scheme<'a> {
     pub(super) add_bos_default: bool,
 }
 
-/// Pairs of pieces that are merged, the first of them first.
+/// BPE merges, highest priority first.
 pub(super) enum Merges<'a> {
+    /// Merges stored in the GGUF file.
     Stored(&'a Strings),
+    /// Merges derived from the scores of the tokens.
     Derived(Vec<(&'a str, &'a str)>),
 }
 

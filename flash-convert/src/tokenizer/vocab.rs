@@ -1,3 +1,5 @@
+//! The vocabulary: token texts and types.
+
 use std::collections::HashMap;
 
 use serde::{Serialize, Serializer};
@@ -8,7 +10,7 @@ use crate::gguf::{GgufFile, Strings};
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
 
-/// What GGUF says of a token (`enum llama_token_type` of llama.cpp).
+/// Type of a token (`enum llama_token_type` of llama.cpp).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TokenType {
     Normal,
@@ -19,7 +21,7 @@ pub(super) enum TokenType {
     Byte,
 }
 
-/// The tables of a vocabulary.
+/// The tokens of a vocabulary with their types.
 pub(super) struct Vocab<'a> {
     pub(super) tokens: &'a Strings,
     pub(super) types: Vec<TokenType>,
@@ -27,6 +29,7 @@ pub(super) struct Vocab<'a> {
 }
 
 impl<'a> Vocab<'a> {
+    /// Reads and validates the vocabulary; `n_embeddings` is the number of rows of the embedding.
     pub(super) fn read(gguf: &'a GgufFile, n_embeddings: u32) -> Result<Self, ConvertError> {
         let metadata = gguf.metadata();
         let tokens = gguf.required(TOKENS, metadata.strings(TOKENS))?;
@@ -34,32 +37,32 @@ impl<'a> Vocab<'a> {
         if n_tokens as u64 > u64::from(n_embeddings) {
             let problem =
                 TokenizerProblem::MoreThanEmbeddings { wanted: n_embeddings.into(), found: n_tokens };
-            return Err(fault(gguf, TOKENS, problem));
+            return Err(table_error(gguf, TOKENS, problem));
         }
         let mut ids = HashMap::with_capacity(n_tokens);
         for (text, second) in tokens.iter().zip(0u32..) {
             if let Some(first) = ids.insert(text, second) {
                 let text = text.to_owned();
                 let problem = TokenizerProblem::Duplicate { text, first, second };
-                return Err(fault(gguf, TOKENS, problem));
+                return Err(table_error(gguf, TOKENS, problem));
             }
         }
         let types = gguf.required(TOKEN_TYPES, metadata.i32s(TOKEN_TYPES))?;
-        same_length(gguf, TOKEN_TYPES, n_tokens, types.len())?;
+        check_length(gguf, TOKEN_TYPES, n_tokens, types.len())?;
         let types = types.iter().enumerate().map(|(id, ty)| {
             TokenType::from_number(*ty)
-                .ok_or_else(|| fault(gguf, TOKEN_TYPES, TokenizerProblem::TokenType { id, found: *ty }))
+                .ok_or_else(|| table_error(gguf, TOKEN_TYPES, TokenizerProblem::TokenType { id, found: *ty }))
         });
         Ok(Self { tokens, types: types.collect::<Result<_, _>>()?, ids })
     }
 
-    /// Tokens with their types, by id.
+    /// Iterates over the ids, texts and types of all tokens.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &'a str, TokenType)> {
         let typed = self.tokens.iter().zip(self.types.iter().copied());
         typed.zip(0u32..).map(|((text, ty), id)| (id, text, ty))
     }
 
-    /// The tokens that are found in text before it is cut up.
+    /// Iterates over the added tokens, which are matched in text before pre-tokenization.
     pub(super) fn added(&self) -> impl Iterator<Item = (u32, &'a str, TokenType)> {
         self.iter().filter(|(_, _, ty)| {
             matches!(ty, TokenType::Unknown | TokenType::Control | TokenType::UserDefined)
@@ -87,15 +90,21 @@ impl Serialize for Vocab<'_> {
     }
 }
 
-pub(super) fn fault(gguf: &GgufFile, key: &'static str, problem: TokenizerProblem) -> ConvertError {
+/// Returns the error of a tokenizer table.
+pub(super) fn table_error(gguf: &GgufFile, key: &'static str, problem: TokenizerProblem) -> ConvertError {
     ConvertError::Tokenizer { path: gguf.path().to_owned(), key, problem }
 }
 
-pub(super) fn same_length(
+/// Returns an error if a table does not have `wanted` entries.
+pub(super) fn check_length(
     gguf: &GgufFile,
     key: &'static str,
     wanted: usize,
     found: usize,
 ) -> Result<(), ConvertError> {
-    if wanted == found { Ok(()) } else { Err(fault(gguf, key, TokenizerProblem::Length { wanted, found })) }
+    if wanted == found {
+        Ok(())
+    } else {
+        Err(table_error(gguf, key, TokenizerProblem::Length { wanted, found }))
+    }
 }
