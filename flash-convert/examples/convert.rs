@@ -1,5 +1,5 @@
-//! Converts a GGUF file without loss: `cargo run --release --example convert -- MODEL.gguf OUT_DIR [TARGET]`,
-//! TARGET being `keep`, `f32`, `f16`, `bf16`, or bits and group size as in `4/64`.
+//! Converts a GGUF file: `cargo run --release --example convert -- MODEL.gguf OUT_DIR [TARGET]`, where TARGET is `keep`
+//! (the default), `f32`, `f16`, `bf16`, or bits and group size as in `4/64`.
 #![expect(clippy::print_stdout, reason = "an example program")]
 
 use std::error::Error;

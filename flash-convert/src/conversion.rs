@@ -5,6 +5,7 @@ use crate::architecture::Model;
 use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 use crate::layout::{Layout, PlannedTensor};
+use crate::progress::Progress;
 use crate::scratch::Scratch;
 use crate::shards::{self, Metadata};
 use crate::stream::StreamError;
@@ -12,17 +13,17 @@ use crate::target::Target;
 use crate::tokenizer::Tokenizer;
 use crate::writer::OutDir;
 
-/// How large a shard becomes unless asked otherwise, in bytes: what Hugging Face's tools default to.
+/// Default shard size in bytes, that of Hugging Face's tools.
 pub const SHARD_BYTES_DEFAULT: u64 = 5_000_000_000;
 
-/// A GGUF model that can be converted: everything but its tensors' data is read and found in order.
+/// A GGUF model ready for conversion: everything except tensor data has been read and validated.
 #[derive(Debug)]
 pub struct Conversion {
     gguf: GgufFile,
     model: Model,
 }
 
-/// What a conversion will do: [`Conversion::plan`] makes it, [`run`](Self::run) carries it out.
+/// Plan of a conversion, made by [`Conversion::plan`] and executed by [`run`](Self::run).
 #[derive(Debug)]
 pub struct Plan<'a> {
     conversion: &'a Conversion,
@@ -31,35 +32,25 @@ pub struct Plan<'a> {
     layout: Layout,
 }
 
-/// How far a conversion is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Bytes of weights written.
-    pub done_bytes: u64,
-    /// Bytes of weights to write in all.
-    pub total_bytes: u64,
-}
-
-/// What a conversion made.
+/// Result of a finished conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
     /// The model directory.
     pub out_dir: PathBuf,
-    /// What became of each tensor.
+    /// The converted tensors.
     pub tensors: Vec<PlannedTensor>,
     /// Bytes of weights.
     pub total_bytes: u64,
-    /// How many safetensors files there are.
+    /// Number of safetensors files.
     pub n_shards: usize,
 }
 
 impl Conversion {
-    /// Opens a GGUF file and checks all that can be checked before any weight is read.
+    /// Opens a GGUF file and validates everything that can be checked without reading weights.
     ///
     /// # Errors
-    /// Any [`ConvertError`] about the GGUF file.
+    /// Any [`ConvertError`] that concerns the GGUF file.
     pub fn open(gguf: &Path) -> Result<Self, ConvertError> {
         let gguf = GgufFile::open(gguf)?;
         let model = Model::read(&gguf)?;
@@ -68,18 +59,18 @@ impl Conversion {
         Ok(conversion)
     }
 
-    /// The GGUF file.
+    /// Returns the GGUF file.
     pub fn gguf(&self) -> &GgufFile {
         &self.gguf
     }
 
-    /// Decides what becomes of each tensor, and which shard it goes to.
+    /// Plans the output format and the shard of each tensor.
     ///
-    /// A shard holds whole parameters (codes, scales and biases together) in the order of execution, and not more
-    /// than `shard_bytes_max` bytes of them unless a single one is larger.
+    /// A shard holds whole parameters (codes, scales and biases together) in execution order, and at most
+    /// `shard_bytes_max` bytes unless a single parameter is larger.
     ///
     /// # Errors
-    /// [`ConvertError::Target`] if the target asks for a width or a group size that is not supported.
+    /// [`ConvertError::Target`] if the target's bit width or group size is not supported.
     pub fn plan(&self, target: Target, shard_bytes_max: u64) -> Result<Plan<'_>, ConvertError> {
         Ok(Plan {
             conversion: self,
@@ -102,9 +93,9 @@ impl Conversion {
         let out = OutDir::new(out_dir, layout.total_bytes())?;
         out.write_json("config.json", &layout.config, true)?;
         self.tokenizer()?.write(&out, &layout.config)?;
-        let placed: Vec<_> = layout.parameters.iter().map(|parameter| &parameter.placed).collect();
+        let groups: Vec<_> = layout.parameters.iter().map(|parameter| &parameter.group).collect();
         let mut scratch = Scratch::new();
-        shards::write(&out, &placed, &Metadata::new(), progress, |parameter_idx, sink| {
+        shards::write(&out, &groups, &Metadata::new(), progress, |parameter_idx, sink| {
             scratch.convert(&self.gguf, &layout.parameters[parameter_idx], sink)
         })?;
         out.finish()?;
@@ -113,37 +104,37 @@ impl Conversion {
 }
 
 impl Plan<'_> {
-    /// Every tensor, in the order in which they are written: that of execution.
+    /// Returns all tensors in the order they are written, which is execution order.
     pub fn tensors(&self) -> &[PlannedTensor] {
         &self.layout.tensors
     }
 
-    /// The tensors whose values change. None means: the model stays exactly what it is.
+    /// Returns the tensors whose values change; empty if the conversion is lossless.
     pub fn lossy(&self) -> impl Iterator<Item = &PlannedTensor> {
         self.tensors().iter().filter(|tensor| !tensor.is_lossless())
     }
 
-    /// What all tensors take in the MLX model, in bytes.
+    /// Returns the size of all tensors of the MLX model, in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.layout.total_bytes()
     }
 
-    /// How many safetensors files there will be.
+    /// Returns the number of safetensors files to write.
     pub fn n_shards(&self) -> usize {
         self.layout.n_shards
     }
 
     /// Writes the model directory `out_dir`.
     ///
-    /// All is written to a hidden directory beside `out_dir`, made durable, and moved into place at the end; after
-    /// an error, an interruption or a panic of `progress` nothing is left. (A process that is killed does leave the
-    /// hidden directory, named `.NAME.` and six letters.) Memory: 2 MiB, and the tokenizer's tables.
+    /// Everything is written to a hidden directory next to `out_dir`, synced, and renamed into place at the end. An
+    /// error, an interruption or a panic of `progress` leaves nothing behind; a killed process leaves the hidden
+    /// directory, named `.NAME.` plus six letters. Memory: 2 MiB plus the tokenizer's tables.
     ///
-    /// `progress` is called for every MiB or less; [`ControlFlow::Break`] ends the conversion. Should the bias of a
-    /// block prove too large for `f16`, the conversion starts anew with `f32` scales, as the report then shows.
+    /// `progress` is called at least once per MiB; [`ControlFlow::Break`] stops the conversion. If the bias of a block
+    /// overflows `f16`, the conversion restarts with `f32` scales, which the report shows.
     ///
     /// # Errors
-    /// [`ConvertError::OutputExists`], [`ConvertError::Interrupted`], or what reading and writing may meet.
+    /// [`ConvertError::OutputExists`], [`ConvertError::Interrupted`], or any error of reading and writing.
     pub fn run(
         &self,
         out_dir: &Path,

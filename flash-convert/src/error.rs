@@ -1,11 +1,15 @@
+mod problems;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
 use flash_kernels::KernelError;
 
-use crate::gguf::{GgmlType, GgufError};
+use crate::gguf::{GgmlType, GgufError, TensorInfo};
 
-/// Why a model could not be converted.
+pub use problems::{SplitProblem, TokenizerProblem};
+
+/// Error of a conversion, a quantisation or a packing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
@@ -14,38 +18,38 @@ pub enum ConvertError {
     Open {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         #[source]
         error: io::Error,
     },
-    /// The GGUF file's header is not in order.
+    /// The header of a GGUF file is invalid.
     #[error("{path}: {fault}")]
     Gguf {
         /// The GGUF file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The header's error.
         #[source]
         fault: GgufError,
     },
-    /// Parts of a GGUF model that do not belong together.
+    /// A part of a split GGUF model is missing or inconsistent with the others.
     #[error("{path}: {problem}")]
     Split {
         /// The part.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem found.
         problem: SplitProblem,
     },
-    /// A model of another architecture.
+    /// The architecture of a GGUF model is not supported.
     #[error("{path}: architecture {found:?} is not supported (known: {known})")]
     Architecture {
         /// The GGUF file.
         path: PathBuf,
-        /// What `general.architecture` says.
+        /// The value of `general.architecture`.
         found: String,
-        /// What can be converted.
+        /// The supported architectures.
         known: &'static str,
     },
-    /// A setting that the converted model could not express.
+    /// A GGUF setting has no equivalent in config.json.
     #[error("{path}: {key} = {found} is not supported: {reason}")]
     Unsupported {
         /// The GGUF file.
@@ -57,7 +61,7 @@ pub enum ConvertError {
         /// Why it cannot be converted.
         reason: &'static str,
     },
-    /// A tensor that the architecture does not have.
+    /// A tensor is not part of the architecture.
     #[error("{path}: tensor {tensor:?} is not known for this architecture")]
     UnknownTensor {
         /// The GGUF file or shard.
@@ -65,27 +69,27 @@ pub enum ConvertError {
         /// The tensor.
         tensor: String,
     },
-    /// A tensor that the architecture needs.
+    /// A tensor that the architecture requires is missing.
     #[error("{path}: tensor {tensor:?} is missing")]
     MissingTensor {
-        /// The GGUF file, or the shard of what does not do without it.
+        /// The GGUF file, or the shard of the tensor that requires it.
         path: PathBuf,
         /// The tensor.
         tensor: String,
     },
-    /// A tensor whose shape disagrees with the metadata.
-    #[error("{path}: tensor {tensor:?} has shape {found:?}, the metadata asks for {wanted:?} (rows last)")]
+    /// The shape of a tensor contradicts the metadata.
+    #[error("{path}: tensor {tensor:?} has shape {found:?}, but the metadata implies {wanted:?} (rows last)")]
     TensorShape {
         /// The GGUF file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// The dimensions that follow from the metadata, the fastest-varying first.
+        /// The dimensions implied by the metadata, fastest-varying first.
         wanted: Vec<u64>,
-        /// Its dimensions, the fastest-varying first.
+        /// The tensor's dimensions, fastest-varying first.
         found: Vec<u64>,
     },
-    /// A tensor of a type that cannot be converted.
+    /// The type of a tensor cannot be converted.
     #[error("{path}: tensor {tensor:?} is stored as {found}; {known} can be converted")]
     TensorType {
         /// The GGUF file.
@@ -94,10 +98,10 @@ pub enum ConvertError {
         tensor: String,
         /// Its type.
         found: GgmlType,
-        /// What can be converted.
+        /// The supported types.
         known: &'static str,
     },
-    /// `rope_freqs.weight` holds factors that no `rope_scaling` of config.json describes.
+    /// No `rope_scaling` of config.json describes the factors in `rope_freqs.weight`.
     #[error("{path}: the factors in {tensor:?} follow no known RoPE scaling")]
     RopeFactors {
         /// The GGUF file.
@@ -105,80 +109,80 @@ pub enum ConvertError {
         /// The tensor.
         tensor: String,
     },
-    /// A tokenizer table that contradicts itself or the model.
+    /// A tokenizer table contradicts itself or the model.
     #[error("{path}: {key}: {problem}")]
     Tokenizer {
         /// The GGUF file.
         path: PathBuf,
         /// The metadata key.
         key: &'static str,
-        /// What is wrong with it.
+        /// The problem found.
         problem: TokenizerProblem,
     },
-    /// A model of another type.
+    /// The `model_type` of a checkpoint is not supported.
     #[error("{path}: model_type {found:?} is not supported (known: {known})")]
     ModelType {
         /// config.json.
         path: PathBuf,
         /// Its `model_type`.
         found: String,
-        /// What can be quantised.
+        /// The supported model types.
         known: &'static str,
     },
-    /// A model that is quantised already, in a way that is not known for it.
+    /// A checkpoint is already quantised in a format that is not supported for its model type.
     #[error("{path}: {field} says that the weights are quantised already ({method})")]
     Quantized {
         /// config.json.
         path: PathBuf,
-        /// The field that says so.
+        /// The field of config.json that says so.
         field: &'static str,
-        /// How.
+        /// The quantisation method.
         method: String,
     },
-    /// A file that is not JSON, or not an object.
+    /// A file is not a JSON object.
     #[error("{path}: {error}")]
     Json {
         /// The file.
         path: PathBuf,
-        /// Where it ends to be.
+        /// The parser's error.
         #[source]
         error: serde_json::Error,
     },
-    /// The safetensors files of a directory are not in order.
+    /// The safetensors files of a directory are invalid.
     #[error("{error}")]
     Checkpoint {
-        /// What is wrong with them.
+        /// The error of the catalog.
         #[source]
         error: flash_io::IoError,
     },
-    /// A tensor whose values are no floats.
+    /// The dtype of a tensor cannot be quantised.
     #[error("{path}: tensor {tensor:?} is {found}; F32, F16 and BF16 can be quantised")]
     TensorDtype {
         /// The shard.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Its type.
+        /// Its dtype.
         found: flash_io::Dtype,
     },
-    /// Experts that are not all there, or more than config.json says.
+    /// The number of experts contradicts config.json.
     #[error(
-        "{path}: {parameter:?} is made of {found} experts, and {field} of config.json is {}",
+        "{path}: {parameter:?} has {found} experts, but {field} of config.json is {}",
         wanted.map_or("absent".to_owned(), |wanted| wanted.to_string())
     )]
     Experts {
         /// The directory.
         path: PathBuf,
-        /// What they become.
+        /// The parameter that stacks them.
         parameter: String,
-        /// What counts them in config.json.
+        /// The field of config.json with their number.
         field: &'static str,
-        /// How many it says.
+        /// The number in config.json.
         wanted: Option<u64>,
-        /// How many there are.
+        /// The number of experts found.
         found: u64,
     },
-    /// An expert that is not as the first one.
+    /// The shape or type of an expert differs from that of the first expert.
     #[error(
         "{path}: tensor {tensor:?} has shape {found:?} or a type other than the first expert's, {wanted:?}"
     )]
@@ -192,7 +196,7 @@ pub enum ConvertError {
         /// Its shape.
         found: Vec<u64>,
     },
-    /// A tensor of an expert that is not there.
+    /// A tensor of an expert is missing.
     #[error(
         "{path}: tensor {tensor:?} is missing{}",
         idx.map_or_else(String::new, |idx| format!(", or it has no expert {idx}"))
@@ -202,54 +206,56 @@ pub enum ConvertError {
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// The place in it that was asked for.
+        /// The expert index, if the tensor stacks experts.
         idx: Option<u64>,
     },
-    /// Two tensors that would have one name.
-    #[error("{path}: two tensors of what is made of it would be called {tensor:?}")]
+    /// Two output tensors have the same name.
+    #[error("{path}: two tensors of the output would be named {tensor:?}")]
     Twice {
         /// The directory.
         path: PathBuf,
         /// The name.
         tensor: String,
     },
-    /// Experts of one layer that cannot lie in rows of one tensor.
-    #[error("{path}: tensor {tensor:?} has not the type and shape that other experts have in its place")]
+    /// Experts of a layer cannot be packed as rows of one tensor.
+    #[error(
+        "{path}: tensor {tensor:?} differs in type or shape from the same tensor of the layer's other experts"
+    )]
     Unalike {
         /// The directory.
         path: PathBuf,
         /// A tensor of an expert that differs.
         tensor: String,
     },
-    /// A tensor of a shape that config.json or its neighbours contradict.
-    #[error("{path}: tensor {tensor:?} has shape {found:?}, the model asks for {wanted}")]
+    /// The shape of a tensor contradicts config.json or other tensors.
+    #[error("{path}: tensor {tensor:?} has shape {found:?}, expected {wanted}")]
     CheckpointShape {
         /// The shard.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// What its shape should be.
+        /// The expected shape.
         wanted: String,
         /// Its shape.
         found: Vec<u64>,
     },
-    /// A target that MLX's affine format does not have.
+    /// MLX's affine format does not support the bit width or group size.
     #[error("{fault}")]
     Target {
-        /// Why not.
+        /// The reason.
         #[source]
         fault: KernelError,
     },
-    /// A number that is not finite, or not any more in the type it is to be stored in.
-    #[error("{path}: tensor {tensor:?} holds a value beyond {float} at index {value_idx}")]
+    /// A value is not finite, or overflows the type it is converted to.
+    #[error("{path}: tensor {tensor:?} holds a value at index {value_idx} that {float} cannot represent")]
     NotFinite {
         /// The GGUF file or shard.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Which value, in the order they are written.
+        /// Index of the value in the order of writing.
         value_idx: u64,
-        /// The type that cannot hold it.
+        /// The type that cannot represent it.
         float: &'static str,
     },
     /// Tensor data could not be read.
@@ -261,13 +267,13 @@ pub enum ConvertError {
         tensor: String,
         /// Offset in the file.
         offset: u64,
-        /// How much was to be read.
+        /// Number of bytes requested.
         wanted_bytes: u64,
-        /// The system's reason.
+        /// The operating system's error.
         #[source]
         error: io::Error,
     },
-    /// The output directory is there and not empty.
+    /// The output path exists and is not an empty directory.
     #[error("{path}: exists already; nothing was written")]
     OutputExists {
         /// The output directory.
@@ -278,22 +284,22 @@ pub enum ConvertError {
     Write {
         /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         #[source]
         error: io::Error,
     },
-    /// There is no room for the model.
+    /// The disk is full.
     #[error("{path}: the disk is full (the model's weights take {wanted_bytes} B)")]
     DiskFull {
         /// The file or directory.
         path: PathBuf,
-        /// What the weights take in all.
+        /// Size of all weights.
         wanted_bytes: u64,
-        /// The system's reason.
+        /// The operating system's error.
         #[source]
         error: io::Error,
     },
-    /// The progress callback asked to stop.
+    /// The progress callback stopped the conversion.
     #[error("{path}: interrupted; nothing was written")]
     Interrupted {
         /// The output directory.
@@ -301,105 +307,8 @@ pub enum ConvertError {
     },
 }
 
-/// What is wrong with a part of a GGUF model.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SplitProblem {
-    /// It is not there.
-    #[error("no such file; {given} is a part of a model in {count} files, and this is another")]
-    Missing {
-        /// The part that was asked for.
-        given: PathBuf,
-        /// How many there are.
-        count: usize,
-    },
-    /// Its name is not that of a part, so the others cannot be found.
-    #[error("is a part of a split model, whose name must end in {end:?}")]
-    Name {
-        /// How it should end.
-        end: String,
-    },
-    /// It counts parts or tensors otherwise than the others.
-    #[error(
-        "{key} is {}, not {wanted}: the files are not parts of one model",
-        found.map_or_else(|| "absent".to_owned(), |found| found.to_string())
-    )]
-    Number {
-        /// The metadata key.
-        key: &'static str,
-        /// What it should be, by the name of the file or the other parts.
-        wanted: usize,
-        /// What it is.
-        found: Option<usize>,
-    },
-}
-
-/// What is wrong with a tokenizer's table.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenizerProblem {
-    /// Not a tokenizer that can be converted.
-    #[error("{found:?} is not supported (known: {known})")]
-    Unknown {
-        /// What is found.
-        found: String,
-        /// What can be converted.
-        known: &'static str,
-    },
-    /// Two tables of different length.
-    #[error("holds {found} entries for {wanted} tokens")]
-    Length {
-        /// How many tokens there are.
-        wanted: usize,
-        /// How many entries the table holds.
-        found: usize,
-    },
-    /// More tokens than the model has embeddings for.
-    #[error("{found} tokens, but only {wanted} embeddings")]
-    MoreThanEmbeddings {
-        /// Rows of the embedding.
-        wanted: u64,
-        /// How many tokens there are.
-        found: usize,
-    },
-    /// One text, two tokens.
-    #[error("tokens {first} and {second} are both {text:?}")]
-    Duplicate {
-        /// The text.
-        text: String,
-        /// The lower id.
-        first: u32,
-        /// The higher id.
-        second: u32,
-    },
-    /// An id beyond the vocabulary.
-    #[error("{id} is not the id of one of the {n_tokens} tokens")]
-    NoSuchToken {
-        /// The id.
-        id: u64,
-        /// How many tokens there are.
-        n_tokens: usize,
-    },
-    /// A token type that GGUF does not define.
-    #[error("token {id} has type {found}, which does not exist")]
-    TokenType {
-        /// The token.
-        id: usize,
-        /// Its type.
-        found: i32,
-    },
-    /// A merge that is not two pieces.
-    #[error("merge {idx}, {text:?}, is not two pieces")]
-    Merge {
-        /// Its place in the table.
-        idx: usize,
-        /// The merge.
-        text: String,
-    },
-}
-
 impl ConvertError {
-    /// The error of a failed write: a full disk is named as such.
+    /// Returns the error of a failed write: [`DiskFull`](Self::DiskFull) if that was the cause.
     pub(crate) fn write(path: &Path, wanted_bytes: u64, error: io::Error) -> Self {
         let path = path.to_owned();
         match error.kind() {
@@ -410,8 +319,8 @@ impl ConvertError {
         }
     }
 
-    /// The error of a tensor whose type is none of `known`.
-    pub(crate) fn tensor_type(path: &Path, tensor: &crate::gguf::TensorInfo, known: &'static str) -> Self {
+    /// Returns the error of a tensor whose type is not among `known`.
+    pub(crate) fn tensor_type(path: &Path, tensor: &TensorInfo, known: &'static str) -> Self {
         Self::TensorType { path: path.to_owned(), tensor: tensor.name.clone(), found: tensor.kind, known }
     }
 }

@@ -1,6 +1,6 @@
-//! Reading GGUF: the header, the block formats, and the file that holds both.
+//! Reads GGUF files: the header, the block formats and the tensor data.
 //!
-//! Source of the format: `docs/gguf.md` of the ggml project, and `gguf.cpp` where that is silent.
+//! Source of the format: `docs/gguf.md` of the ggml project, and `gguf.cpp` for what it leaves open.
 
 mod blocks;
 mod error;

@@ -1,10 +1,10 @@
-//! Hugging Face directories: safetensors of floats, quantised as `mlx_lm.convert` does.
+//! Quantises Hugging Face checkpoints as `mlx_lm.convert` does.
 
-mod blocks;
 mod checkpoint;
 mod family;
 mod fp8;
 mod gather;
+mod gpt_oss;
 mod int4;
 mod latent;
 mod parameter;
@@ -12,6 +12,7 @@ mod plan;
 mod qwen3_5;
 mod sanitize;
 mod stream;
+mod tensors;
 
 pub use checkpoint::Checkpoint;
 pub use plan::{COMPANION_FILES, QuantizePlan, Quantized};

@@ -1,4 +1,4 @@
-//! Where every byte of the converted model goes, known before the first is written.
+//! The layout of a converted GGUF model, planned before the first byte is written.
 
 use std::collections::BTreeMap;
 
@@ -7,39 +7,39 @@ use flash_kernels::FloatType;
 use crate::architecture::{AffineParams, Config, Model, Quantization, Source};
 use crate::error::ConvertError;
 use crate::gguf::GgmlType;
-use crate::shards::{self, Packing, Part, Placed};
+use crate::shards::{self, ShardPlanner, TensorEntry, TensorGroup};
 use crate::target::{Becomes, Target};
 
-/// What is written: which tensors, as what, into which shards.
+/// Layout of the output: its tensors, their formats and their shards.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     pub(crate) config: Config,
     pub(crate) parameters: Vec<Parameter>,
-    /// The parameters again, as GGUF tensors and for people.
+    /// The same parameters as the plan and the report show them.
     pub(crate) tensors: Vec<PlannedTensor>,
     pub(crate) n_shards: usize,
 }
 
-/// What becomes of one GGUF tensor.
+/// The conversion of one GGUF tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlannedTensor {
-    /// Its name in the GGUF file.
+    /// Name in the GGUF file.
     pub gguf_name: String,
-    /// Its name in the MLX model; codes have it, scales and biases stand beside it.
+    /// Name in the MLX model: that of the values or codes; scales and biases are separate tensors of the same module.
     pub name: String,
-    /// How it is stored in the GGUF file.
+    /// Type in the GGUF file.
     pub from: GgmlType,
-    /// How it is stored in the MLX model.
+    /// Format in the MLX model.
     pub becomes: Becomes,
-    /// Its shape, rows first: `[n_rows, n_cols]` or `[n]`.
+    /// Shape, rows first: `[n_rows, n_cols]` or `[n]`.
     pub shape: Vec<u64>,
-    /// Its size in the MLX model, with scales and biases.
+    /// Size in the MLX model in bytes, including scales and biases.
     pub bytes: u64,
 }
 
 impl PlannedTensor {
-    /// Whether every value stays exactly what it is (but for the sign of zeros).
+    /// Returns whether every value is preserved exactly (except for the sign of zeros).
     pub fn is_lossless(&self) -> bool {
         match self.becomes {
             Becomes::Same(_) | Becomes::Repacked(..) | Becomes::Floats(FloatType::F32) => true,
@@ -48,13 +48,12 @@ impl PlannedTensor {
     }
 }
 
-/// A parameter, what becomes of it, and where its parts go.
+/// A parameter, its output format, and the tensors it is written as.
 #[derive(Debug, Clone)]
 pub(crate) struct Parameter {
     pub(crate) source: Source,
     pub(crate) becomes: Becomes,
-    /// The tensors it is written as.
-    pub(crate) placed: Placed,
+    pub(crate) group: TensorGroup,
 }
 
 impl Layout {
@@ -66,42 +65,43 @@ impl Layout {
     ) -> Result<Self, ConvertError> {
         let mut parameters = Vec::with_capacity(model.sources.len());
         let mut tensors = Vec::with_capacity(model.sources.len());
-        let mut packing = Packing::new(shard_bytes_max);
+        let mut planner = ShardPlanner::new(shard_bytes_max);
         for source in &model.sources {
             let becomes = target.becomes(source, wide_scales)?;
-            let parts = parts(source, becomes);
-            let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+            let entries = entries(source, becomes);
+            let bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
             tensors.push(PlannedTensor {
                 gguf_name: source.tensor.name.clone(),
-                name: parts[0].name.clone(),
+                name: entries[0].name.clone(),
                 from: source.tensor.kind,
                 becomes,
                 shape: shape(source, source.n_cols),
                 bytes,
             });
-            parameters.push(Parameter { source: source.clone(), becomes, placed: packing.place(parts) });
+            parameters.push(Parameter { source: source.clone(), becomes, group: planner.place(entries) });
         }
         let mut config = model.config.clone();
         config.torch_dtype = torch_dtype(&parameters);
         config.quantization = quantization(&parameters);
         config.quantization_config.clone_from(&config.quantization);
-        Ok(Self { config, parameters, tensors, n_shards: packing.n_shards() })
+        Ok(Self { config, parameters, tensors, n_shards: planner.n_shards() })
     }
 
-    /// What all tensors take in the MLX model.
+    /// Returns the size of all tensors of the MLX model, in bytes.
     pub(crate) fn total_bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.bytes).sum()
     }
 }
 
-/// The shape with rows of `n_cols` stored elements.
+/// Returns the shape of a tensor with `n_cols` stored elements a row.
 fn shape(source: &Source, n_cols: u64) -> Vec<u64> {
     if source.is_matrix { vec![source.n_rows, n_cols] } else { vec![source.n_rows] }
 }
 
-fn parts(source: &Source, becomes: Becomes) -> Vec<Part> {
+/// Returns the tensors that a parameter is written as: its values, or codes, scales and biases.
+fn entries(source: &Source, becomes: Becomes) -> Vec<TensorEntry> {
     let float = becomes.float();
-    let part = |parameter: &str, dtype, n_cols: u64, element_bytes: u64| Part {
+    let entry = |parameter: &str, dtype, n_cols: u64, element_bytes: u64| TensorEntry {
         name: format!("{}.{parameter}", source.module),
         dtype,
         shape: shape(source, n_cols),
@@ -110,20 +110,20 @@ fn parts(source: &Source, becomes: Becomes) -> Vec<Part> {
     };
     let (float_dtype, float_bytes) = (shards::dtype(float), float.size_bytes() as u64);
     match becomes.affine() {
-        None => vec![part(source.parameter, float_dtype, source.n_cols, float_bytes)],
+        None => vec![entry(source.parameter, float_dtype, source.n_cols, float_bytes)],
         Some(affine) => {
             let n_words = source.n_cols * u64::from(affine.bits()) / 32;
             let n_groups = source.n_cols / affine.group_size() as u64;
             vec![
-                part(source.parameter, "U32", n_words, 4),
-                part("scales", float_dtype, n_groups, float_bytes),
-                part("biases", float_dtype, n_groups, float_bytes),
+                entry(source.parameter, "U32", n_words, 4),
+                entry("scales", float_dtype, n_groups, float_bytes),
+                entry("biases", float_dtype, n_groups, float_bytes),
             ]
         }
     }
 }
 
-/// The type of the embedding's floats stands for the model's.
+/// Returns `torch_dtype` of config.json: the float type of the embedding.
 fn torch_dtype(parameters: &[Parameter]) -> &'static str {
     match parameters.first().map(|first| first.becomes.float()) {
         Some(FloatType::F16) => "float16",
@@ -132,7 +132,7 @@ fn torch_dtype(parameters: &[Parameter]) -> &'static str {
     }
 }
 
-/// The format that most quantised modules have, and those that differ from it.
+/// Returns the most common affine format, with overrides for the modules that differ from it.
 fn quantization(parameters: &[Parameter]) -> Option<Quantization> {
     let of = |parameter: &Parameter| {
         parameter.becomes.affine().map(|affine| AffineParams {

@@ -15,17 +15,17 @@
 //! # Ok::<(), flash_convert::ConvertError>(())
 //! ```
 //!
-//! [`Checkpoint`] quantises directories of safetensors as Hugging Face has them, bit for bit as mlx-lm does: of floats, of the
-//! 8-bit floats of DeepSeek-V3, with the experts of Kimi K2 in integers of 4 bits, or with those of `gpt_oss` in mxfp4.
+//! [`Checkpoint`] quantises Hugging Face directories of safetensors, bit for bit as mlx-lm does. The weights may be
+//! floats, the fp8 (e4m3) weights of DeepSeek-V3, the int4 experts of Kimi K2, or the mxfp4 experts of `gpt_oss`.
 //!
-//! [`PackPlan`] copies mixtures of experts so that each expert lies in one place.
+//! [`PackPlan`] copies a mixture of experts so that the tensors of each expert are contiguous on disk.
 //!
-//! A GGUF model in several files (`NAME-00001-of-00003.gguf`) is read as one, whichever part is given.
+//! A split GGUF model (`NAME-00001-of-00003.gguf`) is read as one model, whichever part is given.
 //!
-//! What is where: [`gguf`] reads the format (its header parser is pure and fuzzed), and [`Conversion`] turns a file
-//! into a directory: weights, config.json, tokenizer.json, `tokenizer_config.json` and `generation_config.json`. Known
-//! are the `llama`, `qwen2`, `qwen3` and `gemma3` architectures, byte-level and `SentencePiece` BPE tokenizers, and the block formats of
-//! [`gguf::BlockFormat`]; anything else is refused by name.
+//! [`gguf`] reads the format (its header parser is pure and fuzzed); [`Conversion`] turns a file into a directory with
+//! weights, config.json, tokenizer.json, `tokenizer_config.json` and `generation_config.json`. Supported are the
+//! `llama`, `qwen2`, `qwen3` and `gemma3` architectures, byte-level and `SentencePiece` BPE tokenizers, and the block
+//! formats of [`gguf::BlockFormat`]; anything else is rejected with an error that names it.
 
 mod architecture;
 mod conversion;
@@ -34,6 +34,7 @@ pub mod gguf;
 mod hf;
 mod layout;
 mod pack;
+mod progress;
 mod scratch;
 mod shards;
 mod source;
@@ -42,9 +43,10 @@ mod target;
 mod tokenizer;
 mod writer;
 
-pub use conversion::{Conversion, Plan, Progress, Report, SHARD_BYTES_DEFAULT};
+pub use conversion::{Conversion, Plan, Report, SHARD_BYTES_DEFAULT};
 pub use error::{ConvertError, SplitProblem, TokenizerProblem};
 pub use hf::{COMPANION_FILES, Checkpoint, QuantizePlan, Quantized};
 pub use layout::PlannedTensor;
 pub use pack::{LayerExperts, Member, PackPlan, Packed};
+pub use progress::Progress;
 pub use target::{Becomes, Target};

@@ -1,9 +1,10 @@
-//! A copy of a mixture of experts in which all that there is of an expert lies side by side.
+//! Copies a mixture of experts with the tensors of each expert stored contiguously.
 //!
-//! Where experts are stacked, what is read for one lies in as many places as it has tensors, some of them short. In the copy
-//! those of a layer are one tensor of bytes, `[n_experts, row_bytes]`, in which each expert is a row that begins at a page. The
-//! metadata has, under the name of that tensor, what a row holds, as the header of a safetensors file says it whose data a row would
-//! be. So the header of the copy is short, however many experts there are; it is read at every start. Everything else is as it was.
+//! A checkpoint with stacked experts scatters an expert over as many reads as it has tensors, some of them short. In
+//! the copy the experts of a layer are one tensor of bytes, `[n_experts, row_bytes]`, whose rows are single experts
+//! aligned to OS pages. The metadata describes the contents of a row under the name of that tensor, in the form of a
+//! safetensors header whose data section is the row. The header, which is read at every start, therefore stays short
+//! for any number of experts. All other tensors are copied unchanged.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,59 +14,59 @@ use std::path::{Path, PathBuf};
 use flash_io::{Catalog, IoMode, Tensor};
 use serde_json::Value;
 
-use crate::conversion::Progress;
 use crate::error::ConvertError;
-use crate::shards::{self, DATA_ALIGN, Metadata, Packing, Part, Placed};
+use crate::progress::Progress;
+use crate::shards::{self, DATA_ALIGN, Metadata, ShardPlanner, TensorEntry, TensorGroup};
 use crate::source;
 use crate::writer::OutDir;
 
-/// Bytes that are copied at a time.
+/// Bytes copied at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// The type of rows, and of what fills their last pages, as safetensors calls it.
+/// safetensors' dtype of rows and of their padding.
 const BYTES: &str = "U8";
-/// What fills the last page of a row.
-const FILLING: &str = "filling";
-/// An index would have to be read at every start, too.
+/// Name of the padding that completes the last page of a row.
+const PADDING: &str = "filling";
+/// Shard size limit that yields one file: with several, an index would be read at every start.
 const ONE_FILE: u64 = u64::MAX;
 
-/// The experts of a layer.
+/// The experts of a layer and their tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerExperts {
-    /// What the tensor of all of them is called in the copy.
+    /// Name of the packed tensor in the copy.
     pub name: String,
-    /// The tensors of each, in the order in which they are to lie.
+    /// The tensors of each expert, in the order they are stored.
     pub experts: Vec<Vec<Member>>,
 }
 
 /// A tensor of an expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// What it is called in a row, the same for all experts of the layer.
+    /// Name within a row, the same for all experts of the layer.
     pub name: String,
-    /// The tensor of the model that has it.
+    /// Name of the tensor in the model.
     pub tensor: String,
-    /// Its place in there, if tensors of several experts are stacked: `[n_experts, …]`.
+    /// Index of the expert if the tensor stacks experts: `[n_experts, …]`.
     pub idx: Option<u64>,
 }
 
-/// What a packing will do: [`PackPlan::new`] makes it, [`run`](Self::run) carries it out.
+/// Plan of a packed copy, made by [`PackPlan::new`] and executed by [`run`](Self::run).
 #[derive(Debug)]
 pub struct PackPlan {
     dir: PathBuf,
     catalog: Catalog,
-    /// Experts first, so that each begins at a page.
+    /// Experts come first, so that each row is aligned to a page.
     pieces: Vec<Piece>,
     metadata: Metadata,
     n_experts: usize,
 }
 
-/// What a packing made.
+/// Result of a finished packing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Packed {
     /// The model directory.
     pub out_dir: PathBuf,
-    /// Experts of all layers.
+    /// Number of experts in all layers.
     pub n_experts: usize,
     /// Bytes of weights.
     pub total_bytes: u64,
@@ -74,35 +75,36 @@ pub struct Packed {
 /// A tensor of the copy.
 #[derive(Debug)]
 struct Piece {
-    /// Where its bytes come from, one after the other.
+    /// The sources of its bytes, in order.
     from: Vec<Source>,
-    placed: Placed,
+    group: TensorGroup,
 }
 
+/// Source of consecutive bytes of the copy.
 #[derive(Debug)]
 enum Source {
     Tensor(Tensor),
-    /// So many zeros.
-    Filling(u64),
+    /// A number of zero bytes.
+    Zeros(u64),
 }
 
 impl PackPlan {
-    /// Decides where each tensor of the model in `dir` goes.
+    /// Plans the position of each tensor of the model in `dir`.
     ///
     /// # Errors
-    /// [`ConvertError::Checkpoint`] for safetensors files that are not in order, [`ConvertError::NoMember`] for a tensor that the model
-    /// does not have, [`ConvertError::Unalike`] for experts of a layer whose tensors are not of the same types and shapes,
-    /// [`ConvertError::Twice`] if two tensors of the copy would have one name.
+    /// [`ConvertError::Checkpoint`] for invalid safetensors files, [`ConvertError::NoMember`] for a tensor missing from
+    /// the model, [`ConvertError::Unalike`] if experts of a layer differ in the types or shapes of their tensors, and
+    /// [`ConvertError::Twice`] if two tensors of the copy would have the same name.
     pub fn new(dir: &Path, layers: &[LayerExperts]) -> Result<Self, ConvertError> {
         let catalog =
             Catalog::open(dir, IoMode::Pread).map_err(|error| ConvertError::Checkpoint { error })?;
-        let mut packing = Packing::new(ONE_FILE);
+        let mut planner = ShardPlanner::new(ONE_FILE);
         let mut pieces = Vec::with_capacity(layers.len() + catalog.tensors().len());
         let mut metadata = Metadata::new();
         for layer in layers {
-            let (from, part, row) = rows(dir, &catalog, layer)?;
-            metadata.insert(part.name.clone(), row);
-            pieces.push(Piece { from, placed: packing.place(vec![part]) });
+            let (from, entry, row) = rows(dir, &catalog, layer)?;
+            metadata.insert(entry.name.clone(), row);
+            pieces.push(Piece { from, group: planner.place(vec![entry]) });
         }
         let members = || layers.iter().flat_map(|layer| &layer.experts).flatten();
         let packed: HashSet<&str> = members().map(|member| member.tensor.as_str()).collect();
@@ -110,24 +112,24 @@ impl PackPlan {
             catalog.tensors().filter(|tensor| !packed.contains(tensor.name.as_str())).collect();
         others.sort_by_key(|tensor| (tensor.shard, tensor.span));
         for tensor in others {
-            let placed = packing.place(vec![part(tensor.name.clone(), tensor)]);
-            pieces.push(Piece { from: vec![Source::Tensor(tensor.clone())], placed });
+            let group = planner.place(vec![entry(tensor.name.clone(), tensor)]);
+            pieces.push(Piece { from: vec![Source::Tensor(tensor.clone())], group });
         }
-        no_name_twice(dir, pieces.iter().flat_map(|piece| &piece.placed.parts))?;
+        check_unique_names(dir, pieces.iter().flat_map(|piece| &piece.group.tensors))?;
         let n_experts = layers.iter().map(|layer| layer.experts.len()).sum();
         Ok(Self { dir: dir.to_owned(), catalog, pieces, metadata, n_experts })
     }
 
-    /// What all tensors take in the copy, in bytes.
+    /// Returns the size of all tensors of the copy, in bytes.
     pub fn total_bytes(&self) -> u64 {
-        self.pieces.iter().flat_map(|piece| &piece.placed.parts).map(|part| part.bytes).sum()
+        self.pieces.iter().flat_map(|piece| &piece.group.tensors).map(|entry| entry.bytes).sum()
     }
 
-    /// Writes the model directory `out_dir`, as [`Plan::run`](crate::Plan::run) does. Files of the model that are no weights are
-    /// copied, those of folders in it are not.
+    /// Writes the model directory `out_dir` atomically, like [`Plan::run`](crate::Plan::run). Other files of the model
+    /// directory are copied, subdirectories and hidden files are not.
     ///
     /// # Errors
-    /// [`ConvertError::OutputExists`], [`ConvertError::Interrupted`], or what reading and writing may meet.
+    /// [`ConvertError::OutputExists`], [`ConvertError::Interrupted`], or any error of reading and writing.
     pub fn run(
         &self,
         out_dir: &Path,
@@ -136,11 +138,11 @@ impl PackPlan {
         let total_bytes = self.total_bytes();
         let out = OutDir::new(out_dir, total_bytes)?;
         self.copy_others(&out)?;
-        let placed: Vec<_> = self.pieces.iter().map(|piece| &piece.placed).collect();
+        let groups: Vec<_> = self.pieces.iter().map(|piece| &piece.group).collect();
         let mut buffer = vec![0; CHUNK_BYTES as usize];
-        shards::write(&out, &placed, &self.metadata, progress, |piece_idx, sink| {
+        shards::write(&out, &groups, &self.metadata, progress, |piece_idx, sink| {
             self.pieces[piece_idx].from.iter().try_for_each(|source| match source {
-                Source::Filling(bytes) => sink(0, &vec![0; *bytes as usize]),
+                Source::Zeros(bytes) => sink(0, &vec![0; *bytes as usize]),
                 Source::Tensor(tensor) => tensor.span.chunks(CHUNK_BYTES).try_for_each(|chunk| {
                     let bytes = &mut buffer[..chunk.len_bytes() as usize];
                     let shard = &self.catalog.shards()[tensor.shard.0];
@@ -153,12 +155,13 @@ impl PackPlan {
         Ok(Packed { out_dir: out_dir.to_owned(), n_experts: self.n_experts, total_bytes })
     }
 
+    /// Copies the files of the model directory that hold no weights.
     fn copy_others(&self, out: &OutDir) -> Result<(), ConvertError> {
         let open = |error| ConvertError::Open { path: self.dir.clone(), error };
         for entry in fs::read_dir(&self.dir).map_err(open)? {
             let path = entry.map_err(open)?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            // Of files that are links, the contents are copied.
+            // `is_file` follows symbolic links, so the contents of linked files are copied.
             if let Some(name) = name
                 && path.is_file()
                 && !name.starts_with('.')
@@ -172,56 +175,62 @@ impl PackPlan {
     }
 }
 
-/// The tensor of all experts of a layer: where its bytes come from, what it is, and what a row holds.
+/// Returns the sources, the header entry and the row description of a layer's packed tensor.
 fn rows(
     dir: &Path,
     catalog: &Catalog,
     layer: &LayerExperts,
-) -> Result<(Vec<Source>, Part, String), ConvertError> {
+) -> Result<(Vec<Source>, TensorEntry, String), ConvertError> {
     let (mut from, mut row) = (Vec::new(), Vec::new());
-    let mut filling_bytes = 0;
+    let mut padding_bytes = 0;
     for (expert_idx, members) in layer.experts.iter().enumerate() {
-        let mut parts = Vec::with_capacity(members.len());
+        let mut entries = Vec::with_capacity(members.len());
         let mut at = 0;
         for member in members {
-            let tensor = of_member(dir, catalog, member)?;
-            let part = Part { offset: at, ..part(member.name.clone(), &tensor) };
-            at += part.bytes;
-            parts.push(part);
+            let tensor = member_tensor(dir, catalog, member)?;
+            let entry = TensorEntry { offset: at, ..entry(member.name.clone(), &tensor) };
+            at += entry.bytes;
+            entries.push(entry);
             from.push(Source::Tensor(tensor));
         }
         if expert_idx == 0 {
-            (row, filling_bytes) = (parts, at.next_multiple_of(DATA_ALIGN as u64) - at);
-        } else if parts != row {
-            let n_alike = parts.iter().zip(&row).take_while(|(part, first)| part == first).count();
+            (row, padding_bytes) = (entries, at.next_multiple_of(DATA_ALIGN as u64) - at);
+        } else if entries != row {
+            let n_alike = entries.iter().zip(&row).take_while(|(entry, first)| entry == first).count();
             let tensor = members.get(n_alike).map_or(&layer.name, |member| &member.tensor).clone();
             return Err(ConvertError::Unalike { path: dir.to_owned(), tensor });
         }
-        from.push(Source::Filling(filling_bytes));
+        from.push(Source::Zeros(padding_bytes));
     }
-    if filling_bytes > 0 {
-        let offset = row.iter().map(|part| part.bytes).sum();
-        let shape = vec![filling_bytes];
-        row.push(Part { name: FILLING.to_owned(), dtype: BYTES, shape, bytes: filling_bytes, offset });
+    if padding_bytes > 0 {
+        let offset = row.iter().map(|entry| entry.bytes).sum();
+        let shape = vec![padding_bytes];
+        row.push(TensorEntry { name: PADDING.to_owned(), dtype: BYTES, shape, bytes: padding_bytes, offset });
     }
-    no_name_twice(dir, row.iter())?;
-    let row_bytes: u64 = row.iter().map(|part| part.bytes).sum();
+    check_unique_names(dir, row.iter())?;
+    let row_bytes: u64 = row.iter().map(|entry| entry.bytes).sum();
     let shape = vec![layer.experts.len() as u64, row_bytes];
     let bytes = shape.iter().product();
-    let part = Part { name: layer.name.clone(), dtype: BYTES, shape, bytes, offset: 0 };
-    Ok((from, part, Value::Object(shards::entries(row.iter())).to_string()))
+    let entry = TensorEntry { name: layer.name.clone(), dtype: BYTES, shape, bytes, offset: 0 };
+    Ok((from, entry, Value::Object(shards::header_entries(row.iter())).to_string()))
 }
 
-fn no_name_twice<'a>(dir: &Path, mut parts: impl Iterator<Item = &'a Part>) -> Result<(), ConvertError> {
+/// Returns an error if two entries have the same name.
+fn check_unique_names<'a>(
+    dir: &Path,
+    mut entries: impl Iterator<Item = &'a TensorEntry>,
+) -> Result<(), ConvertError> {
     let mut names = HashSet::new();
-    match parts.find(|part| !names.insert(&part.name)) {
-        Some(Part { name, .. }) => Err(ConvertError::Twice { path: dir.to_owned(), tensor: name.clone() }),
+    match entries.find(|entry| !names.insert(&entry.name)) {
+        Some(TensorEntry { name, .. }) => {
+            Err(ConvertError::Twice { path: dir.to_owned(), tensor: name.clone() })
+        }
         None => Ok(()),
     }
 }
 
-/// The bytes of the model that a member is.
-fn of_member(dir: &Path, catalog: &Catalog, member: &Member) -> Result<Tensor, ConvertError> {
+/// Returns the tensor of a member, narrowed to its expert if experts are stacked.
+fn member_tensor(dir: &Path, catalog: &Catalog, member: &Member) -> Result<Tensor, ConvertError> {
     let missing =
         || ConvertError::NoMember { path: dir.to_owned(), tensor: member.tensor.clone(), idx: member.idx };
     let mut tensor = catalog.get(&member.tensor).cloned().ok_or_else(missing)?;
@@ -235,7 +244,8 @@ fn of_member(dir: &Path, catalog: &Catalog, member: &Member) -> Result<Tensor, C
     Ok(tensor)
 }
 
-fn part(name: String, tensor: &Tensor) -> Part {
+/// Returns the header entry of a tensor under a new name.
+fn entry(name: String, tensor: &Tensor) -> TensorEntry {
     let Tensor { dtype, shape, span, .. } = tensor;
-    Part { name, dtype: dtype.name(), shape: shape.clone(), bytes: span.len_bytes(), offset: 0 }
+    TensorEntry { name, dtype: dtype.name(), shape: shape.clone(), bytes: span.len_bytes(), offset: 0 }
 }

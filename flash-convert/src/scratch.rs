@@ -1,36 +1,40 @@
-//! The memory that a conversion works in, a chunk of values at a time: all that grows with the model is on disk.
+//! Fixed-size working memory of a conversion, which processes one chunk of values at a time.
 
 use flash_kernels::{Affine, FloatType, KernelError};
 
 use crate::error::ConvertError;
 
-/// Values converted at a time: whole blocks and whole groups of every format, and enough that a system call for
-/// each chunk costs nothing.
+/// Values converted at a time: a whole number of blocks and groups of every format, and large enough to make the cost
+/// of a system call for each chunk negligible.
 pub(crate) const CHUNK_VALUES: usize = 128 << 10;
 
-/// The most that a value takes, stored or not, in bytes.
+/// Maximum size of a value in bytes, stored or decoded.
 const VALUE_BYTES_MAX: usize = 4;
 
-/// The shortest group.
+/// Smallest group size of a quantised format.
 const GROUP_LEN_MIN: usize = 32;
 
 const _: () = assert!(CHUNK_VALUES.is_multiple_of(256));
 
+/// Buffers for one chunk of values.
 #[derive(Debug)]
 pub(crate) struct Scratch {
+    /// Bytes as read from the source.
     pub(crate) stored: Vec<u8>,
+    /// Decoded values.
     pub(crate) values: Vec<f32>,
+    /// Encoded values, or codes.
     pub(crate) out: Vec<u8>,
     pub(crate) scales: Vec<u8>,
     pub(crate) biases: Vec<u8>,
 }
 
-/// Is given the bytes that follow next in the part of an index.
+/// Callback that appends bytes to the tensor of a given index in its group.
 pub(crate) type Sink<'a> = dyn FnMut(usize, &[u8]) -> Result<(), ConvertError> + 'a;
 
-/// A value that a type cannot hold, by its place in the chunk.
+/// A value that `float` cannot represent, by its index in the chunk.
 #[derive(Debug)]
-pub(crate) struct Beyond {
+pub(crate) struct OutOfRange {
     pub(crate) value_idx: usize,
     pub(crate) float: FloatType,
 }
@@ -48,17 +52,17 @@ impl Scratch {
     }
 
     /// Rounds the first `len` values to `float`.
-    pub(crate) fn round(&mut self, len: usize, float: FloatType) -> Result<(), Beyond> {
+    pub(crate) fn round(&mut self, len: usize, float: FloatType) -> Result<(), OutOfRange> {
         for (value_idx, value) in self.values[..len].iter_mut().enumerate() {
             *value = float.round(*value);
             if !value.is_finite() {
-                return Err(Beyond { value_idx, float });
+                return Err(OutOfRange { value_idx, float });
             }
         }
         Ok(())
     }
 
-    /// Encodes the first `len` values; returns how many bytes that makes.
+    /// Encodes the first `len` values into `out` and returns their size in bytes.
     pub(crate) fn encode(&mut self, len: usize, float: FloatType) -> usize {
         let bytes = len * float.size_bytes();
         float
@@ -67,8 +71,13 @@ impl Scratch {
         bytes
     }
 
-    /// Quantises the first `len` values, which are rounded to `float`.
-    pub(crate) fn quantize(&mut self, len: usize, affine: Affine, float: FloatType) -> Result<(), Beyond> {
+    /// Quantises the first `len` values, which must already be rounded to `float`.
+    pub(crate) fn quantize(
+        &mut self,
+        len: usize,
+        affine: Affine,
+        float: FloatType,
+    ) -> Result<(), OutOfRange> {
         let floats_bytes = len / affine.group_size() * float.size_bytes();
         affine
             .quantize_row(
@@ -79,13 +88,13 @@ impl Scratch {
                 &mut self.biases[..floats_bytes],
             )
             .map_err(|error| match error {
-                KernelError::OutOfRange { value_idx, .. } => Beyond { value_idx, float },
+                KernelError::OutOfRange { value_idx, .. } => OutOfRange { value_idx, float },
                 other => unreachable!("whole groups of finite values: {other}"),
             })
     }
 
-    /// Hands over codes, scales and biases of `len` values.
-    pub(crate) fn put_affine(
+    /// Writes the codes, scales and biases of `len` values to `sink`.
+    pub(crate) fn write_affine(
         &self,
         len: usize,
         affine: Affine,

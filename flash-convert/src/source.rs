@@ -1,4 +1,4 @@
-//! Reading tensors of safetensors files, and what else a model directory has.
+//! Reads tensors and companion files of a model directory.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use flash_io::{IoError, LfsPointer, Shard, Tensor};
 use crate::error::ConvertError;
 use crate::writer::OutDir;
 
-/// Reads bytes of a tensor that begin at `offset` of its file.
+/// Reads bytes of a tensor from `offset` in its file.
 pub(crate) fn read(
     shard: &Shard,
     tensor: &Tensor,
@@ -36,15 +36,15 @@ pub(crate) fn read(
     Ok(())
 }
 
-/// Copies a file into a directory that is being made.
+/// Copies a file into the output directory.
 pub(crate) fn copy(from: &Path, name: &str, out: &OutDir) -> Result<(), ConvertError> {
     let bytes = fs::read(from).map_err(|error| ConvertError::Open { path: from.to_owned(), error })?;
-    no_pointer(from, &bytes)?;
+    reject_lfs_pointer(from, &bytes)?;
     out.write(name, &bytes)
 }
 
-/// Refuses a file that begins as a Git LFS pointer does.
-pub(crate) fn no_pointer(path: &Path, start: &[u8]) -> Result<(), ConvertError> {
+/// Returns an error if `start` is the beginning of a Git LFS pointer.
+pub(crate) fn reject_lfs_pointer(path: &Path, start: &[u8]) -> Result<(), ConvertError> {
     match LfsPointer::detect(start) {
         Some(pointer) => {
             Err(ConvertError::Checkpoint { error: IoError::LfsPointer { path: path.to_owned(), pointer } })

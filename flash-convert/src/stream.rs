@@ -1,4 +1,4 @@
-//! One parameter from GGUF to MLX, a chunk of values at a time.
+//! Converts the parameters of a GGUF model, a chunk of values at a time.
 
 use flash_kernels::{Affine, FloatType};
 
@@ -6,15 +6,15 @@ use crate::architecture::Source;
 use crate::error::ConvertError;
 use crate::gguf::{GgufFile, RepackError};
 use crate::layout::Parameter;
-use crate::scratch::{Beyond, CHUNK_VALUES, Scratch, Sink};
+use crate::scratch::{CHUNK_VALUES, OutOfRange, Scratch, Sink};
 use crate::target::{Becomes, float_name};
 
-/// Why a parameter could not be converted.
+/// Error of the conversion of a parameter.
 #[derive(Debug)]
 pub(crate) enum StreamError {
-    /// A bias that `f16` cannot hold; the plan must ask for `f32`.
+    /// A bias overflows `f16`; the plan must use `f32` scales.
     NeedsWideScales,
-    /// Anything else.
+    /// Any other failure.
     Failed(ConvertError),
 }
 
@@ -25,7 +25,7 @@ impl From<ConvertError> for StreamError {
 }
 
 impl Scratch {
-    /// Converts `parameter` into `sink`.
+    /// Converts `parameter` and writes its tensors to `sink`.
     pub(crate) fn convert(
         &mut self,
         gguf: &GgufFile,
@@ -50,12 +50,12 @@ impl Scratch {
                 }
                 Becomes::Repacked(affine, float) => {
                     self.repack(&chunk, affine, float)?;
-                    self.put_affine(len, affine, float, sink)?;
+                    self.write_affine(len, affine, float, sink)?;
                 }
                 Becomes::Quantized(affine, float) => {
                     self.dequantize(&chunk, float)?;
-                    self.quantize(len, affine, float).map_err(|beyond| chunk.beyond(&beyond))?;
-                    self.put_affine(len, affine, float, sink)?;
+                    self.quantize(len, affine, float).map_err(|error| chunk.not_finite(&error))?;
+                    self.write_affine(len, affine, float, sink)?;
                 }
             }
             first += len as u64;
@@ -69,12 +69,13 @@ impl Scratch {
         let stored = &self.stored[..format.bytes(chunk.len as u64) as usize];
         let values = &mut self.values[..chunk.len];
         format.dequantize(stored, values);
-        if chunk.source.is_one_greater {
+        if chunk.source.is_offset_by_one {
             values.iter_mut().for_each(|value| *value -= 1.0);
         }
-        self.round(chunk.len, float).map_err(|beyond| chunk.beyond(&beyond))
+        self.round(chunk.len, float).map_err(|error| chunk.not_finite(&error))
     }
 
+    /// Repacks the blocks of the chunk into affine codes.
     fn repack(&mut self, chunk: &Chunk<'_>, affine: Affine, float: FloatType) -> Result<(), StreamError> {
         let format = chunk.source.format;
         let floats_bytes = chunk.len / affine.group_size() * float.size_bytes();
@@ -89,13 +90,13 @@ impl Scratch {
             .map_err(|error| match error {
                 RepackError::BeyondF16 { .. } => StreamError::NeedsWideScales,
                 RepackError::NotFinite { group_idx } => {
-                    chunk.beyond(&Beyond { value_idx: group_idx * affine.group_size(), float }).into()
+                    chunk.not_finite(&OutOfRange { value_idx: group_idx * affine.group_size(), float }).into()
                 }
             })
     }
 }
 
-/// Which values are being converted.
+/// The range of values that is being converted.
 struct Chunk<'a> {
     gguf: &'a GgufFile,
     source: &'a Source,
@@ -104,18 +105,18 @@ struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    fn beyond(&self, beyond: &Beyond) -> ConvertError {
+    fn not_finite(&self, error: &OutOfRange) -> ConvertError {
         ConvertError::NotFinite {
             path: self.gguf.path().to_owned(),
             tensor: self.source.tensor.name.clone(),
-            value_idx: self.first + beyond.value_idx as u64,
-            float: float_name(beyond.float),
+            value_idx: self.first + error.value_idx as u64,
+            float: float_name(error.float),
         }
     }
 }
 
-/// Reads the stored form of values `first .. first + len` of the MLX parameter: in one piece, or row by row where
-/// GGUF has the rows in another order.
+/// Reads the stored form of values `first .. first + len` of the MLX parameter: with one read, or row by row if GGUF
+/// stores the rows in a different order.
 fn read_chunk(
     gguf: &GgufFile,
     source: &Source,

@@ -1,4 +1,4 @@
-//! What a model is converted to, and what that makes of each parameter.
+//! Target formats of a conversion, and the format each parameter gets.
 
 use std::fmt;
 
@@ -7,40 +7,40 @@ use flash_kernels::{Affine, FloatType};
 use crate::architecture::Source;
 use crate::error::ConvertError;
 
-/// The group length that every block format fits.
+/// Group size of repacked blocks; it divides the block length of every format.
 const GROUP_KEPT: usize = 32;
 
-/// What a model is converted to.
+/// Target format of a GGUF conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Target {
-    /// Every tensor as it is: floats in their type, blocks repacked without loss where MLX's affine format can hold
-    /// them. `Q6_K`, which it cannot hold, becomes 8-bit codes in groups of 32.
+    /// Keeps every tensor: floats in their type, and blocks repacked losslessly where MLX's affine format can represent
+    /// them. `Q6_K`, which it cannot represent, becomes 8-bit codes in groups of 32.
     #[default]
     Keep,
-    /// Matrices rounded to `f16` and quantised anew, everything else as `f16`: what
-    /// `mlx_lm.convert(quantize=True, dtype="float16")` makes of an `f16` model. Matrices whose rows are no whole
-    /// groups stay `f16`.
+    /// Rounds matrices to `f16` and quantises them; everything else becomes `f16`. Same result as
+    /// `mlx_lm.convert(quantize=True, dtype="float16")` of an `f16` model. Matrices whose rows are not a whole number
+    /// of groups stay `f16`.
     Quantize {
         /// Bits of a code: 2, 3, 4, 5, 6 or 8.
         bits: u32,
         /// Values that share a scale: 32, 64 or 128.
         group_size: usize,
     },
-    /// Every tensor as floats of one type.
+    /// Converts every tensor to floats of one type.
     Dense(FloatType),
 }
 
-/// What becomes of a tensor.
+/// Output format of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Becomes {
-    /// The same bytes.
+    /// Floats copied byte for byte.
     Same(FloatType),
-    /// Floats of this type.
+    /// Floats rounded to this type.
     Floats(FloatType),
-    /// The same codes in MLX's packing, scales and biases of this type.
+    /// The same codes in MLX's packing, with scales and biases of this type.
     Repacked(Affine, FloatType),
-    /// New codes, scales and biases of this type, after rounding the values to it.
+    /// Values rounded to this type and quantised, with scales and biases of this type.
     Quantized(Affine, FloatType),
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for Becomes {
     }
 }
 
-/// The name of a float type, for people.
+/// Returns the name of a float type for messages.
 pub(crate) const fn float_name(float: FloatType) -> &'static str {
     match float {
         FloatType::F32 => "f32",
@@ -69,7 +69,7 @@ pub(crate) const fn float_name(float: FloatType) -> &'static str {
 }
 
 impl Becomes {
-    /// The affine format, if there are codes.
+    /// Returns the affine format of a quantised tensor.
     pub(crate) const fn affine(self) -> Option<Affine> {
         match self {
             Self::Repacked(affine, _) | Self::Quantized(affine, _) => Some(affine),
@@ -77,7 +77,7 @@ impl Becomes {
         }
     }
 
-    /// The type of the floats: the values, or the scales and biases.
+    /// Returns the float type of the values, or of the scales and biases.
     pub(crate) const fn float(self) -> FloatType {
         match self {
             Self::Same(float)
@@ -89,7 +89,7 @@ impl Becomes {
 }
 
 impl Target {
-    /// What becomes of `source`. `wide_scales` asks for `f32` scales where `f16` would do.
+    /// Returns the output format of `source`. `wide_scales` forces `f32` scales where `f16` would be used.
     pub(crate) fn becomes(self, source: &Source, wide_scales: bool) -> Result<Becomes, ConvertError> {
         let affine =
             |bits, group_size| Affine::new(bits, group_size).map_err(|fault| ConvertError::Target { fault });
@@ -115,7 +115,7 @@ impl Target {
     }
 
     fn dense(source: &Source, float: FloatType) -> Becomes {
-        let is_same = source.format.float() == Some(float) && !source.is_one_greater;
+        let is_same = source.format.float() == Some(float) && !source.is_offset_by_one;
         if is_same { Becomes::Same(float) } else { Becomes::Floats(float) }
     }
 }

@@ -1,4 +1,4 @@
-//! Writing a model directory: beside its place, and moved there when it is whole.
+//! Atomic creation of a model directory: written to a temporary directory and renamed into place when complete.
 
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use crate::error::ConvertError;
 
-/// What a new directory may be used for, before the process's mask.
+/// Permissions of the output directory, before the umask.
 const DIR_MODE: u32 = 0o777;
 
-/// A directory that does not exist yet.
+/// An output directory that is being written under a temporary name.
 #[derive(Debug)]
 pub(crate) struct OutDir {
     path: PathBuf,
@@ -22,8 +22,8 @@ pub(crate) struct OutDir {
 }
 
 impl OutDir {
-    /// Makes a temporary directory beside `path`, which must not exist or be empty. Dropped before
-    /// [`finish`](Self::finish), it takes everything with it.
+    /// Creates a temporary directory next to `path`, which must be absent or empty. Dropping it before
+    /// [`finish`](Self::finish) deletes everything written.
     pub(crate) fn new(path: &Path, wanted_bytes: u64) -> Result<Self, ConvertError> {
         let is_free = match fs::read_dir(path) {
             Ok(mut entries) => entries.next().is_none(),
@@ -49,12 +49,12 @@ impl OutDir {
         Ok(Self { path: path.to_owned(), temp, wanted_bytes })
     }
 
-    /// Starts a file of the directory.
+    /// Creates a file in the directory.
     pub(crate) fn create(&self, name: &str) -> Result<OutFile, ConvertError> {
         let path = self.temp.path().join(name);
         match File::create_new(&path) {
             Ok(file) => Ok(OutFile {
-                // Messages name the file by where it was to be, not by where it was for a while.
+                // Error messages show the final path instead of the temporary one.
                 path: self.path.join(name),
                 file,
                 wanted_bytes: self.wanted_bytes,
@@ -63,7 +63,7 @@ impl OutDir {
         }
     }
 
-    /// Writes a JSON file, indented for people or, where they are tables, not.
+    /// Writes a JSON file, indented or compact.
     pub(crate) fn write_json(
         &self,
         name: &str,
@@ -81,11 +81,11 @@ impl OutDir {
         file.finish()
     }
 
-    /// Makes everything durable and moves the directory to its place.
+    /// Syncs the directory to disk and renames it into place.
     pub(crate) fn finish(self) -> Result<(), ConvertError> {
         let error = |source| ConvertError::write(&self.path, self.wanted_bytes, source);
         sync_dir(self.temp.path()).map_err(error)?;
-        // Replaces an empty directory and fails on any other, should one have appeared meanwhile.
+        // `rename` replaces an empty directory, and fails if a non-empty one has appeared meanwhile.
         fs::rename(self.temp.path(), &self.path).map_err(error)?;
         let parent = self.temp.path().parent().map(Path::to_owned);
         let _moved = self.temp.keep();
@@ -95,7 +95,7 @@ impl OutDir {
         Ok(())
     }
 
-    /// The error of a conversion that was asked to stop.
+    /// Returns the error of an interrupted conversion.
     pub(crate) fn interrupted(&self) -> ConvertError {
         ConvertError::Interrupted { path: self.path.clone() }
     }
@@ -109,7 +109,7 @@ fn sync_dir(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// A file of a directory that does not exist yet.
+/// A file of an [`OutDir`].
 #[derive(Debug)]
 pub(crate) struct OutFile {
     path: PathBuf,
@@ -124,7 +124,7 @@ impl OutFile {
             .map_err(|source| ConvertError::write(&self.path, self.wanted_bytes, source))
     }
 
-    /// Makes the file durable.
+    /// Syncs the file to disk.
     pub(crate) fn finish(self) -> Result<(), ConvertError> {
         self.file.sync_all().map_err(|source| ConvertError::write(&self.path, self.wanted_bytes, source))
     }

@@ -6,10 +6,10 @@ use super::rope::RopeScaling;
 use super::settings::Settings;
 use crate::error::ConvertError;
 
-/// What a file that states no `rope.freq_base` means.
+/// RoPE base of a file without `rope.freq_base`.
 const ROPE_THETA_DEFAULT: f32 = 10_000.0;
 
-/// Settings that change the computation in a way that config.json cannot say.
+/// Settings that change the computation and have no field in config.json.
 const REFUSED: [(&str, &str); 7] = [
     ("attention.scale", "attention scores are always scaled by the head's size"),
     ("attention.clamp_kqv", "queries, keys and values are never clamped"),
@@ -20,14 +20,14 @@ const REFUSED: [(&str, &str); 7] = [
     ("final_logit_softcapping", "logits are never capped"),
 ];
 
-/// What every published Gemma 3 has, and GGUF does not say: the base of the rotation where only recent tokens are seen, and
-/// how often a layer sees all.
+/// RoPE base of sliding-window layers in every published Gemma 3; GGUF does not store it.
 const GEMMA_LOCAL_THETA: f64 = 10_000.0;
+/// Period of full-attention layers in every published Gemma 3; GGUF does not store it.
 const GEMMA_PATTERN: u32 = 6;
-/// The layers of the one Gemma 3 (27B) that scales attention scores by the hidden size for each head, not by that of a head.
+/// Number of layers of Gemma 3 27B, the only one that scales scores by hidden size / heads instead of the head size.
 const GEMMA_27B_LAYERS: u32 = 62;
 
-/// config.json of a model, in Hugging Face's names.
+/// config.json of a model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Config {
     architectures: [&'static str; 1],
@@ -48,7 +48,7 @@ pub(crate) struct Config {
     pub(crate) rope_theta: f64,
     rope_traditional: bool,
     pub(crate) rope_scaling: Option<RopeScaling>,
-    /// Llama's; others have the biases that they have.
+    /// Only in Llama; the biases of other architectures are fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) attention_bias: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,12 +63,12 @@ pub(crate) struct Config {
     pub(crate) torch_dtype: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) quantization: Option<Quantization>,
-    /// The same again, under the name that Hugging Face looks for.
+    /// Copy of `quantization` under the name Hugging Face tools read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) quantization_config: Option<Quantization>,
 }
 
-/// What only Gemma's has.
+/// Fields of Gemma's config.json.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Gemma {
     hidden_activation: &'static str,
@@ -78,7 +78,7 @@ struct Gemma {
     sliding_window_pattern: u32,
 }
 
-/// How the quantised modules are stored: what most have in common, and the modules that differ.
+/// `quantization` of config.json: the common format, and overrides by module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Quantization {
     #[serde(flatten)]
@@ -87,7 +87,7 @@ pub(crate) struct Quantization {
     pub(crate) overrides: BTreeMap<String, AffineParams>,
 }
 
-/// An affine format, as config.json describes it.
+/// Parameters of an affine format in config.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct AffineParams {
     pub(crate) group_size: usize,
@@ -96,10 +96,10 @@ pub(crate) struct AffineParams {
 }
 
 impl Config {
-    /// Reads all settings but the scaling of positions, which depends on a tensor.
+    /// Reads all settings except RoPE scaling, which depends on a tensor.
     pub(super) fn read(settings: &Settings<'_>) -> Result<Self, ConvertError> {
         let Settings { gguf, architecture } = *settings;
-        refuse(settings)?;
+        check_supported(settings)?;
         let hidden_size = settings.positive("embedding_length")?;
         let num_hidden_layers = settings.positive("block_count")?;
         let num_attention_heads = settings.positive("attention.head_count")?;
@@ -154,12 +154,13 @@ impl Config {
     }
 }
 
-/// The `f64` whose shortest decimal form is that of `value`: 1e-5 and not 9.999999747378752e-6.
+/// Returns the `f64` with the shortest decimal form of `value`: 1e-5 instead of 9.999999747378752e-6.
 pub(super) fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-fn refuse(settings: &Settings<'_>) -> Result<(), ConvertError> {
+/// Rejects settings that config.json cannot express.
+fn check_supported(settings: &Settings<'_>) -> Result<(), ConvertError> {
     let Settings { gguf, architecture } = *settings;
     let name = "expert_count";
     if let Some(n_experts) = settings.u32(name)?
@@ -194,7 +195,7 @@ fn kv_heads(settings: &Settings<'_>, n_heads: u32) -> Result<u32, ConvertError> 
     }
 }
 
-/// The size of a head: keys, values and rotated part must agree on it.
+/// Returns the head size, which keys, values and their rotated part must share.
 fn head_dim(settings: &Settings<'_>, hidden_size: u32, n_heads: u32) -> Result<u32, ConvertError> {
     const NAMES: [&str; 3] = ["attention.key_length", "attention.value_length", "rope.dimension_count"];
     let whole = (hidden_size.is_multiple_of(n_heads)).then_some(hidden_size / n_heads);
@@ -202,9 +203,9 @@ fn head_dim(settings: &Settings<'_>, hidden_size: u32, n_heads: u32) -> Result<u
     for name in NAMES {
         let Some(found) = settings.u32(name)? else { continue };
         let reason = if *head_dim.get_or_insert(found) != found || found == 0 || found % 2 == 1 {
-            "keys, values and their rotated part must be of one even size"
+            "keys, values and their rotated part must have the same even size"
         } else if !settings.architecture.has_head_dim && Some(found) != whole {
-            "heads must share the hidden state evenly"
+            "it must be the hidden size divided by the number of heads"
         } else {
             continue;
         };
@@ -212,12 +213,12 @@ fn head_dim(settings: &Settings<'_>, hidden_size: u32, n_heads: u32) -> Result<u
     }
     let head_dim = head_dim.or(whole.filter(|whole| whole.is_multiple_of(2)));
     head_dim.ok_or_else(|| {
-        let reason = "no whole even number of values for each head";
+        let reason = "divided by the number of heads it must be an even integer";
         settings.unsupported("embedding_length", hidden_size.to_string(), reason)
     })
 }
 
-/// The rows of the embedding, with which the metadata may not disagree.
+/// Returns the number of rows of the embedding, which the metadata must not contradict.
 fn vocab_size(settings: &Settings<'_>) -> Result<u32, ConvertError> {
     let gguf = settings.gguf;
     let name = "token_embd.weight";
@@ -234,7 +235,7 @@ fn vocab_size(settings: &Settings<'_>) -> Result<u32, ConvertError> {
         _ => Err(settings.unsupported(
             "vocab_size",
             stated.map_or("absent".to_owned(), |stated| stated.to_string()),
-            "token_embd.weight has another number of rows",
+            "token_embd.weight has a different number of rows",
         )),
     }
 }

@@ -1,55 +1,29 @@
-//! The scaling of rotary positions: from what GGUF keeps of it to what config.json calls it.
-//!
-//! Of Llama 3's scaling GGUF keeps only the factor of each frequency, in the tensor `rope_freqs.weight`. The four
-//! numbers that config.json needs are recovered from these and accepted only if they give the same factors again.
-//! Source of the formula: `mlx_lm/models/rope_utils.py` (`Llama3RoPE`), and the converter of llama.cpp.
-
-use std::f64::consts::TAU;
+//! RoPE scaling, as config.json describes it.
 
 use serde::Serialize;
-
-use super::config::{Config, shortest};
-use super::settings::Settings;
-use super::tensors::ROPE_FREQS;
-use crate::error::ConvertError;
-use crate::gguf::{BlockFormat, GgufFile};
-
-/// Recovered factors may differ from the stored ones by this, relatively: they were rounded to `f32` once.
-const FACTOR_TOLERANCE: f64 = 1e-5;
-
-/// How near to a whole number a recovered setting must be to be taken for it, relatively.
-const SNAP_TOLERANCE: f64 = 1e-3;
-
-/// What every published Llama 3 has: the numbers to try if too few frequencies lie between the two limits.
-const LOW_FREQ_FACTOR: f64 = 1.0;
-const HIGH_FREQ_FACTOR: f64 = 4.0;
-const ORIGINAL_CONTEXT: u32 = 8192;
 
 /// `rope_scaling` of config.json.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub(crate) enum RopeScaling {
-    /// All positions divided by one factor.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// Low frequencies divided by a factor, high ones kept, those between interpolated.
+    /// Divides all positions by one factor.
+    Linear { factor: f64 },
+    /// Divides low frequencies by a factor, keeps high ones, and interpolates between them.
     Llama3(Llama3),
 }
 
-/// The settings of Llama 3's scaling.
+/// Parameters of Llama 3's RoPE scaling.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Llama3 {
-    factor: f64,
-    low_freq_factor: f64,
-    high_freq_factor: f64,
-    original_max_position_embeddings: u32,
+    pub(super) factor: f64,
+    pub(super) low_freq_factor: f64,
+    pub(super) high_freq_factor: f64,
+    pub(super) original_max_position_embeddings: u32,
 }
 
 impl Llama3 {
-    /// By how much the frequency of this wave length (in tokens) is divided.
-    fn divisor(&self, wave_len: f64) -> f64 {
+    /// Returns the divisor of the frequency with wavelength `wave_len`, in tokens.
+    pub(super) fn divisor(&self, wave_len: f64) -> f64 {
         let context = f64::from(self.original_max_position_embeddings);
         if wave_len < context / self.high_freq_factor {
             return 1.0;
@@ -60,184 +34,5 @@ impl Llama3 {
         let smooth =
             (context / wave_len - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
         1.0 / ((1.0 - smooth) / self.factor + smooth)
-    }
-}
-
-/// The scaling that the metadata and the tensor of factors describe, if any.
-pub(super) fn scaling(settings: &Settings<'_>, config: &Config) -> Result<Option<RopeScaling>, ConvertError> {
-    let gguf = settings.gguf;
-    let linear = linear(settings)?;
-    let Some(factors) = factors(gguf, config)? else {
-        return Ok(linear);
-    };
-    if factors.iter().all(|factor| *factor == 1.0) {
-        return Ok(linear);
-    }
-    let fitted = fit(&factors, &wave_lens(config));
-    match (linear, fitted) {
-        (None, Some(llama3)) => Ok(Some(RopeScaling::Llama3(llama3))),
-        _ => Err(ConvertError::RopeFactors { path: gguf.path().to_owned(), tensor: ROPE_FREQS.to_owned() }),
-    }
-}
-
-fn linear(settings: &Settings<'_>) -> Result<Option<RopeScaling>, ConvertError> {
-    let (kind_name, factor_name) = ("rope.scaling.type", "rope.scaling.factor");
-    let kind = settings.string(kind_name)?;
-    let mut factor = settings.float(factor_name)?;
-    if factor.is_none() {
-        factor = settings.float("rope.scale_linear")?;
-    }
-    match (kind, factor) {
-        (Some("none"), _) | (None | Some("linear"), None | Some(1.0)) => Ok(None),
-        (None | Some("linear"), Some(factor)) if factor.is_finite() && factor > 0.0 => {
-            Ok(Some(RopeScaling::Linear { factor: shortest(factor) }))
-        }
-        (None | Some("linear"), Some(factor)) => {
-            Err(settings.unsupported(factor_name, factor.to_string(), "it must be a positive number"))
-        }
-        (Some(other), _) => {
-            let reason = "only none, linear and Llama 3's scaling can be converted";
-            Err(settings.unsupported(kind_name, format!("{other:?}"), reason))
-        }
-    }
-}
-
-/// The tensor of factors, one for each frequency; it is small and read whole.
-fn factors(gguf: &GgufFile, config: &Config) -> Result<Option<Vec<f64>>, ConvertError> {
-    let Some(tensor) = gguf.tensor(ROPE_FREQS) else {
-        return Ok(None);
-    };
-    let n_freqs = u64::from(config.head_dim / 2);
-    if tensor.dims != [n_freqs] {
-        return Err(ConvertError::TensorShape {
-            path: gguf.path().to_owned(),
-            tensor: tensor.name.clone(),
-            wanted: vec![n_freqs],
-            found: tensor.dims.clone(),
-        });
-    }
-    if BlockFormat::of(tensor.kind) != Some(BlockFormat::F32) {
-        return Err(ConvertError::tensor_type(gguf.path(), tensor, "F32"));
-    }
-    let mut factors = Vec::new();
-    for freq_idx in 0..n_freqs {
-        let mut bytes = [0; 4];
-        gguf.read_at(tensor, 4 * freq_idx, &mut bytes)?;
-        factors.push(f64::from(f32::from_le_bytes(bytes)));
-    }
-    Ok(Some(factors))
-}
-
-/// The wave length of each frequency, in tokens.
-fn wave_lens(config: &Config) -> Vec<f64> {
-    let head_dim = f64::from(config.head_dim);
-    (0..config.head_dim / 2)
-        .map(|freq_idx| TAU * config.rope_theta.powf(2.0 * f64::from(freq_idx) / head_dim))
-        .collect()
-}
-
-/// Settings that give these factors again.
-///
-/// Between the limits the inverse of the factor is a line over the inverse of the wave length, so two frequencies
-/// there determine all but a common multiple of the last three settings; that one is fixed by `low_freq_factor = 1`.
-fn fit(factors: &[f64], wave_lens: &[f64]) -> Option<Llama3> {
-    let factor = factors.iter().copied().fold(1.0, f64::max);
-    let smooths: Vec<(f64, f64)> = factors
-        .iter()
-        .zip(wave_lens)
-        .filter(|(f, _)| **f > 1.0 + FACTOR_TOLERANCE && **f < factor * (1.0 - FACTOR_TOLERANCE))
-        .map(|(f, wave_len)| (1.0 / wave_len, (1.0 / f - 1.0 / factor) / (1.0 - 1.0 / factor)))
-        .collect();
-    let published = Llama3 {
-        factor,
-        low_freq_factor: LOW_FREQ_FACTOR,
-        high_freq_factor: HIGH_FREQ_FACTOR,
-        original_max_position_embeddings: ORIGINAL_CONTEXT,
-    };
-    let recovered = match (smooths.first(), smooths.last()) {
-        (Some((x0, s0)), Some((x1, s1))) if x0 != x1 => {
-            let slope = (s0 - s1) / (x0 - x1);
-            let width = LOW_FREQ_FACTOR / (slope * x0 - s0);
-            Llama3 {
-                high_freq_factor: snap(LOW_FREQ_FACTOR + width),
-                // Saturates; what does not fit gives other factors and is refused for that.
-                original_max_position_embeddings: (slope * width).round() as u32,
-                ..published
-            }
-        }
-        _ => published,
-    };
-    let matches = |fitted: &Llama3| {
-        factors
-            .iter()
-            .zip(wave_lens)
-            .all(|(f, wave_len)| (fitted.divisor(*wave_len) - f).abs() <= FACTOR_TOLERANCE * f.abs())
-    };
-    [published, recovered].into_iter().find(matches)
-}
-
-fn snap(value: f64) -> f64 {
-    if (value - value.round()).abs() <= SNAP_TOLERANCE * value.abs() { value.round() } else { value }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The factors as llama.cpp's converter writes them, and the wave lengths they belong to.
-    fn stored(llama3: Llama3, theta: f64, head_dim: u32) -> (Vec<f64>, Vec<f64>) {
-        let wave_lens: Vec<f64> = (0..head_dim / 2)
-            .map(|idx| TAU * theta.powf(2.0 * f64::from(idx) / f64::from(head_dim)))
-            .collect();
-        let factors = wave_lens.iter().map(|len| f64::from(llama3.divisor(*len) as f32));
-        (factors.collect(), wave_lens)
-    }
-
-    #[test]
-    fn the_settings_of_llama_3_are_recovered_from_their_factors() {
-        for (factor, low, high, context, head_dim) in [
-            (8.0, 1.0, 4.0, 8192, 128),
-            (32.0, 1.0, 4.0, 8192, 64),
-            (32.0, 1.0, 4.0, 8192, 16),
-            (16.0, 1.0, 2.0, 4096, 128),
-            (8.0, 1.0, 8.0, 32768, 128),
-        ] {
-            let llama3 = Llama3 {
-                factor,
-                low_freq_factor: low,
-                high_freq_factor: high,
-                original_max_position_embeddings: context,
-            };
-            let (factors, wave_lens) = stored(llama3, 500_000.0, head_dim);
-            assert_eq!(fit(&factors, &wave_lens), Some(llama3));
-        }
-    }
-
-    #[test]
-    fn settings_are_recovered_but_for_a_common_multiple() {
-        let llama3 = Llama3 {
-            factor: 8.0,
-            low_freq_factor: 2.0,
-            high_freq_factor: 8.0,
-            original_max_position_embeddings: 8192,
-        };
-        let (factors, wave_lens) = stored(llama3, 500_000.0, 128);
-        let fitted = fit(&factors, &wave_lens).unwrap();
-        assert_eq!(fitted.high_freq_factor, 4.0);
-        assert_eq!(fitted.original_max_position_embeddings, 4096);
-    }
-
-    #[test]
-    fn other_factors_are_not_taken_for_llama_3() {
-        let wave_lens: Vec<f64> = (0..32).map(|idx| TAU * 10f64.powf(f64::from(idx) / 6.0)).collect();
-        for factors in [
-            (0..32).map(|idx| 1.0 + f64::from(idx)).collect::<Vec<_>>(),
-            vec![0.5; 32],
-            vec![2.0; 32],
-            vec![f64::NAN; 32],
-            vec![f64::INFINITY; 32],
-        ] {
-            assert_eq!(fit(&factors, &wave_lens), None, "{factors:?}");
-        }
     }
 }

@@ -1,9 +1,10 @@
-//! The settings of an architecture in a GGUF file, whose keys begin with its name.
+//! Typed access to the settings of an architecture, the metadata keys prefixed with its name.
 
-use super::Architecture;
+use super::family::Architecture;
 use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 
+/// The settings of a model in a GGUF file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings<'a> {
     pub(super) gguf: &'a GgufFile,
@@ -11,7 +12,7 @@ pub(super) struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    /// The whole key of a setting.
+    /// Returns the full metadata key of a setting.
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture.gguf)
     }
@@ -36,13 +37,13 @@ impl<'a> Settings<'a> {
         self.gguf.checked(self.gguf.metadata().string(&self.key(name)))
     }
 
-    /// A number that must be there.
+    /// Returns a required float.
     pub(super) fn required_float(&self, name: &str) -> Result<f32, ConvertError> {
         let key = self.key(name);
         self.gguf.required(&key, self.gguf.metadata().float(&key))
     }
 
-    /// A count that must be there and not 0.
+    /// Returns a required positive count.
     pub(super) fn positive(&self, name: &str) -> Result<u32, ConvertError> {
         let key = self.key(name);
         match self.gguf.required(&key, self.gguf.metadata().u32(&key))? {
@@ -51,12 +52,8 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The error of a setting that the converted model could not express.
+    /// Returns the error of a setting that config.json cannot express.
     pub(super) fn unsupported(&self, name: &str, found: String, reason: &'static str) -> ConvertError {
-        unsupported(self.gguf, self.key(name), found, reason)
+        ConvertError::Unsupported { path: self.gguf.path().to_owned(), key: self.key(name), found, reason }
     }
-}
-
-pub(super) fn unsupported(gguf: &GgufFile, key: String, found: String, reason: &'static str) -> ConvertError {
-    ConvertError::Unsupported { path: gguf.path().to_owned(), key, found, reason }
 }

@@ -1,40 +1,42 @@
+//! The parameters of a model and the GGUF tensors that hold them.
+
 use std::collections::HashMap;
 
-use super::Architecture;
 use super::config::Config;
+use super::family::Architecture;
 use crate::error::ConvertError;
 use crate::gguf::{BlockFormat, GgufFile, TensorInfo};
 
-/// The tensor that holds rotary factors instead of parameters.
+/// Name of the tensor with RoPE frequency factors, which is not a parameter.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
 
-/// A parameter of the model and where its values are.
+/// A parameter of the model and the GGUF tensor with its values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Source {
     /// The MLX module, such as `model.layers.0.self_attn.q_proj`.
     pub(crate) module: String,
-    /// Which of its parameters: `weight` or `bias`.
+    /// Parameter of the module: `weight` or `bias`.
     pub(crate) parameter: &'static str,
     /// The GGUF tensor.
     pub(crate) tensor: TensorInfo,
-    /// How its values are stored.
+    /// Block format of the values.
     pub(crate) format: BlockFormat,
-    /// Whether it is a matrix `[n_rows, n_cols]` that MLX could quantise, and not a vector `[n_rows]`.
+    /// Whether the shape is `[n_rows, n_cols]`, which MLX can quantise, rather than `[n_rows]`.
     pub(crate) is_matrix: bool,
-    /// Rows; of a vector, its values.
+    /// Number of rows; for a vector, its length.
     pub(crate) n_rows: u64,
     /// Values in a row; 1 for a vector.
     pub(crate) n_cols: u64,
-    /// For queries and keys: rows of a head, which GGUF has in another order (see [`source_row`](Self::source_row)).
+    /// Head size of queries and keys whose rows are interleaved in GGUF (see [`source_row`](Self::source_row)).
     pub(crate) interleaved_head_dim: Option<u64>,
-    /// Whether GGUF has every value 1 greater.
-    pub(crate) is_one_greater: bool,
+    /// Whether GGUF stores every value with 1 added.
+    pub(crate) is_offset_by_one: bool,
 }
 
 impl Source {
-    /// Where the GGUF tensor has row `row` of the MLX parameter.
+    /// Returns the row of the GGUF tensor that is row `row` of the MLX parameter.
     ///
-    /// Rotary embedding turns pairs of rows of a head. Hugging Face and MLX pair row `i` of the lower half with row `i` of the
+    /// RoPE rotates pairs of rows of a head. Hugging Face and MLX pair row `i` of the lower half with row `i` of the
     /// upper half; llama.cpp's converter stores the two next to each other.
     pub(crate) fn source_row(&self, row: u64) -> u64 {
         let Some(head_dim) = self.interleaved_head_dim else {
@@ -45,24 +47,25 @@ impl Source {
         head * head_dim + 2 * pair + half
     }
 
-    /// All values.
+    /// Returns the number of values.
     pub(crate) fn n_values(&self) -> u64 {
         self.n_rows * self.n_cols
     }
 }
 
-/// Where a parameter is looked for.
+/// A parameter that the architecture requires.
 struct Wanted {
+    /// Name of the GGUF tensor.
     gguf: String,
     module: String,
     parameter: &'static str,
-    /// The fastest-varying first, as in GGUF.
+    /// Dimensions, fastest-varying first as in GGUF.
     dims: Vec<u64>,
-    interleaved: bool,
-    is_one_greater: bool,
+    is_interleaved: bool,
+    is_offset_by_one: bool,
 }
 
-/// Every parameter of the model in the order of execution; every tensor of the file is one of them.
+/// Returns the parameters of the model in execution order; fails if a tensor of the file is not one of them.
 pub(super) fn sources(
     gguf: &GgufFile,
     architecture: &Architecture,
@@ -103,18 +106,19 @@ pub(super) fn sources(
             is_matrix,
             n_rows,
             n_cols,
-            interleaved_head_dim: wanted.interleaved.then_some(config.head_dim.into()),
-            is_one_greater: wanted.is_one_greater,
+            interleaved_head_dim: wanted.is_interleaved.then_some(config.head_dim.into()),
+            is_offset_by_one: wanted.is_offset_by_one,
         });
     }
-    // The least name, so that the message does not depend on the order of a hash map.
+    // Reports the smallest name, so that the message does not depend on the order of the hash map.
     match left.into_keys().min() {
         None => Ok(sources),
         Some(tensor) => Err(ConvertError::UnknownTensor { path: path.to_owned(), tensor: tensor.to_owned() }),
     }
 }
 
-/// What the settings ask for, in the order of execution; lazily, for a hostile file may claim any number of layers.
+/// Iterates over the parameters that the settings imply, in execution order; lazily, because a hostile file can claim
+/// any number of layers.
 fn wanted(architecture: &Architecture, config: &Config) -> impl Iterator<Item = Wanted> {
     let hidden = u64::from(config.hidden_size);
     let vocab = u64::from(config.vocab_size);
@@ -122,9 +126,9 @@ fn wanted(architecture: &Architecture, config: &Config) -> impl Iterator<Item = 
         gguf: format!("{gguf}.weight"),
         module: module.to_owned(),
         parameter: "weight",
-        is_one_greater: architecture.is_gemma && dims.len() == 1,
+        is_offset_by_one: architecture.is_gemma && dims.len() == 1,
         dims,
-        interleaved: false,
+        is_interleaved: false,
     };
     let head = (!config.tie_word_embeddings).then(|| simple("output", "lm_head", vec![hidden, vocab]));
     std::iter::once(simple("token_embd", "model.embed_tokens", vec![hidden, vocab]))
@@ -137,28 +141,28 @@ fn wanted(architecture: &Architecture, config: &Config) -> impl Iterator<Item = 
 struct Module {
     gguf: &'static str,
     mlx: &'static str,
-    /// None: a norm, which is a vector.
+    /// None for a norm, whose weight is a vector.
     n_cols: Option<u64>,
     n_rows: u64,
     has_bias: bool,
-    interleaved: bool,
+    is_interleaved: bool,
 }
 
 impl Module {
     fn norm(gguf: &'static str, mlx: &'static str, len: u64) -> Self {
-        Self { gguf, mlx, n_cols: None, n_rows: len, has_bias: false, interleaved: false }
+        Self { gguf, mlx, n_cols: None, n_rows: len, has_bias: false, is_interleaved: false }
     }
 
     fn linear(gguf: &'static str, mlx: &'static str, n_cols: u64, n_rows: u64, has_bias: bool) -> Self {
-        Self { gguf, mlx, n_cols: Some(n_cols), n_rows, has_bias, interleaved: false }
+        Self { gguf, mlx, n_cols: Some(n_cols), n_rows, has_bias, is_interleaved: false }
     }
 
-    fn interleaved(self, interleaved: bool) -> Self {
-        Self { interleaved, ..self }
+    fn interleaved(self, is_interleaved: bool) -> Self {
+        Self { is_interleaved, ..self }
     }
 }
 
-/// The modules of a layer in the order of execution.
+/// Returns the modules of a layer in execution order.
 fn modules(architecture: &Architecture, config: &Config) -> Vec<Module> {
     let hidden = u64::from(config.hidden_size);
     let inner = u64::from(config.intermediate_size);
@@ -167,11 +171,11 @@ fn modules(architecture: &Architecture, config: &Config) -> Vec<Module> {
     let kv = u64::from(config.num_key_value_heads) * head;
     let (attn, mlp) = (config.attention_bias == Some(true), config.mlp_bias == Some(true));
     let qkv = architecture.has_qkv_biases.unwrap_or(attn);
-    let turned = architecture.is_interleaved;
+    let is_interleaved = architecture.is_interleaved;
     let mut modules = vec![
         Module::norm("attn_norm", "input_layernorm", hidden),
-        Module::linear("attn_q", "self_attn.q_proj", hidden, q, qkv).interleaved(turned),
-        Module::linear("attn_k", "self_attn.k_proj", hidden, kv, qkv).interleaved(turned),
+        Module::linear("attn_q", "self_attn.q_proj", hidden, q, qkv).interleaved(is_interleaved),
+        Module::linear("attn_k", "self_attn.k_proj", hidden, kv, qkv).interleaved(is_interleaved),
         Module::linear("attn_v", "self_attn.v_proj", hidden, kv, qkv),
     ];
     if architecture.has_qk_norms {
@@ -196,16 +200,17 @@ fn modules(architecture: &Architecture, config: &Config) -> Vec<Module> {
     modules
 }
 
+/// Returns the parameters of a layer in execution order.
 fn layer(architecture: &Architecture, config: &Config, layer_idx: u32) -> Vec<Wanted> {
     let mut wanted = Vec::new();
-    for Module { gguf, mlx, n_cols, n_rows, has_bias, interleaved } in modules(architecture, config) {
+    for Module { gguf, mlx, n_cols, n_rows, has_bias, is_interleaved } in modules(architecture, config) {
         let parameter = |parameter: &'static str, dims: Vec<u64>| Wanted {
             gguf: format!("blk.{layer_idx}.{gguf}.{parameter}"),
             module: format!("model.layers.{layer_idx}.{mlx}"),
             parameter,
             dims,
-            interleaved,
-            is_one_greater: architecture.is_gemma && n_cols.is_none(),
+            is_interleaved,
+            is_offset_by_one: architecture.is_gemma && n_cols.is_none(),
         };
         wanted.push(parameter("weight", n_cols.into_iter().chain([n_rows]).collect()));
         if has_bias {
@@ -237,7 +242,7 @@ mod tests {
             n_rows: 12,
             n_cols: 1,
             interleaved_head_dim: Some(6),
-            is_one_greater: false,
+            is_offset_by_one: false,
         };
         let rows: Vec<u64> = (0..12).map(|row| source.source_row(row)).collect();
         assert_eq!(rows, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);

@@ -1,20 +1,20 @@
-//! The block formats: from stored blocks to `f32`, and without loss to MLX's affine format.
+//! ggml block formats: dequantisation to `f32`, and lossless repacking to MLX's affine format.
 //!
 //! Source of the layouts: `ggml-common.h` and `ggml-quants.c` of the ggml project.
 //!
-//! All quantised formats but `Q6_K` are made of groups of 32 codes with one scale, and either one bias or a code
-//! that stands for zero. That is MLX's affine format with groups of 32, so such a block can be repacked exactly:
-//! scale and bias of the old formats are `f16` numbers, those of the K-formats products of an `f16` and a 6-bit
-//! integer, which `f32` holds exactly, as it does every product with a code.
+//! All quantised formats except `Q6_K` consist of groups of 32 codes with one scale and either a bias or a zero point.
+//! That is MLX's affine format with groups of 32, so these blocks can be repacked exactly: scales and biases of the
+//! legacy formats are `f16`, and those of the K-formats are products of an `f16` and a 6-bit integer, which `f32`
+//! represents exactly, like every product with a code.
 
 use flash_kernels::{Affine, FloatType};
 
 use super::kind::GgmlType;
 
-/// Values of a group that share a scale, in all formats but `Q6_K`.
+/// Group size of all quantised formats except `Q6_K`.
 const GROUP_LEN: usize = 32;
 
-/// How the values of a tensor are stored, for the types that can be converted.
+/// Storage format of a ggml type that can be converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are ggml's")]
 pub enum BlockFormat {
@@ -31,22 +31,22 @@ pub enum BlockFormat {
     Q6K,
 }
 
-/// Why blocks could not be repacked.
+/// Error of repacking blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepackError {
-    /// The scale or bias of this group is infinite or no number.
+    /// The scale or bias of a group is infinite or NaN.
     NotFinite {
-        /// Counted from the first block given, in groups of 32 values.
+        /// Index of the group of 32 values, from the first block given.
         group_idx: usize,
     },
-    /// The bias of this group is beyond `f16`; `f32` can hold it.
+    /// The bias of a group overflows `f16`, but not `f32`.
     BeyondF16 {
-        /// Counted from the first block given, in groups of 32 values.
+        /// Index of the group of 32 values, from the first block given.
         group_idx: usize,
     },
 }
 
-/// 32 codes and what they mean: `value = scale · (code - zero) + bias`, one of `zero` and `bias` being 0.
+/// A decoded group of 32 codes: `value = scale · (code - zero) + bias`, where `zero` or `bias` is 0.
 struct Group {
     codes: [u8; GROUP_LEN],
     scale: f32,
@@ -55,7 +55,7 @@ struct Group {
 }
 
 impl BlockFormat {
-    /// The format of a ggml type, if it can be converted.
+    /// Returns the format of a ggml type, if it can be converted.
     pub fn of(kind: GgmlType) -> Option<Self> {
         Some(match kind.name() {
             "F32" => Self::F32,
@@ -73,10 +73,10 @@ impl BlockFormat {
         })
     }
 
-    /// The names of the types that can be converted, for messages.
+    /// Names of the types that can be converted, for messages.
     pub const KNOWN: &'static str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
 
-    /// Values in a block.
+    /// Returns the number of values in a block.
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
@@ -85,7 +85,7 @@ impl BlockFormat {
         }
     }
 
-    /// Bytes of a block.
+    /// Returns the size of a block in bytes.
     pub const fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -101,12 +101,12 @@ impl BlockFormat {
         }
     }
 
-    /// Bytes of `n_values` values in whole blocks.
+    /// Returns the size in bytes of `n_values` values, which must fill whole blocks.
     pub const fn bytes(self, n_values: u64) -> u64 {
         n_values / self.block_len() as u64 * self.block_bytes() as u64
     }
 
-    /// The float type, if values are stored as they are.
+    /// Returns the float type of an unquantised format.
     pub const fn float(self) -> Option<FloatType> {
         match self {
             Self::F32 => Some(FloatType::F32),
@@ -116,9 +116,9 @@ impl BlockFormat {
         }
     }
 
-    /// The bits of the affine codes that hold this format's blocks without loss, and the narrowest type that does
-    /// so for their scales (and, but for overflow, their biases). `None` for floats and for `Q6_K`, whose groups of
-    /// 16 are finer than any of MLX's.
+    /// Returns the bit width of the affine codes that represent this format losslessly, and the narrowest float type
+    /// that does so for the scales (and for the biases unless they overflow). `None` for floats and for `Q6_K`, whose
+    /// groups of 16 are smaller than MLX supports.
     pub const fn affine(self) -> Option<(u32, FloatType)> {
         match self {
             Self::F32 | Self::F16 | Self::BF16 | Self::Q6K => None,
@@ -132,7 +132,7 @@ impl BlockFormat {
     /// Dequantises `blocks` into `out`, equal bit for bit to `gguf.quants.dequantize` of the Python package gguf.
     ///
     /// # Panics
-    /// If `blocks` are no whole blocks, or `out` has not as many values.
+    /// If `blocks` is not a whole number of blocks, or `out` has a different number of values.
     pub fn dequantize(self, blocks: &[u8], out: &mut [f32]) {
         self.check(blocks, out.len());
         let each = |decode: fn(&[u8], &mut [f32]), blocks: &[u8], out: &mut [f32]| {
@@ -150,8 +150,8 @@ impl BlockFormat {
                 let out = &mut out[group_idx * GROUP_LEN..][..GROUP_LEN];
                 let zero = f32::from(group.zero);
                 for (out, code) in out.iter_mut().zip(group.codes) {
-                    // Both roundings of the reference: the product is exact, the sum rounds once. Where there is
-                    // no bias nothing may be added, for that would turn -0 into 0.
+                    // As in the reference, the product is exact and the sum rounds once. A bias of 0 must not be
+                    // added to a zero-point format, which would turn -0 into 0.
                     let product = group.scale * (f32::from(code) - zero);
                     *out = if group.zero == 0 { product + group.bias } else { product };
                 }
@@ -159,14 +159,14 @@ impl BlockFormat {
         }
     }
 
-    /// Repacks `blocks` into affine codes, scales and biases (groups of 32, scales and biases of `float`), which
-    /// mean exactly the same values.
+    /// Repacks `blocks` into affine codes, scales and biases of exactly the same values (groups of 32, scales and
+    /// biases of type `float`).
     ///
     /// # Errors
-    /// [`RepackError`]; the slices then hold the groups before the one named.
+    /// [`RepackError`]; the slices then hold the groups before the failing one.
     ///
     /// # Panics
-    /// If the format has no [`affine`](Self::affine) form, or a slice does not fit.
+    /// If the format has no [`affine`](Self::affine) form, or a slice has the wrong length.
     pub fn repack(
         self,
         blocks: &[u8],
@@ -176,7 +176,7 @@ impl BlockFormat {
         biases: &mut [u8],
     ) -> Result<(), RepackError> {
         let (bits, _) = self.affine().expect("a format with an affine form");
-        let affine = Affine::new(bits, GROUP_LEN).expect("a width and a length that MLX has");
+        let affine = Affine::new(bits, GROUP_LEN).expect("a supported bit width and group size");
         let codes_bytes = affine.codes_bytes(GROUP_LEN);
         self.check(blocks, codes.len() / codes_bytes * GROUP_LEN);
         let size = float.size_bytes();
@@ -201,6 +201,7 @@ impl BlockFormat {
         failed
     }
 
+    /// Asserts that `blocks` holds exactly `n_values` values.
     fn check(self, blocks: &[u8], n_values: usize) {
         assert!(
             n_values.is_multiple_of(self.block_len())
@@ -210,7 +211,7 @@ impl BlockFormat {
         );
     }
 
-    /// Calls `each` with every group of 32 in order.
+    /// Calls `each` with the index and contents of every group of 32, in order.
     fn each_group(self, blocks: &[u8], mut each: impl FnMut(usize, Group)) {
         let groups_per_block = self.block_len() / GROUP_LEN;
         for (block_idx, block) in blocks.chunks_exact(self.block_bytes()).enumerate() {
@@ -220,26 +221,26 @@ impl BlockFormat {
         }
     }
 
-    /// Group `idx` of one block.
+    /// Decodes group `idx` of one block.
     fn group(self, block: &[u8], idx: usize) -> Group {
         let scale = f16_at(block, 0);
         match self {
-            Self::Q4_0 => Group { codes: halves(&block[2..18]), scale, zero: 8, bias: 0.0 },
-            Self::Q4_1 => Group { codes: halves(&block[4..20]), scale, zero: 0, bias: f16_at(block, 2) },
+            Self::Q4_0 => Group { codes: nibbles(&block[2..18]), scale, zero: 8, bias: 0.0 },
+            Self::Q4_1 => Group { codes: nibbles(&block[4..20]), scale, zero: 0, bias: f16_at(block, 2) },
             Self::Q5_0 => Group {
-                codes: with_fifth_bit(halves(&block[6..22]), &block[2..6]),
+                codes: with_fifth_bit(nibbles(&block[6..22]), &block[2..6]),
                 scale,
                 zero: 16,
                 bias: 0.0,
             },
             Self::Q5_1 => Group {
-                codes: with_fifth_bit(halves(&block[8..24]), &block[4..8]),
+                codes: with_fifth_bit(nibbles(&block[8..24]), &block[4..8]),
                 scale,
                 zero: 0,
                 bias: f16_at(block, 2),
             },
             Self::Q8_0 => Group {
-                // Two's complement to offset binary: only the sign bit differs.
+                // Two's complement and offset binary differ only in the sign bit.
                 codes: std::array::from_fn(|i| block[2 + i] ^ 0x80),
                 scale,
                 zero: 128,
@@ -258,12 +259,12 @@ fn f16_at(bytes: &[u8], at: usize) -> f32 {
     half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// 16 bytes: the low halves are the first 16 codes, the high halves the others.
-fn halves(bytes: &[u8]) -> [u8; GROUP_LEN] {
+/// Unpacks 16 bytes: the low nibbles are the first 16 codes, the high nibbles the others.
+fn nibbles(bytes: &[u8]) -> [u8; GROUP_LEN] {
     std::array::from_fn(|i| (bytes[i % 16] >> (i / 16 * 4)) & 15)
 }
 
-/// Adds bit `i` of `high` to code `i`, as its fifth.
+/// Sets the fifth bit of code `i` to bit `i` of `high`.
 fn with_fifth_bit(mut codes: [u8; GROUP_LEN], high: &[u8]) -> [u8; GROUP_LEN] {
     for (i, code) in codes.iter_mut().enumerate() {
         *code |= ((high[i / 8] >> (i % 8)) & 1) << 4;
@@ -271,9 +272,10 @@ fn with_fifth_bit(mut codes: [u8; GROUP_LEN], high: &[u8]) -> [u8; GROUP_LEN] {
     codes
 }
 
-/// Group `idx` (0 to 7) of a `Q4_K` or `Q5_K` block: two `f16` (scale and minimum of the block), 12 bytes with a
-/// 6-bit scale and minimum for each group, for `Q5_K` the fifth bits (bit `idx` of each of 32 bytes), then the low
-/// halves of codes, two groups in 32 bytes.
+/// Decodes group `idx` (0 to 7) of a `Q4_K` or `Q5_K` block.
+///
+/// Layout: two `f16` (scale and minimum of the block), 12 bytes with a 6-bit scale and minimum for each group, for
+/// `Q5_K` the fifth bits (bit `idx` of each of 32 bytes), then the low nibbles of the codes, two groups in 32 bytes.
 fn k_group(block: &[u8], idx: usize, fifth_bits: Option<&[u8]>, codes: &[u8]) -> Group {
     let packed = &block[4..16];
     let (scale, min) = if idx < 4 {
@@ -295,8 +297,10 @@ fn k_group(block: &[u8], idx: usize, fifth_bits: Option<&[u8]>, codes: &[u8]) ->
     }
 }
 
-/// A `Q6_K` block: 128 bytes of low halves, 64 of upper two bits, 16 signed 8-bit scales (one for 16 values), and
-/// the block's `f16` scale. Each half of the block has its 128 values in four runs of 32.
+/// Dequantises a `Q6_K` block.
+///
+/// Layout: 128 bytes of low nibbles, 64 of upper two bits, 16 signed 8-bit scales (one for 16 values), and the block's
+/// `f16` scale. Each half of the block has its 128 values in four runs of 32.
 fn q6_k(block: &[u8], out: &mut [f32]) {
     let scale = f16_at(block, 208);
     for (i, out) in out.iter_mut().enumerate() {

@@ -1,18 +1,18 @@
 use std::fmt;
 use std::io;
 
-/// Where in a header a fault lies.
+/// Location of an error in a GGUF header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// The fixed fields at the start.
     Preamble,
-    /// The entry of this number in the metadata, before its key is known.
+    /// Metadata entry by index, while its key is unknown.
     Entry(u64),
-    /// The metadata entry of this key.
+    /// Metadata entry by key.
     Key(String),
-    /// The entry of this number in the tensor table, before its name is known.
+    /// Entry of the tensor table by index, while its name is unknown.
     TensorEntry(u64),
-    /// The tensor of this name.
+    /// Entry of the tensor table by name.
     Tensor(String),
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why bytes are not a GGUF header that can be read.
+/// Error of parsing a GGUF header or of reading its values.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
@@ -38,51 +38,51 @@ pub enum GgufError {
         /// The first four bytes.
         found: [u8; 4],
     },
-    /// A version that this parser does not know.
+    /// The format version is not supported.
     #[error("GGUF version {version} is not supported (versions 2 and 3 are)")]
     Version {
         /// The version stated.
         version: u32,
     },
-    /// A file written for a big-endian machine.
+    /// The file is big-endian.
     #[error("a big-endian GGUF file (version {version}) is not supported")]
     BigEndian {
-        /// The version stated, in the right byte order.
+        /// The version stated, with its bytes swapped.
         version: u32,
     },
-    /// The header claims more than there is.
-    #[error("{place}, {field}: wants {wanted_bytes} B at offset {offset}, only {left_bytes} B are left")]
+    /// A field exceeds the file or the size limit of headers.
+    #[error("{place}, {field}: needs {wanted_bytes} B at offset {offset}, only {left_bytes} B are left")]
     Truncated {
-        /// Which part of the header.
+        /// Location in the header.
         place: Place,
-        /// Which field of it.
+        /// Name of the field.
         field: &'static str,
-        /// Where the field starts in the file.
+        /// Offset of the field in the file.
         offset: u64,
-        /// How much the field takes at least.
+        /// Minimum size of the field.
         wanted_bytes: u64,
-        /// How much the file (or the limit of a header) leaves.
+        /// Bytes left in the file or up to the header limit.
         left_bytes: u64,
     },
-    /// The system could not read.
+    /// Reading the file failed.
     #[error("{place}, {field}: read at offset {offset} failed: {error}")]
     Read {
-        /// Which part of the header.
+        /// Location in the header.
         place: Place,
-        /// Which field of it.
+        /// Name of the field.
         field: &'static str,
-        /// Where the field starts in the file.
+        /// Offset of the field in the file.
         offset: u64,
-        /// The system's reason.
+        /// The operating system's error.
         #[source]
         error: io::Error,
     },
     /// A string is not UTF-8.
     #[error("{place}, {field}: not UTF-8")]
     NotUtf8 {
-        /// Which part of the header.
+        /// Location in the header.
         place: Place,
-        /// Which field of it.
+        /// Name of the field.
         field: &'static str,
     },
     /// A key occurs twice.
@@ -91,50 +91,50 @@ pub enum GgufError {
         /// The key.
         key: String,
     },
-    /// A value of a type that GGUF does not define.
-    #[error("metadata key {key:?}: value type {type_id} does not exist")]
+    /// GGUF does not define the type of a value.
+    #[error("metadata key {key:?}: value type {type_id} is not defined")]
     ValueType {
         /// The key.
         key: String,
-        /// The type's number.
+        /// The type id.
         type_id: u32,
     },
-    /// Arrays in arrays in arrays.
+    /// Arrays are nested too deeply.
     #[error("metadata key {key:?}: arrays nested deeper than {depth_max}")]
     ArrayDepth {
         /// The key.
         key: String,
-        /// How deep they may be.
+        /// Maximum depth.
         depth_max: u32,
     },
-    /// A boolean that is neither 0 nor 1.
-    #[error("metadata key {key:?}: {found} is no boolean")]
+    /// A boolean is neither 0 nor 1.
+    #[error("metadata key {key:?}: {found} is not a boolean")]
     NotBool {
         /// The key.
         key: String,
         /// The byte.
         found: u8,
     },
-    /// `general.alignment` is no power of two.
-    #[error("metadata key \"general.alignment\": {alignment} is no power of two")]
+    /// `general.alignment` is not a power of two.
+    #[error("metadata key \"general.alignment\": {alignment} is not a power of two")]
     Alignment {
-        /// The number found.
+        /// The value found.
         alignment: u64,
     },
-    /// A key that must be there is not.
+    /// A required key is missing.
     #[error("metadata key {key:?} is missing")]
     MissingKey {
         /// The key.
         key: String,
     },
-    /// A key's value has another type than its meaning asks for.
-    #[error("metadata key {key:?}: wants {wanted}, found {found}")]
+    /// The value of a key has the wrong type.
+    #[error("metadata key {key:?}: expected {wanted}, found {found}")]
     KeyType {
         /// The key.
         key: String,
-        /// What was asked for.
+        /// The expected type.
         wanted: &'static str,
-        /// What was found.
+        /// The type found.
         found: &'static str,
     },
     /// A tensor name occurs twice.
@@ -143,12 +143,12 @@ pub enum GgufError {
         /// The tensor.
         tensor: String,
     },
-    /// A tensor has no dimension or too many.
+    /// A tensor has no dimensions or too many.
     #[error("tensor {tensor:?}: {n_dims} dimensions (1 to 4 are allowed)")]
     Dimensions {
         /// The tensor.
         tensor: String,
-        /// How many it has.
+        /// Number of dimensions.
         n_dims: u32,
     },
     /// A tensor has a dimension of zero.
@@ -156,29 +156,29 @@ pub enum GgufError {
     EmptyDimension {
         /// The tensor.
         tensor: String,
-        /// Which dimension, the fastest-varying being 0.
+        /// Index of the dimension, fastest-varying first.
         dim_idx: usize,
     },
-    /// A tensor's size does not fit 64 bits.
+    /// The size of a tensor overflows 64 bits.
     #[error("tensor {tensor:?}: its size overflows ({dims:?} of {kind})")]
     SizeOverflow {
         /// The tensor.
         tensor: String,
-        /// Its dimensions, the fastest-varying first.
+        /// Its dimensions, fastest-varying first.
         dims: Vec<u64>,
         /// Its type.
         kind: super::GgmlType,
     },
-    /// A type number that ggml does not define.
-    #[error("tensor {tensor:?}: ggml type {type_id} does not exist")]
+    /// ggml does not define the type of a tensor.
+    #[error("tensor {tensor:?}: ggml type {type_id} is not defined")]
     TensorType {
         /// The tensor.
         tensor: String,
-        /// The type's number.
+        /// The type id.
         type_id: u32,
     },
-    /// A row that is cut off within a block.
-    #[error("tensor {tensor:?}: rows of {row_len} values are no whole blocks of {kind}")]
+    /// The rows of a tensor are not a whole number of blocks.
+    #[error("tensor {tensor:?}: rows of {row_len} values are not a whole number of {kind} blocks")]
     PartialBlock {
         /// The tensor.
         tensor: String,
@@ -187,7 +187,7 @@ pub enum GgufError {
         /// The type.
         kind: super::GgmlType,
     },
-    /// A tensor that does not start where the alignment says.
+    /// The offset of a tensor is not aligned.
     #[error("tensor {tensor:?}: offset {offset} is not aligned to {alignment}")]
     Misaligned {
         /// The tensor.
@@ -197,7 +197,7 @@ pub enum GgufError {
         /// The file's alignment.
         alignment: u64,
     },
-    /// A tensor that reaches beyond the end of the file.
+    /// A tensor exceeds the end of the file.
     #[error("tensor {tensor:?}: {bytes} B at offset {offset} exceed the {data_bytes} B of data")]
     OutOfRange {
         /// The tensor.
@@ -209,12 +209,12 @@ pub enum GgufError {
         /// Size of the data section.
         data_bytes: u64,
     },
-    /// Two tensors that share bytes.
+    /// Two tensors overlap.
     #[error("tensors {first:?} and {second:?} overlap")]
     Overlap {
-        /// The one that starts first.
+        /// The tensor that starts first.
         first: String,
-        /// The other.
+        /// The other tensor.
         second: String,
     },
 }

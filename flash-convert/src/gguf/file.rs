@@ -11,21 +11,21 @@ use super::split::Split;
 use crate::error::ConvertError;
 use crate::source;
 
-/// How much of the header is read at a time, in bytes.
+/// Buffer size for reading the header, in bytes.
 const READ_BYTES: usize = 64 << 10;
 
-/// An open GGUF model: its header in memory, its data on disk, in one file or in several parts of one.
+/// An open GGUF model, in one file or split into parts. The header is in memory, tensor data is read on demand.
 #[derive(Debug)]
 pub struct GgufFile {
-    /// The file, or all parts in their order.
+    /// The file, or all parts in order.
     parts: Vec<Part>,
-    /// The metadata of the first part, and the tensors of all.
+    /// The metadata of the first part, and the tensors of all parts.
     header: Header,
-    /// In which part each tensor is that is not in the first one.
+    /// Part index of each tensor outside the first part.
     part_of: HashMap<String, usize>,
 }
 
-/// One file.
+/// An open file of the model.
 #[derive(Debug)]
 struct Part {
     path: PathBuf,
@@ -33,11 +33,11 @@ struct Part {
 }
 
 impl GgufFile {
-    /// Opens `path` and reads its header; no tensor is read. If it is a part of a model that was split
-    /// (`NAME-00002-of-00003.gguf`), all parts are opened beside it.
+    /// Opens `path` and reads its header, but no tensor data. If it is a part of a split model
+    /// (`NAME-00002-of-00003.gguf`), all parts in its directory are opened.
     ///
     /// # Errors
-    /// [`ConvertError::Open`], [`ConvertError::Gguf`], or [`ConvertError::Split`] if parts do not belong together.
+    /// [`ConvertError::Open`], [`ConvertError::Gguf`], or [`ConvertError::Split`] if the parts do not form one model.
     pub fn open(path: &Path) -> Result<Self, ConvertError> {
         let (part, header) = Part::open(path)?;
         let Some(split) = Split::of(path, &header)? else {
@@ -58,7 +58,7 @@ impl GgufFile {
         Self::join(parts, headers, &split)
     }
 
-    /// Puts the parts together.
+    /// Merges the tensor tables of all parts.
     fn join(parts: Vec<Part>, headers: Vec<Header>, split: &Split) -> Result<Self, ConvertError> {
         let mut headers = headers.into_iter();
         let Some(mut header) = headers.next() else { unreachable!("a split model has a part") };
@@ -77,35 +77,35 @@ impl GgufFile {
         Ok(Self { parts, header, part_of })
     }
 
-    /// Where the file is, or the first part of a split model.
+    /// Returns the path of the file, or of the first part of a split model.
     pub fn path(&self) -> &Path {
         &self.parts[0].path
     }
 
-    /// What the file says of itself; of a split model, the metadata of its first part and the tensors of all.
+    /// Returns the header; for a split model, the metadata of the first part and the tensors of all parts.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The key-value pairs.
+    /// Returns the key-value metadata.
     pub fn metadata(&self) -> &Metadata {
         &self.header.metadata
     }
 
-    /// The tensor of this name.
+    /// Returns the tensor named `name`.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.header.tensors.iter().find(|tensor| tensor.name == name)
     }
 
-    /// Fills `buf` with the tensor's bytes from `offset` (within the tensor) on.
+    /// Fills `buf` with the tensor's bytes, starting at `offset` within the tensor.
     ///
     /// # Errors
-    /// [`ConvertError::Read`] if the system cannot, or if the file has become shorter.
+    /// [`ConvertError::Read`] if the read fails or the file has been truncated.
     ///
     /// # Panics
-    /// If the range does not lie in the tensor.
+    /// If the range exceeds the tensor.
     pub fn read_at(&self, tensor: &TensorInfo, offset: u64, buf: &mut [u8]) -> Result<(), ConvertError> {
-        assert!(offset + buf.len() as u64 <= tensor.bytes, "a read beyond the tensor");
+        assert!(offset + buf.len() as u64 <= tensor.bytes, "read exceeds the tensor");
         let offset = tensor.offset + offset;
         let part = &self.parts[self.part_of.get(&tensor.name).copied().unwrap_or(0)];
         part.file.read_exact_at(buf, offset).map_err(|error| ConvertError::Read {
@@ -117,7 +117,7 @@ impl GgufFile {
         })
     }
 
-    /// Puts this file's path to a getter's error, and refuses its absence.
+    /// Returns the value of a required key; errors get this file's path.
     pub(crate) fn required<T>(
         &self,
         key: &str,
@@ -128,7 +128,7 @@ impl GgufFile {
         )
     }
 
-    /// Puts this file's path to an error of its header.
+    /// Adds this file's path to a header error.
     pub(crate) fn checked<T>(&self, result: Result<T, GgufError>) -> Result<T, ConvertError> {
         result.map_err(|fault| ConvertError::Gguf { path: self.path().to_owned(), fault })
     }
@@ -141,7 +141,7 @@ impl Part {
         let file = File::open(path).map_err(open)?;
         let len = file.metadata().map_err(open)?.len();
         let mut source = BufReader::with_capacity(READ_BYTES, &file);
-        source::no_pointer(path, source.fill_buf().map_err(open)?)?;
+        source::reject_lfs_pointer(path, source.fill_buf().map_err(open)?)?;
         let header = Header::parse(source, len)
             .map_err(|fault| ConvertError::Gguf { path: path.to_owned(), fault })?;
         Ok((Self { path: path.to_owned(), file }, header))

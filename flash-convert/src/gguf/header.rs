@@ -1,8 +1,8 @@
-//! The parser of GGUF headers: pure, bounded by the bytes it is given, and safe on hostile input.
+//! Parser of GGUF headers: pure, bounded by the size of its input, and safe on hostile input.
 //!
-//! A header is: `GGUF`, the version (u32), the counts of tensors and of metadata entries (u64 each), the entries
-//! (key, type, value), and the tensor table (name, dimensions, type, offset). The data follows at the next multiple
-//! of `general.alignment`. No claim of a length is believed before so many bytes are known to follow.
+//! A header consists of `GGUF`, the version (u32), the counts of tensors and of metadata entries (u64 each), the
+//! entries (key, type, value), and the tensor table (name, dimensions, type, offset). The data section follows at the
+//! next multiple of `general.alignment`. Lengths are checked against the remaining bytes before anything is allocated.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
@@ -14,65 +14,65 @@ use super::window::Window;
 
 const MAGIC: [u8; 4] = *b"GGUF";
 
-/// No header is longer, in bytes: vocabularies of 260 000 tokens take about 15 MB.
+/// Maximum size of a header in bytes; vocabularies of 260 000 tokens take about 15 MB.
 const HEADER_BYTES_MAX: u64 = 128 << 20;
 
-/// How deep arrays may nest. No known writer nests them at all.
+/// Maximum nesting depth of arrays. No known writer nests them at all.
 const ARRAY_DEPTH_MAX: u32 = 2;
 
-/// What ggml allows (`GGML_MAX_DIMS`).
+/// Maximum number of dimensions of a tensor (`GGML_MAX_DIMS`).
 const DIMS_MAX: u32 = 4;
 
-/// The alignment of a file that states none, in bytes.
+/// Alignment of a file without `general.alignment`, in bytes.
 const ALIGNMENT_DEFAULT: u64 = 32;
 
-/// Least bytes of a metadata entry: an empty key, a type, one byte.
+/// Minimum size of a metadata entry in bytes: an empty key, a type and a one-byte value.
 const ENTRY_BYTES_MIN: u64 = 8 + 4 + 1;
 
-/// Least bytes of a tensor entry: an empty name, the count of dimensions, one of them, type and offset.
+/// Minimum size of a tensor entry in bytes: an empty name, the number of dimensions, one dimension, type and offset.
 const TENSOR_BYTES_MIN: u64 = 8 + 4 + 8 + 4 + 8;
 
-/// Least bytes of an array in an array: its type and its length.
+/// Minimum size of a nested array in bytes: its type and length.
 const ARRAY_BYTES_MIN: u64 = 4 + 8;
 
-/// Least bytes of a string in an array: its length.
+/// Minimum size of a string in an array in bytes: its length.
 const STRING_BYTES_MIN: u64 = 8;
 
-/// What a GGUF file says of itself.
+/// Header of a GGUF file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
-    /// 2 or 3.
+    /// Format version, 2 or 3.
     pub version: u32,
-    /// The key-value pairs.
+    /// Key-value metadata.
     pub metadata: Metadata,
-    /// The tensors, as the file lists them.
+    /// Tensor table, in file order.
     pub tensors: Vec<TensorInfo>,
-    /// To what multiple the data section and each tensor in it is aligned, in bytes.
+    /// Alignment of the data section and of each tensor in it, in bytes.
     pub alignment: u64,
 }
 
-/// One line of the tensor table.
+/// An entry of the tensor table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name, such as `blk.0.attn_q.weight`.
+    /// Name, such as `blk.0.attn_q.weight`.
     pub name: String,
-    /// 1 to 4 dimensions, **the fastest-varying first** as ggml has it: a matrix is `[columns, rows]`.
+    /// 1 to 4 dimensions, **fastest-varying first** as in ggml: a matrix is `[columns, rows]`.
     pub dims: Vec<u64>,
-    /// How its values are stored.
+    /// Type of the values.
     pub kind: GgmlType,
-    /// Where it starts in the file, in bytes.
+    /// Offset in the file, in bytes.
     pub offset: u64,
-    /// How long it is, in bytes.
+    /// Size in bytes.
     pub bytes: u64,
 }
 
 impl Header {
-    /// Reads the header at the start of a source of `source_bytes` bytes.
+    /// Parses the header at the start of a source of `source_bytes` bytes.
     ///
     /// Memory: a small multiple of the header's length, which is at most 128 MiB.
     ///
     /// # Errors
-    /// Whatever is wrong, as the [`GgufError`] that names it.
+    /// A [`GgufError`] that names the invalid field.
     pub fn parse(source: impl Read, source_bytes: u64) -> Result<Self, GgufError> {
         let mut window = Window::new(source, source_bytes.min(HEADER_BYTES_MAX));
         let place = Place::Preamble;
@@ -105,6 +105,7 @@ impl Header {
     }
 }
 
+/// Parses `n_entries` key-value pairs.
 fn metadata<R: Read>(window: &mut Window<R>, n_entries: u64) -> Result<Metadata, GgufError> {
     let mut entries = BTreeMap::new();
     for idx in 0..n_entries {
@@ -119,6 +120,7 @@ fn metadata<R: Read>(window: &mut Window<R>, n_entries: u64) -> Result<Metadata,
     Ok(Metadata(entries))
 }
 
+/// Parses a value of the type `type_id`.
 fn value<R: Read>(
     window: &mut Window<R>,
     type_id: u32,
@@ -152,7 +154,7 @@ fn value<R: Read>(
     })
 }
 
-/// An array that may contain arrays `depth_left - 1` deep.
+/// Parses an array that may contain arrays nested `depth_left - 1` deep.
 fn array<R: Read>(
     window: &mut Window<R>,
     key: &str,
@@ -199,7 +201,7 @@ fn array<R: Read>(
     Ok(Array::Numbers(Numbers { kind, bytes }))
 }
 
-/// One line of the table, its offset still relative to the data section.
+/// Parses an entry of the tensor table; its offset is still relative to the data section.
 fn tensor<R: Read>(window: &mut Window<R>, idx: u64) -> Result<TensorInfo, GgufError> {
     let tensor = window.string(&Place::TensorEntry(idx), "name")?;
     let place = Place::Tensor(tensor.clone());
@@ -220,7 +222,7 @@ fn tensor<R: Read>(window: &mut Window<R>, idx: u64) -> Result<TensorInfo, GgufE
     if !row_len.is_multiple_of(kind.block_len()) {
         return Err(GgufError::PartialBlock { tensor, row_len, kind });
     }
-    // Neither the bytes nor the count of values may overflow.
+    // Neither the size in bytes nor the number of values may overflow.
     let n_values = dims.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim));
     let bytes = n_values.and_then(|n| (n / kind.block_len()).checked_mul(kind.block_bytes()));
     let Some(bytes) = bytes else {
@@ -229,7 +231,7 @@ fn tensor<R: Read>(window: &mut Window<R>, idx: u64) -> Result<TensorInfo, GgufE
     Ok(TensorInfo { name: tensor, dims, kind, offset, bytes })
 }
 
-/// Checks names and places, and turns offsets into the data section into offsets into the file.
+/// Validates names and positions, and makes offsets relative to the file instead of the data section.
 fn place_tensors(
     tensors: &mut [TensorInfo],
     alignment: u64,

@@ -1,9 +1,9 @@
 use std::fmt;
 
-/// A tensor type of ggml: its name and how its values lie in blocks.
+/// A tensor type of ggml with its block layout.
 ///
-/// Numbers, block lengths and block sizes are those of `ggml.h` (`enum ggml_type`) and `ggml-common.h`; types that
-/// ggml removed (4, 5, 31 to 33, 36 to 38) do not exist here.
+/// Ids, block lengths and block sizes are those of `ggml.h` (`enum ggml_type`) and `ggml-common.h`; types that ggml
+/// removed (4, 5, 31 to 33, 36 to 38) are not defined.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GgmlType(&'static Row);
 
@@ -57,27 +57,27 @@ static TYPES: [Row; 34] = [
 ];
 
 impl GgmlType {
-    /// The type of this number, if ggml defines one.
+    /// Returns the type with this id, if ggml defines it.
     pub fn from_id(id: u32) -> Option<Self> {
         TYPES.iter().find(|row| row.id == id).map(Self)
     }
 
-    /// ggml's number of the type.
+    /// Returns ggml's id of the type.
     pub const fn id(self) -> u32 {
         self.0.id
     }
 
-    /// ggml's name of the type, such as `Q4_K`.
+    /// Returns ggml's name of the type, such as `Q4_K`.
     pub const fn name(self) -> &'static str {
         self.0.name
     }
 
-    /// Values in a block.
+    /// Returns the number of values in a block.
     pub const fn block_len(self) -> u64 {
         self.0.block_len
     }
 
-    /// Bytes of a block.
+    /// Returns the size of a block in bytes.
     pub const fn block_bytes(self) -> u64 {
         self.0.block_bytes
     }

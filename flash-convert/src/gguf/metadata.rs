@@ -2,11 +2,13 @@ use std::collections::BTreeMap;
 
 use super::error::GgufError;
 
-/// The key-value pairs of a header.
+/// Key-value metadata of a header.
+///
+/// Each typed getter returns `Ok(None)` if the key is absent, and [`GgufError::KeyType`] if its value has another type.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata(pub(super) BTreeMap<String, Value>);
 
-/// One value; integers of any width are widened.
+/// A metadata value; integers of all widths are widened to 64 bits.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
@@ -14,7 +16,7 @@ pub enum Value {
     Unsigned(u64),
     /// A signed integer.
     Signed(i64),
-    /// A 32-bit float, kept as such so that its shortest decimal form can be written.
+    /// A 32-bit float, not widened so that its shortest decimal form can be written.
     F32(f32),
     /// A 64-bit float.
     F64(f64),
@@ -26,7 +28,7 @@ pub enum Value {
     Array(Array),
 }
 
-/// An array; all elements have one type.
+/// An array whose elements have one type.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Array {
@@ -38,7 +40,7 @@ pub enum Array {
     Nested(Vec<Self>),
 }
 
-/// The type of a number in an array.
+/// Type of the numbers in an array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the types")]
 pub enum NumberType {
@@ -56,7 +58,7 @@ pub enum NumberType {
 }
 
 impl NumberType {
-    /// Bytes of one number.
+    /// Returns the size of a number in bytes.
     pub const fn size_bytes(self) -> usize {
         match self {
             Self::U8 | Self::I8 | Self::Bool => 1,
@@ -67,7 +69,7 @@ impl NumberType {
     }
 }
 
-/// Numbers as they lie in the file: no wider in memory than there.
+/// Numbers of an array, in the encoding of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Numbers {
     pub(super) kind: NumberType,
@@ -75,22 +77,22 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Their type.
+    /// Returns the type of the numbers.
     pub fn kind(&self) -> NumberType {
         self.kind
     }
 
-    /// How many there are.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.kind.size_bytes()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// The numbers, if they are 32-bit integers (signed or not; token types are written as both).
+    /// Decodes 32-bit integers, signed or unsigned; writers use both for token types.
     fn to_i32s(&self) -> Option<Vec<i32>> {
         matches!(self.kind, NumberType::I32 | NumberType::U32).then(|| {
             let numbers = self.bytes.as_chunks().0.iter();
@@ -98,7 +100,7 @@ impl Numbers {
         })
     }
 
-    /// The numbers, if they are 32-bit floats.
+    /// Decodes 32-bit floats.
     fn to_f32s(&self) -> Option<Vec<f32>> {
         (self.kind == NumberType::F32).then(|| {
             let numbers = self.bytes.as_chunks().0.iter();
@@ -107,7 +109,7 @@ impl Numbers {
     }
 }
 
-/// Strings in one piece of memory.
+/// Strings of an array, in one contiguous buffer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Strings {
     text: String,
@@ -115,24 +117,24 @@ pub struct Strings {
 }
 
 impl Strings {
-    /// How many there are.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// The string of this index.
+    /// Returns the string at `idx`.
     pub fn get(&self, idx: usize) -> Option<&str> {
         let end = *self.ends.get(idx)?;
         let start = idx.checked_sub(1).map_or(0, |before| self.ends[before]);
         Some(&self.text[start..end])
     }
 
-    /// All strings in order.
+    /// Iterates over the strings in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         (0..self.ends.len()).map(|idx| self.get(idx).unwrap_or_default())
     }
@@ -152,7 +154,7 @@ impl<'a> FromIterator<&'a str> for Strings {
 }
 
 impl Value {
-    /// What kind of value it is, in words.
+    /// Describes the type of the value, for messages.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Unsigned(_) => "an unsigned integer",
@@ -168,19 +170,18 @@ impl Value {
     }
 }
 
-/// Each typed getter is `Ok(None)` if the key is absent and [`GgufError::KeyType`] if it holds something else.
 impl Metadata {
-    /// The value of `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
     }
 
-    /// All pairs, by key.
+    /// Iterates over all pairs, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value))
     }
 
-    /// An integer that is not negative.
+    /// Returns a non-negative integer.
     pub fn unsigned(&self, key: &str) -> Result<Option<u64>, GgufError> {
         self.typed(key, "an unsigned integer", |value| match value {
             Value::Unsigned(number) => Some(*number),
@@ -189,7 +190,7 @@ impl Metadata {
         })
     }
 
-    /// An integer that fits 32 bits and is not negative.
+    /// Returns a non-negative integer that fits in 32 bits.
     pub fn u32(&self, key: &str) -> Result<Option<u32>, GgufError> {
         let number = self.unsigned(key)?;
         match number.map(u32::try_from).transpose() {
@@ -197,12 +198,12 @@ impl Metadata {
             Err(_) => Err(GgufError::KeyType {
                 key: key.to_owned(),
                 wanted: "a 32-bit unsigned integer",
-                found: "a greater one",
+                found: "a greater integer",
             }),
         }
     }
 
-    /// A float, of 32 bits.
+    /// Returns a 32-bit float.
     pub fn float(&self, key: &str) -> Result<Option<f32>, GgufError> {
         self.typed(key, "a 32-bit float", |value| match value {
             Value::F32(number) => Some(*number),
@@ -210,7 +211,7 @@ impl Metadata {
         })
     }
 
-    /// A boolean.
+    /// Returns a boolean.
     pub fn boolean(&self, key: &str) -> Result<Option<bool>, GgufError> {
         self.typed(key, "a boolean", |value| match value {
             Value::Bool(boolean) => Some(*boolean),
@@ -218,7 +219,7 @@ impl Metadata {
         })
     }
 
-    /// A string.
+    /// Returns a string.
     pub fn string(&self, key: &str) -> Result<Option<&str>, GgufError> {
         self.typed(key, "a string", |value| match value {
             Value::String(string) => Some(string.as_str()),
@@ -226,7 +227,7 @@ impl Metadata {
         })
     }
 
-    /// An array of strings.
+    /// Returns an array of strings.
     pub fn strings(&self, key: &str) -> Result<Option<&Strings>, GgufError> {
         self.typed(key, "an array of strings", |value| match value {
             Value::Array(Array::Strings(strings)) => Some(strings),
@@ -234,7 +235,7 @@ impl Metadata {
         })
     }
 
-    /// An array of 32-bit integers.
+    /// Returns an array of 32-bit integers.
     pub fn i32s(&self, key: &str) -> Result<Option<Vec<i32>>, GgufError> {
         self.typed(key, "an array of 32-bit integers", |value| match value {
             Value::Array(Array::Numbers(numbers)) => numbers.to_i32s(),
@@ -242,7 +243,7 @@ impl Metadata {
         })
     }
 
-    /// An array of 32-bit floats.
+    /// Returns an array of 32-bit floats.
     pub fn f32s(&self, key: &str) -> Result<Option<Vec<f32>>, GgufError> {
         self.typed(key, "an array of 32-bit floats", |value| match value {
             Value::Array(Array::Numbers(numbers)) => numbers.to_f32s(),

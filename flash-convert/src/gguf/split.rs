@@ -1,8 +1,9 @@
-//! Models in several GGUF files: which ones belong together.
+//! GGUF models split into several files.
 //!
-//! Source of the rules: `llama_split_path` and `llama_model_loader` of llama.cpp. Each part counts itself (`split.no`,
-//! from 0), how many there are (`split.count`) and how many tensors all have (`split.tensors.count`); its name ends in
-//! `-00001-of-00003.gguf`, from 1. The metadata of the model is in the first part.
+//! Source of the rules: `llama_split_path` and `llama_model_loader` of llama.cpp. Each part stores its number
+//! (`split.no`, from 0), the number of parts (`split.count`) and the number of tensors in all parts
+//! (`split.tensors.count`); its name ends in `-00001-of-00003.gguf`, counted from 1. The metadata of the model is in
+//! the first part.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,19 +15,20 @@ const NO: &str = "split.no";
 const COUNT: &str = "split.count";
 const N_TENSORS: &str = "split.tensors.count";
 
-/// The split that a file is a part of.
+/// The parts of a split model, found through one of them.
 #[derive(Debug)]
 pub(super) struct Split {
-    /// The file that was asked for.
+    /// The part that was opened.
     given: PathBuf,
-    /// The name of all parts before their number.
+    /// The common prefix of the file names.
     prefix: String,
+    /// Number of the part that was opened, from 0.
     no: usize,
     count: usize,
 }
 
 impl Split {
-    /// The split that a file belongs to, if there is more than this file.
+    /// Returns the split that a file belongs to, if the model has several parts.
     pub(super) fn of(path: &Path, header: &Header) -> Result<Option<Self>, ConvertError> {
         let count = number(path, header, COUNT)?.unwrap_or(1);
         if count <= 1 {
@@ -44,18 +46,18 @@ impl Split {
         Ok(Some(Self { given: path.to_owned(), prefix, no, count }))
     }
 
-    /// Which of the parts, from 0, is the file that was asked for.
+    /// Returns the number of the part that was opened, from 0.
     pub(super) fn no(&self) -> usize {
         self.no
     }
 
-    /// The paths of all parts.
+    /// Returns the paths of all parts.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let name = |no| format!("{}{}", self.prefix, end_of_name(no, self.count));
         (0..self.count).map(|no| self.given.with_file_name(name(no))).collect()
     }
 
-    /// The error of a part that could not be opened: one that is not there is named as such.
+    /// Converts the error of opening a part, so that a missing file is reported as a missing part.
     pub(super) fn missing(&self, error: ConvertError) -> ConvertError {
         match error {
             ConvertError::Open { path, error } if error.kind() == io::ErrorKind::NotFound => {
@@ -66,7 +68,7 @@ impl Split {
         }
     }
 
-    /// Refuses a part that counts itself otherwise than its name does.
+    /// Checks that the number and count stored in a part match its name.
     pub(super) fn check(&self, path: &Path, no: usize, header: &Header) -> Result<(), ConvertError> {
         for (key, wanted) in [(NO, no), (COUNT, self.count)] {
             let found = number(path, header, key)?;
@@ -78,7 +80,7 @@ impl Split {
         Ok(())
     }
 
-    /// Refuses a model whose parts have not as many tensors as the first one says.
+    /// Checks that all parts together have as many tensors as the first one states.
     pub(super) fn check_tensors(&self, path: &Path, header: &Header) -> Result<(), ConvertError> {
         let wanted = number(path, header, N_TENSORS)?;
         match wanted.filter(|wanted| *wanted != header.tensors.len()) {
@@ -92,11 +94,12 @@ impl Split {
     }
 }
 
-/// How the name of a part ends.
+/// Returns the suffix of the name of a part.
 fn end_of_name(no: usize, count: usize) -> String {
     format!("-{:05}-of-{count:05}.gguf", no + 1)
 }
 
+/// Returns the value of an integer key.
 fn number(path: &Path, header: &Header, key: &str) -> Result<Option<usize>, ConvertError> {
     let number = header.metadata.u32(key);
     let number = number.map_err(|fault| ConvertError::Gguf { path: path.to_owned(), fault })?;

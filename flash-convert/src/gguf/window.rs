@@ -2,7 +2,7 @@ use std::io::Read;
 
 use super::error::{GgufError, Place};
 
-/// A reader that knows how many bytes are left, so that no claim in a header is believed beyond them.
+/// A reader that tracks the remaining bytes, against which lengths in a header are checked.
 pub(super) struct Window<R> {
     inner: R,
     offset: u64,
@@ -14,12 +14,12 @@ impl<R: Read> Window<R> {
         Self { inner, offset: 0, limit }
     }
 
-    /// Bytes consumed so far.
+    /// Returns the number of bytes consumed.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Refuses unless `count` things of at least `each_bytes` can still follow; returns `count` as a length.
+    /// Returns `count` as a length; fails unless `count` items of at least `each_bytes` bytes can follow.
     pub(super) fn expect(
         &self,
         count: u64,
@@ -41,6 +41,7 @@ impl<R: Read> Window<R> {
         }
     }
 
+    /// Fills `buf`.
     pub(super) fn fill(
         &mut self,
         buf: &mut [u8],
@@ -76,7 +77,7 @@ impl<R: Read> Window<R> {
         Ok(u64::from_le_bytes(self.array(place, field)?))
     }
 
-    /// `len` bytes; nothing is allocated before it is known that so many can follow.
+    /// Reads `len` bytes; the length is checked before anything is allocated.
     pub(super) fn bytes(
         &mut self,
         len: u64,
@@ -88,7 +89,7 @@ impl<R: Read> Window<R> {
         Ok(buf)
     }
 
-    /// A string: its length in 8 bytes, then UTF-8.
+    /// Reads a string: its length as u64, then UTF-8.
     pub(super) fn string(&mut self, place: &Place, field: &'static str) -> Result<String, GgufError> {
         let len = self.u64(place, field)?;
         String::from_utf8(self.bytes(len, place, field)?)

@@ -1,55 +1,51 @@
+//! Opens Hugging Face checkpoints.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flash_io::{Catalog, Dtype, IoMode, Tensor, python_json};
-use flash_kernels::FloatType;
+use flash_io::{Catalog, IoMode, python_json};
 use serde_json::{Map, Value};
 
-use super::family::{self, Family, Own};
-use super::parameter::Parameter;
-use super::sanitize::Sanitizer;
-use super::{blocks, fp8, int4};
+use super::family::{self, Family, SanitizeRule};
+use super::parameter::{Content, Parameter};
+use super::sanitize::{HEAD, Sanitizer, TEXT_CONFIG};
+use super::{fp8, gpt_oss, int4};
 use crate::error::ConvertError;
 use crate::source;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-/// The name of the head.
-pub(super) const HEAD: &str = "lm_head.weight";
 
-/// Fields of config.json that say that the weights are no plain floats.
+/// Fields of config.json that describe quantised weights.
 const QUANTIZED: [&str; 2] = ["quantization", PUBLISHED];
 
-/// What they call the method.
+/// Fields of these that name the quantisation method.
 const METHODS: [&str; 2] = ["quant_method", "mode"];
 
-/// The one of these that publishers write.
+/// The quantisation field of Hugging Face checkpoints; the other one is MLX's.
 const PUBLISHED: &str = "quantization_config";
 
-/// What config.json says of the text model, where it sees as well.
-pub(super) const TEXT_CONFIG: &str = "text_config";
-
-/// Fields of config.json that mean nothing any more.
+/// Fields of config.json that do not apply to the converted model.
 const UNUSED: [&str; 2] = ["_name_or_path", "vision_config"];
 
-/// A Hugging Face directory whose tensors can be quantised: config.json and the headers of its shards were read.
+/// A Hugging Face checkpoint that can be quantised. config.json and the headers of the shards have been read.
 #[derive(Debug)]
 pub struct Checkpoint {
     pub(super) dir: PathBuf,
     pub(super) catalog: Catalog,
     pub(super) config: Map<String, Value>,
     pub(super) family: &'static Family,
-    /// How some of it is quantised already, and stays so, as config.json will say it.
-    pub(super) packing: Option<Value>,
-    /// In the order of execution.
+    /// `quantization` of config.json for the parameters that are already quantised and keep their format.
+    pub(super) prequantized: Option<Value>,
+    /// The parameters in execution order.
     pub(super) parameters: Vec<Parameter>,
 }
 
 impl Checkpoint {
-    /// Opens a directory and checks all that can be checked before any weight is read.
+    /// Opens a directory and validates everything that can be checked without reading weights.
     ///
     /// # Errors
-    /// Any [`ConvertError`] about the directory.
+    /// Any [`ConvertError`] that concerns the directory.
     pub fn open(dir: &Path) -> Result<Self, ConvertError> {
         let path = dir.join(CONFIG);
         let mut config = read_json(&path)?;
@@ -59,30 +55,30 @@ impl Checkpoint {
             found: model_type.to_owned(),
             known: family::KNOWN,
         })?;
-        let packing = check_quantization(&path, &config, family)?;
+        let kept = check_quantization(&path, &config, family)?;
         config.retain(|field, _| !UNUSED.contains(&field.as_str()));
         let generation = dir.join(GENERATION_CONFIG);
         if generation.exists()
             && let Some(eos) = read_json(&generation)?.remove("eos_token_id")
         {
-            // Whoever generates stops at these.
+            // generation_config.json takes precedence: generation stops at its tokens.
             config.insert("eos_token_id".to_owned(), eos);
         }
         let catalog =
             Catalog::open(dir, IoMode::Pread).map_err(|error| ConvertError::Checkpoint { error })?;
         let sanitizer = Sanitizer::new(dir, &catalog, &config, family);
         let mut parameters = sanitizer.parameters()?;
-        parameters.sort_by_cached_key(|parameter| place(&parameter.name));
+        parameters.sort_by_cached_key(|parameter| execution_order(&parameter.name));
         if let Some([first, _]) = parameters.array_windows().find(|[first, second]| first.name == second.name)
         {
             return Err(ConvertError::Twice { path: dir.to_owned(), tensor: first.name.clone() });
         }
-        let packing = packing.or_else(|| parameters.iter().find_map(Parameter::packing));
-        Ok(Self { dir: dir.to_owned(), catalog, config, family, packing, parameters })
+        let prequantized = kept.or_else(|| parameters.iter().find_map(prequantized));
+        Ok(Self { dir: dir.to_owned(), catalog, config, family, prequantized, parameters })
     }
 }
 
-/// Checks what the model says of its quantisation. Returns how what stays so is quantised.
+/// Checks that the quantisation of the checkpoint is supported, and returns the format of parameters that keep it.
 fn check_quantization(
     path: &Path,
     config: &Map<String, Value>,
@@ -92,12 +88,12 @@ fn check_quantization(
         let of_text = || config.get(TEXT_CONFIG)?.get(field);
         let found = config.get(field).or_else(of_text).filter(|found| !found.is_null());
         let Some(found) = found else { continue };
-        match family.own {
-            Own::Blocks if field == PUBLISHED && blocks::is_configured(found) => {
-                return Ok(Some(blocks::quantization()));
+        match family.rule {
+            SanitizeRule::GptOss if field == PUBLISHED && gpt_oss::is_configured(found) => {
+                return Ok(Some(gpt_oss::quantization()));
             }
-            Own::Latent if field == PUBLISHED && fp8::is_configured(found) => return Ok(None),
-            Own::Latent if field == PUBLISHED && int4::is_configured(found) => {
+            SanitizeRule::DeepSeekV3 if field == PUBLISHED && fp8::is_configured(found) => return Ok(None),
+            SanitizeRule::DeepSeekV3 if field == PUBLISHED && int4::is_configured(found) => {
                 return Ok(Some(int4::quantization()));
             }
             _ => {
@@ -110,32 +106,17 @@ fn check_quantization(
     Ok(None)
 }
 
-/// How the values of a tensor of floats are stored.
-pub(super) fn float(catalog: &Catalog, tensor: &Tensor) -> Result<FloatType, ConvertError> {
-    match tensor.dtype {
-        Dtype::F32 => Ok(FloatType::F32),
-        Dtype::F16 => Ok(FloatType::F16),
-        Dtype::BF16 => Ok(FloatType::BF16),
-        found => {
-            let (path, tensor) = (path_of(catalog, tensor), tensor.name.clone());
-            Err(ConvertError::TensorDtype { path, tensor, found })
-        }
+/// Returns `quantization` of config.json for a parameter that keeps its quantised format.
+fn prequantized(parameter: &Parameter) -> Option<Value> {
+    match parameter.content {
+        Content::Floats { .. } => None,
+        Content::Mxfp4(_) => Some(gpt_oss::quantization()),
+        Content::Int4 { .. } => Some(int4::quantization()),
     }
 }
 
-/// The shard that has a tensor.
-pub(super) fn path_of(catalog: &Catalog, tensor: &Tensor) -> PathBuf {
-    catalog.shards()[tensor.shard.0].path.clone()
-}
-
-/// The error of a tensor whose shape does not fit.
-pub(super) fn misshapen(catalog: &Catalog, tensor: &Tensor, wanted: String) -> ConvertError {
-    let (path, found) = (path_of(catalog, tensor), tensor.shape.clone());
-    ConvertError::CheckpointShape { path, tensor: tensor.name.clone(), wanted, found }
-}
-
-/// Where a parameter stands in the order of execution: the embedding, layer after layer, and the rest.
-fn place(name: &str) -> (u8, u64, String) {
+/// Returns a sort key for execution order: the embedding, the layers by number, other parameters, the head.
+fn execution_order(name: &str) -> (u8, u64, String) {
     let layer = name.split_once("layers.").and_then(|(_, rest)| rest.split('.').next()?.parse().ok());
     let part = match layer {
         Some(_) => 1,
@@ -149,7 +130,7 @@ fn place(name: &str) -> (u8, u64, String) {
 fn read_json(path: &Path) -> Result<Map<String, Value>, ConvertError> {
     let text =
         fs::read_to_string(path).map_err(|error| ConvertError::Open { path: path.to_owned(), error })?;
-    source::no_pointer(path, text.as_bytes())?;
+    source::reject_lfs_pointer(path, text.as_bytes())?;
     python_json(&text).map_err(|error| ConvertError::Json { path: path.to_owned(), error })
 }
 
@@ -158,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_stand_in_the_order_of_execution() {
+    fn parameters_are_sorted_in_execution_order() {
         let names = [
             "model.embed_tokens.weight",
             "model.layers.2.mlp.up_proj.weight",
@@ -167,6 +148,6 @@ mod tests {
             "model.norm.weight",
             "lm_head.weight",
         ];
-        assert!(names.is_sorted_by_key(|name| place(name)));
+        assert!(names.is_sorted_by_key(|name| execution_order(name)));
     }
 }

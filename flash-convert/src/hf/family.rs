@@ -1,78 +1,79 @@
-//! What `mlx_lm` does to the tensors of a checkpoint before it has a model (`sanitize`), and which of them it quantises and
-//! how (`cast_predicate`, `quant_predicate`), by model type.
+//! Conversion rules by model type: how mlx-lm transforms the tensors of a checkpoint (`sanitize`), and which of them it
+//! casts and quantises (`cast_predicate`, `quant_predicate`).
 //!
 //! Source: `mlx_lm/models/*.py` of mlx-lm 0.32.
 
-/// What the checkpoints of a model type have of their own.
+/// Conversion rules of one or more model types.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Family {
-    /// The model type, and others that are the same.
+    /// The values of `model_type` that share these rules.
     pub(super) model_types: &'static [&'static str],
-    /// Whether the head is the embedding where config.json does not say. None: whether there is a head decides.
+    /// Default of `tie_word_embeddings`. None: the field is ignored, and a head is kept if the checkpoint has one.
     pub(super) is_tied: Option<bool>,
     pub(super) experts: Option<Experts>,
-    /// How the router is stored, if not as everything else.
+    /// Quantisation of the router, if it differs from other matrices.
     pub(super) router: Option<Router>,
-    /// How modules end whose weights are matrices and stay floats.
+    /// Suffix of modules whose matrices are not quantised.
     pub(super) unquantized: Option<&'static str>,
-    /// Parameters that keep the type in which they are stored: how their names end.
+    /// Suffixes of parameters that keep their float type.
     pub(super) keep_type: &'static [&'static str],
-    /// What tensors of another model that the checkpoint has besides are called first.
+    /// Prefix of tensors that are not part of the model, such as multi-token prediction layers.
     pub(super) dropped: Option<&'static str>,
-    pub(super) own: Own,
+    pub(super) rule: SanitizeRule,
 }
 
-/// What the tensors of a family are cut of, or into.
+/// Model-specific transformation of tensors, named after the model it was first needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Own {
-    /// Each is a parameter, or an expert of one.
-    Nothing,
-    /// Experts are published in mxfp4: `blocks.rs`.
-    Blocks,
-    /// Keys and values of all heads are one matrix: `latent.rs`. Numbers may have eight bits: `fp8.rs`.
-    Latent,
-    /// Convolutions have the axis of channels, of which each has its own, last.
-    Convolutions,
-    /// Likewise, and norms may lie around zero: `qwen3_5.rs`.
-    Norms,
-    /// Likewise, and it is a model that sees, of which the text model is taken.
-    Text,
+pub(super) enum SanitizeRule {
+    /// Each tensor is a parameter, or one expert of a parameter.
+    None,
+    /// Experts are published in mxfp4 (`gpt_oss.rs`).
+    GptOss,
+    /// Latent attention has one matrix for keys and values (`latent.rs`); weights may be fp8 (`fp8.rs`) or int4
+    /// (`int4.rs`).
+    DeepSeekV3,
+    /// Depthwise convolutions `[channels, 1, taps]` become `[channels, taps, 1]`.
+    NemotronH,
+    /// The convolutions of `NemotronH`, and norms may be zero-centered (`qwen3_5.rs`).
+    Qwen3Next,
+    /// The rules of `Qwen3Next`, and the text model is extracted from a vision-language model (`qwen3_5.rs`).
+    Qwen3_5,
 }
 
-/// Experts that are tensors of their own, and become one.
+/// Experts that are separate tensors in the checkpoint and stacked in the model.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Experts {
-    /// The module of the layer that has them.
+    /// Name of the layer's mixture-of-experts module.
     pub(super) module: &'static str,
-    /// The field of config.json that counts them.
+    /// Field of config.json with the number of experts.
     pub(super) count: &'static str,
-    /// What a projection is called in an expert, and in the model.
+    /// Names of the projections: in the checkpoint, and in the model.
     pub(super) projections: &'static [(&'static str, &'static str)],
 }
 
-/// A router that keeps more bits.
+/// A router with its own quantisation parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Router {
-    /// How the names of its modules end.
+    /// Suffixes of its modules.
     pub(super) suffixes: &'static [&'static str],
     pub(super) bits: u32,
     pub(super) group_size: usize,
 }
 
-/// Tensors of these names were computed once and are not parameters.
-pub(super) const COMPUTED: &str = "rotary_emb.inv_freq";
+/// Name of precomputed RoPE frequencies, which are not parameters.
+pub(super) const INV_FREQ: &str = "rotary_emb.inv_freq";
 
-/// The three matrices of an expert, if they are called so in both.
+/// Projections of an expert with the same names in the checkpoint and in the model.
 const GATE_UP_DOWN: &[(&str, &str)] =
     &[("gate_proj", "gate_proj"), ("down_proj", "down_proj"), ("up_proj", "up_proj")];
 
-/// What the states of recurrent layers fade with.
+/// Suffix of the decay rates of state-space and linear-attention layers.
 const A_LOG: &str = ".A_log";
 
-/// What corrects the choice of experts.
+/// Suffix of the router's score correction bias.
 const CORRECTION: &str = ".e_score_correction_bias";
 
-/// The router, and the gate of the expert that every token takes.
+/// The router and the gate of the shared expert.
 const GATES: Router = Router { suffixes: &[".mlp.gate", ".mlp.shared_expert_gate"], bits: 8, group_size: 64 };
 
 const FAMILIES: [Family; 15] = [
@@ -102,14 +103,14 @@ const FAMILIES: [Family; 15] = [
     },
     Family {
         router: Some(Router { suffixes: &[".mlp.router"], bits: 8, group_size: 64 }),
-        own: Own::Blocks,
+        rule: SanitizeRule::GptOss,
         ..dense(&["gpt_oss"], None)
     },
     Family {
         experts: Some(Experts { module: "mlp", count: "n_routed_experts", projections: GATE_UP_DOWN }),
         unquantized: Some(".mlp.gate"),
         keep_type: &[CORRECTION],
-        own: Own::Latent,
+        rule: SanitizeRule::DeepSeekV3,
         ..dense(&["deepseek_v3", "kimi_k2", "joyai_llm_flash"], None)
     },
     Family {
@@ -121,29 +122,30 @@ const FAMILIES: [Family; 15] = [
         unquantized: Some(".mixer.gate"),
         keep_type: &[CORRECTION, A_LOG],
         dropped: Some("mtp."),
-        own: Own::Convolutions,
+        rule: SanitizeRule::NemotronH,
         ..dense(&["nemotron_h"], None)
     },
     Family {
         experts: Some(Experts { module: "mlp", count: "num_experts", projections: GATE_UP_DOWN }),
         router: Some(GATES),
         dropped: Some("mtp."),
-        own: Own::Norms,
+        rule: SanitizeRule::Qwen3Next,
         ..dense(&["qwen3_next"], Some(false))
     },
     Family {
         router: Some(GATES),
         keep_type: &[A_LOG],
-        own: Own::Text,
+        rule: SanitizeRule::Qwen3_5,
         ..dense(&["qwen3_5", "qwen3_5_moe"], None)
     },
 ];
 
-/// What `model_type` may say.
+/// Supported values of `model_type`.
 pub(super) const KNOWN: &str = "llama, mistral, qwen2, qwen3, smollm3, gemma3_text, phi3, mixtral, qwen2_moe, qwen3_moe, gpt_oss, \
                                 deepseek_v3, kimi_k2, joyai_llm_flash, nemotron_h, qwen3_next, qwen3_5, \
                                 qwen3_5_moe";
 
+/// Returns the rules of a dense model, which the other entries of the table extend.
 const fn dense(model_types: &'static [&'static str], is_tied: Option<bool>) -> Family {
     Family {
         model_types,
@@ -153,32 +155,32 @@ const fn dense(model_types: &'static [&'static str], is_tied: Option<bool>) -> F
         unquantized: None,
         keep_type: &[],
         dropped: None,
-        own: Own::Nothing,
+        rule: SanitizeRule::None,
     }
 }
 
-/// The family of that model type.
+/// Returns the rules for `model_type`.
 pub(super) fn find(model_type: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.model_types.contains(&model_type))
 }
 
 impl Family {
-    /// Whether a tensor is no parameter of the model.
-    pub(super) fn drops(&self, name: &str) -> bool {
-        name.contains(COMPUTED) || self.dropped.is_some_and(|prefix| name.starts_with(prefix))
+    /// Returns whether a tensor is not a parameter of the model.
+    pub(super) fn is_dropped(&self, name: &str) -> bool {
+        name.contains(INV_FREQ) || self.dropped.is_some_and(|prefix| name.starts_with(prefix))
     }
 
-    /// Whether a parameter stays in the type that it is stored in.
+    /// Returns whether a parameter keeps its float type.
     pub(super) fn keeps_type(&self, name: &str) -> bool {
         self.keep_type.iter().any(|suffix| name.ends_with(suffix))
     }
 
-    /// Whether the matrix of `module` stays one of floats.
+    /// Returns whether the matrix of `module` is not quantised.
     pub(super) fn keeps_floats(&self, module: &str) -> bool {
         self.unquantized.is_some_and(|suffix| module.ends_with(suffix))
     }
 
-    /// The router, where `module` is one that is stored in its own way.
+    /// Returns the quantisation parameters of `module` if it is a router with its own.
     pub(super) fn router(&self, module: &str) -> Option<&Router> {
         let is_router = |router: &&Router| router.suffixes.iter().any(|suffix| module.ends_with(suffix));
         self.router.as_ref().filter(is_router)
@@ -186,7 +188,7 @@ impl Family {
 }
 
 impl Experts {
-    /// Where a tensor of the checkpoint is the projection of an expert: the name of what all experts become, and which it is.
+    /// Returns the name of the stacked parameter and the expert index, if `name` is a projection of an expert.
     pub(super) fn stacked(&self, name: &str) -> Option<(String, usize)> {
         let (layer, rest) = name.split_once(&format!(".{}.experts.", self.module))?;
         let (expert_idx, projection) = rest.split_once('.')?;
@@ -229,9 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_or_left_alone_goes_by_its_name() {
+    fn dropped_and_kept_tensors_are_recognised_by_name() {
         let nemotron = find("nemotron_h").unwrap();
-        assert!(nemotron.drops("mtp.layers.0.norm.weight") && !nemotron.drops("backbone.norm_f.weight"));
+        assert!(
+            nemotron.is_dropped("mtp.layers.0.norm.weight") && !nemotron.is_dropped("backbone.norm_f.weight")
+        );
         assert!(nemotron.keeps_type("backbone.layers.0.mixer.A_log"));
         assert!(!nemotron.keeps_type("backbone.layers.0.mixer.D"));
         let kimi = find("kimi_k2").unwrap();

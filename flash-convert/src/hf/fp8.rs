@@ -1,59 +1,63 @@
-//! Checkpoints of DeepSeek-V3: floats of eight bits (e4m3), with a factor for each block of a matrix.
+//! fp8 weights of DeepSeek-V3: e4m3 values with a scale for each block of a matrix.
 
 use flash_io::{Catalog, Tensor};
 use flash_kernels::{FloatType, e4m3};
 use serde_json::{Value, json};
 
-use super::parameter::{Piece, Rows, Stored};
-use super::{checkpoint, gather};
+use super::parameter::{Encoding, Piece, Rows};
+use super::{gather, tensors};
 use crate::error::ConvertError;
 
-/// Rows, and columns, of a block.
+/// Rows and columns of a block.
 const BLOCK: u64 = 128;
 
-/// What numbers times factors are rounded to, as mlx-lm does, before anything else becomes of them.
-pub(super) const PRODUCT: FloatType = FloatType::BF16;
+/// Type to which scaled values are rounded first, as in mlx-lm.
+pub(super) const PRODUCT_TYPE: FloatType = FloatType::BF16;
 
-/// What the tensor of factors has behind the name of its matrix.
+/// Suffix of scales, appended to the name of their matrix.
 const SCALES: &str = "_scale_inv";
 
-/// The factors of a matrix, which are in memory while it is converted: a number for 16,384.
+/// Scales of a matrix, in memory during its conversion: one for 16,384 values.
 #[derive(Debug)]
 pub(super) struct Scales {
     values: Vec<f32>,
     n_cols: u64,
 }
 
-/// Whether `quantization_config` is of this format.
+/// Returns whether `quantization_config` describes this format.
 pub(super) fn is_configured(quantization: &Value) -> bool {
     quantization["quant_method"] == "fp8" && quantization["weight_block_size"] == json!([BLOCK, BLOCK])
 }
 
-/// Whether a tensor holds factors.
+/// Returns whether a tensor holds scales.
 pub(super) fn is_scales(name: &str) -> bool {
     name.ends_with(SCALES)
 }
 
-/// The tensor of factors of a matrix, if it has the shape that fits.
+/// Returns the scales of a matrix after checking their shape.
 pub(super) fn scales_of(catalog: &Catalog, tensor: &Tensor) -> Result<Tensor, ConvertError> {
     let name = format!("{}{SCALES}", tensor.name);
     let Some(scales) = catalog.get(&name) else {
-        return Err(ConvertError::MissingTensor { path: checkpoint::path_of(catalog, tensor), tensor: name });
+        return Err(ConvertError::MissingTensor { path: tensors::shard_path(catalog, tensor), tensor: name });
     };
     let wanted: Vec<u64> = tensor.shape.iter().map(|extent| extent.div_ceil(BLOCK)).collect();
     if tensor.shape.len() != 2 || scales.shape != wanted {
-        return Err(checkpoint::misshapen(catalog, scales, format!("{wanted:?}, blocks of a matrix")));
+        return Err(tensors::shape_error(
+            catalog,
+            scales,
+            format!("{wanted:?}, one scale for each block of a matrix"),
+        ));
     }
-    checkpoint::float(catalog, scales)?;
+    tensors::float_type(catalog, scales)?;
     Ok(scales.clone())
 }
 
 impl Scales {
-    /// Reads those of a piece, if it is of this format.
+    /// Reads the scales of a piece, if it is fp8.
     pub(super) fn read(catalog: &Catalog, piece: &Piece) -> Result<Option<Self>, ConvertError> {
-        let Stored::Fp8 { scales } = &piece.stored else { return Ok(None) };
-        let float = checkpoint::float(catalog, scales)?;
-        let all = Piece::whole(scales, Stored::Float(float));
+        let Encoding::Fp8 { scales } = &piece.encoding else { return Ok(None) };
+        let float = tensors::float_type(catalog, scales)?;
+        let all = Piece::whole(scales, Encoding::Float(float));
         let n_values = all.n_values() as usize;
         let mut bytes = vec![0; n_values * float.size_bytes()];
         gather::read_whole(catalog, &all, &mut bytes)?;
@@ -62,12 +66,12 @@ impl Scales {
         Ok(Some(Self { values, n_cols: all.rows.n_cols }))
     }
 
-    /// The numbers that `codes` are, from `first` of the piece on.
+    /// Decodes `codes`, which start at value `first` of the piece.
     pub(super) fn decode(&self, rows: Rows, first: u64, codes: &[u8], out: &mut [f32]) {
         let (mut codes, mut out, mut first) = (codes, out, first);
         while !codes.is_empty() {
             let (row, col) = rows.place(first);
-            // As far as a block goes, and then as a row or column.
+            // A run ends with its block, or with the row or column.
             let run = if rows.is_transposed {
                 let idx = (row - rows.first) / rows.step;
                 (rows.count - idx).min((BLOCK - row % BLOCK).div_ceil(rows.step))
@@ -77,7 +81,7 @@ impl Scales {
             let len = codes.len().min(run as usize);
             let scale = self.values[(row / BLOCK * self.n_cols + col / BLOCK) as usize];
             for (value, code) in out[..len].iter_mut().zip(&codes[..len]) {
-                *value = PRODUCT.round(e4m3(*code) * scale);
+                *value = PRODUCT_TYPE.round(e4m3(*code) * scale);
             }
             (codes, out, first) = (&codes[len..], &mut out[len..], first + run);
         }
@@ -89,9 +93,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_number_has_the_factor_of_its_block() {
+    fn each_value_is_scaled_by_its_block() {
         let scales = Scales { values: (1..=12).map(|scale| scale as f32).collect(), n_cols: 3 };
-        // Some of a matrix of 500 rows and 300 columns.
+        // Rows of a matrix with 500 rows and 300 columns.
         for (first, count, step, is_transposed) in
             [(0, 500, 1, false), (120, 200, 1, true), (3, 140, 3, true)]
         {

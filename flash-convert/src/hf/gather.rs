@@ -1,4 +1,4 @@
-//! Reads the numbers of a piece as they are stored, a chunk at a time, in the order in which they are written.
+//! Reads the stored values of a piece in the order they are written, a chunk at a time.
 
 use flash_io::{Catalog, Shard};
 
@@ -7,11 +7,12 @@ use crate::error::ConvertError;
 use crate::scratch::{CHUNK_VALUES, Scratch};
 use crate::source;
 
-/// The same, to count with.
+/// [`CHUNK_VALUES`] as u64.
 const CHUNK: u64 = CHUNK_VALUES as u64;
 
-/// Reads numbers of `piece` from `first` on into `scratch.stored`; returns how many. That is never none if there are any, and
-/// whole groups where the rows of the parameter are.
+/// Reads values of `piece`, starting at `first`, into `scratch.stored` and returns their number.
+///
+/// At least one value is read, and a whole number of groups if the rows of the parameter are.
 pub(super) fn gather(
     scratch: &mut Scratch,
     catalog: &Catalog,
@@ -33,26 +34,26 @@ pub(super) fn gather(
     }
 }
 
-/// Reads all numbers of a piece that is a whole tensor.
+/// Reads all values of a piece that is a whole tensor.
 pub(super) fn read_whole(catalog: &Catalog, piece: &Piece, bytes: &mut [u8]) -> Result<(), ConvertError> {
     Source { shard: &catalog.shards()[piece.tensor.shard.0], piece }.read((0, 0), bytes)
 }
 
-/// A piece, and the file that has it.
+/// A piece and the shard that holds it.
 struct Source<'a> {
     shard: &'a Shard,
     piece: &'a Piece,
 }
 
 impl Source<'_> {
-    /// Numbers that follow each other.
+    /// Reads contiguous values.
     fn run(&self, rows: Rows, first: u64, len: u64, out: &mut [u8]) -> Result<usize, ConvertError> {
         let len = len as usize;
         self.read(rows.place(first), &mut out[..len * self.size()])?;
         Ok(len)
     }
 
-    /// Whole rows, of which one is read with those between them.
+    /// Reads whole strided rows with one read that includes the rows between them.
     fn strided(&self, scratch: &mut Scratch, first: u64) -> Result<usize, ConvertError> {
         let Rows { count, step, n_cols, .. } = self.piece.rows;
         let n_rows = (CHUNK / (step * n_cols)).min(count - first / n_cols) as usize;
@@ -66,7 +67,7 @@ impl Source<'_> {
         Ok(n_rows * n_cols as usize)
     }
 
-    /// Columns, or a part of one.
+    /// Reads whole columns, or a part of one.
     fn transposed(&self, scratch: &mut Scratch, first: u64) -> Result<usize, ConvertError> {
         let rows = self.piece.rows;
         let size = self.size();
@@ -91,11 +92,12 @@ impl Source<'_> {
         Ok(n_rows * n_cols)
     }
 
+    /// Returns the size of a value in bytes.
     const fn size(&self) -> usize {
-        self.piece.stored.size_bytes()
+        self.piece.encoding.size_bytes()
     }
 
-    /// Fills `bytes` from a place of the matrix on.
+    /// Fills `bytes` from a position in the matrix.
     fn read(&self, (row, col): (u64, u64), bytes: &mut [u8]) -> Result<(), ConvertError> {
         let tensor = &self.piece.tensor;
         let first = row * self.piece.rows.n_cols + col;
@@ -111,10 +113,10 @@ mod tests {
     use flash_io::{IoMode, Tensor};
     use serde_json::json;
 
-    use super::super::parameter::Stored;
+    use super::super::parameter::Encoding;
     use super::*;
 
-    /// A catalog of one tensor of random bytes, and these.
+    /// Returns a catalog with one tensor of random bytes, and these bytes.
     fn catalog(dir: &tempfile::TempDir, shape: [u64; 2]) -> (Catalog, Vec<u8>) {
         let n_bytes = shape[0] * shape[1];
         let header = json!({"w": {"dtype": "U8", "shape": shape, "data_offsets": [0, n_bytes]}}).to_string();
@@ -126,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_any_form_come_whole_and_in_order() {
+    fn pieces_of_any_layout_are_read_completely_and_in_order() {
         let rows =
             |first, count, step, n_cols, is_transposed| Rows { first, count, step, n_cols, is_transposed };
-        // Chunks end within a row, between rows and between columns; columns and rows are longer than one; all is one.
+        // Chunks end within a row, between rows and between columns; rows and columns exceed a chunk; one chunk is enough.
         for (shape, rows) in [
             ([700, 1000], rows(0, 700, 1, 1000, false)),
             ([700, 1000], rows(3, 500, 1, 1000, false)),
@@ -145,7 +147,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (catalog, bytes) = catalog(&dir, shape);
             let tensor: Tensor = catalog.get("w").unwrap().clone();
-            let piece = Piece { tensor, stored: Stored::Bytes, rows };
+            let piece = Piece { tensor, encoding: Encoding::Bytes, rows };
             let mut scratch = Scratch::new();
             let mut found = Vec::new();
             while (found.len() as u64) < piece.n_values() {

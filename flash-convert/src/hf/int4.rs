@@ -1,48 +1,51 @@
-//! Checkpoints of Kimi K2 as it was trained to be quantised: integers of four bits from −8 on, with a scale for each group
-//! (`pack-quantized` of `compressed-tensors`). To MLX they are codes with a bias of eight scales below zero.
+//! int4 experts of Kimi K2, trained with quantisation awareness (`pack-quantized` of `compressed-tensors`): integers
+//! from −8 to 7 with a scale for each group. In MLX's affine format they are the same codes with a bias of −8 scales.
 
 use flash_io::{Catalog, Dtype, Tensor};
 use serde_json::{Value, json};
 
-use super::checkpoint;
+use super::tensors;
 use crate::error::ConvertError;
 
 /// Values that share a scale.
-pub(super) const GROUP: u64 = 32;
+pub(super) const GROUP_LEN: u64 = 32;
 
+/// Bits of a code.
 pub(super) const BITS: u32 = 4;
 
-/// How many scales the code 0 is below zero.
+/// Bias of MLX's affine format in units of the scale: the value of code 0.
 pub(super) const BIAS: f32 = -8.0;
 
-/// What tensors have behind the name of the matrix: codes, eight in a word; scales; what the shape was before.
+/// Suffix of codes, eight in a word.
 const PACKED: &str = "_packed";
+/// Suffix of scales.
 const SCALES: &str = ".weight_scale";
+/// Suffix of the unpacked shape.
 const SHAPE: &str = ".weight_shape";
 
-/// Whether `quantization_config` is of this format.
+/// Returns whether `quantization_config` describes this format.
 pub(super) fn is_configured(quantization: &Value) -> bool {
     quantization["quant_method"] == "compressed-tensors" && quantization["format"] == "pack-quantized"
 }
 
-/// What config.json says of it afterwards.
+/// Returns `quantization` of the converted config.json.
 pub(super) fn quantization() -> Value {
-    json!({"group_size": GROUP, "bits": BITS, "mode": "affine"})
+    json!({"group_size": GROUP_LEN, "bits": BITS, "mode": "affine"})
 }
 
-/// Whether a tensor goes with codes.
-pub(super) fn is_beside(name: &str) -> bool {
+/// Returns whether a tensor holds the scales or the shape of a packed matrix.
+pub(super) fn is_companion(name: &str) -> bool {
     name.ends_with(SCALES) || name.ends_with(SHAPE)
 }
 
-/// What a matrix is called whose codes have that name.
+/// Returns the name of the matrix whose codes are named `name`.
 pub(super) fn matrix(name: &str) -> Option<&str> {
     name.strip_suffix(PACKED).filter(|matrix| matrix.ends_with(".weight"))
 }
 
-/// The scales of codes, if they have the shape that fits.
+/// Returns the scales of a packed matrix after checking types and shapes.
 pub(super) fn scales_of(catalog: &Catalog, tensor: &Tensor, matrix: &str) -> Result<Tensor, ConvertError> {
-    let path = || checkpoint::path_of(catalog, tensor);
+    let path = || tensors::shard_path(catalog, tensor);
     if !matches!(tensor.dtype, Dtype::I32 | Dtype::U32) {
         let (tensor, found) = (tensor.name.clone(), tensor.dtype);
         return Err(ConvertError::TensorDtype { path: path(), tensor, found });
@@ -51,14 +54,14 @@ pub(super) fn scales_of(catalog: &Catalog, tensor: &Tensor, matrix: &str) -> Res
     let Some(scales) = catalog.get(&name) else {
         return Err(ConvertError::MissingTensor { path: path(), tensor: name });
     };
-    let words = GROUP * u64::from(BITS) / u64::from(u32::BITS);
+    let words = GROUP_LEN * u64::from(BITS) / u64::from(u32::BITS);
     match (tensor.shape.as_slice(), scales.shape.as_slice()) {
         ([n_rows, n_words], [n_scaled, n_groups]) if n_rows == n_scaled && n_groups * words == *n_words => {}
         _ => {
-            let wanted = format!("a number for {words} words of {:?}", tensor.shape);
-            return Err(checkpoint::misshapen(catalog, scales, wanted));
+            let wanted = format!("one scale for every {words} words of {:?}", tensor.shape);
+            return Err(tensors::shape_error(catalog, scales, wanted));
         }
     }
-    checkpoint::float(catalog, scales)?;
+    tensors::float_type(catalog, scales)?;
     Ok(scales.clone())
 }

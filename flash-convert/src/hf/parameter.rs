@@ -1,93 +1,83 @@
-//! Parameters of a model, and which numbers of a checkpoint they are made of.
+//! Parameters of a model and the tensors of a checkpoint that they are made from.
 
 use flash_io::Tensor;
 use flash_kernels::{Affine, FloatType};
-use serde_json::Value;
 
-use super::{blocks, int4};
+use super::int4;
 
-/// A parameter of the model, and what it is made of.
+/// A parameter of the model.
 #[derive(Debug, Clone)]
 pub(super) struct Parameter {
     pub(super) name: String,
-    /// Of its values.
+    /// Shape of the values, before packing.
     pub(super) shape: Vec<u64>,
     pub(super) content: Content,
 }
 
-/// What a parameter holds.
+/// Contents of a parameter.
 #[derive(Debug, Clone)]
 pub(super) enum Content {
-    /// Numbers, those of one piece behind those of the other, rounded to `float`.
+    /// Values of the pieces, concatenated and rounded to `float`.
     Floats { float: FloatType, pieces: Vec<Piece> },
-    /// Codes and scales of mxfp4, which stay what they are.
+    /// Codes and scales of mxfp4, which are copied.
     Mxfp4(Box<[Piece; 2]>),
-    /// Codes of four bits, which stay what they are, those of one piece behind those of the other; scales are rounded to
-    /// `float`, and biases made of them: `int4.rs`.
+    /// 4-bit codes of the pieces, which are concatenated and copied; scales are rounded to `float`, and biases derived
+    /// from them (`int4.rs`).
     Int4 { float: FloatType, pieces: Vec<Piece> },
 }
 
-/// Numbers of a tensor that follow each other in a parameter.
+/// Values of a tensor that are contiguous in a parameter.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     pub(super) tensor: Tensor,
-    pub(super) stored: Stored,
+    pub(super) encoding: Encoding,
     pub(super) rows: Rows,
 }
 
-/// How the numbers of a tensor are stored.
+/// Encoding of the values of a tensor.
 #[derive(Debug, Clone)]
-pub(super) enum Stored {
+pub(super) enum Encoding {
     Float(FloatType),
-    /// Floats that are one more in the parameter: that is rounded to the same type.
-    AroundZero(FloatType),
-    /// Floats of eight bits (e4m3), with a factor for each block of the matrix: `fp8.rs`.
+    /// Norm weights minus 1; the 1 is added back and the sum rounded to the same type.
+    ZeroCentered(FloatType),
+    /// e4m3 values with a scale for each block of the matrix (`fp8.rs`).
     Fp8 {
         scales: Tensor,
     },
-    /// Words of codes of four bits, with a scale for each group: `int4.rs`.
+    /// Words of 4-bit codes with a scale for each group (`int4.rs`).
     Int4 {
         scales: Tensor,
     },
-    /// Bytes that are not looked into.
+    /// Opaque bytes.
     Bytes,
 }
 
-/// Rows of a tensor, if it is taken as a matrix: `first`, the one `step` behind it, and so on.
+/// Strided rows of a tensor viewed as a matrix: `first`, `first + step`, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rows {
     pub(super) first: u64,
     pub(super) count: u64,
     pub(super) step: u64,
     pub(super) n_cols: u64,
-    /// Whether they are columns in the parameter.
+    /// Whether the rows become columns of the parameter.
     pub(super) is_transposed: bool,
 }
 
 impl Parameter {
-    /// Whether its rows are whole groups.
-    pub(super) fn is_matrix(&self, affine: Affine) -> bool {
+    /// Returns whether the rows are a whole number of groups, so that the parameter can be quantised.
+    pub(super) fn is_quantizable(&self, affine: Affine) -> bool {
         self.shape.len() > 1
             && self.shape.last().is_some_and(|n_cols| n_cols.is_multiple_of(affine.group_size() as u64))
     }
 
-    /// Whether it stays as it was quantised.
-    pub(super) const fn is_packed(&self) -> bool {
+    /// Returns whether the parameter is already quantised and keeps its format.
+    pub(super) const fn is_prequantized(&self) -> bool {
         matches!(self.content, Content::Mxfp4(_) | Content::Int4 { .. })
-    }
-
-    /// How it was quantised, as config.json says it, if it stays so.
-    pub(super) fn packing(&self) -> Option<Value> {
-        match self.content {
-            Content::Floats { .. } => None,
-            Content::Mxfp4(_) => Some(blocks::quantization()),
-            Content::Int4 { .. } => Some(int4::quantization()),
-        }
     }
 }
 
 impl Content {
-    /// The shape of the values of a tensor that has this one.
+    /// Returns the shape of the values of a tensor with the shape `stored`.
     pub(super) fn shape(&self, stored: &[u64]) -> Vec<u64> {
         let mut shape = stored.to_vec();
         if let (Self::Int4 { .. }, Some(n_words)) = (self, shape.last_mut()) {
@@ -98,25 +88,25 @@ impl Content {
 }
 
 impl Piece {
-    /// All of a tensor.
-    pub(super) fn whole(tensor: &Tensor, stored: Stored) -> Self {
+    /// Returns a whole tensor as one piece.
+    pub(super) fn whole(tensor: &Tensor, encoding: Encoding) -> Self {
         let (n_cols, outer) = tensor.shape.split_last().unwrap_or((&1, &[]));
         let count = outer.iter().product();
         let rows = Rows { first: 0, count, step: 1, n_cols: *n_cols, is_transposed: false };
-        Self { tensor: tensor.clone(), stored, rows }
+        Self { tensor: tensor.clone(), encoding, rows }
     }
 
-    /// How many numbers it has.
+    /// Returns the number of stored values.
     pub(super) fn n_values(&self) -> u64 {
         self.rows.count * self.rows.n_cols
     }
 }
 
-impl Stored {
-    /// Bytes of a number.
+impl Encoding {
+    /// Returns the size of a stored value in bytes.
     pub(super) const fn size_bytes(&self) -> usize {
         match self {
-            Self::Float(float) | Self::AroundZero(float) => float.size_bytes(),
+            Self::Float(float) | Self::ZeroCentered(float) => float.size_bytes(),
             Self::Fp8 { .. } | Self::Bytes => 1,
             Self::Int4 { .. } => size_of::<u32>(),
         }
@@ -124,7 +114,7 @@ impl Stored {
 }
 
 impl Rows {
-    /// Where the number `value_idx` of the piece stands in the matrix: row and column.
+    /// Returns the row and column of value `value_idx` of the piece in the matrix.
     pub(super) const fn place(&self, value_idx: u64) -> (u64, u64) {
         let (idx, col) = if self.is_transposed {
             (value_idx % self.count, value_idx / self.count)
@@ -140,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_stand_in_rows_or_in_columns() {
+    fn values_are_ordered_by_rows_or_by_columns() {
         for (is_transposed, second) in [(false, (3, 1)), (true, (5, 0))] {
             let rows = Rows { first: 3, count: 4, step: 2, n_cols: 5, is_transposed };
             assert_eq!([0, 1, 19].map(|value_idx| rows.place(value_idx)), [(3, 0), second, (9, 4)]);

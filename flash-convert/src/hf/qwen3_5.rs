@@ -1,24 +1,25 @@
-//! Qwen3.5 and Qwen3-Next, whose norms lie around zero in checkpoints as they are trained; of a model that sees, the text model is
-//! taken out, under the names that mlx-lm has.
+//! Qwen3.5 and Qwen3-Next: Hugging Face checkpoints have zero-centered norms, and the text model of a vision-language
+//! model is extracted under mlx-lm's names.
 
 use flash_io::{Catalog, Tensor};
 
-use super::checkpoint;
-use super::family::Own;
-use super::parameter::{Content, Parameter, Piece, Rows, Stored};
+use super::family::SanitizeRule;
+use super::parameter::{Content, Encoding, Parameter, Piece, Rows};
+use super::tensors;
 use crate::error::ConvertError;
 
-/// What sees.
+/// Prefixes of the vision encoder's tensors.
 const VISION: [&str; 2] = ["vision_tower", "model.visual"];
 
-/// What predicts further tokens has it in its names.
-const FURTHER: &str = "mtp.";
+/// Part of the names of multi-token prediction layers.
+const MTP: &str = "mtp.";
 
-/// How a checkpoint calls the text model, and mlx-lm.
-const TRAINED: &str = "model.language_model";
-const TEXT: &str = "language_model.";
+/// Prefix of the text model in a Hugging Face checkpoint.
+const HF_PREFIX: &str = "model.language_model";
+/// Prefix of the text model in mlx-lm.
+const MLX_PREFIX: &str = "language_model.";
 
-/// How the names of norms end whose weights lie around zero in a checkpoint as it is trained, and around one in the model.
+/// Suffixes of norms that are zero-centered in Hugging Face checkpoints and centered at one in the model.
 const NORMS: [&str; 5] = [
     ".input_layernorm.weight",
     ".post_attention_layernorm.weight",
@@ -27,48 +28,51 @@ const NORMS: [&str; 5] = [
     ".k_norm.weight",
 ];
 
-/// Whether a tensor is none of the text model's.
-pub(super) fn drops(name: &str) -> bool {
-    is_vision(name) || name.contains(FURTHER)
+/// Returns whether a tensor is not part of the text model.
+pub(super) fn is_dropped(name: &str) -> bool {
+    is_vision(name) || name.contains(MTP)
 }
 
 fn is_vision(name: &str) -> bool {
     VISION.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a checkpoint is as it is trained: that there is a tensor for each expert tells, or its convolutions do.
-pub(super) fn is_trained(catalog: &Catalog, own: Own) -> bool {
+/// Returns whether a checkpoint has zero-centered norms, as Hugging Face's do and mlx-lm's do not. Like in mlx-lm,
+/// unstacked experts or convolutions in `PyTorch`'s layout indicate a Hugging Face checkpoint.
+pub(super) fn has_zero_centered_norms(catalog: &Catalog, rule: SanitizeRule) -> bool {
     let mut tensors = catalog.tensors().filter(|tensor| !is_vision(&tensor.name));
-    match own {
-        Own::Norms => tensors.any(|tensor| tensor.name.ends_with(".mlp.experts.0.up_proj.weight")),
-        Own::Text => tensors.any(|tensor| {
+    match rule {
+        SanitizeRule::Qwen3Next => {
+            tensors.any(|tensor| tensor.name.ends_with(".mlp.experts.0.up_proj.weight"))
+        }
+        SanitizeRule::Qwen3_5 => tensors.any(|tensor| {
             tensor.name.contains("conv1d.weight") && tensor.shape.last().is_some_and(|last| *last != 1)
         }),
         _ => false,
     }
 }
 
-/// Has the weights of a norm raised by one.
-pub(super) fn raise_norm(Parameter { name, shape, content }: &mut Parameter) {
+/// Marks the weights of a norm as zero-centered, so that 1 is added to them.
+pub(super) fn add_one_to_norm(Parameter { name, shape, content }: &mut Parameter) {
     let is_norm = shape.len() == 1 && NORMS.iter().any(|suffix| name.ends_with(suffix));
     let (true, Content::Floats { pieces, .. }) = (is_norm, content) else { return };
     for piece in pieces {
-        if let Stored::Float(float) = piece.stored {
-            piece.stored = Stored::AroundZero(float);
+        if let Encoding::Float(float) = piece.encoding {
+            piece.encoding = Encoding::ZeroCentered(float);
         }
     }
 }
 
-/// What the model calls a tensor of its own.
+/// Returns mlx-lm's name of a tensor.
 fn name_of(name: &str) -> String {
-    match name.strip_prefix(TRAINED) {
-        Some(rest) => format!("{TEXT}model{rest}"),
-        None if name.starts_with(TEXT) => name.to_owned(),
-        None => format!("{TEXT}{name}"),
+    match name.strip_prefix(HF_PREFIX) {
+        Some(rest) => format!("{MLX_PREFIX}model{rest}"),
+        None if name.starts_with(MLX_PREFIX) => name.to_owned(),
+        None => format!("{MLX_PREFIX}{name}"),
     }
 }
 
-/// What a parameter becomes that has all of `tensor` and its name.
+/// Renames a parameter made from all of `tensor`, and splits stacked experts by projection.
 pub(super) fn parameters(
     catalog: &Catalog,
     tensor: &Tensor,
@@ -88,7 +92,7 @@ pub(super) fn parameters(
     Ok(vec![parameter])
 }
 
-/// A parameter for each of `names`: of `[n_experts, rows, columns]`, each has its part of every expert's rows.
+/// Splits experts `[n_experts, rows, columns]` by rows into one parameter for each of `names`.
 fn experts(
     catalog: &Catalog,
     tensor: &Tensor,
@@ -99,14 +103,10 @@ fn experts(
         unreachable!("floats")
     };
     let &[n_experts, n_rows, n_cols] = tensor.shape.as_slice() else {
-        return Err(checkpoint::misshapen(catalog, tensor, "[experts, rows, columns]".to_owned()));
+        return Err(tensors::shape_error(catalog, tensor, "[experts, rows, columns]".to_owned()));
     };
     if !n_rows.is_multiple_of(n_parts) {
-        return Err(checkpoint::misshapen(
-            catalog,
-            tensor,
-            "as many rows for gates as for values".to_owned(),
-        ));
+        return Err(tensors::shape_error(catalog, tensor, "an even number of rows".to_owned()));
     }
     let count = n_rows / n_parts;
     let parameter = |(part_idx, name): (u64, &String)| {
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_model_has_one_name_wherever_it_was() {
+    fn the_text_model_gets_one_prefix_in_every_layout() {
         let wanted = "language_model.model.layers.0.mlp.gate.weight";
         for name in
             ["model.language_model.layers.0.mlp.gate.weight", "model.layers.0.mlp.gate.weight", wanted]
@@ -138,8 +138,8 @@ mod tests {
         }
         assert_eq!(name_of("lm_head.weight"), "language_model.lm_head.weight");
         for name in ["mtp.fc.weight", "model.visual.merger.norm.weight", "vision_tower.patch_embed.weight"] {
-            assert!(drops(name), "{name}");
+            assert!(is_dropped(name), "{name}");
         }
-        assert!(!drops(wanted));
+        assert!(!is_dropped(wanted));
     }
 }

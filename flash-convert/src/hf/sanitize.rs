@@ -1,4 +1,4 @@
-//! Which parameters a model has, by the tensors of its checkpoint.
+//! Derives the parameters of a model from the tensors of its checkpoint, like `sanitize` in mlx-lm.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,27 +7,31 @@ use flash_io::{Catalog, Dtype, Tensor};
 use flash_kernels::FloatType;
 use serde_json::{Map, Value};
 
-use super::checkpoint::{self, HEAD, TEXT_CONFIG};
-use super::family::{Family, Own};
-use super::parameter::{Content, Parameter, Piece, Stored};
-use super::{blocks, fp8, int4, latent, qwen3_5};
+use super::family::{Family, SanitizeRule};
+use super::parameter::{Content, Encoding, Parameter, Piece};
+use super::{fp8, gpt_oss, int4, latent, qwen3_5, tensors};
 use crate::error::ConvertError;
 
-/// How a layer is called, before its number.
+/// Name of the output head.
+pub(super) const HEAD: &str = "lm_head.weight";
+
+/// Field of config.json with the text model's configuration in a vision-language model.
+pub(super) const TEXT_CONFIG: &str = "text_config";
+
+/// Prefix of a layer's number.
 const LAYERS: &str = "model.layers.";
 
-/// What it is that makes parameters of tensors.
+/// Derives parameters from tensors.
 #[derive(Debug)]
 pub(super) struct Sanitizer<'a> {
     dir: &'a Path,
     catalog: &'a Catalog,
     config: &'a Map<String, Value>,
     family: &'a Family,
-    /// The type of all floats, if config.json names one.
+    /// Float type named in config.json, for all parameters that do not keep theirs.
     float: Option<FloatType>,
     is_tied: bool,
-    /// Whether some norms have their weights around zero.
-    is_trained: bool,
+    has_zero_centered_norms: bool,
 }
 
 impl<'a> Sanitizer<'a> {
@@ -46,18 +50,18 @@ impl<'a> Sanitizer<'a> {
             _ => None,
         };
         let says_tied = config.get("tie_word_embeddings").and_then(Value::as_bool);
-        // A head that is there is not left out unless config.json says so: Hugging Face's default is that it is used.
+        // A head in the checkpoint is dropped only if config.json calls it tied; by default Hugging Face uses it.
         let has_head = catalog.get(HEAD).is_some();
         let is_tied = family.is_tied.is_some_and(|default| says_tied.unwrap_or(default && !has_head));
-        let is_trained = qwen3_5::is_trained(catalog, family.own);
-        Self { dir, catalog, config, family, float, is_tied, is_trained }
+        let has_zero_centered_norms = qwen3_5::has_zero_centered_norms(catalog, family.rule);
+        Self { dir, catalog, config, family, float, is_tied, has_zero_centered_norms }
     }
 
-    /// All of them, in any order.
+    /// Returns all parameters, in any order.
     pub(super) fn parameters(&self) -> Result<Vec<Parameter>, ConvertError> {
         let mut parameters = Vec::new();
         let mut stacks: BTreeMap<String, BTreeMap<usize, &Tensor>> = BTreeMap::new();
-        for tensor in self.catalog.tensors().filter(|tensor| !self.drops(&tensor.name)) {
+        for tensor in self.catalog.tensors().filter(|tensor| !self.is_dropped(&tensor.name)) {
             let name = self.matrix(tensor).unwrap_or(&tensor.name);
             match self.family.experts.as_ref().and_then(|experts| experts.stacked(name)) {
                 Some((parameter, expert_idx)) => {
@@ -66,7 +70,7 @@ impl<'a> Sanitizer<'a> {
                         return Err(ConvertError::Twice { path: self.dir.to_owned(), tensor: parameter });
                     }
                 }
-                None => parameters.extend(self.become_of(tensor)?),
+                None => parameters.extend(self.parameters_of(tensor)?),
             }
         }
         for (name, experts) in stacks {
@@ -75,63 +79,68 @@ impl<'a> Sanitizer<'a> {
         Ok(parameters)
     }
 
-    /// Whether a tensor is no parameter of the model.
-    fn drops(&self, name: &str) -> bool {
-        self.family.drops(name)
+    /// Returns whether a tensor is not a parameter of the model.
+    fn is_dropped(&self, name: &str) -> bool {
+        self.family.is_dropped(name)
             || self.is_tied && name == HEAD
-            || self.family.own == Own::Text && qwen3_5::drops(name)
-            || self.family.own == Own::Latent
-                && (fp8::is_scales(name) || int4::is_beside(name) || self.is_behind(name))
+            || self.family.rule == SanitizeRule::Qwen3_5 && qwen3_5::is_dropped(name)
+            || self.family.rule == SanitizeRule::DeepSeekV3
+                && (fp8::is_scales(name) || int4::is_companion(name) || self.is_mtp_layer(name))
     }
 
-    /// What a matrix is called of which a tensor has the codes.
+    /// Returns the name of the matrix whose int4 codes a tensor holds.
     fn matrix<'t>(&self, tensor: &'t Tensor) -> Option<&'t str> {
-        int4::matrix(&tensor.name).filter(|_| self.family.own == Own::Latent)
+        int4::matrix(&tensor.name).filter(|_| self.family.rule == SanitizeRule::DeepSeekV3)
     }
 
-    /// Whether a layer is none of the model but one behind it, which predicts further tokens.
-    fn is_behind(&self, name: &str) -> bool {
+    /// Returns whether a tensor belongs to a multi-token prediction layer, numbered after the model's own layers.
+    fn is_mtp_layer(&self, name: &str) -> bool {
         let n_layers = self.config.get("num_hidden_layers").and_then(Value::as_u64);
         let layer_idx =
             name.strip_prefix(LAYERS).and_then(|rest| rest.split('.').next()?.parse::<u64>().ok());
         n_layers.zip(layer_idx).is_some_and(|(n_layers, layer_idx)| layer_idx >= n_layers)
     }
 
-    /// What a tensor becomes that is not one of many.
-    fn become_of(&self, tensor: &Tensor) -> Result<Vec<Parameter>, ConvertError> {
+    /// Returns the parameters made from a tensor that is not an expert to be stacked.
+    fn parameters_of(&self, tensor: &Tensor) -> Result<Vec<Parameter>, ConvertError> {
         let name = self.matrix(tensor).unwrap_or(&tensor.name);
-        let cut = match self.family.own {
-            Own::Blocks => self.typed(blocks::parameters(self.catalog, tensor)?),
-            Own::Latent => {
+        let cut = match self.family.rule {
+            SanitizeRule::GptOss => self.with_float_type(gpt_oss::parameters(self.catalog, tensor)?),
+            SanitizeRule::DeepSeekV3 => {
                 let content = self.content(name, &[tensor])?;
                 latent::parameters(self.catalog, self.config, tensor, &content)?
             }
-            Own::Nothing | Own::Convolutions | Own::Norms | Own::Text => None,
+            SanitizeRule::None
+            | SanitizeRule::NemotronH
+            | SanitizeRule::Qwen3Next
+            | SanitizeRule::Qwen3_5 => None,
         };
         if let Some(parameters) = cut {
             return Ok(parameters);
         }
         let content = self.content(name, &[tensor])?;
         let mut shape = content.shape(&tensor.shape);
-        if matches!(self.family.own, Own::Convolutions | Own::Norms | Own::Text)
-            && name.contains("conv1d.weight")
+        if matches!(
+            self.family.rule,
+            SanitizeRule::NemotronH | SanitizeRule::Qwen3Next | SanitizeRule::Qwen3_5
+        ) && name.contains("conv1d.weight")
             && let &[n_channels, 1, n_taps] = shape.as_slice()
         {
-            // The numbers stay where they are.
+            // Swapping the axes does not move values, because one has length 1.
             shape = vec![n_channels, n_taps, 1];
         }
         let mut parameter = Parameter { name: name.to_owned(), shape, content };
-        if self.is_trained {
-            qwen3_5::raise_norm(&mut parameter);
+        if self.has_zero_centered_norms {
+            qwen3_5::add_one_to_norm(&mut parameter);
         }
-        match self.family.own {
-            Own::Text => qwen3_5::parameters(self.catalog, tensor, parameter),
+        match self.family.rule {
+            SanitizeRule::Qwen3_5 => qwen3_5::parameters(self.catalog, tensor, parameter),
             _ => Ok(vec![parameter]),
         }
     }
 
-    /// The same parameters, of the type of all floats.
-    fn typed(&self, mut parameters: Option<Vec<Parameter>>) -> Option<Vec<Parameter>> {
+    /// Sets the float type of parameters to the one in config.json.
+    fn with_float_type(&self, mut parameters: Option<Vec<Parameter>>) -> Option<Vec<Parameter>> {
         for parameter in parameters.iter_mut().flatten() {
             if let (Content::Floats { float, .. }, Some(wanted)) = (&mut parameter.content, self.float) {
                 *float = wanted;
@@ -140,42 +149,42 @@ impl<'a> Sanitizer<'a> {
         parameters
     }
 
-    /// The numbers of one tensor, or of several that are alike, for a parameter of that name.
+    /// Returns the contents of the parameter `name`, made from one tensor or from several of the same type and shape.
     fn content(&self, name: &str, tensors: &[&Tensor]) -> Result<Content, ConvertError> {
-        let piece = |tensor: &&Tensor| Ok(Piece::whole(tensor, self.stored(tensor)?));
+        let piece = |tensor: &&Tensor| Ok(Piece::whole(tensor, self.encoding(tensor)?));
         let pieces = tensors.iter().map(piece).collect::<Result<Vec<_>, ConvertError>>()?;
         let wanted = self.float.filter(|_| !self.family.keeps_type(name));
-        Ok(match pieces.first().map(|piece| &piece.stored) {
-            Some(Stored::Float(float)) => Content::Floats { float: wanted.unwrap_or(*float), pieces },
-            Some(Stored::Int4 { scales }) => {
-                let stored = checkpoint::float(self.catalog, scales)?;
+        Ok(match pieces.first().map(|piece| &piece.encoding) {
+            Some(Encoding::Float(float)) => Content::Floats { float: wanted.unwrap_or(*float), pieces },
+            Some(Encoding::Int4 { scales }) => {
+                let stored = tensors::float_type(self.catalog, scales)?;
                 Content::Int4 { float: wanted.unwrap_or(stored), pieces }
             }
-            _ => Content::Floats { float: wanted.unwrap_or(fp8::PRODUCT), pieces },
+            _ => Content::Floats { float: wanted.unwrap_or(fp8::PRODUCT_TYPE), pieces },
         })
     }
 
-    /// How a tensor is stored.
-    fn stored(&self, tensor: &Tensor) -> Result<Stored, ConvertError> {
+    /// Returns the encoding of a tensor.
+    fn encoding(&self, tensor: &Tensor) -> Result<Encoding, ConvertError> {
         if let Some(matrix) = self.matrix(tensor) {
-            return Ok(Stored::Int4 { scales: int4::scales_of(self.catalog, tensor, matrix)? });
+            return Ok(Encoding::Int4 { scales: int4::scales_of(self.catalog, tensor, matrix)? });
         }
         match tensor.dtype {
-            Dtype::F8E4M3 if self.family.own == Own::Latent => {
-                Ok(Stored::Fp8 { scales: fp8::scales_of(self.catalog, tensor)? })
+            Dtype::F8E4M3 if self.family.rule == SanitizeRule::DeepSeekV3 => {
+                Ok(Encoding::Fp8 { scales: fp8::scales_of(self.catalog, tensor)? })
             }
-            _ => Ok(Stored::Float(checkpoint::float(self.catalog, tensor)?)),
+            _ => Ok(Encoding::Float(tensors::float_type(self.catalog, tensor)?)),
         }
     }
 
-    /// The tensors of all experts as one.
+    /// Stacks the tensors of all experts.
     fn stack(&self, name: String, experts: BTreeMap<usize, &Tensor>) -> Result<Parameter, ConvertError> {
         let field = self.family.experts.as_ref().map_or("", |experts| experts.count);
-        // transformers 5 has one name for all families.
+        // transformers 5 uses one name for all model types.
         let wanted =
             [field, "num_local_experts"].into_iter().find_map(|field| self.config.get(field)?.as_u64());
         let found = experts.len() as u64;
-        // Those that are there are the first ones if the last has the highest number.
+        // The indices are contiguous from 0 if and only if the highest one is their number minus 1.
         let last = experts.keys().next_back().map_or(0, |last| *last as u64 + 1);
         if last != found || wanted != Some(found) {
             let path = self.dir.to_owned();

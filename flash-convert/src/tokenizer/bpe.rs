@@ -1,18 +1,19 @@
-//! Byte-level BPE (`gpt2` in GGUF): the merges are stored, the rules of cutting text into words are only named.
+//! Byte-level BPE (`gpt2` in GGUF): GGUF stores the merges, but only the name of the pre-tokenizer.
 //!
-//! Source of the rules: `llama-vocab.cpp` of llama.cpp for what the names mean, and the tokenizer.json of the models
-//! they were named for, from which the patterns of llama.cpp were made.
+//! Sources: `llama-vocab.cpp` of llama.cpp for the meaning of the names, and for the patterns the tokenizer.json of the
+//! models they are named after, from which llama.cpp derived its own.
 
 use serde_json::{Value, json};
 
-use super::{Merges, Scheme, Vocab, fault};
+use super::scheme::{Merges, Scheme};
+use super::vocab::{Vocab, table_error};
 use crate::error::{ConvertError, TokenizerProblem};
 use crate::gguf::GgufFile;
 
 const PRE: &str = "tokenizer.ggml.pre";
 const MERGES: &str = "tokenizer.ggml.merges";
 
-/// What `tokenizer.ggml.pre` may say.
+/// Supported values of `tokenizer.ggml.pre`.
 const KNOWN: &str = "default, gpt-2 (phi-2, olmo, mellum, gigachat, a.x-4.0, trillion), \
     llama-bpe (llama3, llama-v3, falcon3, falcon-h1, lfm2, pixtral, midm-2.0), smaug-bpe (dbrx), minicpm5, \
     qwen2 (deepseek-r1-qwen), qwen35, smollm (starcoder, refact, minerva-7b, exaone), seed-coder, deepseek-llm, \
@@ -25,7 +26,7 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Each pattern cuts what the one before left.
+/// Patterns applied in sequence, each to the pieces left by its predecessor.
 const DEEPSEEK_V3: [&str; 3] = [
     r"\p{N}{1,3}",
     "[一-龥\u{3040}-ゟ゠-ヿ]+",
@@ -46,7 +47,7 @@ const MINICPM5: [&str; 2] = [
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 ];
 
-/// llama.cpp's `default`: each pattern cuts what the one before left.
+/// Patterns of llama.cpp's `default`, applied in sequence.
 const DEFAULT: [&str; 4] = [
     r"[\p{P}\$\+<=>\^~\|]+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
@@ -54,22 +55,23 @@ const DEFAULT: [&str; 4] = [
     r"[0-9][0-9][0-9]",
 ];
 
-/// How text is cut into words.
+/// Pre-tokenization rules of a named pre-tokenizer.
 struct Rules {
     normalizer: Value,
     steps: Vec<Value>,
-    /// Whether a word that is a token is taken whole without merging.
+    /// Whether a word that is a token is encoded as this token without applying merges.
     ignore_merges: bool,
     add_bos: bool,
 }
 
+/// Reads and validates the merges and returns the components of the tokenizer.
 pub(super) fn scheme<'a>(gguf: &'a GgufFile, vocab: &Vocab<'a>) -> Result<Scheme<'a>, ConvertError> {
     let metadata = gguf.metadata();
     let pre = gguf.required(PRE, metadata.string(PRE))?;
     let Some(rules) = rules(pre) else {
         let found = pre.to_owned();
         let known = KNOWN;
-        return Err(fault(gguf, PRE, TokenizerProblem::Unknown { found, known }));
+        return Err(table_error(gguf, PRE, TokenizerProblem::Unknown { found, known }));
     };
     let merges = gguf.required(MERGES, metadata.strings(MERGES))?;
     for (idx, text) in merges.iter().enumerate() {
@@ -79,7 +81,7 @@ pub(super) fn scheme<'a>(gguf: &'a GgufFile, vocab: &Vocab<'a>) -> Result<Scheme
         });
         if !is_merge {
             let text = text.to_owned();
-            return Err(fault(gguf, MERGES, TokenizerProblem::Merge { idx, text }));
+            return Err(table_error(gguf, MERGES, TokenizerProblem::Merge { idx, text }));
         }
     }
     Ok(Scheme {
@@ -98,9 +100,10 @@ pub(super) fn scheme<'a>(gguf: &'a GgufFile, vocab: &Vocab<'a>) -> Result<Scheme
     })
 }
 
+/// Returns the rules of the pre-tokenizer named `pre`.
 fn rules(pre: &str) -> Option<Rules> {
     let plain = |steps| Rules { normalizer: Value::Null, steps, ignore_merges: false, add_bos: false };
-    // The patterns cut; what then remains for ByteLevel is to spell bytes as characters.
+    // The patterns split the text, so ByteLevel only maps bytes to characters.
     let cut = |patterns: &[&str]| -> Vec<Value> {
         let cuts = patterns.iter().map(|pattern| split(pattern));
         cuts.chain([byte_level(false, false)]).collect()
@@ -132,7 +135,7 @@ fn rules(pre: &str) -> Option<Rules> {
     })
 }
 
-/// Bytes spelled as characters; `use_regex` cuts words as GPT-2 does.
+/// Returns a `ByteLevel` component, which maps bytes to characters; `use_regex` also splits words as GPT-2 does.
 fn byte_level(add_prefix_space: bool, use_regex: bool) -> Value {
     json!({
         "type": "ByteLevel",
@@ -142,6 +145,7 @@ fn byte_level(add_prefix_space: bool, use_regex: bool) -> Value {
     })
 }
 
+/// Returns a `Split` component that isolates matches of `pattern`.
 fn split(pattern: &str) -> Value {
     json!({
         "type": "Split",

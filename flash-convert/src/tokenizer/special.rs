@@ -1,8 +1,8 @@
-//! The tokens that have a meaning of their own.
+//! Special tokens: BOS, EOS, padding and unknown.
 
 use serde_json::{Map, Value, json};
 
-use super::{Vocab, fault};
+use super::vocab::{Vocab, table_error};
 use crate::error::{ConvertError, TokenizerProblem};
 use crate::gguf::{GgufError, GgufFile};
 
@@ -11,29 +11,31 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const PAD: &str = "tokenizer.ggml.padding_token_id";
 const UNK: &str = "tokenizer.ggml.unknown_token_id";
 
-/// Tokens that end a turn or a message; generation stops at them as it does at the end of the text.
+/// Keys of end-of-turn and end-of-message tokens, at which generation stops as it does at EOS.
 const MORE_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
-/// A token with its id.
+/// A token's id and text.
 #[derive(Debug, Clone, Copy)]
 struct Token<'a> {
     id: u32,
     text: &'a str,
 }
 
-/// Which tokens begin, end, pad and stand in for text.
-pub(super) struct Specials<'a> {
+/// Special tokens of a tokenizer.
+pub(super) struct SpecialTokens<'a> {
     bos: Option<Token<'a>>,
     eos: Option<Token<'a>>,
     pad: Option<Token<'a>>,
     unk: Option<Token<'a>>,
-    /// All ids that end a generation, `eos` first.
+    /// Ids of all tokens at which generation stops, `eos` first.
     ends: Vec<u32>,
+    /// BOS, if it is prepended to every text.
     added_bos: Option<Token<'a>>,
+    /// EOS, if it is appended to every text.
     added_eos: Option<Token<'a>>,
 }
 
-impl<'a> Specials<'a> {
+impl<'a> SpecialTokens<'a> {
     pub(super) fn read(
         gguf: &GgufFile,
         vocab: &Vocab<'a>,
@@ -68,24 +70,24 @@ impl<'a> Specials<'a> {
         })
     }
 
-    /// Whether the begin token precedes every text.
+    /// Returns whether BOS is prepended to every text.
     pub(super) fn bos_is_added(&self) -> bool {
         self.added_bos.is_some()
     }
 
-    /// Whether the end token follows every text.
+    /// Returns whether EOS is appended to every text.
     pub(super) fn eos_is_added(&self) -> bool {
         self.added_eos.is_some()
     }
 
-    /// The special tokens by the names that `tokenizer_config.json` has for them.
+    /// Iterates over the special tokens with their names in `tokenizer_config.json`.
     pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
         [("bos_token", self.bos), ("eos_token", self.eos), ("pad_token", self.pad), ("unk_token", self.unk)]
             .into_iter()
             .filter_map(|(name, token)| Some((name, token?.text)))
     }
 
-    /// `generation_config.json`.
+    /// Returns the contents of `generation_config.json`.
     pub(super) fn generation_config(&self) -> Value {
         let mut entries = Map::new();
         if let Some(bos) = self.bos {
@@ -106,7 +108,7 @@ impl<'a> Specials<'a> {
         entries.into()
     }
 
-    /// The `post_processor` of tokenizer.json, which puts the begin and end tokens to a text.
+    /// Returns the `post_processor` of tokenizer.json, which adds BOS and EOS to a text.
     pub(super) fn post_processor(&self) -> Value {
         let mut special_tokens = Map::new();
         for token in [self.added_bos, self.added_eos].into_iter().flatten() {
@@ -133,6 +135,7 @@ impl<'a> Specials<'a> {
     }
 }
 
+/// Returns the token whose id is the value of `key`.
 fn token<'a>(
     gguf: &GgufFile,
     vocab: &Vocab<'a>,
@@ -145,7 +148,7 @@ fn token<'a>(
         Some(text) => Ok(Some(Token { id, text })),
         None => {
             let problem = TokenizerProblem::NoSuchToken { id: id.into(), n_tokens: vocab.tokens.len() };
-            Err(fault(gguf, key, problem))
+            Err(table_error(gguf, key, problem))
         }
     }
 }

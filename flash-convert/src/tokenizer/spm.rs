@@ -1,4 +1,4 @@
-//! `SentencePiece` BPE (`llama` in GGUF): merges follow from the scores of the pieces.
+//! `SentencePiece` BPE (`llama` in GGUF): merges are derived from the scores of the tokens.
 //!
 //! Source of the rules: `LlamaConverter` and `generate_merges` of Hugging Face transformers
 //! (`convert_slow_tokenizer.py`).
@@ -7,29 +7,31 @@ use std::cmp::Ordering;
 
 use serde_json::json;
 
-use super::{Merges, Scheme, TokenType, Vocab, same_length};
+use super::scheme::{Merges, Scheme};
+use super::vocab::{TokenType, Vocab, check_length};
 use crate::error::ConvertError;
 use crate::gguf::GgufFile;
 
 const SCORES: &str = "tokenizer.ggml.scores";
 
-/// What `SentencePiece` writes for a space.
+/// Replacement of a space in `SentencePiece` tokens.
 const SPACE: &str = "▁";
 
-/// Bytes that a vocabulary must spell so that any text has tokens.
+/// Number of byte tokens that byte fallback requires.
 const N_BYTES: usize = 256;
 
-/// Two pieces and the score of what they make.
+/// A merge and the score of the token it forms.
 struct Merge<'a> {
     left: &'a str,
     right: &'a str,
     score: f32,
 }
 
+/// Reads the scores and returns the components of the tokenizer.
 pub(super) fn scheme<'a>(gguf: &'a GgufFile, vocab: &Vocab<'a>) -> Result<Scheme<'a>, ConvertError> {
     let metadata = gguf.metadata();
     let scores = gguf.required(SCORES, metadata.f32s(SCORES))?;
-    same_length(gguf, SCORES, vocab.tokens.len(), scores.len())?;
+    check_length(gguf, SCORES, vocab.tokens.len(), scores.len())?;
     let key = "tokenizer.ggml.add_space_prefix";
     let add_prefix_space = gguf.checked(metadata.boolean(key))?.unwrap_or(true);
     let of_type = |wanted| vocab.iter().filter(move |(_, _, ty)| *ty == wanted);
@@ -63,9 +65,9 @@ pub(super) fn scheme<'a>(gguf: &'a GgufFile, vocab: &Vocab<'a>) -> Result<Scheme
     })
 }
 
-/// Every way to make a piece of two others, pieces of higher score first.
+/// Derives all merges of two tokens into a third, highest score first.
 ///
-/// Only pieces that text can be merged to count: not control tokens, bytes and the like, which stand for themselves.
+/// Control, unknown and byte tokens never take part in merges.
 fn merges<'a>(vocab: &Vocab<'a>, scores: &[f32]) -> Vec<(&'a str, &'a str)> {
     let is_piece = |id: u32| {
         let ty = vocab.types[id as usize];
@@ -74,7 +76,7 @@ fn merges<'a>(vocab: &Vocab<'a>, scores: &[f32]) -> Vec<(&'a str, &'a str)> {
     let piece = |text: &str| vocab.ids.get(text).copied().filter(|id| is_piece(*id));
     let mut merges = Vec::new();
     for ((id, text, _), score) in vocab.iter().zip(scores) {
-        // A space separates the two pieces of a merge where they are written.
+        // tokenizer.json separates the two tokens of a merge with a space.
         if !is_piece(id) || text.contains(' ') {
             continue;
         }
@@ -88,12 +90,12 @@ fn merges<'a>(vocab: &Vocab<'a>, scores: &[f32]) -> Vec<(&'a str, &'a str)> {
         }
         merges[first..].sort_by_key(|(ids, _)| *ids);
     }
-    // Stable: what is equal stays in the order of the vocabulary.
+    // The sort is stable: equal merges keep the order of the vocabulary.
     merges.sort_by(|(_, a), (_, b)| precedence(a, b));
     merges.into_iter().map(|(_, merge)| (merge.left, merge.right)).collect()
 }
 
-/// Higher scores first, then longer left pieces, then longer right ones (in characters).
+/// Orders merges by higher score, then by longer left token, then by longer right token (in characters).
 fn precedence(a: &Merge<'_>, b: &Merge<'_>) -> Ordering {
     let len = |piece: &str| piece.chars().count();
     b.score

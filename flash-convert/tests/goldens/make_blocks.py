@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerates blocks.json: random blocks of each type and what the Python package gguf dequantises them to.
+"""Regenerates blocks.json: random blocks of each type and their values as dequantised by the Python package gguf.
 
 usage: make_blocks.py > blocks.json      (needs: pip install gguf==0.19.0 numpy)
 """
@@ -11,7 +11,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as T
 from gguf.quants import dequantize
 
 rng = np.random.default_rng(11)
-# Where the f16 numbers of a block lie; random bytes there would mostly be huge.
+# Offsets of the f16 numbers of a block; random bytes there would mostly be huge values.
 HALVES = {T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0],
           T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208]}
 cases = []

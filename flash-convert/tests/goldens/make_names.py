@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerates names.json: the parameters that mlx-lm's models have, and what the Python package gguf calls them.
+"""Regenerates names.json: parameters of mlx-lm's models with their names in the Python package gguf.
 
 usage: make_names.py > names.json      (needs: pip install mlx-lm==0.32.2 mlx[cpu]==0.32.2 gguf==0.19.0)
 """

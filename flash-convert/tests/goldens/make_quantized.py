@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerates quantized.json: what mlx-lm makes of small checkpoints of made-up weights when it quantises them.
+"""Regenerates quantized.json: small checkpoints of synthetic weights as quantised by mlx-lm.
 
 usage: make_quantized.py > quantized.json      (needs: pip install mlx-lm==0.32.2 mlx[cpu]==0.32.2 numpy)
 """
@@ -23,7 +23,7 @@ MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x
 
 
 def random(tensor_idx, shape):
-    """40 random bits each (SplitMix64); tests/it/quantized.rs makes the same."""
+    """Returns 40 random bits each (SplitMix64), the same as tests/it/quantized.rs."""
     z = (np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(tensor_idx << 32)) * MIX[0]
     z = (z ^ (z >> np.uint64(30))) * MIX[1]
     z = (z ^ (z >> np.uint64(27))) * MIX[2]
@@ -32,7 +32,7 @@ def random(tensor_idx, shape):
 
 
 def stored(tensor_idx, shape, dtype):
-    """Bytes: numbers between -1/8 and 1/8, or any bytes."""
+    """Returns the bytes of random floats between -1/8 and 1/8, or random bytes for other types."""
     bits = random(tensor_idx, shape)
     if dtype == "I32":
         return bits.astype(np.uint32).tobytes()
@@ -47,7 +47,7 @@ def raw(a):
 
 
 def write_safetensors(path, tensors):
-    """By hand: MLX writes no floats of eight bits."""
+    """Writes a safetensors file; MLX cannot write fp8."""
     header, data = {}, b""
     for name, (dtype, shape, more) in tensors.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(more)]}
@@ -91,16 +91,16 @@ MIXTRAL = [("block_sparse_moe.gate", [3, 64])] + [
     for p, s in (("w1", [128, 64]), ("w3", [128, 64]), ("w2", [64, 128]))]
 QK = (("self_attn.q_norm", 16), ("self_attn.k_norm", 16))
 CASES = [
-    # What is not a parameter, and a head that is not used.
+    # A tensor that is not a parameter, and a head that is tied.
     ({"model_type": "llama", "tie_word_embeddings": True, "torch_dtype": "bfloat16"}, "BF16", 4, 64,
      model([layer(i, 64, 32) for i in range(2)], head=True,
            more=[("model.layers.0.self_attn.rotary_emb.inv_freq", [8])])),
-    # A type that the weights are not stored in, and a head.
+    # A float type that differs from the stored one, and a head.
     ({"model_type": "mistral", "tie_word_embeddings": False, "torch_dtype": "bfloat16"}, "F16", 8, 32,
      model([layer(i, 64, 32) for i in range(2)], head=True)),
     ({"model_type": "qwen2", "tie_word_embeddings": True, "torch_dtype": "float16"}, "F32", 4, 32,
      model([layer(i, 64, 32, biases=True) for i in range(2)])),
-    # Rows that are no whole groups.
+    # Rows that are not a whole number of groups.
     ({"model_type": "qwen3", "tie_word_embeddings": True}, "F32", 4, 128,
      model([layer(i, 64, 32, norms=QK) for i in range(2)])),
     ({"model_type": "gemma3_text", "torch_dtype": "bfloat16", "sliding_window": 8, "sliding_window_pattern": 2,
@@ -110,7 +110,7 @@ CASES = [
     ({"model_type": "qwen2_moe", "tie_word_embeddings": False, "torch_dtype": "bfloat16", "num_experts": 4,
       "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 96}, "BF16", 4, 32,
      model([layer(i, 64, 32, biases=True, mlp=QWEN2_MOE) for i in range(2)], head=True)),
-    # Routers of their own, and one layer without experts.
+    # Routers with their own quantisation, and one layer without experts.
     ({"model_type": "qwen3_moe", "tie_word_embeddings": False, "torch_dtype": "bfloat16", "num_experts": 4,
       "num_experts_per_tok": 2, "decoder_sparse_step": 1, "mlp_only_layers": [1], "moe_intermediate_size": 32,
       "norm_topk_prob": True}, "BF16", 4, 32,
@@ -120,7 +120,7 @@ CASES = [
      model([layer(i, 64, 32, mlp=MIXTRAL) for i in range(2)], head=True)),
 ]
 
-# Of DeepSeek-V3: no block of 128 is whole in both directions but one.
+# DeepSeek-V3: only one fp8 block is a full 128 by 128.
 DEEPSEEK = {"hidden_size": 192, "intermediate_size": 128, "moe_intermediate_size": 32, "n_routed_experts": 4, "n_shared_experts": 2,
             "num_experts_per_tok": 2, "first_k_dense_replace": 1, "q_lora_rank": 96, "kv_lora_rank": 64, "qk_rope_head_dim": 16,
             "qk_nope_head_dim": 32, "v_head_dim": 64, "n_group": 2, "topk_group": 1, "num_key_value_heads": 4}
@@ -130,8 +130,8 @@ INT4 = {"quantization_config": {"quant_method": "compressed-tensors", "format": 
 
 
 def deepseek(q_lora=96, fp8=None, int4=None, correction=None, more=()):
-    """Matrices in fp8, whose factors are of this type, or experts in int4, with scales of this type; the correction in a
-    type of its own."""
+    """fp8 matrices with scales of type `fp8`, or int4 experts with scales of type `int4`; the router's score correction
+    bias of type `correction`."""
     def matrix(name, shape):
         if fp8 is None:
             return [(f"{name}.weight", shape)]
@@ -198,7 +198,7 @@ NEMOTRON = {"model_type": "nemotron_h", "rope_theta": None, "hybrid_override_pat
 
 
 def nemotron(conv, kept=(), latent=None):
-    """A convolution of that shape; parameters that keep their type in this one."""
+    """A model with a convolution of the given shape; parameters that keep their type have the given one."""
     size = latent or 64
     tensors = [("backbone.embeddings.weight", [32, 64]), ("backbone.norm_f.weight", [64]), ("lm_head.weight", [32, 64]),
                ("mtp.layers.0.norm.weight", [64])]
@@ -225,16 +225,16 @@ def nemotron(conv, kept=(), latent=None):
 
 
 CASES += [
-    # As DeepSeek publishes it: floats of eight bits, a correction in f32, and a layer that is none of the model's.
+    # As DeepSeek publishes it: fp8, a score correction bias in f32, and a multi-token prediction layer.
     (DEEPSEEK | FP8 | {"model_type": "deepseek_v3", "torch_dtype": "bfloat16"}, "BF16", 4, 32,
      deepseek(fp8="F32", correction="F32", more=[("model.layers.61.eh_proj.weight", [192, 384], "F8_E4M3"),
                                                 ("model.layers.61.eh_proj.weight_scale_inv", [2, 3], "F32")])),
-    # Heads that are no whole groups, and queries in one piece.
+    # Heads that are not a whole number of groups, and queries without a low-rank projection.
     (DEEPSEEK | {"model_type": "kimi_k2", "torch_dtype": "float16", "q_lora_rank": None}, "BF16", 8, 64,
      deepseek(q_lora=None, correction="F32")),
-    # No type is named; factors of another.
+    # No float type in the configuration; scales in bf16.
     (DEEPSEEK | FP8 | {"model_type": "joyai_llm_flash"}, "BF16", 6, 32, deepseek(fp8="BF16")),
-    # As Kimi K2 Thinking is published: experts in integers of four bits.
+    # As Kimi K2 Thinking is published: int4 experts.
     (DEEPSEEK | INT4 | {"model_type": "kimi_k2", "torch_dtype": "bfloat16", "q_lora_rank": None}, "BF16", 4, 64,
      deepseek(q_lora=None, int4="BF16")),
     (DEEPSEEK | INT4 | {"model_type": "kimi_k2", "torch_dtype": "float16"}, "F32", 4, 32, deepseek(int4="F32")),
@@ -243,21 +243,21 @@ CASES += [
      "F32", 4, 64, gpt_oss(BLOCKS)),
     (GPT_OSS, "F16", 4, 32, gpt_oss(STACKED)),
     (NEMOTRON | {"torch_dtype": "bfloat16"}, "BF16", 4, 64, nemotron([160, 1, 4], kept=["F32"])),
-    # A convolution that was turned already, and experts of a smaller dimension.
+    # A convolution already in MLX's layout, and experts of a smaller dimension.
     (NEMOTRON | {"torch_dtype": "float16", "moe_latent_size": 32}, "F32", 8, 32, nemotron([160, 4, 1], latent=32)),
 ]
 
 QWEN3_5 = {"full_attention_interval": 2, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
            "linear_value_head_dim": 8, "linear_conv_kernel_dim": 4}
 QWEN3_5_MOE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 96}
-# As they are trained, and as mlx-lm has them.
+# Experts in Hugging Face's layout, and in mlx-lm's.
 FUSED = [("experts.gate_up_proj", [3, 64, 64]), ("experts.down_proj", [3, 64, 32])]
 SPLIT = [("switch_mlp.gate_proj.weight", [3, 32, 64]), ("switch_mlp.up_proj.weight", [3, 32, 64]),
          ("switch_mlp.down_proj.weight", [3, 64, 32])]
 
 
 def qwen3_5(model, conv, experts=(), head=None, more=(), kept=("F32",), in_proj=(("qkv", 96), ("z", 32), ("a", 4), ("b", 4))):
-    """A net and an attending layer at that path; a head at that one."""
+    """A linear-attention and a full-attention layer under the path `model`, and a head under the path `head`."""
     tensors = [(f"{model}.embed_tokens.weight", [32, 64]), (f"{model}.norm.weight", [64])]
     tensors += [(f"{head}.weight", [32, 64])] if head else []
     for i in range(2):
@@ -285,22 +285,22 @@ def qwen3_5(model, conv, experts=(), head=None, more=(), kept=("F32",), in_proj=
 BESIDES = [("mtp.layers.0.input_layernorm.weight", [64]), ("mtp.layers.0.mlp.experts.gate_up_proj", [3, 64, 64]),
            ("model.visual.blocks.0.norm1.weight", [48])]
 CASES += [
-    # The text model of one that sees, as it is trained.
+    # The text model of a vision-language model, in Hugging Face's layout.
     ({"model_type": "qwen3_5", "vision_config": {"depth": 1}, "_name_or_path": "x",
       "text_config": BASE | QWEN3_5 | {"dtype": "bfloat16"}}, "F16", 4, 32,
      qwen3_5("model.language_model", [96, 1, 4], head="lm_head", more=BESIDES[-1:])),
-    # The type that all floats have is not that in which the norms are raised.
+    # The float type of the output differs from the one in which 1 is added to the norms.
     ({"model_type": "qwen3_5_moe", "torch_dtype": "float16", "tie_word_embeddings": True,
       "text_config": BASE | QWEN3_5 | QWEN3_5_MOE | {"tie_word_embeddings": True}}, "BF16", 8, 64,
      qwen3_5("model.language_model", [96, 1, 4], FUSED, more=BESIDES)),
-    # One that does not see; what mlx-lm does to it was done.
+    # A text-only model, already in mlx-lm's layout.
     ({"model_type": "qwen3_5_moe"} | QWEN3_5 | QWEN3_5_MOE, "BF16", 6, 32,
      qwen3_5("model", [96, 4, 1], SPLIT, head="lm_head")),
 ]
 QWEN3_NEXT = {"model_type": "qwen3_next", "mlp_only_layers": [], "decoder_sparse_step": 1, "partial_rotary_factor": 0.5}
 KEY_HEADS = (("qkvz", 128), ("ba", 8))
 CASES += [
-    # As it is trained: a tensor for each expert, and nothing keeps its type.
+    # Hugging Face's layout: a tensor for each expert, and no parameter keeps its type.
     (QWEN3_NEXT | QWEN3_5 | QWEN3_5_MOE | {"torch_dtype": "bfloat16"}, "F16", 4, 64,
      qwen3_5("model", [96, 1, 4], [(f"experts.{e}.{p}_proj.weight", s) for e in range(3)
                                   for p, s in (("gate", [32, 64]), ("up", [32, 64]), ("down", [64, 32]))],
@@ -319,7 +319,7 @@ for more, dtype, bits, group_size, tensors in CASES:
         write_safetensors(folder / "model.safetensors",
                           {name: (own, shape, stored(i, shape, own)) for i, (name, shape, own) in enumerate(tensors)})
         loaded, loaded_config = load_model(folder, lazy=True)
-        # As mlx_lm.convert does.
+        # Casts like mlx_lm.convert.
         if torch_dtype := config.get("torch_dtype", config.get("text_config", {}).get("dtype")):
             to, may = getattr(mx, torch_dtype), getattr(loaded, "cast_predicate", lambda _: True)
             loaded.update(tree_map_with_path(

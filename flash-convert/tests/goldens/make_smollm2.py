@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerates smollm2.json: what an independent converter makes of SmolLM2-135M-Instruct.Q4_1.gguf.
+"""Regenerates smollm2.json: the output of an independent converter for SmolLM2-135M-Instruct.Q4_1.gguf.
 
 usage: make_smollm2.py DIR > smollm2.json
 DIR holds that converter's model directories smollm2-135m-{f32,f16,8bit,4bit,4bit-g32-lossless}, made with the Python
@@ -38,7 +38,7 @@ dirs = {name: root / f"smollm2-135m-{name}" for name in ("f32", "f16", "8bit", "
 out = {"source": "gguf 0.19.0, mlx 0.32.2, mlx-lm 0.32.2; make_smollm2.py", "weights": {}}
 for name in ("f32", "f16", "8bit", "4bit"):
     out["weights"][name] = modules(dirs[name])
-# The lossless directory has the norms rounded to f16; kept, they are those of the f32 directory.
+# The lossless directory has norms rounded to f16; the unrounded norms are those of the f32 directory.
 kept = modules(dirs["4bit-g32-lossless"])
 kept |= {module: digest for module, digest in out["weights"]["f32"].items() if "norm" in module}
 out["weights"]["keep"] = kept

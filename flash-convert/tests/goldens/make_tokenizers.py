@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerates tokenizers.json: what SentencePiece and the published patterns make of a few texts.
+"""Regenerates tokenizers.json: tokens of SentencePiece and words of the published patterns for a few texts.
 
 usage: make_tokenizers.py > tokenizers.json      (needs: pip install sentencepiece==0.2.3 protobuf regex)
 
@@ -32,7 +32,7 @@ Numbers such as 12, 345 and 6789 appear here as well, together with naïve café
 
 
 def sentencepiece(**more):
-    """The tables of a model that is trained here, and the ids of the texts."""
+    """Trains a model and returns its tables and the ids of the texts."""
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 3), model_writer=model, model_type="bpe", byte_fallback=True,
@@ -51,7 +51,7 @@ def sentencepiece(**more):
 golden = {
     "source": f"sentencepiece {spm.__version__}, regex {regex.__version__}; make_tokenizers.py",
     "spm": sentencepiece(vocab_size=460, user_defined_symbols=["<|user|>"]),
-    # As Gemma's: no space before the text, and runs of spaces and line ends that are tokens.
+    # Like Gemma: no space before the text, and tokens for runs of spaces and line ends.
     "gemma": sentencepiece(vocab_size=480, add_dummy_prefix=False, user_defined_symbols=[
         "<|user|>", "\n", "\n\n", "\t", *("▁" * n for n in (2, 3, 4))]),
 }
@@ -90,7 +90,7 @@ PATTERNS = {
 
 
 def cut(piece, pattern):
-    """The matches and what lies between them."""
+    """Returns the matches and the text between them."""
     at, out = 0, []
     for match in regex.finditer(pattern, piece):
         out += [piece[at:match.start()], match.group()]

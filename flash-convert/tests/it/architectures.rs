@@ -1,4 +1,4 @@
-//! Architectures besides `llama`, against the names that mlx-lm and the Python package gguf have for their parameters
+//! Architectures other than `llama`, checked against the parameter names of mlx-lm and of the Python package gguf
 //! (`goldens/make_names.py`).
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use crate::builder::{Builder, Typed};
 use crate::converted::{Converted, convert, open_error};
 use crate::tiny::{Random, Tiny, blocks};
 
-/// A model of the golden: its GGUF file and what its parameters are.
+/// A model of the golden: its config.json, its GGUF file and the expected parameters.
 struct Case {
     config: Value,
     gguf: Builder,
@@ -36,7 +36,7 @@ fn case(golden: &Value) -> Case {
     let number = |field: &str| Typed::u32(config[field].as_u64().unwrap() as u32);
     let float = |value: &Value| Typed::f32(value.as_f64().unwrap() as f32);
 
-    // The tokenizer of another tiny model, and nothing else of it.
+    // Takes only the tokenizer of the tiny `llama` model.
     let mut gguf = Tiny::new(BlockFormat::F32).build();
     gguf.tensors.clear();
     gguf.metadata.retain(|(key, _)| key.starts_with("tokenizer."));
@@ -72,7 +72,7 @@ fn case(golden: &Value) -> Case {
         dims.reverse();
         let data = blocks(&mut random, BlockFormat::F32, dims.iter().product());
         let stored = data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-        // llama.cpp's converter adds 1 to the norms of Gemma, which the model does when it runs.
+        // llama.cpp's converter adds 1 to the norms of Gemma; in MLX the model adds it at run time.
         let greater_by = if architecture == "gemma3" && name.ends_with("norm.weight") { 1.0 } else { 0.0 };
         parameters.insert(name.to_owned(), stored.map(|value| value - greater_by).collect());
         gguf.tensor(gguf_name, &dims, 0, data);
@@ -100,7 +100,7 @@ fn parameters_have_the_names_of_mlx_lm_and_the_values_of_the_file() {
 }
 
 #[test]
-fn the_config_is_what_mlx_lm_makes_the_model_of() {
+fn the_config_has_the_fields_of_mlx_lm() {
     for case in cases() {
         let model = convert(&case.gguf, Target::Keep);
         for (field, wanted) in case.config.as_object().unwrap() {
@@ -124,7 +124,7 @@ fn gemma_of_62_layers_scales_scores_by_the_hidden_size_for_each_head() {
 }
 
 #[test]
-fn norms_of_gemma_lose_their_1_in_every_type() {
+fn gemma_norms_lose_the_added_1_for_every_target() {
     let case = of("gemma3");
     let quantize = Target::Quantize { bits: 8, group_size: 64 };
     for target in [quantize, Target::Dense(flash_kernels::FloatType::F16)] {
@@ -137,7 +137,7 @@ fn norms_of_gemma_lose_their_1_in_every_type() {
 }
 
 #[test]
-fn parameters_that_only_others_have_are_refused() {
+fn parameters_of_other_architectures_are_refused() {
     let mut qwen2 = of("qwen2").gguf;
     qwen2.tensors.retain(|tensor| tensor.name != "blk.1.attn_k.bias");
     let error = open_error(&qwen2);

@@ -1,4 +1,4 @@
-//! The block formats against the Python package gguf: `goldens/blocks.json`, made by `goldens/make_blocks.py`.
+//! Block formats, checked against the Python package gguf: `goldens/blocks.json`, made by `goldens/make_blocks.py`.
 
 use flash_convert::gguf::{BlockFormat, RepackError};
 use flash_kernels::{Affine, FloatType};
@@ -36,7 +36,7 @@ fn dequantize_equals_the_python_package_bit_for_bit() {
     }
 }
 
-/// What the repacked form of `blocks` means.
+/// Repacks `blocks` and dequantises the result.
 fn repacked(format: BlockFormat, float: FloatType, blocks: &[u8]) -> Result<Vec<f32>, RepackError> {
     let (bits, _) = format.affine().unwrap();
     let affine = Affine::new(bits, 32).unwrap();
@@ -51,7 +51,7 @@ fn repacked(format: BlockFormat, float: FloatType, blocks: &[u8]) -> Result<Vec<
 }
 
 #[test]
-fn a_repacked_block_means_exactly_what_it_did() {
+fn repacking_preserves_every_value() {
     let mut random = Random::new(3);
     for name in ALL {
         let format = format(name);
@@ -82,7 +82,7 @@ fn a_bias_beyond_f16_is_reported_and_fits_f32() {
 }
 
 #[test]
-fn a_scale_that_is_no_number_is_reported() {
+fn a_nan_scale_is_reported() {
     for name in ALL {
         let format = format(name);
         let Some((_, float)) = format.affine() else {

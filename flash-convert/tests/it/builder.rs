@@ -1,13 +1,13 @@
-//! Builds GGUF files, in order or out of it.
+//! Builds GGUF files, valid or invalid.
 
-/// A value with its type number.
+/// An encoded value with its type id.
 #[derive(Clone)]
 pub(crate) struct Typed {
     pub(crate) type_id: u32,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// A tensor with its data; `offset` overrides where the table says it is.
+/// A tensor with its data; `offset` overrides its offset in the tensor table.
 #[derive(Clone)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
@@ -17,7 +17,7 @@ pub(crate) struct Tensor {
     pub(crate) offset: Option<u64>,
 }
 
-/// A GGUF file in the making.
+/// Contents of a GGUF file to build.
 #[derive(Clone)]
 pub(crate) struct Builder {
     pub(crate) magic: [u8; 4],
@@ -25,7 +25,7 @@ pub(crate) struct Builder {
     pub(crate) alignment: u64,
     pub(crate) metadata: Vec<(String, Typed)>,
     pub(crate) tensors: Vec<Tensor>,
-    /// The counts as stated, if they are to lie.
+    /// Overrides of the counts in the header.
     pub(crate) n_tensors: Option<u64>,
     pub(crate) n_entries: Option<u64>,
 }
@@ -47,12 +47,12 @@ impl Typed {
         Self { type_id: 8, bytes: string(value) }
     }
 
-    /// An array of elements given as bytes.
+    /// Returns an array of encoded elements.
     pub(crate) fn array(type_id: u32, elements: &[Vec<u8>]) -> Self {
         Self::array_of(type_id, elements.len() as u64, &elements.concat())
     }
 
-    /// An array that claims `count` elements.
+    /// Returns an array that claims `count` elements.
     pub(crate) fn array_of(type_id: u32, count: u64, elements: &[u8]) -> Self {
         let mut bytes = type_id.to_le_bytes().to_vec();
         bytes.extend(count.to_le_bytes());
@@ -92,7 +92,7 @@ impl Builder {
         }
     }
 
-    /// Sets a key, in place if it is there.
+    /// Sets a key, replacing an existing value in place.
     pub(crate) fn set(&mut self, key: &str, value: Typed) -> &mut Self {
         match self.metadata.iter_mut().find(|(name, _)| name == key) {
             Some((_, old)) => *old = value,

@@ -1,4 +1,4 @@
-//! What conversions make of tiny models.
+//! Conversions of tiny models.
 
 use std::ops::ControlFlow;
 
@@ -28,7 +28,7 @@ const ALL: [BlockFormat; 11] = [
 ];
 
 #[test]
-fn kept_models_mean_exactly_what_they_did_or_say_what_does_not() {
+fn kept_models_preserve_values_or_report_lossy_tensors() {
     for format in ALL {
         let gguf = Tiny::new(format).build();
         let model = convert(&gguf, Target::Keep);
@@ -98,7 +98,7 @@ fn quantized_models_keep_rows_that_are_no_whole_groups_as_f16() {
 }
 
 #[test]
-fn heads_and_biases_are_found_and_said_in_the_config() {
+fn head_and_biases_are_detected_and_recorded_in_the_config() {
     let tiny = Tiny { has_head: true, has_biases: true, head_dim: 32, ..Tiny::new(BlockFormat::Q8_0) };
     let mut gguf = tiny.build();
     gguf.set("llama.attention.key_length", Typed::u32(32));
@@ -150,7 +150,7 @@ fn a_bias_beyond_f16_gives_every_repacked_tensor_f32_scales() {
 }
 
 #[test]
-fn only_q6_k_is_not_kept_and_the_plan_says_so() {
+fn only_q6_k_is_lossy_and_the_plan_reports_it() {
     let folder = Folder::new(&Tiny::new(BlockFormat::Q6K).build());
     let conversion = Conversion::open(&folder.gguf()).unwrap();
     let plan = conversion.plan(Target::Keep, SHARD_BYTES_DEFAULT).unwrap();
@@ -247,7 +247,7 @@ fn rope_scaling_is_carried_over() {
             .set("llama.rope.scaling.factor", Typed::f32(2.5));
     });
     assert_eq!(none, json!(null));
-    // Theta 500 000, heads of 16: wave lengths 6, 32, 167, 861, 4442, 22 909, 118 142, 609 257.
+    // Theta 500 000, heads of 16: wavelengths 6, 32, 167, 861, 4442, 22 909, 118 142, 609 257.
     let smooth = |wave_len: f64| (8192.0 / wave_len - 1.0) / 3.0;
     let wave_len = std::f64::consts::TAU * 500_000f64.powf(0.5);
     let middle = (1.0 / ((1.0 - smooth(wave_len)) / 32.0 + smooth(wave_len))) as f32;

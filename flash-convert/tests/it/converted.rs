@@ -1,4 +1,4 @@
-//! Runs conversions and reads what they made.
+//! Runs conversions and reads their output.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::builder::Builder;
 use crate::tiny::{Folder, N_HEADS, N_KV_HEADS};
 
-/// A tensor as written.
+/// A tensor of the output.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stored {
     pub(crate) dtype: Dtype,
@@ -22,7 +22,7 @@ pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// A model directory as written.
+/// A model directory of the output.
 pub(crate) struct Converted {
     pub(crate) config: Value,
     pub(crate) tensors: BTreeMap<String, Stored>,
@@ -83,7 +83,7 @@ impl Stored {
 }
 
 impl Converted {
-    /// The values of a parameter, dequantised as config.json says.
+    /// Returns the values of a parameter, dequantised according to config.json.
     pub(crate) fn values(&self, name: &str) -> Vec<f32> {
         let stored = &self.tensors[name];
         let Some(module) = name.strip_suffix(".weight") else {
@@ -109,7 +109,7 @@ impl Converted {
     }
 }
 
-/// MLX's name of a GGUF tensor.
+/// Returns MLX's name of a GGUF tensor.
 pub(crate) fn mlx_name(gguf_name: &str) -> String {
     let name = gguf_name
         .replace("blk.", "model.layers.")
@@ -127,7 +127,7 @@ pub(crate) fn mlx_name(gguf_name: &str) -> String {
     if name == "output.weight" { "lm_head.weight".to_owned() } else { name }
 }
 
-/// What the parameters of a GGUF file mean, by MLX's names.
+/// Returns the expected values of the parameters of a GGUF file, by MLX's names.
 pub(crate) fn meant(gguf: &Builder) -> BTreeMap<String, Vec<f32>> {
     let of = |tensor: &crate::builder::Tensor| {
         let kind = flash_convert::gguf::GgmlType::from_id(tensor.type_id).unwrap();
@@ -145,7 +145,8 @@ pub(crate) fn meant(gguf: &Builder) -> BTreeMap<String, Vec<f32>> {
     gguf.tensors.iter().map(of).collect()
 }
 
-/// `w.reshape(n_heads, -1, 2, n_cols).swapaxes(1, 2)`, as the converters of Hugging Face undo the permutation.
+/// Computes `w.reshape(n_heads, -1, 2, n_cols).swapaxes(1, 2)`, with which Hugging Face's converter undoes the
+/// permutation.
 fn split_halves(values: &[f32], n_heads: usize, n_cols: usize) -> Vec<f32> {
     let n_pairs = values.len() / n_heads / 2 / n_cols;
     let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! Conversions that do not come to their end: each leaves nothing behind.
+//! Failed and interrupted conversions leave nothing behind.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -129,7 +129,7 @@ fn blocks_with_a_broken_scale_are_named() {
     assert_eq!(folder.others(), [""; 0]);
 }
 
-/// Needs the right to mount a file system of 256 KiB.
+/// Requires permission to mount a file system of 256 KiB.
 #[test]
 fn a_full_disk_is_named_and_leaves_nothing() {
     let folder = Folder::new(&Tiny::new(BlockFormat::F32).build());

@@ -1,4 +1,4 @@
-//! The corpus of the fuzz target `gguf_header`: made here, replayed here, and whatever fuzzing added with it.
+//! Generates the seeds of the fuzz target `gguf_header`, and replays its corpus, including inputs found by fuzzing.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,11 +13,11 @@ fn corpus() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/gguf_header")
 }
 
-/// The seeds, by file name.
+/// Returns the seeds with their file names.
 fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let mut model = Tiny::new(BlockFormat::Q4_0).build();
     for tensor in &mut model.tensors {
-        // One row (or block) of each tensor says as much as all of them.
+        // One row (or block) of each tensor is enough for the header.
         tensor.dims.truncate(1);
         tensor.data.truncate(if tensor.type_id == 0 {
             tensor.dims[0] as usize * 4

@@ -1,4 +1,4 @@
-//! The header parser: one test for what it accepts, one for each thing it refuses.
+//! The header parser: accepted headers, and one test for each rejection.
 
 use flash_convert::gguf::{Array, GgufError, Header, Place, Value};
 
@@ -12,7 +12,7 @@ fn refusal(builder: &Builder) -> GgufError {
     parse(&builder.build()).unwrap_err()
 }
 
-/// A file with one entry and two tensors.
+/// Returns a file with one metadata entry and two tensors.
 fn good() -> Builder {
     let mut builder = Builder::new();
     builder.set("k", Typed::u32(7)).tensor("a", &[3, 2], 0, vec![1; 24]).tensor("b", &[32], 2, vec![2; 18]);

@@ -1,11 +1,11 @@
-//! What must hold of any bytes; shared by the corpus replay and the fuzz target.
+//! Invariants of the header parser for any input; shared by the corpus replay and the fuzz target.
 
 use flash_convert::gguf::Header;
 
-/// Parses `bytes` and checks what an accepted header promises; says whether it was accepted.
+/// Parses `bytes`, checks the invariants of an accepted header, and returns whether it was accepted.
 ///
 /// # Panics
-/// If a promise is broken.
+/// If an invariant does not hold.
 pub(crate) fn check(bytes: &[u8]) -> bool {
     let Ok(header) = Header::parse(bytes, bytes.len() as u64) else {
         return false;

@@ -1,4 +1,4 @@
-//! The tests of flash-convert, in one program so that they can share the builder of GGUF files.
+//! Tests of flash-convert, in one binary so that they share the builder of GGUF files.
 #![expect(clippy::print_stderr, reason = "tests that cannot run say why")]
 
 mod architectures;

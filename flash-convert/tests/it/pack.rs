@@ -1,4 +1,4 @@
-//! Mixtures of experts, copied so that each expert lies in one place.
+//! Packing of mixtures of experts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,10 +13,10 @@ use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
 const PAGE: u64 = 4096;
-/// What the experts of a model become.
+/// Name of the packed tensor.
 const ROWS: &str = "mlp.experts.packed";
 
-/// A model of one layer, whose experts have tensors of so many bytes each.
+/// A model with one layer of stacked experts and a few other tensors.
 struct Model {
     dir: TempDir,
     n_experts: usize,
@@ -24,7 +24,7 @@ struct Model {
     others: BTreeMap<String, Vec<u8>>,
 }
 
-/// What a tensor holds; no two begin alike.
+/// Returns pseudo-random bytes, different for each seed.
 fn noise(seed: usize, len: usize) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(seed as u64);
     (0..len).map(|_| rng.u8(..)).collect()
@@ -104,7 +104,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn each_expert_is_in_one_place_that_begins_at_a_page_and_no_byte_is_another(
+    fn each_expert_is_contiguous_page_aligned_and_unchanged(
         n_experts in 1usize..6,
         tensor_bytes in prop::collection::vec(1usize..9000, 1..5),
     ) {
@@ -120,7 +120,7 @@ proptest! {
         prop_assert_eq!(n_rows, n_experts as u64);
         prop_assert!(rows.span.start.is_multiple_of(PAGE) && row_bytes.is_multiple_of(PAGE));
 
-        // The header of a row is one of safetensors.
+        // The description of a row is a safetensors header.
         let header = catalog.metadata()[ROWS].as_bytes();
         let data_start = 8 + header.len() as u64;
         let header = Header::parse(Path::new(ROWS), header, data_start + row_bytes).unwrap();
@@ -153,7 +153,7 @@ fn other_files_are_copied_and_hidden_ones_are_not() {
 }
 
 #[test]
-fn tensors_that_are_not_there_are_named() {
+fn missing_tensors_are_named() {
     let model = Model::new(2, &[100]);
     let mut layer = model.layer();
     layer.experts[1][0].idx = Some(2);
@@ -177,7 +177,7 @@ fn two_tensors_with_one_name_are_refused() {
 }
 
 #[test]
-fn experts_that_are_not_alike_are_refused() {
+fn mismatched_experts_are_refused() {
     let model = Model::new(2, &[100, 50]);
     let mut layer = model.layer();
     layer.experts[1].swap(0, 1);

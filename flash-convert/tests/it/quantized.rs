@@ -1,4 +1,4 @@
-//! Checkpoints of Hugging Face, quantised as mlx-lm does.
+//! Quantisation of Hugging Face checkpoints, checked against mlx-lm.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-/// What mlx-lm makes of made-up checkpoints; `make_quantized.py` regenerates it.
+/// mlx-lm's results for synthetic checkpoints; `make_quantized.py` regenerates them.
 const GOLDENS: &str = include_str!("../goldens/quantized.json");
 
 #[derive(Deserialize)]
@@ -26,15 +26,16 @@ struct Case {
     dtype: String,
     bits: u32,
     group_size: usize,
-    /// Names and shapes of the checkpoint, in the order that gives their values; and types, if they are others.
+    /// Names and shapes of the checkpoint's tensors, in the order that seeds their values, with dtypes that differ from
+    /// the common one.
     tensors: Vec<String>,
-    /// The configuration of the model.
+    /// config.json of the quantised model.
     written: Value,
-    /// Type, shape and hash of each tensor of the model.
+    /// Dtype, shape and hash of each tensor of the quantised model.
     quantized: Map<String, Value>,
 }
 
-/// A directory to convert, and room beside it.
+/// A temporary folder with a checkpoint and the output.
 struct Folder {
     dir: tempfile::TempDir,
 }
@@ -47,7 +48,7 @@ fn case(model_type: &str) -> Case {
     cases().into_iter().find(|case| case.config["model_type"] == model_type).unwrap()
 }
 
-/// 40 random bits (`SplitMix64`), as `make_quantized.py` makes them.
+/// Returns 40 random bits (`SplitMix64`), the same as `make_quantized.py`.
 fn random(tensor_idx: usize, value_idx: usize) -> u64 {
     let seed = (value_idx as u64).wrapping_add((tensor_idx as u64) << 32);
     let z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -57,7 +58,7 @@ fn random(tensor_idx: usize, value_idx: usize) -> u64 {
     z >> 40
 }
 
-/// Numbers between -1/8 and 1/8.
+/// Returns encoded random values between -1/8 and 1/8.
 fn float(float: FloatType, tensor_idx: usize, n_values: usize) -> Vec<u8> {
     let value = |idx| (random(tensor_idx, idx) as f32 / (1 << 23) as f32 - 1.0) / 8.0;
     let values: Vec<f32> = (0..n_values).map(value).collect();
@@ -76,7 +77,7 @@ struct Tensor {
 }
 
 impl Case {
-    /// The tensors of the checkpoint.
+    /// Returns the tensors of the checkpoint.
     fn tensors(&self) -> Vec<Tensor> {
         let tensors = self.tensors.iter().enumerate().map(|(tensor_idx, line)| {
             let (name, rest) = line.split_once(' ').unwrap();
@@ -104,7 +105,7 @@ impl Case {
 }
 
 impl Folder {
-    /// The checkpoint of a case, in files of so many tensors.
+    /// Writes the checkpoint of a case, with `tensors_a_shard` tensors in each shard.
     fn new(case: &Case, tensors_a_shard: usize) -> Self {
         Self::of(&case.config, &case.tensors(), tensors_a_shard)
     }
@@ -157,7 +158,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// The tensors of a model, as the goldens describe them.
+/// Describes the tensors of a model like the goldens.
 fn described(dir: &Path) -> Map<String, Value> {
     let mut described = Map::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -210,7 +211,7 @@ fn shards_on_either_side_change_no_tensor() {
 }
 
 #[test]
-fn blocks_are_known_by_their_tensors_alone() {
+fn mxfp4_is_recognised_by_tensors_alone() {
     let mut case = case("gpt_oss");
     case.config.as_object_mut().unwrap().remove("quantization_config");
     let folder = Folder::new(&case, usize::MAX);
@@ -220,7 +221,7 @@ fn blocks_are_known_by_their_tensors_alone() {
 }
 
 #[test]
-fn a_number_that_json_has_not_is_written_as_mlx_lm_writes_it() {
+fn numbers_outside_json_are_written_as_mlx_lm_writes_them() {
     let case = case("nemotron_h");
     let folder = Folder::new(&case, usize::MAX);
     let tagged = "{\"__float__\":\"Infinity\"}";
@@ -247,7 +248,7 @@ fn tokenizer_and_generation_settings_are_taken_over() {
 }
 
 #[test]
-fn a_head_that_config_json_does_not_call_tied_is_kept_and_said_to_be() {
+fn a_head_that_config_json_does_not_call_tied_is_kept_and_recorded() {
     let mut case = case("llama");
     let mut tensors = case.tensors();
     let embedding = tensors.iter().find(|tensor| tensor.name == "model.embed_tokens.weight").unwrap();
@@ -307,7 +308,7 @@ fn checkpoints_that_cannot_be_quantised_are_refused() {
 }
 
 #[test]
-fn a_value_that_is_no_number_is_named_with_its_place() {
+fn a_value_that_is_not_finite_is_named_with_its_index() {
     let case = case("llama");
     let mut tensors = case.tensors();
     let name = "model.layers.1.mlp.up_proj.weight";
@@ -320,7 +321,7 @@ fn a_value_that_is_no_number_is_named_with_its_place() {
 }
 
 #[test]
-fn experts_that_are_not_all_there_or_not_alike_are_refused() {
+fn incomplete_or_mismatched_experts_are_refused() {
     let case = case("mixtral");
     let of = |tensors: &[Tensor]| Folder::of(&case.config, tensors, usize::MAX).error();
     let expert = "model.layers.1.block_sparse_moe.experts.1.w2.weight";
@@ -340,7 +341,7 @@ fn experts_that_are_not_all_there_or_not_alike_are_refused() {
     assert!(matches!(&error, ConvertError::Experts { found: 3, .. }), "{error}");
 }
 
-/// The error of a case of which one tensor is another.
+/// Returns the error of opening the checkpoint of a case after changing one tensor.
 #[track_caller]
 fn error_with(model_type: &str, name: &str, change: impl FnOnce(&mut Tensor)) -> ConvertError {
     let case = case(model_type);
@@ -349,7 +350,7 @@ fn error_with(model_type: &str, name: &str, change: impl FnOnce(&mut Tensor)) ->
     Folder::of(&case.config, &tensors, usize::MAX).error()
 }
 
-/// Takes away a row of those that it counts in that dimension.
+/// Returns a change that shortens a tensor by one along `axis`.
 fn shorten(axis: usize) -> impl FnOnce(&mut Tensor) {
     move |tensor| {
         let n_bytes = tensor.bytes.len();
@@ -359,7 +360,7 @@ fn shorten(axis: usize) -> impl FnOnce(&mut Tensor) {
 }
 
 #[test]
-fn floats_of_eight_bits_without_factors_that_fit_are_refused() {
+fn fp8_weights_without_matching_scales_are_refused() {
     let scales = "model.layers.1.self_attn.o_proj.weight_scale_inv";
     let error = error_with("deepseek_v3", scales, |tensor| "scales".clone_into(&mut tensor.name));
     assert!(matches!(&error, ConvertError::MissingTensor { tensor, .. } if tensor == scales), "{error}");
@@ -378,7 +379,7 @@ fn floats_of_eight_bits_without_factors_that_fit_are_refused() {
         let error = Folder::new(&case, usize::MAX).error();
         assert!(matches!(error, ConvertError::Quantized { field: "quantization_config", .. }), "{error}");
     }
-    // Other families have no such floats.
+    // fp8 is not supported for other model types.
     let error = error_with("llama", "model.norm.weight", |tensor| {
         tensor.dtype = Dtype::F8_E4M3;
         tensor.bytes.truncate(64);
@@ -387,7 +388,7 @@ fn floats_of_eight_bits_without_factors_that_fit_are_refused() {
 }
 
 #[test]
-fn integers_of_four_bits_without_scales_that_fit_are_refused() {
+fn int4_weights_without_matching_scales_are_refused() {
     let case =
         cases().into_iter().find(|case| case.config["quantization_config"]["format"].is_string()).unwrap();
     let of = |name: &str, change: &dyn Fn(&mut Tensor)| {
@@ -406,7 +407,7 @@ fn integers_of_four_bits_without_scales_that_fit_are_refused() {
         matches!(&error, ConvertError::TensorDtype { tensor, .. } if tensor.ends_with("_packed")),
         "{error}"
     );
-    // What is turned has other groups then.
+    // Transposing changes the groups of a quantised matrix.
     let mut tensors = case.tensors();
     let matrix = tensors.iter_mut().find(|tensor| tensor.name == kv_b).unwrap();
     let scales = Tensor { name: format!("{kv_b}_scale"), shape: vec![384, 2], ..matrix.clone() };
@@ -428,14 +429,14 @@ fn integers_of_four_bits_without_scales_that_fit_are_refused() {
 }
 
 #[test]
-fn a_parameter_that_is_there_twice_is_refused() {
+fn duplicate_parameters_are_refused() {
     let name = "model.layers.1.self_attn.embed_q.weight";
     let error = error_with("kimi_k2", "model.norm.weight", |tensor| name.clone_into(&mut tensor.name));
     assert!(matches!(&error, ConvertError::Twice { tensor, .. } if tensor == name), "{error}");
 }
 
 #[test]
-fn keys_and_values_of_heads_that_config_json_does_not_count_are_refused() {
+fn kv_projections_that_contradict_config_json_are_refused() {
     for (field, value) in [
         ("num_attention_heads", json!(3)),
         ("qk_nope_head_dim", json!(0)),
@@ -451,7 +452,7 @@ fn keys_and_values_of_heads_that_config_json_does_not_count_are_refused() {
 }
 
 #[test]
-fn blocks_that_are_not_whole_are_refused() {
+fn malformed_mxfp4_blocks_are_refused() {
     let [blocks, scales, bias] =
         ["blocks", "scales", "bias"].map(|part| format!("model.layers.1.mlp.experts.gate_up_proj_{part}"));
     let error = error_with("gpt_oss", &scales, |tensor| "scales".clone_into(&mut tensor.name));
@@ -462,14 +463,14 @@ fn blocks_that_are_not_whole_are_refused() {
         let error = error_with("gpt_oss", name, shorten(axis));
         assert!(matches!(&error, ConvertError::CheckpointShape { tensor, .. } if tensor == name), "{error}");
     }
-    // Floats in the order of PyTorch, which mlx-lm does not load either.
+    // Unquantised weights in PyTorch's layout, which mlx-lm does not load either.
     let plain = "model.layers.1.mlp.experts.gate_up_proj";
     let error = error_with("gpt_oss", &bias, |tensor| plain.clone_into(&mut tensor.name));
     assert!(matches!(&error, ConvertError::UnknownTensor { tensor, .. } if tensor == plain), "{error}");
 }
 
 #[test]
-fn experts_of_qwen3_5_whose_rows_are_no_gates_and_values_are_refused() {
+fn qwen3_5_experts_with_an_odd_number_of_rows_are_refused() {
     let name = "model.language_model.layers.1.mlp.experts.gate_up_proj";
     let error = error_with("qwen3_5_moe", name, shorten(1));
     assert!(matches!(&error, ConvertError::CheckpointShape { tensor, .. } if tensor == name), "{error}");
@@ -478,7 +479,7 @@ fn experts_of_qwen3_5_whose_rows_are_no_gates_and_values_are_refused() {
 }
 
 #[test]
-fn a_text_model_that_says_that_it_is_quantised_is_refused() {
+fn a_quantised_text_model_is_refused() {
     let mut case = case("qwen3_5_moe");
     case.config["text_config"]["quantization_config"] = json!({"quant_method": "fp8"});
     let error = Folder::new(&case, usize::MAX).error();

@@ -1,5 +1,5 @@
-//! SmolLM2-135M-Instruct against an independent converter and mlx-lm: `goldens/smollm2.json`, made by
-//! `goldens/make_smollm2.py`. Needs the GGUF file; `FLASH_TEST_GGUF` says where it is.
+//! SmolLM2-135M-Instruct, checked against an independent converter and mlx-lm: `goldens/smollm2.json`, made by
+//! `goldens/make_smollm2.py`. Requires the GGUF file at the path in `FLASH_TEST_GGUF`.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::converted::{Converted, json as read_json, read};
 
-/// What the environment variable points to must be this file.
+/// SHA-256 of the GGUF file.
 const GGUF_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
 const SHARD_BYTES: u64 = 50_000_000;
@@ -34,7 +34,7 @@ fn gguf() -> Option<PathBuf> {
     }
 }
 
-/// The digest of each module's tensors, as the golden has them.
+/// Returns the digest of each module's tensors, like the golden.
 fn digests(model: &Converted) -> BTreeMap<&str, String> {
     let mut hashers: BTreeMap<&str, Sha256> = BTreeMap::new();
     for (name, tensor) in &model.tensors {
@@ -53,7 +53,7 @@ fn digests(model: &Converted) -> BTreeMap<&str, String> {
     digests.map(|(module, hasher)| (module, format!("{:x}", hasher.finalize())[..16].to_owned())).collect()
 }
 
-/// The same value with the keys of all objects in order, whatever order `serde_json` was built to keep.
+/// Sorts the keys of all objects, which makes the comparison independent of `serde_json`'s `preserve_order` feature.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(entries) => {

@@ -1,4 +1,4 @@
-//! Models that cannot be converted, each refused by name before anything is written.
+//! Models that cannot be converted are rejected before anything is written.
 
 use flash_convert::gguf::{BlockFormat, GgufError};
 use flash_convert::{Conversion, ConvertError, Target};
@@ -92,7 +92,7 @@ fn settings_that_are_missing_or_of_another_type_are_named() {
             other => panic!("{key}: {other}"),
         }
     }
-    // Heads that differ from layer to layer are written as an array.
+    // GGUF stores head counts that vary by layer as an array.
     let error = refusal_with("llama.attention.head_count", Typed::i32s(&[4, 2]));
     assert!(matches!(error, ConvertError::Gguf { fault: GgufError::KeyType { .. }, .. }));
 }
@@ -153,7 +153,7 @@ fn block_types_that_cannot_be_converted_are_refused_with_the_known_ones() {
 }
 
 #[test]
-fn vectors_are_floats() {
+fn quantized_vectors_are_refused() {
     let mut gguf = tiny();
     let norm = gguf.tensor_mut("output_norm.weight");
     norm.type_id = 8;

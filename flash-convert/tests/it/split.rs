@@ -1,4 +1,4 @@
-//! Models in several GGUF files: read as one, whichever part is given, or refused by the name of the part.
+//! Split GGUF models: read as one from any part, or rejected with the name of the faulty part.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn u16(value: u32) -> Typed {
     Typed { type_id: 2, bytes: (value as u16).to_le_bytes().to_vec() }
 }
 
-/// The parts of a model: the first has the metadata, and each every third tensor.
+/// Splits a model into three parts: the first has the metadata, and each has every third tensor.
 fn parts(whole: &Builder) -> Vec<Builder> {
     let part = |no: u32| {
         let mut part = Builder::new();
@@ -126,7 +126,7 @@ fn parts_that_do_not_belong_together_are_refused() {
 }
 
 #[test]
-fn a_file_that_says_it_is_the_only_part_is_one() {
+fn a_model_with_a_single_part_is_read() {
     let mut whole = tiny();
     whole.set("split.no", u16(0)).set("split.count", u16(1));
     assert!(Conversion::open(&Folder::new(&whole).gguf()).is_ok());

@@ -10,13 +10,13 @@ use crate::builder::{Builder, Typed};
 
 /// Layers of every tiny model.
 pub(crate) const N_LAYERS: u32 = 2;
-/// Heads, and key-value heads, of every tiny model.
+/// Heads and key-value heads of every tiny model.
 pub(crate) const N_HEADS: u64 = 4;
 pub(crate) const N_KV_HEADS: u64 = 2;
-/// Rows of the embedding, unless asked otherwise; three more than there are tokens.
+/// Default number of rows of the embedding, three more than there are tokens.
 const N_VOCAB: u64 = 8;
 
-/// A generator of the same numbers every time (xorshift64*).
+/// A seeded random number generator (xorshift64*).
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -31,7 +31,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// Between -1 and 1.
+    /// Returns a number between -1 and 1.
     pub(crate) fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
@@ -41,7 +41,7 @@ pub(crate) fn kind(name: &str) -> GgmlType {
     (0..64).filter_map(GgmlType::from_id).find(|kind| kind.name() == name).unwrap()
 }
 
-/// Where a block has `f16` numbers.
+/// Returns the offsets of `f16` numbers in a block.
 fn halves(format: BlockFormat) -> &'static [usize] {
     match format {
         BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 => &[0],
@@ -51,7 +51,7 @@ fn halves(format: BlockFormat) -> &'static [usize] {
     }
 }
 
-/// Blocks of `n_values` random values of weights' size.
+/// Returns blocks of `n_values` random values with magnitudes typical of weights.
 pub(crate) fn blocks(random: &mut Random, format: BlockFormat, n_values: u64) -> Vec<u8> {
     let mut out = Vec::new();
     for _ in 0..n_values / format.block_len() as u64 {
@@ -72,7 +72,7 @@ pub(crate) fn blocks(random: &mut Random, format: BlockFormat, n_values: u64) ->
     out
 }
 
-/// What a tiny model is made of.
+/// Dimensions and format of a tiny model.
 #[derive(Clone, Copy)]
 pub(crate) struct Tiny {
     pub(crate) hidden: u64,
@@ -84,7 +84,7 @@ pub(crate) struct Tiny {
 }
 
 impl Tiny {
-    /// A model whose matrices are stored as `format`.
+    /// Returns a model whose matrices are stored as `format`.
     pub(crate) fn new(format: BlockFormat) -> Self {
         let hidden = if format.block_len() == 256 { 256 } else { 64 };
         Self {
@@ -164,7 +164,7 @@ impl Tiny {
     }
 }
 
-/// A folder with `model.gguf` in it.
+/// A temporary folder with `model.gguf`.
 pub(crate) struct Folder {
     pub(crate) dir: tempfile::TempDir,
 }
@@ -184,7 +184,7 @@ impl Folder {
         self.dir.path().join("out")
     }
 
-    /// Everything in the folder but the GGUF file.
+    /// Returns the names of all entries of the folder except the GGUF file.
     pub(crate) fn others(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());

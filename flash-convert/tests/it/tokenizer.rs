@@ -1,5 +1,5 @@
-//! Tokenizers: what the `tokenizers` library makes of our files, against `goldens/tokenizers.json` (made by
-//! `goldens/make_tokenizers.py` from `SentencePiece` and the published patterns), and what is refused.
+//! Converted tokenizers, loaded with the `tokenizers` library and checked against `goldens/tokenizers.json` (made by
+//! `goldens/make_tokenizers.py` from `SentencePiece` and the published patterns), and rejected tokenizers.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|item| item.as_u64().unwrap() as u32).collect()
 }
 
-/// The tiny `SentencePiece` model of the golden as a GGUF file.
+/// Returns the tiny `SentencePiece` model of the golden as a GGUF file.
 fn spm(spm: &Value) -> Builder {
     let tokens = strings(&spm["tokens"]);
     let scores: Vec<f32> =
@@ -107,7 +107,8 @@ fn without_a_space_prefix_text_starts_as_it_is() {
     assert_eq!(tokenizer.decode(encoding.get_ids(), false).unwrap(), "the fox");
 }
 
-/// The characters that byte-level tokenizers spell bytes with: printable ones as they are, others from 256 on.
+/// Returns the characters to which byte-level tokenizers map bytes: printable ones map to themselves, others start at
+/// 256.
 fn byte_alphabet() -> Vec<char> {
     let mut next = 256;
     let spell = |byte: u32| match byte {

@@ -1,33 +1,33 @@
-//! Experts of `gpt_oss` as they are published: mxfp4 in blocks, and the rows of gate and up take turns.
+//! Experts of `gpt_oss` as published: mxfp4 blocks, with the rows of gate and up projections interleaved.
 
 use flash_io::{Catalog, Dtype, Tensor};
 use serde_json::{Value, json};
 
-use super::checkpoint;
-use super::parameter::{Content, Parameter, Piece, Rows, Stored};
+use super::parameter::{Content, Encoding, Parameter, Piece, Rows};
+use super::tensors;
 use crate::error::ConvertError;
 
-/// Values of a block, which share a scale.
+/// Values of a block, which share one scale.
 const BLOCK_VALUES: u64 = 32;
 
-/// What the codes of a block take, two in a byte.
+/// Bytes of a block's codes, two in a byte.
 const BLOCK_BYTES: u64 = 16;
 
-/// How matrices are called: as published, and the one or two that they become.
+/// Names of matrices: as published, and the one or two matrices that they are split into.
 const MATRICES: [(&str, &[&str]); 2] =
     [("gate_up_proj", &["gate_proj", "up_proj"]), ("down_proj", &["down_proj"])];
 
-/// Whether `quantization_config` is of this format.
+/// Returns whether `quantization_config` describes this format.
 pub(super) fn is_configured(quantization: &Value) -> bool {
     quantization["quant_method"] == "mxfp4"
 }
 
-/// What config.json says of it afterwards.
+/// Returns `quantization` of the converted config.json.
 pub(super) fn quantization() -> Value {
     json!({"group_size": BLOCK_VALUES, "bits": 4, "mode": "mxfp4"})
 }
 
-/// What a tensor of experts becomes; none if it is no such tensor and stays what it is.
+/// Returns the parameters made from a tensor of experts; None for a tensor that is not transformed.
 pub(super) fn parameters(catalog: &Catalog, tensor: &Tensor) -> Result<Option<Vec<Parameter>>, ConvertError> {
     let Some((experts, matrix)) = tensor.name.split_once(".mlp.experts.") else { return Ok(None) };
     let parts = MATRICES.iter().find_map(|(name, becomes)| Some((matrix.strip_prefix(name)?, *becomes)));
@@ -35,38 +35,38 @@ pub(super) fn parameters(catalog: &Catalog, tensor: &Tensor) -> Result<Option<Ve
     let names = becomes.iter().map(|name| format!("{experts}.mlp.experts.{name}"));
     match part {
         "_blocks" => blocks(catalog, tensor, names).map(Some),
-        // They go with the blocks.
+        // Scales are read together with their blocks.
         "_scales" => Ok(Some(Vec::new())),
         "_bias" => biases(catalog, tensor, names).map(Some),
-        // As mlx-lm stacks them.
+        // These already have mlx-lm's layout.
         ".weight" | ".bias" if becomes.len() == 1 => Ok(None),
         _ => {
-            let (path, tensor) = (checkpoint::path_of(catalog, tensor), tensor.name.clone());
+            let (path, tensor) = (tensors::shard_path(catalog, tensor), tensor.name.clone());
             Err(ConvertError::UnknownTensor { path, tensor })
         }
     }
 }
 
-/// Of `[n_experts, rows, blocks, 16]` bytes, with a scale for each block.
+/// Returns the weights made from blocks `[n_experts, rows, blocks, 16]` of bytes, with a scale for each block.
 fn blocks(
     catalog: &Catalog,
     tensor: &Tensor,
     names: impl ExactSizeIterator<Item = String>,
 ) -> Result<Vec<Parameter>, ConvertError> {
-    let path = || checkpoint::path_of(catalog, tensor);
+    let path = || tensors::shard_path(catalog, tensor);
     let n_parts = names.len() as u64;
     let &[n_experts, n_rows, n_blocks, BLOCK_BYTES] = tensor.shape.as_slice() else {
-        return Err(checkpoint::misshapen(catalog, tensor, "[experts, rows, blocks, 16]".to_owned()));
+        return Err(tensors::shape_error(catalog, tensor, "[experts, rows, blocks, 16]".to_owned()));
     };
     if !n_rows.is_multiple_of(n_parts) {
-        return Err(checkpoint::misshapen(catalog, tensor, "rows in pairs".to_owned()));
+        return Err(tensors::shape_error(catalog, tensor, "an even number of rows".to_owned()));
     }
     let name = tensor.name.replace("_blocks", "_scales");
     let Some(scales) = catalog.get(&name) else {
         return Err(ConvertError::MissingTensor { path: path(), tensor: name });
     };
     if scales.shape != [n_experts, n_rows, n_blocks] {
-        return Err(checkpoint::misshapen(catalog, scales, format!("{:?}", [n_experts, n_rows, n_blocks])));
+        return Err(tensors::shape_error(catalog, scales, format!("{:?}", [n_experts, n_rows, n_blocks])));
     }
     for bytes in [tensor, scales] {
         if bytes.dtype != Dtype::U8 {
@@ -77,7 +77,7 @@ fn blocks(
     let piece = |tensor: &Tensor, first, n_cols| {
         let count = n_experts * (n_rows / n_parts);
         let rows = Rows { first, count, step: n_parts, n_cols, is_transposed: false };
-        Piece { tensor: tensor.clone(), stored: Stored::Bytes, rows }
+        Piece { tensor: tensor.clone(), encoding: Encoding::Bytes, rows }
     };
     let parameters = (0..).zip(names).map(|(first, name)| Parameter {
         name: format!("{name}.weight"),
@@ -90,24 +90,24 @@ fn blocks(
     Ok(parameters.collect())
 }
 
-/// Of `[n_experts, rows]` floats.
+/// Returns the biases made from floats `[n_experts, rows]`.
 fn biases(
     catalog: &Catalog,
     tensor: &Tensor,
     names: impl ExactSizeIterator<Item = String>,
 ) -> Result<Vec<Parameter>, ConvertError> {
     let n_parts = names.len() as u64;
-    let float = checkpoint::float(catalog, tensor)?;
+    let float = tensors::float_type(catalog, tensor)?;
     let &[n_experts, n_rows] = tensor.shape.as_slice() else {
-        return Err(checkpoint::misshapen(catalog, tensor, "[experts, rows]".to_owned()));
+        return Err(tensors::shape_error(catalog, tensor, "[experts, rows]".to_owned()));
     };
     if !n_rows.is_multiple_of(n_parts) {
-        return Err(checkpoint::misshapen(catalog, tensor, "rows in pairs".to_owned()));
+        return Err(tensors::shape_error(catalog, tensor, "an even number of rows".to_owned()));
     }
     let parameters = (0..).zip(names).map(|(first, name)| {
         let count = n_experts * (n_rows / n_parts);
         let rows = Rows { first, count, step: n_parts, n_cols: 1, is_transposed: false };
-        let piece = Piece { tensor: tensor.clone(), stored: Stored::Float(float), rows };
+        let piece = Piece { tensor: tensor.clone(), encoding: Encoding::Float(float), rows };
         Parameter {
             name: format!("{name}.bias"),
             shape: vec![n_experts, n_rows / n_parts],
