@@ -101,7 +101,7 @@ impl Decoder {
             n => positions(&chunk.array()?, n - 1, n)?.into(),
         };
         drop(hidden);
-        let normed = self.norm.begin(pass.residency, |norm| norm.of(&last))?;
+        let normed = self.norm.run(pass.residency, |norm| norm.of(&last))?;
         self.head.logits(pass.residency, &normed, pass.interrupt, logits)
     }
 
@@ -115,7 +115,7 @@ impl Decoder {
         }
         let hidden = self.hidden(pass, inputs)?;
         let hidden = mlx_rs::ops::concatenate(&to_arrays(&hidden)?, 1)?.into();
-        let normed = self.norm.begin(pass.residency, |norm| norm.of(&hidden))?.array()?;
+        let normed = self.norm.run(pass.residency, |norm| norm.of(&hidden))?.array()?;
         normed.eval()?;
         self.head.losses(pass.residency, &normed, targets, pass.interrupt)
     }

@@ -173,7 +173,7 @@ impl KvCache {
             Store::Plain(tail) => {
                 tail.room(ids.len())?;
             }
-            Store::Paged(pages) => pages.pass(self.held_tokens, ids),
+            Store::Paged(pages) => pages.append_tokens(self.held_tokens, ids),
         }
         Ok(self.held_tokens)
     }
@@ -200,7 +200,7 @@ impl KvCache {
             self.held_tokens = self.token_ids.len();
             self.layers.iter_mut().for_each(LayerKv::commit_state);
         } else {
-            self.layers.iter_mut().for_each(LayerKv::drop_passed_state);
+            self.layers.iter_mut().for_each(LayerKv::discard_next_state);
             self.finish_appends();
             self.truncate(self.held_tokens)?;
         }
@@ -222,7 +222,7 @@ impl KvCache {
 
     /// How many tokens would be left of the first `tokens`: all of them, or none if too much has left the window, or if a layer
     /// has a state of more tokens.
-    fn rewindable(&self, tokens: usize) -> usize {
+    fn rewind_len(&self, tokens: usize) -> usize {
         let tokens = tokens.min(self.held_tokens);
         let is_end = tokens == self.held_tokens;
         let can_rewind = self.paged_layers().all(|layer| layer.lock().can_rewind(tokens));
@@ -245,17 +245,17 @@ impl KvCache {
         self.layers.iter().any(|layer| layer.state_bytes().is_some())
     }
 
-    /// Forgets all but the first `tokens` tokens, or all if [they alone](Self::rewindable) cannot be gone on from; how many are
+    /// Forgets all but the first `tokens` tokens, or all if [they alone](Self::rewind_len) cannot be gone on from; how many are
     /// left.
     pub(crate) fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
-        let tokens = self.rewindable(tokens);
+        let tokens = self.rewind_len(tokens);
         self.paged_layers().try_for_each(|layer| layer.lock().rewind(tokens))?;
-        self.hold(tokens)?;
+        self.set_held(tokens)?;
         Ok(tokens)
     }
 
     /// The first `tokens` tokens are held now, and no more.
-    fn hold(&mut self, tokens: usize) -> Result<(), ModelError> {
+    fn set_held(&mut self, tokens: usize) -> Result<(), ModelError> {
         self.held_tokens = tokens;
         self.token_ids.truncate(tokens);
         self.stored_tokens = self.stored_tokens.min(tokens);
@@ -268,7 +268,7 @@ impl KvCache {
                 tail.truncate(tokens);
                 Ok(())
             }
-            Store::Paged(pages) => pages.cut(tokens / PAGE_TOKENS),
+            Store::Paged(pages) => pages.truncate_file(tokens / PAGE_TOKENS),
         }
     }
 
@@ -291,7 +291,7 @@ impl KvCache {
         self.begin(&ids)?;
         for layer in &self.layers {
             let LayerKv::Paged(layer) = layer else { continue };
-            layer.lock().make_up(n_tokens)?;
+            layer.lock().fill_synthetic(n_tokens)?;
         }
         self.end(true)
     }

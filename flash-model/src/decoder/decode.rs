@@ -42,7 +42,7 @@ impl Decoder {
         let input = LayerInput { x: token, kv: &mut *kv, position };
         let output = layer.proxy.scope(pass.residency, |layer, _, _| Ok(layer.forward(input)?))?;
         async_eval(kv.lazy_arrays())?;
-        pass.residency.began(layer.bundle(), &output.hidden)?;
+        pass.residency.schedule_output(layer.bundle(), &output.hidden)?;
         let predicted = match &*pass.experts {
             Some(experts) if experts.looks_ahead() => predict_next(after, layer_idx + 1, &output.hidden)?,
             _ => None,
@@ -55,7 +55,7 @@ impl Decoder {
         let sum = layer.mix_alone(pass, layer_idx, routed, predicted)?;
         let out = layer.experts_out.as_mut().expect("checked above");
         let token = out.scope(pass.residency, |out, _, _| Ok(out.add(&hidden, &sum)?))?;
-        pass.residency.began(out.bundle(), &token)?;
+        pass.residency.schedule_output(out.bundle(), &token)?;
         Ok(token)
     }
 }

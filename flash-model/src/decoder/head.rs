@@ -46,7 +46,7 @@ impl Head {
             let rows = start..(start + tile_rows).min(n_rows);
             let tile = weights.linear(hidden_size, (rows.end - rows.start) as i32, false)?;
             let tile = StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?;
-            tiles.push(tile.arranged(weights.backend(), checkpoint, bundles));
+            tiles.push(tile.with_strips(weights.backend(), checkpoint, bundles));
         }
         let widens_weights = weights.backend().widens_weights();
         Ok(Self { tiles, vocab_size: n_rows as usize, widens_weights })
@@ -68,7 +68,7 @@ impl Head {
         let mut parts = Vec::with_capacity(self.tiles.len());
         for tile in &mut self.tiles {
             interrupt.check()?;
-            let part = tile.begin(residency, |tile| tile.of(x))?;
+            let part = tile.run(residency, |tile| tile.of(x))?;
             if self.widens_weights {
                 // Not those of all tiles at once, even when all are pinned.
                 part.array()?.eval()?;

@@ -34,11 +34,11 @@ impl DecoderLayer {
         let (checkpoint, backend) = (weights.checkpoint(), weights.backend());
         let LayerParts { layer, mixture, experts_out, .. } = parts;
         let proxy = StreamingProxy::with_fused(layer, path, fused, checkpoint, bundles)?;
-        let proxy = proxy.arranged(backend, checkpoint, bundles);
+        let proxy = proxy.with_strips(backend, checkpoint, bundles);
         let experts_out = experts_out
             .map(|(path, out)| StreamingProxy::new(Box::new(out), &path, checkpoint, bundles))
             .transpose()?;
-        let experts_out = experts_out.map(|out| out.arranged(backend, checkpoint, bundles));
+        let experts_out = experts_out.map(|out| out.with_strips(backend, checkpoint, bundles));
         Ok(Self { proxy, mixture, experts_out })
     }
 

@@ -82,7 +82,7 @@ impl Decoder {
                 let (is_light, hidden) = (chunk.is_promise(), chunk.array()?);
                 let beside = routed.last().into_iter().flat_map(Routed::arrays);
                 if is_light {
-                    residency.begin_next(&hidden, beside)?;
+                    residency.schedule_chunk(&hidden, beside)?;
                 } else {
                     mlx_rs::transforms::eval([&hidden].into_iter().chain(beside).chain(kv.lazy_arrays()))?;
                 }

@@ -81,7 +81,7 @@ impl Feed {
     }
 
     /// A layer attends to its pages from `first` on, and maybe again before the next layer does.
-    pub(super) fn expect(&self, layer_idx: usize, first: usize, is_again: bool) {
+    pub(super) fn expect_reads(&self, layer_idx: usize, first: usize, is_again: bool) {
         let state = &mut *self.state.lock();
         state.first[layer_idx] = first;
         state.again = is_again.then_some(layer_idx);

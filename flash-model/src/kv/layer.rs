@@ -11,7 +11,7 @@ use flash_kv::{
 use half::f16;
 
 use super::feed::PageKey;
-use super::pages::{Held, Pages, Record};
+use super::pages::{Pages, Record, SealedPage};
 use super::plan::sealed_pages;
 use super::rows::pieces;
 use super::{BATCH_PAGES, BATCH_PAGES_IN_MEMORY};
@@ -105,7 +105,7 @@ impl PagedLayer {
     }
 
     /// Holds made-up tokens.
-    pub(super) fn make_up(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+    pub(super) fn fill_synthetic(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         let token_len = self.pages.window.kv_heads() * self.pages.window.head_dim();
         // Neither alike nor far apart: as much work as any others.
         let page: Vec<f32> =
@@ -125,17 +125,18 @@ impl PagedLayer {
             let retention = self.pages.plan.retention;
             // What the next page takes the place of.
             if page_idx >= retention.max_pages {
-                self.forget(retention.first_recent(page_idx))?;
+                self.evict(retention.first_recent(page_idx))?;
             }
             let (key, stays) = self.next_sealed();
             let n_window = self.window.len();
             let window = self.window[page_idx % n_window].as_mut_slice();
             let pages = &self.pages;
-            pages.leaves_window(key, window);
-            let record = pages
-                .keep(key, stays, |record| Ok(transcode(&pages.window, window, &pages.sealed, record)?))?;
+            pages.record_twin(key, window);
+            let record = pages.insert_sealed(key, stays, |record| {
+                Ok(transcode(&pages.window, window, &pages.sealed, record)?)
+            })?;
             self.push_sealed(record);
-            self.pages.was_sealed(begin);
+            self.pages.record_sealing(begin);
         }
         Ok(())
     }
@@ -161,15 +162,15 @@ impl PagedLayer {
         fill: impl FnOnce(&mut [u8]) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
         let (key, stays) = self.next_sealed();
-        let record = self.pages.keep(key, stays, fill)?;
+        let record = self.pages.insert_sealed(key, stays, fill)?;
         self.push_sealed(record);
         Ok(())
     }
 
     /// Takes the next sealed page, which is in the file of the cache.
-    pub(super) fn adopt_found(&mut self) -> Result<(), ModelError> {
+    pub(super) fn adopt_from_file(&mut self) -> Result<(), ModelError> {
         let (key, stays) = self.next_sealed();
-        let record = self.pages.find(key, stays)?;
+        let record = self.pages.load_sealed(key, stays)?;
         self.push_sealed(record);
         Ok(())
     }
@@ -181,7 +182,7 @@ impl PagedLayer {
     }
 
     /// The sealed pages and the window are there, of so many tokens.
-    pub(super) fn complete(&mut self, tokens: usize) {
+    pub(super) fn finish_restore(&mut self, tokens: usize) {
         self.window_start = self.sealed.len();
         self.end = tokens;
     }
@@ -218,17 +219,17 @@ impl PagedLayer {
             (None, _) => transcode(&pages.window, window(), layout, out)?,
             (Some(_), PrefixPart::Twin) => return pages.copy_twin(key, out),
             (Some(Some(record)), PrefixPart::Page) => out.copy_from_slice((**record).as_ref()),
-            (Some(None), PrefixPart::Page) => pages.copy_away(key, out)?,
+            (Some(None), PrefixPart::Page) => pages.copy_spilled(key, out)?,
         }
         seal(out, &pages.head(key, page_idx, layout));
         Ok(())
     }
 
     /// Gives up a sealed page.
-    fn forget(&mut self, page_idx: usize) -> Result<(), ModelError> {
+    fn evict(&mut self, page_idx: usize) -> Result<(), ModelError> {
         match self.sealed[page_idx].take() {
             Some(_) => self.n_held -= 1,
-            None => self.pages.forget(self.key(page_idx))?,
+            None => self.pages.evict(self.key(page_idx))?,
         }
         Ok(())
     }
@@ -242,7 +243,7 @@ impl PagedLayer {
         let Self { layer_idx, ref pages, ref window, ref sealed, .. } = *self;
         pages.sweep();
         let (first, end) = (seen.start / PAGE_TOKENS, seen.end);
-        pages.expect(layer_idx, first, end < pages.end());
+        pages.expect_reads(layer_idx, first, end < pages.n_tokens());
         let n_sealed = sealed.len();
         let visible = pages.plan.retention.visible(n_sealed);
         let visible: Vec<usize> = visible.filter(|page_idx| *page_idx >= first).collect();
@@ -251,15 +252,15 @@ impl PagedLayer {
             let batch;
             (batch, rest) = rest.split_at(batch_len(rest, |page_idx| sealed[page_idx].is_some()));
             let held = |&page_idx: &usize| match &sealed[page_idx] {
-                Some(record) => Ok(Held::InMemory(Arc::clone(record))),
-                None => pages.away(PageKey { layer_idx, page_idx }),
+                Some(record) => Ok(SealedPage::InMemory(Arc::clone(record))),
+                None => pages.fetch_spilled(PageKey { layer_idx, page_idx }),
             };
             let records = batch.iter().map(held).collect::<Result<Vec<_>, ModelError>>()?;
             let view = |(page_idx, record)| PageView {
                 start: page_idx * PAGE_TOKENS,
                 n_tokens: PAGE_TOKENS,
                 layout: &pages.sealed,
-                record: Held::as_ref(record),
+                record: SealedPage::as_ref(record),
             };
             let views: Vec<_> = batch.iter().copied().zip(&records).map(view).collect();
             at(&views)?;
@@ -307,7 +308,7 @@ impl PagedLayer {
     /// Forgets the window, and all but the first `pages` sealed pages.
     pub(super) fn keep_sealed(&mut self, pages: usize) -> Result<(), ModelError> {
         for page_idx in pages..self.sealed.len() {
-            self.forget(page_idx)?;
+            self.evict(page_idx)?;
         }
         self.sealed.truncate(pages);
         self.end = self.sealed.len() * PAGE_TOKENS;
@@ -320,7 +321,7 @@ impl PagedLayer {
         let window = self.window[page_idx % n_window].as_mut_slice();
         match &self.sealed[page_idx] {
             Some(record) => window.copy_from_slice((**record).as_ref()),
-            None => self.pages.copy_away(key, window)?,
+            None => self.pages.copy_spilled(key, window)?,
         }
         Ok(())
     }

@@ -84,12 +84,12 @@ struct Unwritten {
 
 /// A sealed page, to be looked at.
 #[derive(Debug)]
-pub(super) enum Held {
+pub(super) enum SealedPage {
     InMemory(Arc<Record>),
     Read(Slot),
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for SealedPage {
     fn as_ref(&self) -> &[u8] {
         match self {
             Self::InMemory(record) => (**record).as_ref(),
@@ -143,7 +143,7 @@ impl Pages {
     }
 
     /// These tokens come behind the first `held_tokens` of those before.
-    pub(super) fn pass(&self, held_tokens: usize, token_ids: &[u32]) {
+    pub(super) fn append_tokens(&self, held_tokens: usize, token_ids: &[u32]) {
         let context = &mut *self.context.lock();
         context.chains.truncate(held_tokens / PAGE_TOKENS + 1);
         context.token_ids.truncate(held_tokens);
@@ -156,17 +156,17 @@ impl Pages {
     }
 
     /// A page was sealed, since `begin`.
-    pub(super) fn was_sealed(&self, begin: Instant) {
+    pub(super) fn record_sealing(&self, begin: Instant) {
         self.traffic.add_sealing(begin.elapsed());
     }
 
     /// How many tokens there will be behind this pass.
-    pub(super) fn end(&self) -> usize {
+    pub(super) fn n_tokens(&self) -> usize {
         self.context.lock().token_ids.len()
     }
 
     /// Takes a sealed page, whose record `fill` writes, and keeps it in memory if it may stay there.
-    pub(super) fn keep(
+    pub(super) fn insert_sealed(
         &self,
         key: PageKey,
         stays: bool,
@@ -192,7 +192,7 @@ impl Pages {
     }
 
     /// Takes a sealed page that is in the file, and reads it if it may stay in memory.
-    pub(super) fn find(&self, key: PageKey, stays: bool) -> Result<Option<Arc<Record>>, ModelError> {
+    pub(super) fn load_sealed(&self, key: PageKey, stays: bool) -> Result<Option<Arc<Record>>, ModelError> {
         let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("a file has the page");
         let place = self.plan.retention.place(key.page_idx);
         if !stays {
@@ -201,12 +201,12 @@ impl Pages {
         }
         let mut slot = self.free_record()?;
         let head = writer.file().read(place as u32, key.layer_idx as u32, slot.as_mut_slice())?;
-        self.check(&head, key)?;
+        self.check_prefix(&head, key)?;
         Ok(Some(Arc::new(Record(slot))))
     }
 
     /// Copies the record of a sealed page that does not stay in memory.
-    pub(super) fn copy_away(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
+    pub(super) fn copy_spilled(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
         if let Some(found) = self.unwritten.lock().iter().find(|unwritten| unwritten.key == key) {
             out.copy_from_slice((*found.record).as_ref());
             return Ok(());
@@ -230,7 +230,7 @@ impl Pages {
     }
 
     /// A page of this layer leaves the window: what it was there is remembered, if pages are to be shared.
-    pub(super) fn leaves_window(&self, key: PageKey, window: &mut [u8]) {
+    pub(super) fn record_twin(&self, key: PageKey, window: &mut [u8]) {
         if let Some(twins) = &self.twins {
             twins.add(&self.head(key, key.page_idx, &self.window), window);
         }
@@ -243,7 +243,7 @@ impl Pages {
     }
 
     /// A file that outlives the cache keeps no more than its first `pages` pages: what comes next are others.
-    pub(super) fn cut(&self, pages: usize) -> Result<(), ModelError> {
+    pub(super) fn truncate_file(&self, pages: usize) -> Result<(), ModelError> {
         if let Some(OnDisk { writer, is_kept: true, .. }) = &self.disk {
             // What was submitted would be written behind the cut.
             writer.flush()?;
@@ -284,10 +284,10 @@ impl Pages {
     }
 
     /// A page that does not stay in memory: from there if it is not written yet, or read.
-    pub(super) fn away(&self, key: PageKey) -> Result<Held, ModelError> {
+    pub(super) fn fetch_spilled(&self, key: PageKey) -> Result<SealedPage, ModelError> {
         let unwritten = self.unwritten.lock();
         if let Some(found) = unwritten.iter().find(|unwritten| unwritten.key == key) {
-            return Ok(Held::InMemory(Arc::clone(&found.record)));
+            return Ok(SealedPage::InMemory(Arc::clone(&found.record)));
         }
         drop(unwritten);
         let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("what is not in memory is on disk");
@@ -297,12 +297,12 @@ impl Pages {
         let path = writer.file().path();
         let (format, page_idx, layer_idx) = (self.sealed.format(), place as u32, key.layer_idx as u32);
         let head = verify(&slot, &Expected { path, format, page_idx, layer_idx })?;
-        self.check(&head, key)?;
-        Ok(Held::Read(slot))
+        self.check_prefix(&head, key)?;
+        Ok(SealedPage::Read(slot))
     }
 
     /// Whether a record of the file is of the tokens that were passed.
-    fn check(&self, head: &RecordHead, key: PageKey) -> Result<(), ModelError> {
+    fn check_prefix(&self, head: &RecordHead, key: PageKey) -> Result<(), ModelError> {
         if head.before == self.context.lock().chains[key.page_idx] {
             return Ok(());
         }
@@ -315,7 +315,7 @@ impl Pages {
     }
 
     /// A page is given up.
-    pub(super) fn forget(&self, key: PageKey) -> Result<(), ModelError> {
+    pub(super) fn evict(&self, key: PageKey) -> Result<(), ModelError> {
         let Some(OnDisk { feed, .. }) = &self.disk else { return Ok(()) };
         // Its place may be written anew: after it was, not before.
         let unwritten = self.unwritten.lock();
@@ -337,9 +337,9 @@ impl Pages {
     }
 
     /// A layer attends to its pages from `first` on, and maybe again before the next layer does.
-    pub(super) fn expect(&self, layer_idx: usize, first: usize, is_again: bool) {
+    pub(super) fn expect_reads(&self, layer_idx: usize, first: usize, is_again: bool) {
         if let Some(OnDisk { feed, .. }) = &self.disk {
-            feed.expect(layer_idx, first, is_again);
+            feed.expect_reads(layer_idx, first, is_again);
         }
     }
 

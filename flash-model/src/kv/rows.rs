@@ -19,7 +19,7 @@ pub(super) struct Piece {
 pub(super) fn pieces(layout: &PageLayout, tokens: Range<usize>) -> Vec<Piece> {
     let row_bytes = layout.row_bytes();
     let mut pieces = Vec::new();
-    for (half_idx, half) in layout.stored().enumerate() {
+    for (part_idx, half) in layout.stored().enumerate() {
         for head in 0..layout.kv_heads() {
             let mut token = tokens.start;
             while token < tokens.end {
@@ -27,7 +27,7 @@ pub(super) fn pieces(layout: &PageLayout, tokens: Range<usize>) -> Vec<Piece> {
                 let end = tokens.end.min((page_idx + 1) * PAGE_TOKENS);
                 let len = (end - token) * row_bytes;
                 let in_record = half.codes.start + (head * PAGE_TOKENS + token % PAGE_TOKENS) * row_bytes;
-                let row = (half_idx * layout.kv_heads() + head) * tokens.len() + token - tokens.start;
+                let row = (part_idx * layout.kv_heads() + head) * tokens.len() + token - tokens.start;
                 let in_rows = row * row_bytes;
                 pieces.push(Piece {
                     page_idx,

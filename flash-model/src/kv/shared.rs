@@ -19,7 +19,7 @@ impl KvCache {
             let common = common_tokens(self.held(), all_but_last);
             let found = store.longest(all_but_last);
             let tokens = found.pages() * PAGE_TOKENS;
-            if tokens > self.context_tokens() || tokens <= self.rewindable(common) {
+            if tokens > self.context_tokens() || tokens <= self.rewind_len(common) {
                 return Ok(None);
             }
             match self.copy_prefix(store, &prompt[..tokens], &found.chains, common) {
@@ -40,7 +40,7 @@ impl KvCache {
 
     fn forget_all(&mut self) -> Result<(), ModelError> {
         self.paged_layers().try_for_each(|layer| layer.lock().rewind(0))?;
-        self.hold(0)
+        self.set_held(0)
     }
 
     /// The tokens and their pages are taken; of what is held, sealed pages of the first `common` tokens stay.
@@ -56,8 +56,8 @@ impl KvCache {
         let held_pages = self.paged_layers().map(|layer| layer.lock().n_sealed()).min().unwrap_or(0);
         let kept = held_pages.min(common / PAGE_TOKENS).min(n_sealed);
         self.paged_layers().try_for_each(|layer| layer.lock().keep_sealed(kept))?;
-        pages.cut(kept)?;
-        pages.pass(0, token_ids);
+        pages.truncate_file(kept)?;
+        pages.append_tokens(0, token_ids);
         for (layer_idx, layer) in self.paged_layers().enumerate() {
             let mut layer = layer.lock();
             let read = |page_idx: usize, part, record: &mut [u8]| {
@@ -70,7 +70,7 @@ impl KvCache {
             for page_idx in n_sealed..chains.len() {
                 read(page_idx, PrefixPart::Twin, layer.window_page(page_idx))?;
             }
-            layer.complete(token_ids.len());
+            layer.finish_restore(token_ids.len());
         }
         self.token_ids = token_ids.to_vec();
         self.held_tokens = token_ids.len();

@@ -66,25 +66,25 @@ pub(crate) struct StateBuffers {
     held: PageBuf,
     next: PageBuf,
     /// Whether `next` is begun.
-    passes: bool,
+    has_next: bool,
 }
 
 impl StateBuffers {
     fn new(shape: StateShape, budget: &Budget) -> Result<Self, IoError> {
         let [held, next] = [PageBuf::new(shape.bytes(), budget)?, PageBuf::new(shape.bytes(), budget)?];
-        let mut buffers = Self { held, next, passes: false };
+        let mut buffers = Self { held, next, has_next: false };
         buffers.clear();
         Ok(buffers)
     }
 
     fn clear(&mut self) {
         self.held.as_mut_slice().fill(0);
-        self.passes = false;
+        self.has_next = false;
     }
 
     /// As the tokens before left it, unless that is what `next` has; and `next`, for more tokens to pass.
     pub(crate) fn pass(&mut self) -> (Option<&[f32]>, &mut [f32]) {
-        let begins = !std::mem::replace(&mut self.passes, true);
+        let begins = !std::mem::replace(&mut self.has_next, true);
         let held = begins.then(|| bytemuck::cast_slice(self.held.as_slice()));
         (held, bytemuck::cast_slice_mut(self.next.as_mut_slice()))
     }
@@ -165,8 +165,8 @@ impl LayerKv {
     pub(super) fn commit_state(&mut self) {
         match self {
             Self::SharedState(buffers) => {
-                let StateBuffers { held, next, passes } = &mut *buffers.lock();
-                if std::mem::take(passes) {
+                let StateBuffers { held, next, has_next } = &mut *buffers.lock();
+                if std::mem::take(has_next) {
                     std::mem::swap(held, next);
                 }
             }
@@ -180,9 +180,9 @@ impl LayerKv {
     }
 
     /// They are not.
-    pub(super) fn drop_passed_state(&mut self) {
+    pub(super) fn discard_next_state(&mut self) {
         match self {
-            Self::SharedState(buffers) => buffers.lock().passes = false,
+            Self::SharedState(buffers) => buffers.lock().has_next = false,
             Self::ArrayState(arrays) => arrays.next = None,
             _ => {}
         }
@@ -221,7 +221,7 @@ impl LayerKv {
             Self::SharedState(buffers) => {
                 let buffers = &mut *buffers.lock();
                 buffers.held.as_mut_slice().copy_from_slice(bytes);
-                buffers.passes = false;
+                buffers.has_next = false;
             }
             Self::ArrayState(StateArrays { shape, held, next, .. }) => {
                 let array = |(range, dims): (Range<usize>, Vec<i32>)| {

@@ -7,7 +7,7 @@ use flash_kv::{
     Session, SessionState, TailPart, common_tokens, seal, transcode,
 };
 
-use super::one_piece::{page_of_rows, rows_of_page};
+use super::one_piece::{copy_page_to_rows, copy_rows_to_page};
 use super::plan::sealed_pages;
 use super::{KvCache, LayerKv, Store};
 use crate::ModelError;
@@ -111,7 +111,7 @@ impl KvCache {
         let mut record = vec![0; sealed.record_bytes()];
         let mut page_rows = vec![0; sealed.halves().count() * sealed.n_rows() * sealed.row_bytes()];
         match &mut self.store {
-            Store::Paged(pages) => pages.pass(0, &stored.token_ids),
+            Store::Paged(pages) => pages.append_tokens(0, &stored.token_ids),
             Store::Plain(tail) => {
                 tail.append(tokens)?;
             }
@@ -134,7 +134,7 @@ impl KvCache {
                 for page_idx in 0..from_pages {
                     stored.read(page_idx, layer_idx, &mut record)?;
                     let tokens = page_idx * PAGE_TOKENS..(page_idx + 1) * PAGE_TOKENS;
-                    rows_of_page(&sealed, tokens.clone(), &record, &mut page_rows);
+                    copy_page_to_rows(&sealed, tokens.clone(), &record, &mut page_rows);
                     layer.fill_rows(&sealed, tokens, &page_rows)?;
                 }
                 if stored.is_saved() {
@@ -145,7 +145,7 @@ impl KvCache {
             let mut layer = layer.lock();
             for page_idx in 0..stored.n_sealed() {
                 if is_own {
-                    layer.adopt_found()?;
+                    layer.adopt_from_file()?;
                 } else {
                     layer.adopt(|record| stored.read(page_idx, layer_idx, record))?;
                 }
@@ -158,7 +158,7 @@ impl KvCache {
                     transcode(&sealed, &record, &window, layer.window_page(page_idx))?;
                 }
             }
-            layer.complete(tokens);
+            layer.finish_restore(tokens);
         }
         self.token_ids.clone_from(&stored.token_ids);
         (self.held_tokens, self.stored_tokens) = (tokens, tokens);
@@ -197,7 +197,7 @@ impl KvCache {
                     None => {
                         let tokens = page_idx * PAGE_TOKENS..(page_idx + 1) * PAGE_TOKENS;
                         layer.copy_rows(file.layout(), tokens.clone(), &mut page_rows)?;
-                        page_of_rows(file.layout(), tokens, &page_rows, &mut record);
+                        copy_rows_to_page(file.layout(), tokens, &page_rows, &mut record);
                     }
                 }
                 // Also over the head of a copied page: that of a run's own pages has no model.

@@ -47,17 +47,17 @@ impl Part {
     }
 
     /// The same so many bytes behind.
-    pub(crate) fn moved(self, bytes: u64) -> Self {
+    pub(crate) fn shifted(self, bytes: u64) -> Self {
         let Span { start, end } = self.span;
         Self { span: Span::new(start + bytes, end + bytes), ..self }
     }
 
     /// Of its rows, cut in `of` parts that are as long, the `nth`.
-    pub(crate) fn cut(self, nth: u64, of: u64) -> Self {
+    pub(crate) fn row_chunk(self, chunk_idx: u64, n_chunks: u64) -> Self {
         let mut shape = self.shape;
-        shape[0] /= of as i32;
-        let bytes = self.span.len_bytes() / of;
-        let start = self.span.start + nth * bytes;
+        shape[0] /= n_chunks as i32;
+        let bytes = self.span.len_bytes() / n_chunks;
+        let start = self.span.start + chunk_idx * bytes;
         Self { shape, span: Span::new(start, start + bytes), ..self }
     }
 }
@@ -113,7 +113,7 @@ impl Bundle {
     }
 
     /// The same, if nothing else is to be read that is wanted.
-    pub(crate) fn guess(&self, waiting_bytes: u64, reader: &Reader, slot: Slot) -> Ticket {
+    pub(crate) fn submit_speculative(&self, waiting_bytes: u64, reader: &Reader, slot: Slot) -> Ticket {
         reader.guess(waiting_bytes, &self.layout, slot)
     }
 

@@ -36,7 +36,7 @@ impl Conduct {
 
 /// What was measured of an engine, and what follows from it.
 #[derive(Debug)]
-pub(crate) struct Conductor {
+pub(crate) struct FeedbackLoop {
     state: Mutex<State>,
 }
 
@@ -55,15 +55,15 @@ struct State {
     pass: Option<(usize, Instant)>,
 }
 
-impl Conductor {
+impl FeedbackLoop {
     pub(crate) fn new(bundles: &Bundles, plan: &ResidencyPlan, reader: &Reader, conduct: Conduct) -> Self {
         let Conduct { prefetch, pacer, events, pages } = conduct;
         let (meter, control) = (None, None);
         let (recorder, stall) = (Recorder::new(events), Duration::ZERO);
-        let conductor =
+        let feedback =
             Self { state: Mutex::new(State { pacer, meter, control, recorder, stall, pages, pass: None }) };
-        conductor.replan(bundles, plan, reader, prefetch);
-        conductor
+        feedback.replan(bundles, plan, reader, prefetch);
+        feedback
     }
 
     /// Another plan: what was learned is learned anew.
@@ -92,8 +92,8 @@ impl Conductor {
     pub(crate) fn end_pass(&self, is_complete: bool, reads: Option<&dyn Reads>) {
         let state = &mut *self.state.lock();
         if is_complete {
-            state.settled();
-            state.learn(reads);
+            state.mark_idle();
+            state.update(reads);
         }
         if let Some((tokens, begin)) = state.pass.take() {
             state.recorder.add(EventKind::Pass { tokens }, begin, Instant::now());
@@ -110,30 +110,30 @@ impl Conductor {
     }
 
     /// Tells whoever wants to know what was computed meanwhile.
-    pub(crate) fn learn(&self, reads: Option<&dyn Reads>) {
-        self.state.lock().learn(reads);
+    pub(crate) fn update(&self, reads: Option<&dyn Reads>) {
+        self.state.lock().update(reads);
     }
 
     /// A pinned bundle is used.
-    pub(crate) fn uses_pinned(&self, idx: BundleIdx) {
+    pub(crate) fn record_pinned(&self, idx: BundleIdx) {
         if let Some(meter) = &mut self.state.lock().meter {
             meter.pinned(idx);
         }
     }
 
     /// A streamed bundle is there and will be computed with; what is to be dropped with its slot.
-    pub(crate) fn uses_streamed(&self, idx: BundleIdx) -> Option<SlotReleaseTimer> {
+    pub(crate) fn record_streamed(&self, idx: BundleIdx) -> Option<SlotReleaseTimer> {
         let meter = &mut self.state.lock().meter;
         meter.as_mut().map(|meter| meter.streamed(idx))
     }
 
     /// Nothing computes any more.
-    pub(crate) fn settled(&self) {
-        self.state.lock().settled();
+    pub(crate) fn mark_idle(&self) {
+        self.state.lock().mark_idle();
     }
 
     /// Computing waited for a bundle.
-    pub(crate) fn waited(&self, idx: BundleIdx, begin: Instant) {
+    pub(crate) fn record_stall(&self, idx: BundleIdx, begin: Instant) {
         let State { stall, recorder, .. } = &mut *self.state.lock();
         let end = Instant::now();
         *stall += end - begin;
@@ -141,7 +141,7 @@ impl Conductor {
     }
 
     /// A bundle was read.
-    pub(crate) fn was_read(&self, idx: BundleIdx, bytes: u64, submitted: Instant, ended: Instant) {
+    pub(crate) fn record_read(&self, idx: BundleIdx, bytes: u64, submitted: Instant, ended: Instant) {
         self.state.lock().recorder.add(EventKind::Read { bundle: idx.0, bytes }, submitted, ended);
     }
 
@@ -157,13 +157,13 @@ impl Conductor {
 }
 
 impl State {
-    fn settled(&mut self) {
+    fn mark_idle(&mut self) {
         if let Some(meter) = &mut self.meter {
-            meter.settled();
+            meter.mark_idle();
         }
     }
 
-    fn learn(&mut self, reads: Option<&dyn Reads>) {
+    fn update(&mut self, reads: Option<&dyn Reads>) {
         let Self { meter: Some(meter), control, recorder, stall, pass, .. } = self else { return };
         let is_token = pass.is_some_and(|(n_tokens, _)| n_tokens == 1);
         while let Some(group) = meter.next_ended() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use flash_sched::{Controller, ControllerConfig, Decision, Estimates, Observation, ResidencyPlan};
 
 use crate::stream::bundle::Bundles;
-use crate::stream::meter::{Group, Reading};
+use crate::stream::meter::{Group, ReadSnapshot};
 use crate::stream::pace::Pacer;
 
 /// Reads that can be controlled.
@@ -25,7 +25,7 @@ pub(crate) struct Control {
     pacer: Pacer,
     start: Instant,
     /// Where the last step ended.
-    last: Option<(Reading, Duration)>,
+    last: Option<(ReadSnapshot, Duration)>,
 }
 
 impl Control {

@@ -44,7 +44,7 @@ impl Evaluation {
     }
 
     /// Submits the next chunk of a prompt, and the arrays `beside` it, and waits for the chunk before.
-    pub(super) fn begin_next<'a>(
+    pub(super) fn submit_chunk<'a>(
         &mut self,
         output: &'a Array,
         beside: impl Iterator<Item = &'a Array>,

@@ -5,11 +5,11 @@
 //! Both sum a token's experts in the order of their indices, so the result does not depend on what was in memory.
 
 mod ahead;
-mod held;
 mod loading;
 mod mixture;
 mod plan;
 mod prompt;
+mod resident;
 mod token;
 mod traffic;
 
@@ -26,20 +26,20 @@ use crate::nn::expert::Expert;
 use crate::nn::layer::Routed;
 use crate::nn::router::Routes;
 
-use ahead::Ahead;
 pub use ahead::AheadTraffic;
+use ahead::ExpertLookahead;
 pub(crate) use ahead::PredictedRouting;
-use held::Held;
 use loading::{Demand, Load};
 pub(crate) use mixture::{ExpertArgs, ExpertDims, MATRICES, Mixture, MixtureArgs, Names};
 pub use mixture::{ExpertRows, ExpertTensor};
 pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;
+use resident::ResidentExperts;
 use traffic::Average;
 pub use traffic::ExpertTraffic;
 
 /// Experts more that are held at once, while their memory is being made ready.
-const HELD_STEP: usize = 64;
+const CAPACITY_STEP: usize = 64;
 
 /// The experts that are in memory, and the way there.
 #[derive(Debug)]
@@ -47,13 +47,13 @@ pub(crate) struct Experts {
     backend: Backend,
     reader: Arc<Reader>,
     pool: SlotPool,
-    held: Held<Expert>,
+    resident: ResidentExperts<Expert>,
     plan: ExpertPlan,
     budget: Budget,
     /// What was planned for them.
     planned_bytes: u64,
     traffic: ExpertTraffic,
-    ahead: Ahead,
+    ahead: ExpertLookahead,
     token_read_bytes: Average,
     /// What had been read when the pass began.
     read_bytes_before: u64,
@@ -78,25 +78,25 @@ impl Experts {
             backend: backend.clone(),
             reader,
             pool: plan.pool(experts_bytes, budget)?,
-            held: Held::new(&n_experts),
+            resident: ResidentExperts::new(&n_experts),
             plan: *plan,
             budget: budget.clone(),
             planned_bytes: experts_bytes,
             traffic: ExpertTraffic::default(),
-            ahead: Ahead::default(),
+            ahead: ExpertLookahead::default(),
             token_read_bytes: Average::default(),
             read_bytes_before: 0,
         };
-        experts.hold_more();
+        experts.grow_capacity();
         Ok(experts)
     }
 
     /// Has as many experts stay as there are slots ready for, if there are many more than before.
-    fn hold_more(&mut self) {
-        let (n_places, n_ready) = (self.held.n_places(), self.plan.n_held_in(&self.pool));
+    fn grow_capacity(&mut self) {
+        let (capacity, n_ready) = (self.resident.capacity(), self.plan.n_held_in(&self.pool));
         // Some for each layer at a time: to share them out takes as long as a small kernel.
-        if n_ready > n_places && (self.is_warm() || n_ready >= n_places + HELD_STEP) {
-            self.held.resize(n_ready);
+        if n_ready > capacity && (self.is_warm() || n_ready >= capacity + CAPACITY_STEP) {
+            self.resident.resize(n_ready);
         }
     }
 
@@ -117,7 +117,7 @@ impl Experts {
 
     /// Whether [`mix`](Self::mix) has a use for what the next router would say.
     pub(crate) fn looks_ahead(&self) -> bool {
-        self.ahead.guesses() && self.plan.ahead_slots(self.pool.n_slots()) > 0
+        self.ahead.is_enabled() && self.plan.ahead_slots(self.pool.n_slots()) > 0
     }
 
     /// Gives back as much of the budget as is not allowed any more, or takes it again, as far as experts can do without.
@@ -133,13 +133,13 @@ impl Experts {
         let bytes = bytes.min(self.planned_bytes);
         if self.plan.n_slots(bytes) != self.pool.n_slots() {
             tracing::debug!(bytes, "memory of experts is planned anew");
-            self.held.resize(0);
+            self.resident.resize(0);
             self.ahead.clear(&self.reader);
             // The old slots go first: there may be no room for both.
             self.pool = SlotPool::new(&self.budget, 0, 0)?;
             let slots = || self.plan.pool(bytes, &self.budget);
             self.pool = once_there_is_room(&self.reader, SLOT_RETURN, || false, slots)?;
-            self.hold_more();
+            self.grow_capacity();
         }
         Ok(self.planned_bytes - bytes)
     }
@@ -175,21 +175,22 @@ impl Experts {
         predicted: Option<PredictedRouting<'_>>,
         interrupt: &Interrupt,
     ) -> Result<Value, ModelError> {
-        self.hold_more();
+        self.grow_capacity();
         // Together: the host waits once.
         let next = predicted.as_ref().map(|predicted| &predicted.routed);
         eval([routed].into_iter().chain(next).flat_map(Routed::arrays))?;
         let (logits, correction) = routed.scores()?;
         let routes = Routes::new(layer_idx, &mixture.router, logits, correction, mixture.dims.n_experts)?;
         let uses = routes.by_expert.iter().map(|(expert_idx, tokens)| (*expert_idx, tokens.len()));
-        self.held.uses(layer_idx, routes.by_token.len(), uses);
+        self.resident.record_uses(layer_idx, routes.by_token.len(), uses);
         let used = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx);
-        let missing: Vec<usize> = used.filter(|expert_idx| !self.held.has(layer_idx, *expert_idx)).collect();
+        let missing: Vec<usize> =
+            used.filter(|expert_idx| !self.resident.is_admitted(layer_idx, *expert_idx)).collect();
         self.traffic.hits += (routes.by_expert.len() - missing.len()) as u64;
         self.traffic.misses += missing.len() as u64;
         self.traffic.read_bytes += missing.len() as u64 * mixture.expert_bytes();
         // Before anything is read: who is given up makes room.
-        self.held.make_places(layer_idx, &missing);
+        self.resident.admit(layer_idx, &missing);
         let early = self.ahead.take(layer_idx, &missing, &self.reader);
         let x = &Value::from(&routed.x);
         let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x, hidden };
@@ -200,7 +201,7 @@ impl Experts {
         };
         if mixed.is_err() {
             // Who was to be kept may not have come.
-            self.held.give_up_absent(layer_idx, &missing);
+            self.resident.remove_absent(layer_idx, &missing);
         }
         mixed
     }

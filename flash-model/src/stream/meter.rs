@@ -16,7 +16,7 @@ use crate::stream::bundle::BundleIdx;
 
 /// The reads of an engine at some instant.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reading {
+pub(crate) struct ReadSnapshot {
     pub at: Instant,
     /// Bytes that have come so far.
     pub bytes: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Reading {
     pub waited: Duration,
 }
 
-impl Reading {
+impl ReadSnapshot {
     fn now(probe: &Probe) -> Self {
         let stats = probe.reads.stats();
         let waited = probe.pages.waited();
@@ -45,8 +45,8 @@ pub(crate) struct Probe {
 #[derive(Debug)]
 pub(crate) struct Group {
     pub bundles: Vec<BundleIdx>,
-    pub start: Reading,
-    pub end: Reading,
+    pub start: ReadSnapshot,
+    pub end: ReadSnapshot,
 }
 
 impl Group {
@@ -61,108 +61,108 @@ impl Group {
 #[derive(Debug)]
 pub(crate) struct Meter {
     probe: Probe,
-    returned: Arc<Returned>,
+    released: Arc<ReleasedSlots>,
     /// Bundles of the group that is not handed over yet.
     open: Vec<BundleIdx>,
-    open_since: Option<Reading>,
-    /// Handed over, and not known to have ended.
-    pending: VecDeque<Pending>,
+    open_since: Option<ReadSnapshot>,
+    /// Handed over, and not known to have end.
+    pending: VecDeque<PendingGroup>,
     next_serial: u64,
-    last_end: Reading,
+    last_end: ReadSnapshot,
 }
 
 #[derive(Debug)]
-struct Pending {
+struct PendingGroup {
     bundles: Vec<BundleIdx>,
-    handed_over: Reading,
-    ended: Ended,
+    submitted: ReadSnapshot,
+    end: GroupEnd,
 }
 
 #[derive(Debug)]
-enum Ended {
-    /// When the slot with this witness came back.
+enum GroupEnd {
+    /// When the slot with this release_timer came back.
     WithSlot(u64),
-    At(Reading),
+    At(ReadSnapshot),
 }
 
-/// Slots that came back, by the serial number of their witness.
+/// Slots that came back, by the serial number of their release_timer.
 #[derive(Debug, Default)]
-struct Returned(Mutex<Vec<(u64, Reading)>>);
+struct ReleasedSlots(Mutex<Vec<(u64, ReadSnapshot)>>);
 
 /// Goes with a slot, and tells when it came back.
 #[derive(Debug)]
 pub(crate) struct SlotReleaseTimer {
     serial: u64,
     probe: Probe,
-    returned: Arc<Returned>,
+    released: Arc<ReleasedSlots>,
 }
 
 impl Drop for SlotReleaseTimer {
     fn drop(&mut self) {
-        self.returned.0.lock().push((self.serial, Reading::now(&self.probe)));
+        self.released.0.lock().push((self.serial, ReadSnapshot::now(&self.probe)));
     }
 }
 
 impl Meter {
     pub(crate) fn new(probe: Probe) -> Self {
         Self {
-            returned: Arc::default(),
+            released: Arc::default(),
             open: Vec::new(),
             open_since: None,
             pending: VecDeque::new(),
             next_serial: 0,
-            last_end: Reading::now(&probe),
+            last_end: ReadSnapshot::now(&probe),
             probe,
         }
     }
 
-    /// Forgets what has not ended: a pass begins, maybe behind one that failed.
+    /// Forgets what has not end: a pass begins, maybe behind one that failed.
     pub(crate) fn begin(&mut self) {
         self.open.clear();
         self.open_since = None;
         self.pending.clear();
-        self.returned.0.lock().clear();
-        self.last_end = Reading::now(&self.probe);
+        self.released.0.lock().clear();
+        self.last_end = ReadSnapshot::now(&self.probe);
     }
 
     /// A pinned bundle is computed with, some time.
     pub(crate) fn pinned(&mut self, idx: BundleIdx) {
         self.open.push(idx);
-        self.open_since.get_or_insert_with(|| Reading::now(&self.probe));
+        self.open_since.get_or_insert_with(|| ReadSnapshot::now(&self.probe));
     }
 
-    /// A streamed bundle is there, and will be computed with at once: ends a group. The witness is to go with its slot.
+    /// A streamed bundle is there, and will be computed with at once: ends a group. The release_timer is to go with its slot.
     pub(crate) fn streamed(&mut self, idx: BundleIdx) -> SlotReleaseTimer {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.open.push(idx);
         self.open_since = None;
         let bundles = std::mem::take(&mut self.open);
-        let handed_over = Reading::now(&self.probe);
-        self.pending.push_back(Pending { bundles, handed_over, ended: Ended::WithSlot(serial) });
-        SlotReleaseTimer { serial, probe: self.probe.clone(), returned: Arc::clone(&self.returned) }
+        let submitted = ReadSnapshot::now(&self.probe);
+        self.pending.push_back(PendingGroup { bundles, submitted, end: GroupEnd::WithSlot(serial) });
+        SlotReleaseTimer { serial, probe: self.probe.clone(), released: Arc::clone(&self.released) }
     }
 
     /// Nothing computes any more: what is open was a group.
-    pub(crate) fn settled(&mut self) {
-        let Some(handed_over) = self.open_since.take() else { return };
+    pub(crate) fn mark_idle(&mut self) {
+        let Some(submitted) = self.open_since.take() else { return };
         let bundles = std::mem::take(&mut self.open);
-        let ended = Ended::At(Reading::now(&self.probe));
-        self.pending.push_back(Pending { bundles, handed_over, ended });
+        let end = GroupEnd::At(ReadSnapshot::now(&self.probe));
+        self.pending.push_back(PendingGroup { bundles, submitted, end });
     }
 
-    /// The next group that has ended.
+    /// The next group that has end.
     pub(crate) fn next_ended(&mut self) -> Option<Group> {
-        let end = match self.pending.front()?.ended {
-            Ended::At(reading) => reading,
-            Ended::WithSlot(serial) => {
-                let mut returned = self.returned.0.lock();
-                let at = returned.iter().position(|(found, _)| *found == serial)?;
-                returned.swap_remove(at).1
+        let end = match self.pending.front()?.end {
+            GroupEnd::At(reading) => reading,
+            GroupEnd::WithSlot(serial) => {
+                let mut released = self.released.0.lock();
+                let at = released.iter().position(|(found, _)| *found == serial)?;
+                released.swap_remove(at).1
             }
         };
-        let Pending { bundles, handed_over, .. } = self.pending.pop_front()?;
-        let start = if handed_over.at > self.last_end.at { handed_over } else { self.last_end };
+        let PendingGroup { bundles, submitted, .. } = self.pending.pop_front()?;
+        let start = if submitted.at > self.last_end.at { submitted } else { self.last_end };
         self.last_end = end;
         Some(Group { bundles, start, end })
     }

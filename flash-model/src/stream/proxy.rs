@@ -28,7 +28,7 @@ pub struct StreamingProxy<M: ?Sized> {
     /// The parameters, in the order of the bundle's parts, and what stands in their place while they are not there.
     parameters: Vec<(Rc<str>, Array)>,
     /// Those that the layer makes of the others while it has them, and what stands in their place.
-    made: Vec<(Rc<str>, Array)>,
+    derived: Vec<(Rc<str>, Array)>,
     /// Those of the bundle's parts that are laid in strips once the layer is pinned.
     strips: Vec<usize>,
     is_bound: bool,
@@ -95,7 +95,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
             .map(|(key, parameter)| (key, parameter.clone()))
             .collect();
         parameters.sort_by(|a, b| a.0.cmp(&b.0));
-        let (made, parameters): (Vec<_>, Vec<_>) =
+        let (derived, parameters): (Vec<_>, Vec<_>) =
             parameters.into_iter().partition(|(_, placeholder)| placeholder.size() == 0);
         let mut parts = Vec::with_capacity(parameters.len());
         for (key, placeholder) in &parameters {
@@ -107,14 +107,19 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
             parts.push(Part::rows(checkpoint.tensor(&name, &shape, kind)?, &rows));
         }
         let bundle = bundles.push(Bundle::new(name, parts));
-        Ok(Self { bundle, parameters, made, strips: Vec::new(), is_bound: false, module })
+        Ok(Self { bundle, parameters, derived, strips: Vec::new(), is_bound: false, module })
     }
 
     /// The same, whose codes are laid as `backend` reads them fastest once the layer is pinned. One that comes and goes would
     /// be rearranged each time.
-    pub(crate) fn arranged(mut self, backend: &Backend, checkpoint: &Checkpoint, bundles: &Bundles) -> Self {
+    pub(crate) fn with_strips(
+        mut self,
+        backend: &Backend,
+        checkpoint: &Checkpoint,
+        bundles: &Bundles,
+    ) -> Self {
         // A layer that makes matrices of others has MLX read them, which knows only rows.
-        if self.made.is_empty() {
+        if self.derived.is_empty() {
             let parts = &bundles.as_slice()[self.bundle.0].parts;
             self.strips = strips::preferred(backend, checkpoint, parts);
         }
@@ -129,18 +134,18 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     where
         M: Module<In, Output = Array, Error = Exception>,
     {
-        let output = self.begin(residency, |module| Ok(module.forward(input)?.into()))?;
+        let output = self.run(residency, |module| Ok(module.forward(input)?.into()))?;
         Ok(output.array()?)
     }
 
     /// The same for what `make` has the layer make.
-    pub(crate) fn begin(
+    pub(crate) fn run(
         &mut self,
         residency: &mut Residency,
-        make: impl FnOnce(&mut M) -> Result<Value, Exception>,
+        body: impl FnOnce(&mut M) -> Result<Value, Exception>,
     ) -> Result<Value, ModelError> {
-        let output = self.scope(residency, |module, _, _| Ok(make(module)?))?;
-        residency.began(self.bundle, &output)?;
+        let output = self.scope(residency, |module, _, _| Ok(body(module)?))?;
+        residency.schedule_output(self.bundle, &output)?;
         Ok(output)
     }
 
@@ -158,7 +163,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         self.bind(residency)?;
         let stays = residency.is_pinned(self.bundle);
         if stays {
-            residency.uses_pinned(self.bundle);
+            residency.record_pinned(self.bundle);
         }
         let outcome = body(&mut self.module, residency, stays);
         // Meanwhile the plan may have changed.
@@ -177,12 +182,12 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         if self.is_bound {
             return Ok(());
         }
-        let (mut slot, witness) = residency.acquire(self.bundle)?;
+        let (mut slot, release_timer) = residency.acquire(self.bundle)?;
         let mut views = residency.bundle(self.bundle).views();
         if residency.is_pinned(self.bundle) {
             self.strips.iter().for_each(|&idx| strips::rearrange(&mut slot, &mut views[idx]));
         }
-        let arrays = mlx::views(slot, witness, &views)?;
+        let arrays = mlx::views(slot, release_timer, &views)?;
         let keys = self.parameters.iter().map(|(key, _)| Rc::clone(key));
         set_parameters(&mut *self.module, keys.zip(arrays));
         self.is_bound = true;
@@ -190,7 +195,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     }
 
     fn unbind(&mut self) {
-        set_parameters(&mut *self.module, self.parameters.iter().chain(&self.made).cloned());
+        set_parameters(&mut *self.module, self.parameters.iter().chain(&self.derived).cloned());
         self.is_bound = false;
     }
 }

@@ -1,4 +1,4 @@
-//! Reading ahead: bundles in execution order, each as soon as a slot is free.
+//! ReadSnapshot ahead: bundles in execution order, each as soon as a slot is free.
 //!
 //! A thread of its own waits for slots. So a bundle is being read while the layer before it computes *and* while whoever runs
 //! the layers waits for another one, and slots may come back on any thread, when the last computation with them has ended.
@@ -14,12 +14,12 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::memory::slots::{SLOT_RETURN, once_there_is_room};
 use crate::stream::bundle::{Bundle, BundleIdx, Bundles};
-use crate::stream::conduct::Conductor;
+use crate::stream::conduct::FeedbackLoop;
 use crate::stream::control::Reads;
 
 /// How long memory for a pinned bundle may take to come back when nothing is read: not as long as whoever waits for the bundle
 /// does, who is to hear of the budget.
-const LONE_SLOT_RETURN: Duration = SLOT_RETURN.checked_div(2).expect("two is not zero");
+const UNPOOLED_SLOT_RETURN: Duration = SLOT_RETURN.checked_div(2).expect("two is not zero");
 
 /// What bundles are read with, and where to.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Source {
     pub reader: Arc<Reader>,
     pub pool: SlotPool,
     pub budget: Budget,
-    pub conductor: Arc<Conductor>,
+    pub feedback: Arc<FeedbackLoop>,
 }
 
 impl Source {
@@ -46,9 +46,11 @@ impl Source {
     /// # Errors
     /// [`IoError::OverBudget`] if it does not come back, [`IoError::Stragglers`] if that is because of the disk,
     /// [`IoError::Map`] if the system has no memory.
-    pub(crate) fn lone_slot(&self, idx: BundleIdx, is_over: impl Fn() -> bool) -> Result<Slot, IoError> {
+    pub(crate) fn unpooled_slot(&self, idx: BundleIdx, is_over: impl Fn() -> bool) -> Result<Slot, IoError> {
         let slot_bytes = self.bundle(idx).slot_bytes();
-        once_there_is_room(&self.reader, LONE_SLOT_RETURN, is_over, || Slot::alone(&self.budget, slot_bytes))
+        once_there_is_room(&self.reader, UNPOOLED_SLOT_RETURN, is_over, || {
+            Slot::alone(&self.budget, slot_bytes)
+        })
     }
 
     pub(crate) fn submit(&self, idx: BundleIdx, slot: Slot) -> Load {
@@ -219,7 +221,7 @@ impl Shared {
     fn run(&self) {
         while let Some(idx) = self.wait_for_due() {
             let slot = if self.source.is_pinned(idx) {
-                self.source.lone_slot(idx, || self.state.lock().is_closed)
+                self.source.unpooled_slot(idx, || self.state.lock().is_closed)
             } else {
                 match self.source.pool.acquire() {
                     Some(slot) => Ok(slot),
@@ -227,7 +229,7 @@ impl Shared {
                 }
             };
             // A slot that came back tells that a layer was computed: what follows from that is for this read already.
-            self.source.conductor.learn(Some(self));
+            self.source.feedback.update(Some(self));
             let mut state = self.state.lock();
             // Another bundle may have become due while this thread waited for the slot.
             if state.due(&self.source) == Some(idx) {

@@ -14,7 +14,7 @@ use crate::compute::Value;
 use crate::memory::allowance::Allowance;
 use crate::memory::slots::{SLOT_RETURN, wait_for};
 use crate::stream::bundle::{Bundle, BundleIdx, Bundles};
-use crate::stream::conduct::{Conduct, Conductor};
+use crate::stream::conduct::{Conduct, FeedbackLoop};
 use crate::stream::control::Reads;
 use crate::stream::evaluation::Evaluation;
 use crate::stream::meter::SlotReleaseTimer;
@@ -52,9 +52,9 @@ impl Residency {
     ) -> Result<Self, ModelError> {
         let prefetch = conduct.prefetch;
         let pool = pool(&bundles, &plan, budget)?;
-        let conductor = Arc::new(Conductor::new(&bundles, &plan, &reader, conduct));
+        let feedback = Arc::new(FeedbackLoop::new(&bundles, &plan, &reader, conduct));
         let (bundles, reader) = (Arc::new(bundles), Arc::new(reader));
-        let source = Source { bundles, plan, reader, pool, budget: budget.clone(), conductor };
+        let source = Source { bundles, plan, reader, pool, budget: budget.clone(), feedback };
         Ok(Self {
             source: Arc::new(source),
             prefetch,
@@ -96,7 +96,7 @@ impl Residency {
 
     /// How long computing has waited for reads.
     pub fn stall(&self) -> Duration {
-        self.source.conductor.stall()
+        self.source.feedback.stall()
     }
 
     /// Bytes of weights that came and went, so far.
@@ -138,18 +138,18 @@ impl Residency {
     pub(crate) fn begin_pass(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         self.start()?;
         self.evaluation.begin_pass();
-        self.source.conductor.begin_pass(n_tokens, self.reads());
+        self.source.feedback.begin_pass(n_tokens, self.reads());
         Ok(())
     }
 
     /// A pass has ended. If it is complete, nothing computes.
     pub(crate) fn end_pass(&self, is_complete: bool) {
-        self.source.conductor.end_pass(is_complete, self.reads());
+        self.source.feedback.end_pass(is_complete, self.reads());
     }
 
     /// So much of the pass is done, of `1`.
     pub(crate) fn progress(&self, part: f64) {
-        self.source.conductor.progress(part);
+        self.source.feedback.progress(part);
     }
 
     fn reads(&self) -> Option<&dyn Reads> {
@@ -158,35 +158,35 @@ impl Residency {
 
     /// What the controller of reads has learned; `None` if there is none.
     pub fn estimates(&self) -> Option<Estimates> {
-        self.source.conductor.estimates()
+        self.source.feedback.estimates()
     }
 
     /// A pinned bundle is used.
-    pub(crate) fn uses_pinned(&self, idx: BundleIdx) {
-        self.source.conductor.uses_pinned(idx);
+    pub(crate) fn record_pinned(&self, idx: BundleIdx) {
+        self.source.feedback.record_pinned(idx);
     }
 
     /// A layer was run: begins to compute its output, or leaves it to be computed together with that of the next layers
     /// ([`Evaluation::add`]).
-    pub(crate) fn began(&mut self, idx: BundleIdx, output: &Value) -> Result<(), ModelError> {
+    pub(crate) fn schedule_output(&mut self, idx: BundleIdx, output: &Value) -> Result<(), ModelError> {
         let streams = self.source.plan.streamed_bytes > 0;
         Ok(self.evaluation.add(output, self.is_pinned(idx), streams)?)
     }
 
     /// Begins to compute the next chunk of a prompt, and what a layer leaves `beside` it, and waits for the one before: the
     /// processors go from one to the other.
-    pub(crate) fn begin_next<'a>(
+    pub(crate) fn schedule_chunk<'a>(
         &mut self,
         output: &'a Array,
         beside: impl Iterator<Item = &'a Array>,
     ) -> Result<(), ModelError> {
-        Ok(self.evaluation.begin_next(output, beside)?)
+        Ok(self.evaluation.submit_chunk(output, beside)?)
     }
 
     /// Waits until nothing is computing that could be.
     pub(crate) fn settle(&mut self) -> Result<(), ModelError> {
         self.evaluation.finish()?;
-        self.source.conductor.settled();
+        self.source.feedback.mark_idle();
         Ok(())
     }
 
@@ -201,19 +201,19 @@ impl Residency {
             self.settle()?;
             let begin = Instant::now();
             ticket.wait_until_done();
-            self.source.conductor.waited(idx, begin);
+            self.source.feedback.record_stall(idx, begin);
         }
         let ended = ticket.ended();
         let slot = ticket.wait().map_err(|source| self.bundle(idx).read_error(source))?;
         if let Some(ended) = ended {
-            self.source.conductor.was_read(idx, slot.len() as u64, submitted, ended);
+            self.source.feedback.record_read(idx, slot.len() as u64, submitted, ended);
         }
-        self.source.conductor.learn(self.reads());
+        self.source.feedback.update(self.reads());
         if self.is_pinned(idx) {
             return Ok((slot, None));
         }
         self.streamed_bytes += self.bundle(idx).tensor_bytes();
-        Ok((slot, self.source.conductor.uses_streamed(idx)))
+        Ok((slot, self.source.feedback.record_streamed(idx)))
     }
 
     /// The load of a bundle: a read ahead, or one on demand.
@@ -234,7 +234,7 @@ impl Residency {
             let begin = Instant::now();
             let ahead = self.read_ahead.as_ref();
             let load = wait_for(&source.reader, SLOT_RETURN, |limit| ahead?.take_within(idx, limit));
-            source.conductor.waited(idx, begin);
+            source.feedback.record_stall(idx, begin);
             return match load {
                 Ok(load) => load.ok_or_else(held),
                 Err(error) => Ok(Err(error)),
@@ -242,7 +242,7 @@ impl Residency {
         }
         self.settle()?;
         let slot = if source.is_pinned(idx) {
-            source.lone_slot(idx, || false).map(Some)
+            source.unpooled_slot(idx, || false).map(Some)
         } else {
             wait_for(&source.reader, SLOT_RETURN, |limit| source.pool.acquire_within(limit))
         };

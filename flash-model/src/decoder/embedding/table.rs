@@ -23,7 +23,7 @@ enum State {
     #[default]
     Absent,
     Reading(Ticket),
-    Here(Slot),
+    Loaded(Slot),
     /// It could not be read. Rows are, one by one, and say why if they cannot.
     Unreadable,
 }
@@ -45,22 +45,22 @@ impl Table {
 
     /// What it takes, once it is there.
     pub(super) fn held_bytes(&self) -> u64 {
-        if matches!(self.state, State::Here(_)) { self.bundle.cost_bytes() } else { 0 }
+        if matches!(self.state, State::Loaded(_)) { self.bundle.cost_bytes() } else { 0 }
     }
 
     /// Begins to read it, behind everything else, if there is room for it that nobody will want; gives it up if there is not.
     pub(super) fn adapt(&mut self, residency: &Residency) {
         if !self.fits(residency) {
-            return self.give_up(residency.reader());
+            return self.release(residency.reader());
         }
         self.state = match take(&mut self.state) {
             State::Absent => match residency.spare_slot(self.bundle.slot_bytes()) {
-                Ok(slot) => State::Reading(self.bundle.guess(0, residency.reader(), slot)),
+                Ok(slot) => State::Reading(self.bundle.submit_speculative(0, residency.reader(), slot)),
                 // What is given back comes a moment later than what is planned: there is another pass.
                 Err(_) => State::Absent,
             },
             State::Reading(ticket) if ticket.is_done() => match ticket.wait() {
-                Ok(slot) => State::Here(slot),
+                Ok(slot) => State::Loaded(slot),
                 Err(error) => {
                     tracing::warn!(%error, table = self.bundle.name, "the embedding is read by row");
                     State::Unreadable
@@ -71,17 +71,17 @@ impl Table {
     }
 
     /// Frees its memory, once reads under way have ended.
-    fn give_up(&mut self, reader: &Reader) {
+    fn release(&mut self, reader: &Reader) {
         match take(&mut self.state) {
             State::Reading(ticket) => reader.give_up(ticket),
             State::Unreadable => self.state = State::Unreadable,
-            State::Absent | State::Here(_) => {}
+            State::Absent | State::Loaded(_) => {}
         }
     }
 
     /// The bytes of each tensor, in the order in which they were given, if they are all there.
     pub(super) fn tensors(&self) -> Option<[&[u8]; TENSORS_MAX]> {
-        let State::Here(slot) = &self.state else { return None };
+        let State::Loaded(slot) = &self.state else { return None };
         let mut tensors = [&[][..]; TENSORS_MAX];
         for ((idx, part), tensor) in self.bundle.parts.iter().enumerate().zip(&mut tensors) {
             *tensor = &slot.as_slice()[self.bundle.offset(idx)..][..part.span.len_bytes() as usize];

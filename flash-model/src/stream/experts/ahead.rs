@@ -50,8 +50,8 @@ impl AheadTraffic {
 
 /// The guesses for one layer, and whether more are made.
 #[derive(Debug, Default)]
-pub(super) struct Ahead {
-    decision: Lookahead,
+pub(super) struct ExpertLookahead {
+    trial: Lookahead,
     /// The layer that guesses were made for.
     layer_idx: Option<usize>,
     loads: Vec<Load>,
@@ -59,14 +59,14 @@ pub(super) struct Ahead {
     traffic: AheadTraffic,
 }
 
-impl Ahead {
+impl ExpertLookahead {
     /// Whether guesses are made for the token that passes.
-    pub(super) fn guesses(&self) -> bool {
-        self.begun.is_some() && self.decision.guesses()
+    pub(super) fn is_enabled(&self) -> bool {
+        self.begun.is_some() && self.trial.guesses()
     }
 
     pub(super) fn traffic(&self) -> AheadTraffic {
-        AheadTraffic { gain: self.decision.gain(), ..self.traffic }
+        AheadTraffic { gain: self.trial.gain(), ..self.traffic }
     }
 
     /// A single token begins to pass.
@@ -79,13 +79,13 @@ impl Ahead {
         if let Some(time) = self.begun.take().as_ref().map(Instant::elapsed)
             && like_others
         {
-            self.decision.observe(time);
+            self.trial.observe(time);
         }
         self.clear(reader);
     }
 
     /// Guesses were made for that layer, and these are being read.
-    pub(super) fn guessed(&mut self, layer_idx: usize, loads: Vec<Load>) {
+    pub(super) fn set_loads(&mut self, layer_idx: usize, loads: Vec<Load>) {
         self.traffic.guessed += loads.len() as u64;
         (self.layer_idx, self.loads) = (Some(layer_idx), loads);
     }
@@ -121,17 +121,17 @@ impl Experts {
         let (logits, correction) = routed.scores()?;
         let choices = mixture.router.choose(logits, correction).into_iter().map(|choice| choice.expert_idx);
         let mut missing: Vec<usize> =
-            choices.filter(|expert_idx| !self.held.has(*layer_idx, *expert_idx)).collect();
+            choices.filter(|expert_idx| !self.resident.is_admitted(*layer_idx, *expert_idx)).collect();
         missing.truncate(self.plan.ahead_slots(self.pool.n_slots()));
-        let waiting_bytes = mixture.bytes_beside_one_of(missing.len());
+        let waiting_bytes = mixture.queued_bytes(missing.len());
         let mut loads = Vec::new();
         for expert_idx in missing {
             let Some(slot) = self.pool.try_acquire() else { break };
             let bundle = mixture.bundle(expert_idx);
-            let ticket = bundle.guess(waiting_bytes, &self.reader, slot);
+            let ticket = bundle.submit_speculative(waiting_bytes, &self.reader, slot);
             loads.push(Load { expert_idx, bundle, ticket });
         }
-        self.ahead.guessed(*layer_idx, loads);
+        self.ahead.set_loads(*layer_idx, loads);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Reading the experts that a layer asks for.
+//! ReadSnapshot the experts that a layer asks for.
 
 use std::time::Instant;
 
@@ -51,7 +51,7 @@ impl Experts {
 
     pub(super) fn submit(&self, mixture: &Mixture, expert_idx: usize, n_to_read: usize, slot: Slot) -> Load {
         let bundle = mixture.bundle(expert_idx);
-        let ticket = bundle.submit_behind(mixture.bytes_beside_one_of(n_to_read), &self.reader, slot);
+        let ticket = bundle.submit_behind(mixture.queued_bytes(n_to_read), &self.reader, slot);
         Load { expert_idx, bundle, ticket }
     }
 
@@ -67,7 +67,7 @@ impl Experts {
         let Load { expert_idx, bundle, ticket } = load;
         let slot = ticket.wait().map_err(|source| bundle.read_error(source))?;
         let expert = demand.mixture.bind(&bundle, slot)?;
-        self.held.came(demand.layer_idx, expert_idx, &expert);
+        self.resident.insert(demand.layer_idx, expert_idx, &expert);
         Ok(expert)
     }
 }

@@ -1,6 +1,6 @@
 //! A layer's experts before any of them is loaded: where they lie, and what they will be.
 
-mod form;
+mod layout;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::nn::router::Router;
 use crate::nn::weights::Weights;
 use crate::stream::bundle::{Bundle, Part};
 
-use form::{Form, Place, Tensors};
+use layout::{ExpertLayout, Placement, Tensors};
 
 /// What a checkpoint calls the parts of an expert.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +94,7 @@ pub(crate) struct Mixture {
     /// An expert without weights.
     template: Expert,
     /// By parameter, in the order of their keys.
-    parameters: Vec<(String, Place)>,
+    parameters: Vec<(String, Placement)>,
 }
 
 impl ExpertArgs {
@@ -142,16 +142,16 @@ impl Mixture {
         router: Router,
     ) -> Result<Self, ModelError> {
         let stacked = weights.at(names.stacked);
-        if Form::of_stacked(&stacked, &format!("{}.weight", names.stacked_matrices[UP])).is_some() {
+        if ExpertLayout::of_stacked(&stacked, &format!("{}.weight", names.stacked_matrices[UP])).is_some() {
             return Self::stacked(&stacked, names.stacked_matrices, args, router);
         }
         let each = weights.at(names.each);
-        let form = Form::of_each(&each);
+        let layout = ExpertLayout::of_each(&each);
         let template = args.template(&each.at("0"), names.each_matrices)?;
         Self::placed(&each, template, args, router, |key, shape, kind| {
             let (idx, parameter) = matrix_of(key);
             let name = format!("{}.{parameter}", names.each_matrices[idx]);
-            Ok(form.tensors(&each, &name, args.dims.n_experts, shape, kind)?.into())
+            Ok(layout.tensors(&each, &name, args.dims.n_experts, shape, kind)?.into())
         })
     }
 
@@ -163,15 +163,18 @@ impl Mixture {
         args: ExpertArgs,
         router: Router,
     ) -> Result<Self, ModelError> {
-        let form = Form::of_stacked(weights, &format!("{}.weight", matrices[UP])).unwrap_or(Form::Stacked);
-        let template = match form {
-            Form::Rows => args.template(&weights.stored_at(format!("{}.0", weights.path())), matrices)?,
+        let layout = ExpertLayout::of_stacked(weights, &format!("{}.weight", matrices[UP]))
+            .unwrap_or(ExpertLayout::Stacked);
+        let template = match layout {
+            ExpertLayout::Rows => {
+                args.template(&weights.stored_at(format!("{}.0", weights.path())), matrices)?
+            }
             _ => args.template(weights, matrices)?,
         };
         Self::placed(weights, template, args, router, |key, shape, kind| {
             let (idx, parameter) = matrix_of(key);
             let name = format!("{}.{parameter}", matrices[idx]);
-            Ok(form.tensors(weights, &name, args.dims.n_experts, shape, kind)?.into())
+            Ok(layout.tensors(weights, &name, args.dims.n_experts, shape, kind)?.into())
         })
     }
 
@@ -183,7 +186,7 @@ impl Mixture {
         router: Router,
     ) -> Result<Option<Self>, ModelError> {
         const JOINED: &str = "gate_up_proj";
-        let Some(form) = Form::of_stacked(weights, JOINED) else { return Ok(None) };
+        let Some(layout) = ExpertLayout::of_stacked(weights, JOINED) else { return Ok(None) };
         let ExpertArgs { dims: ExpertDims { n_experts, hidden, intermediate }, activation, .. } = args;
         let linear = |input, output| weights.linear_in(None, input, output, false);
         let template = Expert {
@@ -196,10 +199,10 @@ impl Mixture {
             let &[n_rows, n_columns] = shape else { unreachable!("a matrix of floats") };
             let (matrix, _) = matrix_of(key);
             if MATRICES[matrix] == "down_proj" {
-                return Ok(form.tensors(weights, MATRICES[matrix], n_experts, shape, kind)?.into());
+                return Ok(layout.tensors(weights, MATRICES[matrix], n_experts, shape, kind)?.into());
             }
-            let tensors = form.tensors(weights, JOINED, n_experts, &[2 * n_rows, n_columns], kind)?;
-            Ok(Place { tensors, nth: u64::from(matrix == UP), of: 2 })
+            let tensors = layout.tensors(weights, JOINED, n_experts, &[2 * n_rows, n_columns], kind)?;
+            Ok(Placement { tensors, chunk_idx: u64::from(matrix == UP), n_chunks: 2 })
         })?;
         Ok(Some(mixture))
     }
@@ -211,7 +214,7 @@ impl Mixture {
         args: ExpertArgs,
         router: Router,
     ) -> Result<Option<Self>, ModelError> {
-        let Some(form) = Form::of_stacked(weights, "gate_up_proj_blocks") else { return Ok(None) };
+        let Some(layout) = ExpertLayout::of_stacked(weights, "gate_up_proj_blocks") else { return Ok(None) };
         let ExpertArgs { dims: ExpertDims { n_experts, hidden, intermediate }, bias, activation } = args;
         let linear = |input, output| weights.linear_in(Some(BLOCKS), input, output, bias);
         let both = intermediate.checked_mul(2).ok_or_else(|| {
@@ -233,11 +236,11 @@ impl Mixture {
             let suffix = if parameter == "weight" { "blocks" } else { parameter };
             let name = format!("{matrix}_{suffix}");
             if parameter != "weight" {
-                return Ok(form.tensors(weights, &name, n_experts, shape, kind)?.into());
+                return Ok(layout.tensors(weights, &name, n_experts, shape, kind)?.into());
             }
             let &[rows, words] = shape else { unreachable!("a matrix of codes") };
             let blocks = [rows, 4 * words / BLOCK_BYTES, BLOCK_BYTES];
-            let mut codes = form.tensors(weights, &name, n_experts, &blocks, TensorKind::Bytes)?;
+            let mut codes = layout.tensors(weights, &name, n_experts, &blocks, TensorKind::Bytes)?;
             // The same bytes, four in a word.
             match &mut codes {
                 Tensors::Stacked(all) => {
@@ -264,7 +267,7 @@ impl Mixture {
         mut template: Expert,
         args: ExpertArgs,
         router: Router,
-        place: impl Fn(&str, &[u64], TensorKind) -> Result<Place, ModelError>,
+        place: impl Fn(&str, &[u64], TensorKind) -> Result<Placement, ModelError>,
     ) -> Result<Self, ModelError> {
         let mut placeholders: Vec<_> = template.parameters_mut().flatten().into_iter().collect();
         placeholders.sort_by(|a, b| a.0.cmp(&b.0));
@@ -285,11 +288,11 @@ impl Mixture {
             Tensors::Each(tensors) => tensors.first().map_or(0, |tensor| tensor.span.len_bytes()),
             Tensors::Rows { first, .. } => first.span.len_bytes(),
         };
-        self.parameters.iter().map(|(_, place)| bytes(&place.tensors) / place.of).sum()
+        self.parameters.iter().map(|(_, place)| bytes(&place.tensors) / place.n_chunks).sum()
     }
 
     /// What is to be read beside one of so many experts that are.
-    pub(crate) fn bytes_beside_one_of(&self, n_experts: usize) -> u64 {
+    pub(crate) fn queued_bytes(&self, n_experts: usize) -> u64 {
         self.expert_bytes() * n_experts.saturating_sub(1) as u64
     }
 
@@ -325,9 +328,10 @@ impl Mixture {
                 part
             }
             Tensors::Each(tensors) => Part::whole(&tensors[expert_idx]),
-            Tensors::Rows { first, row_bytes } => Part::whole(first).moved(expert_idx as u64 * row_bytes),
+            Tensors::Rows { first, row_bytes } => Part::whole(first).shifted(expert_idx as u64 * row_bytes),
         };
-        let part = |(_, place): &(String, Place)| all(&place.tensors).cut(place.nth, place.of);
+        let part =
+            |(_, place): &(String, Placement)| all(&place.tensors).row_chunk(place.chunk_idx, place.n_chunks);
         Bundle::new(format!("{}[{expert_idx}]", self.path), self.parameters.iter().map(part).collect())
     }
 
@@ -349,7 +353,7 @@ impl Mixture {
             Some(ExpertTensor { name, tensor: tensor.name.clone(), idx })
         };
         // What has several of them is one.
-        let first = self.parameters.iter().filter(|(_, place)| place.nth == 0);
+        let first = self.parameters.iter().filter(|(_, place)| place.chunk_idx == 0);
         first.map(|(_, place)| tensor(&place.tensors)).collect()
     }
 

@@ -7,10 +7,10 @@ use super::Mixture;
 use crate::stream::planner::MachineSpeeds;
 
 /// Of so many slots that could hold an expert, one may be for guesses: what it costs in hits is little then.
-const SPARE_OF_AHEAD: usize = 8;
+const SLOTS_PER_LOOKAHEAD: usize = 8;
 /// What part of a layer's experts is guessed: enough to read until its router speaks, and the rest is known then. Each slot more
 /// that reads take in turn is memory that caches have forgotten when it is read into (docs/performance.md).
-const AHEAD_OF_DEMAND: usize = 2;
+const LOOKAHEAD_DIVISOR: usize = 2;
 
 /// How much memory experts take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +75,8 @@ impl ExpertPlan {
     /// few where few do.
     pub(super) fn ahead_slots(&self, n_slots: usize) -> usize {
         let n_spare = n_slots.saturating_sub(self.staging_slots);
-        let n_guesses = self.staging_slots.div_ceil(AHEAD_OF_DEMAND);
-        if n_spare < self.n_experts { n_guesses.min(n_spare / SPARE_OF_AHEAD) } else { 0 }
+        let n_guesses = self.staging_slots.div_ceil(LOOKAHEAD_DIVISOR);
+        if n_spare < self.n_experts { n_guesses.min(n_spare / SLOTS_PER_LOOKAHEAD) } else { 0 }
     }
 
     /// How many stay in memory of experts that take so much.

@@ -35,7 +35,7 @@ impl Experts {
                 to_read.pop_front();
             }
             let expert = if missing.binary_search(expert_idx).is_err() {
-                self.held.expert(layer_idx, *expert_idx).clone()
+                self.resident.expert(layer_idx, *expert_idx).clone()
             } else {
                 let load = match loads.pop_front() {
                     Some(load) => load,

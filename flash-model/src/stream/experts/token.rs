@@ -33,7 +33,8 @@ impl Experts {
         let mut done: Vec<usize> = there.collect();
         let mut parts: Vec<Value> = Vec::new();
         if !done.is_empty() {
-            let experts: Vec<&Expert> = done.iter().map(|idx| self.held.expert(layer_idx, *idx)).collect();
+            let experts: Vec<&Expert> =
+                done.iter().map(|idx| self.resident.expert(layer_idx, *idx)).collect();
             parts.push(self.compute(x, &experts)?);
         }
         while let Some(load) = loads.pop_front() {

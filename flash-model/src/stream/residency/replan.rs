@@ -86,11 +86,11 @@ impl Residency {
 
     /// Replaces the plan and its slots. The old ones go first: there may be no room for both.
     fn replan(&mut self, plan: ResidencyPlan) -> Result<(), ModelError> {
-        let Source { bundles, reader, budget, conductor, .. } = &*self.source;
-        conductor.replan(bundles, &plan, reader, self.prefetch);
+        let Source { bundles, reader, budget, feedback, .. } = &*self.source;
+        feedback.replan(bundles, &plan, reader, self.prefetch);
         let (bundles, reader, budget) = (Arc::clone(bundles), Arc::clone(reader), budget.clone());
-        let (conductor, no_slots) = (Arc::clone(conductor), SlotPool::new(&budget, 0, 0)?);
-        let without_slots = Source { bundles, plan, reader, pool: no_slots, budget, conductor };
+        let (feedback, no_slots) = (Arc::clone(feedback), SlotPool::new(&budget, 0, 0)?);
+        let without_slots = Source { bundles, plan, reader, pool: no_slots, budget, feedback };
         self.source = Arc::new(without_slots);
         let source = Arc::get_mut(&mut self.source).expect("nobody else has it yet");
         let slots = || pool(&source.bundles, &source.plan, &source.budget);

@@ -6,34 +6,34 @@ use flash_sched::{ExpertCache, Policy};
 
 /// Experts `E` by layer and index, each with a place.
 #[derive(Debug)]
-pub(super) struct Held<E> {
+pub(super) struct ResidentExperts<E> {
     cache: ExpertCache,
-    n_places: usize,
+    capacity: usize,
     /// Those with a place, as soon as they have come.
     experts: HashMap<(usize, usize), E>,
 }
 
-impl<E: Clone> Held<E> {
+impl<E: Clone> ResidentExperts<E> {
     /// Layers of `n_experts` each, without a place.
     pub(super) fn new(n_experts: &[usize]) -> Self {
         let cache = ExpertCache::new(n_experts, 0, Policy::default());
-        Self { cache, n_places: 0, experts: HashMap::new() }
+        Self { cache, capacity: 0, experts: HashMap::new() }
     }
 
-    pub(super) fn n_places(&self) -> usize {
-        self.n_places
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Shares out so many places. Even where they become more, a layer may lose one, and who had it goes.
-    pub(super) fn resize(&mut self, n_places: usize) {
-        self.n_places = n_places;
-        for expert in self.cache.resize(n_places) {
+    pub(super) fn resize(&mut self, capacity: usize) {
+        self.capacity = capacity;
+        for expert in self.cache.resize(capacity) {
             self.experts.remove(&expert);
         }
     }
 
     /// A pass of `n_tokens` uses these experts of a layer, each for so many of the tokens.
-    pub(super) fn uses(
+    pub(super) fn record_uses(
         &mut self,
         layer_idx: usize,
         n_tokens: usize,
@@ -43,27 +43,27 @@ impl<E: Clone> Held<E> {
     }
 
     /// Whether an expert has a place.
-    pub(super) fn has(&self, layer_idx: usize, expert_idx: usize) -> bool {
+    pub(super) fn is_admitted(&self, layer_idx: usize, expert_idx: usize) -> bool {
         self.cache.is_held(layer_idx, expert_idx)
     }
 
     /// Gives places to those of `missing`, which are to come, that are worth more than who has them; they go at once, for they
     /// make room.
-    pub(super) fn make_places(&mut self, layer_idx: usize, missing: &[usize]) {
+    pub(super) fn admit(&mut self, layer_idx: usize, missing: &[usize]) {
         for expert_idx in self.cache.keep(layer_idx, missing) {
             self.experts.remove(&(layer_idx, expert_idx));
         }
     }
 
     /// An expert has come, and stays if it has a place.
-    pub(super) fn came(&mut self, layer_idx: usize, expert_idx: usize, expert: &E) {
-        if self.has(layer_idx, expert_idx) {
+    pub(super) fn insert(&mut self, layer_idx: usize, expert_idx: usize, expert: &E) {
+        if self.is_admitted(layer_idx, expert_idx) {
             self.experts.insert((layer_idx, expert_idx), expert.clone());
         }
     }
 
     /// Nobody comes any more: of `missing`, those that did not have no place.
-    pub(super) fn give_up_absent(&mut self, layer_idx: usize, missing: &[usize]) {
+    pub(super) fn remove_absent(&mut self, layer_idx: usize, missing: &[usize]) {
         for &expert_idx in missing {
             if !self.experts.contains_key(&(layer_idx, expert_idx)) {
                 self.cache.lose(layer_idx, expert_idx);
@@ -88,23 +88,24 @@ mod tests {
     const N_EXPERTS: usize = 8;
 
     /// Layers whose experts are their own numbers.
-    fn held(n_layers: usize) -> Held<usize> {
-        Held::new(&vec![N_EXPERTS; n_layers])
+    fn held(n_layers: usize) -> ResidentExperts<usize> {
+        ResidentExperts::new(&vec![N_EXPERTS; n_layers])
     }
 
-    fn pass(held: &mut Held<usize>, layer_idx: usize, used: &[usize]) {
-        held.uses(layer_idx, 1, used.iter().map(|expert_idx| (*expert_idx, 1)));
+    fn pass(held: &mut ResidentExperts<usize>, layer_idx: usize, used: &[usize]) {
+        held.record_uses(layer_idx, 1, used.iter().map(|expert_idx| (*expert_idx, 1)));
         let missing: Vec<usize> =
-            used.iter().copied().filter(|expert_idx| !held.has(layer_idx, *expert_idx)).collect();
-        held.make_places(layer_idx, &missing);
-        missing.iter().for_each(|expert_idx| held.came(layer_idx, *expert_idx, expert_idx));
+            used.iter().copied().filter(|expert_idx| !held.is_admitted(layer_idx, *expert_idx)).collect();
+        held.admit(layer_idx, &missing);
+        missing.iter().for_each(|expert_idx| held.insert(layer_idx, *expert_idx, expert_idx));
     }
 
     #[test]
     fn who_loses_a_place_while_places_become_more_is_let_go() {
         let mut held = held(5);
-        let of_third =
-            |held: &Held<usize>| held.experts.keys().filter(|(layer_idx, _)| *layer_idx == 2).count();
+        let of_third = |held: &ResidentExperts<usize>| {
+            held.experts.keys().filter(|(layer_idx, _)| *layer_idx == 2).count()
+        };
         held.resize(7);
         (0..5).for_each(|layer_idx| pass(&mut held, layer_idx, &[0, 1, 2, 3]));
         assert_eq!((held.experts.len(), of_third(&held)), (7, 2));
@@ -116,10 +117,10 @@ mod tests {
     fn expert_that_did_not_come_has_no_place() {
         let mut held = held(1);
         held.resize(2);
-        held.make_places(0, &[3, 4]);
-        held.came(0, 4, &4);
-        held.give_up_absent(0, &[3, 4]);
-        assert!(!held.has(0, 3) && *held.expert(0, 4) == 4);
+        held.admit(0, &[3, 4]);
+        held.insert(0, 4, &4);
+        held.remove_absent(0, &[3, 4]);
+        assert!(!held.is_admitted(0, 3) && *held.expert(0, 4) == 4);
     }
 
     proptest! {
@@ -128,13 +129,13 @@ mod tests {
             steps in prop::collection::vec((0usize..30, 0usize..3, prop::collection::btree_set(0..N_EXPERTS, 1..4)), 1..40),
         ) {
             let mut held = held(3);
-            for (n_places, layer_idx, used) in steps {
-                held.resize(n_places);
+            for (capacity, layer_idx, used) in steps {
+                held.resize(capacity);
                 pass(&mut held, layer_idx, &used.into_iter().collect::<Vec<_>>());
-                prop_assert!(held.experts.len() <= n_places);
+                prop_assert!(held.experts.len() <= capacity);
                 for (layer_idx, expert_idx) in (0..3).flat_map(|layer| (0..N_EXPERTS).map(move |idx| (layer, idx))) {
                     let is_there = held.experts.get(&(layer_idx, expert_idx));
-                    prop_assert_eq!(is_there.copied(), held.has(layer_idx, expert_idx).then_some(expert_idx));
+                    prop_assert_eq!(is_there.copied(), held.is_admitted(layer_idx, expert_idx).then_some(expert_idx));
                 }
             }
         }

@@ -8,11 +8,11 @@ use crate::nn::weights::Weights;
 
 /// The tensors that hold a parameter of the experts, and its part of them.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Placement {
     pub tensors: Tensors,
     /// The parameter is the `nth` of `of` equal parts of an expert's rows.
-    pub nth: u64,
-    pub of: u64,
+    pub chunk_idx: u64,
+    pub n_chunks: u64,
 }
 
 /// The tensors that hold a parameter of all experts.
@@ -26,15 +26,15 @@ pub(super) enum Tensors {
     Rows { first: Tensor, row_bytes: u64 },
 }
 
-impl From<Tensors> for Place {
+impl From<Tensors> for Placement {
     fn from(tensors: Tensors) -> Self {
-        Self { tensors, nth: 0, of: 1 }
+        Self { tensors, chunk_idx: 0, n_chunks: 1 }
     }
 }
 
 /// The layout of a layer's expert tensors in a checkpoint.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Form {
+pub(super) enum ExpertLayout {
     /// Stacked: one tensor for all experts.
     Stacked,
     /// A tensor for each expert.
@@ -43,7 +43,7 @@ pub(super) enum Form {
     Rows,
 }
 
-impl Form {
+impl ExpertLayout {
     /// The layout of stacked or packed tensors called `rest` below the path of `weights`; none if there are none.
     pub(super) fn of_stacked(weights: &Weights<'_>, rest: &str) -> Option<Self> {
         let checkpoint = weights.checkpoint();
