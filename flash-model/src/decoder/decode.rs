@@ -1,4 +1,4 @@
-//! A pass of a single token.
+//! Decoding: a pass of one token.
 
 use mlx_rs::transforms::async_eval;
 
@@ -12,7 +12,8 @@ use super::layer::DecoderLayer;
 use super::{Decoder, Pass};
 
 impl Decoder {
-    /// Passes a token at `position` through all layers; `token`, `[1, 1, hidden]`, becomes its hidden state after the last.
+    /// Runs the token at `position` through all layers. `token`, `[1, 1, hidden]`, is replaced by the hidden state
+    /// after the last layer.
     pub(super) fn decode(
         &mut self,
         pass: &mut Pass<'_>,
@@ -27,7 +28,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Passes a token through one layer. The result is begun to be computed.
+    /// Runs the token through one layer and its experts. The result may still be computing when this returns.
     fn decode_layer(
         &mut self,
         pass: &mut Pass<'_>,
@@ -60,7 +61,7 @@ impl Decoder {
     }
 }
 
-/// The predicted routing of the next layer that has experts, if its router is in memory. `after` begins with the layer
+/// Predicts the routing of the next layer with experts, if its router is in memory. `after[0]` is the layer
 /// `first_idx`.
 fn predict_next<'a>(
     after: &'a mut [DecoderLayer],

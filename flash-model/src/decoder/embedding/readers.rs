@@ -1,27 +1,28 @@
-//! Threads that read rows beside the one that asks. They are started once: a decoded token has a few rows to read, and starting a
-//! thread takes as long as a read.
+//! A small thread pool that reads rows in parallel. It is created once, because starting a thread takes as long as a
+//! read and a decoded token reads only a few rows.
 
 use std::cell::OnceCell;
 
 use parking_lot::Mutex;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Threads that sleep when there is nothing to read.
+/// A lazily started pool of reader threads.
 #[derive(Debug)]
 pub(super) struct Readers {
     n_threads: usize,
-    /// All but the calling one, started when there is more than one item; none if the system gives no threads.
+    /// All threads but the calling one, started by the first call with more than one item; `None` if the system gives
+    /// no threads.
     others: OnceCell<Option<ThreadPool>>,
 }
 
 impl Readers {
-    /// `n_threads` threads, the calling one among them.
+    /// Creates a pool of `n_threads` threads, including the calling one.
     pub(super) fn new(n_threads: usize) -> Self {
         Self { n_threads, others: OnceCell::new() }
     }
 
-    /// Calls `read` with each item, and returns the first error that it meets, when no call is under way any more. Without other
-    /// threads the calling one reads all of them.
+    /// Calls `read` on each item and returns the first error once no call is running. If no threads could be started,
+    /// the calling thread reads everything.
     pub(super) fn for_each<T: Send, E: Send>(
         &self,
         items: Vec<T>,
@@ -61,7 +62,7 @@ impl Readers {
     }
 }
 
-/// A function, so that the lock is not held for longer.
+/// A function, so that the lock is released before the item is used.
 fn next<T>(items: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
     items.lock().next()
 }
@@ -105,7 +106,7 @@ mod tests {
         let (readers, seen) = (Readers::new(3), Mutex::new(HashSet::new()));
         for _ in 0..200 {
             let read = |_| {
-                // Identifiers of threads are never used again.
+                // Thread ids are never reused.
                 seen.lock().insert(thread::current().id());
                 Ok::<_, ()>(())
             };
