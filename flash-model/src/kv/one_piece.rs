@@ -1,4 +1,4 @@
-//! Tokens of a cache in one piece, as the pages of a session have them.
+//! Conversion between a contiguous cache and the rows and pages of a session.
 
 use std::ops::Range;
 
@@ -10,7 +10,8 @@ use super::rows::pieces;
 use crate::ModelError;
 
 impl LayerKv {
-    /// Copies tokens to rows `[parts, kv_heads, tokens, head_dim]`, f32: keys, then values if they are kept.
+    /// Copies tokens to rows `[parts, kv_heads, tokens, head_dim]`, f32; the parts are keys, and values if they are
+    /// stored.
     pub(super) fn copy_rows(
         &self,
         layout: &PageLayout,
@@ -41,7 +42,7 @@ impl LayerKv {
         Ok(())
     }
 
-    /// The reverse.
+    /// Copies tokens from such rows to the cache.
     pub(super) fn fill_rows(
         &mut self,
         layout: &PageLayout,
@@ -78,7 +79,8 @@ impl LayerKv {
     }
 }
 
-/// Where tokens of each head lie in the buffer of a half, `[kv_heads, capacity, head_dim]`, and in rows.
+/// Returns the byte ranges of each head's tokens in a buffer of keys or values, `[kv_heads, capacity, head_dim]`, and
+/// in rows.
 fn head_ranges(
     layout: &PageLayout,
     part_idx: usize,
@@ -95,14 +97,14 @@ fn head_ranges(
     })
 }
 
-/// Copies the rows of tokens of a page from its record.
+/// Copies tokens from the record of their page to rows.
 pub(super) fn copy_page_to_rows(layout: &PageLayout, tokens: Range<usize>, record: &[u8], rows: &mut [u8]) {
     for piece in pieces(layout, tokens) {
         rows[piece.rows].copy_from_slice(&record[piece.record]);
     }
 }
 
-/// The reverse.
+/// Copies tokens from rows to the record of their page.
 pub(super) fn copy_rows_to_page(layout: &PageLayout, tokens: Range<usize>, rows: &[u8], record: &mut [u8]) {
     for piece in pieces(layout, tokens) {
         record[piece.record].copy_from_slice(&rows[piece.rows]);

@@ -1,10 +1,10 @@
-//! Tokens in pages, and in rows.
+//! Byte ranges of tokens in pages and in rows.
 
 use std::ops::Range;
 
 use flash_kv::{PAGE_TOKENS, PageLayout};
 
-/// Some tokens of a head in a page: where they lie in its record, and in rows.
+/// Tokens of one head in one page, as byte ranges of its record and of rows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub page_idx: usize,
@@ -14,7 +14,7 @@ pub(super) struct Piece {
     pub rows: Range<usize>,
 }
 
-/// The pieces of `tokens`, of keys and then values if they are kept, whose rows are `[halves, kv_heads, tokens.len(),
+/// Returns the pieces of `tokens`: keys, then values if they are stored. Rows are `[parts, kv_heads, tokens.len(),
 /// head_dim]` in the format of the records.
 pub(super) fn pieces(layout: &PageLayout, tokens: Range<usize>) -> Vec<Piece> {
     let row_bytes = layout.row_bytes();

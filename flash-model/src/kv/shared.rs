@@ -1,4 +1,4 @@
-//! Pages that prompts share.
+//! Prefix caching: pages shared between prompts.
 
 use flash_kv::{Chain, KvError, PAGE_TOKENS, PrefixPart, PrefixStore, common_tokens};
 
@@ -7,8 +7,8 @@ use super::{KvCache, Store};
 use crate::ModelError;
 
 impl KvCache {
-    /// Takes the longest prefix of `prompt` that the store has, if that is more than would be left of what is held; how many
-    /// tokens are held then. The last token of the prompt is never among them.
+    /// Restores the longest stored prefix of `prompt`, if it is longer than what the cache could keep. Returns the
+    /// tokens held then. The last token of the prompt is never included.
     pub(crate) fn take_prefix(
         &mut self,
         store: &PrefixStore,
@@ -27,7 +27,8 @@ impl KvCache {
                 Err(error) => {
                     self.forget_all()?;
                     match error {
-                        // Someone removed it, or it is damaged and was removed: there may be a shorter one.
+                        // The prefix was removed by another process, or was damaged and removed: a shorter one may
+                        // exist.
                         ModelError::Kv(error @ KvError::Record { .. }) => {
                             tracing::debug!(%error, "a prefix cannot be used");
                         }
@@ -43,7 +44,7 @@ impl KvCache {
         self.set_held(0)
     }
 
-    /// The tokens and their pages are taken; of what is held, sealed pages of the first `common` tokens stay.
+    /// Copies the pages of `token_ids` from the store. Sealed pages of the first `common` held tokens are kept.
     fn copy_prefix(
         &mut self,
         store: &PrefixStore,
@@ -78,9 +79,9 @@ impl KvCache {
         Ok(())
     }
 
-    /// Puts the whole pages of the first `tokens` tokens into the store.
+    /// Stores the whole pages of the first `tokens` tokens as a shared prefix.
     pub(crate) fn share(&self, store: &PrefixStore, tokens: usize) -> Result<(), ModelError> {
-        // What a session holds may have been restored with less precision, by whoever saved it.
+        // Tokens restored from a session may have lost precision, so they are not shared.
         let Store::Paged(pages) = &self.store else { return Ok(()) };
         if self.stored_tokens > 0 {
             return Ok(());
@@ -96,7 +97,7 @@ impl KvCache {
                     None => unreachable!("what is shared is in pages"),
                 };
                 match store.put(chain, page_idx as u32, *part, copy) {
-                    // How the window held it is not known any more: a prefix cannot end there.
+                    // The page in the window's format is gone, so no prefix can end there.
                     Err(KvError::Record { .. }) if *part == PrefixPart::Twin => {}
                     kept => kept?,
                 }
