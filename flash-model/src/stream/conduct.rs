@@ -1,7 +1,7 @@
-//! Where policy meets mechanism: what is measured goes to the controller, and what it decides to the reads.
+//! The feedback loop of reads: measurements go to the controller, and its decisions to the pacer and the read-ahead.
 //!
-//! Two threads tell what happens: the one that runs the layers, and the one that reads ahead, which wakes when a slot comes
-//! back, and so is the first to know that a layer was computed.
+//! Two threads report events: the one that runs the layers, and the read-ahead thread, which wakes when a slot is
+//! released and is therefore the first to know that a layer has been computed.
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -17,24 +17,24 @@ use crate::stream::meter::{Meter, Probe, SlotReleaseTimer};
 use crate::stream::pace::Pacer;
 use crate::stream::record::{Event, EventKind, Recorder};
 
-/// How bundles are read, and who looks on.
+/// How bundles are read, and the listener for events.
 #[derive(Debug)]
 pub struct Conduct {
     pub(crate) prefetch: bool,
     pub(crate) pacer: Pacer,
     pub(crate) events: Option<Sender<Event>>,
-    /// The reads of pages, which compute is not to be mistaken for.
+    /// Reads of KV pages, whose waiting time is not counted as compute.
     pub(crate) pages: PageTraffic,
 }
 
 impl Conduct {
-    /// Reads as fast as the disk can, or the controller lets it; with `prefetch`, ahead of the layers.
+    /// Reads at full speed or at the controller's rate; with `prefetch`, ahead of the layers.
     pub fn free(prefetch: bool) -> Self {
         Self { prefetch, pacer: Pacer::new(None), events: None, pages: PageTraffic::default() }
     }
 }
 
-/// What was measured of an engine, and what follows from it.
+/// Measures an engine, and controls its reads accordingly.
 #[derive(Debug)]
 pub(crate) struct FeedbackLoop {
     state: Mutex<State>,
@@ -42,16 +42,16 @@ pub(crate) struct FeedbackLoop {
 
 #[derive(Debug)]
 struct State {
-    /// What is asked of reads.
+    /// The rate limit of reads.
     pacer: Pacer,
-    /// None if nothing is streamed: then nothing is added to what MLX does.
+    /// `None` if nothing is streamed, so that resident models are not slowed down.
     meter: Option<Meter>,
-    /// None if nothing is read ahead.
+    /// `None` without read-ahead.
     control: Option<Control>,
     recorder: Recorder,
     stall: Duration,
     pages: PageTraffic,
-    /// The tokens of the pass that is under way, and since when it is.
+    /// Tokens of the pass in progress, and its start.
     pass: Option<(usize, Instant)>,
 }
 
@@ -66,7 +66,7 @@ impl FeedbackLoop {
         feedback
     }
 
-    /// Another plan: what was learned is learned anew.
+    /// Restarts measurement and control for another plan.
     pub(crate) fn replan(&self, bundles: &Bundles, plan: &ResidencyPlan, reader: &Reader, prefetch: bool) {
         let state = &mut *self.state.lock();
         let streams = plan.streamed_bytes > 0;
@@ -76,7 +76,7 @@ impl FeedbackLoop {
         state.control = (streams && prefetch).then(|| Control::new(bundles, plan, state.pacer.clone()));
     }
 
-    /// A pass begins; whatever was left of one that failed is forgotten.
+    /// Begins a pass, and discards what a failed one has left.
     pub(crate) fn begin_pass(&self, n_tokens: usize, reads: Option<&dyn Reads>) {
         let State { meter, control, pass, .. } = &mut *self.state.lock();
         *pass = Some((n_tokens, Instant::now()));
@@ -88,7 +88,7 @@ impl FeedbackLoop {
         }
     }
 
-    /// A pass has ended. If it is complete, nothing computes.
+    /// Ends a pass. After a complete one, nothing is computing.
     pub(crate) fn end_pass(&self, is_complete: bool, reads: Option<&dyn Reads>) {
         let state = &mut *self.state.lock();
         if is_complete {
@@ -100,7 +100,7 @@ impl FeedbackLoop {
         }
     }
 
-    /// So much of the pass is done, of `1`.
+    /// Reports the fraction of the pass that is done.
     pub(crate) fn progress(&self, part: f64) {
         let State { recorder, pass, .. } = &mut *self.state.lock();
         if let &mut Some((tokens, begin)) = pass {
@@ -109,30 +109,30 @@ impl FeedbackLoop {
         }
     }
 
-    /// Tells whoever wants to know what was computed meanwhile.
+    /// Passes completed groups to the controller and the event listener.
     pub(crate) fn update(&self, reads: Option<&dyn Reads>) {
         self.state.lock().update(reads);
     }
 
-    /// A pinned bundle is used.
+    /// Records the use of a pinned bundle.
     pub(crate) fn record_pinned(&self, idx: BundleIdx) {
         if let Some(meter) = &mut self.state.lock().meter {
             meter.pinned(idx);
         }
     }
 
-    /// A streamed bundle is there and will be computed with; what is to be dropped with its slot.
+    /// Records the use of a loaded bundle. The timer is to be dropped together with its slot.
     pub(crate) fn record_streamed(&self, idx: BundleIdx) -> Option<SlotReleaseTimer> {
         let meter = &mut self.state.lock().meter;
         meter.as_mut().map(|meter| meter.streamed(idx))
     }
 
-    /// Nothing computes any more.
+    /// Records that nothing is computing.
     pub(crate) fn mark_idle(&self) {
         self.state.lock().mark_idle();
     }
 
-    /// Computing waited for a bundle.
+    /// Records a stall for a bundle, from `begin` until now.
     pub(crate) fn record_stall(&self, idx: BundleIdx, begin: Instant) {
         let State { stall, recorder, .. } = &mut *self.state.lock();
         let end = Instant::now();
@@ -140,17 +140,17 @@ impl FeedbackLoop {
         recorder.add(EventKind::Wait { bundle: idx.0 }, begin, end);
     }
 
-    /// A bundle was read.
+    /// Records a completed read.
     pub(crate) fn record_read(&self, idx: BundleIdx, bytes: u64, submitted: Instant, ended: Instant) {
         self.state.lock().recorder.add(EventKind::Read { bundle: idx.0, bytes }, submitted, ended);
     }
 
-    /// How long computing has waited for reads.
+    /// Returns the total time that compute stalled for reads.
     pub(crate) fn stall(&self) -> Duration {
         self.state.lock().stall
     }
 
-    /// What the controller has learned; `None` if there is none.
+    /// Returns the controller's estimates; `None` if there is no controller.
     pub(crate) fn estimates(&self) -> Option<Estimates> {
         self.state.lock().control.as_ref().map(Control::estimates)
     }

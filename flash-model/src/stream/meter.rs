@@ -1,8 +1,8 @@
-//! How long layers compute, although nobody waits for them.
+//! Measures the compute time of layers without waiting for them.
 //!
-//! Layers are handed to MLX and not waited for, so the end of one is learned from its slot: it comes back on MLX's thread when
-//! the last kernel that reads it has run. Pinned layers have no slot, and are measured together with the streamed layer
-//! behind them, or until the host waits for something anyway. Such a *group* is one sample.
+//! Layers are submitted to MLX and not waited for, so the end of one is observed through its slot, which is released on
+//! MLX's thread when the last kernel that reads it has run. Pinned layers have no slot: they are measured together with
+//! the next streamed layer, or until the host waits for something anyway. Such a *group* is one sample.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use parking_lot::Mutex;
 use crate::kv::PageTraffic;
 use crate::stream::bundle::BundleIdx;
 
-/// The reads of an engine at some instant.
+/// Read counters of an engine at one instant.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReadSnapshot {
     pub at: Instant,
-    /// Bytes that have come so far.
+    /// Bytes read so far.
     pub bytes: u64,
-    /// For how long something was being read.
+    /// Total time with a read in flight.
     pub active: Duration,
-    /// How long attention has waited for pages.
+    /// Total time that attention waited for pages.
     pub waited: Duration,
 }
 
@@ -34,7 +34,7 @@ impl ReadSnapshot {
     }
 }
 
-/// What is looked at.
+/// The counters that a meter samples.
 #[derive(Debug, Clone)]
 pub(crate) struct Probe {
     pub reads: StatsHandle,
@@ -50,22 +50,22 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// How long it was computed: waiting for pages is not computing.
+    /// Returns the compute time of the group, without the time spent waiting for pages.
     pub(crate) fn compute(&self) -> Duration {
         let elapsed = self.end.at.saturating_duration_since(self.start.at);
         elapsed.saturating_sub(self.end.waited.saturating_sub(self.start.waited))
     }
 }
 
-/// Collects groups.
+/// Collects groups of bundles and their compute times.
 #[derive(Debug)]
 pub(crate) struct Meter {
     probe: Probe,
     released: Arc<ReleasedSlots>,
-    /// Bundles of the group that is not handed over yet.
+    /// Bundles of the group that has not been submitted yet.
     open: Vec<BundleIdx>,
     open_since: Option<ReadSnapshot>,
-    /// Handed over, and not known to have end.
+    /// Submitted groups that are not known to have ended.
     pending: VecDeque<PendingGroup>,
     next_serial: u64,
     last_end: ReadSnapshot,
@@ -80,16 +80,16 @@ struct PendingGroup {
 
 #[derive(Debug)]
 enum GroupEnd {
-    /// When the slot with this release_timer came back.
+    /// When the slot with the release timer of this serial number was released.
     WithSlot(u64),
     At(ReadSnapshot),
 }
 
-/// Slots that came back, by the serial number of their release_timer.
+/// Released slots, by the serial number of their timer.
 #[derive(Debug, Default)]
 struct ReleasedSlots(Mutex<Vec<(u64, ReadSnapshot)>>);
 
-/// Goes with a slot, and tells when it came back.
+/// Is dropped together with a slot, and records when that happens.
 #[derive(Debug)]
 pub(crate) struct SlotReleaseTimer {
     serial: u64,
@@ -116,7 +116,7 @@ impl Meter {
         }
     }
 
-    /// Forgets what has not end: a pass begins, maybe behind one that failed.
+    /// Begins a pass, and discards unfinished groups of a failed one.
     pub(crate) fn begin(&mut self) {
         self.open.clear();
         self.open_since = None;
@@ -125,13 +125,14 @@ impl Meter {
         self.last_end = ReadSnapshot::now(&self.probe);
     }
 
-    /// A pinned bundle is computed with, some time.
+    /// Adds a pinned bundle to the open group.
     pub(crate) fn pinned(&mut self, idx: BundleIdx) {
         self.open.push(idx);
         self.open_since.get_or_insert_with(|| ReadSnapshot::now(&self.probe));
     }
 
-    /// A streamed bundle is there, and will be computed with at once: ends a group. The release_timer is to go with its slot.
+    /// Closes the open group with a streamed bundle, which is computed next. The timer has to be dropped together with
+    /// its slot.
     pub(crate) fn streamed(&mut self, idx: BundleIdx) -> SlotReleaseTimer {
         let serial = self.next_serial;
         self.next_serial += 1;
@@ -143,7 +144,7 @@ impl Meter {
         SlotReleaseTimer { serial, probe: self.probe.clone(), released: Arc::clone(&self.released) }
     }
 
-    /// Nothing computes any more: what is open was a group.
+    /// Closes the open group: nothing is computing.
     pub(crate) fn mark_idle(&mut self) {
         let Some(submitted) = self.open_since.take() else { return };
         let bundles = std::mem::take(&mut self.open);
@@ -151,7 +152,7 @@ impl Meter {
         self.pending.push_back(PendingGroup { bundles, submitted, end });
     }
 
-    /// The next group that has end.
+    /// Returns the next group that has ended.
     pub(crate) fn next_ended(&mut self) -> Option<Group> {
         let end = match self.pending.front()?.end {
             GroupEnd::At(reading) => reading,

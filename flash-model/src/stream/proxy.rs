@@ -1,4 +1,4 @@
-//! The StreamingProxy: a layer whose weights come when it runs and go when it has run.
+//! The streaming proxy: a layer whose weights are loaded when it runs and released afterwards.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,31 +17,32 @@ use crate::stream::bundle::{Bundle, BundleIdx, Bundles, Part};
 use crate::stream::residency::Residency;
 use crate::stream::strips;
 
-/// Wraps any layer that is an `mlx-rs` [`Module`].
+/// A streamed layer: wraps any `mlx-rs` [`Module`].
 ///
 /// [`forward`](Self::forward) waits for the layer's bundle, binds it as zero-copy views, runs the layer's own forward,
-/// evaluates, and gives the slot back. A pinned layer is bound once, and from then on the proxy adds nothing: its output
+/// evaluates, and releases the slot. A pinned layer is bound once; from then on the proxy adds nothing, and its output
 /// is as lazy as the layer makes it.
 #[derive(Debug)]
 pub struct StreamingProxy<M: ?Sized> {
     bundle: BundleIdx,
-    /// The parameters, in the order of the bundle's parts, and what stands in their place while they are not there.
+    /// The parameters, in the order of the bundle's parts, with the placeholders for when they are not loaded.
     parameters: Vec<(Rc<str>, Array)>,
-    /// Those that the layer makes of the others while it has them, and what stands in their place.
+    /// Parameters that the layer derives from the others while they are loaded, with their placeholders.
     derived: Vec<(Rc<str>, Array)>,
-    /// Those of the bundle's parts that are laid in strips once the layer is pinned.
+    /// Indices of the bundle's parts that are repacked into strips once the layer is pinned.
     strips: Vec<usize>,
     is_bound: bool,
     module: Box<M>,
 }
 
 impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
-    /// A proxy around `module`, whose parameters are the checkpoint's tensors below `path`. Its bundle is added to
-    /// `bundles`; proxies are made in the order in which their layers run.
+    /// Creates a proxy around `module`, whose parameters are the checkpoint's tensors below `path`, and adds its bundle
+    /// to `bundles`. Proxies must be created in execution order.
     ///
-    /// The parameters that the module comes with say which shapes and kinds are expected, and stand in its place while
-    /// it has no weights: `mlx_rs::ops::zeros` costs no memory as long as nobody evaluates it. One of no numbers is what the layer
-    /// makes of the others when it runs: it has no tensor, and stands there again when the others are gone.
+    /// The module's initial parameters define the expected shapes and dtypes, and serve as placeholders while it has no
+    /// weights: `mlx_rs::ops::zeros` takes no memory until it is evaluated. A parameter without elements is derived by
+    /// the layer from the others when it runs: it has no tensor, and is reset to its placeholder when the others are
+    /// released.
     ///
     /// # Errors
     /// [`ModelError`] for a tensor that is missing or has another shape or dtype than its parameter.
@@ -54,7 +55,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Self::with_fused(module, path, &[], checkpoint, bundles)
     }
 
-    /// A proxy around `module`, some of whose tensors are rows of the checkpoint's.
+    /// Creates a proxy around `module`, some of whose tensors are rows of fused tensors of the checkpoint.
     pub(crate) fn with_fused(
         module: Box<M>,
         path: &str,
@@ -66,7 +67,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Self::build(module, path, path.to_owned(), place, checkpoint, bundles)
     }
 
-    /// A proxy around a layer that has only `rows` of each tensor, out of `n_rows` along the first axis.
+    /// Creates a proxy around a layer that has only `rows` of each tensor, out of `n_rows` along the first axis.
     pub(crate) fn with_rows(
         module: Box<M>,
         path: &str,
@@ -110,15 +111,15 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Ok(Self { bundle, parameters, derived, strips: Vec::new(), is_bound: false, module })
     }
 
-    /// The same, whose codes are laid as `backend` reads them fastest once the layer is pinned. One that comes and goes would
-    /// be rearranged each time.
+    /// Chooses the parts whose codes `backend` reads fastest in strips. They are repacked once the layer is pinned;
+    /// repacking a streamed layer would cost time at every load.
     pub(crate) fn with_strips(
         mut self,
         backend: &Backend,
         checkpoint: &Checkpoint,
         bundles: &Bundles,
     ) -> Self {
-        // A layer that makes matrices of others has MLX read them, which knows only rows.
+        // MLX reads the matrices of a layer that derives others from them, and MLX only knows rows.
         if self.derived.is_empty() {
             let parts = &bundles.as_slice()[self.bundle.0].parts;
             self.strips = strips::preferred(backend, checkpoint, parts);
@@ -129,7 +130,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     /// Runs the layer on one input. Unless the layer is pinned, the output is being computed when this returns.
     ///
     /// # Errors
-    /// What reading the bundle or the layer's own forward reports; the layer is then without weights, as before.
+    /// Errors of reading the bundle and of the layer's own forward; the layer is then without weights, as before.
     pub fn forward<In>(&mut self, residency: &mut Residency, input: In) -> Result<Array, ModelError>
     where
         M: Module<In, Output = Array, Error = Exception>,
@@ -138,7 +139,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Ok(output.array()?)
     }
 
-    /// The same for what `make` has the layer make.
+    /// Runs `body` on the layer and schedules the evaluation of its output.
     pub(crate) fn run(
         &mut self,
         residency: &mut Residency,
@@ -149,12 +150,12 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Ok(output)
     }
 
-    /// Runs `body` on the layer while its weights are there, with whether they stay afterwards. If they do not, what
-    /// `body` returns should be evaluated, or begun to be: the slot is free again only when nothing computes with it
-    /// any more.
+    /// Runs `body` on the layer while its weights are loaded. The last argument of `body` says whether they stay
+    /// loaded. If they do not, the result of `body` should be evaluated or submitted: the slot is free again only when
+    /// no kernel reads it.
     ///
     /// # Errors
-    /// What reading the bundle reports, and what `body` returns.
+    /// Errors of reading the bundle, and those of `body`.
     pub fn scope<T>(
         &mut self,
         residency: &mut Residency,
@@ -166,14 +167,14 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
             residency.record_pinned(self.bundle);
         }
         let outcome = body(&mut self.module, residency, stays);
-        // Meanwhile the plan may have changed.
+        // `body` may have changed the plan.
         if !stays || !residency.is_pinned(self.bundle) {
             self.unbind();
         }
         outcome
     }
 
-    /// The layer, if its weights are there without anyone reading them.
+    /// Returns the layer, if its weights are loaded.
     pub(crate) fn bound(&mut self) -> Option<&mut M> {
         self.is_bound.then_some(&mut *self.module)
     }
@@ -200,13 +201,13 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     }
 }
 
-/// A layer that may have weights.
+/// An owner of weights that can be released.
 pub(crate) trait WeightOwner {
-    /// Its bundle.
+    /// Returns the bundle of the weights.
     fn bundle(&self) -> BundleIdx;
-    /// Whether its weights are in memory.
+    /// Returns whether the weights are loaded.
     fn is_bound(&self) -> bool;
-    /// Gives them up, if nothing computes with them any more.
+    /// Releases the weights, if they are loaded. No kernel may be reading them.
     fn release(&mut self);
 }
 
@@ -233,7 +234,8 @@ fn set_parameters<M: ModuleParameters + ?Sized>(
     update_parameters(module, values.collect::<HashMap<_, _>>());
 }
 
-/// The name of a parameter's tensor. What mlx-rs nests inside of a quantised layer, checkpoints have beside it.
+/// Returns the name of a parameter's tensor. mlx-rs nests the inner parameters of a quantised layer; checkpoints do
+/// not.
 fn tensor_name(path: &str, key: &str) -> String {
     let key = key.strip_prefix("inner.").unwrap_or(key).replace(".inner.", ".");
     format!("{path}.{key}")

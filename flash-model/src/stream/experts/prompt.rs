@@ -9,10 +9,11 @@ use crate::ModelError;
 use crate::compute::{ExpertRows, Term, Value};
 use crate::interrupt::Interrupt;
 
-/// Rows that pass through experts at once, where they are many: what is computed for a row is large.
+/// Maximum rows per expert call, which bounds the intermediate values.
 pub(super) const WAVE_ROWS: usize = 512;
 impl Experts {
-    /// For many tokens: expert by expert, each read once, and what it makes added at once.
+    /// Mixes the experts of many tokens, one expert after the other: each is read once, and its outputs are added at
+    /// once.
     pub(super) fn mix_prompt(
         &mut self,
         demand: &Demand<'_>,
@@ -24,7 +25,7 @@ impl Experts {
         let mut mixed = hidden.clone();
         for (expert_idx, tokens) in &routes.by_expert {
             if let Err(interrupted) = interrupt.check() {
-                // Slots come back when nothing computes with them.
+                // Slots are released when nothing computes with them.
                 mixed.array()?.eval()?;
                 return Err(interrupted);
             }

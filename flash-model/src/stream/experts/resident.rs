@@ -1,20 +1,20 @@
-//! The experts that are in memory: who has a place there, and those that have come.
+//! The experts in memory: a cache of admitted experts, and those that have been loaded.
 
 use std::collections::HashMap;
 
 use flash_sched::{ExpertCache, Policy};
 
-/// Experts `E` by layer and index, each with a place.
+/// Resident experts `E`, by layer and index.
 #[derive(Debug)]
 pub(super) struct ResidentExperts<E> {
     cache: ExpertCache,
     capacity: usize,
-    /// Those with a place, as soon as they have come.
+    /// Admitted experts that have been loaded.
     experts: HashMap<(usize, usize), E>,
 }
 
 impl<E: Clone> ResidentExperts<E> {
-    /// Layers of `n_experts` each, without a place.
+    /// Creates an empty cache of capacity 0 for layers of `n_experts` each.
     pub(super) fn new(n_experts: &[usize]) -> Self {
         let cache = ExpertCache::new(n_experts, 0, Policy::default());
         Self { cache, capacity: 0, experts: HashMap::new() }
@@ -24,7 +24,8 @@ impl<E: Clone> ResidentExperts<E> {
         self.capacity
     }
 
-    /// Shares out so many places. Even where they become more, a layer may lose one, and who had it goes.
+    /// Sets the capacity and shares it out among layers. Even when it grows, a layer's share may shrink and evict an
+    /// expert.
     pub(super) fn resize(&mut self, capacity: usize) {
         self.capacity = capacity;
         for expert in self.cache.resize(capacity) {
@@ -32,7 +33,7 @@ impl<E: Clone> ResidentExperts<E> {
         }
     }
 
-    /// A pass of `n_tokens` uses these experts of a layer, each for so many of the tokens.
+    /// Records the experts of a layer that a pass of `n_tokens` uses, each with its number of tokens.
     pub(super) fn record_uses(
         &mut self,
         layer_idx: usize,
@@ -42,27 +43,27 @@ impl<E: Clone> ResidentExperts<E> {
         self.cache.uses(layer_idx, n_tokens, used);
     }
 
-    /// Whether an expert has a place.
+    /// Returns whether an expert is admitted.
     pub(super) fn is_admitted(&self, layer_idx: usize, expert_idx: usize) -> bool {
         self.cache.is_held(layer_idx, expert_idx)
     }
 
-    /// Gives places to those of `missing`, which are to come, that are worth more than who has them; they go at once, for they
-    /// make room.
+    /// Admits those of `missing` that are worth more than admitted experts, which are evicted at once to free their
+    /// slots.
     pub(super) fn admit(&mut self, layer_idx: usize, missing: &[usize]) {
         for expert_idx in self.cache.keep(layer_idx, missing) {
             self.experts.remove(&(layer_idx, expert_idx));
         }
     }
 
-    /// An expert has come, and stays if it has a place.
+    /// Adds a loaded expert, if it is admitted.
     pub(super) fn insert(&mut self, layer_idx: usize, expert_idx: usize, expert: &E) {
         if self.is_admitted(layer_idx, expert_idx) {
             self.experts.insert((layer_idx, expert_idx), expert.clone());
         }
     }
 
-    /// Nobody comes any more: of `missing`, those that did not have no place.
+    /// Removes those of `missing` that have not been loaded.
     pub(super) fn remove_absent(&mut self, layer_idx: usize, missing: &[usize]) {
         for &expert_idx in missing {
             if !self.experts.contains_key(&(layer_idx, expert_idx)) {
@@ -71,10 +72,10 @@ impl<E: Clone> ResidentExperts<E> {
         }
     }
 
-    /// An expert that has come.
+    /// Returns a loaded expert.
     ///
     /// # Panics
-    /// If it has not, or had no place.
+    /// If the expert is not admitted, or not loaded.
     pub(super) fn expert(&self, layer_idx: usize, expert_idx: usize) -> &E {
         &self.experts[&(layer_idx, expert_idx)]
     }
@@ -87,7 +88,7 @@ mod tests {
 
     const N_EXPERTS: usize = 8;
 
-    /// Layers whose experts are their own numbers.
+    /// Layers whose experts are their own indices.
     fn held(n_layers: usize) -> ResidentExperts<usize> {
         ResidentExperts::new(&vec![N_EXPERTS; n_layers])
     }

@@ -10,8 +10,8 @@ use crate::compute::{ExpertRows, Term, Value};
 use crate::nn::expert::Expert;
 
 impl Experts {
-    /// For one token: first those that are there, then the others as they come, and the sum at the end. Some of the others
-    /// may be on their way.
+    /// Mixes the experts of one token: resident experts first, then the others as they are loaded, and the sum last.
+    /// `early` are loads that lookahead has started.
     pub(super) fn mix_token(
         &mut self,
         demand: &Demand<'_>,
@@ -63,7 +63,7 @@ impl Experts {
         Ok(self.backend.add_rows(hidden, &parts, &terms)?)
     }
 
-    /// What experts make of a single token, begun to be computed.
+    /// Starts computing the outputs of experts for a single token.
     fn compute(&self, x: &Value, experts: &[&Expert]) -> Result<Value, ModelError> {
         let work: Vec<ExpertRows<'_>> =
             experts.iter().map(|expert| ExpertRows { expert: expert.matrices(), tokens: &[0] }).collect();

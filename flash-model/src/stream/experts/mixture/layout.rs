@@ -1,4 +1,4 @@
-//! The layouts that checkpoints have for the tensors of experts.
+//! The layouts of experts' tensors in checkpoints.
 
 use flash_io::Tensor;
 
@@ -6,11 +6,11 @@ use crate::ModelError;
 use crate::checkpoint::{TensorKind, member_name};
 use crate::nn::weights::Weights;
 
-/// The tensors that hold a parameter of the experts, and its part of them.
+/// The tensors that hold a parameter of the experts, and the chunk of rows that it has in them.
 #[derive(Debug)]
 pub(super) struct Placement {
     pub tensors: Tensors,
-    /// The parameter is the `nth` of `of` equal parts of an expert's rows.
+    /// The parameter is chunk `chunk_idx` of `n_chunks` equal chunks of an expert's rows.
     pub chunk_idx: u64,
     pub n_chunks: u64,
 }
@@ -22,7 +22,7 @@ pub(super) enum Tensors {
     Stacked(Tensor),
     /// A tensor for each expert.
     Each(Vec<Tensor>),
-    /// The first expert's tensor; each further one lies a row later.
+    /// Packed tensors: the first expert's tensor, and the distance to the next expert's.
     Rows { first: Tensor, row_bytes: u64 },
 }
 
@@ -44,7 +44,8 @@ pub(super) enum ExpertLayout {
 }
 
 impl ExpertLayout {
-    /// The layout of stacked or packed tensors called `rest` below the path of `weights`; none if there are none.
+    /// Finds the layout of stacked or packed tensors called `rest` below the path of `weights`; `None` if there are
+    /// none.
     pub(super) fn of_stacked(weights: &Weights<'_>, rest: &str) -> Option<Self> {
         let checkpoint = weights.checkpoint();
         if checkpoint.has(&format!("{}.{rest}", weights.path())) {
@@ -55,12 +56,12 @@ impl ExpertLayout {
         in_rows.then_some(Self::Rows)
     }
 
-    /// The layout of tensors at the path of `weights` that are not stacked.
+    /// Returns the layout of unstacked tensors at the path of `weights`.
     pub(super) fn of_each(weights: &Weights<'_>) -> Self {
         if weights.checkpoint().rows(weights.path()).is_some() { Self::Rows } else { Self::Each }
     }
 
-    /// The tensors called `rest`, which have `shape` in an expert.
+    /// Finds the tensors called `rest`, which have `shape` in an expert.
     pub(super) fn tensors(
         self,
         weights: &Weights<'_>,
