@@ -47,7 +47,7 @@ pub(crate) struct KvCache {
     token_ids: Vec<u32>,
     /// The first `held_tokens` of `token_ids` are held. The others belong to the pass in progress.
     held_tokens: usize,
-    /// How many held tokens were restored from a session, possibly with less precision.
+    /// Held tokens that were restored from a session, possibly with less precision.
     stored_tokens: usize,
     /// Whether the restored tokens are exact.
     stored_exactly: bool,
@@ -101,7 +101,7 @@ impl KvCache {
         // capacities differ.
         let tail = Tail::new(shape, 0, context_tokens, budget)?;
         let KvDtype::F32 = shape.dtype else {
-            unreachable!("no cache is made in {:?}", shape.dtype);
+            unreachable!("caches are not allocated in {:?}", shape.dtype);
         };
         let layers = layers.make(|layer_idx| {
             let capacity_tokens = shape.whole_pages(capacities[layer_idx]);
@@ -219,7 +219,7 @@ impl KvCache {
         });
         // The next pass overwrites these tokens, and reports the error if it persists.
         if let Err(error) = mlx_rs::transforms::eval(arrays.flatten()) {
-            tracing::debug!(%error, "what a failed pass appended cannot be computed");
+            tracing::debug!(%error, "the appends of a failed pass cannot be evaluated");
         }
     }
 

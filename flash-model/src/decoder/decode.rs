@@ -52,7 +52,7 @@ impl Decoder {
             return layer.mix(pass, layer_idx, output, predicted);
         }
         let LayerOutput { hidden, routed } = output;
-        let routed = routed.expect("a layer that projects the sum of its experts has experts");
+        let routed = routed.expect("a layer with an output projection of experts has experts");
         let sum = layer.mix_alone(pass, layer_idx, routed, predicted)?;
         let out = layer.experts_out.as_mut().expect("checked above");
         let token = out.scope(pass.residency, |out, _, _| Ok(out.add(&hidden, &sum)?))?;

@@ -170,7 +170,7 @@ impl Embedding {
         for (ids, out) in ids.chunks(at_once).zip(out.chunks_mut(at_once * self.hidden_size)) {
             self.load(reader, ids)?;
             for (&token, out) in ids.iter().zip(out.chunks_exact_mut(self.hidden_size)) {
-                let row = self.recent.get(&token).expect("as many are kept as are loaded at once");
+                let row = self.recent.get(&token).expect("the cache holds all rows that are loaded at once");
                 self.storage.decode(self.storage.row_in(row), out);
             }
         }
@@ -260,7 +260,7 @@ impl Storage {
             Self::Affine { float, format, .. } => format.dequantize_row(*float, first, second, third, out),
             Self::Mx { format, .. } => format.dequantize_row(first, second, out),
         };
-        decoded.expect("the lengths follow from shapes that were checked");
+        decoded.expect("the lengths follow from checked shapes");
     }
 }
 

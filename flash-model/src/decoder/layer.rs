@@ -78,7 +78,7 @@ impl DecoderLayer {
                 experts.mix(layer_idx, mixture, &hidden, &routed, predicted, pass.interrupt)
             }
             (_, _, None) => Ok(hidden),
-            _ => unreachable!("a layer that routes has experts"),
+            _ => unreachable!("a layer with a router has experts"),
         }
     }
 

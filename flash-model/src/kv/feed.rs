@@ -99,7 +99,7 @@ impl Feed {
             if state.queue.front().is_none_or(|(queued, _)| *queued != key) {
                 state.seek(key, self)?;
             }
-            let (_, ticket) = state.queue.pop_front().expect("sought");
+            let (_, ticket) = state.queue.pop_front().expect("seek queued the page");
             state.fill(self);
             ticket
         };
@@ -119,7 +119,8 @@ impl State {
             return Ok(());
         }
         let pages = &self.on_disk[key.layer_idx];
-        let at = pages.iter().position(|(page_idx, _)| *page_idx == key.page_idx).expect("a page on disk");
+        let at =
+            pages.iter().position(|(page_idx, _)| *page_idx == key.page_idx).expect("the page is on disk");
         self.next = (key.layer_idx, at);
         // Slots of dropped requests return only when their reads have ended.
         let held =

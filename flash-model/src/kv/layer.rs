@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_in_memory_are_attended_to_many_at_a_time_and_pages_on_disk_few() {
+    fn batches_are_large_in_memory_and_small_on_disk() {
         let pages: Vec<usize> = (0..200).collect();
         assert_eq!(batch_len(&pages, |_| true), BATCH_PAGES_IN_MEMORY);
         assert_eq!(batch_len(&pages, |_| false), BATCH_PAGES);

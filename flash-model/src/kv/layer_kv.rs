@@ -14,7 +14,7 @@ use super::plan;
 use super::state::{Keeps, StateArrays, StateBuffers};
 use crate::{ModelError, mlx};
 
-/// How unpaged keys, values and states are held, depending on the backend.
+/// The representation of unpaged keys, values and states, which depends on the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CacheLayout {
     /// MLX arrays.
@@ -124,7 +124,7 @@ impl LayerKv {
         position: usize,
     ) -> Result<(Array, Option<Array>), Exception> {
         let Self::Arrays { keys: all_keys, values: all_values } = self else {
-            return Err(Exception::custom("the cache of a layer is not made of arrays"));
+            return Err(Exception::custom("the cache of the layer is not in arrays"));
         };
         let (start, end) = (position as i32, position as i32 + keys.dim(2));
         let append = |all: &mut Array, new: &Array| {
@@ -135,7 +135,7 @@ impl LayerKv {
         let values = match (all_values, values) {
             (Some(all), Some(new)) => Some(append(all, new)?),
             (None, None) => None,
-            _ => return Err(Exception::custom("values are kept beside keys, or are not there")),
+            _ => return Err(Exception::custom("values do not match the cache of the layer")),
         };
         Ok((keys, values))
     }
@@ -162,7 +162,7 @@ mod tests {
     fn keys_of(layer: &LayerKv) -> &Array {
         match layer {
             LayerKv::Arrays { keys, .. } => keys,
-            _ => unreachable!("made of arrays"),
+            _ => unreachable!("the cache is in arrays"),
         }
     }
 

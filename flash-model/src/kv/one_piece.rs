@@ -37,7 +37,7 @@ impl LayerKv {
                     copy(part_idx, bytemuck::cast_slice(all.as_slice::<f32>()));
                 }
             }
-            _ => unreachable!("keys and values in one piece"),
+            _ => unreachable!("the cache of the layer is contiguous"),
         }
         Ok(())
     }
@@ -73,7 +73,7 @@ impl LayerKv {
                 let (keys, values) = self.append(&keys, parts.next().as_ref(), tokens.start)?;
                 mlx_rs::transforms::eval([&keys].into_iter().chain(&values))?;
             }
-            _ => unreachable!("keys and values in one piece"),
+            _ => unreachable!("the cache of the layer is contiguous"),
         }
         Ok(())
     }

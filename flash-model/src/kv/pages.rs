@@ -62,7 +62,7 @@ impl Drop for OnDisk {
         if self.is_kept
             && let Err(error) = self.writer.flush()
         {
-            tracing::debug!(%error, "pages are lost");
+            tracing::debug!(%error, "unsaved pages cannot be written");
         }
     }
 }
@@ -104,7 +104,7 @@ pub(crate) struct PageSource {
     pub file: Arc<PageFile>,
     pub reader: Arc<Reader>,
     pub shard: ShardIdx,
-    /// Whether the file outlives the cache: then every page is written.
+    /// Whether the file outlives the cache, in which case every page is written.
     pub is_kept: bool,
 }
 
@@ -150,7 +150,7 @@ impl Pages {
         context.token_ids.extend_from_slice(token_ids);
         let (pages, _) = context.token_ids.as_chunks::<PAGE_TOKENS>();
         for page in &pages[context.chains.len() - 1..] {
-            let chain = context.chains.last().expect("that of no page").next(page);
+            let chain = context.chains.last().expect("the root hash is always there").next(page);
             context.chains.push(chain);
         }
     }
@@ -193,7 +193,7 @@ impl Pages {
 
     /// Inserts a sealed page that is already in the file, and reads it if it is to stay in memory.
     pub(super) fn load_sealed(&self, key: PageKey, stays: bool) -> Result<Option<Arc<Record>>, ModelError> {
-        let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("a file has the page");
+        let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("the page is in a file");
         let place = self.plan.retention.place(key.page_idx);
         if !stays {
             feed.add(key, place);
@@ -211,7 +211,7 @@ impl Pages {
             out.copy_from_slice((*found.record).as_ref());
             return Ok(());
         }
-        let OnDisk { writer, .. } = self.disk.as_ref().expect("what is not in memory is on disk");
+        let OnDisk { writer, .. } = self.disk.as_ref().expect("pages that are not in memory are on disk");
         let place = self.plan.retention.place(key.page_idx);
         writer.file().read(place as u32, key.layer_idx as u32, out).map(drop)
     }
@@ -238,7 +238,7 @@ impl Pages {
 
     /// Copies the record of a page that has left the window, in the window's format.
     pub(super) fn copy_twin(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
-        let twins = self.twins.as_ref().expect("pages are shared");
+        let twins = self.twins.as_ref().expect("twins are kept");
         twins.copy(key.page_idx as u32, key.layer_idx as u32, out)
     }
 
@@ -290,7 +290,8 @@ impl Pages {
             return Ok(SealedPage::InMemory(Arc::clone(&found.record)));
         }
         drop(unwritten);
-        let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("what is not in memory is on disk");
+        let OnDisk { writer, feed, .. } =
+            self.disk.as_ref().expect("pages that are not in memory are on disk");
         let (slot, waited) = feed.take(key)?;
         self.traffic.add(slot.len(), waited);
         let place = self.plan.retention.place(key.page_idx);
@@ -306,7 +307,7 @@ impl Pages {
         if head.before == self.context.lock().chains[key.page_idx] {
             return Ok(());
         }
-        let OnDisk { writer, .. } = self.disk.as_ref().expect("what was read is on disk");
+        let OnDisk { writer, .. } = self.disk.as_ref().expect("the record was read from disk");
         Err(ModelError::StalePage {
             path: writer.file().path().to_owned(),
             page_idx: head.page_idx as usize,

@@ -32,7 +32,7 @@ pub struct KvPolicy {
     pub keep_tokens: usize,
     /// Maximum bytes of sealed pages on disk.
     pub max_bytes: Option<u64>,
-    /// What to do when sealed pages reach `max_bytes`.
+    /// The action when sealed pages reach `max_bytes`.
     pub when_full: WhenFull,
     /// Whether the cache is paged even if it could be contiguous, as sessions and shared prefixes require.
     pub in_pages: bool,
@@ -44,7 +44,7 @@ pub struct KvPolicy {
     pub only_grows: bool,
 }
 
-/// What to do when pages take all bytes they may.
+/// The action when sealed pages reach [`KvPolicy::max_bytes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum WhenFull {
@@ -341,7 +341,7 @@ mod tests {
         KvShape { kv_heads: 2, head_dim: 64, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
 
     #[test]
-    fn more_room_never_holds_fewer_pages_and_never_takes_more_than_there_is() {
+    fn more_room_never_holds_fewer_pages_and_never_exceeds_the_room() {
         let policy = KvPolicy { format: KvFormat::Int8, ..KvPolicy::default() };
         let least_bytes = PagedPlan::new(&policy, SHAPE, 4, 10_000, 0).budget_bytes();
         let mut held_before = 0;
@@ -356,7 +356,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_memory_of_a_window_has_room_for_all_that_a_chunk_sees(
+        fn window_memory_has_room_for_all_tokens_that_a_chunk_sees(
             window in 1_usize..600,
             chunk_tokens in 1_usize..200,
             position in 0_usize..1000,
@@ -367,7 +367,7 @@ mod tests {
         }
 
         #[test]
-        fn retention_keeps_the_first_and_the_most_recent_pages_in_places_of_their_own(
+        fn retention_keeps_the_first_and_the_most_recent_pages_in_distinct_places(
             keep_pages in 0_usize..4,
             recent_pages in 1_usize..6,
             n_sealed in 0_usize..40,

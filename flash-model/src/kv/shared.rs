@@ -52,7 +52,9 @@ impl KvCache {
         chains: &[Chain],
         common: usize,
     ) -> Result<(), ModelError> {
-        let Store::Paged(pages) = &self.store else { unreachable!("what is shared is in pages") };
+        let Store::Paged(pages) = &self.store else {
+            unreachable!("prefixes are shared from paged caches only")
+        };
         let n_sealed = sealed_pages(&pages.plan.geometry, token_ids.len());
         let held_pages = self.paged_layers().map(|layer| layer.lock().n_sealed()).min().unwrap_or(0);
         let kept = held_pages.min(common / PAGE_TOKENS).min(n_sealed);
@@ -94,7 +96,7 @@ impl KvCache {
             for part in parts {
                 let copy = |layer_idx: u32, record: &mut [u8]| match layers.get(layer_idx as usize) {
                     Some(layer) => layer.lock().copy(page_idx, *part, record),
-                    None => unreachable!("what is shared is in pages"),
+                    None => unreachable!("prefixes are shared from paged caches only"),
                 };
                 match store.put(chain, page_idx as u32, *part, copy) {
                     // The page in the window's format is gone, so no prefix can end there.

@@ -169,7 +169,7 @@ impl KvCache {
 
     /// Saves the cache to the session whose file its pages are written to.
     pub(crate) fn save(&mut self, session: &mut Session) -> Result<(), ModelError> {
-        let Store::Paged(pages) = &self.store else { unreachable!("a session has a cache in pages") };
+        let Store::Paged(pages) = &self.store else { unreachable!("the cache of a session is paged") };
         self.seal_due()?;
         pages.flush()?;
         self.save_rest(session)

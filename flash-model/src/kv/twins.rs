@@ -34,7 +34,7 @@ impl Twins {
         seal(record, head);
         // Without the twin, a prefix is not shared; nothing else fails.
         if let Err(error) = self.scratch.pages().write(head.page_idx, head.layer_idx, record) {
-            tracing::debug!(%error, "a page is not remembered as the window held it");
+            tracing::debug!(%error, "a page has no twin, so no prefix ends in it");
         }
     }
 

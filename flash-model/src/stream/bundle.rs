@@ -246,7 +246,7 @@ impl Bundles {
     /// Returns the minimum budget of the bundles.
     pub(crate) fn floor_bytes(&self, prefetch: bool) -> u64 {
         let plan = self.plan(0, u64::MAX, prefetch, &MachineSpeeds::default());
-        plan.expect("everything fits into all there is").floor_bytes
+        plan.expect("an unlimited budget has a plan").floor_bytes
     }
 
     /// Predicts the time of a token with a plan of these bundles.

@@ -17,7 +17,7 @@ use crate::stream::meter::{Meter, Probe, SlotReleaseTimer};
 use crate::stream::pace::Pacer;
 use crate::stream::record::{Event, EventKind, Recorder};
 
-/// How bundles are read, and the listener for events.
+/// Options for reading bundles, and the listener for events.
 #[derive(Debug)]
 pub struct Conduct {
     pub(crate) prefetch: bool,
@@ -28,7 +28,7 @@ pub struct Conduct {
 }
 
 impl Conduct {
-    /// Reads at full speed or at the controller's rate; with `prefetch`, ahead of the layers.
+    /// Creates options for reads at full speed or at the controller's rate; with `prefetch`, ahead of the layers.
     pub fn free(prefetch: bool) -> Self {
         Self { prefetch, pacer: Pacer::new(None), events: None, pages: PageTraffic::default() }
     }
@@ -117,14 +117,14 @@ impl FeedbackLoop {
     /// Records the use of a pinned bundle.
     pub(crate) fn record_pinned(&self, idx: BundleIdx) {
         if let Some(meter) = &mut self.state.lock().meter {
-            meter.pinned(idx);
+            meter.add_pinned(idx);
         }
     }
 
     /// Records the use of a loaded bundle. The timer is to be dropped together with its slot.
     pub(crate) fn record_streamed(&self, idx: BundleIdx) -> Option<SlotReleaseTimer> {
         let meter = &mut self.state.lock().meter;
-        meter.as_mut().map(|meter| meter.streamed(idx))
+        meter.as_mut().map(|meter| meter.close_group(idx))
     }
 
     /// Records that nothing is computing.

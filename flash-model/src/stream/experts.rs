@@ -133,7 +133,7 @@ impl Experts {
         let bytes = self.plan.bytes_of(self.planned_bytes.saturating_sub(missing_bytes));
         let bytes = bytes.min(self.planned_bytes);
         if self.plan.n_slots(bytes) != self.pool.n_slots() {
-            tracing::debug!(bytes, "memory of experts is planned anew");
+            tracing::debug!(bytes, "replanned the memory of experts");
             self.resident.resize(0);
             self.ahead.clear(&self.reader);
             // The old slots are dropped first, since there may be no room for both.

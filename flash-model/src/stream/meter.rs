@@ -89,7 +89,7 @@ enum GroupEnd {
 #[derive(Debug, Default)]
 struct ReleasedSlots(Mutex<Vec<(u64, ReadSnapshot)>>);
 
-/// Is dropped together with a slot, and records when that happens.
+/// A guard that is dropped together with a slot, and records the time.
 #[derive(Debug)]
 pub(crate) struct SlotReleaseTimer {
     serial: u64,
@@ -126,14 +126,14 @@ impl Meter {
     }
 
     /// Adds a pinned bundle to the open group.
-    pub(crate) fn pinned(&mut self, idx: BundleIdx) {
+    pub(crate) fn add_pinned(&mut self, idx: BundleIdx) {
         self.open.push(idx);
         self.open_since.get_or_insert_with(|| ReadSnapshot::now(&self.probe));
     }
 
     /// Closes the open group with a streamed bundle, which is computed next. The timer has to be dropped together with
     /// its slot.
-    pub(crate) fn streamed(&mut self, idx: BundleIdx) -> SlotReleaseTimer {
+    pub(crate) fn close_group(&mut self, idx: BundleIdx) -> SlotReleaseTimer {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.open.push(idx);

@@ -27,7 +27,7 @@ pub struct MachineSpeeds {
 
 impl Default for MachineSpeeds {
     fn default() -> Self {
-        let rate = |bytes_per_s| ByteRate::new(bytes_per_s).expect("a constant that is a rate");
+        let rate = |bytes_per_s| ByteRate::new(bytes_per_s).expect("the constant is a valid rate");
         let disk = Disk { rate: rate(DISK_BYTES_PER_S), latency: READ_LATENCY };
         Self { disk, compute: rate(COMPUTE_BYTES_PER_S) }
     }

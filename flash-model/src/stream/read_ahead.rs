@@ -20,7 +20,7 @@ use crate::stream::control::Reads;
 
 /// Timeout for memory of a pinned bundle when nothing is being read. It is shorter than the timeout of the thread that
 /// waits for the bundle, so that this thread gets the budget's error.
-const UNPOOLED_SLOT_RETURN: Duration = SLOT_RETURN.checked_div(2).expect("two is not zero");
+const UNPOOLED_SLOT_RETURN: Duration = SLOT_RETURN.checked_div(2).expect("the divisor is not zero");
 
 /// Everything needed to read bundles.
 #[derive(Debug)]
@@ -273,7 +273,7 @@ impl Drop for ReadAhead {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that reads ahead panicked");
+            tracing::error!("the read-ahead thread panicked");
         }
     }
 }

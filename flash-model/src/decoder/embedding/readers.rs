@@ -56,7 +56,10 @@ impl Readers {
         let start = || {
             let builder = ThreadPoolBuilder::new().num_threads(self.n_threads.saturating_sub(1).max(1));
             let pool = builder.thread_name(|idx| format!("flash-rows-{idx}")).build();
-            pool.inspect_err(|error| tracing::warn!(%error, "rows of the embedding are read one by one")).ok()
+            pool.inspect_err(
+                |error| tracing::warn!(%error, "no threads: embedding rows are read one at a time"),
+            )
+            .ok()
         };
         self.others.get_or_init(start).as_ref()
     }
@@ -90,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_an_error_nothing_more_is_begun() {
+    fn no_read_starts_after_an_error() {
         let n_read = AtomicUsize::new(0);
         let read = |item: usize| {
             n_read.fetch_add(1, Ordering::SeqCst);
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn no_thread_is_started_for_a_token() {
+    fn threads_are_reused() {
         let (readers, seen) = (Readers::new(3), Mutex::new(HashSet::new()));
         for _ in 0..200 {
             let read = |_| {

@@ -62,7 +62,7 @@ impl Table {
             State::Reading(ticket) if ticket.is_done() => match ticket.wait() {
                 Ok(slot) => State::Loaded(slot),
                 Err(error) => {
-                    tracing::warn!(%error, table = self.bundle.name, "the embedding is read by row");
+                    tracing::warn!(%error, table = self.bundle.name, "the embedding table cannot be loaded; rows are read on demand");
                     State::Unreadable
                 }
             },

@@ -308,10 +308,10 @@ impl Mixture {
     pub(crate) fn activation_values(&self, n_tokens: u64) -> u64 {
         let [hidden, intermediate] = [self.dims.hidden, self.dims.intermediate].map(|extent| extent as u64);
         let rows = (super::prompt::WAVE_ROWS as u64).min(n_tokens * self.router.top_k as u64);
-        let sent = n_tokens * (4 * hidden + 2 * self.dims.n_experts as u64);
+        let routed = n_tokens * (4 * hidden + 2 * self.dims.n_experts as u64);
         // Gate, up and their product; MLX first splits gate and up if they are one matrix.
         let n_inner = if self.template.gate_proj.is_some() { 3 } else { 5 };
-        sent + 2 * rows * (2 * hidden + n_inner * intermediate)
+        routed + 2 * rows * (2 * hidden + n_inner * intermediate)
     }
 
     /// Returns the bytes that MLX may take to widen an expert's half-precision weights.

@@ -58,7 +58,7 @@ impl Experts {
                 let term = |(row, token): (usize, &u32)| {
                     let choices = &routes.by_token[*token as usize];
                     let choice = choices.iter().find(|choice| choice.expert_idx == *expert_idx);
-                    let weight = choice.expect("the expert has this token").weight;
+                    let weight = choice.expect("the token is routed to the expert").weight;
                     Term { token: *token as usize, row, weight }
                 };
                 let terms: Vec<Term> = tokens.iter().enumerate().map(term).collect();

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn who_loses_a_place_while_places_become_more_is_let_go() {
+    fn growth_of_the_capacity_may_evict_an_expert_of_a_layer() {
         let mut held = held(5);
         let of_third = |held: &ResidentExperts<usize>| {
             held.experts.keys().filter(|(layer_idx, _)| *layer_idx == 2).count()
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn expert_that_did_not_come_has_no_place() {
+    fn expert_that_was_not_loaded_is_removed() {
         let mut held = held(1);
         held.resize(2);
         held.admit(0, &[3, 4]);
@@ -126,7 +126,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_are_held_than_there_are_places_and_those_that_have_one_are_there(
+        fn experts_fit_the_capacity_and_admitted_ones_are_resident(
             steps in prop::collection::vec((0usize..30, 0usize..3, prop::collection::btree_set(0..N_EXPERTS, 1..4)), 1..40),
         ) {
             let mut held = held(3);

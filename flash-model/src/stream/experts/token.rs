@@ -46,7 +46,7 @@ impl Experts {
             }
             let mut came = vec![(load.expert_idx, self.bind(demand, load)?)];
             while loads.front().is_some_and(|load| load.ticket.is_done()) {
-                let load = loads.pop_front().expect("it was just looked at");
+                let load = loads.pop_front().expect("the queue is not empty");
                 came.push((load.expert_idx, self.bind(demand, load)?));
             }
             done.extend(came.iter().map(|(expert_idx, _)| *expert_idx));
@@ -57,7 +57,7 @@ impl Experts {
             .iter()
             .map(|choice| {
                 let row = done.iter().position(|idx| *idx == choice.expert_idx);
-                Term { token: 0, row: row.expect("all were computed"), weight: choice.weight }
+                Term { token: 0, row: row.expect("all routed experts were computed"), weight: choice.weight }
             })
             .collect();
         Ok(self.backend.add_rows(hidden, &parts, &terms)?)

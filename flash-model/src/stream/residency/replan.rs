@@ -60,7 +60,7 @@ impl Residency {
             return Ok(());
         }
         self.planned_bytes = None;
-        tracing::debug!(budget_bytes, plan.pinned_bytes, plan.streamed_bytes, "memory is planned anew");
+        tracing::debug!(budget_bytes, plan.pinned_bytes, plan.streamed_bytes, "replanned residency");
         // Ends the reads of the old plan, so that their slots return before the pool is dropped.
         self.read_ahead = None;
         let mut is_there = vec![false; plan.pinned.len()];
@@ -92,7 +92,7 @@ impl Residency {
         let (feedback, no_slots) = (Arc::clone(feedback), SlotPool::new(&budget, 0, 0)?);
         let without_slots = Source { bundles, plan, reader, pool: no_slots, budget, feedback };
         self.source = Arc::new(without_slots);
-        let source = Arc::get_mut(&mut self.source).expect("nobody else has it yet");
+        let source = Arc::get_mut(&mut self.source).expect("the only reference to a new source");
         let slots = || pool(&source.bundles, &source.plan, &source.budget);
         source.pool = once_there_is_room(&source.reader, SLOT_RETURN, || false, slots)?;
         Ok(())

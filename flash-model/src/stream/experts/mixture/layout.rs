@@ -81,7 +81,7 @@ impl ExpertLayout {
             Self::Each => Ok(Tensors::Each((0..n_experts).map(member).collect::<Result<_, _>>()?)),
             Self::Rows => {
                 let first = member(0)?;
-                let rows = checkpoint.rows(path).expect("experts that lie in rows");
+                let rows = checkpoint.rows(path).expect("packed experts have rows");
                 let row_bytes = rows.span.len_bytes() / n_experts.max(1) as u64;
                 checkpoint.tensor(&rows.name, &[n_experts as u64, row_bytes], TensorKind::Bytes)?;
                 Ok(Tensors::Rows { first, row_bytes })
