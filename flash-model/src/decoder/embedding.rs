@@ -139,6 +139,8 @@ impl Embedding {
         self.table.held_bytes()
     }
 
+    /// Checks that the table has a row for each of `ids`.
+    ///
     /// # Errors
     /// [`ModelError::TokenOutOfRange`] for the first token that the table has no row of.
     pub(crate) fn check(&self, ids: &[u32]) -> Result<(), ModelError> {

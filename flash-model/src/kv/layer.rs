@@ -200,7 +200,7 @@ impl PagedLayer {
         }
     }
 
-    /// Copies tokens from such rows to the window.
+    /// Copies tokens from rows `[parts, kv_heads, tokens, head_dim]` to the window.
     pub(super) fn fill_rows(&mut self, tokens: Range<usize>, rows: &[u8]) {
         let window = self.pages.window.clone();
         for piece in pieces(&window, tokens) {

@@ -42,7 +42,7 @@ impl LayerKv {
         Ok(())
     }
 
-    /// Copies tokens from such rows to the cache.
+    /// Copies tokens from rows `[parts, kv_heads, tokens, head_dim]`, f32, to the cache.
     pub(super) fn fill_rows(
         &mut self,
         layout: &PageLayout,

@@ -136,8 +136,7 @@ impl Bundle {
     /// Converts a read error, and names the tensor in which the read began.
     pub(crate) fn read_error(&self, source: flash_io::IoError) -> ModelError {
         let flash_io::IoError::ReadFailed { offset, .. } = source else { return source.into() };
-        // Direct reads begin at a block boundary, before the tensor: the first tensor that ends after the offset is the
-        // one.
+        // Direct reads begin at a block boundary, before the tensor, so the first tensor that ends after it is named.
         let after = self.parts.iter().filter(|part| part.span.end > offset);
         match after.min_by_key(|part| part.span.end) {
             Some(part) => ModelError::WeightRead { tensor: part.name.clone(), source },
@@ -205,8 +204,8 @@ impl Bundles {
     /// Plans which bundles are pinned in a budget, `fixed_bytes` of which are taken by other things, and the slots for
     /// the others.
     ///
-    /// With `prefetch` there are at least two slots: one is read while the other computes. More slots, and the
-    /// positions of the pinned bundles, are chosen to be the fastest that is predicted for a machine of these `speeds`.
+    /// With `prefetch` there are at least two slots: one is read while the other computes. Their
+    /// number, and the positions of the pinned bundles, are those predicted to be fastest on a machine of these `speeds`.
     ///
     /// # Errors
     /// [`BelowFloor`], with the minimum budget.

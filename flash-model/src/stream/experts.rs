@@ -192,11 +192,11 @@ impl Experts {
         self.traffic.read_bytes += missing.len() as u64 * mixture.expert_bytes();
         // Before anything is read, since evicted experts free the slots.
         self.resident.admit(layer_idx, &missing);
-        let early = self.ahead.take(layer_idx, &missing, &self.reader);
+        let prefetched = self.ahead.take(layer_idx, &missing, &self.reader);
         let x = &Value::from(&routed.x);
         let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x, hidden };
         let mixed = if missing.len() <= self.plan.staging_slots && routes.by_token.len() == 1 {
-            self.mix_token(&demand, early, predicted)
+            self.mix_token(&demand, prefetched, predicted)
         } else {
             self.mix_prompt(&demand, interrupt)
         };

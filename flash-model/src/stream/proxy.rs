@@ -111,7 +111,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Ok(Self { bundle, parameters, derived, strips: Vec::new(), is_bound: false, module })
     }
 
-    /// Chooses the parts whose codes `backend` reads fastest in strips. They are repacked once the layer is pinned;
+    /// Marks the parts whose codes `backend` reads fastest in strips. They are repacked once the layer is pinned;
     /// repacking a streamed layer would cost time at every load.
     pub(crate) fn with_strips(
         mut self,

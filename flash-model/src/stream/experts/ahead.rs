@@ -55,14 +55,14 @@ pub(super) struct ExpertLookahead {
     /// The layer that the reads are for.
     layer_idx: Option<usize>,
     loads: Vec<Load>,
-    begun: Option<Instant>,
+    started: Option<Instant>,
     traffic: AheadTraffic,
 }
 
 impl ExpertLookahead {
     /// Returns whether lookahead is on for the token in progress.
     pub(super) fn is_enabled(&self) -> bool {
-        self.begun.is_some() && self.trial.guesses()
+        self.started.is_some() && self.trial.guesses()
     }
 
     pub(super) fn traffic(&self) -> AheadTraffic {
@@ -71,14 +71,14 @@ impl ExpertLookahead {
 
     /// Begins a pass of a single token.
     pub(super) fn begin_token(&mut self) {
-        self.begun = Some(Instant::now());
+        self.started = Some(Instant::now());
     }
 
-    /// Ends a pass. The trial observes its time if it was a single token's and `like_others`: complete, and with no
+    /// Ends a pass. The trial observes its time if it was a single token's and `is_comparable`: complete, and with no
     /// other reason to be faster or slower.
-    pub(super) fn end_pass(&mut self, like_others: bool, reader: &Reader) {
-        if let Some(time) = self.begun.take().as_ref().map(Instant::elapsed)
-            && like_others
+    pub(super) fn end_pass(&mut self, is_comparable: bool, reader: &Reader) {
+        if let Some(time) = self.started.take().as_ref().map(Instant::elapsed)
+            && is_comparable
         {
             self.trial.observe(time);
         }

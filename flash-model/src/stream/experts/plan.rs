@@ -8,9 +8,9 @@ use crate::stream::planner::MachineSpeeds;
 
 /// One in this many spare slots may be used for lookahead, which then costs few cache hits.
 const SLOTS_PER_LOOKAHEAD: usize = 8;
-/// Lookahead reads one in this many of a layer's experts: enough to keep the disk busy until the router has computed.
-/// Every further slot in the rotation is memory that has left the processor's caches by the time it is read into
-/// (docs/performance.md).
+/// Lookahead reads one in this many of the experts that a layer loads: enough to keep the disk busy until the router
+/// has computed. Every further slot in the rotation is memory that has left the processor's caches by the time it is
+/// read into (docs/performance.md).
 const LOOKAHEAD_DIVISOR: usize = 2;
 
 /// The memory that a model's experts need.
@@ -61,8 +61,8 @@ impl ExpertPlan {
         (experts_bytes / self.slot_cost_bytes()) as usize
     }
 
-    /// Allocates the slots. Staging and lookahead slots are ready at once; the others are prepared while tokens are
-    /// decoded.
+    /// Allocates the slots. Staging and lookahead slots are ready at once; the others are prepared in the background,
+    /// since experts fill them token by token.
     pub(super) fn pool(&self, experts_bytes: u64, budget: &Budget) -> Result<SlotPool, IoError> {
         let n_slots = self.n_slots(experts_bytes);
         SlotPool::warming(budget, self.slot_bytes, n_slots, self.passing_slots(n_slots))
@@ -97,11 +97,11 @@ impl ExpertPlan {
         let held = self.n_held(experts_bytes) as f64 / self.n_experts.max(1) as f64;
         let of_token = |part: f64| (part * self.token_bytes as f64) as u64;
         let reading = speeds.disk.rate.time_for(of_token(1.0 - held));
-        let [there, missing] = [held, 1.0 - held].map(|part| speeds.compute.time_for(of_token(part)));
+        let [resident, loaded] = [held, 1.0 - held].map(|part| speeds.compute.time_for(of_token(part)));
         prediction.reading += reading;
-        prediction.compute += there + missing;
+        prediction.compute += resident + loaded;
         // A loaded expert computes while the next ones are read.
-        prediction.token += reading.max(there + missing);
+        prediction.token += reading.max(resident + loaded);
     }
 
     /// Returns the bytes that experts use of `available_bytes`.

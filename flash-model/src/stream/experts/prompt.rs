@@ -11,6 +11,7 @@ use crate::interrupt::Interrupt;
 
 /// Maximum rows per expert call, which bounds the intermediate values.
 pub(super) const WAVE_ROWS: usize = 512;
+
 impl Experts {
     /// Mixes the experts of many tokens, one expert after the other: each is read once, and its outputs are added at
     /// once.
