@@ -1,4 +1,4 @@
-//! A decoder with streamed weights, and passes of tokens through it: [`decode`] for a single token, [`prefill`] for several.
+//! The decoder of a model with streamed weights. [`decode`] runs passes of one token, [`prefill`] passes of several.
 
 mod decode;
 pub(crate) mod embedding;
@@ -23,7 +23,7 @@ use embedding::Embedding;
 use head::Head;
 use layer::DecoderLayer;
 
-/// Tokens that pass through a layer at once. The same for every budget, so that the budget changes no bit.
+/// Maximum tokens per chunk. It does not depend on the budget, so that no budget changes a bit of the output.
 pub(crate) const CHUNK_TOKENS: usize = 128;
 
 /// The parts of a model, in execution order.
@@ -46,7 +46,7 @@ struct Dims {
     derived_bytes: u64,
 }
 
-/// Everything a pass of tokens works on beside the decoder.
+/// The mutable state that a pass uses beside the decoder.
 #[derive(Debug)]
 pub(crate) struct Pass<'a> {
     pub residency: &'a mut Residency,
@@ -56,7 +56,7 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Decoder {
-    /// A decoder without weights, and the bundles that it will ask for.
+    /// Creates a decoder without weights, and its bundles in execution order.
     pub(crate) fn new(
         weights: &Weights<'_>,
         architecture: Architecture,
@@ -87,7 +87,7 @@ impl Decoder {
         &self.embedding
     }
 
-    /// Passes tokens through the model, and sets `logits` to those of the last one.
+    /// Runs tokens through the model and sets `logits` to those of the last token.
     pub(crate) fn logits(
         &mut self,
         pass: &mut Pass<'_>,
@@ -101,11 +101,11 @@ impl Decoder {
             n => positions(&chunk.array()?, n - 1, n)?.into(),
         };
         drop(hidden);
-        let normed = self.norm.begin(pass.residency, |norm| norm.of(&last))?;
+        let normed = self.norm.run(pass.residency, |norm| norm.of(&last))?;
         self.head.logits(pass.residency, &normed, pass.interrupt, logits)
     }
 
-    /// Passes tokens through the model and returns the cross-entropy of each against the next one.
+    /// Runs tokens through the model and returns the cross-entropy of each prediction against the next token, in nats.
     pub(crate) fn losses(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
         let ([inputs @ .., _], [_, targets @ ..]) = (ids, ids) else {
             return Ok(Vec::new());
@@ -115,12 +115,12 @@ impl Decoder {
         }
         let hidden = self.hidden(pass, inputs)?;
         let hidden = mlx_rs::ops::concatenate(&to_arrays(&hidden)?, 1)?.into();
-        let normed = self.norm.begin(pass.residency, |norm| norm.of(&hidden))?.array()?;
+        let normed = self.norm.run(pass.residency, |norm| norm.of(&hidden))?.array()?;
         normed.eval()?;
         self.head.losses(pass.residency, &normed, targets, pass.interrupt)
     }
 
-    /// The hidden states after the last layer, in chunks of [`CHUNK_TOKENS`], each `[1, n, hidden]`.
+    /// Returns the hidden states after the last layer, in chunks of [`CHUNK_TOKENS`], each `[1, n, hidden]`.
     fn hidden(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<Value>, ModelError> {
         let position = pass.kv.begin(ids)?;
         self.embedding.adapt(pass.residency);
@@ -138,8 +138,8 @@ impl Decoder {
         Ok(chunks)
     }
 
-    /// Adapts to a changed allowance before the layer `layer_idx` runs. `hidden` is evaluated first: nothing may be computing
-    /// with weights that are given up.
+    /// Replans residency before the layer `layer_idx` if the allowance has changed. `hidden` is evaluated first,
+    /// because no kernel may be reading weights that are released.
     fn adapt_before(
         &mut self,
         pass: &mut Pass<'_>,
@@ -157,7 +157,7 @@ impl Decoder {
         pass.residency.adapt(None, next, &mut owners, pass.experts)
     }
 
-    /// Has tokens take `top_k` experts of a layer; returns how many they took before.
+    /// Sets the number of experts per token in all layers, and returns the largest number before.
     pub(crate) fn override_top_k(&mut self, top_k: usize) -> Result<usize, ModelError> {
         let n_experts = self.mixtures().flatten().map(|mixture| mixture.dims.n_experts).min();
         let n_experts = n_experts.ok_or(ModelError::NoExperts)?;
@@ -169,22 +169,23 @@ impl Decoder {
         Ok(before.max().unwrap_or(top_k))
     }
 
-    /// The experts of each layer.
+    /// Returns the mixture of experts of each layer, `None` for layers without one.
     pub(crate) fn mixtures(&self) -> impl Iterator<Item = Option<&Mixture>> {
         self.layers.iter().map(|layer| layer.mixture.as_ref())
     }
 
-    /// The memory that experts need; none if there are none.
+    /// Returns the memory that experts need, `None` for a model without experts.
     pub(crate) fn expert_plan(&self) -> Option<ExpertPlan> {
         ExpertPlan::of(self.mixtures().flatten())
     }
 
-    /// Bytes that passing `tokens` through the model takes beside weights and KV, with scores for `scored_tokens` at once.
+    /// Returns the bytes that a pass of `tokens` takes beside weights and KV, with attention scores over
+    /// `scored_tokens`.
     pub(crate) fn activation_bytes(&self, tokens: usize, scored_tokens: usize) -> u64 {
         let Dims { hidden, intermediate, n_heads, head_dim, derived_bytes } = self.dims;
         let (tokens, chunk) = (tokens as u64, tokens.min(CHUNK_TOKENS) as u64);
-        // Hidden states of all chunks, before and after a layer; in the layer: queries, keys and values with their
-        // rotated copies, scores before and after the softmax, and what the MLP multiplies.
+        // Hidden states of all chunks, before and after a layer. Inside the layer: queries, keys and values with their
+        // rotated copies, scores before and after the softmax, and the intermediate values of the MLP.
         let hidden_states = 2 * tokens * hidden;
         let attention = chunk * (8 * n_heads * head_dim + 3 * n_heads * scored_tokens as u64);
         let mlp = chunk * 4 * intermediate;
@@ -195,7 +196,7 @@ impl Decoder {
     }
 }
 
-/// Everything that may hold weights: these layers' parts, the norm, and the head.
+/// Collects all weight owners: the parts of these layers, the norm, and the tiles of the head.
 fn weight_owners<'a>(
     layers: impl Iterator<Item = &'a mut dyn WeightOwner>,
     norm: &'a mut StreamingProxy<RmsNorm>,

@@ -1,4 +1,4 @@
-//! The KV cache of a running model: the tokens it holds, and what each layer keeps of them.
+//! The KV cache of a running model: its token ids, and the keys, values and states of each layer.
 
 mod feed;
 mod layer;
@@ -33,34 +33,36 @@ pub(crate) use stored::{Stored, common_pages};
 pub(crate) use traffic::PageTraffic;
 pub(crate) use twins::Twins;
 
-/// Sealed pages that are attended to at once where some have to be read: few enough to be read ahead twice.
+/// Sealed pages per attention step when some are on disk: few enough that the next two batches can be read ahead.
 const BATCH_PAGES: usize = 4;
 
-/// And where all are in memory: enough for 64 threads to find parts, whatever the heads.
+/// Sealed pages per attention step when all are in memory: enough to give 64 threads work, whatever the number of
+/// heads.
 const BATCH_PAGES_IN_MEMORY: usize = 64;
 
-/// What all layers keep, and the tokens that it is of.
+/// The KV cache of all layers, with the ids of its tokens.
 #[derive(Debug)]
 pub(crate) struct KvCache {
     store: Store,
     token_ids: Vec<u32>,
-    /// How many of them are held; the others pass.
+    /// The first `held_tokens` of `token_ids` are held. The others belong to the pass in progress.
     held_tokens: usize,
-    /// How many of those came from a session, which may have lost some precision on its way.
+    /// Held tokens that were restored from a session, possibly with less precision.
     stored_tokens: usize,
-    /// Whether it had not.
+    /// Whether the restored tokens are exact.
     stored_exactly: bool,
-    /// Layers that have memory for their window alone.
+    /// Ring buffers of layers that only have memory for their window.
     rings: Vec<Ring>,
-    /// Where the tokens end that were ever written behind the first one that is held.
+    /// End of all tokens written since the cache was last empty. Truncation does not lower it, because ring buffers
+    /// have been overwritten up to there.
     written_tokens: usize,
     pub(crate) layers: Vec<LayerKv>,
 }
 
-/// Memory that a layer writes to anew when it is full.
+/// The ring buffer of a layer with a sliding window.
 #[derive(Debug, Clone, Copy)]
 struct Ring {
-    /// How many tokens a token sees.
+    /// The attention window, in tokens.
     window: usize,
     capacity_tokens: usize,
 }
@@ -71,22 +73,22 @@ enum Store {
     Paged(Arc<Pages>),
 }
 
-/// What a cache in pages has done.
+/// Statistics of a paged cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct KvStats {
-    /// Bytes written to the disk.
+    /// Bytes written to disk.
     pub written_bytes: u64,
-    /// Bytes read from there.
+    /// Bytes read from disk.
     pub read_bytes: u64,
-    /// How long computing waited for pages.
+    /// Time that compute stalled for pages.
     pub waited: Duration,
-    /// How long sealing took, which it waited for, too.
+    /// Time spent on sealing, which also stalls compute.
     pub sealing: Duration,
 }
 
 impl KvCache {
-    /// Takes the memory of a cache in one piece: room for `capacities` tokens in each layer that has keys and values, and sees a
-    /// window of `windows`.
+    /// Allocates a contiguous cache. `capacities` are the tokens that each layer with keys and values has memory for,
+    /// `windows` their attention windows.
     pub(crate) fn plain(
         layers: CacheLayers<'_>,
         shape: KvShape,
@@ -95,10 +97,11 @@ impl KvCache {
         context_tokens: usize,
     ) -> Result<Self, ModelError> {
         let CacheLayers { layout, budget, .. } = layers;
-        // It counts the tokens. The memory of its layers would be as long for each.
+        // The tail only counts tokens: with no layers, it allocates nothing. Layers allocate their own memory, since
+        // capacities differ.
         let tail = Tail::new(shape, 0, context_tokens, budget)?;
         let KvDtype::F32 = shape.dtype else {
-            unreachable!("no cache is made in {:?}", shape.dtype);
+            unreachable!("caches are not allocated in {:?}", shape.dtype);
         };
         let layers = layers.make(|layer_idx| {
             let capacity_tokens = shape.whole_pages(capacities[layer_idx]);
@@ -114,8 +117,8 @@ impl KvCache {
         Ok(Self { rings, ..Self::new(Store::Plain(tail), layers) })
     }
 
-    /// Takes the memory of a cache in pages. `source` is there if memory has no room for all of them, or if they are to be
-    /// kept; `twins` if they are to be shared and each needs one.
+    /// Allocates a paged cache. `source` is given if not all pages fit in memory or if pages outlive the cache, `twins`
+    /// if prefixes are shared and sealed pages are stored in another format than the window's.
     pub(crate) fn paged(
         layers: CacheLayers<'_>,
         plan: &PagedPlan,
@@ -146,7 +149,7 @@ impl KvCache {
         }
     }
 
-    /// Tokens that a context can have.
+    /// Returns the maximum tokens of a context.
     pub(crate) fn context_tokens(&self) -> usize {
         match &self.store {
             Store::Plain(tail) => tail.capacity_tokens(),
@@ -154,17 +157,17 @@ impl KvCache {
         }
     }
 
-    /// Tokens that are held.
+    /// Returns the number of held tokens.
     pub(crate) fn held_tokens(&self) -> usize {
         self.held_tokens
     }
 
-    /// Which they are.
+    /// Returns the ids of the held tokens.
     pub(crate) fn held(&self) -> &[u32] {
         &self.token_ids[..self.held_tokens]
     }
 
-    /// A pass of these tokens begins, behind those that are held; the position of the first.
+    /// Begins a pass of `ids` behind the held tokens, and returns the position of the first.
     pub(crate) fn begin(&mut self, ids: &[u32]) -> Result<usize, ModelError> {
         self.token_ids.truncate(self.held_tokens);
         self.token_ids.extend_from_slice(ids);
@@ -173,23 +176,23 @@ impl KvCache {
             Store::Plain(tail) => {
                 tail.room(ids.len())?;
             }
-            Store::Paged(pages) => pages.pass(self.held_tokens, ids),
+            Store::Paged(pages) => pages.append_tokens(self.held_tokens, ids),
         }
         Ok(self.held_tokens)
     }
 
-    /// The pass has ended, and nothing computes any more. If it is complete, its tokens are held; if not, those that were, or,
-    /// if too much of them has left the window, none.
+    /// Ends a pass; no kernel may be running. A complete pass commits its tokens. A failed one is rolled back to the
+    /// tokens held before, or to an empty cache if their window has been overwritten.
     ///
     /// # Errors
-    /// What went wrong with a page while it computed: then nothing it computed is right.
+    /// The first page error of the pass, whose outputs are then invalid.
     pub(crate) fn end(&mut self, is_complete: bool) -> Result<(), ModelError> {
         let mut failure = match &self.store {
             Store::Plain(_) => None,
             Store::Paged(pages) => pages.take_failure(),
         };
         if is_complete && failure.is_none() {
-            // Of one token, or of weights that stay, nobody has evaluated them.
+            // Passes of one token, or over pinned weights, leave the new states unevaluated.
             let lazy = self.layers.iter().flat_map(LayerKv::lazy_arrays);
             failure = mlx_rs::transforms::eval(lazy).err().map(ModelError::from);
         }
@@ -200,33 +203,33 @@ impl KvCache {
             self.held_tokens = self.token_ids.len();
             self.layers.iter_mut().for_each(LayerKv::commit_state);
         } else {
-            self.layers.iter_mut().for_each(LayerKv::drop_passed_state);
+            self.layers.iter_mut().for_each(LayerKv::discard_next_state);
             self.finish_appends();
             self.truncate(self.held_tokens)?;
         }
         failure.map_or(Ok(()), Err)
     }
 
-    /// Has what a pass that failed appended to arrays written. Behind another append, MLX would still be reading what the first
-    /// one wrote, and copy the whole cache of a layer instead of writing in place.
+    /// Evaluates the appends of a failed pass. If the next append came on top of them, MLX would still hold a reference
+    /// to the first result and copy the layer's whole cache instead of writing in place.
     fn finish_appends(&self) {
         let arrays = self.layers.iter().flat_map(|layer| match layer {
             LayerKv::Arrays { keys, values } => [Some(keys), values.as_ref()],
             _ => [None, None],
         });
-        // The next pass overwrites it, and reports what is wrong with it then.
+        // The next pass overwrites these tokens, and reports the error if it persists.
         if let Err(error) = mlx_rs::transforms::eval(arrays.flatten()) {
-            tracing::debug!(%error, "what a failed pass appended cannot be computed");
+            tracing::debug!(%error, "the appends of a failed pass cannot be evaluated");
         }
     }
 
-    /// How many tokens would be left of the first `tokens`: all of them, or none if too much has left the window, or if a layer
-    /// has a state of more tokens.
-    fn rewindable(&self, tokens: usize) -> usize {
+    /// Returns the tokens that a truncation to `tokens` would keep: all of them, or 0 if their window has been
+    /// overwritten or a layer has a recurrent state of more tokens.
+    fn rewind_len(&self, tokens: usize) -> usize {
         let tokens = tokens.min(self.held_tokens);
         let is_end = tokens == self.held_tokens;
         let can_rewind = self.paged_layers().all(|layer| layer.lock().can_rewind(tokens));
-        // What the next token sees was not written over.
+        // The window of the next token has not been overwritten.
         let is_there = |ring: &Ring| {
             let first_seen = (tokens + 1).saturating_sub(ring.window);
             first_seen + ring.capacity_tokens >= self.written_tokens
@@ -235,27 +238,27 @@ impl KvCache {
         if can_rewind && is_whole && (is_end || !self.has_state()) { tokens } else { 0 }
     }
 
-    /// Whether all tokens that are held are known to all layers that ever saw them.
+    /// Returns whether every layer has memory for all held tokens, not only for its window.
     pub(crate) fn keeps_all(&self) -> bool {
         self.rings.is_empty()
     }
 
-    /// Whether what the held tokens left can be gone on from only as a whole.
+    /// Returns whether some layers have a recurrent state, which cannot be rewound.
     pub(crate) fn has_state(&self) -> bool {
         self.layers.iter().any(|layer| layer.state_bytes().is_some())
     }
 
-    /// Forgets all but the first `tokens` tokens, or all if [they alone](Self::rewindable) cannot be gone on from; how many are
-    /// left.
+    /// Truncates the cache to the first `tokens` tokens, or clears it if [that is impossible](Self::rewind_len).
+    /// Returns the tokens kept.
     pub(crate) fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
-        let tokens = self.rewindable(tokens);
+        let tokens = self.rewind_len(tokens);
         self.paged_layers().try_for_each(|layer| layer.lock().rewind(tokens))?;
-        self.hold(tokens)?;
+        self.set_held(tokens)?;
         Ok(tokens)
     }
 
-    /// The first `tokens` tokens are held now, and no more.
-    fn hold(&mut self, tokens: usize) -> Result<(), ModelError> {
+    /// Sets the held tokens to the first `tokens`, and truncates the page file to match.
+    fn set_held(&mut self, tokens: usize) -> Result<(), ModelError> {
         self.held_tokens = tokens;
         self.token_ids.truncate(tokens);
         self.stored_tokens = self.stored_tokens.min(tokens);
@@ -268,11 +271,11 @@ impl KvCache {
                 tail.truncate(tokens);
                 Ok(())
             }
-            Store::Paged(pages) => pages.cut(tokens / PAGE_TOKENS),
+            Store::Paged(pages) => pages.truncate_file(tokens / PAGE_TOKENS),
         }
     }
 
-    /// The layers that have keys and values, by their place among those.
+    /// Returns the layers with keys and values, in order.
     fn kv_layers(&mut self) -> Vec<&mut LayerKv> {
         self.layers.iter_mut().filter(|layer| layer.has_keys_values()).collect()
     }
@@ -284,14 +287,14 @@ impl KvCache {
         })
     }
 
-    /// Holds made-up tokens, as if they had passed.
+    /// Fills the cache with `n_tokens` synthetic tokens, for benchmarks.
     pub(crate) fn make_up(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         let ids: Vec<u32> = (0..n_tokens as u32).collect();
         self.truncate(0)?;
         self.begin(&ids)?;
         for layer in &self.layers {
             let LayerKv::Paged(layer) = layer else { continue };
-            layer.lock().make_up(n_tokens)?;
+            layer.lock().fill_synthetic(n_tokens)?;
         }
         self.end(true)
     }
@@ -304,7 +307,7 @@ impl KvCache {
     }
 }
 
-/// How many layers have keys and values.
+/// Returns the number of layers with keys and values.
 pub(crate) fn n_kv_layers(keeps: &[Keeps]) -> usize {
     keeps.iter().filter(|keeps| **keeps == Keeps::KeysValues).count()
 }

@@ -1,6 +1,6 @@
-//! Streaming: which weights are in memory, and how the others come and go. Layers run inside of a [`proxy`], which asks
-//! [`residency`] for their bundles; [`experts`] does the same for the experts of mixtures, whose demand is known only when a router
-//! has computed.
+//! Weight streaming: which weights are in memory, and how the others are loaded and released. Layers run inside a
+//! [`proxy`], which requests their bundles from [`residency`]. [`experts`] loads the experts of mixtures, whose demand
+//! is known only once a router has computed.
 
 pub(crate) mod bundle;
 pub(crate) mod conduct;

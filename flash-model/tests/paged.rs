@@ -1,5 +1,5 @@
-//! A KV cache in pages changes no bit, but those that its format says: whatever the memory, the pieces in which a prompt is
-//! passed, and the way of reading.
+//! A paged KV cache changes no bit except as its format requires, whatever the memory, the split of the prompt into
+//! passes, and the I/O mode.
 
 #[path = "streaming/tiny.rs"]
 #[expect(dead_code, reason = "other tests draw models of any form")]
@@ -14,7 +14,7 @@ use flash_model::{
 use proptest::prelude::*;
 use tiny::{Format, Tiny};
 
-/// More tokens than any context of these tests has, so that a cache is in pages and forgets nothing.
+/// A limit above all contexts of these tests, so that the cache is paged and evicts nothing.
 const ALL_TOKENS: Option<usize> = Some(1 << 20);
 const CONTEXT_TOKENS: usize = 2048;
 const TINY: Tiny = Tiny {
@@ -29,12 +29,12 @@ const TINY: Tiny = Tiny {
     seed: 11,
 };
 
-/// One way to keep the cache.
+/// A configuration of the cache.
 #[derive(Debug, Clone, Copy)]
 struct Way {
     compute: Compute,
     kv: KvPolicy,
-    /// Part of the model and of the cache that memory has room for beyond the floor.
+    /// Fraction of the model and the cache that the budget has room for beyond the minimum.
     room: f64,
     io: IoMode,
 }
@@ -65,13 +65,13 @@ fn tokens(n: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i + 31 * i + 7) % TINY.vocab) as u32).collect()
 }
 
-/// The bits of the logits behind each piece.
+/// Returns the bits of the logits after each piece.
 fn bits(engine: &mut Engine, pieces: &[&[u32]]) -> Vec<Vec<u32>> {
     let pieces = pieces.iter().map(|piece| engine.forward(piece).unwrap());
     pieces.map(|logits| logits.iter().map(|logit| logit.to_bits()).collect()).collect()
 }
 
-/// The bits behind the last token.
+/// Returns the bits of the logits after the last token.
 fn last(engine: &mut Engine, pieces: &[&[u32]]) -> Vec<u32> {
     bits(engine, pieces).pop().unwrap()
 }
@@ -97,7 +97,7 @@ fn pages_of_full_precision_give_the_bits_of_a_cache_in_one_piece() {
     }
 }
 
-/// Committed models: of three some layers see a window of recent tokens, 24 of two and 20 of three, and 20 with sinks; one has its
+/// Committed models: three with sliding windows (of 24 tokens, of 20, and of 20 with sinks), and one that stores its
 /// values in its keys.
 const COMMITTED: [&str; 4] = ["llama-sliding", "gemma3-text", "gpt_oss", "deepseek_v3"];
 
@@ -186,7 +186,7 @@ fn pages_that_have_left_the_window_of_a_layer_are_not_read() {
     let config = config.replace("sliding_attention", "full_attention");
     std::fs::write(full.path().join("config.json"), config).unwrap();
     let (sliding, full) = (read_bytes(&sliding), read_bytes(full.path()));
-    // One layer of three sees everything.
+    // One layer of three has full attention.
     assert!(sliding > 0 && 2 * sliding < full, "{sliding} B of {full}");
 }
 
@@ -213,7 +213,7 @@ proptest! {
         let mut kv = Way::of(format).kv;
         (kv.window_tokens, kv.max_tokens) = (window_tokens, max_tokens);
         let way = Way { kv, compute, ..Way::of(format) };
-        // All at once, with everything in memory.
+        // In one pass, with everything in memory.
         let wanted = last(&mut way.open(dir.path()), &[&tokens]);
         let mut rest = &tokens[..];
         let mut pieces = Vec::new();
@@ -229,7 +229,7 @@ proptest! {
         if room == 0.0 && n > 500 && max_tokens == ALL_TOKENS {
             prop_assert!(engine.stats().kv_written_bytes > 0, "pages went to the disk");
         }
-        // And once more in the same engine, over the pages of the first time.
+        // Again in the same engine, over the pages of the first run.
         prop_assert_eq!(engine.truncate(0).unwrap(), 0);
         prop_assert!(last(&mut engine, &[&tokens]) == wanted);
     }
@@ -284,7 +284,7 @@ fn a_rotating_cache_sees_the_first_and_the_last_tokens_with_the_same_bits_from_m
         assert_eq!(engine.stats().kv_written_bytes > 0, room == 0.0);
         assert!(*wanted.get_or_insert_with(|| got.clone()) == got, "room {room}");
     }
-    // Without a limit other tokens are seen.
+    // Without a limit, other tokens are attended to.
     let all = Way::of(KvFormat::Int8);
     assert!(last(&mut all.open(dir.path()), &[&tokens]) != wanted.unwrap());
 }
@@ -316,7 +316,7 @@ fn rewinding_within_the_window_goes_on_with_the_same_bits_and_beyond_begins_anew
         let wanted = last(&mut way.open(dir.path()), &[&tokens[..590], &[5, 6, 7]]);
         assert_eq!(engine.truncate(590).unwrap(), 590);
         assert!(last(&mut engine, &[&[5, 6, 7]]) == wanted);
-        // The page at 300 was sealed; the bits of what comes behind it cannot be had any more.
+        // The page at 300 has been sealed, so the exact bits after it are lost.
         assert_eq!(engine.truncate(300).unwrap(), 0);
         let wanted = last(&mut way.open(dir.path()), &[&tokens[..300]]);
         assert_eq!(engine.reuse(&tokens[..300]).unwrap(), 0);
@@ -342,7 +342,7 @@ fn an_interrupted_pass_leaves_a_cache_that_goes_on() {
     assert!(last(&mut engine, &[&tokens[held..]]) == wanted);
 }
 
-/// Sets every number of a tensor of f16 in `dir` to the greatest there is.
+/// Sets every element of an f16 tensor in `dir` to the largest finite value.
 fn enlarge(dir: &Path, tensor: &str) {
     let shards = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     for path in shards.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")) {
@@ -370,7 +370,7 @@ fn a_value_too_great_for_16_bits_ends_the_generation_with_its_layer_and_place() 
                 other => panic!("{format:?} {compute:?}: {other:?}"),
             }
         }
-        // As computed they are what they are.
+        // Full precision stores the values as computed.
         let mut engine = Way { compute, ..Way::of(KvFormat::Exact) }.open(dir.path());
         engine.forward(&tokens(20)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! A StreamingProxy around layers that flash knows nothing of: plain mlx-rs modules.
+//! Tests of [`StreamingProxy`] around modules that flash does not know: plain mlx-rs modules.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ use mlx_rs::ops::zeros;
 
 const DIMS: i32 = 160;
 
-/// A module with a parameter of its own and modules inside.
+/// A module with a parameter of its own and nested modules.
 #[derive(Debug, ModuleParameters)]
 struct Gated {
     #[param]
@@ -169,7 +169,7 @@ fn a_parameter_of_another_shape_or_name_is_refused_by_name() {
     );
 }
 
-/// A module that keeps hold of what it was given.
+/// A module that keeps references to its inputs.
 #[derive(Debug, ModuleParameters)]
 struct Hoarder {
     #[param]
@@ -224,7 +224,7 @@ fn a_layer_that_keeps_its_weights_is_an_error_and_not_a_hang() {
     }
 }
 
-/// A disk whose reads behind some offset stall until they are let go.
+/// A storage whose reads beyond some offset block until they are released.
 #[derive(Debug)]
 struct Stalling {
     inner: Arc<dyn ReadAt>,
@@ -289,11 +289,11 @@ fn a_disk_that_stalls_is_waited_for_and_no_layer_is_blamed() {
     };
     let first = run(0).unwrap();
     run(1).unwrap();
-    // Both slots are being read into, by reads that are stuck, when the order begins anew.
+    // Blocked reads are filling both slots when the execution order restarts.
     wait_until(|| disk.n_stalled.load(Ordering::SeqCst) == 2);
     let again = std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Longer than a layer may hold a slot.
+            // Longer than the timeout for a layer that holds a slot.
             std::thread::sleep(Duration::from_millis(2300));
             disk.is_let_go.store(true, Ordering::SeqCst);
         });
@@ -302,7 +302,7 @@ fn a_disk_that_stalls_is_waited_for_and_no_layer_is_blamed() {
     assert!(again.unwrap() == first);
 }
 
-/// A module that makes a parameter of the one it has, and counts how often.
+/// A module that derives a parameter from its weights, and counts how often.
 #[derive(Debug, ModuleParameters)]
 struct Maker {
     #[param]
@@ -329,7 +329,7 @@ impl Module<&Array> for Maker {
 }
 
 #[test]
-fn what_a_layer_makes_of_its_weights_stays_as_long_as_they_do() {
+fn derived_parameters_live_as_long_as_the_weights() {
     const LAYERS: usize = 4;
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path(), LAYERS);

@@ -1,4 +1,4 @@
-//! A pass of a single token.
+//! Decoding: a pass of one token.
 
 use mlx_rs::transforms::async_eval;
 
@@ -12,7 +12,8 @@ use super::layer::DecoderLayer;
 use super::{Decoder, Pass};
 
 impl Decoder {
-    /// Passes a token at `position` through all layers; `token`, `[1, 1, hidden]`, becomes its hidden state after the last.
+    /// Runs the token at `position` through all layers. `token`, `[1, 1, hidden]`, is replaced by the hidden state
+    /// after the last layer.
     pub(super) fn decode(
         &mut self,
         pass: &mut Pass<'_>,
@@ -27,7 +28,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Passes a token through one layer. The result is begun to be computed.
+    /// Runs the token through one layer and its experts. The result may still be computing when this returns.
     fn decode_layer(
         &mut self,
         pass: &mut Pass<'_>,
@@ -42,7 +43,7 @@ impl Decoder {
         let input = LayerInput { x: token, kv: &mut *kv, position };
         let output = layer.proxy.scope(pass.residency, |layer, _, _| Ok(layer.forward(input)?))?;
         async_eval(kv.lazy_arrays())?;
-        pass.residency.began(layer.bundle(), &output.hidden)?;
+        pass.residency.schedule_output(layer.bundle(), &output.hidden)?;
         let predicted = match &*pass.experts {
             Some(experts) if experts.looks_ahead() => predict_next(after, layer_idx + 1, &output.hidden)?,
             _ => None,
@@ -51,16 +52,16 @@ impl Decoder {
             return layer.mix(pass, layer_idx, output, predicted);
         }
         let LayerOutput { hidden, routed } = output;
-        let routed = routed.expect("a layer that projects the sum of its experts has experts");
+        let routed = routed.expect("a layer with an output projection of experts has experts");
         let sum = layer.mix_alone(pass, layer_idx, routed, predicted)?;
         let out = layer.experts_out.as_mut().expect("checked above");
         let token = out.scope(pass.residency, |out, _, _| Ok(out.add(&hidden, &sum)?))?;
-        pass.residency.began(out.bundle(), &token)?;
+        pass.residency.schedule_output(out.bundle(), &token)?;
         Ok(token)
     }
 }
 
-/// The predicted routing of the next layer that has experts, if its router is in memory. `after` begins with the layer
+/// Predicts the routing of the next layer with experts, if its router is in memory. `after[0]` is the layer
 /// `first_idx`.
 fn predict_next<'a>(
     after: &'a mut [DecoderLayer],

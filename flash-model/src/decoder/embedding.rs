@@ -1,5 +1,5 @@
-//! The embedding table, read by row: it need not be resident. Texts repeat tokens, so rows stay for a while; and all of it
-//! stays where there is room.
+//! The embedding table. Rows are read on demand and cached, since texts repeat tokens; the whole table is loaded when
+//! the budget has room for it.
 
 mod readers;
 mod table;
@@ -22,23 +22,23 @@ use crate::models::Architecture;
 use crate::stream::bundle::Part;
 use crate::stream::residency::Residency;
 
-/// Bytes of rows that stay: a few hundred of a large model. Others are read, and waited for.
+/// Bytes of the row cache: a few hundred rows of a large model.
 const RECENT_BYTES: usize = 1 << 20;
 
-/// Reads at once: a disk answers many small ones as fast as one.
+/// Concurrent row reads: an SSD serves several small reads in the time of one.
 const READS_AT_ONCE: usize = 8;
 
-/// Where the rows of the table lie, and how they are stored.
+/// The embedding table of a model.
 #[derive(Debug)]
 pub(crate) struct Embedding {
     hidden_size: usize,
     vocab_size: usize,
-    /// What each number is multiplied by.
+    /// Factor applied to every embedding.
     scale: f32,
     storage: Storage,
-    /// What `storage` tells the rows of.
+    /// The tensors of `storage` as one bundle.
     table: Table,
-    /// Rows of the tokens that were looked up last, as they are stored.
+    /// Most recently used rows, in their stored format.
     recent: LruCache<u32, Box<[u8]>>,
     readers: Readers,
 }
@@ -123,21 +123,24 @@ impl Embedding {
         })
     }
 
-    /// Has all of the table in memory from one of the next passes on, if plan and allowance leave room for it; gives it up if not.
+    /// Starts loading the whole table if the plan and the allowance leave room for it, or releases it if not. The table
+    /// is used from the first pass that finds it loaded.
     pub(crate) fn adapt(&mut self, residency: &Residency) {
         self.table.adapt(residency);
     }
 
-    /// What the table costs, if there is room for it.
+    /// Returns the bytes that the budget plans for the whole table, 0 if there is no room for it.
     pub(crate) fn planned_bytes(&self, residency: &Residency) -> u64 {
         self.table.planned_bytes(residency)
     }
 
-    /// What it takes, once it is there.
+    /// Returns the bytes of the whole table once it is loaded, 0 before.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.table.held_bytes()
     }
 
+    /// Checks that the table has a row for each of `ids`.
+    ///
     /// # Errors
     /// [`ModelError::TokenOutOfRange`] for the first token that the table has no row of.
     pub(crate) fn check(&self, ids: &[u32]) -> Result<(), ModelError> {
@@ -148,7 +151,7 @@ impl Embedding {
         }
     }
 
-    /// The embeddings of `ids`, f32 `[1, n, hidden]`.
+    /// Returns the embeddings of `ids`, f32 `[1, n, hidden]`.
     pub(crate) fn lookup(&mut self, reader: &Reader, ids: &[u32]) -> Result<Array, ModelError> {
         self.check(ids)?;
         let mut out = vec![0.0; ids.len() * self.hidden_size];
@@ -163,24 +166,24 @@ impl Embedding {
         Ok(Array::from_slice(&out, &[1, ids.len() as i32, self.hidden_size as i32]))
     }
 
-    /// Decodes the rows of `ids` into `out`, from those that stay and from the disk.
+    /// Decodes the rows of `ids` into `out`, from the row cache and from disk.
     fn lookup_rows(&mut self, reader: &Reader, ids: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
         let at_once = self.recent.cap().get();
         for (ids, out) in ids.chunks(at_once).zip(out.chunks_mut(at_once * self.hidden_size)) {
             self.load(reader, ids)?;
             for (&token, out) in ids.iter().zip(out.chunks_exact_mut(self.hidden_size)) {
-                let row = self.recent.get(&token).expect("as many are kept as are loaded at once");
+                let row = self.recent.get(&token).expect("the cache holds all rows that are loaded at once");
                 self.storage.decode(self.storage.row_in(row), out);
             }
         }
         Ok(())
     }
 
-    /// Reads the rows that are not there, of no more tokens than are kept.
+    /// Reads the rows of `ids` that are not cached. There are at most as many distinct tokens as the cache holds.
     fn load(&mut self, reader: &Reader, ids: &[u32]) -> Result<(), ModelError> {
         let mut missing = BTreeMap::new();
         for &token in ids {
-            // Those that are there become the last to be given up.
+            // A hit also marks the row as recently used, so that inserting the missing rows does not evict it.
             if self.recent.get(&token).is_none() {
                 missing.entry(token).or_insert_with(|| self.storage.row());
             }
@@ -194,14 +197,14 @@ impl Embedding {
         Ok(())
     }
 
-    /// What rows take that stay, and those that are read.
+    /// Returns the bytes of cached rows, and of as many rows that are being read.
     pub(crate) fn recent_bytes(&self) -> u64 {
         2 * (self.recent.cap().get() * self.storage.row_bytes()) as u64
     }
 }
 
 impl Storage {
-    /// The tensors that a row lies in.
+    /// Returns the tensors that store the table.
     fn tensors(&self) -> [Option<&Rows>; TENSORS_MAX] {
         match self {
             Self::Dense { values, .. } => [Some(values), None, None],
@@ -210,17 +213,17 @@ impl Storage {
         }
     }
 
-    /// Bytes of a row in all of them.
+    /// Returns the bytes of a row, summed over all tensors.
     fn row_bytes(&self) -> usize {
         self.tensors().into_iter().flatten().map(|rows| rows.row_bytes as usize).sum()
     }
 
-    /// Room for a row, what one tensor has of it behind what the one before has.
+    /// Allocates a row, the concatenation of its parts in each tensor.
     fn row(&self) -> Box<[u8]> {
         vec![0; self.row_bytes()].into_boxed_slice()
     }
 
-    /// Where the row of a token comes from, and where each part of it goes.
+    /// Splits a row's buffer into its parts, each with the tensor it is read from.
     fn parts<'a>(
         &'a self,
         token: u32,
@@ -233,7 +236,7 @@ impl Storage {
         })
     }
 
-    /// What each tensor has of a row that was read.
+    /// Splits a cached row into its part of each tensor.
     fn row_in<'a>(&self, mut row: &'a [u8]) -> [&'a [u8]; TENSORS_MAX] {
         self.tensors().map(|rows| {
             let (part, rest) = row.split_at(rows.map_or(0, |rows| rows.row_bytes as usize));
@@ -242,7 +245,7 @@ impl Storage {
         })
     }
 
-    /// What each of the `tensors` has of the row of a token.
+    /// Returns a token's part of each of the whole `tensors`.
     fn row_of<'a>(&self, tensors: [&'a [u8]; TENSORS_MAX], token: u32) -> [&'a [u8]; TENSORS_MAX] {
         let mut row = tensors;
         for (part, rows) in row.iter_mut().zip(self.tensors()) {
@@ -252,14 +255,14 @@ impl Storage {
         row
     }
 
-    /// The numbers of a row.
+    /// Decodes a row to f32.
     fn decode(&self, [first, second, third]: [&[u8]; TENSORS_MAX], out: &mut [f32]) {
         let decoded = match self {
             Self::Dense { float, .. } => float.decode_into(first, out),
             Self::Affine { float, format, .. } => format.dequantize_row(*float, first, second, third, out),
             Self::Mx { format, .. } => format.dequantize_row(first, second, out),
         };
-        decoded.expect("the lengths follow from shapes that were checked");
+        decoded.expect("the lengths follow from checked shapes");
     }
 }
 

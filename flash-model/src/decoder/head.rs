@@ -1,4 +1,5 @@
-//! The head: the largest matrix of a small model, so it is cut into bundles no larger than a layer.
+//! The output head. It is the largest matrix of a small model, so it is split into tiles, bundles no larger than a
+//! layer.
 
 use flash_kernels::STRIP_ROWS;
 use mlx_rs::Array;
@@ -14,20 +15,20 @@ use crate::stream::bundle::Bundles;
 use crate::stream::proxy::{StreamingProxy, WeightOwner};
 use crate::stream::residency::Residency;
 
-/// Positions whose logits exist at once while a loss is computed.
+/// Positions whose logits are held at once while losses are computed.
 const LOSS_POSITIONS: usize = 16;
 
-/// The output matrix, in tiles of rows.
+/// The output projection, split into tiles of rows.
 #[derive(Debug)]
 pub(crate) struct Head {
     tiles: Vec<StreamingProxy<Linear>>,
     vocab_size: usize,
-    /// Whether a product copies half-precision weights to f32 first.
+    /// Whether a product widens half-precision weights to f32 first.
     widens_weights: bool,
 }
 
 impl Head {
-    /// A head, `[vocab, hidden]`, in tiles of at most `tile_bytes`, whose bundles are added to `bundles`.
+    /// Creates a head, `[vocab, hidden]`, in tiles of at most `tile_bytes`, and adds their bundles to `bundles`.
     pub(crate) fn new(
         weights: &Weights<'_>,
         [vocab_size, hidden_size]: [i32; 2],
@@ -36,7 +37,7 @@ impl Head {
     ) -> Result<Self, ModelError> {
         let (checkpoint, path) = (weights.checkpoint(), weights.path());
         let (n_rows, strip_rows) = (vocab_size as u64, STRIP_ROWS as u64);
-        // As many rows in each tile, in whole strips.
+        // Tiles have equally many rows, in whole strips.
         let row_bytes = head_bytes(checkpoint, path).div_ceil(n_rows).max(1);
         let n_strips_max = (tile_bytes / row_bytes / strip_rows).max(1);
         let n_tiles = n_rows.div_ceil(n_strips_max * strip_rows);
@@ -46,18 +47,18 @@ impl Head {
             let rows = start..(start + tile_rows).min(n_rows);
             let tile = weights.linear(hidden_size, (rows.end - rows.start) as i32, false)?;
             let tile = StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?;
-            tiles.push(tile.arranged(weights.backend(), checkpoint, bundles));
+            tiles.push(tile.with_strips(weights.backend(), checkpoint, bundles));
         }
         let widens_weights = weights.backend().widens_weights();
         Ok(Self { tiles, vocab_size: n_rows as usize, widens_weights })
     }
 
-    /// The tiles, as parts that may hold weights.
+    /// Returns the tiles as weight owners.
     pub(super) fn weight_owners(&mut self) -> impl Iterator<Item = &mut dyn WeightOwner> {
         self.tiles.iter_mut().map(|tile| tile as &mut dyn WeightOwner)
     }
 
-    /// Sets `logits` to those of one position, `x` `[1, 1, hidden]`.
+    /// Sets `logits` to the logits of one position, `x` `[1, 1, hidden]`.
     pub(crate) fn logits(
         &mut self,
         residency: &mut Residency,
@@ -68,9 +69,9 @@ impl Head {
         let mut parts = Vec::with_capacity(self.tiles.len());
         for tile in &mut self.tiles {
             interrupt.check()?;
-            let part = tile.begin(residency, |tile| tile.of(x))?;
+            let part = tile.run(residency, |tile| tile.of(x))?;
             if self.widens_weights {
-                // Not those of all tiles at once, even when all are pinned.
+                // Tile by tile, so that the widened weights of only one tile exist at a time, even when all are pinned.
                 part.array()?.eval()?;
             }
             parts.push(part);
@@ -85,9 +86,9 @@ impl Head {
         Ok(())
     }
 
-    /// The cross-entropy of each position of `x`, `[1, n, hidden]`, against its target, in nats.
+    /// Returns the cross-entropy of each position of `x`, `[1, n, hidden]`, against its target, in nats.
     ///
-    /// Logits are reduced tile by tile as they arrive, in f64: those of a whole text never exist at once.
+    /// Logits are reduced tile by tile, in f64, so that the logits of a whole text never exist at once.
     ///
     /// # Errors
     /// [`ModelError::LossNan`] for the first loss that is not a number.
@@ -126,22 +127,22 @@ impl Head {
             .collect()
     }
 
-    /// What the logits of a pass take beside the weights.
+    /// Returns the bytes that the logits of a pass take.
     pub(crate) fn activation_bytes(&self) -> u64 {
-        // A tile's logits for several positions, or one position's for all tiles, and their copy for the sampler.
+        // One tile's logits for several positions, or all tiles' logits for one position with the sampler's copy.
         let tile_rows = self.vocab_size.div_ceil(self.tiles.len());
         4 * (2 * LOSS_POSITIONS * tile_rows).max(3 * self.vocab_size) as u64
     }
 }
 
-/// Bytes of all tensors of the head.
+/// Returns the bytes of all tensors of the head.
 fn head_bytes(checkpoint: &Checkpoint, path: &str) -> u64 {
     let names = ["weight", "scales", "biases"].map(|name| format!("{path}.{name}"));
     let tensors = names.iter().filter_map(|name| checkpoint.catalog().get(name));
     tensors.map(|tensor| tensor.span.len_bytes()).sum()
 }
 
-/// log Σ exp of logits that come in parts, and the target's logit among them.
+/// A streaming log-sum-exp over logits that arrive in parts, with the logit of the target.
 #[derive(Debug, Clone)]
 struct LogSumExp {
     max: f64,

@@ -13,17 +13,18 @@ use crate::stream::proxy::{StreamingProxy, WeightOwner};
 
 use super::Pass;
 
-/// A layer, its experts if it has any, and the projection of their sum if there is one.
+/// A decoder layer: its streamed weights, its experts, and the output projection of their sum.
 #[derive(Debug)]
 pub(super) struct DecoderLayer {
     pub proxy: StreamingProxy<dyn Layer>,
     pub mixture: Option<Mixture>,
-    /// Projects the sum of the experts before it is added, where they work on fewer numbers than a hidden state has.
+    /// Projects the sum of the experts before the residual is added, in models whose experts are narrower than the
+    /// hidden state.
     pub experts_out: Option<StreamingProxy<Linear>>,
 }
 
 impl DecoderLayer {
-    /// A layer without weights, whose tensors lie below `path`; its bundles are added to `bundles`.
+    /// Creates a layer without weights, whose tensors lie below `path`, and adds its bundles to `bundles`.
     pub(super) fn new(
         path: &str,
         parts: LayerParts,
@@ -34,26 +35,26 @@ impl DecoderLayer {
         let (checkpoint, backend) = (weights.checkpoint(), weights.backend());
         let LayerParts { layer, mixture, experts_out, .. } = parts;
         let proxy = StreamingProxy::with_fused(layer, path, fused, checkpoint, bundles)?;
-        let proxy = proxy.arranged(backend, checkpoint, bundles);
+        let proxy = proxy.with_strips(backend, checkpoint, bundles);
         let experts_out = experts_out
             .map(|(path, out)| StreamingProxy::new(Box::new(out), &path, checkpoint, bundles))
             .transpose()?;
-        let experts_out = experts_out.map(|out| out.arranged(backend, checkpoint, bundles));
+        let experts_out = experts_out.map(|out| out.with_strips(backend, checkpoint, bundles));
         Ok(Self { proxy, mixture, experts_out })
     }
 
-    /// The bundle that it asks for first.
+    /// Returns the first bundle in execution order.
     pub(super) fn bundle(&self) -> BundleIdx {
         self.proxy.bundle()
     }
 
-    /// Its parts that may hold weights.
+    /// Returns the parts that may hold weights.
     pub(super) fn weight_owners(&mut self) -> impl Iterator<Item = &mut dyn WeightOwner> {
         let out = self.experts_out.as_mut().map(|out| out as &mut dyn WeightOwner);
         [&mut self.proxy as &mut dyn WeightOwner].into_iter().chain(out)
     }
 
-    /// Predicts the routing of this layer from hidden states that have not passed it yet, if its router is in memory.
+    /// Predicts this layer's routing from hidden states of an earlier layer, if its router is in memory.
     pub(super) fn predict_routing(
         &mut self,
         layer_idx: usize,
@@ -63,7 +64,7 @@ impl DecoderLayer {
         Ok(layer.predict_routing(hidden)?.map(|routed| PredictedRouting { layer_idx, mixture, routed }))
     }
 
-    /// Adds to the hidden states of `output` what the experts make of what it routes to them.
+    /// Adds the weighted outputs of the routed experts to the hidden states of `output`.
     pub(super) fn mix(
         &self,
         pass: &mut Pass<'_>,
@@ -77,11 +78,11 @@ impl DecoderLayer {
                 experts.mix(layer_idx, mixture, &hidden, &routed, predicted, pass.interrupt)
             }
             (_, _, None) => Ok(hidden),
-            _ => unreachable!("a layer that routes has experts"),
+            _ => unreachable!("a layer with a router has experts"),
         }
     }
 
-    /// The sum of the experts alone, without the hidden states: for layers that project it before it is added.
+    /// Mixes experts without the residual, for layers that project the sum first.
     pub(super) fn mix_alone(
         &self,
         pass: &mut Pass<'_>,

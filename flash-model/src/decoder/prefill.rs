@@ -1,5 +1,5 @@
-//! A pass of several tokens, layer by layer: all chunks pass through a layer before the next one is loaded, so that a prompt of
-//! any length costs one pass over the weights.
+//! Prefill: a pass of several tokens, layer by layer. All chunks run through a layer before the next layer is loaded,
+//! so that a prompt of any length reads the weights once.
 
 use crate::ModelError;
 use crate::compute::Value;
@@ -10,14 +10,14 @@ use crate::stream::proxy::WeightOwner;
 use super::layer::DecoderLayer;
 use super::{Decoder, Pass, weight_owners};
 
-/// Counts the chunks that have passed layers.
+/// Progress of a prefill, counted in chunks times layers.
 struct Progress {
     n_done: usize,
     n_parts: usize,
 }
 
 impl Progress {
-    /// Counts one more; returns the fraction that is done.
+    /// Counts one chunk of a layer as done and returns the fraction that is done.
     fn step(&mut self) -> f64 {
         self.n_done += 1;
         self.n_done as f64 / self.n_parts as f64
@@ -25,8 +25,8 @@ impl Progress {
 }
 
 impl Decoder {
-    /// Passes chunks of tokens, the first of which stands at `position`, through all layers; `chunks`, each `[1, n, hidden]`,
-    /// become the hidden states after the last.
+    /// Runs chunks of tokens through all layers. The first token is at `position`; `chunks`, each `[1, n, hidden]`, are
+    /// replaced by the hidden states after the last layer.
     pub(super) fn prefill(
         &mut self,
         pass: &mut Pass<'_>,
@@ -45,7 +45,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Passes chunks through one layer without its experts; returns what it routes to those.
+    /// Runs chunks through one layer without its experts, and returns the routing of all chunks.
     fn prefill_layer(
         &mut self,
         pass: &mut Pass<'_>,
@@ -78,11 +78,12 @@ impl Decoder {
                 if is_lazy && kv.lazy_arrays().is_empty() {
                     continue;
                 }
-                // Chunk by chunk: the intermediates of one are large, and MLX takes memory for all of them when it begins.
+                // Chunks are evaluated one by one: MLX allocates the intermediates of everything it is given before it
+                // begins.
                 let (is_light, hidden) = (chunk.is_promise(), chunk.array()?);
                 let beside = routed.last().into_iter().flat_map(Routed::arrays);
                 if is_light {
-                    residency.begin_next(&hidden, beside)?;
+                    residency.schedule_chunk(&hidden, beside)?;
                 } else {
                     mlx_rs::transforms::eval([&hidden].into_iter().chain(beside).chain(kv.lazy_arrays()))?;
                 }
@@ -101,7 +102,7 @@ impl Decoder {
 }
 
 impl DecoderLayer {
-    /// Adds to each chunk what the experts make of its tokens. They get all chunks together: each expert is read once.
+    /// Adds the experts' outputs to each chunk. All chunks are mixed together, so that each expert is read once.
     fn mix_chunks(
         &mut self,
         pass: &mut Pass<'_>,

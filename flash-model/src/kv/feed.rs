@@ -1,8 +1,8 @@
-//! Pages on disk, read ahead of the attention that needs them.
+//! Prefetching of KV pages on disk.
 //!
-//! Layers attend one after the other, each to all of its pages, and after the last layer comes the first one again: so
-//! the order of reads is known, and a page is asked for as soon as there is room for it. Whoever attends drives this;
-//! there is no thread, for room comes of nothing else.
+//! Layers attend one after the other, each to all of its pages, and the first layer follows the last. The order of
+//! reads is therefore known, and pages are requested in that order as slots become free. No thread is needed: slots
+//! only become free in calls of the attending layer, which drive the reads.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::ModelError;
 use crate::memory::slots::{SLOT_RETURN, wait_for};
 
-/// A page of a layer.
+/// The index of a page of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PageKey {
     pub layer_idx: usize,
@@ -33,15 +33,15 @@ pub(super) struct Feed {
 
 #[derive(Debug)]
 struct State {
-    /// What can be read, of each layer: page and place in the file.
+    /// Pages on disk of each layer: page index and place in the file.
     on_disk: Vec<Vec<(usize, usize)>>,
-    /// Asked for, in the order in which it will be needed.
+    /// Requested pages, in the order of use.
     queue: VecDeque<(PageKey, Ticket)>,
-    /// What is asked for next: the layer, and how many of its pages were.
+    /// The next page to request: the layer, and the index in its `on_disk`.
     next: (usize, usize),
-    /// The first page that each layer attends to: where it sees a window, those before have left it.
+    /// The first page that each layer attends to; earlier pages are outside its sliding window.
     first: Vec<usize>,
-    /// A layer that attends to its pages again before the next one does.
+    /// A layer that attends to its pages once more before the next layer does.
     again: Option<usize>,
 }
 
@@ -63,12 +63,12 @@ impl Feed {
         Self { reader, shard, file, pool, state: Mutex::new(state) }
     }
 
-    /// A page can be read from its place in the file.
+    /// Adds a page that has been written at `place` of the file.
     pub(super) fn add(&self, key: PageKey, place: usize) {
         self.state.lock().on_disk[key.layer_idx].push((key.page_idx, place));
     }
 
-    /// A page cannot be read any more.
+    /// Removes a page, and cancels its read.
     pub(super) fn remove(&self, key: PageKey) {
         let state = &mut *self.state.lock();
         state.queue.retain(|(queued, _)| *queued != key);
@@ -80,26 +80,26 @@ impl Feed {
         }
     }
 
-    /// A layer attends to its pages from `first` on, and maybe again before the next layer does.
-    pub(super) fn expect(&self, layer_idx: usize, first: usize, is_again: bool) {
+    /// Sets the pages that a layer will attend to, from `first` on, and whether it does so again before the next layer.
+    pub(super) fn expect_reads(&self, layer_idx: usize, first: usize, is_again: bool) {
         let state = &mut *self.state.lock();
         state.first[layer_idx] = first;
         state.again = is_again.then_some(layer_idx);
     }
 
-    /// Asks for what comes next, as far as there is room.
+    /// Requests the next pages while slots are free.
     pub(super) fn fill(&self) {
         self.state.lock().fill(self);
     }
 
-    /// The record of a page that is on disk, and how long it was waited for.
+    /// Returns the record of a page on disk, and the time spent waiting for it.
     pub(super) fn take(&self, key: PageKey) -> Result<(Slot, Duration), ModelError> {
         let ticket = {
             let state = &mut *self.state.lock();
             if state.queue.front().is_none_or(|(queued, _)| *queued != key) {
                 state.seek(key, self)?;
             }
-            let (_, ticket) = state.queue.pop_front().expect("sought");
+            let (_, ticket) = state.queue.pop_front().expect("seek queued the page");
             state.fill(self);
             ticket
         };
@@ -111,7 +111,7 @@ impl Feed {
 }
 
 impl State {
-    /// Begins anew with a page that was not expected.
+    /// Makes `key` the front of the queue. If it was not requested, the queue is dropped and restarts from `key`.
     fn seek(&mut self, key: PageKey, feed: &Feed) -> Result<(), ModelError> {
         let found = self.queue.iter().position(|(queued, _)| *queued == key);
         self.queue.drain(..found.unwrap_or(self.queue.len()));
@@ -119,9 +119,10 @@ impl State {
             return Ok(());
         }
         let pages = &self.on_disk[key.layer_idx];
-        let at = pages.iter().position(|(page_idx, _)| *page_idx == key.page_idx).expect("a page on disk");
+        let at =
+            pages.iter().position(|(page_idx, _)| *page_idx == key.page_idx).expect("the page is on disk");
         self.next = (key.layer_idx, at);
-        // What was given up may still be under way.
+        // Slots of dropped requests return only when their reads have ended.
         let held =
             || ModelError::SlotHeld { bundle: format!("page {} of layer {}", key.page_idx, key.layer_idx) };
         let slot = wait_for(&feed.reader, SLOT_RETURN, |limit| feed.pool.acquire_within(limit))?;
@@ -137,7 +138,7 @@ impl State {
         }
     }
 
-    /// Moves on to the next layer that has pages, if none is left of this one.
+    /// Advances `next` to a layer with unrequested pages, and returns whether there is one.
     fn has_next(&mut self) -> bool {
         let n_layers = self.on_disk.len();
         for _ in 0..=n_layers {
@@ -159,7 +160,7 @@ impl State {
         let (layer_idx, at) = self.next;
         let (page_idx, place) = self.on_disk[layer_idx][at];
         let span = feed.file.span(place as u32, layer_idx as u32);
-        // In order of time: those that are not read yet are the last.
+        // Pages are requested in order, so unfinished reads are at the end of the queue.
         let n_waiting = self.queue.iter().rev().take_while(|(_, ticket)| !ticket.is_done()).count();
         let waiting_bytes = n_waiting as u64 * slot.len() as u64;
         let bundle = Arc::new(BundleLayout::new(&[(feed.shard, span)]));

@@ -1,4 +1,4 @@
-//! The pages of one layer: a window of recent tokens, and what is sealed.
+//! The paged KV cache of one layer: a window of recent tokens, and sealed pages.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,30 +11,30 @@ use flash_kv::{
 use half::f16;
 
 use super::feed::PageKey;
-use super::pages::{Held, Pages, Record};
+use super::pages::{Pages, Record, SealedPage};
 use super::plan::sealed_pages;
 use super::rows::pieces;
 use super::{BATCH_PAGES, BATCH_PAGES_IN_MEMORY};
 use crate::ModelError;
 
-/// Keys and values of one layer, in pages.
+/// The paged keys and values of one layer.
 #[derive(Debug)]
 pub(crate) struct PagedLayer {
     layer_idx: usize,
     pages: Arc<Pages>,
-    /// Records of pages that are not sealed; page `i` lies in `i % window.len()`.
+    /// Records of unsealed pages, as a ring: page `i` is at `i % window.len()`.
     window: Vec<PageBuf>,
-    /// The first page that was ever there: those before came sealed from elsewhere.
+    /// The first page that the window has ever held. Earlier pages were adopted sealed.
     window_start: usize,
-    /// Of each page that was sealed, its record if that stays in memory.
+    /// The record of each sealed page, `None` if it is on disk.
     sealed: Vec<Option<Arc<Record>>>,
-    /// How many do.
+    /// Number of sealed pages in memory.
     n_held: usize,
-    /// Where the tokens end that were written to the window.
+    /// End of the tokens written to the window.
     end: usize,
 }
 
-/// Some tokens of a page, in a record.
+/// A view of some tokens of a page, in its record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PageView<'a> {
     /// Position of the first token.
@@ -60,7 +60,7 @@ impl PagedLayer {
         sealed_pages(&self.pages.plan.geometry, position)
     }
 
-    /// The tokens of `positions` in runs that see the same pages sealed.
+    /// Splits `positions` into runs that see the same pages sealed.
     pub(crate) fn runs(&self, positions: Range<usize>) -> Vec<Range<usize>> {
         let mut runs: Vec<Range<usize>> = Vec::new();
         for position in positions {
@@ -72,11 +72,11 @@ impl PagedLayer {
         runs
     }
 
-    /// Makes room for a run, which begins at `position`, by sealing what leaves the window. `keys` and `values`, `[n, kv_heads,
-    /// head_dim]`, go into the window; there are no values if they are in the keys.
+    /// Appends the `keys` and `values` of a run at `position`, each `[n, kv_heads, head_dim]`, to the window, after
+    /// sealing the pages that leave it. `values` is `None` if they are part of the keys.
     ///
     /// # Errors
-    /// [`ModelError::KvRange`] if the window holds 16 bits, and a number is too great for them.
+    /// [`ModelError::KvRange`] if the window stores 16 bits and a number overflows them.
     pub(crate) fn append(
         &mut self,
         position: usize,
@@ -104,10 +104,10 @@ impl PagedLayer {
         Ok(())
     }
 
-    /// Holds made-up tokens.
-    pub(super) fn make_up(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+    /// Fills the layer with `n_tokens` synthetic tokens.
+    pub(super) fn fill_synthetic(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         let token_len = self.pages.window.kv_heads() * self.pages.window.head_dim();
-        // Neither alike nor far apart: as much work as any others.
+        // Pseudo-random values between -1 and 1, so that attention costs as much as for real tokens.
         let page: Vec<f32> =
             (0..PAGE_TOKENS * token_len).map(|i| ((i * 7919 % 2003) as f32 / 1001.5) - 1.0).collect();
         for start in (0..n_tokens).step_by(PAGE_TOKENS) {
@@ -117,25 +117,26 @@ impl PagedLayer {
         Ok(())
     }
 
-    /// Seals what has left the window of the token at `position`.
+    /// Seals all pages that have left the window of the token at `position`.
     pub(super) fn seal_due(&mut self, position: usize) -> Result<(), ModelError> {
         while self.sealed.len() < self.sealed_at(position) {
             let begin = Instant::now();
             let page_idx = self.sealed.len();
             let retention = self.pages.plan.retention;
-            // What the next page takes the place of.
+            // The page whose place in the file the next page takes.
             if page_idx >= retention.max_pages {
-                self.forget(retention.first_recent(page_idx))?;
+                self.evict(retention.first_recent(page_idx))?;
             }
             let (key, stays) = self.next_sealed();
             let n_window = self.window.len();
             let window = self.window[page_idx % n_window].as_mut_slice();
             let pages = &self.pages;
-            pages.leaves_window(key, window);
-            let record = pages
-                .keep(key, stays, |record| Ok(transcode(&pages.window, window, &pages.sealed, record)?))?;
+            pages.record_twin(key, window);
+            let record = pages.insert_sealed(key, stays, |record| {
+                Ok(transcode(&pages.window, window, &pages.sealed, record)?)
+            })?;
             self.push_sealed(record);
-            self.pages.was_sealed(begin);
+            self.pages.record_sealing(begin);
         }
         Ok(())
     }
@@ -144,44 +145,44 @@ impl PagedLayer {
         PageKey { layer_idx: self.layer_idx, page_idx }
     }
 
-    /// The next page to be sealed, and whether it is to stay in memory.
+    /// Returns the key of the next page to be sealed, and whether it stays in memory.
     fn next_sealed(&self) -> (PageKey, bool) {
         (self.key(self.sealed.len()), self.n_held < self.pages.plan.held_pages)
     }
 
-    /// That page is sealed; its record, if it stays in memory.
+    /// Appends a sealed page; `record` is `None` if it is on disk.
     fn push_sealed(&mut self, record: Option<Arc<Record>>) {
         self.n_held += usize::from(record.is_some());
         self.sealed.push(record);
     }
 
-    /// Takes the next sealed page, whose record `fill` writes, from elsewhere.
+    /// Appends a sealed page from elsewhere, whose record is written by `fill`.
     pub(super) fn adopt(
         &mut self,
         fill: impl FnOnce(&mut [u8]) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
         let (key, stays) = self.next_sealed();
-        let record = self.pages.keep(key, stays, fill)?;
+        let record = self.pages.insert_sealed(key, stays, fill)?;
         self.push_sealed(record);
         Ok(())
     }
 
-    /// Takes the next sealed page, which is in the file of the cache.
-    pub(super) fn adopt_found(&mut self) -> Result<(), ModelError> {
+    /// Appends a sealed page that is already in the cache's own file.
+    pub(super) fn adopt_from_file(&mut self) -> Result<(), ModelError> {
         let (key, stays) = self.next_sealed();
-        let record = self.pages.find(key, stays)?;
+        let record = self.pages.load_sealed(key, stays)?;
         self.push_sealed(record);
         Ok(())
     }
 
-    /// The memory of a page of the window, to be written.
+    /// Returns the memory of a page of the window.
     pub(super) fn window_page(&mut self, page_idx: usize) -> &mut [u8] {
         let n_window = self.window.len();
         self.window[page_idx % n_window].as_mut_slice()
     }
 
-    /// The sealed pages and the window are there, of so many tokens.
-    pub(super) fn complete(&mut self, tokens: usize) {
+    /// Marks the adopted pages and the filled window as a context of `tokens` tokens.
+    pub(super) fn finish_restore(&mut self, tokens: usize) {
         self.window_start = self.sealed.len();
         self.end = tokens;
     }
@@ -190,7 +191,8 @@ impl PagedLayer {
         self.sealed.len()
     }
 
-    /// Copies tokens of the window to rows `[halves, kv_heads, tokens, head_dim]`: keys, then values if they are kept.
+    /// Copies tokens of the window to rows `[parts, kv_heads, tokens, head_dim]`; the parts are keys, and values if
+    /// they are stored.
     pub(super) fn copy_rows(&self, tokens: Range<usize>, rows: &mut [u8]) {
         for piece in pieces(&self.pages.window, tokens) {
             let record = self.window[piece.page_idx % self.window.len()].as_slice();
@@ -198,7 +200,7 @@ impl PagedLayer {
         }
     }
 
-    /// The reverse.
+    /// Copies tokens from rows `[parts, kv_heads, tokens, head_dim]` to the window.
     pub(super) fn fill_rows(&mut self, tokens: Range<usize>, rows: &[u8]) {
         let window = self.pages.window.clone();
         for piece in pieces(&window, tokens) {
@@ -206,7 +208,7 @@ impl PagedLayer {
         }
     }
 
-    /// Copies a whole page into a record, with its head: as it is sealed, or as the window holds or held it.
+    /// Copies a whole page into a record and writes its header: in the sealed format, or in the window's format.
     pub(super) fn copy(&self, page_idx: usize, part: PrefixPart, out: &mut [u8]) -> Result<(), KvError> {
         let (key, pages) = (self.key(page_idx), &self.pages);
         let layout = match part {
@@ -218,22 +220,22 @@ impl PagedLayer {
             (None, _) => transcode(&pages.window, window(), layout, out)?,
             (Some(_), PrefixPart::Twin) => return pages.copy_twin(key, out),
             (Some(Some(record)), PrefixPart::Page) => out.copy_from_slice((**record).as_ref()),
-            (Some(None), PrefixPart::Page) => pages.copy_away(key, out)?,
+            (Some(None), PrefixPart::Page) => pages.copy_spilled(key, out)?,
         }
         seal(out, &pages.head(key, page_idx, layout));
         Ok(())
     }
 
-    /// Gives up a sealed page.
-    fn forget(&mut self, page_idx: usize) -> Result<(), ModelError> {
+    /// Evicts a sealed page.
+    fn evict(&mut self, page_idx: usize) -> Result<(), ModelError> {
         match self.sealed[page_idx].take() {
             Some(_) => self.n_held -= 1,
-            None => self.pages.forget(self.key(page_idx))?,
+            None => self.pages.evict(self.key(page_idx))?,
         }
         Ok(())
     }
 
-    /// Shows the pages that a run, which is in the window, sees: those of the tokens of `seen`, in order, some at a time.
+    /// Calls `at` with batches of pages that a run in the window sees: those with tokens of `seen`, in order.
     pub(crate) fn look(
         &mut self,
         seen: Range<usize>,
@@ -242,7 +244,7 @@ impl PagedLayer {
         let Self { layer_idx, ref pages, ref window, ref sealed, .. } = *self;
         pages.sweep();
         let (first, end) = (seen.start / PAGE_TOKENS, seen.end);
-        pages.expect(layer_idx, first, end < pages.end());
+        pages.expect_reads(layer_idx, first, end < pages.n_tokens());
         let n_sealed = sealed.len();
         let visible = pages.plan.retention.visible(n_sealed);
         let visible: Vec<usize> = visible.filter(|page_idx| *page_idx >= first).collect();
@@ -251,15 +253,15 @@ impl PagedLayer {
             let batch;
             (batch, rest) = rest.split_at(batch_len(rest, |page_idx| sealed[page_idx].is_some()));
             let held = |&page_idx: &usize| match &sealed[page_idx] {
-                Some(record) => Ok(Held::InMemory(Arc::clone(record))),
-                None => pages.away(PageKey { layer_idx, page_idx }),
+                Some(record) => Ok(SealedPage::InMemory(Arc::clone(record))),
+                None => pages.fetch_spilled(PageKey { layer_idx, page_idx }),
             };
             let records = batch.iter().map(held).collect::<Result<Vec<_>, ModelError>>()?;
             let view = |(page_idx, record)| PageView {
                 start: page_idx * PAGE_TOKENS,
                 n_tokens: PAGE_TOKENS,
                 layout: &pages.sealed,
-                record: Held::as_ref(record),
+                record: SealedPage::as_ref(record),
             };
             let views: Vec<_> = batch.iter().copied().zip(&records).map(view).collect();
             at(&views)?;
@@ -275,22 +277,23 @@ impl PagedLayer {
         at(&views)
     }
 
-    /// Whether the first `tokens` tokens can be gone on from: whether all that the next one sees in its window is there.
+    /// Returns whether the layer can be rewound to `tokens` tokens: whether everything in the next token's window is
+    /// still there.
     pub(super) fn can_rewind(&self, tokens: usize) -> bool {
         let (first, n_sealed) = (self.sealed_at(tokens), self.sealed.len());
-        // What is sealed as the window holds it can go back there.
+        // Pages sealed in the window's format can be copied back to it.
         let is_there = self.pages.sealed == self.pages.window || self.is_in_window(first.min(n_sealed));
-        // None that it sees was given up.
+        // No page in its window has been evicted.
         let is_whole = first >= n_sealed || n_sealed <= self.pages.plan.retention.max_pages;
         tokens == 0 || (tokens <= self.end && is_there && is_whole)
     }
 
-    /// Whether the window has a page, and all behind it: it was there, and no other has taken its place.
+    /// Returns whether the window still holds a page and all later ones.
     fn is_in_window(&self, page_idx: usize) -> bool {
         page_idx >= self.window_start && page_idx + self.window.len() >= self.end.div_ceil(PAGE_TOKENS)
     }
 
-    /// Forgets all but the first `tokens` tokens, which [can be gone on from](Self::can_rewind).
+    /// Truncates the layer to `tokens` tokens, which must [be possible](Self::can_rewind).
     pub(super) fn rewind(&mut self, tokens: usize) -> Result<(), ModelError> {
         let n_sealed = if tokens == 0 { 0 } else { self.sealed_at(tokens) };
         for page_idx in n_sealed..self.sealed.len().min(tokens.div_ceil(PAGE_TOKENS)) {
@@ -304,36 +307,37 @@ impl PagedLayer {
         Ok(())
     }
 
-    /// Forgets the window, and all but the first `pages` sealed pages.
+    /// Drops the window, and all but the first `pages` sealed pages.
     pub(super) fn keep_sealed(&mut self, pages: usize) -> Result<(), ModelError> {
         for page_idx in pages..self.sealed.len() {
-            self.forget(page_idx)?;
+            self.evict(page_idx)?;
         }
         self.sealed.truncate(pages);
         self.end = self.sealed.len() * PAGE_TOKENS;
         Ok(())
     }
 
-    /// Puts a page back into the window, from which another one has taken its place.
+    /// Copies a sealed page back to its place in the window, which a later page has overwritten.
     fn unseal(&mut self, page_idx: usize) -> Result<(), ModelError> {
         let (key, n_window) = (self.key(page_idx), self.window.len());
         let window = self.window[page_idx % n_window].as_mut_slice();
         match &self.sealed[page_idx] {
             Some(record) => window.copy_from_slice((**record).as_ref()),
-            None => self.pages.copy_away(key, window)?,
+            None => self.pages.copy_spilled(key, window)?,
         }
         Ok(())
     }
 }
 
-/// How many of `pages` are attended to at once. Pages that have to be read are few at a time, so that others can be read meanwhile.
+/// Returns how many of `pages` to attend to at once. Batches of pages on disk are small, so that the next ones are read
+/// meanwhile.
 fn batch_len(pages: &[usize], is_in_memory: impl Fn(usize) -> bool) -> usize {
     let in_memory =
         pages.iter().take(BATCH_PAGES_IN_MEMORY).take_while(|page_idx| is_in_memory(**page_idx)).count();
     in_memory.max(BATCH_PAGES).min(pages.len())
 }
 
-/// Writes the heads of one token, `[kv_heads, head_dim]`, to their rows.
+/// Writes one token, `[kv_heads, head_dim]`, to its row of each head.
 ///
 /// # Errors
 /// [`KvError::HalfRange`].
@@ -361,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_in_memory_are_attended_to_many_at_a_time_and_pages_on_disk_few() {
+    fn batches_are_large_in_memory_and_small_on_disk() {
         let pages: Vec<usize> = (0..200).collect();
         assert_eq!(batch_len(&pages, |_| true), BATCH_PAGES_IN_MEMORY);
         assert_eq!(batch_len(&pages, |_| false), BATCH_PAGES);

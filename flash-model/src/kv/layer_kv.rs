@@ -1,4 +1,4 @@
-//! What one layer keeps of the tokens before.
+//! The cache of one layer.
 
 use std::sync::Arc;
 
@@ -14,35 +14,37 @@ use super::plan;
 use super::state::{Keeps, StateArrays, StateBuffers};
 use crate::{ModelError, mlx};
 
-/// How keys, values and states that are not in pages are held, for the backend that computes with them.
+/// The representation of unpaged keys, values and states, which depends on the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CacheLayout {
-    /// As arrays of MLX's graph.
+    /// MLX arrays.
     Arrays,
-    /// As memory that is shared with nodes of the graph.
+    /// Buffers shared with custom nodes of MLX's graph.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "for the CPU kernels"))]
     Shared,
 }
 
-/// What one layer keeps of the tokens before.
+/// The cache of one layer: keys and values, or a recurrent state.
 #[derive(Debug)]
 pub(crate) enum LayerKv {
-    /// Keys and values as arrays, each `[1, kv_heads, capacity_tokens, head_dim]`; no values if they are in the keys.
+    /// Keys and values as MLX arrays, each `[1, kv_heads, capacity_tokens, head_dim]`; no values if they are part of
+    /// the keys.
     Arrays { keys: Array, values: Option<Array> },
-    /// Shared with nodes of the graph, each `[kv_heads, capacity_tokens, head_dim]`, where the token at `position` has row
-    /// `position % capacity_tokens`. A node locks them while it runs, and the stream runs one after the other: nobody waits.
+    /// Keys and values in shared buffers, each `[kv_heads, capacity_tokens, head_dim]`. The token at `position` has row
+    /// `position % capacity_tokens`. Nodes lock the buffers while they run; the stream runs one node at a time, so
+    /// nothing contends.
     Shared(Arc<Mutex<LayerBuffers>>),
-    /// In pages; shared likewise.
+    /// Paged keys and values, shared with nodes.
     Paged(Arc<Mutex<PagedLayer>>),
-    /// No keys and values, but a state; shared likewise.
+    /// A recurrent state in shared buffers.
     SharedState(Arc<Mutex<StateBuffers>>),
-    /// The same as arrays.
+    /// A recurrent state as MLX arrays.
     ArrayState(StateArrays),
-    /// Nothing.
+    /// No cache.
     Nothing,
 }
 
-/// The layers that a cache is made for.
+/// The layers to allocate a cache for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CacheLayers<'a> {
     pub layout: CacheLayout,
@@ -51,7 +53,8 @@ pub(crate) struct CacheLayers<'a> {
 }
 
 impl CacheLayers<'_> {
-    /// What each of them keeps, of no token; `kv` makes that of the layer that has this place among those with keys and values.
+    /// Allocates the empty cache of each layer. `kv` allocates keys and values, and gets the index among the layers
+    /// that have them.
     pub(super) fn make(
         self,
         mut kv: impl FnMut(usize) -> Result<LayerKv, ModelError>,
@@ -69,7 +72,7 @@ impl CacheLayers<'_> {
     }
 }
 
-/// The memory of one layer in one piece.
+/// Allocates contiguous keys and values of one layer.
 pub(super) fn layer_buffers(
     shape: KvShape,
     capacity_tokens: usize,
@@ -84,7 +87,7 @@ pub(super) fn layer_buffers(
 }
 
 impl LayerKv {
-    /// Its pages, if it is in pages.
+    /// Returns the paged layer, if it is one.
     pub(super) fn paged(&self) -> Option<Arc<Mutex<PagedLayer>>> {
         match self {
             Self::Paged(layer) => Some(Arc::clone(layer)),
@@ -92,7 +95,7 @@ impl LayerKv {
         }
     }
 
-    /// Keys and values of a layer over `buffers`, each `[kv_heads, capacity_tokens, head_dim]`, f32.
+    /// Wraps `buffers`, each `[kv_heads, capacity_tokens, head_dim]` f32, as the contiguous cache of a layer.
     pub(super) fn one_piece(
         layout: CacheLayout,
         buffers: LayerBuffers,
@@ -110,10 +113,10 @@ impl LayerKv {
         }
     }
 
-    /// Writes the keys and values of the next tokens, each `[1, kv_heads, n, head_dim]`, at `position`, and returns those
-    /// of all tokens so far. There are values if the layer keeps them beside keys.
+    /// Writes the keys and values of the next tokens, each `[1, kv_heads, n, head_dim]`, at `position`, and returns
+    /// those of all tokens so far. `values` is given if the layer stores them separately.
     ///
-    /// Lazy: MLX writes into the buffer in place when the result is evaluated, because nobody else holds it then.
+    /// Lazy: MLX writes to the buffer in place when the result is evaluated, because nothing else references it then.
     pub(crate) fn append(
         &mut self,
         keys: &Array,
@@ -121,7 +124,7 @@ impl LayerKv {
         position: usize,
     ) -> Result<(Array, Option<Array>), Exception> {
         let Self::Arrays { keys: all_keys, values: all_values } = self else {
-            return Err(Exception::custom("the cache of a layer is not made of arrays"));
+            return Err(Exception::custom("the cache of the layer is not in arrays"));
         };
         let (start, end) = (position as i32, position as i32 + keys.dim(2));
         let append = |all: &mut Array, new: &Array| {
@@ -132,7 +135,7 @@ impl LayerKv {
         let values = match (all_values, values) {
             (Some(all), Some(new)) => Some(append(all, new)?),
             (None, None) => None,
-            _ => return Err(Exception::custom("values are kept beside keys, or are not there")),
+            _ => return Err(Exception::custom("values do not match the cache of the layer")),
         };
         Ok((keys, values))
     }
@@ -159,7 +162,7 @@ mod tests {
     fn keys_of(layer: &LayerKv) -> &Array {
         match layer {
             LayerKv::Arrays { keys, .. } => keys,
-            _ => unreachable!("made of arrays"),
+            _ => unreachable!("the cache is in arrays"),
         }
     }
 
@@ -172,7 +175,7 @@ mod tests {
         let of = |n: i32, value: f32| Array::full::<f32>(&[1, 2, n, 4], Array::from_f32(value)).unwrap();
         let mut all = None;
         for (position, n) in [(0, 3), (3, 1), (4, 2)] {
-            // As in a pass: what was returned before is gone.
+            // As in a pass, the earlier result has been dropped.
             drop(all.take());
             let (keys, values) =
                 layer.append(&of(n, 1.0 + position as f32), Some(&of(n, -1.0)), position).unwrap();

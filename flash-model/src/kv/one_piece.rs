@@ -1,4 +1,4 @@
-//! Tokens of a cache in one piece, as the pages of a session have them.
+//! Conversion between a contiguous cache and the rows and pages of a session.
 
 use std::ops::Range;
 
@@ -10,38 +10,39 @@ use super::rows::pieces;
 use crate::ModelError;
 
 impl LayerKv {
-    /// Copies tokens to rows `[halves, kv_heads, tokens, head_dim]`, f32: keys, then values if they are kept.
+    /// Copies tokens to rows `[parts, kv_heads, tokens, head_dim]`, f32; the parts are keys, and values if they are
+    /// stored.
     pub(super) fn copy_rows(
         &self,
         layout: &PageLayout,
         tokens: Range<usize>,
         rows: &mut [u8],
     ) -> Result<(), ModelError> {
-        let mut copy = |half_idx: usize, all: &[u8]| {
-            for (ours, theirs) in places(layout, half_idx, &tokens, all.len()) {
-                rows[theirs].copy_from_slice(&all[ours]);
+        let mut copy = |part_idx: usize, all: &[u8]| {
+            for (in_buffer, in_rows) in head_ranges(layout, part_idx, &tokens, all.len()) {
+                rows[in_rows].copy_from_slice(&all[in_buffer]);
             }
         };
         match self {
             Self::Shared(buffers) => {
                 let buffers = buffers.lock();
-                for (half_idx, all) in [&buffers.keys].into_iter().chain(&buffers.values).enumerate() {
-                    copy(half_idx, all.as_slice());
+                for (part_idx, all) in [&buffers.keys].into_iter().chain(&buffers.values).enumerate() {
+                    copy(part_idx, all.as_slice());
                 }
             }
             Self::Arrays { keys, values } => {
-                let halves = || [&*keys].into_iter().chain(values);
-                mlx_rs::transforms::eval(halves())?;
-                for (half_idx, all) in halves().enumerate() {
-                    copy(half_idx, bytemuck::cast_slice(all.as_slice::<f32>()));
+                let parts = || [&*keys].into_iter().chain(values);
+                mlx_rs::transforms::eval(parts())?;
+                for (part_idx, all) in parts().enumerate() {
+                    copy(part_idx, bytemuck::cast_slice(all.as_slice::<f32>()));
                 }
             }
-            _ => unreachable!("keys and values in one piece"),
+            _ => unreachable!("the cache of the layer is contiguous"),
         }
         Ok(())
     }
 
-    /// The reverse.
+    /// Copies tokens from rows `[parts, kv_heads, tokens, head_dim]`, f32, to the cache.
     pub(super) fn fill_rows(
         &mut self,
         layout: &PageLayout,
@@ -52,11 +53,11 @@ impl LayerKv {
         match self {
             Self::Shared(buffers) => {
                 let buffers = &mut *buffers.lock();
-                let halves = [&mut buffers.keys].into_iter().chain(&mut buffers.values);
-                for (half_idx, all) in halves.enumerate() {
+                let parts = [&mut buffers.keys].into_iter().chain(&mut buffers.values);
+                for (part_idx, all) in parts.enumerate() {
                     let all = all.as_mut_slice();
-                    for (ours, theirs) in places(layout, half_idx, &tokens, all.len()) {
-                        all[ours].copy_from_slice(&rows[theirs]);
+                    for (in_buffer, in_rows) in head_ranges(layout, part_idx, &tokens, all.len()) {
+                        all[in_buffer].copy_from_slice(&rows[in_rows]);
                     }
                 }
             }
@@ -67,21 +68,22 @@ impl LayerKv {
                     let numbers = half.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
                     Array::from_slice(&numbers.collect::<Vec<_>>(), &shape)
                 };
-                let mut halves = rows.chunks_exact(rows.len() / n_halves).map(array);
-                let keys = halves.next().expect("keys are always kept");
-                let (keys, values) = self.append(&keys, halves.next().as_ref(), tokens.start)?;
+                let mut parts = rows.chunks_exact(rows.len() / n_halves).map(array);
+                let keys = parts.next().expect("keys are always kept");
+                let (keys, values) = self.append(&keys, parts.next().as_ref(), tokens.start)?;
                 mlx_rs::transforms::eval([&keys].into_iter().chain(&values))?;
             }
-            _ => unreachable!("keys and values in one piece"),
+            _ => unreachable!("the cache of the layer is contiguous"),
         }
         Ok(())
     }
 }
 
-/// Where tokens of each head lie in the buffer of a half, `[kv_heads, capacity, head_dim]`, and in rows.
-fn places(
+/// Returns the byte ranges of each head's tokens in a buffer of keys or values, `[kv_heads, capacity, head_dim]`, and
+/// in rows.
+fn head_ranges(
     layout: &PageLayout,
-    half_idx: usize,
+    part_idx: usize,
     tokens: &Range<usize>,
     buffer_bytes: usize,
 ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
@@ -89,21 +91,21 @@ fn places(
     let (head_bytes, len, start) =
         (buffer_bytes / kv_heads, tokens.len() * row_bytes, tokens.start * row_bytes);
     (0..kv_heads).map(move |head| {
-        let ours = head * head_bytes + start;
-        let theirs = (half_idx * kv_heads + head) * len;
-        (ours..ours + len, theirs..theirs + len)
+        let in_buffer = head * head_bytes + start;
+        let in_rows = (part_idx * kv_heads + head) * len;
+        (in_buffer..in_buffer + len, in_rows..in_rows + len)
     })
 }
 
-/// Copies the rows of tokens of a page from its record.
-pub(super) fn rows_of_page(layout: &PageLayout, tokens: Range<usize>, record: &[u8], rows: &mut [u8]) {
+/// Copies tokens from the record of their page to rows.
+pub(super) fn copy_page_to_rows(layout: &PageLayout, tokens: Range<usize>, record: &[u8], rows: &mut [u8]) {
     for piece in pieces(layout, tokens) {
         rows[piece.rows].copy_from_slice(&record[piece.record]);
     }
 }
 
-/// The reverse.
-pub(super) fn page_of_rows(layout: &PageLayout, tokens: Range<usize>, rows: &[u8], record: &mut [u8]) {
+/// Copies tokens from rows to the record of their page.
+pub(super) fn copy_rows_to_page(layout: &PageLayout, tokens: Range<usize>, rows: &[u8], record: &mut [u8]) {
     for piece in pieces(layout, tokens) {
         record[piece.record].copy_from_slice(&rows[piece.rows]);
     }

@@ -1,4 +1,4 @@
-//! Pages of all layers: what their memory, their file and their tokens have in common.
+//! The state shared by the pages of all layers: memory, file and token ids.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::traffic::PageTraffic;
 use super::twins::Twins;
 use crate::ModelError;
 
-/// A sealed page in memory.
+/// The record of a sealed page, in memory.
 #[derive(Debug)]
 pub(super) struct Record(Slot);
 
@@ -28,7 +28,7 @@ impl AsRef<[u8]> for Record {
     }
 }
 
-/// What the pages of all layers share.
+/// The page store of a cache, shared by all layers.
 #[derive(Debug)]
 pub(crate) struct Pages {
     pub(super) plan: PagedPlan,
@@ -37,41 +37,41 @@ pub(crate) struct Pages {
     pub(super) window: PageLayout,
     records: SlotPool,
     disk: Option<OnDisk>,
-    /// There if pages are to be shared, and are not stored as the window holds them.
+    /// Present if prefixes are shared and sealed pages are stored in another format than the window's.
     twins: Option<Twins>,
     context: Mutex<Context>,
-    /// Sealed, on the way to the disk, and still in memory; the oldest first.
+    /// Sealed pages that are queued for writing and still in memory, oldest first.
     unwritten: Mutex<VecDeque<Unwritten>>,
-    /// The first failure of the pass: what is computed from then on is not to be used.
+    /// The first error of the pass; everything computed after it is invalid.
     failure: Mutex<Option<ModelError>>,
     traffic: PageTraffic,
 }
 
-/// The pages that memory has no room for.
+/// The pages on disk.
 #[derive(Debug)]
 struct OnDisk {
     writer: Writer,
     feed: Feed,
-    /// Whether pages are written, too, that stay in memory.
+    /// Whether pages that stay in memory are also written.
     is_kept: bool,
 }
 
 impl Drop for OnDisk {
     fn drop(&mut self) {
-        // What was sealed and not saved is recovered: the more of it there is the better.
+        // Pages sealed since the last save can be recovered, so as many as possible are written.
         if self.is_kept
             && let Err(error) = self.writer.flush()
         {
-            tracing::debug!(%error, "pages are lost");
+            tracing::debug!(%error, "unsaved pages cannot be written");
         }
     }
 }
 
-/// The tokens that the pages are of.
+/// The token ids of all pages.
 #[derive(Debug, Default)]
 struct Context {
     token_ids: Vec<u32>,
-    /// What names the pages before each whole page, and those before the next one.
+    /// Hashes of the prefixes before each whole page and before the next one.
     chains: Vec<Chain>,
 }
 
@@ -82,14 +82,14 @@ struct Unwritten {
     written: Written,
 }
 
-/// A sealed page, to be looked at.
+/// A sealed page, from memory or read from disk.
 #[derive(Debug)]
-pub(super) enum Held {
+pub(super) enum SealedPage {
     InMemory(Arc<Record>),
     Read(Slot),
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for SealedPage {
     fn as_ref(&self) -> &[u8] {
         match self {
             Self::InMemory(record) => (**record).as_ref(),
@@ -98,13 +98,13 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// The file of a cache, and how it is read.
+/// The page file of a cache, and its reader.
 #[derive(Debug)]
 pub(crate) struct PageSource {
     pub file: Arc<PageFile>,
     pub reader: Arc<Reader>,
     pub shard: ShardIdx,
-    /// Whether it outlives the cache, so that all of its pages are written.
+    /// Whether the file outlives the cache, in which case every page is written.
     pub is_kept: bool,
 }
 
@@ -142,31 +142,31 @@ impl Pages {
         })
     }
 
-    /// These tokens come behind the first `held_tokens` of those before.
-    pub(super) fn pass(&self, held_tokens: usize, token_ids: &[u32]) {
+    /// Truncates the context to `held_tokens` and appends `token_ids`.
+    pub(super) fn append_tokens(&self, held_tokens: usize, token_ids: &[u32]) {
         let context = &mut *self.context.lock();
         context.chains.truncate(held_tokens / PAGE_TOKENS + 1);
         context.token_ids.truncate(held_tokens);
         context.token_ids.extend_from_slice(token_ids);
         let (pages, _) = context.token_ids.as_chunks::<PAGE_TOKENS>();
         for page in &pages[context.chains.len() - 1..] {
-            let chain = context.chains.last().expect("that of no page").next(page);
+            let chain = context.chains.last().expect("the root hash is always there").next(page);
             context.chains.push(chain);
         }
     }
 
-    /// A page was sealed, since `begin`.
-    pub(super) fn was_sealed(&self, begin: Instant) {
+    /// Adds the time since `begin` to the time spent on sealing.
+    pub(super) fn record_sealing(&self, begin: Instant) {
         self.traffic.add_sealing(begin.elapsed());
     }
 
-    /// How many tokens there will be behind this pass.
-    pub(super) fn end(&self) -> usize {
+    /// Returns the number of tokens, including the pass in progress.
+    pub(super) fn n_tokens(&self) -> usize {
         self.context.lock().token_ids.len()
     }
 
-    /// Takes a sealed page, whose record `fill` writes, and keeps it in memory if it may stay there.
-    pub(super) fn keep(
+    /// Inserts a sealed page, whose record is written by `fill`. Returns the record if the page stays in memory.
+    pub(super) fn insert_sealed(
         &self,
         key: PageKey,
         stays: bool,
@@ -191,9 +191,9 @@ impl Pages {
         Ok(None)
     }
 
-    /// Takes a sealed page that is in the file, and reads it if it may stay in memory.
-    pub(super) fn find(&self, key: PageKey, stays: bool) -> Result<Option<Arc<Record>>, ModelError> {
-        let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("a file has the page");
+    /// Inserts a sealed page that is already in the file, and reads it if it is to stay in memory.
+    pub(super) fn load_sealed(&self, key: PageKey, stays: bool) -> Result<Option<Arc<Record>>, ModelError> {
+        let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("the page is in a file");
         let place = self.plan.retention.place(key.page_idx);
         if !stays {
             feed.add(key, place);
@@ -201,22 +201,22 @@ impl Pages {
         }
         let mut slot = self.free_record()?;
         let head = writer.file().read(place as u32, key.layer_idx as u32, slot.as_mut_slice())?;
-        self.check(&head, key)?;
+        self.check_prefix(&head, key)?;
         Ok(Some(Arc::new(Record(slot))))
     }
 
-    /// Copies the record of a sealed page that does not stay in memory.
-    pub(super) fn copy_away(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
+    /// Copies the record of a sealed page that is not held in memory.
+    pub(super) fn copy_spilled(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
         if let Some(found) = self.unwritten.lock().iter().find(|unwritten| unwritten.key == key) {
             out.copy_from_slice((*found.record).as_ref());
             return Ok(());
         }
-        let OnDisk { writer, .. } = self.disk.as_ref().expect("what is not in memory is on disk");
+        let OnDisk { writer, .. } = self.disk.as_ref().expect("pages that are not in memory are on disk");
         let place = self.plan.retention.place(key.page_idx);
         writer.file().read(place as u32, key.layer_idx as u32, out).map(drop)
     }
 
-    /// What the record of a page says about it, at its place in a file, in the format of a layout.
+    /// Returns the header of a page's record at `place` of a file, in the format of `layout`.
     pub(super) fn head(&self, key: PageKey, place: usize, layout: &PageLayout) -> RecordHead {
         let context = self.context.lock();
         let (pages, _) = context.token_ids.as_chunks();
@@ -229,35 +229,35 @@ impl Pages {
         }
     }
 
-    /// A page of this layer leaves the window: what it was there is remembered, if pages are to be shared.
-    pub(super) fn leaves_window(&self, key: PageKey, window: &mut [u8]) {
+    /// Stores a page that leaves the window in the window's format, if prefixes are shared.
+    pub(super) fn record_twin(&self, key: PageKey, window: &mut [u8]) {
         if let Some(twins) = &self.twins {
             twins.add(&self.head(key, key.page_idx, &self.window), window);
         }
     }
 
-    /// Copies the record of a page that has left the window as it was there.
+    /// Copies the record of a page that has left the window, in the window's format.
     pub(super) fn copy_twin(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
-        let twins = self.twins.as_ref().expect("pages are shared");
+        let twins = self.twins.as_ref().expect("twins are kept");
         twins.copy(key.page_idx as u32, key.layer_idx as u32, out)
     }
 
-    /// A file that outlives the cache keeps no more than its first `pages` pages: what comes next are others.
-    pub(super) fn cut(&self, pages: usize) -> Result<(), ModelError> {
+    /// Truncates a file that outlives the cache to its first `pages` pages.
+    pub(super) fn truncate_file(&self, pages: usize) -> Result<(), ModelError> {
         if let Some(OnDisk { writer, is_kept: true, .. }) = &self.disk {
-            // What was submitted would be written behind the cut.
+            // Pages that are still queued would be written after the truncation.
             writer.flush()?;
             writer.file().truncate(pages)?;
         }
         Ok(())
     }
 
-    /// Waits until everything that was sealed is written.
+    /// Waits until all sealed pages are written.
     pub(super) fn flush(&self) -> Result<(), ModelError> {
         self.disk.as_ref().map_or(Ok(()), |disk| Ok(disk.writer.flush()?))
     }
 
-    /// Memory for a record; waits for one to be written if there is none.
+    /// Returns memory for a record, after waiting for a queued write if none is free.
     fn free_record(&self) -> Result<Slot, ModelError> {
         loop {
             self.sweep();
@@ -267,13 +267,13 @@ impl Pages {
             let oldest = self.unwritten.lock().front().map(|unwritten| unwritten.written.clone());
             match oldest {
                 Some(written) => written.wait()?,
-                // The writer lets go of a record a moment after it is written.
+                // The writer drops a record shortly after it is written.
                 None => std::thread::yield_now(),
             }
         }
     }
 
-    /// Lets go of what was written: from now on it is read.
+    /// Drops records that have been written. Their pages are read from disk from now on.
     pub(super) fn sweep(&self) {
         let Some(OnDisk { feed, .. }) = &self.disk else { return };
         let unwritten = &mut *self.unwritten.lock();
@@ -283,30 +283,31 @@ impl Pages {
         }
     }
 
-    /// A page that does not stay in memory: from there if it is not written yet, or read.
-    pub(super) fn away(&self, key: PageKey) -> Result<Held, ModelError> {
+    /// Returns a page that does not stay in memory: from the write queue, or read from disk.
+    pub(super) fn fetch_spilled(&self, key: PageKey) -> Result<SealedPage, ModelError> {
         let unwritten = self.unwritten.lock();
         if let Some(found) = unwritten.iter().find(|unwritten| unwritten.key == key) {
-            return Ok(Held::InMemory(Arc::clone(&found.record)));
+            return Ok(SealedPage::InMemory(Arc::clone(&found.record)));
         }
         drop(unwritten);
-        let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("what is not in memory is on disk");
+        let OnDisk { writer, feed, .. } =
+            self.disk.as_ref().expect("pages that are not in memory are on disk");
         let (slot, waited) = feed.take(key)?;
         self.traffic.add(slot.len(), waited);
         let place = self.plan.retention.place(key.page_idx);
         let path = writer.file().path();
         let (format, page_idx, layer_idx) = (self.sealed.format(), place as u32, key.layer_idx as u32);
         let head = verify(&slot, &Expected { path, format, page_idx, layer_idx })?;
-        self.check(&head, key)?;
-        Ok(Held::Read(slot))
+        self.check_prefix(&head, key)?;
+        Ok(SealedPage::Read(slot))
     }
 
-    /// Whether a record of the file is of the tokens that were passed.
-    fn check(&self, head: &RecordHead, key: PageKey) -> Result<(), ModelError> {
+    /// Checks that a record of the file belongs to the tokens of this context.
+    fn check_prefix(&self, head: &RecordHead, key: PageKey) -> Result<(), ModelError> {
         if head.before == self.context.lock().chains[key.page_idx] {
             return Ok(());
         }
-        let OnDisk { writer, .. } = self.disk.as_ref().expect("what was read is on disk");
+        let OnDisk { writer, .. } = self.disk.as_ref().expect("the record was read from disk");
         Err(ModelError::StalePage {
             path: writer.file().path().to_owned(),
             page_idx: head.page_idx as usize,
@@ -314,10 +315,10 @@ impl Pages {
         })
     }
 
-    /// A page is given up.
-    pub(super) fn forget(&self, key: PageKey) -> Result<(), ModelError> {
+    /// Evicts a page.
+    pub(super) fn evict(&self, key: PageKey) -> Result<(), ModelError> {
         let Some(OnDisk { feed, .. }) = &self.disk else { return Ok(()) };
-        // Its place may be written anew: after it was, not before.
+        // A new page may take its place in the file, so the old one has to be written first.
         let unwritten = self.unwritten.lock();
         let late = unwritten.iter().find(|unwritten| unwritten.key == key).map(|found| found.written.clone());
         drop(unwritten);
@@ -329,21 +330,21 @@ impl Pages {
         Ok(())
     }
 
-    /// Asks for the pages that come next.
+    /// Requests the next pages.
     pub(super) fn fill(&self) {
         if let Some(OnDisk { feed, .. }) = &self.disk {
             feed.fill();
         }
     }
 
-    /// A layer attends to its pages from `first` on, and maybe again before the next layer does.
-    pub(super) fn expect(&self, layer_idx: usize, first: usize, is_again: bool) {
+    /// Sets the pages that a layer will attend to, from `first` on, and whether it does so again before the next layer.
+    pub(super) fn expect_reads(&self, layer_idx: usize, first: usize, is_again: bool) {
         if let Some(OnDisk { feed, .. }) = &self.disk {
-            feed.expect(layer_idx, first, is_again);
+            feed.expect_reads(layer_idx, first, is_again);
         }
     }
 
-    /// Something went wrong where nobody can be told: whoever asks next is.
+    /// Records an error inside a node of the graph, which cannot return it. The end of the pass reports it.
     pub(crate) fn fail(&self, error: ModelError) {
         tracing::debug!(%error, "a page failed");
         self.failure.lock().get_or_insert(error);
@@ -353,12 +354,12 @@ impl Pages {
         self.failure.lock().is_some()
     }
 
-    /// What went wrong since this was last asked.
+    /// Takes the first error of the pass.
     pub(super) fn take_failure(&self) -> Option<ModelError> {
         self.failure.lock().take()
     }
 
-    /// What was done so far.
+    /// Returns the statistics so far.
     pub(super) fn stats(&self) -> KvStats {
         KvStats {
             written_bytes: self.disk.as_ref().map_or(0, |disk| disk.writer.stats().written_bytes),

@@ -1,72 +1,72 @@
-//! How keys and values are kept, and what memory that takes.
+//! Storage policy of the KV cache, and the memory it takes.
 
 use flash_io::PageBuf;
 use flash_kv::{Geometry, KvShape, PAGE_TOKENS, PageFormat, PageLayout};
 
-/// Memory of the reads of pages, in bytes: what a disk likes to have under way, and as much that waits to be used.
+/// Bytes of prefetched pages: enough reads in flight to keep a disk busy, and as many pages waiting to be used.
 const FEED_BYTES: usize = 16 << 20;
-/// Pages that are read ahead at least: two batches of them.
+/// Minimum prefetched pages: two batches.
 const FEED_PAGES_MIN: usize = 2 * super::BATCH_PAGES;
-/// And at most: so many reads of small pages are enough.
+/// Maximum prefetched pages: more reads of small pages add nothing.
 const FEED_PAGES_MAX: usize = 32;
-/// Memory of sealed records that wait to be written, beside those that stay in memory, in bytes; as far as that goes, those of
-/// all layers, so that the token that seals them need not wait for the disk.
+/// Bytes of sealed records that wait to be written, beside those that stay in memory. It covers all layers where it
+/// can, so that the token that seals them does not wait for the disk.
 const UNWRITTEN_BYTES: usize = 16 << 20;
-/// And of so many at least.
+/// Minimum records that may wait to be written.
 const UNWRITTEN_RECORDS_MIN: usize = 8;
 
-/// How many tokens keep 16 bits, unless someone says; as in mlx-flash.
+/// Default tokens that stay at 16 bits, as in mlx-flash.
 pub const WINDOW_TOKENS: usize = PAGE_TOKENS;
 
-/// How keys and values are kept: [`new`](Self::new), and then fields that differ.
+/// Storage policy of the KV cache. Create it with [`new`](Self::new), then set fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KvPolicy {
-    /// How the tokens behind the window are stored.
+    /// Format of tokens that have left the window.
     pub format: KvFormat,
-    /// The most recent tokens, which are seen at 16 bits if others are quantised; rounded up to whole pages.
+    /// The most recent tokens, which stay at 16 bits if older ones are quantised; rounded up to whole pages.
     pub window_tokens: usize,
-    /// How many tokens are kept at most, if not all.
+    /// Maximum tokens to keep; `None` keeps all.
     pub max_tokens: Option<usize>,
-    /// Which of them are never given up for newer ones: so many first ones.
+    /// The first tokens, which are never evicted.
     pub keep_tokens: usize,
-    /// What sealed pages may take of the disk.
+    /// Maximum bytes of sealed pages on disk.
     pub max_bytes: Option<u64>,
-    /// What happens when they take that.
+    /// The action when sealed pages reach `max_bytes`.
     pub when_full: WhenFull,
-    /// Whether the cache is in pages even where it could be in one piece: what sessions and prefixes are made of.
+    /// Whether the cache is paged even if it could be contiguous, as sessions and shared prefixes require.
     pub in_pages: bool,
-    /// Whether the context only grows: it is neither shortened nor saved. In one piece, layers with a sliding window then have memory
-    /// for that window alone, where CPU kernels compute. [`truncate`] to a token whose window has been written over forgets
-    /// everything, and so does a pass that fails behind that.
+    /// Whether the context only grows: it is neither truncated nor saved. In a contiguous cache, layers with a sliding
+    /// window then have memory for that window only, if CPU kernels compute. A [`truncate`] to a token whose window has
+    /// been overwritten clears the cache, and so does a failed pass after that.
     ///
     /// [`truncate`]: crate::Engine::truncate
     pub only_grows: bool,
 }
 
-/// What happens when pages take all that they may.
+/// The action when sealed pages reach [`KvPolicy::max_bytes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// The context ends.
+    /// End the context.
     #[default]
     End,
-    /// The oldest pages, but the first tokens that are kept, make room.
+    /// Evict the oldest pages, except the first tokens that are always kept.
     EvictOldest,
 }
 
-/// How keys and values are stored.
+/// Storage format of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum KvFormat {
-    /// As computed: in memory if they fit there, else in pages on disk.
+    /// f32, as computed: in memory if they fit, else in pages on disk.
     #[default]
     Exact,
     /// Half precision.
     F16,
-    /// Codes of 8 bits.
+    /// 8-bit codes.
     Int8,
-    /// Codes of 4 bits.
+    /// 4-bit codes.
     Int4,
 }
 
@@ -86,7 +86,7 @@ impl Default for KvPolicy {
 }
 
 impl KvFormat {
-    /// How sealed pages are stored, and pages of the window.
+    /// Returns the formats of sealed pages and of the window.
     fn pages(self) -> (PageFormat, PageFormat) {
         match self {
             Self::Exact => (PageFormat::F32, PageFormat::F32),
@@ -97,32 +97,32 @@ impl KvFormat {
     }
 }
 
-/// Which sealed pages are kept when there are more than are allowed.
+/// The eviction rule for sealed pages.
 ///
-/// What a token sees follows from its position alone, whatever else happens.
+/// The pages that a token sees depend on its position only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Retention {
-    /// Pages that are kept at most.
+    /// Maximum pages to keep.
     pub max_pages: usize,
-    /// The first ones, which always are.
+    /// The first pages, which are never evicted.
     pub keep_pages: usize,
 }
 
 impl Retention {
     const ALL: Self = Self { max_pages: usize::MAX, keep_pages: 0 };
 
-    /// The first page behind the kept ones that is there when `n_sealed` were sealed.
+    /// Returns the first recent page that is kept when `n_sealed` pages have been sealed.
     pub(crate) fn first_recent(&self, n_sealed: usize) -> usize {
         n_sealed.saturating_sub(self.max_pages) + self.keep_pages.min(n_sealed)
     }
 
-    /// The pages that are there then.
+    /// Returns the pages that are kept when `n_sealed` pages have been sealed.
     pub(crate) fn visible(&self, n_sealed: usize) -> impl Iterator<Item = usize> + use<> {
         let recent = self.first_recent(n_sealed);
         (0..self.keep_pages.min(n_sealed)).chain(recent..n_sealed)
     }
 
-    /// Where in a file a page lies: pages that are given up make room for others.
+    /// Returns the place of a page in the file; new pages reuse the places of evicted ones.
     pub(crate) fn place(&self, page_idx: usize) -> usize {
         if page_idx < self.max_pages {
             return page_idx;
@@ -131,29 +131,29 @@ impl Retention {
     }
 }
 
-/// The pages that are sealed for the token at `position`: all that end at or before its window.
+/// Returns how many pages are sealed for the token at `position`: all that end at or before its window.
 pub(super) fn sealed_pages(geometry: &Geometry, position: usize) -> usize {
     position.saturating_sub(geometry.window_tokens as usize) / PAGE_TOKENS
 }
 
-/// Tokens that a layer must have memory for if a token sees `window` of them, and `chunk_tokens` pass at once: all that those see,
-/// in whole pages, wherever in a page they begin.
+/// Returns the tokens that a layer with a sliding `window` needs memory for when chunks of `chunk_tokens` pass: all
+/// that they see, in whole pages, wherever in a page the window begins.
 pub(crate) fn window_tokens(window: usize, chunk_tokens: usize) -> usize {
     let seen_tokens = window.saturating_add(chunk_tokens) - 1;
     (seen_tokens.saturating_sub(2) / PAGE_TOKENS + 2).saturating_mul(PAGE_TOKENS)
 }
 
-/// The memory of a cache.
+/// The memory plan of a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KvPlan {
-    /// All layers in one piece each.
+    /// Contiguous keys and values.
     Plain {
         shape: KvShape,
-        /// Tokens that each layer has memory for: all of the context, or those of its window.
+        /// Tokens that each layer has memory for: the whole context, or its window.
         capacities: Vec<usize>,
         context_tokens: usize,
     },
-    /// A window, and sealed pages.
+    /// A window and sealed pages.
     Paged(PagedPlan),
 }
 
@@ -161,18 +161,18 @@ pub(crate) enum KvPlan {
 pub(crate) struct PagedPlan {
     pub geometry: Geometry,
     pub retention: Retention,
-    /// Tokens that a context may have.
+    /// Maximum tokens of a context.
     pub context_tokens: usize,
-    /// Sealed pages that there can be at once.
+    /// Maximum sealed pages at once.
     pub n_pages: usize,
-    /// How many of them stay in memory.
+    /// Sealed pages that stay in memory.
     pub held_pages: usize,
-    /// Pages that are read ahead; none if all stay in memory.
+    /// Slots for prefetched pages; 0 if all pages stay in memory.
     pub feed_pages: usize,
 }
 
 impl KvPlan {
-    /// What it takes of a budget.
+    /// Returns the bytes of the cache in a budget.
     pub(crate) fn budget_bytes(&self) -> u64 {
         match self {
             Self::Plain { shape, capacities, .. } => {
@@ -185,32 +185,32 @@ impl KvPlan {
 }
 
 impl KvPolicy {
-    /// All tokens, those behind the window stored so.
+    /// Keeps all tokens; those that have left the window are stored in `format`.
     pub fn new(format: KvFormat) -> Self {
         Self { format, ..Self::default() }
     }
 
-    /// The least that [`max_tokens`](Self::max_tokens) can be: the kept tokens, the window, and a page each that comes, goes
-    /// and is being filled, all in whole pages.
+    /// Returns the minimum of [`max_tokens`](Self::max_tokens): the kept tokens, the window, one page to evict and one
+    /// being filled, all in whole pages.
     pub fn max_tokens_min(&self) -> usize {
         let pages = self.keep_tokens.div_ceil(PAGE_TOKENS) + self.window_tokens.div_ceil(PAGE_TOKENS) + 2;
         pages.saturating_mul(PAGE_TOKENS)
     }
 
-    /// Whether the cache may be in one piece.
+    /// Returns whether the cache may be contiguous.
     pub(crate) fn is_plain(&self) -> bool {
         self.format == KvFormat::Exact && self.max_tokens.is_none() && !self.in_pages
     }
 
-    /// Whether old tokens are given up for new ones.
+    /// Returns whether old tokens are evicted for new ones.
     pub(crate) fn rotates(&self) -> bool {
         self.max_tokens.is_some() || (self.max_bytes.is_some() && self.when_full == WhenFull::EvictOldest)
     }
 
-    /// What the bits of a cache follow from, besides the model.
+    /// Returns the geometry, which together with the model determines the bits of a cache.
     pub(crate) fn geometry(&self, shape: KvShape, n_layers: usize) -> Geometry {
         let (format, window_format) = self.format.pages();
-        // Pages that are stored as the window holds them are seen alike: its length is no part of what the bits follow from.
+        // If pages are sealed in the window's format, the length of the window changes no bit, so it is normalized.
         let window_tokens = if format == window_format { WINDOW_TOKENS } else { self.window_tokens };
         Geometry {
             n_layers: n_layers as u32,
@@ -225,7 +225,7 @@ impl KvPolicy {
 }
 
 impl PagedPlan {
-    /// With `held_pages` pages in memory, or as many as there are.
+    /// Plans a cache with at most `held_pages` sealed pages in memory.
     pub(crate) fn new(
         policy: &KvPolicy,
         shape: KvShape,
@@ -242,7 +242,7 @@ impl PagedPlan {
             .map(|max_tokens| max_tokens.saturating_sub(window_tokens + PAGE_TOKENS) / PAGE_TOKENS);
         let (context_tokens, evicting) = match (pages_of_bytes, policy.when_full) {
             (Some(max_pages), WhenFull::End) => {
-                // The last token whose window begins in the page behind the last.
+                // The last token whose window begins in the page after the last one.
                 let end = window_tokens.saturating_add(PAGE_TOKENS.saturating_mul(max_pages + 1));
                 (context_tokens.min(end), None)
             }
@@ -251,7 +251,7 @@ impl PagedPlan {
         let max_pages = pages_of_tokens.into_iter().chain(evicting).min();
         let retention = max_pages.map_or(Retention::ALL, |max_pages| {
             let keep_pages = policy.keep_tokens.div_ceil(PAGE_TOKENS);
-            // One of them at least comes and goes.
+            // At least one page is evictable.
             Retention { max_pages: max_pages.max(keep_pages + 1), keep_pages }
         });
         let n_sealed = context_tokens.saturating_sub(window_tokens) / PAGE_TOKENS;
@@ -264,8 +264,8 @@ impl PagedPlan {
         Self { geometry, retention, context_tokens, n_pages, held_pages, feed_pages }
     }
 
-    /// The pages that `room_bytes`, which weights of `weights_bytes` could use, too, are best used for: all of them, or the
-    /// same part of pages and weights, for both are read once a token.
+    /// Plans the pages to hold in memory when `room_bytes` are shared with `weights_bytes` of weights: all pages, or
+    /// the same fraction of pages and weights, because a token reads both once.
     pub(crate) fn choose(
         policy: &KvPolicy,
         shape: KvShape,
@@ -285,29 +285,29 @@ impl PagedPlan {
         with((part * all.n_pages as f64) as usize)
     }
 
-    /// Pages of each layer's window: those that it reaches into, wherever it ends.
+    /// Returns the pages of each layer's window, including one that it reaches into partly.
     pub(crate) fn window_pages(&self) -> usize {
         self.geometry.window_pages() + 1
     }
 
-    /// Records for sealed pages.
+    /// Returns the number of records for sealed pages.
     pub(crate) fn n_records(&self) -> usize {
         let unwritten = if self.is_all_held() { 0 } else { self.unwritten_records() };
         self.held_pages * self.geometry.n_layers as usize + unwritten
     }
 
-    /// Records that may wait to be written.
+    /// Returns how many records may wait to be written.
     pub(super) fn unwritten_records(&self) -> usize {
         let n_layers = self.geometry.n_layers as usize;
         (UNWRITTEN_BYTES / self.geometry.layout().record_bytes()).min(n_layers).max(UNWRITTEN_RECORDS_MIN)
     }
 
-    /// Whether nothing needs to be on disk.
+    /// Returns whether all pages stay in memory.
     pub(crate) fn is_all_held(&self) -> bool {
         self.held_pages == self.n_pages
     }
 
-    /// What a page of all layers takes of a budget.
+    /// Returns the bytes of one page of all layers in a budget.
     fn page_bytes(&self) -> u64 {
         record_cost_bytes(&self.geometry.layout()) * u64::from(self.geometry.n_layers)
     }
@@ -320,12 +320,12 @@ impl PagedPlan {
     }
 }
 
-/// Bytes of the keys, or of the values, of a layer in one piece, with room for so many tokens.
+/// Returns the bytes of the keys, or the values, of a contiguous layer of `tokens` tokens.
 pub(super) fn layer_bytes(shape: KvShape, tokens: usize) -> usize {
     shape.whole_pages(tokens) * shape.half_token_bytes()
 }
 
-/// What the memory of a record costs a budget.
+/// Returns the bytes of a record in a budget.
 fn record_cost_bytes(layout: &PageLayout) -> u64 {
     PageBuf::cost_bytes(layout.record_bytes())
 }
@@ -341,7 +341,7 @@ mod tests {
         KvShape { kv_heads: 2, head_dim: 64, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
 
     #[test]
-    fn more_room_never_holds_fewer_pages_and_never_takes_more_than_there_is() {
+    fn more_room_never_holds_fewer_pages_and_never_exceeds_the_room() {
         let policy = KvPolicy { format: KvFormat::Int8, ..KvPolicy::default() };
         let least_bytes = PagedPlan::new(&policy, SHAPE, 4, 10_000, 0).budget_bytes();
         let mut held_before = 0;
@@ -356,7 +356,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_memory_of_a_window_has_room_for_all_that_a_chunk_sees(
+        fn window_memory_has_room_for_all_tokens_that_a_chunk_sees(
             window in 1_usize..600,
             chunk_tokens in 1_usize..200,
             position in 0_usize..1000,
@@ -367,7 +367,7 @@ mod tests {
         }
 
         #[test]
-        fn retention_keeps_the_first_and_the_most_recent_pages_in_places_of_their_own(
+        fn retention_keeps_the_first_and_the_most_recent_pages_in_distinct_places(
             keep_pages in 0_usize..4,
             recent_pages in 1_usize..6,
             n_sealed in 0_usize..40,

@@ -1,10 +1,10 @@
-//! Tokens in pages, and in rows.
+//! Byte ranges of tokens in pages and in rows.
 
 use std::ops::Range;
 
 use flash_kv::{PAGE_TOKENS, PageLayout};
 
-/// Some tokens of a head in a page: where they lie in its record, and in rows.
+/// Tokens of one head in one page, as byte ranges of its record and of rows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub page_idx: usize,
@@ -14,12 +14,12 @@ pub(super) struct Piece {
     pub rows: Range<usize>,
 }
 
-/// The pieces of `tokens`, of keys and then values if they are kept, whose rows are `[halves, kv_heads, tokens.len(),
+/// Returns the pieces of `tokens`: keys, then values if they are stored. Rows are `[parts, kv_heads, tokens.len(),
 /// head_dim]` in the format of the records.
 pub(super) fn pieces(layout: &PageLayout, tokens: Range<usize>) -> Vec<Piece> {
     let row_bytes = layout.row_bytes();
     let mut pieces = Vec::new();
-    for (half_idx, half) in layout.stored().enumerate() {
+    for (part_idx, half) in layout.stored().enumerate() {
         for head in 0..layout.kv_heads() {
             let mut token = tokens.start;
             while token < tokens.end {
@@ -27,7 +27,7 @@ pub(super) fn pieces(layout: &PageLayout, tokens: Range<usize>) -> Vec<Piece> {
                 let end = tokens.end.min((page_idx + 1) * PAGE_TOKENS);
                 let len = (end - token) * row_bytes;
                 let in_record = half.codes.start + (head * PAGE_TOKENS + token % PAGE_TOKENS) * row_bytes;
-                let row = (half_idx * layout.kv_heads() + head) * tokens.len() + token - tokens.start;
+                let row = (part_idx * layout.kv_heads() + head) * tokens.len() + token - tokens.start;
                 let in_rows = row * row_bytes;
                 pieces.push(Piece {
                     page_idx,

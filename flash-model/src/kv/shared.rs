@@ -1,4 +1,4 @@
-//! Pages that prompts share.
+//! Prefix caching: pages shared between prompts.
 
 use flash_kv::{Chain, KvError, PAGE_TOKENS, PrefixPart, PrefixStore, common_tokens};
 
@@ -7,8 +7,8 @@ use super::{KvCache, Store};
 use crate::ModelError;
 
 impl KvCache {
-    /// Takes the longest prefix of `prompt` that the store has, if that is more than would be left of what is held; how many
-    /// tokens are held then. The last token of the prompt is never among them.
+    /// Restores the longest stored prefix of `prompt`, if it is longer than what the cache could keep. Returns the
+    /// tokens held then. The last token of the prompt is never included.
     pub(crate) fn take_prefix(
         &mut self,
         store: &PrefixStore,
@@ -19,7 +19,7 @@ impl KvCache {
             let common = common_tokens(self.held(), all_but_last);
             let found = store.longest(all_but_last);
             let tokens = found.pages() * PAGE_TOKENS;
-            if tokens > self.context_tokens() || tokens <= self.rewindable(common) {
+            if tokens > self.context_tokens() || tokens <= self.rewind_len(common) {
                 return Ok(None);
             }
             match self.copy_prefix(store, &prompt[..tokens], &found.chains, common) {
@@ -27,7 +27,8 @@ impl KvCache {
                 Err(error) => {
                     self.forget_all()?;
                     match error {
-                        // Someone removed it, or it is damaged and was removed: there may be a shorter one.
+                        // The prefix was removed by another process, or was damaged and removed: a shorter one may
+                        // exist.
                         ModelError::Kv(error @ KvError::Record { .. }) => {
                             tracing::debug!(%error, "a prefix cannot be used");
                         }
@@ -40,10 +41,10 @@ impl KvCache {
 
     fn forget_all(&mut self) -> Result<(), ModelError> {
         self.paged_layers().try_for_each(|layer| layer.lock().rewind(0))?;
-        self.hold(0)
+        self.set_held(0)
     }
 
-    /// The tokens and their pages are taken; of what is held, sealed pages of the first `common` tokens stay.
+    /// Copies the pages of `token_ids` from the store. Sealed pages of the first `common` held tokens are kept.
     fn copy_prefix(
         &mut self,
         store: &PrefixStore,
@@ -51,13 +52,15 @@ impl KvCache {
         chains: &[Chain],
         common: usize,
     ) -> Result<(), ModelError> {
-        let Store::Paged(pages) = &self.store else { unreachable!("what is shared is in pages") };
+        let Store::Paged(pages) = &self.store else {
+            unreachable!("prefixes are shared from paged caches only")
+        };
         let n_sealed = sealed_pages(&pages.plan.geometry, token_ids.len());
         let held_pages = self.paged_layers().map(|layer| layer.lock().n_sealed()).min().unwrap_or(0);
         let kept = held_pages.min(common / PAGE_TOKENS).min(n_sealed);
         self.paged_layers().try_for_each(|layer| layer.lock().keep_sealed(kept))?;
-        pages.cut(kept)?;
-        pages.pass(0, token_ids);
+        pages.truncate_file(kept)?;
+        pages.append_tokens(0, token_ids);
         for (layer_idx, layer) in self.paged_layers().enumerate() {
             let mut layer = layer.lock();
             let read = |page_idx: usize, part, record: &mut [u8]| {
@@ -70,7 +73,7 @@ impl KvCache {
             for page_idx in n_sealed..chains.len() {
                 read(page_idx, PrefixPart::Twin, layer.window_page(page_idx))?;
             }
-            layer.complete(token_ids.len());
+            layer.finish_restore(token_ids.len());
         }
         self.token_ids = token_ids.to_vec();
         self.held_tokens = token_ids.len();
@@ -78,9 +81,9 @@ impl KvCache {
         Ok(())
     }
 
-    /// Puts the whole pages of the first `tokens` tokens into the store.
+    /// Stores the whole pages of the first `tokens` tokens as a shared prefix.
     pub(crate) fn share(&self, store: &PrefixStore, tokens: usize) -> Result<(), ModelError> {
-        // What a session holds may have been restored with less precision, by whoever saved it.
+        // Tokens restored from a session may have lost precision, so they are not shared.
         let Store::Paged(pages) = &self.store else { return Ok(()) };
         if self.stored_tokens > 0 {
             return Ok(());
@@ -93,10 +96,10 @@ impl KvCache {
             for part in parts {
                 let copy = |layer_idx: u32, record: &mut [u8]| match layers.get(layer_idx as usize) {
                     Some(layer) => layer.lock().copy(page_idx, *part, record),
-                    None => unreachable!("what is shared is in pages"),
+                    None => unreachable!("prefixes are shared from paged caches only"),
                 };
                 match store.put(chain, page_idx as u32, *part, copy) {
-                    // How the window held it is not known any more: a prefix cannot end there.
+                    // The page in the window's format is gone, so no prefix can end there.
                     Err(KvError::Record { .. }) if *part == PrefixPart::Twin => {}
                     kept => kept?,
                 }

@@ -1,7 +1,8 @@
-//! What a layer keeps of all tokens before, whatever their number: a window of a convolution's input, and what its heads remember.
+//! Recurrent states: the window of a convolution's input, and the state of each head, whose size does not depend on the
+//! number of tokens.
 //!
-//! It is kept twice, as the tokens that are held left it and as those that pass do: a pass that fails changes nothing. There
-//! is no way back from it: a context is gone on with from its end, or begins anew.
+//! Each state is double-buffered, as committed and as updated by the pass in progress, so that a failed pass changes
+//! nothing. A state cannot be rewound: a context continues from its end, or starts over.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,22 +15,22 @@ use parking_lot::Mutex;
 use super::{CacheLayout, LayerKv};
 use crate::ModelError;
 
-/// What a layer leaves of tokens for those that come behind.
+/// The kind of cache that a layer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keeps {
-    /// Of each a key and a value for each KV head.
+    /// A key and a value per token and KV head.
     KeysValues,
-    /// Of all together a state.
+    /// A recurrent state.
     State(StateShape),
     Nothing,
 }
 
-/// The shape of a state: numbers in f32, row-major.
+/// The shape of a recurrent state, f32, row-major.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StateShape {
-    /// Rows of the convolution's input that the next token sees, and their channels.
+    /// Rows of convolution input that the next token sees, and channels.
     pub conv: [usize; 2],
-    /// Heads, and the rows and columns of each.
+    /// Heads, and rows and columns of each.
     pub heads: [usize; 3],
 }
 
@@ -38,70 +39,72 @@ impl StateShape {
         self.conv.iter().product()
     }
 
-    /// Numbers of a state.
+    /// Returns the number of elements.
     pub(crate) fn len(&self) -> usize {
         self.conv_len() + self.heads.iter().product::<usize>()
     }
 
-    /// Bytes of a state, the window first.
+    /// Returns the bytes of a state; the convolution window comes first.
     pub(crate) fn bytes(&self) -> usize {
         self.len() * size_of::<f32>()
     }
 
-    /// What it takes of a budget.
+    /// Returns the bytes of both buffers in a budget.
     pub(crate) fn budget_bytes(&self) -> u64 {
         2 * PageBuf::cost_bytes(self.bytes())
     }
 
-    /// Its window and its heads, as arrays have them.
+    /// Returns the array shapes of the convolution window and of the heads.
     fn dims(&self) -> [Vec<i32>; 2] {
         let dims = |extents: &[usize]| [1].into_iter().chain(extents.iter().map(|n| *n as i32)).collect();
         [dims(&self.conv), dims(&self.heads)]
     }
 }
 
-/// A state that is shared with nodes of the graph.
+/// A recurrent state in buffers shared with custom nodes of MLX's graph.
 #[derive(Debug)]
 pub(crate) struct StateBuffers {
     held: PageBuf,
     next: PageBuf,
-    /// Whether `next` is begun.
-    passes: bool,
+    /// Whether the pass in progress has written `next`.
+    has_next: bool,
 }
 
 impl StateBuffers {
     fn new(shape: StateShape, budget: &Budget) -> Result<Self, IoError> {
         let [held, next] = [PageBuf::new(shape.bytes(), budget)?, PageBuf::new(shape.bytes(), budget)?];
-        let mut buffers = Self { held, next, passes: false };
+        let mut buffers = Self { held, next, has_next: false };
         buffers.clear();
         Ok(buffers)
     }
 
     fn clear(&mut self) {
         self.held.as_mut_slice().fill(0);
-        self.passes = false;
+        self.has_next = false;
     }
 
-    /// As the tokens before left it, unless that is what `next` has; and `next`, for more tokens to pass.
+    /// Returns the input and output of an update: the committed state, or `None` once `next` holds the latest state to
+    /// be updated in place; and `next`.
     pub(crate) fn pass(&mut self) -> (Option<&[f32]>, &mut [f32]) {
-        let begins = !std::mem::replace(&mut self.passes, true);
+        let begins = !std::mem::replace(&mut self.has_next, true);
         let held = begins.then(|| bytemuck::cast_slice(self.held.as_slice()));
         (held, bytemuck::cast_slice_mut(self.next.as_mut_slice()))
     }
 
-    /// Numbers of the state.
+    /// Returns the number of elements.
     pub(crate) fn len(&self) -> usize {
         self.held.len() / size_of::<f32>()
     }
 }
 
-/// A state as arrays: the window, `[1, rows, channels]`, and the heads, `[1, heads, rows, columns]`.
+/// A recurrent state as MLX arrays: the convolution window, `[1, rows, channels]`, and the heads, `[1, heads, rows,
+/// columns]`.
 #[derive(Debug)]
 pub(crate) struct StateArrays {
     shape: StateShape,
     held: [Array; 2],
     next: Option<[Array; 2]>,
-    /// Of both.
+    /// Reserves the memory of both copies.
     _memory: Reservation,
 }
 
@@ -111,12 +114,12 @@ impl StateArrays {
         Ok(Self { shape, held: zeroes(shape)?, next: None, _memory: memory })
     }
 
-    /// The state to go on from.
+    /// Returns the latest state.
     pub(crate) fn latest(&self) -> &[Array; 2] {
         self.next.as_ref().unwrap_or(&self.held)
     }
 
-    /// The state behind more tokens.
+    /// Sets the state after more tokens.
     pub(crate) fn pass(&mut self, next: [Array; 2]) {
         self.next = Some(next);
     }
@@ -128,7 +131,7 @@ fn zeroes(shape: StateShape) -> Result<[Array; 2], Exception> {
 }
 
 impl LayerKv {
-    /// The state of a layer, all zeros.
+    /// Allocates the state of a layer, all zeros.
     pub(super) fn state(layout: CacheLayout, shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
         match layout {
             CacheLayout::Shared => {
@@ -139,12 +142,12 @@ impl LayerKv {
         }
     }
 
-    /// Whether it has keys and values.
+    /// Returns whether the layer has keys and values.
     pub(super) fn has_keys_values(&self) -> bool {
         matches!(self, Self::Arrays { .. } | Self::Shared(_) | Self::Paged(_))
     }
 
-    /// Bytes of its state, if it has one.
+    /// Returns the bytes of the recurrent state, if there is one.
     pub(super) fn state_bytes(&self) -> Option<usize> {
         match self {
             Self::SharedState(buffers) => Some(buffers.lock().held.len()),
@@ -153,7 +156,7 @@ impl LayerKv {
         }
     }
 
-    /// Arrays that tokens left here and that no output has: whoever evaluates that evaluates them, too.
+    /// Returns lazy state arrays, which no output depends on. They have to be evaluated with the output.
     pub(crate) fn lazy_arrays(&self) -> &[Array] {
         match self {
             Self::ArrayState(StateArrays { next: Some(next), .. }) => next,
@@ -161,12 +164,12 @@ impl LayerKv {
         }
     }
 
-    /// The tokens that passed are held.
+    /// Commits the state that the pass has computed.
     pub(super) fn commit_state(&mut self) {
         match self {
             Self::SharedState(buffers) => {
-                let StateBuffers { held, next, passes } = &mut *buffers.lock();
-                if std::mem::take(passes) {
+                let StateBuffers { held, next, has_next } = &mut *buffers.lock();
+                if std::mem::take(has_next) {
                     std::mem::swap(held, next);
                 }
             }
@@ -179,16 +182,16 @@ impl LayerKv {
         }
     }
 
-    /// They are not.
-    pub(super) fn drop_passed_state(&mut self) {
+    /// Discards the state that the pass has computed.
+    pub(super) fn discard_next_state(&mut self) {
         match self {
-            Self::SharedState(buffers) => buffers.lock().passes = false,
+            Self::SharedState(buffers) => buffers.lock().has_next = false,
             Self::ArrayState(arrays) => arrays.next = None,
             _ => {}
         }
     }
 
-    /// No token is held any more.
+    /// Resets the state to zeros.
     pub(super) fn clear_state(&mut self) -> Result<(), Exception> {
         match self {
             Self::SharedState(buffers) => buffers.lock().clear(),
@@ -198,13 +201,13 @@ impl LayerKv {
         Ok(())
     }
 
-    /// Copies the state that the held tokens left to `bytes`, which are [as many](Self::state_bytes).
+    /// Copies the committed state to `bytes`, which are [as many](Self::state_bytes).
     pub(super) fn copy_state(&self, bytes: &mut [u8]) -> Result<(), Exception> {
         match self {
             Self::SharedState(buffers) => bytes.copy_from_slice(buffers.lock().held.as_slice()),
             Self::ArrayState(StateArrays { shape, held, .. }) => {
                 for (range, array) in parts(*shape).into_iter().zip(held) {
-                    // Row by row, however it was computed.
+                    // Flattens a possibly strided array.
                     let array = array.reshape(&[-1])?;
                     array.eval()?;
                     bytes[range].copy_from_slice(bytemuck::cast_slice(array.as_slice::<f32>()));
@@ -215,13 +218,13 @@ impl LayerKv {
         Ok(())
     }
 
-    /// The reverse.
+    /// Sets the committed state from `bytes`.
     pub(super) fn fill_state(&mut self, bytes: &[u8]) -> Result<(), Exception> {
         match self {
             Self::SharedState(buffers) => {
                 let buffers = &mut *buffers.lock();
                 buffers.held.as_mut_slice().copy_from_slice(bytes);
-                buffers.passes = false;
+                buffers.has_next = false;
             }
             Self::ArrayState(StateArrays { shape, held, next, .. }) => {
                 let array = |(range, dims): (Range<usize>, Vec<i32>)| {
@@ -238,7 +241,7 @@ impl LayerKv {
     }
 }
 
-/// Where the window and the heads lie in the bytes of a state.
+/// Returns the byte ranges of the convolution window and of the heads.
 fn parts(shape: StateShape) -> [Range<usize>; 2] {
     let conv_bytes = shape.conv_len() * size_of::<f32>();
     [0..conv_bytes, conv_bytes..shape.bytes()]

@@ -1,4 +1,4 @@
-//! A cache that is taken from a session, and put into one.
+//! Saving a cache to a session, and restoring it.
 
 use std::sync::Arc;
 
@@ -7,27 +7,27 @@ use flash_kv::{
     Session, SessionState, TailPart, common_tokens, seal, transcode,
 };
 
-use super::one_piece::{page_of_rows, rows_of_page};
+use super::one_piece::{copy_page_to_rows, copy_rows_to_page};
 use super::plan::sealed_pages;
 use super::{KvCache, LayerKv, Store};
 use crate::ModelError;
 
-/// A context of a session: what is to be in a cache, and where it comes from.
+/// A stored context to restore: its token ids, pages and tail.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub token_ids: Vec<u32>,
     pages: Arc<PageFile>,
-    /// What is known of it from when it was saved last.
+    /// Whether the context was exact when it was last saved.
     was_exact: bool,
-    /// What the window holds; without it, it is made of sealed pages.
+    /// The saved window and states; `None` rebuilds the window from sealed pages.
     tail: Option<SavedTail>,
-    /// Tokens of whole pages that are given up, because no state goes with them.
+    /// Tokens of whole pages that are dropped, because no state was saved for them.
     pub tokens_without_state: usize,
 }
 
 impl Stored {
-    /// The longer of what was saved last and the pages that are whole; if layers have a state, what was saved last, or nothing.
-    /// The pages behind are given up.
+    /// Chooses the longer of the last save and the whole pages in the file; with recurrent states, the last save or
+    /// nothing. Later pages are truncated.
     pub(crate) fn longest(
         session: &Session,
         sealed: &[u32],
@@ -41,7 +41,7 @@ impl Stored {
             (has_state || n_tokens >= sealed.len())
                 && saved.tail.first_token() == sealed_pages(&geometry, n_tokens) * PAGE_TOKENS
         };
-        // What was computed behind an inexact state is not exact either.
+        // Tokens computed after an inexact state are not exact either.
         let was_exact = saved.as_ref().is_none_or(|saved| saved.is_exact);
         let saved = saved.filter(is_ours);
         let (token_ids, tail) = match saved {
@@ -55,12 +55,12 @@ impl Stored {
         Ok(Self { token_ids, pages, was_exact, tail, tokens_without_state })
     }
 
-    /// Whether it is a state that was saved.
+    /// Returns whether this is the last save.
     pub(crate) fn is_saved(&self) -> bool {
         self.tail.is_some()
     }
 
-    /// Whether the cache will have the bits that it would have if it had never stopped.
+    /// Returns whether the restored cache has the same bits as one that was never stored.
     pub(crate) fn is_exact(&self) -> bool {
         let geometry = &self.pages.identity().geometry;
         let keeps_bits = self.is_saved()
@@ -69,7 +69,7 @@ impl Stored {
         keeps_bits && self.was_exact
     }
 
-    /// Pages that are seen sealed.
+    /// Returns the number of sealed pages.
     fn n_sealed(&self) -> usize {
         sealed_pages(&self.pages.identity().geometry, self.token_ids.len())
     }
@@ -85,7 +85,8 @@ impl Stored {
 }
 
 impl KvCache {
-    /// Takes a context in place of what is held. With `is_own`, its pages are already in the file of the cache.
+    /// Replaces the contents of the cache with a stored context. With `is_own`, its pages are already in the cache's
+    /// file.
     pub(crate) fn restore(&mut self, stored: &Stored, is_own: bool) -> Result<(), ModelError> {
         if is_own {
             return self.take(stored, is_own);
@@ -111,7 +112,7 @@ impl KvCache {
         let mut record = vec![0; sealed.record_bytes()];
         let mut page_rows = vec![0; sealed.halves().count() * sealed.n_rows() * sealed.row_bytes()];
         match &mut self.store {
-            Store::Paged(pages) => pages.pass(0, &stored.token_ids),
+            Store::Paged(pages) => pages.append_tokens(0, &stored.token_ids),
             Store::Plain(tail) => {
                 tail.append(tokens)?;
             }
@@ -129,12 +130,12 @@ impl KvCache {
                 tail.read(TailPart::Layer(layer_idx as u32), &mut rows)?;
             }
             let Some(layer) = layer.paged() else {
-                // In one piece, what is sealed lies as it does in the window.
+                // A contiguous cache stores sealed pages like the window.
                 let from_pages = if stored.is_saved() { stored.n_sealed() } else { stored.n_pages() };
                 for page_idx in 0..from_pages {
                     stored.read(page_idx, layer_idx, &mut record)?;
                     let tokens = page_idx * PAGE_TOKENS..(page_idx + 1) * PAGE_TOKENS;
-                    rows_of_page(&sealed, tokens.clone(), &record, &mut page_rows);
+                    copy_page_to_rows(&sealed, tokens.clone(), &record, &mut page_rows);
                     layer.fill_rows(&sealed, tokens, &page_rows)?;
                 }
                 if stored.is_saved() {
@@ -145,7 +146,7 @@ impl KvCache {
             let mut layer = layer.lock();
             for page_idx in 0..stored.n_sealed() {
                 if is_own {
-                    layer.adopt_found()?;
+                    layer.adopt_from_file()?;
                 } else {
                     layer.adopt(|record| stored.read(page_idx, layer_idx, record))?;
                 }
@@ -158,7 +159,7 @@ impl KvCache {
                     transcode(&sealed, &record, &window, layer.window_page(page_idx))?;
                 }
             }
-            layer.complete(tokens);
+            layer.finish_restore(tokens);
         }
         self.token_ids.clone_from(&stored.token_ids);
         (self.held_tokens, self.stored_tokens) = (tokens, tokens);
@@ -166,15 +167,15 @@ impl KvCache {
         Ok(())
     }
 
-    /// Saves what is held in the session whose file the cache's pages are written to.
+    /// Saves the cache to the session whose file its pages are written to.
     pub(crate) fn save(&mut self, session: &mut Session) -> Result<(), ModelError> {
-        let Store::Paged(pages) = &self.store else { unreachable!("a session has a cache in pages") };
+        let Store::Paged(pages) = &self.store else { unreachable!("the cache of a session is paged") };
         self.seal_due()?;
         pages.flush()?;
         self.save_rest(session)
     }
 
-    /// Puts what is held into another session, whose file begins with the same `common` pages.
+    /// Saves the cache to another session, whose file shares the first `common` pages.
     pub(crate) fn save_to(&mut self, session: &mut Session, common: usize) -> Result<(), ModelError> {
         self.seal_due()?;
         let file = Arc::clone(session.pages());
@@ -186,7 +187,7 @@ impl KvCache {
         let layout = file.layout();
         let mut page_rows = vec![0; layout.halves().count() * layout.n_rows() * layout.row_bytes()];
         let root = Chain::root(file.identity());
-        // What names the pages before each one.
+        // The hash of the prefix before each page.
         let chains = std::iter::once(root).chain(Chain::pages(file.identity(), self.held()));
         let chains: Vec<_> = chains.take(n_sealed).enumerate().skip(common).collect();
         for (page_idx, before) in chains {
@@ -197,10 +198,10 @@ impl KvCache {
                     None => {
                         let tokens = page_idx * PAGE_TOKENS..(page_idx + 1) * PAGE_TOKENS;
                         layer.copy_rows(file.layout(), tokens.clone(), &mut page_rows)?;
-                        page_of_rows(file.layout(), tokens, &page_rows, &mut record);
+                        copy_rows_to_page(file.layout(), tokens, &page_rows, &mut record);
                     }
                 }
-                // Also over the head of a copied page: that of a run's own pages has no model.
+                // Also overwrites the header of a copied page: pages of a run without a session have no model id.
                 let (page_idx, layer_idx) = (page_idx as u32, layer_idx as u32);
                 let format = geometry.format;
                 seal(&mut record, &RecordHead { format, page_idx, layer_idx, before, token_ids });
@@ -210,12 +211,12 @@ impl KvCache {
         self.save_rest(session)
     }
 
-    /// Seals what has left the window, as the next token would.
+    /// Seals the pages that have left the window, as the next token would.
     fn seal_due(&self) -> Result<(), ModelError> {
         self.paged_layers().try_for_each(|layer| layer.lock().seal_due(self.held_tokens))
     }
 
-    /// Bytes of each state.
+    /// Returns the bytes of each recurrent state.
     fn state_bytes(&self) -> Vec<usize> {
         self.layers.iter().filter_map(LayerKv::state_bytes).collect()
     }
@@ -254,7 +255,7 @@ impl KvCache {
     }
 }
 
-/// The tokens that both the pages of an opened session and a context begin with, in whole pages.
+/// Returns the number of whole pages that an opened session and a context have in common.
 pub(crate) fn common_pages(opened: &Opened, held: &[u32]) -> usize {
     common_tokens(&opened.sealed.token_ids, held) / PAGE_TOKENS
 }

@@ -1,10 +1,11 @@
-//! What reading and sealing pages has cost so far, for whoever wants to know.
+//! Counters of page reads and sealing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counts pages that were read, how long attention waited for them, and what sealing others took. Clones count together.
+/// Counts bytes of pages read, the time attention waited for them, and the time spent on sealing. Clones share their
+/// counters.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PageTraffic(Arc<Counters>);
 

@@ -1,4 +1,4 @@
-//! Pages as the window held them, for those who begin behind them.
+//! Twins: pages in the window's format, kept so that shared prefixes can end in them.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use flash_kv::{Geometry, Identity, KvError, PrefixPart, PrefixStore, RecordHead,
 
 use crate::ModelError;
 
-/// A file of the run with the pages that have left the window, as they were there. It is written at once: a copy to the
-/// cache of the system, for each page of a layer.
+/// A scratch file of pages that have left the window, in the window's format. Writes are synchronous: each is a copy to
+/// the page cache of the system.
 #[derive(Debug)]
 pub(crate) struct Twins {
     scratch: Scratch,
@@ -15,7 +15,7 @@ pub(crate) struct Twins {
 }
 
 impl Twins {
-    /// None if pages are stored as the window holds them: each is its own twin.
+    /// Creates the scratch file; `None` if pages are sealed in the window's format, so that each is its own twin.
     pub(crate) fn new(kv_dir: &Path, identity: &Identity) -> Result<Option<Self>, ModelError> {
         let store = PrefixStore::open(kv_dir, identity)?;
         if !store.needs_twins() {
@@ -26,15 +26,15 @@ impl Twins {
         Ok(Some(Self { scratch, store }))
     }
 
-    /// Remembers the record of a page, whose head is written.
+    /// Writes the header of a page's record and stores it.
     pub(super) fn add(&self, head: &RecordHead, record: &mut [u8]) {
         if self.store.holds(head.chain(), PrefixPart::Twin) {
             return;
         }
         seal(record, head);
-        // Without it a prefix is not shared, and nothing else is wrong.
+        // Without the twin, a prefix is not shared; nothing else fails.
         if let Err(error) = self.scratch.pages().write(head.page_idx, head.layer_idx, record) {
-            tracing::debug!(%error, "a page is not remembered as the window held it");
+            tracing::debug!(%error, "a page has no twin, so no prefix ends in it");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Bundles: the tensors that are loaded together.
+//! Bundles: tensors that are loaded together.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,14 +12,15 @@ use crate::ModelError;
 use crate::mlx::View;
 use crate::stream::planner::MachineSpeeds;
 
-/// A bundle of this size costs less memory than its reading would cost time: a norm is one, a layer never is.
+/// Bundles up to this size are always pinned: reading them costs more time than holding them costs memory. Norms are
+/// below it, layers never are.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// The place of a bundle in execution order.
+/// The index of a bundle in execution order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BundleIdx(pub(crate) usize);
 
-/// One tensor, or some of its rows.
+/// A tensor, or some of its rows.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     pub name: String,
@@ -30,7 +31,7 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// `rows` of a tensor, along its first axis.
+    /// Selects `rows` of a tensor, along its first axis.
     pub(crate) fn rows(tensor: &Tensor, rows: &Range<u64>) -> Self {
         let n_rows = tensor.shape[0].max(1);
         let row_bytes = tensor.span.len_bytes() / n_rows;
@@ -41,28 +42,28 @@ impl Part {
         Self { name: tensor.name.clone(), shard: tensor.shard, span, dtype: tensor.dtype, shape }
     }
 
-    /// All of a tensor.
+    /// Selects a whole tensor.
     pub(crate) fn whole(tensor: &Tensor) -> Self {
         Self::rows(tensor, &(0..tensor.shape[0]))
     }
 
-    /// The same so many bytes behind.
-    pub(crate) fn moved(self, bytes: u64) -> Self {
+    /// Shifts the span by `bytes` within the shard.
+    pub(crate) fn shifted(self, bytes: u64) -> Self {
         let Span { start, end } = self.span;
         Self { span: Span::new(start + bytes, end + bytes), ..self }
     }
 
-    /// Of its rows, cut in `of` parts that are as long, the `nth`.
-    pub(crate) fn cut(self, nth: u64, of: u64) -> Self {
+    /// Splits the rows into `n_chunks` chunks of equal length and returns the one at `chunk_idx`.
+    pub(crate) fn row_chunk(self, chunk_idx: u64, n_chunks: u64) -> Self {
         let mut shape = self.shape;
-        shape[0] /= of as i32;
-        let bytes = self.span.len_bytes() / of;
-        let start = self.span.start + nth * bytes;
+        shape[0] /= n_chunks as i32;
+        let bytes = self.span.len_bytes() / n_chunks;
+        let start = self.span.start + chunk_idx * bytes;
         Self { shape, span: Span::new(start, start + bytes), ..self }
     }
 }
 
-/// What is loaded together, and how it lies in a slot.
+/// Tensors that are loaded together, and their layout in a slot.
 #[derive(Debug)]
 pub(crate) struct Bundle {
     pub name: String,
@@ -76,53 +77,53 @@ impl Bundle {
         Self { name, parts, layout: Arc::new(BundleLayout::new(&spans)) }
     }
 
-    /// Bytes of the tensors.
+    /// Returns the bytes of the tensors.
     pub(crate) fn tensor_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.span.len_bytes()).sum()
     }
 
-    /// Bytes of a slot that holds it.
+    /// Returns the bytes of a slot that holds the bundle.
     pub(crate) fn slot_bytes(&self) -> usize {
         self.layout.slot_bytes()
     }
 
-    /// Whether it is too small to be worth a slot: it is always pinned.
+    /// Returns whether the bundle is too small to stream, and always pinned.
     pub(crate) fn is_small(&self) -> bool {
         self.slot_bytes() <= SMALL_BYTES
     }
 
-    /// What it costs a budget to hold it.
+    /// Returns the bytes of the bundle in a budget.
     pub(crate) fn cost_bytes(&self) -> u64 {
         PageBuf::cost_bytes(self.slot_bytes())
     }
 
-    /// What computing with it may take beside it: MLX widens half-precision numbers to f32 before it multiplies.
+    /// Returns the bytes of temporary f32 copies: MLX widens half-precision weights before it multiplies.
     pub(crate) fn widened_bytes(&self) -> u64 {
         let is_half = |part: &&Part| matches!(part.dtype, Dtype::F16 | Dtype::BF16);
         2 * self.parts.iter().filter(is_half).map(|part| part.span.len_bytes()).sum::<u64>()
     }
 
-    /// Begins to read it.
+    /// Starts a read of the bundle.
     pub(crate) fn submit(&self, reader: &Reader, slot: Slot) -> Ticket {
         reader.submit(&self.layout, slot)
     }
 
-    /// The same, when `waiting_bytes` of its kind are still to be read.
+    /// Starts a read of the bundle, with `waiting_bytes` of other bundles of its kind still to be read.
     pub(crate) fn submit_behind(&self, waiting_bytes: u64, reader: &Reader, slot: Slot) -> Ticket {
         reader.submit_behind(waiting_bytes, &self.layout, slot)
     }
 
-    /// The same, if nothing else is to be read that is wanted.
-    pub(crate) fn guess(&self, waiting_bytes: u64, reader: &Reader, slot: Slot) -> Ticket {
+    /// Starts a speculative read of the bundle, which yields to all demanded reads.
+    pub(crate) fn submit_speculative(&self, waiting_bytes: u64, reader: &Reader, slot: Slot) -> Ticket {
         reader.guess(waiting_bytes, &self.layout, slot)
     }
 
-    /// Where a part lies in the slot.
+    /// Returns the offset of a part in the slot.
     pub(crate) fn offset(&self, part_idx: usize) -> usize {
         self.layout.tensor_offset(part_idx)
     }
 
-    /// The tensors as they lie in the slot.
+    /// Returns views of the tensors in the slot.
     pub(crate) fn views(&self) -> Vec<View> {
         let view = |(idx, part): (usize, &Part)| View {
             offset: self.offset(idx),
@@ -132,10 +133,10 @@ impl Bundle {
         self.parts.iter().enumerate().map(view).collect()
     }
 
-    /// An error of reading it, with the tensor that the read began in.
+    /// Converts a read error, and names the tensor in which the read began.
     pub(crate) fn read_error(&self, source: flash_io::IoError) -> ModelError {
         let flash_io::IoError::ReadFailed { offset, .. } = source else { return source.into() };
-        // A direct read begins at a block, before the tensor: name the first that ends after it.
+        // Direct reads begin at a block boundary, before the tensor, so the first tensor that ends after it is named.
         let after = self.parts.iter().filter(|part| part.span.end > offset);
         match after.min_by_key(|part| part.span.end) {
             Some(part) => ModelError::WeightRead { tensor: part.name.clone(), source },
@@ -144,7 +145,7 @@ impl Bundle {
     }
 }
 
-/// The dtypes that [`Checkpoint::tensor`](crate::Checkpoint) lets through.
+/// Converts the dtypes that [`Checkpoint::tensor`](crate::Checkpoint) accepts.
 fn mlx_dtype(dtype: Dtype) -> MlxDtype {
     match dtype {
         Dtype::F16 => MlxDtype::Float16,
@@ -159,19 +160,19 @@ fn mlx_dtype(dtype: Dtype) -> MlxDtype {
 #[derive(Debug, Default)]
 pub struct Bundles {
     list: Vec<Bundle>,
-    /// The best plan for each budget on a machine, once one is asked for.
+    /// Cached frontier of plans over all budgets, for the machine it was computed for.
     frontier: Mutex<Option<(MachineSpeeds, Frontier)>>,
 }
 
-/// A bundle, for a person to look at.
+/// Description of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BundleInfo {
-    /// The path of its tensors in the checkpoint; with the rows, if it has only some.
+    /// Path of the tensors in the checkpoint, with the range of rows if the bundle has only some.
     pub name: String,
-    /// How many tensors it has.
+    /// Number of tensors.
     pub n_tensors: usize,
-    /// Their bytes.
+    /// Bytes of the tensors.
     pub tensor_bytes: u64,
 }
 
@@ -186,7 +187,7 @@ impl Bundles {
         &self.list
     }
 
-    /// What they are.
+    /// Returns a description of each bundle.
     pub fn info(&self) -> impl Iterator<Item = BundleInfo> {
         self.list.iter().map(|bundle| BundleInfo {
             name: bundle.name.clone(),
@@ -195,18 +196,19 @@ impl Bundles {
         })
     }
 
-    /// What the bundles that are always pinned cost.
+    /// Returns the bytes of the bundles that are always pinned.
     pub(crate) fn small_bytes(&self) -> u64 {
         self.list.iter().filter(|bundle| bundle.is_small()).map(Bundle::cost_bytes).sum()
     }
 
-    /// Which of them are pinned in a budget of which `fixed_bytes` are taken by other things, and the slots of the others.
+    /// Plans which bundles are pinned in a budget, `fixed_bytes` of which are taken by other things, and the slots for
+    /// the others.
     ///
-    /// With `prefetch` there are two slots at least: one is read while the other computes. More, and how what is pinned is
-    /// spread, is what a machine of these speeds is predicted to be fastest with.
+    /// With `prefetch` there are at least two slots: one is read while the other computes. Their
+    /// number, and the positions of the pinned bundles, are those predicted to be fastest on a machine of these `speeds`.
     ///
     /// # Errors
-    /// [`BelowFloor`], with the floor.
+    /// [`BelowFloor`], with the minimum budget.
     pub fn plan(
         &self,
         fixed_bytes: u64,
@@ -235,18 +237,18 @@ impl Bundles {
         Ok(plan)
     }
 
-    /// What they cost together.
+    /// Returns the bytes of all bundles in a budget.
     pub(crate) fn cost_bytes(&self) -> u64 {
         self.list.iter().map(Bundle::cost_bytes).sum()
     }
 
-    /// The least that they can run in.
+    /// Returns the minimum budget of the bundles.
     pub(crate) fn floor_bytes(&self, prefetch: bool) -> u64 {
         let plan = self.plan(0, u64::MAX, prefetch, &MachineSpeeds::default());
-        plan.expect("everything fits into all there is").floor_bytes
+        plan.expect("an unlimited budget has a plan").floor_bytes
     }
 
-    /// How long a token is predicted to take with a plan of these bundles.
+    /// Predicts the time of a token with a plan of these bundles.
     pub(crate) fn predict(&self, plan: &ResidencyPlan, speeds: &MachineSpeeds) -> Prediction {
         let bundle_bytes: Vec<u64> = self.list.iter().map(Bundle::tensor_bytes).collect();
         speeds.predict(&bundle_bytes, plan)

@@ -1,7 +1,7 @@
-//! Where policy meets mechanism: what is measured goes to the controller, and what it decides to the reads.
+//! The feedback loop of reads: measurements go to the controller, and its decisions to the pacer and the read-ahead.
 //!
-//! Two threads tell what happens: the one that runs the layers, and the one that reads ahead, which wakes when a slot comes
-//! back, and so is the first to know that a layer was computed.
+//! Two threads report events: the one that runs the layers, and the read-ahead thread, which wakes when a slot is
+//! released and is therefore the first to know that a layer has been computed.
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -17,56 +17,56 @@ use crate::stream::meter::{Meter, Probe, SlotReleaseTimer};
 use crate::stream::pace::Pacer;
 use crate::stream::record::{Event, EventKind, Recorder};
 
-/// How bundles are read, and who looks on.
+/// Options for reading bundles, and the listener for events.
 #[derive(Debug)]
 pub struct Conduct {
     pub(crate) prefetch: bool,
     pub(crate) pacer: Pacer,
     pub(crate) events: Option<Sender<Event>>,
-    /// The reads of pages, which compute is not to be mistaken for.
+    /// Reads of KV pages, whose waiting time is not counted as compute.
     pub(crate) pages: PageTraffic,
 }
 
 impl Conduct {
-    /// Reads as fast as the disk can, or the controller lets it; with `prefetch`, ahead of the layers.
+    /// Creates options for reads at full speed or at the controller's rate; with `prefetch`, ahead of the layers.
     pub fn free(prefetch: bool) -> Self {
         Self { prefetch, pacer: Pacer::new(None), events: None, pages: PageTraffic::default() }
     }
 }
 
-/// What was measured of an engine, and what follows from it.
+/// Measures an engine, and controls its reads accordingly.
 #[derive(Debug)]
-pub(crate) struct Conductor {
+pub(crate) struct FeedbackLoop {
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// What is asked of reads.
+    /// The rate limit of reads.
     pacer: Pacer,
-    /// None if nothing is streamed: then nothing is added to what MLX does.
+    /// `None` if nothing is streamed, so that resident models are not slowed down.
     meter: Option<Meter>,
-    /// None if nothing is read ahead.
+    /// `None` without read-ahead.
     control: Option<Control>,
     recorder: Recorder,
     stall: Duration,
     pages: PageTraffic,
-    /// The tokens of the pass that is under way, and since when it is.
+    /// Tokens of the pass in progress, and its start.
     pass: Option<(usize, Instant)>,
 }
 
-impl Conductor {
+impl FeedbackLoop {
     pub(crate) fn new(bundles: &Bundles, plan: &ResidencyPlan, reader: &Reader, conduct: Conduct) -> Self {
         let Conduct { prefetch, pacer, events, pages } = conduct;
         let (meter, control) = (None, None);
         let (recorder, stall) = (Recorder::new(events), Duration::ZERO);
-        let conductor =
+        let feedback =
             Self { state: Mutex::new(State { pacer, meter, control, recorder, stall, pages, pass: None }) };
-        conductor.replan(bundles, plan, reader, prefetch);
-        conductor
+        feedback.replan(bundles, plan, reader, prefetch);
+        feedback
     }
 
-    /// Another plan: what was learned is learned anew.
+    /// Restarts measurement and control for another plan.
     pub(crate) fn replan(&self, bundles: &Bundles, plan: &ResidencyPlan, reader: &Reader, prefetch: bool) {
         let state = &mut *self.state.lock();
         let streams = plan.streamed_bytes > 0;
@@ -76,7 +76,7 @@ impl Conductor {
         state.control = (streams && prefetch).then(|| Control::new(bundles, plan, state.pacer.clone()));
     }
 
-    /// A pass begins; whatever was left of one that failed is forgotten.
+    /// Begins a pass, and discards what a failed one has left.
     pub(crate) fn begin_pass(&self, n_tokens: usize, reads: Option<&dyn Reads>) {
         let State { meter, control, pass, .. } = &mut *self.state.lock();
         *pass = Some((n_tokens, Instant::now()));
@@ -88,19 +88,19 @@ impl Conductor {
         }
     }
 
-    /// A pass has ended. If it is complete, nothing computes.
+    /// Ends a pass. After a complete one, nothing is computing.
     pub(crate) fn end_pass(&self, is_complete: bool, reads: Option<&dyn Reads>) {
         let state = &mut *self.state.lock();
         if is_complete {
-            state.settled();
-            state.learn(reads);
+            state.mark_idle();
+            state.update(reads);
         }
         if let Some((tokens, begin)) = state.pass.take() {
             state.recorder.add(EventKind::Pass { tokens }, begin, Instant::now());
         }
     }
 
-    /// So much of the pass is done, of `1`.
+    /// Reports the fraction of the pass that is done.
     pub(crate) fn progress(&self, part: f64) {
         let State { recorder, pass, .. } = &mut *self.state.lock();
         if let &mut Some((tokens, begin)) = pass {
@@ -109,61 +109,61 @@ impl Conductor {
         }
     }
 
-    /// Tells whoever wants to know what was computed meanwhile.
-    pub(crate) fn learn(&self, reads: Option<&dyn Reads>) {
-        self.state.lock().learn(reads);
+    /// Passes completed groups to the controller and the event listener.
+    pub(crate) fn update(&self, reads: Option<&dyn Reads>) {
+        self.state.lock().update(reads);
     }
 
-    /// A pinned bundle is used.
-    pub(crate) fn uses_pinned(&self, idx: BundleIdx) {
+    /// Records the use of a pinned bundle.
+    pub(crate) fn record_pinned(&self, idx: BundleIdx) {
         if let Some(meter) = &mut self.state.lock().meter {
-            meter.pinned(idx);
+            meter.add_pinned(idx);
         }
     }
 
-    /// A streamed bundle is there and will be computed with; what is to be dropped with its slot.
-    pub(crate) fn uses_streamed(&self, idx: BundleIdx) -> Option<SlotReleaseTimer> {
+    /// Records the use of a loaded bundle. The timer is to be dropped together with its slot.
+    pub(crate) fn record_streamed(&self, idx: BundleIdx) -> Option<SlotReleaseTimer> {
         let meter = &mut self.state.lock().meter;
-        meter.as_mut().map(|meter| meter.streamed(idx))
+        meter.as_mut().map(|meter| meter.close_group(idx))
     }
 
-    /// Nothing computes any more.
-    pub(crate) fn settled(&self) {
-        self.state.lock().settled();
+    /// Records that nothing is computing.
+    pub(crate) fn mark_idle(&self) {
+        self.state.lock().mark_idle();
     }
 
-    /// Computing waited for a bundle.
-    pub(crate) fn waited(&self, idx: BundleIdx, begin: Instant) {
+    /// Records a stall for a bundle, from `begin` until now.
+    pub(crate) fn record_stall(&self, idx: BundleIdx, begin: Instant) {
         let State { stall, recorder, .. } = &mut *self.state.lock();
         let end = Instant::now();
         *stall += end - begin;
         recorder.add(EventKind::Wait { bundle: idx.0 }, begin, end);
     }
 
-    /// A bundle was read.
-    pub(crate) fn was_read(&self, idx: BundleIdx, bytes: u64, submitted: Instant, ended: Instant) {
+    /// Records a completed read.
+    pub(crate) fn record_read(&self, idx: BundleIdx, bytes: u64, submitted: Instant, ended: Instant) {
         self.state.lock().recorder.add(EventKind::Read { bundle: idx.0, bytes }, submitted, ended);
     }
 
-    /// How long computing has waited for reads.
+    /// Returns the total time that compute stalled for reads.
     pub(crate) fn stall(&self) -> Duration {
         self.state.lock().stall
     }
 
-    /// What the controller has learned; `None` if there is none.
+    /// Returns the controller's estimates; `None` if there is no controller.
     pub(crate) fn estimates(&self) -> Option<Estimates> {
         self.state.lock().control.as_ref().map(Control::estimates)
     }
 }
 
 impl State {
-    fn settled(&mut self) {
+    fn mark_idle(&mut self) {
         if let Some(meter) = &mut self.meter {
-            meter.settled();
+            meter.mark_idle();
         }
     }
 
-    fn learn(&mut self, reads: Option<&dyn Reads>) {
+    fn update(&mut self, reads: Option<&dyn Reads>) {
         let Self { meter: Some(meter), control, recorder, stall, pass, .. } = self else { return };
         let is_token = pass.is_some_and(|(n_tokens, _)| n_tokens == 1);
         while let Some(group) = meter.next_ended() {

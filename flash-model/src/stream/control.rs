@@ -1,22 +1,22 @@
-//! The controller of reads, fed with what was measured.
+//! The adapter between measurements and the read controller.
 
 use std::time::{Duration, Instant};
 
 use flash_sched::{Controller, ControllerConfig, Decision, Estimates, Observation, ResidencyPlan};
 
 use crate::stream::bundle::Bundles;
-use crate::stream::meter::{Group, Reading};
+use crate::stream::meter::{Group, ReadSnapshot};
 use crate::stream::pace::Pacer;
 
-/// Reads that can be controlled.
+/// A read-ahead that can be controlled.
 pub(crate) trait Reads {
-    /// How many bundles may be read ahead: 0 reads on demand.
+    /// Sets how many bundles may be read ahead; 0 reads on demand.
     fn set_depth(&self, depth: usize);
-    /// Bytes of the bundles that lie read and were not asked for yet, up to the first that is not complete.
+    /// Returns the bytes of bundles that have been read and not been requested yet, up to the first incomplete one.
     fn ahead_bytes(&self) -> u64;
 }
 
-/// Reads of decoded tokens are controlled; prompts are read for as fast as the disk can.
+/// Controls reads during decoding. Prompts are read for at full speed.
 #[derive(Debug)]
 pub(crate) struct Control {
     controller: Controller,
@@ -24,8 +24,8 @@ pub(crate) struct Control {
     n_slots: usize,
     pacer: Pacer,
     start: Instant,
-    /// Where the last step ended.
-    last: Option<(Reading, Duration)>,
+    /// Counters and total stall at the end of the last step.
+    last: Option<(ReadSnapshot, Duration)>,
 }
 
 impl Control {
@@ -42,7 +42,7 @@ impl Control {
         self.controller.estimates()
     }
 
-    /// A pass begins.
+    /// Begins a pass.
     pub(crate) fn begin(&mut self, n_tokens: usize, reads: &dyn Reads) {
         self.last = None;
         let decision = match n_tokens {
@@ -52,7 +52,7 @@ impl Control {
         self.apply(&decision, reads);
     }
 
-    /// A group of bundles was computed; `stall` is all waiting so far.
+    /// Steps the controller for a group of bundles that was computed; `stall` is the total so far.
     pub(crate) fn step(&mut self, group: &Group, stall: Duration, reads: &dyn Reads) {
         let (since, stall_before) = self.last.replace((group.end, stall)).unwrap_or((group.start, stall));
         let ahead_bytes = reads.ahead_bytes();
@@ -62,7 +62,8 @@ impl Control {
         let compute_read_bytes = group.end.bytes.saturating_sub(group.start.bytes);
         let mut decision = self.controller.decision();
         for (nth, idx) in group.bundles.iter().enumerate() {
-            // Of a group only the whole was measured: weights are read from memory at an even pace.
+            // Only the group as a whole was measured. Weights are read from memory at an even pace, so compute is split
+            // by bytes.
             let share = bytes_of(idx.0) / group_bytes;
             let is_first = nth == 0;
             decision = self.controller.step(

@@ -1,5 +1,5 @@
-//! When MLX is told to evaluate the outputs of layers: early enough that the processors are busy, and seldom enough that telling
-//! costs little.
+//! Scheduling of MLX evaluation: early enough to keep the processors busy, and seldom enough that submitting costs
+//! little.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -10,17 +10,17 @@ use crate::compute::Value;
 /// The outputs of a pass that are not computed yet.
 #[derive(Debug, Default)]
 pub(super) struct Evaluation {
-    /// The latest output that was not submitted.
+    /// Latest output that was not submitted.
     lazy: Option<Value>,
-    /// Layers run since the last submission, and layers that it covered.
+    /// Layers run since the last submission, and layers covered by it.
     n_lazy: usize,
     n_submitted: usize,
-    /// The output that is computing, or was computed last.
+    /// The output submitted last.
     in_flight: Option<Array>,
 }
 
 impl Evaluation {
-    /// Forgets what an earlier pass has left to be computed.
+    /// Discards unevaluated outputs of an earlier pass.
     pub(super) fn begin_pass(&mut self) {
         self.lazy = None;
         (self.n_lazy, self.n_submitted) = (0, 0);
@@ -28,10 +28,10 @@ impl Evaluation {
 
     /// Adds the output of a layer, and submits it unless the layer is pinned.
     ///
-    /// Outputs of pinned layers are submitted together: with that of the next streamed layer, when that has to be waited for, or
-    /// when they are twice as many as those submitted before. So the processors have something to do while more layers are
-    /// prepared, and there are few submissions. If the model does not stream at all, the last output is submitted by whoever
-    /// evaluates the logits.
+    /// Outputs of pinned layers are submitted in groups: with the output of the next streamed layer, when that layer
+    /// has to be waited for, or when the group is twice as large as the last one. The processors thus have work while
+    /// more layers are prepared, with few submissions. In a fully pinned model, the last output is evaluated with the
+    /// logits.
     pub(super) fn add(&mut self, output: &Value, is_pinned: bool, streams: bool) -> Result<(), Exception> {
         self.n_lazy += 1;
         if !is_pinned || self.n_lazy > 2 * self.n_submitted {
@@ -43,8 +43,8 @@ impl Evaluation {
         Ok(())
     }
 
-    /// Submits the next chunk of a prompt, and the arrays `beside` it, and waits for the chunk before.
-    pub(super) fn begin_next<'a>(
+    /// Submits the next chunk of a prompt and the arrays `beside` it, then waits for the chunk before.
+    pub(super) fn submit_chunk<'a>(
         &mut self,
         output: &'a Array,
         beside: impl Iterator<Item = &'a Array>,
@@ -63,8 +63,8 @@ impl Evaluation {
         self.in_flight.take().map_or(Ok(()), |output| output.eval())
     }
 
-    /// Begins to compute `output` without waiting: the next layer is prepared meanwhile. Slots that it computes with come back
-    /// when it is done, if nobody else holds their arrays.
+    /// Submits `output` without waiting, so that the next layer is prepared meanwhile. Slots return when their kernels
+    /// are done, if nothing else holds their arrays.
     fn submit(&mut self, output: &Array) -> Result<(), Exception> {
         async_eval([output])?;
         self.lazy = None;

@@ -1,15 +1,16 @@
 //! Mixtures of experts: each token takes a few of a layer's experts, and only those are loaded.
 //!
-//! [`Experts::mix`] waits for a layer's router, chooses the experts of each token, and hands the [`Demand`] to one of two schedules:
-//! [`token`], which computes with each expert as soon as it has been read, and [`prompt`], which takes one expert after the other.
-//! Both sum a token's experts in the order of their indices, so the result does not depend on what was in memory.
+//! [`Experts::mix`] waits for a layer's router, chooses the experts of each token, and hands the [`Demand`] to one of
+//! two schedules: [`token`] computes with each expert as soon as it has been read, [`prompt`] takes one expert after
+//! the other. Both sum a token's experts in the order of their indices, so the result does not depend on what was in
+//! memory.
 
 mod ahead;
-mod held;
 mod loading;
 mod mixture;
 mod plan;
 mod prompt;
+mod resident;
 mod token;
 mod traffic;
 
@@ -26,41 +27,41 @@ use crate::nn::expert::Expert;
 use crate::nn::layer::Routed;
 use crate::nn::router::Routes;
 
-use ahead::Ahead;
 pub use ahead::AheadTraffic;
+use ahead::ExpertLookahead;
 pub(crate) use ahead::PredictedRouting;
-use held::Held;
 use loading::{Demand, Load};
 pub(crate) use mixture::{ExpertArgs, ExpertDims, MATRICES, Mixture, MixtureArgs, Names};
 pub use mixture::{ExpertRows, ExpertTensor};
 pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;
+use resident::ResidentExperts;
 use traffic::Average;
 pub use traffic::ExpertTraffic;
 
-/// Experts more that are held at once, while their memory is being made ready.
-const HELD_STEP: usize = 64;
+/// Minimum growth of the capacity while slots are still being prepared.
+const CAPACITY_STEP: usize = 64;
 
-/// The experts that are in memory, and the way there.
+/// Experts in memory, and the loading of the others.
 #[derive(Debug)]
 pub(crate) struct Experts {
     backend: Backend,
     reader: Arc<Reader>,
     pool: SlotPool,
-    held: Held<Expert>,
+    resident: ResidentExperts<Expert>,
     plan: ExpertPlan,
     budget: Budget,
-    /// What was planned for them.
+    /// Bytes planned for experts.
     planned_bytes: u64,
     traffic: ExpertTraffic,
-    ahead: Ahead,
+    ahead: ExpertLookahead,
     token_read_bytes: Average,
-    /// What had been read when the pass began.
+    /// Bytes read before the pass.
     read_bytes_before: u64,
 }
 
 impl Experts {
-    /// Takes slots of `experts_bytes` from the budget, for layers with these mixtures.
+    /// Allocates slots of `experts_bytes` from the budget, for layers with these mixtures.
     ///
     /// # Errors
     /// [`IoError::OverBudget`] if they do not fit, [`IoError::Map`] if the system has no memory.
@@ -78,29 +79,29 @@ impl Experts {
             backend: backend.clone(),
             reader,
             pool: plan.pool(experts_bytes, budget)?,
-            held: Held::new(&n_experts),
+            resident: ResidentExperts::new(&n_experts),
             plan: *plan,
             budget: budget.clone(),
             planned_bytes: experts_bytes,
             traffic: ExpertTraffic::default(),
-            ahead: Ahead::default(),
+            ahead: ExpertLookahead::default(),
             token_read_bytes: Average::default(),
             read_bytes_before: 0,
         };
-        experts.hold_more();
+        experts.grow_capacity();
         Ok(experts)
     }
 
-    /// Has as many experts stay as there are slots ready for, if there are many more than before.
-    fn hold_more(&mut self) {
-        let (n_places, n_ready) = (self.held.n_places(), self.plan.n_held_in(&self.pool));
-        // Some for each layer at a time: to share them out takes as long as a small kernel.
-        if n_ready > n_places && (self.is_warm() || n_ready >= n_places + HELD_STEP) {
-            self.held.resize(n_ready);
+    /// Raises the capacity to the slots that are ready, if there are many more than before.
+    fn grow_capacity(&mut self) {
+        let (capacity, n_ready) = (self.resident.capacity(), self.plan.n_held_in(&self.pool));
+        // In steps, because sharing out places among layers takes as long as a small kernel.
+        if n_ready > capacity && (self.is_warm() || n_ready >= capacity + CAPACITY_STEP) {
+            self.resident.resize(n_ready);
         }
     }
 
-    /// Whether all slots are ready.
+    /// Returns whether all slots are ready.
     fn is_warm(&self) -> bool {
         self.pool.ready_slots() == self.pool.n_slots()
     }
@@ -115,45 +116,45 @@ impl Experts {
         }
     }
 
-    /// Whether [`mix`](Self::mix) has a use for what the next router would say.
+    /// Returns whether [`mix`](Self::mix) makes use of a predicted routing.
     pub(crate) fn looks_ahead(&self) -> bool {
-        self.ahead.guesses() && self.plan.ahead_slots(self.pool.n_slots()) > 0
+        self.ahead.is_enabled() && self.plan.ahead_slots(self.pool.n_slots()) > 0
     }
 
-    /// Gives back as much of the budget as is not allowed any more, or takes it again, as far as experts can do without.
-    /// Returns what they have less than was planned. Nothing may compute with an expert.
+    /// Adapts the slots to the allowance, as far as experts can do without memory, and returns the bytes below the
+    /// original plan. No kernel may be reading an expert.
     ///
-    /// Those that were held are read again when they are used: memory seldom gets short.
+    /// All experts are evicted and read again when used: memory is rarely short.
     ///
     /// # Errors
-    /// [`IoError::OverBudget`] if slots do not come back, [`IoError::Map`] if the system has no memory.
+    /// [`IoError::OverBudget`] if slots do not return, [`IoError::Map`] if the system has no memory.
     pub(crate) fn adapt(&mut self, allowed_bytes: u64) -> Result<u64, IoError> {
         let missing_bytes = self.budget.total_bytes().saturating_sub(allowed_bytes);
         let bytes = self.plan.bytes_of(self.planned_bytes.saturating_sub(missing_bytes));
         let bytes = bytes.min(self.planned_bytes);
         if self.plan.n_slots(bytes) != self.pool.n_slots() {
-            tracing::debug!(bytes, "memory of experts is planned anew");
-            self.held.resize(0);
+            tracing::debug!(bytes, "replanned the memory of experts");
+            self.resident.resize(0);
             self.ahead.clear(&self.reader);
-            // The old slots go first: there may be no room for both.
+            // The old slots are dropped first, since there may be no room for both.
             self.pool = SlotPool::new(&self.budget, 0, 0)?;
             let slots = || self.plan.pool(bytes, &self.budget);
             self.pool = once_there_is_room(&self.reader, SLOT_RETURN, || false, slots)?;
-            self.hold_more();
+            self.grow_capacity();
         }
         Ok(self.planned_bytes - bytes)
     }
 
-    /// So many tokens begin to pass.
+    /// Begins a pass of `n_tokens`.
     pub(crate) fn begin_pass(&mut self, n_tokens: usize) {
         if n_tokens == 1 {
             self.ahead.begin_token();
         }
     }
 
-    /// They have gone through all layers, or failed to.
+    /// Ends a pass of `n_tokens`.
     pub(crate) fn end_pass(&mut self, n_tokens: usize, is_complete: bool) {
-        // While places become more, tokens become faster by themselves.
+        // While the capacity grows, tokens get faster for that reason alone.
         self.ahead.end_pass(is_complete && self.is_warm(), &self.reader);
         let read_bytes = self.traffic.read_bytes - self.read_bytes_before;
         self.read_bytes_before = self.traffic.read_bytes;
@@ -162,10 +163,10 @@ impl Experts {
         }
     }
 
-    /// Adds to `hidden`, of the shape of what was routed to the experts, what they make of that.
+    /// Adds the weighted outputs of the routed experts to `hidden`, which has the shape of the experts' input.
     ///
-    /// Waits for the router's logits; the result is being computed when this returns. Experts that are `predicted` of the next
-    /// layer are read behind those of this one.
+    /// Waits for the router's logits; the result is being computed when this returns. `predicted` experts of the next
+    /// layer are read after the missing ones of this layer.
     pub(crate) fn mix(
         &mut self,
         layer_idx: usize,
@@ -175,32 +176,33 @@ impl Experts {
         predicted: Option<PredictedRouting<'_>>,
         interrupt: &Interrupt,
     ) -> Result<Value, ModelError> {
-        self.hold_more();
-        // Together: the host waits once.
+        self.grow_capacity();
+        // Both routings together, so that the host waits once.
         let next = predicted.as_ref().map(|predicted| &predicted.routed);
         eval([routed].into_iter().chain(next).flat_map(Routed::arrays))?;
         let (logits, correction) = routed.scores()?;
         let routes = Routes::new(layer_idx, &mixture.router, logits, correction, mixture.dims.n_experts)?;
         let uses = routes.by_expert.iter().map(|(expert_idx, tokens)| (*expert_idx, tokens.len()));
-        self.held.uses(layer_idx, routes.by_token.len(), uses);
+        self.resident.record_uses(layer_idx, routes.by_token.len(), uses);
         let used = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx);
-        let missing: Vec<usize> = used.filter(|expert_idx| !self.held.has(layer_idx, *expert_idx)).collect();
+        let missing: Vec<usize> =
+            used.filter(|expert_idx| !self.resident.is_admitted(layer_idx, *expert_idx)).collect();
         self.traffic.hits += (routes.by_expert.len() - missing.len()) as u64;
         self.traffic.misses += missing.len() as u64;
         self.traffic.read_bytes += missing.len() as u64 * mixture.expert_bytes();
-        // Before anything is read: who is given up makes room.
-        self.held.make_places(layer_idx, &missing);
-        let early = self.ahead.take(layer_idx, &missing, &self.reader);
+        // Before anything is read, since evicted experts free the slots.
+        self.resident.admit(layer_idx, &missing);
+        let prefetched = self.ahead.take(layer_idx, &missing, &self.reader);
         let x = &Value::from(&routed.x);
         let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x, hidden };
         let mixed = if missing.len() <= self.plan.staging_slots && routes.by_token.len() == 1 {
-            self.mix_token(&demand, early, predicted)
+            self.mix_token(&demand, prefetched, predicted)
         } else {
             self.mix_prompt(&demand, interrupt)
         };
         if mixed.is_err() {
-            // Who was to be kept may not have come.
-            self.held.give_up_absent(layer_idx, &missing);
+            // An admitted expert may not have been loaded.
+            self.resident.remove_absent(layer_idx, &missing);
         }
         mixed
     }

@@ -1,8 +1,8 @@
-//! How long layers compute, although nobody waits for them.
+//! Measures the compute time of layers without waiting for them.
 //!
-//! Layers are handed to MLX and not waited for, so the end of one is learned from its slot: it comes back on MLX's thread when
-//! the last kernel that reads it has run. Pinned layers have no slot, and are measured together with the streamed layer
-//! behind them, or until the host waits for something anyway. Such a *group* is one sample.
+//! Layers are submitted to MLX and not waited for, so the end of one is observed through its slot, which is released on
+//! MLX's thread when the last kernel that reads it has run. Pinned layers have no slot: they are measured together with
+//! the next streamed layer, or until the host waits for something anyway. Such a *group* is one sample.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use parking_lot::Mutex;
 use crate::kv::PageTraffic;
 use crate::stream::bundle::BundleIdx;
 
-/// The reads of an engine at some instant.
+/// Read counters of an engine at one instant.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reading {
+pub(crate) struct ReadSnapshot {
     pub at: Instant,
-    /// Bytes that have come so far.
+    /// Bytes read so far.
     pub bytes: u64,
-    /// For how long something was being read.
+    /// Total time with a read in flight.
     pub active: Duration,
-    /// How long attention has waited for pages.
+    /// Total time that attention waited for pages.
     pub waited: Duration,
 }
 
-impl Reading {
+impl ReadSnapshot {
     fn now(probe: &Probe) -> Self {
         let stats = probe.reads.stats();
         let waited = probe.pages.waited();
@@ -34,7 +34,7 @@ impl Reading {
     }
 }
 
-/// What is looked at.
+/// The counters that a meter samples.
 #[derive(Debug, Clone)]
 pub(crate) struct Probe {
     pub reads: StatsHandle,
@@ -45,124 +45,125 @@ pub(crate) struct Probe {
 #[derive(Debug)]
 pub(crate) struct Group {
     pub bundles: Vec<BundleIdx>,
-    pub start: Reading,
-    pub end: Reading,
+    pub start: ReadSnapshot,
+    pub end: ReadSnapshot,
 }
 
 impl Group {
-    /// How long it was computed: waiting for pages is not computing.
+    /// Returns the compute time of the group, without the time spent waiting for pages.
     pub(crate) fn compute(&self) -> Duration {
         let elapsed = self.end.at.saturating_duration_since(self.start.at);
         elapsed.saturating_sub(self.end.waited.saturating_sub(self.start.waited))
     }
 }
 
-/// Collects groups.
+/// Collects groups of bundles and their compute times.
 #[derive(Debug)]
 pub(crate) struct Meter {
     probe: Probe,
-    returned: Arc<Returned>,
-    /// Bundles of the group that is not handed over yet.
+    released: Arc<ReleasedSlots>,
+    /// Bundles of the group that has not been submitted yet.
     open: Vec<BundleIdx>,
-    open_since: Option<Reading>,
-    /// Handed over, and not known to have ended.
-    pending: VecDeque<Pending>,
+    open_since: Option<ReadSnapshot>,
+    /// Submitted groups that are not known to have ended.
+    pending: VecDeque<PendingGroup>,
     next_serial: u64,
-    last_end: Reading,
+    last_end: ReadSnapshot,
 }
 
 #[derive(Debug)]
-struct Pending {
+struct PendingGroup {
     bundles: Vec<BundleIdx>,
-    handed_over: Reading,
-    ended: Ended,
+    submitted: ReadSnapshot,
+    end: GroupEnd,
 }
 
 #[derive(Debug)]
-enum Ended {
-    /// When the slot with this witness came back.
+enum GroupEnd {
+    /// When the slot with the release timer of this serial number was released.
     WithSlot(u64),
-    At(Reading),
+    At(ReadSnapshot),
 }
 
-/// Slots that came back, by the serial number of their witness.
+/// Released slots, by the serial number of their timer.
 #[derive(Debug, Default)]
-struct Returned(Mutex<Vec<(u64, Reading)>>);
+struct ReleasedSlots(Mutex<Vec<(u64, ReadSnapshot)>>);
 
-/// Goes with a slot, and tells when it came back.
+/// A guard that is dropped together with a slot, and records the time.
 #[derive(Debug)]
 pub(crate) struct SlotReleaseTimer {
     serial: u64,
     probe: Probe,
-    returned: Arc<Returned>,
+    released: Arc<ReleasedSlots>,
 }
 
 impl Drop for SlotReleaseTimer {
     fn drop(&mut self) {
-        self.returned.0.lock().push((self.serial, Reading::now(&self.probe)));
+        self.released.0.lock().push((self.serial, ReadSnapshot::now(&self.probe)));
     }
 }
 
 impl Meter {
     pub(crate) fn new(probe: Probe) -> Self {
         Self {
-            returned: Arc::default(),
+            released: Arc::default(),
             open: Vec::new(),
             open_since: None,
             pending: VecDeque::new(),
             next_serial: 0,
-            last_end: Reading::now(&probe),
+            last_end: ReadSnapshot::now(&probe),
             probe,
         }
     }
 
-    /// Forgets what has not ended: a pass begins, maybe behind one that failed.
+    /// Begins a pass, and discards unfinished groups of a failed one.
     pub(crate) fn begin(&mut self) {
         self.open.clear();
         self.open_since = None;
         self.pending.clear();
-        self.returned.0.lock().clear();
-        self.last_end = Reading::now(&self.probe);
+        self.released.0.lock().clear();
+        self.last_end = ReadSnapshot::now(&self.probe);
     }
 
-    /// A pinned bundle is computed with, some time.
-    pub(crate) fn pinned(&mut self, idx: BundleIdx) {
+    /// Adds a pinned bundle to the open group.
+    pub(crate) fn add_pinned(&mut self, idx: BundleIdx) {
         self.open.push(idx);
-        self.open_since.get_or_insert_with(|| Reading::now(&self.probe));
+        self.open_since.get_or_insert_with(|| ReadSnapshot::now(&self.probe));
     }
 
-    /// A streamed bundle is there, and will be computed with at once: ends a group. The witness is to go with its slot.
-    pub(crate) fn streamed(&mut self, idx: BundleIdx) -> SlotReleaseTimer {
+    /// Closes the open group with a streamed bundle, which is computed next. The timer has to be dropped together with
+    /// its slot.
+    pub(crate) fn close_group(&mut self, idx: BundleIdx) -> SlotReleaseTimer {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.open.push(idx);
         self.open_since = None;
         let bundles = std::mem::take(&mut self.open);
-        let handed_over = Reading::now(&self.probe);
-        self.pending.push_back(Pending { bundles, handed_over, ended: Ended::WithSlot(serial) });
-        SlotReleaseTimer { serial, probe: self.probe.clone(), returned: Arc::clone(&self.returned) }
+        let submitted = ReadSnapshot::now(&self.probe);
+        self.pending.push_back(PendingGroup { bundles, submitted, end: GroupEnd::WithSlot(serial) });
+        SlotReleaseTimer { serial, probe: self.probe.clone(), released: Arc::clone(&self.released) }
     }
 
-    /// Nothing computes any more: what is open was a group.
-    pub(crate) fn settled(&mut self) {
-        let Some(handed_over) = self.open_since.take() else { return };
+    /// Closes the open group: nothing is computing.
+    pub(crate) fn mark_idle(&mut self) {
+        let Some(submitted) = self.open_since.take() else { return };
         let bundles = std::mem::take(&mut self.open);
-        let ended = Ended::At(Reading::now(&self.probe));
-        self.pending.push_back(Pending { bundles, handed_over, ended });
+        let end = GroupEnd::At(ReadSnapshot::now(&self.probe));
+        self.pending.push_back(PendingGroup { bundles, submitted, end });
     }
 
-    /// The next group that has ended.
+    /// Returns the next group that has ended.
     pub(crate) fn next_ended(&mut self) -> Option<Group> {
-        let end = match self.pending.front()?.ended {
-            Ended::At(reading) => reading,
-            Ended::WithSlot(serial) => {
-                let mut returned = self.returned.0.lock();
-                let at = returned.iter().position(|(found, _)| *found == serial)?;
-                returned.swap_remove(at).1
+        let end = match self.pending.front()?.end {
+            GroupEnd::At(reading) => reading,
+            GroupEnd::WithSlot(serial) => {
+                let mut released = self.released.0.lock();
+                let at = released.iter().position(|(found, _)| *found == serial)?;
+                released.swap_remove(at).1
             }
         };
-        let Pending { bundles, handed_over, .. } = self.pending.pop_front()?;
-        let start = if handed_over.at > self.last_end.at { handed_over } else { self.last_end };
+        let PendingGroup { bundles, submitted, .. } = self.pending.pop_front()?;
+        let start = if submitted.at > self.last_end.at { submitted } else { self.last_end };
         self.last_end = end;
         Some(Group { bundles, start, end })
     }

@@ -1,4 +1,4 @@
-//! What paces reads: a cap that someone sets, for whoever shares the disk, and the rate of the controller.
+//! Rate limiting of reads, by a user's cap for shared disks and by the controller's rate.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use flash_io::{Booking, Pace};
 use flash_sched::{ByteRate, Claim, TokenBucket};
 use parking_lot::Mutex;
 
-/// Reads may run ahead of the rate by this much.
+/// Burst of the token bucket.
 const BURST_BYTES: u64 = 4 << 20;
 
 /// A token bucket with a clock.
@@ -30,7 +30,7 @@ impl Pacer {
         Self(Arc::new(Shared { bucket: Mutex::new(bucket), cap, start: Instant::now() }))
     }
 
-    /// Keeps reads to a rate, or to the cap if that is less; `None` leaves the cap.
+    /// Limits reads to the lower of `rate` and the cap; `None` leaves the cap alone.
     pub(crate) fn set_rate(&self, rate: Option<ByteRate>) {
         let Shared { bucket, cap, start } = &*self.0;
         let least = rate.into_iter().chain(*cap).min_by(|a, b| a.bytes_per_s().total_cmp(&b.bytes_per_s()));

@@ -1,4 +1,4 @@
-//! The StreamingProxy: a layer whose weights come when it runs and go when it has run.
+//! The streaming proxy: a layer whose weights are loaded when it runs and released afterwards.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,31 +17,32 @@ use crate::stream::bundle::{Bundle, BundleIdx, Bundles, Part};
 use crate::stream::residency::Residency;
 use crate::stream::strips;
 
-/// Wraps any layer that is an `mlx-rs` [`Module`].
+/// A streamed layer: wraps any `mlx-rs` [`Module`].
 ///
 /// [`forward`](Self::forward) waits for the layer's bundle, binds it as zero-copy views, runs the layer's own forward,
-/// evaluates, and gives the slot back. A pinned layer is bound once, and from then on the proxy adds nothing: its output
+/// evaluates, and releases the slot. A pinned layer is bound once; from then on the proxy adds nothing, and its output
 /// is as lazy as the layer makes it.
 #[derive(Debug)]
 pub struct StreamingProxy<M: ?Sized> {
     bundle: BundleIdx,
-    /// The parameters, in the order of the bundle's parts, and what stands in their place while they are not there.
+    /// The parameters, in the order of the bundle's parts, with the placeholders for when they are not loaded.
     parameters: Vec<(Rc<str>, Array)>,
-    /// Those that the layer makes of the others while it has them, and what stands in their place.
-    made: Vec<(Rc<str>, Array)>,
-    /// Those of the bundle's parts that are laid in strips once the layer is pinned.
+    /// Parameters that the layer derives from the others while they are loaded, with their placeholders.
+    derived: Vec<(Rc<str>, Array)>,
+    /// Indices of the bundle's parts that are repacked into strips once the layer is pinned.
     strips: Vec<usize>,
     is_bound: bool,
     module: Box<M>,
 }
 
 impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
-    /// A proxy around `module`, whose parameters are the checkpoint's tensors below `path`. Its bundle is added to
-    /// `bundles`; proxies are made in the order in which their layers run.
+    /// Creates a proxy around `module`, whose parameters are the checkpoint's tensors below `path`, and adds its bundle
+    /// to `bundles`. Proxies must be created in execution order.
     ///
-    /// The parameters that the module comes with say which shapes and kinds are expected, and stand in its place while
-    /// it has no weights: `mlx_rs::ops::zeros` costs no memory as long as nobody evaluates it. One of no numbers is what the layer
-    /// makes of the others when it runs: it has no tensor, and stands there again when the others are gone.
+    /// The module's initial parameters define the expected shapes and dtypes, and serve as placeholders while it has no
+    /// weights: `mlx_rs::ops::zeros` takes no memory until it is evaluated. A parameter without elements is derived by
+    /// the layer from the others when it runs: it has no tensor, and is reset to its placeholder when the others are
+    /// released.
     ///
     /// # Errors
     /// [`ModelError`] for a tensor that is missing or has another shape or dtype than its parameter.
@@ -54,7 +55,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Self::with_fused(module, path, &[], checkpoint, bundles)
     }
 
-    /// A proxy around `module`, some of whose tensors are rows of the checkpoint's.
+    /// Creates a proxy around `module`, some of whose tensors are rows of fused tensors of the checkpoint.
     pub(crate) fn with_fused(
         module: Box<M>,
         path: &str,
@@ -66,7 +67,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Self::build(module, path, path.to_owned(), place, checkpoint, bundles)
     }
 
-    /// A proxy around a layer that has only `rows` of each tensor, out of `n_rows` along the first axis.
+    /// Creates a proxy around a layer that has only `rows` of each tensor, out of `n_rows` along the first axis.
     pub(crate) fn with_rows(
         module: Box<M>,
         path: &str,
@@ -95,7 +96,7 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
             .map(|(key, parameter)| (key, parameter.clone()))
             .collect();
         parameters.sort_by(|a, b| a.0.cmp(&b.0));
-        let (made, parameters): (Vec<_>, Vec<_>) =
+        let (derived, parameters): (Vec<_>, Vec<_>) =
             parameters.into_iter().partition(|(_, placeholder)| placeholder.size() == 0);
         let mut parts = Vec::with_capacity(parameters.len());
         for (key, placeholder) in &parameters {
@@ -107,14 +108,19 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
             parts.push(Part::rows(checkpoint.tensor(&name, &shape, kind)?, &rows));
         }
         let bundle = bundles.push(Bundle::new(name, parts));
-        Ok(Self { bundle, parameters, made, strips: Vec::new(), is_bound: false, module })
+        Ok(Self { bundle, parameters, derived, strips: Vec::new(), is_bound: false, module })
     }
 
-    /// The same, whose codes are laid as `backend` reads them fastest once the layer is pinned. One that comes and goes would
-    /// be rearranged each time.
-    pub(crate) fn arranged(mut self, backend: &Backend, checkpoint: &Checkpoint, bundles: &Bundles) -> Self {
-        // A layer that makes matrices of others has MLX read them, which knows only rows.
-        if self.made.is_empty() {
+    /// Marks the parts whose codes `backend` reads fastest in strips. They are repacked once the layer is pinned;
+    /// repacking a streamed layer would cost time at every load.
+    pub(crate) fn with_strips(
+        mut self,
+        backend: &Backend,
+        checkpoint: &Checkpoint,
+        bundles: &Bundles,
+    ) -> Self {
+        // MLX reads the matrices of a layer that derives others from them, and MLX only knows rows.
+        if self.derived.is_empty() {
             let parts = &bundles.as_slice()[self.bundle.0].parts;
             self.strips = strips::preferred(backend, checkpoint, parts);
         }
@@ -124,32 +130,32 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     /// Runs the layer on one input. Unless the layer is pinned, the output is being computed when this returns.
     ///
     /// # Errors
-    /// What reading the bundle or the layer's own forward reports; the layer is then without weights, as before.
+    /// Errors of reading the bundle and of the layer's own forward; the layer is then without weights, as before.
     pub fn forward<In>(&mut self, residency: &mut Residency, input: In) -> Result<Array, ModelError>
     where
         M: Module<In, Output = Array, Error = Exception>,
     {
-        let output = self.begin(residency, |module| Ok(module.forward(input)?.into()))?;
+        let output = self.run(residency, |module| Ok(module.forward(input)?.into()))?;
         Ok(output.array()?)
     }
 
-    /// The same for what `make` has the layer make.
-    pub(crate) fn begin(
+    /// Runs `body` on the layer and schedules the evaluation of its output.
+    pub(crate) fn run(
         &mut self,
         residency: &mut Residency,
-        make: impl FnOnce(&mut M) -> Result<Value, Exception>,
+        body: impl FnOnce(&mut M) -> Result<Value, Exception>,
     ) -> Result<Value, ModelError> {
-        let output = self.scope(residency, |module, _, _| Ok(make(module)?))?;
-        residency.began(self.bundle, &output)?;
+        let output = self.scope(residency, |module, _, _| Ok(body(module)?))?;
+        residency.schedule_output(self.bundle, &output)?;
         Ok(output)
     }
 
-    /// Runs `body` on the layer while its weights are there, with whether they stay afterwards. If they do not, what
-    /// `body` returns should be evaluated, or begun to be: the slot is free again only when nothing computes with it
-    /// any more.
+    /// Runs `body` on the layer while its weights are loaded. The last argument of `body` says whether they stay
+    /// loaded. If they do not, the result of `body` should be evaluated or submitted: the slot is free again only when
+    /// no kernel reads it.
     ///
     /// # Errors
-    /// What reading the bundle reports, and what `body` returns.
+    /// Errors of reading the bundle, and those of `body`.
     pub fn scope<T>(
         &mut self,
         residency: &mut Residency,
@@ -158,17 +164,17 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         self.bind(residency)?;
         let stays = residency.is_pinned(self.bundle);
         if stays {
-            residency.uses_pinned(self.bundle);
+            residency.record_pinned(self.bundle);
         }
         let outcome = body(&mut self.module, residency, stays);
-        // Meanwhile the plan may have changed.
+        // `body` may have changed the plan.
         if !stays || !residency.is_pinned(self.bundle) {
             self.unbind();
         }
         outcome
     }
 
-    /// The layer, if its weights are there without anyone reading them.
+    /// Returns the layer, if its weights are loaded.
     pub(crate) fn bound(&mut self) -> Option<&mut M> {
         self.is_bound.then_some(&mut *self.module)
     }
@@ -177,12 +183,12 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         if self.is_bound {
             return Ok(());
         }
-        let (mut slot, witness) = residency.acquire(self.bundle)?;
+        let (mut slot, release_timer) = residency.acquire(self.bundle)?;
         let mut views = residency.bundle(self.bundle).views();
         if residency.is_pinned(self.bundle) {
             self.strips.iter().for_each(|&idx| strips::rearrange(&mut slot, &mut views[idx]));
         }
-        let arrays = mlx::views(slot, witness, &views)?;
+        let arrays = mlx::views(slot, release_timer, &views)?;
         let keys = self.parameters.iter().map(|(key, _)| Rc::clone(key));
         set_parameters(&mut *self.module, keys.zip(arrays));
         self.is_bound = true;
@@ -190,18 +196,18 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
     }
 
     fn unbind(&mut self) {
-        set_parameters(&mut *self.module, self.parameters.iter().chain(&self.made).cloned());
+        set_parameters(&mut *self.module, self.parameters.iter().chain(&self.derived).cloned());
         self.is_bound = false;
     }
 }
 
-/// A layer that may have weights.
+/// An owner of weights that can be released.
 pub(crate) trait WeightOwner {
-    /// Its bundle.
+    /// Returns the bundle of the weights.
     fn bundle(&self) -> BundleIdx;
-    /// Whether its weights are in memory.
+    /// Returns whether the weights are loaded.
     fn is_bound(&self) -> bool;
-    /// Gives them up, if nothing computes with them any more.
+    /// Releases the weights, if they are loaded. No kernel may be reading them.
     fn release(&mut self);
 }
 
@@ -228,7 +234,8 @@ fn set_parameters<M: ModuleParameters + ?Sized>(
     update_parameters(module, values.collect::<HashMap<_, _>>());
 }
 
-/// The name of a parameter's tensor. What mlx-rs nests inside of a quantised layer, checkpoints have beside it.
+/// Returns the name of a parameter's tensor. mlx-rs nests the inner parameters of a quantised layer; checkpoints do
+/// not.
 fn tensor_name(path: &str, key: &str) -> String {
     let key = key.strip_prefix("inner.").unwrap_or(key).replace(".inner.", ".");
     format!("{path}.{key}")

@@ -1,7 +1,8 @@
-//! Reading ahead: bundles in execution order, each as soon as a slot is free.
+//! Read-ahead: loads bundles in execution order, each as soon as a slot is free.
 //!
-//! A thread of its own waits for slots. So a bundle is being read while the layer before it computes *and* while whoever runs
-//! the layers waits for another one, and slots may come back on any thread, when the last computation with them has ended.
+//! A separate thread waits for slots. A bundle is thus read while the layer before it computes *and* while the thread
+//! that runs the layers waits for another one. Slots may be released on any thread, when the last kernel that reads
+//! them has ended.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::memory::slots::{SLOT_RETURN, once_there_is_room};
 use crate::stream::bundle::{Bundle, BundleIdx, Bundles};
-use crate::stream::conduct::Conductor;
+use crate::stream::conduct::FeedbackLoop;
 use crate::stream::control::Reads;
 
-/// How long memory for a pinned bundle may take to come back when nothing is read: not as long as whoever waits for the bundle
-/// does, who is to hear of the budget.
-const LONE_SLOT_RETURN: Duration = SLOT_RETURN.checked_div(2).expect("two is not zero");
+/// Timeout for memory of a pinned bundle when nothing is being read. It is shorter than the timeout of the thread that
+/// waits for the bundle, so that this thread gets the budget's error.
+const UNPOOLED_SLOT_RETURN: Duration = SLOT_RETURN.checked_div(2).expect("the divisor is not zero");
 
-/// What bundles are read with, and where to.
+/// Everything needed to read bundles.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub bundles: Arc<Bundles>,
@@ -29,7 +30,7 @@ pub(crate) struct Source {
     pub reader: Arc<Reader>,
     pub pool: SlotPool,
     pub budget: Budget,
-    pub conductor: Arc<Conductor>,
+    pub feedback: Arc<FeedbackLoop>,
 }
 
 impl Source {
@@ -41,14 +42,17 @@ impl Source {
         self.plan.pinned[idx.0]
     }
 
-    /// Memory for a pinned bundle, when what had it before has come back to the budget. `is_over` ends the wait.
+    /// Allocates memory for a pinned bundle, waiting for earlier memory to return to the budget. `is_over` cancels the
+    /// wait.
     ///
     /// # Errors
-    /// [`IoError::OverBudget`] if it does not come back, [`IoError::Stragglers`] if that is because of the disk,
+    /// [`IoError::OverBudget`] if memory does not return, [`IoError::Stragglers`] if that is because of the disk,
     /// [`IoError::Map`] if the system has no memory.
-    pub(crate) fn lone_slot(&self, idx: BundleIdx, is_over: impl Fn() -> bool) -> Result<Slot, IoError> {
+    pub(crate) fn unpooled_slot(&self, idx: BundleIdx, is_over: impl Fn() -> bool) -> Result<Slot, IoError> {
         let slot_bytes = self.bundle(idx).slot_bytes();
-        once_there_is_room(&self.reader, LONE_SLOT_RETURN, is_over, || Slot::alone(&self.budget, slot_bytes))
+        once_there_is_room(&self.reader, UNPOOLED_SLOT_RETURN, is_over, || {
+            Slot::alone(&self.budget, slot_bytes)
+        })
     }
 
     pub(crate) fn submit(&self, idx: BundleIdx, slot: Slot) -> Load {
@@ -56,7 +60,7 @@ impl Source {
     }
 }
 
-/// The thread that reads ahead.
+/// The read-ahead thread.
 #[derive(Debug)]
 pub(crate) struct ReadAhead {
     shared: Arc<Shared>,
@@ -72,38 +76,38 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// Where the search for the next bundle to be read begins.
+    /// Index where the search for the next bundle to read begins.
     next: usize,
-    /// How many bundles may lie read, or be read, before they are asked for.
+    /// Maximum bundles that are read, or being read, before they are requested.
     depth: usize,
-    /// What is asked for, and is read whatever the depth.
+    /// The bundle that is requested, which is read regardless of `depth`.
     demanded: Option<BundleIdx>,
-    /// For each pinned bundle, how far it is.
+    /// The load state of each pinned bundle.
     pinned: Vec<Pinned>,
-    /// What is being read into slots of the pool, or has been, and was not asked for yet.
+    /// Bundles in slots of the pool, being read or read, that have not been requested yet.
     loads: VecDeque<(BundleIdx, Load)>,
     is_closed: bool,
 }
 
-/// A bundle that is being read.
+/// A read of a bundle.
 #[derive(Debug)]
 pub(crate) struct Load {
     pub ticket: Ticket,
-    /// When it was asked for.
+    /// Time of submission.
     pub submitted: Instant,
 }
 
 #[derive(Debug)]
 enum Pinned {
     Empty,
-    /// Being read, or read, and not asked for yet.
+    /// Being read, or read and not requested yet.
     Loading(Result<Load, IoError>),
-    /// Handed out.
+    /// Handed out to the layer.
     Taken,
 }
 
 impl ReadAhead {
-    /// Begins with the bundle `next`; `is_there` says which of the pinned ones are in memory already.
+    /// Starts the thread at the bundle `next`; `is_there` says which pinned bundles are already in memory.
     pub(crate) fn start(
         source: Arc<Source>,
         next: BundleIdx,
@@ -125,19 +129,19 @@ impl ReadAhead {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// The reads, for whoever controls them.
+    /// Returns the handle for the read controller.
     pub(crate) fn reads(&self) -> &dyn Reads {
         &*self.shared
     }
 
-    /// The load of a bundle, if it is being read or has been. If it is not, it becomes the next that is.
+    /// Takes the load of a bundle, if it is being read or has been. If not, the bundle is read next.
     pub(crate) fn try_take(&self, idx: BundleIdx) -> Option<Result<Load, IoError>> {
         let mut state = self.shared.state.lock();
         state.seek(idx, &self.shared);
         state.take(idx, &self.shared)
     }
 
-    /// The same, but waits until it is being read; `None` if that does not begin within `limit`.
+    /// Takes the load of a bundle, waiting until its read begins; `None` if it does not within `limit`.
     pub(crate) fn take_within(&self, idx: BundleIdx, limit: Duration) -> Option<Result<Load, IoError>> {
         let mut state = self.shared.state.lock();
         state.seek(idx, &self.shared);
@@ -155,7 +159,7 @@ impl State {
         let taken = self.find(idx);
         if taken.is_some() {
             self.demanded = None;
-            // Another one may be read ahead in its place.
+            // Another bundle may be read ahead in its place.
             shared.changed.notify_all();
         }
         taken
@@ -171,8 +175,8 @@ impl State {
         self.loads.remove(at).map(|(_, load)| Ok(load))
     }
 
-    /// Sees to it that `idx` is the first of what is read into slots, or is read next. Usually it is: layers run in order.
-    /// After an error they begin anew, and what was read for those behind it is given up.
+    /// Makes `idx` the first of `loads`, or the next bundle to read. Usually it already is, as layers run in order.
+    /// After an error they restart, and loads for other bundles are dropped.
     fn seek(&mut self, idx: BundleIdx, shared: &Shared) {
         if matches!(self.pinned[idx.0], Pinned::Loading(_)) {
             return;
@@ -180,7 +184,7 @@ impl State {
         let found = self.loads.iter().position(|(found, _)| *found == idx);
         self.loads.drain(..found.unwrap_or(self.loads.len()));
         if found.is_none() {
-            // A pinned one is asked for again only if reading it failed.
+            // A pinned bundle is requested again only if its read failed.
             self.pinned[idx.0] = Pinned::Empty;
             self.next = idx.0;
             self.demanded = Some(idx);
@@ -188,7 +192,7 @@ impl State {
         }
     }
 
-    /// The next bundle to be read; `None` if all are pinned and none is missing, or enough is read ahead.
+    /// Returns the next bundle to read; `None` if all are pinned and loaded, or enough is read ahead.
     fn due(&self, source: &Source) -> Option<BundleIdx> {
         let mut cycle = (self.next..self.pinned.len()).chain(0..self.next);
         let is_due = |idx: &usize| !source.plan.pinned[*idx] || matches!(self.pinned[*idx], Pinned::Empty);
@@ -219,15 +223,15 @@ impl Shared {
     fn run(&self) {
         while let Some(idx) = self.wait_for_due() {
             let slot = if self.source.is_pinned(idx) {
-                self.source.lone_slot(idx, || self.state.lock().is_closed)
+                self.source.unpooled_slot(idx, || self.state.lock().is_closed)
             } else {
                 match self.source.pool.acquire() {
                     Some(slot) => Ok(slot),
                     None => return,
                 }
             };
-            // A slot that came back tells that a layer was computed: what follows from that is for this read already.
-            self.source.conductor.learn(Some(self));
+            // A released slot means that a layer has been computed: decisions from that already apply to this read.
+            self.source.feedback.update(Some(self));
             let mut state = self.state.lock();
             // Another bundle may have become due while this thread waited for the slot.
             if state.due(&self.source) == Some(idx) {
@@ -269,7 +273,7 @@ impl Drop for ReadAhead {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that reads ahead panicked");
+            tracing::error!("the read-ahead thread panicked");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What happened when, as it happens: for a trace.
+//! Timed events of an engine, for traces.
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -6,57 +6,57 @@ use std::time::{Duration, Instant};
 use crate::stream::bundle::BundleIdx;
 use crate::stream::meter::Group;
 
-/// Something that took time.
+/// A timed event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
-    /// What it was.
+    /// Kind of the event.
     pub kind: EventKind,
-    /// From when on, since the engine was made.
+    /// Start, since the creation of the engine.
     pub start: Duration,
-    /// Until when.
+    /// End, since the creation of the engine.
     pub end: Duration,
 }
 
-/// What takes time. Bundles are counted in execution order, as [`Model::bundles`](crate::Model::bundles) does.
+/// Kinds of events. Bundles are indexed in execution order, as by [`Model::bundles`](crate::Model::bundles).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// Tokens passed through the model.
+    /// A pass of tokens through the model.
     Pass {
-        /// How many.
+        /// Number of tokens.
         tokens: usize,
     },
-    /// So much of a prompt was passed through the model, counted in tokens although it is layers: of that, `start` is the
-    /// beginning, and `end` now. Sent after each part of a pass of several tokens.
+    /// Progress of a pass of several tokens, sent after each chunk of each layer. `start` is the start of the pass and
+    /// `end` is now. Progress is counted in layers and scaled to tokens.
     Prompt {
-        /// What is done, in tokens.
+        /// Tokens done.
         tokens_done: usize,
         /// Tokens of the prompt.
         tokens: usize,
     },
-    /// Bundles were computed with, from the first to the last.
+    /// Compute with consecutive bundles.
     Compute {
-        /// The first.
+        /// Index of the first bundle.
         first: usize,
-        /// The last; the same for one.
+        /// Index of the last bundle; equal to `first` for a single one.
         last: usize,
     },
-    /// Nothing was computed for want of a bundle.
+    /// A stall of compute on a bundle.
     Wait {
-        /// Which one.
+        /// Index of the bundle.
         bundle: usize,
     },
-    /// A bundle was asked for, and read.
+    /// A read of a bundle, from request to completion.
     Read {
-        /// Which one.
+        /// Index of the bundle.
         bundle: usize,
-        /// Its bytes, alignment included.
+        /// Bytes read, including alignment.
         bytes: u64,
     },
 }
 
-/// Tells of events, if someone wants to know.
+/// Sends events to the listener, if there is one.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     listener: Option<Sender<Event>>,
@@ -72,7 +72,7 @@ impl Recorder {
         let since = |at: Instant| at.saturating_duration_since(self.start);
         let event = Event { kind, start: since(start), end: since(end) };
         if self.listener.as_ref().is_some_and(|listener| listener.send(event).is_err()) {
-            // Nobody listens any more.
+            // The listener is gone.
             self.listener = None;
         }
     }

@@ -1,4 +1,4 @@
-//! Residency: which bundles hold data. Here the plan meets the reader.
+//! Residency: loads and holds bundles according to a plan.
 
 mod replan;
 
@@ -14,7 +14,7 @@ use crate::compute::Value;
 use crate::memory::allowance::Allowance;
 use crate::memory::slots::{SLOT_RETURN, wait_for};
 use crate::stream::bundle::{Bundle, BundleIdx, Bundles};
-use crate::stream::conduct::{Conduct, Conductor};
+use crate::stream::conduct::{Conduct, FeedbackLoop};
 use crate::stream::control::Reads;
 use crate::stream::evaluation::Evaluation;
 use crate::stream::meter::SlotReleaseTimer;
@@ -22,24 +22,24 @@ use crate::stream::read_ahead::{Load, ReadAhead, Source};
 
 /// Loads bundles in execution order, ahead of the layers that need them.
 ///
-/// The order is a cycle: behind the last bundle comes the first one of the next token. A pinned bundle is loaded once;
-/// the others pass through the slots, each read as soon as a slot is free.
+/// The order is a cycle: the last bundle is followed by the first one of the next token. A pinned bundle is loaded
+/// once; the others pass through the slots, each read as soon as a slot is free.
 #[derive(Debug)]
 pub struct Residency {
     source: Arc<Source>,
     prefetch: bool,
     allowance: Allowance,
-    /// The allowance that the plan was made for; none if planning anew failed half-way.
+    /// The allowance of the current plan; `None` if replanning failed half-way.
     planned_bytes: Option<u64>,
-    /// Begun with the first read, if bundles are prefetched at all.
+    /// Started with the first read, if bundles are prefetched.
     read_ahead: Option<ReadAhead>,
     evaluation: Evaluation,
     streamed_bytes: u64,
 }
 
 impl Residency {
-    /// Takes the slots from the budget; nothing is read yet. `reader` must read the checkpoint's shards, and `plan` be
-    /// one of these `bundles`.
+    /// Allocates the slots from the budget; nothing is read yet. `reader` must read the checkpoint's shards, and `plan`
+    /// must be a plan of these `bundles`.
     ///
     /// # Errors
     /// [`ModelError::Io`] if the budget has no room for the slots.
@@ -52,9 +52,9 @@ impl Residency {
     ) -> Result<Self, ModelError> {
         let prefetch = conduct.prefetch;
         let pool = pool(&bundles, &plan, budget)?;
-        let conductor = Arc::new(Conductor::new(&bundles, &plan, &reader, conduct));
+        let feedback = Arc::new(FeedbackLoop::new(&bundles, &plan, &reader, conduct));
         let (bundles, reader) = (Arc::new(bundles), Arc::new(reader));
-        let source = Source { bundles, plan, reader, pool, budget: budget.clone(), conductor };
+        let source = Source { bundles, plan, reader, pool, budget: budget.clone(), feedback };
         Ok(Self {
             source: Arc::new(source),
             prefetch,
@@ -66,12 +66,12 @@ impl Residency {
         })
     }
 
-    /// The reader, for small reads beside the bundles.
+    /// Returns the reader, for small reads beside the bundles.
     pub(crate) fn reader(&self) -> &Reader {
         &self.source.reader
     }
 
-    /// The same, for whoever reads beside the bundles.
+    /// Returns a shared handle to the reader.
     pub(crate) fn shared_reader(&self) -> Arc<Reader> {
         Arc::clone(&self.source.reader)
     }
@@ -84,32 +84,32 @@ impl Residency {
         self.source.is_pinned(idx)
     }
 
-    /// The bundles, in execution order.
+    /// Returns the bundles, in execution order.
     pub fn bundles(&self) -> &Bundles {
         &self.source.bundles
     }
 
-    /// Which of them are pinned, and the slots of the others.
+    /// Returns the plan: which bundles are pinned, and the slots for the others.
     pub fn plan(&self) -> &ResidencyPlan {
         &self.source.plan
     }
 
-    /// How long computing has waited for reads.
+    /// Returns the total time that compute stalled for reads.
     pub fn stall(&self) -> Duration {
-        self.source.conductor.stall()
+        self.source.feedback.stall()
     }
 
-    /// Bytes of weights that came and went, so far.
+    /// Returns the bytes of weights streamed so far.
     pub fn streamed_bytes(&self) -> u64 {
         self.streamed_bytes
     }
 
-    /// Weights that stay once they are read.
+    /// Returns the bytes of pinned weights.
     pub(crate) fn pinned_bytes(&self) -> u64 {
         self.sum_tensor_bytes(true)
     }
 
-    /// Weights that each pass reads.
+    /// Returns the bytes of weights that each pass reads.
     pub(crate) fn pass_bytes(&self) -> u64 {
         self.sum_tensor_bytes(false)
     }
@@ -121,12 +121,12 @@ impl Residency {
         matching.map(|(bundle, _)| bundle.tensor_bytes()).sum()
     }
 
-    /// Begins to read the first bundles, if they are prefetched at all.
+    /// Starts reading the first bundles, if bundles are prefetched.
     ///
     /// # Errors
     /// [`ModelError::Io`] if the system gives no thread.
     pub fn start(&mut self) -> Result<(), ModelError> {
-        // Without a plan it begins when there is one.
+        // Without a valid plan, reading starts once there is one.
         if self.prefetch && self.read_ahead.is_none() && self.planned_bytes.is_some() {
             let ahead = ReadAhead::start(Arc::clone(&self.source), BundleIdx(0), |_| false)?;
             self.read_ahead = Some(ahead);
@@ -134,66 +134,65 @@ impl Residency {
         Ok(())
     }
 
-    /// A pass begins.
+    /// Begins a pass.
     pub(crate) fn begin_pass(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         self.start()?;
         self.evaluation.begin_pass();
-        self.source.conductor.begin_pass(n_tokens, self.reads());
+        self.source.feedback.begin_pass(n_tokens, self.reads());
         Ok(())
     }
 
-    /// A pass has ended. If it is complete, nothing computes.
+    /// Ends a pass. After a complete one, nothing is computing.
     pub(crate) fn end_pass(&self, is_complete: bool) {
-        self.source.conductor.end_pass(is_complete, self.reads());
+        self.source.feedback.end_pass(is_complete, self.reads());
     }
 
-    /// So much of the pass is done, of `1`.
+    /// Reports the fraction of the pass that is done.
     pub(crate) fn progress(&self, part: f64) {
-        self.source.conductor.progress(part);
+        self.source.feedback.progress(part);
     }
 
     fn reads(&self) -> Option<&dyn Reads> {
         self.read_ahead.as_ref().map(ReadAhead::reads)
     }
 
-    /// What the controller of reads has learned; `None` if there is none.
+    /// Returns the estimates of the read controller; `None` if there is none.
     pub fn estimates(&self) -> Option<Estimates> {
-        self.source.conductor.estimates()
+        self.source.feedback.estimates()
     }
 
-    /// A pinned bundle is used.
-    pub(crate) fn uses_pinned(&self, idx: BundleIdx) {
-        self.source.conductor.uses_pinned(idx);
+    /// Records the use of a pinned bundle.
+    pub(crate) fn record_pinned(&self, idx: BundleIdx) {
+        self.source.feedback.record_pinned(idx);
     }
 
-    /// A layer was run: begins to compute its output, or leaves it to be computed together with that of the next layers
+    /// Schedules the evaluation of a layer's output: now, or together with the outputs of the next layers
     /// ([`Evaluation::add`]).
-    pub(crate) fn began(&mut self, idx: BundleIdx, output: &Value) -> Result<(), ModelError> {
+    pub(crate) fn schedule_output(&mut self, idx: BundleIdx, output: &Value) -> Result<(), ModelError> {
         let streams = self.source.plan.streamed_bytes > 0;
         Ok(self.evaluation.add(output, self.is_pinned(idx), streams)?)
     }
 
-    /// Begins to compute the next chunk of a prompt, and what a layer leaves `beside` it, and waits for the one before: the
-    /// processors go from one to the other.
-    pub(crate) fn begin_next<'a>(
+    /// Submits the next chunk of a prompt and the arrays `beside` it, then waits for the chunk before, so that the
+    /// processors always have work.
+    pub(crate) fn schedule_chunk<'a>(
         &mut self,
         output: &'a Array,
         beside: impl Iterator<Item = &'a Array>,
     ) -> Result<(), ModelError> {
-        Ok(self.evaluation.begin_next(output, beside)?)
+        Ok(self.evaluation.submit_chunk(output, beside)?)
     }
 
-    /// Waits until nothing is computing that could be.
+    /// Waits until all submitted work is computed.
     pub(crate) fn settle(&mut self) -> Result<(), ModelError> {
         self.evaluation.finish()?;
-        self.source.conductor.settled();
+        self.source.feedback.mark_idle();
         Ok(())
     }
 
-    /// Waits for a bundle and hands out its slot, which goes back to its pool when it is dropped, and what is to be dropped
-    /// with it.
+    /// Waits for a bundle and returns its slot, which returns to its pool when dropped, and the timer to drop with it.
     ///
-    /// Waiting is counted as a stall from when nothing computes any more.
+    /// The stall is counted from when nothing else computes.
     pub(crate) fn acquire(&mut self, idx: BundleIdx) -> Result<(Slot, Option<SlotReleaseTimer>), ModelError> {
         let load = self.load(idx)?.map_err(|source| self.bundle(idx).read_error(source))?;
         let Load { ticket, submitted } = load;
@@ -201,26 +200,26 @@ impl Residency {
             self.settle()?;
             let begin = Instant::now();
             ticket.wait_until_done();
-            self.source.conductor.waited(idx, begin);
+            self.source.feedback.record_stall(idx, begin);
         }
         let ended = ticket.ended();
         let slot = ticket.wait().map_err(|source| self.bundle(idx).read_error(source))?;
         if let Some(ended) = ended {
-            self.source.conductor.was_read(idx, slot.len() as u64, submitted, ended);
+            self.source.feedback.record_read(idx, slot.len() as u64, submitted, ended);
         }
-        self.source.conductor.learn(self.reads());
+        self.source.feedback.update(self.reads());
         if self.is_pinned(idx) {
             return Ok((slot, None));
         }
         self.streamed_bytes += self.bundle(idx).tensor_bytes();
-        Ok((slot, self.source.conductor.uses_streamed(idx)))
+        Ok((slot, self.source.feedback.record_streamed(idx)))
     }
 
-    /// The load of a bundle: a read ahead, or one on demand.
+    /// Returns the load of a bundle: from the read-ahead, or on demand.
     ///
     /// # Errors
-    /// [`ModelError::SlotHeld`] if no slot comes back although nothing computes and nothing is read; inside, if memory for it
-    /// could not be had, or a disk that does not answer keeps it.
+    /// [`ModelError::SlotHeld`] if no slot is released although nothing computes and nothing is read. The inner error
+    /// is for memory that could not be allocated, or is held by a disk that does not answer.
     fn load(&mut self, idx: BundleIdx) -> Result<Result<Load, IoError>, ModelError> {
         self.start()?;
         let source = Arc::clone(&self.source);
@@ -229,12 +228,12 @@ impl Residency {
             if let Some(load) = ahead.try_take(idx) {
                 return Ok(load);
             }
-            // All slots are out: those that were computed with come back when that is done.
+            // All slots are in use; settling releases those of finished layers.
             self.settle()?;
             let begin = Instant::now();
             let ahead = self.read_ahead.as_ref();
             let load = wait_for(&source.reader, SLOT_RETURN, |limit| ahead?.take_within(idx, limit));
-            source.conductor.waited(idx, begin);
+            source.feedback.record_stall(idx, begin);
             return match load {
                 Ok(load) => load.ok_or_else(held),
                 Err(error) => Ok(Err(error)),
@@ -242,7 +241,7 @@ impl Residency {
         }
         self.settle()?;
         let slot = if source.is_pinned(idx) {
-            source.lone_slot(idx, || false).map(Some)
+            source.unpooled_slot(idx, || false).map(Some)
         } else {
             wait_for(&source.reader, SLOT_RETURN, |limit| source.pool.acquire_within(limit))
         };
@@ -253,7 +252,7 @@ impl Residency {
     }
 }
 
-/// The slots of a plan.
+/// Allocates the slots of a plan.
 fn pool(bundles: &Bundles, plan: &ResidencyPlan, budget: &Budget) -> Result<SlotPool, IoError> {
     let streamed = bundles.as_slice().iter().zip(&plan.pinned).filter(|(_, pinned)| !**pinned);
     let slot_bytes = streamed.map(|(bundle, _)| bundle.slot_bytes()).max().unwrap_or(0);

@@ -1,6 +1,7 @@
-//! Codes that stay in memory are put into the order in which kernels read them: [strips](flash_kernels::Matrix::in_strips).
+//! Repacking of resident codes into interleaved rows, [strips](flash_kernels::Matrix::in_strips), which kernels read in
+//! order.
 //!
-//! An array of strips has a row for each strip, and so says what it is.
+//! An array of strips has one row per strip, which distinguishes it from an array of rows.
 
 use flash_io::{Dtype, Slot};
 use flash_kernels::{STRIP_ROWS, into_strips};
@@ -10,7 +11,7 @@ use crate::compute::Backend;
 use crate::mlx::View;
 use crate::stream::bundle::Part;
 
-/// Which of a bundle's `parts` `backend` would rather have in strips.
+/// Returns the indices of a bundle's `parts` that `backend` reads faster in strips.
 pub(crate) fn preferred(backend: &Backend, checkpoint: &Checkpoint, parts: &[Part]) -> Vec<usize> {
     let is_preferred = |part: &Part| {
         let format = part.name.strip_suffix(".weight").and_then(|path| checkpoint.known_format(path));
@@ -21,7 +22,7 @@ pub(crate) fn preferred(backend: &Backend, checkpoint: &Checkpoint, parts: &[Par
     (0..parts.len()).filter(|&idx| is_preferred(&parts[idx])).collect()
 }
 
-/// Lays the tensor that has this `view` of the slot in strips.
+/// Repacks the tensor of this `view` of the slot into strips.
 pub(crate) fn rearrange(slot: &mut Slot, view: &mut View) {
     let codes = &mut slot.as_mut_slice()[view.offset..][..view.bytes()];
     let row_bytes = codes.len() / view.shape[0] as usize;
@@ -39,7 +40,7 @@ mod tests {
     use crate::compute::{Compute, Matrix, Quantized};
 
     const FORMAT: QuantizedFormat = QuantizedFormat { group_size: 64, bits: 4, mode: QuantizedMode::Affine };
-    /// Its rows have 512 B.
+    /// Rows have 512 B.
     const N: i32 = 8;
     const K: i32 = 1024;
 

@@ -1,4 +1,4 @@
-//! A tiny model whose contexts come and go.
+//! A tiny model with saved and restored contexts.
 
 use std::path::{Path, PathBuf};
 
@@ -25,16 +25,16 @@ pub(crate) const TINY: Tiny = Tiny {
     seed: 12,
 };
 
-/// A model, a folder for caches, and one way to keep a cache.
+/// A model, a directory for caches, and a cache configuration.
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub dir: tempfile::TempDir,
     pub compute: Compute,
     pub kv: KvPolicy,
-    /// Part of the model and of the cache that memory has room for beyond the floor.
+    /// Fraction of the model and the cache that the budget has room for beyond the minimum.
     pub room: f64,
     pub share_prefixes: bool,
-    /// The committed model that it is, if it is not a drawn one.
+    /// Name of the committed model; `None` for a random one.
     committed: Option<&'static str>,
 }
 
@@ -43,7 +43,7 @@ impl Bench {
         Self::of(None, format)
     }
 
-    /// Of a committed model.
+    /// Uses a committed model.
     pub(crate) fn committed(name: &'static str, format: KvFormat) -> Self {
         Self::of(Some(name), format)
     }
@@ -76,7 +76,7 @@ impl Bench {
         options
     }
 
-    /// Without a session.
+    /// Opens an engine without a session.
     pub(crate) fn open(&self) -> Engine {
         let model = self.model();
         let options = self.options(&model);
@@ -102,14 +102,14 @@ impl Bench {
         self.try_resume().unwrap()
     }
 
-    /// The session, which was saved.
+    /// Resumes the session, which must have been saved.
     pub(crate) fn saved(&self) -> Engine {
         let (engine, how) = self.resume();
         assert!(matches!(how, Resumption::Saved { is_exact: true }), "{how:?}");
         engine
     }
 
-    /// The session, after a crash; and whether it has the bits that it had.
+    /// Resumes the session after a crash, and says whether it is exact.
     pub(crate) fn recovered(&self) -> (Engine, Recovery) {
         match self.resume() {
             (engine, Resumption::Recovered(recovery)) => (engine, *recovery),
@@ -117,12 +117,12 @@ impl Bench {
         }
     }
 
-    /// The bits behind the last of these tokens, passed at once by an engine of its own.
+    /// Returns the bits after the last of these tokens, computed in one pass by a separate engine.
     pub(crate) fn wanted(&self, tokens: &[u32]) -> Vec<u32> {
         bits(&mut self.alone(), tokens)
     }
 
-    /// An engine of its own.
+    /// Opens a separate engine with a directory of its own.
     pub(crate) fn alone(&self) -> Engine {
         let dir = model_dir(self.committed);
         Self { dir, room: 4.0, share_prefixes: false, ..*self }.open()
@@ -142,7 +142,7 @@ fn model_dir(committed: Option<&str>) -> tempfile::TempDir {
     dir
 }
 
-/// Without what cannot be copied.
+/// Copies a recovery, except errors that cannot be copied.
 fn copy(recovery: &Recovery) -> Recovery {
     let mut copied = Recovery::default();
     copied.is_exact = recovery.is_exact;
@@ -158,7 +158,7 @@ pub(crate) fn tokens(n: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i + 31 * i + 7) % TINY.vocab) as u32).collect()
 }
 
-/// Others.
+/// Returns other tokens than [`tokens`].
 pub(crate) fn others(n: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 3 + 5 * i + 1) % TINY.vocab) as u32).collect()
 }

@@ -1,4 +1,4 @@
-//! Contexts that are copied to sessions, and back.
+//! Copies of contexts to sessions and back.
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
             assert_eq!(engine.held(), &all[..700]);
             let wanted = bench.wanted(&all);
             assert!(bits(&mut engine, &all[700..]) == wanted, "{format:?} {in_pages} {compute:?}");
-            // And in an engine that goes on with it.
+            // Also in an engine that continues the session.
             if compute == Compute::Auto {
                 assert!(bits(&mut bench.saved(), &all[700..]) == wanted, "{format:?} {in_pages}");
             }

@@ -1,4 +1,4 @@
-//! Contexts belong to weights: those of others are not gone on with, and those of copies are.
+//! Contexts belong to weights: those of other weights are rejected, and those of copies are accepted.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -15,7 +15,7 @@ use crate::tiny::{Format, Tiny};
 const TOKENS: usize = 400;
 const SHARD: &str = "model.safetensors";
 
-/// A folder for models and one for their caches.
+/// A directory for models, and one for their caches.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -27,7 +27,7 @@ impl Place {
         self.0.path().join("kv")
     }
 
-    /// Writes the model into a directory of that name.
+    /// Writes the model to a directory of this name.
     fn write(&self, name: &str, tiny: &Tiny) -> PathBuf {
         let dir = self.0.path().join(name);
         fs::create_dir_all(&dir).unwrap();
@@ -35,7 +35,7 @@ impl Place {
         dir
     }
 
-    /// Copies a model into a directory of that name, file by file.
+    /// Copies a model to a directory of this name, file by file.
     fn copy(&self, from: &Path, name: &str) -> PathBuf {
         let dir = self.0.path().join(name);
         fs::create_dir_all(&dir).unwrap();
@@ -45,7 +45,7 @@ impl Place {
         dir
     }
 
-    /// Passes a prompt, shares it and saves it.
+    /// Runs a prompt, shares it as a prefix and saves it.
     fn keep(&self, dir: &Path) {
         let (model, options) = self.model(dir, true);
         let mut engine = model.load(&options).unwrap();
@@ -62,13 +62,13 @@ impl Place {
         (model, options)
     }
 
-    /// Tokens of the prompt that a run finds, and how the session goes on.
+    /// Returns the tokens of the prompt that a run finds cached, and how the session resumes.
     fn found(&self, dir: &Path) -> (usize, Result<Resumption, ModelError>) {
         let (model, options) = self.model(dir, true);
         let reused = model.load(&options).unwrap().reuse(&tokens(TOKENS)).unwrap();
         let (model, options) = self.model(dir, false);
         let resumed = model.open_session(&self.kv_dir(), "talk", &KvPolicy::default());
-        // A run without either finds out who it is when it is asked for.
+        // A run without sessions or prefixes computes the model's identity on demand.
         let mut engine = model.load(&options).unwrap();
         match &resumed {
             Ok(_) => {}
@@ -110,7 +110,7 @@ fn tensor(dir: &Path, name: &str) -> Tensor {
     catalog(dir).get(name).unwrap_or_else(|| panic!("no {name}")).clone()
 }
 
-/// Changes the bytes of a model's tensor where they are.
+/// Changes the bytes of a model's tensor in place.
 fn edit(dir: &Path, tensor: &Tensor, change: impl FnOnce(&mut [u8])) {
     let file = File::options().read(true).write(true).open(dir.join(SHARD)).unwrap();
     let mut bytes = vec![0; tensor.span.len_bytes() as usize];
@@ -153,7 +153,7 @@ fn models_of_equal_headers_and_other_weights_share_neither_prefixes_nor_sessions
         edit(&last, last_tensor, |bytes| *bytes.last_mut().unwrap() ^= 1);
         place.assert_other(&last);
 
-        // Two matrices of one shape change places.
+        // Two matrices of the same shape are swapped.
         let swapped = other("swapped");
         let [first, second] = ["q_proj", "o_proj"].map(|name| {
             let name = format!("model.layers.0.self_attn.{name}.weight");
@@ -166,7 +166,7 @@ fn models_of_equal_headers_and_other_weights_share_neither_prefixes_nor_sessions
         if kind == "mixture" {
             let expert = other("expert");
             let down = tensor(&expert, "model.layers.1.block_sparse_moe.switch_mlp.down_proj.weight");
-            // One code of the third of four.
+            // One code of the third tensor of four.
             edit(&expert, &down, |bytes| bytes[bytes.len() / 4 * 2 + 100] ^= 0x10);
             place.assert_other(&expert);
         }
@@ -191,7 +191,7 @@ fn copies_moves_downloads_and_new_times_keep_prefixes_and_sessions() {
     fs::rename(&model, &moved).unwrap();
     place.assert_shares(&moved);
 
-    // Again from where it came: another file takes the name.
+    // Downloaded again: another file takes the name.
     let again = place.copy(&moved, "again");
     fs::rename(again.join(SHARD), moved.join(SHARD)).unwrap();
     place.assert_shares(&moved);
@@ -201,7 +201,7 @@ fn copies_moves_downloads_and_new_times_keep_prefixes_and_sessions() {
     place.assert_shares(&moved);
 }
 
-/// A model of more than what is read whole, all but the norms in its embedding.
+/// A model larger than what is fingerprinted in full; all but the norms are in its embedding.
 fn large(place: &Place, name: &str) -> PathBuf {
     place.write(name, &Tiny { vocab: 200_000, format: Format::F32, layers: 1, ..TINY })
 }
@@ -231,7 +231,7 @@ fn a_large_model_that_was_written_in_place_is_another_one_even_if_its_samples_ag
 fn blobs_of_a_hub_are_told_apart_by_their_names_even_if_their_samples_agree() {
     let place = Place::new();
     let model = large(&place, "large");
-    // Two revisions as a hub's cache has them: links to files that are named by their SHA-256.
+    // Two revisions in a hub's cache: links to files that are named by their SHA-256.
     let [first, second] = ["1", "2"].map(|revision| {
         let snapshot = place.copy(&model, &format!("snapshots/{revision}"));
         let blobs = place.0.path().join("blobs");
@@ -274,7 +274,7 @@ fn a_run_that_keeps_nothing_reads_no_sample() {
     let place = Place::new();
     let model = place.write("here", &TINY);
     let (model, options) = place.model(&model, false);
-    // The configuration is part of the identity, and would be missed.
+    // The configuration is part of the identity, so computing the identity would fail without it.
     let dir = model.checkpoint().dir().to_owned();
     fs::remove_file(dir.join("config.json")).unwrap();
     let mut engine = model.load(&options).unwrap();

@@ -1,4 +1,4 @@
-//! Prefixes that prompts share: passed once, and no bit is another.
+//! Shared prefixes are computed once and change no bit.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use flash_model::{Compute, KvFormat};
 use crate::bench::{Bench, FORMATS, bits, others, tokens};
 
 #[test]
-fn prefixes_are_passed_once_and_change_no_bit() {
+fn prefixes_are_computed_once_and_change_no_bit() {
     for format in FORMATS {
         for (window_tokens, compute) in
             [(0, Compute::Auto), (128, Compute::Auto), (200, Compute::Auto), (128, Compute::Mlx)]
@@ -18,7 +18,7 @@ fn prefixes_are_passed_once_and_change_no_bit() {
             let mut engine = bench.open();
             assert_eq!(engine.reuse(&first).unwrap(), 0);
             engine.forward(&first).unwrap();
-            // As an answer does: what was in the window when the prompt had passed has left it.
+            // Like an answer: the window at the end of the prompt has been left behind.
             engine.forward(&others(300)).unwrap();
             engine.share_prefix(first.len()).unwrap();
             drop(engine);
@@ -38,7 +38,7 @@ fn prefixes_are_passed_once_and_change_no_bit() {
 }
 
 #[test]
-fn a_prefix_takes_the_place_of_less_and_a_session_keeps_it() {
+fn a_prefix_replaces_a_shorter_context_and_a_session_keeps_it() {
     let mut bench = Bench::new(KvFormat::Int8);
     bench.share_prefixes = true;
     let first = tokens(600);
@@ -61,7 +61,7 @@ fn a_prefix_takes_the_place_of_less_and_a_session_keeps_it() {
 }
 
 #[test]
-fn a_damaged_prefix_is_passed_anew() {
+fn a_damaged_prefix_is_recomputed() {
     let mut bench = Bench::new(KvFormat::Int8);
     bench.share_prefixes = true;
     let first = tokens(600);

@@ -1,4 +1,4 @@
-//! What a crash leaves goes on as far as it says.
+//! Recovery after a crash, as far as the recovery says.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use flash_model::{KvFormat, Resumption};
 use crate::bench::{Bench, FORMATS, bits, others, tokens};
 
 #[test]
-fn without_a_save_whole_pages_are_recovered_and_say_how_exact_they_are() {
+fn without_a_save_whole_pages_are_recovered_and_say_whether_they_are_exact() {
     for format in FORMATS {
         let bench = Bench::new(format);
         let (mut engine, _) = bench.resume();
@@ -25,7 +25,7 @@ fn without_a_save_whole_pages_are_recovered_and_say_how_exact_they_are() {
             assert!(got.iter().map(|logit| logit.to_bits()).eq(wanted));
             continue;
         }
-        // It is not forgotten, whether it is saved next or lost once more.
+        // Inexactness survives the next save and the next crash.
         drop(engine);
         let (mut engine, how) = bench.resume();
         assert!(matches!(how, Resumption::Saved { is_exact: false }), "{how:?}");
@@ -34,7 +34,7 @@ fn without_a_save_whole_pages_are_recovered_and_say_how_exact_they_are() {
         let (mut engine, again) = bench.recovered();
         assert!(!again.is_exact);
         engine.save().unwrap();
-        // Nothing of it is in a context that begins anew.
+        // A context that starts over is exact again.
         drop(engine);
         let (mut engine, how) = bench.resume();
         assert!(matches!(how, Resumption::Saved { is_exact: false }), "{how:?}");
@@ -73,7 +73,7 @@ fn pages_behind_the_last_save_are_taken_when_they_are_more_and_crashes_in_a_row_
 }
 
 #[test]
-fn a_context_that_was_rewound_and_lost_has_the_tokens_of_one_context() {
+fn recovery_after_a_rewind_never_mixes_two_contexts() {
     let bench = Bench::new(KvFormat::F16);
     let all = tokens(900);
     let (mut engine, _) = bench.resume();

@@ -1,4 +1,4 @@
-//! What was saved goes on as if it had never stopped, and nothing goes on as what it is not.
+//! A saved context resumes with the bits of an uninterrupted one, and incompatible sessions are rejected.
 
 use flash_kv::KvError;
 use flash_model::{Compute, EngineOptions, KvFormat, ModelError, Resumption, WhenFull, Workload};
@@ -8,13 +8,13 @@ use crate::bench::{Bench, FORMATS, TINY, bits, others, tokens};
 use crate::tiny::Tiny;
 
 #[test]
-fn what_was_saved_goes_on_with_the_bits_of_never_having_stopped_around_every_border() {
+fn saved_contexts_resume_bit_exactly_around_every_border() {
     for format in FORMATS {
         for window_tokens in [0, 128] {
             let all = tokens(700);
             let held = [1, 127, 128, 255, 256, 257, 384, 511];
             let drawn = held.map(|held| (held, Bench::new(format)));
-            // Of whose tokens keys alone are kept.
+            // A model that stores keys only.
             let latent = [257, 384].map(|held| (held, Bench::committed("deepseek_v3", format)));
             for (held, mut bench) in drawn.into_iter().chain(latent) {
                 bench.kv.window_tokens = window_tokens;
@@ -37,7 +37,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(10))]
 
     #[test]
-    fn saved_again_and_again_it_has_the_bits_of_one_pass(
+    fn repeated_saves_give_the_bits_of_one_pass(
         format in prop::sample::select(&FORMATS[..]),
         window_tokens in prop_oneof![Just(0_usize), Just(128), Just(200)],
         compute in prop_oneof![Just(Compute::Auto), Just(Compute::Mlx)],
@@ -57,7 +57,7 @@ proptest! {
             all.extend_from_slice(piece);
             engine.save().unwrap();
         }
-        // Rewound, gone on with otherwise, and saved.
+        // Rewound, continued with other tokens, and saved.
         let (mut engine, _) = bench.resume();
         all.truncate(all.len() - rewound.min(all.len() - 1));
         let kept = engine.truncate(all.len()).unwrap();
@@ -77,7 +77,7 @@ proptest! {
 }
 
 #[test]
-fn what_came_sealed_is_not_taken_for_what_the_window_holds() {
+fn adopted_sealed_pages_are_not_used_as_window_pages() {
     for format in FORMATS {
         for (window_tokens, share_prefixes) in [(0, false), (128, false), (0, true), (128, true)] {
             let mut bench = Bench::new(format);
@@ -101,7 +101,7 @@ fn what_came_sealed_is_not_taken_for_what_the_window_holds() {
 }
 
 #[test]
-fn the_window_is_no_part_of_a_session_whose_pages_are_stored_as_it_holds_them() {
+fn window_length_does_not_matter_to_sessions_sealed_in_the_window_format() {
     for format in [KvFormat::Exact, KvFormat::F16] {
         let mut bench = Bench::new(format);
         let all = tokens(500);

@@ -1,4 +1,4 @@
-//! Contexts of a model whose layers keep a state: there is no way back from it, and pages alone are not gone on with.
+//! Contexts of models with recurrent states, which can neither be rewound nor recovered from pages alone.
 
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -8,7 +8,7 @@ use flash_model::{Compute, KvFormat, ModelError};
 
 use crate::bench::{Bench, FORMATS, bits, others, tokens};
 
-/// Models of which some layers keep a state, others keys and values.
+/// Models with recurrent layers and attention layers.
 const HYBRIDS: [&str; 2] = ["nemotron_h", "qwen3_5_moe"];
 
 /// A model with layers of every kind.
@@ -17,7 +17,7 @@ fn hybrid(format: KvFormat) -> Bench {
 }
 
 #[test]
-fn a_saved_state_goes_on_with_the_bits_of_never_having_stopped() {
+fn a_saved_state_resumes_bit_exactly() {
     let all = tokens(420);
     for (name, format) in HYBRIDS.iter().flat_map(|name| FORMATS.map(|format| (name, format))) {
         for compute in [Compute::Auto, Compute::Mlx] {
@@ -31,7 +31,7 @@ fn a_saved_state_goes_on_with_the_bits_of_never_having_stopped() {
                 bench.room = 4.0;
                 let mut engine = bench.saved();
                 assert_eq!(engine.held(), &all[..held]);
-                // By MLX's operations, what passes together is rounded otherwise.
+                // MLX rounds differently when tokens are batched differently, so both engines run the same passes.
                 let (mut one, next) = (bench.alone(), &all[held..held + 3]);
                 one.forward(&all[..held]).unwrap();
                 assert!(
@@ -82,7 +82,7 @@ fn a_crash_leaves_what_was_saved_or_says_that_pages_have_no_state() {
 }
 
 #[test]
-fn a_damaged_state_is_told_and_the_context_begins_anew() {
+fn a_damaged_state_is_reported_and_the_context_starts_over() {
     let all = tokens(300);
     let bench = hybrid(KvFormat::Int8);
     let (mut engine, _) = bench.resume();
@@ -123,7 +123,7 @@ fn a_pass_that_ends_early_leaves_the_state_as_it_was() {
 }
 
 #[test]
-fn only_all_that_is_held_is_gone_on_from() {
+fn recurrent_contexts_continue_only_from_their_end() {
     let all = tokens(300);
     for in_pages in [false, true] {
         let mut bench = hybrid(KvFormat::Exact);
@@ -153,7 +153,7 @@ fn prefixes_are_not_shared() {
 }
 
 #[test]
-fn tokens_may_be_given_up_while_the_state_is_of_all() {
+fn tokens_may_be_evicted_although_the_state_covers_all() {
     let all = tokens(500);
     let mut bench = hybrid(KvFormat::Exact);
     (bench.kv.keep_tokens, bench.kv.max_tokens) = (0, Some(384));

@@ -1,4 +1,4 @@
-//! A model of each family, as committed for the comparison with mlx-lm.
+//! Streaming of a committed model of each family (the models of the comparison with mlx-lm).
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Way, bits, in_mid_flight, prompt_of};
 
-/// Of each family one whose layers are large enough to be streamed.
+/// One model per family, with layers large enough to be streamed.
 const STREAMED: [&str; 23] = [
     "llama-sliding",
     "qwen2",
@@ -35,7 +35,7 @@ const STREAMED: [&str; 23] = [
     "qwen3_next-q4",
 ];
 
-/// Mixtures of experts, stacked and apart, in each of the forms that families and formats have.
+/// Mixtures of experts, stacked and separate, in each layout that families and formats have.
 pub(super) const MIXTURES: [&str; 22] = [
     "mixtral",
     "mixtral-each",
@@ -61,7 +61,7 @@ pub(super) const MIXTURES: [&str; 22] = [
     "qwen3_next-trained",
 ];
 
-/// Of each family one with two layers of experts.
+/// One model per family, with two layers of experts.
 const GUESSED: [&str; 8] = [
     "mixtral",
     "qwen2_moe",
@@ -96,7 +96,7 @@ fn no_family_changes_a_bit_when_it_is_streamed() {
                 let mut engine = way.open(&dir).unwrap();
                 let streamed = bits(&mut engine, &prompt, vocab).unwrap();
                 assert!(streamed == wanted, "{name}: {way:?} differs");
-                // Two slots hold two layers: one does not.
+                // Two slots hold two layers, one does not.
                 assert!(prefetch || engine.stats().streamed_bytes > 0, "{name} was not streamed");
             }
         }
@@ -114,8 +114,8 @@ fn experts_of_every_family_are_read_ahead_and_change_no_bit() {
             let bits: Vec<u32> = logits.flatten().map(f32::to_bits).collect();
             (bits, engine.stats().experts.unwrap().ahead.guessed)
         };
-        // A slot takes whole OS pages, which are large next to these experts. Of the budgets that hold some, not all leave slots
-        // for guesses.
+        // A slot takes whole OS pages, which are large compared with these experts. Not all budgets that hold some
+        // experts leave slots for lookahead.
         let (wanted, _) = decode(Way { pinned: 20.0, ..Way::RESIDENT });
         let budgets = (1..80).map(|step| f64::from(step) / 8.0);
         let mut n_guessed = budgets.map(|pinned| {
@@ -152,7 +152,7 @@ fn a_read_that_fails_in_the_middle_of_a_pass_leaves_every_state_as_it_was() {
         let wanted = ids(engine.forward(&prompt[140..]).unwrap());
         let mut failures = 0;
         for nth in (0..200).step_by(3) {
-            // One read is denied, which no retry helps; all others succeed.
+            // One read fails permanently; all others succeed.
             let way = Way { faults: Some((Fault::Denied, When::Nth(nth))), ..way.clone() };
             let mut engine = way.open(&dir).unwrap();
             for tokens in [&prompt[..140], &prompt[140..]] {

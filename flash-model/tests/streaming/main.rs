@@ -1,5 +1,5 @@
-//! Streaming changes no bit: whatever the budget, the way of reading and the faults on the way, logits and losses are
-//! those of the model that is all in memory.
+//! Streaming changes no bit: whatever the budget, the I/O mode and the faults, logits and losses equal those of the
+//! model that is fully in memory.
 
 mod families;
 mod packed;
@@ -15,11 +15,11 @@ use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError,
 use proptest::prelude::*;
 use tiny::{Format, Tiny, tiny};
 
-/// One way to run a model.
+/// A configuration to run a model in.
 #[derive(Debug, Clone)]
 struct Way {
     compute: Compute,
-    /// Part of the streamable weights that the budget has room for beyond the floor.
+    /// Fraction of the streamable weights that the budget has room for beyond the minimum.
     pinned: f64,
     io: IoMode,
     threads: usize,
@@ -54,9 +54,9 @@ impl Way {
             depth: self.threads,
             chunk_bytes: self.chunk_bytes,
             max_retries: match self.faults {
-                // Short reads bring bytes, so none is given up.
+                // Short reads make progress, so none exhausts its retries.
                 None | Some((Fault::Short, _)) => usual,
-                // So many that a read that fails by chance is not given up.
+                // Enough retries that no read fails by chance.
                 Some(_) => 64,
             },
             retry_backoff: Duration::ZERO,
@@ -87,7 +87,7 @@ fn way() -> impl Strategy<Value = Way> {
     )
 }
 
-/// The bits of every logit of a prompt, some decoded tokens and a second prompt behind them; and of every loss.
+/// Returns the bits of all logits of a prompt, some decoded tokens and a second prompt; and of all losses.
 fn bits(engine: &mut Engine, prompt: &[u32], vocab: usize) -> Result<(Vec<u32>, Vec<u64>), ModelError> {
     let mut bits = Vec::new();
     let mut token = None;
@@ -173,7 +173,7 @@ const SMALL: Tiny = Tiny {
     seed: 1,
 };
 
-/// Few experts of many, so that tokens differ in what they need.
+/// Few experts of many, so that tokens differ in the experts they need.
 const MIXTURE: Tiny = Tiny { experts: Some([8, 2]), ..SMALL };
 
 const STREAM_ALL: Way = Way {
@@ -232,7 +232,7 @@ fn a_token_reads_its_own_experts_and_a_prompt_each_that_it_needs_once() {
 }
 
 #[test]
-fn tokens_take_as_many_experts_as_someone_asks_for() {
+fn top_k_can_be_overridden() {
     let dir = written(&MIXTURE);
     let [of_layer, of_token] = MIXTURE.experts.unwrap();
     let open = || Model::open(Checkpoint::open(dir.path(), IoMode::Pread).unwrap()).unwrap();
@@ -263,9 +263,9 @@ fn tokens_take_as_many_experts_as_someone_asks_for() {
 }
 
 #[test]
-fn with_room_for_all_experts_each_is_read_once_for_good() {
+fn with_room_for_all_experts_each_is_read_once() {
     let dir = written(&MIXTURE);
-    // A slot takes whole OS pages, which are large next to these experts.
+    // A slot takes whole OS pages, which are large compared with these experts.
     let mut engine = Way { pinned: 20.0, ..Way::RESIDENT }.open(dir.path()).unwrap();
     engine.forward(&prompt_of(300, 100)).unwrap();
     let first = engine.stats().experts.unwrap();
@@ -288,7 +288,7 @@ fn experts_are_read_ahead_where_some_stay_and_change_no_bit() {
         let bits: Vec<u32> = logits.flatten().map(f32::to_bits).collect();
         (bits, engine.stats().experts.unwrap())
     };
-    // A slot takes whole OS pages, which are large next to these experts.
+    // A slot takes whole OS pages, which are large compared with these experts.
     let (wanted, resident) = decode(Way { pinned: 20.0, ..Way::RESIDENT });
     assert_eq!(resident.ahead.guessed, 0, "all stay in memory");
     let (floor, nothing) = decode(STREAM_ALL);
@@ -326,7 +326,7 @@ fn every_nth_read_fails(tiny: &Tiny) {
     let wanted = bits(&mut Way::RESIDENT.open(dir.path()).unwrap(), &prompt, tiny.vocab).unwrap();
     let mut failures = 0;
     for nth in 0..400 {
-        // One read is denied, which no retry helps; all others succeed.
+        // One read fails permanently; all others succeed.
         let way = Way { faults: Some((Fault::Denied, When::Nth(nth))), ..STREAM_ALL };
         let mut engine = match way.open(dir.path()) {
             Ok(engine) => engine,
@@ -355,7 +355,7 @@ fn a_file_truncated_while_running_names_tensor_offset_wanted_and_got() {
     engine.forward(&[1, 2, 3]).unwrap();
     let file = std::fs::File::options().write(true).open(dir.path().join("model.safetensors")).unwrap();
     file.set_len(6000).unwrap();
-    // What was prefetched before the cut is right, so the first pass after it may still succeed.
+    // Bundles prefetched before the truncation are intact, so the first pass after it may still succeed.
     let error = (0..3).find_map(|_| engine.forward(&[4]).err()).expect("the weights are gone");
     let ModelError::WeightRead { source: IoError::ReadFailed { wanted_bytes, got_bytes, .. }, .. } = &error
     else {
@@ -441,7 +441,7 @@ fn an_embedding_table_stays_where_there_is_room_for_it_and_changes_no_bit() {
         let mut engine = Way::RESIDENT.open(dir.path()).unwrap();
         let useful_bytes = engine.useful_bytes();
         assert!(useful_bytes > engine.residency().plan().total_bytes);
-        // It is read behind everything else, and taken up by a pass that finds it there.
+        // The table is read at the lowest priority, and used by the first pass that finds it loaded.
         let has_table = |engine: &mut Engine| {
             (0..2000).any(|_| {
                 engine.forward(&prompt[..1]).unwrap();
@@ -469,7 +469,7 @@ fn an_embedding_table_stays_where_there_is_room_for_it_and_changes_no_bit() {
     }
 }
 
-/// Memory that is taken away and given back, before passes and in the middle of them.
+/// The allowance shrinks and grows, before passes and during them.
 #[test]
 fn memory_that_comes_and_goes_changes_no_bit() {
     memory_comes_and_goes(&Tiny { layers: 12, biases: true, format: Format::F32, seed: 7, ..SMALL });
@@ -492,7 +492,7 @@ fn memory_comes_and_goes(tiny: &Tiny) {
             let (allowance, all_bytes) = (engine.allowance(), engine.stats().budget_bytes);
             let floor_bytes = engine.stats().floor_bytes;
 
-            // At rest: what is not allowed any more is given up with the next layer.
+            // While idle, memory above the allowance is released by the next layer.
             assert_eq!(engine.stats().pass_bytes, 0);
             engine.forward(&prompt[..3]).unwrap();
             allowance.set(floor_bytes);
@@ -516,7 +516,7 @@ fn memory_comes_and_goes(tiny: &Tiny) {
     }
 }
 
-/// Has passes give `wanted` while another thread changes what is allowed of the budget, at any moment.
+/// Checks that passes return `wanted` while another thread changes the allowance at random moments.
 fn in_mid_flight(engine: &mut Engine, prompt: &[u32], vocab: usize, wanted: &(Vec<u32>, Vec<u64>)) {
     let (allowance, all_bytes) = (engine.allowance(), engine.stats().budget_bytes);
     let floor_bytes = engine.stats().floor_bytes;

@@ -1,4 +1,4 @@
-//! Experts that lie in rows of one tensor.
+//! Experts that are packed as rows of one tensor.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -43,7 +43,8 @@ fn packing_experts_changes_no_bit() {
     }
 }
 
-/// A packed model, in whose file and configuration `from` is replaced by `to`, which is as long.
+/// Returns the error of a packed model in whose file and configuration `from` is replaced by `to`, which has the same
+/// length.
 fn packed_with(from: &str, to: &str) -> ModelError {
     assert_eq!(from.len(), to.len());
     let (dir, _) = family("qwen3_moe");
@@ -61,7 +62,7 @@ fn packed_with(from: &str, to: &str) -> ModelError {
 }
 
 #[test]
-fn rows_that_are_not_what_they_should_be_are_named() {
+fn malformed_rows_are_errors_that_name_the_tensor() {
     let error = packed_with("\"num_experts\": 12", "\"num_experts\": 11");
     assert!(
         matches!(&error, ModelError::TensorShape { tensor, .. } if tensor.ends_with(".switch_mlp.packed")),
@@ -72,7 +73,7 @@ fn rows_that_are_not_what_they_should_be_are_named() {
         matches!(&error, ModelError::MissingTensor { tensor, .. } if tensor.ends_with(".gate_proj.weight")),
         "{error:?}"
     );
-    // What lies in a row does not fill it.
+    // The tensors of a row do not fill it.
     let error = packed_with(r#"data_offsets\":[0,"#, r#"data_offsets\":[1,"#);
     let ModelError::Rows { tensor, error: refused } = &error else { panic!("{error:?}") };
     let fault = matches!(&**refused, IoError::Header { fault: HeaderFault::SizeMismatch { .. }, .. });
@@ -80,7 +81,7 @@ fn rows_that_are_not_what_they_should_be_are_named() {
 }
 
 #[test]
-fn what_is_packed_is_not_packed_again() {
+fn packed_experts_are_not_packed_again() {
     let (dir, _) = family("mixtral");
     let packed = tempfile::tempdir().unwrap();
     pack(&dir, packed.path());

@@ -1,4 +1,5 @@
-//! Random llamas and mixtrals of any form, a few KB each, written as MLX writes them: tensors in no order, data at any byte.
+//! Random Llama and Mixtral models of a few KB each, written as MLX writes them: tensors in any order, data at any
+//! byte.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +25,7 @@ pub(crate) struct Tiny {
     pub(crate) vocab: usize,
     pub(crate) tied: bool,
     pub(crate) biases: bool,
-    /// Experts of a layer, and of a token, if there are any.
+    /// Experts per layer and per token, if there are any.
     pub(crate) experts: Option<[usize; 2]>,
     pub(crate) format: Format,
     pub(crate) seed: u64,
@@ -50,7 +51,7 @@ pub(crate) fn tiny() -> impl Strategy<Value = Tiny> {
             kv_heads,
             vocab,
             tied,
-            // A mixtral has none.
+            // Mixtral has none.
             biases: biases && experts.is_none(),
             experts,
             format,
@@ -59,7 +60,7 @@ pub(crate) fn tiny() -> impl Strategy<Value = Tiny> {
     )
 }
 
-/// A tensor's name, dtype, shape and bytes.
+/// Name, dtype, shape and bytes of a tensor.
 type Tensor = (String, &'static str, Vec<usize>, Vec<u8>);
 
 impl Tiny {
@@ -92,7 +93,7 @@ impl Tiny {
                     self.matrix(&mut rng, &mut tensors, &path, rows, columns, self.biases);
                     continue;
                 };
-                // The rows of all experts, one behind the other.
+                // The rows of all experts, concatenated.
                 let path = path(&format!("block_sparse_moe.switch_mlp.{name}"));
                 let first = tensors.len();
                 self.matrix(&mut rng, &mut tensors, &path, n_experts * rows, columns, false);
@@ -102,7 +103,7 @@ impl Tiny {
             }
             if let Some([n_experts, _]) = self.experts {
                 let path = path("block_sparse_moe.gate.weight");
-                // Between -1 and 1: so that tokens choose different experts.
+                // Between -1 and 1, so that tokens choose different experts.
                 let values = (0..n_experts * HIDDEN).flat_map(|_| uniform(&mut rng).to_le_bytes()).collect();
                 tensors.push((path, "F32", vec![n_experts, HIDDEN], values));
             }
@@ -176,7 +177,7 @@ impl Tiny {
     }
 }
 
-/// Between -1 and 1.
+/// Returns a random number between -1 and 1.
 fn uniform(rng: &mut TestRng) -> f32 {
     rng.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0
 }
@@ -198,7 +199,7 @@ fn write_safetensors(path: &Path, tensors: &[Tensor]) {
         header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] }));
         offset = end;
     }
-    // Not padded: the data begins wherever the header happens to end.
+    // No padding: the data begins wherever the header ends.
     let header = Value::Object(header).to_string();
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend_from_slice(header.as_bytes());

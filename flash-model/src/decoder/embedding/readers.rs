@@ -1,27 +1,28 @@
-//! Threads that read rows beside the one that asks. They are started once: a decoded token has a few rows to read, and starting a
-//! thread takes as long as a read.
+//! A small thread pool that reads rows in parallel. It is created once, because starting a thread takes as long as a
+//! read and a decoded token reads only a few rows.
 
 use std::cell::OnceCell;
 
 use parking_lot::Mutex;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Threads that sleep when there is nothing to read.
+/// A lazily started pool of reader threads.
 #[derive(Debug)]
 pub(super) struct Readers {
     n_threads: usize,
-    /// All but the calling one, started when there is more than one item; none if the system gives no threads.
+    /// All threads but the calling one, started by the first call with more than one item; `None` if the system gives
+    /// no threads.
     others: OnceCell<Option<ThreadPool>>,
 }
 
 impl Readers {
-    /// `n_threads` threads, the calling one among them.
+    /// Creates a pool of `n_threads` threads, including the calling one.
     pub(super) fn new(n_threads: usize) -> Self {
         Self { n_threads, others: OnceCell::new() }
     }
 
-    /// Calls `read` with each item, and returns the first error that it meets, when no call is under way any more. Without other
-    /// threads the calling one reads all of them.
+    /// Calls `read` on each item and returns the first error once no call is running. If no threads could be started,
+    /// the calling thread reads everything.
     pub(super) fn for_each<T: Send, E: Send>(
         &self,
         items: Vec<T>,
@@ -55,13 +56,16 @@ impl Readers {
         let start = || {
             let builder = ThreadPoolBuilder::new().num_threads(self.n_threads.saturating_sub(1).max(1));
             let pool = builder.thread_name(|idx| format!("flash-rows-{idx}")).build();
-            pool.inspect_err(|error| tracing::warn!(%error, "rows of the embedding are read one by one")).ok()
+            pool.inspect_err(
+                |error| tracing::warn!(%error, "no threads: embedding rows are read one at a time"),
+            )
+            .ok()
         };
         self.others.get_or_init(start).as_ref()
     }
 }
 
-/// A function, so that the lock is not held for longer.
+/// A function, so that the lock is released before the item is used.
 fn next<T>(items: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
     items.lock().next()
 }
@@ -89,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_an_error_nothing_more_is_begun() {
+    fn no_read_starts_after_an_error() {
         let n_read = AtomicUsize::new(0);
         let read = |item: usize| {
             n_read.fetch_add(1, Ordering::SeqCst);
@@ -101,11 +105,11 @@ mod tests {
     }
 
     #[test]
-    fn no_thread_is_started_for_a_token() {
+    fn threads_are_reused() {
         let (readers, seen) = (Readers::new(3), Mutex::new(HashSet::new()));
         for _ in 0..200 {
             let read = |_| {
-                // Identifiers of threads are never used again.
+                // Thread ids are never reused.
                 seen.lock().insert(thread::current().id());
                 Ok::<_, ()>(())
             };

@@ -1,5 +1,5 @@
-//! The whole table in memory, where a budget has room for it when everything else stays: a row is no read then, which takes
-//! longer than all that is done between two tokens.
+//! The whole embedding table in memory, for budgets that have room for it beside all weights. A lookup then needs no
+//! read, which would take longer than everything else between two tokens.
 
 use std::mem::take;
 
@@ -8,10 +8,10 @@ use flash_io::{Reader, Slot, Ticket};
 use crate::stream::bundle::{Bundle, Part};
 use crate::stream::residency::Residency;
 
-/// Codes, scales and biases.
+/// Maximum tensors of a table: codes, scales and biases.
 pub(super) const TENSORS_MAX: usize = 3;
 
-/// The tensors of the table, and where they are.
+/// The tensors of the table, as one bundle, and their load state.
 #[derive(Debug)]
 pub(super) struct Table {
     bundle: Bundle,
@@ -23,18 +23,18 @@ enum State {
     #[default]
     Absent,
     Reading(Ticket),
-    Here(Slot),
-    /// It could not be read. Rows are, one by one, and say why if they cannot.
+    Loaded(Slot),
+    /// A read failed. Lookups fall back to single rows, which report errors of their own.
     Unreadable,
 }
 
 impl Table {
-    /// Of these tensors, at most [`TENSORS_MAX`], none of which is read.
+    /// Creates a table of at most [`TENSORS_MAX`] tensors, none of which is read yet.
     pub(super) fn new(path: &str, parts: Vec<Part>) -> Self {
         Self { bundle: Bundle::new(path.to_owned(), parts), state: State::Absent }
     }
 
-    /// What it costs the budget, if there is room for it.
+    /// Returns the cost of the table to the budget, 0 if there is no room for it.
     pub(super) fn planned_bytes(&self, residency: &Residency) -> u64 {
         if self.fits(residency) { self.bundle.cost_bytes() } else { 0 }
     }
@@ -43,26 +43,26 @@ impl Table {
         self.bundle.cost_bytes() <= residency.spare_bytes()
     }
 
-    /// What it takes, once it is there.
+    /// Returns the bytes of the table once it is loaded, 0 before.
     pub(super) fn held_bytes(&self) -> u64 {
-        if matches!(self.state, State::Here(_)) { self.bundle.cost_bytes() } else { 0 }
+        if matches!(self.state, State::Loaded(_)) { self.bundle.cost_bytes() } else { 0 }
     }
 
-    /// Begins to read it, behind everything else, if there is room for it that nobody will want; gives it up if there is not.
+    /// Starts reading the table at the lowest priority if spare memory has room for it, or releases it if not.
     pub(super) fn adapt(&mut self, residency: &Residency) {
         if !self.fits(residency) {
-            return self.give_up(residency.reader());
+            return self.release(residency.reader());
         }
         self.state = match take(&mut self.state) {
             State::Absent => match residency.spare_slot(self.bundle.slot_bytes()) {
-                Ok(slot) => State::Reading(self.bundle.guess(0, residency.reader(), slot)),
-                // What is given back comes a moment later than what is planned: there is another pass.
+                Ok(slot) => State::Reading(self.bundle.submit_speculative(0, residency.reader(), slot)),
+                // Memory that was just released may not have returned to the budget yet: the next pass tries again.
                 Err(_) => State::Absent,
             },
             State::Reading(ticket) if ticket.is_done() => match ticket.wait() {
-                Ok(slot) => State::Here(slot),
+                Ok(slot) => State::Loaded(slot),
                 Err(error) => {
-                    tracing::warn!(%error, table = self.bundle.name, "the embedding is read by row");
+                    tracing::warn!(%error, table = self.bundle.name, "the embedding table cannot be loaded; rows are read on demand");
                     State::Unreadable
                 }
             },
@@ -70,18 +70,18 @@ impl Table {
         };
     }
 
-    /// Frees its memory, once reads under way have ended.
-    fn give_up(&mut self, reader: &Reader) {
+    /// Releases the table's memory, after reads that are in flight.
+    fn release(&mut self, reader: &Reader) {
         match take(&mut self.state) {
             State::Reading(ticket) => reader.give_up(ticket),
             State::Unreadable => self.state = State::Unreadable,
-            State::Absent | State::Here(_) => {}
+            State::Absent | State::Loaded(_) => {}
         }
     }
 
-    /// The bytes of each tensor, in the order in which they were given, if they are all there.
+    /// Returns the bytes of each tensor, in the order of `parts`, if the table is loaded.
     pub(super) fn tensors(&self) -> Option<[&[u8]; TENSORS_MAX]> {
-        let State::Here(slot) = &self.state else { return None };
+        let State::Loaded(slot) = &self.state else { return None };
         let mut tensors = [&[][..]; TENSORS_MAX];
         for ((idx, part), tensor) in self.bundle.parts.iter().enumerate().zip(&mut tensors) {
             *tensor = &slot.as_slice()[self.bundle.offset(idx)..][..part.span.len_bytes() as usize];

@@ -1,8 +1,8 @@
-//! Experts that are read before their layer asks for them.
+//! Expert lookahead: reads experts before their layer requests them.
 //!
-//! What a layer's router will say is guessed by what it would say now, of the hidden states that are sent to the experts of the
-//! layer before. Guesses are read when nothing else is to be read, into slots that are there for them, and change neither who
-//! is held nor what is computed.
+//! The routing of the next layer is predicted by applying its router to the hidden states that enter the experts of
+//! this layer. Predicted experts are read when nothing else is to be read, into slots reserved for them. They change
+//! neither which experts stay in memory nor what is computed.
 
 use std::time::Instant;
 
@@ -13,84 +13,85 @@ use super::{Experts, Load, Mixture};
 use crate::ModelError;
 use crate::nn::layer::Routed;
 
-/// What the next router would say now.
+/// The predicted routing of the next layer.
 #[derive(Debug)]
 pub(crate) struct PredictedRouting<'a> {
     pub layer_idx: usize,
     pub mixture: &'a Mixture,
-    /// Of a single token.
+    /// Router output of a single token.
     pub routed: Routed,
 }
 
-/// What became of guesses so far.
+/// Statistics of expert lookahead.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct AheadTraffic {
-    /// Experts that were read, or begun to be read, before their layer asked for them.
+    /// Experts whose read was started ahead.
     pub guessed: u64,
-    /// Those of them that it asked for.
+    /// Experts read ahead that their layer did request.
     pub right: u64,
-    /// Experts that had to be read for layers for which guesses were made.
+    /// Expert misses of layers with a prediction.
     pub sought: u64,
-    /// What part of a token's time guesses saved in the last trial, if there was one.
+    /// Fraction of a token's time saved by lookahead in the last trial, if there was one.
     pub gain: Option<f64>,
 }
 
 impl AheadTraffic {
-    /// What part of the guesses was right.
+    /// Precision: the fraction of experts read ahead that their layer requested.
     pub fn precision(&self) -> Option<f64> {
         (self.guessed > 0).then(|| self.right as f64 / self.guessed as f64)
     }
 
-    /// What part of the experts that had to be read was guessed.
+    /// Recall: the fraction of expert misses that lookahead had already requested.
     pub fn recall(&self) -> Option<f64> {
         (self.sought > 0).then(|| self.right as f64 / self.sought as f64)
     }
 }
 
-/// The guesses for one layer, and whether more are made.
+/// Lookahead reads for one layer, and the trial that decides whether lookahead is on.
 #[derive(Debug, Default)]
-pub(super) struct Ahead {
-    decision: Lookahead,
-    /// The layer that guesses were made for.
+pub(super) struct ExpertLookahead {
+    trial: Lookahead,
+    /// The layer that the reads are for.
     layer_idx: Option<usize>,
     loads: Vec<Load>,
-    begun: Option<Instant>,
+    started: Option<Instant>,
     traffic: AheadTraffic,
 }
 
-impl Ahead {
-    /// Whether guesses are made for the token that passes.
-    pub(super) fn guesses(&self) -> bool {
-        self.begun.is_some() && self.decision.guesses()
+impl ExpertLookahead {
+    /// Returns whether lookahead is on for the token in progress.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.started.is_some() && self.trial.guesses()
     }
 
     pub(super) fn traffic(&self) -> AheadTraffic {
-        AheadTraffic { gain: self.decision.gain(), ..self.traffic }
+        AheadTraffic { gain: self.trial.gain(), ..self.traffic }
     }
 
-    /// A single token begins to pass.
+    /// Begins a pass of a single token.
     pub(super) fn begin_token(&mut self) {
-        self.begun = Some(Instant::now());
+        self.started = Some(Instant::now());
     }
 
-    /// A pass has ended. It counts if it was a token's, and is `like_others`: whole, and not faster or slower for another reason.
-    pub(super) fn end_pass(&mut self, like_others: bool, reader: &Reader) {
-        if let Some(time) = self.begun.take().as_ref().map(Instant::elapsed)
-            && like_others
+    /// Ends a pass. The trial observes its time if it was a single token's and `is_comparable`: complete, and with no
+    /// other reason to be faster or slower.
+    pub(super) fn end_pass(&mut self, is_comparable: bool, reader: &Reader) {
+        if let Some(time) = self.started.take().as_ref().map(Instant::elapsed)
+            && is_comparable
         {
-            self.decision.observe(time);
+            self.trial.observe(time);
         }
         self.clear(reader);
     }
 
-    /// Guesses were made for that layer, and these are being read.
-    pub(super) fn guessed(&mut self, layer_idx: usize, loads: Vec<Load>) {
+    /// Sets the reads that were started for a layer.
+    pub(super) fn set_loads(&mut self, layer_idx: usize, loads: Vec<Load>) {
         self.traffic.guessed += loads.len() as u64;
         (self.layer_idx, self.loads) = (Some(layer_idx), loads);
     }
 
-    /// The guesses that a layer wants, which has to read `missing`; the others are given up.
+    /// Takes the reads of the layer's `missing` experts, and cancels the others.
     pub(super) fn take(&mut self, layer_idx: usize, missing: &[usize], reader: &Reader) -> Vec<Load> {
         if self.layer_idx != Some(layer_idx) {
             self.clear(reader);
@@ -107,7 +108,7 @@ impl Ahead {
         right
     }
 
-    /// Gives up all guesses.
+    /// Cancels all reads.
     pub(super) fn clear(&mut self, reader: &Reader) {
         self.layer_idx = None;
         self.loads.drain(..).for_each(|load| reader.give_up(load.ticket));
@@ -115,23 +116,23 @@ impl Ahead {
 }
 
 impl Experts {
-    /// Begins to read what the next layer would want now and has not, as far as there are slots for that.
+    /// Starts reading the predicted experts that are not in memory, as far as there are slots for them.
     pub(super) fn read_ahead(&mut self, predicted: &PredictedRouting<'_>) -> Result<(), ModelError> {
         let PredictedRouting { layer_idx, mixture, routed } = predicted;
         let (logits, correction) = routed.scores()?;
         let choices = mixture.router.choose(logits, correction).into_iter().map(|choice| choice.expert_idx);
         let mut missing: Vec<usize> =
-            choices.filter(|expert_idx| !self.held.has(*layer_idx, *expert_idx)).collect();
+            choices.filter(|expert_idx| !self.resident.is_admitted(*layer_idx, *expert_idx)).collect();
         missing.truncate(self.plan.ahead_slots(self.pool.n_slots()));
-        let waiting_bytes = mixture.bytes_beside_one_of(missing.len());
+        let waiting_bytes = mixture.queued_bytes(missing.len());
         let mut loads = Vec::new();
         for expert_idx in missing {
             let Some(slot) = self.pool.try_acquire() else { break };
             let bundle = mixture.bundle(expert_idx);
-            let ticket = bundle.guess(waiting_bytes, &self.reader, slot);
+            let ticket = bundle.submit_speculative(waiting_bytes, &self.reader, slot);
             loads.push(Load { expert_idx, bundle, ticket });
         }
-        self.ahead.guessed(*layer_idx, loads);
+        self.ahead.set_loads(*layer_idx, loads);
         Ok(())
     }
 }

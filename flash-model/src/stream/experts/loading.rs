@@ -1,4 +1,4 @@
-//! Reading the experts that a layer asks for.
+//! Loading of the experts that a layer requests.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::nn::expert::Expert;
 use crate::nn::router::Routes;
 use crate::stream::bundle::Bundle;
 
-/// An expert on its way.
+/// A read of an expert.
 #[derive(Debug)]
 pub(super) struct Load {
     pub expert_idx: usize,
@@ -20,28 +20,28 @@ pub(super) struct Load {
     pub ticket: Ticket,
 }
 
-/// A pass through the experts of one layer.
+/// The experts that one layer requests in a pass.
 pub(super) struct Demand<'a> {
     pub layer_idx: usize,
     pub mixture: &'a Mixture,
     pub routes: &'a Routes,
-    /// The experts that have to be read, in order.
+    /// The experts that have to be read, in ascending order.
     pub missing: &'a [usize],
-    /// What the experts get: `[1, n, hidden]`.
+    /// Input of the experts, `[1, n, hidden]`.
     pub x: &'a Value,
-    /// What is added to: `[1, n, hidden]`.
+    /// Hidden states that the outputs are added to, `[1, n, hidden]`.
     pub hidden: &'a Value,
 }
 
 impl Experts {
-    /// Begins to read an expert, one of so many.
+    /// Starts reading an expert, one of `n_to_read`, once a slot is free.
     pub(super) fn load(
         &self,
         mixture: &Mixture,
         expert_idx: usize,
         n_to_read: usize,
     ) -> Result<Load, ModelError> {
-        // Guesses that were wrong may still be read into theirs.
+        // Cancelled lookahead reads may still be filling their slots.
         let slot = wait_for(&self.reader, SLOT_RETURN, |limit| self.pool.acquire_within(limit));
         let slot = slot.map_err(|source| mixture.bundle(expert_idx).read_error(source))?;
         let slot =
@@ -51,23 +51,23 @@ impl Experts {
 
     pub(super) fn submit(&self, mixture: &Mixture, expert_idx: usize, n_to_read: usize, slot: Slot) -> Load {
         let bundle = mixture.bundle(expert_idx);
-        let ticket = bundle.submit_behind(mixture.bytes_beside_one_of(n_to_read), &self.reader, slot);
+        let ticket = bundle.submit_behind(mixture.queued_bytes(n_to_read), &self.reader, slot);
         Load { expert_idx, bundle, ticket }
     }
 
-    /// Waits for an expert when there is nothing else to do.
+    /// Waits for a load, and counts the wait as a stall.
     pub(super) fn wait(&mut self, load: &Load) {
         let begin = Instant::now();
         load.ticket.wait_until_done();
         self.traffic.stall += begin.elapsed();
     }
 
-    /// The expert of a load that is done; held from now on, if it is to be.
+    /// Binds the expert of a completed load, and makes it resident if it is admitted.
     pub(super) fn bind(&mut self, demand: &Demand<'_>, load: Load) -> Result<Expert, ModelError> {
         let Load { expert_idx, bundle, ticket } = load;
         let slot = ticket.wait().map_err(|source| bundle.read_error(source))?;
         let expert = demand.mixture.bind(&bundle, slot)?;
-        self.held.came(demand.layer_idx, expert_idx, &expert);
+        self.resident.insert(demand.layer_idx, expert_idx, &expert);
         Ok(expert)
     }
 }

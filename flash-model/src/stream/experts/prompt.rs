@@ -9,10 +9,12 @@ use crate::ModelError;
 use crate::compute::{ExpertRows, Term, Value};
 use crate::interrupt::Interrupt;
 
-/// Rows that pass through experts at once, where they are many: what is computed for a row is large.
+/// Maximum rows per expert call, which bounds the intermediate values.
 pub(super) const WAVE_ROWS: usize = 512;
+
 impl Experts {
-    /// For many tokens: expert by expert, each read once, and what it makes added at once.
+    /// Mixes the experts of many tokens, one expert after the other: each is read once, and its outputs are added at
+    /// once.
     pub(super) fn mix_prompt(
         &mut self,
         demand: &Demand<'_>,
@@ -24,7 +26,7 @@ impl Experts {
         let mut mixed = hidden.clone();
         for (expert_idx, tokens) in &routes.by_expert {
             if let Err(interrupted) = interrupt.check() {
-                // Slots come back when nothing computes with them.
+                // Slots are released when nothing computes with them.
                 mixed.array()?.eval()?;
                 return Err(interrupted);
             }
@@ -35,7 +37,7 @@ impl Experts {
                 to_read.pop_front();
             }
             let expert = if missing.binary_search(expert_idx).is_err() {
-                self.held.expert(layer_idx, *expert_idx).clone()
+                self.resident.expert(layer_idx, *expert_idx).clone()
             } else {
                 let load = match loads.pop_front() {
                     Some(load) => load,
@@ -57,7 +59,7 @@ impl Experts {
                 let term = |(row, token): (usize, &u32)| {
                     let choices = &routes.by_token[*token as usize];
                     let choice = choices.iter().find(|choice| choice.expert_idx == *expert_idx);
-                    let weight = choice.expect("the expert has this token").weight;
+                    let weight = choice.expect("the token is routed to the expert").weight;
                     Term { token: *token as usize, row, weight }
                 };
                 let terms: Vec<Term> = tokens.iter().enumerate().map(term).collect();

@@ -10,16 +10,16 @@ use crate::compute::{ExpertRows, Term, Value};
 use crate::nn::expert::Expert;
 
 impl Experts {
-    /// For one token: first those that are there, then the others as they come, and the sum at the end. Some of the others
-    /// may be on their way.
+    /// Mixes the experts of one token: resident experts first, then the others as they are loaded, and the sum last.
+    /// `prefetched` are loads that lookahead has started.
     pub(super) fn mix_token(
         &mut self,
         demand: &Demand<'_>,
-        early: Vec<Load>,
+        prefetched: Vec<Load>,
         predicted: Option<PredictedRouting<'_>>,
     ) -> Result<Value, ModelError> {
         let Demand { layer_idx, mixture, routes, missing, x, hidden } = *demand;
-        let mut loads = VecDeque::from(early);
+        let mut loads = VecDeque::from(prefetched);
         for &expert_idx in missing {
             if !loads.iter().any(|load| load.expert_idx == expert_idx) {
                 loads.push_back(self.load(mixture, expert_idx, missing.len())?);
@@ -29,11 +29,13 @@ impl Experts {
             self.read_ahead(&predicted)?;
         }
         let is_missing = |expert_idx: &usize| missing.contains(expert_idx);
-        let there = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx).filter(|idx| !is_missing(idx));
-        let mut done: Vec<usize> = there.collect();
+        let resident =
+            routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx).filter(|idx| !is_missing(idx));
+        let mut computed: Vec<usize> = resident.collect();
         let mut parts: Vec<Value> = Vec::new();
-        if !done.is_empty() {
-            let experts: Vec<&Expert> = done.iter().map(|idx| self.held.expert(layer_idx, *idx)).collect();
+        if !computed.is_empty() {
+            let experts: Vec<&Expert> =
+                computed.iter().map(|idx| self.resident.expert(layer_idx, *idx)).collect();
             parts.push(self.compute(x, &experts)?);
         }
         while let Some(load) = loads.pop_front() {
@@ -43,26 +45,26 @@ impl Experts {
                 }
                 self.wait(&load);
             }
-            let mut came = vec![(load.expert_idx, self.bind(demand, load)?)];
+            let mut loaded = vec![(load.expert_idx, self.bind(demand, load)?)];
             while loads.front().is_some_and(|load| load.ticket.is_done()) {
-                let load = loads.pop_front().expect("it was just looked at");
-                came.push((load.expert_idx, self.bind(demand, load)?));
+                let load = loads.pop_front().expect("the queue is not empty");
+                loaded.push((load.expert_idx, self.bind(demand, load)?));
             }
-            done.extend(came.iter().map(|(expert_idx, _)| *expert_idx));
-            let experts: Vec<&Expert> = came.iter().map(|(_, expert)| expert).collect();
+            computed.extend(loaded.iter().map(|(expert_idx, _)| *expert_idx));
+            let experts: Vec<&Expert> = loaded.iter().map(|(_, expert)| expert).collect();
             parts.push(self.compute(x, &experts)?);
         }
         let terms: Vec<Term> = routes.by_token[0]
             .iter()
             .map(|choice| {
-                let row = done.iter().position(|idx| *idx == choice.expert_idx);
-                Term { token: 0, row: row.expect("all were computed"), weight: choice.weight }
+                let row = computed.iter().position(|idx| *idx == choice.expert_idx);
+                Term { token: 0, row: row.expect("all routed experts were computed"), weight: choice.weight }
             })
             .collect();
         Ok(self.backend.add_rows(hidden, &parts, &terms)?)
     }
 
-    /// What experts make of a single token, begun to be computed.
+    /// Starts computing the outputs of experts for a single token.
     fn compute(&self, x: &Value, experts: &[&Expert]) -> Result<Value, ModelError> {
         let work: Vec<ExpertRows<'_>> =
             experts.iter().map(|expert| ExpertRows { expert: expert.matrices(), tokens: &[0] }).collect();

@@ -1,33 +1,33 @@
-//! What was done with experts.
+//! Statistics of experts.
 
 use std::time::Duration;
 
 use super::AheadTraffic;
 
-/// What was done with experts so far.
+/// Statistics of experts so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ExpertTraffic {
-    /// All memory that experts have is ready for them; before, fewer than planned stay.
+    /// Whether all slots are ready. Before that, fewer experts than planned stay in memory.
     pub is_warm: bool,
-    /// Uses of an expert by a pass that found it in memory.
+    /// Expert uses served from memory, counted once per pass and layer.
     pub hits: u64,
-    /// Uses that had to read it.
+    /// Expert uses that had to read the expert.
     pub misses: u64,
-    /// Bytes of the tensors that were read.
+    /// Bytes of experts read.
     pub read_bytes: u64,
-    /// What of them a single token has read, on average of the last ones.
+    /// Bytes that a single token reads, as a moving average.
     pub token_read_bytes: u64,
-    /// Time that nothing computed for want of an expert.
+    /// Time that compute stalled for experts.
     pub stall: Duration,
-    /// What was read before anyone asked for it.
+    /// Statistics of expert lookahead.
     pub ahead: AheadTraffic,
 }
 
-/// Of how many tokens, about.
+/// Time constant of the average, in tokens.
 const AVERAGE_TOKENS: f64 = 16.0;
 
-/// An average that forgets.
+/// An exponential moving average.
 #[derive(Debug, Default)]
 pub(super) struct Average(pub(super) Option<f64>);
 

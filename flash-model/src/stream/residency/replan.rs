@@ -1,4 +1,4 @@
-//! Planning residency anew while the engine runs, when more or less memory is allowed.
+//! Replanning of residency while the engine runs, when its memory allowance changes.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use crate::stream::proxy::WeightOwner;
 use crate::stream::read_ahead::{ReadAhead, Source};
 
 impl Residency {
-    /// How much of the budget is to be used, for any thread to change.
+    /// Returns the handle to the allowance, the part of the budget to use, which any thread may change.
     pub(crate) fn allowance(&self) -> Allowance {
         self.allowance.clone()
     }
 
-    /// Whether [`adapt`](Self::adapt) has something to do.
+    /// Returns whether [`adapt`](Self::adapt) has something to do.
     pub(crate) fn has_to_adapt(&self) -> bool {
         self.planned_bytes != Some(self.allowance.bytes())
     }
 
-    /// Plans anew for what is allowed now. Nothing may be computing but with `in_use`, a layer that keeps its weights for
-    /// the time being. `owners` are all others that may have weights, and `next` is the bundle that will be asked for.
-    /// Experts, if there are any, do without memory first.
+    /// Replans for the current allowance. Nothing may be computing except with `in_use`, a layer that keeps its weights
+    /// for now. `owners` are all other owners of weights, and `next` is the bundle that will be requested next. Memory
+    /// of experts is given back first.
     ///
     /// # Errors
     /// [`ModelError::Io`] if the system gives no memory or no thread.
@@ -49,7 +49,7 @@ impl Residency {
         let Source { bundles, plan: before, .. } = &*source;
         let slots_bytes = before.n_slots as u64 * before.slot_bytes;
         let fixed_bytes = before.total_bytes - before.pinned_bytes - slots_bytes - bundles.small_bytes();
-        // A pinned layer that is in use and will not stay is there beside what is planned.
+        // If the layer in use is no longer pinned, its weights exist beside the new plan.
         let in_use_bytes = in_use.map_or(0, |idx| self.bundle(idx).cost_bytes());
         let budget_bytes = allowed_bytes.min(source.budget.total_bytes()) + given_bytes;
         let budget_bytes = budget_bytes.saturating_sub(in_use_bytes).max(before.floor_bytes);
@@ -60,8 +60,8 @@ impl Residency {
             return Ok(());
         }
         self.planned_bytes = None;
-        tracing::debug!(budget_bytes, plan.pinned_bytes, plan.streamed_bytes, "memory is planned anew");
-        // Ends its reads: their slots come back before the pool is gone.
+        tracing::debug!(budget_bytes, plan.pinned_bytes, plan.streamed_bytes, "replanned residency");
+        // Ends the reads of the old plan, so that their slots return before the pool is dropped.
         self.read_ahead = None;
         let mut is_there = vec![false; plan.pinned.len()];
         for owner in owners {
@@ -84,21 +84,21 @@ impl Residency {
         Ok(())
     }
 
-    /// Replaces the plan and its slots. The old ones go first: there may be no room for both.
+    /// Replaces the plan and its slots. The old slots are dropped first, since there may be no room for both.
     fn replan(&mut self, plan: ResidencyPlan) -> Result<(), ModelError> {
-        let Source { bundles, reader, budget, conductor, .. } = &*self.source;
-        conductor.replan(bundles, &plan, reader, self.prefetch);
+        let Source { bundles, reader, budget, feedback, .. } = &*self.source;
+        feedback.replan(bundles, &plan, reader, self.prefetch);
         let (bundles, reader, budget) = (Arc::clone(bundles), Arc::clone(reader), budget.clone());
-        let (conductor, no_slots) = (Arc::clone(conductor), SlotPool::new(&budget, 0, 0)?);
-        let without_slots = Source { bundles, plan, reader, pool: no_slots, budget, conductor };
+        let (feedback, no_slots) = (Arc::clone(feedback), SlotPool::new(&budget, 0, 0)?);
+        let without_slots = Source { bundles, plan, reader, pool: no_slots, budget, feedback };
         self.source = Arc::new(without_slots);
-        let source = Arc::get_mut(&mut self.source).expect("nobody else has it yet");
+        let source = Arc::get_mut(&mut self.source).expect("the only reference to a new source");
         let slots = || pool(&source.bundles, &source.plan, &source.budget);
         source.pool = once_there_is_room(&source.reader, SLOT_RETURN, || false, slots)?;
         Ok(())
     }
 
-    /// What of the allowance nobody has a use for: everything stays, and there is more.
+    /// Returns the bytes of the allowance that are unused although all weights are pinned.
     pub(crate) fn spare_bytes(&self) -> u64 {
         let Source { plan, budget, .. } = &*self.source;
         if plan.streamed_bytes > 0 || self.planned_bytes.is_none() {
@@ -107,7 +107,7 @@ impl Residency {
         self.allowance.bytes().min(budget.total_bytes()).saturating_sub(plan.total_bytes)
     }
 
-    /// Memory of what is spare.
+    /// Allocates a slot from spare memory.
     pub(crate) fn spare_slot(&self, len_bytes: usize) -> Result<Slot, IoError> {
         Slot::alone(&self.source.budget, len_bytes)
     }

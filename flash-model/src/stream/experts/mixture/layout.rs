@@ -1,4 +1,4 @@
-//! The layouts that checkpoints have for the tensors of experts.
+//! The layouts of experts' tensors in checkpoints.
 
 use flash_io::Tensor;
 
@@ -6,13 +6,13 @@ use crate::ModelError;
 use crate::checkpoint::{TensorKind, member_name};
 use crate::nn::weights::Weights;
 
-/// The tensors that hold a parameter of the experts, and its part of them.
+/// The tensors that hold a parameter of the experts, and the chunk of rows that it has in them.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Placement {
     pub tensors: Tensors,
-    /// The parameter is the `nth` of `of` equal parts of an expert's rows.
-    pub nth: u64,
-    pub of: u64,
+    /// The parameter is chunk `chunk_idx` of `n_chunks` equal chunks of an expert's rows.
+    pub chunk_idx: u64,
+    pub n_chunks: u64,
 }
 
 /// The tensors that hold a parameter of all experts.
@@ -22,19 +22,19 @@ pub(super) enum Tensors {
     Stacked(Tensor),
     /// A tensor for each expert.
     Each(Vec<Tensor>),
-    /// The first expert's tensor; each further one lies a row later.
+    /// Packed tensors: the first expert's tensor, and the distance to the next expert's.
     Rows { first: Tensor, row_bytes: u64 },
 }
 
-impl From<Tensors> for Place {
+impl From<Tensors> for Placement {
     fn from(tensors: Tensors) -> Self {
-        Self { tensors, nth: 0, of: 1 }
+        Self { tensors, chunk_idx: 0, n_chunks: 1 }
     }
 }
 
 /// The layout of a layer's expert tensors in a checkpoint.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Form {
+pub(super) enum ExpertLayout {
     /// Stacked: one tensor for all experts.
     Stacked,
     /// A tensor for each expert.
@@ -43,8 +43,9 @@ pub(super) enum Form {
     Rows,
 }
 
-impl Form {
-    /// The layout of stacked or packed tensors called `rest` below the path of `weights`; none if there are none.
+impl ExpertLayout {
+    /// Finds the layout of stacked or packed tensors called `rest` below the path of `weights`; `None` if there are
+    /// none.
     pub(super) fn of_stacked(weights: &Weights<'_>, rest: &str) -> Option<Self> {
         let checkpoint = weights.checkpoint();
         if checkpoint.has(&format!("{}.{rest}", weights.path())) {
@@ -55,12 +56,12 @@ impl Form {
         in_rows.then_some(Self::Rows)
     }
 
-    /// The layout of tensors at the path of `weights` that are not stacked.
+    /// Returns the layout of unstacked tensors at the path of `weights`.
     pub(super) fn of_each(weights: &Weights<'_>) -> Self {
         if weights.checkpoint().rows(weights.path()).is_some() { Self::Rows } else { Self::Each }
     }
 
-    /// The tensors called `rest`, which have `shape` in an expert.
+    /// Finds the tensors called `rest`, which have `shape` in an expert.
     pub(super) fn tensors(
         self,
         weights: &Weights<'_>,
@@ -80,7 +81,7 @@ impl Form {
             Self::Each => Ok(Tensors::Each((0..n_experts).map(member).collect::<Result<_, _>>()?)),
             Self::Rows => {
                 let first = member(0)?;
-                let rows = checkpoint.rows(path).expect("experts that lie in rows");
+                let rows = checkpoint.rows(path).expect("packed experts have rows");
                 let row_bytes = rows.span.len_bytes() / n_experts.max(1) as u64;
                 checkpoint.tensor(&rows.name, &[n_experts as u64, row_bytes], TensorKind::Bytes)?;
                 Ok(Tensors::Rows { first, row_bytes })
