@@ -1,8 +1,8 @@
-//! Phi-3, as `mlx_lm/models/phi3.py` has it. Its fused projections are rows of one tensor each.
+//! Phi-3 (`mlx_lm/models/phi3.py`), whose checkpoints store QKV and gate/up projections as fused tensors.
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
@@ -11,13 +11,13 @@ use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
 
-/// `max_position_embeddings` of a configuration that does not say it.
+/// Default of `max_position_embeddings`.
 const MAX_POSITIONS: usize = 131_072;
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Phi-3 decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    let sizes = Sizes::with(config, |sizes| {
+    let sizes = Sizes::from_config_with(config, |sizes| {
         sizes.head_dim = None;
         sizes.max_position_embeddings.get_or_insert(MAX_POSITIONS);
     })?;
@@ -25,13 +25,13 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     for without_effect in ["full_attn_mod", "interpolate_factor"] {
         config.expect(without_effect, &[1.into()])?;
     }
-    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::Sliding, None)?;
+    let windows = Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::Sliding, None)?;
     let defaults = RopeDefaults {
         theta: Some(10_000.0),
         partial: Some(1.0),
         original_positions: Some(4096.0),
         max_positions: Some(MAX_POSITIONS),
-        ..RopeDefaults::either_pairs()
+        ..RopeDefaults::allowing_traditional()
     };
     let attention = sizes.attention(Some(sizes.rope(config, defaults)?));
 
@@ -48,11 +48,11 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     ]
     .concat();
     let layers = weights.with_fused(&fused);
-    let usual = decoder(&layers, &sizes, |layer_idx, weights| {
+    let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs { window: windows.of_layer(layer_idx), ..attention.clone() };
         let block: Box<dyn Layer> =
             Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
         Ok(block)
     })?;
-    Ok(Architecture { fused, ..usual })
+    Ok(Architecture { fused, ..base })
 }

@@ -1,8 +1,8 @@
-//! Qwen3, as `mlx_lm/models/qwen3.py` has it.
+//! Qwen3 (`mlx_lm/models/qwen3.py`).
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
@@ -10,13 +10,14 @@ use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Qwen3 decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    let sizes = Sizes::of(config)?;
+    let sizes = Sizes::from_config(config)?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
     config.expect("use_qk_norm", &[true.into()])?;
-    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::FromMaxWindowLayers, None)?;
+    let windows =
+        Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::FromMaxWindowLayers, None)?;
     let rope = sizes.rope(config, RopeDefaults::default())?;
     decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
