@@ -42,19 +42,21 @@ pub(crate) struct LayerParts {
     /// The projection from the experts' latent space back to hidden states, with its path; `None` if experts work on
     /// hidden states.
     pub experts_out: Option<(String, Linear)>,
+    /// Kind of the cache of the layer.
     pub keeps: Keeps,
 }
 
 impl LayerParts {
     /// An attention layer with a mixture of experts.
-    fn with_mixture(layer: Box<dyn Layer>, mixture: Mixture) -> Self {
+    fn with_mixture(layer: impl Layer + 'static, mixture: Mixture) -> Self {
         Self { mixture: Some(mixture), ..layer.into() }
     }
 }
 
-impl From<Box<dyn Layer>> for LayerParts {
-    fn from(layer: Box<dyn Layer>) -> Self {
-        Self { layer, mixture: None, experts_out: None, keeps: Keeps::KeysValues }
+impl<L: Layer + 'static> From<L> for LayerParts {
+    /// An attention layer without experts.
+    fn from(layer: L) -> Self {
+        Self { layer: Box::new(layer), mixture: None, experts_out: None, keeps: Keeps::KeysValues }
     }
 }
 
@@ -186,7 +188,7 @@ fn decoder_with_names<L: Into<LayerParts>>(
         embed_scale: 1.0,
         embed_path: embed.path().to_owned(),
         norm_path: norm.path().to_owned(),
-        norm: norm.rms_norm(sizes.hidden_size, sizes.norm())?,
+        norm: norm.rms_norm(sizes.hidden_size, sizes.norm_args())?,
         head_path: head.path().to_owned(),
         hidden_size: sizes.hidden_size,
         intermediate_size: sizes.intermediate_size,

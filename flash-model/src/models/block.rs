@@ -8,8 +8,7 @@ use mlx_rs::module::{Module, ModuleParameters};
 
 use super::Sizes;
 use crate::ModelError;
-use crate::compute::NormArgs;
-use crate::compute::Value;
+use crate::compute::{NormArgs, Value};
 use crate::nn::attention::{Attention, AttentionArgs, LatentAttention};
 use crate::nn::gate::{Gate, GateArgs};
 use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
@@ -60,7 +59,7 @@ impl TransformerBlock {
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
         let attention = Attention::new(attention, &weights.at("self_attn"))?;
-        Self::from_parts(sizes, sizes.norm(), attention, Mlp::new(mlp, &weights.at("mlp"))?, weights)
+        Self::from_parts(sizes, sizes.norm_args(), attention, Mlp::new(mlp, &weights.at("mlp"))?, weights)
     }
 }
 
@@ -76,7 +75,7 @@ impl TransformerBlock<Attention, Gate> {
         let attention = Attention::new(attention, &weights.at("self_attn"))?;
         Self::from_parts(
             sizes,
-            sizes.norm(),
+            sizes.norm_args(),
             attention,
             Gate::new(&weights.at("mlp"), dims.hidden, dims.n_experts, gate)?,
             weights,

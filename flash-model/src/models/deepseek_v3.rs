@@ -10,7 +10,6 @@ use crate::checkpoint::config::Config;
 use crate::compute::Activation;
 use crate::nn::attention::{LatentArgs, LatentAttention};
 use crate::nn::gate::{Gate, GateArgs};
-use crate::nn::layer::Layer;
 use crate::nn::mlp::{Mlp, MlpArgs};
 use crate::nn::rope::{RopeDefaults, RopeSettings};
 use crate::nn::router::{ExpertGroups, Router, Scoring};
@@ -102,7 +101,7 @@ impl ModelArgs {
     }
 
     /// Returns the shared experts as one MLP.
-    fn shared(&self, mlp: MlpArgs, config: &Config) -> Result<Option<MlpArgs>, ModelError> {
+    fn shared_mlp_args(&self, mlp: MlpArgs, config: &Config) -> Result<Option<MlpArgs>, ModelError> {
         let Some(n_shared) = self.n_shared_experts.filter(|n_shared| *n_shared != 0) else { return Ok(None) };
         let intermediate_size = Some(n_shared).filter(|n_shared| *n_shared > 0);
         let intermediate_size = intermediate_size.and_then(|n| n.checked_mul(self.moe_intermediate_size));
@@ -162,7 +161,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         Ok::<_, ModelError>((ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) }, router))
     });
     let mixture = mixture.transpose()?;
-    let shared_experts = args.shared(sizes.mlp(), config)?;
+    let shared_experts = args.shared_mlp_args(sizes.mlp_args(), config)?;
     let gate = GateArgs { has_correction: true, shared_experts, ..GateArgs::default() };
 
     let fused = attention.fused();
@@ -171,15 +170,13 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let self_attn = LatentAttention::new(&attention, &weights.at("self_attn"))?;
         let mlp = weights.at("mlp");
         let Some((experts, router)) = mixture.as_ref().filter(|_| args.has_experts(layer_idx)) else {
-            let mlp = Mlp::new(sizes.mlp(), &mlp)?;
-            let layer: Box<dyn Layer> =
-                Box::new(TransformerBlock::from_parts(&sizes, sizes.norm(), self_attn, mlp, weights)?);
-            return Ok(layer.into());
+            let mlp = Mlp::new(sizes.mlp_args(), &mlp)?;
+            let block = TransformerBlock::from_parts(&sizes, sizes.norm_args(), self_attn, mlp, weights)?;
+            return Ok(block.into());
         };
         let gate = Gate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, gate)?;
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::from_parts(&sizes, sizes.norm(), self_attn, gate, weights)?);
-        Ok(LayerParts::with_mixture(layer, Mixture::new(&mlp, Names::USUAL, *experts, router.clone())?))
+        let block = TransformerBlock::from_parts(&sizes, sizes.norm_args(), self_attn, gate, weights)?;
+        Ok(LayerParts::with_mixture(block, Mixture::new(&mlp, Names::USUAL, *experts, router.clone())?))
     })?;
     let derived_bytes = attention.derived_bytes(weights, base.layers.iter().map(|(path, _)| path.clone()));
     Ok(Architecture { fused, halves: Halves::Keys, derived_bytes, ..base })

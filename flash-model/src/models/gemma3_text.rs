@@ -10,8 +10,7 @@ use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::checkpoint::config::Config;
-use crate::compute::Activation;
-use crate::compute::NormArgs;
+use crate::compute::{Activation, NormArgs};
 use crate::nn::attention::{Attention, AttentionArgs};
 use crate::nn::layer::{Layer, LayerInput, LayerOutput};
 use crate::nn::layers::RmsNorm;
@@ -129,7 +128,7 @@ struct TransformerBlock {
 impl TransformerBlock {
     fn new(sizes: &Sizes, attention: &AttentionArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, norm_args(sizes));
-        let mlp = MlpArgs { activation: Some(Activation::GeluTanh), ..sizes.mlp() };
+        let mlp = MlpArgs { activation: Some(Activation::GeluTanh), ..sizes.mlp_args() };
         Ok(Self {
             self_attn: Attention::new(attention, &weights.at("self_attn"))?,
             mlp: Mlp::new(mlp, &weights.at("mlp"))?,
@@ -164,7 +163,7 @@ impl Layer for TransformerBlock {
 
 /// Returns the norm of the family, whose weights are stored around zero.
 fn norm_args(sizes: &Sizes) -> NormArgs {
-    NormArgs { weight_offset: 1.0, ..sizes.norm() }
+    NormArgs { weight_offset: 1.0, ..sizes.norm_args() }
 }
 
 /// Builds the text model of Gemma 3.
@@ -194,15 +193,14 @@ pub(super) fn build_with(weights: &Weights<'_>, args: &ModelArgs) -> Result<Arch
     let attention = AttentionArgs {
         scale: args.query_pre_attn_scalar.powf(-0.5),
         head_norm: Some(norm_args(&sizes)),
-        ..sizes.attention(Some(global_rope))
+        ..sizes.attention_args(Some(global_rope))
     };
     let base = decoder(weights, &sizes, |layer_idx, weights| {
         let attention = match windows.of_layer(layer_idx) {
             None => attention.clone(),
             window => AttentionArgs { window, rope: Some(local_rope.clone()), ..attention.clone() },
         };
-        let block: Box<dyn Layer> = Box::new(TransformerBlock::new(&sizes, &attention, weights)?);
-        Ok(block)
+        TransformerBlock::new(&sizes, &attention, weights)
     })?;
     Ok(Architecture {
         // Rounded to bf16, the precision of training, as in mlx-lm.

@@ -11,7 +11,6 @@ use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::fused::Fused;
 use crate::nn::gate::GateArgs;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
 use crate::nn::weights::Weights;
@@ -49,7 +48,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     config.expect("experts_per_token", &[args.num_experts_per_tok.into()])?;
     let rope = sizes.rope(config, RopeDefaults { theta: Some(150_000.0), ..RopeDefaults::default() })?;
     let attention =
-        AttentionArgs { qkv_bias: true, output_bias: true, sinks: true, ..sizes.attention(Some(rope)) };
+        AttentionArgs { qkv_bias: true, output_bias: true, sinks: true, ..sizes.attention_args(Some(rope)) };
     let windows =
         Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::AllButEvery(2), Some(128))?;
     let n_experts = config.n_experts()?.unwrap_or(128);
@@ -64,14 +63,13 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs { window: windows.of_layer(layer_idx), ..attention.clone() };
         let gate = GateArgs { bias: true, ..GateArgs::default() };
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
+        let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
         let experts = weights.at("mlp.experts");
         let mixture = match Mixture::in_blocks(&experts, expert_args, router.clone())? {
             Some(published) => published,
             None => Mixture::stacked(&experts, MATRICES, expert_args, router.clone())?,
         };
-        Ok(LayerParts::with_mixture(layer, mixture))
+        Ok(LayerParts::with_mixture(block, mixture))
     })?;
     Ok(Architecture { fused, ..base })
 }

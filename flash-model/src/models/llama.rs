@@ -8,7 +8,6 @@ use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
-use crate::nn::layer::Layer;
 use crate::nn::mlp::MlpArgs;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
@@ -47,10 +46,9 @@ pub(super) fn build_with(
             qkv_bias: args.attention_bias,
             output_bias: args.attention_bias,
             window: windows.of_layer(layer_idx),
-            ..sizes.attention(has_rope(layer_idx).then(|| rope.clone()))
+            ..sizes.attention_args(has_rope(layer_idx).then(|| rope.clone()))
         };
-        let mlp = MlpArgs { bias: args.mlp_bias, ..sizes.mlp() };
-        let block: Box<dyn Layer> = Box::new(TransformerBlock::new(&sizes, &attention, mlp, weights)?);
-        Ok(block)
+        let mlp = MlpArgs { bias: args.mlp_bias, ..sizes.mlp_args() };
+        TransformerBlock::new(&sizes, &attention, mlp, weights)
     })
 }

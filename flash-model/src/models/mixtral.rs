@@ -11,7 +11,6 @@ use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::fused::Fused;
 use crate::nn::gate::GateArgs;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
 use crate::nn::weights::Weights;
@@ -56,12 +55,11 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let layers = weights.with_fused(&fused);
     let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let window = windows.of_layer(layer_idx);
-        let attention = AttentionArgs { window, ..sizes.attention(Some(rope.clone())) };
+        let attention = AttentionArgs { window, ..sizes.attention_args(Some(rope.clone())) };
         let gate = GateArgs::default();
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
+        let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
         let moe = weights.at("block_sparse_moe");
-        Ok(LayerParts::with_mixture(layer, Mixture::new(&moe, NAMES, experts, router.clone())?))
+        Ok(LayerParts::with_mixture(block, Mixture::new(&moe, NAMES, experts, router.clone())?))
     })?;
     Ok(Architecture { fused, ..base })
 }

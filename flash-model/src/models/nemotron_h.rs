@@ -115,15 +115,15 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let kinds = args.kinds(config)?;
     let sizes = args.sizes(kinds.len(), config)?;
     config.expect("attention_head_dim", &[sizes.head_dim().into()])?;
-    let mamba = args.mamba2(config)?;
-    let moe = kinds.contains(&LayerKind::Moe).then(|| args.moe(config)).transpose()?;
+    let mamba = args.mamba2_args(config)?;
+    let moe = kinds.contains(&LayerKind::Moe).then(|| args.moe_args(config)).transpose()?;
     let attention = AttentionArgs {
         qkv_bias: args.attention_bias,
         output_bias: args.attention_bias,
-        ..sizes.attention(None)
+        ..sizes.attention_args(None)
     };
     let base = decoder_with_names(NAMES, weights, &sizes, |layer_idx, weights| {
-        let norm = weights.at("norm").rms_norm(sizes.hidden_size, sizes.norm())?;
+        let norm = weights.at("norm").rms_norm(sizes.hidden_size, sizes.norm_args())?;
         let mixer = weights.at("mixer");
         let (mut mixture, mut experts_out) = (None, None);
         let (layer, keeps): (Box<dyn Layer>, _) = match kinds[layer_idx] {
@@ -146,7 +146,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
                 (Box::new(Block { norm, mixer }), Keeps::Nothing)
             }
             LayerKind::Mlp => {
-                let mixer = Mlp::new(args.mlp(), &mixer)?;
+                let mixer = Mlp::new(args.mlp_args(), &mixer)?;
                 (Box::new(Block { norm, mixer }), Keeps::Nothing)
             }
         };

@@ -7,7 +7,6 @@ use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::fused::Fused;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
 
@@ -33,7 +32,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         max_positions: Some(MAX_POSITIONS),
         ..RopeDefaults::allowing_traditional()
     };
-    let attention = sizes.attention(Some(sizes.rope(config, defaults)?));
+    let attention = sizes.attention_args(Some(sizes.rope(config, defaults)?));
 
     let (queries, keys) = (sizes.num_attention_heads * sizes.head_dim(), sizes.kv_heads() * sizes.head_dim());
     let fused = [
@@ -50,9 +49,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let layers = weights.with_fused(&fused);
     let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs { window: windows.of_layer(layer_idx), ..attention.clone() };
-        let block: Box<dyn Layer> =
-            Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
-        Ok(block)
+        TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)
     })?;
     Ok(Architecture { fused, ..base })
 }

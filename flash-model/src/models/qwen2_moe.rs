@@ -11,7 +11,6 @@ use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::gate::GateArgs;
-use crate::nn::layer::Layer;
 use crate::nn::mlp::MlpArgs;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
@@ -23,7 +22,7 @@ struct ModelArgs {
     num_experts_per_tok: usize,
     moe_intermediate_size: i32,
     shared_expert_intermediate_size: i32,
-    /// As in transformers; mlx-lm ignores it (`false`), and makes every layer sparse.
+    /// Read as in transformers; mlx-lm ignores it (`false`), and makes every layer sparse.
     #[serde(default)]
     norm_topk_prob: bool,
     #[serde(default = "default_qkv_bias")]
@@ -54,26 +53,21 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
     let field = "shared_expert_intermediate_size";
     let intermediate_size = config.length(field, args.shared_expert_intermediate_size)?;
-    let shared = MlpArgs { intermediate_size, ..sizes.mlp() };
+    let shared = MlpArgs { intermediate_size, ..sizes.mlp_args() };
     let gate = GateArgs { shared_expert: Some(shared), ..GateArgs::default() };
     let is_dense = (0..sizes.num_hidden_layers).any(|layer_idx| !sparse.contains(layer_idx));
     let base = decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
             qkv_bias: args.qkv_bias,
             window: windows.of_layer(layer_idx),
-            ..sizes.attention(Some(rope.clone()))
+            ..sizes.attention_args(Some(rope.clone()))
         };
         if !sparse.contains(layer_idx) {
-            let layer: Box<dyn Layer> =
-                Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
-            return Ok(layer.into());
+            return Ok(TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)?.into());
         }
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
-        Ok(LayerParts::with_mixture(
-            layer,
-            Mixture::new(&weights.at("mlp"), Names::USUAL, experts, router.clone())?,
-        ))
+        let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
+        let mlp = weights.at("mlp");
+        Ok(LayerParts::with_mixture(block, Mixture::new(&mlp, Names::USUAL, experts, router.clone())?))
     })?;
     let dense_size = if is_dense { base.intermediate_size } else { 0 };
     Ok(Architecture { intermediate_size: intermediate_size.max(dense_size), ..base })

@@ -6,7 +6,6 @@ use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
 
@@ -21,12 +20,10 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let rope = sizes.rope(config, RopeDefaults::default())?;
     decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
-            head_norm: Some(sizes.norm()),
+            head_norm: Some(sizes.norm_args()),
             window: windows.of_layer(layer_idx),
-            ..sizes.attention(Some(rope.clone()))
+            ..sizes.attention_args(Some(rope.clone()))
         };
-        let block: Box<dyn Layer> =
-            Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
-        Ok(block)
+        TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)
     })
 }

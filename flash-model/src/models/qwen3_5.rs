@@ -11,8 +11,7 @@ use super::block::{FeedForward, TransformerBlock};
 use super::sizes::SILU;
 use super::{Architecture, DecoderNames, LayerParts, Sizes, decoder_with_names};
 use crate::ModelError;
-use crate::compute::NormArgs;
-use crate::compute::Value;
+use crate::compute::{NormArgs, Value};
 use crate::kv::Keeps;
 use crate::nn::attention::{Attention, AttentionArgs};
 use crate::nn::gate::Gate;
@@ -87,18 +86,17 @@ struct LayerBuilder<'a> {
 }
 
 impl LayerBuilder<'_> {
-    /// Builds a layer of attention or a gated delta net, followed by `mlp`, and returns the kind of its cache.
+    /// Builds a layer of attention or a gated delta net, followed by `mlp`.
     fn build<F: FeedForward + 'static>(
         &self,
         layer_idx: usize,
         mlp: F,
         weights: &Weights<'_>,
-    ) -> Result<(Box<dyn Layer>, Keeps), ModelError> {
+    ) -> Result<LayerParts, ModelError> {
         let Self { args, sizes, norm, attention, delta } = self;
         if args.is_full_attention(layer_idx) {
             let self_attn = Attention::new(attention, &weights.at("self_attn"))?;
-            let block = TransformerBlock::from_parts(sizes, *norm, self_attn, mlp, weights)?;
-            return Ok((Box::new(block), Keeps::KeysValues));
+            return Ok(TransformerBlock::from_parts(sizes, *norm, self_attn, mlp, weights)?.into());
         }
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, *norm);
         let block = LinearBlock {
@@ -107,7 +105,7 @@ impl LayerBuilder<'_> {
             input_layernorm: norm("input_layernorm")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
         };
-        Ok((Box::new(block), Keeps::State(delta.dims.state())))
+        Ok(LayerParts { keeps: Keeps::State(delta.dims.state()), ..block.into() })
     }
 }
 
@@ -139,17 +137,17 @@ pub(super) fn build_hybrid(
     config.expect("attn_output_gate", &[true.into()])?;
     config.expect("use_qk_norm", &[true.into()])?;
     config.expect("output_gate_type", &SILU.map(Into::into))?;
-    let mixture = args.mixture(&sizes, config)?;
+    let mixture = args.moe_args(&sizes, config)?;
     let paths = PATHS.iter().find(|(model, _)| checkpoint.has(&format!("{model}.embed_tokens.weight")));
     let (model, head) = paths.copied().unwrap_or(PATHS[0]);
-    let delta = args.gated_delta(projections, config)?;
-    let norm = NormArgs { weight_offset: f32::from(u8::from(is_hf_layout)), ..sizes.norm() };
+    let delta = args.gated_delta_args(projections, config)?;
+    let norm = NormArgs { weight_offset: f32::from(u8::from(is_hf_layout)), ..sizes.norm_args() };
     let attention = AttentionArgs {
         qkv_bias: args.attention_bias,
         output_bias: args.attention_bias,
         head_norm: Some(norm),
         output_gate: true,
-        ..sizes.attention(Some(sizes.rope(config, rope)?))
+        ..sizes.attention_args(Some(sizes.rope(config, rope)?))
     };
     let builder = LayerBuilder { args, sizes: &sizes, norm, attention, delta };
     let names = DecoderNames { model, embed: "embed_tokens", norm: "norm", head };
@@ -159,16 +157,15 @@ pub(super) fn build_hybrid(
         let mlp = weights.at("mlp");
         let mixture = mixture.as_ref().filter(|_| is_sparse(layer_idx));
         let Some(MixtureArgs { experts, gate, router }) = mixture else {
-            let (layer, keeps) = builder.build(layer_idx, Mlp::new(sizes.mlp(), &mlp)?, weights)?;
-            return Ok(LayerParts { keeps, ..layer.into() });
+            return builder.build(layer_idx, Mlp::new(sizes.mlp_args(), &mlp)?, weights);
         };
         let gate = Gate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, *gate)?;
-        let (layer, keeps) = builder.build(layer_idx, gate, weights)?;
+        let parts = builder.build(layer_idx, gate, weights)?;
         let mixture = match Mixture::joined(&mlp.at(Names::USUAL.each), *experts, router.clone())? {
             Some(joined) => joined,
             None => Mixture::new(&mlp, Names::USUAL, *experts, router.clone())?,
         };
-        Ok(LayerParts { keeps, ..LayerParts::with_mixture(layer, mixture) })
+        Ok(LayerParts { mixture: Some(mixture), ..parts })
     })?;
     let is_dense = mixture.is_none() || (0..sizes.num_hidden_layers).any(|layer_idx| !is_sparse(layer_idx));
     let dense_size = if is_dense { base.intermediate_size } else { 0 };

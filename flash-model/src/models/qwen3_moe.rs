@@ -11,7 +11,6 @@ use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::gate::GateArgs;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
 use crate::nn::weights::Weights;
@@ -43,19 +42,16 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
     decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
-            head_norm: Some(sizes.norm()),
+            head_norm: Some(sizes.norm_args()),
             window: windows.of_layer(layer_idx),
-            ..sizes.attention(Some(rope.clone()))
+            ..sizes.attention_args(Some(rope.clone()))
         };
         if n_experts == 0 || !sparse.contains(layer_idx) {
-            let layer: Box<dyn Layer> =
-                Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
-            return Ok(layer.into());
+            return Ok(TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)?.into());
         }
         let gate = GateArgs::default();
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
+        let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
         let mlp = weights.at("mlp");
-        Ok(LayerParts::with_mixture(layer, Mixture::new(&mlp, Names::USUAL, experts, router.clone())?))
+        Ok(LayerParts::with_mixture(block, Mixture::new(&mlp, Names::USUAL, experts, router.clone())?))
     })
 }

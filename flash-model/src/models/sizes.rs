@@ -4,9 +4,7 @@ use serde::Deserialize;
 
 use crate::ModelError;
 use crate::checkpoint::config::Config;
-use crate::compute::Activation;
-use crate::compute::NormArgs;
-use crate::compute::Rope;
+use crate::compute::{Activation, NormArgs, Rope};
 use crate::nn::attention::AttentionArgs;
 use crate::nn::mlp::MlpArgs;
 use crate::nn::rope::{RopeDefaults, RopeSettings};
@@ -111,7 +109,7 @@ impl Sizes {
         self.rms_norm_eps.expect("sizes were checked")
     }
 
-    pub(crate) fn norm(&self) -> NormArgs {
+    pub(crate) fn norm_args(&self) -> NormArgs {
         NormArgs { eps: self.eps(), weight_offset: 0.0 }
     }
 
@@ -124,7 +122,7 @@ impl Sizes {
     }
 
     /// Returns full attention without biases, sinks, output gate and head norms.
-    pub(crate) fn attention(&self, rope: Option<Rope>) -> AttentionArgs {
+    pub(crate) fn attention_args(&self, rope: Option<Rope>) -> AttentionArgs {
         AttentionArgs {
             hidden_size: self.hidden_size,
             n_heads: self.num_attention_heads,
@@ -142,7 +140,7 @@ impl Sizes {
     }
 
     /// Returns a SiLU-gated MLP without biases.
-    pub(crate) fn mlp(&self) -> MlpArgs {
+    pub(crate) fn mlp_args(&self) -> MlpArgs {
         MlpArgs {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,

@@ -14,7 +14,7 @@ pub(crate) struct MlpArgs {
     pub hidden_size: i32,
     pub intermediate_size: i32,
     pub bias: bool,
-    /// Activation of the gate; `None` for an MLP without a gate, whose activation is squared ReLU.
+    /// Activation of the gate; `None` for an MLP without a gate, whose activation is `relu(x)²`.
     pub activation: Option<Activation>,
 }
 

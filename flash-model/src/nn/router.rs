@@ -8,8 +8,8 @@ use crate::checkpoint::config::Config;
 pub(crate) struct Router {
     /// Experts per token.
     pub top_k: usize,
-    /// Whether the weights of a token's experts are normalised to a sum of 1 (`norm_topk_prob`).
-    pub normalised: bool,
+    /// Whether the weights of a token's experts are normalised to a sum of 1.
+    pub norm_topk_prob: bool,
     pub scoring: Scoring,
 }
 
@@ -32,7 +32,7 @@ pub(crate) enum Scoring {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ExpertGroups {
     pub n_groups: usize,
-    /// ExpertGroups that experts are chosen from (`topk_group`).
+    /// Number of groups that experts are chosen from (`topk_group`).
     pub n_kept: usize,
 }
 
@@ -54,7 +54,7 @@ impl Router {
     pub(crate) fn new(
         top_k: usize,
         n_experts: usize,
-        normalised: bool,
+        norm_topk_prob: bool,
         scoring: Scoring,
         config: &Config,
     ) -> Result<Self, ModelError> {
@@ -65,7 +65,7 @@ impl Router {
         if let Scoring::Sigmoid { groups, .. } = scoring {
             groups.check(n_experts, config)?;
         }
-        Ok(Self { top_k, normalised, scoring })
+        Ok(Self { top_k, norm_topk_prob, scoring })
     }
 
     /// Chooses the experts of a token from its logits, in order of index. Ties go to the lower index.
@@ -84,7 +84,7 @@ impl Router {
         }
         groups.zero_worst(&mut corrected);
         let chosen = self.top_k_indices(&corrected);
-        let sum = if self.normalised && self.top_k > 1 {
+        let sum = if self.norm_topk_prob && self.top_k > 1 {
             chosen.iter().map(|idx| scores[*idx]).sum::<f32>() + SUM_EPSILON
         } else {
             1.0
@@ -97,7 +97,7 @@ impl Router {
         // Subtracting the maximum keeps `exp` from overflowing.
         let max = chosen.iter().map(|idx| logits[*idx]).fold(f32::NEG_INFINITY, f32::max);
         let exp = |idx: &usize| (logits[*idx] - max).exp();
-        let sum: f32 = if self.normalised {
+        let sum: f32 = if self.norm_topk_prob {
             chosen.iter().map(exp).sum()
         } else {
             (0..logits.len()).map(|idx| exp(&idx)).sum()
@@ -215,12 +215,12 @@ impl Routes {
 mod tests {
     use super::*;
 
-    fn router(top_k: usize, normalised: bool) -> Router {
-        Router { top_k, normalised, scoring: Scoring::Softmax }
+    fn router(top_k: usize, norm_topk_prob: bool) -> Router {
+        Router { top_k, norm_topk_prob, scoring: Scoring::Softmax }
     }
 
-    fn sigmoid_router(top_k: usize, normalised: bool, groups: ExpertGroups, scale: f32) -> Router {
-        Router { top_k, normalised, scoring: Scoring::Sigmoid { groups, scale } }
+    fn sigmoid_router(top_k: usize, norm_topk_prob: bool, groups: ExpertGroups, scale: f32) -> Router {
+        Router { top_k, norm_topk_prob, scoring: Scoring::Sigmoid { groups, scale } }
     }
 
     /// A single group of all experts.
@@ -234,8 +234,8 @@ mod tests {
     fn weights_of_chosen_experts_are_softmax_probabilities() {
         let scores = [0.0, 2.0, -1.0, 1.0];
         let exps: Vec<f32> = scores.iter().map(|score: &f32| score.exp()).collect();
-        for (normalised, sum) in [(true, exps[1] + exps[3]), (false, exps.iter().sum())] {
-            let choices = router(2, normalised).choose(&scores, None);
+        for (norm_topk_prob, sum) in [(true, exps[1] + exps[3]), (false, exps.iter().sum())] {
+            let choices = router(2, norm_topk_prob).choose(&scores, None);
             assert_eq!(indices(&choices), [1, 3]);
             for choice in choices {
                 assert!((choice.weight - exps[choice.expert_idx] / sum).abs() < 1e-6);
@@ -327,8 +327,8 @@ mod tests {
     fn sigmoids_are_the_weights_and_the_correction_only_chooses() {
         let logits = [0.0, 2.0, -1.0, 1.0];
         let scores = logits.map(|logit: f32| 1.0 / (1.0 + (-logit).exp()));
-        for (normalised, sum) in [(false, 1.0), (true, scores[1] + scores[2])] {
-            let router = sigmoid_router(2, normalised, ONE, 2.5);
+        for (norm_topk_prob, sum) in [(false, 1.0), (true, scores[1] + scores[2])] {
+            let router = sigmoid_router(2, norm_topk_prob, ONE, 2.5);
             let choices = router.choose(&logits, Some(&[0.0, 0.0, 1.0, 0.0]));
             assert_eq!(indices(&choices), [1, 2]);
             for choice in choices {

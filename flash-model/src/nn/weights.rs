@@ -8,10 +8,8 @@ use mlx_rs::{Array, Dtype};
 
 use crate::ModelError;
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::config::Config;
-use crate::checkpoint::config::{QuantizedFormat, QuantizedMode};
-use crate::compute::Backend;
-use crate::compute::NormArgs;
+use crate::checkpoint::config::{Config, QuantizedFormat, QuantizedMode};
+use crate::compute::{Backend, NormArgs};
 use crate::nn::fused::Fused;
 use crate::nn::layers::{Linear, RmsNorm};
 

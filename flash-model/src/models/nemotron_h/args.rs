@@ -164,7 +164,7 @@ impl ModelArgs {
         Ok(sizes)
     }
 
-    pub(super) fn mlp(&self) -> MlpArgs {
+    pub(super) fn mlp_args(&self) -> MlpArgs {
         MlpArgs {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
@@ -173,7 +173,7 @@ impl ModelArgs {
         }
     }
 
-    pub(super) fn moe(&self, config: &Config) -> Result<MixtureArgs, ModelError> {
+    pub(super) fn moe_args(&self, config: &Config) -> Result<MixtureArgs, ModelError> {
         let missing = |field| config.field_error(field, &"missing", "layers with experts need it");
         let width = |field, given: Option<i32>| config.length(field, given.ok_or_else(|| missing(field))?);
         let n_experts = config.n_experts()?.ok_or_else(|| missing("n_routed_experts"))?;
@@ -181,14 +181,14 @@ impl ModelArgs {
         let shared = self.n_shared_experts.map(|_| {
             let field = "moe_shared_expert_intermediate_size";
             let intermediate_size = width(field, self.moe_shared_expert_intermediate_size)?;
-            Ok::<_, ModelError>(MlpArgs { intermediate_size, ..self.mlp() })
+            Ok::<_, ModelError>(MlpArgs { intermediate_size, ..self.mlp_args() })
         });
         let groups =
             ExpertGroups { n_groups: self.n_group.unwrap_or(1), n_kept: self.topk_group.unwrap_or(1) };
         let scale = self.routed_scaling_factor.unwrap_or(1.0);
         config.positive("routed_scaling_factor", scale)?;
         let top_k = self.num_experts_per_tok.ok_or_else(|| missing("num_experts_per_tok"))?;
-        let normalised = self.norm_topk_prob.unwrap_or(false);
+        let norm_topk_prob = self.norm_topk_prob.unwrap_or(false);
         let scoring = Scoring::Sigmoid { groups, scale };
         let latent = self.moe_latent_size.map(|size| {
             let size = width("moe_latent_size", Some(size))?;
@@ -204,11 +204,11 @@ impl ModelArgs {
                 activation: None,
             },
             gate: GateArgs { has_correction: true, shared_experts, latent, ..GateArgs::default() },
-            router: Router::new(top_k, n_experts, normalised, scoring, config)?,
+            router: Router::new(top_k, n_experts, norm_topk_prob, scoring, config)?,
         })
     }
 
-    pub(super) fn mamba2(&self, config: &Config) -> Result<Mamba2Args, ModelError> {
+    pub(super) fn mamba2_args(&self, config: &Config) -> Result<Mamba2Args, ModelError> {
         let extents = [
             ("mamba_num_heads", self.mamba_num_heads, 1),
             ("mamba_head_dim", self.mamba_head_dim, 1),

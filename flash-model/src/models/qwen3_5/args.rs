@@ -4,8 +4,7 @@ use serde::Deserialize;
 
 use crate::ModelError;
 use crate::checkpoint::config::Config;
-use crate::compute::Activation;
-use crate::compute::GatedDeltaDims;
+use crate::compute::{Activation, GatedDeltaDims};
 use crate::models::Sizes;
 use crate::nn::gate::GateArgs;
 use crate::nn::gated_delta::{GatedDeltaArgs, Projections};
@@ -128,7 +127,7 @@ impl ModelArgs {
     }
 
     /// Returns the mixture of sparse layers; `None` in models without experts.
-    pub(super) fn mixture(&self, sizes: &Sizes, config: &Config) -> Result<Option<MixtureArgs>, ModelError> {
+    pub(super) fn moe_args(&self, sizes: &Sizes, config: &Config) -> Result<Option<MixtureArgs>, ModelError> {
         let Some(n_experts) = config.n_experts()?.filter(|n_experts| *n_experts > 0) else { return Ok(None) };
         let widths = [
             ("moe_intermediate_size", self.moe_intermediate_size),
@@ -140,7 +139,7 @@ impl ModelArgs {
         let top_k = self.num_experts_per_tok;
         let dims =
             ExpertDims { n_experts, hidden: self.hidden_size, intermediate: self.moe_intermediate_size };
-        let shared = MlpArgs { intermediate_size: self.shared_expert_intermediate_size, ..sizes.mlp() };
+        let shared = MlpArgs { intermediate_size: self.shared_expert_intermediate_size, ..sizes.mlp_args() };
         Ok(Some(MixtureArgs {
             experts: ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) },
             gate: GateArgs { shared_expert: Some(shared), ..GateArgs::default() },
@@ -148,7 +147,7 @@ impl ModelArgs {
         }))
     }
 
-    pub(super) fn gated_delta(
+    pub(super) fn gated_delta_args(
         &self,
         projections: Projections,
         config: &Config,

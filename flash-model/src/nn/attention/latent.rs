@@ -12,8 +12,7 @@ use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::ops::{self, concatenate};
 
 use crate::ModelError;
-use crate::checkpoint::config::Config;
-use crate::checkpoint::config::QuantizedMode;
+use crate::checkpoint::config::{Config, QuantizedMode};
 use crate::compute::{AttentionInput, AttentionParams, Backend, NormArgs, Rope, Value};
 use crate::nn::fused::Fused;
 use crate::nn::layer::LayerInput;

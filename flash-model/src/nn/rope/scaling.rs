@@ -17,11 +17,11 @@ pub(crate) struct RopeScaling {
     high_freq_factor: Option<f32>,
     beta_fast: Option<f64>,
     beta_slow: Option<f64>,
-    /// Whether YaRN's ramp begins and ends at whole pairs.
+    /// Whether `YaRN`'s ramp begins and ends at whole pairs.
     truncate: Option<bool>,
     mscale: Option<f64>,
     mscale_all_dim: Option<f64>,
-    /// Overrides the magnitude that YaRN and LongRoPE compute from their factors.
+    /// Overrides the magnitude that `YaRN` and `LongRoPE` compute from their factors.
     attention_factor: Option<f64>,
     pub original_max_position_embeddings: Option<f32>,
     long_factor: Option<Factors>,
@@ -32,7 +32,7 @@ pub(crate) struct RopeScaling {
     /// Pairs of each axis of M-RoPE. Unused: text has the same position on all axes.
     mrope_section: Option<Vec<u32>>,
     mrope_interleaved: Option<bool>,
-    /// Names of YaRN's settings in other programs; neither mlx-lm nor transformers reads them.
+    /// Names of `YaRN`'s settings in other programs; neither mlx-lm nor transformers reads them.
     attn_factor: Option<f64>,
     extrapolation_factor: Option<f64>,
     /// Set by Llama-based checkpoints that were fine-tuned with scaling; changes nothing.
@@ -60,7 +60,7 @@ pub(super) enum RopeType {
     Yarn,
 }
 
-/// Default of `original_max_position_embeddings` for YaRN in mlx-lm.
+/// Default of `original_max_position_embeddings` for `YaRN` in mlx-lm.
 const YARN_POSITIONS: f64 = 4096.0;
 
 impl RopeScaling {
@@ -115,7 +115,7 @@ impl RopeScaling {
         Ok(frequencies(dims, theta).map(stretch).collect())
     }
 
-    /// Returns the frequencies of LongRoPE, each scaled by its own factor. As in mlx-lm's `SuScaledRoPE`, contexts of
+    /// Returns the frequencies of `LongRoPE`, each scaled by its own factor. As in mlx-lm's `SuScaledRoPE`, contexts of
     /// any length use the long factors.
     pub(super) fn longrope(&self, dims: i32, theta: f32, config: &Config) -> Result<Vec<f32>, ModelError> {
         for (field, given) in [("long_mscale", self.long_mscale), ("short_mscale", self.short_mscale)] {
@@ -139,7 +139,7 @@ impl RopeScaling {
         }
     }
 
-    /// Returns LongRoPE's magnitude: the factor on rotated elements, for contexts beyond the original length.
+    /// Returns `LongRoPE`'s magnitude: the factor on rotated elements, for contexts beyond the original length.
     pub(super) fn longrope_magnitude(
         &self,
         max_positions: Option<usize>,
@@ -168,10 +168,10 @@ impl RopeScaling {
         Ok(if longer <= 1.0 { 1.0 } else { (1.0 + longer.ln() / f64::from(old).ln()).sqrt() as f32 })
     }
 
-    /// Returns the frequencies of YaRN: pairs that rotate often within the original context are kept, those that rotate
-    /// seldom are scaled by the factor, and a ramp lies between. As in mlx-lm's `YarnRoPE`, the ends of the ramp are
-    /// f64 and frequencies f32. If `truncate` is false, the ends are not rounded to whole pairs, as in transformers;
-    /// mlx-lm does not have that setting.
+    /// Returns the frequencies of `YaRN`: pairs that rotate often within the original context are kept, those that
+    /// rotate seldom are scaled by the factor, and a ramp lies between. As in mlx-lm's `YarnRoPE`, the ends of the ramp
+    /// are f64 and frequencies f32. If `truncate` is false, the ends are not rounded to whole pairs, as in
+    /// transformers; mlx-lm does not have that setting.
     pub(super) fn yarn(
         &self,
         dims: i32,
@@ -233,8 +233,8 @@ impl RopeScaling {
         (0.1 * mscale * factor.ln() + 1.0).powi(2) as f32
     }
 
-    /// Returns YaRN's magnitude: the factor on rotated elements. [`softmax_factor`](Self::softmax_factor) may hold the
-    /// rest of it.
+    /// Returns `YaRN`'s magnitude: the factor on rotated elements. [`softmax_factor`](Self::softmax_factor) may hold
+    /// the rest of it.
     pub(super) fn yarn_magnitude(&self, config: &Config) -> Result<f32, ModelError> {
         if let Some(factor) = self.attention_factor {
             return positive_magnitude("rope_scaling.attention_factor", factor, config);
