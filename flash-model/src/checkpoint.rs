@@ -1,4 +1,4 @@
-//! A model directory, opened: its configuration and where its tensors lie. No weight has been read.
+//! A model directory: its configuration, and the index of its tensors. Weights are not read here.
 
 pub(crate) mod config;
 mod fingerprint;
@@ -20,27 +20,27 @@ use packed::PackedExperts;
 pub(crate) use packed::{member_name, rows_name};
 use usage::Usage;
 
-/// A model on disk.
+/// A model directory on disk, of which the configuration and the headers of the shards were read.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     config: Config,
     catalog: Catalog,
     packed: PackedExperts,
-    /// What was asked for so far.
+    /// Tensors and formats that layers have requested.
     usage: Usage,
     io: IoMode,
-    /// Of configuration and weights, and the directory whose list of models was asked.
+    /// Digest of configuration and weights, with the directory that it was looked up in.
     digest: OnceLock<(PathBuf, Digest)>,
 }
 
 impl Checkpoint {
-    /// Opens the model in `dir`; reads headers only.
+    /// Opens the model in `dir`. Reads the configuration and the headers of the shards.
     ///
     /// # Errors
     /// [`ModelError`], for a configuration or a shard that is missing or malformed.
     pub fn open(dir: &Path, io: IoMode) -> Result<Self, ModelError> {
-        // The directory itself first: a model without one is not a model without a configuration.
+        // Checked first, so that a missing directory is not reported as a missing configuration.
         let metadata = dir.metadata().map_err(|error| ModelError::File { path: dir.to_owned(), error })?;
         if !metadata.is_dir() {
             return Err(flash_io::IoError::NotADirectory { path: dir.to_owned() }.into());
@@ -59,43 +59,44 @@ impl Checkpoint {
         })
     }
 
-    /// The same model, its weights read through other storage.
+    /// Replaces the storage that weights are read through, for each shard.
     #[must_use]
     pub fn map_storage(self, map: impl FnMut(&Path, Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) -> Self {
         Self { catalog: self.catalog.map_storage(map), digest: OnceLock::new(), ..self }
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// What the model says of itself.
+    /// Returns the configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Where its tensors lie.
+    /// Returns the index of the tensors in the shards.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
-    /// Opens a file that is read as the weights are, and grows meanwhile.
+    /// Opens a file that may grow while it is read, in the I/O mode of the weights; memory-mapped weights fall back to
+    /// `pread`.
     pub(crate) fn open_beside(&self, path: &Path) -> Result<Arc<dyn ReadAt>, ModelError> {
-        // A map has the length that its file had.
+        // A memory map keeps the length that its file had when it was mapped.
         let io = if self.io == IoMode::Mmap { IoMode::Pread } else { self.io };
         Ok(flash_io::open(path, io)?)
     }
 
-    /// Returns a digest of the configuration and the weights. It is found out once: see
-    /// [`weights_digest`](flash_kv::weights_digest) for what is read, and remembered in `kv_dir`.
+    /// Returns a digest of the configuration and the weights. It is computed once, and cached in `kv_dir`: see
+    /// [`weights_digest`](flash_kv::weights_digest) for the bytes that are read.
     ///
     /// # Errors
-    /// [`ModelError::File`] if the configuration is gone, [`ModelError::Io`] if weights cannot be read, [`ModelError::Kv`] if
-    /// `kv_dir` cannot be read or written.
+    /// [`ModelError::File`] if the configuration cannot be read, [`ModelError::Io`] if weights cannot be read,
+    /// [`ModelError::Kv`] if `kv_dir` cannot be read or written.
     pub(crate) fn digest(&self, kv_dir: &Path) -> Result<Digest, ModelError> {
-        if let Some((known_in, digest)) = self.digest.get()
-            && known_in == kv_dir
+        if let Some((cached_in, digest)) = self.digest.get()
+            && cached_in == kv_dir
         {
             return Ok(*digest);
         }
@@ -109,32 +110,37 @@ impl Checkpoint {
         let mut hasher = blake3::Hasher::new_derive_key("flash-model checkpoint 2");
         hasher.update(&weights.0).update(&config);
         let digest = Digest(*hasher.finalize().as_bytes());
-        // Another thread may have been first: it found the same.
+        // Another thread may have set it first, to the same digest.
         let _ = self.digest.set((kv_dir.to_owned(), digest));
         Ok(digest)
     }
 
-    /// Whether there is a tensor of that name.
+    /// Returns whether the checkpoint has a tensor of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// What all tensors are called, with those of the first of experts in rows.
+    /// Returns the names of all tensors, including those of the first expert of packed experts.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.catalog.tensors().map(|tensor| tensor.name.as_str()).chain(self.packed.names())
     }
 
-    /// The tensor of that name. Of experts in rows, the first one's can be asked for.
+    /// Returns the tensor of this name. Of packed experts, only the first expert has tensors with names.
     pub(crate) fn get(&self, name: &str) -> Option<&Tensor> {
         self.catalog.get(name).or_else(|| self.packed.get(name))
     }
 
-    /// The tensor that has the experts below `path` in its rows, if they lie so: `[n_experts, row_bytes]`.
+    /// Returns the tensor that holds the packed experts below `path`, `[n_experts, row_bytes]`; `None` if they are not
+    /// packed.
     pub(crate) fn rows(&self, path: &str) -> Option<&Tensor> {
         self.packed.rows(path)
     }
 
-    /// The tensor of that name, which must have that shape and kind.
+    /// Returns the tensor of this name, and records it as used.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`], [`ModelError::TensorDtype`] or [`ModelError::TensorShape`] if it is missing or
+    /// not of this kind and shape.
     pub(crate) fn tensor(&self, name: &str, shape: &[u64], kind: TensorKind) -> Result<&Tensor, ModelError> {
         let tensor = self
             .get(name)
@@ -162,12 +168,13 @@ impl Checkpoint {
 }
 
 impl Checkpoint {
-    /// Returns how the matrix at `path`, of `n_columns` columns, is quantised, if it has scales: as the configuration lists
-    /// it, else as the shapes of its tensors say, which are at `stored`.
+    /// Returns the format of the matrix at `path`, of `n_columns` columns, whose tensors are at `stored`; `None` if it
+    /// has no scales. The format is the one that the configuration lists for it, else the one inferred from the shapes
+    /// of its tensors.
     ///
     /// # Errors
-    /// [`ModelError::ConfigField`] if the configuration says nothing of quantised weights, and
-    /// [`ModelError::TensorDtype`] if scales and biases differ.
+    /// [`ModelError::ConfigField`] if the configuration has no quantisation settings or the group size does not divide
+    /// the columns, and [`ModelError::TensorDtype`] if scales and biases differ.
     pub(crate) fn format(
         &self,
         path: &str,
@@ -177,7 +184,7 @@ impl Checkpoint {
         let tensor = |name: &str| self.get(&format!("{stored}.{name}"));
         let Some(scales) = tensor("scales") else { return Ok(None) };
         let default = self.config.default_format().ok_or_else(|| {
-            let expected = "the weights are quantised, so it must say how";
+            let expected = "it is required, because the weights are quantised";
             self.config.field_error("quantization", &"missing", expected)
         })?;
         if let Some(biases) = tensor("biases") {
@@ -188,7 +195,7 @@ impl Checkpoint {
             let (words, groups) = (last(tensor("weight")?)?, last(scales)?);
             QuantizedFormat::infer(n_columns, words, groups, scales.dtype)
         };
-        // Shapes that no format has are refused when they are compared with the default's.
+        // Shapes that fit no format are rejected later, when they are compared with those of the default format.
         let format = self.config.listed_format(path).or_else(inferred).unwrap_or(default);
         if n_columns % format.group_size != 0 {
             let expected = "the group size must divide every row";
@@ -198,7 +205,7 @@ impl Checkpoint {
         Ok(Some(format))
     }
 
-    /// The format of the quantised matrix whose tensors are at `stored`, once a layer was made of it.
+    /// Returns the format of the quantised matrix whose tensors are at `stored`, if a layer has requested it.
     pub(crate) fn known_format(&self, stored: &str) -> Option<QuantizedFormat> {
         self.usage.format(stored)
     }
@@ -217,19 +224,19 @@ impl Checkpoint {
     }
 }
 
-/// What a tensor may hold.
+/// The kind of data in a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TensorKind {
-    /// Numbers.
+    /// Floats: F32, F16 or BF16.
     Float,
-    /// Quantised codes.
+    /// Quantised codes in 32-bit words.
     Codes,
-    /// A byte each: scales, or codes two by two.
+    /// Bytes: scales, or pairs of 4-bit codes.
     Bytes,
 }
 
 impl TensorKind {
-    /// What a parameter may hold in whose place there is an array of this dtype.
+    /// Returns the kind of data that a parameter with a placeholder of this dtype holds.
     pub(crate) fn of(placeholder: mlx_rs::Dtype) -> Self {
         match placeholder {
             mlx_rs::Dtype::Uint32 => Self::Codes,

@@ -1,4 +1,4 @@
-//! The architectures, one file each, named as in mlx-lm.
+//! Model families, one file each, named as in mlx-lm.
 
 mod block;
 mod deepseek_v3;
@@ -34,63 +34,66 @@ use crate::stream::experts::Mixture;
 
 pub(crate) use sizes::Sizes;
 
-/// A layer, its experts if it has any, and what it keeps of the tokens that have passed.
+/// A decoder layer with its mixture of experts, if any, and the kind of its cache.
 #[derive(Debug)]
 pub(crate) struct LayerParts {
     pub layer: Box<dyn Layer>,
     pub mixture: Option<Mixture>,
-    /// What the sum of its experts passes before it is added to hidden states, where they work on other numbers; and its path.
+    /// The projection from the experts' latent space back to hidden states, with its path; `None` if experts work on
+    /// hidden states.
     pub experts_out: Option<(String, Linear)>,
+    /// Kind of the cache of the layer.
     pub keeps: Keeps,
 }
 
 impl LayerParts {
-    /// A layer that attends, and has experts.
-    fn mixed(layer: Box<dyn Layer>, mixture: Mixture) -> Self {
+    /// An attention layer with a mixture of experts.
+    fn with_mixture(layer: impl Layer + 'static, mixture: Mixture) -> Self {
         Self { mixture: Some(mixture), ..layer.into() }
     }
 }
 
-impl From<Box<dyn Layer>> for LayerParts {
-    fn from(layer: Box<dyn Layer>) -> Self {
-        Self { layer, mixture: None, experts_out: None, keeps: Keeps::KeysValues }
+impl<L: Layer + 'static> From<L> for LayerParts {
+    /// An attention layer without experts.
+    fn from(layer: L) -> Self {
+        Self { layer: Box::new(layer), mixture: None, experts_out: None, keeps: Keeps::KeysValues }
     }
 }
 
-/// A decoder as its architecture describes it. No weight is loaded.
+/// A decoder: its layers without loaded weights, and the sizes that memory planning needs.
 #[derive(Debug)]
 pub(crate) struct Architecture {
-    /// The layers, each with the path of its tensors.
+    /// The layers, each with the path of its tensors in the checkpoint.
     pub layers: Vec<(String, LayerParts)>,
-    /// Which of their tensors have others' rows, too.
+    /// Matrices that the checkpoint stores as rows of a fused tensor.
     pub fused: Vec<Fused>,
     pub embed_path: String,
-    /// What embeddings are multiplied by.
+    /// Factor on the embeddings.
     pub embed_scale: f32,
     pub norm_path: String,
-    /// Behind the last layer.
+    /// The norm after the last layer.
     pub norm: RmsNorm,
-    /// That of the embedding if the two are tied.
+    /// Equal to `embed_path` if the head is tied to the embedding.
     pub head_path: String,
     pub hidden_size: i32,
     pub intermediate_size: i32,
     pub n_heads: i32,
     pub kv_heads: i32,
     pub head_dim: i32,
-    /// Whether values are kept beside keys.
+    /// Whether the KV cache stores values beside keys.
     pub halves: Halves,
-    /// Bytes of what layers make of their weights.
+    /// Bytes of the weights that layers derive from loaded ones.
     pub derived_bytes: u64,
     pub vocab_size: i32,
-    /// The longest context that the model was trained for, or is stretched to.
+    /// The longest context that the model was trained for, or extended to by RoPE scaling.
     pub max_position_embeddings: Option<usize>,
-    /// The longest context that it can have at all, if there is such an end.
+    /// Hard limit of the context length, if there is one.
     pub positions_max: Option<usize>,
 }
 
 type Build = fn(&Weights<'_>) -> Result<Architecture, ModelError>;
 
-/// `model_type` → architecture.
+/// Constructors by `model_type`.
 const MODELS: &[(&str, Build)] = &[
     ("deepseek_v3", deepseek_v3::build),
     ("gemma3", gemma3::build),
@@ -110,7 +113,7 @@ const MODELS: &[(&str, Build)] = &[
     ("smollm3", smollm3::build),
 ];
 
-/// Models that others are: `model_type` → whose. As mlx-lm's `MODEL_REMAPPING`.
+/// Aliases of `model_type`, as in mlx-lm's `MODEL_REMAPPING`: alias, family.
 const ALIASES: &[(&str, &str)] = &[
     ("mistral", "llama"),
     ("iquestcoder", "llama"),
@@ -119,7 +122,10 @@ const ALIASES: &[(&str, &str)] = &[
     ("joyai_llm_flash", "deepseek_v3"),
 ];
 
-/// The architecture that a checkpoint's configuration names.
+/// Builds the architecture that the checkpoint's `model_type` names.
+///
+/// # Errors
+/// [`ModelError::UnknownModelType`], or an error of the family for fields or tensors that it does not support.
 pub(crate) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let given = config.model_type();
@@ -138,28 +144,28 @@ pub(crate) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     build(weights)
 }
 
-/// What a checkpoint calls the parts of a decoder.
+/// Tensor paths of the parts of a decoder.
 #[derive(Debug, Clone, Copy)]
 struct DecoderNames {
-    /// Where all but the head is.
+    /// Path of everything but the head.
     model: &'static str,
     embed: &'static str,
     norm: &'static str,
     head: &'static str,
 }
 
-/// A decoder whose parts have the usual names, its layers made one by one.
+/// Builds a decoder whose parts have the usual names; `layer` builds each layer.
 fn decoder<L: Into<LayerParts>>(
     weights: &Weights<'_>,
     sizes: &Sizes,
     layer: impl Fn(usize, &Weights<'_>) -> Result<L, ModelError>,
 ) -> Result<Architecture, ModelError> {
-    let usual = DecoderNames { model: "model", embed: "embed_tokens", norm: "norm", head: "lm_head" };
-    decoder_of(usual, weights, sizes, layer)
+    let names = DecoderNames { model: "model", embed: "embed_tokens", norm: "norm", head: "lm_head" };
+    decoder_with_names(names, weights, sizes, layer)
 }
 
-/// The same with other names.
-fn decoder_of<L: Into<LayerParts>>(
+/// Builds a decoder whose parts have these names; `layer` builds each layer.
+fn decoder_with_names<L: Into<LayerParts>>(
     names: DecoderNames,
     weights: &Weights<'_>,
     sizes: &Sizes,
@@ -175,14 +181,14 @@ fn decoder_of<L: Into<LayerParts>>(
     let (embed, norm) = (model.at(names.embed), model.at(names.norm));
     let own_head = weights.at(names.head);
     let head = if is_tied(&own_head)? { embed.clone() } else { own_head };
-    let rope = RopeSettings::of_full(weights.config())?;
+    let rope = RopeSettings::full_attention(weights.config())?;
     Ok(Architecture {
         layers,
         fused: Vec::new(),
         embed_scale: 1.0,
         embed_path: embed.path().to_owned(),
         norm_path: norm.path().to_owned(),
-        norm: norm.rms_norm(sizes.hidden_size, sizes.norm())?,
+        norm: norm.rms_norm(sizes.hidden_size, sizes.norm_args())?,
         head_path: head.path().to_owned(),
         hidden_size: sizes.hidden_size,
         intermediate_size: sizes.intermediate_size,
@@ -193,12 +199,12 @@ fn decoder_of<L: Into<LayerParts>>(
         derived_bytes: 0,
         vocab_size: sizes.vocab_size,
         positions_max: rope.positions_max(weights.config())?,
-        max_position_embeddings: rope.stretched_positions(sizes.max_position_embeddings, weights.config())?,
+        max_position_embeddings: rope.extended_positions(sizes.max_position_embeddings, weights.config())?,
     })
 }
 
-/// Families that use a head which is there even if the configuration says that it is tied, as in mlx-lm.
-const TENSORS_DECIDE: &[&str] = &[
+/// Families in which a stored head overrides `tie_word_embeddings`, as in mlx-lm.
+const TIED_BY_TENSORS: &[&str] = &[
     "gemma3",
     "gemma3_text",
     "gpt_oss",
@@ -209,8 +215,8 @@ const TENSORS_DECIDE: &[&str] = &[
     "qwen2_moe",
 ];
 
-/// Whether the embedding is the head, too. A configuration that does not say is Hugging Face's or mlx-lm's, whose defaults
-/// differ: then it is if there is no other head.
+/// Returns whether the head is tied to the embedding. Hugging Face and mlx-lm have different defaults for
+/// `tie_word_embeddings`, so where it is absent the head is tied unless its tensor is stored.
 fn is_tied(head: &Weights<'_>) -> Result<bool, ModelError> {
     #[derive(Deserialize)]
     struct Args {
@@ -220,7 +226,7 @@ fn is_tied(head: &Weights<'_>) -> Result<bool, ModelError> {
     let Args { tie_word_embeddings: own } = config.args()?;
     let Args { tie_word_embeddings: outer } = config.top_args()?;
     let has_head = head.checkpoint().has(&format!("{}.weight", head.path()));
-    if TENSORS_DECIDE.contains(&config.model_type())
+    if TIED_BY_TENSORS.contains(&config.model_type())
         && (has_head || config.model_type().starts_with("gemma3"))
     {
         return Ok(!has_head);

@@ -1,5 +1,5 @@
-//! Layers of neural networks: modules whose parameters are named as checkpoints name them, built from the operations of
-//! [`compute`](crate::compute). No model family is known here, and no weight is loaded.
+//! Neural-network modules, with parameters named as in checkpoints, built from the operations of
+//! [`compute`](crate::compute). Nothing here depends on a model family or loads weights.
 
 pub(crate) mod attention;
 pub(crate) mod convolution;

@@ -1,7 +1,7 @@
-//! `config.json`: the settings of a model.
+//! The configuration of a model, `config.json`.
 //!
-//! Nothing in it is ignored silently: a configuration remembers which of its fields were read, and
-//! [`Config::refuse_unread`] refuses those that may change what layers compute.
+//! No field is ignored silently: a [`Config`] tracks the fields that were read, and [`Config::refuse_unread`] rejects
+//! unread ones that may change the output of layers.
 
 mod fields;
 mod quantization;
@@ -26,34 +26,34 @@ use quantization::Quantization;
 
 pub use quantization::{QuantizedFormat, QuantizedMode};
 
-/// The name of the file.
+/// File name of the configuration.
 pub(crate) const FILE: &str = "config.json";
 
-/// The field that has the settings of the text model, in a model that also sees.
+/// Field with the configuration of the text model, in multimodal models.
 const TEXT: &str = "text_config";
 
-/// The one method of `quantization_config` whose tensors are read as they are: `gpt_oss` is published so.
+/// The only supported `quant_method`: that of the published `gpt_oss` models.
 const PUBLISHED_METHOD: &str = "mxfp4";
 
-/// The configuration of a model, as read. A field that is `null` is absent.
+/// The configuration of a model. Fields that are `null` count as absent.
 #[derive(Debug, Clone)]
 pub struct Config {
     path: PathBuf,
     json: Map<String, Value>,
     /// Fields of the text model that are `null`.
     nulls: BTreeSet<String>,
-    /// Fields that nobody has read yet, those of the text model behind [`TEXT`] and a dot if they are in there.
+    /// Fields that have not been read yet; those inside of [`TEXT`] are prefixed with it and a dot.
     unread: Arc<Mutex<BTreeSet<String>>>,
     model_type: String,
     quantization: Option<Quantization>,
 }
 
-/// Where fields are looked for.
+/// The object that fields are read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
-    /// The file itself.
+    /// The top-level object.
     Top,
-    /// [`TEXT`] if that is there, else the file itself.
+    /// The object [`TEXT`] if it exists, else the top-level object.
     Text,
 }
 
@@ -62,7 +62,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ModelError::File`], [`IoError::LfsPointer`], [`ModelError::Json`], or [`ModelError::ConfigField`] if
-    /// `model_type` or the quantisation is not what it should be.
+    /// `model_type` or the quantisation is invalid.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(FILE);
         let text =
@@ -77,7 +77,7 @@ impl Config {
         let json: Map<String, Value> =
             python_json(text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
         let nulls = null_names(text_of(&json).unwrap_or(&json));
-        let json = without_nulls(json);
+        let json = normalized(json);
         let field = |field, given: &Value, expected: String| ModelError::ConfigField {
             path: path.clone(),
             field: String::from(field),
@@ -97,7 +97,7 @@ impl Config {
         };
         let method = json.get("quantization_config").and_then(|config| config.get("quant_method"));
         if let Some(method) = method.filter(|method| quantization.is_none() && *method != PUBLISHED_METHOD) {
-            let expected = "weights of this method are not read as they are: `flash-cli convert --hf` says whether it \
+            let expected = "weights of this method are not supported directly: `flash-cli convert --hf` says whether it \
                             converts them";
             return Err(field("quantization_config.quant_method", method, expected.to_owned()));
         }
@@ -109,25 +109,25 @@ impl Config {
         Ok(Self { path, json, nulls, unread: Arc::new(Mutex::new(unread)), model_type, quantization })
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The architecture.
+    /// Returns `model_type`, which names the architecture.
     pub fn model_type(&self) -> &str {
         &self.model_type
     }
 
-    /// Reads the fields of the text model that `T` names.
+    /// Deserializes the fields of the text model that `T` has.
     ///
     /// # Errors
-    /// [`ModelError::ConfigField`], which names the field that is missing or wrong.
+    /// [`ModelError::ConfigField`] with the field that is missing or invalid.
     pub fn args<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
         self.args_at(Level::Text)
     }
 
-    /// Reads fields of the file itself, where a model that also sees has its text model in a field of its own.
+    /// Deserializes top-level fields, also in multimodal models, whose text model has an object of its own.
     pub(crate) fn top_args<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
         self.args_at(Level::Top)
     }
@@ -135,7 +135,7 @@ impl Config {
     fn args_at<T: DeserializeOwned>(&self, level: Level) -> Result<T, ModelError> {
         let (prefix, fields) = self.fields(level);
         let mut ignored = BTreeSet::new();
-        // Options stand in a path as a question mark.
+        // `serde_ignored` writes an `Option` in a path as a question mark.
         let mut note = |path: serde_ignored::Path<'_>| {
             ignored.insert(path.to_string().replace(".?", "").replace("?.", ""));
         };
@@ -143,7 +143,7 @@ impl Config {
         let parsed = parsed.map_err(|error| {
             let name = error.path().to_string();
             let expected = error.into_inner().to_string();
-            // serde names a field that is missing in its text alone.
+            // serde names a missing field only in the message.
             let missing = expected.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
             let json = Value::Object(fields.clone());
             let given = json.pointer(&format!("/{}", name.replace('.', "/")));
@@ -165,7 +165,7 @@ impl Config {
         Ok(parsed)
     }
 
-    /// Fields at a level, and what their names begin with in errors.
+    /// Returns the fields at a level, and their prefix in errors.
     fn fields(&self, level: Level) -> (&'static str, &Map<String, Value>) {
         match text_of(&self.json) {
             Some(text) if level == Level::Text => ("text_config.", text),
@@ -173,15 +173,15 @@ impl Config {
         }
     }
 
-    /// Whether a field of the text model is there and `null`, for the few whose default is not that.
+    /// Returns whether a field of the text model is `null`, for fields whose default differs from `null`.
     pub(crate) fn is_null(&self, field: &str) -> bool {
         self.nulls.contains(field)
     }
 
-    /// Reads a field that the layers of a family support only one meaning of, which `accepted` spells.
+    /// Checks a field of which a family supports only the `accepted` values. An absent field is accepted.
     ///
     /// # Errors
-    /// [`ModelError::ConfigField`] if it says anything else; an absent field says nothing.
+    /// [`ModelError::ConfigField`] for any other value.
     pub(crate) fn expect(&self, field: &str, accepted: &[Value]) -> Result<(), ModelError> {
         self.skip(field);
         let (prefix, fields) = self.fields(Level::Text);
@@ -191,23 +191,23 @@ impl Config {
         Err(self.field_error(&format!("{prefix}{field}"), given, expected))
     }
 
-    /// Counts a field as read that a family has no use for.
+    /// Marks a field as read that the family does not use.
     pub(crate) fn skip(&self, field: &str) {
         let (prefix, _) = self.fields(Level::Text);
         self.unread.lock().remove(&format!("{prefix}{field}"));
     }
 
-    /// Refuses fields that no layer has read although they may change what layers compute.
+    /// Checks that no unread field may change the output of layers. Unread fields of unknown meaning are logged.
     ///
     /// # Errors
-    /// [`ModelError::UnknownField`], with the first of them.
+    /// [`ModelError::UnknownField`] with the first such field.
     pub(crate) fn refuse_unread(&self) -> Result<(), ModelError> {
-        // Fields beside those of a text model are not its own: mlx-lm and transformers do not read them for it either.
+        // Fields outside of the text model's object do not apply to it, in mlx-lm and transformers as well.
         let (prefix, fields) = self.fields(Level::Text);
         for name in self.unread.lock().iter().filter(|name| name.starts_with(prefix)) {
             let leaf = &name[prefix.len()..];
             let value = fields.get(leaf).unwrap_or(&Value::Null);
-            match fields::judge(leaf, value) {
+            match fields::classify(leaf, value) {
                 Verdict::Harmless => {}
                 Verdict::Unknown => {
                     tracing::warn!("{}: field {name} is not known, and ignored", self.path.display());
@@ -225,17 +225,20 @@ impl Config {
         Ok(())
     }
 
-    /// The format that the configuration lists for the matrix at `path`, if it lists one.
+    /// Returns the format that the configuration lists for the matrix at `path`, if any.
     pub(crate) fn listed_format(&self, path: &str) -> Option<QuantizedFormat> {
         self.quantization.as_ref()?.by_path.get(path).copied()
     }
 
-    /// The format of quantised matrices that are not listed by path; none if no quantisation is configured at all.
+    /// Returns the format of quantised matrices that are not listed by path; `None` without quantisation settings.
     pub(crate) fn default_format(&self) -> Option<QuantizedFormat> {
         self.quantization.as_ref().map(|quantization| quantization.default)
     }
 
-    /// Checks a number that must be positive.
+    /// Checks that a number is positive and finite.
+    ///
+    /// # Errors
+    /// [`ModelError::ConfigField`] if not.
     pub(crate) fn positive(&self, field: &str, value: f32) -> Result<(), ModelError> {
         if value.is_finite() && value > 0.0 {
             return Ok(());
@@ -243,7 +246,10 @@ impl Config {
         Err(self.field_error(field, &value, "it must be a positive number"))
     }
 
-    /// Checks a length, which must be positive.
+    /// Checks that a length is positive, and returns it.
+    ///
+    /// # Errors
+    /// [`ModelError::ConfigField`] if not.
     pub(crate) fn length(&self, field: &str, length: i32) -> Result<i32, ModelError> {
         if length > 0 {
             return Ok(length);
@@ -251,7 +257,7 @@ impl Config {
         Err(self.field_error(field, &length, "it must be positive"))
     }
 
-    /// An error about a field of this file.
+    /// Returns an error about a field of this configuration.
     pub(crate) fn field_error(
         &self,
         field: &str,
@@ -262,10 +268,10 @@ impl Config {
         ModelError::ConfigField { path: self.path.clone(), field, given, expected }
     }
 
-    /// The number of experts, which families and versions of Hugging Face's programs call differently.
+    /// Returns the number of experts, under any of the field names that families and versions of transformers use.
     ///
     /// # Errors
-    /// [`ModelError::ConfigField`] if two names give two numbers.
+    /// [`ModelError::ConfigField`] if two fields differ.
     pub(crate) fn n_experts(&self) -> Result<Option<usize>, ModelError> {
         #[derive(Deserialize)]
         struct Counts {
@@ -291,30 +297,31 @@ impl Config {
     }
 }
 
-/// Names of fields that are `null`.
+/// Returns the names of fields that are `null`.
 fn null_names(fields: &Map<String, Value>) -> BTreeSet<String> {
     fields.iter().filter(|(_, value)| value.is_null()).map(|(name, _)| name.clone()).collect()
 }
 
-/// The settings of the text model, where they are apart.
+/// Returns the object of the text model, if there is one.
 fn text_of(json: &Map<String, Value>) -> Option<&Map<String, Value>> {
     json.get(TEXT).and_then(Value::as_object).filter(|text| !text.is_empty())
 }
 
-/// The same object without fields that are `null`, at any depth, and whole numbers as such: Python writes `4096.0` for a
-/// length that was divided.
-fn without_nulls(fields: Map<String, Value>) -> Map<String, Value> {
+/// Removes `null` fields at any depth, and turns integral floats into integers: Python writes `4096.0` for a length
+/// that was divided.
+fn normalized(fields: Map<String, Value>) -> Map<String, Value> {
     let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
     kept.map(|(name, value)| match value {
-        Value::Object(fields) => (name, Value::Object(without_nulls(fields))),
-        Value::Number(number) => (name, Value::Number(whole(number))),
+        Value::Object(fields) => (name, Value::Object(normalized(fields))),
+        Value::Number(number) => (name, Value::Number(integral(number))),
         value => (name, value),
     })
     .collect()
 }
 
-fn whole(number: Number) -> Number {
-    /// Larger ones may not be whole at all.
+/// Turns an integral float into an integer.
+fn integral(number: Number) -> Number {
+    /// Floats beyond 2^53 may have been rounded to an integer.
     const LARGEST: f64 = (1_u64 << 53) as f64;
     match number.as_f64() {
         Some(value) if number.is_f64() && value.fract() == 0.0 && value.abs() <= LARGEST => {
@@ -324,7 +331,7 @@ fn whole(number: Number) -> Number {
     }
 }
 
-/// A value as it is printed in an error, cut if it is long.
+/// Returns a value for an error message, cut to 60 characters.
 fn shortened(value: &Value) -> String {
     const LONGEST: usize = 60;
     let text = value.to_string();

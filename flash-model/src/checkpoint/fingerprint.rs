@@ -1,4 +1,4 @@
-//! A hash of samples of a checkpoint's weights, and what is known of its files without reading them.
+//! Fingerprint of the weights of a checkpoint: a hash of samples, and the identity of its files.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -15,23 +15,23 @@ use flash_kv::{Digest, FileStamp, SampledWeights, WeightFile};
 use super::samples::Samples;
 use crate::ModelError;
 
-/// Names the hash. To be changed with what is sampled.
+/// Key derivation context of the hash. Change it whenever the sampling changes.
 const CONTEXT: &str = "flash-model sampled weights 1";
-/// Reads that are under way at once: samples are short, and a disk is as fast as it has many of them.
+/// Reads in flight: samples are short, so throughput depends on a deep queue.
 const DEPTH: usize = 32;
-/// Bytes of a read at most.
+/// Maximum size of a read.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Bytes of samples that are read together, into a buffer of their own.
+/// Bytes of samples that are read into one buffer.
 const BATCH_BYTES: u64 = 1 << 20;
 /// Buffers: one is hashed while the other is read.
 const N_BATCHES: usize = 2;
-/// The folder of a hub's cache that has files named by what is in them.
+/// Directory of the Hugging Face cache whose files are named by their SHA-256.
 const BLOBS_DIR: &str = "blobs";
 
-/// Reads the samples of a checkpoint's weights, and returns the hash of its headers and of them.
+/// Returns a hash of the headers and the sampled weights of a checkpoint.
 ///
 /// # Errors
-/// [`ModelError::Io`] if one cannot be read.
+/// [`ModelError::Io`] if a sample cannot be read.
 pub(super) fn sampled_weights(catalog: &Catalog) -> Result<SampledWeights, ModelError> {
     let Samples { spans, is_complete } = Samples::of(catalog);
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
@@ -56,7 +56,7 @@ fn hash_headers(catalog: &Catalog, hasher: &mut blake3::Hasher) {
         put_numbers(&mut bytes, shape);
         put_numbers(&mut bytes, &[shard.0 as u64, span.start, span.end]);
     }
-    // What packed experts are is said there.
+    // The metadata has the layout of packed experts.
     for (key, value) in catalog.metadata() {
         put_text(&mut bytes, key);
         put_text(&mut bytes, value);
@@ -64,7 +64,7 @@ fn hash_headers(catalog: &Catalog, hasher: &mut blake3::Hasher) {
     hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
 }
 
-/// Hashes these bytes, in order; those of later ones are read meanwhile.
+/// Hashes the bytes of the spans in order, reading ahead of the hash.
 fn hash_spans(
     catalog: &Catalog,
     spans: Vec<(ShardIdx, Span)>,
@@ -77,12 +77,12 @@ fn hash_spans(
     }
     let config = ReaderConfig { depth: DEPTH, chunk_bytes: CHUNK_BYTES, ..ReaderConfig::default() };
     let reader = Reader::new(catalog.shards().to_vec(), config)?;
-    // Not of an engine's budget: it is needed for a moment, mostly before there is one, and less than plans leave unused.
+    // A budget of its own: these buffers are small, short-lived, and mostly needed before an engine has a budget.
     let budget = Budget::new(PageBuf::cost_bytes(slot_bytes) * N_BATCHES as u64);
     let pool = SlotPool::new(&budget, slot_bytes, N_BATCHES)?;
     let mut reading: VecDeque<(Batch, Ticket)> = VecDeque::with_capacity(N_BATCHES);
     let mut batches = batches.into_iter();
-    // BLAKE3 takes many KB at once in half of the time that it needs for pieces.
+    // BLAKE3 hashes one large input twice as fast as many small ones.
     let mut together = Vec::new();
     loop {
         while let Some(slot) = pool.try_acquire() {
@@ -100,13 +100,14 @@ fn hash_spans(
     }
 }
 
-/// Spans that are read together.
+/// Spans that are read into one buffer.
 struct Batch {
     layout: Arc<BundleLayout>,
-    /// Of each span.
+    /// Length of each span.
     lens: Vec<usize>,
 }
 
+/// Splits spans into batches of at most [`BATCH_BYTES`].
 fn batches(spans: Vec<(ShardIdx, Span)>) -> Vec<Batch> {
     let pieces = spans
         .into_iter()
@@ -135,10 +136,10 @@ fn batches(spans: Vec<(ShardIdx, Span)>) -> Vec<Batch> {
     batches
 }
 
-/// Returns what is known of each shard without reading it; `None` if one is read through storage that is no file.
+/// Returns the identity of each shard without reading it; `None` if the storage of a shard is not a file.
 ///
 /// # Errors
-/// [`ModelError::File`] if the system does not say.
+/// [`ModelError::File`] if the metadata of a file cannot be read.
 pub(super) fn weight_files(catalog: &Catalog) -> Result<Option<Vec<WeightFile>>, ModelError> {
     let mut files = Vec::with_capacity(catalog.shards().len());
     for shard in catalog.shards() {
@@ -146,7 +147,7 @@ pub(super) fn weight_files(catalog: &Catalog) -> Result<Option<Vec<WeightFile>>,
         let Some(metadata) = shard.storage.file_metadata().map_err(unknown)? else { return Ok(None) };
         let stamp = FileStamp::new(&metadata);
         let sha256 = hash_in_name(&shard.path).filter(|(_, named)| {
-            // The name may have been given to another file since this one was opened.
+            // The name may refer to another file since this one was opened.
             (named.device, named.inode) == (stamp.device, stamp.inode)
         });
         files.push(WeightFile { stamp, sha256: sha256.map(|(sha256, _)| sha256) });
@@ -154,7 +155,8 @@ pub(super) fn weight_files(catalog: &Catalog) -> Result<Option<Vec<WeightFile>>,
     Ok(Some(files))
 }
 
-/// The SHA-256 of a file in the cache of the Hugging Face hub, where links lead to files named by their hash, and the file.
+/// Returns the SHA-256 that names a file in the Hugging Face cache, where links lead to files named by hash, and the
+/// stamp of that file.
 fn hash_in_name(path: &Path) -> Option<(Digest, FileStamp)> {
     let target = fs::canonicalize(path).ok()?;
     if target.parent()?.file_name()? != BLOBS_DIR {

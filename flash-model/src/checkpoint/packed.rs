@@ -1,7 +1,7 @@
-//! Experts that lie in rows, as `flash-cli pack` leaves them.
+//! Packed experts: all tensors of an expert in one row, as written by `flash-cli pack`.
 //!
-//! A tensor that is called [`rows_name`] is bytes, `[n_experts, row_bytes]`. The metadata of its shard has under its name what
-//! a row holds: the header of a safetensors file whose data the row would be.
+//! The tensor named [`rows_name`] is bytes, `[n_experts, row_bytes]`. Under its name, the metadata of its shard has the
+//! layout of a row: the header of a safetensors file whose data is the row.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,33 +10,33 @@ use flash_io::{Catalog, Header, Span, Tensor, TensorInfo};
 
 use crate::ModelError;
 
-/// How the names of such tensors end.
+/// Suffix of the names of packed tensors.
 const SUFFIX: &str = ".packed";
 
-/// Bytes of a header's length, which counts as if it were there.
+/// Bytes of the length field before a safetensors header; it counts towards offsets although it is absent here.
 const LENGTH_BYTES: u64 = 8;
 
-/// What the tensor is called that has the experts below `path` in its rows.
+/// Returns the name of the tensor that holds the packed experts below `path`.
 pub(crate) fn rows_name(path: &str) -> String {
     format!("{path}{SUFFIX}")
 }
 
-/// What `rest` of the experts below `path` is called in one of them, if each has its own.
+/// Returns the name of tensor `rest` of one expert below `path`, in checkpoints with separate tensors for each expert.
 pub(crate) fn member_name(path: &str, expert_idx: usize, rest: &str) -> String {
     format!("{path}.{expert_idx}.{rest}")
 }
 
-/// The experts of a checkpoint that lie in rows.
+/// The packed experts of a checkpoint.
 #[derive(Debug, Default)]
 pub(super) struct PackedExperts {
-    /// By path.
+    /// Packed tensors by the path of their experts.
     rows: BTreeMap<String, Tensor>,
-    /// The tensors of the first row of each, by name.
+    /// Tensors of the first row of each, by name.
     firsts: BTreeMap<String, Tensor>,
 }
 
 impl PackedExperts {
-    /// Those of a catalog.
+    /// Finds the packed experts of a catalog.
     pub(super) fn of(catalog: &Catalog) -> Result<Self, ModelError> {
         let mut packed = Self::default();
         for (name, header) in catalog.metadata() {
@@ -53,23 +53,23 @@ impl PackedExperts {
         Ok(packed)
     }
 
-    /// The tensor that has the experts below `path`, if one has.
+    /// Returns the tensor that holds the experts below `path`, if they are packed.
     pub(super) fn rows(&self, path: &str) -> Option<&Tensor> {
         self.rows.get(path)
     }
 
-    /// What the tensors of first experts are called.
+    /// Returns the names of the tensors of first experts.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.firsts.keys().map(String::as_str)
     }
 
-    /// A tensor of a first expert.
+    /// Returns a tensor of a first expert.
     pub(super) fn get(&self, name: &str) -> Option<&Tensor> {
         self.firsts.get(name)
     }
 }
 
-/// What lies in the first of the rows, and where.
+/// Parses the layout of a row, and returns the tensors of the first row.
 fn first_row(shard: &Path, rows: &Tensor, header: &str) -> Result<Vec<TensorInfo>, ModelError> {
     let n_rows = rows.shape.first().copied().unwrap_or(1).max(1);
     let data_start = LENGTH_BYTES + header.len() as u64;

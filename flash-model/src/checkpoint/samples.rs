@@ -1,37 +1,37 @@
-//! Which bytes of a checkpoint stand for all of them: some of each tensor, and more of the large ones.
+//! Samples of the weights of a checkpoint, for its fingerprint: some bytes of each tensor, and more of large ones.
 
 use flash_io::{Catalog, DIRECT_ALIGN, ShardIdx, Span, Tensor};
 
-/// A checkpoint of no more than this is read whole, in bytes: it takes no longer than samples of a large one.
+/// Checkpoints of up to this size are read whole, which takes no longer than sampling a large one.
 pub(super) const WHOLE_BYTES: u64 = 32 << 20;
-/// Blocks that are read of a large checkpoint beside the ends of its tensors, about. A disk takes some 10 µs for each if many are
-/// under way.
+/// Approximate number of blocks that are read of a large checkpoint, beside the ends of its tensors. With many reads in
+/// flight, a disk takes some 10 µs for each.
 const BLOCKS: u64 = 2048;
-/// The most tensors whose both ends are read.
+/// Up to this number of tensors, both ends of each are read.
 const BOTH_ENDS_MAX: usize = 4096;
-/// Bytes of each end of a tensor: what has no more than two of them, as norms and biases, is read whole.
+/// Bytes of each end of a tensor. Tensors of up to twice this size, such as norms and biases, are read whole.
 const END_BYTES: u64 = 8 << 10;
-/// The same where tensors are so many that each gets one sample.
+/// Bytes of the one end that is read of each tensor, if there are more than [`BOTH_ENDS_MAX`].
 const END_OF_MANY_BYTES: u64 = 2 << 10;
-/// Bytes of a sample between the ends: a block of direct reads.
+/// Bytes of a sample between the ends: the block size of direct I/O.
 const BLOCK_BYTES: u64 = DIRECT_ALIGN as u64;
 
-/// Bytes of a checkpoint that are read to know it again.
+/// Spans of a checkpoint that its fingerprint covers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Samples {
-    /// In the order of the shards and their bytes; no two have a byte in common.
+    /// Disjoint spans, in order of shard and offset.
     pub spans: Vec<(ShardIdx, Span)>,
-    /// Whether no byte of a tensor is left out.
+    /// Whether all bytes of all tensors are covered.
     pub is_complete: bool,
 }
 
 impl Samples {
-    /// Chooses samples by what the headers say, so that equal headers get equal samples.
+    /// Chooses samples from the headers alone, so that equal headers give equal samples.
     ///
-    /// - Up to [`WHOLE_BYTES`] in all: everything.
-    /// - Else the first and the last [`END_BYTES`] of each tensor; if there are more than [`BOTH_ENDS_MAX`] tensors, the last
-    ///   bytes of one and the first bytes of the next, which lie together.
-    /// - And blocks at equal distances in each tensor, one for about each of [`BLOCKS`] parts of all bytes.
+    /// - Up to [`WHOLE_BYTES`] in total: all bytes.
+    /// - Otherwise the first and last [`END_BYTES`] of each tensor; with more than [`BOTH_ENDS_MAX`] tensors, the end
+    ///   of every other tensor and the start of the next one, which are adjacent.
+    /// - In addition blocks at equal distances in each tensor, about one for each of [`BLOCKS`] parts of all bytes.
     pub(super) fn of(catalog: &Catalog) -> Self {
         let total_bytes = catalog.total_bytes();
         let mut tensors: Vec<&Tensor> = catalog.tensors().filter(|tensor| !tensor.span.is_empty()).collect();
@@ -40,14 +40,15 @@ impl Samples {
         let spans = if is_complete {
             tensors.iter().map(|tensor| (tensor.shard, tensor.span)).collect()
         } else {
-            sampled(&tensors, total_bytes)
+            sample_spans(&tensors, total_bytes)
         };
         Self { spans: merged(spans), is_complete }
     }
 }
 
-fn sampled(tensors: &[&Tensor], total_bytes: u64) -> Vec<(ShardIdx, Span)> {
-    // The ends of neighbours lie together, so a tensor costs a read, and half of one if it has one end.
+/// Returns the ends of tensors, and blocks between them.
+fn sample_spans(tensors: &[&Tensor], total_bytes: u64) -> Vec<(ShardIdx, Span)> {
+    // Ends of adjacent tensors are one read, so a tensor costs one read, or half of one with a single end.
     let are_many = tensors.len() > BOTH_ENDS_MAX;
     let stride_bytes = total_bytes / BLOCKS;
     let mut spans = Vec::new();
@@ -60,7 +61,7 @@ fn sampled(tensors: &[&Tensor], total_bytes: u64) -> Vec<(ShardIdx, Span)> {
         }
         let n_blocks = (tensor.span.len_bytes() + stride_bytes / 2) / stride_bytes;
         for block_idx in 0..n_blocks {
-            // In the middle of each of as many equal parts, moved to where blocks begin in the file.
+            // The middle of each of `n_blocks` equal parts, aligned down to a block of the file.
             let offset = u128::from(tensor.span.len_bytes()) * u128::from(2 * block_idx + 1)
                 / u128::from(2 * n_blocks);
             let block = start + offset as u64;
@@ -74,7 +75,7 @@ fn sampled(tensors: &[&Tensor], total_bytes: u64) -> Vec<(ShardIdx, Span)> {
     spans
 }
 
-/// Sorts spans, and joins those that overlap.
+/// Sorts spans, and joins those that touch or overlap.
 fn merged(mut spans: Vec<(ShardIdx, Span)>) -> Vec<(ShardIdx, Span)> {
     spans.sort_unstable();
     let mut merged: Vec<(ShardIdx, Span)> = Vec::with_capacity(spans.len());

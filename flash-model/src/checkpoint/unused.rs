@@ -1,11 +1,11 @@
-//! Tensors that no layer has asked for: those of other parts of a checkpoint pass, one of the text model is an error.
+//! Check for unused tensors: tensors of other towers are ignored, an unused tensor of the text model is an error.
 
 use serde::Deserialize;
 
 use super::Checkpoint;
 use crate::ModelError;
 
-/// Beginnings of names of towers, which are not run.
+/// Name prefixes of vision and audio towers, which are not run.
 const TOWERS: &[&str] = &[
     "vision_tower.",
     "vision_model.",
@@ -24,14 +24,14 @@ const TOWERS: &[&str] = &[
     "model.embed_vision.",
 ];
 
-/// Ends of names of tables that are computed from the configuration.
+/// Name suffixes of tables that are computed from the configuration.
 const COMPUTED: &[&str] =
     &["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "masked_bias"];
 
-/// Ends of names of a head that the embedding takes the place of.
+/// Name suffixes of a head that is unused because it is tied to the embedding.
 const TIED: &[&str] = &["lm_head.weight", "lm_head.scales", "lm_head.biases"];
 
-/// Parts of layers that predict several tokens at once, which have no other mark than their place behind the last layer.
+/// Parts of multi-token prediction (MTP) layers, which are stored as layers after the last one.
 const MULTI_TOKEN: &[&str] = &["eh_proj", "enorm", "hnorm", "shared_head"];
 
 #[derive(Debug, Deserialize)]
@@ -41,17 +41,18 @@ struct Args {
 }
 
 impl Checkpoint {
-    /// Refuses a tensor of the text model that no layer has asked for. Known extras pass: tables that are computed, towers of
-    /// images and sounds, heads that predict several tokens at once, and the head of a model that has it tied.
+    /// Checks that layers have requested all tensors of the text model. Ignores computed tables, vision and audio
+    /// towers, MTP layers, and a tied head.
     ///
     /// # Errors
-    /// [`ModelError::UnusedTensor`], with the first of them and the field of the configuration that would use it.
+    /// [`ModelError::UnusedTensor`] with the first unused tensor, and a hint at the configuration field that would use
+    /// it.
     pub(crate) fn refuse_unused(&self, embed_path: &str, head_path: &str) -> Result<(), ModelError> {
         let Args { num_hidden_layers, num_nextn_predict_layers } = self.config.args()?;
         let n_layers = num_hidden_layers.unwrap_or(usize::MAX);
         let n_multi_token = num_nextn_predict_layers.unwrap_or(0);
         let is_tied = embed_path == head_path;
-        let has_marks = |layer: &str| {
+        let has_mtp_parts = |layer: &str| {
             MULTI_TOKEN.iter().any(|part| self.catalog.get(&format!("{layer}.{part}.weight")).is_some())
         };
         let is_extra = |name: &str| {
@@ -62,7 +63,7 @@ impl Checkpoint {
                 || (is_tied && TIED.iter().any(|end| name.ends_with(end)))
                 || layer_of(name).is_some_and(|(layer, layer_idx)| {
                     (n_layers..n_layers.saturating_add(n_multi_token)).contains(&layer_idx)
-                        || (layer_idx >= n_layers && has_marks(layer))
+                        || (layer_idx >= n_layers && has_mtp_parts(layer))
                 })
         };
         let is_unused = |name: &str| !self.usage.has_tensor(name) && !is_extra(name);
@@ -78,14 +79,14 @@ impl Checkpoint {
     }
 }
 
-/// The layer that a tensor is of: its path, and its index.
+/// Returns the path and index of the layer that a tensor belongs to.
 fn layer_of(name: &str) -> Option<(&str, usize)> {
     let start = name.find("layers.")? + "layers.".len();
     let len = name[start..].find('.')?;
     Some((&name[..start + len], name[start..start + len].parse().ok()?))
 }
 
-/// A sentence about the setting that would use a tensor.
+/// Returns a hint at the setting that would use a tensor.
 fn hint(name: &str, n_layers: usize) -> Option<String> {
     if let Some((_, layer_idx)) = layer_of(name).filter(|(_, layer_idx)| *layer_idx >= n_layers) {
         return Some(format!("num_hidden_layers is {n_layers}, and this is layer {layer_idx}"));

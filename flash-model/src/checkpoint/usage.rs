@@ -1,4 +1,4 @@
-//! Tensors and formats that the layers of a model have asked a checkpoint for.
+//! Record of the tensors and formats that layers have requested from a checkpoint.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::checkpoint::config::QuantizedFormat;
 
-/// A record of what layers were made of: what remains was not understood.
+/// Tensors and formats that layers have requested. A tensor that is not recorded is unused.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     tensors: Mutex<HashSet<String>>,

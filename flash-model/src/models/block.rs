@@ -1,4 +1,4 @@
-//! The layer of most decoders: attention and an MLP, or a mixture of experts, each behind a norm.
+//! The transformer block of most decoders: pre-norm attention, then a pre-norm MLP or mixture of experts.
 
 use std::fmt::Debug;
 
@@ -8,8 +8,7 @@ use mlx_rs::module::{Module, ModuleParameters};
 
 use super::Sizes;
 use crate::ModelError;
-use crate::compute::NormArgs;
-use crate::compute::Value;
+use crate::compute::{NormArgs, Value};
 use crate::nn::attention::{Attention, AttentionArgs, LatentAttention};
 use crate::nn::gate::{Gate, GateArgs};
 use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
@@ -18,23 +17,23 @@ use crate::nn::mlp::{Mlp, MlpArgs};
 use crate::nn::weights::Weights;
 use crate::stream::experts::ExpertDims;
 
-/// What comes first in a layer.
-pub(super) trait Attend: ModuleParameters + Debug {
-    /// Adds what it makes of the input to `residual`.
+/// The attention of a transformer block.
+pub(super) trait SelfAttention: ModuleParameters + Debug {
+    /// Returns `residual + self(input)`.
     fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception>;
 
-    /// How many tokens a token sees, if not all before it.
+    /// Returns the length of the sliding window; `None` for full attention.
     fn window(&self) -> Option<usize> {
         None
     }
 }
 
-/// What comes behind it.
-pub(super) trait Feed: ModuleParameters + Debug {
-    /// Adds what it makes of `x` to `hidden`, or says what is to be added.
+/// The feed-forward part of a transformer block: an MLP, or the router of a mixture.
+pub(super) trait FeedForward: ModuleParameters + Debug {
+    /// Returns `hidden + self(x)`; of a mixture, without the routed experts, whose input is returned beside it.
     fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception>;
 
-    /// What it would say is to be added to `x`, if it has that said.
+    /// Predicts the routing of `x`; `None` for an MLP.
     fn predict_routing(&self, _x: Value) -> Result<Option<Routed>, Exception> {
         Ok(None)
     }
@@ -60,12 +59,12 @@ impl TransformerBlock {
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
         let attention = Attention::new(attention, &weights.at("self_attn"))?;
-        Self::with(sizes, sizes.norm(), attention, Mlp::new(mlp, &weights.at("mlp"))?, weights)
+        Self::from_parts(sizes, sizes.norm_args(), attention, Mlp::new(mlp, &weights.at("mlp"))?, weights)
     }
 }
 
 impl TransformerBlock<Attention, Gate> {
-    /// With a mixture in place of the MLP.
+    /// A block with a mixture of experts in place of the MLP.
     pub(super) fn sparse(
         sizes: &Sizes,
         attention: &AttentionArgs,
@@ -74,9 +73,9 @@ impl TransformerBlock<Attention, Gate> {
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
         let attention = Attention::new(attention, &weights.at("self_attn"))?;
-        Self::with(
+        Self::from_parts(
             sizes,
-            sizes.norm(),
+            sizes.norm_args(),
             attention,
             Gate::new(&weights.at("mlp"), dims.hidden, dims.n_experts, gate)?,
             weights,
@@ -84,9 +83,9 @@ impl TransformerBlock<Attention, Gate> {
     }
 }
 
-impl<A: Attend, F: Feed> TransformerBlock<A, F> {
-    /// Of these two, with a norm before each.
-    pub(super) fn with(
+impl<A: SelfAttention, F: FeedForward> TransformerBlock<A, F> {
+    /// A block of these two parts, with a norm before each.
+    pub(super) fn from_parts(
         sizes: &Sizes,
         norm: NormArgs,
         self_attn: A,
@@ -103,7 +102,7 @@ impl<A: Attend, F: Feed> TransformerBlock<A, F> {
     }
 }
 
-impl<A: Attend, F: Feed> Module<LayerInput<'_>> for TransformerBlock<A, F> {
+impl<A: SelfAttention, F: FeedForward> Module<LayerInput<'_>> for TransformerBlock<A, F> {
     type Output = LayerOutput;
     type Error = Exception;
 
@@ -117,7 +116,7 @@ impl<A: Attend, F: Feed> Module<LayerInput<'_>> for TransformerBlock<A, F> {
     fn training_mode(&mut self, _: bool) {}
 }
 
-impl<A: Attend, F: Feed> Layer for TransformerBlock<A, F> {
+impl<A: SelfAttention, F: FeedForward> Layer for TransformerBlock<A, F> {
     fn predict_routing(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
         self.mlp.predict_routing(self.post_attention_layernorm.of(hidden)?)
     }
@@ -127,7 +126,7 @@ impl<A: Attend, F: Feed> Layer for TransformerBlock<A, F> {
     }
 }
 
-impl Attend for Attention {
+impl SelfAttention for Attention {
     fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
         Self::add(self, residual, input)
     }
@@ -137,21 +136,21 @@ impl Attend for Attention {
     }
 }
 
-impl Attend for LatentAttention {
+impl SelfAttention for LatentAttention {
     fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
         Self::add(self, residual, input)
     }
 }
 
-impl Feed for Mlp {
+impl FeedForward for Mlp {
     fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception> {
         Ok(self.add(&hidden, &x)?.into())
     }
 }
 
-impl Feed for Gate {
+impl FeedForward for Gate {
     fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception> {
-        self.send(hidden, &x)
+        self.forward(hidden, &x)
     }
 
     fn predict_routing(&self, x: Value) -> Result<Option<Routed>, Exception> {

@@ -1,5 +1,4 @@
-//! DeepSeek-V3, as `mlx_lm/models/deepseek_v3.py` has it: latent attention, and experts of which the best groups are chosen
-//! from.
+//! DeepSeek-V3 (`mlx_lm/models/deepseek_v3.py`): multi-head latent attention, and group-limited routing of experts.
 
 use serde::Deserialize;
 
@@ -11,16 +10,15 @@ use crate::checkpoint::config::Config;
 use crate::compute::Activation;
 use crate::nn::attention::{LatentArgs, LatentAttention};
 use crate::nn::gate::{Gate, GateArgs};
-use crate::nn::layer::Layer;
 use crate::nn::mlp::{Mlp, MlpArgs};
 use crate::nn::rope::{RopeDefaults, RopeSettings};
-use crate::nn::router::{Groups, Router, Scoring};
+use crate::nn::router::{ExpertGroups, Router, Scoring};
 use crate::nn::weights::Weights;
 use crate::stream::experts::{ExpertArgs, ExpertDims, Mixture, Names};
 
 use flash_kv::Halves;
 
-/// The one way to choose experts.
+/// The only supported `topk_method`: routing with a correction bias.
 const TOPK_METHOD: &str = "noaux_tc";
 
 #[derive(Debug, Deserialize)]
@@ -39,9 +37,9 @@ struct ModelArgs {
     n_group: usize,
     topk_group: usize,
     num_experts_per_tok: usize,
-    /// Experts are in every so many layers.
+    /// Every `n`-th layer has experts.
     moe_layer_freq: usize,
-    /// The first layers have none.
+    /// Number of first layers without experts.
     first_k_dense_replace: usize,
     attention_bias: bool,
 }
@@ -80,9 +78,13 @@ impl ModelArgs {
             ("moe_intermediate_size", self.moe_intermediate_size),
         ];
         for (field, size) in sizes {
-            // All heads of it must be counted, too.
+            // Products with the number of heads must fit `i32`.
             if size <= 0 || size.checked_mul(4).and_then(|size| size.checked_mul(n_heads)).is_none() {
-                return Err(config.field_error(field, &size, "it must be positive, and no more than fits"));
+                return Err(config.field_error(
+                    field,
+                    &size,
+                    "it must be positive, and leave projections fewer than 2^31 rows",
+                ));
             }
         }
         if self.qk_rope_head_dim % 2 != 0 {
@@ -98,31 +100,35 @@ impl ModelArgs {
         layer_idx >= self.first_k_dense_replace && layer_idx.is_multiple_of(self.moe_layer_freq.max(1))
     }
 
-    /// What the experts that every token takes are as one.
-    fn shared(&self, mlp: MlpArgs, config: &Config) -> Result<Option<MlpArgs>, ModelError> {
+    /// Returns the shared experts as one MLP.
+    fn shared_mlp_args(&self, mlp: MlpArgs, config: &Config) -> Result<Option<MlpArgs>, ModelError> {
         let Some(n_shared) = self.n_shared_experts.filter(|n_shared| *n_shared != 0) else { return Ok(None) };
         let intermediate_size = Some(n_shared).filter(|n_shared| *n_shared > 0);
         let intermediate_size = intermediate_size.and_then(|n| n.checked_mul(self.moe_intermediate_size));
         let intermediate_size = intermediate_size.ok_or_else(|| {
-            config.field_error("n_shared_experts", &n_shared, "it must be positive, and no more than fits")
+            config.field_error(
+                "n_shared_experts",
+                &n_shared,
+                "it must be positive, and leave projections fewer than 2^31 rows",
+            )
         })?;
         Ok(Some(MlpArgs { intermediate_size, ..mlp }))
     }
 }
 
-/// The rank of queries in a configuration that has none, or `null`: tensors say whether queries have one at all.
+/// Default of `q_lora_rank` where it is absent or `null`: none if the checkpoint has full-rank query projections.
 fn default_q_lora_rank(weights: &Weights<'_>) -> Option<i32> {
-    let is_whole = weights.checkpoint().has("model.layers.0.self_attn.q_proj.weight");
-    (!is_whole).then_some(1536)
+    let is_full_rank = weights.checkpoint().has("model.layers.0.self_attn.q_proj.weight");
+    (!is_full_rank).then_some(1536)
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a DeepSeek-V3 decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let mut args: ModelArgs = config.args()?;
     args.q_lora_rank = args.q_lora_rank.or_else(|| default_q_lora_rank(weights));
-    // What is kept of a token is the key of a single head.
-    let sizes = Sizes::with(config, |sizes| {
+    // The cache stores one key head per token: rotated part and latent vector.
+    let sizes = Sizes::from_config_with(config, |sizes| {
         sizes.head_dim = Some(args.qk_rope_head_dim.saturating_add(args.kv_lora_rank));
         sizes.num_key_value_heads = Some(1);
         sizes.rms_norm_eps.get_or_insert(1e-6);
@@ -132,12 +138,12 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     config.expect("scoring_func", &["sigmoid".into()])?;
     config.expect("rope_interleave", &[true.into()])?;
     let defaults = RopeDefaults { theta: Some(10_000.0), traditional: true, ..RopeDefaults::default() };
-    let rope = RopeSettings::of(config, defaults)?;
+    let rope = RopeSettings::from_config(config, defaults)?;
     let attention = LatentArgs {
         hidden_size: sizes.hidden_size,
         n_heads: sizes.num_attention_heads,
         scale: ((args.qk_nope_head_dim + args.qk_rope_head_dim) as f32).powf(-0.5)
-            * rope.scaling.score_factor(),
+            * rope.scaling.softmax_factor(),
         rope: rope.rope(args.qk_rope_head_dim, config)?,
         q_lora_rank: args.q_lora_rank,
         kv_lora_rank: args.kv_lora_rank,
@@ -147,7 +153,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         bias: args.attention_bias,
     };
     let mixture = config.n_experts()?.map(|n_experts| {
-        let groups = Groups { n_groups: args.n_group, n_kept: args.topk_group };
+        let groups = ExpertGroups { n_groups: args.n_group, n_kept: args.topk_group };
         let scoring = Scoring::Sigmoid { groups, scale: args.routed_scaling_factor };
         let router = Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, scoring, config)?;
         let (hidden, intermediate) = (sizes.hidden_size, args.moe_intermediate_size);
@@ -155,25 +161,23 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         Ok::<_, ModelError>((ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) }, router))
     });
     let mixture = mixture.transpose()?;
-    let shared_experts = args.shared(sizes.mlp(), config)?;
-    let gate = GateArgs { corrected: true, shared_experts, ..GateArgs::default() };
+    let shared_experts = args.shared_mlp_args(sizes.mlp_args(), config)?;
+    let gate = GateArgs { has_correction: true, shared_experts, ..GateArgs::default() };
 
     let fused = attention.fused();
     let layers = weights.with_fused(&fused);
-    let usual = decoder(&layers, &sizes, |layer_idx, weights| {
+    let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let self_attn = LatentAttention::new(&attention, &weights.at("self_attn"))?;
         let mlp = weights.at("mlp");
         let Some((experts, router)) = mixture.as_ref().filter(|_| args.has_experts(layer_idx)) else {
-            let mlp = Mlp::new(sizes.mlp(), &mlp)?;
-            let layer: Box<dyn Layer> =
-                Box::new(TransformerBlock::with(&sizes, sizes.norm(), self_attn, mlp, weights)?);
-            return Ok(layer.into());
+            let mlp = Mlp::new(sizes.mlp_args(), &mlp)?;
+            let block = TransformerBlock::from_parts(&sizes, sizes.norm_args(), self_attn, mlp, weights)?;
+            return Ok(block.into());
         };
         let gate = Gate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, gate)?;
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::with(&sizes, sizes.norm(), self_attn, gate, weights)?);
-        Ok(LayerParts::mixed(layer, Mixture::new(&mlp, Names::USUAL, *experts, router.clone())?))
+        let block = TransformerBlock::from_parts(&sizes, sizes.norm_args(), self_attn, gate, weights)?;
+        Ok(LayerParts::with_mixture(block, Mixture::new(&mlp, Names::USUAL, *experts, router.clone())?))
     })?;
-    let derived_bytes = attention.derived_bytes(weights, usual.layers.iter().map(|(path, _)| path.clone()));
-    Ok(Architecture { fused, halves: Halves::Keys, derived_bytes, ..usual })
+    let derived_bytes = attention.derived_bytes(weights, base.layers.iter().map(|(path, _)| path.clone()));
+    Ok(Architecture { fused, halves: Halves::Keys, derived_bytes, ..base })
 }

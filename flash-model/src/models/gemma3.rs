@@ -1,4 +1,4 @@
-//! Gemma 3 with its vision tower, of which the text model alone is run, as `mlx_lm/models/gemma3.py` has it.
+//! Gemma 3 with a vision tower, of which only the text model runs (`mlx_lm/models/gemma3.py`).
 
 use serde::Deserialize;
 
@@ -16,7 +16,7 @@ fn default_vocab_size() -> i32 {
     262_208
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds the text model of a multimodal Gemma 3.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let ModelArgs { vocab_size } = config.top_args()?;
@@ -24,5 +24,5 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     args.vocab_size = Some(vocab_size);
     args.num_attention_heads.get_or_insert(8);
     args.num_key_value_heads.get_or_insert(4);
-    gemma3_text::with_args(&weights.at("language_model"), &args)
+    gemma3_text::build_with(&weights.at("language_model"), &args)
 }

@@ -1,4 +1,4 @@
-//! Gemma 3's text model, as `mlx_lm/models/gemma3_text.py` has it.
+//! The text model of Gemma 3 (`mlx_lm/models/gemma3_text.py`).
 
 use half::bf16;
 use mlx_rs::error::Exception;
@@ -6,12 +6,11 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
 use serde::Deserialize;
 
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::checkpoint::config::Config;
-use crate::compute::Activation;
-use crate::compute::NormArgs;
+use crate::compute::{Activation, NormArgs};
 use crate::nn::attention::{Attention, AttentionArgs};
 use crate::nn::layer::{Layer, LayerInput, LayerOutput};
 use crate::nn::layers::RmsNorm;
@@ -19,7 +18,7 @@ use crate::nn::mlp::{Mlp, MlpArgs};
 use crate::nn::rope::{RopeDefaults, RopeLayers};
 use crate::nn::weights::Weights;
 
-/// The activation of its MLPs.
+/// The supported activation of the MLPs.
 const GELU: &str = "gelu_pytorch_tanh";
 
 #[derive(Debug, Deserialize)]
@@ -37,9 +36,9 @@ pub(super) struct ModelArgs {
     query_pre_attn_scalar: f32,
     sliding_window: usize,
     sliding_window_pattern: Option<usize>,
-    /// The same, as transformers writes it beside `layer_types`.
+    /// `sliding_window_pattern` as transformers writes it beside `layer_types`.
     #[serde(rename = "_sliding_window_pattern")]
-    written_pattern: Option<usize>,
+    private_pattern: Option<usize>,
     layer_types: Option<Vec<String>>,
     max_position_embeddings: usize,
 }
@@ -59,7 +58,7 @@ impl Default for ModelArgs {
             query_pre_attn_scalar: 256.0,
             sliding_window: 512,
             sliding_window_pattern: None,
-            written_pattern: None,
+            private_pattern: None,
             layer_types: None,
             max_position_embeddings: 32_768,
         }
@@ -93,15 +92,20 @@ impl ModelArgs {
         Ok(sizes)
     }
 
-    /// Layers up to the next one that sees all tokens, itself among them.
+    /// Returns the period of full-attention layers.
     fn pattern(&self) -> usize {
-        self.sliding_window_pattern.or(self.written_pattern).unwrap_or(6)
+        self.sliding_window_pattern.or(self.private_pattern).unwrap_or(6)
     }
 
-    /// The windows of the layers: as listed, or by the pattern.
+    /// Reads the window of each layer, from `layer_types` or the pattern.
     fn windows(&self, sizes: &Sizes, config: &Config) -> Result<Windows, ModelError> {
         let default = Some(self.sliding_window);
-        Windows::of(config, sizes.num_hidden_layers, Unlisted::AllButEvery(self.pattern()), default)
+        Windows::from_config(
+            config,
+            sizes.num_hidden_layers,
+            WindowPattern::AllButEvery(self.pattern()),
+            default,
+        )
     }
 }
 
@@ -123,8 +127,8 @@ struct TransformerBlock {
 
 impl TransformerBlock {
     fn new(sizes: &Sizes, attention: &AttentionArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
-        let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, around_zero(sizes));
-        let mlp = MlpArgs { activation: Some(Activation::GeluTanh), ..sizes.mlp() };
+        let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, norm_args(sizes));
+        let mlp = MlpArgs { activation: Some(Activation::GeluTanh), ..sizes.mlp_args() };
         Ok(Self {
             self_attn: Attention::new(attention, &weights.at("self_attn"))?,
             mlp: Mlp::new(mlp, &weights.at("mlp"))?,
@@ -157,27 +161,27 @@ impl Layer for TransformerBlock {
     }
 }
 
-/// Norms have their weights around zero.
-fn around_zero(sizes: &Sizes) -> NormArgs {
-    NormArgs { weight_offset: 1.0, ..sizes.norm() }
+/// Returns the norm of the family, whose weights are stored around zero.
+fn norm_args(sizes: &Sizes) -> NormArgs {
+    NormArgs { weight_offset: 1.0, ..sizes.norm_args() }
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds the text model of Gemma 3.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
-    with_args(weights, &weights.config().args()?)
+    build_with(weights, &weights.config().args()?)
 }
 
-/// The model of these arguments.
-pub(super) fn with_args(weights: &Weights<'_>, args: &ModelArgs) -> Result<Architecture, ModelError> {
+/// Builds the text model of Gemma 3 from these arguments.
+pub(super) fn build_with(weights: &Weights<'_>, args: &ModelArgs) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let sizes = args.sizes(config)?;
     let windows = args.windows(&sizes, config)?;
     let defaults = RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::default() };
-    let RopeLayers { full, sliding } = RopeLayers::of(config, defaults)?;
+    let RopeLayers { full, sliding } = RopeLayers::from_config(config, defaults)?;
     let local_theta = args.rope_local_base_freq;
     let sliding = match (sliding, local_theta) {
         (Some(given), Some(theta)) if given.given_theta() != Some(theta) => {
-            let expected = "rope_parameters says otherwise of sliding_attention";
+            let expected = "it differs from rope_theta of sliding_attention in rope_parameters";
             return Err(config.field_error("rope_local_base_freq", &theta, expected));
         }
         (Some(given), _) => given,
@@ -188,21 +192,20 @@ pub(super) fn with_args(weights: &Weights<'_>, args: &ModelArgs) -> Result<Archi
     let global_rope = full.rope(sizes.head_dim(), config)?;
     let attention = AttentionArgs {
         scale: args.query_pre_attn_scalar.powf(-0.5),
-        head_norm: Some(around_zero(&sizes)),
-        ..sizes.attention(Some(global_rope))
+        head_norm: Some(norm_args(&sizes)),
+        ..sizes.attention_args(Some(global_rope))
     };
-    let usual = decoder(weights, &sizes, |layer_idx, weights| {
+    let base = decoder(weights, &sizes, |layer_idx, weights| {
         let attention = match windows.of_layer(layer_idx) {
             None => attention.clone(),
             window => AttentionArgs { window, rope: Some(local_rope.clone()), ..attention.clone() },
         };
-        let block: Box<dyn Layer> = Box::new(TransformerBlock::new(&sizes, &attention, weights)?);
-        Ok(block)
+        TransformerBlock::new(&sizes, &attention, weights)
     })?;
     Ok(Architecture {
-        // Of the precision in which the model was trained.
+        // Rounded to bf16, the precision of training, as in mlx-lm.
         embed_scale: bf16::from_f64(f64::from(sizes.hidden_size).sqrt()).to_f32(),
-        norm: weights.at("model.norm").rms_norm(sizes.hidden_size, around_zero(&sizes))?,
-        ..usual
+        norm: weights.at("model.norm").rms_norm(sizes.hidden_size, norm_args(&sizes))?,
+        ..base
     })
 }

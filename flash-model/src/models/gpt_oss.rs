@@ -1,17 +1,16 @@
-//! The open-weight models of `OpenAI`, as `mlx_lm/models/gpt_oss.py` has them.
+//! gpt-oss (`mlx_lm/models/gpt_oss.py`).
 
 use serde::Deserialize;
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::fused::Fused;
 use crate::nn::gate::GateArgs;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
 use crate::nn::weights::Weights;
@@ -21,9 +20,9 @@ use crate::stream::experts::{ExpertArgs, ExpertDims, MATRICES, Mixture};
 #[serde(default)]
 struct ModelArgs {
     num_experts_per_tok: usize,
-    /// How steeply the gate of an expert opens.
+    /// Factor on the argument of the sigmoid in SwiGLU.
     swiglu_alpha: f32,
-    /// The greatest number that passes the gate of an expert.
+    /// Clamp of the gate and the up projection.
     swiglu_limit: f32,
 }
 
@@ -33,11 +32,11 @@ impl Default for ModelArgs {
     }
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a gpt-oss decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let args: ModelArgs = config.args()?;
-    let sizes = Sizes::with(config, |sizes| {
+    let sizes = Sizes::from_config_with(config, |sizes| {
         sizes.rms_norm_eps.get_or_insert(1e-5);
         sizes.default_kv_heads(8, config);
         sizes.head_dim.get_or_insert(64);
@@ -49,28 +48,28 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     config.expect("experts_per_token", &[args.num_experts_per_tok.into()])?;
     let rope = sizes.rope(config, RopeDefaults { theta: Some(150_000.0), ..RopeDefaults::default() })?;
     let attention =
-        AttentionArgs { qkv_bias: true, output_bias: true, sinks: true, ..sizes.attention(Some(rope)) };
-    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::AllButEvery(2), Some(128))?;
+        AttentionArgs { qkv_bias: true, output_bias: true, sinks: true, ..sizes.attention_args(Some(rope)) };
+    let windows =
+        Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::AllButEvery(2), Some(128))?;
     let n_experts = config.n_experts()?.unwrap_or(128);
-    // The softmax over the chosen only.
+    // The softmax is over the top-k logits only.
     let router = Router::new(args.num_experts_per_tok, n_experts, true, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden: sizes.hidden_size, intermediate: sizes.intermediate_size };
     let activation = Some(Activation::ClampedSilu { alpha: args.swiglu_alpha, limit: args.swiglu_limit });
     let expert_args = ExpertArgs { dims, bias: true, activation };
-    // All of its rows: what other families call gate is the router here.
+    // Renames the router: `mlp.gate` in other families.
     let fused = Fused::parts("mlp.router", &[("mlp.gate", n_experts as i32)]);
     let layers = weights.with_fused(&fused);
-    let usual = decoder(&layers, &sizes, |layer_idx, weights| {
+    let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs { window: windows.of_layer(layer_idx), ..attention.clone() };
         let gate = GateArgs { bias: true, ..GateArgs::default() };
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
+        let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
         let experts = weights.at("mlp.experts");
         let mixture = match Mixture::in_blocks(&experts, expert_args, router.clone())? {
             Some(published) => published,
             None => Mixture::stacked(&experts, MATRICES, expert_args, router.clone())?,
         };
-        Ok(LayerParts::mixed(layer, mixture))
+        Ok(LayerParts::with_mixture(block, mixture))
     })?;
-    Ok(Architecture { fused, ..usual })
+    Ok(Architecture { fused, ..base })
 }

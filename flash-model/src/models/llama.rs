@@ -1,14 +1,13 @@
-//! Llama, as `mlx_lm/models/llama.py` has it, and Mistral, which is the same with a window.
+//! Llama (`mlx_lm/models/llama.py`), and Mistral: Llama with a sliding window.
 
 use serde::Deserialize;
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
-use crate::nn::layer::Layer;
 use crate::nn::mlp::MlpArgs;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
@@ -21,35 +20,35 @@ struct ModelArgs {
     mlp_bias: bool,
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Llama or Mistral decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let is_mistral = weights.config().model_type() == "mistral";
-    let unlisted = if is_mistral { Unlisted::Sliding } else { Unlisted::Full };
-    with_positions(weights, unlisted, |_| true)
+    let pattern = if is_mistral { WindowPattern::Sliding } else { WindowPattern::Full };
+    build_with(weights, pattern, |_| true)
 }
 
-/// The model, whose layers know of positions where `has_positions` says so of them.
-pub(super) fn with_positions(
+/// Builds a Llama decoder with this pattern of windows, and RoPE in the layers for which `has_rope` returns true.
+pub(super) fn build_with(
     weights: &Weights<'_>,
-    unlisted: Unlisted,
-    has_positions: impl Fn(usize) -> bool,
+    pattern: WindowPattern,
+    has_rope: impl Fn(usize) -> bool,
 ) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    let (sizes, args) = (Sizes::of(config)?, config.args::<ModelArgs>()?);
+    let (sizes, args) = (Sizes::from_config(config)?, config.args::<ModelArgs>()?);
     config.expect("hidden_act", &SILU.map(Into::into))?;
-    // Falcon 3 says it twice.
+    // Falcon 3 repeats the activation here.
     config.expect("activation", &["swiglu".into(), "silu".into()])?;
-    let windows = Windows::of(config, sizes.num_hidden_layers, unlisted, None)?;
-    let rope = sizes.rope(config, RopeDefaults { theta: Some(10_000.0), ..RopeDefaults::either_pairs() })?;
+    let windows = Windows::from_config(config, sizes.num_hidden_layers, pattern, None)?;
+    let rope =
+        sizes.rope(config, RopeDefaults { theta: Some(10_000.0), ..RopeDefaults::allowing_traditional() })?;
     decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
             qkv_bias: args.attention_bias,
             output_bias: args.attention_bias,
             window: windows.of_layer(layer_idx),
-            ..sizes.attention(has_positions(layer_idx).then(|| rope.clone()))
+            ..sizes.attention_args(has_rope(layer_idx).then(|| rope.clone()))
         };
-        let mlp = MlpArgs { bias: args.mlp_bias, ..sizes.mlp() };
-        let block: Box<dyn Layer> = Box::new(TransformerBlock::new(&sizes, &attention, mlp, weights)?);
-        Ok(block)
+        let mlp = MlpArgs { bias: args.mlp_bias, ..sizes.mlp_args() };
+        TransformerBlock::new(&sizes, &attention, mlp, weights)
     })
 }

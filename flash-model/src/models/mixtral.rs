@@ -1,17 +1,16 @@
-//! Mixtral, as `mlx_lm/models/mixtral.py` has it.
+//! Mixtral (`mlx_lm/models/mixtral.py`).
 
 use serde::Deserialize;
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::fused::Fused;
 use crate::nn::gate::GateArgs;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
 use crate::nn::weights::Weights;
@@ -34,33 +33,33 @@ fn default_num_experts_per_tok() -> usize {
     2
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Mixtral decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    let sizes = Sizes::with(config, |sizes| {
+    let sizes = Sizes::from_config_with(config, |sizes| {
         sizes.rms_norm_eps.get_or_insert(1e-5);
         sizes.default_kv_heads(8, config);
     })?;
     let args: ModelArgs = config.args()?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
-    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::Sliding, None)?;
-    let rope = sizes.rope(config, RopeDefaults { theta: Some(1e6), ..RopeDefaults::either_pairs() })?;
+    let windows = Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::Sliding, None)?;
+    let rope =
+        sizes.rope(config, RopeDefaults { theta: Some(1e6), ..RopeDefaults::allowing_traditional() })?;
     let n_experts = config.n_experts()?.unwrap_or(8);
-    // The softmax over the chosen is that over all, of which the chosen are made to add up to 1.
+    // The softmax over the top-k logits equals the softmax over all, renormalised to the top k.
     let router = Router::new(args.num_experts_per_tok, n_experts, true, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden: sizes.hidden_size, intermediate: sizes.intermediate_size };
     let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
-    // All of its rows, which other families have under another name.
+    // Renames the router: `mlp.gate` in other families.
     let fused = Fused::parts("block_sparse_moe.gate", &[("mlp.gate", n_experts as i32)]);
     let layers = weights.with_fused(&fused);
-    let usual = decoder(&layers, &sizes, |layer_idx, weights| {
+    let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let window = windows.of_layer(layer_idx);
-        let attention = AttentionArgs { window, ..sizes.attention(Some(rope.clone())) };
+        let attention = AttentionArgs { window, ..sizes.attention_args(Some(rope.clone())) };
         let gate = GateArgs::default();
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
+        let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
         let moe = weights.at("block_sparse_moe");
-        Ok(LayerParts::mixed(layer, Mixture::new(&moe, NAMES, experts, router.clone())?))
+        Ok(LayerParts::with_mixture(block, Mixture::new(&moe, NAMES, experts, router.clone())?))
     })?;
-    Ok(Architecture { fused, ..usual })
+    Ok(Architecture { fused, ..base })
 }

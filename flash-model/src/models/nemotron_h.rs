@@ -1,5 +1,5 @@
-//! Nemotron-H, as `mlx_lm/models/nemotron_h.py` has it: each layer is one mixer behind a norm, of Mamba-2, of attention, an MLP or a
-//! mixture.
+//! Nemotron-H (`mlx_lm/models/nemotron_h.py`): each layer is a norm and one mixer, which is Mamba-2, attention, an MLP
+//! or a mixture of experts.
 
 mod args;
 
@@ -10,12 +10,12 @@ use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::{Module, ModuleParameters};
 
 use super::sizes::SILU;
-use super::{Architecture, DecoderNames, LayerParts, decoder_of};
+use super::{Architecture, DecoderNames, LayerParts, decoder_with_names};
 use crate::ModelError;
 use crate::compute::Value;
 use crate::kv::Keeps;
 use crate::nn::attention::{Attention, AttentionArgs};
-use crate::nn::gate::{Gate, Latent};
+use crate::nn::gate::{ExpertLatent, Gate};
 use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
 use crate::nn::layers::RmsNorm;
 use crate::nn::mamba2::Mamba2;
@@ -35,12 +35,12 @@ const EXPERTS: Names = Names {
 const NAMES: DecoderNames =
     DecoderNames { model: "backbone", embed: "embeddings", norm: "norm_f", head: "lm_head" };
 
-/// What a layer does with its tokens.
+/// The mixer of a layer.
 trait Mixer: ModuleParameters + Debug + 'static {
-    /// What comes of `residual` and of its norm, which the input has.
+    /// Returns `residual + self(input)`, where `input` is the normed residual.
     fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception>;
 
-    /// What it would send to experts of hidden states whose norm this is, if it has any.
+    /// Predicts the routing of normed hidden states; `None` for a mixer without experts.
     fn predict_routing(&self, _normed: Value) -> Result<Option<Routed>, Exception> {
         Ok(None)
     }
@@ -60,7 +60,7 @@ impl Mixer for Mamba2 {
 
 impl Mixer for Gate {
     fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        self.send(residual.clone(), input.x)
+        self.forward(residual.clone(), input.x)
     }
 
     fn predict_routing(&self, normed: Value) -> Result<Option<Routed>, Exception> {
@@ -100,13 +100,13 @@ impl<M: Mixer> Layer for Block<M> {
     }
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Nemotron-H decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let args: ModelArgs = config.args()?;
     config.expect("mlp_hidden_act", &["relu2".into()])?;
     config.expect("mamba_hidden_act", &SILU.map(Into::into))?;
-    // Attention is told no positions; norms take `layer_norm_epsilon`, and tensors say where biases are.
+    // Attention has no RoPE, norms use `layer_norm_epsilon`, and the other bias fields replace `use_bias`.
     for unused in
         ["hidden_act", "rope_theta", "partial_rotary_factor", "rms_norm_eps", "norm_eps", "use_bias"]
     {
@@ -115,15 +115,15 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let kinds = args.kinds(config)?;
     let sizes = args.sizes(kinds.len(), config)?;
     config.expect("attention_head_dim", &[sizes.head_dim().into()])?;
-    let mamba = args.mamba2(config)?;
-    let moe = kinds.contains(&LayerKind::Moe).then(|| args.moe(config)).transpose()?;
+    let mamba = args.mamba2_args(config)?;
+    let moe = kinds.contains(&LayerKind::Moe).then(|| args.moe_args(config)).transpose()?;
     let attention = AttentionArgs {
         qkv_bias: args.attention_bias,
         output_bias: args.attention_bias,
-        ..sizes.attention(None)
+        ..sizes.attention_args(None)
     };
-    let usual = decoder_of(NAMES, weights, &sizes, |layer_idx, weights| {
-        let norm = weights.at("norm").rms_norm(sizes.hidden_size, sizes.norm())?;
+    let base = decoder_with_names(NAMES, weights, &sizes, |layer_idx, weights| {
+        let norm = weights.at("norm").rms_norm(sizes.hidden_size, sizes.norm_args())?;
         let mixer = weights.at("mixer");
         let (mut mixture, mut experts_out) = (None, None);
         let (layer, keeps): (Box<dyn Layer>, _) = match kinds[layer_idx] {
@@ -136,9 +136,9 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
                 (Box::new(Block { norm, mixer }), Keeps::KeysValues)
             }
             LayerKind::Moe => {
-                let MixtureArgs { experts, gate, router } = moe.as_ref().expect("there is such a layer");
+                let MixtureArgs { experts, gate, router } = moe.as_ref().expect("read for MoE layers");
                 mixture = Some(Mixture::new(&mixer, EXPERTS, *experts, router.clone())?);
-                if let Some(Latent { size, bias }) = gate.latent {
+                if let Some(ExpertLatent { size, bias }) = gate.latent {
                     let out = mixer.at("fc2_latent_proj");
                     experts_out = Some((out.path().to_owned(), out.linear(size, sizes.hidden_size, bias)?));
                 }
@@ -146,14 +146,14 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
                 (Box::new(Block { norm, mixer }), Keeps::Nothing)
             }
             LayerKind::Mlp => {
-                let mixer = Mlp::new(args.mlp(), &mixer)?;
+                let mixer = Mlp::new(args.mlp_args(), &mixer)?;
                 (Box::new(Block { norm, mixer }), Keeps::Nothing)
             }
         };
         Ok(LayerParts { layer, mixture, experts_out, keeps })
     })?;
-    // Between its projections a mixer of Mamba-2 has what was projected, convolved, read from the state, and gated.
+    // Activations of a Mamba-2 mixer are as wide as the output of its input projection.
     let shared = moe.and_then(|moe| moe.gate.shared_experts).map_or(0, |shared| shared.intermediate_size);
-    let intermediate_size = usual.intermediate_size.max(mamba.dims.projected()).max(shared);
-    Ok(Architecture { intermediate_size, ..usual })
+    let intermediate_size = base.intermediate_size.max(mamba.dims.projected()).max(shared);
+    Ok(Architecture { intermediate_size, ..base })
 }

@@ -1,23 +1,22 @@
-//! Phi-3, as `mlx_lm/models/phi3.py` has it. Its fused projections are rows of one tensor each.
+//! Phi-3 (`mlx_lm/models/phi3.py`), whose checkpoints store QKV and gate/up projections as fused tensors.
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::fused::Fused;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
 
-/// `max_position_embeddings` of a configuration that does not say it.
+/// Default of `max_position_embeddings`.
 const MAX_POSITIONS: usize = 131_072;
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Phi-3 decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    let sizes = Sizes::with(config, |sizes| {
+    let sizes = Sizes::from_config_with(config, |sizes| {
         sizes.head_dim = None;
         sizes.max_position_embeddings.get_or_insert(MAX_POSITIONS);
     })?;
@@ -25,15 +24,15 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     for without_effect in ["full_attn_mod", "interpolate_factor"] {
         config.expect(without_effect, &[1.into()])?;
     }
-    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::Sliding, None)?;
+    let windows = Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::Sliding, None)?;
     let defaults = RopeDefaults {
         theta: Some(10_000.0),
         partial: Some(1.0),
         original_positions: Some(4096.0),
         max_positions: Some(MAX_POSITIONS),
-        ..RopeDefaults::either_pairs()
+        ..RopeDefaults::allowing_traditional()
     };
-    let attention = sizes.attention(Some(sizes.rope(config, defaults)?));
+    let attention = sizes.attention_args(Some(sizes.rope(config, defaults)?));
 
     let (queries, keys) = (sizes.num_attention_heads * sizes.head_dim(), sizes.kv_heads() * sizes.head_dim());
     let fused = [
@@ -48,11 +47,9 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     ]
     .concat();
     let layers = weights.with_fused(&fused);
-    let usual = decoder(&layers, &sizes, |layer_idx, weights| {
+    let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs { window: windows.of_layer(layer_idx), ..attention.clone() };
-        let block: Box<dyn Layer> =
-            Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
-        Ok(block)
+        TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)
     })?;
-    Ok(Architecture { fused, ..usual })
+    Ok(Architecture { fused, ..base })
 }

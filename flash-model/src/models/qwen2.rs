@@ -1,32 +1,30 @@
-//! Qwen2, as `mlx_lm/models/qwen2.py` has it.
+//! Qwen2 (`mlx_lm/models/qwen2.py`).
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Qwen2 decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    // Heads share the hidden size, whatever else the configuration says.
-    let sizes = Sizes::with(config, |sizes| sizes.head_dim = None)?;
+    // The family ignores `head_dim`: it is hidden_size / num_attention_heads.
+    let sizes = Sizes::from_config_with(config, |sizes| sizes.head_dim = None)?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
-    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::FromMaxWindowLayers, None)?;
-    let rope =
-        sizes.rope(config, RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::either_pairs() })?;
+    let windows =
+        Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::FromMaxWindowLayers, None)?;
+    let rope = sizes
+        .rope(config, RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::allowing_traditional() })?;
     decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
             qkv_bias: true,
             window: windows.of_layer(layer_idx),
-            ..sizes.attention(Some(rope.clone()))
+            ..sizes.attention_args(Some(rope.clone()))
         };
-        let block: Box<dyn Layer> =
-            Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
-        Ok(block)
+        TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)
     })
 }

@@ -1,17 +1,16 @@
-//! Qwen2 with experts, as `mlx_lm/models/qwen2_moe.py` has it.
+//! Qwen2-MoE (`mlx_lm/models/qwen2_moe.py`).
 
 use serde::Deserialize;
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
 use super::sparse::{SparseLayers, required_experts};
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::gate::GateArgs;
-use crate::nn::layer::Layer;
 use crate::nn::mlp::MlpArgs;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
@@ -23,7 +22,7 @@ struct ModelArgs {
     num_experts_per_tok: usize,
     moe_intermediate_size: i32,
     shared_expert_intermediate_size: i32,
-    /// mlx-lm takes this, and which layers have experts, as if it said `false` and all.
+    /// Read as in transformers; mlx-lm ignores it (`false`), and makes every layer sparse.
     #[serde(default)]
     norm_topk_prob: bool,
     #[serde(default = "default_qkv_bias")]
@@ -34,17 +33,18 @@ fn default_qkv_bias() -> bool {
     true
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Qwen2-MoE decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    // Heads share the hidden size, whatever else the configuration says.
-    let sizes = Sizes::with(config, |sizes| sizes.head_dim = None)?;
+    // The family ignores `head_dim`: it is hidden_size / num_attention_heads.
+    let sizes = Sizes::from_config_with(config, |sizes| sizes.head_dim = None)?;
     let args: ModelArgs = config.args()?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
-    let sparse = SparseLayers::of(config)?;
-    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::FromMaxWindowLayers, None)?;
-    let rope =
-        sizes.rope(config, RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::either_pairs() })?;
+    let sparse = SparseLayers::from_config(config)?;
+    let windows =
+        Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::FromMaxWindowLayers, None)?;
+    let rope = sizes
+        .rope(config, RopeDefaults { theta: Some(1_000_000.0), ..RopeDefaults::allowing_traditional() })?;
     let (n_experts, hidden) = (required_experts(config)?, sizes.hidden_size);
     let router =
         Router::new(args.num_experts_per_tok, n_experts, args.norm_topk_prob, Scoring::Softmax, config)?;
@@ -53,24 +53,22 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
     let field = "shared_expert_intermediate_size";
     let intermediate_size = config.length(field, args.shared_expert_intermediate_size)?;
-    let shared = MlpArgs { intermediate_size, ..sizes.mlp() };
+    let shared = MlpArgs { intermediate_size, ..sizes.mlp_args() };
     let gate = GateArgs { shared_expert: Some(shared), ..GateArgs::default() };
-    let is_dense = (0..sizes.num_hidden_layers).any(|layer_idx| !sparse.contain(layer_idx));
-    let usual = decoder(weights, &sizes, |layer_idx, weights| {
+    let is_dense = (0..sizes.num_hidden_layers).any(|layer_idx| !sparse.contains(layer_idx));
+    let base = decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
             qkv_bias: args.qkv_bias,
             window: windows.of_layer(layer_idx),
-            ..sizes.attention(Some(rope.clone()))
+            ..sizes.attention_args(Some(rope.clone()))
         };
-        if !sparse.contain(layer_idx) {
-            let layer: Box<dyn Layer> =
-                Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
-            return Ok(layer.into());
+        if !sparse.contains(layer_idx) {
+            return Ok(TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)?.into());
         }
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
-        Ok(LayerParts::mixed(layer, Mixture::new(&weights.at("mlp"), Names::USUAL, experts, router.clone())?))
+        let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
+        let mlp = weights.at("mlp");
+        Ok(LayerParts::with_mixture(block, Mixture::new(&mlp, Names::USUAL, experts, router.clone())?))
     })?;
-    let dense_size = if is_dense { usual.intermediate_size } else { 0 };
-    Ok(Architecture { intermediate_size: intermediate_size.max(dense_size), ..usual })
+    let dense_size = if is_dense { base.intermediate_size } else { 0 };
+    Ok(Architecture { intermediate_size: intermediate_size.max(dense_size), ..base })
 }

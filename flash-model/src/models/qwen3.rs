@@ -1,31 +1,29 @@
-//! Qwen3, as `mlx_lm/models/qwen3.py` has it.
+//! Qwen3 (`mlx_lm/models/qwen3.py`).
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Qwen3 decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    let sizes = Sizes::of(config)?;
+    let sizes = Sizes::from_config(config)?;
     config.expect("hidden_act", &SILU.map(Into::into))?;
     config.expect("use_qk_norm", &[true.into()])?;
-    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::FromMaxWindowLayers, None)?;
+    let windows =
+        Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::FromMaxWindowLayers, None)?;
     let rope = sizes.rope(config, RopeDefaults::default())?;
     decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
-            head_norm: Some(sizes.norm()),
+            head_norm: Some(sizes.norm_args()),
             window: windows.of_layer(layer_idx),
-            ..sizes.attention(Some(rope.clone()))
+            ..sizes.attention_args(Some(rope.clone()))
         };
-        let block: Box<dyn Layer> =
-            Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
-        Ok(block)
+        TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)
     })
 }

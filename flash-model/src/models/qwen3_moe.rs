@@ -1,17 +1,16 @@
-//! Qwen3 with experts, as `mlx_lm/models/qwen3_moe.py` has it.
+//! Qwen3-MoE (`mlx_lm/models/qwen3_moe.py`).
 
 use serde::Deserialize;
 
 use super::block::TransformerBlock;
 use super::sizes::SILU;
 use super::sparse::{SparseLayers, required_experts};
-use super::windows::{Unlisted, Windows};
+use super::windows::{WindowPattern, Windows};
 use super::{Architecture, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::gate::GateArgs;
-use crate::nn::layer::Layer;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
 use crate::nn::weights::Weights;
@@ -24,14 +23,14 @@ struct ModelArgs {
     norm_topk_prob: bool,
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Qwen3-MoE decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
-    let (sizes, args) = (Sizes::of(config)?, config.args::<ModelArgs>()?);
+    let (sizes, args) = (Sizes::from_config(config)?, config.args::<ModelArgs>()?);
     config.expect("hidden_act", &SILU.map(Into::into))?;
-    let sparse = SparseLayers::of(config)?;
-    // In transformers a window is in all layers. mlx-lm knows neither it nor scaled positions.
-    let windows = Windows::of(config, sizes.num_hidden_layers, Unlisted::Full, None)?;
+    let sparse = SparseLayers::from_config(config)?;
+    // transformers slides in all layers; mlx-lm supports neither windows nor RoPE scaling here.
+    let windows = Windows::from_config(config, sizes.num_hidden_layers, WindowPattern::Full, None)?;
     config.expect("use_sliding_window", &[false.into()])?;
     config.expect("use_qk_norm", &[true.into()])?;
     let rope = sizes.rope(config, RopeDefaults::default())?;
@@ -43,19 +42,16 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };
     decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {
-            head_norm: Some(sizes.norm()),
+            head_norm: Some(sizes.norm_args()),
             window: windows.of_layer(layer_idx),
-            ..sizes.attention(Some(rope.clone()))
+            ..sizes.attention_args(Some(rope.clone()))
         };
-        if n_experts == 0 || !sparse.contain(layer_idx) {
-            let layer: Box<dyn Layer> =
-                Box::new(TransformerBlock::new(&sizes, &attention, sizes.mlp(), weights)?);
-            return Ok(layer.into());
+        if n_experts == 0 || !sparse.contains(layer_idx) {
+            return Ok(TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)?.into());
         }
         let gate = GateArgs::default();
-        let layer: Box<dyn Layer> =
-            Box::new(TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?);
+        let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
         let mlp = weights.at("mlp");
-        Ok(LayerParts::mixed(layer, Mixture::new(&mlp, Names::USUAL, experts, router.clone())?))
+        Ok(LayerParts::with_mixture(block, Mixture::new(&mlp, Names::USUAL, experts, router.clone())?))
     })
 }

@@ -1,43 +1,43 @@
-//! Qwen3-Next, as `mlx_lm/models/qwen3_next.py` has it: the layers of Qwen3.5, whose nets are projected by head of keys.
+//! Qwen3-Next (`mlx_lm/models/qwen3_next.py`): Qwen3.5 with the projections of the gated delta net fused by key head.
 
 use serde::Deserialize;
 
 use super::Architecture;
-use super::qwen3_5::{Hybrid, ModelArgs, hybrid};
+use super::qwen3_5::{HybridOptions, ModelArgs, build_hybrid};
 use super::sparse::SparseLayers;
 use crate::ModelError;
 use crate::nn::gated_delta::Projections;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::weights::Weights;
 
-/// What it says otherwise, or besides.
+/// Fields whose defaults differ from Qwen3.5.
 #[derive(Debug, Deserialize)]
 struct OwnArgs {
     #[serde(default)]
     norm_topk_prob: bool,
 }
 
-/// The model, for [`MODELS`](super::MODELS).
+/// Builds a Qwen3-Next decoder.
 pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let own: OwnArgs = config.args()?;
     let mut args: ModelArgs = config.args()?;
     args.norm_topk_prob = own.norm_topk_prob;
-    let sparse = SparseLayers::of(config)?;
-    // Checkpoints as they are trained have a tensor for each expert.
-    let is_trained = weights
+    let sparse = SparseLayers::from_config(config)?;
+    // Hugging Face checkpoints have a tensor for each expert; mlx-lm stacks them.
+    let is_hf_layout = weights
         .checkpoint()
         .names()
         .any(|name| name.starts_with("model.layers.") && name.ends_with(".mlp.experts.0.up_proj.weight"));
-    let is_sparse = |layer_idx| sparse.contain(layer_idx);
-    hybrid(
+    let is_sparse = |layer_idx| sparse.contains(layer_idx);
+    build_hybrid(
         weights,
         &args,
-        &Hybrid {
-            // The part that is rotated is in every configuration.
+        &HybridOptions {
+            // Every configuration gives `partial_rotary_factor`.
             rope: RopeDefaults { partial: Some(1.0), ..RopeDefaults::default() },
             projections: Projections::ByKeyHead,
-            is_trained,
+            is_hf_layout,
             is_sparse: &is_sparse,
         },
     )

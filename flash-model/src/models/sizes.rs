@@ -1,22 +1,21 @@
-//! The sizes that the configurations of all decoders give, and what follows from them.
+//! Sizes that the configurations of all decoders share.
 
 use serde::Deserialize;
 
 use crate::ModelError;
 use crate::checkpoint::config::Config;
-use crate::compute::Activation;
-use crate::compute::NormArgs;
-use crate::compute::Rope;
+use crate::compute::{Activation, NormArgs, Rope};
 use crate::nn::attention::AttentionArgs;
 use crate::nn::mlp::MlpArgs;
 use crate::nn::rope::{RopeDefaults, RopeSettings};
 
-/// More layers than any model has: what is made of a layer takes memory before its tensors are looked for.
+/// Upper bound on the number of layers: building a layer takes memory before its tensors are looked up.
 const N_LAYERS_MAX: usize = 1 << 14;
 
 /// Names of the activation `x · sigmoid(x)` in configurations.
 pub(crate) const SILU: [&str; 2] = ["silu", "swish"];
 
+/// Sizes of a decoder.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Sizes {
     pub hidden_size: i32,
@@ -25,27 +24,30 @@ pub(crate) struct Sizes {
     pub num_attention_heads: i32,
     pub num_key_value_heads: Option<i32>,
     pub head_dim: Option<i32>,
-    /// Some, in sizes that were checked.
+    /// `Some` after [`check`](Self::check).
     pub rms_norm_eps: Option<f32>,
     pub vocab_size: i32,
     pub max_position_embeddings: Option<usize>,
 }
 
 impl Sizes {
-    /// Those of a configuration, which has them at its top.
-    pub(crate) fn of(config: &Config) -> Result<Self, ModelError> {
-        Self::with(config, |_| {})
+    /// Reads and checks the sizes of a configuration.
+    pub(crate) fn from_config(config: &Config) -> Result<Self, ModelError> {
+        Self::from_config_with(config, |_| {})
     }
 
-    /// The same, put right by what a family knows better.
-    pub(crate) fn with(config: &Config, correct: impl FnOnce(&mut Self)) -> Result<Self, ModelError> {
+    /// Reads the sizes of a configuration, applies the overrides and defaults of a family, and checks the result.
+    pub(crate) fn from_config_with(
+        config: &Config,
+        overrides: impl FnOnce(&mut Self),
+    ) -> Result<Self, ModelError> {
         let mut sizes: Self = config.args()?;
-        correct(&mut sizes);
+        overrides(&mut sizes);
         sizes.check(config)?;
         Ok(sizes)
     }
 
-    /// Takes `n_heads` heads of keys if the configuration does not say how many there are; `null` says as many as of queries.
+    /// Sets the number of KV heads to `n_heads` if the field is absent; `null` means one for each query head.
     pub(crate) fn default_kv_heads(&mut self, n_heads: i32, config: &Config) {
         if !config.is_null("num_key_value_heads") {
             self.num_key_value_heads.get_or_insert(n_heads);
@@ -60,6 +62,7 @@ impl Sizes {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
+    /// Checks that the sizes are positive and consistent.
     pub(crate) fn check(&self, config: &Config) -> Result<(), ModelError> {
         let sizes = [
             ("hidden_size", self.hidden_size),
@@ -72,7 +75,7 @@ impl Sizes {
             config.length(field, size)?;
         }
         if !(1..=N_LAYERS_MAX).contains(&self.num_hidden_layers) {
-            let expected = "it must be positive, and no model has so many";
+            let expected = format!("it must be from 1 to {N_LAYERS_MAX}");
             return Err(config.field_error("num_hidden_layers", &self.num_hidden_layers, expected));
         }
         if self.head_dim() <= 0 || self.head_dim() % 2 != 0 {
@@ -80,12 +83,12 @@ impl Sizes {
         }
         if !self.rms_norm_eps.is_some_and(|eps| eps.is_finite() && eps >= 0.0) {
             let given = self.rms_norm_eps.map_or_else(|| "missing".to_owned(), |eps| eps.to_string());
-            return Err(config.field_error("rms_norm_eps", &given, "it must be a number"));
+            return Err(config.field_error("rms_norm_eps", &given, "it must be a non-negative number"));
         }
-        // Some families have a gate beside each query.
+        // Some families have an output gate beside each query, which doubles the rows.
         let rows = 2 * i64::from(self.num_attention_heads) * i64::from(self.head_dim());
         if rows > i64::from(i32::MAX) {
-            let expected = "no matrix has rows for so many";
+            let expected = "the query projection would have 2^31 rows or more";
             return Err(config.field_error("num_attention_heads", &self.num_attention_heads, expected));
         }
         if self.num_attention_heads % self.kv_heads() != 0 {
@@ -98,7 +101,7 @@ impl Sizes {
         Ok(())
     }
 
-    /// What is added to a mean square before its root divides.
+    /// Returns the epsilon of the RMS norms.
     ///
     /// # Panics
     /// If the sizes were not checked.
@@ -106,20 +109,20 @@ impl Sizes {
         self.rms_norm_eps.expect("sizes were checked")
     }
 
-    pub(crate) fn norm(&self) -> NormArgs {
+    pub(crate) fn norm_args(&self) -> NormArgs {
         NormArgs { eps: self.eps(), weight_offset: 0.0 }
     }
 
-    /// The rotation of heads in a model whose layers are all rotated alike.
+    /// Returns the rotary embedding of a model whose layers all use the same one.
     ///
     /// # Errors
     /// [`ModelError::ConfigField`] for settings that contradict each other or are not known.
     pub(crate) fn rope(&self, config: &Config, defaults: RopeDefaults) -> Result<Rope, ModelError> {
-        RopeSettings::of(config, defaults)?.rope(self.head_dim(), config)
+        RopeSettings::from_config(config, defaults)?.rope(self.head_dim(), config)
     }
 
-    /// Attention to all tokens, without biases, sinks and norms of heads.
-    pub(crate) fn attention(&self, rope: Option<Rope>) -> AttentionArgs {
+    /// Returns full attention without biases, sinks, output gate and head norms.
+    pub(crate) fn attention_args(&self, rope: Option<Rope>) -> AttentionArgs {
         AttentionArgs {
             hidden_size: self.hidden_size,
             n_heads: self.num_attention_heads,
@@ -136,8 +139,8 @@ impl Sizes {
         }
     }
 
-    /// A SiLU-gated MLP without biases.
-    pub(crate) fn mlp(&self) -> MlpArgs {
+    /// Returns a SiLU-gated MLP without biases.
+    pub(crate) fn mlp_args(&self) -> MlpArgs {
         MlpArgs {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,

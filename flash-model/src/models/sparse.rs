@@ -1,11 +1,11 @@
-//! Which layers of a model have experts, in the families of Qwen.
+//! Sparse layers, those with a mixture of experts, in the Qwen families.
 
 use serde::Deserialize;
 
 use crate::ModelError;
 use crate::checkpoint::config::Config;
 
-/// Layers with experts: every so many, but for those that are listed.
+/// The sparse layers: every `decoder_sparse_step`-th, except those in `mlp_only_layers`.
 #[derive(Debug, Deserialize)]
 pub(super) struct SparseLayers {
     #[serde(default = "every_layer")]
@@ -18,20 +18,20 @@ fn every_layer() -> usize {
     1
 }
 
-/// The number of experts, where the configuration must say it.
+/// Returns the number of experts.
 ///
 /// # Errors
-/// [`ModelError::ConfigField`] if it does not.
+/// [`ModelError::ConfigField`] if the configuration has none.
 pub(super) fn required_experts(config: &Config) -> Result<usize, ModelError> {
     config.n_experts()?.ok_or_else(|| config.field_error("num_experts", &"missing", "it must be a number"))
 }
 
 impl SparseLayers {
-    pub(super) fn of(config: &Config) -> Result<Self, ModelError> {
+    pub(super) fn from_config(config: &Config) -> Result<Self, ModelError> {
         config.args()
     }
 
-    pub(super) fn contain(&self, layer_idx: usize) -> bool {
+    pub(super) fn contains(&self, layer_idx: usize) -> bool {
         !self.mlp_only_layers.contains(&layer_idx)
             && (layer_idx + 1).is_multiple_of(self.decoder_sparse_step.max(1))
     }

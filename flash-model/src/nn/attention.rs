@@ -1,4 +1,4 @@
-//! Attention with its projections.
+//! Grouped-query attention with its projections.
 
 mod latent;
 
@@ -31,15 +31,15 @@ pub(crate) struct AttentionArgs {
     /// Whether the projections of queries, keys and values have biases.
     pub qkv_bias: bool,
     pub output_bias: bool,
-    /// Whether each head's softmax has a score beside those of the tokens.
+    /// Whether each head has an attention sink: a learned logit that takes part in the softmax.
     pub sinks: bool,
-    /// Whether the projection of the queries has, behind each query, a gate for what its head sees.
+    /// Whether `q_proj` also projects a gate, after each head's query, for the output of the head.
     pub output_gate: bool,
-    /// How each head of queries and keys is normalised before it is rotated, if it is.
+    /// The RMSNorm of each query and key head before RoPE, if any.
     pub head_norm: Option<NormArgs>,
 }
 
-/// An attention layer with its projections. Its parameters are named as most checkpoints name them.
+/// Grouped-query attention, with parameters named as in most checkpoints.
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct Attention {
     backend: Backend,
@@ -83,22 +83,22 @@ impl Attention {
         })
     }
 
-    /// How many tokens a token sees, itself among them; all before it if there is no such window.
+    /// Returns the length of the sliding window, the token itself included; `None` for full attention.
     pub(crate) fn window(&self) -> Option<usize> {
         self.params.window
     }
 
-    /// Adds what it makes of the input to `residual`.
+    /// Returns `residual + self(input)`.
     pub(crate) fn add(&self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
         self.o_proj.add(residual, &self.attend(input)?)
     }
 
-    /// What it makes of the input.
+    /// Returns `self(input)`.
     pub(crate) fn of(&self, input: LayerInput<'_>) -> Result<Value, Exception> {
         self.o_proj.of(&self.attend(input)?)
     }
 
-    /// What the heads saw, before the last projection: attends from the new tokens to all so far.
+    /// Attends from the new tokens to all tokens so far; returns the concatenated heads, before the output projection.
     fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Value, Exception> {
         let [mut queries, keys, values] = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
         let mut gate = None;

@@ -1,4 +1,4 @@
-//! The short causal convolution in front of a recurrence.
+//! The short causal convolution before a recurrence.
 
 use mlx_rs::Array;
 use mlx_rs::macros::ModuleParameters;
@@ -8,10 +8,10 @@ use crate::ModelError;
 use crate::compute;
 use crate::nn::weights::Weights;
 
-/// A causal convolution: each channel by itself, over a token and the few before it.
+/// A depthwise causal convolution over a token and the `kernel - 1` tokens before it.
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct Convolution {
-    /// `[channels, kernel, 1]`; or, as models are trained, `[channels, 1, kernel]`, which is the same numbers in the same order.
+    /// `[channels, kernel, 1]`, or `[channels, 1, kernel]` in Hugging Face's layout, which has the same memory order.
     #[param]
     weight: Param<Array>,
     /// `[channels]`.
@@ -26,17 +26,17 @@ impl Convolution {
         bias: bool,
         weights: &Weights<'_>,
     ) -> Result<Self, ModelError> {
-        let trained = [channels as u64, 1, kernel as u64];
+        let hf_shape = [channels as u64, 1, kernel as u64];
         let tensor = weights.checkpoint().catalog().get(&format!("{}.weight", weights.path()));
         let shape = match tensor {
-            Some(tensor) if tensor.shape == trained => [channels, 1, kernel],
+            Some(tensor) if tensor.shape == hf_shape => [channels, 1, kernel],
             _ => [channels, kernel, 1],
         };
         let bias = if bias { Some(weights.vector(channels)?) } else { None };
         Ok(Self { weight: Param::new(weights.array(&shape)?), bias: Param::new(bias) })
     }
 
-    /// Its arrays, for a backend.
+    /// Returns the arrays for a backend.
     pub(crate) fn weights(&self) -> compute::Convolution<'_> {
         compute::Convolution { weight: &self.weight, bias: self.bias.value.as_ref() }
     }

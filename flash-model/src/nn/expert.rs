@@ -1,4 +1,4 @@
-//! An expert of a mixture.
+//! An expert of a mixture of experts.
 
 use mlx_rs::macros::ModuleParameters;
 
@@ -8,9 +8,9 @@ use crate::compute::{Activation, ExpertMatrices};
 /// An expert: `down(activation(gate(x), up(x)))`, or without a gate `down(relu(up(x))²)`.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(crate) struct Expert {
-    /// The gate's activation, if there is a gate.
+    /// Activation of the gate; `None` without a gate.
     pub activation: Option<Activation>,
-    /// None if there is no gate, or if `up_proj` holds its rows as well: then they alternate, the gate's first.
+    /// `None` without a gate, or if `up_proj` interleaves its rows with those of the gate, the gate's first.
     #[param]
     pub gate_proj: Option<Linear>,
     #[param]
@@ -20,7 +20,7 @@ pub(crate) struct Expert {
 }
 
 impl Expert {
-    /// Its arrays, for a backend.
+    /// Returns the arrays for a backend.
     pub(crate) fn matrices(&self) -> ExpertMatrices<'_> {
         ExpertMatrices {
             activation: self.activation,

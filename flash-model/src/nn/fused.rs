@@ -1,8 +1,8 @@
-//! Matrices that a checkpoint has as one tensor, one above the other, and a layer as several.
+//! Matrices that a checkpoint stores fused by rows into one tensor, such as `qkv_proj`, and that layers use separately.
 
 use std::ops::Range;
 
-/// A matrix that is some rows of a tensor. Paths are those below a layer.
+/// A matrix stored as a range of rows of a fused tensor. Paths are relative to the layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Fused {
     part: &'static str,
@@ -11,17 +11,17 @@ pub(crate) struct Fused {
     n_rows: u64,
 }
 
-/// Where a tensor lies.
+/// The location of a tensor in the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The tensor of the checkpoint.
+    /// Name of the stored tensor.
     pub name: String,
-    /// Which rows of it, and how many it has; none if it is all of it.
+    /// Range of its rows, and its number of rows; `None` for the whole tensor.
     pub rows: Option<(Range<u64>, u64)>,
 }
 
 impl Fused {
-    /// The parts of a tensor, from the first row to the last, each with its number of rows.
+    /// Returns the parts of a fused tensor; `parts` lists them in row order, each with its number of rows.
     pub(crate) fn parts(whole: &'static str, parts: &[(&'static str, i32)]) -> Vec<Self> {
         let n_rows = parts.iter().map(|(_, n_rows)| *n_rows as u64).sum();
         let mut start = 0;
@@ -33,7 +33,7 @@ impl Fused {
         fused.collect()
     }
 
-    /// The path of the matrix that has the one at `path`: itself, if it is no part of another.
+    /// Returns the path of the fused matrix that contains `path`, or `path` itself if it is not fused.
     pub(crate) fn whole_path(fused: &[Self], path: &str) -> String {
         match Self::find(fused, path) {
             Some((above, found)) => format!("{above}{}", found.whole),
@@ -41,7 +41,7 @@ impl Fused {
         }
     }
 
-    /// Where the tensor lies that a layer calls `name`, of a matrix: its weight, scales, or others.
+    /// Returns the location of the tensor `name` (weight, scales, …) of a layer.
     pub(crate) fn place(fused: &[Self], name: &str) -> Place {
         let found = name.rsplit_once('.').and_then(|(path, tensor)| Some((Self::find(fused, path)?, tensor)));
         match found {
@@ -53,7 +53,7 @@ impl Fused {
         }
     }
 
-    /// The part at `path`, and the path above it.
+    /// Returns the part at `path`, with the prefix of the layer.
     fn find<'p, 'f>(fused: &'f [Self], path: &'p str) -> Option<(&'p str, &'f Self)> {
         let above = |found: &Self| path.strip_suffix(found.part).filter(|above| above.ends_with('.'));
         fused.iter().find_map(|found| Some((above(found)?, found)))
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_part_lies_under_its_own_name() {
+    fn tensors_that_are_not_fused_keep_their_name() {
         let fused = Fused::parts("a.qkv", &[("a.q", 8)]);
         for name in ["layer.0.a.o.weight", "layer.0.xa.q.weight", "norm", "layer.0.a.q.norm.weight"] {
             assert_eq!(Fused::place(&fused, name), Place { name: name.into(), rows: None });

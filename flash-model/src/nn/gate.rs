@@ -1,4 +1,4 @@
-//! What a layer has of its experts itself: the matrix that scores them, and those that every token takes.
+//! The resident part of a mixture-of-experts block: router projection and shared experts.
 
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -12,12 +12,13 @@ use crate::nn::layers::{Linear, project};
 use crate::nn::mlp::{Mlp, MlpArgs};
 use crate::nn::weights::Weights;
 
-/// It stands where a layer without experts has its MLP.
+/// Router projection and shared experts, in place of the MLP of a dense layer. The routed experts are loaded
+/// separately.
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct Gate {
     #[param]
-    gate: Scorer,
-    /// What brings a token to the numbers that experts work on, if those are not its hidden state.
+    gate: RouterProjection,
+    /// Projection of hidden states to the experts' latent space, if they have one.
     #[param]
     fc1_latent_proj: Option<Linear>,
     #[param]
@@ -28,32 +29,33 @@ pub(crate) struct Gate {
     shared_expert_gate: Option<Linear>,
 }
 
-/// What experts work on in the place of hidden states.
+/// The latent space that experts work on instead of hidden states.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Latent {
-    /// Numbers of a token.
+pub(crate) struct ExpertLatent {
+    /// Dimensions of the latent space.
     pub size: i32,
-    /// Whether the projections to them, and back, have biases.
+    /// Whether the projections to and from the latent space have biases.
     pub bias: bool,
 }
 
-/// What there is beside the router's matrix.
+/// Configuration of the resident part of a mixture-of-experts block.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct GateArgs {
-    /// Whether the matrix has biases.
+    /// Whether the router projection has a bias.
     pub bias: bool,
-    /// Whether experts are chosen with a correction of their scores.
-    pub corrected: bool,
-    /// The experts that every token takes, as one MLP.
+    /// Whether a correction bias is added to the scores when experts are chosen (`e_score_correction_bias`).
+    pub has_correction: bool,
+    /// The shared experts, as one MLP.
     pub shared_experts: Option<MlpArgs>,
-    /// The one that every token takes as far as a gate of its own lets it through: a number for each token.
+    /// The shared expert whose output is scaled by a sigmoid gate, one value per token.
     pub shared_expert: Option<MlpArgs>,
-    pub latent: Option<Latent>,
+    /// The latent space of the experts; `None` if they work on hidden states.
+    pub latent: Option<ExpertLatent>,
 }
 
-/// The router's matrix, and the correction of each expert.
+/// The router projection, and the correction bias of each expert.
 #[derive(Debug, ModuleParameters)]
-struct Scorer {
+struct RouterProjection {
     #[param]
     inner: Linear,
     #[param]
@@ -61,7 +63,7 @@ struct Scorer {
 }
 
 impl Gate {
-    /// For layers with hidden states of so many numbers.
+    /// Creates the module for a layer of hidden size `hidden`.
     pub(crate) fn new(
         weights: &Weights<'_>,
         hidden: i32,
@@ -69,43 +71,46 @@ impl Gate {
         args: GateArgs,
     ) -> Result<Self, ModelError> {
         let n_experts = n_experts as i32;
-        // Wide: a difference of the last bits chooses other experts, and these matrices are small.
-        let inner = weights.at("gate").linear(hidden, n_experts, args.bias)?.wide();
-        let correction = args.corrected.then(|| weights.vector(n_experts)).transpose()?;
+        // The last bits of a logit can change the choice of experts, and these matrices are small.
+        let inner = weights.at("gate").linear(hidden, n_experts, args.bias)?.with_wide_activations();
+        let correction = args.has_correction.then(|| weights.vector(n_experts)).transpose()?;
         let shared =
             |name, args: Option<MlpArgs>| args.map(|args| Mlp::new(args, &weights.at(name))).transpose();
-        let opening =
-            || Ok::<_, ModelError>(weights.at("shared_expert_gate").linear(hidden, 1, false)?.wide());
-        let opening = args.shared_expert.map(|_| opening());
-        let latent =
-            args.latent.map(|Latent { size, bias }| weights.at("fc1_latent_proj").linear(hidden, size, bias));
+        let shared_gate = || {
+            let gate = weights.at("shared_expert_gate").linear(hidden, 1, false)?;
+            Ok::<_, ModelError>(gate.with_wide_activations())
+        };
+        let shared_gate = args.shared_expert.map(|_| shared_gate());
+        let latent = args
+            .latent
+            .map(|ExpertLatent { size, bias }| weights.at("fc1_latent_proj").linear(hidden, size, bias));
         Ok(Self {
-            gate: Scorer { inner, e_score_correction_bias: Param::new(correction) },
+            gate: RouterProjection { inner, e_score_correction_bias: Param::new(correction) },
             fc1_latent_proj: latent.transpose()?,
             shared_experts: shared("shared_experts", args.shared_experts)?,
             shared_expert: shared("shared_expert", args.shared_expert)?,
-            shared_expert_gate: opening.transpose()?,
+            shared_expert_gate: shared_gate.transpose()?,
         })
     }
 
-    /// Sends `x`, `[1, n, hidden]`, to the experts, whose output will be added to `onto`. What every token takes is added at once.
-    pub(crate) fn send(&self, onto: Value, x: &Value) -> Result<LayerOutput, Exception> {
-        // First, for it is waited for.
+    /// Routes `x`, `[1, n, hidden]`, and adds the shared experts to `residual`; the caller adds the routed experts.
+    pub(crate) fn forward(&self, residual: Value, x: &Value) -> Result<LayerOutput, Exception> {
+        // Submitted first: the host waits for the logits.
         let routed = self.route(x)?;
         let mut hidden = match &self.shared_experts {
-            Some(shared) => shared.add(&onto, x)?,
-            None => onto,
+            Some(shared) => shared.add(&residual, x)?,
+            None => residual,
         };
         if let Some((gate, shared)) = self.shared_expert_gate.as_ref().zip(self.shared_expert.as_ref()) {
-            let passed = gate.backend.gated(Activation::Sigmoid, &gate.of(x)?, &shared.of(x)?)?;
-            hidden = gate.backend.sum(&hidden, &passed)?;
+            let gated = gate.backend.gated(Activation::Sigmoid, &gate.of(x)?, &shared.of(x)?)?;
+            hidden = gate.backend.sum(&hidden, &gated)?;
         }
         Ok(LayerOutput { hidden, routed: Some(routed) })
     }
 
-    /// What `x` is sent with to the experts.
+    /// Computes the router logits of `x`, and the input of the experts.
     pub(crate) fn route(&self, x: &Value) -> Result<Routed, Exception> {
-        let Scorer { inner, e_score_correction_bias } = &self.gate;
+        let RouterProjection { inner, e_score_correction_bias } = &self.gate;
         let (x, logits) = match &self.fc1_latent_proj {
             Some(latent) => {
                 let [x, logits] = project([latent, inner], x)?;
@@ -116,7 +121,7 @@ impl Gate {
                 (x.clone(), logits)
             }
         };
-        // A copy: the layer's slot may be needed while its experts compute.
+        // A copy, because the layer's slot may be reused while its experts compute.
         let copy = |bias: &Array| bias.as_dtype(Dtype::Float32)?.add(Array::from_f32(0.0));
         let correction = e_score_correction_bias.value.as_ref().map(copy).transpose()?;
         Ok(Routed { x: x.array()?, logits: logits.array()?, correction })

@@ -1,4 +1,4 @@
-//! The gated delta net of Qwen3.5 and Qwen3-Next: what stands in the place of attention in a layer that keeps a state.
+//! The gated delta net of Qwen3.5 and Qwen3-Next: linear attention with a recurrent state.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -15,19 +15,20 @@ use crate::nn::fused::Fused;
 use crate::nn::layers::{Linear, RmsNorm, project};
 use crate::nn::weights::Weights;
 
-/// How a checkpoint has what projects tokens for a net.
+/// The layout of the input projections in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Projections {
-    /// In four matrices.
-    Apart,
-    /// In two, `in_proj_qkvz` and `in_proj_ba`: of each head of keys query, key, values and gates, and corrections and steps.
+    /// Four matrices: `in_proj_qkv`, `in_proj_z`, `in_proj_b`, `in_proj_a`.
+    Separate,
+    /// Two matrices, `in_proj_qkvz` and `in_proj_ba`, whose rows are grouped by key head: query, key, values and gates;
+    /// betas and time steps.
     ByKeyHead,
 }
 
 impl Projections {
-    /// What the two are called here: the rows of a net are told apart when they are there.
+    /// Renames the fused matrices to parameters of [`GatedDelta`], which splits their outputs by key head.
     pub(crate) fn fused(self, dims: &GatedDeltaDims) -> Vec<Fused> {
-        if self == Self::Apart {
+        if self == Self::Separate {
             return Vec::new();
         }
         let all = |whole, part, n_rows| Fused::parts(whole, &[(part, n_rows)]);
@@ -46,7 +47,7 @@ pub(crate) struct GatedDeltaArgs {
     pub projections: Projections,
 }
 
-/// Splits what two matrices projected by key head, `[1, n, …]`, into the four inputs of a net.
+/// Splits the outputs of the matrices fused by key head, `[1, n, …]`, into the inputs of a gated delta net.
 fn split_by_key_head(dims: GatedDeltaDims, qkvz: &Value, ba: &Value) -> Result<GatedDeltaInput, Exception> {
     let GatedDeltaDims { key_heads, value_heads, key_dim, .. } = dims;
     let (n, heads, values) = (qkvz.dim(1), value_heads / key_heads, dims.values() / key_heads);
@@ -64,7 +65,7 @@ fn split_by_key_head(dims: GatedDeltaDims, qkvz: &Value, ba: &Value) -> Result<G
     })
 }
 
-/// A net with its projections. Its parameters are named as checkpoints name them.
+/// A gated delta net with its projections.
 #[derive(Debug, ModuleParameters)]
 #[expect(non_snake_case, reason = "checkpoints name parameters so")]
 pub(crate) struct GatedDelta {
@@ -72,21 +73,23 @@ pub(crate) struct GatedDelta {
     backend: Backend,
     #[param]
     in_proj_qkv: Linear,
-    /// None where the one above has its rows, as the one of the steps where that of the corrections has them.
+    /// `None` where `in_proj_qkv` has its rows.
     #[param]
     in_proj_z: Option<Linear>,
     #[param]
     in_proj_b: Linear,
+    /// `None` where `in_proj_b` has its rows.
     #[param]
     in_proj_a: Option<Linear>,
     #[param]
     conv1d: Convolution,
-    /// `[value_heads]`, as the next.
+    /// `[value_heads]`.
     #[param]
     dt_bias: Param<Array>,
+    /// `[value_heads]`.
     #[param]
     A_log: Param<Array>,
-    /// Of each head.
+    /// The norm of each head.
     #[param]
     norm: RmsNorm,
     #[param]
@@ -99,16 +102,16 @@ impl GatedDelta {
         let GatedDeltaDims { value_heads, value_dim, conv_kernel, eps, .. } = dims;
         let projection = |name, output| weights.at(name).linear(hidden_size, output, false);
         let norm = NormArgs { eps, weight_offset: 0.0 };
-        let is_apart = projections == Projections::Apart;
-        let apart = |name, output| is_apart.then(|| projection(name, output)).transpose();
-        let [with_gates, with_steps] = if is_apart { [0; 2] } else { [dims.values(), value_heads] };
+        let is_separate = projections == Projections::Separate;
+        let separate = |name, output| is_separate.then(|| projection(name, output)).transpose();
+        let [gate_rows, step_rows] = if is_separate { [0; 2] } else { [dims.values(), value_heads] };
         Ok(Self {
             dims,
             backend: weights.backend().clone(),
-            in_proj_qkv: projection("in_proj_qkv", dims.channels() + with_gates)?,
-            in_proj_z: apart("in_proj_z", dims.values())?,
-            in_proj_b: projection("in_proj_b", value_heads + with_steps)?,
-            in_proj_a: apart("in_proj_a", value_heads)?,
+            in_proj_qkv: projection("in_proj_qkv", dims.channels() + gate_rows)?,
+            in_proj_z: separate("in_proj_z", dims.values())?,
+            in_proj_b: projection("in_proj_b", value_heads + step_rows)?,
+            in_proj_a: separate("in_proj_a", value_heads)?,
             conv1d: Convolution::new(dims.channels(), conv_kernel, false, &weights.at("conv1d"))?,
             dt_bias: Param::new(weights.at("dt_bias").vector(value_heads)?),
             A_log: Param::new(weights.at("A_log").vector(value_heads)?),
@@ -117,7 +120,7 @@ impl GatedDelta {
         })
     }
 
-    /// Adds to `residual` what it makes of `x`, behind the tokens of which `kv` has the state.
+    /// Returns `residual + self(x)`, and advances the recurrent state in `kv`.
     pub(crate) fn add(&self, residual: &Value, x: &Value, kv: &mut LayerKv) -> Result<Value, Exception> {
         let input = match self.in_proj_z.as_ref().zip(self.in_proj_a.as_ref()) {
             Some((z, a)) => {

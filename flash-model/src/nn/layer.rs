@@ -14,13 +14,13 @@ use crate::kv::LayerKv;
 pub(crate) trait Layer:
     for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug
 {
-    /// Predicts the layer's routing from hidden states, `[1, n, hidden]`, that have not passed its attention; none if it has no
-    /// router. The prediction only decides which experts are read ahead.
+    /// Predicts the layer's routing from hidden states, `[1, n, hidden]`, that have not passed its attention; `None`
+    /// without a router. The prediction only decides which experts are read ahead.
     fn predict_routing(&mut self, _hidden: &Value) -> Result<Option<Routed>, Exception> {
         Ok(None)
     }
 
-    /// The most recent tokens that a token sees, itself among them; none if it sees all before it.
+    /// Returns the length of the sliding window, the token itself included; `None` for full attention.
     fn window(&self) -> Option<usize> {
         None
     }
@@ -31,7 +31,7 @@ pub(crate) trait Layer:
 pub(crate) struct LayerInput<'a> {
     /// Hidden states, `[1, n, hidden]`.
     pub x: &'a Value,
-    /// What the layer keeps of the tokens before.
+    /// Cache of the tokens before.
     pub kv: &'a mut LayerKv,
     /// Position of the first token.
     pub position: usize,
@@ -42,7 +42,7 @@ pub(crate) struct LayerInput<'a> {
 pub(crate) struct LayerOutput {
     /// Hidden states, `[1, n, hidden]`.
     pub hidden: Value,
-    /// Input of the layer's experts, if it has any: their output is added to `hidden`.
+    /// Input of the routed experts, if any; their output is added to `hidden`.
     pub routed: Option<Routed>,
 }
 
@@ -52,19 +52,19 @@ impl From<Value> for LayerOutput {
     }
 }
 
-/// What a layer hands to its experts.
+/// Input of the experts of a layer.
 #[derive(Debug)]
 pub(crate) struct Routed {
-    /// The experts' input: `[1, n, hidden]`, or as many columns as they work on.
+    /// The experts' input: `[1, n, hidden]`, or `[1, n, latent]`.
     pub x: Array,
     /// The router's logits, `[1, n, n_experts]`.
     pub logits: Array,
-    /// Correction of each expert's score when experts are chosen, f32 `[n_experts]`.
+    /// Bias on the scores when experts are chosen, f32 `[n_experts]`; it does not change their weights.
     pub correction: Option<Array>,
 }
 
 impl Routed {
-    /// Joins the chunks of a prompt; none if there are none.
+    /// Concatenates the chunks of a prompt; `None` for no chunk.
     pub(crate) fn joined(chunks: &[Self]) -> Result<Option<Self>, Exception> {
         let Some(first) = chunks.first() else { return Ok(None) };
         let join = |part: fn(&Self) -> &Array| {
@@ -74,12 +74,12 @@ impl Routed {
         Ok(Some(Self { x: join(|routed| &routed.x)?, logits: join(|routed| &routed.logits)?, correction }))
     }
 
-    /// The evaluated logits, and the correction of each expert.
+    /// Returns the evaluated logits, and the correction of each expert.
     pub(crate) fn scores(&self) -> Result<(&[f32], Option<&[f32]>), Exception> {
         Ok((values(&self.logits)?, self.correction.as_ref().map(values).transpose()?))
     }
 
-    /// All arrays, to be evaluated together.
+    /// Returns all arrays, to be evaluated together.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         [&self.x, &self.logits].into_iter().chain(&self.correction)
     }

@@ -1,4 +1,4 @@
-//! The layers that have weights, whoever computes them.
+//! Linear layers and RMSNorm, on any backend.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -8,13 +8,14 @@ use mlx_rs::module::Param;
 use crate::checkpoint::config::QuantizedFormat;
 use crate::compute::{Activation, Backend, Matrix, Norm, NormArgs, Quantized, Value};
 
-/// `y = x · Wᵀ (+ b)`. Its parameters are named as checkpoints name them.
+/// A linear layer, `y = x · Wᵀ (+ b)`, quantised or not.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(crate) struct Linear {
     pub(crate) backend: Backend,
-    /// How the weight is quantised, if it is: then there are scales, and biases if it is affine.
+    /// Format of a quantised weight, which has scales, and biases if it is affine; `None` for floats.
     pub(crate) format: Option<QuantizedFormat>,
-    /// Whether `x` must be rounded no further than sums in f32 are: what follows decides by small differences.
+    /// Whether activations must keep the precision of f32 sums, for outputs whose small differences decide, such as
+    /// router logits.
     pub(crate) is_wide: bool,
     #[param]
     pub(crate) weight: Param<Array>,
@@ -27,7 +28,7 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// Its arrays, for whoever computes.
+    /// Returns the arrays for a backend.
     pub(crate) fn matrix(&self) -> Matrix<'_> {
         let scales = self.format.zip(self.scales.value.as_ref());
         let quantized =
@@ -35,35 +36,35 @@ impl Linear {
         Matrix { weight: &self.weight, quantized, bias: self.bias.value.as_ref(), is_wide: self.is_wide }
     }
 
-    /// The same layer, whose products round `x` no further than sums in f32 are.
-    pub(crate) fn wide(self) -> Self {
+    /// Sets [`is_wide`](Self::is_wide).
+    pub(crate) fn with_wide_activations(self) -> Self {
         Self { is_wide: true, ..self }
     }
 
-    /// `self(x)`.
+    /// Returns `self(x)`.
     pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
         self.backend.product(x, self.matrix())
     }
 
-    /// `self(x)` for `x` `[1, n, heads, input]`, where it has a matrix for each head.
-    pub(crate) fn of_each(&self, x: &Value) -> Result<Value, Exception> {
+    /// Returns `self(x)` for `x` `[1, n, heads, input]` and a stack of one matrix per head.
+    pub(crate) fn forward_per_head(&self, x: &Value) -> Result<Value, Exception> {
         self.backend.product_each(x, self.matrix())
     }
 
-    /// `onto + self(x)`.
-    pub(crate) fn add(&self, onto: &Value, x: &Value) -> Result<Value, Exception> {
-        self.backend.add_product(onto, x, self.matrix())
+    /// Returns `residual + self(x)`.
+    pub(crate) fn add(&self, residual: &Value, x: &Value) -> Result<Value, Exception> {
+        self.backend.add_product(residual, x, self.matrix())
     }
 }
 
-/// What each layer makes of the same `x`.
+/// Applies each of `layers` to the same `x`.
 pub(crate) fn project<const N: usize>(layers: [&Linear; N], x: &Value) -> Result<[Value; N], Exception> {
-    const { assert!(N > 0, "there is a layer") };
+    const { assert!(N > 0, "at least one layer") };
     let products = layers[0].backend.products(x, &layers.map(Linear::matrix))?;
     Ok(products.try_into().expect("a product for each layer"))
 }
 
-/// `activation(gate(x)) · up(x)`.
+/// Returns `activation(gate(x)) · up(x)`.
 pub(crate) fn gated(
     activation: Activation,
     gate: &Linear,
@@ -73,7 +74,7 @@ pub(crate) fn gated(
     gate.backend.gated_product(activation, x, gate.matrix(), up.matrix())
 }
 
-/// `relu(up(x))²`.
+/// Returns `relu(up(x))²`.
 pub(crate) fn squared_relu(up: &Linear, x: &Value) -> Result<Value, Exception> {
     up.backend.squared_relu_product(x, up.matrix())
 }
@@ -88,18 +89,18 @@ pub(crate) struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// What computes it.
+    /// Returns the weight and arguments for a backend.
     pub(crate) fn norm(&self) -> Norm<'_> {
         Norm { weight: &self.weight, args: self.args }
     }
 
-    /// `self(x)`.
+    /// Returns `self(x)`.
     pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
         self.backend.rms_norm(x, self.norm())
     }
 
-    /// `onto + self(x)`.
-    pub(crate) fn add(&self, onto: &Value, x: &Value) -> Result<Value, Exception> {
-        self.backend.sum(onto, &self.of(x)?)
+    /// Returns `residual + self(x)`.
+    pub(crate) fn add(&self, residual: &Value, x: &Value) -> Result<Value, Exception> {
+        self.backend.sum(residual, &self.of(x)?)
     }
 }

@@ -1,4 +1,4 @@
-//! The mixer of Mamba-2: what stands in the place of attention in a layer that keeps a state.
+//! The Mamba-2 mixer: a state-space model with a recurrent state.
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -22,7 +22,7 @@ pub(crate) struct Mamba2Args {
     pub bias: bool,
 }
 
-/// A mixer with its projections. Its parameters are named as checkpoints name them.
+/// A Mamba-2 mixer with its projections.
 #[derive(Debug, ModuleParameters)]
 #[expect(non_snake_case, reason = "checkpoints name parameters so")]
 pub(crate) struct Mamba2 {
@@ -32,11 +32,13 @@ pub(crate) struct Mamba2 {
     in_proj: Linear,
     #[param]
     conv1d: Convolution,
-    /// `[n_heads]`, as the next two.
+    /// `[n_heads]`.
     #[param]
     dt_bias: Param<Array>,
+    /// `[n_heads]`.
     #[param]
     A_log: Param<Array>,
+    /// `[n_heads]`.
     #[param]
     D: Param<Array>,
     #[param]
@@ -63,7 +65,7 @@ impl Mamba2 {
         })
     }
 
-    /// Adds to `residual` what it makes of `x`, behind the tokens of which `kv` has the state.
+    /// Returns `residual + self(x)`, and advances the recurrent state in `kv`.
     pub(crate) fn add(&self, residual: &Value, x: &Value, kv: &mut LayerKv) -> Result<Value, Exception> {
         let mixer = Mamba2Weights {
             dims: self.dims,

@@ -1,4 +1,4 @@
-//! What comes behind the attention in a layer: a projection up, gated in most models, and one down.
+//! The feed-forward network of a layer: up projection, gated in most models, and down projection.
 
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -8,17 +8,17 @@ use crate::compute::{Activation, Value};
 use crate::nn::layers::{Linear, gated, squared_relu};
 use crate::nn::weights::Weights;
 
-/// What there is to say of it.
+/// Configuration of an MLP.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MlpArgs {
     pub hidden_size: i32,
     pub intermediate_size: i32,
     pub bias: bool,
-    /// How a gate lets numbers through; none if there is none: then it is `relu(up(x))²` that passes.
+    /// Activation of the gate; `None` for an MLP without a gate, whose activation is `relu(x)²`.
     pub activation: Option<Activation>,
 }
 
-/// `down(activation(gate(x)) · up(x))`, or without a gate `down(relu(up(x))²)`. Its parameters are named as most checkpoints name them.
+/// An MLP: `down(activation(gate(x)) · up(x))`, or without a gate `down(relu(up(x))²)`.
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct Mlp {
     activation: Option<Activation>,
@@ -42,17 +42,18 @@ impl Mlp {
         })
     }
 
-    /// Adds what it makes of `x` to `residual`.
+    /// Returns `residual + self(x)`.
     pub(crate) fn add(&self, residual: &Value, x: &Value) -> Result<Value, Exception> {
-        self.down_proj.add(residual, &self.passed(x)?)
+        self.down_proj.add(residual, &self.activated(x)?)
     }
 
-    /// What it makes of `x`.
+    /// Returns `self(x)`.
     pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
-        self.down_proj.of(&self.passed(x)?)
+        self.down_proj.of(&self.activated(x)?)
     }
 
-    fn passed(&self, x: &Value) -> Result<Value, Exception> {
+    /// Returns the input of the down projection.
+    fn activated(&self, x: &Value) -> Result<Value, Exception> {
         match self.activation.zip(self.gate_proj.as_ref()) {
             Some((activation, gate)) => gated(activation, gate, &self.up_proj, x),
             None => squared_relu(&self.up_proj, x),

@@ -1,57 +1,60 @@
-//! From a router's scores to the experts of each token.
+//! Routing: the top-k experts of each token, and their weights, from router logits.
 
 use crate::ModelError;
 use crate::checkpoint::config::Config;
 
-/// How a layer chooses experts.
+/// The routing rule of a layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Router {
-    /// Experts of a token.
+    /// Experts per token.
     pub top_k: usize,
-    /// Whether the scores of a token's experts are made to add up to 1.
-    pub normalised: bool,
+    /// Whether the weights of a token's experts are normalised to a sum of 1.
+    pub norm_topk_prob: bool,
     pub scoring: Scoring,
 }
 
-/// What an expert's score is made of, which becomes the weight of its output.
+/// The function from router logits to scores, which become the weights of the experts' outputs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Scoring {
-    /// Its part of the softmax over all.
+    /// Softmax over all experts.
     Softmax,
-    /// The sigmoid of its own logit. Experts are chosen by that and a correction that the layer may have for each, out of the best
-    /// groups.
+    /// Sigmoid of each logit. Experts are chosen by score plus the correction bias of the layer, if any, and only from
+    /// the best groups.
     Sigmoid {
-        groups: Groups,
-        /// What scores are multiplied by in the end.
+        groups: ExpertGroups,
+        /// Factor on the final weights (`routed_scaling_factor`).
         scale: f32,
     },
 }
 
-/// Runs of experts, each as long as the next, of which the best are chosen from: by the sum of their two best experts.
+/// Group-limited routing: experts form groups of equal size, ranked by the sum of their two best scores, and are chosen
+/// from the best groups only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Groups {
+pub(crate) struct ExpertGroups {
     pub n_groups: usize,
-    /// How many are chosen from.
+    /// Number of groups that experts are chosen from (`topk_group`).
     pub n_kept: usize,
 }
 
-/// An expert that a token takes, and what its output is multiplied by.
+/// An expert chosen for a token, and the weight of its output.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Choice {
     pub expert_idx: usize,
     pub weight: f32,
 }
 
-/// What keeps a sum of scores that all are zero from dividing by it.
-const LEAST_SUM: f32 = 1e-20;
+/// Added to the sum of scores, against division by zero.
+const SUM_EPSILON: f32 = 1e-20;
 
 impl Router {
+    /// Creates a router.
+    ///
     /// # Errors
-    /// [`ModelError::ConfigField`] for a number of experts that no token can have, or groups that there cannot be.
+    /// [`ModelError::ConfigField`] if `top_k` or the groups do not fit the number of experts.
     pub(crate) fn new(
         top_k: usize,
         n_experts: usize,
-        normalised: bool,
+        norm_topk_prob: bool,
         scoring: Scoring,
         config: &Config,
     ) -> Result<Self, ModelError> {
@@ -62,12 +65,13 @@ impl Router {
         if let Scoring::Sigmoid { groups, .. } = scoring {
             groups.check(n_experts, config)?;
         }
-        Ok(Self { top_k, normalised, scoring })
+        Ok(Self { top_k, norm_topk_prob, scoring })
     }
 
-    /// The experts of a token, by their logits, in the order of their indices. Of equal ones the lower index wins.
+    /// Chooses the experts of a token from its logits, in order of index. Ties go to the lower index.
     ///
-    /// On the host, in f32: experts have to be asked for here anyway, and MLX's order of equal scores is not its to keep.
+    /// Runs on the host, in f32: the host needs the indices to load the experts, and MLX does not specify its order of
+    /// ties.
     pub(crate) fn choose(&self, logits: &[f32], correction: Option<&[f32]>) -> Vec<Choice> {
         let (groups, scale) = match self.scoring {
             Scoring::Softmax => return self.by_softmax(logits),
@@ -78,10 +82,10 @@ impl Router {
         for (score, correction) in corrected.iter_mut().zip(correction.unwrap_or(&[])) {
             *score += correction;
         }
-        groups.drop_worst(&mut corrected);
-        let chosen = self.best(&corrected);
-        let sum = if self.normalised && self.top_k > 1 {
-            chosen.iter().map(|idx| scores[*idx]).sum::<f32>() + LEAST_SUM
+        groups.zero_worst(&mut corrected);
+        let chosen = self.top_k_indices(&corrected);
+        let sum = if self.norm_topk_prob && self.top_k > 1 {
+            chosen.iter().map(|idx| scores[*idx]).sum::<f32>() + SUM_EPSILON
         } else {
             1.0
         };
@@ -89,11 +93,11 @@ impl Router {
     }
 
     fn by_softmax(&self, logits: &[f32]) -> Vec<Choice> {
-        let chosen = self.best(logits);
-        // What the softmax is the same without, but does not overflow with.
+        let chosen = self.top_k_indices(logits);
+        // Subtracting the maximum keeps `exp` from overflowing.
         let max = chosen.iter().map(|idx| logits[*idx]).fold(f32::NEG_INFINITY, f32::max);
         let exp = |idx: &usize| (logits[*idx] - max).exp();
-        let sum: f32 = if self.normalised {
+        let sum: f32 = if self.norm_topk_prob {
             chosen.iter().map(exp).sum()
         } else {
             (0..logits.len()).map(|idx| exp(&idx)).sum()
@@ -101,20 +105,20 @@ impl Router {
         chosen.iter().map(|idx| Choice { expert_idx: *idx, weight: exp(idx) / sum }).collect()
     }
 
-    /// Who has the greatest of `scores`, in order.
-    fn best(&self, scores: &[f32]) -> Vec<usize> {
-        let mut best = greatest(scores, self.top_k);
-        best.sort_unstable();
-        best
+    /// Returns the indices of the `top_k` largest scores, in order of index.
+    fn top_k_indices(&self, scores: &[f32]) -> Vec<usize> {
+        let mut indices = largest(scores, self.top_k);
+        indices.sort_unstable();
+        indices
     }
 }
 
-impl Groups {
+impl ExpertGroups {
     fn check(self, n_experts: usize, config: &Config) -> Result<(), ModelError> {
         let Self { n_groups, n_kept } = self;
         let two_each = n_groups == 1 || n_groups > 1 && n_experts >= 2 * n_groups;
         if !two_each || !n_experts.is_multiple_of(n_groups) {
-            let expected = "groups must be as large as each other, and of two experts at least";
+            let expected = "it must divide the number of experts into groups of at least two";
             return Err(config.field_error("n_group", &n_groups, expected));
         }
         if !(1..=n_groups).contains(&n_kept) {
@@ -124,17 +128,17 @@ impl Groups {
         Ok(())
     }
 
-    /// Makes the scores in all but the best groups zero: what is lower than that, in the best, is chosen after them, as in
-    /// mlx-lm.
-    fn drop_worst(self, scores: &mut [f32]) {
+    /// Zeroes the scores outside of the best groups. As in mlx-lm, they then rank above negative scores of the best
+    /// groups.
+    fn zero_worst(self, scores: &mut [f32]) {
         if self.n_groups <= 1 {
             return;
         }
         let n_each = scores.len() / self.n_groups;
         let of_group =
-            |scores: &[f32]| -> f32 { greatest(scores, 2).into_iter().map(|idx| scores[idx]).sum() };
+            |scores: &[f32]| -> f32 { largest(scores, 2).into_iter().map(|idx| scores[idx]).sum() };
         let by_group: Vec<f32> = scores.chunks_exact(n_each).map(of_group).collect();
-        let kept = greatest(&by_group, self.n_kept);
+        let kept = largest(&by_group, self.n_kept);
         for (group_idx, scores) in scores.chunks_exact_mut(n_each).enumerate() {
             if !kept.contains(&group_idx) {
                 scores.fill(0.0);
@@ -143,8 +147,8 @@ impl Groups {
     }
 }
 
-/// Where the `n` greatest are, in no order. Of equal ones the lower index is greater.
-fn greatest(values: &[f32], n: usize) -> Vec<usize> {
+/// Returns the indices of the `n` largest values, unordered. Ties go to the lower index.
+fn largest(values: &[f32], n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     let by_value = |a: &usize, b: &usize| values[*b].total_cmp(&values[*a]).then(a.cmp(b));
     if (1..order.len()).contains(&n) {
@@ -154,27 +158,27 @@ fn greatest(values: &[f32], n: usize) -> Vec<usize> {
     order
 }
 
-/// As MLX has it: what is near 1 is rounded likewise.
+/// Returns the sigmoid, rounded near 1 as in MLX.
 fn sigmoid(logit: f32) -> f32 {
     let small = 1.0 / (1.0 + logit.abs().exp());
     if logit < 0.0 { small } else { 1.0 - small }
 }
 
-/// What tokens take of a layer's experts.
+/// The routing of some tokens in a layer.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    /// By token, each in the order of the experts.
+    /// Chosen experts of each token, in order of index.
     pub by_token: Vec<Vec<Choice>>,
-    /// The tokens of each expert that has any, in order.
+    /// Tokens of each expert that has any, in order.
     pub by_expert: Vec<(usize, Vec<u32>)>,
 }
 
 impl Routes {
-    /// Of the logits of each token, `[n, n_experts]`, and the correction of each expert, if there is one.
+    /// Routes tokens by their logits, `[n, n_experts]`, and the correction of each expert, if any.
     ///
     /// # Errors
-    /// [`ModelError::RouterScore`] for a logit or correction that is NaN, and for logits that no softmax can be taken of: one
-    /// that is +∞, or all −∞. An expert at −∞ among others has a weight of zero; sigmoids take both infinities.
+    /// [`ModelError::RouterScore`] for a logit or correction that is NaN, and for logits without a softmax: one that is
+    /// +∞, or all −∞. An expert at −∞ among others has weight zero; sigmoids accept both infinities.
     pub(crate) fn new(
         layer_idx: usize,
         router: &Router,
@@ -197,8 +201,7 @@ impl Routes {
                 }
             }
         }
-        let choose = |logits| router.choose(logits, correction);
-        let by_token: Vec<_> = rows.map(choose).collect();
+        let by_token: Vec<_> = rows.map(|logits| router.choose(logits, correction)).collect();
         let mut tokens = vec![Vec::new(); n_experts];
         for (token, choices) in (0..).zip(&by_token) {
             choices.iter().for_each(|choice| tokens[choice.expert_idx].push(token));
@@ -212,27 +215,27 @@ impl Routes {
 mod tests {
     use super::*;
 
-    fn router(top_k: usize, normalised: bool) -> Router {
-        Router { top_k, normalised, scoring: Scoring::Softmax }
+    fn router(top_k: usize, norm_topk_prob: bool) -> Router {
+        Router { top_k, norm_topk_prob, scoring: Scoring::Softmax }
     }
 
-    fn sigmoid_router(top_k: usize, normalised: bool, groups: Groups, scale: f32) -> Router {
-        Router { top_k, normalised, scoring: Scoring::Sigmoid { groups, scale } }
+    fn sigmoid_router(top_k: usize, norm_topk_prob: bool, groups: ExpertGroups, scale: f32) -> Router {
+        Router { top_k, norm_topk_prob, scoring: Scoring::Sigmoid { groups, scale } }
     }
 
-    /// All experts in one.
-    const ONE: Groups = Groups { n_groups: 1, n_kept: 1 };
+    /// A single group of all experts.
+    const ONE: ExpertGroups = ExpertGroups { n_groups: 1, n_kept: 1 };
 
     fn indices(choices: &[Choice]) -> Vec<usize> {
         choices.iter().map(|choice| choice.expert_idx).collect()
     }
 
     #[test]
-    fn weights_of_the_chosen_are_their_part_of_the_softmax() {
+    fn weights_of_chosen_experts_are_softmax_probabilities() {
         let scores = [0.0, 2.0, -1.0, 1.0];
         let exps: Vec<f32> = scores.iter().map(|score: &f32| score.exp()).collect();
-        for (normalised, sum) in [(true, exps[1] + exps[3]), (false, exps.iter().sum())] {
-            let choices = router(2, normalised).choose(&scores, None);
+        for (norm_topk_prob, sum) in [(true, exps[1] + exps[3]), (false, exps.iter().sum())] {
+            let choices = router(2, norm_topk_prob).choose(&scores, None);
             assert_eq!(indices(&choices), [1, 3]);
             for choice in choices {
                 assert!((choice.weight - exps[choice.expert_idx] / sum).abs() < 1e-6);
@@ -259,13 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn routes_tell_each_expert_its_tokens() {
+    fn routes_list_the_tokens_of_each_expert() {
         let routes = Routes::new(0, &router(1, true), &[0.0, 1.0, 0.0, 5.0, 1.0, 0.0], None, 2).unwrap();
         assert_eq!(routes.by_expert, [(0, vec![2]), (1, vec![0, 1])]);
         assert_eq!(routes.by_token.len(), 3);
     }
 
-    /// What is wrong with the logits of one token, and where.
+    /// Returns the index and value of the score that is refused, if one is.
     fn fault(router: &Router, logits: &[f32], correction: Option<&[f32]>) -> Option<(usize, f32)> {
         match Routes::new(7, router, logits, correction, logits.len()) {
             Err(ModelError::RouterScore { layer_idx: 7, expert_idx, score }) => Some((expert_idx, score)),
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_score_that_is_no_number_is_an_error() {
+    fn a_nan_score_is_an_error() {
         let sigmoid = sigmoid_router(1, true, ONE, 1.0);
         for router in [router(1, true), router(2, false), sigmoid] {
             let (expert_idx, score) = fault(&router, &[0.0, f32::NAN], None).unwrap();
@@ -324,8 +327,8 @@ mod tests {
     fn sigmoids_are_the_weights_and_the_correction_only_chooses() {
         let logits = [0.0, 2.0, -1.0, 1.0];
         let scores = logits.map(|logit: f32| 1.0 / (1.0 + (-logit).exp()));
-        for (normalised, sum) in [(false, 1.0), (true, scores[1] + scores[2])] {
-            let router = sigmoid_router(2, normalised, ONE, 2.5);
+        for (norm_topk_prob, sum) in [(false, 1.0), (true, scores[1] + scores[2])] {
+            let router = sigmoid_router(2, norm_topk_prob, ONE, 2.5);
             let choices = router.choose(&logits, Some(&[0.0, 0.0, 1.0, 0.0]));
             assert_eq!(indices(&choices), [1, 2]);
             for choice in choices {
@@ -344,16 +347,17 @@ mod tests {
     fn experts_come_from_the_groups_whose_two_best_are_best() {
         // The best expert is in the worst group.
         let logits = [3.0, -9.0, 1.0, 1.1, 0.9, 1.2, 0.5, 0.6];
-        let groups = Groups { n_groups: 4, n_kept: 2 };
+        let groups = ExpertGroups { n_groups: 4, n_kept: 2 };
         assert_eq!(indices(&sigmoid_router(3, true, groups, 1.0).choose(&logits, None)), [2, 3, 5]);
         // Of equal groups the lower index wins.
-        let chosen = sigmoid_router(2, true, Groups { n_kept: 1, ..groups }, 1.0).choose(&[0.0; 8], None);
+        let chosen =
+            sigmoid_router(2, true, ExpertGroups { n_kept: 1, ..groups }, 1.0).choose(&[0.0; 8], None);
         assert_eq!(indices(&chosen), [0, 1]);
     }
 
     #[test]
-    fn a_dropped_group_stands_at_zero() {
-        let groups = Groups { n_groups: 2, n_kept: 1 };
+    fn scores_of_dropped_groups_are_zero_and_rank_above_negative_ones() {
+        let groups = ExpertGroups { n_groups: 2, n_kept: 1 };
         let correction = [0.0, -0.9, -1.0, -1.0];
         let chosen = sigmoid_router(2, false, groups, 1.0).choose(&[0.0; 4], Some(&correction));
         assert_eq!(indices(&chosen), [0, 2]);

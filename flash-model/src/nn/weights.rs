@@ -1,6 +1,6 @@
-//! Layers before their weights are there: modules whose parameters have the shapes that the configuration asks for.
+//! Builder of modules with unloaded parameters, in the shapes that the configuration implies.
 //!
-//! A parameter starts as zeros that are never evaluated, so it costs nothing; the proxy checks the checkpoint against
+//! A parameter starts as zeros that are never evaluated, so it takes no memory; the proxy checks the checkpoint against
 //! its shape and dtype, and binds the loaded weights in its place.
 
 use mlx_rs::module::Param;
@@ -8,43 +8,41 @@ use mlx_rs::{Array, Dtype};
 
 use crate::ModelError;
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::config::Config;
-use crate::checkpoint::config::{QuantizedFormat, QuantizedMode};
-use crate::compute::Backend;
-use crate::compute::NormArgs;
+use crate::checkpoint::config::{Config, QuantizedFormat, QuantizedMode};
+use crate::compute::{Backend, NormArgs};
 use crate::nn::fused::Fused;
 use crate::nn::layers::{Linear, RmsNorm};
 
-/// Makes the modules below one path of a checkpoint.
+/// Builder of modules at a path of a checkpoint, like candle's `VarBuilder`.
 #[derive(Debug, Clone)]
 pub(crate) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
     backend: &'a Backend,
     fused: &'a [Fused],
     path: String,
-    /// Where the tensors are, if that is not their path.
+    /// Path of the stored tensors, where it is not `path`.
     stored: Option<String>,
 }
 
 impl<'a> Weights<'a> {
-    /// All of a checkpoint, for `backend` to compute with.
+    /// Starts at the root of a checkpoint; modules compute on `backend`.
     pub(crate) fn new(checkpoint: &'a Checkpoint, backend: &'a Backend) -> Self {
         Self { checkpoint, backend, fused: &[], path: String::new(), stored: None }
     }
 
-    /// Those below `name` in here.
+    /// Returns the builder at `name` below this path.
     pub(crate) fn at(&self, name: &str) -> Self {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         let stored = self.stored.as_ref().map(|stored| format!("{stored}.{name}"));
         Self { path, stored, ..*self }
     }
 
-    /// The same, whose tensors are called otherwise.
+    /// Returns this builder with tensors that are stored at another path.
     pub(crate) fn stored_at(&self, path: String) -> Self {
         Self { stored: Some(path), ..self.clone() }
     }
 
-    /// The same, where some matrices are rows of others.
+    /// Returns this builder with matrices that are stored as rows of fused tensors.
     pub(crate) fn with_fused<'b>(&self, fused: &'b [Fused]) -> Weights<'b>
     where
         'a: 'b,
@@ -52,7 +50,7 @@ impl<'a> Weights<'a> {
         Weights { fused, ..self.clone() }
     }
 
-    /// Where they are in the checkpoint.
+    /// Returns the path in the checkpoint.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
@@ -65,17 +63,17 @@ impl<'a> Weights<'a> {
         self.checkpoint.config()
     }
 
-    /// What computes with them.
+    /// Returns the backend that modules compute on.
     pub(crate) fn backend(&self) -> &'a Backend {
         self.backend
     }
 
-    /// `y = x · Wᵀ (+ b)`: quantised if the checkpoint has scales for it.
+    /// Builds a linear layer, quantised if the checkpoint has scales for it.
     pub(crate) fn linear(&self, input_dims: i32, output_dims: i32, bias: bool) -> Result<Linear, ModelError> {
         self.linear_in(self.format(input_dims)?, input_dims, output_dims, bias)
     }
 
-    /// The same, quantised in a format that does not follow from names and configuration.
+    /// Builds a linear layer in a given format, where names and configuration do not determine it.
     pub(crate) fn linear_in(
         &self,
         format: Option<QuantizedFormat>,
@@ -84,44 +82,44 @@ impl<'a> Weights<'a> {
         bias: bool,
     ) -> Result<Linear, ModelError> {
         let bias = bias.then(|| self.vector(output_dims)).transpose()?;
-        let linear = self.matrices(format, &[], input_dims, output_dims)?;
+        let linear = self.linear_stack(format, &[], input_dims, output_dims)?;
         Ok(Linear { bias: Param::new(bias), ..linear })
     }
 
-    /// A matrix for each of so many heads, in one tensor.
-    pub(crate) fn linear_each(
+    /// Builds a stack of matrices, one for each of `n_heads` heads, stored as one tensor.
+    pub(crate) fn linear_per_head(
         &self,
         n_heads: i32,
         input_dims: i32,
         output_dims: i32,
     ) -> Result<Linear, ModelError> {
-        self.matrices(self.format(input_dims)?, &[n_heads], input_dims, output_dims)
+        self.linear_stack(self.format(input_dims)?, &[n_heads], input_dims, output_dims)
     }
 
-    /// A matrix that a layer makes of others.
-    pub(crate) fn made(&self, format: Option<QuantizedFormat>) -> Result<Linear, ModelError> {
-        let nothing = || unloaded(&[0], Dtype::Float32);
-        let of_groups = || format.map(|_| nothing()).transpose();
+    /// Builds a placeholder for a matrix that a layer derives from others.
+    pub(crate) fn derived(&self, format: Option<QuantizedFormat>) -> Result<Linear, ModelError> {
+        let empty = || unloaded(&[0], Dtype::Float32);
+        let group_params = || format.map(|_| empty()).transpose();
         Ok(Linear {
             backend: self.backend.clone(),
             format,
             is_wide: self.backend.is_exact(),
-            weight: Param::new(nothing()?),
-            scales: Param::new(of_groups()?),
-            biases: Param::new(of_groups()?),
+            weight: Param::new(empty()?),
+            scales: Param::new(group_params()?),
+            biases: Param::new(group_params()?),
             bias: Param::new(None),
         })
     }
 
-    /// How it is quantised, if the checkpoint has scales for it.
+    /// Returns the format of the matrix at this path; `None` if the checkpoint has no scales for it.
     fn format(&self, input_dims: i32) -> Result<Option<QuantizedFormat>, ModelError> {
         let path = Fused::whole_path(self.fused, &self.path);
         let stored = self.stored.as_ref().unwrap_or(&path);
         self.checkpoint.format(&path, stored, input_dims)
     }
 
-    /// Matrices of one shape: as many as `stack` says, or one if it says nothing.
-    fn matrices(
+    /// Builds a matrix, or a stack of them with the leading dimensions `stack`.
+    fn linear_stack(
         &self,
         format: Option<QuantizedFormat>,
         stack: &[i32],
@@ -157,22 +155,23 @@ impl<'a> Weights<'a> {
         Ok(linear)
     }
 
-    /// Numbers that are no matrix.
+    /// Returns an unloaded vector.
     pub(crate) fn vector(&self, dims: i32) -> Result<Array, ModelError> {
         unloaded(&[dims], Dtype::Float32)
     }
 
-    /// Numbers of any floating-point type.
+    /// Returns an unloaded array of floats.
     pub(crate) fn array(&self, shape: &[i32]) -> Result<Array, ModelError> {
         unloaded(shape, Dtype::Float32)
     }
 
-    /// RMSNorm over the last axis.
+    /// Builds an RMSNorm over the last axis.
     pub(crate) fn rms_norm(&self, dims: i32, args: NormArgs) -> Result<RmsNorm, ModelError> {
         Ok(RmsNorm { backend: self.backend.clone(), args, weight: Param::new(self.vector(dims)?) })
     }
 }
 
+/// Returns zeros that are not evaluated.
 fn unloaded(shape: &[i32], dtype: Dtype) -> Result<Array, ModelError> {
     Ok(mlx_rs::ops::zeros_dtype(shape, dtype)?)
 }

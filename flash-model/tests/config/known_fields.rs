@@ -1,6 +1,6 @@
-//! Fields that transformers writes into every configuration are understood: none keeps a model from opening.
+//! Fields that transformers writes into every configuration do not keep a model from opening.
 //!
-//! `goldens/configs` has the fields of its configuration classes with their defaults; `make.py` there makes them anew.
+//! `goldens/configs` has the fields of its configuration classes with their defaults; `make.py` there regenerates them.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use super::{config_of, open, tests, text};
 
 const VERSIONS: [&str; 3] = ["4.46.3", "4.57.1", "5.24.0"];
 
-/// A committed model of each family.
+/// Families, each with a committed model.
 const FIXTURES: [(&str, &str); 16] = [
     ("llama", "biases"),
     ("mistral", "mistral"),
@@ -31,7 +31,7 @@ const FIXTURES: [(&str, &str); 16] = [
     ("nemotron_h", "nemotron_h-moe"),
 ];
 
-/// Fields whose defaults are of another size than the committed models, or say again what those say otherwise.
+/// Fields whose defaults contradict the committed models.
 const OTHERS: [&str; 10] = [
     "num_key_value_heads",
     "tie_word_embeddings",
@@ -66,7 +66,7 @@ fn fields_of_transformers_are_understood_in_every_family() {
     }
 }
 
-/// Fields of published models that transformers' classes do not have, as far as they say nothing of sizes.
+/// Fields of published models, except sizes, that transformers' classes do not have.
 fn published() -> [(&'static str, Value); 12] {
     [
         (

@@ -1,4 +1,4 @@
-//! Configurations mean what they say, in every spelling, or are refused.
+//! Configurations in all layouts are honoured or refused.
 
 mod known_fields;
 mod mlx_lm;
@@ -16,7 +16,7 @@ fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// A committed model.
+/// Returns the directory of a committed model.
 fn fixture(name: &str) -> PathBuf {
     tests().join("fixtures/tiny").join(name)
 }
@@ -25,7 +25,7 @@ fn config_of(name: &str) -> Map<String, Value> {
     python_json(&fs::read_to_string(fixture(name).join("config.json")).unwrap()).unwrap()
 }
 
-/// The settings of the text model.
+/// Returns the settings of the text model.
 fn text(config: &mut Map<String, Value>) -> &mut Map<String, Value> {
     match config.contains_key("text_config") {
         true => config["text_config"].as_object_mut().unwrap(),
@@ -33,7 +33,7 @@ fn text(config: &mut Map<String, Value>) -> &mut Map<String, Value> {
     }
 }
 
-/// A committed model with another configuration.
+/// Copies a committed model, with another configuration.
 fn with_config(name: &str, config: &Map<String, Value>) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for file in fs::read_dir(fixture(name)).unwrap() {
@@ -49,18 +49,18 @@ fn open(name: &str, config: &Map<String, Value>) -> Result<Model, ModelError> {
     Model::open(Checkpoint::open(dir.path(), IoMode::Pread)?)
 }
 
-/// An engine with everything in memory.
+/// Loads an engine with all weights in memory.
 fn engine(dir: &Path, context_tokens: usize) -> Engine {
     engine_on(dir, context_tokens, Compute::Auto)
 }
 
-/// The same, with a choice of who computes.
+/// Loads an engine with all weights in memory, on a given backend.
 fn engine_on(dir: &Path, context_tokens: usize, compute: Compute) -> Engine {
     let model = Model::open_on(Checkpoint::open(dir, IoMode::Pread).unwrap(), compute).unwrap();
     model.load(&EngineOptions::new(1 << 40, Workload::new(context_tokens, context_tokens))).unwrap()
 }
 
-/// Logits behind a prompt that is longer than the windows of the committed models.
+/// Returns the logits after a prompt that is longer than the windows of the committed models.
 fn logits(dir: &Path) -> Vec<f32> {
     let prompt: Vec<u32> = (0..60).map(|idx| idx * 7 % 90).collect();
     engine(dir, prompt.len()).forward(&prompt).unwrap()

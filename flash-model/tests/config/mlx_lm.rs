@@ -1,7 +1,8 @@
-//! Greedy ids are those of mlx-lm in float32 for the configurations of mlx-lm's own tests.
+//! Greedy ids equal mlx-lm's in float32 for the configurations of mlx-lm's own tests.
 //!
-//! `goldens/mlx_lm_configs` has the configurations, the tensors of each, and what mlx-lm made of them; `make.py` there makes
-//! them anew, and says where a configuration is not mlx-lm's word for word. Weights are made here, from the same numbers.
+//! `goldens/mlx_lm_configs` has the configurations, the tensors of each, and mlx-lm's outputs; `make.py` there
+//! regenerates them, and lists where a configuration differs from mlx-lm's. Weights are generated here, from the same
+//! pseudo-random numbers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,11 +14,11 @@ use serde_json::{Map, Value, json};
 
 use super::{engine_on, tests};
 
-/// Everyone who can compute here.
+/// Backends of this platform.
 const COMPUTES: &[Compute] =
     if cfg!(target_os = "linux") { &[Compute::Native, Compute::Mlx] } else { &[Compute::Mlx] };
 
-/// How far the largest logit may be off, as a part of it.
+/// Relative tolerance of the largest logit.
 const TOLERANCE: f32 = 1e-3;
 
 #[derive(Deserialize)]
@@ -34,7 +35,7 @@ struct Golden {
     max_logits: Vec<f32>,
 }
 
-/// The weights of a tensor: see `weight` in `make.py`.
+/// Generates the weights of a tensor, as `weight` in `make.py`.
 fn weights(name: &str, shape: &[u64]) -> Vec<f32> {
     let seed = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)

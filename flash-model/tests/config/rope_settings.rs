@@ -1,11 +1,11 @@
-//! RoPE settings mean the same in every spelling, and what cannot be meant is an error.
+//! RoPE settings are equivalent in all layouts, and contradictory ones are errors.
 
 use flash_model::ModelError;
 use serde_json::{Map, Value, json};
 
 use super::{config_of, engine, fixture, logits, open, text, with_config};
 
-/// Committed models whose attention is rotated, of each family.
+/// Committed models with RoPE, of each family.
 const ROTATED: [&str; 17] = [
     "rope-llama3",
     "rope-yarn-mscale",
@@ -27,7 +27,7 @@ const ROTATED: [&str; 17] = [
 ];
 
 fn error_of(name: &str, config: &Map<String, Value>) -> String {
-    open(name, config).expect_err("settings that cannot be meant").to_string()
+    open(name, config).expect_err("invalid settings").to_string()
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn rope_parameters_mean_what_the_older_fields_mean() {
         let settings = text(&mut config);
         let wanted = logits(&fixture(name));
         if let Some(Value::Object(parameters)) = settings.remove("rope_parameters") {
-            // The other way round.
+            // Convert to the older fields.
             let mut scaling = parameters.clone();
             for field in ["rope_theta", "partial_rotary_factor"] {
                 if let Some(value) = scaling.remove(field) {
@@ -102,7 +102,7 @@ fn two_spellings_that_differ_are_an_error_that_names_the_setting() {
 }
 
 #[test]
-fn settings_by_type_of_layer_are_refused_where_layers_are_rotated_alike() {
+fn settings_by_layer_type_are_refused_where_all_layers_share_rope() {
     let mut config = config_of("llama-sliding");
     let theta = config.remove("rope_theta").unwrap();
     let same =
@@ -114,7 +114,7 @@ fn settings_by_type_of_layer_are_refused_where_layers_are_rotated_alike() {
 }
 
 #[test]
-fn windows_of_mistral_are_those_that_a_list_would_give() {
+fn sliding_window_of_mistral_equals_layer_types() {
     let mut config = config_of("mistral");
     config.insert("sliding_window".to_owned(), json!(16));
     let windowed = logits(with_config("mistral", &config).path());
@@ -125,7 +125,7 @@ fn windows_of_mistral_are_those_that_a_list_would_give() {
 }
 
 #[test]
-fn dynamic_scaling_is_none_up_to_the_trained_length_and_contexts_end_there() {
+fn dynamic_scaling_has_no_effect_up_to_the_trained_length_where_contexts_end() {
     let mut config = config_of("mistral");
     config.insert("rope_scaling".to_owned(), json!({ "type": "dynamic", "factor": 2.0 }));
     let dir = with_config("mistral", &config);
@@ -141,19 +141,19 @@ fn dynamic_scaling_is_none_up_to_the_trained_length_and_contexts_end_there() {
 }
 
 #[test]
-fn contexts_that_yarn_stretches_are_as_long_as_it_says() {
+fn yarn_extends_the_context_by_its_factor() {
     let mut config = config_of("rope-yarn");
     let scaling = json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512 });
     config.insert("rope_scaling".to_owned(), scaling);
     config.insert("max_position_embeddings".to_owned(), json!(512));
     assert_eq!(open("rope-yarn", &config).unwrap().max_context_tokens(), Some(2048));
-    // A configuration that says more than that is believed.
+    // A larger `max_position_embeddings` takes precedence.
     config.insert("max_position_embeddings".to_owned(), json!(4096));
     assert_eq!(open("rope-yarn", &config).unwrap().max_context_tokens(), Some(4096));
 }
 
 #[test]
-fn pairs_of_neighbours_are_refused_where_a_family_has_one_way() {
+fn rope_traditional_is_refused_in_families_without_it() {
     for name in ["qwen3", "gemma3-text", "gpt_oss", "qwen3_moe", "qwen3_next"] {
         let mut config = config_of(name);
         text(&mut config).insert("rope_traditional".to_owned(), json!(true));
@@ -162,7 +162,7 @@ fn pairs_of_neighbours_are_refused_where_a_family_has_one_way() {
 }
 
 #[test]
-fn names_that_no_program_reads_and_types_of_images_change_nothing() {
+fn unused_yarn_names_and_mrope_change_nothing() {
     let mut config = config_of("rope-yarn-mscale");
     let wanted = logits(&fixture("rope-yarn-mscale"));
     config["rope_scaling"]["attn_factor"] = json!(0.878);

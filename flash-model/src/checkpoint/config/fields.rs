@@ -1,13 +1,13 @@
-//! Fields of a configuration that no layer has read: which of them may be ignored.
+//! Classification of unread configuration fields: which of them may be ignored.
 
 use serde_json::Value;
 
-/// Fields that change no number of a forward pass of the text model, whatever they say.
+/// Fields that never change the output of a forward pass of the text model.
 ///
-/// They are of training and initialisation, of other tasks and towers, of generation (which has its own file), or describe
-/// the file itself. From transformers' `PretrainedConfig` and the configurations of the families that are known here.
+/// They configure training and initialisation, other tasks and towers, or generation (which has its own file), or
+/// describe the file itself. From transformers' `PretrainedConfig` and the configurations of the supported families.
 const HARMLESS: &[&str] = &[
-    // The file.
+    // Metadata of the file.
     "architectures",
     "auto_map",
     "custom_generate",
@@ -54,7 +54,7 @@ const HARMLESS: &[&str] = &[
     "top_k",
     "top_p",
     "typical_p",
-    // What a pass returns or keeps, and how another program computes it.
+    // Outputs and caches of a pass, and implementation choices of other programs.
     "attn_implementation",
     "cache_implementation",
     "chunk_size",
@@ -128,14 +128,14 @@ const HARMLESS: &[&str] = &[
     "vision_end_token_id",
     "vision_feature_layer",
     "vision_start_token_id",
-    // Heads that predict several tokens at once.
+    // Multi-token prediction.
     "mtp_hybrid_override_pattern",
     "mtp_layers_block_type",
     "mtp_num_hidden_layers",
     "mtp_use_dedicated_embeddings",
     "num_mtp_layers",
     "num_nextn_predict_layers",
-    // What the sizes of others give: their product or sum, or a limit that nothing is computed with.
+    // Redundant sizes (products or sums of others), and limits that no computation uses.
     "expand",
     "initial_context_length",
     "context_length",
@@ -149,8 +149,8 @@ const HARMLESS: &[&str] = &[
     "max_position_embeddings",
 ];
 
-/// Parts of names that say that a field is about what layers compute.
-const NUMERIC: &[&str] = &[
+/// Parts of names of fields that may change what layers compute.
+const LAYER_TERMS: &[&str] = &[
     "act",
     "alibi",
     "alpha",
@@ -221,22 +221,22 @@ const NUMERIC: &[&str] = &[
     "yarn",
 ];
 
-/// Ends of names of factors, which change nothing at 1.
+/// Name suffixes of factors, which have no effect at 1.
 const NEUTRAL_AT_ONE: &[&str] = &["multiplier", "scaling", "_scale", "_pct"];
 
-/// Whether a field that no layer has read may be ignored.
+/// Classification of an unread field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It changes no number.
+    /// It cannot change the output of layers.
     Harmless,
-    /// Nothing is known of it, and its name is not one of a setting of layers.
+    /// Its meaning is unknown, but its name does not look like a setting of layers.
     Unknown,
-    /// It may change what layers compute.
+    /// It may change the output of layers.
     Refused,
 }
 
-/// Judges a field by its name and value.
-pub(super) fn judge(name: &str, value: &Value) -> Verdict {
+/// Classifies a field by its name and value.
+pub(super) fn classify(name: &str, value: &Value) -> Verdict {
     let is_training = name.contains("dropout") || name.ends_with("pdrop") || name.starts_with('_');
     let is_training = is_training || ["_steps", "batch_size"].iter().any(|end| name.ends_with(end));
     let is_token = ["_token_id", "_token_ids", "_token_index"].iter().any(|end| name.ends_with(end));
@@ -245,13 +245,13 @@ pub(super) fn judge(name: &str, value: &Value) -> Verdict {
         return Verdict::Harmless;
     }
     let name = name.to_ascii_lowercase();
-    match NUMERIC.iter().any(|part| name.contains(part)) {
+    match LAYER_TERMS.iter().any(|part| name.contains(part)) {
         true => Verdict::Refused,
         false => Verdict::Unknown,
     }
 }
 
-/// Whether a value says that what its field stands for is not there, or changes nothing.
+/// Returns whether a value disables its field, or has no effect.
 fn is_off(name: &str, value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -283,8 +283,8 @@ mod tests {
             ("alibi", json!(true), json!(false)),
             ("layer_drop_plan", json!([1]), json!([])),
         ] {
-            assert_eq!(judge(name, &on), Verdict::Refused, "{name}");
-            assert_eq!(judge(name, &off), Verdict::Harmless, "{name}");
+            assert_eq!(classify(name, &on), Verdict::Refused, "{name}");
+            assert_eq!(classify(name, &off), Verdict::Harmless, "{name}");
         }
     }
 
@@ -292,8 +292,8 @@ mod tests {
     fn fields_of_files_training_and_generation_are_harmless() {
         for name in ["_name_or_path", "attention_dropout", "resid_pdrop", "router_aux_loss_coef", "use_cache"]
         {
-            assert_eq!(judge(name, &json!(0.5)), Verdict::Harmless, "{name}");
+            assert_eq!(classify(name, &json!(0.5)), Verdict::Harmless, "{name}");
         }
-        assert_eq!(judge("my_note", &json!("hello")), Verdict::Unknown);
+        assert_eq!(classify("my_note", &json!("hello")), Verdict::Unknown);
     }
 }

@@ -1,4 +1,4 @@
-//! `quantization` of a configuration: how matrices are stored.
+//! Quantisation settings of a configuration.
 
 use std::collections::HashMap;
 
@@ -6,43 +6,43 @@ use flash_io::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// How a quantised matrix is stored.
+/// Storage format of a quantised matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantizedFormat {
-    /// Columns that share a scale.
+    /// Number of columns that share a scale.
     pub group_size: i32,
-    /// Bits of a code.
+    /// Bits per code.
     pub bits: i32,
-    /// What codes and scales stand for.
+    /// Interpretation of codes and scales.
     #[serde(default)]
     pub mode: QuantizedMode,
 }
 
-/// What the codes and scales of a quantised matrix stand for.
+/// Interpretation of the codes and scales of a quantised matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum QuantizedMode {
-    /// Codes are integers; each group has a scale and a bias.
+    /// Integer codes; each group has a scale and a bias.
     #[default]
     Affine,
-    /// Codes are numbers of four bits; each group has a power of two for its scale.
+    /// 4-bit float codes (E2M1); each group has a power-of-two scale (E8M0).
     Mxfp4,
-    /// The same with numbers of eight bits.
+    /// 8-bit float codes (E4M3); each group has a power-of-two scale (E8M0).
     Mxfp8,
-    /// Codes as in mxfp4, in groups of 16, whose scales are numbers of eight bits.
+    /// 4-bit float codes (E2M1) in groups of 16, each with an 8-bit float scale (E4M3).
     Nvfp4,
 }
 
 impl QuantizedFormat {
-    /// Words of codes in a row of so many numbers.
+    /// Returns the number of 32-bit words of codes in a row of `n_columns` columns.
     pub(crate) fn row_words(self, n_columns: i32) -> i32 {
         (i64::from(n_columns) * i64::from(self.bits) / 32) as i32
     }
 
-    /// Returns the format of a matrix of `n_columns` columns whose rows have `row_words` words of codes and `row_groups`
-    /// scales of `scale_dtype`; none if no format stores it so. As mlx-lm's `infer_quant_config`.
+    /// Infers the format of a matrix of `n_columns` columns whose rows have `row_words` words of codes and `row_groups`
+    /// scales of `scale_dtype`, as mlx-lm's `infer_quant_config`; `None` if no format fits.
     pub(crate) fn infer(n_columns: i32, row_words: u64, row_groups: u64, scale_dtype: Dtype) -> Option<Self> {
         let columns = u64::try_from(n_columns).ok().filter(|columns| *columns > 0)?;
         let exact = |dividend: u64, divisor: u64| {
@@ -61,6 +61,7 @@ impl QuantizedFormat {
         Self { group_size, bits, mode }.check().ok()
     }
 
+    /// Checks that the group size and bits fit the mode.
     fn check(self) -> Result<Self, &'static str> {
         let Self { group_size, bits, mode } = self;
         match mode {
@@ -76,17 +77,17 @@ impl QuantizedFormat {
     }
 }
 
-/// The formats of a model: a default, and one for each matrix that is listed by its path.
+/// Quantisation formats of a model: a default, and overrides by path.
 #[derive(Debug, Clone)]
 pub(super) struct Quantization {
     pub default: QuantizedFormat,
     pub by_path: HashMap<String, QuantizedFormat>,
 }
 
-/// Returns the object that says how matrices are quantised, and the field that holds it.
+/// Returns the quantisation settings, and the name of the field that holds them.
 ///
-/// mlx-lm writes `quantization`, and `quantization_config` beside it for Hugging Face; other tools write only the second,
-/// for methods of their own, which have a `quant_method`.
+/// mlx-lm writes `quantization`, and `quantization_config` beside it for Hugging Face; other tools write only the
+/// second, for methods of their own, which have a `quant_method`.
 pub(super) fn object_of(json: &Map<String, Value>) -> Option<(&'static str, &Value)> {
     let own = json.get("quantization").map(|value| ("quantization", value));
     let other = || {
@@ -98,8 +99,8 @@ pub(super) fn object_of(json: &Map<String, Value>) -> Option<(&'static str, &Val
 }
 
 impl Quantization {
-    /// Parses the object: `group_size`, `bits` and `mode` of the default, and an object with the same for each path that
-    /// differs; `false` there says that the matrix is not quantised, which its tensors say, too.
+    /// Parses the settings: `group_size`, `bits` and `mode` of the default, and an object with the same fields for each
+    /// path that differs. `false` for a path means that the matrix is not quantised, which its tensors show as well.
     pub(super) fn parse(value: &Value) -> Result<Self, String> {
         let object = value.as_object().ok_or("it must be an object")?;
         let (mut default, mut by_path) = (Map::new(), HashMap::new());
@@ -112,23 +113,24 @@ impl Quantization {
                     by_path.insert(path.to_owned(), given);
                 }
                 (_, Value::Bool(_)) if key.contains('.') || key == "lm_head" => {}
-                _ => return Err(format!("{key:?} is not a setting of it that is known")),
+                _ => return Err(format!("{key:?} is not a known setting")),
             }
         }
         Ok(Self { default: format(Value::Object(default))?, by_path })
     }
 }
 
+/// Parses and checks one format.
 fn format(mut value: Value) -> Result<QuantizedFormat, String> {
-    // The modes that have one format need not say it.
+    // Modes with a single format may leave out `bits` and `group_size`.
     let mode = value.get("mode").and_then(Value::as_str).unwrap_or("affine");
-    let only = match mode {
+    let implied = match mode {
         "mxfp4" => Some((4, 32)),
         "mxfp8" => Some((8, 32)),
         "nvfp4" => Some((4, 16)),
         _ => None,
     };
-    if let (Some((bits, group_size)), Some(object)) = (only, value.as_object_mut()) {
+    if let (Some((bits, group_size)), Some(object)) = (implied, value.as_object_mut()) {
         object.entry("bits").or_insert_with(|| bits.into());
         object.entry("group_size").or_insert_with(|| group_size.into());
     }
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_are_not_known_are_named() {
+    fn unknown_settings_are_rejected_by_name() {
         for (value, named) in [
             (json!({ "group_size": 16, "bits": 4, "mode": "nvfp4", "global_scale": true }), "global_scale"),
             (json!({ "group_size": 16, "bits": 4, "mode": "nvfp4", "global_scale": 2.0 }), "global_scale"),

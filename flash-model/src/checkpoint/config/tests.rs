@@ -20,7 +20,7 @@ struct Inner {
 }
 
 #[test]
-fn a_pointer_in_place_of_the_file_is_called_one() {
+fn a_git_lfs_pointer_is_reported_as_one() {
     let dir = tempfile::tempdir().unwrap();
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 700\n";
     fs::write(dir.path().join(FILE), pointer).unwrap();
@@ -52,7 +52,7 @@ fn wrong_fields_are_named_with_their_path() {
 }
 
 #[test]
-fn fields_that_no_one_reads_are_refused_by_name() {
+fn unread_fields_are_refused_by_name() {
     let config = config(&json!({ "model_type": "llama", "hidden_size": 8, "attn_scale": 2.0, "notes": "x" }));
     config.args::<Args>().unwrap();
     let error = config.refuse_unread().unwrap_err();
@@ -60,7 +60,7 @@ fn fields_that_no_one_reads_are_refused_by_name() {
 }
 
 #[test]
-fn settings_of_the_text_model_are_read_where_they_are() {
+fn settings_of_the_text_model_are_read_from_its_object() {
     let config = config(&json!({
         "model_type": "gemma3", "hidden_size": 1, "attn_bias": 1, "text_config": { "hidden_size": 8, "attn_scale": 2.0 },
     }));

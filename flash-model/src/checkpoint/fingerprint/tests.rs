@@ -1,4 +1,4 @@
-//! How much is read to know a checkpoint again, and which changes of it are seen.
+//! Cost of a fingerprint, and the changes that it detects.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::checkpoint::samples::WHOLE_BYTES;
 
-/// Tensors of so many bytes each, end to end in shards of some tensors, as files with headers and no data.
+/// Writes sparse shards: files with headers for contiguous tensors of these sizes, and no data.
 fn sparse(shards: &[Vec<(String, u64)>]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (shard_idx, tensors) in shards.iter().enumerate() {
@@ -33,10 +33,10 @@ fn sparse(shards: &[Vec<(String, u64)>]) -> TempDir {
     dir
 }
 
-/// Bytes that follow from their place but for one, and a count of those that are read.
+/// Storage whose bytes are a function of their offset, with one byte flipped; counts reads.
 #[derive(Debug, Default)]
 struct Noise {
-    /// Where a byte is another one.
+    /// Offset of the flipped byte.
     flipped: Option<u64>,
     n_reads: Arc<AtomicU64>,
     read_bytes: Arc<AtomicU64>,
@@ -68,7 +68,7 @@ fn open(dir: &TempDir) -> Catalog {
     Catalog::open(dir.path(), IoMode::Pread).unwrap()
 }
 
-/// The hash with a byte of the first shard flipped.
+/// Returns the hash with a byte of the first shard flipped.
 fn flipped(catalog: &Catalog, at: Option<u64>) -> Digest {
     let mut is_first = true;
     let catalog = catalog.clone().map_storage(|_, _| {
@@ -79,7 +79,7 @@ fn flipped(catalog: &Catalog, at: Option<u64>) -> Digest {
     sampled_weights(&catalog).unwrap().digest
 }
 
-/// Reads, bytes, and whether that was all.
+/// Returns the number of reads, the bytes read, and whether those were all bytes.
 fn cost(catalog: Catalog) -> (u64, u64, bool) {
     let counts = Noise::default();
     let catalog = catalog.map_storage(|_, _| {
@@ -91,7 +91,8 @@ fn cost(catalog: Catalog) -> (u64, u64, bool) {
     (count(&counts.n_reads), count(&counts.read_bytes), is_complete)
 }
 
-/// 48 layers of a mixture at 4 bits, 17 GB: 128 experts in the rows of each of nine tensors, or each with its own.
+/// Tensor sizes of 48 mixture-of-experts layers at 4 bits, 17 GB: 128 experts stacked in nine tensors, or with separate
+/// tensors.
 fn mixture(are_stacked: bool) -> Vec<Vec<(String, u64)>> {
     let layer = |layer_idx: usize| {
         let mut tensors: Vec<(String, u64)> = Vec::new();
@@ -120,7 +121,7 @@ fn mixture(are_stacked: bool) -> Vec<Vec<(String, u64)>> {
 }
 
 #[test]
-fn samples_of_17_gb_are_few_thousand_reads_and_every_tensor_has_one() {
+fn samples_of_17_gb_take_a_few_thousand_reads_and_cover_every_tensor() {
     for (are_stacked, n_reads_max) in [(true, 3600), (false, 12_000)] {
         let shards = mixture(are_stacked);
         let dir = sparse(&shards);
@@ -167,11 +168,11 @@ fn a_small_checkpoint_is_read_whole_and_once() {
     let data = catalog.get("a").unwrap().span.start;
     let plain = flipped(&catalog, None);
     assert_eq!(flipped(&catalog, None), plain);
-    // Around the borders of tensors and of what is read at once, and anywhere else.
+    // Around the borders of tensors and batches, and elsewhere.
     for at in [0, 4999, 5000, 1 << 20, (1 << 20) + 4999, 2 << 20, 12_345_678, (20 << 20) + 4999] {
         assert_ne!(flipped(&catalog, Some(data + at)), plain, "{at}");
     }
-    assert_eq!(flipped(&catalog, Some(data + (20 << 20) + 5000)), plain, "no tensor has it");
+    assert_eq!(flipped(&catalog, Some(data + (20 << 20) + 5000)), plain, "outside of all tensors");
 }
 
 #[test]
@@ -210,7 +211,7 @@ fn headers_are_part_of_the_hash() {
 }
 
 #[test]
-fn a_shard_that_ends_early_is_an_error_with_its_place() {
+fn a_truncated_shard_is_an_error_with_its_path() {
     let dir = sparse(&[vec![("a".into(), 100_000)]]);
     let catalog = open(&dir);
     let path = catalog.shards()[0].path.clone();
@@ -221,7 +222,7 @@ fn a_shard_that_ends_early_is_an_error_with_its_place() {
 }
 
 #[test]
-fn a_file_of_a_hub_has_the_hash_that_it_is_named_by_and_a_copy_has_none() {
+fn a_file_in_the_hub_cache_has_the_hash_in_its_name_and_a_copy_has_none() {
     let hub = sparse(&[vec![("a".into(), 100)]]);
     let name = "0123456789abcdef".repeat(4);
     let (blobs, snapshot) = (hub.path().join("blobs"), hub.path().join("snapshots/main"));
@@ -235,7 +236,7 @@ fn a_file_of_a_hub_has_the_hash_that_it_is_named_by_and_a_copy_has_none() {
     let copy = tempfile::tempdir().unwrap();
     fs::copy(blobs.join(&name), copy.path().join("model.safetensors")).unwrap();
     assert_eq!(files(copy.path())[0].sha256, None);
-    // The name leads elsewhere by now.
+    // The name now refers to another file.
     let catalog = Catalog::open(&snapshot, IoMode::Pread).unwrap();
     fs::rename(copy.path().join("model.safetensors"), blobs.join(&name)).unwrap();
     assert_eq!(weight_files(&catalog).unwrap().unwrap()[0].sha256, None);

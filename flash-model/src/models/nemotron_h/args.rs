@@ -1,4 +1,4 @@
-//! What a configuration of Nemotron-H says.
+//! Configuration of Nemotron-H.
 
 use serde::Deserialize;
 
@@ -6,10 +6,10 @@ use crate::ModelError;
 use crate::checkpoint::config::Config;
 use crate::compute::Mamba2Dims;
 use crate::models::Sizes;
-use crate::nn::gate::{GateArgs, Latent};
+use crate::nn::gate::{ExpertLatent, GateArgs};
 use crate::nn::mamba2::Mamba2Args;
 use crate::nn::mlp::MlpArgs;
-use crate::nn::router::{Groups, Router, Scoring};
+use crate::nn::router::{ExpertGroups, Router, Scoring};
 use crate::stream::experts::{ExpertArgs, ExpertDims, MixtureArgs};
 
 #[derive(Debug, Deserialize)]
@@ -47,7 +47,7 @@ pub(super) struct ModelArgs {
     routed_scaling_factor: Option<f32>,
 }
 
-/// A sign for each layer.
+/// `hybrid_override_pattern`: a sign for each layer.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Pattern {
@@ -55,7 +55,7 @@ enum Pattern {
     Signs(Vec<String>),
 }
 
-/// A number, or one that JSON has no word for: see [`flash_io::python_json`].
+/// A number, or the infinity that Python writes into JSON: see [`flash_io::python_json`].
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 enum Limit {
@@ -71,7 +71,7 @@ enum Unbounded {
     Infinity,
 }
 
-/// What a layer is.
+/// The kind of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LayerKind {
     Mamba,
@@ -103,7 +103,7 @@ impl LayerKind {
 }
 
 impl ModelArgs {
-    /// The layers, of which one attends at least.
+    /// Returns the kind of each layer; at least one is attention.
     pub(super) fn kinds(&self, config: &Config) -> Result<Vec<LayerKind>, ModelError> {
         let listed = |field, given: &[String], kind: fn(&str) -> Option<LayerKind>, expected| {
             given
@@ -122,20 +122,24 @@ impl ModelArgs {
                     Pattern::Signs(signs) => signs.clone(),
                 };
                 let field = "hybrid_override_pattern";
-                let expected = "layers are M (Mamba-2), * (attention), - (MLP) or E (experts)";
+                let expected = "layers must be M (Mamba-2), * (attention), - (MLP) or E (experts)";
                 (field, listed(field, &signs, LayerKind::of_sign, expected)?)
             }
             (None, Some(names)) => {
-                let expected = "layers are linear_attention, full_attention, mlp or moe";
+                let expected = "layers must be linear_attention, full_attention, mlp or moe";
                 (field, listed(field, names, LayerKind::of_name, expected)?)
             }
             (None, None) => {
-                let expected = "it, or layers_block_type, must say what the layers are";
+                let expected = "it or layers_block_type must list the layers";
                 return Err(config.field_error("hybrid_override_pattern", &"missing", expected));
             }
         };
         if !kinds.contains(&LayerKind::Attention) {
-            return Err(config.field_error(field, &"without attention", "one layer must attend"));
+            return Err(config.field_error(
+                field,
+                &"without attention",
+                "at least one layer must be attention",
+            ));
         }
         if let Some(given) = self.num_hidden_layers.filter(|given| *given != kinds.len()) {
             let expected = format!("{field} has {} layers", kinds.len());
@@ -160,7 +164,7 @@ impl ModelArgs {
         Ok(sizes)
     }
 
-    pub(super) fn mlp(&self) -> MlpArgs {
+    pub(super) fn mlp_args(&self) -> MlpArgs {
         MlpArgs {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
@@ -169,7 +173,7 @@ impl ModelArgs {
         }
     }
 
-    pub(super) fn moe(&self, config: &Config) -> Result<MixtureArgs, ModelError> {
+    pub(super) fn moe_args(&self, config: &Config) -> Result<MixtureArgs, ModelError> {
         let missing = |field| config.field_error(field, &"missing", "layers with experts need it");
         let width = |field, given: Option<i32>| config.length(field, given.ok_or_else(|| missing(field))?);
         let n_experts = config.n_experts()?.ok_or_else(|| missing("n_routed_experts"))?;
@@ -177,17 +181,18 @@ impl ModelArgs {
         let shared = self.n_shared_experts.map(|_| {
             let field = "moe_shared_expert_intermediate_size";
             let intermediate_size = width(field, self.moe_shared_expert_intermediate_size)?;
-            Ok::<_, ModelError>(MlpArgs { intermediate_size, ..self.mlp() })
+            Ok::<_, ModelError>(MlpArgs { intermediate_size, ..self.mlp_args() })
         });
-        let groups = Groups { n_groups: self.n_group.unwrap_or(1), n_kept: self.topk_group.unwrap_or(1) };
+        let groups =
+            ExpertGroups { n_groups: self.n_group.unwrap_or(1), n_kept: self.topk_group.unwrap_or(1) };
         let scale = self.routed_scaling_factor.unwrap_or(1.0);
         config.positive("routed_scaling_factor", scale)?;
         let top_k = self.num_experts_per_tok.ok_or_else(|| missing("num_experts_per_tok"))?;
-        let normalised = self.norm_topk_prob.unwrap_or(false);
+        let norm_topk_prob = self.norm_topk_prob.unwrap_or(false);
         let scoring = Scoring::Sigmoid { groups, scale };
         let latent = self.moe_latent_size.map(|size| {
             let size = width("moe_latent_size", Some(size))?;
-            Ok::<_, ModelError>(Latent { size, bias: self.mlp_bias })
+            Ok::<_, ModelError>(ExpertLatent { size, bias: self.mlp_bias })
         });
         let latent = latent.transpose()?;
         let hidden = latent.map_or(self.hidden_size, |latent| latent.size);
@@ -198,23 +203,23 @@ impl ModelArgs {
                 bias: false,
                 activation: None,
             },
-            gate: GateArgs { corrected: true, shared_experts, latent, ..GateArgs::default() },
-            router: Router::new(top_k, n_experts, normalised, scoring, config)?,
+            gate: GateArgs { has_correction: true, shared_experts, latent, ..GateArgs::default() },
+            router: Router::new(top_k, n_experts, norm_topk_prob, scoring, config)?,
         })
     }
 
-    pub(super) fn mamba2(&self, config: &Config) -> Result<Mamba2Args, ModelError> {
+    pub(super) fn mamba2_args(&self, config: &Config) -> Result<Mamba2Args, ModelError> {
         let extents = [
             ("mamba_num_heads", self.mamba_num_heads, 1),
             ("mamba_head_dim", self.mamba_head_dim, 1),
             ("ssm_state_size", self.ssm_state_size, 1),
             ("n_groups", self.n_groups, 1),
-            // With less there is nothing to keep.
+            // The cache keeps `conv_kernel - 1` rows, at least one.
             ("conv_kernel", self.conv_kernel, 2),
         ];
         for (field, extent, least) in extents {
             if !(least..=1 << 20).contains(&extent) {
-                return Err(config.field_error(field, &extent, "no mixer has so many"));
+                return Err(config.field_error(field, &extent, format!("it must be from {least} to 2^20")));
             }
         }
         if self.mamba_num_heads % self.n_groups != 0 {
@@ -223,7 +228,11 @@ impl ModelArgs {
         let [heads, head_dim, groups, state_dim] =
             [self.mamba_num_heads, self.mamba_head_dim, self.n_groups, self.ssm_state_size].map(i64::from);
         if 2 * heads * head_dim + 2 * groups * state_dim + heads > i64::from(i32::MAX) {
-            return Err(config.field_error("mamba_num_heads", &heads, "no matrix has so many rows"));
+            return Err(config.field_error(
+                "mamba_num_heads",
+                &heads,
+                "the input projection would have 2^31 rows or more",
+            ));
         }
         let limits =
             self.time_step_limit.unwrap_or([Limit::Finite(0.0), Limit::Other { limit: Unbounded::Infinity }]);
@@ -232,7 +241,11 @@ impl ModelArgs {
             Limit::Other { limit: Unbounded::Infinity } => f32::INFINITY,
         });
         if step_limits[0] > step_limits[1] {
-            return Err(config.field_error("time_step_limit", &step_limits[0], "it is the least of two"));
+            return Err(config.field_error(
+                "time_step_limit",
+                &step_limits[0],
+                "the first of the two limits must not exceed the second",
+            ));
         }
         let dims = Mamba2Dims {
             n_heads: self.mamba_num_heads,

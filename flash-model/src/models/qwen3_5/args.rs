@@ -1,11 +1,10 @@
-//! What a configuration of Qwen3.5 says.
+//! Configuration of Qwen3.5.
 
 use serde::Deserialize;
 
 use crate::ModelError;
 use crate::checkpoint::config::Config;
-use crate::compute::Activation;
-use crate::compute::GatedDeltaDims;
+use crate::compute::{Activation, GatedDeltaDims};
 use crate::models::Sizes;
 use crate::nn::gate::GateArgs;
 use crate::nn::gated_delta::{GatedDeltaArgs, Projections};
@@ -13,7 +12,7 @@ use crate::nn::mlp::MlpArgs;
 use crate::nn::router::{Router, Scoring};
 use crate::stream::experts::{ExpertArgs, ExpertDims, MixtureArgs};
 
-/// Types of layers, as `layer_types` calls them.
+/// Values of `layer_types`.
 const FULL: &str = "full_attention";
 const LINEAR: &str = "linear_attention";
 
@@ -35,14 +34,14 @@ pub(in crate::models) struct ModelArgs {
     linear_value_head_dim: i32,
     linear_conv_kernel_dim: i32,
     pub attention_bias: bool,
-    /// Layers up to the next one that attends, itself among them.
+    /// Period of full-attention layers.
     full_attention_interval: usize,
-    /// None are there if it is zero, and else in every layer.
+    /// 0 in models without experts.
     num_experts_per_tok: usize,
     moe_intermediate_size: i32,
     shared_expert_intermediate_size: i32,
     pub norm_topk_prob: bool,
-    /// Which layers attend, if the interval is not what says so.
+    /// Types of the layers; takes precedence over `full_attention_interval`.
     layer_types: Option<Vec<String>>,
 }
 
@@ -75,8 +74,8 @@ impl Default for ModelArgs {
 }
 
 impl ModelArgs {
-    /// Whether a layer attends.
-    pub(super) fn attends(&self, layer_idx: usize) -> bool {
+    /// Returns whether a layer is full attention.
+    pub(super) fn is_full_attention(&self, layer_idx: usize) -> bool {
         match &self.layer_types {
             Some(types) => types[layer_idx] == FULL,
             None => (layer_idx + 1).is_multiple_of(self.full_attention_interval),
@@ -99,17 +98,25 @@ impl ModelArgs {
         if let Some(types) = &self.layer_types {
             let known = |given: &&String| [FULL, LINEAR].contains(&given.as_str());
             if let Some(other) = types.iter().find(|given| !known(given)) {
-                return Err(config.field_error("layer_types", other, "full_attention or linear_attention"));
+                return Err(config.field_error(
+                    "layer_types",
+                    other,
+                    "it must be full_attention or linear_attention",
+                ));
             }
             if types.len() != self.num_hidden_layers {
                 let given = format!("{} types", types.len());
-                return Err(config.field_error("layer_types", &given, "one for each layer"));
+                return Err(config.field_error("layer_types", &given, "it must have one for each layer"));
             }
             if !types.iter().any(|given| given == FULL) {
-                return Err(config.field_error("layer_types", &"all linear", "one layer must attend"));
+                return Err(config.field_error(
+                    "layer_types",
+                    &"all linear",
+                    "at least one layer must be full_attention",
+                ));
             }
         } else if !(1..=self.num_hidden_layers).contains(&self.full_attention_interval) {
-            let expected = "one layer must attend";
+            let expected = "at least one layer must be full attention";
             return Err(config.field_error(
                 "full_attention_interval",
                 &self.full_attention_interval,
@@ -119,8 +126,8 @@ impl ModelArgs {
         Ok(sizes)
     }
 
-    /// The experts of each layer, if they have any.
-    pub(super) fn mixture(&self, sizes: &Sizes, config: &Config) -> Result<Option<MixtureArgs>, ModelError> {
+    /// Returns the mixture of sparse layers; `None` in models without experts.
+    pub(super) fn moe_args(&self, sizes: &Sizes, config: &Config) -> Result<Option<MixtureArgs>, ModelError> {
         let Some(n_experts) = config.n_experts()?.filter(|n_experts| *n_experts > 0) else { return Ok(None) };
         let widths = [
             ("moe_intermediate_size", self.moe_intermediate_size),
@@ -132,7 +139,7 @@ impl ModelArgs {
         let top_k = self.num_experts_per_tok;
         let dims =
             ExpertDims { n_experts, hidden: self.hidden_size, intermediate: self.moe_intermediate_size };
-        let shared = MlpArgs { intermediate_size: self.shared_expert_intermediate_size, ..sizes.mlp() };
+        let shared = MlpArgs { intermediate_size: self.shared_expert_intermediate_size, ..sizes.mlp_args() };
         Ok(Some(MixtureArgs {
             experts: ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) },
             gate: GateArgs { shared_expert: Some(shared), ..GateArgs::default() },
@@ -140,7 +147,7 @@ impl ModelArgs {
         }))
     }
 
-    pub(super) fn gated_delta(
+    pub(super) fn gated_delta_args(
         &self,
         projections: Projections,
         config: &Config,
@@ -150,12 +157,12 @@ impl ModelArgs {
             ("linear_num_value_heads", self.linear_num_value_heads, 1),
             ("linear_key_head_dim", self.linear_key_head_dim, 1),
             ("linear_value_head_dim", self.linear_value_head_dim, 1),
-            // With less there is nothing to keep.
+            // The cache keeps `conv_kernel - 1` rows, at least one.
             ("linear_conv_kernel_dim", self.linear_conv_kernel_dim, 2),
         ];
         for (field, extent, least) in extents {
             if !(least..=1 << 15).contains(&extent) {
-                return Err(config.field_error(field, &extent, "no layer has so many"));
+                return Err(config.field_error(field, &extent, format!("it must be from {least} to 2^15")));
             }
         }
         if self.linear_num_value_heads % self.linear_num_key_heads != 0 {
@@ -172,7 +179,7 @@ impl ModelArgs {
         };
         let rows = [dims.key_heads, dims.key_dim, dims.value_heads, dims.value_dim].map(i64::from);
         if 2 * (rows[0] * rows[1] + rows[2] * rows[3]) > i64::from(i32::MAX) {
-            let expected = "no matrix has so many rows";
+            let expected = "a projection would have 2^31 rows or more";
             return Err(config.field_error("linear_num_value_heads", &dims.value_heads, expected));
         }
         Ok(GatedDeltaArgs { hidden_size: self.hidden_size, dims, projections })

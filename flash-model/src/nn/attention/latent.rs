@@ -1,9 +1,10 @@
-//! Multi-head latent attention: what is kept of a token is one short vector, from which the keys and values of all heads
-//! are made, and a rotated key that they share.
+//! Multi-head latent attention (MLA), in its absorbed form: the cache stores one latent vector per token and a rotated
+//! key that all heads share.
 //!
-//! Nothing is made of it, though: a head's query is brought to where the vectors are, and what it mixes of them is brought
-//! back. So all heads attend to one KV head, whose key is `[rotated, latent]` and whose value is the latent part of it. This is
-//! what mlx-lm does for a single token; doing it for prompts, too, gives a token the same bits in both.
+//! Queries are projected into the latent space (`embed_q`), and the attention output back to values (`unembed_out`), so
+//! keys and values of heads are never computed. All heads attend to one KV head, whose key is `[rotated, latent]` and
+//! whose value is its latent part. mlx-lm does so for single tokens only; doing so for prompts as well gives a token
+//! the same bits in both.
 
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -11,43 +12,43 @@ use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::ops::{self, concatenate};
 
 use crate::ModelError;
-use crate::checkpoint::config::Config;
-use crate::checkpoint::config::QuantizedMode;
+use crate::checkpoint::config::{Config, QuantizedMode};
 use crate::compute::{AttentionInput, AttentionParams, Backend, NormArgs, Rope, Value};
 use crate::nn::fused::Fused;
 use crate::nn::layer::LayerInput;
 use crate::nn::layers::{Linear, RmsNorm, project};
 use crate::nn::weights::Weights;
 
-/// What there is to say of it.
+/// Configuration of multi-head latent attention.
 #[derive(Debug, Clone)]
 pub(crate) struct LatentArgs {
     pub hidden_size: i32,
     pub n_heads: i32,
     pub scale: f32,
     pub rope: Rope,
-    /// What queries are made of, if not of hidden states.
+    /// Rank of the query projection; `None` for full rank.
     pub q_lora_rank: Option<i32>,
-    /// Numbers of a latent vector.
+    /// Dimensions of the latent vector.
     pub kv_lora_rank: i32,
-    /// Numbers of a head's query that are not rotated, and that are.
+    /// Dimensions of a head's query without RoPE.
     pub nope_dim: i32,
+    /// Dimensions of a head's query with RoPE.
     pub rope_dim: i32,
-    /// Numbers of a head's value.
+    /// Dimensions of a head's value.
     pub v_dim: i32,
-    /// Whether the projections of hidden states, and to them, have biases.
+    /// Whether the projections from and to hidden states have biases.
     pub bias: bool,
 }
 
-/// Norms of what queries, keys and values are made of have this, whatever the others have.
+/// Norm of the low-rank queries and the latent vector; its epsilon does not depend on `rms_norm_eps`.
 const NORM: NormArgs = NormArgs { eps: 1e-6, weight_offset: 0.0 };
 
-/// The projections of hidden states to latent vectors and to what is rotated, which checkpoints have as one.
+/// Fused projection of hidden states to the latent vector and the rotated key.
 const KV_A: &str = "self_attn.kv_a_proj_with_mqa";
-/// The projection of latent vectors to keys and values, of checkpoints that do not have it by head.
+/// Projection of latent vectors to keys and values, in checkpoints without `embed_q` and `unembed_out`.
 const KV_B: &str = "kv_b_proj";
 
-/// Latent attention with its projections.
+/// Multi-head latent attention with its projections.
 #[derive(Debug, ModuleParameters)]
 pub(crate) struct LatentAttention {
     backend: Backend,
@@ -68,13 +69,13 @@ pub(crate) struct LatentAttention {
     k_pe_proj: Linear,
     #[param]
     kv_a_layernorm: RmsNorm,
-    /// Brings queries to latent vectors: a matrix for each head.
+    /// Projection of queries into the latent space, one matrix per head.
     #[param]
     embed_q: Linear,
-    /// Brings what was mixed of those to values, likewise.
+    /// Projection of the attention output from the latent space to values, one matrix per head.
     #[param]
     unembed_out: Linear,
-    /// What both are made of, if they are not in the checkpoint.
+    /// The matrix that `embed_q` and `unembed_out` are derived from, if the checkpoint lacks them.
     #[param]
     kv_b_proj: Option<Linear>,
     #[param]
@@ -82,31 +83,33 @@ pub(crate) struct LatentAttention {
 }
 
 impl LatentArgs {
-    /// How the projections of hidden states lie in a checkpoint.
+    /// Returns the parts of the fused projection of hidden states.
     pub(crate) fn fused(&self) -> Vec<Fused> {
         let parts = [("self_attn.kv_a_proj", self.kv_lora_rank), ("self_attn.k_pe_proj", self.rope_dim)];
         Fused::parts(KV_A, &parts)
     }
 
-    /// Bytes of what layers below these `paths` make of their weights, and of what this takes in one of them: all of a matrix as
-    /// numbers of its own, and cut.
+    /// Returns the bytes of the weights that the layers at `paths` derive from `kv_b_proj`, and of deriving them in one
+    /// layer: the dequantised matrix, and its parts.
     pub(crate) fn derived_bytes(&self, weights: &Weights<'_>, paths: impl Iterator<Item = String>) -> u64 {
         let parts = ["weight", "scales", "biases"];
         let catalog = weights.checkpoint().catalog();
         let names = paths.flat_map(|path| parts.map(|part| format!("{path}.self_attn.{KV_B}.{part}")));
-        // What is made has as many numbers, in groups of the same size.
+        // Derived matrices have as many elements, in groups of the same size.
         let kept: u64 = names.filter_map(|name| Some(catalog.get(&name)?.span.len_bytes())).sum();
         if kept == 0 {
             return 0;
         }
-        let numbers = self.n_heads as u64 * (self.nope_dim + self.v_dim) as u64 * self.kv_lora_rank as u64;
-        kept + 2 * size_of::<f32>() as u64 * numbers
+        let elements = self.n_heads as u64 * (self.nope_dim + self.v_dim) as u64 * self.kv_lora_rank as u64;
+        kept + 2 * size_of::<f32>() as u64 * elements
     }
 }
 
 impl LatentAttention {
+    /// Builds the module without loading weights.
+    ///
     /// # Errors
-    /// [`ModelError`] for groups that do not fit the heads, too.
+    /// [`ModelError::ConfigField`] if the quantisation groups of `kv_b_proj` do not fit the heads.
     pub(crate) fn new(args: &LatentArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
         let LatentArgs { hidden_size, n_heads, kv_lora_rank, nope_dim, rope_dim, v_dim, .. } = *args;
         let linear = |name, input, output, bias| weights.at(name).linear(input, output, bias);
@@ -118,8 +121,8 @@ impl LatentAttention {
         let joint = |rows| weights.at(KV_B).linear(kv_lora_rank, rows, false);
         let joint = is_joint.then(|| joint(n_heads * (nope_dim + v_dim))).transpose()?;
         let by_head = |name: &str, input, output| match &joint {
-            Some(joint) => weights.made(joint.format),
-            None => weights.at(name).linear_each(n_heads, input, output),
+            Some(joint) => weights.derived(joint.format),
+            None => weights.at(name).linear_per_head(n_heads, input, output),
         };
         let attention = Self {
             backend: weights.backend().clone(),
@@ -151,30 +154,32 @@ impl LatentAttention {
         Ok(attention)
     }
 
-    /// Adds what it makes of the input to `residual`.
+    /// Returns `residual + self(input)`.
     pub(crate) fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
-        self.make()?;
+        self.derive_weights()?;
         self.o_proj.add(residual, &self.attend(input)?)
     }
 
-    /// What the heads saw, before the last projection.
+    /// Returns the concatenated heads, before the output projection.
     fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Value, Exception> {
         let (n, n_heads) = (x.dim(1), self.params.n_heads);
         let [queries, latent, k_pe] = self.project(x)?;
         let queries = queries.array()?.reshape(&[1, n, n_heads, -1])?;
-        let of_latent =
-            self.embed_q.of_each(&queries.try_index((Ellipsis, ..self.nope_dim))?.into())?.array()?;
+        let of_latent = self
+            .embed_q
+            .forward_per_head(&queries.try_index((Ellipsis, ..self.nope_dim))?.into())?
+            .array()?;
         let rotated = queries.try_index((Ellipsis, self.nope_dim..))?;
         let queries = concatenate(&[&rotated, &of_latent], -1)?.reshape(&[1, n, -1])?;
         let keys = concatenate(&[k_pe.array()?, latent.array()?], -1)?;
         let (queries, keys) = (&queries.into(), &keys.into());
         let input = AttentionInput { queries, keys, values: None, norms: None, sinks: None, position };
         let mixed = self.backend.attend(&self.params, input, kv)?.array()?.reshape(&[1, n, n_heads, -1])?;
-        let seen = self.unembed_out.of_each(&mixed.into())?.array()?;
-        Ok(seen.reshape(&[1, n, n_heads * self.v_dim])?.into())
+        let values = self.unembed_out.forward_per_head(&mixed.into())?.array()?;
+        Ok(values.reshape(&[1, n, n_heads * self.v_dim])?.into())
     }
 
-    /// Queries of all heads, latent vectors, and what is rotated.
+    /// Projects hidden states to the queries of all heads, latent vectors, and shared keys before RoPE.
     fn project(&self, x: &Value) -> Result<[Value; 3], Exception> {
         let first = self.q_a_proj.as_ref().or(self.q_proj.as_ref());
         let first = first.ok_or_else(|| Exception::custom("latent attention without queries"))?;
@@ -185,9 +190,9 @@ impl LatentAttention {
         Ok([queries, self.kv_a_layernorm.of(&latent)?, k_pe])
     }
 
-    /// Makes what the checkpoint has not, if it is not there: as mlx-lm's `sanitize`, which quantises anew what was quantised, for
-    /// rows of keys become columns.
-    fn make(&mut self) -> Result<(), Exception> {
+    /// Derives `embed_q` and `unembed_out` from `kv_b_proj`, unless they are there already. As in mlx-lm's `sanitize`,
+    /// quantised weights are quantised again, because rows of keys become columns.
+    fn derive_weights(&mut self) -> Result<(), Exception> {
         let Some(joint) = &self.kv_b_proj else { return Ok(()) };
         if self.embed_q.weight.size() > 0 {
             return Ok(());
@@ -216,15 +221,15 @@ impl LatentAttention {
     }
 }
 
-/// Whether the matrix can be cut into those by head.
+/// Checks that the quantised `kv_b_proj` can be split by head.
 fn check_joint(joint: &Linear, nope_dim: i32, config: &Config) -> Result<(), ModelError> {
     let Some(format) = joint.format else { return Ok(()) };
     if format.mode != QuantizedMode::Affine {
-        let expected = "kv_b_proj, which is cut by head, must have affine codes";
+        let expected = "kv_b_proj, which is split by head, must be affine";
         return Err(config.field_error("quantization.mode", &format!("{:?}", format.mode), expected));
     }
     if nope_dim % format.group_size != 0 {
-        let expected = "the groups of kv_b_proj, which is cut by head, must divide it";
+        let expected = "the group size of kv_b_proj, which is split by head, must divide it";
         return Err(config.field_error("qk_nope_head_dim", &nope_dim, expected));
     }
     Ok(())

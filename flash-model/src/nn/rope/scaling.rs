@@ -1,4 +1,4 @@
-//! Scaled rotary frequencies, as `mlx_lm/models/rope_utils.py` computes them.
+//! RoPE scaling, as in `mlx_lm/models/rope_utils.py`.
 
 use std::f32::consts::PI;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::ModelError;
 use crate::checkpoint::config::Config;
 
-/// An object of RoPE settings. A field that is not here is an error: it may change every number.
+/// An object of RoPE settings. Unknown fields are errors, since they may change every output.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RopeScaling {
@@ -17,31 +17,31 @@ pub(crate) struct RopeScaling {
     high_freq_factor: Option<f32>,
     beta_fast: Option<f64>,
     beta_slow: Option<f64>,
-    /// Whether yarn's ramp begins and ends at whole pairs.
+    /// Whether `YaRN`'s ramp begins and ends at whole pairs.
     truncate: Option<bool>,
     mscale: Option<f64>,
     mscale_all_dim: Option<f64>,
-    /// The magnitude of yarn and longrope, in the place of the one that follows from their factors.
+    /// Overrides the magnitude that `YaRN` and `LongRoPE` compute from their factors.
     attention_factor: Option<f64>,
     pub original_max_position_embeddings: Option<f32>,
     long_factor: Option<Factors>,
-    /// For contexts no longer than the first training's. As in mlx-lm, those of any length get the long factors.
+    /// Factors for contexts up to the original length. Unused: as in mlx-lm, all contexts get the long factors.
     short_factor: Option<Factors>,
     long_mscale: Option<f64>,
     short_mscale: Option<f64>,
-    /// How axes of images share the pairs: a text has the same position along each.
+    /// Pairs of each axis of M-RoPE. Unused: text has the same position on all axes.
     mrope_section: Option<Vec<u32>>,
     mrope_interleaved: Option<bool>,
-    /// Names of yarn's settings in other programs, which neither mlx-lm nor transformers reads.
+    /// Names of `YaRN`'s settings in other programs; neither mlx-lm nor transformers reads them.
     attn_factor: Option<f64>,
     extrapolation_factor: Option<f64>,
-    /// Llama's name of a checkpoint that was trained with its scaling.
+    /// Set by Llama-based checkpoints that were fine-tuned with scaling; changes nothing.
     finetuned: Option<bool>,
     pub(super) rope_theta: Option<f32>,
     pub(super) partial_rotary_factor: Option<f32>,
 }
 
-/// One factor, or one for each frequency.
+/// A factor for all frequencies, or one for each.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
 enum Factors {
@@ -49,9 +49,9 @@ enum Factors {
     Each(Vec<f32>),
 }
 
-/// How frequencies are scaled.
+/// The scaling method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RopeType {
     Default,
     Linear,
     Dynamic,
@@ -60,18 +60,19 @@ pub(super) enum Kind {
     Yarn,
 }
 
-/// `original_max_position_embeddings` where yarn's settings have none, in mlx-lm.
+/// Default of `original_max_position_embeddings` for `YaRN` in mlx-lm.
 const YARN_POSITIONS: f64 = 4096.0;
 
 impl RopeScaling {
-    pub(super) fn kind(&self, config: &Config) -> Result<Kind, ModelError> {
+    /// Returns the scaling method.
+    pub(super) fn kind(&self, config: &Config) -> Result<RopeType, ModelError> {
         Ok(match self.rope_type.as_deref().unwrap_or("default") {
-            "default" | "mrope" => Kind::Default,
-            "linear" => Kind::Linear,
-            "dynamic" => Kind::Dynamic,
-            "llama3" => Kind::Llama3,
-            "longrope" | "su" => Kind::LongRope,
-            "yarn" | "deepseek_yarn" | "telechat3-yarn" => Kind::Yarn,
+            "default" | "mrope" => RopeType::Default,
+            "linear" => RopeType::Linear,
+            "dynamic" => RopeType::Dynamic,
+            "llama3" => RopeType::Llama3,
+            "longrope" | "su" => RopeType::LongRope,
+            "yarn" | "deepseek_yarn" | "telechat3-yarn" => RopeType::Yarn,
             other => {
                 let expected = "default, linear, dynamic, llama3, longrope and yarn are supported";
                 return Err(config.field_error("rope_scaling", &other, expected));
@@ -79,7 +80,7 @@ impl RopeScaling {
         })
     }
 
-    /// The factor, which must be there.
+    /// Returns the required `factor`.
     pub(super) fn factor(&self, config: &Config) -> Result<f32, ModelError> {
         let expected = "it must be a positive number";
         let given = self.factor.map_or_else(|| "missing".to_owned(), |factor| factor.to_string());
@@ -87,14 +88,14 @@ impl RopeScaling {
         factor.ok_or_else(|| config.field_error("rope_scaling.factor", &given, expected))
     }
 
-    /// Positions that the factor stretches those of the first training to.
-    pub(super) fn stretched_positions(&self) -> Option<usize> {
-        let stretched = f64::from(self.factor?) * f64::from(self.original_max_position_embeddings?);
-        stretched.is_finite().then_some(stretched as usize)
+    /// Returns the context length after extension: `factor` times the original one.
+    pub(super) fn extended_positions(&self) -> Option<usize> {
+        let extended = f64::from(self.factor?) * f64::from(self.original_max_position_embeddings?);
+        extended.is_finite().then_some(extended as usize)
     }
 
-    /// Llama 3.1's frequencies: long wavelengths stretched by the factor, short ones kept, and a ramp between. As
-    /// mlx-lm's `Llama3RoPE`, in f32.
+    /// Returns the frequencies of Llama 3.1: long wavelengths scaled by the factor, short ones kept, a ramp between. In
+    /// f32, as in mlx-lm's `Llama3RoPE`.
     pub(super) fn llama3(&self, dims: i32, theta: f32, config: &Config) -> Result<Vec<f32>, ModelError> {
         let factor = self.factor(config)?;
         let low = self.low_freq_factor.unwrap_or(1.0);
@@ -114,17 +115,17 @@ impl RopeScaling {
         Ok(frequencies(dims, theta).map(stretch).collect())
     }
 
-    /// Frequencies stretched each by its own factor. As mlx-lm's `SuScaledRoPE`, which takes the long factors for contexts
-    /// of any length.
-    pub(super) fn long(&self, dims: i32, theta: f32, config: &Config) -> Result<Vec<f32>, ModelError> {
+    /// Returns the frequencies of `LongRoPE`, each scaled by its own factor. As in mlx-lm's `SuScaledRoPE`, contexts of
+    /// any length use the long factors.
+    pub(super) fn longrope(&self, dims: i32, theta: f32, config: &Config) -> Result<Vec<f32>, ModelError> {
         for (field, given) in [("long_mscale", self.long_mscale), ("short_mscale", self.short_mscale)] {
             if let Some(given) = given {
-                let expected = "magnitudes of longrope that do not follow from its lengths are not supported";
+                let expected = "longrope with explicit magnitudes is not supported";
                 return Err(config.field_error(&format!("rope_scaling.{field}"), &given, expected));
             }
         }
         let error = |given: &str| {
-            let expected = "a number, or one for each pair of rotated numbers";
+            let expected = "it must be a number, or a list of one for each rotated pair";
             Err(config.field_error("rope_scaling.long_factor", &given, expected))
         };
         let freqs = frequencies(dims, theta);
@@ -138,8 +139,8 @@ impl RopeScaling {
         }
     }
 
-    /// The factor on rotated numbers in contexts longer than the first training's.
-    pub(super) fn long_magnitude(
+    /// Returns `LongRoPE`'s magnitude: the factor on rotated elements, for contexts beyond the original length.
+    pub(super) fn longrope_magnitude(
         &self,
         max_positions: Option<usize>,
         config: &Config,
@@ -157,7 +158,7 @@ impl RopeScaling {
             return Err(config.field_error(
                 "original_max_position_embeddings",
                 &given,
-                "longrope needs more than one",
+                "longrope needs more than 1",
             ));
         };
         let longer = match self.factor {
@@ -167,9 +168,10 @@ impl RopeScaling {
         Ok(if longer <= 1.0 { 1.0 } else { (1.0 + longer.ln() / f64::from(old).ln()).sqrt() as f32 })
     }
 
-    /// Pairs that turn often in the first training's context kept, those that turn seldom stretched by the factor, and a
-    /// ramp between. As mlx-lm's `YarnRoPE`: the ends of the ramp in f64, frequencies in f32. Where `truncate` is false the
-    /// ramp's ends are no whole pairs, as in transformers; mlx-lm does not know that setting.
+    /// Returns the frequencies of `YaRN`: pairs that rotate often within the original context are kept, those that
+    /// rotate seldom are scaled by the factor, and a ramp lies between. As in mlx-lm's `YarnRoPE`, the ends of the ramp
+    /// are f64 and frequencies f32. If `truncate` is false, the ends are not rounded to whole pairs, as in
+    /// transformers; mlx-lm does not have that setting.
     pub(super) fn yarn(
         &self,
         dims: i32,
@@ -190,17 +192,16 @@ impl RopeScaling {
         let field = "rope_scaling.original_max_position_embeddings";
         let old_context = self.original_max_position_embeddings.map(f64::from);
         if old_context.is_none() && max_positions.is_some_and(|given| given as f64 != YARN_POSITIONS) {
-            let expected =
-                "yarn needs it: mlx-lm and transformers take different numbers where it is missing";
+            let expected = "yarn needs it: mlx-lm and transformers have different defaults";
             return Err(config.field_error(field, &"missing", expected));
         }
         let old_context = positive(field, old_context, YARN_POSITIONS)?;
         let fast = positive("rope_scaling.beta_fast", self.beta_fast, 32.0)?;
         let slow = positive("rope_scaling.beta_slow", self.beta_slow, 1.0)?;
         if theta <= 1.0 {
-            return Err(config.field_error("rope_theta", &theta, "yarn needs more than one"));
+            return Err(config.field_error("rope_theta", &theta, "yarn needs more than 1"));
         }
-        // The pair that turns so often in the first training's context.
+        // The pair that makes `turns` rotations within the original context.
         let pair = |turns: f64| {
             f64::from(dims) * (old_context / (turns * 2.0 * std::f64::consts::PI)).ln()
                 / (2.0 * f64::from(theta).ln())
@@ -211,7 +212,7 @@ impl RopeScaling {
         };
         let (first, mut last) = (first.max(0.0), last.min(f64::from(dims - 1)));
         if first == last {
-            // A ramp has to have a length.
+            // Avoids a division by zero.
             last += 0.001;
         }
         let (first, length) = (first as f32, (last - first) as f32);
@@ -223,8 +224,8 @@ impl RopeScaling {
         Ok(frequencies(dims, theta).enumerate().map(stretch).collect())
     }
 
-    /// The factor on the scale of the scores, in models that have that part of yarn's magnitude there.
-    pub(crate) fn score_factor(&self) -> f32 {
+    /// Returns the factor on the softmax scale, in models that apply `mscale_all_dim` there.
+    pub(crate) fn softmax_factor(&self) -> f32 {
         let (factor, mscale) = (f64::from(self.factor.unwrap_or(1.0)), self.mscale_all_dim.unwrap_or(0.0));
         if mscale == 0.0 || factor <= 1.0 {
             return 1.0;
@@ -232,7 +233,8 @@ impl RopeScaling {
         (0.1 * mscale * factor.ln() + 1.0).powi(2) as f32
     }
 
-    /// The factor on rotated numbers. The scale of the scores may have another part of it: that is the model's.
+    /// Returns `YaRN`'s magnitude: the factor on rotated elements. [`softmax_factor`](Self::softmax_factor) may hold
+    /// the rest of it.
     pub(super) fn yarn_magnitude(&self, config: &Config) -> Result<f32, ModelError> {
         if let Some(factor) = self.attention_factor {
             return positive_magnitude("rope_scaling.attention_factor", factor, config);
@@ -244,17 +246,18 @@ impl RopeScaling {
         if magnitude.is_finite() && magnitude > 0.0 {
             return Ok(magnitude as f32);
         }
-        let expected = "with mscale_all_dim it must give a positive magnitude";
+        let expected = "with mscale_all_dim, it must result in a positive magnitude";
         Err(config.field_error("rope_scaling.mscale", &mscale, expected))
     }
 }
 
+/// Checks an explicit magnitude.
 fn positive_magnitude(field: &str, given: f64, config: &Config) -> Result<f32, ModelError> {
     config.positive(field, given as f32)?;
     Ok(given as f32)
 }
 
-/// How many tokens a radian takes each pair.
+/// Returns the inverse frequency of each pair, in tokens per radian: the `freqs` of `mx.fast.rope`.
 fn frequencies(dims: i32, theta: f32) -> impl Iterator<Item = f32> {
     (0..dims / 2).map(move |idx| theta.powf((2 * idx) as f32 / dims as f32))
 }
@@ -269,8 +272,8 @@ mod tests {
         Config::open(dir.path()).unwrap()
     }
 
-    /// Inverse frequencies of transformers 5.24.0 (`_compute_yarn_parameters`) for the settings of gpt-oss-20b: dims 64, base
-    /// 150000, factor 32, 4096 positions.
+    /// Inverse frequencies of transformers 5.24.0 (`_compute_yarn_parameters`) for the settings of gpt-oss-20b: dims
+    /// 64, base 150000, factor 32, 4096 positions.
     #[test]
     fn yarn_that_is_not_truncated_has_the_frequencies_of_transformers() {
         let scaling = |truncate| RopeScaling {

@@ -1,71 +1,72 @@
-//! RoPE settings of a configuration, in every spelling.
+//! RoPE settings of a configuration, in all layouts.
 //!
-//! Older configurations have `rope_theta`, `rope_scaling` and `partial_rotary_factor`; transformers 5 writes all of them
-//! into `rope_parameters`, in one object for all layers or in one for each type of layer. What two spellings say twice must
-//! be the same.
+//! Older configurations have `rope_theta`, `rope_scaling` and `partial_rotary_factor`; transformers 5 writes all of
+//! them into `rope_parameters`, one object for all layers or one for each layer type. A setting that occurs twice must
+//! have the same value.
 
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde_json::{Map, Value};
 
-use super::scaling::{Kind, RopeScaling};
+use super::scaling::{RopeScaling, RopeType};
 use crate::ModelError;
 use crate::checkpoint::config::Config;
 
-/// Types of layers that may be rotated differently, as `layer_types` calls them.
+/// Values of `layer_types` that may have RoPE settings of their own.
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
-/// The two objects that hold settings.
+/// Fields of the configuration that hold RoPE settings.
 const OBJECTS: [&str; 2] = ["rope_scaling", "rope_parameters"];
 
-/// RoPE settings of layers that are rotated alike.
+/// RoPE settings shared by some layers.
 #[derive(Debug, Clone)]
 pub(crate) struct RopeSettings {
     theta: Option<f32>,
-    /// The fraction of a head that is rotated; none if nobody says.
+    /// Fraction of a head that is rotated; `None` if neither configuration nor family gives it.
     partial: Option<f32>,
-    /// Whether the family rotates parts of heads at all.
+    /// Whether the family supports partial rotation.
     has_partial: bool,
-    /// Whether neighbours are paired.
+    /// Whether adjacent elements form a pair, instead of elements half a head apart.
     pub traditional: bool,
     pub scaling: RopeScaling,
     /// `max_position_embeddings`.
     pub max_positions: Option<usize>,
 }
 
-/// What a family takes for settings that a configuration leaves out.
+/// Defaults of a family for settings that a configuration leaves out.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RopeDefaults {
-    /// None if the configuration must say it.
+    /// `None` if the configuration must give it.
     pub theta: Option<f32>,
-    /// The fraction of a head that is rotated; none in families that rotate whole heads only.
+    /// Fraction of a head that is rotated; `None` in families without partial rotation.
     pub partial: Option<f32>,
+    /// Whether adjacent elements form a pair.
     pub traditional: bool,
-    /// Whether `rope_traditional` may say otherwise.
+    /// Whether the family reads `rope_traditional`.
     pub reads_traditional: bool,
-    /// `original_max_position_embeddings`, beside that of the scaling.
+    /// `original_max_position_embeddings`, if the scaling has none.
     pub original_positions: Option<f32>,
     /// `max_position_embeddings`.
     pub max_positions: Option<usize>,
 }
 
 impl RopeDefaults {
-    /// Those of a family that heeds `rope_traditional`.
-    pub(crate) fn either_pairs() -> Self {
+    /// Defaults of a family that reads `rope_traditional`.
+    pub(crate) fn allowing_traditional() -> Self {
         Self { reads_traditional: true, ..Self::default() }
     }
 }
 
-/// RoPE settings by type of layer.
+/// RoPE settings by layer type.
 #[derive(Debug)]
 pub(crate) struct RopeLayers {
     pub full: RopeSettings,
-    /// None if the configuration has only one set of settings.
+    /// `None` if the configuration has one set of settings for all layers.
     pub sliding: Option<RopeSettings>,
 }
 
-/// Fields of a configuration beside its objects.
+/// RoPE fields of a configuration.
 #[derive(Debug, Deserialize)]
 struct Fields {
     rope_theta: Option<f32>,
@@ -78,23 +79,22 @@ struct Fields {
 }
 
 impl RopeSettings {
-    /// Reads the settings of a model whose layers are all rotated alike.
+    /// Reads the settings of a model with the same RoPE in all layers.
     ///
     /// # Errors
-    /// [`ModelError::ConfigField`] for settings that contradict each other or are not known, or that differ by type of
-    /// layer.
-    pub(crate) fn of(config: &Config, defaults: RopeDefaults) -> Result<Self, ModelError> {
-        let RopeLayers { full, sliding } = RopeLayers::of(config, defaults)?;
+    /// [`ModelError::ConfigField`] for settings that are unknown, contradict each other, or differ by layer type.
+    pub(crate) fn from_config(config: &Config, defaults: RopeDefaults) -> Result<Self, ModelError> {
+        let RopeLayers { full, sliding } = RopeLayers::from_config(config, defaults)?;
         match sliding {
             Some(sliding) if sliding.theta != full.theta || sliding.scaling != full.scaling => {
-                let expected = format!("layers of {} are rotated alike", config.model_type());
-                Err(config.field_error("rope_parameters", &"different by type of layer", expected))
+                let expected = format!("{} has the same RoPE in all layers", config.model_type());
+                Err(config.field_error("rope_parameters", &"different by layer type", expected))
             }
             _ => Ok(full),
         }
     }
 
-    /// The base of the frequencies.
+    /// Returns the base of the frequencies.
     pub(super) fn theta(&self, config: &Config) -> Result<f32, ModelError> {
         match self.theta {
             Some(theta) if theta.is_finite() && theta > 0.0 => Ok(theta),
@@ -105,16 +105,16 @@ impl RopeSettings {
         }
     }
 
-    /// How many numbers of a head are rotated.
+    /// Returns the number of rotated dimensions of a head.
     pub(super) fn dims(&self, head_dim: i32, config: &Config) -> Result<i32, ModelError> {
         let part = self.partial.unwrap_or(1.0);
         if !self.has_partial && part != 1.0 {
-            let expected = format!("{} rotates whole heads", config.model_type());
+            let expected = format!("{} supports only 1", config.model_type());
             return Err(config.field_error("partial_rotary_factor", &part, expected));
         }
         let dims = (head_dim as f32 * part) as i32;
         if !(2..=head_dim).contains(&dims) || dims % 2 != 0 {
-            let expected = "an even part of a head must be rotated";
+            let expected = "the rotated dimensions must be even, and from 2 to head_dim";
             return Err(config.field_error("partial_rotary_factor", &part, expected));
         }
         Ok(dims)
@@ -122,11 +122,11 @@ impl RopeSettings {
 }
 
 impl RopeLayers {
-    /// Reads the settings of each type of layer.
+    /// Reads the settings of each layer type.
     ///
     /// # Errors
-    /// [`ModelError::ConfigField`] for settings that contradict each other or are not known.
-    pub(crate) fn of(config: &Config, defaults: RopeDefaults) -> Result<Self, ModelError> {
+    /// [`ModelError::ConfigField`] for settings that are unknown or contradict each other.
+    pub(crate) fn from_config(config: &Config, defaults: RopeDefaults) -> Result<Self, ModelError> {
         let fields: Fields = config.args()?;
         let objects = [&fields.rope_scaling, &fields.rope_parameters].map(Option::as_ref);
         let is_nested = |value: &Value| value.as_object().is_some_and(|object| object.contains_key(FULL));
@@ -136,7 +136,7 @@ impl RopeLayers {
             RopeSettings::from_parts(given, fields, defaults, config)
         };
         let full = of(FULL, &fields)?;
-        // Fields outside of the objects are those of layers that see all tokens.
+        // Fields outside of the objects apply to full-attention layers.
         let own = Fields {
             rope_theta: None,
             rope_scaling: None,
@@ -150,6 +150,7 @@ impl RopeLayers {
 }
 
 impl RopeSettings {
+    /// Combines the settings of an object with the fields outside of it and the defaults.
     fn from_parts(
         given: RopeScaling,
         fields: &Fields,
@@ -169,7 +170,7 @@ impl RopeSettings {
         let original = original.or(defaults.original_positions);
         let traditional = fields.rope_traditional.unwrap_or(defaults.traditional);
         if traditional != defaults.traditional && !defaults.reads_traditional {
-            let expected = format!("{} pairs numbers in one way", config.model_type());
+            let expected = format!("{} supports only {}", config.model_type(), defaults.traditional);
             return Err(config.field_error("rope_traditional", &traditional, expected));
         }
         let mut scaling = given;
@@ -184,40 +185,41 @@ impl RopeSettings {
         })
     }
 
-    /// The base, if the configuration or its family says one.
+    /// Returns the base, if the configuration or its family gives one.
     pub(crate) fn given_theta(&self) -> Option<f32> {
         self.theta
     }
 
-    /// Settings without scaling and with this base, which the same configuration has for other layers.
+    /// Returns these settings without scaling, and with this base.
     pub(crate) fn unscaled(&self, theta: f32) -> Self {
         Self { theta: Some(theta), scaling: RopeScaling::default(), ..self.clone() }
     }
 
-    /// Reads the settings of layers that see all tokens, for what they say of positions.
-    pub(crate) fn of_full(config: &Config) -> Result<Self, ModelError> {
-        // What is rotated does not matter here, and was looked at by the family.
-        Ok(RopeLayers::of(config, RopeDefaults::either_pairs())?.full)
+    /// Reads the settings of full-attention layers, for their limits on positions.
+    pub(crate) fn full_attention(config: &Config) -> Result<Self, ModelError> {
+        // The family has already checked the settings that positions do not depend on.
+        Ok(RopeLayers::from_config(config, RopeDefaults::allowing_traditional())?.full)
     }
 
-    /// Positions that a model was trained for, of which `trained` are known, or that its scaling stretches them to: `factor`
-    /// times those of the first training.
-    pub(crate) fn stretched_positions(
+    /// Returns the longest context that the model supports: the `trained` one, or the one that RoPE scaling extends the
+    /// original context to, if that is longer.
+    pub(crate) fn extended_positions(
         &self,
         trained: Option<usize>,
         config: &Config,
     ) -> Result<Option<usize>, ModelError> {
         let Some(trained) = trained else { return Ok(None) };
-        let stretched = match self.scaling.kind(config)? {
-            Kind::Yarn | Kind::LongRope => self.scaling.stretched_positions(),
+        let extended = match self.scaling.kind(config)? {
+            RopeType::Yarn | RopeType::LongRope => self.scaling.extended_positions(),
             _ => None,
         };
-        Ok(Some(trained.max(stretched.unwrap_or(0))))
+        Ok(Some(trained.max(extended.unwrap_or(0))))
     }
 
-    /// The length at which a context must end because longer ones would rotate all of their tokens anew, if there is one.
+    /// Returns the hard limit of the context length under dynamic NTK scaling, beyond which all cached keys would
+    /// change.
     pub(crate) fn positions_max(&self, config: &Config) -> Result<Option<usize>, ModelError> {
-        let is_dynamic = self.scaling.kind(config)? == Kind::Dynamic;
+        let is_dynamic = self.scaling.kind(config)? == RopeType::Dynamic;
         match (is_dynamic, self.max_positions) {
             (false, _) => Ok(None),
             (true, Some(max_positions)) => Ok(Some(max_positions)),
@@ -229,7 +231,7 @@ impl RopeSettings {
     }
 }
 
-/// A number that may be given outside and inside of an object.
+/// Returns a setting that may occur outside and inside of an object, or an error if the two differ.
 fn agreed(
     field: &str,
     outside: Option<f32>,
@@ -238,15 +240,14 @@ fn agreed(
 ) -> Result<Option<f32>, ModelError> {
     match (outside, inside) {
         (Some(outside), Some(inside)) if outside != inside => {
-            let expected =
-                format!("rope_parameters or rope_scaling says {inside}, and both are the same setting");
+            let expected = format!("it is {inside} in rope_parameters or rope_scaling");
             Err(config.field_error(field, &outside, expected))
         }
         _ => Ok(outside.or(inside)),
     }
 }
 
-/// Settings of a type of layer from both objects.
+/// Merges the settings of a layer type from both objects.
 fn merged(
     layer_type: &str,
     objects: [Option<&Value>; 2],
@@ -262,7 +263,7 @@ fn merged(
             None => object,
             Some(_) => {
                 if let Some(other) = object.keys().find(|key| ![FULL, SLIDING].contains(&key.as_str())) {
-                    let expected = format!("{FULL} and {SLIDING} are the types of layers that are known");
+                    let expected = format!("the known layer types are {FULL} and {SLIDING}");
                     return Err(config.field_error(name, other, expected));
                 }
                 match object.get(layer_type).map(Value::as_object) {
@@ -275,13 +276,13 @@ fn merged(
             }
         };
         for (key, value) in object {
-            // Older configurations say `type`.
+            // Older configurations use `type`.
             let key = if key == "type" { "rope_type" } else { key };
-            // Axes of images share pairs; a text has the same position along each.
+            // M-RoPE equals RoPE for text, which has the same position on all axes.
             let value = if value == "mrope" { &Value::from("default") } else { value };
             match all.insert(key.to_owned(), value.clone()) {
                 Some(before) if before != *value => {
-                    let expected = format!("it is also said to be {before}");
+                    let expected = format!("another object sets it to {before}");
                     return Err(config.field_error(&format!("{name}.{key}"), value, expected));
                 }
                 _ => {}
@@ -295,6 +296,6 @@ fn merged(
             path if path == "." => name.to_owned(),
             path => format!("{name}.{path}"),
         };
-        config.field_error(&path, &"not understood", error.into_inner().to_string())
+        config.field_error(&path, &"invalid", error.into_inner().to_string())
     })
 }
