@@ -61,7 +61,7 @@ pub(crate) enum KvCommand {
     Show(KvShowArgs),
     /// Remove a session
     Rm(KvRmArgs),
-    /// Remove files of runs that crashed, and the oldest prefixes beyond a size
+    /// Remove files of crashed runs, and least recently used prefixes beyond a size
     Gc(KvGcArgs),
 }
 

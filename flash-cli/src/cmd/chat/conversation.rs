@@ -158,7 +158,7 @@ impl Conversation {
         Ok(self.messages.len())
     }
 
-    /// Loads a copy of a session, and returns the number of messages. The session itself is not changed from then on.
+    /// Loads a copy of a session, and returns the number of messages. The session itself stays unchanged.
     pub(super) fn load_from(&mut self, name: &str) -> anyhow::Result<usize> {
         if self.session.as_ref().is_some_and(|(own, _)| own == name) {
             bail!("session {name} is already the session of this conversation");
