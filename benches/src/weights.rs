@@ -141,7 +141,7 @@ fn random_bytes(n: usize) -> Vec<u8> {
     (0..n.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).take(n).collect()
 }
 
-/// The SplitMix64 random number generator.
+/// The `SplitMix64` random number generator.
 struct SplitMix(u64);
 
 impl SplitMix {
