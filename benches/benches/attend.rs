@@ -1,14 +1,14 @@
-//! `kv_attend/<format>/<context>/<heads>x<kv_heads>x<head_dim>`: one token attends to a context in pages, all in memory, on a thread
-//! for each core. Bytes are those of the pages.
+//! `kv_attend/<format>/<context>/<heads>x<kv_heads>x<head_dim>`: one token attends to a context in pages, all in
+//! memory, with one thread per core. Bytes are those of the pages.
 
 use criterion::{Criterion, Throughput};
 use flash_kernels::{Attention, Codes, Gaze, Heads, Isa, Numbers, Pool, SPAN_TOKENS, Span};
 use flash_kv::{GROUP_LEN, HalfLayout, PageFormat, PageLayout, transcode};
 
-/// The heads of a model of 8 · 10⁹ weights, and of a small one.
+/// Heads of a model with 8 · 10⁹ parameters, and of a small one.
 const HEADS: [Heads; 2] = [Heads::new(32, 8, 128), Heads::new(9, 3, 64)];
 
-/// Tokens: too many for any cache.
+/// Context length, larger than any cache.
 const CONTEXT_TOKENS: usize = 1 << 16;
 
 fn pages(heads: Heads, format: PageFormat) -> (PageLayout, Vec<Vec<u64>>) {
@@ -18,7 +18,7 @@ fn pages(heads: Heads, format: PageFormat) -> (PageLayout, Vec<Vec<u64>>) {
     for (i, number) in bytemuck::cast_slice_mut::<u64, f32>(&mut numbers).iter_mut().enumerate() {
         *number = (i * 7919 % 2003) as f32 / 1001.5 - 1.0;
     }
-    // Of words, so that numbers lie at their alignment.
+    // Allocated as words, so that numbers are aligned.
     let mut record = vec![0_u64; layout.record_bytes() / 8];
     transcode(&source, bytemuck::cast_slice(&numbers), &layout, bytemuck::cast_slice_mut(&mut record))
         .unwrap();
@@ -68,7 +68,7 @@ fn main() {
                 .collect();
             group.throughput(Throughput::Bytes((records.len() * layout.record_bytes()) as u64));
             let name = format!("{format}/{CONTEXT_TOKENS}/{query_heads}x{kv_heads}x{head_dim}");
-            // Sinks cost the same whatever the format.
+            // The cost of sinks does not depend on the format.
             let with_sinks =
                 (*format == PageFormat::F32).then(|| (format!("{name}/sinks"), Some(&sinks[..])));
             for (name, sinks) in [(name, None)].into_iter().chain(with_sinks) {

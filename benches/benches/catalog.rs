@@ -1,5 +1,4 @@
-//! `catalog/open/<tensors>`: opening a model of four shards, its headers in the page cache. Elements are
-//! tensors.
+//! `catalog/open/<tensors>`: opens a model with four shards whose headers are in the page cache. Elements are tensors.
 
 use std::hint::black_box;
 

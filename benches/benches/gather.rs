@@ -1,8 +1,8 @@
-//! `gather_matvec/<isa>/<format>/<experts>x<n>x<k>`: one token, which has 8 of the experts: bytes are those of their
-//! weights. The choice goes round, and all experts are more than caches hold, so that memory is what is measured.
+//! `gather_matvec/<isa>/<format>/<experts>x<n>x<k>`: one token, routed to 8 experts. Bytes are those of their weights.
+//! The experts rotate, and together exceed all caches, so that reads come from memory.
 //!
-//! `gather_matmul/<isa>/<format>/<experts>x<n>x<k>/<tokens>`: tokens that have 8 experts each, chosen evenly. Elements
-//! are multiplications.
+//! `gather_matmul/<isa>/<format>/<experts>x<n>x<k>/<tokens>`: tokens routed to 8 experts each, evenly. Elements are
+//! multiplications.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use criterion::{Criterion, Throughput};
 use flash_benches::{Format, Weights, activations};
 use flash_kernels::{FloatType, Isa, MatrixStack, Mx, Pool, gather_matmul};
 
-/// As in a model of 30 · 10⁹ weights.
+/// Experts per layer, as in a model with 30 · 10⁹ parameters.
 const N_EXPERTS: usize = 128;
 const N: usize = 768;
 const K: usize = 2048;
 const TOP_K: usize = 8;
 
-/// Apart from [`N_EXPERTS`], so that tokens in turn have other experts each time and all get their share.
+/// Step between chosen experts, coprime to [`N_EXPERTS`], so that successive tokens use different experts and all
+/// experts are used evenly.
 const STRIDE: usize = 37;
 
 const TOKENS: [usize; 3] = [16, 128, 512];
@@ -28,7 +29,7 @@ const FORMATS: [Format; 4] = [
     Format::Mx(Mx::Fp4),
 ];
 
-/// The rows and the experts of `n_tokens` from `first` on.
+/// Returns the rows and experts of `n_tokens` tokens from `first` on.
 fn choice(first: usize, n_tokens: usize) -> (Vec<u32>, Vec<u32>) {
     let rows = (0..n_tokens * TOP_K).map(|idx| (idx / TOP_K) as u32);
     let experts = (0..n_tokens * TOP_K).map(|idx| ((first * TOP_K + idx) * STRIDE % N_EXPERTS) as u32);

@@ -1,10 +1,10 @@
 //! Pages of a KV cache, on one thread.
 //!
-//! - `kv_quantize/<format>/<heads>x<head_dim>`: a page of the window in half precision becomes a sealed one. Elements are
+//! - `kv_quantize/<format>/<heads>x<head_dim>`: quantizes a page of the window from half precision. Elements are
 //!   numbers.
-//! - `kv_append/<format>/<heads>x<head_dim>`: the same, then sealed with its checksum and written to a file through the page
-//!   cache, warm. Bytes are those of the record.
-//! - `kv_recover/<format>/<heads>x<head_dim>`: a file of pages is opened again, each checked, warm. Bytes are those of the
+//! - `kv_append/<format>/<heads>x<head_dim>`: quantizes a page, seals it with its checksum and writes it to a file
+//!   through the page cache, warm. Bytes are those of the record.
+//! - `kv_recover/<format>/<heads>x<head_dim>`: reopens a file of pages and verifies each, warm. Bytes are those of the
 //!   file.
 
 use std::hint::black_box;
@@ -15,12 +15,12 @@ use flash_kv::{
     seal, transcode,
 };
 
-/// KV heads and their dimension: of a model of 8 · 10⁹ weights, and of a small one.
+/// KV heads and head dimension of a model with 8 · 10⁹ parameters, and of a small one.
 const SHAPES: [(u32, u32); 2] = [(8, 128), (3, 64)];
 
 const FORMATS: [PageFormat; 3] = [PageFormat::Int8, PageFormat::Int4, PageFormat::F16];
 
-/// Pages of the file; those that are appended take turns in it, so that it does not grow.
+/// Pages of the file. Appended pages wrap around, so that the file does not grow.
 const N_PAGES: u32 = 32;
 
 fn identity((kv_heads, head_dim): (u32, u32), format: PageFormat) -> Identity {
@@ -31,7 +31,7 @@ fn identity((kv_heads, head_dim): (u32, u32), format: PageFormat) -> Identity {
     Identity { model: Digest([0; 32]), geometry }
 }
 
-/// A page as the window holds it: numbers that are alike in each row.
+/// Returns a page in the format of the window.
 fn window(layout: &PageLayout) -> Vec<u8> {
     let plain = PageLayout::new(layout.kv_heads(), layout.head_dim(), PageFormat::F32);
     let mut source = vec![0; plain.record_bytes()];
@@ -84,7 +84,7 @@ fn pages(c: &mut Criterion) {
             group.bench_function(&name, |b| b.iter(&mut append));
             group.finish();
 
-            // All of the file was written by now, also if appending was not asked for.
+            // Fills the file, even if the `kv_append` case was filtered out.
             for _ in 0..2 * N_PAGES {
                 append();
             }

@@ -1,9 +1,10 @@
-//! `<formats>_matvec/<isa>/<format>/<n>x<k>`: one row of activations, on one thread for each core. Bytes are those of
-//! the weights; products take turns among matrices that together no cache holds, so that memory is what is measured.
+//! `<formats>_matvec/<isa>/<format>/<n>x<k>`: one row of activations, with one thread per core. Bytes are those of the
+//! weights. Matrices rotate, and together exceed all caches, so that reads come from memory.
 //!
-//! `<formats>_matmul/<isa>/<format>/<n>x<k>/<m>`: `m` rows. Elements are multiplications.
+//! `<formats>_matmul/<isa>/<format>/<n>x<k>/<m>`: `m` rows of activations. Elements are multiplications.
 //!
-//! Formats: `affine` (`<bits>x<group>`), `strips` (the same, as pinned weights are rearranged), `float` and `mx`.
+//! Formats: `affine` (`<bits>x<group>`), `strips` (affine with interleaved rows, like pinned weights), `float` and
+//! `mx`.
 
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use criterion::{BenchmarkGroup, Criterion, Throughput};
 use flash_benches::{Format, Weights, activations};
 use flash_kernels::{FloatType, Isa, Mx, Pool, matmul};
 
-/// Shapes `[n, k]` of a model of 8 · 10⁹ weights: attention, and up in an MLP.
+/// Shapes `[n, k]` of a model with 8 · 10⁹ parameters: attention, and the up projection of an MLP.
 const SHAPES: [[usize; 2]; 2] = [[4096, 4096], [14336, 4096]];
 
-/// Rows of activations: a few tokens, and chunks of a prompt.
+/// Numbers of rows of activations: a few tokens, and chunks of a prompt.
 const ROWS: [usize; 3] = [16, 128, 512];
 
-/// Rows up to which portable kernels are measured, which take a second for a hundred.
+/// Maximum rows for portable kernels, which take a second for a hundred.
 const ROWS_PORTABLE: usize = 16;
 
 fn affine() -> Vec<Format> {
@@ -57,7 +58,7 @@ fn matvec(c: &mut Criterion, name: &str, formats: &[Format]) {
         for format in formats {
             for [n, k] in SHAPES {
                 let (x, mut y) = (activations(k), vec![0.0; n]);
-                // Made only for a case that is asked for: it takes longer than to measure it.
+                // Created only for cases that are not filtered out, because it takes longer than the measurement.
                 let (mut weights, mut turn) = (Vec::new(), 0);
                 group.throughput(Throughput::Bytes(format.size_bytes([n, k]) as u64));
                 group.bench_function(format!("{isa}/{format}/{n}x{k}"), |b| {

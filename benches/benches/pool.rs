@@ -1,9 +1,8 @@
-//! `pool/enter_and_leave/<how>/<threads>`: a job with a part for each thread, in which nothing is done: what every product
-//! pays.
+//! `pool/enter_and_leave/<case>/<threads>`: an empty job with a part per thread, the overhead of every matrix product.
 //!
-//! - `awake`: jobs follow each other at once. The caller may be done before a worker looks.
-//! - `met`: the same, but each part waits for the others to begin: no thread is spared.
-//! - `asleep`: the workers went to sleep before, and the caller wakes them.
+//! - `awake`: jobs follow each other immediately. The caller may finish before a worker starts.
+//! - `met`: jobs follow each other immediately, and each part waits for the others to start, so all threads take part.
+//! - `asleep`: the workers are asleep, and the caller wakes them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use flash_kernels::{Isa, Pool};
 
-/// Longer than workers look for the next job.
+/// Idle time between jobs, longer than workers spin for the next one.
 const IDLE: Duration = Duration::from_micros(200);
 
 fn enter_and_leave(c: &mut Criterion) {

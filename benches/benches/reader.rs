@@ -1,10 +1,10 @@
-//! `shard_read/<mode>_cold/<size>`, and `shard_read/<mode>_warm/<size>` of the modes that read through the page cache: bundles
-//! of that size, submitted to a reader and waited for, in the order of the file, as weights are streamed. While one is waited
-//! for, others are queued, so that the disk has up to [`ReaderConfig::depth`] reads at once; an iteration is one bundle.
-//! Bundles begin where tensors do, not at blocks.
+//! `shard_read/<mode>_cold/<size>`, and `shard_read/<mode>_warm/<size>` for modes that use the page cache: reads
+//! bundles of this size in file order, as weights are streamed. Further bundles are queued during each wait, so that
+//! the disk has up to [`ReaderConfig::depth`] concurrent reads. An iteration is one bundle. Bundles start at tensors,
+//! not at blocks.
 //!
-//! `cold`: no byte of the file is in the page cache when the first bundle is submitted, and none is read twice before the
-//! cache is emptied again, outside of the time. What the kernel reads ahead of `pread` and of a map counts for them.
+//! `cold`: no byte of the file is in the page cache at the start, and none is read twice before the cache is evicted
+//! again, which is not timed. The kernel's read-ahead for `pread` and maps counts as part of these modes.
 //! `warm`: all of the file is in the page cache.
 
 use std::collections::VecDeque;
@@ -18,16 +18,16 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput};
 use flash_io::{Budget, BundleLayout, Catalog, IoError, IoMode, Reader, ReaderConfig, SlotPool, Ticket};
 
-/// Bytes of the file: many times what a device holds in its own cache for a short while, and soon written.
+/// Size of the file: many times the internal cache of a device, and quick to write.
 const FILE_BYTES: usize = 256 << 20;
 const TENSOR_BYTES: usize = 64 << 10;
 const SIZES: [(&str, usize); 3] = [("64KiB", 64 << 10), ("1MiB", 1 << 20), ("16MiB", 16 << 20)];
 
-/// Bytes of all slots: with small bundles the queue is full, and with large ones one is read while another is waited for.
+/// Bytes of all slots: enough for a full queue of small bundles, and for two large bundles.
 const SLOTS_BYTES: usize = 32 << 20;
 const N_SLOTS_MAX: usize = 32;
 
-#[expect(clippy::print_stderr, reason = "a skipped bench says so")]
+#[expect(clippy::print_stderr, reason = "skipped benches are reported")]
 fn shard_read(c: &mut Criterion) {
     let mut group = c.benchmark_group("shard_read");
     group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
@@ -47,7 +47,7 @@ fn shard_read(c: &mut Criterion) {
     group.finish();
 }
 
-/// The file, in a folder of its own below the target folder. It stays there for the next run.
+/// Returns the path of the file in the target directory, creating it on the first run.
 fn shard() -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shard_read");
     fs::create_dir_all(&dir).unwrap();
@@ -88,10 +88,10 @@ fn make_warm(path: &Path) {
     io::copy(&mut File::open(path).unwrap(), &mut io::sink()).unwrap();
 }
 
-/// The bundles of a file, read over and over.
+/// The bundles of a file, read repeatedly.
 struct Stream {
     bundles: Vec<Arc<BundleLayout>>,
-    /// How many of them were read since the file was begun; all, to begin it anew.
+    /// Number of bundles read in the current pass over the file. If all were read, the next read starts a new pass.
     n_read: usize,
     pool: SlotPool,
     reader: Reader,
@@ -110,12 +110,13 @@ impl Stream {
         Self { n_read: bundles.len(), bundles, pool, reader }
     }
 
-    /// How long the next `n` bundles take, without what is done each time that the file begins anew.
-    fn read(&mut self, n: u64, mut begin_anew: impl FnMut()) -> Duration {
+    /// Reads the next `n` bundles, and returns the time without `on_new_pass`, which runs before each pass over the
+    /// file.
+    fn read(&mut self, n: u64, mut on_new_pass: impl FnMut()) -> Duration {
         let (mut time, mut n_left) = (Duration::ZERO, n as usize);
         while n_left > 0 {
             if self.n_read == self.bundles.len() {
-                begin_anew();
+                on_new_pass();
                 self.n_read = 0;
             }
             let n_next = n_left.min(self.bundles.len() - self.n_read);

@@ -1,6 +1,6 @@
-//! `slot/acquire_release/<bytes>`: taking a slot from its pool and giving it back; its pages stay.
-//! `slot/alone_touched/<bytes>`: what the pool spares: fresh memory from the system, each OS page written
-//! once.
+//! `slot/acquire_release/<bytes>`: acquires a slot from its pool and releases it; its OS pages stay resident.
+//!
+//! `slot/alone_touched/<bytes>`: the cost without a pool: allocates fresh memory, and writes each OS page once.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use flash_io::{Budget, Slot, SlotPool};

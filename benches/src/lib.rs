@@ -1,8 +1,8 @@
-//! What the criterion suites under `benches/` and the comparisons of `xtask` share: synthetic checkpoints on a real disk,
-//! a cold page cache, weights that no cache holds, and the speed of memory.
+//! Shared code of the criterion suites under `benches/` and the comparisons of `xtask`: synthetic checkpoints on a real
+//! disk, page cache eviction, weights larger than all caches, and the memory bandwidth.
 //!
-//! Bench names are `group/case/parameter`. A case that ends in `_cold` reads bytes that are not in the page
-//! cache, one that ends in `_warm` reads bytes that are.
+//! Bench names are `group/case/parameter`. Cases that end in `_cold` read bytes that are not in the page cache, cases
+//! that end in `_warm` read bytes that are.
 
 mod memory;
 mod weights;
@@ -14,14 +14,13 @@ use std::path::Path;
 pub use memory::MemoryReader;
 pub use weights::{Format, Weights, activations};
 
-/// Bytes written at once; their content does not matter to any suite.
+/// Block that files are filled with; no suite depends on the contents.
 static BLOCK: [u8; 1 << 16] = [0x5a; 1 << 16];
 
-/// Writes a safetensors file of `n_tensors` byte tensors, named `{prefix}.0` and so on, and waits until it
-/// is on the disk.
+/// Writes a safetensors file of `n_tensors` byte tensors, named `{prefix}.0` and so on, and syncs it to the disk.
 ///
 /// # Errors
-/// Whatever the system says.
+/// I/O errors of the system.
 pub fn write_shard(path: &Path, prefix: &str, n_tensors: usize, tensor_bytes: usize) -> io::Result<()> {
     let entries = (0..n_tensors).map(|i| {
         let (start, end) = (i * tensor_bytes, (i + 1) * tensor_bytes);
@@ -40,10 +39,10 @@ pub fn write_shard(path: &Path, prefix: &str, n_tensors: usize, tensor_bytes: us
     file.sync_all()
 }
 
-/// Takes a file that is on the disk out of the page cache.
+/// Evicts a synced file from the page cache.
 ///
 /// # Errors
-/// Whatever the system says.
+/// I/O errors of the system.
 #[cfg(target_os = "linux")]
 pub fn make_cold(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::fadvise(File::open(path)?, 0, None, rustix::fs::Advice::DontNeed)?)

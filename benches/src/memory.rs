@@ -1,4 +1,4 @@
-//! How fast memory is read: the bound of decoding a model that is in memory.
+//! Measures the read bandwidth of memory, the upper bound for decoding a model in memory.
 
 use std::hint::black_box;
 use std::io;
@@ -8,32 +8,32 @@ use std::time::Instant;
 
 use memmap2::MmapMut;
 
-/// Much more than any cache holds.
+/// Size of the buffer, much larger than any cache.
 const BUFFER_BYTES: usize = 1 << 30;
-/// Passes over the buffer in one measurement: a tenth of a second or so.
+/// Passes over the buffer per measurement, which take about a tenth of a second.
 const PASSES: usize = 4;
 
-/// A buffer to be read, in huge pages where there are any, as the engine's weights are.
+/// A buffer to read, in huge pages where available, like the weights of the engine.
 #[derive(Debug)]
 pub struct MemoryReader {
     buffer: MmapMut,
 }
 
 impl MemoryReader {
-    /// Takes 1 GiB and writes to all of it, so that every OS page is there.
+    /// Allocates 1 GiB, and writes to all of it so that every OS page is resident.
     ///
     /// # Errors
-    /// That of the system if it has no such memory.
+    /// The error of the system if the allocation fails.
     pub fn new() -> io::Result<Self> {
         let mut buffer = MmapMut::map_anon(BUFFER_BYTES)?;
-        // Only faster: what has no huge pages is measured without.
+        // Huge pages are optional: without them, the measurement is only slower.
         #[cfg(target_os = "linux")]
         let _ = buffer.advise(memmap2::Advice::HugePage);
         buffer.fill(1);
         Ok(Self { buffer })
     }
 
-    /// Reads the buffer with so many threads, each its own part, and returns bytes per second.
+    /// Reads the buffer with `threads` threads, each its own part, and returns bytes per second.
     pub fn bytes_per_s(&self, threads: NonZeroUsize) -> f64 {
         let words: &[u64] = bytemuck::cast_slice(&self.buffer);
         let part = words.len().div_ceil(threads.get());
@@ -51,8 +51,8 @@ impl MemoryReader {
     }
 }
 
-/// Adds a line of the cache at a time, into sums that do not wait for each other: with more of them than registers, the compiler
-/// takes lines from back to front, which the processor does not expect.
+/// Adds the words of a cache line at a time, into independent sums. With more sums than registers, the compiler reads
+/// lines from back to front, which defeats the hardware prefetcher.
 fn sum(words: &[u64]) -> u64 {
     let mut sums = [0_u64; 8];
     for chunk in words.chunks_exact(sums.len()) {

@@ -1,22 +1,24 @@
+//! Random weights in every storage format.
+
 use std::fmt;
 
 use flash_kernels::{FloatType, Floats, KernelError, Matrix, Mx};
 
-/// How a bench's weights are stored.
+/// Storage format of weights.
 #[derive(Debug, Clone, Copy)]
 pub enum Format {
-    /// Affine, with f16 scales and biases.
+    /// Affine quantization, with f16 scales and biases.
     Affine {
-        /// Bits of a code.
+        /// Bits per code.
         bits: u32,
-        /// Values that share a scale.
+        /// Values per group, which share a scale and a bias.
         group: usize,
     },
-    /// The same, with codes in strips.
+    /// Affine quantization, with codes interleaved in strips.
     Strips {
-        /// Bits of a code.
+        /// Bits per code.
         bits: u32,
-        /// Values that share a scale.
+        /// Values per group, which share a scale and a bias.
         group: usize,
     },
     /// Floating-point numbers.
@@ -26,11 +28,11 @@ pub enum Format {
 }
 
 impl Format {
-    /// Bytes of weights of `shape`: `[n, k]`.
+    /// Returns the bytes of weights of `shape`: `[n, k]`.
     pub fn size_bytes(self, [n, k]: [usize; 2]) -> usize {
         let len = n * k;
         match self {
-            // A scale and a bias of two bytes each.
+            // Scale and bias take two bytes each.
             Self::Affine { bits, group } | Self::Strips { bits, group } => {
                 len / 8 * bits as usize + len / group * 4
             }
@@ -54,7 +56,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// Stored weights `[n, k]` that look random.
+/// Stored random weights `[n, k]`.
 #[derive(Debug, Clone)]
 pub struct Weights {
     format: Format,
@@ -64,21 +66,22 @@ pub struct Weights {
     biases: Vec<u8>,
 }
 
-/// The bits of 2⁻⁶ and −2⁻³ in f16.
+/// 2⁻⁶ in f16.
 const F16_SCALE: u16 = 9 << 10;
+/// −2⁻³ in f16.
 const F16_BIAS: u16 = 1 << 15 | 12 << 10;
 /// 2⁻⁷ as the exponent of a microscaling format.
 const MX_SCALE: u8 = 120;
 
 impl Weights {
-    /// Weights of `shape`: `[n, k]`, with `k` whole groups.
+    /// Creates weights of `shape`: `[n, k]`, where `k` is a multiple of the group size.
     pub fn new(format: Format, shape: [usize; 2]) -> Self {
         let len = shape[0] * shape[1];
         let floats = |value: u16, n: usize| value.to_le_bytes().repeat(n);
         let (codes, scales, biases) = match format {
             Format::Affine { bits, group } | Format::Strips { bits, group } => {
                 let n_groups = len / group;
-                // Random bytes are as random in strips.
+                // Random codes need no rearrangement into strips.
                 let codes = random_bytes(len / 8 * bits as usize);
                 (codes, floats(F16_SCALE, n_groups), floats(F16_BIAS, n_groups))
             }
@@ -96,17 +99,17 @@ impl Weights {
         Self { format, shape, codes, scales, biases }
     }
 
-    /// As many as it takes for each to be out of all caches when its turn comes again.
+    /// Creates so many copies that, used in turn, each has left all caches before its next use.
     pub fn rotation(format: Format, shape: [usize; 2]) -> Vec<Self> {
         let n_copies = ROTATION_BYTES.div_ceil(format.size_bytes(shape));
         let first = Self::new(format, shape);
         std::iter::repeat_n(first, n_copies).collect()
     }
 
-    /// The view that kernels take.
+    /// Returns the view for kernels.
     ///
     /// # Errors
-    /// Whatever the format says of the shape.
+    /// [`KernelError`] if the format does not allow the shape.
     pub fn matrix(&self) -> Result<Matrix<'_>, KernelError> {
         let Self { format, shape, codes, scales, biases } = self;
         match *format {
@@ -124,10 +127,10 @@ impl Weights {
     }
 }
 
-/// Twice the largest last-level cache that a machine shares among its virtual ones (480 MiB).
+/// Size of a rotation: twice the largest last-level cache of a host of virtual machines (480 MiB).
 const ROTATION_BYTES: usize = 1 << 30;
 
-/// `n` activations between −1 and 1.
+/// Returns `n` activations between −1 and 1.
 pub fn activations(n: usize) -> Vec<f32> {
     let mut random = SplitMix(1);
     (0..n).map(|_| (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
@@ -138,7 +141,7 @@ fn random_bytes(n: usize) -> Vec<u8> {
     (0..n.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).take(n).collect()
 }
 
-/// Numbers that look random.
+/// The `SplitMix64` random number generator.
 struct SplitMix(u64);
 
 impl SplitMix {

@@ -1,27 +1,27 @@
-//! What is kept between runs.
+//! The cache directory of flash: measured disks, and pages of KV caches.
 
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
 use flash_io::{IoMode, Tuning};
 
-/// How the disk of a model is best read. It is found out once for each disk.
+/// Returns the fastest way to read the disk of a model, measured once per disk.
 pub(crate) fn tuning(model_dir: &Path, io: IoMode) -> Tuning {
-    let file = folder().map(|folder| folder.join("disks.json"));
+    let file = dir().map(|dir| dir.join("disks.json"));
     Tuning::find(model_dir, io, file.as_deref())
 }
 
-/// Where pages of keys and values go, unless someone says.
+/// Returns the default directory of KV pages.
 pub(crate) fn kv_dir() -> PathBuf {
-    folder().unwrap_or_else(|| std::env::temp_dir().join("flash")).join("kv")
+    dir().unwrap_or_else(|| std::env::temp_dir().join("flash")).join("kv")
 }
 
-/// `$FLASH_CACHE`, or `flash` in the user's cache folder; none for a user without a home.
-fn folder() -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os("FLASH_CACHE").filter(|folder| !folder.is_empty()) {
-        return Some(folder.into());
+/// Returns `$FLASH_CACHE`, or `flash` in the user's cache directory; none for a user without a home directory.
+fn dir() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os("FLASH_CACHE").filter(|dir| !dir.is_empty()) {
+        return Some(dir.into());
     }
     let cache = etcetera::choose_base_strategy().ok()?.cache_dir();
-    // An empty HOME leaves no folder of a user, and the current one is none.
+    // With an empty HOME the path is relative: the current directory is no cache.
     cache.is_absolute().then(|| cache.join("flash"))
 }

@@ -1,4 +1,4 @@
-//! The verbs, one file each.
+//! The commands, one file each.
 
 mod bench;
 mod chat;
@@ -8,19 +8,19 @@ mod kv;
 mod pack;
 mod perplexity;
 mod plan;
+mod progress;
 mod pull;
 mod run;
-mod writing;
 
 use std::process::ExitCode;
 
 use crate::args::Command;
+use crate::logging;
 use crate::options::{ChatOptions, ConvertOptions, PerplexityOptions, PlanOptions, RunOptions};
-use crate::trace;
 
-/// Runs a command to its end.
+/// Runs a command and returns its exit status.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
-    trace::show(match &command {
+    logging::init(match &command {
         Command::Run(args) => args.engine.debug,
         Command::Chat(args) => args.engine.debug,
         Command::Perplexity(args) => args.engine.debug,

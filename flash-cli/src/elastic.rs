@@ -1,4 +1,4 @@
-//! `--ram auto`: gives memory back when it gets short, and takes it again when it has been free for a while.
+//! `--ram auto`: releases memory under pressure, and takes it back once it has been free for a while.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -8,15 +8,15 @@ use flash_model::Allowance;
 use flash_model::memory::{self, PressureGauge};
 use flash_sched::{Elastic, Memory};
 
-/// The thread that looks at the machine's memory, until it is dropped.
+/// A thread that adapts the engine's memory to the free memory of the machine. Dropping it stops the thread.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct MemoryWatcher {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
-    /// Keeps an engine to what the machine can spare of `budget_bytes`.
+impl MemoryWatcher {
+    /// Starts the thread, which keeps `allowance` between zero and `budget_bytes`.
     pub(crate) fn start(allowance: Allowance, budget_bytes: u64, headroom_bytes: u64) -> Self {
         let (stop, stopped) = channel();
         let thread = thread::spawn(move || {
@@ -36,13 +36,13 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for MemoryWatcher {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that looks at the machine's memory panicked");
+            tracing::error!("the thread that watches the machine's memory panicked");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Errors as a person sees them: one sentence on standard error, and an exit status.
+//! Reports errors: one line on standard error, and an exit status.
 
 use std::error::Error;
 use std::io;
@@ -14,16 +14,16 @@ use flash_model::ModelError;
 use crate::hub::IdError;
 use crate::interrupt;
 use crate::modelfile::ModelfileError;
-use crate::options::UsageError;
 use crate::output;
+use crate::usage::UsageError;
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 
-/// Reports why a command failed.
+/// Reports why a command failed, and returns its exit status.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
-        // Who read our output has seen enough.
+        // The reader of the output, such as `head`, closed it on purpose.
         return ExitCode::SUCCESS;
     }
     if is_interrupted(error) {
@@ -37,7 +37,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if is_usage(error) { USAGE } else { FAILURE })
 }
 
-/// Reports flags that could not be parsed, or prints the help that was asked for.
+/// Reports invalid flags, or prints the requested help or version.
 pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     let is_help = matches!(
         error.kind(),
@@ -46,7 +46,7 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
     if is_help {
-        // A help that nobody reads to its end is no failure.
+        // A closed pipe is no failure of the help.
         let _ = error.print();
         return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
     }
@@ -73,7 +73,7 @@ fn show(sentence: &str) {
     output::note(&format!("{red}error:{red:#} {sentence}"));
 }
 
-/// The error with its causes, but for those that it already quotes.
+/// Formats an error with its causes, except those whose text it already contains.
 fn sentence(error: &anyhow::Error) -> String {
     let mut sentence = String::new();
     for part in error.chain().map(ToString::to_string) {
@@ -91,11 +91,11 @@ fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// The flag or the command that helps.
+/// Returns the flag or command that resolves an error, to append to its message.
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
     match find::<KvError>(error) {
         Some(KvError::OtherModel { .. } | KvError::OtherVersion { .. }) => {
-            return Some("; another --session begins anew, and flash-cli kv rm removes this one");
+            return Some("; use another --session, or remove this one with flash-cli kv rm");
         }
         Some(KvError::ModelsSyntax { .. } | KvError::ModelsVersion { .. }) => {
             return Some("; use another --kv-dir, or remove this one");
@@ -129,8 +129,10 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     find::<io::Error>(error).is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// The first cause of that type. An error that only wraps another, word for word, is not in the chain of its causes, so
-/// [`ModelError::Io`] and [`ModelError::Kv`] are looked into.
+/// Returns the first error of type `E` in the chain of causes.
+///
+/// [`ModelError::Io`] and [`ModelError::Kv`] are transparent, so their inner errors are not in the chain and are
+/// checked separately.
 fn find<E: Error + 'static>(error: &anyhow::Error) -> Option<&E> {
     error.chain().find_map(|cause| {
         let inner = match cause.downcast_ref() {
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_unless_it_was_quoted() {
+    fn causes_are_appended_unless_already_quoted() {
         let cause = || io::Error::other("no disk");
         let quoted = anyhow::Error::from(ModelError::File { path: "a".into(), error: cause() });
         assert_eq!(sentence(&quoted), "a: no disk");
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_direct_read_names_the_flag_that_helps() {
+    fn unsupported_direct_reads_name_the_alternative_flag() {
         for error in [unsupported().into(), anyhow::Error::from(ModelError::from(unsupported()))] {
             assert_eq!(hint(&error), Some(" (use --io pread)"), "{error:?}");
         }
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_of_another_model_names_what_can_be_done() {
+    fn a_session_of_another_model_names_the_command_that_removes_it() {
         let (wanted, got) = (flash_kv::Digest([1; 32]), flash_kv::Digest([2; 32]));
         for error in [
             KvError::OtherModel { path: "pages.kv".into(), wanted, got },
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sentence_has_one_line() {
+    fn messages_are_joined_into_one_line() {
         assert_eq!(one_line("these:\n  --a\n\n  --b\n"), "these: --a --b");
     }
 }

@@ -1,4 +1,4 @@
-//! Model directories and files of other formats: what they are, and what makes a model of them that runs.
+//! Detects models in unsupported formats, and names the command that converts them.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ const GGUF: &str = "gguf";
 /// The first bytes of a GGUF file.
 const GGUF_MAGIC: &[u8] = b"GGUF";
 
-/// Weights that other programs read: the extension of their files, and what they are called.
+/// File extensions of other weight formats, with the names of the formats.
 const OTHER_WEIGHTS: [(&str, &str); 8] = [
     ("bin", "PyTorch"),
     ("pt", "PyTorch"),
@@ -29,7 +29,7 @@ const OTHER_WEIGHTS: [(&str, &str); 8] = [
     ("onnx", "ONNX"),
 ];
 
-/// Methods of quantisation: `quant_method` of a configuration, and the name for people.
+/// Quantization methods: `quant_method` in `config.json`, and the display name.
 const METHODS: [(&str, &str); 5] = [
     ("awq", "AWQ"),
     ("gptq", "GPTQ"),
@@ -38,7 +38,7 @@ const METHODS: [(&str, &str); 5] = [
     ("compressed-tensors", "compressed-tensors"),
 ];
 
-/// Suffixes of tensors by which a method is recognised without config.json.
+/// Tensor name suffixes that identify a quantization method if `config.json` does not.
 const TENSORS: [(&str, &str); 4] = [
     (".qzeros", "AWQ or GPTQ"),
     (".quant_map", "bitsandbytes"),
@@ -46,34 +46,32 @@ const TENSORS: [(&str, &str); 4] = [
     (".weight_scale_inv", "FP8"),
 ];
 
-/// A model format that is not run.
+/// A model in a format that cannot be run.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Foreign {
-    #[error(
-        "{path}: this is a GGUF file, which must be converted first: flash-cli convert --gguf {path} --out DIR"
-    )]
+pub(crate) enum ForeignFormat {
+    #[error("{path}: this is a GGUF file; convert it first: flash-cli convert --gguf {path} --out DIR")]
     Gguf { path: PathBuf },
     #[error(
-        "{dir}: the weights are in GGUF files and not in safetensors, so one must be converted first: \
+        "{dir}: the weights are GGUF files, not safetensors; convert one first: \
          flash-cli convert --gguf {first} --out DIR"
     )]
     GgufDirectory { dir: PathBuf, first: PathBuf },
     #[error(
-        "{path}: the weights are in files of {format}, and only safetensors can be read: take or save the model as those"
+        "{path}: the weights are {format} files, and only safetensors are supported: save the model as safetensors"
     )]
     OtherWeights { path: PathBuf, format: &'static str },
     #[error(
-        "{dir}: the weights are quantised by {method}, and must be converted first: flash-cli convert --hf {dir} --out OUT"
+        "{dir}: the weights are quantized with {method}; convert them first: flash-cli convert --hf {dir} --out OUT"
     )]
     Convertible { dir: PathBuf, method: String },
     #[error(
-        "{dir}: the weights are quantised by {method}, which is neither run nor converted: take the model that is not \
-         quantised, and flash-cli convert --hf quantises it"
+        "{dir}: the weights are quantized with {method}, which is not supported: use the unquantized model, and \
+         quantize it with flash-cli convert --hf"
     )]
     Quantized { dir: PathBuf, method: String },
 }
 
-/// Checks that no file which is read of a model is a Git LFS pointer: of a template, nothing else would tell.
+/// Checks that no file of a model is a Git LFS pointer, which would pass as text where a chat template is read.
 pub(crate) fn check_pointers(path: &Path) -> Result<(), IoError> {
     let is_read = |path: &PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -82,7 +80,7 @@ pub(crate) fn check_pointers(path: &Path) -> Result<(), IoError> {
     };
     let files = if path.is_dir() { files(path).filter(is_read).collect() } else { vec![path.to_owned()] };
     for path in files {
-        // What cannot be read, whoever reads it says why.
+        // An unreadable file is reported with its cause when it is opened.
         if let Ok(Some(pointer)) = pointer(&path) {
             return Err(IoError::LfsPointer { path, pointer });
         }
@@ -90,7 +88,7 @@ pub(crate) fn check_pointers(path: &Path) -> Result<(), IoError> {
     Ok(())
 }
 
-/// The error of a model that could not be opened: one that says what it is, if it is of another format.
+/// Replaces the error of a model that could not be opened by a [`ForeignFormat`], if the model is in another format.
 pub(crate) fn explain(path: &Path, error: anyhow::Error) -> anyhow::Error {
     match find(path, &error) {
         Some(foreign) => foreign.into(),
@@ -98,34 +96,34 @@ pub(crate) fn explain(path: &Path, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-fn find(path: &Path, error: &anyhow::Error) -> Option<Foreign> {
+fn find(path: &Path, error: &anyhow::Error) -> Option<ForeignFormat> {
     if !path.is_dir() {
-        return starts_with(path, GGUF_MAGIC).ok()?.then(|| Foreign::Gguf { path: path.to_owned() });
+        return starts_with(path, GGUF_MAGIC).ok()?.then(|| ForeignFormat::Gguf { path: path.to_owned() });
     }
     let mut files: Vec<_> = files(path).collect();
     files.sort();
     let first = |extension| files.iter().find(|path| has_extension(path, extension)).cloned();
     if first(SAFETENSORS).is_none() {
         if let Some(first) = first(GGUF) {
-            return Some(Foreign::GgufDirectory { dir: path.to_owned(), first });
+            return Some(ForeignFormat::GgufDirectory { dir: path.to_owned(), first });
         }
         let mut others =
             OTHER_WEIGHTS.iter().filter_map(|(extension, format)| Some((first(extension)?, *format)));
-        return others.next().map(|(path, format)| Foreign::OtherWeights { path, format });
+        return others.next().map(|(path, format)| ForeignFormat::OtherWeights { path, format });
     }
-    // A shard that cannot be read is one, whatever its tensors are.
+    // An unreadable shard is an I/O error, whatever the format.
     if matches!(error.downcast_ref(), Some(ModelError::Io(_) | ModelError::File { .. })) {
         return None;
     }
     let (dir, method) = (path.to_owned(), method(path)?);
     Some(if flash_convert::Checkpoint::open(path).is_ok() {
-        Foreign::Convertible { dir, method }
+        ForeignFormat::Convertible { dir, method }
     } else {
-        Foreign::Quantized { dir, method }
+        ForeignFormat::Quantized { dir, method }
     })
 }
 
-/// The method that has quantised a model, if it is none of MLX's.
+/// Returns the quantization method of a model, unless it is one of MLX's.
 fn method(dir: &Path) -> Option<String> {
     let config: Value = python_json(&fs::read_to_string(dir.join(CONFIG)).ok()?).ok()?;
     if !config["quantization"].is_null() {
@@ -142,7 +140,7 @@ fn method(dir: &Path) -> Option<String> {
     TENSORS.iter().find(|(suffix, _)| has(suffix)).map(|(_, called)| (*called).to_owned())
 }
 
-/// The files of a directory; none if it cannot be read.
+/// Lists the files of a directory; none if it cannot be read.
 fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_file())

@@ -1,4 +1,4 @@
-//! Models on the Hugging Face hub, and the cache of them on this disk that its own tools share.
+//! Downloads models from the Hugging Face hub to the cache that is shared with Hugging Face's tools.
 
 mod cache;
 mod completeness;
@@ -16,20 +16,20 @@ use std::path::PathBuf;
 
 use crate::output;
 use crate::size::Bytes;
-use cache::{Snapshot, State};
+use cache::{Snapshot, SnapshotState};
 pub(crate) use error::HubError;
 use files::RemoteFile;
 pub(crate) use id::{IdError, ModelId};
 use listing::Listing;
 use settings::Settings;
 
-/// The hub and its cache, as the environment says.
+/// The hub and its cache, configured by environment variables.
 #[derive(Debug)]
 pub(crate) struct Hub {
     settings: Settings,
 }
 
-/// A model that is in the cache now.
+/// A model in the cache.
 #[derive(Debug)]
 pub(crate) struct Pulled {
     pub(crate) dir: PathBuf,
@@ -42,18 +42,18 @@ impl Hub {
         Ok(Self { settings: Settings::from_env()? })
     }
 
-    /// The directory of a model. One that is whole in the cache is taken as it is, and nobody is asked whether it is still the
-    /// newest; one that is not, or of which that cannot be told, is completed.
+    /// Returns the directory of a model. A model that is complete in the cache is used without asking the hub for a
+    /// newer version; one that is missing, incomplete, or not known to be complete is downloaded.
     pub(crate) fn find_or_pull(&self, id: &ModelId) -> Result<PathBuf, HubError> {
         let Some(snapshot) = cache::find(&self.settings.cache_dir, id) else { return Ok(self.pull(id)?.dir) };
         let state = snapshot.state();
-        if state == State::Whole {
+        if state == SnapshotState::Complete {
             return Ok(snapshot.dir().to_owned());
         }
         if let Some(variable) = self.settings.offline {
             return without_hub(id, &snapshot, state, variable);
         }
-        // The commit that is in the cache is completed: the revision may mean another one by now.
+        // Completes the cached commit: the revision may point to another commit by now.
         let error = match self.complete(id, &snapshot) {
             Ok(pulled) => return Ok(pulled.dir),
             Err(HubError::NoRevision { .. }) => return Ok(self.pull(id)?.dir),
@@ -61,17 +61,19 @@ impl Hub {
         };
         let dir = snapshot.dir().to_owned();
         match state {
-            State::Partial { missing } | State::Unlisted { missing } if !missing.is_empty() => {
+            SnapshotState::Partial { missing } | SnapshotState::Unlisted { missing }
+                if !missing.is_empty() =>
+            {
                 Err(HubError::CannotComplete { id: id.clone(), dir, missing, error: Box::new(error) })
             }
             _ => {
-                output::note(&format!("{id}: {}: not compared with the hub ({error})", dir.display()));
+                output::note(&format!("{id}: {}: not compared with the hub: {error}", dir.display()));
                 Ok(dir)
             }
         }
     }
 
-    /// Brings what the hub has of a model now into the cache, without what is there already.
+    /// Downloads the files of the current version of a model that are not in the cache.
     pub(crate) fn pull(&self, id: &ModelId) -> Result<Pulled, HubError> {
         let settings = &self.settings;
         if let Some(variable) = settings.offline {
@@ -80,27 +82,33 @@ impl Hub {
             let snapshot =
                 snapshot.ok_or_else(|| HubError::Offline { id: id.clone(), cache_dir, variable })?;
             let state = snapshot.state();
-            if state == State::Whole {
-                output::note(&format!("{id}: offline, so what the cache has was not compared with the hub"));
+            if state == SnapshotState::Complete {
+                output::note(&format!("{id}: offline; the cache was not compared with the hub"));
             }
             let dir = without_hub(id, &snapshot, state, variable)?;
             return Ok(Pulled { dir, n_files: 0, total_bytes: 0 });
         }
         let listing = Listing::fetch(settings, id, id.revision())?;
         let snapshot = Snapshot::new(&settings.cache_dir, id, &listing.commit);
-        let pulled = self.bring(id, &snapshot, &listing.files)?;
-        // Last: who looks for the revision finds all of it.
+        let pulled = self.download_missing(id, &snapshot, &listing.files)?;
+        // The reference is written last, so that a revision in the cache is complete.
         snapshot.publish(id)?;
         Ok(pulled)
     }
 
-    /// Brings what a snapshot lacks of its commit.
+    /// Downloads the missing files of a snapshot.
     fn complete(&self, id: &ModelId, snapshot: &Snapshot) -> Result<Pulled, HubError> {
         let Listing { files, .. } = Listing::fetch(&self.settings, id, snapshot.commit())?;
-        self.bring(id, snapshot, &files)
+        self.download_missing(id, snapshot, &files)
     }
 
-    fn bring(&self, id: &ModelId, snapshot: &Snapshot, files: &[RemoteFile]) -> Result<Pulled, HubError> {
+    /// Downloads those of `files` that the snapshot lacks.
+    fn download_missing(
+        &self,
+        id: &ModelId,
+        snapshot: &Snapshot,
+        files: &[RemoteFile],
+    ) -> Result<Pulled, HubError> {
         let settings = &self.settings;
         let mut missing = Vec::new();
         for file in files {
@@ -109,7 +117,7 @@ impl Hub {
             }
         }
         match snapshot.keep_listing(files) {
-            // A cache that cannot be written to can be used as it is.
+            // A complete snapshot in a read-only cache is usable.
             Err(_) if missing.is_empty() => {}
             kept => kept?,
         }
@@ -117,31 +125,34 @@ impl Hub {
         if !missing.is_empty() {
             let bytes = missing.iter().map(|file| file.bytes).sum();
             let (of, endpoint) = (missing.len(), &settings.endpoint);
-            output::note(&format!("Pulling {id} from {endpoint}: {of} of {n_files} files, {}", Bytes(bytes)));
+            output::note(&format!(
+                "Downloading {id} from {endpoint}: {of} of {n_files} files, {}",
+                Bytes(bytes)
+            ));
             download::all(settings, id, snapshot, &missing)?;
         }
         Ok(Pulled { dir: snapshot.dir().to_owned(), n_files, total_bytes })
     }
 }
 
-/// The directory of a snapshot that cannot be compared with the hub, unless a file is known to be missing.
+/// Returns the directory of a snapshot while offline, or an error if a file is known to be missing.
 fn without_hub(
     id: &ModelId,
     snapshot: &Snapshot,
-    state: State,
+    state: SnapshotState,
     variable: &'static str,
 ) -> Result<PathBuf, HubError> {
     let dir = snapshot.dir().to_owned();
     match state {
-        State::Whole => Ok(dir),
-        State::Unlisted { missing } if missing.is_empty() => {
+        SnapshotState::Complete => Ok(dir),
+        SnapshotState::Unlisted { missing } if missing.is_empty() => {
             output::note(&format!(
-                "{id}: another tool has filled {}, and with {variable} nobody can tell whether all files are there",
+                "{id}: {} was downloaded by another tool and may be incomplete; it cannot be checked while {variable} is set",
                 dir.display()
             ));
             Ok(dir)
         }
-        State::Partial { missing } | State::Unlisted { missing } => {
+        SnapshotState::Partial { missing } | SnapshotState::Unlisted { missing } => {
             Err(HubError::Incomplete { id: id.clone(), dir, missing, variable })
         }
     }

@@ -1,5 +1,5 @@
-//! Signals that ask the program to end: Ctrl-C, SIGTERM and SIGHUP. The first asks the work to stop, so that a session is
-//! saved; the next one ends the program.
+//! Handling of SIGINT (Ctrl-C), SIGTERM and SIGHUP. The first signal stops the work, so that a session can be saved;
+//! the second exits the program.
 
 mod ignored;
 
@@ -13,15 +13,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
-/// The exit status of a program that a signal ended, without the number of the signal.
+/// Base of the exit status of a program ended by a signal; the number of the signal is added.
 const EXIT_BASE: usize = 128;
 
-/// Whether Ctrl-C was pressed.
+/// Whether SIGINT was received.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// The signal that asks for more than Ctrl-C does, or 0: not only the work is to end, but the program.
+/// The SIGTERM or SIGHUP that was received, or 0. Unlike SIGINT, it ends the program and not only the current work.
 static TERMINATED: AtomicUsize = AtomicUsize::new(0);
 
-/// The exit status of the program if a signal has ended its work.
+/// Returns the exit status of the program after a signal has ended its work.
 pub(crate) fn exit_code() -> u8 {
     let signal = match TERMINATED.load(Ordering::SeqCst) {
         0 => SIGINT as usize,
@@ -30,23 +30,23 @@ pub(crate) fn exit_code() -> u8 {
     (EXIT_BASE + signal) as u8
 }
 
-/// Handlers of the signals, for as long as the program runs.
+/// The signal handlers, which stay registered until the program exits.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    /// Whether the next signal ends the program.
-    ends: Arc<AtomicBool>,
-    /// What asks the work to stop.
+    /// Whether the next signal exits the program.
+    exits: Arc<AtomicBool>,
+    /// Flag that asks the work to stop.
     stop: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// A signal ends the program, but [while](Self::catch) there is work to stop it sets `stop`.
+    /// Registers the handlers. A signal exits the program, or sets `stop` while a [guard](Self::guard) exists.
     pub(crate) fn new(stop: Arc<AtomicBool>) -> io::Result<Self> {
-        let ends = Arc::new(AtomicBool::new(true));
+        let exits = Arc::new(AtomicBool::new(true));
         for signal in handled() {
-            // In this order: what the second sets is what the first looks at.
-            flag::register_conditional_shutdown(signal, EXIT_BASE as c_int + signal, Arc::clone(&ends))?;
-            flag::register(signal, Arc::clone(&ends))?;
+            // The order matters: the first handler checks the flag that the second one sets.
+            flag::register_conditional_shutdown(signal, EXIT_BASE as c_int + signal, Arc::clone(&exits))?;
+            flag::register(signal, Arc::clone(&exits))?;
             if signal == SIGINT {
                 flag::register(signal, &INTERRUPTED)?;
             } else {
@@ -54,55 +54,55 @@ impl Signals {
             }
             flag::register(signal, Arc::clone(&stop))?;
         }
-        Ok(Self { ends, stop })
+        Ok(Self { exits, stop })
     }
 
-    /// Until the guard is dropped, one signal only stops the work.
-    pub(crate) fn catch(&self) -> Caught<'_> {
-        let caught = Caught(self);
-        caught.resume();
-        caught
+    /// Returns a guard during whose lifetime the first signal only stops the work.
+    pub(crate) fn guard(&self) -> SignalGuard<'_> {
+        let guard = SignalGuard(self);
+        guard.clear_interrupt();
+        guard
     }
 }
 
-/// The signals that are handled. One that whoever started the program has it ignore stays ignored: `nohup` does so.
+/// Returns the signals to handle. SIGHUP is left alone if the parent process ignores it, as `nohup` does.
 fn handled() -> impl Iterator<Item = c_int> {
     [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| *signal != SIGHUP || !ignored::is_ignored(*signal))
 }
 
-/// Work that can be stopped.
+/// Guard during which the first signal stops the work instead of the program.
 #[derive(Debug)]
-pub(crate) struct Caught<'a>(&'a Signals);
+pub(crate) struct SignalGuard<'a>(&'a Signals);
 
-impl Caught<'_> {
-    /// Whether any signal has come.
+impl SignalGuard<'_> {
+    /// Whether any signal was received.
     pub(crate) fn is_stopped(&self) -> bool {
         INTERRUPTED.load(Ordering::SeqCst) || self.is_terminated()
     }
 
-    /// Whether one has come that ends the program, and not only what it is doing.
+    /// Whether SIGTERM or SIGHUP was received, which end the program after the current work.
     pub(crate) fn is_terminated(&self) -> bool {
         TERMINATED.load(Ordering::SeqCst) != 0
     }
 
-    /// Forgets a Ctrl-C, which has stopped what it was meant to stop.
-    pub(crate) fn resume(&self) {
+    /// Clears a SIGINT after the work that it stopped.
+    pub(crate) fn clear_interrupt(&self) {
         if self.is_terminated() {
             return;
         }
-        let Signals { ends, stop } = self.0;
-        for flag in [&**stop, &INTERRUPTED, &**ends] {
+        let Signals { exits, stop } = self.0;
+        for flag in [&**stop, &INTERRUPTED, &**exits] {
             flag.store(false, Ordering::SeqCst);
         }
         if self.is_terminated() {
-            // It came meanwhile, and what it has set was set back.
+            // A signal arrived in between, and its flags were just cleared.
             stop.store(true, Ordering::SeqCst);
-            ends.store(true, Ordering::SeqCst);
+            exits.store(true, Ordering::SeqCst);
         }
     }
 
-    /// A stream that can be read from when one of these signals has come.
-    pub(crate) fn wake_by(&self, signals: &[c_int]) -> io::Result<UnixStream> {
+    /// Returns a stream that becomes readable when one of `signals` is received.
+    pub(crate) fn wake_stream(&self, signals: &[c_int]) -> io::Result<UnixStream> {
         let (wake, sender) = UnixStream::pair()?;
         for signal in handled().filter(|signal| signals.contains(signal)) {
             pipe::register(signal, sender.try_clone()?)?;
@@ -110,15 +110,15 @@ impl Caught<'_> {
         Ok(wake)
     }
 
-    /// Returns the flag that says whether the next signal ends the program.
-    pub(crate) fn ends(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0.ends)
+    /// Returns the flag that says whether the next signal exits the program.
+    pub(crate) fn exit_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0.exits)
     }
 }
 
-impl Drop for Caught<'_> {
+impl Drop for SignalGuard<'_> {
     fn drop(&mut self) {
-        self.0.ends.store(true, Ordering::SeqCst);
+        self.0.exits.store(true, Ordering::SeqCst);
         self.0.stop.store(false, Ordering::SeqCst);
     }
 }

@@ -1,6 +1,6 @@
-//! Names of tensors without the number of their layer.
+//! Tensor names with layer numbers replaced, to group tensors of all layers.
 
-/// `model.layers.7.mlp.up_proj.weight` as `model.layers.*.mlp.up_proj.weight`.
+/// Replaces numbers in a tensor name: `model.layers.7.mlp.up_proj.weight` becomes `model.layers.*.mlp.up_proj.weight`.
 pub(crate) fn collapse(name: &str) -> String {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     name.split('.').map(|part| if is_number(part) { "*" } else { part }).collect::<Vec<_>>().join(".")

@@ -1,4 +1,4 @@
-//! Who is told what an engine does while it does it: a trace in a file, and the progress of a long prompt on a terminal.
+//! Consumers of engine events: a trace file, and a progress bar for long prompts on a terminal.
 
 mod progress;
 mod trace_file;
@@ -14,7 +14,7 @@ use flash_model::Event;
 use progress::Progress;
 use trace_file::TraceFile;
 
-/// A thread that events go to.
+/// A thread that receives engine events.
 #[derive(Debug)]
 pub(crate) struct Listener {
     trace: Option<PathBuf>,
@@ -22,8 +22,8 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Begins to listen, if anyone wants to know: there is a terminal, or a file to `trace` a model to whose bundles have
-    /// these names.
+    /// Starts the thread if standard error is a terminal, or there is a file to `trace` to. `bundles` are the bundle
+    /// names of the model.
     pub(crate) fn start(
         trace: Option<PathBuf>,
         bundles: impl Iterator<Item = String>,
@@ -43,7 +43,7 @@ impl Listener {
         Ok(Some((Self { trace, thread }, sender)))
     }
 
-    /// Waits until all is written. Whoever sends events must be gone.
+    /// Waits until all events are written. All senders must have been dropped.
     pub(crate) fn finish(self) -> anyhow::Result<()> {
         let Self { trace, thread } = self;
         let outcome = thread.join().unwrap_or_else(|_| Err(io::Error::other("its writer panicked")));

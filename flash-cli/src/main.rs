@@ -9,9 +9,9 @@ mod failure;
 mod foreign;
 mod hub;
 mod interrupt;
-mod kept;
 mod layers;
 mod listener;
+mod logging;
 mod model;
 mod modelfile;
 mod options;
@@ -24,7 +24,8 @@ mod session;
 mod size;
 mod speed;
 mod table;
-mod trace;
+mod transcript;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -32,7 +33,7 @@ use clap::Parser;
 use flash_model::memory;
 
 fn main() -> ExitCode {
-    // Before the first allocation of any size.
+    // Must run before the first large allocation.
     memory::bound_allocators();
     match args::Cli::try_parse() {
         Ok(cli) => cmd::run(cli.command).unwrap_or_else(|error| failure::report(&error)),

@@ -1,47 +1,47 @@
-//! A model as someone names it: a directory, or an id on the Hugging Face hub.
+//! Model names: a directory, or an id on the Hugging Face hub.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::hub::{Hub, HubError, ModelId};
 
-/// What `--model` or `FROM` says. A path that exists wins over an id.
+/// Value of `--model` or `FROM`. A path that exists takes precedence over an id.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ModelName {
     dir: PathBuf,
-    /// What it is if it is no path.
+    /// The id, used if the path does not exist.
     id: Option<ModelId>,
 }
 
-/// Why there is no such model.
+/// Why a model was not found.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ModelNameError {
     #[error("the name of the model is empty")]
     Empty,
-    #[error("{dir}: No such file or directory, nor is it the id of a model (ORG/NAME or ORG/NAME@REVISION)")]
+    #[error("{dir}: No such file or directory, and not a model id (ORG/NAME or ORG/NAME@REVISION)")]
     NoSuchModel { dir: PathBuf },
     #[error(transparent)]
     Hub(#[from] HubError),
 }
 
 impl ModelName {
-    /// As `name` says in a file in `folder`: there, paths are relative to it.
-    pub(crate) fn within(folder: &Path, name: &str) -> Self {
-        Self { dir: folder.join(name), id: name.parse().ok() }
+    /// Interprets a name in a file in `dir`: paths are relative to that directory.
+    pub(crate) fn within(dir: &Path, name: &str) -> Self {
+        Self { dir: dir.join(name), id: name.parse().ok() }
     }
 
-    /// Where it would be if it is a path.
+    /// Returns the name as a path.
     #[cfg(test)]
     pub(crate) fn path(&self) -> &Path {
         &self.dir
     }
 
-    /// Finds the directory of the model, and pulls it if it is on the hub and not in the cache.
+    /// Returns the directory of the model, downloading a model of the hub if it is not in the cache.
     pub(crate) fn find(&self) -> Result<PathBuf, ModelNameError> {
         if self.dir.as_os_str().is_empty() {
             return Err(ModelNameError::Empty);
         }
-        // Of what is there and cannot be looked at, whoever opens it knows why.
+        // If the check itself fails, the path is used: opening it reports the cause.
         if self.dir.try_exists().unwrap_or(true) {
             return Ok(self.dir.clone());
         }

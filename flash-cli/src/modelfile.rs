@@ -1,4 +1,4 @@
-//! Modelfiles: settings in a file, one directive a line.
+//! Modelfiles: settings in a file, one directive per line.
 //!
 //! ```text
 //! # Comments are lines of their own.
@@ -10,46 +10,46 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::model::ModelName;
-use crate::options::THREADS;
 use crate::size::Size;
+use crate::usage::THREADS;
 
-/// What a Modelfile says.
+/// Settings of a Modelfile.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Modelfile {
-    /// `FROM`: the model's directory, relative to that of the Modelfile, or its id.
+    /// `FROM`: model directory, relative to the directory of the Modelfile, or model id.
     pub(crate) from: Option<ModelName>,
     /// `FLASH`: whether weights may be streamed.
     pub(crate) flash: Option<bool>,
-    /// `FLASH_RAM_GB`: the budget, in GiB unless it has a unit.
+    /// `FLASH_RAM_GB`: memory budget, in GiB unless it has a unit.
     pub(crate) ram: Option<Size>,
-    /// `FLASH_THREADS`: reader threads.
+    /// `FLASH_THREADS`: number of concurrent reads.
     pub(crate) threads: Option<usize>,
-    /// `FLASH_PREFETCH_LAYERS`: 0 reads nothing ahead; how far ahead is the engine's to know.
+    /// `FLASH_PREFETCH_LAYERS`: 0 disables read-ahead; for any other value the engine chooses the distance.
     pub(crate) prefetch_layers: Option<usize>,
-    /// `FLASH_TOP_K`: experts of a token; 0 is the model's own number.
+    /// `FLASH_TOP_K`: experts per token; 0 for the trained number.
     pub(crate) top_k: Option<TopK>,
 }
 
-/// A wish for a number of experts.
+/// Override of the number of experts per token.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TopK {
-    /// What asks for it, as an error names it.
-    pub(crate) asked_by: String,
-    /// 0 for the model's own number.
+    /// The flag or directive that sets it, for error messages.
+    pub(crate) source: String,
+    /// 0 for the trained number.
     pub(crate) n_experts: usize,
 }
 
-/// Why a Modelfile is refused.
+/// Why a Modelfile is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ModelfileError {
     #[error("{path}: {error}")]
     Read { path: PathBuf, error: io::Error },
-    #[error("{path}: line {line}: unknown directive {given:?}; known are {}", KEYS.join(", "))]
+    #[error("{path}: line {line}: unknown directive {given:?}; supported: {}", KEYS.join(", "))]
     Unknown { path: PathBuf, line: usize, given: String },
     #[error("{path}: line {line}: {key} is {given:?}, expected {expected}")]
     Value { path: PathBuf, line: usize, key: &'static str, given: String, expected: &'static str },
-    #[error("{path}: line {line}: {key} was already given")]
-    Twice { path: PathBuf, line: usize, key: &'static str },
+    #[error("{path}: line {line}: duplicate directive {key}")]
+    Duplicate { path: PathBuf, line: usize, key: &'static str },
 }
 
 const KEYS: [&str; 6] =
@@ -63,7 +63,7 @@ impl Modelfile {
         Self::parse(path, &text)
     }
 
-    /// `path` is that of the file, for errors and relative paths.
+    /// Parses the text of a Modelfile at `path`, which errors name and relative paths start from.
     fn parse(path: &Path, text: &str) -> Result<Self, ModelfileError> {
         let mut file = Self::default();
         for (line, directive) in (1..).zip(text.lines()) {
@@ -91,13 +91,13 @@ impl Modelfile {
                 }
                 "FLASH_PREFETCH_LAYERS" => {
                     let parse = |value: &str| value.parse().ok();
-                    directive.set(&mut file.prefetch_layers, KEYS[4], "a number from 0 on", parse)?;
+                    directive.set(&mut file.prefetch_layers, KEYS[4], "a non-negative integer", parse)?;
                 }
                 "FLASH_TOP_K" => {
                     let parse = |value: &str| {
                         let n_experts = value.parse().ok()?;
-                        let asked_by = format!("{}: line {line}: {}", path.display(), KEYS[5]);
-                        Some(TopK { asked_by, n_experts })
+                        let source = format!("{}: line {line}: {}", path.display(), KEYS[5]);
+                        Some(TopK { source, n_experts })
                     };
                     directive.set(&mut file.top_k, KEYS[5], "a number of experts, or 0", parse)?;
                 }
@@ -111,7 +111,7 @@ impl Modelfile {
     }
 }
 
-/// One line, without its key.
+/// Value of a directive, with its place.
 struct Directive<'a> {
     path: &'a Path,
     line: usize,
@@ -128,7 +128,7 @@ impl Directive<'_> {
     ) -> Result<(), ModelfileError> {
         let (path, line) = (self.path.to_owned(), self.line);
         if field.is_some() {
-            return Err(ModelfileError::Twice { path, line, key });
+            return Err(ModelfileError::Duplicate { path, line, key });
         }
         let parsed = parse(self.value);
         *field = Some(parsed.ok_or_else(|| {
@@ -199,7 +199,7 @@ mod tests {
         let table = [
             (
                 "FROM a\n\nTEMPLATE x",
-                "dir/Modelfile: line 3: unknown directive \"TEMPLATE\"; known are FROM, FLASH, ",
+                "dir/Modelfile: line 3: unknown directive \"TEMPLATE\"; supported: FROM, FLASH, ",
             ),
             ("FROM", "dir/Modelfile: line 1: FROM is \"\", expected a model"),
             ("#\nFLASH maybe", "dir/Modelfile: line 2: FLASH is \"maybe\", expected true or false"),
@@ -223,7 +223,7 @@ mod tests {
             ),
             ("FLASH_PREFETCH_LAYERS -1", "dir/Modelfile: line 1: FLASH_PREFETCH_LAYERS is \"-1\", expected"),
             ("FLASH_TOP_K x", "dir/Modelfile: line 1: FLASH_TOP_K is \"x\", expected a number of experts"),
-            ("FROM a\nFROM b", "dir/Modelfile: line 2: FROM was already given"),
+            ("FROM a\nFROM b", "dir/Modelfile: line 2: duplicate directive FROM"),
         ];
         for (text, expected) in table {
             let error = parse(text).unwrap_err();

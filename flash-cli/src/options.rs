@@ -1,4 +1,5 @@
-//! The settings that the flags, and a Modelfile, come to. Valid as far as can be told without the model.
+//! Settings of each command, resolved from its flags and a Modelfile, and validated as far as possible without the
+//! model.
 
 mod convert;
 mod engine;
@@ -7,60 +8,29 @@ mod plan;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-use flash_kernels::KernelError;
 use flash_model::GenerateOptions;
-use flash_model::sample::{SampleError, SamplerConfig};
+use flash_model::sample::SamplerConfig;
 
 use crate::args::{ChatArgs, PerplexityArgs, RunArgs, SamplingArgs};
 use crate::prompt;
+use crate::usage::{UsageError, context_at_least};
 
 pub(crate) use convert::{ConvertOptions, ConvertSource};
-pub(crate) use engine::{EngineSettings, THREADS};
+pub(crate) use engine::EngineSettings;
 pub(crate) use plan::{Assumable, PlanOptions};
 
-/// Why the flags make no sense.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UsageError {
-    #[error("no model was given: use --model MODEL, or --modelfile with a FROM directive")]
-    NoModel,
-    #[error("no prompt was given: use --prompt TEXT or --prompt-file FILE, or pipe a text in")]
-    NoPrompt,
-    #[error("--kv-quant must be 0, 4, 8 or 16, found {bits}")]
-    KvQuantBits { bits: u32 },
-    #[error("--max-kv-size must be at least {min} with this --kv-keep and --kv-window, found {max_tokens}")]
-    MaxKvSize { max_tokens: usize, min: usize },
-    #[error("--kv-keep has no effect without --max-kv-size or --kv-evict, which give up old tokens")]
-    NothingGivenUp,
-    #[error("--max-tokens must be at least 1 in a conversation, found 0")]
-    NoAnswer,
-    #[error("--threads must be from 1 to {max}, found {threads}")]
-    Threads { threads: usize, max: usize },
-    #[error("FLASH_KERNELS: {0}")]
-    Kernels(KernelError),
-    #[error("--ctx must be at least {min}, found {ctx}")]
-    Context { ctx: usize, min: usize },
-    #[error("--stop must not be empty")]
-    EmptyStop,
-    #[error("{0}")]
-    Sample(#[from] SampleError),
-    #[error("{flag} {bits} --group-size {group_size}: {error}")]
-    Quantize { flag: &'static str, bits: u32, group_size: usize, error: KernelError },
-    #[error("nothing to convert was given: use --gguf FILE or --hf MODEL")]
-    NoSource,
-}
-
-/// How `run` runs.
+/// Settings of `run`.
 #[derive(Debug)]
 pub(crate) struct RunOptions {
     pub(crate) engine: EngineSettings,
     pub(crate) prompt: String,
     pub(crate) chat: bool,
     pub(crate) generate: GenerateOptions,
-    /// Whether to pass the prompt once before.
+    /// Whether to process the prompt once before the measured run.
     pub(crate) warm_up: bool,
     pub(crate) trace: Option<PathBuf>,
     pub(crate) json: bool,
-    /// Whether to say at the end what was done.
+    /// Whether to print a summary at the end.
     pub(crate) summary: bool,
 }
 
@@ -68,7 +38,7 @@ impl RunOptions {
     pub(crate) fn resolve(args: RunArgs) -> anyhow::Result<Self> {
         let RunArgs {
             engine,
-            keep,
+            persist,
             prompt,
             prompt_file,
             chat,
@@ -80,7 +50,7 @@ impl RunOptions {
             json,
             summary,
         } = args;
-        let engine = EngineSettings::resolve(engine)?.keep(keep);
+        let engine = EngineSettings::resolve(engine)?.persist(persist);
         let mut generate = generate_options(sampling, max_tokens)?;
         generate.ignore_eos = ignore_eos;
         Ok(Self {
@@ -96,7 +66,7 @@ impl RunOptions {
     }
 }
 
-/// How `chat` runs.
+/// Settings of `chat`.
 #[derive(Debug)]
 pub(crate) struct ChatOptions {
     pub(crate) engine: EngineSettings,
@@ -107,20 +77,20 @@ pub(crate) struct ChatOptions {
 
 impl ChatOptions {
     pub(crate) fn resolve(args: ChatArgs) -> anyhow::Result<Self> {
-        let ChatArgs { engine, keep, system, ctx, max_tokens, sampling } = args;
+        let ChatArgs { engine, persist, system, ctx, max_tokens, sampling } = args;
         if max_tokens == 0 {
-            return Err(UsageError::NoAnswer.into());
+            return Err(UsageError::ChatMaxTokens.into());
         }
         Ok(Self {
-            engine: EngineSettings::resolve(engine)?.keep(keep),
+            engine: EngineSettings::resolve(engine)?.persist(persist),
             system,
-            context_tokens: ctx.map(|ctx| at_least(1, ctx)).transpose()?,
+            context_tokens: ctx.map(|ctx| context_at_least(1, ctx)).transpose()?,
             generate: generate_options(sampling, max_tokens)?,
         })
     }
 }
 
-/// How `perplexity` runs.
+/// Settings of `perplexity`.
 #[derive(Debug)]
 pub(crate) struct PerplexityOptions {
     pub(crate) engine: EngineSettings,
@@ -133,13 +103,9 @@ impl PerplexityOptions {
     pub(crate) fn resolve(args: PerplexityArgs) -> anyhow::Result<Self> {
         let PerplexityArgs { engine, file, ctx, json } = args;
         let engine = EngineSettings::resolve(engine)?;
-        // A window of one token predicts nothing.
-        Ok(Self { engine, file, window_tokens: at_least(2, ctx)?, json })
+        // A window of one token has no token to predict.
+        Ok(Self { engine, file, window_tokens: context_at_least(2, ctx)?, json })
     }
-}
-
-fn at_least(min: usize, ctx: usize) -> Result<usize, UsageError> {
-    if ctx < min { Err(UsageError::Context { ctx, min }) } else { Ok(ctx) }
 }
 
 fn generate_options(args: SamplingArgs, max_tokens: usize) -> Result<GenerateOptions, UsageError> {

@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-/// A line for the person, beside what the program puts out. Styles are kept on terminals only.
+/// Writes a line to standard error. Styles are kept on terminals only.
 pub(crate) fn note(line: &str) {
-    // There is nowhere left to say that standard error is gone.
+    // A closed standard error leaves nowhere to report the failure.
     let _ = writeln!(anstream::stderr(), "{line}");
 }
 
-/// A whole answer. Styles are kept on terminals only.
+/// Writes text to standard output. Styles are kept on terminals only.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut stdout = anstream::stdout();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
-/// A whole answer as one JSON object in one line.
+/// Writes a value to standard output as one line of JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string(value)?;
     text.push('\n');
@@ -29,9 +29,9 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Text that goes to standard output piece by piece, each at once.
+/// Writes text to standard output piece by piece, flushing each.
 ///
-/// When nobody reads any more, it asks the work to stop.
+/// If writing fails, it sets the flag that stops the work.
 #[derive(Debug)]
 pub(crate) struct TextStream {
     stop: Arc<AtomicBool>,
@@ -54,7 +54,7 @@ impl TextStream {
         }
     }
 
-    /// Ends the last line.
+    /// Writes a line end, and returns the first error of any write.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.push("\n");
         self.failed.map_or(Ok(()), Err)

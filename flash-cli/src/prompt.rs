@@ -1,4 +1,4 @@
-//! Where a prompt comes from.
+//! Reads prompts from flags, files and standard input.
 
 use std::fmt::Display;
 use std::fs;
@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use flash_model::ModelError;
 
-use crate::options::UsageError;
+use crate::usage::UsageError;
 
-/// The prompt: given, in a file, or on standard input. It is taken as it is, line ends included.
+/// Returns the prompt: `given`, or the text of `file`, or of standard input. It is used unchanged, line ends included.
 pub(crate) fn text(given: Option<String>, file: Option<PathBuf>) -> anyhow::Result<String> {
     let prompt = match (given, file) {
         (Some(prompt), _) => prompt,
@@ -33,7 +33,7 @@ fn from_stdin() -> anyhow::Result<String> {
     utf8("standard input", bytes)
 }
 
-/// Reads a file of text.
+/// Reads a text file.
 pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
     utf8(path.display(), bytes)
@@ -42,6 +42,6 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
 fn utf8(source: impl Display, bytes: Vec<u8>) -> anyhow::Result<String> {
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        anyhow!("{source}: not UTF-8 text: the byte at {at} is 0x{:02x}", error.as_bytes()[at])
+        anyhow!("{source}: not UTF-8 text: invalid byte 0x{:02x} at offset {at}", error.as_bytes()[at])
     })
 }

@@ -1,15 +1,15 @@
-//! What `--ram` takes.
+//! Value of `--ram`.
 
 use std::str::FromStr;
 
 use crate::size::{Size, SizeError};
 
-/// A cap on memory.
+/// A memory budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ram {
-    /// What the machine can spare, at any time.
+    /// Follows the free memory of the machine.
     Auto,
-    /// So much.
+    /// A fixed size.
     Size(Size),
 }
 
@@ -22,7 +22,7 @@ impl FromStr for Ram {
 }
 
 impl Ram {
-    /// The size, if it is one.
+    /// Returns the size, if fixed.
     pub(crate) fn size(self) -> Option<Size> {
         match self {
             Self::Auto => None,

@@ -1,4 +1,4 @@
-//! What was planned and what was done, in words.
+//! Human-readable reports of plans and runs.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::output::note;
 use crate::size::Bytes;
 
-/// Tells what the parts of a budget are, before it is held against them.
-pub(crate) fn needs(model: &Model, workload: &Workload, budget_bytes: u64) {
+/// Prints the memory requirements of a workload to standard error, before the budget is checked.
+pub(crate) fn print_needs(model: &Model, workload: &Workload, budget_bytes: u64) {
     let needs = model.needs(workload, budget_bytes);
     let Workload { prompt_tokens, context_tokens, prefetch, .. } = *workload;
     note(&format!("workload: prompt {prompt_tokens}, context {context_tokens} tokens, prefetch {prefetch}"));
@@ -26,11 +26,11 @@ pub(crate) fn needs(model: &Model, workload: &Workload, budget_bytes: u64) {
     note(&format!("budget: {}, floor {}", Bytes(budget_bytes), Bytes(floor_bytes)));
 }
 
-/// Tells which bundles stay in memory and which are streamed.
-pub(crate) fn plan(engine: &Engine) {
+/// Prints which bundles are pinned and which are streamed to standard error.
+pub(crate) fn print_plan(engine: &Engine) {
     let plan = engine.residency().plan();
     note(&format!(
-        "plan: {} pinned, {} streamed for each pass through {} slots of {}; {} in all",
+        "plan: {} pinned, {} streamed per pass through {} slots of {}; {} in total",
         Bytes(plan.pinned_bytes),
         Bytes(plan.streamed_bytes),
         plan.n_slots,
@@ -48,7 +48,7 @@ pub(crate) fn plan(engine: &Engine) {
     }
 }
 
-/// One line about a run.
+/// Summarizes a run in one line.
 pub(crate) fn summary(stats: &EngineStats, generation: &Generation) -> String {
     let mut parts = vec![match generation.decode_tok_per_s() {
         Some(tok_per_s) => format!("{} tokens at {tok_per_s:.1} tok/s", generation.token_ids.len()),
@@ -63,40 +63,42 @@ pub(crate) fn summary(stats: &EngineStats, generation: &Generation) -> String {
     parts.extend(stats.experts.as_ref().map(experts));
     parts.push(format!("peak memory {}", Bytes(peak_bytes())));
     if stats.retries > 0 {
-        parts.push(format!("{} reads repeated", stats.retries));
+        parts.push(format!("{} reads retried", stats.retries));
     }
     parts.join(", ")
 }
 
-/// Where experts were found.
+/// Summarizes the hit rate of the expert cache, and precision and recall of expert lookahead.
 pub(crate) fn experts(experts: &ExpertTraffic) -> String {
     let uses = (experts.hits + experts.misses).max(1);
-    let mut line = format!("{:.0} % of experts found in memory", 100.0 * experts.hits as f64 / uses as f64);
+    let mut line = format!("{:.0} % of experts hit in memory", 100.0 * experts.hits as f64 / uses as f64);
     let ahead = &experts.ahead;
     if let (Some(precision), Some(recall)) = (ahead.precision(), ahead.recall()) {
         let [precision, recall] = [precision, recall].map(|part| 100.0 * part);
-        // A write to a string does not fail.
-        let _ = write!(line, "; {precision:.0} % of guesses right, {recall:.0} % of the missing guessed");
+        // Writing to a string cannot fail.
+        let _ = write!(line, "; lookahead precision {precision:.0} %, recall {recall:.0} %");
     }
     if let Some(gain) = ahead.gain {
-        let _ = write!(line, ", which saves {:.1} % of a token", 100.0 * gain);
+        let _ = write!(line, ", saves {:.1} % of the time per token", 100.0 * gain);
     }
     line
 }
 
-/// What was done with experts, for programs.
+/// Statistics of the expert cache, for JSON output.
 #[derive(Debug, Serialize)]
 pub(crate) struct ExpertsReport {
     hits: u64,
     misses: u64,
     read_bytes: u64,
-    /// Read before their layer asked for them.
+    /// Experts that lookahead read before their layer needed them.
     guessed: u64,
+    /// Experts among those that their layer used.
     guessed_right: u64,
-    /// What part of the guesses was right, and of the missing experts was guessed.
+    /// Fraction of lookahead reads that were used.
     precision: Option<f64>,
+    /// Fraction of expert misses that lookahead had already requested.
     recall: Option<f64>,
-    /// What part of a token guesses saved in the last trial.
+    /// Fraction of the time per token that lookahead saved in its last trial.
     lookahead_gain: Option<f64>,
 }
 
@@ -116,21 +118,21 @@ impl From<ExpertTraffic> for ExpertsReport {
     }
 }
 
-/// How close the decoding came to what disk and processor allow; none without a token that was decoded.
+/// Returns the decoding speed as a fraction of the limit set by disk and processor; none if no token was decoded.
 fn limit_fraction(stats: &EngineStats, generation: &Generation) -> Option<f64> {
     let tok_per_s = generation.decode_tok_per_s().filter(|rate| rate.is_finite() && *rate > 0.0)?;
     stats.token_compute?;
     let token = Duration::try_from_secs_f64(1.0 / tok_per_s).ok()?;
-    // The compute of a token is an average: a run may be a little faster.
+    // The compute time per token is an average, so a run may be slightly faster than the limit.
     Some(stats.limit().fraction(token).min(1.0))
 }
 
-/// The most memory that the process has had; 0 where the system does not tell.
+/// Returns the peak resident memory of the process; 0 where the system does not report it.
 pub(crate) fn peak_bytes() -> u64 {
     memory::resident().map_or(0, |resident| resident.peak_bytes)
 }
 
-/// Milliseconds, with their fraction.
+/// Converts a duration to milliseconds.
 pub(crate) fn ms(duration: Duration) -> f64 {
     1000.0 * duration.as_secs_f64()
 }

@@ -1,17 +1,17 @@
-//! Values of the sampling flags, as other programs write them.
+//! Values of the sampling flags, with the conventions of other programs.
 
 use std::str::FromStr;
 
-/// Why a text is no such value.
+/// Why the value of a sampling flag is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SamplingError {
-    #[error("a seed is a number from 0 on, or -1 for one that differs every time")]
+    #[error("the seed must be a non-negative integer, or -1 for a different one each time")]
     Seed,
-    #[error("it is a number of tokens, or 0 or -1 for all")]
+    #[error("must be a number of tokens, or 0 or -1 for all")]
     TopK,
 }
 
-/// Value of `--seed`: a number, or -1 for one that differs every time.
+/// Value of `--seed`: a number, or -1 for a different one each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seed {
     Random,
@@ -19,7 +19,7 @@ pub(crate) enum Seed {
 }
 
 impl Seed {
-    /// The seed to draw with. A random one is short enough to be typed again.
+    /// Returns the seed. A random one has 32 bits, short enough to type again.
     pub(crate) fn draw(self) -> u64 {
         match self {
             Self::Random => u64::from(fastrand::u32(..)),
@@ -39,7 +39,7 @@ impl FromStr for Seed {
     }
 }
 
-/// What `--top-k` says: a number of tokens, 0 or -1 for all.
+/// Value of `--top-k`: a number of tokens, or 0 or -1 for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopK(pub(crate) usize);
 

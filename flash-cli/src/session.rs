@@ -1,4 +1,4 @@
-//! From settings to an engine, in the order in which problems are cheapest to find.
+//! Opens a model and loads its engine, with the cheapest checks first.
 
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use flash_model::{
 };
 use flash_text::{TextError, Tokenizer};
 
-use crate::elastic::Watch;
-use crate::kept;
+use crate::elastic::MemoryWatcher;
 use crate::listener::Listener;
 use crate::model::ModelName;
 use crate::modelfile::TopK;
 use crate::options::EngineSettings;
 use crate::size::Bytes;
+use crate::transcript;
 use crate::{budget, foreign, output, report};
 
-/// A model whose headers and tokenizer were read.
+/// A model with its headers and tokenizer loaded, and no weights.
 #[derive(Debug)]
 pub(crate) struct Session {
     dir: PathBuf,
@@ -30,15 +30,15 @@ pub(crate) struct Session {
     tuning: Tuning,
 }
 
-/// Why settings do not fit a model.
+/// Why the settings are not possible with a model.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error(
-        "the Modelfile says FLASH false, but a budget of {budget} leaves {pass} of the weights to be streamed",
+        "the Modelfile sets FLASH false, but with a budget of {budget}, {pass} of the weights would be streamed",
         budget = Bytes(*budget_bytes), pass = Bytes(*pass_bytes)
     )]
     WouldStream { budget_bytes: u64, pass_bytes: u64 },
-    #[error("{} is {}, but {source}", top_k.asked_by, top_k.n_experts)]
+    #[error("{} is {}, but {source}", top_k.source, top_k.n_experts)]
     TopK { top_k: TopK, source: ModelError },
 }
 
@@ -47,7 +47,7 @@ impl Session {
         let dir = settings.model.find()?;
         let tuning = settings.tuning(&dir);
         let (model, tokenizer) = thread::scope(|scope| {
-            // Each takes as long as the other, and the first read waits for both.
+            // Both take about as long, and the first read waits for both.
             let tokenizer = scope.spawn(|| Tokenizer::open(&dir));
             let model = open_model(&dir, tuning.mode, settings.compute).and_then(|model| {
                 if settings.session.is_some() || settings.share_prefixes {
@@ -61,11 +61,11 @@ impl Session {
         if let Some(top_k) = &settings.top_k {
             let trained = override_top_k(&mut model, top_k)?;
             output::note(&format!(
-                "each token takes {} experts instead of {trained}: what the model says is not the same",
+                "each token is routed to {} experts instead of {trained}: the output changes",
                 top_k.n_experts
             ));
         }
-        // Reading them takes more memory than having them, and what is resident now counts against the budget.
+        // Parsing takes more memory than the result, and resident memory counts against the budget.
         memory::trim();
         Ok(Self { dir, model, tokenizer, settings, tuning })
     }
@@ -74,8 +74,8 @@ impl Session {
         &self.dir
     }
 
-    /// What a prompt of so many tokens, and an answer, ask of memory. The answer ends with the context that the model was trained
-    /// for, unless the prompt is longer than that: then there is no end, and the engine warns.
+    /// Returns the workload of a prompt and its answer. The context is limited to the trained one, unless the prompt
+    /// alone is longer: then it is unlimited, and the engine warns.
     pub(crate) fn workload(&self, prompt_tokens: usize, answer_tokens: usize) -> Workload {
         let trained_tokens = self.model.max_context_tokens().unwrap_or(usize::MAX);
         let end = if prompt_tokens <= trained_tokens { trained_tokens } else { usize::MAX };
@@ -84,26 +84,26 @@ impl Session {
         Workload::new(prompt_tokens, context_tokens).with_prefetch(prefetch).with_kv(kv)
     }
 
-    /// The session that is to be gone on with, if one is. Nobody else can use it from now on.
-    pub(crate) fn context(&self) -> Result<Option<SessionContext>, ModelError> {
+    /// Opens the session to resume, if one was given, and locks it.
+    pub(crate) fn open_context(&self) -> Result<Option<SessionContext>, ModelError> {
         let EngineSettings { session, kv_dir, kv, .. } = &self.settings;
         let Some(name) = session else { return Ok(None) };
         let context = self.model.open_session(kv_dir, name, kv)?;
-        kept::tell(name, context.token_ids().len(), context.resumption());
+        transcript::report_recovery(name, context.token_ids().len(), context.resumption());
         Ok(Some(context))
     }
 
-    /// The name of that session.
-    pub(crate) fn context_name(&self) -> Option<&str> {
+    /// Returns the name of the session to resume, if one was given.
+    pub(crate) fn session_name(&self) -> Option<&str> {
         self.settings.session.as_deref()
     }
 
-    /// Chooses the budget, and takes the memory.
+    /// Loads the engine, with the budget of the settings.
     pub(crate) fn load(self, workload: Workload) -> anyhow::Result<Loaded> {
         self.load_with(workload, None, None)
     }
 
-    /// The same, goes on with a session, and writes to a file what happens when.
+    /// Loads the engine, resuming the session `context` and writing a trace to the file `trace`.
     pub(crate) fn load_with(
         self,
         workload: Workload,
@@ -113,7 +113,7 @@ impl Session {
         let Self { model, tokenizer, settings, tuning, .. } = self;
         let budget_bytes = budget::bytes(settings.ram);
         if settings.debug {
-            report::needs(&model, &workload, budget_bytes);
+            report::print_needs(&model, &workload, budget_bytes);
         }
         let experts = model.experts(&workload, budget_bytes);
         let missing_bytes = experts.map_or(0, |experts| experts.missing_bytes());
@@ -128,33 +128,32 @@ impl Session {
             None => model.load(&options)?,
         };
         if debug {
-            report::plan(&engine);
+            report::print_plan(&engine);
         }
         let pass_bytes = engine.stats().pass_bytes.max(missing_bytes);
         if !stream && pass_bytes > 0 {
             return Err(SessionError::WouldStream { budget_bytes, pass_bytes }.into());
         }
-        let watch = settings
-            .ram
-            .is_none()
-            .then(|| Watch::start(engine.allowance(), engine.useful_bytes(), budget::headroom(budget_bytes)));
-        Ok(Loaded { engine, tokenizer, io: tuning.mode, listener, watch })
+        let watcher = settings.ram.is_none().then(|| {
+            MemoryWatcher::start(engine.allowance(), engine.useful_bytes(), budget::headroom(budget_bytes))
+        });
+        Ok(Loaded { engine, tokenizer, io: tuning.mode, listener, watcher })
     }
 }
 
-/// A model that runs.
+/// A loaded engine, with the threads that observe it.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) engine: Engine,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) io: IoMode,
-    /// Who is told what the engine does, if anyone is.
+    /// Receives the events of the engine, if they are traced or shown.
     pub(crate) listener: Option<Listener>,
-    /// Who looks at the machine's memory, if the budget goes with that.
-    pub(crate) watch: Option<Watch>,
+    /// Adapts the budget to the free memory of the machine, with `--ram auto`.
+    pub(crate) watcher: Option<MemoryWatcher>,
 }
 
-/// Opens a model directory; reads headers only.
+/// Opens a model directory, reading headers only.
 pub(crate) fn open_model(
     dir: &Path,
     io: IoMode,
@@ -165,17 +164,17 @@ pub(crate) fn open_model(
     opened.map_err(|error| foreign::explain(dir, error.into()))
 }
 
-/// Has tokens take as many experts as someone asks for; returns how many they took.
+/// Overrides the number of experts per token, and returns the trained number.
 pub(crate) fn override_top_k(model: &mut Model, top_k: &TopK) -> anyhow::Result<usize> {
     let trained = model.override_top_k(top_k.n_experts);
     Ok(trained.map_err(|source| SessionError::TopK { top_k: top_k.clone(), source })?)
 }
 
-/// Opens a model to look at it, and the tokenizer if it has one: a floor counts what the process has, and `run`
-/// would have it.
-pub(crate) fn open_to_look(model: &ModelName) -> anyhow::Result<(Model, Option<Tokenizer>)> {
+/// Opens a model to inspect it, and its tokenizer if it has one: the floor includes the memory of the process, which in
+/// `run` holds the tokenizer.
+pub(crate) fn open_headers(model: &ModelName) -> anyhow::Result<(Model, Option<Tokenizer>)> {
     let dir = model.find()?;
-    // Only headers are read, so any way to read will do.
+    // Only headers are read, so any I/O mode works.
     let model = open_model(&dir, IoMode::Pread, Compute::Auto)?;
     let tokenizer = match Tokenizer::open(&dir) {
         Ok(tokenizer) => Some(tokenizer),

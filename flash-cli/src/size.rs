@@ -1,12 +1,12 @@
-//! Sizes as people write them.
+//! Parsing and formatting of sizes in bytes.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes, more than none.
+/// A positive number of bytes.
 ///
-/// A bare number is one of GiB, because that is how people say how much memory they have. So a unit without its B is one of
-/// 1024 and its powers, too, as most programs that take one read it.
+/// A number without a unit counts GiB, the usual unit of memory sizes. A unit without its B (`512M`) is a power of
+/// 1024, as in most programs that accept one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size {
     bytes: u64,
@@ -32,19 +32,19 @@ const UNITS: [(&str, u64); 17] = [
     ("tib", 1 << 40),
 ];
 
-/// What a bare number counts.
+/// Unit of a bare number.
 const BARE_BYTES: u64 = 1 << 30;
 
-/// Why a text is no size.
+/// Why a size is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SizeError {
     #[error(
-        "{given:?} is not a size; write a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB, 2G)"
+        "{given:?} is not a size; use a number of GiB (1.5), or a number with a unit (512MiB, 1.5GB, 2G)"
     )]
     Syntax { given: String },
-    #[error("a size must be more than nothing, and {given:?} is not")]
+    #[error("a size must be positive, found {given:?}")]
     NotPositive { given: String },
-    #[error("{given:?} is more bytes than a computer can count")]
+    #[error("{given:?} is too large: a size must be less than 16 EiB")]
     TooLarge { given: String },
 }
 
@@ -63,7 +63,7 @@ impl FromStr for Size {
         let unsigned = given.strip_prefix(['-', '+']).unwrap_or(given);
         let number_len = unsigned.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(unsigned.len());
         let (number, unit) = unsigned.split_at(number_len);
-        // Without a sign, an exponent or a name such as "nan" left, this is finite.
+        // The text has no sign, exponent or name such as "nan", so the number is finite.
         let number: f64 = number.parse().map_err(|_| syntax())?;
         let unit = unit.trim_start().to_ascii_lowercase();
         let unit_bytes = match UNITS.iter().find(|(name, _)| *name == unit) {
@@ -82,7 +82,7 @@ impl FromStr for Size {
     }
 }
 
-/// Bytes for a person to read.
+/// Formats a number of bytes with a binary unit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bytes(pub(crate) u64);
 
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_less_than_nothing_is_refused() {
+    fn zero_and_negative_sizes_are_rejected() {
         for given in ["0", "0GB", "-1", "-2GiB", "0.0000000001", "0.4B"] {
             assert_eq!(
                 given.parse::<Size>(),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_can_be_counted_is_refused() {
+    fn sizes_beyond_64_bits_are_rejected() {
         for given in ["99999999999999999999", "16777216TiB", "18446744073709551616B"] {
             assert_eq!(
                 given.parse::<Size>(),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_refused() {
+    fn garbage_is_rejected() {
         let table = [
             "",
             " ",

@@ -1,4 +1,4 @@
-//! Speeds as people write them.
+//! Parsing and formatting of disk rates and compute speeds.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,35 +8,35 @@ use flash_sched::ByteRate;
 
 use crate::size::{Size, SizeError};
 
-/// What a bare number counts.
+/// Unit of a bare number.
 const BARE_UNIT: &str = "GB";
 const UNITS: [(&str, f64); 4] = [("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)];
 
-/// A number of bytes a second.
+/// A rate in bytes per second.
 ///
-/// A bare number is one of GB/s, because that is how data sheets say how fast an SSD is.
+/// A number without a unit counts GB/s, the unit of SSD data sheets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Rate(pub(crate) ByteRate);
 
-/// How fast a processor is with a model that is in memory.
+/// Compute speed with all weights in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum ComputeSpeed {
-    /// A token takes so long.
+    /// Time per token.
     Token(Duration),
-    /// Weights pass at this rate.
+    /// Rate at which weights are processed.
     Weights(Rate),
 }
 
-/// Why a text is no speed.
+/// Why a speed is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SpeedError {
-    #[error("{given:?} is not a rate; write a number of GB/s (7), or a number with a unit (7GB/s, 500MiB/s)")]
+    #[error("{given:?} is not a rate; use a number of GB/s (7), or a number with a unit (7GB/s, 500MiB/s)")]
     Rate { given: String },
-    #[error("{given:?} is neither the time of a token (100ms, 0.1s) nor a rate of weights (40GB/s)")]
+    #[error("{given:?} is neither a time per token (100ms, 0.1s) nor a rate of weights (40GB/s)")]
     Compute { given: String },
-    #[error("a speed must be more than nothing, and {given:?} is not")]
+    #[error("a speed must be positive, found {given:?}")]
     NotPositive { given: String },
-    #[error("{given:?} is more than a computer can count")]
+    #[error("{given:?} is too large")]
     TooLarge { given: String },
 }
 
@@ -52,7 +52,8 @@ impl FromStr for Rate {
             None if is_bare => format!("{given}{BARE_UNIT}"),
             None => return Err(syntax()),
         };
-        // A size would take a bare number for GiB, and a unit without its B for one of bytes, where it may be one of bits.
+        // `Size` would read a bare number as GiB, and a unit without its B as bytes, although in a rate it may mean
+        // bits.
         if !bytes.trim_end().ends_with(['b', 'B']) {
             return Err(syntax());
         }
@@ -106,19 +107,19 @@ impl fmt::Display for Rate {
 impl fmt::Display for ComputeSpeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Token(time) => write!(f, "{} ms a token", Digits(time.as_secs_f64() * 1e3)),
+            Self::Token(time) => write!(f, "{} ms per token", Digits(time.as_secs_f64() * 1e3)),
             Self::Weights(rate) => write!(f, "weights at {rate}"),
         }
     }
 }
 
-/// A number for a person to read, with three digits.
+/// Formats a number with three significant digits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Digits(pub(crate) f64);
 
 impl fmt::Display for Digits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What is rounded to one more digit has one decimal less.
+        // The thresholds account for rounding: 9.996 rounds to 10.0, which has one decimal less.
         let decimals = match self.0 {
             ..0.09995 => 4,
             ..0.9995 => 3,
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_that_are_none_are_refused() {
+    fn invalid_rates_are_rejected() {
         let syntax = |given: &str| SpeedError::Rate { given: given.to_owned() };
         for given in ["", "x", "7GB", "7/s", "/s", "GB/s", "7Gbit/s", "7G/s", "NaN", "7GB/h", "1e3", "1.2.3"]
         {
@@ -184,8 +185,8 @@ mod tests {
     }
 
     #[test]
-    fn compute_that_is_neither_is_refused() {
-        // What a bare number counts would be a guess.
+    fn compute_that_is_neither_is_rejected() {
+        // A bare number is ambiguous.
         for given in ["", "100", "ms", "1.2.3s", "1-2ms", "40GB", "40 parsecs", "native"] {
             let expected = SpeedError::Compute { given: given.to_owned() };
             assert_eq!(given.parse::<ComputeSpeed>(), Err(expected), "{given:?}");
@@ -203,7 +204,7 @@ mod tests {
         let rate = |bytes_per_s| Rate(ByteRate::new(bytes_per_s).unwrap()).to_string();
         assert_eq!([20e9, 2.3e9, 5e8, 1.5e5].map(rate), ["20.0 GB/s", "2.30 GB/s", "500 MB/s", "0.150 MB/s"]);
         let time = |us| ComputeSpeed::Token(Duration::from_micros(us)).to_string();
-        assert_eq!([time(1234), time(1_234_567)], ["1.23 ms a token", "1235 ms a token"]);
+        assert_eq!([time(1234), time(1_234_567)], ["1.23 ms per token", "1235 ms per token"]);
         assert_eq!(
             [0.0123, 9.996, 99.99].map(|number| Digits(number).to_string()),
             ["0.0123", "10.0", "100"]

@@ -1,4 +1,4 @@
-//! Text in columns, under headings.
+//! Text tables with headings.
 
 use anstyle::Style;
 
@@ -7,25 +7,25 @@ use crate::size::Bytes;
 const HEADING: Style = Style::new().bold();
 const GAP: &str = "  ";
 
-/// A cell; `true` for numbers, which stand at the right.
+/// A cell: its text, and whether it is right-aligned, as numbers are.
 pub(crate) type Cell = (String, bool);
 
-/// A cell with text.
+/// Returns a left-aligned cell.
 pub(crate) fn left(text: impl Into<String>) -> Cell {
     (text.into(), false)
 }
 
-/// A cell with a number of bytes.
+/// Returns a right-aligned cell with a number of bytes.
 pub(crate) fn size(bytes: u64) -> Cell {
     (Bytes(bytes).to_string(), true)
 }
 
-/// A number of things: `1 file`, `2 files`.
+/// Formats a count with its noun: `1 file`, `2 files`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// A heading, and rows with their columns aligned.
+/// Formats a heading and rows with aligned columns.
 pub(crate) fn section(heading: &str, rows: &[Vec<Cell>]) -> String {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..n_columns)

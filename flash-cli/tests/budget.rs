@@ -1,5 +1,5 @@
-//! The budget is real: under a memory limit of the kernel's, the program runs with that budget, is not killed, and its
-//! resident set stays below. Needs root and control groups; elsewhere it says why it skips.
+//! Runs the program under a kernel memory limit equal to its budget: it is not killed, and its resident set stays
+//! below. Needs root and control groups; the tests are skipped elsewhere.
 #![cfg(target_os = "linux")]
 
 mod cgroup;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const FLASH_CLI: &str = env!("CARGO_BIN_EXE_flash-cli");
 
-/// The folder of the test models; none if there is none and that is no failure.
+/// Returns the directory of the test models; none if the tests are to be skipped.
 fn models() -> Option<PathBuf> {
     let folder = std::env::var_os("FLASH_TEST_MODELS").map(PathBuf::from);
     if folder.is_none() {
@@ -41,7 +41,7 @@ fn run(model: &std::path::Path, ram_bytes: u64, prompt: &str, max_tokens: u32) -
     command
 }
 
-/// Runs `model` in budgets from its floor to all of it, each as a limit of the kernel's.
+/// Runs a model with budgets from its floor to all of its weights, each also set as a kernel limit.
 fn runs_in_every_budget(name: &str, prompt: &str, max_tokens: u32) {
     let Some(folder) = models() else { return };
     let model = folder.join(name);
@@ -65,7 +65,7 @@ fn runs_in_every_budget(name: &str, prompt: &str, max_tokens: u32) {
     assert!(texts.windows(2).all(|pair| pair[0] == pair[1]), "{name}: {texts:?}");
 }
 
-/// 400 tokens or so, so that several chunks go through the prefill.
+/// Returns a prompt of about 400 tokens, so that prefill has several chunks.
 fn long_prompt() -> String {
     "The budget is a promise about the whole process, and not a hint. ".repeat(28)
 }
@@ -84,7 +84,7 @@ fn half_precision_weights_that_are_widened_keep_to_every_budget() {
 fn a_long_prompt_keeps_to_its_budget() {
     let Some(folder) = models() else { return };
     let model = folder.join("kept");
-    // The floor of this run is higher than that of a short one: it is what the refusal names.
+    // The floor of a long prompt is higher than that of a short one; the error names it.
     let refusal = run(&model, 1 << 20, &long_prompt(), 4).output().unwrap();
     assert_eq!(refusal.status.code(), Some(1));
     let sentence = String::from_utf8_lossy(&refusal.stderr);

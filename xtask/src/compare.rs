@@ -1,7 +1,7 @@
-//! Comparisons with other programs: the same model, the same machine, in turn, in the same run.
+//! Comparisons with other programs: the same model on the same machine, measured in turn in the same run.
 //!
-//! Machines are shared and differ from hour to hour, so only the ratios of one run are worth anything. A round measures
-//! the speed of memory, then each program; what is printed are medians of the rounds.
+//! Machines are shared and vary from hour to hour, so only ratios within one run are meaningful. A round measures the
+//! memory bandwidth, then each program. Medians of all rounds are printed.
 
 mod confine;
 mod flash;
@@ -9,6 +9,7 @@ mod llama_bench;
 mod llama_cpp;
 mod mlx_lm;
 mod model;
+mod passes;
 mod processor;
 mod report;
 mod samples;
@@ -27,6 +28,7 @@ use flash::Flash;
 use llama_cpp::LlamaCpp;
 use mlx_lm::Dtype;
 use model::{Choice, Model};
+use passes::Passes;
 use report::Column;
 use samples::Samples;
 
@@ -39,21 +41,21 @@ pub enum With {
         /// Decode this many tokens
         #[arg(long, value_name = "N", default_value = "64")]
         tokens: NonZeroUsize,
-        /// Pass prompts of these lengths; none, to decode only, if it is given without a length
+        /// Prefill prompts of these lengths; without a length, decode only
         #[arg(long, value_name = "N", value_delimiter = ',', num_args = 0.., default_value = "128,512")]
         prompts: Vec<NonZeroUsize>,
-        /// Decode behind a context of this many tokens, which is passed unmeasured
+        /// Decode after a context of this many tokens, whose prefill is not measured
         #[arg(long, value_name = "N", default_value = "0")]
         depth: usize,
-        /// Run both under this memory limit (2GiB, 500MB); needs Linux and root
+        /// Run both programs under this memory limit (2GiB, 500MB); needs Linux and root
         #[arg(long, value_name = "SIZE")]
         mem: Option<ByteSize>,
     },
-    /// Compare decode with mlx-lm on MLX's CPU backend, as it runs a model by default and in float32
+    /// Compare decode with mlx-lm on MLX's CPU backend, with the default dtype and in float32
     MlxLm {
         #[command(flatten)]
         common: CommonArgs,
-        /// Decode this many tokens: by default as few as tell how fast flash is, as one of mlx-lm may take seconds
+        /// Decode this many tokens; few by default, because a token of mlx-lm may take seconds
         #[arg(long, value_name = "N", default_value = "16")]
         tokens: NonZeroUsize,
     },
@@ -72,17 +74,7 @@ pub struct CommonArgs {
     threads: Option<NonZeroUsize>,
 }
 
-/// What is measured of each program.
-pub struct Passes {
-    /// Tokens that are decoded.
-    n_tokens: usize,
-    /// Tokens before those.
-    depth: usize,
-    /// Lengths of prompts.
-    prompts: Vec<usize>,
-}
-
-/// What every comparison starts with.
+/// Shared setup of all comparisons.
 struct Setting {
     confinement: Confinement,
     rounds: usize,
@@ -101,7 +93,7 @@ impl Setting {
         Ok(Self { confinement, rounds: args.rounds.get(), python, flash, models })
     }
 
-    /// Measures every model, round by round, and prints a table of each.
+    /// Measures every model in rounds, and prints a table for each.
     fn compare(
         &self,
         passes: &Passes,
@@ -129,7 +121,7 @@ impl Setting {
         Ok(())
     }
 
-    /// Measures `flash-cli` into the last column.
+    /// Measures `flash-cli`, and stores the results in the last column.
     fn flash(&self, model: &Model, passes: &Passes, columns: &mut [Column]) -> Result<()> {
         let Some(column) = columns.last_mut() else { bail!("there is no column to fill") };
         let (decode, report) = self.flash.decode(model, passes, &self.confinement)?;
@@ -159,7 +151,7 @@ pub fn run(with: With) -> Result<()> {
         With::LlamaCpp { common, tokens, prompts, depth, mem } => {
             let prompts: Vec<usize> = prompts.into_iter().map(NonZeroUsize::get).collect();
             if depth > 0 && !prompts.is_empty() {
-                bail!("a --depth is for decoding only: give --prompts without a length");
+                bail!("--depth only applies to decoding: give --prompts without a length");
             }
             with_llama_cpp(common, &Passes { n_tokens: tokens.get(), depth, prompts }, mem)
         }
@@ -199,7 +191,7 @@ fn with_mlx_lm(common: CommonArgs, n_tokens: usize) -> Result<()> {
             column.decode.push(mlx_lm::decode(python, &model.mlx, n_tokens, dtype, confinement)?);
         }
         setting.flash(model, &passes, columns)?;
-        // The same files. In float32 scales and biases are wider, but nothing else is.
+        // All columns run the same files; float32 only widens scales and biases.
         let token_bytes = columns.last().map_or(0, |ours| ours.token_bytes);
         columns.iter_mut().for_each(|column| column.token_bytes = token_bytes);
         Ok(())

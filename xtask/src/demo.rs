@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{models, native, run};
 
-/// The model takes 94 MiB.
+/// Budget of the demo; the model takes 94 MiB.
 const BUDGET: &str = "80MiB";
 
 pub fn run(prompt: &str) -> Result<()> {

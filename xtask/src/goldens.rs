@@ -1,4 +1,4 @@
-//! Goldens: what other programs make of the same input. Each is made by a Python script beside it.
+//! Regenerates goldens: outputs of other programs for the same inputs. Each has a Python script beside it.
 
 use std::fs;
 use std::path::Path;
@@ -8,18 +8,17 @@ use anyhow::{Context, Result};
 
 use crate::{models, native, run, venv};
 
-/// How a script is run.
+/// A script, with how it is run.
 enum Script {
-    /// It writes its files itself.
+    /// Writes its files itself.
     Writes(&'static str),
-    /// The same, from the directories of the demo model.
+    /// Writes its files itself, and takes the directories of the demo model as argument.
     WritesFromModels(&'static str),
-    /// It prints its file, which has this name.
+    /// Prints the contents of the file with this name.
     Prints(&'static str, &'static str),
 }
 
-/// All but `flash-convert/tests/goldens/make_smollm2.py`: that describes what a converter makes that is none of ours,
-/// and takes its output.
+/// All scripts except `flash-convert/tests/goldens/make_smollm2.py`, which needs the output of another converter.
 const SCRIPTS: [Script; 14] = [
     Script::Prints("flash-kernels/tests/goldens/make_affine.py", "affine.json"),
     Script::Prints("flash-kernels/tests/goldens/make_mx.py", "mx.json"),
@@ -37,7 +36,7 @@ const SCRIPTS: [Script; 14] = [
     Script::WritesFromModels("flash-model/tests/goldens/parity/make_demo.py"),
 ];
 
-/// Makes all goldens anew.
+/// Regenerates all goldens.
 pub fn run() -> Result<()> {
     native::prepare(None)?;
     let models = models::ensure(&models::build_cli("dev")?)?;
@@ -47,7 +46,7 @@ pub fn run() -> Result<()> {
         eprintln!("{path}");
         let path = run::workspace().join(path);
         let mut command = Command::new(&python);
-        // Nothing is to be left beside the scripts, and nothing to be fetched by them.
+        // Scripts must leave no bytecode beside themselves, and download nothing.
         command.arg("-B").arg(&path).env("HF_HUB_OFFLINE", "1").env("TOKENIZERS_PARALLELISM", "false");
         match script {
             Script::Writes(_) => run::check(&mut command)?,
@@ -58,7 +57,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Runs `command`, and only when it has succeeded replaces `file` by what it printed.
+/// Runs `command`, and writes its output to `file` if it succeeds.
 fn print_into(command: &mut Command, file: &Path) -> Result<()> {
     let text = run::output(command)? + "\n";
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))

@@ -1,4 +1,4 @@
-//! What the project does to itself: native MLX, the demo, the tests, the goldens, comparisons.
+//! Development tasks: native MLX, the demo, the tests, the goldens, comparisons.
 
 mod cache;
 mod compare;
@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    about = "Set-up, demo, tests and comparisons of flash"
+    about = "Development tasks of flash: setup, demo, tests and comparisons"
 )]
 struct Args {
     #[command(subcommand)]
@@ -31,33 +31,33 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Prepare native MLX (Linux; on macOS cargo builds it by itself)
+    /// Prepare native MLX (on Linux; on macOS cargo builds it)
     Native {
-        /// Also write the settings into this `.cargo` folder, for a workspace of your own
+        /// Also write the settings to this `.cargo` directory, for a workspace of your own
         #[arg(long, value_name = "DIR")]
         config_dir: Option<PathBuf>,
     },
-    /// Fetch and convert the demo model, then generate text under a budget smaller than it
+    /// Download and convert the demo model, then generate text in a budget smaller than the model
     Demo {
-        /// What the model shall continue
+        /// Prompt text
         #[arg(long, default_value = "The capital of France is")]
         prompt: String,
     },
     /// Run everything that CI runs: format, lints, docs, all tests
     Test,
-    /// Make the goldens anew with mlx-lm, in a Python environment of its own
+    /// Regenerate the goldens with mlx-lm, in a separate Python environment
     Goldens,
-    /// Run a model in half of its memory, which comes and goes, on a disk that fails, and compare every bit with the model in
-    /// memory
+    /// Run a model in a varying budget of half its size, on a disk with injected failures, and compare every bit with
+    /// the model in memory
     Soak {
-        /// Run this one [default: the demo model]
+        /// Model directory [default: the demo model]
         #[arg(long, value_name = "DIR")]
         model: Option<PathBuf>,
-        /// Go on for this long
+        /// Duration in seconds
         #[arg(long, value_name = "N", default_value = "1800")]
         seconds: u64,
     },
-    /// Write a model of random weights, of any size, in the shapes of a configuration
+    /// Create a model of random weights, of any size, with the shapes of a configuration
     Synth(synth::SynthArgs),
     /// Record the terminal sessions shown in the README
     Pictures,

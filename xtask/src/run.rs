@@ -1,4 +1,4 @@
-//! Child processes: run, and stop with a clear sentence if one fails.
+//! Runs child processes, with clear errors if one fails.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,21 +6,21 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The folder of the workspace.
+/// Returns the root directory of the workspace.
 pub fn workspace() -> PathBuf {
     let manifest =
         env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     manifest.parent().expect("xtask lies in the workspace").to_owned()
 }
 
-/// `cargo` in the workspace, as the one that runs us.
+/// Returns a command of the `cargo` that runs this program, in the workspace.
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
     command
 }
 
-/// Runs `command` to its end, and fails with its name and status if it does.
+/// Runs `command`, and returns an error with its command line and status if it fails.
 pub fn check(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", name(command)))?;
     if !status.success() {
@@ -29,7 +29,7 @@ pub fn check(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a build with its messages on the terminal, and returns its standard output.
+/// Runs a build with its standard error inherited, and returns its standard output.
 pub fn output_of_build(command: &mut Command) -> Result<String> {
     command.stderr(Stdio::inherit());
     output(command)

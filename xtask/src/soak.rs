@@ -1,4 +1,4 @@
-//! The soak: a model in half of its memory, which comes and goes, on a disk that fails, for as long as someone wants.
+//! Soak test: a model in a varying budget of half its size, on a disk with injected failures.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{models, native, run};
 
-/// Of `model`, or of the demo model.
+/// Runs the soak test for `seconds` with `model`, or with the demo model.
 pub fn run(model: Option<PathBuf>, seconds: u64) -> Result<()> {
     native::prepare(None)?;
     let model = match model {

@@ -1,7 +1,7 @@
-"""Writes a model of random weights in the shapes that mlx-lm gives a configuration: an MLX directory of any size, at the speed
-of the disk. mlx-lm makes the model, but nobody evaluates it, so it takes no memory. What it says is noise.
+"""Writes an MLX directory with random weights of any size, in the shapes that mlx-lm derives from a configuration, at the
+speed of the disk. The model of mlx-lm is never evaluated, so it takes no memory. The output of the model is noise.
 
-usage: synth.py CONFIG OUT_DIR TOKENIZER_DIR BITS      (16 for no quantisation)"""
+usage: synth.py CONFIG OUT_DIR TOKENIZER_DIR BITS      (16 for no quantization)"""
 
 import json
 import math
@@ -19,19 +19,18 @@ GROUP = 64
 SHARD_BYTES = 2 * 10**9
 BLOCK_BYTES = 1 << 24
 DTYPES = {mx.uint32: "U32", mx.uint8: "U8", mx.bfloat16: "BF16", mx.float32: "F32"}
-# Of a weight that is part of a sum, times the square root of its terms: activations neither vanish nor grow.
+# Deviation of a weight times the square root of the number of terms, so that activations neither vanish nor grow.
 GAIN = 0.7
-# A scale of mxfp4 and its like, as its exponent: 2 to the power of -7.
+# Exponent byte of microscaling scales: 2 to the power of -7.
 EXPONENT = 120
 
-
 def unloaded(config, bits):
-    """The model, and how its matrices are quantised."""
+    """Returns the model without weights, and the quantization settings of its matrices."""
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
     if bits == 16:
         return model, None
-    # As mlx-lm does: what a model wants otherwise, it says.
+    # As in mlx-lm, a model may override the quantization of a module.
     predicate = getattr(model, "quant_predicate", None)
     overrides = {}
 
@@ -46,18 +45,15 @@ def unloaded(config, bits):
     nn.quantize(model, GROUP, bits, class_predicate=how)
     return model, {"group_size": GROUP, "bits": bits, "mode": "affine"} | overrides
 
-
 def tensors(model):
-    """Name, dtype and shape of everything, in the order of the names."""
+    """Yields name, dtype and shape of all tensors, sorted by name."""
     named = tree_flatten(model.parameters())
     for name, array in sorted(named):
         is_float = mx.issubdtype(array.dtype, mx.floating)
         yield name, mx.bfloat16 if is_float and array.dtype != mx.float32 else array.dtype, array.shape
 
-
 def bf16(numbers):
     return (np.asarray(numbers, np.float32).view(np.uint32) >> 16).astype(np.uint16)
-
 
 class Writer:
     def __init__(self, quantization, shapes):
@@ -69,15 +65,15 @@ class Writer:
         return (found if isinstance(found, dict) else self.quantization)["bits"]
 
     def columns(self, path):
-        """Terms of the sums that a quantised matrix makes."""
+        """Returns the number of columns of a quantized matrix: the terms of its dot products."""
         return self.shapes[f"{path}.weight"][-1] * 32 // self.bits_of(path)
 
     def deviation(self, path, n_terms):
-        # What attention adds is much the same for all tokens: larger embeddings keep them apart, and so their experts.
+        # Attention adds nearly the same for all tokens; larger embeddings keep tokens apart, and so their experts.
         return 9 if "embed" in path else GAIN / math.sqrt(n_terms)
 
     def blocks(self, name, dtype):
-        """What the tensor holds, as blocks without end."""
+        """Returns a function that generates the next block of a tensor's data."""
         path, _, part = name.rpartition(".")
         if dtype == mx.uint32:
             return lambda: self.rng.integers(0, 2**64, BLOCK_BYTES // 8, np.uint64)
@@ -86,7 +82,7 @@ class Writer:
             return lambda: block
         if part in ("scales", "biases") and f"{path}.weight" in self.shapes and self.quantization:
             levels = 2 ** self.bits_of(path)
-            # So that codes, all alike, have the wanted deviation, and a mean of 0.
+            # Uniform codes then have this deviation and a mean of 0.
             scale = self.deviation(path, self.columns(path)) / (levels / math.sqrt(12))
             return self.constant(dtype, scale if part == "scales" else -scale * (levels - 1) / 2)
         shape = self.shapes[name]
@@ -109,7 +105,6 @@ class Writer:
             file.write(part)
             n_bytes -= len(part)
 
-
 def write_shard(path, shard, writer):
     header, offset = {"__metadata__": {"format": "mlx"}}, 0
     for name, dtype, shape, n_bytes in shard:
@@ -120,7 +115,6 @@ def write_shard(path, shard, writer):
         file.write(len(header).to_bytes(8, "little") + header)
         for name, dtype, _, n_bytes in shard:
             writer.write(file, name, dtype, n_bytes)
-
 
 def main(config_path, out, tokenizer, bits):
     config = json.loads(config_path.read_text())
@@ -137,7 +131,7 @@ def main(config_path, out, tokenizer, bits):
         shard_bytes += tensor[3]
     out.mkdir(parents=True)
     writer = Writer(quantization, {name: shape for name, _, shape, _ in sized})
-    # MLX's writer leaves tensors in no order.
+    # MLX's writer also leaves tensors in no particular order.
     order = np.random.default_rng(7)
     index = {}
     for idx, shard in enumerate(shards, 1):
@@ -154,6 +148,5 @@ def main(config_path, out, tokenizer, bits):
         if (tokenizer / name).exists():
             shutil.copy(tokenizer / name, out)
     print(f"{len(sized)} tensors, {total / 1e9:.2f} GB")
-
 
 main(*map(Path, sys.argv[1:4]), int(sys.argv[4]))

@@ -1,4 +1,4 @@
-//! Models of random weights, of any size and any family that mlx-lm has.
+//! Creates models of random weights, of any size and any architecture of mlx-lm.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ const SCRIPT: &str = include_str!("synth.py");
 
 #[derive(Debug, Args)]
 pub struct SynthArgs {
-    /// Give the model the shapes of this `config.json`
+    /// Use the shapes of this `config.json`
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Write it here; the folder must not exist
+    /// Output directory; must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Store matrices at this many bits, in groups of 64; 16 for no quantisation
+    /// Bits per weight of matrices, in groups of 64; 16 for no quantization
     #[arg(long, value_name = "N", default_value = "4", value_parser = bits)]
     bits: u32,
-    /// Take the tokenizer from this model [default: the demo model]
+    /// Copy the tokenizer of this model [default: the demo model]
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
 }
@@ -30,11 +30,11 @@ pub struct SynthArgs {
 fn bits(given: &str) -> Result<u32, String> {
     match given.parse() {
         Ok(bits @ (2..=6 | 8 | 16)) => Ok(bits),
-        _ => Err("it must be 2, 3, 4, 5, 6, 8 or 16".to_owned()),
+        _ => Err("must be 2, 3, 4, 5, 6, 8 or 16".to_owned()),
     }
 }
 
-/// Writes the model beside `out` and renames it when it is whole.
+/// Creates the model beside `out`, and renames it when complete.
 pub fn run(args: &SynthArgs) -> Result<()> {
     let SynthArgs { config, out, bits, tokenizer } = args;
     if out.exists() {
@@ -51,9 +51,9 @@ pub fn run(args: &SynthArgs) -> Result<()> {
     let parent = out.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let temporary = tempfile::tempdir_in(parent)?;
-    let made = temporary.path().join("model");
+    let partial = temporary.path().join("model");
     let mut command = Command::new(python);
-    command.args(["-c", SCRIPT]).args([config, &made, &tokenizer]).arg(bits.to_string());
+    command.args(["-c", SCRIPT]).args([config, &partial, &tokenizer]).arg(bits.to_string());
     run::check(&mut command)?;
-    fs::rename(&made, out).with_context(|| format!("cannot create {}", out.display()))
+    fs::rename(&partial, out).with_context(|| format!("cannot create {}", out.display()))
 }

@@ -1,4 +1,4 @@
-//! Everything that CI runs.
+//! Runs all checks of CI: format, lints, docs, tests.
 
 use std::env;
 use std::path::PathBuf;
@@ -31,14 +31,14 @@ pub fn run() -> Result<()> {
             .args(["test", "--workspace", "--all-features"])
             .env("FLASH_TEST_MODELS", models)
             .env("FLASH_TEST_GGUF", models::gguf()?)
-            // Here a model that is missing is a failure, not a reason to skip.
+            // A missing model fails the tests instead of skipping them.
             .env("FLASH_REQUIRE_MODELS", "1"),
     )?;
     model_check()
 }
 
-/// Runs flash-io's slots under loom, which takes seconds. The flag is of every crate that is built, so they go where they
-/// take nobody's place.
+/// Model-checks the slots of flash-io with loom, which takes seconds. The flag applies to all crates, so the build has
+/// a separate target directory.
 fn model_check() -> Result<()> {
     let flags = env::var("RUSTFLAGS").unwrap_or_default() + " --cfg loom";
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);

@@ -1,4 +1,4 @@
-//! A Python of our own with mlx-lm, every package of which is pinned by version and hash.
+//! A Python environment with mlx-lm, with every package pinned by version and hash.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use crate::{cache, run};
 
 const REQUIREMENTS: &str = include_str!("../requirements.txt");
 
-/// Written last: a folder without it is of an installation that was interrupted.
+/// Marker file that is written last; without it, the installation was interrupted.
 const COMPLETE: &str = "complete";
 
-/// The interpreter, installed with its packages if it is not there yet.
+/// Returns the interpreter of the environment, installing the environment if it does not exist.
 pub fn python() -> Result<PathBuf> {
     let dir = cache::dir()?.join("venv").join(&cache::sha256_of(&[REQUIREMENTS.as_bytes()])[..16]);
     let python = dir.join("bin").join("python");
@@ -24,8 +24,9 @@ pub fn python() -> Result<PathBuf> {
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
-    run::check(Command::new("python3").args(["-m", "venv"]).arg(&dir))
-        .context("python3 made no environment; it takes Python 3.11 or newer, with its venv module")?;
+    run::check(Command::new("python3").args(["-m", "venv"]).arg(&dir)).context(
+        "python3 could not create an environment; Python 3.11 or newer with its venv module is needed",
+    )?;
     let requirements = dir.join("requirements.txt");
     fs::write(&requirements, REQUIREMENTS)?;
     run::check(

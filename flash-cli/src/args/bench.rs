@@ -1,8 +1,8 @@
-//! The flags of `bench`.
+//! Flags of `bench`.
 
 use clap::{Args, Subcommand};
 
-use super::{EngineArgs, IoArg};
+use super::engine::{EngineArgs, IoArg};
 use crate::model::ModelName;
 
 #[derive(Debug, Args)]
@@ -13,18 +13,18 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// How fast the disk gives the weights
+    /// Measure the read throughput of the disk
     Io(BenchIoArgs),
-    /// How often tokens find their experts in memory, by who stays there
+    /// Compare the hit rates of expert cache policies on synthetic routing
     Experts(BenchExpertsArgs),
-    /// How close decoding comes to the limit that disk and processor set
+    /// Measure decoding against the limit set by disk and processor
     Stream(BenchStreamArgs),
-    /// How close a long prompt comes to that limit
+    /// Measure prefill against the limit set by disk and processor
     Prefill(BenchPrefillArgs),
 }
 
 impl BenchCommand {
-    /// Whether to tell what is planned and done.
+    /// Whether `--debug` was given.
     pub(crate) fn debug(&self) -> bool {
         match self {
             Self::Stream(args) => args.engine.debug,
@@ -36,13 +36,13 @@ impl BenchCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchExpertsArgs {
-    /// Experts of a layer
+    /// Number of experts per layer
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) experts: usize,
-    /// Experts of a token
+    /// Number of experts per token
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) top_k: usize,
-    /// Make up this many tokens
+    /// Number of synthetic tokens
     #[arg(long, value_name = "N", default_value_t = 4000)]
     pub(crate) tokens: usize,
     /// Print one JSON array
@@ -54,7 +54,7 @@ pub(crate) struct BenchExpertsArgs {
 pub(crate) struct BenchPrefillArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// Pass a prompt of this many tokens
+    /// Prompt length in tokens
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub(crate) tokens: usize,
     /// Print one JSON object
@@ -69,7 +69,7 @@ pub(crate) struct BenchStreamArgs {
     /// Decode this many tokens
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) tokens: usize,
-    /// Decode behind a context of this many made-up tokens, in pages
+    /// Decode after a synthetic context of this many tokens, in pages
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) context: usize,
     /// Print one JSON object
@@ -79,10 +79,10 @@ pub(crate) struct BenchStreamArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchIoArgs {
-    /// The directory of the model, or its id on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION
+    /// Model directory, or Hugging Face model id: ORG/NAME or ORG/NAME@REVISION
     #[arg(long)]
     pub(crate) model: ModelName,
-    /// Measure only this way to read; may be given more than once [default: uring, direct and pread]
+    /// Measure only this I/O mode; may be given more than once [default: uring, direct and pread]
     #[arg(long, value_name = "MODE")]
     pub(crate) io: Vec<IoArg>,
     /// Compare with fio (libaio, direct, 1 MiB, depth 8), which must be installed

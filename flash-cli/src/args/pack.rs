@@ -1,4 +1,4 @@
-//! The flags of `pack`.
+//! Flags of `pack`.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,10 @@ use crate::model::ModelName;
 
 #[derive(Debug, Args)]
 pub(crate) struct PackArgs {
-    /// The directory of the model, or its id on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION
+    /// Model directory, or Hugging Face model id: ORG/NAME or ORG/NAME@REVISION
     #[arg(long)]
     pub(crate) model: ModelName,
-    /// The directory to make; it must not exist, or be empty
+    /// Output directory; must be empty or not exist
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 }

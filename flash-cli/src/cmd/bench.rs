@@ -1,4 +1,4 @@
-//! `bench`: what this machine gives a model, one file a measurement.
+//! `bench`: performance measurements, one file each.
 
 mod ceiling;
 mod experts;

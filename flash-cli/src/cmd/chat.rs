@@ -1,4 +1,4 @@
-//! `chat`: a conversation that keeps its KV cache between turns.
+//! `chat`: an interactive conversation that keeps its KV cache between turns.
 
 mod command;
 mod conversation;
@@ -12,17 +12,17 @@ use flash_text::ChatTemplate;
 use self::command::Command;
 use self::conversation::{Conversation, Opening, Turn};
 use self::lines::{Line, Lines};
-use crate::interrupt::{self, Caught, Signals};
+use crate::interrupt::{self, SignalGuard, Signals};
 use crate::options::ChatOptions;
 use crate::output::{TextStream, note};
 use crate::session::Session;
 use crate::size::Bytes;
 use crate::{failure, report};
 
-/// The context, unless someone says or the model was trained for less.
+/// Default context size, unless the model was trained for less.
 const CONTEXT_TOKENS: usize = 4096;
 
-const WELCOME: &str = "Ask, or type /help. Ctrl-C stops an answer, Ctrl-D leaves.";
+const WELCOME: &str = "Type a message, or /help. Ctrl-C stops an answer, Ctrl-D exits.";
 
 pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
     let ChatOptions { engine, system, context_tokens, generate } = options;
@@ -31,45 +31,45 @@ pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
     }
     let session = Session::open(engine)?;
     let template = ChatTemplate::open(session.dir())?;
-    let context = session.context()?;
+    let context = session.open_context()?;
     let opening = Opening::new(&session, context.as_ref(), system)?;
     let workload = workload(&session, context_tokens, opening.held_tokens);
     let loaded = session.load_with(workload, context, None)?;
     let signals = Signals::new(loaded.engine.interrupt())?;
     let mut chat = Chat { conversation: Conversation::new(loaded, template, generate, opening), last: None };
 
-    // Until the end: whatever a signal stops, the session is saved.
-    let caught = signals.catch();
-    let mut lines = Lines::open(&caught)?;
+    // The guard lives until the end: a signal stops the work, and the session is still saved.
+    let guard = signals.guard();
+    let mut lines = Lines::open(&guard)?;
     if lines.is_interactive() {
         note(WELCOME);
     }
-    while let Some(line) = lines.next(&caught)? {
+    while let Some(line) = lines.next(&guard)? {
         let line = match line {
             Line::Text(line) => line,
             Line::NotText { at } => {
-                note(&format!("(A line was skipped: it is not UTF-8 text from its byte {at} on.)"));
+                note(&format!("(Skipped a line that is not UTF-8 text: invalid byte at offset {at}.)"));
                 continue;
             }
         };
         match Command::parse(&line) {
             None if line.trim().is_empty() => {}
-            None => match chat.answer(&line, &caught) {
-                // The conversation is not lost with the answer, as long as there is someone to go on with it.
-                Err(error) if lines.is_interactive() || caught.is_terminated() => {
+            None => match chat.answer(&line, &guard) {
+                // A failed answer does not end an interactive conversation.
+                Err(error) if lines.is_interactive() || guard.is_terminated() => {
                     failure::report(&error);
                 }
                 result => result?,
             },
-            Some(Ok(command)) => chat.obey(&command),
-            Some(Err(complaint)) => note(&complaint),
+            Some(Ok(command)) => chat.execute(&command),
+            Some(Err(error)) => note(&error),
         }
     }
     chat.conversation.save()?;
-    Ok(if caught.is_stopped() { ExitCode::from(interrupt::exit_code()) } else { ExitCode::SUCCESS })
+    Ok(if guard.is_stopped() { ExitCode::from(interrupt::exit_code()) } else { ExitCode::SUCCESS })
 }
 
-/// A turn may be as long as the context.
+/// Returns the workload of the conversation, in which a prompt may fill the whole context.
 fn workload(session: &Session, context_tokens: Option<usize>, held_tokens: usize) -> Workload {
     let trained_tokens = session.model.max_context_tokens().unwrap_or(CONTEXT_TOKENS);
     let context_tokens =
@@ -77,27 +77,28 @@ fn workload(session: &Session, context_tokens: Option<usize>, held_tokens: usize
     session.workload(context_tokens, 0)
 }
 
+/// State of the interactive loop.
 struct Chat {
     conversation: Conversation,
-    /// The last answer.
+    /// The last answer, for `/stats`.
     last: Option<Generation>,
 }
 
 impl Chat {
-    fn answer(&mut self, question: &str, caught: &Caught<'_>) -> anyhow::Result<()> {
+    fn answer(&mut self, question: &str, guard: &SignalGuard<'_>) -> anyhow::Result<()> {
         let mut text = TextStream::new(self.engine().interrupt());
         let turn = self.conversation.ask(question, |piece| text.push(piece));
-        // A Ctrl-C stops an answer, and not the conversation.
-        caught.resume();
+        // Ctrl-C stops the answer, not the conversation.
+        guard.clear_interrupt();
         match turn? {
             Turn::Full { wanted_tokens, context_tokens } => note(&format!(
-                "The conversation would have {wanted_tokens} tokens, and the context holds {context_tokens}: \
-                 /reset begins a new one, and --ctx makes more room."
+                "The conversation needs {wanted_tokens} tokens, but the context holds {context_tokens}: \
+                 start over with /reset, or use a larger --ctx."
             )),
             Turn::Answered(generation) => {
                 text.finish()?;
                 if generation.finish_reason == FinishReason::Length {
-                    note("(The answer was cut: it reached --max-tokens, or the end of the context.)");
+                    note("(The answer was cut off at --max-tokens, or at the end of the context.)");
                 }
                 self.last = Some(generation);
             }
@@ -105,12 +106,12 @@ impl Chat {
         Ok(())
     }
 
-    fn obey(&mut self, command: &Command) {
+    fn execute(&mut self, command: &Command) {
         match command {
             Command::Help => note(command::HELP),
             Command::Reset => {
                 self.conversation.reset();
-                note("A new conversation begins.");
+                note("Started a new conversation.");
             }
             Command::Stats => note(&self.stats()),
             Command::Save(name) => match self.conversation.save_as(name) {

@@ -1,4 +1,4 @@
-//! `inspect`: what a model is made of, and the memory it needs.
+//! `inspect`: shows the tensors of a model and its memory requirements.
 
 mod kind;
 mod report;
@@ -8,11 +8,11 @@ use std::process::ExitCode;
 
 use crate::args::InspectArgs;
 use crate::output;
-use crate::session::open_to_look;
+use crate::session::open_headers;
 use report::Report;
 
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
-    let (model, _tokenizer) = open_to_look(&args.model)?;
+    let (model, _tokenizer) = open_headers(&args.model)?;
     let report = Report::new(&model);
     if args.json {
         output::print_json(&report)?;

@@ -1,4 +1,4 @@
-//! `kv`: what outlives its runs.
+//! `kv`: manages saved sessions and cached prefixes.
 
 mod report;
 
@@ -8,41 +8,45 @@ use std::process::ExitCode;
 use flash_kv::{collect_prefixes, remove_left_over_runs, remove_session};
 use serde::Serialize;
 
-use crate::args::{KvCommand, KvGcArgs, KvListArgs, KvPlaceArgs, KvRmArgs, KvShowArgs};
+use crate::args::{KvCommand, KvDirArgs, KvGcArgs, KvListArgs, KvRmArgs, KvShowArgs};
 use crate::cache;
 use crate::output;
 use crate::size::Size;
-use report::{Gone, Kept, Listed, Shown};
+use report::{GcReport, ListReport, RemoveReport, ShowReport};
 
 pub(crate) fn run(command: KvCommand) -> anyhow::Result<ExitCode> {
     match command {
-        KvCommand::List(KvListArgs { place: KvPlaceArgs { kv_dir, json } }) => {
-            let listed = Listed::new(dir(kv_dir))?;
-            put_out(json, &listed, Listed::render)?;
+        KvCommand::List(KvListArgs { dir: KvDirArgs { kv_dir, json } }) => {
+            let report = ListReport::new(dir(kv_dir))?;
+            print_report(json, &report, ListReport::render)?;
         }
-        KvCommand::Show(KvShowArgs { name, place: KvPlaceArgs { kv_dir, json } }) => {
-            let shown = Shown::new(&dir(kv_dir), &name)?;
-            put_out(json, &shown, Shown::render)?;
+        KvCommand::Show(KvShowArgs { name, dir: KvDirArgs { kv_dir, json } }) => {
+            let report = ShowReport::new(&dir(kv_dir), &name)?;
+            print_report(json, &report, ShowReport::render)?;
         }
-        KvCommand::Rm(KvRmArgs { name, place: KvPlaceArgs { kv_dir, json } }) => {
+        KvCommand::Rm(KvRmArgs { name, dir: KvDirArgs { kv_dir, json } }) => {
             remove_session(&dir(kv_dir), &name)?;
-            put_out(json, &Gone { name }, Gone::render)?;
+            print_report(json, &RemoveReport { name }, RemoveReport::render)?;
         }
-        KvCommand::Gc(KvGcArgs { max_bytes, place: KvPlaceArgs { kv_dir, json } }) => {
+        KvCommand::Gc(KvGcArgs { max_bytes, dir: KvDirArgs { kv_dir, json } }) => {
             let dir = dir(kv_dir);
             remove_left_over_runs(&dir)?;
-            let kept = Kept::from(collect_prefixes(&dir, max_bytes.map_or(u64::MAX, Size::bytes))?);
-            put_out(json, &kept, Kept::render)?;
+            let report = GcReport::from(collect_prefixes(&dir, max_bytes.map_or(u64::MAX, Size::bytes))?);
+            print_report(json, &report, GcReport::render)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn dir(said: Option<PathBuf>) -> PathBuf {
-    said.unwrap_or_else(cache::kv_dir)
+fn dir(given: Option<PathBuf>) -> PathBuf {
+    given.unwrap_or_else(cache::kv_dir)
 }
 
-/// Prints a report, as JSON or for a person.
-fn put_out<R: Serialize>(json: bool, report: &R, render: impl FnOnce(&R) -> String) -> anyhow::Result<()> {
+/// Prints a report, as JSON or as text.
+fn print_report<R: Serialize>(
+    json: bool,
+    report: &R,
+    render: impl FnOnce(&R) -> String,
+) -> anyhow::Result<()> {
     if json { output::print_json(report) } else { Ok(output::print(&render(report))?) }
 }

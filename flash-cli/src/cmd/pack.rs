@@ -1,4 +1,4 @@
-//! `pack`: a copy of a mixture of experts in which each expert lies in one place.
+//! `pack`: copies a mixture of experts with each expert contiguous on disk.
 
 use std::process::ExitCode;
 
@@ -6,14 +6,14 @@ use flash_convert::{LayerExperts, Member, PackPlan, Packed};
 use flash_io::IoMode;
 use flash_model::{Compute, ExpertRows, ExpertTensor};
 
-use super::writing::{tell, watched};
+use super::progress::{report_written, with_progress};
 use crate::args::PackArgs;
 use crate::session::open_model;
 
 pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {
     let PackArgs { model, out } = args;
     let dir = model.find()?;
-    // Only its headers are read.
+    // Only headers are read, so any I/O mode works.
     let layers = open_model(&dir, IoMode::Pread, Compute::Auto)?.expert_rows()?;
     let member = |ExpertTensor { name, tensor, idx, .. }| Member { name, tensor, idx };
     let layer = |ExpertRows { name, experts, .. }| LayerExperts {
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {
     let layers: Vec<_> = layers.into_iter().map(layer).collect();
     let plan = PackPlan::new(&dir, &layers)?;
     let Packed { out_dir, n_experts, total_bytes, .. } =
-        watched(plan.total_bytes(), |progress| plan.run(out, progress))?;
-    tell(&out_dir, &format!("{n_experts} experts"), total_bytes, 1);
+        with_progress(plan.total_bytes(), |progress| plan.run(out, progress))?;
+    report_written(&out_dir, &format!("{n_experts} experts"), total_bytes, 1);
     Ok(ExitCode::SUCCESS)
 }

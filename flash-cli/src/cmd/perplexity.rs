@@ -1,4 +1,4 @@
-//! `perplexity`: how well a model predicts a text.
+//! `perplexity`: measures the perplexity of a text.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,18 +13,17 @@ use crate::options::PerplexityOptions;
 use crate::session::{Loaded, Session};
 use crate::{output, prompt, report};
 
-/// A window needs a token to predict from and one to predict.
+/// Minimum length of a window: a token to predict from, and one to predict.
 const WINDOW_TOKENS_MIN: usize = 2;
 
-/// Why there is no perplexity.
+/// Why the perplexity cannot be computed.
 #[derive(Debug, thiserror::Error)]
 enum PerplexityError {
     #[error(
-        "{file}: the loss of token {token_idx} is {loss}, so there is no perplexity: a weight, or what is computed from the weights, is \
-         not a finite number"
+        "{file}: the loss of token {token_idx} is {loss}: a weight, or a value computed from the weights, is not finite"
     )]
     NotFinite { file: PathBuf, token_idx: usize, loss: f64 },
-    #[error("{file}: the mean loss is {loss}, whose perplexity is too large for a number")]
+    #[error("{file}: the perplexity of the mean loss {loss} overflows a 64-bit float")]
     TooLarge { file: PathBuf, loss: f64 },
 }
 
@@ -35,20 +34,16 @@ pub(crate) fn run(options: PerplexityOptions) -> anyhow::Result<ExitCode> {
     let ids = session.tokenizer.encode(&text, false)?;
     drop(text);
     if ids.len() < WINDOW_TOKENS_MIN {
-        bail!(
-            "{}: {} tokens, at least {WINDOW_TOKENS_MIN} are needed to predict one",
-            file.display(),
-            ids.len()
-        );
+        bail!("{}: {} tokens, at least {WINDOW_TOKENS_MIN} are needed", file.display(), ids.len());
     }
     let mut workload = session.workload(window_tokens.min(ids.len()), 0);
     workload.kv.only_grows = true;
-    let Loaded { mut engine, io, watch: _watch, .. } = session.load(workload)?;
+    let Loaded { mut engine, io, watcher: _watcher, .. } = session.load(workload)?;
 
     let signals = Signals::new(engine.interrupt())?;
-    let caught = signals.catch();
+    let guard = signals.guard();
     let losses = losses(&mut engine, &ids, window_tokens)?;
-    drop(caught);
+    drop(guard);
 
     let loss = mean(&file, &losses, window_tokens)?;
     let stats = engine.stats();
@@ -70,7 +65,7 @@ pub(crate) fn run(options: PerplexityOptions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The mean loss, which is a number and has a perplexity.
+/// Returns the mean loss, checked to be finite and to have a finite perplexity.
 fn mean(file: &Path, losses: &[f64], window_tokens: usize) -> Result<f64, PerplexityError> {
     if let Some((nth, loss)) = losses.iter().enumerate().find(|(_, loss)| !loss.is_finite()) {
         // The first token of each window has no loss.
@@ -86,7 +81,7 @@ fn mean(file: &Path, losses: &[f64], window_tokens: usize) -> Result<f64, Perple
     }
 }
 
-/// The loss of every token but the first of each window.
+/// Computes the loss of every token except the first of each window.
 fn losses(engine: &mut Engine, ids: &[u32], window_tokens: usize) -> anyhow::Result<Vec<f64>> {
     let windows = ids.chunks(window_tokens).filter(|window| window.len() >= WINDOW_TOKENS_MIN);
     let progress = ProgressBar::new(windows.clone().count() as u64)
@@ -99,7 +94,7 @@ fn losses(engine: &mut Engine, ids: &[u32], window_tokens: usize) -> anyhow::Res
     Ok(losses)
 }
 
-/// What `--json` prints.
+/// Report of `perplexity`, as printed by `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
     loss: f64,
@@ -116,16 +111,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loss_that_is_no_number_is_named_with_its_token() {
+    fn a_loss_that_is_not_finite_is_named_with_its_token() {
         let mean = |losses: &[f64]| mean(Path::new("text"), losses, 4).map_err(|error| error.to_string());
         assert_eq!(mean(&[1.0, 3.0]), Ok(2.0));
-        // Tokens 0 and 4 begin windows of four.
+        // Tokens 0 and 4 start windows of four.
         for (loss, name) in [(f64::NAN, "NaN"), (f64::INFINITY, "inf"), (f64::NEG_INFINITY, "-inf")] {
             let error = mean(&[1.0, 1.0, 1.0, 1.0, loss, 1.0]).unwrap_err();
-            assert!(error.starts_with(&format!("text: the loss of token 6 is {name}, so")), "{error}");
+            assert!(error.starts_with(&format!("text: the loss of token 6 is {name}: ")), "{error}");
         }
-        assert!(
-            mean(&[1000.0]).unwrap_err().contains("the mean loss is 1000, whose perplexity is too large")
-        );
+        assert!(mean(&[1000.0]).unwrap_err().contains("the perplexity of the mean loss 1000 overflows"));
     }
 }

@@ -1,4 +1,4 @@
-//! `plan`: what a budget pins and streams, and how fast a model would run in it.
+//! `plan`: predicts which bundles a budget pins, and the decoding speed.
 
 mod chart;
 mod report;
@@ -10,18 +10,18 @@ use std::process::ExitCode;
 use crate::budget;
 use crate::options::PlanOptions;
 use crate::output;
-use crate::session::open_to_look;
+use crate::session::open_headers;
 use report::{Machine, Report};
 
-/// Points of the curve in `--json`.
+/// Number of points of the curve in `--json`.
 const JSON_POINTS: usize = 64;
-/// Columns of text where nobody says how wide it may be.
+/// Width of the text if standard output is not a terminal.
 const COLUMNS_DEFAULT: usize = 80;
-/// More columns show nothing more.
+/// Maximum width of the text.
 const COLUMNS_MAX: usize = 120;
 
 pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<ExitCode> {
-    let (model, _tokenizer) = open_to_look(&options.model)?;
+    let (model, _tokenizer) = open_headers(&options.model)?;
     let machine = Machine::new(&model, options);
     let budget_bytes = budget::bytes(options.ram);
     let columns = columns();
@@ -35,7 +35,7 @@ pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The width of the terminal.
+/// Returns the width of the text: that of the terminal, within limits.
 fn columns() -> usize {
     let size = terminal_size::terminal_size_of(io::stdout());
     size.map_or(COLUMNS_DEFAULT, |(width, _)| usize::from(width.0)).min(COLUMNS_MAX)

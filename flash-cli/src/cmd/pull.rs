@@ -1,4 +1,4 @@
-//! `pull`: a model from the Hugging Face hub to the cache.
+//! `pull`: downloads a model from the Hugging Face hub to the cache.
 
 use std::process::ExitCode;
 
@@ -10,14 +10,14 @@ use crate::size::Bytes;
 pub(crate) fn run(args: PullArgs) -> anyhow::Result<ExitCode> {
     let PullArgs { id, revision } = args;
     let id = match revision {
-        Some(revision) => id.at(revision)?,
+        Some(revision) => id.with_revision(revision)?,
         None => id,
     };
     let Pulled { dir, n_files, total_bytes } = Hub::from_env()?.pull(&id)?;
     if n_files > 0 {
         output::note(&format!("{id}: {n_files} files, {}", Bytes(total_bytes)));
     }
-    // For scripts, and for whoever wants to look.
+    // The only output on standard output, for scripts.
     output::print(&format!("{}\n", dir.display()))?;
     Ok(ExitCode::SUCCESS)
 }

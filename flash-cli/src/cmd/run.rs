@@ -1,4 +1,4 @@
-//! `run`: continues a prompt.
+//! `run`: generates text from a prompt.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,11 +10,11 @@ use flash_text::{ChatTemplate, Message, Tokenizer};
 use serde::Serialize;
 
 use crate::interrupt::{self, Signals};
-use crate::kept::Kept;
 use crate::options::RunOptions;
 use crate::output::{self, TextStream};
 use crate::report::{self, ExpertsReport};
 use crate::session::{Loaded, Session};
+use crate::transcript::Transcript;
 
 pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
@@ -25,17 +25,18 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         output::note(&format!("seed: {}", generate_options.sampler.seed));
     }
     let session = Session::open(engine)?;
-    let context = session.context()?;
+    let context = session.open_context()?;
     let prompt = Prompt::new(&session, context.as_ref(), prompt, chat)?;
     let held = context.as_ref().map_or(0, |context| context.token_ids().len());
     let mut workload = session.workload(prompt.ids.len().max(held), generate_options.max_tokens);
-    // One prompt and its answer; a session or shared prefixes have it in pages, where all of it is kept.
+    // The context is one prompt and its answer, so tokens are only appended. With a session or shared prefixes it is in
+    // pages, which keep all tokens in any case.
     workload.kv.only_grows = true;
-    if prompt.goes_on() {
-        // What the session holds need not pass.
+    if prompt.continues_session() {
+        // Tokens in the KV cache of the session are not computed again.
         workload.prompt_tokens = prompt.ids.len() - held;
     }
-    let Loaded { mut engine, tokenizer, io, listener, watch: _watch } =
+    let Loaded { mut engine, tokenizer, io, listener, watcher: _watcher } =
         session.load_with(workload, context, trace)?;
     let load = begin.elapsed();
 
@@ -46,7 +47,7 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
             text.push(piece);
         }
     };
-    let caught = signals.catch();
+    let guard = signals.guard();
     if warm_up {
         match engine.forward(&prompt.ids) {
             Err(ModelError::Interrupted) => return Ok(ExitCode::from(interrupt::exit_code())),
@@ -62,14 +63,14 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         generate(&mut engine, &tokenizer, &prompt.ids[reused_tokens..], &generate_options, on_text)?;
     (generation.prompt_tokens, generation.ttft) = (prompt.ids.len(), generation.ttft + reuse);
     if let Err(error) = engine.share_prefix(prompt.ids.len()) {
-        output::note(&format!("the prompt is not kept for others: {error}"));
+        output::note(&format!("the prompt was not added to the prefix cache: {error}"));
     }
     if let Some(dir) = &prompt.dir {
-        prompt.kept(&generation, &tokenizer).write(dir)?;
+        prompt.transcript(&generation, &tokenizer).write(dir)?;
         engine.save()?;
     }
-    let is_terminated = caught.is_terminated();
-    drop(caught);
+    let is_terminated = guard.is_terminated();
+    drop(guard);
 
     let mut stats = engine.stats();
     stats.streamed_bytes -= before.streamed_bytes;
@@ -95,24 +96,24 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     }
     Ok(match generation.finish_reason {
         FinishReason::Interrupted => ExitCode::from(interrupt::exit_code()),
-        // It came too late to stop anything.
+        // The signal arrived after the generation.
         _ if is_terminated => ExitCode::from(interrupt::exit_code()),
         _ => ExitCode::SUCCESS,
     })
 }
 
-/// What is passed, and what a session is to say of it.
+/// A prompt, with the session that it continues.
 struct Prompt {
-    /// All tokens, also those that a session holds.
+    /// All tokens, including those of the session.
     ids: Vec<u32>,
-    /// The conversation so far, with the question; none if it is a text.
+    /// The conversation including the new question; none for a text.
     messages: Option<Vec<Message>>,
     /// The directory of the session.
     dir: Option<PathBuf>,
 }
 
 impl Prompt {
-    /// The prompt as it is, or as what a user says, behind what the session holds.
+    /// Appends the prompt to the text or, as a user message, to the conversation of the session.
     fn new(
         session: &Session,
         context: Option<&SessionContext>,
@@ -120,23 +121,23 @@ impl Prompt {
         chat: bool,
     ) -> anyhow::Result<Self> {
         let tokenizer = &session.tokenizer;
-        let place = context.map(SessionContext::dir).zip(session.context_name());
+        let place = context.map(SessionContext::dir).zip(session.session_name());
         let dir = context.map(|context| context.dir().to_owned());
         let (ids, messages) = if chat {
             let mut messages = match place {
-                Some((dir, name)) => Kept::messages(dir, name)?,
+                Some((dir, name)) => Transcript::messages(dir, name)?,
                 None => Vec::new(),
             };
             messages.push(Message::new("user", prompt));
             let template = ChatTemplate::open(session.dir())?;
-            // A chat template brings its own special tokens.
+            // The chat template already contains the special tokens.
             (tokenizer.encode(&template.render(&messages, true)?, false)?, Some(messages))
         } else {
             let mut ids = match (place, context) {
-                (Some((dir, name)), Some(context)) => Kept::text(dir, name, context.token_ids())?,
+                (Some((dir, name)), Some(context)) => Transcript::text(dir, name, context.token_ids())?,
                 _ => Vec::new(),
             };
-            // What goes on has no beginning.
+            // A continued text gets no second beginning-of-sequence token.
             let more = if ids.is_empty() {
                 tokenizer.encode_prompt(&prompt)?
             } else {
@@ -148,35 +149,35 @@ impl Prompt {
         if ids.is_empty() { Err(ModelError::EmptyPrompt.into()) } else { Ok(Self { ids, messages, dir }) }
     }
 
-    /// Whether it begins with all that the session holds.
-    fn goes_on(&self) -> bool {
+    /// Whether the prompt starts with all tokens of the session.
+    fn continues_session(&self) -> bool {
         self.messages.is_none()
     }
 
-    /// What the session says from now on.
-    fn kept(&self, generation: &Generation, tokenizer: &Tokenizer) -> Kept {
+    /// Returns the transcript of the session after a generation.
+    fn transcript(&self, generation: &Generation, tokenizer: &Tokenizer) -> Transcript {
         match &self.messages {
             Some(messages) if generation.token_ids.is_empty() => {
-                // A question without an answer would stand before the next one.
-                Kept::chat(&messages[..messages.len() - 1])
+                // An unanswered question is dropped: otherwise two user messages would follow each other.
+                Transcript::chat(&messages[..messages.len() - 1])
             }
             Some(messages) => {
                 let answer = Message::new("assistant", generation.text.clone());
-                Kept::chat(&[&messages[..], &[answer]].concat())
+                Transcript::chat(&[&messages[..], &[answer]].concat())
             }
             None => {
                 let (last, text) =
                     generation.token_ids.split_last().map_or((None, &[][..]), |(l, t)| (Some(*l), t));
-                // What ends an answer is no part of the text.
+                // The end-of-sequence token is not part of the text.
                 let ends = generation.finish_reason == FinishReason::Stop;
                 let last = last.filter(|last| !(ends && tokenizer.is_eos(*last)));
-                Kept::Text { token_ids: self.ids.iter().chain(text).copied().chain(last).collect() }
+                Transcript::Text { token_ids: self.ids.iter().chain(text).copied().chain(last).collect() }
             }
         }
     }
 }
 
-/// What `--json` prints.
+/// Report of `run`, as printed by `--json`.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     text: &'a str,

@@ -1,4 +1,4 @@
-//! The folders of the cache: blobs named by their hash, and snapshots of links to them.
+//! Layout of the cache: blobs named by their hash, and snapshots that are directories of links to blobs.
 
 use std::fs;
 use std::io;
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::completeness;
+use super::error::HubError;
 use super::files::RemoteFile;
-use super::id::is_commit;
+use super::id::{ModelId, is_commit};
 use super::tree;
-use super::{HubError, ModelId};
 
-/// The folder of a repository that has the listings of its snapshots. Hugging Face's tools leave it alone.
+/// Directory in a repository for the file listings of its snapshots. Hugging Face's tools ignore it.
 const LISTINGS: &str = ".flash";
 
 /// The files of a model at a commit.
@@ -38,53 +38,57 @@ impl Snapshot {
         &self.commit
     }
 
-    /// Where the contents of a file are.
+    /// Returns the path of the contents of a file.
     pub(super) fn blob(&self, file: &RemoteFile) -> PathBuf {
         self.repo.blob_path(&file.hash)
     }
 
-    /// Whether a file is there. One that another snapshot has is from now on.
+    /// Whether the snapshot has a file. Links the file first if another snapshot has its blob.
     pub(super) fn has(&self, file: &RemoteFile) -> Result<bool, HubError> {
         let link = self.dir.join(&file.name);
-        // The name of a blob is its hash. Where there are no links, the file itself is there.
-        let is_another = fs::read_link(&link).is_ok_and(|blob| !blob.ends_with(&file.hash));
-        if !is_another && file.is_at(&link) {
+        // Blobs are named by their hash. On a file system without links, the snapshot has the file itself.
+        let is_other_blob = fs::read_link(&link).is_ok_and(|blob| !blob.ends_with(&file.hash));
+        if !is_other_blob && file.is_at(&link) {
             return Ok(true);
         }
-        let is_there = file.is_at(&self.blob(file));
-        if is_there {
+        let has_blob = file.is_at(&self.blob(file));
+        if has_blob {
             self.link(file)?;
         }
-        Ok(is_there)
+        Ok(has_blob)
     }
 
-    /// Gives a blob that is there its name.
+    /// Links the blob of a file into the snapshot.
     pub(super) fn link(&self, file: &RemoteFile) -> Result<(), HubError> {
         let link = self.dir.join(&file.name);
-        fs::create_dir_all(&self.dir).map_err(HubError::of(&self.dir))?;
+        fs::create_dir_all(&self.dir).map_err(HubError::in_cache(&self.dir))?;
         match fs::remove_file(&link) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(HubError::of(link)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(HubError::in_cache(link)(error));
+            }
             _ => {}
         }
         let blob = Path::new("../../blobs").join(&file.hash);
         match symlink(blob, &link) {
-            // Someone else pulls the same.
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(HubError::of(link)(error)),
+            // Another process may be downloading the same model.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(HubError::in_cache(link)(error))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Keeps the listing that the snapshot is filled by, so that whoever finds it can tell whether it is whole.
+    /// Saves the file listing of the snapshot, by which later runs can tell whether it is complete.
     pub(super) fn keep_listing(&self, files: &[RemoteFile]) -> Result<(), HubError> {
         let path = self.listing_path();
-        let text = serde_json::to_vec(files).map_err(|error| HubError::of(&path)(error.into()))?;
+        let text = serde_json::to_vec(files).map_err(|error| HubError::in_cache(&path)(error.into()))?;
         let folder = path.parent().unwrap_or(&path);
-        fs::create_dir_all(folder).map_err(HubError::of(folder))?;
+        fs::create_dir_all(folder).map_err(HubError::in_cache(folder))?;
         let part = path.with_extension(format!("{}.part", std::process::id()));
-        fs::write(&part, text).and_then(|()| fs::rename(&part, &path)).map_err(HubError::of(&path))
+        fs::write(&part, text).and_then(|()| fs::rename(&part, &path)).map_err(HubError::in_cache(&path))
     }
 
-    /// The listing that it was filled by; none if another tool has filled it that keeps none.
+    /// Reads the file listing of the snapshot; none if another tool downloaded it and left no listing.
     fn listing(&self) -> Option<Vec<RemoteFile>> {
         let own = fs::read(self.listing_path()).ok().and_then(|text| serde_json::from_slice(&text).ok());
         own.or_else(|| tree::read(&repo_dir(&self.repo), &self.commit))
@@ -94,41 +98,42 @@ impl Snapshot {
         repo_dir(&self.repo).join(LISTINGS).join(format!("{}.json", self.commit))
     }
 
-    /// Whether all files of the model are there, as far as can be told without the hub.
-    pub(super) fn state(&self) -> State {
+    /// Returns whether all files of the model are present, as far as can be told offline.
+    pub(super) fn state(&self) -> SnapshotState {
         let Some(files) = self.listing() else {
-            return State::Unlisted { missing: completeness::missing(&self.dir) };
+            return SnapshotState::Unlisted { missing: completeness::missing(&self.dir) };
         };
-        // The contents were checked when they came.
-        let is_there = |file: &&RemoteFile| {
+        // Only sizes are compared: hashes were verified on download.
+        let is_present = |file: &&RemoteFile| {
             fs::metadata(self.dir.join(&file.name)).is_ok_and(|metadata| metadata.len() == file.bytes)
         };
         let missing: Vec<_> =
-            files.iter().filter(|file| !is_there(file)).map(|file| file.name.clone()).collect();
-        if missing.is_empty() { State::Whole } else { State::Partial { missing } }
+            files.iter().filter(|file| !is_present(file)).map(|file| file.name.clone()).collect();
+        if missing.is_empty() { SnapshotState::Complete } else { SnapshotState::Partial { missing } }
     }
 
-    /// Lets the revision mean this snapshot.
+    /// Points the revision at this snapshot.
     pub(super) fn publish(&self, id: &ModelId) -> Result<(), HubError> {
         if id.commit().is_some() {
             return Ok(());
         }
-        self.repo.create_ref(&self.commit).map_err(HubError::of(&self.dir))
+        self.repo.create_ref(&self.commit).map_err(HubError::in_cache(&self.dir))
     }
 }
 
-/// Whether a snapshot has all of its files.
+/// Completeness of a snapshot.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// All files that the hub has listed are there.
-    Whole,
-    /// Some of them are not.
+pub(super) enum SnapshotState {
+    /// All listed files are present.
+    Complete,
+    /// Some listed files are missing.
     Partial { missing: Vec<String> },
-    /// Another tool has filled it, perhaps in part, and left no listing. Empty if nothing is missing that every model has.
+    /// Downloaded, perhaps in part, by another tool that left no listing. `missing` are absent files that every model
+    /// has.
     Unlisted { missing: Vec<String> },
 }
 
-/// The snapshot that a revision of a model means in the cache, if there is one.
+/// Returns the snapshot of a model's revision, if it is in the cache.
 pub(super) fn find(cache_dir: &Path, id: &ModelId) -> Option<Snapshot> {
     let commit = match id.commit() {
         Some(commit) => commit.to_owned(),
@@ -137,12 +142,12 @@ pub(super) fn find(cache_dir: &Path, id: &ModelId) -> Option<Snapshot> {
             fs::read_to_string(path).ok()?.trim().to_owned()
         }
     };
-    // It becomes part of a path.
+    // The commit becomes part of a path.
     let snapshot = is_commit(&commit).then(|| Snapshot::new(cache_dir, id, &commit))?;
     snapshot.dir.is_dir().then_some(snapshot)
 }
 
-/// The folder of a repository, which has one of blobs.
+/// Returns the directory of a repository, the parent of its `blobs` directory.
 fn repo_dir(repo: &CacheRepo) -> PathBuf {
     let blob = repo.blob_path("blob");
     blob.ancestors().nth(2).unwrap_or(&blob).to_owned()
@@ -158,7 +163,7 @@ mod tests {
     use super::*;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-    /// Of `{}`, as git hashes it.
+    /// Git blob hash of `{}`.
     const HASH: &str = "9e26dfeeb6e641a33dae4961196235bdb965b21b";
 
     fn config() -> RemoteFile {
@@ -166,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_whole_when_all_files_of_its_listing_are_there() {
+    fn a_snapshot_is_complete_when_all_listed_files_are_present() {
         let cache = tempfile::tempdir().unwrap();
         let id = "a/b".parse().unwrap();
         let snapshot = Snapshot::new(cache.path(), &id, COMMIT);
@@ -174,18 +179,18 @@ mod tests {
         fs::create_dir_all(snapshot.dir()).unwrap();
         snapshot.publish(&id).unwrap();
         assert_eq!(find(cache.path(), &id).unwrap().dir(), snapshot.dir());
-        assert!(matches!(snapshot.state(), State::Unlisted { .. }));
+        assert!(matches!(snapshot.state(), SnapshotState::Unlisted { .. }));
         snapshot.keep_listing(&[config()]).unwrap();
         let missing = vec!["config.json".to_owned()];
-        assert_eq!(snapshot.state(), State::Partial { missing: missing.clone() });
+        assert_eq!(snapshot.state(), SnapshotState::Partial { missing: missing.clone() });
         fs::write(snapshot.dir().join("config.json"), "{}").unwrap();
-        assert_eq!(snapshot.state(), State::Whole);
+        assert_eq!(snapshot.state(), SnapshotState::Complete);
         fs::write(snapshot.dir().join("config.json"), "{").unwrap();
-        assert_eq!(snapshot.state(), State::Partial { missing });
+        assert_eq!(snapshot.state(), SnapshotState::Partial { missing });
     }
 
     #[test]
-    fn a_link_to_another_blob_is_made_anew() {
+    fn a_link_to_another_blob_is_replaced() {
         let cache = tempfile::tempdir().unwrap();
         let snapshot = Snapshot::new(cache.path(), &"a/b".parse().unwrap(), COMMIT);
         let blob = snapshot.blob(&config());
@@ -201,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ref_that_is_no_commit_leads_nowhere() {
+    fn a_ref_that_is_not_a_commit_is_ignored() {
         let cache = tempfile::tempdir().unwrap();
         let id = "a/b".parse().unwrap();
         let snapshot = Snapshot::new(cache.path(), &id, "../../etc");

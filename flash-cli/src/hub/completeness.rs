@@ -1,4 +1,4 @@
-//! Files that a directory filled by another tool lacks, as far as its own files tell.
+//! Finds missing files of a model directory without a listing from the hub.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,12 +8,12 @@ use serde::Deserialize;
 
 use super::files::{CONFIG, INDEX, SHARD_SUFFIX};
 
-/// Part of the name of a shard that is one of several.
+/// Marks the name of a shard that is one of several.
 const ONE_OF: &str = "-of-";
-/// One of these has the vocabulary; the first is named where all are missing.
+/// Tokenizer files, one of which must be present; the first is reported if all are missing.
 const VOCABULARIES: [&str; 3] = ["tokenizer.json", "tokenizer.model", "vocab.json"];
 
-/// The names of files that every model has, and `dir` has not.
+/// Returns the names of required files that `dir` lacks.
 pub(super) fn missing(dir: &Path) -> Vec<String> {
     #[derive(Deserialize)]
     struct Index {

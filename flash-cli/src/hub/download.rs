@@ -1,4 +1,4 @@
-//! All files of a model, several at once.
+//! Downloads the files of a model, several at once.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -12,18 +12,19 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use rustix::fs::statvfs;
 
 use super::cache::Snapshot;
+use super::error::HubError;
 use super::files::RemoteFile;
+use super::id::ModelId;
 use super::listing;
 use super::settings::Settings;
 use super::transfer::{self, Transfer};
-use super::{HubError, ModelId};
 
-/// One connection rarely gets all that a line gives.
+/// Number of concurrent downloads. A single connection rarely uses the whole bandwidth.
 const CONNECTIONS: usize = 4;
 const TEMPLATE: &str =
     "{prefix:36!} {bar:24} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
 
-/// Brings files into the cache and links them into the snapshot. What was brought before an error is kept.
+/// Downloads files to the cache and links them into the snapshot. Files that are complete before an error are kept.
 pub(super) fn all(
     settings: &Settings,
     id: &ModelId,
@@ -33,7 +34,7 @@ pub(super) fn all(
     for file in files {
         let blob = snapshot.blob(file);
         let folder = blob.parent().unwrap_or(&settings.cache_dir);
-        fs::create_dir_all(folder).map_err(HubError::of(folder))?;
+        fs::create_dir_all(folder).map_err(HubError::in_cache(folder))?;
     }
     check_space(&settings.cache_dir, snapshot, files)?;
 
@@ -54,12 +55,12 @@ pub(super) fn all(
                 blob: snapshot.blob(file),
             };
             let bar = bars.add(bar(file));
-            let brought = transfer.run(&agent, &|done_bytes| {
+            let downloaded = transfer.run(&agent, &|done_bytes| {
                 bar.set_position(done_bytes);
                 if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             bar.finish_and_clear();
-            let linked = match brought {
+            let linked = match downloaded {
                 Ok(ControlFlow::Break(())) => return Ok(()),
                 Ok(ControlFlow::Continue(())) => snapshot.link(file),
                 Err(error) => Err(error),
@@ -78,11 +79,11 @@ pub(super) fn all(
     })
 }
 
-/// A disk that is too small is told before hours of work, not after.
+/// Checks that the disk has room for `files` before any is downloaded.
 fn check_space(dir: &Path, snapshot: &Snapshot, files: &[&RemoteFile]) -> Result<(), HubError> {
     let missing = |file: &&RemoteFile| file.bytes.saturating_sub(transfer::part_bytes(&snapshot.blob(file)));
     let needed_bytes = files.iter().map(missing).fold(0, u64::saturating_add);
-    let disk = statvfs(dir).map_err(|error| HubError::of(dir)(error.into()))?;
+    let disk = statvfs(dir).map_err(|error| HubError::in_cache(dir)(error.into()))?;
     let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
     if needed_bytes > free_bytes {
         return Err(HubError::NoSpace { dir: dir.to_owned(), needed_bytes, free_bytes });
@@ -91,7 +92,7 @@ fn check_space(dir: &Path, snapshot: &Snapshot, files: &[&RemoteFile]) -> Result
 }
 
 fn bar(file: &RemoteFile) -> ProgressBar {
-    // A template of ours: if it is wrong, the bar of the library does.
+    // An invalid template is a bug, but no reason to fail: fall back to the default style.
     let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(file.bytes).with_style(style).with_prefix(file.name.clone())
 }

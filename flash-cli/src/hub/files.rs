@@ -1,4 +1,4 @@
-//! Which files of a repository a model directory needs.
+//! Files of a repository, and the selection of those that a model directory needs.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,27 +9,28 @@ use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// A file as the hub lists it.
+/// A file in a listing of the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RemoteFile {
     pub(super) name: String,
     pub(super) bytes: u64,
-    /// The hash of its contents, as git or git-lfs names it.
+    /// Hash of the contents, by git or Git LFS.
     pub(super) hash: String,
 }
 
 impl RemoteFile {
-    /// Whether `path` holds this file: one of its size and, unless it is one of weights, with its hash.
+    /// Whether `path` is this file: its size matches and, for files outside Git LFS, its hash.
     ///
-    /// Weights had their hash checked when they came, and hashing them again would take minutes.
+    /// The hash of weights is verified on download only, because it takes minutes.
     pub(super) fn is_at(&self, path: &Path) -> bool {
         fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.bytes)
             && (self.hash.len() != GIT_DIGITS || self.has_hash(path).unwrap_or(false))
     }
 
-    /// Whether the contents of `path` have the hash that is listed.
+    /// Whether the contents of `path` have the listed hash.
     ///
-    /// A file in Git LFS is listed with its SHA-256; every other one with that of git, a SHA-1 of its length and contents.
+    /// Files in Git LFS are listed with their SHA-256, all others with their git blob hash: a SHA-1 of length and
+    /// contents.
     pub(super) fn has_hash(&self, path: &Path) -> io::Result<bool> {
         let mut contents = File::open(path)?;
         let found = match self.hash.len() {
@@ -49,7 +50,7 @@ impl RemoteFile {
     }
 }
 
-/// Whether a text can be the hash of a file.
+/// Whether a text has the format of a file hash.
 pub(super) fn is_hash(text: &str) -> bool {
     matches!(text.len(), GIT_DIGITS | SHA256_DIGITS) && text.chars().all(|c| c.is_ascii_hexdigit())
 }
@@ -59,10 +60,13 @@ const GIT_DIGITS: usize = 40;
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub(super) const SHARD_SUFFIX: &str = ".safetensors";
-/// What names of weights begin with where there are others that are not the model, or the model once more.
+/// Usual prefix of weight files. Others beside them are not the model, or a second copy of it.
 const SHARD_PREFIX: &str = "model";
 
-/// The files that are needed, small ones first; or what is missing.
+/// Selects the files that a model directory needs, small ones first.
+///
+/// # Errors
+/// The name of a required file that is missing.
 pub(super) fn needed(files: Vec<RemoteFile>) -> Result<Vec<RemoteFile>, &'static str> {
     let is_shard = |file: &RemoteFile| file.name.ends_with(SHARD_SUFFIX) && !file.name.contains('/');
     let is_small = |file: &RemoteFile| {
@@ -97,7 +101,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "hello\n").unwrap();
-        // `git hash-object` and `sha256sum` say so.
+        // From `git hash-object` and `sha256sum`.
         let git = "ce013625030ba8dba906f756967f9e9ca394464a";
         let lfs = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         for hash in [git, lfs] {
@@ -111,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_model_directory_needs_is_taken() {
+    fn only_files_that_a_model_needs_are_selected() {
         let files = [
             ".gitattributes",
             "README.md",
@@ -135,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_any_name_are_taken_where_none_has_the_usual_one() {
+    fn weights_of_any_name_are_selected_if_none_has_the_usual_prefix() {
         let files = ["config.json", "weights.00.safetensors", "weights.01.safetensors"];
         assert_eq!(names(&files).unwrap(), files);
     }
 
     #[test]
-    fn a_repository_without_configuration_or_weights_is_no_model() {
+    fn a_repository_without_configuration_or_weights_is_rejected() {
         assert_eq!(names(&["model.safetensors"]), Err("config.json"));
         assert_eq!(names(&["config.json", "model.gguf"]), Err("*.safetensors"));
     }

@@ -1,9 +1,9 @@
-//! Ids of models: `ORG/NAME`, or `ORG/NAME@REVISION`.
+//! Model ids: `ORG/NAME`, or `ORG/NAME@REVISION`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The branch that a repository is seen at unless someone says.
+/// The default revision.
 const MAIN: &str = "main";
 
 /// A model on the hub, at a revision: a branch, a tag or a commit.
@@ -11,22 +11,22 @@ const MAIN: &str = "main";
 pub(crate) struct ModelId {
     repo: String,
     revision: String,
-    is_revision_said: bool,
+    has_revision: bool,
 }
 
-/// What is no id.
+/// Why a model id is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IdError {
-    #[error("{given:?} is not the id of a model: ORG/NAME or ORG/NAME@REVISION")]
+    #[error("{given:?} is not a model id: expected ORG/NAME or ORG/NAME@REVISION")]
     Id { given: String },
-    #[error("{given:?} is not the name of a revision")]
+    #[error("{given:?} is not a valid revision")]
     Revision { given: String },
-    #[error("{id} names a revision already, so --revision {given} is one too many")]
-    Twice { id: ModelId, given: String },
+    #[error("{id} already has a revision and cannot be combined with --revision {given}")]
+    DuplicateRevision { id: ModelId, given: String },
 }
 
 impl ModelId {
-    /// `ORG/NAME`.
+    /// Returns the repository, `ORG/NAME`.
     pub(crate) fn repo(&self) -> &str {
         &self.repo
     }
@@ -35,20 +35,20 @@ impl ModelId {
         &self.revision
     }
 
-    /// The commit, if the revision is the whole name of one.
+    /// Returns the revision if it is a full commit hash.
     pub(crate) fn commit(&self) -> Option<&str> {
         is_commit(&self.revision).then_some(&self.revision)
     }
 
-    /// The same model at a revision that is named elsewhere.
-    pub(crate) fn at(self, revision: String) -> Result<Self, IdError> {
-        if self.is_revision_said {
-            return Err(IdError::Twice { id: self, given: revision });
+    /// Sets the revision of an id that has none.
+    pub(crate) fn with_revision(self, revision: String) -> Result<Self, IdError> {
+        if self.has_revision {
+            return Err(IdError::DuplicateRevision { id: self, given: revision });
         }
         if !is_revision(&revision) {
             return Err(IdError::Revision { given: revision });
         }
-        Ok(Self { revision, is_revision_said: true, ..self })
+        Ok(Self { revision, has_revision: true, ..self })
     }
 }
 
@@ -65,19 +65,19 @@ impl FromStr for ModelId {
         Ok(Self {
             repo: repo.to_owned(),
             revision: revision.unwrap_or(MAIN).to_owned(),
-            is_revision_said: revision.is_some(),
+            has_revision: revision.is_some(),
         })
     }
 }
 
 impl fmt::Display for ModelId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { repo, revision, is_revision_said } = self;
-        if *is_revision_said { write!(f, "{repo}@{revision}") } else { f.write_str(repo) }
+        let Self { repo, revision, has_revision } = self;
+        if *has_revision { write!(f, "{repo}@{revision}") } else { f.write_str(repo) }
     }
 }
 
-/// Whether it is the whole name of a commit.
+/// Whether a text is a full commit hash.
 pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.chars().all(|c| c.is_ascii_hexdigit())
 }
@@ -87,7 +87,7 @@ fn is_word(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(is_known)
 }
 
-/// Branches may have slashes. They become paths below the cache and must not leave it.
+/// Whether a text is a valid revision. Branches may contain slashes, and become paths that must stay below the cache.
 fn is_revision(revision: &str) -> bool {
     revision.split('/').all(is_word)
 }
@@ -109,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_main_unless_it_is_said_once() {
+    fn a_revision_is_main_unless_given_once() {
         let id: ModelId = "a/b".parse().unwrap();
         assert_eq!((id.repo(), id.revision(), id.commit()), ("a/b", "main", None));
         let commit = "0123456789abcdef0123456789abcdef01234567";
-        let id = id.at(commit.to_owned()).unwrap();
+        let id = id.with_revision(commit.to_owned()).unwrap();
         assert_eq!((id.revision(), id.commit()), (commit, Some(commit)));
-        assert!(matches!(id.at("v1".to_owned()), Err(IdError::Twice { .. })));
+        assert!(matches!(id.with_revision("v1".to_owned()), Err(IdError::DuplicateRevision { .. })));
         let id: ModelId = "a/b".parse().unwrap();
-        assert!(matches!(id.at("../v1".to_owned()), Err(IdError::Revision { .. })));
+        assert!(matches!(id.with_revision("../v1".to_owned()), Err(IdError::Revision { .. })));
     }
 }

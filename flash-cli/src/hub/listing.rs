@@ -1,4 +1,4 @@
-//! What the hub has of a model.
+//! Requests the list of a model's files from the hub.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,14 +6,14 @@ use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
+use super::error::HubError;
 use super::files::{self, RemoteFile};
-use super::id::is_commit;
+use super::id::{ModelId, is_commit};
 use super::retry::{self, Retries, Retry};
 use super::settings::Settings;
-use super::{HubError, ModelId};
 
-/// A hub that says nothing for so long is not there.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The files of a model at a commit.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Listing {
     pub(super) files: Vec<RemoteFile>,
 }
 
-/// The answer of the hub.
+/// Response of the hub.
 #[derive(Debug, Deserialize)]
 struct Answer {
     sha: String,
@@ -44,7 +44,7 @@ struct Lfs {
 }
 
 impl Listing {
-    /// Asks the hub for the files of a model at `revision`. A hub that is busy is asked again, as often as a file.
+    /// Requests the files of a model at `revision`. If the hub is busy, the request is retried as often as a download.
     pub(super) fn fetch(settings: &Settings, id: &ModelId, revision: &str) -> Result<Self, HubError> {
         let url = format!("{}/api/models/{}", settings.endpoint, id.repo());
         let failed = |error| HubError::Request { url: url.clone(), error: Box::new(error) };
@@ -55,17 +55,17 @@ impl Listing {
                 .info_request()
                 .query("blobs", "true")
                 .config()
-                // Of a refusal, headers say more than the status.
+                // Error responses are inspected below: their headers tell more than the status.
                 .http_status_as_error(false)
-                .timeout_global(Some(PATIENCE))
+                .timeout_global(Some(REQUEST_TIMEOUT))
                 .build()
                 .call()
                 .map_err(failed)?;
-            if !retry::is_passing(response.status()) {
+            if !retry::is_transient(response.status()) {
                 break response;
             }
             let (url, status) = (url.clone(), response.status().as_u16());
-            match retries.after(retry::retry_after(response.headers(), SystemTime::now())) {
+            match retries.record_failure(retry::retry_after(response.headers(), SystemTime::now())) {
                 Retry::After(pause) => retry::wait(&url, pause, &|| true),
                 Retry::TooLong { wait } => return Err(HubError::Busy { url, status, wait }),
                 Retry::Exhausted => return Err(HubError::Status { url, status }),
@@ -98,14 +98,14 @@ impl Listing {
         })
     }
 
-    /// What becomes part of a path is checked: the answer may be anyone's.
+    /// Validates a response. Commit, names and hashes become parts of paths, and the server is not trusted.
     fn check(answer: Answer, revision: &str) -> Result<Self, Problem> {
         let Answer { sha: commit, siblings } = answer;
         if !is_commit(&commit) {
             return Err(Problem::Listing(format!("{commit:?} is not a commit")));
         }
         if is_commit(revision) && revision != commit {
-            return Err(Problem::Listing(format!("it is of commit {commit}")));
+            return Err(Problem::Listing(format!("it is for commit {commit}")));
         }
         let mut files = Vec::with_capacity(siblings.len());
         for Sibling { rfilename: name, size, blob_id, lfs } in siblings {
@@ -114,7 +114,7 @@ impl Listing {
                 return Err(Problem::Listing(format!("{name:?} has no size or no hash")));
             };
             if !files::is_hash(&hash) {
-                return Err(Problem::Listing(format!("the hash of {name:?} is {hash:?}")));
+                return Err(Problem::Listing(format!("invalid hash of {name:?}: {hash:?}")));
             }
             files.push(RemoteFile { name, bytes, hash });
         }
@@ -123,14 +123,14 @@ impl Listing {
     }
 }
 
-/// What is wrong with an answer.
+/// Why a response is rejected.
 #[derive(Debug)]
 enum Problem {
     Listing(String),
     Missing(&'static str),
 }
 
-/// The repository at a revision, as hf-hub sees it.
+/// Returns the hf-hub client of a repository at a revision.
 pub(super) fn repo(settings: &Settings, id: &ModelId, revision: &str) -> Result<ApiRepo, HubError> {
     let api = ApiBuilder::from_cache(Cache::new(settings.cache_dir.clone()))
         .with_endpoint(settings.endpoint.clone())
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn what_would_leave_the_cache_is_refused() {
+    fn paths_outside_the_cache_are_rejected() {
         let table = [
             (r#"{"sha": "../../etc", "siblings": []}"#.to_owned(), "is not a commit"),
             (
                 format!(
                     r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "a", "size": 1, "blobId": "../a"}}]}}"#
                 ),
-                "the hash of",
+                "invalid hash of",
             ),
             (format!(r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "a"}}]}}"#), "no size or no hash"),
         ];

@@ -1,4 +1,4 @@
-//! Retries of requests: their number, and the pauses between them.
+//! Retries of HTTP requests with exponential backoff.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -7,82 +7,81 @@ use ureq::http::{HeaderMap, StatusCode, header};
 
 use crate::output;
 
-/// Attempts in a row that bring nothing.
+/// Consecutive failed attempts after which a request fails.
 const ATTEMPTS_MAX: u32 = 5;
-/// Before the second attempt; twice as long before each one after it.
-const PAUSE: Duration = Duration::from_millis(250);
-/// The longest wait that a server may ask for. The hub counts requests in windows of five minutes.
+/// Pause before the second attempt, doubled for each further one.
+const BACKOFF: Duration = Duration::from_millis(250);
+/// Longest accepted `Retry-After`. The hub's rate limits use windows of five minutes.
 const WAIT_MAX: Duration = Duration::from_secs(300);
-/// Interval at which a pause looks whether it is still wanted.
-const LOOK: Duration = Duration::from_millis(100);
-/// Shorter waits are not worth a word.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Interval at which a pause checks for cancellation.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Shortest wait that is reported.
+const REPORTED_WAIT_MIN: Duration = Duration::from_secs(5);
 
-/// Attempts in a row that have failed.
+/// Counter of consecutive failed attempts.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     n_failed: u32,
 }
 
-/// Whether to make a request again.
+/// Decision after a failed attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Retry {
+    /// Retry after this pause.
     After(Duration),
-    /// So many attempts have failed that it is of no use.
+    /// Give up: all attempts have failed.
     Exhausted,
-    /// The server asks for a longer wait than anyone would take for one.
-    TooLong {
-        wait: Duration,
-    },
+    /// Give up: the server asks for too long a wait.
+    TooLong { wait: Duration },
 }
 
 impl Retries {
-    /// Counts attempts anew, after one that brought something.
+    /// Resets the counter after an attempt that made progress.
     pub(super) fn reset(&mut self) {
         self.n_failed = 0;
     }
 
-    /// Attempts in a row that have failed.
+    /// Returns the number of consecutive failed attempts.
     pub(super) fn n_failed(&self) -> u32 {
         self.n_failed
     }
 
-    /// Counts an attempt that failed. `wait` is the wait that the server asks for, if it does.
-    pub(super) fn after(&mut self, wait: Option<Duration>) -> Retry {
+    /// Counts a failed attempt. `wait` is the pause that the server asked for, if any.
+    pub(super) fn record_failure(&mut self, wait: Option<Duration>) -> Retry {
         self.n_failed += 1;
         match wait {
             Some(wait) if wait > WAIT_MAX => Retry::TooLong { wait },
             _ if self.n_failed >= ATTEMPTS_MAX => Retry::Exhausted,
-            wait => Retry::After((PAUSE * (1 << (self.n_failed - 1))).max(wait.unwrap_or_default())),
+            wait => Retry::After((BACKOFF * (1 << (self.n_failed - 1))).max(wait.unwrap_or_default())),
         }
     }
 }
 
-/// Sleeps as long as the result is of use, and says so if it takes long.
+/// Sleeps for `pause`, or until `is_wanted` returns false. Long pauses are reported.
 pub(super) fn wait(url: &str, pause: Duration, is_wanted: &dyn Fn() -> bool) {
-    if pause >= PATIENCE {
+    if pause >= REPORTED_WAIT_MIN {
         output::note(&format!("{url}: the server is busy and asks to wait {} s", pause.as_secs()));
     }
     let begin = Instant::now();
     while let Some(left) = pause.checked_sub(begin.elapsed())
         && is_wanted()
     {
-        thread::sleep(left.min(LOOK));
+        thread::sleep(left.min(POLL_INTERVAL));
     }
 }
 
-/// Whether a server that answers with this status may answer otherwise soon.
-pub(super) fn is_passing(status: StatusCode) -> bool {
+/// Whether a request with this response status is worth retrying.
+pub(super) fn is_transient(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
-/// The wait that the `Retry-After` of an answer asks for: a number of seconds, or a date.
+/// Parses the `Retry-After` header: a number of seconds, or a date.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    // A date that has passed asks for no wait.
+    // A date in the past means no wait.
     Some(httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default())
 }
 
@@ -117,16 +116,16 @@ mod tests {
     fn waits_are_as_long_as_the_server_asks_and_bounded() {
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let mut retries = Retries::default();
-        assert_eq!(retries.after(None), Retry::After(PAUSE));
-        assert_eq!(retries.after(seconds(7)), Retry::After(Duration::from_secs(7)));
+        assert_eq!(retries.record_failure(None), Retry::After(BACKOFF));
+        assert_eq!(retries.record_failure(seconds(7)), Retry::After(Duration::from_secs(7)));
         assert_eq!(
-            retries.after(seconds(0)),
-            Retry::After(4 * PAUSE),
-            "a server that asks for none is not stormed"
+            retries.record_failure(seconds(0)),
+            Retry::After(4 * BACKOFF),
+            "the backoff applies even if the server asks for no wait"
         );
-        assert_eq!(retries.after(seconds(3600)), Retry::TooLong { wait: Duration::from_secs(3600) });
-        assert_eq!(retries.after(seconds(1)), Retry::Exhausted);
+        assert_eq!(retries.record_failure(seconds(3600)), Retry::TooLong { wait: Duration::from_secs(3600) });
+        assert_eq!(retries.record_failure(seconds(1)), Retry::Exhausted);
         retries.reset();
-        assert_eq!(retries.after(None), Retry::After(PAUSE));
+        assert_eq!(retries.record_failure(None), Retry::After(BACKOFF));
     }
 }

@@ -1,21 +1,22 @@
-//! Settings of the hub from the environment. The variables, and what their values mean, are those of Hugging Face's own tools.
+//! Settings from environment variables, with the names and semantics of Hugging Face's tools.
 
 use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::HubError;
+use super::error::HubError;
 
 const ENDPOINT_DEFAULT: &str = "https://huggingface.co";
-/// Either makes a program ask nobody. The first one that is set decides.
+/// Variables that forbid network access. The first one that is set decides.
 const OFFLINE: [&str; 2] = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"];
 
+/// Settings of the hub.
 #[derive(Debug)]
 pub(super) struct Settings {
-    /// The folder of all models in the cache.
+    /// Directory of the cached models.
     pub(super) cache_dir: PathBuf,
-    /// Without a slash at its end.
+    /// URL of the hub, without a trailing slash.
     pub(super) endpoint: String,
     pub(super) token: Option<String>,
     /// The variable that forbids requests, if one does.
@@ -46,7 +47,7 @@ impl Settings {
             (Some(dir), _) | (None, Some(dir)) => dir,
             (None, None) => home.join("hub"),
         };
-        // Logging in with Hugging Face's tools leaves a token in that file.
+        // `hf auth login` writes the token to this file.
         let token_path = path("HF_TOKEN_PATH")?.unwrap_or_else(|| home.join("token"));
         let saved = || {
             let token = fs::read_to_string(&token_path).ok()?;
@@ -66,8 +67,8 @@ impl Settings {
     }
 }
 
-/// A path with `~` and `$NAME` replaced, as `os.path.expanduser` and `expandvars` do: a variable that is not set stays as it is
-/// written.
+/// Expands `~` and `$NAME` in a path as Python's `os.path.expanduser` and `expandvars` do: unset variables are left as
+/// they are.
 fn expand(
     name: &'static str,
     value: OsString,
@@ -79,7 +80,7 @@ fn expand(
     let expanded =
         shellexpand::full_with_context_no_errors(text, home, |name: &str| variable(name)?.into_string().ok());
     if expanded.starts_with('~') {
-        return Err(HubError::OtherHome { name, given: text.to_owned() });
+        return Err(HubError::UnexpandedTilde { name, given: text.to_owned() });
     }
     Ok(expanded.into_owned().into())
 }
@@ -92,7 +93,7 @@ fn is_true(value: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Environment variables, with their values.
+    /// Environment variables and their values.
     type Variables<'a> = &'a [(&'a str, &'a str)];
 
     fn settings(variables: Variables<'_>) -> Result<Settings, HubError> {
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_those_of_huggingface_hub() {
+    fn directories_match_huggingface_hub() {
         let table: [(Variables<'_>, &str); 8] = [
             (&[], "/home/me/.cache/huggingface/hub"),
             (&[("HF_HOME", "")], "/home/me/.cache/huggingface/hub"),

@@ -1,4 +1,4 @@
-//! One file from the hub to the cache, in as many pieces as the connection makes of it.
+//! Downloads one file to the cache, resuming after interruptions.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -11,50 +11,50 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, StatusCode, header};
 use ureq::{Agent, Body};
 
-use super::HubError;
+use super::error::HubError;
 use super::files::RemoteFile;
 use super::retry::{self, Retries, Retry};
 
-/// A connection is made anew after so long, wherever it is: one that is stuck does not hang, and one that works loses
-/// nothing but the time to connect.
-const CONNECTION: Duration = Duration::from_secs(120);
-const CONNECT: Duration = Duration::from_secs(20);
+/// Time limit of a connection, after which the download reconnects and resumes: a stalled connection cannot hang, and a
+/// working one only loses the time to connect.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const PIECE_BYTES: usize = 256 << 10;
-/// What the name of a file has that is not all there.
+/// Extension of incomplete files.
 const PART: &str = "part";
 
-/// The client of all transfers, with connections that are used again.
+/// Returns the HTTP client of all transfers, which reuses connections.
 pub(super) fn agent() -> Agent {
     Agent::config_builder()
-        .timeout_connect(Some(CONNECT))
-        .timeout_recv_response(Some(CONNECTION))
-        .timeout_recv_body(Some(CONNECTION))
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(CONNECTION_TIMEOUT))
+        .timeout_recv_body(Some(CONNECTION_TIMEOUT))
         .redirect_auth_headers(RedirectAuthHeaders::SameHost)
         .http_status_as_error(false)
-        // Offsets are those of the file as it is.
+        // Range offsets refer to uncompressed contents.
         .accept_encoding("identity")
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
         .build()
         .into()
 }
 
-/// A file that is to be in the cache.
+/// A file to download.
 #[derive(Debug)]
 pub(super) struct Transfer<'a> {
     pub(super) url: String,
     pub(super) token: Option<&'a str>,
     pub(super) file: &'a RemoteFile,
-    /// Where it goes when it is whole.
+    /// Destination of the complete file.
     pub(super) blob: PathBuf,
 }
 
-/// Why an attempt ended.
-enum Ended {
-    /// Nobody wants it any more.
+/// Why an attempt failed.
+enum AttemptError {
+    /// The caller stopped it.
     Stopped,
-    /// The next one may do better.
+    /// The connection failed; a retry may succeed.
     Cut(String),
-    /// The server has no time, and may say when it has.
+    /// The server is busy, and may have asked for a wait.
     Busy {
         status: StatusCode,
         wait: Option<Duration>,
@@ -62,13 +62,13 @@ enum Ended {
     Failed(HubError),
 }
 
-impl From<HubError> for Ended {
+impl From<HubError> for AttemptError {
     fn from(error: HubError) -> Self {
         Self::Failed(error)
     }
 }
 
-/// What there is already of a file that goes to `blob`.
+/// Returns the number of bytes already downloaded of a file with destination `blob`.
 pub(super) fn part_bytes(blob: &Path) -> u64 {
     fs::metadata(part(blob)).map_or(0, |metadata| metadata.len())
 }
@@ -78,20 +78,21 @@ fn part(blob: &Path) -> PathBuf {
 }
 
 impl Transfer<'_> {
-    /// Brings what is missing. `progress` is told how many bytes there are, and may stop it; those are kept.
+    /// Downloads the missing bytes. `progress` receives the number of bytes present, and may stop the download, which
+    /// keeps them.
     pub(super) fn run(
         &self,
         agent: &Agent,
         progress: &dyn Fn(u64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, HubError> {
         let path = part(&self.blob);
-        let of_path = || HubError::of(&path);
+        let of_path = || HubError::in_cache(&path);
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(of_path())?;
-        // Two that append to one file would ruin it. The lock ends with the process.
+        // Two processes must not append to one file. The lock is released when the process ends.
         file.lock().map_err(of_path())?;
-        if self.is_there() {
-            // Whoever had the lock has brought it, and what is locked now may be a file that was made since.
+        if self.is_cached() {
+            // The previous owner of the lock has completed the download; the locked file may be a new one.
             let _ = fs::remove_file(&path);
             return Ok(ControlFlow::Continue(()));
         }
@@ -100,10 +101,10 @@ impl Transfer<'_> {
             let begin = file.seek(SeekFrom::End(0)).map_err(of_path())?;
             let (reason, status, wait) = match self.attempt(agent, &mut file, begin, progress) {
                 Ok(()) => break,
-                Err(Ended::Stopped) => return Ok(ControlFlow::Break(())),
-                Err(Ended::Failed(error)) => return Err(error),
-                Err(Ended::Cut(reason)) => (reason, None, None),
-                Err(Ended::Busy { status, wait }) => {
+                Err(AttemptError::Stopped) => return Ok(ControlFlow::Break(())),
+                Err(AttemptError::Failed(error)) => return Err(error),
+                Err(AttemptError::Cut(reason)) => (reason, None, None),
+                Err(AttemptError::Busy { status, wait }) => {
                     (format!("the server answered with status {}", status.as_u16()), Some(status), wait)
                 }
             };
@@ -111,7 +112,7 @@ impl Transfer<'_> {
             if done_bytes > begin {
                 retries.reset();
             }
-            match (retries.after(wait), status) {
+            match (retries.record_failure(wait), status) {
                 (Retry::After(pause), _) => {
                     retry::wait(&self.url, pause, &|| progress(done_bytes).is_continue());
                 }
@@ -135,17 +136,18 @@ impl Transfer<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// A power cut may have left holes in what was there before.
+    /// Verifies the hash of the complete file: a power failure may have left holes in the part from an earlier run.
     fn check(&self, path: &Path, file: &mut File) -> Result<(), HubError> {
-        let has_hash = self.file.has_hash(path).map_err(HubError::of(path))?;
+        let has_hash = self.file.has_hash(path).map_err(HubError::in_cache(path))?;
         if !has_hash {
             self.restart(file)?;
             return Err(HubError::Contents { url: self.url.clone() });
         }
-        // A server without Git LFS lists and gives pointers as if they were the files.
+        // A server without Git LFS lists and serves pointers as if they were the files.
         let mut start = Vec::new();
-        let mut written = File::open(path).map_err(HubError::of(path))?.take(LFS_POINTER_BYTES_MAX as u64);
-        written.read_to_end(&mut start).map_err(HubError::of(path))?;
+        let mut written =
+            File::open(path).map_err(HubError::in_cache(path))?.take(LFS_POINTER_BYTES_MAX as u64);
+        written.read_to_end(&mut start).map_err(HubError::in_cache(path))?;
         match LfsPointer::detect(&start) {
             Some(_) => {
                 self.restart(file)?;
@@ -155,22 +157,22 @@ impl Transfer<'_> {
         }
     }
 
-    fn is_there(&self) -> bool {
+    fn is_cached(&self) -> bool {
         self.file.is_at(&self.blob)
     }
 
-    /// Appends to `file`, which has its first `begin` bytes.
+    /// Requests the bytes from `begin` on, and appends them to `file`.
     fn attempt(
         &self,
         agent: &Agent,
         file: &mut File,
         begin: u64,
         progress: &dyn Fn(u64) -> ControlFlow<()>,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), AttemptError> {
         let Self { url, token, file: RemoteFile { bytes, .. }, .. } = self;
         let mut at = begin;
         if at > *bytes {
-            // Never ours.
+            // The part is longer than the listed file, so it belongs to another version.
             at = self.restart(file)?;
         }
         if at == *bytes {
@@ -180,11 +182,11 @@ impl Transfer<'_> {
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let response = request.call().map_err(|error| Ended::Cut(error.to_string()))?;
+        let response = request.call().map_err(|error| AttemptError::Cut(error.to_string()))?;
         let found_bytes = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let range = ContentRange::of(response.headers());
-                // Another range than that asked for is as good as none.
+                // A range other than the requested one is unusable.
                 let range = range.filter(|range| range.begin == at);
                 range.ok_or_else(|| self.status(StatusCode::PARTIAL_CONTENT))?.total_bytes
             }
@@ -199,9 +201,9 @@ impl Transfer<'_> {
                     .ok_or_else(|| self.status(response.status()))
                     .map(Some)?
             }
-            status if retry::is_passing(status) => {
+            status if retry::is_transient(status) => {
                 let wait = retry::retry_after(response.headers(), SystemTime::now());
-                return Err(Ended::Busy { status, wait });
+                return Err(AttemptError::Busy { status, wait });
             }
             status => return Err(self.status(status).into()),
         };
@@ -211,36 +213,38 @@ impl Transfer<'_> {
         self.copy(response.into_body(), file, at, progress)
     }
 
+    /// Copies a response body to `file`, whose first `at` bytes are present.
     fn copy(
         &self,
         body: Body,
         file: &mut File,
         mut at: u64,
         progress: &dyn Fn(u64) -> ControlFlow<()>,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), AttemptError> {
         let mut body = body.into_reader();
         let mut piece = vec![0; PIECE_BYTES];
         while progress(at).is_continue() {
             let n_bytes = match body.read(&mut piece) {
                 Ok(0) if at == self.file.bytes => return Ok(()),
-                Ok(0) => return Err(Ended::Cut("the connection was closed".to_owned())),
+                Ok(0) => return Err(AttemptError::Cut("the connection was closed".to_owned())),
                 Ok(n_bytes) => n_bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Ended::Cut(error.to_string())),
+                Err(error) => return Err(AttemptError::Cut(error.to_string())),
             };
             at += n_bytes as u64;
             if at > self.file.bytes {
-                // Who did not say how much there is may have more than is listed.
+                // A response without a length may be longer than the listed file.
                 self.restart(file)?;
                 return Err(self.size(at).into());
             }
-            file.write_all(&piece[..n_bytes]).map_err(HubError::of(part(&self.blob)))?;
+            file.write_all(&piece[..n_bytes]).map_err(HubError::in_cache(part(&self.blob)))?;
         }
-        Err(Ended::Stopped)
+        Err(AttemptError::Stopped)
     }
 
+    /// Truncates the file, and returns the new offset, 0.
     fn restart(&self, file: &mut File) -> Result<u64, HubError> {
-        file.set_len(0).and_then(|()| file.rewind()).map_err(HubError::of(part(&self.blob)))?;
+        file.set_len(0).and_then(|()| file.rewind()).map_err(HubError::in_cache(part(&self.blob)))?;
         Ok(0)
     }
 
@@ -253,7 +257,7 @@ impl Transfer<'_> {
     }
 }
 
-/// `bytes BEGIN-END/TOTAL`
+/// A `Content-Range` header: `bytes BEGIN-END/TOTAL`.
 struct ContentRange {
     begin: u64,
     total_bytes: Option<u64>,
@@ -266,7 +270,7 @@ impl ContentRange {
         Some(Self { begin, total_bytes: Self::total_bytes(headers) })
     }
 
-    /// Also of `bytes */TOTAL`, the answer to a range that there is not.
+    /// Returns the total, also of `bytes */TOTAL`, the response to an unsatisfiable range.
     fn total_bytes(headers: &HeaderMap) -> Option<u64> {
         headers.get(header::CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.trim().parse().ok()
     }

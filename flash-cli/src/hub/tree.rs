@@ -1,4 +1,4 @@
-//! Listings that `huggingface_hub` keeps since version 2: `trees/COMMIT.json` in the folder of a repository.
+//! File listings of `huggingface_hub` since version 2: `trees/COMMIT.json` in the directory of a repository.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ struct Entry {
     lfs_sha256: Option<String>,
 }
 
-/// The files of a commit that a model directory needs; none if they are not listed, or not as in version 1.
+/// Reads the files of a commit that a model directory needs; none if there is no listing, or one of another version.
 pub(super) fn read(repo_dir: &Path, commit: &str) -> Option<Vec<RemoteFile>> {
     let text = fs::read(repo_dir.join(FOLDER).join(format!("{commit}.json"))).ok()?;
     let Tree { format_version, files } = serde_json::from_slice(&text).ok()?;
@@ -50,7 +50,7 @@ mod tests {
     fn a_tree_lists_what_a_model_needs() {
         let dir = tempfile::tempdir().unwrap();
         let write = |version: u32, hash: &str| {
-            // As huggingface_hub 2.4 has written it.
+            // The format of huggingface_hub 2.4.
             let text = format!(
                 r#"{{"format_version": {version}, "files": {{
                     "README.md": {{"size": 3, "blob_id": "{GIT}"}},

@@ -1,11 +1,11 @@
-//! Whether a signal is ignored, which no safe library tells.
+//! Checks whether a signal is ignored, for which there is no safe interface.
 #![expect(unsafe_code, reason = "sigaction has no safe wrapper")]
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// Whether the program was started with `signal` ignored.
+/// Whether the disposition of `signal` is to ignore it.
 pub(super) fn is_ignored(signal: c_int) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: without a new action the call changes nothing, and `action` is valid for a write of its type.

@@ -1,15 +1,15 @@
-//! How far a long prompt is, on a terminal.
+//! A progress bar for long prompts.
 
 use std::time::Duration;
 
 use flash_model::{Event, EventKind};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A prompt that takes no longer is not worth a word.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time after which the bar of a prompt is shown.
+const SHOW_AFTER: Duration = Duration::from_secs(1);
 const TEMPLATE: &str = "prompt {bar:30} {pos}/{len} tokens, {msg} read, {eta} left";
 
-/// The bar of the prompt that is under way, if it takes long.
+/// The progress bar of the current prompt, shown if the prompt takes long.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
@@ -21,8 +21,8 @@ impl Progress {
         match event.kind {
             EventKind::Read { bytes, .. } => self.read_bytes += bytes,
             EventKind::Prompt { tokens_done, tokens } => {
-                if self.bar.is_none() && event.end.saturating_sub(event.start) > PATIENCE {
-                    // A template of ours: if it is wrong, the bar of the library does.
+                if self.bar.is_none() && event.end.saturating_sub(event.start) > SHOW_AFTER {
+                    // An invalid template is a bug, but no reason to fail: fall back to the default style.
                     let style = ProgressStyle::with_template(TEMPLATE)
                         .unwrap_or_else(|_| ProgressStyle::default_bar());
                     let elapsed = event.end - event.start;

@@ -1,7 +1,7 @@
 //! A trace of a run, in the Trace Event Format of Chrome and Perfetto.
 //!
-//! An array of events, one a line; those with `"ph": "X"` have a beginning and a duration in microseconds. Readers take an array
-//! without its end, so a run that was killed leaves a trace.
+//! The file is an array with one event per line; events with `"ph": "X"` have a start and a duration in microseconds.
+//! Readers accept an array without its closing bracket, so the trace of a killed run is readable.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -11,10 +11,11 @@ use std::time::Duration;
 use flash_model::{Event, EventKind};
 use serde_json::{Value, json};
 
-/// Each row of the picture, by its number.
+/// Rows of the timeline, with their names.
 const ROWS: [(Row, &str); 4] =
     [(Row::Pass, "tokens"), (Row::Compute, "compute"), (Row::Wait, "waiting for reads"), (Row::Read, "disk")];
 
+/// A row of the timeline; its discriminant is the thread id in the trace.
 #[derive(Debug, Clone, Copy)]
 enum Row {
     Pass,
@@ -23,7 +24,7 @@ enum Row {
     Read,
 }
 
-/// A file that events go to as they happen.
+/// A trace file being written.
 #[derive(Debug)]
 pub(super) struct TraceFile {
     file: BufWriter<File>,
@@ -32,7 +33,7 @@ pub(super) struct TraceFile {
 }
 
 impl TraceFile {
-    /// Begins a trace of a model whose bundles have these names.
+    /// Creates the file. `bundles` are the bundle names of the model.
     pub(super) fn create(path: &Path, bundles: Vec<String>) -> io::Result<Self> {
         let mut file = BufWriter::new(File::create(path)?);
         for (nth, (row, name)) in ROWS.into_iter().enumerate() {
@@ -57,8 +58,9 @@ impl TraceFile {
     }
 }
 
-/// The event as JSON. Reads are asked for ahead and done one behind the other: a read begins when the one before it has
-/// ended, at `disk_free_from`. Some events are no part of a trace.
+/// Formats an event as JSON; none for events that are not traced.
+///
+/// Reads are queued ahead and served in order, so a read starts when the previous one has ended, at `disk_free_from`.
 fn line(event: &Event, bundles: &[String], disk_free_from: &mut Duration) -> Option<Value> {
     let bundle = |idx: usize| bundles.get(idx).map_or("?", String::as_str);
     let mut start = event.start;
@@ -75,8 +77,8 @@ fn line(event: &Event, bundles: &[String], disk_free_from: &mut Duration) -> Opt
         EventKind::Read { bundle: idx, bytes } => {
             start = start.max(*disk_free_from).min(event.end);
             *disk_free_from = event.end.max(*disk_free_from);
-            let asked_for_us = micros(start - event.start);
-            (Row::Read, bundle(idx).to_owned(), json!({ "bytes": bytes, "queued_us": asked_for_us }))
+            let queued_us = micros(start - event.start);
+            (Row::Read, bundle(idx).to_owned(), json!({ "bytes": bytes, "queued_us": queued_us }))
         }
         _ => return None,
     };

@@ -1,17 +1,17 @@
-//! What is converted, and to what.
+//! Settings of `convert`.
 
 use std::path::PathBuf;
 
 use flash_convert::Target;
 use flash_kernels::{Affine, FloatType};
 
-use super::UsageError;
 use crate::args::{ConvertArgs, FloatArg};
 use crate::model::ModelName;
+use crate::usage::UsageError;
 
-/// As in mlx-lm.
+/// Default bits per weight, as in mlx-lm.
 const BITS_DEFAULT: u32 = 4;
-/// As in mlx-lm.
+/// Default weights per group, as in mlx-lm.
 const GROUP_SIZE_DEFAULT: usize = 64;
 
 #[derive(Debug)]
@@ -21,14 +21,14 @@ pub(crate) struct ConvertOptions {
     pub(crate) shard_bytes: u64,
 }
 
-/// What is converted.
+/// Source of a conversion, with its target format.
 #[derive(Debug)]
 pub(crate) enum ConvertSource {
     Gguf {
         gguf: PathBuf,
         target: Target,
     },
-    /// A directory of Hugging Face, which is quantised.
+    /// A Hugging Face model to quantize.
     Hf {
         model: ModelName,
         bits: u32,
@@ -38,7 +38,7 @@ pub(crate) enum ConvertSource {
 
 impl ConvertOptions {
     pub(crate) fn resolve(args: ConvertArgs) -> Result<Self, UsageError> {
-        // `--keep` is the default: it is there to be said, and excludes the others.
+        // `--keep` names the default, and clap rejects it together with the other targets.
         let ConvertArgs { gguf, hf, out, bits, keep: _, quantize, group_size, dtype, shard_size } = args;
         let group_size = group_size.unwrap_or(GROUP_SIZE_DEFAULT);
         let check = |flag, bits| {

@@ -1,8 +1,7 @@
-//! How a model is opened and run.
+//! Settings of a model and its engine, shared by all commands that run one.
 
 use std::env;
 use std::ffi::OsStr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, Tuning};
@@ -10,47 +9,45 @@ use flash_kernels::Isa;
 use flash_model::{Compute, ComputeOptions, KvFormat, KvPolicy, WhenFull};
 use flash_sched::ByteRate;
 
-use super::UsageError;
-use crate::args::{ComputeArg, EngineArgs, EvictArg, KeepArgs, KvArgs};
+use crate::args::{ComputeArg, EngineArgs, EvictArg, KvArgs, PersistArgs};
 use crate::cache;
 use crate::model::ModelName;
 use crate::modelfile::{Modelfile, TopK};
 use crate::ram::Ram;
 use crate::size::Size;
+use crate::usage::{THREADS, UsageError};
 
-/// The variable that names the instruction set of the CPU kernels, if not the best of the machine.
+/// Environment variable that overrides the instruction set of the CPU kernels.
 const KERNELS_ENV: &str = "FLASH_KERNELS";
 
-/// Reads at once: no disk has use for more.
-pub(crate) const THREADS: RangeInclusive<usize> = 1..=256;
-/// First tokens that are never given up, where `--kv-keep` does not say how many.
+/// Default of `--kv-keep`: first tokens that are never evicted.
 const KEEP_TOKENS: usize = 250;
 
 #[derive(Debug)]
 pub(crate) struct EngineSettings {
     pub(crate) model: ModelName,
-    /// The budget, if someone says; otherwise it goes with what the machine can spare.
+    /// Memory budget, if given; otherwise it follows the free memory of the machine.
     pub(crate) ram: Option<Size>,
     pub(crate) io: IoMode,
-    /// Reads at once, if someone says.
+    /// Number of concurrent reads, if given.
     pub(crate) read_depth: Option<usize>,
     pub(crate) read_rate: Option<ByteRate>,
     pub(crate) compute: ComputeOptions,
     pub(crate) prefetch: bool,
-    /// Whether weights may be streamed; otherwise all must fit.
+    /// Whether weights may be streamed; otherwise all must fit in memory.
     pub(crate) stream: bool,
-    /// How many experts a token takes, if not the model's own number.
+    /// Experts per token, if different from the trained number.
     pub(crate) top_k: Option<TopK>,
     pub(crate) kv: KvPolicy,
     pub(crate) kv_dir: PathBuf,
-    /// The session that is gone on with.
+    /// Name of the session to resume or create.
     pub(crate) session: Option<String>,
     pub(crate) share_prefixes: bool,
     pub(crate) debug: bool,
 }
 
 impl EngineSettings {
-    /// How the disk of the model is read: as it was found out to be best, or as someone says.
+    /// Returns how to read the disk of the model: as measured to be best, with overrides from flags.
     pub(crate) fn tuning(&self, model_dir: &Path) -> Tuning {
         let mut tuning = cache::tuning(model_dir, self.io);
         tuning.depth = self.read_depth.unwrap_or(tuning.depth);
@@ -83,7 +80,7 @@ impl EngineSettings {
         let rate = |rate: Size| ByteRate::new(rate.bytes() as f64);
         Ok(Self {
             model: model.or(file.from).ok_or(UsageError::NoModel)?,
-            // Whoever asks for auto does not want what the file says.
+            // `--ram auto` overrides a budget in the Modelfile.
             ram: ram.map_or(file.ram, Ram::size),
             io: io.mode(),
             read_depth,
@@ -100,7 +97,7 @@ impl EngineSettings {
             prefetch: !no_pipeline && file.prefetch_layers != Some(0),
             stream: file.flash.unwrap_or(true),
             top_k: moe_top_k
-                .map(|n_experts| TopK { asked_by: "--moe-top-k".to_owned(), n_experts })
+                .map(|n_experts| TopK { source: "--moe-top-k".to_owned(), n_experts })
                 .or(file.top_k)
                 .filter(|top_k| top_k.n_experts > 0),
             kv,
@@ -113,21 +110,21 @@ impl EngineSettings {
 }
 
 impl EngineSettings {
-    /// With what outlives the run, which is in pages.
-    pub(crate) fn keep(mut self, args: KeepArgs) -> Self {
-        let KeepArgs { session, prefix_cache } = args;
+    /// Adds the flags that keep KV pages between runs. Both put the KV cache in pages.
+    pub(crate) fn persist(mut self, args: PersistArgs) -> Self {
+        let PersistArgs { session, prefix_cache } = args;
         self.kv.in_pages = session.is_some() || prefix_cache;
         Self { session, share_prefixes: prefix_cache, ..self }
     }
 }
 
-/// The instruction set that `FLASH_KERNELS` names; none if that is missing or empty.
+/// Parses the instruction set in `FLASH_KERNELS`; none if the variable is missing or empty.
 fn isa(name: Option<&OsStr>) -> Result<Option<Isa>, UsageError> {
     let name = name.map(OsStr::to_string_lossy).filter(|name| !name.is_empty());
     name.map(|name| name.parse()).transpose().map_err(UsageError::Kernels)
 }
 
-/// How keys and values are kept, and where.
+/// Returns the KV cache policy and the directory of its pages.
 fn kv_policy(args: KvArgs) -> Result<(KvPolicy, PathBuf), UsageError> {
     let KvArgs { kv_quant, kv_window, max_kv_size, kv_keep, kv_dir, kv_max_bytes, kv_evict } = args;
     let format = match kv_quant {
@@ -138,7 +135,7 @@ fn kv_policy(args: KvArgs) -> Result<(KvPolicy, PathBuf), UsageError> {
         bits => return Err(UsageError::KvQuantBits { bits }),
     };
     if kv_keep.is_some() && max_kv_size.is_none() && kv_evict.is_none() {
-        return Err(UsageError::NothingGivenUp);
+        return Err(UsageError::KeepWithoutEviction);
     }
     let mut policy = KvPolicy::new(format);
     policy.window_tokens = kv_window;

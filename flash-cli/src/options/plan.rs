@@ -1,17 +1,17 @@
-//! What is planned, and for which machine.
+//! Settings of `plan`.
 
 use flash_model::MachineSpeeds;
 
-use super::at_least;
 use crate::args::PlanArgs;
 use crate::model::ModelName;
 use crate::size::Size;
 use crate::speed::{ComputeSpeed, Rate};
+use crate::usage::context_at_least;
 
 #[derive(Debug)]
 pub(crate) struct PlanOptions {
     pub(crate) model: ModelName,
-    /// The budget, if someone says.
+    /// Memory budget, if given.
     pub(crate) ram: Option<Size>,
     pub(crate) context_tokens: usize,
     pub(crate) disk: Assumable<Rate>,
@@ -19,7 +19,7 @@ pub(crate) struct PlanOptions {
     pub(crate) json: bool,
 }
 
-/// What was said, or else what is assumed.
+/// A value from a flag, or an assumed default.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Assumable<T> {
     pub(crate) value: T,
@@ -27,21 +27,21 @@ pub(crate) struct Assumable<T> {
 }
 
 impl<T> Assumable<T> {
-    fn new(said: Option<T>, default: T) -> Self {
-        Self { is_assumed: said.is_none(), value: said.unwrap_or(default) }
+    fn new(given: Option<T>, default: T) -> Self {
+        Self { is_assumed: given.is_none(), value: given.unwrap_or(default) }
     }
 }
 
 impl PlanOptions {
     pub(crate) fn resolve(args: PlanArgs) -> anyhow::Result<Self> {
         let PlanArgs { model, ram, ctx, disk, compute, json } = args;
-        let usual = MachineSpeeds::default();
+        let assumed = MachineSpeeds::default();
         Ok(Self {
             model,
             ram,
-            context_tokens: at_least(1, ctx)?,
-            disk: Assumable::new(disk, Rate(usual.disk.rate)),
-            compute: Assumable::new(compute, ComputeSpeed::Weights(Rate(usual.compute))),
+            context_tokens: context_at_least(1, ctx)?,
+            disk: Assumable::new(disk, Rate(assumed.disk.rate)),
+            compute: Assumable::new(compute, ComputeSpeed::Weights(Rate(assumed.compute))),
             json,
         })
     }

@@ -1,4 +1,4 @@
-//! A memory limit for a child process, by a control group of its own (version 1 or 2).
+//! Memory limits for child processes, with control groups (version 1 or 2).
 
 use std::fs;
 use std::io;
@@ -16,7 +16,10 @@ pub(crate) struct MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// A group of at most `bytes`, page cache included; the reason if the system does not let us make one.
+    /// Creates a group with a limit of `bytes`, page cache included.
+    ///
+    /// # Errors
+    /// The reason why the system does not allow it.
     pub(crate) fn new(bytes: u64) -> Result<Self, String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let is_v1 = Path::new(ROOT).join("memory").is_dir();
@@ -26,7 +29,7 @@ impl MemoryLimit {
         let reason =
             |error: io::Error| format!("no control group with a memory limit at {}: {error}", dir.display());
         if !is_v1 {
-            // The controller may be enabled already, or not be ours to enable: the limit below tells.
+            // May fail if the controller is already enabled or not ours to enable; setting the limit below decides.
             let _ = fs::write(parent.join("cgroup.subtree_control"), "+memory");
         }
         fs::create_dir(&dir).map_err(reason)?;
@@ -36,7 +39,7 @@ impl MemoryLimit {
         Ok(limit)
     }
 
-    /// The command, in a process that joins the group before the program starts.
+    /// Wraps a command so that its process joins the group before the program starts.
     pub(crate) fn wrap(&self, command: &Command) -> Command {
         let mut wrapped = Command::new("sh");
         wrapped.args(["-c", r#"echo $$ >"$0" && exec "$@""#]).arg(self.dir.join("cgroup.procs"));
@@ -44,7 +47,7 @@ impl MemoryLimit {
         wrapped
     }
 
-    /// Processes of the group that the kernel has killed for want of memory.
+    /// Returns the number of processes in the group that were killed for lack of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
         let file = if self.is_v1 { "memory.oom_control" } else { "memory.events" };
         let text = fs::read_to_string(self.dir.join(file)).unwrap();
@@ -54,7 +57,7 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        // It is empty once the child has been waited for; if not, it is left behind, and harmless.
+        // Fails if the child was not waited for; an empty group left behind is harmless.
         let _ = fs::remove_dir(&self.dir);
     }
 }

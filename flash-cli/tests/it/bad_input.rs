@@ -1,4 +1,4 @@
-//! Each way a model or a prompt can be wrong, and the one sentence that says so.
+//! Invalid models and prompts, and the one-line error for each.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -20,7 +20,7 @@ fn missing_directory_is_named() {
     assert_refused(
         &output(["run", "--prompt", "5", "--model", &dir]),
         1,
-        &[&dir, "No such file or directory, nor is it the id of a model (ORG/NAME"],
+        &[&dir, "No such file or directory, and not a model id (ORG/NAME"],
     );
 }
 
@@ -29,9 +29,9 @@ fn an_empty_name_is_no_model() {
     assert_refused(&output(["run", "--prompt", "5", "--model", ""]), 1, &["the name of the model is empty"]);
 }
 
-/// A token that the tokenizer knows and the model does not.
+/// The tokenizer has a token that the model lacks.
 #[test]
-fn a_prompt_that_cannot_pass_is_refused_also_if_no_token_is_asked_for() {
+fn a_prompt_with_an_invalid_token_is_rejected_even_with_max_tokens_0() {
     let tiny = Tiny::new(1);
     let mut tokenizer: Value =
         serde_json::from_slice(&fs::read(tiny.path("tokenizer.json")).unwrap()).unwrap();
@@ -120,10 +120,10 @@ fn tensor_twice_in_a_shard_is_named() {
     assert_refused(&run(&tiny), 1, &["model.safetensors: ", "\"a\""]);
 }
 
-/// The name of a file that is one of several.
+/// File name of a shard that is one of several.
 const SHARD: &str = "model-00001-of-00002.safetensors";
 
-/// A model that may have other files of weights.
+/// Returns a model whose shard has a name that allows further shards.
 fn sharded() -> Tiny {
     let tiny = Tiny::new(1);
     fs::rename(tiny.path("model.safetensors"), tiny.path(SHARD)).unwrap();
@@ -160,7 +160,7 @@ fn missing_tensor_is_named() {
     assert_refused(&run(&tiny), 1, &[tiny.dir(), "\"model.layers.1.", "config.json"]);
 }
 
-/// The model with its last tensor, `model.norm.weight`, replaced.
+/// Returns a model with its last tensor, `model.norm.weight`, replaced.
 fn with_norm(shape: &[u64], dtype: &'static str, n_bytes: usize) -> Tiny {
     let tiny = Tiny::new(1);
     let mut tensors = tensors(1);
@@ -246,12 +246,12 @@ fn prompt_file_that_is_no_text_is_named() {
     tiny.write("prompt", bytes);
     let file = tiny.path("prompt");
     let run = output(["run", "--model", tiny.dir(), "--prompt-file", file.to_str().unwrap()]);
-    assert_refused(&run, 1, &[file.to_str().unwrap(), ": not UTF-8 text: the byte at 4 is 0xff"]);
+    assert_refused(&run, 1, &[file.to_str().unwrap(), ": not UTF-8 text: invalid byte 0xff at offset 4"]);
     let piped = flash_cli(["run", "--model", tiny.dir()]).write_stdin(bytes).output().unwrap();
-    assert_refused(&piped, 1, &["standard input: not UTF-8 text: the byte at 4 is 0xff"]);
+    assert_refused(&piped, 1, &["standard input: not UTF-8 text: invalid byte 0xff at offset 4"]);
 }
 
-/// Between two turns of a chat, most of the shard goes away.
+/// Truncates the shard between two turns of a chat.
 #[test]
 fn file_truncated_while_running_ends_with_the_place_of_the_read() {
     let tiny = Tiny::new(64);

@@ -1,4 +1,4 @@
-//! What the benchmarks and traces say; not how fast anything is.
+//! The output of `bench` and `--trace`, not the speed.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stdout};
 
-/// Enough layers that a few MiB above the floor stream most of them.
+/// Number of layers, enough that a budget a few MiB above the floor streams most of them.
 const N_LAYERS: usize = 160;
 
 fn ram_that_streams(tiny: &Tiny) -> String {
@@ -16,7 +16,7 @@ fn ram_that_streams(tiny: &Tiny) -> String {
 }
 
 #[test]
-fn trace_tells_of_every_bundle_that_was_read_and_computed() {
+fn trace_has_every_read_and_computed_bundle() {
     let tiny = Tiny::new(N_LAYERS);
     let file = tiny.path("trace.json");
     let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "4", "--ignore-eos"];
@@ -39,7 +39,7 @@ fn trace_tells_of_every_bundle_that_was_read_and_computed() {
     }
     assert!(of("compute").len() >= 4, "{events:?}");
     assert!(events.iter().filter(|event| event["ph"] == "X").all(|event| event["dur"].as_f64() >= Some(0.0)));
-    // The disk does one thing after the other.
+    // Reads do not overlap.
     let mut reads = of("disk");
     reads.retain(|event| event["dur"].as_f64() > Some(0.0));
     let end = |event: &Value| event["ts"].as_f64().unwrap() + event["dur"].as_f64().unwrap();
@@ -54,7 +54,7 @@ fn trace_that_cannot_be_written_is_refused_before_any_text() {
 }
 
 #[test]
-fn stream_and_prefill_tell_what_they_measured() {
+fn stream_and_prefill_report_their_measurements() {
     let tiny = Tiny::new(N_LAYERS);
     let ram = ram_that_streams(&tiny);
     for (verb, tokens) in [("stream", "5"), ("prefill", "150")] {
@@ -81,7 +81,7 @@ fn io_prints_the_grid_and_the_reader() {
 }
 
 #[test]
-fn bench_experts_refuses_numbers_that_no_model_has() {
+fn bench_experts_rejects_numbers_out_of_range() {
     let bench = |flag, value| output(["bench", "experts", flag, value]);
     assert_refused(&bench("--experts", "18446744073709551615"), 1, &["--experts must be at most 65536"]);
     assert_refused(&bench("--tokens", "0"), 1, &["--tokens must be from 1 to"]);
@@ -89,13 +89,13 @@ fn bench_experts_refuses_numbers_that_no_model_has() {
 }
 
 #[test]
-fn bench_experts_compares_who_stays_with_the_best() {
+fn bench_experts_compares_policies_with_the_optimum() {
     let rows = json(&output(["bench", "experts", "--tokens", "500", "--json"]));
     let rows = rows.as_array().unwrap();
-    let rate = |row: &Value, who: &str| row[who].as_f64().unwrap();
+    let rate = |row: &Value, policy: &str| row[policy].as_f64().unwrap();
     for row in rows {
-        for who in ["lru", "lfu", "two_memories"] {
-            assert!(rate(row, who) <= rate(row, "best"), "{row}");
+        for policy in ["lru", "lfu", "two_memories"] {
+            assert!(rate(row, policy) <= rate(row, "best"), "{row}");
         }
     }
     assert!(rows.iter().any(|row| rate(row, "two_memories") > 0.5));

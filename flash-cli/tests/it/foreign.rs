@@ -1,4 +1,4 @@
-//! Models of other formats: what they are is said in one sentence, with what makes a model of them that runs.
+//! Models in unsupported formats, and the errors that name the command to convert them.
 
 use std::fs;
 
@@ -25,20 +25,12 @@ fn a_gguf_file_names_the_command_that_converts_it() {
 }
 
 #[test]
-fn a_directory_of_other_weights_is_called_what_it_is() {
+fn weights_in_other_formats_are_named() {
     let table = [
         (&["b.gguf", "a-00001-of-00002.gguf"][..], "convert --gguf ", "/a-00001-of-00002.gguf --out DIR"),
-        (
-            &["pytorch_model.bin"],
-            "/pytorch_model.bin: the weights are in files of PyTorch",
-            "only safetensors",
-        ),
-        (
-            &["consolidated.00.pth"],
-            "/consolidated.00.pth: the weights are in files of PyTorch",
-            "only safetensors",
-        ),
-        (&["weights.npz"], "/weights.npz: the weights are in files of NumPy", "only safetensors"),
+        (&["pytorch_model.bin"], "/pytorch_model.bin: the weights are PyTorch files", "only safetensors"),
+        (&["consolidated.00.pth"], "/consolidated.00.pth: the weights are PyTorch files", "only safetensors"),
+        (&["weights.npz"], "/weights.npz: the weights are NumPy files", "only safetensors"),
     ];
     for (names, one, other) in table {
         let tiny = Tiny::new(1);
@@ -57,7 +49,7 @@ fn a_directory_of_other_weights_is_called_what_it_is() {
     }
 }
 
-/// A model whose matrices are replaced by what a method of quantisation makes of them.
+/// Returns a model whose matrices are replaced by the tensors of a quantization method.
 fn quantized(parts: &[&str]) -> Tiny {
     let tiny = Tiny::new(1);
     let (matrices, mut others): (Vec<_>, Vec<_>) =
@@ -73,7 +65,7 @@ fn quantized(parts: &[&str]) -> Tiny {
 }
 
 #[test]
-fn weights_that_other_programs_have_quantised_are_named() {
+fn weights_quantized_by_other_programs_are_named() {
     let awq = &[".qweight", ".qzeros", ".scales"][..];
     let table = [
         (awq, json!({"quant_method": "awq", "bits": 4, "group_size": 128}), "AWQ"),
@@ -86,7 +78,7 @@ fn weights_that_other_programs_have_quantised_are_named() {
         let tiny = quantized(parts);
         tiny.set_config("quantization_config", quantization);
         let sentence =
-            format!("{}: the weights are quantised by {method}, which is neither run nor", tiny.dir());
+            format!("{}: the weights are quantized with {method}, which is not supported", tiny.dir());
         for verb in [&["run", "--prompt", "5"][..], &["inspect"]] {
             let refused = output([verb, &["--model", tiny.dir()]].concat());
             assert_refused(&refused, 1, &[&sentence, "flash-cli convert --hf"]);
@@ -95,17 +87,17 @@ fn weights_that_other_programs_have_quantised_are_named() {
 }
 
 #[test]
-fn what_convert_knows_is_told_to_be_converted() {
-    // Numbers of eight bits, as DeepSeek publishes them: one layer is enough to be recognised.
+fn supported_quantization_names_the_command_that_converts_it() {
+    // FP8 as published by DeepSeek: one layer suffices for detection.
     let tiny = Tiny::new(1);
     tiny.set_config("quantization_config", json!({"quant_method": "fp8", "weight_block_size": [128, 128]}));
     tiny.set_config("model_type", json!("deepseek_v3"));
     let refused = output(["run", "--model", tiny.dir(), "--prompt", "5"]);
-    assert_refused(&refused, 1, &["quantised by FP8", &format!("convert --hf {} --out OUT", tiny.dir())]);
+    assert_refused(&refused, 1, &["quantized with FP8", &format!("convert --hf {} --out OUT", tiny.dir())]);
 }
 
 #[test]
-fn a_git_lfs_pointer_in_place_of_any_file_is_called_one() {
+fn a_git_lfs_pointer_in_place_of_any_file_is_named() {
     let names = [
         "config.json",
         "model.safetensors",

@@ -1,4 +1,4 @@
-//! Signals that end the program, and readers that go away.
+//! Signals that end the program, and closed output pipes.
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::support::tiny::Tiny;
 use crate::support::{json, output};
 
-/// The program, with signals that do what they do by default, whatever started the tests ignores.
+/// Returns the program with default signal dispositions, even if the test runner ignores some.
 fn program() -> Command {
     let path = env!("CARGO_BIN_EXE_flash-cli");
     if cfg!(target_os = "linux") {
@@ -22,7 +22,7 @@ fn program() -> Command {
     Command::new(path)
 }
 
-/// A run of many tokens, with the first of its text read.
+/// Starts a run of many tokens, and reads the first byte of its text.
 fn long_run(tiny: &Tiny, args: &[&str]) -> (Child, BufReader<std::process::ChildStdout>, u8) {
     let mut child = program()
         .args(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2000", "--ignore-eos"])
@@ -37,14 +37,14 @@ fn long_run(tiny: &Tiny, args: &[&str]) -> (Child, BufReader<std::process::Child
     (child, stdout, first[0])
 }
 
-/// Signals, and the exit status of a program that they end.
+/// Signals, with the exit status of the program after each.
 const SIGNALS: [(&str, i32); 3] = [("-INT", 130), ("-TERM", 143), ("-HUP", 129)];
 
 fn kill(child: &Child, signal: &str) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
 }
 
-/// What the session holds, and what a run says that goes on with it.
+/// Returns the report of a session, and the standard error of a chat that resumes it.
 fn shown(tiny: &Tiny, kv_dir: &str) -> (Value, String) {
     let shown = json(&output(["kv", "show", "a", "--kv-dir", kv_dir, "--json"]));
     let chat = output(["chat", "--model", tiny.dir(), "--session", "a", "--kv-dir", kv_dir]);
@@ -79,11 +79,11 @@ fn a_signal_saves_the_session_of_a_run() {
         assert_eq!(child.wait_with_output().unwrap().status.code(), Some(status), "{signal}");
         let n_words = String::from_utf8(text).unwrap().split_whitespace().count();
         let kept = json(&output(["kv", "show", "a", "--kv-dir", &kv_dir, "--json"]));
-        // The prompt and all words but the last one, which no pass has seen.
+        // The prompt and all words but the last, which was not passed through the model.
         assert_eq!(kept["tokens"].as_u64(), Some(n_words as u64), "{signal}: {kept}");
         let args = ["--session", "a", "--kv-dir", &kv_dir, "--prompt", "7", "--max-tokens", "1", "--json"];
-        let gone_on = output([&["run", "--model", tiny.dir()], &args[..]].concat());
-        assert_eq!((gone_on.status.code(), gone_on.stderr), (Some(0), Vec::new()), "it was saved at its end");
+        let resumed = output([&["run", "--model", tiny.dir()], &args[..]].concat());
+        assert_eq!((resumed.status.code(), resumed.stderr), (Some(0), Vec::new()), "it was saved at its end");
     }
 }
 
@@ -100,7 +100,7 @@ fn a_signal_saves_a_conversation_that_waits_for_a_line() {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // Of the second line, only a part has come.
+        // The second line is incomplete.
         stdin.write_all(b"5 6\n7").unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut String::new()).unwrap();
@@ -144,16 +144,16 @@ fn sigterm_ends_a_conversation_in_the_middle_of_an_answer_and_ctrl_c_only_the_an
     }
 }
 
-/// Waits until `is_so`, and fails if that takes long.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+/// Waits until `condition` holds, and fails with `message` after a minute.
+fn wait_until(message: &str, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{message}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// The program that nobody reads from cannot stop before its text is written.
+/// A program blocked on a full pipe cannot react to the first signal.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_second_signal_ends_the_program_at_once() {
@@ -165,16 +165,16 @@ fn a_second_signal_ends_the_program_at_once() {
         .stdout(writer)
         .spawn()
         .unwrap();
-    // A word may be too long for the rest.
+    // The free rest of the pipe may be shorter than a word.
     wait_until("the pipe is not full", || rustix::io::ioctl_fionread(&reader).unwrap() + 8 > pipe_bytes);
-    // The first asks it to stop, which it cannot. Two that are the same could come as one.
+    // Two different signals, because two equal ones may be merged.
     kill(&child, "-INT");
     kill(&child, "-TERM");
     wait_until("the program does not end", || child.try_wait().unwrap().is_some());
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
-/// On a terminal, an editor has the line.
+/// On a terminal, a line editor reads the input.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_signal_saves_a_conversation_on_a_terminal() {
@@ -244,7 +244,7 @@ fn a_hangup_that_is_ignored_stays_ignored() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_run_quietly() {
+fn a_closed_pipe_ends_the_run_quietly() {
     let tiny = Tiny::new(64);
     let (child, stdout, _) = long_run(&tiny, &[]);
     drop(stdout);

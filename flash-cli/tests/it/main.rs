@@ -1,4 +1,4 @@
-//! The program as a person runs it: what it prints, and how it exits.
+//! Tests of the program: its output and its exit status.
 
 mod bad_input;
 mod bench;

@@ -1,9 +1,9 @@
-//! Modelfiles, as `run` takes them.
+//! Modelfiles of `run`.
 
 use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output};
 
-/// Writes a Modelfile into the model's own directory, and runs it.
+/// Writes a Modelfile to the directory of the model, and runs it.
 fn run(tiny: &Tiny, text: &str, more: &[&str]) -> std::process::Output {
     tiny.write("Modelfile", text.as_bytes());
     let file = tiny.path("Modelfile");
@@ -24,7 +24,7 @@ fn settings_are_taken_and_flags_override_them() {
 }
 
 #[test]
-fn directives_that_make_no_sense_are_refused_with_their_line() {
+fn invalid_directives_are_rejected_with_their_line() {
     let tiny = Tiny::new(1);
     let unknown = run(&tiny, "FROM .\n\nTEMPLATE x\n", &[]);
     assert_refused(&unknown, 2, &["Modelfile: line 3: unknown directive \"TEMPLATE\""]);
@@ -58,5 +58,5 @@ fn flash_false_refuses_to_stream() {
     assert_eq!(json(&run(&tiny, text, &[]))["streamed_bytes"], 0);
     let floor_mib = floor_mib(["run", "--prompt", "5", "--max-tokens", "2", "--model", tiny.dir()]);
     let refused = run(&tiny, text, &["--ram", &format!("{}MiB", floor_mib + 1)]);
-    assert_refused(&refused, 1, &["FLASH false", "to be streamed"]);
+    assert_refused(&refused, 1, &["FLASH false", "would be streamed"]);
 }

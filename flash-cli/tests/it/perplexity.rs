@@ -1,4 +1,4 @@
-//! `perplexity`, on a model made by hand.
+//! `perplexity`, on a small synthetic model.
 
 use crate::support::tiny::{Tiny, shard, tensors};
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stdout};
@@ -70,7 +70,7 @@ fn texts_and_windows_that_cannot_be_measured_are_refused() {
         ])
     };
     assert_refused(&run("short", "16"), 1, &["short: 1 tokens, at least 2"]);
-    assert_refused(&run("binary", "16"), 1, &["binary: not UTF-8 text: the byte at 4 is 0xff"]);
+    assert_refused(&run("binary", "16"), 1, &["binary: not UTF-8 text: invalid byte 0xff at offset 4"]);
     assert_refused(&run("gone", "16"), 1, &["gone: No such file or directory"]);
     // A window may be longer than the text, and than what the model was trained for.
     assert!(run("long", "4096").status.success());

@@ -20,7 +20,7 @@ fn floor_bytes(tiny: &Tiny) -> u64 {
 
 /// The report for a budget that many bytes above the floor.
 fn report_above_floor(tiny: &Tiny, more_bytes: u64, args: &[&str]) -> Value {
-    // Where the process ends up in memory differs a little from one run to the next, and the floor with it.
+    // The resident memory of the process, and with it the floor, varies a little between runs.
     let ram = format!("{}B", floor_bytes(tiny) + (1 << 20) + more_bytes);
     json(&plan(tiny, &[args, &["--json", "--ram", &ram]].concat()))
 }
@@ -83,7 +83,7 @@ fn slow_compute_is_the_limit_and_memory_buys_nothing() {
     assert!((number(&report, "tok_per_s") - 0.1).abs() < 0.001, "{report}");
     let ram = format!("{}B", report["budget_bytes"]);
     let output = plan(&tiny, &["--disk", "7", "--compute", "10s", "--ram", &ram]);
-    assert!(stdout(&output).contains("it would be as fast"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("the speed would be the same"), "{}", stdout(&output));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn the_text_has_tables_and_a_chart_no_wider_than_a_terminal() {
         "█░",
         "weights at 20.0 GB/s, assumed: --compute sets it",
         "100 MB/s\n",
-        "the disk: ",
+        "disk: more memory",
         "next GiB",
         "Tokens per second by budget\n",
         "▲ ",
@@ -142,16 +142,16 @@ fn a_model_of_one_layer_is_planned_without_a_tokenizer() {
 }
 
 #[test]
-fn speeds_that_make_no_sense_are_refused() {
+fn invalid_speeds_are_rejected() {
     let tiny = Tiny::new(1);
     let table = [
-        ("--disk=0", "--disk <RATE>", "more than nothing"),
-        ("--disk=-1GB/s", "--disk <RATE>", "more than nothing"),
+        ("--disk=0", "--disk <RATE>", "must be positive"),
+        ("--disk=-1GB/s", "--disk <RATE>", "must be positive"),
         ("--disk=fast", "--disk <RATE>", "is not a rate"),
         ("--disk=7GB", "--disk <RATE>", "is not a rate"),
-        ("--compute=100", "--compute <SPEED>", "neither the time of a token"),
-        ("--compute=-5ms", "--compute <SPEED>", "more than nothing"),
-        ("--compute=native", "--compute <SPEED>", "neither the time of a token"),
+        ("--compute=100", "--compute <SPEED>", "neither a time per token"),
+        ("--compute=-5ms", "--compute <SPEED>", "must be positive"),
+        ("--compute=native", "--compute <SPEED>", "neither a time per token"),
         ("--ctx=0", "--ctx must be at least 1", "found 0"),
         ("--ram=none", "--ram <SIZE>", "is not a size"),
     ];

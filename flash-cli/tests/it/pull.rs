@@ -1,4 +1,4 @@
-//! `pull`, and ids in the place of directories, against a stand-in for the hub.
+//! `pull`, and model ids in place of directories, against a fake hub.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
@@ -6,16 +6,16 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::hub::{COMMIT, ID, NEEDED, Request, SHARD, StandIn, names, stand_in};
+use crate::support::hub::{COMMIT, FakeHub, ID, NEEDED, Request, SHARD, fake_hub, names};
 use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, json, output, stderr, stdout};
 
-fn pull(hub: &StandIn) -> Output {
+fn pull(hub: &FakeHub) -> Output {
     hub.flash_cli(["pull", ID]).output().unwrap()
 }
 
 #[track_caller]
-fn assert_pulled(tiny: &Tiny, hub: &StandIn, output: &Output) {
+fn assert_pulled(tiny: &Tiny, hub: &FakeHub, output: &Output) {
     assert!(output.status.success(), "{}", stderr(output));
     assert_eq!(stdout(output), format!("{}\n", hub.snapshot().display()));
     assert_eq!(names(&hub.snapshot()), NEEDED);
@@ -27,19 +27,20 @@ fn assert_pulled(tiny: &Tiny, hub: &StandIn, output: &Output) {
 }
 
 #[test]
-fn pull_brings_what_a_model_directory_needs_and_nothing_else() {
-    let (tiny, hub) = stand_in();
+fn pull_downloads_only_files_that_a_model_needs() {
+    let (tiny, hub) = fake_hub();
     let pulled = pull(&hub);
     assert_pulled(&tiny, &hub, &pulled);
     assert_eq!(hub.fetched(), NEEDED);
-    assert!(stderr(&pulled).contains(&format!("Pulling {ID} from http://127.0.0.1:")), "{}", stderr(&pulled));
+    let note = format!("Downloading {ID} from http://127.0.0.1:");
+    assert!(stderr(&pulled).contains(&note), "{}", stderr(&pulled));
     assert_eq!(fs::read_to_string(hub.folder().join("refs").join("main")).unwrap(), COMMIT);
     assert!(fs::symlink_metadata(hub.snapshot().join(SHARD)).unwrap().is_symlink());
 }
 
 #[test]
 fn a_second_pull_fetches_what_changed() {
-    let (tiny, hub) = stand_in();
+    let (tiny, hub) = fake_hub();
     assert_pulled(&tiny, &hub, &pull(&hub));
     hub.requests();
     assert_pulled(&tiny, &hub, &pull(&hub));
@@ -52,7 +53,7 @@ fn a_second_pull_fetches_what_changed() {
 
 #[test]
 fn blobs_that_another_snapshot_has_are_not_fetched_again() {
-    let (tiny, hub) = stand_in();
+    let (tiny, hub) = fake_hub();
     assert_pulled(&tiny, &hub, &pull(&hub));
     hub.requests();
     fs::remove_dir_all(hub.snapshot()).unwrap();
@@ -61,16 +62,16 @@ fn blobs_that_another_snapshot_has_are_not_fetched_again() {
 }
 
 #[test]
-fn every_cut_connection_goes_on_where_it_was() {
-    let (tiny, hub) = stand_in();
+fn interrupted_connections_resume() {
+    let (tiny, hub) = fake_hub();
     hub.state().cuts.extend([1000, 0, 500]);
     assert_pulled(&tiny, &hub, &pull(&hub));
     assert_eq!(hub.ranges(), ["bytes=0-", "bytes=1000-", "bytes=1000-", "bytes=1500-"]);
 }
 
 #[test]
-fn a_pull_that_failed_goes_on_where_it_was() {
-    let (tiny, hub) = stand_in();
+fn a_failed_pull_resumes() {
+    let (tiny, hub) = fake_hub();
     hub.state().cuts.extend([1000, 0, 0, 0, 0, 0]);
     let bytes = fs::metadata(tiny.path(SHARD)).unwrap().len().to_string();
     assert_eq!(pull(&hub).status.code(), Some(1));
@@ -79,7 +80,7 @@ fn a_pull_that_failed_goes_on_where_it_was() {
     let failed = pull(&hub);
     assert_eq!(failed.status.code(), Some(1));
     let error = stderr(&failed).lines().last().unwrap();
-    for part in [SHARD, "cut off 5 times at 1000 of ", &bytes] {
+    for part in [SHARD, "interrupted 5 times at 1000 of ", &bytes] {
         assert!(error.contains(part), "{part:?} is not in {error}");
     }
     let offline = hub.flash_cli(["pull", ID]).env("HF_HUB_OFFLINE", "1").output().unwrap();
@@ -91,8 +92,8 @@ fn a_pull_that_failed_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_pull_that_was_killed_goes_on_where_it_was() {
-    let (tiny, hub) = stand_in();
+fn a_killed_pull_resumes() {
+    let (tiny, hub) = fake_hub();
     hub.state().cuts.push_back(1000);
     hub.state().stalls = true;
     let command = hub.flash_cli(["pull", ID]);
@@ -124,8 +125,8 @@ fn a_pull_that_was_killed_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_server_that_is_busy_is_asked_again() {
-    let (tiny, hub) = stand_in();
+fn requests_to_a_busy_server_are_retried() {
+    let (tiny, hub) = fake_hub();
     hub.state().refusals.extend([503, 429]);
     assert_pulled(&tiny, &hub, &pull(&hub));
     fs::remove_dir_all(hub.folder()).unwrap();
@@ -143,8 +144,8 @@ fn a_server_that_is_busy_is_asked_again() {
 }
 
 #[test]
-fn weights_on_another_host_go_on_there_and_it_sees_no_token() {
-    let (tiny, hub) = stand_in();
+fn downloads_from_another_host_resume_and_send_no_token() {
+    let (tiny, hub) = fake_hub();
     hub.state().token = Some("secret".to_owned());
     hub.state().redirects = true;
     hub.state().cuts.push_back(1000);
@@ -156,8 +157,8 @@ fn weights_on_another_host_go_on_there_and_it_sees_no_token() {
 }
 
 #[test]
-fn a_part_that_is_whole_already_is_not_asked_for() {
-    let (tiny, hub) = stand_in();
+fn a_complete_part_is_not_requested() {
+    let (tiny, hub) = fake_hub();
     assert_pulled(&tiny, &hub, &pull(&hub));
     hub.requests();
     let blob = fs::canonicalize(hub.snapshot().join(SHARD)).unwrap();
@@ -167,8 +168,8 @@ fn a_part_that_is_whole_already_is_not_asked_for() {
 }
 
 #[test]
-fn a_part_longer_than_the_file_is_begun_anew() {
-    let (tiny, hub) = stand_in();
+fn a_part_longer_than_the_file_is_discarded() {
+    let (tiny, hub) = fake_hub();
     assert_pulled(&tiny, &hub, &pull(&hub));
     hub.requests();
     let blob = fs::canonicalize(hub.snapshot().join(SHARD)).unwrap();
@@ -180,8 +181,8 @@ fn a_part_longer_than_the_file_is_begun_anew() {
 }
 
 #[test]
-fn a_part_of_other_contents_is_refused_and_begun_anew() {
-    let (tiny, hub) = stand_in();
+fn a_part_with_other_contents_is_rejected_and_discarded() {
+    let (tiny, hub) = fake_hub();
     assert_pulled(&tiny, &hub, &pull(&hub));
     hub.requests();
     let blob = fs::canonicalize(hub.snapshot().join(SHARD)).unwrap();
@@ -189,15 +190,15 @@ fn a_part_of_other_contents_is_refused_and_begun_anew() {
     fs::remove_file(blob).unwrap();
     let refused = pull(&hub);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("does not have the hash that is listed"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("hash mismatch with the listing"), "{}", stderr(&refused));
     assert!(!hub.snapshot().join(SHARD).exists());
     assert_pulled(&tiny, &hub, &pull(&hub));
     assert_eq!(hub.ranges(), ["bytes=1000-", "bytes=0-"]);
 }
 
 #[test]
-fn a_server_without_ranges_gives_the_whole_file_again() {
-    let (tiny, hub) = stand_in();
+fn without_range_support_the_whole_file_is_downloaded_again() {
+    let (tiny, hub) = fake_hub();
     hub.state().cuts.push_back(1000);
     hub.state().ignores_ranges = true;
     assert_pulled(&tiny, &hub, &pull(&hub));
@@ -207,7 +208,7 @@ fn a_server_without_ranges_gives_the_whole_file_again() {
 #[test]
 fn a_file_of_another_size_than_listed_is_refused_with_both() {
     for difference in [-1, 1] {
-        let (tiny, hub) = stand_in();
+        let (tiny, hub) = fake_hub();
         let bytes = fs::metadata(tiny.path(SHARD)).unwrap().len();
         let listed = bytes.strict_add_signed(difference);
         hub.state().listed_bytes.insert(SHARD.to_owned(), listed);
@@ -218,37 +219,37 @@ fn a_file_of_another_size_than_listed_is_refused_with_both() {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
         assert!(!hub.snapshot().join(SHARD).exists());
-        assert!(!hub.folder().join("refs").exists(), "nobody takes it for whole");
+        assert!(!hub.folder().join("refs").exists(), "an incomplete snapshot has no ref");
     }
 }
 
 #[test]
-fn a_disk_that_is_too_small_is_told_at_once() {
-    let (_tiny, hub) = stand_in();
+fn a_disk_that_is_too_small_is_reported_at_once() {
+    let (_tiny, hub) = fake_hub();
     hub.state().listed_bytes.insert(SHARD.to_owned(), 1 << 60);
     let refused = pull(&hub);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains(" are needed, but the disk has only "), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("not enough disk space: "), "{}", stderr(&refused));
     assert_eq!(hub.fetched(), [""; 0]);
 }
 
 #[test]
 fn private_models_ask_for_a_token_and_take_it_from_the_environment() {
-    let (tiny, hub) = stand_in();
+    let (tiny, hub) = fake_hub();
     hub.state().token = Some("secret".to_owned());
     assert_refused(&pull(&hub), 1, &[ID, "status 401", "set HF_TOKEN"]);
     let with = |token| hub.flash_cli(["pull", ID]).env("HF_TOKEN", token).output().unwrap();
     let refused = with("wrong");
-    assert_refused(&refused, 1, &[ID, "status 401", "or the token may not read it"]);
+    assert_refused(&refused, 1, &[ID, "status 401", "or the token has no access to it"]);
     assert!(!stderr(&refused).contains("wrong"), "a token is not shown");
     assert_pulled(&tiny, &hub, &with("secret"));
 }
 
 #[test]
-fn what_the_hub_does_not_have_is_named() {
-    let (_tiny, hub) = stand_in();
+fn missing_models_revisions_and_files_are_named() {
+    let (_tiny, hub) = fake_hub();
     let pull = |id| hub.flash_cli(["pull", id]).output().unwrap();
-    assert_refused(&pull("some-org/none"), 1, &["some-org/none: http://127.0.0.1", "has no such model"]);
+    assert_refused(&pull("some-org/none"), 1, &["some-org/none: no such model at http://127.0.0.1"]);
     assert_refused(&pull("some-org/Tiny-1B@v3"), 1, &["some-org/Tiny-1B@v3: ", "no revision \"v3\""]);
     hub.state().files.remove("config.json");
     assert_refused(&pull(ID), 1, &[ID, "has no config.json at its top"]);
@@ -256,19 +257,19 @@ fn what_the_hub_does_not_have_is_named() {
 
 #[test]
 fn a_server_that_fails_is_named() {
-    let (_tiny, hub) = stand_in();
+    let (_tiny, hub) = fake_hub();
     hub.state().status = Some(503);
     assert_refused(&pull(&hub), 1, &[&format!("/api/models/{ID}: "), "status 503"]);
     hub.state().status = None;
     hub.state().listing = Some("<html>".to_owned());
-    assert_refused(&pull(&hub), 1, &[&format!("/api/models/{ID}: the answer is not a listing of files")]);
+    assert_refused(&pull(&hub), 1, &[&format!("/api/models/{ID}: invalid file listing: ")]);
     let nobody = hub.flash_cli(["pull", ID]).env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
     assert_refused(&nobody, 1, &["http://127.0.0.1:1/api/models/", "refused"]);
 }
 
 #[test]
-fn a_revision_is_said_in_the_id_or_beside_it() {
-    let (_tiny, hub) = stand_in();
+fn a_revision_is_part_of_the_id_or_a_flag() {
+    let (_tiny, hub) = fake_hub();
     let at = |revision| format!("{ID}@{revision}");
     for args in [&["pull", &at("v2")][..], &["pull", ID, "--revision", "v2"], &["pull", &at(COMMIT)]] {
         let pulled = hub.flash_cli(args.iter().copied()).output().unwrap();
@@ -283,19 +284,15 @@ fn a_revision_is_said_in_the_id_or_beside_it() {
     assert_refused(
         &output(["pull", &at("v2"), "--revision", "v3"]),
         2,
-        &["v2", "--revision v3 is one too many"],
+        &["v2 already has a revision", "--revision v3"],
     );
-    assert_refused(&output(["pull", "tiny"]), 2, &["\"tiny\" is not the id of a model"]);
-    assert_refused(
-        &output(["pull", "a/b", "--revision", "../c"]),
-        2,
-        &["\"../c\" is not the name of a revision"],
-    );
+    assert_refused(&output(["pull", "tiny"]), 2, &["\"tiny\" is not a model id"]);
+    assert_refused(&output(["pull", "a/b", "--revision", "../c"]), 2, &["\"../c\" is not a valid revision"]);
 }
 
 #[test]
 fn an_id_is_pulled_once_and_then_runs_without_the_hub() {
-    let (tiny, hub) = stand_in();
+    let (tiny, hub) = fake_hub();
     let run = |model: &str| {
         let args = ["run", "--model", model, "--prompt", "5 6", "--max-tokens", "4", "--json"];
         hub.flash_cli(args).output().unwrap()
@@ -303,17 +300,17 @@ fn an_id_is_pulled_once_and_then_runs_without_the_hub() {
     let expected = json(&run(tiny.dir()))["token_ids"].clone();
     let first = run(ID);
     assert_eq!(json(&first)["token_ids"], expected);
-    assert!(stderr(&first).contains(&format!("Pulling {ID}")), "{}", stderr(&first));
+    assert!(stderr(&first).contains(&format!("Downloading {ID}")), "{}", stderr(&first));
     hub.requests();
     assert_eq!(json(&run(ID))["token_ids"], expected);
-    assert!(hub.requests().is_empty(), "what is cached is not asked for");
+    assert!(hub.requests().is_empty(), "cached files are not requested");
 }
 
 #[test]
-fn every_verb_takes_an_id() {
-    // The disk cannot be measured with less.
+fn every_command_accepts_an_id() {
+    // The disk benchmarks need a model of this size.
     let tiny = Tiny::new(128);
-    let hub = StandIn::new(&tiny);
+    let hub = FakeHub::new(&tiny);
     assert!(pull(&hub).status.success());
     tiny.write("text", "5 6 7 8 9 ".repeat(9).as_bytes());
     let text = tiny.path("text");
@@ -335,7 +332,7 @@ fn every_verb_takes_an_id() {
 
 #[test]
 fn a_modelfile_may_come_from_an_id() {
-    let (tiny, hub) = stand_in();
+    let (tiny, hub) = fake_hub();
     tiny.write("Modelfile", format!("FROM {ID}\n").as_bytes());
     let file = tiny.path("Modelfile");
     let mut run = hub.flash_cli(["run", "--prompt", "5", "--max-tokens", "2", "--modelfile"]);
@@ -346,7 +343,7 @@ fn a_modelfile_may_come_from_an_id() {
 
 #[test]
 fn a_path_that_exists_wins_over_an_id() {
-    let (tiny, hub) = stand_in();
+    let (tiny, hub) = fake_hub();
     fs::create_dir(tiny.path("some-org")).unwrap();
     std::os::unix::fs::symlink(tiny.dir(), tiny.path(ID)).unwrap();
     let inspect = hub.flash_cli(["inspect", "--model", ID]).current_dir(tiny.dir()).output().unwrap();
@@ -355,8 +352,8 @@ fn a_path_that_exists_wins_over_an_id() {
 }
 
 #[test]
-fn offline_asks_nobody() {
-    let (tiny, hub) = stand_in();
+fn offline_sends_no_requests() {
+    let (tiny, hub) = fake_hub();
     let offline = |args: [&str; 2]| hub.flash_cli(args).env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert_refused(&offline(["pull", ID]), 1, &[ID, "not in the cache", "HF_HUB_OFFLINE"]);
     assert!(hub.requests().is_empty());
@@ -368,7 +365,7 @@ fn offline_asks_nobody() {
 
 #[test]
 fn the_cache_is_where_the_environment_says() {
-    let (_tiny, hub) = stand_in();
+    let (_tiny, hub) = fake_hub();
     let elsewhere = tempfile::tempdir().unwrap();
     let pulled = hub.flash_cli(["pull", ID]).env("HF_HUB_CACHE", elsewhere.path()).output().unwrap();
     assert!(pulled.status.success(), "{}", stderr(&pulled));
@@ -378,7 +375,7 @@ fn the_cache_is_where_the_environment_says() {
 
 #[test]
 fn a_server_that_asks_for_an_hour_is_not_waited_for() {
-    let (_tiny, hub) = stand_in();
+    let (_tiny, hub) = fake_hub();
     hub.state().retry_after = Some("3600".to_owned());
     hub.state().listing_refusals.push_back(429);
     let parts = [&format!("/api/models/{ID}: "), "status 429", "asks to wait 3600 s"];
@@ -393,21 +390,17 @@ fn a_server_that_asks_for_an_hour_is_not_waited_for() {
 
 #[test]
 fn small_files_are_checked_by_the_hash_of_git() {
-    let (tiny, hub) = stand_in();
+    let (tiny, hub) = fake_hub();
     let mut other = hub.state().files["config.json"].clone();
     *other.last_mut().unwrap() = b' ';
     hub.state().sent.insert("config.json".to_owned(), other.clone());
     let refused = pull(&hub);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(
-        stderr(&refused).contains("config.json: what came does not have the hash"),
-        "{}",
-        stderr(&refused)
-    );
+    assert!(stderr(&refused).contains("config.json: hash mismatch"), "{}", stderr(&refused));
     assert!(!hub.snapshot().join("config.json").exists());
     hub.state().sent.clear();
     assert_pulled(&tiny, &hub, &pull(&hub));
-    // Nor does what is there already pass for it.
+    // Wrong contents in the cache are replaced.
     hub.requests();
     fs::write(fs::canonicalize(hub.snapshot().join("config.json")).unwrap(), other).unwrap();
     assert_pulled(&tiny, &hub, &pull(&hub));
@@ -416,21 +409,21 @@ fn small_files_are_checked_by_the_hash_of_git() {
 
 #[test]
 fn a_server_that_gives_lfs_pointers_is_named() {
-    let (_tiny, hub) = stand_in();
+    let (_tiny, hub) = fake_hub();
     let pointer =
         format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 123456\n", "0".repeat(64));
     hub.state().has_no_lfs = true;
     hub.state().files.insert(SHARD.to_owned(), pointer.into_bytes());
     let refused = pull(&hub);
     assert_eq!(refused.status.code(), Some(1));
-    let expected = format!("{SHARD}: the server gives a Git LFS pointer instead of the file");
+    let expected = format!("{SHARD}: the server sent a Git LFS pointer instead of the file");
     assert!(stderr(&refused).contains(&expected), "{}", stderr(&refused));
     assert!(!hub.snapshot().join(SHARD).exists());
 }
 
 #[test]
 fn the_home_folder_in_paths_of_the_environment_is_expanded() {
-    let (_tiny, hub) = stand_in();
+    let (_tiny, hub) = fake_hub();
     let home = tempfile::tempdir().unwrap();
     let pull = || {
         let mut command = hub.flash_cli(["pull", ID]);

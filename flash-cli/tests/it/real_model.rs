@@ -1,4 +1,4 @@
-//! The demo model, where it is there.
+//! Tests with the demo model, where it is available.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::support::{assert_refused, flash_cli, floor_mib, json, output, real, s
 
 const PROMPT: &str = "The capital of France is";
 
-/// Less than the model.
+/// A budget smaller than the model.
 const BUDGET: &str = "80MiB";
 
 #[test]

@@ -1,4 +1,4 @@
-//! `run`, on a model made by hand.
+//! `run`, on a small synthetic model.
 
 use crate::support::tiny::{CONTEXT_TOKENS, Tiny};
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stderr, stdout};
@@ -44,7 +44,7 @@ fn json_has_every_field_in_order() {
 }
 
 #[test]
-fn without_being_told_it_reads_in_a_way_that_has_a_name() {
+fn the_default_io_mode_is_reported_by_name() {
     let tiny = Tiny::new(2);
     let report =
         json(&output(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "1", "--json"]));
@@ -53,13 +53,13 @@ fn without_being_told_it_reads_in_a_way_that_has_a_name() {
 }
 
 #[test]
-fn text_is_what_json_says_and_a_line_end() {
+fn text_is_that_of_json_and_a_line_end() {
     let tiny = Tiny::new(2);
     let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "6"];
     let plain = output(args);
     let report = json(&flash_cli(args).arg("--json").output().unwrap());
     assert_eq!(stdout(&plain), format!("{}\n", report["text"].as_str().unwrap()));
-    assert_eq!(stderr(&plain), "", "nothing is said when nobody is there to read it");
+    assert_eq!(stderr(&plain), "", "without a terminal there are no notes");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn budget_io_threads_and_pipeline_change_no_token() {
 }
 
 #[test]
-fn debug_tells_the_plan_on_stderr() {
+fn debug_prints_the_plan_to_stderr() {
     let tiny = Tiny::new(2);
     let output = output(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "2", "--debug"]);
     assert!(output.status.success());
@@ -107,7 +107,7 @@ fn debug_tells_the_plan_on_stderr() {
 }
 
 #[test]
-fn summary_is_told_if_asked_for() {
+fn summary_is_printed_if_requested() {
     let tiny = Tiny::new(2);
     let output = output(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "4", "--summary"]);
     assert!(output.status.success());
@@ -119,7 +119,7 @@ fn summary_is_told_if_asked_for() {
 }
 
 #[test]
-fn seeds_repeat_what_they_draw() {
+fn the_same_seed_samples_the_same_text() {
     let tiny = Tiny::new(2);
     let run = |seed: &str| {
         let args = [
@@ -142,7 +142,7 @@ fn seeds_repeat_what_they_draw() {
 }
 
 #[test]
-fn seed_minus_one_is_another_one_each_time_and_is_told() {
+fn seed_minus_one_is_a_different_one_each_time_and_is_reported() {
     let tiny = Tiny::new(2);
     let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "12", "--temp", "2", "--json"];
     let run = |seed: &str| json(&flash_cli(args).args(["--seed", seed]).output().unwrap());
@@ -188,11 +188,11 @@ fn stop_text_ends_the_text_before_it() {
 }
 
 #[test]
-fn ignore_eos_goes_on_behind_the_end_of_an_answer() {
+fn ignore_eos_continues_after_the_end_of_an_answer() {
     let tiny = Tiny::new(2);
     let args = ["run", "--model", tiny.dir(), "--prompt", "5 6 7", "--max-tokens", "8", "--json"];
     let whole = json(&output(args));
-    // What the model says anyway now ends the answer.
+    // Declares a token that the model generates as the end of an answer.
     tiny.set_config("eos_token_id", whole["token_ids"][3].clone());
     let ended = json(&output(args));
     assert_eq!(ended["finish_reason"], "stop");
@@ -221,7 +221,7 @@ fn answer_ends_where_the_context_does() {
     let args = ["run", "--model", tiny.dir(), "--prompt", &prompt, "--max-tokens", "1000000", "--json"];
     let report = json(&output(args));
     assert_eq!(report["finish_reason"], "length");
-    // The last one is seen by no pass.
+    // The last token is sampled but not passed through the model.
     assert_eq!(report["generated_tokens"], 4);
     assert!(report["budget_bytes"].as_u64() > Some(CONTEXT_TOKENS as u64));
 }
@@ -237,7 +237,7 @@ fn budget_below_the_floor_is_refused_with_the_floor() {
     assert!(at_the_floor.status.success(), "{}", stderr(&at_the_floor));
 }
 
-/// What a process had read when it ended, as the kernel counted it.
+/// Runs the program, and returns the bytes that it read, as counted by the kernel.
 #[cfg(target_os = "linux")]
 fn read_bytes(args: &[&str]) -> u64 {
     use std::process::{Command, Stdio};
@@ -248,7 +248,7 @@ fn read_bytes(args: &[&str]) -> u64 {
     let mut child = command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let proc = std::path::PathBuf::from(format!("/proc/{}", child.id()));
     let deadline = Instant::now() + Duration::from_secs(60);
-    // A process that nobody has waited for keeps its counters.
+    // A zombie process keeps its counters until it is waited for.
     while !fs::read_to_string(proc.join("stat")).unwrap().contains(") Z ") {
         assert!(Instant::now() < deadline, "the program does not end");
         thread::sleep(Duration::from_millis(5));
@@ -263,7 +263,7 @@ fn read_bytes(args: &[&str]) -> u64 {
 fn budget_below_the_floor_is_refused_before_any_weight_is_read() {
     const LAYERS_BYTES: u64 = 64 * 147_968;
     let tiny = Tiny::new(64);
-    // The system counts the bytes of calls, and io_uring makes none.
+    // `rchar` counts the bytes of system calls, which io_uring does not use.
     let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "1", "--io", "pread"];
     let whole = read_bytes(&args);
     let refused = read_bytes(&[&args[..], &["--ram", "1MiB"]].concat());

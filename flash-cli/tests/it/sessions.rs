@@ -1,4 +1,4 @@
-//! What outlives its run: sessions, prefixes, and the verb that looks after them.
+//! Sessions, shared prefixes, and the command `kv`.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -10,13 +10,13 @@ use serde_json::Value;
 use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, flash_cli, json, output, stderr, stdout};
 
-/// How often a run is killed; `FLASH_KILLS` says otherwise.
+/// Number of killed runs; `FLASH_KILLS` overrides it.
 const KILLS: usize = 20;
 
-/// Its multiples are spread evenly behind the point, however many there are.
+/// The fractional parts of its multiples are spread evenly over 0 to 1.
 const GOLDEN_RATIO: f64 = 1.618_033_988_749_895;
 
-/// A model, and a folder for caches beside it.
+/// Returns the KV cache directory of a model.
 fn kv_dir(tiny: &Tiny) -> String {
     tiny.path("kv").to_str().unwrap().to_owned()
 }
@@ -38,7 +38,7 @@ fn kv(tiny: &Tiny, args: &[&str]) -> Value {
     json(&output([&["kv"], args, &["--kv-dir", &kv_dir, "--json"]].concat()))
 }
 
-/// What it answers to these lines, and what it says beside.
+/// Runs `chat` with these input lines, and returns its answers and its standard error.
 #[track_caller]
 fn chat(tiny: &Tiny, args: &[&str], lines: &str) -> (Vec<String>, String) {
     let kv_dir = kv_dir(tiny);
@@ -48,13 +48,13 @@ fn chat(tiny: &Tiny, args: &[&str], lines: &str) -> (Vec<String>, String) {
     (stdout(&output).lines().map(str::to_owned).collect(), stderr(&output).to_owned())
 }
 
-/// So many words.
+/// Returns a text of `n` words.
 fn words(n: usize) -> String {
     (0..n).map(|i| (4 + (i * i + 3 * i) % 60).to_string()).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
-fn a_text_goes_on_where_its_session_ended() {
+fn a_session_resumes_a_text() {
     for kv_quant in ["0", "8"] {
         let tiny = Tiny::new(2);
         let first = words(300);
@@ -76,7 +76,7 @@ fn a_text_goes_on_where_its_session_ended() {
 }
 
 #[test]
-fn a_conversation_goes_on_in_chat_and_in_run() {
+fn a_session_resumes_a_conversation_in_chat_and_in_run() {
     let tiny = Tiny::new(2);
     let (all, _) = chat(&tiny, &["--system", "9"], "5 6\n7\n8\n");
     let (first, _) = chat(&tiny, &["--session", "talk", "--system", "9"], "5 6\n");
@@ -138,7 +138,7 @@ fn prompts_share_what_they_begin_with() {
 }
 
 #[test]
-fn the_verb_lists_shows_and_removes() {
+fn kv_lists_shows_and_removes() {
     let tiny = Tiny::new(1);
     let kv_dir = kv_dir(&tiny);
     let empty = output(["kv", "list", "--kv-dir", &kv_dir]);
@@ -179,7 +179,7 @@ fn sessions_of_another_kind_are_refused_with_the_reason() {
     };
     assert!(with(&[]).status.success());
     assert_refused(&with(&["--kv-quant", "8"]), 1, &["pages.kv: holds pages in f32, not in int8"]);
-    // What is kept as computed does not depend on a window; what is quantised does.
+    // Pages as computed do not depend on the window; quantized pages do.
     assert!(with(&["--kv-window", "256"]).status.success());
     let eight = |window: &str| {
         let args = ["--session", "b", "--prompt", "5", "--max-tokens", "2", "--kv-quant", "8"];
@@ -188,7 +188,7 @@ fn sessions_of_another_kind_are_refused_with_the_reason() {
     assert!(eight("128").status.success());
     assert_refused(&eight("256"), 1, &["a window of 128 tokens, not of 256"]);
     assert_refused(&with(&["--compute", "mlx"]), 1, &["belongs to another model"]);
-    assert_refused(&with(&["--chat"]), 1, &["session a is a text and no conversation"]);
+    assert_refused(&with(&["--chat"]), 1, &["session a is a text, not a conversation"]);
     assert_refused(&with(&["--max-kv-size", "2000"]), 2, &["--session", "--max-kv-size"]);
     assert_refused(&with(&["--warm-up"]), 2, &["--session", "--warm-up"]);
     let named = run_output(&tiny, &["--session", ".hidden", "--prompt", "5"]);
@@ -198,7 +198,7 @@ fn sessions_of_another_kind_are_refused_with_the_reason() {
     let refused =
         output(["run", "--model", other.dir(), "--kv-dir", &dir, "--session", "a", "--prompt", "5"]);
     assert_refused(&refused, 1, &["belongs to another model", "flash-cli kv rm"]);
-    // Format version 3, which told models apart by their headers.
+    // Format version 3, which identified models by their headers.
     let pages = tiny.path("kv/sessions/a/pages.kv");
     let mut bytes = fs::read(&pages).unwrap();
     bytes[8] = 3;
@@ -208,10 +208,11 @@ fn sessions_of_another_kind_are_refused_with_the_reason() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_disk_that_gets_full_ends_a_text_with_the_reason_and_keeps_what_was_said() {
+fn a_full_disk_ends_a_text_with_the_reason_and_keeps_what_was_generated() {
     let tiny = Tiny::new(2);
     let kv_dir = kv_dir(&tiny);
-    // No file may get larger than a few pages, in blocks of 512 or 1024 bytes. Without a signal, as on a disk that is full.
+    // Limits files to a few pages, in blocks of 512 or 1024 bytes. SIGXFSZ is ignored, so that writes fail as on a full
+    // disk.
     let run = |limit: &str| {
         let script = format!("trap '' XFSZ; {limit} exec \"$0\" \"$@\"");
         let mut command = Command::new("sh");
@@ -232,16 +233,16 @@ fn a_disk_that_gets_full_ends_a_text_with_the_reason_and_keeps_what_was_said() {
 }
 
 #[test]
-fn killed_at_any_moment_a_session_opens_and_goes_on_with_tokens_of_its_own() {
+fn a_session_killed_at_any_moment_resumes_with_its_own_tokens() {
     kill(&Tiny::new(2));
 }
 
 #[test]
-fn killed_at_any_moment_a_session_of_states_goes_on_from_a_save() {
+fn a_recurrent_session_killed_at_any_moment_resumes_from_a_save() {
     kill(&Tiny::recurrent());
 }
 
-/// Kills runs of a session, and looks each time whether it goes on.
+/// Kills runs of a session, and checks each time that it resumes.
 fn kill(tiny: &Tiny) {
     let kills = std::env::var("FLASH_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     let kv_dir = kv_dir(tiny);
@@ -262,7 +263,7 @@ fn kill(tiny: &Tiny) {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    // A little more than a whole run takes: what it saves at its end is to be killed, too.
+    // Slightly longer than a whole run, so that the final save is interrupted, too.
     let whole = (0..2).map(|_| {
         let begun = Instant::now();
         assert!(command(&words(60), "400").output().unwrap().status.success());
@@ -272,13 +273,13 @@ fn kill(tiny: &Tiny) {
     kv(tiny, &["rm", "a"]);
     for round in 0..kills {
         let mut child = command(&words(60), "400").spawn().unwrap();
-        // No two rounds end at the same moment, and they are spread evenly.
+        // Kill times are distinct and spread evenly.
         thread::sleep(longest.mul_f64((round as f64 * GOLDEN_RATIO).fract()));
         child.kill().unwrap();
         child.wait().unwrap();
         let said = command("7", "1").output().unwrap();
         assert!(said.status.success(), "round {round}: {}", stderr(&said));
-        // What it goes on with is what it says it holds: the same tokens give the same next one without a session.
+        // The transcript is consistent: without a session, the same tokens give the same next token.
         let kept: Value =
             serde_json::from_slice(&fs::read(tiny.path("kv/sessions/a/context.json")).unwrap()).unwrap();
         let ids: Vec<u64> =
@@ -295,7 +296,7 @@ fn kill(tiny: &Tiny) {
     }
 }
 
-/// The word of a token.
+/// Returns the word of a token.
 fn word(id: u64) -> String {
     match id {
         0 => "<unk>".to_owned(),

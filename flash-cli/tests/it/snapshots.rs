@@ -1,14 +1,14 @@
-//! Snapshots in the cache of Hugging Face's tools that another one has filled, in part or as a whole.
+//! Snapshots in the cache that another tool has downloaded, completely or in part.
 
 use std::fs;
 
 use serde_json::{Map, Value, json};
 
-use crate::support::hub::{COMMIT, ID, NEEDED, SHARD, StandIn, names, stand_in};
+use crate::support::hub::{COMMIT, FakeHub, ID, NEEDED, SHARD, fake_hub, names};
 use crate::support::{assert_refused, json as report, stderr};
 
-/// Makes the cache look as if another tool had pulled some of the files.
-fn pull_in_part(hub: &StandIn, missing: &[&str]) {
+/// Sets up the cache as if another tool had downloaded all files but `missing`.
+fn pull_in_part(hub: &FakeHub, missing: &[&str]) {
     assert!(hub.flash_cli(["pull", ID]).output().unwrap().status.success());
     fs::remove_dir_all(hub.folder().join(".flash")).unwrap();
     for name in missing {
@@ -25,7 +25,7 @@ fn a_snapshot_that_another_tool_filled_in_part_is_completed() {
     for missing in
         [&["tokenizer.json"][..], &[SHARD], &["chat_template.jinja"], &["config.json", "tokenizer.json"]]
     {
-        let (tiny, hub) = stand_in();
+        let (tiny, hub) = fake_hub();
         let run =
             |model: &str| hub.flash_cli([&["run", "--model", model], &prompt[..]].concat()).output().unwrap();
         pull_in_part(&hub, missing);
@@ -40,7 +40,7 @@ fn a_snapshot_that_another_tool_filled_in_part_is_completed() {
 
 #[test]
 fn offline_an_incomplete_snapshot_is_refused_with_what_it_lacks() {
-    let (_tiny, hub) = stand_in();
+    let (_tiny, hub) = fake_hub();
     let run = |variable: &str| {
         let args = ["run", "--model", ID, "--prompt", "5 6", "--max-tokens", "4"];
         hub.flash_cli(args).env(variable, "1").output().unwrap()
@@ -59,22 +59,22 @@ fn offline_an_incomplete_snapshot_is_refused_with_what_it_lacks() {
     assert_refused(
         &nobody,
         1,
-        &[" lacks tokenizer.json, *.safetensors, which cannot be pulled: http://127.0.0.1:1"],
+        &[" lacks tokenizer.json, *.safetensors, and the download failed: http://127.0.0.1:1"],
     );
-    // With a listing, it is known of every file.
+    // With a listing, every missing file is known.
     assert!(hub.flash_cli(["pull", ID]).output().unwrap().status.success());
     fs::remove_file(hub.snapshot().join("chat_template.jinja")).unwrap();
     assert_refused(&run("HF_HUB_OFFLINE"), 1, &[" lacks chat_template.jinja, and HF_HUB_OFFLINE is set"]);
 }
 
 #[test]
-fn a_snapshot_that_cannot_be_compared_runs_with_a_word_if_nothing_is_known_to_be_missing() {
-    let (_tiny, hub) = stand_in();
+fn a_snapshot_that_cannot_be_compared_runs_with_a_note_if_nothing_is_known_to_be_missing() {
+    let (_tiny, hub) = fake_hub();
     pull_in_part(&hub, &[]);
     let run = || hub.flash_cli(["run", "--model", ID, "--prompt", "5 6", "--max-tokens", "4"]);
     let offline = run().env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert!(offline.status.success());
-    assert!(stderr(&offline).contains("another tool has filled"), "{}", stderr(&offline));
+    assert!(stderr(&offline).contains("was downloaded by another tool"), "{}", stderr(&offline));
     let nobody = run().env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
     assert!(nobody.status.success());
     assert!(stderr(&nobody).contains("not compared with the hub"), "{}", stderr(&nobody));
@@ -82,10 +82,10 @@ fn a_snapshot_that_cannot_be_compared_runs_with_a_word_if_nothing_is_known_to_be
     assert_eq!((compared.status.code(), stderr(&compared)), (Some(0), ""));
 }
 
-/// Since version 2, `huggingface_hub` keeps a listing, too.
+/// Since version 2, `huggingface_hub` also keeps a listing.
 #[test]
 fn a_listing_of_huggingface_hub_is_as_good_as_ours() {
-    let (tiny, hub) = stand_in();
+    let (tiny, hub) = fake_hub();
     let run = || {
         let args = ["run", "--model", ID, "--prompt", "5 6", "--max-tokens", "4"];
         hub.flash_cli(args).env("HF_HUB_OFFLINE", "1").output().unwrap()

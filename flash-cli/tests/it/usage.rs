@@ -1,4 +1,4 @@
-//! Flags that make no sense, and the help that says which do.
+//! Invalid flags, and the help.
 
 use predicates::prelude::*;
 
@@ -25,7 +25,7 @@ fn help_of_every_verb_says_what_each_flag_does() {
         assert!(help.status.success(), "{verb}");
         for line in stdout(&help).lines() {
             let Some(flag) = line.trim_start().strip_prefix("--") else { continue };
-            assert!(flag.contains("  "), "{verb}: nothing is said of --{flag}");
+            assert!(flag.contains("  "), "{verb}: no help for --{flag}");
         }
     }
 }
@@ -84,13 +84,13 @@ fn flags_that_exclude_each_other_are_named() {
 }
 
 #[test]
-fn sizes_that_are_none_are_refused() {
+fn invalid_sizes_are_rejected() {
     let table = [
-        ("-1", "more than nothing"),
-        ("0", "more than nothing"),
+        ("-1", "must be positive"),
+        ("0", "must be positive"),
         ("NaN", "is not a size"),
         ("1e400", "is not a size"),
-        ("99999999999999999999", "more bytes than"),
+        ("99999999999999999999", "is too large"),
         ("12 parsecs", "is not a size"),
         ("", "--ram"),
     ];
@@ -101,7 +101,7 @@ fn sizes_that_are_none_are_refused() {
 }
 
 #[test]
-fn sampling_that_makes_no_sense_is_refused() {
+fn invalid_sampling_settings_are_rejected() {
     let table = [
         ("--temp", "NaN", "temperature must be 0 or more, found NaN"),
         ("--temp", "-1", "temperature must be 0 or more, found -1"),
@@ -111,9 +111,9 @@ fn sampling_that_makes_no_sense_is_refused() {
         ("--top-p", "1.5", "top_p must be"),
         ("--min-p", "-0.1", "min_p must be"),
         ("--repetition-penalty", "0", "repetition_penalty must be"),
-        ("--seed", "x", "'--seed <N>': a seed is a number from 0 on, or -1"),
-        ("--seed", "-2", "'--seed <N>': a seed is a number from 0 on, or -1"),
-        ("--top-k", "-2", "'--top-k <N>': it is a number of tokens"),
+        ("--seed", "x", "'--seed <N>': the seed must be a non-negative integer, or -1"),
+        ("--seed", "-2", "'--seed <N>': the seed must be a non-negative integer, or -1"),
+        ("--top-k", "-2", "'--top-k <N>': must be a number of tokens"),
         ("--stop", "", "--stop must not be empty"),
     ];
     for (flag, value, complaint) in table {
@@ -122,7 +122,7 @@ fn sampling_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn settings_that_this_version_cannot_honour_are_refused() {
+fn unsupported_settings_are_rejected() {
     let run = |flag, value| output(["run", "--model", "x", "--prompt", "5", flag, value]);
     assert_refused(&run("--kv-quant", "3"), 2, &["--kv-quant must be 0, 4, 8 or 16, found 3"]);
     assert_refused(&run("--max-kv-size", "250"), 2, &["--max-kv-size must be at least 640", "found 250"]);
@@ -130,7 +130,7 @@ fn settings_that_this_version_cannot_honour_are_refused() {
     assert_refused(&run("--kv-keep", "5"), 2, &["--kv-keep has no effect without --max-kv-size"]);
     assert_refused(&run("--threads", "0"), 2, &["--threads must be from 1 to 256, found 0"]);
     let chat = output(["chat", "--model", "x", "--max-tokens", "0"]);
-    assert_refused(&chat, 2, &["--max-tokens must be at least 1 in a conversation"]);
+    assert_refused(&chat, 2, &["--max-tokens must be at least 1 in a chat"]);
     let ctx = output(["perplexity", "--model", "x", "--file", "y", "--ctx", "1"]);
     assert_refused(&ctx, 2, &["--ctx must be at least 2, found 1"]);
     let bits = output(["convert", "--gguf", "x", "--out", "y", "--quantize", "7"]);
@@ -138,7 +138,7 @@ fn settings_that_this_version_cannot_honour_are_refused() {
 }
 
 #[test]
-fn colours_are_for_terminals_and_those_who_insist() {
+fn colors_need_a_terminal_or_clicolor_force() {
     let tiny = Tiny::new(1);
     let args = ["inspect", "--model", tiny.dir()];
     assert!(!stdout(&output(args)).contains('\x1b'));

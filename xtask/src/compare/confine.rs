@@ -1,4 +1,4 @@
-//! What both programs may use of the machine: the same processors, the same memory.
+//! Confines both programs to the same processors and memory.
 
 use std::num::NonZeroUsize;
 use std::process::Command;
@@ -7,21 +7,22 @@ use std::thread;
 use anyhow::{Result, bail};
 use bytesize::ByteSize;
 
-// One definition for the tests of `flash-cli` and for us: both hold a program to its budget.
+// Shared with the tests of `flash-cli`, which also run programs under a memory limit.
 #[cfg(target_os = "linux")]
 #[path = "../../../flash-cli/tests/cgroup/mod.rs"]
 mod cgroup;
 
+/// Processors and memory that a program may use.
 #[derive(Debug, Clone)]
 pub struct Confinement {
     pub threads: NonZeroUsize,
-    /// Whether there are more processors than threads: a program is then kept to the first ones.
+    /// Whether there are more processors than threads. Programs are then pinned to the first ones.
     is_part: bool,
     pub memory: Option<ByteSize>,
 }
 
 impl Confinement {
-    /// All processors, unless `threads` says how many.
+    /// Confines programs to `threads` processors, all by default, and to `memory`.
     pub fn new(threads: Option<NonZeroUsize>, memory: Option<ByteSize>) -> Result<Self> {
         let all = thread::available_parallelism()?;
         let threads = threads.unwrap_or(all);
@@ -29,12 +30,12 @@ impl Confinement {
             bail!("--threads {threads}: there are {all} processors");
         }
         if !cfg!(target_os = "linux") && (threads < all || memory.is_some()) {
-            bail!("--threads and --mem are kept with means that only Linux has");
+            bail!("--threads and --mem are only supported on Linux");
         }
         Ok(Self { threads, is_part: threads < all, memory })
     }
 
-    /// Runs a command with no more than that, and returns its standard output.
+    /// Runs a command in the confinement, and returns its standard output.
     pub fn output(&self, command: &Command) -> Result<String> {
         let mut command = if self.is_part { self.pinned(command) } else { copy(command) };
         #[cfg(target_os = "linux")]
@@ -42,7 +43,7 @@ impl Confinement {
             let limit = cgroup::MemoryLimit::new(bytes).map_err(anyhow::Error::msg)?;
             let output = crate::run::output(&mut limit.wrap(&command));
             if limit.oom_kills() > 0 {
-                bail!("{command:?} was killed: it takes more than {} of memory", ByteSize(bytes));
+                bail!("{command:?} was killed: it needs more than {} of memory", ByteSize(bytes));
             }
             return output;
         }

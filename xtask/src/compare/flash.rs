@@ -1,4 +1,4 @@
-//! `flash-cli`, measured by what `run --json` reports.
+//! Measures `flash-cli` by the report of `run --json`.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -7,23 +7,24 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::Passes;
 use super::confine::Confinement;
 use super::model::Model;
+use super::passes::Passes;
 use crate::{models, run};
 
-/// Each of these words, with the space before it, is one token of the demo model's vocabulary.
+/// Words that, with a space before them, are each one token of the demo model's vocabulary.
 const WORDS: [&str; 12] =
     ["The", "sun", "is", "hot", "and", "the", "sea", "is", "deep", "and", "cold", "today"];
 
-/// Makes all tokens about as likely as each other.
-const DRAWING_TEMPERATURE: &str = "1000";
+/// A temperature at which all tokens are about equally likely.
+const UNIFORM_TEMPERATURE: &str = "1000";
 
+/// A built `flash-cli`.
 pub struct Flash {
     program: PathBuf,
 }
 
-/// What we take of the report.
+/// The fields of the report that are used.
 #[derive(Debug, Deserialize)]
 pub struct Report {
     prompt_tokens: usize,
@@ -43,7 +44,7 @@ impl Flash {
         &self.program
     }
 
-    /// The version of the program, and of the sources if git knows.
+    /// Returns the version of the program, with the commit if the sources are in a git repository.
     pub fn version(&self) -> Result<String> {
         let version = run::output(Command::new(&self.program).arg("--version"))?;
         let commit = run::output(
@@ -52,22 +53,23 @@ impl Flash {
         Ok(commit.map_or(version.clone(), |commit| format!("{version} ({commit})")) + ", release build")
     }
 
-    /// Tokens per second of those that follow the first one, and the report. Without a context there is one token before.
+    /// Measures decoding, and returns tokens per second, without the first token, and the report. The prompt is the
+    /// context, or one token if there is none.
     pub fn decode(
         &self,
         model: &Model,
         &Passes { n_tokens, depth, .. }: &Passes,
         confinement: &Confinement,
     ) -> Result<(f64, Report)> {
-        let draw: &[&str] = if model.is_mixture { &["--temp", DRAWING_TEMPERATURE] } else { &[] };
-        let report = self.run(&model.mlx, depth.max(1), n_tokens + 1, draw, confinement)?;
+        let sampling: &[&str] = if model.is_mixture { &["--temp", UNIFORM_TEMPERATURE] } else { &[] };
+        let report = self.run(&model.mlx, depth.max(1), n_tokens + 1, sampling, confinement)?;
         if report.generated_tokens != n_tokens + 1 {
             bail!("flash-cli generated {} tokens, not {}", report.generated_tokens, n_tokens + 1);
         }
         Ok((report.decode_tok_per_s.context("flash-cli reports no rate")?, report))
     }
 
-    /// Tokens per second of a prompt of `n_tokens`.
+    /// Measures the prefill of a prompt of `n_tokens`, and returns tokens per second.
     pub fn prefill(&self, model: &Path, n_tokens: usize, confinement: &Confinement) -> Result<f64> {
         let report = self.run(model, n_tokens, 1, &[], confinement)?;
         Ok(1000.0 * n_tokens as f64 / report.ttft_ms)
@@ -96,7 +98,7 @@ impl Flash {
     }
 }
 
-/// A text of so many tokens.
+/// Returns a text of `n_tokens` tokens.
 pub fn text(n_tokens: usize) -> String {
     WORDS.iter().cycle().take(n_tokens).enumerate().fold(String::new(), |mut text, (i, word)| {
         let _ = write!(text, "{}{word}", if i == 0 { "" } else { " " });

@@ -1,4 +1,4 @@
-//! `llama-bench`, measured by its own report.
+//! Runs `llama-bench` and parses its report.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::Passes;
 use super::confine::Confinement;
 use super::llama_cpp::LlamaCpp;
+use super::passes::Passes;
 
-/// What we take of the report of one test.
+/// The fields of a test in the report that are used.
 #[derive(Debug, Deserialize)]
 struct Test {
     n_prompt: usize,
@@ -18,16 +18,17 @@ struct Test {
     model_size: u64,
 }
 
-/// One round.
+/// Results of one round.
 #[derive(Debug)]
 pub struct Round {
     pub model_bytes: u64,
+    /// Tokens per second.
     pub decode: f64,
-    /// In the order asked for.
+    /// Tokens per second, in the order of the prompts.
     pub prefill: Vec<f64>,
 }
 
-/// Measures one decode, and one prefill of each length, each behind a warm-up of its own.
+/// Measures one decode, and one prefill of each length, each after its own warm-up.
 pub fn run(
     llama_cpp: &LlamaCpp,
     gguf: &Path,
@@ -41,15 +42,15 @@ pub fn run(
         &confinement.threads.to_string(),
         "--n-prompt",
     ]);
-    // A prompt of no tokens is none.
+    // Length 0 disables the prefill test.
     let lengths = prompts.iter().map(usize::to_string).reduce(|list, length| format!("{list},{length}"));
     command.arg(lengths.as_deref().unwrap_or("0"));
     if let Some(memory) = confinement.memory {
-        // The page cache counts for the limit, and for whoever filled it: that must be the program itself.
+        // The page cache counts against the limit of the process that filled it, which must be the measured one.
         #[cfg(target_os = "linux")]
         flash_benches::make_cold(gguf)?;
         if gguf.metadata()?.len() > memory.as_u64() {
-            // Repacked weights are a copy in memory: it would be killed.
+            // Repacked weights would be a copy in memory that exceeds the limit.
             command.args(["--load-mode", "mmap", "--repack", "0"]);
         }
     }

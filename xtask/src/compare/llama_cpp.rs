@@ -1,4 +1,4 @@
-//! llama.cpp, built for the processor of this machine.
+//! Builds llama.cpp for the processor of this machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use super::processor;
 use crate::cache::{self, Sdist};
 use crate::run;
 
-/// llama.cpp has no package of its own; its Python bindings ship the sources.
+/// Sources of llama.cpp. It is not on PyPI itself, but its Python bindings ship the sources.
 const SOURCES: Sdist = Sdist {
     package: "llama-cpp-python",
     version: "0.3.36",
     sha256: "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
 };
 const FOLDER: &str = "vendor/llama.cpp";
-/// The commit that these sources are of, as their `.git` says.
+/// Commit of these sources, from their `.git` file.
 const COMMIT: &str = "0c1e57098";
 
-/// As a user would build it to run fast here, less what the benchmark does not need.
+/// CMake options of an optimized native build, without parts that the benchmark does not need.
 const OPTIONS: [&str; 12] = [
     "-DCMAKE_BUILD_TYPE=Release",
-    // The folder is renamed when it is whole: the program finds its libraries beside itself.
+    // The program finds its libraries relative to itself, because the directory is renamed after the build.
     "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
     "-DGGML_NATIVE=ON",
     "-DGGML_CCACHE=OFF",
@@ -37,23 +37,23 @@ const OPTIONS: [&str; 12] = [
     "-DLLAMA_BUILD_NUMBER=0",
 ];
 
-/// What C++ sources include first, beside them.
+/// Header that is included before all C++ sources.
 const TILE_CONFIG: &str = include_str!("tile_config.h");
 
-/// Calls the function that says what the library was compiled for; no program that prints it need be built.
+/// Python script that prints the instruction sets the library was compiled for.
 const SYSTEM_INFO: &str = "\
 import ctypes, sys
 info = ctypes.CDLL(sys.argv[1]).llama_print_system_info
 info.restype = ctypes.c_char_p
 print(info().decode())";
 
-/// A folder with `llama-bench` and its libraries.
+/// A directory with `llama-bench` and its libraries.
 pub struct LlamaCpp {
     dir: PathBuf,
 }
 
 impl LlamaCpp {
-    /// Builds it with the CMake that `python` has, if that was not done yet.
+    /// Builds llama.cpp with the CMake installed beside `python`, if it is not built yet.
     pub fn ensure(python: &Path) -> Result<Self> {
         let parts = [SOURCES.sha256.into(), OPTIONS.join(" "), TILE_CONFIG.into(), processor::instructions()];
         let key = &cache::sha256_of(&parts.each_ref().map(String::as_bytes))[..16];
@@ -68,12 +68,12 @@ impl LlamaCpp {
         self.dir.join("llama-bench")
     }
 
-    /// Which sources it was built from.
+    /// Returns the version of the sources.
     pub fn version(&self) -> String {
         format!("llama.cpp {COMMIT}, from {} {}", SOURCES.package, SOURCES.version)
     }
 
-    /// The instruction sets that it uses, in its own words.
+    /// Returns the instruction sets that the library uses, as reported by itself.
     pub fn system_info(&self, python: &Path) -> Result<String> {
         let library = self.dir.join(format!("libllama{}", std::env::consts::DLL_SUFFIX));
         run::output(Command::new(python).args(["-c", SYSTEM_INFO]).arg(library))
@@ -89,7 +89,7 @@ fn build(python: &Path, dir: &Path) -> Result<()> {
     let sources = temporary.path().join("sources");
     fs::create_dir(&sources)?;
     let folder = format!("{}-{}/{FOLDER}", SOURCES.package.replace('-', "_"), SOURCES.version);
-    // Without the file `.git`, which points at a repository that is not there.
+    // The file `.git` points to a repository that does not exist.
     run::check(
         Command::new("tar")
             .args(["--strip-components=3", "--exclude=.git", "-C"])

@@ -1,4 +1,4 @@
-//! mlx-lm on MLX's CPU backend, measured by a script of ours.
+//! Measures mlx-lm on MLX's CPU backend with a Python script.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,12 +13,12 @@ const SCRIPT: &str = include_str!("mlx_lm_decode.py");
 /// The type of scales, biases and activations.
 #[derive(Debug, Clone, Copy)]
 pub enum Dtype {
-    /// What the model's files say, as mlx-lm runs a model by default.
+    /// The type in the model's files, the default of mlx-lm.
     Stored,
     Float32,
 }
 
-/// Decodes `n_tokens` behind the first, and returns tokens per second.
+/// Decodes `n_tokens` after the first, and returns tokens per second.
 pub fn decode(
     python: &Path,
     model: &Path,
@@ -33,10 +33,10 @@ pub fn decode(
     let mut command = Command::new(python);
     command.args(["-c", SCRIPT]).arg(model).args([&n_tokens.to_string(), dtype, &flash::text(1)]);
     let output = confinement.output(&command)?;
-    output.lines().last().unwrap_or_default().parse().context("what mlx-lm's script prints is no rate")
+    output.lines().last().unwrap_or_default().parse().context("the script for mlx-lm printed no rate")
 }
 
-/// The version of mlx-lm and of MLX.
+/// Returns the versions of mlx-lm and MLX.
 pub fn version(python: &Path) -> Result<String> {
     const VERSIONS: &str = "\
 from importlib.metadata import version

@@ -16,7 +16,7 @@ if dtype == "float32":
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
 steps = generate_step(mx.array(tokenizer.encode(prompt)), model, max_tokens=n_tokens + 1)
-# A step computes ahead of what it hands out: the clock runs from the first token to the last.
+# A step computes ahead of the token that it returns, so the clock runs from the first token to the last.
 next(steps)
 begin = time.perf_counter()
 for _ in steps:

@@ -1,4 +1,4 @@
-//! The processor that is measured.
+//! Name, features and load of the processor.
 
 use std::fs;
 use std::process::Command;
@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use crate::run;
 
-/// Its name, as its maker puts it.
+/// Returns the vendor's name of the processor.
 pub fn name() -> String {
     cpuinfo(&["model name"])
         .or_else(|| run::output(Command::new("sysctl").args(["-n", "machdep.cpu.brand_string"])).ok())
         .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
-/// All that it can do: a native build is of no use to another one.
+/// Returns the instruction set extensions, part of the cache key of native builds.
 pub fn instructions() -> String {
     cpuinfo(&["flags", "Features"]).unwrap_or_else(name)
 }
 
-/// The part of all processors that is in use for a second in which we do nothing; none where the system does not tell.
+/// Measures for a second which fraction of all processors other programs use; none where the system does not report it.
 pub fn busy() -> Option<f64> {
     let before = Ticks::now()?;
     thread::sleep(Duration::from_secs(1));
@@ -27,7 +27,7 @@ pub fn busy() -> Option<f64> {
     Some(1.0 - (now.idle - before.idle) as f64 / (now.all - before.all).max(1) as f64)
 }
 
-/// What the kernel has counted since it began, over all processors.
+/// Kernel counters of processor time since boot, summed over all processors.
 #[derive(Debug, PartialEq)]
 struct Ticks {
     idle: u64,
@@ -39,7 +39,7 @@ impl Ticks {
         Self::parse(&fs::read_to_string("/proc/stat").ok()?)
     }
 
-    /// The line `cpu user nice system idle iowait irq softirq steal …`; what follows is counted in these already.
+    /// Parses the line `cpu user nice system idle iowait irq softirq steal …`. Later fields are included in these.
     fn parse(stat: &str) -> Option<Self> {
         let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
         let ticks: Vec<u64> =
@@ -49,7 +49,7 @@ impl Ticks {
     }
 }
 
-/// The first of these fields that Linux tells.
+/// Returns the first of these fields in `/proc/cpuinfo`.
 fn cpuinfo(fields: &[&str]) -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));

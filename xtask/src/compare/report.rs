@@ -1,4 +1,4 @@
-//! What a comparison prints: tables that docs/performance.md can take as they are.
+//! Formats the results of a comparison as Markdown tables, for docs/performance.md.
 
 use comfy_table::{Table, presets};
 
@@ -10,9 +10,9 @@ pub struct Column {
     pub name: &'static str,
     /// Tokens per second.
     pub decode: Samples,
-    /// Tokens per second, by the length of the prompt.
+    /// Tokens per second, one entry per prompt length.
     pub prefill: Vec<Samples>,
-    /// What a decoded token reads of the weights.
+    /// Bytes of weights that a decoded token reads.
     pub token_bytes: u64,
 }
 
@@ -27,7 +27,7 @@ impl Column {
     }
 }
 
-/// The columns side by side; ratios are of the last one, which is ours, to each of the others.
+/// Formats columns side by side, with the ratios of the last column, which is ours, to each of the others.
 pub fn table(columns: &[Column], n_tokens: usize, prompts: &[usize], memory: &Samples) -> Table {
     let Some((ours, others)) = columns.split_last() else { return Table::new() };
     let ratios = |samples: &dyn Fn(&Column) -> f64| {
@@ -50,10 +50,10 @@ pub fn table(columns: &[Column], n_tokens: usize, prompts: &[usize], memory: &Sa
     for (i, prompt) in prompts.iter().enumerate() {
         rate(format!("prefill of {prompt}, tok/s"), &|column| &column.prefill[i]);
     }
-    let mut row = vec!["weights that decode reads, GB/s".to_owned()];
+    let mut row = vec!["weights read by decode, GB/s".to_owned()];
     row.extend(columns.iter().map(|column| digits(column.weights_gb_per_s())));
     table.add_row(row);
-    let mut row = vec!["the same, of memory's".to_owned()];
+    let mut row = vec!["of memory bandwidth".to_owned()];
     let percent = |column: &Column| 100.0 * column.weights_gb_per_s() / memory.median();
     row.extend(columns.iter().map(|column| format!("{:.0} %", percent(column))));
     table.add_row(row);
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(cells[0], ["theirs", "ours", "ours ÷ theirs"]);
         assert_eq!(cells[2], ["decode of 64, tok/s", "10.0", "5.00", "0.50×"]);
         assert_eq!(cells[3], ["prefill of 128, tok/s", "100", "150", "1.50×"]);
-        assert_eq!(cells[4], ["weights that decode reads, GB/s", "20.0", "10.0"]);
-        assert_eq!(cells[5], ["the same, of memory's", "50 %", "25 %"]);
+        assert_eq!(cells[4], ["weights read by decode, GB/s", "20.0", "10.0"]);
+        assert_eq!(cells[5], ["of memory bandwidth", "50 %", "25 %"]);
     }
 }

@@ -1,8 +1,8 @@
-//! Several measurements of one thing.
+//! Repeated measurements of a rate.
 
 use std::fmt;
 
-/// Rates, one a round.
+/// Rates, one per round.
 #[derive(Debug, Default)]
 pub struct Samples(Vec<f64>);
 
@@ -16,14 +16,14 @@ impl Samples {
         self.0.is_empty()
     }
 
-    /// The middle one, or the mean of the middle two; not a number if there is none.
+    /// Returns the median; NaN without samples.
     pub fn median(&self) -> f64 {
         let n = self.0.len();
         if n == 0 { f64::NAN } else { (self.0[(n - 1) / 2] + self.0[n / 2]) / 2.0 }
     }
 }
 
-/// The median, and the range if there is one.
+/// Formats the median, with the range if there are several samples.
 impl fmt::Display for Samples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", digits(self.median()))?;
@@ -34,7 +34,7 @@ impl fmt::Display for Samples {
     }
 }
 
-/// Three digits that count.
+/// Formats a number with three significant digits.
 pub fn digits(value: f64) -> String {
     let decimals = match value.abs() {
         0.0..1.0 => 3,
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn median_is_told_with_its_range() {
+    fn median_is_shown_with_its_range() {
         let mut samples = Samples::default();
         assert!(samples.median().is_nan());
         samples.push(10.0);

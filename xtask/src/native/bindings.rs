@@ -1,4 +1,4 @@
-//! `bindings.rs`, as the build script of `mlx-sys` makes it on macOS.
+//! Generates `bindings.rs` as the build script of `mlx-sys` does on macOS.
 
 use std::env;
 use std::fs;
@@ -10,21 +10,21 @@ use anyhow::{Context, Result};
 use crate::cache::Wheel;
 use crate::run;
 
-/// The library that bindgen parses C with; no installed one is needed.
+/// The wheels of libclang, with which bindgen parses C. None has to be installed.
 const LIBCLANG: [(&str, Wheel); 2] = [
     ("x86_64", libclang("c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b")),
     ("aarch64", libclang("54dda940a4a0491a9d1532bf071ea3ef26e6dbaf03b5000ed94dd7174e8f9592")),
 ];
 
-/// Where the wheel keeps the library.
+/// Path of the library in the wheel.
 const LIBCLANG_DIR: &str = "libclang-18.1.1.data/platlib/clang/native/";
 
 const fn libclang(sha256: &'static str) -> Wheel {
     Wheel { package: "libclang", version: "18.1.1", sha256 }
 }
 
-/// The headers are read as for x86-64 on every machine: the C interface is the same on all 64-bit Linux, and its half
-/// types, which Arm's headers would bring, are these.
+/// Target for which headers are parsed, on every machine: the C interface is the same on all 64-bit Linux, except for
+/// the half-precision types of Arm's headers, which are [`HALF_TYPES`].
 const TARGET: &str = "--target=x86_64-unknown-linux-gnu";
 pub const HALF_TYPES: &str = "
 #[repr(transparent)]
@@ -46,7 +46,7 @@ pub fn generate(out: &Path, mlx_c: &Path) -> Result<()> {
         .with_context(|| format!("no libclang for {}", env::consts::ARCH))?;
     let clang = tempfile::tempdir()?;
     wheel.unpack(clang.path(), |name| name.starts_with(LIBCLANG_DIR))?;
-    // bindgen takes the library's place from the environment alone.
+    // bindgen reads the path of the library from the environment only.
     set_env("LIBCLANG_PATH", &clang.path().join(LIBCLANG_DIR));
 
     let compiler = env::var("CC").unwrap_or_else(|_| "cc".into());
@@ -74,7 +74,7 @@ pub fn generate(out: &Path, mlx_c: &Path) -> Result<()> {
     bindings.write_to_file(out.join("bindings.rs")).context("cannot write bindings.rs")
 }
 
-#[expect(unsafe_code, reason = "bindgen has no other way to be told where libclang is")]
+#[expect(unsafe_code, reason = "bindgen finds libclang by the environment only")]
 fn set_env(name: &str, value: &Path) {
     // SAFETY: this program has started no other thread yet.
     unsafe { env::set_var(name, value) }

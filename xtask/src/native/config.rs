@@ -1,4 +1,4 @@
-//! Cargo's configuration: the links override that stands in for the build script of `mlx-sys`.
+//! Writes Cargo's configuration: the links override that replaces the build script of `mlx-sys`.
 
 use std::fs;
 use std::path::Path;
@@ -6,12 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use toml::{Table, Value};
 
-use super::{Native, mlxc};
+use super::layout::Native;
+use super::mlxc;
 
 const FILE: &str = "native.toml";
 const INCLUDE: &str = "include = [{ path = \"native.toml\", optional = true }]\n";
 
-/// Writes `native.toml` below `dir`, unless it says the same already (cargo would build everything anew).
+/// Writes `native.toml` to `dir`, unless it is up to date: cargo rebuilds everything after a change.
 pub fn write(native: &Native, dir: &Path) -> Result<()> {
     let text = settings(native).to_string();
     let path = dir.join(FILE);
@@ -22,7 +23,7 @@ pub fn write(native: &Native, dir: &Path) -> Result<()> {
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Makes the configuration in `dir` include `native.toml`; one that is there already is its owner's to change.
+/// Makes the configuration in `dir` include `native.toml`. An existing configuration is not changed.
 pub fn include(dir: &Path) -> Result<()> {
     let path = dir.join("config.toml");
     match fs::read_to_string(&path) {
@@ -47,8 +48,8 @@ fn settings(native: &Native) -> Table {
     mlx.insert("rustc-env".into(), env.into());
 
     let mut target = Table::new();
-    // The wheel's library finds its BLAS beside itself; our programs find the library by this.
-    // Doctests are linked by rustdoc, which has flags of its own.
+    // Programs find MLX's library by this rpath, and the library finds its BLAS beside itself.
+    // Doctests are linked by rustdoc, which has separate flags.
     let rpath = strings(["-C".into(), format!("link-arg=-Wl,-rpath,{}", libraries[0])]);
     target.insert("rustflags".into(), rpath.clone());
     target.insert("rustdocflags".into(), rpath);

@@ -1,13 +1,13 @@
-//! mlx-c and our own seam, compiled into one static library.
+//! Compiles mlx-c and our own shims into one static library.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::Native;
+use super::layout::Native;
 
-/// The name of the static library, without `lib` and `.a`.
+/// Name of the static library, without `lib` and `.a`.
 pub const LIBRARY: &str = "flashmlxc";
 
 pub fn compile(native: &Native, mlx_c: &Path, shims: &Path) -> Result<()> {
@@ -40,12 +40,12 @@ pub fn compile(native: &Native, mlx_c: &Path, shims: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Our own sources, headers excepted, in the order of their names.
+/// Lists the source files of our shims, sorted by name.
 pub fn shim_sources(shims: &Path) -> Result<Vec<PathBuf>> {
     shim_files(shims, "cpp")
 }
 
-/// Our own headers, likewise.
+/// Lists the headers of our shims, sorted by name.
 pub fn shim_headers(shims: &Path) -> Result<Vec<PathBuf>> {
     shim_files(shims, "h")
 }
@@ -60,7 +60,7 @@ fn shim_files(shims: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The files that mlx-c's own build names, one `…/name.cpp` a line; a `#` leaves one out.
+/// Lists the source files in mlx-c's `CMakeLists.txt`, where each is a line `…/name.cpp`. Commented lines are skipped.
 fn mlx_c_files(mlx_c: &Path) -> Result<Vec<PathBuf>> {
     let cmake = mlx_c.join("CMakeLists.txt");
     let text = fs::read_to_string(&cmake).with_context(|| format!("cannot read {}", cmake.display()))?;

@@ -1,4 +1,4 @@
-//! What the disk gives at most, while nothing else is done.
+//! The read ceiling of the disk: its throughput while nothing else runs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,14 +8,15 @@ use anyhow::bail;
 use flash_io::measure::{Offsets, RawFile, RawReads};
 use flash_io::{Budget, Catalog, IoError, IoMode, Slot};
 
-/// Bytes of a read and reads at once that are tried. Some disks give most with few reads at once, some with many.
+/// Read sizes in bytes and queue depths to try. Some disks are fastest at a small depth, others at a large one.
 const READS: [(usize, usize); 4] = [(1 << 20, 2), (1 << 20, 4), (1 << 20, 8), (2 << 20, 4)];
-/// Memory that a measurement takes while it lasts.
+/// Memory that a measurement takes while it runs.
 pub(super) const BUFFER_BYTES: u64 = (8 << 20) + (64 << 10);
-/// For each of them: long enough to even out the disk's moods.
+/// Time per read size and depth, long enough to average fluctuations of the disk.
 const TIME: Duration = Duration::from_millis(400);
 
-/// The largest shard of a model, read by itself, and no part of it twice as far as it is long enough.
+/// Measures the read ceiling with the largest shard of a model, without reading a part twice if the shard is long
+/// enough.
 pub(super) struct Ceiling {
     file: RawFile,
     offsets: Offsets,
@@ -27,23 +28,24 @@ impl Ceiling {
         Ok(Self { file: RawFile::open(&shard, mode)?, offsets: Offsets::new(shard_bytes) })
     }
 
-    /// The most bytes per second that it gives at this moment.
+    /// Returns the current ceiling in bytes per second.
     pub(super) fn measure(&mut self) -> anyhow::Result<f64> {
         let buffer_bytes = READS.iter().map(|(read_bytes, depth)| read_bytes * depth).max().unwrap_or(0);
         let mut buffer = Slot::alone(&Budget::new(u64::MAX), buffer_bytes)?;
-        // The first read into a page costs more than those after it.
+        // The first access to an OS page is slower.
         buffer.fill(1);
         self.file.make_cold();
-        let mut most = 0.0_f64;
+        let mut max = 0.0_f64;
         for (read_bytes, depth) in READS {
             let reads = RawReads { read_bytes, depth, time: TIME, bytes: u64::MAX };
             let sample = self.file.sample(reads, &mut self.offsets, &mut buffer)?;
-            most = most.max(sample.bytes_per_s());
+            max = max.max(sample.bytes_per_s());
         }
-        if most > 0.0 { Ok(most) } else { bail!("the model is too small to measure the disk with") }
+        if max > 0.0 { Ok(max) } else { bail!("the model is too small to measure the disk with") }
     }
 }
 
+/// Returns the path and size of the largest shard of a model.
 pub(super) fn largest_shard(model: &Catalog) -> Result<(PathBuf, u64), IoError> {
     let mut largest = (PathBuf::new(), 0);
     for path in model.shards().iter().map(|shard| &shard.path) {

@@ -1,6 +1,6 @@
-//! `bench experts`: how often a token finds its experts in memory, by who stays there.
+//! `bench experts`: hit rates of expert cache policies on synthetic routing.
 //!
-//! Made-up tokens of a layer, replayed: no model and no disk is needed. What is printed is the part of uses that hit.
+//! Replays random routings of one layer under each policy, so neither a model nor a disk is needed.
 
 use std::process::ExitCode;
 
@@ -13,12 +13,12 @@ use crate::args::BenchExpertsArgs;
 use crate::output;
 use crate::table::{Cell, left, section};
 
-/// Parts of a layer's experts that are held.
+/// Cache sizes to measure, as fractions of a layer's experts.
 const HELD: [f64; 4] = [0.125, 0.25, 0.5, 0.75];
-/// Tokens of a topic.
+/// Length of a topic in tokens.
 const TOPIC_TOKENS: usize = 200;
 
-/// One routing with so many experts held.
+/// Hit rates of a routing and a cache size.
 #[derive(Debug, Serialize)]
 struct Row {
     routing: &'static str,
@@ -29,9 +29,9 @@ struct Row {
     best: f64,
 }
 
-/// More experts than a layer of any model has.
+/// Limit of `--experts`, far above the experts per layer of any model.
 const EXPERTS_MAX: usize = 1 << 16;
-/// More tokens tell nothing more, and their experts are kept in memory.
+/// Limit of `--tokens`, because the routing is held in memory.
 const TOKENS_MAX: usize = 10_000_000;
 
 pub(crate) fn run(args: &BenchExpertsArgs) -> anyhow::Result<ExitCode> {
@@ -47,24 +47,24 @@ pub(crate) fn run(args: &BenchExpertsArgs) -> anyhow::Result<ExitCode> {
     ];
     let mut rows = Vec::new();
     for (routing, taste) in tastes {
-        let made_up = Routing::made_up(taste, experts, top_k, tokens, 1);
-        for part in HELD {
-            let n_held = (part * experts as f64) as usize;
-            let rate = |policy| made_up.hit_rate(n_held, policy);
+        let trace = Routing::made_up(taste, experts, top_k, tokens, 1);
+        for fraction in HELD {
+            let n_held = (fraction * experts as f64) as usize;
+            let rate = |policy| trace.hit_rate(n_held, policy);
             rows.push(Row {
                 routing,
                 n_held,
                 lru: rate(Policy::Lru),
                 lfu: rate(Policy::Lfu { half_life: 256.0 }),
                 two_memories: rate(Policy::default()),
-                best: made_up.best_hit_rate(n_held),
+                best: trace.best_hit_rate(n_held),
             });
         }
     }
     if json {
         output::print_json(&rows)?;
     } else {
-        let heading = format!("Uses that hit, {tokens} tokens that take {top_k} of {experts} experts");
+        let heading = format!("Hit rates of {tokens} tokens routed to {top_k} of {experts} experts");
         output::print(&section(&heading, &table(&rows)))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &BenchExpertsArgs) -> anyhow::Result<ExitCode> {
 fn table(rows: &[Row]) -> Vec<Vec<Cell>> {
     let number = |value: f64| (format!("{value:.3}"), true);
     let right = |text: &str| (text.to_owned(), true);
-    let head = ["held", "LRU", "LFU", "two memories", "best", "of the best"];
+    let head = ["held", "LRU", "LFU", "two half-lives", "optimal", "of optimal"];
     let mut table = vec![[left("routing")].into_iter().chain(head.map(right)).collect::<Vec<_>>()];
     table.extend(rows.iter().map(|row| {
         vec![

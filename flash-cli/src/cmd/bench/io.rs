@@ -1,61 +1,23 @@
-//! `bench io`: how fast the disk gives the weights.
+//! `bench io`: read throughput of the disk.
 
 mod fio;
 mod raw;
+mod report;
 mod sustained;
 mod table;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use flash_io::{Catalog, IoMode, ReaderConfig, Tuning};
-use serde::Serialize;
 
 use super::ceiling::largest_shard;
 use crate::args::BenchIoArgs;
 use crate::{cache, foreign, output};
-use fio::Fio;
-use raw::Cell;
-use sustained::Sustained;
+use report::{FioReport, Reader, Report};
 
-/// The reader and fio are measured in turn so often; medians are reported.
+/// Number of rounds, each measuring the reader and fio in turn; medians are reported.
 const ROUNDS: usize = 3;
-
-/// What is printed.
-#[derive(Debug, Serialize)]
-struct Report {
-    /// The file that is read by itself, the largest of the model.
-    shard: PathBuf,
-    shard_bytes: u64,
-    cells: Vec<Cell>,
-    /// Whether it was too short to be read only once in all of that.
-    repeats: bool,
-    ceiling_bytes_per_s: f64,
-    reader: Reader,
-    fio: Option<FioReport>,
-}
-
-/// The reader as the engine uses it.
-#[derive(Debug, Serialize)]
-struct Reader {
-    io: &'static str,
-    depth: usize,
-    chunk_bytes: usize,
-    #[serde(flatten)]
-    sustained: Sustained,
-    ceiling_fraction: f64,
-}
-
-#[derive(Debug, Serialize)]
-struct FioReport {
-    /// As it is.
-    plain: Fio,
-    /// With its buffer in huge pages, as slots are.
-    huge_pages: Fio,
-    /// What the reader sustains of the faster of the two.
-    reader_fraction: f64,
-}
 
 pub(crate) fn run(args: &BenchIoArgs) -> anyhow::Result<ExitCode> {
     let model_dir = args.model.find()?;
@@ -105,7 +67,7 @@ pub(crate) fn run(args: &BenchIoArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The one in the middle; none of none.
+/// Returns the median by `key`; none of an empty list.
 fn median<T>(mut values: Vec<T>, key: impl Fn(&T) -> f64) -> Option<T> {
     values.sort_by(|a, b| key(a).total_cmp(&key(b)));
     let middle = values.len() / 2;

@@ -1,7 +1,7 @@
-//! `bench prefill`: how close a long prompt comes to the limit that disk and processor set.
+//! `bench prefill`: prefill compared with the limit set by disk and processor.
 //!
-//! All of a prompt passes a layer before the next layer is loaded, so a prompt of any length costs one pass over what is
-//! streamed, and can take no less than that, nor less than its compute.
+//! A whole prompt is processed layer by layer, so a prompt of any length streams the weights once. Its time is at least
+//! that of reading these weights, and at least that of its compute.
 
 use std::process::ExitCode;
 
@@ -15,27 +15,28 @@ use crate::options::EngineSettings;
 use crate::size::Bytes;
 use crate::{output, report};
 
-/// Prompts that are measured; the median counts.
+/// Number of measured prompts; the median is reported.
 const ROUNDS: usize = 3;
 
-/// The vocabulary of the prompt, less than that of any model.
+/// Number of distinct tokens in the prompt, smaller than any model's vocabulary.
 const VOCABULARY: u32 = 61;
 
-/// What is printed.
+/// Report of `bench prefill`.
 #[derive(Debug, Serialize)]
 struct Report {
     budget_bytes: u64,
     model_bytes: u64,
     pinned_bytes: u64,
     prompt_tokens: usize,
-    /// Weights that a prompt streamed, and those that one pass over the model does.
+    /// Bytes of weights streamed for a prompt.
     streamed_bytes: u64,
+    /// Bytes of weights streamed by one pass over the model.
     pass_bytes: u64,
-    /// Of the prompt, without reads beside it.
+    /// Compute time of the prompt without concurrent reads.
     compute_ms: f64,
     disk_bytes_per_s: Vec<f64>,
     limit_ms: f64,
-    /// From the prompt to the logits of its last token.
+    /// Time from the prompt to the logits of its last token.
     ttft_ms: f64,
     stall_ms: f64,
     limit_fraction: f64,
@@ -46,12 +47,12 @@ pub(crate) fn run(args: BenchPrefillArgs) -> anyhow::Result<ExitCode> {
     let BenchPrefillArgs { engine, tokens, json } = args;
     ensure!(tokens > 1, "--tokens must be at least 2");
     let mut trial = Trial::new(EngineSettings::resolve(engine)?)?;
-    // Small numbers are tokens of any vocabulary.
+    // Small token ids are valid in any vocabulary.
     let prompt: Vec<u32> = (0..tokens as u32).map(|n| n % VOCABULARY).collect();
 
     let compute = {
         let mut engine = trial.load(tokens, tokens, false)?;
-        // Pinned weights are read with the first prompt, which counts as waiting.
+        // The first prompt also reads the pinned weights, which counts as stall and not as compute.
         pass(&mut engine, &prompt)?.0.compute()
     };
     let mut engine = trial.load(tokens, tokens, true)?;
@@ -93,12 +94,12 @@ pub(crate) fn run(args: BenchPrefillArgs) -> anyhow::Result<ExitCode> {
 fn table(report: &Report) -> String {
     let disk: Vec<_> = report.disk_bytes_per_s.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
     format!(
-        "budget          {}, of a model of {}; pinned {}\n\
-         prompt          {} tokens; streamed {}, {:.2} passes over what is not pinned\n\
-         compute         {:.0} ms, without reads beside it\n\
-         disk            {} GB/s by itself, before, between and after the prompts\n\
+        "budget          {} for a model of {}; pinned {}\n\
+         prompt          {} tokens; streamed {}, {:.2} passes over the streamed weights\n\
+         compute         {:.0} ms without concurrent reads\n\
+         disk            {} GB/s alone, before, between and after the prompts\n\
          limit           {:.0} ms\n\
-         measured        {:.0} ms to the first logits, of which {:.0} ms waiting for reads\n\
+         measured        {:.0} ms to the first logits, of which {:.0} ms stalled on reads\n\
          limit fraction  {:.2}\n\
          peak memory     {}\n",
         Bytes(report.budget_bytes),

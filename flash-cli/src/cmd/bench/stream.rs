@@ -1,7 +1,7 @@
-//! `bench stream`: how close decoding comes to the limit that disk and processor set.
+//! `bench stream`: decoding compared with the limit set by disk and processor.
 //!
-//! A token cannot take less than its compute, nor less than reading what is streamed for it. Both are measured in the same
-//! run: compute without reads beside it, the disk by itself before, between and after the tokens.
+//! The time per token is at least its compute time, and at least the time to read its streamed weights. Both are
+//! measured in the same run: compute without concurrent reads, and the disk alone before, between and after the tokens.
 
 use std::process::ExitCode;
 
@@ -17,56 +17,56 @@ use crate::output;
 use crate::report::{self, ExpertsReport};
 use crate::size::Bytes;
 
-/// Tokens before any is measured: pinned weights are read with the first, and the controller learns with the second.
+/// Warm-up tokens of a dense model: the first reads pinned weights, and the controller adapts during the second.
 const WARM_UP: usize = 4;
-/// The same for a mixture of experts, once all of its memory is ready: those that stay come with the tokens that take them, and
-/// it is tried whether guesses pay.
+/// Warm-up tokens of a mixture of experts after its cache is full: the cache settles, and lookahead is evaluated.
 const WARM_UP_EXPERTS: usize = 48;
-/// Rounds of so many tokens in which that memory should be ready.
+/// Maximum rounds of [`ROUND_TOKENS`] tokens to fill the expert cache.
 const WARM_UP_ROUNDS: usize = 32;
 const ROUND_TOKENS: usize = 16;
-/// Tokens whose compute is measured without reads beside it.
+/// Tokens whose compute time is measured without concurrent reads.
 const COMPUTE_TOKENS: usize = 3;
-/// The disk is measured before each of so many parts of the tokens, and after the last: its speed changes.
+/// Rounds into which the tokens are divided. The disk is measured before each and after the last, because its speed
+/// varies.
 const ROUNDS: usize = 4;
-/// A budget in which everything is in memory; it is no promise.
+/// A budget that holds all weights of any model. It is only a limit: no memory is reserved.
 const IN_MEMORY_BYTES: u64 = 1 << 50;
-/// Any token of any vocabulary.
+/// A token id that is valid in any vocabulary.
 const FIRST_TOKEN: u32 = 1;
-/// Tokens are the same in every run.
+/// Seed of the random tokens, so that every run decodes the same ones.
 const SEED: u64 = 1;
 
-/// What is printed.
+/// Report of `bench stream`.
 #[derive(Debug, Serialize)]
 struct Report {
     budget_bytes: u64,
     model_bytes: u64,
     pinned_bytes: u64,
     streamed_bytes_per_token: u64,
-    /// Tokens before those that are decoded.
+    /// Context length before decoding.
     context_tokens: usize,
-    /// Pages of keys and values, in reads for each token.
+    /// Bytes of KV pages read per token.
     kv_bytes_per_token: u64,
-    /// Of a token, without reads beside it.
+    /// Compute time per token without concurrent reads.
     compute_ms: f64,
-    /// What the disk gave by itself, each time.
+    /// Throughput of the disk alone, in each round.
     disk_bytes_per_s: Vec<f64>,
-    /// The least that a token can take.
+    /// Lower bound of the time per token.
     limit_ms: f64,
-    /// What one took: the median, the least, what 99 of 100 are below, and the most.
+    /// Median time per token.
     token_ms: f64,
     token_ms_min: f64,
     token_ms_p99: f64,
     token_ms_max: f64,
     stall_ms: f64,
-    /// Of a token, while the disk was read from: what is missing, it idled.
+    /// Median time per token during which the disk was busy.
     reading_ms: f64,
-    /// What sealing pages took of a token: what 99 of 100 are below, and the most.
+    /// Time per token spent sealing pages.
     sealing_ms_p99: f64,
     sealing_ms_max: f64,
     limit_fraction: f64,
     peak_rss_bytes: u64,
-    /// Since the engine began.
+    /// Expert cache statistics since the engine was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     experts: Option<ExpertsReport>,
 }
@@ -78,38 +78,38 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
     let context_tokens = context + WARM_UP_EXPERTS + tokens.max(COMPUTE_TOKENS);
 
     let mut engine = trial.load(1, context_tokens, true)?;
-    let mut made_up = MadeUpTokens::new();
+    let mut random_tokens = RandomTokens::new();
     for _ in 0..WARM_UP_ROUNDS {
         if engine.stats().experts.is_none_or(|experts| experts.is_warm) {
             break;
         }
-        decode(&mut engine, &mut made_up, ROUND_TOKENS)?;
+        decode(&mut engine, &mut random_tokens, ROUND_TOKENS)?;
         engine.truncate(0)?;
     }
     engine.make_up_context(context)?;
     let warm_up = if engine.stats().experts.is_some() { WARM_UP_EXPERTS } else { WARM_UP };
-    decode(&mut engine, &mut made_up, warm_up)?;
+    decode(&mut engine, &mut random_tokens, warm_up)?;
     let (mut passes, mut disk_bytes_per_s) = (Vec::new(), vec![trial.disk.measure()?]);
     for round in 0..ROUNDS {
         let n = tokens * (round + 1) / ROUNDS - tokens * round / ROUNDS;
-        passes.extend(decode(&mut engine, &mut made_up, n)?);
+        passes.extend(decode(&mut engine, &mut random_tokens, n)?);
         disk_bytes_per_s.push(trial.disk.measure()?);
     }
     let (stats, peak_rss_bytes) = (engine.stats(), report::peak_bytes());
     drop(engine);
-    // Last, because it takes more memory than the budget behind a context: pages are read ahead in any case, so compute is
-    // measured with all of them in memory.
+    // Pages are always read ahead, so with a context, compute is measured with all weights and pages in memory. That
+    // exceeds the budget, so it comes last.
     let mut engine = match context {
         0 => trial.load(1, context_tokens, false)?,
         _ => trial.load_in(IN_MEMORY_BYTES, 1, context_tokens, true)?,
     };
     engine.make_up_context(context)?;
-    let alone = decode(&mut engine, &mut MadeUpTokens::new(), WARM_UP + COMPUTE_TOKENS)?;
-    let compute = median(alone[WARM_UP..].iter().map(Pass::compute));
+    let undisturbed = decode(&mut engine, &mut RandomTokens::new(), WARM_UP + COMPUTE_TOKENS)?;
+    let compute = median(undisturbed[WARM_UP..].iter().map(Pass::compute));
 
     let disk = Some(ByteRate::new(mean(&disk_bytes_per_s))?);
     let kv_bytes = passes.iter().map(|pass| pass.kv_bytes).max().unwrap_or(0);
-    // The same for each token, but for experts.
+    // Only experts make this differ between tokens.
     let read_bytes = passes.iter().map(|pass| pass.streamed_bytes - pass.kv_bytes).sum::<u64>();
     let weights_bytes = read_bytes / passes.len().max(1) as u64;
     let limit = Limit { compute, streamed_bytes: weights_bytes + kv_bytes, disk };
@@ -148,25 +148,27 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tokens that nobody chose: a model that chooses them itself, and has random weights, repeats one, and with it the experts
-/// that it takes. For the same reason none is begun with twice.
-struct MadeUpTokens {
+/// A stream of random tokens.
+///
+/// Greedy decoding with random weights repeats one token, and with it the same experts. For the same reason the stream
+/// continues across rounds instead of starting over.
+struct RandomTokens {
     rng: fastrand::Rng,
     next: u32,
 }
 
-impl MadeUpTokens {
+impl RandomTokens {
     fn new() -> Self {
         Self { rng: fastrand::Rng::with_seed(SEED), next: FIRST_TOKEN }
     }
 }
 
-/// Decodes so many of them.
-fn decode(engine: &mut Engine, made_up: &mut MadeUpTokens, n: usize) -> anyhow::Result<Vec<Pass>> {
+/// Decodes `n` random tokens.
+fn decode(engine: &mut Engine, tokens: &mut RandomTokens, n: usize) -> anyhow::Result<Vec<Pass>> {
     let mut passes = Vec::with_capacity(n);
     for _ in 0..n {
-        let (pass, logits) = pass(engine, &[made_up.next])?;
-        made_up.next = made_up.rng.u32(..(logits.len() as u32).max(1));
+        let (pass, logits) = pass(engine, &[tokens.next])?;
+        tokens.next = tokens.rng.u32(..(logits.len() as u32).max(1));
         passes.push(pass);
     }
     Ok(passes)
@@ -175,14 +177,14 @@ fn decode(engine: &mut Engine, made_up: &mut MadeUpTokens, n: usize) -> anyhow::
 fn table(report: &Report) -> String {
     let disk: Vec<_> = report.disk_bytes_per_s.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
     format!(
-        "budget          {}, of a model of {}; pinned {}, streamed {} a token\n\
-         context         {} tokens, of which {} are read for each token\n\
-         compute         {:.1} ms a token, without reads beside it\n\
-         disk            {} GB/s by itself, before, between and after the tokens\n\
-         limit           {:.1} ms a token\n\
-         measured        {:.1} ms a token ({:.1}..{:.1}, 99 of 100 below {:.1}), of which {:.1} ms waiting for reads\n\
-         reading         {:.1} ms of it\n\
-         sealing pages   {:.1} ms of a token at most, 99 of 100 below {:.1}\n\
+        "budget          {} for a model of {}; pinned {}, streamed {} per token\n\
+         context         {} tokens, {} of pages read per token\n\
+         compute         {:.1} ms per token without concurrent reads\n\
+         disk            {} GB/s alone, before, between and after the tokens\n\
+         limit           {:.1} ms per token\n\
+         measured        {:.1} ms per token ({:.1}..{:.1}, p99 {:.1}), of which {:.1} ms stalled on reads\n\
+         reading         {:.1} ms per token\n\
+         sealing pages   {:.1} ms per token at most, p99 {:.1}\n\
          limit fraction  {:.2}\n\
          peak memory     {}\n",
         Bytes(report.budget_bytes),

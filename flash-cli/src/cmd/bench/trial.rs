@@ -1,4 +1,5 @@
-//! What the benchmarks of the engine share: one model in one budget, loaded anew for each measurement, and its disk.
+//! Shared code of the engine benchmarks: a model and a budget, loaded for each measurement, and passes with their
+//! times.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use crate::foreign;
 use crate::options::EngineSettings;
 use crate::session::{open_model, override_top_k};
 
+/// A model, its settings and its disk.
 pub(super) struct Trial {
     model_dir: PathBuf,
     settings: EngineSettings,
@@ -20,23 +22,23 @@ pub(super) struct Trial {
     pub(super) disk: Ceiling,
 }
 
-/// What a pass over the model took.
+/// Times and bytes of a pass over the model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass {
     pub(super) elapsed: Duration,
     pub(super) stall: Duration,
-    /// Time during which the disk was read from.
+    /// Time during which the disk was busy.
     pub(super) reading: Duration,
-    /// Time that sealing pages took.
+    /// Time spent sealing pages.
     pub(super) sealing: Duration,
-    /// Weights and pages.
+    /// Bytes of weights and KV pages read.
     pub(super) streamed_bytes: u64,
-    /// Pages of keys and values.
+    /// Bytes of KV pages read.
     pub(super) kv_bytes: u64,
 }
 
 impl Pass {
-    /// Without the waits. If nothing is read ahead, this is what computing takes alone.
+    /// Returns the elapsed time without stalls. Without read-ahead, this is the pure compute time.
     pub(super) fn compute(&self) -> Duration {
         self.elapsed.saturating_sub(self.stall)
     }
@@ -52,8 +54,8 @@ impl Trial {
         Ok(Self { budget_bytes: budget::bytes(settings.ram), model_dir, settings, tuning, disk })
     }
 
-    /// An engine that leaves room for the buffer that the disk is measured with. Without `prefetch` it reads a bundle when
-    /// it is asked for, so that nothing is read beside computing.
+    /// Loads an engine, leaving room in the budget for the buffer of the disk measurement. Without `prefetch`, bundles
+    /// are read on demand, and never concurrently with compute.
     pub(super) fn load(
         &self,
         prompt_tokens: usize,
@@ -68,7 +70,7 @@ impl Trial {
         )
     }
 
-    /// The same in another budget.
+    /// Loads an engine with another budget.
     pub(super) fn load_in(
         &self,
         budget_bytes: u64,
@@ -90,7 +92,7 @@ impl Trial {
     }
 }
 
-/// Passes tokens through the model; with the logits of the last one.
+/// Runs one pass of tokens, and returns its times with the logits of the last token.
 pub(super) fn pass(engine: &mut Engine, ids: &[u32]) -> anyhow::Result<(Pass, Vec<f32>)> {
     let before = engine.stats();
     let begin = Instant::now();
@@ -113,14 +115,14 @@ pub(super) fn median(durations: impl Iterator<Item = Duration>) -> Duration {
     quantile(durations, 0.5)
 }
 
-/// The time that such a part of all times is below.
-pub(super) fn quantile(durations: impl Iterator<Item = Duration>, part: f64) -> Duration {
+/// Returns the quantile `q` of durations; zero of none.
+pub(super) fn quantile(durations: impl Iterator<Item = Duration>, q: f64) -> Duration {
     let mut sorted: Vec<_> = durations.collect();
     sorted.sort();
-    sorted.get((sorted.len() as f64 * part) as usize).copied().unwrap_or_default()
+    sorted.get((sorted.len() as f64 * q) as usize).copied().unwrap_or_default()
 }
 
-/// The mean of rates in bytes per second.
+/// Returns the mean of rates in bytes per second.
 pub(super) fn mean(rates: &[f64]) -> f64 {
     rates.iter().sum::<f64>() / rates.len().max(1) as f64
 }

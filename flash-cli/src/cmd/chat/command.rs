@@ -1,17 +1,17 @@
-//! Lines that are not for the model.
+//! Chat commands: input lines that start with a slash.
 
 use std::path::PathBuf;
 
 pub(super) const HELP: &str = "\
-/reset        begin a new conversation
-/stats        show the context, the speed and the memory
-/save NAME    keep the conversation as a session
-/load NAME    go on with a session that was kept
+/reset        start a new conversation
+/stats        show context, speed and memory
+/save NAME    save the conversation as a session
+/load NAME    load a copy of a session
 /export FILE  write the conversation as JSON
-/help         show this
-Ctrl-C stops an answer or clears the line, twice it leaves, as Ctrl-D does.";
+/help         show this help
+Ctrl-C stops an answer or clears the line; twice, or Ctrl-D, exits.";
 
-/// What a line beginning with a slash asks for.
+/// A chat command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Help,
@@ -23,7 +23,10 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// None if the line is for the model; an error, in words, if it is no command that there is.
+    /// Parses a line; none if it is a message to the model.
+    ///
+    /// # Errors
+    /// A message for the user if the command is unknown or has wrong arguments.
     pub(super) fn parse(line: &str) -> Option<Result<Self, String>> {
         let line = line.trim().strip_prefix('/')?;
         let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
@@ -36,8 +39,8 @@ impl Command {
             ("load", name) => Ok(Self::Load(name.to_owned())),
             ("export", "") => Err("/export needs a file: /export FILE".to_owned()),
             ("export", path) => Ok(Self::Export(path.into())),
-            ("help" | "reset" | "stats", _) => Err(format!("/{name} takes nothing behind it")),
-            _ => Err(format!("/{name} is no command; /help shows those that are")),
+            ("help" | "reset" | "stats", _) => Err(format!("/{name} takes no argument")),
+            _ => Err(format!("/{name} is not a command; /help lists the commands")),
         })
     }
 }
@@ -53,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_known_and_others_are_refused() {
+    fn commands_are_parsed_and_others_are_rejected() {
         assert_eq!(Command::parse(" /reset "), Some(Ok(Command::Reset)));
         assert_eq!(Command::parse("/export  a b.json"), Some(Ok(Command::Export("a b.json".into()))));
         assert_eq!(Command::parse("/save one"), Some(Ok(Command::Save("one".into()))));

@@ -1,4 +1,4 @@
-//! The messages.
+//! The messages of a conversation, and the engine that answers them.
 
 use std::fs;
 use std::io;
@@ -8,54 +8,55 @@ use anyhow::bail;
 use flash_model::{Engine, GenerateOptions, Generation, ModelError, SessionContext, generate};
 use flash_text::{ChatTemplate, Message, Tokenizer};
 
-use crate::elastic::Watch;
-use crate::kept::{self, Kept, kept_messages};
+use crate::elastic::MemoryWatcher;
 use crate::output::note;
 use crate::session::{Loaded, Session};
+use crate::transcript::{self, Transcript, message_records};
 
-/// Who speaks first, if someone does before the user.
+/// Role of a system prompt.
 const SYSTEM: &str = "system";
 
+/// A conversation with a loaded model.
 pub(super) struct Conversation {
     engine: Engine,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     options: GenerateOptions,
-    /// What a system prompt begins the conversation with.
+    /// The system prompt, if any, which survives a reset.
     opening: Vec<Message>,
     messages: Vec<Message>,
-    /// The session that is gone on with: its name and directory.
+    /// Name and directory of the session, if there is one.
     session: Option<(String, PathBuf)>,
-    _watch: Option<Watch>,
+    _watcher: Option<MemoryWatcher>,
 }
 
-/// What a conversation begins with.
+/// Initial state of a conversation.
 #[derive(Debug)]
 pub(super) struct Opening {
     system: Option<String>,
     messages: Vec<Message>,
     session: Option<(String, PathBuf)>,
-    /// Tokens that the session holds.
+    /// Number of tokens in the KV cache of the session.
     pub(super) held_tokens: usize,
 }
 
 impl Opening {
-    /// What the session holds, or else what is said to the model first.
+    /// Reads the messages of the session, or starts with the system prompt.
     pub(super) fn new(
         session: &Session,
         context: Option<&SessionContext>,
         system: Option<String>,
     ) -> anyhow::Result<Self> {
-        let place = session.context_name().zip(context);
+        let place = session.session_name().zip(context);
         let mut messages = match place {
-            Some((name, context)) => Kept::messages(context.dir(), name)?,
+            Some((name, context)) => Transcript::messages(context.dir(), name)?,
             None => Vec::new(),
         };
         if let Some((name, _)) = place
             && let Some(first) = messages.first()
             && system.as_ref().is_some_and(|system| first.role != SYSTEM || first.content != *system)
         {
-            bail!("session {name} began without this --system: leave it away, or begin another session");
+            bail!("session {name} has a different system prompt: omit --system, or use another session");
         }
         if messages.is_empty() {
             messages.extend(system.clone().map(|text| Message::new(SYSTEM, text)));
@@ -66,11 +67,11 @@ impl Opening {
     }
 }
 
-/// What became of a question.
+/// Outcome of a question.
 #[derive(Debug)]
 pub(super) enum Turn {
     Answered(Generation),
-    /// There was no room for it, and it was forgotten.
+    /// The question does not fit in the context, and was dropped.
     Full {
         wanted_tokens: usize,
         context_tokens: usize,
@@ -84,19 +85,19 @@ impl Conversation {
         options: GenerateOptions,
         opening: Opening,
     ) -> Self {
-        let Loaded { engine, tokenizer, watch, .. } = loaded;
+        let Loaded { engine, tokenizer, watcher, .. } = loaded;
         let Opening { system, messages, session, .. } = opening;
-        let said = system.map(|text| Message::new(SYSTEM, text));
-        let opening = said.or_else(|| system_of(&messages)).into_iter().collect();
-        Self { engine, tokenizer, template, options, opening, messages, session, _watch: watch }
+        let given = system.map(|text| Message::new(SYSTEM, text));
+        let opening = given.or_else(|| system_message(&messages)).into_iter().collect();
+        Self { engine, tokenizer, template, options, opening, messages, session, _watcher: watcher }
     }
 
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// Answers a question. What is said so far and the question go through the template together, and only what differs
-    /// from what the engine holds is computed.
+    /// Answers a question. The template renders the whole conversation, and only the tokens after the prefix that the
+    /// engine already holds are computed.
     pub(super) fn ask(&mut self, question: &str, on_text: impl FnMut(&str)) -> anyhow::Result<Turn> {
         self.messages.push(Message::new("user", question));
         let turn = self.complete(on_text).map_err(anyhow::Error::from);
@@ -104,14 +105,14 @@ impl Conversation {
             Ok(Turn::Answered(generation)) if !generation.token_ids.is_empty() => {
                 self.messages.push(Message::new("assistant", generation.text.clone()));
             }
-            // A question without an answer would stand before the next one.
+            // An unanswered question is dropped: otherwise two user messages would follow each other.
             _ => drop(self.messages.pop()),
         }
-        // Pages that were sealed are on the disk; what was said is now, too.
+        // Sealed pages are on the disk, so the transcript must be, too.
         if turn.is_ok()
             && let Some((_, dir)) = &self.session
         {
-            Kept::chat(&self.messages).write(dir)?;
+            Transcript::chat(&self.messages).write(dir)?;
         }
         turn
     }
@@ -126,59 +127,59 @@ impl Conversation {
         let generation =
             generate(&mut self.engine, &self.tokenizer, &prompt[n_held..], &self.options, on_text)?;
         if let Err(error) = self.engine.share_prefix(prompt.len()) {
-            note(&format!("the prompt is not kept for others: {error}"));
+            note(&format!("the prompt was not added to the prefix cache: {error}"));
         }
         Ok(Turn::Answered(generation))
     }
 
-    /// Forgets everything but the system prompt.
+    /// Drops all messages but the system prompt.
     pub(super) fn reset(&mut self) {
-        // What the engine holds is told from the next prompt when that comes.
+        // The engine drops its tokens when the next prompt differs from them.
         self.messages.clone_from(&self.opening);
     }
 
-    /// Saves the session that is gone on with, if one is.
+    /// Saves the session, if there is one.
     pub(super) fn save(&mut self) -> anyhow::Result<()> {
         if let Some((_, dir)) = &self.session {
-            Kept::chat(&self.messages).write(dir)?;
+            Transcript::chat(&self.messages).write(dir)?;
             self.engine.save()?;
         }
         Ok(())
     }
 
-    /// Keeps the conversation as a session, and returns the number of its messages.
+    /// Saves the conversation as a session, and returns the number of messages.
     pub(super) fn save_as(&mut self, name: &str) -> anyhow::Result<usize> {
         if self.session.as_ref().is_some_and(|(own, _)| own == name) {
             self.save()?;
         } else {
-            let kept = Kept::chat(&self.messages);
-            self.engine.save_as(name, |dir| kept.write(dir))?;
+            let transcript = Transcript::chat(&self.messages);
+            self.engine.save_as(name, |dir| transcript.write(dir))?;
         }
         Ok(self.messages.len())
     }
 
-    /// Goes on with what a session holds, and returns the number of its messages. The session itself stays as it is.
+    /// Loads a copy of a session, and returns the number of messages. The session itself stays unchanged.
     pub(super) fn load_from(&mut self, name: &str) -> anyhow::Result<usize> {
         if self.session.as_ref().is_some_and(|(own, _)| own == name) {
-            bail!("session {name} is the one that this conversation goes on with");
+            bail!("session {name} is already the session of this conversation");
         }
-        let (messages, resumption) = self.engine.take_from(name, |dir| Kept::messages(dir, name))?;
-        kept::tell(name, self.engine.held_tokens(), &resumption);
-        self.opening = system_of(&messages).into_iter().collect();
+        let (messages, resumption) = self.engine.take_from(name, |dir| Transcript::messages(dir, name))?;
+        transcript::report_recovery(name, self.engine.held_tokens(), &resumption);
+        self.opening = system_message(&messages).into_iter().collect();
         self.messages = messages;
         Ok(self.messages.len())
     }
 
-    /// Writes the messages as JSON, and returns their number.
+    /// Writes the messages to a file as JSON, and returns their number.
     pub(super) fn export(&self, path: &Path) -> io::Result<usize> {
-        let mut text = serde_json::to_string_pretty(&kept_messages(&self.messages))?;
+        let mut text = serde_json::to_string_pretty(&message_records(&self.messages))?;
         text.push('\n');
         fs::write(path, text)?;
         Ok(self.messages.len())
     }
 }
 
-/// What is said to the model before the conversation.
-fn system_of(messages: &[Message]) -> Option<Message> {
+/// Returns the system prompt of a conversation, if it has one.
+fn system_message(messages: &[Message]) -> Option<Message> {
     messages.first().filter(|message| message.role == SYSTEM).cloned()
 }

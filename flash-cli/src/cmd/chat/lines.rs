@@ -1,39 +1,29 @@
-//! What the person types, line by line.
+//! Reads input lines from a terminal, pipe or file.
 
 mod editor;
 mod plain;
 
 use std::io::{self, IsTerminal};
 
-use crate::interrupt::Caught;
+use crate::interrupt::SignalGuard;
 
 use editor::Editor;
+pub(super) use plain::Line;
 use plain::Plain;
 
-/// Lines from an editor on a terminal, or as they come from elsewhere.
+/// Source of input lines: a line editor on a terminal, or plain reads otherwise.
 pub(super) enum Lines {
     Editor(Box<Editor>),
     Plain(Plain),
 }
 
-/// A line, without its end.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
-    Text(String),
-    /// Bytes that are not UTF-8.
-    NotText {
-        /// The place of the first of them in the line.
-        at: usize,
-    },
-}
-
 impl Lines {
-    pub(super) fn open(caught: &Caught<'_>) -> anyhow::Result<Self> {
+    pub(super) fn open(guard: &SignalGuard<'_>) -> anyhow::Result<Self> {
         let stdin = io::stdin();
         Ok(if stdin.is_terminal() {
-            Self::Editor(Box::new(Editor::new(caught)?))
+            Self::Editor(Box::new(Editor::new(guard)?))
         } else {
-            Self::Plain(Plain::new(&stdin, caught)?)
+            Self::Plain(Plain::new(&stdin, guard)?)
         })
     }
 
@@ -41,11 +31,11 @@ impl Lines {
         matches!(self, Self::Editor(_))
     }
 
-    /// The next line; none if there are no more, or a signal has ended the conversation.
-    pub(super) fn next(&mut self, caught: &Caught<'_>) -> anyhow::Result<Option<Line>> {
+    /// Returns the next line; none at the end of the input, or if a signal ends the conversation.
+    pub(super) fn next(&mut self, guard: &SignalGuard<'_>) -> anyhow::Result<Option<Line>> {
         match self {
-            Self::Editor(editor) => Ok(editor.next(caught)?.map(Line::Text)),
-            Self::Plain(plain) => Ok(plain.next(caught)?),
+            Self::Editor(editor) => Ok(editor.next(guard)?.map(Line::Text)),
+            Self::Plain(plain) => Ok(plain.next(guard)?),
         }
     }
 }

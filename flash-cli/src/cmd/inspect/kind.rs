@@ -1,8 +1,8 @@
-//! What a tensor is for, by its name.
+//! Classifies tensors by their names.
 
 use serde::Serialize;
 
-/// Of layers that keep a state.
+/// Name parts of tensors in recurrent layers.
 const RECURRENT: [&str; 7] = [
     "linear_attn",
     "mixer.in_proj",
@@ -12,10 +12,10 @@ const RECURRENT: [&str; 7] = [
     "mixer.D",
     "mixer.dt_bias",
 ];
-/// Where all layers have a mixer, of those that attend.
+/// Name parts of attention tensors in models whose layers are all called mixers.
 const MIXER_ATTENTION: [&str; 4] = ["mixer.q_proj", "mixer.k_proj", "mixer.v_proj", "mixer.o_proj"];
 
-/// Bytes of tensors by what they are for.
+/// Bytes of tensors by kind.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct BytesByKind {
     embedding: u64,
@@ -30,7 +30,7 @@ pub(super) struct BytesByKind {
 impl BytesByKind {
     pub(super) fn add(&mut self, tensor: &str, bytes: u64) {
         let has = |words: &[&str]| words.iter().any(|word| tensor.contains(word));
-        // A norm is one wherever it stands, even behind the attention.
+        // Norms come first, because names such as `post_attention_layernorm` also match other kinds.
         let sum = if has(&["norm"]) {
             &mut self.norms
         } else if has(&["embed"]) {
@@ -49,7 +49,7 @@ impl BytesByKind {
         *sum += bytes;
     }
 
-    /// The kinds with their names.
+    /// Returns the kinds with their names.
     pub(super) fn rows(&self) -> [(&'static str, u64); 7] {
         let Self { embedding, attention, recurrent, mlp, norms, head, other } = *self;
         [

@@ -1,16 +1,16 @@
-//! What there is to know about a model.
+//! The report of `inspect`.
 
 use flash_model::{BundleInfo, Model, Workload};
 use serde::Serialize;
 
 use super::kind::BytesByKind;
 
-/// What the floor is told for: a short question and its answer.
+/// Returns the workload for which the floor is reported: a short question and its answer.
 fn workload() -> Workload {
     Workload::new(128, 256)
 }
 
-/// What `--json` prints.
+/// Report of `inspect`, as printed by `--json`.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) model_type: String,
@@ -95,7 +95,7 @@ impl Report {
         }
     }
 
-    /// The workload that the floor is told for, in words.
+    /// Describes the workload for which the floor is reported.
     pub(super) fn workload() -> String {
         format!("a context of {} tokens", workload().context_tokens)
     }

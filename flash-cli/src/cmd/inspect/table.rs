@@ -1,4 +1,4 @@
-//! The report as a person reads it.
+//! Formats the report of `inspect` as text.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::layers;
 use crate::size::Bytes;
 use crate::table::{Cell, count, left, section, size};
 
-/// The whole report, with styles.
+/// Formats the report, with styles.
 pub(super) fn render(report: &Report) -> String {
     let sections = [
         section("Model", &model(report)),
@@ -20,13 +20,12 @@ pub(super) fn render(report: &Report) -> String {
 }
 
 fn model(report: &Report) -> Vec<Vec<Cell>> {
-    let context =
-        report.max_context_tokens.map_or("not said".to_owned(), |tokens| format!("{tokens} tokens"));
+    let context = report.max_context_tokens.map_or("unknown".to_owned(), |tokens| format!("{tokens} tokens"));
     vec![
         vec![left("type"), left(report.model_type.as_str())],
         vec![left("weights"), left(Bytes(report.model_bytes).to_string())],
         vec![left("tensors"), left(format!("{} in {}", report.n_tensors, count(report.n_shards, "file")))],
-        vec![left("longest context"), left(context)],
+        vec![left("trained context"), left(context)],
     ]
 }
 
@@ -35,26 +34,26 @@ fn memory(report: &Report) -> Vec<Vec<Cell>> {
     let floor = Report::workload();
     let state = match report.state_bytes {
         0 => String::new(),
-        bytes => format!(", and {} whatever their number", Bytes(bytes)),
+        bytes => format!(", plus {} of state", Bytes(bytes)),
     };
     let mut rows = vec![
-        vec![left("floor"), size(report.floor_bytes), left(format!("the least --ram, for {floor}"))],
+        vec![left("floor"), size(report.floor_bytes), left(format!("minimum --ram for {floor}"))],
         vec![
             left("floor without pipeline"),
             size(report.floor_no_pipeline_bytes),
             left("with --no-pipeline"),
         ],
-        vec![left("process"), size(needs.process_bytes), left("of the floor: the program and its tokenizer")],
+        vec![left("process"), size(needs.process_bytes), left("part of the floor: program and tokenizer")],
         vec![
             left("KV cache"),
             size(needs.kv_bytes),
-            left(format!("{} a token{state}", Bytes(report.kv_token_bytes))),
+            left(format!("{} per token{state}", Bytes(report.kv_token_bytes))),
         ],
         vec![left("activations"), size(needs.activation_bytes), left("")],
-        vec![left("small weights"), size(needs.small_weights_bytes), left("too small to be streamed")],
+        vec![left("small weights"), size(needs.small_weights_bytes), left("too small to stream")],
     ];
     if needs.expert_bytes > 0 {
-        rows.push(vec![left("experts"), size(needs.expert_bytes), left("slots for those of a token")]);
+        rows.push(vec![left("experts"), size(needs.expert_bytes), left("slots for the experts of a token")]);
     }
     rows
 }
@@ -64,18 +63,18 @@ fn kinds(report: &Report) -> Vec<Vec<Cell>> {
     rows.map(|(kind, bytes)| vec![left(kind), size(bytes)]).collect()
 }
 
-/// Bundles that differ only in their layer, or in their rows, are one row.
+/// Returns the rows of the bundles, merging those that differ only in layer or row range.
 fn bundles(report: &Report) -> Vec<Vec<Cell>> {
     let rows = report.bundles.iter().map(|bundle| {
         let cells = vec![left(count(bundle.n_tensors, "tensor"))];
-        // Bundles of some rows of a tensor have these in brackets.
+        // Bundles of a row range have it in brackets after the name.
         let name = bundle.name.split('[').next().unwrap_or(&bundle.name);
         (layers::collapse(name), cells, bundle.bytes)
     });
     grouped(rows)
 }
 
-/// Tensors that differ only in their layer are one row.
+/// Returns the rows of the tensors, merging those that differ only in layer.
 fn tensors(report: &Report) -> Vec<Vec<Cell>> {
     let rows = report.tensors.iter().map(|tensor| {
         let cells = vec![left(tensor.dtype.as_str()), left(format!("{:?}", tensor.shape))];
@@ -84,7 +83,7 @@ fn tensors(report: &Report) -> Vec<Vec<Cell>> {
     grouped(rows)
 }
 
-/// Equal rows as one, in the order in which they first came, with their number and the bytes of each.
+/// Merges equal rows, in order of first occurrence, and adds the bytes of each and their count.
 fn grouped(rows: impl Iterator<Item = (String, Vec<Cell>, u64)>) -> Vec<Vec<Cell>> {
     let mut counts: BTreeMap<_, usize> = BTreeMap::new();
     let mut order = Vec::new();
@@ -109,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_rows_become_one_in_the_order_they_came() {
+    fn equal_rows_are_merged_in_order_of_first_occurrence() {
         let row = |name: &str| (name.to_owned(), vec![], 1024);
         let rows = grouped([row("b"), row("a"), row("b")].into_iter());
         let texts: Vec<Vec<_>> =

@@ -1,4 +1,4 @@
-//! What is said of sessions and prefixes.
+//! Reports of the `kv` commands.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,99 +10,99 @@ use flash_kv::{Collected, KvError, SessionInfo, prefixes, sessions};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::kept::Kept as Described;
 use crate::size::Bytes;
 use crate::table::{count, left, section, size};
+use crate::transcript::Transcript;
 
-/// All there is.
+/// Report of `kv list`.
 #[derive(Debug, Serialize)]
-pub(super) struct Listed {
+pub(super) struct ListReport {
     kv_dir: PathBuf,
-    sessions: Vec<ListedSession>,
-    prefixes: Vec<ListedPrefixes>,
+    sessions: Vec<SessionReport>,
+    prefixes: Vec<PrefixesReport>,
 }
 
 #[derive(Debug, Serialize)]
-struct ListedSession {
+struct SessionReport {
     name: String,
     stored_bytes: u64,
     /// Seconds since 1970.
     modified: Option<u64>,
 }
 
-/// The prefixes of a model, kept in one way.
+/// Cached prefixes of one model and page format.
 #[derive(Debug, Serialize)]
-struct ListedPrefixes {
+struct PrefixesReport {
     identity: String,
     pages: usize,
     stored_bytes: u64,
-    /// When one of them was used last, in seconds since 1970.
+    /// Last use of any of the pages, in seconds since 1970.
     used: Option<u64>,
 }
 
-/// One session.
+/// Report of `kv show`.
 #[derive(Debug, Serialize)]
-pub(super) struct Shown {
+pub(super) struct ShowReport {
     #[serde(flatten)]
-    session: ListedSession,
+    session: SessionReport,
     dir: PathBuf,
-    /// A text or a conversation; neither if it was never saved.
+    /// `text` or `conversation`; none if the session was never saved.
     kind: Option<&'static str>,
     messages: Option<usize>,
-    /// Tokens of the state that was saved last.
+    /// Number of tokens when the session was last saved.
     tokens: Option<usize>,
     page_format: Option<String>,
     window_tokens: Option<u64>,
     identity: Option<String>,
 }
 
-/// What was removed.
+/// Report of `kv rm`.
 #[derive(Debug, Serialize)]
-pub(super) struct Gone {
+pub(super) struct RemoveReport {
     pub name: String,
 }
 
-/// What was removed of prefixes, and what is left.
+/// Report of `kv gc`: removed and remaining prefixes.
 #[derive(Debug, Serialize)]
-pub(super) struct Kept {
+pub(super) struct GcReport {
     pages: usize,
     freed_bytes: u64,
     kept_bytes: u64,
 }
 
-impl Gone {
+impl RemoveReport {
     pub(super) fn render(&self) -> String {
         format!("{}: removed\n", self.name)
     }
 }
 
-impl Kept {
+impl GcReport {
     pub(super) fn render(&self) -> String {
         let pages = count(self.pages, "page");
         let (freed, kept) = (Bytes(self.freed_bytes), Bytes(self.kept_bytes));
-        format!("{pages} of prefixes removed, {freed} freed, {kept} kept\n")
+        format!("removed {pages} of prefixes: {freed} freed, {kept} kept\n")
     }
 }
 
-impl From<Collected> for Kept {
+impl From<Collected> for GcReport {
     fn from(Collected { pages, freed_bytes, kept_bytes }: Collected) -> Self {
         Self { pages, freed_bytes, kept_bytes }
     }
 }
 
-impl From<SessionInfo> for ListedSession {
+impl From<SessionInfo> for SessionReport {
     fn from(SessionInfo { name, stored_bytes, modified, .. }: SessionInfo) -> Self {
         Self { name, stored_bytes, modified: modified.map(seconds) }
     }
 }
 
-impl Listed {
+impl ListReport {
     pub(super) fn new(kv_dir: PathBuf) -> anyhow::Result<Self> {
-        let mut by_identity: BTreeMap<String, ListedPrefixes> = BTreeMap::new();
+        let mut by_identity: BTreeMap<String, PrefixesReport> = BTreeMap::new();
         for page in prefixes(&kv_dir)? {
             let folder = page.path.parent().and_then(Path::file_name);
             let identity = folder.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let listed = by_identity.entry(identity).or_insert_with_key(|identity| ListedPrefixes {
+            let listed = by_identity.entry(identity).or_insert_with_key(|identity| PrefixesReport {
                 identity: identity.clone(),
                 pages: 0,
                 stored_bytes: 0,
@@ -112,7 +112,7 @@ impl Listed {
             listed.stored_bytes += page.stored_bytes;
             listed.used = listed.used.max(Some(seconds(page.used)));
         }
-        let sessions = sessions(&kv_dir)?.into_iter().map(ListedSession::from).collect();
+        let sessions = sessions(&kv_dir)?.into_iter().map(SessionReport::from).collect();
         Ok(Self { kv_dir, sessions, prefixes: by_identity.into_values().collect() })
     }
 
@@ -137,20 +137,20 @@ impl Listed {
     }
 }
 
-impl Shown {
+impl ShowReport {
     pub(super) fn new(kv_dir: &Path, name: &str) -> anyhow::Result<Self> {
         let dir = kv_dir.join("sessions").join(name);
         let found = sessions(kv_dir)?.into_iter().find(|session| session.name == name);
         let session = found.ok_or_else(|| KvError::NoSession { path: dir.clone() })?;
-        let (kind, messages) = match Described::read(&dir)? {
-            Some(Described::Text { .. }) => (Some("text"), None),
-            Some(Described::Chat { messages }) => (Some("conversation"), Some(messages.len())),
+        let (kind, messages) = match Transcript::read(&dir)? {
+            Some(Transcript::Text { .. }) => (Some("text"), None),
+            Some(Transcript::Chat { messages }) => (Some("conversation"), Some(messages.len())),
             None => (None, None),
         };
         let path = dir.join("session.json");
         let saved: Value = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?,
-            // Begun, and never saved.
+            // The session was never saved.
             Err(_) => Value::Null,
         };
         let text = |field: &str| saved[field].as_str().map(str::to_owned);
@@ -191,7 +191,7 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// How long ago that was, in the greatest unit that fits.
+/// Formats an age in the largest unit that fits.
 fn ago(now: u64, then: Option<u64>) -> String {
     let Some(then) = then else { return String::new() };
     let seconds = now.saturating_sub(then);
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_have_the_greatest_unit_that_fits() {
+    fn ages_have_the_largest_unit_that_fits() {
         let table = [(0, "just now"), (60, "1 minute ago"), (7200, "2 hours ago"), (200_000, "2 days ago")];
         for (seconds, words) in table {
             assert_eq!(ago(1_000_000 + seconds, Some(1_000_000)), words);

@@ -1,4 +1,4 @@
-//! Tokens per second against the budget, drawn with blocks of an eighth of a line.
+//! A bar chart of tokens per second by budget, with a resolution of an eighth of a line.
 
 use std::fmt::Write as _;
 
@@ -7,28 +7,28 @@ use crate::size::Bytes;
 use crate::speed::Digits;
 
 const LINES: usize = 8;
-/// From nothing to a full line.
+/// Block characters from empty to full.
 const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const GAP: &str = "  ";
-/// Columns for the numbers at the left.
+/// Width of the labels at the left.
 const LABEL_WIDTH: usize = 7;
-/// Fewer points show no curve.
+/// Minimum number of points.
 const POINTS_MIN: usize = 16;
 
-/// Points that fit beside the numbers.
+/// Returns the number of points that fit beside the labels.
 pub(super) fn n_points(columns: usize) -> usize {
     columns.saturating_sub(2 * GAP.len() + LABEL_WIDTH).max(POINTS_MIN)
 }
 
-/// A column a point; below them, the budgets at both ends and the one that was planned for.
+/// Draws a column per point, and below them the planned budget and the budgets at both ends.
 pub(super) fn render(report: &Report) -> String {
     let tok_per_s: Vec<f64> = report.curve.iter().map(|point| point.tok_per_s).collect();
-    let most = tok_per_s.iter().copied().fold(0.0, f64::max);
+    let max = tok_per_s.iter().copied().fold(0.0, f64::max);
     let mut text = String::new();
     for line in (0..LINES).rev() {
-        let label = if line + 1 == LINES { Digits(most).to_string() } else { String::new() };
+        let label = if line + 1 == LINES { Digits(max).to_string() } else { String::new() };
         let blocks: String =
-            tok_per_s.iter().map(|tok_per_s| block(tok_per_s / most * LINES as f64 - line as f64)).collect();
+            tok_per_s.iter().map(|tok_per_s| block(tok_per_s / max * LINES as f64 - line as f64)).collect();
         text.push_str(format!("{GAP}{label:>LABEL_WIDTH$}{GAP}{blocks}").trim_end());
         text.push('\n');
     }
@@ -39,13 +39,13 @@ pub(super) fn render(report: &Report) -> String {
     text
 }
 
-/// The part of a line that is filled, by `height` lines above its bottom.
+/// Returns the block of a line for a bar that reaches `height` lines above the bottom of the line.
 fn block(height: f64) -> char {
     let eighths = (8.0 * height).round().clamp(0.0, 8.0);
     BLOCKS[eighths as usize]
 }
 
-/// A mark below the budget, and the ends of the axis.
+/// Returns the two lines of the axis: a mark at the budget, and the budgets at both ends.
 fn axis(report: &Report, n_points: usize) -> [String; 2] {
     let Report { floor_bytes, resident_bytes, budget_bytes, .. } = *report;
     let room_bytes = resident_bytes - floor_bytes;
@@ -57,7 +57,7 @@ fn axis(report: &Report, n_points: usize) -> [String; 2] {
     let mark_at = (part * (n_points - 1) as f64).round() as usize;
     let mark = if budget_bytes > resident_bytes { '▶' } else { '▲' };
     let name = Bytes(budget_bytes).to_string();
-    // At the side of the mark where there is room.
+    // The label goes to the side of the mark that has room.
     let marked = if mark_at + 2 + name.chars().count() <= n_points {
         format!("{:mark_at$}{mark} {name}", "")
     } else {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_terminals_get_a_chart_too() {
+    fn narrow_terminals_get_a_chart_of_minimum_width() {
         assert_eq!(n_points(0), POINTS_MIN);
         assert_eq!(n_points(80), 80 - 11);
     }

@@ -1,4 +1,4 @@
-//! What is predicted of a model on a machine.
+//! The report of `plan`.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::speed::ComputeSpeed;
 
 const GIB: u64 = 1 << 30;
 
-/// What `--json` prints.
+/// Report of `plan`, as printed by `--json`.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) model_bytes: u64,
     pub(super) context_tokens: usize,
     pub(super) budget_bytes: u64,
     pub(super) floor_bytes: u64,
-    /// Of the budget, what is not weights.
+    /// Bytes of the budget that are not for weights.
     pub(super) other_bytes: u64,
-    /// Of a mixture.
+    /// Present for a mixture of experts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) experts: Option<ExpertsReport>,
     /// The smallest budget that holds all weights.
@@ -35,7 +35,7 @@ pub(super) struct Report {
     pub(super) compute_is_assumed: bool,
     #[serde(flatten)]
     pub(super) speed: SpeedReport,
-    /// In a budget of a GiB more; none if all weights are in memory already.
+    /// Speed with one more GiB; none if all weights are already in memory.
     pub(super) next_gib: Option<SpeedReport>,
     pub(super) bundles: Vec<BundleReport>,
     pub(super) curve: Vec<PointReport>,
@@ -63,7 +63,7 @@ pub(super) struct PointReport {
     pub(super) tok_per_s: f64,
 }
 
-/// A model on a machine that is told of.
+/// Assumptions of a plan: the workload, and the speeds of the machine.
 #[derive(Debug)]
 pub(super) struct Machine<'a> {
     options: &'a PlanOptions,
@@ -74,11 +74,11 @@ pub(super) struct Machine<'a> {
 impl<'a> Machine<'a> {
     pub(super) fn new(model: &Model, options: &'a PlanOptions) -> Self {
         let context_tokens = options.context_tokens.min(model.max_context_tokens().unwrap_or(usize::MAX));
-        // As a run would ask for: a prompt, and an answer as long.
+        // The workload of `run` with a prompt and an answer of the same length.
         let mut workload = Workload::new(context_tokens.div_ceil(2), context_tokens);
         workload.kv.only_grows = true;
         let compute = match options.compute.value {
-            // Nothing takes no time at all: rates stay finite.
+            // At least a nanosecond, so that rates stay finite.
             ComputeSpeed::Token(time) => {
                 let time = time.max(Duration::from_nanos(1));
                 ByteRate::measured(model.model_bytes().max(1), time)
@@ -89,7 +89,7 @@ impl<'a> Machine<'a> {
         Self { options, workload, speeds: MachineSpeeds::new(options.disk.value.0, compute) }
     }
 
-    /// Tokens per second in budgets from the floor to all weights in memory.
+    /// Predicts tokens per second for budgets from the floor to all weights in memory.
     fn curve(
         &self,
         model: &Model,
@@ -100,8 +100,8 @@ impl<'a> Machine<'a> {
         let room_bytes = (resident_bytes - floor_bytes) as f64;
         (0..n_points)
             .map(|point| {
-                let part = point as f64 / (n_points - 1).max(1) as f64;
-                let budget_bytes = floor_bytes + (part * room_bytes).round() as u64;
+                let fraction = point as f64 / (n_points - 1).max(1) as f64;
+                let budget_bytes = floor_bytes + (fraction * room_bytes).round() as u64;
                 let tok_per_s = model.predict(&self.workload, budget_bytes, &self.speeds)?.tok_per_s();
                 Ok(PointReport { budget_bytes, tok_per_s })
             })
@@ -112,11 +112,11 @@ impl<'a> Machine<'a> {
 #[derive(Debug, Serialize)]
 pub(super) struct ExpertsReport {
     pub(super) n_experts: usize,
-    /// How many stay in memory.
+    /// Number of experts held in memory.
     pub(super) n_held: usize,
     pub(super) held_bytes: u64,
     pub(super) total_bytes: u64,
-    /// What a token takes of all.
+    /// Bytes of the experts of one token.
     pub(super) bytes_per_token: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The report as a person reads it.
+//! Formats the report of `plan` as text.
 
 use super::chart;
 use super::report::{ExpertsReport, Report, SpeedReport};
@@ -8,10 +8,10 @@ use crate::size::Bytes;
 use crate::speed::Digits;
 use crate::table::{Cell, count, left, section, size};
 
-/// Predictions are not better than that.
+/// Smallest gain that is reported; predictions are not more precise.
 const PERCENT_MIN: f64 = 0.5;
 
-/// The whole report, with styles, for a terminal of so many `columns`.
+/// Formats the report, with styles, for a terminal with `columns` columns.
 pub(super) fn render(report: &Report, options: &PlanOptions, columns: usize) -> String {
     let mut sections = vec![
         section("Memory", &memory(report, options)),
@@ -25,9 +25,9 @@ pub(super) fn render(report: &Report, options: &PlanOptions, columns: usize) -> 
 }
 
 fn memory(report: &Report, options: &PlanOptions) -> Vec<Vec<Cell>> {
-    let budget = if options.ram.is_some() { "" } else { "what is free, less some headroom; --ram sets it" };
+    let budget = if options.ram.is_some() { "" } else { "free memory minus headroom; --ram sets it" };
     let slots = match report.n_slots {
-        0 => "none: nothing is streamed".to_owned(),
+        0 => "none, nothing is streamed".to_owned(),
         n_slots => format!("{n_slots} of {}", Bytes(report.slot_bytes)),
     };
     let n_pinned = report.bundles.iter().filter(|bundle| bundle.is_pinned).count();
@@ -42,7 +42,7 @@ fn memory(report: &Report, options: &PlanOptions) -> Vec<Vec<Cell>> {
         vec![
             left("streamed"),
             size(report.streamed_bytes_per_token),
-            left(format!("{}, for each token", count(n_streamed, "bundle"))),
+            left(format!("{}, per token", count(n_streamed, "bundle"))),
         ],
     ];
     if let Some(experts) = &report.experts {
@@ -51,7 +51,7 @@ fn memory(report: &Report, options: &PlanOptions) -> Vec<Vec<Cell>> {
             left("experts"),
             size(held_bytes),
             left(format!(
-                "{n_held} of {n_experts}, of {} in all; a token takes {}",
+                "{n_held} of {n_experts}, {} in total; {} per token",
                 Bytes(total_bytes),
                 Bytes(bytes_per_token)
             )),
@@ -60,11 +60,11 @@ fn memory(report: &Report, options: &PlanOptions) -> Vec<Vec<Cell>> {
     rows
 }
 
-/// Bundles that differ only in their layer, or in their rows, are one row.
+/// Returns the rows of the bundles, merging those that differ only in layer or row range.
 fn bundles(report: &Report) -> Vec<Vec<Cell>> {
     let mut kinds: Vec<(String, [usize; 2], u64)> = Vec::new();
     for bundle in &report.bundles {
-        // Bundles of some rows of a tensor have these in brackets.
+        // Bundles of a row range have it in brackets after the name.
         let name = layers::collapse(bundle.name.split('[').next().unwrap_or(&bundle.name));
         let idx = kinds.iter().position(|kind| kind.0 == name).unwrap_or_else(|| {
             kinds.push((name, [0; 2], 0));
@@ -80,7 +80,7 @@ fn bundles(report: &Report) -> Vec<Vec<Cell>> {
     kinds.into_iter().map(row).collect()
 }
 
-/// A sign for each bundle, in execution order.
+/// Draws one character per bundle, in execution order.
 fn places(report: &Report, columns: usize) -> String {
     let signs: Vec<char> =
         report.bundles.iter().map(|bundle| if bundle.is_pinned { '█' } else { '░' }).collect();
@@ -92,14 +92,14 @@ fn places(report: &Report, columns: usize) -> String {
 fn prediction(report: &Report, options: &PlanOptions) -> Vec<Vec<Cell>> {
     let SpeedReport { tok_per_s, token_ms, compute_ms, reading_ms, limited_by } = report.speed;
     let limit = match limited_by {
-        "compute" => "computing: a faster disk or more memory would not help",
-        "disk" => "the disk: more memory or a faster disk would help",
-        _ => "neither alone: reading and computing wait for each other",
+        "compute" => "compute: a faster disk or more memory would not help",
+        "disk" => "disk: more memory or a faster disk would help",
+        _ => "neither alone: reads and compute wait for each other",
     };
     vec![
-        vec![left("speed"), number(tok_per_s, "tok/s"), left(format!("{} ms a token", Digits(token_ms)))],
-        vec![left("computing"), number(compute_ms, "ms"), left(said(&options.compute, "--compute"))],
-        vec![left("reading"), number(reading_ms, "ms"), left(said(&options.disk, "--disk"))],
+        vec![left("speed"), number(tok_per_s, "tok/s"), left(format!("{} ms per token", Digits(token_ms)))],
+        vec![left("compute"), number(compute_ms, "ms"), left(source(&options.compute, "--compute"))],
+        vec![left("reads"), number(reading_ms, "ms"), left(source(&options.disk, "--disk"))],
         vec![left("limited by"), left(""), left(limit)],
         vec![left("next GiB"), left(""), left(next_gib(report))],
     ]
@@ -109,18 +109,19 @@ fn number(number: f64, unit: &str) -> Cell {
     (format!("{} {unit}", Digits(number)), true)
 }
 
-fn said<T: std::fmt::Display>(speed: &Assumable<T>, flag: &str) -> String {
+/// Describes a speed, and the flag that sets it if it was assumed.
+fn source<T: std::fmt::Display>(speed: &Assumable<T>, flag: &str) -> String {
     let Assumable { value, is_assumed } = speed;
     if *is_assumed { format!("{value}, assumed: {flag} sets it") } else { value.to_string() }
 }
 
 fn next_gib(report: &Report) -> String {
     match report.next_gib {
-        None => "nothing: all weights are in memory".to_owned(),
+        None => "no gain: all weights are in memory".to_owned(),
         Some(next) => {
             let percent = 100.0 * (next.tok_per_s / report.speed.tok_per_s - 1.0);
             if percent < PERCENT_MIN {
-                return "nothing: it would be as fast".to_owned();
+                return "no gain: the speed would be the same".to_owned();
             }
             format!("{} tok/s, {percent:.0} % more", Digits(next.tok_per_s))
         }

@@ -1,4 +1,4 @@
-//! A stand-in for the Hugging Face hub: it lists and gives the files of one model, as badly as a test asks for.
+//! A fake Hugging Face hub with the files of one model, and with the failures that a test configures.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -17,59 +17,59 @@ use tempfile::TempDir;
 use super::flash_cli;
 use super::tiny::Tiny;
 
-/// The model that it has.
+/// Id of the model.
 pub(crate) const ID: &str = "some-org/Tiny-1B";
-/// The commit that all revisions are.
+/// Commit of all revisions.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-/// Where weights are on another host.
+/// Path of redirected weights on another host.
 const ELSEWHERE: &str = "/elsewhere/";
-/// Its weights.
+/// File name of the weights.
 pub(crate) const SHARD: &str = "model.safetensors";
-/// Its files that are pulled.
+/// Names of the files that are downloaded.
 pub(crate) const NEEDED: [&str; 4] = ["chat_template.jinja", "config.json", SHARD, "tokenizer.json"];
 const REVISIONS: [&str; 3] = ["main", "v2", COMMIT];
 
-/// A model, and a hub that has it.
-pub(crate) fn stand_in() -> (Tiny, StandIn) {
+/// Creates a model, and a hub that serves it.
+pub(crate) fn fake_hub() -> (Tiny, FakeHub) {
     let tiny = Tiny::new(2);
-    let hub = StandIn::new(&tiny);
+    let hub = FakeHub::new(&tiny);
     (tiny, hub)
 }
 
-pub(crate) struct StandIn {
+pub(crate) struct FakeHub {
     address: SocketAddr,
     home: TempDir,
     state: Arc<Mutex<State>>,
 }
 
-/// What it has, how it behaves, and what it was asked for.
+/// Files, behavior and received requests of the hub.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
-    /// Sizes that are listed wrongly.
+    /// Wrong sizes in the listing.
     pub(crate) listed_bytes: BTreeMap<String, u64>,
-    /// Who does not send this is refused.
+    /// Token that requests must have.
     pub(crate) token: Option<String>,
-    /// The next answers with weights end after so many bytes.
+    /// Number of bytes after which the next responses with weights are cut off.
     pub(crate) cuts: VecDeque<usize>,
-    /// Whether such an answer stays open behind its end.
+    /// Whether the connection stays open after a cut response.
     pub(crate) stalls: bool,
-    /// The status of every answer.
+    /// Status of every response.
     pub(crate) status: Option<u16>,
-    /// The status of the next answers with weights.
+    /// Status of the next responses with weights.
     pub(crate) refusals: VecDeque<u16>,
-    /// The status of the next answers with a listing.
+    /// Status of the next responses with a listing.
     pub(crate) listing_refusals: VecDeque<u16>,
-    /// What those answers, and refusals of weights, ask whoever gets them to wait.
+    /// `Retry-After` of error responses.
     pub(crate) retry_after: Option<String>,
-    /// Contents that are sent in place of those that are listed.
+    /// Contents that are sent in place of the listed ones.
     pub(crate) sent: BTreeMap<String, Vec<u8>>,
     /// Whether weights are listed and sent as any other file.
     pub(crate) has_no_lfs: bool,
-    /// Whether weights are on another host.
+    /// Whether weights are redirected to another host.
     pub(crate) redirects: bool,
     pub(crate) ignores_ranges: bool,
-    /// What is sent instead of a listing.
+    /// Response instead of a listing.
     pub(crate) listing: Option<String>,
     pub(crate) requests: Vec<Request>,
 }
@@ -81,8 +81,8 @@ pub(crate) struct Request {
     pub(crate) token: Option<String>,
 }
 
-impl StandIn {
-    /// With the files of a model, and two that no model needs.
+impl FakeHub {
+    /// Starts a hub with the files of a model, and two unneeded files.
     pub(crate) fn new(tiny: &Tiny) -> Self {
         let mut files: BTreeMap<_, _> = fs::read_dir(tiny.dir())
             .unwrap()
@@ -98,7 +98,7 @@ impl StandIn {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, state) = (stream.unwrap(), Arc::clone(&served));
-                // Whoever hangs up has seen enough.
+                // A client may close the connection early.
                 thread::spawn(move || serve(stream, &state).ok());
             }
         });
@@ -109,7 +109,7 @@ impl StandIn {
         self.state.lock().unwrap()
     }
 
-    /// The program, which knows no other hub.
+    /// Returns the program, configured for this hub.
     pub(crate) fn flash_cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = flash_cli(args);
         let names =
@@ -124,7 +124,7 @@ impl StandIn {
         command
     }
 
-    /// The folder of the model in the cache.
+    /// Returns the directory of the model in the cache.
     pub(crate) fn folder(&self) -> PathBuf {
         self.home.path().join("hub").join("models--some-org--Tiny-1B")
     }
@@ -133,14 +133,14 @@ impl StandIn {
         self.folder().join("snapshots").join(COMMIT)
     }
 
-    /// The names of the files that were asked for, in alphabetical order; forgets them.
+    /// Takes the names of the requested files, sorted.
     pub(crate) fn fetched(&self) -> Vec<String> {
         let mut names: Vec<_> = self.requests().into_iter().filter_map(|request| request.file()).collect();
         names.sort();
         names
     }
 
-    /// The ranges of the weights that were asked for; forgets them.
+    /// Takes the requested ranges of the weights.
     pub(crate) fn ranges(&self) -> Vec<String> {
         self.requests()
             .into_iter()
@@ -149,7 +149,7 @@ impl StandIn {
             .collect()
     }
 
-    /// All requests; forgets them.
+    /// Takes all requests.
     pub(crate) fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().requests)
     }
@@ -177,7 +177,7 @@ impl Request {
         self.file().is_some_and(|file| file.ends_with(".safetensors"))
     }
 
-    /// The file of the model that is asked for, if one is.
+    /// Returns the requested file of the model, if any.
     fn file(&self) -> Option<String> {
         let here = self.path.strip_prefix(&format!("/{ID}/resolve/{COMMIT}/"));
         Some(here.or(self.path.strip_prefix(ELSEWHERE))?.to_owned())
@@ -193,7 +193,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     drop(state);
     stream.write_all(&answer)?;
     if is_stuck {
-        // Until whoever asked has hung up.
+        // Blocks until the client closes the connection.
         stream.read_to_end(&mut Vec::new())?;
     }
     Ok(())
@@ -290,7 +290,7 @@ fn answer(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// The files below a folder, by their names alone.
+/// Returns the sorted names of the files in a directory.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

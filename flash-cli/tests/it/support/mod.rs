@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared code of the tests.
 
 pub(crate) mod hub;
 pub(crate) mod real;
@@ -10,7 +10,7 @@ use std::process::Output;
 use assert_cmd::Command;
 use serde_json::Value;
 
-/// The program, without settings of whoever runs the tests.
+/// Returns the program, without color settings from the environment of the tests.
 pub(crate) fn flash_cli<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flash-cli"));
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
@@ -20,7 +20,7 @@ pub(crate) fn flash_cli<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> C
     command
 }
 
-/// Runs it to its end.
+/// Runs the program to its end.
 pub(crate) fn output<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
     flash_cli(args).output().unwrap()
 }
@@ -33,7 +33,7 @@ pub(crate) fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
-/// The JSON object that a successful run printed.
+/// Parses the JSON object that a successful run printed.
 #[track_caller]
 pub(crate) fn json(output: &Output) -> Value {
     assert!(output.status.success(), "{}", stderr(output));
@@ -42,7 +42,7 @@ pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// Asserts that a run failed with `code` and one sentence that has all of `parts`.
+/// Asserts that a run failed with exit status `code` and a one-line error that contains all of `parts`.
 #[track_caller]
 pub(crate) fn assert_refused(output: &Output, code: i32, parts: &[&str]) {
     let stderr = stderr(output);
@@ -52,10 +52,10 @@ pub(crate) fn assert_refused(output: &Output, code: i32, parts: &[&str]) {
     for part in parts {
         assert!(stderr.contains(part), "{part:?} is not in {stderr:?}");
     }
-    assert_eq!(stdout(output), "", "nothing is put out");
+    assert_eq!(stdout(output), "", "a failed run prints nothing to standard output");
 }
 
-/// The floor, as a refusal names it.
+/// Returns the floor, as named by the error for a budget below it.
 #[track_caller]
 pub(crate) fn floor_mib<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> u64 {
     let output = flash_cli(args).args(["--ram", "1MiB"]).output().unwrap();

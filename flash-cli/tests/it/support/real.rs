@@ -1,29 +1,29 @@
-//! The real model, where there is one: `cargo xtask test` makes it.
+//! Directories of the demo model, made by `cargo xtask test`.
 
 use std::path::PathBuf;
 use std::{env, fs};
 
-/// The directory of a variant of the demo model (`kept`, `f16`, …). Without it, prints a reason to skip the test, or
-/// panics if `FLASH_REQUIRE_MODELS` is 1.
+/// Returns the directory of a variant of the demo model (`kept`, `f16`, …). If there is none, prints the reason to skip
+/// the test, or panics if `FLASH_REQUIRE_MODELS` is 1.
 pub(crate) fn model(name: &str) -> Option<PathBuf> {
     let found = folders().into_iter().map(|folder| folder.join(name)).find(|dir| dir.is_dir());
     found.or_else(|| missing(&format!("there is no model {name:?} in FLASH_TEST_MODELS or the cache")))
 }
 
-/// The demo model as it is shipped.
+/// Returns the GGUF file of the demo model.
 pub(crate) fn gguf() -> Option<PathBuf> {
     let found = env::var_os("FLASH_TEST_GGUF").map(PathBuf::from);
     found.or_else(|| missing("FLASH_TEST_GGUF does not name a GGUF file"))
 }
 
-#[expect(clippy::print_stdout, reason = "whoever runs the tests must see what was not tested")]
+#[expect(clippy::print_stdout, reason = "skipped tests are reported")]
 fn missing(reason: &str) -> Option<PathBuf> {
     assert!(env::var_os("FLASH_REQUIRE_MODELS").is_none_or(|value| value != "1"), "{reason}");
     println!("skipped: {reason}");
     None
 }
 
-/// `FLASH_TEST_MODELS`, or else the folders of `cargo xtask test` in its cache.
+/// Returns `FLASH_TEST_MODELS`, or the directories of `cargo xtask test` in its cache.
 fn folders() -> Vec<PathBuf> {
     if let Some(folder) = env::var_os("FLASH_TEST_MODELS") {
         return vec![folder.into()];

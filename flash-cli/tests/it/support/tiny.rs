@@ -1,4 +1,4 @@
-//! Models made by hand: a Llama of a few layers and a Nemotron-H with random weights, and a tokenizer of whole words.
+//! Small synthetic models: a Llama and a Nemotron-H with random weights, and a tokenizer of whole words.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,24 +11,24 @@ const INTERMEDIATE: u64 = 128;
 const KV: u64 = 32;
 const VOCABULARY: u64 = 64;
 
-/// Of Mamba-2: heads, what each has, groups of them, numbers of a state, and taps of the convolution.
+/// Mamba-2 dimensions: heads, head dimension, groups, state dimension and convolution taps.
 const MAMBA: [u64; 5] = [4, 16, 2, 16, 4];
 
-/// The longest context.
+/// Trained context of the models.
 pub(crate) const CONTEXT_TOKENS: usize = 2048;
 
-/// The words that are no numbers: the first is for all that are not known, the second ends an answer.
+/// Words that are not numbers: the first is the unknown token, the second the end-of-sequence token.
 const WORDS: [&str; 4] = ["<unk>", "</s>", "user", "assistant"];
 
 const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}\
                              {% if add_generation_prompt %}assistant{% endif %}";
 
-/// A model directory, removed at the end.
+/// A temporary model directory.
 pub(crate) struct Tiny {
     dir: TempDir,
 }
 
-/// A tensor to be written.
+/// A tensor with its data.
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) dtype: &'static str,
@@ -37,12 +37,12 @@ pub(crate) struct Tensor {
 }
 
 impl Tiny {
-    /// A model that runs.
+    /// Creates a Llama with `n_layers` layers.
     pub(crate) fn new(n_layers: usize) -> Self {
         Self::of(&config(n_layers), &tensors(n_layers))
     }
 
-    /// A model that runs, two of whose four layers keep a state instead of keys and values.
+    /// Creates a Nemotron-H with four layers, two of them recurrent.
     pub(crate) fn recurrent() -> Self {
         Self::of(&recurrent_config(), &recurrent_tensors())
     }
@@ -60,7 +60,7 @@ impl Tiny {
         self.dir.path().join(name)
     }
 
-    /// The directory, as an argument.
+    /// Returns the directory, as a command line argument.
     pub(crate) fn dir(&self) -> &str {
         self.dir.path().to_str().unwrap()
     }
@@ -141,7 +141,7 @@ fn tokenizer() -> Value {
     })
 }
 
-/// The tensors that the configuration asks for.
+/// Returns the tensors of a Llama with `n_layers` layers.
 pub(crate) fn tensors(n_layers: usize) -> Vec<Tensor> {
     let mut random = Random(1);
     let mut tensors = vec![random.tensor("model.embed_tokens.weight".to_owned(), &[VOCABULARY, HIDDEN])];
@@ -201,7 +201,7 @@ fn recurrent_tensors() -> Vec<Tensor> {
     tensors
 }
 
-/// The bytes of a safetensors file.
+/// Returns the bytes of a safetensors file.
 pub(crate) fn shard(tensors: &[Tensor]) -> Vec<u8> {
     let mut header = Map::new();
     let mut data = Vec::new();
@@ -216,7 +216,7 @@ pub(crate) fn shard(tensors: &[Tensor]) -> Vec<u8> {
     shard_of(&Value::Object(header).to_string(), &data)
 }
 
-/// The bytes of a safetensors file with any header.
+/// Returns the bytes of a safetensors file with the given header.
 pub(crate) fn shard_of(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
@@ -235,7 +235,7 @@ impl Random {
         Tensor { name, dtype: "F32", shape: shape.to_vec(), data }
     }
 
-    /// From -0.5 to 0.5.
+    /// Returns a number from -0.5 to 0.5.
     fn next(&mut self) -> f32 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 40) as f32 / (1u64 << 24) as f32 - 0.5

@@ -1,4 +1,4 @@
-//! The same file, read by fio.
+//! Measures a file with fio.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-/// What fio measured.
+/// Result of a fio run.
 #[derive(Debug, Serialize)]
 pub(super) struct Fio {
     pub(super) bytes_per_s: f64,
@@ -21,7 +21,7 @@ struct Output {
 #[derive(Deserialize)]
 struct Job {
     read: Read,
-    /// Percents of a core.
+    /// User time in percent of a core.
     usr_cpu: f64,
     sys_cpu: f64,
 }
@@ -31,14 +31,14 @@ struct Read {
     bw_bytes: f64,
 }
 
-/// Whether it is there, before anything is measured.
+/// Checks that fio is installed.
 pub(super) fn check() -> anyhow::Result<()> {
     let version = Command::new("fio").arg("--version").output();
-    version.map(drop).context("fio cannot be run; is it installed (package fio)?")
+    version.map(drop).context("cannot run fio; is it installed (package fio)?")
 }
 
-/// Reads for a second: libaio, direct, 1 MiB, depth 8. Its buffer is what the C library gives it, which may be told to
-/// use huge pages.
+/// Runs fio for a second: libaio, direct, 1 MiB reads, depth 8. With `huge_pages`, glibc is configured to allocate the
+/// buffer in huge pages.
 pub(super) fn run(file: &Path, huge_pages: bool) -> anyhow::Result<Fio> {
     let mut command = Command::new("fio");
     command.args([
@@ -53,18 +53,19 @@ pub(super) fn run(file: &Path, huge_pages: bool) -> anyhow::Result<Fio> {
         "--runtime=1",
         "--output-format=json",
     ]);
-    // A colon separates file names.
-    let name = file.to_str().context("fio takes only file names in UTF-8")?.replace(':', "\\:");
+    // fio splits file names at colons.
+    let name = file.to_str().context("fio accepts only file names in UTF-8")?.replace(':', "\\:");
     command.arg(format!("--filename={name}"));
     if huge_pages {
         command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
     }
-    let output = command.output().context("fio cannot be run")?;
+    let output = command.output().context("cannot run fio")?;
     if !output.status.success() {
         bail!("fio failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    let output: Output =
-        serde_json::from_slice(&output.stdout).context("fio printed something unexpected")?;
-    let [Job { read, usr_cpu, sys_cpu }] = &output.jobs[..] else { bail!("fio ran no job, or several") };
+    let output: Output = serde_json::from_slice(&output.stdout).context("cannot parse the output of fio")?;
+    let [Job { read, usr_cpu, sys_cpu }] = &output.jobs[..] else {
+        bail!("expected one fio job, found {}", output.jobs.len())
+    };
     Ok(Fio { bytes_per_s: read.bw_bytes, core_share: (usr_cpu + sys_cpu) / 100.0 })
 }

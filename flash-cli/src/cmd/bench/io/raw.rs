@@ -1,4 +1,4 @@
-//! What the disk gives at most: one file, read by itself.
+//! Measures raw reads of one file for each mode, read size and depth.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use crate::output;
 
 pub(super) const READ_BYTES: [usize; 6] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
 pub(super) const DEPTHS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// More is not under way at once: no disk has use for it.
+/// Limit of the bytes in flight. No disk gets faster with more.
 const BUFFER_BYTES: usize = 128 << 20;
-/// One cell takes no longer, and reads no more but to fill its queue: the file is to last for all of them.
+/// Time limit of a cell.
 const TIME: Duration = Duration::from_millis(80);
+/// Limit of the bytes read for a cell, except to fill its queue, so that the file lasts for all cells.
 const BYTES: u64 = 64 << 20;
 
-/// A rate, and how it came about.
+/// Throughput of a mode, read size and depth.
 #[derive(Debug, Serialize)]
 pub(super) struct Cell {
     pub(super) io: &'static str,
@@ -27,7 +28,7 @@ pub(super) struct Cell {
     pub(super) core_share: f64,
 }
 
-/// Measures each mode that works, and tells whether some of the file had to be read again.
+/// Measures each supported mode. The flag tells whether parts of the file were read more than once.
 pub(super) fn measure(
     shard: &Path,
     shard_bytes: u64,
@@ -35,7 +36,7 @@ pub(super) fn measure(
 ) -> Result<(Vec<Cell>, bool), IoError> {
     let mut offsets = Offsets::new(shard_bytes);
     let mut buffer = Slot::alone(&Budget::new(u64::MAX), BUFFER_BYTES)?;
-    // The first read into a page costs more than those after it.
+    // The first access to an OS page is slower.
     buffer.fill(1);
     let mut cells = Vec::new();
     for &mode in modes {
@@ -43,7 +44,7 @@ pub(super) fn measure(
             Ok(file) => file,
             Err(error @ IoError::Open { .. }) => return Err(error),
             Err(error) => {
-                output::note(&format!("{mode} is left out: {error}"));
+                output::note(&format!("skipping {mode}: {error}"));
                 continue;
             }
         };

@@ -1,4 +1,4 @@
-//! What the reader sustains when bundles are read one behind the other into a few slots, as a model is streamed.
+//! Measures the sustained throughput of the reader: bundles read in order into a few slots, as a model is streamed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -8,22 +8,22 @@ use flash_io::measure::Stopwatch;
 use flash_io::{Budget, BundleLayout, Catalog, IoError, Reader, ReaderConfig, SlotPool};
 use serde::Serialize;
 
-/// As the engine has them: one is read while the other computes.
+/// Number of slots, as in the engine: one is read while the other is computed with.
 const N_SLOTS: usize = 2;
-/// Long enough to even out the disk's moods.
+/// Duration, long enough to average fluctuations of the disk.
 const TIME: Duration = Duration::from_secs(1);
 
-/// A rate, and what it was measured with.
+/// Sustained throughput, and the bundles that were read.
 #[derive(Debug, Serialize)]
 pub(super) struct Sustained {
     pub(super) bytes_per_s: f64,
-    /// Processor time of the whole process, as a part of one core's.
+    /// CPU time of the whole process, as a fraction of one core.
     pub(super) core_share: f64,
     pub(super) bundles: usize,
     pub(super) bundle_bytes_mean: u64,
 }
 
-/// Reads the layers in their order, round and round, for [`TIME`].
+/// Reads the layers in order, repeatedly, for [`TIME`].
 pub(super) fn measure(catalog: &Catalog, config: ReaderConfig) -> Result<Sustained, IoError> {
     let bundles = layers(catalog);
     let slot_bytes = bundles.iter().map(|bundle| bundle.slot_bytes()).max().unwrap_or(0);
@@ -31,25 +31,25 @@ pub(super) fn measure(catalog: &Catalog, config: ReaderConfig) -> Result<Sustain
     let reader = Reader::new(catalog.shards().to_vec(), config)?;
 
     let mut order = bundles.iter().cycle();
-    let mut under_way = VecDeque::new();
-    let mut next = |under_way: &mut VecDeque<_>| {
+    let mut in_flight = VecDeque::new();
+    let mut submit = |in_flight: &mut VecDeque<_>| {
         while let Some(slot) = pool.try_acquire()
             && let Some(bundle) = order.next()
         {
-            under_way.push_back((reader.submit(bundle, slot), bundle.slot_bytes() as u64));
+            in_flight.push_back((reader.submit(bundle, slot), bundle.slot_bytes() as u64));
         }
     };
-    // Fresh memory costs more to read into than a slot that was used before.
+    // Warm up: reading into fresh memory is slower.
     for _ in 0..N_SLOTS {
-        next(&mut under_way);
-        if let Some((ticket, _)) = under_way.pop_front() {
+        submit(&mut in_flight);
+        if let Some((ticket, _)) = in_flight.pop_front() {
             drop(ticket.wait()?);
         }
     }
     let (watch, mut bytes, mut n_bundles) = (Stopwatch::start(), 0, 0);
     while watch.time() < TIME {
-        next(&mut under_way);
-        let Some((ticket, bundle_bytes)) = under_way.pop_front() else { break };
+        submit(&mut in_flight);
+        let Some((ticket, bundle_bytes)) = in_flight.pop_front() else { break };
         drop(ticket.wait()?);
         bytes += bundle_bytes;
         n_bundles += 1;
@@ -63,7 +63,7 @@ pub(super) fn measure(catalog: &Catalog, config: ReaderConfig) -> Result<Sustain
     })
 }
 
-/// The tensors of each layer as one bundle, in the order of the layers; those of no layer are left out.
+/// Returns one bundle per layer, in order. Tensors outside of layers are skipped.
 fn layers(catalog: &Catalog) -> Vec<Arc<BundleLayout>> {
     let mut by_layer: BTreeMap<u32, Vec<_>> = BTreeMap::new();
     for tensor in catalog.tensors() {

@@ -1,16 +1,16 @@
-//! The report as a person reads it.
+//! Formats the report of `bench io` as text.
 
 use std::fmt::Write;
 
 use anstyle::Style;
 
 use super::raw::{Cell, DEPTHS, READ_BYTES};
-use super::{FioReport, Report};
+use super::report::{FioReport, Report};
 use crate::size::Bytes;
 
 const HEADING: Style = Style::new().bold();
 
-/// The whole report, with styles.
+/// Formats the report, with styles.
 pub(super) fn render(report: &Report) -> String {
     let Report { shard, shard_bytes, cells, repeats, ceiling_bytes_per_s, reader, fio } = report;
     let mut lines = vec![format!("{}, {}", shard.display(), Bytes(*shard_bytes))];
@@ -18,21 +18,21 @@ pub(super) fn render(report: &Report) -> String {
     modes.dedup();
     for mode in modes {
         lines.push(String::new());
-        lines.push(format!("{HEADING}GB/s, {mode}{HEADING:#}: bytes of a read, and reads at once"));
+        lines.push(format!("{HEADING}GB/s, {mode}{HEADING:#}: read size by queue depth"));
         lines.extend(grid(&cells.iter().filter(|cell| cell.io == mode).collect::<Vec<_>>()));
     }
     if *repeats {
         lines.push(String::new());
         lines.push(format!(
-            "The file is too short for that: parts were read more than once, {} apart. Caches may have had them.",
+            "The file is too short: parts were read again after {}, and may have come from caches.",
             Bytes(*shard_bytes)
         ));
     }
     let sustained = &reader.sustained;
     lines.push(String::new());
-    lines.push(format!("{HEADING}Whole bundles into slots, as a model is streamed{HEADING:#}"));
+    lines.push(format!("{HEADING}Sustained: whole bundles into slots, as a model is streamed{HEADING:#}"));
     lines.push(format!(
-        "  {}, {} reads at once of {}; {} bundles of {}",
+        "  {}, depth {}, reads of {}; {} bundles of {}",
         reader.io,
         reader.depth,
         Bytes(reader.chunk_bytes as u64),
@@ -41,13 +41,13 @@ pub(super) fn render(report: &Report) -> String {
     ));
     lines.push(rate("reader", sustained.bytes_per_s, sustained.core_share));
     lines.push(format!(
-        "  {:.0} % of the fastest above, {}",
+        "  {:.0} % of the fastest raw reads, {}",
         100.0 * reader.ceiling_fraction,
         gb_per_s(*ceiling_bytes_per_s)
     ));
     if let Some(FioReport { plain, huge_pages, reader_fraction }) = fio {
         lines.push(rate("fio", plain.bytes_per_s, plain.core_share));
-        lines.push(rate("fio in huge pages", huge_pages.bytes_per_s, huge_pages.core_share));
+        lines.push(rate("fio, huge pages", huge_pages.bytes_per_s, huge_pages.core_share));
         lines.push(format!("  reader: {reader_fraction:.2}× the faster fio"));
     }
     lines.join("\n") + "\n"
@@ -61,7 +61,7 @@ fn rate(name: &str, bytes_per_s: f64, core_share: f64) -> String {
     format!("  {name:<18}{}, {:.1} % of a core", gb_per_s(bytes_per_s), 100.0 * core_share)
 }
 
-/// A row for each size, a column for each depth.
+/// Formats rates as a grid with a row per read size and a column per depth.
 fn grid(cells: &[&Cell]) -> Vec<String> {
     let mut heading = format!("{:>10}", "");
     for depth in DEPTHS {

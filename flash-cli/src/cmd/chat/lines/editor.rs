@@ -1,4 +1,4 @@
-//! Lines from an editor on a terminal.
+//! Reads lines with a line editor on a terminal.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -12,46 +12,47 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
-use crate::interrupt::Caught;
+use crate::interrupt::SignalGuard;
 use crate::output::note;
 
 const PROMPT: &str = "> ";
-/// The editor may not listen yet when it is told to end.
-const AGAIN: Duration = Duration::from_millis(50);
+/// Interval at which the editor is interrupted again, because it may not have installed its handler yet.
+const RESEND_INTERVAL: Duration = Duration::from_millis(50);
 
-pub(in crate::cmd::chat) struct Editor {
+/// A line editor.
+pub(crate) struct Editor {
     editor: DefaultEditor,
-    /// Whether it waits for a line.
+    /// Whether the editor is reading a line.
     is_reading: Arc<AtomicBool>,
 }
 
 impl Editor {
-    pub(super) fn new(caught: &Caught<'_>) -> anyhow::Result<Self> {
+    pub(super) fn new(guard: &SignalGuard<'_>) -> anyhow::Result<Self> {
         let is_reading = Arc::new(AtomicBool::new(false));
-        let (wake, ends) = (caught.wake_by(&[SIGTERM, SIGHUP])?, caught.ends());
+        let (wake, exits) = (guard.wake_stream(&[SIGTERM, SIGHUP])?, guard.exit_flag());
         let reading = Arc::clone(&is_reading);
-        thread::spawn(move || end_reading(wake, &reading, &ends));
+        thread::spawn(move || end_reading(wake, &reading, &exits));
         Ok(Self { editor: DefaultEditor::new()?, is_reading })
     }
 
-    pub(super) fn next(&mut self, caught: &Caught<'_>) -> anyhow::Result<Option<String>> {
+    pub(super) fn next(&mut self, guard: &SignalGuard<'_>) -> anyhow::Result<Option<String>> {
         let mut interrupted = false;
         loop {
-            // A Ctrl-C that came too late for the last answer.
-            caught.resume();
+            // Drops a Ctrl-C that arrived after the end of the last answer.
+            guard.clear_interrupt();
             self.is_reading.store(true, Ordering::SeqCst);
             let line =
-                if caught.is_terminated() { Err(ReadlineError::Eof) } else { self.editor.readline(PROMPT) };
+                if guard.is_terminated() { Err(ReadlineError::Eof) } else { self.editor.readline(PROMPT) };
             self.is_reading.store(false, Ordering::SeqCst);
             match line {
                 Ok(line) => {
                     self.editor.add_history_entry(&line)?;
                     return Ok(Some(line));
                 }
-                Err(_) if caught.is_terminated() => return Ok(None),
+                Err(_) if guard.is_terminated() => return Ok(None),
                 Err(ReadlineError::Interrupted) if !interrupted => {
                     interrupted = true;
-                    note("(Ctrl-C again, or Ctrl-D, leaves.)");
+                    note("(Press Ctrl-C again or Ctrl-D to exit.)");
                 }
                 Err(ReadlineError::Interrupted | ReadlineError::Eof) => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -60,16 +61,16 @@ impl Editor {
     }
 }
 
-/// Ends the reading of a line when a signal comes. The editor returns for SIGINT alone, which it handles while it reads.
-fn end_reading(mut wake: UnixStream, is_reading: &AtomicBool, ends: &AtomicBool) {
+/// Interrupts the reading of a line on SIGTERM and SIGHUP. The editor only handles SIGINT, so that is sent instead.
+fn end_reading(mut wake: UnixStream, is_reading: &AtomicBool, exits: &AtomicBool) {
     while wake.read_exact(&mut [0]).is_ok() {
         while is_reading.load(Ordering::SeqCst) {
-            // Should it not listen yet, our handler must not take this for a second signal.
-            ends.store(false, Ordering::SeqCst);
+            // If the editor has no handler yet, ours must not count this as a second signal.
+            exits.store(false, Ordering::SeqCst);
             if kill_process(getpid(), Signal::INT).is_err() {
                 return;
             }
-            thread::sleep(AGAIN);
+            thread::sleep(RESEND_INTERVAL);
         }
     }
 }

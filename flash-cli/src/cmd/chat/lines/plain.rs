@@ -1,4 +1,4 @@
-//! Lines from a pipe or a file. Waiting for one ends when a signal comes.
+//! Reads lines from a pipe or a file. A signal interrupts the wait for a line.
 
 use std::fs::File;
 use std::io::{self, Read, Stdin};
@@ -9,29 +9,29 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::Line;
-use crate::interrupt::Caught;
+use crate::interrupt::SignalGuard;
 
 const PIECE_BYTES: usize = 16 << 10;
 
+/// Standard input, split into lines.
 #[derive(Debug)]
-pub(in crate::cmd::chat) struct Plain {
+pub(crate) struct Plain {
     input: File,
-    /// Can be read from when a signal has come.
+    /// Becomes readable when a signal is received.
     wake: UnixStream,
     buffer: Buffer,
 }
 
 impl Plain {
-    pub(super) fn new(stdin: &Stdin, caught: &Caught<'_>) -> io::Result<Self> {
+    pub(super) fn new(stdin: &Stdin, guard: &SignalGuard<'_>) -> io::Result<Self> {
         let input = stdin.as_fd().try_clone_to_owned()?.into();
-        Ok(Self { input, wake: caught.wake_by(&[SIGINT, SIGTERM, SIGHUP])?, buffer: Buffer::default() })
+        Ok(Self { input, wake: guard.wake_stream(&[SIGINT, SIGTERM, SIGHUP])?, buffer: Buffer::default() })
     }
 
-    pub(super) fn next(&mut self, caught: &Caught<'_>) -> io::Result<Option<Line>> {
+    pub(super) fn next(&mut self, guard: &SignalGuard<'_>) -> io::Result<Option<Line>> {
         let mut piece = [0; PIECE_BYTES];
         loop {
-            if caught.is_stopped() {
+            if guard.is_stopped() {
                 return Ok(None);
             }
             if let Some(line) = self.buffer.line() {
@@ -43,7 +43,7 @@ impl Plain {
                 polled => polled?,
             };
             if fds[0].revents().is_empty() {
-                // A signal that was forgotten has left its byte: the next one must find room.
+                // Drains the byte of a signal that was cleared, so that the pipe cannot fill up.
                 let _ = (&self.wake).read(&mut piece)?;
                 continue;
             }
@@ -57,11 +57,11 @@ impl Plain {
     }
 }
 
-/// Bytes that have come and are not taken.
+/// Input bytes that are not yet returned as lines.
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
-    /// The first of them that may end a line.
+    /// Number of bytes known to contain no line end.
     searched: usize,
 }
 
@@ -70,7 +70,7 @@ impl Buffer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The first line, if all of it has come.
+    /// Takes the first line, if it is complete.
     fn line(&mut self) -> Option<Line> {
         let Some(end) = self.bytes[self.searched..].iter().position(|byte| *byte == b'\n') else {
             self.searched = self.bytes.len();
@@ -82,11 +82,22 @@ impl Buffer {
         Some(Line::of(line))
     }
 
-    /// Takes the bytes behind the last line end, if there are any.
+    /// Takes the bytes after the last line end, if there are any.
     fn rest(&mut self) -> Option<Line> {
         let line = std::mem::take(self).bytes;
         (!line.is_empty()).then(|| Line::of(line))
     }
+}
+
+/// An input line, without its line end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Text(String),
+    /// A line that is not UTF-8.
+    NotText {
+        /// Offset of the first invalid byte.
+        at: usize,
+    },
 }
 
 impl Line {
@@ -106,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_the_same_however_they_come_in_pieces() {
+    fn lines_do_not_depend_on_how_the_input_is_split() {
         let all = b"one\r\n\ntw\xc3\xb6\n\xff\nrest";
         let text = |text: &str| Line::Text(text.to_owned());
         let expected = [text("one"), text(""), text("tw\u{f6}"), Line::NotText { at: 0 }, text("rest")];

@@ -1,4 +1,4 @@
-//! What the verbs that write model directories have in common.
+//! Progress, cancellation and results of commands that write model directories.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::interrupt::Signals;
 use crate::output::note;
 use crate::size::Bytes;
 
-/// Is told how far writing is, and may end it.
+/// Receives the progress of writing, and may cancel it.
 type OnProgress<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 
-/// Writes with a progress bar, and until a signal asks to stop.
-pub(super) fn watched<T>(
+/// Runs `write` with a progress bar, and cancels it on a signal.
+pub(super) fn with_progress<T>(
     total_bytes: u64,
     write: impl FnOnce(&mut OnProgress<'_>) -> Result<T, ConvertError>,
 ) -> anyhow::Result<T> {
@@ -25,18 +25,18 @@ pub(super) fn watched<T>(
     )?);
     let stop = Arc::new(AtomicBool::new(false));
     let signals = Signals::new(Arc::clone(&stop))?;
-    let caught = signals.catch();
+    let guard = signals.guard();
     let result = write(&mut |now| {
         bar.set_position(now.done_bytes);
         if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    drop(caught);
+    drop(guard);
     bar.finish_and_clear();
     Ok(result?)
 }
 
-/// Says what was written.
-pub(super) fn tell(out_dir: &Path, what: &str, total_bytes: u64, n_shards: usize) {
+/// Prints a summary of the written model.
+pub(super) fn report_written(out_dir: &Path, what: &str, total_bytes: u64, n_shards: usize) {
     let files = if n_shards == 1 { "file" } else { "files" };
     note(&format!("{}: {what}, {} in {n_shards} {files}", out_dir.display(), Bytes(total_bytes)));
 }

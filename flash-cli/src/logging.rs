@@ -1,10 +1,10 @@
-//! What the libraries say of themselves, on standard error.
+//! Log messages of the libraries, on standard error.
 
 use anstream::{AutoStream, ColorChoice};
 use tracing::Level;
 
-/// Shows warnings, or everything.
-pub(crate) fn show(debug: bool) {
+/// Installs the subscriber: warnings and errors, or everything down to debug messages.
+pub(crate) fn init(debug: bool) {
     let stderr = std::io::stderr;
     tracing_subscriber::fmt()
         .with_max_level(if debug { Level::DEBUG } else { Level::WARN })
