@@ -1,4 +1,4 @@
-//! Products in which each row has a weight matrix of its own: mixtures of experts.
+//! Products with one weight matrix per row, for mixtures of experts.
 
 use std::sync::Arc;
 
@@ -14,22 +14,22 @@ use crate::matrix::{AffineStorage, Floats, Matrix, Storage};
 use crate::pool::{Band, Pool};
 use crate::stack::MatrixStack;
 
-/// Rows that are converted before the products with them are computed: enough for all threads to be busy for
-/// milliseconds, and few enough for what they are converted to (16 MiB for `k` = 8192) to stay in a cache.
+/// Rows whose activations are converted before their products are computed: enough to keep all threads busy for
+/// milliseconds, and few enough for the converted rows (16 MiB for `k` = 8192) to stay in a cache.
 const ROWS_WAVE: usize = 2 * ROWS_BLOCK;
 
 /// Computes `y[i] = x[lhs[i]] · W[rhs[i]]ᵀ + bias[rhs[i]]` for each row `i` of `y`.
 ///
-/// `x`: `[m_in, k]`, `w`: `[n_experts, n, k]`, `bias`: `[n_experts, n]`, `lhs` (indices of rows of `x`) and `rhs`
-/// (indices of experts): `[m]`, `y`: `[m, n]`, all row-major; `m_in` is `x.len() / k`.
+/// `x`: `[m_in, k]`, `w`: `[n_experts, n, k]`, `bias`: `[n_experts, n]`, `lhs` (row indices of `x`) and `rhs` (expert
+/// indices): `[m]`, `y`: `[m, n]`, all row-major; `m_in` is `x.len() / k`.
 ///
-/// Rows of the same expert are computed together, in whatever order the indices come, so that weights are read once
-/// (once for each 512 rows), and those of experts without rows never. Each row of `y` has the same bits as
-/// [`matmul`](super::matmul) gives it alone.
+/// Rows of the same expert are computed together, whatever the order of the indices, so weights are read once (once per
+/// 512 rows), and those of experts without rows never. Each row of `y` has the bits of a separate
+/// [`matmul`](super::matmul).
 ///
 /// # Errors
-/// [`KernelError::SliceLen`] if slices do not fit each other or `w`; [`KernelError::Index`] if an index is out of range,
-/// and `y` is as it was. Where `k` is 0 there are no rows of `x` to count, and `lhs` is not looked at.
+/// [`KernelError::SliceLen`] if the lengths of slices do not fit; [`KernelError::Index`] if an index is out of range;
+/// `y` is then unchanged. With `k` = 0, the number of rows of `x` is unknown and `lhs` is not checked.
 ///
 /// # Panics
 /// As [`matmul`](super::matmul).
@@ -45,7 +45,7 @@ pub fn gather_matmul(
     let (n, k, m) = (w.n(), w.k(), lhs.len());
     let m_in = x.len().checked_div(k).unwrap_or(0);
     check_len("rhs", size_of_val(lhs), size_of_val(rhs))?;
-    // A product that saturates is longer than any slice.
+    // A saturated product exceeds the length of any slice.
     check_len("y", m.saturating_mul(n).saturating_mul(size_of::<f32>()), size_of_val(y))?;
     check_len("x", size_of::<f32>() * m_in * k, size_of_val(x))?;
     if let Some(bias) = bias {
@@ -92,11 +92,11 @@ fn check_indices(indices: &'static str, values: &[u32], limit: usize) -> Result<
     }
 }
 
-/// The arguments of a product, which fit each other.
+/// The validated arguments of [`gather_matmul`].
 struct Gather<'a> {
     pool: &'a Pool,
     x: &'a [f32],
-    /// What fixed-point numbers leave of `x`, if that is multiplied, too.
+    /// Residuals of the fixed-point representation of `x`, empty unless the weights are wide.
     rest: &'a [f32],
     w: &'a MatrixStack<'a>,
     bias: Option<Floats<'a>>,
@@ -104,7 +104,7 @@ struct Gather<'a> {
     rhs: &'a [u32],
 }
 
-/// Activations of one band.
+/// Prepared activations of one band.
 enum BandInput {
     Fixed(FixedInput),
     /// `[rows, k]`.
@@ -112,7 +112,7 @@ enum BandInput {
 }
 
 impl<'a> Gather<'a> {
-    /// Computes some bands of `y`: rows that have one expert.
+    /// Computes some bands of `y`, each the rows of one expert.
     fn wave(&self, bands: &[&[usize]], y: &mut [f32]) {
         let (n, k) = (self.w.n(), self.w.k());
         let width = |rows: &[usize]| {
@@ -144,7 +144,7 @@ impl<'a> Gather<'a> {
     }
 
     /// Converts activations for affine weights: each row of `x` once for all bands of few rows, and once for each
-    /// larger band, in which it lies between others.
+    /// larger band, where it is packed with other rows.
     fn fixed_inputs(&self, w: &AffineStorage<'_>, bands: &[&[usize]]) -> Vec<BandInput> {
         let form = Form::of(w);
         let Form { group, bits, .. } = form;
@@ -154,7 +154,7 @@ impl<'a> Gather<'a> {
         let mut few: Vec<u32> = few.map(|row| self.lhs[*row]).collect();
         few.sort_unstable();
         few.dedup();
-        // Those of `x`, then those of what is left of it.
+        // First the rows of `x`, then their residuals.
         let n_few = few.len();
         let vectors = self.pool.map(form.rows(n_few), |idx| {
             let row = if idx < n_few { self.input(few[idx]) } else { self.left(few[idx - n_few]) };
@@ -190,7 +190,7 @@ impl<'a> Gather<'a> {
         bands.iter().filter_map(input).map(BandInput::Fixed).collect()
     }
 
-    /// What is left of a row of `x`.
+    /// Residual of a row of `x`.
     fn left(&self, lhs: u32) -> &'a [f32] {
         let k = self.w.k();
         &self.rest[lhs as usize * k..][..k]
@@ -202,7 +202,7 @@ impl<'a> Gather<'a> {
         &self.x[lhs as usize * k..][..k]
     }
 
-    /// The expert of a row of `y`.
+    /// Expert of a row of `y`.
     fn expert(&self, row: usize) -> &'a Matrix<'a> {
         &self.w.experts()[self.rhs[row] as usize]
     }

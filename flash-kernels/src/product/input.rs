@@ -1,4 +1,4 @@
-//! Activations, prepared for the formats of the weights.
+//! Activations prepared for the formats of the weights.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use crate::matrix::{AffineStorage, Storage};
 use crate::pool::Pool;
 use crate::tile::CodeBits;
 
-/// The rows `x` for all formats of some matrices.
+/// Prepared activations for the formats of several matrices.
 pub(super) struct Inputs<'a> {
     float: FloatInput<'a>,
-    /// One for each form that there is.
+    /// One entry per distinct format.
     fixed: SmallVec<[(Form, FixedInput); 1]>,
 }
 
-/// What activations for affine weights are prepared for.
+/// Fixed-point format of activations for affine weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Form {
     pub group: usize,
     pub bits: CodeBits,
-    /// Whether there are two rows for each: the one that is nearest, and what that leaves.
+    /// Whether each row has a residual row as well, for 30-bit activations.
     pub is_wide: bool,
 }
 
@@ -34,14 +34,14 @@ impl Form {
         Self { group: w.group, bits: w.code_bits(), is_wide: w.is_wide }
     }
 
-    /// Rows that are multiplied for `m` rows of activations.
+    /// Rows multiplied for `m` rows of activations.
     pub(super) fn rows(self, m: usize) -> usize {
         if self.is_wide { 2 * m } else { m }
     }
 }
 
 impl<'a> Inputs<'a> {
-    /// For `x`: `[m, k]`.
+    /// Prepares `x`, `[m, k]`, for `weights`.
     pub(super) fn new<'w>(
         pool: &Pool,
         x: &'a [f32],
@@ -60,7 +60,7 @@ impl<'a> Inputs<'a> {
         Self { float: FloatInput { values: x, k }, fixed }
     }
 
-    /// For products with `w`, one of the matrices that these were made for.
+    /// Returns the activations for `w`, one of the matrices given to [`new`](Self::new).
     pub(super) fn of(&self, w: &Storage<'_>) -> Input<'_> {
         match w {
             Storage::Affine(w) => Input::Fixed(self.fixed(w)),
@@ -75,7 +75,7 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Activations as a product takes them.
+/// Prepared activations of one product.
 #[derive(Clone, Copy)]
 pub(super) enum Input<'a> {
     Fixed(&'a FixedInput),
@@ -84,13 +84,13 @@ pub(super) enum Input<'a> {
 
 /// Activations for affine weights.
 pub(super) enum FixedInput {
-    /// Up to [`ROWS_DIRECT`].
+    /// Up to [`ROWS_DIRECT`] rows.
     Few(Vec<Arc<FixedVector>>),
     Many(FixedRows),
 }
 
 impl FixedInput {
-    /// For `x`: `[m, k]`. If it is wide, the rows that are nearest come first, then what they leave of each.
+    /// Converts `x`, `[m, k]`. If wide, the rounded rows come first, then their residuals.
     fn new(pool: &Pool, x: &[f32], k: usize, form: Form) -> Self {
         if form.is_wide {
             let mut both = Buffer::new(2 * x.len());
@@ -101,7 +101,7 @@ impl FixedInput {
         }
         let Form { group, bits, .. } = form;
         if x.len() <= ROWS_DIRECT * k {
-            // Rows without columns are empty, and there is nothing to prepare.
+            // With `k` = 0, rows are empty and there is nothing to prepare.
             let rows = x.chunks_exact(k.max(1));
             Self::Few(rows.map(|x| Arc::new(FixedVector::new(pool.kernels(), x, group, bits))).collect())
         } else {
@@ -122,7 +122,7 @@ impl FixedInput {
     }
 }
 
-/// Sets `rest` to what fixed-point numbers leave of each row of `x`, `[m, k]`.
+/// Sets `rest` to the residual of the fixed-point representation of each row of `x`, `[m, k]`.
 pub(super) fn leave(pool: &Pool, x: &[f32], k: usize, group: usize, rest: &mut [f32]) {
     let (len, width) = (rest.len(), part_width(pool, rest.len(), k.max(1)));
     pool.for_columns(rest, len, width, |mut part| {

@@ -9,12 +9,12 @@ use crate::mx::Mx;
 use crate::tile::{FLOAT_PANEL_K, FloatRows, Lanes, Rows, TILE};
 use crate::widen::Narrow;
 
-/// Columns that are decoded at a time: a stretch of each row that is worth prefetching, and 128 KiB of `f32`, which the
-/// second cache holds.
+/// Columns decoded at a time: a stretch of each row that is worth prefetching, and 128 KiB of `f32`, which fits the L2
+/// cache.
 const DECODED_K: usize = 4 * FLOAT_PANEL_K;
 
 impl Product<'_> {
-    /// The product with weights that are decoded to `f32`, some columns of a tile at a time, and then multiplied as such.
+    /// Computes the product with weights that are decoded to `f32`, some columns of a tile at a time.
     pub(super) fn sum_decoded(
         &self,
         kernels: &Kernels,
