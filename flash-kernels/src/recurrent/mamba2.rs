@@ -1,4 +1,4 @@
-//! The mixer of Mamba-2, between its projections.
+//! Mamba-2 mixer, without its projections.
 
 use super::convolution::Convolution;
 use super::{Passing, decoded, softplus};
@@ -6,34 +6,34 @@ use crate::elementwise::{Gate, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
 
-/// A selective state space for each head, behind a convolution and in front of a gated RMSNorm.
+/// Mamba-2 mixer: a convolution, a selective state space per head, and a gated RMSNorm.
 #[derive(Debug, Clone, Copy)]
 pub struct Mamba2<'a> {
-    /// Heads.
+    /// Number of heads.
     pub n_heads: usize,
-    /// Numbers of a head.
+    /// Dimension of a head.
     pub head_dim: usize,
-    /// Each has a `B` and a `C` for as many heads as the others, and is normalised by itself.
+    /// Groups of heads that share `B` and `C`; the RMSNorm is per group.
     pub n_groups: usize,
-    /// Columns of a head's state.
+    /// Dimension of the state: columns of a head's state matrix.
     pub state_dim: usize,
-    /// Tokens that the convolution sees.
+    /// Kernel size of the convolution, in tokens.
     pub kernel: usize,
     /// `[channels, kernel]`.
     pub conv_weight: Floats<'a>,
     /// `[channels]`.
     pub conv_bias: Option<Floats<'a>>,
-    /// `[n_heads]`, as the next two.
+    /// `[n_heads]`: bias of the step.
     pub dt_bias: Floats<'a>,
-    /// The logarithm of what a state decays by in a step of 1, negated.
+    /// `[n_heads]`: log of the decay rate; a step `dt` multiplies the state by `e^(−dt · e^a_log)`.
     pub a_log: Floats<'a>,
-    /// What of a head's input is added to its output.
+    /// `[n_heads]`: skip connection, the factor of the head's input that is added to its output.
     pub d: Floats<'a>,
-    /// `[n_heads · head_dim]`.
+    /// `[n_heads · head_dim]`: weight of the RMSNorm.
     pub norm: Floats<'a>,
-    /// What the mean of the squares is increased by.
+    /// Epsilon of the RMSNorm.
     pub eps: f32,
-    /// The shortest and the longest step.
+    /// Minimum and maximum of the step.
     pub step_limits: [f32; 2],
 }
 
@@ -47,20 +47,21 @@ impl Mamba2<'_> {
         self.inner() + 2 * self.n_groups * self.state_dim
     }
 
-    /// Numbers of a token as it was projected: what gates it, the channels, a step for each head.
+    /// Length of a projected token: the gate, the channels, a step for each head.
     pub fn projected_len(&self) -> usize {
         self.inner() + self.channels() + self.n_heads
     }
 
-    /// Numbers of the state: the window, `[kernel − 1, channels]`, and the heads', `[n_heads, head_dim, state_dim]`.
+    /// Length of the state: the window, `[kernel − 1, channels]`, and the head matrices, `[n_heads, head_dim,
+    /// state_dim]`.
     pub fn state_len(&self) -> usize {
         (self.kernel - 1) * self.channels() + self.inner() * self.state_dim
     }
 
-    /// Passes tokens, `[n, projected_len]`, to `out`, `[n, n_heads · head_dim]`.
+    /// Computes the outputs, `[n, n_heads · head_dim]`, of tokens, `[n, projected_len]`, and updates the state.
     ///
     /// # Panics
-    /// If lengths do not fit together.
+    /// If the lengths do not fit.
     pub fn run(&self, pool: &Pool, projected: &[f32], passing: Passing<'_>, out: &mut [f32]) {
         let Self { n_heads, head_dim, n_groups, state_dim, kernel, eps, step_limits: [least, most], .. } =
             *self;
