@@ -1,9 +1,8 @@
-//! A thread pool for short parallel loops: entering and leaving cost microseconds, and idle workers sleep.
+//! A thread pool for short parallel loops: entering and leaving a job costs microseconds, and idle workers sleep.
 //!
-//! One word of state says everything: which job is open and how many workers are inside it. A worker may enter
-//! only while the job is open, the caller closes it as soon as it finds no part unclaimed, and then waits for the
-//! workers inside. So a worker that wakes late costs the caller nothing, and what the job borrows outlives
-//! every use of it.
+//! One state word holds which job is open and how many workers are inside it. Workers enter only while the job is open.
+//! The caller closes it as soon as no part is unclaimed, then waits for the workers inside. Workers that wake late thus
+//! cost the caller nothing, and the data that a job borrows outlives every use of it.
 
 mod columns;
 mod cores;
@@ -28,28 +27,30 @@ use nesting::{Inside, Pools};
 use shares::Shares;
 use sleepers::Sleepers;
 
-/// How long a worker without a job looks before it sleeps, at least and at most. At least: longer than the pause between two
-/// matrix products of one token where that is shortest (a few graph operations of some µs). Twice as long each time that a
-/// job came while it looked, and the least again when none did: pauses are as long as those before, and a worker that waits
-/// for the disk leaves the processor to those who read. Both are short against a token: an idle pool costs nothing.
+/// Minimum and maximum time that an idle worker spins before it sleeps. The minimum exceeds the shortest pause between
+/// two matrix products of one token (a few graph operations of some µs). The time doubles whenever a job arrives while
+/// spinning and returns to the minimum when none does: pauses tend to be as long as those before, and a worker that
+/// waits for the disk should yield the processor to the reading threads. Both times are short against a token, so an
+/// idle pool costs nothing.
 const LOOKS: [Duration; 2] = [Duration::from_micros(20), Duration::from_micros(160)];
-/// The same for the caller, who waits for the last parts of others: longer than one takes.
+/// Time that the caller spins for the last parts of other threads; longer than a part takes.
 const LAST_PARTS: Duration = Duration::from_micros(100);
-/// Looks between two readings of the clock, which cost about as much as this many looks.
+/// Spin iterations per clock reading, which costs about as much as this many iterations.
 const LOOKS_PER_READING: u32 = 16;
 
-/// State: the workers inside the job.
+/// State: number of workers inside the job.
 const ACTIVE: u64 = 0xFFFF;
-/// State: workers may enter.
+/// State: set while workers may enter.
 const OPEN: u64 = 1 << 16;
-/// State: one more job. The bits from here up count jobs, so that no worker takes an old job for a new one.
+/// State: increment of the job counter in the bits from here up, which keeps workers from mistaking an old job for a
+/// new one.
 const NEXT_JOB: u64 = 1 << 17;
 
-/// Threads that compute matrix products together, and the instruction set they do it with.
+/// A thread pool for matrix products, with the kernels of one instruction set.
 ///
-/// The thread that calls [`matmul`](crate::matmul) works too: a pool of `n` threads has `n − 1` workers.
-/// A pool serves one caller at a time; others wait their turn. A job must not use the pool that runs it, not even through a job
-/// of another pool: that panics.
+/// The thread that calls [`matmul`](crate::matmul) works too: a pool of `n` threads has `n − 1` workers. A pool serves
+/// one caller at a time; others wait their turn. A job must not use the pool that runs it, not even through a job of
+/// another pool: that panics.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
@@ -64,22 +65,22 @@ struct Shared {
     state: AtomicU64,
     job: AtomicPtr<Job<'static>>,
     stop: AtomicBool,
-    /// The parts of the job: the caller is the thread 0, the worker `idx` the thread `idx + 1`.
+    /// Unclaimed parts of the job. The caller is thread 0, the worker `idx` is thread `idx + 1`.
     shares: Shares,
     sleepers: Sleepers,
 }
 
-/// A loop that threads share: each claims parts until none is left.
+/// A parallel loop: each thread claims parts until none is left.
 struct Job<'a> {
     part: &'a (dyn Fn(usize) + Sync),
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     caller: Thread,
-    /// Whose job it is, behind those that it is a part of.
+    /// Pools whose jobs enclose this one, and its own pool last.
     pools: Pools,
 }
 
 impl Job<'_> {
-    /// Claims and runs parts until none is left; a panic ends the loop for all and is kept for the caller.
+    /// Claims and runs parts until none is left. A panic ends the loop for all threads and is kept for the caller.
     fn work(&self, shares: &Shares, thread_idx: usize) {
         let claim = || {
             while let Some(part_idx) = shares.claim(thread_idx) {
@@ -94,18 +95,18 @@ impl Job<'_> {
 }
 
 impl Pool {
-    /// A pool of `n_threads`, the calling thread included, that uses the instruction set `isa`.
+    /// Creates a pool of `n_threads`, including the calling thread, with the kernels of `isa`.
     ///
-    /// Fewer, if the system refuses to start as many.
+    /// The pool is smaller if the system refuses to start that many threads.
     ///
     /// # Errors
-    /// [`KernelError::Isa`] unless [`Isa::available`] lists it.
+    /// [`KernelError::Isa`] if [`Isa::available`] does not list `isa`.
     pub fn with_isa(n_threads: NonZeroUsize, isa: Isa) -> Result<Self, KernelError> {
         Ok(Self::with_kernels(n_threads, isa, isa.kernels()?))
     }
 
-    /// A pool with a thread for each physical core that this process may use: no more than the CPU quota of its
-    /// control group and its affinity allow, and one for the threads of a core, whose arithmetic units they share.
+    /// Creates a pool with one thread for each physical core available to this process, within its affinity mask and
+    /// the CPU quota of its control group. Hardware threads of one core share arithmetic units and count once.
     ///
     /// # Errors
     /// As [`with_isa`](Self::with_isa).
@@ -113,7 +114,7 @@ impl Pool {
         Self::with_isa(cores::usable(), isa)
     }
 
-    /// A pool that uses `kernels`, those of `isa`.
+    /// Creates a pool with `kernels`, those of `isa`.
     pub(crate) fn with_kernels(n_threads: NonZeroUsize, isa: Isa, kernels: &'static Kernels) -> Self {
         let n_workers = (n_threads.get() - 1).min(ACTIVE as usize);
         let shared = Arc::new(Shared {
@@ -133,18 +134,18 @@ impl Pool {
         Self { shared, workers, turn: Mutex::new(()), isa, kernels }
     }
 
-    /// Threads that work on a product, the caller's included.
+    /// Number of threads that work on a job, including the caller.
     pub fn n_threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Whether products with few rows are faster if affine codes of `bits` lie [in strips](crate::Matrix::in_strips). Codes of
-    /// 8 bits come from memory as fast in rows, and other instruction sets copy strips back into rows first.
+    /// Whether products with few rows are faster with affine codes of `bits` [in strips](crate::Matrix::in_strips).
+    /// Codes of 8 bits stream from memory as fast in rows, and other instruction sets copy strips back into rows first.
     pub fn prefers_strips(&self, bits: u32) -> bool {
         self.kernels().multiplies_strips && bits == 4
     }
 
-    /// The instruction set of the kernels.
+    /// Instruction set of the kernels.
     pub fn isa(&self) -> Isa {
         self.isa
     }
@@ -153,11 +154,11 @@ impl Pool {
         self.kernels
     }
 
-    /// Calls `part` with every number below `n_parts`, on all threads, and returns when all calls have.
+    /// Calls `part` with every number below `n_parts`, on all threads, and returns when all calls have returned.
     ///
     /// # Panics
-    /// If a call panics: with the payload of the first; parts not yet claimed are dropped. If there are 2³² parts or more. If
-    /// called from within a job of the same pool, however many parts and threads there are.
+    /// If a call panics: with the payload of the first, dropping unclaimed parts. If there are 2³² parts or more. If
+    /// called from within a job of the same pool, whatever the number of parts and threads.
     pub fn run(&self, n_parts: usize, part: &(dyn Fn(usize) + Sync)) {
         let _inside = Inside::caller(Arc::as_ptr(&self.shared).addr());
         if n_parts <= 1 || self.workers.is_empty() {
@@ -168,7 +169,7 @@ impl Pool {
         let pools = Inside::pools();
         let job = Job { part, panic: Mutex::new(None), caller: thread::current(), pools };
         self.shared.shares.deal(n_parts);
-        // Nothing between opening and closing unwinds: `work` catches.
+        // Nothing unwinds between `open` and `close`: `work` catches panics.
         self.shared.open(&job);
         job.work(&self.shared.shares, 0);
         self.shared.close();
@@ -178,7 +179,7 @@ impl Pool {
         }
     }
 
-    /// What `item` makes of every number below `n_items`, computed on all threads.
+    /// Computes `item` for every number below `n_items`, on all threads, and returns the results in order.
     ///
     /// # Panics
     /// As [`run`](Self::run).
@@ -196,7 +197,7 @@ impl Drop for Pool {
         self.shared.stop.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
-            // A worker catches what jobs throw; it has nothing else to say.
+            // Workers catch the panics of jobs, so `join` reports nothing else.
             let _ = worker.join();
         }
     }
@@ -205,7 +206,7 @@ impl Drop for Pool {
 impl Shared {
     fn open(&self, job: &Job<'_>) {
         self.job.store(ptr::from_ref(job).cast_mut().cast(), Ordering::Relaxed);
-        // No worker is inside (the last job waited for them), so nobody else changes the state now.
+        // The last job waited for its workers, so no worker is inside and no other thread changes the state.
         let jobs = self.state.load(Ordering::Relaxed) & !(OPEN | ACTIVE);
         self.state.store(jobs.wrapping_add(NEXT_JOB) | OPEN, Ordering::SeqCst);
         self.sleepers.wake_first();
@@ -246,13 +247,13 @@ impl Shared {
         }
     }
 
-    /// Works on the job this worker has entered, and leaves it.
+    /// Runs the job that this worker has entered, and leaves it.
     fn help(&self, worker_idx: usize) {
         let job = self.job.load(Ordering::Relaxed);
         #[expect(unsafe_code, reason = "workers that outlive a job borrow it")]
-        // SAFETY: `open` stored a pointer to the caller's job before it opened the state that this worker
-        // entered, and the caller keeps the job where it is until the count of workers inside is zero, which it
-        // is not before the subtraction below; `caller` is cloned before that.
+        // SAFETY: `open` stored a pointer to the caller's job before it opened the state that this worker entered. The
+        // caller keeps the job in place until the count of workers inside is zero, which happens only after the
+        // subtraction below; `caller` is cloned before that.
         let caller = unsafe {
             let _inside = Inside::member((*job).pools.clone());
             (*job).work(&self.shares, worker_idx + 1);
@@ -265,7 +266,7 @@ impl Shared {
     }
 }
 
-/// Looks at `condition` for as long as `patience` lasts; whether it came true.
+/// Spins until `condition` is true or `patience` has passed; returns whether it became true.
 fn spin_until(condition: &dyn Fn() -> bool, patience: Duration) -> bool {
     let mut start = None;
     loop {
@@ -281,7 +282,8 @@ fn spin_until(condition: &dyn Fn() -> bool, patience: Duration) -> bool {
     }
 }
 
-/// Jobs do not unwind while they hold a lock of the pool; a lock guards no state that could be torn.
+/// Locks a mutex and ignores poisoning: jobs do not unwind while holding a lock, and no lock guards state that could be
+/// torn.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Kernels in plain Rust: what the others are tested against, and what runs where no other does.
+//! Kernels in plain Rust: the reference for the others, and the fallback.
 
 use std::ops::Range;
 
@@ -37,7 +37,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     dequantize,
 };
 
-/// Words of codes in a line.
+/// 32-bit words of codes per line.
 const LINE_WORDS: usize = LINE_BYTES / 4;
 
 /// Columns of floating-point weights decoded at a time.
@@ -82,14 +82,14 @@ fn multiply_codes(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     chains.iter().for_each(|chain| acc.add(chain));
 }
 
-/// The codes that shift `shift` leaves in the halves of a word.
+/// Returns the codes that a right shift by `shift` codes leaves in the halves of a word.
 fn pair(bits: CodeBits, word: u32, shift: usize) -> [i16; 2] {
     let mask = (1 << bits.width()) - 1;
     let shifted = word >> (shift * bits.width());
     [shifted & mask, shifted >> 16 & mask].map(|code| code as i16)
 }
 
-/// Adds one group's contribution to a chain.
+/// Adds one group to a chain.
 fn add(chain: &mut f32, dot: i32, terms: Terms, scale: f32, bias: f32) {
     *chain = (dot as f32 * terms.scale).mul_add(scale, *chain);
     *chain = terms.sum.mul_add(bias, *chain);

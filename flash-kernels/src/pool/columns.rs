@@ -5,12 +5,12 @@ use smallvec::SmallVec;
 
 use super::Pool;
 
-/// Matrices of a job, mostly no more: no memory is asked for then.
+/// Matrices per job that are stored inline, without allocation.
 pub(crate) const FEW: usize = 4;
 
-/// Some columns of some rows of a row-major matrix, as one part of a job owns them.
+/// Columns of some rows of a row-major matrix, owned by one part of a job.
 pub(crate) struct Columns<'a> {
-    /// The first element of the matrix.
+    /// First element of the matrix.
     base: *mut f32,
     rows: RowSet<'a>,
     row_len: usize,
@@ -18,15 +18,15 @@ pub(crate) struct Columns<'a> {
     matrix: PhantomData<&'a mut [f32]>,
 }
 
-/// Rows of a matrix, all of which it has.
+/// Rows within the bounds of a matrix.
 #[derive(Clone, Copy)]
 enum RowSet<'a> {
-    /// As many from the first on.
+    /// The first rows, this many.
     First(usize),
     Listed(&'a [usize]),
 }
 
-/// A row-major matrix with rows of `row_len`, cut into ranges of `width` columns; the last may have fewer.
+/// A row-major matrix with rows of `row_len`, to be split into ranges of `width` columns; the last may be narrower.
 #[derive(Debug)]
 pub(crate) struct Cut<'a> {
     pub(crate) matrix: &'a mut [f32],
@@ -34,7 +34,7 @@ pub(crate) struct Cut<'a> {
     pub(crate) width: usize,
 }
 
-/// Rows of a matrix whose columns are cut into parts of `width`.
+/// A set of rows, whose columns are split into parts of `width`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Band<'a> {
     pub(crate) rows: &'a [usize],
@@ -42,12 +42,12 @@ pub(crate) struct Band<'a> {
 }
 
 impl Columns<'_> {
-    /// Which columns of the matrix these are.
+    /// Range of columns in the matrix.
     pub(crate) fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
-    /// These columns of the `idx`-th of the rows.
+    /// Returns these columns of the `idx`-th row of the set.
     pub(crate) fn row_mut(&mut self, idx: usize) -> &mut [f32] {
         let row_idx = match self.rows {
             RowSet::First(n_rows) => {
@@ -57,8 +57,9 @@ impl Columns<'_> {
             RowSet::Listed(rows) => rows[idx],
         };
         #[expect(unsafe_code, reason = "threads own ranges of columns, which no slice can express")]
-        // SAFETY: the row lies within the matrix that the method of `Pool` borrows mutably, the range within the row, no
-        // other part has these columns of this row, and `&mut self` keeps other rows of this part from being lent out.
+        // SAFETY: the row lies within the matrix that the method of `Pool` borrows mutably, the range within the row,
+        // no other part has these columns of this row, and `&mut self` keeps other rows of this part from being lent
+        // out.
         unsafe {
             let start = self.base.add(row_idx * self.row_len + self.range.start);
             std::slice::from_raw_parts_mut(start, self.range.len())
@@ -66,7 +67,7 @@ impl Columns<'_> {
     }
 }
 
-/// The address of a matrix, for all threads.
+/// Address of a matrix, shared by all threads.
 struct Base(*mut f32);
 
 #[expect(unsafe_code, reason = "threads own ranges of columns, which no slice can express")]
@@ -74,18 +75,19 @@ struct Base(*mut f32);
 unsafe impl Sync for Base {}
 
 impl Base {
-    /// A method, so that a closure captures the whole and not the pointer, which threads may not share.
+    /// Returns the pointer. As a method, it makes closures capture `Base`, which is `Sync`, rather than the pointer,
+    /// which is not.
     fn get(&self) -> *mut f32 {
         self.0
     }
 }
 
 impl Pool {
-    /// Cuts a row-major `matrix` with rows of `row_len` into ranges of `width` columns (the last may have fewer),
-    /// and calls `part` once with each, on all threads.
+    /// Splits a row-major `matrix` with rows of `row_len` into ranges of `width` columns (the last may be narrower) and
+    /// calls `part` once with each, on all threads.
     ///
     /// # Panics
-    /// If the matrix is no whole rows, or if a part panics.
+    /// If the matrix is not whole rows, or if a part panics.
     pub(crate) fn for_columns(
         &self,
         matrix: &mut [f32],
@@ -96,7 +98,7 @@ impl Pool {
         self.for_cuts(&mut [Cut { matrix, row_len, width }], |_, columns| part(columns));
     }
 
-    /// The same for several matrices in one job: `part` gets the index of the matrix and its columns.
+    /// Splits several matrices by columns in one job: `part` gets the index of the matrix and its columns.
     ///
     /// # Panics
     /// As [`for_columns`](Self::for_columns).
@@ -119,10 +121,11 @@ impl Pool {
         });
     }
 
-    /// The same for several sets of rows in one job: `part` gets the index of the band and the columns of its rows.
+    /// Splits several sets of rows by columns in one job: `part` gets the index of the band and the columns of its
+    /// rows.
     ///
     /// # Panics
-    /// As [`for_columns`](Self::for_columns), and if a row is none of the matrix or is in two bands.
+    /// As [`for_columns`](Self::for_columns), and if a row is out of bounds or in two bands.
     pub(crate) fn for_bands(
         &self,
         matrix: &mut [f32],
@@ -148,7 +151,7 @@ impl Pool {
     }
 }
 
-/// The number of the first part of each, and of all.
+/// Returns the index of the first part of each item, and the number of all parts.
 fn starts(n_parts: impl Iterator<Item = usize>) -> (SmallVec<[usize; FEW]>, usize) {
     let mut all = 0;
     let mut starts = SmallVec::new();

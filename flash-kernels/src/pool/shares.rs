@@ -1,25 +1,26 @@
-//! Who works on which parts of a job: each thread has a share, a range of parts that it takes from the first to the last.
+//! Work distribution with stealing: each thread owns a contiguous range of parts and processes it in order.
 //!
-//! So what a thread reads follows on what it has read, and what it has fetched ahead behind the end of one part is the
-//! beginning of its next. A thread without a share takes half of what another has left: parts may be small, no thread
-//! waits longer than one of them takes, and no one waits for a thread that came late or not at all.
+//! A thread thus reads memory in order, and what it prefetches beyond one part is the beginning of its next. A thread
+//! whose range is empty steals half of another's rest. Parts may be small, no thread waits longer than one part takes,
+//! and no thread waits for another that wakes late or never.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The parts that nobody has claimed.
+/// The unclaimed parts of a job, by thread.
 #[derive(Debug)]
 pub(super) struct Shares {
-    /// One a thread.
+    /// One range per thread.
     shares: Vec<Share>,
-    /// Whether nobody is to claim any more.
+    /// Set when no more parts may be claimed.
     is_over: AtomicBool,
 }
 
-/// A range of parts: the first in the upper half, the end in the lower. On a line of its own, and the one that is fetched
-/// with it: mostly just its owner looks.
+/// A range of parts, with the first part in the upper half and the end in the lower. Aligned to two cache lines (the
+/// second is prefetched with the first), because mostly the owner accesses it.
 ///
-/// Its owner alone sets it when it is empty; others only take from what is there. A part that has left a range is in none of
-/// the same job again, so no two threads can take the same change for their own.
+/// Only the owner stores to its range, when it is empty; other threads only take from nonempty ranges. The first part of
+/// a range leaves it only to be run and is in no range of the same job again, so a range never returns to an earlier
+/// value, which a compare-exchange could not tell apart (ABA).
 #[derive(Debug)]
 #[repr(align(128))]
 struct Share(AtomicU64);
@@ -30,7 +31,7 @@ impl Shares {
         Self { shares, is_over: AtomicBool::new(false) }
     }
 
-    /// Gives each thread as many of `n_parts`, which must be fewer than 2³². Nobody may claim meanwhile.
+    /// Distributes `n_parts`, fewer than 2³², evenly. No thread may claim parts meanwhile.
     pub(super) fn deal(&self, n_parts: usize) {
         let n_parts = u64::from(u32::try_from(n_parts).expect("fewer than 2^32 parts"));
         let n_threads = self.shares.len() as u64;
@@ -41,7 +42,7 @@ impl Shares {
         self.is_over.store(false, Ordering::Relaxed);
     }
 
-    /// The next part for a thread; none if there is none that nobody has claimed.
+    /// Claims the next part for a thread, or returns `None` if no part is left.
     pub(super) fn claim(&self, thread_idx: usize) -> Option<usize> {
         if self.is_over.load(Ordering::Relaxed) {
             return None;
@@ -60,7 +61,7 @@ impl Shares {
         Some(part.start as usize)
     }
 
-    /// Lets nobody claim any more.
+    /// Makes further claims fail.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -73,7 +74,7 @@ impl Share {
         self.0.store(u64::from(first) << 32 | u64::from(end), Ordering::Relaxed);
     }
 
-    /// What `cut` says is to be taken of a range that is not empty, which keeps the rest.
+    /// Takes the first range that `cut` returns from a nonempty range, and leaves the second.
     fn take(&self, cut: impl Fn(u32, u32) -> (Range, Range)) -> Option<Range> {
         let mut now = self.0.load(Ordering::Relaxed);
         loop {
@@ -110,7 +111,7 @@ mod tests {
     fn who_has_none_takes_the_upper_half_of_anothers() {
         let shares = Shares::new(3);
         shares.deal(12);
-        // The thread 1 alone is awake.
+        // Only thread 1 is awake.
         let order: Vec<_> = std::iter::from_fn(|| shares.claim(1)).collect();
         assert_eq!(order, [4, 5, 6, 7, 10, 11, 9, 8, 2, 3, 1, 0]);
     }

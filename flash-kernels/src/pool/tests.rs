@@ -140,13 +140,13 @@ fn every_sleeping_worker_of_many_is_woken() {
     for n_threads in [2, 5, 6, 22, 64] {
         let pool = pool(n_threads);
         for _ in 0..5 {
-            // All are asleep by now, or soon: a job that comes meanwhile is found without.
+            // Let all workers fall asleep. A job that comes before that finds them spinning.
             thread::sleep(2 * LOOKS[1]);
             let seen = Mutex::new(HashSet::new());
             pool.run(n_threads, &|_| {
                 lock(&seen).insert(thread::current().id());
                 let start = Instant::now();
-                // Each part waits for all others, so a thread that were not woken would be missed.
+                // Each part waits for all others, so a worker that was not woken would be missed.
                 while lock(&seen).len() < n_threads && start.elapsed() < Duration::from_secs(20) {
                     thread::sleep(Duration::from_micros(100));
                 }
@@ -192,7 +192,7 @@ fn a_nested_job_panics_on_every_thread_and_for_any_number_of_parts() {
                 assert_eq!(n_refused.into_inner(), n_parts);
             }
         }
-        // The pool is as usable as before, and the thread is outside of it again.
+        // The pool is still usable, and the thread is outside of it again.
         pool.run(64, &|_| ());
     }
 }
