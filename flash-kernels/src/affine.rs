@@ -77,7 +77,7 @@ impl Affine {
     /// Unpacks `codes` into `out`, `[n]` with one code per byte: the inverse of [`pack`](Self::pack).
     ///
     /// # Errors
-    /// As [`pack`](Self::pack), with the roles of the slices exchanged.
+    /// Same as [`pack`](Self::pack), with the roles of the slices exchanged.
     pub fn unpack(self, codes: &[u8], out: &mut [u8]) -> Result<(), KernelError> {
         self.check_groups(out.len())?;
         check_len("codes", self.codes_bytes(out.len()), codes.len())?;

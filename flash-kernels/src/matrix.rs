@@ -176,7 +176,7 @@ impl<'a> Matrix<'a> {
     /// `shape`: `[n, k]`. `codes`: `[n, k]` bytes. `scales`: `[n, k / 32]` bytes.
     ///
     /// # Errors
-    /// As [`mxfp4`](Self::mxfp4).
+    /// See [`mxfp4`](Self::mxfp4).
     pub fn mxfp8(shape: [usize; 2], codes: &'a [u8], scales: &'a [u8]) -> Result<Self, KernelError> {
         Self::decoded(Mx::Fp8, shape, codes, scales)
     }
@@ -186,7 +186,7 @@ impl<'a> Matrix<'a> {
     /// `shape`: `[n, k]`. `codes`: `[n, k / 2]` bytes. `scales`: `[n, k / 16]` bytes.
     ///
     /// # Errors
-    /// As [`mxfp4`](Self::mxfp4), for groups of 16.
+    /// Same as [`mxfp4`](Self::mxfp4), for groups of 16.
     pub fn nvfp4(shape: [usize; 2], codes: &'a [u8], scales: &'a [u8]) -> Result<Self, KernelError> {
         Self::decoded(Mx::Nv4, shape, codes, scales)
     }

@@ -109,7 +109,7 @@ impl Pool {
     /// the CPU quota of its control group. Hardware threads of one core share arithmetic units and count once.
     ///
     /// # Errors
-    /// As [`with_isa`](Self::with_isa).
+    /// See [`with_isa`](Self::with_isa).
     pub fn for_machine(isa: Isa) -> Result<Self, KernelError> {
         Self::with_isa(cores::usable(), isa)
     }
@@ -182,7 +182,7 @@ impl Pool {
     /// Computes `item` for every number below `n_items`, on all threads, and returns the results in order.
     ///
     /// # Panics
-    /// As [`run`](Self::run).
+    /// See [`run`](Self::run).
     pub(crate) fn map<T: Send + Sync>(&self, n_items: usize, item: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let items: Vec<OnceLock<T>> = (0..n_items).map(|_| OnceLock::new()).collect();
         self.run(n_items, &|idx| {

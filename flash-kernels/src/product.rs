@@ -83,10 +83,10 @@ pub fn matmul(
 /// calls. `x` is prepared once, and threads synchronise once.
 ///
 /// # Errors
-/// As [`matmul`].
+/// See [`matmul`].
 ///
 /// # Panics
-/// As [`matmul`], and if `ys` and `projections` differ in length.
+/// Same as [`matmul`], and if `ys` and `projections` differ in length.
 pub fn matmul_each(
     pool: &Pool,
     x: &[f32],
@@ -100,10 +100,10 @@ pub fn matmul_each(
 /// Computes `y = onto + (x · Wᵀ + bias)`, with the bits of [`matmul`] and an addition. `onto` has the shape of `y`.
 ///
 /// # Errors
-/// As [`matmul`], and [`KernelError::SliceLen`] if `onto` is not as long as `y`.
+/// Same as [`matmul`], and [`KernelError::SliceLen`] if `onto` is not as long as `y`.
 ///
 /// # Panics
-/// As [`matmul`].
+/// See [`matmul`].
 pub fn matmul_add(
     pool: &Pool,
     x: &[f32],
@@ -119,10 +119,10 @@ pub fn matmul_add(
 /// two [`matmul`] calls and [`gated`](crate::gated).
 ///
 /// # Errors
-/// As [`matmul`].
+/// See [`matmul`].
 ///
 /// # Panics
-/// As [`matmul`].
+/// See [`matmul`].
 pub fn matmul_gated(
     pool: &Pool,
     kind: Gate,

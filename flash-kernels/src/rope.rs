@@ -29,7 +29,7 @@ impl Rope {
     /// Rotates the heads of the tokens from `position` on: `x` and `out` are `[n, heads, head_dim]`.
     ///
     /// # Panics
-    /// As [`rotate`](Self::rotate), and if the slices are not whole tokens.
+    /// Same as [`rotate`](Self::rotate), and if the slices are not whole tokens.
     pub fn rotate_tokens(
         &self,
         pool: &Pool,

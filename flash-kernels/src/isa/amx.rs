@@ -1,7 +1,7 @@
-//! Kernels for processors with a matrix unit (Intel's AMX): many rows of activations are multiplied by it. Everything else,
-//! and what comes before and behind, is as for AVX-512, which all of these have.
+//! Kernels for AMX, Intel's matrix unit, which multiplies many rows of activations. All other kernels are those of
+//! AVX-512, which every processor with AMX has.
 //!
-//! The unit takes digits and codes as [`bytes`], or as [`halves`] where those give whole sums.
+//! The unit takes digits and codes as [`halves`] (`bf16`) if their sums are exact, otherwise as [`bytes`].
 
 mod bytes;
 mod halves;
@@ -41,7 +41,7 @@ fn row_pairs(bits: CodeBits, group: usize) -> usize {
     if are_halves(bits, group) { halves::row_pairs(group) } else { bytes::row_pairs(group) }
 }
 
-/// [`Kernels::pack_rows`]: without `cross`, since the unit adds up products only.
+/// [`Kernels::pack_rows`], without `cross`, since the unit computes plain sums of products.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], _cross: &mut [i32; ROW_TILE]) {
     if are_halves(bits, codes.len() / ROW_TILE) {

@@ -1,4 +1,4 @@
-//! Kernels for AVX2 with FMA and F16C: a tile is four vectors of 8 lanes, one lane for each row of the weights.
+//! Kernels for AVX2 with FMA and F16C: a tile is four vectors of 8 lanes, one lane per row of weights.
 
 mod codes;
 mod floats;
@@ -14,10 +14,10 @@ use crate::recurrent;
 use crate::tile::{CodeBits, TILE};
 use crate::widen::{self, Narrow};
 
-/// Lanes of a vector of 32-bit numbers.
+/// 32-bit lanes per vector.
 const LANES: usize = 8;
 
-/// Vectors of a tile.
+/// Vectors per tile.
 const OCTETS: usize = TILE / LANES;
 
 pub(super) fn is_available() -> bool {

@@ -1,7 +1,7 @@
-//! Kernels for AVX-512 with VNNI: a tile is two vectors of 16 lanes, one lane for each row of the weights.
+//! Kernels for AVX-512 with VNNI: a tile is two vectors of 16 lanes, one lane per row of weights.
 
-/// Repeats a block with a constant for each value: arrays of vectors stay in registers only if every index is one,
-/// and the compiler does not unroll loops as long as these.
+/// Repeats a block with a constant for each value: arrays of vectors stay in registers only if every index is constant,
+/// and the compiler does not unroll loops this long.
 macro_rules! unroll {
     ($name:ident in [$($value:literal)*] $body:block) => {
         $({
@@ -30,14 +30,14 @@ use crate::recurrent;
 use crate::tile::{CodeBits, TILE};
 use crate::widen::{self, Narrow};
 
-/// Lanes of a vector of 32-bit numbers.
+/// 32-bit lanes per vector.
 pub(super) const LANES: usize = 16;
 
-/// Vectors of a tile.
+/// Vectors per tile.
 pub(super) const HALVES: usize = TILE / LANES;
 
 pub(super) fn is_available() -> bool {
-    // Clippy reads the list as one feature at a time, and so does the processor.
+    // `is_x86_feature_detected!` takes one feature at a time.
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
@@ -45,7 +45,7 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("avx512vnni")
 }
 
-/// A constant, for those who replace some of them.
+/// A constant, so that other tables can override some entries.
 pub(super) const KERNELS: Kernels = kernels! {
     multiplies_strips: true;
     fix_group: fix_group, (values, codes, terms);

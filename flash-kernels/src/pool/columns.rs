@@ -101,7 +101,7 @@ impl Pool {
     /// Splits several matrices by columns in one job: `part` gets the index of the matrix and its columns.
     ///
     /// # Panics
-    /// As [`for_columns`](Self::for_columns).
+    /// See [`for_columns`](Self::for_columns).
     pub(crate) fn for_cuts(&self, cuts: &mut [Cut<'_>], part: impl Fn(usize, Columns<'_>) + Sync) {
         let n_parts = |cut: &Cut<'_>| if cut.matrix.is_empty() { 0 } else { cut.row_len.div_ceil(cut.width) };
         let (starts, n_parts) = starts(cuts.iter().map(n_parts));
@@ -125,7 +125,7 @@ impl Pool {
     /// rows.
     ///
     /// # Panics
-    /// As [`for_columns`](Self::for_columns), and if a row is out of bounds or in two bands.
+    /// Same as [`for_columns`](Self::for_columns), and if a row is out of bounds or in two bands.
     pub(crate) fn for_bands(
         &self,
         matrix: &mut [f32],

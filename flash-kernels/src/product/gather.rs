@@ -32,7 +32,7 @@ const ROWS_WAVE: usize = 2 * ROWS_BLOCK;
 /// `y` is then unchanged. With `k` = 0, the number of rows of `x` is unknown and `lhs` is not checked.
 ///
 /// # Panics
-/// As [`matmul`](super::matmul).
+/// See [`matmul`](super::matmul).
 pub fn gather_matmul(
     pool: &Pool,
     x: &[f32],

@@ -1,39 +1,40 @@
-//! Fetching ahead: into which cache, and how far, so that codes and scales are there when they are multiplied.
+//! Prefetching policies: into which cache, and how far ahead, codes and scales are fetched before they are multiplied.
 //!
-//! Distances are bytes in the order of the memory. `docs/performance.md` has the measurements behind them.
+//! Distances are bytes in address order. `docs/performance.md` has the measurements behind them.
 
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-/// One way to fetch ahead.
+/// A prefetching policy.
 pub(super) trait Fetch {
-    /// How far ahead codes are fetched, where those of four rows lie in four places. With less they come too late.
+    /// Distance for codes in rows, where four rows are four streams. Shorter distances are too late.
     const ROWS_BYTES: usize;
-    /// The same in strips, where the processor's own prefetchers go ahead, too: with more they have nothing to do.
+    /// Distance for codes in strips. Longer distances leave nothing to the hardware prefetchers, which help with a
+    /// single stream.
     const STRIPS_BYTES: usize;
-    /// The same for scales and biases. A row has few, so it is the next strip's or tile's.
+    /// Distance for scales and biases. A row has few, so it reaches into the next strip or tile.
     const SCALES_BYTES: usize;
-    /// Lines of codes that are fetched while chains are turned round.
+    /// Lines of codes to prefetch while chains are transposed.
     const BESIDE_LINES: usize;
-    /// Whether codes are asked for in two steps: into an outer cache at twice the distance, before the first cache has room for
-    /// them.
+    /// Whether codes are prefetched in two steps: first into an outer cache at twice the distance, before the L1 cache
+    /// has room for them.
     const IS_TWO_STEP: bool;
-    /// Where lines are fetched to.
+    /// Target of the prefetches.
     const HINT: Hint;
 }
 
-/// Where a line is fetched to.
+/// Cache that a line is fetched to.
 #[derive(Clone, Copy)]
 pub(super) enum Hint {
-    /// The first cache, and those behind it.
+    /// L1 and the outer caches.
     All,
-    /// The first cache, past the others.
+    /// L1, bypassing the outer caches.
     Once,
-    /// The second cache.
+    /// L2.
     Second,
 }
 
-/// Fetches codes that are `ahead_bytes` behind `address`.
+/// Prefetches codes `ahead_bytes` beyond `address`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn ahead<A: Fetch>(address: *const u8, ahead_bytes: usize) {
@@ -43,7 +44,7 @@ pub(super) fn ahead<A: Fetch>(address: *const u8, ahead_bytes: usize) {
     }
 }
 
-/// Fetches the line at `address`, where there may be nothing: a prefetch cannot fault.
+/// Prefetches the line at `address`. There may be nothing there, but a prefetch cannot fault.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn line<A: Fetch>(address: *const u8) {
@@ -55,13 +56,13 @@ pub(super) fn line<A: Fetch>(address: *const u8) {
     }
 }
 
-/// Near, and through all caches: on Intel's processors.
+/// Short distances, into all caches: for Intel's processors.
 pub(super) struct Near;
 
-/// Near, and past the outer caches, for each line is used once: on AMD's from Zen 5 on.
+/// Short distances, bypassing the outer caches, since each line is used once: for AMD's processors from Zen 5 on.
 pub(super) struct NearOnce;
 
-/// Into the second cache, for processors whose first one can wait for too few lines at a time.
+/// Long distances, into L2: for processors whose L1 cache supports too few outstanding misses.
 pub(super) struct Far;
 
 impl Fetch for Near {
@@ -91,7 +92,7 @@ impl Fetch for Far {
     const HINT: Hint = Hint::Second;
 }
 
-/// The ways there are.
+/// The available policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     Near,
@@ -100,7 +101,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// The fastest here. Bits are the same in all.
+    /// Returns the fastest policy on this machine. All policies give the same bits.
     #[inline]
     pub(super) fn here() -> Self {
         static HERE: OnceLock<Way> = OnceLock::new();
@@ -111,7 +112,7 @@ impl Way {
         })
     }
 
-    /// For a processor that `cpuid` describes so.
+    /// Returns the policy for a `cpuid` vendor and signature.
     fn of(vendor: &[u8], signature: u32) -> Self {
         match vendor {
             b"GenuineIntel" => Self::Near,
@@ -121,10 +122,10 @@ impl Way {
     }
 }
 
-/// The family of the first processors with Zen 5.
+/// Family of the first Zen 5 processors.
 const ZEN_5: u32 = 0x1A;
 
-/// The family of a processor with this signature: its base, to which an extension is added when all bits of it are set.
+/// Returns the family in a `cpuid` signature: the base family, plus the extended one if all bits of the base are set.
 fn family(signature: u32) -> u32 {
     let (base, extended) = (signature >> 8 & 0xF, signature >> 20 & 0xFF);
     if base == 0xF { base + extended } else { base }
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn processors_are_known_by_vendor_and_family() {
-        // Genoa has Zen 4, Turin Zen 5; Granite Rapids is of family 6.
+        // Genoa is Zen 4, Turin Zen 5; Granite Rapids is Intel family 6.
         let of = |vendor: &str, signature| Way::of(vendor.as_bytes(), signature);
         assert_eq!(of("AuthenticAMD", 0x00A1_0F11), Way::Far);
         assert_eq!(of("AuthenticAMD", 0x00B0_0F21), Way::NearOnce);
