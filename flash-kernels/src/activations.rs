@@ -27,7 +27,8 @@ const FIXED_MAX: f32 = 32512.0;
 
 /// Range of a group's largest magnitude: 2⁻¹⁰⁰ to 2¹⁰⁰. Beyond it, the scale or its inverse would not be a normal
 /// number; such groups are [`Exception`]s.
-const GREATEST: RangeInclusive<f32> = f32::from_bits((127 - 100) << 23)..=f32::from_bits((127 + 100) << 23);
+const MAGNITUDE_RANGE: RangeInclusive<f32> =
+    f32::from_bits((127 - 100) << 23)..=f32::from_bits((127 + 100) << 23);
 
 /// 1.5 · 2²³. Adding it to an `f32` below 2²² in magnitude rounds that to an integer (ties to even), which the low bits
 /// of the sum then hold.
@@ -56,11 +57,11 @@ pub(crate) struct Exception {
 /// `terms` is an argument rather than a result, because reading both numbers at once after two separate writes stalls
 /// until they reach the cache.
 #[inline(always)]
-pub(crate) fn fix_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool {
+pub(crate) fn quantize_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool {
     // The bits of floats without their signs are ordered as the floats are; values that are not finite come last.
     let greatest = values.iter().map(|value| value.to_bits() & (u32::MAX >> 1)).fold(0, u32::max);
     let greatest = f32::from_bits(greatest);
-    if !GREATEST.contains(&greatest) {
+    if !MAGNITUDE_RANGE.contains(&greatest) {
         codes.fill(0);
         *terms = Terms::default();
         return greatest == 0.0;
@@ -77,13 +78,13 @@ pub(crate) fn fix_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) ->
     true
 }
 
-/// Computes the residuals of [`fix_group`], rounded to `f32`, of whole groups: each value minus the value of its code.
-/// Residuals of [`Exception`]s are zero.
+/// Computes the residuals of [`quantize_group`], rounded to `f32`, of whole groups: each value minus the value of its
+/// code. Residuals of [`Exception`]s are zero.
 pub(crate) fn residuals(kernels: &Kernels, values: &[f32], group: usize, out: &mut [f32]) {
     let mut codes = vec![0; group];
     for (values, out) in values.chunks_exact(group).zip(out.chunks_exact_mut(group)) {
         let mut terms = Terms::default();
-        if !(kernels.fix_group)(values, &mut codes, &mut terms) {
+        if !(kernels.quantize_group)(values, &mut codes, &mut terms) {
             out.fill(0.0);
             continue;
         }

@@ -26,7 +26,7 @@ pub fn rms_norm(pool: &Pool, x: &[f32], weight: Floats<'_>, eps: f32, out: &mut 
     let n = weight.bytes.len() / weight.float.size_bytes();
     assert!(n > 0 && x.len().is_multiple_of(n), "{} elements in rows of {n}", x.len());
     let mut decoded = vec![0.0; n];
-    weight.float.decode_into(weight.bytes, &mut decoded).expect("n was counted from the bytes");
+    weight.float.decode_into(weight.bytes, &mut decoded).expect("n was computed from the bytes");
     let kernels = pool.kernels();
     for_rows(pool, x, n, out, |x, out| {
         for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
@@ -75,7 +75,7 @@ pub fn gated(pool: &Pool, kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32])
 /// If the lengths do not fit.
 pub fn gated_pairs(pool: &Pool, kind: Gate, pairs: &[f32], out: &mut [f32]) {
     let (pairs, rest) = pairs.as_chunks::<2>();
-    assert!(rest.is_empty() && pairs.len() == out.len(), "a pair for each number of out");
+    assert!(rest.is_empty() && pairs.len() == out.len(), "one pair per number of out");
     let kernels = pool.kernels();
     let (len, width) = (out.len(), part_width(pool, out.len(), 1));
     pool.for_columns(out, len, width, |mut part| {
@@ -161,7 +161,7 @@ fn clamped_slice(alpha: f32, limit: f32, gate: &[f32], up: &[f32], out: &mut [f3
 ///
 /// A score of −∞ becomes zero, even if all scores are −∞; the sum is zero then.
 #[inline(always)]
-pub(crate) fn soften(scores: &mut [f32]) -> (f32, f32) {
+pub(crate) fn softmax_numerators(scores: &mut [f32]) -> (f32, f32) {
     let mut maxima = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = scores.as_chunks::<LANES>();
     for chunk in chunks {

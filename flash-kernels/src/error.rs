@@ -5,7 +5,7 @@ use crate::strips::STRIP_ROWS;
 #[non_exhaustive]
 pub enum KernelError {
     /// The code width is not supported.
-    #[error("affine codes of {bits} bits are not supported: those of 2, 3, 4, 5, 6 and 8 are")]
+    #[error("affine codes of {bits} bits are not supported (2, 3, 4, 5, 6 and 8 are)")]
     Bits {
         /// The requested width, in bits.
         bits: u32,
@@ -35,13 +35,15 @@ pub enum KernelError {
         got_bytes: usize,
     },
     /// The matrix cannot be stored in strips: it takes affine codes of 4 or 8 bits and a whole number of strips.
-    #[error("{n_rows} rows are no affine codes of 4 or 8 bits in whole strips of {STRIP_ROWS} rows")]
+    #[error(
+        "strips take affine codes of 4 or 8 bits and a multiple of {STRIP_ROWS} rows; the matrix has {n_rows} rows"
+    )]
     Strips {
         /// Rows of the matrix.
         n_rows: usize,
     },
     /// The rows of a stacked matrix do not divide evenly among the experts.
-    #[error("{n_rows} rows do not divide into {n_experts} experts")]
+    #[error("{n_rows} rows do not divide evenly into {n_experts} experts")]
     PartialExpert {
         /// Rows of all experts together.
         n_rows: usize,
@@ -49,9 +51,7 @@ pub enum KernelError {
         n_experts: usize,
     },
     /// An expert has another shape or format than expert 0.
-    #[error(
-        "expert {expert_idx} has the shape {shape:?} or a format that is not that of expert 0, {wanted:?}"
-    )]
+    #[error("expert {expert_idx}, {shape:?}, differs in shape or format from expert 0, {wanted:?}")]
     UnlikeExpert {
         /// The first expert that differs.
         expert_idx: usize,
@@ -73,7 +73,7 @@ pub enum KernelError {
         limit: usize,
     },
     /// The instruction set is unknown or not available on this machine.
-    #[error("{wanted} is none of the instruction sets of this machine: {available}")]
+    #[error("{wanted} is not an instruction set of this machine (available: {available})")]
     Isa {
         /// The requested name.
         wanted: String,
@@ -81,7 +81,7 @@ pub enum KernelError {
         available: String,
     },
     /// The value is NaN or exceeds the range of the scale type, so it cannot be quantised.
-    #[error("value {value_idx} of the row is not a number that can be quantised: {value}")]
+    #[error("value {value_idx} of the row cannot be quantised: {value}")]
     OutOfRange {
         /// Position in the row.
         value_idx: usize,

@@ -15,7 +15,7 @@ macro_rules! kernels {
 macro_rules! kernel {
     ($function:path, ($($argument:ident),*)) => {
         |$($argument),*| {
-            #[expect(unsafe_code, reason = "the processor has the instructions")]
+            #[expect(unsafe_code, reason = "the function requires CPU features")]
             // SAFETY: `Isa::kernels` returns this table only if `is_available` holds.
             unsafe { $function($($argument),*) }
         }
@@ -58,7 +58,7 @@ use crate::elementwise::Gate;
 use crate::error::KernelError;
 use crate::recurrent::{DeltaStep, SelectiveStep};
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes};
-use crate::widen::Narrow;
+use crate::widen::NarrowFormat;
 
 /// An instruction set with its own kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -169,8 +169,8 @@ pub(crate) struct Kernels {
     /// Whether `multiply_codes` also reads codes in strips.
     pub(crate) multiplies_strips: bool,
 
-    /// [`fix_group`](crate::activations::fix_group).
-    pub(crate) fix_group: fn(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool,
+    /// [`quantize_group`](crate::activations::quantize_group).
+    pub(crate) quantize_group: fn(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool,
 
     /// [`row_pairs`](crate::activations::row_pairs).
     pub(crate) row_pairs: fn(bits: CodeBits, group: usize) -> usize,
@@ -183,7 +183,7 @@ pub(crate) struct Kernels {
     pub(crate) arrange: fn(bits: CodeBits, codes: &[i16], planes: &mut [Plane]),
 
     /// [`widen`](crate::widen::widen).
-    pub(crate) widen: fn(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]),
+    pub(crate) widen: fn(narrow: NarrowFormat<'_>, codes: &[u8], out: &mut [u8]),
 
     /// Decodes the columns `columns` of the rows, one element of `out` per column.
     pub(crate) decode: fn(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]),
@@ -214,11 +214,11 @@ pub(crate) struct Kernels {
     /// [`gate_slice`](crate::elementwise::gate_slice).
     pub(crate) gate: fn(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]),
 
-    /// [`soften`](crate::elementwise::soften).
-    pub(crate) soften: fn(scores: &mut [f32]) -> (f32, f32),
+    /// [`softmax_numerators`](crate::elementwise::softmax_numerators).
+    pub(crate) softmax_numerators: fn(scores: &mut [f32]) -> (f32, f32),
 
-    /// [`blend`](crate::attention::blend).
-    pub(crate) blend: fn(values: &mut [f32], old: f32, next: &[f32], new: f32),
+    /// [`axpby`](crate::attention::axpby).
+    pub(crate) axpby: fn(values: &mut [f32], old: f32, next: &[f32], new: f32),
 
     /// [`convolve_row`](crate::recurrent::convolve_row).
     pub(crate) convolve: fn(x: &[f32], weights: &[f32], out: &mut [f32]),

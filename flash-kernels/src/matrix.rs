@@ -5,7 +5,7 @@ use crate::float::FloatType;
 use crate::mx::{self, Mx};
 use crate::strips::STRIP_ROWS;
 use crate::tile::{CodeBits, Layout};
-use crate::widen::Narrow;
+use crate::widen::NarrowFormat;
 
 /// Stored floating-point numbers: little-endian bytes at any address.
 #[derive(Debug, Clone, Copy)]
@@ -78,11 +78,11 @@ impl AffineStorage<'_> {
     }
 
     /// Format from which the codes are widened, or `None` if kernels read them as stored.
-    pub(crate) const fn narrow(&self) -> Option<Narrow<'static>> {
+    pub(crate) const fn narrow(&self) -> Option<NarrowFormat<'static>> {
         match (self.coding, self.bits) {
             (Coding::Affine, 4 | 8) => None,
-            (Coding::Affine, bits) => Some(Narrow::Bits(bits)),
-            (Coding::Mxfp4, _) => Some(Narrow::E2m1),
+            (Coding::Affine, bits) => Some(NarrowFormat::Bits(bits)),
+            (Coding::Mxfp4, _) => Some(NarrowFormat::E2m1),
         }
     }
 }

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 
-pub(crate) use columns::{Band, Columns, Cut, FEW};
-use nesting::{Inside, Pools};
+pub(crate) use columns::{Band, ColumnSplit, Columns, INLINE_MATRICES};
+use nesting::{NestingGuard, Pools};
 use shares::Shares;
 use sleepers::Sleepers;
 
@@ -32,11 +32,11 @@ use sleepers::Sleepers;
 /// spinning and returns to the minimum when none does: pauses tend to be as long as those before, and a worker that
 /// waits for the disk should yield the processor to the reading threads. Both times are short against a token, so an
 /// idle pool costs nothing.
-const LOOKS: [Duration; 2] = [Duration::from_micros(20), Duration::from_micros(160)];
+const IDLE_SPIN: [Duration; 2] = [Duration::from_micros(20), Duration::from_micros(160)];
 /// Time that the caller spins for the last parts of other threads; longer than a part takes.
-const LAST_PARTS: Duration = Duration::from_micros(100);
+const CLOSE_SPIN: Duration = Duration::from_micros(100);
 /// Spin iterations per clock reading, which costs about as much as this many iterations.
-const LOOKS_PER_READING: u32 = 16;
+const SPINS_PER_CLOCK_READ: u32 = 16;
 
 /// State: number of workers inside the job.
 const ACTIVE: u64 = 0xFFFF;
@@ -128,7 +128,7 @@ impl Pool {
             .map_while(|idx| {
                 let shared = Arc::clone(&shared);
                 let name = format!("flash-kernels-{idx}");
-                thread::Builder::new().name(name).spawn(move || shared.serve(idx)).ok()
+                thread::Builder::new().name(name).spawn(move || shared.worker_loop(idx)).ok()
             })
             .collect();
         Self { shared, workers, turn: Mutex::new(()), isa, kernels }
@@ -160,15 +160,15 @@ impl Pool {
     /// If a call panics: with the payload of the first, dropping unclaimed parts. If there are 2³² parts or more. If
     /// called from within a job of the same pool, whatever the number of parts and threads.
     pub fn run(&self, n_parts: usize, part: &(dyn Fn(usize) + Sync)) {
-        let _inside = Inside::caller(Arc::as_ptr(&self.shared).addr());
+        let _inside = NestingGuard::enter(Arc::as_ptr(&self.shared).addr());
         if n_parts <= 1 || self.workers.is_empty() {
             (0..n_parts).for_each(part);
             return;
         }
         let _turn = lock(&self.turn);
-        let pools = Inside::pools();
+        let pools = NestingGuard::current();
         let job = Job { part, panic: Mutex::new(None), caller: thread::current(), pools };
-        self.shared.shares.deal(n_parts);
+        self.shared.shares.distribute(n_parts);
         // Nothing unwinds between `open` and `close`: `work` catches panics.
         self.shared.open(&job);
         job.work(&self.shared.shares, 0);
@@ -209,30 +209,30 @@ impl Shared {
         // The last job waited for its workers, so no worker is inside and no other thread changes the state.
         let jobs = self.state.load(Ordering::Relaxed) & !(OPEN | ACTIVE);
         self.state.store(jobs.wrapping_add(NEXT_JOB) | OPEN, Ordering::SeqCst);
-        self.sleepers.wake_first();
+        self.sleepers.wake_roots();
     }
 
     fn close(&self) {
         self.state.fetch_and(!OPEN, Ordering::SeqCst);
         let left = || self.state.load(Ordering::Acquire) & ACTIVE == 0;
-        while !spin_until(&left, LAST_PARTS) {
+        while !spin_until(&left, CLOSE_SPIN) {
             thread::park();
         }
     }
 
-    fn serve(&self, worker_idx: usize) {
+    fn worker_loop(&self, worker_idx: usize) {
         let mut seen = 0;
-        let [least, most] = LOOKS;
-        let mut patience = least;
+        let [least, most] = IDLE_SPIN;
+        let mut spin_time = least;
         loop {
             let ready = || {
                 let state = self.state.load(Ordering::SeqCst);
                 self.stop.load(Ordering::SeqCst) || (state & OPEN != 0 && state / NEXT_JOB != seen)
             };
-            if spin_until(&ready, patience) {
-                patience = most.min(2 * patience);
+            if spin_until(&ready, spin_time) {
+                spin_time = most.min(2 * spin_time);
             } else {
-                patience = least;
+                spin_time = least;
                 self.sleepers.sleep_until(worker_idx, &ready);
             }
             if self.stop.load(Ordering::SeqCst) {
@@ -241,21 +241,21 @@ impl Shared {
             let enter = |state| (state & OPEN != 0).then_some(state + 1);
             if let Ok(state) = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, enter) {
                 seen = state / NEXT_JOB;
-                self.sleepers.wake_behind(worker_idx);
-                self.help(worker_idx);
+                self.sleepers.wake_children(worker_idx);
+                self.run_job(worker_idx);
             }
         }
     }
 
     /// Runs the job that this worker has entered, and leaves it.
-    fn help(&self, worker_idx: usize) {
+    fn run_job(&self, worker_idx: usize) {
         let job = self.job.load(Ordering::Relaxed);
-        #[expect(unsafe_code, reason = "workers that outlive a job borrow it")]
+        #[expect(unsafe_code, reason = "workers, which outlive a job, borrow it")]
         // SAFETY: `open` stored a pointer to the caller's job before it opened the state that this worker entered. The
         // caller keeps the job in place until the count of workers inside is zero, which happens only after the
         // subtraction below; `caller` is cloned before that.
         let caller = unsafe {
-            let _inside = Inside::member((*job).pools.clone());
+            let _inside = NestingGuard::join((*job).pools.clone());
             (*job).work(&self.shares, worker_idx + 1);
             (*job).caller.clone()
         };
@@ -266,17 +266,17 @@ impl Shared {
     }
 }
 
-/// Spins until `condition` is true or `patience` has passed; returns whether it became true.
-fn spin_until(condition: &dyn Fn() -> bool, patience: Duration) -> bool {
+/// Spins until `condition` is true or `spin_time` has passed; returns whether it became true.
+fn spin_until(condition: &dyn Fn() -> bool, spin_time: Duration) -> bool {
     let mut start = None;
     loop {
-        for _ in 0..LOOKS_PER_READING {
+        for _ in 0..SPINS_PER_CLOCK_READ {
             if condition() {
                 return true;
             }
             std::hint::spin_loop();
         }
-        if start.get_or_insert_with(Instant::now).elapsed() > patience {
+        if start.get_or_insert_with(Instant::now).elapsed() > spin_time {
             return false;
         }
     }

@@ -46,7 +46,7 @@ impl<'a> Passing<'a> {
 
 impl HeadStates<'_> {
     /// Calls `pass` with the state matrix of a head, initialised with the state before the tokens.
-    fn with<T>(&self, head: usize, pass: impl FnOnce(&mut [f32]) -> T) -> T {
+    fn with_state<T>(&self, head: usize, pass: impl FnOnce(&mut [f32]) -> T) -> T {
         let state = &mut **self.states[head].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = self.before {
             state.copy_from_slice(&before[head * state.len()..][..state.len()]);
@@ -60,8 +60,8 @@ fn softplus(x: f32) -> f32 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-fn decoded(floats: Floats<'_>) -> Vec<f32> {
+fn decode(floats: Floats<'_>) -> Vec<f32> {
     let mut values = vec![0.0; floats.bytes.len() / floats.float.size_bytes()];
-    floats.float.decode_into(floats.bytes, &mut values).expect("counted from the bytes");
+    floats.float.decode_into(floats.bytes, &mut values).expect("the length was computed from the bytes");
     values
 }

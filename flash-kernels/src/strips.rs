@@ -33,7 +33,7 @@ pub(crate) fn into_rows(codes: &mut [u8], row_bytes: usize) {
 
 /// Returns the offset in a strip of byte `byte_idx` of row `row_idx`.
 #[inline]
-pub(crate) fn place(row_idx: usize, byte_idx: usize, row_bytes: usize) -> usize {
+pub(crate) fn strip_offset(row_idx: usize, byte_idx: usize, row_bytes: usize) -> usize {
     let start = byte_idx / STEP_BYTES * STEP_BYTES;
     STRIP_ROWS * start + row_idx * STEP_BYTES.min(row_bytes - start) + (byte_idx - start)
 }
@@ -55,7 +55,7 @@ fn steps(row_bytes: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)>
     (0..row_bytes).step_by(STEP_BYTES).flat_map(move |start| {
         let step_bytes = STEP_BYTES.min(row_bytes - start);
         (0..STRIP_ROWS).map(move |row_idx| {
-            let (in_strip, in_rows) = (place(row_idx, start, row_bytes), row_idx * row_bytes + start);
+            let (in_strip, in_rows) = (strip_offset(row_idx, start, row_bytes), row_idx * row_bytes + start);
             (in_strip..in_strip + step_bytes, in_rows..in_rows + step_bytes)
         })
     })
@@ -74,7 +74,7 @@ mod tests {
             for (row_idx, row) in rows.chunks_exact(row_bytes.max(1)).enumerate() {
                 let strip = &codes[row_idx / STRIP_ROWS * STRIP_ROWS * row_bytes..];
                 for (byte_idx, byte) in row.iter().enumerate() {
-                    assert_eq!(strip[place(row_idx % STRIP_ROWS, byte_idx, row_bytes)], *byte);
+                    assert_eq!(strip[strip_offset(row_idx % STRIP_ROWS, byte_idx, row_bytes)], *byte);
                 }
             }
             into_rows(&mut codes, row_bytes);

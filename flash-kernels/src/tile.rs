@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::float::FloatType;
-use crate::strips::{STRIP_ROWS, place};
+use crate::strips::{STRIP_ROWS, strip_offset};
 
 /// Weight rows per tile: two AVX-512 vectors of `f32`. One activation loaded from cache serves two vectors of weights,
 /// and eight rows of activations still fit in the registers beside them.
@@ -37,7 +37,7 @@ impl<'a> LaneRows<'a> {
     /// Returns [`TILE`] columns from `start` on of all rows of `numbers`, `[n, row_len]`.
     #[inline]
     pub(crate) fn columns(numbers: &'a [f32], row_len: usize, start: usize) -> Self {
-        assert!(start + TILE <= row_len, "{TILE} columns from {start} on of {row_len}");
+        assert!(start + TILE <= row_len, "{TILE} columns from {start} on in rows of {row_len}");
         let n = numbers.len() / row_len;
         Self { numbers: numbers.get(start..).unwrap_or_default(), stride: row_len, n }
     }
@@ -183,7 +183,7 @@ impl CodeRows<'_> {
             Layout::Rows => self.rows.row(row_idx)[byte_idx],
             Layout::Strips => {
                 let strip = &self.rows.bytes()[row_idx / STRIP_ROWS * STRIP_ROWS * row_bytes..];
-                strip[place(row_idx % STRIP_ROWS, byte_idx, row_bytes)]
+                strip[strip_offset(row_idx % STRIP_ROWS, byte_idx, row_bytes)]
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::mx::{self, e2m1, e4m3, e8m0};
 
 /// A format that [`widen`] rewrites.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Narrow<'a> {
+pub(crate) enum NarrowFormat<'a> {
     /// Codes of 2, 3, 5 or 6 bits, packed without gaps from the lowest bit of each byte up. Become one code per byte.
     Bits(u32),
     /// mxfp4 codes. Become one unsigned code per byte: twice the value plus 12.
@@ -20,16 +20,16 @@ pub(crate) enum Narrow<'a> {
 
 /// Rewrites whole rows of `codes` into `out`, which has the length of the result.
 #[inline(always)]
-pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
+pub(crate) fn widen(narrow: NarrowFormat<'_>, codes: &[u8], out: &mut [u8]) {
     match narrow {
-        Narrow::Bits(2) => {
+        NarrowFormat::Bits(2) => {
             for (out, byte) in out.as_chunks_mut().0.iter_mut().zip(codes) {
                 let word = u32::from(*byte);
                 let spread = word & 3 | (word & 12) << 6 | (word & 48) << 12 | (word & 192) << 18;
                 *out = spread.to_le_bytes();
             }
         }
-        Narrow::Bits(3) => {
+        NarrowFormat::Bits(3) => {
             for (out, &[a, b, c]) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
                 let word = u64::from(u32::from_le_bytes([a, b, c, 0]));
                 // Spread the halves, quarters and eighths of the 24 bits, one step at a time.
@@ -39,7 +39,7 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
                 *out = eighths.to_le_bytes();
             }
         }
-        Narrow::Bits(5) => {
+        NarrowFormat::Bits(5) => {
             for (out, &[a, b, c, d, e]) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
                 let word = u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]);
                 // Spread the halves, quarters and eighths of the 40 bits, one step at a time.
@@ -49,13 +49,13 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
                 *out = eighths.to_le_bytes();
             }
         }
-        Narrow::Bits(_) => {
+        NarrowFormat::Bits(_) => {
             for (out, &[a, b, c]) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
                 let word = u32::from_le_bytes([a, b, c, 0]);
                 *out = [0, 6, 12, 18].map(|shift| (word >> shift & 63) as u8);
             }
         }
-        Narrow::E2m1 => {
+        NarrowFormat::E2m1 => {
             let unsigned = |code: u8| {
                 let magnitude = code & 7;
                 // Magnitudes 0, 1, 2, 3, 4, 6, 8, 12.
@@ -67,7 +67,7 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
                 *high = unsigned(byte >> 4);
             }
         }
-        Narrow::Nvfp4 { scales } => {
+        NarrowFormat::Nvfp4 { scales } => {
             let groups = codes.as_chunks::<{ mx::NV_GROUP / 2 }>().0.iter().zip(scales);
             for (out, (codes, scale)) in out.as_chunks_mut::<{ 4 * mx::NV_GROUP }>().0.iter_mut().zip(groups)
             {
@@ -79,7 +79,7 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
                 }
             }
         }
-        Narrow::E4m3 { exponents } => {
+        NarrowFormat::E4m3 { exponents } => {
             let groups = codes.as_chunks::<{ mx::GROUP }>().0.iter().zip(exponents);
             for (out, (codes, exponent)) in out.as_chunks_mut::<{ 4 * mx::GROUP }>().0.iter_mut().zip(groups)
             {
@@ -133,7 +133,7 @@ mod tests {
             let mut wanted = [0.0; 32];
             Mx::Fp4.dequantize_row(&codes, &[exponent], &mut wanted).unwrap();
             let (mut widened, mut scales, mut biases) = ([0; 32], Vec::new(), Vec::new());
-            widen(Narrow::E2m1, &codes, &mut widened);
+            widen(NarrowFormat::E2m1, &codes, &mut widened);
             widen_e8m0(&[exponent], &mut scales, &mut biases);
             let (scale, bias) = (FloatType::BF16.get(&scales, 0), FloatType::BF16.get(&biases, 0));
             for (code, wanted) in widened.into_iter().zip(wanted) {

@@ -59,17 +59,23 @@ impl FixedRows {
     /// Converts `x`: `[m, k]`, where `k` is one or more whole groups.
     pub(crate) fn new(pool: &Pool, x: &[f32], k: usize, group: usize, bits: CodeBits) -> Self {
         let rows: Vec<&[f32]> = x.chunks_exact(k).collect();
-        let mut all = [Self::room(pool.kernels(), rows.len(), k / group, group, bits)];
+        let mut all = [Self::allocate(pool.kernels(), rows.len(), k / group, group, bits)];
         convert(pool, &mut all, &[rows]);
         let [fixed] = all;
         fixed
     }
 
     /// Allocates `m` rows with unspecified contents, to be set by [`convert`].
-    pub(crate) fn room(kernels: &Kernels, m: usize, n_groups: usize, group: usize, bits: CodeBits) -> Self {
+    pub(crate) fn allocate(
+        kernels: &Kernels,
+        m: usize,
+        n_groups: usize,
+        group: usize,
+        bits: CodeBits,
+    ) -> Self {
         let n_tiles = m.div_ceil(ROW_TILE) * n_groups;
         let n_pairs = (kernels.row_pairs)(bits, group);
-        let Memory { mut pairs, mut terms, mut cross } = MEMORY.take();
+        let Buffers { mut pairs, mut terms, mut cross } = BUFFERS.take();
         pairs.resize(n_tiles * n_pairs, RowPairs([[0; 2]; ROW_TILE]));
         terms.resize(n_tiles, [Terms::default(); ROW_TILE]);
         cross.resize(n_tiles, [0; ROW_TILE]);
@@ -92,21 +98,21 @@ impl FixedRows {
 impl Drop for FixedRows {
     fn drop(&mut self) {
         let Self { pairs, terms, cross, .. } = self;
-        MEMORY.set(Memory { pairs: take(pairs), terms: take(terms), cross: take(cross) });
+        BUFFERS.set(Buffers { pairs: take(pairs), terms: take(terms), cross: take(cross) });
     }
 }
 
 /// Buffers of a thread's last dropped rows, kept for reuse: the system zeroes fresh memory page by page, which takes as
 /// long as the conversion.
 #[derive(Default)]
-struct Memory {
+struct Buffers {
     pairs: Vec<RowPairs>,
     terms: Vec<[Terms; ROW_TILE]>,
     cross: Vec<[i32; ROW_TILE]>,
 }
 
 thread_local! {
-    static MEMORY: Cell<Memory> = Cell::default();
+    static BUFFERS: Cell<Buffers> = Cell::default();
 }
 
 /// Converts batches of rows in one job: `rows[i]` into `batches[i]`, which is allocated for them.
@@ -179,7 +185,7 @@ impl Part<'_> {
                     continue;
                 };
                 let values = &row[k_start..][..group];
-                if !(kernels.fix_group)(values, codes, &mut terms[at]) {
+                if !(kernels.quantize_group)(values, codes, &mut terms[at]) {
                     self.exceptions.extend(exceptions(row_idx, k_start, values));
                 }
             }

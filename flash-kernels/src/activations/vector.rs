@@ -35,7 +35,7 @@ impl FixedVector {
         let groups = codes.chunks_exact_mut(group).zip(x.chunks_exact(group));
         for (idx, (codes, values)) in groups.enumerate() {
             let mut terms = Terms::default();
-            if !(kernels.fix_group)(values, codes, &mut terms) {
+            if !(kernels.quantize_group)(values, codes, &mut terms) {
                 found.extend(exceptions(0, idx * group, values));
             }
             (scales[idx], sums[idx]) = (terms.scale, terms.sum);

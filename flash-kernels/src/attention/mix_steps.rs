@@ -57,11 +57,11 @@ fn cut(
         steps.push(MixStep { rows, seen: common.clone() });
     }
     if !is_alike {
-        let behind = |token: usize| {
+        let after = |token: usize| {
             let seen = seen_by(token);
             seen.start.max(common.end)..seen.end
         };
-        parts().for_each(|part| cut(part, n_heads, &lens[1..], &behind, steps));
+        parts().for_each(|part| cut(part, n_heads, &lens[1..], &after, steps));
     }
 }
 

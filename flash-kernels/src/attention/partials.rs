@@ -21,7 +21,7 @@ impl<'a> Partials<'a> {
     }
 
     /// Interprets `buffer` as partials of as many rows as fit.
-    pub(super) fn of(buffer: &'a mut [f32], value_dim: usize) -> Self {
+    pub(super) fn new(buffer: &'a mut [f32], value_dim: usize) -> Self {
         let n_rows = buffer.len() / Self::row_len(value_dim);
         let (max, rest) = buffer.split_at_mut(n_rows);
         let (sum, mixture) = rest.split_at_mut(n_rows);
@@ -31,7 +31,7 @@ impl<'a> Partials<'a> {
     /// Initialises the accumulator with the sinks, if any. Rows are `[tokens, group]`, sinks `[group]`.
     ///
     /// Sinks enter the accumulator rather than the spans, so each counts once however many spans there are.
-    pub(super) fn begin(self, sinks: Option<&[f32]>) {
+    pub(super) fn init(self, sinks: Option<&[f32]>) {
         self.mixture.fill(0.0);
         let Some(sinks) = sinks else {
             self.max.fill(f32::NEG_INFINITY);
@@ -47,7 +47,7 @@ impl<'a> Partials<'a> {
     }
 
     /// Merges the partials of the next tokens into these.
-    pub(super) fn merge(self, next: &SeenPartials<'_>, kernels: &Kernels) {
+    pub(super) fn merge(self, next: &PartialsView<'_>, kernels: &Kernels) {
         let value_dim = self.mixture.len() / self.max.len();
         let mixtures = self.mixture.chunks_exact_mut(value_dim).zip(next.mixture.chunks_exact(value_dim));
         for (row, (mixture, next_mixture)) in mixtures.enumerate() {
@@ -65,20 +65,20 @@ impl<'a> Partials<'a> {
             let [old, new] = [self.max[row], next.max[row]].map(|m| exp(m - max));
             self.max[row] = max;
             self.sum[row] = self.sum[row] * old + next.sum[row] * new;
-            (kernels.blend)(mixture, old, next_mixture, new);
+            (kernels.axpby)(mixture, old, next_mixture, new);
         }
     }
 }
 
 /// Read-only [`Partials`].
-pub(super) struct SeenPartials<'a> {
+pub(super) struct PartialsView<'a> {
     max: &'a [f32],
     sum: &'a [f32],
     mixture: &'a [f32],
 }
 
-impl<'a> SeenPartials<'a> {
-    pub(super) fn of(buffer: &'a [f32], value_dim: usize) -> Self {
+impl<'a> PartialsView<'a> {
+    pub(super) fn new(buffer: &'a [f32], value_dim: usize) -> Self {
         let n_rows = buffer.len() / Partials::row_len(value_dim);
         let (max, rest) = buffer.split_at(n_rows);
         let (sum, mixture) = rest.split_at(n_rows);
@@ -99,7 +99,7 @@ pub(super) fn finish(buffer: &[f32], row: usize, out: &mut [f32]) {
 
 /// Computes `values = values · old + next · new`.
 #[inline(always)]
-pub(crate) fn blend(values: &mut [f32], old: f32, next: &[f32], new: f32) {
+pub(crate) fn axpby(values: &mut [f32], old: f32, next: &[f32], new: f32) {
     for (value, next) in values.iter_mut().zip(next) {
         *value = *value * old + next * new;
     }

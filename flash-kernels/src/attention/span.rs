@@ -93,9 +93,12 @@ impl<'a> Span<'a> {
     /// If the span is not aligned or too long, or its slices are too short for the heads.
     pub(super) fn check(&self, heads: Heads) {
         let Heads { kv_heads, head_dim, value_dim, .. } = heads;
-        assert!(self.values.is_none() || value_dim == head_dim, "values beside keys are as long");
+        assert!(self.values.is_none() || value_dim == head_dim, "separate values have the dimension of keys");
         let Self { start, n_tokens, head_tokens, .. } = *self;
-        assert!(start.is_multiple_of(SPAN_TOKENS), "a span at {start}");
+        assert!(
+            start.is_multiple_of(SPAN_TOKENS),
+            "a span starts at {start}, not at a multiple of {SPAN_TOKENS}"
+        );
         assert!(
             n_tokens <= SPAN_TOKENS.min(head_tokens),
             "a span of {n_tokens} tokens, {head_tokens} a head"
@@ -119,7 +122,11 @@ impl<'a> Codes<'a> {
     /// # Panics
     /// If the group length is odd or zero.
     fn n_rows(&self, columns: usize, is_eight: bool) -> usize {
-        assert!(self.group > 0 && self.group.is_multiple_of(2), "groups of {}", self.group);
+        assert!(
+            self.group > 0 && self.group.is_multiple_of(2),
+            "groups of {} columns are odd or empty",
+            self.group
+        );
         let n_terms = self.scales.len().min(self.biases.len());
         (self.codes.len() / row_bytes(columns, is_eight)).min(n_terms / columns.div_ceil(self.group))
     }

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_row_is_in_one_task_at_the_place_that_is_said() {
+    fn each_row_is_in_one_task_at_its_place() {
         for (query_heads, kv_heads) in [(1, 1), (9, 3), (128, 1), (20, 1), (32, 8)] {
             for (n, n_threads) in [(1, 1), (1, 64), (5, 64), (70, 2), (70, 300)] {
                 let tasks = Tasks::new(Heads::new(query_heads, kv_heads, 16), n, n_threads);

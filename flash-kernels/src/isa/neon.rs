@@ -12,9 +12,9 @@ mod tests;
 mod vectors;
 
 use super::Kernels;
-use crate::activations::{arrange_words, fix_group, pack_rows, row_pairs};
-use crate::attention::{blend, dequantize};
-use crate::elementwise::{gate_slice, rms_norm_row, soften};
+use crate::activations::{arrange_words, pack_rows, quantize_group, row_pairs};
+use crate::attention::{axpby, dequantize};
+use crate::elementwise::{gate_slice, rms_norm_row, softmax_numerators};
 use crate::recurrent::{convolve_row, delta_step, selective_step};
 use crate::tile::TILE;
 use crate::widen::widen;
@@ -35,7 +35,7 @@ pub(super) const fn is_available() -> bool {
 // Every build assumes NEON, so the functions in plain Rust need no separate compilation.
 pub(super) static KERNELS: Kernels = Kernels {
     multiplies_strips: false,
-    fix_group,
+    quantize_group,
     row_pairs,
     pack_rows,
     arrange: arrange_words,
@@ -48,10 +48,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     widen,
     rms_norm: rms_norm_row,
     gate: gate_slice,
-    blend,
+    axpby,
     convolve: convolve_row,
     selective_step,
     delta_step,
-    soften,
+    softmax_numerators,
     dequantize,
 };

@@ -4,19 +4,19 @@ use std::ops::Range;
 
 use super::{FloatInput, Kernels, Sums};
 use crate::activations::{
-    FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, fix_group, pack_rows, row_pairs,
+    FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, pack_rows, quantize_group, row_pairs,
 };
 use crate::affine_tile::AffineTile;
-use crate::attention::{blend, dequantize};
+use crate::attention::{axpby, dequantize};
 use crate::chains::{CHAINS, Link};
-use crate::elementwise::{gate_slice, rms_norm_row, soften};
+use crate::elementwise::{gate_slice, rms_norm_row, softmax_numerators};
 use crate::recurrent::{convolve_row, delta_step, selective_step};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes, TILE};
 use crate::widen::widen;
 
 pub(super) static KERNELS: Kernels = Kernels {
     multiplies_strips: false,
-    fix_group,
+    quantize_group,
     row_pairs,
     pack_rows,
     arrange: arrange_words,
@@ -29,11 +29,11 @@ pub(super) static KERNELS: Kernels = Kernels {
     multiply_lanes,
     rms_norm: rms_norm_row,
     gate: gate_slice,
-    blend,
+    axpby,
     convolve: convolve_row,
     selective_step,
     delta_step,
-    soften,
+    softmax_numerators,
     dequantize,
 };
 

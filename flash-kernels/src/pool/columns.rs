@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::Pool;
 
 /// Matrices per job that are stored inline, without allocation.
-pub(crate) const FEW: usize = 4;
+pub(crate) const INLINE_MATRICES: usize = 4;
 
 /// Columns of some rows of a row-major matrix, owned by one part of a job.
 pub(crate) struct Columns<'a> {
@@ -28,7 +28,7 @@ enum RowSet<'a> {
 
 /// A row-major matrix with rows of `row_len`, to be split into ranges of `width` columns; the last may be narrower.
 #[derive(Debug)]
-pub(crate) struct Cut<'a> {
+pub(crate) struct ColumnSplit<'a> {
     pub(crate) matrix: &'a mut [f32],
     pub(crate) row_len: usize,
     pub(crate) width: usize,
@@ -95,26 +95,32 @@ impl Pool {
         width: usize,
         part: impl Fn(Columns<'_>) + Sync,
     ) {
-        self.for_cuts(&mut [Cut { matrix, row_len, width }], |_, columns| part(columns));
+        self.for_matrices(&mut [ColumnSplit { matrix, row_len, width }], |_, columns| part(columns));
     }
 
     /// Splits several matrices by columns in one job: `part` gets the index of the matrix and its columns.
     ///
     /// # Panics
     /// See [`for_columns`](Self::for_columns).
-    pub(crate) fn for_cuts(&self, cuts: &mut [Cut<'_>], part: impl Fn(usize, Columns<'_>) + Sync) {
-        let n_parts = |cut: &Cut<'_>| if cut.matrix.is_empty() { 0 } else { cut.row_len.div_ceil(cut.width) };
-        let (starts, n_parts) = starts(cuts.iter().map(n_parts));
-        let cuts: SmallVec<[(Base, usize, usize, usize); FEW]> = cuts
+    pub(crate) fn for_matrices(
+        &self,
+        splits: &mut [ColumnSplit<'_>],
+        part: impl Fn(usize, Columns<'_>) + Sync,
+    ) {
+        let n_parts = |split: &ColumnSplit<'_>| {
+            if split.matrix.is_empty() { 0 } else { split.row_len.div_ceil(split.width) }
+        };
+        let (starts, n_parts) = starts(splits.iter().map(n_parts));
+        let splits: SmallVec<[(Base, usize, usize, usize); INLINE_MATRICES]> = splits
             .iter_mut()
-            .map(|Cut { matrix, row_len, width }| {
+            .map(|ColumnSplit { matrix, row_len, width }| {
                 let n_rows = if matrix.is_empty() { 0 } else { n_rows(matrix, *row_len) };
                 (Base(matrix.as_mut_ptr()), n_rows, *row_len, *width)
             })
             .collect();
         self.run(n_parts, &|part_idx| {
             let idx = starts.partition_point(|start| *start <= part_idx) - 1;
-            let (ref base, n_rows, row_len, width) = cuts[idx];
+            let (ref base, n_rows, row_len, width) = splits[idx];
             let start = (part_idx - starts[idx]) * width;
             let (range, rows) = (start..row_len.min(start + width), RowSet::First(n_rows));
             part(idx, Columns { base: base.get(), rows, row_len, range, matrix: PhantomData });
@@ -135,7 +141,7 @@ impl Pool {
     ) {
         let mut is_taken = vec![false; n_rows(matrix, row_len)];
         for row_idx in bands.iter().flat_map(|band| band.rows) {
-            assert!(!is_taken[*row_idx], "row {row_idx} twice");
+            assert!(!is_taken[*row_idx], "row {row_idx} is in two bands");
             is_taken[*row_idx] = true;
         }
         let (starts, n_parts) = starts(bands.iter().map(|band| row_len.div_ceil(band.width)));
@@ -152,7 +158,7 @@ impl Pool {
 }
 
 /// Returns the index of the first part of each item, and the number of all parts.
-fn starts(n_parts: impl Iterator<Item = usize>) -> (SmallVec<[usize; FEW]>, usize) {
+fn starts(n_parts: impl Iterator<Item = usize>) -> (SmallVec<[usize; INLINE_MATRICES]>, usize) {
     let mut all = 0;
     let mut starts = SmallVec::new();
     for n_parts in n_parts {

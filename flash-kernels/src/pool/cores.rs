@@ -31,7 +31,10 @@ fn physical() -> Option<NonZeroUsize> {
 
 /// Counts the cores of the `allowed` CPUs. CPUs with the same list of `siblings` are hardware threads of one core; a
 /// CPU without a list counts as a core.
-#[cfg_attr(not(any(target_os = "linux", test)), expect(dead_code, reason = "other systems name no siblings"))]
+#[cfg_attr(
+    not(any(target_os = "linux", test)),
+    expect(dead_code, reason = "other systems report no siblings")
+)]
 fn count_cores(allowed: impl Iterator<Item = usize>, siblings: impl Fn(usize) -> Option<String>) -> usize {
     let core = |cpu: usize| siblings(cpu).ok_or(cpu);
     allowed.map(core).collect::<std::collections::HashSet<_>>().len()

@@ -8,39 +8,39 @@ use smallvec::SmallVec;
 pub(super) type Pools = SmallVec<[usize; 4]>;
 
 thread_local! {
-    static INSIDE: RefCell<Pools> = RefCell::default();
+    static NESTED_POOLS: RefCell<Pools> = RefCell::default();
 }
 
 /// A guard that records, while it lives, that the thread takes part in jobs of some pools.
-pub(super) struct Inside {
+pub(super) struct NestingGuard {
     before: Pools,
 }
 
-impl Inside {
+impl NestingGuard {
     /// Enters a job of `pool`, started by the calling thread.
     ///
     /// # Panics
     /// If the thread already takes part in a job of that pool.
-    pub(super) fn caller(pool: usize) -> Self {
-        let mut pools = Self::pools();
+    pub(super) fn enter(pool: usize) -> Self {
+        let mut pools = Self::current();
         assert!(!pools.contains(&pool), "a job must not use the pool that runs it: it would wait for itself");
         pools.push(pool);
-        Self::member(pools)
+        Self::join(pools)
     }
 
     /// Enters the nested jobs of `pools`, as a worker.
-    pub(super) fn member(pools: Pools) -> Self {
-        Self { before: INSIDE.replace(pools) }
+    pub(super) fn join(pools: Pools) -> Self {
+        Self { before: NESTED_POOLS.replace(pools) }
     }
 
     /// Returns the pools whose jobs the calling thread takes part in.
-    pub(super) fn pools() -> Pools {
-        INSIDE.with_borrow(Clone::clone)
+    pub(super) fn current() -> Pools {
+        NESTED_POOLS.with_borrow(Clone::clone)
     }
 }
 
-impl Drop for Inside {
+impl Drop for NestingGuard {
     fn drop(&mut self) {
-        INSIDE.set(std::mem::take(&mut self.before));
+        NESTED_POOLS.set(std::mem::take(&mut self.before));
     }
 }

@@ -18,8 +18,8 @@ pub(super) struct Shares {
 /// A range of parts, with the first part in the upper half and the end in the lower. Aligned to two cache lines (the
 /// second is prefetched with the first), because mostly the owner accesses it.
 ///
-/// Only the owner stores to its range, when it is empty; other threads only take from nonempty ranges. The first part of
-/// a range leaves it only to be run and is in no range of the same job again, so a range never returns to an earlier
+/// Only the owner stores to its range, when it is empty; other threads only take from nonempty ranges. The first part
+/// of a range leaves it only to be run and is in no range of the same job again, so a range never returns to an earlier
 /// value, which a compare-exchange could not tell apart (ABA).
 #[derive(Debug)]
 #[repr(align(128))]
@@ -32,7 +32,7 @@ impl Shares {
     }
 
     /// Distributes `n_parts`, fewer than 2³², evenly. No thread may claim parts meanwhile.
-    pub(super) fn deal(&self, n_parts: usize) {
+    pub(super) fn distribute(&self, n_parts: usize) {
         let n_parts = u64::from(u32::try_from(n_parts).expect("fewer than 2^32 parts"));
         let n_threads = self.shares.len() as u64;
         let border = |thread_idx: u64| (n_parts * thread_idx / n_threads) as u32;
@@ -49,12 +49,12 @@ impl Shares {
         }
         let own = &self.shares[thread_idx];
         let part = own.take(|first, end| (first..first + 1, first + 1..end)).or_else(|| {
-            let (before, behind) = self.shares.split_at(thread_idx);
+            let (before, after) = self.shares.split_at(thread_idx);
             let half = |first, end| {
                 let middle = first + (end - first) / 2;
                 (middle..end, first..middle)
             };
-            let taken = behind.iter().skip(1).chain(before).find_map(|other| other.take(half))?;
+            let taken = after.iter().skip(1).chain(before).find_map(|other| other.take(half))?;
             own.set(taken.start + 1, taken.end);
             Some(taken)
         })?;
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn a_share_is_taken_from_the_first_to_the_last() {
         let shares = Shares::new(2);
-        shares.deal(7);
+        shares.distribute(7);
         let first: Vec<_> = (0..3).map(|_| shares.claim(0)).collect();
         let second: Vec<_> = (0..4).map(|_| shares.claim(1)).collect();
         assert_eq!(first, [Some(0), Some(1), Some(2)]);
@@ -108,21 +108,21 @@ mod tests {
     }
 
     #[test]
-    fn who_has_none_takes_the_upper_half_of_anothers() {
+    fn a_thread_without_parts_steals_the_upper_half_of_anothers() {
         let shares = Shares::new(3);
-        shares.deal(12);
+        shares.distribute(12);
         // Only thread 1 is awake.
         let order: Vec<_> = std::iter::from_fn(|| shares.claim(1)).collect();
         assert_eq!(order, [4, 5, 6, 7, 10, 11, 9, 8, 2, 3, 1, 0]);
     }
 
     #[test]
-    fn nobody_claims_behind_the_end_until_parts_are_dealt_anew() {
+    fn no_part_is_claimed_after_the_end_until_parts_are_distributed_again() {
         let shares = Shares::new(1);
-        shares.deal(3);
+        shares.distribute(3);
         shares.end();
         assert_eq!(shares.claim(0), None);
-        shares.deal(1);
+        shares.distribute(1);
         assert_eq!([shares.claim(0), shares.claim(0)], [Some(0), None]);
     }
 }

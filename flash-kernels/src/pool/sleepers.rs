@@ -29,12 +29,12 @@ impl Sleepers {
     }
 
     /// Wakes the roots of the tree for a job that is already open.
-    pub(super) fn wake_first(&self) {
+    pub(super) fn wake_roots(&self) {
         self.wake(0);
     }
 
     /// Wakes the children of the worker `worker_idx`, which calls this when it enters a job.
-    pub(super) fn wake_behind(&self, worker_idx: usize) {
+    pub(super) fn wake_children(&self, worker_idx: usize) {
         self.wake((worker_idx + 1) * FAN_OUT);
     }
 

@@ -32,7 +32,7 @@ fn jobs_follow_each_other_without_a_lost_wakeup() {
             sum.fetch_add(part_idx, Ordering::Relaxed);
         });
         if job_idx % 1000 == 0 {
-            thread::sleep(2 * LOOKS[1]);
+            thread::sleep(2 * IDLE_SPIN[1]);
         }
     }
     assert_eq!(sum.into_inner(), 20_000 * 6);
@@ -141,7 +141,7 @@ fn every_sleeping_worker_of_many_is_woken() {
         let pool = pool(n_threads);
         for _ in 0..5 {
             // Let all workers fall asleep. A job that comes before that finds them spinning.
-            thread::sleep(2 * LOOKS[1]);
+            thread::sleep(2 * IDLE_SPIN[1]);
             let seen = Mutex::new(HashSet::new());
             pool.run(n_threads, &|_| {
                 lock(&seen).insert(thread::current().id());
@@ -166,7 +166,7 @@ fn many_workers_miss_no_part_and_run_none_twice() {
         });
         assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         if job_idx % 50 == 0 {
-            thread::sleep(2 * LOOKS[1]);
+            thread::sleep(2 * IDLE_SPIN[1]);
         }
     }
 }

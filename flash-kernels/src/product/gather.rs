@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ROWS_DIRECT;
-use super::input::{FixedInput, Form, Input, leave};
+use super::input::{FixedFormat, FixedInput, Input, compute_residuals};
 use super::job::{ROWS_BLOCK, part_width};
 use super::sums::{Product, Task};
 use crate::activations::{FixedRows, FixedVector, convert};
@@ -59,14 +59,14 @@ pub fn gather_matmul(
     if n == 0 {
         return Ok(());
     }
-    let mut rest = Buffer::new(0);
+    let mut residual = Buffer::new(0);
     if let Some(Storage::Affine(w)) = w.experts().first().map(|expert| &expert.storage)
         && w.is_wide
     {
-        rest = Buffer::new(x.len());
-        leave(pool, x, k, w.group, &mut rest);
+        residual = Buffer::new(x.len());
+        compute_residuals(pool, x, k, w.group, &mut residual);
     }
-    let gather = Gather { pool, x, rest: &rest, w, bias, lhs, rhs };
+    let gather = Gather { pool, x, residual: &residual, w, bias, lhs, rhs };
     let mut order: Vec<usize> = (0..m).collect();
     order.sort_by_key(|row| rhs[*row]);
     let experts = order.chunk_by(|a, b| rhs[*a] == rhs[*b]);
@@ -97,7 +97,7 @@ struct Gather<'a> {
     pool: &'a Pool,
     x: &'a [f32],
     /// Residuals of the fixed-point representation of `x`, empty unless the weights are wide.
-    rest: &'a [f32],
+    residual: &'a [f32],
     w: &'a MatrixStack<'a>,
     bias: Option<Floats<'a>>,
     lhs: &'a [u32],
@@ -137,7 +137,7 @@ impl<'a> Gather<'a> {
         match &self.expert(bands[0][0]).storage {
             Storage::Affine(w) => self.fixed_inputs(w, bands),
             Storage::Float(_) | Storage::Decoded(_) => self.pool.map(bands.len(), |band_idx| {
-                let rows = bands[band_idx].iter().map(|row| self.input(self.lhs[*row]));
+                let rows = bands[band_idx].iter().map(|row| self.input_row(self.lhs[*row]));
                 BandInput::Float(rows.collect::<Vec<_>>().concat())
             }),
         }
@@ -146,9 +146,9 @@ impl<'a> Gather<'a> {
     /// Converts activations for affine weights: each row of `x` once for all bands of few rows, and once for each
     /// larger band, where it is packed with other rows.
     fn fixed_inputs(&self, w: &AffineStorage<'_>, bands: &[&[usize]]) -> Vec<BandInput> {
-        let form = Form::of(w);
-        let Form { group, bits, .. } = form;
-        let is_few = |rows: &[usize]| form.rows(rows.len()) <= ROWS_DIRECT;
+        let format = FixedFormat::of(w);
+        let FixedFormat { group, bits, .. } = format;
+        let is_few = |rows: &[usize]| format.rows(rows.len()) <= ROWS_DIRECT;
 
         let few = bands.iter().copied().filter(|rows| is_few(rows)).flatten();
         let mut few: Vec<u32> = few.map(|row| self.lhs[*row]).collect();
@@ -156,33 +156,35 @@ impl<'a> Gather<'a> {
         few.dedup();
         // First the rows of `x`, then their residuals.
         let n_few = few.len();
-        let vectors = self.pool.map(form.rows(n_few), |idx| {
-            let row = if idx < n_few { self.input(few[idx]) } else { self.left(few[idx - n_few]) };
+        let vectors = self.pool.map(format.rows(n_few), |idx| {
+            let row =
+                if idx < n_few { self.input_row(few[idx]) } else { self.residual_row(few[idx - n_few]) };
             Arc::new(FixedVector::new(self.pool.kernels(), row, group, bits))
         });
         let vector = |at: usize| {
             let idx = few.partition_point(|lhs| *lhs < self.lhs[at]);
-            (Arc::clone(&vectors[idx]), form.is_wide.then(|| Arc::clone(&vectors[n_few + idx])))
+            (Arc::clone(&vectors[idx]), format.is_wide.then(|| Arc::clone(&vectors[n_few + idx])))
         };
 
         let many = bands.iter().filter(|rows| !is_few(rows));
         let batch = |rows: &&[usize]| -> Vec<&[f32]> {
-            let nearest = rows.iter().map(|row| self.input(self.lhs[*row]));
-            let left = rows.iter().filter(|_| form.is_wide).map(|row| self.left(self.lhs[*row]));
-            nearest.chain(left).collect()
+            let rounded = rows.iter().map(|row| self.input_row(self.lhs[*row]));
+            let residuals =
+                rows.iter().filter(|_| format.is_wide).map(|row| self.residual_row(self.lhs[*row]));
+            rounded.chain(residuals).collect()
         };
         let many: Vec<Vec<&[f32]>> = many.map(batch).collect();
         let n_groups = self.w.k() / group;
         let kernels = self.pool.kernels();
-        let room = |idx: usize| FixedRows::room(kernels, many[idx].len(), n_groups, group, bits);
-        let mut batches = self.pool.map(many.len(), room);
+        let allocate = |idx: usize| FixedRows::allocate(kernels, many[idx].len(), n_groups, group, bits);
+        let mut batches = self.pool.map(many.len(), allocate);
         convert(self.pool, &mut batches, &many);
 
         let mut batches = batches.into_iter();
         let input = |rows: &&[usize]| {
             if is_few(rows) {
-                let (nearest, left): (Vec<_>, Vec<_>) = rows.iter().map(|row| vector(*row)).unzip();
-                Some(FixedInput::Few(nearest.into_iter().chain(left.into_iter().flatten()).collect()))
+                let (rounded, residuals): (Vec<_>, Vec<_>) = rows.iter().map(|row| vector(*row)).unzip();
+                Some(FixedInput::Few(rounded.into_iter().chain(residuals.into_iter().flatten()).collect()))
             } else {
                 batches.next().map(FixedInput::Many)
             }
@@ -191,13 +193,13 @@ impl<'a> Gather<'a> {
     }
 
     /// Residual of a row of `x`.
-    fn left(&self, lhs: u32) -> &'a [f32] {
+    fn residual_row(&self, lhs: u32) -> &'a [f32] {
         let k = self.w.k();
-        &self.rest[lhs as usize * k..][..k]
+        &self.residual[lhs as usize * k..][..k]
     }
 
     /// A row of `x`.
-    fn input(&self, lhs: u32) -> &'a [f32] {
+    fn input_row(&self, lhs: u32) -> &'a [f32] {
         let k = self.w.k();
         &self.x[lhs as usize * k..][..k]
     }

@@ -17,19 +17,19 @@ use crate::tile::CodeBits;
 pub(super) struct Inputs<'a> {
     float: FloatInput<'a>,
     /// One entry per distinct format.
-    fixed: SmallVec<[(Form, FixedInput); 1]>,
+    fixed: SmallVec<[(FixedFormat, FixedInput); 1]>,
 }
 
 /// Fixed-point format of activations for affine weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Form {
+pub(super) struct FixedFormat {
     pub group: usize,
     pub bits: CodeBits,
     /// Whether each row has a residual row as well, for 30-bit activations.
     pub is_wide: bool,
 }
 
-impl Form {
+impl FixedFormat {
     pub(super) fn of(w: &AffineStorage<'_>) -> Self {
         Self { group: w.group, bits: w.code_bits(), is_wide: w.is_wide }
     }
@@ -48,12 +48,12 @@ impl<'a> Inputs<'a> {
         k: usize,
         weights: impl Iterator<Item = &'w Storage<'w>>,
     ) -> Self {
-        let mut fixed: SmallVec<[(Form, FixedInput); 1]> = SmallVec::new();
+        let mut fixed: SmallVec<[(FixedFormat, FixedInput); 1]> = SmallVec::new();
         for w in weights {
             if let Storage::Affine(w) = w {
-                let form = Form::of(w);
-                if !fixed.iter().any(|(other, _)| *other == form) {
-                    fixed.push((form, FixedInput::new(pool, x, k, form)));
+                let format = FixedFormat::of(w);
+                if !fixed.iter().any(|(other, _)| *other == format) {
+                    fixed.push((format, FixedInput::new(pool, x, k, format)));
                 }
             }
         }
@@ -69,8 +69,8 @@ impl<'a> Inputs<'a> {
     }
 
     fn fixed(&self, w: &AffineStorage<'_>) -> &FixedInput {
-        let fits = |(form, _): &&(Form, FixedInput)| *form == Form::of(w);
-        let (_, input) = self.fixed.iter().find(fits).expect("made for this format, too");
+        let fits = |(format, _): &&(FixedFormat, FixedInput)| *format == FixedFormat::of(w);
+        let (_, input) = self.fixed.iter().find(fits).expect("prepared for this format");
         input
     }
 }
@@ -91,15 +91,15 @@ pub(super) enum FixedInput {
 
 impl FixedInput {
     /// Converts `x`, `[m, k]`. If wide, the rounded rows come first, then their residuals.
-    fn new(pool: &Pool, x: &[f32], k: usize, form: Form) -> Self {
-        if form.is_wide {
+    fn new(pool: &Pool, x: &[f32], k: usize, format: FixedFormat) -> Self {
+        if format.is_wide {
             let mut both = Buffer::new(2 * x.len());
-            let (nearest, rest) = both.split_at_mut(x.len());
-            nearest.copy_from_slice(x);
-            leave(pool, x, k, form.group, rest);
-            return Self::new(pool, &both, k, Form { is_wide: false, ..form });
+            let (values, residual) = both.split_at_mut(x.len());
+            values.copy_from_slice(x);
+            compute_residuals(pool, x, k, format.group, residual);
+            return Self::new(pool, &both, k, FixedFormat { is_wide: false, ..format });
         }
-        let Form { group, bits, .. } = form;
+        let FixedFormat { group, bits, .. } = format;
         if x.len() <= ROWS_DIRECT * k {
             // With `k` = 0, rows are empty and there is nothing to prepare.
             let rows = x.chunks_exact(k.max(1));
@@ -122,10 +122,10 @@ impl FixedInput {
     }
 }
 
-/// Sets `rest` to the residual of the fixed-point representation of each row of `x`, `[m, k]`.
-pub(super) fn leave(pool: &Pool, x: &[f32], k: usize, group: usize, rest: &mut [f32]) {
-    let (len, width) = (rest.len(), part_width(pool, rest.len(), k.max(1)));
-    pool.for_columns(rest, len, width, |mut part| {
+/// Sets `residual` to the residual of the fixed-point representation of each row of `x`, `[m, k]`.
+pub(super) fn compute_residuals(pool: &Pool, x: &[f32], k: usize, group: usize, residual: &mut [f32]) {
+    let (len, width) = (residual.len(), part_width(pool, residual.len(), k.max(1)));
+    pool.for_columns(residual, len, width, |mut part| {
         residuals(pool.kernels(), &x[part.range()], group, part.row_mut(0));
     });
 }

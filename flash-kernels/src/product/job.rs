@@ -7,7 +7,7 @@ use super::sums::{Product, Task};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
 use crate::elementwise::Gate;
 use crate::error::KernelError;
-use crate::pool::{Cut, FEW, Pool};
+use crate::pool::{ColumnSplit, INLINE_MATRICES, Pool};
 use crate::tile::TILE;
 
 /// Rows of activations per pass over the weights. Unpacking is then a small part of the work, and the activations (8
@@ -76,7 +76,7 @@ pub(super) fn compute(
     outputs: &[Output<'_>],
     ys: &mut [&mut [f32]],
 ) -> Result<(), KernelError> {
-    assert_eq!(outputs.len(), ys.len(), "as many outputs as products");
+    assert_eq!(outputs.len(), ys.len(), "one output slice per product");
     let rows = outputs.iter().zip(&*ys).find_map(|(output, y)| y.len().checked_div(output.n()));
     let m = rows.unwrap_or(0);
     for (output, y) in outputs.iter().zip(&*ys) {
@@ -107,22 +107,23 @@ fn block(
     x: &[f32],
     k: usize,
     outputs: &[Output<'_>],
-    ys: SmallVec<[&mut [f32]; FEW]>,
+    ys: SmallVec<[&mut [f32]; INLINE_MATRICES]>,
 ) {
     let m = ys.iter().zip(outputs).find_map(|(y, output)| y.len().checked_div(output.n())).unwrap_or(0);
     let weights = outputs.iter().flat_map(Output::projections).map(|projection| &projection.w.storage);
     let inputs = Inputs::new(pool, x, k, weights);
-    let tasks: SmallVec<[_; FEW]> = outputs.iter().map(|output| output.task(first_row, m, &inputs)).collect();
+    let tasks: SmallVec<[_; INLINE_MATRICES]> =
+        outputs.iter().map(|output| output.task(first_row, m, &inputs)).collect();
     let job_bytes = outputs.iter().map(Output::size_bytes).sum();
-    let mut cuts: SmallVec<[_; FEW]> = ys
+    let mut splits: SmallVec<[_; INLINE_MATRICES]> = ys
         .into_iter()
         .zip(outputs)
         .map(|(matrix, output)| {
             let width = part_width(pool, [output.n(), k], m, output.size_bytes(), job_bytes);
-            Cut { matrix, row_len: output.n(), width }
+            ColumnSplit { matrix, row_len: output.n(), width }
         })
         .collect();
-    pool.for_cuts(&mut cuts, |idx, part| tasks[idx].compute(pool.kernels(), part));
+    pool.for_matrices(&mut splits, |idx, part| tasks[idx].compute(pool.kernels(), part));
 }
 
 /// Returns the columns of `y` per part, a multiple of a tile. The weights of this output, `[n, k]`, have `size_bytes`;

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::input::{FixedInput, Form, Input, Inputs};
+use super::input::{FixedFormat, FixedInput, Input, Inputs};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
 use crate::activations::ROW_STEP;
 use crate::affine_tile::AffineTile;
@@ -54,7 +54,7 @@ struct Scratch {
     /// Sums of the gate projection.
     gate: Vec<Lanes>,
     /// One row of a block: gate and up values.
-    both: [Vec<f32>; 2],
+    gated_row: [Vec<f32>; 2],
     chains: Vec<Lanes>,
     panel: CodePanel,
     /// One for each tile of a block.
@@ -111,13 +111,13 @@ impl Task<'_> {
                 out.iter_mut().zip(onto).for_each(|(out, onto)| *out += onto);
             }
             Self::Gated { kind, gate, up } => {
-                let Scratch { acc, gate: gate_acc, both: [opening, values], .. } = scratch;
-                for (product, acc, numbers) in [(gate, gate_acc, &mut *opening), (up, acc, &mut *values)] {
+                let Scratch { acc, gate: gate_acc, gated_row: [gates, ups], .. } = scratch;
+                for (product, acc, numbers) in [(gate, gate_acc, &mut *gates), (up, acc, &mut *ups)] {
                     numbers.resize(out.len(), 0.0);
                     product.write(acc, row_idx, column_start, numbers);
                 }
                 // In one call: consecutive steps depend on each other, so several vectors take as long as one.
-                (kernels.gate)(*kind, opening, values, out);
+                (kernels.gate)(*kind, gates, ups, out);
             }
         }
     }
@@ -147,7 +147,7 @@ impl<'a> Product<'a> {
     /// Rows multiplied: one or two for each row of activations.
     fn rows(&self) -> usize {
         match self.w {
-            Storage::Affine(w) => Form::of(w).rows(self.m),
+            Storage::Affine(w) => FixedFormat::of(w).rows(self.m),
             Storage::Float(_) | Storage::Decoded(_) => self.m,
         }
     }

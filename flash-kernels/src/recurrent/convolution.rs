@@ -1,6 +1,6 @@
 //! Causal depthwise convolution, followed by `silu`.
 
-use super::{Passing, decoded};
+use super::{Passing, decode};
 use crate::elementwise::{exp, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
@@ -20,11 +20,11 @@ impl Convolution {
     /// # Panics
     /// If the lengths do not fit.
     pub(super) fn new(channels: usize, kernel: usize, weight: Floats<'_>, bias: Option<Floats<'_>>) -> Self {
-        let by_channel = decoded(weight);
-        assert_eq!(by_channel.len(), channels * kernel, "a weight for each channel and place");
+        let by_channel = decode(weight);
+        assert_eq!(by_channel.len(), channels * kernel, "one weight per channel and tap");
         let weights = (0..kernel * channels).map(|idx| by_channel[idx % channels * kernel + idx / channels]);
-        let bias = bias.map_or_else(|| vec![0.0; channels], decoded);
-        assert_eq!(bias.len(), channels, "a bias for each channel");
+        let bias = bias.map_or_else(|| vec![0.0; channels], decode);
+        assert_eq!(bias.len(), channels, "one bias per channel");
         Self { channels, weights: weights.collect(), bias }
     }
 

@@ -1,7 +1,7 @@
 //! Gated DeltaNet mixer of Qwen3.5, without its projections.
 
 use super::convolution::Convolution;
-use super::{Passing, decoded, softplus};
+use super::{Passing, decode, softplus};
 use crate::elementwise::{Gate, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
@@ -72,15 +72,21 @@ impl GatedDelta<'_> {
         let GatedDeltaInput { qkv, gate, beta, step } = input;
         let (inner, channels) = (self.inner(), self.channels());
         let n = qkv.len() / channels;
-        assert!(qkv.len() == n * channels && gate.len() == n * inner && out.len() == n * inner, "{n} tokens");
-        assert!(beta.len() == n * value_heads && step.len() == n * value_heads, "{n} tokens");
+        assert!(
+            qkv.len() == n * channels && gate.len() == n * inner && out.len() == n * inner,
+            "lengths do not fit {n} tokens"
+        );
+        assert!(
+            beta.len() == n * value_heads && step.len() == n * value_heads,
+            "lengths do not fit {n} tokens"
+        );
         assert_eq!(passing.state.len(), self.state_len(), "length of the state");
         let (window, states) = passing.split((kernel - 1) * channels, value_dim * key_dim);
         let convolution = Convolution::new(channels, kernel, self.conv_weight, None);
         let convolved = convolution.run(pool, qkv.chunks_exact(channels), window);
 
         let kernels = pool.kernels();
-        let [dt_bias, a_log] = [self.dt_bias, self.a_log].map(decoded);
+        let [dt_bias, a_log] = [self.dt_bias, self.a_log].map(decode);
         // L2-normalise queries and keys by RMSNorm; the weight of the queries includes the softmax scale.
         let scale = (key_dim as f32).powf(-0.5);
         let (q_weight, k_weight) = (vec![scale * scale; key_dim], vec![scale; key_dim]);
@@ -90,7 +96,7 @@ impl GatedDelta<'_> {
             let rate = -a_log[head].exp();
             let (mut q, mut k) = (vec![0.0; key_dim], vec![0.0; key_dim]);
             let mut y = vec![0.0; n * value_dim];
-            states.with(head, |state| {
+            states.with_state(head, |state| {
                 for (token, y) in y.chunks_exact_mut(value_dim).enumerate() {
                     let row = &convolved[token * channels..][..channels];
                     let at = |start: usize, len: usize| &row[start..][..len];
@@ -107,8 +113,8 @@ impl GatedDelta<'_> {
             y
         });
 
-        let norm = decoded(self.norm);
-        assert_eq!(norm.len(), value_dim, "a weight for each number of a value");
+        let norm = decode(self.norm);
+        assert_eq!(norm.len(), value_dim, "one norm weight per value dimension");
         let (len, width) = (out.len(), part_width(pool, out.len(), inner));
         pool.for_columns(out, len, width, |mut part| {
             let start = part.range().start;

@@ -1,7 +1,7 @@
 //! Mamba-2 mixer, without its projections.
 
 use super::convolution::Convolution;
-use super::{Passing, decoded, softplus};
+use super::{Passing, decode, softplus};
 use crate::elementwise::{Gate, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
@@ -67,7 +67,7 @@ impl Mamba2<'_> {
             *self;
         let (inner, channels, row_len) = (self.inner(), self.channels(), self.projected_len());
         let n = projected.len() / row_len;
-        assert!(projected.len() == n * row_len && out.len() == n * inner, "{n} whole tokens");
+        assert!(projected.len() == n * row_len && out.len() == n * inner, "lengths do not fit {n} tokens");
         assert_eq!(passing.state.len(), self.state_len(), "length of the state");
         let row = |token: usize| &projected[token * row_len..][..row_len];
         let (window, states) = passing.split((kernel - 1) * channels, head_dim * state_dim);
@@ -75,12 +75,12 @@ impl Mamba2<'_> {
         let convolved = convolution.run(pool, (0..n).map(|token| &row(token)[inner..][..channels]), window);
 
         let kernels = pool.kernels();
-        let [dt_bias, a_log, d] = [self.dt_bias, self.a_log, self.d].map(decoded);
+        let [dt_bias, a_log, d] = [self.dt_bias, self.a_log, self.d].map(decode);
         let heads = pool.map(n_heads, |head| {
             let group = head / (n_heads / n_groups);
             let rate = -a_log[head].exp();
             let (mut stepped, mut y) = (vec![0.0; head_dim], vec![0.0; n * head_dim]);
-            states.with(head, |state| {
+            states.with_state(head, |state| {
                 for (token, y) in y.chunks_exact_mut(head_dim).enumerate() {
                     let (x, bc) = convolved[token * channels..][..channels].split_at(inner);
                     let x = &x[head * head_dim..][..head_dim];
@@ -100,7 +100,7 @@ impl Mamba2<'_> {
             y
         });
 
-        let norm = decoded(self.norm);
+        let norm = decode(self.norm);
         let (len, width, group_len) = (out.len(), part_width(pool, out.len(), inner), inner / n_groups);
         pool.for_columns(out, len, width, |mut part| {
             let first = part.range().start / inner;

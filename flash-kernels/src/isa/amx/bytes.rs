@@ -6,7 +6,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::panel::{Form, LINE_BYTES};
+use super::panel::{LINE_BYTES, TileFormat};
 use super::unit::{ROW_BYTES, Sums, Tiles, WORD_BYTES};
 use crate::activations::{ROW_TILE, RowPairs, digits_of};
 use crate::chains::Link;
@@ -109,7 +109,7 @@ macro_rules! add {
     };
 }
 
-impl<const STEP_BYTES: usize> Form for Bytes<STEP_BYTES> {
+impl<const STEP_BYTES: usize> TileFormat for Bytes<STEP_BYTES> {
     type Number = i32;
     const CODE_BYTES: usize = 1;
     const STEP_BYTES: usize = STEP_BYTES;

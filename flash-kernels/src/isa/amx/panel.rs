@@ -21,7 +21,7 @@ pub(super) const LINE_BYTES: usize = TILE * WORD_BYTES;
 /// Number format in which the unit takes digits and codes.
 ///
 /// There are two sets of tiles for sums, so that one can be stored while products are added to the other.
-pub(super) trait Form: Clone {
+pub(super) trait TileFormat: Clone {
     /// Type of the sums.
     type Number: Pod;
 
@@ -53,7 +53,7 @@ const SETS: usize = 2;
 
 /// [`Kernels::multiply_panel`](crate::isa::Kernels::multiply_panel).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn multiply<F: Form>(
+pub(super) fn multiply<F: TileFormat>(
     panel: &CodePanel,
     links: Range<usize>,
     scales: &GroupLanes,
@@ -113,7 +113,7 @@ struct Places<F> {
     form: PhantomData<F>,
 }
 
-impl<F: Form> Places<F> {
+impl<F: TileFormat> Places<F> {
     fn new(links: Range<usize>, n_row_tiles: usize) -> Self {
         let next = Place { row_tile_idx: 0, link_idx: links.start, half: 0 };
         let n_row_tiles = if links.is_empty() { 0 } else { n_row_tiles };
@@ -121,7 +121,7 @@ impl<F: Form> Places<F> {
     }
 }
 
-impl<F: Form> Iterator for Places<F> {
+impl<F: TileFormat> Iterator for Places<F> {
     type Item = Place;
 
     #[inline]
@@ -148,7 +148,7 @@ struct Products<'a, F> {
     form: PhantomData<F>,
 }
 
-impl<'a, F: Form> Products<'a, F> {
+impl<'a, F: TileFormat> Products<'a, F> {
     fn new(panel: &'a CodePanel, x: &'a FixedRows, links: Range<usize>) -> Self {
         let n_lines = x.group * F::CODE_BYTES / WORD_BYTES;
         assert!(links.end <= x.links.len() && panel.pairs.len() == links.len() * n_lines);
@@ -174,7 +174,7 @@ impl<'a, F: Form> Products<'a, F> {
 }
 
 /// Dot products of 16 rows with one group of each row of weights, and their scales and biases.
-struct Block<'a, F: Form> {
+struct Block<'a, F: TileFormat> {
     sums: &'a TileSums<F::Number>,
     half: usize,
     terms: &'a [Terms; ROW_TILE],
@@ -182,7 +182,7 @@ struct Block<'a, F: Form> {
     biases: [__m512; HALVES],
 }
 
-impl<F: Form> Block<'_, F> {
+impl<F: TileFormat> Block<'_, F> {
     /// Adds the scaled dot products to the sums of its rows, of which the last ones may be missing. `IS_FIRST` and
     /// `IS_LAST` tell whether the group is the first or last of its chain.
     #[inline]

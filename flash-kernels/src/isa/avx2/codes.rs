@@ -3,7 +3,10 @@
 //! Codes are not transposed: shifts and masks extract two of them per word in the vector of their row, and only the
 //! sums are rearranged across rows.
 
-#![expect(unsafe_code, reason = "loads through pointers: 8 rows at a time leave no room for checks of each")]
+#![expect(
+    unsafe_code,
+    reason = "loads through pointers: bounds checks of 8 rows at a time would be too slow"
+)]
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -83,13 +86,13 @@ fn multiply_groups<const BITS: usize, const GROUP: usize>(
             let (n_vectors, rest) = (groups.len() / 2, groups.len() % 2);
             for at in 0..n_vectors {
                 // SAFETY: both groups are in the rows, by the assertion on their end.
-                let [first, second] = halves(unsafe { block.dots::<BITS, 1, false>(at) });
+                let [first, second] = regroup_halves(unsafe { block.dots::<BITS, 1, false>(at) });
                 add(2 * at, first);
                 add(2 * at + 1, second);
             }
             if rest == 1 {
                 // SAFETY: one more group is in the rows, and only its bytes are loaded.
-                let [last, _] = halves(unsafe { block.dots::<BITS, 1, true>(n_vectors) });
+                let [last, _] = regroup_halves(unsafe { block.dots::<BITS, 1, true>(n_vectors) });
                 add(2 * n_vectors, last);
             }
         } else {
@@ -102,7 +105,7 @@ fn multiply_groups<const BITS: usize, const GROUP: usize>(
                         _ => block.dots::<BITS, 4, false>(group),
                     }
                 };
-                let [first, second] = halves(dots);
+                let [first, second] = regroup_halves(dots);
                 add(group, _mm256_add_epi32(first, second));
             }
         }
@@ -209,6 +212,6 @@ fn add_within_halves(rows: [__m256i; 4]) -> __m256i {
 /// Returns the lower halves of two vectors, then the upper halves.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn halves([a, b]: [__m256i; 2]) -> [__m256i; 2] {
+fn regroup_halves([a, b]: [__m256i; 2]) -> [__m256i; 2] {
     [_mm256_permute2x128_si256::<LOWER>(a, b), _mm256_permute2x128_si256::<UPPER>(a, b)]
 }

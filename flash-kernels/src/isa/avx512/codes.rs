@@ -7,13 +7,13 @@
 
 #![expect(
     unsafe_code,
-    reason = "loads through pointers: four rows at a time leave no room for checks of each"
+    reason = "loads through pointers: bounds checks of four rows at a time would be too slow"
 )]
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::fetch::{self, Far, Fetch, Near, NearOnce, Way};
+use super::prefetch::{self, L1, L1NonTemporal, L2, Prefetch, PrefetchPolicy};
 use super::scales::{Bf16, F16, F32, ScaleRows, Stored};
 use super::transpose::{EVEN, ODD, transpose};
 use super::{HALVES, LANES};
@@ -33,22 +33,22 @@ const LINES: usize = 4;
 /// Bytes of a row multiplied at a time.
 const FOUR_BYTES: usize = LINES * LINE_BYTES;
 
-const _: () = assert!(FOUR_BYTES == STEP_BYTES, "strips are cut as rows are multiplied");
+const _: () = assert!(FOUR_BYTES == STEP_BYTES, "the blocks of strips are those of the kernel");
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     assert!(tile.scales.float == tile.biases.float, "scales and biases of one type");
-    match Way::here() {
-        Way::Near => multiply_fetched::<Near>(tile, x, acc),
-        Way::NearOnce => multiply_fetched::<NearOnce>(tile, x, acc),
-        Way::Far => multiply_fetched::<Far>(tile, x, acc),
+    match PrefetchPolicy::detect() {
+        PrefetchPolicy::L1 => multiply_with::<L1>(tile, x, acc),
+        PrefetchPolicy::L1NonTemporal => multiply_with::<L1NonTemporal>(tile, x, acc),
+        PrefetchPolicy::L2 => multiply_with::<L2>(tile, x, acc),
     }
 }
 
 /// Multiplies with prefetching policy `A`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_fetched<A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+fn multiply_with<A: Prefetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     match tile.scales.float {
         FloatType::F32 => multiply_as::<F32, A>(tile, x, acc),
         FloatType::F16 => multiply_as::<F16, A>(tile, x, acc),
@@ -58,7 +58,7 @@ fn multiply_fetched<A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut 
 
 /// Multiplies with scales and biases stored as `F`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_as<F: Stored, A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+fn multiply_as<F: Stored, A: Prefetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     let group_bytes = tile.codes.bits.bytes(tile.codes.group);
     match (tile.codes.bits, CHAINS * group_bytes / FOUR_BYTES) {
         (CodeBits::Four, 1) => multiply_tile::<F, A, 4, 1>(tile, x, acc),
@@ -73,21 +73,21 @@ fn multiply_as<F: Stored, A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc:
 /// Multiplies codes with `PLANES` planes of activations per line, where one group of each chain takes `FOURS` times
 /// four lines.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_tile<F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize>(
+fn multiply_tile<F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize>(
     tile: &AffineTile<'_>,
     x: &FixedVector,
     acc: &mut Lanes,
 ) {
-    let rows = FourRows::<F, A, PLANES, FOURS>::first(tile, x);
+    let rows = FourRows::<F, A, PLANES, FOURS>::new(tile, x);
     for half in 0..HALVES {
         // `[rows]`, one lane per chain.
         let mut chains = [_mm512_setzero_si512(); LANES];
         for (idx, chains) in chains.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-            for (words, chain) in chains.iter_mut().zip(rows.after(half * LANES + ROWS * idx).multiply()) {
+            for (words, chain) in chains.iter_mut().zip(rows.at_row(half * LANES + ROWS * idx).multiply()) {
                 *words = _mm512_castps_si512(chain);
             }
         }
-        rows.after((half + 1) * LANES).fetch_first();
+        rows.at_row((half + 1) * LANES).prefetch_codes();
         let mut sum = acc.load_512(half);
         for chain in transpose(&chains) {
             sum = _mm512_add_ps(sum, _mm512_castsi512_ps(chain));
@@ -100,7 +100,7 @@ fn multiply_tile<F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize>(
 struct FourRows<'a, F, A, const PLANES: usize, const FOURS: usize> {
     codes: *const u8,
     codes_bytes: usize,
-    order: Order,
+    strides: Strides,
     scales: ScaleRows<F, A>,
     biases: ScaleRows<F, A>,
     n_groups: usize,
@@ -109,7 +109,7 @@ struct FourRows<'a, F, A, const PLANES: usize, const FOURS: usize> {
 
 /// Strides of the codes of four rows.
 #[derive(Clone, Copy)]
-struct Order {
+struct Strides {
     /// Distance between the blocks of [`FOUR_BYTES`] of two rows.
     row_bytes: usize,
     /// Distance between the last blocks of two rows, which may be shorter.
@@ -119,10 +119,10 @@ struct Order {
     ahead_bytes: usize,
 }
 
-impl Order {
+impl Strides {
     /// Returns the strides of rows of `codes_bytes`.
     #[inline]
-    fn new<A: Fetch>(layout: Layout, codes_bytes: usize) -> Self {
+    fn new<A: Prefetch>(layout: Layout, codes_bytes: usize) -> Self {
         match layout {
             Layout::Rows => Self {
                 row_bytes: codes_bytes,
@@ -140,12 +140,12 @@ impl Order {
     }
 }
 
-impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<'a, F, A, PLANES, FOURS> {
+impl<'a, F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize> FourRows<'a, F, A, PLANES, FOURS> {
     const GROUP_BYTES: usize = FOURS * FOUR_BYTES / CHAINS;
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn first(tile: &AffineTile<'a>, x: &'a FixedVector) -> Self {
+    fn new(tile: &AffineTile<'a>, x: &'a FixedVector) -> Self {
         let codes = tile.codes.rows;
         let codes_bytes = codes.row_bytes();
         let n_groups = codes_bytes / Self::GROUP_BYTES;
@@ -155,9 +155,9 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
         Self {
             codes: codes.bytes().as_ptr(),
             codes_bytes,
-            order: Order::new::<A>(tile.codes.layout, codes_bytes),
-            scales: ScaleRows::first(tile.scales, n_groups),
-            biases: ScaleRows::first(tile.biases, n_groups),
+            strides: Strides::new::<A>(tile.codes.layout, codes_bytes),
+            scales: ScaleRows::new(tile.scales, n_groups),
+            biases: ScaleRows::new(tile.biases, n_groups),
             n_groups,
             x,
         }
@@ -165,11 +165,11 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
 
     /// Returns the four rows from `row` on, which must be in the tile.
     #[inline]
-    fn after(&self, row: usize) -> Self {
+    fn at_row(&self, row: usize) -> Self {
         Self {
             codes: self.codes.wrapping_add(row * self.codes_bytes),
-            scales: self.scales.after(row),
-            biases: self.biases.after(row),
+            scales: self.scales.at_row(row),
+            biases: self.biases.at_row(row),
             ..*self
         }
     }
@@ -177,9 +177,9 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
     /// Prefetches codes while the chains are transposed.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn fetch_first(&self) {
-        for line in 0..A::BESIDE_LINES {
-            fetch::line::<A>(self.codes.wrapping_add(self.order.ahead_bytes + line * LINE_BYTES));
+    fn prefetch_codes(&self) {
+        for line in 0..A::TRANSPOSE_LINES {
+            prefetch::line::<A>(self.codes.wrapping_add(self.strides.ahead_bytes + line * LINE_BYTES));
         }
     }
 
@@ -233,7 +233,7 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
         });
         let mut dots = [_mm512_setzero_si512(); ROWS];
         for row in 0..ROWS {
-            dots[row] = gather(rows[row]);
+            dots[row] = sum_groups(rows[row]);
         }
         dots
     }
@@ -250,7 +250,7 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
                 row[idx] = four;
             }
         }
-        rows.map(|fours| gather(fours))
+        rows.map(|fours| sum_groups(fours))
     }
 
     /// Returns the word sums of the products of four lines of each row, from byte `start` on. Word `4 · q + l` is
@@ -258,7 +258,7 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn four_lines(&self, start: usize) -> [__m512i; ROWS] {
-        let Order { row_bytes, step_rows, ahead_bytes, .. } = self.order;
+        let Strides { row_bytes, step_rows, ahead_bytes, .. } = self.strides;
         let planes = &self.x.planes[start / LINE_BYTES * PLANES..][..LINES * PLANES];
         let mut x = [[_mm512_setzero_si512(); PLANES]; LINES];
         for line in 0..LINES {
@@ -272,12 +272,12 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
             let mut dots = [_mm512_setzero_si512(); LINES];
             for line in 0..LINES {
                 let start = start.wrapping_add(line * LINE_BYTES);
-                fetch::ahead::<A>(start, ahead_bytes);
+                prefetch::ahead::<A>(start, ahead_bytes);
                 // SAFETY: each row has four lines from `start` on: whole groups of all chains in `dots`, by a check in
                 // `last_dots`.
                 dots[line] = multiply_line(unsafe { _mm512_loadu_si512(start.cast()) }, x[line]);
             }
-            *sums = in_order(add_within_quarters(dots));
+            *sums = schedule_before_loads(add_within_quarters(dots));
         }
         rows
     }
@@ -287,7 +287,7 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn last_lines(&self, start: usize) -> [__m512i; ROWS] {
-        let Order { last_row_bytes, step_rows, ahead_bytes, .. } = self.order;
+        let Strides { last_row_bytes, step_rows, ahead_bytes, .. } = self.strides;
         let mut rows = [[_mm512_setzero_si512(); LINES]; ROWS];
         let planes = self.x.planes.as_chunks::<PLANES>().0;
         let first = self.codes.wrapping_add(start * step_rows);
@@ -297,7 +297,7 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
             let mask = u64::MAX >> (LINE_BYTES - left_bytes);
             for (row, dots) in rows.iter_mut().enumerate() {
                 let start = first.wrapping_add(row * last_row_bytes + line * LINE_BYTES);
-                fetch::ahead::<A>(start, ahead_bytes);
+                prefetch::ahead::<A>(start, ahead_bytes);
                 // SAFETY: the mask selects bytes of the row.
                 dots[line] = multiply_line(unsafe { _mm512_maskz_loadu_epi8(mask, start.cast()) }, x);
             }
@@ -319,7 +319,7 @@ fn load(values: &[f32], start: usize) -> __m512 {
 /// computation. Otherwise it loads as much as it can first, and spills for want of registers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn in_order(mut sums: __m512i) -> __m512i {
+fn schedule_before_loads(mut sums: __m512i) -> __m512i {
     // SAFETY: the block contains only a comment.
     unsafe { asm!("/* {} */", inout(zmm_reg) sums, options(nostack, preserves_flags)) };
     sums
@@ -357,7 +357,7 @@ fn add_within_quarters(lines: [__m512i; LINES]) -> __m512i {
 /// Reduces the results of the four-line blocks of one row to one sum per group, in the order of the groups.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn gather<const FOURS: usize>(fours: [__m512i; FOURS]) -> __m512i {
+fn sum_groups<const FOURS: usize>(fours: [__m512i; FOURS]) -> __m512i {
     match FOURS {
         // A group is a quarter of a line: word `4 · q + l` is group `4 · l + q`.
         1 => {

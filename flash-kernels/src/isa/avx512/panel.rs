@@ -1,6 +1,6 @@
 //! Many rows of activations: a panel of codes is unpacked once and multiplied with all of them.
 
-#![expect(unsafe_code, reason = "loads through pointers: the inner loop leaves no room for checks")]
+#![expect(unsafe_code, reason = "loads through pointers: bounds checks in the inner loop would be too slow")]
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -167,7 +167,7 @@ fn multiply_rows<const GROUP: usize, const M: usize>(
 ) {
     assert!(M.is_multiple_of(ROW_STEP) && row_start + M <= ROW_TILE);
     let sums = (<&mut [Lanes; M]>::try_from(chain), <&mut [Lanes; M]>::try_from(acc));
-    let (Ok(chain), Ok(acc)) = sums else { unreachable!("sums for each row") };
+    let (Ok(chain), Ok(acc)) = sums else { unreachable!("one sum per row") };
     for (idx, link_idx) in links.enumerate() {
         let at = tile.x.tile_idx(link_idx, tile.tile_idx);
         let link = tile.x.links[link_idx];

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::codes::ROWS;
-use super::fetch::{self, Fetch};
+use super::prefetch::{self, Prefetch};
 use crate::activations::LINE_BYTES;
 use crate::chains::CHAINS;
 use crate::tile::{FloatRows, TILE};
@@ -18,9 +18,9 @@ pub(super) struct ScaleRows<F, A> {
     stored: PhantomData<(F, A)>,
 }
 
-impl<F: Stored, A: Fetch> ScaleRows<F, A> {
+impl<F: Stored, A: Prefetch> ScaleRows<F, A> {
     #[inline]
-    pub(super) fn first(rows: FloatRows<'_>, n_groups: usize) -> Self {
+    pub(super) fn new(rows: FloatRows<'_>, n_groups: usize) -> Self {
         let row_bytes = n_groups * F::SIZE_BYTES;
         assert!(rows.rows.row_bytes() == row_bytes && rows.rows.bytes().len() == TILE * row_bytes);
         Self { start: rows.rows.bytes().as_ptr(), row_bytes, stored: PhantomData }
@@ -28,7 +28,7 @@ impl<F: Stored, A: Fetch> ScaleRows<F, A> {
 
     /// Returns the four rows from `row` on, which must be in the tile.
     #[inline]
-    pub(super) fn after(&self, row: usize) -> Self {
+    pub(super) fn at_row(&self, row: usize) -> Self {
         Self { start: self.start.wrapping_add(row * self.row_bytes), ..*self }
     }
 
@@ -39,7 +39,7 @@ impl<F: Stored, A: Fetch> ScaleRows<F, A> {
     pub(super) fn prefetch(&self, group_start: usize) {
         let ahead = self.start.wrapping_add(A::SCALES_BYTES + ROWS * group_start * F::SIZE_BYTES);
         for offset in (0..ROWS * CHAINS * F::SIZE_BYTES).step_by(LINE_BYTES) {
-            fetch::line::<A>(ahead.wrapping_add(offset));
+            prefetch::line::<A>(ahead.wrapping_add(offset));
         }
     }
 

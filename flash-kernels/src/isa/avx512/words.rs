@@ -1,13 +1,13 @@
 //! Transposed words of codes: one vector per word, with a lane for each row of half a tile.
 
-#![expect(unsafe_code, reason = "loads through pointers: groups lie where the order of chains puts them")]
+#![expect(unsafe_code, reason = "loads through pointers: groups are read in the order of chains")]
 
 use std::arch::x86_64::*;
 
 use super::LANES;
 use super::transpose::transpose;
 use crate::chains::Link;
-use crate::strips::{STEP_BYTES, STRIP_ROWS, place};
+use crate::strips::{STEP_BYTES, STRIP_ROWS, strip_offset};
 use crate::tile::{CodeRows, Layout, TILE};
 
 /// Bytes of a quarter of a vector: the smallest group.
@@ -79,7 +79,7 @@ impl<'a> HalfWords<'a> {
         match self.layout {
             Layout::Rows => Place { first: byte, row_bytes: self.row_bytes },
             Layout::Strips => Place {
-                first: place(0, byte, self.row_bytes),
+                first: strip_offset(0, byte, self.row_bytes),
                 row_bytes: STEP_BYTES.min(self.row_bytes - step_start),
             },
         }

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 /// A prefetching policy.
-pub(super) trait Fetch {
+pub(super) trait Prefetch {
     /// Distance for codes in rows, where four rows are four streams. Shorter distances are too late.
     const ROWS_BYTES: usize;
     /// Distance for codes in strips. Longer distances leave nothing to the hardware prefetchers, which help with a
@@ -15,7 +15,7 @@ pub(super) trait Fetch {
     /// Distance for scales and biases. A row has few, so it reaches into the next strip or tile.
     const SCALES_BYTES: usize;
     /// Lines of codes to prefetch while chains are transposed.
-    const BESIDE_LINES: usize;
+    const TRANSPOSE_LINES: usize;
     /// Whether codes are prefetched in two steps: first into an outer cache at twice the distance, before the L1 cache
     /// has room for them.
     const IS_TWO_STEP: bool;
@@ -27,17 +27,17 @@ pub(super) trait Fetch {
 #[derive(Clone, Copy)]
 pub(super) enum Hint {
     /// L1 and the outer caches.
-    All,
+    L1,
     /// L1, bypassing the outer caches.
-    Once,
+    L1NonTemporal,
     /// L2.
-    Second,
+    L2,
 }
 
 /// Prefetches codes `ahead_bytes` beyond `address`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn ahead<A: Fetch>(address: *const u8, ahead_bytes: usize) {
+pub(super) fn ahead<A: Prefetch>(address: *const u8, ahead_bytes: usize) {
     line::<A>(address.wrapping_add(ahead_bytes));
     if A::IS_TWO_STEP {
         _mm_prefetch::<_MM_HINT_T2>(address.wrapping_add(2 * ahead_bytes).cast());
@@ -47,65 +47,65 @@ pub(super) fn ahead<A: Fetch>(address: *const u8, ahead_bytes: usize) {
 /// Prefetches the line at `address`. There may be nothing there, but a prefetch cannot fault.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn line<A: Fetch>(address: *const u8) {
+pub(super) fn line<A: Prefetch>(address: *const u8) {
     let address = address.cast();
     match A::HINT {
-        Hint::All => _mm_prefetch::<_MM_HINT_T0>(address),
-        Hint::Once => _mm_prefetch::<_MM_HINT_NTA>(address),
-        Hint::Second => _mm_prefetch::<_MM_HINT_T1>(address),
+        Hint::L1 => _mm_prefetch::<_MM_HINT_T0>(address),
+        Hint::L1NonTemporal => _mm_prefetch::<_MM_HINT_NTA>(address),
+        Hint::L2 => _mm_prefetch::<_MM_HINT_T1>(address),
     }
 }
 
 /// Short distances, into all caches: for Intel's processors.
-pub(super) struct Near;
+pub(super) struct L1;
 
 /// Short distances, bypassing the outer caches, since each line is used once: for AMD's processors from Zen 5 on.
-pub(super) struct NearOnce;
+pub(super) struct L1NonTemporal;
 
 /// Long distances, into L2: for processors whose L1 cache supports too few outstanding misses.
-pub(super) struct Far;
+pub(super) struct L2;
 
-impl Fetch for Near {
+impl Prefetch for L1 {
     const ROWS_BYTES: usize = 8 << 10;
     const STRIPS_BYTES: usize = 7 << 9;
     const SCALES_BYTES: usize = 1 << 10;
-    const BESIDE_LINES: usize = 8;
+    const TRANSPOSE_LINES: usize = 8;
     const IS_TWO_STEP: bool = true;
-    const HINT: Hint = Hint::All;
+    const HINT: Hint = Hint::L1;
 }
 
-impl Fetch for NearOnce {
+impl Prefetch for L1NonTemporal {
     const ROWS_BYTES: usize = 8 << 10;
     const STRIPS_BYTES: usize = 3 << 10;
     const SCALES_BYTES: usize = 1 << 10;
-    const BESIDE_LINES: usize = 8;
+    const TRANSPOSE_LINES: usize = 8;
     const IS_TWO_STEP: bool = true;
-    const HINT: Hint = Hint::Once;
+    const HINT: Hint = Hint::L1NonTemporal;
 }
 
-impl Fetch for Far {
+impl Prefetch for L2 {
     const ROWS_BYTES: usize = 16 << 10;
     const STRIPS_BYTES: usize = 6 << 10;
     const SCALES_BYTES: usize = 4 << 10;
-    const BESIDE_LINES: usize = 0;
+    const TRANSPOSE_LINES: usize = 0;
     const IS_TWO_STEP: bool = false;
-    const HINT: Hint = Hint::Second;
+    const HINT: Hint = Hint::L2;
 }
 
 /// The available policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Near,
-    NearOnce,
-    Far,
+pub(super) enum PrefetchPolicy {
+    L1,
+    L1NonTemporal,
+    L2,
 }
 
-impl Way {
+impl PrefetchPolicy {
     /// Returns the fastest policy on this machine. All policies give the same bits.
     #[inline]
-    pub(super) fn here() -> Self {
-        static HERE: OnceLock<Way> = OnceLock::new();
-        *HERE.get_or_init(|| {
+    pub(super) fn detect() -> Self {
+        static DETECTED: OnceLock<PrefetchPolicy> = OnceLock::new();
+        *DETECTED.get_or_init(|| {
             let vendor = __cpuid(0);
             let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
             Self::of(name.as_flattened(), __cpuid(1).eax)
@@ -115,9 +115,9 @@ impl Way {
     /// Returns the policy for a `cpuid` vendor and signature.
     fn of(vendor: &[u8], signature: u32) -> Self {
         match vendor {
-            b"GenuineIntel" => Self::Near,
-            b"AuthenticAMD" if family(signature) >= ZEN_5 => Self::NearOnce,
-            _ => Self::Far,
+            b"GenuineIntel" => Self::L1,
+            b"AuthenticAMD" if family(signature) >= ZEN_5 => Self::L1NonTemporal,
+            _ => Self::L2,
         }
     }
 }
@@ -138,10 +138,10 @@ mod tests {
     #[test]
     fn processors_are_known_by_vendor_and_family() {
         // Genoa is Zen 4, Turin Zen 5; Granite Rapids is Intel family 6.
-        let of = |vendor: &str, signature| Way::of(vendor.as_bytes(), signature);
-        assert_eq!(of("AuthenticAMD", 0x00A1_0F11), Way::Far);
-        assert_eq!(of("AuthenticAMD", 0x00B0_0F21), Way::NearOnce);
-        assert_eq!(of("GenuineIntel", 0x000A_06D1), Way::Near);
-        assert_eq!(of("HygonGenuine", 0x0090_0F01), Way::Far);
+        let of = |vendor: &str, signature| PrefetchPolicy::of(vendor.as_bytes(), signature);
+        assert_eq!(of("AuthenticAMD", 0x00A1_0F11), PrefetchPolicy::L2);
+        assert_eq!(of("AuthenticAMD", 0x00B0_0F21), PrefetchPolicy::L1NonTemporal);
+        assert_eq!(of("GenuineIntel", 0x000A_06D1), PrefetchPolicy::L1);
+        assert_eq!(of("HygonGenuine", 0x0090_0F01), PrefetchPolicy::L2);
     }
 }

@@ -8,7 +8,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::panel::{Form, LINE_BYTES};
+use super::panel::{LINE_BYTES, TileFormat};
 use super::unit::{ROW_BYTES, Sums, Tiles};
 use crate::activations::{ROW_TILE, RowPairs};
 use crate::chains::Link;
@@ -49,7 +49,7 @@ const ORDER: Words = {
 };
 
 #[derive(Clone)]
-pub(super) struct Halves;
+pub(super) struct Bf16;
 
 /// [`Kernels::row_pairs`](crate::isa::Kernels::row_pairs): two two-byte digits per code.
 pub(super) fn row_pairs(group: usize) -> usize {
@@ -69,8 +69,8 @@ pub(super) fn pack_rows(codes: &[i16], pairs: &mut [RowPairs]) {
             let codes = load(&codes.as_chunks::<ROW_CODES>().0[step_idx]);
             let rounded = _mm512_add_epi16(codes, _mm512_set1_epi16(128));
             let upper = _mm512_and_si512(rounded, _mm512_set1_epi16(!255));
-            store(upper_row, as_halves(upper));
-            store(lower_row, as_halves(_mm512_sub_epi16(codes, upper)));
+            store(upper_row, to_bf16(upper));
+            store(lower_row, to_bf16(_mm512_sub_epi16(codes, upper)));
         }
     }
 }
@@ -78,7 +78,7 @@ pub(super) fn pack_rows(codes: &[i16], pairs: &mut [RowPairs]) {
 /// Converts integers with at most 8 significant bits to `bf16`, in the order of codes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn as_halves(numbers: __m512i) -> __m512i {
+fn to_bf16(numbers: __m512i) -> __m512i {
     let [first, second] = [_mm512_castsi512_si256(numbers), _mm512_extracti64x4_epi64::<1>(numbers)];
     let first = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(first));
     let second = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(second));
@@ -131,7 +131,7 @@ macro_rules! add {
     };
 }
 
-impl Form for Halves {
+impl TileFormat for Bf16 {
     type Number = f32;
     const CODE_BYTES: usize = 2;
     const STEP_BYTES: usize = ROW_BYTES;
