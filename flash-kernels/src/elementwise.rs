@@ -40,8 +40,8 @@ pub fn rms_norm(pool: &Pool, x: &[f32], weight: Floats<'_>, eps: f32, out: &mut 
 pub enum Gate {
     /// `silu(gate) · up`, where `silu(x) = x / (1 + e⁻ˣ)`.
     Silu,
-    /// `gelu(gate) · up`, with the tanh approximation `gelu(x) = x / (1 + e⁻²ᵘ)` for `u = √(2/π) · (x + 0.044715 ·
-    /// x³)`.
+    /// `gelu(gate) · up`, with the tanh approximation
+    /// `gelu(x) = x / (1 + e⁻²ᵘ)` for `u = √(2/π) · (x + 0.044715 · x³)`.
     GeluTanh,
     /// `up / (1 + e⁻ᵍ)`, where `g` is the gate.
     Sigmoid,

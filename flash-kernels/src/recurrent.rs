@@ -17,8 +17,8 @@ pub use gated_delta::{GatedDelta, GatedDeltaInput};
 pub use mamba2::Mamba2;
 pub(crate) use step::{DeltaStep, SelectiveStep, delta_step, selective_step};
 
-/// Recurrent state of a layer before and after some tokens. Row-major: the convolution window, `[kernel − 1,
-/// channels]`, then a matrix per head.
+/// Recurrent state of a layer before and after some tokens. Row-major: the convolution window,
+/// `[kernel − 1, channels]`, then a matrix per head.
 #[derive(Debug)]
 pub struct Passing<'a> {
     /// State before the tokens; if `None`, `state` holds it.

@@ -1,4 +1,4 @@
-//! Gated DeltaNet mixer of Qwen3.5, without its projections.
+//! Gated delta net mixer of Qwen3.5, without its projections.
 
 use super::convolution::Convolution;
 use super::{Passing, decode, softplus};
@@ -9,7 +9,7 @@ use crate::pool::Pool;
 /// Epsilon of the L2 norm of queries and keys, added to the sum of squares.
 const QK_EPS: f32 = 1e-6;
 
-/// Gated DeltaNet mixer: a convolution, a delta-rule state matrix per value head, and an RMSNorm with a gated output.
+/// Gated delta net mixer: a convolution, a delta-rule state matrix per value head, and an RMSNorm with a gated output.
 #[derive(Debug, Clone, Copy)]
 pub struct GatedDelta<'a> {
     /// Query and key heads; each is shared by `value_heads / key_heads` value heads.
@@ -57,8 +57,8 @@ impl GatedDelta<'_> {
         2 * self.key_heads * self.key_dim + self.inner()
     }
 
-    /// Length of the state: the window, `[kernel − 1, channels]`, and the head matrices, `[value_heads, value_dim,
-    /// key_dim]`.
+    /// Length of the state: the window, `[kernel − 1, channels]`, and the head matrices,
+    /// `[value_heads, value_dim, key_dim]`.
     pub fn state_len(&self) -> usize {
         (self.kernel - 1) * self.channels() + self.inner() * self.key_dim
     }

@@ -52,8 +52,8 @@ impl Mamba2<'_> {
         self.inner() + self.channels() + self.n_heads
     }
 
-    /// Length of the state: the window, `[kernel − 1, channels]`, and the head matrices, `[n_heads, head_dim,
-    /// state_dim]`.
+    /// Length of the state: the window, `[kernel − 1, channels]`, and the head matrices,
+    /// `[n_heads, head_dim, state_dim]`.
     pub fn state_len(&self) -> usize {
         (self.kernel - 1) * self.channels() + self.inner() * self.state_dim
     }

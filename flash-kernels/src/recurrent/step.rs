@@ -34,8 +34,8 @@ pub(crate) fn selective_step(decay: f32, x: &[f32], b: &[f32], c: &[f32], state:
     }
 }
 
-/// Applies the gated delta rule: `state = decay · state`, then `state += beta · (v − state · k) ⊗ k`, and `y = state ·
-/// q`.
+/// Applies the gated delta rule: `state = decay · state`, then `state += beta · (v − state · k) ⊗ k`, and
+/// `y = state · q`.
 ///
 /// `state`: `[v.len(), k.len()]`.
 #[inline(always)]
