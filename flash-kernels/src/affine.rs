@@ -1,19 +1,18 @@
 //! MLX's affine quantisation, as `mlx/backend/cpu/quantized.cpp` (MLX 0.32) defines it.
 //!
-//! A row of values is cut into groups along the last axis; each group has one scale and one bias, and each value
-//! a code of 2 to 8 bits: `value = scale · code + bias`. Codes follow each other without gaps and fill bytes from the lowest
-//! bit up.
+//! Values are grouped along the last axis; each group has one scale and one bias, and each value a code of 2 to 8 bits:
+//! `value = scale · code + bias`. Codes are packed without gaps, from the lowest bit of each byte up.
 
 use crate::error::{KernelError, check_len};
 use crate::float::FloatType;
 
-/// The smallest scale MLX gives a group; it keeps the division by the scale finite where all values are equal.
+/// The smallest scale MLX gives a group; it keeps the division by the scale finite if all values are equal.
 const SCALE_MIN: f32 = 1e-7;
 
-/// Codes that fill whole bytes, whatever their width.
+/// Codes packed at a time: eight codes of any width fill whole bytes.
 const CODES: usize = 8;
 
-/// One affine format: how wide a code is and how many values share a scale.
+/// An affine quantisation format: code width and group size.
 ///
 /// A row of `n` values is stored as
 /// - `codes`: `n · bits / 8` bytes,
@@ -25,10 +24,10 @@ pub struct Affine {
 }
 
 impl Affine {
-    /// A format of `bits` (2, 3, 4, 5, 6 or 8) and groups of `group_size` (32, 64 or 128) values.
+    /// Returns the format with codes of `bits` (2, 3, 4, 5, 6 or 8) and groups of `group_size` (32, 64 or 128) values.
     ///
     /// # Errors
-    /// [`KernelError::Bits`] or [`KernelError::GroupSize`] for any other number.
+    /// [`KernelError::Bits`] or [`KernelError::GroupSize`] for unsupported numbers.
     pub const fn new(bits: u32, group_size: usize) -> Result<Self, KernelError> {
         if !matches!(bits, 2..=6 | 8) {
             return Err(KernelError::Bits { bits });
@@ -39,33 +38,33 @@ impl Affine {
         Ok(Self { bits, group_size })
     }
 
-    /// Bits of a code.
+    /// Bits per code.
     pub const fn bits(self) -> u32 {
         self.bits
     }
 
-    /// Values that share a scale and a bias.
+    /// Values per scale and bias.
     pub const fn group_size(self) -> usize {
         self.group_size
     }
 
-    /// The greatest code.
+    /// The largest code.
     pub const fn code_max(self) -> u8 {
         (u8::MAX as u32 >> (8 - self.bits)) as u8
     }
 
-    /// Bytes that the codes of `n_values` values take, for whole groups.
+    /// Bytes taken by the codes of `n_values` values, a multiple of the group size.
     pub const fn codes_bytes(self, n_values: usize) -> usize {
         n_values / CODES * self.bits as usize
     }
 
-    /// Packs one code a byte (`codes`: `[n]`) into `out`.
+    /// Packs `codes`, `[n]` with one code per byte, into `out`.
     ///
     /// Bits of a code beyond [`bits`](Self::bits) are dropped.
     ///
     /// # Errors
-    /// [`KernelError::PartialGroup`] if `codes` are no whole groups, [`KernelError::SliceLen`] if `out` has
-    /// another length than [`codes_bytes`](Self::codes_bytes).
+    /// [`KernelError::PartialGroup`] if `codes` is not whole groups, [`KernelError::SliceLen`] if `out` does not have
+    /// [`codes_bytes`](Self::codes_bytes) bytes.
     pub fn pack(self, codes: &[u8], out: &mut [u8]) -> Result<(), KernelError> {
         self.check_groups(codes.len())?;
         check_len("codes", self.codes_bytes(codes.len()), out.len())?;
@@ -75,10 +74,10 @@ impl Affine {
         Ok(())
     }
 
-    /// Unpacks `codes` into one code a byte (`out`: `[n]`): the inverse of [`pack`](Self::pack).
+    /// Unpacks `codes` into `out`, `[n]` with one code per byte: the inverse of [`pack`](Self::pack).
     ///
     /// # Errors
-    /// As [`pack`](Self::pack), with the roles of the slices exchanged.
+    /// Same as [`pack`](Self::pack), with the roles of the slices exchanged.
     pub fn unpack(self, codes: &[u8], out: &mut [u8]) -> Result<(), KernelError> {
         self.check_groups(out.len())?;
         check_len("codes", self.codes_bytes(out.len()), codes.len())?;
@@ -88,14 +87,14 @@ impl Affine {
         Ok(())
     }
 
-    /// Dequantises one row (or several that follow each other) into `out`: `[n]`.
+    /// Dequantises one row, or several contiguous rows, into `out`: `[n]`.
     ///
-    /// Each value is the product `scale · code`, rounded to `f32`, plus the bias, rounded to `f32`; never a
-    /// fused multiply-add. That is what `mx.dequantize` computes for `f32` scales.
+    /// Each value is `scale · code`, rounded to `f32`, plus the bias, rounded to `f32`; never a fused multiply-add.
+    /// `mx.dequantize` computes the same for `f32` scales.
     ///
     /// # Errors
-    /// [`KernelError::PartialGroup`] if `out` is no whole groups, [`KernelError::SliceLen`] if another slice does
-    /// not have the length that fits `out`.
+    /// [`KernelError::PartialGroup`] if `out` is not whole groups, [`KernelError::SliceLen`] if the length of another
+    /// slice does not fit `out`.
     pub fn dequantize_row(
         self,
         float: FloatType,
@@ -119,16 +118,16 @@ impl Affine {
         Ok(())
     }
 
-    /// Quantises one row (or several that follow each other): `values`: `[n]`.
+    /// Quantises `values`, `[n]`: one row, or several contiguous rows.
     ///
-    /// Equal, bit for bit, to `mx.quantize(values.astype(float), group_size, bits)` on MLX's CPU backend where
-    /// every value is representable in `float`. The end of the range that is farther from zero is met exactly
-    /// and zero has a code of its own, so the error is at most `|scale|` there, `|scale| / 2` elsewhere, plus
-    /// what rounding scale and bias to `float` adds.
+    /// Equals `mx.quantize(values.astype(float), group_size, bits)` of MLX's CPU backend bit for bit if every value is
+    /// representable in `float`. The end of the range farther from zero is represented exactly and zero has a code of
+    /// its own, so the error is at most `|scale|` at the other end and `|scale| / 2` elsewhere, plus the rounding of
+    /// scale and bias to `float`.
     ///
     /// # Errors
-    /// [`KernelError::PartialGroup`], [`KernelError::SliceLen`], or [`KernelError::OutOfRange`] (a value that is not
-    /// finite or beyond [`FloatType::max`]); after the last the output slices hold the groups before the value's.
+    /// [`KernelError::PartialGroup`], [`KernelError::SliceLen`], or [`KernelError::OutOfRange`] for a value that is not
+    /// finite or exceeds [`FloatType::max`]; the groups before that value have then been written.
     pub fn quantize_row(
         self,
         float: FloatType,
@@ -141,7 +140,7 @@ impl Affine {
         let group_codes_bytes = self.codes_bytes(self.group_size);
         let groups = values.chunks_exact(self.group_size);
         for (idx, (values, codes)) in groups.zip(codes.chunks_exact_mut(group_codes_bytes)).enumerate() {
-            // Written so that a NaN fails it.
+            // The comparison is false for NaN.
             let in_range = |value: &f32| value.abs() <= float.max();
             if let Some(at) = values.iter().position(|value| !in_range(value)) {
                 return Err(KernelError::OutOfRange {
@@ -162,7 +161,7 @@ impl Affine {
         Ok(())
     }
 
-    /// Packs codes into as many bytes as each has bits.
+    /// Packs [`CODES`] codes into `bits` bytes.
     #[inline(always)]
     fn pack_codes(self, codes: [u8; CODES], out: &mut [u8]) {
         match self.bits {
@@ -175,7 +174,7 @@ impl Affine {
         }
     }
 
-    /// The inverse.
+    /// Unpacks [`CODES`] codes.
     #[inline(always)]
     fn unpack_codes(self, packed: &[u8]) -> [u8; CODES] {
         let mut bytes = [0; CODES];
@@ -184,7 +183,7 @@ impl Affine {
         std::array::from_fn(|idx| (word >> (idx as u32 * self.bits)) as u8 & self.code_max())
     }
 
-    /// The scale and bias of one group of finite values.
+    /// Returns the scale and bias of one group of finite values.
     ///
     /// The bias is the end of the range farther from zero (so the scale is negative if that is the upper end);
     /// the scale is then stretched so that zero falls on a whole code.

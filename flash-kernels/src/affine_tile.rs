@@ -7,7 +7,7 @@ use crate::strips::into_rows;
 use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Layout, Rows};
 use crate::widen::widen_e8m0;
 
-/// A tile of affine weights.
+/// A tile of affine weights: codes, scales and biases.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AffineTile<'a> {
     pub(crate) codes: CodeRows<'a>,
@@ -16,8 +16,8 @@ pub(crate) struct AffineTile<'a> {
 }
 
 impl<'a> AffineTile<'a> {
-    /// The tiles of the rows `range` of `w`, each of `k` codes. `widened` takes codes, scales and biases that kernels
-    /// cannot read as they are stored, `spare` the rows of a last tile that is not full.
+    /// Splits the rows `range` of `w`, each of `k` codes, into tiles. `widened` holds codes, scales and biases that
+    /// kernels cannot read as stored; `spare` holds the padded rows of a partial last tile.
     pub(crate) fn of(
         kernels: &Kernels,
         w: &AffineStorage<'a>,
@@ -69,12 +69,12 @@ impl<'a> AffineTile<'a> {
         })
     }
 
-    /// Groups of a row.
+    /// Groups per row.
     pub(crate) fn n_groups(&self) -> usize {
         self.scales.rows.row_bytes() / self.scales.float.size_bytes()
     }
 
-    /// Adds the products of one activation that fixed-point numbers do not stand for.
+    /// Adds the products of one activation that has no fixed-point representation.
     pub(crate) fn add_exception(&self, exception: &Exception, acc: &mut Lanes) {
         let group_idx = exception.k_idx / self.codes.group;
         for (lane, acc) in acc.0.iter_mut().enumerate() {

@@ -1,103 +1,98 @@
-//! Causal attention over a KV cache that lies in one piece or in pages.
+//! Causal attention over a KV cache, contiguous or in pages.
 //!
-//! The tokens are cut in spans at fixed positions. For each span a row has a maximum, a sum and a mixture of values of
-//! its own, and they are merged in the order of the spans. Who computes a span does not matter, and neither does what
-//! other rows there are: each row has the same bits in a batch and alone (the idea is flash-decoding's).
+//! Tokens are split into spans at fixed positions, as in flash-decoding. Each span yields a maximum, a sum and a
+//! weighted sum of values per row, which are merged in the order of the spans. The result has the same bits whichever
+//! thread computes a span and whichever other rows are in the batch.
 
 mod mix_steps;
 mod partials;
+mod queries;
 mod span;
 mod tasks;
 
-use std::cell::RefCell;
 use std::ops::Range;
 
-use self::mix_steps::{MixStep, mix_steps};
-pub(crate) use self::partials::blend;
-use self::partials::{Partials, SeenPartials, finish};
+pub(crate) use self::partials::axpby;
+use self::partials::{Partials, PartialsView, finish};
+use self::queries::Queries;
 pub(crate) use self::span::{CodedRows, Dequantize, dequantize};
 pub use self::span::{Codes, Numbers, Span};
 use self::tasks::{Task, Tasks};
 use crate::buffer::Buffer;
-use crate::float::FloatType;
-use crate::isa::{FloatInput, Kernels};
 use crate::pool::Pool;
-use crate::tile::{FloatRows, LaneRows, Lanes, Rows, TILE};
 
-/// Tokens of a span: its scores for a block of rows take 32 KiB, its keys or values of one head as much or twice that.
+/// Tokens per span: the scores of a block of rows take 32 KiB, the keys or values of one head as much or twice that.
 pub const SPAN_TOKENS: usize = 128;
 
-/// Scores are exponentiated in multiples of as many: the longest vectors.
-const VECTOR: usize = 16;
-
-/// Tasks that each thread should find.
+/// Target number of tasks per thread.
 const TASKS_PER_THREAD: usize = 4;
 
-/// Tokens whose mixtures one thread divides at a time.
+/// Tokens per part when the weighted sums are divided by the softmax denominators.
 const FINISH_TOKENS: usize = 16;
 
-/// Multiplications for which one thread takes about as long as it takes to wake another.
+/// Multiply-adds below which one thread works alone: they take about as long as waking another thread.
 const PARALLEL_MIN: usize = 128 << 10;
 
-/// Numbers of spans from which on threads share the merging: it reads them from the cache of another core.
+/// Partial results (in `f32`) from which the merge is parallel; below that, reading them from other cores' caches costs
+/// more.
 const MERGE_PARALLEL_MIN: usize = 256 << 10;
 
-/// The heads of an attention layer.
+/// Head counts and dimensions of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
-    /// Heads of queries, a multiple of `kv_heads`: each group of them shares a head of keys and values.
+    /// Query heads, a multiple of `kv_heads`: each KV head is shared by a group of query heads.
     pub query_heads: usize,
-    /// Heads of keys and values.
+    /// Key/value heads.
     pub kv_heads: usize,
-    /// Numbers in a query or key of one head.
+    /// Dimension of a query or key head.
     pub head_dim: usize,
-    /// Numbers in a value: as many, or, where values are in the keys, fewer: a key's last ones.
+    /// Dimension of a value head: `head_dim`, or less where a value is the last numbers of its key.
     pub value_dim: usize,
 }
 
 impl Heads {
-    /// Heads whose values are as long as their keys.
+    /// Returns heads whose values have the dimension of their keys.
     pub const fn new(query_heads: usize, kv_heads: usize, head_dim: usize) -> Self {
         Self { query_heads, kv_heads, head_dim, value_dim: head_dim }
     }
 
-    /// Query heads that share a KV head.
+    /// Query heads per KV head.
     const fn group(&self) -> usize {
         self.query_heads / self.kv_heads
     }
 }
 
-/// What a query sees of the tokens, and how.
+/// Softmax scale, sliding window and sink logits of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gaze<'a> {
-    /// What scores are multiplied by.
+    /// Factor applied to the scores.
     pub scale: f32,
-    /// How many tokens it sees, its own among them; all up to its own if there is no such window.
+    /// Sliding window in tokens, including the query's own; `None` for full causal attention.
     pub window: Option<usize>,
-    /// `[query_heads]`: a score that a head's softmax has beside those of the tokens, once for each query, and no value with it. It
+    /// `[query_heads]`: sink logit of each head. It adds to the softmax denominator once per query, has no value, and
     /// is not multiplied by `scale`.
     pub sinks: Option<&'a [f32]>,
 }
 
-/// Keys and values of one layer in one piece, each `[kv_heads, capacity_tokens, head_dim]`.
+/// Contiguous keys and values of one layer, each `[kv_heads, capacity_tokens, head_dim]`.
 #[derive(Debug, Clone, Copy)]
 pub struct KeysValues<'a> {
     /// Keys.
     pub keys: &'a [f32],
-    /// Values; none if they are in the keys.
+    /// Values; `None` if they are part of the keys.
     pub values: Option<&'a [f32]>,
 }
 
 impl<'a> KeysValues<'a> {
-    /// The spans of the tokens before `end`.
+    /// Returns the spans of the tokens before `end`.
     ///
     /// # Panics
-    /// If keys and values differ in shape, or have no room for so many tokens.
+    /// If keys and values differ in shape or hold fewer than `end` tokens.
     pub fn spans(self, heads: Heads, end: usize) -> Vec<Span<'a>> {
         let Self { keys, values } = self;
         assert!(values.is_none_or(|values| keys.len() == values.len()), "keys and values have one shape");
         let head_tokens = keys.len() / (heads.kv_heads * heads.head_dim);
-        assert!(end <= head_tokens, "{end} tokens of {head_tokens}");
+        assert!(end <= head_tokens, "{end} tokens wanted, {head_tokens} held");
         let span = |start: usize| Span {
             start,
             n_tokens: SPAN_TOKENS.min(end - start),
@@ -109,14 +104,13 @@ impl<'a> KeysValues<'a> {
     }
 }
 
-/// Attends from each query to all tokens up to its own: `softmax(q · Kᵀ · scale) · V`, where what sinks take of the softmax
-/// is left out.
+/// Computes causal attention, `softmax(q · Kᵀ · scale) · V`, with sinks in the softmax denominator.
 ///
-/// `queries`: `[n, query_heads, head_dim]`, of the tokens from `position` on, whose keys and values are in `kv` already;
+/// `queries`: `[n, query_heads, head_dim]` of the tokens from `position` on, whose keys and values are already in `kv`;
 /// `out`: `[n, query_heads, value_dim]`.
 ///
 /// # Panics
-/// If the lengths do not fit the heads, or `kv` has no room for `position + n` tokens.
+/// If the lengths do not fit the heads, or `kv` holds fewer than `position + n` tokens.
 pub fn attend(
     pool: &Pool,
     heads: Heads,
@@ -131,24 +125,24 @@ pub fn attend(
     attention.finish(out);
 }
 
-/// Attention to tokens that are given span by span.
+/// Attention of a batch of queries, accumulated over spans of the KV cache.
 #[derive(Debug)]
 pub struct Attention<'a> {
     pool: &'a Pool,
     rows: Queries<'a>,
     tasks: Tasks,
-    /// [`Partials`] of each task.
+    /// [`Partials`] of each task, merged over the spans so far.
     totals: Buffer,
-    /// Where the spans so far end.
+    /// End position of the last span added.
     end: usize,
 }
 
 impl<'a> Attention<'a> {
-    /// From `queries`, `[n, query_heads, head_dim]`, of the tokens from `position` on.
+    /// Starts attention for `queries`, `[n, query_heads, head_dim]`, of the tokens from `position` on.
     ///
     /// # Panics
-    /// If these are no whole rows, the heads of queries no multiple of those of keys or of another number than the sinks, or values
-    /// longer than keys.
+    /// If `queries` is not whole rows, the query heads are not a multiple of the KV heads, the sinks are not one per
+    /// query head, or values are longer than keys.
     pub fn new(pool: &'a Pool, heads: Heads, gaze: Gaze<'a>, queries: &'a [f32], position: usize) -> Self {
         let Heads { query_heads, kv_heads, head_dim, value_dim } = heads;
         let row_len = query_heads * head_dim;
@@ -157,23 +151,23 @@ impl<'a> Attention<'a> {
             "whole heads and rows"
         );
         assert!(value_dim <= head_dim, "values of {value_dim} numbers, keys of {head_dim}");
-        assert!(gaze.sinks.is_none_or(|sinks| sinks.len() == query_heads), "a sink for each head of queries");
+        assert!(gaze.sinks.is_none_or(|sinks| sinks.len() == query_heads), "one sink per query head");
         let tasks = Tasks::new(heads, queries.len() / row_len, pool.n_threads());
         let mut totals = Buffer::new(tasks.len() * tasks.partial_len);
         for (idx, total) in totals.chunks_exact_mut(tasks.partial_len.max(1)).enumerate() {
             let Task { kv_head, heads: Range { start, end }, .. } = tasks.get(idx);
             let first = kv_head * heads.group();
             let sinks = gaze.sinks.map(|sinks| &sinks[first + start..first + end]);
-            Partials::of(total, value_dim).begin(sinks);
+            Partials::new(total, value_dim).init(sinks);
         }
         let rows = Queries { kernels: pool.kernels(), heads, gaze, queries, position };
         Self { pool, rows, tasks, totals, end: 0 }
     }
 
-    /// Attends to the tokens of `spans`, which lie behind those so far; there may be others between them, which are not seen.
+    /// Attends to the tokens of `spans`, which must follow those added before. Positions between spans are skipped.
     ///
     /// # Panics
-    /// If the spans are not in order, or their lengths do not fit the heads.
+    /// If the spans are out of order, or their lengths do not fit the heads.
     pub fn add(&mut self, spans: &[Span<'_>]) {
         let heads = self.rows.heads;
         for span in spans {
@@ -189,7 +183,7 @@ impl<'a> Attention<'a> {
         let n_tasks = self.tasks.len();
         let n_seen: usize = spans.iter().map(|span| span.n_tokens).sum();
         let is_small = n * query_heads * (head_dim + value_dim) * n_seen < PARALLEL_MIN;
-        // Few rows leave threads without work unless they share the spans, too.
+        // With few rows there are fewer tasks than threads, so the spans are divided among threads too.
         let spans_at_once = (TASKS_PER_THREAD * self.pool.n_threads()).div_ceil(n_tasks);
         if is_small || spans_at_once == 1 {
             self.add_by_task(spans, is_small);
@@ -198,7 +192,7 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// A task attends to one span after the other.
+    /// Runs one part per task, which attends to the spans in order.
     fn add_by_task(&mut self, spans: &[Span<'_>], is_small: bool) {
         let Self { pool, rows, tasks, totals, .. } = self;
         let (partial_len, value_dim) = (tasks.partial_len, rows.heads.value_dim);
@@ -207,9 +201,9 @@ impl<'a> Attention<'a> {
             let task = tasks.get(task_idx);
             rows.gather_queries(&task);
             for span in spans {
-                rows.span(&task, span, &mut Partials::of(&mut partial, value_dim));
-                let seen = SeenPartials::of(&partial, value_dim);
-                Partials::of(total, value_dim).merge(&seen, rows.kernels);
+                rows.span(&task, span, &mut Partials::new(&mut partial, value_dim));
+                let seen = PartialsView::new(&partial, value_dim);
+                Partials::new(total, value_dim).merge(&seen, rows.kernels);
             }
         };
         if is_small {
@@ -222,7 +216,7 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// Each task attends to each span by itself, and what they know is merged.
+    /// Runs one part per task and span, then merges the partial results.
     fn add_by_span(&mut self, spans: &[Span<'_>]) {
         let Self { pool, rows, tasks, totals, .. } = self;
         let (partial_len, value_dim) = (tasks.partial_len, rows.heads.value_dim);
@@ -233,13 +227,13 @@ impl<'a> Attention<'a> {
             let idx = part.range().start / partial_len;
             let (span, task) = (&spans[idx / n_tasks], tasks.get(idx % n_tasks));
             rows.gather_queries(&task);
-            let mut partial = Partials::of(part.row_mut(0), value_dim);
+            let mut partial = Partials::new(part.row_mut(0), value_dim);
             rows.span(&task, span, &mut partial);
         });
         let merge = |task_idx: usize, total: &mut [f32]| {
             for partials in partials.chunks_exact(len / spans.len()) {
                 let partial = &partials[task_idx * partial_len..][..partial_len];
-                Partials::of(total, value_dim).merge(&SeenPartials::of(partial, value_dim), rows.kernels);
+                Partials::new(total, value_dim).merge(&PartialsView::new(partial, value_dim), rows.kernels);
             }
         };
         if len < MERGE_PARALLEL_MIN {
@@ -252,8 +246,8 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// Writes what the queries saw: `out` is `[n, query_heads, value_dim]`. Rows that saw no token become NaN, or zeros where there
-    /// are sinks.
+    /// Writes the result to `out`, `[n, query_heads, value_dim]`. Rows that saw no token become NaN, or zero where
+    /// there are sinks.
     ///
     /// # Panics
     /// If `out` has another length.
@@ -261,7 +255,7 @@ impl<'a> Attention<'a> {
         let (heads, tasks) = (self.rows.heads, self.tasks);
         let partial_len = tasks.partial_len;
         let (len, row_len) = (out.len(), heads.query_heads * heads.value_dim);
-        assert_eq!(tasks.n * row_len, len, "queries and out have as many rows");
+        assert_eq!(tasks.n * row_len, len, "queries and out have the same number of rows");
         self.pool.for_columns(out, len, FINISH_TOKENS * row_len, |mut part| {
             let first = part.range().start / row_len;
             for (token, out) in (first..).zip(part.row_mut(0).chunks_exact_mut(row_len)) {
@@ -271,158 +265,5 @@ impl<'a> Attention<'a> {
                 }
             }
         });
-    }
-}
-
-/// What all tasks share.
-#[derive(Debug, Clone, Copy)]
-struct Queries<'a> {
-    kernels: &'static Kernels,
-    heads: Heads,
-    gaze: Gaze<'a>,
-    queries: &'a [f32],
-    position: usize,
-}
-
-/// Memory that a thread keeps between tasks.
-#[derive(Default)]
-struct Scratch {
-    /// Those of the task: `[tokens, heads, head_dim]`, scaled.
-    queries: Vec<f32>,
-    numbers: Vec<f32>,
-    scores: Vec<f32>,
-    lanes: Vec<Lanes>,
-    acc: Vec<Lanes>,
-    spare: Vec<u8>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-impl Queries<'_> {
-    /// Computes what the rows of a task, whose queries this thread has [gathered](Self::gather_queries), know of the span.
-    fn span(&self, task: &Task, span: &Span<'_>, out: &mut Partials<'_>) {
-        let Task { kv_head, ref tokens, ref heads } = *task;
-        let seen_by = |token: usize| {
-            let end = self.position + token + 1;
-            let start = self.gaze.window.map_or(0, |window| end.saturating_sub(window));
-            let place = |at: usize| at.clamp(span.start, span.start + span.n_tokens) - span.start;
-            place(start)..place(end)
-        };
-        // Tokens that the last row does not see, no row sees.
-        let n_tokens = tokens.clone().last().map_or(0, |last| seen_by(last).end);
-        if n_tokens == 0 || tokens.clone().all(|token| seen_by(token).is_empty()) {
-            out.sum.fill(0.0);
-            return;
-        }
-        let span = &Span { n_tokens, ..*span };
-        SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { queries, numbers, scores, lanes, acc, spare } = scratch;
-            let (n_heads, Heads { head_dim, .. }) = (heads.len(), self.heads);
-            let n_rows = tokens.len() * n_heads;
-            scores.resize(n_rows * SPAN_TOKENS, 0.0);
-            lanes.resize(head_dim.max(SPAN_TOKENS), Lanes::ZERO);
-            acc.resize(n_rows, Lanes::ZERO);
-
-            let dequantize = self.kernels.dequantize;
-            let keys = span.head(span.keys, kv_head, head_dim, dequantize, numbers);
-            self.score(keys, queries, lanes, acc, spare, scores);
-            for (row, scores) in scores.chunks_exact_mut(SPAN_TOKENS).enumerate() {
-                let seen = seen_by(tokens.start + row / n_heads);
-                (out.max[row], out.sum[row]) = if seen.is_empty() {
-                    (f32::NEG_INFINITY, 0.0)
-                } else {
-                    // Whole vectors: behind what is seen comes what counts as nothing.
-                    let end = seen.end.next_multiple_of(VECTOR).min(SPAN_TOKENS);
-                    scores[seen.end..end].fill(f32::NEG_INFINITY);
-                    (self.kernels.soften)(&mut scores[seen.start..end])
-                };
-            }
-            let values = match span.values {
-                Some(values) => span.head(values, kv_head, head_dim, dequantize, numbers),
-                None => keys,
-            };
-            let steps = mix_steps([tokens.len(), n_heads], |token| seen_by(tokens.start + token));
-            self.mix(values, &steps, scores, lanes, acc, out.mixture);
-        });
-    }
-
-    /// Scales the queries of a task and lays them side by side, for the spans that this thread attends to next.
-    fn gather_queries(&self, task: &Task) {
-        let Heads { query_heads, head_dim, .. } = self.heads;
-        let Task { kv_head, tokens, heads } = task;
-        let row_len = query_heads * head_dim;
-        let first = (kv_head * self.heads.group() + heads.start) * head_dim;
-        SCRATCH.with_borrow_mut(|Scratch { queries, .. }| {
-            queries.clear();
-            for row in self.queries[tokens.start * row_len..tokens.end * row_len].chunks_exact(row_len) {
-                let row = &row[first..][..heads.len() * head_dim];
-                queries.extend(row.iter().map(|query| query * self.gaze.scale));
-            }
-        });
-    }
-
-    /// Scores of the rows of `queries` for all `keys`, `[tokens, head_dim]`: `[rows, SPAN_TOKENS]`.
-    fn score(
-        &self,
-        keys: &[f32],
-        queries: &[f32],
-        lanes: &mut [Lanes],
-        acc: &mut [Lanes],
-        spare: &mut Vec<u8>,
-        scores: &mut [f32],
-    ) {
-        let head_dim = self.heads.head_dim;
-        let lanes = &mut lanes[..head_dim];
-        let queries = FloatInput { values: queries, k: head_dim };
-        let n_tokens = keys.len() / head_dim;
-        let tiles = Rows::tiles(bytemuck::cast_slice(keys), head_dim * size_of::<f32>(), 0..n_tokens, spare);
-        for (tile_idx, rows) in tiles.enumerate() {
-            (self.kernels.decode)(FloatRows { rows, float: FloatType::F32 }, 0..head_dim, lanes);
-            acc.fill(Lanes::ZERO);
-            (self.kernels.multiply_lanes)((&*lanes).into(), 0, queries, acc);
-            for (scores, acc) in scores.chunks_exact_mut(SPAN_TOKENS).zip(&*acc) {
-                scores[tile_idx * TILE..][..TILE].copy_from_slice(&acc.0);
-            }
-        }
-    }
-
-    /// Mixes `values`, the last numbers of rows `[tokens, head_dim]`, by the scores: `out` is `[rows, value_dim]`.
-    ///
-    /// Rows are `[tokens, n_heads]`. One is multiplied with the values that `steps` name for it and with no others: a weight of zero
-    /// would make NaN of an infinite value that the row does not see.
-    fn mix(
-        &self,
-        values: &[f32],
-        steps: &[MixStep],
-        scores: &[f32],
-        lanes: &mut [Lanes],
-        acc: &mut [Lanes],
-        out: &mut [f32],
-    ) {
-        let Heads { head_dim, value_dim, .. } = self.heads;
-        let lanes = &mut lanes[..values.len() / head_dim];
-        for start in (0..value_dim).step_by(TILE) {
-            let (width, column) = (TILE.min(value_dim - start), head_dim - value_dim + start);
-            let columns = if width == TILE {
-                LaneRows::columns(values, head_dim, column)
-            } else {
-                for (lanes, row) in lanes.iter_mut().zip(values.chunks_exact(head_dim)) {
-                    lanes.0[..width].copy_from_slice(&row[column..]);
-                    lanes.0[width..].fill(0.0);
-                }
-                LaneRows::from(&*lanes)
-            };
-            acc.fill(Lanes::ZERO);
-            for MixStep { rows, seen } in steps {
-                let scores = FloatInput { values: &scores[rows.start * SPAN_TOKENS..], k: SPAN_TOKENS };
-                let columns = columns.range(seen.clone());
-                (self.kernels.multiply_lanes)(columns, seen.start, scores, &mut acc[rows.clone()]);
-            }
-            for (out, acc) in out.chunks_exact_mut(value_dim).zip(&*acc) {
-                out[start..start + width].copy_from_slice(&acc.0[..width]);
-            }
-        }
     }
 }

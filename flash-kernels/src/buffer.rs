@@ -1,30 +1,30 @@
-//! Memory for numbers between two kernels.
+//! Reusable buffers for the values that kernels pass to each other.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Buffers that a thread keeps at most, and the bytes of all of them: a layer has about twenty between its kernels, of other lengths
-/// for 128 tokens than for the last ones of a prompt.
+/// Maximum number of spare buffers per thread, and of bytes in all of them. A layer uses about twenty buffers, with
+/// other lengths for 128 tokens than for the last tokens of a prompt.
 const SPARES: usize = 64;
 const SPARE_BYTES_MAX: usize = 16 << 20;
 
-/// Shorter buffers are left to the allocator, which keeps such blocks itself: here they would push out long ones.
+/// Minimum size of a spare buffer. The allocator itself keeps smaller blocks, which would evict long buffers here.
 const SPARE_BYTES_MIN: usize = 32 << 10;
 
 thread_local! {
-    /// Those given back last come last.
+    /// Least recently dropped first.
     static SPARES_OF_THREAD: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer of `f32`, whose memory the thread that drops it keeps for its next buffer of this length.
+/// A buffer of `f32` whose memory is reused by the dropping thread for its next buffer of the same length.
 ///
-/// Memory fresh from the system is zeroed by it, page by page, which may take as long as what is computed there. A thread keeps
-/// buffers of 32 KiB and more, at most 64 of them and 16 MiB.
+/// The system zeroes fresh memory page by page, which may take as long as the computation that fills it. A thread keeps
+/// dropped buffers of 32 KiB and more, at most 64 of them and 16 MiB.
 #[derive(Debug)]
 pub struct Buffer(Vec<f32>);
 
 impl Buffer {
-    /// A buffer of `len` numbers of any value.
+    /// Returns a buffer of `len` numbers with unspecified values.
     pub fn new(len: usize) -> Self {
         SPARES_OF_THREAD.with_borrow_mut(|spares| {
             let fits = spares.iter().rposition(|spare| spare.len() == len);
@@ -39,7 +39,7 @@ impl Drop for Buffer {
         if size_of_val(&*numbers) < SPARE_BYTES_MIN {
             return;
         }
-        // A thread that ends keeps nothing.
+        // During thread exit the buffer is freed.
         let _ = SPARES_OF_THREAD.try_with(|spares| {
             let mut spares = spares.borrow_mut();
             spares.push(numbers);
@@ -73,7 +73,7 @@ mod tests {
         SPARES_OF_THREAD.with_borrow(Vec::len)
     }
 
-    /// The least numbers of a buffer that is kept.
+    /// Length of the smallest buffer that is kept.
     const LEN: usize = SPARE_BYTES_MIN / size_of::<f32>();
 
     #[test]

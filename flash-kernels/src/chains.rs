@@ -1,13 +1,13 @@
-//! The order in which the groups of a row of affine weights are added.
+//! Accumulation order of the groups of a row of affine weights.
 //!
-//! Groups form chains, of every [`CHAINS`]-th group from one of the first on. The groups of a chain are added one after the
-//! other, and then the chains. So a kernel can take the groups of one row as they lie in memory, with a chain in each lane
-//! of a vector, or one chain after the other for many rows, and get the same bits.
+//! Every [`CHAINS`]-th group belongs to the same chain. The groups of a chain are added in order, and then the chains.
+//! A kernel can thus read the groups of one row as they are stored, with one chain per vector lane, or process one
+//! chain after the other for many rows, with the same bits.
 
-/// Chains of a row: the lanes of the widest vectors there are.
+/// Number of chains: the lanes of the widest vectors.
 pub(crate) const CHAINS: usize = 16;
 
-/// A group in its chain.
+/// A group and its position in its chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) group_idx: usize,
@@ -15,7 +15,7 @@ pub(crate) struct Link {
     pub(crate) is_last: bool,
 }
 
-/// The groups of a row of `n_groups`, chain after chain.
+/// Returns the groups of a row of `n_groups`, chain by chain.
 pub(crate) fn links(n_groups: usize) -> Vec<Link> {
     let chain = |first: usize| {
         (first..n_groups).step_by(CHAINS).map(move |group_idx| Link {

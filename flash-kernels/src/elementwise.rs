@@ -1,18 +1,18 @@
-//! What a layer computes element by element, or over one row.
+//! Element-wise functions and row reductions of a decoder layer.
 //!
-//! The functions that take no pool are compiled once for each instruction set; none of them fuses a multiplication and
-//! an addition, so all instruction sets give the same bits.
+//! Functions without a pool are compiled once per instruction set. None of them fuses a multiplication and an addition,
+//! so all instruction sets give the same bits.
 
 use crate::matrix::Floats;
 use crate::pool::Pool;
 
-/// Sums are taken in as many lanes: two AVX-512 vectors hide the latency of an addition.
+/// Accumulators of a sum: two AVX-512 vectors hide the latency of an addition.
 const LANES: usize = 32;
 
-/// Elements from which on threads share the work: about what one computes while another wakes.
+/// Elements below which one thread works alone: about what it computes while another wakes.
 const PARALLEL_MIN: usize = 16 << 10;
 
-/// Pairs that are taken apart at a time: they stay in the nearest cache.
+/// Pairs deinterleaved at a time: they stay in the L1 cache.
 const PAIRS_AT_ONCE: usize = 256;
 
 /// Computes `out = x · weight / √(mean(x²) + eps)` for each row.
@@ -20,13 +20,13 @@ const PAIRS_AT_ONCE: usize = 256;
 /// `x`, `out`: `[rows, n]`; `weight`: `[n]`.
 ///
 /// # Panics
-/// If the lengths do not fit together.
+/// If the lengths do not fit.
 pub fn rms_norm(pool: &Pool, x: &[f32], weight: Floats<'_>, eps: f32, out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "x and out have one shape");
     let n = weight.bytes.len() / weight.float.size_bytes();
     assert!(n > 0 && x.len().is_multiple_of(n), "{} elements in rows of {n}", x.len());
     let mut decoded = vec![0.0; n];
-    weight.float.decode_into(weight.bytes, &mut decoded).expect("n was counted from the bytes");
+    weight.float.decode_into(weight.bytes, &mut decoded).expect("n was computed from the bytes");
     let kernels = pool.kernels();
     for_rows(pool, x, n, out, |x, out| {
         for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
@@ -35,26 +35,27 @@ pub fn rms_norm(pool: &Pool, x: &[f32], weight: Floats<'_>, eps: f32, out: &mut 
     });
 }
 
-/// How a gate lets numbers through.
+/// Activation function of a gated linear unit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Gate {
     /// `silu(gate) · up`, where `silu(x) = x / (1 + e⁻ˣ)`.
     Silu,
-    /// `gelu(gate) · up`, with the approximation by a hyperbolic tangent, which is
+    /// `gelu(gate) · up`, with the tanh approximation
     /// `gelu(x) = x / (1 + e⁻²ᵘ)` for `u = √(2/π) · (x + 0.044715 · x³)`.
     GeluTanh,
     /// `up / (1 + e⁻ᵍ)`, where `g` is the gate.
     Sigmoid,
-    /// `g / (1 + e^(−alpha · g)) · (u + 1)`, where `g` is the gate, at most `limit`, and `u` is up, from `−limit` to `limit`.
+    /// `g / (1 + e^(−alpha · g)) · (u + 1)`, where `g` is the gate clamped to at most `limit`, and `u` is up clamped to
+    /// ±`limit`.
     ClampedSilu {
-        /// How steeply it opens.
+        /// Slope of the sigmoid.
         alpha: f32,
-        /// The greatest number that passes.
+        /// Clamping limit.
         limit: f32,
     },
 }
 
-/// Computes `out` of `gate` and `up`, element by element. All have one shape.
+/// Computes a gated linear unit element by element. `gate`, `up` and `out` have one shape.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -68,13 +69,13 @@ pub fn gated(pool: &Pool, kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32])
     });
 }
 
-/// The same of `pairs`, a gate and what it lets through in turn, with the same bits. There are twice as many as of `out`.
+/// Computes [`gated`], with the same bits, from interleaved `[gate, up]` pairs, twice as many numbers as `out`.
 ///
 /// # Panics
-/// If there are not.
+/// If the lengths do not fit.
 pub fn gated_pairs(pool: &Pool, kind: Gate, pairs: &[f32], out: &mut [f32]) {
     let (pairs, rest) = pairs.as_chunks::<2>();
-    assert!(rest.is_empty() && pairs.len() == out.len(), "a pair for each number of out");
+    assert!(rest.is_empty() && pairs.len() == out.len(), "one pair per number of out");
     let kernels = pool.kernels();
     let (len, width) = (out.len(), part_width(pool, out.len(), 1));
     pool.for_columns(out, len, width, |mut part| {
@@ -95,7 +96,7 @@ fn for_rows(pool: &Pool, x: &[f32], n: usize, out: &mut [f32], part: impl Fn(&[f
     pool.for_columns(out, len, width, |mut columns| part(&x[columns.range()], columns.row_mut(0)));
 }
 
-/// Elements of a part: whole rows of `n`, all in one part if threads would not help.
+/// Returns the elements per part: whole rows of `n`, or all of them if threads would not help.
 pub(crate) fn part_width(pool: &Pool, len: usize, n: usize) -> usize {
     if len < PARALLEL_MIN { len.max(1) } else { len.div_ceil(4 * pool.n_threads()).next_multiple_of(n) }
 }
@@ -109,7 +110,7 @@ pub(crate) fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
     }
 }
 
-/// [`gated`], compiled for an instruction set.
+/// Kernel of [`gated`] for one thread.
 #[inline(always)]
 pub(crate) fn gate_slice(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
     match kind {
@@ -136,7 +137,7 @@ fn sigmoid_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
 
 #[inline(always)]
 fn gelu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    /// 2 · √(2/π), and 0.044715 times that.
+    /// Coefficients of 2u: 2 · √(2/π), and 0.044715 times that.
     const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.071_354_814;
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
@@ -147,7 +148,7 @@ fn gelu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
 
 #[inline(always)]
 fn clamped_slice(alpha: f32, limit: f32, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    // Written so that NaN passes.
+    // The comparisons keep NaN.
     let at_most = |x: f32| if x > limit { limit } else { x };
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         let (gate, up) = (at_most(*gate), at_most(*up));
@@ -156,11 +157,11 @@ fn clamped_slice(alpha: f32, limit: f32, gate: &[f32], up: &[f32], out: &mut [f3
     }
 }
 
-/// Replaces each score by `e^(score − max)`; returns the greatest score and the sum of what they became.
+/// Replaces each score by its softmax numerator, `e^(score − max)`; returns the maximum and the sum of the numerators.
 ///
-/// A score of −∞ becomes zero, also where there is no other: the sum is zero then.
+/// A score of −∞ becomes zero, even if all scores are −∞; the sum is zero then.
 #[inline(always)]
-pub(crate) fn soften(scores: &mut [f32]) -> (f32, f32) {
+pub(crate) fn softmax_numerators(scores: &mut [f32]) -> (f32, f32) {
     let mut maxima = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = scores.as_chunks::<LANES>();
     for chunk in chunks {
@@ -169,7 +170,7 @@ pub(crate) fn soften(scores: &mut [f32]) -> (f32, f32) {
         }
     }
     let max = maxima.iter().chain(rest).fold(f32::NEG_INFINITY, |max, score| max.max(*score));
-    // Finite, so that −∞ less it is −∞.
+    // Finite, so that −∞ minus the shift is −∞.
     let shift = max.max(f32::MIN);
     for score in scores.iter_mut() {
         *score = exp(*score - shift);
@@ -192,13 +193,13 @@ fn sum(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     sums.iter().sum()
 }
 
-/// eˣ with an error below 2 units in the last place; zero below the normal numbers, infinity for what is too large. NaN
-/// stays NaN.
+/// Computes eˣ with an error below 2 units in the last place. Results below the normal numbers are zero, overflow is
+/// infinity, and NaN stays NaN.
 ///
 /// x = n · ln 2 + r with |r| ≤ ln 2 / 2, and eʳ by its Taylor polynomial of degree 7.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    /// The least and the greatest x for which 2ⁿ is a normal number; a little beyond, eˣ would be one, too.
+    /// Bounds of x within which 2ⁿ is a normal number; eˣ is still normal a little beyond.
     const X_MIN: f32 = -87.3;
     const X_MAX: f32 = 88.0;
     /// ln 2 in two parts, the first with so few digits that its product with n is exact.
@@ -208,7 +209,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     const ROUNDER_BITS: u32 = ROUNDER.to_bits();
 
     let (is_tiny, is_huge) = (x < X_MIN, x > X_MAX);
-    // Written so that NaN passes.
+    // The comparisons keep NaN.
     let x = if x < X_MIN { X_MIN } else { x };
     let x = if x > X_MAX { X_MAX } else { x };
     let shifted = x * std::f32::consts::LOG2_E + ROUNDER;

@@ -1,22 +1,22 @@
 use crate::strips::STRIP_ROWS;
 
-/// Why slices do not fit together, or numbers do not fit a format.
+/// An error of slice lengths, indices, formats or instruction sets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelError {
-    /// The format packs codes of another width.
-    #[error("affine codes of {bits} bits are not supported: those of 2, 3, 4, 5, 6 and 8 are")]
+    /// The code width is not supported.
+    #[error("affine codes of {bits} bits are not supported (2, 3, 4, 5, 6 and 8 are)")]
     Bits {
-        /// The width asked for.
+        /// The requested width, in bits.
         bits: u32,
     },
-    /// The format has groups of another length.
+    /// The group length is not supported.
     #[error("affine groups of {group_size} values are not supported (32, 64 and 128 are)")]
     GroupSize {
-        /// The length asked for, in values.
+        /// The requested length, in values.
         group_size: usize,
     },
-    /// A row does not consist of whole groups.
+    /// The row length is not a multiple of the group length.
     #[error("a row of {n_values} values does not divide into groups of {group_size}")]
     PartialGroup {
         /// Values in the row.
@@ -24,73 +24,73 @@ pub enum KernelError {
         /// Values in a group.
         group_size: usize,
     },
-    /// A slice is longer or shorter than the row it belongs to.
+    /// A slice does not have the length that its row requires.
     #[error("{slice}: the row wants {wanted_bytes} B, the slice has {got_bytes} B")]
     SliceLen {
-        /// Which argument.
+        /// Name of the argument.
         slice: &'static str,
-        /// Length that fits the row.
+        /// Required length.
         wanted_bytes: usize,
-        /// Length given.
+        /// Actual length.
         got_bytes: usize,
     },
-    /// Only affine codes of 4 and 8 bits lie in strips, and only in whole ones.
-    #[error("{n_rows} rows are no affine codes of 4 or 8 bits in whole strips of {STRIP_ROWS} rows")]
+    /// The matrix cannot be stored in strips: it takes affine codes of 4 or 8 bits and a whole number of strips.
+    #[error(
+        "strips take affine codes of 4 or 8 bits and a multiple of {STRIP_ROWS} rows; the matrix has {n_rows} rows"
+    )]
     Strips {
         /// Rows of the matrix.
         n_rows: usize,
     },
-    /// The rows of a stacked matrix are not as many for each expert.
-    #[error("{n_rows} rows do not divide into {n_experts} experts")]
+    /// The rows of a stacked matrix do not divide evenly among the experts.
+    #[error("{n_rows} rows do not divide evenly into {n_experts} experts")]
     PartialExpert {
-        /// Rows of all experts.
+        /// Rows of all experts together.
         n_rows: usize,
-        /// Experts.
+        /// Number of experts.
         n_experts: usize,
     },
-    /// The matrices of a stack differ.
-    #[error(
-        "expert {expert_idx} has the shape {shape:?} or a format that is not that of expert 0, {wanted:?}"
-    )]
+    /// An expert has another shape or format than expert 0.
+    #[error("expert {expert_idx}, {shape:?}, differs in shape or format from expert 0, {wanted:?}")]
     UnlikeExpert {
-        /// The first that is not like the first of all.
+        /// The first expert that differs.
         expert_idx: usize,
         /// Its shape.
         shape: [usize; 2],
         /// The shape of expert 0.
         wanted: [usize; 2],
     },
-    /// An index of a row or of an expert is beyond the last.
+    /// A row or expert index is out of range.
     #[error("{indices}[{at}] is {index}, and must be less than {limit}")]
     Index {
-        /// Which argument: `lhs` or `rhs`.
+        /// Name of the argument: `lhs` or `rhs`.
         indices: &'static str,
-        /// Place of the index among the others.
+        /// Position of the index in the argument.
         at: usize,
         /// The index.
         index: u32,
-        /// What there is to choose from.
+        /// Number of rows or experts.
         limit: usize,
     },
-    /// An instruction set does not exist, or this machine does not have it.
-    #[error("{wanted} is none of the instruction sets of this machine: {available}")]
+    /// The instruction set is unknown or not available on this machine.
+    #[error("{wanted} is not an instruction set of this machine (available: {available})")]
     Isa {
-        /// The name asked for.
+        /// The requested name.
         wanted: String,
-        /// The names that would do.
+        /// The names available on this machine.
         available: String,
     },
-    /// A NaN, or a value beyond what the type of the scales can hold, cannot be quantised.
-    #[error("value {value_idx} of the row is not a number that can be quantised: {value}")]
+    /// The value is NaN or exceeds the range of the scale type, so it cannot be quantised.
+    #[error("value {value_idx} of the row cannot be quantised: {value}")]
     OutOfRange {
-        /// Place in the row.
+        /// Position in the row.
         value_idx: usize,
-        /// The value, in words, for errors compare equal and NaN does not.
+        /// The value as text, because errors compare equal and NaN does not.
         value: String,
     },
 }
 
-/// `Ok` if the slice called `slice` has exactly the bytes that its row wants.
+/// Checks that the slice called `slice` has exactly the length its row requires.
 pub(crate) fn check_len(
     slice: &'static str,
     wanted_bytes: usize,

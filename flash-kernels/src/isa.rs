@@ -1,6 +1,6 @@
-//! Instruction sets: which there are, which this machine has, and the kernels of each.
+//! Instruction sets and their kernel tables.
 
-/// Kernels of functions that must not run on other processors: all of them, or those that another table has otherwise.
+/// Builds a table of kernels that require CPU features: a complete one, or one that overrides some entries of another.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
     (multiplies_strips: $strips:literal; $($kernel:ident: $function:path, $arguments:tt;)*) => {
@@ -15,14 +15,14 @@ macro_rules! kernels {
 macro_rules! kernel {
     ($function:path, ($($argument:ident),*)) => {
         |$($argument),*| {
-            #[expect(unsafe_code, reason = "the processor has the instructions")]
-            // SAFETY: `Isa::kernels` hands this table out only where `is_available` holds.
+            #[expect(unsafe_code, reason = "the function requires CPU features")]
+            // SAFETY: `Isa::kernels` returns this table only if `is_available` holds.
             unsafe { $function($($argument),*) }
         }
     };
 }
 
-/// Compiles what is written in plain Rust for instructions that this build may not assume.
+/// Compiles functions in plain Rust with CPU features that the build does not assume.
 #[cfg(target_arch = "x86_64")]
 macro_rules! compiled_for {
     ($features:literal: $(fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? = $function:path;)*) => {
@@ -58,26 +58,26 @@ use crate::elementwise::Gate;
 use crate::error::KernelError;
 use crate::recurrent::{DeltaStep, SelectiveStep};
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes};
-use crate::widen::Narrow;
+use crate::widen::NarrowFormat;
 
-/// An instruction set with kernels of its own.
+/// An instruction set with its own kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isa {
-    /// What every machine has.
+    /// Plain Rust, available on every machine.
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
-    /// The same with AMX for bytes and `bf16`: a matrix unit.
+    /// AVX-512 with AMX for bytes and `bf16`: a matrix unit.
     Amx,
-    /// `AArch64`, whose every processor has it.
+    /// `AArch64` NEON, available on every such processor.
     Neon,
 }
 
 impl Isa {
-    /// The instruction sets of this machine, the best last.
+    /// Returns the instruction sets of this machine, the best last.
     pub fn available() -> &'static [Self] {
         static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
         AVAILABLE.get_or_init(|| {
@@ -102,12 +102,12 @@ impl Isa {
         })
     }
 
-    /// The best instruction set of this machine.
+    /// Returns the best instruction set of this machine.
     pub fn best() -> Self {
         Self::available().last().copied().unwrap_or(Self::Portable)
     }
 
-    /// Its name, which [`FromStr`] parses.
+    /// Returns the name that [`FromStr`] parses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -118,7 +118,7 @@ impl Isa {
         }
     }
 
-    /// Its kernels, if this machine can run them.
+    /// Returns the kernels if this machine can run them.
     pub(crate) fn kernels(self) -> Result<&'static Kernels, KernelError> {
         match self {
             _ if !Self::available().contains(&self) => Err(unavailable(self.name().to_owned())),
@@ -138,7 +138,7 @@ impl Isa {
 /// Parses the name of an instruction set that this machine has.
 ///
 /// # Errors
-/// [`KernelError::Isa`] for any other.
+/// [`KernelError::Isa`] for any other name.
 impl FromStr for Isa {
     type Err = KernelError;
 
@@ -159,51 +159,52 @@ impl fmt::Display for Isa {
     }
 }
 
-/// The kernels of one instruction set.
+/// Kernel table of one instruction set.
 ///
-/// A product comes about in two ways with the same bits: with few rows of activations straight from the stored
-/// weights (`multiply_codes`, `multiply_floats`), with many by unpacking a panel of weights that then serves all
-/// rows (`unpack_codes` and `multiply_panel`, `decode` and `multiply_lanes`).
+/// There are two ways to compute a product, with the same bits. Few rows of activations are multiplied with the weights
+/// as stored (`multiply_codes`, `multiply_floats`). For many rows, a panel of weights is unpacked once for all of them
+/// (`unpack_codes` and `multiply_panel`, `decode` and `multiply_lanes`).
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    /// Whether `multiply_codes` reads codes in strips, too.
+    /// Whether `multiply_codes` also reads codes in strips.
     pub(crate) multiplies_strips: bool,
 
-    /// [`fix_group`](crate::activations::fix_group).
-    pub(crate) fix_group: fn(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool,
+    /// [`quantize_group`](crate::activations::quantize_group).
+    pub(crate) quantize_group: fn(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool,
 
     /// [`row_pairs`](crate::activations::row_pairs).
     pub(crate) row_pairs: fn(bits: CodeBits, group: usize) -> usize,
 
-    /// [`pack_rows`](crate::activations::pack_rows), in an order that `multiply_panel` knows.
+    /// [`pack_rows`](crate::activations::pack_rows), in the order that `multiply_panel` expects.
     pub(crate) pack_rows:
         fn(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], cross: &mut [i32; ROW_TILE]),
 
-    /// Arranges whole lines of codes in the order in which `multiply_codes` takes them.
+    /// Arranges whole lines of codes in the order in which `multiply_codes` reads them.
     pub(crate) arrange: fn(bits: CodeBits, codes: &[i16], planes: &mut [Plane]),
 
     /// [`widen`](crate::widen::widen).
-    pub(crate) widen: fn(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]),
+    pub(crate) widen: fn(narrow: NarrowFormat<'_>, codes: &[u8], out: &mut [u8]),
 
-    /// Decodes the columns `columns` of the rows: one element of `out` for each column.
+    /// Decodes the columns `columns` of the rows, one element of `out` per column.
     pub(crate) decode: fn(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]),
 
-    /// Adds to `acc` the chains of the products of `x` with the rows of the tile.
+    /// Adds to `acc` the dot products of `x` with the rows of the tile.
     pub(crate) multiply_codes: fn(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes),
 
-    /// Unpacks the groups of the links.
+    /// Unpacks the groups of `links`.
     pub(crate) unpack_codes: fn(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel),
 
-    /// Goes on with `sums` (one element for each row of `x`, and more up to a multiple of
-    /// [`ROW_STEP`](crate::activations::ROW_STEP)) by the products of the links `links` of `x` with the panel, which holds
-    /// just their groups; `scales` hold all.
+    /// Adds to `sums` the products of the groups `links` of `x` with the panel, which holds just these groups; `scales`
+    /// holds all. `sums` has one element for each row of `x`, rounded up to a multiple of
+    /// [`ROW_STEP`](crate::activations::ROW_STEP).
     pub(crate) multiply_panel:
         fn(panel: &CodePanel, links: Range<usize>, scales: &GroupLanes, x: &FixedRows, sums: Sums<'_>),
 
-    /// Adds to `acc` the products of the row `x` with the rows.
+    /// Adds to `acc` the dot products of `x` with the rows.
     pub(crate) multiply_floats: fn(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes),
 
-    /// Adds to `acc` the products of the columns of `x` from `column_start` on with decoded weights, a row for each column.
+    /// Adds to `acc` the products of the columns of `x` from `column_start` on with decoded weights, one row per
+    /// column.
     pub(crate) multiply_lanes:
         fn(weights: LaneRows<'_>, column_start: usize, x: FloatInput<'_>, acc: &mut [Lanes]),
 
@@ -213,11 +214,11 @@ pub(crate) struct Kernels {
     /// [`gate_slice`](crate::elementwise::gate_slice).
     pub(crate) gate: fn(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]),
 
-    /// [`soften`](crate::elementwise::soften).
-    pub(crate) soften: fn(scores: &mut [f32]) -> (f32, f32),
+    /// [`softmax_numerators`](crate::elementwise::softmax_numerators).
+    pub(crate) softmax_numerators: fn(scores: &mut [f32]) -> (f32, f32),
 
-    /// [`blend`](crate::attention::blend).
-    pub(crate) blend: fn(values: &mut [f32], old: f32, next: &[f32], new: f32),
+    /// [`axpby`](crate::attention::axpby).
+    pub(crate) axpby: fn(values: &mut [f32], old: f32, next: &[f32], new: f32),
 
     /// [`convolve_row`](crate::recurrent::convolve_row).
     pub(crate) convolve: fn(x: &[f32], weights: &[f32], out: &mut [f32]),
@@ -232,16 +233,16 @@ pub(crate) struct Kernels {
     pub(crate) dequantize: Dequantize,
 }
 
-/// What [`multiply_panel`](Kernels::multiply_panel) adds to, for each row of activations.
+/// Accumulators of [`multiply_panel`](Kernels::multiply_panel), one element per row of activations.
 #[derive(Debug)]
 pub(crate) struct Sums<'a> {
-    /// The chain that is not done.
+    /// Sum of the current chain so far.
     pub(crate) chain: &'a mut [Lanes],
-    /// Those that are, added.
+    /// Sum of the finished chains.
     pub(crate) acc: &'a mut [Lanes],
 }
 
-/// Activations as given: `[m, k]`.
+/// Activations as `f32`: `[m, k]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FloatInput<'a> {
     pub(crate) values: &'a [f32],
@@ -249,8 +250,8 @@ pub(crate) struct FloatInput<'a> {
 }
 
 impl<'a> FloatInput<'a> {
-    /// Columns of `M` rows, the first of them `row_idx`. Without a closure: those are not inlined into functions with target
-    /// features.
+    /// Returns `columns` of `M` rows from `row_idx` on. Without a closure, since closures are not inlined into
+    /// functions with target features.
     #[inline(always)]
     pub(crate) fn rows<const M: usize>(self, row_idx: usize, columns: Range<usize>) -> [&'a [f32]; M] {
         let mut rows: [&[f32]; M] = [&[]; M];

@@ -1,18 +1,17 @@
 //! CPU kernels over slices for the number formats of language-model weights.
 //!
-//! Everything here is a function from slices to slices: no I/O, no MLX, and no threads but those of a [`Pool`].
-//! Slices of stored numbers are little-endian **bytes** and may start at any address, because that is how a
-//! tensor lies in a safetensors file.
+//! Every function maps slices to slices: no I/O, no MLX, and no threads other than those of a [`Pool`].
+//! Slices of stored numbers are little-endian **bytes** at any alignment, as tensors are stored in a safetensors file.
 //!
 //! - [`FloatType`]: f32, f16 and bf16 as stored, decoded to and encoded from `f32`.
 //! - [`Affine`]: MLX's affine quantisation, `value = scale · code + bias` by groups along the last axis.
 //! - [`Mx`]: the microscaling formats mxfp4 and mxfp8, and nvfp4.
-//! - [`matmul`]: `y = x · Wᵀ + b` of `f32` activations and a stored [`Matrix`], with the same bits whatever the number
-//!   of rows and threads.
-//! - [`attend`], [`Rope`], [`rms_norm`] and [`gated`]: what a decoder's layer computes besides.
-//! - [`matmul_each`], [`matmul_add`] and [`matmul_gated`]: several products as one, and what comes behind a product.
-//! - [`Mamba2`] and [`GatedDelta`]: layers with a state of a fixed size, token by token.
-//! - [`gather_matmul`]: the same with a matrix of its own for each row, out of a [`MatrixStack`] of experts.
+//! - [`matmul`]: `y = x · Wᵀ + b` of `f32` activations and a stored [`Matrix`], with bits that do not depend on the
+//!   number of rows or threads.
+//! - [`matmul_each`], [`matmul_add`] and [`matmul_gated`]: fused products (shared activations, residual, gated MLP).
+//! - [`gather_matmul`]: products with one expert of a [`MatrixStack`] per row (mixture of experts).
+//! - [`attend`], [`Rope`], [`rms_norm`] and [`gated`]: the other parts of a decoder layer.
+//! - [`Mamba2`] and [`GatedDelta`]: recurrent layers with a state of fixed size.
 //!
 //! ```
 //! use flash_kernels::{Affine, FloatType};
@@ -28,7 +27,7 @@
 //! # Ok::<(), flash_kernels::KernelError>(())
 //! ```
 
-// The weights of the integration tests serve the tests of single modules too.
+// Unit tests use the weights of the integration tests.
 #[cfg(test)]
 extern crate self as flash_kernels;
 #[cfg(test)]

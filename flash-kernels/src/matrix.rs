@@ -5,21 +5,20 @@ use crate::float::FloatType;
 use crate::mx::{self, Mx};
 use crate::strips::STRIP_ROWS;
 use crate::tile::{CodeBits, Layout};
-use crate::widen::Narrow;
+use crate::widen::NarrowFormat;
 
 /// Stored floating-point numbers: little-endian bytes at any address.
 #[derive(Debug, Clone, Copy)]
 pub struct Floats<'a> {
-    /// How each number is stored.
+    /// Type of the stored numbers.
     pub float: FloatType,
-    /// The numbers, one after the other.
+    /// The numbers, contiguous.
     pub bytes: &'a [u8],
 }
 
 /// A view of a stored weight matrix `[n, k]`, row-major: the `W` of `y = x · Wᵀ`.
 ///
-/// Every slice is little-endian bytes and may start at any address. Its lengths were checked when the view was
-/// made, so that a kernel need not.
+/// Slices are little-endian bytes at any alignment. Constructors check their lengths, so kernels do not.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     n: usize,
@@ -27,7 +26,7 @@ pub struct Matrix<'a> {
     pub(crate) storage: Storage<'a>,
 }
 
-/// How the numbers of a [`Matrix`] are stored.
+/// Storage of a [`Matrix`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Storage<'a> {
     Affine(AffineStorage<'a>),
@@ -35,7 +34,7 @@ pub(crate) enum Storage<'a> {
     Decoded(DecodedStorage<'a>),
 }
 
-/// Codes with a scale and a bias for each `group` of them, `value = scale · code + bias`, or what can be widened to that.
+/// Codes with a scale and a bias per `group`, `value = scale · code + bias`, or a format that widens to this.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AffineStorage<'a> {
     pub(crate) coding: Coding,
@@ -43,34 +42,34 @@ pub(crate) struct AffineStorage<'a> {
     pub(crate) group: usize,
     pub(crate) codes: &'a [u8],
     pub(crate) layout: Layout,
-    /// The type of both scales and biases, as stored or as widened.
+    /// Type of scales and biases, as stored or after widening.
     pub(crate) float: FloatType,
     pub(crate) scales: &'a [u8],
     pub(crate) biases: &'a [u8],
-    /// Whether activations are taken with twice as many bits.
+    /// Whether activations are quantised to 30 bits instead of 15.
     pub(crate) is_wide: bool,
 }
 
-/// How the slices of an [`AffineStorage`] stand for codes, scales and biases.
+/// Encoding of the slices of an [`AffineStorage`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coding {
-    /// As they are.
+    /// Affine codes, scales and biases.
     Affine,
-    /// As mxfp4; there are no biases.
+    /// mxfp4 codes and scales, without biases.
     Mxfp4,
 }
 
-/// Codes with a scale for each group of them, decoded to `f32` before they are multiplied.
+/// Codes with a scale per group, decoded to `f32` before the multiplication.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DecodedStorage<'a> {
-    /// Mxfp8 or nvfp4.
+    /// mxfp8 or nvfp4.
     pub(crate) format: Mx,
     pub(crate) codes: &'a [u8],
     pub(crate) scales: &'a [u8],
 }
 
 impl AffineStorage<'_> {
-    /// The width of the codes as kernels read them.
+    /// Code width that kernels read.
     pub(crate) const fn code_bits(&self) -> CodeBits {
         match (self.coding, self.bits) {
             (Coding::Affine, 4) => CodeBits::Four,
@@ -78,26 +77,26 @@ impl AffineStorage<'_> {
         }
     }
 
-    /// How codes are narrower than kernels read them, if they are.
-    pub(crate) const fn narrow(&self) -> Option<Narrow<'static>> {
+    /// Format from which the codes are widened, or `None` if kernels read them as stored.
+    pub(crate) const fn narrow(&self) -> Option<NarrowFormat<'static>> {
         match (self.coding, self.bits) {
             (Coding::Affine, 4 | 8) => None,
-            (Coding::Affine, bits) => Some(Narrow::Bits(bits)),
-            (Coding::Mxfp4, _) => Some(Narrow::E2m1),
+            (Coding::Affine, bits) => Some(NarrowFormat::Bits(bits)),
+            (Coding::Mxfp4, _) => Some(NarrowFormat::E2m1),
         }
     }
 }
 
 impl<'a> Matrix<'a> {
-    /// Weights in MLX's affine format: `value = scale · code + bias`, by groups along `k`.
+    /// Wraps weights in MLX's affine format: `value = scale · code + bias`, by groups along `k`.
     ///
     /// `shape`: `[n, k]`. `bits`: 2, 3, 4, 5, 6 or 8. `group_size`: 32, 64 or 128. `codes`: `[n, k · bits / 8]`
     /// bytes, packed as [`Affine`](crate::Affine) describes. `scales`, `biases`: `[n, k / group_size]` values of
     /// `float`.
     ///
     /// # Errors
-    /// [`KernelError::Bits`], [`KernelError::GroupSize`], [`KernelError::PartialGroup`] if `k` is no whole groups,
-    /// [`KernelError::SliceLen`] if a slice has another length than the shape wants.
+    /// [`KernelError::Bits`], [`KernelError::GroupSize`], [`KernelError::PartialGroup`] if `k` is not whole groups,
+    /// [`KernelError::SliceLen`] if the length of a slice does not fit the shape.
     pub fn affine(
         shape: [usize; 2],
         bits: u32,
@@ -117,7 +116,7 @@ impl<'a> Matrix<'a> {
         if !k.is_multiple_of(group_size) {
             return Err(KernelError::PartialGroup { n_values: k, group_size });
         }
-        // A product that saturates is longer than any slice.
+        // A saturated product exceeds the length of any slice.
         let floats_bytes = n.saturating_mul(k / group_size).saturating_mul(float.size_bytes());
         check_len("codes", n.saturating_mul(k / 8 * bits as usize), codes.len())?;
         check_len("scales", floats_bytes, scales.len())?;
@@ -137,10 +136,10 @@ impl<'a> Matrix<'a> {
         Ok(Self { n, k, storage })
     }
 
-    /// Weights stored as floating-point numbers. `shape`: `[n, k]`; `floats`: `n · k` values.
+    /// Wraps floating-point weights. `shape`: `[n, k]`; `floats`: `n · k` values.
     ///
     /// # Errors
-    /// [`KernelError::SliceLen`] if `floats` has another length than the shape wants.
+    /// [`KernelError::SliceLen`] if the length of `floats` does not fit the shape.
     pub fn float(shape: [usize; 2], floats: Floats<'a>) -> Result<Self, KernelError> {
         let [n, k] = shape;
         let wanted_bytes = n.saturating_mul(k).saturating_mul(floats.float.size_bytes());
@@ -148,13 +147,13 @@ impl<'a> Matrix<'a> {
         Ok(Self { n, k, storage: Storage::Float(floats) })
     }
 
-    /// Weights in the microscaling format [mxfp4](Mx::Fp4).
+    /// Wraps weights in the microscaling format [mxfp4](Mx::Fp4).
     ///
     /// `shape`: `[n, k]`. `codes`: `[n, k / 2]` bytes. `scales`: `[n, k / 32]` bytes.
     ///
     /// # Errors
-    /// [`KernelError::PartialGroup`] if `k` is no whole groups of 32, [`KernelError::SliceLen`] if a slice has another
-    /// length than the shape wants.
+    /// [`KernelError::PartialGroup`] if `k` is not a multiple of 32, [`KernelError::SliceLen`] if the length of a slice
+    /// does not fit the shape.
     pub fn mxfp4(shape: [usize; 2], codes: &'a [u8], scales: &'a [u8]) -> Result<Self, KernelError> {
         check_mx(Mx::Fp4, shape, codes, scales)?;
         let [n, k] = shape;
@@ -172,22 +171,22 @@ impl<'a> Matrix<'a> {
         Ok(Self { n, k, storage })
     }
 
-    /// Weights in the microscaling format [mxfp8](Mx::Fp8).
+    /// Wraps weights in the microscaling format [mxfp8](Mx::Fp8).
     ///
     /// `shape`: `[n, k]`. `codes`: `[n, k]` bytes. `scales`: `[n, k / 32]` bytes.
     ///
     /// # Errors
-    /// As [`mxfp4`](Self::mxfp4).
+    /// See [`mxfp4`](Self::mxfp4).
     pub fn mxfp8(shape: [usize; 2], codes: &'a [u8], scales: &'a [u8]) -> Result<Self, KernelError> {
         Self::decoded(Mx::Fp8, shape, codes, scales)
     }
 
-    /// Weights in the format [nvfp4](Mx::Nv4).
+    /// Wraps weights in the format [nvfp4](Mx::Nv4).
     ///
     /// `shape`: `[n, k]`. `codes`: `[n, k / 2]` bytes. `scales`: `[n, k / 16]` bytes.
     ///
     /// # Errors
-    /// As [`mxfp4`](Self::mxfp4), for groups of 16.
+    /// Same as [`mxfp4`](Self::mxfp4), for groups of 16.
     pub fn nvfp4(shape: [usize; 2], codes: &'a [u8], scales: &'a [u8]) -> Result<Self, KernelError> {
         Self::decoded(Mx::Nv4, shape, codes, scales)
     }
@@ -203,9 +202,9 @@ impl<'a> Matrix<'a> {
         Ok(Self { n, k, storage: Storage::Decoded(DecodedStorage { format, codes, scales }) })
     }
 
-    /// The same matrix, whose products take activations with 30 bits where they would take 15: the rounding of activations is then
-    /// below that of `f32` sums. Each row of activations is multiplied twice, the weights are read once. Matrices that take
-    /// activations as `f32` stay as they are.
+    /// Returns the matrix with activations quantised to 30 bits instead of 15, so that their rounding is below that of
+    /// `f32` sums. Each row of activations is multiplied twice; weights are read once. No effect on formats that
+    /// multiply `f32` activations.
     #[must_use]
     pub fn wide(self) -> Self {
         match self.storage {
@@ -216,11 +215,12 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The same matrix, of affine codes of 4 or 8 bits that [`into_strips`](crate::into_strips) has rearranged. Products have
-    /// the same bits, and those with few rows are faster where [`Pool::prefers_strips`](crate::Pool::prefers_strips).
+    /// Returns the matrix, of 4- or 8-bit affine codes, marked as rearranged by [`into_strips`](crate::into_strips).
+    /// Products have the same bits; with few rows they are faster where
+    /// [`Pool::prefers_strips`](crate::Pool::prefers_strips) says so.
     ///
     /// # Errors
-    /// [`KernelError::Strips`] if it has another format, or no whole strips.
+    /// [`KernelError::Strips`] if the format is another, or the rows are not whole strips.
     pub fn in_strips(self) -> Result<Self, KernelError> {
         let Self { n, k, storage } = self;
         match storage {
@@ -235,10 +235,10 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// A view of some of the rows.
+    /// Returns a view of some of the rows.
     ///
     /// # Panics
-    /// If the range does not lie within the rows, or cuts a strip.
+    /// If the range is out of bounds or splits a strip.
     pub fn rows(&self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.n, "rows {rows:?} of {}", self.n);
         if let Storage::Affine(AffineStorage { layout: Layout::Strips, .. }) = self.storage {
@@ -264,7 +264,7 @@ impl<'a> Matrix<'a> {
         Self { n: rows.len(), k: self.k, storage }
     }
 
-    /// Whether another matrix has the same shape and its numbers are stored in the same way.
+    /// Whether both matrices have the same shape and storage format.
     pub(crate) fn is_like(&self, other: &Matrix<'_>) -> bool {
         let same_format = match (self.storage, other.storage) {
             (Storage::Affine(a), Storage::Affine(b)) => {
@@ -288,7 +288,7 @@ impl<'a> Matrix<'a> {
         self.k
     }
 
-    /// Bytes of the stored weights: what one pass over the matrix reads.
+    /// Bytes of the stored weights, read once per pass over the matrix.
     pub const fn size_bytes(&self) -> usize {
         match self.storage {
             Storage::Affine(affine) => affine.codes.len() + affine.scales.len() + affine.biases.len(),
@@ -303,7 +303,7 @@ fn check_mx(format: Mx, [n, k]: [usize; 2], codes: &[u8], scales: &[u8]) -> Resu
     if !k.is_multiple_of(group_size) {
         return Err(KernelError::PartialGroup { n_values: k, group_size });
     }
-    // A product that saturates is longer than any slice.
+    // A saturated product exceeds the length of any slice.
     check_len("codes", n.saturating_mul(format.codes_bytes(k)), codes.len())?;
     check_len("scales", n.saturating_mul(k / group_size), scales.len())
 }

@@ -1,15 +1,15 @@
-//! The microscaling formats mxfp4 and mxfp8 of the OCP Microscaling Formats (MX) Specification v1.0, and nvfp4, as MLX 0.32
-//! stores and decodes them.
+//! The microscaling formats mxfp4 and mxfp8 of the OCP Microscaling Formats (MX) Specification v1.0, and nvfp4, as MLX
+//! 0.32 stores and decodes them.
 //!
-//! A row of values is cut into groups along the last axis. Each group has one scale, and each value a small floating-point
-//! number: `value = scale · code`. A scale is a power of two stored as its exponent (e8m0), but in nvfp4.
+//! Values are grouped along the last axis. Each group has one scale, and each value a small floating-point code:
+//! `value = scale · code`. Scales are powers of two stored as exponents (e8m0), except in nvfp4, where they are e4m3.
 
 use crate::error::{KernelError, check_len};
 
-/// Values that share a scale in mxfp4 and mxfp8.
+/// Values per scale in mxfp4 and mxfp8.
 pub(crate) const GROUP: usize = 32;
 
-/// Values that share a scale in nvfp4.
+/// Values per scale in nvfp4.
 pub(crate) const NV_GROUP: usize = 16;
 
 /// A microscaling format.
@@ -18,8 +18,8 @@ pub(crate) const NV_GROUP: usize = 16;
 /// - `codes`: `n · bits / 8` bytes, the first value of a byte in its lowest bits,
 /// - `scales`: `n / group_size` bytes.
 ///
-/// Two encodings that the specification reserves for NaN are ordinary numbers to MLX, and so they are here: the scale
-/// 255 is infinity (2¹²⁸), the mxfp8 code `s1111111` is ±480.
+/// As in MLX, two encodings that the specification reserves for NaN are ordinary numbers: the scale 255 is infinity
+/// (2¹²⁸), the mxfp8 code `s1111111` is ±480.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mx {
     /// mxfp4: codes of 4 bits, e2m1 (0, ½, 1, 1½, 2, 3, 4, 6 and their negatives).
@@ -31,7 +31,7 @@ pub enum Mx {
 }
 
 impl Mx {
-    /// Values that share a scale.
+    /// Values per scale.
     pub const fn group_size(self) -> usize {
         match self {
             Self::Fp4 | Self::Fp8 => GROUP,
@@ -39,7 +39,7 @@ impl Mx {
         }
     }
 
-    /// Bits of a code.
+    /// Bits per code.
     pub const fn bits(self) -> u32 {
         match self {
             Self::Fp4 | Self::Nv4 => 4,
@@ -47,7 +47,7 @@ impl Mx {
         }
     }
 
-    /// Bytes that the codes of `n_values` values take, for whole groups.
+    /// Bytes taken by the codes of `n_values` values, a multiple of the group size.
     pub const fn codes_bytes(self, n_values: usize) -> usize {
         match self {
             Self::Fp4 | Self::Nv4 => n_values / 2,
@@ -55,14 +55,14 @@ impl Mx {
         }
     }
 
-    /// Dequantises one row (or several that follow each other) into `out`: `[n]`.
+    /// Dequantises one row, or several contiguous rows, into `out`: `[n]`.
     ///
-    /// Each value is the product of scale and code, which is exact but where it is beyond the range of `f32`, and then
-    /// infinite. That is what `mx.dequantize(…, dtype=mx.float32)` computes.
+    /// Each value is the product of scale and code: exact within the range of `f32`, infinite beyond. This is what
+    /// `mx.dequantize(…, dtype=mx.float32)` computes.
     ///
     /// # Errors
-    /// [`KernelError::PartialGroup`] if `out` is no whole groups, [`KernelError::SliceLen`] if another slice does
-    /// not have the length that fits `out`.
+    /// [`KernelError::PartialGroup`] if `out` is not whole groups, [`KernelError::SliceLen`] if the length of another
+    /// slice does not fit `out`.
     pub fn dequantize_row(self, codes: &[u8], scales: &[u8], out: &mut [f32]) -> Result<(), KernelError> {
         let group_size = self.group_size();
         if !out.len().is_multiple_of(group_size) {
@@ -91,29 +91,30 @@ impl Mx {
     }
 }
 
-/// Two to the power of `exponent` − 127.
+/// Decodes a power of two: 2^(`exponent` − 127).
 #[inline(always)]
 pub(crate) const fn e8m0(exponent: u8) -> f32 {
-    // The exponent of an `f32` has the same bias, but is 0 for subnormal numbers, of which 2⁻¹²⁷ is one.
+    // An `f32` exponent has the same bias, but 0 means subnormal, and 2⁻¹²⁷ is a subnormal number.
     f32::from_bits(if exponent == 0 { 1 << 22 } else { (exponent as u32) << 23 })
 }
 
-/// The values of the codes of 4 bits: sign, two bits of exponent, one of mantissa.
+/// Values of the e2m1 codes: sign, two exponent bits, one mantissa bit.
 const E2M1: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
-/// The value of a code of 4 bits, without a table.
+/// Decodes an e2m1 code arithmetically, without a table.
 #[inline(always)]
 pub(crate) const fn e2m1(code: u8) -> f32 {
-    // As for `e4m3`: the bias of the exponent is 1.
+    // As in `e4m3`; the exponent bias is 1.
     let fields = (code as u32 & 8) << 28 | (code as u32 & 7) << 22;
     f32::from_bits(fields) * f32::from_bits((127 + 127 - 1) << 23)
 }
 
-/// The value of a code of 8 bits: sign, four bits of exponent, three of mantissa. `s1111111` is ±480, as for [`Mx`].
+/// Decodes an e4m3 code: sign, four exponent bits, three mantissa bits. `s1111111` is ±480, as for [`Mx`].
 #[inline(always)]
 pub const fn e4m3(code: u8) -> f32 {
-    // Each field at its place in an `f32`; the exponents' biases are 7 and 127. Exact for subnormal numbers too.
+    // Move the fields to their place in an `f32`, then correct the exponent bias (7 to 127). Exact for subnormal
+    // numbers too.
     let fields = (code as u32 & 128) << 24 | (code as u32 & 127) << 20;
     f32::from_bits(fields) * f32::from_bits((127 + 127 - 7) << 23)
 }

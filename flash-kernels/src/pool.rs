@@ -1,9 +1,8 @@
-//! A thread pool for short parallel loops: entering and leaving cost microseconds, and idle workers sleep.
+//! A thread pool for short parallel loops: entering and leaving a job costs microseconds, and idle workers sleep.
 //!
-//! One word of state says everything: which job is open and how many workers are inside it. A worker may enter
-//! only while the job is open, the caller closes it as soon as it finds no part unclaimed, and then waits for the
-//! workers inside. So a worker that wakes late costs the caller nothing, and what the job borrows outlives
-//! every use of it.
+//! One state word holds which job is open and how many workers are inside it. Workers enter only while the job is open.
+//! The caller closes it as soon as no part is unclaimed, then waits for the workers inside. Workers that wake late thus
+//! cost the caller nothing, and the data that a job borrows outlives every use of it.
 
 mod columns;
 mod cores;
@@ -23,33 +22,35 @@ use std::time::{Duration, Instant};
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 
-pub(crate) use columns::{Band, Columns, Cut, FEW};
-use nesting::{Inside, Pools};
+pub(crate) use columns::{Band, ColumnSplit, Columns, INLINE_MATRICES};
+use nesting::{NestingGuard, Pools};
 use shares::Shares;
 use sleepers::Sleepers;
 
-/// How long a worker without a job looks before it sleeps, at least and at most. At least: longer than the pause between two
-/// matrix products of one token where that is shortest (a few graph operations of some µs). Twice as long each time that a
-/// job came while it looked, and the least again when none did: pauses are as long as those before, and a worker that waits
-/// for the disk leaves the processor to those who read. Both are short against a token: an idle pool costs nothing.
-const LOOKS: [Duration; 2] = [Duration::from_micros(20), Duration::from_micros(160)];
-/// The same for the caller, who waits for the last parts of others: longer than one takes.
-const LAST_PARTS: Duration = Duration::from_micros(100);
-/// Looks between two readings of the clock, which cost about as much as this many looks.
-const LOOKS_PER_READING: u32 = 16;
+/// Minimum and maximum time that an idle worker spins before it sleeps. The minimum exceeds the shortest pause between
+/// two matrix products of one token (a few graph operations of some µs). The time doubles whenever a job arrives while
+/// spinning and returns to the minimum when none does: pauses tend to be as long as those before, and a worker that
+/// waits for the disk should yield the processor to the reading threads. Both times are short against a token, so an
+/// idle pool costs nothing.
+const IDLE_SPIN: [Duration; 2] = [Duration::from_micros(20), Duration::from_micros(160)];
+/// Time that the caller spins for the last parts of other threads; longer than a part takes.
+const CLOSE_SPIN: Duration = Duration::from_micros(100);
+/// Spin iterations per clock reading, which costs about as much as this many iterations.
+const SPINS_PER_CLOCK_READ: u32 = 16;
 
-/// State: the workers inside the job.
+/// State: number of workers inside the job.
 const ACTIVE: u64 = 0xFFFF;
-/// State: workers may enter.
+/// State: set while workers may enter.
 const OPEN: u64 = 1 << 16;
-/// State: one more job. The bits from here up count jobs, so that no worker takes an old job for a new one.
+/// State: increment of the job counter in the bits from here up, which keeps workers from mistaking an old job for a
+/// new one.
 const NEXT_JOB: u64 = 1 << 17;
 
-/// Threads that compute matrix products together, and the instruction set they do it with.
+/// A thread pool for matrix products, with the kernels of one instruction set.
 ///
-/// The thread that calls [`matmul`](crate::matmul) works too: a pool of `n` threads has `n − 1` workers.
-/// A pool serves one caller at a time; others wait their turn. A job must not use the pool that runs it, not even through a job
-/// of another pool: that panics.
+/// The thread that calls [`matmul`](crate::matmul) works too: a pool of `n` threads has `n − 1` workers. A pool serves
+/// one caller at a time; others wait their turn. A job must not use the pool that runs it, not even through a job of
+/// another pool: that panics.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
@@ -64,22 +65,22 @@ struct Shared {
     state: AtomicU64,
     job: AtomicPtr<Job<'static>>,
     stop: AtomicBool,
-    /// The parts of the job: the caller is the thread 0, the worker `idx` the thread `idx + 1`.
+    /// Unclaimed parts of the job. The caller is thread 0, the worker `idx` is thread `idx + 1`.
     shares: Shares,
     sleepers: Sleepers,
 }
 
-/// A loop that threads share: each claims parts until none is left.
+/// A parallel loop: each thread claims parts until none is left.
 struct Job<'a> {
     part: &'a (dyn Fn(usize) + Sync),
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     caller: Thread,
-    /// Whose job it is, behind those that it is a part of.
+    /// Pools whose jobs enclose this one, and its own pool last.
     pools: Pools,
 }
 
 impl Job<'_> {
-    /// Claims and runs parts until none is left; a panic ends the loop for all and is kept for the caller.
+    /// Claims and runs parts until none is left. A panic ends the loop for all threads and is kept for the caller.
     fn work(&self, shares: &Shares, thread_idx: usize) {
         let claim = || {
             while let Some(part_idx) = shares.claim(thread_idx) {
@@ -94,26 +95,26 @@ impl Job<'_> {
 }
 
 impl Pool {
-    /// A pool of `n_threads`, the calling thread included, that uses the instruction set `isa`.
+    /// Creates a pool of `n_threads`, including the calling thread, with the kernels of `isa`.
     ///
-    /// Fewer, if the system refuses to start as many.
+    /// The pool is smaller if the system refuses to start that many threads.
     ///
     /// # Errors
-    /// [`KernelError::Isa`] unless [`Isa::available`] lists it.
+    /// [`KernelError::Isa`] if [`Isa::available`] does not list `isa`.
     pub fn with_isa(n_threads: NonZeroUsize, isa: Isa) -> Result<Self, KernelError> {
         Ok(Self::with_kernels(n_threads, isa, isa.kernels()?))
     }
 
-    /// A pool with a thread for each physical core that this process may use: no more than the CPU quota of its
-    /// control group and its affinity allow, and one for the threads of a core, whose arithmetic units they share.
+    /// Creates a pool with one thread for each physical core available to this process, within its affinity mask and
+    /// the CPU quota of its control group. Hardware threads of one core share arithmetic units and count once.
     ///
     /// # Errors
-    /// As [`with_isa`](Self::with_isa).
+    /// See [`with_isa`](Self::with_isa).
     pub fn for_machine(isa: Isa) -> Result<Self, KernelError> {
         Self::with_isa(cores::usable(), isa)
     }
 
-    /// A pool that uses `kernels`, those of `isa`.
+    /// Creates a pool with `kernels`, those of `isa`.
     pub(crate) fn with_kernels(n_threads: NonZeroUsize, isa: Isa, kernels: &'static Kernels) -> Self {
         let n_workers = (n_threads.get() - 1).min(ACTIVE as usize);
         let shared = Arc::new(Shared {
@@ -127,24 +128,24 @@ impl Pool {
             .map_while(|idx| {
                 let shared = Arc::clone(&shared);
                 let name = format!("flash-kernels-{idx}");
-                thread::Builder::new().name(name).spawn(move || shared.serve(idx)).ok()
+                thread::Builder::new().name(name).spawn(move || shared.worker_loop(idx)).ok()
             })
             .collect();
         Self { shared, workers, turn: Mutex::new(()), isa, kernels }
     }
 
-    /// Threads that work on a product, the caller's included.
+    /// Number of threads that work on a job, including the caller.
     pub fn n_threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Whether products with few rows are faster if affine codes of `bits` lie [in strips](crate::Matrix::in_strips). Codes of
-    /// 8 bits come from memory as fast in rows, and other instruction sets copy strips back into rows first.
+    /// Whether products with few rows are faster with affine codes of `bits` [in strips](crate::Matrix::in_strips).
+    /// Codes of 8 bits stream from memory as fast in rows, and other instruction sets copy strips back into rows first.
     pub fn prefers_strips(&self, bits: u32) -> bool {
         self.kernels().multiplies_strips && bits == 4
     }
 
-    /// The instruction set of the kernels.
+    /// Instruction set of the kernels.
     pub fn isa(&self) -> Isa {
         self.isa
     }
@@ -153,22 +154,22 @@ impl Pool {
         self.kernels
     }
 
-    /// Calls `part` with every number below `n_parts`, on all threads, and returns when all calls have.
+    /// Calls `part` with every number below `n_parts`, on all threads, and returns when all calls have returned.
     ///
     /// # Panics
-    /// If a call panics: with the payload of the first; parts not yet claimed are dropped. If there are 2³² parts or more. If
-    /// called from within a job of the same pool, however many parts and threads there are.
+    /// If a call panics: with the payload of the first, dropping unclaimed parts. If there are 2³² parts or more. If
+    /// called from within a job of the same pool, whatever the number of parts and threads.
     pub fn run(&self, n_parts: usize, part: &(dyn Fn(usize) + Sync)) {
-        let _inside = Inside::caller(Arc::as_ptr(&self.shared).addr());
+        let _inside = NestingGuard::enter(Arc::as_ptr(&self.shared).addr());
         if n_parts <= 1 || self.workers.is_empty() {
             (0..n_parts).for_each(part);
             return;
         }
         let _turn = lock(&self.turn);
-        let pools = Inside::pools();
+        let pools = NestingGuard::current();
         let job = Job { part, panic: Mutex::new(None), caller: thread::current(), pools };
-        self.shared.shares.deal(n_parts);
-        // Nothing between opening and closing unwinds: `work` catches.
+        self.shared.shares.distribute(n_parts);
+        // Nothing unwinds between `open` and `close`: `work` catches panics.
         self.shared.open(&job);
         job.work(&self.shared.shares, 0);
         self.shared.close();
@@ -178,10 +179,10 @@ impl Pool {
         }
     }
 
-    /// What `item` makes of every number below `n_items`, computed on all threads.
+    /// Computes `item` for every number below `n_items`, on all threads, and returns the results in order.
     ///
     /// # Panics
-    /// As [`run`](Self::run).
+    /// See [`run`](Self::run).
     pub(crate) fn map<T: Send + Sync>(&self, n_items: usize, item: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let items: Vec<OnceLock<T>> = (0..n_items).map(|_| OnceLock::new()).collect();
         self.run(n_items, &|idx| {
@@ -196,7 +197,7 @@ impl Drop for Pool {
         self.shared.stop.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
-            // A worker catches what jobs throw; it has nothing else to say.
+            // Workers catch the panics of jobs, so `join` reports nothing else.
             let _ = worker.join();
         }
     }
@@ -205,33 +206,33 @@ impl Drop for Pool {
 impl Shared {
     fn open(&self, job: &Job<'_>) {
         self.job.store(ptr::from_ref(job).cast_mut().cast(), Ordering::Relaxed);
-        // No worker is inside (the last job waited for them), so nobody else changes the state now.
+        // The last job waited for its workers, so no worker is inside and no other thread changes the state.
         let jobs = self.state.load(Ordering::Relaxed) & !(OPEN | ACTIVE);
         self.state.store(jobs.wrapping_add(NEXT_JOB) | OPEN, Ordering::SeqCst);
-        self.sleepers.wake_first();
+        self.sleepers.wake_roots();
     }
 
     fn close(&self) {
         self.state.fetch_and(!OPEN, Ordering::SeqCst);
         let left = || self.state.load(Ordering::Acquire) & ACTIVE == 0;
-        while !spin_until(&left, LAST_PARTS) {
+        while !spin_until(&left, CLOSE_SPIN) {
             thread::park();
         }
     }
 
-    fn serve(&self, worker_idx: usize) {
+    fn worker_loop(&self, worker_idx: usize) {
         let mut seen = 0;
-        let [least, most] = LOOKS;
-        let mut patience = least;
+        let [least, most] = IDLE_SPIN;
+        let mut spin_time = least;
         loop {
             let ready = || {
                 let state = self.state.load(Ordering::SeqCst);
                 self.stop.load(Ordering::SeqCst) || (state & OPEN != 0 && state / NEXT_JOB != seen)
             };
-            if spin_until(&ready, patience) {
-                patience = most.min(2 * patience);
+            if spin_until(&ready, spin_time) {
+                spin_time = most.min(2 * spin_time);
             } else {
-                patience = least;
+                spin_time = least;
                 self.sleepers.sleep_until(worker_idx, &ready);
             }
             if self.stop.load(Ordering::SeqCst) {
@@ -240,21 +241,21 @@ impl Shared {
             let enter = |state| (state & OPEN != 0).then_some(state + 1);
             if let Ok(state) = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, enter) {
                 seen = state / NEXT_JOB;
-                self.sleepers.wake_behind(worker_idx);
-                self.help(worker_idx);
+                self.sleepers.wake_children(worker_idx);
+                self.run_job(worker_idx);
             }
         }
     }
 
-    /// Works on the job this worker has entered, and leaves it.
-    fn help(&self, worker_idx: usize) {
+    /// Runs the job that this worker has entered, and leaves it.
+    fn run_job(&self, worker_idx: usize) {
         let job = self.job.load(Ordering::Relaxed);
-        #[expect(unsafe_code, reason = "workers that outlive a job borrow it")]
-        // SAFETY: `open` stored a pointer to the caller's job before it opened the state that this worker
-        // entered, and the caller keeps the job where it is until the count of workers inside is zero, which it
-        // is not before the subtraction below; `caller` is cloned before that.
+        #[expect(unsafe_code, reason = "workers, which outlive a job, borrow it")]
+        // SAFETY: `open` stored a pointer to the caller's job before it opened the state that this worker entered. The
+        // caller keeps the job in place until the count of workers inside is zero, which happens only after the
+        // subtraction below; `caller` is cloned before that.
         let caller = unsafe {
-            let _inside = Inside::member((*job).pools.clone());
+            let _inside = NestingGuard::join((*job).pools.clone());
             (*job).work(&self.shares, worker_idx + 1);
             (*job).caller.clone()
         };
@@ -265,23 +266,24 @@ impl Shared {
     }
 }
 
-/// Looks at `condition` for as long as `patience` lasts; whether it came true.
-fn spin_until(condition: &dyn Fn() -> bool, patience: Duration) -> bool {
+/// Spins until `condition` is true or `spin_time` has passed; returns whether it became true.
+fn spin_until(condition: &dyn Fn() -> bool, spin_time: Duration) -> bool {
     let mut start = None;
     loop {
-        for _ in 0..LOOKS_PER_READING {
+        for _ in 0..SPINS_PER_CLOCK_READ {
             if condition() {
                 return true;
             }
             std::hint::spin_loop();
         }
-        if start.get_or_insert_with(Instant::now).elapsed() > patience {
+        if start.get_or_insert_with(Instant::now).elapsed() > spin_time {
             return false;
         }
     }
 }
 
-/// Jobs do not unwind while they hold a lock of the pool; a lock guards no state that could be torn.
+/// Locks a mutex and ignores poisoning: jobs do not unwind while holding a lock, and no lock guards state that could be
+/// torn.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! Products of activations and stored weights.
 //!
-//! A call is a [`job`](mod@job): some outputs, each made of one or two products of the same rows, cut into parts for
-//! the threads. A part is computed in [blocks](sums) of tiles, whose sums become the output's columns.
+//! A call is a [`job`](mod@job): one or more outputs, each of one or two products of the same rows, split into parts
+//! for the threads. A part is computed in [blocks](sums) of tiles, whose sums become columns of the output.
 
 mod gather;
 mod input;
@@ -16,15 +16,16 @@ use job::{Output, compute};
 
 pub use gather::gather_matmul;
 
-/// Rows of activations up to which weights are multiplied as they are stored. Beyond, unpacking a panel first
-/// is cheaper than unpacking it again for every few rows.
+/// Rows of activations up to which kernels multiply weights as stored. With more rows, unpacking a panel once is
+/// cheaper than unpacking it for every few rows.
 pub(crate) const ROWS_DIRECT: usize = 4;
 
-/// Tiles of a block: the activations of a panel, up to [`ROWS_BLOCK`](job::ROWS_BLOCK) · [`PANEL_K`](crate::tile::PANEL_K) of
-/// them, come from the last-level cache for the first tile and from the next for the others.
+/// Tiles per block: the activations of a panel, up to [`ROWS_BLOCK`](job::ROWS_BLOCK) ·
+/// [`PANEL_K`](crate::tile::PANEL_K), come from the last-level cache for the first tile and from a nearer one for the
+/// others.
 const BLOCK_TILES: usize = 4;
 
-/// A weight matrix with its bias: `x · Wᵀ + bias`.
+/// A linear layer: a weight matrix and its optional bias, `x · Wᵀ + bias`.
 #[derive(Debug, Clone, Copy)]
 pub struct Projection<'a> {
     /// `[n, k]`.
@@ -34,7 +35,7 @@ pub struct Projection<'a> {
 }
 
 impl Projection<'_> {
-    /// Checks that it makes `y`, `[m, n]`, of `x`, `[m, k]`.
+    /// Checks the lengths of `x`, `[m, k]`, `y`, `[m, n]`, and the bias.
     fn check(&self, m: usize, x: &[f32], y: &[f32]) -> Result<(), KernelError> {
         let (n, k) = (self.w.n(), self.w.k());
         check_len("y", size_of::<f32>() * m * n, size_of_val(y))?;
@@ -52,22 +53,22 @@ impl Projection<'_> {
 ///
 /// `x`: `[m, k]`, `w`: `[n, k]`, `bias`: `[n]`, `y`: `[m, n]`, all row-major; `m` is `y.len() / n`, and may be 0.
 ///
-/// Each element of `y` is computed in one order, whatever `m` and the number of threads; instruction sets differ
-/// in floating-point formats only. For `float32` sums of the products in exact arithmetic:
-/// - affine weights: activations are rounded to multiples of 2⁻¹⁵ of the greatest in their group; what the
-///   codes and they contribute is exact for each group, and groups are added in `f32`;
-/// - mxfp4 weights: the same, for they are affine as well: codes `2 · value + 12`, half the scale, and a bias of −12
-///   times that;
+/// The order of additions in an element of `y` depends neither on `m` nor on the number of threads; instruction sets
+/// differ in floating-point formats only. Deviations from exact sums of products in `f32`:
+/// - affine weights: activations are rounded to multiples of 2⁻¹⁵ of the largest in their group; the contribution of
+///   codes and activations is exact for each group, and groups are added in `f32`;
+/// - mxfp4 weights: as affine, with codes `2 · value + 12`, half the scale, and a bias of −12 times that;
 /// - floating-point, mxfp8 and nvfp4 weights: products are added in `f32`, from the first column to the last.
 ///
-/// NaN and infinity propagate as IEEE 754 says for the sum of products. With mxfp4 weights, a group with a scale of 2¹²⁵
-/// or more, where products of code and scale leave the range of `f32`, makes the elements of its row infinite or NaN.
+/// NaN and infinity propagate as IEEE 754 says for the sum of products. With mxfp4 weights, a group with a scale of
+/// 2¹²⁵ or more, where products of code and scale exceed the range of `f32`, makes the elements of its row infinite or
+/// NaN.
 ///
 /// # Errors
-/// [`KernelError::SliceLen`] if `x`, `bias` or `y` do not fit the matrix.
+/// [`KernelError::SliceLen`] if the length of `x`, `bias` or `y` does not fit the matrix.
 ///
 /// # Panics
-/// If called from within a job of the same pool; else never.
+/// If called from within a job of the same pool.
 pub fn matmul(
     pool: &Pool,
     x: &[f32],
@@ -78,14 +79,14 @@ pub fn matmul(
     compute(pool, x, &[Output::Product(Projection { w: *w, bias })], &mut [y])
 }
 
-/// Computes `ys[i] = x · W[i]ᵀ + bias[i]` for each projection of the same `x`: [`matmul`] for each of them, with the same
-/// bits, but `x` is prepared once and threads meet once.
+/// Computes `ys[i] = x · W[i]ᵀ + bias[i]` for each projection of the same `x`, with the bits of separate [`matmul`]
+/// calls. `x` is prepared once, and threads synchronise once.
 ///
 /// # Errors
-/// As [`matmul`].
+/// See [`matmul`].
 ///
 /// # Panics
-/// As [`matmul`], and if there are not as many `ys` as projections.
+/// Same as [`matmul`], and if `ys` and `projections` differ in length.
 pub fn matmul_each(
     pool: &Pool,
     x: &[f32],
@@ -96,13 +97,13 @@ pub fn matmul_each(
     compute(pool, x, &outputs, ys)
 }
 
-/// Computes `y = onto + (x · Wᵀ + bias)`, with the bits of [`matmul`] and an addition. `onto` is of the shape of `y`.
+/// Computes `y = onto + (x · Wᵀ + bias)`, with the bits of [`matmul`] and an addition. `onto` has the shape of `y`.
 ///
 /// # Errors
-/// As [`matmul`], and [`KernelError::SliceLen`] if `onto` is not as long as `y`.
+/// Same as [`matmul`], and [`KernelError::SliceLen`] if `onto` is not as long as `y`.
 ///
 /// # Panics
-/// As [`matmul`].
+/// See [`matmul`].
 pub fn matmul_add(
     pool: &Pool,
     x: &[f32],
@@ -114,14 +115,14 @@ pub fn matmul_add(
     compute(pool, x, &[Output::Sum(onto, projection)], &mut [y])
 }
 
-/// Computes `y` of both products `x · Gᵀ + g` and `x · Uᵀ + u`, for the projections `gate` and `up`, with the bits of
-/// [`matmul`] for each and [`gated`](crate::gated).
+/// Computes the gated product of `x · Gᵀ + g` and `x · Uᵀ + u`, for the projections `gate` and `up`, with the bits of
+/// two [`matmul`] calls and [`gated`](crate::gated).
 ///
 /// # Errors
-/// As [`matmul`].
+/// See [`matmul`].
 ///
 /// # Panics
-/// As [`matmul`].
+/// See [`matmul`].
 pub fn matmul_gated(
     pool: &Pool,
     kind: Gate,

@@ -1,7 +1,7 @@
-//! Layers that keep a state of a fixed size instead of keys and values: a short causal convolution, then a recurrence.
+//! Recurrent layers with a state of fixed size instead of a KV cache: a short causal convolution, then a recurrence.
 //!
-//! Tokens pass one by one, whatever the batch, and heads go their own ways: so no bit depends on the pieces in which tokens
-//! come, nor on the number of threads. Nothing is fused, so all instruction sets give the same bits.
+//! Tokens are processed one by one, and heads independently, so no bit depends on how tokens are batched or on the
+//! number of threads. Nothing is fused, so all instruction sets give the same bits.
 
 mod convolution;
 mod gated_delta;
@@ -17,24 +17,24 @@ pub use gated_delta::{GatedDelta, GatedDeltaInput};
 pub use mamba2::Mamba2;
 pub(crate) use step::{DeltaStep, SelectiveStep, delta_step, selective_step};
 
-/// The state of a layer while tokens pass: `[kernel − 1, channels]`, what the next token sees of the convolution's input, then a
-/// matrix for each head; row-major, one behind the other.
+/// Recurrent state of a layer before and after some tokens. Row-major: the convolution window,
+/// `[kernel − 1, channels]`, then a matrix per head.
 #[derive(Debug)]
 pub struct Passing<'a> {
-    /// As the tokens before left it; none if `state` holds that.
+    /// State before the tokens; if `None`, `state` holds it.
     pub before: Option<&'a [f32]>,
-    /// Where it is written as these tokens leave it.
+    /// Receives the state after the tokens.
     pub state: &'a mut [f32],
 }
 
-/// The matrices of heads, each for the thread that takes the head.
+/// State matrices of the heads, each locked by the thread that computes the head.
 struct HeadStates<'a> {
     before: Option<&'a [f32]>,
     states: Vec<Mutex<&'a mut [f32]>>,
 }
 
 impl<'a> Passing<'a> {
-    /// The window of a convolution, and the matrices of the heads, each of `head_len` numbers.
+    /// Splits the state into the convolution window and the head matrices of `head_len` numbers.
     fn split(self, window_len: usize, head_len: usize) -> (Passing<'a>, HeadStates<'a>) {
         let before = self.before.map(|before| before.split_at(window_len));
         let (window, heads) = self.state.split_at_mut(window_len);
@@ -45,8 +45,8 @@ impl<'a> Passing<'a> {
 }
 
 impl HeadStates<'_> {
-    /// Gives `pass` the matrix of a head, to go on from.
-    fn with<T>(&self, head: usize, pass: impl FnOnce(&mut [f32]) -> T) -> T {
+    /// Calls `pass` with the state matrix of a head, initialised with the state before the tokens.
+    fn with_state<T>(&self, head: usize, pass: impl FnOnce(&mut [f32]) -> T) -> T {
         let state = &mut **self.states[head].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = self.before {
             state.copy_from_slice(&before[head * state.len()..][..state.len()]);
@@ -55,13 +55,13 @@ impl HeadStates<'_> {
     }
 }
 
-/// ln(1 + eˣ).
+/// Computes ln(1 + eˣ).
 fn softplus(x: f32) -> f32 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-fn decoded(floats: Floats<'_>) -> Vec<f32> {
+fn decode(floats: Floats<'_>) -> Vec<f32> {
     let mut values = vec![0.0; floats.bytes.len() / floats.float.size_bytes()];
-    floats.float.decode_into(floats.bytes, &mut values).expect("counted from the bytes");
+    floats.float.decode_into(floats.bytes, &mut values).expect("the length was computed from the bytes");
     values
 }

@@ -2,34 +2,34 @@
 
 use crate::pool::Pool;
 
-/// Rotates queries and keys by angles that grow with their position (Su et al. 2021).
+/// Rotary position embedding of queries and keys (Su et al. 2021).
 ///
-/// Of each head the first `2 · inverse_frequencies.len()` numbers are rotated in pairs, the pair `i` by
+/// The first `2 · inverse_frequencies.len()` numbers of each head are rotated in pairs, the pair `i` by
 /// `position · scale · inverse_frequencies[i]`. A pair is two neighbours (`traditional`), or one number from the first
 /// half and one from the second.
 ///
-/// Angles are products in `f32`, as in MLX, so they are off by up to 6·10⁻⁸ of themselves: an angle of the first pair by 0.06 at
-/// position 10⁶. Positions from 2²⁴ on are not told apart from their neighbours.
+/// Angles are products in `f32`, as in MLX, with a relative error of up to 6·10⁻⁸: 0.06 for the first pair at position
+/// 10⁶. Positions from 2²⁴ on are not distinguished from their neighbours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// Of each pair.
+    /// Inverse frequency of each pair.
     pub inverse_frequencies: Vec<f32>,
-    /// What positions are multiplied by.
+    /// Factor applied to positions.
     pub scale: f32,
-    /// What rotated numbers are multiplied by.
+    /// Factor applied to rotated numbers.
     pub magnitude: f32,
-    /// Whether neighbours are paired.
+    /// Whether pairs are neighbours instead of split halves.
     pub traditional: bool,
 }
 
-/// Tokens that one thread rotates at a time: about as long as waking another takes.
+/// Tokens per part: about as long as waking another thread takes.
 const PART_TOKENS: usize = 8;
 
 impl Rope {
-    /// [`rotate`](Self::rotate) for each token from `position` on: `x` and `out` are `[n, heads, head_dim]`.
+    /// Rotates the heads of the tokens from `position` on: `x` and `out` are `[n, heads, head_dim]`.
     ///
     /// # Panics
-    /// As [`rotate`](Self::rotate), and if these are no whole tokens.
+    /// Same as [`rotate`](Self::rotate), and if the slices are not whole tokens.
     pub fn rotate_tokens(
         &self,
         pool: &Pool,
@@ -54,7 +54,7 @@ impl Rope {
     /// Rotates the heads of one token: `x` and `out` are `[heads, head_dim]`.
     ///
     /// # Panics
-    /// If the lengths do not fit, or a head has fewer numbers than are rotated.
+    /// If the lengths do not fit, or a head is shorter than the numbers to rotate.
     pub fn rotate(&self, position: usize, head_dim: usize, x: &[f32], out: &mut [f32]) {
         let half = self.inverse_frequencies.len();
         assert!(

@@ -1,7 +1,7 @@
 use crate::error::KernelError;
 use crate::matrix::Matrix;
 
-/// Weight matrices of one shape and format, one for each expert: `[n_experts, n, k]`.
+/// Expert weights of one shape and format, `[n_experts, n, k]`.
 #[derive(Debug, Clone)]
 pub struct MatrixStack<'a> {
     n: usize,
@@ -10,10 +10,10 @@ pub struct MatrixStack<'a> {
 }
 
 impl<'a> MatrixStack<'a> {
-    /// Experts wherever they lie, in the order of their indices.
+    /// Stacks expert matrices in the order of their indices; they may be anywhere in memory.
     ///
     /// # Errors
-    /// [`KernelError::UnlikeExpert`] if one has another shape or format than the first.
+    /// [`KernelError::UnlikeExpert`] if an expert has another shape or format than expert 0.
     pub fn new(experts: Vec<Matrix<'a>>) -> Result<Self, KernelError> {
         let Some(first) = experts.first() else {
             return Ok(Self { n: 0, k: 0, experts });
@@ -26,10 +26,10 @@ impl<'a> MatrixStack<'a> {
         Ok(Self { n, k, experts })
     }
 
-    /// The experts of one tensor `[n_experts, n, k]`, of which `all` is a view as `[n_experts · n, k]`.
+    /// Splits one tensor `[n_experts, n, k]`, viewed as `[n_experts · n, k]`, into experts.
     ///
     /// # Errors
-    /// [`KernelError::PartialExpert`] if the rows are not as many for each.
+    /// [`KernelError::PartialExpert`] if the rows do not divide evenly.
     pub fn split(all: &Matrix<'a>, n_experts: usize) -> Result<Self, KernelError> {
         if !all.n().is_multiple_of(n_experts) {
             return Err(KernelError::PartialExpert { n_rows: all.n(), n_experts });
@@ -39,7 +39,7 @@ impl<'a> MatrixStack<'a> {
         Ok(Self { n, k: all.k(), experts })
     }
 
-    /// Matrices.
+    /// Number of experts.
     pub fn n_experts(&self) -> usize {
         self.experts.len()
     }
@@ -54,12 +54,12 @@ impl<'a> MatrixStack<'a> {
         self.k
     }
 
-    /// The matrix of one expert: `[n, k]`.
+    /// Matrix of one expert: `[n, k]`.
     pub fn expert(&self, expert_idx: usize) -> Option<&Matrix<'a>> {
         self.experts.get(expert_idx)
     }
 
-    /// All matrices.
+    /// Matrices of all experts.
     pub(crate) fn experts(&self) -> &[Matrix<'a>] {
         &self.experts
     }

@@ -1,22 +1,22 @@
-//! What kernels work on: a tile of weight rows, unpacked or as stored, and the layouts shared by all instruction
-//! sets.
+//! Operands of the kernels: tiles of weight rows, stored or unpacked, in layouts shared by all instruction sets.
 
 use std::ops::Range;
 
 use crate::float::FloatType;
-use crate::strips::{STRIP_ROWS, place};
+use crate::strips::{STRIP_ROWS, strip_offset};
 
-/// Rows of the weights in a tile: two AVX-512 vectors of `f32`. Enough that one activation loaded from cache
-/// serves two vectors of weights, and few enough that eight rows of activations fit the registers beside them.
+/// Weight rows per tile: two AVX-512 vectors of `f32`. One activation loaded from cache serves two vectors of weights,
+/// and eight rows of activations still fit in the registers beside them.
 pub(crate) const TILE: usize = 32;
 
-/// Values along `k` that a panel holds: its codes take 16 KiB, half of the smallest L1 data cache in use.
+/// Columns (along `k`) of a panel of codes: 16 KiB, half of the smallest L1 data cache in use.
 pub(crate) const PANEL_K: usize = 256;
 
-/// Values along `k` of a panel of floating-point weights: 16 KiB as well.
+/// Columns (along `k`) of a panel of floating-point weights, also 16 KiB.
 pub(crate) const FLOAT_PANEL_K: usize = 256;
 
-/// Codes that are paired in one fixed pattern: see [`FixedRows`](crate::activations::FixedRows).
+/// Codes per unit, the block in which codes are paired in a fixed pattern: see
+/// [`FixedRows`](crate::activations::FixedRows).
 pub(crate) const UNIT: usize = 16;
 
 /// One number for each row of a tile.
@@ -24,31 +24,31 @@ pub(crate) const UNIT: usize = 16;
 #[repr(C, align(64))]
 pub(crate) struct Lanes(pub(crate) [f32; TILE]);
 
-/// Rows of [`TILE`] numbers each, wherever they lie.
+/// Strided rows of [`TILE`] numbers each.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaneRows<'a> {
     numbers: &'a [f32],
-    /// Numbers from one row to the next.
+    /// Distance between two rows, in numbers.
     stride: usize,
     n: usize,
 }
 
 impl<'a> LaneRows<'a> {
-    /// The columns from `start` on of all rows of `numbers`, `[n, row_len]`, which has as many.
+    /// Returns [`TILE`] columns from `start` on of all rows of `numbers`, `[n, row_len]`.
     #[inline]
     pub(crate) fn columns(numbers: &'a [f32], row_len: usize, start: usize) -> Self {
-        assert!(start + TILE <= row_len, "{TILE} columns from {start} on of {row_len}");
+        assert!(start + TILE <= row_len, "{TILE} columns from {start} on in rows of {row_len}");
         let n = numbers.len() / row_len;
         Self { numbers: numbers.get(start..).unwrap_or_default(), stride: row_len, n }
     }
 
-    /// How many there are.
+    /// Number of rows.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.n
     }
 
-    /// These of the rows.
+    /// Returns a range of the rows.
     #[inline]
     pub(crate) fn range(&self, rows: Range<usize>) -> Self {
         assert!(rows.end <= self.n, "rows {rows:?} of {}", self.n);
@@ -81,7 +81,7 @@ pub(crate) struct CodePairs(pub(crate) [[i16; 2]; TILE]);
 impl Lanes {
     pub(crate) const ZERO: Self = Self([0.0; TILE]);
 
-    /// Adds `chain` to each lane.
+    /// Adds `chain` lane by lane.
     pub(crate) fn add(&mut self, chain: &Self) {
         for (sum, value) in self.0.iter_mut().zip(chain.0) {
             *sum += value;
@@ -89,7 +89,7 @@ impl Lanes {
     }
 }
 
-/// [`TILE`] rows of stored bytes, each of one length and right behind the one before.
+/// [`TILE`] contiguous rows of stored bytes, all of one length.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows<'a> {
     bytes: &'a [u8],
@@ -97,8 +97,8 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The tiles of the rows `range` of a matrix with rows of `row_bytes`. If the last has fewer rows than a tile,
-    /// `spare` takes a copy of them, and zeros for those that are missing.
+    /// Splits the rows `range` of a matrix with rows of `row_bytes` into tiles. If the last tile is partial, it is
+    /// copied into `spare` and padded with zeros.
     pub(crate) fn tiles(
         matrix: &'a [u8],
         row_bytes: usize,
@@ -116,39 +116,39 @@ impl<'a> Rows<'a> {
         tiles.map(move |bytes| Self { bytes, row_bytes })
     }
 
-    /// The one tile of [`TILE`] rows of `row_bytes`.
+    /// Wraps the bytes of exactly one tile.
     pub(crate) fn whole(bytes: &'a [u8], row_bytes: usize) -> Self {
         assert_eq!(bytes.len(), TILE * row_bytes, "a tile of {row_bytes} B a row");
         Self { bytes, row_bytes }
     }
 
-    /// The row `row_idx`.
+    /// Returns one row.
     #[inline]
     pub(crate) fn row(&self, row_idx: usize) -> &'a [u8] {
         &self.bytes[row_idx * self.row_bytes..][..self.row_bytes]
     }
 
-    /// All rows.
+    /// Returns the bytes of all rows.
     #[inline]
     pub(crate) fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Bytes of each row.
+    /// Bytes per row.
     #[inline]
     pub(crate) fn row_bytes(&self) -> usize {
         self.row_bytes
     }
 }
 
-/// Rows of floating-point numbers.
+/// A tile of floating-point rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FloatRows<'a> {
     pub(crate) rows: Rows<'a>,
     pub(crate) float: FloatType,
 }
 
-/// Rows of codes of 4 or 8 bits, `group` of which share a scale.
+/// A tile of rows of 4- or 8-bit codes, with one scale per `group` codes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CodeRows<'a> {
     pub(crate) rows: Rows<'a>,
@@ -157,17 +157,17 @@ pub(crate) struct CodeRows<'a> {
     pub(crate) group: usize,
 }
 
-/// In which order the codes of a matrix lie.
+/// Memory layout of a matrix of codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// One row behind the other.
+    /// Row-major.
     Rows,
-    /// As [`into_strips`](crate::into_strips) lays them.
+    /// Interleaved strips, see [`into_strips`](crate::into_strips).
     Strips,
 }
 
 impl CodeRows<'_> {
-    /// One code.
+    /// Returns one code.
     pub(crate) fn code(&self, row_idx: usize, code_idx: usize) -> u8 {
         let codes_per_byte = 8 / self.bits.width();
         let byte = self.byte(row_idx, code_idx / codes_per_byte);
@@ -183,13 +183,13 @@ impl CodeRows<'_> {
             Layout::Rows => self.rows.row(row_idx)[byte_idx],
             Layout::Strips => {
                 let strip = &self.rows.bytes()[row_idx / STRIP_ROWS * STRIP_ROWS * row_bytes..];
-                strip[place(row_idx % STRIP_ROWS, byte_idx, row_bytes)]
+                strip[strip_offset(row_idx % STRIP_ROWS, byte_idx, row_bytes)]
             }
         }
     }
 }
 
-/// The widths of codes that kernels read. Others are widened to [`Eight`](Self::Eight) first.
+/// Code widths that kernels read. Others are widened to [`Eight`](Self::Eight) first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CodeBits {
     Four,
@@ -197,7 +197,7 @@ pub(crate) enum CodeBits {
 }
 
 impl CodeBits {
-    /// Bits of a code.
+    /// Bits per code.
     pub(crate) const fn width(self) -> usize {
         match self {
             Self::Four => 4,
@@ -205,13 +205,13 @@ impl CodeBits {
         }
     }
 
-    /// Codes in a word of 32 bits.
+    /// Codes per 32-bit word.
     pub(crate) const fn word_codes(self) -> usize {
         32 / self.width()
     }
 
-    /// The order in which kernels take the codes of a unit: two at a time, each pair being what one shift and one
-    /// mask leave in the halves of a word. `ORDER[i]` is the place in the row of what is taken as the `i`-th.
+    /// Order in which kernels process the codes of a unit: in pairs, each pair being the two codes that one shift and
+    /// one mask leave in the halves of a word. `ORDER[i]` is the position in the row of the `i`-th code processed.
     pub(crate) const fn order(self) -> [usize; UNIT] {
         match self {
             Self::Four => [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15],
@@ -219,18 +219,18 @@ impl CodeBits {
         }
     }
 
-    /// Bytes of `n_codes` codes.
+    /// Bytes taken by `n_codes` codes.
     pub(crate) const fn bytes(self, n_codes: usize) -> usize {
         n_codes / self.word_codes() * 4
     }
 }
 
-/// A panel: the codes of some groups of a tile's rows, one `i16` each.
+/// A panel: the unpacked codes of some groups of a tile, one `i16` each.
 #[derive(Debug, Default)]
 pub(crate) struct CodePanel {
-    /// `[codes / 2]` in the order of the activations.
+    /// `[codes / 2]`, in the order of the activations.
     pub(crate) pairs: Vec<CodePairs>,
-    /// `[groups]`: what the products of sums add that no product of a code and an activation is; see
+    /// `[groups]`: correction for the terms that products of sums add beyond the products of codes and activations; see
     /// [`pack_rows`](crate::activations::pack_rows).
     #[cfg_attr(
         not(target_arch = "x86_64"),
@@ -239,7 +239,7 @@ pub(crate) struct CodePanel {
     pub(crate) cross: Vec<IntLanes>,
 }
 
-/// Scales and biases of a tile's rows: `[groups]` each.
+/// Decoded scales and biases of a tile, `[groups]` each.
 #[derive(Debug, Default)]
 pub(crate) struct GroupLanes {
     pub(crate) scales: Vec<Lanes>,

@@ -1,65 +1,64 @@
-//! Formats that kernels do not read, rewritten as others that they do: codes of 2, 3, 5 and 6 bits and mxfp4 as affine
-//! codes of 8 bits, mxfp8 and nvfp4 as `f32`.
+//! Rewrites formats that kernels do not read into formats that they do: codes of 2, 3, 5 and 6 bits and mxfp4 into
+//! affine codes of 8 bits, mxfp8 and nvfp4 into `f32`.
 //!
-//! Each format is rewritten in arithmetic on words, for compilers turn that into vectors, and tables not.
+//! The code uses arithmetic on words rather than tables, because compilers vectorise only the former.
 
 use crate::mx::{self, e2m1, e4m3, e8m0};
 
-/// What is to be rewritten.
+/// A format that [`widen`] rewrites.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Narrow<'a> {
-    /// Codes of 2, 3, 5 or 6 bits: a stream of bits, the lowest of each byte first, that follow each other without gaps.
-    /// To one code a byte.
+pub(crate) enum NarrowFormat<'a> {
+    /// Codes of 2, 3, 5 or 6 bits, packed without gaps from the lowest bit of each byte up. Become one code per byte.
     Bits(u32),
-    /// mxfp4 codes. To one unsigned code a byte, of the same value: twice the value plus 12.
+    /// mxfp4 codes. Become one unsigned code per byte: twice the value plus 12.
     E2m1,
-    /// mxfp8 codes, with the scale of each group. To `f32`.
+    /// mxfp8 codes, with the scale of each group. Become `f32`.
     E4m3 { exponents: &'a [u8] },
-    /// nvfp4 codes, with the scale of each group. To `f32`.
+    /// nvfp4 codes, with the scale of each group. Become `f32`.
     Nvfp4 { scales: &'a [u8] },
 }
 
-/// Rewrites whole rows of `codes` into `out`, which has their length.
+/// Rewrites whole rows of `codes` into `out`, which has the length of the result.
 #[inline(always)]
-pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
+pub(crate) fn widen(narrow: NarrowFormat<'_>, codes: &[u8], out: &mut [u8]) {
     match narrow {
-        Narrow::Bits(2) => {
+        NarrowFormat::Bits(2) => {
             for (out, byte) in out.as_chunks_mut().0.iter_mut().zip(codes) {
                 let word = u32::from(*byte);
                 let spread = word & 3 | (word & 12) << 6 | (word & 48) << 12 | (word & 192) << 18;
                 *out = spread.to_le_bytes();
             }
         }
-        Narrow::Bits(3) => {
+        NarrowFormat::Bits(3) => {
             for (out, &[a, b, c]) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
                 let word = u64::from(u32::from_le_bytes([a, b, c, 0]));
-                // Halves, quarters, and eighths of the 24 bits, each to its place.
+                // Spread the halves, quarters and eighths of the 24 bits, one step at a time.
                 let halves = word & 0xFFF | (word & 0xFF_F000) << 20;
                 let quarters = halves & 0x3F_0000_003F | (halves & 0xFC0_0000_0FC0) << 10;
                 let eighths = quarters & 0x7_0007_0007_0007 | (quarters & 0x38_0038_0038_0038) << 5;
                 *out = eighths.to_le_bytes();
             }
         }
-        Narrow::Bits(5) => {
+        NarrowFormat::Bits(5) => {
             for (out, &[a, b, c, d, e]) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
                 let word = u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]);
-                // Halves, quarters, and eighths of the 40 bits, each to its place.
+                // Spread the halves, quarters and eighths of the 40 bits, one step at a time.
                 let halves = word & 0xF_FFFF | (word & 0xFF_FFF0_0000) << 12;
                 let quarters = halves & 0x3FF_0000_03FF | (halves & 0xF_FC00_000F_FC00) << 6;
                 let eighths = quarters & 0x1F_001F_001F_001F | (quarters & 0x3E0_03E0_03E0_03E0) << 3;
                 *out = eighths.to_le_bytes();
             }
         }
-        Narrow::Bits(_) => {
+        NarrowFormat::Bits(_) => {
             for (out, &[a, b, c]) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
                 let word = u32::from_le_bytes([a, b, c, 0]);
                 *out = [0, 6, 12, 18].map(|shift| (word >> shift & 63) as u8);
             }
         }
-        Narrow::E2m1 => {
+        NarrowFormat::E2m1 => {
             let unsigned = |code: u8| {
                 let magnitude = code & 7;
-                // 0, 1, 2, 3, 4, 6, 8, 12.
+                // Magnitudes 0, 1, 2, 3, 4, 6, 8, 12.
                 let doubled = magnitude + magnitude.saturating_sub(4) + 2 * magnitude.saturating_sub(6);
                 if code & 8 == 0 { 12 + doubled } else { 12 - doubled }
             };
@@ -68,7 +67,7 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
                 *high = unsigned(byte >> 4);
             }
         }
-        Narrow::Nvfp4 { scales } => {
+        NarrowFormat::Nvfp4 { scales } => {
             let groups = codes.as_chunks::<{ mx::NV_GROUP / 2 }>().0.iter().zip(scales);
             for (out, (codes, scale)) in out.as_chunks_mut::<{ 4 * mx::NV_GROUP }>().0.iter_mut().zip(groups)
             {
@@ -80,7 +79,7 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
                 }
             }
         }
-        Narrow::E4m3 { exponents } => {
+        NarrowFormat::E4m3 { exponents } => {
             let groups = codes.as_chunks::<{ mx::GROUP }>().0.iter().zip(exponents);
             for (out, (codes, exponent)) in out.as_chunks_mut::<{ 4 * mx::GROUP }>().0.iter_mut().zip(groups)
             {
@@ -93,9 +92,10 @@ pub(crate) fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) {
     }
 }
 
-/// The scales and biases (bf16) that belong to rewritten mxfp4 codes: half of the scale, and −12 times that.
+/// Computes the bf16 scales and biases of widened mxfp4 codes: half of the scale, and −12 times that.
 ///
-/// Both are exact, but the bias is infinite from a scale of 2¹²⁵ on: products of code and scale would leave the range.
+/// Both are exact, except that the bias is infinite for scales from 2¹²⁵ on, where products of code and scale would
+/// overflow.
 pub(crate) fn widen_e8m0(exponents: &[u8], scales: &mut Vec<u8>, biases: &mut Vec<u8>) {
     scales.resize(2 * exponents.len(), 0);
     biases.resize(2 * exponents.len(), 0);
@@ -117,7 +117,7 @@ pub(crate) fn widen_e8m0(exponents: &[u8], scales: &mut Vec<u8>, biases: &mut Ve
 const BF16_MANTISSA_BITS: u32 = 7;
 const BF16_INFINITY: u16 = 255 << BF16_MANTISSA_BITS;
 const BF16_SIGN: u16 = 1 << 15;
-/// The highest bit of the mantissa.
+/// Highest bit of the mantissa.
 const BF16_HALF: u16 = 1 << 6;
 
 #[cfg(test)]
@@ -133,7 +133,7 @@ mod tests {
             let mut wanted = [0.0; 32];
             Mx::Fp4.dequantize_row(&codes, &[exponent], &mut wanted).unwrap();
             let (mut widened, mut scales, mut biases) = ([0; 32], Vec::new(), Vec::new());
-            widen(Narrow::E2m1, &codes, &mut widened);
+            widen(NarrowFormat::E2m1, &codes, &mut widened);
             widen_e8m0(&[exponent], &mut scales, &mut biases);
             let (scale, bias) = (FloatType::BF16.get(&scales, 0), FloatType::BF16.get(&biases, 0));
             for (code, wanted) in widened.into_iter().zip(wanted) {

@@ -1,4 +1,4 @@
-//! What holds for [`Affine`] whatever the numbers.
+//! Properties of [`Affine`] for arbitrary values.
 
 use flash_kernels::{Affine, FloatType};
 use proptest::prelude::*;
@@ -24,7 +24,8 @@ proptest! {
         prop_assert_eq!(back, codes);
     }
 
-    /// Half a step where codes reach, and one step at the end of the range that the stretched scale may cut off.
+    /// The bound is half a step within the codes, and one step at the end of the range that the stretched scale may cut
+    /// off.
     #[test]
     fn a_round_trip_errs_by_half_a_step_or_one_at_the_far_end(
         affine in affine(),

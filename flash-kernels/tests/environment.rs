@@ -1,12 +1,12 @@
-//! The library does not read the environment. A process reads its environment while others of its threads may, so the values get
-//! a process of their own: this one again, with one test.
+//! The library does not read the environment. Changing variables while other threads may read them is unsafe, so the
+//! test sets them for a child process that runs this one test.
 
 use std::env;
 use std::process::Command;
 
 use flash_kernels::{Isa, Pool};
 
-/// Set in the other process.
+/// Set in the child process.
 const IN_CHILD: &str = "FLASH_KERNELS_TEST_CHILD";
 
 #[test]

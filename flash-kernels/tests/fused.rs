@@ -1,4 +1,4 @@
-//! Products that share their activations, and what comes behind a product: the bits of the parts one by one.
+//! Fused products have the bits of their parts computed one by one.
 
 mod common;
 
@@ -49,7 +49,7 @@ fn projection<'a>(weights: &'a Weights, bias: Option<&'a [u8]>) -> Projection<'a
     Projection { w: weights.matrix(), bias: bias.map(|bytes| Floats { float: FloatType::BF16, bytes }) }
 }
 
-/// The product alone.
+/// Computes one product separately.
 fn alone(pool: &flash_kernels::Pool, x: &[f32], weights: &Weights, bias: Option<&[u8]>) -> Vec<f32> {
     let Projection { w, bias } = projection(weights, bias);
     let mut y = vec![f32::NAN; x.len() / w.k() * w.n()];
@@ -66,7 +66,7 @@ proptest! {
         for isa in Isa::available() {
             let pool = pool(n_threads, *isa);
             let biases: Vec<_> = weights.iter().map(|w| bias(w.shape[0])).collect();
-            // One in two has a bias.
+            // Every second projection has a bias.
             let bias = |idx: usize| (idx % 2 == 1).then_some(biases[idx].as_slice());
             let projections: Vec<_> =
                 weights.iter().enumerate().map(|(idx, w)| projection(w, bias(idx))).collect();
@@ -117,7 +117,7 @@ proptest! {
     }
 
     #[test]
-    fn a_gate_whose_rows_take_turns_with_those_of_its_values_has_the_bits_of_one_apart(
+    fn interleaved_gate_rows_have_the_bits_of_separate_ones(
         case in case(1..2),
         n_threads in 1_usize..4,
     ) {
@@ -126,7 +126,7 @@ proptest! {
         for isa in Isa::available() {
             let pool = pool(n_threads, *isa);
             let pairs = alone(&pool, &x, &both, None);
-            // Each row as a matrix of its own.
+            // Each set of rows as a separate matrix.
             let mut apart = [(); 2].map(|()| vec![0.0; case.m * n]);
             for row in 0..2 * n {
                 let mut column = vec![f32::NAN; case.m];
@@ -145,7 +145,7 @@ proptest! {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error_and_outputs_stay_as_they_were() {
+fn mismatched_lengths_are_errors_and_leave_outputs_unchanged() {
     let pool = pool(2, Isa::Portable);
     let f32s = Format::Float(FloatType::F32);
     let weights = Weights::new(f32s, [3, 4], 0, 1);
@@ -170,7 +170,7 @@ fn what_does_not_fit_is_an_error_and_outputs_stay_as_they_were() {
         "y"
     );
     assert_eq!((y, other), ([7.0; 6], [7.0; 7]));
-    // The products themselves are fine.
+    // The product itself is valid.
     assert_eq!(matmul(&pool, &x, &weights).unwrap().len(), 6);
 }
 

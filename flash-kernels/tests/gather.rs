@@ -1,4 +1,4 @@
-//! What holds for products in which each row has a weight matrix of its own.
+//! Properties of products with one weight matrix per row.
 
 mod common;
 
@@ -6,9 +6,9 @@ use common::{Format, Random, Weights, all_formats, bits, pool};
 use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, MatrixStack, Pool, gather_matmul};
 use proptest::prelude::*;
 
-/// A stacked weight, activations and indices.
+/// Stacked weights, activations and indices.
 struct Case {
-    /// All experts, one below the other.
+    /// All experts, stacked by rows.
     weights: Weights,
     n_experts: usize,
     x: Vec<f32>,
@@ -17,7 +17,7 @@ struct Case {
 }
 
 impl Case {
-    /// `m` rows, which choose among `m_in` and `n_experts`.
+    /// `m` rows with random indices below `m_in` and `n_experts`.
     fn new(format: Format, n_experts: usize, [m, m_in, n, k]: [usize; 4], offset: usize, seed: u64) -> Self {
         let k = k.next_multiple_of(format.group());
         let weights = Weights::new(format, [n_experts * n, k], offset, seed);
@@ -39,7 +39,7 @@ impl Case {
         y
     }
 
-    /// Each row by itself.
+    /// Computes each row separately.
     fn rows_alone(&self, pool: &Pool, bias: Option<Floats<'_>>) -> Vec<f32> {
         let (n, k) = (self.n(), self.weights.shape[1]);
         let mut y = vec![f32::NAN; self.lhs.len() * n];
@@ -58,7 +58,7 @@ impl Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let format = prop::sample::select(all_formats());
-    // Experts of one row, of a few and of many, and some of none; one dimension at a time is long.
+    // Experts with no, one, few and many rows; one dimension at a time is long.
     let shape = prop_oneof![
         7 => (1_usize..12, prop_oneof![1_usize..5, 1_usize..80], 1_usize..100, 1_usize..300),
         1 => (1_usize..4, 1..=4096_usize, 1_usize..10, 1_usize..65),
@@ -104,7 +104,7 @@ fn experts_of_more_rows_than_pass_together_have_the_same_bits_too() {
         Format::Float(FloatType::BF16),
         Format::Mx(flash_kernels::Mx::Fp8),
     ] {
-        // 1100 rows of three experts: waves, and bands that are cut.
+        // 1100 rows of three experts: several waves, and experts of more than one band.
         let mut case = Case::new(format, 3, [1100, 40, 33, 64], 2, 5);
         case.rhs[..600].fill(2);
         for isa in Isa::available() {
@@ -180,7 +180,7 @@ fn experts_without_rows_and_products_without_rows_work() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn mismatched_arguments_are_named() {
     let case = Case::new(Format::Float(FloatType::F16), 3, [2, 2, 4, 8], 0, 1);
     let stack = MatrixStack::split(&case.weights.matrix(), 3).unwrap();
     let pool = pool(1, Isa::Portable);

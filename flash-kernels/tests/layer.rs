@@ -1,4 +1,4 @@
-//! What holds for what a layer computes beside its products.
+//! Properties of attention, normalisation, gates and rotary embedding.
 
 mod common;
 
@@ -11,7 +11,7 @@ use flash_kernels::{
 };
 use proptest::prelude::*;
 
-/// Attention from scratch, in f64: for each row of `queries` the mixture, and the mixture of magnitudes.
+/// Naive attention in f64: for each element the weighted sum, and the weighted sum of magnitudes.
 fn reference(
     heads: Heads,
     gaze: Gaze<'_>,
@@ -67,34 +67,34 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
-struct Made {
+struct Inputs {
     queries: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
     sinks: Option<Vec<f32>>,
 }
 
-impl Made {
+impl Inputs {
     fn gaze(&self, scale: f32) -> Gaze<'_> {
         Gaze { sinks: self.sinks.as_deref(), ..gaze(scale) }
     }
 }
 
 impl Case {
-    fn make(self) -> Made {
+    fn make(self) -> Inputs {
         let Heads { query_heads, kv_heads, head_dim, .. } = self.heads;
         let mut random = Random(self.seed);
         let capacity = self.position + self.n + 3;
         let mut keys = random.vec(kv_heads * capacity * head_dim);
         let values = random.vec(kv_heads * capacity * head_dim);
-        // What lies behind the tokens must not matter.
+        // Rows beyond the tokens must not matter.
         for head in keys.chunks_exact_mut(capacity * head_dim) {
             head[(self.position + self.n) * head_dim..].fill(f32::NAN);
         }
         let queries = random.vec(self.n * query_heads * head_dim);
-        // Some that take nearly nothing, some that take nearly all.
+        // Sinks that take almost nothing, and sinks that take almost everything.
         let sinks = || random.vec(query_heads).iter().map(|sink| 4.0 * sink).collect();
-        Made { queries, keys, values, sinks: self.has_sinks.then(sinks) }
+        Inputs { queries, keys, values, sinks: self.has_sinks.then(sinks) }
     }
 }
 
@@ -103,10 +103,10 @@ proptest! {
 
     #[test]
     fn attention_is_that_of_the_formula(case in case(), n_threads in 1_usize..4) {
-        let made = case.make();
-        let Made { queries, keys, values, .. } = &made;
+        let inputs = case.make();
+        let Inputs { queries, keys, values, .. } = &inputs;
         let kv = KeysValues { keys, values: Some(values) };
-        let gaze = made.gaze((case.heads.head_dim as f32).powf(-0.5));
+        let gaze = inputs.gaze((case.heads.head_dim as f32).powf(-0.5));
         let wanted = reference(case.heads, gaze, queries, kv, case.position);
         for isa in Isa::available() {
             let mut out = vec![f32::NAN; queries.len()];
@@ -120,9 +120,9 @@ proptest! {
 
     #[test]
     fn a_row_attends_with_the_same_bits_alone_and_among_others(case in case(), n_threads in 1_usize..4) {
-        let made = case.make();
-        let Made { queries, keys, values, .. } = &made;
-        let (kv, gaze) = (KeysValues { keys, values: Some(values) }, made.gaze(0.3));
+        let inputs = case.make();
+        let Inputs { queries, keys, values, .. } = &inputs;
+        let (kv, gaze) = (KeysValues { keys, values: Some(values) }, inputs.gaze(0.3));
         let row_len = case.heads.query_heads * case.heads.head_dim;
         for isa in Isa::available() {
             let mut together = vec![f32::NAN; queries.len()];
@@ -175,9 +175,9 @@ proptest! {
 fn a_long_prefill_equals_its_tokens_one_by_one() {
     // More rows than a block, more tokens than a span, and a group that does not divide the block.
     let heads = Heads::new(9, 3, 64);
-    let made = Case { heads, position: 0, n: 330, has_sinks: true, seed: 7 }.make();
-    let Made { queries, keys, values, .. } = &made;
-    let (kv, gaze) = (KeysValues { keys, values: Some(values) }, made.gaze(0.125));
+    let inputs = Case { heads, position: 0, n: 330, has_sinks: true, seed: 7 }.make();
+    let Inputs { queries, keys, values, .. } = &inputs;
+    let (kv, gaze) = (KeysValues { keys, values: Some(values) }, inputs.gaze(0.125));
     let pool = pool(2, *Isa::available().last().unwrap());
     let mut together = vec![f32::NAN; queries.len()];
     attend(&pool, heads, gaze, queries, kv, 0, &mut together);
@@ -223,7 +223,7 @@ fn norms_and_gates_are_those_of_the_formulas() {
             let wanted = 0.5 * x * (1.0 + inner.tanh()) * f64::from(*up);
             assert!((f64::from(*out) - wanted).abs() <= 1e-6 * wanted.abs(), "{isa}: {out} for {wanted}");
         }
-        // Some lie beyond the limit on either side.
+        // Some values exceed the limit on either side.
         gated(&pool, GATES[3], &x, &up, &mut out);
         for ((x, up), out) in x.iter().zip(&up).zip(&out) {
             let (x, up) = (f64::from(*x).min(0.75), f64::from(*up).clamp(-0.75, 0.75));
@@ -254,7 +254,7 @@ fn gates_far_from_zero_open_and_close() {
 #[test]
 fn sinks_take_their_part_of_each_head_once_however_large_they_are() {
     let heads = Heads::new(4, 2, 2);
-    // Alike keys share what the sink leaves: 300 tokens, three spans.
+    // Equal keys share the rest of the softmax equally: 300 tokens, three spans.
     let (keys, values) = (vec![0.0; 2 * 300 * 2], vec![1.0; 2 * 300 * 2]);
     let kv = KeysValues { keys: &keys, values: Some(&values) };
     let sinks = [f32::NEG_INFINITY, 0.0, 300_f32.ln(), 200.0];
@@ -271,7 +271,7 @@ fn sinks_take_their_part_of_each_head_once_however_large_they_are() {
         assert!(
             out[..2].iter().all(|value| value.is_nan()) && out[2..].iter().all(|value| value.is_finite())
         );
-        // Rows that see nothing, behind a span that was left out.
+        // Rows that see nothing, after a skipped span.
         Attention::new(&pool, heads, gaze, &[1.0; 8], 299).finish(&mut out);
         assert!(out[0].is_nan() && out[2..] == [0.0; 6], "{isa}: {out:?}");
     }
@@ -281,7 +281,7 @@ fn sinks_take_their_part_of_each_head_once_however_large_they_are() {
 fn nan_reaches_the_rows_that_see_it() {
     let heads = Heads::new(2, 1, 32);
     let case = Case { heads, position: 0, n: 300, has_sinks: false, seed: 1 };
-    let Made { queries, mut keys, values, .. } = case.make();
+    let Inputs { queries, mut keys, values, .. } = case.make();
     keys[270 * 32] = f32::NAN;
     for isa in Isa::available() {
         let mut out = vec![0.0; queries.len()];

@@ -1,4 +1,4 @@
-//! Attention to tokens that some rows do not see, or whose values are not finite.
+//! Attention to tokens that are masked for some rows, or whose values are not finite.
 
 mod common;
 
@@ -6,12 +6,12 @@ use common::{Random, bits, pool};
 use flash_kernels::{Attention, Codes, Gaze, Heads, Isa, KeysValues, Numbers, SPAN_TOKENS, Span, attend};
 use half::f16;
 
-/// Columns that share a scale.
+/// Columns per scale.
 const GROUP: usize = 64;
 
 const TOKENS: usize = 2 * SPAN_TOKENS + 40;
 
-/// Values of two KV heads, `[kv_heads, TOKENS, head_dim]`, as spans of one format.
+/// Values of two KV heads, `[kv_heads, TOKENS, head_dim]`, as spans in one format.
 enum Values {
     F32(Vec<f32>),
     F16(Vec<f16>),
@@ -19,12 +19,12 @@ enum Values {
 }
 
 impl Values {
-    /// Those in `format`, of which those of the token `bad` are `value`.
+    /// Random values in `format`; those of the token `bad` are replaced.
     fn new(format: usize, heads: Heads, bad: Option<(usize, f32)>) -> Self {
         let mut random = Random(3);
         let Heads { kv_heads, head_dim, .. } = heads;
         let row_idx = |head: usize, token: usize| head * TOKENS + token;
-        let spoil = |numbers: &mut [f32], row_len: usize| {
+        let corrupt = |numbers: &mut [f32], row_len: usize| {
             for head in 0..kv_heads {
                 if let Some((token, value)) = bad {
                     numbers[row_idx(head, token) * row_len..][..row_len].fill(value);
@@ -34,7 +34,7 @@ impl Values {
         let n_rows = kv_heads * TOKENS;
         if format < 2 {
             let mut numbers = random.vec(n_rows * head_dim);
-            spoil(&mut numbers, head_dim);
+            corrupt(&mut numbers, head_dim);
             let half = |number: &f32| f16::from_f32(*number);
             return if format == 0 {
                 Self::F32(numbers)
@@ -47,7 +47,7 @@ impl Values {
         let codes = (0..n_rows * row_bytes).map(|_| random.bits() as u8).collect();
         let n_groups = head_dim.div_ceil(GROUP);
         let (scales, mut biases) = (random.vec(n_rows * n_groups), random.vec(n_rows * n_groups));
-        spoil(&mut biases, n_groups);
+        corrupt(&mut biases, n_groups);
         Self::Affine { codes, scales, biases, is_eight }
     }
 
@@ -71,7 +71,7 @@ struct Case {
     gaze: Gaze<'static>,
     isa: Isa,
     n_threads: usize,
-    /// Query tokens, the last of which is the last of all.
+    /// Number of query tokens, the last tokens of the context.
     n: usize,
 }
 
@@ -129,16 +129,16 @@ fn a_value_that_is_not_finite_changes_no_row_that_does_not_see_it() {
             for (place, value) in
                 places.into_iter().zip([f32::INFINITY, f32::NEG_INFINITY, f32::NAN].into_iter().cycle())
             {
-                let spoilt = case.attend(&Values::new(format, case.heads, Some((place, value))));
+                let corrupted = case.attend(&Values::new(format, case.heads, Some((place, value))));
                 for row in 0..case.n {
-                    let [clean, spoilt] = [&clean, &spoilt].map(|out| &out[row * row_len..][..row_len]);
+                    let [clean, corrupted] = [&clean, &corrupted].map(|out| &out[row * row_len..][..row_len]);
                     if case.sees(row, place) {
                         assert!(
-                            spoilt.iter().all(|value| !value.is_finite()),
+                            corrupted.iter().all(|value| !value.is_finite()),
                             "row {row} sees token {place}"
                         );
                     } else {
-                        assert_eq!(bits(spoilt), bits(clean), "row {row} does not see token {place}");
+                        assert_eq!(bits(corrupted), bits(clean), "row {row} does not see token {place}");
                     }
                 }
             }
@@ -154,7 +154,7 @@ fn a_span_without_a_score_above_minus_infinity_counts_as_nothing() {
         let mut keys: Vec<f32> = Random(1).vec(TOKENS * 32).iter().map(|key| key.abs()).collect();
         let values = Random(2).vec(TOKENS * 32);
         let queries: Vec<f32> = Random(3).vec(n * 64).iter().map(|query| query.abs() + 0.1).collect();
-        // The whole first span, and all but one token of the second.
+        // Mask the whole first span, and all but one token of the second.
         keys[..SPAN_TOKENS * 32].fill(f32::NEG_INFINITY);
         keys[(SPAN_TOKENS + 1) * 32..2 * SPAN_TOKENS * 32].fill(f32::NEG_INFINITY);
         let attend = |keys: &[f32], sinks: Option<&[f32]>| {
@@ -164,7 +164,7 @@ fn a_span_without_a_score_above_minus_infinity_counts_as_nothing() {
             attend(&pool(2, *isa), heads, gaze, &queries, kv, SPAN_TOKENS, &mut out);
             out
         };
-        // Rows that see the second span's first token alone have its value.
+        // Rows that see only the first token of the second span have its value.
         let out = attend(&keys, None);
         for row in out.chunks_exact(32).take(2 * (SPAN_TOKENS - 1)) {
             assert_eq!(bits(row), bits(&values[SPAN_TOKENS * 32..][..32]), "{isa}");
@@ -173,9 +173,9 @@ fn a_span_without_a_score_above_minus_infinity_counts_as_nothing() {
         // A sink alone leaves zeros.
         keys.fill(f32::NEG_INFINITY);
         assert_eq!(attend(&keys, Some(&[1.0, -2.0])), vec![0.0; n * 64], "{isa}");
-        // Nothing at all is no mixture.
+        // Neither a sink nor a visible token: there is no result.
         assert!(attend(&keys, None).iter().all(|value| value.is_nan()), "{isa}");
-        // A score that is no number is not taken for none.
+        // A NaN score is not treated as masked.
         keys.fill(f32::NAN);
         assert!(attend(&keys, Some(&[1.0, -2.0])).iter().all(|value| value.is_nan()), "{isa}");
     }

@@ -1,4 +1,4 @@
-//! What holds for products of every format, shape, instruction set and number of threads.
+//! Properties of products for every format, shape, instruction set and number of threads.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::{Format, Random, Weights, all_formats, bits, matmul, pool};
 use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, Mx};
 use proptest::prelude::*;
 
-/// Sizes around the edges of tiles and panels, and others.
+/// Sizes around those of tiles and panels, and others.
 fn size(max: usize) -> impl Strategy<Value = usize> {
     let edges = [1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 513];
     prop_oneof![
@@ -15,7 +15,7 @@ fn size(max: usize) -> impl Strategy<Value = usize> {
     ]
 }
 
-/// What a random product is made from.
+/// Parameters of a random product.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     format: Format,
@@ -35,7 +35,7 @@ impl Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    // One dimension at a time is long, for the products to stay quick.
+    // One dimension at a time is long, to keep the products fast.
     let shape = prop_oneof![
         7 => (size(40), size(200), size(600)),
         1 => (1..=4096_usize, size(20), size(65)),
@@ -156,7 +156,7 @@ fn nan_and_infinity_propagate_to_their_row_and_no_other() {
                         assert!(y.is_nan(), "{isa} {format:?}: {y}");
                     } else {
                         let wanted = f64::from(bad) * weights.values[column * 256 + 100];
-                        // Infinity times zero is not a number.
+                        // Infinity times zero is NaN.
                         let same = f64::from(*y) == wanted || (y.is_nan() && wanted.is_nan());
                         assert!(same, "{isa} {format:?}: {y} for {wanted}");
                     }
@@ -168,19 +168,19 @@ fn nan_and_infinity_propagate_to_their_row_and_no_other() {
 
 #[test]
 fn weights_that_are_not_finite_reach_their_column_and_no_other() {
-    // All that nvfp4 can store is finite.
+    // nvfp4 can only store finite values.
     for format in all_formats().into_iter().filter(|format| *format != Format::Mx(Mx::Nv4)) {
         let clean = Weights::new(format, [70, 256], 1, 11);
-        let mut spoilt = Weights::new(format, [70, 256], 1, 11);
+        let mut corrupted = Weights::new(format, [70, 256], 1, 11);
         for column in [0, 33, 69] {
-            spoilt.spoil(column);
+            corrupted.corrupt(column);
         }
         for isa in Isa::available() {
             let pool = pool(2, *isa);
             for m in [1, 4, 5, 17] {
                 let x = Random(12).vec(m * 256);
                 let clean = matmul(&pool, &x, &clean).unwrap();
-                for (idx, y) in matmul(&pool, &x, &spoilt).unwrap().iter().enumerate() {
+                for (idx, y) in matmul(&pool, &x, &corrupted).unwrap().iter().enumerate() {
                     if [0, 33, 69].contains(&(idx % 70)) {
                         assert!(!y.is_finite(), "{isa} {format:?}: {y}");
                     } else {
@@ -192,7 +192,7 @@ fn weights_that_are_not_finite_reach_their_column_and_no_other() {
     }
 }
 
-/// Every code under scales up to 2¹⁰⁷: beyond, values are soon out of the range of `f32`.
+/// Every code with scales up to 2¹⁰⁷: beyond, values soon exceed the range of `f32`.
 #[test]
 fn microscaling_weights_of_any_magnitude_are_within_the_bound() {
     for mx in [Mx::Fp4, Mx::Fp8, Mx::Nv4] {
@@ -216,7 +216,7 @@ fn microscaling_weights_of_any_magnitude_are_within_the_bound() {
                     let products = x.iter().zip(&values).map(|(x, w)| f64::from(*x) * f64::from(*w));
                     let (wanted, size) =
                         products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
-                    // Half a unit of the last place for each product and sum that is below the normal numbers.
+                    // Half a unit in the last place for each subnormal product and sum.
                     let tiny = k as f64 * f64::from(f32::from_bits(1));
                     let bound = size * 2f64.powi(-14) + tiny;
                     let error = (f64::from(*y) - wanted).abs();
@@ -253,7 +253,7 @@ fn activations_of_extreme_magnitude_keep_their_precision() {
             let x: Vec<f32> = Random(13).vec(64).iter().map(|x| x * magnitude).collect();
             let reference = weights.reference(&x);
             for (y, (wanted, size)) in matmul(&pool, &x, &weights).unwrap().iter().zip(reference) {
-                // Half a unit of the last place for each product and sum that is below the normal numbers.
+                // Half a unit in the last place for each subnormal product and sum.
                 let tiny = 128.0 * f64::from(f32::from_bits(1));
                 let error = (f64::from(*y) - wanted).abs();
                 assert!(error <= size * weights.tolerance() + tiny, "{isa} {magnitude}: {y} for {wanted}");
@@ -266,9 +266,9 @@ fn activations_of_extreme_magnitude_keep_their_precision() {
 fn the_greatest_codes_and_activations_do_not_overflow() {
     for (bits, group) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)] {
         let weights = Weights::of_greatest_codes(bits, group, [33, 256]);
-        // Numbers of one magnitude become the greatest fixed-point numbers.
+        // Values of one magnitude all become the largest fixed-point number.
         for (m, greatest) in [(1, 1.0_f32), (1, -1.0), (6, 1.0), (6, -1.0)] {
-            // And some that are a little smaller, so that sums are odd.
+            // Some values are a little smaller, so that sums are odd.
             let little = |idx: usize| if idx % 5 == 3 { 3.1e-5 } else { 0.0 };
             let x: Vec<f32> = (0..m * 256).map(|idx| greatest * (1.0 - little(idx))).collect();
             let reference = weights.reference(&x);

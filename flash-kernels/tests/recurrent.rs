@@ -1,4 +1,4 @@
-//! What holds for layers that keep a state.
+//! Properties of recurrent layers.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::{Random, bits, pool};
 use flash_kernels::{FloatType, Floats, GatedDelta, GatedDeltaInput, Isa, Mamba2, Passing, Pool};
 use proptest::prelude::*;
 
-/// Numbers as they are stored, and what they are.
+/// Stored numbers and their values.
 #[derive(Debug)]
 struct Stored {
     float: FloatType,
@@ -39,7 +39,7 @@ fn rms(x: &[f64], eps: f64) -> f64 {
     (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64 + eps).sqrt()
 }
 
-/// A convolution of rows of channels behind a window of zeroes, from its formula.
+/// Naive convolution of rows of channels after a window of zeros.
 fn convolved(rows: &[Vec<f64>], weights: &[f32], bias: Option<&[f32]>, kernel: usize) -> Vec<Vec<f64>> {
     let of_row = |token: usize| {
         let channel = |channel: usize| {
@@ -58,16 +58,16 @@ fn widened(row: &[f32]) -> Vec<f64> {
     row.iter().map(|value| f64::from(*value)).collect()
 }
 
-/// A layer, and tokens for it.
+/// A layer and its tokens.
 trait Case {
     fn inner(&self) -> usize;
     fn state_len(&self) -> usize;
-    /// Passes some of the tokens.
+    /// Processes a range of the tokens.
     fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: Passing<'_>, out: &mut [f32]);
     fn wanted(&self) -> Vec<f64>;
     fn n(&self) -> usize;
 
-    /// Passes all tokens in pieces, each from the state that the one before has left elsewhere, or in place.
+    /// Processes all tokens in pieces, each from a copy of the state that the previous piece left, or in place.
     fn in_pieces(&self, pool: &Pool, lengths: &[usize], in_place: bool) -> (Vec<f32>, Vec<f32>) {
         let mut state = vec![0.0; self.state_len()];
         let mut out = vec![f32::NAN; self.n() * self.inner()];
@@ -366,7 +366,7 @@ proptest! {
 
 #[test]
 fn many_threads_and_rows_give_the_bits_of_one() {
-    // More numbers than one thread takes.
+    // Enough numbers for several threads.
     let mut random = Random(5);
     let (heads, head_dim, groups, state_dim, kernel, n) = (8, 64, 2, 128, 4, 70);
     let (inner, channels) = (heads * head_dim, heads * head_dim + 2 * groups * state_dim);

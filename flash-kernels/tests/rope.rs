@@ -1,9 +1,9 @@
-//! Angles of rotary position embedding at positions that no model has yet.
+//! Rotary embedding at very large positions.
 
 use flash_kernels::Rope;
 
-/// Cosine and sine of the angle that the pair with this inverse frequency is rotated by.
-fn turned(position: usize, scale: f32, inverse_frequency: f32) -> [f32; 2] {
+/// Cosine and sine of the rotation of a pair with this inverse frequency.
+fn rotation(position: usize, scale: f32, inverse_frequency: f32) -> [f32; 2] {
     let inverse_frequencies = vec![inverse_frequency];
     let rope = Rope { inverse_frequencies, scale, magnitude: 1.0, traditional: true };
     let mut out = [0.0; 2];
@@ -18,9 +18,9 @@ fn sine_and_cosine_are_those_of_the_angle_in_f32_however_large_it_is() {
             let inverse_frequency = base.powf(f64::from(pair) / -64.0) as f32;
             for position in [0, 1, 1000, 131_071, 999_999, 1_000_001, 1 << 23, (1 << 24) - 1, 1 << 30] {
                 for scale in [1.0, 0.25] {
-                    // The product in f32, as MLX takes it: its rounding is what limits angles, not the functions of it.
+                    // The product in f32, as in MLX: the rounding of angles, not of sine and cosine, limits precision.
                     let angle = f64::from(position as f32 * scale * inverse_frequency);
-                    let [cos, sin] = turned(position, scale, inverse_frequency).map(f64::from);
+                    let [cos, sin] = rotation(position, scale, inverse_frequency).map(f64::from);
                     let error = (cos - angle.cos()).abs().max((sin - angle.sin()).abs());
                     assert!(error < 1.2e-7, "position {position}, pair {pair} of {base}: {error:e}");
                 }
@@ -32,6 +32,6 @@ fn sine_and_cosine_are_those_of_the_angle_in_f32_however_large_it_is() {
 #[test]
 fn positions_are_told_apart_up_to_two_to_the_24th() {
     for position in [1_000_000, (1 << 24) - 2] {
-        assert_ne!(turned(position, 1.0, 1.0), turned(position + 1, 1.0, 1.0));
+        assert_ne!(rotation(position, 1.0, 1.0), rotation(position + 1, 1.0, 1.0));
     }
 }

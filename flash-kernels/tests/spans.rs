@@ -1,4 +1,4 @@
-//! What holds for attention to tokens that lie in pages.
+//! Properties of attention over pages.
 
 mod common;
 
@@ -7,7 +7,7 @@ use flash_kernels::{Attention, Codes, Gaze, Heads, Isa, KeysValues, Numbers, SPA
 use half::f16;
 use proptest::prelude::*;
 
-/// Columns that share a scale.
+/// Columns per scale.
 const GROUP: usize = 64;
 
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +19,7 @@ enum Format {
 }
 
 impl Format {
-    /// Bytes of the codes of a row.
+    /// Bytes per row of codes.
     fn row_bytes(self, head_dim: usize) -> usize {
         if matches!(self, Self::Affine4) { head_dim.div_ceil(2) } else { head_dim }
     }
@@ -67,7 +67,7 @@ impl Stored {
         }
     }
 
-    /// The numbers that it stands for.
+    /// The decoded values.
     fn decoded(&self, heads: Heads) -> Vec<f32> {
         let Heads { kv_heads, head_dim, .. } = heads;
         let number = |idx: usize| {
@@ -94,7 +94,7 @@ struct Case {
     gaze: Gaze<'static>,
     has_sinks: bool,
     formats: Vec<Format>,
-    /// Tokens of the last page.
+    /// Tokens in the last page.
     last_tokens: usize,
     n: usize,
     seed: u64,
@@ -161,7 +161,7 @@ proptest! {
     fn pages_of_any_format_attend_as_their_numbers_in_one_piece(case in case(), n_threads in 1_usize..4) {
         let (pages, queries) = (case.pages(), case.queries());
         let Heads { kv_heads, head_dim, .. } = case.heads;
-        // `[kv_heads, tokens, head_dim]` of the pages one behind the other.
+        // `[kv_heads, tokens, head_dim]`: the pages concatenated.
         let whole = |half: usize| -> Vec<f32> {
             let decoded: Vec<_> = pages.iter().map(|page| page[half].decoded(case.heads)).collect();
             let head_len = SPAN_TOKENS * head_dim;

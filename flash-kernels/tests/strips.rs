@@ -1,4 +1,4 @@
-//! Codes in strips: other places, the same bits.
+//! Codes in strips give the same bits as codes in rows.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::{Format, Random, Weights, all_formats, bits, matmul, pool};
 use flash_kernels::{FloatType, Isa, KernelError, STRIP_ROWS};
 use proptest::prelude::*;
 
-/// Formats whose codes may lie in strips.
+/// Formats whose codes may be in strips.
 fn formats() -> Vec<Format> {
     let is_one = |format: &Format| matches!(format, Format::Affine { bits: 4 | 8, .. });
     all_formats().into_iter().filter(is_one).collect()
@@ -28,7 +28,7 @@ proptest! {
         let k = n_groups * format.group();
         let weights = Weights::new(format, [n_strips * STRIP_ROWS, k], offset, seed);
         let rearranged = weights.rearranged();
-        // One activation in some thousand is no number, so codes are looked up one by one, too.
+        // One activation in some thousand has no fixed-point representation, so that single codes are looked up, too.
         let mut x = Random(seed ^ 1).vec(m * k);
         if seed % 3 == 0 {
             x[seed as usize % (m * k)] = f32::INFINITY;
@@ -68,7 +68,7 @@ fn a_strip_is_not_cut() {
 }
 
 #[test]
-fn what_cannot_lie_in_strips_is_an_error() {
+fn formats_without_strips_are_errors() {
     for format in all_formats() {
         let n_rows = if formats().contains(&format) { 2 * STRIP_ROWS + 1 } else { 2 * STRIP_ROWS };
         let weights = Weights::new(format, [n_rows, 128], 0, 1);

@@ -1,4 +1,4 @@
-//! Products that take activations with 30 bits.
+//! Products with 30-bit activations.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::{Format, Random, Weights, all_formats, bits, pool};
 use flash_kernels::{FloatType, Floats, Gate, Isa, MatrixStack, Pool, Projection};
 use flash_kernels::{gather_matmul, matmul, matmul_add, matmul_each, matmul_gated};
 
-/// Activations of whole magnitudes, so that in each group most are small next to the greatest.
+/// Activations of very different magnitudes, so that most are small next to the largest of their group.
 fn activations(m: usize, k: usize) -> Vec<f32> {
     let mut random = Random(17);
     (0..m * k).map(|_| random.normal() * (random.unit() * 4.0).exp()).collect()
@@ -19,7 +19,7 @@ fn wide(pool: &Pool, x: &[f32], weights: &Weights) -> Vec<f32> {
     y
 }
 
-/// The greatest error, as a part of the sum of the products' magnitudes.
+/// Maximum error relative to the sum of the products' magnitudes.
 fn error(y: &[f32], weights: &Weights, x: &[f32]) -> f64 {
     let errors =
         y.iter().zip(weights.reference(x)).map(|(y, (wanted, size))| (f64::from(*y) - wanted).abs() / size);
@@ -76,7 +76,7 @@ fn wide_products_of_experts_have_the_bits_of_each_alone() {
     let experts: Vec<_> = (0..3).map(|seed| Weights::new(format, [40, 256], 0, seed)).collect();
     let stack = MatrixStack::new(experts.iter().map(|expert| expert.matrix().wide()).collect()).unwrap();
     let x = activations(9, 256);
-    // Three rows for the expert 0, twelve for 1, one for 2.
+    // Three rows for expert 0, twelve for expert 1, one for expert 2.
     let lhs = [8, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 4, 4, 3];
     let rhs = [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2, 0];
     for isa in Isa::available() {
@@ -95,7 +95,7 @@ fn wide_products_of_experts_have_the_bits_of_each_alone() {
 }
 
 #[test]
-fn what_follows_a_wide_product_sees_its_sum() {
+fn epilogues_see_the_sum_of_a_wide_product() {
     let format = Format::Affine { bits: 4, group: 32, float: FloatType::F32 };
     let [a, b] = [1, 2].map(|seed| Weights::new(format, [33, 64], 0, seed));
     let (x, onto) = (activations(3, 64), Random(4).vec(3 * 33));
@@ -124,14 +124,14 @@ fn what_follows_a_wide_product_sees_its_sum() {
 }
 
 #[test]
-fn what_is_not_finite_counts_once_in_wide_products() {
+fn nonfinite_activations_count_once_in_wide_products() {
     let format = Format::Affine { bits: 4, group: 32, float: FloatType::F32 };
     let weights = Weights::new(format, [33, 64], 0, 3);
     for isa in Isa::available() {
         let pool = pool(1, *isa);
         for m in [1, 5] {
             let mut x = activations(m, 64);
-            // So great that its group has no fixed-point numbers.
+            // So large that its group has no fixed-point representation.
             x[3] = 1e35;
             let got = error(&wide(&pool, &x, &weights), &weights, &x);
             assert!(got < 2f64.powi(-21), "{isa}: {got:e}");

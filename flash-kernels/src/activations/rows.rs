@@ -8,80 +8,87 @@ use crate::isa::Kernels;
 use crate::pool::Pool;
 use crate::tile::{CodeBits, UNIT};
 
-/// Blocks of four values in a unit whose products are taken of sums; the last block's are taken one by one.
+/// Blocks of four values per unit that are computed as products of sums; the last block's products are computed one by
+/// one.
 ///
-/// `(x₀ + w₁) · (x₁ + w₀) = x₀w₀ + x₁w₁ + x₀x₁ + w₀w₁`: one multiplication for two, if the last two terms are
-/// known from elsewhere (S. Winograd, 1968). It costs two additions; on Zen 4 three such blocks in four keep the
-/// multipliers and the adders equally busy. Integers wrap, so the sum is exact all the same.
+/// `(x₀ + w₁) · (x₁ + w₀) = x₀w₀ + x₁w₁ + x₀x₁ + w₀w₁`: one multiplication instead of two, if the last two terms are
+/// precomputed (S. Winograd, 1968). It costs two additions; on Zen 4 three such blocks in four keep the multipliers and
+/// the adders equally busy. Integers wrap, so the sum is exact all the same.
 pub(crate) const SUM_BLOCKS: usize = 3;
 
-/// Groups of row tiles that one thread converts at a time: with 64 values a group, 32 KiB of input.
+/// Groups of row tiles per part of a conversion: with 64 values per group, 32 KiB of input.
 const PART_TILES: usize = 8;
 
-/// Rows of activations that lie side by side. As many sums of products as an AVX-512 kernel keeps in registers.
+/// Rows of activations per tile: as many accumulators as an AVX-512 kernel keeps in registers.
 pub(crate) const ROW_TILE: usize = 16;
 
-/// Results are computed for a multiple of as many rows; those of missing rows are not used.
+/// Results are computed for a multiple of this many rows; those of missing rows are ignored.
 pub(crate) const ROW_STEP: usize = 4;
 
-/// Two codes of each of [`ROW_TILE`] rows: kernels read a line of the cache after the other.
+/// Two codes of each of [`ROW_TILE`] rows: one cache line.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct RowPairs(pub(crate) [[i16; 2]; ROW_TILE]);
 
-/// Many rows of activations, for weights that are unpacked into panels.
+/// Fixed-point activations of many rows, for weights unpacked into panels.
 #[derive(Debug)]
 pub(crate) struct FixedRows {
-    /// Values in a group.
+    /// Values per group.
     pub(crate) group: usize,
-    /// The width of the codes that they are for.
+    /// Code width of the weights.
     pub(crate) bits: CodeBits,
-    /// Elements of `pairs` that a group of a row tile takes.
+    /// Elements of `pairs` per group of a row tile.
     n_pairs: usize,
-    /// The groups, in the order in which they lie here.
+    /// The groups, in storage order.
     pub(crate) links: Vec<Link>,
-    /// `[row tiles, groups, n_pairs]`, as the kernels [pack](Kernels::pack_rows) them. Missing rows are zeros.
+    /// `[row tiles, groups, n_pairs]`, [packed](Kernels::pack_rows) by the kernels. Missing rows are zero.
     pub(crate) pairs: Vec<RowPairs>,
     /// `[row tiles, groups]`.
     pub(crate) terms: Vec<[Terms; ROW_TILE]>,
-    /// `[row tiles, groups]`: what [`pack_rows`] says of the codes.
+    /// `[row tiles, groups]`: see [`pack_rows`].
     #[cfg_attr(
         not(target_arch = "x86_64"),
         expect(dead_code, reason = "only the kernels for AVX-512 take products of sums")
     )]
     pub(crate) cross: Vec<[i32; ROW_TILE]>,
-    /// In no order that matters.
+    /// Unordered.
     pub(crate) exceptions: Vec<Exception>,
 }
 
 impl FixedRows {
-    /// Converts `x`: `[m, k]`, with `k` whole groups, not zero of them.
+    /// Converts `x`: `[m, k]`, where `k` is one or more whole groups.
     pub(crate) fn new(pool: &Pool, x: &[f32], k: usize, group: usize, bits: CodeBits) -> Self {
         let rows: Vec<&[f32]> = x.chunks_exact(k).collect();
-        let mut all = [Self::room(pool.kernels(), rows.len(), k / group, group, bits)];
+        let mut all = [Self::allocate(pool.kernels(), rows.len(), k / group, group, bits)];
         convert(pool, &mut all, &[rows]);
         let [fixed] = all;
         fixed
     }
 
-    /// Room for `m` rows, with nothing said of them yet: [`convert`] sets them.
-    pub(crate) fn room(kernels: &Kernels, m: usize, n_groups: usize, group: usize, bits: CodeBits) -> Self {
+    /// Allocates `m` rows with unspecified contents, to be set by [`convert`].
+    pub(crate) fn allocate(
+        kernels: &Kernels,
+        m: usize,
+        n_groups: usize,
+        group: usize,
+        bits: CodeBits,
+    ) -> Self {
         let n_tiles = m.div_ceil(ROW_TILE) * n_groups;
         let n_pairs = (kernels.row_pairs)(bits, group);
-        let Memory { mut pairs, mut terms, mut cross } = MEMORY.take();
+        let Buffers { mut pairs, mut terms, mut cross } = BUFFERS.take();
         pairs.resize(n_tiles * n_pairs, RowPairs([[0; 2]; ROW_TILE]));
         terms.resize(n_tiles, [Terms::default(); ROW_TILE]);
         cross.resize(n_tiles, [0; ROW_TILE]);
         Self { group, bits, n_pairs, links: links(n_groups), pairs, terms, cross, exceptions: Vec::new() }
     }
 
-    /// The index of a row tile's group, that of the link `link_idx`, among all.
+    /// Index of the group `link_idx` of the row tile `tile_idx` in `pairs`, `terms` and `cross`.
     #[inline]
     pub(crate) fn tile_idx(&self, link_idx: usize, tile_idx: usize) -> usize {
         tile_idx * self.links.len() + link_idx
     }
 
-    /// The pairs of the tile with this index.
+    /// Pairs of the group with this index.
     #[inline]
     pub(crate) fn tile_pairs(&self, idx: usize) -> &[RowPairs] {
         &self.pairs[idx * self.n_pairs..][..self.n_pairs]
@@ -91,24 +98,24 @@ impl FixedRows {
 impl Drop for FixedRows {
     fn drop(&mut self) {
         let Self { pairs, terms, cross, .. } = self;
-        MEMORY.set(Memory { pairs: take(pairs), terms: take(terms), cross: take(cross) });
+        BUFFERS.set(Buffers { pairs: take(pairs), terms: take(terms), cross: take(cross) });
     }
 }
 
-/// What a thread keeps of its last rows for the next ones: fresh memory is zeroed by the system, page by page, which takes as
-/// long as converting.
+/// Buffers of a thread's last dropped rows, kept for reuse: the system zeroes fresh memory page by page, which takes as
+/// long as the conversion.
 #[derive(Default)]
-struct Memory {
+struct Buffers {
     pairs: Vec<RowPairs>,
     terms: Vec<[Terms; ROW_TILE]>,
     cross: Vec<[i32; ROW_TILE]>,
 }
 
 thread_local! {
-    static MEMORY: Cell<Memory> = Cell::default();
+    static BUFFERS: Cell<Buffers> = Cell::default();
 }
 
-/// Converts batches of rows in one job. Each has room in `batches` for its `rows`.
+/// Converts batches of rows in one job: `rows[i]` into `batches[i]`, which is allocated for them.
 pub(crate) fn convert(pool: &Pool, batches: &mut [FixedRows], rows: &[Vec<&[f32]>]) {
     let parts: Vec<Mutex<Part<'_>>> = batches
         .iter_mut()
@@ -128,7 +135,7 @@ pub(crate) fn convert(pool: &Pool, batches: &mut [FixedRows], rows: &[Vec<&[f32]
         })
         .collect();
     pool.run(parts.len(), &|part_idx| {
-        // Each part is locked once; a thread that panics in it ends the loop.
+        // Each part is locked once; a panic ends the loop.
         if let Ok(mut part) = parts[part_idx].lock() {
             part.convert(pool.kernels());
         }
@@ -140,10 +147,10 @@ pub(crate) fn convert(pool: &Pool, batches: &mut [FixedRows], rows: &[Vec<&[f32]
     }
 }
 
-/// Some groups of some row tiles of a batch.
+/// Some groups of the row tiles of a batch: one part of the conversion job.
 struct Part<'a> {
     batch_idx: usize,
-    /// All of the batch.
+    /// All rows of the batch.
     rows: &'a [&'a [f32]],
     group: usize,
     bits: CodeBits,
@@ -153,7 +160,7 @@ struct Part<'a> {
     exceptions: Vec<Exception>,
 }
 
-/// Where they go.
+/// Output slices of a [`Part`].
 struct Packed<'a> {
     n_pairs: usize,
     pairs: &'a mut [RowPairs],
@@ -178,7 +185,7 @@ impl Part<'_> {
                     continue;
                 };
                 let values = &row[k_start..][..group];
-                if !(kernels.fix_group)(values, codes, &mut terms[at]) {
+                if !(kernels.quantize_group)(values, codes, &mut terms[at]) {
                     self.exceptions.extend(exceptions(row_idx, k_start, values));
                 }
             }
@@ -187,13 +194,13 @@ impl Part<'_> {
     }
 }
 
-/// How many [`RowPairs`] [`pack_rows`] makes of a group.
+/// Number of [`RowPairs`] per group in the layout of [`pack_rows`].
 pub(crate) fn row_pairs(_bits: CodeBits, group: usize) -> usize {
     group / 2
 }
 
 /// Packs a group of [`ROW_TILE`] rows (`codes`: `[ROW_TILE, group]`), each unit in the order of `bits`. Sets `cross` to
-/// what [`SUM_BLOCKS`] blocks of each unit add to a dot product besides the products wanted, negated.
+/// the negated terms that the products of sums of [`SUM_BLOCKS`] blocks per unit add to a dot product.
 pub(crate) fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], cross: &mut [i32; ROW_TILE]) {
     let order = bits.order();
     for (row, (codes, cross)) in codes.chunks_exact(2 * pairs.len()).zip(cross).enumerate() {

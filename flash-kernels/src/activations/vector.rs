@@ -3,24 +3,24 @@ use crate::chains::CHAINS;
 use crate::isa::Kernels;
 use crate::tile::CodeBits;
 
-/// Bytes of stored codes that are multiplied at a time: a line of the cache.
+/// Bytes of stored codes multiplied at a time: a cache line.
 pub(crate) const LINE_BYTES: usize = 64;
 
-/// Activations that belong to one line of codes: as many bytes, in the order in which the codes come out of it.
+/// Activations for one line of codes, in the order in which kernels extract the codes.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Plane(pub(crate) [u8; LINE_BYTES]);
 
-/// One row of activations, for weights as they are stored.
+/// Fixed-point activations of one row, for weights as stored.
 #[derive(Debug)]
 pub(crate) struct FixedVector {
-    /// For each line 4 planes with codes of 4 bits, 2 with codes of 8; the last line may have more codes than `k`,
-    /// and their activations are zeros. Each instruction set has an arrangement of its own.
+    /// Per line 4 planes for codes of 4 bits, 2 for codes of 8; activations beyond `k` in the last line are zero. The
+    /// arrangement depends on the instruction set.
     pub(crate) planes: Vec<Plane>,
-    /// The [`Terms`] of each group, apart, and zeros up to a multiple of [`CHAINS`].
+    /// The [`Terms`] of each group as separate vectors, padded with zeros to a multiple of [`CHAINS`].
     pub(crate) scales: Vec<f32>,
     pub(crate) sums: Vec<f32>,
-    /// As those of row 0.
+    /// Exceptions, all with row index 0.
     pub(crate) exceptions: Vec<Exception>,
 }
 
@@ -35,7 +35,7 @@ impl FixedVector {
         let groups = codes.chunks_exact_mut(group).zip(x.chunks_exact(group));
         for (idx, (codes, values)) in groups.enumerate() {
             let mut terms = Terms::default();
-            if !(kernels.fix_group)(values, codes, &mut terms) {
+            if !(kernels.quantize_group)(values, codes, &mut terms) {
                 found.extend(exceptions(0, idx * group, values));
             }
             (scales[idx], sums[idx]) = (terms.scale, terms.sum);
@@ -46,8 +46,8 @@ impl FixedVector {
     }
 }
 
-/// Arranges whole lines of codes as 16-bit numbers: the planes of a line belong to what is left of its words of 32
-/// bits after shifts by 0, 4, 8 and 12 (codes of 4 bits) or 0 and 8, in both halves of each word.
+/// Arranges whole lines of codes as 16-bit numbers: one plane per shift of a line's 32-bit words, by 0, 4, 8 and 12
+/// (codes of 4 bits) or 0 and 8, for the codes that the shift leaves in both halves of each word.
 #[inline(always)]
 pub(crate) fn arrange_words(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
     let word_codes = bits.word_codes();
@@ -64,9 +64,9 @@ pub(crate) fn arrange_words(bits: CodeBits, codes: &[i16], planes: &mut [Plane])
     }
 }
 
-/// Arranges whole lines of codes as two signed digits of 8 bits, `code = 256 · upper + lower`: with codes of 4 bits,
-/// the upper digits for the lower and for the upper halves of the line's bytes, then the lower digits likewise; with
-/// codes of 8 bits, the upper digits, then the lower.
+/// Arranges whole lines of codes as two signed 8-bit digits, `code = 256 · upper + lower`. Codes of 4 bits: the upper
+/// digits for the lower and the upper halves of the line's bytes, then the lower digits in the same order. Codes of 8
+/// bits: the upper digits, then the lower.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
@@ -92,7 +92,7 @@ pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16], planes: &mut [Plane]
     }
 }
 
-/// The two signed digits of a code: `code = 256 · upper + lower`.
+/// Returns the two signed digits, upper and lower, of a code: `code = 256 · upper + lower`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn digits_of(code: i16) -> (u8, u8) {

@@ -1,21 +1,22 @@
-//! Which query tokens are multiplied with which values of a span, and in what order.
+//! Splits the weighted sum over a span into matrix products whose rows all see the same tokens.
 
 use std::ops::Range;
 
 use smallvec::SmallVec;
 
-/// Some rows, and tokens of a span that they all see.
+/// A block of rows and the tokens of a span that all of them see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MixStep {
     pub rows: Range<usize>,
     pub seen: Range<usize>,
 }
 
-/// Rows that a step should have: as many as kernels multiply at a time.
+/// Target number of rows per step: as many as kernels multiply at a time.
 const STEP_ROWS: usize = 8;
 
-/// Cuts what rows `[n, n_heads]` of `n` query tokens see of a span into steps, so that each row's are in order: what only some tokens
-/// see, by a few tokens at a time and then by each, around what all of them see.
+/// Splits the tokens that rows `[n, n_heads]` see in a span into steps, in token order for each row: first the tokens
+/// that only some rows see, by blocks of a few query tokens and then by single ones, around the tokens that all rows
+/// see.
 pub(super) fn mix_steps(
     [n, n_heads]: [usize; 2],
     seen_by: impl Fn(usize) -> Range<usize>,
@@ -27,7 +28,8 @@ pub(super) fn mix_steps(
     steps
 }
 
-/// Adds the steps of `tokens`, which are taken apart by `lens` tokens, one length after the other; the last is 1.
+/// Appends the steps of the query tokens `tokens`, split recursively by the block lengths `lens`, the last of which is
+/// 1.
 fn cut(
     tokens: Range<usize>,
     n_heads: usize,
@@ -55,11 +57,11 @@ fn cut(
         steps.push(MixStep { rows, seen: common.clone() });
     }
     if !is_alike {
-        let behind = |token: usize| {
+        let after = |token: usize| {
             let seen = seen_by(token);
             seen.start.max(common.end)..seen.end
         };
-        parts().for_each(|part| cut(part, n_heads, &lens[1..], &behind, steps));
+        parts().for_each(|part| cut(part, n_heads, &lens[1..], &after, steps));
     }
 }
 

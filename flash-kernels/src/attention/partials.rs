@@ -1,38 +1,37 @@
-//! What some rows know of some spans, and how it is merged.
+//! Partial softmax results over spans, and their merge (online softmax).
 
 use crate::elementwise::exp;
 use crate::isa::Kernels;
 
-/// The softmax of some rows over some tokens, before it is divided by its sum.
+/// Unnormalised softmax of some rows over some tokens.
 pub(super) struct Partials<'a> {
-    /// `[rows]`: the greatest score.
+    /// `[rows]`: maximum score.
     pub max: &'a mut [f32],
-    /// `[rows]`: the sum of e^(score − max); zero where a row sees no token, or none whose
-    /// score is more than −∞, and has no sink. `max` and `mixture` mean nothing then.
+    /// `[rows]`: sum of e^(score − max). Zero if the row has no sink and no token with a score above −∞; `max` and
+    /// `mixture` are then meaningless.
     pub sum: &'a mut [f32],
-    /// `[rows, value_dim]`: the sum of e^(score − max) · value.
+    /// `[rows, value_dim]`: sum of e^(score − max) · value.
     pub mixture: &'a mut [f32],
 }
 
 impl<'a> Partials<'a> {
-    /// Numbers that a row takes.
+    /// Length of one row, in `f32`.
     pub(super) const fn row_len(value_dim: usize) -> usize {
         value_dim + 2
     }
 
-    /// Those in `buffer`, as many rows as fit.
-    pub(super) fn of(buffer: &'a mut [f32], value_dim: usize) -> Self {
+    /// Interprets `buffer` as partials of as many rows as fit.
+    pub(super) fn new(buffer: &'a mut [f32], value_dim: usize) -> Self {
         let n_rows = buffer.len() / Self::row_len(value_dim);
         let (max, rest) = buffer.split_at_mut(n_rows);
         let (sum, mixture) = rest.split_at_mut(n_rows);
         Self { max, sum, mixture }
     }
 
-    /// Of no token: what rows know before the first, of the `sinks` of their heads if there are such. Rows are
-    /// `[tokens, group]`, sinks `[group]`.
+    /// Initialises the accumulator with the sinks, if any. Rows are `[tokens, group]`, sinks `[group]`.
     ///
-    /// Here, where everything else is merged to, a sink counts once however many spans there are.
-    pub(super) fn begin(self, sinks: Option<&[f32]>) {
+    /// Sinks enter the accumulator rather than the spans, so each counts once however many spans there are.
+    pub(super) fn init(self, sinks: Option<&[f32]>) {
         self.mixture.fill(0.0);
         let Some(sinks) = sinks else {
             self.max.fill(f32::NEG_INFINITY);
@@ -42,13 +41,13 @@ impl<'a> Partials<'a> {
         let sinks = sinks.iter().cycle();
         for ((max, sum), sink) in self.max.iter_mut().zip(self.sum).zip(sinks) {
             *max = *sink;
-            // A score of −∞ is none.
+            // A sink of −∞ contributes nothing.
             *sum = if *sink == f32::NEG_INFINITY { 0.0 } else { 1.0 };
         }
     }
 
-    /// Adds what the rows know of the next tokens.
-    pub(super) fn merge(self, next: &SeenPartials<'_>, kernels: &Kernels) {
+    /// Merges the partials of the next tokens into these.
+    pub(super) fn merge(self, next: &PartialsView<'_>, kernels: &Kernels) {
         let value_dim = self.mixture.len() / self.max.len();
         let mixtures = self.mixture.chunks_exact_mut(value_dim).zip(next.mixture.chunks_exact(value_dim));
         for (row, (mixture, next_mixture)) in mixtures.enumerate() {
@@ -56,7 +55,7 @@ impl<'a> Partials<'a> {
                 continue;
             }
             if self.sum[row] == 0.0 {
-                // The first tokens that it sees, and no sink: there is nothing to add to.
+                // The first tokens this row sees, and no sink: the accumulator is empty.
                 self.max[row] = next.max[row];
                 self.sum[row] = next.sum[row];
                 mixture.copy_from_slice(next_mixture);
@@ -66,20 +65,20 @@ impl<'a> Partials<'a> {
             let [old, new] = [self.max[row], next.max[row]].map(|m| exp(m - max));
             self.max[row] = max;
             self.sum[row] = self.sum[row] * old + next.sum[row] * new;
-            (kernels.blend)(mixture, old, next_mixture, new);
+            (kernels.axpby)(mixture, old, next_mixture, new);
         }
     }
 }
 
-/// [`Partials`] to be read.
-pub(super) struct SeenPartials<'a> {
+/// Read-only [`Partials`].
+pub(super) struct PartialsView<'a> {
     max: &'a [f32],
     sum: &'a [f32],
     mixture: &'a [f32],
 }
 
-impl<'a> SeenPartials<'a> {
-    pub(super) fn of(buffer: &'a [f32], value_dim: usize) -> Self {
+impl<'a> PartialsView<'a> {
+    pub(super) fn new(buffer: &'a [f32], value_dim: usize) -> Self {
         let n_rows = buffer.len() / Partials::row_len(value_dim);
         let (max, rest) = buffer.split_at(n_rows);
         let (sum, mixture) = rest.split_at(n_rows);
@@ -87,20 +86,20 @@ impl<'a> SeenPartials<'a> {
     }
 }
 
-/// Writes what `row` saw, of the [`Partials`] in `buffer`: `out` is `[value_dim]`.
+/// Writes the normalised result of `row` of the [`Partials`] in `buffer`: `out` is `[value_dim]`.
 pub(super) fn finish(buffer: &[f32], row: usize, out: &mut [f32]) {
     let value_dim = out.len();
     let n_rows = buffer.len() / Partials::row_len(value_dim);
     let (sum, mixture) = (buffer[n_rows + row], &buffer[2 * n_rows + row * value_dim..][..value_dim]);
     for (out, value) in out.iter_mut().zip(mixture) {
-        // Adding zero makes zeros positive, however many zeros were added before.
+        // Adding zero turns −0 into +0.
         *out = value / sum + 0.0;
     }
 }
 
-/// `values · old + next · new`, in the place of `values`.
+/// Computes `values = values · old + next · new`.
 #[inline(always)]
-pub(crate) fn blend(values: &mut [f32], old: f32, next: &[f32], new: f32) {
+pub(crate) fn axpby(values: &mut [f32], old: f32, next: &[f32], new: f32) {
     for (value, next) in values.iter_mut().zip(next) {
         *value = *value * old + next * new;
     }

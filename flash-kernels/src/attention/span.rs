@@ -1,53 +1,53 @@
-//! Where the keys and values of some tokens lie, and in what format.
+//! Spans of the KV cache and their storage formats.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::{Heads, SPAN_TOKENS};
 
-/// Tokens that follow each other, whose keys and values lie together.
+/// Keys and values of consecutive tokens that are stored together.
 #[derive(Debug, Clone, Copy)]
 pub struct Span<'a> {
     /// Position of the first token: a multiple of [`SPAN_TOKENS`].
     pub start: usize,
-    /// How many there are: at most [`SPAN_TOKENS`].
+    /// Number of tokens, at most [`SPAN_TOKENS`].
     pub n_tokens: usize,
-    /// Tokens from the first one of a head to the first one of the next head; at least `n_tokens`.
+    /// Distance between two heads, in tokens; at least `n_tokens`.
     pub head_tokens: usize,
-    /// Their keys, `[kv_heads, head_tokens, head_dim]`; of the last head, `n_tokens` are enough.
+    /// Keys, `[kv_heads, head_tokens, head_dim]`; the last head may end after `n_tokens`.
     pub keys: Numbers<'a>,
-    /// Their values, of the same shape; none if they are in the keys.
+    /// Values, of the shape of the keys; `None` if they are part of the keys.
     pub values: Option<Numbers<'a>>,
 }
 
-/// Numbers, row-major, as a cache stores them.
+/// Row-major numbers in a storage format of the KV cache.
 #[derive(Debug, Clone, Copy)]
 pub enum Numbers<'a> {
-    /// As computed.
+    /// Single precision.
     F32(&'a [f32]),
     /// Half precision.
     F16(&'a [f16]),
-    /// One code in a byte: `bias + scale · code`.
+    /// 8-bit codes: `bias + scale · code`.
     Affine8(Codes<'a>),
-    /// Two codes in a byte, the one of the even column in its low half. Each row begins at a byte, so an odd row leaves half a
-    /// byte over.
+    /// 4-bit codes, the even column in the low half of a byte. Rows start at byte boundaries, so an odd row length
+    /// leaves half a byte unused.
     Affine4(Codes<'a>),
 }
 
-/// Codes whose scale and bias are shared by groups of columns.
+/// Affine codes with a scale and a bias per group of columns.
 #[derive(Debug, Clone, Copy)]
 pub struct Codes<'a> {
-    /// `[rows, columns]`, or `[rows, columns.div_ceil(2)]` with two codes in a byte.
+    /// `[rows, columns]`, or `[rows, columns.div_ceil(2)]` for 4-bit codes.
     pub codes: &'a [u8],
     /// `[rows, columns.div_ceil(group)]`.
     pub scales: &'a [f32],
-    /// Likewise.
+    /// `[rows, columns.div_ceil(group)]`.
     pub biases: &'a [f32],
-    /// Columns of a group; even.
+    /// Columns per group; even.
     pub group: usize,
 }
 
-/// Rows of codes, to be made numbers.
+/// Rows of codes to dequantize.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CodedRows<'a> {
     codes: Codes<'a>,
@@ -56,7 +56,8 @@ pub(crate) struct CodedRows<'a> {
 }
 
 impl<'a> Span<'a> {
-    /// Those of one head of `numbers`, which are its keys or values: `[n_tokens, head_dim]`, as they are or in `scratch`.
+    /// Returns `numbers`, the keys or values, of one head as `[n_tokens, head_dim]`, decoded into `scratch` unless
+    /// stored as f32.
     pub(super) fn head<'b>(
         &self,
         numbers: Numbers<'a>,
@@ -86,13 +87,18 @@ impl<'a> Span<'a> {
         out
     }
 
+    /// Checks the span against the heads.
+    ///
     /// # Panics
-    /// If it is no span, or too short for the heads.
+    /// If the span is not aligned or too long, or its slices are too short for the heads.
     pub(super) fn check(&self, heads: Heads) {
         let Heads { kv_heads, head_dim, value_dim, .. } = heads;
-        assert!(self.values.is_none() || value_dim == head_dim, "values beside keys are as long");
+        assert!(self.values.is_none() || value_dim == head_dim, "separate values have the dimension of keys");
         let Self { start, n_tokens, head_tokens, .. } = *self;
-        assert!(start.is_multiple_of(SPAN_TOKENS), "a span at {start}");
+        assert!(
+            start.is_multiple_of(SPAN_TOKENS),
+            "a span starts at {start}, not at a multiple of {SPAN_TOKENS}"
+        );
         assert!(
             n_tokens <= SPAN_TOKENS.min(head_tokens),
             "a span of {n_tokens} tokens, {head_tokens} a head"
@@ -111,12 +117,16 @@ impl<'a> Span<'a> {
 }
 
 impl<'a> Codes<'a> {
-    /// Whole rows of `columns` that there are codes, scales and biases of.
+    /// Number of whole rows of `columns` covered by the codes, scales and biases.
     ///
     /// # Panics
-    /// If groups are odd or empty.
+    /// If the group length is odd or zero.
     fn n_rows(&self, columns: usize, is_eight: bool) -> usize {
-        assert!(self.group > 0 && self.group.is_multiple_of(2), "groups of {}", self.group);
+        assert!(
+            self.group > 0 && self.group.is_multiple_of(2),
+            "groups of {} columns are odd or empty",
+            self.group
+        );
         let n_terms = self.scales.len().min(self.biases.len());
         (self.codes.len() / row_bytes(columns, is_eight)).min(n_terms / columns.div_ceil(self.group))
     }
@@ -134,16 +144,17 @@ impl<'a> Codes<'a> {
     }
 }
 
-/// Bytes from one row of codes to the next.
+/// Bytes per row of codes.
 #[inline(always)]
 const fn row_bytes(columns: usize, is_eight: bool) -> usize {
     if is_eight { columns } else { columns.div_ceil(2) }
 }
 
-/// [`dequantize`], compiled for an instruction set.
+/// Type of [`dequantize`], compiled for an instruction set.
 pub(crate) type Dequantize = fn(rows: CodedRows<'_>, out: &mut [f32]);
 
-/// Makes numbers of codes: `out` is `[rows, columns]`. Multiplies, then adds, so every instruction set gives the same bits.
+/// Dequantizes rows of codes into `out`, `[rows, columns]`. Multiplies, then adds (not fused), so every instruction set
+/// gives the same bits.
 #[inline(always)]
 pub(crate) fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) {
     let CodedRows { codes: Codes { codes, scales, biases, group }, columns, is_eight } = rows;
@@ -164,7 +175,7 @@ pub(crate) fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) {
     }
 }
 
-// Loops over slices, whose length is not known: those of constant length are unrolled, and then no vectors.
+// Loops over slices of unknown length: the compiler unrolls constant lengths instead of vectorising them.
 #[inline(always)]
 fn dequantize_eight(codes: &[u8], scale: f32, bias: f32, out: &mut [f32]) {
     for (out, code) in out.iter_mut().zip(codes) {
@@ -172,7 +183,7 @@ fn dequantize_eight(codes: &[u8], scale: f32, bias: f32, out: &mut [f32]) {
     }
 }
 
-/// Pairs of codes that are unpacked at a time.
+/// Pairs of 4-bit codes unpacked at a time.
 const PAIRS: usize = 32;
 
 #[inline(always)]
@@ -180,7 +191,7 @@ fn dequantize_four(codes: &[u8], scale: f32, bias: f32, out: &mut [f32]) {
     let mut unpacked = [0_u16; PAIRS];
     for (out, codes) in out.chunks_mut(2 * PAIRS).zip(codes.chunks(PAIRS)) {
         for (unpacked, pair) in unpacked.iter_mut().zip(codes) {
-            // The even code in the byte that comes first.
+            // The even code goes to the first byte.
             let pair = u16::from(*pair);
             *unpacked = ((pair | pair << 4) & 0x0f0f).to_le();
         }

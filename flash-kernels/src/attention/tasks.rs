@@ -1,31 +1,31 @@
-//! How the rows of an attention are cut into tasks. Which task computes a row does not change its bits.
+//! Splits the rows of an attention call into tasks. The split does not change the bits of a row.
 
 use std::ops::Range;
 
 use super::Heads;
 use super::partials::Partials;
 
-/// Rows of queries that are computed together.
+/// Query rows computed together.
 const ROWS_BLOCK: usize = 64;
 
-/// Spans that a call is expected to have at least: pages on disk come four at a time.
+/// Minimum number of spans expected per call: pages on disk come four at a time.
 const SPANS: usize = 4;
 
-/// Heads of queries that a task has at least where those of one KV head are shared among several: keys and values are decoded once
-/// a task, which takes about as long as multiplying them with as many rows.
+/// Minimum query heads per task when the query heads of a KV head are split: each task decodes the keys and values
+/// again, which takes about as long as multiplying them with this many rows.
 const HEADS_MIN: usize = 8;
 
-/// Tasks, `[kv_heads, token blocks, head blocks]`.
+/// Grid of tasks, `[kv_heads, token blocks, head blocks]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tasks {
-    /// Tokens of all tasks.
+    /// New tokens of all tasks together.
     pub n: usize,
     kv_heads: usize,
-    /// Query heads that share a KV head.
+    /// Query heads per KV head.
     group: usize,
     block_tokens: usize,
     block_heads: usize,
-    /// Numbers in the [`Partials`] of a task.
+    /// Length of the [`Partials`] of a task, in `f32`.
     pub partial_len: usize,
 }
 
@@ -33,15 +33,15 @@ pub(super) struct Tasks {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Task {
     pub kv_head: usize,
-    /// Of the new tokens.
+    /// Range of new tokens.
     pub tokens: Range<usize>,
-    /// Of the query heads that share the KV head.
+    /// Range within the query heads of the KV head.
     pub heads: Range<usize>,
 }
 
 impl Tasks {
-    /// Of `n` tokens, for so many threads: where tokens and KV heads make too few tasks, the query heads of a KV head are shared
-    /// among several.
+    /// Splits `n` tokens for `n_threads`. If tokens and KV heads give too few tasks, the query heads of a KV head are
+    /// split too.
     pub(super) fn new(heads: Heads, n: usize, n_threads: usize) -> Self {
         let (kv_heads, group) = (heads.kv_heads, heads.group());
         let block_tokens = (ROWS_BLOCK / group).max(1);
@@ -72,7 +72,7 @@ impl Tasks {
         Task { kv_head, tokens, heads: block(head_block, self.block_heads, self.group) }
     }
 
-    /// The task of a token and a query head, and which of its rows that is.
+    /// Returns the task of a token and query head, and its row in that task.
     pub(super) fn place(self, token: usize, query_head: usize) -> (usize, usize) {
         let (kv_head, head) = (query_head / self.group, query_head % self.group);
         let rest = kv_head * self.token_blocks() + token / self.block_tokens;
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_row_is_in_one_task_at_the_place_that_is_said() {
+    fn each_row_is_in_one_task_at_its_place() {
         for (query_heads, kv_heads) in [(1, 1), (9, 3), (128, 1), (20, 1), (32, 8)] {
             for (n, n_threads) in [(1, 1), (1, 64), (5, 64), (70, 2), (70, 300)] {
                 let tasks = Tasks::new(Heads::new(query_heads, kv_heads, 16), n, n_threads);
@@ -116,7 +116,7 @@ mod tests {
         let latent = Heads { value_dim: 512, ..Heads::new(128, 1, 576) };
         assert!(SPANS * Tasks::new(latent, 1, 64).len() >= 64);
         assert_eq!(Tasks::new(latent, 1, 4).len(), 1);
-        // Heads that share keys are not cut to less than it takes to decode those.
+        // Query heads are not split into fewer than it costs to decode their shared keys.
         assert_eq!(Tasks::new(Heads::new(32, 8, 128), 1, 64).len(), 8);
         assert_eq!(Tasks::new(Heads::new(64, 4, 128), 1, 64).len(), 8);
     }

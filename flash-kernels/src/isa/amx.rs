@@ -1,17 +1,17 @@
-//! Kernels for processors with a matrix unit (Intel's AMX): many rows of activations are multiplied by it. Everything else,
-//! and what comes before and behind, is as for AVX-512, which all of these have.
+//! Kernels for AMX, Intel's matrix unit, which multiplies many rows of activations. All other kernels are those of
+//! AVX-512, which every processor with AMX has.
 //!
-//! The unit takes digits and codes as [`bytes`], or as [`halves`] where those give whole sums.
+//! The unit takes digits and codes as [`bf16`] if their sums are exact, otherwise as [`bytes`].
 
+mod bf16;
 mod bytes;
-mod halves;
 mod panel;
 mod unit;
 
 use std::ops::Range;
 
+use bf16::Bf16;
 use bytes::Bytes;
-use halves::Halves;
 
 use super::{Kernels, Sums, avx512};
 use crate::activations::{FixedRows, ROW_TILE, RowPairs};
@@ -30,22 +30,22 @@ pub(super) static KERNELS: Kernels = kernels! {
     multiply_panel: multiply_panel, (panel, links, scales, x, sums);
 };
 
-/// Whether groups of such codes are multiplied as [`halves`].
-fn are_halves(bits: CodeBits, group: usize) -> bool {
-    bits == CodeBits::Four && group <= halves::GROUP_MAX
+/// Whether groups of such codes are multiplied as [`bf16`].
+fn uses_bf16(bits: CodeBits, group: usize) -> bool {
+    bits == CodeBits::Four && group <= bf16::GROUP_MAX
 }
 
 /// [`Kernels::row_pairs`].
 #[target_feature(enable = "avx512f")]
 fn row_pairs(bits: CodeBits, group: usize) -> usize {
-    if are_halves(bits, group) { halves::row_pairs(group) } else { bytes::row_pairs(group) }
+    if uses_bf16(bits, group) { bf16::row_pairs(group) } else { bytes::row_pairs(group) }
 }
 
-/// [`Kernels::pack_rows`]: without `cross`, since the unit adds up products only.
+/// [`Kernels::pack_rows`], without `cross`, since the unit computes plain sums of products.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], _cross: &mut [i32; ROW_TILE]) {
-    if are_halves(bits, codes.len() / ROW_TILE) {
-        halves::pack_rows(codes, pairs);
+    if uses_bf16(bits, codes.len() / ROW_TILE) {
+        bf16::pack_rows(codes, pairs);
     } else {
         bytes::pack_rows(bits, codes, pairs);
     }
@@ -54,8 +54,8 @@ fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], _cross: &mut
 /// [`Kernels::unpack_codes`].
 #[target_feature(enable = "avx512f,avx512bw")]
 fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
-    if are_halves(rows.bits, rows.group) {
-        halves::unpack_codes(rows, links, panel);
+    if uses_bf16(rows.bits, rows.group) {
+        bf16::unpack_codes(rows, links, panel);
     } else {
         bytes::unpack_codes(rows, links, panel);
     }
@@ -70,8 +70,8 @@ fn multiply_panel(
     x: &FixedRows,
     sums: Sums<'_>,
 ) {
-    if are_halves(x.bits, x.group) {
-        panel::multiply::<Halves>(panel, links, scales, x, sums);
+    if uses_bf16(x.bits, x.group) {
+        panel::multiply::<Bf16>(panel, links, scales, x, sums);
     } else if x.group < unit::ROW_BYTES {
         panel::multiply::<Bytes<32>>(panel, links, scales, x, sums);
     } else {

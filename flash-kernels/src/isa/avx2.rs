@@ -1,4 +1,4 @@
-//! Kernels for AVX2 with FMA and F16C: a tile is four vectors of 8 lanes, one lane for each row of the weights.
+//! Kernels for AVX2 with FMA and F16C: a tile is four vectors of 8 lanes, one lane per row of weights.
 
 mod codes;
 mod floats;
@@ -12,12 +12,12 @@ use crate::attention::{self, CodedRows};
 use crate::elementwise::{self, Gate};
 use crate::recurrent;
 use crate::tile::{CodeBits, TILE};
-use crate::widen::{self, Narrow};
+use crate::widen::{self, NarrowFormat};
 
-/// Lanes of a vector of 32-bit numbers.
+/// 32-bit lanes per vector.
 const LANES: usize = 8;
 
-/// Vectors of a tile.
+/// Vectors per tile.
 const OCTETS: usize = TILE / LANES;
 
 pub(super) fn is_available() -> bool {
@@ -26,7 +26,7 @@ pub(super) fn is_available() -> bool {
 
 pub(super) static KERNELS: Kernels = kernels! {
     multiplies_strips: false;
-    fix_group: fix_group, (values, codes, terms);
+    quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
     arrange: arrange, (bits, codes, planes);
@@ -39,8 +39,8 @@ pub(super) static KERNELS: Kernels = kernels! {
     widen: widen, (narrow, codes, out);
     rms_norm: rms_norm, (x, weight, eps, out);
     gate: gated, (kind, gate, up, out);
-    soften: soften, (scores);
-    blend: blend, (values, old, next, new);
+    softmax_numerators: softmax_numerators, (scores);
+    axpby: axpby, (values, old, next, new);
     convolve: convolve, (x, weights, out);
     selective_step: selective_step, (decay, x, b, c, state, y);
     delta_step: delta_step, (decay_beta, q, k, v, state, y);
@@ -50,13 +50,13 @@ pub(super) static KERNELS: Kernels = kernels! {
 compiled_for! {
     "avx2":
     fn row_pairs(bits: CodeBits, group: usize) -> usize = activations::row_pairs;
-    fn fix_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool = activations::fix_group;
+    fn quantize_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool = activations::quantize_group;
     fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) = activations::arrange_words;
-    fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
+    fn widen(narrow: NarrowFormat<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
     fn gated(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::gate_slice;
-    fn soften(scores: &mut [f32]) -> (f32, f32) = elementwise::soften;
-    fn blend(values: &mut [f32], old: f32, next: &[f32], new: f32) = attention::blend;
+    fn softmax_numerators(scores: &mut [f32]) -> (f32, f32) = elementwise::softmax_numerators;
+    fn axpby(values: &mut [f32], old: f32, next: &[f32], new: f32) = attention::axpby;
     fn convolve(x: &[f32], weights: &[f32], out: &mut [f32]) = recurrent::convolve_row;
     fn selective_step(decay: f32, x: &[f32], b: &[f32], c: &[f32], state: &mut [f32], y: &mut [f32]) =
         recurrent::selective_step;

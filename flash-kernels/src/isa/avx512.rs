@@ -1,7 +1,7 @@
-//! Kernels for AVX-512 with VNNI: a tile is two vectors of 16 lanes, one lane for each row of the weights.
+//! Kernels for AVX-512 with VNNI: a tile is two vectors of 16 lanes, one lane per row of weights.
 
-/// Repeats a block with a constant for each value: arrays of vectors stay in registers only if every index is one,
-/// and the compiler does not unroll loops as long as these.
+/// Repeats a block with a constant for each value: arrays of vectors stay in registers only if every index is constant,
+/// and the compiler does not unroll loops this long.
 macro_rules! unroll {
     ($name:ident in [$($value:literal)*] $body:block) => {
         $({
@@ -12,9 +12,9 @@ macro_rules! unroll {
 }
 
 mod codes;
-mod fetch;
 mod floats;
 mod panel;
+mod prefetch;
 mod scales;
 mod transpose;
 mod vectors;
@@ -28,16 +28,16 @@ use crate::attention::{self, CodedRows};
 use crate::elementwise::{self, Gate};
 use crate::recurrent;
 use crate::tile::{CodeBits, TILE};
-use crate::widen::{self, Narrow};
+use crate::widen::{self, NarrowFormat};
 
-/// Lanes of a vector of 32-bit numbers.
+/// 32-bit lanes per vector.
 pub(super) const LANES: usize = 16;
 
-/// Vectors of a tile.
+/// Vectors per tile.
 pub(super) const HALVES: usize = TILE / LANES;
 
 pub(super) fn is_available() -> bool {
-    // Clippy reads the list as one feature at a time, and so does the processor.
+    // `is_x86_feature_detected!` takes one feature at a time.
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
@@ -45,10 +45,10 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("avx512vnni")
 }
 
-/// A constant, for those who replace some of them.
+/// A constant, so that other tables can override some entries.
 pub(super) const KERNELS: Kernels = kernels! {
     multiplies_strips: true;
-    fix_group: fix_group, (values, codes, terms);
+    quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
     arrange: arrange, (bits, codes, planes);
@@ -61,8 +61,8 @@ pub(super) const KERNELS: Kernels = kernels! {
     multiply_lanes: floats::multiply_lanes, (weights, column_start, x, acc);
     rms_norm: rms_norm, (x, weight, eps, out);
     gate: gated, (kind, gate, up, out);
-    soften: soften, (scores);
-    blend: blend, (values, old, next, new);
+    softmax_numerators: softmax_numerators, (scores);
+    axpby: axpby, (values, old, next, new);
     convolve: convolve, (x, weights, out);
     selective_step: selective_step, (decay, x, b, c, state, y);
     delta_step: delta_step, (decay_beta, q, k, v, state, y);
@@ -72,13 +72,13 @@ pub(super) const KERNELS: Kernels = kernels! {
 compiled_for! {
     "avx512f,avx512bw,avx512dq,avx512vl":
     fn row_pairs(bits: CodeBits, group: usize) -> usize = activations::row_pairs;
-    fn fix_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool = activations::fix_group;
+    fn quantize_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool = activations::quantize_group;
     fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) = activations::arrange_digits;
-    fn widen(narrow: Narrow<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
+    fn widen(narrow: NarrowFormat<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
     fn gated(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::gate_slice;
-    fn soften(scores: &mut [f32]) -> (f32, f32) = elementwise::soften;
-    fn blend(values: &mut [f32], old: f32, next: &[f32], new: f32) = attention::blend;
+    fn softmax_numerators(scores: &mut [f32]) -> (f32, f32) = elementwise::softmax_numerators;
+    fn axpby(values: &mut [f32], old: f32, next: &[f32], new: f32) = attention::axpby;
     fn convolve(x: &[f32], weights: &[f32], out: &mut [f32]) = recurrent::convolve_row;
     fn selective_step(decay: f32, x: &[f32], b: &[f32], c: &[f32], state: &mut [f32], y: &mut [f32]) =
         recurrent::selective_step;

@@ -1,6 +1,6 @@
-//! Kernels for NEON: a tile is eight vectors of 4 lanes, one lane for each row of the weights.
+//! Kernels for NEON: a tile is eight vectors of 4 lanes, one lane per row of weights.
 //!
-//! Elsewhere than on `AArch64` they are compiled for tests only, over intrinsics written out in plain Rust.
+//! On other architectures they are compiled for tests only, with emulated intrinsics in plain Rust.
 
 mod codes;
 mod floats;
@@ -12,29 +12,30 @@ mod tests;
 mod vectors;
 
 use super::Kernels;
-use crate::activations::{arrange_words, fix_group, pack_rows, row_pairs};
-use crate::attention::{blend, dequantize};
-use crate::elementwise::{gate_slice, rms_norm_row, soften};
+use crate::activations::{arrange_words, pack_rows, quantize_group, row_pairs};
+use crate::attention::{axpby, dequantize};
+use crate::elementwise::{gate_slice, rms_norm_row, softmax_numerators};
 use crate::recurrent::{convolve_row, delta_step, selective_step};
 use crate::tile::TILE;
 use crate::widen::widen;
 
-/// Lanes of a vector of 32-bit numbers.
+/// 32-bit lanes per vector.
 const LANES: usize = 4;
 
-/// Vectors of a tile.
+/// Vectors per tile.
 const QUADS: usize = TILE / LANES;
 
-/// Every processor of this kind has the instructions; but numbers are read from memory as they are stored.
+/// Every `AArch64` processor has NEON, but the kernels read stored numbers in native order, so it must be
+/// little-endian.
 #[cfg(target_arch = "aarch64")]
 pub(super) const fn is_available() -> bool {
     cfg!(target_endian = "little")
 }
 
-// Functions in plain Rust are compiled for these instructions too.
+// Every build assumes NEON, so the functions in plain Rust need no separate compilation.
 pub(super) static KERNELS: Kernels = Kernels {
     multiplies_strips: false,
-    fix_group,
+    quantize_group,
     row_pairs,
     pack_rows,
     arrange: arrange_words,
@@ -47,10 +48,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     widen,
     rms_norm: rms_norm_row,
     gate: gate_slice,
-    blend,
+    axpby,
     convolve: convolve_row,
     selective_step,
     delta_step,
-    soften,
+    softmax_numerators,
     dequantize,
 };

@@ -1,22 +1,22 @@
-//! Kernels in plain Rust: what the others are tested against, and what runs where no other does.
+//! Kernels in plain Rust: the reference for the others, and the fallback.
 
 use std::ops::Range;
 
 use super::{FloatInput, Kernels, Sums};
 use crate::activations::{
-    FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, fix_group, pack_rows, row_pairs,
+    FixedRows, FixedVector, LINE_BYTES, ROW_TILE, Terms, arrange_words, pack_rows, quantize_group, row_pairs,
 };
 use crate::affine_tile::AffineTile;
-use crate::attention::{blend, dequantize};
+use crate::attention::{axpby, dequantize};
 use crate::chains::{CHAINS, Link};
-use crate::elementwise::{gate_slice, rms_norm_row, soften};
+use crate::elementwise::{gate_slice, rms_norm_row, softmax_numerators};
 use crate::recurrent::{convolve_row, delta_step, selective_step};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes, TILE};
 use crate::widen::widen;
 
 pub(super) static KERNELS: Kernels = Kernels {
     multiplies_strips: false,
-    fix_group,
+    quantize_group,
     row_pairs,
     pack_rows,
     arrange: arrange_words,
@@ -29,15 +29,15 @@ pub(super) static KERNELS: Kernels = Kernels {
     multiply_lanes,
     rms_norm: rms_norm_row,
     gate: gate_slice,
-    blend,
+    axpby,
     convolve: convolve_row,
     selective_step,
     delta_step,
-    soften,
+    softmax_numerators,
     dequantize,
 };
 
-/// Words of codes in a line.
+/// 32-bit words of codes per line.
 const LINE_WORDS: usize = LINE_BYTES / 4;
 
 /// Columns of floating-point weights decoded at a time.
@@ -82,14 +82,14 @@ fn multiply_codes(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     chains.iter().for_each(|chain| acc.add(chain));
 }
 
-/// The codes that shift `shift` leaves in the halves of a word.
+/// Returns the codes that a right shift by `shift` codes leaves in the halves of a word.
 fn pair(bits: CodeBits, word: u32, shift: usize) -> [i16; 2] {
     let mask = (1 << bits.width()) - 1;
     let shifted = word >> (shift * bits.width());
     [shifted & mask, shifted >> 16 & mask].map(|code| code as i16)
 }
 
-/// Adds one group's contribution to a chain.
+/// Adds one group to a chain.
 fn add(chain: &mut f32, dot: i32, terms: Terms, scale: f32, bias: f32) {
     *chain = (dot as f32 * terms.scale).mul_add(scale, *chain);
     *chain = terms.sum.mul_add(bias, *chain);

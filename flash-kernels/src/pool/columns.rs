@@ -5,12 +5,12 @@ use smallvec::SmallVec;
 
 use super::Pool;
 
-/// Matrices of a job, mostly no more: no memory is asked for then.
-pub(crate) const FEW: usize = 4;
+/// Matrices per job that are stored inline, without allocation.
+pub(crate) const INLINE_MATRICES: usize = 4;
 
-/// Some columns of some rows of a row-major matrix, as one part of a job owns them.
+/// Columns of some rows of a row-major matrix, owned by one part of a job.
 pub(crate) struct Columns<'a> {
-    /// The first element of the matrix.
+    /// First element of the matrix.
     base: *mut f32,
     rows: RowSet<'a>,
     row_len: usize,
@@ -18,23 +18,23 @@ pub(crate) struct Columns<'a> {
     matrix: PhantomData<&'a mut [f32]>,
 }
 
-/// Rows of a matrix, all of which it has.
+/// Rows within the bounds of a matrix.
 #[derive(Clone, Copy)]
 enum RowSet<'a> {
-    /// As many from the first on.
+    /// The first rows, this many.
     First(usize),
     Listed(&'a [usize]),
 }
 
-/// A row-major matrix with rows of `row_len`, cut into ranges of `width` columns; the last may have fewer.
+/// A row-major matrix with rows of `row_len`, to be split into ranges of `width` columns; the last may be narrower.
 #[derive(Debug)]
-pub(crate) struct Cut<'a> {
+pub(crate) struct ColumnSplit<'a> {
     pub(crate) matrix: &'a mut [f32],
     pub(crate) row_len: usize,
     pub(crate) width: usize,
 }
 
-/// Rows of a matrix whose columns are cut into parts of `width`.
+/// A set of rows, whose columns are split into parts of `width`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Band<'a> {
     pub(crate) rows: &'a [usize],
@@ -42,12 +42,12 @@ pub(crate) struct Band<'a> {
 }
 
 impl Columns<'_> {
-    /// Which columns of the matrix these are.
+    /// Range of columns in the matrix.
     pub(crate) fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
-    /// These columns of the `idx`-th of the rows.
+    /// Returns these columns of the `idx`-th row of the set.
     pub(crate) fn row_mut(&mut self, idx: usize) -> &mut [f32] {
         let row_idx = match self.rows {
             RowSet::First(n_rows) => {
@@ -57,8 +57,9 @@ impl Columns<'_> {
             RowSet::Listed(rows) => rows[idx],
         };
         #[expect(unsafe_code, reason = "threads own ranges of columns, which no slice can express")]
-        // SAFETY: the row lies within the matrix that the method of `Pool` borrows mutably, the range within the row, no
-        // other part has these columns of this row, and `&mut self` keeps other rows of this part from being lent out.
+        // SAFETY: the row lies within the matrix that the method of `Pool` borrows mutably, the range within the row,
+        // no other part has these columns of this row, and `&mut self` keeps other rows of this part from being lent
+        // out.
         unsafe {
             let start = self.base.add(row_idx * self.row_len + self.range.start);
             std::slice::from_raw_parts_mut(start, self.range.len())
@@ -66,7 +67,7 @@ impl Columns<'_> {
     }
 }
 
-/// The address of a matrix, for all threads.
+/// Address of a matrix, shared by all threads.
 struct Base(*mut f32);
 
 #[expect(unsafe_code, reason = "threads own ranges of columns, which no slice can express")]
@@ -74,18 +75,19 @@ struct Base(*mut f32);
 unsafe impl Sync for Base {}
 
 impl Base {
-    /// A method, so that a closure captures the whole and not the pointer, which threads may not share.
+    /// Returns the pointer. As a method, it makes closures capture `Base`, which is `Sync`, rather than the pointer,
+    /// which is not.
     fn get(&self) -> *mut f32 {
         self.0
     }
 }
 
 impl Pool {
-    /// Cuts a row-major `matrix` with rows of `row_len` into ranges of `width` columns (the last may have fewer),
-    /// and calls `part` once with each, on all threads.
+    /// Splits a row-major `matrix` with rows of `row_len` into ranges of `width` columns (the last may be narrower) and
+    /// calls `part` once with each, on all threads.
     ///
     /// # Panics
-    /// If the matrix is no whole rows, or if a part panics.
+    /// If the matrix is not whole rows, or if a part panics.
     pub(crate) fn for_columns(
         &self,
         matrix: &mut [f32],
@@ -93,36 +95,43 @@ impl Pool {
         width: usize,
         part: impl Fn(Columns<'_>) + Sync,
     ) {
-        self.for_cuts(&mut [Cut { matrix, row_len, width }], |_, columns| part(columns));
+        self.for_matrices(&mut [ColumnSplit { matrix, row_len, width }], |_, columns| part(columns));
     }
 
-    /// The same for several matrices in one job: `part` gets the index of the matrix and its columns.
+    /// Splits several matrices by columns in one job: `part` gets the index of the matrix and its columns.
     ///
     /// # Panics
-    /// As [`for_columns`](Self::for_columns).
-    pub(crate) fn for_cuts(&self, cuts: &mut [Cut<'_>], part: impl Fn(usize, Columns<'_>) + Sync) {
-        let n_parts = |cut: &Cut<'_>| if cut.matrix.is_empty() { 0 } else { cut.row_len.div_ceil(cut.width) };
-        let (starts, n_parts) = starts(cuts.iter().map(n_parts));
-        let cuts: SmallVec<[(Base, usize, usize, usize); FEW]> = cuts
+    /// See [`for_columns`](Self::for_columns).
+    pub(crate) fn for_matrices(
+        &self,
+        splits: &mut [ColumnSplit<'_>],
+        part: impl Fn(usize, Columns<'_>) + Sync,
+    ) {
+        let n_parts = |split: &ColumnSplit<'_>| {
+            if split.matrix.is_empty() { 0 } else { split.row_len.div_ceil(split.width) }
+        };
+        let (starts, n_parts) = starts(splits.iter().map(n_parts));
+        let splits: SmallVec<[(Base, usize, usize, usize); INLINE_MATRICES]> = splits
             .iter_mut()
-            .map(|Cut { matrix, row_len, width }| {
+            .map(|ColumnSplit { matrix, row_len, width }| {
                 let n_rows = if matrix.is_empty() { 0 } else { n_rows(matrix, *row_len) };
                 (Base(matrix.as_mut_ptr()), n_rows, *row_len, *width)
             })
             .collect();
         self.run(n_parts, &|part_idx| {
             let idx = starts.partition_point(|start| *start <= part_idx) - 1;
-            let (ref base, n_rows, row_len, width) = cuts[idx];
+            let (ref base, n_rows, row_len, width) = splits[idx];
             let start = (part_idx - starts[idx]) * width;
             let (range, rows) = (start..row_len.min(start + width), RowSet::First(n_rows));
             part(idx, Columns { base: base.get(), rows, row_len, range, matrix: PhantomData });
         });
     }
 
-    /// The same for several sets of rows in one job: `part` gets the index of the band and the columns of its rows.
+    /// Splits several sets of rows by columns in one job: `part` gets the index of the band and the columns of its
+    /// rows.
     ///
     /// # Panics
-    /// As [`for_columns`](Self::for_columns), and if a row is none of the matrix or is in two bands.
+    /// Same as [`for_columns`](Self::for_columns), and if a row is out of bounds or in two bands.
     pub(crate) fn for_bands(
         &self,
         matrix: &mut [f32],
@@ -132,7 +141,7 @@ impl Pool {
     ) {
         let mut is_taken = vec![false; n_rows(matrix, row_len)];
         for row_idx in bands.iter().flat_map(|band| band.rows) {
-            assert!(!is_taken[*row_idx], "row {row_idx} twice");
+            assert!(!is_taken[*row_idx], "row {row_idx} is in two bands");
             is_taken[*row_idx] = true;
         }
         let (starts, n_parts) = starts(bands.iter().map(|band| row_len.div_ceil(band.width)));
@@ -148,8 +157,8 @@ impl Pool {
     }
 }
 
-/// The number of the first part of each, and of all.
-fn starts(n_parts: impl Iterator<Item = usize>) -> (SmallVec<[usize; FEW]>, usize) {
+/// Returns the index of the first part of each item, and the number of all parts.
+fn starts(n_parts: impl Iterator<Item = usize>) -> (SmallVec<[usize; INLINE_MATRICES]>, usize) {
     let mut all = 0;
     let mut starts = SmallVec::new();
     for n_parts in n_parts {

@@ -1,17 +1,17 @@
-//! How many threads a pool for this machine has.
+//! Number of physical cores available to this process.
 
 use std::num::NonZeroUsize;
 use std::thread;
 
-/// Physical cores that this process may use: those of the CPUs in its affinity mask, each core once however many of its hardware
-/// threads the mask names, and no more than the CPU quota of its control group.
+/// Returns the number of physical cores in the affinity mask, limited by the CPU quota of the control group. Hardware
+/// threads of one core count once.
 pub(super) fn usable() -> NonZeroUsize {
-    // Affinity and quota honoured, hardware threads counted one by one.
+    // Respects affinity and quota, but counts hardware threads.
     let logical = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     physical().map_or(logical, |physical| logical.min(physical))
 }
 
-/// Cores of the CPUs that this thread may run on, where the system names both.
+/// Returns the number of cores in this thread's affinity mask, if the system reports both the mask and the topology.
 #[cfg(target_os = "linux")]
 fn physical() -> Option<NonZeroUsize> {
     let mask = rustix::thread::sched_getaffinity(None).ok()?;
@@ -23,15 +23,18 @@ fn physical() -> Option<NonZeroUsize> {
     NonZeroUsize::new(count_cores(allowed, siblings))
 }
 
-/// Apple's processors run one thread a core.
+/// Returns `None`: Apple's processors run one thread per core.
 #[cfg(not(target_os = "linux"))]
 fn physical() -> Option<NonZeroUsize> {
     None
 }
 
-/// Cores that the CPUs of `allowed` belong to. CPUs with the same list of `siblings` are hardware threads of one core; one without
-/// a list counts as a core.
-#[cfg_attr(not(any(target_os = "linux", test)), expect(dead_code, reason = "other systems name no siblings"))]
+/// Counts the cores of the `allowed` CPUs. CPUs with the same list of `siblings` are hardware threads of one core; a
+/// CPU without a list counts as a core.
+#[cfg_attr(
+    not(any(target_os = "linux", test)),
+    expect(dead_code, reason = "other systems report no siblings")
+)]
 fn count_cores(allowed: impl Iterator<Item = usize>, siblings: impl Fn(usize) -> Option<String>) -> usize {
     let core = |cpu: usize| siblings(cpu).ok_or(cpu);
     allowed.map(core).collect::<std::collections::HashSet<_>>().len()
@@ -41,7 +44,7 @@ fn count_cores(allowed: impl Iterator<Item = usize>, siblings: impl Fn(usize) ->
 mod tests {
     use super::*;
 
-    /// 64 cores, whose second hardware threads are the CPUs from 64 on.
+    /// A machine of 64 cores, where the CPUs from 64 on are the second hardware threads.
     fn siblings(cpu: usize) -> Option<String> {
         Some(format!("{},{}\n", cpu % 64, cpu % 64 + 64))
     }
@@ -70,7 +73,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_affinity_of_the_thread_is_respected() {
-        // Of this thread alone, which ends with the test.
+        // The mask applies only to a thread that ends with the test.
         let one = |cpu: usize| {
             let mut mask = rustix::thread::CpuSet::new();
             mask.set(cpu);

@@ -1,46 +1,46 @@
-//! Which pools' jobs a thread takes part in, so that a job that uses the pool that runs it is found before it waits for itself.
+//! Detects jobs that use the pool that runs them, which would deadlock.
 
 use std::cell::RefCell;
 
 use smallvec::SmallVec;
 
-/// Pools whose jobs run one inside the other, the outermost first. A pool is known by the address of what its threads share.
+/// Pools whose jobs are nested, outermost first. A pool is identified by the address of its shared state.
 pub(super) type Pools = SmallVec<[usize; 4]>;
 
 thread_local! {
-    static INSIDE: RefCell<Pools> = RefCell::default();
+    static NESTED_POOLS: RefCell<Pools> = RefCell::default();
 }
 
-/// For as long as it lives, the thread takes part in the jobs of some pools.
-pub(super) struct Inside {
+/// A guard that records, while it lives, that the thread takes part in jobs of some pools.
+pub(super) struct NestingGuard {
     before: Pools,
 }
 
-impl Inside {
-    /// Adds a job of `pool`, which the calling thread begins.
+impl NestingGuard {
+    /// Enters a job of `pool`, started by the calling thread.
     ///
     /// # Panics
-    /// If it takes part in one of that pool already.
-    pub(super) fn caller(pool: usize) -> Self {
-        let mut pools = Self::pools();
+    /// If the thread already takes part in a job of that pool.
+    pub(super) fn enter(pool: usize) -> Self {
+        let mut pools = Self::current();
         assert!(!pools.contains(&pool), "a job must not use the pool that runs it: it would wait for itself");
         pools.push(pool);
-        Self::member(pools)
+        Self::join(pools)
     }
 
-    /// Of the jobs of `pools`.
-    pub(super) fn member(pools: Pools) -> Self {
-        Self { before: INSIDE.replace(pools) }
+    /// Enters the nested jobs of `pools`, as a worker.
+    pub(super) fn join(pools: Pools) -> Self {
+        Self { before: NESTED_POOLS.replace(pools) }
     }
 
-    /// The pools whose jobs the calling thread takes part in.
-    pub(super) fn pools() -> Pools {
-        INSIDE.with_borrow(Clone::clone)
+    /// Returns the pools whose jobs the calling thread takes part in.
+    pub(super) fn current() -> Pools {
+        NESTED_POOLS.with_borrow(Clone::clone)
     }
 }
 
-impl Drop for Inside {
+impl Drop for NestingGuard {
     fn drop(&mut self) {
-        INSIDE.set(std::mem::take(&mut self.before));
+        NESTED_POOLS.set(std::mem::take(&mut self.before));
     }
 }

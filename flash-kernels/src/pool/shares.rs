@@ -1,25 +1,26 @@
-//! Who works on which parts of a job: each thread has a share, a range of parts that it takes from the first to the last.
+//! Work distribution with stealing: each thread owns a contiguous range of parts and processes it in order.
 //!
-//! So what a thread reads follows on what it has read, and what it has fetched ahead behind the end of one part is the
-//! beginning of its next. A thread without a share takes half of what another has left: parts may be small, no thread
-//! waits longer than one of them takes, and no one waits for a thread that came late or not at all.
+//! A thread thus reads memory in order, and what it prefetches beyond one part is the beginning of its next. A thread
+//! whose range is empty steals half of another's rest. Parts may be small, no thread waits longer than one part takes,
+//! and no thread waits for another that wakes late or never.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The parts that nobody has claimed.
+/// The unclaimed parts of a job, by thread.
 #[derive(Debug)]
 pub(super) struct Shares {
-    /// One a thread.
+    /// One range per thread.
     shares: Vec<Share>,
-    /// Whether nobody is to claim any more.
+    /// Set when no more parts may be claimed.
     is_over: AtomicBool,
 }
 
-/// A range of parts: the first in the upper half, the end in the lower. On a line of its own, and the one that is fetched
-/// with it: mostly just its owner looks.
+/// A range of parts, with the first part in the upper half and the end in the lower. Aligned to two cache lines (the
+/// second is prefetched with the first), because mostly the owner accesses it.
 ///
-/// Its owner alone sets it when it is empty; others only take from what is there. A part that has left a range is in none of
-/// the same job again, so no two threads can take the same change for their own.
+/// Only the owner stores to its range, when it is empty; other threads only take from nonempty ranges. The first part
+/// of a range leaves it only to be run and is in no range of the same job again, so a range never returns to an earlier
+/// value, which a compare-exchange could not tell apart (ABA).
 #[derive(Debug)]
 #[repr(align(128))]
 struct Share(AtomicU64);
@@ -30,8 +31,8 @@ impl Shares {
         Self { shares, is_over: AtomicBool::new(false) }
     }
 
-    /// Gives each thread as many of `n_parts`, which must be fewer than 2³². Nobody may claim meanwhile.
-    pub(super) fn deal(&self, n_parts: usize) {
+    /// Distributes `n_parts`, fewer than 2³², evenly. No thread may claim parts meanwhile.
+    pub(super) fn distribute(&self, n_parts: usize) {
         let n_parts = u64::from(u32::try_from(n_parts).expect("fewer than 2^32 parts"));
         let n_threads = self.shares.len() as u64;
         let border = |thread_idx: u64| (n_parts * thread_idx / n_threads) as u32;
@@ -41,26 +42,26 @@ impl Shares {
         self.is_over.store(false, Ordering::Relaxed);
     }
 
-    /// The next part for a thread; none if there is none that nobody has claimed.
+    /// Claims the next part for a thread, or returns `None` if no part is left.
     pub(super) fn claim(&self, thread_idx: usize) -> Option<usize> {
         if self.is_over.load(Ordering::Relaxed) {
             return None;
         }
         let own = &self.shares[thread_idx];
         let part = own.take(|first, end| (first..first + 1, first + 1..end)).or_else(|| {
-            let (before, behind) = self.shares.split_at(thread_idx);
+            let (before, after) = self.shares.split_at(thread_idx);
             let half = |first, end| {
                 let middle = first + (end - first) / 2;
                 (middle..end, first..middle)
             };
-            let taken = behind.iter().skip(1).chain(before).find_map(|other| other.take(half))?;
+            let taken = after.iter().skip(1).chain(before).find_map(|other| other.take(half))?;
             own.set(taken.start + 1, taken.end);
             Some(taken)
         })?;
         Some(part.start as usize)
     }
 
-    /// Lets nobody claim any more.
+    /// Makes further claims fail.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -73,7 +74,7 @@ impl Share {
         self.0.store(u64::from(first) << 32 | u64::from(end), Ordering::Relaxed);
     }
 
-    /// What `cut` says is to be taken of a range that is not empty, which keeps the rest.
+    /// Takes the first range that `cut` returns from a nonempty range, and leaves the second.
     fn take(&self, cut: impl Fn(u32, u32) -> (Range, Range)) -> Option<Range> {
         let mut now = self.0.load(Ordering::Relaxed);
         loop {
@@ -98,7 +99,7 @@ mod tests {
     #[test]
     fn a_share_is_taken_from_the_first_to_the_last() {
         let shares = Shares::new(2);
-        shares.deal(7);
+        shares.distribute(7);
         let first: Vec<_> = (0..3).map(|_| shares.claim(0)).collect();
         let second: Vec<_> = (0..4).map(|_| shares.claim(1)).collect();
         assert_eq!(first, [Some(0), Some(1), Some(2)]);
@@ -107,21 +108,21 @@ mod tests {
     }
 
     #[test]
-    fn who_has_none_takes_the_upper_half_of_anothers() {
+    fn a_thread_without_parts_steals_the_upper_half_of_anothers() {
         let shares = Shares::new(3);
-        shares.deal(12);
-        // The thread 1 alone is awake.
+        shares.distribute(12);
+        // Only thread 1 is awake.
         let order: Vec<_> = std::iter::from_fn(|| shares.claim(1)).collect();
         assert_eq!(order, [4, 5, 6, 7, 10, 11, 9, 8, 2, 3, 1, 0]);
     }
 
     #[test]
-    fn nobody_claims_behind_the_end_until_parts_are_dealt_anew() {
+    fn no_part_is_claimed_after_the_end_until_parts_are_distributed_again() {
         let shares = Shares::new(1);
-        shares.deal(3);
+        shares.distribute(3);
         shares.end();
         assert_eq!(shares.claim(0), None);
-        shares.deal(1);
+        shares.distribute(1);
         assert_eq!([shares.claim(0), shares.claim(0)], [Some(0), None]);
     }
 }

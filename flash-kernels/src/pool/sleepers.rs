@@ -1,25 +1,25 @@
-//! Workers that sleep between jobs, and how they are woken: as a tree, so that with many workers nobody wakes more than a few.
+//! Sleeping and waking of workers between jobs. Workers are woken as a tree, so that no thread wakes more than a few.
 //!
-//! The caller wakes the first [`FAN_OUT`] workers, and each worker that enters a job wakes [`FAN_OUT`] others before it works. One
-//! that is awake already finds the job by itself, and wakes those behind it likewise.
+//! The caller wakes the first [`FAN_OUT`] workers, and each worker that enters a job wakes its [`FAN_OUT`] children
+//! before it works. A worker that is already awake finds the job by itself, and wakes its children too.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
 
-/// Workers that one thread wakes: waking takes a system call of a few µs, so 64 threads are awake after three steps of four
-/// calls instead of 63 calls, and pools of up to five threads are woken by the caller alone.
+/// Workers that one thread wakes. Waking takes a system call of a few µs: 64 threads are awake after three steps of
+/// four calls instead of 63 calls, and the caller alone wakes pools of up to five threads.
 const FAN_OUT: usize = 4;
 
-/// The workers of a pool, as far as sleep is concerned.
+/// Sleep state of the workers of a pool.
 #[derive(Debug)]
 pub(super) struct Sleepers(Vec<Sleeper>);
 
 #[derive(Debug, Default)]
 struct Sleeper {
-    /// Whether it sleeps, or is about to.
+    /// Set while the worker sleeps or is about to.
     is_asleep: AtomicBool,
-    /// Set by itself before it sleeps for the first time.
+    /// Set by the worker before it first sleeps.
     thread: OnceLock<Thread>,
 }
 
@@ -28,13 +28,13 @@ impl Sleepers {
         Self((0..n_workers).map(|_| Sleeper::default()).collect())
     }
 
-    /// Wakes the first workers for a job that was opened before.
-    pub(super) fn wake_first(&self) {
+    /// Wakes the roots of the tree for a job that is already open.
+    pub(super) fn wake_roots(&self) {
         self.wake(0);
     }
 
-    /// Wakes the workers behind the worker `worker_idx`, which calls this when it enters a job.
-    pub(super) fn wake_behind(&self, worker_idx: usize) {
+    /// Wakes the children of the worker `worker_idx`, which calls this when it enters a job.
+    pub(super) fn wake_children(&self, worker_idx: usize) {
         self.wake((worker_idx + 1) * FAN_OUT);
     }
 
@@ -48,14 +48,14 @@ impl Sleepers {
         }
     }
 
-    /// Sleeps until the condition is `ready`; called by the worker `worker_idx`. Whoever makes it true wakes the worker behind
-    /// that.
+    /// Sleeps until `ready` returns true; called by the worker `worker_idx`. A thread that makes the condition true
+    /// must then wake the worker.
     pub(super) fn sleep_until(&self, worker_idx: usize, ready: &dyn Fn() -> bool) {
         let sleeper = &self.0[worker_idx];
         sleeper.thread.get_or_init(thread::current);
         loop {
-            // Said before the look: whoever opens a job after the look reads it. Said again after each sleep, for the job that
-            // ended this one may be closed already.
+            // Store before checking, so that a thread that opens a job after the check sees the flag. Store again after
+            // each wake-up, because the job that caused it may be closed already.
             sleeper.is_asleep.store(true, Ordering::SeqCst);
             if ready() {
                 break;

@@ -32,7 +32,7 @@ fn jobs_follow_each_other_without_a_lost_wakeup() {
             sum.fetch_add(part_idx, Ordering::Relaxed);
         });
         if job_idx % 1000 == 0 {
-            thread::sleep(2 * LOOKS[1]);
+            thread::sleep(2 * IDLE_SPIN[1]);
         }
     }
     assert_eq!(sum.into_inner(), 20_000 * 6);
@@ -140,13 +140,13 @@ fn every_sleeping_worker_of_many_is_woken() {
     for n_threads in [2, 5, 6, 22, 64] {
         let pool = pool(n_threads);
         for _ in 0..5 {
-            // All are asleep by now, or soon: a job that comes meanwhile is found without.
-            thread::sleep(2 * LOOKS[1]);
+            // Let all workers fall asleep. A job that comes before that finds them spinning.
+            thread::sleep(2 * IDLE_SPIN[1]);
             let seen = Mutex::new(HashSet::new());
             pool.run(n_threads, &|_| {
                 lock(&seen).insert(thread::current().id());
                 let start = Instant::now();
-                // Each part waits for all others, so a thread that were not woken would be missed.
+                // Each part waits for all others, so a worker that was not woken would be missed.
                 while lock(&seen).len() < n_threads && start.elapsed() < Duration::from_secs(20) {
                     thread::sleep(Duration::from_micros(100));
                 }
@@ -166,7 +166,7 @@ fn many_workers_miss_no_part_and_run_none_twice() {
         });
         assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         if job_idx % 50 == 0 {
-            thread::sleep(2 * LOOKS[1]);
+            thread::sleep(2 * IDLE_SPIN[1]);
         }
     }
 }
@@ -192,7 +192,7 @@ fn a_nested_job_panics_on_every_thread_and_for_any_number_of_parts() {
                 assert_eq!(n_refused.into_inner(), n_parts);
             }
         }
-        // The pool is as usable as before, and the thread is outside of it again.
+        // The pool is still usable, and the thread is outside of it again.
         pool.run(64, &|_| ());
     }
 }

@@ -1,9 +1,9 @@
-//! Products in which each row has a weight matrix of its own: mixtures of experts.
+//! Products with one weight matrix per row, for mixtures of experts.
 
 use std::sync::Arc;
 
 use super::ROWS_DIRECT;
-use super::input::{FixedInput, Form, Input, leave};
+use super::input::{FixedFormat, FixedInput, Input, compute_residuals};
 use super::job::{ROWS_BLOCK, part_width};
 use super::sums::{Product, Task};
 use crate::activations::{FixedRows, FixedVector, convert};
@@ -14,25 +14,25 @@ use crate::matrix::{AffineStorage, Floats, Matrix, Storage};
 use crate::pool::{Band, Pool};
 use crate::stack::MatrixStack;
 
-/// Rows that are converted before the products with them are computed: enough for all threads to be busy for
-/// milliseconds, and few enough for what they are converted to (16 MiB for `k` = 8192) to stay in a cache.
+/// Rows whose activations are converted before their products are computed: enough to keep all threads busy for
+/// milliseconds, and few enough for the converted rows (16 MiB for `k` = 8192) to stay in a cache.
 const ROWS_WAVE: usize = 2 * ROWS_BLOCK;
 
 /// Computes `y[i] = x[lhs[i]] · W[rhs[i]]ᵀ + bias[rhs[i]]` for each row `i` of `y`.
 ///
-/// `x`: `[m_in, k]`, `w`: `[n_experts, n, k]`, `bias`: `[n_experts, n]`, `lhs` (indices of rows of `x`) and `rhs`
-/// (indices of experts): `[m]`, `y`: `[m, n]`, all row-major; `m_in` is `x.len() / k`.
+/// `x`: `[m_in, k]`, `w`: `[n_experts, n, k]`, `bias`: `[n_experts, n]`, `lhs` (row indices of `x`) and `rhs` (expert
+/// indices): `[m]`, `y`: `[m, n]`, all row-major; `m_in` is `x.len() / k`.
 ///
-/// Rows of the same expert are computed together, in whatever order the indices come, so that weights are read once
-/// (once for each 512 rows), and those of experts without rows never. Each row of `y` has the same bits as
-/// [`matmul`](super::matmul) gives it alone.
+/// Rows of the same expert are computed together, whatever the order of the indices, so weights are read once (once per
+/// 512 rows), and those of experts without rows never. Each row of `y` has the bits of a separate
+/// [`matmul`](super::matmul).
 ///
 /// # Errors
-/// [`KernelError::SliceLen`] if slices do not fit each other or `w`; [`KernelError::Index`] if an index is out of range,
-/// and `y` is as it was. Where `k` is 0 there are no rows of `x` to count, and `lhs` is not looked at.
+/// [`KernelError::SliceLen`] if the lengths of slices do not fit; [`KernelError::Index`] if an index is out of range;
+/// `y` is then unchanged. With `k` = 0, the number of rows of `x` is unknown and `lhs` is not checked.
 ///
 /// # Panics
-/// As [`matmul`](super::matmul).
+/// See [`matmul`](super::matmul).
 pub fn gather_matmul(
     pool: &Pool,
     x: &[f32],
@@ -45,7 +45,7 @@ pub fn gather_matmul(
     let (n, k, m) = (w.n(), w.k(), lhs.len());
     let m_in = x.len().checked_div(k).unwrap_or(0);
     check_len("rhs", size_of_val(lhs), size_of_val(rhs))?;
-    // A product that saturates is longer than any slice.
+    // A saturated product exceeds the length of any slice.
     check_len("y", m.saturating_mul(n).saturating_mul(size_of::<f32>()), size_of_val(y))?;
     check_len("x", size_of::<f32>() * m_in * k, size_of_val(x))?;
     if let Some(bias) = bias {
@@ -59,14 +59,14 @@ pub fn gather_matmul(
     if n == 0 {
         return Ok(());
     }
-    let mut rest = Buffer::new(0);
+    let mut residual = Buffer::new(0);
     if let Some(Storage::Affine(w)) = w.experts().first().map(|expert| &expert.storage)
         && w.is_wide
     {
-        rest = Buffer::new(x.len());
-        leave(pool, x, k, w.group, &mut rest);
+        residual = Buffer::new(x.len());
+        compute_residuals(pool, x, k, w.group, &mut residual);
     }
-    let gather = Gather { pool, x, rest: &rest, w, bias, lhs, rhs };
+    let gather = Gather { pool, x, residual: &residual, w, bias, lhs, rhs };
     let mut order: Vec<usize> = (0..m).collect();
     order.sort_by_key(|row| rhs[*row]);
     let experts = order.chunk_by(|a, b| rhs[*a] == rhs[*b]);
@@ -92,19 +92,19 @@ fn check_indices(indices: &'static str, values: &[u32], limit: usize) -> Result<
     }
 }
 
-/// The arguments of a product, which fit each other.
+/// The validated arguments of [`gather_matmul`].
 struct Gather<'a> {
     pool: &'a Pool,
     x: &'a [f32],
-    /// What fixed-point numbers leave of `x`, if that is multiplied, too.
-    rest: &'a [f32],
+    /// Residuals of the fixed-point representation of `x`, empty unless the weights are wide.
+    residual: &'a [f32],
     w: &'a MatrixStack<'a>,
     bias: Option<Floats<'a>>,
     lhs: &'a [u32],
     rhs: &'a [u32],
 }
 
-/// Activations of one band.
+/// Prepared activations of one band.
 enum BandInput {
     Fixed(FixedInput),
     /// `[rows, k]`.
@@ -112,7 +112,7 @@ enum BandInput {
 }
 
 impl<'a> Gather<'a> {
-    /// Computes some bands of `y`: rows that have one expert.
+    /// Computes some bands of `y`, each the rows of one expert.
     fn wave(&self, bands: &[&[usize]], y: &mut [f32]) {
         let (n, k) = (self.w.n(), self.w.k());
         let width = |rows: &[usize]| {
@@ -137,52 +137,54 @@ impl<'a> Gather<'a> {
         match &self.expert(bands[0][0]).storage {
             Storage::Affine(w) => self.fixed_inputs(w, bands),
             Storage::Float(_) | Storage::Decoded(_) => self.pool.map(bands.len(), |band_idx| {
-                let rows = bands[band_idx].iter().map(|row| self.input(self.lhs[*row]));
+                let rows = bands[band_idx].iter().map(|row| self.input_row(self.lhs[*row]));
                 BandInput::Float(rows.collect::<Vec<_>>().concat())
             }),
         }
     }
 
     /// Converts activations for affine weights: each row of `x` once for all bands of few rows, and once for each
-    /// larger band, in which it lies between others.
+    /// larger band, where it is packed with other rows.
     fn fixed_inputs(&self, w: &AffineStorage<'_>, bands: &[&[usize]]) -> Vec<BandInput> {
-        let form = Form::of(w);
-        let Form { group, bits, .. } = form;
-        let is_few = |rows: &[usize]| form.rows(rows.len()) <= ROWS_DIRECT;
+        let format = FixedFormat::of(w);
+        let FixedFormat { group, bits, .. } = format;
+        let is_few = |rows: &[usize]| format.rows(rows.len()) <= ROWS_DIRECT;
 
         let few = bands.iter().copied().filter(|rows| is_few(rows)).flatten();
         let mut few: Vec<u32> = few.map(|row| self.lhs[*row]).collect();
         few.sort_unstable();
         few.dedup();
-        // Those of `x`, then those of what is left of it.
+        // First the rows of `x`, then their residuals.
         let n_few = few.len();
-        let vectors = self.pool.map(form.rows(n_few), |idx| {
-            let row = if idx < n_few { self.input(few[idx]) } else { self.left(few[idx - n_few]) };
+        let vectors = self.pool.map(format.rows(n_few), |idx| {
+            let row =
+                if idx < n_few { self.input_row(few[idx]) } else { self.residual_row(few[idx - n_few]) };
             Arc::new(FixedVector::new(self.pool.kernels(), row, group, bits))
         });
         let vector = |at: usize| {
             let idx = few.partition_point(|lhs| *lhs < self.lhs[at]);
-            (Arc::clone(&vectors[idx]), form.is_wide.then(|| Arc::clone(&vectors[n_few + idx])))
+            (Arc::clone(&vectors[idx]), format.is_wide.then(|| Arc::clone(&vectors[n_few + idx])))
         };
 
         let many = bands.iter().filter(|rows| !is_few(rows));
         let batch = |rows: &&[usize]| -> Vec<&[f32]> {
-            let nearest = rows.iter().map(|row| self.input(self.lhs[*row]));
-            let left = rows.iter().filter(|_| form.is_wide).map(|row| self.left(self.lhs[*row]));
-            nearest.chain(left).collect()
+            let rounded = rows.iter().map(|row| self.input_row(self.lhs[*row]));
+            let residuals =
+                rows.iter().filter(|_| format.is_wide).map(|row| self.residual_row(self.lhs[*row]));
+            rounded.chain(residuals).collect()
         };
         let many: Vec<Vec<&[f32]>> = many.map(batch).collect();
         let n_groups = self.w.k() / group;
         let kernels = self.pool.kernels();
-        let room = |idx: usize| FixedRows::room(kernels, many[idx].len(), n_groups, group, bits);
-        let mut batches = self.pool.map(many.len(), room);
+        let allocate = |idx: usize| FixedRows::allocate(kernels, many[idx].len(), n_groups, group, bits);
+        let mut batches = self.pool.map(many.len(), allocate);
         convert(self.pool, &mut batches, &many);
 
         let mut batches = batches.into_iter();
         let input = |rows: &&[usize]| {
             if is_few(rows) {
-                let (nearest, left): (Vec<_>, Vec<_>) = rows.iter().map(|row| vector(*row)).unzip();
-                Some(FixedInput::Few(nearest.into_iter().chain(left.into_iter().flatten()).collect()))
+                let (rounded, residuals): (Vec<_>, Vec<_>) = rows.iter().map(|row| vector(*row)).unzip();
+                Some(FixedInput::Few(rounded.into_iter().chain(residuals.into_iter().flatten()).collect()))
             } else {
                 batches.next().map(FixedInput::Many)
             }
@@ -190,19 +192,19 @@ impl<'a> Gather<'a> {
         bands.iter().filter_map(input).map(BandInput::Fixed).collect()
     }
 
-    /// What is left of a row of `x`.
-    fn left(&self, lhs: u32) -> &'a [f32] {
+    /// Residual of a row of `x`.
+    fn residual_row(&self, lhs: u32) -> &'a [f32] {
         let k = self.w.k();
-        &self.rest[lhs as usize * k..][..k]
+        &self.residual[lhs as usize * k..][..k]
     }
 
     /// A row of `x`.
-    fn input(&self, lhs: u32) -> &'a [f32] {
+    fn input_row(&self, lhs: u32) -> &'a [f32] {
         let k = self.w.k();
         &self.x[lhs as usize * k..][..k]
     }
 
-    /// The expert of a row of `y`.
+    /// Expert of a row of `y`.
     fn expert(&self, row: usize) -> &'a Matrix<'a> {
         &self.w.experts()[self.rhs[row] as usize]
     }

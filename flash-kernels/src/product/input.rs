@@ -1,4 +1,4 @@
-//! Activations, prepared for the formats of the weights.
+//! Activations prepared for the formats of the weights.
 
 use std::sync::Arc;
 
@@ -13,54 +13,54 @@ use crate::matrix::{AffineStorage, Storage};
 use crate::pool::Pool;
 use crate::tile::CodeBits;
 
-/// The rows `x` for all formats of some matrices.
+/// Prepared activations for the formats of several matrices.
 pub(super) struct Inputs<'a> {
     float: FloatInput<'a>,
-    /// One for each form that there is.
-    fixed: SmallVec<[(Form, FixedInput); 1]>,
+    /// One entry per distinct format.
+    fixed: SmallVec<[(FixedFormat, FixedInput); 1]>,
 }
 
-/// What activations for affine weights are prepared for.
+/// Fixed-point format of activations for affine weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Form {
+pub(super) struct FixedFormat {
     pub group: usize,
     pub bits: CodeBits,
-    /// Whether there are two rows for each: the one that is nearest, and what that leaves.
+    /// Whether each row has a residual row as well, for 30-bit activations.
     pub is_wide: bool,
 }
 
-impl Form {
+impl FixedFormat {
     pub(super) fn of(w: &AffineStorage<'_>) -> Self {
         Self { group: w.group, bits: w.code_bits(), is_wide: w.is_wide }
     }
 
-    /// Rows that are multiplied for `m` rows of activations.
+    /// Rows multiplied for `m` rows of activations.
     pub(super) fn rows(self, m: usize) -> usize {
         if self.is_wide { 2 * m } else { m }
     }
 }
 
 impl<'a> Inputs<'a> {
-    /// For `x`: `[m, k]`.
+    /// Prepares `x`, `[m, k]`, for `weights`.
     pub(super) fn new<'w>(
         pool: &Pool,
         x: &'a [f32],
         k: usize,
         weights: impl Iterator<Item = &'w Storage<'w>>,
     ) -> Self {
-        let mut fixed: SmallVec<[(Form, FixedInput); 1]> = SmallVec::new();
+        let mut fixed: SmallVec<[(FixedFormat, FixedInput); 1]> = SmallVec::new();
         for w in weights {
             if let Storage::Affine(w) = w {
-                let form = Form::of(w);
-                if !fixed.iter().any(|(other, _)| *other == form) {
-                    fixed.push((form, FixedInput::new(pool, x, k, form)));
+                let format = FixedFormat::of(w);
+                if !fixed.iter().any(|(other, _)| *other == format) {
+                    fixed.push((format, FixedInput::new(pool, x, k, format)));
                 }
             }
         }
         Self { float: FloatInput { values: x, k }, fixed }
     }
 
-    /// For products with `w`, one of the matrices that these were made for.
+    /// Returns the activations for `w`, one of the matrices given to [`new`](Self::new).
     pub(super) fn of(&self, w: &Storage<'_>) -> Input<'_> {
         match w {
             Storage::Affine(w) => Input::Fixed(self.fixed(w)),
@@ -69,13 +69,13 @@ impl<'a> Inputs<'a> {
     }
 
     fn fixed(&self, w: &AffineStorage<'_>) -> &FixedInput {
-        let fits = |(form, _): &&(Form, FixedInput)| *form == Form::of(w);
-        let (_, input) = self.fixed.iter().find(fits).expect("made for this format, too");
+        let fits = |(format, _): &&(FixedFormat, FixedInput)| *format == FixedFormat::of(w);
+        let (_, input) = self.fixed.iter().find(fits).expect("prepared for this format");
         input
     }
 }
 
-/// Activations as a product takes them.
+/// Prepared activations of one product.
 #[derive(Clone, Copy)]
 pub(super) enum Input<'a> {
     Fixed(&'a FixedInput),
@@ -84,24 +84,24 @@ pub(super) enum Input<'a> {
 
 /// Activations for affine weights.
 pub(super) enum FixedInput {
-    /// Up to [`ROWS_DIRECT`].
+    /// Up to [`ROWS_DIRECT`] rows.
     Few(Vec<Arc<FixedVector>>),
     Many(FixedRows),
 }
 
 impl FixedInput {
-    /// For `x`: `[m, k]`. If it is wide, the rows that are nearest come first, then what they leave of each.
-    fn new(pool: &Pool, x: &[f32], k: usize, form: Form) -> Self {
-        if form.is_wide {
+    /// Converts `x`, `[m, k]`. If wide, the rounded rows come first, then their residuals.
+    fn new(pool: &Pool, x: &[f32], k: usize, format: FixedFormat) -> Self {
+        if format.is_wide {
             let mut both = Buffer::new(2 * x.len());
-            let (nearest, rest) = both.split_at_mut(x.len());
-            nearest.copy_from_slice(x);
-            leave(pool, x, k, form.group, rest);
-            return Self::new(pool, &both, k, Form { is_wide: false, ..form });
+            let (values, residual) = both.split_at_mut(x.len());
+            values.copy_from_slice(x);
+            compute_residuals(pool, x, k, format.group, residual);
+            return Self::new(pool, &both, k, FixedFormat { is_wide: false, ..format });
         }
-        let Form { group, bits, .. } = form;
+        let FixedFormat { group, bits, .. } = format;
         if x.len() <= ROWS_DIRECT * k {
-            // Rows without columns are empty, and there is nothing to prepare.
+            // With `k` = 0, rows are empty and there is nothing to prepare.
             let rows = x.chunks_exact(k.max(1));
             Self::Few(rows.map(|x| Arc::new(FixedVector::new(pool.kernels(), x, group, bits))).collect())
         } else {
@@ -122,10 +122,10 @@ impl FixedInput {
     }
 }
 
-/// Sets `rest` to what fixed-point numbers leave of each row of `x`, `[m, k]`.
-pub(super) fn leave(pool: &Pool, x: &[f32], k: usize, group: usize, rest: &mut [f32]) {
-    let (len, width) = (rest.len(), part_width(pool, rest.len(), k.max(1)));
-    pool.for_columns(rest, len, width, |mut part| {
+/// Sets `residual` to the residual of the fixed-point representation of each row of `x`, `[m, k]`.
+pub(super) fn compute_residuals(pool: &Pool, x: &[f32], k: usize, group: usize, residual: &mut [f32]) {
+    let (len, width) = (residual.len(), part_width(pool, residual.len(), k.max(1)));
+    pool.for_columns(residual, len, width, |mut part| {
         residuals(pool.kernels(), &x[part.range()], group, part.row_mut(0));
     });
 }

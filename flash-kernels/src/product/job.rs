@@ -1,4 +1,4 @@
-//! A job: outputs, cut into parts for the threads.
+//! Jobs: outputs split into parts for the threads.
 
 use smallvec::SmallVec;
 
@@ -7,31 +7,31 @@ use super::sums::{Product, Task};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
 use crate::elementwise::Gate;
 use crate::error::KernelError;
-use crate::pool::{Cut, FEW, Pool};
+use crate::pool::{ColumnSplit, INLINE_MATRICES, Pool};
 use crate::tile::TILE;
 
-/// Rows of activations that pass over the weights together. Unpacking is then a small part of the work, and the
-/// activations (8 MiB for `k` = 8192) stay in a cache.
+/// Rows of activations per pass over the weights. Unpacking is then a small part of the work, and the activations (8
+/// MiB for `k` = 8192) stay in a cache.
 pub(super) const ROWS_BLOCK: usize = 512;
 
-/// Bytes of weights in a part of a product with few rows, at most: what is fetched ahead behind the last ones of a thread's
-/// share is another's, so parts are large next to it; and small next to a matrix, for at the end a thread waits for as long
-/// as another's last part takes.
+/// Maximum bytes of weights per part of a product with few rows. Large next to the prefetch distance, since prefetches
+/// at the end of a thread's share fetch another thread's weights; small next to a matrix, since threads wait at the end
+/// for the last part.
 const PART_BYTES: usize = 1 << 20;
 
-/// Parts each thread should find, where the matrix is large enough.
+/// Target number of parts per thread, for large matrices.
 const PARTS_PER_THREAD: usize = 16;
 
-/// Multiplications for which one thread takes about as long as waking another.
+/// Multiply-adds below which one thread works alone: they take about as long as waking another thread.
 const PARALLEL_MIN: usize = 64 << 10;
 
-/// What one matrix `y` becomes.
+/// Computation of one output matrix `y`.
 #[derive(Clone, Copy)]
 pub(super) enum Output<'a> {
     Product(Projection<'a>),
-    /// Of this, `[m, n]`, and a product.
+    /// `[m, n]`, plus a product.
     Sum(&'a [f32], Projection<'a>),
-    /// Of a gate and what it lets through.
+    /// Gate and up projections.
     Gated(Gate, [Projection<'a>; 2]),
 }
 
@@ -48,7 +48,7 @@ impl<'a> Output<'a> {
         self.projections()[0].w.n()
     }
 
-    /// For `m` rows of activations from `first_row` on, for which `inputs` were made.
+    /// Returns the task for `m` rows of activations from `first_row` on, which `inputs` holds.
     fn task(&'a self, first_row: usize, m: usize, inputs: &'a Inputs<'a>) -> Task<'a> {
         match self {
             Self::Product(projection) => Task::Product(Product::new(projection, m, inputs)),
@@ -63,26 +63,26 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Bytes of weights.
+    /// Bytes of all weights.
     fn size_bytes(&self) -> usize {
         self.projections().iter().map(|projection| projection.w.size_bytes()).sum()
     }
 }
 
-/// Computes `ys` of the rows `x`.
+/// Computes the outputs `ys` for the rows `x`.
 pub(super) fn compute(
     pool: &Pool,
     x: &[f32],
     outputs: &[Output<'_>],
     ys: &mut [&mut [f32]],
 ) -> Result<(), KernelError> {
-    assert_eq!(outputs.len(), ys.len(), "as many outputs as products");
+    assert_eq!(outputs.len(), ys.len(), "one output slice per product");
     let rows = outputs.iter().zip(&*ys).find_map(|(output, y)| y.len().checked_div(output.n()));
     let m = rows.unwrap_or(0);
     for (output, y) in outputs.iter().zip(&*ys) {
         output.projections().iter().try_for_each(|projection| projection.check(m, x, y))?;
     }
-    // Where there are no rows of weights, nobody looks at x.
+    // Without rows of weights, x is not read.
     let Some(wide) = outputs.iter().flat_map(Output::projections).find(|projection| projection.w.n() > 0)
     else {
         return Ok(());
@@ -100,33 +100,34 @@ pub(super) fn compute(
     Ok(())
 }
 
-/// The same for rows that pass over the weights together, from `first_row` on.
+/// Computes a block of rows, from `first_row` on, in one pass over the weights.
 fn block(
     pool: &Pool,
     first_row: usize,
     x: &[f32],
     k: usize,
     outputs: &[Output<'_>],
-    ys: SmallVec<[&mut [f32]; FEW]>,
+    ys: SmallVec<[&mut [f32]; INLINE_MATRICES]>,
 ) {
     let m = ys.iter().zip(outputs).find_map(|(y, output)| y.len().checked_div(output.n())).unwrap_or(0);
     let weights = outputs.iter().flat_map(Output::projections).map(|projection| &projection.w.storage);
     let inputs = Inputs::new(pool, x, k, weights);
-    let tasks: SmallVec<[_; FEW]> = outputs.iter().map(|output| output.task(first_row, m, &inputs)).collect();
+    let tasks: SmallVec<[_; INLINE_MATRICES]> =
+        outputs.iter().map(|output| output.task(first_row, m, &inputs)).collect();
     let job_bytes = outputs.iter().map(Output::size_bytes).sum();
-    let mut cuts: SmallVec<[_; FEW]> = ys
+    let mut splits: SmallVec<[_; INLINE_MATRICES]> = ys
         .into_iter()
         .zip(outputs)
         .map(|(matrix, output)| {
             let width = part_width(pool, [output.n(), k], m, output.size_bytes(), job_bytes);
-            Cut { matrix, row_len: output.n(), width }
+            ColumnSplit { matrix, row_len: output.n(), width }
         })
         .collect();
-    pool.for_cuts(&mut cuts, |idx, part| tasks[idx].compute(pool.kernels(), part));
+    pool.for_matrices(&mut splits, |idx, part| tasks[idx].compute(pool.kernels(), part));
 }
 
-/// Columns of `y` in each part: whole tiles. The weights of this output, `[n, k]`, have `size_bytes`, those of all outputs of
-/// the job `job_bytes`.
+/// Returns the columns of `y` per part, a multiple of a tile. The weights of this output, `[n, k]`, have `size_bytes`;
+/// those of all outputs of the job have `job_bytes`.
 pub(super) fn part_width(
     pool: &Pool,
     [n, k]: [usize; 2],
@@ -135,7 +136,7 @@ pub(super) fn part_width(
     job_bytes: usize,
 ) -> usize {
     let size_bytes = size_bytes.max(1);
-    // Outputs of this size in the job.
+    // As if all outputs of the job had this size.
     let n_outputs = job_bytes.div_ceil(size_bytes).max(1);
     let size = n.saturating_mul(k).saturating_mul(m).saturating_mul(n_outputs);
     if pool.n_threads() == 1 || size < PARALLEL_MIN {

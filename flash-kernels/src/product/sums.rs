@@ -1,4 +1,4 @@
-//! Sums of products for the columns of a part, and what becomes of them.
+//! Computes the columns of a part: sums of products, then the epilogue (bias, residual or gate).
 
 mod decoded;
 
@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::input::{FixedInput, Form, Input, Inputs};
+use super::input::{FixedFormat, FixedInput, Input, Inputs};
 use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
 use crate::activations::ROW_STEP;
 use crate::affine_tile::AffineTile;
@@ -17,13 +17,13 @@ use crate::matrix::{AffineStorage, Floats, Storage};
 use crate::pool::Columns;
 use crate::tile::{CodePanel, FLOAT_PANEL_K, FloatRows, GroupLanes, Lanes, PANEL_K, Rows, TILE};
 
-/// Tiles of a block whose weights are multiplied as they are stored: what a block costs besides is then a small part.
+/// Tiles per block when weights are multiplied as stored: enough to make the overhead of a block small.
 const BLOCK_TILES_DIRECT: usize = 8;
 
-/// What is computed into columns of one matrix.
+/// Computation of columns of one output matrix.
 pub(super) enum Task<'a> {
     Product(Product<'a>),
-    /// Of rows of `n` numbers, and a product.
+    /// A product added to `onto`, which has rows of `n`.
     Sum {
         onto: &'a [f32],
         n: usize,
@@ -36,7 +36,7 @@ pub(super) enum Task<'a> {
     },
 }
 
-/// A product of prepared activations.
+/// A product with prepared activations.
 #[derive(Clone, Copy)]
 pub(super) struct Product<'a> {
     m: usize,
@@ -46,15 +46,15 @@ pub(super) struct Product<'a> {
     bias: Option<Floats<'a>>,
 }
 
-/// Memory that a thread keeps between products.
+/// Buffers that a thread reuses between products.
 #[derive(Default)]
 struct Scratch {
     /// `[tiles, rows]`: sums of a block.
     acc: Vec<Lanes>,
-    /// Those of the gate.
+    /// Sums of the gate projection.
     gate: Vec<Lanes>,
-    /// A row of the block: what opens the gate, and what is let through.
-    both: [Vec<f32>; 2],
+    /// One row of a block: gate and up values.
+    gated_row: [Vec<f32>; 2],
     chains: Vec<Lanes>,
     panel: CodePanel,
     /// One for each tile of a block.
@@ -94,7 +94,7 @@ impl Task<'_> {
         });
     }
 
-    /// Writes columns of one row, a block from `column_start` on.
+    /// Writes one row of a block of columns, from `column_start` on.
     fn finish(
         &self,
         kernels: &Kernels,
@@ -111,20 +111,20 @@ impl Task<'_> {
                 out.iter_mut().zip(onto).for_each(|(out, onto)| *out += onto);
             }
             Self::Gated { kind, gate, up } => {
-                let Scratch { acc, gate: gate_acc, both: [opening, values], .. } = scratch;
-                for (product, acc, numbers) in [(gate, gate_acc, &mut *opening), (up, acc, &mut *values)] {
+                let Scratch { acc, gate: gate_acc, gated_row: [gates, ups], .. } = scratch;
+                for (product, acc, numbers) in [(gate, gate_acc, &mut *gates), (up, acc, &mut *ups)] {
                     numbers.resize(out.len(), 0.0);
                     product.write(acc, row_idx, column_start, numbers);
                 }
-                // All at once: one vector takes as long as several, for each step of it waits for the one before.
-                (kernels.gate)(*kind, opening, values, out);
+                // In one call: consecutive steps depend on each other, so several vectors take as long as one.
+                (kernels.gate)(*kind, gates, ups, out);
             }
         }
     }
 }
 
 impl<'a> Product<'a> {
-    /// Of `m` rows, for which `inputs` were made.
+    /// Returns the product of `m` rows with a projection that `inputs` was prepared for.
     pub(super) fn new(projection: &'a Projection<'a>, m: usize, inputs: &'a Inputs<'a>) -> Self {
         let w = &projection.w.storage;
         Self::of(w, m, projection.w.k(), inputs.of(w), projection.bias)
@@ -134,35 +134,35 @@ impl<'a> Product<'a> {
         Self { m, k, w, x, bias }
     }
 
-    /// Tiles that are computed together.
+    /// Tiles computed together.
     fn block_tiles(&self) -> usize {
         match self.w {
             _ if self.rows() > ROWS_DIRECT => BLOCK_TILES,
-            // Each tile is widened where the one before it was, in a cache.
+            // One tile at a time, so that the widened codes stay in cache.
             Storage::Affine(w) if w.narrow().is_some() => 1,
             _ => BLOCK_TILES_DIRECT,
         }
     }
 
-    /// Rows that are multiplied: those of activations, or twice as many.
+    /// Rows multiplied: one or two for each row of activations.
     fn rows(&self) -> usize {
         match self.w {
-            Storage::Affine(w) => Form::of(w).rows(self.m),
+            Storage::Affine(w) => FixedFormat::of(w).rows(self.m),
             Storage::Float(_) | Storage::Decoded(_) => self.m,
         }
     }
 
-    /// Sums of each tile: one for each row that is multiplied, and more where there are many.
+    /// Sums per tile: one for each row multiplied, rounded up to [`ROW_STEP`] if there are many.
     fn acc_rows(&self) -> usize {
         let rows = self.rows();
         if rows <= ROWS_DIRECT { rows } else { rows.next_multiple_of(ROW_STEP) }
     }
 
-    /// Writes the columns of one row, a block from `column_start` on, of the sums in `acc`.
+    /// Writes one row of a block of columns, from `column_start` on, from the sums in `acc`.
     fn write(&self, acc: &[Lanes], row_idx: usize, column_start: usize, out: &mut [f32]) {
         let acc_rows = self.acc_rows();
         let (tiles, rest) = out.as_chunks_mut();
-        // Of constant length nearly always: no call is made then, nor a loop.
+        // The length is nearly always constant, which avoids a call and a loop.
         for (tile_idx, out) in tiles.iter_mut().enumerate() {
             *out = acc[tile_idx * acc_rows + row_idx].0;
         }
@@ -185,7 +185,7 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Sets the sums of `scratch` to those of the columns `columns`, a block.
+    /// Computes the sums of a block of `columns` into `scratch`.
     fn sum(&self, kernels: &Kernels, columns: Range<usize>, scratch: &mut Scratch) {
         scratch.acc.clear();
         scratch.acc.resize(self.acc_rows() * columns.len().div_ceil(TILE), Lanes::ZERO);

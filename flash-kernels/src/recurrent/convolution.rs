@@ -1,11 +1,11 @@
-//! A causal convolution of each channel by itself, with `silu` behind it.
+//! Causal depthwise convolution, followed by `silu`.
 
-use super::{Passing, decoded};
+use super::{Passing, decode};
 use crate::elementwise::{exp, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
 
-/// The weights of a convolution, for whole rows of channels.
+/// Decoded weights of a depthwise convolution.
 pub(super) struct Convolution {
     channels: usize,
     /// `[kernel, channels]`.
@@ -15,20 +15,20 @@ pub(super) struct Convolution {
 }
 
 impl Convolution {
-    /// `weight`: `[channels, kernel]`; `bias`: `[channels]`.
+    /// Decodes `weight`, `[channels, kernel]`, and `bias`, `[channels]`.
     ///
     /// # Panics
-    /// If there are not as many.
+    /// If the lengths do not fit.
     pub(super) fn new(channels: usize, kernel: usize, weight: Floats<'_>, bias: Option<Floats<'_>>) -> Self {
-        let by_channel = decoded(weight);
-        assert_eq!(by_channel.len(), channels * kernel, "a weight for each channel and place");
+        let by_channel = decode(weight);
+        assert_eq!(by_channel.len(), channels * kernel, "one weight per channel and tap");
         let weights = (0..kernel * channels).map(|idx| by_channel[idx % channels * kernel + idx / channels]);
-        let bias = bias.map_or_else(|| vec![0.0; channels], decoded);
-        assert_eq!(bias.len(), channels, "a bias for each channel");
+        let bias = bias.map_or_else(|| vec![0.0; channels], decode);
+        assert_eq!(bias.len(), channels, "one bias per channel");
         Self { channels, weights: weights.collect(), bias }
     }
 
-    /// What is made of rows of channels, `[n, channels]`, behind those of the window.
+    /// Convolves rows of channels, `[n, channels]`, which follow the rows of `window`, and updates the window.
     pub(super) fn run<'a>(
         &self,
         pool: &Pool,
@@ -54,7 +54,7 @@ impl Convolution {
     }
 }
 
-/// Adds the products of as many rows of `x` and `weights` to `out`, and takes `silu` of that.
+/// Adds the products of the rows of `x` and `weights` to `out`, and applies `silu`.
 #[inline(always)]
 pub(crate) fn convolve_row(x: &[f32], weights: &[f32], out: &mut [f32]) {
     let channels = out.len();

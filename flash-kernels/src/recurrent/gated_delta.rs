@@ -1,50 +1,49 @@
-//! The gated delta net of Qwen3.5, between its projections.
+//! Gated delta net mixer of Qwen3.5, without its projections.
 
 use super::convolution::Convolution;
-use super::{Passing, decoded, softplus};
+use super::{Passing, decode, softplus};
 use crate::elementwise::{Gate, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
 
-/// What queries and keys are normalised with, beside the mean of their squares: it is 1e-6 of their sum.
+/// Epsilon of the L2 norm of queries and keys, added to the sum of squares.
 const QK_EPS: f32 = 1e-6;
 
-/// A matrix for each value head that is corrected, token by token, towards what a key should read there; behind a convolution
-/// and in front of an RMSNorm whose output passes a gate.
+/// Gated delta net mixer: a convolution, a delta-rule state matrix per value head, and an RMSNorm with a gated output.
 #[derive(Debug, Clone, Copy)]
 pub struct GatedDelta<'a> {
-    /// Heads of queries and keys, each shared by as many value heads as the others.
+    /// Query and key heads; each is shared by `value_heads / key_heads` value heads.
     pub key_heads: usize,
-    /// Heads of values.
+    /// Value heads.
     pub value_heads: usize,
-    /// Numbers of a query or a key.
+    /// Dimension of a query or key head.
     pub key_dim: usize,
-    /// Numbers of a value.
+    /// Dimension of a value head.
     pub value_dim: usize,
-    /// Tokens that the convolution sees.
+    /// Kernel size of the convolution, in tokens.
     pub kernel: usize,
     /// `[channels, kernel]`.
     pub conv_weight: Floats<'a>,
-    /// `[value_heads]`, as the next.
+    /// `[value_heads]`: bias of the step.
     pub dt_bias: Floats<'a>,
-    /// The logarithm of what a state decays by in a step of 1, negated.
+    /// `[value_heads]`: log of the decay rate; a step `dt` multiplies the state by `e^(−dt · e^a_log)`.
     pub a_log: Floats<'a>,
-    /// `[value_dim]`.
+    /// `[value_dim]`: weight of the RMSNorm.
     pub norm: Floats<'a>,
-    /// What the mean of the squares is increased by.
+    /// Epsilon of the RMSNorm.
     pub eps: f32,
 }
 
-/// Tokens as they were projected.
+/// Projected tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct GatedDeltaInput<'a> {
     /// Queries, keys and values: `[n, channels]`.
     pub qkv: &'a [f32],
-    /// What gates the output: `[n, value_heads · value_dim]`.
+    /// Gate of the output: `[n, value_heads · value_dim]`.
     pub gate: &'a [f32],
-    /// How much is corrected, before the sigmoid: `[n, value_heads]`.
+    /// Correction strength, before the sigmoid: `[n, value_heads]`.
     pub beta: &'a [f32],
-    /// The steps, before what is added to them: `[n, value_heads]`.
+    /// Steps, before the bias and softplus: `[n, value_heads]`.
     pub step: &'a [f32],
 }
 
@@ -58,30 +57,37 @@ impl GatedDelta<'_> {
         2 * self.key_heads * self.key_dim + self.inner()
     }
 
-    /// Numbers of the state: the window, `[kernel − 1, channels]`, and the heads', `[value_heads, value_dim, key_dim]`.
+    /// Length of the state: the window, `[kernel − 1, channels]`, and the head matrices,
+    /// `[value_heads, value_dim, key_dim]`.
     pub fn state_len(&self) -> usize {
         (self.kernel - 1) * self.channels() + self.inner() * self.key_dim
     }
 
-    /// Passes tokens to `out`, `[n, value_heads · value_dim]`.
+    /// Computes the outputs of the tokens, `[n, value_heads · value_dim]`, and updates the state.
     ///
     /// # Panics
-    /// If lengths do not fit together.
+    /// If the lengths do not fit.
     pub fn run(&self, pool: &Pool, input: GatedDeltaInput<'_>, passing: Passing<'_>, out: &mut [f32]) {
         let Self { key_heads, value_heads, key_dim, value_dim, kernel, eps, .. } = *self;
         let GatedDeltaInput { qkv, gate, beta, step } = input;
         let (inner, channels) = (self.inner(), self.channels());
         let n = qkv.len() / channels;
-        assert!(qkv.len() == n * channels && gate.len() == n * inner && out.len() == n * inner, "{n} tokens");
-        assert!(beta.len() == n * value_heads && step.len() == n * value_heads, "{n} tokens");
+        assert!(
+            qkv.len() == n * channels && gate.len() == n * inner && out.len() == n * inner,
+            "lengths do not fit {n} tokens"
+        );
+        assert!(
+            beta.len() == n * value_heads && step.len() == n * value_heads,
+            "lengths do not fit {n} tokens"
+        );
         assert_eq!(passing.state.len(), self.state_len(), "length of the state");
         let (window, states) = passing.split((kernel - 1) * channels, value_dim * key_dim);
         let convolution = Convolution::new(channels, kernel, self.conv_weight, None);
         let convolved = convolution.run(pool, qkv.chunks_exact(channels), window);
 
         let kernels = pool.kernels();
-        let [dt_bias, a_log] = [self.dt_bias, self.a_log].map(decoded);
-        // Queries and keys of length 1; what scores are multiplied by is a part of the queries.
+        let [dt_bias, a_log] = [self.dt_bias, self.a_log].map(decode);
+        // L2-normalise queries and keys by RMSNorm; the weight of the queries includes the softmax scale.
         let scale = (key_dim as f32).powf(-0.5);
         let (q_weight, k_weight) = (vec![scale * scale; key_dim], vec![scale; key_dim]);
         let qk_eps = QK_EPS * scale * scale;
@@ -90,7 +96,7 @@ impl GatedDelta<'_> {
             let rate = -a_log[head].exp();
             let (mut q, mut k) = (vec![0.0; key_dim], vec![0.0; key_dim]);
             let mut y = vec![0.0; n * value_dim];
-            states.with(head, |state| {
+            states.with_state(head, |state| {
                 for (token, y) in y.chunks_exact_mut(value_dim).enumerate() {
                     let row = &convolved[token * channels..][..channels];
                     let at = |start: usize, len: usize| &row[start..][..len];
@@ -107,8 +113,8 @@ impl GatedDelta<'_> {
             y
         });
 
-        let norm = decoded(self.norm);
-        assert_eq!(norm.len(), value_dim, "a weight for each number of a value");
+        let norm = decode(self.norm);
+        assert_eq!(norm.len(), value_dim, "one norm weight per value dimension");
         let (len, width) = (out.len(), part_width(pool, out.len(), inner));
         pool.for_columns(out, len, width, |mut part| {
             let start = part.range().start;

@@ -1,39 +1,39 @@
-//! The mixer of Mamba-2, between its projections.
+//! Mamba-2 mixer, without its projections.
 
 use super::convolution::Convolution;
-use super::{Passing, decoded, softplus};
+use super::{Passing, decode, softplus};
 use crate::elementwise::{Gate, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
 
-/// A selective state space for each head, behind a convolution and in front of a gated RMSNorm.
+/// Mamba-2 mixer: a convolution, a selective state space per head, and a gated RMSNorm.
 #[derive(Debug, Clone, Copy)]
 pub struct Mamba2<'a> {
-    /// Heads.
+    /// Number of heads.
     pub n_heads: usize,
-    /// Numbers of a head.
+    /// Dimension of a head.
     pub head_dim: usize,
-    /// Each has a `B` and a `C` for as many heads as the others, and is normalised by itself.
+    /// Groups of heads that share `B` and `C`; the RMSNorm is per group.
     pub n_groups: usize,
-    /// Columns of a head's state.
+    /// Dimension of the state: columns of a head's state matrix.
     pub state_dim: usize,
-    /// Tokens that the convolution sees.
+    /// Kernel size of the convolution, in tokens.
     pub kernel: usize,
     /// `[channels, kernel]`.
     pub conv_weight: Floats<'a>,
     /// `[channels]`.
     pub conv_bias: Option<Floats<'a>>,
-    /// `[n_heads]`, as the next two.
+    /// `[n_heads]`: bias of the step.
     pub dt_bias: Floats<'a>,
-    /// The logarithm of what a state decays by in a step of 1, negated.
+    /// `[n_heads]`: log of the decay rate; a step `dt` multiplies the state by `e^(−dt · e^a_log)`.
     pub a_log: Floats<'a>,
-    /// What of a head's input is added to its output.
+    /// `[n_heads]`: skip connection, the factor of the head's input that is added to its output.
     pub d: Floats<'a>,
-    /// `[n_heads · head_dim]`.
+    /// `[n_heads · head_dim]`: weight of the RMSNorm.
     pub norm: Floats<'a>,
-    /// What the mean of the squares is increased by.
+    /// Epsilon of the RMSNorm.
     pub eps: f32,
-    /// The shortest and the longest step.
+    /// Minimum and maximum of the step.
     pub step_limits: [f32; 2],
 }
 
@@ -47,26 +47,27 @@ impl Mamba2<'_> {
         self.inner() + 2 * self.n_groups * self.state_dim
     }
 
-    /// Numbers of a token as it was projected: what gates it, the channels, a step for each head.
+    /// Length of a projected token: the gate, the channels, a step for each head.
     pub fn projected_len(&self) -> usize {
         self.inner() + self.channels() + self.n_heads
     }
 
-    /// Numbers of the state: the window, `[kernel − 1, channels]`, and the heads', `[n_heads, head_dim, state_dim]`.
+    /// Length of the state: the window, `[kernel − 1, channels]`, and the head matrices,
+    /// `[n_heads, head_dim, state_dim]`.
     pub fn state_len(&self) -> usize {
         (self.kernel - 1) * self.channels() + self.inner() * self.state_dim
     }
 
-    /// Passes tokens, `[n, projected_len]`, to `out`, `[n, n_heads · head_dim]`.
+    /// Computes the outputs, `[n, n_heads · head_dim]`, of tokens, `[n, projected_len]`, and updates the state.
     ///
     /// # Panics
-    /// If lengths do not fit together.
+    /// If the lengths do not fit.
     pub fn run(&self, pool: &Pool, projected: &[f32], passing: Passing<'_>, out: &mut [f32]) {
         let Self { n_heads, head_dim, n_groups, state_dim, kernel, eps, step_limits: [least, most], .. } =
             *self;
         let (inner, channels, row_len) = (self.inner(), self.channels(), self.projected_len());
         let n = projected.len() / row_len;
-        assert!(projected.len() == n * row_len && out.len() == n * inner, "{n} whole tokens");
+        assert!(projected.len() == n * row_len && out.len() == n * inner, "lengths do not fit {n} tokens");
         assert_eq!(passing.state.len(), self.state_len(), "length of the state");
         let row = |token: usize| &projected[token * row_len..][..row_len];
         let (window, states) = passing.split((kernel - 1) * channels, head_dim * state_dim);
@@ -74,12 +75,12 @@ impl Mamba2<'_> {
         let convolved = convolution.run(pool, (0..n).map(|token| &row(token)[inner..][..channels]), window);
 
         let kernels = pool.kernels();
-        let [dt_bias, a_log, d] = [self.dt_bias, self.a_log, self.d].map(decoded);
+        let [dt_bias, a_log, d] = [self.dt_bias, self.a_log, self.d].map(decode);
         let heads = pool.map(n_heads, |head| {
             let group = head / (n_heads / n_groups);
             let rate = -a_log[head].exp();
             let (mut stepped, mut y) = (vec![0.0; head_dim], vec![0.0; n * head_dim]);
-            states.with(head, |state| {
+            states.with_state(head, |state| {
                 for (token, y) in y.chunks_exact_mut(head_dim).enumerate() {
                     let (x, bc) = convolved[token * channels..][..channels].split_at(inner);
                     let x = &x[head * head_dim..][..head_dim];
@@ -99,7 +100,7 @@ impl Mamba2<'_> {
             y
         });
 
-        let norm = decoded(self.norm);
+        let norm = decode(self.norm);
         let (len, width, group_len) = (out.len(), part_width(pool, out.len(), inner), inner / n_groups);
         pool.for_columns(out, len, width, |mut part| {
             let first = part.range().start / inner;

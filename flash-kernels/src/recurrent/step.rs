@@ -1,17 +1,17 @@
-//! What a token does to the matrix of a head, and what it reads from there: row by row.
+//! State updates of one head by one token.
 
-/// Sums are taken in as many lanes.
+/// Accumulators of a sum.
 const LANES: usize = 16;
 
-/// [`selective_step`], compiled for an instruction set.
+/// Type of [`selective_step`], compiled for an instruction set.
 pub(crate) type SelectiveStep =
     fn(decay: f32, x: &[f32], b: &[f32], c: &[f32], state: &mut [f32], y: &mut [f32]);
 
-/// [`delta_step`] likewise.
+/// Type of [`delta_step`], compiled for an instruction set.
 pub(crate) type DeltaStep =
     fn(decay_beta: [f32; 2], q: &[f32], k: &[f32], v: &[f32], state: &mut [f32], y: &mut [f32]);
 
-/// `state = decay · state + x ⊗ b`, then `y = state · c`.
+/// Updates a selective state space: `state = decay · state + x ⊗ b`, then `y = state · c`.
 ///
 /// `state`: `[x.len(), b.len()]`.
 #[inline(always)]
@@ -34,7 +34,8 @@ pub(crate) fn selective_step(decay: f32, x: &[f32], b: &[f32], c: &[f32], state:
     }
 }
 
-/// `state = decay · state`, then what `k` reads there moves towards `v` by a part of `beta`, and `y = state · q`.
+/// Applies the gated delta rule: `state = decay · state`, then `state += beta · (v − state · k) ⊗ k`, and
+/// `y = state · q`.
 ///
 /// `state`: `[v.len(), k.len()]`.
 #[inline(always)]
@@ -76,7 +77,7 @@ pub(crate) fn delta_step(
     }
 }
 
-/// In pairs: a chain of additions would take longer than the products.
+/// Adds pairwise: a chain of additions would take longer than the products.
 #[inline(always)]
 fn total(mut sums: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;

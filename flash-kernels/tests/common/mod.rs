@@ -1,4 +1,4 @@
-//! Weights with known values, and what their products are.
+//! Random weights with known values, and reference products.
 
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its part")]
 
@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, Mx, Pool};
 
-/// The formats of a test.
+/// Weight formats under test.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Format {
     Affine { bits: u32, group: usize, float: FloatType },
@@ -28,7 +28,7 @@ pub(crate) fn all_formats() -> Vec<Format> {
 }
 
 impl Format {
-    /// What `k` must be a multiple of.
+    /// Returns the number that `k` must be a multiple of.
     pub(crate) fn group(self) -> usize {
         match self {
             Self::Affine { group, .. } => group,
@@ -37,13 +37,13 @@ impl Format {
         }
     }
 
-    /// Whether what codes and activations contribute is exact for each group, whatever the instruction set.
+    /// Whether the contribution of each group is exact, whatever the instruction set.
     pub(crate) fn is_exact(self) -> bool {
         matches!(self, Self::Affine { .. } | Self::Mx(Mx::Fp4))
     }
 }
 
-/// Numbers that look random (`SplitMix64`).
+/// A pseudo-random generator (`SplitMix64`).
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -55,12 +55,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Between −1 and 1.
+    /// Uniform between −1 and 1.
     pub(crate) fn unit(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    /// Bell-shaped, with a variance of 1 or so.
+    /// Roughly normal, with a variance of about 1.
     pub(crate) fn normal(&mut self) -> f32 {
         (0..4).map(|_| self.unit()).sum::<f32>() * 0.87
     }
@@ -70,17 +70,17 @@ impl Random {
     }
 }
 
-/// Stored weights, each slice some bytes into its buffer.
+/// Stored weights, each slice at some offset in its buffer.
 #[derive(Clone)]
 pub(crate) struct Weights {
     pub(crate) format: Format,
     pub(crate) shape: [usize; 2],
-    /// Of codes, scales and biases.
+    /// Offsets of codes, scales and biases.
     offsets: [usize; 3],
     codes: Vec<u8>,
     scales: Vec<u8>,
     biases: Vec<u8>,
-    /// What the bytes stand for.
+    /// The decoded weights.
     pub(crate) values: Vec<f64>,
 }
 
@@ -91,7 +91,7 @@ fn stored(float: FloatType, values: &[f32], offset: usize) -> (Vec<u8>, Vec<f32>
 }
 
 impl Weights {
-    /// Codes are `offset` bytes into their buffer, scales and biases others.
+    /// Creates random weights, with codes at `offset` in their buffer, and scales and biases at other offsets.
     pub(crate) fn new(format: Format, shape: [usize; 2], offset: usize, seed: u64) -> Self {
         let offsets = [offset, 3 * offset % 8, (5 * offset + 2) % 8];
         let mut random = Random(seed);
@@ -117,7 +117,7 @@ impl Weights {
             }
             Format::Affine { bits, group, float } => {
                 let n_groups = n * k / group;
-                // As quantisers make them: zero is near the middle of the codes.
+                // As quantisers choose them: zero is near the middle of the codes.
                 let scales: Vec<f32> = (0..n_groups).map(|_| random.unit() * 0.02 + 0.03).collect();
                 let middle = f32::from(1_u16 << (bits - 1));
                 let biases: Vec<f32> = scales.iter().map(|s| -s * (middle + random.unit())).collect();
@@ -129,7 +129,7 @@ impl Weights {
                 });
                 let values = values.collect();
                 let mut bytes = vec![0xAA; offsets[0]];
-                // A stream of bits, the lowest first.
+                // Pack the codes from the lowest bit up.
                 let (mut window, mut window_bits) = (0_u64, 0);
                 for code in codes {
                     window |= code << window_bits;
@@ -145,7 +145,7 @@ impl Weights {
         }
     }
 
-    /// Affine weights whose codes are all the greatest there are.
+    /// Creates affine weights whose codes are all the largest.
     pub(crate) fn of_greatest_codes(bits: u32, group: usize, shape: [usize; 2]) -> Self {
         let mut weights = Self::new(Format::Affine { bits, group, float: FloatType::F32 }, shape, 0, 1);
         weights.codes.fill(0xFF);
@@ -178,7 +178,7 @@ impl Weights {
         .unwrap()
     }
 
-    /// The same with codes in strips, as a matrix must be told.
+    /// Returns the weights with codes in strips, for [`Matrix::in_strips`].
     pub(crate) fn rearranged(&self) -> Self {
         let mut weights = self.clone();
         let codes = &mut weights.codes[self.offsets[0]..];
@@ -187,8 +187,8 @@ impl Weights {
         weights
     }
 
-    /// Makes the first weight of a row NaN, or the scale of its group NaN or infinite.
-    pub(crate) fn spoil(&mut self, row_idx: usize) {
+    /// Makes the first weight of a row, or the scale of its group, NaN or infinite.
+    pub(crate) fn corrupt(&mut self, row_idx: usize) {
         let k = self.shape[1];
         match self.format {
             Format::Float(float) => {
@@ -199,13 +199,13 @@ impl Weights {
                 let at = self.offsets[1] + row_idx * (k / group) * float.size_bytes();
                 float.encode_into(&[f32::NAN], &mut self.scales[at..][..float.size_bytes()]).unwrap();
             }
-            // No code and no scale of it is infinite.
-            Format::Mx(Mx::Nv4) => panic!("nvfp4 cannot be spoilt"),
+            // nvfp4 has no code or scale that is NaN or infinite.
+            Format::Mx(Mx::Nv4) => panic!("nvfp4 cannot be corrupted"),
             Format::Mx(mx) => self.scales[self.offsets[1] + row_idx * (k / mx.group_size())] = 255,
         }
     }
 
-    /// `x · Wᵀ` and the sums of the products' magnitudes.
+    /// Returns `x · Wᵀ` and the sums of the products' magnitudes.
     pub(crate) fn reference(&self, x: &[f32]) -> Vec<(f64, f64)> {
         let [n, k] = self.shape;
         let mut out = Vec::new();
@@ -218,7 +218,7 @@ impl Weights {
         out
     }
 
-    /// The greatest error that is allowed, as a part of the sum of the products' magnitudes.
+    /// Maximum error relative to the sum of the products' magnitudes.
     pub(crate) fn tolerance(&self) -> f64 {
         if self.format.is_exact() { 2f64.powi(-14) } else { 2f64.powi(-20) * (self.shape[1] as f64).sqrt() }
     }

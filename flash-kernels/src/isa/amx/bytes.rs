@@ -1,29 +1,30 @@
-//! Digits and codes as bytes: `TDPBSUD` multiplies signed bytes with unsigned ones. The sums with the upper digits and those
-//! with the lower are put together when they are stored.
+//! Digits and codes as bytes: `TDPBSUD` multiplies signed with unsigned bytes. The sums of the upper and of the lower
+//! digits are combined after they are stored.
 
 #![expect(unsafe_code, reason = "the matrix unit loads and stores through pointers")]
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::panel::{Form, LINE_BYTES};
+use super::panel::{LINE_BYTES, TileFormat};
 use super::unit::{ROW_BYTES, Sums, Tiles, WORD_BYTES};
 use crate::activations::{ROW_TILE, RowPairs, digits_of};
 use crate::chains::Link;
 use crate::isa::avx512::{HALVES, HalfWords, LANES};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, TILE};
 
-/// In steps of so many: a group, or what a row of a tile holds.
+/// Byte format with steps of `STEP_BYTES`: a group, or a row of a tile.
 #[derive(Clone)]
 pub(super) struct Bytes<const STEP_BYTES: usize>;
 
-/// [`Kernels::row_pairs`](crate::isa::Kernels::row_pairs): two digits of a byte for each code.
+/// [`Kernels::row_pairs`](crate::isa::Kernels::row_pairs): two one-byte digits per code.
 pub(super) fn row_pairs(group: usize) -> usize {
     group / 2
 }
 
-/// [`Kernels::pack_rows`](crate::isa::Kernels::pack_rows): for each step the upper digits of all rows, and then the lower, in
-/// the order in which words of codes come apart: with codes of 4 bits first those in lower halves of bytes.
+/// [`Kernels::pack_rows`](crate::isa::Kernels::pack_rows): for each step the upper digits of all rows, then the lower
+/// digits, in the order in which words of codes are unpacked: for codes of 4 bits, those in the lower halves of bytes
+/// first.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs]) {
     let group = codes.len() / ROW_TILE;
@@ -56,7 +57,8 @@ pub(super) fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs]) {
     }
 }
 
-/// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes): the panel has four codes of each row in a line, a byte each.
+/// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes): each line of the panel has four one-byte codes per
+/// row.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
     panel.pairs.resize(links.len() * rows.group / WORD_BYTES, CodePairs([[0; 2]; TILE]));
@@ -85,7 +87,8 @@ pub(super) fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodeP
     }
 }
 
-/// The instructions for a set whose tiles `$upper` and `$lower` hold sums of half a tile of weights with these digits.
+/// Adds a step to the set of sums in the tiles `$upper` and `$lower`, of half a tile of weights with the digits of that
+/// name.
 macro_rules! add {
     ($upper:literal, $lower:literal: $x:ident, $codes:ident) => {
         asm!(
@@ -106,7 +109,7 @@ macro_rules! add {
     };
 }
 
-impl<const STEP_BYTES: usize> Form for Bytes<STEP_BYTES> {
+impl<const STEP_BYTES: usize> TileFormat for Bytes<STEP_BYTES> {
     type Number = i32;
     const CODE_BYTES: usize = 1;
     const STEP_BYTES: usize = STEP_BYTES;
@@ -114,7 +117,7 @@ impl<const STEP_BYTES: usize> Form for Bytes<STEP_BYTES> {
 
     #[inline]
     unsafe fn add(_: &mut Tiles, set: usize, x: *const u8, codes: *const u8) {
-        // SAFETY: the tiles are configured for steps of this length; the rest is the caller's promise.
+        // SAFETY: the tiles are configured for steps of this length; the caller guarantees the rest.
         unsafe {
             match set {
                 0 => add!("tmm0", "tmm1": x, codes),
@@ -134,6 +137,6 @@ impl<const STEP_BYTES: usize> Form for Bytes<STEP_BYTES> {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(lanes: &[i32; LANES]) -> __m512i {
-    // SAFETY: an array of 16 `i32` is what is read.
+    // SAFETY: the load reads exactly this array of 16 `i32`.
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }

@@ -1,4 +1,4 @@
-//! A panel of unpacked codes is multiplied with all rows of activations.
+//! Product of a panel of unpacked codes with all rows of activations.
 
 #![expect(unsafe_code, reason = "the matrix unit loads and stores through pointers")]
 
@@ -15,45 +15,45 @@ use crate::isa::Sums;
 use crate::isa::avx512::HALVES;
 use crate::tile::{CodePairs, CodePanel, GroupLanes, Lanes, TILE};
 
-/// Bytes of a line of the panel: the next bytes of each row of a tile of weights.
+/// Bytes per line of the panel: four bytes along `k` of each row of a tile of weights.
 pub(super) const LINE_BYTES: usize = TILE * WORD_BYTES;
 
-/// As which numbers the unit takes digits and codes.
+/// Number format in which the unit takes digits and codes.
 ///
-/// There are two sets of tiles for sums, so that one can be taken away while products are added to the other.
-pub(super) trait Form: Clone {
-    /// What it adds up in.
+/// There are two sets of tiles for sums, so that one can be stored while products are added to the other.
+pub(super) trait TileFormat: Clone {
+    /// Type of the sums.
     type Number: Pod;
 
-    /// Bytes of a code in the panel.
+    /// Bytes per code in the panel.
     const CODE_BYTES: usize;
 
-    /// Bytes along `k` of a step: a group, or what a row of the unit's tiles holds.
+    /// Bytes along `k` per step: a group, or a row of the unit's tiles.
     const STEP_BYTES: usize;
 
-    /// Halves of a tile of weights that a block has: what a set of tiles has room for.
+    /// Halves of a tile of weights per block: the capacity of a set of tiles.
     const BLOCK_HALVES: usize;
 
-    /// Adds the products of a step to the sums of the set `set`: `x` are the upper digits of 16 rows of activations and behind
-    /// them the lower, `codes` for each four bytes along `k` those of the rows of weights.
+    /// Adds the products of a step to the sums of the set `set`. `x`: the upper digits of 16 rows of activations, then
+    /// the lower digits; `codes`: for each four bytes along `k`, those of all rows of weights.
     ///
     /// # Safety
-    /// At `x` there must be 32 rows of a step, and of `codes` a line of [`LINE_BYTES`] after the other for each word of it.
+    /// `x` must point to 32 rows of a step, and `codes` to one line of [`LINE_BYTES`] for each four bytes of a row.
     unsafe fn add(tiles: &mut Tiles, set: usize, x: *const u8, codes: *const u8);
 
-    /// The dot products of a row of activations with the half `half` of a block, each rounded once.
+    /// Returns the dot products of a row of activations with the half `half` of a block, each rounded once.
     ///
     /// # Safety
     /// The processor must have AVX-512 F.
     unsafe fn dots(sums: &TileSums<Self::Number>, half: usize, row: usize) -> __m512;
 }
 
-/// Sets of tiles for sums.
+/// Number of sets of tiles for sums.
 const SETS: usize = 2;
 
 /// [`Kernels::multiply_panel`](crate::isa::Kernels::multiply_panel).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn multiply<F: Form>(
+pub(super) fn multiply<F: TileFormat>(
     panel: &CodePanel,
     links: Range<usize>,
     scales: &GroupLanes,
@@ -70,14 +70,14 @@ pub(super) fn multiply<F: Form>(
     }
     for (set, Place { row_tile_idx, link_idx, half }) in (0..SETS).cycle().zip(places) {
         tiles.store(set, &mut sums);
-        // Given at once to the unit, the block behind the next is multiplied while this one is scaled and added; who asked for
-        // it when it was needed would wait for all of its steps.
+        // Start the block after the next now, so that the unit multiplies while this block is scaled and added.
+        // Starting it when it is needed would mean waiting for all of its steps.
         if let Some(place) = ahead.next() {
             products.compute(&mut tiles, set, place);
         }
         let link = x.links[link_idx];
         let block = Block::<F> {
-            // SAFETY: they were stored just now.
+            // SAFETY: `store` has just initialised all sums.
             sums: unsafe { sums.assume_init_ref() },
             half,
             terms: &x.terms[x.tile_idx(link_idx, row_tile_idx)],
@@ -96,7 +96,7 @@ pub(super) fn multiply<F: Form>(
     }
 }
 
-/// Which rows, which link, and which half of a tile of weights a block begins with.
+/// Position of a block: row tile, link, and first half of a tile of weights.
 #[derive(Clone, Copy)]
 struct Place {
     row_tile_idx: usize,
@@ -104,7 +104,7 @@ struct Place {
     half: usize,
 }
 
-/// Those of all blocks, those of the same rows behind each other.
+/// Iterator over the positions of all blocks; blocks of the same row tile are consecutive.
 #[derive(Clone)]
 struct Places<F> {
     next: Place,
@@ -113,7 +113,7 @@ struct Places<F> {
     form: PhantomData<F>,
 }
 
-impl<F: Form> Places<F> {
+impl<F: TileFormat> Places<F> {
     fn new(links: Range<usize>, n_row_tiles: usize) -> Self {
         let next = Place { row_tile_idx: 0, link_idx: links.start, half: 0 };
         let n_row_tiles = if links.is_empty() { 0 } else { n_row_tiles };
@@ -121,7 +121,7 @@ impl<F: Form> Places<F> {
     }
 }
 
-impl<F: Form> Iterator for Places<F> {
+impl<F: TileFormat> Iterator for Places<F> {
     type Item = Place;
 
     #[inline]
@@ -138,24 +138,25 @@ impl<F: Form> Iterator for Places<F> {
     }
 }
 
-/// The products of a panel with all rows of activations: blocks of 16 rows and one link.
+/// Products of a panel with all rows of activations, in blocks of 16 rows and one link.
 struct Products<'a, F> {
     panel: &'a CodePanel,
     x: &'a FixedRows,
     links: Range<usize>,
-    /// Lines of the panel that a group takes.
+    /// Lines of the panel per group.
     n_lines: usize,
     form: PhantomData<F>,
 }
 
-impl<'a, F: Form> Products<'a, F> {
+impl<'a, F: TileFormat> Products<'a, F> {
     fn new(panel: &'a CodePanel, x: &'a FixedRows, links: Range<usize>) -> Self {
         let n_lines = x.group * F::CODE_BYTES / WORD_BYTES;
         assert!(links.end <= x.links.len() && panel.pairs.len() == links.len() * n_lines);
         Self { panel, x, links, n_lines, form: PhantomData }
     }
 
-    /// Begins to compute a block into the set `set`. What is handed over in memory comes too late.
+    /// Starts the products of a block into the set `set`. Always inlined: arguments passed through memory would arrive
+    /// too late.
     #[inline(always)]
     fn compute(&self, tiles: &mut Tiles, set: usize, Place { row_tile_idx, link_idx, half }: Place) {
         let x: &[u8] = bytemuck::cast_slice(self.x.tile_pairs(self.x.tile_idx(link_idx, row_tile_idx)));
@@ -165,14 +166,15 @@ impl<'a, F: Form> Products<'a, F> {
         let steps = x.chunks_exact(2 * ROW_TILE * F::STEP_BYTES);
         for (x, codes) in steps.zip(codes.chunks_exact(F::STEP_BYTES / WORD_BYTES)) {
             let codes: &[u8] = &bytemuck::cast_slice(codes)[half * LINE_BYTES / HALVES..];
-            // SAFETY: both are of the length that a step has, but for the first half of a line.
+            // SAFETY: `x` and `codes` have the length of a step, except that the second half of a tile starts within
+            // its first line.
             unsafe { F::add(tiles, set, x.as_ptr(), codes.as_ptr()) };
         }
     }
 }
 
-/// Dot products of 16 rows with a group of each row of weights, and what they are scaled with.
-struct Block<'a, F: Form> {
+/// Dot products of 16 rows with one group of each row of weights, and their scales and biases.
+struct Block<'a, F: TileFormat> {
     sums: &'a TileSums<F::Number>,
     half: usize,
     terms: &'a [Terms; ROW_TILE],
@@ -180,22 +182,22 @@ struct Block<'a, F: Form> {
     biases: [__m512; HALVES],
 }
 
-impl<F: Form> Block<'_, F> {
-    /// Adds to the sums of its rows, of which the last ones may be missing, those of the first or last link of a chain, or of
-    /// one between.
+impl<F: TileFormat> Block<'_, F> {
+    /// Adds the scaled dot products to the sums of its rows, of which the last ones may be missing. `IS_FIRST` and
+    /// `IS_LAST` tell whether the group is the first or last of its chain.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn add<const IS_FIRST: bool, const IS_LAST: bool>(&self, Sums { chain, acc }: Sums<'_>) {
         let steps = chain.as_chunks_mut::<ROW_STEP>().0.iter_mut().zip(acc.as_chunks_mut::<ROW_STEP>().0);
         let terms = self.terms.as_chunks::<ROW_STEP>().0;
-        // Whole steps: rows one by one, of which there may be any number, make a loop of bookkeeping.
+        // Whole steps only: a loop over single rows, whose number is unknown, would cost more bookkeeping.
         for (step_idx, ((chain, acc), terms)) in steps.zip(terms).enumerate() {
             for row in 0..ROW_STEP {
                 let x_scale = _mm512_set1_ps(terms[row].scale);
                 let x_sum = _mm512_set1_ps(terms[row].sum);
                 for block_half in 0..F::BLOCK_HALVES {
                     let half = self.half + block_half;
-                    // SAFETY: this function is for processors that have AVX-512 F.
+                    // SAFETY: this function is compiled for processors with AVX-512 F.
                     let dots = unsafe { F::dots(self.sums, block_half, step_idx * ROW_STEP + row) };
                     let scaled = _mm512_mul_ps(dots, x_scale);
                     let before = if IS_FIRST { _mm512_setzero_ps() } else { chain[row].load_512(half) };
@@ -212,7 +214,7 @@ impl<F: Form> Block<'_, F> {
     }
 }
 
-/// Without a closure: those are not inlined into functions with target features.
+/// Loads both halves. A function, since closures are not inlined into functions with target features.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load_halves(lanes: &Lanes) -> [__m512; HALVES] {

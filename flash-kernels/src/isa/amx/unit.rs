@@ -1,5 +1,5 @@
-//! The matrix unit: eight tiles, each of up to 16 rows of 64 bytes. It multiplies a tile of activations with one of codes, and
-//! adds to one of sums of 32 bits.
+//! The AMX matrix unit: eight tiles, each of up to 16 rows of 64 bytes. It multiplies a tile of activations with a tile
+//! of codes and adds to a tile of 32-bit sums.
 //!
 //! Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 
@@ -13,29 +13,30 @@ use bytemuck::Pod;
 
 use crate::activations::ROW_TILE;
 
-/// Bytes of a row of a tile.
+/// Bytes per row of a tile.
 pub(super) const ROW_BYTES: usize = 64;
 
-/// Bytes of each row of weights, one of 16, in a row of a tile.
+/// Bytes of each of the 16 rows of weights in a row of a tile.
 pub(super) const WORD_BYTES: usize = 4;
 
-/// Bits of `edx` of the leaf 7 of `cpuid`.
+/// Feature bits in `edx` of `cpuid` leaf 7.
 const BF16_FEATURE: u32 = 1 << 22;
 const TILE_FEATURE: u32 = 1 << 24;
 const INT8_FEATURE: u32 = 1 << 25;
 
-/// Whether the processor has the unit, and the system lets this process use it: it has to be asked.
+/// Whether the processor has the unit and the system permits this process to use it, which requires a request.
 pub(super) fn is_available() -> bool {
     let features = TILE_FEATURE | INT8_FEATURE | BF16_FEATURE;
     __cpuid_count(7, 0).edx & features == features && is_permitted()
 }
 
-/// `ARCH_REQ_XCOMP_PERM` for the tiles' data, for all threads of this process. Systems without it do not save tiles.
+/// Requests permission for the tile data, for all threads of this process (`ARCH_REQ_XCOMP_PERM`). Systems without this
+/// call do not save tiles.
 #[cfg(target_os = "linux")]
 fn is_permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_ulong = 18;
-    // SAFETY: the call takes two numbers, and changes nothing but what the process may do.
+    // SAFETY: the call takes two numbers and only changes the permissions of the process.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
@@ -44,22 +45,22 @@ fn is_permitted() -> bool {
     false
 }
 
-/// The tiles of this thread, for as long as it multiplies. No one else uses them: the compiler does not, and other threads
-/// have their own.
+/// The configured tiles of this thread, released on drop. Nothing else uses them: neither the compiler nor other
+/// threads, which have their own.
 ///
-/// | tiles | hold |
+/// | tiles | contents |
 /// |---|---|
-/// | 0, 1 | a set of sums: of 16 rows of activations with 16 rows of weights |
-/// | 2, 3 | another set |
-/// | 4, 5 | digits of the activations: the upper, and the lower |
-/// | 6, 7 | codes of half a tile of weights, each |
+/// | 0, 1 | first set of sums: 16 rows of activations by 16 rows of weights each |
+/// | 2, 3 | second set of sums |
+/// | 4, 5 | upper and lower digits of the activations |
+/// | 6, 7 | codes, of half a tile of weights each |
 pub(super) struct Tiles(());
 
-/// Both tiles of a set of sums: of 16 rows of activations, with a lane for each row of weights.
+/// Stored sums of both tiles of a set: 16 rows of activations, with a lane for each row of weights.
 #[repr(C, align(64))]
 pub(super) struct Sums<T>(pub(super) [[[T; ROW_TILE]; ROW_TILE]; 2]);
 
-/// The instructions for the tiles of one set.
+/// Instructions on the tiles of one set.
 macro_rules! in_tiles {
     ($first:literal, $second:literal: clear) => {
         asm!(
@@ -90,7 +91,7 @@ struct Config {
 }
 
 impl Tiles {
-    /// For steps of `step_bytes` along `k`: at most [`ROW_BYTES`], in words.
+    /// Configures the tiles for steps of `step_bytes` along `k`, a multiple of [`WORD_BYTES`] up to [`ROW_BYTES`].
     pub(super) fn new(step_bytes: usize) -> Self {
         assert!(step_bytes <= ROW_BYTES && step_bytes.is_multiple_of(WORD_BYTES), "{step_bytes} B along k");
         let mut config =
@@ -103,17 +104,17 @@ impl Tiles {
             };
             (config.rows[tile], config.row_bytes[tile]) = (rows as u8, row_bytes as u16);
         }
-        // SAFETY: the processor has the unit, as whoever calls these kernels knows; it reads 64 bytes, which are there.
+        // SAFETY: these kernels are only called on processors with the unit; it reads 64 bytes, the size of `config`.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &raw const config, options(readonly, nostack, preserves_flags));
         }
         Self(())
     }
 
-    /// Sets the sums of the set `set` to zero.
+    /// Zeroes the sums of the set `set`.
     #[inline]
     pub(super) fn clear(&mut self, set: usize) {
-        // SAFETY: the tiles are configured, and this thread's.
+        // SAFETY: the tiles are configured and belong to this thread.
         unsafe {
             match set {
                 0 => in_tiles!("tmm0", "tmm1": clear),
@@ -122,7 +123,7 @@ impl Tiles {
         }
     }
 
-    /// Writes the sums of the set `set`: numbers of 32 bits.
+    /// Stores the sums of the set `set`, 32 bits each.
     #[inline]
     pub(super) fn store<T: Pod>(&self, set: usize, sums: &mut MaybeUninit<Sums<T>>) {
         const { assert!(size_of::<T>() * ROW_TILE == ROW_BYTES) };
@@ -138,7 +139,7 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: the tiles are this thread's, and no one needs them any more: nothing has to be saved for them.
+        // SAFETY: the tiles belong to this thread and are not used any more.
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
     }
 }

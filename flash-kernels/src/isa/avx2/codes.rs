@@ -1,9 +1,12 @@
-//! Few rows of activations: codes go from the stored bytes straight into dot products.
+//! Few rows of activations: dot products straight from the stored codes.
 //!
-//! A row's codes stay in their row's vector, where shifts and masks leave two of them in each word; only its sums
-//! change places with those of other rows.
+//! Codes are not transposed: shifts and masks extract two of them per word in the vector of their row, and only the
+//! sums are rearranged across rows.
 
-#![expect(unsafe_code, reason = "loads through pointers: 8 rows at a time leave no room for checks of each")]
+#![expect(
+    unsafe_code,
+    reason = "loads through pointers: bounds checks of 8 rows at a time would be too slow"
+)]
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -79,17 +82,17 @@ fn multiply_groups<const BITS: usize, const GROUP: usize>(
             chains[group].store_256(octet, sum);
         };
         if group_bytes < VECTOR_BYTES {
-            // Two groups a vector, of which the last may have but one.
+            // Two groups per vector; the last vector may have only one.
             let (n_vectors, rest) = (groups.len() / 2, groups.len() % 2);
             for at in 0..n_vectors {
                 // SAFETY: both groups are in the rows, by the assertion on their end.
-                let [first, second] = halves(unsafe { block.dots::<BITS, 1, false>(at) });
+                let [first, second] = regroup_halves(unsafe { block.dots::<BITS, 1, false>(at) });
                 add(2 * at, first);
                 add(2 * at + 1, second);
             }
             if rest == 1 {
-                // SAFETY: one more group is in the rows, and no more than its bytes are loaded.
-                let [last, _] = halves(unsafe { block.dots::<BITS, 1, true>(n_vectors) });
+                // SAFETY: one more group is in the rows, and only its bytes are loaded.
+                let [last, _] = regroup_halves(unsafe { block.dots::<BITS, 1, true>(n_vectors) });
                 add(2 * n_vectors, last);
             }
         } else {
@@ -102,14 +105,14 @@ fn multiply_groups<const BITS: usize, const GROUP: usize>(
                         _ => block.dots::<BITS, 4, false>(group),
                     }
                 };
-                let [first, second] = halves(dots);
+                let [first, second] = regroup_halves(dots);
                 add(group, _mm256_add_epi32(first, second));
             }
         }
     }
 }
 
-/// Stored codes of 8 rows, and the activations that belong to them.
+/// Stored codes of 8 rows, and their activations.
 #[derive(Clone, Copy)]
 struct Block<'a> {
     start: *const u8,
@@ -119,8 +122,9 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// The dot products of `VECTORS` vectors of codes, the `at`-th as many, in each row: of the first four rows and of the others, a sum of
-    /// each row in both halves of a vector. If `HALF`, of the vector's lower half only, and the upper sums are zero.
+    /// Returns the dot products of the `at`-th block of `VECTORS` vectors of codes in each row, for the first four rows
+    /// and for the other four, with a partial sum of each row in both halves of a vector. With `HALF`, only the lower
+    /// half of the vector is read and the upper sums are zero.
     ///
     /// # Safety
     /// The bytes of the vectors, or of the half, must be readable in all rows.
@@ -132,7 +136,7 @@ impl Block<'_> {
     ) -> [__m256i; 2] {
         let mut sums = [_mm256_setzero_si256(); 2];
         for (idx, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             *sum = unsafe { self.four_dots::<BITS, VECTORS, HALF>(at, 4 * idx) };
         }
         sums
@@ -141,7 +145,7 @@ impl Block<'_> {
     /// [`dots`](Self::dots) of the four rows from `row` on.
     ///
     /// # Safety
-    /// As there.
+    /// See [`dots`](Self::dots).
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn four_dots<const BITS: usize, const VECTORS: usize, const HALF: bool>(
@@ -159,7 +163,7 @@ impl Block<'_> {
             let planes = &self.planes[line * (16 / BITS)..][..16 / BITS];
             for (idx, dot) in dots.iter_mut().enumerate() {
                 let start = self.start.wrapping_add((row + idx) * self.row_bytes + vector * VECTOR_BYTES);
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 let words = unsafe {
                     if HALF {
                         _mm256_zextsi128_si256(_mm_loadu_si128(start.cast()))
@@ -174,7 +178,7 @@ impl Block<'_> {
     }
 }
 
-/// The products of the codes in each word, added.
+/// Multiplies the codes of each word with their activations and adds the products.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn multiply_words<const BITS: usize>(words: __m256i, planes: &[Plane], half: usize) -> __m256i {
@@ -196,7 +200,7 @@ fn multiply_words<const BITS: usize>(words: __m256i, planes: &[Plane], half: usi
     }
 }
 
-/// Adds the four words in each half of four vectors: half `h` of the result has that of each vector.
+/// Adds the four words in each half of four vectors: half `h` of the result has the sums of that half of each vector.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn add_within_halves(rows: [__m256i; 4]) -> __m256i {
@@ -205,9 +209,9 @@ fn add_within_halves(rows: [__m256i; 4]) -> __m256i {
     _mm256_add_epi32(_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high))
 }
 
-/// Each half of two vectors, gathered.
+/// Returns the lower halves of two vectors, then the upper halves.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn halves([a, b]: [__m256i; 2]) -> [__m256i; 2] {
+fn regroup_halves([a, b]: [__m256i; 2]) -> [__m256i; 2] {
     [_mm256_permute2x128_si256::<LOWER>(a, b), _mm256_permute2x128_si256::<UPPER>(a, b)]
 }

@@ -1,6 +1,9 @@
 //! Floating-point weights, and the scales and biases of codes.
 
-#![expect(unsafe_code, reason = "loads through pointers: 8 rows at a time leave no room for checks of each")]
+#![expect(
+    unsafe_code,
+    reason = "loads through pointers: bounds checks of 8 rows at a time would be too slow"
+)]
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -13,8 +16,8 @@ use crate::float::FloatType;
 use crate::isa::FloatInput;
 use crate::tile::{FloatRows, LaneRows, Lanes, TILE};
 
-/// Vectors of decoded weights that are multiplied with [`ROWS_STEP`] rows of activations at a time: as many sums, with
-/// what goes into them, as there are registers for.
+/// Vectors of decoded weights multiplied with [`ROWS_STEP`] rows of activations at a time: their sums and operands fill
+/// the registers.
 const OCTETS_STEP: usize = 2;
 
 /// Rows of activations multiplied at a time.
@@ -34,19 +37,19 @@ pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lane
     }
 }
 
-/// Prefetches as many bytes of the tile after this as `columns` are of this one, in the order of their addresses.
+/// Prefetches the bytes of the next tile that correspond to `columns` of this one, in address order.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn prefetch_next_tile(rows: FloatRows<'_>, columns: Range<usize>) {
     let column_bytes = TILE * rows.float.size_bytes();
     let start = TILE * rows.rows.row_bytes() + columns.start * column_bytes;
     for offset in (start..start + columns.len() * column_bytes).step_by(LINE_BYTES) {
-        // Beyond the last tile there may be nothing, and a prefetch cannot fault.
+        // There may be nothing beyond the last tile, but a prefetch cannot fault.
         _mm_prefetch::<_MM_HINT_T1>(rows.rows.bytes().as_ptr().wrapping_add(offset).cast());
     }
 }
 
-/// Up to 8 columns of 8 rows; the others are zero.
+/// Decodes up to 8 columns of 8 rows; the others are zero.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn decode_block(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -> [__m256; LANES] {
@@ -61,7 +64,7 @@ fn decode_block(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -> [__
     transpose_rows(|lane| unsafe { decode_row(rows.float, start.wrapping_add(lane * row_bytes)) })
 }
 
-/// [`decode_block`] at the end of the rows: a copy of the columns with zeros behind it.
+/// [`decode_block`] at the end of the rows, from a zero-padded copy.
 #[cold]
 #[inline(never)]
 #[target_feature(enable = "avx2,f16c")]
@@ -76,7 +79,7 @@ fn decode_last_block(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -
     })
 }
 
-/// The columns of 8 rows.
+/// Transposes 8 rows.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn transpose_rows(row: impl Fn(usize) -> __m256i) -> [__m256; LANES] {
@@ -88,14 +91,14 @@ fn transpose_rows(row: impl Fn(usize) -> __m256i) -> [__m256; LANES] {
     columns
 }
 
-/// Decodes 8 values that lie side by side.
+/// Decodes 8 contiguous values.
 ///
 /// # Safety
 /// Their bytes must be readable.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn decode_row(float: FloatType, start: *const u8) -> __m256i {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match float {
             FloatType::F32 => _mm256_loadu_si256(start.cast()),
@@ -110,7 +113,7 @@ unsafe fn decode_row(float: FloatType, start: *const u8) -> __m256i {
 pub(super) fn multiply(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes) {
     let (blocks, rest) = x.as_chunks::<LANES>();
     for octet in (0..OCTETS).step_by(2) {
-        // Two vectors take turns, for a sum has to wait for the one before.
+        // Two independent sums hide the latency of additions.
         let mut sums = [acc.load_256(octet), acc.load_256(octet + 1)];
         for (idx, x) in blocks.iter().enumerate() {
             sums[0] = add_block(rows, octet, idx * LANES, x, sums[0]);
@@ -149,7 +152,7 @@ pub(super) fn multiply_lanes(
     multiply_lanes_steps::<1>(weights, column_start, x, acc, done);
 }
 
-/// The rows from `done` on, `M` at a time; how many are done then.
+/// Multiplies the rows from `done` on, `M` at a time; returns how many are done then.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn multiply_lanes_steps<const M: usize>(
@@ -170,7 +173,7 @@ fn multiply_lanes_steps<const M: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn multiply_lanes_rows<const M: usize>(weights: LaneRows<'_>, x: [&[f32]; M], acc: &mut [Lanes; M]) {
-    // Said once more, so that no index is checked below.
+    // Equal lengths, so that the compiler removes the bounds checks below.
     let mut x = x;
     for x in &mut x {
         *x = &x[..weights.len()];

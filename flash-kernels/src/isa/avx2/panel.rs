@@ -1,10 +1,13 @@
 //! Many rows of activations: a panel of codes is unpacked once and multiplied with all of them.
 //!
 //! Products of sums ([`SUM_BLOCKS`](crate::activations::SUM_BLOCKS)) would not help: without an instruction that
-//! multiplies and accumulates, they save a multiplication and an addition for two additions, and all of them
-//! compete for the same units.
+//! multiplies and accumulates, they replace a multiplication and an addition by two additions, and all of them compete
+//! for the same units.
 
-#![expect(unsafe_code, reason = "loads through pointers: 8 rows at a time leave no room for checks of each")]
+#![expect(
+    unsafe_code,
+    reason = "loads through pointers: bounds checks of 8 rows at a time would be too slow"
+)]
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -17,8 +20,7 @@ use crate::chains::Link;
 use crate::isa::Sums;
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, Lanes, TILE};
 
-/// Vectors of weights that are multiplied with [`ROW_STEP`] rows at a time: as many sums, with what goes into
-/// them, as there are registers for.
+/// Vectors of weights multiplied with [`ROW_STEP`] rows at a time: their sums and operands fill the registers.
 const OCTETS_STEP: usize = 2;
 
 /// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
@@ -45,7 +47,7 @@ fn unpack_group(rows: CodeRows<'_>, group_idx: usize, pairs: &mut [CodePairs]) {
             let mut lines = [_mm256_setzero_si256(); LANES];
             for (lane, line) in lines.iter_mut().enumerate() {
                 let start = start.wrapping_add(lane * row_bytes + idx * VECTOR_BYTES);
-                // SAFETY: each row has the words of these pairs, by the assertion; a group is 4 words at least.
+                // SAFETY: each row has the words of these pairs, by the assertion; a group is at least 4 words.
                 *line = unsafe {
                     if pairs.len() == LANES * word_pairs {
                         _mm256_loadu_si256(start.cast())
@@ -105,7 +107,7 @@ struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// The dot products with the [`ROW_STEP`] rows of activations from `row_start` on.
+    /// Returns the dot products with the [`ROW_STEP`] rows of activations from `row_start` on.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn dots(self, x: &[RowPairs], row_start: usize) -> [[__m256i; OCTETS_STEP]; ROW_STEP] {
@@ -123,7 +125,7 @@ impl Weights<'_> {
         dots
     }
 
-    /// Adds the contribution of the group to one row of results: to its chain, which is added in turn when it is done.
+    /// Adds the group to its chain in one row of results, and the chain to the row's sum after its last group.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     fn add(self, dots: [__m256i; OCTETS_STEP], terms: Terms, link: Link, chain: &mut Lanes, acc: &mut Lanes) {
@@ -147,7 +149,7 @@ pub(super) fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], c
     crate::activations::pack_rows(bits, codes, pairs, cross);
 }
 
-/// The pair `idx` (0 to 3) of the 8 codes of 4 bits in each word.
+/// Extracts the pair `idx` (0 to 3) of the 8 codes of 4 bits in each word.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn nibbles(words: __m256i, idx: usize) -> __m256i {
@@ -160,7 +162,7 @@ fn nibbles(words: __m256i, idx: usize) -> __m256i {
     }
 }
 
-/// The pair `idx` (0 or 1) of the 4 codes of 8 bits in each word.
+/// Extracts the pair `idx` (0 or 1) of the 4 codes of 8 bits in each word.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn bytes(words: __m256i, idx: usize) -> __m256i {

@@ -1,12 +1,12 @@
-//! From rows in memory to one vector for each column.
+//! Transposition of 8 × 8 words.
 
 use std::arch::x86_64::*;
 
 use super::LANES;
 
-/// Takes the lower halves, of the one vector first and then of the other.
+/// Permutation that takes the lower halves of both vectors.
 pub(super) const LOWER: i32 = 0x20;
-/// Takes the upper halves.
+/// Permutation that takes the upper halves of both vectors.
 pub(super) const UPPER: i32 = 0x31;
 
 /// Transposes 8 rows of 8 words.

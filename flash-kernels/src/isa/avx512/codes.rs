@@ -1,19 +1,19 @@
-//! Few rows of activations: codes go from the stored bytes straight into dot products.
+//! Few rows of activations: dot products straight from the stored codes.
 //!
-//! A line of the cache is multiplied byte by byte with activations in the same order, each cut in two signed digits
-//! of 8 bits. What the lines of a row give is added up until there is one vector of the dot products of 16 groups, one
-//! for each chain, which lie as the row's scales and biases do: so a row is read from its first byte to its last, and
-//! nothing changes places with other rows.
+//! A cache line of codes is multiplied byte by byte with activations in the same order, each split into two signed
+//! 8-bit digits. The results of a row's lines are added up to one vector of the dot products of 16 groups, one per
+//! chain, in the order of the row's scales and biases. A row is thus read from its first byte to its last, and nothing
+//! is rearranged across rows.
 
 #![expect(
     unsafe_code,
-    reason = "loads through pointers: four rows at a time leave no room for checks of each"
+    reason = "loads through pointers: bounds checks of four rows at a time would be too slow"
 )]
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::fetch::{self, Far, Fetch, Near, NearOnce, Way};
+use super::prefetch::{self, L1, L1NonTemporal, L2, Prefetch, PrefetchPolicy};
 use super::scales::{Bf16, F16, F32, ScaleRows, Stored};
 use super::transpose::{EVEN, ODD, transpose};
 use super::{HALVES, LANES};
@@ -24,31 +24,31 @@ use crate::float::FloatType;
 use crate::strips::{STEP_BYTES, STRIP_ROWS};
 use crate::tile::{CodeBits, Lanes, Layout, TILE};
 
-/// Rows that are multiplied at a time: their activations are loaded once, and are in registers.
+/// Rows multiplied at a time: their activations are loaded into registers once.
 pub(super) const ROWS: usize = STRIP_ROWS;
 
-/// Lines that are multiplied at a time: a quarter of each goes into one vector.
+/// Lines multiplied at a time: each contributes a quarter of a vector.
 const LINES: usize = 4;
 
-/// Bytes of a row that are multiplied at a time.
+/// Bytes of a row multiplied at a time.
 const FOUR_BYTES: usize = LINES * LINE_BYTES;
 
-const _: () = assert!(FOUR_BYTES == STEP_BYTES, "strips are cut as rows are multiplied");
+const _: () = assert!(FOUR_BYTES == STEP_BYTES, "the blocks of strips are those of the kernel");
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     assert!(tile.scales.float == tile.biases.float, "scales and biases of one type");
-    match Way::here() {
-        Way::Near => multiply_fetched::<Near>(tile, x, acc),
-        Way::NearOnce => multiply_fetched::<NearOnce>(tile, x, acc),
-        Way::Far => multiply_fetched::<Far>(tile, x, acc),
+    match PrefetchPolicy::detect() {
+        PrefetchPolicy::L1 => multiply_with::<L1>(tile, x, acc),
+        PrefetchPolicy::L1NonTemporal => multiply_with::<L1NonTemporal>(tile, x, acc),
+        PrefetchPolicy::L2 => multiply_with::<L2>(tile, x, acc),
     }
 }
 
-/// Fetched ahead as `A` does.
+/// Multiplies with prefetching policy `A`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_fetched<A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+fn multiply_with<A: Prefetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     match tile.scales.float {
         FloatType::F32 => multiply_as::<F32, A>(tile, x, acc),
         FloatType::F16 => multiply_as::<F16, A>(tile, x, acc),
@@ -56,9 +56,9 @@ fn multiply_fetched<A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut 
     }
 }
 
-/// For scales and biases stored as `F`, fetched ahead as `A` does.
+/// Multiplies with scales and biases stored as `F`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_as<F: Stored, A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+fn multiply_as<F: Stored, A: Prefetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     let group_bytes = tile.codes.bits.bytes(tile.codes.group);
     match (tile.codes.bits, CHAINS * group_bytes / FOUR_BYTES) {
         (CodeBits::Four, 1) => multiply_tile::<F, A, 4, 1>(tile, x, acc),
@@ -70,23 +70,24 @@ fn multiply_as<F: Stored, A: Fetch>(tile: &AffineTile<'_>, x: &FixedVector, acc:
     }
 }
 
-/// For codes with `PLANES` planes of activations a line, and groups of which one for each chain is `FOURS` times four lines.
+/// Multiplies codes with `PLANES` planes of activations per line, where one group of each chain takes `FOURS` times
+/// four lines.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_tile<F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize>(
+fn multiply_tile<F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize>(
     tile: &AffineTile<'_>,
     x: &FixedVector,
     acc: &mut Lanes,
 ) {
-    let rows = FourRows::<F, A, PLANES, FOURS>::first(tile, x);
+    let rows = FourRows::<F, A, PLANES, FOURS>::new(tile, x);
     for half in 0..HALVES {
-        // `[rows]`, a lane for each chain.
+        // `[rows]`, one lane per chain.
         let mut chains = [_mm512_setzero_si512(); LANES];
         for (idx, chains) in chains.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-            for (words, chain) in chains.iter_mut().zip(rows.after(half * LANES + ROWS * idx).multiply()) {
+            for (words, chain) in chains.iter_mut().zip(rows.at_row(half * LANES + ROWS * idx).multiply()) {
                 *words = _mm512_castps_si512(chain);
             }
         }
-        rows.after((half + 1) * LANES).fetch_first();
+        rows.at_row((half + 1) * LANES).prefetch_codes();
         let mut sum = acc.load_512(half);
         for chain in transpose(&chains) {
             sum = _mm512_add_ps(sum, _mm512_castsi512_ps(chain));
@@ -99,29 +100,29 @@ fn multiply_tile<F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize>(
 struct FourRows<'a, F, A, const PLANES: usize, const FOURS: usize> {
     codes: *const u8,
     codes_bytes: usize,
-    order: Order,
+    strides: Strides,
     scales: ScaleRows<F, A>,
     biases: ScaleRows<F, A>,
     n_groups: usize,
     x: &'a FixedVector,
 }
 
-/// The way through the codes of four rows.
+/// Strides of the codes of four rows.
 #[derive(Clone, Copy)]
-struct Order {
-    /// From what is multiplied at a time of one row to the same of the next.
+struct Strides {
+    /// Distance between the blocks of [`FOUR_BYTES`] of two rows.
     row_bytes: usize,
-    /// The same for the last of each row, which may be fewer bytes.
+    /// Distance between the last blocks of two rows, which may be shorter.
     last_row_bytes: usize,
-    /// Rows whose bytes come before the next ones of a row.
+    /// Number of rows whose bytes precede the next block of a row.
     step_rows: usize,
     ahead_bytes: usize,
 }
 
-impl Order {
-    /// For rows of `codes_bytes`.
+impl Strides {
+    /// Returns the strides of rows of `codes_bytes`.
     #[inline]
-    fn new<A: Fetch>(layout: Layout, codes_bytes: usize) -> Self {
+    fn new<A: Prefetch>(layout: Layout, codes_bytes: usize) -> Self {
         match layout {
             Layout::Rows => Self {
                 row_bytes: codes_bytes,
@@ -139,12 +140,12 @@ impl Order {
     }
 }
 
-impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<'a, F, A, PLANES, FOURS> {
+impl<'a, F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize> FourRows<'a, F, A, PLANES, FOURS> {
     const GROUP_BYTES: usize = FOURS * FOUR_BYTES / CHAINS;
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn first(tile: &AffineTile<'a>, x: &'a FixedVector) -> Self {
+    fn new(tile: &AffineTile<'a>, x: &'a FixedVector) -> Self {
         let codes = tile.codes.rows;
         let codes_bytes = codes.row_bytes();
         let n_groups = codes_bytes / Self::GROUP_BYTES;
@@ -154,35 +155,35 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
         Self {
             codes: codes.bytes().as_ptr(),
             codes_bytes,
-            order: Order::new::<A>(tile.codes.layout, codes_bytes),
-            scales: ScaleRows::first(tile.scales, n_groups),
-            biases: ScaleRows::first(tile.biases, n_groups),
+            strides: Strides::new::<A>(tile.codes.layout, codes_bytes),
+            scales: ScaleRows::new(tile.scales, n_groups),
+            biases: ScaleRows::new(tile.biases, n_groups),
             n_groups,
             x,
         }
     }
 
-    /// The four rows from `row` on, which must be in the tile.
+    /// Returns the four rows from `row` on, which must be in the tile.
     #[inline]
-    fn after(&self, row: usize) -> Self {
+    fn at_row(&self, row: usize) -> Self {
         Self {
             codes: self.codes.wrapping_add(row * self.codes_bytes),
-            scales: self.scales.after(row),
-            biases: self.biases.after(row),
+            scales: self.scales.at_row(row),
+            biases: self.biases.at_row(row),
             ..*self
         }
     }
 
-    /// Goes on fetching while something else is done than multiplying.
+    /// Prefetches codes while the chains are transposed.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn fetch_first(&self) {
-        for line in 0..A::BESIDE_LINES {
-            fetch::line::<A>(self.codes.wrapping_add(self.order.ahead_bytes + line * LINE_BYTES));
+    fn prefetch_codes(&self) {
+        for line in 0..A::TRANSPOSE_LINES {
+            prefetch::line::<A>(self.codes.wrapping_add(self.strides.ahead_bytes + line * LINE_BYTES));
         }
     }
 
-    /// The chains of each row.
+    /// Returns the chains of each row.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn multiply(&self) -> [__m512; ROWS] {
@@ -198,7 +199,7 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
         chains
     }
 
-    /// Adds a group to each chain, those from `group_start` on that `mask` keeps.
+    /// Adds to each chain one group, of those from `group_start` on that `mask` selects.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn add(&self, group_start: usize, mask: u16, dots: [__m512i; ROWS], chains: &mut [__m512; ROWS]) {
@@ -207,17 +208,17 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
         let x_scales = load(&self.x.scales, group_start);
         let x_sums = load(&self.x.sums, group_start);
         for row in 0..ROWS {
-            // SAFETY: the mask keeps groups that each row has.
+            // SAFETY: the mask selects groups that each row has.
             let (scale, bias) = unsafe {
                 (self.scales.load(row, group_start, mask), self.biases.load(row, group_start, mask))
             };
             let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[row]), x_scales);
-            // Lanes without a group add nothing: everything there is zero.
+            // Lanes without a group add zero.
             chains[row] = _mm512_fmadd_ps(x_sums, bias, _mm512_fmadd_ps(scaled, scale, chains[row]));
         }
     }
 
-    /// The dot products of a group of each chain, from the byte `start` of each row on.
+    /// Returns the dot products of one group of each chain, from byte `start` of each row on.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn dots(&self, start: usize) -> [__m512i; ROWS] {
@@ -232,12 +233,12 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
         });
         let mut dots = [_mm512_setzero_si512(); ROWS];
         for row in 0..ROWS {
-            dots[row] = gather(rows[row]);
+            dots[row] = sum_groups(rows[row]);
         }
         dots
     }
 
-    /// The same for the last groups; of missing ones, zero.
+    /// [`dots`](Self::dots) of the last groups; zero for missing ones.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn last_dots(&self, start: usize) -> [__m512i; ROWS] {
@@ -249,15 +250,15 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
                 row[idx] = four;
             }
         }
-        rows.map(|fours| gather(fours))
+        rows.map(|fours| sum_groups(fours))
     }
 
-    /// The products of four lines of each row, from the byte `start` on, added in words: the word `4 · q + l` is of
+    /// Returns the word sums of the products of four lines of each row, from byte `start` on. Word `4 · q + l` is
     /// quarter `q` of line `l`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn four_lines(&self, start: usize) -> [__m512i; ROWS] {
-        let Order { row_bytes, step_rows, ahead_bytes, .. } = self.order;
+        let Strides { row_bytes, step_rows, ahead_bytes, .. } = self.strides;
         let planes = &self.x.planes[start / LINE_BYTES * PLANES..][..LINES * PLANES];
         let mut x = [[_mm512_setzero_si512(); PLANES]; LINES];
         for line in 0..LINES {
@@ -271,20 +272,22 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
             let mut dots = [_mm512_setzero_si512(); LINES];
             for line in 0..LINES {
                 let start = start.wrapping_add(line * LINE_BYTES);
-                fetch::ahead::<A>(start, ahead_bytes);
-                // SAFETY: the row has these bytes, as `dots` knows.
+                prefetch::ahead::<A>(start, ahead_bytes);
+                // SAFETY: each row has four lines from `start` on: whole groups of all chains in `dots`, by a check in
+                // `last_dots`.
                 dots[line] = multiply_line(unsafe { _mm512_loadu_si512(start.cast()) }, x[line]);
             }
-            *sums = in_order(add_within_quarters(dots));
+            *sums = schedule_before_loads(add_within_quarters(dots));
         }
         rows
     }
 
-    /// The same for fewer bytes, the last of each row. What is missing counts as zero.
+    /// [`four_lines`](Self::four_lines) of the last bytes of each row, fewer than four lines. Missing bytes count as
+    /// zero.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn last_lines(&self, start: usize) -> [__m512i; ROWS] {
-        let Order { last_row_bytes, step_rows, ahead_bytes, .. } = self.order;
+        let Strides { last_row_bytes, step_rows, ahead_bytes, .. } = self.strides;
         let mut rows = [[_mm512_setzero_si512(); LINES]; ROWS];
         let planes = self.x.planes.as_chunks::<PLANES>().0;
         let first = self.codes.wrapping_add(start * step_rows);
@@ -294,8 +297,8 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
             let mask = u64::MAX >> (LINE_BYTES - left_bytes);
             for (row, dots) in rows.iter_mut().enumerate() {
                 let start = first.wrapping_add(row * last_row_bytes + line * LINE_BYTES);
-                fetch::ahead::<A>(start, ahead_bytes);
-                // SAFETY: the mask keeps bytes of the row.
+                prefetch::ahead::<A>(start, ahead_bytes);
+                // SAFETY: the mask selects bytes of the row.
                 dots[line] = multiply_line(unsafe { _mm512_maskz_loadu_epi8(mask, start.cast()) }, x);
             }
         }
@@ -303,27 +306,28 @@ impl<'a, F: Stored, A: Fetch, const PLANES: usize, const FOURS: usize> FourRows<
     }
 }
 
-/// Sixteen values from `start` on.
+/// Loads sixteen values from `start` on.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(values: &[f32], start: usize) -> __m512 {
     let values: &[f32; LANES] = values[start..].first_chunk().expect("whole vectors");
-    // SAFETY: an array of 16 `f32` is what is read.
+    // SAFETY: the load reads exactly this array of 16 `f32`.
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
 }
 
-/// `sums`, which are computed before anything is loaded that comes behind this. Else the compiler loads all it can
-/// first, and has to put it aside for want of registers.
+/// Returns `sums` through an empty `asm!` block, which keeps the compiler from moving later loads before their
+/// computation. Otherwise it loads as much as it can first, and spills for want of registers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn in_order(mut sums: __m512i) -> __m512i {
-    // SAFETY: it does nothing.
+fn schedule_before_loads(mut sums: __m512i) -> __m512i {
+    // SAFETY: the block contains only a comment.
     unsafe { asm!("/* {} */", inout(zmm_reg) sums, options(nostack, preserves_flags)) };
     sums
 }
 
-/// Multiplies a line of codes with its activations, and adds the products in each word: with the upper digits, then with
-/// the lower. Of codes of 4 bits, those in the lower halves of bytes come first, of digits as of codes.
+/// Multiplies a line of codes with its activations and adds the products in each word: first with the upper digits,
+/// then with the lower. For codes of 4 bits, those in the lower halves of bytes come first, among digits as among
+/// codes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn multiply_line<const PLANES: usize>(bytes: __m512i, x: [__m512i; PLANES]) -> __m512i {
@@ -340,7 +344,8 @@ fn multiply_line<const PLANES: usize>(bytes: __m512i, x: [__m512i; PLANES]) -> _
     _mm512_dpbusd_epi32(dot, high, x[3])
 }
 
-/// Adds the four words in each quarter of four vectors: quarter `q` of the result has that of each vector.
+/// Adds the four words in each quarter of four vectors: quarter `q` of the result has the sums of that quarter of each
+/// vector.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn add_within_quarters(lines: [__m512i; LINES]) -> __m512i {
@@ -349,23 +354,23 @@ fn add_within_quarters(lines: [__m512i; LINES]) -> __m512i {
     _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high))
 }
 
-/// Adds up what fours of lines of one row gave to a sum for each group, in the order of the groups.
+/// Reduces the results of the four-line blocks of one row to one sum per group, in the order of the groups.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn gather<const FOURS: usize>(fours: [__m512i; FOURS]) -> __m512i {
+fn sum_groups<const FOURS: usize>(fours: [__m512i; FOURS]) -> __m512i {
     match FOURS {
-        // A quarter of a line a group: the word `4 · q + l` is group `4 · l + q`.
+        // A group is a quarter of a line: word `4 · q + l` is group `4 · l + q`.
         1 => {
             let order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
             _mm512_permutexvar_epi32(order, fours[0])
         }
-        // Half a line: the word `8 · f + 4 · h + l` of the sum is group `8 · f + 2 · l + h`.
+        // A group is half a line: word `8 · f + 4 · h + l` of the sum is group `8 · f + 2 · l + h`.
         2 => {
             let order = _mm512_set_epi32(15, 11, 14, 10, 13, 9, 12, 8, 7, 3, 6, 2, 5, 1, 4, 0);
             _mm512_permutexvar_epi32(order, add_quarters(fours[0], fours[1]))
         }
         4 => add_halves([fours[0], fours[1], fours[2], fours[3]]),
-        // Two lines.
+        // A group is two lines.
         _ => {
             let first = add_halves([fours[0], fours[1], fours[2], fours[3]]);
             let second = add_halves([fours[4], fours[5], fours[6], fours[7]]);
@@ -379,14 +384,14 @@ fn gather<const FOURS: usize>(fours: [__m512i; FOURS]) -> __m512i {
     }
 }
 
-/// Adds the quarters in each half of two vectors: one after the other, the sums of the first, then of the second.
+/// Adds the quarters in each half of two vectors: the sums of the first, then of the second.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn add_quarters(a: __m512i, b: __m512i) -> __m512i {
     _mm512_add_epi32(_mm512_shuffle_i32x4::<EVEN>(a, b), _mm512_shuffle_i32x4::<ODD>(a, b))
 }
 
-/// Adds all quarters in each of four vectors: one after the other, the sums of each.
+/// Adds all quarters in each of four vectors: the sums of each in turn.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn add_halves([a, b, c, d]: [__m512i; 4]) -> __m512i {

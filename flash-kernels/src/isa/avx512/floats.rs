@@ -27,19 +27,19 @@ pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lane
     }
 }
 
-/// Prefetches as many bytes of the tile after this as `columns` are of this one, in the order of their addresses.
+/// Prefetches the bytes of the next tile that correspond to `columns` of this one, in address order.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch_next_tile(rows: FloatRows<'_>, columns: Range<usize>) {
     let column_bytes = TILE * rows.float.size_bytes();
     let start = TILE * rows.rows.row_bytes() + columns.start * column_bytes;
     for offset in (start..start + columns.len() * column_bytes).step_by(LINE_BYTES) {
-        // Beyond the last tile there may be nothing, and a prefetch cannot fault.
+        // There may be nothing beyond the last tile, but a prefetch cannot fault.
         _mm_prefetch::<_MM_HINT_T1>(rows.rows.bytes().as_ptr().wrapping_add(offset).cast());
     }
 }
 
-/// Up to 16 columns of 16 rows; the others are zero.
+/// Decodes up to 16 columns of 16 rows; the others are zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn decode_block(rows: FloatRows<'_>, half: usize, columns: Range<usize>) -> [__m512; LANES] {
@@ -51,7 +51,7 @@ fn decode_block(rows: FloatRows<'_>, half: usize, columns: Range<usize>) -> [__m
     let mut words = [_mm512_setzero_si512(); LANES];
     for (lane, word) in words.iter_mut().enumerate() {
         let start = start.wrapping_add(lane * row_bytes);
-        // SAFETY: each row of the tile has the columns that the mask keeps, by the assertion on their end.
+        // SAFETY: each row of the tile has the columns that the mask selects, by the assertion on their end.
         *word = unsafe {
             match rows.float {
                 FloatType::F32 => _mm512_maskz_loadu_epi32(mask, start.cast()),
@@ -102,7 +102,7 @@ pub(super) fn multiply_lanes(
     multiply_lanes_steps::<1>(weights, column_start, x, acc, done);
 }
 
-/// The rows from `done` on, `M` at a time; how many are done then.
+/// Multiplies the rows from `done` on, `M` at a time; returns how many are done then.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn multiply_lanes_steps<const M: usize>(
@@ -127,7 +127,7 @@ fn multiply_lanes_rows<const M: usize>(weights: LaneRows<'_>, x: [&[f32]; M], ac
     for row in 0..M {
         sums[row] = [acc[row].load_512(0), acc[row].load_512(1)];
     }
-    // Said once more, so that no index is checked below.
+    // Equal lengths, so that the compiler removes the bounds checks below.
     let mut x = x;
     for x in &mut x {
         *x = &x[..weights.len()];

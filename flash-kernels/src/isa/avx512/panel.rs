@@ -1,6 +1,6 @@
 //! Many rows of activations: a panel of codes is unpacked once and multiplied with all of them.
 
-#![expect(unsafe_code, reason = "loads through pointers: the inner loop leaves no room for checks")]
+#![expect(unsafe_code, reason = "loads through pointers: bounds checks in the inner loop would be too slow")]
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -13,7 +13,7 @@ use crate::chains::Link;
 use crate::isa::Sums;
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, IntLanes, Lanes, TILE, UNIT};
 
-/// Pairs of codes in a unit.
+/// Pairs of codes per unit.
 const UNIT_PAIRS: usize = UNIT / 2;
 
 /// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
@@ -87,15 +87,15 @@ fn multiply_groups<const GROUP: usize>(
     }
 }
 
-/// Rows of activations that lie side by side.
+/// One tile of rows of activations.
 #[derive(Clone, Copy)]
 struct RowTile<'a> {
     x: &'a FixedRows,
     tile_idx: usize,
 }
 
-/// Multiplies a block of sums: two pairs of activations of the row `$row` among four with the weights `$even` and
-/// `$odd` of both halves of the tile. What is loaded serves both.
+/// Multiplies one block as products of sums: two pairs of activations of the row `$row` of four with the weights
+/// `$even` and `$odd` of both halves of the tile. The loaded activations serve both halves.
 macro_rules! sum_block {
     ($row:literal, $even:literal, $odd:literal) => {
         concat!(
@@ -131,7 +131,7 @@ macro_rules! sum_block {
     };
 }
 
-/// Multiplies one pair of activations of the row `$row` among four with the weights `$pair` of both halves.
+/// Multiplies one pair of activations of the row `$row` of four with the weights `$pair` of both halves.
 macro_rules! one_pair {
     ($row:literal, $pair:literal) => {
         concat!(
@@ -154,8 +154,8 @@ macro_rules! one_pair {
     };
 }
 
-/// For the `M` rows of a tile from `row_start` on, [`ROW_STEP`] at a time: their sums, and the weights of a unit, are in
-/// registers.
+/// Multiplies the `M` rows of a tile from `row_start` on, [`ROW_STEP`] at a time: their sums and the weights of a unit
+/// are in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn multiply_rows<const GROUP: usize, const M: usize>(
     panel: &CodePanel,
@@ -167,7 +167,7 @@ fn multiply_rows<const GROUP: usize, const M: usize>(
 ) {
     assert!(M.is_multiple_of(ROW_STEP) && row_start + M <= ROW_TILE);
     let sums = (<&mut [Lanes; M]>::try_from(chain), <&mut [Lanes; M]>::try_from(acc));
-    let (Ok(chain), Ok(acc)) = sums else { unreachable!("sums for each row") };
+    let (Ok(chain), Ok(acc)) = sums else { unreachable!("one sum per row") };
     for (idx, link_idx) in links.enumerate() {
         let at = tile.x.tile_idx(link_idx, tile.tile_idx);
         let link = tile.x.links[link_idx];
@@ -213,8 +213,8 @@ fn multiply_rows<const GROUP: usize, const M: usize>(
     }
 }
 
-/// Adds to `dots`, by half of the tile and row, the products of a unit of weights with [`ROW_STEP`] rows of activations from
-/// `row_idx` on.
+/// Adds to `dots`, `[halves of the tile][rows]`, the products of a unit of weights with [`ROW_STEP`] rows of
+/// activations from `row_idx` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn multiply_unit(
@@ -225,11 +225,11 @@ fn multiply_unit(
 ) {
     assert!(row_idx + ROW_STEP <= ROW_TILE);
     let x = x_unit.as_ptr().cast::<[i16; 2]>().wrapping_add(row_idx);
-    // Four rows take turns, for a sum has to wait for the one before; and blocks of sums with single pairs, for adders and
-    // multipliers to be busy at the same time.
+    // Alternate between four rows to hide the latency of sums, and between products of sums and single pairs to keep
+    // adders and multipliers busy at the same time.
     //
-    // SAFETY: the instructions read the pairs of four rows in the unit, which are there by the assertion above, and the
-    // registers named; they write registers.
+    // SAFETY: the instructions read the pairs of four rows in the unit, which exist by the assertion above, and the
+    // named registers; they write only registers.
     unsafe {
         asm!(
             sum_block!(0, 0, 1), sum_block!(1, 0, 1), sum_block!(2, 0, 1), sum_block!(3, 0, 1),
@@ -277,7 +277,7 @@ pub(super) fn pack_rows(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], c
     crate::activations::pack_rows(bits, codes, pairs, cross);
 }
 
-/// The pair `idx` (0 to 3) of the 8 codes of 4 bits in each word.
+/// Extracts the pair `idx` (0 to 3) of the 8 codes of 4 bits in each word.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn nibbles(words: __m512i, idx: usize) -> __m512i {
@@ -290,7 +290,7 @@ fn nibbles(words: __m512i, idx: usize) -> __m512i {
     }
 }
 
-/// The pair `idx` (0 or 1) of the 4 codes of 8 bits in each word.
+/// Extracts the pair `idx` (0 or 1) of the 4 codes of 8 bits in each word.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn bytes(words: __m512i, idx: usize) -> __m512i {

@@ -1,4 +1,4 @@
-//! Scales and biases as they lie in their rows.
+//! Scales and biases, read from their rows as stored.
 
 #![expect(unsafe_code, reason = "loads of a row's last groups are masked, which no slice can express")]
 
@@ -6,62 +6,62 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::codes::ROWS;
-use super::fetch::{self, Fetch};
+use super::prefetch::{self, Prefetch};
 use crate::activations::LINE_BYTES;
 use crate::chains::CHAINS;
 use crate::tile::{FloatRows, TILE};
 
-/// Scales or biases of four rows, stored as `F` and fetched ahead as `A` does.
+/// Scales or biases of four rows, stored as `F` and prefetched with policy `A`.
 pub(super) struct ScaleRows<F, A> {
     start: *const u8,
     row_bytes: usize,
     stored: PhantomData<(F, A)>,
 }
 
-impl<F: Stored, A: Fetch> ScaleRows<F, A> {
+impl<F: Stored, A: Prefetch> ScaleRows<F, A> {
     #[inline]
-    pub(super) fn first(rows: FloatRows<'_>, n_groups: usize) -> Self {
+    pub(super) fn new(rows: FloatRows<'_>, n_groups: usize) -> Self {
         let row_bytes = n_groups * F::SIZE_BYTES;
         assert!(rows.rows.row_bytes() == row_bytes && rows.rows.bytes().len() == TILE * row_bytes);
         Self { start: rows.rows.bytes().as_ptr(), row_bytes, stored: PhantomData }
     }
 
-    /// Those of the four rows from `row` on, which must be in the tile.
+    /// Returns the four rows from `row` on, which must be in the tile.
     #[inline]
-    pub(super) fn after(&self, row: usize) -> Self {
+    pub(super) fn at_row(&self, row: usize) -> Self {
         Self { start: self.start.wrapping_add(row * self.row_bytes), ..*self }
     }
 
-    /// Fetches as many further on as four rows have of the chains' groups from `group_start` on: all of those at the beginning
-    /// of a row would be in the way of its codes.
+    /// Prefetches as many bytes ahead as four rows have for the groups of the chains from `group_start` on. Prefetching
+    /// all of them at the beginning of a row would delay its codes.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn prefetch(&self, group_start: usize) {
         let ahead = self.start.wrapping_add(A::SCALES_BYTES + ROWS * group_start * F::SIZE_BYTES);
         for offset in (0..ROWS * CHAINS * F::SIZE_BYTES).step_by(LINE_BYTES) {
-            fetch::line::<A>(ahead.wrapping_add(offset));
+            prefetch::line::<A>(ahead.wrapping_add(offset));
         }
     }
 
-    /// Those of the groups from `group_start` on that `mask` keeps; the others are zero.
+    /// Loads the groups from `group_start` on that `mask` selects; the others are zero.
     ///
     /// # Safety
-    /// The row, one of four, must have these groups, and the processor the instructions.
+    /// The row, one of four, must have these groups, and the processor must support the instructions.
     #[inline]
     pub(super) unsafe fn load(&self, row: usize, group_start: usize, mask: u16) -> __m512 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { F::load(self.start.wrapping_add(row * self.row_bytes + group_start * F::SIZE_BYTES), mask) }
     }
 }
 
-/// How floating-point numbers are stored.
+/// A storage type of floating-point numbers.
 pub(super) trait Stored {
     const SIZE_BYTES: usize;
 
-    /// Loads the numbers from `start` on that `mask` keeps; the others are zero.
+    /// Loads the numbers from `start` on that `mask` selects; the others are zero.
     ///
     /// # Safety
-    /// They must be readable, and the processor must have AVX-512 F, BW and VL.
+    /// The selected numbers must be readable, and the processor must have AVX-512 F, BW and VL.
     unsafe fn load(start: *const u8, mask: u16) -> __m512;
 }
 
@@ -75,7 +75,7 @@ impl Stored for F32 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn load(start: *const u8, mask: u16) -> __m512 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm512_maskz_loadu_ps(mask, start.cast()) }
     }
 }
@@ -86,7 +86,7 @@ impl Stored for F16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn load(start: *const u8, mask: u16) -> __m512 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(mask, start.cast()) })
     }
 }
@@ -97,7 +97,7 @@ impl Stored for Bf16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn load(start: *const u8, mask: u16) -> __m512 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let upper = _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask, start.cast()) });
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(upper))
     }

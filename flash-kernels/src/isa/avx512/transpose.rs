@@ -1,12 +1,12 @@
-//! From rows in memory to one vector for each column.
+//! Transposition of 16 × 16 words.
 
 use std::arch::x86_64::*;
 
 use super::LANES;
 
-/// Takes even quarters, of the one vector first and then of the other.
+/// Shuffle that takes the even quarters of both vectors.
 pub(super) const EVEN: i32 = 0b10_00_10_00;
-/// Takes odd quarters.
+/// Shuffle that takes the odd quarters of both vectors.
 pub(super) const ODD: i32 = 0b11_01_11_01;
 
 /// Transposes 16 rows of 16 words.
@@ -23,7 +23,7 @@ pub(super) fn transpose(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// The first step of [`transpose`]: transposes the 4 × 4 words in each quarter of four rows.
+/// First step of [`transpose`]: transposes the 4 × 4 words in each quarter of four rows.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose_blocks(rows: &[__m512i; LANES]) -> [[__m512i; 4]; 4] {
@@ -41,7 +41,7 @@ fn transpose_blocks(rows: &[__m512i; LANES]) -> [[__m512i; 4]; 4] {
     blocks
 }
 
-/// The last step of [`transpose`]: the columns `idx`, `4 + idx`, `8 + idx` and `12 + idx`.
+/// Last step of [`transpose`]: returns the columns `idx`, `4 + idx`, `8 + idx` and `12 + idx`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn columns_of(blocks: &[[__m512i; 4]; 4], idx: usize) -> [__m512i; 4] {

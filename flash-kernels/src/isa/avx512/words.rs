@@ -1,19 +1,19 @@
-//! Words of codes, turned round: a vector for each, with a lane for each row of a half of a tile.
+//! Transposed words of codes: one vector per word, with a lane for each row of half a tile.
 
-#![expect(unsafe_code, reason = "loads through pointers: groups lie where the order of chains puts them")]
+#![expect(unsafe_code, reason = "loads through pointers: groups are read in the order of chains")]
 
 use std::arch::x86_64::*;
 
 use super::LANES;
 use super::transpose::transpose;
 use crate::chains::Link;
-use crate::strips::{STEP_BYTES, STRIP_ROWS, place};
+use crate::strips::{STEP_BYTES, STRIP_ROWS, strip_offset};
 use crate::tile::{CodeRows, Layout, TILE};
 
 /// Bytes of a quarter of a vector: the smallest group.
 const QUARTER_BYTES: usize = 16;
 
-/// The words of the groups of some links in the rows of one half of a tile.
+/// The words of the groups of `links` in the rows of half a tile.
 pub(in crate::isa) struct HalfWords<'a> {
     links: &'a [Link],
     start: *const u8,
@@ -22,27 +22,28 @@ pub(in crate::isa) struct HalfWords<'a> {
     group_bytes: usize,
 }
 
-/// Where some bytes of the four rows of a strip lie, or of four rows.
+/// Position of some bytes in four rows, interleaved in a strip or not.
 #[derive(Clone, Copy, Default)]
 struct Place {
-    /// Of the first row, from its beginning on.
+    /// Offset in the first row.
     first: usize,
-    /// From one row to the next.
+    /// Distance between two rows.
     row_bytes: usize,
 }
 
 impl<'a> HalfWords<'a> {
-    /// Of `links`, of which there must be one, in rows that must have their groups.
+    /// Wraps the groups of `links`, at least one, which the rows must have.
     pub(in crate::isa) fn new(rows: CodeRows<'a>, links: &'a [Link], half: usize) -> Self {
         let (group_bytes, row_bytes) = (rows.bits.bytes(rows.group), rows.rows.row_bytes());
         assert!(links.iter().all(|link| (link.group_idx + 1) * group_bytes <= row_bytes));
         let start = rows.rows.bytes()[half * LANES * row_bytes..][..LANES * row_bytes].as_ptr();
-        // Groups lie whole in what a strip has side by side.
+        // A group does not cross the blocks of a strip.
         assert!(group_bytes.is_power_of_two() && STEP_BYTES.is_multiple_of(group_bytes));
         Self { links, start, layout: rows.layout, row_bytes, group_bytes }
     }
 
-    /// The words from `LANES * block_idx` on, in the order of the links; behind the last group, that again.
+    /// Returns the words from `LANES * block_idx` on, in the order of the links; the last group is repeated to fill the
+    /// block.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(in crate::isa) fn block(&self, block_idx: usize) -> [__m512i; LANES] {
@@ -50,7 +51,7 @@ impl<'a> HalfWords<'a> {
         let mut quarters = [Place::default(); 4];
         for (quarter, place) in quarters.iter_mut().enumerate() {
             let byte = (4 * block_idx + quarter) * QUARTER_BYTES;
-            // Without a division: groups are powers of two.
+            // A shift instead of a division: groups are powers of two.
             let link = links[(byte >> group_bytes.trailing_zeros()).min(links.len() - 1)];
             *place = self.place(link.group_idx * group_bytes + (byte & (group_bytes - 1)));
         }
@@ -62,7 +63,7 @@ impl<'a> HalfWords<'a> {
                 for (start, Place { first, row_bytes }) in starts.iter_mut().zip(quarters) {
                     *start = start.wrapping_add(first + row * row_bytes);
                 }
-                // The same of the next tile, which may be none: a prefetch cannot fault.
+                // Prefetch the same place in the next tile, which may not exist: a prefetch cannot fault.
                 _mm_prefetch::<_MM_HINT_T0>(starts[0].wrapping_add(TILE * self.row_bytes).cast());
                 // SAFETY: each row has these groups, by the assertions in `new`.
                 *line = unsafe { load_quarters(starts, group_bytes) };
@@ -71,28 +72,28 @@ impl<'a> HalfWords<'a> {
         transpose(&lines)
     }
 
-    /// Where the bytes of a row from `byte` on lie.
+    /// Returns the position of the bytes from `byte` on of each row.
     #[inline]
     fn place(&self, byte: usize) -> Place {
         let step_start = byte / STEP_BYTES * STEP_BYTES;
         match self.layout {
             Layout::Rows => Place { first: byte, row_bytes: self.row_bytes },
             Layout::Strips => Place {
-                first: place(0, byte, self.row_bytes),
+                first: strip_offset(0, byte, self.row_bytes),
                 row_bytes: STEP_BYTES.min(self.row_bytes - step_start),
             },
         }
     }
 }
 
-/// Loads a vector from where its quarters lie; those of one group follow each other.
+/// Loads a vector from the addresses of its quarters; the quarters of one group are contiguous.
 ///
 /// # Safety
 /// The bytes must be readable.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn load_quarters([a, b, c, d]: [*const u8; 4], group_bytes: usize) -> __m512i {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match group_bytes {
             16 => {

@@ -1,7 +1,7 @@
-//! Few rows of activations: codes go from the stored bytes straight into dot products.
+//! Few rows of activations: dot products straight from the stored codes.
 //!
-//! A row's codes stay in their row's vector, where shifts and masks leave two of them in each word; only its sums
-//! change places with those of other rows.
+//! Codes are not transposed: shifts and masks extract two of them per word in the vector of their row, and only the
+//! sums are rearranged across rows.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
 use crate::tile::{CodeBits, CodeRows, Lanes};
 
-/// Vectors of a line.
+/// Vectors per line.
 const LINE_VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
@@ -59,7 +59,7 @@ fn multiply_groups(
     }
 }
 
-/// The dot products of the vectors `range` of four rows with activations, of which `PLANES` planes belong to a line.
+/// Returns the dot products of the vectors `range` of four rows with activations, which have `PLANES` planes per line.
 #[inline]
 fn multiply_group<const BITS: usize, const PLANES: usize>(
     rows: [&[[u8; VECTOR_BYTES]]; LANES],

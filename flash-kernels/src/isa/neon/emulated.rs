@@ -1,5 +1,5 @@
-//! The intrinsics of `std::arch::aarch64` that the kernels use, with the same names, signatures and meaning (as Arm's
-//! "Neon Intrinsics Reference" has it), so that machines of other kinds can test the kernels.
+//! Plain Rust versions of the `std::arch::aarch64` intrinsics that the kernels use, with the same names, signatures and
+//! semantics (Arm's "Neon Intrinsics Reference"), so that other machines can test the kernels.
 
 #![expect(unsafe_code, reason = "loads and stores are by pointers, as in the original")]
 #![expect(non_camel_case_types, reason = "the names are Arm's")]
@@ -8,7 +8,7 @@ use std::array::from_fn;
 
 use half::f16;
 
-/// Vector types: lane 0 first.
+/// Defines vector types, lane 0 first.
 macro_rules! vectors {
     ($($name:ident: [$lane:ty; $lanes:literal];)*) => {
         $(
@@ -33,11 +33,11 @@ vectors! {
     uint64x2_t: [u64; 2];
 }
 
-/// Loads of whole vectors.
+/// Defines loads of whole vectors.
 macro_rules! load {
     ($($name:ident: $from:ty => $vector:ident;)*) => {
         $(pub(super) unsafe fn $name(ptr: *const $from) -> $vector {
-            // SAFETY: the caller promises that a vector can be read.
+            // SAFETY: the caller guarantees that a vector can be read.
             unsafe { ptr.cast::<$vector>().read_unaligned() }
         })*
     };
@@ -51,20 +51,20 @@ load! {
 }
 
 pub(super) unsafe fn vst1q_s16(ptr: *mut i16, value: int16x8_t) {
-    // SAFETY: the caller promises that a vector can be written.
+    // SAFETY: the caller guarantees that a vector can be written.
     unsafe { ptr.cast::<int16x8_t>().write_unaligned(value) }
 }
 
 pub(super) unsafe fn vst1q_f32(ptr: *mut f32, value: float32x4_t) {
-    // SAFETY: the caller promises that a vector can be written.
+    // SAFETY: the caller guarantees that a vector can be written.
     unsafe { ptr.cast::<float32x4_t>().write_unaligned(value) }
 }
 
-/// Other names for the same bits, lane 0 in the lowest.
+/// Defines casts between vector types of the same bits, lane 0 in the lowest.
 macro_rules! reinterpret {
     ($($name:ident: $from:ident => $to:ident;)*) => {
         $(pub(super) fn $name(value: $from) -> $to {
-            // SAFETY: both are as many bits, and all bits are numbers.
+            // SAFETY: both types have the same size and are valid for all bits.
             unsafe { std::mem::transmute::<$from, $to>(value) }
         })*
     };
@@ -127,7 +127,7 @@ pub(super) fn vmlal_high_s16(a: int32x4_t, b: int16x8_t, c: int16x8_t) -> int32x
     int32x4_t(from_fn(|lane| a.0[lane].wrapping_add(i32::from(b.0[4 + lane]) * i32::from(c.0[4 + lane]))))
 }
 
-/// Sums of neighbours: those of `a`, then those of `b`.
+/// Adds neighbours: first those of `a`, then those of `b`.
 pub(super) fn vpaddq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
     let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.0, b.0);
     let sums = [(a0, a1), (a2, a3), (b0, b1), (b2, b3)];
@@ -151,22 +151,22 @@ pub(super) fn vmulq_n_f32(a: float32x4_t, b: f32) -> float32x4_t {
     float32x4_t(a.0.map(|a| a * b))
 }
 
-/// `a + b · c`, rounded once.
+/// Computes `a + b · c`, rounded once.
 pub(super) fn vfmaq_f32(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
     float32x4_t(from_fn(|lane| b.0[lane].mul_add(c.0[lane], a.0[lane])))
 }
 
-/// `a + b · c`, rounded once.
+/// Computes `a + b · c`, rounded once.
 pub(super) fn vfmaq_n_f32(a: float32x4_t, b: float32x4_t, c: f32) -> float32x4_t {
     vfmaq_f32(a, b, vdupq_n_f32(c))
 }
 
-/// Even lanes of both, in turns.
+/// Interleaves the even lanes of both.
 pub(super) fn vtrn1q_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
     uint32x4_t([a.0[0], b.0[0], a.0[2], b.0[2]])
 }
 
-/// Odd lanes of both, in turns.
+/// Interleaves the odd lanes of both.
 pub(super) fn vtrn2q_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
     uint32x4_t([a.0[1], b.0[1], a.0[3], b.0[3]])
 }

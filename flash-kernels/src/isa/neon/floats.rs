@@ -9,11 +9,11 @@ use crate::float::FloatType;
 use crate::isa::FloatInput;
 use crate::tile::{FloatRows, LaneRows, Lanes};
 
-/// Vectors of a tile that take turns, for a sum has to wait for the one before.
+/// Vectors of a tile with independent sums, to hide the latency of additions.
 const QUADS_STEP: usize = 4;
 
-/// Rows of activations multiplied with [`QUADS_STEP`] vectors of decoded weights at a time: as many sums, with what
-/// goes into them, as there are registers for.
+/// Rows of activations multiplied with [`QUADS_STEP`] vectors of decoded weights at a time: their sums and operands
+/// fill the registers.
 const ROWS_STEP: usize = 4;
 
 /// [`Kernels::decode`](crate::isa::Kernels::decode).
@@ -76,7 +76,7 @@ fn multiply_as<const N: usize>(
     }
 }
 
-/// Some columns of four rows, as stored.
+/// Stored columns of four rows.
 #[derive(Clone, Copy)]
 struct Quad<'a>([&'a [u8]; LANES]);
 
@@ -87,8 +87,7 @@ impl<'a> Quad<'a> {
         Self(std::array::from_fn(|lane| &rows.rows.row(quad * LANES + lane)[bytes.clone()]))
     }
 
-    /// Four columns, the `idx`-th as many, of numbers that `words` decodes from their `N` bytes. Columns beyond the
-    /// last are zero.
+    /// Returns the `idx`-th four columns, decoded by `words` from `N` bytes per row. Columns beyond the last are zero.
     #[inline]
     fn block<const N: usize>(
         self,
@@ -103,7 +102,7 @@ impl<'a> Quad<'a> {
     }
 }
 
-/// The bytes and zeros behind them.
+/// Pads the bytes with zeros.
 #[cold]
 #[inline(never)]
 fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
@@ -140,7 +139,7 @@ pub(super) fn multiply_lanes(
     multiply_lanes_steps::<1>(weights, column_start, x, acc, done);
 }
 
-/// The rows from `done` on, `M` at a time; how many are done then.
+/// Multiplies the rows from `done` on, `M` at a time; returns how many are done then.
 #[inline]
 fn multiply_lanes_steps<const M: usize>(
     weights: LaneRows<'_>,
@@ -159,7 +158,7 @@ fn multiply_lanes_steps<const M: usize>(
 
 #[inline]
 fn multiply_lanes_rows<const M: usize>(weights: LaneRows<'_>, x: [&[f32]; M], acc: &mut [Lanes; M]) {
-    // Said once more, so that no index is checked below.
+    // Equal lengths, so that the compiler removes the bounds checks below.
     let mut x = x;
     for x in &mut x {
         *x = &x[..weights.len()];

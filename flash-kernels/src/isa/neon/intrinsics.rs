@@ -1,4 +1,4 @@
-//! The intrinsics that the kernels use: those that do not touch memory as safe functions.
+//! The NEON intrinsics that the kernels use; those that do not access memory are wrapped as safe functions.
 
 #![expect(unsafe_code, reason = "instructions are unsafe to use where a processor may lack them")]
 
@@ -8,7 +8,7 @@ pub(super) use std::arch::aarch64::{
     uint32x4_t, uint64x2_t, vld1_u8, vld1q_f32, vld1q_s16, vld1q_u8, vst1q_f32, vst1q_s16,
 };
 
-/// Functions that call the intrinsics of the same names.
+/// Defines safe wrappers of the intrinsics of the same names.
 macro_rules! safe {
     ($($name:ident($($argument:ident: $from:ty),*) -> $to:ty;)*) => {
         $(#[inline(always)]

@@ -10,8 +10,8 @@ use crate::chains::Link;
 use crate::isa::Sums;
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, Lanes, TILE};
 
-/// Vectors of weights that are multiplied with [`ROW_STEP`] rows at a time: as many sums, two vectors each, with
-/// what goes into them, as there are registers for.
+/// Vectors of weights multiplied with [`ROW_STEP`] rows at a time: their sums (two vectors each) and operands fill the
+/// registers.
 const QUADS_STEP: usize = 2;
 
 /// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
@@ -27,7 +27,7 @@ pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) 
     }
 }
 
-/// Unpacks the bytes `bytes` of each row: `WORD_PAIRS` pairs a word.
+/// Unpacks the bytes `bytes` of each row into `WORD_PAIRS` pairs per word.
 fn unpack_bytes<const BITS: usize, const WORD_PAIRS: usize>(
     rows: CodeRows<'_>,
     bytes: Range<usize>,
@@ -84,11 +84,11 @@ struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// The dot products with the [`ROW_STEP`] rows of activations from `row_start` on.
+    /// Returns the dot products with the [`ROW_STEP`] rows of activations from `row_start` on.
     #[inline]
     fn dots(self, x: &[RowPairs], row_start: usize) -> [[int32x4_t; QUADS_STEP]; ROW_STEP] {
         assert!(row_start + ROW_STEP <= ROW_TILE);
-        // Of the first and of the last two lanes, each with a sum for both codes of a pair.
+        // Sums of the lower and of the upper two lanes, separately for the first and second code of a pair.
         let mut low = [[vdupq_n_s32(0); QUADS_STEP]; ROW_STEP];
         let mut high = low;
         for (pairs, x) in self.pairs.iter().zip(x) {
@@ -104,7 +104,7 @@ impl Weights<'_> {
         std::array::from_fn(|row| std::array::from_fn(|at| vpaddq_s32(low[row][at], high[row][at])))
     }
 
-    /// Adds the contribution of the group to one row of results: to its chain, which is added in turn when it is done.
+    /// Adds the group to its chain in one row of results, and the chain to the row's sum after its last group.
     #[inline]
     fn add(
         self,

@@ -9,7 +9,7 @@ fn neon() -> Pool {
     Pool::with_kernels(NonZeroUsize::MIN, Isa::Neon, &KERNELS)
 }
 
-/// `[m, n, k]` around the edges of vectors, tiles, lines and panels.
+/// `[m, n, k]` around the sizes of vectors, tiles, lines and panels.
 const SHAPES: [[usize; 3]; 8] = [
     [1, 1, 32],
     [2, 31, 96],
@@ -69,7 +69,7 @@ fn the_greatest_codes_and_activations_do_not_overflow() {
     let neon = neon();
     for (bits, group) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)] {
         let weights = Weights::of_greatest_codes(bits, group, [33, 256]);
-        // Numbers of one magnitude become the greatest fixed-point numbers.
+        // Values of one magnitude all become the largest fixed-point number.
         for (m, x) in [(1, 1.0), (1, -1.0), (6, 1.0), (6, -1.0)] {
             let x = vec![x; m * 256];
             let y = matmul(&neon, &x, &weights).unwrap();

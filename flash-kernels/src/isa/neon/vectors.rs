@@ -1,4 +1,4 @@
-//! Between memory and vectors. The layouts of a tile are eight vectors each, and `quad` is which.
+//! Loads, stores and shuffles of NEON vectors. Each layout of a tile is eight vectors, indexed by `quad`.
 
 #![expect(unsafe_code, reason = "loads and stores are by pointers")]
 
@@ -6,14 +6,14 @@ use super::LANES;
 use super::intrinsics::*;
 use crate::tile::{CodePairs, Lanes, TILE};
 
-/// Bytes of a vector.
+/// Bytes per vector.
 pub(super) const VECTOR_BYTES: usize = 16;
 
-/// One number for each row of a tile, wherever they lie.
+/// Loads one vector of a row of [`TILE`] numbers.
 #[inline]
 pub(super) fn load_128(numbers: &[f32; TILE], quad: usize) -> float32x4_t {
     let lanes = &numbers.as_chunks::<LANES>().0[quad];
-    // SAFETY: an array of 4 `f32` is what is read.
+    // SAFETY: the load reads exactly this array of 4 `f32`.
     unsafe { vld1q_f32(lanes.as_ptr()) }
 }
 
@@ -26,7 +26,7 @@ impl Lanes {
     #[inline]
     pub(super) fn store_128(&mut self, quad: usize, values: float32x4_t) {
         let lanes = &mut self.0.as_chunks_mut::<LANES>().0[quad];
-        // SAFETY: an array of 4 `f32` is what is written.
+        // SAFETY: the store writes exactly this array of 4 `f32`.
         unsafe { vst1q_f32(lanes.as_mut_ptr(), values) }
     }
 }
@@ -35,33 +35,33 @@ impl CodePairs {
     #[inline]
     pub(super) fn load_128(&self, quad: usize) -> int16x8_t {
         let pairs = self.0.as_chunks::<LANES>().0[quad].as_flattened();
-        // SAFETY: an array of 4 pairs of `i16` is what is read.
+        // SAFETY: the load reads exactly this array of 4 pairs of `i16`.
         unsafe { vld1q_s16(pairs.as_ptr()) }
     }
 
     #[inline]
     pub(super) fn store_128(&mut self, quad: usize, pairs: int16x8_t) {
         let out = self.0.as_chunks_mut::<LANES>().0[quad].as_flattened_mut();
-        // SAFETY: an array of 4 pairs of `i16` is what is written.
+        // SAFETY: the store writes exactly this array of 4 pairs of `i16`.
         unsafe { vst1q_s16(out.as_mut_ptr(), pairs) }
     }
 }
 
-/// A vector of bytes.
+/// Loads a vector of bytes.
 #[inline]
 pub(super) fn load(bytes: &[u8; VECTOR_BYTES]) -> uint8x16_t {
-    // SAFETY: an array of 16 bytes is what is read.
+    // SAFETY: the load reads exactly this array of 16 bytes.
     unsafe { vld1q_u8(bytes.as_ptr()) }
 }
 
-/// Half a vector of bytes.
+/// Loads half a vector of bytes.
 #[inline]
 pub(super) fn load_half(bytes: &[u8; VECTOR_BYTES / 2]) -> uint8x8_t {
-    // SAFETY: an array of 8 bytes is what is read.
+    // SAFETY: the load reads exactly this array of 8 bytes.
     unsafe { vld1_u8(bytes.as_ptr()) }
 }
 
-/// A pair of numbers, four times.
+/// Broadcasts a pair of numbers.
 #[inline]
 pub(super) fn splat([low, high]: [i16; 2]) -> int16x8_t {
     vreinterpretq_s16_s32(vdupq_n_s32(i32::from(low as u16) | i32::from(high) << 16))
@@ -80,7 +80,7 @@ pub(super) fn transpose(rows: [uint32x4_t; LANES]) -> [uint32x4_t; LANES] {
     ]
 }
 
-/// The pair `idx` of the codes of `BITS` bits in each word.
+/// Extracts the pair `idx` of the codes of `BITS` bits in each word.
 #[inline]
 pub(super) fn pair<const BITS: usize>(words: uint16x8_t, idx: usize) -> int16x8_t {
     let mask = vdupq_n_u16((1 << BITS) - 1);

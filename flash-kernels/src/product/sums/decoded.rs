@@ -7,14 +7,14 @@ use crate::isa::{FloatInput, Kernels};
 use crate::matrix::DecodedStorage;
 use crate::mx::Mx;
 use crate::tile::{FLOAT_PANEL_K, FloatRows, Lanes, Rows, TILE};
-use crate::widen::Narrow;
+use crate::widen::NarrowFormat;
 
-/// Columns that are decoded at a time: a stretch of each row that is worth prefetching, and 128 KiB of `f32`, which the
-/// second cache holds.
+/// Columns decoded at a time: a stretch of each row that is worth prefetching, and 128 KiB of `f32`, which fits the L2
+/// cache.
 const DECODED_K: usize = 4 * FLOAT_PANEL_K;
 
 impl Product<'_> {
-    /// The product with weights that are decoded to `f32`, some columns of a tile at a time, and then multiplied as such.
+    /// Computes the product with weights that are decoded to `f32`, some columns of a tile at a time.
     pub(super) fn sum_decoded(
         &self,
         kernels: &Kernels,
@@ -36,8 +36,8 @@ impl Product<'_> {
                     let group_size = w.format.group_size();
                     let scales = &scales.row(row_idx)[start / group_size..end / group_size];
                     let narrow = match w.format {
-                        Mx::Nv4 => Narrow::Nvfp4 { scales },
-                        _ => Narrow::E4m3 { exponents: scales },
+                        Mx::Nv4 => NarrowFormat::Nvfp4 { scales },
+                        _ => NarrowFormat::E4m3 { exponents: scales },
                     };
                     let codes = &codes.row(row_idx)[w.format.codes_bytes(start)..w.format.codes_bytes(end)];
                     (kernels.widen)(narrow, codes, decoded);

@@ -1,31 +1,31 @@
-//! Digits and codes as floating-point numbers of 16 bits (`bf16`): `TDPBF16PS` adds products of pairs of them to `f32`. Digits
-//! of 8 bits, the upper ones 256 times as great, and codes of 4 bits are such numbers, and as long as no sum can reach 2²⁴,
-//! all that the unit computes is a whole number that `f32` holds: nothing is rounded, and the order of adding cannot matter.
-//! What is stored is the dot product, where with [bytes](super::bytes) it has to be put together, from twice as many tiles.
+//! Digits and codes as `bf16`: `TDPBF16PS` adds products of pairs of them to `f32`. Digits of 8 bits (the upper ones
+//! times 256) and codes of 4 bits are exact in `bf16`. As long as no sum can reach 2²⁴, every intermediate result is an
+//! integer that `f32` holds, so nothing is rounded and the order of additions does not matter. The stored sums are the
+//! dot products; with [bytes](super::bytes) they must be combined from twice as many tiles.
 
 #![expect(unsafe_code, reason = "the matrix unit loads and stores through pointers")]
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::panel::{Form, LINE_BYTES};
+use super::panel::{LINE_BYTES, TileFormat};
 use super::unit::{ROW_BYTES, Sums, Tiles};
 use crate::activations::{ROW_TILE, RowPairs};
 use crate::chains::Link;
 use crate::isa::avx512::{HALVES, HalfWords, LANES};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, TILE, UNIT};
 
-/// The longest group: 32 products of codes up to 15 and activations up to
+/// Maximum group length: 32 products of codes up to 15 and activations up to
 /// [`FIXED_MAX`](crate::activations::FIXED_MAX) are at most 0.94 · 2²⁴.
 pub(super) const GROUP_MAX: usize = 32;
 
-/// Numbers in a row of a tile.
+/// Numbers per row of a tile.
 const ROW_CODES: usize = ROW_BYTES / 2;
 
-/// `bf16` numbers of a vector.
+/// A vector of `bf16` numbers.
 type Words = [u16; ROW_CODES];
 
-/// The codes as numbers. Twice: the fifth bit of an index is that of another code.
+/// Table of the codes as `bf16`. Repeated, because the fifth bit of a table index belongs to another code.
 const CODES: Words = {
     let mut codes = [0; ROW_CODES];
     let mut at = 0;
@@ -36,7 +36,7 @@ const CODES: Words = {
     codes
 };
 
-/// Takes the upper halves of the words of two vectors in the order in which codes of 4 bits come apart.
+/// Permutation that takes the upper halves of the words of two vectors, in the order in which 4-bit codes are unpacked.
 const ORDER: Words = {
     let mut order = [0; ROW_CODES];
     let mut at = 0;
@@ -49,14 +49,15 @@ const ORDER: Words = {
 };
 
 #[derive(Clone)]
-pub(super) struct Halves;
+pub(super) struct Bf16;
 
-/// [`Kernels::row_pairs`](crate::isa::Kernels::row_pairs): two digits of two bytes for each code.
+/// [`Kernels::row_pairs`](crate::isa::Kernels::row_pairs): two two-byte digits per code.
 pub(super) fn row_pairs(group: usize) -> usize {
     group
 }
 
-/// [`Kernels::pack_rows`](crate::isa::Kernels::pack_rows): for each step the upper digits of all rows, and then the lower.
+/// [`Kernels::pack_rows`](crate::isa::Kernels::pack_rows): for each step the upper digits of all rows, then the lower
+/// digits.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn pack_rows(codes: &[i16], pairs: &mut [RowPairs]) {
     let group = codes.len() / ROW_TILE;
@@ -68,24 +69,24 @@ pub(super) fn pack_rows(codes: &[i16], pairs: &mut [RowPairs]) {
             let codes = load(&codes.as_chunks::<ROW_CODES>().0[step_idx]);
             let rounded = _mm512_add_epi16(codes, _mm512_set1_epi16(128));
             let upper = _mm512_and_si512(rounded, _mm512_set1_epi16(!255));
-            store(upper_row, as_halves(upper));
-            store(lower_row, as_halves(_mm512_sub_epi16(codes, upper)));
+            store(upper_row, to_bf16(upper));
+            store(lower_row, to_bf16(_mm512_sub_epi16(codes, upper)));
         }
     }
 }
 
-/// Whole numbers of at most 8 bits, whatever their place, as `bf16`, in the order of codes.
+/// Converts integers with at most 8 significant bits to `bf16`, in the order of codes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn as_halves(numbers: __m512i) -> __m512i {
+fn to_bf16(numbers: __m512i) -> __m512i {
     let [first, second] = [_mm512_castsi512_si256(numbers), _mm512_extracti64x4_epi64::<1>(numbers)];
     let first = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(first));
     let second = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(second));
-    // Exact: what is cut off are zeros.
+    // Exact: the discarded lower halves are zero.
     _mm512_permutex2var_epi16(_mm512_castps_si512(first), load_words(&ORDER), _mm512_castps_si512(second))
 }
 
-/// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes): the panel has two codes of each row in a line.
+/// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes): each line of the panel has two codes per row.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
     panel.pairs.resize(links.len() * rows.group / 2, CodePairs([[0; 2]; TILE]));
@@ -105,8 +106,8 @@ pub(super) fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodeP
     }
 }
 
-/// The instructions for a set whose tiles `$first` and `$second` hold sums of either half of a tile of weights. No product is
-/// added to what the one before it is added to.
+/// Adds a step to the set of sums in the tiles `$first` and `$second`, one for each half of a tile of weights.
+/// Consecutive products go to different tiles.
 macro_rules! add {
     ($first:literal, $second:literal: $x:ident, $codes:ident) => {
         asm!(
@@ -130,7 +131,7 @@ macro_rules! add {
     };
 }
 
-impl Form for Halves {
+impl TileFormat for Bf16 {
     type Number = f32;
     const CODE_BYTES: usize = 2;
     const STEP_BYTES: usize = ROW_BYTES;
@@ -138,7 +139,7 @@ impl Form for Halves {
 
     #[inline]
     unsafe fn add(_: &mut Tiles, set: usize, x: *const u8, codes: *const u8) {
-        // SAFETY: the tiles are configured for steps of this length; the rest is the caller's promise.
+        // SAFETY: the tiles are configured for steps of this length; the caller guarantees the rest.
         unsafe {
             match set {
                 0 => add!("tmm0", "tmm1": x, codes),
@@ -150,7 +151,7 @@ impl Form for Halves {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn dots(Sums(dots): &Sums<f32>, half: usize, row: usize) -> __m512 {
-        // SAFETY: an array of 16 `f32` is what is read.
+        // SAFETY: the load reads exactly this array of 16 `f32`.
         unsafe { _mm512_loadu_ps(dots[half][row].as_ptr()) }
     }
 }
@@ -158,20 +159,20 @@ impl Form for Halves {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(codes: &[i16; ROW_CODES]) -> __m512i {
-    // SAFETY: an array of 64 bytes is what is read.
+    // SAFETY: the load reads exactly this array of 64 bytes.
     unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load_words(words: &Words) -> __m512i {
-    // SAFETY: an array of 64 bytes is what is read.
+    // SAFETY: the load reads exactly this array of 64 bytes.
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn store(row: &mut Words, numbers: __m512i) {
-    // SAFETY: an array of 64 bytes is what is written.
+    // SAFETY: the store writes exactly this array of 64 bytes.
     unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), numbers) }
 }
