@@ -231,7 +231,9 @@ pub enum ModelError {
         what: &'static str,
     },
     /// An operation rewinds the context, but layers of the model have a recurrent state, which cannot be rewound.
-    #[error("{what} resumes from a part of its tokens, but layers of this model keep a recurrent state of all of them")]
+    #[error(
+        "{what} resumes from a part of its tokens, but layers of this model keep a recurrent state of all of them"
+    )]
     HasState {
         /// The requested operation.
         what: &'static str,

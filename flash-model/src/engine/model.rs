@@ -142,7 +142,7 @@ impl Model {
         self.memory_planner().needs(workload, budget_bytes).0
     }
 
-    pub(crate) fn planned(&self) -> MemoryPlanner<'_> {
+    pub(crate) fn memory_planner(&self) -> MemoryPlanner<'_> {
         let Self { backend, decoder, bundles, kv_shape, keeps, windows, vocab_size, .. } = self;
         MemoryPlanner {
             backend,

@@ -135,7 +135,11 @@ impl SessionContext {
 
     /// Checks that the session fits into the planned cache.
     pub(super) fn check(&self, identity: &Identity, context_tokens: usize) -> Result<(), ModelError> {
-        assert_eq!(self.pages().identity(), identity, "a session is resumed with the policy it was opened with");
+        assert_eq!(
+            self.pages().identity(),
+            identity,
+            "a session is resumed with the policy it was opened with"
+        );
         fits(&self.stored, context_tokens)
     }
 

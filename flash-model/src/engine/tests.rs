@@ -38,8 +38,8 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 
 #[test]
 fn an_interrupt_at_any_check_leaves_the_cache_as_it_was() {
-    // With the fewest checks of a prompt in three chunks: before each is looked up, in each layer, of each of its
-    // experts.
+    // Each with the minimum number of checks for a prompt in three chunks: per embedding lookup, per layer, per
+    // expert.
     for (name, checks_min) in
         [("biases", 3 + 2 * 3), ("qwen3_next-paired", 3 + 2 * (3 + 4)), ("gemma3-text", 3 + 4 * 3)]
     {
