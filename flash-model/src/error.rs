@@ -23,7 +23,7 @@ pub enum ModelError {
         #[source]
         error: std::io::Error,
     },
-    /// A file of the model directory is not valid JSON, or lacks expected fields.
+    /// A file of the model directory is not valid JSON, or has an unexpected structure.
     #[error("{path}: {error}")]
     Json {
         /// The file.

@@ -39,7 +39,7 @@ pub enum TextError {
         /// The contents of the pointer.
         pointer: LfsPointer,
     },
-    /// A file is not valid JSON, or lacks expected fields.
+    /// A file is not valid JSON, or has an unexpected structure.
     #[error("{path}: {error}")]
     Json {
         /// The file.
