@@ -1,4 +1,4 @@
-// Exceptions end at the C interface: no caller of these functions can unwind.
+// Catches exceptions at the C interface, whose callers cannot unwind.
 
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace flash {
 
-/// Returns `body()`, or `failed` if that throws: then the error handler has been called. An exception of the handler itself
-/// ends the program.
+/// Returns `body()`; if it throws, calls the error handler and returns `failed`. An exception of the handler itself
+/// terminates the program.
 template <typename Body, typename Result>
 Result guarded(Result failed, Body&& body) noexcept {
   try {

@@ -1,5 +1,5 @@
-// mlx-c declares its half-precision accessors only where the C compiler has half types of its own (Arm). mlx-rs calls
-// them everywhere, and passes nothing but pointers, so 16-bit integers serve.
+// mlx-c declares its half-precision accessors only if the C compiler has half types (Arm). mlx-rs calls them on all
+// targets, and passes only pointers, so 16-bit integers suffice.
 
 #include <cstdint>
 

@@ -1,4 +1,4 @@
-// Functions of ours as nodes of MLX's graph: lazy like any other, and run in order by the stream of the CPU.
+// Custom functions as nodes of MLX's graph: lazy like any other, and run in order by the CPU stream.
 
 #include <cstddef>
 #include <cstring>
@@ -19,10 +19,10 @@ namespace {
 
 using mlx::core::array;
 
-/// Computes `outputs` from `inputs`; `payload` knows the shapes and dtypes of both. It must not throw.
+/// Computes `outputs` from `inputs`; `payload` holds the shapes and dtypes of both. Must not throw.
 using Run = void (*)(void* payload, const void* const* inputs, void* const* outputs);
 
-/// Writes the elements of a strided array behind each other, the last axis first. `strides` are counted in elements.
+/// Copies the elements of a strided array to contiguous memory in row-major order. `strides` are in elements.
 char* gather(
     const char* from,
     char* to,
@@ -46,7 +46,7 @@ char* gather(
   return to;
 }
 
-/// An input that is not row-contiguous, and memory for a copy that is. MLX keeps the input's buffer, as those of all inputs.
+/// An input that is not row-contiguous, with memory for a row-contiguous copy. MLX keeps the input's buffer alive.
 struct Strided {
   const char* from;
   mlx::core::Shape shape;
@@ -72,7 +72,7 @@ class Kernel : public mlx::core::Primitive {
       : Primitive(stream), name_(name), run_(run), payload_(std::move(payload)) {}
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
-    // MLX keeps the buffers of inputs and outputs until what is dispatched here has run.
+    // MLX keeps the buffers of inputs and outputs alive until the task dispatched here has run.
     std::vector<const void*> in;
     in.reserve(inputs.size());
     std::vector<Strided> strided;
@@ -80,7 +80,7 @@ class Kernel : public mlx::core::Primitive {
       if (input.flags().row_contiguous) {
         in.push_back(input.data<char>());
       } else {
-        // Its numbers are not there before what was dispatched earlier has run.
+        // The input is copied in the task, since earlier tasks must compute it first.
         in.push_back(strided.emplace_back(input).to.get());
       }
     }
@@ -115,11 +115,11 @@ class Kernel : public mlx::core::Primitive {
 
 } // namespace
 
-/// Sets `outputs` to `n_outputs` float32 arrays that `run(payload, …)` computes from the data of `inputs`, each
-/// row-contiguous: those that are not are copied first. `shapes` are those of all outputs, one after the other, of `dims[i]`
-/// extents each. `name` must live for ever. The payload is given away in any case: `dtor(payload)` runs once, on any thread,
-/// when neither an array nor its computation needs it any more, or before this returns if there is none. Returns 0, or on
-/// failure 1: then the error handler has been called, and `outputs` are as they were.
+/// Sets `outputs` to `n_outputs` float32 arrays that `run(payload, …)` computes from the data of `inputs`, which is
+/// made row-contiguous by copying if needed. `shapes` holds the shapes of all outputs, concatenated, of `dims[i]`
+/// extents each. `name` must have static lifetime. Takes ownership of the payload, also on failure: `dtor(payload)`
+/// runs once, on any thread, when neither an array nor its computation needs it any more, or before this returns if
+/// there is none. Returns 0, or 1 on failure: then the error handler has been called, and `outputs` are unchanged.
 extern "C" int flash_array_kernel(
     const char* name,
     const mlx_array* inputs,
@@ -149,7 +149,7 @@ extern "C" int flash_array_kernel(
         std::vector<mlx::core::Dtype>(n_outputs, mlx::core::float32),
         std::make_shared<Kernel>(stream, name, run, std::move(owned)),
         arrays);
-    // All handles or none.
+    // Allocates all handles before setting any output.
     std::vector<std::unique_ptr<array>> handles;
     handles.reserve(n_outputs);
     for (auto& output : made) {

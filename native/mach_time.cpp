@@ -1,4 +1,4 @@
-// mlx-rs seeds its random numbers from this macOS clock. Only its changing from run to run matters.
+// mlx-rs seeds its random numbers from this macOS clock. Its value only has to differ between runs.
 
 #include <chrono>
 #include <cstdint>

@@ -1,5 +1,5 @@
-//! Runs a model in half of its memory for a long time, with a disk that fails, memory that comes and goes, and someone who
-//! interrupts, and compares every bit with the same model all in memory.
+//! Soak test: runs a model in half of its memory for a long time, with disk faults, a varying allowance and interrupts,
+//! and compares every bit with the same model fully in memory.
 //!
 //! ```sh
 //! cargo run --release -p flash-model --example soak -- MODEL_DIR SECONDS
@@ -25,19 +25,19 @@ use flash_model::{
 };
 
 const CONTEXT_TOKENS: usize = 1024;
-/// Lengths of the prompts, in turn, around the borders of chunks and pages.
+/// Prompt lengths, around the boundaries of chunks and pages.
 const PROMPTS: [usize; 6] = [1, 40, 127, 257, 400, 700];
 const ANSWER_TOKENS: usize = 24;
-/// What the disk does, an engine each, to one read in so many. The last one no retry helps: the pass fails.
+/// Disk faults, one per engine, that hit one read in n. No retry helps against the last one, so the pass fails.
 const FAULTS: [(Fault, u64); 5] =
     [(Fault::Eio, 30), (Fault::Short, 7), (Fault::Interrupted, 7), (Fault::Empty, 30), (Fault::Denied, 4000)];
-/// Rounds with one engine.
+/// Rounds per engine.
 const ROUNDS: usize = 24;
-/// Every so many rounds someone interrupts.
+/// One in this many rounds is interrupted.
 const INTERRUPTED: usize = 5;
-/// How long an engine has the memory that it has, at least and at most.
-const TIDE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(1500)];
-/// No round takes longer, on any disk.
+/// Minimum and maximum time between two changes of the allowance.
+const ALLOWANCE_INTERVAL: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(1500)];
+/// Time limit of a round, on any disk.
 const ROUND_MAX: Duration = Duration::from_secs(600);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -59,11 +59,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     memory::trim();
 
-    let (mut rounds, mut failures, mut retries, mut n_tides, mut peak_bytes) = (0, 0, 0, 0, 0);
+    let (mut rounds, mut failures, mut retries, mut n_changes, mut peak_bytes) = (0, 0, 0, 0, 0);
     for turn in 0.. {
         let (format_idx, fault) = (turn % formats.len(), FAULTS[turn % FAULTS.len()]);
         let mut engine = open(&dir, formats[format_idx], Some(fault))?;
-        let tide = Tide::under(&engine, turn as u64);
+        let varied = VariedAllowance::of(&engine, turn as u64);
         for round in 0..ROUNDS {
             let prompt_idx = (turn + round) % PROMPTS.len();
             if round % INTERRUPTED == INTERRUPTED - 1 {
@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
             };
             if got != wanted[format_idx][prompt_idx] {
-                return Err(format!("turn {turn}, round {round}, {fault:?}: other bits").into());
+                return Err(format!("turn {turn}, round {round}, {fault:?}: the output differs").into());
             }
             let resident_bytes = memory::resident().map_or(0, |resident| resident.now_bytes);
             if resident_bytes > engine.stats().budget_bytes {
@@ -86,12 +86,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             rounds += 1;
             alive.send(())?;
         }
-        n_tides += tide.end();
+        n_changes += varied.end();
         let stats = engine.stats();
         retries += stats.retries;
         writeln!(
             io::stdout(),
-            "{rounds} rounds, {retries} reads repeated, {failures} passes failed, {n_tides} changes of memory; {} MiB resident at most, budget {} MiB",
+            "{rounds} rounds, {retries} reads repeated, {failures} passes failed, {n_changes} changes of memory; {} MiB resident at most, budget {} MiB",
             peak_bytes >> 20,
             stats.budget_bytes >> 20,
         )?;
@@ -102,7 +102,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// With a fault, in half of the memory that all weights take beyond the floor.
+/// Loads the model: with a fault, in the floor plus half of all weights; without, fully in memory.
 fn open(dir: &Path, format: KvFormat, fault: Option<(Fault, u64)>) -> Result<Engine, ModelError> {
     let mut checkpoint = Checkpoint::open(dir, IoMode::Auto)?;
     if let Some((fault, n)) = fault {
@@ -119,7 +119,7 @@ fn open(dir: &Path, format: KvFormat, fault: Option<(Fault, u64)>) -> Result<Eng
     model.load(&options)
 }
 
-/// A hash of the logits of a prompt, and of an answer to it.
+/// Returns a hash of the logits of a prompt and of a greedy answer to it.
 fn answer(engine: &mut Engine, n: usize) -> Result<u64, ModelError> {
     engine.truncate(0)?;
     let mut logits = engine.forward(&prompt(n))?;
@@ -133,14 +133,14 @@ fn answer(engine: &mut Engine, n: usize) -> Result<u64, ModelError> {
     Ok(bits.finish())
 }
 
-/// Lets the memory that an engine may have come and go, between its floor and its budget.
-struct Tide {
+/// A thread that varies an engine's allowance between its floor and its budget.
+struct VariedAllowance {
     is_over: Arc<AtomicBool>,
     thread: JoinHandle<u64>,
 }
 
-impl Tide {
-    fn under(engine: &Engine, seed: u64) -> Self {
+impl VariedAllowance {
+    fn of(engine: &Engine, seed: u64) -> Self {
         let (allowance, stats) = (engine.allowance(), engine.stats());
         let (floor_bytes, room_bytes) = (stats.floor_bytes, stats.budget_bytes - stats.floor_bytes);
         let is_over = Arc::new(AtomicBool::new(false));
@@ -149,18 +149,19 @@ impl Tide {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut n_changes = 0;
             while !ends.load(Ordering::Relaxed) {
-                // Often all of it, and nothing beyond the floor.
+                // Clamping makes the floor and the full budget frequent.
                 let part = (random.f64() * 1.4 - 0.2).clamp(0.0, 1.0);
                 allowance.set(floor_bytes + (part * room_bytes as f64) as u64);
                 n_changes += 1;
-                thread::sleep(TIDE[0] + (TIDE[1] - TIDE[0]).mul_f64(random.f64()));
+                let [shortest, longest] = ALLOWANCE_INTERVAL;
+                thread::sleep(shortest + (longest - shortest).mul_f64(random.f64()));
             }
             n_changes
         });
         Self { is_over, thread }
     }
 
-    /// How often it changed.
+    /// Stops the thread, and returns the number of changes.
     fn end(self) -> u64 {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().expect("it only sleeps")
@@ -171,10 +172,10 @@ fn prompt(n: usize) -> Vec<u32> {
     (0..n as u32).map(|i| (i * i * 7 + 13 * i) % 1000 + 5).collect()
 }
 
-/// Lets a pass be interrupted somewhere.
+/// Interrupts a pass at an arbitrary point.
 fn interrupt(engine: &mut Engine, n: usize) -> Result<(), ModelError> {
     let flag = engine.interrupt();
-    let someone = {
+    let interrupter = {
         let flag = Arc::clone(&flag);
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
@@ -182,7 +183,7 @@ fn interrupt(engine: &mut Engine, n: usize) -> Result<(), ModelError> {
         })
     };
     let outcome = answer(engine, n);
-    someone.join().expect("it only sleeps");
+    interrupter.join().expect("it only sleeps");
     flag.store(false, Ordering::Relaxed);
     match outcome {
         Ok(_) | Err(ModelError::Interrupted | ModelError::WeightRead { .. } | ModelError::Io(_)) => Ok(()),
@@ -190,7 +191,7 @@ fn interrupt(engine: &mut Engine, n: usize) -> Result<(), ModelError> {
     }
 }
 
-/// Ends the process when nothing is told for too long.
+/// Starts a watchdog that ends the process if no message arrives for [`ROUND_MAX`].
 fn watch() -> mpsc::Sender<()> {
     let (alive, watched) = mpsc::channel();
     thread::spawn(move || {

@@ -1,8 +1,8 @@
-//! The operations that layers are built from, and the two backends that implement them: MLX's own operations ([`mlx`]), and the
-//! CPU kernels of `flash-kernels` as nodes of MLX's graph ([`native`]).
+//! The operations that layers are built from, and the two backends that implement them: MLX's own operations ([`mlx`]),
+//! and the CPU kernels of `flash-kernels` as nodes of MLX's graph ([`native`]).
 //!
-//! Layers call [`Operations`] through a [`Backend`]; nothing outside of this room knows which one it is. What the operations take
-//! is plain data: arrays of weights ([`Matrix`], [`Norm`], …) and the sizes of an operator ([`AttentionParams`], …).
+//! Layers call [`Operations`] through a [`Backend`] and do not know which one it is. Arguments are plain data: arrays
+//! of weights ([`Matrix`], [`Norm`], …) and the sizes of an operator ([`AttentionParams`], …).
 
 pub(crate) mod arrays;
 mod attention;
@@ -42,10 +42,10 @@ pub(crate) use value::Value;
 pub(crate) struct Backend(Arc<dyn Operations>);
 
 impl Backend {
-    /// The backend that `options` ask for on this machine.
+    /// Returns the backend that `options` select on this machine.
     ///
     /// # Errors
-    /// [`ModelError::NativeCompute`] where there are no kernels, or none for the requested instruction set.
+    /// [`ModelError::NativeCompute`] if the system has no kernels, or none for the requested instruction set.
     pub(crate) fn new(options: ComputeOptions) -> Result<Self, ModelError> {
         match options.compute {
             Compute::Mlx => Ok(Self::mlx()),
@@ -58,7 +58,7 @@ impl Backend {
         }
     }
 
-    /// MLX's own operations.
+    /// Returns the backend of MLX's own operations.
     pub(crate) fn mlx() -> Self {
         Self(Arc::new(mlx::Mlx))
     }
@@ -70,7 +70,7 @@ impl Backend {
 
     #[cfg(not(target_os = "linux"))]
     fn native(_: ComputeOptions) -> Result<Self, ModelError> {
-        Err(ModelError::NativeCompute { reason: "it is there on Linux only".to_owned() })
+        Err(ModelError::NativeCompute { reason: "it is available on Linux only".to_owned() })
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instruction_set_of_other_machines_is_refused() {
+    fn an_unavailable_instruction_set_is_refused() {
         let other = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
         let refused = Backend::new(ComputeOptions { isa: Some(other), ..Compute::Native.into() });
         assert!(matches!(refused, Err(ModelError::NativeCompute { .. })));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_kernels_have_another_name_than_usual_ones() {
+    fn exact_kernels_have_a_name_of_their_own() {
         let exact = ComputeOptions { is_exact: true, ..Compute::Native.into() };
         let [exact, usual] = [exact, Compute::Native.into()].map(|options| Backend::new(options).unwrap());
         assert_ne!(exact.name(), usual.name(), "sessions of one are not resumed by the other");

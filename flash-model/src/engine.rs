@@ -1,4 +1,4 @@
-//! A model that runs under a budget.
+//! Running a model within a memory budget.
 
 mod generate;
 mod identity;
@@ -39,12 +39,12 @@ pub use options::EngineOptions;
 pub use session::{Recovery, Resumption, SessionContext};
 pub use stats::EngineStats;
 
-/// A running model: tokens in, logits out, with the KV cache of what came before.
+/// A running model: takes tokens, returns logits, and holds the KV cache of the tokens so far.
 ///
-/// One thread drives it, the one that loaded it: an engine is neither [`Send`] nor [`Sync`]. MLX keeps its default stream for each
-/// thread, and with it the queue on which what was begun runs in order. The cache of a layer is written by what was begun, and a
-/// slot is refilled when what reads it has run: both rely on one queue. Other threads have [`interrupt`](Self::interrupt) and
-/// [`allowance`](Self::allowance).
+/// An engine is neither [`Send`] nor [`Sync`]: it stays on the thread that loaded it. MLX has a default stream per
+/// thread, whose queue runs submitted operations in order. Submitted operations write to the caches of layers, and a
+/// slot is refilled once the operations that read it have run: both rely on a single queue. Other threads can use
+/// [`interrupt`](Self::interrupt) and [`allowance`](Self::allowance).
 ///
 /// ```compile_fail,E0277
 /// fn send<T: Send>() {}
@@ -52,12 +52,12 @@ pub use stats::EngineStats;
 /// ```
 #[derive(Debug)]
 pub struct Engine {
-    /// It stays on its thread, whatever its fields may come to allow.
+    /// Makes the engine `!Send` and `!Sync`, whatever its other fields are.
     _thread: PhantomData<*const ()>,
     decoder: Decoder,
     residency: Residency,
     kv: KvCache,
-    /// Of a model that has some.
+    /// The experts of a mixture model.
     experts: Option<Experts>,
     budget: Budget,
     model_bytes: u64,
@@ -65,38 +65,40 @@ pub struct Engine {
     context_tokens: usize,
     token_compute: Ema,
     interrupt: Interrupt,
-    /// What the context is saved in.
+    /// The session that the context is saved in.
     session: Option<Session>,
     prefixes: Option<PrefixStore>,
-    /// What its pages are told from others by.
+    /// Identity of the engine's pages.
     identity: EngineIdentity,
     kv_dir: PathBuf,
-    /// Whether tokens are given up.
+    /// Whether the cache discards old tokens.
     rotates: bool,
-    /// The pages on disk: gone with the engine.
+    /// The file of pages on disk, deleted with the engine.
     _scratch: Option<Scratch>,
-    /// What of the budget no allocation of ours shows.
+    /// Reserves the memory that the process uses outside of the budget's own allocations.
     _overhead: Reservation,
 }
 
 impl Engine {
-    /// Passes tokens through the model, behind those that the cache holds, and returns the logits of the last one: as they were
-    /// computed, so broken weights may leave NaN or infinities among them. A [`Sampler`](crate::engine::sample::Sampler) refuses those.
+    /// Runs tokens through the model, appends them to the context, and returns the logits of the last one. Logits are
+    /// returned as computed: broken weights may yield NaN or infinities, which a
+    /// [`Sampler`](crate::engine::sample::Sampler) rejects.
     ///
     /// # Errors
-    /// [`ModelError`]; the cache then holds what it held before, or nothing if what tokens see in their windows has been written
-    /// over, in pages or where the cache [only grows](crate::KvPolicy::only_grows). [`ModelError::RouterScore`] if hidden states are so broken that
-    /// no experts can be chosen.
+    /// [`ModelError`]; the cache then holds the tokens that it held before, or none if tokens within the windows have
+    /// been overwritten, which happens in pages and where the cache [only grows](crate::KvPolicy::only_grows).
+    /// [`ModelError::RouterScore`] if hidden states are so broken that no experts can be chosen.
     pub fn forward(&mut self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
         let mut logits = Vec::new();
         self.forward_into(ids, &mut logits)?;
         Ok(logits)
     }
 
-    /// [`forward`](Self::forward) to `logits`, whose memory serves one pass after the other.
+    /// Runs tokens as [`forward`](Self::forward) does, and writes the logits to a buffer that can be reused between
+    /// passes.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); what `logits` holds then is nothing to rely on.
+    /// The errors of [`forward`](Self::forward); the contents of `logits` are unspecified then.
     pub fn forward_into(&mut self, ids: &[u32], logits: &mut Vec<f32>) -> Result<(), ModelError> {
         if ids.is_empty() {
             return Err(ModelError::EmptyPrompt);
@@ -110,10 +112,12 @@ impl Engine {
         Ok(())
     }
 
-    /// The cross-entropy, in nats, of each token but the first, given those before it; the cache is emptied. None of them is NaN.
+    /// Computes the cross-entropy, in nats, of each token but the first, given the tokens before it, and empties the
+    /// cache. No loss is NaN.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); [`ModelError::LossNan`] if a logit is NaN or infinite, so that a token has no loss.
+    /// The errors of [`forward`](Self::forward); [`ModelError::LossNan`] if a logit is NaN or infinite, so that a token
+    /// has no loss.
     pub fn losses(&mut self, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
         self.decoder.embedding().check(ids)?;
         self.truncate(0)?;
@@ -122,7 +126,7 @@ impl Engine {
         losses
     }
 
-    /// How long computing has waited for weights.
+    /// Returns the total time that computation has waited for weights.
     fn stall(&self) -> Duration {
         self.residency.stall() + self.expert_traffic().unwrap_or_default().stall
     }
@@ -147,7 +151,7 @@ impl Engine {
         }
         let outcome = run(decoder, &mut Pass { residency, kv, experts, interrupt });
         if outcome.is_err() {
-            // What was begun may still be writing to the cache; how it ends does not matter any more.
+            // Submitted operations may still write to the cache; their outcome no longer matters.
             drop(residency.settle());
         }
         residency.end_pass(outcome.is_ok());
@@ -158,25 +162,27 @@ impl Engine {
         outcome
     }
 
-    /// The tokens in the cache.
+    /// Returns the tokens of the context, which the cache holds.
     pub fn held(&self) -> &[u32] {
         self.kv.held()
     }
 
-    /// How many they are.
+    /// Returns the number of tokens in the cache.
     pub fn held_tokens(&self) -> usize {
         self.kv.held_tokens()
     }
 
-    /// Tokens that the cache can hold: what memory was planned for, up to what the model
-    /// [was trained for](crate::Model::max_context_tokens) or, if that is more, up to what the workload asked for.
+    /// Returns the number of tokens that the cache can hold: the planned capacity, up to the
+    /// [trained context length](crate::Model::max_context_tokens) or the requested one, whichever is more.
     pub fn context_tokens(&self) -> usize {
         self.context_tokens
     }
 
-    /// Forgets all but the first `tokens` tokens; or all, if so much of a cache in pages has left its window that what comes
-    /// next would not have the same bits, or if the cache [only grows](crate::KvPolicy::only_grows) and what the next token would see
-    /// is not there any more. Returns how many are left.
+    /// Truncates the context to its first `tokens` tokens, and returns how many are left.
+    ///
+    /// Removes all tokens if so much of a paged cache has left its window that the following logits would not have the
+    /// same bits, or if the cache [only grows](crate::KvPolicy::only_grows) and tokens that the next one attends to are
+    /// gone.
     ///
     /// # Errors
     /// [`ModelError::Kv`] if the disk has failed.
@@ -184,11 +190,11 @@ impl Engine {
         self.kv.truncate(tokens)
     }
 
-    /// Holds made-up tokens in a cache in pages, as if they had passed: what decoding costs behind a long context can be
-    /// measured without passing one.
+    /// Fills a paged cache with synthetic tokens, so that decoding behind a long context can be measured without
+    /// computing one.
     ///
     /// # Errors
-    /// [`ModelError::PromptTooLong`], and what writing their pages reports.
+    /// [`ModelError::PromptTooLong`], and errors of writing the pages.
     pub fn make_up_context(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         let context_tokens = self.context_tokens;
         if n_tokens > context_tokens {
@@ -197,29 +203,28 @@ impl Engine {
         self.kv.make_up(n_tokens)
     }
 
-    /// Set it, from any thread, to end a pass with [`ModelError::Interrupted`]: between two chunks of a layer, two experts, or two
-    /// tiles of the head.
+    /// Returns a flag that any thread can set to end a pass with [`ModelError::Interrupted`]: between two chunks of a
+    /// layer, two experts, or two tiles of the head.
     pub fn interrupt(&self) -> Arc<AtomicBool> {
         self.interrupt.flag()
     }
 
-    /// How much of the budget the engine has, for any thread to change.
+    /// Returns the handle that sets, from any thread, how much of its budget the engine may use.
     pub fn allowance(&self) -> Allowance {
         self.residency.allowance()
     }
 
-    /// The bytes of the budget that the engine can use: those of its plan, and of an embedding table if there is room for it.
-    /// More would lie idle.
+    /// Returns the largest useful budget: the bytes of the plan, and of the embedding table if it fits.
     pub fn useful_bytes(&self) -> u64 {
         self.residency.plan().total_bytes + self.decoder.embedding().planned_bytes(&self.residency)
     }
 
-    /// What is in memory, and by which plan.
+    /// Returns the residency of the bundles: its plan and state.
     pub fn residency(&self) -> &Residency {
         &self.residency
     }
 
-    /// What was done so far.
+    /// Returns statistics of the engine so far.
     pub fn stats(&self) -> EngineStats {
         let reads = self.residency.reader().stats();
         let kv = self.kv.stats();

@@ -10,7 +10,7 @@ use mlx_rs::error::Exception;
 
 pub use sample::SampleError;
 
-/// Why a model could not be opened or run.
+/// An error of opening or running a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
@@ -19,46 +19,46 @@ pub enum ModelError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         error: std::io::Error,
     },
-    /// A file of the model directory is not the JSON it should be.
+    /// A file of the model directory is not valid JSON, or has an unexpected structure.
     #[error("{path}: {error}")]
     Json {
         /// The file.
         path: PathBuf,
-        /// Where and why parsing stopped.
+        /// The parser's error, with line and column.
         #[source]
         error: serde_json::Error,
     },
-    /// A field of the configuration has a value that no model can have, or that is not supported.
+    /// A field of the configuration has an invalid or unsupported value.
     #[error("{path}: {field} is {given}; {expected}")]
     ConfigField {
         /// The configuration.
         path: PathBuf,
-        /// The field, with the path to it.
+        /// Dotted path of the field.
         field: String,
         /// Its value.
         given: String,
-        /// What it could be.
+        /// The accepted values.
         expected: String,
     },
-    /// A field of the configuration that the architecture does not implement, and that may change what layers compute.
+    /// The configuration has a field that the architecture does not implement and that may change the output.
     #[error(
         "{path}: {field} is {given}, and {model_type} does not implement it here; it may change the output"
     )]
     UnknownField {
         /// The configuration.
         path: PathBuf,
-        /// The field, with the path to it.
+        /// Dotted path of the field.
         field: String,
         /// Its value.
         given: String,
         /// The architecture.
         model_type: String,
     },
-    /// Tensors of the text model that no layer uses.
+    /// The checkpoint has tensors of the text model that no layer uses.
     #[error(
         "{path}: tensor {tensor:?} is not used by {model_type}{}{hint}",
         others(*n_others)
@@ -66,58 +66,58 @@ pub enum ModelError {
     UnusedTensor {
         /// The shard.
         path: PathBuf,
-        /// The first of them.
+        /// The first unused tensor.
         tensor: String,
-        /// How many more there are.
+        /// Number of further unused tensors.
         n_others: usize,
         /// The architecture.
         model_type: String,
-        /// The field of the configuration that would use it.
+        /// A hint at the field of the configuration that would use it.
         hint: String,
     },
-    /// The CPU kernels were asked for, and cannot be had.
+    /// The CPU kernels were requested and are not available.
     #[error("native compute cannot be used: {reason}")]
     NativeCompute {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The architecture is not known.
+    /// The architecture is not supported.
     #[error("{path}: model_type {given:?} is not supported; known are {}", known.join(", "))]
     UnknownModelType {
         /// The configuration.
         path: PathBuf,
-        /// What it says.
+        /// The `model_type` of the configuration.
         given: String,
-        /// What can be run.
+        /// The supported architectures.
         known: Vec<&'static str>,
     },
-    /// What a packed model says of its experts is not so.
-    #[error("what the rows of tensor {tensor:?} hold is not said rightly: {error}")]
+    /// The metadata of a packed expert tensor is invalid.
+    #[error("the metadata of packed tensor {tensor:?} is invalid: {error}")]
     Rows {
-        /// The tensor of all experts of a layer.
+        /// The tensor that packs all experts of a layer.
         tensor: String,
-        /// Why its metadata is refused.
+        /// The error in its metadata.
         #[source]
         error: Box<IoError>,
     },
-    /// Experts that lie in rows cannot be packed again.
+    /// The experts of a model to be packed are packed already.
     #[error("{dir}: its experts are packed already")]
     Packed {
         /// The model directory.
         dir: PathBuf,
     },
-    /// A number of experts was asked for of a model that has none.
+    /// An operation on experts was requested of a model without experts.
     #[error("the model has no experts")]
     NoExperts,
-    /// No token can take so many experts.
+    /// The requested number of experts per token is out of range.
     #[error("a token takes at least 1 and at most {n_experts} of a layer's experts, not {given}")]
     TopK {
-        /// How many were asked for.
+        /// The requested number.
         given: usize,
-        /// Experts of the layer that has the fewest.
+        /// Experts of the layer with the fewest experts.
         n_experts: usize,
     },
-    /// A router's score is NaN, or infinite where a softmax is taken of it: no expert of the token has a weight then.
+    /// A router score is NaN, or is infinite and input of a softmax, so that the token's experts have no weights.
     #[error(
         "layer {layer_idx}: the router's score of expert {expert_idx} is {score}: the weights, or the hidden states before it, \
          are broken"
@@ -130,17 +130,17 @@ pub enum ModelError {
         /// Its score.
         score: f32,
     },
-    /// A loss is NaN: a logit is NaN or infinite.
+    /// The loss of a token is NaN because a logit is NaN or infinite.
     #[error(
         "the loss of token {token} at position {position} is not a number: the weights, or what was computed, are broken"
     )]
     LossNan {
-        /// Where the token stands in the text.
+        /// Position of the token in the text.
         position: usize,
-        /// The token that was to be predicted.
+        /// The target token.
         token: u32,
     },
-    /// The checkpoint lacks a tensor that the configuration asks for.
+    /// The checkpoint lacks a tensor that the configuration requires.
     #[error("{dir}: no tensor {tensor:?}, which config.json asks for")]
     MissingTensor {
         /// The model directory.
@@ -148,7 +148,7 @@ pub enum ModelError {
         /// The tensor.
         tensor: String,
     },
-    /// A tensor has another shape than the configuration says.
+    /// The shape of a tensor does not match the configuration.
     #[error("{path}: tensor {tensor:?} has shape {shape:?}, config.json asks for {expected:?}")]
     TensorShape {
         /// The shard.
@@ -157,10 +157,10 @@ pub enum ModelError {
         tensor: String,
         /// Its shape.
         shape: Vec<u64>,
-        /// The shape that follows from the configuration.
+        /// The shape that the configuration requires.
         expected: Vec<u64>,
     },
-    /// A tensor has a dtype that its place cannot have.
+    /// The dtype of a tensor is not accepted for its role.
     #[error("{path}: tensor {tensor:?} is {dtype}, expected {expected}")]
     TensorDtype {
         /// The shard.
@@ -169,18 +169,18 @@ pub enum ModelError {
         tensor: String,
         /// Its dtype.
         dtype: Dtype,
-        /// What it could be.
+        /// The accepted dtypes.
         expected: &'static str,
     },
-    /// The weights, or memory for them, could not be had.
+    /// Weights could not be opened, or memory for them could not be allocated.
     #[error(transparent)]
     Io(#[from] IoError),
     /// Weights could not be read while the model ran.
     #[error("tensor {tensor:?}: {source}")]
     WeightRead {
-        /// The tensor at which the read began.
+        /// The first tensor of the failed read.
         tensor: String,
-        /// What went wrong.
+        /// The error of the read.
         source: IoError,
     },
     /// The memory budget is too small for this model.
@@ -189,19 +189,19 @@ pub enum ModelError {
         mib(*budget_bytes), mib(*floor_bytes)
     )]
     BelowFloor {
-        /// What was given.
+        /// The given budget.
         budget_bytes: u64,
         /// The smallest budget that works.
         floor_bytes: u64,
-        /// The context that the floor holds.
+        /// The context length that the floor is computed for.
         context_tokens: usize,
-        /// What would lower the floor.
+        /// Advice on lowering the floor.
         advice: &'static str,
     },
-    /// The KV cache cannot hold what it should.
+    /// The KV cache could not be read or written.
     #[error(transparent)]
     Kv(#[from] KvError),
-    /// A number of a key or value is too great for the 16 bits in which a quantised cache keeps recent tokens.
+    /// An element of a key or value overflows f16, the format of recent tokens in a quantised cache.
     #[error(
         "layer {layer_idx}, token {position}: {number} is beyond ±65504, the greatest numbers of keys and values at 16 bits: \
          keep them as they are computed"
@@ -211,71 +211,73 @@ pub enum ModelError {
         layer_idx: usize,
         /// Position of the token.
         position: usize,
-        /// The number.
+        /// The element.
         number: f32,
     },
-    /// A page of the KV cache is whole, but of other tokens.
+    /// A page of the KV cache is intact, but holds other tokens than the context.
     #[error("{path}: page {page_idx} of layer {layer_idx} is of other tokens than were passed")]
     StalePage {
         /// The file.
         path: PathBuf,
-        /// The page's place in it.
+        /// Index of the page in the file.
         page_idx: usize,
         /// The layer.
         layer_idx: usize,
     },
-    /// What keeps all tokens was asked of a cache that gives up old ones.
-    #[error("{what} keeps all of its tokens, and this cache gives up old ones for new ones")]
+    /// An operation requires all tokens of the context, but the cache discards old ones.
+    #[error("{what} requires all of its tokens, but this cache discards old ones")]
     Rotates {
-        /// What was asked for.
+        /// The requested operation.
         what: &'static str,
     },
-    /// What needs a way back was asked of a model whose layers keep a state, from which there is none.
-    #[error("{what} goes on from a part of its tokens, and layers of this model keep a state of all of them")]
+    /// An operation rewinds the context, but layers of the model have a recurrent state, which cannot be rewound.
+    #[error(
+        "{what} resumes from a part of its tokens, but layers of this model keep a recurrent state of all of them"
+    )]
     HasState {
-        /// What was asked for.
+        /// The requested operation.
         what: &'static str,
     },
-    /// A session is longer than the context.
+    /// The session does not fit into the context.
     #[error("the session has {session_tokens} tokens, the context holds {context_tokens}")]
     SessionTooLong {
         /// Tokens of the session.
         session_tokens: usize,
-        /// What the workload, or the budget, allows.
+        /// Context length that the workload or the budget allows.
         context_tokens: usize,
     },
-    /// There is nothing to continue.
+    /// The prompt has no tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// The prompt is longer than the context.
+    /// The prompt does not fit into the context.
     #[error("the prompt has {prompt_tokens} tokens, the context holds {context_tokens}")]
     PromptTooLong {
-        /// Tokens of the prompt, and of what came before it.
+        /// Tokens of the prompt and of the context before it.
         prompt_tokens: usize,
-        /// What memory was planned for.
+        /// Context length that memory was planned for.
         context_tokens: usize,
     },
-    /// A token is not in the vocabulary of the model.
+    /// A token id is outside of the model's vocabulary.
     #[error("token {token} is outside of the model's vocabulary of {vocab_size}")]
     TokenOutOfRange {
-        /// The token.
+        /// The token id.
         token: u32,
         /// Size of the vocabulary.
         vocab_size: usize,
     },
-    /// A layer kept hold of weights after it had run.
+    /// No slot is free because a layer that has run still holds its weights.
     #[error("{bundle} has no slot: a layer that ran before still holds its weights")]
     SlotHeld {
-        /// The bundle that waits.
+        /// The bundle that waits for a slot.
         bundle: String,
     },
-    /// The caller asked to stop.
+    /// The pass was interrupted by the caller.
     #[error("interrupted")]
     Interrupted,
     /// Text could not be encoded or decoded.
     #[error(transparent)]
     Text(#[from] flash_text::TextError),
-    /// No token could be drawn.
+    /// No token could be sampled.
     #[error(transparent)]
     Sample(#[from] SampleError),
     /// MLX reported an error.
@@ -283,7 +285,7 @@ pub enum ModelError {
     Mlx(#[from] Exception),
 }
 
-/// Bytes for a person to read, and to type again.
+/// Formats bytes as MiB, rounded up.
 fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
@@ -303,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_with_a_file_is_the_source_of_the_error() {
+    fn cause_of_a_file_error_is_its_source() {
         let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
         let file = ModelError::File { path: "a".into(), error: missing() };
         let bad = serde_json::from_str::<u8>("x").unwrap_err();

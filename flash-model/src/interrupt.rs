@@ -1,12 +1,14 @@
-//! The flag that ends a pass early.
+//! Interrupting a pass.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::ModelError;
 
-/// Asks a pass to end with [`ModelError::Interrupted`]. A pass checks it between the chunks of a layer, between experts and
-/// between tiles of the head: each of these takes little time, whatever the length of a prompt.
+/// A flag that ends a pass with [`ModelError::Interrupted`].
+///
+/// A pass checks it between the chunks of a layer, between experts and between tiles of the head: each of these takes
+/// little time, whatever the length of the prompt.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interrupt {
     flag: Arc<AtomicBool>,
@@ -15,11 +17,13 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
-    /// The flag, for any thread to set.
+    /// Returns the flag, which any thread may set.
     pub(crate) fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.flag)
     }
 
+    /// Checks the flag.
+    ///
     /// # Errors
     /// [`ModelError::Interrupted`] if the flag is set.
     pub(crate) fn check(&self) -> Result<(), ModelError> {
@@ -35,7 +39,7 @@ impl Interrupt {
 mod countdown {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Ends a pass at its nth check.
+    /// Interrupts a pass at its nth check.
     #[derive(Debug)]
     pub(super) struct Countdown(AtomicUsize);
 
@@ -56,12 +60,12 @@ mod countdown {
     }
 
     impl super::Interrupt {
-        /// Lets `checks` checks pass, and none after them.
+        /// Fails every check after the next `checks` ones.
         pub(crate) fn after(&self, checks: usize) {
             self.countdown.0.store(checks, Ordering::Relaxed);
         }
 
-        /// Lets all checks pass, and returns how many of those that [`after`](Self::after) allowed have not been made.
+        /// Lets all checks pass, and returns how many remain of those that [`after`](Self::after) allowed.
         pub(crate) fn never(&self) -> usize {
             self.countdown.0.swap(usize::MAX, Ordering::Relaxed)
         }

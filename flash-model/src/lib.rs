@@ -1,11 +1,12 @@
-//! Streams language models through MLX: proxies around layers, a residency under a hard budget, text generation.
+//! Runs language models larger than memory with MLX: weights are streamed from disk layer by layer, within a hard
+//! memory budget.
 //!
 //! A model goes through four states, each a type:
 //!
-//! 1. [`Checkpoint`]: a directory whose configuration and headers were read;
-//! 2. [`Model`]: layers that fit the checkpoint, and the floor of their memory; still without a weight;
-//! 3. [`Engine`]: a budget, slots, reader threads; [`Engine::forward`] takes tokens and gives logits;
-//! 4. text, by [`generate()`].
+//! 1. [`Checkpoint`]: a model directory whose configuration and tensor headers have been read;
+//! 2. [`Model`]: layers that match the checkpoint, and the smallest budget that works; no weights are loaded;
+//! 3. [`Engine`]: a budget, slots, reader threads; [`Engine::forward`] takes tokens and returns logits;
+//! 4. text, from [`generate()`].
 //!
 //! ```no_run
 //! use flash_io::IoMode;
@@ -25,14 +26,14 @@
 //! # }
 //! ```
 //!
-//! Builds on Linux and macOS, where MLX is, for processors of 64 bits that are little-endian, as the bytes of a checkpoint are:
-//! they become arrays where they lie.
+//! Builds on Linux and macOS, which MLX supports, for 64-bit little-endian processors: the bytes of a checkpoint are
+//! used as arrays in place.
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-compile_error!("flash-model builds on Linux and macOS: there is no MLX elsewhere");
+compile_error!("flash-model builds on Linux and macOS only: MLX supports no other system");
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
 compile_error!(
-    "flash-model builds for little-endian processors of 64 bits: the bytes of a checkpoint become arrays where they lie"
+    "flash-model builds for 64-bit little-endian processors only: the bytes of a checkpoint are used as arrays in place"
 );
 
 mod checkpoint;

@@ -1,4 +1,4 @@
-//! What memory the process has, and what it may have.
+//! The memory of the process and of the machine.
 
 pub(crate) mod allowance;
 #[cfg(target_os = "linux")]
@@ -11,21 +11,22 @@ use sysinfo::System;
 pub use allowance::Allowance;
 pub use pressure::PressureGauge;
 
-/// Memory of the process at this moment and at its peak, in bytes.
+/// Resident set size of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resident {
-    /// Now.
+    /// Current size.
     pub now_bytes: u64,
-    /// The most so far.
+    /// Peak size.
     pub peak_bytes: u64,
 }
 
-/// The process's resident set; none where the system does not tell.
+/// Returns the resident set size of the process, if the system reports it.
 pub fn resident() -> Option<Resident> {
     platform::resident()
 }
 
-/// Memory that the process could still take: what the machine has free, or its control group, whichever is less.
+/// Returns the memory that the process could still allocate: the free memory of the machine or of its control group,
+/// whichever is less.
 pub fn available_bytes() -> u64 {
     let mut system = System::new();
     system.refresh_memory();
@@ -35,10 +36,10 @@ pub fn available_bytes() -> u64 {
     machine_bytes
 }
 
-/// Keeps the allocators from holding on to memory that nobody uses, for as long as the process runs.
+/// Limits the free memory that allocators cache, for the rest of the process's life.
 ///
-/// A budget for the whole process needs that: glibc grows its threshold for returning memory to tens of MiB once large
-/// blocks are freed, and keeps an arena a thread; MLX keeps freed Metal buffers.
+/// Needed for a budget of the whole process: glibc raises its threshold for returning memory to tens of MiB once large
+/// blocks are freed, and keeps an arena per thread; MLX caches freed Metal buffers.
 pub fn bound_allocators() {
     platform::bound_allocators();
     if let Err(error) = mlx_rs::memory::set_cache_limit(MLX_CACHE_BYTES) {
@@ -46,12 +47,12 @@ pub fn bound_allocators() {
     }
 }
 
-/// Gives memory that the allocator holds, but nobody uses, back to the system.
+/// Returns free memory of the allocator to the system.
 pub fn trim() {
     platform::trim();
 }
 
-/// MLX's default is most of the machine's memory.
+/// MLX's cache limit; its default is most of the machine's memory.
 const MLX_CACHE_BYTES: usize = 8 << 20;
 
 #[cfg(target_os = "linux")]
@@ -60,9 +61,9 @@ mod platform {
 
     use super::Resident;
 
-    /// Blocks from this size on are mapped and unmapped alone.
+    /// Blocks from this size on get a memory mapping of their own.
     const MMAP_THRESHOLD_BYTES: i32 = 256 << 10;
-    /// Free memory at the end of the heap that is kept.
+    /// Free memory that is kept at the end of the heap.
     const TRIM_THRESHOLD_BYTES: i32 = 1 << 20;
     const ARENAS: i32 = 2;
 
@@ -109,12 +110,13 @@ mod platform {
 mod platform {
     use super::Resident;
 
-    /// `getrusage` counts the peak in bytes on Apple's systems. It does not know the present, which is no larger.
+    /// Returns the peak for both sizes: `getrusage`, which counts in bytes on Apple's systems, does not report the
+    /// current size.
     #[expect(unsafe_code, reason = "the C library has no safe interface")]
     pub(super) fn resident() -> Option<Resident> {
         // SAFETY: all zeros are a valid `rusage`.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: `usage` is ours to write to.
+        // SAFETY: `usage` is a valid, exclusively owned `rusage`.
         if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
             return None;
         }

@@ -1,6 +1,6 @@
-//! The seam to MLX: arrays over memory that we own, and functions of ours in its graph.
+//! The interface to MLX: arrays over memory owned by this crate, and custom functions in MLX's graph.
 //!
-//! The only module that calls MLX's C interface itself; everything else uses `mlx-rs`.
+//! The only module that calls MLX's C interface directly; all others use `mlx-rs`.
 
 #[cfg(target_os = "linux")]
 pub(crate) mod kernel;
@@ -17,22 +17,23 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
 
-/// Memory that an array may be laid over.
+/// Memory that an array can be created over without a copy.
 ///
 /// # Safety
-/// [`as_mut_ptr`](Self::as_mut_ptr) names memory that is valid, and at the same address, for as long as the owner
-/// lives, wherever the owner is moved; it lies at an OS page, and the 16 bytes before it are the owner's too.
-#[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
-pub(crate) unsafe trait Pages: Debug + Send + 'static {
-    /// The first byte of data.
+/// [`as_mut_ptr`](Self::as_mut_ptr) returns memory that stays valid and at the same address for as long as the owner
+/// lives, even if the owner is moved; it starts at an OS page, and the 16 bytes before it belong to the owner too.
+#[expect(unsafe_code, reason = "MLX relies on the guarantees of the implementation")]
+pub(crate) unsafe trait OwnedMemory: Debug + Send + 'static {
+    /// Returns the address of the first byte of data.
     fn as_mut_ptr(&mut self) -> *mut u8;
-    /// Bytes of data.
+    /// Returns the number of bytes of data.
     fn len_bytes(&self) -> usize;
 }
 
-// SAFETY: a PageBuf is an anonymous mapping with a page in front of its data; moving the handle moves no byte of it.
-#[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
-unsafe impl Pages for PageBuf {
+// SAFETY: a PageBuf is an anonymous mapping with an OS page in front of its data; moving the handle moves no byte of
+// it.
+#[expect(unsafe_code, reason = "MLX relies on the guarantees of the implementation")]
+unsafe impl OwnedMemory for PageBuf {
     fn as_mut_ptr(&mut self) -> *mut u8 {
         PageBuf::as_mut_ptr(self)
     }
@@ -41,13 +42,13 @@ unsafe impl Pages for PageBuf {
     }
 }
 
-/// A slot, and what is dropped right before it.
+/// A slot with a guard that is dropped right before it.
 #[derive(Debug)]
-struct Lent<W>(W, Slot);
+struct GuardedSlot<W>(W, Slot);
 
-// SAFETY: a slot is a PageBuf that goes back to its pool when it is dropped, so nobody writes to it before.
-#[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
-unsafe impl<W: Debug + Send + 'static> Pages for Lent<W> {
+// SAFETY: a slot is a PageBuf that returns to its pool only when it is dropped, so it is not written to before.
+#[expect(unsafe_code, reason = "MLX relies on the guarantees of the implementation")]
+unsafe impl<W: Debug + Send + 'static> OwnedMemory for GuardedSlot<W> {
     fn as_mut_ptr(&mut self) -> *mut u8 {
         self.1.as_mut_ptr()
     }
@@ -56,35 +57,36 @@ unsafe impl<W: Debug + Send + 'static> Pages for Lent<W> {
     }
 }
 
-/// An array over `pages`, without a copy. The pages are dropped with the last array that shares them, wherever that
-/// happens: a slot cannot be filled anew while anything still computes with it.
+/// Creates an array over `memory` without a copy. The memory is dropped with the last array that shares it, on whatever
+/// thread: a slot cannot be refilled while any operation still uses it.
 ///
 /// # Errors
-/// If MLX refuses, or has no memory for the array's handle; the pages are dropped then.
+/// If MLX fails, or has no memory for the array's handle; `memory` is dropped then.
 ///
 /// # Panics
-/// If the shape takes more bytes than there are.
-#[expect(unsafe_code, reason = "hands memory to MLX")]
-pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
-    unsafe extern "C" fn drop_pages<P>(payload: *mut c_void) {
+/// If the shape takes more bytes than the memory has.
+#[expect(unsafe_code, reason = "passes memory to MLX")]
+pub(crate) fn alias<P: OwnedMemory>(memory: P, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
+    unsafe extern "C" fn drop_memory<P>(payload: *mut c_void) {
         // SAFETY: `payload` is the box leaked below, and the native library calls this once, whatever fails.
         drop(unsafe { Box::from_raw(payload.cast::<P>()) });
     }
     let wanted_bytes = shape.iter().map(|&extent| extent as usize).product::<usize>() * size_of_dtype(dtype);
     assert!(
-        wanted_bytes <= pages.len_bytes(),
-        "{wanted_bytes} B of array over {} B of pages",
-        pages.len_bytes()
+        wanted_bytes <= memory.len_bytes(),
+        "{wanted_bytes} B of array over {} B of memory",
+        memory.len_bytes()
     );
 
-    let mut pages = Box::new(pages);
-    let data = pages.as_mut_ptr().cast::<c_void>();
-    let payload = Box::into_raw(pages).cast::<c_void>();
+    let mut memory = Box::new(memory);
+    let data = memory.as_mut_ptr().cast::<c_void>();
+    let payload = Box::into_raw(memory).cast::<c_void>();
     let n_dims = shape.len() as c_int;
-    // SAFETY: by the contract of `Pages` the memory is valid until the payload is dropped, and the word before it is
-    // free for MLX's header; the shape was checked against its length. The payload is given away, also on failure.
+    // SAFETY: by the contract of `OwnedMemory` the memory is valid until the payload is dropped, and the word before it
+    // is free for MLX's header; the shape was checked against its length. MLX owns the payload from here on, also on
+    // failure.
     let handle =
-        unsafe { native_alias(data, shape.as_ptr(), n_dims, dtype.into(), payload, Some(drop_pages::<P>)) };
+        unsafe { native_alias(data, shape.as_ptr(), n_dims, dtype.into(), payload, Some(drop_memory::<P>)) };
     if handle.ctx.is_null() {
         return Err(Exception::custom("MLX refused an array over foreign memory"));
     }
@@ -92,7 +94,7 @@ pub(crate) fn alias<P: Pages>(pages: P, shape: &[i32], dtype: Dtype) -> Result<A
     Ok(unsafe { Array::from_ptr(handle) })
 }
 
-// On Linux mlx-c copies such memory, so the native library brings a function that does not.
+// On Linux mlx-c copies such memory, so the native library has a function that does not.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "foreign function")]
 unsafe extern "C" {
@@ -107,15 +109,15 @@ unsafe extern "C" {
     ) -> mlx_sys::mlx_array;
 }
 
-// On Apple silicon mlx-c wraps page-aligned memory in a Metal buffer without a copy. Where it fails it does not say whether it
-// has run the destructor: what it was given is leaked then, if it has not, rather than freed twice.
+// On Apple silicon mlx-c wraps page-aligned memory in a Metal buffer without a copy. On failure it does not report
+// whether it has run the destructor, so the payload may be leaked then, but never freed twice.
 #[cfg(not(target_os = "linux"))]
 use mlx_sys::mlx_array_new_data_managed_payload as native_alias;
 
-/// A tensor in a bundle's bytes.
+/// Offset, shape and dtype of a tensor within a bundle's slot.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
-    /// Where its first byte lies.
+    /// Byte offset of the first element.
     pub offset: usize,
     pub shape: Vec<i32>,
     pub dtype: Dtype,
@@ -127,43 +129,43 @@ impl View {
     }
 }
 
-/// The tensors of a loaded bundle, as evaluated views of its slot, without a copy. When the last of them is gone, the slot
-/// goes back and `witness` is dropped, on the thread that had it.
+/// Returns the tensors of a loaded bundle as evaluated views of its slot, without a copy. When the last view is
+/// dropped, `guard` is dropped and the slot returns to its pool, on the thread that drops the view.
 ///
-/// Writers leave the data of a safetensors file at any byte, and views carry that offset. CPUs load from there as well;
-/// Metal needs whole elements, so there tensors are moved within the slot first.
+/// The data of a safetensors file may start at any byte, and views have that offset. CPUs load from unaligned
+/// addresses; Metal needs aligned elements, so tensors are moved within the slot first there.
 pub(crate) fn views<W: Debug + Send + 'static>(
     mut slot: Slot,
-    witness: W,
+    guard: W,
     views: &[View],
 ) -> Result<Vec<Array>, Exception> {
     let mut views = views.to_vec();
     if cfg!(target_os = "macos") {
         realign(slot.as_mut_slice(), &mut views);
     }
-    // A dimension is at most i32::MAX, and a bundle may be longer: count in rows of a block.
+    // A dimension is at most i32::MAX, and a bundle may be longer, so the array has rows of one block.
     let n_rows = dim_of(slot.len() / ROW_BYTES)?;
-    let whole = alias(Lent(witness, slot), &[n_rows, ROW_BYTES as i32], Dtype::Uint8)?;
+    let whole = alias(GuardedSlot(guard, slot), &[n_rows, ROW_BYTES as i32], Dtype::Uint8)?;
     let views = views.iter().map(|view| view_of(&whole, view)).collect::<Result<Vec<_>, _>>()?;
-    // Once, rather than as a part of every graph that uses them.
+    // Evaluated once here, rather than in every graph that uses the views.
     if cfg!(not(target_os = "linux")) {
         mlx_rs::transforms::eval(&views)?;
     }
     Ok(views)
 }
 
-/// The extent of a dimension, which MLX counts in 32 bits.
+/// Converts the extent of a dimension to MLX's type, which has 32 bits.
 fn dim_of(extent: usize) -> Result<i32, Exception> {
     let too_long = || Exception::custom(format!("a dimension of {extent}, and MLX's have 31 bits"));
     i32::try_from(extent).map_err(|_| too_long())
 }
 
-/// Slots are a whole number of blocks of direct I/O.
+/// Row length of the array over a slot: slots are a whole number of direct I/O blocks.
 const ROW_BYTES: usize = flash_io::DIRECT_ALIGN;
-/// What the largest element of a weight is aligned to.
+/// Alignment of the largest element type of weights.
 const ELEMENT_ALIGN: usize = 4;
 
-/// MLX has no operation that does this at once, and five of them for each tensor are 20 µs.
+/// Returns a view of a tensor within a slot. MLX has no single operation for this, and five per tensor take 20 µs.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "foreign function")]
 fn view_of(whole: &Array, view: &View) -> Result<Array, Exception> {
@@ -179,8 +181,8 @@ fn view_of(whole: &Array, view: &View) -> Result<Array, Exception> {
     }
     assert!(view.offset + view.bytes() <= whole.size(), "a tensor lies in its slot");
     let (shape, dim) = (view.shape.as_ptr(), view.shape.len() as c_int);
-    // SAFETY: `whole` is an evaluated array of bytes that shares its memory with the view for as long as that lives, and
-    // the view lies in it.
+    // SAFETY: `whole` is an evaluated array of bytes that shares its memory with the view for as long as the view
+    // lives, and the view lies in it.
     let handle = unsafe { native_view(whole.as_ptr(), view.offset, shape, dim, view.dtype.into()) };
     if handle.ctx.is_null() {
         return Err(Exception::custom("MLX refused a view"));
@@ -192,7 +194,8 @@ fn view_of(whole: &Array, view: &View) -> Result<Array, Exception> {
 #[cfg(not(target_os = "linux"))]
 use view_by_operations as view_of;
 
-/// A view made of MLX's operations. A tensor of 2 GiB and more must begin at a whole element, as [`realign`] leaves it.
+/// Returns a view of a tensor within a slot, from MLX's operations. A tensor of 2 GiB or more must be aligned to its
+/// elements, as [`realign`] leaves it.
 #[cfg(any(test, not(target_os = "linux")))]
 fn view_by_operations(whole: &Array, view: &View) -> Result<Array, Exception> {
     let bytes = view.bytes();
@@ -200,7 +203,7 @@ fn view_by_operations(whole: &Array, view: &View) -> Result<Array, Exception> {
     let rows = whole.try_index(dim_of(first)?..dim_of(end)?)?;
     let start = view.offset - first * ROW_BYTES;
     let item_bytes = size_of_dtype(view.dtype);
-    // As bytes where they can be counted, for those may begin anywhere; else as elements, which are fewer.
+    // Slices bytes, which may start anywhere, if their number fits in a dimension; else elements, which are fewer.
     if let Ok(end) = dim_of((end - first) * ROW_BYTES).and_then(|_| dim_of(start + bytes)) {
         let bytes = rows.reshape(&[-1])?.try_index(start as i32..end)?;
         return bytes.view_dtype(view.dtype)?.reshape(&view.shape);
@@ -214,10 +217,10 @@ fn view_by_operations(whole: &Array, view: &View) -> Result<Array, Exception> {
     elements.try_index(dim_of(start)?..dim_of(start + len)?)?.reshape(&view.shape)
 }
 
-/// Moves tensors towards the front of the slot, by less than an element, so that each begins at a whole one.
+/// Moves tensors towards the front of the slot, by less than an element, so that each is aligned to its elements.
 ///
-/// Tensors that follow each other in a file are all off by the same few bytes, as long as each is a whole number of
-/// elements; one that is not follows no further than its own length rounded down allows, and stays where it is.
+/// Consecutive tensors in a file are misaligned by the same few bytes, as long as each is a multiple of
+/// [`ELEMENT_ALIGN`] long. A tensor that would overlap the one before it stays where it is.
 fn realign(bytes: &mut [u8], views: &mut [View]) {
     let mut order: Vec<usize> = (0..views.len()).collect();
     order.sort_by_key(|&idx| views[idx].offset);
@@ -234,7 +237,7 @@ fn realign(bytes: &mut [u8], views: &mut [View]) {
     }
 }
 
-/// Size of one element.
+/// Returns the size of an element in bytes.
 pub(crate) fn size_of_dtype(dtype: Dtype) -> usize {
     match dtype {
         Dtype::Bool | Dtype::Uint8 | Dtype::Int8 => 1,
@@ -244,9 +247,9 @@ pub(crate) fn size_of_dtype(dtype: Dtype) -> usize {
     }
 }
 
-/// The address of an evaluated array's data, to tell a view from a copy.
+/// Returns the address of an array's data, to distinguish a view from a copy.
 #[cfg(test)]
-#[expect(unsafe_code, reason = "reads an address, not what is there")]
+#[expect(unsafe_code, reason = "reads an address, not the data")]
 pub(crate) fn address(array: &Array) -> usize {
     array.eval().expect("evaluates");
     // SAFETY: the array is evaluated, and only its address is used.

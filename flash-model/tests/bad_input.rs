@@ -1,4 +1,4 @@
-//! Model directories that are not what they should be: each ends in a typed error that names file and field.
+//! Invalid model directories: each is rejected with a typed error that names file and field.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn config() -> Value {
     })
 }
 
-/// Name, dtype and shape of every tensor that [`config`] asks for.
+/// Returns name, dtype and shape of every tensor that [`config`] requires.
 fn tensors() -> Vec<(String, &'static str, Vec<u64>)> {
     let layer = |name: &str| format!("model.layers.0.{name}.weight");
     vec![
@@ -62,7 +62,7 @@ fn open(dir: &Path) -> Result<Model, ModelError> {
     Model::open(Checkpoint::open(dir, IoMode::Pread)?)
 }
 
-/// The error of a model whose configuration has `value` at `field`.
+/// Returns the error of a model whose configuration has `value` at `field`.
 fn error_with(field: &str, value: Value) -> ModelError {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config();
@@ -83,7 +83,7 @@ fn model_with(
 }
 
 #[test]
-fn the_model_that_the_others_are_made_from_opens() {
+fn the_valid_base_model_opens() {
     let (_dir, model) = model_with(|_| ());
     let model = model.unwrap();
     assert_eq!(model.bundles().next().unwrap().name, "model.layers.0");
@@ -196,7 +196,7 @@ fn rope_scaling_that_is_not_supported_is_named() {
 }
 
 #[test]
-fn yarn_that_makes_no_frequencies_is_refused_by_field() {
+fn yarn_without_valid_frequencies_is_refused_by_field() {
     for (field, value, named) in [
         ("factor", json!(null), "rope_scaling.factor"),
         ("factor", json!(0.0), "rope_scaling.factor"),
@@ -347,7 +347,8 @@ fn what_a_family_cannot_have_is_named() {
     }
 }
 
-/// A `gpt_oss` of two experts as it was published, but for what `change` does to the tensors of its experts.
+/// Returns the error of a `gpt_oss` of two experts in its published format, after `change` to the tensors of its
+/// experts.
 fn published(change: impl FnOnce(&mut Vec<(String, &'static str, Vec<u64>)>)) -> ModelError {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config();
@@ -367,8 +368,8 @@ fn published(change: impl FnOnce(&mut Vec<(String, &'static str, Vec<u64>)>)) ->
 }
 
 #[test]
-fn experts_in_blocks_that_are_not_what_they_should_be_are_named() {
-    // Its experts are as they should be: what is missing comes behind them.
+fn experts_in_blocks_that_are_invalid_are_named() {
+    // Valid experts: the missing tensors come after them.
     let error = published(|_| ());
     assert!(
         matches!(&error, ModelError::MissingTensor { tensor, .. } if !tensor.contains("experts")),
@@ -392,7 +393,7 @@ fn a_fused_tensor_of_too_few_rows_is_named() {
     config["model_type"] = json!("phi3");
     config["tie_word_embeddings"] = json!(true);
     let mut tensors = tensors();
-    // The heads of queries, and of keys, but not of values.
+    // Enough rows for queries and keys, but not for values.
     let wanted = "model.layers.0.self_attn.qkv_proj.weight";
     tensors.push((wanted.to_owned(), "F32", vec![HIDDEN + HIDDEN / 2, HIDDEN]));
     tensors.push(("model.layers.0.mlp.gate_up_proj.weight".to_owned(), "F32", vec![128, HIDDEN]));
@@ -420,25 +421,26 @@ fn experts_in_one_tensor_that_are_not_as_configured_are_named() {
     }
 }
 
-/// The committed `deepseek_v3` with `value` at `field`.
+/// Opens the committed `deepseek_v3` with `value` at `field`.
 fn deepseek_with(field: &str, value: Value) -> Result<Model, ModelError> {
     tiny_with("deepseek_v3", field, value)
 }
 
-/// A committed model with `value` at `field`.
+/// Opens a committed model with `value` at `field`.
 fn tiny_with(name: &str, field: &str, value: Value) -> Result<Model, ModelError> {
     let mut config = tiny_config(name);
     config[field] = value;
     tiny_of(name, &config)
 }
 
-/// The configuration of a committed model. A number that JSON has not gets the tag that mlx-lm gives it when it converts.
+/// Reads the configuration of a committed model. A number that JSON cannot represent gets the tag that mlx-lm's
+/// converter writes.
 fn tiny_config(name: &str) -> Value {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name);
     python_json(&fs::read_to_string(from.join("config.json")).unwrap()).unwrap()
 }
 
-/// A committed model with another configuration.
+/// Opens a committed model with another configuration.
 fn tiny_of(name: &str, config: &Value) -> Result<Model, ModelError> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name);
     let dir = tempfile::tempdir().unwrap();
@@ -448,7 +450,7 @@ fn tiny_of(name: &str, config: &Value) -> Result<Model, ModelError> {
 }
 
 #[test]
-fn layers_that_predict_several_tokens_are_left_alone() {
+fn multi_token_prediction_layers_are_ignored() {
     let error = deepseek_with("num_hidden_layers", json!(2)).unwrap_err();
     assert!(error.to_string().contains("num_hidden_layers is 2"), "{error}");
     let mut config = tiny_config("deepseek_v3");
@@ -461,7 +463,7 @@ fn layers_that_predict_several_tokens_are_left_alone() {
 }
 
 #[test]
-fn groups_of_experts_that_cannot_be_are_named() {
+fn invalid_groups_of_experts_are_named() {
     for (wanted, value) in [
         ("n_group", json!(0)),
         ("n_group", json!(3)),
@@ -478,12 +480,12 @@ fn groups_of_experts_that_cannot_be_are_named() {
 }
 
 #[test]
-fn sizes_of_latent_attention_that_cannot_be_are_named() {
+fn invalid_sizes_of_latent_attention_are_named() {
     for field in ["kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"] {
         for value in [json!(0), json!(-8), json!(i32::MAX - 1)] {
             let error = deepseek_with(field, value.clone()).unwrap_err();
             let is_named = match &error {
-                // The two make a key, which is looked at first.
+                // Their sum is the length of a key, which is checked first.
                 ModelError::ConfigField { field: got, .. } => got == field || got == "head_dim",
                 _ => false,
             };
@@ -497,7 +499,7 @@ fn sizes_of_latent_attention_that_cannot_be_are_named() {
 }
 
 #[test]
-fn layers_with_a_state_that_cannot_be_are_refused_by_field() {
+fn invalid_recurrent_layers_are_refused_by_field() {
     let moe = "nemotron_h-moe";
     for (family, field, value) in [
         ("nemotron_h", "hybrid_override_pattern", json!("M-X*")),
@@ -540,7 +542,7 @@ fn layers_with_a_state_that_cannot_be_are_refused_by_field() {
     }
 }
 
-/// The error of a model with one more tensor.
+/// Returns the error of a model with one more tensor.
 fn error_with_tensor(name: &str, dtype: &'static str, shape: &[u64], field: Option<(&str, Value)>) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config();
@@ -554,7 +556,7 @@ fn error_with_tensor(name: &str, dtype: &'static str, shape: &[u64], field: Opti
 }
 
 #[test]
-fn tensors_that_no_layer_takes_are_named_with_the_field_that_would_use_them() {
+fn unused_tensors_are_named_with_the_field_that_would_use_them() {
     for (name, shape, named) in [
         ("model.layers.0.self_attn.q_proj.bias", &[HIDDEN][..], "attention_bias"),
         ("model.layers.0.mlp.up_proj.bias", &[64], "mlp_bias"),
@@ -583,7 +585,7 @@ fn tensors_of_other_parts_than_the_text_model_pass() {
             "multi_modal_projector.linear.weight",
             "audio_tower.conv.weight",
             "mtp.layers.0.eh_proj.weight",
-            // The head of a model that has it tied.
+            // The head of a model with tied embeddings.
             "lm_head.weight",
         ] {
             tensors.push((name.to_owned(), "F32", vec![4]));
@@ -593,7 +595,7 @@ fn tensors_of_other_parts_than_the_text_model_pass() {
 }
 
 #[test]
-fn a_head_that_is_there_is_used_where_the_configuration_does_not_say_otherwise() {
+fn an_existing_head_is_used_unless_the_configuration_ties_it() {
     let head = ("lm_head.weight".to_owned(), "F32", vec![VOCAB, HIDDEN]);
     let heads = |tie: Value, has_head: bool| {
         let dir = tempfile::tempdir().unwrap();
@@ -621,7 +623,7 @@ fn a_matrix_of_another_format_than_the_default_is_known_by_its_shapes() {
     let mut config = config();
     config["quantization"] = json!({ "group_size": 32, "bits": 4 });
     let mut tensors = tensors();
-    // Eight bits, which no list says; and four, the default.
+    // Eight bits, which the configuration does not list, and four, its default.
     for (idx, bits, name) in [(8, 8, "gate_proj"), (9, 4, "up_proj")] {
         let path = format!("model.layers.0.mlp.{name}");
         tensors[idx] = (format!("{path}.weight"), "U32", vec![64, HIDDEN * bits / 32]);
@@ -630,7 +632,7 @@ fn a_matrix_of_another_format_than_the_default_is_known_by_its_shapes() {
     }
     write(dir.path(), &config, &tensors);
     open(dir.path()).unwrap();
-    // A shape that no format has is still an error.
+    // A shape that fits no format is still an error.
     tensors[8].2 = vec![64, 7];
     write(dir.path(), &config, &tensors);
     assert!(matches!(open(dir.path()).unwrap_err(), ModelError::TensorShape { .. }));
@@ -653,7 +655,7 @@ fn sizes_that_a_family_has_defaults_for_may_be_missing() {
 }
 
 #[test]
-fn sizes_that_would_take_all_memory_or_overflow_are_refused_first() {
+fn sizes_that_overflow_or_exceed_memory_are_refused_first() {
     for (field, value) in [
         ("num_hidden_layers", json!(1_000_000_000_u64)),
         ("num_hidden_layers", json!(u64::MAX / 2)),
@@ -661,7 +663,7 @@ fn sizes_that_would_take_all_memory_or_overflow_are_refused_first() {
     ] {
         let error = error_with(field, value.clone());
         assert!(
-            // So many heads leave nothing of the hidden size to each.
+            // The hidden size divided by that many heads is zero.
             matches!(&error, ModelError::ConfigField { field: named, .. } if named == field || named == "head_dim"),
             "{field} = {value}: {error:?}"
         );
@@ -674,7 +676,7 @@ fn sizes_that_would_take_all_memory_or_overflow_are_refused_first() {
 }
 
 #[test]
-fn a_head_that_a_family_never_ties_is_used_whatever_is_said() {
+fn a_head_that_a_family_never_ties_is_used_whatever_the_configuration_says() {
     let mut config = config();
     config["model_type"] = json!("gemma3_text");
     config["head_dim"] = json!(16);

@@ -1,12 +1,13 @@
-//! What quantised pages cost a real model: perplexity on the first chapters of *Alice's Adventures in Wonderland* (Lewis Carroll, 1865,
-//! public domain; the text of Project Gutenberg's Millennium Fulcrum Edition 2.9).
+//! Perplexity of a real model with quantised KV pages, on the first chapters of *Alice's Adventures in Wonderland*
+//! (Lewis Carroll, 1865, public domain; the text of Project Gutenberg's Millennium Fulcrum Edition 2.9).
 //!
-//! Here on a part of it; `flash-cli perplexity --file flash-model/tests/texts/alice.txt --ctx 2048 --kv-quant 8` takes all of its 15,702
+//! This test uses a part of the text;
+//! `flash-cli perplexity --file flash-model/tests/texts/alice.txt --ctx 2048 --kv-quant 8` evaluates all of its 15,702
 //! tokens (docs/performance.md).
 
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
 
-#[expect(dead_code, reason = "others open engines with it")]
+#[expect(dead_code, reason = "other tests open engines with it")]
 mod common;
 
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Opening a model reads headers and nothing else, however large it is. Alone in its binary, because it counts what the
-//! whole process reads.
+//! Opening a model of any size reads headers only. The only test of its binary, because it counts the reads of the
+//! whole process.
 #![cfg(target_os = "linux")]
 
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ const HIDDEN: u64 = 4096;
 const INTERMEDIATE: u64 = 14336;
 const VOCAB: u64 = 128_256;
 
-/// Bytes that the process has read through system calls.
+/// Returns the bytes that the process has read through system calls.
 fn read_bytes() -> u64 {
     let io = fs::read_to_string("/proc/self/io").unwrap();
     io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
@@ -40,7 +40,7 @@ fn opening_a_sparse_model_of_32_gb_reads_less_than_a_megabyte() {
         let mut out = File::create(dir.path().join(file)).unwrap();
         out.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
         out.write_all(header.as_bytes()).unwrap();
-        // The data is a hole: it has a length and no bytes.
+        // The data is a hole of a sparse file, which takes no space on disk.
         out.set_len(8 + header.len() as u64 + offset).unwrap();
     };
     for layer in 0..LAYERS {

@@ -1,13 +1,14 @@
-//! Greedy ids and logits are those of mlx-lm in float32, for the demo model and for tiny models that have what it has not.
+//! Greedy ids and logits equal those of mlx-lm in float32, for the demo model and for tiny models with features that it
+//! lacks.
 //!
-//! `goldens/parity` holds what mlx-lm made of each prompt, and how it was asked; `cargo xtask goldens` makes it anew.
-//! Half of the prompts run on the smallest budget, half with everything in memory.
+//! `goldens/parity` holds mlx-lm's results for each prompt, and the scripts that compute them; `cargo xtask goldens`
+//! regenerates them. Half of the prompts run on the smallest budget, half with all weights in memory.
 //!
-//! Everyone who can compute does. MLX's own operations take a quarter of an hour of two cores for all prompts on all
-//! directories of the demo model, so where there are kernels of ours it is asked for a few only (see [`Usual`]);
+//! All backends are tested. MLX's own operations take a quarter of an hour of two cores for all prompts on all
+//! directories of the demo model, so they run only a few where the CPU kernels are available (see [`MlxPrompts`]);
 //! `FLASH_PARITY=full` runs all.
 
-#![expect(clippy::print_stdout, reason = "a test of minutes says how far it is, and a skipped one why")]
+#![expect(clippy::print_stdout, reason = "prints the progress of long tests, and why tests are skipped")]
 
 mod common;
 
@@ -22,10 +23,10 @@ use flash_model::{Compute, ComputeOptions, Engine};
 use flash_text::{ChatTemplate, Message, Tokenizer};
 use serde::Deserialize;
 
-/// How far a logit may be off, as a part of the largest |logit|. All greedy ids in the goldens lead by more.
+/// Maximum error of a logit, relative to the largest |logit|. All greedy ids in the goldens lead by more.
 const TOLERANCE: f32 = 1e-3;
 
-/// What `oracle.py` writes beside the logits.
+/// The JSON file that `oracle.py` writes beside the logits.
 #[derive(Deserialize)]
 struct Golden {
     vocab_size: usize,
@@ -61,7 +62,7 @@ fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// A golden, and the logits of each of its prompts that it keeps.
+/// Reads a golden, and the stored logits of each of its prompts.
 fn golden(name: &str) -> (Golden, Vec<Vec<f32>>) {
     let path = tests().join("goldens/parity").join(name);
     let golden: Golden = serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap();
@@ -75,7 +76,7 @@ fn golden(name: &str) -> (Golden, Vec<Vec<f32>>) {
     (golden, logits)
 }
 
-/// The largest logit's id; of equal ones the lowest, as mlx-lm's argmax has it.
+/// Returns the id of the largest logit; of equal ones the lowest, as mlx-lm's argmax does.
 fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (id, logit) in logits.iter().enumerate() {
@@ -86,12 +87,12 @@ fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Checks the logits behind the prompt, then decodes greedily and checks the ids.
+/// Checks the logits after the prompt, then decodes greedily and checks the ids.
 fn check(engine: &mut Engine, golden: &Golden, prompt: &Prompt, kept: &[f32]) {
     check_within(TOLERANCE, engine, golden, prompt, kept);
 }
 
-/// [`check`] with another tolerance.
+/// Checks the logits after the prompt within `tolerance`, then decodes greedily and checks the ids.
 fn check_within(tolerance: f32, engine: &mut Engine, golden: &Golden, prompt: &Prompt, kept: &[f32]) {
     let mut logits = engine.forward(&prompt.ids).unwrap();
     assert_eq!(logits.len(), golden.vocab_size);
@@ -113,7 +114,7 @@ fn check_within(tolerance: f32, engine: &mut Engine, golden: &Golden, prompt: &P
     assert_eq!(greedy, prompt.greedy, "{}", prompt.name);
 }
 
-/// Runs a committed model with random weights, and each way of reading it.
+/// Runs a committed model with random weights, in each I/O mode.
 fn tiny(name: &str) {
     let dir = tests().join("fixtures/tiny").join(name);
     let (golden, logits) = golden(&format!("tiny-{name}"));
@@ -139,7 +140,7 @@ const QUANTIZED_MIXTURES: [&str; 7] = [
     "qwen3_next-q4",
 ];
 
-/// How far logits may be off where kernels round no further than sums in f32 do.
+/// Maximum relative error of a logit if kernels round no further than f32 sums do.
 const EXACT_TOLERANCE: f32 = 2e-5;
 
 #[cfg(target_os = "linux")]
@@ -539,15 +540,15 @@ fn quantized_qwen3_next_with_scaled_rope_equals_mlx_lm() {
     tiny("qwen3_next-q4");
 }
 
-/// Which prompts MLX's own operations compute on a directory of the demo model when nothing is said.
+/// The prompts that MLX's own operations compute by default on a directory of the demo model.
 #[derive(Clone, Copy)]
-enum Usual {
+enum MlxPrompts {
     /// The first three: plain text, a chat, emoji and Chinese.
     Three,
     None,
 }
 
-impl Usual {
+impl MlxPrompts {
     fn has(self, idx: usize, compute: Compute) -> bool {
         match self {
             _ if compute == Compute::Native || COMPUTES.len() == 1 => true,
@@ -557,9 +558,8 @@ impl Usual {
     }
 }
 
-/// Runs one of the demo model's directories against the golden of the same weights, the prompts in turn with little
-/// memory and with plenty.
-fn demo(directory: &str, golden_name: &str, usual: Usual, first: Memory) {
+/// Checks a directory of the demo model against the golden of the same weights; the budget alternates between prompts.
+fn demo(directory: &str, golden_name: &str, mlx_prompts: MlxPrompts, first: Memory) {
     let Some(dir) = common::demo_model(directory) else {
         return;
     };
@@ -568,7 +568,7 @@ fn demo(directory: &str, golden_name: &str, usual: Usual, first: Memory) {
     for &compute in COMPUTES {
         let mut memory = first;
         for (idx, (prompt, kept)) in golden.prompts.iter().zip(&logits).enumerate() {
-            if full || usual.has(idx, compute) {
+            if full || mlx_prompts.has(idx, compute) {
                 let begin = Instant::now();
                 let n_greedy = prompt.greedy.len();
                 let mut engine =
@@ -585,45 +585,45 @@ fn demo(directory: &str, golden_name: &str, usual: Usual, first: Memory) {
 
 #[test]
 fn kept_equals_mlx_lm() {
-    demo("kept", "kept", Usual::Three, Memory::Plenty);
+    demo("kept", "kept", MlxPrompts::Three, Memory::Plenty);
 }
 
 #[test]
 fn kept_in_shards_equals_mlx_lm() {
-    demo("kept-sharded", "kept", Usual::None, Memory::Floor);
+    demo("kept-sharded", "kept", MlxPrompts::None, Memory::Floor);
 }
 
 #[test]
 fn f32_equals_mlx_lm() {
-    demo("f32", "f32", Usual::Three, Memory::Plenty);
+    demo("f32", "f32", MlxPrompts::Three, Memory::Plenty);
 }
 
 #[test]
 fn f32_in_shards_equals_mlx_lm() {
-    demo("f32-sharded", "f32", Usual::None, Memory::Floor);
+    demo("f32-sharded", "f32", MlxPrompts::None, Memory::Floor);
 }
 
 #[test]
 fn f16_equals_mlx_lm() {
-    demo("f16", "f16", Usual::Three, Memory::Plenty);
+    demo("f16", "f16", MlxPrompts::Three, Memory::Plenty);
 }
 
 #[test]
 fn f16_in_shards_equals_mlx_lm() {
-    demo("f16-sharded", "f16", Usual::None, Memory::Floor);
+    demo("f16-sharded", "f16", MlxPrompts::None, Memory::Floor);
 }
 
 #[test]
 fn eight_bit_equals_mlx_lm() {
-    demo("8bit", "8bit", Usual::Three, Memory::Plenty);
+    demo("8bit", "8bit", MlxPrompts::Three, Memory::Plenty);
 }
 
 #[test]
 fn eight_bit_in_shards_equals_mlx_lm() {
-    demo("8bit-sharded", "8bit", Usual::None, Memory::Floor);
+    demo("8bit-sharded", "8bit", MlxPrompts::None, Memory::Floor);
 }
 
-/// The goldens' ids came from mlx-lm's tokenizer and chat template; ours make the same of the same words.
+/// Checks tokenizer and chat template against the ids in the goldens, which are those of mlx-lm.
 #[test]
 fn prompts_are_encoded_as_mlx_lm_does() {
     let sources: Vec<Source> =

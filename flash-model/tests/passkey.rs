@@ -1,12 +1,12 @@
-//! A number that was said long ago is found again: at every depth of a context at which full precision finds it, pages of 8 bits
-//! do, too. Where full precision does not, 8 bits at least expect the same words. The test is mlx-flash's, with five digits and
-//! ten depths.
+//! Passkey retrieval: 8-bit KV pages find a number at every depth of a long context at which full precision finds it.
+//! Where full precision does not, the next-token distributions are at least close. The test is mlx-flash's, with five
+//! digits and ten depths.
 //!
 //! `FLASH_PASSKEY_TOKENS` is the length of the context, 1,000 tokens by default.
 
-#![expect(clippy::print_stdout, reason = "it says where keys were found, and a skipped one why")]
+#![expect(clippy::print_stdout, reason = "prints where keys were found, or why the test is skipped")]
 
-#[expect(dead_code, reason = "others open engines with it")]
+#[expect(dead_code, reason = "other tests open engines with it")]
 mod common;
 
 use common::demo_model;
@@ -16,13 +16,13 @@ use flash_text::Tokenizer;
 
 const DEPTHS: usize = 10;
 const ANSWER_TOKENS: usize = 10;
-/// How far, in nats, what 8 bits expect may be from what full precision does, where that does not find the key.
+/// Maximum KL divergence, in nats, of 8 bits from full precision, where the latter does not find the key.
 const DIVERGENCE_MAX: f64 = 0.02;
 const FILLER: &str =
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. ";
 const QUESTION: &str = "What is the secret passkey? The secret passkey is";
 
-/// A context of about `n_tokens` with the key at a part of it.
+/// Returns a prompt of about `n_tokens` with the key at a relative `depth`.
 fn prompt(tokenizer: &Tokenizer, key: u32, n_tokens: usize, depth: f64) -> Vec<u32> {
     let with = |n_fillers: usize| {
         let before = (n_fillers as f64 * depth).round() as usize;
@@ -34,14 +34,14 @@ fn prompt(tokenizer: &Tokenizer, key: u32, n_tokens: usize, depth: f64) -> Vec<u
     with((n_tokens - with(0).len()) / filler_tokens)
 }
 
-/// What comes behind a prompt.
+/// The result of decoding after a prompt.
 struct Answer {
     is_found: bool,
-    /// Of the token behind the prompt.
+    /// Logits of the token after the prompt.
     logits: Vec<f32>,
 }
 
-/// Decodes greedily behind each prompt.
+/// Decodes greedily after each prompt.
 fn answers(
     dir: &std::path::Path,
     format: KvFormat,
@@ -51,7 +51,7 @@ fn answers(
     let model = Model::open(Checkpoint::open(dir, IoMode::Auto).unwrap()).unwrap();
     let longest = prompts.iter().map(|(_, prompt)| prompt.len()).max().unwrap();
     let workload = Workload::new(longest, longest + ANSWER_TOKENS).with_kv(KvPolicy::new(format));
-    // Of quantised pages, few stay in memory.
+    // A budget in which only few quantised pages stay in memory.
     let budget_bytes = model.floor_bytes(&workload) + model.model_bytes();
     let mut engine = model.load(&EngineOptions::new(budget_bytes, workload)).unwrap();
     let answer = |(key, prompt): &(u32, Vec<u32>)| {
@@ -71,7 +71,7 @@ fn best(logits: &[f32]) -> u32 {
     (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
 }
 
-/// How far what `other` expects is from what `logits` do: the Kullback-Leibler divergence in nats.
+/// Returns the Kullback-Leibler divergence of the distributions of `logits` and `other`, in nats.
 fn divergence(logits: &[f32], other: &[f32]) -> f64 {
     let log_sum = |logits: &[f32]| logits.iter().map(|logit| f64::from(*logit).exp()).sum::<f64>().ln();
     let (sum, other_sum) = (log_sum(logits), log_sum(other));
@@ -97,11 +97,11 @@ fn eight_bits_find_a_passkey_wherever_full_precision_does() {
         exact.iter().zip(&eight).map(|(exact, eight)| divergence(&exact.logits, &eight.logits)).collect();
     let (exact, eight) = (found(&exact), found(&eight));
     println!("of {n_tokens} tokens, full precision finds {exact:?}, 8 bits {eight:?}");
-    println!("what they expect behind the question is apart by {divergences:.5?}");
+    println!("KL divergences of the token after the question: {divergences:.5?} nats");
     for (idx, divergence) in divergences.iter().enumerate() {
         assert!(eight[idx] || !exact[idx], "lost at depth {idx}");
         assert!(exact[idx] || *divergence < DIVERGENCE_MAX, "{divergence} nats at depth {idx}");
     }
-    // At the length of the test that everyone runs; at others the model may fail by itself.
+    // Only at the default length; at other lengths the model itself may fail.
     assert!(n_tokens != 1000 || exact.iter().filter(|found| **found).count() >= DEPTHS / 2, "{exact:?}");
 }

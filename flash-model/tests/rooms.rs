@@ -1,4 +1,4 @@
-//! The rooms of this crate, and the imports between them, which only go down.
+//! Imports between the rooms of this crate only go down.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ const ROOMS: [&str; 9] =
 /// Modules that every room may import from, and that import from no room.
 const FLOOR: [&str; 3] = ["error", "interrupt", "memory"];
 
-/// The only name that rooms take from the root of the crate: all others hide which room they come from.
+/// The only name that rooms may import from the root of the crate: for others, the import would hide the room.
 const ROOT_NAMES: [&str; 1] = ["ModelError"];
 
-/// The rank of a room: imports go from a lower one to a higher one.
+/// Returns the rank of a room: imports go from lower ranks to higher ones.
 fn rank(room: &str) -> usize {
     let rank = ROOMS.iter().position(|known| *known == room);
     rank.unwrap_or_else(|| {
@@ -24,7 +24,7 @@ fn rank(room: &str) -> usize {
     })
 }
 
-/// The files of a folder and those below it, in the order of their names.
+/// Returns the files below a folder, in the order of their names.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -39,7 +39,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The first names behind `crate::`, or behind as many `super::` as lead to the root of the crate from `depth` modules below it.
+/// Returns the first names after `crate::`, or after as many `super::` as lead to the root of the crate from `depth`
+/// modules below it.
 fn root_names(tokens: TokenStream, depth: usize, found: &mut Vec<String>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let is = |at: usize, name: &str| matches!(tokens.get(at), Some(TokenTree::Ident(ident)) if ident == name);
@@ -49,7 +50,7 @@ fn root_names(tokens: TokenStream, depth: usize, found: &mut Vec<String>) {
     };
     let mut at = 0;
     while at < tokens.len() {
-        // `super` in an inline module is counted from there.
+        // In an inline module, `super` starts one level deeper.
         if is(at, "mod") && matches!(tokens.get(at + 2), Some(TokenTree::Group(_))) {
             let Some(TokenTree::Group(body)) = tokens.get(at + 2) else { unreachable!() };
             root_names(body.stream(), depth + 1, found);
@@ -88,7 +89,7 @@ fn root_names(tokens: TokenStream, depth: usize, found: &mut Vec<String>) {
     }
 }
 
-/// Imports of a file at `path`, below `src`, that go up or hide where they go.
+/// Returns the imports of the file at `path`, below `src`, that go up or hide their room.
 fn violations(path: &Path, source: &str) -> Vec<String> {
     let module = path.with_extension("");
     let room = module.iter().next().unwrap().to_str().unwrap();
@@ -108,7 +109,7 @@ fn imports_between_rooms_only_go_down() {
     let mut found = Vec::new();
     for file in files(&src) {
         let path = file.strip_prefix(&src).unwrap();
-        // The root re-exports what is public.
+        // The root re-exports the public names.
         if path != Path::new("lib.rs") {
             found.extend(violations(path, &fs::read_to_string(&file).unwrap()));
         }

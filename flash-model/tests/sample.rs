@@ -1,4 +1,4 @@
-//! Sampling: mlx-lm's filters, a plain reference, the distribution of draws, and bad input.
+//! Sampling against mlx-lm's filters and a plain reference; the distribution of samples; invalid input.
 
 use std::fs;
 
@@ -48,7 +48,7 @@ fn sampler(config: SamplerConfig) -> Sampler {
     Sampler::new(config).unwrap()
 }
 
-/// Draws from the model's own distribution.
+/// Returns a configuration that samples the model's own distribution.
 fn plain(seed: u64) -> SamplerConfig {
     SamplerConfig { temperature: 1.0, seed, ..SamplerConfig::default() }
 }
@@ -99,8 +99,7 @@ fn ties_go_to_the_token_mlx_takes() {
     }
 }
 
-/// What a plain reading of the rules keeps: for each token whether it is in, or `None` within
-/// rounding of an edge.
+/// Computes the filters in a straightforward way: whether each token is kept, or `None` within rounding of an edge.
 fn reference(logits: &[f32], config: &SamplerConfig) -> Vec<Option<bool>> {
     const ROUNDING: f64 = 1e-5;
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -131,7 +130,7 @@ fn reference(logits: &[f32], config: &SamplerConfig) -> Vec<Option<bool>> {
         if config.top_k > 0 {
             also(&mut kept[token], Some(rank < config.top_k));
         }
-        // Weights too small for an f32 are nothing.
+        // Weights that underflow an f32 are zero.
         let weight = (f64::from(logits[token] - top) / f64::from(config.temperature)).exp();
         also(&mut kept[token], Some(weight > 2e-38).filter(|_| !(1e-38..4e-38).contains(&weight)));
     }
@@ -139,7 +138,7 @@ fn reference(logits: &[f32], config: &SamplerConfig) -> Vec<Option<bool>> {
 }
 
 #[test]
-fn filters_keep_what_a_plain_reading_keeps() {
+fn filters_keep_what_the_reference_keeps() {
     let on_a_grid = (-12i8..12).prop_map(|step| f32::from(step) / 4.0);
     let logit =
         prop_oneof![8 => -20f32..20.0, 6 => on_a_grid, 1 => Just(f32::NEG_INFINITY), 1 => -300f32..-80.0];
@@ -197,7 +196,7 @@ fn draws_are_distributed_as_the_softmax_says() {
                 (f64::from(count) - expected).powi(2) / expected
             })
             .sum();
-        // With 7 degrees of freedom, 24.3 is passed once in a thousand seeds.
+        // With 7 degrees of freedom, 24.3 is exceeded once in a thousand seeds.
         assert!(chi_square < 24.3, "temperature {temperature}: {chi_square} {counts:?}");
     }
 }
@@ -218,7 +217,7 @@ fn a_seed_gives_the_same_draws_in_every_version() {
 
 #[test]
 fn each_draw_uses_one_random_number_whatever_is_filtered() {
-    /// Where the sampler stands in its numbers, to five digits.
+    /// Returns the sampler's position in its random numbers, to five digits.
     fn position(mut sampler: Sampler) -> u32 {
         sampler.sample(&mut vec![0.0; 100_000], &[]).unwrap()
     }
@@ -241,7 +240,7 @@ fn each_draw_uses_one_random_number_whatever_is_filtered() {
 fn a_recent_token_is_penalized_once_and_by_its_sign() {
     let config = SamplerConfig { repetition_penalty: 2.0, repetition_window: 3, ..SamplerConfig::default() };
     let mut logits = [4.0f32, -4.0, 3.0, 1.0];
-    // Token 2 lies before the window, token 0 twice in it.
+    // Token 2 is before the window, token 0 is twice in it.
     let token = sampler(config).sample(&mut logits, &[2, 0, 1, 0]).unwrap();
     assert_eq!((token, logits), (2, [2.0, -8.0, 3.0, 1.0]));
 }
@@ -256,7 +255,7 @@ fn a_window_of_zero_is_the_whole_history() {
 }
 
 #[test]
-fn equals_at_the_edge_of_top_k_stay_by_lowest_id() {
+fn of_equals_at_the_edge_of_top_k_the_lowest_ids_are_kept() {
     let mut sampler = sampler(SamplerConfig { top_k: 3, ..plain(0) });
     let mut logits = [1.0f32, 5.0, 1.0, 1.0, 2.0, 1.0];
     let tokens: Vec<u32> = sampler.candidates(&mut logits, &[]).unwrap().iter().map(|c| c.token).collect();
@@ -298,7 +297,7 @@ fn settings_out_of_range_are_named() {
 }
 
 #[test]
-fn logits_that_went_wrong_give_an_error_and_no_token() {
+fn invalid_logits_give_an_error_and_no_token() {
     for config in [SamplerConfig::default(), plain(0)] {
         let bad = |logits: &[f32]| match sample_with(config.clone(), logits) {
             Err(SampleError::BadLogit { token, .. }) => Some(token),

@@ -1,8 +1,9 @@
-//! Greedy ids of many random quantised mixtures are those of mlx-lm in float32, if kernels compute exactly.
+//! Greedy ids of many random quantised mixtures equal those of mlx-lm in float32, if kernels are exact.
 //!
-//! `FLASH_SWEEP` names a folder that `goldens/parity/sweep_mixtures.py` has written. `cargo test -p flash-model --test sweep -- --ignored` runs it.
+//! `FLASH_SWEEP` names a folder written by `goldens/parity/sweep_mixtures.py`. Run it with
+//! `cargo test -p flash-model --test sweep -- --ignored`.
 
-#![expect(clippy::print_stdout, reason = "the figures are what the sweep is for")]
+#![expect(clippy::print_stdout, reason = "the sweep prints its figures")]
 
 use std::env;
 use std::fs;
@@ -12,11 +13,13 @@ use flash_io::IoMode;
 use flash_model::{Checkpoint, Compute, ComputeOptions, Engine, EngineOptions, Model, Workload};
 use serde::Deserialize;
 
-/// The part of mixtures that may part from mlx-lm where kernels round activations to 15 bits: of 224 8 were seen.
-const PARTED_MAX: f64 = 0.05;
+/// Maximum fraction of mixtures that diverge from mlx-lm if kernels round activations to 15 bits: 8 of 224 were
+/// measured.
+const DIVERGED_MAX: f64 = 0.05;
 
-/// And where they do not: of 224 one was seen, for a router may be nearly undecided in float32 as well.
-const EXACT_PARTED_MAX: f64 = 0.01;
+/// Maximum fraction of mixtures that diverge from mlx-lm if kernels are exact: one of 224 was measured, since router
+/// scores may nearly tie in float32 as well.
+const EXACT_DIVERGED_MAX: f64 = 0.01;
 
 #[derive(Deserialize)]
 struct Prompt {
@@ -24,7 +27,7 @@ struct Prompt {
     greedy: Vec<u32>,
 }
 
-/// The largest logit's id; of equal ones the lowest.
+/// Returns the id of the largest logit; of equal ones the lowest.
 fn argmax(logits: &[f32]) -> u32 {
     let best = (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
     best.expect("a vocabulary") as u32
@@ -35,7 +38,7 @@ fn engine(dir: &Path, n_tokens: usize, compute: ComputeOptions) -> Engine {
     model.load(&EngineOptions::new(1 << 40, Workload::new(n_tokens, n_tokens))).unwrap()
 }
 
-/// Whether the greedy ids of all prompts are those of mlx-lm.
+/// Returns whether the greedy ids of all prompts are those of mlx-lm.
 fn is_equal(dir: &Path, compute: ComputeOptions) -> bool {
     let golden = fs::read(dir.join("golden.json")).unwrap();
     let prompts: Vec<Prompt> = serde_json::from_slice(&golden).unwrap();
@@ -59,13 +62,17 @@ fn greedy_ids_of_random_mixtures_are_those_of_mlx_lm_if_kernels_are_exact() {
     dirs.sort();
     assert!(!dirs.is_empty(), "there are models");
     let exact = ComputeOptions { is_exact: true, ..Compute::Native.into() };
-    let mut n_parted = Vec::new();
-    for compute in [exact, Compute::Native.into(), Compute::Mlx.into()] {
-        let parted: Vec<_> = dirs.iter().filter(|dir| !is_equal(dir, compute)).collect();
-        println!("{compute:?}: {} of {} part from mlx-lm: {parted:?}", parted.len(), dirs.len());
-        n_parted.push(parted.len());
-    }
-    for (n_parted, part_max) in n_parted.into_iter().zip([EXACT_PARTED_MAX, PARTED_MAX, EXACT_PARTED_MAX]) {
-        assert!(n_parted as f64 <= part_max * dirs.len() as f64, "{n_parted} of {}", dirs.len());
+    let limits = [
+        (exact, EXACT_DIVERGED_MAX),
+        (Compute::Native.into(), DIVERGED_MAX),
+        (Compute::Mlx.into(), EXACT_DIVERGED_MAX),
+    ];
+    let counts = limits.map(|(compute, fraction_max)| {
+        let diverged: Vec<_> = dirs.iter().filter(|dir| !is_equal(dir, compute)).collect();
+        println!("{compute:?}: {} of {} diverge from mlx-lm: {diverged:?}", diverged.len(), dirs.len());
+        (diverged.len(), fraction_max)
+    });
+    for (n_diverged, fraction_max) in counts {
+        assert!(n_diverged as f64 <= fraction_max * dirs.len() as f64, "{n_diverged} of {}", dirs.len());
     }
 }

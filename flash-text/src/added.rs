@@ -1,10 +1,10 @@
-//! Tokens that are added to the vocabulary of tokenizer.json by the files beside it.
+//! Tokens that other files of the model directory add to the vocabulary of `tokenizer.json`.
 //!
-//! Rules of `transformers` 5 (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`):
-//! `added_tokens_decoder` of `tokenizer_config.json` gives tokens with ids and flags; models without it have
+//! Follows `transformers` 5 (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`):
+//! `added_tokens_decoder` of `tokenizer_config.json` has tokens with ids and flags; models without it have
 //! `added_tokens.json`, ids by text. Named special tokens and `additional_special_tokens` (`extra_special_tokens` since
-//! version 5) are added if no added token has their text, under their id in the vocabulary or the next free one. Where
-//! transformers gives a token another id than a file says, this refuses the file.
+//! version 5) are added if no added token has their text, with their id in the vocabulary or the next free one. A file
+//! is rejected if transformers would give a token another id than the file does.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,36 +18,36 @@ use super::special::SpecialTokens;
 
 const DECODER: &str = "added_tokens_decoder";
 
-/// A token that a file gives an id.
-struct Stated {
+/// A token with the id that a file assigns to it.
+struct TokenWithId {
     id: u32,
     token: AddedToken,
 }
 
-/// Adds to the tokenizer what `tokenizer_config.json` (as read already) and the files beside it know.
+/// Adds the tokens of `tokenizer_config.json`, passed as `config`, and of the other files to the tokenizer.
 pub(super) fn add(
     tokenizer: &mut Tokenizer,
     dir: &Path,
     config: Option<&Map<String, Value>>,
     special: &SpecialTokens,
 ) -> Result<(), TextError> {
-    let (path, mut stated) = match config.and_then(|config| config.get(DECODER)).filter(|it| !it.is_null()) {
+    let (path, mut tokens) = match config.and_then(|config| config.get(DECODER)).filter(|it| !it.is_null()) {
         Some(decoder) => {
             let path = dir.join("tokenizer_config.json");
-            let stated = decoder_tokens(&path, decoder)?;
-            (path, stated)
+            let tokens = decoder_tokens(&path, decoder)?;
+            (path, tokens)
         }
         None => {
             let path = dir.join("added_tokens.json");
-            let stated = older_tokens(&path, tokenizer, special)?;
-            (path, stated)
+            let tokens = older_tokens(&path, tokenizer, special)?;
+            (path, tokens)
         }
     };
-    stated.sort_by_key(|stated| stated.id);
-    for Stated { token, .. } in &mut stated {
+    tokens.sort_by_key(|token| token.id);
+    for TokenWithId { token, .. } in &mut tokens {
         token.special |= special.is_named(&token.content);
     }
-    add_stated(tokenizer, &path, &stated)?;
+    add_checked(tokenizer, &path, &tokens)?;
     special.check_eos(tokenizer)?;
     let known = tokenizer.get_added_vocabulary().get_vocab();
     let unknown: Vec<AddedToken> =
@@ -56,25 +56,26 @@ pub(super) fn add(
     Ok(())
 }
 
-/// Adds tokens of a file, each under the id that the file gives it.
+/// Adds tokens of a file, each with the id that the file assigns to it.
 pub(super) fn add_with_ids(
     tokenizer: &mut Tokenizer,
     path: &Path,
     tokens: Vec<(u32, AddedToken)>,
 ) -> Result<(), TextError> {
-    let stated: Vec<Stated> = tokens.into_iter().map(|(id, token)| Stated { id, token }).collect();
-    add_stated(tokenizer, path, &stated)
+    let tokens: Vec<TokenWithId> = tokens.into_iter().map(|(id, token)| TokenWithId { id, token }).collect();
+    add_checked(tokenizer, path, &tokens)
 }
 
-fn add_stated(tokenizer: &mut Tokenizer, path: &Path, stated: &[Stated]) -> Result<(), TextError> {
-    let conflict = |stated: &Stated, conflict| TextError::TokenId {
+/// Adds tokens of a file, and checks that each gets the id that the file assigns to it.
+fn add_checked(tokenizer: &mut Tokenizer, path: &Path, tokens: &[TokenWithId]) -> Result<(), TextError> {
+    let conflict = |token: &TokenWithId, conflict| TextError::TokenId {
         path: path.to_owned(),
-        token: stated.token.content.clone(),
-        id: stated.id,
+        token: token.token.content.clone(),
+        id: token.id,
         conflict,
     };
     let (mut ids, mut texts) = (HashMap::new(), HashMap::new());
-    for token in stated {
+    for token in tokens {
         let text = token.token.content.as_str();
         let id = ids.insert(text, token.id).or_else(|| tokenizer.token_to_id(text));
         if let Some(id) = id.filter(|id| *id != token.id) {
@@ -85,9 +86,9 @@ fn add_stated(tokenizer: &mut Tokenizer, path: &Path, stated: &[Stated]) -> Resu
             return Err(conflict(token, IdConflict::Taken { by }));
         }
     }
-    let tokens: Vec<AddedToken> = stated.iter().map(|stated| stated.token.clone()).collect();
-    tokenizer.add_tokens(tokens).map_err(|error| refused(path, error))?;
-    for token in stated.iter().filter(|stated| !stated.token.content.is_empty()) {
+    let added: Vec<AddedToken> = tokens.iter().map(|token| token.token.clone()).collect();
+    tokenizer.add_tokens(added).map_err(|error| refused(path, error))?;
+    for token in tokens.iter().filter(|token| !token.token.content.is_empty()) {
         match tokenizer.token_to_id(&token.token.content) {
             Some(id) if id == token.id => {}
             next => return Err(conflict(token, IdConflict::Gap { next })),
@@ -100,8 +101,8 @@ fn refused(path: &Path, error: tokenizers::Error) -> TextError {
     TextError::Part { path: path.to_owned(), field: "added_tokens", error }
 }
 
-/// Tokens of `added_tokens_decoder`: an object of ids, each with the token's text and flags.
-fn decoder_tokens(path: &Path, decoder: &Value) -> Result<Vec<Stated>, TextError> {
+/// Reads the tokens of `added_tokens_decoder`: an object from ids to text and flags.
+fn decoder_tokens(path: &Path, decoder: &Value) -> Result<Vec<TokenWithId>, TextError> {
     let wrong = |field: &str, found: &Value| {
         wrong_field(path, field, "an object of token ids, each an object with a string \"content\"", found)
     };
@@ -110,21 +111,21 @@ fn decoder_tokens(path: &Path, decoder: &Value) -> Result<Vec<Stated>, TextError
         let field = format!("{DECODER}.{id}");
         let id = id.trim().parse().map_err(|_| wrong(&field, value))?;
         let token = token(path, &field, value)?.filter(|_| value.is_object());
-        Ok(Stated { id, token: token.ok_or_else(|| wrong(&field, value))? })
+        Ok(TokenWithId { id, token: token.ok_or_else(|| wrong(&field, value))? })
     });
     tokens.collect()
 }
 
-/// Tokens of `added_tokens.json`: an object of ids by text. What tokenizer.json has added already keeps its flags, but
-/// named tokens are special.
+/// Reads the tokens of `added_tokens.json`: an object from text to ids. Tokens that `tokenizer.json` has added already
+/// keep their flags, except that named tokens are special.
 fn older_tokens(
     path: &Path,
     tokenizer: &Tokenizer,
     special: &SpecialTokens,
-) -> Result<Vec<Stated>, TextError> {
+) -> Result<Vec<TokenWithId>, TextError> {
     let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
-    let mut tokens: Vec<Stated> =
-        added.iter().map(|(&id, token)| Stated { id, token: token.clone() }).collect();
+    let mut tokens: Vec<TokenWithId> =
+        added.iter().map(|(&id, token)| TokenWithId { id, token: token.clone() }).collect();
     for (content, value) in read_object(path)?.iter().flatten() {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
         let id = id.ok_or_else(|| wrong_field(path, content, "a token id", value))?;
@@ -132,12 +133,12 @@ fn older_tokens(
             continue;
         }
         let is_special = special.tokens().any(|token| token.content == *content);
-        tokens.push(Stated { id, token: AddedToken::from(content.clone(), is_special) });
+        tokens.push(TokenWithId { id, token: AddedToken::from(content.clone(), is_special) });
     }
     Ok(tokens)
 }
 
-/// Reads a token: a string, which is then a special token, or an object of its text and flags; `None` for null.
+/// Reads a token: a string, which makes it special, or an object with text and flags; `None` for null.
 pub(super) fn token(path: &Path, field: &str, value: &Value) -> Result<Option<AddedToken>, TextError> {
     let entries = match value {
         Value::Null => return Ok(None),

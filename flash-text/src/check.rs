@@ -1,4 +1,4 @@
-//! What the tokenizers crate would panic on, refused before it gets there.
+//! Checks that reject input on which the tokenizers crate would panic.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use super::error::TextError;
 use super::files::wrong_field;
 use super::load;
 
-/// Refuses merges that the builder would panic on: it joins them in a buffer of the longest token,
-/// without the right one's prefix, before it looks whether the result is a token.
+/// Rejects merges on which the builder would panic: it joins the two in a buffer of the longest token's length, without
+/// the prefix of the right one, before it checks whether the result is a token.
 pub(super) fn merges(
     path: &Path,
     vocab: &Vocab,
@@ -31,7 +31,7 @@ pub(super) fn merges(
     Ok(())
 }
 
-/// Refuses a character map that the tokenizers crate would panic on.
+/// Rejects a precompiled character map on which the tokenizers crate would panic.
 pub(super) fn precompiled(path: &Path, normalizer: &Value) -> Result<(), TextError> {
     if let Some(list) = normalizer.get("normalizers").and_then(Value::as_array) {
         list.iter().try_for_each(|inner| precompiled(path, inner))?;
@@ -42,7 +42,7 @@ pub(super) fn precompiled(path: &Path, normalizer: &Value) -> Result<(), TextErr
     Ok(())
 }
 
-/// Refuses a template around a text that names a special token it does not define, or a second text.
+/// Rejects a post-processor template with an undefined special token or a second text.
 pub(super) fn template(path: &Path, post_processor: &Value) -> Result<(), TextError> {
     if let Some(list) = post_processor.get("processors").and_then(Value::as_array) {
         list.iter().try_for_each(|inner| template(path, inner))?;

@@ -1,20 +1,19 @@
-//! Token ids to text, as they are generated.
+//! Streaming detokenization.
 
 use super::error::TextError;
 use super::stage::{self, Stage};
 use super::tokenizer::Tokenizer;
 
-/// Turns generated ids into text piece by piece.
+/// Decodes generated ids to text piece by piece.
 ///
-/// The pieces together are exactly [`Tokenizer::decode`] of all the ids, and no piece ends inside a
-/// character: what a later id may still change is held back. That is the start of a character for
-/// byte-level tokenizers, and for those with byte-fallback tokens (`<0x0A>`) a run of these, since
-/// one wrong byte changes what the whole run decodes to. Each id costs the same however many came
-/// before it.
+/// The concatenated pieces equal [`Tokenizer::decode`] of all ids, and no piece ends inside a character: text that a
+/// later id may still change is held back. That is an incomplete character for byte-level tokenizers, and a run of
+/// byte-fallback tokens (`<0x0A>`) for tokenizers with such tokens, since one invalid byte changes the text of the
+/// whole run. The cost of an id does not depend on the number of ids before it.
 ///
-/// The decoders of language models are run token by token (the byte-level one; replacing, byte
-/// fallback, fusing and stripping the start; metaspace; none). Other decoders need all tokens at once,
-/// and then all of the text comes from [`finish`](Self::finish).
+/// The usual decoders of language models run token by token: byte-level; replace, byte fallback, fuse and strip at the
+/// start; metaspace; none. Other decoders need all tokens at once, and then all text comes from
+/// [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct Detokenizer<'t> {
     tokenizer: &'t Tokenizer,
@@ -24,26 +23,26 @@ pub struct Detokenizer<'t> {
 #[derive(Debug)]
 enum Mode {
     Streaming(Vec<Stage>),
-    AtTheEnd(Vec<u32>),
+    Buffered(Vec<u32>),
 }
 
 impl<'t> Detokenizer<'t> {
-    /// Starts a text.
+    /// Creates a detokenizer at the start of a text.
     pub fn new(tokenizer: &'t Tokenizer) -> Self {
         let mode = match stage::stages(tokenizer.decoder()) {
             Some(stages) => Mode::Streaming(stages),
-            None => Mode::AtTheEnd(Vec::new()),
+            None => Mode::Buffered(Vec::new()),
         };
         Self { tokenizer, mode }
     }
 
-    /// Adds an id, and gives the text that is now certain, if there is any.
+    /// Adds an id, and returns the text that is now final, if any.
     ///
     /// # Errors
     /// [`TextError::Decode`] if the tokenizer's decoder fails.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TextError> {
         match &mut self.mode {
-            Mode::AtTheEnd(ids) => {
+            Mode::Buffered(ids) => {
                 ids.push(id);
                 Ok(None)
             }
@@ -58,13 +57,13 @@ impl<'t> Detokenizer<'t> {
         }
     }
 
-    /// Ends the text, and gives what was held back.
+    /// Ends the text, and returns the part that was held back.
     ///
     /// # Errors
     /// [`TextError::Decode`] if the tokenizer's decoder fails.
     pub fn finish(self) -> Result<String, TextError> {
         match self.mode {
-            Mode::AtTheEnd(ids) => self.tokenizer.decode(&ids),
+            Mode::Buffered(ids) => self.tokenizer.decode(&ids),
             Mode::Streaming(mut stages) => {
                 let mut text = String::new();
                 stage::finish(&mut stages, &mut text)

@@ -1,11 +1,11 @@
-//! The errors of text.
+//! The errors of this crate.
 
 use std::io;
 use std::path::PathBuf;
 
 use flash_io::LfsPointer;
 
-/// Why text could not become tokens, tokens text, or a conversation a prompt.
+/// An error of tokenization, detokenization, chat templates or stop strings.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
@@ -13,22 +13,22 @@ pub enum TextError {
     #[error(
         "{path}: no such file, and without it the model has no tokenizer{}",
         instead.map_or_else(String::new, |instead| format!(
-            " ({instead} is that of another program: transformers reads it and saves a tokenizer.json, with \
+            " ({instead} is another program's: transformers can convert it to a tokenizer.json, with \
             AutoTokenizer.from_pretrained(\"DIR\").save_pretrained(\"DIR\"))"
         ))
     )]
     NoTokenizer {
-        /// The `tokenizer.json` that was looked for.
+        /// The missing `tokenizer.json`.
         path: PathBuf,
-        /// A tokenizer of another program that is there.
+        /// A tokenizer of another program in the same directory.
         instead: Option<&'static str>,
     },
-    /// A file is there and cannot be read.
+    /// An existing file cannot be read.
     #[error("{path}: {error}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// A file is a Git LFS pointer.
@@ -36,45 +36,47 @@ pub enum TextError {
     LfsPointer {
         /// The file.
         path: PathBuf,
-        /// What it says of the file that it stands for.
+        /// The contents of the pointer.
         pointer: LfsPointer,
     },
-    /// A file is not JSON, or not of the form its name promises.
+    /// A file is not valid JSON, or has an unexpected structure.
     #[error("{path}: {error}")]
     Json {
         /// The file.
         path: PathBuf,
-        /// Where and why parsing stopped.
+        /// The parser's error, with line and column.
         error: serde_json::Error,
     },
-    /// A field of a JSON file holds what it must not.
+    /// A field of a JSON file has an invalid value.
     #[error("{path}: \"{field}\" must be {expected}, found {found}")]
     Field {
         /// The file.
         path: PathBuf,
-        /// The field, with dots between its parts.
+        /// Dotted path of the field.
         field: String,
-        /// What would have been accepted.
+        /// The accepted values.
         expected: &'static str,
-        /// What stands there.
+        /// The value.
         found: String,
     },
-    /// A file gives a token an id that another token has, or that it cannot have.
-    #[error("{path}: token {token:?} is said to have id {id}, but {conflict}")]
+    /// A file assigns an id to a token that the token cannot have.
+    #[error("{path}: token {token:?} is assigned id {id}, but {conflict}")]
     TokenId {
         /// The file.
         path: PathBuf,
         /// The token's text.
         token: String,
-        /// The id that the file gives it.
+        /// The id that the file assigns.
         id: u32,
-        /// Why it cannot have that id.
+        /// The reason why the token cannot have that id.
         conflict: IdConflict,
     },
-    /// The token that ends a text has no id in any of the files.
-    #[error("{path}: \"{field}\" is {token:?}, which no file gives an id, so nothing would stop at it")]
+    /// The end-of-sequence token has no id in any file.
+    #[error(
+        "{path}: \"{field}\" is {token:?}, which has no id in any file, so generation would not stop at it"
+    )]
     NoEosId {
-        /// The file that names it.
+        /// The file that names the token.
         path: PathBuf,
         /// The field.
         field: String,
@@ -88,27 +90,27 @@ pub enum TextError {
         path: PathBuf,
         /// The part.
         field: &'static str,
-        /// What the tokenizers crate said.
+        /// The error of the tokenizers crate.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The tokenizer refused a text.
+    /// The tokenizer rejected a text.
     #[error("{path}: a text of {text_bytes} B cannot be tokenized: {error}")]
     Encode {
         /// The `tokenizer.json`.
         path: PathBuf,
         /// The length of the text.
         text_bytes: usize,
-        /// What the tokenizers crate said.
+        /// The error of the tokenizers crate.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The tokenizer's decoder refused ids.
+    /// The tokenizer's decoder rejected ids.
     #[error("{path}: {n_ids} ids cannot be decoded: {error}")]
     Decode {
         /// The `tokenizer.json`.
         path: PathBuf,
-        /// How many ids there were.
+        /// Number of ids.
         n_ids: usize,
-        /// What the tokenizers crate said.
+        /// The error of the tokenizers crate.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The model has no chat template.
@@ -119,62 +121,62 @@ pub enum TextError {
         /// The model directory.
         dir: PathBuf,
     },
-    /// The model has chat templates, and none of them is the default one.
+    /// The model has several chat templates, but no default.
     #[error("{path}: \"chat_template\" has no template named \"default\", only {names:?}")]
     NoDefaultTemplate {
         /// The `tokenizer_config.json`.
         path: PathBuf,
-        /// The names that are there.
+        /// The names of the templates.
         names: Vec<String>,
     },
-    /// A chat template is not Jinja.
+    /// A chat template is not valid Jinja.
     #[error("{path}: the chat template does not parse: {error}")]
     TemplateSyntax {
-        /// The file that holds the template.
+        /// The file with the template.
         path: PathBuf,
-        /// Where and why parsing stopped.
+        /// The parser's error, with the line.
         error: Box<minijinja::Error>,
     },
-    /// A chat template failed on this conversation.
+    /// A chat template failed on a conversation.
     #[error("{path}: the chat template failed on {n_messages} messages: {error}")]
     Render {
-        /// The file that holds the template.
+        /// The file with the template.
         path: PathBuf,
-        /// How many messages there were.
+        /// Number of messages.
         n_messages: usize,
-        /// Where and why rendering stopped.
+        /// The error of rendering, with the line.
         error: Box<minijinja::Error>,
     },
-    /// A chat template refused this conversation with `raise_exception`.
+    /// A chat template rejected a conversation with `raise_exception`.
     #[error("{path}: the chat template refuses this conversation: {message}")]
     Refused {
-        /// The file that holds the template.
+        /// The file with the template.
         path: PathBuf,
-        /// What the template says.
+        /// The template's message.
         message: String,
     },
-    /// A conversation without messages was to be rendered.
+    /// The conversation has no messages.
     #[error("{path}: the chat template needs at least one message")]
     NoMessages {
-        /// The file that holds the template.
+        /// The file with the template.
         path: PathBuf,
     },
-    /// A stop string is empty, and would stop everything.
+    /// A stop string is empty, and would match everywhere.
     #[error("stop string {index} is empty")]
     EmptyStop {
-        /// Its place among the stop strings, from 0.
+        /// Index of the stop string.
         index: usize,
     },
 }
 
-/// Why a token cannot have the id that a file gives it.
+/// The reason why a token cannot have the id that a file assigns to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdConflict {
     /// The token has another id already.
     #[error("it has id {id} in tokenizer.json, or twice in one file")]
     HasOther {
-        /// That id.
+        /// The other id.
         id: u32,
     },
     /// Another token has the id.
@@ -183,13 +185,13 @@ pub enum IdConflict {
         /// The other token.
         by: String,
     },
-    /// Ids are given one after the other, and the next free one is another.
+    /// Ids of added tokens are consecutive, and the next free id is another one.
     #[error(
         "ids of added tokens follow each other, and the next free one is {}",
         next.map_or_else(|| "none".to_owned(), |next| next.to_string())
     )]
     Gap {
-        /// The id that it would get.
+        /// The id that the token would get.
         next: Option<u32>,
     },
 }

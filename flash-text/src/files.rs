@@ -1,4 +1,4 @@
-//! Files of a model directory, read as text or JSON.
+//! Reading files of a model directory as text or JSON.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::error::TextError;
 
-/// The longest excerpt of a wrong value that an error repeats.
+/// Maximum length of the excerpt of an invalid value in an error.
 const FOUND_CHARS_MAX: usize = 80;
 
 /// Reads a text file; `None` if there is no such file.
@@ -23,14 +23,13 @@ pub(super) fn read_text(path: &Path) -> Result<Option<String>, TextError> {
     Ok(Some(text))
 }
 
-/// Reads a JSON object, in which numbers may be bare `Infinity` or `NaN` as Python writes them; `None` if there is no
-/// such file.
+/// Reads a JSON object; `None` if there is no such file. Accepts bare `Infinity` and `NaN`, which Python writes.
 pub(super) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TextError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     python_json(&text).map(Some).map_err(|error| TextError::Json { path: path.to_owned(), error })
 }
 
-/// Refuses a file that begins as a Git LFS pointer does.
+/// Rejects a file that starts like a Git LFS pointer.
 pub(super) fn no_pointer(path: &Path, start: &[u8]) -> Result<(), TextError> {
     match LfsPointer::detect(start) {
         Some(pointer) => Err(TextError::LfsPointer { path: path.to_owned(), pointer }),
@@ -38,7 +37,7 @@ pub(super) fn no_pointer(path: &Path, start: &[u8]) -> Result<(), TextError> {
     }
 }
 
-/// The error for a field that holds the wrong thing.
+/// Returns the error for a field with an invalid value.
 pub(super) fn wrong_field(path: &Path, field: &str, expected: &'static str, found: &Value) -> TextError {
     let mut found = found.to_string();
     if let Some((cut, _)) = found.char_indices().nth(FOUND_CHARS_MAX) {

@@ -1,4 +1,4 @@
-//! Filters and tests of Jinja that minijinja has otherwise or not at all.
+//! Jinja filters and tests that minijinja lacks or implements differently.
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Tuple, ValueKind};
@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use super::rewrite::{ITEMS, REM};
 use super::strings::is_space;
 
-/// Puts the filters and tests in place.
+/// Adds the filters and tests to an environment.
 pub(super) fn add(env: &mut Environment<'_>) {
     env.add_filter("int", int);
     env.add_filter("float", float);
@@ -18,18 +18,18 @@ pub(super) fn add(env: &mut Environment<'_>) {
     env.add_test("sequence", is_sequence);
 }
 
-/// Whether a value can be gone through. Undefined can, and none cannot.
+/// Returns whether a value is iterable. Undefined is, and none is not.
 fn is_iterable(value: &Value) -> bool {
     is_sequence(value) || value.kind() == ValueKind::Iterable
 }
 
-/// Whether a value has a length and items, as strings and objects have.
+/// Returns whether a value has a length and items, as strings and objects do.
 fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined)
 }
 
-/// What a loop goes through: a string as its characters, so that the loop knows how many there are. Undefined is empty
-/// in Jinja, and none is nothing that can be gone through.
+/// Returns the value that a loop iterates over: for a string a list of its characters, so that the loop has a length.
+/// Undefined is empty in Jinja, and none is not iterable.
 fn items(value: &Value) -> Result<Value, Error> {
     match value.as_str() {
         Some(text) => Ok(text.chars().map(|c| Value::from(c.to_string())).collect()),
@@ -38,13 +38,12 @@ fn items(value: &Value) -> Result<Value, Error> {
     }
 }
 
-/// The `%` operator: of a string its arguments in place of the directives, of numbers the remainder that has the sign of
-/// the second.
+/// Implements the `%` operator: formatting for strings, and for numbers the remainder with the sign of the divisor.
 fn rem(left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(text) = left.as_str() {
         let tuple = right.downcast_object_ref::<Tuple>();
         let args = tuple.map_or_else(|| vec![right.clone()], |tuple| tuple.to_vec());
-        // Python lets lists and objects go unused, and nothing else.
+        // Python allows only lists and objects to remain unused.
         let may_be_unused = tuple.is_none() && matches!(right.kind(), ValueKind::Seq | ValueKind::Map);
         if !may_be_unused && args.len() > n_arguments(text) {
             let detail = "not all arguments were converted during string formatting";
@@ -73,7 +72,7 @@ fn rem(left: &Value, right: &Value) -> Result<Value, Error> {
     Ok(Value::from(if rest != 0.0 && (rest < 0.0) != (right < 0.0) { rest + right } else { rest }))
 }
 
-/// How many arguments the directives of a text take.
+/// Returns the number of arguments that the directives of a format string take.
 fn n_arguments(text: &str) -> usize {
     let (mut n, mut rest) = (0, text);
     while let Some(at) = rest.find('%') {
@@ -85,7 +84,7 @@ fn n_arguments(text: &str) -> usize {
     n
 }
 
-/// The sum of numbers, of an attribute of each item if one is given. What is missing is no number.
+/// Sums numbers, or an attribute of each item. A missing attribute is an error.
 #[expect(clippy::needless_pass_by_value, reason = "the shape minijinja asks of a filter")]
 fn sum(
     values: &Value,
@@ -115,7 +114,7 @@ fn sum(
             return Err(undefined());
         }
         if item.kind() != ValueKind::Number && item.kind() != ValueKind::Bool {
-            let detail = format!("sum: a number is wanted, found {}", item.kind());
+            let detail = format!("sum: expected a number, found {}", item.kind());
             return Err(Error::new(ErrorKind::InvalidOperation, detail));
         }
         is_whole &= item.is_integer() || item.kind() == ValueKind::Bool;
@@ -135,7 +134,7 @@ fn undefined() -> Error {
     Error::from(ErrorKind::UndefinedError)
 }
 
-/// An integer, or the default (0) for what is none. Strings are read in a base, also as a float if it is 10.
+/// Converts a value to an integer, or returns the default (0). Strings are parsed in a base, and then as a float.
 #[expect(clippy::needless_pass_by_value, reason = "the shape minijinja asks of a filter")]
 fn int(value: &Value, default: Option<Value>, base: Option<u32>, named: Kwargs) -> Result<Value, Error> {
     let default = named.get::<Option<Value>>("default")?.or(default).unwrap_or_else(|| 0.into());
@@ -158,7 +157,7 @@ fn int(value: &Value, default: Option<Value>, base: Option<u32>, named: Kwargs) 
     Ok(found.unwrap_or(default))
 }
 
-/// A float, or the default (0.0) for what is none.
+/// Converts a value to a float, or returns the default (0.0).
 #[expect(clippy::needless_pass_by_value, reason = "the shape minijinja asks of a filter")]
 fn float(value: &Value, default: Option<Value>, named: Kwargs) -> Result<Value, Error> {
     let default = named.get::<Option<Value>>("default")?.or(default).unwrap_or_else(|| 0.0.into());
@@ -176,7 +175,7 @@ fn float(value: &Value, default: Option<Value>, named: Kwargs) -> Result<Value, 
     Ok(found.map_or(default, Value::from))
 }
 
-/// Digits with single underscores between them, without them.
+/// Removes single underscores between digits; `None` if there are others.
 fn without_underscores(text: &str) -> Option<String> {
     let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     let mut before = None;
@@ -193,7 +192,7 @@ fn without_underscores(text: &str) -> Option<String> {
     Some(out)
 }
 
-/// What Python's `int` reads; an error for a number that is too long for this.
+/// Parses an integer as Python's `int` does. Integers of more than 128 bits are an error.
 fn parse_int(text: &str, base: u32) -> Result<Option<i128>, Error> {
     let text = text.trim_matches(is_space);
     let (sign, digits) = match text.strip_prefix('-') {
@@ -220,7 +219,7 @@ fn parse_int(text: &str, base: u32) -> Result<Option<i128>, Error> {
     }
 }
 
-/// What Python's `float` reads.
+/// Parses a float as Python's `float` does.
 fn parse_float(text: &str) -> Option<f64> {
     without_underscores(text.trim_matches(is_space))?.parse().ok()
 }

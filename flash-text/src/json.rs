@@ -1,20 +1,20 @@
 //! JSON as Python's `json.dumps` writes it, for the `tojson` filter of chat templates.
 //!
-//! Models saw these very bytes in training: the spaces after `,` and `:`, the order of keys, `1.0`
-//! and `1e-05` for floats.
+//! Models were trained on exactly these bytes: spaces after `,` and `:`, the order of keys, `1.0` and `1e-05` for
+//! floats.
 
 use std::fmt::Write as _;
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-/// The arguments of the filter, in the order Python takes them.
+/// The arguments of the filter, in Python's order.
 const ARGUMENTS: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
 
-/// From this decimal exponent on Python writes floats with an exponent.
+/// Smallest decimal exponent from which on Python writes floats in scientific notation.
 const FLOAT_EXPONENT_MIN: i32 = 16;
 
-/// The `tojson` filter with its options, as transformers defines it.
+/// Implements the `tojson` filter with its options, as transformers defines it.
 #[expect(clippy::needless_pass_by_value, reason = "the shape minijinja asks of a filter")]
 pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<String, Error> {
     if let Some(extra) = positional.get(ARGUMENTS.len()) {
@@ -153,7 +153,7 @@ impl Writer {
         }
     }
 
-    /// Keys are strings, and what else Python takes for a key becomes one.
+    /// Converts a key to a string, as Python does for none, booleans and numbers.
     fn key(&self, key: &Value) -> Result<String, Error> {
         if let Some(key) = key.as_str() {
             return Ok(key.to_owned());
@@ -199,8 +199,8 @@ impl Writer {
     }
 }
 
-/// A float as Python's `repr` has it: the shortest digits that read back the same, and an exponent
-/// of two digits or more below 1e-4 and from 1e16 on.
+/// Writes a float as Python's `repr` does: the shortest digits that parse to the same value, and an exponent of two
+/// digits or more below 1e-4 and from 1e16 on.
 pub(super) fn float(value: f64, out: &mut String) {
     if !value.is_finite() {
         out.push_str(match value {
@@ -221,7 +221,7 @@ pub(super) fn float(value: f64, out: &mut String) {
     }
 }
 
-/// Writing to a string cannot fail.
+/// Appends formatted text, which cannot fail for a string.
 fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }

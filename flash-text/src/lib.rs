@@ -1,13 +1,12 @@
-//! Text in and text out: tokens, chat templates, streaming, stop strings.
+//! Tokenizers, chat templates, streaming detokenization and stop strings.
 //!
-//! A prompt becomes ids with [`Tokenizer::encode_prompt`], or a conversation becomes a prompt first
-//! with [`ChatTemplate::render`]. Generated ids become text one at a time in a [`Detokenizer`],
-//! which never gives out half a character, and a [`StopMatcher`] ends the text before a stop string.
+//! [`Tokenizer::encode_prompt`] converts a prompt to ids, and [`ChatTemplate::render`] a conversation to a prompt. A
+//! [`Detokenizer`] converts generated ids to text one at a time, without splitting characters, and a [`StopMatcher`]
+//! ends the text before a stop string.
 //!
-//! Everything is read from the files Hugging Face puts beside the weights: `tokenizer.json`,
-//! `tokenizer_config.json`, `added_tokens.json`, `special_tokens_map.json`, `chat_template.jinja`, and the
-//! end-of-sequence ids of `config.json` and `generation_config.json`. Where there is a choice of what a file means,
-//! it means what transformers and mlx-lm take it to mean.
+//! All are read from the files of a Hugging Face model directory: `tokenizer.json`, `tokenizer_config.json`,
+//! `added_tokens.json`, `special_tokens_map.json`, `chat_template.jinja`, and the end-of-sequence ids of `config.json`
+//! and `generation_config.json`. Ambiguous files are interpreted as transformers and mlx-lm do.
 
 mod added;
 mod check;

@@ -1,9 +1,9 @@
-//! Reads `tokenizer.json` without holding it in memory several times.
+//! Loading of `tokenizer.json` without holding several copies in memory.
 //!
-//! The tokenizers crate reads the file into a string and buffers the whole model twice on the way to
-//! its tables, and for a vocabulary of 128,000 that peak is more than twice what remains. Byte-pair
-//! models, which is what language models have, are therefore streamed from the file here, straight
-//! into the two tables their builder wants. The other kinds go the crate's own way.
+//! The tokenizers crate reads the file into a string and buffers the whole model twice before it builds its tables; for
+//! a vocabulary of 128,000 the peak is more than twice the final size. BPE models, which nearly all language models
+//! have, are therefore streamed from the file directly into the two tables of their builder. Other kinds are loaded by
+//! the crate itself.
 
 use std::fmt;
 use std::fs::File;
@@ -21,18 +21,18 @@ use super::error::TextError;
 use super::files::{no_pointer, wrong_field};
 use super::{added, check};
 
-/// Read at a time while parsing: the file is read once, front to back.
+/// Read buffer for parsing, which reads the file once, sequentially.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// The only format of `tokenizer.json` there is.
+/// The only existing format version of `tokenizer.json`.
 const FORMAT_VERSION: &str = "1.0";
 
-/// Tokenizers of other programs, which transformers can turn into a `tokenizer.json`.
+/// Tokenizer files of other programs, which transformers can convert to a `tokenizer.json`.
 const OTHERS: [&str; 6] =
     ["tokenizer.model", "tiktoken.model", "tekken.json", "spiece.model", "vocab.json", "vocab.txt"];
 
-/// Loads `tokenizer.json`. Its truncation and padding are for training and are left out, as
-/// transformers leaves them out of a plain `encode`.
+/// Loads `tokenizer.json`. Truncation and padding are for training and are ignored, as a plain `encode` of transformers
+/// does.
 pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
     let mut file = open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => no_tokenizer(path),
@@ -81,7 +81,7 @@ pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer, TextError> {
     Ok(tokenizer)
 }
 
-/// The error of a directory without `tokenizer.json`, with the file that it has in its place.
+/// Returns the error for a directory without `tokenizer.json`, with the tokenizer file that it has instead.
 fn no_tokenizer(path: &Path) -> TextError {
     let instead = OTHERS.iter().find(|name| path.with_file_name(name).exists());
     TextError::NoTokenizer { path: path.to_owned(), instead: instead.copied() }
@@ -91,8 +91,8 @@ fn open(path: &Path) -> io::Result<BufReader<File>> {
     Ok(BufReader::with_capacity(BUFFER_BYTES, File::open(path)?))
 }
 
-/// The error of a file that is not of its form. A second reading finds the field: keeping track of it in the first one
-/// would cost a string for each token.
+/// Returns the error for a malformed file. Parses it a second time to find the field: tracking fields in the first pass
+/// would allocate a string per token.
 fn parse_error(path: &Path, error: serde_json::Error) -> TextError {
     let again = || {
         let mut deserializer = serde_json::Deserializer::from_reader(open(path).ok()?);
@@ -107,7 +107,7 @@ fn parse_error(path: &Path, error: serde_json::Error) -> TextError {
     }
 }
 
-/// Builds one of the small parts, if it is there.
+/// Builds one of the small parts, if present.
 pub(super) fn part<T: DeserializeOwned>(
     path: &Path,
     field: &'static str,
@@ -121,7 +121,7 @@ pub(super) fn part<T: DeserializeOwned>(
     })
 }
 
-/// The top of `tokenizer.json`. All but the model are small.
+/// The top-level fields of `tokenizer.json`. All but the model are small.
 #[derive(Deserialize)]
 struct Parts {
     version: Option<String>,
@@ -134,7 +134,7 @@ struct Parts {
     model: ModelParts,
 }
 
-/// An added token with the id that the file gives it.
+/// An added token with the id that the file assigns to it.
 #[derive(Deserialize)]
 struct Added {
     id: u32,
@@ -148,7 +148,7 @@ impl Added {
     }
 }
 
-/// A model of any kind; of those that are not byte-pair models only the kind is kept.
+/// A model of any kind; only the kind is kept unless it is BPE.
 #[derive(Deserialize)]
 struct ModelParts {
     #[serde(rename = "type")]
@@ -167,7 +167,7 @@ struct ModelParts {
 }
 
 impl ModelParts {
-    /// Files from before `type` was written are told by their merges.
+    /// Returns whether the model is BPE. Older files without `type` are recognised by their merges.
     fn is_bpe(&self) -> bool {
         self.kind.as_deref().map_or(self.merges.is_some(), |kind| kind == "BPE")
     }
@@ -199,7 +199,7 @@ impl ModelParts {
     }
 }
 
-/// Takes a vocabulary of token to id, and passes over one of another form.
+/// Deserializes a vocabulary from tokens to ids, and skips one of another form.
 fn vocab<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vocab>, D::Error> {
     struct VocabVisitor;
 
@@ -231,7 +231,7 @@ fn vocab<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vocab>, D:
     deserializer.deserialize_any(VocabVisitor)
 }
 
-/// Takes merges, each a pair of tokens or, as older files have it, a string with a space between them.
+/// Deserializes merges: pairs of tokens or, in older files, strings with a space between the two.
 fn merges<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Merges>, D::Error> {
     struct MergesVisitor;
 
@@ -258,7 +258,7 @@ fn merges<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Merges>, 
     deserializer.deserialize_any(MergesVisitor)
 }
 
-/// One merge; `None` for the version line that old merge files begin with.
+/// Deserializes a merge; `None` for the version line at the start of older files.
 struct MergeSeed;
 
 impl<'de> DeserializeSeed<'de> for MergeSeed {

@@ -1,7 +1,8 @@
-//! Python's methods of strings and lists, for chat templates.
+//! Python's string and list methods, for chat templates.
 //!
-//! Those of `minijinja-contrib` are close to Python's and not the same: no `rsplit`, `partition` or `zfill`, no names of
-//! arguments, no start and end, other spaces and line ends. Strings are therefore done here; dictionaries are theirs.
+//! Those of `minijinja-contrib` differ from Python's: they lack `rsplit`, `partition` and `zfill`, keyword arguments,
+//! and start and end, and treat other characters as spaces and line ends. String methods are therefore implemented
+//! here; methods of dictionaries are those of `minijinja-contrib`.
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, from_args};
@@ -32,7 +33,7 @@ fn failed(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, detail.into())
 }
 
-/// The arguments of a call, by place or name.
+/// The positional and keyword arguments of a call.
 struct Args {
     positional: Vec<Value>,
     named: Kwargs,
@@ -47,7 +48,7 @@ impl Args {
         Ok(Self { positional: positional.0, named })
     }
 
-    /// An argument; `None` if it is absent or none.
+    /// Returns an argument; `None` if it is absent or none.
     fn get(&self, idx: usize, name: &str) -> Result<Option<Value>, Error> {
         let named = if name.is_empty() { None } else { self.named.get::<Option<Value>>(name)? };
         let value = named.or_else(|| self.positional.get(idx).cloned());
@@ -57,7 +58,7 @@ impl Args {
     fn string(&self, idx: usize, name: &str) -> Result<Option<String>, Error> {
         let value = self.get(idx, name)?;
         let text =
-            |value: Value| value.as_str().map(str::to_owned).ok_or_else(|| failed("a string is wanted"));
+            |value: Value| value.as_str().map(str::to_owned).ok_or_else(|| failed("expected a string"));
         value.map(text).transpose()
     }
 
@@ -69,8 +70,8 @@ impl Args {
         self.get(idx, name)?.map(i64::try_from).transpose()
     }
 
-    /// The part of a text between the start and end that follow the argument at `idx`, and where it begins, in
-    /// characters; `None` if the start is beyond the text.
+    /// Returns the part of a text between the start argument at `idx` and the end argument after it, and its offset in
+    /// characters; `None` if the start is beyond the text or the end.
     fn part<'t>(&self, text: &'t str, idx: usize) -> Result<Option<(&'t str, usize)>, Error> {
         let n_chars = text.chars().count();
         let place = |given: Option<i64>, default: usize| match given {
@@ -86,7 +87,7 @@ impl Args {
         Ok(Some((&text[byte(start)..byte(end)], start)))
     }
 
-    /// Ends the reading of arguments.
+    /// Checks that all keyword arguments were used.
     fn end(&self) -> Result<(), Error> {
         self.named.assert_all_used()
     }
@@ -160,7 +161,7 @@ fn join(separator: &str, args: &[Value]) -> Result<Value, Error> {
     for value in values.try_iter()? {
         let text = value
             .as_str()
-            .ok_or_else(|| failed(format!("join: a string is wanted, found {}", value.kind())))?;
+            .ok_or_else(|| failed(format!("join: expected a string, found {}", value.kind())))?;
         texts.push(text.to_owned());
     }
     Ok(texts.join(separator).into())
@@ -219,10 +220,10 @@ fn affix(text: &str, is_end: bool, args: &[Value]) -> Result<Value, Error> {
         return Ok(has(affix).into());
     }
     if given.kind() != ValueKind::Seq {
-        return Err(failed(format!("a string or a tuple of strings is wanted, found {}", given.kind())));
+        return Err(failed(format!("expected a string or a tuple of strings, found {}", given.kind())));
     }
     for affix in given.try_iter()? {
-        if has(affix.as_str().ok_or_else(|| failed("a tuple of strings is wanted"))?) {
+        if has(affix.as_str().ok_or_else(|| failed("expected a tuple of strings"))?) {
             return Ok(true.into());
         }
     }
@@ -264,7 +265,7 @@ fn pad(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
         "ljust" => format!("{text}{}", fill.repeat(n_missing)),
         "rjust" => format!("{}{text}", fill.repeat(n_missing)),
         _ => {
-            // Python has the odd one before the text if the width is odd.
+            // Python puts an odd space before the text if the width is odd.
             let n_before = n_missing / 2 + (n_missing & width.unsigned_abs() as usize & 1);
             format!("{}{text}{}", fill.repeat(n_before), fill.repeat(n_missing - n_before))
         }

@@ -1,8 +1,8 @@
-//! The Jinja environment that chat templates are written for.
+//! The Jinja environment of chat templates.
 //!
-//! It is the one transformers sets up: blocks trimmed, no escaping, loop controls, Python's string
-//! and dictionary methods, `raise_exception`, `strftime_now`, a `tojson` that writes what
-//! `json.dumps` writes, and the `generation` tag.
+//! Equivalent to that of transformers: trimmed blocks, no escaping, loop controls, Python's string and dictionary
+//! methods, `raise_exception`, `strftime_now`, a `tojson` that writes what `json.dumps` writes, and the `generation`
+//! tag.
 
 use std::borrow::Cow;
 use std::error::Error as _;
@@ -16,18 +16,18 @@ use super::rewrite::rewrite;
 use super::strftime::strftime;
 use super::{filters, json, methods};
 
-/// The name of the one template of an environment; it appears in errors.
+/// The name of an environment's only template, which appears in errors.
 const TEMPLATE: &str = "chat template";
 
-/// The tag that marks what the assistant says, for training. It prints its body.
+/// The tag that marks the assistant's text for training. It prints its body.
 const GENERATION: &str = "generation";
 
-/// What a template said when it called `raise_exception`.
+/// The message of a template's `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Raised(String);
 
-/// An environment that holds one compiled template.
+/// Creates an environment with one compiled template.
 pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -42,7 +42,7 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     Ok(env)
 }
 
-/// Prints a value; floats as Python's `str` has them.
+/// Prints a value, with floats as Python's `str` writes them.
 fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match f64::try_from(value.clone()) {
         Ok(number) if value.kind() == ValueKind::Number && !value.is_integer() && number.is_finite() => {
@@ -59,7 +59,7 @@ pub(super) fn render(env: &Environment<'static>, variables: Value) -> Result<Str
     env.get_template(TEMPLATE)?.render(variables)
 }
 
-/// The message of `raise_exception`, if that is what ended a rendering.
+/// Returns the message of `raise_exception`, if that is the cause of the error.
 pub(super) fn raised(error: &Error) -> Option<String> {
     let mut source = error.source();
     while let Some(error) = source {
@@ -77,8 +77,7 @@ fn raise_exception(message: Value) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception was called").with_source(raised))
 }
 
-/// Writes `generation` blocks as `with` blocks, which print their body and keep its variables to
-/// themselves just the same.
+/// Replaces `generation` blocks by `with` blocks, which also print their body and scope its variables.
 fn with_plain_generation(source: &str) -> Cow<'_, str> {
     if !source.contains(GENERATION) {
         return Cow::Borrowed(source);
@@ -99,7 +98,7 @@ fn with_plain_generation(source: &str) -> Cow<'_, str> {
         out.push_str(&rest[..start]);
         match replaced {
             Some(word) => out.push_str(&tag.replacen(inner.trim(), word, 1)),
-            // Only the opening is taken: a string in a tag may hold the closing.
+            // Skips only the opening delimiter: a string in the tag may contain the closing one.
             None => out.push_str(&tag[..2]),
         }
         rest = &rest[start + if replaced.is_some() { length } else { 2 }..];
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_template_raises_is_found_below_macros() {
+    fn raised_messages_are_found_below_macros() {
         let source = "{% macro no() %}{{ raise_exception('not ' ~ 1) }}{% endmacro %}{{ no() }}";
         let error = render(&environment(source).unwrap(), Value::UNDEFINED).unwrap_err();
         assert_eq!(raised(&error).unwrap(), "not 1");

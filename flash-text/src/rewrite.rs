@@ -1,17 +1,17 @@
-//! What minijinja reads or counts otherwise than Jinja, written so that both mean the same.
+//! Rewriting of templates for the differences between minijinja and Jinja.
 //!
-//! The `%` operator of strings becomes the filter [`REM`], since minijinja has it for numbers alone, and what a `for` goes
-//! through passes the filter [`ITEMS`], since it does not know how long a string is (`loop.last` was false throughout).
-//! A template whose tokens do not add up stays as it is: minijinja says what is wrong with it.
+//! The `%` operator becomes the filter [`REM`], since minijinja supports it only for numbers, and the iterable of a
+//! `for` loop passes through the filter [`ITEMS`], since minijinja does not know the length of a string (`loop.last`
+//! would always be false). A template that cannot be tokenized is left unchanged, and minijinja reports the error.
 
 use std::borrow::Cow;
 
-/// The filter that stands for `%`.
+/// The filter that replaces `%`.
 pub(super) const REM: &str = "__rem__";
-/// The filter around what a loop goes through.
+/// The filter around the iterable of a loop.
 pub(super) const ITEMS: &str = "__items__";
 
-/// Names that stand between operands.
+/// Keywords that separate operands.
 const KEYWORDS: [&str; 9] = ["and", "or", "not", "in", "is", "if", "else", "elif", "recursive"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(super) fn rewrite(source: &str) -> Cow<'_, str> {
     if edit(source, &mut edits).is_none() || edits.is_empty() {
         return Cow::Borrowed(source);
     }
-    // Stable: what is put in one place stays in order.
+    // The sort is stable, so edits at the same position stay in order.
     edits.sort_by_key(|(at, _, _)| *at);
     let (mut out, mut from) = (String::with_capacity(source.len() + 64), 0);
     for (at, removed, text) in edits {
@@ -61,10 +61,10 @@ pub(super) fn rewrite(source: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Bytes to remove in a place, and what stands there instead.
+/// Position of an edit, number of bytes to remove, and their replacement.
 type Edit = (usize, usize, String);
 
-/// Collects the edits of all tags; `None` if one does not end.
+/// Collects the edits of all tags; `None` if a tag does not end.
 fn edit(source: &str, edits: &mut Vec<Edit>) -> Option<()> {
     let mut at = 0;
     while let Some(found) = source[at..].find('{') {
@@ -75,7 +75,7 @@ fn edit(source: &str, edits: &mut Vec<Edit>) -> Option<()> {
         } else if rest.starts_with("{{") || rest.starts_with("{%") {
             let tokens = tokens(source, start + 2, if rest.starts_with("{{") { "}}" } else { "%}" })?;
             at = tokens.last().map_or(start + 2, Token::end);
-            // A sign that touches the beginning is about whitespace.
+            // A sign right after the opening delimiter controls whitespace.
             let is_control = rest[2..].starts_with(['-', '+']);
             let tokens = &tokens[usize::from(is_control)..];
             if rest.starts_with("{%") && tokens.first()?.is("raw") {
@@ -91,7 +91,7 @@ fn edit(source: &str, edits: &mut Vec<Edit>) -> Option<()> {
     Some(())
 }
 
-/// The tokens of a tag from `at` on, up to and with its end.
+/// Returns the tokens of a tag from `at` up to and including the closing delimiter `end`.
 fn tokens<'s>(source: &'s str, mut at: usize, end: &str) -> Option<Vec<Token<'s>>> {
     let (mut tokens, mut depth) = (Vec::new(), 0usize);
     loop {
@@ -125,7 +125,7 @@ fn tokens<'s>(source: &'s str, mut at: usize, end: &str) -> Option<Vec<Token<'s>
     }
 }
 
-/// How long the string is that a text begins with.
+/// Returns the length of the string literal at the start of a text.
 fn string_bytes(text: &str, quote: char) -> Option<usize> {
     let mut is_escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -139,7 +139,7 @@ fn string_bytes(text: &str, quote: char) -> Option<usize> {
     None
 }
 
-/// Puts what a `for` tag goes through into [`ITEMS`].
+/// Wraps the iterable of a `for` tag in [`ITEMS`].
 fn edit_loop(tokens: &[Token<'_>], edits: &mut Vec<Edit>) {
     if !tokens.first().is_some_and(|token| token.is("for")) {
         return;
@@ -162,7 +162,7 @@ fn edit_loop(tokens: &[Token<'_>], edits: &mut Vec<Edit>) {
     }
 }
 
-/// Makes each `%` whose operands may be a string and its arguments a [`REM`].
+/// Replaces each `%` that may format a string by [`REM`].
 fn edit_rem(tokens: &[Token<'_>], edits: &mut Vec<Edit>) {
     let mut before: Option<(usize, usize)> = None;
     for place in 1..tokens.len().saturating_sub(1) {
@@ -175,7 +175,7 @@ fn edit_rem(tokens: &[Token<'_>], edits: &mut Vec<Edit>) {
                 Some(token) if token.is("%") => before.filter(|(at, _)| at + 1 == left).map(|(_, left)| left),
                 _ => Some(left),
             });
-        let (Some(left), Some(right)) = (left, operand_behind(tokens, place)) else { continue };
+        let (Some(left), Some(right)) = (left, operand_after(tokens, place)) else { continue };
         before = Some((place, left));
         let is_text = tokens[left].kind == Kind::String;
         let is_number = right == place + 2 && tokens[place + 1].kind == Kind::Number;
@@ -196,7 +196,7 @@ fn is_operand_end(token: &Token<'_>) -> bool {
     }
 }
 
-/// The first token of the operand that ends before `place`, its sign included.
+/// Returns the first token of the operand that ends before `place`, including its sign.
 fn operand_before(tokens: &[Token<'_>], place: usize) -> Option<usize> {
     let mut at = place.checked_sub(1)?;
     loop {
@@ -206,7 +206,7 @@ fn operand_before(tokens: &[Token<'_>], place: usize) -> Option<usize> {
         }
         if token.kind == Kind::Operator {
             at = opening(tokens, at)?;
-            // A call or an index belongs to what stands before it.
+            // A call or an index belongs to the operand before it.
             if at > 0 && is_operand_end(&tokens[at - 1]) {
                 at -= 1;
                 continue;
@@ -226,8 +226,8 @@ fn operand_before(tokens: &[Token<'_>], place: usize) -> Option<usize> {
     }
 }
 
-/// The token behind the operand that begins behind `place`.
-fn operand_behind(tokens: &[Token<'_>], place: usize) -> Option<usize> {
+/// Returns the token after the operand that starts after `place`.
+fn operand_after(tokens: &[Token<'_>], place: usize) -> Option<usize> {
     let mut at = place + 1;
     while tokens.get(at)?.is("-") || tokens.get(at)?.is("+") {
         at += 1;
@@ -247,7 +247,7 @@ fn operand_behind(tokens: &[Token<'_>], place: usize) -> Option<usize> {
         } else if (token.is(".") || token.is("|")) && tokens.get(at + 1)?.kind == Kind::Name {
             at + 2
         } else {
-            // These bind more closely in Jinja than one would think.
+            // `is` and `**` bind more tightly than `%` in Jinja.
             return (!token.is("is") && !token.is("**")).then_some(at);
         };
     }
@@ -263,7 +263,7 @@ fn closing(tokens: &[Token<'_>], open: usize) -> Option<usize> {
     (open..tokens.len()).find(|&at| step(&tokens[at], &mut depth) && depth == 0)
 }
 
-/// Counts a bracket; whether the token is one.
+/// Updates `depth` for a bracket; returns whether the token is one.
 fn step(token: &Token<'_>, depth: &mut i32) -> bool {
     if token.kind != Kind::Operator {
         return false;
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_rewriting_stays_as_it_is() {
+    fn templates_without_differences_are_unchanged() {
         for source in [
             "{{ loop.index0 % 2 == 0 }}",
             "{% if (loop.index0 % 2 == 0) != (m.role == 'user') %}100 % sure{% endif %}",

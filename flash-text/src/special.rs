@@ -1,4 +1,4 @@
-//! Special tokens that have a name or a list of their own, and end-of-sequence ids.
+//! Named and listed special tokens, and end-of-sequence ids.
 
 use std::path::{Path, PathBuf};
 
@@ -9,17 +9,17 @@ use super::added::token;
 use super::error::TextError;
 use super::files::{read_object, wrong_field};
 
-/// The special tokens that have a name, as transformers lists them.
+/// The names of special tokens in transformers.
 const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// The end of the names that models give to special tokens of their own, such as `image_token`.
-const NAME_END: &str = "_token";
+/// Suffix of the names of model-specific special tokens, such as `image_token`.
+const NAME_SUFFIX: &str = "_token";
 
-/// Lists of special tokens without a name: as transformers 5 calls them, and as it did before.
+/// Fields that list special tokens without names: that of transformers 5, and that of earlier versions.
 const LISTS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 
-/// Special tokens that a tokenizer class of transformers has if the files say nothing of them.
+/// Default special tokens of transformers' tokenizer classes, for files that do not mention them.
 const CLASSES: [(&str, &[(&str, &str)]); 5] = [
     ("LlamaTokenizer", &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")]),
     (
@@ -43,16 +43,16 @@ const CLASSES: [(&str, &[(&str, &str)]); 5] = [
 const QWEN: &[(&str, &str)] =
     &[("eos_token", "<|endoftext|>"), ("unk_token", "<|endoftext|>"), ("pad_token", "<|endoftext|>")];
 
-/// A special token with a name.
+/// A named special token.
 #[derive(Debug)]
 struct Named {
     name: String,
     token: AddedToken,
-    /// The file that names it; `None` for one that the class has by itself.
+    /// The file that names the token; `None` for a default of the tokenizer class.
     path: Option<PathBuf>,
 }
 
-/// The special tokens of a model directory: those with names, and others.
+/// The named and the other special tokens of a model directory.
 #[derive(Debug, Default)]
 pub(super) struct SpecialTokens {
     named: Vec<Named>,
@@ -60,8 +60,8 @@ pub(super) struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// Takes them from `tokenizer_config.json` as already read, and for older models
-    /// (those without `added_tokens_decoder` there) from `special_tokens_map.json` before that.
+    /// Reads special tokens from `tokenizer_config.json`, passed as `config`. For older models, which have no
+    /// `added_tokens_decoder` there, `special_tokens_map.json` takes precedence.
     pub(super) fn read(dir: &Path, config: Option<&Map<String, Value>>) -> Result<Self, TextError> {
         let config_path = dir.join("tokenizer_config.json");
         let map_path = dir.join("special_tokens_map.json");
@@ -82,14 +82,14 @@ impl SpecialTokens {
         Ok(special)
     }
 
-    /// Adds the named tokens of a file, but those that a file before it has set, also to none.
+    /// Adds the named tokens of a file, except those that an earlier file has set, even to null.
     fn add_named(&mut self, path: &Path, file: &Map<String, Value>, is_map: bool) -> Result<(), TextError> {
-        // Lists of tokens with names are objects.
+        // A list field whose tokens have names is an object.
         let lists = LISTS.iter().filter_map(|list| file.get(*list)?.as_object());
         let own = file.iter().chain(lists.flatten()).filter(|(name, value)| {
             let is_token = value.is_string() || value.get("content").is_some();
             !NAMES.contains(&name.as_str())
-                && (name.ends_with(NAME_END) || !file.contains_key(*name))
+                && (name.ends_with(NAME_SUFFIX) || !file.contains_key(*name))
                 && is_token
         });
         let known = NAMES.iter().filter_map(|name| file.get_key_value(*name));
@@ -106,7 +106,7 @@ impl SpecialTokens {
         Ok(())
     }
 
-    /// Adds the named tokens that the tokenizer's class has where no file mentions them, not even as null.
+    /// Adds the default tokens of the tokenizer's class that no file mentions, not even as null.
     fn add_defaults(&mut self, dir: &Path, config: Option<&Map<String, Value>>) -> Result<(), TextError> {
         let of = |file: Option<&Map<String, Value>>, field| Some(file?.get(field)?.as_str()?.to_owned());
         let class = match of(config, "tokenizer_class") {
@@ -136,7 +136,7 @@ impl SpecialTokens {
         Ok(())
     }
 
-    /// Adds the tokens that a file lists without names.
+    /// Adds the unnamed tokens that a file lists.
     fn add_others(&mut self, path: &Path, file: &Map<String, Value>) -> Result<(), TextError> {
         for list in LISTS {
             let Some(value) = file.get(list) else { continue };
@@ -153,28 +153,28 @@ impl SpecialTokens {
         Ok(())
     }
 
-    /// Every named token that is set, with its name.
+    /// Returns the names and texts of all named tokens that are set.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.named.iter().map(|named| (named.name.as_str(), named.token.content.as_str()))
     }
 
-    /// One token by its name.
+    /// Returns the text of a token by its name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(known, _)| *known == name).map(|(_, content)| content)
     }
 
-    /// All tokens that files mention, those with names first.
+    /// Returns all tokens that files mention, named ones first.
     pub(super) fn tokens(&self) -> impl Iterator<Item = &AddedToken> {
         let named = self.named.iter().filter(|named| named.path.is_some());
         named.map(|named| &named.token).chain(&self.others)
     }
 
-    /// Whether a token has a name.
+    /// Returns whether a token is a named one.
     pub(super) fn is_named(&self, content: &str) -> bool {
         self.named.iter().any(|named| named.token.content == content)
     }
 
-    /// Refuses an `eos_token` that the tokenizer does not know.
+    /// Rejects an `eos_token` that is not in the tokenizer's vocabulary.
     pub(super) fn check_eos(&self, tokenizer: &Tokenizer) -> Result<(), TextError> {
         let eos = self.named.iter().find(|named| named.name == "eos_token");
         match eos.filter(|eos| tokenizer.token_to_id(&eos.token.content).is_none()) {
@@ -188,10 +188,10 @@ impl SpecialTokens {
     }
 }
 
-/// The end-of-sequence ids that `config.json` and `generation_config.json` name.
+/// Reads the end-of-sequence ids of `generation_config.json` or, if it has none, of `config.json`.
 ///
-/// `generation_config.json` decides if it names any. An id of 0 alone does not count for mlx-lm, which then takes those
-/// of `config.json`, and does for transformers: both stay.
+/// A single id of 0 in `generation_config.json` counts for transformers but not for mlx-lm, which uses `config.json`
+/// then: both are returned.
 pub(super) fn config_eos_ids(dir: &Path) -> Result<Vec<u32>, TextError> {
     let path = dir.join("generation_config.json");
     let generation = eos_field(&path, read_object(&path)?.as_ref())?;
@@ -202,7 +202,7 @@ pub(super) fn config_eos_ids(dir: &Path) -> Result<Vec<u32>, TextError> {
     }
     let path = dir.join("config.json");
     let object = read_object(&path)?;
-    // A model that also sees may have the ids with its text model alone.
+    // A vision-language model may have the ids in its text model's configuration only.
     let text = object.as_ref().and_then(|object| object.get("text_config")?.as_object());
     let config = match eos_field(&path, object.as_ref())? {
         None => eos_field(&path, text)?,
@@ -211,7 +211,7 @@ pub(super) fn config_eos_ids(dir: &Path) -> Result<Vec<u32>, TextError> {
     Ok(generation.iter().chain(&config).flat_map(EosIds::as_slice).copied().collect())
 }
 
-/// `eos_token_id` as it is written: one id, or a list.
+/// The value of `eos_token_id`: one id, or a list.
 enum EosIds {
     One(u32),
     Many(Vec<u32>),

@@ -1,8 +1,8 @@
-//! Decoders, one token at a time.
+//! Streaming decoders.
 //!
-//! A tokenizer's decoder is a chain of steps over the list of all tokens. Here each step is a
-//! [`Stage`] that takes tokens as they come and holds back just what a later token may still change.
-//! A chain that cannot be run this way without a difference has no stages, and [`stages`] says so.
+//! A tokenizer's decoder is a chain of steps over the list of all tokens. Here each step is a [`Stage`] that takes one
+//! token at a time, and holds back only text that a later token may still change. For a chain that cannot be streamed
+//! with identical results, [`stages`] returns `None`.
 
 use std::mem;
 
@@ -11,28 +11,28 @@ use tokenizers::normalizers::Replace;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{Decoder, DecoderWrapper};
 
-/// What stands for bytes that are not UTF-8.
+/// Replaces bytes that are not valid UTF-8.
 const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
-/// One step of a decoder, between tokens.
+/// A step of a decoder, with its state between tokens.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Text replaced within each token.
+    /// Replaces text within each token.
     Replace(Replace),
-    /// The mark of a space, which the first token loses and the others turn into a space.
+    /// Replaces the mark of a space by a space, or removes it from the first token.
     Metaspace { mark: char, keep_first: bool, is_first: bool },
-    /// Tokens such as `<0x0A>`: a run of them is a text if all of it is UTF-8, else each byte is
-    /// replaced. So a run is held back until a token of another kind ends it.
+    /// Decodes tokens such as `<0x0A>`: a run of them is text if all of it is valid UTF-8, else each byte is replaced.
+    /// A run is therefore held back until a token of another kind ends it.
     ByteFallback { run: Vec<u8> },
-    /// Tokens written in the byte alphabet of GPT-2. The start of a character is held back.
+    /// Decodes tokens in GPT-2's byte alphabet. An incomplete character is held back.
     ByteLevel { pending: Vec<u8> },
-    /// Characters taken from the start of the text.
+    /// Strips up to `left` characters from the start of the text.
     StripStart { content: char, left: usize },
-    /// No decoder: tokens with a space between them.
+    /// Joins tokens with spaces, for tokenizers without a decoder.
     Join { is_first: bool },
 }
 
-/// The stages of a decoder; `None` if it cannot be run token by token.
+/// Returns the stages of a decoder; `None` if it cannot be run token by token.
 pub(super) fn stages(decoder: Option<&DecoderWrapper>) -> Option<Vec<Stage>> {
     let Some(decoder) = decoder else { return Some(vec![Stage::Join { is_first: true }]) };
     let mut plan = Plan::default();
@@ -43,12 +43,12 @@ pub(super) fn stages(decoder: Option<&DecoderWrapper>) -> Option<Vec<Stage>> {
 #[derive(Default)]
 struct Plan {
     stages: Vec<Stage>,
-    /// Whether the steps so far leave one single token, the whole text.
+    /// Whether the steps so far produce a single token, the whole text.
     is_fused: bool,
 }
 
 impl Plan {
-    /// Adds a step; `None` if it needs to see all tokens at once.
+    /// Adds a step; `None` if it requires all tokens at once.
     fn add(&mut self, decoder: &DecoderWrapper) -> Option<()> {
         let stage = match decoder {
             DecoderWrapper::Sequence(sequence) => {
@@ -61,7 +61,7 @@ impl Plan {
             DecoderWrapper::Strip(Strip { content, start, stop: 0, .. }) if self.is_fused => {
                 Stage::StripStart { content: *content, left: *start }
             }
-            // Past this point a step works within tokens, and would see other tokens after fusing.
+            // The steps below work within tokens, so their result would change after fusing.
             _ if self.is_fused => return None,
             DecoderWrapper::Replace(replace) => Stage::Replace(replace.clone()),
             DecoderWrapper::Metaspace(metaspace) => Stage::from(metaspace),
@@ -87,7 +87,7 @@ impl From<&Metaspace> for Stage {
     }
 }
 
-/// Passes a token through stages, adding to `out` what comes out at the end.
+/// Passes a token through stages, and appends the result to `out`.
 pub(super) fn push(stages: &mut [Stage], token: String, out: &mut String) -> tokenizers::Result<()> {
     let Some((stage, rest)) = stages.split_first_mut() else {
         out.push_str(&token);
@@ -141,7 +141,7 @@ pub(super) fn push(stages: &mut [Stage], token: String, out: &mut String) -> tok
     }
 }
 
-/// Adds to `out` what the stages still hold back.
+/// Appends the text that the stages still hold back to `out`.
 pub(super) fn finish(stages: &mut [Stage], out: &mut String) -> tokenizers::Result<()> {
     let Some((stage, rest)) = stages.split_first_mut() else { return Ok(()) };
     match stage {
@@ -156,13 +156,14 @@ pub(super) fn finish(stages: &mut [Stage], out: &mut String) -> tokenizers::Resu
     finish(rest, out)
 }
 
-/// The byte of a token such as `<0x0A>`.
+/// Returns the byte of a token such as `<0x0A>`.
 fn byte_token(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     if hex.len() == 2 { u8::from_str_radix(hex, 16).ok() } else { None }
 }
 
-/// Passes on the text of a run of byte tokens: one token if it is UTF-8, else one for each byte.
+/// Passes on the text of a run of byte tokens: as one token if it is valid UTF-8, else as one replacement character per
+/// byte.
 fn end_run(run: &mut Vec<u8>, rest: &mut [Stage], out: &mut String) -> tokenizers::Result<()> {
     match String::from_utf8(mem::take(run)) {
         Ok(text) if text.is_empty() => Ok(()),
@@ -171,8 +172,8 @@ fn end_run(run: &mut Vec<u8>, rest: &mut [Stage], out: &mut String) -> tokenizer
     }
 }
 
-/// The byte a character of GPT-2's alphabet stands for: itself where it is printable, and otherwise
-/// the next free one from U+0100 on.
+/// Returns the byte of a character of GPT-2's byte alphabet: printable bytes are themselves, and others are numbered
+/// from U+0100 on.
 fn byte_level(c: char) -> Option<u8> {
     let code = u32::from(c);
     let byte = match code {
@@ -185,7 +186,8 @@ fn byte_level(c: char) -> Option<u8> {
     u8::try_from(byte).ok()
 }
 
-/// Takes from `pending` all that later bytes cannot change, as `String::from_utf8_lossy` reads it.
+/// Removes the bytes of `pending` that later bytes cannot affect, and returns them decoded as `String::from_utf8_lossy`
+/// does.
 fn take_decided(pending: &mut Vec<u8>) -> String {
     let mut text = String::with_capacity(pending.len());
     let mut n_undecided = 0;
@@ -194,7 +196,7 @@ fn take_decided(pending: &mut Vec<u8>) -> String {
         text.push_str(chunk.valid());
         match std::str::from_utf8(chunk.invalid()) {
             Ok(_) => {}
-            // Only the last chunk can go on: one before it was ended by what follows.
+            // Only the last chunk can be incomplete: earlier ones were ended by the bytes after them.
             Err(error) if error.error_len().is_none() && chunks.peek().is_none() => {
                 n_undecided = chunk.invalid().len();
             }

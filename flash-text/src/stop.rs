@@ -1,12 +1,12 @@
-//! Stop strings over streamed text.
+//! Matching of stop strings in streamed text.
 
 use super::error::TextError;
 
 /// Ends a streamed text before the first stop string.
 ///
-/// The text stops where a stop string is first complete; of several that are complete at once, the
-/// longest counts. What is given out does not depend on how the text was cut into pieces. Held back
-/// is only what may still become a stop string. Each byte costs the same however long the text is.
+/// The text stops as soon as a stop string is complete; of several that complete at once, the longest counts. The
+/// emitted text does not depend on how the text is split into pieces. Only text that may still become a stop string is
+/// held back. The cost of a byte does not depend on the length of the text.
 ///
 /// ```
 /// # use flash_text::StopMatcher;
@@ -24,20 +24,20 @@ pub struct StopMatcher {
     is_stopped: bool,
 }
 
-/// What became of a piece of text.
+/// The outcome of pushing a piece of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopOutcome {
-    /// The text that is now certain to come before any stop string.
+    /// Text that is now certain to precede any stop string.
     pub emit: String,
-    /// Whether a stop string is complete: the text is over.
+    /// Whether a stop string is complete, which ends the text.
     pub stopped: bool,
 }
 
 impl StopMatcher {
-    /// A matcher of these stop strings; with none, text passes through.
+    /// Creates a matcher of stop strings; without any, all text passes through.
     ///
     /// # Errors
-    /// [`TextError::EmptyStop`] if one of them is empty.
+    /// [`TextError::EmptyStop`] if a stop string is empty.
     pub fn new(stops: Vec<String>) -> Result<Self, TextError> {
         if let Some(index) = stops.iter().position(String::is_empty) {
             return Err(TextError::EmptyStop { index });
@@ -46,7 +46,7 @@ impl StopMatcher {
         Ok(Self { stops, held: String::new(), is_stopped: false })
     }
 
-    /// Adds a piece of text. After the text has stopped, pieces are dropped.
+    /// Adds a piece of text. Pieces after a stop string are discarded.
     pub fn push(&mut self, piece: &str) -> StopOutcome {
         if self.is_stopped {
             return StopOutcome { emit: String::new(), stopped: true };
@@ -61,25 +61,25 @@ impl StopMatcher {
                 return StopOutcome { emit: std::mem::take(&mut self.held), stopped: true };
             }
         }
-        // The start of a stop string is the start of a character, so this cuts between characters.
+        // A stop string starts at a character boundary, so the text is split at one.
         let n_hold = self.stops.iter().map(|stop| stop.n_matched).max().unwrap_or(0);
         let hold = self.held.split_off(self.held.len() - n_hold);
         StopOutcome { emit: std::mem::replace(&mut self.held, hold), stopped: false }
     }
 
-    /// Ends the text, and gives what was held back.
+    /// Ends the text, and returns the part that was held back.
     pub fn finish(self) -> String {
         self.held
     }
 }
 
-/// One stop string, matched byte by byte (Knuth, Morris and Pratt).
+/// A stop string, matched byte by byte with the Knuth-Morris-Pratt algorithm.
 #[derive(Clone, Debug)]
 struct Stop {
     bytes: Vec<u8>,
-    /// For each length of a matched prefix, from 1 on, its longest proper suffix that is also a prefix.
+    /// For each length of a matched prefix, from 1 on, the length of its longest proper suffix that is also a prefix.
     fallback: Vec<usize>,
-    /// How much of the stop string the text ends with, always less than all of it.
+    /// Length of the longest proper prefix of the stop string that the text ends with.
     n_matched: usize,
 }
 
@@ -94,7 +94,7 @@ impl Stop {
         stop
     }
 
-    /// Takes a byte of text; gives the length of the stop string if that completes it.
+    /// Advances by a byte of text; returns the length of the stop string if the byte completes it.
     fn advance(&mut self, byte: u8) -> Option<usize> {
         self.step(byte);
         if self.n_matched < self.bytes.len() {

@@ -1,10 +1,10 @@
-//! Dates as `datetime.strftime` writes them.
+//! Date formatting as by Python's `datetime.strftime`.
 
 use jiff::Zoned;
 use jiff::fmt::strtime;
 use minijinja::{Error, ErrorKind};
 
-/// A directive and what it stands for in the C locale; jiff has others for these, or none.
+/// Expansions of directives in the C locale that jiff implements differently or not at all.
 const LONG: [(char, &str); 6] = [
     ('c', "%a %b %e %H:%M:%S %Y"),
     ('x', "%m/%d/%y"),
@@ -14,11 +14,11 @@ const LONG: [(char, &str); 6] = [
     ('h', "%b"),
 ];
 
-/// Directives that jiff writes as C does.
+/// Directives that jiff formats as C does.
 const SAME: &str = "aAbBCdeFgGHIjklmMnpPRsStTuUVwWyY";
 
-/// Writes a date and time as Python does for a `datetime` without a time zone, in the C locale: `%z` and `%Z` are
-/// nothing, `%f` is microseconds, and what is no directive stays as it is.
+/// Formats a date and time as Python does for a `datetime` without a time zone, in the C locale: `%z` and `%Z` are
+/// empty, `%f` is microseconds, and other text is copied.
 pub(super) fn strftime(format: &str, now: &Zoned) -> Result<String, Error> {
     let (mut out, mut rest) = (String::new(), format);
     while let Some(at) = rest.find('%') {
@@ -39,7 +39,7 @@ pub(super) fn strftime(format: &str, now: &Zoned) -> Result<String, Error> {
                 Some((_, long)) if flag.is_none() => out.push_str(&strftime(long, now)?),
                 None if SAME.contains(letter) => {
                     let directive = match (flag, letter) {
-                        // glibc writes names in capitals for both, and `%P` always in small letters.
+                        // glibc writes names in upper case for both flags, and `%P` always in lower case.
                         (Some('#'), 'a' | 'A' | 'b' | 'B') => format!("%^{letter}"),
                         (Some('^'), 'P') => "%P".to_owned(),
                         _ => rest[at..at + length].to_owned(),
@@ -92,7 +92,7 @@ mod tests {
         refused.sort_unstable();
         refused.dedup();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-        // What Python knows is never refused.
+        // Directives that Python documents are never rejected.
         let known = |format: &&str| format.len() == 2 && "aAwdbBmyYHIMSpfzZjUWcxX%GuV".contains(&format[1..]);
         assert_eq!(refused.into_iter().filter(known).collect::<Vec<_>>(), [""; 0]);
     }

@@ -1,19 +1,19 @@
-//! What Python takes for spaces, ends of lines and cased letters, and what it makes of them.
+//! Python's string functions, with its definitions of spaces, line ends and cased letters.
 
-/// The widest padding that a template may ask for, in characters.
+/// Maximum padding that a template may request, in characters.
 pub(super) const PADDING_CHARS_MAX: usize = 1 << 20;
 
-/// Whether Python's `str.isspace` takes a character for a space: also the four separators of ASCII.
+/// Returns whether a character is a space for Python's `str.isspace`, which includes the four ASCII separators.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
 
-/// Whether a character is a decimal digit.
+/// Returns whether a character is a decimal digit.
 pub(super) fn is_decimal(c: char) -> bool {
     c.is_ascii_digit() || (!c.is_ascii() && c.is_numeric())
 }
 
-/// Letters that are written like an upper case one followed by a lower case one.
+/// Returns whether a letter is title case: an upper case letter followed by a lower case one in a single character.
 fn is_title_letter(c: char) -> bool {
     matches!(c, 'ǅ' | 'ǈ' | 'ǋ' | 'ǲ' | '\u{1f88}'..='\u{1f8f}' | '\u{1f98}'..='\u{1f9f}' | '\u{1fa8}'..='\u{1faf}' | 'ᾼ' | 'ῌ' | 'ῼ')
 }
@@ -30,7 +30,7 @@ fn is_cased(c: char) -> bool {
     is_upper(c) || c.is_lowercase()
 }
 
-/// The form of a character at the beginning of a word.
+/// Appends the title case form of a character.
 fn title_char(c: char, out: &mut String) {
     match c {
         'Ǆ' | 'ǅ' | 'ǆ' => out.push('ǅ'),
@@ -45,10 +45,10 @@ fn title_char(c: char, out: &mut String) {
     }
 }
 
-/// `str.title`: letters behind a letter are lower case, others begin a word.
+/// Implements `str.title`: letters after a letter are lower case, others start a word.
 pub(super) fn title(text: &str) -> String {
     let lower = text.to_lowercase();
-    // Lower case may be longer; then each character is taken by itself.
+    // If lower case changes the number of characters, each character is converted separately.
     let same = lower.chars().count() == text.chars().count();
     let (mut out, mut in_word) = (String::with_capacity(text.len()), false);
     let mut lowers = lower.chars();
@@ -64,7 +64,7 @@ pub(super) fn title(text: &str) -> String {
     out
 }
 
-/// `str.capitalize`.
+/// Implements `str.capitalize`.
 pub(super) fn capitalize(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -77,7 +77,7 @@ pub(super) fn capitalize(text: &str) -> String {
     out
 }
 
-/// `str.swapcase`.
+/// Implements `str.swapcase`.
 pub(super) fn swap_case(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -92,7 +92,7 @@ pub(super) fn swap_case(text: &str) -> String {
     out
 }
 
-/// `str.istitle`.
+/// Implements `str.istitle`.
 pub(super) fn is_title(text: &str) -> bool {
     let (mut in_word, mut has_word) = (false, false);
     for c in text.chars() {
@@ -105,12 +105,12 @@ pub(super) fn is_title(text: &str) -> bool {
     has_word
 }
 
-/// Whether a character ends a line.
+/// Returns whether a character ends a line.
 fn is_line_end(c: char) -> bool {
     matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-/// `str.splitlines`.
+/// Implements `str.splitlines`.
 pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let (mut lines, mut rest) = (Vec::new(), text);
     while let Some((at, end)) = rest.char_indices().find(|(_, c)| is_line_end(*c)) {
@@ -125,13 +125,13 @@ pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     lines
 }
 
-/// `str.split` at runs of spaces.
+/// Implements `str.split` at runs of spaces.
 pub(super) fn split_spaces(text: &str, n_max: usize) -> Vec<&str> {
     let (mut parts, mut rest) = (Vec::new(), text.trim_start_matches(is_space));
     while !rest.is_empty() {
         let end = if parts.len() < n_max { rest.find(is_space) } else { None };
         let Some(end) = end else {
-            // The last part keeps its spaces only where there was no more splitting.
+            // The remainder after the last split keeps its trailing spaces.
             parts.push(rest);
             break;
         };
@@ -141,7 +141,7 @@ pub(super) fn split_spaces(text: &str, n_max: usize) -> Vec<&str> {
     parts
 }
 
-/// `str.rsplit` at runs of spaces.
+/// Implements `str.rsplit` at runs of spaces.
 pub(super) fn rsplit_spaces(text: &str, n_max: usize) -> Vec<&str> {
     let (mut parts, mut rest) = (Vec::new(), text.trim_end_matches(is_space));
     while !rest.is_empty() {
@@ -157,7 +157,7 @@ pub(super) fn rsplit_spaces(text: &str, n_max: usize) -> Vec<&str> {
     parts
 }
 
-/// `str.expandtabs`.
+/// Implements `str.expandtabs`.
 pub(super) fn expand_tabs(text: &str, tab_chars: usize) -> String {
     let (mut out, mut column) = (String::with_capacity(text.len()), 0);
     for c in text.chars() {

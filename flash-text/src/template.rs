@@ -1,4 +1,4 @@
-//! Chat templates: a conversation to a prompt.
+//! Chat templates, which render conversations to prompts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,30 +13,30 @@ use super::files::{read_object, read_text, wrong_field};
 use super::render;
 use super::special::SpecialTokens;
 
-/// The template that is used where a model has several.
+/// The name of the template that is used if a model has several.
 const DEFAULT_NAME: &str = "default";
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Who speaks: `system`, `user` or `assistant`, as a rule.
+    /// Role of the author, usually `system`, `user` or `assistant`.
     pub role: String,
-    /// What is said.
+    /// Text of the message.
     pub content: String,
 }
 
 impl Message {
-    /// A message with this role and content.
+    /// Creates a message.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
 }
 
-/// The chat template of a model, compiled.
+/// The compiled chat template of a model.
 ///
-/// It is rendered as transformers' `apply_chat_template` renders it: the same Jinja environment, the
-/// named special tokens as variables (`bos_token`, `eos_token`, …), and `tools` and `documents` none.
-/// Templates see the clock only through `strftime_now`.
+/// Renders as transformers' `apply_chat_template` does: with the same Jinja environment, the named special tokens as
+/// variables (`bos_token`, `eos_token`, …), and `tools` and `documents` set to none. Templates access the clock only
+/// through `strftime_now`.
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,
@@ -45,14 +45,13 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Opens the chat template of a model directory: `chat_template.jinja` if there is one, else
-    /// `chat_template` in `tokenizer_config.json`, a template or several with names, of which the one
-    /// named `default` is taken.
+    /// Opens the chat template of a model directory: `chat_template.jinja` if there is one, else `chat_template` in
+    /// `tokenizer_config.json`, which is a template or several named ones, of which `default` is used.
     ///
     /// # Errors
-    /// [`TextError::NoTemplate`] if the model has none, [`TextError::NoDefaultTemplate`] if none of
-    /// several is the default, [`TextError::TemplateSyntax`] if it does not compile; another variant,
-    /// with the file and what is wrong in it, if a file cannot be read or makes no sense.
+    /// [`TextError::NoTemplate`] if the model has none, [`TextError::NoDefaultTemplate`] if none of several is named
+    /// `default`, [`TextError::TemplateSyntax`] if it does not compile; another variant, with the file and the problem,
+    /// if a file cannot be read or is invalid.
     pub fn open(dir: &Path) -> Result<Self, TextError> {
         let config_path = dir.join("tokenizer_config.json");
         let config = read_object(&config_path)?;
@@ -77,19 +76,19 @@ impl ChatTemplate {
         Ok(Self { env, path, variables })
     }
 
-    /// Sets a variable that the template may ask for, such as `enable_thinking`, in place of
-    /// what it had. `messages` and `add_generation_prompt` are always those of the rendering.
+    /// Sets a variable of the template, such as `enable_thinking`, and replaces its former value. `messages` and
+    /// `add_generation_prompt` are always the arguments of [`render`](Self::render).
     pub fn set_variable(&mut self, name: impl Into<String>, value: impl Serialize) {
         self.variables.insert(name.into(), Value::from(Serde(value)));
     }
 
-    /// The prompt of a conversation. With `add_generation_prompt` it ends where the assistant's
-    /// answer begins.
+    /// Renders a conversation to a prompt. With `add_generation_prompt` the prompt ends where the assistant's answer
+    /// begins.
     ///
     /// # Errors
-    /// [`TextError::NoMessages`] for an empty conversation, [`TextError::Refused`] if the template
-    /// calls `raise_exception` (say, because roles do not alternate), [`TextError::Render`] if it
-    /// fails in another way.
+    /// [`TextError::NoMessages`] for an empty conversation, [`TextError::Refused`] if the template calls
+    /// `raise_exception` (for example because roles do not alternate), [`TextError::Render`] if it fails in another
+    /// way.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
         if messages.is_empty() {
             return Err(TextError::NoMessages { path: self.path.clone() });
@@ -113,8 +112,8 @@ fn message_value(message: &Message) -> Value {
     Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
 }
 
-/// The template in `tokenizer_config.json`: a string, a list of `{name, template}`, or an object of
-/// names.
+/// Reads the template in `tokenizer_config.json`: a string, a list of `{name, template}`, or an object from names to
+/// templates.
 fn from_config(path: &Path, config: Option<&Map<String, Json>>) -> Result<Option<String>, TextError> {
     const FIELD: &str = "chat_template";
     let Some(value) = config.and_then(|config| config.get(FIELD)) else { return Ok(None) };

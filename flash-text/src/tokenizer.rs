@@ -1,4 +1,4 @@
-//! Text to token ids and back.
+//! Tokenizers, which convert between text and token ids.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::files::{read_object, wrong_field};
 use super::special::{self, SpecialTokens};
 use super::{added, load};
 
-/// The tokenizer of a model directory, with the ids that end its answers.
+/// The tokenizer of a model directory, with its end-of-sequence ids.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -22,21 +22,19 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Opens the tokenizer of a model directory.
     ///
-    /// Tokens that only the files beside `tokenizer.json` know are added to it, as transformers does:
-    /// `added_tokens_decoder` of `tokenizer_config.json` or the older `added_tokens.json`, the named
-    /// special tokens, and `additional_special_tokens`. Where files contradict each other on an id,
-    /// transformers takes that of `tokenizer.json`, and this refuses the directory.
+    /// Adds the tokens of the other files, as transformers does: `added_tokens_decoder` of `tokenizer_config.json` or
+    /// the older `added_tokens.json`, the named special tokens, and `additional_special_tokens`. If files contradict
+    /// each other on an id, transformers uses that of `tokenizer.json`; this function rejects the directory.
     ///
-    /// The ids that end an answer are all at which mlx-lm or transformers would stop: those of
-    /// `generation_config.json` if it names any, else those of `config.json`, and in any case the id of
-    /// the `eos_token` of `tokenizer_config.json` (of `special_tokens_map.json` in models that still use
-    /// it). Unlike mlx-lm, which passes over a `generation_config.json` that is not JSON, this refuses it.
+    /// The end-of-sequence ids are all ids at which mlx-lm or transformers would stop: those of
+    /// `generation_config.json` if it has any, else those of `config.json`, and in any case the id of the `eos_token`
+    /// of `tokenizer_config.json` (or of `special_tokens_map.json` in models that still use it). A
+    /// `generation_config.json` that is not JSON is rejected; mlx-lm ignores it.
     ///
     /// # Errors
-    /// [`TextError::NoTokenizer`] if there is no `tokenizer.json`; [`TextError::TokenId`] if an id
-    /// contradicts another; [`TextError::NoEosId`] if `eos_token` has no id; another variant, always with
-    /// the file and what is wrong in it, if any of the files cannot be read or makes no sense. The
-    /// files other than `tokenizer.json` may be absent.
+    /// [`TextError::NoTokenizer`] if there is no `tokenizer.json`; [`TextError::TokenId`] if ids contradict each other;
+    /// [`TextError::NoEosId`] if `eos_token` has no id; another variant, always with the file and the problem, if a
+    /// file cannot be read or is invalid. Files other than `tokenizer.json` may be absent.
     pub fn open(dir: &Path) -> Result<Self, TextError> {
         let path = dir.join("tokenizer.json");
         let mut inner = load::load(&path)?;
@@ -56,13 +54,13 @@ impl Tokenizer {
         })
     }
 
-    /// The ids of a text. `add_special` adds what the tokenizer puts around a text, such as a
+    /// Encodes a text to ids. `add_special` adds the tokenizer's special tokens around the text, such as a
     /// beginning-of-sequence token; special tokens written out in the text are recognised either way.
     ///
     /// # Errors
-    /// [`TextError::Encode`] if the tokenizer refuses the text.
+    /// [`TextError::Encode`] if the tokenizer rejects the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
-        // `encode_fast` leaves out the offsets, which nothing here asks for.
+        // `encode_fast` omits the offsets, which are not needed.
         let encoding = self.inner.encode_fast(text, add_special).map_err(|error| TextError::Encode {
             path: self.path.clone(),
             text_bytes: text.len(),
@@ -71,24 +69,23 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The ids of a prompt, by mlx-lm's rule: special tokens are added, unless the prompt already
-    /// starts with the text of the beginning-of-sequence token (as what chat templates render often
-    /// does).
+    /// Encodes a prompt to ids, by mlx-lm's rule: special tokens are added, unless the prompt already starts with the
+    /// text of the beginning-of-sequence token, as rendered chat templates often do.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// The errors of [`encode`](Self::encode).
     pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>, TextError> {
         let starts_with_bos = self.bos_token.as_ref().is_some_and(|bos| prompt.starts_with(bos.as_str()));
         self.encode(prompt, !starts_with_bos)
     }
 
-    /// The text of ids. Special tokens, and ids that have no token, give nothing; bytes that are not
-    /// UTF-8 give U+FFFD.
+    /// Decodes ids to text. Special tokens and ids without a token are skipped; bytes that are not valid UTF-8 become
+    /// U+FFFD.
     ///
     /// # Errors
     /// [`TextError::Decode`] if the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
-        // The crate's decoders expect a token, and some panic without one.
+        // Some decoders of the tokenizers crate panic without tokens.
         if ids.iter().all(|&id| self.decoded_token(id).is_none()) {
             return Ok(String::new());
         }
@@ -99,27 +96,27 @@ impl Tokenizer {
         TextError::Decode { path: self.path.clone(), n_ids, error }
     }
 
-    /// The ids that end an answer, ascending. How they are chosen is said at [`open`](Self::open).
+    /// Returns the end-of-sequence ids, ascending. [`open`](Self::open) describes how they are chosen.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
     }
 
-    /// Whether an id ends an answer.
+    /// Returns whether an id is an end-of-sequence id.
     pub fn is_eos(&self, id: u32) -> bool {
         self.eos_ids.binary_search(&id).is_ok()
     }
 
-    /// How many tokens there are, added ones included. A model's output may be wider, for padding.
+    /// Returns the number of tokens, including added ones. A model's output may be wider, for padding.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The id of one token, by its text in the vocabulary.
+    /// Returns the id of a token by its text in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The token that [`decode`](Self::decode) hands to the decoder for an id, if any.
+    /// Returns the token that [`decode`](Self::decode) passes to the decoder for an id, if any.
     pub(super) fn decoded_token(&self, id: u32) -> Option<String> {
         use tokenizers::Model;
         let added = self.inner.get_added_vocabulary();
@@ -134,8 +131,8 @@ impl Tokenizer {
     }
 }
 
-/// Whether special tokens that are written out in a text are cut into pieces like any text: a field of
-/// `tokenizer_config.json` that nearly no model sets.
+/// Returns whether special tokens written out in a text are tokenized like ordinary text: a field of
+/// `tokenizer_config.json` that hardly any model sets.
 fn split_special_tokens(dir: &Path, config: Option<&Map<String, Value>>) -> Result<bool, TextError> {
     const FIELD: &str = "split_special_tokens";
     match config.and_then(|config| config.get(FIELD)) {

@@ -1,4 +1,4 @@
-//! Tokens and ends of text that only the files beside tokenizer.json know, and those files when they are wrong.
+//! Added tokens and end-of-sequence tokens from files other than `tokenizer.json`, and invalid such files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 mod support;
 use support::{FOLDER, dir_of, open};
 
-/// The first id that the tiny `gpt2` tokenizer has free.
+/// The first free id of the tiny `gpt2` tokenizer.
 const FREE: u32 = 400;
 
 #[derive(Deserialize)]
@@ -33,7 +33,7 @@ fn write(dir: &Path, name: &str, value: &Value) {
     fs::write(dir.join(name), value.to_string()).unwrap();
 }
 
-/// The `gpt2` tokenizer with files beside it.
+/// Opens the `gpt2` tokenizer with other files in its directory.
 fn with(files: &[(&str, Value)]) -> Result<Tokenizer, TextError> {
     let dir = dir_of("gpt2");
     for (name, value) in files {
@@ -49,7 +49,7 @@ fn decoder(tokens: &[(&str, &str)]) -> Value {
 }
 
 #[test]
-fn tokens_of_the_files_beside_it_are_those_that_transformers_adds() {
+fn tokens_of_other_files_are_added_as_by_transformers() {
     let goldens = fs::read(Path::new(FOLDER).join("added.json")).unwrap();
     let goldens: Goldens = serde_json::from_slice(&goldens).unwrap();
     assert!(goldens.cases.len() > 50);
@@ -77,7 +77,7 @@ fn tokens_of_the_files_beside_it_are_those_that_transformers_adds() {
 }
 
 #[test]
-fn an_eos_that_only_the_config_knows_is_one_token_and_stops() {
+fn an_eos_token_that_only_the_config_has_is_one_token_and_stops() {
     assert_eq!(open("gpt2").vocab_size(), FREE as usize);
     let mut config = decoder(&[("400", "<|im_end|>")]);
     config["eos_token"] = json!("<|im_end|>");
@@ -102,7 +102,7 @@ fn an_eos_token_without_an_id_is_refused_by_name() {
             "{error}"
         );
     }
-    // To be set to nothing is another matter.
+    // An empty `eos_token` is accepted.
     assert!(with(&[("tokenizer_config.json", json!({"eos_token": null}))]).unwrap().eos_ids().is_empty());
 }
 
@@ -196,7 +196,7 @@ fn tokens_that_models_name_themselves_are_variables_of_templates() {
 }
 
 #[test]
-fn numbers_that_are_not_finite_are_read_in_every_file() {
+fn non_finite_numbers_are_accepted_in_every_file() {
     let dir = dir_of("gpt2");
     for name in ["config.json", "generation_config.json", "tokenizer_config.json"] {
         let text = r#"{"time_step_limit": [0.0, Infinity], "low": -Infinity, "x": NaN, "eos_token_id": 1}"#;
@@ -208,7 +208,7 @@ fn numbers_that_are_not_finite_are_read_in_every_file() {
 }
 
 #[test]
-fn an_lfs_pointer_in_place_of_a_file_is_called_one() {
+fn an_lfs_pointer_in_place_of_a_file_is_named() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n";
     for name in [
         "tokenizer.json",

@@ -1,4 +1,4 @@
-//! Streaming: the pieces together are the text, and no piece ends inside a character.
+//! Streaming detokenization: the concatenated pieces are the text, and no piece ends inside a character.
 
 use flash_text::{Detokenizer, Tokenizer};
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ use support::{dir_of, open};
 const KINDS: [&str; 9] =
     ["gpt2", "llama3", "qwen", "o200k", "deepseek", "llama2", "gemma", "unigram", "wordpiece"];
 
-/// What streams out, piece by piece; the last piece is that of `finish`.
+/// Returns the streamed pieces; the last one is that of `finish`.
 fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
     let mut detokenizer = Detokenizer::new(tokenizer);
     let mut pieces: Vec<String> =
@@ -19,7 +19,7 @@ fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
     pieces
 }
 
-/// A tokenizer of a kind with another decoder.
+/// Opens the tokenizer of a kind with another decoder.
 fn with_decoder(kind: &str, decoder: &serde_json::Value) -> Tokenizer {
     let dir = dir_of(kind);
     let path = dir.path().join("tokenizer.json");
@@ -29,7 +29,7 @@ fn with_decoder(kind: &str, decoder: &serde_json::Value) -> Tokenizer {
     Tokenizer::open(dir.path()).unwrap()
 }
 
-/// Every decoder there is, on vocabularies that make it work.
+/// Returns tokenizers with every decoder, each on a suitable vocabulary.
 fn tokenizers() -> Vec<(String, Tokenizer)> {
     use serde_json::json;
     let mut all: Vec<(String, Tokenizer)> =
@@ -77,7 +77,7 @@ fn seeded() -> ProptestConfig {
 #[test]
 fn random_ids_stream_as_they_decode() {
     let tokenizers = tokenizers();
-    // Ids a little beyond the vocabulary too: a model's output may be wider than its vocabulary.
+    // Includes ids slightly beyond the vocabulary: a model's output may be wider than its vocabulary.
     proptest!(seeded(), |(ids in prop::collection::vec(any::<prop::sample::Index>(), 0..60))| {
         for (name, tokenizer) in &tokenizers {
             let ids: Vec<u32> = ids.iter().map(|id| id.index(tokenizer.vocab_size() + 3) as u32).collect();
@@ -89,7 +89,7 @@ fn random_ids_stream_as_they_decode() {
 #[test]
 fn random_bytes_stream_as_they_decode() {
     let tokenizers: Vec<_> = tokenizers().into_iter().filter(|(name, _)| !name.contains("gemma")).collect();
-    // Mostly bytes that take part in characters of several bytes, rightly or wrongly.
+    // Mostly bytes of multi-byte characters, valid and invalid.
     let byte = prop_oneof![any::<u8>(), 0x80u8..0xc0, 0xe0u8..0xf5, Just(b'a'), Just(b' ')];
     proptest!(seeded(), |(bytes in prop::collection::vec(byte, 0..40), cuts in prop::collection::vec(any::<bool>(), 40))| {
         for (name, tokenizer) in &tokenizers {
@@ -105,7 +105,7 @@ fn random_bytes_stream_as_they_decode() {
     });
 }
 
-/// The token of one byte, in byte-fallback and in byte-level vocabularies.
+/// Returns the token of a byte, in byte-fallback and in byte-level vocabularies.
 fn byte_id(tokenizer: &Tokenizer, byte: u8) -> Option<u32> {
     let level = match byte {
         0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => u32::from(byte),
@@ -129,18 +129,18 @@ fn random_texts_stream_as_they_decode() {
 }
 
 #[test]
-fn a_character_comes_whole_or_not_yet() {
+fn a_character_is_held_back_until_it_is_complete() {
     let tokenizer = open("gpt2");
     let ids: Vec<u32> = "é😀!".bytes().map(|byte| byte_id(&tokenizer, byte).unwrap()).collect();
     assert_eq!(stream(&tokenizer, &ids), ["", "é", "", "", "", "😀", "!", ""]);
     assert_eq!(stream(&tokenizer, &ids[..5]), ["", "é", "", "", "", "\u{fffd}"]);
-    // The start of a character that does not go on is replaced as soon as that is known.
+    // An incomplete character is replaced as soon as the next byte shows that it is invalid.
     let wrong = [ids[0], ids[6], ids[2], ids[2], ids[6]];
     assert_eq!(stream(&tokenizer, &wrong), ["", "\u{fffd}!", "", "\u{fffd}", "\u{fffd}!", ""]);
 }
 
 #[test]
-fn a_run_of_byte_tokens_comes_when_it_ends() {
+fn a_run_of_byte_tokens_is_emitted_when_it_ends() {
     let tokenizer = open("llama2");
     let byte = |byte| byte_id(&tokenizer, byte).unwrap();
     let end = tokenizer.token_id("e").unwrap();
@@ -152,7 +152,7 @@ fn a_run_of_byte_tokens_comes_when_it_ends() {
 }
 
 #[test]
-fn the_space_that_sentencepiece_adds_is_taken_once() {
+fn the_space_that_sentencepiece_adds_is_stripped_once() {
     let tokenizer = open("llama2");
     let ids = tokenizer.encode("the dog  the", false).unwrap();
     let pieces = stream(&tokenizer, &ids);
@@ -170,7 +170,7 @@ fn text_streams_as_it_comes() {
         let ids = tokenizer.encode("The quick brown fox jumps over the lazy dog", false).unwrap();
         let pieces = stream(&tokenizer, &ids);
         let n_empty = pieces[..ids.len()].iter().filter(|piece| piece.is_empty()).count();
-        // A lone first mark of a space gives nothing.
+        // A lone first mark of a space is removed.
         assert!(n_empty <= 1, "{kind}: {pieces:?}");
         assert_eq!(pieces.last().unwrap(), "", "{kind}");
     }

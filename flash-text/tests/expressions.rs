@@ -1,4 +1,4 @@
-//! What Jinja makes of expressions, with Python's methods and filters, against transformers' own environment.
+//! Jinja expressions, with Python's methods and filters, against transformers' own environment.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/templates/expressions.json");
 
-/// What Jinja knows and this refuses: no chat template is known that asks for it.
+/// Features of Jinja that are not supported; no known chat template uses them.
 const UNSUPPORTED: [&str; 16] = [
     "'%r' %",
     "'%i' %",
@@ -28,8 +28,8 @@ const UNSUPPORTED: [&str; 16] = [
     "{% block",
 ];
 
-/// What minijinja does otherwise, out of reach of filters: comparisons and lists of what is none of that kind are errors
-/// in Jinja, and floats of 1e16 and more within other values have other digits.
+/// Differences of minijinja that filters cannot fix: comparisons and lists of values of other types are errors in
+/// Jinja, and floats of 1e16 and more within other values have other digits.
 const DIFFERENT: [&str; 10] = [
     "range(3) is sequence",
     "namespace(a=1) is mapping",
@@ -46,7 +46,7 @@ const DIFFERENT: [&str; 10] = [
 #[derive(Deserialize)]
 struct Goldens {
     messages: Vec<Turn>,
-    /// Templates, and what they give if they do not fail.
+    /// Templates with their output, if they do not fail.
     cases: Vec<(String, Option<String>)>,
 }
 

@@ -1,4 +1,4 @@
-//! Stop strings: what is given out depends on the text, not on how it was cut.
+//! Stop strings: the emitted text does not depend on how it is split into pieces.
 
 use flash_text::{StopMatcher, StopOutcome, TextError};
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ fn matcher(stops: &[&str]) -> StopMatcher {
     StopMatcher::new(stops.iter().map(|stop| (*stop).to_owned()).collect()).unwrap()
 }
 
-/// Streams pieces; gives what came out of each, whether the text stopped, and the rest.
+/// Streams pieces; returns the output of each, whether the text stopped, and the rest.
 fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool, String) {
     let mut matcher = matcher(stops);
     let mut stopped = false;
@@ -21,7 +21,7 @@ fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool, String) {
     (emitted, stopped, matcher.finish())
 }
 
-/// The text before the first stop string to be complete, found in the whole text at once.
+/// Returns the text before the first complete stop string, found by searching the whole text.
 fn reference(stops: &[String], text: &str) -> (String, bool) {
     let cut = (1..=text.len()).filter(|&end| text.is_char_boundary(end)).find_map(|end| {
         let longest = stops.iter().filter(|stop| text[..end].ends_with(stop.as_str())).map(String::len).max();
@@ -30,7 +30,7 @@ fn reference(stops: &[String], text: &str) -> (String, bool) {
     (text[..cut.unwrap_or(text.len())].to_owned(), cut.is_some())
 }
 
-/// How many bytes at the end of `text` may still become a stop string.
+/// Returns the number of bytes at the end of `text` that may still become a stop string.
 fn may_become(stops: &[String], text: &str) -> usize {
     (0..=text.len())
         .rev()
@@ -44,7 +44,7 @@ fn may_become(stops: &[String], text: &str) -> usize {
 
 #[test]
 fn pieces_stop_where_the_whole_text_stops() {
-    // Few letters and short stops, so that they meet often and overlap.
+    // Few letters and short stop strings, so that matches are frequent and overlap.
     let stop = prop_oneof!["[ab]{1,5}", "[abc😀é]{1,4}"];
     let pieces = prop::collection::vec(prop_oneof!["[ab]{0,4}", "[abc😀é]{0,3}"], 0..12);
     let persistence = Some(Box::new(FileFailurePersistence::WithSource("seeds")) as _);
@@ -67,7 +67,7 @@ fn pieces_stop_where_the_whole_text_stops() {
 }
 
 #[test]
-fn a_stop_string_over_pieces_is_never_seen() {
+fn a_stop_string_across_pieces_is_never_emitted() {
     let (emitted, stopped, rest) = run(&["</s>"], &["Hi <", "/", "b> <", "/s", "> more", "more"]);
     assert_eq!(emitted, ["Hi ", "", "</b> ", "", "", ""]);
     assert!(stopped);
@@ -75,7 +75,7 @@ fn a_stop_string_over_pieces_is_never_seen() {
 }
 
 #[test]
-fn what_did_not_become_a_stop_string_comes_at_the_end() {
+fn an_incomplete_stop_string_is_emitted_at_the_end() {
     assert_eq!(
         run(&["STOP"], &["go S", "TO"]),
         (vec!["go ".to_owned(), String::new()], false, "STO".to_owned())
@@ -83,7 +83,7 @@ fn what_did_not_become_a_stop_string_comes_at_the_end() {
 }
 
 #[test]
-fn the_first_to_be_complete_wins_however_the_text_is_cut() {
+fn the_first_complete_stop_string_wins_however_the_text_is_split() {
     for pieces in [&["abcd"][..], &["a", "b", "c", "d"], &["ab", "cd"]] {
         let (emitted, stopped, _) = run(&["abcd", "bc"], pieces);
         assert_eq!((emitted.concat().as_str(), stopped), ("a", true));
@@ -91,7 +91,7 @@ fn the_first_to_be_complete_wins_however_the_text_is_cut() {
 }
 
 #[test]
-fn of_those_complete_at_once_the_longest_wins() {
+fn of_stop_strings_that_complete_at_once_the_longest_wins() {
     assert_eq!(run(&["c", "bc", "abc"], &["xab", "c"]).0.concat(), "x");
 }
 
@@ -107,7 +107,7 @@ fn without_stop_strings_text_passes() {
 }
 
 #[test]
-fn after_the_stop_nothing_comes() {
+fn nothing_is_emitted_after_a_stop_string() {
     let mut matcher = matcher(&["."]);
     assert_eq!(matcher.push("end. and"), StopOutcome { emit: "end".to_owned(), stopped: true });
     assert_eq!(matcher.push("more"), StopOutcome { emit: String::new(), stopped: true });

@@ -123,7 +123,7 @@ fn older_models_take_special_tokens_from_their_own_file() {
 }
 
 #[test]
-fn a_date_is_there_for_templates_that_ask() {
+fn strftime_now_formats_the_current_date() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("chat_template.jinja"), "{{ strftime_now('%Y-%m-%d') }}").unwrap();
     let date = ChatTemplate::open(dir.path()).unwrap().render(&user("x"), true).unwrap();

@@ -1,4 +1,4 @@
-//! Tokenizers: the ids and texts of the tokenizers package, mlx-lm's rules, and bad files.
+//! Tokenizers against the ids and texts of the tokenizers package; mlx-lm's rules; invalid files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ fn write(dir: &Path, name: &str, value: &Value) {
     fs::write(dir.join(name), value.to_string()).unwrap();
 }
 
-/// The tokenizer.json of a kind, changed.
+/// Opens the tokenizer of a kind after a change to its `tokenizer.json`.
 fn changed(kind: &str, change: impl FnOnce(&mut Value)) -> Result<Tokenizer, TextError> {
     let dir = dir_of(kind);
     let mut file = serde_json::from_slice(&fs::read(dir.path().join("tokenizer.json")).unwrap()).unwrap();
@@ -85,7 +85,7 @@ fn a_prompt_that_starts_with_bos_gets_no_second_one() {
     let with_bos = tokenizer.encode_prompt("Hello").unwrap();
     assert_eq!(tokenizer.encode_prompt("<|bos|>Hello").unwrap(), with_bos);
     assert_eq!(tokenizer.encode_prompt(" <|bos|>").unwrap()[0], with_bos[0]);
-    // Without a bos_token in the configuration nothing can be recognised, and one is added.
+    // Without a `bos_token` in the configuration the token is not recognised, and another is added.
     let tokenizer = open("llama3");
     let doubled = tokenizer.encode_prompt("<|bos|>Hello").unwrap();
     assert_eq!(doubled[1..], with_bos);
@@ -115,7 +115,7 @@ fn ids_without_a_token_decode_to_nothing() {
 
 #[test]
 fn eos_ids_are_those_that_mlx_lm_or_transformers_stop_at() {
-    // generation_config.json, config.json, eos_token (id 1 is <|end|>), and the ids that are wanted.
+    // generation_config.json, config.json, eos_token (id 1 is <|end|>), and the expected ids.
     let cases = [
         (json!(null), json!(null), json!(null), &[][..]),
         (json!(null), json!(null), json!("<|end|>"), &[1]),
@@ -124,7 +124,7 @@ fn eos_ids_are_those_that_mlx_lm_or_transformers_stop_at() {
         (json!(null), json!([9, 5]), json!("<|end|>"), &[1, 5, 9]),
         (json!([7, 3]), json!(5), json!("<|end|>"), &[1, 3, 7]),
         (json!(7), json!([5, 6]), json!({"content": "<|end|>"}), &[1, 7]),
-        // 0 alone means nothing to mlx-lm, and something to transformers.
+        // mlx-lm ignores a single 0, and transformers does not.
         (json!(0), json!(5), json!(null), &[0, 5]),
         (json!([]), json!(5), json!(null), &[5]),
         (json!([0]), json!(5), json!(null), &[0]),
@@ -143,7 +143,7 @@ fn eos_ids_are_those_that_mlx_lm_or_transformers_stop_at() {
 }
 
 #[test]
-fn eos_ids_that_are_no_ids_are_named() {
+fn invalid_eos_ids_are_named() {
     for bad in [json!("</s>"), json!(-1), json!(1.5), json!([1, null]), json!(1u64 << 32), json!({})] {
         for name in ["config.json", "generation_config.json"] {
             let dir = dir_of("gpt2");
@@ -170,7 +170,7 @@ fn a_missing_tokenizer_is_named() {
 }
 
 #[test]
-fn a_tokenizer_of_sentencepiece_alone_is_named_with_what_makes_it_one_of_ours() {
+fn a_sentencepiece_tokenizer_is_named_with_a_way_to_convert_it() {
     for name in ["tokenizer.model", "tekken.json", "vocab.json"] {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(name), "x").unwrap();
@@ -250,7 +250,7 @@ fn a_prefix_that_cuts_a_token_is_refused() {
 }
 
 #[test]
-fn parts_that_make_no_sense_are_named() {
+fn invalid_parts_are_named() {
     type Change = fn(&mut Value);
     let cases: [(&str, Change); 9] = [
         ("normalizer", |file| file["normalizer"] = json!({"type": "Nothing"})),
@@ -312,7 +312,7 @@ fn a_model_of_unknown_kind_is_refused() {
 }
 
 #[test]
-fn files_from_before_models_had_a_type_are_read() {
+fn older_files_without_a_model_type_are_read() {
     let untyped = changed("gpt2", |file| drop(file["model"].as_object_mut().unwrap().remove("type")));
     let text = "The quick brown fox, 42 times.";
     assert_eq!(untyped.unwrap().encode(text, true).unwrap(), open("gpt2").encode(text, true).unwrap());

@@ -1,4 +1,4 @@
-//! Reading arrays and parts of them.
+//! Helpers for slicing and reading arrays.
 
 use mlx_rs::Array;
 use mlx_rs::error::{AsSliceError, Exception};
@@ -6,12 +6,12 @@ use mlx_rs::ops::indexing::TryIndexOp;
 
 use super::Value;
 
-/// Positions `start..end` of `x`, `[1, n, hidden]`.
+/// Returns positions `start..end` of `x`, `[1, n, hidden]`.
 pub(crate) fn positions(x: &Array, start: usize, end: usize) -> Result<Array, Exception> {
     x.try_index((.., start as i32..end as i32, ..))
 }
 
-/// The numbers of an array of f32, computed if they are not yet.
+/// Returns the elements of an f32 array, and evaluates it first if needed.
 pub(crate) fn values(array: &Array) -> Result<&[f32], Exception> {
     array.try_as_slice().map_err(|error| match error {
         AsSliceError::Exception(error) => error,
@@ -19,7 +19,7 @@ pub(crate) fn values(array: &Array) -> Result<&[f32], Exception> {
     })
 }
 
-/// The arrays of `values`.
+/// Converts values to arrays, without evaluating them.
 pub(crate) fn to_arrays(values: &[Value]) -> Result<Vec<Array>, Exception> {
     values.iter().map(Value::array).collect()
 }

@@ -1,4 +1,4 @@
-//! Causal attention between the projections of a layer: positions, the KV cache, the softmax.
+//! Arguments of causal attention.
 
 use mlx_rs::Array;
 
@@ -8,34 +8,35 @@ use super::{Norm, Rope, Value};
 #[derive(Debug)]
 pub(crate) struct AttentionParams {
     pub n_heads: i32,
-    /// Each is shared by a group of heads.
+    /// Number of KV heads, each shared by a group of query heads.
     pub n_kv_heads: i32,
-    /// Factor of the scores.
+    /// Softmax scale.
     pub scale: f32,
-    /// None in layers without positions.
+    /// Rotary embedding; none in layers without positions.
     pub rope: Option<Rope>,
-    /// The most recent tokens that a token sees, itself among them; none if it sees all before it.
+    /// Sliding window: the number of most recent tokens, including itself, that a token attends to; none for full
+    /// attention.
     pub window: Option<usize>,
-    /// Where values are stored inside the keys: the length of a value, which is the end of a key.
+    /// Length of a value if values are stored as the last elements of the keys; none if they are stored separately.
     pub value_dim: Option<i32>,
 }
 
-/// The norms of each head of queries and keys, applied before rotation.
+/// Per-head norms of queries and keys, applied before rotation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadNorms<'a> {
     pub queries: Norm<'a>,
     pub keys: Norm<'a>,
 }
 
-/// Projections of the new tokens: `[1, n, heads · head_dim]` each, with KV heads for keys and values. There are no values where
-/// they are stored inside the keys.
+/// Projections of the new tokens: `[1, n, heads · head_dim]` each, with KV heads for keys and values. Values are none
+/// if they are stored inside the keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionInput<'a> {
     pub queries: &'a Value,
     pub keys: &'a Value,
     pub values: Option<&'a Value>,
     pub norms: Option<HeadNorms<'a>>,
-    /// `[heads]`: a score that each head's softmax has beside those of the tokens.
+    /// Attention sinks, `[heads]`: an additional logit in each head's softmax.
     pub sinks: Option<&'a Array>,
     /// Position of the first new token.
     pub position: usize,

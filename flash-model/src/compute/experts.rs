@@ -1,4 +1,4 @@
-//! Experts of a mixture: the rows each computes, and the weighted sum of them.
+//! Arguments of a mixture's experts: the rows that each computes, and their weighted sum.
 
 use super::{Activation, Matrix};
 
@@ -6,13 +6,13 @@ use super::{Activation, Matrix};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpertMatrices<'a> {
     pub activation: Option<Activation>,
-    /// None if there is no gate, or if `up` holds its rows as well: then they alternate, the gate's first.
+    /// None if there is no gate, or if its rows are interleaved with those of `up`, the gate's first.
     pub gate: Option<Matrix<'a>>,
     pub up: Matrix<'a>,
     pub down: Matrix<'a>,
 }
 
-/// An expert, and the rows that it gets.
+/// An expert and the tokens routed to it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpertRows<'a> {
     pub expert: ExpertMatrices<'a>,
@@ -23,7 +23,7 @@ pub(crate) struct ExpertRows<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Term {
     pub token: usize,
-    /// Counted through all parts.
+    /// Index of the row in the concatenation of all parts.
     pub row: usize,
     pub weight: f32,
 }

@@ -46,7 +46,7 @@ impl Operations for Mlx {
     }
 
     fn wraps_windows(&self) -> bool {
-        // Its attention takes tokens in the order of their positions.
+        // MLX's attention requires tokens in the order of their positions.
         false
     }
 
@@ -168,7 +168,7 @@ fn gated_product(
     gated(activation, &product(x, gate)?, &product(x, up)?)
 }
 
-/// `activation(gate, up)`, element by element or row by row.
+/// Computes `activation(gate, up)`; `gate` has an element for each element or for each row of `up`.
 fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Array, Exception> {
     match activation {
         Activation::Silu => nn::silu(gate)?.multiply(up),
@@ -183,7 +183,7 @@ fn gated(activation: Activation, gate: &Array, up: &Array) -> Result<Array, Exce
     }
 }
 
-/// `relu(x · Wᵀ (+ bias))²`.
+/// Computes `relu(x · Wᵀ (+ bias))²`.
 fn squared_relu_product(x: &Array, matrix: Matrix<'_>) -> Result<Array, Exception> {
     nn::relu(product(x, matrix)?)?.square()
 }
@@ -195,7 +195,7 @@ fn rms_norm(
     if weight_offset == 0.0 {
         return fast::rms_norm(x, Some(weight), eps);
     }
-    // In f32, whatever they are stored in: as mlx-lm does for a model in f32.
+    // In f32 for any stored dtype, as mlx-lm does for a model in f32.
     let weight = weight.as_dtype(Dtype::Float32)?.add(Array::from_f32(weight_offset))?;
     fast::rms_norm(x, Some(&weight), eps)
 }
@@ -219,7 +219,7 @@ fn attend(params: &AttentionParams, input: AttentionInput<'_>, kv: &mut LayerKv)
     let values = values.map(|values| split_heads(&values.array()?, n_kv_heads)).transpose()?;
     let sinks = sinks.map(|sinks| sinks.as_dtype(Dtype::Float32)).transpose()?;
     if let LayerKv::Paged(layer) = kv {
-        let new = paged::New { queries: &queries, keys: &keys, values: values.as_ref() };
+        let new = paged::NewTokens { queries: &queries, keys: &keys, values: values.as_ref() };
         let attended = paged::attend(layer, params, position, new, sinks.as_ref())?;
         return attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, n, -1]);
     }
@@ -227,15 +227,15 @@ fn attend(params: &AttentionParams, input: AttentionInput<'_>, kv: &mut LayerKv)
     let mut values = values.map_or_else(|| params.values_in(&keys), Ok)?;
     let mut mask = (n > 1).then_some(Mask::Causal);
     let end = position + n as usize;
-    let far;
+    let window_mask;
     if let Some(window) = window.filter(|window| *window < end) {
-        // What the first of these tokens sees begins here.
+        // The first token that the first of the new tokens attends to.
         let start = (position + 1).saturating_sub(window);
         keys = keys.try_index((.., .., start as i32.., ..))?;
         values = values.try_index((.., .., start as i32.., ..))?;
         if n > 1 {
-            far = seen(position..end, start..end, Some(window));
-            mask = Some(Mask::Array(&far));
+            window_mask = attention_mask(position..end, start..end, Some(window));
+            mask = Some(Mask::Array(&window_mask));
         }
     }
     let attended = fast::scaled_dot_product_attention(&queries, keys, values, scale, mask, sinks.as_ref())?;
@@ -243,22 +243,27 @@ fn attend(params: &AttentionParams, input: AttentionInput<'_>, kv: &mut LayerKv)
 }
 
 impl AttentionParams {
-    /// The values of `keys`, `[…, head_dim]`, which have them in them.
+    /// Returns the values that are stored inside `keys`, `[…, head_dim]`.
     fn values_in(&self, keys: &Array) -> Result<Array, Exception> {
         let head_dim = keys.dim(-1);
         keys.try_index((Ellipsis, head_dim - self.value_dim.unwrap_or(head_dim)..))
     }
 }
 
-/// Which `tokens` each of `rows` sees, both given by their positions: `[1, rows, tokens]`.
-fn seen(rows: impl ExactSizeIterator<Item = usize>, tokens: Range<usize>, window: Option<usize>) -> Array {
+/// Returns the causal mask `[1, rows, tokens]` of queries and tokens at the given positions: whether each row attends
+/// to each token.
+fn attention_mask(
+    rows: impl ExactSizeIterator<Item = usize>,
+    tokens: Range<usize>,
+    window: Option<usize>,
+) -> Array {
     let shape = [1, rows.len() as i32, tokens.len() as i32];
     let is_seen = |row: usize, token| token <= row && window.is_none_or(|window| row - token < window);
-    let seen: Vec<bool> = rows.flat_map(|row| tokens.clone().map(move |token| is_seen(row, token))).collect();
-    Array::from_slice(&seen, &shape)
+    let mask: Vec<bool> = rows.flat_map(|row| tokens.clone().map(move |token| is_seen(row, token))).collect();
+    Array::from_slice(&mask, &shape)
 }
 
-/// `[1, n, heads · head_dim]` to `[1, heads, n, head_dim]`.
+/// Reshapes `[1, n, heads · head_dim]` to `[1, heads, n, head_dim]`.
 fn split_heads(x: &Array, n_heads: i32) -> Result<Array, Exception> {
     x.reshape(&[1, x.dim(1), n_heads, -1])?.transpose_axes(&[0, 2, 1, 3])
 }

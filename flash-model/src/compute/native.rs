@@ -1,4 +1,5 @@
-//! The kernels of `flash-kernels` as nodes of MLX's graph. Consecutive kernels are one node ([`chain`]).
+//! The backend of the kernels of `flash-kernels`, as nodes of MLX's graph. Consecutive kernels are one node
+//! ([`chain`]).
 
 mod attention;
 mod chain;
@@ -28,20 +29,20 @@ use crate::kv::{CacheLayout, LayerKv};
 
 pub(super) use chain::Promise;
 
-/// Scratch of a thread of the kernels: for 128 rows of weights their scales and biases, and two sums with each of 512 rows of
-/// activations; panels, scores of attention.
+/// Scratch memory of a kernel thread: the scales and biases of 128 rows of weights, two sums for each of these rows and
+/// 512 rows of activations, packed panels, attention scores.
 const KERNEL_THREAD_BYTES: u64 = 2 << 20;
 
-/// The backend of CPU kernels.
+/// The backend that computes with CPU kernels.
 #[derive(Debug)]
 pub(super) struct Native {
     pool: Arc<Pool>,
-    /// As [`ComputeOptions::is_exact`](super::ComputeOptions::is_exact).
+    /// See [`ComputeOptions::is_exact`](super::ComputeOptions::is_exact).
     is_exact: bool,
 }
 
 impl Native {
-    /// A thread for each core, with the kernels of `isa`, or of the best instruction set.
+    /// Starts a thread per core, with the kernels of `isa` or of the machine's best instruction set.
     ///
     /// # Errors
     /// [`ModelError::NativeCompute`] for an instruction set that this machine does not have.
@@ -58,8 +59,8 @@ impl Operations for Native {
     }
 
     fn scratch_bytes(&self, _widened_bytes: u64, activation_bytes: u64) -> u64 {
-        // Weights are read as they are stored. Activations are copied once, to numbers of half their size; if they are wide, as
-        // two rows each, and these to numbers of half their size.
+        // Weights are used as stored. Activations are copied once, to elements of half the size; wide ones are split
+        // into two rows first, which are copied to elements of half the size in turn.
         let copied_bytes = if self.is_exact { 3 * activation_bytes } else { activation_bytes / 2 };
         copied_bytes + KERNEL_THREAD_BYTES * self.pool.n_threads() as u64
     }

@@ -5,7 +5,7 @@ use mlx_rs::Array;
 /// RMSNorm over the last axis: `x · weight / √(mean(x²) + eps)`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Norm<'a> {
-    /// Of each column.
+    /// A weight per column.
     pub weight: &'a Array,
     pub args: NormArgs,
 }
@@ -15,6 +15,6 @@ pub(crate) struct Norm<'a> {
 pub(crate) struct NormArgs {
     /// Added to the mean of the squares.
     pub eps: f32,
-    /// Added to the weights: some models store them around zero.
+    /// Added to the weights, which some models store around zero.
     pub weight_offset: f32,
 }

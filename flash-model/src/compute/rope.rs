@@ -16,18 +16,18 @@ pub(crate) struct Rope {
     kernel: Arc<flash_kernels::Rope>,
 }
 
-/// The frequencies of a rotation.
+/// Frequencies of a rotary embedding.
 #[derive(Debug)]
 pub(crate) enum Frequencies {
-    /// From the base.
+    /// Powers of the base, as in the original RoPE.
     Plain,
-    /// Each by itself: how many tokens a radian takes.
+    /// The reciprocal of each frequency: tokens per radian.
     Given(Vec<f32>),
 }
 
 impl Rope {
-    /// A rotation of the first `dims` numbers of a head, in neighbouring pairs if it is `traditional`. Positions are multiplied by
-    /// `scale`, and what is rotated by `magnitude`.
+    /// Creates a rotation of the first `dims` elements of a head, in adjacent pairs if `traditional`. Positions are
+    /// multiplied by `scale`, and rotated elements by `magnitude`.
     pub(crate) fn new(
         dims: i32,
         theta: f32,
@@ -51,13 +51,13 @@ impl Rope {
         Self { dims, traditional, base, scale, freqs, kernel }
     }
 
-    /// The rotation as the CPU kernels take it.
+    /// Returns the parameters of the CPU kernels.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "used by the CPU kernels"))]
     pub(crate) fn kernel(&self) -> &Arc<flash_kernels::Rope> {
         &self.kernel
     }
 
-    /// Rotates `x`, `[1, heads, n, head_dim]`, whose first token stands at `position`.
+    /// Rotates `x`, `[1, heads, n, head_dim]`, whose first token is at `position`.
     pub(crate) fn apply(&self, x: &Array, position: usize) -> Result<Array, Exception> {
         let rotate = |x: &Array| {
             let Self { dims, traditional, base, scale, .. } = *self;

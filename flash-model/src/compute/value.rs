@@ -1,4 +1,4 @@
-//! What layers hand to each other.
+//! Values passed between layers.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -6,10 +6,10 @@ use mlx_rs::{Array, Dtype};
 #[cfg(target_os = "linux")]
 use super::native::Promise;
 
-/// Numbers that an array has, or that kernels will leave when they run.
+/// An array, or the future output of CPU kernels.
 ///
-/// Kernels that follow each other become one node of MLX's graph, for a node costs as much as some small kernels. What is between
-/// them is no array then, unless somebody asks for one: that ends the node.
+/// Consecutive kernels become one node of MLX's graph, because a node costs as much as several small kernels.
+/// Intermediate results are not arrays then; requesting one as an array ends the node.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     Array(Array),
@@ -18,7 +18,7 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// As an array of MLX's graph, not evaluated.
+    /// Returns the value as an array of MLX's graph, without evaluating it.
     pub(crate) fn array(&self) -> Result<Array, Exception> {
         match self {
             Self::Array(array) => Ok(array.clone()),
@@ -35,7 +35,7 @@ impl Value {
         }
     }
 
-    /// The extent of an axis; `-1` is the last.
+    /// Returns the extent of an axis; `-1` is the last.
     ///
     /// # Panics
     /// If there is no such axis.
@@ -45,7 +45,7 @@ impl Value {
         shape[(axis + from_end) as usize]
     }
 
-    /// Whether kernels will leave them, which take memory for what is between them while they run, and not before.
+    /// Returns whether this is a future output of kernels, whose intermediate results take memory only while they run.
     pub(crate) fn is_promise(&self) -> bool {
         match self {
             Self::Array(_) => false,
@@ -54,8 +54,8 @@ impl Value {
         }
     }
 
-    /// Whether these are numbers in single precision, as all that kernels leave are.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "kernels ask"))]
+    /// Returns whether the elements are f32, which outputs of kernels always are.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "used by the CPU kernels"))]
     pub(crate) fn is_float32(&self) -> bool {
         match self {
             Self::Array(array) => array.dtype() == Dtype::Float32,

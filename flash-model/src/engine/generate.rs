@@ -1,4 +1,4 @@
-//! From a prompt to text, token by token.
+//! Text generation, token by token.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,41 +8,41 @@ use crate::engine::Engine;
 use crate::engine::sample::{Sampler, SamplerConfig};
 use flash_text::{Detokenizer, StopMatcher, Tokenizer};
 
-/// How text is generated: [`new`](Self::new), and then fields that differ.
+/// Options of text generation. Create with [`new`](Self::new), then set fields.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct GenerateOptions {
-    /// Tokens to generate at most.
+    /// Maximum number of generated tokens.
     pub max_tokens: usize,
-    /// How tokens are drawn.
+    /// Configuration of the sampler.
     pub sampler: SamplerConfig,
-    /// Texts that end the generation; they are not a part of it.
+    /// Stop strings, which end the generation and are left out of its text.
     pub stop: Vec<String>,
-    /// Go on behind a token that ends an answer, so that a measurement has the length it asks for.
+    /// Continue after end-of-sequence tokens, so that benchmarks generate exactly `max_tokens` tokens.
     pub ignore_eos: bool,
 }
 
 impl GenerateOptions {
-    /// At most so many tokens, the likeliest each time.
+    /// Creates options for at most `max_tokens` tokens with greedy sampling.
     pub fn new(max_tokens: usize) -> Self {
         Self { max_tokens, ..Self::default() }
     }
 }
 
-/// Why a generation ended.
+/// The reason why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The model said so, or a stop text came.
+    /// The model generated an end-of-sequence token, or the text a stop string.
     Stop,
-    /// The most tokens, or the end of the context, were reached.
+    /// `max_tokens` or the context length was reached.
     Length,
-    /// The caller asked to stop.
+    /// The caller interrupted the generation.
     Interrupted,
 }
 
 impl FinishReason {
-    /// Its name, as in the APIs that people know.
+    /// Returns the reason's name in common APIs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stop => "stop",
@@ -52,38 +52,39 @@ impl FinishReason {
     }
 }
 
-/// What was generated.
+/// The result of a generation.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Generation {
-    /// The text, without the stop text that ended it.
+    /// The generated text, without the stop string that ended it.
     pub text: String,
-    /// Its tokens, the one that ended it included.
+    /// The generated tokens, including the one that ended the generation.
     pub token_ids: Vec<u32>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Why it ended.
+    /// The reason why the generation ended.
     pub finish_reason: FinishReason,
-    /// From the call to the first token.
+    /// Time to first token, from the call.
     pub ttft: Duration,
-    /// From the first token to the last.
+    /// Time from the first token to the last.
     pub decode: Duration,
 }
 
 impl Generation {
-    /// Tokens per second after the first one; none if there is only one.
+    /// Returns the decoding speed in tokens per second, without the first token; none for a single token.
     pub fn decode_tok_per_s(&self) -> Option<f64> {
         let tokens = self.token_ids.len().checked_sub(1).filter(|&tokens| tokens > 0)?;
         Some(tokens as f64 / self.decode.as_secs_f64())
     }
 }
 
-/// Continues `prompt`, behind what the engine's cache holds, and hands the text to `on_text` as it comes.
+/// Appends `prompt` to the engine's context, generates text, and passes it to `on_text` piece by piece.
 ///
-/// The cache then holds the prompt and all tokens but the last one, which no pass has seen.
+/// Afterwards the context has the prompt and all generated tokens but the last, which has not been run through the
+/// model.
 ///
 /// # Errors
-/// [`ModelError`]. Text that was handed on before is right; the engine can go on with another prompt.
+/// [`ModelError`]. Text passed to `on_text` before is valid; the engine remains usable.
 pub fn generate(
     engine: &mut Engine,
     tokenizer: &Tokenizer,

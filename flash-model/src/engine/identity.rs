@@ -1,4 +1,4 @@
-//! What keys and values follow from besides tokens: which model, computed how, kept how.
+//! The identity of stored keys and values: model, arithmetic and storage format.
 
 use std::path::{Path, PathBuf};
 
@@ -8,16 +8,16 @@ use crate::ModelError;
 use crate::checkpoint::Checkpoint;
 use crate::compute::Backend;
 
-/// Version of the arithmetic. To be changed whenever a bit of keys, values or states is computed otherwise than before, so that
-/// no context goes on with numbers that this program would not compute.
+/// Version of the arithmetic. Must be raised whenever any bit of keys, values or states changes, so that no context
+/// resumes from values that this program would not compute.
 const NUMERICS_VERSION: u32 = 1;
 
-/// A model as pages know it: everything that decides on their bits but tokens and geometry.
+/// The settings that determine the bits of keys and values, besides weights, tokens and geometry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ComputedBy {
-    /// Each backend rounds otherwise.
+    /// Name of the backend; each rounds differently.
     backend: &'static str,
-    /// How many experts a token takes, if not as many as the model was trained with.
+    /// Experts per token, if the trained number was overridden.
     top_k: Option<usize>,
 }
 
@@ -26,10 +26,10 @@ impl ComputedBy {
         Self { backend: backend.name(), top_k }
     }
 
-    /// Returns the digest of a checkpoint that is computed so.
+    /// Returns the digest of a checkpoint together with these settings.
     ///
     /// # Errors
-    /// As [`Checkpoint::digest`].
+    /// The errors of [`Checkpoint::digest`].
     pub(crate) fn digest(&self, checkpoint: &Checkpoint, kv_dir: &Path) -> Result<Digest, ModelError> {
         let content = checkpoint.digest(kv_dir)?;
         let mut hasher = blake3::Hasher::new_derive_key("flash-model model whose pages are kept");
@@ -41,16 +41,17 @@ impl ComputedBy {
     }
 }
 
-/// The identity of an engine's pages. A run that neither keeps nor takes any never needs it, and weights are read to know it.
+/// The identity of an engine's pages, computed on first use: it takes reading weights, and runs that neither store nor
+/// load pages do not need it.
 #[derive(Debug)]
 pub(crate) enum EngineIdentity {
     Known(Identity),
-    Unasked(Box<Unasked>),
+    Unknown(Box<IdentityInputs>),
 }
 
-/// What an identity is found out from.
+/// The inputs that an identity is computed from.
 #[derive(Debug)]
-pub(crate) struct Unasked {
+pub(crate) struct IdentityInputs {
     pub checkpoint: Checkpoint,
     pub computed_by: ComputedBy,
     pub geometry: Geometry,
@@ -58,15 +59,15 @@ pub(crate) struct Unasked {
 }
 
 impl EngineIdentity {
-    /// Returns the identity; the first time, it may have to be found out.
+    /// Returns the identity, and computes it if this is the first use.
     ///
     /// # Errors
-    /// As [`Checkpoint::digest`].
+    /// The errors of [`Checkpoint::digest`].
     pub(crate) fn get(&mut self) -> Result<Identity, ModelError> {
         match self {
             Self::Known(identity) => Ok(*identity),
-            Self::Unasked(unasked) => {
-                let Unasked { checkpoint, computed_by, geometry, kv_dir } = &**unasked;
+            Self::Unknown(inputs) => {
+                let IdentityInputs { checkpoint, computed_by, geometry, kv_dir } = &**inputs;
                 let model = computed_by.digest(checkpoint, kv_dir)?;
                 let identity = Identity { model, geometry: *geometry };
                 *self = Self::Known(identity);
@@ -76,7 +77,7 @@ impl EngineIdentity {
     }
 }
 
-/// The identity of pages that end with their run: nobody looks for them.
-pub(crate) fn of_a_run(geometry: Geometry) -> Identity {
+/// Returns the placeholder identity of temporary pages, which no other run looks up.
+pub(crate) fn temporary(geometry: Geometry) -> Identity {
     Identity { model: Digest([0; 32]), geometry }
 }

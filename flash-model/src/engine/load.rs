@@ -1,4 +1,4 @@
-//! From a model and a budget to an engine: the plan, the memory, the reads.
+//! Loading a model into an engine: plans the residency, allocates memory, and starts reading.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use flash_sched::Ema;
 
 use super::{Engine, EngineOptions, SessionContext};
 use crate::ModelError;
-use crate::engine::identity::{self, ComputedBy, EngineIdentity, Unasked};
+use crate::engine::identity::{self, ComputedBy, EngineIdentity, IdentityInputs};
 use crate::engine::model::Model;
 use crate::interrupt::Interrupt;
 use crate::kv::{CacheLayers, KvCache, KvPlan, PageSource, PageTraffic, Twins};
@@ -20,12 +20,12 @@ use crate::stream::planner::MachineSpeeds;
 use crate::stream::residency::Residency;
 
 impl Model {
-    /// Plans the residency, takes the memory and begins to read.
+    /// Loads the model: plans the residency, allocates memory and starts to read weights.
     ///
     /// # Errors
-    /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::Io`] if there are no threads or no memory;
-    /// [`ModelError::Rotates`] if prefixes are to be shared and tokens to be given up; [`ModelError::HasState`] if prefixes are to be
-    /// shared and layers have a state.
+    /// [`ModelError::BelowFloor`] before any weight is read; [`ModelError::Io`] if threads or memory cannot be had;
+    /// [`ModelError::Rotates`] if prefixes are shared and the cache discards old tokens; [`ModelError::HasState`] if
+    /// prefixes are shared and layers have a recurrent state.
     pub fn load(self, options: &EngineOptions) -> Result<Engine, ModelError> {
         self.load_with(options, None)
     }
@@ -44,7 +44,7 @@ impl Model {
             return Err(ModelError::Rotates { what: "a prefix that is shared" });
         }
         workload.kv.in_pages |= share_prefixes || context.is_some();
-        let (needs, kv_plan) = self.planned().needs(&workload, budget_bytes);
+        let (needs, kv_plan) = self.memory_planner().needs(&workload, budget_bytes);
         let floor_bytes = self.floor_bytes(&workload);
         let plan = self.plan(&workload, budget_bytes, &MachineSpeeds::default())?;
         let budget = Budget::new(budget_bytes);
@@ -57,7 +57,7 @@ impl Model {
         if let (Some(context), Some(identity)) = (&context, &known) {
             context.check(identity, workload.planned_tokens())?;
         }
-        let identity = known.unwrap_or_else(|| identity::of_a_run(geometry));
+        let identity = known.unwrap_or_else(|| identity::temporary(geometry));
 
         let pacer = Pacer::new(read_rate);
         let mut reader_config = reader;
@@ -81,7 +81,7 @@ impl Model {
         let traffic = PageTraffic::default();
         let conduct = Conduct { prefetch: workload.prefetch, pacer, events, pages: traffic.clone() };
         let mut residency = Residency::new(self.bundles, plan, reader, &budget, conduct)?;
-        // The disk is the slowest: it begins before anything else is made.
+        // The disk is the bottleneck, so reading starts before anything else is created.
         residency.start()?;
         let experts = match self.decoder.expert_plan() {
             Some(plan) => {
@@ -111,7 +111,7 @@ impl Model {
         let computed_by = ComputedBy::new(&self.backend, self.top_k);
         let identity = match known {
             Some(identity) => EngineIdentity::Known(identity),
-            None => EngineIdentity::Unasked(Box::new(Unasked {
+            None => EngineIdentity::Unknown(Box::new(IdentityInputs {
                 checkpoint: self.checkpoint,
                 computed_by,
                 geometry,
@@ -128,7 +128,7 @@ impl Model {
             );
         }
         let rotates = workload.kv.rotates() || !kv.keeps_all();
-        // Memory is planned in whole pages: what was not asked for ends with what the model was trained for.
+        // Memory is planned in whole pages; the excess is only usable up to the trained context length.
         let end =
             self.max_position_embeddings.map_or(usize::MAX, |trained| trained.max(workload.context_tokens));
         let end = end.min(self.positions_max.unwrap_or(usize::MAX));

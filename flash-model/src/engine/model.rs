@@ -1,4 +1,4 @@
-//! A model before it runs: its layers, what they need of memory, and how fast they would be.
+//! A model that is not loaded yet: its layers, their memory needs, and speed predictions.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compute::{Backend, Compute, ComputeOptions};
 use crate::decoder::Decoder;
 use crate::engine::identity::ComputedBy;
-use crate::engine::needs::{MemoryNeeds, Planned, Workload};
+use crate::engine::needs::{MemoryNeeds, MemoryPlanner, Workload};
 use crate::kv::{Keeps, KvPolicy, StateShape, n_kv_layers};
 use crate::models;
 use crate::nn::weights::Weights;
@@ -18,7 +18,7 @@ use crate::stream::bundle::{BundleInfo, Bundles};
 use crate::stream::experts::{ExpertInfo, ExpertPlan, ExpertRows, Mixture};
 use crate::stream::planner::MachineSpeeds;
 
-/// A model whose layers are made and checked against its checkpoint, without a weight in memory.
+/// A model whose layers have been built and checked against its checkpoint, without weights in memory.
 #[derive(Debug)]
 pub struct Model {
     pub(crate) checkpoint: Checkpoint,
@@ -26,30 +26,31 @@ pub struct Model {
     pub(crate) decoder: Decoder,
     pub(crate) bundles: Bundles,
     pub(crate) kv_shape: KvShape,
-    /// By layer.
+    /// Keys and values, or the state, that each layer keeps.
     pub(crate) keeps: Vec<Keeps>,
-    /// The windows of those that have keys and values.
+    /// Sliding windows of the layers that have keys and values.
     pub(crate) windows: Vec<Option<usize>>,
     pub(crate) vocab_size: usize,
     pub(crate) max_position_embeddings: Option<usize>,
     pub(crate) positions_max: Option<usize>,
-    /// How many experts a token takes, if not as many as the model was trained with.
+    /// Experts per token, if the trained number was overridden.
     pub(crate) top_k: Option<usize>,
 }
 
 impl Model {
-    /// Makes the layers that the checkpoint's configuration asks for.
+    /// Builds the layers of a checkpoint's configuration.
     ///
     /// # Errors
-    /// [`ModelError`], for an architecture that is not known, or tensors that do not fit the configuration.
+    /// [`ModelError`] if the architecture is not supported, or tensors do not match the configuration.
     pub fn open(checkpoint: Checkpoint) -> Result<Self, ModelError> {
         Self::open_on(checkpoint, Compute::Auto)
     }
 
-    /// The same, with a choice of who computes: a [`Compute`], or [`ComputeOptions`] that name an instruction set, too.
+    /// Builds the layers of a checkpoint's configuration for a chosen backend: a [`Compute`], or [`ComputeOptions`]
+    /// with an instruction set.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and [`ModelError::NativeCompute`].
+    /// The errors of [`open`](Self::open), and [`ModelError::NativeCompute`].
     pub fn open_on(checkpoint: Checkpoint, compute: impl Into<ComputeOptions>) -> Result<Self, ModelError> {
         let backend = Backend::new(compute.into())?;
         let weights = Weights::new(&checkpoint, &backend);
@@ -85,39 +86,40 @@ impl Model {
         })
     }
 
-    /// Has each token take `top_k` experts of a layer instead of as many as the model was trained with, which it returns:
-    /// less is read and computed, and what the model says is not the same.
+    /// Overrides the number of experts per token and layer, and returns the number that the model was trained with.
+    /// Fewer experts mean less reading and computing, and different output.
     ///
     /// # Errors
-    /// [`ModelError::NoExperts`], and [`ModelError::TopK`] for a number that there is not.
+    /// [`ModelError::NoExperts`], and [`ModelError::TopK`] if the number is out of range.
     pub fn override_top_k(&mut self, top_k: usize) -> Result<usize, ModelError> {
         let trained = self.decoder.override_top_k(top_k)?;
         self.top_k = Some(top_k);
         Ok(trained)
     }
 
-    /// Where the weights come from.
+    /// Returns the checkpoint that the weights are read from.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
-    /// The longest context that the model was trained for, or that its positions are stretched to, if it says. Longer ones run,
-    /// with a warning.
+    /// Returns the context length that the model was trained for, or that its positions are scaled to, if its
+    /// configuration says. Longer contexts run, with a warning.
     pub fn max_context_tokens(&self) -> Option<usize> {
         self.max_position_embeddings
     }
 
-    /// Bytes of all weights.
+    /// Returns the bytes of all weights.
     pub fn model_bytes(&self) -> u64 {
         self.checkpoint.catalog().total_bytes()
     }
 
-    /// Bytes that a token leaves in the KV cache.
+    /// Returns the bytes of a token in the KV cache.
     pub fn kv_token_bytes(&self) -> u64 {
         (n_kv_layers(&self.keeps) * self.kv_shape.token_bytes()) as u64
     }
 
-    /// Bytes of the states that layers keep instead of keys and values, whatever the number of tokens.
+    /// Returns the bytes of recurrent states, which some layers keep instead of keys and values, for any number of
+    /// tokens.
     pub fn state_bytes(&self) -> u64 {
         self.states().map(|shape| shape.bytes() as u64).sum()
     }
@@ -129,19 +131,20 @@ impl Model {
         })
     }
 
-    /// The bundles in execution order.
+    /// Returns the bundles in execution order.
     pub fn bundles(&self) -> impl Iterator<Item = BundleInfo> {
         self.bundles.info()
     }
 
-    /// What a workload takes beside the weights, in a budget: keys and values take what suits it.
+    /// Returns the memory that a workload needs besides streamed and pinned weights; the KV cache is sized to the
+    /// budget.
     pub fn needs(&self, workload: &Workload, budget_bytes: u64) -> MemoryNeeds {
-        self.planned().needs(workload, budget_bytes).0
+        self.memory_planner().needs(workload, budget_bytes).0
     }
 
-    pub(crate) fn planned(&self) -> Planned<'_> {
+    pub(crate) fn memory_planner(&self) -> MemoryPlanner<'_> {
         let Self { backend, decoder, bundles, kv_shape, keeps, windows, vocab_size, .. } = self;
-        Planned {
+        MemoryPlanner {
             backend,
             decoder,
             bundles,
@@ -153,7 +156,8 @@ impl Model {
         }
     }
 
-    /// Which bundles a budget pins, and the slots of the others. [`load`](Self::load) keeps to the plan for the usual speeds.
+    /// Plans which bundles a budget pins, and the slots of the others. [`load`](Self::load) uses the plan for default
+    /// speeds.
     ///
     /// # Errors
     /// [`ModelError::BelowFloor`].
@@ -163,12 +167,12 @@ impl Model {
         budget_bytes: u64,
         speeds: &MachineSpeeds,
     ) -> Result<ResidencyPlan, ModelError> {
-        let (needs, _) = self.planned().needs(workload, budget_bytes);
+        let (needs, _) = self.memory_planner().needs(workload, budget_bytes);
         let plan = self.bundles.plan(needs.fixed_bytes(), budget_bytes, workload.prefetch, speeds);
-        plan.map_err(|_| self.planned().below_floor(workload, budget_bytes))
+        plan.map_err(|_| self.memory_planner().below_floor(workload, budget_bytes))
     }
 
-    /// How long a token is predicted to take in a budget; experts, if there are any, are taken to be used alike.
+    /// Predicts the time of a token in a budget; all experts are assumed to be equally likely.
     ///
     /// # Errors
     /// [`ModelError::BelowFloor`].
@@ -187,7 +191,8 @@ impl Model {
         Ok(prediction)
     }
 
-    /// Experts of all layers, how many of them a budget holds, and what a token takes of all; none if there are none.
+    /// Returns the number and size of all experts, and how many of them a budget holds; none for models without
+    /// experts.
     pub fn experts(&self, workload: &Workload, budget_bytes: u64) -> Option<ExpertInfo> {
         let plan = self.decoder.expert_plan()?;
         let n_held = plan.n_held(self.needs(workload, budget_bytes).expert_bytes);
@@ -195,10 +200,10 @@ impl Model {
         Some(ExpertInfo { n_experts, n_held, total_bytes, token_bytes })
     }
 
-    /// The experts of each layer, as rows of one tensor.
+    /// Returns the experts of each layer as rows of one tensor, the form in which they are packed.
     ///
     /// # Errors
-    /// [`ModelError::NoExperts`] if there are none, [`ModelError::Packed`] if they are that already.
+    /// [`ModelError::NoExperts`] if there are none, [`ModelError::Packed`] if they are packed already.
     pub fn expert_rows(&self) -> Result<Vec<ExpertRows>, ModelError> {
         let rows = self.decoder.mixtures().flatten().map(Mixture::as_rows).collect::<Option<Vec<_>>>();
         match rows {
@@ -208,25 +213,25 @@ impl Model {
         }
     }
 
-    /// The smallest budget for a workload.
+    /// Returns the smallest budget that works for a workload.
     pub fn floor_bytes(&self, workload: &Workload) -> u64 {
-        self.planned().floor_bytes(workload)
+        self.memory_planner().floor_bytes(workload)
     }
 
-    /// Finds out what pages of this model in `kv_dir` are told from others by, if it is not known yet. Whoever opens a
-    /// session or shares prefixes asks for it, too; this is for those who have something else to wait for meanwhile.
+    /// Computes the identity of this model's pages in `kv_dir` ahead of time, unless it is cached.
     ///
-    /// Up to 32 MiB of weights are read whole; of more, samples, unless `kv_dir` knows the files and they have not been
-    /// touched.
+    /// Opening a session and sharing prefixes compute it too; this lets callers do so while they wait for something
+    /// else. Up to 32 MiB of weights are read whole, and samples of more, unless `kv_dir` has a digest of the files and
+    /// they are unmodified.
     ///
     /// # Errors
-    /// [`ModelError::Io`] if weights cannot be read, [`ModelError::File`] if the configuration is gone, [`ModelError::Kv`] if
-    /// `kv_dir` cannot be read or written.
+    /// [`ModelError::Io`] if weights cannot be read, [`ModelError::File`] if the configuration is missing,
+    /// [`ModelError::Kv`] if `kv_dir` cannot be read or written.
     pub fn identify(&self, kv_dir: &Path) -> Result<(), ModelError> {
         self.checkpoint.digest(kv_dir).map(drop)
     }
 
-    /// What pages of this model in `kv_dir` are told from others by.
+    /// Returns the identity that distinguishes pages of this model in `kv_dir` from others.
     pub(crate) fn identity(&self, kv_dir: &Path, policy: &KvPolicy) -> Result<Identity, ModelError> {
         let model = self.computed_by().digest(&self.checkpoint, kv_dir)?;
         Ok(Identity { model, geometry: self.geometry(policy) })

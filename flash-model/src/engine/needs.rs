@@ -1,4 +1,4 @@
-//! What of a budget is not weights.
+//! The memory that a workload needs besides streamed and pinned weights.
 
 use std::sync::OnceLock;
 
@@ -12,31 +12,31 @@ use crate::stream::bundle::{Bundle, Bundles};
 use crate::stream::experts::Mixture;
 use crate::{ModelError, memory};
 
-/// The context that every floor holds, so that a short prompt does not change it.
+/// The shortest context that floors are computed for, so that short prompts do not change them.
 pub const FLOOR_CONTEXT_TOKENS: usize = 256;
 
-/// The longest context that is planned: MLX counts positions in 31 bits. More is asked for as "without end".
+/// The longest context that memory is planned for: MLX counts positions in 31 bits. Larger requests mean "unlimited".
 const CONTEXT_TOKENS_MAX: usize = 1 << 30;
 
-/// What the program takes before any weight: code, heap, thread stacks. Measured on Linux at 26 MiB, with a vocabulary of
-/// 49,152, when the first tokens have been decoded; this and the next leave a third of it as a margin. What a process has when
-/// its first plan is made was seen at 16 to 17 MiB, and not twice the same: with [`GROWTH_BYTES`] it must stay below this,
-/// or floors would vary with it.
+/// Memory of the process without weights: code, heap, thread stacks. Measured on Linux at 26 MiB, with a vocabulary of
+/// 49,152, after the first decoded tokens; together with [`VOCABULARY_ENTRY_BYTES`] that leaves a margin of a third.
+/// The resident set at the time of the first plan was measured at 16 to 17 MiB and varies between runs: plus
+/// [`GROWTH_BYTES`] it must stay below this constant, or floors would vary as well.
 const PROCESS_BYTES: u64 = 32 << 20;
-/// What a tokenizer takes for each entry of its vocabulary.
+/// Memory of a tokenizer per entry of its vocabulary.
 const VOCABULARY_ENTRY_BYTES: u64 = 250;
-/// How far the resident set may still grow beyond what it is when the plan is made, apart from what the plan counts: the
-/// pages of MLX's code, mostly.
+/// Growth of the resident set after planning, apart from the memory that the plan counts: mostly the OS pages of MLX's
+/// code.
 const GROWTH_BYTES: u64 = 12 << 20;
 
-/// The resident set when the first plan of the process was made: measured once, so that a floor that was asked for and
-/// the one that a budget is held against are the same.
+/// Returns the resident set at the time of the process's first plan. Measured once, so that a reported floor and the
+/// one that a budget is checked against are the same.
 fn process_at_first_plan() -> u64 {
     static RESIDENT_BYTES: OnceLock<u64> = OnceLock::new();
     *RESIDENT_BYTES.get_or_init(|| memory::resident().map_or(0, |resident| resident.now_bytes))
 }
 
-/// What a run will ask of memory: [`new`](Self::new), and then fields that differ.
+/// The lengths and settings of a run that determine its memory needs. Create with [`new`](Self::new), then set fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Workload {
@@ -46,29 +46,29 @@ pub struct Workload {
     pub context_tokens: usize,
     /// Whether the next bundle is read while one computes, which takes a second slot.
     pub prefetch: bool,
-    /// How keys and values are kept.
+    /// Storage policy of keys and values.
     pub kv: KvPolicy,
 }
 
 impl Workload {
-    /// A prompt of so many tokens in a context of so many, with the next bundle read ahead, and keys and values as computed.
+    /// Creates a workload with prefetching, and with keys and values stored exactly.
     pub fn new(prompt_tokens: usize, context_tokens: usize) -> Self {
         Self { prompt_tokens, context_tokens, prefetch: true, kv: KvPolicy::default() }
     }
 
-    /// The same, with keys and values kept so.
+    /// Sets the storage policy of keys and values.
     #[must_use]
     pub fn with_kv(self, kv: KvPolicy) -> Self {
         Self { kv, ..self }
     }
 
-    /// The same, with or without the next bundle read ahead.
+    /// Sets whether the next bundle is read ahead.
     #[must_use]
     pub fn with_prefetch(self, prefetch: bool) -> Self {
         Self { prefetch, ..self }
     }
 
-    /// The context that memory is planned for.
+    /// Returns the context length that memory is planned for.
     pub(crate) fn planned_tokens(&self) -> usize {
         self.context_tokens.clamp(FLOOR_CONTEXT_TOKENS, CONTEXT_TOKENS_MAX)
     }
@@ -80,46 +80,47 @@ impl Workload {
 pub struct MemoryNeeds {
     /// The program itself, with its tokenizer.
     pub process_bytes: u64,
-    /// Keys and values, and the states of layers that have none.
+    /// Keys and values, and recurrent states.
     pub kv_bytes: u64,
-    /// Slots of experts, for those that stay and those that come and go.
+    /// Slots of experts, both cached and in transit.
     pub expert_bytes: u64,
-    /// Activations, logits, and what computing takes besides.
+    /// Activations, logits and scratch memory of the backend.
     pub activation_bytes: u64,
     /// Weights too small to be worth streaming.
     pub small_weights_bytes: u64,
 }
 
-/// What memory is planned of.
+/// The parts of a model that determine its memory needs.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Planned<'a> {
+pub(crate) struct MemoryPlanner<'a> {
     pub backend: &'a Backend,
     pub decoder: &'a Decoder,
     pub bundles: &'a Bundles,
     pub kv_shape: KvShape,
-    /// Of keys and values.
+    /// Number of layers with keys and values.
     pub n_layers: usize,
-    /// Of each of them.
+    /// Sliding window of each of those layers.
     pub windows: &'a [Option<usize>],
-    /// What states of layers take.
+    /// Budget bytes of recurrent states.
     pub state_bytes: u64,
     pub vocab_size: usize,
 }
 
-impl Planned<'_> {
-    /// What a workload needs, with the KV cache that suits a budget: in one piece if that may be and fits; if not, in pages.
+impl MemoryPlanner<'_> {
+    /// Returns the needs of a workload with the KV cache that suits the budget: contiguous if allowed and if it fits,
+    /// else paged.
     pub(crate) fn needs(&self, workload: &Workload, budget_bytes: u64) -> (MemoryNeeds, KvPlan) {
-        let (mut needs, kv) = self.without_experts(workload, budget_bytes);
+        let (mut needs, kv) = self.with_fewest_experts(workload, budget_bytes);
         if let Some(experts) = self.decoder.expert_plan() {
-            // What every token needs comes first: routers, attention, norms and whatever else is no expert.
+            // Bundles that every token uses take precedence over cached experts.
             let others_bytes = needs.fixed_bytes() - needs.expert_bytes + self.bundles.cost_bytes();
             needs.expert_bytes = experts.bytes_of(budget_bytes.saturating_sub(others_bytes));
         }
         (needs, kv)
     }
 
-    /// The same, with as few experts as can be.
-    fn without_experts(&self, workload: &Workload, budget_bytes: u64) -> (MemoryNeeds, KvPlan) {
+    /// Returns the needs of a workload with the fewest expert slots that work.
+    fn with_fewest_experts(&self, workload: &Workload, budget_bytes: u64) -> (MemoryNeeds, KvPlan) {
         let weights_floor_bytes = self.bundles.floor_bytes(workload.prefetch);
         if let Some((needs, kv)) = self.plain(workload)
             && needs.fixed_bytes() + weights_floor_bytes <= budget_bytes
@@ -140,10 +141,10 @@ impl Planned<'_> {
             weights_bytes,
         );
         let kv = KvPlan::Paged(kv);
-        (self.of(workload, &kv), kv)
+        (self.needs_with(workload, &kv), kv)
     }
 
-    /// With the cache in one piece, if it may be.
+    /// Returns the needs with a contiguous KV cache, if the workload allows one.
     fn plain(&self, workload: &Workload) -> Option<(MemoryNeeds, KvPlan)> {
         let context_tokens = workload.planned_tokens();
         let keeps_windows = workload.kv.only_grows && self.backend.wraps_windows();
@@ -153,16 +154,16 @@ impl Planned<'_> {
         };
         let capacities = self.windows.iter().map(capacity).collect();
         let kv = KvPlan::Plain { shape: self.kv_shape, capacities, context_tokens };
-        workload.kv.is_plain().then(|| (self.of(workload, &kv), kv))
+        workload.kv.is_plain().then(|| (self.needs_with(workload, &kv), kv))
     }
 
-    /// The least that a workload needs.
+    /// Returns the smallest needs of a workload.
     fn least(&self, workload: &Workload) -> (MemoryNeeds, KvPlan) {
         let kv = PagedPlan::new(&workload.kv, self.kv_shape, self.n_layers, workload.planned_tokens(), 0);
         let kv = KvPlan::Paged(kv);
-        let paged = self.of(workload, &kv);
+        let paged = self.needs_with(workload, &kv);
         match self.plain(workload) {
-            // MLX's attention over one piece rounds otherwise than that over pages, and a budget must change no bit.
+            // MLX's contiguous attention rounds differently from its paged one, and a budget must change no bit.
             Some(plain)
                 if self.backend.scores_all_at_once() || plain.0.total_bytes() <= paged.total_bytes() =>
             {
@@ -172,7 +173,8 @@ impl Planned<'_> {
         }
     }
 
-    fn of(&self, workload: &Workload, kv: &KvPlan) -> MemoryNeeds {
+    /// Returns the needs of a workload with the given KV cache and the fewest expert slots.
+    fn needs_with(&self, workload: &Workload, kv: &KvPlan) -> MemoryNeeds {
         let Self { backend, decoder, bundles, state_bytes, vocab_size, .. } = *self;
         let prompt_tokens = workload.prompt_tokens.clamp(CHUNK_TOKENS, CONTEXT_TOKENS_MAX);
         let usual_bytes = PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * vocab_size as u64;
@@ -194,13 +196,13 @@ impl Planned<'_> {
         }
     }
 
-    /// The smallest budget.
+    /// Returns the smallest budget that works for a workload.
     pub(crate) fn floor_bytes(&self, workload: &Workload) -> u64 {
         let (least, _) = self.least(workload);
         least.fixed_bytes() + self.bundles.floor_bytes(workload.prefetch)
     }
 
-    /// Why a budget is too small.
+    /// Returns the error for a budget below the floor.
     pub(crate) fn below_floor(&self, workload: &Workload, budget_bytes: u64) -> ModelError {
         ModelError::BelowFloor {
             budget_bytes,
@@ -216,13 +218,13 @@ impl Planned<'_> {
 }
 
 impl MemoryNeeds {
-    /// All of them.
+    /// Returns the sum of all parts.
     pub fn total_bytes(&self) -> u64 {
         let Self { process_bytes, kv_bytes, expert_bytes, activation_bytes, small_weights_bytes } = *self;
         process_bytes + kv_bytes + expert_bytes + activation_bytes + small_weights_bytes
     }
 
-    /// All but weights.
+    /// Returns the sum of all parts but the small weights.
     pub(crate) fn fixed_bytes(&self) -> u64 {
         self.total_bytes() - self.small_weights_bytes
     }

@@ -1,4 +1,4 @@
-//! How a model is to be run.
+//! Options of an engine.
 
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
@@ -9,28 +9,28 @@ use flash_sched::ByteRate;
 use crate::engine::needs::Workload;
 use crate::stream::record::Event;
 
-/// How a model is to be run: [`new`](Self::new), and then fields that differ.
+/// Options of an engine. Create with [`new`](Self::new), then set fields.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EngineOptions {
     /// Hard cap on the memory of the whole process.
     pub budget_bytes: u64,
-    /// What the run will ask of memory.
+    /// The workload that memory is planned for.
     pub workload: Workload,
-    /// How bundles are read.
+    /// Configuration of the reader.
     pub reader: ReaderConfig,
-    /// A cap on the rate of reads, if the disk is to be shared.
+    /// Cap on the read rate, for a disk that is shared with other programs.
     pub read_rate: Option<ByteRate>,
-    /// Who is told what happens when, if anyone is.
+    /// Channel that receives a trace of events.
     pub events: Option<Sender<Event>>,
-    /// Where pages of keys and values go that memory has no room for, and what outlives the run.
+    /// Directory of KV pages that do not fit in memory, of sessions and of shared prefixes.
     pub kv_dir: PathBuf,
-    /// Whether prompts share the pages of their common prefixes, with each other and with those of other runs.
+    /// Whether prompts share the pages of common prefixes, within and across runs.
     pub share_prefixes: bool,
 }
 
 impl EngineOptions {
-    /// A workload in a budget, with pages in the folder for temporary files.
+    /// Creates options for a workload in a budget, with `kv_dir` in the system's directory for temporary files.
     pub fn new(budget_bytes: u64, workload: Workload) -> Self {
         let (reader, kv_dir) = (ReaderConfig::default(), std::env::temp_dir().join("flash-kv"));
         Self { budget_bytes, workload, reader, read_rate: None, events: None, kv_dir, share_prefixes: false }

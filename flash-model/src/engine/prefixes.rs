@@ -1,4 +1,4 @@
-//! What of a prompt need not be passed.
+//! Reuse of prompt prefixes.
 
 use flash_kv::common_tokens;
 
@@ -6,11 +6,12 @@ use super::Engine;
 use crate::ModelError;
 
 impl Engine {
-    /// Forgets what `prompt` does not begin with, or takes a longer prefix of it from those that are shared; says how many of
-    /// its tokens need not be passed again: all but one at most, for one has to pass to give the next.
+    /// Truncates the context to its common prefix with `prompt`, or loads a longer shared prefix of `prompt` in its
+    /// place. Returns the number of prompt tokens that are in the cache: at most all but one, since the last must be
+    /// run to give logits.
     ///
     /// # Errors
-    /// As [`truncate`](Self::truncate).
+    /// The errors of [`truncate`](Self::truncate).
     pub fn reuse(&mut self, prompt: &[u32]) -> Result<usize, ModelError> {
         if let Some(store) = &self.prefixes
             && let Some(tokens) = self.kv.take_prefix(store, prompt)?
@@ -21,11 +22,11 @@ impl Engine {
         self.truncate(common.min(prompt.len().saturating_sub(1)))
     }
 
-    /// Shares the whole pages of the first `tokens` tokens, if prefixes are shared: later prompts that begin with them need not
-    /// pass them. What came from a session is not shared.
+    /// Stores the whole pages of the first `tokens` tokens as a shared prefix, if sharing is enabled, for later prompts
+    /// that begin with them. Tokens restored from a session are not shared.
     ///
     /// # Errors
-    /// [`ModelError::Kv`] if they cannot be written; nothing else is wrong then.
+    /// [`ModelError::Kv`] if the pages cannot be written; the engine remains usable.
     pub fn share_prefix(&mut self, tokens: usize) -> Result<(), ModelError> {
         match &self.prefixes {
             Some(store) => self.kv.share(store, tokens),

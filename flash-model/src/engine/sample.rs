@@ -1,4 +1,4 @@
-//! The next token from a model's logits, mlx-lm's way: [`SamplerConfig`] states the rules.
+//! Sampling of the next token from logits, by mlx-lm's rules, which [`SamplerConfig`] describes.
 
 mod config;
 mod exp;
@@ -11,11 +11,11 @@ pub use config::SamplerConfig;
 use exp::exp;
 use rng::Draws;
 
-/// Draws tokens from logits.
+/// Samples tokens from logits.
 ///
-/// The draws depend on the configuration, the logits and the order of calls, and on nothing else:
-/// the same on every machine, whatever its processor or mathematical library. A change of the
-/// draws for the same seed is a breaking change of this crate.
+/// Samples depend only on the configuration, the logits and the order of calls, and are the same on every machine,
+/// whatever its processor or mathematical library. Different samples for the same seed are a breaking change of this
+/// crate.
 ///
 /// ```
 /// # use flash_model::sample::{Sampler, SamplerConfig};
@@ -34,17 +34,17 @@ pub struct Sampler {
     candidates: Vec<Candidate>,
 }
 
-/// A token that can be drawn.
+/// A token that passed the filters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     /// The token.
     pub token: u32,
-    /// How likely it is next to the most likely one, which has 1.
+    /// Probability relative to the most likely token.
     pub weight: f32,
 }
 
 impl Sampler {
-    /// A sampler at the start of its seed's draws.
+    /// Creates a sampler whose random numbers start at the seed.
     ///
     /// # Errors
     /// [`SampleError::Config`] if the configuration is not [valid](SamplerConfig::validate).
@@ -54,13 +54,13 @@ impl Sampler {
         Ok(Self { config, draws, scratch: Vec::new(), candidates: Vec::new() })
     }
 
-    /// Draws the next token. `logits` has one for each token of the vocabulary, and afterwards holds
-    /// them with the repetition penalty applied; `history` is all tokens so far, prompt included.
+    /// Samples the next token. `logits` has one element per token of the vocabulary, and the repetition penalty is
+    /// applied to it in place; `history` is all tokens so far, including the prompt.
     ///
-    /// At temperature 0 no random number is used, otherwise exactly one.
+    /// Consumes no random number at temperature 0 or on errors, otherwise exactly one.
     ///
     /// # Errors
-    /// As [`candidates`](Self::candidates). No random number is used then.
+    /// The errors of [`candidates`](Self::candidates).
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32, SampleError> {
         self.candidates(logits, history)?;
         let chosen = match self.candidates.as_slice() {
@@ -70,12 +70,12 @@ impl Sampler {
         Ok(chosen.token)
     }
 
-    /// The tokens that [`sample`](Self::sample) chooses from, by ascending id. Uses no random number.
+    /// Returns the tokens that [`sample`](Self::sample) chooses from, by ascending id. Consumes no random number.
     ///
     /// # Errors
-    /// [`SampleError::NoLogits`] without logits, [`SampleError::BadLogit`] if one is NaN or positive
-    /// infinity, [`SampleError::AllMasked`] if all are negative infinity, and
-    /// [`SampleError::HistoryToken`] if the repetition penalty meets a token that has no logit.
+    /// [`SampleError::NoLogits`] without logits, [`SampleError::BadLogit`] if one is NaN or positive infinity,
+    /// [`SampleError::AllMasked`] if all are negative infinity, and [`SampleError::HistoryToken`] if the repetition
+    /// penalty applies to a token without a logit.
     pub fn candidates(&mut self, logits: &mut [f32], history: &[u32]) -> Result<&[Candidate], SampleError> {
         let config = &self.config;
         self.candidates.clear();
@@ -121,10 +121,10 @@ impl Sampler {
     }
 }
 
-/// The largest logit and its token, the first of equals.
+/// Returns the largest logit and its token, the first one of equals.
 fn largest(logits: &[f32]) -> Result<(u32, f32), SampleError> {
     let n_logits = logits.len();
-    // Several at a time, which is most of what a greedy sampler does: first how large, then where.
+    // Vectorized, as this is most of the work of greedy sampling: finds the maximum first, then its position.
     let (blocks, rest) = logits.as_chunks::<16>();
     let mut largest = [f32::NEG_INFINITY; 16];
     let mut n_good = 0;
@@ -149,8 +149,8 @@ fn largest(logits: &[f32]) -> Result<(u32, f32), SampleError> {
     }
 }
 
-/// The candidate whose share of the unit interval holds `unit`. There is always at least one: the
-/// most likely token passes every filter.
+/// Returns the candidate whose share of the unit interval contains `unit`. There is always at least one: the most
+/// likely token passes every filter.
 fn draw(candidates: &[Candidate], unit: f64) -> Candidate {
     let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
     let target = unit * total;

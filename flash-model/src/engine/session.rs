@@ -1,4 +1,4 @@
-//! Contexts that outlive the engine.
+//! Sessions: contexts that outlive their engine.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::ModelError;
 use crate::engine::model::Model;
 use crate::kv::{KvCache, KvPolicy, Stored, common_pages};
 
-/// A session that was opened, for an [`Engine`] to go on with: see [`Model::resume`].
+/// An open session that an [`Engine`] can resume with [`Model::resume`].
 #[derive(Debug)]
 pub struct SessionContext {
     session: Session,
@@ -18,42 +18,42 @@ pub struct SessionContext {
     resumption: Resumption,
 }
 
-/// How a session goes on.
+/// The state from which a session resumes.
 #[derive(Debug)]
 pub enum Resumption {
-    /// It begins.
+    /// A new, empty session.
     New,
-    /// As it was saved.
+    /// The saved state.
     Saved {
-        /// Whether that is with the same bits as if it had never stopped. If not, some tokens were once recovered from a crash
-        /// with less precision, as [`Recovery`] told then.
+        /// Whether the context has the same bits as if it had never stopped. If not, some tokens were once recovered
+        /// from a crash with less precision, as [`Recovery`] reported then.
         is_exact: bool,
     },
-    /// With the whole pages that a crash has left.
+    /// The whole pages left by a crash.
     Recovered(Box<Recovery>),
 }
 
-/// What is known of a crash.
+/// The outcome of recovering a session after a crash.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Recovery {
-    /// Whether what is left has the bits that it had. If not, the most recent tokens were seen in full precision before and are
-    /// known as far as they were quantised.
+    /// Whether the recovered tokens have the bits they had before. If not, the most recent ones were in full precision
+    /// before the crash and are now quantised.
     pub is_exact: bool,
-    /// Why the state that was saved last is lost, if there was one and it is not older than what is left.
+    /// The reason why the last saved state is lost, if there was one no older than the recovered tokens.
     pub lost: Option<KvError>,
-    /// Why pages behind are lost, if there were any.
+    /// The reason why pages after the recovered ones are lost, if there were any.
     pub dropped: Option<KvError>,
-    /// Tokens whose pages are whole and of no use: what layers that keep a state had of them was not saved.
+    /// Tokens whose pages are intact but unusable, because the recurrent states after them were not saved.
     pub tokens_without_state: usize,
 }
 
 impl Model {
-    /// Opens the session of that name below `kv_dir`, or begins it. Nobody else can use it until it is dropped.
+    /// Opens or creates the session of that name in `kv_dir`, and locks it until it is dropped.
     ///
     /// # Errors
-    /// [`ModelError::Rotates`] if the policy gives up tokens; [`ModelError::Kv`] if the session is another model's, kept in
-    /// another way, in use, or unreadable.
+    /// [`ModelError::Rotates`] if the policy discards old tokens; [`ModelError::Kv`] if the session belongs to another
+    /// model, has another storage format, is in use, or is unreadable.
     pub fn open_session(
         &self,
         kv_dir: &Path,
@@ -75,10 +75,11 @@ impl Model {
         }
     }
 
-    /// As [`load`](Self::load), and goes on with a session of this model, which was opened with the same policy.
+    /// Loads the model as [`load`](Self::load) does, and resumes a session of it that was opened with the same policy.
     ///
     /// # Errors
-    /// As [`load`](Self::load); [`ModelError::SessionTooLong`] if the workload has no room for it.
+    /// The errors of [`load`](Self::load); [`ModelError::SessionTooLong`] if the session does not fit into the
+    /// workload's context.
     ///
     /// # Panics
     /// If the session was opened with another policy.
@@ -113,17 +114,17 @@ impl SessionContext {
         Ok(Self { session, stored, resumption })
     }
 
-    /// The tokens that are held when it goes on.
+    /// Returns the tokens of the resumed context.
     pub fn token_ids(&self) -> &[u32] {
         &self.stored.token_ids
     }
 
-    /// How it goes on.
+    /// Returns the state from which the session resumes.
     pub fn resumption(&self) -> &Resumption {
         &self.resumption
     }
 
-    /// The directory of the session. Others may keep files there whose names do not begin with `tail-`.
+    /// Returns the directory of the session. Callers may store files there whose names do not begin with `tail-`.
     pub fn dir(&self) -> &Path {
         self.session.dir()
     }
@@ -132,17 +133,21 @@ impl SessionContext {
         self.session.pages()
     }
 
-    /// Whether the cache that is planned can take it.
+    /// Checks that the session fits into the planned cache.
     pub(super) fn check(&self, identity: &Identity, context_tokens: usize) -> Result<(), ModelError> {
-        assert_eq!(self.pages().identity(), identity, "a session is opened as it is gone on with");
+        assert_eq!(
+            self.pages().identity(),
+            identity,
+            "a session is resumed with the policy it was opened with"
+        );
         fits(&self.stored, context_tokens)
     }
 
-    /// Goes on with it, in a cache whose pages are its own.
+    /// Restores the session into a cache that stores its pages in the session's own file.
     pub(super) fn restore_own(mut self, kv: &mut KvCache) -> Result<Session, ModelError> {
         fits(&self.stored, kv.context_tokens())?;
         kv.restore(&self.stored, true)?;
-        // What a crash cost is known now, and would not be when there are more pages.
+        // Records the loss of precision now: it could not be detected any more once there are further pages.
         if !self.stored.is_saved() && !self.stored.is_exact() {
             kv.save(&mut self.session)?;
         }
@@ -159,8 +164,8 @@ fn fits(stored: &Stored, context_tokens: usize) -> Result<(), ModelError> {
 }
 
 impl Engine {
-    /// Saves the context in the session that the engine goes on with, if there is one. Until it returns, the state that was
-    /// saved before is the one that counts.
+    /// Saves the context in the engine's session, if it has one. The previously saved state stays valid until this
+    /// returns.
     ///
     /// # Errors
     /// [`ModelError::Kv`] if the disk fails or has failed.
@@ -171,24 +176,25 @@ impl Engine {
         }
     }
 
-    /// Saves a copy of the context as the session of that name below the engine's `kv_dir`, in place of what that held; gives
-    /// the directory of the session to `describe`, while nobody else can use it.
+    /// Saves a copy of the context as the session of that name in the engine's `kv_dir`, replacing its contents. Calls
+    /// `describe` with the directory of the session while it is locked.
     ///
     /// # Errors
-    /// As [`Model::open_session`]; [`ModelError::Kv`] if the disk fails; whatever `describe` says.
+    /// The errors of [`Model::open_session`] and `describe`; [`ModelError::Kv`] if the disk fails.
     pub fn save_as<T, E: From<ModelError>>(
         &mut self,
         name: &str,
         describe: impl FnOnce(&Path) -> Result<T, E>,
     ) -> Result<T, E> {
         let (mut session, common) = self.session_named(name)?;
-        // First: tokens that it says and the pages have not are passed again, and none is lost.
+        // The description is written first: tokens that it has and the pages lack are computed again, so none is lost.
         let described = describe(session.dir())?;
         self.kv.save_to(&mut session, common)?;
         Ok(described)
     }
 
-    /// That session, and how many of its pages are those of the context.
+    /// Opens or creates the session of that name, and returns it with the number of pages that it shares with the
+    /// context.
     fn session_named(&mut self, name: &str) -> Result<(Session, usize), ModelError> {
         if self.rotates {
             return Err(ModelError::Rotates { what: "a session" });
@@ -204,12 +210,12 @@ impl Engine {
         })
     }
 
-    /// Takes a copy of the context of the session of that name, in place of what is held; gives the directory of the session to
-    /// `describe`, while nobody else can use it.
+    /// Replaces the context with a copy of the context of the session of that name. Calls `describe` with the directory
+    /// of the session while it is locked.
     ///
     /// # Errors
-    /// [`ModelError::Kv`] if there is no such session, or it is not one of this model, or cannot be read;
-    /// [`ModelError::SessionTooLong`] if there is no room for it: then what is held stays.
+    /// The errors of `describe`; [`ModelError::Kv`] if there is no such session, or it belongs to another model, or
+    /// cannot be read; [`ModelError::SessionTooLong`] if it does not fit, which leaves the context unchanged.
     pub fn take_from<T, E: From<ModelError>>(
         &mut self,
         name: &str,

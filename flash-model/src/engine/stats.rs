@@ -1,4 +1,4 @@
-//! What an engine has done.
+//! Statistics of an engine.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use flash_sched::{ByteRate, Estimates, Limit};
 
 use crate::stream::experts::ExpertTraffic;
 
-/// What an engine has done so far.
+/// Statistics of an engine since it was loaded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct EngineStats {
@@ -16,40 +16,40 @@ pub struct EngineStats {
     pub budget_bytes: u64,
     /// The smallest cap that would have worked.
     pub floor_bytes: u64,
-    /// Weights that stay in memory.
+    /// Bytes of pinned weights.
     pub pinned_bytes: u64,
-    /// What the embedding table takes of the budget, beside them; zero as long as it is read by row.
+    /// Bytes of the embedding table in memory; zero as long as rows are read on demand.
     pub table_bytes: u64,
-    /// Weights that were read beside those that are pinned, so far.
+    /// Bytes of weights streamed so far, without the pinned ones.
     pub streamed_bytes: u64,
-    /// Weights that one pass over the model streams; of experts, what a token has read on average.
+    /// Bytes of weights that a pass streams; for experts, the average bytes read per token.
     pub pass_bytes: u64,
-    /// Time that computing waited for weights.
+    /// Time that computation waited for weights.
     pub stall: Duration,
     /// Time that attention waited for pages of keys and values.
     pub kv_stall: Duration,
-    /// What was done with experts, if there are any.
+    /// Statistics of experts, if the model has any.
     pub experts: Option<ExpertTraffic>,
-    /// Bytes of pages that were read from the disk.
+    /// Bytes of KV pages read from disk.
     pub kv_read_bytes: u64,
-    /// Bytes of pages that were written to it.
+    /// Bytes of KV pages written to disk.
     pub kv_written_bytes: u64,
     /// Reads that were repeated after an error.
     pub retries: u64,
-    /// Time that sealing pages took of computing.
+    /// Computation time spent on sealing pages.
     pub kv_sealing: Duration,
-    /// Time during which the disk was read from.
+    /// Time during which reads were in progress.
     pub reading: Duration,
-    /// What the disk gave while it was read from.
+    /// Read throughput while reads were in progress.
     pub disk: Option<ByteRate>,
-    /// The usual compute of a single token.
+    /// Moving average of a token's computation time.
     pub token_compute: Option<Duration>,
-    /// What the controller of reads has learned; none if nothing is read ahead.
+    /// Estimates of the read-ahead controller; none without prefetching.
     pub estimates: Option<Estimates>,
 }
 
 impl EngineStats {
-    /// What a token costs at least.
+    /// Returns the lower bound on the time of a token.
     pub fn limit(&self) -> Limit {
         let compute = self.token_compute.unwrap_or_default();
         Limit { compute, streamed_bytes: self.pass_bytes, disk: self.disk }

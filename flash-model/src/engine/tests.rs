@@ -1,4 +1,4 @@
-//! What of an engine only its inside shows.
+//! Tests of an engine's internals.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name)
 }
 
-/// With the least memory, or with more than there is a use for.
+/// Loads a model with the smallest budget, or with more than it can use.
 fn engine(dir: &Path, compute: Compute, is_floor: bool) -> Engine {
     let workload = Workload::new(300, 400);
     let model = Model::open_on(Checkpoint::open(dir, IoMode::Pread).unwrap(), compute).unwrap();
@@ -38,7 +38,8 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 
 #[test]
 fn an_interrupt_at_any_check_leaves_the_cache_as_it_was() {
-    // With the fewest checks of a prompt in three chunks: before each is looked up, in each layer, of each of its experts.
+    // Each with the minimum number of checks for a prompt in three chunks: per embedding lookup, per layer, per
+    // expert.
     for (name, checks_min) in
         [("biases", 3 + 2 * 3), ("qwen3_next-paired", 3 + 2 * (3 + 4)), ("gemma3-text", 3 + 4 * 3)]
     {
@@ -81,14 +82,14 @@ fn losses_end_between_positions_when_they_are_interrupted() {
     let checks = 1_000_000 - engine.interrupt.never();
     engine.interrupt.after(checks - 1);
     assert!(matches!(engine.losses(&text), Err(ModelError::Interrupted)));
-    // As many as there are runs of positions, of one tile at least.
+    // At least one check per run of positions, for one tile at least.
     engine.interrupt.after(checks - 299 / 16);
     assert!(matches!(engine.losses(&text), Err(ModelError::Interrupted)));
     engine.interrupt.never();
     assert_eq!(engine.losses(&text).unwrap(), wanted);
 }
 
-/// Where the keys and values of layers lie that have them as arrays.
+/// Returns the addresses of the key and value arrays of all layers that store them as arrays.
 fn addresses(engine: &Engine) -> Vec<usize> {
     let arrays = engine.kv.layers.iter().flat_map(|layer| match layer {
         LayerKv::Arrays { keys, values } => [Some(keys), values.as_ref()],
@@ -118,7 +119,7 @@ fn appending_never_copies_the_cache_of_a_layer() {
 
 #[test]
 fn weights_that_operations_may_write_into_leave_the_same_bits_each_time() {
-    // Norms around zero: a weight of the slot plus one is an operation whose output may take the slot's memory.
+    // Norm weights stored around zero: MLX may write the output of `weight + 1` into the slot's memory.
     for name in ["gemma3-text", "qwen3_5-trained"] {
         let mut pinned = engine(&fixture(name), Compute::Mlx, false);
         let mut streamed = engine(&fixture(name), Compute::Mlx, true);
@@ -132,7 +133,7 @@ fn weights_that_operations_may_write_into_leave_the_same_bits_each_time() {
     }
 }
 
-/// A copy of a model in f32, with `value` as the first number of a tensor.
+/// Copies a model in f32, with `value` as the first element of a tensor.
 fn broken(name: &str, tensor: &str, value: f32) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(fixture(name)).unwrap() {
@@ -151,7 +152,7 @@ fn broken(name: &str, tensor: &str, value: f32) -> tempfile::TempDir {
 }
 
 #[test]
-fn logits_that_are_no_numbers_give_no_token_and_no_loss() {
+fn logits_that_are_not_finite_give_no_token_and_no_loss() {
     for value in [f32::NAN, f32::INFINITY] {
         let dir = broken("biases", "model.norm.weight", value);
         for &compute in COMPUTES {
@@ -170,7 +171,7 @@ fn logits_that_are_no_numbers_give_no_token_and_no_loss() {
 }
 
 #[test]
-fn a_router_that_says_no_number_chooses_no_expert() {
+fn a_router_score_that_is_not_finite_is_an_error() {
     let gate = "model.layers.1.block_sparse_moe.gate.weight";
     for value in [f32::NAN, f32::INFINITY] {
         let dir = broken("mixtral", gate, value);
@@ -189,14 +190,14 @@ fn a_router_that_says_no_number_chooses_no_expert() {
 }
 
 #[test]
-fn a_loss_of_a_token_that_there_is_not_is_an_error() {
+fn a_loss_of_a_token_outside_of_the_vocabulary_is_an_error() {
     let mut engine = engine(&fixture("biases"), COMPUTES[0], false);
     let error = engine.losses(&[1, 2, 5000]).unwrap_err();
     assert!(matches!(error, ModelError::TokenOutOfRange { token: 5000, .. }), "{error:?}");
 }
 
 #[test]
-fn a_context_beyond_what_a_model_was_trained_for_runs() {
+fn a_context_beyond_the_trained_length_runs() {
     let workload = Workload::new(600, 700);
     for &compute in COMPUTES {
         let checkpoint = Checkpoint::open(&fixture("biases"), IoMode::Pread).unwrap();
@@ -210,7 +211,7 @@ fn a_context_beyond_what_a_model_was_trained_for_runs() {
 }
 
 #[test]
-fn a_context_without_end_has_a_floor() {
+fn an_unlimited_context_has_a_floor() {
     for &compute in COMPUTES {
         let checkpoint = Checkpoint::open(&fixture("biases"), IoMode::Pread).unwrap();
         let model = Model::open_on(checkpoint, compute).unwrap();
@@ -222,7 +223,7 @@ fn a_context_without_end_has_a_floor() {
     }
 }
 
-/// An engine whose context only grows, and one that keeps all of it.
+/// Opens a model for a context that only grows, and for one that keeps all tokens.
 #[cfg(target_os = "linux")]
 fn growing_and_whole(name: &str, workload: Workload) -> [(Model, Workload); 2] {
     [true, false].map(|only_grows| {
@@ -248,7 +249,7 @@ fn memory_for_windows_alone_changes_no_bit() {
                 "{name}: {n}"
             );
         }
-        // A few tokens back, which the windows still see, and so far that they do not.
+        // Truncates by a few tokens, which stay within the windows, then beyond the windows.
         let held = whole.held_tokens();
         assert_eq!(growing.truncate(held - 40).unwrap(), held - 40, "{name}");
         whole.truncate(held - 40).unwrap();
@@ -259,7 +260,7 @@ fn memory_for_windows_alone_changes_no_bit() {
             bits(&growing.forward(&ids(200)).unwrap()) == bits(&whole.forward(&ids(200)).unwrap()),
             "{name}"
         );
-        // A pass that fails when it has written over what was held leaves nothing.
+        // A pass that fails after it has overwritten held tokens empties the cache.
         growing.interrupt.after(12);
         assert!(matches!(growing.forward(&ids(500)), Err(ModelError::Interrupted)));
         growing.interrupt.never();

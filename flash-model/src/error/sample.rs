@@ -1,6 +1,6 @@
 //! The errors of sampling.
 
-/// Why no token could be drawn.
+/// An error of sampling a token.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SampleError {
@@ -9,15 +9,15 @@ pub enum SampleError {
     Config {
         /// The setting.
         field: &'static str,
-        /// What it was set to.
+        /// Its value.
         value: f32,
-        /// What would have been accepted.
+        /// The accepted range.
         expected: &'static str,
     },
     /// There are no logits.
     #[error("no logits to draw a token from")]
     NoLogits,
-    /// A logit is NaN or positive infinity: the computation before it went wrong.
+    /// A logit is NaN or positive infinity, which no intact model computes.
     #[error("the logit of token {token} is {logit}")]
     BadLogit {
         /// The first such token.
@@ -28,15 +28,15 @@ pub enum SampleError {
     /// All logits are negative infinity.
     #[error("all {n_logits} logits are negative infinity")]
     AllMasked {
-        /// How many there are.
+        /// Number of logits.
         n_logits: usize,
     },
-    /// The history holds a token that has no logit.
+    /// The history has a token id beyond the logits.
     #[error("token {token} of the history has no logit, there are {n_logits}")]
     HistoryToken {
         /// The token.
         token: u32,
-        /// How many logits there are.
+        /// Number of logits.
         n_logits: usize,
     },
 }

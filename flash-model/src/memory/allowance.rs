@@ -1,12 +1,12 @@
-//! How much memory an engine is to have at the moment, within its budget.
+//! The part of its budget that an engine may use at present.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A handle, for any thread, on how much of its budget an engine uses.
+/// A thread-safe handle on the part of its budget that an engine may use.
 ///
-/// The engine keeps to a new allowance from the next layer on, in the middle of a pass: what is pinned beyond it is given up, and
-/// streamed from then on. It changes no bit of the output.
+/// A new allowance takes effect at the next layer, also within a pass: pinned weights beyond it are released, and
+/// streamed from then on. The allowance changes no bit of the output.
 #[derive(Debug, Clone)]
 pub struct Allowance(Arc<AtomicU64>);
 
@@ -15,7 +15,7 @@ impl Allowance {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
 
-    /// Lets the engine have so much; its budget is the most, and its floor the least.
+    /// Sets the allowance; values outside of the engine's floor and budget act as the nearer of the two.
     pub fn set(&self, bytes: u64) {
         self.0.store(bytes, Ordering::Relaxed);
     }

@@ -1,26 +1,26 @@
-//! The memory that the process's control group has left, version 1 or 2.
+//! The free memory of the process's control group, version 1 or 2.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The least of what the group and those above it leave; none if no limit is set.
+/// Returns the least free memory among the process's group and its ancestors; none if no limit is set.
 pub(super) fn free_bytes() -> Option<u64> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
     free_below(Path::new("/sys/fs/cgroup"), &membership)
 }
 
-/// Names of the files of a version.
+/// Names of the control files of a cgroup version.
 struct Version {
     limit: &'static str,
     stat: &'static str,
-    /// The line of `stat` that counts what cannot be reclaimed: page cache can.
+    /// The line of `stat` that counts unreclaimable memory, which the page cache is not part of.
     used: &'static str,
 }
 
 const V1: Version = Version { limit: "memory.limit_in_bytes", stat: "memory.stat", used: "total_rss" };
 const V2: Version = Version { limit: "memory.max", stat: "memory.stat", used: "anon" };
 
-/// Version 1 says "no limit" with the largest number of pages.
+/// Limits from here on mean "no limit", which version 1 writes as the largest number of pages.
 const UNLIMITED_BYTES: u64 = 1 << 62;
 
 fn free_below(mount: &Path, membership: &str) -> Option<u64> {
@@ -30,11 +30,11 @@ fn free_below(mount: &Path, membership: &str) -> Option<u64> {
         let is_v1 = controllers.split(',').any(|controller| controller == "memory");
         (is_v1 || controllers.is_empty()).then(|| (is_v1, path.to_owned()))
     };
-    // With both mounted, version 1 is the one that has the memory controller.
+    // If both versions are mounted, the memory controller belongs to version 1.
     let (is_v1, path) = membership.lines().filter_map(group).max()?;
     let (root, version) = if is_v1 { (mount.join("memory"), V1) } else { (mount.to_owned(), V2) };
     let mut dir: PathBuf = root.join(path.trim_start_matches('/'));
-    // In a container the path is that of the host, and the group is mounted as the root.
+    // In a container the path is the host's, while the group itself is mounted as the root.
     if !dir.join(version.stat).exists() {
         dir.clone_from(&root);
     }

@@ -1,12 +1,12 @@
-//! Whether programs wait for memory: Linux's pressure stall information.
+//! Memory pressure, from Linux's pressure stall information.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// What programs waited for memory, in this part of the time, is more than the system's own housekeeping.
-const STALLED_PART: f64 = 0.1;
+/// Fraction of time stalled on memory that the system's own housekeeping does not reach.
+const STALLED_FRACTION: f64 = 0.1;
 
-/// Looks at the machine's memory, again and again.
+/// A gauge of memory pressure, to be polled.
 #[derive(Debug)]
 pub struct PressureGauge {
     last: Option<(Instant, Duration)>,
@@ -19,26 +19,27 @@ impl Default for PressureGauge {
 }
 
 impl PressureGauge {
-    /// A gauge that counts from now on.
+    /// Creates a gauge that measures from now on.
     pub fn new() -> Self {
         Self { last: waited().map(|waited| (Instant::now(), waited)) }
     }
 
-    /// Whether programs have waited for memory since the last time. Never, where the system does not tell.
+    /// Returns whether programs have stalled on memory since the last call; always false if the system does not report
+    /// it.
     pub fn is_stalled(&mut self) -> bool {
         let Some(waited) = waited() else { return false };
         let now = Instant::now();
         let Some((since, before)) = self.last.replace((now, waited)) else { return false };
-        waited.saturating_sub(before).as_secs_f64() > STALLED_PART * (now - since).as_secs_f64()
+        waited.saturating_sub(before).as_secs_f64() > STALLED_FRACTION * (now - since).as_secs_f64()
     }
 }
 
-/// How long some program has waited for memory, ever.
+/// Returns the total time since boot during which some program was stalled on memory.
 fn waited() -> Option<Duration> {
     total(&fs::read_to_string("/proc/pressure/memory").ok()?)
 }
 
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=1234`, in microseconds.
+/// Parses the total of `some avg10=0.00 avg60=0.00 avg300=0.00 total=1234`, in microseconds.
 fn total(text: &str) -> Option<Duration> {
     let some = text.lines().find(|line| line.starts_with("some "))?;
     let total = some.split(' ').find_map(|field| field.strip_prefix("total="))?;

@@ -1,25 +1,25 @@
-//! Waiting for memory that is in use: how long, and for what.
+//! Waiting for slots, and for memory of the budget, to be released.
 
 use std::time::{Duration, Instant};
 
 use flash_io::{IoError, Reader, Stragglers};
 
-/// How long memory may take to come back that is neither computed with nor read into. It is given back on another thread, a
-/// moment after what was computed with it is there.
+/// Time limit for the return of memory that is neither computed with nor read into. Another thread releases it a moment
+/// after the results computed from it are available.
 pub(crate) const SLOT_RETURN: Duration = Duration::from_secs(2);
-/// How often reads are looked after while memory is waited for.
-const STEP: Duration = Duration::from_millis(20);
-/// The pause before memory is asked of a budget again.
-const ASK_AGAIN: Duration = Duration::from_millis(1);
+/// Interval at which abandoned reads are checked while waiting.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Pause between two attempts to allocate from a budget.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Waits for what `take_within` gives, which waits for as long as it is told. Returns `None` if it gives nothing although all reads
-/// have ended for `held_limit`: then someone holds what is waited for.
+/// Waits until `take_within`, which waits for at most the given time, returns a value. Returns `None` if it has
+/// returned none for `held_limit` although no abandoned read is in progress: then something else holds the memory.
 ///
-/// Reads that were given up keep their memory for as long as the disk takes, so that they are waited for like any other
-/// read: a disk may have to spin up first, and a network file system to find its server.
+/// An abandoned read keeps its memory until the disk answers, and is waited for like any other read: a disk may have to
+/// spin up, and a network file system to find its server.
 ///
 /// # Errors
-/// [`IoError::Stragglers`] if such reads have not ended in the time that the reader allows for them.
+/// [`IoError::Stragglers`] if abandoned reads have not ended within the reader's timeout for them.
 pub(crate) fn wait_for<T>(
     reader: &Reader,
     held_limit: Duration,
@@ -28,7 +28,7 @@ pub(crate) fn wait_for<T>(
     let begin = Instant::now();
     let mut last_read = begin;
     loop {
-        if let Some(taken) = take_within(STEP.min(held_limit)) {
+        if let Some(taken) = take_within(POLL_INTERVAL.min(held_limit)) {
             return Ok(Some(taken));
         }
         match reader.stragglers() {
@@ -45,10 +45,11 @@ pub(crate) fn wait_for<T>(
     }
 }
 
-/// Takes memory from a budget with `make` when other memory has come back to it, or `is_over` says that nobody waits any more.
+/// Allocates from a budget with `make`, retrying while the budget is exhausted until memory is released or `is_over`
+/// returns true.
 ///
 /// # Errors
-/// As `make`, and as [`wait_for`].
+/// Errors of `make` and of [`wait_for`].
 pub(crate) fn once_there_is_room<T>(
     reader: &Reader,
     held_limit: Duration,
@@ -57,7 +58,7 @@ pub(crate) fn once_there_is_room<T>(
 ) -> Result<T, IoError> {
     let made = wait_for(reader, held_limit, |_| match make() {
         Err(IoError::OverBudget { .. }) if !is_over() => {
-            std::thread::sleep(ASK_AGAIN);
+            std::thread::sleep(RETRY_INTERVAL);
             None
         }
         made => Some(made),
@@ -77,11 +78,11 @@ mod tests {
     use super::*;
 
     const SLOT_BYTES: usize = 4096;
-    /// So short that every stall here is longer.
+    /// Shorter than every stall of these tests.
     const HELD_LIMIT: Duration = Duration::from_millis(10);
     const STALL: Duration = Duration::from_millis(100);
 
-    /// A disk whose reads end when they are let go.
+    /// Storage whose reads block until the test releases them.
     #[derive(Debug)]
     struct Stalled {
         let_go: Mutex<Receiver<()>>,
@@ -91,7 +92,7 @@ mod tests {
     impl ReadAt for Stalled {
         fn read_at(&self, _: u64, buf: &mut [u8]) -> io::Result<usize> {
             self.begun.store(true, Ordering::SeqCst);
-            // Whoever could let it go is gone at the end of a test.
+            // The sender is dropped at the end of a test.
             let _ = self.let_go.lock().unwrap().recv();
             Ok(buf.len())
         }
@@ -113,7 +114,7 @@ mod tests {
         pool: SlotPool,
     }
 
-    /// A pool of one slot, which is all of its budget.
+    /// Creates a pool of one slot, which takes the whole budget.
     fn setup(read_timeout: Duration) -> Setup {
         let (let_go, stalled) = mpsc::channel();
         let begun = Arc::new(AtomicBool::new(false));
@@ -126,7 +127,7 @@ mod tests {
     }
 
     impl Setup {
-        /// Gives the only slot up in the middle of its read.
+        /// Abandons the read into the only slot while it is in progress.
         fn give_up(&self) {
             let bundle = BundleLayout::new(&[(ShardIdx(0), Span::new(0, SLOT_BYTES as u64))]);
             let ticket = self.reader.submit(&Arc::new(bundle), self.pool.try_acquire().unwrap());
@@ -136,7 +137,7 @@ mod tests {
             drop(ticket);
         }
 
-        /// The same; the read ends much later than a slot that is held may take.
+        /// Abandons the read, which then ends much later than `HELD_LIMIT`.
         fn stall(&self) {
             self.give_up();
             let let_go = self.let_go.clone();
@@ -186,7 +187,7 @@ mod tests {
             matches!(&error, IoError::Stragglers { path, n_bundles: 1, .. } if path.ends_with("stalled"))
         );
         assert!(error.to_string().starts_with("stalled: the disk does not answer"), "{error}");
-        // Or the reader would wait for it when it is dropped.
+        // Dropping the reader would wait for the read otherwise.
         setup.let_go.send(()).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Functions of ours as nodes of MLX's graph.
+//! Custom functions as nodes of MLX's graph.
 
 #![expect(unsafe_code, reason = "MLX calls back with pointers")]
 
@@ -11,30 +11,30 @@ use mlx_rs::error::Exception;
 
 use super::size_of_dtype;
 
-/// A function that computes arrays from others.
+/// A function that computes arrays from other arrays.
 pub(crate) trait Kernel: Send + 'static {
-    /// `inputs`: the data of the node's inputs, row-major; at any address, as weights lie in their files. `outputs`: f32,
-    /// row-major, of the node's shapes.
+    /// Computes the outputs. `inputs`: the data of the node's inputs, row-major, at any alignment, as weights have in
+    /// their files. `outputs`: f32, row-major, of the node's shapes.
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]);
 }
 
-/// An array that is evaluated, as its bytes lie in memory: for kernels that need not be told when it is there.
+/// The bytes of an evaluated array, which a kernel can use without making it an input of its node.
 #[derive(Debug)]
 pub(crate) struct Evaluated {
-    /// Keeps the memory.
+    /// Keeps the memory alive.
     _array: Array,
     data: *const u8,
     len_bytes: usize,
 }
 
-// SAFETY: MLX counts who shares an array's memory with atomics, and writes to none that others share.
+// SAFETY: MLX counts the owners of an array's memory with atomics, and does not write to shared memory.
 unsafe impl Send for Evaluated {}
 
 impl Evaluated {
-    /// None if it is not evaluated yet, or not row-contiguous.
+    /// Returns the bytes of `array`; none if it is not evaluated yet, or not row-contiguous.
     pub(crate) fn of(array: &Array) -> Option<Self> {
         let (mut is_there, mut is_contiguous) = (false, false);
-        // SAFETY: the handle is an array's, and both are asked for what they say and nothing else.
+        // SAFETY: the handle is a live array's, and both functions only read its flags.
         let data = unsafe {
             let status = mlx_sys::_mlx_array_is_available(&raw mut is_there, array.as_ptr());
             if status != 0 || !is_there {
@@ -56,26 +56,27 @@ impl Evaluated {
         if self.len_bytes == 0 {
             return &[];
         }
-        // SAFETY: the array is evaluated and row-contiguous, so it has these bytes there; they stay, and stay as they are, as long as
-        // the array is kept.
+        // SAFETY: the array is evaluated and row-contiguous, so its data has this length; it stays valid and unchanged
+        // as long as the array is kept.
         unsafe { slice::from_raw_parts(self.data, self.len_bytes) }
     }
 }
 
-/// What MLX calls such a node.
+/// Name of the nodes in MLX's graph.
 const NAME: &CStr = c"FlashKernels";
 
-/// What a node keeps until it is gone.
+/// Data of a node, which MLX drops with it.
 struct Node<K> {
-    /// A node runs once, on one thread; the lock is never waited for.
+    /// Never contended: a node runs once, on one thread.
     kernel: Mutex<K>,
     input_bytes: Vec<usize>,
     output_lens: Vec<usize>,
 }
 
-/// Arrays of `shapes`, f32, that `kernel` computes from `inputs` when one is evaluated, by MLX's stream of the CPU.
+/// Returns f32 arrays of `shapes` that `kernel` computes from `inputs` when one of them is evaluated, on MLX's CPU
+/// stream.
 ///
-/// Inputs that are not row-contiguous when they are evaluated are copied, each time the node runs.
+/// Inputs that are not row-contiguous when the node runs are copied.
 pub(crate) fn lazy<K: Kernel>(
     kernel: K,
     inputs: &[Array],
@@ -88,7 +89,7 @@ pub(crate) fn lazy<K: Kernel>(
     ) {
         // SAFETY: `node` is the box leaked below, which MLX keeps until this has returned.
         let node = unsafe { &*node.cast::<Node<K>>() };
-        // SAFETY: MLX hands over as many inputs as the node was made with.
+        // SAFETY: MLX passes as many inputs as the node was created with.
         let pointers = unsafe { slice::from_raw_parts(inputs.cast::<*const u8>(), node.input_bytes.len()) };
         let inputs: Vec<&[u8]> = pointers
             .iter()
@@ -98,12 +99,12 @@ pub(crate) fn lazy<K: Kernel>(
                 if len == 0 {
                     return &[][..];
                 }
-                // SAFETY: the input, or its copy, is row-contiguous, has the shape and dtype that its length was counted from, and
-                // is kept by MLX until this has returned.
+                // SAFETY: the input, or its copy, is row-contiguous, has the shape and dtype that its length was
+                // computed from, and is kept by MLX until this has returned.
                 unsafe { slice::from_raw_parts(data, len) }
             })
             .collect();
-        // SAFETY: MLX hands over as many outputs as the node was made with.
+        // SAFETY: MLX passes as many outputs as the node was created with.
         let pointers = unsafe { slice::from_raw_parts(outputs, node.output_lens.len()) };
         let mut outputs: Vec<&mut [f32]> = pointers
             .iter()
@@ -112,12 +113,13 @@ pub(crate) fn lazy<K: Kernel>(
                 if len == 0 {
                     return &mut [][..];
                 }
-                // SAFETY: the seam has just allocated each output for this node's shapes, and nobody reads it before
-                // this has returned. MLX aligns what it allocates. All bits are a number, so it need not be initialised.
+                // SAFETY: the native library has just allocated each output for this node's shapes, and nobody reads it
+                // before this has returned. MLX's allocations are aligned. Any bit pattern is a valid f32, so it need
+                // not be initialised.
                 unsafe { slice::from_raw_parts_mut(data.cast::<f32>(), len) }
             })
             .collect();
-        // A panic aborts here, for this function must not unwind: a kernel's panic is a bug.
+        // A kernel's panic is a bug, and aborts here: an `extern "C"` function must not unwind.
         node.kernel.lock().expect("a node runs once").run(&inputs, &mut outputs);
     }
     unsafe extern "C" fn drop_node<K>(node: *mut c_void) {
@@ -137,8 +139,8 @@ pub(crate) fn lazy<K: Kernel>(
     let handles: Vec<_> = inputs.iter().map(Array::as_ptr).collect();
     let dims: Vec<c_int> = shapes.iter().map(|shape| shape.len() as c_int).collect();
     let mut outputs = vec![mlx_sys::mlx_array { ctx: ptr::null_mut() }; shapes.len()];
-    // SAFETY: the handles and the shapes are read before this returns, and as many outputs are written; the node is given
-    // away.
+    // SAFETY: the handles and the shapes are read before this returns, and as many outputs are written; MLX owns the
+    // node from here on.
     let status = unsafe {
         native_kernel(
             NAME.as_ptr(),
@@ -210,13 +212,13 @@ mod tests {
         let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
         let doubled = scale(2.0, &runs, &x.add(&x).unwrap(), &[2, 2]);
         let last = scale(10.0, &runs, &doubled.try_index(1).unwrap(), &[2]);
-        assert_eq!(runs.load(Ordering::SeqCst), 0, "nothing runs before it is asked for");
+        assert_eq!(runs.load(Ordering::SeqCst), 0, "nothing runs before it is evaluated");
         assert_eq!(last.add(&last).unwrap().as_slice::<f32>(), [240.0, 320.0]);
         assert_eq!(runs.load(Ordering::SeqCst), 2);
     }
 
     #[test]
-    fn all_outputs_of_a_kernel_come_of_one_run() {
+    fn one_run_of_a_kernel_computes_all_of_its_outputs() {
         let runs = Arc::default();
         let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
         let shapes: [&[i32]; 3] = [&[2, 2], &[0], &[1, 1, 2]];
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kernel_holds_is_dropped_even_if_it_never_runs() {
+    fn data_of_a_kernel_is_dropped_even_if_it_never_runs() {
         let runs = Arc::default();
         let x = Array::from_slice(&[1.0f32], &[1]);
         drop(scale(1.0, &runs, &x, &[1]));
@@ -242,7 +244,7 @@ mod tests {
     fn an_input_that_is_not_contiguous_is_copied() {
         let numbers: Vec<f32> = (0..24).map(|i| i as f32).collect();
         let x = Array::from_slice(&numbers, &[2, 3, 4]);
-        // Of what is there and of what is not computed yet.
+        // Both for an evaluated array and for one that is not evaluated yet.
         for x in [x.clone(), x.add(Array::from_f32(0.0)).unwrap()] {
             let strided = [
                 x.transpose_axes(&[2, 0, 1]).unwrap(),

@@ -1,4 +1,4 @@
-//! Products with weights in modes that mlx-rs does not name.
+//! Products with weights in quantization modes that mlx-rs does not expose.
 
 #![expect(unsafe_code, reason = "foreign function")]
 
@@ -8,7 +8,7 @@ use std::ptr;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Stream};
 
-/// `x · Wᵀ` of codes whose scales have no biases beside them. `mode` as MLX calls it.
+/// Computes `x · Wᵀ` with codes that have scales and no biases. `mode` is MLX's name of the quantization mode.
 pub(crate) fn quantized_matmul(
     x: &Array,
     weight: &Array,
@@ -21,7 +21,8 @@ pub(crate) fn quantized_matmul(
     let optional = |value| mlx_sys::mlx_optional_int { value, has_value: true };
     let none = mlx_sys::mlx_array { ctx: ptr::null_mut() };
     let mut product = none;
-    // SAFETY: all handles are alive until this returns, a handle of null is none to MLX, and the mode ends with a zero.
+    // SAFETY: all handles are alive until this returns, MLX takes a null handle as none, and the mode is
+    // zero-terminated.
     let status = unsafe {
         mlx_sys::mlx_quantized_matmul(
             &raw mut product,

@@ -1,17 +1,18 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flash_io::{Budget, SlotPool};
 use mlx_rs::ops::indexing::TryIndexOp;
 
 use super::*;
 
+/// Memory that counts how often it is dropped.
 #[derive(Debug)]
-struct Tracked(PageBuf, Arc<AtomicBool>);
+struct Counted(PageBuf, Arc<AtomicUsize>);
 
-// SAFETY: as for PageBuf.
-#[expect(unsafe_code, reason = "what the implementation promises, MLX relies on")]
-unsafe impl Pages for Tracked {
+// SAFETY: forwards to PageBuf, which upholds the contract.
+#[expect(unsafe_code, reason = "forwards to PageBuf")]
+unsafe impl OwnedMemory for Counted {
     fn as_mut_ptr(&mut self) -> *mut u8 {
         self.0.as_mut_ptr()
     }
@@ -20,37 +21,37 @@ unsafe impl Pages for Tracked {
     }
 }
 
-impl Drop for Tracked {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.1.store(true, Ordering::SeqCst);
+        self.1.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 #[test]
-fn alias_reads_our_memory_in_place_and_drops_it_last() {
+fn alias_reads_memory_in_place_and_drops_it_last() {
     let budget = Budget::new(1 << 20);
     let mut buf = PageBuf::new(4096, &budget).unwrap();
     buf.as_mut_slice()[..8].copy_from_slice(&[0, 0, 128, 63, 0, 0, 0, 64]);
-    let (address_of_buf, dropped) = (buf.as_ptr().addr(), Arc::new(AtomicBool::new(false)));
-    let array = alias(Tracked(buf, Arc::clone(&dropped)), &[2], Dtype::Float32).unwrap();
+    let (address_of_buf, dropped) = (buf.as_ptr().addr(), Arc::new(AtomicUsize::new(0)));
+    let array = alias(Counted(buf, Arc::clone(&dropped)), &[2], Dtype::Float32).unwrap();
     assert_eq!(address(&array), address_of_buf);
     let view = array.try_index(1..2).unwrap();
     assert_eq!(view.as_slice::<f32>(), [2.0]);
     drop(array);
-    assert!(!dropped.load(Ordering::SeqCst), "the view still needs it");
+    assert_eq!(dropped.load(Ordering::SeqCst), 0, "the view still needs it");
     drop(view);
-    assert!(dropped.load(Ordering::SeqCst));
+    assert_eq!(dropped.load(Ordering::SeqCst), 1);
     assert_eq!(budget.used_bytes(), 0);
 }
 
-/// What the native library offers to tests.
+/// Makes the next allocation of a handle on this thread fail.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "foreign function")]
 fn fail_next_handle() {
     unsafe extern "C" {
         fn flash_fail_next_handle();
     }
-    // SAFETY: it sets a flag of this thread.
+    // SAFETY: the function sets a thread-local flag.
     unsafe { flash_fail_next_handle() };
 }
 
@@ -59,28 +60,11 @@ fn fail_next_handle() {
 fn a_handle_that_cannot_be_allocated_drops_its_memory_once() {
     let budget = Budget::new(1 << 20);
     let dropped = Arc::new(AtomicUsize::new(0));
-    #[derive(Debug)]
-    struct Counted(PageBuf, Arc<AtomicUsize>);
-    // SAFETY: as that of the buffer in it.
-    #[expect(unsafe_code, reason = "forwards")]
-    unsafe impl Pages for Counted {
-        fn as_mut_ptr(&mut self) -> *mut u8 {
-            self.0.as_mut_ptr()
-        }
-        fn len_bytes(&self) -> usize {
-            self.0.len()
-        }
-    }
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            self.1.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-    let pages = || Counted(PageBuf::new(4096, &budget).unwrap(), Arc::clone(&dropped));
+    let memory = || Counted(PageBuf::new(4096, &budget).unwrap(), Arc::clone(&dropped));
     fail_next_handle();
-    assert!(alias(pages(), &[2], Dtype::Float32).is_err());
+    assert!(alias(memory(), &[2], Dtype::Float32).is_err());
     assert_eq!((dropped.load(Ordering::SeqCst), budget.used_bytes()), (1, 0));
-    drop(alias(pages(), &[2], Dtype::Float32).unwrap());
+    drop(alias(memory(), &[2], Dtype::Float32).unwrap());
     assert_eq!((dropped.load(Ordering::SeqCst), budget.used_bytes()), (2, 0));
 }
 
@@ -89,14 +73,14 @@ fn a_handle_that_cannot_be_allocated_drops_its_memory_once() {
 fn a_view_that_cannot_be_allocated_returns_the_slot() {
     let pool = SlotPool::new(&Budget::new(1 << 20), 8192, 1).unwrap();
     let wanted = [View { offset: 8, shape: vec![3], dtype: Dtype::Float32 }];
-    let whole = alias(Lent((), pool.try_acquire().unwrap()), &[2, 4096], Dtype::Uint8).unwrap();
+    let whole = alias(GuardedSlot((), pool.try_acquire().unwrap()), &[2, 4096], Dtype::Uint8).unwrap();
     fail_next_handle();
     assert!(view_of(&whole, &wanted[0]).is_err());
     drop(whole);
     assert!(pool.try_acquire().is_some());
 }
 
-/// A slot whose pages are not there before they are written to.
+/// Allocates a slot whose OS pages are not backed before they are written to.
 #[cfg(target_os = "linux")]
 fn sparse_slot(len_bytes: usize) -> Slot {
     Slot::alone(&Budget::new(1 << 40), len_bytes).unwrap()
@@ -104,14 +88,14 @@ fn sparse_slot(len_bytes: usize) -> Slot {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_tensor_behind_two_gib_of_others_is_where_it_is() {
+fn a_tensor_behind_two_gib_of_others_is_found() {
     let offset = (2 << 30) + 4096 + 12;
     for view_of in [view_of, view_by_operations] {
         let mut slot = sparse_slot((2 << 30) + 8192);
         slot.as_mut_slice()[offset..][..8].copy_from_slice(&[0, 0, 128, 63, 0, 0, 0, 64]);
         let base = slot.as_ptr().addr();
         let n_rows = (slot.len() / ROW_BYTES) as i32;
-        let whole = alias(Lent((), slot), &[n_rows, ROW_BYTES as i32], Dtype::Uint8).unwrap();
+        let whole = alias(GuardedSlot((), slot), &[n_rows, ROW_BYTES as i32], Dtype::Uint8).unwrap();
         let view = view_of(&whole, &View { offset, shape: vec![2], dtype: Dtype::Float32 }).unwrap();
         assert_eq!(view.as_slice::<f32>(), [1.0, 2.0]);
         assert_eq!(address(&view), base + offset);
@@ -130,7 +114,7 @@ fn a_tensor_of_more_than_two_gib_is_whole() {
         let mut slot = sparse_slot(bytes + 4096);
         slot.as_mut_slice()[offset + bytes - 4..][..4].copy_from_slice(&[0, 0, 0, 64]);
         let (base, rows) = (slot.as_ptr().addr(), (slot.len() / ROW_BYTES) as i32);
-        let whole = alias(Lent((), slot), &[rows, ROW_BYTES as i32], Dtype::Uint8).unwrap();
+        let whole = alias(GuardedSlot((), slot), &[rows, ROW_BYTES as i32], Dtype::Uint8).unwrap();
         let tensor = view_of(&whole, &view).unwrap();
         assert_eq!(address(&tensor), base + offset, "no copy was made");
         let last = tensor.try_index((n_rows as i32 - 1, (1 << 16) - 1)).unwrap();
@@ -143,7 +127,7 @@ fn a_tensor_of_more_than_two_gib_is_whole() {
 fn a_long_tensor_within_an_element_is_an_error() {
     let slot = sparse_slot((2 << 30) + 8192);
     let rows = (slot.len() / ROW_BYTES) as i32;
-    let whole = alias(Lent((), slot), &[rows, ROW_BYTES as i32], Dtype::Uint8).unwrap();
+    let whole = alias(GuardedSlot((), slot), &[rows, ROW_BYTES as i32], Dtype::Uint8).unwrap();
     let view = View { offset: 2, shape: vec![1 << 29], dtype: Dtype::Float32 };
     let error = view_by_operations(&whole, &view).unwrap_err();
     assert!(error.what().contains("within an element"), "{error}");
@@ -161,15 +145,15 @@ fn an_output_that_takes_the_memory_of_a_slot_keeps_the_slot() {
     let mut slot = pool.try_acquire().unwrap();
     slot.as_mut_slice()[4..][..8].copy_from_slice(&[0, 0, 128, 63, 0, 0, 0, 64]);
     let place = slot.as_ptr().addr() + 4;
-    // One tensor, whose layer has let go of it: nothing but the operation has it, so MLX may write where it lies.
+    // One tensor that its layer has dropped: only the operation holds it, so MLX may write the output in its place.
     let wanted = [View { offset: 4, shape: vec![2], dtype: Dtype::Float32 }];
     let weight = views(slot, (), &wanted).unwrap().remove(0);
     let sum = weight.add(Array::from_f32(1.0)).unwrap();
     drop(weight);
     sum.eval().unwrap();
     let is_in_place = address(&sum) == place;
-    assert!(is_in_place || cfg!(not(target_os = "linux")), "MLX does write there");
-    assert_eq!(pool.try_acquire().is_none(), is_in_place, "whoever has the memory has the slot");
+    assert!(is_in_place || cfg!(not(target_os = "linux")), "MLX writes the output in place");
+    assert_eq!(pool.try_acquire().is_none(), is_in_place, "the owner of the memory holds the slot");
     assert_eq!(sum.as_slice::<f32>(), [2.0, 3.0]);
     drop(sum);
     assert!(pool.acquire_within(std::time::Duration::from_secs(10)).is_some());
@@ -227,7 +211,7 @@ fn realigned_tensors_are_whole_and_do_not_overlap() {
 }
 
 #[test]
-#[should_panic(expected = "B of pages")]
+#[should_panic(expected = "B of memory")]
 fn alias_longer_than_its_memory_is_a_bug() {
     let buf = PageBuf::new(4096, &Budget::new(1 << 20)).unwrap();
     drop(alias(buf, &[1025], Dtype::Float32));

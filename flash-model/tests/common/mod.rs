@@ -1,4 +1,4 @@
-//! Model directories to test with, and engines over them.
+//! Models and engines for tests.
 
 use std::env;
 use std::fs;
@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use flash_io::IoMode;
 use flash_model::{Checkpoint, Compute, ComputeOptions, Engine, EngineOptions, Model, Workload};
 
-/// How much memory an engine gets.
+/// The budget of a test engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Memory {
-    /// The least it can work with: all but small weights are streamed.
+    /// The smallest budget that works: all but small weights are streamed.
     Floor,
-    /// More than it can use: everything is pinned.
+    /// More than the engine can use: all weights are pinned.
     Plenty,
 }
 
-/// Everyone who can compute here.
+/// All backends of this system.
 pub(crate) const COMPUTES: &[Compute] =
     if cfg!(target_os = "linux") { &[Compute::Native, Compute::Mlx] } else { &[Compute::Mlx] };
 
@@ -29,7 +29,7 @@ impl Memory {
     }
 }
 
-/// An engine over the model in `dir`, for one prompt and what follows it.
+/// Loads the model in `dir`, for one prompt and `new_tokens` tokens after it.
 pub(crate) fn engine(
     dir: &Path,
     memory: Memory,
@@ -48,8 +48,8 @@ pub(crate) fn engine(
     model.load(&EngineOptions::new(budget_bytes, workload)).unwrap()
 }
 
-/// A directory of the demo model: `kept`, `f16`, … Without it, says why the caller skips its test, or panics if
-/// `FLASH_REQUIRE_MODELS` is 1.
+/// Returns a directory of the demo model: `kept`, `f16`, … If it is missing, prints that the test is skipped, or panics
+/// if `FLASH_REQUIRE_MODELS` is 1.
 pub(crate) fn demo_model(name: &str) -> Option<PathBuf> {
     let found = model_folders().into_iter().map(|folder| folder.join(name)).find(|dir| dir.is_dir());
     if found.is_none() {
@@ -61,7 +61,7 @@ pub(crate) fn demo_model(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// `FLASH_TEST_MODELS`, or else the folders where `cargo xtask` keeps what it converted.
+/// Returns `FLASH_TEST_MODELS`, or else the folders in which `cargo xtask` caches converted models.
 fn model_folders() -> Vec<PathBuf> {
     if let Some(folder) = env::var_os("FLASH_TEST_MODELS") {
         return vec![folder.into()];

@@ -6,17 +6,17 @@ use std::path::Path;
 use flash_text::Tokenizer;
 use tempfile::TempDir;
 
-/// Where the tokenizers and what the tokenizers package makes of texts are.
+/// Directory of the tokenizers and of the tokenizers package's results.
 pub(crate) const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers");
 
-/// A model directory with the tokenizer of a kind, and nothing else.
+/// Creates a model directory with the tokenizer of a kind and no other files.
 pub(crate) fn dir_of(kind: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(Path::new(FOLDER).join(format!("{kind}.json")), dir.path().join("tokenizer.json")).unwrap();
     dir
 }
 
-/// The tokenizer of a kind.
+/// Opens the tokenizer of a kind.
 pub(crate) fn open(kind: &str) -> Tokenizer {
     Tokenizer::open(dir_of(kind).path()).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Experts by MLX's operations.
+//! Experts, with MLX's operations.
 
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -7,7 +7,7 @@ use mlx_rs::{Array, ops};
 use super::{gated, gated_product, product, squared_relu_product};
 use crate::compute::{ExpertMatrices, ExpertRows, Term};
 
-/// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
+/// Computes the output rows of each expert for its tokens, concatenated in the order of experts: `[rows, hidden]`.
 pub(super) fn expert_rows(x: &Array, work: &[ExpertRows<'_>]) -> Result<Array, Exception> {
     let x = x.reshape(&[-1, x.dim(-1)])?;
     let rows = work.iter().map(|ExpertRows { expert, tokens }| {
@@ -27,10 +27,10 @@ pub(super) fn expert_rows(x: &Array, work: &[ExpertRows<'_>]) -> Result<Array, E
     ops::concatenate(&rows, 0)
 }
 
-/// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts` times its weight.
+/// Adds terms, in order, to `onto`, `[1, n, hidden]`: each is its row of `parts` times its weight.
 pub(super) fn add_rows(onto: &Array, parts: &[Array], terms: &[Term]) -> Result<Array, Exception> {
     let (n, hidden) = (onto.dim(1), onto.dim(-1));
-    // A row for tokens that have no more terms: what is added to them must not depend on others.
+    // A row of zeros for tokens with fewer terms: their sums must not depend on other tokens.
     let mut rows = parts.to_vec();
     rows.push(ops::zeros::<f32>(&[1, hidden])?);
     let rows = ops::concatenate(&rows, 0)?;

@@ -1,4 +1,4 @@
-//! Layers that keep a state, between their projections, by MLX's operations.
+//! Recurrent mixers between their projections, with MLX's operations.
 
 mod gated_delta;
 mod mamba2;
@@ -13,7 +13,7 @@ pub(super) use mamba2::mamba2;
 use crate::compute::Convolution;
 use crate::kv::{LayerKv, StateArrays};
 
-/// The state that a layer goes on from.
+/// Returns the recurrent state of a layer.
 fn array_state(kv: &mut LayerKv) -> Result<&mut StateArrays, Exception> {
     match kv {
         LayerKv::ArrayState(state) => Ok(state),
@@ -21,7 +21,8 @@ fn array_state(kv: &mut LayerKv) -> Result<&mut StateArrays, Exception> {
     }
 }
 
-/// `x`, `[1, n, channels]`, convolved behind the rows of `window` and through `silu`; and the window for the next tokens.
+/// Applies the causal convolution and `silu` to `x`, `[1, n, channels]`, preceded by the rows of `window`. Returns the
+/// result and the window of the next tokens.
 fn convolve(convolution: Convolution<'_>, window: &Array, x: &Array) -> Result<[Array; 2], Exception> {
     let (n, channels) = (x.dim(1), x.dim(2));
     let seen = ops::concatenate(&[window, x], 1)?;
@@ -33,10 +34,10 @@ fn convolve(convolution: Convolution<'_>, window: &Array, x: &Array) -> Result<[
     Ok([nn::silu(y)?, seen.try_index((.., n.., ..))?])
 }
 
-/// The parts of the last axis between cuts.
-fn cut<const N: usize>(x: &Array, cuts: &[i32]) -> Result<[Array; N], Exception> {
+/// Splits the last axis at the given indices.
+fn split<const N: usize>(x: &Array, cuts: &[i32]) -> Result<[Array; N], Exception> {
     let parts = x.split_at_indices(cuts, -1)?;
-    parts.try_into().map_err(|_| Exception::custom("there is a part more than there are cuts"))
+    parts.try_into().map_err(|_| Exception::custom("the number of parts is one more than that of indices"))
 }
 
 fn float32(array: &Array) -> Result<Array, Exception> {

@@ -1,4 +1,4 @@
-//! Attention with its positions and its cache.
+//! Attention over a contiguous cache, and the preparation of its inputs.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use crate::compute::{AttentionInput, AttentionParams, HeadNorms, Norm, Value};
 use crate::kv::LayerKv;
 use crate::mlx::kernel::Kernel;
 
-/// Attention over a cache that is shared with the graph.
+/// A kernel that appends to a contiguous cache, which it shares with MLX's graph, and attends to it.
 struct Attention {
     pool: Arc<Pool>,
     gaze: Gaze<'static>,
-    projected: Projected,
+    projections: Projections,
     kv: Arc<Mutex<LayerBuffers>>,
 }
 
-/// What was projected of the new tokens, and what happens to it before they attend. Inputs: queries, keys; the weights of
-/// the norms of queries and keys if there are such; values if they are not in the keys; sinks, if there are.
-pub(super) struct Projected {
+/// The projections of new tokens, and the norms and rotation to apply before attention. Inputs: queries, keys; the
+/// weights of the norms of queries and keys, if any; values, unless they are stored inside the keys; sinks, if any.
+pub(super) struct Projections {
     pub heads: Heads,
-    /// Of the first of the tokens.
+    /// Position of the first token.
     pub position: usize,
     norms: Option<[StoredNorm; 2]>,
     has_values: bool,
@@ -35,8 +35,8 @@ pub(super) struct Projected {
     sinks: Option<FloatType>,
 }
 
-/// Queries and keys as they attend, and values.
-pub(super) struct Ready<'a> {
+/// Normalised and rotated queries and keys, values, and decoded sinks.
+pub(super) struct Prepared<'a> {
     pub queries: Buffer,
     pub keys: Buffer,
     pub values: Option<&'a [f32]>,
@@ -58,7 +58,7 @@ pub(super) fn attend(
     let kv_dims = [queries.dim(0), queries.dim(1), (n_kv_heads * head_dim) as i32];
     let fits = |x: &Value| x.shape() == kv_dims;
     expect(fits(keys) && values.is_none_or(fits), "keys and values for each token")?;
-    expect(values.is_some() == params.value_dim.is_none(), "values where they are kept")?;
+    expect(values.is_some() == params.value_dim.is_none(), "values where they are stored")?;
     let mut inputs: Vec<Operand<'_>> = vec![queries.into(), keys.into()];
     let head_norm = |norm: Norm<'_>| StoredNorm::new(norm, heads.head_dim as i32);
     let norms = match norms {
@@ -76,36 +76,37 @@ pub(super) fn attend(
     let sinks = sinks.map(float_type).transpose()?;
     let out_shape = [queries.dim(0), queries.dim(1), (n_heads * value_dim) as i32];
     let rope = params.rope.as_ref().map(|rope| Arc::clone(rope.kernel()));
-    let projected = Projected { heads, position, norms, rope, has_values: values.is_some(), sinks };
+    let projections = Projections { heads, position, norms, rope, has_values: values.is_some(), sinks };
     let (pool, gaze) = (Arc::clone(pool), Gaze { scale, window, sinks: None });
     let kv = match kv {
         LayerKv::Shared(kv) => Arc::clone(kv),
         LayerKv::Paged(layer) => {
-            let node = PagedAttention { pool, gaze, projected, layer: Arc::clone(layer) };
+            let node = PagedAttention { pool, gaze, projections, layer: Arc::clone(layer) };
             return run(node, &inputs, &out_shape);
         }
         _ => return Err(Exception::custom("the cache of a layer is not shared with the graph")),
     };
     let capacity_tokens = kv.lock().keys.len() / (n_kv_heads * head_dim * size_of::<f32>());
     let end = position + queries.dim(1) as usize;
-    let seen_pages = end.div_ceil(SPAN_TOKENS) - first_seen(window, position) / SPAN_TOKENS;
+    let window_spans = end.div_ceil(SPAN_TOKENS) - window_start(window, position) / SPAN_TOKENS;
     let has_room = end <= capacity_tokens
-        || capacity_tokens.is_multiple_of(SPAN_TOKENS) && seen_pages <= capacity_tokens / SPAN_TOKENS;
+        || capacity_tokens.is_multiple_of(SPAN_TOKENS) && window_spans <= capacity_tokens / SPAN_TOKENS;
     expect(has_room, "room in the cache for each token")?;
-    run(Attention { pool, gaze, projected, kv }, &inputs, &out_shape)
+    run(Attention { pool, gaze, projections, kv }, &inputs, &out_shape)
 }
 
-/// The first token that the token at `position` sees.
-pub(super) fn first_seen(window: Option<usize>, position: usize) -> usize {
+/// Returns the position of the first token that the token at `position` attends to.
+pub(super) fn window_start(window: Option<usize>, position: usize) -> usize {
     window.map_or(0, |window| (position + 1).saturating_sub(window))
 }
 
 impl Kernel for Attention {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let Self { pool, gaze, projected, kv } = self;
-        let Projected { heads, position, .. } = *projected;
+        let Self { pool, gaze, projections, kv } = self;
+        let Projections { heads, position, .. } = *projections;
         let Heads { kv_heads, head_dim, .. } = heads;
-        let Ready { queries, keys: new_keys, values: new_values, sinks } = projected.ready(pool, inputs);
+        let Prepared { queries, keys: new_keys, values: new_values, sinks } =
+            projections.prepare(pool, inputs);
         let mut kv = kv.lock();
         let LayerBuffers { keys, values } = &mut *kv;
         let keys: &mut [f32] = bytemuck::cast_slice_mut(keys.as_mut_slice());
@@ -115,9 +116,9 @@ impl Kernel for Attention {
         let capacity_tokens = head_len / head_dim;
         let append = |all: &mut [f32], new: &[f32]| {
             for (position, token) in (position..end).zip(new.chunks_exact(kv_heads * head_dim)) {
-                for (head, numbers) in token.chunks_exact(head_dim).enumerate() {
-                    let place = head * head_len + position % capacity_tokens * head_dim;
-                    all[place..place + head_dim].copy_from_slice(numbers);
+                for (head, vector) in token.chunks_exact(head_dim).enumerate() {
+                    let start = head * head_len + position % capacity_tokens * head_dim;
+                    all[start..start + head_dim].copy_from_slice(vector);
                 }
             }
         };
@@ -125,18 +126,18 @@ impl Kernel for Attention {
         if let (Some(values), Some(new)) = (&mut values, new_values) {
             append(values, new);
         }
-        // Cut where they always are: a span lies in one piece, for the memory is a whole number of them.
+        // Spans start at multiples of their length, and the memory is a whole number of spans, so each is contiguous.
         let span = |start: usize| {
-            let place = start % capacity_tokens * head_dim;
+            let offset = start % capacity_tokens * head_dim;
             Span {
                 start,
                 n_tokens: SPAN_TOKENS.min(end - start),
                 head_tokens: capacity_tokens,
-                keys: Numbers::F32(&keys[place..]),
-                values: values.as_deref().map(|values| Numbers::F32(&values[place..])),
+                keys: Numbers::F32(&keys[offset..]),
+                values: values.as_deref().map(|values| Numbers::F32(&values[offset..])),
             }
         };
-        let first = first_seen(gaze.window, position) / SPAN_TOKENS * SPAN_TOKENS;
+        let first = window_start(gaze.window, position) / SPAN_TOKENS * SPAN_TOKENS;
         let spans: Vec<Span<'_>> = (first..end).step_by(SPAN_TOKENS).map(span).collect();
         let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
         let mut attention = flash_kernels::Attention::new(pool, heads, gaze, &queries, position);
@@ -145,28 +146,29 @@ impl Kernel for Attention {
     }
 }
 
-impl Projected {
-    pub(super) fn ready<'a>(&self, pool: &Pool, inputs: &[&'a [u8]]) -> Ready<'a> {
+impl Projections {
+    /// Normalises and rotates queries and keys.
+    pub(super) fn prepare<'a>(&self, pool: &Pool, inputs: &[&'a [u8]]) -> Prepared<'a> {
         let Self { heads: Heads { query_heads, kv_heads, .. }, norms, .. } = *self;
-        let numbers = |idx: usize| bytemuck::cast_slice::<u8, f32>(inputs[idx]);
-        let ready = |idx: usize, n_heads: usize| {
-            let x = numbers(idx);
+        let floats = |idx: usize| bytemuck::cast_slice::<u8, f32>(inputs[idx]);
+        let prepare = |idx: usize, n_heads: usize| {
+            let x = floats(idx);
             let Some(norms) = norms else { return self.rotated(pool, n_heads, x) };
             let mut normed = Buffer::new(x.len());
             norms[idx].compute(pool, x, inputs[2 + idx], &mut normed);
             self.rotated(pool, n_heads, &normed)
         };
         let values_idx = if norms.is_some() { 4 } else { 2 };
-        let values = self.has_values.then(|| numbers(values_idx));
+        let values = self.has_values.then(|| floats(values_idx));
         let sinks = self.sinks.zip(inputs.last()).map(|(float, bytes)| {
             let mut sinks = vec![0.0; query_heads];
             float.decode_into(bytes, &mut sinks).expect("a sink for each head");
             sinks
         });
-        Ready { queries: ready(0, query_heads), keys: ready(1, kv_heads), values, sinks }
+        Prepared { queries: prepare(0, query_heads), keys: prepare(1, kv_heads), values, sinks }
     }
 
-    /// Tokens of so many heads, rotated.
+    /// Returns tokens of `n_heads` heads, rotated.
     fn rotated(&self, pool: &Pool, n_heads: usize, x: &[f32]) -> Buffer {
         let mut rotated = Buffer::new(x.len());
         let Some(rope) = &self.rope else {

@@ -1,7 +1,8 @@
-//! Kernels that follow each other, as one node of MLX's graph.
+//! Consecutive kernels as one node of MLX's graph.
 //!
-//! A chain grows while layers are run: each kernel is a step, and what it will leave is a [`Promise`]. When somebody asks for an
-//! array, the chain becomes a node: what promises are still held for are its outputs, and the rest is memory that its steps pass on.
+//! A chain grows while layers run: each kernel is a step, and its future output is a [`Promise`]. When one is requested
+//! as an array, the chain becomes a node: promises that are still alive become its outputs, and other results are
+//! buffers between its steps.
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
@@ -13,7 +14,7 @@ use super::program::{Program, Source, Step};
 use crate::compute::Value;
 use crate::mlx::kernel::{Evaluated, Kernel, lazy};
 
-/// Numbers that a kernel will leave, f32, row-major.
+/// The future output of a kernel, f32, row-major.
 #[derive(Debug, Clone)]
 pub(crate) struct Promise(Rc<Promised>);
 
@@ -21,17 +22,17 @@ pub(crate) struct Promise(Rc<Promised>);
 struct Promised {
     shape: Vec<i32>,
     chain: Rc<RefCell<Chain>>,
-    /// Its index among the chain's values.
+    /// Index among the chain's values.
     idx: usize,
-    /// Once the chain has become a node.
+    /// Set when the chain becomes a node.
     array: OnceCell<Array>,
 }
 
-/// What a kernel gets.
+/// An operand of a kernel.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Operand<'a> {
     Value(&'a Value),
-    /// A layer's parameter.
+    /// A parameter of a layer.
     Array(&'a Array),
 }
 
@@ -52,7 +53,7 @@ struct Chain {
     inputs: Vec<Array>,
     kept: Vec<Evaluated>,
     steps: Vec<Step>,
-    /// What its steps leave, in their order.
+    /// Outputs of the steps, in order.
     values: Vec<Weak<Promised>>,
 }
 
@@ -84,7 +85,7 @@ pub(super) fn run_each(
         let array = match *operand {
             Operand::Value(Value::Array(array)) => array.clone(),
             Operand::Array(array) => match Evaluated::of(array) {
-                // MLX need not look at it, nor keep it: the steps do.
+                // The steps keep evaluated arrays alive, so MLX need not track them as inputs.
                 Some(evaluated) => {
                     let kept = &mut chain.borrow_mut().kept;
                     sources.push(Source::Kept(kept.len()));
@@ -124,20 +125,20 @@ impl Promise {
         &self.0.shape
     }
 
-    /// The chain, if it is no node yet.
+    /// Returns the chain, unless it has become a node.
     fn open(&self) -> Option<&Rc<RefCell<Chain>>> {
         self.0.array.get().is_none().then_some(&self.0.chain)
     }
 
-    /// As an array of MLX's graph: the chain becomes a node, if it is not one yet.
+    /// Returns the output as an array of MLX's graph, and turns the chain into a node unless it is one.
     ///
     /// # Errors
-    /// If MLX refuses the node; then there is none, nor any for what else the chain would leave.
+    /// If MLX refuses the node; then no other output of the chain is available either.
     pub(crate) fn array(&self) -> Result<Array, Exception> {
         if self.0.array.get().is_none() {
             self.0.chain.take().become_node()?;
         }
-        let refused = || Exception::custom("MLX refused the node that these numbers come from");
+        let refused = || Exception::custom("MLX refused the node that computes this array");
         self.0.array.get().cloned().ok_or_else(refused)
     }
 }
@@ -145,13 +146,13 @@ impl Promise {
 impl Chain {
     fn become_node(self) -> Result<(), Exception> {
         let Self { inputs, kept, steps, values } = self;
-        // In the order in which they are computed.
-        let held: Vec<Rc<Promised>> = values.iter().filter_map(Weak::upgrade).collect();
-        let outputs: Vec<usize> = held.iter().map(|promised| promised.idx).collect();
-        let shapes: Vec<&[i32]> = held.iter().map(|promised| promised.shape.as_slice()).collect();
+        // In order of computation.
+        let alive: Vec<Rc<Promised>> = values.iter().filter_map(Weak::upgrade).collect();
+        let outputs: Vec<usize> = alive.iter().map(|promised| promised.idx).collect();
+        let shapes: Vec<&[i32]> = alive.iter().map(|promised| promised.shape.as_slice()).collect();
         let arrays = lazy(Program::new(kept, steps, &outputs), &inputs, &shapes)?;
-        for (promised, array) in held.iter().zip(arrays) {
-            // Nobody else sets it: a chain becomes a node once.
+        for (promised, array) in alive.iter().zip(arrays) {
+            // Cannot be set already: a chain becomes a node once.
             let _ = promised.array.set(array);
         }
         Ok(())
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
     use crate::compute::arrays::values;
 
-    /// Leaves its inputs' sum, plus one, in each output, and counts.
+    /// A kernel that writes one plus the sum of its inputs to each output, and counts its runs.
     struct PlusOne(Arc<AtomicUsize>);
 
     impl Kernel for PlusOne {
@@ -192,25 +193,25 @@ mod tests {
     }
 
     #[test]
-    fn kernels_that_follow_each_other_are_one_node() {
+    fn consecutive_kernels_are_one_node() {
         let (runs, x) = (Arc::default(), given());
         let last = (0..5).fold(x.clone(), |value, _| plus_one(&runs, &[&value]));
         let array = last.array().unwrap();
-        assert_eq!(runs.load(Ordering::SeqCst), 0, "nothing runs before it is asked for");
+        assert_eq!(runs.load(Ordering::SeqCst), 0, "nothing runs before it is evaluated");
         assert_eq!(values(&array).unwrap(), [5.0, 15.0]);
         assert_eq!(runs.load(Ordering::SeqCst), 5);
-        assert_eq!(values(&x.array().unwrap()).unwrap(), [0.0, 10.0], "what was given stays as it was");
+        assert_eq!(values(&x.array().unwrap()).unwrap(), [0.0, 10.0], "the input is unchanged");
     }
 
     #[test]
-    fn what_is_held_of_a_chain_is_there_and_is_computed_once() {
+    fn promises_that_are_alive_are_outputs_and_computed_once() {
         let runs = Arc::default();
         let first = plus_one(&runs, &[&given()]);
         let second = plus_one(&runs, &[&first]);
         let third = plus_one(&runs, &[&first, &second, &first]);
         drop(second);
         assert_eq!(values(&third.array().unwrap()).unwrap(), [5.0, 35.0]);
-        // What comes behind begins a chain of its own.
+        // A kernel on the node's outputs starts a new chain.
         let fourth = plus_one(&runs, &[&first, &third]);
         assert_eq!(values(&fourth.array().unwrap()).unwrap(), [7.0, 47.0]);
         assert_eq!(values(&first.array().unwrap()).unwrap(), [1.0, 11.0]);
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_for_never_runs() {
+    fn a_chain_whose_outputs_are_dropped_never_runs() {
         let (runs, x) = (Arc::default(), Array::from_slice(&[0.0f32, 10.0], &[2]));
         drop(plus_one(&runs, &[&plus_one(&runs, &[&Value::from(&x)])]));
         assert_eq!((runs.load(Ordering::SeqCst), Arc::strong_count(&runs)), (0, 1));

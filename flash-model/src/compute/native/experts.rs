@@ -1,4 +1,4 @@
-//! Experts: what they make of their tokens, and the sum of it.
+//! Experts: their outputs, and the weighted sum of them.
 
 use std::sync::Arc;
 
@@ -8,57 +8,59 @@ use mlx_rs::error::Exception;
 
 use super::chain::{Operand, run};
 use super::expect;
-use super::product::{Stored, squared_relu};
+use super::product::{MatrixLayout, squared_relu};
 use crate::compute::{self, ExpertMatrices, Term, Value};
 use crate::mlx::kernel::Kernel;
 
-/// What experts make of some rows each. Inputs: the rows `[n, k]`; of each expert the gate if it is apart, up and down.
+/// A kernel that computes the outputs of experts, each for its rows. Inputs: the rows `[n, k]`; gate (if separate), up
+/// and down of each expert.
 struct ExpertRows {
     pool: Arc<Pool>,
     /// None if there are no gates.
     kind: Option<Gate>,
-    stored: Vec<StoredExpert>,
-    /// For each row of the output, the row of the input and the expert.
+    layouts: Vec<ExpertLayout>,
+    /// Row of the input, for each row of the output.
     tokens: Vec<u32>,
+    /// Expert, for each row of the output.
     experts: Vec<u32>,
 }
 
-/// How the matrices of an expert are stored.
-struct StoredExpert {
-    /// None where its rows and those of `up` take turns, or where there is none.
-    gate: Option<Stored>,
-    up: Stored,
-    down: Stored,
+/// Storage layouts of an expert's matrices.
+struct ExpertLayout {
+    /// None if its rows are interleaved with those of `up`, or if there is no gate.
+    gate: Option<MatrixLayout>,
+    up: MatrixLayout,
+    down: MatrixLayout,
 }
 
-/// The rows that each expert makes of its tokens, one expert's behind another's: `[rows, hidden]`.
+/// Computes the output rows of each expert for its tokens, concatenated in the order of experts: `[rows, hidden]`.
 pub(super) fn expert_rows(
     pool: &Arc<Pool>,
     x: &Value,
     work: &[compute::ExpertRows<'_>],
 ) -> Result<Value, Exception> {
     expect(x.is_float32(), "rows in float32")?;
-    let (mut inputs, mut stored) = (vec![Operand::from(x)], Vec::with_capacity(work.len()));
+    let (mut inputs, mut layouts) = (vec![Operand::from(x)], Vec::with_capacity(work.len()));
     let (mut tokens, mut experts) = (Vec::new(), Vec::new());
     let (mut hidden, mut kind) = (0, None);
     for (idx, compute::ExpertRows { expert, tokens: own }) in (0..).zip(work) {
         let ExpertMatrices { activation, gate, up, down } = *expert;
         let (k, up_rows) = (x.dim(-1), up.n_rows());
-        let in_turns = activation.is_some() && gate.is_none();
-        let is_whole = gate.map_or(!in_turns || up_rows % 2 == 0, |gate| gate.n_rows() == up_rows);
+        let is_interleaved = activation.is_some() && gate.is_none();
+        let is_whole = gate.map_or(!is_interleaved || up_rows % 2 == 0, |gate| gate.n_rows() == up_rows);
         expect(is_whole, "gate for each value")?;
-        let intermediate = if in_turns { up_rows / 2 } else { up_rows };
+        let intermediate = if is_interleaved { up_rows / 2 } else { up_rows };
         (hidden, kind) = (down.n_rows(), activation.map(Gate::from));
-        stored.push(StoredExpert {
-            gate: gate.map(|gate| Stored::push(gate, k, &mut inputs)).transpose()?,
-            up: Stored::push(up, k, &mut inputs)?,
-            down: Stored::push(down, intermediate, &mut inputs)?,
+        layouts.push(ExpertLayout {
+            gate: gate.map(|gate| MatrixLayout::push(gate, k, &mut inputs)).transpose()?,
+            up: MatrixLayout::push(up, k, &mut inputs)?,
+            down: MatrixLayout::push(down, intermediate, &mut inputs)?,
         });
         tokens.extend_from_slice(own);
         experts.extend(own.iter().map(|_| idx));
     }
     let n_rows = tokens.len() as i32;
-    let node = ExpertRows { pool: Arc::clone(pool), kind, stored, tokens, experts };
+    let node = ExpertRows { pool: Arc::clone(pool), kind, layouts, tokens, experts };
     run(node, &inputs, &[n_rows, hidden])
 }
 
@@ -74,14 +76,14 @@ impl ExpertRows {
         let x: &[f32] = bytemuck::cast_slice(x);
         let mut rest = rest.iter().copied();
         let [mut gates, mut ups, mut downs] = [const { Vec::new() }; 3];
-        for StoredExpert { gate, up, down } in &self.stored {
+        for ExpertLayout { gate, up, down } in &self.layouts {
             if let Some(gate) = gate {
                 gates.push(gate.projection(&mut rest)?);
             }
             ups.push(up.projection(&mut rest)?);
             downs.push(down.projection(&mut rest)?);
         }
-        let is_apart = !gates.is_empty();
+        let is_gate_separate = !gates.is_empty();
         let (gate, up, down) = (Stack::new(gates)?, Stack::new(ups)?, Stack::new(downs)?);
         let n_rows = self.tokens.len();
         let product = |stack: &Stack<'_>, x: &[f32], lhs: &[u32], y: &mut [f32]| {
@@ -89,17 +91,17 @@ impl ExpertRows {
         };
         let mut values = Buffer::new(n_rows * up.matrices.n());
         product(&up, x, &self.tokens, &mut values)?;
-        let passed = match self.kind {
+        let activated = match self.kind {
             Some(kind) => {
-                let mut passed = Buffer::new(n_rows * down.matrices.k());
-                if is_apart {
+                let mut activated = Buffer::new(n_rows * down.matrices.k());
+                if is_gate_separate {
                     let mut gates = Buffer::new(values.len());
                     product(&gate, x, &self.tokens, &mut gates)?;
-                    gated(&self.pool, kind, &gates, &values, &mut passed);
+                    gated(&self.pool, kind, &gates, &values, &mut activated);
                 } else {
-                    gated_pairs(&self.pool, kind, &values, &mut passed);
+                    gated_pairs(&self.pool, kind, &values, &mut activated);
                 }
-                passed
+                activated
             }
             None => {
                 squared_relu(&mut values);
@@ -107,14 +109,14 @@ impl ExpertRows {
             }
         };
         let own: Vec<u32> = (0..n_rows as u32).collect();
-        product(&down, &passed, &own, rows)
+        product(&down, &activated, &own, rows)
     }
 }
 
-/// The same matrix of each expert.
+/// One of the matrices (gate, up or down) of all experts.
 struct Stack<'a> {
     matrices: MatrixStack<'a>,
-    /// f32, `[n_experts, n]`, if there are any.
+    /// f32, `[n_experts, n]`.
     biases: Option<Vec<f32>>,
 }
 
@@ -137,13 +139,14 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// A sum. Inputs: what is added to, then the parts, whose rows are counted through.
+/// A kernel that adds weighted rows. Inputs: the array that they are added to, then the parts, whose rows are numbered
+/// consecutively.
 struct AddRows {
     hidden: usize,
     terms: Vec<Term>,
 }
 
-/// `onto`, `[1, n, hidden]`, and for each term in order its row of `parts` times its weight.
+/// Adds terms, in order, to `onto`, `[1, n, hidden]`: each is its row of `parts` times its weight.
 pub(super) fn add_rows(onto: &Value, parts: &[Value], terms: &[Term]) -> Result<Value, Exception> {
     expect(onto.is_float32(), "sums in float32")?;
     let node = AddRows { hidden: onto.dim(-1) as usize, terms: terms.to_vec() };

@@ -1,4 +1,4 @@
-//! A gate by itself.
+//! Gated activation functions.
 
 use std::sync::Arc;
 
@@ -10,13 +10,14 @@ use super::expect;
 use crate::compute::{Activation, Value};
 use crate::mlx::kernel::Kernel;
 
-/// Inputs: the gate, and what it lets through, which may be rows for each number of the gate.
+/// A kernel that applies a gated activation function. Inputs: the gate, with an element for each value or for each row;
+/// the values.
 struct Gated {
     pool: Arc<Pool>,
     kind: Gate,
 }
 
-/// What `activation` lets through, element by element or row by row.
+/// Computes `activation(gate, values)`; `gate` has an element for each element or for each row of `values`.
 pub(super) fn gated(
     pool: &Arc<Pool>,
     activation: Activation,
@@ -24,8 +25,10 @@ pub(super) fn gated(
     values: &Value,
 ) -> Result<Value, Exception> {
     expect([gate, values].iter().all(|x| x.is_float32()), "rows in float32")?;
-    let [above @ .., _] = values.shape() else { return Err(Exception::custom("it takes rows")) };
-    let is_by_row = gate.shape() == [above, &[1]].concat();
+    let [leading @ .., _] = values.shape() else {
+        return Err(Exception::custom("a kernel was given no rows"));
+    };
+    let is_by_row = gate.shape() == [leading, &[1]].concat();
     expect(is_by_row || gate.shape() == values.shape(), "gate for each value, or for each row")?;
     let node = Gated { pool: Arc::clone(pool), kind: activation.into() };
     run(node, &[gate.into(), values.into()], values.shape())
@@ -40,9 +43,9 @@ impl Kernel for Gated {
         let n = values.len() / gate.len().max(1);
         let rows = values.chunks_exact(n).zip(outputs[0].chunks_exact_mut(n));
         let mut row_gate = vec![0.0; n];
-        for (opening, (values, passed)) in gate.iter().zip(rows) {
-            row_gate.fill(*opening);
-            flash_kernels::gated(&self.pool, self.kind, &row_gate, values, passed);
+        for (gate, (values, out)) in gate.iter().zip(rows) {
+            row_gate.fill(*gate);
+            flash_kernels::gated(&self.pool, self.kind, &row_gate, values, out);
         }
     }
 }

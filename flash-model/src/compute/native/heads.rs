@@ -1,4 +1,4 @@
-//! Products with a matrix for each head.
+//! Products with a matrix per head.
 
 use std::sync::Arc;
 
@@ -8,21 +8,21 @@ use mlx_rs::error::Exception;
 
 use super::chain::{Operand, run};
 use super::expect;
-use super::product::Stored;
+use super::product::MatrixLayout;
 use crate::compute::{self, Quantized, Value};
 use crate::mlx::kernel::Kernel;
 
-/// `x · Wᵀ` with a matrix for each head.
+/// Computes `x · Wᵀ` with a matrix per head.
 pub(super) fn product_each(
     pool: &Arc<Pool>,
     x: &Value,
     matrices: compute::Matrix<'_>,
 ) -> Result<Value, Exception> {
     let (&[batch, n, heads, k], &[stack, rows, _]) = (x.shape(), matrices.weight.shape()) else {
-        return Err(Exception::custom("a kernel was given no row and matrix for each head"));
+        return Err(Exception::custom("a kernel was given no row and matrix per head"));
     };
     expect(x.is_float32() && stack == heads, "matrix for each head")?;
-    // As one matrix, whose rows are those of all heads.
+    // One matrix with the rows of all heads.
     let flat = |array: &Array| array.reshape(&[heads * rows, -1]);
     let weight = flat(matrices.weight)?;
     let arrays = matrices.quantized.map(|Quantized { scales, biases, .. }| {
@@ -36,15 +36,16 @@ pub(super) fn product_each(
     });
     let mut inputs = vec![Operand::from(x)];
     let matrix = compute::Matrix { weight: &weight, quantized, bias: None, is_wide: matrices.is_wide };
-    let stored = Stored::push(matrix, k, &mut inputs)?;
-    let node = ProductEach { pool: Arc::clone(pool), stored, n_heads: heads as usize };
+    let layout = MatrixLayout::push(matrix, k, &mut inputs)?;
+    let node = ProductEach { pool: Arc::clone(pool), layout, n_heads: heads as usize };
     run(node, &inputs, &[batch, n, heads, rows])
 }
 
-/// Products of rows with matrices that take turns. Inputs: the rows; the matrices as one.
+/// A kernel that multiplies each row by the matrix of its head. Inputs: the rows; the matrices of all heads as one
+/// matrix.
 struct ProductEach {
     pool: Arc<Pool>,
-    stored: Stored,
+    layout: MatrixLayout,
     n_heads: usize,
 }
 
@@ -56,10 +57,10 @@ impl Kernel for ProductEach {
 
 impl ProductEach {
     fn compute(&self, inputs: &[&[u8]], y: &mut [f32]) -> Result<(), KernelError> {
-        let Self { pool, stored, n_heads } = self;
+        let Self { pool, layout, n_heads } = self;
         let [x, rest @ ..] = inputs else { unreachable!("pushed first") };
         let x: &[f32] = bytemuck::cast_slice(x);
-        let all = stored.projection(&mut rest.iter().copied())?;
+        let all = layout.projection(&mut rest.iter().copied())?;
         let matrices = MatrixStack::split(&all.w, *n_heads)?;
         let rows: Vec<u32> = (0..y.len().checked_div(matrices.n()).unwrap_or(0) as u32).collect();
         let heads: Vec<u32> = rows.iter().map(|row| row % *n_heads as u32).collect();

@@ -10,7 +10,7 @@ use super::{expect, float_type};
 use crate::compute::{Norm, NormArgs, Value};
 use crate::mlx::kernel::Kernel;
 
-/// RMSNorm. Inputs: `x`, the weight.
+/// A kernel that computes RMSNorm. Inputs: `x`, the weight.
 struct RmsNorm {
     pool: Arc<Pool>,
     norm: StoredNorm,
@@ -30,7 +30,7 @@ pub(super) fn rms_norm(pool: &Arc<Pool>, x: &Value, norm: Norm<'_>) -> Result<Va
 }
 
 impl StoredNorm {
-    /// Of rows of `n` numbers.
+    /// Checks the weight of a norm over rows of `n` elements.
     pub(super) fn new(Norm { weight, args }: Norm<'_>, n: i32) -> Result<Self, Exception> {
         expect(weight.shape() == [n] && n > 0, "a weight for each column")?;
         Ok(Self { weight: float_type(weight)?, args })

@@ -1,4 +1,4 @@
-//! Attention over pages.
+//! Attention over KV pages.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, Span};
 use flash_kv::{GROUP_LEN, HalfLayout, Halves, PageFormat};
 use parking_lot::Mutex;
 
-use super::attention::{Projected, Ready, first_seen};
+use super::attention::{Prepared, Projections, window_start};
 use crate::ModelError;
 use crate::kv::{PageView, PagedLayer};
 use crate::mlx::kernel::Kernel;
 
-/// Appends to the pages of a layer, and attends to them. Inputs: those of [`Projected`].
+/// A kernel that appends to the pages of a layer, and attends to them. Inputs: those of [`Projections`].
 pub(super) struct PagedAttention {
     pub pool: Arc<Pool>,
     pub gaze: Gaze<'static>,
-    pub projected: Projected,
+    pub projections: Projections,
     pub layer: Arc<Mutex<PagedLayer>>,
 }
 
 impl PagedAttention {
     fn attend(&self, inputs: &[&[u8]], out: &mut [f32]) -> Result<(), ModelError> {
-        let Self { pool, gaze, projected, layer } = self;
+        let Self { pool, gaze, projections, layer } = self;
         let layer = &mut *layer.lock();
-        let Projected { heads, position, .. } = *projected;
+        let Projections { heads, position, .. } = *projections;
         let Heads { query_heads, kv_heads, head_dim, value_dim } = heads;
         let (row_len, token_len) = (query_heads * head_dim, kv_heads * head_dim);
-        let Ready { queries, keys, values, sinks } = projected.ready(pool, inputs);
+        let Prepared { queries, keys, values, sinks } = projections.prepare(pool, inputs);
         let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
         let end = position + queries.len() / row_len;
         for run in layer.runs(position..end) {
@@ -34,7 +34,7 @@ impl PagedAttention {
             let new = tokens.start * token_len..tokens.end * token_len;
             layer.append(run.start, &keys[new.clone()], values.map(|values| &values[new]))?;
             let rows = tokens.start * row_len..tokens.end * row_len;
-            let first = first_seen(gaze.window, run.start);
+            let first = window_start(gaze.window, run.start);
             let mut attention = Attention::new(pool, heads, gaze, &queries[rows], run.start);
             layer.look(first..run.end, |pages| {
                 let spans: Vec<_> = pages.iter().map(span).collect();
@@ -48,7 +48,7 @@ impl PagedAttention {
     }
 }
 
-/// A page as the kernels take it.
+/// Returns a page as a span of the attention kernel.
 fn span<'a>(page: &PageView<'a>) -> Span<'a> {
     let PageView { start, n_tokens, layout, record } = *page;
     let numbers = |half: &HalfLayout| {
@@ -64,7 +64,7 @@ fn span<'a>(page: &PageView<'a>) -> Span<'a> {
             PageFormat::F16 => Numbers::F16(bytemuck::cast_slice(codes)),
             PageFormat::Int8 => Numbers::Affine8(affine()),
             PageFormat::Int4 => Numbers::Affine4(affine()),
-            format => unreachable!("no cache is made in {format}"),
+            format => unreachable!("no cache has the format {format}"),
         }
     };
     let head_tokens = flash_kv::PAGE_TOKENS;
@@ -78,7 +78,7 @@ fn span<'a>(page: &PageView<'a>) -> Span<'a> {
 impl Kernel for PagedAttention {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
         let pages = Arc::clone(self.layer.lock().pages());
-        // MLX cannot be told that it failed: what follows in this pass is not used.
+        // A kernel cannot report errors to MLX: the pages record them, and later results of this pass are discarded.
         if !pages.has_failed() {
             match self.attend(inputs, outputs[0]) {
                 Ok(()) => return,

@@ -1,4 +1,4 @@
-//! Products with weights: one, or several of the same rows, or with what comes behind them.
+//! Products with weight matrices, optionally followed by an addition or an activation function.
 
 use std::sync::Arc;
 
@@ -13,35 +13,35 @@ use crate::checkpoint::config::{QuantizedFormat, QuantizedMode};
 use crate::compute::{self, Activation, Quantized, Value};
 use crate::mlx::kernel::Kernel;
 
-/// `x · Wᵀ (+ bias)`.
+/// Computes `x · Wᵀ (+ bias)`.
 pub(super) fn product(pool: &Arc<Pool>, x: &Value, matrix: compute::Matrix<'_>) -> Result<Value, Exception> {
-    let mut node = Node::new(pool, Finish::None, x)?;
+    let mut node = Node::new(pool, Epilogue::None, x)?;
     node.push(matrix)?;
     let shape = node.output_shape(matrix);
     run(node.products, &node.inputs, &shape)
 }
 
-/// `x · Wᵀ (+ bias)` for each matrix, as one kernel.
+/// Computes `x · Wᵀ (+ bias)` for each matrix, as one kernel.
 pub(super) fn products(
     pool: &Arc<Pool>,
     x: &Value,
     matrices: &[compute::Matrix<'_>],
 ) -> Result<Vec<Value>, Exception> {
-    let mut node = Node::new(pool, Finish::None, x)?;
+    let mut node = Node::new(pool, Epilogue::None, x)?;
     matrices.iter().try_for_each(|matrix| node.push(*matrix))?;
     let shapes: Vec<Vec<i32>> = matrices.iter().map(|matrix| node.output_shape(*matrix)).collect();
     let shapes: Vec<&[i32]> = shapes.iter().map(Vec::as_slice).collect();
     run_each(node.products, &node.inputs, &shapes)
 }
 
-/// `onto + x · Wᵀ (+ bias)`.
+/// Computes `onto + x · Wᵀ (+ bias)`.
 pub(super) fn add_product(
     pool: &Arc<Pool>,
     onto: &Value,
     x: &Value,
     matrix: compute::Matrix<'_>,
 ) -> Result<Value, Exception> {
-    let mut node = Node::new(pool, Finish::Add, x)?;
+    let mut node = Node::new(pool, Epilogue::Add, x)?;
     node.push(matrix)?;
     let shape = node.output_shape(matrix);
     expect(onto.is_float32() && onto.shape() == shape, "a sum for each output")?;
@@ -49,7 +49,7 @@ pub(super) fn add_product(
     run(node.products, &node.inputs, &shape)
 }
 
-/// `activation(x · Gᵀ (+ bias)) · (x · Uᵀ (+ bias))`.
+/// Computes `activation(x · Gᵀ (+ bias), x · Uᵀ (+ bias))`.
 pub(super) fn gated_product(
     pool: &Arc<Pool>,
     activation: Activation,
@@ -57,7 +57,7 @@ pub(super) fn gated_product(
     gate: compute::Matrix<'_>,
     up: compute::Matrix<'_>,
 ) -> Result<Value, Exception> {
-    let mut node = Node::new(pool, Finish::Gate(activation.into()), x)?;
+    let mut node = Node::new(pool, Epilogue::Gate(activation.into()), x)?;
     node.push(gate)?;
     node.push(up)?;
     let shape = node.output_shape(up);
@@ -65,37 +65,37 @@ pub(super) fn gated_product(
     run(node.products, &node.inputs, &shape)
 }
 
-/// `relu(x · Wᵀ (+ bias))²`.
+/// Computes `relu(x · Wᵀ (+ bias))²`.
 pub(super) fn squared_relu_product(
     pool: &Arc<Pool>,
     x: &Value,
     matrix: compute::Matrix<'_>,
 ) -> Result<Value, Exception> {
-    let mut node = Node::new(pool, Finish::SquaredRelu, x)?;
+    let mut node = Node::new(pool, Epilogue::SquaredRelu, x)?;
     node.push(matrix)?;
     let shape = node.output_shape(matrix);
     run(node.products, &node.inputs, &shape)
 }
 
-/// Products of the same rows. Inputs: the rows; of each matrix the weight, scales and biases if it is quantised, the bias
-/// if there is one; what they are added to.
+/// A kernel that multiplies rows by several matrices. Inputs: the rows; of each matrix the weight, scales and biases if
+/// it is quantised, and the bias if it has one; the array that the product is added to.
 struct Products {
     pool: Arc<Pool>,
-    finish: Finish,
-    stored: Vec<Stored>,
+    epilogue: Epilogue,
+    layouts: Vec<MatrixLayout>,
 }
 
-/// What comes behind the products.
+/// The operation after the products.
 #[derive(Clone, Copy)]
-enum Finish {
+enum Epilogue {
     None,
     Add,
     Gate(Gate),
     SquaredRelu,
 }
 
-/// How a matrix is stored.
-pub(super) struct Stored {
+/// Storage layout of a matrix.
+pub(super) struct MatrixLayout {
     shape: [usize; 2],
     weight: Weight,
     bias: Option<FloatType>,
@@ -111,7 +111,7 @@ enum Weight {
     Nvfp4,
 }
 
-/// Products, and the arrays they will be computed from.
+/// A kernel of products under construction, with its inputs.
 struct Node<'a> {
     products: Products,
     x: &'a Value,
@@ -119,19 +119,19 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn new(pool: &Arc<Pool>, finish: Finish, x: &'a Value) -> Result<Self, Exception> {
+    fn new(pool: &Arc<Pool>, epilogue: Epilogue, x: &'a Value) -> Result<Self, Exception> {
         expect(x.is_float32(), "rows in float32")?;
-        let products = Products { pool: Arc::clone(pool), finish, stored: Vec::new() };
+        let products = Products { pool: Arc::clone(pool), epilogue, layouts: Vec::new() };
         Ok(Self { products, x, inputs: vec![x.into()] })
     }
 
     fn push(&mut self, matrix: compute::Matrix<'a>) -> Result<(), Exception> {
-        let stored = Stored::push(matrix, self.x.dim(-1), &mut self.inputs)?;
-        self.products.stored.push(stored);
+        let layout = MatrixLayout::push(matrix, self.x.dim(-1), &mut self.inputs)?;
+        self.products.layouts.push(layout);
         Ok(())
     }
 
-    /// The shape of the rows, and as many columns as the matrix has rows.
+    /// Returns the shape of the product: that of `x`, with the rows of the matrix as columns.
     fn output_shape(&self, matrix: compute::Matrix<'_>) -> Vec<i32> {
         let mut shape = self.x.shape().to_vec();
         *shape.last_mut().expect("it has a last dimension, which is k") = matrix.n_rows();
@@ -150,15 +150,15 @@ impl Products {
         let [x, rest @ ..] = inputs else { unreachable!("pushed first") };
         let x = bytemuck::cast_slice(x);
         let mut rest = rest.iter().copied();
-        let projections = self.stored.iter().map(|stored| stored.projection(&mut rest));
+        let projections = self.layouts.iter().map(|layout| layout.projection(&mut rest));
         let projections = projections.collect::<Result<Vec<_>, _>>()?;
-        match (self.finish, projections.as_slice(), &mut *outputs) {
-            (Finish::Add, [projection], [y]) => {
+        match (self.epilogue, projections.as_slice(), &mut *outputs) {
+            (Epilogue::Add, [projection], [y]) => {
                 let onto = bytemuck::cast_slice(rest.next().expect("pushed last"));
                 matmul_add(&self.pool, x, *projection, onto, y)
             }
-            (Finish::Gate(kind), [gate, up], [y]) => matmul_gated(&self.pool, kind, x, *gate, *up, y),
-            (Finish::SquaredRelu, [projection], [y]) => {
+            (Epilogue::Gate(kind), [gate, up], [y]) => matmul_gated(&self.pool, kind, x, *gate, *up, y),
+            (Epilogue::SquaredRelu, [projection], [y]) => {
                 matmul_each(&self.pool, x, &[*projection], &mut [&mut **y])?;
                 squared_relu(y);
                 Ok(())
@@ -195,13 +195,13 @@ impl Weight {
             (QuantizedMode::Mxfp4, None) => Ok(Self::Mxfp4),
             (QuantizedMode::Mxfp8, None) => Ok(Self::Mxfp8),
             (QuantizedMode::Nvfp4, None) => Ok(Self::Nvfp4),
-            _ => Err(Exception::custom("biases are there for affine codes, and for no others")),
+            _ => Err(Exception::custom("only affine formats have biases, and they require them")),
         }
     }
 }
 
-impl Stored {
-    /// How a matrix of `k` columns is stored; its arrays become inputs.
+impl MatrixLayout {
+    /// Returns the layout of a matrix of `k` columns, and appends its arrays to `inputs`.
     pub(super) fn push<'a>(
         matrix: compute::Matrix<'a>,
         k: i32,
@@ -210,7 +210,7 @@ impl Stored {
         let compute::Matrix { weight, quantized, bias, is_wide } = matrix;
         let n = matrix.n_rows();
         inputs.push(weight.into());
-        let (how, weight_shape) = match quantized {
+        let (layout, weight_shape) = match quantized {
             None => (Weight::Float(float_type(weight)?), [n, k]),
             Some(Quantized { format, scales, biases }) => {
                 let groups = [n, k / format.group_size];
@@ -232,10 +232,10 @@ impl Stored {
             inputs.push(bias.into());
         }
         let bias = bias.map(float_type).transpose()?;
-        Ok(Self { shape: [n as usize, k as usize], weight: how, bias, is_wide })
+        Ok(Self { shape: [n as usize, k as usize], weight: layout, bias, is_wide })
     }
 
-    /// Takes the matrix's data from the inputs.
+    /// Takes the matrix's arrays from the inputs.
     pub(super) fn projection<'a>(
         &self,
         inputs: &mut impl Iterator<Item = &'a [u8]>,

@@ -1,4 +1,4 @@
-//! What a node of several kernels does when it is evaluated.
+//! The evaluation of a node of several kernels.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use flash_kernels::Buffer;
 
 use crate::mlx::kernel::{Evaluated, Kernel};
 
-/// A kernel, and where its numbers come from.
+/// A kernel with the sources of its inputs.
 pub(super) struct Step {
     pub kernel: Box<dyn Kernel>,
     pub sources: Vec<Source>,
-    /// Numbers of each value that it leaves.
+    /// Elements of each output.
     pub lens: Vec<usize>,
 }
 
@@ -21,47 +21,47 @@ impl fmt::Debug for Step {
     }
 }
 
-/// Where what a kernel gets comes from.
+/// Source of a kernel's input.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Source {
-    /// The data of this input of the node.
+    /// An input of the node.
     Input(usize),
-    /// This array, which was there before the node was.
+    /// An array that was evaluated before the node was created.
     Kept(usize),
-    /// What a step before has left, counted through all steps.
+    /// An output of an earlier step; outputs are numbered through all steps.
     Value(usize),
 }
 
-/// Steps that run one behind the other.
+/// Steps that run in sequence.
 pub(super) struct Program {
     kept: Vec<Evaluated>,
     steps: Vec<Step>,
-    values: Vec<Life>,
+    values: Vec<Lifetime>,
 }
 
-/// Where a value is, and for how long.
+/// Lifetime of a step's output.
 #[derive(Debug, Clone, Copy)]
-enum Life {
-    /// It is this output of the node.
+enum Lifetime {
+    /// It is an output of the node.
     Output(usize),
-    /// It is nobody's once this step has run.
+    /// It is a buffer that is freed after this step.
     Until(usize),
 }
 
 impl Program {
-    /// Of which these values are the outputs, in this order.
+    /// Creates a program whose node has the values `outputs` as outputs, in that order.
     pub(super) fn new(kept: Vec<Evaluated>, steps: Vec<Step>, outputs: &[usize]) -> Self {
         let mut values = Vec::new();
         for (step_idx, step) in steps.iter().enumerate() {
             for source in &step.sources {
                 if let Source::Value(idx) = source {
-                    values[*idx] = Life::Until(step_idx);
+                    values[*idx] = Lifetime::Until(step_idx);
                 }
             }
-            values.extend(step.lens.iter().map(|_| Life::Until(step_idx)));
+            values.extend(step.lens.iter().map(|_| Lifetime::Until(step_idx)));
         }
         for (at, idx) in outputs.iter().enumerate() {
-            values[*idx] = Life::Output(at);
+            values[*idx] = Lifetime::Output(at);
         }
         Self { kept, steps, values }
     }
@@ -72,59 +72,61 @@ impl Kernel for Program {
         let Self { kept, steps, values } = self;
         let mut outputs: Vec<Option<&mut [f32]>> =
             outputs.iter_mut().map(|output| Some(&mut **output)).collect();
-        let mut places: Vec<Place<'_>> = Vec::with_capacity(values.len());
+        let mut memory: Vec<Memory<'_>> = Vec::with_capacity(values.len());
         for (step_idx, step) in steps.iter_mut().enumerate() {
-            let mut left: Vec<Place<'_>> = values[places.len()..]
+            let mut step_memory: Vec<Memory<'_>> = values[memory.len()..]
                 .iter()
                 .zip(&step.lens)
-                .map(|(life, &len)| match *life {
-                    Life::Output(at) => Place::Output(outputs[at].take().expect("a value is one output")),
-                    Life::Until(_) => Place::Buffer(Buffer::new(len)),
+                .map(|(lifetime, &len)| match *lifetime {
+                    Lifetime::Output(at) => {
+                        Memory::Output(outputs[at].take().expect("a value is one output"))
+                    }
+                    Lifetime::Until(_) => Memory::Buffer(Buffer::new(len)),
                 })
                 .collect();
-            let numbers = step.sources.iter().map(|source| match *source {
+            let step_inputs = step.sources.iter().map(|source| match *source {
                 Source::Input(idx) => inputs[idx],
                 Source::Kept(idx) => kept[idx].bytes(),
-                Source::Value(idx) => bytemuck::cast_slice(places[idx].numbers()),
+                Source::Value(idx) => bytemuck::cast_slice(memory[idx].as_slice()),
             });
-            let numbers: Vec<&[u8]> = numbers.collect();
-            let mut leaves: Vec<&mut [f32]> = left.iter_mut().map(Place::numbers_mut).collect();
-            step.kernel.run(&numbers, &mut leaves);
-            let own = (places.len()..places.len() + left.len()).map(Source::Value);
-            places.append(&mut left);
+            let step_inputs: Vec<&[u8]> = step_inputs.collect();
+            let mut step_outputs: Vec<&mut [f32]> =
+                step_memory.iter_mut().map(Memory::as_mut_slice).collect();
+            step.kernel.run(&step_inputs, &mut step_outputs);
+            let own = (memory.len()..memory.len() + step_memory.len()).map(Source::Value);
+            memory.append(&mut step_memory);
             for source in step.sources.iter().copied().chain(own) {
                 if let Source::Value(idx) = source
-                    && matches!(values[idx], Life::Until(last) if last == step_idx)
+                    && matches!(values[idx], Lifetime::Until(last) if last == step_idx)
                 {
-                    places[idx] = Place::Nowhere;
+                    memory[idx] = Memory::Freed;
                 }
             }
         }
     }
 }
 
-/// Where a step leaves numbers.
-enum Place<'a> {
+/// Memory of a step's output.
+enum Memory<'a> {
     Output(&'a mut [f32]),
     Buffer(Buffer),
-    /// Nobody asks for them any more.
-    Nowhere,
+    Freed,
 }
 
-impl Place<'_> {
-    fn numbers(&self) -> &[f32] {
+impl Memory<'_> {
+    fn as_slice(&self) -> &[f32] {
         match self {
-            Self::Output(numbers) => numbers,
-            Self::Buffer(numbers) => numbers,
-            Self::Nowhere => &[],
+            Self::Output(elements) => elements,
+            Self::Buffer(elements) => elements,
+            Self::Freed => &[],
         }
     }
 
-    fn numbers_mut(&mut self) -> &mut [f32] {
+    fn as_mut_slice(&mut self) -> &mut [f32] {
         match self {
-            Self::Output(numbers) => numbers,
-            Self::Buffer(numbers) => numbers,
-            Self::Nowhere => &mut [],
+            Self::Output(elements) => elements,
+            Self::Buffer(elements) => elements,
+            Self::Freed => &mut [],
         }
     }
 }

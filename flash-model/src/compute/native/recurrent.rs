@@ -1,4 +1,4 @@
-//! Layers that keep a state, between their projections.
+//! Recurrent mixers between their projections.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::compute::{GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights, Mamba2D
 use crate::kv::{LayerKv, StateBuffers};
 use crate::mlx::kernel::Kernel;
 
-/// The state that a node goes on from.
+/// Returns the recurrent state that a layer shares with MLX's graph.
 fn shared_state(kv: &LayerKv, len: usize) -> Result<Arc<Mutex<StateBuffers>>, Exception> {
     let LayerKv::SharedState(state) = kv else {
         return Err(Exception::custom("the layer has no state that is shared with the graph"));
@@ -22,19 +22,20 @@ fn shared_state(kv: &LayerKv, len: usize) -> Result<Arc<Mutex<StateBuffers>>, Ex
     Ok(Arc::clone(state))
 }
 
-/// Gives `run` the state, to pass tokens.
+/// Calls `run` with the state before and after some tokens.
 fn pass(state: &Mutex<StateBuffers>, run: impl FnOnce(Passing<'_>)) {
     let mut state = state.lock();
     let (before, state) = state.pass();
     run(Passing { before, state });
 }
 
-/// Inputs: what was projected; weight and bias of the convolution, `dt_bias`, `A_log`, `D`, the weight of the norm.
+/// A kernel that computes a Mamba-2 mixer. Inputs: the projections; weight and bias of the convolution, `dt_bias`,
+/// `A_log`, `D`, the weight of the norm.
 struct Mixer {
     pool: Arc<Pool>,
     dims: Mamba2Dims,
     has_bias: bool,
-    /// Of all inputs but the first.
+    /// Dtypes of all inputs but the first.
     floats: Vec<FloatType>,
     state: Arc<Mutex<StateBuffers>>,
 }
@@ -89,12 +90,12 @@ impl Kernel for Mixer {
     }
 }
 
-/// Inputs: what was projected, as [`GatedDeltaInput`] has it; the weight of the convolution, `dt_bias`, `A_log`, the weight of the
-/// norm.
+/// A kernel that computes a gated delta net. Inputs: the projections in the order of [`GatedDeltaInput`]; the weight of
+/// the convolution, `dt_bias`, `A_log`, the weight of the norm.
 struct Net {
     pool: Arc<Pool>,
     dims: GatedDeltaDims,
-    /// Of the last four inputs.
+    /// Dtypes of the last four inputs.
     floats: [FloatType; 4],
     state: Arc<Mutex<StateBuffers>>,
 }

@@ -1,4 +1,4 @@
-//! A sum by itself.
+//! Sums of two arrays.
 
 use mlx_rs::error::Exception;
 
@@ -8,10 +8,10 @@ use crate::mlx::kernel::Kernel;
 
 use super::chain::run;
 
-/// Inputs: the two.
+/// A kernel that adds its two inputs.
 struct Sum;
 
-/// `a + b`, element by element.
+/// Computes `a + b`, element by element.
 pub(super) fn sum(a: &Value, b: &Value) -> Result<Value, Exception> {
     expect(a.is_float32() && b.is_float32() && a.shape() == b.shape(), "two sums in float32 of one shape")?;
     run(Sum, &[a.into(), b.into()], a.shape())

@@ -1,25 +1,25 @@
-//! `e^x` that is the same everywhere.
+//! A portable `e^x` with the same bits on every machine.
 //!
-//! The one of the standard library is the platform's, and platforms differ in the last bits: enough
-//! to turn a draw at the edge of two tokens. This one is additions and multiplications in a fixed
-//! order, which also lets the compiler do several at once.
+//! The standard library calls the platform's, and platforms differ in the last bits: enough to change a sample at the
+//! edge between two tokens. This one consists of additions and multiplications in a fixed order, which the compiler can
+//! also vectorize.
 
-/// Below this `e^x` is 0 here: it would not be a normal number.
+/// Below this the result is 0, as `e^x` would be subnormal.
 const MIN_X: f32 = -87.0;
 
-/// Added and subtracted again, it rounds to an integer: 1.5 × 2^23.
+/// Rounds to an integer when added and subtracted again: 1.5 × 2^23.
 const ROUNDER: f32 = 12_582_912.0;
 
-/// ln 2 in two parts, the first of few bits so that its multiples are exact.
+/// ln 2 in two parts; the first has few bits, so that its multiples are exact.
 const LN_2_HIGH: f32 = 0.693_359_4;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 
-/// `e^x` for `x` ≤ 0, with a relative error below 2e-7.
+/// Computes `e^x` for `x` ≤ 0, with a relative error below 2e-7.
 pub(super) fn exp(x: f32) -> f32 {
     if x < MIN_X {
         return 0.0;
     }
-    // x = n ln 2 + r, |r| ≤ ln 2 / 2, and e^r by a polynomial (that of Cephes' expf).
+    // x = n ln 2 + r, |r| ≤ ln 2 / 2, and e^r by the polynomial of Cephes' expf.
     let rounded = x * std::f32::consts::LOG2_E + ROUNDER;
     let n = rounded - ROUNDER;
     let r = x - n * LN_2_HIGH - n * LN_2_LOW;
@@ -30,7 +30,7 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let e_r = p * r * r + r + 1.0;
-    // The low bits of `rounded` are n itself; moved to the exponent they make 2^n.
+    // The low bits of `rounded` are n; shifted to the exponent they make 2^n.
     let power = (rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits());
     e_r * f32::from_bits(power)
 }
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn exp_ends_well() {
+    fn exp_is_exact_at_zero_and_zero_below_its_range() {
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(-0.0), 1.0);
         assert_eq!(exp(-87.1), 0.0);

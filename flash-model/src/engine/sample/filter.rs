@@ -1,18 +1,17 @@
-//! The filters: which tokens stay in the draw.
+//! Filters of the sampler: repetition penalty, top-p, min-p and top-k.
 //!
-//! Each of top-p, min-p and top-k keeps the tokens from some logit on, so the order of the three makes
-//! no difference, and top-p and top-k are a number each. Scratch space is given in, and nothing is
-//! sorted that need not be.
+//! Each of top-p, min-p and top-k keeps the tokens from some logit on, so the order of the three makes no difference,
+//! and top-p and top-k reduce to one logit each. Scratch memory is an argument, and only as many logits are sorted as
+//! needed.
 
 use super::exp::exp;
 use crate::error::SampleError;
 
-/// How many of the largest logits top-p sorts first; if their mass is not enough, four times as many
-/// next, and so on. Most models put 0.95 on far fewer.
+/// Number of largest logits that top-p sorts first; if their mass is not enough, it sorts four times as many next, and
+/// so on. Most models put 0.95 of the mass on far fewer tokens.
 const N_SORTED_FIRST: usize = 128;
 
-/// Makes the tokens of `window` less likely (or more, if `penalty` is less than 1), each of them once.
-/// Changes nothing if one of them has no logit.
+/// Applies the repetition penalty once to each token of `window`. Changes nothing if one of them has no logit.
 pub(super) fn penalize(logits: &mut [f32], window: &[u32], penalty: f32) -> Result<(), SampleError> {
     let mut tokens = window.to_vec();
     tokens.sort_unstable();
@@ -31,9 +30,9 @@ pub(super) fn penalize(logits: &mut [f32], window: &[u32], penalty: f32) -> Resu
     Ok(())
 }
 
-/// The smallest logit that top-p keeps. `top` is the largest logit.
+/// Returns the smallest logit that top-p keeps. `top` is the largest logit.
 pub(super) fn top_p_floor(logits: &[f32], top: f32, top_p: f32, scratch: &mut Vec<f32>) -> f32 {
-    // Apart from the sum, so that the compiler can do several exponentials at once.
+    // Separate from the sum, so that the compiler can vectorize the exponentials.
     scratch.clear();
     scratch.extend(logits.iter().map(|&logit| exp(logit - top)));
     let total: f64 = scratch.iter().map(|&p| f64::from(p)).sum();
@@ -64,22 +63,22 @@ pub(super) fn top_p_floor(logits: &[f32], top: f32, top_p: f32, scratch: &mut Ve
     floor
 }
 
-/// A logit below all that min-p keeps, but not by much: it saves looking at most tokens. It is loose
-/// because the logarithm is the platform's, and what is kept must not depend on that.
+/// Returns a lower bound on the logits that min-p keeps, which excludes most tokens cheaply. The bound is loose because
+/// the logarithm differs between platforms, and the kept tokens must not.
 pub(super) fn min_p_floor(top: f32, min_p: f32) -> f32 {
     const SLACK: f32 = 0.01;
     top + min_p.ln() - SLACK
 }
 
-/// Where top-k cuts.
+/// The cut-off of top-k.
 pub(super) struct Edge {
     /// The smallest logit that is kept.
     pub(super) logit: f32,
-    /// How many tokens of exactly that logit are kept.
+    /// Number of tokens with exactly that logit that are kept.
     pub(super) n_kept: usize,
 }
 
-/// The edge of the `top_k` largest logits, for `top_k` from 1 to less than their number.
+/// Returns the edge of the `top_k` largest logits, for `top_k` from 1 to less than their number.
 pub(super) fn top_k_edge(logits: &[f32], top_k: usize, scratch: &mut Vec<f32>) -> Edge {
     scratch.clear();
     scratch.extend_from_slice(logits);

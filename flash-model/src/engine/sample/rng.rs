@@ -1,13 +1,12 @@
-//! The random numbers of a seed.
+//! Seeded random numbers.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// Numbers in [0, 1) from the `ChaCha8` cipher.
+/// Uniform random numbers in [0, 1) from the `ChaCha8` cipher.
 ///
-/// The key is the seed, little-endian, and zeros; the stream and the counter begin at 0. Each number
-/// is the upper 53 bits of the next 64. The cipher is a fixed function, so the numbers of a seed
-/// never change.
+/// The key is the seed, little-endian, padded with zeros; the stream and the counter begin at 0. Each number is the
+/// upper 53 bits of the next 64. The cipher is a fixed function, so the numbers of a seed never change.
 #[derive(Clone, Debug)]
 pub(super) struct Draws(ChaCha8Rng);
 

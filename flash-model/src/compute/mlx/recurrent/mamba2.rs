@@ -1,24 +1,26 @@
-//! Mamba-2: tokens of a block see each other as in attention, with weights that decay, and those before through the state.
+//! Mamba-2 in blocks: tokens of a block interact as in attention, with decaying weights, and with earlier tokens
+//! through the state.
 
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, fast, nn, ops};
 
-use super::{array_state, convolve, cut, float32};
+use super::{array_state, convolve, float32, split};
 use crate::compute::{Mamba2Dims, Mamba2Weights};
 use crate::kv::LayerKv;
 
-/// Tokens of a block: each pair of them has a weight for each head.
+/// Tokens of a block; each pair of them has a weight per head.
 const BLOCK_TOKENS: i32 = 64;
 
-/// What the heads get of some tokens.
+/// Inputs of the heads for a block of tokens.
 struct Block {
-    /// `[n, heads, head_dim]`, times the steps.
+    /// Inputs times steps, `[n, heads, head_dim]`.
     x: Array,
-    /// The logarithms of what the steps decay by: `[n, heads]`.
+    /// Logarithms of the steps' decay factors, `[n, heads]`.
     decay: Array,
-    /// Each `[groups, n, state_dim]`.
+    /// Input matrix `B`, `[groups, n, state_dim]`.
     b: Array,
+    /// Output matrix `C`, `[groups, n, state_dim]`.
     c: Array,
 }
 
@@ -30,11 +32,11 @@ pub(in crate::compute::mlx) fn mamba2(
     let dims = mixer.dims;
     let Mamba2Dims { n_heads, head_dim, n_groups, state_dim, eps, step_limits: [least, most], .. } = dims;
     let (n, inner, channels) = (projected.dim(1), dims.inner(), dims.channels());
-    let kept = array_state(kv)?;
-    let [window, state] = kept.latest();
-    let [gate, x, dt] = cut(projected, &[inner, inner + channels])?;
+    let states = array_state(kv)?;
+    let [window, state] = states.latest();
+    let [gate, x, dt] = split(projected, &[inner, inner + channels])?;
     let [convolved, window] = convolve(mixer.conv, window, &x)?;
-    let [x, b, c] = cut(&convolved, &[inner, inner + n_groups * state_dim])?;
+    let [x, b, c] = split(&convolved, &[inner, inner + n_groups * state_dim])?;
     let x = x.reshape(&[n, n_heads, head_dim])?;
     let by_group = |of_groups: Array| of_groups.reshape(&[n, n_groups, state_dim])?.swap_axes(0, 1);
     let (b, c) = (by_group(b)?, by_group(c)?);
@@ -58,7 +60,7 @@ pub(in crate::compute::mlx) fn mamba2(
     }
     let y = ops::concatenate(&blocks, 0)?;
     let y = y.add(x.multiply(float32(mixer.d)?.reshape(&[n_heads, 1])?)?)?;
-    kept.pass([window, state]);
+    states.pass([window, state]);
 
     let gated = nn::silu(gate)?.multiply(y.reshape(&[1, n, inner])?)?;
     let normed = fast::rms_norm(gated.reshape(&[1, n, n_groups, -1])?, None, eps)?;
@@ -66,7 +68,7 @@ pub(in crate::compute::mlx) fn mamba2(
 }
 
 impl Block {
-    /// A single token: what the heads make of it, `[1, heads, head_dim]`, and the state behind it.
+    /// Returns the outputs of the heads for a single token, `[1, heads, head_dim]`, and the next state.
     fn step(&self, state: &Array) -> Result<(Array, Array), Exception> {
         let (groups, heads, head_dim) = (self.b.dim(0), self.x.dim(1), self.x.dim(2));
         let of_group = heads / groups;
@@ -79,18 +81,19 @@ impl Block {
         Ok((y.reshape(&[1, heads, head_dim])?, next))
     }
 
-    /// Several: `[n, heads, head_dim]`, and the state behind them.
+    /// Returns the outputs of the heads for several tokens, `[n, heads, head_dim]`, and the next state.
     fn pass(&self, state: &Array) -> Result<(Array, Array), Exception> {
         let (groups, n) = (self.b.dim(0), self.x.dim(0));
         let (heads, head_dim) = (self.x.dim(1), self.x.dim(2));
         let of_group = heads / groups;
         let x = self.x.swap_axes(0, 1)?.reshape(&[groups, of_group, n, head_dim])?;
         let decay = self.decay.swap_axes(0, 1)?;
-        // What is left of a token when others have come: sums of as many logarithms, not differences of longer ones.
+        // Decay between each pair of tokens. Sums just the logarithms between the two, rather than subtracting longer
+        // cumulative sums.
         let each = ops::broadcast_to(decay.reshape(&[heads, n, 1])?, &[heads, n, n])?;
         let sums = ops::cumsum(ops::tril(each, -1)?, 1, None, None)?;
         let left = ops::tril(sums.exp()?, None)?.reshape(&[groups, of_group, n, n])?;
-        // What is left of the state before them.
+        // Decay of the state before the block.
         let left_before = ops::cumsum(&decay, 1, None, None)?.exp()?.reshape(&[groups, of_group, n, 1])?;
 
         let by_heads = state.reshape(&[groups, of_group, head_dim, -1])?;
