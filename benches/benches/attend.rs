@@ -2,8 +2,8 @@
 //! memory, with one thread per core. Bytes are those of the pages.
 
 use criterion::{Criterion, Throughput};
-use flash_kernels::{Attention, Codes, Gaze, Heads, Isa, Numbers, Pool, SPAN_TOKENS, Span};
-use flash_kv::{GROUP_LEN, HalfLayout, PageFormat, PageLayout, transcode};
+use flash_kernels::{Attention, AttentionParams, Heads, Isa, KvCodes, KvRows, Pool, SPAN_TOKENS, Span};
+use flash_kv::{GROUP_LEN, PageFormat, PageLayout, TensorLayout, transcode};
 
 /// Heads of a model with 8 · 10⁹ parameters, and of a small one.
 const HEADS: [Heads; 2] = [Heads::new(32, 8, 128), Heads::new(9, 3, 64)];
@@ -26,19 +26,19 @@ fn pages(heads: Heads, format: PageFormat) -> (PageLayout, Vec<Vec<u64>>) {
     (layout, vec![record; n_pages])
 }
 
-fn numbers<'a>(layout: &PageLayout, half: &HalfLayout, record: &'a [u8]) -> Numbers<'a> {
+fn numbers<'a>(layout: &PageLayout, half: &TensorLayout, record: &'a [u8]) -> KvRows<'a> {
     let codes = &record[half.codes.clone()];
-    let affine = || Codes {
+    let affine = || KvCodes {
         codes,
         scales: bytemuck::cast_slice(&record[half.scales.clone()]),
         biases: bytemuck::cast_slice(&record[half.biases.clone()]),
         group: GROUP_LEN,
     };
     match layout.format() {
-        PageFormat::F32 => Numbers::F32(bytemuck::cast_slice(codes)),
-        PageFormat::F16 => Numbers::F16(bytemuck::cast_slice(codes)),
-        PageFormat::Int8 => Numbers::Affine8(affine()),
-        _ => Numbers::Affine4(affine()),
+        PageFormat::F32 => KvRows::F32(bytemuck::cast_slice(codes)),
+        PageFormat::F16 => KvRows::F16(bytemuck::cast_slice(codes)),
+        PageFormat::Int8 => KvRows::Affine8(affine()),
+        _ => KvRows::Affine4(affine()),
     }
 }
 
@@ -75,8 +75,9 @@ fn main() {
                 group.bench_function(name, |b| {
                     let mut out = vec![0.0; queries.len()];
                     b.iter(|| {
-                        let gaze = Gaze { scale: 0.1, window: None, sinks };
-                        let mut attention = Attention::new(&pool, heads, gaze, &queries, CONTEXT_TOKENS - 1);
+                        let params = AttentionParams { scale: 0.1, window: None, sinks };
+                        let mut attention =
+                            Attention::new(&pool, heads, params, &queries, CONTEXT_TOKENS - 1);
                         spans.chunks(4).for_each(|spans| attention.add(spans));
                         attention.finish(&mut out);
                     });

@@ -11,7 +11,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
 use flash_kv::{
-    Chain, Digest, Geometry, Halves, Identity, PAGE_TOKENS, PageFile, PageFormat, PageLayout, RecordHead,
+    Chain, Digest, Geometry, Identity, KvParts, PAGE_TOKENS, PageFile, PageFormat, PageLayout, RecordHeader,
     seal, transcode,
 };
 
@@ -25,9 +25,9 @@ const N_PAGES: u32 = 32;
 
 fn identity((kv_heads, head_dim): (u32, u32), format: PageFormat) -> Identity {
     let window_format = PageFormat::F16;
-    let halves = Halves::KeysAndValues;
+    let parts = KvParts::KeysAndValues;
     let geometry =
-        Geometry { n_layers: 1, kv_heads, head_dim, halves, format, window_format, window_tokens: 128 };
+        Geometry { n_layers: 1, kv_heads, head_dim, parts, format, window_format, window_tokens: 128 };
     Identity { model: Digest([0; 32]), geometry }
 }
 
@@ -62,7 +62,7 @@ fn pages(c: &mut Criterion) {
             let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
             let path = dir.path().join("pages.kv");
             let file = PageFile::create(&path, &identity).unwrap();
-            let mut head = RecordHead {
+            let mut head = RecordHeader {
                 format,
                 page_idx: 0,
                 layer_idx: 0,

@@ -17,7 +17,7 @@ fn slots(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(slot_bytes as u64));
         group.bench_function(BenchmarkId::new("alone_touched", slot_bytes), |b| {
             b.iter(|| {
-                let mut slot = Slot::alone(&budget, slot_bytes).unwrap();
+                let mut slot = Slot::unpooled(&budget, slot_bytes).unwrap();
                 slot.chunks_mut(4096).for_each(|page| page[0] = 1);
                 slot
             });

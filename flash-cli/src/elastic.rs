@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flash_model::Allowance;
 use flash_model::memory::{self, PressureGauge};
-use flash_sched::{Elastic, Memory};
+use flash_sched::{ElasticBudget, Memory};
 
 /// A thread that adapts the engine's memory to the free memory of the machine. Dropping it stops the thread.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl MemoryWatcher {
     pub(crate) fn start(allowance: Allowance, budget_bytes: u64, headroom_bytes: u64) -> Self {
         let (stop, stopped) = channel();
         let thread = thread::spawn(move || {
-            let mut elastic = Elastic::new(budget_bytes, headroom_bytes);
+            let mut elastic = ElasticBudget::new(budget_bytes, headroom_bytes);
             let mut gauge = PressureGauge::new();
             let begin = Instant::now();
             let mut pause = Duration::ZERO;
@@ -29,7 +29,7 @@ impl MemoryWatcher {
                 let free_bytes = memory::available_bytes();
                 let seen = Memory { free_bytes, held_bytes, is_stalled: gauge.is_stalled() };
                 allowance.set(elastic.step(begin.elapsed(), seen));
-                pause = elastic.until_next_look(seen);
+                pause = elastic.next_check_in(seen);
             }
         });
         Self { stop: Some(stop), thread: Some(thread) }

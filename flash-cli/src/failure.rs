@@ -94,7 +94,7 @@ fn one_line(text: &str) -> String {
 /// Returns the flag or command that resolves an error, to append to its message.
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
     match find::<KvError>(error) {
-        Some(KvError::OtherModel { .. } | KvError::OtherVersion { .. }) => {
+        Some(KvError::ModelMismatch { .. } | KvError::VersionMismatch { .. }) => {
             return Some("; use another --session, or remove this one with flash-cli kv rm");
         }
         Some(KvError::ModelsSyntax { .. } | KvError::ModelsVersion { .. }) => {
@@ -174,8 +174,8 @@ mod tests {
     fn a_session_of_another_model_names_the_command_that_removes_it() {
         let (wanted, got) = (flash_kv::Digest([1; 32]), flash_kv::Digest([2; 32]));
         for error in [
-            KvError::OtherModel { path: "pages.kv".into(), wanted, got },
-            KvError::OtherVersion { path: "pages.kv".into(), got: 3 },
+            KvError::ModelMismatch { path: "pages.kv".into(), wanted, got },
+            KvError::VersionMismatch { path: "pages.kv".into(), got: 3 },
         ] {
             let error = ModelError::from(error).into();
             assert!(hint(&error).is_some_and(|hint| hint.contains("flash-cli kv rm")), "{error:?}");

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use flash_convert::COMPANION_FILES;
-use flash_io::{Catalog, IoError, IoMode, LFS_POINTER_BYTES_MAX, LfsPointer, python_json};
+use flash_io::{Catalog, IoError, IoMode, LFS_POINTER_BYTES_MAX, LfsPointer, parse_python_json};
 use flash_model::ModelError;
 use serde_json::Value;
 
@@ -125,7 +125,7 @@ fn find(path: &Path, error: &anyhow::Error) -> Option<ForeignFormat> {
 
 /// Returns the quantization method of a model, unless it is one of MLX's.
 fn method(dir: &Path) -> Option<String> {
-    let config: Value = python_json(&fs::read_to_string(dir.join(CONFIG)).ok()?).ok()?;
+    let config: Value = parse_python_json(&fs::read_to_string(dir.join(CONFIG)).ok()?).ok()?;
     if !config["quantization"].is_null() {
         return None;
     }

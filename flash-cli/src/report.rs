@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use flash_model::{BundleInfo, Engine, EngineStats, ExpertTraffic, Generation, Model, Workload, memory};
+use flash_model::{BundleInfo, Engine, EngineStats, ExpertStats, Generation, Model, Workload, memory};
 use serde::Serialize;
 
 use crate::output::note;
@@ -69,7 +69,7 @@ pub(crate) fn summary(stats: &EngineStats, generation: &Generation) -> String {
 }
 
 /// Summarizes the hit rate of the expert cache, and precision and recall of expert lookahead.
-pub(crate) fn experts(experts: &ExpertTraffic) -> String {
+pub(crate) fn experts(experts: &ExpertStats) -> String {
     let uses = (experts.hits + experts.misses).max(1);
     let mut line = format!("{:.0} % of experts hit in memory", 100.0 * experts.hits as f64 / uses as f64);
     let ahead = &experts.ahead;
@@ -102,9 +102,9 @@ pub(crate) struct ExpertsReport {
     lookahead_gain: Option<f64>,
 }
 
-impl From<ExpertTraffic> for ExpertsReport {
-    fn from(traffic: ExpertTraffic) -> Self {
-        let ExpertTraffic { hits, misses, read_bytes, ahead, .. } = traffic;
+impl From<ExpertStats> for ExpertsReport {
+    fn from(traffic: ExpertStats) -> Self {
+        let ExpertStats { hits, misses, read_bytes, ahead, .. } = traffic;
         Self {
             hits,
             misses,

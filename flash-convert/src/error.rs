@@ -201,7 +201,7 @@ pub enum ConvertError {
         "{path}: tensor {tensor:?} is missing{}",
         idx.map_or_else(String::new, |idx| format!(", or it has no expert {idx}"))
     )]
-    NoMember {
+    MissingExpertTensor {
         /// The directory.
         path: PathBuf,
         /// The tensor.
@@ -211,7 +211,7 @@ pub enum ConvertError {
     },
     /// Two output tensors have the same name.
     #[error("{path}: two tensors of the output would be named {tensor:?}")]
-    Twice {
+    DuplicateTensor {
         /// The directory.
         path: PathBuf,
         /// The name.
@@ -221,7 +221,7 @@ pub enum ConvertError {
     #[error(
         "{path}: tensor {tensor:?} differs in type or shape from the same tensor of the layer's other experts"
     )]
-    Unalike {
+    ExpertMismatch {
         /// The directory.
         path: PathBuf,
         /// A tensor of an expert that differs.

@@ -8,7 +8,7 @@ use crate::architecture::{AffineParams, Config, Model, Quantization, Source};
 use crate::error::ConvertError;
 use crate::gguf::GgmlType;
 use crate::shards::{self, ShardPlanner, TensorEntry, TensorGroup};
-use crate::target::{Becomes, Target};
+use crate::target::{Target, TensorFormat};
 
 /// Layout of the output: its tensors, their formats and their shards.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct PlannedTensor {
     /// Type in the GGUF file.
     pub from: GgmlType,
     /// Format in the MLX model.
-    pub becomes: Becomes,
+    pub becomes: TensorFormat,
     /// Shape, rows first: `[n_rows, n_cols]` or `[n]`.
     pub shape: Vec<u64>,
     /// Size in the MLX model in bytes, including scales and biases.
@@ -42,8 +42,10 @@ impl PlannedTensor {
     /// Returns whether every value is preserved exactly (except for the sign of zeros).
     pub fn is_lossless(&self) -> bool {
         match self.becomes {
-            Becomes::Same(_) | Becomes::Repacked(..) | Becomes::Floats(FloatType::F32) => true,
-            Becomes::Floats(_) | Becomes::Quantized(..) => false,
+            TensorFormat::Copied(_) | TensorFormat::Repacked(..) | TensorFormat::Floats(FloatType::F32) => {
+                true
+            }
+            TensorFormat::Floats(_) | TensorFormat::Quantized(..) => false,
         }
     }
 }
@@ -52,7 +54,7 @@ impl PlannedTensor {
 #[derive(Debug, Clone)]
 pub(crate) struct Parameter {
     pub(crate) source: Source,
-    pub(crate) becomes: Becomes,
+    pub(crate) becomes: TensorFormat,
     pub(crate) group: TensorGroup,
 }
 
@@ -99,7 +101,7 @@ fn shape(source: &Source, n_cols: u64) -> Vec<u64> {
 }
 
 /// Returns the tensors that a parameter is written as: its values, or codes, scales and biases.
-fn entries(source: &Source, becomes: Becomes) -> Vec<TensorEntry> {
+fn entries(source: &Source, becomes: TensorFormat) -> Vec<TensorEntry> {
     let float = becomes.float();
     let entry = |parameter: &str, dtype, n_cols: u64, element_bytes: u64| TensorEntry {
         name: format!("{}.{parameter}", source.module),

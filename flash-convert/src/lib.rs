@@ -47,6 +47,6 @@ pub use conversion::{Conversion, Plan, Report, SHARD_BYTES_DEFAULT};
 pub use error::{ConvertError, SplitProblem, TokenizerProblem};
 pub use hf::{COMPANION_FILES, Checkpoint, QuantizePlan, Quantized};
 pub use layout::PlannedTensor;
-pub use pack::{LayerExperts, Member, PackPlan, Packed};
+pub use pack::{Member, PackPlan, Packed, PackedLayer};
 pub use progress::Progress;
-pub use target::{Becomes, Target};
+pub use target::{Target, TensorFormat};

@@ -31,7 +31,7 @@ const ONE_FILE: u64 = u64::MAX;
 
 /// The experts of a layer and their tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerExperts {
+pub struct PackedLayer {
     /// Name of the packed tensor in the copy.
     pub name: String,
     /// The tensors of each expert, in the order they are stored.
@@ -92,10 +92,10 @@ impl PackPlan {
     /// Plans the position of each tensor of the model in `dir`.
     ///
     /// # Errors
-    /// [`ConvertError::Checkpoint`] for invalid safetensors files, [`ConvertError::NoMember`] for a tensor missing from
-    /// the model, [`ConvertError::Unalike`] if experts of a layer differ in the types or shapes of their tensors, and
-    /// [`ConvertError::Twice`] if two tensors of the copy would have the same name.
-    pub fn new(dir: &Path, layers: &[LayerExperts]) -> Result<Self, ConvertError> {
+    /// [`ConvertError::Checkpoint`] for invalid safetensors files, [`ConvertError::MissingExpertTensor`] for a tensor missing from
+    /// the model, [`ConvertError::ExpertMismatch`] if experts of a layer differ in the types or shapes of their tensors, and
+    /// [`ConvertError::DuplicateTensor`] if two tensors of the copy would have the same name.
+    pub fn new(dir: &Path, layers: &[PackedLayer]) -> Result<Self, ConvertError> {
         let catalog =
             Catalog::open(dir, IoMode::Pread).map_err(|error| ConvertError::Checkpoint { error })?;
         let mut planner = ShardPlanner::new(ONE_FILE);
@@ -179,7 +179,7 @@ impl PackPlan {
 fn rows(
     dir: &Path,
     catalog: &Catalog,
-    layer: &LayerExperts,
+    layer: &PackedLayer,
 ) -> Result<(Vec<Source>, TensorEntry, String), ConvertError> {
     let (mut from, mut row) = (Vec::new(), Vec::new());
     let mut padding_bytes = 0;
@@ -198,7 +198,7 @@ fn rows(
         } else if entries != row {
             let n_alike = entries.iter().zip(&row).take_while(|(entry, first)| entry == first).count();
             let tensor = members.get(n_alike).map_or(&layer.name, |member| &member.tensor).clone();
-            return Err(ConvertError::Unalike { path: dir.to_owned(), tensor });
+            return Err(ConvertError::ExpertMismatch { path: dir.to_owned(), tensor });
         }
         from.push(Source::Zeros(padding_bytes));
     }
@@ -223,7 +223,7 @@ fn check_unique_names<'a>(
     let mut names = HashSet::new();
     match entries.find(|entry| !names.insert(&entry.name)) {
         Some(TensorEntry { name, .. }) => {
-            Err(ConvertError::Twice { path: dir.to_owned(), tensor: name.clone() })
+            Err(ConvertError::DuplicateTensor { path: dir.to_owned(), tensor: name.clone() })
         }
         None => Ok(()),
     }
@@ -231,8 +231,11 @@ fn check_unique_names<'a>(
 
 /// Returns the tensor of a member, narrowed to its expert if experts are stacked.
 fn member_tensor(dir: &Path, catalog: &Catalog, member: &Member) -> Result<Tensor, ConvertError> {
-    let missing =
-        || ConvertError::NoMember { path: dir.to_owned(), tensor: member.tensor.clone(), idx: member.idx };
+    let missing = || ConvertError::MissingExpertTensor {
+        path: dir.to_owned(),
+        tensor: member.tensor.clone(),
+        idx: member.idx,
+    };
     let mut tensor = catalog.get(&member.tensor).cloned().ok_or_else(missing)?;
     if let Some(idx) = member.idx {
         let n = tensor.shape.first().copied().filter(|n| idx < *n).ok_or_else(missing)?;

@@ -7,7 +7,7 @@ use crate::error::ConvertError;
 use crate::gguf::{GgufFile, RepackError};
 use crate::layout::Parameter;
 use crate::scratch::{CHUNK_VALUES, OutOfRange, Scratch, Sink};
-use crate::target::{Becomes, float_name};
+use crate::target::{TensorFormat, float_name};
 
 /// Error of the conversion of a parameter.
 #[derive(Debug)]
@@ -42,17 +42,17 @@ impl Scratch {
             read_chunk(gguf, source, first, len, stored)?;
             let chunk = Chunk { gguf, source, first, len };
             match parameter.becomes {
-                Becomes::Same(_) => sink(0, stored)?,
-                Becomes::Floats(float) => {
+                TensorFormat::Copied(_) => sink(0, stored)?,
+                TensorFormat::Floats(float) => {
                     self.dequantize(&chunk, float)?;
                     let bytes = self.encode(len, float);
                     sink(0, &self.out[..bytes])?;
                 }
-                Becomes::Repacked(affine, float) => {
+                TensorFormat::Repacked(affine, float) => {
                     self.repack(&chunk, affine, float)?;
                     self.write_affine(len, affine, float, sink)?;
                 }
-                Becomes::Quantized(affine, float) => {
+                TensorFormat::Quantized(affine, float) => {
                     self.dequantize(&chunk, float)?;
                     self.quantize(len, affine, float).map_err(|error| chunk.not_finite(&error))?;
                     self.write_affine(len, affine, float, sink)?;
@@ -88,7 +88,7 @@ impl Scratch {
                 &mut self.biases[..floats_bytes],
             )
             .map_err(|error| match error {
-                RepackError::BeyondF16 { .. } => StreamError::NeedsWideScales,
+                RepackError::BiasOverflowsF16 { .. } => StreamError::NeedsWideScales,
                 RepackError::NotFinite { group_idx } => {
                     chunk.not_finite(&OutOfRange { value_idx: group_idx * affine.group_size(), float }).into()
                 }

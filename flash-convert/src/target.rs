@@ -33,9 +33,9 @@ pub enum Target {
 /// Output format of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Becomes {
+pub enum TensorFormat {
     /// Floats copied byte for byte.
-    Same(FloatType),
+    Copied(FloatType),
     /// Floats rounded to this type.
     Floats(FloatType),
     /// The same codes in MLX's packing, with scales and biases of this type.
@@ -44,10 +44,10 @@ pub enum Becomes {
     Quantized(Affine, FloatType),
 }
 
-impl fmt::Display for Becomes {
+impl fmt::Display for TensorFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Same(float) | Self::Floats(float) => f.write_str(float_name(*float)),
+            Self::Copied(float) | Self::Floats(float) => f.write_str(float_name(*float)),
             Self::Repacked(affine, float) | Self::Quantized(affine, float) => write!(
                 f,
                 "{}-bit codes in groups of {} with {} scales",
@@ -68,19 +68,19 @@ pub(crate) const fn float_name(float: FloatType) -> &'static str {
     }
 }
 
-impl Becomes {
+impl TensorFormat {
     /// Returns the affine format of a quantised tensor.
     pub(crate) const fn affine(self) -> Option<Affine> {
         match self {
             Self::Repacked(affine, _) | Self::Quantized(affine, _) => Some(affine),
-            Self::Same(_) | Self::Floats(_) => None,
+            Self::Copied(_) | Self::Floats(_) => None,
         }
     }
 
     /// Returns the float type of the values, or of the scales and biases.
     pub(crate) const fn float(self) -> FloatType {
         match self {
-            Self::Same(float)
+            Self::Copied(float)
             | Self::Floats(float)
             | Self::Repacked(_, float)
             | Self::Quantized(_, float) => float,
@@ -90,7 +90,7 @@ impl Becomes {
 
 impl Target {
     /// Returns the output format of `source`. `wide_scales` forces `f32` scales where `f16` would be used.
-    pub(crate) fn becomes(self, source: &Source, wide_scales: bool) -> Result<Becomes, ConvertError> {
+    pub(crate) fn becomes(self, source: &Source, wide_scales: bool) -> Result<TensorFormat, ConvertError> {
         let affine =
             |bits, group_size| Affine::new(bits, group_size).map_err(|fault| ConvertError::Target { fault });
         Ok(match self {
@@ -98,14 +98,14 @@ impl Target {
                 (Some(float), _) => Self::dense(source, float),
                 (None, Some((bits, float))) => {
                     let float = if wide_scales { FloatType::F32 } else { float };
-                    Becomes::Repacked(affine(bits, GROUP_KEPT)?, float)
+                    TensorFormat::Repacked(affine(bits, GROUP_KEPT)?, float)
                 }
-                (None, None) => Becomes::Quantized(affine(8, GROUP_KEPT)?, FloatType::F32),
+                (None, None) => TensorFormat::Quantized(affine(8, GROUP_KEPT)?, FloatType::F32),
             },
             Self::Quantize { bits, group_size } => {
                 let affine = affine(bits, group_size)?;
                 if source.is_matrix && source.n_cols.is_multiple_of(group_size as u64) {
-                    Becomes::Quantized(affine, FloatType::F16)
+                    TensorFormat::Quantized(affine, FloatType::F16)
                 } else {
                     Self::dense(source, FloatType::F16)
                 }
@@ -114,8 +114,8 @@ impl Target {
         })
     }
 
-    fn dense(source: &Source, float: FloatType) -> Becomes {
+    fn dense(source: &Source, float: FloatType) -> TensorFormat {
         let is_same = source.format.float() == Some(float) && !source.is_offset_by_one;
-        if is_same { Becomes::Same(float) } else { Becomes::Floats(float) }
+        if is_same { TensorFormat::Copied(float) } else { TensorFormat::Floats(float) }
     }
 }

@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let layer: Vec<_> = catalog.tensors().filter(|tensor| tensor.name.starts_with(&prefix)).collect();
     let spans: Vec<_> = layer.iter().map(|tensor| (tensor.shard, tensor.span)).collect();
     let bundle = Arc::new(BundleLayout::new(&spans));
-    let slot = Slot::alone(&Budget::new(1 << 30), bundle.slot_bytes())?;
+    let slot = Slot::unpooled(&Budget::new(1 << 30), bundle.slot_bytes())?;
     let reader = Reader::new(catalog.shards().to_vec(), ReaderConfig::default())?;
     let slot = reader.submit(&bundle, slot).wait()?;
 

@@ -211,7 +211,7 @@ pub enum IoError {
          memory after {} s",
         waited.as_secs_f64()
     )]
-    Stragglers {
+    CancelledReads {
         /// The shard of one of these reads.
         path: PathBuf,
         /// Offset in the shard where that read begins.

@@ -288,7 +288,7 @@ mod ring {
         let failed = |error| IoError::Ring { depth, n_files: 1, error };
         let origin = Origin { path: Arc::clone(path), offset: 0 };
         let parts = (0..depth).map(|i| (i * read_bytes..(i + 1) * read_bytes, origin.clone())).collect();
-        let slot = std::mem::replace(buffer, Slot::alone(&Budget::new(u64::MAX), 0)?);
+        let slot = std::mem::replace(buffer, Slot::unpooled(&Budget::new(u64::MAX), 0)?);
         let (fill, pieces) = split(slot, parts);
 
         let mut plan = Plan::new(reads, offsets);

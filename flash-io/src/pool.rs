@@ -41,7 +41,7 @@ impl SlotPool {
     ///
     /// # Errors
     /// See [`new`](Self::new).
-    pub fn warming(
+    pub fn prefaulting(
         budget: &Budget,
         slot_bytes: usize,
         n_slots: usize,
@@ -102,7 +102,7 @@ impl SlotPool {
     }
 
     /// Returns the number of slots that are prefaulted or need no prefaulting: fewer than all only while a
-    /// [`warming`](Self::warming) pool is prefaulted. Never decreases.
+    /// [`prefaulting`](Self::prefaulting) pool is prefaulted. Never decreases.
     pub fn ready_slots(&self) -> usize {
         self.n_slots - self.free_list.state.lock().n_unfaulted
     }
@@ -128,7 +128,7 @@ impl Slot {
     ///
     /// # Errors
     /// See [`PageBuf::new`].
-    pub fn alone(budget: &Budget, len_bytes: usize) -> Result<Self, IoError> {
+    pub fn unpooled(budget: &Budget, len_bytes: usize) -> Result<Self, IoError> {
         Ok(Self { pages: Some(PageBuf::new(len_bytes, budget)?), free_list: Weak::new() })
     }
 
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn warming_pool_has_its_first_slots_at_once_and_all_eventually() {
         let (slot_bytes, n_slots) = (1 << 20, 260);
-        let pool = SlotPool::warming(&Budget::new(1 << 30), slot_bytes, n_slots, 3).unwrap();
+        let pool = SlotPool::prefaulting(&Budget::new(1 << 30), slot_bytes, n_slots, 3).unwrap();
         let first: Vec<_> = (0..3).map(|_| pool.try_acquire().unwrap()).collect();
         let rest: Vec<_> = (3..n_slots).map(|_| pool.acquire().unwrap()).collect();
         assert_eq!((pool.ready_slots(), pool.free_slots()), (n_slots, 0));
@@ -254,14 +254,14 @@ mod tests {
 
     #[test]
     fn small_pool_is_ready_at_once() {
-        let pool = SlotPool::warming(&Budget::new(1 << 20), 1000, 10, 2).unwrap();
+        let pool = SlotPool::prefaulting(&Budget::new(1 << 20), 1000, 10, 2).unwrap();
         assert_eq!((pool.ready_slots(), pool.free_slots()), (10, 10));
     }
 
     #[test]
     fn pool_dropped_while_it_warms_releases_all_of_its_budget() {
         let budget = Budget::new(4 << 30);
-        let pool = SlotPool::warming(&budget, 1 << 20, 2000, 1).unwrap();
+        let pool = SlotPool::prefaulting(&budget, 1 << 20, 2000, 1).unwrap();
         let slot = pool.try_acquire().unwrap();
         drop(pool);
         drop(slot);
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn slot_without_a_pool_frees_its_memory() {
         let budget = Budget::new(1 << 20);
-        let slot = Slot::alone(&budget, 100).unwrap();
+        let slot = Slot::unpooled(&budget, 100).unwrap();
         assert_eq!(slot.len(), 100);
         drop(slot);
         assert_eq!(budget.used_bytes(), 0);

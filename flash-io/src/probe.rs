@@ -95,7 +95,7 @@ fn largest_shard(dir: &Path) -> Option<(PathBuf, u64)> {
 /// Measures the grid in one mode, and, if `any_mode` is allowed, compares the winner with direct reads by threads.
 fn probe(path: &Path, len_bytes: u64, mode: IoMode, any_mode: bool) -> Result<Tuning, IoError> {
     let buffer_bytes = GRID.iter().map(|(chunk_bytes, depth)| chunk_bytes * depth).max().unwrap_or(0);
-    let mut buffer = Slot::alone(&Budget::new(u64::MAX), buffer_bytes)?;
+    let mut buffer = Slot::unpooled(&Budget::new(u64::MAX), buffer_bytes)?;
     // Prefaulted, because the first write to a page costs more than later ones.
     buffer.chunks_mut(DIRECT_ALIGN).for_each(|page| page[0] = 1);
     let mut offsets = Offsets::new(len_bytes);

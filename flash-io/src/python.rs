@@ -13,11 +13,11 @@ const NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 /// numbers: `{"__float__": "Infinity"}` for `Infinity`.
 ///
 /// # Errors
-/// Those of [`serde_json::from_str`], with the name of the invalid field: see [`named_fields`].
-pub fn python_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+/// Those of [`serde_json::from_str`], with the name of the invalid field: see [`deserialize_naming_fields`].
+pub fn parse_python_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
     let text = tagged_numbers(text);
     let mut deserializer = serde_json::Deserializer::from_str(&text);
-    let value = named_fields(&mut deserializer)?;
+    let value = deserialize_naming_fields(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }
@@ -29,7 +29,7 @@ pub fn python_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Err
 ///
 /// # Errors
 /// Those of the deserializer.
-pub fn named_fields<'de, T, D>(deserializer: D) -> Result<T, serde_json::Error>
+pub fn deserialize_naming_fields<'de, T, D>(deserializer: D) -> Result<T, serde_json::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de, Error = serde_json::Error>,
@@ -78,30 +78,30 @@ mod tests {
         let wanted = json!({
             "a": [0.0, tagged("Infinity")], "b": "NaN \\", "c\"Infinity": tagged("-Infinity"), "d": tagged("NaN"),
         });
-        let found: Value = python_json(text).unwrap();
+        let found: Value = parse_python_json(text).unwrap();
         assert_eq!(found, wanted);
-        assert_eq!(python_json::<Value>(&wanted.to_string()).unwrap(), wanted);
+        assert_eq!(parse_python_json::<Value>(&wanted.to_string()).unwrap(), wanted);
         assert!(matches!(tagged_numbers("{}"), Cow::Borrowed("{}")));
-        assert!(python_json::<Value>("{").is_err());
-        assert!(python_json::<Value>("{} x").is_err());
+        assert!(parse_python_json::<Value>("{").is_err());
+        assert!(parse_python_json::<Value>("{} x").is_err());
     }
 
     #[test]
     fn errors_name_the_field_and_its_line() {
         type Scaling = std::collections::BTreeMap<String, Vec<std::collections::BTreeMap<String, f32>>>;
         let text = "{\n \"a\": [{\"b\": 1.0}, {\"b\":\n \"x\"}]}";
-        let error = python_json::<Scaling>(text).unwrap_err();
+        let error = parse_python_json::<Scaling>(text).unwrap_err();
         let message = "a[1].b: invalid type: string \"x\", expected f32";
         assert_eq!(error.to_string(), format!("{message} at line 3 column 4"));
         assert_eq!((error.line(), error.column()), (3, 4));
-        let value: Value = python_json(text).unwrap();
-        assert_eq!(named_fields::<Scaling, _>(&value).unwrap_err().to_string(), message);
+        let value: Value = parse_python_json(text).unwrap();
+        assert_eq!(deserialize_naming_fields::<Scaling, _>(&value).unwrap_err().to_string(), message);
         // An error of the whole value, or of syntax, has serde_json's message.
         assert_eq!(
-            named_fields::<Scaling, _>(&Value::Null).unwrap_err().to_string(),
+            deserialize_naming_fields::<Scaling, _>(&Value::Null).unwrap_err().to_string(),
             "invalid type: null, expected a map"
         );
-        assert!(python_json::<Scaling>("{\"a\": [{").unwrap_err().is_eof());
-        assert!(python_json::<Scaling>("{\"a\": [x").unwrap_err().is_syntax());
+        assert!(parse_python_json::<Scaling>("{\"a\": [{").unwrap_err().is_eof());
+        assert!(parse_python_json::<Scaling>("{\"a\": [x").unwrap_err().is_syntax());
     }
 }

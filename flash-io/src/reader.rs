@@ -1,5 +1,6 @@
 //! Reader of bundles into slots, by an io_uring or a pool of threads.
 
+mod cancelled_reads;
 #[cfg(target_os = "linux")]
 mod completion;
 mod config;
@@ -14,7 +15,6 @@ mod queue;
 #[cfg(target_os = "linux")]
 mod ring;
 mod stats;
-mod stragglers;
 mod ticket;
 mod transfer;
 #[cfg(target_os = "linux")]
@@ -27,13 +27,13 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use self::cancelled_reads::CancelledFills;
 use self::fill::Origin;
 use self::gate::Gate;
 use self::queue::{Lane, Queue};
 #[cfg(target_os = "linux")]
 use self::ring::RingQueue;
 use self::stats::Counters;
-use self::stragglers::CancelledFills;
 use self::transfer::Retry;
 use self::worker::Chunk;
 use crate::catalog::{Shard, ShardIdx};
@@ -43,10 +43,10 @@ use crate::pool::Slot;
 use crate::span::Span;
 use crate::storage::{AlignedBuf, DIRECT_ALIGN};
 
+pub use cancelled_reads::CancelledReads;
 pub use config::ReaderConfig;
 pub use pace::{Booking, Pace};
 pub use stats::Stats;
-pub use stragglers::Stragglers;
 pub use ticket::Ticket;
 
 /// Minimum bytes of the chunks into which a small bundle is split: with smaller ones, the cost of each read exceeds the
@@ -177,7 +177,7 @@ impl Reader {
     /// # Panics
     /// If the slot is smaller than the bundle, or the bundle names a shard that the reader does not have.
     pub fn submit(&self, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
-        self.submit_behind(0, bundle, slot)
+        self.submit_with_backlog(0, bundle, slot)
     }
 
     /// Queues a bundle like [`submit`](Self::submit), given `waiting_bytes` of queued bundles of its kind: together
@@ -185,13 +185,13 @@ impl Reader {
     ///
     /// # Panics
     /// See [`submit`](Self::submit).
-    pub fn submit_behind(&self, waiting_bytes: u64, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
+    pub fn submit_with_backlog(&self, waiting_bytes: u64, bundle: &Arc<BundleLayout>, slot: Slot) -> Ticket {
         self.enqueue(Lane::Demand, waiting_bytes, bundle, slot)
     }
 
     /// Queues a speculative read of a bundle, with lower priority than all [submitted](Self::submit) bundles, including
     /// later ones; reads in flight are not interrupted. The bundle is split as by
-    /// [`submit_behind`](Self::submit_behind).
+    /// [`submit_with_backlog`](Self::submit_with_backlog).
     ///
     /// # Panics
     /// See [`submit`](Self::submit).
@@ -305,13 +305,13 @@ impl Reader {
 
     /// Returns the cancelled bundles that still have reads in flight, whose slots are not free yet; `None` if there are
     /// none.
-    pub fn stragglers(&self) -> Option<Stragglers> {
-        self.cancelled.stragglers()
+    pub fn cancelled_reads(&self) -> Option<CancelledReads> {
+        self.cancelled.cancelled_reads()
     }
 
-    /// Returns a limit for waiting until the slots of [`stragglers`](Self::stragglers) are free: a read is cancelled
+    /// Returns a limit for waiting until the slots of [`cancelled_reads`](Self::cancelled_reads) are free: a read is cancelled
     /// after [`ReaderConfig::read_timeout`], and the cancellation may take as long again.
-    pub fn straggler_timeout(&self) -> Duration {
+    pub fn cancel_timeout(&self) -> Duration {
         self.read_timeout.saturating_mul(2)
     }
 

@@ -16,7 +16,7 @@ pub(crate) use self::partials::axpby;
 use self::partials::{Partials, PartialsView, finish};
 use self::queries::Queries;
 pub(crate) use self::span::{CodedRows, Dequantize, dequantize};
-pub use self::span::{Codes, Numbers, Span};
+pub use self::span::{KvCodes, KvRows, Span};
 use self::tasks::{Task, Tasks};
 use crate::buffer::Buffer;
 use crate::pool::Pool;
@@ -64,7 +64,7 @@ impl Heads {
 
 /// Softmax scale, sliding window and sink logits of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Gaze<'a> {
+pub struct AttentionParams<'a> {
     /// Factor applied to the scores.
     pub scale: f32,
     /// Sliding window in tokens, including the query's own; `None` for full causal attention.
@@ -97,8 +97,8 @@ impl<'a> KeysValues<'a> {
             start,
             n_tokens: SPAN_TOKENS.min(end - start),
             head_tokens,
-            keys: Numbers::F32(&keys[start * heads.head_dim..]),
-            values: values.map(|values| Numbers::F32(&values[start * heads.head_dim..])),
+            keys: KvRows::F32(&keys[start * heads.head_dim..]),
+            values: values.map(|values| KvRows::F32(&values[start * heads.head_dim..])),
         };
         (0..end).step_by(SPAN_TOKENS).map(span).collect()
     }
@@ -114,13 +114,13 @@ impl<'a> KeysValues<'a> {
 pub fn attend(
     pool: &Pool,
     heads: Heads,
-    gaze: Gaze<'_>,
+    params: AttentionParams<'_>,
     queries: &[f32],
     kv: KeysValues<'_>,
     position: usize,
     out: &mut [f32],
 ) {
-    let mut attention = Attention::new(pool, heads, gaze, queries, position);
+    let mut attention = Attention::new(pool, heads, params, queries, position);
     attention.add(&kv.spans(heads, position + attention.tasks.n));
     attention.finish(out);
 }
@@ -143,7 +143,13 @@ impl<'a> Attention<'a> {
     /// # Panics
     /// If `queries` is not whole rows, the query heads are not a multiple of the KV heads, the sinks are not one per
     /// query head, or values are longer than keys.
-    pub fn new(pool: &'a Pool, heads: Heads, gaze: Gaze<'a>, queries: &'a [f32], position: usize) -> Self {
+    pub fn new(
+        pool: &'a Pool,
+        heads: Heads,
+        params: AttentionParams<'a>,
+        queries: &'a [f32],
+        position: usize,
+    ) -> Self {
         let Heads { query_heads, kv_heads, head_dim, value_dim } = heads;
         let row_len = query_heads * head_dim;
         assert!(
@@ -151,16 +157,16 @@ impl<'a> Attention<'a> {
             "whole heads and rows"
         );
         assert!(value_dim <= head_dim, "values of {value_dim} numbers, keys of {head_dim}");
-        assert!(gaze.sinks.is_none_or(|sinks| sinks.len() == query_heads), "one sink per query head");
+        assert!(params.sinks.is_none_or(|sinks| sinks.len() == query_heads), "one sink per query head");
         let tasks = Tasks::new(heads, queries.len() / row_len, pool.n_threads());
         let mut totals = Buffer::new(tasks.len() * tasks.partial_len);
         for (idx, total) in totals.chunks_exact_mut(tasks.partial_len.max(1)).enumerate() {
             let Task { kv_head, heads: Range { start, end }, .. } = tasks.get(idx);
             let first = kv_head * heads.group();
-            let sinks = gaze.sinks.map(|sinks| &sinks[first + start..first + end]);
+            let sinks = params.sinks.map(|sinks| &sinks[first + start..first + end]);
             Partials::new(total, value_dim).init(sinks);
         }
-        let rows = Queries { kernels: pool.kernels(), heads, gaze, queries, position };
+        let rows = Queries { kernels: pool.kernels(), heads, params, queries, position };
         Self { pool, rows, tasks, totals, end: 0 }
     }
 

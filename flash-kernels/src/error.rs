@@ -44,7 +44,7 @@ pub enum KernelError {
     },
     /// The rows of a stacked matrix do not divide evenly among the experts.
     #[error("{n_rows} rows do not divide evenly into {n_experts} experts")]
-    PartialExpert {
+    UnevenExperts {
         /// Rows of all experts together.
         n_rows: usize,
         /// Number of experts.
@@ -52,7 +52,7 @@ pub enum KernelError {
     },
     /// An expert has another shape or format than expert 0.
     #[error("expert {expert_idx}, {shape:?}, differs in shape or format from expert 0, {wanted:?}")]
-    UnlikeExpert {
+    ExpertMismatch {
         /// The first expert that differs.
         expert_idx: usize,
         /// Its shape.

@@ -56,7 +56,9 @@ mod tile;
 mod widen;
 
 pub use affine::Affine;
-pub use attention::{Attention, Codes, Gaze, Heads, KeysValues, Numbers, SPAN_TOKENS, Span, attend};
+pub use attention::{
+    Attention, AttentionParams, Heads, KeysValues, KvCodes, KvRows, SPAN_TOKENS, Span, attend,
+};
 pub use buffer::Buffer;
 pub use elementwise::{Gate, gated, gated_pairs, rms_norm};
 pub use error::KernelError;
@@ -66,7 +68,7 @@ pub use matrix::{Floats, Matrix};
 pub use mx::{Mx, e4m3};
 pub use pool::Pool;
 pub use product::{Projection, gather_matmul, matmul, matmul_add, matmul_each, matmul_gated};
-pub use recurrent::{GatedDelta, GatedDeltaInput, Mamba2, Passing};
+pub use recurrent::{GatedDelta, GatedDeltaInput, Mamba2, StateUpdate};
 pub use rope::Rope;
 pub use stack::MatrixStack;
 pub use strips::{STRIP_ROWS, into_strips};

@@ -20,7 +20,7 @@ pub(crate) use step::{DeltaStep, SelectiveStep, delta_step, selective_step};
 /// Recurrent state of a layer before and after some tokens. Row-major: the convolution window,
 /// `[kernel − 1, channels]`, then a matrix per head.
 #[derive(Debug)]
-pub struct Passing<'a> {
+pub struct StateUpdate<'a> {
     /// State before the tokens; if `None`, `state` holds it.
     pub before: Option<&'a [f32]>,
     /// Receives the state after the tokens.
@@ -33,14 +33,14 @@ struct HeadStates<'a> {
     states: Vec<Mutex<&'a mut [f32]>>,
 }
 
-impl<'a> Passing<'a> {
+impl<'a> StateUpdate<'a> {
     /// Splits the state into the convolution window and the head matrices of `head_len` numbers.
-    fn split(self, window_len: usize, head_len: usize) -> (Passing<'a>, HeadStates<'a>) {
+    fn split(self, window_len: usize, head_len: usize) -> (StateUpdate<'a>, HeadStates<'a>) {
         let before = self.before.map(|before| before.split_at(window_len));
         let (window, heads) = self.state.split_at_mut(window_len);
         let states = heads.chunks_exact_mut(head_len).map(Mutex::new).collect();
         let heads = HeadStates { before: before.map(|(_, heads)| heads), states };
-        (Passing { before: before.map(|(window, _)| window), state: window }, heads)
+        (StateUpdate { before: before.map(|(window, _)| window), state: window }, heads)
     }
 }
 

@@ -13,7 +13,7 @@ impl<'a> MatrixStack<'a> {
     /// Stacks expert matrices in the order of their indices; they may be anywhere in memory.
     ///
     /// # Errors
-    /// [`KernelError::UnlikeExpert`] if an expert has another shape or format than expert 0.
+    /// [`KernelError::ExpertMismatch`] if an expert has another shape or format than expert 0.
     pub fn new(experts: Vec<Matrix<'a>>) -> Result<Self, KernelError> {
         let Some(first) = experts.first() else {
             return Ok(Self { n: 0, k: 0, experts });
@@ -21,7 +21,7 @@ impl<'a> MatrixStack<'a> {
         let (n, k) = (first.n(), first.k());
         if let Some(expert_idx) = experts.iter().position(|expert| !expert.is_like(first)) {
             let shape = [experts[expert_idx].n(), experts[expert_idx].k()];
-            return Err(KernelError::UnlikeExpert { expert_idx, shape, wanted: [n, k] });
+            return Err(KernelError::ExpertMismatch { expert_idx, shape, wanted: [n, k] });
         }
         Ok(Self { n, k, experts })
     }
@@ -29,10 +29,10 @@ impl<'a> MatrixStack<'a> {
     /// Splits one tensor `[n_experts, n, k]`, viewed as `[n_experts · n, k]`, into experts.
     ///
     /// # Errors
-    /// [`KernelError::PartialExpert`] if the rows do not divide evenly.
+    /// [`KernelError::UnevenExperts`] if the rows do not divide evenly.
     pub fn split(all: &Matrix<'a>, n_experts: usize) -> Result<Self, KernelError> {
         if !all.n().is_multiple_of(n_experts) {
-            return Err(KernelError::PartialExpert { n_rows: all.n(), n_experts });
+            return Err(KernelError::UnevenExperts { n_rows: all.n(), n_experts });
         }
         let n = all.n().checked_div(n_experts).unwrap_or(0);
         let experts = (0..n_experts).map(|idx| all.rows(idx * n..(idx + 1) * n)).collect();

@@ -212,11 +212,11 @@ fn stacks_are_of_one_shape_and_format() {
         (weights(FloatType::BF16, 4, 8), [4, 8]),
     ] {
         let err = MatrixStack::new(vec![first.matrix(), first.matrix(), other.matrix()]).unwrap_err();
-        assert_eq!(err, KernelError::UnlikeExpert { expert_idx: 2, shape, wanted: [4, 8] });
+        assert_eq!(err, KernelError::ExpertMismatch { expert_idx: 2, shape, wanted: [4, 8] });
     }
     for n_experts in [0, 3, 5] {
         let err = MatrixStack::split(&first.matrix(), n_experts).unwrap_err();
-        assert_eq!(err, KernelError::PartialExpert { n_rows: 4, n_experts });
+        assert_eq!(err, KernelError::UnevenExperts { n_rows: 4, n_experts });
     }
     let stack = MatrixStack::split(&first.matrix(), 2).unwrap();
     assert_eq!(stack.expert(1).map(|matrix| (matrix.n(), matrix.size_bytes())), Some((2, 32)));

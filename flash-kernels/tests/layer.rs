@@ -6,15 +6,15 @@ use std::num::NonZeroUsize;
 
 use common::{Random, bits, pool};
 use flash_kernels::{
-    Attention, FloatType, Floats, Gate, Gaze, Heads, Isa, KeysValues, Pool, Rope, attend, gated, gated_pairs,
-    rms_norm,
+    Attention, AttentionParams, FloatType, Floats, Gate, Heads, Isa, KeysValues, Pool, Rope, attend, gated,
+    gated_pairs, rms_norm,
 };
 use proptest::prelude::*;
 
 /// Naive attention in f64: for each element the weighted sum, and the weighted sum of magnitudes.
 fn reference(
     heads: Heads,
-    gaze: Gaze<'_>,
+    params: AttentionParams<'_>,
     queries: &[f32],
     kv: KeysValues<'_>,
     position: usize,
@@ -30,8 +30,8 @@ fn reference(
             all[start..start + head_dim].iter().map(|value| f64::from(*value)).collect()
         };
         let score = |t| of(kv.keys, t).iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum::<f64>();
-        let weights: Vec<f64> = (0..=token).map(|t| (score(t) * f64::from(gaze.scale)).exp()).collect();
-        let sink = gaze.sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());
+        let weights: Vec<f64> = (0..=token).map(|t| (score(t) * f64::from(params.scale)).exp()).collect();
+        let sink = params.sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());
         let sum = weights.iter().sum::<f64>() + sink;
         for column in 0..head_dim {
             let parts = weights.iter().enumerate().map(|(t, w)| w / sum * of(kv.values.unwrap(), t)[column]);
@@ -44,8 +44,8 @@ fn reference(
 const GATES: [Gate; 4] =
     [Gate::Silu, Gate::GeluTanh, Gate::Sigmoid, Gate::ClampedSilu { alpha: 1.702, limit: 0.75 }];
 
-fn gaze(scale: f32) -> Gaze<'static> {
-    Gaze { scale, window: None, sinks: None }
+fn params(scale: f32) -> AttentionParams<'static> {
+    AttentionParams { scale, window: None, sinks: None }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,8 +75,8 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn gaze(&self, scale: f32) -> Gaze<'_> {
-        Gaze { sinks: self.sinks.as_deref(), ..gaze(scale) }
+    fn params(&self, scale: f32) -> AttentionParams<'_> {
+        AttentionParams { sinks: self.sinks.as_deref(), ..params(scale) }
     }
 }
 
@@ -106,11 +106,11 @@ proptest! {
         let inputs = case.make();
         let Inputs { queries, keys, values, .. } = &inputs;
         let kv = KeysValues { keys, values: Some(values) };
-        let gaze = inputs.gaze((case.heads.head_dim as f32).powf(-0.5));
-        let wanted = reference(case.heads, gaze, queries, kv, case.position);
+        let params = inputs.params((case.heads.head_dim as f32).powf(-0.5));
+        let wanted = reference(case.heads, params, queries, kv, case.position);
         for isa in Isa::available() {
             let mut out = vec![f32::NAN; queries.len()];
-            attend(&pool(n_threads, *isa), case.heads, gaze, queries, kv, case.position, &mut out);
+            attend(&pool(n_threads, *isa), case.heads, params, queries, kv, case.position, &mut out);
             for (out, (wanted, size)) in out.iter().zip(&wanted) {
                 let error = (f64::from(*out) - wanted).abs() / size;
                 prop_assert!(error < 2f64.powi(-18), "{isa}: {out} for {wanted}, error {error}");
@@ -122,15 +122,15 @@ proptest! {
     fn a_row_attends_with_the_same_bits_alone_and_among_others(case in case(), n_threads in 1_usize..4) {
         let inputs = case.make();
         let Inputs { queries, keys, values, .. } = &inputs;
-        let (kv, gaze) = (KeysValues { keys, values: Some(values) }, inputs.gaze(0.3));
+        let (kv, params) = (KeysValues { keys, values: Some(values) }, inputs.params(0.3));
         let row_len = case.heads.query_heads * case.heads.head_dim;
         for isa in Isa::available() {
             let mut together = vec![f32::NAN; queries.len()];
-            attend(&pool(n_threads, *isa), case.heads, gaze, queries, kv, case.position, &mut together);
+            attend(&pool(n_threads, *isa), case.heads, params, queries, kv, case.position, &mut together);
             let single = pool(1, *isa);
             for (row, query) in queries.chunks_exact(row_len).enumerate() {
                 let mut alone = vec![f32::NAN; row_len];
-                attend(&single, case.heads, gaze, query, kv, case.position + row, &mut alone);
+                attend(&single, case.heads, params, query, kv, case.position + row, &mut alone);
                 prop_assert_eq!(bits(&alone), bits(&together[row * row_len..][..row_len]), "{} {}", isa, row);
             }
         }
@@ -177,15 +177,15 @@ fn a_long_prefill_equals_its_tokens_one_by_one() {
     let heads = Heads::new(9, 3, 64);
     let inputs = Case { heads, position: 0, n: 330, has_sinks: true, seed: 7 }.make();
     let Inputs { queries, keys, values, .. } = &inputs;
-    let (kv, gaze) = (KeysValues { keys, values: Some(values) }, inputs.gaze(0.125));
+    let (kv, params) = (KeysValues { keys, values: Some(values) }, inputs.params(0.125));
     let pool = pool(2, *Isa::available().last().unwrap());
     let mut together = vec![f32::NAN; queries.len()];
-    attend(&pool, heads, gaze, queries, kv, 0, &mut together);
+    attend(&pool, heads, params, queries, kv, 0, &mut together);
     for (position, (query, together)) in
         queries.chunks_exact(9 * 64).zip(together.chunks_exact(9 * 64)).enumerate()
     {
         let mut alone = vec![f32::NAN; 9 * 64];
-        attend(&pool, heads, gaze, query, kv, position, &mut alone);
+        attend(&pool, heads, params, query, kv, position, &mut alone);
         assert_eq!(bits(&alone), bits(together), "{position}");
     }
 }
@@ -260,19 +260,19 @@ fn sinks_take_their_part_of_each_head_once_however_large_they_are() {
     let sinks = [f32::NEG_INFINITY, 0.0, 300_f32.ln(), 200.0];
     let wanted = [1.0, 300.0 / 301.0, 0.5, 0.0];
     for isa in Isa::available() {
-        let (pool, gaze) = (pool(2, *isa), Gaze { sinks: Some(&sinks), ..gaze(1.0) });
+        let (pool, params) = (pool(2, *isa), AttentionParams { sinks: Some(&sinks), ..params(1.0) });
         let mut out = [f32::NAN; 8];
-        attend(&pool, heads, gaze, &[1.0; 8], kv, 299, &mut out);
+        attend(&pool, heads, params, &[1.0; 8], kv, 299, &mut out);
         for (out, wanted) in out.as_chunks::<2>().0.iter().zip(wanted) {
             assert!(out.iter().all(|value| (value - wanted).abs() < 1e-6), "{isa}: {out:?} for {wanted}");
         }
         let nan = [f32::NAN, 0.0, 0.0, 0.0];
-        attend(&pool, heads, Gaze { sinks: Some(&nan), ..gaze }, &[1.0; 8], kv, 299, &mut out);
+        attend(&pool, heads, AttentionParams { sinks: Some(&nan), ..params }, &[1.0; 8], kv, 299, &mut out);
         assert!(
             out[..2].iter().all(|value| value.is_nan()) && out[2..].iter().all(|value| value.is_finite())
         );
         // Rows that see nothing, after a skipped span.
-        Attention::new(&pool, heads, gaze, &[1.0; 8], 299).finish(&mut out);
+        Attention::new(&pool, heads, params, &[1.0; 8], 299).finish(&mut out);
         assert!(out[0].is_nan() && out[2..] == [0.0; 6], "{isa}: {out:?}");
     }
 }
@@ -286,7 +286,7 @@ fn nan_reaches_the_rows_that_see_it() {
     for isa in Isa::available() {
         let mut out = vec![0.0; queries.len()];
         let kv = KeysValues { keys: &keys, values: Some(&values) };
-        attend(&pool(2, *isa), heads, gaze(1.0), &queries, kv, 0, &mut out);
+        attend(&pool(2, *isa), heads, params(1.0), &queries, kv, 0, &mut out);
         let (before, after) = out.split_at(270 * 64);
         assert!(before.iter().all(|value| value.is_finite()), "{isa}");
         assert!(after.iter().all(|value| value.is_nan()), "{isa}");

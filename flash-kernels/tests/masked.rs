@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Random, bits, pool};
-use flash_kernels::{Attention, Codes, Gaze, Heads, Isa, KeysValues, Numbers, SPAN_TOKENS, Span, attend};
+use flash_kernels::{
+    Attention, AttentionParams, Heads, Isa, KeysValues, KvCodes, KvRows, SPAN_TOKENS, Span, attend,
+};
 use half::f16;
 
 /// Columns per scale.
@@ -51,16 +53,16 @@ impl Values {
         Self::Affine { codes, scales, biases, is_eight }
     }
 
-    fn span(&self, start: usize, head_dim: usize) -> Numbers<'_> {
+    fn span(&self, start: usize, head_dim: usize) -> KvRows<'_> {
         match self {
-            Self::F32(numbers) => Numbers::F32(&numbers[start * head_dim..]),
-            Self::F16(numbers) => Numbers::F16(&numbers[start * head_dim..]),
+            Self::F32(numbers) => KvRows::F32(&numbers[start * head_dim..]),
+            Self::F16(numbers) => KvRows::F16(&numbers[start * head_dim..]),
             Self::Affine { codes, scales, biases, is_eight } => {
                 let row_bytes = if *is_eight { head_dim } else { head_dim / 2 };
                 let groups = start * head_dim.div_ceil(GROUP)..;
                 let (scales, biases) = (&scales[groups.clone()], &biases[groups]);
-                let codes = Codes { codes: &codes[start * row_bytes..], scales, biases, group: GROUP };
-                if *is_eight { Numbers::Affine8(codes) } else { Numbers::Affine4(codes) }
+                let codes = KvCodes { codes: &codes[start * row_bytes..], scales, biases, group: GROUP };
+                if *is_eight { KvRows::Affine8(codes) } else { KvRows::Affine4(codes) }
             }
         }
     }
@@ -68,7 +70,7 @@ impl Values {
 
 struct Case {
     heads: Heads,
-    gaze: Gaze<'static>,
+    params: AttentionParams<'static>,
     isa: Isa,
     n_threads: usize,
     /// Number of query tokens, the last tokens of the context.
@@ -85,12 +87,12 @@ impl Case {
             start,
             n_tokens: SPAN_TOKENS.min(TOKENS - start),
             head_tokens: TOKENS,
-            keys: Numbers::F32(&keys[start * head_dim..]),
+            keys: KvRows::F32(&keys[start * head_dim..]),
             values: Some(values.span(start, head_dim)),
         };
         let spans: Vec<_> = (0..TOKENS).step_by(SPAN_TOKENS).map(span).collect();
         let pool = pool(self.n_threads, self.isa);
-        let mut attention = Attention::new(&pool, self.heads, self.gaze, &queries, TOKENS - self.n);
+        let mut attention = Attention::new(&pool, self.heads, self.params, &queries, TOKENS - self.n);
         attention.add(&spans);
         let mut out = vec![0.0; queries.len()];
         attention.finish(&mut out);
@@ -99,7 +101,7 @@ impl Case {
 
     fn sees(&self, row: usize, token: usize) -> bool {
         let position = TOKENS - self.n + row;
-        token <= position && self.gaze.window.is_none_or(|window| position - token < window)
+        token <= position && self.params.window.is_none_or(|window| position - token < window)
     }
 }
 
@@ -110,8 +112,8 @@ fn cases() -> impl Iterator<Item = Case> {
         heads.into_iter().flat_map(move |heads| {
             windows.into_iter().flat_map(move |window| {
                 [1, 100, TOKENS].map(|n| {
-                    let gaze = Gaze { scale: 0.2, window, sinks: None };
-                    Case { heads, gaze, isa: *isa, n_threads: 1 + n % 3, n }
+                    let params = AttentionParams { scale: 0.2, window, sinks: None };
+                    Case { heads, params, isa: *isa, n_threads: 1 + n % 3, n }
                 })
             })
         })
@@ -158,10 +160,10 @@ fn a_span_without_a_score_above_minus_infinity_counts_as_nothing() {
         keys[..SPAN_TOKENS * 32].fill(f32::NEG_INFINITY);
         keys[(SPAN_TOKENS + 1) * 32..2 * SPAN_TOKENS * 32].fill(f32::NEG_INFINITY);
         let attend = |keys: &[f32], sinks: Option<&[f32]>| {
-            let gaze = Gaze { scale: 0.1, window: None, sinks };
+            let params = AttentionParams { scale: 0.1, window: None, sinks };
             let mut out = vec![0.0; n * 64];
             let kv = KeysValues { keys, values: Some(&values) };
-            attend(&pool(2, *isa), heads, gaze, &queries, kv, SPAN_TOKENS, &mut out);
+            attend(&pool(2, *isa), heads, params, &queries, kv, SPAN_TOKENS, &mut out);
             out
         };
         // Rows that see only the first token of the second span have its value.

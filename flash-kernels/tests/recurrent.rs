@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Random, bits, pool};
-use flash_kernels::{FloatType, Floats, GatedDelta, GatedDeltaInput, Isa, Mamba2, Passing, Pool};
+use flash_kernels::{FloatType, Floats, GatedDelta, GatedDeltaInput, Isa, Mamba2, Pool, StateUpdate};
 use proptest::prelude::*;
 
 /// Stored numbers and their values.
@@ -63,7 +63,7 @@ trait Case {
     fn inner(&self) -> usize;
     fn state_len(&self) -> usize;
     /// Processes a range of the tokens.
-    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: Passing<'_>, out: &mut [f32]);
+    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: StateUpdate<'_>, out: &mut [f32]);
     fn wanted(&self) -> Vec<f64>;
     fn n(&self) -> usize;
 
@@ -76,10 +76,10 @@ trait Case {
             let end = self.n().min(start + lengths.next().unwrap());
             let piece = &mut out[start * self.inner()..end * self.inner()];
             if in_place {
-                self.pass(pool, start..end, Passing { before: None, state: &mut state }, piece);
+                self.pass(pool, start..end, StateUpdate { before: None, state: &mut state }, piece);
             } else {
                 let mut next = vec![f32::NAN; state.len()];
-                self.pass(pool, start..end, Passing { before: Some(&state), state: &mut next }, piece);
+                self.pass(pool, start..end, StateUpdate { before: Some(&state), state: &mut next }, piece);
                 state = next;
             }
             start = end;
@@ -95,7 +95,7 @@ struct MambaCase {
     projected: Vec<f32>,
     weights: [Stored; 6],
     has_bias: bool,
-    step_limits: [f32; 2],
+    dt_limits: [f32; 2],
 }
 
 fn mamba() -> impl Strategy<Value = MambaCase> {
@@ -103,7 +103,7 @@ fn mamba() -> impl Strategy<Value = MambaCase> {
         (1_usize..4, 1_usize..4, 1_usize..20, prop::sample::select(vec![1_usize, 5, 16, 32, 40]), 2_usize..5);
     let limits = prop_oneof![Just([0.0, f32::INFINITY]), Just([0.3, 0.9])];
     (sizes, 1_usize..40, any::<u64>(), any::<bool>(), limits).prop_map(
-        |((groups, of_group, head_dim, state_dim, kernel), n, seed, has_bias, step_limits)| {
+        |((groups, of_group, head_dim, state_dim, kernel), n, seed, has_bias, dt_limits)| {
             let mut random = Random(seed);
             let heads = groups * of_group;
             let (inner, channels) = (heads * head_dim, heads * head_dim + 2 * groups * state_dim);
@@ -117,7 +117,7 @@ fn mamba() -> impl Strategy<Value = MambaCase> {
                 projected,
                 weights,
                 has_bias,
-                step_limits,
+                dt_limits,
             }
         },
     )
@@ -128,7 +128,7 @@ impl MambaCase {
         let [n_groups, n_heads, head_dim, state_dim, kernel] = self.sizes;
         let [conv_weight, bias, dt_bias, a_log, d, norm] = self.weights.each_ref().map(Stored::get);
         let conv_bias = self.has_bias.then_some(bias);
-        let step_limits = self.step_limits;
+        let dt_limits = self.dt_limits;
         Mamba2 {
             n_heads,
             head_dim,
@@ -142,7 +142,7 @@ impl MambaCase {
             d,
             norm,
             eps: 1e-5,
-            step_limits,
+            dt_limits,
         }
     }
 }
@@ -160,7 +160,7 @@ impl Case for MambaCase {
         self.layer().state_len()
     }
 
-    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: Passing<'_>, out: &mut [f32]) {
+    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: StateUpdate<'_>, out: &mut [f32]) {
         let len = self.layer().projected_len();
         self.layer().run(pool, &self.projected[tokens.start * len..tokens.end * len], passing, out);
     }
@@ -179,7 +179,7 @@ impl Case for MambaCase {
             for head in 0..n_heads {
                 let group = head / (n_heads / n_groups);
                 let dt = softplus(row[inner + layer.channels() + head] + f64::from(dt_bias[head]));
-                let [least, most] = self.step_limits.map(f64::from);
+                let [least, most] = self.dt_limits.map(f64::from);
                 let dt = dt.max(least).min(most);
                 let decay = (-f64::from(a_log[head]).exp() * dt).exp();
                 for p in head * head_dim..(head + 1) * head_dim {
@@ -261,7 +261,7 @@ impl Case for DeltaCase {
         self.layer().state_len()
     }
 
-    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: Passing<'_>, out: &mut [f32]) {
+    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: StateUpdate<'_>, out: &mut [f32]) {
         let piece = |input: &'_ Vec<f32>| {
             let len = input.len() / self.n;
             tokens.start * len..tokens.end * len
@@ -374,6 +374,6 @@ fn many_threads_and_rows_give_the_bits_of_one() {
         .map(|len| Stored::new(random.vec(len), FloatType::BF16));
     let projected = random.vec(n * (inner + channels + heads));
     let sizes = [groups, heads, head_dim, state_dim, kernel];
-    let case = MambaCase { sizes, n, projected, weights, has_bias: true, step_limits: [0.0, f32::INFINITY] };
+    let case = MambaCase { sizes, n, projected, weights, has_bias: true, dt_limits: [0.0, f32::INFINITY] };
     has_the_same_bits_in_pieces(&case, &[n, 3]).unwrap();
 }

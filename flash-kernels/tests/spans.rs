@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Random, bits, pool};
-use flash_kernels::{Attention, Codes, Gaze, Heads, Isa, KeysValues, Numbers, SPAN_TOKENS, Span, attend};
+use flash_kernels::{
+    Attention, AttentionParams, Heads, Isa, KeysValues, KvCodes, KvRows, SPAN_TOKENS, Span, attend,
+};
 use half::f16;
 use proptest::prelude::*;
 
@@ -56,14 +58,14 @@ impl Stored {
         }
     }
 
-    fn numbers(&self) -> Numbers<'_> {
+    fn numbers(&self) -> KvRows<'_> {
         let Self { codes, scales, biases, .. } = self;
-        let codes = Codes { codes, scales, biases, group: GROUP };
+        let codes = KvCodes { codes, scales, biases, group: GROUP };
         match self.format {
-            Format::F32 => Numbers::F32(&self.f32s),
-            Format::F16 => Numbers::F16(&self.f16s),
-            Format::Affine8 => Numbers::Affine8(codes),
-            Format::Affine4 => Numbers::Affine4(codes),
+            Format::F32 => KvRows::F32(&self.f32s),
+            Format::F16 => KvRows::F16(&self.f16s),
+            Format::Affine8 => KvRows::Affine8(codes),
+            Format::Affine4 => KvRows::Affine4(codes),
         }
     }
 
@@ -91,7 +93,7 @@ impl Stored {
 #[derive(Debug, Clone)]
 struct Case {
     heads: Heads,
-    gaze: Gaze<'static>,
+    params: AttentionParams<'static>,
     has_sinks: bool,
     formats: Vec<Format>,
     /// Tokens in the last page.
@@ -115,8 +117,8 @@ impl Case {
         Random(self.seed ^ 5).vec(self.heads.query_heads)
     }
 
-    fn gaze<'a>(&self, sinks: &'a [f32]) -> Gaze<'a> {
-        Gaze { sinks: self.has_sinks.then_some(sinks), ..self.gaze }
+    fn params<'a>(&self, sinks: &'a [f32]) -> AttentionParams<'a> {
+        AttentionParams { sinks: self.has_sinks.then_some(sinks), ..self.params }
     }
 
     fn queries(&self) -> Vec<f32> {
@@ -137,8 +139,8 @@ fn case() -> impl Strategy<Value = Case> {
         .prop_map(|((kv_heads, group, head_dim, window), formats, last_tokens, n, (has_sinks, seed))| {
             let heads = Heads::new(kv_heads * group, kv_heads, head_dim);
             let n = n.min((formats.len() - 1) * SPAN_TOKENS + last_tokens);
-            let gaze = Gaze { scale: 0.2, window, sinks: None };
-            Case { heads, gaze, has_sinks, formats, last_tokens, n, seed }
+            let params = AttentionParams { scale: 0.2, window, sinks: None };
+            Case { heads, params, has_sinks, formats, last_tokens, n, seed }
         })
 }
 
@@ -169,15 +171,15 @@ proptest! {
             (0..kv_heads).flat_map(head).copied().collect()
         };
         let (keys, values, sinks) = (whole(0), whole(1), case.sinks());
-        let gaze = case.gaze(&sinks);
+        let params = case.params(&sinks);
         let kv = KeysValues { keys: &keys, values: Some(&values) };
         let spans = spans(&pages, case.last_tokens);
         for isa in Isa::available() {
             let mut wanted = vec![0.0; queries.len()];
-            attend(&pool(1, *isa), case.heads, gaze, &queries, kv, case.position(), &mut wanted);
+            attend(&pool(1, *isa), case.heads, params, &queries, kv, case.position(), &mut wanted);
             let pool = pool(n_threads, *isa);
             for at_once in [1, 2, spans.len()] {
-                let mut attention = Attention::new(&pool, case.heads, gaze, &queries, case.position());
+                let mut attention = Attention::new(&pool, case.heads, params, &queries, case.position());
                 spans.chunks(at_once).for_each(|spans| attention.add(spans));
                 let mut out = vec![f32::NAN; queries.len()];
                 attention.finish(&mut out);
@@ -188,14 +190,14 @@ proptest! {
 
     #[test]
     fn a_window_sees_the_same_bits_without_the_pages_before_it(case in case()) {
-        let Some(window) = case.gaze.window else { return Ok(()) };
+        let Some(window) = case.params.window else { return Ok(()) };
         let (pages, queries, sinks) = (case.pages(), case.queries(), case.sinks());
-        let gaze = case.gaze(&sinks);
+        let params = case.params(&sinks);
         let all = spans(&pages, case.last_tokens);
         let row_len = case.heads.query_heads * case.heads.head_dim;
         let pool = pool(2, *Isa::available().last().unwrap());
         let mut together = vec![0.0; queries.len()];
-        let mut attention = Attention::new(&pool, case.heads, gaze, &queries, case.position());
+        let mut attention = Attention::new(&pool, case.heads, params, &queries, case.position());
         attention.add(&all);
         attention.finish(&mut together);
         for (row, query) in queries.chunks_exact(row_len).enumerate() {
@@ -203,7 +205,7 @@ proptest! {
             let first = (position + 1).saturating_sub(window);
             let seen: Vec<_> = all.iter().filter(|span| span.start + span.n_tokens > first).copied().collect();
             let mut alone = vec![0.0; row_len];
-            let mut attention = Attention::new(&pool, case.heads, gaze, query, position);
+            let mut attention = Attention::new(&pool, case.heads, params, query, position);
             attention.add(&seen);
             attention.finish(&mut alone);
             prop_assert_eq!(bits(&alone), bits(&together[row * row_len..][..row_len]), "row {}", row);
@@ -224,7 +226,7 @@ proptest! {
         let attend = |heads: Heads, spans: &[Span<'_>]| {
             let pool = pool(2, *Isa::available().last().unwrap());
             let mut out = vec![f32::NAN; queries.len() / head_dim * heads.value_dim];
-            let mut attention = Attention::new(&pool, heads, case.gaze, &queries, case.position());
+            let mut attention = Attention::new(&pool, heads, case.params, &queries, case.position());
             attention.add(spans);
             attention.finish(&mut out);
             out
@@ -240,11 +242,11 @@ fn a_window_sees_its_own_token_and_those_before_it() {
     let heads = Heads::new(1, 1, 2);
     let keys: Vec<f32> = (0..300).flat_map(|t| [(t as f32 * 0.7).sin(), 1.0]).collect();
     let values: Vec<f32> = (0..300).flat_map(|t| [t as f32, 1.0]).collect();
-    let gaze = Gaze { scale: 1.0, window: Some(5), sinks: None };
+    let params = AttentionParams { scale: 1.0, window: Some(5), sinks: None };
     let queries = [1.0, 0.0].repeat(300);
     let mut out = vec![0.0; 600];
     let kv = KeysValues { keys: &keys, values: Some(&values) };
-    attend(&pool(2, Isa::Portable), heads, gaze, &queries, kv, 0, &mut out);
+    attend(&pool(2, Isa::Portable), heads, params, &queries, kv, 0, &mut out);
     for (token, out) in out.chunks_exact(2).enumerate() {
         let seen = token.saturating_sub(4)..=token;
         let weights: Vec<f64> = seen.clone().map(|t| f64::from(keys[2 * t]).exp()).collect();
@@ -272,14 +274,14 @@ fn rows_of_four_bits_begin_at_bytes_also_if_heads_are_odd() {
         for isa in Isa::available() {
             let pool = pool(1, *isa);
             let attend = |numbers| {
-                let gaze = Gaze { scale: 0.2, window: None, sinks: None };
-                let mut attention = Attention::new(&pool, heads, gaze, &queries, SPAN_TOKENS - 1);
+                let params = AttentionParams { scale: 0.2, window: None, sinks: None };
+                let mut attention = Attention::new(&pool, heads, params, &queries, SPAN_TOKENS - 1);
                 attention.add(&[span(numbers)]);
                 let mut out = vec![0.0; queries.len()];
                 attention.finish(&mut out);
                 out
             };
-            let wanted = attend(Numbers::F32(&decoded));
+            let wanted = attend(KvRows::F32(&decoded));
             assert_eq!(bits(&attend(stored.numbers())), bits(&wanted), "{head_dim} {isa}");
         }
     }
@@ -290,19 +292,19 @@ fn rows_of_four_bits_begin_at_bytes_also_if_heads_are_odd() {
 fn odd_rows_of_four_bits_that_are_too_short_are_a_bug_of_the_caller() {
     let heads = Heads::new(1, 1, 3);
     let (codes, terms) = ([0; SPAN_TOKENS * 3 / 2], [0.0; SPAN_TOKENS]);
-    let codes = Codes { codes: &codes, scales: &terms, biases: &terms, group: GROUP };
-    let keys = Numbers::Affine4(codes);
+    let codes = KvCodes { codes: &codes, scales: &terms, biases: &terms, group: GROUP };
+    let keys = KvRows::Affine4(codes);
     let span = Span { start: 0, n_tokens: SPAN_TOKENS, head_tokens: SPAN_TOKENS, keys, values: Some(keys) };
     let pool = pool(1, Isa::Portable);
-    let gaze = Gaze { scale: 1.0, window: None, sinks: None };
-    Attention::new(&pool, heads, gaze, &[0.0; 3], 0).add(&[span]);
+    let params = AttentionParams { scale: 1.0, window: None, sinks: None };
+    Attention::new(&pool, heads, params, &[0.0; 3], 0).add(&[span]);
 }
 
 #[test]
 #[should_panic(expected = "a span at 0 behind 128")]
 fn spans_out_of_order_are_a_bug_of_the_caller() {
     let heads = Heads::new(1, 1, 2);
-    let numbers = Numbers::F32(&[0.0; 2 * SPAN_TOKENS]);
+    let numbers = KvRows::F32(&[0.0; 2 * SPAN_TOKENS]);
     let span = Span {
         start: 0,
         n_tokens: SPAN_TOKENS,
@@ -311,8 +313,8 @@ fn spans_out_of_order_are_a_bug_of_the_caller() {
         values: Some(numbers),
     };
     let pool = pool(1, Isa::Portable);
-    let gaze = Gaze { scale: 1.0, window: None, sinks: None };
-    let mut attention = Attention::new(&pool, heads, gaze, &[0.0; 2], 200);
+    let params = AttentionParams { scale: 1.0, window: None, sinks: None };
+    let mut attention = Attention::new(&pool, heads, params, &[0.0; 2], 200);
     attention.add(&[span, span]);
 }
 
@@ -332,11 +334,11 @@ fn many_threads_give_the_bits_of_one() {
         let sinks = random.vec(heads.query_heads);
         for n in [1, 3, 100] {
             let queries = random.vec(n * heads.query_heads * heads.head_dim);
-            let gaze = Gaze { scale: 0.2, window, sinks: Some(&sinks) };
+            let params = AttentionParams { scale: 0.2, window, sinks: Some(&sinks) };
             let attend = |n_threads: usize, at_once: usize| {
                 let pool = pool(n_threads, *Isa::available().last().unwrap());
                 let position = (pages.len() - 1) * SPAN_TOKENS + 70 - n;
-                let mut attention = Attention::new(&pool, heads, gaze, &queries, position);
+                let mut attention = Attention::new(&pool, heads, params, &queries, position);
                 spans.chunks(at_once).for_each(|spans| attention.add(spans));
                 let mut out = vec![f32::NAN; n * heads.query_heads * heads.value_dim];
                 attention.finish(&mut out);

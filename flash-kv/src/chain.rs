@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Halves, PAGE_TOKENS, PageFormat, PageLayout};
+use crate::{KvParts, PAGE_TOKENS, PageFormat, PageLayout};
 
 /// Version of every on-disk format of this crate. Files of any other version are rejected.
 pub const FORMAT_VERSION: u32 = 4;
@@ -41,7 +41,7 @@ pub struct Geometry {
     /// Elements of one head's key or value.
     pub head_dim: u32,
     /// Whether values are stored separately from keys.
-    pub halves: Halves,
+    pub parts: KvParts,
     /// Storage format of sealed pages.
     pub format: PageFormat,
     /// Storage format of the window, which holds the tokens that are not sealed.
@@ -68,7 +68,7 @@ impl Geometry {
     }
 
     fn layout_in(&self, format: PageFormat) -> PageLayout {
-        PageLayout::of(self.kv_heads as usize, self.head_dim as usize, self.halves, format)
+        PageLayout::of(self.kv_heads as usize, self.head_dim as usize, self.parts, format)
     }
 
     /// Returns the number of pages that overlap a window ending at a page boundary.
@@ -90,7 +90,7 @@ pub struct Identity {
 impl Identity {
     /// Returns the hash of all fields and of [`FORMAT_VERSION`].
     pub fn digest(&self) -> Digest {
-        let Geometry { n_layers, kv_heads, head_dim, halves, format, window_format, window_tokens } =
+        let Geometry { n_layers, kv_heads, head_dim, parts, format, window_format, window_tokens } =
             self.geometry;
         let mut hasher = blake3::Hasher::new_derive_key("flash-kv identity of a cache");
         hasher.update(&self.model.0);
@@ -108,8 +108,8 @@ impl Identity {
             hasher.update(&number.to_le_bytes());
         }
         // Hashed only for caches that deviate from the default, so that all earlier caches keep their names.
-        if halves != Halves::KeysAndValues {
-            hasher.update(&halves.tag().to_le_bytes());
+        if parts != KvParts::KeysAndValues {
+            hasher.update(&parts.tag().to_le_bytes());
         }
         Digest(*hasher.finalize().as_bytes())
     }
@@ -171,7 +171,7 @@ mod tests {
             n_layers: 2,
             kv_heads: 3,
             head_dim: 64,
-            halves: Halves::KeysAndValues,
+            parts: KvParts::KeysAndValues,
             format: PageFormat::Int8,
             window_format: PageFormat::F16,
             window_tokens: 128,
@@ -191,7 +191,7 @@ mod tests {
             vary(|identity| identity.geometry.n_layers += 1),
             vary(|identity| identity.geometry.kv_heads += 1),
             vary(|identity| identity.geometry.head_dim += 1),
-            vary(|identity| identity.geometry.halves = Halves::Keys),
+            vary(|identity| identity.geometry.parts = KvParts::KeysOnly),
             vary(|identity| identity.geometry.format = PageFormat::Int4),
             vary(|identity| identity.geometry.window_format = PageFormat::F32),
             vary(|identity| identity.geometry.window_tokens += 1),

@@ -164,7 +164,7 @@ fn check(kv_dir: &Path, contexts: [&[u32]; 2], rewinds: bool, log: &Log, case: &
             }
         }
         None if rewinds => {
-            let gone = matches!(opened.lost, Some(KvError::SavedPagesGone { .. }));
+            let gone = matches!(opened.lost, Some(KvError::SavedPagesMissing { .. }));
             assert!(gone || (opened.lost.is_none() && log.saved.is_none()), "{case}: {:?}", opened.lost);
         }
         None => {

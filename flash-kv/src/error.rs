@@ -33,7 +33,7 @@ pub enum KvError {
     },
     /// A finite element of a key or value overflows half precision.
     #[error("{number} is beyond ±65504, the greatest numbers of keys and values at 16 bits")]
-    HalfRange {
+    F16Overflow {
         /// The element.
         number: f32,
     },
@@ -66,7 +66,7 @@ pub enum KvError {
     /// A sync or truncation of a page file failed, so its contents on disk are unknown; the file accepts no further
     /// writes.
     #[error("{path}: cannot {doing}, the file accepts no further writes: {error}")]
-    Unsure {
+    SyncFailed {
         /// Path of the file.
         path: PathBuf,
         /// The operation that failed.
@@ -97,13 +97,13 @@ pub enum KvError {
     },
     /// A file does not start with the magic of page files.
     #[error("{path}: not a KV page file")]
-    Foreign {
+    NotAPageFile {
         /// Path of the file.
         path: PathBuf,
     },
     /// A file has an unsupported format version.
     #[error("{path}: has format version {got}, this program reads {FORMAT_VERSION}")]
-    OtherVersion {
+    VersionMismatch {
         /// Path of the file.
         path: PathBuf,
         /// Version found in the file.
@@ -111,7 +111,7 @@ pub enum KvError {
     },
     /// A page file is shorter than its header.
     #[error("{path}: truncated header: wanted {wanted_bytes} B, got {got_bytes} B")]
-    HeadShort {
+    HeaderTruncated {
         /// Path of the file.
         path: PathBuf,
         /// Length of a header.
@@ -121,7 +121,7 @@ pub enum KvError {
     },
     /// The header of a page file fails its checksum.
     #[error("{path}: its header is damaged: stored checksum {wanted:08x}, computed {got:08x}")]
-    HeadDamaged {
+    HeaderDamaged {
         /// Path of the file.
         path: PathBuf,
         /// Checksum stored in the header.
@@ -134,7 +134,7 @@ pub enum KvError {
         "{path}: belongs to another model: weights, configuration or arithmetic differ ({got:.16}, expected \
          {wanted:.16})"
     )]
-    OtherModel {
+    ModelMismatch {
         /// Path of the file.
         path: PathBuf,
         /// Expected model.
@@ -144,7 +144,7 @@ pub enum KvError {
     },
     /// The file stores pages in a different format.
     #[error("{path}: holds pages in {got}, not in {wanted}")]
-    OtherFormat {
+    FormatMismatch {
         /// Path of the file.
         path: PathBuf,
         /// Expected format.
@@ -154,7 +154,7 @@ pub enum KvError {
     },
     /// The file was created with a different window length.
     #[error("{path}: was created with a window of {got_tokens} tokens, not {wanted_tokens}")]
-    OtherWindow {
+    WindowMismatch {
         /// Path of the file.
         path: PathBuf,
         /// Expected window length.
@@ -164,7 +164,7 @@ pub enum KvError {
     },
     /// The file has a different geometry.
     #[error("{path}: has {got} as {field}, not {wanted}")]
-    OtherGeometry {
+    GeometryMismatch {
         /// Path of the file.
         path: PathBuf,
         /// Name of the differing field.
@@ -261,7 +261,7 @@ pub enum KvError {
     },
     /// The saved states differ in size from those of the model.
     #[error("{path}: its states take {got_bytes:?} B, those of the model take {wanted_bytes:?}")]
-    OtherStates {
+    StatesMismatch {
         /// Path of the file.
         path: PathBuf,
         /// Sizes expected by the model.
@@ -271,7 +271,7 @@ pub enum KvError {
     },
     /// Pages that the saved state needs are missing: lost in a crash, or replaced after the context was rewound.
     #[error("{path}: its last saved state needs {wanted_pages} pages of its tokens, {got_pages} are there")]
-    SavedPagesGone {
+    SavedPagesMissing {
         /// Path of the manifest.
         path: PathBuf,
         /// Pages that the saved state needs.

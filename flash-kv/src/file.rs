@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 
 use crate::disk::{AtomicFile, Disk, DiskFile, lock, parent_dir, system};
 use crate::error::is_full;
-use crate::record::{Expected, RecordFault, RecordHead, verify};
+use crate::record::{ExpectedRecord, RecordFault, RecordHeader, verify};
 use crate::{Chain, Identity, KvError, PageLayout};
 
-pub use header::FILE_HEAD_BYTES;
+pub use header::FILE_HEADER_BYTES;
 
 /// A file with the sealed pages of one context: a header, then each record at a fixed offset, `4096 + (page_idx ·
 /// n_layers + layer_idx) · record_bytes`.
@@ -78,9 +78,9 @@ impl PageFile {
     /// Opens and locks a file and checks its header, but not its pages: see [`recover`](Self::recover).
     ///
     /// # Errors
-    /// [`KvError::Locked`]; if the header does not match `identity`: [`KvError::Foreign`], [`KvError::HeadShort`],
-    /// [`KvError::HeadDamaged`], [`KvError::OtherVersion`], [`KvError::OtherModel`], [`KvError::OtherFormat`],
-    /// [`KvError::OtherWindow`], [`KvError::OtherGeometry`]; [`KvError::Io`].
+    /// [`KvError::Locked`]; if the header does not match `identity`: [`KvError::NotAPageFile`], [`KvError::HeaderTruncated`],
+    /// [`KvError::HeaderDamaged`], [`KvError::VersionMismatch`], [`KvError::ModelMismatch`], [`KvError::FormatMismatch`],
+    /// [`KvError::WindowMismatch`], [`KvError::GeometryMismatch`]; [`KvError::Io`].
     pub fn open(path: &Path, identity: &Identity) -> Result<Self, KvError> {
         Self::open_on(system(), path, identity)
     }
@@ -124,7 +124,7 @@ impl PageFile {
         assert!(layer_idx < n_layers, "layer {layer_idx} of {n_layers}");
         let record = u64::from(page_idx) * u64::from(n_layers) + u64::from(layer_idx);
         let record_bytes = self.layout.record_bytes() as u64;
-        let start = FILE_HEAD_BYTES as u64 + record * record_bytes;
+        let start = FILE_HEADER_BYTES as u64 + record * record_bytes;
         Span::new(start, start + record_bytes)
     }
 
@@ -148,12 +148,12 @@ impl PageFile {
     /// Syncs the file: everything written so far survives a crash.
     ///
     /// # Errors
-    /// The errors of [`write`](Self::write), and [`KvError::Unsure`].
+    /// The errors of [`write`](Self::write), and [`KvError::SyncFailed`].
     pub fn sync(&self) -> Result<(), KvError> {
         self.check()?;
         self.disk
             .sync(&self.file)
-            .map_err(|error| self.latch(Failure::Unsure { doing: "sync", error: error.into() }))
+            .map_err(|error| self.latch(Failure::SyncFailed { doing: "sync", error: error.into() }))
     }
 
     /// Truncates the file to its first `pages` pages, to rewind the context.
@@ -163,7 +163,7 @@ impl PageFile {
     pub fn truncate(&self, pages: usize) -> Result<(), KvError> {
         self.check()?;
         let failed =
-            |error: io::Error| self.latch(Failure::Unsure { doing: "truncate", error: error.into() });
+            |error: io::Error| self.latch(Failure::SyncFailed { doing: "truncate", error: error.into() });
         let end = self.span(u32::try_from(pages).expect("page counts fit in 32 bits"), 0).start;
         if self.len_bytes()? > end {
             self.disk.set_len(&self.file, end).map_err(failed)?;
@@ -189,10 +189,11 @@ impl PageFile {
     ///
     /// # Panics
     /// If `record` does not have the length of a record, or the layer does not exist.
-    pub fn read(&self, page_idx: u32, layer_idx: u32, record: &mut [u8]) -> Result<RecordHead, KvError> {
+    pub fn read(&self, page_idx: u32, layer_idx: u32, record: &mut [u8]) -> Result<RecordHeader, KvError> {
         assert_eq!(record.len(), self.layout.record_bytes(), "length of a record");
         let span = self.span(page_idx, layer_idx);
-        let expected = Expected { path: self.path(), format: self.layout.format(), page_idx, layer_idx };
+        let expected =
+            ExpectedRecord { path: self.path(), format: self.layout.format(), page_idx, layer_idx };
         let got_bytes =
             read_full(&self.file.file, span.start, record).map_err(KvError::io(self.path(), "read"))?;
         if got_bytes < record.len() {
@@ -235,13 +236,13 @@ impl PageFile {
     }
 
     /// Reads all layers of a page, which must continue the prefix `before`.
-    fn whole_page(&self, page_idx: u32, before: Chain, record: &mut [u8]) -> Result<RecordHead, KvError> {
+    fn whole_page(&self, page_idx: u32, before: Chain, record: &mut [u8]) -> Result<RecordHeader, KvError> {
         let first = self.read(page_idx, 0, record)?;
         for layer_idx in 0..self.identity.geometry.n_layers {
             let head = if layer_idx == 0 { first.clone() } else { self.read(page_idx, layer_idx, record)? };
             if head.before != before || head.token_ids != first.token_ids {
                 let expected =
-                    Expected { path: self.path(), format: self.layout.format(), page_idx, layer_idx };
+                    ExpectedRecord { path: self.path(), format: self.layout.format(), page_idx, layer_idx };
                 return Err(expected.refuse(RecordFault::Chain));
             }
         }
@@ -263,7 +264,7 @@ impl PageFile {
 #[derive(Debug)]
 enum Failure {
     Write { offset: u64, wanted_bytes: u64, error: Arc<io::Error> },
-    Unsure { doing: &'static str, error: Arc<io::Error> },
+    SyncFailed { doing: &'static str, error: Arc<io::Error> },
 }
 
 impl Failure {
@@ -279,7 +280,9 @@ impl Failure {
                 wanted_bytes: *wanted_bytes,
                 error: Arc::clone(error),
             },
-            Self::Unsure { doing, error } => KvError::Unsure { path, doing, error: Arc::clone(error) },
+            Self::SyncFailed { doing, error } => {
+                KvError::SyncFailed { path, doing, error: Arc::clone(error) }
+            }
         }
     }
 }

@@ -24,20 +24,20 @@ impl KvDtype {
 
 /// Which vectors the cache stores for each token and KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Halves {
+pub enum KvParts {
     /// A key and a value of equal length.
     #[default]
     KeysAndValues,
     /// Only a key, part of which serves as the value (multi-head latent attention).
-    Keys,
+    KeysOnly,
 }
 
-impl Halves {
+impl KvParts {
     /// Returns the number of vectors: 2 or 1.
     pub const fn count(self) -> usize {
         match self {
             Self::KeysAndValues => 2,
-            Self::Keys => 1,
+            Self::KeysOnly => 1,
         }
     }
 
@@ -45,7 +45,7 @@ impl Halves {
     pub(crate) const fn tag(self) -> u32 {
         match self {
             Self::KeysAndValues => 0,
-            Self::Keys => 1,
+            Self::KeysOnly => 1,
         }
     }
 }
@@ -58,20 +58,20 @@ pub struct KvShape {
     /// Elements of one head's key or value.
     pub head_dim: usize,
     /// Whether values are stored separately from keys.
-    pub halves: Halves,
+    pub parts: KvParts,
     /// Data type of the elements.
     pub dtype: KvDtype,
 }
 
 impl KvShape {
     /// Returns the bytes of one token's keys (or values) in one layer.
-    pub fn half_token_bytes(&self) -> usize {
+    pub fn key_token_bytes(&self) -> usize {
         self.kv_heads * self.head_dim * self.dtype.bytes()
     }
 
     /// Returns the bytes of one token's keys and values in one layer.
     pub fn token_bytes(&self) -> usize {
-        self.halves.count() * self.half_token_bytes()
+        self.parts.count() * self.key_token_bytes()
     }
 
     /// Rounds `tokens` up to whole pages.

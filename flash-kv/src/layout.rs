@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::quant::{CodeBits, GROUP_LEN};
-use crate::record::HEAD_BYTES;
-use crate::{Halves, KvShape, PAGE_TOKENS};
+use crate::record::RECORD_HEADER_BYTES;
+use crate::{KvParts, KvShape, PAGE_TOKENS};
 
 /// Alignment of a record's length in bytes, as direct reads require.
 pub const RECORD_ALIGN: usize = 4096;
@@ -81,7 +81,7 @@ impl fmt::Display for PageFormat {
 ///
 /// Rows are ordered `[kv_heads, PAGE_TOKENS]`, the last index fastest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HalfLayout {
+pub struct TensorLayout {
     /// `[kv_heads, PAGE_TOKENS, head_dim]`: little-endian floats, one-byte codes, or two 4-bit codes per byte with the
     /// even column in the low half. Each row starts at a byte boundary; the unused half byte of an odd row is 0.
     pub codes: Range<usize>,
@@ -97,10 +97,10 @@ pub struct HalfLayout {
 pub struct PageLayout {
     kv_heads: usize,
     head_dim: usize,
-    halves: Halves,
+    parts: KvParts,
     format: PageFormat,
-    keys: HalfLayout,
-    values: HalfLayout,
+    keys: TensorLayout,
+    values: TensorLayout,
 }
 
 impl PageLayout {
@@ -109,14 +109,14 @@ impl PageLayout {
     /// # Panics
     /// If a dimension is 0, or a record would exceed the address space.
     pub fn new(kv_heads: usize, head_dim: usize, format: PageFormat) -> Self {
-        Self::of(kv_heads, head_dim, Halves::KeysAndValues, format)
+        Self::of(kv_heads, head_dim, KvParts::KeysAndValues, format)
     }
 
-    /// Returns the layout of pages that store the vectors named by `halves`.
+    /// Returns the layout of pages that store the vectors named by `parts`.
     ///
     /// # Panics
     /// Panics like [`new`](Self::new).
-    pub fn of(kv_heads: usize, head_dim: usize, halves: Halves, format: PageFormat) -> Self {
+    pub fn of(kv_heads: usize, head_dim: usize, parts: KvParts, format: PageFormat) -> Self {
         assert!(kv_heads > 0 && head_dim > 0, "pages have at least one element per token");
         let n_rows = kv_heads.checked_mul(PAGE_TOKENS).expect("pages fit in memory");
         let codes_bytes = n_rows.checked_mul(row_bytes(head_dim, format)).expect("pages fit in memory");
@@ -124,23 +124,23 @@ impl PageLayout {
             Some(_) => n_rows * head_dim.div_ceil(GROUP_LEN) * size_of::<f32>(),
             None => 0,
         };
-        let mut end = HEAD_BYTES;
+        let mut end = RECORD_HEADER_BYTES;
         let mut part = |len_bytes: usize| {
             let start = end.next_multiple_of(PART_ALIGN);
             end = start.checked_add(len_bytes).expect("pages fit in memory");
             start..end
         };
-        let mut half = || HalfLayout {
+        let mut half = || TensorLayout {
             codes: part(codes_bytes),
             scales: part(params_bytes),
             biases: part(params_bytes),
         };
         let keys = half();
-        let values = match halves {
-            Halves::KeysAndValues => half(),
-            Halves::Keys => keys.clone(),
+        let values = match parts {
+            KvParts::KeysAndValues => half(),
+            KvParts::KeysOnly => keys.clone(),
         };
-        Self { kv_heads, head_dim, halves, format, keys, values }
+        Self { kv_heads, head_dim, parts, format, keys, values }
     }
 
     /// Returns the number of KV heads.
@@ -159,23 +159,23 @@ impl PageLayout {
     }
 
     /// Returns the byte ranges of the keys.
-    pub fn keys(&self) -> &HalfLayout {
+    pub fn keys(&self) -> &TensorLayout {
         &self.keys
     }
 
     /// Returns the byte ranges of the values: those of the keys, if values are not stored separately.
-    pub fn values(&self) -> &HalfLayout {
+    pub fn values(&self) -> &TensorLayout {
         &self.values
     }
 
     /// Returns which vectors are stored per token.
-    pub fn halves(&self) -> Halves {
-        self.halves
+    pub fn parts(&self) -> KvParts {
+        self.parts
     }
 
     /// Iterates over what is stored: keys, then values if they are separate.
-    pub fn stored(&self) -> impl Iterator<Item = &HalfLayout> {
-        [&self.keys, &self.values].into_iter().take(self.halves.count())
+    pub fn stored(&self) -> impl Iterator<Item = &TensorLayout> {
+        [&self.keys, &self.values].into_iter().take(self.parts.count())
     }
 
     /// Returns the number of rows of keys (or of values): one for each head and token.
@@ -206,14 +206,14 @@ impl PageLayout {
     /// Returns the bytes of one token's keys and values in one layer, without header and padding: the baseline for
     /// write amplification.
     pub fn payload_token_bytes(&self) -> usize {
-        self.halves.count() * self.kv_heads * (self.row_bytes() + 2 * self.n_groups() * size_of::<f32>())
+        self.parts.count() * self.kv_heads * (self.row_bytes() + 2 * self.n_groups() * size_of::<f32>())
     }
 }
 
 impl KvShape {
     /// Returns the layout of pages of this shape.
     pub fn layout(&self, format: PageFormat) -> PageLayout {
-        PageLayout::of(self.kv_heads, self.head_dim, self.halves, format)
+        PageLayout::of(self.kv_heads, self.head_dim, self.parts, format)
     }
 }
 
@@ -258,8 +258,8 @@ mod tests {
     #[test]
     fn shared_values_take_no_space() {
         for format in PageFormat::ALL {
-            let [both, keys] =
-                [Halves::KeysAndValues, Halves::Keys].map(|halves| PageLayout::of(1, 576, halves, *format));
+            let [both, keys] = [KvParts::KeysAndValues, KvParts::KeysOnly]
+                .map(|parts| PageLayout::of(1, 576, parts, *format));
             assert_eq!(2 * keys.payload_token_bytes(), both.payload_token_bytes());
             assert_eq!(keys.values(), keys.keys());
             assert_eq!((keys.stored().count(), both.stored().count()), (1, 2));
@@ -271,12 +271,12 @@ mod tests {
         fn parts_follow_each_other_aligned_and_hold_their_shapes(
             kv_heads in 1..9usize,
             head_dim in 1..300usize,
-            halves in prop::sample::select(vec![Halves::KeysAndValues, Halves::Keys]),
+            parts in prop::sample::select(vec![KvParts::KeysAndValues, KvParts::KeysOnly]),
             format in formats(),
         ) {
-            let layout = PageLayout::of(kv_heads, head_dim, halves, format);
+            let layout = PageLayout::of(kv_heads, head_dim, parts, format);
             let n_rows = kv_heads * PAGE_TOKENS;
-            let mut end = HEAD_BYTES;
+            let mut end = RECORD_HEADER_BYTES;
             for half in layout.stored() {
                 for part in [&half.codes, &half.scales, &half.biases] {
                     prop_assert!(part.start.is_multiple_of(PART_ALIGN));
@@ -288,7 +288,7 @@ mod tests {
                 prop_assert_eq!(half.scales.len(), n_rows * layout.n_groups() * 4);
                 prop_assert_eq!(half.biases.len(), half.scales.len());
             }
-            prop_assert_eq!(layout.payload_end(), HEAD_BYTES + PAGE_TOKENS * layout.payload_token_bytes());
+            prop_assert_eq!(layout.payload_end(), RECORD_HEADER_BYTES + PAGE_TOKENS * layout.payload_token_bytes());
             prop_assert!(layout.record_bytes().is_multiple_of(RECORD_ALIGN));
             prop_assert!(layout.record_bytes() - end < RECORD_ALIGN);
         }

@@ -20,9 +20,9 @@
 //!
 //! ```
 //! use flash_io::Budget;
-//! use flash_kv::{Halves, KvDtype, KvShape, Tail};
+//! use flash_kv::{KvParts, KvDtype, KvShape, Tail};
 //!
-//! let shape = KvShape { kv_heads: 3, head_dim: 64, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
+//! let shape = KvShape { kv_heads: 3, head_dim: 64, parts: KvParts::KeysAndValues, dtype: KvDtype::F32 };
 //! let budget = Budget::new(1 << 20);
 //! let mut tail = Tail::new(shape, 2, 200, &budget).unwrap();
 //! assert_eq!(tail.capacity_tokens(), 256, "whole pages");
@@ -36,7 +36,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use flash_kv::{
-//!     Chain, Digest, Geometry, Halves, Identity, PAGE_TOKENS, PageFile, PageFormat, RecordHead, Writer, WriterConfig,
+//!     Chain, Digest, Geometry, KvParts, Identity, PAGE_TOKENS, PageFile, PageFormat, RecordHeader, Writer, WriterConfig,
 //!     seal, transcode,
 //! };
 //! # fn main() -> Result<(), flash_kv::KvError> {
@@ -44,9 +44,9 @@
 //! # let path = dir.path().join("pages.kv");
 //!
 //! let (format, window_format) = (PageFormat::Int8, PageFormat::F16);
-//! let halves = Halves::KeysAndValues;
+//! let parts = KvParts::KeysAndValues;
 //! let geometry =
-//!     Geometry { n_layers: 1, kv_heads: 3, head_dim: 64, halves, format, window_format, window_tokens: 128 };
+//!     Geometry { n_layers: 1, kv_heads: 3, head_dim: 64, parts, format, window_format, window_tokens: 128 };
 //! let identity = Identity { model: Digest([0; 32]), geometry };
 //! let writer = Writer::new(Arc::new(PageFile::create(&path, &identity)?), &WriterConfig::default())?;
 //!
@@ -54,7 +54,7 @@
 //! let (page, mut record) = (vec![0; window.record_bytes()], vec![0; layout.record_bytes()]);
 //! transcode(&window, &page, &layout, &mut record)?;
 //! let token_ids = [42; PAGE_TOKENS];
-//! seal(&mut record, &RecordHead { format, page_idx: 0, layer_idx: 0, before: Chain::root(&identity), token_ids });
+//! seal(&mut record, &RecordHeader { format, page_idx: 0, layer_idx: 0, before: Chain::root(&identity), token_ids });
 //! let written = writer.submit(0, 0, Arc::new(record))?;
 //! written.wait()?;
 //! drop((writer, written));
@@ -93,19 +93,21 @@ extern crate self as flash_kv;
 
 pub use chain::{Chain, Digest, FORMAT_VERSION, Geometry, Identity, common_tokens};
 pub use error::KvError;
-pub use file::{FILE_HEAD_BYTES, PageFile, Recovered};
-pub use format::{Halves, KvDtype, KvShape, PAGE_TOKENS};
-pub use layout::{HalfLayout, PageFormat, PageLayout, RECORD_ALIGN};
+pub use file::{FILE_HEADER_BYTES, PageFile, Recovered};
+pub use format::{KvDtype, KvParts, KvShape, PAGE_TOKENS};
+pub use layout::{PageFormat, PageLayout, RECORD_ALIGN, TensorLayout};
 pub use prefix::{
-    Collected, Match, PrefixPage, PrefixPart, PrefixStore, collect_prefixes, prefixes, remove_prefix,
+    EvictedPrefixes, PrefixMatch, PrefixPage, PrefixPart, PrefixStore, evict_prefixes, prefixes,
+    remove_prefix,
 };
 pub use quant::{CodeBits, GROUP_LEN, dequantize_row, error_bound, quantize_row};
-pub use record::{Expected, HEAD_BYTES, RecordFault, RecordHead, seal, verify};
-pub use scratch::{Scratch, remove_left_over_runs};
+pub use record::{ExpectedRecord, RECORD_HEADER_BYTES, RecordFault, RecordHeader, seal, verify};
+pub use scratch::{Scratch, remove_stale_runs};
 pub use session::{
-    Opened, Saved, SavedTail, Session, SessionInfo, SessionState, TailPart, remove_session, sessions,
+    OpenedSession, SavedState, SavedTail, Session, SessionInfo, SessionState, TailPart, remove_session,
+    sessions,
 };
 pub use tail::{LayerBuffers, Tail};
-pub use transcode::{to_half, transcode};
+pub use transcode::{to_f16, transcode};
 pub use weights::{FileStamp, SampledWeights, WeightFile, weights_digest};
-pub use writer::{Writer, WriterConfig, WriterStats, Written};
+pub use writer::{WriteHandle, Writer, WriterConfig, WriterStats};

@@ -12,10 +12,10 @@ use flash_io::Span;
 
 use crate::disk::{AtomicFile, Disk, create_dir_synced, system};
 use crate::file::read_full;
-use crate::record::{Expected, RecordFault, RecordHead, verify};
+use crate::record::{ExpectedRecord, RecordFault, RecordHeader, verify};
 use crate::{Chain, Identity, KvError, PageLayout};
 
-pub use evict::{Collected, PrefixPage, collect_prefixes, prefixes, remove_prefix};
+pub use evict::{EvictedPrefixes, PrefixPage, evict_prefixes, prefixes, remove_prefix};
 
 const PREFIXES_DIR: &str = "prefixes";
 
@@ -59,12 +59,12 @@ pub struct PrefixStore {
 
 /// The longest stored prefix of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Match {
+pub struct PrefixMatch {
     /// Hashes of its pages, in order.
     pub chains: Vec<Chain>,
 }
 
-impl Match {
+impl PrefixMatch {
     /// Returns the number of pages.
     pub fn pages(&self) -> usize {
         self.chains.len()
@@ -159,7 +159,7 @@ impl PrefixStore {
     /// twins of those that the window overlaps. Marks these pages as just used.
     ///
     /// Computing the first logits takes at least one more token: pass the prompt without its last token to leave one.
-    pub fn longest(&self, token_ids: &[u32]) -> Match {
+    pub fn longest(&self, token_ids: &[u32]) -> PrefixMatch {
         let pages = Chain::pages(&self.identity, token_ids);
         let mut chains: Vec<_> = pages.take_while(|chain| self.holds(*chain, PrefixPart::Page)).collect();
         let window_pages = self.identity.geometry.window_pages();
@@ -173,7 +173,7 @@ impl PrefixStore {
         for chain in &chains {
             self.touch(*chain);
         }
-        Match { chains }
+        PrefixMatch { chains }
     }
 
     /// Updates the modification time, by which eviction orders pages.
@@ -200,7 +200,7 @@ impl PrefixStore {
         layer_idx: u32,
         part: PrefixPart,
         record: &mut [u8],
-    ) -> Result<RecordHead, KvError> {
+    ) -> Result<RecordHeader, KvError> {
         assert_eq!(record.len(), self.layout(part).record_bytes(), "length of a record");
         assert!(layer_idx < self.identity.geometry.n_layers, "there is no layer {layer_idx}");
         let path = self.path(chain, part);
@@ -223,8 +223,14 @@ impl PrefixStore {
         checked
     }
 
-    fn expected<'a>(&self, path: &'a Path, page_idx: u32, layer_idx: u32, part: PrefixPart) -> Expected<'a> {
-        Expected { path, format: self.layout(part).format(), page_idx, layer_idx }
+    fn expected<'a>(
+        &self,
+        path: &'a Path,
+        page_idx: u32,
+        layer_idx: u32,
+        part: PrefixPart,
+    ) -> ExpectedRecord<'a> {
+        ExpectedRecord { path, format: self.layout(part).format(), page_idx, layer_idx }
     }
 
     fn check(
@@ -235,7 +241,7 @@ impl PrefixStore {
         page_idx: u32,
         layer_idx: u32,
         part: PrefixPart,
-    ) -> Result<RecordHead, KvError> {
+    ) -> Result<RecordHeader, KvError> {
         let expected = self.expected(path, page_idx, layer_idx, part);
         let wanted_bytes = self.layout(part).record_bytes();
         if record.len() < wanted_bytes {

@@ -6,7 +6,7 @@ use crate::bytes::{checksum_around, get, get_u32, put, put_u32};
 use crate::{Chain, Digest, FORMAT_VERSION, KvError, PAGE_TOKENS, PageFormat};
 
 /// Length of a record's header: fixed fields, then the page's token ids.
-pub const HEAD_BYTES: usize = TOKENS_OFFSET + PAGE_TOKENS * size_of::<u32>();
+pub const RECORD_HEADER_BYTES: usize = TOKENS_OFFSET + PAGE_TOKENS * size_of::<u32>();
 
 const MAGIC: [u8; 8] = *b"FLASHPG\0";
 const VERSION_OFFSET: usize = 8;
@@ -19,7 +19,7 @@ const TOKENS_OFFSET: usize = 64;
 
 /// The parsed header of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordHead {
+pub struct RecordHeader {
     /// Storage format of the page.
     pub format: PageFormat,
     /// Index of the page in the context.
@@ -33,7 +33,7 @@ pub struct RecordHead {
     pub token_ids: [u32; PAGE_TOKENS],
 }
 
-impl RecordHead {
+impl RecordHeader {
     /// Returns the hash of the prefix up to and including this page.
     pub fn chain(&self) -> Chain {
         self.before.next(&self.token_ids)
@@ -42,7 +42,7 @@ impl RecordHead {
 
 /// The record that a reader expects.
 #[derive(Debug, Clone, Copy)]
-pub struct Expected<'a> {
+pub struct ExpectedRecord<'a> {
     /// Path of the file, for errors.
     pub path: &'a Path,
     /// Storage format of the page.
@@ -53,7 +53,7 @@ pub struct Expected<'a> {
     pub layer_idx: u32,
 }
 
-impl Expected<'_> {
+impl ExpectedRecord<'_> {
     pub(crate) fn refuse(&self, fault: RecordFault) -> KvError {
         let Self { path, page_idx, layer_idx, .. } = *self;
         KvError::Record { path: path.to_owned(), page_idx, layer_idx, fault }
@@ -111,7 +111,7 @@ pub enum RecordFault {
 ///
 /// # Panics
 /// If the record is shorter than a header.
-pub fn seal(record: &mut [u8], head: &RecordHead) {
+pub fn seal(record: &mut [u8], head: &RecordHeader) {
     record[..TOKENS_OFFSET].fill(0);
     put(record, 0, &MAGIC);
     put_u32(record, VERSION_OFFSET, FORMAT_VERSION);
@@ -119,7 +119,9 @@ pub fn seal(record: &mut [u8], head: &RecordHead) {
     put_u32(record, LAYER_OFFSET, head.layer_idx);
     put_u32(record, PAGE_OFFSET, head.page_idx);
     put(record, BEFORE_OFFSET, &head.before.0.0);
-    for (bytes, id) in record[TOKENS_OFFSET..HEAD_BYTES].as_chunks_mut().0.iter_mut().zip(&head.token_ids) {
+    for (bytes, id) in
+        record[TOKENS_OFFSET..RECORD_HEADER_BYTES].as_chunks_mut().0.iter_mut().zip(&head.token_ids)
+    {
         *bytes = id.to_le_bytes();
     }
     let checksum = checksum_around(record, CHECKSUM_OFFSET);
@@ -130,13 +132,13 @@ pub fn seal(record: &mut [u8], head: &RecordHead) {
 ///
 /// # Errors
 /// [`KvError::Record`] with the reason.
-pub fn verify(record: &[u8], expected: &Expected<'_>) -> Result<RecordHead, KvError> {
+pub fn verify(record: &[u8], expected: &ExpectedRecord<'_>) -> Result<RecordHeader, KvError> {
     inspect(record, expected).map_err(|fault| expected.refuse(fault))
 }
 
-fn inspect(record: &[u8], expected: &Expected<'_>) -> Result<RecordHead, RecordFault> {
-    if record.len() < HEAD_BYTES {
-        return Err(RecordFault::Short { wanted_bytes: HEAD_BYTES, got_bytes: record.len() });
+fn inspect(record: &[u8], expected: &ExpectedRecord<'_>) -> Result<RecordHeader, RecordFault> {
+    if record.len() < RECORD_HEADER_BYTES {
+        return Err(RecordFault::Short { wanted_bytes: RECORD_HEADER_BYTES, got_bytes: record.len() });
     }
     match get(record, 0) {
         MAGIC => {}
@@ -168,17 +170,17 @@ fn inspect(record: &[u8], expected: &Expected<'_>) -> Result<RecordHead, RecordF
 
 /// Returns page index and parent hash from an unverified header, and `None` if it is not a header. Good enough to rank
 /// pages for eviction, never for decoding.
-pub(crate) fn peek(record: &[u8; HEAD_BYTES]) -> Option<(u32, Chain)> {
+pub(crate) fn peek(record: &[u8; RECORD_HEADER_BYTES]) -> Option<(u32, Chain)> {
     let known = get(record, 0) == MAGIC && get_u32(record, VERSION_OFFSET) == FORMAT_VERSION;
     known.then(|| (get_u32(record, PAGE_OFFSET), Chain(Digest(get(record, BEFORE_OFFSET)))))
 }
 
-fn parse_header(record: &[u8], expected: &Expected<'_>) -> RecordHead {
+fn parse_header(record: &[u8], expected: &ExpectedRecord<'_>) -> RecordHeader {
     let mut token_ids = [0; PAGE_TOKENS];
-    for (id, bytes) in token_ids.iter_mut().zip(record[TOKENS_OFFSET..HEAD_BYTES].as_chunks().0) {
+    for (id, bytes) in token_ids.iter_mut().zip(record[TOKENS_OFFSET..RECORD_HEADER_BYTES].as_chunks().0) {
         *id = u32::from_le_bytes(*bytes);
     }
-    RecordHead {
+    RecordHeader {
         format: expected.format,
         page_idx: expected.page_idx,
         layer_idx: expected.layer_idx,

@@ -60,7 +60,7 @@ impl Scratch {
 ///
 /// # Errors
 /// [`KvError::Io`] if the directory cannot be listed or locked.
-pub fn remove_left_over_runs(kv_dir: &Path) -> Result<(), KvError> {
+pub fn remove_stale_runs(kv_dir: &Path) -> Result<(), KvError> {
     if !kv_dir.exists() {
         return Ok(());
     }

@@ -41,13 +41,13 @@ pub struct Session {
 
 /// An opened session with its recovered contents.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedSession {
     /// The session.
     pub session: Session,
     /// The whole pages of its page file, including those sealed after the last save, and what was dropped behind them.
     pub sealed: Recovered,
     /// The last saved state.
-    pub saved: Option<Saved>,
+    pub saved: Option<SavedState>,
     /// Why the saved state was lost, if it was: only whole pages remain then.
     pub lost: Option<KvError>,
 }
@@ -55,7 +55,7 @@ pub struct Opened {
 /// A saved state, from which a context resumes bit for bit.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Saved {
+pub struct SavedState {
     /// All token ids.
     pub token_ids: Vec<u32>,
     /// Whether the cache has the same bits as in an uninterrupted run.
@@ -144,7 +144,7 @@ impl Session {
     ///
     /// # Errors
     /// [`KvError::SessionName`]; [`KvError::NoSession`]; those of [`PageFile::open`] and [`PageFile::recover`].
-    pub fn open(kv_dir: &Path, name: &str, identity: &Identity) -> Result<Opened, KvError> {
+    pub fn open(kv_dir: &Path, name: &str, identity: &Identity) -> Result<OpenedSession, KvError> {
         Self::open_on(system(), kv_dir, name, identity)
     }
 
@@ -153,7 +153,7 @@ impl Session {
         kv_dir: &Path,
         name: &str,
         identity: &Identity,
-    ) -> Result<Opened, KvError> {
+    ) -> Result<OpenedSession, KvError> {
         let dir = session_dir(kv_dir, name)?;
         let path = dir.join(PAGES_FILE);
         if !path.exists() {
@@ -175,23 +175,23 @@ impl Session {
             Some(saved) => session.clean(Some(saved.tail.path()))?,
             None => session.clean(None)?,
         }
-        Ok(Opened { session, sealed, saved, lost })
+        Ok(OpenedSession { session, sealed, saved, lost })
     }
 
     /// Loads the last saved state; `None` if nothing was ever saved.
-    fn load(&self, sealed: &Recovered) -> Result<Option<Saved>, KvError> {
+    fn load(&self, sealed: &Recovered) -> Result<Option<SavedState>, KvError> {
         let path = self.dir.join(MANIFEST_FILE);
         let Some(manifest) = Manifest::read(&path, self.pages.identity())? else { return Ok(None) };
         let pages = manifest.first_token.div_ceil(PAGE_TOKENS);
         let same = common_tokens(&manifest.token_ids, &sealed.token_ids);
         let got_pages = same / PAGE_TOKENS;
         if got_pages < pages {
-            return Err(KvError::SavedPagesGone { path, wanted_pages: pages, got_pages });
+            return Err(KvError::SavedPagesMissing { path, wanted_pages: pages, got_pages });
         }
         let tail =
             SavedTail::open(self.tail_path(manifest.save), &manifest, &self.pages.identity().geometry)?;
         let Manifest { token_ids, is_exact, .. } = manifest;
-        Ok(Some(Saved { token_ids, is_exact, pages, tail }))
+        Ok(Some(SavedState { token_ids, is_exact, pages, tail }))
     }
 
     /// Returns the directory of the session.

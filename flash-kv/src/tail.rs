@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use flash_io::{Budget, PageBuf};
 
-use crate::{Halves, KvError, KvShape};
+use crate::{KvError, KvParts, KvShape};
 
 /// The buffers of one layer: keys and values, each row-major `[kv_heads, capacity_tokens, head_dim]`.
 #[derive(Debug)]
@@ -39,12 +39,12 @@ impl Tail {
         budget: &Budget,
     ) -> Result<Self, KvError> {
         let capacity_tokens = shape.whole_pages(capacity_tokens);
-        let bytes = capacity_tokens * shape.half_token_bytes();
+        let bytes = capacity_tokens * shape.key_token_bytes();
         let buffer =
             || PageBuf::new(bytes, budget).map_err(|source| KvError::Memory { capacity_tokens, source });
-        let values = || match shape.halves {
-            Halves::KeysAndValues => buffer().map(Some),
-            Halves::Keys => Ok(None),
+        let values = || match shape.parts {
+            KvParts::KeysAndValues => buffer().map(Some),
+            KvParts::KeysOnly => Ok(None),
         };
         let layers = (0..n_layers)
             .map(|_| Ok(Some(LayerBuffers { keys: buffer()?, values: values()? })))
@@ -54,8 +54,8 @@ impl Tail {
 
     /// Returns the bytes that such a tail is charged to the budget.
     pub fn budget_bytes(shape: KvShape, n_layers: usize, capacity_tokens: usize) -> u64 {
-        let bytes = shape.whole_pages(capacity_tokens) * shape.half_token_bytes();
-        (shape.halves.count() * n_layers) as u64 * PageBuf::cost_bytes(bytes)
+        let bytes = shape.whole_pages(capacity_tokens) * shape.key_token_bytes();
+        (shape.parts.count() * n_layers) as u64 * PageBuf::cost_bytes(bytes)
     }
 
     /// Returns the shape of one token in one layer.
@@ -118,7 +118,7 @@ mod tests {
     use crate::{KvDtype, PAGE_TOKENS};
 
     const SHAPE: KvShape =
-        KvShape { kv_heads: 2, head_dim: 16, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
+        KvShape { kv_heads: 2, head_dim: 16, parts: KvParts::KeysAndValues, dtype: KvDtype::F32 };
 
     #[test]
     fn capacity_is_whole_pages_and_buffers_hold_it() {
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn shared_values_have_no_buffer() {
-        let shape = KvShape { halves: Halves::Keys, ..SHAPE };
+        let shape = KvShape { parts: KvParts::KeysOnly, ..SHAPE };
         let mut tail = Tail::new(shape, 1, PAGE_TOKENS, &Budget::new(1 << 20)).unwrap();
         assert!(tail.take_layer(0).unwrap().values.is_none());
         assert_eq!(2 * shape.token_bytes(), SHAPE.token_bytes());
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn budget_is_charged_the_announced_bytes() {
         let budget = Budget::new(1 << 24);
-        for shape in [SHAPE, KvShape { halves: Halves::Keys, ..SHAPE }] {
+        for shape in [SHAPE, KvShape { parts: KvParts::KeysOnly, ..SHAPE }] {
             let tail = Tail::new(shape, 3, 300, &budget).unwrap();
             assert_eq!(budget.used_bytes(), Tail::budget_bytes(shape, 3, 300));
             drop(tail);

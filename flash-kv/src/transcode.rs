@@ -5,24 +5,24 @@ mod vectors;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::layout::{HalfLayout, PageLayout};
+use crate::layout::{PageLayout, TensorLayout};
 use crate::quant::{GROUP_LEN, dequantize_group, padded, quantize_group, store_codes};
 use crate::{KvError, PageFormat};
 
 /// Rounds numbers to half precision. Infinities and NaN are preserved.
 ///
 /// # Errors
-/// [`KvError::HalfRange`] if a finite number overflows: it exceeds the largest half, ±65504, by half a step or more.
+/// [`KvError::F16Overflow`] if a finite number overflows: it exceeds the largest half, ±65504, by half a step or more.
 /// The contents of `halves` are unspecified then.
 ///
 /// # Panics
 /// If lengths differ.
-pub fn to_half(numbers: &[f32], halves: &mut [f16]) -> Result<(), KvError> {
+pub fn to_f16(numbers: &[f32], halves: &mut [f16]) -> Result<(), KvError> {
     assert_eq!(numbers.len(), halves.len(), "one half per number");
     halves.convert_from_f32_slice(numbers);
     match find_overflow(numbers, halves) {
         None => Ok(()),
-        Some(number) => Err(KvError::HalfRange { number }),
+        Some(number) => Err(KvError::F16Overflow { number }),
     }
 }
 
@@ -39,10 +39,10 @@ fn find_overflow(numbers: &[f32], halves: &[f16]) -> Option<f32> {
 /// padding. The header is left unchanged: see [`seal`](crate::seal).
 ///
 /// Rows pass through `f32`: into a quantised format within [`error_bound`](crate::error_bound), into
-/// [`PageFormat::F16`] by the rounding of [`to_half`]. Pages of equal layout are copied.
+/// [`PageFormat::F16`] by the rounding of [`to_f16`]. Pages of equal layout are copied.
 ///
 /// # Errors
-/// [`KvError::HalfRange`] if a finite number overflows half precision; the record must not be used then.
+/// [`KvError::F16Overflow`] if a finite number overflows half precision; the record must not be used then.
 ///
 /// # Panics
 /// If the layouts differ in heads or stored vectors, or the records do not have the length of their layouts.
@@ -53,14 +53,14 @@ pub fn transcode(
     record: &mut [u8],
 ) -> Result<(), KvError> {
     assert_eq!((from.kv_heads(), from.head_dim()), (to.kv_heads(), to.head_dim()), "heads of a page");
-    assert_eq!(from.halves(), to.halves(), "what is kept of a token");
+    assert_eq!(from.parts(), to.parts(), "the vectors stored per token");
     assert_eq!(source.len(), from.record_bytes(), "length of the record to read");
     assert_eq!(record.len(), to.record_bytes(), "length of the record to write");
     if from == to {
         let payload = to.keys().codes.start..to.payload_end();
         record[payload.clone()].copy_from_slice(&source[payload]);
     } else if let Some(number) = vectors::rewrite(from, source, to, record) {
-        return Err(KvError::HalfRange { number });
+        return Err(KvError::F16Overflow { number });
     }
     record[to.payload_end()..].fill(0);
     Ok(())
@@ -83,9 +83,9 @@ fn f16_to_f32(half: u16) -> f32 {
 #[inline(always)]
 fn rewrite(from: &PageLayout, source: &[u8], to: &PageLayout, record: &mut [u8]) -> Option<f32> {
     let mut found = None;
-    for (from_half, to_half) in from.stored().zip(to.stored()) {
+    for (from_half, to_f16) in from.stored().zip(to.stored()) {
         let (source, mut writer) =
-            (GroupReader::new(from, from_half, source), GroupWriter::new(to, to_half, record));
+            (GroupReader::new(from, from_half, source), GroupWriter::new(to, to_f16, record));
         for row in 0..from.n_rows() {
             for start in (0..from.head_dim()).step_by(GROUP_LEN) {
                 let len = GROUP_LEN.min(from.head_dim() - start);
@@ -128,7 +128,7 @@ struct GroupReader<'a> {
 }
 
 impl<'a> GroupReader<'a> {
-    fn new(layout: &PageLayout, half: &HalfLayout, record: &'a [u8]) -> Self {
+    fn new(layout: &PageLayout, half: &TensorLayout, record: &'a [u8]) -> Self {
         Self {
             locator: GroupLocator::new(layout),
             codes: &record[half.codes.clone()],
@@ -170,7 +170,7 @@ struct GroupWriter<'a> {
 }
 
 impl<'a> GroupWriter<'a> {
-    fn new(layout: &PageLayout, half: &HalfLayout, record: &'a mut [u8]) -> Self {
+    fn new(layout: &PageLayout, half: &TensorLayout, record: &'a mut [u8]) -> Self {
         let parts = [half.codes.clone(), half.scales.clone(), half.biases.clone()];
         // The parts are contiguous and may be empty; `get_disjoint_mut` would reject an empty range next to its
         // neighbour as an overlap.

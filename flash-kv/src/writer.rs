@@ -53,7 +53,7 @@ pub struct Writer {
 
 /// Handle to a submitted record.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub struct WriteHandle {
     shared: Arc<Shared>,
     done: Arc<AtomicBool>,
 }
@@ -111,7 +111,7 @@ impl Writer {
     ///
     /// # Panics
     /// If `record` does not have the length of a record, or the layer does not exist.
-    pub fn submit<R>(&self, page_idx: u32, layer_idx: u32, record: Arc<R>) -> Result<Written, KvError>
+    pub fn submit<R>(&self, page_idx: u32, layer_idx: u32, record: Arc<R>) -> Result<WriteHandle, KvError>
     where
         R: AsRef<[u8]> + Send + Sync + 'static,
     {
@@ -119,7 +119,7 @@ impl Writer {
         assert_eq!((*record).as_ref().len(), file.layout().record_bytes(), "length of a record");
         assert!(layer_idx < file.identity().geometry.n_layers, "there is no layer {layer_idx}");
         let done = Arc::new(AtomicBool::new(false));
-        let written = Written { shared: Arc::clone(&self.shared), done: Arc::clone(&done) };
+        let written = WriteHandle { shared: Arc::clone(&self.shared), done: Arc::clone(&done) };
         self.shared.progress.lock().submitted += 1;
         let jobs = self.jobs.as_ref().expect("the queue is there until the writer is dropped");
         match jobs.send(Job { page_idx, layer_idx, record, done }) {
@@ -165,7 +165,7 @@ impl Drop for Writer {
     }
 }
 
-impl Written {
+impl WriteHandle {
     /// Whether the record can be read from the file.
     pub fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)

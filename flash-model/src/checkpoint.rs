@@ -17,7 +17,7 @@ use crate::ModelError;
 use crate::checkpoint::config::{Config, QuantizedFormat};
 
 use packed::PackedExperts;
-pub(crate) use packed::{member_name, rows_name};
+pub(crate) use packed::{expert_tensor_name, packed_name};
 use usage::Usage;
 
 /// A model directory on disk, of which the configuration and the headers of the shards were read.
@@ -82,7 +82,7 @@ impl Checkpoint {
 
     /// Opens a file that may grow while it is read, in the I/O mode of the weights; memory-mapped weights fall back to
     /// `pread`.
-    pub(crate) fn open_beside(&self, path: &Path) -> Result<Arc<dyn ReadAt>, ModelError> {
+    pub(crate) fn open_growing(&self, path: &Path) -> Result<Arc<dyn ReadAt>, ModelError> {
         // A memory map keeps the length that its file had when it was mapped.
         let io = if self.io == IoMode::Mmap { IoMode::Pread } else { self.io };
         Ok(flash_io::open(path, io)?)

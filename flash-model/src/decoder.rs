@@ -13,7 +13,7 @@ use crate::interrupt::Interrupt;
 use crate::kv::KvCache;
 use crate::models::Architecture;
 use crate::nn::layers::RmsNorm;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::bundle::{Bundle, Bundles};
 use crate::stream::experts::{ExpertPlan, Experts, Mixture};
 use crate::stream::proxy::{StreamingProxy, WeightOwner};
@@ -58,7 +58,7 @@ pub(crate) struct Pass<'a> {
 impl Decoder {
     /// Creates a decoder without weights, and its bundles in execution order.
     pub(crate) fn new(
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         architecture: Architecture,
     ) -> Result<(Self, Bundles), ModelError> {
         let checkpoint = weights.checkpoint();
@@ -101,7 +101,7 @@ impl Decoder {
             n => positions(&chunk.array()?, n - 1, n)?.into(),
         };
         drop(hidden);
-        let normed = self.norm.run(pass.residency, |norm| norm.of(&last))?;
+        let normed = self.norm.run(pass.residency, |norm| norm.forward(&last))?;
         self.head.logits(pass.residency, &normed, pass.interrupt, logits)
     }
 
@@ -115,7 +115,7 @@ impl Decoder {
         }
         let hidden = self.hidden(pass, inputs)?;
         let hidden = mlx_rs::ops::concatenate(&to_arrays(&hidden)?, 1)?.into();
-        let normed = self.norm.run(pass.residency, |norm| norm.of(&hidden))?.array()?;
+        let normed = self.norm.run(pass.residency, |norm| norm.forward(&hidden))?.array()?;
         normed.eval()?;
         self.head.losses(pass.residency, &normed, targets, pass.interrupt)
     }

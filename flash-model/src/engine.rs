@@ -29,7 +29,7 @@ use crate::engine::identity::EngineIdentity;
 use crate::interrupt::Interrupt;
 use crate::kv::KvCache;
 use crate::memory::allowance::Allowance;
-use crate::stream::experts::{ExpertTraffic, Experts};
+use crate::stream::experts::{ExpertStats, Experts};
 use crate::stream::residency::Residency;
 
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
@@ -86,7 +86,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`ModelError`]; the cache then holds the tokens that it held before, or none if tokens within the windows have
-    /// been overwritten, which happens in pages and where the cache [only grows](crate::KvPolicy::only_grows).
+    /// been overwritten, which happens in pages and where the cache [only grows](crate::KvPolicy::is_append_only).
     /// [`ModelError::RouterScore`] if hidden states are so broken that no experts can be chosen.
     pub fn forward(&mut self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
         let mut logits = Vec::new();
@@ -131,7 +131,7 @@ impl Engine {
         self.residency.stall() + self.expert_traffic().unwrap_or_default().stall
     }
 
-    fn expert_traffic(&self) -> Option<ExpertTraffic> {
+    fn expert_traffic(&self) -> Option<ExpertStats> {
         self.experts.as_ref().map(Experts::traffic)
     }
 
@@ -181,7 +181,7 @@ impl Engine {
     /// Truncates the context to its first `tokens` tokens, and returns how many are left.
     ///
     /// Removes all tokens if so much of a paged cache has left its window that the following logits would not have the
-    /// same bits, or if the cache [only grows](crate::KvPolicy::only_grows) and tokens that the next one attends to are
+    /// same bits, or if the cache [only grows](crate::KvPolicy::is_append_only) and tokens that the next one attends to are
     /// gone.
     ///
     /// # Errors
@@ -200,7 +200,7 @@ impl Engine {
         if n_tokens > context_tokens {
             return Err(ModelError::PromptTooLong { prompt_tokens: n_tokens, context_tokens });
         }
-        self.kv.make_up(n_tokens)
+        self.kv.fill_synthetic(n_tokens)
     }
 
     /// Returns a flag that any thread can set to end a pass with [`ModelError::Interrupted`]: between two chunks of a

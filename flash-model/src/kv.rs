@@ -23,15 +23,15 @@ use crate::ModelError;
 
 pub(crate) use layer::{PageView, PagedLayer};
 use layer_kv::layer_buffers;
-pub(crate) use layer_kv::{CacheLayers, CacheLayout, LayerKv};
+pub(crate) use layer_kv::{CacheLayout, CacheSpec, LayerKv};
 pub(crate) use pages::PageSource;
 use pages::Pages;
 pub use plan::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub(crate) use plan::{KvPlan, PagedPlan, window_tokens};
-pub(crate) use state::{Keeps, StateArrays, StateBuffers, StateShape};
+pub(crate) use state::{CacheKind, StateArrays, StateBuffers, StateShape};
 pub(crate) use stored::{Stored, common_pages};
-pub(crate) use traffic::PageTraffic;
-pub(crate) use twins::Twins;
+pub(crate) use traffic::PageCounters;
+pub(crate) use twins::TwinFile;
 
 /// Sealed pages per attention step when some are on disk: few enough that the next two batches can be read ahead.
 const BATCH_PAGES: usize = 4;
@@ -90,13 +90,13 @@ impl KvCache {
     /// Allocates a contiguous cache. `capacities` are the tokens that each layer with keys and values has memory for,
     /// `windows` their attention windows.
     pub(crate) fn plain(
-        layers: CacheLayers<'_>,
+        layers: CacheSpec<'_>,
         shape: KvShape,
         windows: &[Option<usize>],
         capacities: &[usize],
         context_tokens: usize,
     ) -> Result<Self, ModelError> {
-        let CacheLayers { layout, budget, .. } = layers;
+        let CacheSpec { layout, budget, .. } = layers;
         // The tail only counts tokens: with no layers, it allocates nothing. Layers allocate their own memory, since
         // capacities differ.
         let tail = Tail::new(shape, 0, context_tokens, budget)?;
@@ -120,12 +120,12 @@ impl KvCache {
     /// Allocates a paged cache. `source` is given if not all pages fit in memory or if pages outlive the cache, `twins`
     /// if prefixes are shared and sealed pages are stored in another format than the window's.
     pub(crate) fn paged(
-        layers: CacheLayers<'_>,
+        layers: CacheSpec<'_>,
         plan: &PagedPlan,
         identity: Identity,
         source: Option<PageSource>,
-        twins: Option<Twins>,
-        traffic: PageTraffic,
+        twins: Option<TwinFile>,
+        traffic: PageCounters,
     ) -> Result<Self, ModelError> {
         let budget = layers.budget;
         let pages = Arc::new(Pages::new(*plan, identity, source, twins, traffic, budget)?);
@@ -239,7 +239,7 @@ impl KvCache {
     }
 
     /// Returns whether every layer has memory for all held tokens, not only for its window.
-    pub(crate) fn keeps_all(&self) -> bool {
+    pub(crate) fn has_full_memory(&self) -> bool {
         self.rings.is_empty()
     }
 
@@ -288,7 +288,7 @@ impl KvCache {
     }
 
     /// Fills the cache with `n_tokens` synthetic tokens, for benchmarks.
-    pub(crate) fn make_up(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+    pub(crate) fn fill_synthetic(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         let ids: Vec<u32> = (0..n_tokens as u32).collect();
         self.truncate(0)?;
         self.begin(&ids)?;
@@ -308,6 +308,6 @@ impl KvCache {
 }
 
 /// Returns the number of layers with keys and values.
-pub(crate) fn n_kv_layers(keeps: &[Keeps]) -> usize {
-    keeps.iter().filter(|keeps| **keeps == Keeps::KeysValues).count()
+pub(crate) fn n_kv_layers(keeps: &[CacheKind]) -> usize {
+    keeps.iter().filter(|keeps| **keeps == CacheKind::KeysValues).count()
 }

@@ -20,16 +20,16 @@ mod smollm3;
 mod sparse;
 mod windows;
 
-use flash_kv::Halves;
+use flash_kv::KvParts;
 use serde::Deserialize;
 
 use crate::ModelError;
-use crate::kv::Keeps;
+use crate::kv::CacheKind;
 use crate::nn::fused::Fused;
 use crate::nn::layer::Layer;
 use crate::nn::layers::{Linear, RmsNorm};
 use crate::nn::rope::RopeSettings;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::Mixture;
 
 pub(crate) use sizes::Sizes;
@@ -43,7 +43,7 @@ pub(crate) struct LayerParts {
     /// hidden states.
     pub experts_out: Option<(String, Linear)>,
     /// Kind of the cache of the layer.
-    pub keeps: Keeps,
+    pub keeps: CacheKind,
 }
 
 impl LayerParts {
@@ -56,7 +56,7 @@ impl LayerParts {
 impl<L: Layer + 'static> From<L> for LayerParts {
     /// An attention layer without experts.
     fn from(layer: L) -> Self {
-        Self { layer: Box::new(layer), mixture: None, experts_out: None, keeps: Keeps::KeysValues }
+        Self { layer: Box::new(layer), mixture: None, experts_out: None, keeps: CacheKind::KeysValues }
     }
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Architecture {
     pub kv_heads: i32,
     pub head_dim: i32,
     /// Whether the KV cache stores values beside keys.
-    pub halves: Halves,
+    pub parts: KvParts,
     /// Bytes of the weights that layers derive from loaded ones.
     pub derived_bytes: u64,
     pub vocab_size: i32,
@@ -91,7 +91,7 @@ pub(crate) struct Architecture {
     pub positions_max: Option<usize>,
 }
 
-type Build = fn(&Weights<'_>) -> Result<Architecture, ModelError>;
+type Build = fn(&VarBuilder<'_>) -> Result<Architecture, ModelError>;
 
 /// Constructors by `model_type`.
 const MODELS: &[(&str, Build)] = &[
@@ -126,7 +126,7 @@ const ALIASES: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// [`ModelError::UnknownModelType`], or an error of the family for fields or tensors that it does not support.
-pub(crate) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(crate) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let given = config.model_type();
     let alias = ALIASES.iter().find(|(alias, _)| *alias == given);
@@ -156,9 +156,9 @@ struct DecoderNames {
 
 /// Builds a decoder whose parts have the usual names; `layer` builds each layer.
 fn decoder<L: Into<LayerParts>>(
-    weights: &Weights<'_>,
+    weights: &VarBuilder<'_>,
     sizes: &Sizes,
-    layer: impl Fn(usize, &Weights<'_>) -> Result<L, ModelError>,
+    layer: impl Fn(usize, &VarBuilder<'_>) -> Result<L, ModelError>,
 ) -> Result<Architecture, ModelError> {
     let names = DecoderNames { model: "model", embed: "embed_tokens", norm: "norm", head: "lm_head" };
     decoder_with_names(names, weights, sizes, layer)
@@ -167,9 +167,9 @@ fn decoder<L: Into<LayerParts>>(
 /// Builds a decoder whose parts have these names; `layer` builds each layer.
 fn decoder_with_names<L: Into<LayerParts>>(
     names: DecoderNames,
-    weights: &Weights<'_>,
+    weights: &VarBuilder<'_>,
     sizes: &Sizes,
-    layer: impl Fn(usize, &Weights<'_>) -> Result<L, ModelError>,
+    layer: impl Fn(usize, &VarBuilder<'_>) -> Result<L, ModelError>,
 ) -> Result<Architecture, ModelError> {
     let model = weights.at(names.model);
     let layers = (0..sizes.num_hidden_layers)
@@ -195,7 +195,7 @@ fn decoder_with_names<L: Into<LayerParts>>(
         n_heads: sizes.num_attention_heads,
         kv_heads: sizes.kv_heads(),
         head_dim: sizes.head_dim(),
-        halves: Halves::KeysAndValues,
+        parts: KvParts::KeysAndValues,
         derived_bytes: 0,
         vocab_size: sizes.vocab_size,
         positions_max: rope.positions_max(weights.config())?,
@@ -217,7 +217,7 @@ const TIED_BY_TENSORS: &[&str] = &[
 
 /// Returns whether the head is tied to the embedding. Hugging Face and mlx-lm have different defaults for
 /// `tie_word_embeddings`, so where it is absent the head is tied unless its tensor is stored.
-fn is_tied(head: &Weights<'_>) -> Result<bool, ModelError> {
+fn is_tied(head: &VarBuilder<'_>) -> Result<bool, ModelError> {
     #[derive(Deserialize)]
     struct Args {
         tie_word_embeddings: Option<bool>,

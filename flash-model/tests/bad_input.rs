@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use flash_io::{IoError, IoMode, python_json};
+use flash_io::{IoError, IoMode, parse_python_json};
 use flash_model::{Checkpoint, Model, ModelError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -437,7 +437,7 @@ fn tiny_with(name: &str, field: &str, value: Value) -> Result<Model, ModelError>
 /// converter writes.
 fn tiny_config(name: &str) -> Value {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name);
-    python_json(&fs::read_to_string(from.join("config.json")).unwrap()).unwrap()
+    parse_python_json(&fs::read_to_string(from.join("config.json")).unwrap()).unwrap()
 }
 
 /// Opens a committed model with another configuration.

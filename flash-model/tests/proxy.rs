@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flash_io::{Budget, IoMode, ReadAt, Reader, ReaderConfig};
-use flash_model::{Bundles, Checkpoint, Conduct, MachineSpeeds, ModelError, Residency, StreamingProxy};
+use flash_model::{Bundles, Checkpoint, MachineSpeeds, ModelError, ReadOptions, Residency, StreamingProxy};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -110,7 +110,7 @@ fn open(dir: &Path, n_layers: usize, budget_bytes: u64) -> (Vec<StreamingProxy<G
     let budget = Budget::new(budget_bytes);
     let plan = bundles.plan(0, budget_bytes, true, &MachineSpeeds::default()).unwrap();
     let reader = Reader::new(checkpoint.catalog().shards().to_vec(), ReaderConfig::default()).unwrap();
-    (proxies, Residency::new(bundles, plan, reader, &budget, Conduct::free(true)).unwrap())
+    (proxies, Residency::new(bundles, plan, reader, &budget, ReadOptions::free(true)).unwrap())
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_layer_that_keeps_its_weights_is_an_error_and_not_a_hang() {
         let shards = checkpoint.catalog().shards().to_vec();
         let reader = Reader::new(shards, ReaderConfig::default()).unwrap();
         let mut residency =
-            Residency::new(bundles, plan, reader, &Budget::new(floor_bytes), Conduct::free(prefetch))
+            Residency::new(bundles, plan, reader, &Budget::new(floor_bytes), ReadOptions::free(prefetch))
                 .unwrap();
         let x = Array::from_iter((0..DIMS).map(|i| i as f32), &[1, DIMS]);
         let mut run = |idx: usize| proxies[idx].forward(&mut residency, &x);
@@ -281,7 +281,7 @@ fn a_disk_that_stalls_is_waited_for_and_no_layer_is_blamed() {
     assert_eq!(plan.n_slots, 2);
     let reader = Reader::new(checkpoint.catalog().shards().to_vec(), ReaderConfig::default()).unwrap();
     let budget = Budget::new(floor_bytes);
-    let mut residency = Residency::new(bundles, plan, reader, &budget, Conduct::free(true)).unwrap();
+    let mut residency = Residency::new(bundles, plan, reader, &budget, ReadOptions::free(true)).unwrap();
     let x = Array::from_iter((0..DIMS).map(|i| i as f32), &[1, DIMS]);
     let mut run = |idx: usize| {
         let y: Result<Array, ModelError> = proxies[idx].forward(&mut residency, &x);
@@ -349,7 +349,7 @@ fn derived_parameters_live_as_long_as_the_weights() {
         let shards = checkpoint.catalog().shards().to_vec();
         let reader = Reader::new(shards, ReaderConfig::default()).unwrap();
         let budget = Budget::new(budget_bytes);
-        let mut residency = Residency::new(bundles, plan, reader, &budget, Conduct::free(true)).unwrap();
+        let mut residency = Residency::new(bundles, plan, reader, &budget, ReadOptions::free(true)).unwrap();
         let x = Array::from_iter((0..DIMS).map(|i| i as f32), &[1, DIMS]);
         for pass in 1..4 {
             for proxy in &mut proxies {

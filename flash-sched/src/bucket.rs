@@ -14,7 +14,7 @@ const TICK: Duration = Duration::from_nanos(1);
 /// debt that the following requests wait for. Credit is computed from the clock and never from waits, so time slept is
 /// credited only once.
 ///
-/// If the rate may change during a wait, hold a [`Claim`] and call [`wait`](Self::wait) again before using the bytes: a
+/// If the rate may change during a wait, hold a [`Reservation`] and call [`wait`](Self::wait) again before using the bytes: a
 /// lower rate extends the wait, a higher one shortens it.
 ///
 /// A `now` earlier than that of a previous call counts as the previous one, because the clock readings of several
@@ -34,7 +34,7 @@ pub struct TokenBucket {
 /// A reservation of bytes from a [`TokenBucket`]: already taken, and usable once paid.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use = "the bytes may be used only once `TokenBucket::wait` returns zero"]
-pub struct Claim {
+pub struct Reservation {
     /// Total credit at which the claim is paid.
     due_bytes: f64,
 }
@@ -75,21 +75,21 @@ impl TokenBucket {
     ///
     /// The wait is not adjusted if the rate changes meanwhile: use [`claim`](Self::claim) for that.
     pub fn take(&mut self, now: Duration, bytes: u64) -> Duration {
-        let claim = self.claim(now, bytes);
+        let claim = self.reserve(now, bytes);
         self.wait(now, &claim)
     }
 
     /// Takes `bytes` at time `now`; they may be used once [`wait`](Self::wait) returns zero.
-    pub fn claim(&mut self, now: Duration, bytes: u64) -> Claim {
+    pub fn reserve(&mut self, now: Duration, bytes: u64) -> Reservation {
         self.credit(now);
         if self.rate.is_some() {
             self.level_bytes -= bytes as f64;
         }
-        Claim { due_bytes: self.credit_bytes + (-self.level_bytes).max(0.0) }
+        Reservation { due_bytes: self.credit_bytes + (-self.level_bytes).max(0.0) }
     }
 
     /// Returns how long a claim has to wait from `now` on at the current rate; zero when its bytes may be used.
-    pub fn wait(&mut self, now: Duration, claim: &Claim) -> Duration {
+    pub fn wait(&mut self, now: Duration, claim: &Reservation) -> Duration {
         self.credit(now);
         let owed_bytes = claim.due_bytes - self.credit_bytes;
         let Some(rate) = self.rate.filter(|_| owed_bytes > 0.0) else { return Duration::ZERO };
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_lower_rate_extends_the_wait_of_a_claim() {
         let mut bucket = bucket(100.0, 0);
-        let claim = bucket.claim(Duration::ZERO, 100);
+        let claim = bucket.reserve(Duration::ZERO, 100);
         assert_eq!(bucket.wait(Duration::ZERO, &claim), Duration::from_secs(1));
         bucket.set_rate(Duration::from_millis(500), ByteRate::new(10.0).unwrap());
         assert_eq!(bucket.wait(Duration::from_millis(500), &claim), Duration::from_secs(5));
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_higher_rate_shortens_the_wait_of_a_claim() {
         let mut bucket = bucket(10.0, 0);
-        let claim = bucket.claim(Duration::ZERO, 100);
+        let claim = bucket.reserve(Duration::ZERO, 100);
         bucket.set_rate(Duration::from_secs(1), ByteRate::new(90.0).unwrap());
         assert_eq!(bucket.wait(Duration::from_secs(1), &claim), Duration::from_secs(1));
     }
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn removing_the_limit_admits_waiting_claims_and_later_requests_at_once() {
         let mut bucket = bucket(10.0, 50);
-        let claim = bucket.claim(Duration::ZERO, 100);
+        let claim = bucket.reserve(Duration::ZERO, 100);
         bucket.set_unlimited(Duration::ZERO);
         assert_eq!(bucket.rate(), None);
         assert_eq!(bucket.wait(Duration::ZERO, &claim), Duration::ZERO);
@@ -247,12 +247,12 @@ mod tests {
             let mut rate = steps[0].2;
             let mut bucket = bucket(rate, burst_bytes);
             let (mut now, mut allowed, mut admitted_bytes) = (Duration::ZERO, burst_bytes as f64, 0u64);
-            let mut waiting: Vec<(u64, Claim)> = Vec::new();
+            let mut waiting: Vec<(u64, Reservation)> = Vec::new();
             for (idle_ns, bytes, next_rate) in steps {
                 let idle = Duration::from_nanos(idle_ns);
                 now += idle;
                 allowed += rate * idle.as_secs_f64();
-                waiting.push((bytes, bucket.claim(now, bytes)));
+                waiting.push((bytes, bucket.reserve(now, bytes)));
                 waiting.retain(|(bytes, claim)| {
                     let is_admitted = bucket.wait(now, claim).is_zero();
                     admitted_bytes += if is_admitted { *bytes } else { 0 };
@@ -270,7 +270,7 @@ mod tests {
             bytes in 1..1u64 << 24,
         ) {
             let mut bucket = bucket(rates[0], 0);
-            let claim = bucket.claim(Duration::ZERO, bytes);
+            let claim = bucket.reserve(Duration::ZERO, bytes);
             let mut now = Duration::ZERO;
             for rate in rates {
                 bucket.set_rate(now, ByteRate::new(rate).unwrap());

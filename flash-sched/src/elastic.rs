@@ -31,7 +31,7 @@ pub struct Memory {
 
 /// A policy for an elastic memory budget.
 #[derive(Debug, Clone)]
-pub struct Elastic {
+pub struct ElasticBudget {
     /// Hard cap on the allowance.
     cap_bytes: u64,
     /// Memory to leave free for other programs.
@@ -40,7 +40,7 @@ pub struct Elastic {
     free_since: Option<Duration>,
 }
 
-impl Elastic {
+impl ElasticBudget {
     /// Creates a policy that starts at the cap and tries to leave `headroom_bytes` free.
     pub fn new(cap_bytes: u64, headroom_bytes: u64) -> Self {
         Self { cap_bytes, headroom_bytes, allowance_bytes: cap_bytes, free_since: None }
@@ -74,7 +74,7 @@ impl Elastic {
 
     /// Returns the interval until the next check after `memory` was seen: the more memory is free, the longer a
     /// shortage takes to develop.
-    pub fn until_next_look(&self, memory: Memory) -> Duration {
+    pub fn next_check_in(&self, memory: Memory) -> Duration {
         let spare_bytes = memory.free_bytes.saturating_sub(self.headroom_bytes);
         let [least, most] = CHECK_INTERVALS;
         Duration::from_secs_f64(spare_bytes as f64 / PRESSURE_BYTES_PER_S).clamp(least, most)
@@ -96,8 +96,8 @@ mod tests {
 
     #[test]
     fn checks_are_rare_when_much_is_free_and_frequent_when_little_is() {
-        let elastic = Elastic::new(8 * GIB, GIB);
-        let after = |free_bytes| elastic.until_next_look(free(free_bytes, 4 * GIB));
+        let elastic = ElasticBudget::new(8 * GIB, GIB);
+        let after = |free_bytes| elastic.next_check_in(free(free_bytes, 4 * GIB));
         assert_eq!([0, GIB, GIB + (200 << 20)].map(after), [CHECK_INTERVALS[0]; 3]);
         assert!(after(2 * GIB) > CHECK_INTERVALS[0] && after(2 * GIB) < CHECK_INTERVALS[1]);
         assert_eq!([16 * GIB, u64::MAX].map(after), [CHECK_INTERVALS[1]; 2]);
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_shortage_is_released_at_once_and_only_once() {
-        let mut elastic = Elastic::new(1000, 100);
+        let mut elastic = ElasticBudget::new(1000, 100);
         assert_eq!(elastic.step(SECOND, free(100, 1000)), 1000);
         assert_eq!(elastic.step(SECOND, free(75, 1000)), 1000);
         assert_eq!(elastic.step(SECOND, free(40, 1000)), 940);
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn stalled_programs_get_memory_no_matter_how_much_is_free() {
-        let mut elastic = Elastic::new(1600, 100);
+        let mut elastic = ElasticBudget::new(1600, 100);
         assert_eq!(
             elastic.step(SECOND, Memory { free_bytes: 5000, held_bytes: 1600, is_stalled: true }),
             1500
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn memory_is_reclaimed_after_a_delay_and_up_to_the_cap() {
-        let mut elastic = Elastic::new(1000, 100);
+        let mut elastic = ElasticBudget::new(1000, 100);
         elastic.step(SECOND, free(0, 1000));
         assert_eq!(elastic.step(2 * SECOND, free(250, 900)), 900);
         assert_eq!(elastic.step(6 * SECOND, free(250, 900)), 900);
@@ -141,7 +141,7 @@ mod tests {
             headroom in 0..u64::MAX / 4,
             seen in prop::collection::vec((0..10_000u64, any::<u64>(), any::<u64>(), any::<bool>()), 1..50),
         ) {
-            let mut elastic = Elastic::new(cap, headroom);
+            let mut elastic = ElasticBudget::new(cap, headroom);
             let (mut now, mut before) = (Duration::ZERO, cap);
             for (ms, free_bytes, held_bytes, is_stalled) in seen {
                 now += Duration::from_millis(ms);

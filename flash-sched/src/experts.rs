@@ -25,7 +25,7 @@ pub enum Policy {
     /// Experts with the lowest predicted use are evicted. The prediction blends a short-term and a long-term decayed
     /// use frequency, each weighted by how well it has predicted so far: the long-term one captures overall popularity,
     /// the short-term one the current topic. A new expert must beat a held one by the cost of an exchange.
-    TwoMemories {
+    BlendedLfu {
         /// Half-life of the short-term frequency, in tokens.
         short: f64,
         /// Half-life of the long-term frequency, in tokens.
@@ -36,7 +36,7 @@ pub enum Policy {
 impl Default for Policy {
     /// Returns the best policy in the comparison of `flash-cli bench experts`.
     fn default() -> Self {
-        Self::TwoMemories { short: 24.0, long: 512.0 }
+        Self::BlendedLfu { short: 24.0, long: 512.0 }
     }
 }
 

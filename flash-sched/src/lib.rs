@@ -40,13 +40,13 @@ pub mod sim;
 mod spread;
 pub mod trace;
 
-pub use bucket::{Claim, TokenBucket};
+pub use bucket::{Reservation, TokenBucket};
 pub use controller::{Controller, ControllerConfig, Decision, Estimates, Observation};
-pub use elastic::{Elastic, Memory};
+pub use elastic::{ElasticBudget, Memory};
 pub use estimate::{Ema, Limit};
 pub use experts::{ExpertCache, Policy};
 pub use frontier::{Frontier, TimedPlan};
-pub use lookahead::Lookahead;
+pub use lookahead::LookaheadTrial;
 pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};
 pub use predict::{Bound, Disk, Prediction, Speeds, predict};
 pub use rate::{ByteRate, InvalidRate};

@@ -16,7 +16,7 @@ const GAIN_MIN: f64 = 0.01;
 
 /// An A/B test that switches lookahead on or off, token by token.
 #[derive(Debug, Clone, Default)]
-pub struct Lookahead {
+pub struct LookaheadTrial {
     phase: Phase,
     /// Token times of the current trial in seconds, with and without lookahead.
     with_s: Vec<f64>,
@@ -38,7 +38,7 @@ impl Default for Phase {
     }
 }
 
-impl Lookahead {
+impl LookaheadTrial {
     /// Whether lookahead is on for the next token.
     pub fn guesses(&self) -> bool {
         match self.phase {
@@ -94,7 +94,7 @@ mod tests {
     const TRIAL_TOKENS: usize = 2 * TRIAL_TURNS * TURN_TOKENS;
 
     /// Runs tokens that take `with_ms` with lookahead and `without_ms` without; returns how many had lookahead.
-    fn pass(lookahead: &mut Lookahead, n_tokens: usize, with_ms: u64, without_ms: u64) -> usize {
+    fn pass(lookahead: &mut LookaheadTrial, n_tokens: usize, with_ms: u64, without_ms: u64) -> usize {
         let mut n_guesses = 0;
         for token in 0..n_tokens {
             let guesses = lookahead.guesses();
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn lookahead_stays_on_where_it_pays() {
-        let mut lookahead = Lookahead::default();
+        let mut lookahead = LookaheadTrial::default();
         assert_eq!(pass(&mut lookahead, TRIAL_TOKENS, 90, 100), TRIAL_TOKENS / 2);
         assert!((lookahead.gain().unwrap() - 0.1).abs() < 1e-9);
         assert_eq!(pass(&mut lookahead, RUN_TOKENS, 90, 100), RUN_TOKENS);
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn lookahead_is_switched_off_where_it_costs_or_does_nothing() {
         for with_ms in [110, 100] {
-            let mut lookahead = Lookahead::default();
+            let mut lookahead = LookaheadTrial::default();
             pass(&mut lookahead, TRIAL_TOKENS, with_ms, 100);
             assert_eq!(pass(&mut lookahead, RUN_TOKENS, with_ms, 100), 0);
         }
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn trials_are_repeated() {
-        let mut lookahead = Lookahead::default();
+        let mut lookahead = LookaheadTrial::default();
         pass(&mut lookahead, TRIAL_TOKENS + RUN_TOKENS, 110, 100);
         assert_eq!(pass(&mut lookahead, TRIAL_TOKENS, 80, 100), TRIAL_TOKENS / 2);
         assert_eq!(pass(&mut lookahead, RUN_TOKENS, 80, 100), RUN_TOKENS);
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn tokens_of_zero_time_are_no_gain() {
-        let mut lookahead = Lookahead::default();
+        let mut lookahead = LookaheadTrial::default();
         pass(&mut lookahead, TRIAL_TOKENS, 0, 0);
         assert_eq!(lookahead.gain(), Some(0.0));
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use flash_io::{LfsPointer, python_json};
+use flash_io::{LfsPointer, parse_python_json};
 use serde_json::{Map, Value};
 
 use super::error::TextError;
@@ -26,7 +26,7 @@ pub(super) fn read_text(path: &Path) -> Result<Option<String>, TextError> {
 /// Reads a JSON object; `None` if there is no such file. Accepts bare `Infinity` and `NaN`, which Python writes.
 pub(super) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TextError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
-    python_json(&text).map(Some).map_err(|error| TextError::Json { path: path.to_owned(), error })
+    parse_python_json(&text).map(Some).map_err(|error| TextError::Json { path: path.to_owned(), error })
 }
 
 /// Rejects a file that starts like a Git LFS pointer.

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
-use flash_io::named_fields;
+use flash_io::deserialize_naming_fields;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -96,7 +96,7 @@ fn open(path: &Path) -> io::Result<BufReader<File>> {
 fn parse_error(path: &Path, error: serde_json::Error) -> TextError {
     let again = || {
         let mut deserializer = serde_json::Deserializer::from_reader(open(path).ok()?);
-        named_fields::<Parts, _>(&mut deserializer).err()
+        deserialize_naming_fields::<Parts, _>(&mut deserializer).err()
     };
     let error = if error.is_data() { again().unwrap_or(error) } else { error };
     let path = path.to_owned();
@@ -114,7 +114,7 @@ pub(super) fn part<T: DeserializeOwned>(
     value: Option<Value>,
 ) -> Result<Option<T>, TextError> {
     let Some(value) = value else { return Ok(None) };
-    named_fields(value).map(Some).map_err(|error: serde_json::Error| TextError::Part {
+    deserialize_naming_fields(value).map(Some).map_err(|error: serde_json::Error| TextError::Part {
         path: path.to_owned(),
         field,
         error: error.into(),

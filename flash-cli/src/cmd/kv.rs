@@ -5,7 +5,7 @@ mod report;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use flash_kv::{collect_prefixes, remove_left_over_runs, remove_session};
+use flash_kv::{evict_prefixes, remove_session, remove_stale_runs};
 use serde::Serialize;
 
 use crate::args::{KvCommand, KvDirArgs, KvGcArgs, KvListArgs, KvRmArgs, KvShowArgs};
@@ -30,8 +30,8 @@ pub(crate) fn run(command: KvCommand) -> anyhow::Result<ExitCode> {
         }
         KvCommand::Gc(KvGcArgs { max_bytes, dir: KvDirArgs { kv_dir, json } }) => {
             let dir = dir(kv_dir);
-            remove_left_over_runs(&dir)?;
-            let report = GcReport::from(collect_prefixes(&dir, max_bytes.map_or(u64::MAX, Size::bytes))?);
+            remove_stale_runs(&dir)?;
+            let report = GcReport::from(evict_prefixes(&dir, max_bytes.map_or(u64::MAX, Size::bytes))?);
             print_report(json, &report, GcReport::render)?;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use flash_convert::{LayerExperts, Member, PackPlan, Packed};
+use flash_convert::{Member, PackPlan, Packed, PackedLayer};
 use flash_io::IoMode;
 use flash_model::{Compute, ExpertRows, ExpertTensor};
 
@@ -16,7 +16,7 @@ pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {
     // Only headers are read, so any I/O mode works.
     let layers = open_model(&dir, IoMode::Pread, Compute::Auto)?.expert_rows()?;
     let member = |ExpertTensor { name, tensor, idx, .. }| Member { name, tensor, idx };
-    let layer = |ExpertRows { name, experts, .. }| LayerExperts {
+    let layer = |ExpertRows { name, experts, .. }| PackedLayer {
         name,
         experts: experts.into_iter().map(|tensors| tensors.into_iter().map(member).collect()).collect(),
     };

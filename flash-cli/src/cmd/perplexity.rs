@@ -37,7 +37,7 @@ pub(crate) fn run(options: PerplexityOptions) -> anyhow::Result<ExitCode> {
         bail!("{}: {} tokens, at least {WINDOW_TOKENS_MIN} are needed", file.display(), ids.len());
     }
     let mut workload = session.workload(window_tokens.min(ids.len()), 0);
-    workload.kv.only_grows = true;
+    workload.kv.is_append_only = true;
     let Loaded { mut engine, io, watcher: _watcher, .. } = session.load(workload)?;
 
     let signals = Signals::new(engine.interrupt())?;

@@ -31,7 +31,7 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let mut workload = session.workload(prompt.ids.len().max(held), generate_options.max_tokens);
     // The context is one prompt and its answer, so tokens are only appended. With a session or shared prefixes it is in
     // pages, which keep all tokens in any case.
-    workload.kv.only_grows = true;
+    workload.kv.is_append_only = true;
     if prompt.continues_session() {
         // Tokens in the KV cache of the session are not computed again.
         workload.prompt_tokens = prompt.ids.len() - held;

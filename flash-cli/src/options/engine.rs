@@ -113,7 +113,7 @@ impl EngineSettings {
     /// Adds the flags that keep KV pages between runs. Both put the KV cache in pages.
     pub(crate) fn persist(mut self, args: PersistArgs) -> Self {
         let PersistArgs { session, prefix_cache } = args;
-        self.kv.in_pages = session.is_some() || prefix_cache;
+        self.kv.is_paged = session.is_some() || prefix_cache;
         Self { session, share_prefixes: prefix_cache, ..self }
     }
 }

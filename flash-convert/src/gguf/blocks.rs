@@ -40,7 +40,7 @@ pub enum RepackError {
         group_idx: usize,
     },
     /// The bias of a group overflows `f16`, but not `f32`.
-    BeyondF16 {
+    BiasOverflowsF16 {
         /// Index of the group of 32 values, from the first block given.
         group_idx: usize,
     },
@@ -187,7 +187,7 @@ impl BlockFormat {
                 if !(group.scale.is_finite() && bias.is_finite()) {
                     failed = Err(RepackError::NotFinite { group_idx });
                 } else if !float.round(bias).is_finite() {
-                    failed = Err(RepackError::BeyondF16 { group_idx });
+                    failed = Err(RepackError::BiasOverflowsF16 { group_idx });
                 } else {
                     let fits = "slices that fit the blocks";
                     let codes = &mut codes[group_idx * codes_bytes..][..codes_bytes];

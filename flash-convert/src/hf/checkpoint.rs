@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flash_io::{Catalog, IoMode, python_json};
+use flash_io::{Catalog, IoMode, parse_python_json};
 use serde_json::{Map, Value};
 
 use super::family::{self, Family, SanitizeRule};
@@ -71,7 +71,7 @@ impl Checkpoint {
         parameters.sort_by_cached_key(|parameter| execution_order(&parameter.name));
         if let Some([first, _]) = parameters.array_windows().find(|[first, second]| first.name == second.name)
         {
-            return Err(ConvertError::Twice { path: dir.to_owned(), tensor: first.name.clone() });
+            return Err(ConvertError::DuplicateTensor { path: dir.to_owned(), tensor: first.name.clone() });
         }
         let prequantized = kept.or_else(|| parameters.iter().find_map(prequantized));
         Ok(Self { dir: dir.to_owned(), catalog, config, family, prequantized, parameters })
@@ -131,7 +131,7 @@ fn read_json(path: &Path) -> Result<Map<String, Value>, ConvertError> {
     let text =
         fs::read_to_string(path).map_err(|error| ConvertError::Open { path: path.to_owned(), error })?;
     source::reject_lfs_pointer(path, text.as_bytes())?;
-    python_json(&text).map_err(|error| ConvertError::Json { path: path.to_owned(), error })
+    parse_python_json(&text).map_err(|error| ConvertError::Json { path: path.to_owned(), error })
 }
 
 #[cfg(test)]

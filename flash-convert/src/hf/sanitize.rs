@@ -67,7 +67,10 @@ impl<'a> Sanitizer<'a> {
                 Some((parameter, expert_idx)) => {
                     let stack = stacks.entry(parameter.clone()).or_default();
                     if stack.insert(expert_idx, tensor).is_some() {
-                        return Err(ConvertError::Twice { path: self.dir.to_owned(), tensor: parameter });
+                        return Err(ConvertError::DuplicateTensor {
+                            path: self.dir.to_owned(),
+                            tensor: parameter,
+                        });
                     }
                 }
                 None => parameters.extend(self.parameters_of(tensor)?),

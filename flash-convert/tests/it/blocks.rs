@@ -74,7 +74,7 @@ fn a_bias_beyond_f16_is_reported_and_fits_f32() {
         let scale = f16::from_f32(scale).to_le_bytes();
         two[format.block_bytes()..][..2].copy_from_slice(&scale);
         let error = repacked(format, FloatType::F16, &two).unwrap_err();
-        assert_eq!(error, RepackError::BeyondF16 { group_idx: 1 }, "{name}");
+        assert_eq!(error, RepackError::BiasOverflowsF16 { group_idx: 1 }, "{name}");
         let mut values = vec![0.0; 64];
         format.dequantize(&two, &mut values);
         assert_eq!(repacked(format, FloatType::F32, &two).unwrap(), values, "{name}");

@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use flash_convert::{ConvertError, LayerExperts, Member, PackPlan};
+use flash_convert::{ConvertError, Member, PackPlan, PackedLayer};
 use flash_io::{Catalog, Header, IoMode, Span, Tensor, TensorInfo};
 use proptest::prelude::*;
 use safetensors::Dtype;
@@ -68,7 +68,7 @@ impl Model {
         self.dir.path().join(name)
     }
 
-    fn layer(&self) -> LayerExperts {
+    fn layer(&self) -> PackedLayer {
         let members = |idx: usize| {
             let member = |tensor: &String| {
                 let name = tensor.strip_prefix("mlp.experts.").unwrap().to_owned();
@@ -76,7 +76,7 @@ impl Model {
             };
             self.stacked.keys().map(member).collect()
         };
-        LayerExperts { name: ROWS.to_owned(), experts: (0..self.n_experts).map(members).collect() }
+        PackedLayer { name: ROWS.to_owned(), experts: (0..self.n_experts).map(members).collect() }
     }
 
     fn pack(&self) -> PathBuf {
@@ -86,7 +86,7 @@ impl Model {
         packed.out_dir
     }
 
-    fn error(&self, layer: LayerExperts) -> ConvertError {
+    fn error(&self, layer: PackedLayer) -> ConvertError {
         PackPlan::new(&self.path(), &[layer]).unwrap_err()
     }
 }
@@ -167,13 +167,13 @@ fn missing_tensors_are_named() {
 #[test]
 fn two_tensors_with_one_name_are_refused() {
     let model = Model::new(2, &[100, 50]);
-    let rows = LayerExperts { name: "norm".to_owned(), ..model.layer() };
-    assert!(matches!(model.error(rows), ConvertError::Twice { tensor, .. } if tensor == "norm"));
+    let rows = PackedLayer { name: "norm".to_owned(), ..model.layer() };
+    assert!(matches!(model.error(rows), ConvertError::DuplicateTensor { tensor, .. } if tensor == "norm"));
     let mut layer = model.layer();
     for members in &mut layer.experts {
         members[1].name = members[0].name.clone();
     }
-    assert!(matches!(model.error(layer), ConvertError::Twice { tensor, .. } if tensor == "t0"));
+    assert!(matches!(model.error(layer), ConvertError::DuplicateTensor { tensor, .. } if tensor == "t0"));
 }
 
 #[test]
@@ -181,10 +181,12 @@ fn mismatched_experts_are_refused() {
     let model = Model::new(2, &[100, 50]);
     let mut layer = model.layer();
     layer.experts[1].swap(0, 1);
-    assert!(matches!(model.error(layer), ConvertError::Unalike { tensor, .. } if tensor == "mlp.experts.t1"));
+    assert!(
+        matches!(model.error(layer), ConvertError::ExpertMismatch { tensor, .. } if tensor == "mlp.experts.t1")
+    );
     let mut layer = model.layer();
     layer.experts[1].pop();
-    assert!(matches!(model.error(layer), ConvertError::Unalike { tensor, .. } if tensor == ROWS));
+    assert!(matches!(model.error(layer), ConvertError::ExpertMismatch { tensor, .. } if tensor == ROWS));
 }
 
 #[test]

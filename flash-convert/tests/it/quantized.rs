@@ -425,14 +425,14 @@ fn int4_weights_without_matching_scales_are_refused() {
     );
     let (up, twice) = ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.experts.0.up_proj.weight");
     let error = of(up, &|tensor| twice.clone_into(&mut tensor.name));
-    assert!(matches!(error, ConvertError::Twice { .. }), "{error}");
+    assert!(matches!(error, ConvertError::DuplicateTensor { .. }), "{error}");
 }
 
 #[test]
 fn duplicate_parameters_are_refused() {
     let name = "model.layers.1.self_attn.embed_q.weight";
     let error = error_with("kimi_k2", "model.norm.weight", |tensor| name.clone_into(&mut tensor.name));
-    assert!(matches!(&error, ConvertError::Twice { tensor, .. } if tensor == name), "{error}");
+    assert!(matches!(&error, ConvertError::DuplicateTensor { tensor, .. } if tensor == name), "{error}");
 }
 
 #[test]

@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn slot(len_bytes: usize) -> Slot {
-        Slot::alone(&Budget::new(1 << 20), len_bytes).unwrap()
+        Slot::unpooled(&Budget::new(1 << 20), len_bytes).unwrap()
     }
 
     #[test]

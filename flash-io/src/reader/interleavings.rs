@@ -14,10 +14,10 @@ use loom::cell::UnsafeCell;
 use loom::model::Builder;
 use loom::thread;
 
+use super::cancelled_reads::CancelledFills;
 use super::fill::{Fill, Origin, Piece, split};
 use super::gate::Gate;
 use super::queue::{Lane, Queue};
-use super::stragglers::CancelledFills;
 use super::ticket::Ticket;
 use crate::budget::Budget;
 use crate::error::IoError;
@@ -318,9 +318,9 @@ fn slot_that_is_not_released_has_a_straggler_at_any_moment() {
         let cancelled = Arc::new(CancelledFills::default());
         let threads = [setup.fill(first, filled), setup.fill(second, failed)];
         drop(Ticket::new(fill, Vec::new(), Arc::clone(&cancelled)));
-        assert!(cancelled.stragglers().is_some() || setup.pool.free_slots() == 1);
+        assert!(cancelled.cancelled_reads().is_some() || setup.pool.free_slots() == 1);
         join(threads);
-        assert_eq!(cancelled.stragglers(), None);
+        assert_eq!(cancelled.cancelled_reads(), None);
         setup.end();
     });
 }

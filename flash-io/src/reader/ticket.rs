@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::cancelled_reads::CancelledFills;
 use super::fill::Fill;
-use super::stragglers::CancelledFills;
 use crate::catalog::Shard;
 use crate::error::IoError;
 use crate::pool::Slot;

@@ -107,7 +107,7 @@ mod tests {
         let config = ReaderConfig { chunk_bytes: 128 << 10, keep_cached, ..ReaderConfig::default() };
         let reader = Reader::new(vec![shard], config).unwrap();
         let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, FILE_BYTES as u64))]));
-        let slot = Slot::alone(&Budget::new(4 << 20), bundle.slot_bytes()).unwrap();
+        let slot = Slot::unpooled(&Budget::new(4 << 20), bundle.slot_bytes()).unwrap();
         let slot = reader.submit(&bundle, slot).wait().unwrap();
         assert!(slot[..FILE_BYTES].iter().all(|&byte| byte == 7));
         Some((reader.stats(), cached_pages().unwrap()))

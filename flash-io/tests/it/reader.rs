@@ -47,7 +47,7 @@ fn all_modes_give_the_same_bytes() {
         let tensors: Vec<_> = catalog.tensors().collect();
         let bundle = layout_of(&tensors);
         let reader = Reader::new(catalog.shards().to_vec(), ReaderConfig::default()).unwrap();
-        let slot = Slot::alone(&big_budget(), bundle.slot_bytes()).unwrap();
+        let slot = Slot::unpooled(&big_budget(), bundle.slot_bytes()).unwrap();
         let slot = reader.submit(&bundle, slot).wait().unwrap();
         for (i, tensor) in tensors.iter().enumerate() {
             let wanted = expected(&catalog, &tensor.name);
@@ -78,7 +78,7 @@ proptest! {
         let bundle = layout_of(&tensors);
         let config = ReaderConfig { depth, chunk_bytes, ..ReaderConfig::default() };
         let reader = Reader::new(catalog.shards().to_vec(), config).unwrap();
-        let slot = Slot::alone(&big_budget(), bundle.slot_bytes() + 5).unwrap();
+        let slot = Slot::unpooled(&big_budget(), bundle.slot_bytes() + 5).unwrap();
         let slot = reader.submit(&bundle, slot).wait().unwrap();
         for (i, tensor) in tensors.iter().enumerate() {
             let wanted = expected(&catalog, &tensor.name);
@@ -133,7 +133,7 @@ fn shard_truncated_while_open_is_a_short_read_in_every_mode() {
         std::fs::File::options().write(true).open(&path).unwrap().set_len(50_000).unwrap();
 
         let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, 100_000))]));
-        let slot = Slot::alone(&big_budget(), bundle.slot_bytes()).unwrap();
+        let slot = Slot::unpooled(&big_budget(), bundle.slot_bytes()).unwrap();
         let error = reader.submit(&bundle, slot).wait().unwrap_err();
         let IoError::ReadFailed {
             path: named, wanted_bytes: 100_000, got_bytes: 50_000, error: None, ..
@@ -183,7 +183,7 @@ fn unaligned_direct_read_is_invalid_input() {
     }
     let path = write(dir.path(), "x", [1; 10_000]);
     let storage = open(&path, IoMode::Direct).unwrap();
-    let mut slot = Slot::alone(&big_budget(), 8192).unwrap();
+    let mut slot = Slot::unpooled(&big_budget(), 8192).unwrap();
     for (offset, range) in [(1, 0..4096), (0, 0..4095), (0, 1..4097)] {
         let error = storage.read_at(offset, &mut slot[range]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
@@ -232,7 +232,7 @@ fn pacer_is_asked_for_every_chunk_and_obeyed() {
     let pacer = Slow::new(Duration::from_millis(1));
     let (reader, bundle) = slow_reader(&pacer);
     let started = Instant::now();
-    let slot = Slot::alone(&big_budget(), bundle.slot_bytes()).unwrap();
+    let slot = Slot::unpooled(&big_budget(), bundle.slot_bytes()).unwrap();
     reader.submit(&bundle, slot).wait().unwrap();
     assert!(started.elapsed() >= Duration::from_millis(64));
     assert_eq!(pacer.admitted_bytes.load(Ordering::SeqCst), 64 * 4096);
@@ -267,7 +267,7 @@ fn held_chunk_is_read_soon_after_the_pacer_admits_it() {
         let shard = Shard::new(path.clone(), open(&path, mode).unwrap());
         let reader = Reader::new(vec![shard], ReaderConfig { pacer, ..ReaderConfig::default() }).unwrap();
         let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, bytes.len() as u64))]));
-        let slot = Slot::alone(&big_budget(), bundle.slot_bytes()).unwrap();
+        let slot = Slot::unpooled(&big_budget(), bundle.slot_bytes()).unwrap();
         let ticket = reader.submit(&bundle, slot);
         thread::sleep(Duration::from_millis(20));
         assert!(!ticket.is_done(), "{mode}");
@@ -309,7 +309,7 @@ fn dropped_reader_ends_its_tickets_with_an_error() {
 #[test]
 fn ticket_that_is_done_outlives_its_reader() {
     let (reader, bundle) = slow_reader(&Slow::new(Duration::ZERO));
-    let ticket = reader.submit(&bundle, Slot::alone(&big_budget(), bundle.slot_bytes()).unwrap());
+    let ticket = reader.submit(&bundle, Slot::unpooled(&big_budget(), bundle.slot_bytes()).unwrap());
     wait_until(|| ticket.is_done());
     drop(reader);
     assert_eq!(ticket.wait().unwrap()[..], noise(64 * 4096, 3));
@@ -319,7 +319,7 @@ fn ticket_that_is_done_outlives_its_reader() {
 fn bundle_without_bytes_is_done_at_once() {
     let (reader, _) = slow_reader(&Slow::new(Duration::ZERO));
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(5, 5))]));
-    let ticket = reader.submit(&bundle, Slot::alone(&big_budget(), 0).unwrap());
+    let ticket = reader.submit(&bundle, Slot::unpooled(&big_budget(), 0).unwrap());
     assert!(ticket.is_done());
     assert!(ticket.wait().unwrap().is_empty());
 }
@@ -328,8 +328,9 @@ fn bundle_without_bytes_is_done_at_once() {
 fn bundles_are_read_in_the_order_of_submission() {
     let (reader, bundle) = slow_reader(&Slow::new(Duration::from_micros(200)));
     let budget = big_budget();
-    let tickets: Vec<_> =
-        (0..4).map(|_| reader.submit(&bundle, Slot::alone(&budget, bundle.slot_bytes()).unwrap())).collect();
+    let tickets: Vec<_> = (0..4)
+        .map(|_| reader.submit(&bundle, Slot::unpooled(&budget, bundle.slot_bytes()).unwrap()))
+        .collect();
     wait_until(|| {
         let done: Vec<_> = tickets.iter().rev().map(flash_io::Ticket::is_done).collect();
         assert!(done.is_sorted(), "a later bundle was done first: {done:?}");
@@ -346,8 +347,8 @@ fn small_bundle_is_cut_to_fill_the_queue_and_read_at_once_behind_others() {
     let bundle = Arc::new(BundleLayout::new(&[(ShardIdx(0), Span::new(0, BYTES as u64))]));
     let chunks_behind = |waiting_bytes| {
         let before = reader.stats().chunks;
-        let slot = Slot::alone(&big_budget(), BYTES).unwrap();
-        reader.submit_behind(waiting_bytes, &bundle, slot).wait().unwrap();
+        let slot = Slot::unpooled(&big_budget(), BYTES).unwrap();
+        reader.submit_with_backlog(waiting_bytes, &bundle, slot).wait().unwrap();
         reader.stats().chunks - before
     };
     assert_eq!(chunks_behind(0), 4);
@@ -360,7 +361,7 @@ fn small_bundle_is_cut_to_fill_the_queue_and_read_at_once_behind_others() {
 #[should_panic(expected = "a bundle fits its slot")]
 fn slot_that_is_too_small_is_a_bug_of_the_caller() {
     let (reader, bundle) = slow_reader(&Slow::new(Duration::ZERO));
-    drop(reader.submit(&bundle, Slot::alone(&big_budget(), bundle.slot_bytes() - 1).unwrap()));
+    drop(reader.submit(&bundle, Slot::unpooled(&big_budget(), bundle.slot_bytes() - 1).unwrap()));
 }
 
 #[cfg(target_os = "linux")]

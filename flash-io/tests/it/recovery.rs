@@ -336,11 +336,11 @@ fn ticket_dropped_while_a_thread_is_stuck_does_not_block() {
     // The other thread reads the next bundle; the slot stays in use for as long as the storage may write to it.
     drop(session.submit().wait().unwrap());
     assert_eq!(session.pool.free_slots(), N_SLOTS - 1);
-    let stragglers = session.reader.stragglers().expect("one read is stuck");
-    assert_eq!((stragglers.n_bundles, stragglers.offset), (1, TENSORS[0].start));
-    assert_eq!(stragglers.path, on_disk.shard.path);
+    let cancelled_reads = session.reader.cancelled_reads().expect("one read is stuck");
+    assert_eq!((cancelled_reads.n_bundles, cancelled_reads.offset), (1, TENSORS[0].start));
+    assert_eq!(cancelled_reads.path, on_disk.shard.path);
     release.send(()).unwrap();
-    wait_until(|| session.reader.stragglers().is_none());
+    wait_until(|| session.reader.cancelled_reads().is_none());
     assert_eq!(session.pool.free_slots(), N_SLOTS, "the slot is free when there is no straggler any more");
     session.works();
 }

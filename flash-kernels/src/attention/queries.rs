@@ -6,7 +6,7 @@ use super::mix_steps::{MixStep, mix_steps};
 use super::partials::Partials;
 use super::span::Span;
 use super::tasks::Task;
-use super::{Gaze, Heads, SPAN_TOKENS};
+use super::{AttentionParams, Heads, SPAN_TOKENS};
 use crate::float::FloatType;
 use crate::isa::{FloatInput, Kernels};
 use crate::tile::{FloatRows, LaneRows, Lanes, Rows, TILE};
@@ -19,7 +19,7 @@ const VECTOR: usize = 16;
 pub(super) struct Queries<'a> {
     pub kernels: &'static Kernels,
     pub heads: Heads,
-    pub gaze: Gaze<'a>,
+    pub params: AttentionParams<'a>,
     pub queries: &'a [f32],
     pub position: usize,
 }
@@ -47,7 +47,7 @@ impl Queries<'_> {
         let Task { kv_head, ref tokens, ref heads } = *task;
         let seen_by = |token: usize| {
             let end = self.position + token + 1;
-            let start = self.gaze.window.map_or(0, |window| end.saturating_sub(window));
+            let start = self.params.window.map_or(0, |window| end.saturating_sub(window));
             let place = |at: usize| at.clamp(span.start, span.start + span.n_tokens) - span.start;
             place(start)..place(end)
         };
@@ -99,7 +99,7 @@ impl Queries<'_> {
             queries.clear();
             for row in self.queries[tokens.start * row_len..tokens.end * row_len].chunks_exact(row_len) {
                 let row = &row[first..][..heads.len() * head_dim];
-                queries.extend(row.iter().map(|query| query * self.gaze.scale));
+                queries.extend(row.iter().map(|query| query * self.params.scale));
             }
         });
     }

@@ -15,28 +15,28 @@ pub struct Span<'a> {
     /// Distance between two heads, in tokens; at least `n_tokens`.
     pub head_tokens: usize,
     /// Keys, `[kv_heads, head_tokens, head_dim]`; the last head may end after `n_tokens`.
-    pub keys: Numbers<'a>,
+    pub keys: KvRows<'a>,
     /// Values, of the shape of the keys; `None` if they are part of the keys.
-    pub values: Option<Numbers<'a>>,
+    pub values: Option<KvRows<'a>>,
 }
 
 /// Row-major numbers in a storage format of the KV cache.
 #[derive(Debug, Clone, Copy)]
-pub enum Numbers<'a> {
+pub enum KvRows<'a> {
     /// Single precision.
     F32(&'a [f32]),
     /// Half precision.
     F16(&'a [f16]),
     /// 8-bit codes: `bias + scale · code`.
-    Affine8(Codes<'a>),
+    Affine8(KvCodes<'a>),
     /// 4-bit codes, the even column in the low half of a byte. Rows start at byte boundaries, so an odd row length
     /// leaves half a byte unused.
-    Affine4(Codes<'a>),
+    Affine4(KvCodes<'a>),
 }
 
 /// Affine codes with a scale and a bias per group of columns.
 #[derive(Debug, Clone, Copy)]
-pub struct Codes<'a> {
+pub struct KvCodes<'a> {
     /// `[rows, columns]`, or `[rows, columns.div_ceil(2)]` for 4-bit codes.
     pub codes: &'a [u8],
     /// `[rows, columns.div_ceil(group)]`.
@@ -50,7 +50,7 @@ pub struct Codes<'a> {
 /// Rows of codes to dequantize.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CodedRows<'a> {
-    codes: Codes<'a>,
+    codes: KvCodes<'a>,
     columns: usize,
     is_eight: bool,
 }
@@ -60,7 +60,7 @@ impl<'a> Span<'a> {
     /// stored as f32.
     pub(super) fn head<'b>(
         &self,
-        numbers: Numbers<'a>,
+        numbers: KvRows<'a>,
         kv_head: usize,
         head_dim: usize,
         dequantize: Dequantize,
@@ -71,7 +71,7 @@ impl<'a> Span<'a> {
     {
         let (row, n_rows) = (kv_head * self.head_tokens, self.n_tokens);
         let len = n_rows * head_dim;
-        if let Numbers::F32(numbers) = numbers {
+        if let KvRows::F32(numbers) = numbers {
             return &numbers[row * head_dim..][..len];
         }
         if scratch.len() < len {
@@ -79,10 +79,10 @@ impl<'a> Span<'a> {
         }
         let out = &mut scratch[..len];
         match numbers {
-            Numbers::F32(_) => {}
-            Numbers::F16(numbers) => numbers[row * head_dim..][..len].convert_to_f32_slice(out),
-            Numbers::Affine8(codes) => dequantize(codes.rows(row, n_rows, head_dim, true), out),
-            Numbers::Affine4(codes) => dequantize(codes.rows(row, n_rows, head_dim, false), out),
+            KvRows::F32(_) => {}
+            KvRows::F16(numbers) => numbers[row * head_dim..][..len].convert_to_f32_slice(out),
+            KvRows::Affine8(codes) => dequantize(codes.rows(row, n_rows, head_dim, true), out),
+            KvRows::Affine4(codes) => dequantize(codes.rows(row, n_rows, head_dim, false), out),
         }
         out
     }
@@ -106,17 +106,17 @@ impl<'a> Span<'a> {
         let rows = (kv_heads - 1) * head_tokens + n_tokens;
         for numbers in [self.keys].into_iter().chain(self.values) {
             let got_rows = match numbers {
-                Numbers::F32(numbers) => numbers.len() / head_dim,
-                Numbers::F16(numbers) => numbers.len() / head_dim,
-                Numbers::Affine8(codes) => codes.n_rows(head_dim, true),
-                Numbers::Affine4(codes) => codes.n_rows(head_dim, false),
+                KvRows::F32(numbers) => numbers.len() / head_dim,
+                KvRows::F16(numbers) => numbers.len() / head_dim,
+                KvRows::Affine8(codes) => codes.n_rows(head_dim, true),
+                KvRows::Affine4(codes) => codes.n_rows(head_dim, false),
             };
             assert!(got_rows >= rows, "{got_rows} rows of {head_dim} numbers, {rows} wanted");
         }
     }
 }
 
-impl<'a> Codes<'a> {
+impl<'a> KvCodes<'a> {
     /// Number of whole rows of `columns` covered by the codes, scales and biases.
     ///
     /// # Panics
@@ -134,7 +134,7 @@ impl<'a> Codes<'a> {
     fn rows(&self, start: usize, n: usize, columns: usize, is_eight: bool) -> CodedRows<'a> {
         let row_bytes = row_bytes(columns, is_eight);
         let n_groups = columns.div_ceil(self.group);
-        let codes = Codes {
+        let codes = KvCodes {
             codes: &self.codes[start * row_bytes..][..n * row_bytes],
             scales: &self.scales[start * n_groups..][..n * n_groups],
             biases: &self.biases[start * n_groups..][..n * n_groups],
@@ -157,7 +157,7 @@ pub(crate) type Dequantize = fn(rows: CodedRows<'_>, out: &mut [f32]);
 /// gives the same bits.
 #[inline(always)]
 pub(crate) fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) {
-    let CodedRows { codes: Codes { codes, scales, biases, group }, columns, is_eight } = rows;
+    let CodedRows { codes: KvCodes { codes, scales, biases, group }, columns, is_eight } = rows;
     let row_bytes = row_bytes(columns, is_eight);
     let n_groups = columns.div_ceil(group);
     let rows = out.chunks_exact_mut(columns).zip(codes.chunks_exact(row_bytes));

@@ -1,6 +1,6 @@
 //! Causal depthwise convolution, followed by `silu`.
 
-use super::{Passing, decode};
+use super::{StateUpdate, decode};
 use crate::elementwise::{exp, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
@@ -33,10 +33,10 @@ impl Convolution {
         &self,
         pool: &Pool,
         rows: impl Iterator<Item = &'a [f32]>,
-        window: Passing<'_>,
+        window: StateUpdate<'_>,
     ) -> Vec<f32> {
         let Self { channels, ref weights, ref bias } = *self;
-        let Passing { before, state: window } = window;
+        let StateUpdate { before, state: window } = window;
         let mut x = before.unwrap_or(window).to_vec();
         rows.for_each(|row| x.extend_from_slice(row));
         let len = x.len() - window.len();

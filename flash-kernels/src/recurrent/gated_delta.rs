@@ -1,7 +1,7 @@
 //! Gated delta net mixer of Qwen3.5, without its projections.
 
 use super::convolution::Convolution;
-use super::{Passing, decode, softplus};
+use super::{StateUpdate, decode, softplus};
 use crate::elementwise::{Gate, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
@@ -67,7 +67,7 @@ impl GatedDelta<'_> {
     ///
     /// # Panics
     /// If the lengths do not fit.
-    pub fn run(&self, pool: &Pool, input: GatedDeltaInput<'_>, passing: Passing<'_>, out: &mut [f32]) {
+    pub fn run(&self, pool: &Pool, input: GatedDeltaInput<'_>, passing: StateUpdate<'_>, out: &mut [f32]) {
         let Self { key_heads, value_heads, key_dim, value_dim, kernel, eps, .. } = *self;
         let GatedDeltaInput { qkv, gate, beta, step } = input;
         let (inner, channels) = (self.inner(), self.channels());

@@ -1,7 +1,7 @@
 //! Mamba-2 mixer, without its projections.
 
 use super::convolution::Convolution;
-use super::{Passing, decode, softplus};
+use super::{StateUpdate, decode, softplus};
 use crate::elementwise::{Gate, part_width};
 use crate::matrix::Floats;
 use crate::pool::Pool;
@@ -34,7 +34,7 @@ pub struct Mamba2<'a> {
     /// Epsilon of the RMSNorm.
     pub eps: f32,
     /// Minimum and maximum of the step.
-    pub step_limits: [f32; 2],
+    pub dt_limits: [f32; 2],
 }
 
 impl Mamba2<'_> {
@@ -62,8 +62,8 @@ impl Mamba2<'_> {
     ///
     /// # Panics
     /// If the lengths do not fit.
-    pub fn run(&self, pool: &Pool, projected: &[f32], passing: Passing<'_>, out: &mut [f32]) {
-        let Self { n_heads, head_dim, n_groups, state_dim, kernel, eps, step_limits: [least, most], .. } =
+    pub fn run(&self, pool: &Pool, projected: &[f32], passing: StateUpdate<'_>, out: &mut [f32]) {
+        let Self { n_heads, head_dim, n_groups, state_dim, kernel, eps, dt_limits: [least, most], .. } =
             *self;
         let (inner, channels, row_len) = (self.inner(), self.channels(), self.projected_len());
         let n = projected.len() / row_len;

@@ -8,7 +8,7 @@ use crate::bytes::{checksum_around, get, get_u32, put, put_u32};
 use crate::{Digest, FORMAT_VERSION, Identity, KvError, PAGE_TOKENS, PageFormat};
 
 /// Length of the header of a page file: one block of direct reads, so that records are aligned.
-pub const FILE_HEAD_BYTES: usize = 4096;
+pub const FILE_HEADER_BYTES: usize = 4096;
 
 const MAGIC: [u8; 8] = *b"FLASHKV\0";
 const VERSION_OFFSET: usize = 8;
@@ -23,8 +23,8 @@ const WINDOW_FORMAT_OFFSET: usize = 68;
 const WINDOW_TOKENS_OFFSET: usize = 72;
 const HALVES_OFFSET: usize = 76;
 
-pub(super) fn encode(identity: &Identity) -> [u8; FILE_HEAD_BYTES] {
-    let mut header = [0; FILE_HEAD_BYTES];
+pub(super) fn encode(identity: &Identity) -> [u8; FILE_HEADER_BYTES] {
+    let mut header = [0; FILE_HEADER_BYTES];
     put(&mut header, 0, &MAGIC);
     put_u32(&mut header, VERSION_OFFSET, FORMAT_VERSION);
     put(&mut header, MODEL_OFFSET, &identity.model.0);
@@ -38,14 +38,14 @@ pub(super) fn encode(identity: &Identity) -> [u8; FILE_HEAD_BYTES] {
     header
 }
 
-/// Returns name, offset and value of each geometry field that is reported as [`KvError::OtherGeometry`].
+/// Returns name, offset and value of each geometry field that is reported as [`KvError::GeometryMismatch`].
 fn geometry_fields(identity: &Identity) -> [(&'static str, usize, u32); 6] {
     let geometry = &identity.geometry;
     [
         ("number of layers", N_LAYERS_OFFSET, geometry.n_layers),
         ("number of KV heads", KV_HEADS_OFFSET, geometry.kv_heads),
         ("head dimension", HEAD_DIM_OFFSET, geometry.head_dim),
-        ("stored keys and values", HALVES_OFFSET, geometry.halves.tag()),
+        ("stored keys and values", HALVES_OFFSET, geometry.parts.tag()),
         ("tokens per page", PAGE_TOKENS_OFFSET, PAGE_TOKENS as u32),
         ("window format", WINDOW_FORMAT_OFFSET, geometry.window_format.tag()),
     ]
@@ -53,49 +53,49 @@ fn geometry_fields(identity: &Identity) -> [(&'static str, usize, u32); 6] {
 
 /// Checks that the file is a page file of `identity`.
 pub(super) fn check(file: &File, path: &Path, identity: &Identity) -> Result<(), KvError> {
-    let mut header = [0; FILE_HEAD_BYTES];
+    let mut header = [0; FILE_HEADER_BYTES];
     let got_bytes = read_full(file, 0, &mut header).map_err(KvError::io(path, "read"))?;
     let path = || path.to_owned();
     if get(&header, 0) != MAGIC {
-        return Err(KvError::Foreign { path: path() });
+        return Err(KvError::NotAPageFile { path: path() });
     }
-    if got_bytes < FILE_HEAD_BYTES {
-        let (wanted_bytes, got_bytes) = (FILE_HEAD_BYTES as u64, got_bytes as u64);
-        return Err(KvError::HeadShort { path: path(), wanted_bytes, got_bytes });
+    if got_bytes < FILE_HEADER_BYTES {
+        let (wanted_bytes, got_bytes) = (FILE_HEADER_BYTES as u64, got_bytes as u64);
+        return Err(KvError::HeaderTruncated { path: path(), wanted_bytes, got_bytes });
     }
     // The version is checked before the checksum, whose position depends on it.
     let version = get_u32(&header, VERSION_OFFSET);
     if version != FORMAT_VERSION {
-        return Err(KvError::OtherVersion { path: path(), got: version });
+        return Err(KvError::VersionMismatch { path: path(), got: version });
     }
     let (wanted, got) = (get_u32(&header, CHECKSUM_OFFSET), checksum_around(&header, CHECKSUM_OFFSET));
     if wanted != got {
-        return Err(KvError::HeadDamaged { path: path(), wanted, got });
+        return Err(KvError::HeaderDamaged { path: path(), wanted, got });
     }
     let model = Digest(get(&header, MODEL_OFFSET));
     if model != identity.model {
-        return Err(KvError::OtherModel { path: path(), wanted: identity.model, got: model });
+        return Err(KvError::ModelMismatch { path: path(), wanted: identity.model, got: model });
     }
     // The page format goes first: the window format follows from it and would be a less helpful error.
     let (wanted, tag) = (identity.geometry.format, get_u32(&header, FORMAT_OFFSET));
     match PageFormat::ALL.iter().find(|format| format.tag() == tag) {
         Some(got) if *got == wanted => {}
-        Some(got) => return Err(KvError::OtherFormat { path: path(), wanted, got: *got }),
+        Some(got) => return Err(KvError::FormatMismatch { path: path(), wanted, got: *got }),
         None => {
             let field = "page format";
-            return Err(KvError::OtherGeometry { path: path(), field, wanted: wanted.tag(), got: tag });
+            return Err(KvError::GeometryMismatch { path: path(), field, wanted: wanted.tag(), got: tag });
         }
     }
     for (field, offset, wanted) in geometry_fields(identity) {
         let got = get_u32(&header, offset);
         if got != wanted {
-            return Err(KvError::OtherGeometry { path: path(), field, wanted, got });
+            return Err(KvError::GeometryMismatch { path: path(), field, wanted, got });
         }
     }
     let (wanted_tokens, got_tokens) =
         (identity.geometry.window_tokens, get_u32(&header, WINDOW_TOKENS_OFFSET));
     if wanted_tokens != got_tokens {
-        return Err(KvError::OtherWindow { path: path(), wanted_tokens, got_tokens });
+        return Err(KvError::WindowMismatch { path: path(), wanted_tokens, got_tokens });
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::{PREFIXES_DIR, PrefixPart};
 use crate::disk::{is_temporary, list_dir};
 use crate::file::read_full;
-use crate::record::{HEAD_BYTES, peek};
+use crate::record::{RECORD_HEADER_BYTES, peek};
 use crate::{Chain, Digest, KvError};
 
 /// Age from which a temporary file, or a twin without its page, is considered stale. A younger one may still be in
@@ -35,9 +35,9 @@ pub struct PrefixPage {
     pub used: SystemTime,
 }
 
-/// Result of [`collect_prefixes`].
+/// Result of [`evict_prefixes`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Collected {
+pub struct EvictedPrefixes {
     /// Number of pages removed.
     pub pages: usize,
     /// Bytes freed, including stale files.
@@ -73,7 +73,7 @@ fn chain_of(name: &str, part: PrefixPart) -> Option<Chain> {
 fn page(path: PathBuf, chain: Chain) -> Option<PrefixPage> {
     let file = File::open(&path).ok()?;
     let metadata = file.metadata().ok()?;
-    let mut head = [0; HEAD_BYTES];
+    let mut head = [0; RECORD_HEADER_BYTES];
     let known = read_full(&file, 0, &mut head).ok().and_then(|_| peek(&head));
     let twin_bytes = fs::metadata(twin(&path)).map_or(0, |twin| twin.len());
     Some(PrefixPage {
@@ -113,8 +113,8 @@ fn remove_file(path: &Path) -> Result<(), KvError> {
 ///
 /// # Errors
 /// [`KvError::Io`].
-pub fn collect_prefixes(kv_dir: &Path, max_bytes: u64) -> Result<Collected, KvError> {
-    let mut collected = Collected { freed_bytes: remove_stale(kv_dir)?, ..Collected::default() };
+pub fn evict_prefixes(kv_dir: &Path, max_bytes: u64) -> Result<EvictedPrefixes, KvError> {
+    let mut collected = EvictedPrefixes { freed_bytes: remove_stale(kv_dir)?, ..EvictedPrefixes::default() };
     let mut pages = prefixes(kv_dir)?;
     pages.sort_unstable_by_key(|page| (page.page_idx, page.chain));
     collected.kept_bytes = pages.iter().map(|page| page.stored_bytes).sum();

@@ -84,7 +84,7 @@ impl Manifest {
         let syntax = |error| KvError::SessionSyntax { path: path.to_owned(), error };
         let Versioned { version } = serde_json::from_slice(&json).map_err(syntax)?;
         if version != FORMAT_VERSION {
-            return Err(KvError::OtherVersion { path: path.to_owned(), got: version });
+            return Err(KvError::VersionMismatch { path: path.to_owned(), got: version });
         }
         let manifest: Self = serde_json::from_slice(&json).map_err(syntax)?;
         let (wanted, got) = (manifest.crc32c, manifest.checksum());

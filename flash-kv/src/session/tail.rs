@@ -35,7 +35,7 @@ pub(super) struct TailLayout {
 impl TailLayout {
     pub(super) fn new(geometry: &Geometry, n_tokens: usize, state_bytes: &[usize]) -> Self {
         let row_bytes = geometry.window_layout().row_bytes();
-        let layer_bytes = geometry.halves.count() * geometry.kv_heads as usize * n_tokens * row_bytes;
+        let layer_bytes = geometry.parts.count() * geometry.kv_heads as usize * n_tokens * row_bytes;
         Self { n_layers: geometry.n_layers as usize, layer_bytes, state_bytes: state_bytes.to_vec() }
     }
 
@@ -111,14 +111,14 @@ impl SavedTail {
     /// Checks that the states have the sizes that the model expects.
     ///
     /// # Errors
-    /// [`KvError::OtherStates`] if they differ.
+    /// [`KvError::StatesMismatch`] if they differ.
     pub fn expect_states(&self, wanted_bytes: &[usize]) -> Result<(), KvError> {
         let got_bytes = self.state_bytes();
         if got_bytes == wanted_bytes {
             return Ok(());
         }
         let [wanted_bytes, got_bytes] = [wanted_bytes, got_bytes].map(<[usize]>::to_vec);
-        Err(KvError::OtherStates { path: self.path.clone(), wanted_bytes, got_bytes })
+        Err(KvError::StatesMismatch { path: self.path.clone(), wanted_bytes, got_bytes })
     }
 
     /// Reads and verifies a part, as written by [`Session::save`](crate::Session::save).

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use flash_kv::{
-    Chain, Digest, FILE_HEAD_BYTES, Identity, KvError, PAGE_TOKENS, PageFile, PageFormat, RecordFault,
+    Chain, Digest, FILE_HEADER_BYTES, Identity, KvError, PAGE_TOKENS, PageFile, PageFormat, RecordFault,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -57,7 +57,7 @@ fn records_lie_at_fixed_aligned_offsets() {
     let (place, _) = written(0);
     let file = PageFile::open(&place.path, &identity()).unwrap();
     let record_bytes = file.layout().record_bytes() as u64;
-    assert_eq!(file.span(0, 0).start, FILE_HEAD_BYTES as u64);
+    assert_eq!(file.span(0, 0).start, FILE_HEADER_BYTES as u64);
     assert_eq!(file.span(3, 1).start, 4096 + 7 * record_bytes);
     assert_eq!(file.span(3, 1).len_bytes(), record_bytes);
     assert!(file.span(3, 1).start.is_multiple_of(4096) && record_bytes.is_multiple_of(4096));
@@ -76,7 +76,7 @@ fn whole_pages_come_back_with_their_tokens() {
 #[test]
 fn file_of_another_model_is_refused() {
     let error = refusal(|identity| identity.model = Digest([4; 32]));
-    let KvError::OtherModel { wanted, got, .. } = error else { panic!("{error}") };
+    let KvError::ModelMismatch { wanted, got, .. } = error else { panic!("{error}") };
     assert_eq!((wanted, got), (Digest([4; 32]), identity().model));
 }
 
@@ -84,7 +84,7 @@ fn file_of_another_model_is_refused() {
 fn file_of_another_quantisation_is_refused() {
     let error = refusal(|identity| identity.geometry.format = PageFormat::Int8);
     assert!(
-        matches!(error, KvError::OtherFormat { wanted: PageFormat::Int8, got: PageFormat::Int4, .. }),
+        matches!(error, KvError::FormatMismatch { wanted: PageFormat::Int8, got: PageFormat::Int4, .. }),
         "{error}"
     );
 }
@@ -92,22 +92,25 @@ fn file_of_another_quantisation_is_refused() {
 #[test]
 fn file_of_another_window_is_refused() {
     let error = refusal(|identity| identity.geometry.window_tokens = 256);
-    assert!(matches!(error, KvError::OtherWindow { wanted_tokens: 256, got_tokens: 128, .. }), "{error}");
+    assert!(matches!(error, KvError::WindowMismatch { wanted_tokens: 256, got_tokens: 128, .. }), "{error}");
     let error = refusal(|identity| identity.geometry.window_format = PageFormat::F32);
-    assert!(matches!(error, KvError::OtherGeometry { field: "window format", .. }), "{error}");
+    assert!(matches!(error, KvError::GeometryMismatch { field: "window format", .. }), "{error}");
 }
 
 #[test]
 fn file_of_another_shape_is_refused() {
     let error = refusal(|identity| identity.geometry.n_layers = 5);
     assert!(
-        matches!(error, KvError::OtherGeometry { field: "number of layers", wanted: 5, got: N_LAYERS, .. }),
+        matches!(
+            error,
+            KvError::GeometryMismatch { field: "number of layers", wanted: 5, got: N_LAYERS, .. }
+        ),
         "{error}"
     );
     let error = refusal(|identity| identity.geometry.kv_heads = 5);
-    assert!(matches!(error, KvError::OtherGeometry { wanted: 5, got: 1, .. }), "{error}");
+    assert!(matches!(error, KvError::GeometryMismatch { wanted: 5, got: 1, .. }), "{error}");
     let error = refusal(|identity| identity.geometry.head_dim = 5);
-    assert!(matches!(error, KvError::OtherGeometry { wanted: 5, got: 64, .. }), "{error}");
+    assert!(matches!(error, KvError::GeometryMismatch { wanted: 5, got: 64, .. }), "{error}");
 }
 
 #[test]
@@ -115,7 +118,7 @@ fn file_of_another_version_is_refused() {
     let (place, _) = written(0);
     damage(&place, 8, &[9]);
     let error = PageFile::open(&place.path, &identity()).unwrap_err();
-    assert!(matches!(error, KvError::OtherVersion { got: 9, .. }), "{error}");
+    assert!(matches!(error, KvError::VersionMismatch { got: 9, .. }), "{error}");
 }
 
 #[test]
@@ -124,7 +127,7 @@ fn file_of_something_else_is_refused() {
         let place = place();
         fs::write(&place.path, contents).unwrap();
         let error = PageFile::open(&place.path, &identity()).unwrap_err();
-        assert!(matches!(error, KvError::Foreign { .. }), "{error}");
+        assert!(matches!(error, KvError::NotAPageFile { .. }), "{error}");
     }
 }
 
@@ -133,7 +136,7 @@ fn truncated_head_is_refused() {
     let (place, _) = written(0);
     OpenOptions::new().write(true).open(&place.path).unwrap().set_len(100).unwrap();
     let error = PageFile::open(&place.path, &identity()).unwrap_err();
-    assert!(matches!(error, KvError::HeadShort { wanted_bytes: 4096, got_bytes: 100, .. }), "{error}");
+    assert!(matches!(error, KvError::HeaderTruncated { wanted_bytes: 4096, got_bytes: 100, .. }), "{error}");
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn damaged_head_is_refused() {
         let (place, _) = written(0);
         damage(&place, offset, &[0xa5]);
         let error = PageFile::open(&place.path, &identity()).unwrap_err();
-        assert!(matches!(error, KvError::HeadDamaged { .. }), "{error}");
+        assert!(matches!(error, KvError::HeaderDamaged { .. }), "{error}");
     }
 }
 
@@ -294,7 +297,7 @@ proptest! {
                     let cut = OpenOptions::new().write(true).open(&place.path).unwrap();
                     let pages_bytes = n_pages * N_LAYERS as usize * record_bytes;
                     let left = pages_bytes.saturating_sub(cut_bytes);
-                    cut.set_len((FILE_HEAD_BYTES + left) as u64).unwrap();
+                    cut.set_len((FILE_HEADER_BYTES + left) as u64).unwrap();
                     drop(cut);
                     whole = left / (N_LAYERS as usize * record_bytes);
                     file = PageFile::open(&place.path, &identity()).unwrap();
@@ -303,7 +306,7 @@ proptest! {
                 Step::Flip(at) => {
                     drop(file);
                     let mut bytes = fs::read(&place.path).unwrap();
-                    let pages = &mut bytes[FILE_HEAD_BYTES..];
+                    let pages = &mut bytes[FILE_HEADER_BYTES..];
                     let place_idx = (pages.len() as f64 * at) as usize;
                     if let Some(byte) = pages.get_mut(place_idx) {
                         *byte ^= 0x10;

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
 use flash_kv::{
-    Chain, Identity, KvError, PAGE_TOKENS, PageFormat, PrefixPart, PrefixStore, RecordFault,
-    collect_prefixes, prefixes, remove_prefix,
+    Chain, Identity, KvError, PAGE_TOKENS, PageFormat, PrefixPart, PrefixStore, RecordFault, evict_prefixes,
+    prefixes, remove_prefix,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -230,7 +230,7 @@ fn least_recently_used_leaves_go_first_and_never_a_page_that_others_continue() {
     let bytes = bench.page_bytes();
     let left = [(5, [3, 4]), (4, [2, 4]), (3, [2, 3]), (2, [2, 2]), (1, [1, 1]), (0, [0, 0])];
     for (n_pages, wanted) in left {
-        let collected = collect_prefixes(bench.dir.path(), n_pages * bytes + 1).unwrap();
+        let collected = evict_prefixes(bench.dir.path(), n_pages * bytes + 1).unwrap();
         assert_eq!((collected.pages, collected.freed_bytes), (1, bytes));
         assert_eq!(collected.kept_bytes, n_pages * bytes);
         assert_eq!(bench.pages() as u64, n_pages);
@@ -252,7 +252,7 @@ fn lookup_counts_as_use() {
         bench.age(token_ids, 0, age);
     }
     assert_eq!(bench.store.longest(&a).pages(), 1);
-    collect_prefixes(bench.dir.path(), bench.page_bytes()).unwrap();
+    evict_prefixes(bench.dir.path(), bench.page_bytes()).unwrap();
     assert_eq!([bench.store.longest(&a).pages(), bench.store.longest(&b).pages()], [1, 0]);
 }
 
@@ -266,7 +266,7 @@ fn unreachable_pages_go_first() {
     let first = bench.chains(&a)[0];
     let listed = prefixes(bench.dir.path()).unwrap();
     remove_prefix(listed.iter().find(|page| page.chain == first).unwrap()).unwrap();
-    let collected = collect_prefixes(bench.dir.path(), bench.page_bytes()).unwrap();
+    let collected = evict_prefixes(bench.dir.path(), bench.page_bytes()).unwrap();
     assert_eq!((collected.pages, bench.store.longest(&b).pages()), (2, 1));
 }
 
@@ -281,7 +281,7 @@ fn stale_files_are_removed_and_young_ones_are_left() {
         fs::write(path, [0; 100]).unwrap();
         File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     }
-    let collected = collect_prefixes(bench.dir.path(), u64::MAX).unwrap();
+    let collected = evict_prefixes(bench.dir.path(), u64::MAX).unwrap();
     assert_eq!((collected.pages, collected.freed_bytes), (0, 100));
     assert_eq!([names[0].exists(), names[1].exists()], [false, true]);
     assert_eq!(bench.store.longest(&token_ids).pages(), 1);
@@ -306,7 +306,7 @@ proptest! {
             bench.age(&token_ids, pages - 1, *age);
         }
         let max_bytes = max_pages * bench.page_bytes();
-        let collected = collect_prefixes(bench.dir.path(), max_bytes).unwrap();
+        let collected = evict_prefixes(bench.dir.path(), max_bytes).unwrap();
         let left = prefixes(bench.dir.path()).unwrap();
         prop_assert!(left.iter().map(|page| page.stored_bytes).sum::<u64>() <= max_bytes);
         prop_assert_eq!(left.iter().map(|page| page.stored_bytes).sum::<u64>(), collected.kept_bytes);

@@ -2,20 +2,20 @@
 
 use std::path::Path;
 
-use flash_kv::{Chain, Expected, HEAD_BYTES, KvError, PageFormat, RecordFault, verify};
+use flash_kv::{Chain, ExpectedRecord, KvError, PageFormat, RECORD_HEADER_BYTES, RecordFault, verify};
 use proptest::prelude::*;
 
 use crate::support::{before, identity, record, tokens};
 
-fn expected() -> Expected<'static> {
-    Expected { path: Path::new("pages.kv"), format: PageFormat::Int4, page_idx: 1, layer_idx: 1 }
+fn expected() -> ExpectedRecord<'static> {
+    ExpectedRecord { path: Path::new("pages.kv"), format: PageFormat::Int4, page_idx: 1, layer_idx: 1 }
 }
 
 fn sealed() -> Vec<u8> {
     record(&identity(), &tokens(256, 1), 1, 1)
 }
 
-fn fault(record: &[u8], expected: &Expected<'_>) -> RecordFault {
+fn fault(record: &[u8], expected: &ExpectedRecord<'_>) -> RecordFault {
     match verify(record, expected).unwrap_err() {
         KvError::Record { path, page_idx, layer_idx, fault } => {
             assert_eq!((&*path, page_idx, layer_idx), (expected.path, expected.page_idx, expected.layer_idx));
@@ -38,13 +38,19 @@ fn sealed_record_holds_its_tokens_and_its_parent() {
 fn record_of_another_place_or_format_is_refused() {
     let record = sealed();
     let others = [
-        (Expected { page_idx: 0, ..expected() }, RecordFault::Other { field: "page", wanted: 0, got: 1 }),
-        (Expected { layer_idx: 0, ..expected() }, RecordFault::Other { field: "layer", wanted: 0, got: 1 }),
+        (
+            ExpectedRecord { page_idx: 0, ..expected() },
+            RecordFault::Other { field: "page", wanted: 0, got: 1 },
+        ),
+        (
+            ExpectedRecord { layer_idx: 0, ..expected() },
+            RecordFault::Other { field: "layer", wanted: 0, got: 1 },
+        ),
     ];
     for (expected, wanted) in others {
         assert_eq!(fault(&record, &expected), wanted);
     }
-    let other = Expected { format: PageFormat::Int8, ..expected() };
+    let other = ExpectedRecord { format: PageFormat::Int8, ..expected() };
     assert!(matches!(fault(&record, &other), RecordFault::Other { field: "page format", .. }));
 }
 
@@ -63,8 +69,8 @@ fn record_of_another_version_is_refused_before_its_checksum() {
 
 #[test]
 fn record_shorter_than_a_head_is_refused() {
-    for len in [0, 1, HEAD_BYTES - 1] {
-        let wanted = RecordFault::Short { wanted_bytes: HEAD_BYTES, got_bytes: len };
+    for len in [0, 1, RECORD_HEADER_BYTES - 1] {
+        let wanted = RecordFault::Short { wanted_bytes: RECORD_HEADER_BYTES, got_bytes: len };
         assert_eq!(fault(&sealed()[..len], &expected()), wanted);
     }
 }
@@ -72,7 +78,7 @@ fn record_shorter_than_a_head_is_refused() {
 #[test]
 fn flipped_bit_anywhere_in_the_head_is_detected() {
     let mut record = sealed();
-    for bit in 0..8 * HEAD_BYTES {
+    for bit in 0..8 * RECORD_HEADER_BYTES {
         record[bit / 8] ^= 1 << (bit % 8);
         assert!(verify(&record, &expected()).is_err(), "bit {bit}");
         record[bit / 8] ^= 1 << (bit % 8);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use flash_kv::{
-    FORMAT_VERSION, KvError, Opened, PAGE_TOKENS, PageFormat, Session, SessionState, TailPart,
+    FORMAT_VERSION, KvError, OpenedSession, PAGE_TOKENS, PageFormat, Session, SessionState, TailPart,
     remove_session, sessions,
 };
 
@@ -55,7 +55,7 @@ fn save(session: &mut Session, token_ids: &[u32], first_token: usize) {
     session.save(&state, fill).unwrap();
 }
 
-fn open(kv_dir: &Path) -> Opened {
+fn open(kv_dir: &Path) -> OpenedSession {
     Session::open(kv_dir, "talk", &identity()).unwrap()
 }
 
@@ -78,7 +78,7 @@ fn saved_session_comes_back_whole() {
     saved.tail.expect_states(&STATE_BYTES).unwrap();
     for others in [&[][..], &[100], &[36, 100], &[100, 36, 4]] {
         let error = saved.tail.expect_states(others).unwrap_err();
-        assert!(matches!(error, KvError::OtherStates { .. }), "{error}");
+        assert!(matches!(error, KvError::StatesMismatch { .. }), "{error}");
     }
 }
 
@@ -97,7 +97,7 @@ fn window_may_reach_into_sealed_pages_or_hold_everything() {
             // A page that was never written.
             None => assert!(matches!(
                 opened.lost,
-                Some(KvError::SavedPagesGone { wanted_pages: 3, got_pages: 2, .. })
+                Some(KvError::SavedPagesMissing { wanted_pages: 3, got_pages: 2, .. })
             )),
         }
     }
@@ -131,7 +131,7 @@ fn rewound_session_reports_that_its_saved_state_is_lost() {
     assert_eq!(opened.sealed.token_ids, token_ids);
     assert!(opened.saved.is_none());
     let lost = opened.lost.unwrap();
-    assert!(matches!(lost, KvError::SavedPagesGone { wanted_pages: 2, got_pages: 1, .. }), "{lost}");
+    assert!(matches!(lost, KvError::SavedPagesMissing { wanted_pages: 2, got_pages: 1, .. }), "{lost}");
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn changed_manifest_is_reported_and_pages_stay() {
     assert!(matches!(cut, Some(KvError::SessionSyntax { .. })), "{cut:?}");
     let of_version = |version| format!(r#""version":{version},"#);
     let version = lost_after(&|json| json.replace(&of_version(FORMAT_VERSION), &of_version(7)));
-    assert!(matches!(version, Some(KvError::OtherVersion { got: 7, .. })), "{version:?}");
+    assert!(matches!(version, Some(KvError::VersionMismatch { got: 7, .. })), "{version:?}");
     let model = lost_after(&|json| json.replace(r#""identity":""#, r#""identity":"0"#));
     assert!(matches!(model, Some(KvError::SessionDamaged { .. })), "{model:?}");
 }
@@ -201,10 +201,10 @@ fn session_of_another_model_or_quantisation_is_refused() {
     saved(dir.path());
     let mut other = identity();
     other.model.0[0] ^= 1;
-    assert!(matches!(Session::open(dir.path(), "talk", &other), Err(KvError::OtherModel { .. })));
+    assert!(matches!(Session::open(dir.path(), "talk", &other), Err(KvError::ModelMismatch { .. })));
     let mut other = identity();
     other.geometry.format = PageFormat::Int8;
-    assert!(matches!(Session::open(dir.path(), "talk", &other), Err(KvError::OtherFormat { .. })));
+    assert!(matches!(Session::open(dir.path(), "talk", &other), Err(KvError::FormatMismatch { .. })));
 }
 
 #[test]

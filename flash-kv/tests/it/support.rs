@@ -1,8 +1,8 @@
 //! A small cache, and records whose contents depend on their tokens.
 
 use flash_kv::{
-    Chain, Digest, Geometry, HEAD_BYTES, Halves, Identity, PAGE_TOKENS, PageFile, PageFormat, PageLayout,
-    RecordHead, seal,
+    Chain, Digest, Geometry, Identity, KvParts, PAGE_TOKENS, PageFile, PageFormat, PageLayout,
+    RECORD_HEADER_BYTES, RecordHeader, seal,
 };
 
 pub(crate) const N_LAYERS: u32 = 2;
@@ -12,7 +12,7 @@ pub(crate) fn identity() -> Identity {
         n_layers: N_LAYERS,
         kv_heads: 1,
         head_dim: 64,
-        halves: Halves::KeysAndValues,
+        parts: KvParts::KeysAndValues,
         format: PageFormat::Int4,
         window_format: PageFormat::F16,
         window_tokens: 128,
@@ -53,7 +53,7 @@ pub(crate) fn record_in(
 ) -> Vec<u8> {
     let before = before(identity, token_ids, page_idx);
     let page = &token_ids[page_idx as usize * PAGE_TOKENS..][..PAGE_TOKENS];
-    let head = RecordHead {
+    let head = RecordHeader {
         format: layout.format(),
         page_idx,
         layer_idx,
@@ -63,7 +63,7 @@ pub(crate) fn record_in(
     let seed = u64::from_le_bytes(*head.chain().0.0.first_chunk().unwrap()) ^ u64::from(layer_idx);
     let mut record = vec![0; layout.record_bytes()];
     let end = layout.payload_end();
-    record[HEAD_BYTES..end].copy_from_slice(&noise(end - HEAD_BYTES, seed));
+    record[RECORD_HEADER_BYTES..end].copy_from_slice(&noise(end - RECORD_HEADER_BYTES, seed));
     seal(&mut record, &head);
     record
 }

@@ -1,8 +1,8 @@
 //! Conversion of window pages into sealed pages.
 
 use flash_kv::{
-    GROUP_LEN, HEAD_BYTES, HalfLayout, Halves, KvError, PAGE_TOKENS, PageFormat, PageLayout, error_bound,
-    to_half, transcode,
+    GROUP_LEN, KvError, KvParts, PAGE_TOKENS, PageFormat, PageLayout, RECORD_HEADER_BYTES, TensorLayout,
+    error_bound, to_f16, transcode,
 };
 use half::f16;
 use proptest::prelude::*;
@@ -23,40 +23,40 @@ fn page(layout: &PageLayout, scale: f32) -> Vec<u8> {
 
 fn numbers(layout: &PageLayout, record: &[u8]) -> Vec<f32> {
     assert_eq!(layout.format(), PageFormat::F32);
-    let numbers = |half: &HalfLayout| {
+    let numbers = |half: &TensorLayout| {
         record[half.codes.clone()].as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
     };
     layout.stored().flat_map(numbers).collect()
 }
 
 fn through(format: PageFormat, kv_heads: usize, head_dim: usize, scale: f32) -> (Vec<f32>, Vec<f32>) {
-    through_halves(Halves::KeysAndValues, format, kv_heads, head_dim, scale)
+    round_trip(KvParts::KeysAndValues, format, kv_heads, head_dim, scale)
 }
 
-fn through_halves(
-    halves: Halves,
+fn round_trip(
+    parts: KvParts,
     format: PageFormat,
     kv_heads: usize,
     head_dim: usize,
     scale: f32,
 ) -> (Vec<f32>, Vec<f32>) {
     let [plain, other] =
-        [PageFormat::F32, format].map(|format| PageLayout::of(kv_heads, head_dim, halves, format));
+        [PageFormat::F32, format].map(|format| PageLayout::of(kv_heads, head_dim, parts, format));
     let source = page(&plain, scale);
     let (mut coded, mut back) = (vec![0xaa; other.record_bytes()], vec![0xbb; plain.record_bytes()]);
     transcode(&plain, &source, &other, &mut coded).unwrap();
     transcode(&other, &coded, &plain, &mut back).unwrap();
-    assert!(coded[..HEAD_BYTES].iter().all(|byte| *byte == 0xaa), "the header is unchanged");
+    assert!(coded[..RECORD_HEADER_BYTES].iter().all(|byte| *byte == 0xaa), "the header is unchanged");
     assert!(coded[other.payload_end()..].iter().all(|byte| *byte == 0), "padding is zeroed");
     (numbers(&plain, &source), numbers(&plain, &back))
 }
 
 #[test]
 fn every_row_comes_back_within_its_bound() {
-    let both = [(3, 64), (1, 128), (2, 80), (1, 33), (1, 1)].map(|heads| (Halves::KeysAndValues, heads));
-    for (halves, (kv_heads, head_dim)) in both.into_iter().chain([(Halves::Keys, (1, 576))]) {
+    let both = [(3, 64), (1, 128), (2, 80), (1, 33), (1, 1)].map(|heads| (KvParts::KeysAndValues, heads));
+    for (parts, (kv_heads, head_dim)) in both.into_iter().chain([(KvParts::KeysOnly, (1, 576))]) {
         for (format, steps) in [(PageFormat::Int8, 255.0), (PageFormat::Int4, 15.0)] {
-            let (source, back) = through_halves(halves, format, kv_heads, head_dim, 1.0);
+            let (source, back) = round_trip(parts, format, kv_heads, head_dim, 1.0);
             for (row, back) in source.chunks(head_dim).zip(back.chunks(head_dim)) {
                 for (group, back) in row.chunks(GROUP_LEN).zip(back.chunks(GROUP_LEN)) {
                     let low = group.iter().copied().fold(f32::INFINITY, f32::min);
@@ -90,13 +90,13 @@ fn a_number_too_great_for_half_precision_is_refused_by_name() {
         source[half.codes.start + 4 * place..][..4].copy_from_slice(&number.to_le_bytes());
         let mut halves = vec![0; window.record_bytes()];
         match transcode(&plain, &source, &window, &mut halves) {
-            Err(KvError::HalfRange { number: found }) => assert_eq!(found, number),
+            Err(KvError::F16Overflow { number: found }) => assert_eq!(found, number),
             other => panic!("{other:?}"),
         }
     }
     // Numbers that round to the largest half are accepted, and infinities pass through.
     let mut halves = [f16::ZERO; 3];
-    to_half(&[65519.0, f32::NEG_INFINITY, f32::NAN], &mut halves).unwrap();
+    to_f16(&[65519.0, f32::NEG_INFINITY, f32::NAN], &mut halves).unwrap();
     assert_eq!([halves[0], halves[1]], [f16::MAX, f16::NEG_INFINITY]);
     assert!(halves[2].is_nan());
 }
@@ -140,14 +140,14 @@ proptest! {
         numbers in prop::collection::vec(prop_oneof![any::<f32>(), -1e5..1e5f32], 0..200),
     ) {
         let mut halves = vec![f16::ZERO; numbers.len()];
-        match to_half(&numbers, &mut halves) {
+        match to_f16(&numbers, &mut halves) {
             Ok(()) => {
                 for (number, half) in numbers.iter().zip(halves) {
                     prop_assert_eq!(half.is_infinite(), number.is_infinite());
                     prop_assert!(half == f16::from_f32(*number) || (half.is_nan() && number.is_nan()));
                 }
             }
-            Err(KvError::HalfRange { number }) => {
+            Err(KvError::F16Overflow { number }) => {
                 prop_assert!(number.is_finite() && number.abs() >= 65520.0);
                 prop_assert!(numbers.contains(&number));
             }

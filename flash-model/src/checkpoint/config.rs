@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flash_io::{IoError, LfsPointer, python_json};
+use flash_io::{IoError, LfsPointer, parse_python_json};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -75,7 +75,7 @@ impl Config {
 
     fn parse(path: PathBuf, text: &str) -> Result<Self, ModelError> {
         let json: Map<String, Value> =
-            python_json(text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
+            parse_python_json(text).map_err(|error| ModelError::Json { path: path.clone(), error })?;
         let nulls = null_names(text_of(&json).unwrap_or(&json));
         let json = normalized(json);
         let field = |field, given: &Value, expected: String| ModelError::ConfigField {
@@ -255,6 +255,17 @@ impl Config {
             return Ok(length);
         }
         Err(self.field_error(field, &length, "it must be positive"))
+    }
+
+    /// Checks that the value of each field is from its minimum to `2^max_log2`. `fields`: name, value, minimum.
+    pub(crate) fn within(&self, max_log2: u32, fields: &[(&str, i32, i32)]) -> Result<(), ModelError> {
+        let is_outside = |&&(_, value, min): &&(&str, i32, i32)| !(min..=1 << max_log2).contains(&value);
+        match fields.iter().find(is_outside) {
+            None => Ok(()),
+            Some((field, value, min)) => {
+                Err(self.field_error(field, value, format!("it must be from {min} to 2^{max_log2}")))
+            }
+        }
     }
 
     /// Returns an error about a field of this configuration.

@@ -1,6 +1,6 @@
 //! Packed experts: all tensors of an expert in one row, as written by `flash-cli pack`.
 //!
-//! The tensor named [`rows_name`] is bytes, `[n_experts, row_bytes]`. Under its name, the metadata of its shard has the
+//! The tensor named [`packed_name`] is bytes, `[n_experts, row_bytes]`. Under its name, the metadata of its shard has the
 //! layout of a row: the header of a safetensors file whose data is the row.
 
 use std::collections::BTreeMap;
@@ -17,12 +17,12 @@ const SUFFIX: &str = ".packed";
 const LENGTH_BYTES: u64 = 8;
 
 /// Returns the name of the tensor that holds the packed experts below `path`.
-pub(crate) fn rows_name(path: &str) -> String {
+pub(crate) fn packed_name(path: &str) -> String {
     format!("{path}{SUFFIX}")
 }
 
 /// Returns the name of tensor `rest` of one expert below `path`, in checkpoints with separate tensors for each expert.
-pub(crate) fn member_name(path: &str, expert_idx: usize, rest: &str) -> String {
+pub(crate) fn expert_tensor_name(path: &str, expert_idx: usize, rest: &str) -> String {
     format!("{path}.{expert_idx}.{rest}")
 }
 
@@ -44,7 +44,7 @@ impl PackedExperts {
             let Some(rows) = catalog.get(name) else { continue };
             let shard = &catalog.shards()[rows.shard.0].path;
             for TensorInfo { name, dtype, shape, span, .. } in first_row(shard, rows, header)? {
-                let name = member_name(path, 0, &name);
+                let name = expert_tensor_name(path, 0, &name);
                 let tensor = Tensor { name: name.clone(), dtype, shape, shard: rows.shard, span };
                 packed.firsts.insert(name, tensor);
             }

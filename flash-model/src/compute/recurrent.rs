@@ -46,10 +46,8 @@ impl GatedDeltaDims {
 
     /// Returns the shape of the recurrent state.
     pub(crate) fn state(&self) -> StateShape {
-        let [kernel, channels, heads, rows, columns] =
-            [self.conv_kernel, self.channels(), self.value_heads, self.value_dim, self.key_dim]
-                .map(|extent| extent as usize);
-        StateShape { conv: [kernel - 1, channels], heads: [heads, rows, columns] }
+        let heads = [self.value_heads, self.value_dim, self.key_dim];
+        StateShape::new(self.conv_kernel, self.channels(), heads)
     }
 }
 
@@ -93,7 +91,7 @@ pub(crate) struct Mamba2Dims {
     /// Epsilon of each group's RMSNorm.
     pub eps: f32,
     /// Minimum and maximum of the steps.
-    pub step_limits: [f32; 2],
+    pub dt_limits: [f32; 2],
 }
 
 impl Mamba2Dims {
@@ -114,10 +112,7 @@ impl Mamba2Dims {
 
     /// Returns the shape of the recurrent state.
     pub(crate) fn state(&self) -> StateShape {
-        let [kernel, channels, heads, head_dim, state_dim] =
-            [self.conv_kernel, self.channels(), self.n_heads, self.head_dim, self.state_dim]
-                .map(|extent| extent as usize);
-        StateShape { conv: [kernel - 1, channels], heads: [heads, head_dim, state_dim] }
+        StateShape::new(self.conv_kernel, self.channels(), [self.n_heads, self.head_dim, self.state_dim])
     }
 }
 

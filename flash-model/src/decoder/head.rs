@@ -10,7 +10,7 @@ use crate::compute::Value;
 use crate::compute::arrays::{positions, to_arrays, values};
 use crate::interrupt::Interrupt;
 use crate::nn::layers::Linear;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::bundle::Bundles;
 use crate::stream::proxy::{StreamingProxy, WeightOwner};
 use crate::stream::residency::Residency;
@@ -30,7 +30,7 @@ pub(crate) struct Head {
 impl Head {
     /// Creates a head, `[vocab, hidden]`, in tiles of at most `tile_bytes`, and adds their bundles to `bundles`.
     pub(crate) fn new(
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         [vocab_size, hidden_size]: [i32; 2],
         tile_bytes: u64,
         bundles: &mut Bundles,
@@ -69,7 +69,7 @@ impl Head {
         let mut parts = Vec::with_capacity(self.tiles.len());
         for tile in &mut self.tiles {
             interrupt.check()?;
-            let part = tile.run(residency, |tile| tile.of(x))?;
+            let part = tile.run(residency, |tile| tile.forward(x))?;
             if self.widens_weights {
                 // Tile by tile, so that the widened weights of only one tile exist at a time, even when all are pinned.
                 part.array()?.eval()?;
@@ -107,7 +107,7 @@ impl Head {
                 for start in (0..targets.len()).step_by(LOSS_POSITIONS) {
                     interrupt.check()?;
                     let end = (start + LOSS_POSITIONS).min(targets.len());
-                    let logits = tile.of(&positions(x, start, end)?.into())?.array()?;
+                    let logits = tile.forward(&positions(x, start, end)?.into())?.array()?;
                     n_rows = logits.dim(-1) as usize;
                     let rows = values(&logits)?.chunks_exact(n_rows);
                     for ((row, sum), &target) in rows.zip(&mut sums[start..end]).zip(&targets[start..end]) {

@@ -6,7 +6,7 @@ use crate::models::LayerParts;
 use crate::nn::fused::Fused;
 use crate::nn::layer::{Layer, LayerOutput, Routed};
 use crate::nn::layers::Linear;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::bundle::{BundleIdx, Bundles};
 use crate::stream::experts::{Mixture, PredictedRouting};
 use crate::stream::proxy::{StreamingProxy, WeightOwner};
@@ -29,7 +29,7 @@ impl DecoderLayer {
         path: &str,
         parts: LayerParts,
         fused: &[Fused],
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         let (checkpoint, backend) = (weights.checkpoint(), weights.backend());

@@ -12,8 +12,8 @@ use crate::ModelError;
 use crate::engine::identity::{self, ComputedBy, EngineIdentity, IdentityInputs};
 use crate::engine::model::Model;
 use crate::interrupt::Interrupt;
-use crate::kv::{CacheLayers, KvCache, KvPlan, PageSource, PageTraffic, Twins};
-use crate::stream::conduct::Conduct;
+use crate::kv::{CacheSpec, KvCache, KvPlan, PageCounters, PageSource, TwinFile};
+use crate::stream::conduct::ReadOptions;
 use crate::stream::experts::Experts;
 use crate::stream::pace::Pacer;
 use crate::stream::planner::MachineSpeeds;
@@ -43,7 +43,7 @@ impl Model {
         if share_prefixes && workload.kv.rotates() {
             return Err(ModelError::Rotates { what: "a prefix that is shared" });
         }
-        workload.kv.in_pages |= share_prefixes || context.is_some();
+        workload.kv.is_paged |= share_prefixes || context.is_some();
         let (needs, kv_plan) = self.memory_planner().needs(&workload, budget_bytes);
         let floor_bytes = self.floor_bytes(&workload);
         let plan = self.plan(&workload, budget_bytes, &MachineSpeeds::default())?;
@@ -73,13 +73,13 @@ impl Model {
             None => scratch.as_ref().map(|scratch| Arc::clone(scratch.pages())),
         };
         if let Some(file) = &file {
-            let storage = self.checkpoint.open_beside(file.path())?;
+            let storage = self.checkpoint.open_growing(file.path())?;
             shards.push(Shard::new(file.path().to_owned(), storage));
         }
         let shard = ShardIdx(shards.len() - 1);
         let reader = Reader::new(shards, reader_config)?;
-        let traffic = PageTraffic::default();
-        let conduct = Conduct { prefetch: workload.prefetch, pacer, events, pages: traffic.clone() };
+        let traffic = PageCounters::default();
+        let conduct = ReadOptions { prefetch: workload.prefetch, pacer, events, pages: traffic.clone() };
         let mut residency = Residency::new(self.bundles, plan, reader, &budget, conduct)?;
         // The disk is the bottleneck, so reading starts before anything else is created.
         residency.start()?;
@@ -92,10 +92,10 @@ impl Model {
         };
         let shared = |file| PageSource { file, reader: residency.shared_reader(), shard, is_kept };
         let source = file.map(shared);
-        let layers = CacheLayers { layout: self.backend.cache_layout(), keeps: &self.keeps, budget: &budget };
+        let layers = CacheSpec { layout: self.backend.cache_layout(), keeps: &self.keeps, budget: &budget };
         let mut kv = match &kv_plan {
             KvPlan::Paged(plan) => {
-                let twins = if share_prefixes { Twins::new(&kv_dir, &identity)? } else { None };
+                let twins = if share_prefixes { TwinFile::new(&kv_dir, &identity)? } else { None };
                 KvCache::paged(layers, plan, identity, source, twins, traffic)?
             }
             KvPlan::Plain { capacities, context_tokens, .. } => {
@@ -127,7 +127,7 @@ impl Model {
                  make no sense"
             );
         }
-        let rotates = workload.kv.rotates() || !kv.keeps_all();
+        let rotates = workload.kv.rotates() || !kv.has_full_memory();
         // Memory is planned in whole pages; the excess is only usable up to the trained context length.
         let end =
             self.max_position_embeddings.map_or(usize::MAX, |trained| trained.max(workload.context_tokens));

@@ -11,9 +11,9 @@ use crate::compute::{Backend, Compute, ComputeOptions};
 use crate::decoder::Decoder;
 use crate::engine::identity::ComputedBy;
 use crate::engine::needs::{MemoryNeeds, MemoryPlanner, Workload};
-use crate::kv::{Keeps, KvPolicy, StateShape, n_kv_layers};
+use crate::kv::{CacheKind, KvPolicy, StateShape, n_kv_layers};
 use crate::models;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::bundle::{BundleInfo, Bundles};
 use crate::stream::experts::{ExpertInfo, ExpertPlan, ExpertRows, Mixture};
 use crate::stream::planner::MachineSpeeds;
@@ -27,7 +27,7 @@ pub struct Model {
     pub(crate) bundles: Bundles,
     pub(crate) kv_shape: KvShape,
     /// Keys and values, or the state, that each layer keeps.
-    pub(crate) keeps: Vec<Keeps>,
+    pub(crate) keeps: Vec<CacheKind>,
     /// Sliding windows of the layers that have keys and values.
     pub(crate) windows: Vec<Option<usize>>,
     pub(crate) vocab_size: usize,
@@ -53,16 +53,16 @@ impl Model {
     /// The errors of [`open`](Self::open), and [`ModelError::NativeCompute`].
     pub fn open_on(checkpoint: Checkpoint, compute: impl Into<ComputeOptions>) -> Result<Self, ModelError> {
         let backend = Backend::new(compute.into())?;
-        let weights = Weights::new(&checkpoint, &backend);
+        let weights = VarBuilder::new(&checkpoint, &backend);
         let architecture = models::build(&weights)?;
         let kv_shape = KvShape {
             kv_heads: architecture.kv_heads as usize,
             head_dim: architecture.head_dim as usize,
-            halves: architecture.halves,
+            parts: architecture.parts,
             dtype: KvDtype::F32,
         };
-        let keeps: Vec<Keeps> = architecture.layers.iter().map(|(_, parts)| parts.keeps).collect();
-        let with_kv = architecture.layers.iter().filter(|(_, parts)| parts.keeps == Keeps::KeysValues);
+        let keeps: Vec<CacheKind> = architecture.layers.iter().map(|(_, parts)| parts.keeps).collect();
+        let with_kv = architecture.layers.iter().filter(|(_, parts)| parts.keeps == CacheKind::KeysValues);
         let windows = with_kv.map(|(_, parts)| parts.layer.window()).collect();
         let vocab_size = architecture.vocab_size as usize;
         let max_position_embeddings = architecture.max_position_embeddings;
@@ -126,7 +126,7 @@ impl Model {
 
     fn states(&self) -> impl Iterator<Item = &StateShape> {
         self.keeps.iter().filter_map(|keeps| match keeps {
-            Keeps::State(shape) => Some(shape),
+            CacheKind::State(shape) => Some(shape),
             _ => None,
         })
     }

@@ -147,7 +147,7 @@ impl MemoryPlanner<'_> {
     /// Returns the needs with a contiguous KV cache, if the workload allows one.
     fn plain(&self, workload: &Workload) -> Option<(MemoryNeeds, KvPlan)> {
         let context_tokens = workload.planned_tokens();
-        let keeps_windows = workload.kv.only_grows && self.backend.wraps_windows();
+        let keeps_windows = workload.kv.is_append_only && self.backend.wraps_windows();
         let capacity = |window: &Option<usize>| match window {
             Some(window) if keeps_windows => window_tokens(*window, CHUNK_TOKENS).min(context_tokens),
             _ => context_tokens,

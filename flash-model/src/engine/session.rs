@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use flash_kv::{Identity, KvError, Opened, PageFile, Session};
+use flash_kv::{Identity, KvError, OpenedSession, PageFile, Session};
 
 use super::{Engine, EngineOptions};
 use crate::ModelError;
@@ -89,8 +89,8 @@ impl Model {
 }
 
 impl SessionContext {
-    fn new(opened: Opened, has_state: bool) -> Result<Self, ModelError> {
-        let Opened { session, sealed, saved, lost } = opened;
+    fn new(opened: OpenedSession, has_state: bool) -> Result<Self, ModelError> {
+        let OpenedSession { session, sealed, saved, lost } = opened;
         let was_saved = saved.is_some() || lost.is_some();
         let stored = Stored::longest(&session, &sealed.token_ids, saved, has_state)?;
         let resumption = if stored.is_saved() {

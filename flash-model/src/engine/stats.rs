@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flash_sched::{ByteRate, Estimates, Limit};
 
-use crate::stream::experts::ExpertTraffic;
+use crate::stream::experts::ExpertStats;
 
 /// Statistics of an engine since it was loaded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,7 +29,7 @@ pub struct EngineStats {
     /// Time that attention waited for pages of keys and values.
     pub kv_stall: Duration,
     /// Statistics of experts, if the model has any.
-    pub experts: Option<ExpertTraffic>,
+    pub experts: Option<ExpertStats>,
     /// Bytes of KV pages read from disk.
     pub kv_read_bytes: u64,
     /// Bytes of KV pages written to disk.

@@ -226,10 +226,10 @@ fn an_unlimited_context_has_a_floor() {
 /// Opens a model for a context that only grows, and for one that keeps all tokens.
 #[cfg(target_os = "linux")]
 fn growing_and_whole(name: &str, workload: Workload) -> [(Model, Workload); 2] {
-    [true, false].map(|only_grows| {
+    [true, false].map(|is_append_only| {
         let checkpoint = Checkpoint::open(&fixture(name), IoMode::Pread).unwrap();
         let mut workload = workload;
-        workload.kv.only_grows = only_grows;
+        workload.kv.is_append_only = is_append_only;
         (Model::open_on(checkpoint, Compute::Native).unwrap(), workload)
     })
 }
@@ -241,7 +241,7 @@ fn memory_for_windows_alone_changes_no_bit() {
         let [growing, whole] = growing_and_whole(name, Workload::new(300, 1200))
             .map(|(model, workload)| model.load(&EngineOptions::new(1 << 40, workload)).unwrap());
         let (mut growing, mut whole) = (growing, whole);
-        assert!(!growing.kv.keeps_all() && whole.kv.keeps_all(), "{name}");
+        assert!(!growing.kv.has_full_memory() && whole.kv.has_full_memory(), "{name}");
         // Prompts of several chunks, at any place in a page, and single tokens between them.
         for n in [1, 130, 1, 1, 300, 127, 1, 129, 256, 3] {
             assert!(

@@ -164,7 +164,7 @@ impl State {
         let n_waiting = self.queue.iter().rev().take_while(|(_, ticket)| !ticket.is_done()).count();
         let waiting_bytes = n_waiting as u64 * slot.len() as u64;
         let bundle = Arc::new(BundleLayout::new(&[(feed.shard, span)]));
-        let ticket = feed.reader.submit_behind(waiting_bytes, &bundle, slot);
+        let ticket = feed.reader.submit_with_backlog(waiting_bytes, &bundle, slot);
         self.queue.push_back((PageKey { layer_idx, page_idx }, ticket));
         self.next.1 += 1;
     }

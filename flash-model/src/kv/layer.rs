@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use flash_io::{Budget, PageBuf};
 use flash_kv::{
-    HalfLayout, KvError, PAGE_TOKENS, PageFormat, PageLayout, PrefixPart, seal, to_half, transcode,
+    KvError, PAGE_TOKENS, PageFormat, PageLayout, PrefixPart, TensorLayout, seal, to_f16, transcode,
 };
 use half::f16;
 
@@ -91,7 +91,7 @@ impl PagedLayer {
             for (position, token) in (position..).zip(numbers.chunks_exact(token_len)) {
                 let record = self.window[position / PAGE_TOKENS % n_window].as_mut_slice();
                 store(layout, half, record, position % PAGE_TOKENS, token).map_err(|error| match error {
-                    KvError::HalfRange { number } => {
+                    KvError::F16Overflow { number } => {
                         ModelError::KvRange { layer_idx: self.layer_idx, position, number }
                     }
                     other => other.into(),
@@ -340,10 +340,10 @@ fn batch_len(pages: &[usize], is_in_memory: impl Fn(usize) -> bool) -> usize {
 /// Writes one token, `[kv_heads, head_dim]`, to its row of each head.
 ///
 /// # Errors
-/// [`KvError::HalfRange`].
+/// [`KvError::F16Overflow`].
 fn store(
     layout: &PageLayout,
-    half: &HalfLayout,
+    half: &TensorLayout,
     record: &mut [u8],
     row: usize,
     token: &[f32],
@@ -353,7 +353,7 @@ fn store(
     for (head, numbers) in token.chunks_exact(head_dim).enumerate() {
         let out = &mut rows[(head * PAGE_TOKENS + row) * row_bytes..][..row_bytes];
         match layout.format() {
-            PageFormat::F16 => to_half(numbers, bytemuck::cast_slice_mut::<u8, f16>(out))?,
+            PageFormat::F16 => to_f16(numbers, bytemuck::cast_slice_mut::<u8, f16>(out))?,
             _ => out.copy_from_slice(bytemuck::cast_slice(numbers)),
         }
     }

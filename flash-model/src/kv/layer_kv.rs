@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flash_io::{Budget, PageBuf};
-use flash_kv::{Halves, KvError, KvShape, LayerBuffers};
+use flash_kv::{KvError, KvParts, KvShape, LayerBuffers};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::{Array, Dtype};
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::layer::PagedLayer;
 use super::plan;
-use super::state::{Keeps, StateArrays, StateBuffers};
+use super::state::{CacheKind, StateArrays, StateBuffers};
 use crate::{ModelError, mlx};
 
 /// The representation of unpaged keys, values and states, which depends on the backend.
@@ -46,13 +46,13 @@ pub(crate) enum LayerKv {
 
 /// The layers to allocate a cache for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct CacheLayers<'a> {
+pub(crate) struct CacheSpec<'a> {
     pub layout: CacheLayout,
-    pub keeps: &'a [Keeps],
+    pub keeps: &'a [CacheKind],
     pub budget: &'a Budget,
 }
 
-impl CacheLayers<'_> {
+impl CacheSpec<'_> {
     /// Allocates the empty cache of each layer. `kv` allocates keys and values, and gets the index among the layers
     /// that have them.
     pub(super) fn make(
@@ -60,13 +60,13 @@ impl CacheLayers<'_> {
         mut kv: impl FnMut(usize) -> Result<LayerKv, ModelError>,
     ) -> Result<Vec<LayerKv>, ModelError> {
         let mut n_kv = 0;
-        let layer = |keeps: &Keeps| match keeps {
-            Keeps::KeysValues => {
+        let layer = |keeps: &CacheKind| match keeps {
+            CacheKind::KeysValues => {
                 n_kv += 1;
                 kv(n_kv - 1)
             }
-            Keeps::State(shape) => LayerKv::state(self.layout, *shape, self.budget),
-            Keeps::Nothing => Ok(LayerKv::Nothing),
+            CacheKind::State(shape) => LayerKv::state(self.layout, *shape, self.budget),
+            CacheKind::Nothing => Ok(LayerKv::Nothing),
         };
         self.keeps.iter().map(layer).collect()
     }
@@ -82,7 +82,7 @@ pub(super) fn layer_buffers(
         let pages = PageBuf::new(plan::layer_bytes(shape, capacity_tokens), budget);
         pages.map_err(|source| KvError::Memory { capacity_tokens, source })
     };
-    let values = (shape.halves == Halves::KeysAndValues).then(buffer).transpose()?;
+    let values = (shape.parts == KvParts::KeysAndValues).then(buffer).transpose()?;
     Ok(LayerBuffers { keys: buffer()?, values })
 }
 
@@ -144,7 +144,7 @@ impl LayerKv {
 #[cfg(test)]
 mod tests {
     use flash_io::Budget;
-    use flash_kv::{Halves, KvDtype, KvShape};
+    use flash_kv::{KvDtype, KvParts, KvShape};
     use mlx_rs::Array;
     use mlx_rs::ops::indexing::TryIndexOp;
 
@@ -152,10 +152,10 @@ mod tests {
     use crate::mlx;
 
     const SHAPE: KvShape =
-        KvShape { kv_heads: 2, head_dim: 4, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
+        KvShape { kv_heads: 2, head_dim: 4, parts: KvParts::KeysAndValues, dtype: KvDtype::F32 };
 
     fn cache(budget: &Budget) -> KvCache {
-        let layers = CacheLayers { layout: CacheLayout::Arrays, keeps: &[Keeps::KeysValues], budget };
+        let layers = CacheSpec { layout: CacheLayout::Arrays, keeps: &[CacheKind::KeysValues], budget };
         KvCache::plain(layers, SHAPE, &[None], &[10], 10).unwrap()
     }
 

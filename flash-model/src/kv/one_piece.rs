@@ -49,7 +49,7 @@ impl LayerKv {
         tokens: Range<usize>,
         rows: &[u8],
     ) -> Result<(), ModelError> {
-        let n_halves = layout.halves().count();
+        let n_halves = layout.parts().count();
         match self {
             Self::Shared(buffers) => {
                 let buffers = &mut *buffers.lock();

@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use flash_io::{Budget, Reader, ShardIdx, Slot, SlotPool};
 use flash_kv::{
-    Chain, Expected, Identity, KvError, PAGE_TOKENS, PageFile, PageLayout, RecordHead, Writer, WriterConfig,
-    Written, seal, verify,
+    Chain, ExpectedRecord, Identity, KvError, PAGE_TOKENS, PageFile, PageLayout, RecordHeader, WriteHandle,
+    Writer, WriterConfig, seal, verify,
 };
 use parking_lot::Mutex;
 
 use super::KvStats;
 use super::feed::{Feed, PageKey};
 use super::plan::PagedPlan;
-use super::traffic::PageTraffic;
-use super::twins::Twins;
+use super::traffic::PageCounters;
+use super::twins::TwinFile;
 use crate::ModelError;
 
 /// The record of a sealed page, in memory.
@@ -38,13 +38,13 @@ pub(crate) struct Pages {
     records: SlotPool,
     disk: Option<OnDisk>,
     /// Present if prefixes are shared and sealed pages are stored in another format than the window's.
-    twins: Option<Twins>,
+    twins: Option<TwinFile>,
     context: Mutex<Context>,
     /// Sealed pages that are queued for writing and still in memory, oldest first.
     unwritten: Mutex<VecDeque<Unwritten>>,
     /// The first error of the pass; everything computed after it is invalid.
     failure: Mutex<Option<ModelError>>,
-    traffic: PageTraffic,
+    traffic: PageCounters,
 }
 
 /// The pages on disk.
@@ -79,7 +79,7 @@ struct Context {
 struct Unwritten {
     key: PageKey,
     record: Arc<Record>,
-    written: Written,
+    written: WriteHandle,
 }
 
 /// A sealed page, from memory or read from disk.
@@ -113,8 +113,8 @@ impl Pages {
         plan: PagedPlan,
         identity: Identity,
         source: Option<PageSource>,
-        twins: Option<Twins>,
-        traffic: PageTraffic,
+        twins: Option<TwinFile>,
+        traffic: PageCounters,
         budget: &Budget,
     ) -> Result<Self, ModelError> {
         let (sealed, window) = (plan.geometry.layout(), plan.geometry.window_layout());
@@ -217,10 +217,10 @@ impl Pages {
     }
 
     /// Returns the header of a page's record at `place` of a file, in the format of `layout`.
-    pub(super) fn head(&self, key: PageKey, place: usize, layout: &PageLayout) -> RecordHead {
+    pub(super) fn head(&self, key: PageKey, place: usize, layout: &PageLayout) -> RecordHeader {
         let context = self.context.lock();
         let (pages, _) = context.token_ids.as_chunks();
-        RecordHead {
+        RecordHeader {
             format: layout.format(),
             page_idx: place as u32,
             layer_idx: key.layer_idx as u32,
@@ -297,13 +297,13 @@ impl Pages {
         let place = self.plan.retention.place(key.page_idx);
         let path = writer.file().path();
         let (format, page_idx, layer_idx) = (self.sealed.format(), place as u32, key.layer_idx as u32);
-        let head = verify(&slot, &Expected { path, format, page_idx, layer_idx })?;
+        let head = verify(&slot, &ExpectedRecord { path, format, page_idx, layer_idx })?;
         self.check_prefix(&head, key)?;
         Ok(SealedPage::Read(slot))
     }
 
     /// Checks that a record of the file belongs to the tokens of this context.
-    fn check_prefix(&self, head: &RecordHead, key: PageKey) -> Result<(), ModelError> {
+    fn check_prefix(&self, head: &RecordHeader, key: PageKey) -> Result<(), ModelError> {
         if head.before == self.context.lock().chains[key.page_idx] {
             return Ok(());
         }

@@ -35,13 +35,13 @@ pub struct KvPolicy {
     /// The action when sealed pages reach `max_bytes`.
     pub when_full: WhenFull,
     /// Whether the cache is paged even if it could be contiguous, as sessions and shared prefixes require.
-    pub in_pages: bool,
+    pub is_paged: bool,
     /// Whether the context only grows: it is neither truncated nor saved. In a contiguous cache, layers with a sliding
     /// window then have memory for that window only, if CPU kernels compute. A [`truncate`] to a token whose window has
     /// been overwritten clears the cache, and so does a failed pass after that.
     ///
     /// [`truncate`]: crate::Engine::truncate
-    pub only_grows: bool,
+    pub is_append_only: bool,
 }
 
 /// The action when sealed pages reach [`KvPolicy::max_bytes`].
@@ -79,8 +79,8 @@ impl Default for KvPolicy {
             keep_tokens: PAGE_TOKENS,
             max_bytes: None,
             when_full: WhenFull::default(),
-            in_pages: false,
-            only_grows: false,
+            is_paged: false,
+            is_append_only: false,
         }
     }
 }
@@ -177,7 +177,7 @@ impl KvPlan {
         match self {
             Self::Plain { shape, capacities, .. } => {
                 let buffer_bytes = |tokens: &usize| PageBuf::cost_bytes(layer_bytes(*shape, *tokens));
-                shape.halves.count() as u64 * capacities.iter().map(buffer_bytes).sum::<u64>()
+                shape.parts.count() as u64 * capacities.iter().map(buffer_bytes).sum::<u64>()
             }
             Self::Paged(plan) => plan.budget_bytes(),
         }
@@ -199,7 +199,7 @@ impl KvPolicy {
 
     /// Returns whether the cache may be contiguous.
     pub(crate) fn is_plain(&self) -> bool {
-        self.format == KvFormat::Exact && self.max_tokens.is_none() && !self.in_pages
+        self.format == KvFormat::Exact && self.max_tokens.is_none() && !self.is_paged
     }
 
     /// Returns whether old tokens are evicted for new ones.
@@ -216,7 +216,7 @@ impl KvPolicy {
             n_layers: n_layers as u32,
             kv_heads: shape.kv_heads as u32,
             head_dim: shape.head_dim as u32,
-            halves: shape.halves,
+            parts: shape.parts,
             format,
             window_format,
             window_tokens: shape.whole_pages(window_tokens) as u32,
@@ -322,7 +322,7 @@ impl PagedPlan {
 
 /// Returns the bytes of the keys, or the values, of a contiguous layer of `tokens` tokens.
 pub(super) fn layer_bytes(shape: KvShape, tokens: usize) -> usize {
-    shape.whole_pages(tokens) * shape.half_token_bytes()
+    shape.whole_pages(tokens) * shape.key_token_bytes()
 }
 
 /// Returns the bytes of a record in a budget.
@@ -332,13 +332,13 @@ fn record_cost_bytes(layout: &PageLayout) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use flash_kv::{Halves, KvDtype};
+    use flash_kv::{KvDtype, KvParts};
     use proptest::prelude::*;
 
     use super::*;
 
     const SHAPE: KvShape =
-        KvShape { kv_heads: 2, head_dim: 64, halves: Halves::KeysAndValues, dtype: KvDtype::F32 };
+        KvShape { kv_heads: 2, head_dim: 64, parts: KvParts::KeysAndValues, dtype: KvDtype::F32 };
 
     #[test]
     fn more_room_never_holds_fewer_pages_and_never_exceeds_the_room() {

@@ -43,23 +43,23 @@ pub(super) fn pieces(layout: &PageLayout, tokens: Range<usize>) -> Vec<Piece> {
 
 #[cfg(test)]
 mod tests {
-    use flash_kv::{Halves, PageFormat};
+    use flash_kv::{KvParts, PageFormat};
 
     use super::*;
 
     #[test]
     fn pieces_cover_rows_once_and_in_order() {
         let tokens = || [0..0, 0..1, 100..300, 128..256, 255..257].into_iter();
-        let both = tokens().map(|tokens| (Halves::KeysAndValues, tokens));
-        for (halves, tokens) in both.chain(tokens().map(|tokens| (Halves::Keys, tokens))) {
-            let layout = PageLayout::of(3, 16, halves, PageFormat::F16);
+        let both = tokens().map(|tokens| (KvParts::KeysAndValues, tokens));
+        for (parts, tokens) in both.chain(tokens().map(|tokens| (KvParts::KeysOnly, tokens))) {
+            let layout = PageLayout::of(3, 16, parts, PageFormat::F16);
             let pieces = pieces(&layout, tokens.clone());
             let mut end = 0;
             for piece in &pieces {
                 assert_eq!((piece.rows.start, piece.rows.len()), (end, piece.record.len()));
                 end = piece.rows.end;
             }
-            assert_eq!(end, halves.count() * 3 * tokens.len() * 16 * 2, "{tokens:?}");
+            assert_eq!(end, parts.count() * 3 * tokens.len() * 16 * 2, "{tokens:?}");
         }
     }
 }

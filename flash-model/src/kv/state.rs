@@ -17,7 +17,7 @@ use crate::ModelError;
 
 /// The kind of cache that a layer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keeps {
+pub(crate) enum CacheKind {
     /// A key and a value per token and KV head.
     KeysValues,
     /// A recurrent state.
@@ -35,6 +35,13 @@ pub(crate) struct StateShape {
 }
 
 impl StateShape {
+    /// The state of a mixer with a convolution of `conv_kernel` tokens over `channels`, and `heads` matrices of
+    /// `[heads, rows, columns]`.
+    pub(crate) fn new(conv_kernel: i32, channels: i32, heads: [i32; 3]) -> Self {
+        let conv = [conv_kernel - 1, channels].map(|extent| extent as usize);
+        Self { conv, heads: heads.map(|extent| extent as usize) }
+    }
+
     fn conv_len(&self) -> usize {
         self.conv.iter().product()
     }

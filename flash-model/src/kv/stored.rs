@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use flash_kv::{
-    Chain, Geometry, Identity, KvError, Opened, PAGE_TOKENS, PageFile, PrefixPart, RecordHead, SavedTail,
-    Session, SessionState, TailPart, common_tokens, seal, transcode,
+    Chain, Geometry, Identity, KvError, OpenedSession, PAGE_TOKENS, PageFile, PrefixPart, RecordHeader,
+    SavedTail, Session, SessionState, TailPart, common_tokens, seal, transcode,
 };
 
 use super::one_piece::{copy_page_to_rows, copy_rows_to_page};
@@ -31,12 +31,12 @@ impl Stored {
     pub(crate) fn longest(
         session: &Session,
         sealed: &[u32],
-        saved: Option<flash_kv::Saved>,
+        saved: Option<flash_kv::SavedState>,
         has_state: bool,
     ) -> Result<Self, KvError> {
         let pages = Arc::clone(session.pages());
         let geometry = pages.identity().geometry;
-        let is_ours = |saved: &flash_kv::Saved| {
+        let is_ours = |saved: &flash_kv::SavedState| {
             let n_tokens = saved.token_ids.len();
             (has_state || n_tokens >= sealed.len())
                 && saved.tail.first_token() == sealed_pages(&geometry, n_tokens) * PAGE_TOKENS
@@ -110,7 +110,7 @@ impl KvCache {
         }
         let mut rows = vec![0; stored.tail.as_ref().map_or(0, SavedTail::layer_bytes)];
         let mut record = vec![0; sealed.record_bytes()];
-        let mut page_rows = vec![0; sealed.halves().count() * sealed.n_rows() * sealed.row_bytes()];
+        let mut page_rows = vec![0; sealed.parts().count() * sealed.n_rows() * sealed.row_bytes()];
         match &mut self.store {
             Store::Paged(pages) => pages.append_tokens(0, &stored.token_ids),
             Store::Plain(tail) => {
@@ -185,7 +185,7 @@ impl KvCache {
         file.truncate(common)?;
         let mut record = vec![0; file.layout().record_bytes()];
         let layout = file.layout();
-        let mut page_rows = vec![0; layout.halves().count() * layout.n_rows() * layout.row_bytes()];
+        let mut page_rows = vec![0; layout.parts().count() * layout.n_rows() * layout.row_bytes()];
         let root = Chain::root(file.identity());
         // The hash of the prefix before each page.
         let chains = std::iter::once(root).chain(Chain::pages(file.identity(), self.held()));
@@ -204,7 +204,7 @@ impl KvCache {
                 // Also overwrites the header of a copied page: pages of a run without a session have no model id.
                 let (page_idx, layer_idx) = (page_idx as u32, layer_idx as u32);
                 let format = geometry.format;
-                seal(&mut record, &RecordHead { format, page_idx, layer_idx, before, token_ids });
+                seal(&mut record, &RecordHeader { format, page_idx, layer_idx, before, token_ids });
                 file.write(page_idx, layer_idx, &record)?;
             }
         }
@@ -256,6 +256,6 @@ impl KvCache {
 }
 
 /// Returns the number of whole pages that an opened session and a context have in common.
-pub(crate) fn common_pages(opened: &Opened, held: &[u32]) -> usize {
+pub(crate) fn common_pages(opened: &OpenedSession, held: &[u32]) -> usize {
     common_tokens(&opened.sealed.token_ids, held) / PAGE_TOKENS
 }

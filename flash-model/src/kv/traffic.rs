@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Counts bytes of pages read, the time attention waited for them, and the time spent on sealing. Clones share their
 /// counters.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct PageTraffic(Arc<Counters>);
+pub(crate) struct PageCounters(Arc<Counters>);
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -16,7 +16,7 @@ struct Counters {
     sealing_ns: AtomicU64,
 }
 
-impl PageTraffic {
+impl PageCounters {
     pub(super) fn add(&self, read_bytes: usize, waited: Duration) {
         self.0.read_bytes.fetch_add(read_bytes as u64, Ordering::Relaxed);
         self.0.waited_ns.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);

@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use flash_kv::{Geometry, Identity, KvError, PrefixPart, PrefixStore, RecordHead, Scratch, seal};
+use flash_kv::{Geometry, Identity, KvError, PrefixPart, PrefixStore, RecordHeader, Scratch, seal};
 
 use crate::ModelError;
 
 /// A scratch file of pages that have left the window, in the window's format. Writes are synchronous: each is a copy to
 /// the page cache of the system.
 #[derive(Debug)]
-pub(crate) struct Twins {
+pub(crate) struct TwinFile {
     scratch: Scratch,
     store: PrefixStore,
 }
 
-impl Twins {
+impl TwinFile {
     /// Creates the scratch file; `None` if pages are sealed in the window's format, so that each is its own twin.
     pub(crate) fn new(kv_dir: &Path, identity: &Identity) -> Result<Option<Self>, ModelError> {
         let store = PrefixStore::open(kv_dir, identity)?;
@@ -27,7 +27,7 @@ impl Twins {
     }
 
     /// Writes the header of a page's record and stores it.
-    pub(super) fn add(&self, head: &RecordHead, record: &mut [u8]) {
+    pub(super) fn add(&self, head: &RecordHeader, record: &mut [u8]) {
         if self.store.holds(head.chain(), PrefixPart::Twin) {
             return;
         }

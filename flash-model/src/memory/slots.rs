@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flash_io::{IoError, Reader, Stragglers};
+use flash_io::{CancelledReads, IoError, Reader};
 
 /// Time limit for the return of memory that is neither computed with nor read into. Another thread releases it a moment
 /// after the results computed from it are available.
@@ -19,7 +19,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 /// spin up, and a network file system to find its server.
 ///
 /// # Errors
-/// [`IoError::Stragglers`] if abandoned reads have not ended within the reader's timeout for them.
+/// [`IoError::CancelledReads`] if abandoned reads have not ended within the reader's timeout for them.
 pub(crate) fn wait_for<T>(
     reader: &Reader,
     held_limit: Duration,
@@ -31,14 +31,14 @@ pub(crate) fn wait_for<T>(
         if let Some(taken) = take_within(POLL_INTERVAL.min(held_limit)) {
             return Ok(Some(taken));
         }
-        match reader.stragglers() {
+        match reader.cancelled_reads() {
             None if last_read.elapsed() >= held_limit => return Ok(None),
             None => {}
-            Some(Stragglers { path, offset, n_bundles, .. }) => {
+            Some(CancelledReads { path, offset, n_bundles, .. }) => {
                 last_read = Instant::now();
                 let waited = begin.elapsed();
-                if waited >= reader.straggler_timeout() {
-                    return Err(IoError::Stragglers { path, offset, n_bundles, waited });
+                if waited >= reader.cancel_timeout() {
+                    return Err(IoError::CancelledReads { path, offset, n_bundles, waited });
                 }
             }
         }
@@ -184,7 +184,7 @@ mod tests {
         let slot = wait_for(&setup.reader, HELD_LIMIT, |limit| setup.pool.acquire_within(limit));
         let Err(error) = slot else { panic!("the read does not end") };
         assert!(
-            matches!(&error, IoError::Stragglers { path, n_bundles: 1, .. } if path.ends_with("stalled"))
+            matches!(&error, IoError::CancelledReads { path, n_bundles: 1, .. } if path.ends_with("stalled"))
         );
         assert!(error.to_string().starts_with("stalled: the disk does not answer"), "{error}");
         // Dropping the reader would wait for the read otherwise.

@@ -83,7 +83,7 @@ fn a_view_that_cannot_be_allocated_returns_the_slot() {
 /// Allocates a slot whose OS pages are not backed before they are written to.
 #[cfg(target_os = "linux")]
 fn sparse_slot(len_bytes: usize) -> Slot {
-    Slot::alone(&Budget::new(1 << 40), len_bytes).unwrap()
+    Slot::unpooled(&Budget::new(1 << 40), len_bytes).unwrap()
 }
 
 #[test]

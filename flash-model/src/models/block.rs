@@ -10,11 +10,11 @@ use super::Sizes;
 use crate::ModelError;
 use crate::compute::{NormArgs, Value};
 use crate::nn::attention::{Attention, AttentionArgs, LatentAttention};
-use crate::nn::gate::{Gate, GateArgs};
 use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
 use crate::nn::layers::RmsNorm;
 use crate::nn::mlp::{Mlp, MlpArgs};
-use crate::nn::weights::Weights;
+use crate::nn::moe_gate::{MoeGate, MoeGateArgs};
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::ExpertDims;
 
 /// The attention of a transformer block.
@@ -56,28 +56,28 @@ impl TransformerBlock {
         sizes: &Sizes,
         attention: &AttentionArgs,
         mlp: MlpArgs,
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
     ) -> Result<Self, ModelError> {
         let attention = Attention::new(attention, &weights.at("self_attn"))?;
         Self::from_parts(sizes, sizes.norm_args(), attention, Mlp::new(mlp, &weights.at("mlp"))?, weights)
     }
 }
 
-impl TransformerBlock<Attention, Gate> {
+impl TransformerBlock<Attention, MoeGate> {
     /// A block with a mixture of experts in place of the MLP.
     pub(super) fn sparse(
         sizes: &Sizes,
         attention: &AttentionArgs,
         dims: ExpertDims,
-        gate: GateArgs,
-        weights: &Weights<'_>,
+        gate: MoeGateArgs,
+        weights: &VarBuilder<'_>,
     ) -> Result<Self, ModelError> {
         let attention = Attention::new(attention, &weights.at("self_attn"))?;
         Self::from_parts(
             sizes,
             sizes.norm_args(),
             attention,
-            Gate::new(&weights.at("mlp"), dims.hidden, dims.n_experts, gate)?,
+            MoeGate::new(&weights.at("mlp"), dims.hidden, dims.n_experts, gate)?,
             weights,
         )
     }
@@ -90,7 +90,7 @@ impl<A: SelfAttention, F: FeedForward> TransformerBlock<A, F> {
         norm: NormArgs,
         self_attn: A,
         mlp: F,
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
     ) -> Result<Self, ModelError> {
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, norm);
         Ok(Self {
@@ -107,9 +107,9 @@ impl<A: SelfAttention, F: FeedForward> Module<LayerInput<'_>> for TransformerBlo
     type Error = Exception;
 
     fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let normed = self.input_layernorm.of(x)?;
+        let normed = self.input_layernorm.forward(x)?;
         let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
-        let normed = self.post_attention_layernorm.of(&h)?;
+        let normed = self.post_attention_layernorm.forward(&h)?;
         self.mlp.add(h, normed)
     }
 
@@ -118,7 +118,7 @@ impl<A: SelfAttention, F: FeedForward> Module<LayerInput<'_>> for TransformerBlo
 
 impl<A: SelfAttention, F: FeedForward> Layer for TransformerBlock<A, F> {
     fn predict_routing(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
-        self.mlp.predict_routing(self.post_attention_layernorm.of(hidden)?)
+        self.mlp.predict_routing(self.post_attention_layernorm.forward(hidden)?)
     }
 
     fn window(&self) -> Option<usize> {
@@ -148,7 +148,7 @@ impl FeedForward for Mlp {
     }
 }
 
-impl FeedForward for Gate {
+impl FeedForward for MoeGate {
     fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception> {
         self.forward(hidden, &x)
     }

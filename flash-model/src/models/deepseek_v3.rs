@@ -9,14 +9,14 @@ use crate::ModelError;
 use crate::checkpoint::config::Config;
 use crate::compute::Activation;
 use crate::nn::attention::{LatentArgs, LatentAttention};
-use crate::nn::gate::{Gate, GateArgs};
 use crate::nn::mlp::{Mlp, MlpArgs};
+use crate::nn::moe_gate::{MoeGate, MoeGateArgs};
 use crate::nn::rope::{RopeDefaults, RopeSettings};
 use crate::nn::router::{ExpertGroups, Router, Scoring};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::{ExpertArgs, ExpertDims, Mixture, Names};
 
-use flash_kv::Halves;
+use flash_kv::KvParts;
 
 /// The only supported `topk_method`: routing with a correction bias.
 const TOPK_METHOD: &str = "noaux_tc";
@@ -117,13 +117,13 @@ impl ModelArgs {
 }
 
 /// Default of `q_lora_rank` where it is absent or `null`: none if the checkpoint has full-rank query projections.
-fn default_q_lora_rank(weights: &Weights<'_>) -> Option<i32> {
+fn default_q_lora_rank(weights: &VarBuilder<'_>) -> Option<i32> {
     let is_full_rank = weights.checkpoint().has("model.layers.0.self_attn.q_proj.weight");
     (!is_full_rank).then_some(1536)
 }
 
 /// Builds a DeepSeek-V3 decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let mut args: ModelArgs = config.args()?;
     args.q_lora_rank = args.q_lora_rank.or_else(|| default_q_lora_rank(weights));
@@ -162,7 +162,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     });
     let mixture = mixture.transpose()?;
     let shared_experts = args.shared_mlp_args(sizes.mlp_args(), config)?;
-    let gate = GateArgs { has_correction: true, shared_experts, ..GateArgs::default() };
+    let gate = MoeGateArgs { has_correction: true, shared_experts, ..MoeGateArgs::default() };
 
     let fused = attention.fused();
     let layers = weights.with_fused(&fused);
@@ -174,10 +174,10 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
             let block = TransformerBlock::from_parts(&sizes, sizes.norm_args(), self_attn, mlp, weights)?;
             return Ok(block.into());
         };
-        let gate = Gate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, gate)?;
+        let gate = MoeGate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, gate)?;
         let block = TransformerBlock::from_parts(&sizes, sizes.norm_args(), self_attn, gate, weights)?;
         Ok(LayerParts::with_mixture(block, Mixture::new(&mlp, Names::USUAL, *experts, router.clone())?))
     })?;
     let derived_bytes = attention.derived_bytes(weights, base.layers.iter().map(|(path, _)| path.clone()));
-    Ok(Architecture { fused, halves: Halves::Keys, derived_bytes, ..base })
+    Ok(Architecture { fused, parts: KvParts::KeysOnly, derived_bytes, ..base })
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{Architecture, gemma3_text};
 use crate::ModelError;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {
@@ -17,7 +17,7 @@ fn default_vocab_size() -> i32 {
 }
 
 /// Builds the text model of a multimodal Gemma 3.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let ModelArgs { vocab_size } = config.top_args()?;
     let mut args: gemma3_text::ModelArgs = config.args()?;

@@ -16,7 +16,7 @@ use crate::nn::layer::{Layer, LayerInput, LayerOutput};
 use crate::nn::layers::RmsNorm;
 use crate::nn::mlp::{Mlp, MlpArgs};
 use crate::nn::rope::{RopeDefaults, RopeLayers};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// The supported activation of the MLPs.
 const GELU: &str = "gelu_pytorch_tanh";
@@ -126,7 +126,7 @@ struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    fn new(sizes: &Sizes, attention: &AttentionArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+    fn new(sizes: &Sizes, attention: &AttentionArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, norm_args(sizes));
         let mlp = MlpArgs { activation: Some(Activation::GeluTanh), ..sizes.mlp_args() };
         Ok(Self {
@@ -145,10 +145,10 @@ impl Module<LayerInput<'_>> for TransformerBlock {
     type Error = Exception;
 
     fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let normed = self.input_layernorm.of(x)?;
-        let attended = self.self_attn.of(LayerInput { x: &normed, kv, position })?;
+        let normed = self.input_layernorm.forward(x)?;
+        let attended = self.self_attn.forward(LayerInput { x: &normed, kv, position })?;
         let h = self.post_attention_layernorm.add(x, &attended)?;
-        let fed = self.mlp.of(&self.pre_feedforward_layernorm.of(&h)?)?;
+        let fed = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&h)?)?;
         Ok(self.post_feedforward_layernorm.add(&h, &fed)?.into())
     }
 
@@ -167,12 +167,12 @@ fn norm_args(sizes: &Sizes) -> NormArgs {
 }
 
 /// Builds the text model of Gemma 3.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     build_with(weights, &weights.config().args()?)
 }
 
 /// Builds the text model of Gemma 3 from these arguments.
-pub(super) fn build_with(weights: &Weights<'_>, args: &ModelArgs) -> Result<Architecture, ModelError> {
+pub(super) fn build_with(weights: &VarBuilder<'_>, args: &ModelArgs) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let sizes = args.sizes(config)?;
     let windows = args.windows(&sizes, config)?;

@@ -10,10 +10,10 @@ use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::fused::Fused;
-use crate::nn::gate::GateArgs;
+use crate::nn::moe_gate::MoeGateArgs;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::{ExpertArgs, ExpertDims, MATRICES, Mixture};
 
 #[derive(Debug, Deserialize)]
@@ -33,7 +33,7 @@ impl Default for ModelArgs {
 }
 
 /// Builds a gpt-oss decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let args: ModelArgs = config.args()?;
     let sizes = Sizes::from_config_with(config, |sizes| {
@@ -62,7 +62,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let layers = weights.with_fused(&fused);
     let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs { window: windows.of_layer(layer_idx), ..attention.clone() };
-        let gate = GateArgs { bias: true, ..GateArgs::default() };
+        let gate = MoeGateArgs { bias: true, ..MoeGateArgs::default() };
         let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
         let experts = weights.at("mlp.experts");
         let mixture = match Mixture::in_blocks(&experts, expert_args, router.clone())? {

@@ -10,7 +10,7 @@ use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::mlp::MlpArgs;
 use crate::nn::rope::RopeDefaults;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {
@@ -21,7 +21,7 @@ struct ModelArgs {
 }
 
 /// Builds a Llama or Mistral decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let is_mistral = weights.config().model_type() == "mistral";
     let pattern = if is_mistral { WindowPattern::Sliding } else { WindowPattern::Full };
     build_with(weights, pattern, |_| true)
@@ -29,7 +29,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
 
 /// Builds a Llama decoder with this pattern of windows, and RoPE in the layers for which `has_rope` returns true.
 pub(super) fn build_with(
-    weights: &Weights<'_>,
+    weights: &VarBuilder<'_>,
     pattern: WindowPattern,
     has_rope: impl Fn(usize) -> bool,
 ) -> Result<Architecture, ModelError> {

@@ -10,10 +10,10 @@ use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::fused::Fused;
-use crate::nn::gate::GateArgs;
+use crate::nn::moe_gate::MoeGateArgs;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::{ExpertArgs, ExpertDims, MATRICES, Mixture, Names};
 
 const NAMES: Names = Names {
@@ -34,7 +34,7 @@ fn default_num_experts_per_tok() -> usize {
 }
 
 /// Builds a Mixtral decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let sizes = Sizes::from_config_with(config, |sizes| {
         sizes.rms_norm_eps.get_or_insert(1e-5);
@@ -56,7 +56,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let base = decoder(&layers, &sizes, |layer_idx, weights| {
         let window = windows.of_layer(layer_idx);
         let attention = AttentionArgs { window, ..sizes.attention_args(Some(rope.clone())) };
-        let gate = GateArgs::default();
+        let gate = MoeGateArgs::default();
         let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
         let moe = weights.at("block_sparse_moe");
         Ok(LayerParts::with_mixture(block, Mixture::new(&moe, NAMES, experts, router.clone())?))

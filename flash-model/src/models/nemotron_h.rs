@@ -13,14 +13,14 @@ use super::sizes::SILU;
 use super::{Architecture, DecoderNames, LayerParts, decoder_with_names};
 use crate::ModelError;
 use crate::compute::Value;
-use crate::kv::Keeps;
+use crate::kv::CacheKind;
 use crate::nn::attention::{Attention, AttentionArgs};
-use crate::nn::gate::{ExpertLatent, Gate};
 use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
 use crate::nn::layers::RmsNorm;
 use crate::nn::mamba2::Mamba2;
 use crate::nn::mlp::Mlp;
-use crate::nn::weights::Weights;
+use crate::nn::moe_gate::{ExpertLatent, MoeGate};
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::{Mixture, MixtureArgs, Names};
 
 use args::{LayerKind, ModelArgs};
@@ -58,7 +58,7 @@ impl Mixer for Mamba2 {
     }
 }
 
-impl Mixer for Gate {
+impl Mixer for MoeGate {
     fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
         self.forward(residual.clone(), input.x)
     }
@@ -87,7 +87,7 @@ impl<M: Mixer> Module<LayerInput<'_>> for Block<M> {
     type Error = Exception;
 
     fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let normed = self.norm.of(x)?;
+        let normed = self.norm.forward(x)?;
         self.mixer.mix(x, LayerInput { x: &normed, kv, position })
     }
 
@@ -96,12 +96,12 @@ impl<M: Mixer> Module<LayerInput<'_>> for Block<M> {
 
 impl<M: Mixer> Layer for Block<M> {
     fn predict_routing(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
-        self.mixer.predict_routing(self.norm.of(hidden)?)
+        self.mixer.predict_routing(self.norm.forward(hidden)?)
     }
 }
 
 /// Builds a Nemotron-H decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let args: ModelArgs = config.args()?;
     config.expect("mlp_hidden_act", &["relu2".into()])?;
@@ -129,11 +129,11 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         let (layer, keeps): (Box<dyn Layer>, _) = match kinds[layer_idx] {
             LayerKind::Mamba => {
                 let mixer = Mamba2::new(mamba, &mixer)?;
-                (Box::new(Block { norm, mixer }), Keeps::State(mamba.dims.state()))
+                (Box::new(Block { norm, mixer }), CacheKind::State(mamba.dims.state()))
             }
             LayerKind::Attention => {
                 let mixer = Attention::new(&attention, &mixer)?;
-                (Box::new(Block { norm, mixer }), Keeps::KeysValues)
+                (Box::new(Block { norm, mixer }), CacheKind::KeysValues)
             }
             LayerKind::Moe => {
                 let MixtureArgs { experts, gate, router } = moe.as_ref().expect("read for MoE layers");
@@ -142,12 +142,12 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
                     let out = mixer.at("fc2_latent_proj");
                     experts_out = Some((out.path().to_owned(), out.linear(size, sizes.hidden_size, bias)?));
                 }
-                let mixer = Gate::new(&mixer, sizes.hidden_size, experts.dims.n_experts, *gate)?;
-                (Box::new(Block { norm, mixer }), Keeps::Nothing)
+                let mixer = MoeGate::new(&mixer, sizes.hidden_size, experts.dims.n_experts, *gate)?;
+                (Box::new(Block { norm, mixer }), CacheKind::Nothing)
             }
             LayerKind::Mlp => {
                 let mixer = Mlp::new(args.mlp_args(), &mixer)?;
-                (Box::new(Block { norm, mixer }), Keeps::Nothing)
+                (Box::new(Block { norm, mixer }), CacheKind::Nothing)
             }
         };
         Ok(LayerParts { layer, mixture, experts_out, keeps })

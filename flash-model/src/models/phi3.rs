@@ -8,13 +8,13 @@ use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::fused::Fused;
 use crate::nn::rope::RopeDefaults;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// Default of `max_position_embeddings`.
 const MAX_POSITIONS: usize = 131_072;
 
 /// Builds a Phi-3 decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let sizes = Sizes::from_config_with(config, |sizes| {
         sizes.head_dim = None;

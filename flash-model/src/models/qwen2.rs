@@ -7,10 +7,10 @@ use super::{Architecture, Sizes, decoder};
 use crate::ModelError;
 use crate::nn::attention::AttentionArgs;
 use crate::nn::rope::RopeDefaults;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// Builds a Qwen2 decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     // The family ignores `head_dim`: it is hidden_size / num_attention_heads.
     let sizes = Sizes::from_config_with(config, |sizes| sizes.head_dim = None)?;

@@ -10,11 +10,11 @@ use super::{Architecture, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
-use crate::nn::gate::GateArgs;
 use crate::nn::mlp::MlpArgs;
+use crate::nn::moe_gate::MoeGateArgs;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::{ExpertArgs, ExpertDims, Mixture, Names};
 
 #[derive(Debug, Deserialize)]
@@ -34,7 +34,7 @@ fn default_qkv_bias() -> bool {
 }
 
 /// Builds a Qwen2-MoE decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     // The family ignores `head_dim`: it is hidden_size / num_attention_heads.
     let sizes = Sizes::from_config_with(config, |sizes| sizes.head_dim = None)?;
@@ -54,7 +54,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
     let field = "shared_expert_intermediate_size";
     let intermediate_size = config.length(field, args.shared_expert_intermediate_size)?;
     let shared = MlpArgs { intermediate_size, ..sizes.mlp_args() };
-    let gate = GateArgs { shared_expert: Some(shared), ..GateArgs::default() };
+    let gate = MoeGateArgs { shared_expert: Some(shared), ..MoeGateArgs::default() };
     let is_dense = (0..sizes.num_hidden_layers).any(|layer_idx| !sparse.contains(layer_idx));
     let base = decoder(weights, &sizes, |layer_idx, weights| {
         let attention = AttentionArgs {

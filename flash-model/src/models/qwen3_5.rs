@@ -12,15 +12,15 @@ use super::sizes::SILU;
 use super::{Architecture, DecoderNames, LayerParts, Sizes, decoder_with_names};
 use crate::ModelError;
 use crate::compute::{NormArgs, Value};
-use crate::kv::Keeps;
+use crate::kv::CacheKind;
 use crate::nn::attention::{Attention, AttentionArgs};
-use crate::nn::gate::Gate;
 use crate::nn::gated_delta::{GatedDelta, GatedDeltaArgs, Projections};
 use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
 use crate::nn::layers::RmsNorm;
 use crate::nn::mlp::Mlp;
+use crate::nn::moe_gate::MoeGate;
 use crate::nn::rope::RopeDefaults;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::{Mixture, MixtureArgs, Names};
 
 pub(super) use args::ModelArgs;
@@ -51,8 +51,8 @@ impl<F: FeedForward> Module<LayerInput<'_>> for LinearBlock<F> {
     type Error = Exception;
 
     fn forward(&mut self, LayerInput { x, kv, .. }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let h = self.linear_attn.add(x, &self.input_layernorm.of(x)?, kv)?;
-        let normed = self.post_attention_layernorm.of(&h)?;
+        let h = self.linear_attn.add(x, &self.input_layernorm.forward(x)?, kv)?;
+        let normed = self.post_attention_layernorm.forward(&h)?;
         self.mlp.add(h, normed)
     }
 
@@ -61,7 +61,7 @@ impl<F: FeedForward> Module<LayerInput<'_>> for LinearBlock<F> {
 
 impl<F: FeedForward> Layer for LinearBlock<F> {
     fn predict_routing(&mut self, hidden: &Value) -> Result<Option<Routed>, Exception> {
-        self.mlp.predict_routing(self.post_attention_layernorm.of(hidden)?)
+        self.mlp.predict_routing(self.post_attention_layernorm.forward(hidden)?)
     }
 }
 
@@ -91,7 +91,7 @@ impl LayerBuilder<'_> {
         &self,
         layer_idx: usize,
         mlp: F,
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
     ) -> Result<LayerParts, ModelError> {
         let Self { args, sizes, norm, attention, delta } = self;
         if args.is_full_attention(layer_idx) {
@@ -105,12 +105,12 @@ impl LayerBuilder<'_> {
             input_layernorm: norm("input_layernorm")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
         };
-        Ok(LayerParts { keeps: Keeps::State(delta.dims.state()), ..block.into() })
+        Ok(LayerParts { keeps: CacheKind::State(delta.dims.state()), ..block.into() })
     }
 }
 
 /// Builds a Qwen3.5 decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let args: ModelArgs = weights.config().args()?;
     // The layout of convolutions tells Hugging Face's checkpoints from mlx-lm's.
     let mut tensors = weights.checkpoint().catalog().tensors();
@@ -126,7 +126,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
 
 /// Builds a decoder of attention and gated delta layers.
 pub(super) fn build_hybrid(
-    weights: &Weights<'_>,
+    weights: &VarBuilder<'_>,
     args: &ModelArgs,
     options: &HybridOptions<'_>,
 ) -> Result<Architecture, ModelError> {
@@ -159,7 +159,7 @@ pub(super) fn build_hybrid(
         let Some(MixtureArgs { experts, gate, router }) = mixture else {
             return builder.build(layer_idx, Mlp::new(sizes.mlp_args(), &mlp)?, weights);
         };
-        let gate = Gate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, *gate)?;
+        let gate = MoeGate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, *gate)?;
         let parts = builder.build(layer_idx, gate, weights)?;
         let mixture = match Mixture::joined(&mlp.at(Names::USUAL.each), *experts, router.clone())? {
             Some(joined) => joined,

@@ -10,10 +10,10 @@ use super::{Architecture, LayerParts, Sizes, decoder};
 use crate::ModelError;
 use crate::compute::Activation;
 use crate::nn::attention::AttentionArgs;
-use crate::nn::gate::GateArgs;
+use crate::nn::moe_gate::MoeGateArgs;
 use crate::nn::rope::RopeDefaults;
 use crate::nn::router::{Router, Scoring};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::{ExpertArgs, ExpertDims, Mixture, Names};
 
 #[derive(Debug, Deserialize)]
@@ -24,7 +24,7 @@ struct ModelArgs {
 }
 
 /// Builds a Qwen3-MoE decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let (sizes, args) = (Sizes::from_config(config)?, config.args::<ModelArgs>()?);
     config.expect("hidden_act", &SILU.map(Into::into))?;
@@ -49,7 +49,7 @@ pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
         if n_experts == 0 || !sparse.contains(layer_idx) {
             return Ok(TransformerBlock::new(&sizes, &attention, sizes.mlp_args(), weights)?.into());
         }
-        let gate = GateArgs::default();
+        let gate = MoeGateArgs::default();
         let block = TransformerBlock::sparse(&sizes, &attention, dims, gate, weights)?;
         let mlp = weights.at("mlp");
         Ok(LayerParts::with_mixture(block, Mixture::new(&mlp, Names::USUAL, experts, router.clone())?))

@@ -8,7 +8,7 @@ use super::sparse::SparseLayers;
 use crate::ModelError;
 use crate::nn::gated_delta::Projections;
 use crate::nn::rope::RopeDefaults;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// Fields whose defaults differ from Qwen3.5.
 #[derive(Debug, Deserialize)]
@@ -18,7 +18,7 @@ struct OwnArgs {
 }
 
 /// Builds a Qwen3-Next decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let own: OwnArgs = config.args()?;
     let mut args: ModelArgs = config.args()?;

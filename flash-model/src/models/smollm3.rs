@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::windows::WindowPattern;
 use super::{Architecture, llama};
 use crate::ModelError;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 #[derive(Debug, Deserialize)]
 struct ModelArgs {
@@ -22,7 +22,7 @@ fn default_interval() -> usize {
 }
 
 /// Builds a `SmolLM3` decoder.
-pub(super) fn build(weights: &Weights<'_>) -> Result<Architecture, ModelError> {
+pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError> {
     let config = weights.config();
     let args: ModelArgs = config.args()?;
     if args.no_rope_layer_interval == 0 {

@@ -14,7 +14,7 @@ use crate::compute::{
 };
 use crate::nn::layer::LayerInput;
 use crate::nn::layers::{Linear, RmsNorm, project};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 pub(crate) use latent::{LatentArgs, LatentAttention};
 
@@ -62,7 +62,7 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    pub(crate) fn new(args: &AttentionArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+    pub(crate) fn new(args: &AttentionArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let AttentionArgs { hidden_size, n_heads, n_kv_heads, head_dim, scale, window, .. } = *args;
         let linear = |name, input, output, bias| weights.at(name).linear(input, output, bias);
         let norm = |name| args.head_norm.map(|norm| weights.at(name).rms_norm(head_dim, norm)).transpose();
@@ -94,8 +94,8 @@ impl Attention {
     }
 
     /// Returns `self(input)`.
-    pub(crate) fn of(&self, input: LayerInput<'_>) -> Result<Value, Exception> {
-        self.o_proj.of(&self.attend(input)?)
+    pub(crate) fn forward(&self, input: LayerInput<'_>) -> Result<Value, Exception> {
+        self.o_proj.forward(&self.attend(input)?)
     }
 
     /// Attends from the new tokens to all tokens so far; returns the concatenated heads, before the output projection.

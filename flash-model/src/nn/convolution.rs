@@ -6,7 +6,7 @@ use mlx_rs::module::Param;
 
 use crate::ModelError;
 use crate::compute;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// A depthwise causal convolution over a token and the `kernel - 1` tokens before it.
 #[derive(Debug, ModuleParameters)]
@@ -24,7 +24,7 @@ impl Convolution {
         channels: i32,
         kernel: i32,
         bias: bool,
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
     ) -> Result<Self, ModelError> {
         let hf_shape = [channels as u64, 1, kernel as u64];
         let tensor = weights.checkpoint().catalog().get(&format!("{}.weight", weights.path()));

@@ -13,7 +13,7 @@ use crate::kv::LayerKv;
 use crate::nn::convolution::Convolution;
 use crate::nn::fused::Fused;
 use crate::nn::layers::{Linear, RmsNorm, project};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// The layout of the input projections in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub(crate) struct GatedDelta {
 }
 
 impl GatedDelta {
-    pub(crate) fn new(args: GatedDeltaArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+    pub(crate) fn new(args: GatedDeltaArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let GatedDeltaArgs { hidden_size, dims, projections } = args;
         let GatedDeltaDims { value_heads, value_dim, conv_kernel, eps, .. } = dims;
         let projection = |name, output| weights.at(name).linear(hidden_size, output, false);

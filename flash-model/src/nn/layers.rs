@@ -42,7 +42,7 @@ impl Linear {
     }
 
     /// Returns `self(x)`.
-    pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
+    pub(crate) fn forward(&self, x: &Value) -> Result<Value, Exception> {
         self.backend.product(x, self.matrix())
     }
 
@@ -95,12 +95,12 @@ impl RmsNorm {
     }
 
     /// Returns `self(x)`.
-    pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
+    pub(crate) fn forward(&self, x: &Value) -> Result<Value, Exception> {
         self.backend.rms_norm(x, self.norm())
     }
 
     /// Returns `residual + self(x)`.
     pub(crate) fn add(&self, residual: &Value, x: &Value) -> Result<Value, Exception> {
-        self.backend.sum(residual, &self.of(x)?)
+        self.backend.sum(residual, &self.forward(x)?)
     }
 }

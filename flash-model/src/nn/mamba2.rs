@@ -10,7 +10,7 @@ use crate::compute::{Backend, Mamba2Dims, Mamba2Weights, NormArgs, Value};
 use crate::kv::LayerKv;
 use crate::nn::convolution::Convolution;
 use crate::nn::layers::{Linear, RmsNorm};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// Configuration of a Mamba-2 mixer.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +48,7 @@ pub(crate) struct Mamba2 {
 }
 
 impl Mamba2 {
-    pub(crate) fn new(args: Mamba2Args, weights: &Weights<'_>) -> Result<Self, ModelError> {
+    pub(crate) fn new(args: Mamba2Args, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let Mamba2Args { hidden_size, dims, conv_bias, bias } = args;
         let Mamba2Dims { n_heads, conv_kernel, eps, .. } = dims;
         let norm = NormArgs { eps, weight_offset: 0.0 };
@@ -75,7 +75,7 @@ impl Mamba2 {
             d: &self.D,
             norm: &self.norm.weight,
         };
-        let mixed = self.backend.mamba2(mixer, &self.in_proj.of(x)?, kv)?;
+        let mixed = self.backend.mamba2(mixer, &self.in_proj.forward(x)?, kv)?;
         self.out_proj.add(residual, &mixed)
     }
 }

@@ -6,7 +6,7 @@ use mlx_rs::macros::ModuleParameters;
 use crate::ModelError;
 use crate::compute::{Activation, Value};
 use crate::nn::layers::{Linear, gated, squared_relu};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// Configuration of an MLP.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,7 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    pub(crate) fn new(args: MlpArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+    pub(crate) fn new(args: MlpArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let MlpArgs { hidden_size, intermediate_size, bias, activation } = args;
         let linear = |name, input, output| weights.at(name).linear(input, output, bias);
         Ok(Self {
@@ -48,8 +48,8 @@ impl Mlp {
     }
 
     /// Returns `self(x)`.
-    pub(crate) fn of(&self, x: &Value) -> Result<Value, Exception> {
-        self.down_proj.of(&self.activated(x)?)
+    pub(crate) fn forward(&self, x: &Value) -> Result<Value, Exception> {
+        self.down_proj.forward(&self.activated(x)?)
     }
 
     /// Returns the input of the down projection.

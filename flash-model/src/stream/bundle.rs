@@ -109,8 +109,8 @@ impl Bundle {
     }
 
     /// Starts a read of the bundle, with `waiting_bytes` of other bundles of its kind still to be read.
-    pub(crate) fn submit_behind(&self, waiting_bytes: u64, reader: &Reader, slot: Slot) -> Ticket {
-        reader.submit_behind(waiting_bytes, &self.layout, slot)
+    pub(crate) fn submit_with_backlog(&self, waiting_bytes: u64, reader: &Reader, slot: Slot) -> Ticket {
+        reader.submit_with_backlog(waiting_bytes, &self.layout, slot)
     }
 
     /// Starts a speculative read of the bundle, which yields to all demanded reads.

@@ -10,7 +10,7 @@ use flash_io::Reader;
 use flash_sched::{Estimates, ResidencyPlan};
 use parking_lot::Mutex;
 
-use crate::kv::PageTraffic;
+use crate::kv::PageCounters;
 use crate::stream::bundle::{BundleIdx, Bundles};
 use crate::stream::control::{Control, Reads};
 use crate::stream::meter::{Meter, Probe, SlotReleaseTimer};
@@ -19,18 +19,18 @@ use crate::stream::record::{Event, EventKind, Recorder};
 
 /// Options for reading bundles, and the listener for events.
 #[derive(Debug)]
-pub struct Conduct {
+pub struct ReadOptions {
     pub(crate) prefetch: bool,
     pub(crate) pacer: Pacer,
     pub(crate) events: Option<Sender<Event>>,
     /// Reads of KV pages, whose waiting time is not counted as compute.
-    pub(crate) pages: PageTraffic,
+    pub(crate) pages: PageCounters,
 }
 
-impl Conduct {
+impl ReadOptions {
     /// Creates options for reads at full speed or at the controller's rate; with `prefetch`, ahead of the layers.
     pub fn free(prefetch: bool) -> Self {
-        Self { prefetch, pacer: Pacer::new(None), events: None, pages: PageTraffic::default() }
+        Self { prefetch, pacer: Pacer::new(None), events: None, pages: PageCounters::default() }
     }
 }
 
@@ -50,14 +50,19 @@ struct State {
     control: Option<Control>,
     recorder: Recorder,
     stall: Duration,
-    pages: PageTraffic,
+    pages: PageCounters,
     /// Tokens of the pass in progress, and its start.
     pass: Option<(usize, Instant)>,
 }
 
 impl FeedbackLoop {
-    pub(crate) fn new(bundles: &Bundles, plan: &ResidencyPlan, reader: &Reader, conduct: Conduct) -> Self {
-        let Conduct { prefetch, pacer, events, pages } = conduct;
+    pub(crate) fn new(
+        bundles: &Bundles,
+        plan: &ResidencyPlan,
+        reader: &Reader,
+        conduct: ReadOptions,
+    ) -> Self {
+        let ReadOptions { prefetch, pacer, events, pages } = conduct;
         let (meter, control) = (None, None);
         let (recorder, stall) = (Recorder::new(events), Duration::ZERO);
         let feedback =

@@ -27,8 +27,8 @@ use crate::nn::expert::Expert;
 use crate::nn::layer::Routed;
 use crate::nn::router::Routes;
 
-pub use ahead::AheadTraffic;
 use ahead::ExpertLookahead;
+pub use ahead::LookaheadStats;
 pub(crate) use ahead::PredictedRouting;
 use loading::{Demand, Load};
 pub(crate) use mixture::{ExpertArgs, ExpertDims, MATRICES, Mixture, MixtureArgs, Names};
@@ -37,7 +37,7 @@ pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;
 use resident::ResidentExperts;
 use traffic::Average;
-pub use traffic::ExpertTraffic;
+pub use traffic::ExpertStats;
 
 /// Minimum growth of the capacity while slots are still being prepared.
 const CAPACITY_STEP: usize = 64;
@@ -53,7 +53,7 @@ pub(crate) struct Experts {
     budget: Budget,
     /// Bytes planned for experts.
     planned_bytes: u64,
-    traffic: ExpertTraffic,
+    traffic: ExpertStats,
     ahead: ExpertLookahead,
     token_read_bytes: Average,
     /// Bytes read before the pass.
@@ -83,7 +83,7 @@ impl Experts {
             plan: *plan,
             budget: budget.clone(),
             planned_bytes: experts_bytes,
-            traffic: ExpertTraffic::default(),
+            traffic: ExpertStats::default(),
             ahead: ExpertLookahead::default(),
             token_read_bytes: Average::default(),
             read_bytes_before: 0,
@@ -106,14 +106,9 @@ impl Experts {
         self.pool.ready_slots() == self.pool.n_slots()
     }
 
-    pub(crate) fn traffic(&self) -> ExpertTraffic {
+    pub(crate) fn traffic(&self) -> ExpertStats {
         let token_read_bytes = self.token_read_bytes.0.unwrap_or(0.0) as u64;
-        ExpertTraffic {
-            token_read_bytes,
-            ahead: self.ahead.traffic(),
-            is_warm: self.is_warm(),
-            ..self.traffic
-        }
+        ExpertStats { token_read_bytes, ahead: self.ahead.traffic(), is_warm: self.is_warm(), ..self.traffic }
     }
 
     /// Returns whether [`mix`](Self::mix) makes use of a predicted routing.

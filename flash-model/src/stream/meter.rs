@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use flash_io::StatsHandle;
 use parking_lot::Mutex;
 
-use crate::kv::PageTraffic;
+use crate::kv::PageCounters;
 use crate::stream::bundle::BundleIdx;
 
 /// Read counters of an engine at one instant.
@@ -38,7 +38,7 @@ impl ReadSnapshot {
 #[derive(Debug, Clone)]
 pub(crate) struct Probe {
     pub reads: StatsHandle,
-    pub pages: PageTraffic,
+    pub pages: PageCounters,
 }
 
 /// Bundles that were computed together, in execution order.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flash_io::{Booking, Pace};
-use flash_sched::{ByteRate, Claim, TokenBucket};
+use flash_sched::{ByteRate, Reservation, TokenBucket};
 use parking_lot::Mutex;
 
 /// Burst of the token bucket.
@@ -47,7 +47,7 @@ impl Pacer {
 
 impl Pace for Pacer {
     fn book(&self, bytes: u64) -> Box<dyn Booking> {
-        let claim = self.0.bucket.lock().claim(self.0.start.elapsed(), bytes);
+        let claim = self.0.bucket.lock().reserve(self.0.start.elapsed(), bytes);
         Box::new(Booked { shared: Arc::clone(&self.0), claim })
     }
 }
@@ -55,7 +55,7 @@ impl Pace for Pacer {
 #[derive(Debug)]
 struct Booked {
     shared: Arc<Shared>,
-    claim: Claim,
+    claim: Reservation,
 }
 
 impl Booking for Booked {

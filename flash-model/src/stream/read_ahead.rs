@@ -46,12 +46,12 @@ impl Source {
     /// wait.
     ///
     /// # Errors
-    /// [`IoError::OverBudget`] if memory does not return, [`IoError::Stragglers`] if that is because of the disk,
+    /// [`IoError::OverBudget`] if memory does not return, [`IoError::CancelledReads`] if that is because of the disk,
     /// [`IoError::Map`] if the system has no memory.
     pub(crate) fn unpooled_slot(&self, idx: BundleIdx, is_over: impl Fn() -> bool) -> Result<Slot, IoError> {
         let slot_bytes = self.bundle(idx).slot_bytes();
         once_there_is_room(&self.reader, UNPOOLED_SLOT_RETURN, is_over, || {
-            Slot::alone(&self.budget, slot_bytes)
+            Slot::unpooled(&self.budget, slot_bytes)
         })
     }
 

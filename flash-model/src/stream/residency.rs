@@ -14,7 +14,7 @@ use crate::compute::Value;
 use crate::memory::allowance::Allowance;
 use crate::memory::slots::{SLOT_RETURN, wait_for};
 use crate::stream::bundle::{Bundle, BundleIdx, Bundles};
-use crate::stream::conduct::{Conduct, FeedbackLoop};
+use crate::stream::conduct::{FeedbackLoop, ReadOptions};
 use crate::stream::control::Reads;
 use crate::stream::evaluation::Evaluation;
 use crate::stream::meter::SlotReleaseTimer;
@@ -48,7 +48,7 @@ impl Residency {
         plan: ResidencyPlan,
         reader: Reader,
         budget: &Budget,
-        conduct: Conduct,
+        conduct: ReadOptions,
     ) -> Result<Self, ModelError> {
         let prefetch = conduct.prefetch;
         let pool = pool(&bundles, &plan, budget)?;

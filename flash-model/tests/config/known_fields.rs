@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use flash_io::python_json;
+use flash_io::parse_python_json;
 use serde_json::{Map, Value, json};
 
 use super::{config_of, open, tests, text};
@@ -49,7 +49,7 @@ const OTHERS: [&str; 10] = [
 fn fields_of_transformers_are_understood_in_every_family() {
     for version in VERSIONS {
         let path = tests().join(format!("goldens/configs/transformers-{version}.json"));
-        let families: Map<String, Value> = python_json(&fs::read_to_string(path).unwrap()).unwrap();
+        let families: Map<String, Value> = parse_python_json(&fs::read_to_string(path).unwrap()).unwrap();
         for (family, fixture) in FIXTURES {
             let Some(fields) = families.get(family) else { continue };
             let mut config = config_of(fixture);

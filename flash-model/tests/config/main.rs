@@ -7,7 +7,7 @@ mod rope_settings;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flash_io::{IoMode, python_json};
+use flash_io::{IoMode, parse_python_json};
 use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn config_of(name: &str) -> Map<String, Value> {
-    python_json(&fs::read_to_string(fixture(name).join("config.json")).unwrap()).unwrap()
+    parse_python_json(&fs::read_to_string(fixture(name).join("config.json")).unwrap()).unwrap()
 }
 
 /// Returns the settings of the text model.

@@ -51,7 +51,7 @@ impl Bench {
     fn of(committed: Option<&'static str>, format: KvFormat) -> Self {
         let dir = model_dir(committed);
         let mut kv = KvPolicy::new(format);
-        kv.in_pages = true;
+        kv.is_paged = true;
         Self { dir, compute: Compute::Auto, kv, room: 0.0, share_prefixes: false, committed }
     }
 

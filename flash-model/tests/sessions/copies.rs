@@ -16,9 +16,9 @@ fn no_file(error: std::io::Error) -> ModelError {
 fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
     let all = tokens(701);
     for format in FORMATS {
-        for (in_pages, compute) in [(false, Compute::Auto), (true, Compute::Auto), (false, Compute::Mlx)] {
+        for (is_paged, compute) in [(false, Compute::Auto), (true, Compute::Auto), (false, Compute::Mlx)] {
             let mut bench = Bench::new(format);
-            (bench.kv.in_pages, bench.compute, bench.room) = (in_pages, compute, 4.0);
+            (bench.kv.is_paged, bench.compute, bench.room) = (is_paged, compute, 4.0);
             let mut engine = bench.open();
             engine.forward(&all[..400]).unwrap();
             engine.save_as("talk", |dir| fs::write(dir.join("note"), "4").map_err(no_file)).unwrap();
@@ -32,10 +32,10 @@ fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
             assert!(matches!(how, Resumption::Saved { is_exact: true }), "{how:?}");
             assert_eq!(engine.held(), &all[..700]);
             let wanted = bench.wanted(&all);
-            assert!(bits(&mut engine, &all[700..]) == wanted, "{format:?} {in_pages} {compute:?}");
+            assert!(bits(&mut engine, &all[700..]) == wanted, "{format:?} {is_paged} {compute:?}");
             // Also in an engine that continues the session.
             if compute == Compute::Auto {
-                assert!(bits(&mut bench.saved(), &all[700..]) == wanted, "{format:?} {in_pages}");
+                assert!(bits(&mut bench.saved(), &all[700..]) == wanted, "{format:?} {is_paged}");
             }
             assert!(matches!(
                 engine.take_from("nothing", |_| Ok::<_, ModelError>(())),
@@ -49,9 +49,9 @@ fn copies_go_to_sessions_and_come_back_from_caches_of_every_form() {
 fn copies_of_latent_vectors_go_to_sessions_and_come_back_without_values() {
     let all = tokens(701);
     for format in [KvFormat::Exact, KvFormat::Int4] {
-        for (in_pages, compute) in [(false, Compute::Auto), (true, Compute::Auto), (false, Compute::Mlx)] {
+        for (is_paged, compute) in [(false, Compute::Auto), (true, Compute::Auto), (false, Compute::Mlx)] {
             let mut bench = Bench::committed("deepseek_v3", format);
-            (bench.kv.in_pages, bench.compute, bench.room) = (in_pages, compute, 4.0);
+            (bench.kv.is_paged, bench.compute, bench.room) = (is_paged, compute, 4.0);
             let mut engine = bench.open();
             engine.forward(&all[..400]).unwrap();
             engine.save_as("talk", |_| Ok::<_, ModelError>(())).unwrap();
@@ -62,7 +62,7 @@ fn copies_of_latent_vectors_go_to_sessions_and_come_back_without_values() {
             engine.take_from("talk", |_| Ok::<_, ModelError>(())).unwrap();
             assert_eq!(engine.held(), &all[..400]);
             engine.forward(&all[400..700]).unwrap();
-            assert!(bits(&mut engine, &all[700..]) == wanted, "{format:?} {in_pages} {compute:?}");
+            assert!(bits(&mut engine, &all[700..]) == wanted, "{format:?} {is_paged} {compute:?}");
         }
     }
 }

@@ -74,7 +74,7 @@ impl Place {
             Ok(_) => {}
             Err(_) => {
                 let taken = engine.take_from("talk", |_| Ok::<_, ModelError>(()));
-                assert!(matches!(taken, Err(ModelError::Kv(KvError::OtherModel { .. }))), "{taken:?}");
+                assert!(matches!(taken, Err(ModelError::Kv(KvError::ModelMismatch { .. }))), "{taken:?}");
             }
         }
         (
@@ -98,7 +98,7 @@ impl Place {
     fn assert_other(&self, dir: &Path) {
         let (reused, resumed) = self.found(dir);
         assert_eq!(reused, 0);
-        assert!(matches!(resumed, Err(ModelError::Kv(KvError::OtherModel { .. }))), "{resumed:?}");
+        assert!(matches!(resumed, Err(ModelError::Kv(KvError::ModelMismatch { .. }))), "{resumed:?}");
     }
 }
 

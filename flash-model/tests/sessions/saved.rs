@@ -129,15 +129,15 @@ fn a_session_of_another_kind_is_refused_with_the_reason() {
     assert!(matches!(refused(&bench), KvError::Locked { .. }), "the engine has it");
     drop(engine);
     bench.kv.format = KvFormat::Int4;
-    assert!(matches!(refused(&bench), KvError::OtherFormat { .. }));
+    assert!(matches!(refused(&bench), KvError::FormatMismatch { .. }));
     (bench.kv.format, bench.kv.window_tokens) = (KvFormat::Int8, 256);
-    assert!(matches!(refused(&bench), KvError::OtherWindow { wanted_tokens: 256, got_tokens: 128, .. }));
+    assert!(matches!(refused(&bench), KvError::WindowMismatch { wanted_tokens: 256, got_tokens: 128, .. }));
     bench.kv.window_tokens = 128;
     bench.compute = Compute::Mlx;
-    assert!(matches!(refused(&bench), KvError::OtherModel { .. }), "who rounds otherwise");
+    assert!(matches!(refused(&bench), KvError::ModelMismatch { .. }), "who rounds otherwise");
     bench.compute = Compute::Auto;
     Tiny { tied: false, ..TINY }.write(bench.dir.path());
-    assert!(matches!(refused(&bench), KvError::OtherModel { .. }));
+    assert!(matches!(refused(&bench), KvError::ModelMismatch { .. }));
     TINY.write(bench.dir.path());
     assert_eq!(bench.saved().held_tokens(), 300, "refusing changes nothing");
     for (max_tokens, max_bytes) in [(Some(1024), None), (None, Some(1 << 20))] {

@@ -46,9 +46,9 @@ fn a_saved_state_resumes_bit_exactly() {
 #[test]
 fn copies_have_the_state_in_caches_of_every_form() {
     let all = tokens(401);
-    for (in_pages, compute) in [(false, Compute::Auto), (true, Compute::Auto), (false, Compute::Mlx)] {
+    for (is_paged, compute) in [(false, Compute::Auto), (true, Compute::Auto), (false, Compute::Mlx)] {
         let mut bench = hybrid(KvFormat::Exact);
-        (bench.kv.in_pages, bench.compute, bench.room) = (in_pages, compute, 4.0);
+        (bench.kv.is_paged, bench.compute, bench.room) = (is_paged, compute, 4.0);
         let mut engine = bench.open();
         engine.forward(&all[..400]).unwrap();
         engine.save_as("talk", |_| Ok::<_, ModelError>(())).unwrap();
@@ -57,7 +57,7 @@ fn copies_have_the_state_in_caches_of_every_form() {
         engine.forward(&others(200)).unwrap();
         engine.take_from("talk", |_| Ok::<_, ModelError>(())).unwrap();
         assert_eq!(engine.held(), &all[..400]);
-        assert!(bits(&mut engine, &all[400..]) == wanted, "{in_pages} {compute:?}");
+        assert!(bits(&mut engine, &all[400..]) == wanted, "{is_paged} {compute:?}");
     }
 }
 
@@ -106,9 +106,9 @@ fn a_damaged_state_is_reported_and_the_context_starts_over() {
 #[test]
 fn a_pass_that_ends_early_leaves_the_state_as_it_was() {
     let all = tokens(400);
-    for (in_pages, compute) in [(false, Compute::Auto), (true, Compute::Auto), (false, Compute::Mlx)] {
+    for (is_paged, compute) in [(false, Compute::Auto), (true, Compute::Auto), (false, Compute::Mlx)] {
         let mut bench = hybrid(KvFormat::Exact);
-        (bench.kv.in_pages, bench.compute) = (in_pages, compute);
+        (bench.kv.is_paged, bench.compute) = (is_paged, compute);
         let mut engine = bench.open();
         engine.forward(&all[..130]).unwrap();
         let wanted = bits(&mut engine, &all[130..]);
@@ -118,16 +118,16 @@ fn a_pass_that_ends_early_leaves_the_state_as_it_was() {
         assert!(matches!(engine.forward(&others(200)), Err(ModelError::Interrupted)));
         engine.interrupt().store(false, Ordering::Relaxed);
         assert_eq!(engine.held_tokens(), 130);
-        assert!(bits(&mut engine, &all[130..]) == wanted, "{in_pages} {compute:?}");
+        assert!(bits(&mut engine, &all[130..]) == wanted, "{is_paged} {compute:?}");
     }
 }
 
 #[test]
 fn recurrent_contexts_continue_only_from_their_end() {
     let all = tokens(300);
-    for in_pages in [false, true] {
+    for is_paged in [false, true] {
         let mut bench = hybrid(KvFormat::Exact);
-        bench.kv.in_pages = in_pages;
+        bench.kv.is_paged = is_paged;
         let mut engine = bench.open();
         engine.forward(&all[..200]).unwrap();
         assert_eq!(engine.reuse(&all).unwrap(), 200, "it is a part of the prompt");

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use flash_convert::{LayerExperts, Member, PackPlan};
+use flash_convert::{Member, PackPlan, PackedLayer};
 use flash_io::{HeaderFault, IoError, IoMode};
 use flash_model::{Checkpoint, Compute, ExpertRows, ExpertTensor, Model, ModelError};
 
@@ -19,7 +19,7 @@ fn open(dir: &Path) -> Result<Model, ModelError> {
 fn pack(dir: &Path, out: &Path) {
     let model = open(dir).unwrap();
     let member = |ExpertTensor { name, tensor, idx, .. }| Member { name, tensor, idx };
-    let layer = |ExpertRows { name, experts, .. }| LayerExperts {
+    let layer = |ExpertRows { name, experts, .. }| PackedLayer {
         name,
         experts: experts.into_iter().map(|tensors| tensors.into_iter().map(member).collect()).collect(),
     };

@@ -29,7 +29,7 @@ pub(super) struct PassUses<'a> {
 pub(super) enum Scores {
     Lru { now: f64, last: Vec<f64> },
     Lfu(DecayedFrequency),
-    TwoMemories { frequencies: [DecayedFrequency; 2], fit: BlendFit },
+    BlendedLfu { frequencies: [DecayedFrequency; 2], fit: BlendFit },
 }
 
 impl Scores {
@@ -37,7 +37,7 @@ impl Scores {
         match policy {
             Policy::Lru => Self::Lru { now: 0.0, last: vec![0.0; n_experts] },
             Policy::Lfu { half_life } => Self::Lfu(DecayedFrequency::new(half_life, n_experts)),
-            Policy::TwoMemories { short, long } => Self::TwoMemories {
+            Policy::BlendedLfu { short, long } => Self::BlendedLfu {
                 frequencies: [short, long].map(|half_life| DecayedFrequency::new(half_life, n_experts)),
                 fit: BlendFit::new(long),
             },
@@ -51,7 +51,7 @@ impl Scores {
                 uses.by_expert.iter().for_each(|(expert_idx, _)| last[*expert_idx] = *now);
             }
             Self::Lfu(frequency) => frequency.observe(uses),
-            Self::TwoMemories { frequencies, fit } => {
+            Self::BlendedLfu { frequencies, fit } => {
                 fit.observe(frequencies, uses);
                 frequencies.iter_mut().for_each(|frequency| frequency.observe(uses));
             }
@@ -64,7 +64,7 @@ impl Scores {
             Self::Lru { last, .. } => last[expert_idx],
             Self::Lfu(frequency) => frequency.rate(expert_idx),
             // The mean, common to all experts, is left out.
-            Self::TwoMemories { frequencies: [short, long], fit } => {
+            Self::BlendedLfu { frequencies: [short, long], fit } => {
                 fit.weights[0] * short.rate(expert_idx) + fit.weights[1] * long.rate(expert_idx)
             }
         }
@@ -74,7 +74,7 @@ impl Scores {
     pub(super) fn exchange_cost(&self) -> f64 {
         match self {
             Self::Lru { .. } | Self::Lfu(_) => 0.0,
-            Self::TwoMemories { .. } => EXCHANGE_READS / PAID_BACK_TOKENS,
+            Self::BlendedLfu { .. } => EXCHANGE_READS / PAID_BACK_TOKENS,
         }
     }
 }
@@ -183,28 +183,28 @@ impl BlendFit {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trace::{Routing, Taste};
+    use super::super::trace::{Routing, RoutingDistribution};
     use super::*;
 
     /// Returns the weights of the short- and the long-term frequency after `n_tokens` tokens.
-    fn fit(taste: Taste, n_tokens: usize) -> [f64; 2] {
-        let routing = Routing::made_up(taste, 128, 8, n_tokens, 5);
+    fn fit(taste: RoutingDistribution, n_tokens: usize) -> [f64; 2] {
+        let routing = Routing::synthetic(taste, 128, 8, n_tokens, 5);
         let mut scores = Scores::new(Policy::default(), 128);
         for used in routing.tokens() {
             let by_expert: Vec<(usize, usize)> = used.iter().map(|expert_idx| (*expert_idx, 1)).collect();
             scores.observe(PassUses { n_tokens: 1, by_expert: &by_expert });
         }
-        let Scores::TwoMemories { fit, .. } = scores else { unreachable!("it is the default") };
+        let Scores::BlendedLfu { fit, .. } = scores else { unreachable!("it is the default") };
         fit.weights
     }
 
     #[test]
     fn frequencies_are_weighted_by_how_well_they_predict() {
-        let [short, long] = fit(Taste::Uniform, 4000);
+        let [short, long] = fit(RoutingDistribution::Uniform, 4000);
         assert!(short.abs() < 0.2 && long.abs() < 0.5, "even routing: {short}, {long}");
-        let [short, long] = fit(Taste::Zipf(1.0), 4000);
+        let [short, long] = fit(RoutingDistribution::Zipf(1.0), 4000);
         assert!(short.abs() < 0.2 && (long - 1.0).abs() < 0.2, "one taste: {short}, {long}");
-        let [short, long] = fit(Taste::Topics { exponent: 1.2, n_tokens: 200 }, 4000);
+        let [short, long] = fit(RoutingDistribution::Topics { exponent: 1.2, n_tokens: 200 }, 4000);
         assert!((short - 1.0).abs() < 0.2 && long < 0.2, "topics: {short}, {long}");
     }
 

@@ -11,7 +11,7 @@ pub struct Routing {
 
 /// Distribution of synthetic routings over experts.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Taste {
+pub enum RoutingDistribution {
     /// Uniform over all experts: the worst case for a cache.
     Uniform,
     /// Zipf: the expert of rank r has a weight of 1 / r to this power.
@@ -44,18 +44,24 @@ impl Routing {
     ///
     /// # Panics
     /// If `top_k` exceeds `n_experts`.
-    pub fn made_up(taste: Taste, n_experts: usize, top_k: usize, n_tokens: usize, seed: u64) -> Self {
+    pub fn synthetic(
+        taste: RoutingDistribution,
+        n_experts: usize,
+        top_k: usize,
+        n_tokens: usize,
+        seed: u64,
+    ) -> Self {
         assert!(top_k <= n_experts, "{top_k} different experts of {n_experts}");
         let mut random = SplitMix(seed);
         let mut by_rank: Vec<usize> = (0..n_experts).collect();
         random.shuffle(&mut by_rank);
         let exponent = match taste {
-            Taste::Uniform => 0.0,
-            Taste::Zipf(exponent) | Taste::Topics { exponent, .. } => exponent,
+            RoutingDistribution::Uniform => 0.0,
+            RoutingDistribution::Zipf(exponent) | RoutingDistribution::Topics { exponent, .. } => exponent,
         };
         let weight = |rank: usize| ((rank + 1) as f64).powf(-exponent);
         let tokens = (0..n_tokens).map(|token| {
-            if let Taste::Topics { n_tokens, .. } = taste
+            if let RoutingDistribution::Topics { n_tokens, .. } = taste
                 && token > 0
                 && token.is_multiple_of(n_tokens)
             {
@@ -85,7 +91,7 @@ impl Routing {
 
     /// Returns the hit rate of the optimal cache, which knows the future and keeps the experts used soonest (Belady
     /// 1966; here, unlike there, an expert just read need not be kept).
-    pub fn best_hit_rate(&self, n_held: usize) -> f64 {
+    pub fn optimal_hit_rate(&self, n_held: usize) -> f64 {
         let mut next_uses: Vec<Vec<usize>> = vec![Vec::new(); self.n_experts];
         for (token, used) in self.tokens.iter().enumerate().rev() {
             used.iter().for_each(|idx| next_uses[*idx].push(token));
@@ -136,14 +142,18 @@ mod tests {
     use super::*;
 
     const POLICIES: [Policy; 3] =
-        [Policy::Lru, Policy::Lfu { half_life: 256.0 }, Policy::TwoMemories { short: 24.0, long: 512.0 }];
+        [Policy::Lru, Policy::Lfu { half_life: 256.0 }, Policy::BlendedLfu { short: 24.0, long: 512.0 }];
 
     #[test]
     fn no_policy_hits_more_than_the_optimum() {
-        for taste in [Taste::Uniform, Taste::Zipf(1.0), Taste::Topics { exponent: 1.2, n_tokens: 50 }] {
-            let routing = Routing::made_up(taste, 32, 4, 600, 1);
+        for taste in [
+            RoutingDistribution::Uniform,
+            RoutingDistribution::Zipf(1.0),
+            RoutingDistribution::Topics { exponent: 1.2, n_tokens: 50 },
+        ] {
+            let routing = Routing::synthetic(taste, 32, 4, 600, 1);
             for n_held in [0, 1, 4, 16, 31, 32] {
-                let best = routing.best_hit_rate(n_held);
+                let best = routing.optimal_hit_rate(n_held);
                 for policy in POLICIES {
                     let rate = routing.hit_rate(n_held, policy);
                     assert!(rate <= best, "{taste:?}, {n_held}, {policy:?}: {rate} of {best}");
@@ -154,7 +164,7 @@ mod tests {
 
     #[test]
     fn larger_caches_hit_more() {
-        let routing = Routing::made_up(Taste::Uniform, 32, 4, 2000, 2);
+        let routing = Routing::synthetic(RoutingDistribution::Uniform, 32, 4, 2000, 2);
         let rates: Vec<f64> = [4, 8, 16, 24, 32].map(|n| routing.hit_rate(n, Policy::default())).into();
         assert!(rates.is_sorted(), "{rates:?}");
     }
@@ -162,7 +172,7 @@ mod tests {
     /// With routings independent of what is held, every cache hits in proportion to its size.
     #[test]
     fn uniform_routing_hits_as_much_as_is_held() {
-        let routing = Routing::made_up(Taste::Uniform, 128, 8, 4000, 3);
+        let routing = Routing::synthetic(RoutingDistribution::Uniform, 128, 8, 4000, 3);
         for n_held in [16, 32, 64] {
             let part = n_held as f64 / 128.0;
             let rate = routing.hit_rate(n_held, Policy::default());
@@ -172,10 +182,11 @@ mod tests {
 
     #[test]
     fn popular_experts_are_held() {
-        for (taste, least) in [(Taste::Zipf(1.0), 0.85), (Taste::Zipf(1.3), 0.85)] {
-            let routing = Routing::made_up(taste, 128, 8, 4000, 4);
+        for (taste, least) in [(RoutingDistribution::Zipf(1.0), 0.85), (RoutingDistribution::Zipf(1.3), 0.85)]
+        {
+            let routing = Routing::synthetic(taste, 128, 8, 4000, 4);
             for n_held in [16, 32, 64] {
-                let of_best = routing.hit_rate(n_held, Policy::default()) / routing.best_hit_rate(n_held);
+                let of_best = routing.hit_rate(n_held, Policy::default()) / routing.optimal_hit_rate(n_held);
                 assert!(of_best >= least, "{taste:?}, {n_held}: {of_best} of the best");
             }
         }
@@ -183,7 +194,7 @@ mod tests {
 
     #[test]
     fn synthetic_routings_are_reproducible() {
-        let synthetic = |seed| Routing::made_up(Taste::Zipf(1.0), 16, 2, 50, seed);
+        let synthetic = |seed| Routing::synthetic(RoutingDistribution::Zipf(1.0), 16, 2, 50, seed);
         assert_eq!(synthetic(7), synthetic(7));
         assert_ne!(synthetic(7), synthetic(8));
         assert!(synthetic(7).tokens.iter().all(|used| used.len() == 2 && used[0] != used[1]));

@@ -31,7 +31,7 @@ impl Ceiling {
     /// Returns the current ceiling in bytes per second.
     pub(super) fn measure(&mut self) -> anyhow::Result<f64> {
         let buffer_bytes = READS.iter().map(|(read_bytes, depth)| read_bytes * depth).max().unwrap_or(0);
-        let mut buffer = Slot::alone(&Budget::new(u64::MAX), buffer_bytes)?;
+        let mut buffer = Slot::unpooled(&Budget::new(u64::MAX), buffer_bytes)?;
         // The first access to an OS page is slower.
         buffer.fill(1);
         self.file.make_cold();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::ensure;
 use flash_sched::Policy;
-use flash_sched::experts::trace::{Routing, Taste};
+use flash_sched::experts::trace::{Routing, RoutingDistribution};
 use serde::Serialize;
 
 use crate::args::BenchExpertsArgs;
@@ -40,14 +40,14 @@ pub(crate) fn run(args: &BenchExpertsArgs) -> anyhow::Result<ExitCode> {
     ensure!((1..=experts).contains(&top_k), "--top-k must be at least 1, and at most --experts");
     ensure!((1..=TOKENS_MAX).contains(&tokens), "--tokens must be from 1 to {TOKENS_MAX}");
     let tastes = [
-        ("uniform", Taste::Uniform),
-        ("Zipf 1.0", Taste::Zipf(1.0)),
-        ("Zipf 1.5", Taste::Zipf(1.5)),
-        ("topics", Taste::Topics { exponent: 1.2, n_tokens: TOPIC_TOKENS }),
+        ("uniform", RoutingDistribution::Uniform),
+        ("Zipf 1.0", RoutingDistribution::Zipf(1.0)),
+        ("Zipf 1.5", RoutingDistribution::Zipf(1.5)),
+        ("topics", RoutingDistribution::Topics { exponent: 1.2, n_tokens: TOPIC_TOKENS }),
     ];
     let mut rows = Vec::new();
     for (routing, taste) in tastes {
-        let trace = Routing::made_up(taste, experts, top_k, tokens, 1);
+        let trace = Routing::synthetic(taste, experts, top_k, tokens, 1);
         for fraction in HELD {
             let n_held = (fraction * experts as f64) as usize;
             let rate = |policy| trace.hit_rate(n_held, policy);
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &BenchExpertsArgs) -> anyhow::Result<ExitCode> {
                 lru: rate(Policy::Lru),
                 lfu: rate(Policy::Lfu { half_life: 256.0 }),
                 two_memories: rate(Policy::default()),
-                best: trace.best_hit_rate(n_held),
+                best: trace.optimal_hit_rate(n_held),
             });
         }
     }

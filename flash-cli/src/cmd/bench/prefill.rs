@@ -9,7 +9,7 @@ use anyhow::ensure;
 use flash_sched::{ByteRate, Limit};
 use serde::Serialize;
 
-use super::trial::{Pass, Trial, mean, median, pass};
+use super::trial::{LimitReport, Pass, Trial, mean, median, pass};
 use crate::args::BenchPrefillArgs;
 use crate::options::EngineSettings;
 use crate::size::Bytes;
@@ -24,23 +24,15 @@ const VOCABULARY: u32 = 61;
 /// Report of `bench prefill`.
 #[derive(Debug, Serialize)]
 struct Report {
-    budget_bytes: u64,
-    model_bytes: u64,
-    pinned_bytes: u64,
+    #[serde(flatten)]
+    limits: LimitReport,
     prompt_tokens: usize,
     /// Bytes of weights streamed for a prompt.
     streamed_bytes: u64,
     /// Bytes of weights streamed by one pass over the model.
     pass_bytes: u64,
-    /// Compute time of the prompt without concurrent reads.
-    compute_ms: f64,
-    disk_bytes_per_s: Vec<f64>,
-    limit_ms: f64,
     /// Time from the prompt to the logits of its last token.
     ttft_ms: f64,
-    stall_ms: f64,
-    limit_fraction: f64,
-    peak_rss_bytes: u64,
 }
 
 pub(crate) fn run(args: BenchPrefillArgs) -> anyhow::Result<ExitCode> {
@@ -68,20 +60,23 @@ pub(crate) fn run(args: BenchPrefillArgs) -> anyhow::Result<ExitCode> {
     let disk = Some(ByteRate::new(mean(&disk_bytes_per_s))?);
     let limit = Limit { compute, streamed_bytes: stats.pass_bytes, disk };
     let ttft = median(passes.iter().map(|pass| pass.elapsed));
-    let report = Report {
+    let limits = LimitReport {
         budget_bytes: trial.budget_bytes,
         model_bytes: stats.model_bytes,
         pinned_bytes: stats.pinned_bytes,
-        prompt_tokens: tokens,
-        streamed_bytes: passes.iter().map(|pass: &Pass| pass.streamed_bytes).max().unwrap_or(0),
-        pass_bytes: stats.pass_bytes,
         compute_ms: report::ms(compute),
         disk_bytes_per_s,
         limit_ms: report::ms(limit.token_time()),
-        ttft_ms: report::ms(ttft),
         stall_ms: report::ms(median(passes.iter().map(|pass| pass.stall))),
         limit_fraction: limit.fraction(ttft),
         peak_rss_bytes: report::peak_bytes(),
+    };
+    let report = Report {
+        limits,
+        prompt_tokens: tokens,
+        streamed_bytes: passes.iter().map(|pass: &Pass| pass.streamed_bytes).max().unwrap_or(0),
+        pass_bytes: stats.pass_bytes,
+        ttft_ms: report::ms(ttft),
     };
     if json {
         output::print_json(&report)?;
@@ -92,7 +87,8 @@ pub(crate) fn run(args: BenchPrefillArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn table(report: &Report) -> String {
-    let disk: Vec<_> = report.disk_bytes_per_s.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
+    let disk: Vec<_> =
+        report.limits.disk_bytes_per_s.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
     format!(
         "budget          {} for a model of {}; pinned {}\n\
          prompt          {} tokens; streamed {}, {:.2} passes over the streamed weights\n\
@@ -102,18 +98,18 @@ fn table(report: &Report) -> String {
          measured        {:.0} ms to the first logits, of which {:.0} ms stalled on reads\n\
          limit fraction  {:.2}\n\
          peak memory     {}\n",
-        Bytes(report.budget_bytes),
-        Bytes(report.model_bytes),
-        Bytes(report.pinned_bytes),
+        Bytes(report.limits.budget_bytes),
+        Bytes(report.limits.model_bytes),
+        Bytes(report.limits.pinned_bytes),
         report.prompt_tokens,
         Bytes(report.streamed_bytes),
         report.streamed_bytes as f64 / report.pass_bytes.max(1) as f64,
-        report.compute_ms,
+        report.limits.compute_ms,
         disk.join(", "),
-        report.limit_ms,
+        report.limits.limit_ms,
         report.ttft_ms,
-        report.stall_ms,
-        report.limit_fraction,
-        Bytes(report.peak_rss_bytes),
+        report.limits.stall_ms,
+        report.limits.limit_fraction,
+        Bytes(report.limits.peak_rss_bytes),
     )
 }

@@ -10,7 +10,7 @@ use flash_model::Engine;
 use flash_sched::{ByteRate, Limit};
 use serde::Serialize;
 
-use super::trial::{Pass, Trial, mean, median, pass, quantile};
+use super::trial::{LimitReport, Pass, Trial, mean, median, pass, quantile};
 use crate::args::BenchStreamArgs;
 use crate::options::EngineSettings;
 use crate::output;
@@ -39,33 +39,23 @@ const SEED: u64 = 1;
 /// Report of `bench stream`.
 #[derive(Debug, Serialize)]
 struct Report {
-    budget_bytes: u64,
-    model_bytes: u64,
-    pinned_bytes: u64,
+    #[serde(flatten)]
+    limits: LimitReport,
     streamed_bytes_per_token: u64,
     /// Context length before decoding.
     context_tokens: usize,
     /// Bytes of KV pages read per token.
     kv_bytes_per_token: u64,
-    /// Compute time per token without concurrent reads.
-    compute_ms: f64,
-    /// Throughput of the disk alone, in each round.
-    disk_bytes_per_s: Vec<f64>,
-    /// Lower bound of the time per token.
-    limit_ms: f64,
     /// Median time per token.
     token_ms: f64,
     token_ms_min: f64,
     token_ms_p99: f64,
     token_ms_max: f64,
-    stall_ms: f64,
     /// Median time per token during which the disk was busy.
     reading_ms: f64,
     /// Time per token spent sealing pages.
     sealing_ms_p99: f64,
     sealing_ms_max: f64,
-    limit_fraction: f64,
-    peak_rss_bytes: u64,
     /// Expert cache statistics since the engine was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     experts: Option<ExpertsReport>,
@@ -115,26 +105,29 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
     let limit = Limit { compute, streamed_bytes: weights_bytes + kv_bytes, disk };
     let elapsed = || passes.iter().map(|pass| pass.elapsed);
     let token = median(elapsed());
-    let report = Report {
+    let limits = LimitReport {
         budget_bytes: trial.budget_bytes,
         model_bytes: stats.model_bytes,
         pinned_bytes: stats.pinned_bytes,
-        streamed_bytes_per_token: weights_bytes,
-        context_tokens: context,
-        kv_bytes_per_token: kv_bytes,
         compute_ms: report::ms(compute),
         disk_bytes_per_s,
         limit_ms: report::ms(limit.token_time()),
+        stall_ms: report::ms(median(passes.iter().map(|pass| pass.stall))),
+        limit_fraction: limit.fraction(token),
+        peak_rss_bytes,
+    };
+    let report = Report {
+        limits,
+        streamed_bytes_per_token: weights_bytes,
+        context_tokens: context,
+        kv_bytes_per_token: kv_bytes,
         token_ms: report::ms(token),
         token_ms_min: report::ms(elapsed().min().unwrap_or_default()),
         token_ms_p99: report::ms(quantile(elapsed(), 0.99)),
         token_ms_max: report::ms(elapsed().max().unwrap_or_default()),
-        stall_ms: report::ms(median(passes.iter().map(|pass| pass.stall))),
         reading_ms: report::ms(median(passes.iter().map(|pass| pass.reading))),
         sealing_ms_p99: report::ms(quantile(passes.iter().map(|pass| pass.sealing), 0.99)),
         sealing_ms_max: report::ms(passes.iter().map(|pass| pass.sealing).max().unwrap_or_default()),
-        limit_fraction: limit.fraction(token),
-        peak_rss_bytes,
         experts: stats.experts.map(ExpertsReport::from),
     };
     if json {
@@ -175,7 +168,8 @@ fn decode(engine: &mut Engine, tokens: &mut RandomTokens, n: usize) -> anyhow::R
 }
 
 fn table(report: &Report) -> String {
-    let disk: Vec<_> = report.disk_bytes_per_s.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
+    let disk: Vec<_> =
+        report.limits.disk_bytes_per_s.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
     format!(
         "budget          {} for a model of {}; pinned {}, streamed {} per token\n\
          context         {} tokens, {} of pages read per token\n\
@@ -187,24 +181,24 @@ fn table(report: &Report) -> String {
          sealing pages   {:.1} ms per token at most, p99 {:.1}\n\
          limit fraction  {:.2}\n\
          peak memory     {}\n",
-        Bytes(report.budget_bytes),
-        Bytes(report.model_bytes),
-        Bytes(report.pinned_bytes),
+        Bytes(report.limits.budget_bytes),
+        Bytes(report.limits.model_bytes),
+        Bytes(report.limits.pinned_bytes),
         Bytes(report.streamed_bytes_per_token),
         report.context_tokens,
         Bytes(report.kv_bytes_per_token),
-        report.compute_ms,
+        report.limits.compute_ms,
         disk.join(", "),
-        report.limit_ms,
+        report.limits.limit_ms,
         report.token_ms,
         report.token_ms_min,
         report.token_ms_max,
         report.token_ms_p99,
-        report.stall_ms,
+        report.limits.stall_ms,
         report.reading_ms,
         report.sealing_ms_max,
         report.sealing_ms_p99,
-        report.limit_fraction,
-        Bytes(report.peak_rss_bytes),
+        report.limits.limit_fraction,
+        Bytes(report.limits.peak_rss_bytes),
     )
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use flash_io::{Catalog, Tuning};
 use flash_model::{Engine, EngineOptions, Model, Workload};
+use serde::Serialize;
 
 use super::ceiling::{self, Ceiling};
 use crate::budget;
@@ -35,6 +36,25 @@ pub(super) struct Pass {
     pub(super) streamed_bytes: u64,
     /// Bytes of KV pages read.
     pub(super) kv_bytes: u64,
+}
+
+/// A measurement beside the limit of disk and processor: the fields that reports of `bench stream` and `bench prefill` share.
+#[derive(Debug, Serialize)]
+pub(super) struct LimitReport {
+    pub(super) budget_bytes: u64,
+    pub(super) model_bytes: u64,
+    pub(super) pinned_bytes: u64,
+    /// Compute time without concurrent reads.
+    pub(super) compute_ms: f64,
+    /// Throughput of the disk alone, before, between and after the measurements.
+    pub(super) disk_bytes_per_s: Vec<f64>,
+    /// Lower bound of the measured time.
+    pub(super) limit_ms: f64,
+    /// Median time of waiting for reads.
+    pub(super) stall_ms: f64,
+    /// `limit_ms` divided by the measured time.
+    pub(super) limit_fraction: f64,
+    pub(super) peak_rss_bytes: u64,
 }
 
 impl Pass {

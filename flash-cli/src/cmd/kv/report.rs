@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use flash_kv::{Collected, KvError, SessionInfo, prefixes, sessions};
+use flash_kv::{EvictedPrefixes, KvError, SessionInfo, prefixes, sessions};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -84,8 +84,8 @@ impl GcReport {
     }
 }
 
-impl From<Collected> for GcReport {
-    fn from(Collected { pages, freed_bytes, kept_bytes }: Collected) -> Self {
+impl From<EvictedPrefixes> for GcReport {
+    fn from(EvictedPrefixes { pages, freed_bytes, kept_bytes }: EvictedPrefixes) -> Self {
         Self { pages, freed_bytes, kept_bytes }
     }
 }

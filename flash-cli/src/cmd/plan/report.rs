@@ -76,7 +76,7 @@ impl<'a> Machine<'a> {
         let context_tokens = options.context_tokens.min(model.max_context_tokens().unwrap_or(usize::MAX));
         // The workload of `run` with a prompt and an answer of the same length.
         let mut workload = Workload::new(context_tokens.div_ceil(2), context_tokens);
-        workload.kv.only_grows = true;
+        workload.kv.is_append_only = true;
         let compute = match options.compute.value {
             // At least a nanosecond, so that rates stay finite.
             ComputeSpeed::Token(time) => {

@@ -1,6 +1,6 @@
 //! Attention over KV pages, with MLX's operations: page by page, with an online softmax.
 
-use flash_kv::{GROUP_LEN, HalfLayout, Halves, PAGE_TOKENS, PageFormat};
+use flash_kv::{GROUP_LEN, KvParts, PAGE_TOKENS, PageFormat, TensorLayout};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype, ops};
@@ -175,9 +175,9 @@ impl OnlineSoftmax {
         let max = ops::maximum(scores.max_axis(-1, true)?, Array::from_f32(f32::MIN))?;
         let weights = ops::exp(scores.subtract(&max)?)?;
         let sum = weights.sum_axis(-1, true)?;
-        let values = match page.layout.halves() {
-            Halves::KeysAndValues => decoded(page, page.layout.values())?,
-            Halves::Keys => params.values_in(&keys)?,
+        let values = match page.layout.parts() {
+            KvParts::KeysAndValues => decoded(page, page.layout.values())?,
+            KvParts::KeysOnly => params.values_in(&keys)?,
         };
         let weighted = ops::matmul(&weights, values)?;
         Ok(Self { max, sum, weighted })
@@ -193,7 +193,7 @@ impl OnlineSoftmax {
 }
 
 /// Decodes the keys or values of a page to f32 `[kv_heads, n_tokens, head_dim]`. Copies the stored page.
-fn decoded(page: &PageView<'_>, half: &HalfLayout) -> Result<Array, Exception> {
+fn decoded(page: &PageView<'_>, half: &TensorLayout) -> Result<Array, Exception> {
     let PageView { layout, record, n_tokens, .. } = *page;
     let (heads, head_dim) = (layout.kv_heads() as i32, layout.head_dim() as i32);
     let page_tokens = PAGE_TOKENS as i32;
@@ -220,7 +220,7 @@ fn decoded(page: &PageView<'_>, half: &HalfLayout) -> Result<Array, Exception> {
 }
 
 /// Dequantizes codes `[kv_heads, tokens, head_dim]` as `bias + scale · code`.
-fn affine(codes: &Array, page: &PageView<'_>, half: &HalfLayout) -> Result<Array, Exception> {
+fn affine(codes: &Array, page: &PageView<'_>, half: &TensorLayout) -> Result<Array, Exception> {
     let &[heads, tokens, head_dim] = codes.shape() else { unreachable!("codes of three dimensions") };
     let n_groups = page.layout.n_groups() as i32;
     let terms = |range: std::ops::Range<usize>| -> Result<Array, Exception> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flash_kernels::{Buffer, FloatType, Gaze, Heads, Numbers, Pool, Rope, SPAN_TOKENS, Span};
+use flash_kernels::{Buffer, FloatType, Heads, KvRows, Pool, Rope, SPAN_TOKENS, Span};
 use flash_kv::LayerBuffers;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use crate::mlx::kernel::Kernel;
 /// A kernel that appends to a contiguous cache, which it shares with MLX's graph, and attends to it.
 struct Attention {
     pool: Arc<Pool>,
-    gaze: Gaze<'static>,
+    kernel_params: flash_kernels::AttentionParams<'static>,
     projections: Projections,
     kv: Arc<Mutex<LayerBuffers>>,
 }
@@ -77,11 +77,12 @@ pub(super) fn attend(
     let out_shape = [queries.dim(0), queries.dim(1), (n_heads * value_dim) as i32];
     let rope = params.rope.as_ref().map(|rope| Arc::clone(rope.kernel()));
     let projections = Projections { heads, position, norms, rope, has_values: values.is_some(), sinks };
-    let (pool, gaze) = (Arc::clone(pool), Gaze { scale, window, sinks: None });
+    let (pool, kernel_params) =
+        (Arc::clone(pool), flash_kernels::AttentionParams { scale, window, sinks: None });
     let kv = match kv {
         LayerKv::Shared(kv) => Arc::clone(kv),
         LayerKv::Paged(layer) => {
-            let node = PagedAttention { pool, gaze, projections, layer: Arc::clone(layer) };
+            let node = PagedAttention { pool, kernel_params, projections, layer: Arc::clone(layer) };
             return run(node, &inputs, &out_shape);
         }
         _ => return Err(Exception::custom("the cache of a layer is not shared with the graph")),
@@ -92,7 +93,7 @@ pub(super) fn attend(
     let has_room = end <= capacity_tokens
         || capacity_tokens.is_multiple_of(SPAN_TOKENS) && window_spans <= capacity_tokens / SPAN_TOKENS;
     expect(has_room, "room in the cache for each token")?;
-    run(Attention { pool, gaze, projections, kv }, &inputs, &out_shape)
+    run(Attention { pool, kernel_params, projections, kv }, &inputs, &out_shape)
 }
 
 /// Returns the position of the first token that the token at `position` attends to.
@@ -102,7 +103,7 @@ pub(super) fn window_start(window: Option<usize>, position: usize) -> usize {
 
 impl Kernel for Attention {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let Self { pool, gaze, projections, kv } = self;
+        let Self { pool, kernel_params, projections, kv } = self;
         let Projections { heads, position, .. } = *projections;
         let Heads { kv_heads, head_dim, .. } = heads;
         let Prepared { queries, keys: new_keys, values: new_values, sinks } =
@@ -133,14 +134,14 @@ impl Kernel for Attention {
                 start,
                 n_tokens: SPAN_TOKENS.min(end - start),
                 head_tokens: capacity_tokens,
-                keys: Numbers::F32(&keys[offset..]),
-                values: values.as_deref().map(|values| Numbers::F32(&values[offset..])),
+                keys: KvRows::F32(&keys[offset..]),
+                values: values.as_deref().map(|values| KvRows::F32(&values[offset..])),
             }
         };
-        let first = window_start(gaze.window, position) / SPAN_TOKENS * SPAN_TOKENS;
+        let first = window_start(kernel_params.window, position) / SPAN_TOKENS * SPAN_TOKENS;
         let spans: Vec<Span<'_>> = (first..end).step_by(SPAN_TOKENS).map(span).collect();
-        let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
-        let mut attention = flash_kernels::Attention::new(pool, heads, gaze, &queries, position);
+        let kernel_params = flash_kernels::AttentionParams { sinks: sinks.as_deref(), ..*kernel_params };
+        let mut attention = flash_kernels::Attention::new(pool, heads, kernel_params, &queries, position);
         attention.add(&spans);
         attention.finish(outputs[0]);
     }

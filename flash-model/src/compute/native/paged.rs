@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use flash_kernels::{Attention, Codes, Gaze, Heads, Numbers, Pool, Span};
-use flash_kv::{GROUP_LEN, HalfLayout, Halves, PageFormat};
+use flash_kernels::{Attention, Heads, KvCodes, KvRows, Pool, Span};
+use flash_kv::{GROUP_LEN, KvParts, PageFormat, TensorLayout};
 use parking_lot::Mutex;
 
 use super::attention::{Prepared, Projections, window_start};
@@ -14,28 +14,28 @@ use crate::mlx::kernel::Kernel;
 /// A kernel that appends to the pages of a layer, and attends to them. Inputs: those of [`Projections`].
 pub(super) struct PagedAttention {
     pub pool: Arc<Pool>,
-    pub gaze: Gaze<'static>,
+    pub kernel_params: flash_kernels::AttentionParams<'static>,
     pub projections: Projections,
     pub layer: Arc<Mutex<PagedLayer>>,
 }
 
 impl PagedAttention {
     fn attend(&self, inputs: &[&[u8]], out: &mut [f32]) -> Result<(), ModelError> {
-        let Self { pool, gaze, projections, layer } = self;
+        let Self { pool, kernel_params, projections, layer } = self;
         let layer = &mut *layer.lock();
         let Projections { heads, position, .. } = *projections;
         let Heads { query_heads, kv_heads, head_dim, value_dim } = heads;
         let (row_len, token_len) = (query_heads * head_dim, kv_heads * head_dim);
         let Prepared { queries, keys, values, sinks } = projections.prepare(pool, inputs);
-        let gaze = Gaze { sinks: sinks.as_deref(), ..*gaze };
+        let kernel_params = flash_kernels::AttentionParams { sinks: sinks.as_deref(), ..*kernel_params };
         let end = position + queries.len() / row_len;
         for run in layer.runs(position..end) {
             let tokens = run.start - position..run.end - position;
             let new = tokens.start * token_len..tokens.end * token_len;
             layer.append(run.start, &keys[new.clone()], values.map(|values| &values[new]))?;
             let rows = tokens.start * row_len..tokens.end * row_len;
-            let first = window_start(gaze.window, run.start);
-            let mut attention = Attention::new(pool, heads, gaze, &queries[rows], run.start);
+            let first = window_start(kernel_params.window, run.start);
+            let mut attention = Attention::new(pool, heads, kernel_params, &queries[rows], run.start);
             layer.look(first..run.end, |pages| {
                 let spans: Vec<_> = pages.iter().map(span).collect();
                 attention.add(&spans);
@@ -51,26 +51,26 @@ impl PagedAttention {
 /// Returns a page as a span of the attention kernel.
 fn span<'a>(page: &PageView<'a>) -> Span<'a> {
     let PageView { start, n_tokens, layout, record } = *page;
-    let numbers = |half: &HalfLayout| {
+    let numbers = |half: &TensorLayout| {
         let codes = &record[half.codes.clone()];
-        let affine = || Codes {
+        let affine = || KvCodes {
             codes,
             scales: bytemuck::cast_slice(&record[half.scales.clone()]),
             biases: bytemuck::cast_slice(&record[half.biases.clone()]),
             group: GROUP_LEN,
         };
         match layout.format() {
-            PageFormat::F32 => Numbers::F32(bytemuck::cast_slice(codes)),
-            PageFormat::F16 => Numbers::F16(bytemuck::cast_slice(codes)),
-            PageFormat::Int8 => Numbers::Affine8(affine()),
-            PageFormat::Int4 => Numbers::Affine4(affine()),
+            PageFormat::F32 => KvRows::F32(bytemuck::cast_slice(codes)),
+            PageFormat::F16 => KvRows::F16(bytemuck::cast_slice(codes)),
+            PageFormat::Int8 => KvRows::Affine8(affine()),
+            PageFormat::Int4 => KvRows::Affine4(affine()),
             format => unreachable!("no cache has the format {format}"),
         }
     };
     let head_tokens = flash_kv::PAGE_TOKENS;
-    let values = match layout.halves() {
-        Halves::KeysAndValues => Some(numbers(layout.values())),
-        Halves::Keys => None,
+    let values = match layout.parts() {
+        KvParts::KeysAndValues => Some(numbers(layout.values())),
+        KvParts::KeysOnly => None,
     };
     Span { start, n_tokens, head_tokens, keys: numbers(layout.keys()), values }
 }

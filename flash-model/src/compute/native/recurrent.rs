@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Floats, Passing, Pool};
+use flash_kernels::{FloatType, Floats, Pool, StateUpdate};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
@@ -23,10 +23,10 @@ fn shared_state(kv: &LayerKv, len: usize) -> Result<Arc<Mutex<StateBuffers>>, Ex
 }
 
 /// Calls `run` with the state before and after some tokens.
-fn pass(state: &Mutex<StateBuffers>, run: impl FnOnce(Passing<'_>)) {
+fn pass(state: &Mutex<StateBuffers>, run: impl FnOnce(StateUpdate<'_>)) {
     let mut state = state.lock();
     let (before, state) = state.pass();
-    run(Passing { before, state });
+    run(StateUpdate { before, state });
 }
 
 /// A kernel that computes a Mamba-2 mixer. Inputs: the projections; weight and bias of the convolution, `dt_bias`,
@@ -83,7 +83,7 @@ impl Kernel for Mixer {
             d: next(),
             norm: next(),
             eps: dims.eps,
-            step_limits: dims.step_limits,
+            dt_limits: dims.dt_limits,
         };
         let projected = bytemuck::cast_slice(inputs[0]);
         pass(state, |passing| mixer.run(pool, projected, passing, outputs[0]));

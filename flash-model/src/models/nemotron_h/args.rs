@@ -6,9 +6,9 @@ use crate::ModelError;
 use crate::checkpoint::config::Config;
 use crate::compute::Mamba2Dims;
 use crate::models::Sizes;
-use crate::nn::gate::{ExpertLatent, GateArgs};
 use crate::nn::mamba2::Mamba2Args;
 use crate::nn::mlp::MlpArgs;
+use crate::nn::moe_gate::{ExpertLatent, MoeGateArgs};
 use crate::nn::router::{ExpertGroups, Router, Scoring};
 use crate::stream::experts::{ExpertArgs, ExpertDims, MixtureArgs};
 
@@ -55,7 +55,7 @@ enum Pattern {
     Signs(Vec<String>),
 }
 
-/// A number, or the infinity that Python writes into JSON: see [`flash_io::python_json`].
+/// A number, or the infinity that Python writes into JSON: see [`flash_io::parse_python_json`].
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 enum Limit {
@@ -203,7 +203,7 @@ impl ModelArgs {
                 bias: false,
                 activation: None,
             },
-            gate: GateArgs { has_correction: true, shared_experts, latent, ..GateArgs::default() },
+            gate: MoeGateArgs { has_correction: true, shared_experts, latent, ..MoeGateArgs::default() },
             router: Router::new(top_k, n_experts, norm_topk_prob, scoring, config)?,
         })
     }
@@ -217,11 +217,7 @@ impl ModelArgs {
             // The cache keeps `conv_kernel - 1` rows, at least one.
             ("conv_kernel", self.conv_kernel, 2),
         ];
-        for (field, extent, least) in extents {
-            if !(least..=1 << 20).contains(&extent) {
-                return Err(config.field_error(field, &extent, format!("it must be from {least} to 2^20")));
-            }
-        }
+        config.within(20, &extents)?;
         if self.mamba_num_heads % self.n_groups != 0 {
             return Err(config.field_error("n_groups", &self.n_groups, "it must divide mamba_num_heads"));
         }
@@ -236,14 +232,14 @@ impl ModelArgs {
         }
         let limits =
             self.time_step_limit.unwrap_or([Limit::Finite(0.0), Limit::Other { limit: Unbounded::Infinity }]);
-        let step_limits = limits.map(|limit| match limit {
+        let dt_limits = limits.map(|limit| match limit {
             Limit::Finite(limit) => limit,
             Limit::Other { limit: Unbounded::Infinity } => f32::INFINITY,
         });
-        if step_limits[0] > step_limits[1] {
+        if dt_limits[0] > dt_limits[1] {
             return Err(config.field_error(
                 "time_step_limit",
-                &step_limits[0],
+                &dt_limits[0],
                 "the first of the two limits must not exceed the second",
             ));
         }
@@ -254,7 +250,7 @@ impl ModelArgs {
             state_dim: self.ssm_state_size,
             conv_kernel: self.conv_kernel,
             eps: self.layer_norm_epsilon,
-            step_limits,
+            dt_limits,
         };
         Ok(Mamba2Args {
             hidden_size: self.hidden_size,

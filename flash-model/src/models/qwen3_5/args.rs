@@ -6,9 +6,9 @@ use crate::ModelError;
 use crate::checkpoint::config::Config;
 use crate::compute::{Activation, GatedDeltaDims};
 use crate::models::Sizes;
-use crate::nn::gate::GateArgs;
 use crate::nn::gated_delta::{GatedDeltaArgs, Projections};
 use crate::nn::mlp::MlpArgs;
+use crate::nn::moe_gate::MoeGateArgs;
 use crate::nn::router::{Router, Scoring};
 use crate::stream::experts::{ExpertArgs, ExpertDims, MixtureArgs};
 
@@ -142,7 +142,7 @@ impl ModelArgs {
         let shared = MlpArgs { intermediate_size: self.shared_expert_intermediate_size, ..sizes.mlp_args() };
         Ok(Some(MixtureArgs {
             experts: ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) },
-            gate: GateArgs { shared_expert: Some(shared), ..GateArgs::default() },
+            gate: MoeGateArgs { shared_expert: Some(shared), ..MoeGateArgs::default() },
             router: Router::new(top_k, n_experts, self.norm_topk_prob, Scoring::Softmax, config)?,
         }))
     }
@@ -160,11 +160,7 @@ impl ModelArgs {
             // The cache keeps `conv_kernel - 1` rows, at least one.
             ("linear_conv_kernel_dim", self.linear_conv_kernel_dim, 2),
         ];
-        for (field, extent, least) in extents {
-            if !(least..=1 << 15).contains(&extent) {
-                return Err(config.field_error(field, &extent, format!("it must be from {least} to 2^15")));
-            }
-        }
+        config.within(15, &extents)?;
         if self.linear_num_value_heads % self.linear_num_key_heads != 0 {
             let expected = "it must divide linear_num_value_heads";
             return Err(config.field_error("linear_num_key_heads", &self.linear_num_key_heads, expected));

@@ -17,7 +17,7 @@ use crate::compute::{AttentionInput, AttentionParams, Backend, NormArgs, Rope, V
 use crate::nn::fused::Fused;
 use crate::nn::layer::LayerInput;
 use crate::nn::layers::{Linear, RmsNorm, project};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// Configuration of multi-head latent attention.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ impl LatentArgs {
 
     /// Returns the bytes of the weights that the layers at `paths` derive from `kv_b_proj`, and of deriving them in one
     /// layer: the dequantised matrix, and its parts.
-    pub(crate) fn derived_bytes(&self, weights: &Weights<'_>, paths: impl Iterator<Item = String>) -> u64 {
+    pub(crate) fn derived_bytes(&self, weights: &VarBuilder<'_>, paths: impl Iterator<Item = String>) -> u64 {
         let parts = ["weight", "scales", "biases"];
         let catalog = weights.checkpoint().catalog();
         let names = paths.flat_map(|path| parts.map(|part| format!("{path}.self_attn.{KV_B}.{part}")));
@@ -110,7 +110,7 @@ impl LatentAttention {
     ///
     /// # Errors
     /// [`ModelError::ConfigField`] if the quantisation groups of `kv_b_proj` do not fit the heads.
-    pub(crate) fn new(args: &LatentArgs, weights: &Weights<'_>) -> Result<Self, ModelError> {
+    pub(crate) fn new(args: &LatentArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let LatentArgs { hidden_size, n_heads, kv_lora_rank, nope_dim, rope_dim, v_dim, .. } = *args;
         let linear = |name, input, output, bias| weights.at(name).linear(input, output, bias);
         let norm = |name, dims| weights.at(name).rms_norm(dims, NORM);
@@ -185,9 +185,9 @@ impl LatentAttention {
         let first = first.ok_or_else(|| Exception::custom("latent attention without queries"))?;
         let [mut queries, latent, k_pe] = project([first, &self.kv_a_proj, &self.k_pe_proj], x)?;
         if let (Some(norm), Some(up)) = (&self.q_a_layernorm, &self.q_b_proj) {
-            queries = up.of(&norm.of(&queries)?)?;
+            queries = up.forward(&norm.forward(&queries)?)?;
         }
-        Ok([queries, self.kv_a_layernorm.of(&latent)?, k_pe])
+        Ok([queries, self.kv_a_layernorm.forward(&latent)?, k_pe])
     }
 
     /// Derives `embed_q` and `unembed_out` from `kv_b_proj`, unless they are there already. As in mlx-lm's `sanitize`,

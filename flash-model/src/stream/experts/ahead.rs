@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use flash_io::Reader;
-use flash_sched::Lookahead;
+use flash_sched::LookaheadTrial;
 
 use super::{Experts, Load, Mixture};
 use crate::ModelError;
@@ -25,7 +25,7 @@ pub(crate) struct PredictedRouting<'a> {
 /// Statistics of expert lookahead.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
-pub struct AheadTraffic {
+pub struct LookaheadStats {
     /// Experts whose read was started ahead.
     pub guessed: u64,
     /// Experts read ahead that their layer did request.
@@ -36,7 +36,7 @@ pub struct AheadTraffic {
     pub gain: Option<f64>,
 }
 
-impl AheadTraffic {
+impl LookaheadStats {
     /// Precision: the fraction of experts read ahead that their layer requested.
     pub fn precision(&self) -> Option<f64> {
         (self.guessed > 0).then(|| self.right as f64 / self.guessed as f64)
@@ -51,12 +51,12 @@ impl AheadTraffic {
 /// Lookahead reads for one layer, and the trial that decides whether lookahead is on.
 #[derive(Debug, Default)]
 pub(super) struct ExpertLookahead {
-    trial: Lookahead,
+    trial: LookaheadTrial,
     /// The layer that the reads are for.
     layer_idx: Option<usize>,
     loads: Vec<Load>,
     started: Option<Instant>,
-    traffic: AheadTraffic,
+    traffic: LookaheadStats,
 }
 
 impl ExpertLookahead {
@@ -65,8 +65,8 @@ impl ExpertLookahead {
         self.started.is_some() && self.trial.guesses()
     }
 
-    pub(super) fn traffic(&self) -> AheadTraffic {
-        AheadTraffic { gain: self.trial.gain(), ..self.traffic }
+    pub(super) fn traffic(&self) -> LookaheadStats {
+        LookaheadStats { gain: self.trial.gain(), ..self.traffic }
     }
 
     /// Begins a pass of a single token.

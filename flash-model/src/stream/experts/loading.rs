@@ -51,7 +51,7 @@ impl Experts {
 
     pub(super) fn submit(&self, mixture: &Mixture, expert_idx: usize, n_to_read: usize, slot: Slot) -> Load {
         let bundle = mixture.bundle(expert_idx);
-        let ticket = bundle.submit_behind(mixture.queued_bytes(n_to_read), &self.reader, slot);
+        let ticket = bundle.submit_with_backlog(mixture.queued_bytes(n_to_read), &self.reader, slot);
         Load { expert_idx, bundle, ticket }
     }
 

@@ -12,13 +12,13 @@ use mlx_rs::module::{ModuleParameters as _, update_parameters};
 
 use crate::ModelError;
 use crate::checkpoint::config::{QuantizedFormat, QuantizedMode};
-use crate::checkpoint::{TensorKind, rows_name};
+use crate::checkpoint::{TensorKind, packed_name};
 use crate::compute::Activation;
 use crate::mlx;
 use crate::nn::expert::Expert;
-use crate::nn::gate::GateArgs;
+use crate::nn::moe_gate::MoeGateArgs;
 use crate::nn::router::Router;
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 use crate::stream::bundle::{Bundle, Part};
 
 use layout::{ExpertLayout, Placement, Tensors};
@@ -81,7 +81,7 @@ pub(crate) struct ExpertArgs {
 #[derive(Debug, Clone)]
 pub(crate) struct MixtureArgs {
     pub experts: ExpertArgs,
-    pub gate: GateArgs,
+    pub gate: MoeGateArgs,
     pub router: Router,
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Mixture {
 
 impl ExpertArgs {
     /// Creates an expert without weights, whose gate, up and down are called `matrices` below the path of `weights`.
-    fn template(self, weights: &Weights<'_>, matrices: [&str; 3]) -> Result<Expert, ModelError> {
+    fn template(self, weights: &VarBuilder<'_>, matrices: [&str; 3]) -> Result<Expert, ModelError> {
         let Self { dims: ExpertDims { hidden, intermediate, .. }, bias, activation } = self;
         let linear = |idx: usize, input, output| weights.at(matrices[idx]).linear(input, output, bias);
         Ok(Expert {
@@ -136,7 +136,7 @@ pub struct ExpertTensor {
 impl Mixture {
     /// Finds the experts below the path of `weights`, stacked or separate.
     pub(crate) fn new(
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         names: Names,
         args: ExpertArgs,
         router: Router,
@@ -146,7 +146,7 @@ impl Mixture {
             return Self::stacked(&stacked, names.stacked_matrices, args, router);
         }
         let each = weights.at(names.each);
-        let layout = ExpertLayout::of_each(&each);
+        let layout = ExpertLayout::forward_each(&each);
         let template = args.template(&each.at("0"), names.each_matrices)?;
         Self::placed(&each, template, args, router, |key, shape, kind| {
             let (idx, parameter) = matrix_of(key);
@@ -158,7 +158,7 @@ impl Mixture {
     /// Finds experts whose tensors are stacked per matrix at the path of `weights`, as in mlx-lm, or were packed from
     /// such.
     pub(crate) fn stacked(
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         matrices: [&str; 3],
         args: ExpertArgs,
         router: Router,
@@ -181,14 +181,14 @@ impl Mixture {
     /// Finds the experts of original `qwen3_5_moe` checkpoints: floats, an expert's gate rows above its up rows, no
     /// biases. Returns `None` if there are no such tensors.
     pub(crate) fn joined(
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         args: ExpertArgs,
         router: Router,
     ) -> Result<Option<Self>, ModelError> {
         const JOINED: &str = "gate_up_proj";
         let Some(layout) = ExpertLayout::of_stacked(weights, JOINED) else { return Ok(None) };
         let ExpertArgs { dims: ExpertDims { n_experts, hidden, intermediate }, activation, .. } = args;
-        let linear = |input, output| weights.linear_in(None, input, output, false);
+        let linear = |input, output| weights.linear_with_format(None, input, output, false);
         let template = Expert {
             activation,
             gate_proj: Some(linear(hidden, intermediate)?),
@@ -210,13 +210,13 @@ impl Mixture {
     /// Finds the experts of original `gpt_oss` checkpoints: mxfp4 blocks, with alternating rows of gate and up. Returns
     /// `None` if there are no such tensors.
     pub(crate) fn in_blocks(
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         args: ExpertArgs,
         router: Router,
     ) -> Result<Option<Self>, ModelError> {
         let Some(layout) = ExpertLayout::of_stacked(weights, "gate_up_proj_blocks") else { return Ok(None) };
         let ExpertArgs { dims: ExpertDims { n_experts, hidden, intermediate }, bias, activation } = args;
-        let linear = |input, output| weights.linear_in(Some(BLOCKS), input, output, bias);
+        let linear = |input, output| weights.linear_with_format(Some(BLOCKS), input, output, bias);
         let both = intermediate.checked_mul(2).ok_or_else(|| {
             weights.config().field_error(
                 "intermediate_size",
@@ -263,7 +263,7 @@ impl Mixture {
     /// Creates a mixture of experts like `template`. `place` returns the placement of a parameter from its key, shape
     /// and kind.
     fn placed(
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         mut template: Expert,
         args: ExpertArgs,
         router: Router,
@@ -339,7 +339,7 @@ impl Mixture {
     /// Returns the tensors to pack into rows; `None` if the experts are already packed.
     pub(crate) fn as_rows(&self) -> Option<ExpertRows> {
         let experts = (0..self.dims.n_experts).map(|expert_idx| self.tensors_of(expert_idx));
-        Some(ExpertRows { name: rows_name(&self.path), experts: experts.collect::<Option<_>>()? })
+        Some(ExpertRows { name: packed_name(&self.path), experts: experts.collect::<Option<_>>()? })
     }
 
     fn tensors_of(&self, expert_idx: usize) -> Option<Vec<ExpertTensor>> {

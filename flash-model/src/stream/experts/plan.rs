@@ -65,7 +65,7 @@ impl ExpertPlan {
     /// since experts fill them token by token.
     pub(super) fn pool(&self, experts_bytes: u64, budget: &Budget) -> Result<SlotPool, IoError> {
         let n_slots = self.n_slots(experts_bytes);
-        SlotPool::warming(budget, self.slot_bytes, n_slots, self.passing_slots(n_slots))
+        SlotPool::prefaulting(budget, self.slot_bytes, n_slots, self.passing_slots(n_slots))
     }
 
     /// Returns how many of `n_slots` are used by experts that do not stay.

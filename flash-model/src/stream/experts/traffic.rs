@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::AheadTraffic;
+use super::LookaheadStats;
 
 /// Statistics of experts so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
-pub struct ExpertTraffic {
+pub struct ExpertStats {
     /// Whether all slots are ready. Before that, fewer experts than planned stay in memory.
     pub is_warm: bool,
     /// Expert uses served from memory, counted once per pass and layer.
@@ -21,7 +21,7 @@ pub struct ExpertTraffic {
     /// Time that compute stalled for experts.
     pub stall: Duration,
     /// Statistics of expert lookahead.
-    pub ahead: AheadTraffic,
+    pub ahead: LookaheadStats,
 }
 
 /// Time constant of the average, in tokens.

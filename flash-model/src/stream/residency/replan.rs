@@ -109,6 +109,6 @@ impl Residency {
 
     /// Allocates a slot from spare memory.
     pub(crate) fn spare_slot(&self, len_bytes: usize) -> Result<Slot, IoError> {
-        Slot::alone(&self.source.budget, len_bytes)
+        Slot::unpooled(&self.source.budget, len_bytes)
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn measure(
     modes: &[IoMode],
 ) -> Result<(Vec<Cell>, bool), IoError> {
     let mut offsets = Offsets::new(shard_bytes);
-    let mut buffer = Slot::alone(&Budget::new(u64::MAX), BUFFER_BYTES)?;
+    let mut buffer = Slot::unpooled(&Budget::new(u64::MAX), BUFFER_BYTES)?;
     // The first access to an OS page is slower.
     buffer.fill(1);
     let mut cells = Vec::new();

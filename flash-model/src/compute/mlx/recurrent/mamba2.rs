@@ -30,7 +30,7 @@ pub(in crate::compute::mlx) fn mamba2(
     kv: &mut LayerKv,
 ) -> Result<Array, Exception> {
     let dims = mixer.dims;
-    let Mamba2Dims { n_heads, head_dim, n_groups, state_dim, eps, step_limits: [least, most], .. } = dims;
+    let Mamba2Dims { n_heads, head_dim, n_groups, state_dim, eps, dt_limits: [least, most], .. } = dims;
     let (n, inner, channels) = (projected.dim(1), dims.inner(), dims.channels());
     let states = array_state(kv)?;
     let [window, state] = states.latest();

@@ -3,8 +3,8 @@
 use flash_io::Tensor;
 
 use crate::ModelError;
-use crate::checkpoint::{TensorKind, member_name};
-use crate::nn::weights::Weights;
+use crate::checkpoint::{TensorKind, expert_tensor_name};
+use crate::nn::var_builder::VarBuilder;
 
 /// The tensors that hold a parameter of the experts, and the chunk of rows that it has in them.
 #[derive(Debug)]
@@ -46,25 +46,25 @@ pub(super) enum ExpertLayout {
 impl ExpertLayout {
     /// Finds the layout of stacked or packed tensors called `rest` below the path of `weights`; `None` if there are
     /// none.
-    pub(super) fn of_stacked(weights: &Weights<'_>, rest: &str) -> Option<Self> {
+    pub(super) fn of_stacked(weights: &VarBuilder<'_>, rest: &str) -> Option<Self> {
         let checkpoint = weights.checkpoint();
         if checkpoint.has(&format!("{}.{rest}", weights.path())) {
             return Some(Self::Stacked);
         }
         let in_rows = checkpoint.rows(weights.path()).is_some()
-            && checkpoint.has(&member_name(weights.path(), 0, rest));
+            && checkpoint.has(&expert_tensor_name(weights.path(), 0, rest));
         in_rows.then_some(Self::Rows)
     }
 
     /// Returns the layout of unstacked tensors at the path of `weights`.
-    pub(super) fn of_each(weights: &Weights<'_>) -> Self {
+    pub(super) fn forward_each(weights: &VarBuilder<'_>) -> Self {
         if weights.checkpoint().rows(weights.path()).is_some() { Self::Rows } else { Self::Each }
     }
 
     /// Finds the tensors called `rest`, which have `shape` in an expert.
     pub(super) fn tensors(
         self,
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         rest: &str,
         n_experts: usize,
         shape: &[u64],
@@ -72,7 +72,7 @@ impl ExpertLayout {
     ) -> Result<Tensors, ModelError> {
         let (checkpoint, path) = (weights.checkpoint(), weights.path());
         let member =
-            |expert_idx| checkpoint.tensor(&member_name(path, expert_idx, rest), shape, kind).cloned();
+            |expert_idx| checkpoint.tensor(&expert_tensor_name(path, expert_idx, rest), shape, kind).cloned();
         match self {
             Self::Stacked => {
                 let shape = [&[n_experts as u64], shape].concat();

@@ -15,7 +15,7 @@ use crate::nn::layers::{Linear, RmsNorm};
 
 /// Builder of modules at a path of a checkpoint, like candle's `VarBuilder`.
 #[derive(Debug, Clone)]
-pub(crate) struct Weights<'a> {
+pub(crate) struct VarBuilder<'a> {
     checkpoint: &'a Checkpoint,
     backend: &'a Backend,
     fused: &'a [Fused],
@@ -24,7 +24,7 @@ pub(crate) struct Weights<'a> {
     stored: Option<String>,
 }
 
-impl<'a> Weights<'a> {
+impl<'a> VarBuilder<'a> {
     /// Starts at the root of a checkpoint; modules compute on `backend`.
     pub(crate) fn new(checkpoint: &'a Checkpoint, backend: &'a Backend) -> Self {
         Self { checkpoint, backend, fused: &[], path: String::new(), stored: None }
@@ -43,11 +43,11 @@ impl<'a> Weights<'a> {
     }
 
     /// Returns this builder with matrices that are stored as rows of fused tensors.
-    pub(crate) fn with_fused<'b>(&self, fused: &'b [Fused]) -> Weights<'b>
+    pub(crate) fn with_fused<'b>(&self, fused: &'b [Fused]) -> VarBuilder<'b>
     where
         'a: 'b,
     {
-        Weights { fused, ..self.clone() }
+        VarBuilder { fused, ..self.clone() }
     }
 
     /// Returns the path in the checkpoint.
@@ -70,11 +70,11 @@ impl<'a> Weights<'a> {
 
     /// Builds a linear layer, quantised if the checkpoint has scales for it.
     pub(crate) fn linear(&self, input_dims: i32, output_dims: i32, bias: bool) -> Result<Linear, ModelError> {
-        self.linear_in(self.format(input_dims)?, input_dims, output_dims, bias)
+        self.linear_with_format(self.format(input_dims)?, input_dims, output_dims, bias)
     }
 
     /// Builds a linear layer in a given format, where names and configuration do not determine it.
-    pub(crate) fn linear_in(
+    pub(crate) fn linear_with_format(
         &self,
         format: Option<QuantizedFormat>,
         input_dims: i32,

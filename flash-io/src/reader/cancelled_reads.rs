@@ -9,7 +9,7 @@ use crate::sync::Mutex;
 /// Cancelled bundles with reads in flight. Each slot returns to its pool when its reads have ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stragglers {
+pub struct CancelledReads {
     /// Number of bundles.
     pub n_bundles: usize,
     /// Shard of one of the bundles.
@@ -33,11 +33,11 @@ impl CancelledFills {
     }
 
     /// Returns the fills that have not ended; the slots of all others are back in their pools.
-    pub(super) fn stragglers(&self) -> Option<Stragglers> {
+    pub(super) fn cancelled_reads(&self) -> Option<CancelledReads> {
         let fills: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
         let mut origins = fills.iter().filter_map(|fill| fill.pending_origin());
         let first = origins.next()?;
         let (path, offset) = (first.path.to_path_buf(), first.offset);
-        Some(Stragglers { n_bundles: 1 + origins.count(), path, offset })
+        Some(CancelledReads { n_bundles: 1 + origins.count(), path, offset })
     }
 }

@@ -10,12 +10,12 @@ use crate::compute::{Activation, Value};
 use crate::nn::layer::{LayerOutput, Routed};
 use crate::nn::layers::{Linear, project};
 use crate::nn::mlp::{Mlp, MlpArgs};
-use crate::nn::weights::Weights;
+use crate::nn::var_builder::VarBuilder;
 
 /// Router projection and shared experts, in place of the MLP of a dense layer. The routed experts are loaded
 /// separately.
 #[derive(Debug, ModuleParameters)]
-pub(crate) struct Gate {
+pub(crate) struct MoeGate {
     #[param]
     gate: RouterProjection,
     /// Projection of hidden states to the experts' latent space, if they have one.
@@ -40,7 +40,7 @@ pub(crate) struct ExpertLatent {
 
 /// Configuration of the resident part of a mixture-of-experts block.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct GateArgs {
+pub(crate) struct MoeGateArgs {
     /// Whether the router projection has a bias.
     pub bias: bool,
     /// Whether a correction bias is added to the scores when experts are chosen (`e_score_correction_bias`).
@@ -62,13 +62,13 @@ struct RouterProjection {
     e_score_correction_bias: Param<Option<Array>>,
 }
 
-impl Gate {
+impl MoeGate {
     /// Creates the module for a layer of hidden size `hidden`.
     pub(crate) fn new(
-        weights: &Weights<'_>,
+        weights: &VarBuilder<'_>,
         hidden: i32,
         n_experts: usize,
-        args: GateArgs,
+        args: MoeGateArgs,
     ) -> Result<Self, ModelError> {
         let n_experts = n_experts as i32;
         // The last bits of a logit can change the choice of experts, and these matrices are small.
@@ -102,7 +102,7 @@ impl Gate {
             None => residual,
         };
         if let Some((gate, shared)) = self.shared_expert_gate.as_ref().zip(self.shared_expert.as_ref()) {
-            let gated = gate.backend.gated(Activation::Sigmoid, &gate.of(x)?, &shared.of(x)?)?;
+            let gated = gate.backend.gated(Activation::Sigmoid, &gate.forward(x)?, &shared.forward(x)?)?;
             hidden = gate.backend.sum(&hidden, &gated)?;
         }
         Ok(LayerOutput { hidden, routed: Some(routed) })
@@ -117,7 +117,7 @@ impl Gate {
                 (x, logits)
             }
             None => {
-                let logits = inner.of(x)?;
+                let logits = inner.forward(x)?;
                 (x.clone(), logits)
             }
         };
