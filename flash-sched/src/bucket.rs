@@ -35,7 +35,7 @@ pub struct TokenBucket {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use = "the bytes may be used only once `TokenBucket::wait` returns zero"]
 pub struct Reservation {
-    /// Total credit at which the claim is paid.
+    /// Total credit at which the reservation is paid.
     due_bytes: f64,
 }
 
@@ -73,10 +73,10 @@ impl TokenBucket {
 
     /// Takes `bytes` at time `now` and returns how long to wait before using them at a constant rate.
     ///
-    /// The wait is not adjusted if the rate changes meanwhile: use [`claim`](Self::claim) for that.
+    /// The wait is not adjusted if the rate changes meanwhile: use [`reserve`](Self::reserve) for that.
     pub fn take(&mut self, now: Duration, bytes: u64) -> Duration {
-        let claim = self.reserve(now, bytes);
-        self.wait(now, &claim)
+        let reservation = self.reserve(now, bytes);
+        self.wait(now, &reservation)
     }
 
     /// Takes `bytes` at time `now`; they may be used once [`wait`](Self::wait) returns zero.
@@ -88,14 +88,14 @@ impl TokenBucket {
         Reservation { due_bytes: self.credit_bytes + (-self.level_bytes).max(0.0) }
     }
 
-    /// Returns how long a claim has to wait from `now` on at the current rate; zero when its bytes may be used.
-    pub fn wait(&mut self, now: Duration, claim: &Reservation) -> Duration {
+    /// Returns how long a reservation has to wait from `now` on at the current rate; zero when its bytes may be used.
+    pub fn wait(&mut self, now: Duration, reservation: &Reservation) -> Duration {
         self.credit(now);
-        let owed_bytes = claim.due_bytes - self.credit_bytes;
+        let owed_bytes = reservation.due_bytes - self.credit_bytes;
         let Some(rate) = self.rate.filter(|_| owed_bytes > 0.0) else { return Duration::ZERO };
         let owed = Duration::try_from_secs_f64(owed_bytes / rate.bytes_per_s()).unwrap_or(Duration::MAX);
         let behind = self.updated - now.min(self.updated);
-        // An unpaid claim never waits zero, even if the debt is below the clock's resolution.
+        // An unpaid reservation never waits zero, even if the debt is below the clock's resolution.
         owed.max(TICK).saturating_add(behind)
     }
 
@@ -163,30 +163,30 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_rate_extends_the_wait_of_a_claim() {
+    fn a_lower_rate_extends_the_wait_of_a_reservation() {
         let mut bucket = bucket(100.0, 0);
-        let claim = bucket.reserve(Duration::ZERO, 100);
-        assert_eq!(bucket.wait(Duration::ZERO, &claim), Duration::from_secs(1));
+        let reservation = bucket.reserve(Duration::ZERO, 100);
+        assert_eq!(bucket.wait(Duration::ZERO, &reservation), Duration::from_secs(1));
         bucket.set_rate(Duration::from_millis(500), ByteRate::new(10.0).unwrap());
-        assert_eq!(bucket.wait(Duration::from_millis(500), &claim), Duration::from_secs(5));
-        assert_eq!(bucket.wait(Duration::from_millis(5500), &claim), Duration::ZERO);
+        assert_eq!(bucket.wait(Duration::from_millis(500), &reservation), Duration::from_secs(5));
+        assert_eq!(bucket.wait(Duration::from_millis(5500), &reservation), Duration::ZERO);
     }
 
     #[test]
-    fn a_higher_rate_shortens_the_wait_of_a_claim() {
+    fn a_higher_rate_shortens_the_wait_of_a_reservation() {
         let mut bucket = bucket(10.0, 0);
-        let claim = bucket.reserve(Duration::ZERO, 100);
+        let reservation = bucket.reserve(Duration::ZERO, 100);
         bucket.set_rate(Duration::from_secs(1), ByteRate::new(90.0).unwrap());
-        assert_eq!(bucket.wait(Duration::from_secs(1), &claim), Duration::from_secs(1));
+        assert_eq!(bucket.wait(Duration::from_secs(1), &reservation), Duration::from_secs(1));
     }
 
     #[test]
     fn removing_the_limit_admits_waiting_claims_and_later_requests_at_once() {
         let mut bucket = bucket(10.0, 50);
-        let claim = bucket.reserve(Duration::ZERO, 100);
+        let reservation = bucket.reserve(Duration::ZERO, 100);
         bucket.set_unlimited(Duration::ZERO);
         assert_eq!(bucket.rate(), None);
-        assert_eq!(bucket.wait(Duration::ZERO, &claim), Duration::ZERO);
+        assert_eq!(bucket.wait(Duration::ZERO, &reservation), Duration::ZERO);
         assert_eq!(bucket.take(Duration::ZERO, u64::MAX), Duration::ZERO);
         // With a limit again, it has its burst and nothing more.
         bucket.set_rate(Duration::from_secs(9), ByteRate::new(10.0).unwrap());
@@ -253,8 +253,8 @@ mod tests {
                 now += idle;
                 allowed += rate * idle.as_secs_f64();
                 waiting.push((bytes, bucket.reserve(now, bytes)));
-                waiting.retain(|(bytes, claim)| {
-                    let is_admitted = bucket.wait(now, claim).is_zero();
+                waiting.retain(|(bytes, reservation)| {
+                    let is_admitted = bucket.wait(now, reservation).is_zero();
                     admitted_bytes += if is_admitted { *bytes } else { 0 };
                     !is_admitted
                 });
@@ -270,16 +270,16 @@ mod tests {
             bytes in 1..1u64 << 24,
         ) {
             let mut bucket = bucket(rates[0], 0);
-            let claim = bucket.reserve(Duration::ZERO, bytes);
+            let reservation = bucket.reserve(Duration::ZERO, bytes);
             let mut now = Duration::ZERO;
             for rate in rates {
                 bucket.set_rate(now, ByteRate::new(rate).unwrap());
-                let wait = bucket.wait(now, &claim);
+                let wait = bucket.wait(now, &reservation);
                 prop_assume!(wait > Duration::from_micros(10));
-                let early = bucket.clone().wait(now + wait - Duration::from_micros(1), &claim);
+                let early = bucket.clone().wait(now + wait - Duration::from_micros(1), &reservation);
                 prop_assert!(early > Duration::ZERO, "admitted before the promised instant");
                 let slack = Duration::from_nanos(2) + wait / 1_000_000_000;
-                prop_assert_eq!(bucket.clone().wait(now + wait + slack, &claim), Duration::ZERO);
+                prop_assert_eq!(bucket.clone().wait(now + wait + slack, &reservation), Duration::ZERO);
                 now += wait / 2;
             }
         }

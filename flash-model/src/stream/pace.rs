@@ -47,19 +47,19 @@ impl Pacer {
 
 impl Pace for Pacer {
     fn book(&self, bytes: u64) -> Box<dyn Booking> {
-        let claim = self.0.bucket.lock().reserve(self.0.start.elapsed(), bytes);
-        Box::new(Booked { shared: Arc::clone(&self.0), claim })
+        let reservation = self.0.bucket.lock().reserve(self.0.start.elapsed(), bytes);
+        Box::new(Booked { shared: Arc::clone(&self.0), reservation })
     }
 }
 
 #[derive(Debug)]
 struct Booked {
     shared: Arc<Shared>,
-    claim: Reservation,
+    reservation: Reservation,
 }
 
 impl Booking for Booked {
     fn pause(&self) -> Duration {
-        self.shared.bucket.lock().wait(self.shared.start.elapsed(), &self.claim)
+        self.shared.bucket.lock().wait(self.shared.start.elapsed(), &self.reservation)
     }
 }
