@@ -64,7 +64,7 @@ impl TokenBucket {
         self.rate = Some(rate);
     }
 
-    /// Removes the limit from `now` on, also for waiting claims, and fills the bucket.
+    /// Removes the limit from `now` on, also for waiting reservations, and fills the bucket.
     pub fn set_unlimited(&mut self, now: Duration) {
         self.credit(now);
         self.rate = None;
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_the_limit_admits_waiting_claims_and_later_requests_at_once() {
+    fn removing_the_limit_admits_waiting_reservations_and_later_requests_at_once() {
         let mut bucket = bucket(10.0, 50);
         let reservation = bucket.reserve(Duration::ZERO, 100);
         bucket.set_unlimited(Duration::ZERO);
@@ -265,7 +265,7 @@ mod tests {
         }
 
         #[test]
-        fn a_claim_is_admitted_exactly_at_the_instant_returned_after_the_last_change(
+        fn a_reservation_is_admitted_exactly_at_the_instant_returned_after_the_last_change(
             rates in prop::collection::vec(1e3..1e9f64, 1..10),
             bytes in 1..1u64 << 24,
         ) {
