@@ -186,7 +186,7 @@ fn sessions_of_another_kind_are_refused_with_the_reason() {
         run_output(&tiny, &[&args[..], &["--kv-window", window]].concat())
     };
     assert!(eight("128").status.success());
-    assert_refused(&eight("256"), 1, &["a window of 128 tokens, not of 256"]);
+    assert_refused(&eight("256"), 1, &["a window of 128 tokens, not 256"]);
     assert_refused(&with(&["--compute", "mlx"]), 1, &["belongs to another model"]);
     assert_refused(&with(&["--chat"]), 1, &["session a is a text, not a conversation"]);
     assert_refused(&with(&["--max-kv-size", "2000"]), 2, &["--session", "--max-kv-size"]);
