@@ -8,8 +8,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Hard cap on the memory of all its users.
 ///
-/// Clones share one count. A budget allocates nothing: callers reserve bytes before they allocate memory, and keep the
-/// [`Reservation`] for as long as the memory.
+/// Clones share one count. A budget allocates nothing and only counts: callers reserve bytes before they allocate
+/// memory, and keep the [`Reservation`] for as long as the memory.
 #[derive(Clone)]
 pub struct Budget {
     counts: Arc<Counts>,

@@ -104,7 +104,7 @@ pub struct Tensor {
     pub span: Span,
 }
 
-/// The tensors of a model directory.
+/// Catalog of the tensors of a model directory.
 ///
 /// Opening reads only headers, so its cost does not depend on the size of the weights.
 #[derive(Debug, Clone)]

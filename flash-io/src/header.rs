@@ -20,7 +20,8 @@ pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Bytes of the length field in front of the header, a little-endian `u64`.
 const LENGTH_BYTES: u64 = 8;
 
-/// Name, type, shape and location of a tensor in one file.
+/// Name, type, shape and location of a tensor in one file. In a [`Catalog`](crate::Catalog) it is a
+/// [`Tensor`](crate::Tensor), which also names its shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Name, unique in its file.

@@ -4,7 +4,7 @@ use crate::catalog::ShardIdx;
 use crate::span::Span;
 use crate::storage::DIRECT_ALIGN;
 
-/// Contiguous bytes of a shard that are read into a slot.
+/// Contiguous bytes of a shard that are read into a slot: one or more tensors of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Extent {
@@ -12,7 +12,7 @@ pub struct Extent {
     pub shard: ShardIdx,
     /// `wanted`, widened to multiples of [`DIRECT_ALIGN`]; may end past the end of the file.
     pub file: Span,
-    /// The bytes from the first byte of a tensor to the last; within `file`.
+    /// From the first byte of its first tensor to the last byte of its last one; within `file`.
     pub wanted: Span,
     /// Slot offset of the byte at `file.start`; a multiple of [`DIRECT_ALIGN`].
     pub slot_offset: usize,
@@ -43,7 +43,8 @@ pub struct BundleLayout {
 }
 
 impl BundleLayout {
-    /// Lays out tensors with these spans. A span that occurs twice (tied tensors) is read once.
+    /// Lays out tensors, each given as its shard and its byte range in the shard. A span that occurs twice (tied
+    /// tensors) is read once.
     ///
     /// # Panics
     /// If the bundle is larger than the address space.

@@ -1,16 +1,20 @@
 //! Reads tensors of safetensors checkpoints from disk into page-aligned memory under a byte budget.
 //!
+//! A *shard* is one safetensors file, a *bundle* the tensors that are loaded together (a layer, say), and a *slot* a
+//! buffer that bundles are read into, one after the other.
+//!
 //! - [`Catalog`] finds the tensors of a model directory: one file, an index with its shards, or shards
 //!   alone. Only headers are read, and headers are treated as hostile.
 //! - [`Budget`] is a hard cap on memory; [`SlotPool`], [`Slot`] and [`PageBuf`] draw page-aligned memory
 //!   from it.
-//! - [`BundleLayout`] places tensors that are loaded together in a slot, and lists the byte ranges to read for them.
+//! - [`BundleLayout`] is the place of a bundle's tensors in a slot, and the byte ranges to read for them.
 //! - [`Reader`] keeps the disk busy: an io_uring or a thread pool fills slots chunk by chunk, with bounded retry and
-//!   [`Stats`].
+//!   [`Stats`]. [`Reader::submit`] returns a [`Ticket`] to wait for. A [`Pace`] limits the rate.
 //! - [`ReadAt`] is the storage interface: [`uring`](IoMode::Uring), [`direct`](IoMode::Direct),
 //!   [`pread`](IoMode::Pread), [`mmap`](IoMode::Mmap), or an implementation of your own.
 //! - [`Tuning`] probes a device for the fastest mode, queue depth and read size, using [`measure`].
 //! - [`LfsPointer`] recognizes the pointer files that a clone without Git LFS contains.
+//! - [`parse_python_json`] parses JSON as Python writes it, for the crates above, which read config.json.
 //!
 //! Builds on 64-bit Linux and macOS; other Unix systems are allowed but untested. Other targets fail to compile: files
 //! are read by descriptor and offset, and the lengths of a model's shards do not fit 32 bits.
@@ -27,11 +31,13 @@
 //! # let file = [&(header.len() as u64).to_le_bytes(), &header[..], b"xyz"].concat();
 //! # std::fs::write(model_dir.join("model.safetensors"), file).unwrap();
 //!
+//! // The fastest way to read from this disk, and the tensors of the model: here a `U8` of two bytes and one of one.
 //! let Tuning { mode, depth, chunk_bytes } = Tuning::find(model_dir, IoMode::Auto, None);
 //! let catalog = Catalog::open(model_dir, mode)?;
 //! let tensors: Vec<_> = catalog.tensors().map(|tensor| (tensor.shard, tensor.span)).collect();
 //! let bundle = Arc::new(BundleLayout::new(&tensors));
 //!
+//! // Two slots within a budget of 1 MiB, and a read into one of them.
 //! let pool = SlotPool::new(&Budget::new(1 << 20), bundle.slot_bytes(), 2)?;
 //! let config = ReaderConfig { depth, chunk_bytes, ..ReaderConfig::default() };
 //! let reader = Reader::new(catalog.shards().to_vec(), config)?;

@@ -113,7 +113,7 @@ impl SlotPool {
     }
 }
 
-/// Memory for a bundle, returned to its pool on drop, from any thread.
+/// Memory that a bundle is read into; returned to its pool on drop, from any thread.
 ///
 /// Dereferences to `[u8]`. Alignment and lead are those of [`PageBuf`].
 pub struct Slot {

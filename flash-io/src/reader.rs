@@ -180,8 +180,8 @@ impl Reader {
         self.submit_with_backlog(0, bundle, slot)
     }
 
-    /// Queues a bundle like [`submit`](Self::submit), given `waiting_bytes` of queued bundles of its kind: together
-    /// they fill the queue, so the bundle need not be split into smaller reads for that.
+    /// Queues a bundle like [`submit`](Self::submit), given the bytes of the bundles that are queued or about to be:
+    /// together they fill the queue, so the bundle need not be split into smaller reads for that.
     ///
     /// # Panics
     /// See [`submit`](Self::submit).
@@ -309,8 +309,8 @@ impl Reader {
         self.cancelled.cancelled_reads()
     }
 
-    /// Returns a limit for waiting until the slots of [`cancelled_reads`](Self::cancelled_reads) are free: a read is cancelled
-    /// after [`ReaderConfig::read_timeout`], and the cancellation may take as long again.
+    /// Returns how long to wait at most until the slots of [`cancelled_reads`](Self::cancelled_reads) are free: a read
+    /// is cancelled after [`ReaderConfig::read_timeout`], and the cancellation may take as long again.
     pub fn cancel_timeout(&self) -> Duration {
         self.read_timeout.saturating_mul(2)
     }

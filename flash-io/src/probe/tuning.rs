@@ -4,7 +4,7 @@ use crate::mode::IoMode;
 use crate::reader::ReaderConfig;
 use crate::storage::DIRECT_ALIGN;
 
-/// I/O mode, queue depth and read size for the files of a device.
+/// I/O mode, queue depth and read size for the files of a device; [`find`](Self::find) measures the fastest ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
     /// Mode to open files with; never [`IoMode::Auto`] if the directory holds a model.

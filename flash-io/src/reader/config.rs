@@ -8,7 +8,8 @@ use super::pace::Pace;
 /// Configuration of a [`Reader`](crate::Reader).
 #[derive(Debug, Clone)]
 pub struct ReaderConfig {
-    /// Number of concurrent reads of `chunk_bytes` that saturate the device; a depth of 1 leaves half of an SSD unused.
+    /// Queue depth: the number of concurrent reads of `chunk_bytes` that saturate the device. A depth of 1 leaves half
+    /// of an SSD unused.
     ///
     /// Without io_uring, each is made by a thread of its own. An io_uring keeps twice as many in flight, up to four
     /// times as many if they are short, because more are needed beside a running model.

@@ -14,7 +14,7 @@ pub struct Stats {
     /// Bytes of chunks that were in the page cache after their read, and evicted: all chunks of buffered reads, and
     /// those of direct reads that the file system buffers anyway. Linux only.
     pub cached_bytes: u64,
-    /// Completed chunks and small reads.
+    /// Completed chunks, and small reads by [`read_exact_at`](crate::Reader::read_exact_at).
     pub chunks: u64,
     /// Retried read calls.
     pub retries: u64,
@@ -26,11 +26,12 @@ pub struct Stats {
     pub short_reads: u64,
     /// Failed chunks and small reads.
     pub failures: u64,
-    /// Time inside read calls, summed over threads.
+    /// Time that read calls took, summed over concurrent reads: up to the queue depth times
+    /// [`active`](Stats::active).
     pub busy: Duration,
     /// Time during which at least one chunk was being read: `bytes` divided by it is the rate of the storage.
     pub active: Duration,
-    /// Time that the pacer held chunks, summed over threads.
+    /// Time that the pacer held chunks back, summed over threads.
     pub paced: Duration,
 }
 
