@@ -14,11 +14,23 @@ const TICK: Duration = Duration::from_nanos(1);
 /// debt that the following requests wait for. Credit is computed from the clock and never from waits, so time slept is
 /// credited only once.
 ///
-/// If the rate may change during a wait, hold a [`Reservation`] and call [`wait`](Self::wait) again before using the bytes: a
-/// lower rate extends the wait, a higher one shortens it.
+/// If the rate may change during a wait, hold a [`Reservation`] and call [`wait`](Self::wait) again before using the
+/// bytes: a lower rate extends the wait, a higher one shortens it.
 ///
-/// A `now` earlier than that of a previous call counts as the previous one, because the clock readings of several
-/// threads may be out of order.
+/// `now` is the time since any fixed start. A `now` earlier than that of a previous call counts as the previous one,
+/// because the clock readings of several threads may be out of order.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use flash_sched::{ByteRate, TokenBucket};
+///
+/// // 100 bytes a second, and 50 bytes at once: the second request waits until its debt of 50 bytes is paid.
+/// let mut bucket = TokenBucket::new(ByteRate::new(100.0)?, 50, Duration::ZERO);
+/// assert_eq!(bucket.take(Duration::ZERO, 50), Duration::ZERO);
+/// assert_eq!(bucket.take(Duration::ZERO, 50), Duration::from_millis(500));
+/// # Ok::<(), flash_sched::InvalidRate>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct TokenBucket {
     /// `None` while unlimited.

@@ -1,7 +1,8 @@
 //! Elastic memory budget that yields to other programs.
 //!
-//! Memory is released immediately under pressure and reclaimed only after it has been free for a while, so that two
-//! programs with this policy do not oscillate.
+//! The budget has a cap, and at any time an *allowance*, the part of it that may be used. Memory is released immediately
+//! under pressure and reclaimed only after it has been free for a while, so that two programs with this policy do not
+//! oscillate.
 
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ impl ElasticBudget {
         Self { cap_bytes, headroom_bytes, allowance_bytes: cap_bytes, free_since: None }
     }
 
-    /// Returns the allowance from `now` on, the time since any fixed start, given the current memory state.
+    /// Returns the allowance in bytes from `now` on, the time since any fixed start, given the current memory state.
     ///
     /// Free memory below three quarters of the headroom counts as short, above twice the headroom as plenty; in between
     /// nothing changes. A shortage is subtracted from the held memory, not from the allowance, so that checking again

@@ -1,7 +1,8 @@
 //! Expert cache: which experts of a mixture-of-experts model stay in memory.
 //!
-//! Each token is routed to a few experts in every layer. A layer may hold as many experts as its *share*; an expert
-//! beyond that is read, used and dropped, or replaces another one. A [`Policy`] decides layer by layer: layers do not
+//! Each token is routed to a few experts in every layer. The cache has room for a number of experts, which is divided
+//! among the layers. A layer may hold as many experts as its *share*; an expert beyond that is read, used and dropped,
+//! or replaces another one. A [`Policy`] decides layer by layer: layers do not
 //! compete, because every token visits all of them.
 //!
 //! [`trace`] generates synthetic routings and replays them, also against Belady's optimum, which knows the future.
@@ -50,7 +51,10 @@ struct Layer {
     in_use: Vec<bool>,
 }
 
-/// Tracks the experts in memory, layer by layer.
+/// Cache of experts: tracks which are in memory, layer by layer, and decides which stay. It holds no weights.
+///
+/// For each layer of a pass, call [`uses`](Self::uses) with the experts that the router chose, read those that are not
+/// [held](Self::is_held), and call [`keep`](Self::keep) with them.
 #[derive(Debug)]
 pub struct ExpertCache {
     layers: Vec<Layer>,

@@ -1,10 +1,14 @@
 //! Scheduling for models larger than memory as pure logic: no clock, no I/O, no tensor library.
 //!
-//! Callers pass the time as a [`Duration`](std::time::Duration) since any fixed start, so every decision can be
-//! replayed. The modules:
+//! The weights of a model are read in *bundles*, which are loaded together: a layer, say. A *pinned* bundle stays in
+//! memory; the others are *streamed*: read for each token, into one of a few *slots*. Which are pinned, and the number
+//! of slots, is the *residency*. The smallest budget that has a plan is the *floor*.
 //!
-//! - [`plan`](mod@plan): residency from sizes alone: which bundles of weights are pinned, how many slots stream the
-//!   others, and the smallest possible budget;
+//! Callers pass the time as a [`Duration`](std::time::Duration) since any fixed start, so every decision can be
+//! replayed. Sizes are in bytes, rates are a [`ByteRate`]. The modules:
+//!
+//! - [`plan`](mod@plan): residency from sizes alone: which bundles are pinned, for a given number of slots, and the
+//!   floor;
 //! - [`frontier`]: the fastest residency for every budget, on a machine of known speed;
 //! - [`predict`](mod@predict): the predicted time per token of a residency;
 //! - [`controller`]: read rate and prefetch depth, adapted while the model runs;
@@ -12,13 +16,16 @@
 //! - [`experts`]: cache policies for the experts of a mixture-of-experts layer;
 //! - [`lookahead`]: whether reading predicted experts ahead pays off;
 //! - [`elastic`]: a memory budget that shrinks and grows with the needs of other programs;
-//! - [`sim`]: a discrete-event simulation of disk, processor and controller;
+//! - [`sim`]: a discrete-event simulation of disk, processor and controller, and [`trace`], its result as text;
 //! - [`estimate`]: moving averages of step times, and the speed limit set by the hardware.
+//!
+//! A program plans once ([`Frontier::plan`], or [`plan`](plan())), then calls [`Controller::step`] after each bundle and
+//! asks [`TokenBucket::reserve`] before each read.
 //!
 //! ```
 //! use flash_sched::{PlanRequest, plan};
 //!
-//! // Four layers of 100 MB and 50 MB of everything else, in 400 MB: two slots, one layer pinned.
+//! // Four layers of 100 bytes and 50 bytes of everything else, in 400 bytes: two slots, one layer pinned.
 //! let request = PlanRequest { bundle_bytes: &[100; 4], fixed_bytes: 50, budget_bytes: 400, n_slots: 2 };
 //! let plan = plan(&request).unwrap();
 //! assert_eq!((plan.n_slots, plan.pinned_bytes, plan.streamed_bytes), (2, 100, 300));

@@ -9,7 +9,7 @@ use crate::spread::spread;
 pub struct PlanRequest<'a> {
     /// Size of each bundle, in execution order.
     pub bundle_bytes: &'a [u64],
-    /// Memory for everything else in the budget: the process, the KV cache, activations.
+    /// Memory for everything else in the budget: the program, the KV cache, activations.
     pub fixed_bytes: u64,
     /// Hard cap on total memory.
     pub budget_bytes: u64,
@@ -18,7 +18,7 @@ pub struct PlanRequest<'a> {
     pub n_slots: usize,
 }
 
-/// The error for a budget smaller than any plan needs.
+/// Error: the budget is smaller than any plan needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a budget of {budget_bytes} B is below the floor of {floor_bytes} B")]
 pub struct BelowFloor {

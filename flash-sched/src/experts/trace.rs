@@ -1,4 +1,5 @@
-//! Synthetic and recorded routings of one layer, replayed through a cache.
+//! Synthetic and recorded routings of one layer, replayed through a cache. (The text form of a [simulation](crate::sim)
+//! is another module, [`trace`](crate::trace).)
 
 use super::{ExpertCache, Policy};
 
