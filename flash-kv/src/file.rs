@@ -78,8 +78,8 @@ impl PageFile {
     /// Opens and locks a file and checks its header, but not its pages: see [`recover`](Self::recover).
     ///
     /// # Errors
-    /// [`KvError::Locked`]; if the header does not match `identity`: [`KvError::NotAPageFile`], [`KvError::HeaderTruncated`],
-    /// [`KvError::HeaderDamaged`], [`KvError::VersionMismatch`], [`KvError::ModelMismatch`], [`KvError::FormatMismatch`],
+    /// [`KvError::Locked`]; if the header does not match `identity`: [`KvError::NotAPageFile`],
+    /// [`KvError::HeaderTruncated`], [`KvError::HeaderDamaged`], [`KvError::VersionMismatch`], [`KvError::ModelMismatch`], [`KvError::FormatMismatch`],
     /// [`KvError::WindowMismatch`], [`KvError::GeometryMismatch`]; [`KvError::Io`].
     pub fn open(path: &Path, identity: &Identity) -> Result<Self, KvError> {
         Self::open_on(system(), path, identity)

@@ -50,7 +50,8 @@ impl KvParts {
     }
 }
 
-/// Shape of the cache entry of one token in one layer: a key and a value for each KV head.
+/// Shape of the cache entry of one token in one layer: a key and, unless it is part of the key, a value for each KV
+/// head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
     /// KV heads; fewer than query heads with grouped-query attention.
@@ -64,7 +65,7 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Returns the bytes of one token's keys (or values) in one layer.
+    /// Returns the bytes of one token's keys, or of its values, in one layer.
     pub fn key_token_bytes(&self) -> usize {
         self.kv_heads * self.head_dim * self.dtype.bytes()
     }

@@ -1,12 +1,13 @@
 //! Key-value cache storage: memory for recent tokens and a crash-safe on-disk format for sealed pages.
 //!
-//! The most recent tokens are kept in memory, unquantised:
+//! The most recent tokens, the *window*, are kept in memory, unquantised:
 //! - [`KvShape`] describes the keys and values of one token in one layer, and rounds to whole *pages* of
 //!   [`PAGE_TOKENS`] tokens.
 //! - [`Tail`] holds these tokens: one buffer of keys and one of values per layer. The budget is charged for all of it,
 //!   in whole pages, at creation, so a context never outgrows its plan.
 //!
-//! Older tokens are sealed into immutable pages on disk:
+//! When a page leaves the window, it is *sealed*: converted, given a checksum, and never changed again. Sealed pages are
+//! stored on disk:
 //! - [`PageLayout`] is the layout of a page in a *record*, for each [`PageFormat`]; [`transcode`](fn@transcode)
 //!   converts pages of the window into quantised ones, within [`error_bound`]; [`seal`] and [`verify`] write and check
 //!   the header and checksum.
@@ -14,6 +15,8 @@
 //!   background thread; [`PageFile::recover`] finds the pages that survived a crash.
 //! - [`Scratch`] is a page file that lives for one run, [`Session`] one that persists, and [`PrefixStore`] keeps pages
 //!   that later prompts share, looked up by the hash [`Chain`] of their tokens.
+//! - [`Identity`] says whose pages they are: files of another model, format or shape are rejected. [`weights_digest`]
+//!   identifies a model by its weights, without reading all of them.
 //!
 //! `docs/kv-format.md` specifies the format byte by byte, and the effect of a crash at each step. This crate does not
 //! compute attention.
@@ -22,6 +25,7 @@
 //! use flash_io::Budget;
 //! use flash_kv::{KvParts, KvDtype, KvShape, Tail};
 //!
+//! // Memory for 200 tokens in 2 layers of 3 KV heads, within a budget of 1 MiB.
 //! let shape = KvShape { kv_heads: 3, head_dim: 64, parts: KvParts::KeysAndValues, dtype: KvDtype::F32 };
 //! let budget = Budget::new(1 << 20);
 //! let mut tail = Tail::new(shape, 2, 200, &budget).unwrap();

@@ -27,6 +27,8 @@ const MAX_NAME_LEN: usize = 64;
 
 /// A persistent context in the directory `<kv-dir>/sessions/NAME/`, used by one process at a time.
 ///
+/// Names have 1 to 64 ASCII letters, digits, `.`, `_` and `-`, and begin with neither `.` nor `-`.
+///
 /// Pages are written to [`pages`](Self::pages) as they are sealed. [`save`](Self::save) adds the unsealed tail and the
 /// token ids. A crash at any time leaves either the last saved state or the one being saved; if the context was rewound
 /// since, it may leave only whole pages.
@@ -86,7 +88,7 @@ pub enum TailPart {
     /// The tail tokens of a layer, indexed among the layers that have keys and values: keys, then values (if stored
     /// separately), each row-major `[kv_heads, tokens, head_dim]` in the window's format, little endian.
     Layer(u32),
-    /// A recurrent state, by its index.
+    /// A recurrent state, by its index in [`SessionState::state_bytes`]: bytes that this crate does not interpret.
     State(u32),
 }
 
@@ -140,7 +142,8 @@ impl Session {
         Ok(Self { disk, dir, pages: Arc::new(pages), n_saves: 0 })
     }
 
-    /// Opens a session, verifies all its contents, and removes leftovers of a crash.
+    /// Opens a session, verifies all its contents, and removes leftovers of a crash. A damaged saved state is not an
+    /// error: see [`OpenedSession::lost`].
     ///
     /// # Errors
     /// [`KvError::SessionName`]; [`KvError::NoSession`]; those of [`PageFile::open`] and [`PageFile::recover`].
@@ -207,7 +210,7 @@ impl Session {
     /// Saves the state of the context.
     ///
     /// `fill` is called once for each layer, in order, to write its tokens from `first_token` on, and then once for
-    /// each state.
+    /// each state, into a buffer of the length that [`TailPart`] describes.
     ///
     /// The previously saved state stays in effect until this returns.
     ///

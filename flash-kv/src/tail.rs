@@ -15,7 +15,7 @@ pub struct LayerBuffers {
     pub values: Option<PageBuf>,
 }
 
-/// The tokens held in memory, with the buffers of their keys and values.
+/// The most recent tokens, held in memory, with the buffers of their keys and values.
 ///
 /// All layers advance together: [`append`](Self::append) returns the positions of the next tokens in every layer. The
 /// caller takes ownership of the buffers with [`take_layer`](Self::take_layer); the tail only counts tokens.
