@@ -38,22 +38,22 @@ impl Affine {
         Ok(Self { bits, group_size })
     }
 
-    /// Bits per code.
+    /// Returns the bits per code.
     pub const fn bits(self) -> u32 {
         self.bits
     }
 
-    /// Values per scale and bias.
+    /// Returns the number of values that share a scale and a bias.
     pub const fn group_size(self) -> usize {
         self.group_size
     }
 
-    /// The largest code.
+    /// Returns the largest code, `2^bits − 1`.
     pub const fn code_max(self) -> u8 {
         (u8::MAX as u32 >> (8 - self.bits)) as u8
     }
 
-    /// Bytes taken by the codes of `n_values` values, a multiple of the group size.
+    /// Returns the bytes that the codes of `n_values` values take; `n_values` is a multiple of the group size.
     pub const fn codes_bytes(self, n_values: usize) -> usize {
         n_values / CODES * self.bits as usize
     }

@@ -79,7 +79,7 @@ pub struct AttentionParams<'a> {
 pub struct KeysValues<'a> {
     /// Keys.
     pub keys: &'a [f32],
-    /// Values; `None` if they are part of the keys.
+    /// Values; `None` if a value is the last [`Heads::value_dim`] numbers of its key (latent attention).
     pub values: Option<&'a [f32]>,
 }
 

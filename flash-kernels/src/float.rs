@@ -14,7 +14,7 @@ pub enum FloatType {
 }
 
 impl FloatType {
-    /// Bytes of one stored value.
+    /// Returns the bytes of one stored value.
     pub const fn size_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -22,8 +22,8 @@ impl FloatType {
         }
     }
 
-    /// The largest magnitude that can be quantised with scales of this type: the largest finite value of f16; for
-    /// the types of wider range half of the largest `f32`, so that a difference of two values is finite as well.
+    /// Returns the largest magnitude that can be quantised with scales of this type: the largest finite value of f16;
+    /// for the types of wider range half of the largest `f32`, so that a difference of two values is finite as well.
     pub const fn max(self) -> f32 {
         match self {
             Self::F16 => f16::MAX.to_f32_const(),
@@ -31,7 +31,7 @@ impl FloatType {
         }
     }
 
-    /// The value nearest to `value` that this type can hold (ties to even; out of range becomes infinite).
+    /// Rounds `value` to the nearest one that this type can hold (ties to even; out of range becomes infinite).
     #[inline]
     pub fn round(self, value: f32) -> f32 {
         match self {

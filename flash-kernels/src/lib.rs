@@ -1,7 +1,8 @@
 //! CPU kernels over slices for the number formats of language-model weights.
 //!
 //! Every function maps slices to slices: no I/O, no MLX, and no threads other than those of a [`Pool`].
-//! Slices of stored numbers are little-endian **bytes** at any alignment, as tensors are stored in a safetensors file.
+//! Slices of stored numbers are little-endian **bytes** at any alignment, as tensors are stored in a safetensors file;
+//! a [`Matrix`] is a view of them. Shapes are row-major, the last index fastest.
 //!
 //! - [`FloatType`]: f32, f16 and bf16 as stored, decoded to and encoded from `f32`.
 //! - [`Affine`]: MLX's affine quantisation, `value = scale · code + bias` by groups along the last axis.
@@ -14,8 +15,9 @@
 //! - [`Mamba2`] and [`GatedDelta`]: recurrent layers with a state of fixed size.
 //!
 //! ```
-//! use flash_kernels::{Affine, FloatType};
+//! use flash_kernels::{Affine, FloatType, Isa, Matrix, Pool, matmul};
 //!
+//! // Quantizes a row of 64 weights to 8 bits, in groups of 32 that share a scale and a bias.
 //! let affine = Affine::new(8, 32)?;
 //! let row: Vec<f32> = (0..64).map(|i| i as f32 / 64.0).collect();
 //! let (mut codes, mut scales, mut biases) = (vec![0; 64], vec![0; 8], vec![0; 8]);
@@ -24,6 +26,12 @@
 //! let mut back = vec![0.0; 64];
 //! affine.dequantize_row(FloatType::F32, &codes, &scales, &biases, &mut back)?;
 //! assert!(row.iter().zip(&back).all(|(a, b)| (a - b).abs() < 1e-3));
+//!
+//! // Multiplies a row of activations by a matrix `[1, 64]` of these weights.
+//! let w = Matrix::affine([1, 64], 8, 32, &codes, FloatType::F32, &scales, &biases)?;
+//! let (x, mut y) = ([1.0; 64], [0.0]);
+//! matmul(&Pool::for_machine(Isa::best())?, &x, &w, None, &mut y)?;
+//! assert!((y[0] - 31.5_f32).abs() < 0.1, "the sum of the row");
 //! # Ok::<(), flash_kernels::KernelError>(())
 //! ```
 

@@ -278,17 +278,17 @@ impl<'a> Matrix<'a> {
         same_format && (self.n, self.k) == (other.n, other.k)
     }
 
-    /// Rows: the length of an output row.
+    /// Returns the number of rows: the length of an output row.
     pub const fn n(&self) -> usize {
         self.n
     }
 
-    /// Columns: the length of an input row.
+    /// Returns the number of columns: the length of an input row.
     pub const fn k(&self) -> usize {
         self.k
     }
 
-    /// Bytes of the stored weights, read once per pass over the matrix.
+    /// Returns the bytes of the stored weights: codes, scales and biases, or floats.
     pub const fn size_bytes(&self) -> usize {
         match self.storage {
             Storage::Affine(affine) => affine.codes.len() + affine.scales.len() + affine.biases.len(),

@@ -31,7 +31,7 @@ pub enum Mx {
 }
 
 impl Mx {
-    /// Values per scale.
+    /// Returns the number of values that share a scale.
     pub const fn group_size(self) -> usize {
         match self {
             Self::Fp4 | Self::Fp8 => GROUP,
@@ -39,7 +39,7 @@ impl Mx {
         }
     }
 
-    /// Bits per code.
+    /// Returns the bits per code.
     pub const fn bits(self) -> u32 {
         match self {
             Self::Fp4 | Self::Nv4 => 4,
@@ -47,7 +47,7 @@ impl Mx {
         }
     }
 
-    /// Bytes taken by the codes of `n_values` values, a multiple of the group size.
+    /// Returns the bytes that the codes of `n_values` values take; `n_values` is a multiple of the group size.
     pub const fn codes_bytes(self, n_values: usize) -> usize {
         match self {
             Self::Fp4 | Self::Nv4 => n_values / 2,

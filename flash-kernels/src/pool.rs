@@ -46,11 +46,11 @@ const OPEN: u64 = 1 << 16;
 /// new one.
 const NEXT_JOB: u64 = 1 << 17;
 
-/// A thread pool for matrix products, with the kernels of one instruction set.
+/// A thread pool for the kernels of this crate, with those of one instruction set.
 ///
-/// The thread that calls [`matmul`](crate::matmul) works too: a pool of `n` threads has `n − 1` workers. A pool serves
-/// one caller at a time; others wait their turn. A job must not use the pool that runs it, not even through a job of
-/// another pool: that panics.
+/// A *job* is one call of a kernel, split into parts. The calling thread works too: a pool of `n` threads has `n − 1`
+/// workers. A pool serves one caller at a time; others wait their turn. A job must not use the pool that runs it, not
+/// even through a job of another pool: that panics.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
@@ -134,18 +134,19 @@ impl Pool {
         Self { shared, workers, turn: Mutex::new(()), isa, kernels }
     }
 
-    /// Number of threads that work on a job, including the caller.
+    /// Returns the number of threads that work on a job, including the caller.
     pub fn n_threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Whether products with few rows are faster with affine codes of `bits` [in strips](crate::Matrix::in_strips).
-    /// Codes of 8 bits stream from memory as fast in rows, and other instruction sets copy strips back into rows first.
+    /// Returns whether products with few rows are faster with affine codes of `bits`
+    /// [in strips](crate::Matrix::in_strips). Codes of 8 bits stream from memory as fast in rows, and other instruction
+    /// sets copy strips back into rows first.
     pub fn prefers_strips(&self, bits: u32) -> bool {
         self.kernels().multiplies_strips && bits == 4
     }
 
-    /// Instruction set of the kernels.
+    /// Returns the instruction set of the kernels.
     pub fn isa(&self) -> Isa {
         self.isa
     }

@@ -1,7 +1,7 @@
 use crate::error::KernelError;
 use crate::matrix::Matrix;
 
-/// Expert weights of one shape and format, `[n_experts, n, k]`.
+/// One weight matrix for each expert of a layer, all of one shape and format: `[n_experts, n, k]`.
 #[derive(Debug, Clone)]
 pub struct MatrixStack<'a> {
     n: usize,
@@ -39,22 +39,22 @@ impl<'a> MatrixStack<'a> {
         Ok(Self { n, k: all.k(), experts })
     }
 
-    /// Number of experts.
+    /// Returns the number of experts.
     pub fn n_experts(&self) -> usize {
         self.experts.len()
     }
 
-    /// Rows of each matrix: the length of an output row.
+    /// Returns the number of rows of each matrix: the length of an output row.
     pub fn n(&self) -> usize {
         self.n
     }
 
-    /// Columns of each matrix: the length of an input row.
+    /// Returns the number of columns of each matrix: the length of an input row.
     pub fn k(&self) -> usize {
         self.k
     }
 
-    /// Matrix of one expert: `[n, k]`.
+    /// Returns the matrix of one expert, `[n, k]`; `None` if there is no such expert.
     pub fn expert(&self, expert_idx: usize) -> Option<&Matrix<'a>> {
         self.experts.get(expert_idx)
     }

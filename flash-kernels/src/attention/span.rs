@@ -16,7 +16,7 @@ pub struct Span<'a> {
     pub head_tokens: usize,
     /// Keys, `[kv_heads, head_tokens, head_dim]`; the last head may end after `n_tokens`.
     pub keys: KvRows<'a>,
-    /// Values, of the shape of the keys; `None` if they are part of the keys.
+    /// Values, of the shape of the keys; `None` if a value is the last [`Heads::value_dim`] numbers of its key.
     pub values: Option<KvRows<'a>>,
 }
 

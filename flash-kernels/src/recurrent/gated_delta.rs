@@ -52,12 +52,12 @@ impl GatedDelta<'_> {
         self.value_heads * self.value_dim
     }
 
-    /// Channels of the convolution: queries, keys, values.
+    /// Returns the channels of the convolution: queries, keys, values.
     pub fn channels(&self) -> usize {
         2 * self.key_heads * self.key_dim + self.inner()
     }
 
-    /// Length of the state: the window, `[kernel − 1, channels]`, and the head matrices,
+    /// Returns the length of the state in numbers: the window, `[kernel − 1, channels]`, and the head matrices,
     /// `[value_heads, value_dim, key_dim]`.
     pub fn state_len(&self) -> usize {
         (self.kernel - 1) * self.channels() + self.inner() * self.key_dim

@@ -42,17 +42,17 @@ impl Mamba2<'_> {
         self.n_heads * self.head_dim
     }
 
-    /// Channels of the convolution: the inputs of the heads, then `B` and `C` of each group.
+    /// Returns the channels of the convolution: the inputs of the heads, then `B` and `C` of each group.
     pub fn channels(&self) -> usize {
         self.inner() + 2 * self.n_groups * self.state_dim
     }
 
-    /// Length of a projected token: the gate, the channels, a step for each head.
+    /// Returns the length of a projected token: the gate, the channels, a step for each head.
     pub fn projected_len(&self) -> usize {
         self.inner() + self.channels() + self.n_heads
     }
 
-    /// Length of the state: the window, `[kernel − 1, channels]`, and the head matrices,
+    /// Returns the length of the state in numbers: the window, `[kernel − 1, channels]`, and the head matrices,
     /// `[n_heads, head_dim, state_dim]`.
     pub fn state_len(&self) -> usize {
         (self.kernel - 1) * self.channels() + self.inner() * self.state_dim
