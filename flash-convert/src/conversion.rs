@@ -50,7 +50,8 @@ impl Conversion {
     /// Opens a GGUF file and validates everything that can be checked without reading weights.
     ///
     /// # Errors
-    /// Any [`ConvertError`] that concerns the GGUF file.
+    /// Any [`ConvertError`] that concerns the GGUF file: it cannot be read, is damaged, or has an architecture, tensor
+    /// or tokenizer that is not supported.
     pub fn open(gguf: &Path) -> Result<Self, ConvertError> {
         let gguf = GgufFile::open(gguf)?;
         let model = Model::read(&gguf)?;

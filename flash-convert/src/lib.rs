@@ -1,4 +1,14 @@
-//! Converts GGUF models to MLX model directories, which mlx-lm loads as they are, in constant memory.
+//! Converts GGUF models and Hugging Face checkpoints to MLX model directories, which mlx-lm loads as they are, in
+//! constant memory.
+//!
+//! Each conversion has three steps: open, which reads all but the weights and rejects what is not supported; plan; run,
+//! which writes a directory that appears complete or not at all.
+//!
+//! | from | open | plan | result |
+//! |---|---|---|---|
+//! | a GGUF file | [`Conversion::open`] | [`Plan`] | [`Report`] |
+//! | a Hugging Face checkpoint | [`Checkpoint::open`] | [`QuantizePlan`] | [`Quantized`] |
+//! | a mixture of experts (MoE) | [`PackPlan::new`] | [`PackPlan`] | [`Packed`] |
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -8,6 +18,7 @@
 //!
 //! let model = Conversion::open(Path::new("model.gguf"))?;
 //! let plan = model.plan(Target::Keep, SHARD_BYTES_DEFAULT)?;
+//! // `Keep` is lossless but for formats that MLX does not have.
 //! for tensor in plan.lossy() {
 //!     println!("{} cannot be kept: {} becomes {}", tensor.name, tensor.from, tensor.becomes);
 //! }
@@ -18,7 +29,22 @@
 //! [`Checkpoint`] quantises Hugging Face directories of safetensors, bit for bit as mlx-lm does. The weights may be
 //! floats, the fp8 (e4m3) weights of DeepSeek-V3, the int4 experts of Kimi K2, or the mxfp4 experts of `gpt_oss`.
 //!
-//! [`PackPlan`] copies a mixture of experts so that the tensors of each expert are contiguous on disk.
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//!
+//! use flash_convert::{Checkpoint, SHARD_BYTES_DEFAULT};
+//!
+//! // 4 bits in groups of 64.
+//! let checkpoint = Checkpoint::open(Path::new("model"))?;
+//! let plan = checkpoint.quantize(4, 64, SHARD_BYTES_DEFAULT)?;
+//! plan.run(Path::new("model-4bit"), &mut |_progress| ControlFlow::Continue(()))?;
+//! # Ok::<(), flash_convert::ConvertError>(())
+//! ```
+//!
+//! [`PackPlan`] copies a mixture of experts so that the tensors of each expert are contiguous on disk. It takes the
+//! names of these tensors as [`PackedLayer`]s; `flash_model::Model::expert_rows` lists them. Only flash reads such
+//! copies: mlx-lm expects the original tensors.
 //!
 //! A split GGUF model (`NAME-00001-of-00003.gguf`) is read as one model, whichever part is given.
 //!

@@ -89,12 +89,13 @@ enum Source {
 }
 
 impl PackPlan {
-    /// Plans the position of each tensor of the model in `dir`.
+    /// Plans the position of each tensor of the model in `dir`. `layers` are the layers with experts, as
+    /// `flash_model::Model::expert_rows` lists them; all other tensors are copied unchanged.
     ///
     /// # Errors
-    /// [`ConvertError::Checkpoint`] for invalid safetensors files, [`ConvertError::MissingExpertTensor`] for a tensor missing from
-    /// the model, [`ConvertError::ExpertMismatch`] if experts of a layer differ in the types or shapes of their tensors, and
-    /// [`ConvertError::DuplicateTensor`] if two tensors of the copy would have the same name.
+    /// [`ConvertError::Checkpoint`] for invalid safetensors files, [`ConvertError::MissingExpertTensor`] for a tensor
+    /// missing from the model, [`ConvertError::ExpertMismatch`] if experts of a layer differ in the types or shapes of
+    /// their tensors, and [`ConvertError::DuplicateTensor`] if two tensors of the copy would have the same name.
     pub fn new(dir: &Path, layers: &[PackedLayer]) -> Result<Self, ConvertError> {
         let catalog =
             Catalog::open(dir, IoMode::Pread).map_err(|error| ConvertError::Checkpoint { error })?;

@@ -28,7 +28,10 @@ const PUBLISHED: &str = "quantization_config";
 /// Fields of config.json that do not apply to the converted model.
 const UNUSED: [&str; 2] = ["_name_or_path", "vision_config"];
 
-/// A Hugging Face checkpoint that can be quantised. config.json and the headers of the shards have been read.
+/// A Hugging Face checkpoint that can be quantised: a directory of safetensors. config.json and the headers of the
+/// shards have been read.
+///
+/// (`flash_model::Checkpoint` is another type: an MLX directory to run.)
 #[derive(Debug)]
 pub struct Checkpoint {
     pub(super) dir: PathBuf,
