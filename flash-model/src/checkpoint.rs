@@ -35,7 +35,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the model in `dir`. Reads the configuration and the headers of the shards.
+    /// Opens the model in `dir`. Reads the configuration and the headers of the shards. Weights will be read in the mode
+    /// `io`; [`Tuning::find`](flash_io::Tuning::find) finds the fastest one.
     ///
     /// # Errors
     /// [`ModelError`], for a configuration or a shard that is missing or malformed.
@@ -59,7 +60,7 @@ impl Checkpoint {
         })
     }
 
-    /// Replaces the storage that weights are read through, for each shard.
+    /// Replaces the storage that weights are read through, for each shard: a cache, or one with injected faults.
     #[must_use]
     pub fn map_storage(self, map: impl FnMut(&Path, Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) -> Self {
         Self { catalog: self.catalog.map_storage(map), digest: OnceLock::new(), ..self }

@@ -85,8 +85,8 @@ impl Engine {
     /// [`Sampler`](crate::engine::sample::Sampler) rejects.
     ///
     /// # Errors
-    /// [`ModelError`]; the cache then holds the tokens that it held before, or none if tokens within the windows have
-    /// been overwritten, which happens in pages and where the cache [only grows](crate::KvPolicy::is_append_only).
+    /// [`ModelError`]; the cache then holds the tokens that it held before. It holds none if the failed pass overwrote
+    /// some of them, which can happen in a paged cache and in one that [only grows](crate::KvPolicy::is_append_only).
     /// [`ModelError::RouterScore`] if hidden states are so broken that no experts can be chosen.
     pub fn forward(&mut self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
         let mut logits = Vec::new();
@@ -181,8 +181,8 @@ impl Engine {
     /// Truncates the context to its first `tokens` tokens, and returns how many are left.
     ///
     /// Removes all tokens if so much of a paged cache has left its window that the following logits would not have the
-    /// same bits, or if the cache [only grows](crate::KvPolicy::is_append_only) and tokens that the next one attends to are
-    /// gone.
+    /// same bits, if the cache [only grows](crate::KvPolicy::is_append_only) and tokens that the next one attends to
+    /// are gone, or if layers have a recurrent state, which cannot be rewound.
     ///
     /// # Errors
     /// [`ModelError::Kv`] if the disk has failed.
@@ -214,7 +214,7 @@ impl Engine {
         self.residency.allowance()
     }
 
-    /// Returns the largest useful budget: the bytes of the plan, and of the embedding table if it fits.
+    /// Returns the bytes that the engine can use of its budget: those of the plan, and of the embedding table if it fits.
     pub fn useful_bytes(&self) -> u64 {
         self.residency.plan().total_bytes + self.decoder.embedding().planned_bytes(&self.residency)
     }

@@ -4,9 +4,13 @@
 //! A model goes through four states, each a type:
 //!
 //! 1. [`Checkpoint`]: a model directory whose configuration and tensor headers have been read;
-//! 2. [`Model`]: layers that match the checkpoint, and the smallest budget that works; no weights are loaded;
+//! 2. [`Model`]: layers that match the checkpoint, and the smallest budget that works (the *floor*); no weights are
+//!    loaded;
 //! 3. [`Engine`]: a budget, slots, reader threads; [`Engine::forward`] takes tokens and returns logits;
 //! 4. text, from [`generate()`].
+//!
+//! Weights are read in *bundles*, which are loaded together: a layer, a tile of the output head, or one expert. Bundles
+//! that the budget has room for are *pinned*; the others are read for each pass, through *slots* of memory.
 //!
 //! ```no_run
 //! use flash_io::IoMode;
@@ -15,9 +19,10 @@
 //!
 //! # fn main() -> Result<(), flash_model::ModelError> {
 //! let dir = std::path::Path::new("SmolLM2-135M-Instruct");
-//! let model = Model::open(Checkpoint::open(dir, IoMode::Direct)?)?;
+//! let model = Model::open(Checkpoint::open(dir, IoMode::Auto)?)?;
 //! let tokenizer = Tokenizer::open(dir)?;
 //! let prompt = tokenizer.encode_prompt("The capital of France is")?;
+//! // At most 20 tokens are generated, in 256 MiB.
 //! let workload = Workload::new(prompt.len(), prompt.len() + 20);
 //! let mut engine = model.load(&EngineOptions::new(256 << 20, workload))?;
 //! let options = GenerateOptions::new(20);
@@ -25,6 +30,14 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Also here: [`sample`], [`Model::plan`] and [`Model::predict`] (what a budget pins, and how fast it is),
+//! [`Model::open_session`] and [`Model::resume`] (contexts that outlive the process), [`KvPolicy`] (how keys and values
+//! are stored), and [`Allowance`] (a budget that shrinks and grows while the model runs). A budget is for the whole
+//! process, so call [`memory::bound_allocators`] first.
+//!
+//! The families of models are listed in the repository's README; others are rejected with
+//! [`ModelError::UnknownModelType`].
 //!
 //! Builds on Linux and macOS, which MLX supports, for 64-bit little-endian processors: the bytes of a checkpoint are
 //! used as arrays in place.

@@ -20,7 +20,7 @@ pub enum Compute {
 pub struct ComputeOptions {
     /// The backend.
     pub compute: Compute,
-    /// The instruction set of the CPU kernels; none for the best one of this machine. MLX's operations ignore it.
+    /// The instruction set of the CPU kernels; `None` for the best one of this machine. MLX's operations ignore it.
     pub isa: Option<Isa>,
     /// Whether the CPU kernels round activations to 30 bits in every product with quantised weights, so that results
     /// differ from MLX's in float32 only by the order of additions. Otherwise activations are rounded to 15 bits,

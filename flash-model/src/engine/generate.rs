@@ -42,7 +42,7 @@ pub enum FinishReason {
 }
 
 impl FinishReason {
-    /// Returns the reason's name in common APIs.
+    /// Returns the reason's name: `stop` or `length`, as in OpenAI's API, or `interrupted`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stop => "stop",
@@ -64,14 +64,14 @@ pub struct Generation {
     pub prompt_tokens: usize,
     /// The reason why the generation ended.
     pub finish_reason: FinishReason,
-    /// Time to first token, from the call.
+    /// Time to first token, from the call of `generate`.
     pub ttft: Duration,
     /// Time from the first token to the last.
     pub decode: Duration,
 }
 
 impl Generation {
-    /// Returns the decoding speed in tokens per second, without the first token; none for a single token.
+    /// Returns the decoding speed in tokens per second, without the first token; `None` for a single token.
     pub fn decode_tok_per_s(&self) -> Option<f64> {
         let tokens = self.token_ids.len().checked_sub(1).filter(|&tokens| tokens > 0)?;
         Some(tokens as f64 / self.decode.as_secs_f64())

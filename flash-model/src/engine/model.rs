@@ -113,7 +113,7 @@ impl Model {
         self.checkpoint.catalog().total_bytes()
     }
 
-    /// Returns the bytes of a token in the KV cache.
+    /// Returns the bytes of a token in the KV cache, in all layers, stored as computed (f32).
     pub fn kv_token_bytes(&self) -> u64 {
         (n_kv_layers(&self.keeps) * self.kv_shape.token_bytes()) as u64
     }
@@ -191,7 +191,7 @@ impl Model {
         Ok(prediction)
     }
 
-    /// Returns the number and size of all experts, and how many of them a budget holds; none for models without
+    /// Returns the number and size of all experts, and how many of them a budget holds; `None` for models without
     /// experts.
     pub fn experts(&self, workload: &Workload, budget_bytes: u64) -> Option<ExpertInfo> {
         let plan = self.decoder.expert_plan()?;
@@ -200,7 +200,7 @@ impl Model {
         Some(ExpertInfo { n_experts, n_held, total_bytes, token_bytes })
     }
 
-    /// Returns the experts of each layer as rows of one tensor, the form in which they are packed.
+    /// Returns the experts of each layer as rows of one tensor, the form in which `flash_convert::PackPlan` packs them.
     ///
     /// # Errors
     /// [`ModelError::NoExperts`] if there are none, [`ModelError::Packed`] if they are packed already.

@@ -12,7 +12,8 @@ use crate::stream::bundle::{Bundle, Bundles};
 use crate::stream::experts::Mixture;
 use crate::{ModelError, memory};
 
-/// The shortest context that floors are computed for, so that short prompts do not change them.
+/// The shortest context that a floor (the smallest budget that works) is computed for, so that short prompts do not
+/// change it.
 pub const FLOOR_CONTEXT_TOKENS: usize = 256;
 
 /// The longest context that memory is planned for: MLX counts positions in 31 bits. Larger requests mean "unlimited".

@@ -13,7 +13,7 @@ use crate::stream::record::Event;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EngineOptions {
-    /// Hard cap on the memory of the whole process.
+    /// Hard cap on the memory of the whole process, in bytes.
     pub budget_bytes: u64,
     /// The workload that memory is planned for.
     pub workload: Workload,

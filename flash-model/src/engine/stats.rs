@@ -12,9 +12,9 @@ use crate::stream::experts::ExpertStats;
 pub struct EngineStats {
     /// Bytes of all weights.
     pub model_bytes: u64,
-    /// The cap on memory.
+    /// The budget: the cap on the memory of the process.
     pub budget_bytes: u64,
-    /// The smallest cap that would have worked.
+    /// The floor: the smallest budget that would have worked.
     pub floor_bytes: u64,
     /// Bytes of pinned weights.
     pub pinned_bytes: u64,
@@ -44,7 +44,7 @@ pub struct EngineStats {
     pub disk: Option<ByteRate>,
     /// Moving average of a token's computation time.
     pub token_compute: Option<Duration>,
-    /// Estimates of the read-ahead controller; none without prefetching.
+    /// Estimates of the read controller; `None` without prefetching.
     pub estimates: Option<Estimates>,
 }
 

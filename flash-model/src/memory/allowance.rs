@@ -15,7 +15,7 @@ impl Allowance {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
 
-    /// Sets the allowance; values outside of the engine's floor and budget act as the nearer of the two.
+    /// Sets the allowance in bytes; values outside of the engine's floor and budget act as the nearer of the two.
     pub fn set(&self, bytes: u64) {
         self.0.store(bytes, Ordering::Relaxed);
     }

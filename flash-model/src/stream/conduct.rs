@@ -28,7 +28,8 @@ pub struct ReadOptions {
 }
 
 impl ReadOptions {
-    /// Creates options for reads at full speed or at the controller's rate; with `prefetch`, ahead of the layers.
+    /// Creates options without a cap on the read rate: reads run at full speed, or at the controller's rate. With
+    /// `prefetch`, bundles are read ahead of the layers; otherwise on demand.
     pub fn free(prefetch: bool) -> Self {
         Self { prefetch, pacer: Pacer::new(None), events: None, pages: PageCounters::default() }
     }

@@ -20,7 +20,8 @@ use crate::stream::strips;
 /// A streamed layer: wraps any `mlx-rs` [`Module`].
 ///
 /// [`forward`](Self::forward) waits for the layer's bundle, binds it as zero-copy views, runs the layer's own forward,
-/// evaluates, and releases the slot. A pinned layer is bound once; from then on the proxy adds nothing, and its output
+/// submits the output for evaluation, and unbinds the weights. The slot is free when the last kernel that reads it has
+/// run. A pinned layer is bound once; from then on the proxy adds nothing, and its output
 /// is as lazy as the layer makes it.
 #[derive(Debug)]
 pub struct StreamingProxy<M: ?Sized> {

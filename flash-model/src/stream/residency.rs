@@ -20,7 +20,7 @@ use crate::stream::evaluation::Evaluation;
 use crate::stream::meter::SlotReleaseTimer;
 use crate::stream::read_ahead::{Load, ReadAhead, Source};
 
-/// Loads bundles in execution order, ahead of the layers that need them.
+/// The bundles in memory: loads them in execution order, ahead of the layers that need them.
 ///
 /// The order is a cycle: the last bundle is followed by the first one of the next token. A pinned bundle is loaded
 /// once; the others pass through the slots, each read as soon as a slot is free.

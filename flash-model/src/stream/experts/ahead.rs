@@ -28,9 +28,9 @@ pub(crate) struct PredictedRouting<'a> {
 pub struct LookaheadStats {
     /// Experts whose read was started ahead.
     pub guessed: u64,
-    /// Experts read ahead that their layer did request.
+    /// Experts read ahead that their layer did request (true positives).
     pub right: u64,
-    /// Expert misses of layers with a prediction.
+    /// Expert misses of layers with a prediction: the experts that lookahead should have found.
     pub sought: u64,
     /// Fraction of a token's time saved by lookahead in the last trial, if there was one.
     pub gain: Option<f64>,

@@ -111,7 +111,7 @@ impl ExpertArgs {
     }
 }
 
-/// The experts of a layer, to be packed as rows of one tensor.
+/// The experts of a layer, to be packed as rows of one tensor (a `flash_convert::PackedLayer`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExpertRows {
