@@ -9,7 +9,7 @@ use crate::gguf::{GgmlType, GgufError, TensorInfo};
 
 pub use problems::{SplitProblem, TokenizerProblem};
 
-/// Error of a conversion, a quantisation or a packing.
+/// Error of a conversion, a quantization or a packing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
@@ -129,14 +129,14 @@ pub enum ConvertError {
         /// The supported model types.
         known: &'static str,
     },
-    /// A checkpoint is already quantised in a format that is not supported for its model type.
+    /// A checkpoint is already quantized in a format that is not supported for its model type.
     #[error("{path}: {field} says that the weights are quantised already ({method})")]
     Quantized {
         /// config.json.
         path: PathBuf,
         /// The field of config.json that says so.
         field: &'static str,
-        /// The quantisation method.
+        /// The quantization method.
         method: String,
     },
     /// A file is not a JSON object.
@@ -155,7 +155,7 @@ pub enum ConvertError {
         #[source]
         error: flash_io::IoError,
     },
-    /// The dtype of a tensor cannot be quantised.
+    /// The dtype of a tensor cannot be quantized.
     #[error("{path}: tensor {tensor:?} is {found}; F32, F16 and BF16 can be quantised")]
     TensorDtype {
         /// The shard.

@@ -1,4 +1,4 @@
-//! Quantises Hugging Face checkpoints as `mlx_lm.convert` does.
+//! Quantizes Hugging Face checkpoints as `mlx_lm.convert` does.
 
 mod checkpoint;
 mod family;

@@ -26,7 +26,7 @@
 //! # Ok::<(), flash_convert::ConvertError>(())
 //! ```
 //!
-//! [`Checkpoint`] quantises Hugging Face directories of safetensors, bit for bit as mlx-lm does. The weights may be
+//! [`Checkpoint`] quantizes Hugging Face directories of safetensors, bit for bit as mlx-lm does. The weights may be
 //! floats, the fp8 (e4m3) weights of DeepSeek-V3, the int4 experts of Kimi K2, or the mxfp4 experts of `gpt_oss`.
 //!
 //! ```no_run

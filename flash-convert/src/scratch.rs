@@ -11,7 +11,7 @@ pub(crate) const CHUNK_VALUES: usize = 128 << 10;
 /// Maximum size of a value in bytes, stored or decoded.
 const VALUE_BYTES_MAX: usize = 4;
 
-/// Smallest group size of a quantised format.
+/// Smallest group size of a quantized format.
 const GROUP_LEN_MIN: usize = 32;
 
 const _: () = assert!(CHUNK_VALUES.is_multiple_of(256));
@@ -71,7 +71,7 @@ impl Scratch {
         bytes
     }
 
-    /// Quantises the first `len` values, which must already be rounded to `float`.
+    /// Quantizes the first `len` values, which must already be rounded to `float`.
     pub(crate) fn quantize(
         &mut self,
         len: usize,

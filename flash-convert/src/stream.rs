@@ -63,7 +63,7 @@ impl Scratch {
         Ok(())
     }
 
-    /// Dequantises the chunk and rounds it to `float`.
+    /// Dequantizes the chunk and rounds it to `float`.
     fn dequantize(&mut self, chunk: &Chunk<'_>, float: FloatType) -> Result<(), ConvertError> {
         let format = chunk.source.format;
         let stored = &self.stored[..format.bytes(chunk.len as u64) as usize];

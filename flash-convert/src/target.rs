@@ -17,7 +17,7 @@ pub enum Target {
     /// them. `Q6_K`, which it cannot represent, becomes 8-bit codes in groups of 32.
     #[default]
     Keep,
-    /// Rounds matrices to `f16` and quantises them; everything else becomes `f16`. Same result as
+    /// Rounds matrices to `f16` and quantizes them; everything else becomes `f16`. Same result as
     /// `mlx_lm.convert(quantize=True, dtype="float16")` of an `f16` model. Matrices whose rows are not a whole number
     /// of groups stay `f16`.
     Quantize {
@@ -40,7 +40,7 @@ pub enum TensorFormat {
     Floats(FloatType),
     /// The same codes in MLX's packing, with scales and biases of this type.
     Repacked(Affine, FloatType),
-    /// Values rounded to this type and quantised, with scales and biases of this type.
+    /// Values rounded to this type and quantized, with scales and biases of this type.
     Quantized(Affine, FloatType),
 }
 
@@ -69,7 +69,7 @@ pub(crate) const fn float_name(float: FloatType) -> &'static str {
 }
 
 impl TensorFormat {
-    /// Returns the affine format of a quantised tensor.
+    /// Returns the affine format of a quantized tensor.
     pub(crate) const fn affine(self) -> Option<Affine> {
         match self {
             Self::Repacked(affine, _) | Self::Quantized(affine, _) => Some(affine),

@@ -1,4 +1,4 @@
-//! MLX's affine quantisation, as `mlx/backend/cpu/quantized.cpp` (MLX 0.32) defines it.
+//! MLX's affine quantization, as `mlx/backend/cpu/quantized.cpp` (MLX 0.32) defines it.
 //!
 //! Values are grouped along the last axis; each group has one scale and one bias, and each value a code of 2 to 8 bits:
 //! `value = scale · code + bias`. Codes are packed without gaps, from the lowest bit of each byte up.
@@ -12,7 +12,7 @@ const SCALE_MIN: f32 = 1e-7;
 /// Codes packed at a time: eight codes of any width fill whole bytes.
 const CODES: usize = 8;
 
-/// An affine quantisation format: code width and group size.
+/// An affine quantization format: code width and group size.
 ///
 /// A row of `n` values is stored as
 /// - `codes`: `n · bits / 8` bytes,
@@ -87,7 +87,7 @@ impl Affine {
         Ok(())
     }
 
-    /// Dequantises one row, or several contiguous rows, into `out`: `[n]`.
+    /// Dequantizes one row, or several contiguous rows, into `out`: `[n]`.
     ///
     /// Each value is `scale · code`, rounded to `f32`, plus the bias, rounded to `f32`; never a fused multiply-add.
     /// `mx.dequantize` computes the same for `f32` scales.
@@ -118,7 +118,7 @@ impl Affine {
         Ok(())
     }
 
-    /// Quantises `values`, `[n]`: one row, or several contiguous rows.
+    /// Quantizes `values`, `[n]`: one row, or several contiguous rows.
     ///
     /// Equals `mx.quantize(values.astype(float), group_size, bits)` of MLX's CPU backend bit for bit if every value is
     /// representable in `float`. The end of the range farther from zero is represented exactly and zero has a code of

@@ -80,7 +80,7 @@ pub enum KernelError {
         /// The names available on this machine.
         available: String,
     },
-    /// The value is NaN or exceeds the range of the scale type, so it cannot be quantised.
+    /// The value is NaN or exceeds the range of the scale type, so it cannot be quantized.
     #[error("value {value_idx} of the row cannot be quantised: {value}")]
     OutOfRange {
         /// Position in the row.

@@ -22,7 +22,7 @@ impl FloatType {
         }
     }
 
-    /// Returns the largest magnitude that can be quantised with scales of this type: the largest finite value of f16;
+    /// Returns the largest magnitude that can be quantized with scales of this type: the largest finite value of f16;
     /// for the types of wider range half of the largest `f32`, so that a difference of two values is finite as well.
     pub const fn max(self) -> f32 {
         match self {

@@ -5,7 +5,7 @@
 //! a [`Matrix`] is a view of them. Shapes are row-major, the last index fastest.
 //!
 //! - [`FloatType`]: f32, f16 and bf16 as stored, decoded to and encoded from `f32`.
-//! - [`Affine`]: MLX's affine quantisation, `value = scale · code + bias` by groups along the last axis.
+//! - [`Affine`]: MLX's affine quantization, `value = scale · code + bias` by groups along the last axis.
 //! - [`Mx`]: the microscaling formats mxfp4 and mxfp8, and nvfp4.
 //! - [`matmul`]: `y = x · Wᵀ + b` of `f32` activations and a stored [`Matrix`], with bits that do not depend on the
 //!   number of rows or threads.

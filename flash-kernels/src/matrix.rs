@@ -46,7 +46,7 @@ pub(crate) struct AffineStorage<'a> {
     pub(crate) float: FloatType,
     pub(crate) scales: &'a [u8],
     pub(crate) biases: &'a [u8],
-    /// Whether activations are quantised to 30 bits instead of 15.
+    /// Whether activations are quantized to 30 bits instead of 15.
     pub(crate) is_wide: bool,
 }
 
@@ -202,7 +202,7 @@ impl<'a> Matrix<'a> {
         Ok(Self { n, k, storage: Storage::Decoded(DecodedStorage { format, codes, scales }) })
     }
 
-    /// Returns the matrix with activations quantised to 30 bits instead of 15, so that their rounding is below that of
+    /// Returns the matrix with activations quantized to 30 bits instead of 15, so that their rounding is below that of
     /// `f32` sums. Each row of activations is multiplied twice; weights are read once. No effect on formats that
     /// multiply `f32` activations.
     #[must_use]

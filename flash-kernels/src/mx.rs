@@ -55,7 +55,7 @@ impl Mx {
         }
     }
 
-    /// Dequantises one row, or several contiguous rows, into `out`: `[n]`.
+    /// Dequantizes one row, or several contiguous rows, into `out`: `[n]`.
     ///
     /// Each value is the product of scale and code: exact within the range of `f32`, infinite beyond. This is what
     /// `mx.dequantize(…, dtype=mx.float32)` computes.

@@ -80,7 +80,7 @@ pub fn matmul(
 }
 
 /// Computes `ys[i] = x · W[i]ᵀ + bias[i]` for each projection of the same `x`, with the bits of separate [`matmul`]
-/// calls. `x` is prepared once, and threads synchronise once.
+/// calls. `x` is prepared once, and threads synchronize once.
 ///
 /// # Errors
 /// See [`matmul`].

@@ -45,7 +45,7 @@ impl<'a> StateUpdate<'a> {
 }
 
 impl HeadStates<'_> {
-    /// Calls `pass` with the state matrix of a head, initialised with the state before the tokens.
+    /// Calls `pass` with the state matrix of a head, initialized with the state before the tokens.
     fn with_state<T>(&self, head: usize, pass: impl FnOnce(&mut [f32]) -> T) -> T {
         let state = &mut **self.states[head].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = self.before {

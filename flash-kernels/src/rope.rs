@@ -5,11 +5,11 @@ use crate::pool::Pool;
 /// Rotary position embedding of queries and keys (Su et al. 2021).
 ///
 /// The first `2 · inverse_frequencies.len()` numbers of each head are rotated in pairs, the pair `i` by
-/// `position · scale · inverse_frequencies[i]`. A pair is two neighbours (`traditional`), or one number from the first
+/// `position · scale · inverse_frequencies[i]`. A pair is two neighbors (`traditional`), or one number from the first
 /// half and one from the second.
 ///
 /// Angles are products in `f32`, as in MLX, with a relative error of up to 6·10⁻⁸: 0.06 for the first pair at position
-/// 10⁶. Positions from 2²⁴ on are not distinguished from their neighbours.
+/// 10⁶. Positions from 2²⁴ on are not distinguished from their neighbors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// Inverse frequency of each pair.
@@ -18,7 +18,7 @@ pub struct Rope {
     pub scale: f32,
     /// Factor applied to rotated numbers.
     pub magnitude: f32,
-    /// Whether pairs are neighbours instead of split halves.
+    /// Whether pairs are neighbors instead of split halves.
     pub traditional: bool,
 }
 

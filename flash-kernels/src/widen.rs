@@ -1,7 +1,7 @@
 //! Rewrites formats that kernels do not read into formats that they do: codes of 2, 3, 5 and 6 bits and mxfp4 into
 //! affine codes of 8 bits, mxfp8 and nvfp4 into `f32`.
 //!
-//! The code uses arithmetic on words rather than tables, because compilers vectorise only the former.
+//! The code uses arithmetic on words rather than tables, because compilers vectorize only the former.
 
 use crate::mx::{self, e2m1, e4m3, e8m0};
 

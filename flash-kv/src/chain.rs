@@ -46,7 +46,7 @@ pub struct Geometry {
     pub format: PageFormat,
     /// Storage format of the window, which holds the tokens that are not sealed.
     pub window_format: PageFormat,
-    /// Length of the window: the most recent tokens, which attention sees unquantised. (Not a layer's sliding window.)
+    /// Length of the window: the most recent tokens, which attention sees unquantized. (Not a layer's sliding window.)
     pub window_tokens: u32,
 }
 

@@ -57,7 +57,7 @@ impl PageFile {
     /// [`KvError::Exists`]; [`KvError::Io`] or [`KvError::DiskFull`] if it cannot be written.
     ///
     /// # Panics
-    /// If the geometry has a zero dimension or a quantised window.
+    /// If the geometry has a zero dimension or a quantized window.
     pub fn create(path: &Path, identity: &Identity) -> Result<Self, KvError> {
         Self::create_on(system(), path, identity)
     }

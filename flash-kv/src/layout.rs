@@ -51,7 +51,7 @@ impl PageFormat {
         }
     }
 
-    /// Returns the code width of a quantised format, and `None` for float formats.
+    /// Returns the code width of a quantized format, and `None` for float formats.
     pub const fn code_bits(self) -> Option<CodeBits> {
         match self {
             Self::F32 | Self::F16 => None,
@@ -188,7 +188,7 @@ impl PageLayout {
         row_bytes(self.head_dim, self.format)
     }
 
-    /// Returns the number of quantisation groups per row; 0 for float formats.
+    /// Returns the number of quantization groups per row; 0 for float formats.
     pub fn n_groups(&self) -> usize {
         self.format.code_bits().map_or(0, |_| self.head_dim.div_ceil(GROUP_LEN))
     }

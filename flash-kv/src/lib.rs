@@ -1,6 +1,6 @@
 //! Key-value cache storage: memory for recent tokens and a crash-safe on-disk format for sealed pages.
 //!
-//! The most recent tokens, the *window*, are kept in memory, unquantised:
+//! The most recent tokens, the *window*, are kept in memory, unquantized:
 //! - [`KvShape`] describes the keys and values of one token in one layer, and rounds to whole *pages* of
 //!   [`PAGE_TOKENS`] tokens.
 //! - [`Tail`] holds these tokens: one buffer of keys and one of values per layer. The budget is charged for all of it,
@@ -9,7 +9,7 @@
 //! When a page leaves the window, it is *sealed*: converted, given a checksum, and never changed again. Sealed pages are
 //! stored on disk:
 //! - [`PageLayout`] is the layout of a page in a *record*, for each [`PageFormat`]; [`transcode`](fn@transcode)
-//!   converts pages of the window into quantised ones, within [`error_bound`]; [`seal`] and [`verify`] write and check
+//!   converts pages of the window into quantized ones, within [`error_bound`]; [`seal`] and [`verify`] write and check
 //!   the header and checksum.
 //! - [`PageFile`] stores the pages of one context, each record at a fixed offset; [`Writer`] writes them on a
 //!   background thread; [`PageFile::recover`] finds the pages that survived a crash.

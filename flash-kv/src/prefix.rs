@@ -29,7 +29,7 @@ pub enum PrefixPart {
     Page,
     /// The same page in the window's format.
     ///
-    /// Attention sees the most recent tokens unquantised. A run that starts behind a page therefore needs the twins of
+    /// Attention sees the most recent tokens unquantized. A run that starts behind a page therefore needs the twins of
     /// the pages that its window overlaps, to compute the same bits as the run that sealed them. If pages are stored in
     /// the window's format, a page serves as its own twin.
     Twin,

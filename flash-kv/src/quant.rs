@@ -1,9 +1,9 @@
-//! Affine group quantisation: `value ≈ bias + scale · code`.
+//! Affine group quantization: `value ≈ bias + scale · code`.
 //!
 //! The `bias` of a group is its minimum, `scale` is (maximum − minimum) / steps but at least 2⁻¹⁰⁰, and a code is the
 //! number of steps above the bias, rounded to nearest. The round-trip error is at most [`error_bound`].
 //!
-//! Loops run over fixed-length arrays without branches, so that the compiler vectorises them for every instruction set.
+//! Loops run over fixed-length arrays without branches, so that the compiler vectorizes them for every instruction set.
 //! Each element goes through the same operations on all of them, so codes are identical everywhere.
 
 /// Elements along `head_dim` that share a scale and a bias. The last group of a row may be shorter.
@@ -48,7 +48,7 @@ impl CodeBits {
     }
 }
 
-/// Returns the largest round-trip error of quantisation, against exact arithmetic: `scale / 2 + 2⁻²⁰ · max_abs`, where
+/// Returns the largest round-trip error of quantization, against exact arithmetic: `scale / 2 + 2⁻²⁰ · max_abs`, where
 /// the second term covers `f32` rounding.
 ///
 /// `max_abs` is the largest magnitude in the group. Numbers beyond ±2¹²⁶ are clamped to ±2¹²⁶. A group with an infinity
@@ -60,18 +60,18 @@ pub fn error_bound(scale: f32, max_abs: f32) -> f64 {
     f64::from(scale) / 2.0 + f64::from(max_abs.min(MAX_NUMBER)) / f64::from(1 << 20)
 }
 
-/// A quantised group. Codes past its end are 0.
+/// A quantized group. Codes past its end are 0.
 pub(crate) struct Group {
     pub(crate) scale: f32,
     pub(crate) bias: f32,
     pub(crate) codes: [u8; GROUP_LEN],
 }
 
-/// Quantises the first `len` of `numbers`. The rest must repeat one of them.
+/// Quantizes the first `len` of `numbers`. The rest must repeat one of them.
 #[inline(always)]
 pub(crate) fn quantize_group(numbers: &[f32; GROUP_LEN], len: usize, bits: CodeBits) -> Group {
     // Integer keys in the order of the floats: integer minima do not depend on the order of comparisons, so the
-    // compiler can vectorise them, which it may not do for floats.
+    // compiler can vectorize them, which it may not do for floats.
     let (mut low, mut high) = (i32::MAX, i32::MIN);
     for number in numbers {
         let key = order_key(number.to_bits());
@@ -131,7 +131,7 @@ pub(crate) fn store_codes(codes: &[u8; GROUP_LEN], bits: CodeBits, out: &mut [u8
     }
 }
 
-/// Dequantises up to [`GROUP_LEN`] elements from packed codes.
+/// Dequantizes up to [`GROUP_LEN`] elements from packed codes.
 #[inline(always)]
 pub(crate) fn dequantize_group(codes: &[u8], bits: CodeBits, scale: f32, bias: f32, out: &mut [f32]) {
     match bits {
@@ -160,7 +160,7 @@ pub(crate) fn padded(group: &[f32]) -> [f32; GROUP_LEN] {
     numbers
 }
 
-/// Quantises a row.
+/// Quantizes a row.
 ///
 /// `row`: `[head_dim]` · `codes`: [`CodeBits::codes_bytes`] of it · `scales`, `biases`: one for each group of
 /// [`GROUP_LEN`], the last of which may be shorter. A group with an infinity or a NaN gets the scale NaN, so all of it
@@ -178,7 +178,7 @@ pub fn quantize_row(bits: CodeBits, row: &[f32], codes: &mut [u8], scales: &mut 
     }
 }
 
-/// Dequantises a row, the inverse of [`quantize_row`] up to [`error_bound`].
+/// Dequantizes a row, the inverse of [`quantize_row`] up to [`error_bound`].
 ///
 /// # Panics
 /// If the lengths are inconsistent.
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// Quantises and dequantises a row; returns codes, scales and the result.
+    /// Quantizes and dequantizes a row; returns codes, scales and the result.
     fn round_trip(bits: CodeBits, row: &[f32]) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
         let n_groups = row.len().div_ceil(GROUP_LEN);
         let mut codes = vec![0xee; bits.codes_bytes(row.len())];

@@ -28,7 +28,7 @@ pub fn to_f16(numbers: &[f32], halves: &mut [f16]) -> Result<(), KvError> {
 
 /// Returns the first finite number that became an infinity.
 fn find_overflow(numbers: &[f32], halves: &[f16]) -> Option<f32> {
-    // The scan has no early exit, so that the compiler vectorises it: overflow is rare.
+    // The scan has no early exit, so that the compiler vectorizes it: overflow is rare.
     let overflows = |(number, half): (&f32, &f16)| number.is_finite() & half.is_infinite();
     let any = numbers.iter().zip(halves).fold(false, |any, pair| any | overflows(pair));
     let find = || numbers.iter().zip(halves).find(|pair| overflows(*pair)).map(|(number, _)| *number);
@@ -38,7 +38,7 @@ fn find_overflow(numbers: &[f32], halves: &[f16]) -> Option<f32> {
 /// Converts the page of the record `source`, in the layout `from`, into `record`, in the layout `to`, and zeroes the
 /// padding. The header is left unchanged: see [`seal`](crate::seal).
 ///
-/// Rows pass through `f32`: into a quantised format within [`error_bound`](crate::error_bound), into
+/// Rows pass through `f32`: into a quantized format within [`error_bound`](crate::error_bound), into
 /// [`PageFormat::F16`] by the rounding of [`to_f16`]. Pages of equal layout are copied.
 ///
 /// # Errors
@@ -66,7 +66,7 @@ pub fn transcode(
     Ok(())
 }
 
-/// Converts half precision to `f32` exactly and without a branch, so that loops over it vectorise on every instruction
+/// Converts half precision to `f32` exactly and without a branch, so that loops over it vectorize on every instruction
 /// set.
 #[inline(always)]
 fn f16_to_f32(half: u16) -> f32 {
@@ -173,7 +173,7 @@ impl<'a> GroupWriter<'a> {
     fn new(layout: &PageLayout, half: &TensorLayout, record: &'a mut [u8]) -> Self {
         let parts = [half.codes.clone(), half.scales.clone(), half.biases.clone()];
         // The parts are contiguous and may be empty; `get_disjoint_mut` would reject an empty range next to its
-        // neighbour as an overlap.
+        // neighbor as an overlap.
         let (codes, rest) = record[parts[0].start..parts[2].end].split_at_mut(parts[0].len());
         let (scales, biases) = rest.split_at_mut(parts[1].len());
         Self {

@@ -174,7 +174,7 @@ impl Checkpoint {
     /// of its tensors.
     ///
     /// # Errors
-    /// [`ModelError::ConfigField`] if the configuration has no quantisation settings or the group size does not divide
+    /// [`ModelError::ConfigField`] if the configuration has no quantization settings or the group size does not divide
     /// the columns, and [`ModelError::TensorDtype`] if scales and biases differ.
     pub(crate) fn format(
         &self,
@@ -206,12 +206,12 @@ impl Checkpoint {
         Ok(Some(format))
     }
 
-    /// Returns the format of the quantised matrix whose tensors are at `stored`, if a layer has requested it.
+    /// Returns the format of the quantized matrix whose tensors are at `stored`, if a layer has requested it.
     pub(crate) fn known_format(&self, stored: &str) -> Option<QuantizedFormat> {
         self.usage.format(stored)
     }
 
-    /// Checks that the biases of a quantised matrix have the dtype of its scales.
+    /// Checks that the biases of a quantized matrix have the dtype of its scales.
     fn expect_dtype_of_scales(&self, scales: &Tensor, biases: &Tensor) -> Result<(), ModelError> {
         if scales.dtype == biases.dtype {
             return Ok(());
@@ -230,7 +230,7 @@ impl Checkpoint {
 pub(crate) enum TensorKind {
     /// Floats: F32, F16 or BF16.
     Float,
-    /// Quantised codes in 32-bit words.
+    /// Quantized codes in 32-bit words.
     Codes,
     /// Bytes: scales, or pairs of 4-bit codes.
     Bytes,

@@ -201,7 +201,7 @@ pub enum ModelError {
     /// The KV cache could not be read or written.
     #[error(transparent)]
     Kv(#[from] KvError),
-    /// An element of a key or value overflows f16, the format of recent tokens in a quantised cache.
+    /// An element of a key or value overflows f16, the format of recent tokens in a quantized cache.
     #[error(
         "layer {layer_idx}, token {position}: {number} is beyond ±65504, the greatest numbers of keys and values at 16 bits: \
          keep them as they are computed"

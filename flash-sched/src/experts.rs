@@ -113,7 +113,7 @@ impl ExpertCache {
 
     /// Offers the `loaded` experts (in memory, or about to be) to a layer's cache: it keeps the highest-scoring ones of
     /// these and the held ones, and returns the evicted others. Held experts in use by the latest pass are never
-    /// evicted in favour of new ones.
+    /// evicted in favor of new ones.
     pub fn keep(&mut self, layer_idx: usize, loaded: &[usize]) -> Vec<usize> {
         let Layer { share, scores, is_held, in_use } = &mut self.layers[layer_idx];
         let score_of = |expert_idx: usize| {

@@ -167,7 +167,7 @@ struct ModelParts {
 }
 
 impl ModelParts {
-    /// Returns whether the model is BPE. Older files without `type` are recognised by their merges.
+    /// Returns whether the model is BPE. Older files without `type` are recognized by their merges.
     fn is_bpe(&self) -> bool {
         self.kind.as_deref().map_or(self.merges.is_some(), |kind| kind == "BPE")
     }

@@ -55,7 +55,7 @@ impl Tokenizer {
     }
 
     /// Encodes a text to ids. `add_special` adds the tokenizer's special tokens around the text, such as a
-    /// beginning-of-sequence token; special tokens written out in the text are recognised either way.
+    /// beginning-of-sequence token; special tokens written out in the text are recognized either way.
     ///
     /// # Errors
     /// [`TextError::Encode`] if the tokenizer rejects the text.

@@ -21,7 +21,7 @@ pub(crate) struct Source {
     pub(crate) tensor: TensorInfo,
     /// Block format of the values.
     pub(crate) format: BlockFormat,
-    /// Whether the shape is `[n_rows, n_cols]`, which MLX can quantise, rather than `[n_rows]`.
+    /// Whether the shape is `[n_rows, n_cols]`, which MLX can quantize, rather than `[n_rows]`.
     pub(crate) is_matrix: bool,
     /// Number of rows; for a vector, its length.
     pub(crate) n_rows: u64,

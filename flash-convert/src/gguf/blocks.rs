@@ -1,8 +1,8 @@
-//! ggml block formats: dequantisation to `f32`, and lossless repacking to MLX's affine format.
+//! ggml block formats: dequantization to `f32`, and lossless repacking to MLX's affine format.
 //!
 //! Source of the layouts: `ggml-common.h` and `ggml-quants.c` of the ggml project.
 //!
-//! All quantised formats except `Q6_K` consist of groups of 32 codes with one scale and either a bias or a zero point.
+//! All quantized formats except `Q6_K` consist of groups of 32 codes with one scale and either a bias or a zero point.
 //! That is MLX's affine format with groups of 32, so these blocks can be repacked exactly: scales and biases of the
 //! legacy formats are `f16`, and those of the K-formats are products of an `f16` and a 6-bit integer, which `f32`
 //! represents exactly, like every product with a code.
@@ -11,7 +11,7 @@ use flash_kernels::{Affine, FloatType};
 
 use super::kind::GgmlType;
 
-/// Group size of all quantised formats except `Q6_K`.
+/// Group size of all quantized formats except `Q6_K`.
 const GROUP_LEN: usize = 32;
 
 /// Storage format of a ggml type that can be converted.
@@ -106,7 +106,7 @@ impl BlockFormat {
         n_values / self.block_len() as u64 * self.block_bytes() as u64
     }
 
-    /// Returns the float type of an unquantised format.
+    /// Returns the float type of an unquantized format.
     pub const fn float(self) -> Option<FloatType> {
         match self {
             Self::F32 => Some(FloatType::F32),
@@ -129,7 +129,7 @@ impl BlockFormat {
         }
     }
 
-    /// Dequantises `blocks` into `out`, equal bit for bit to `gguf.quants.dequantize` of the Python package gguf.
+    /// Dequantizes `blocks` into `out`, equal bit for bit to `gguf.quants.dequantize` of the Python package gguf.
     ///
     /// # Panics
     /// If `blocks` is not a whole number of blocks, or `out` has a different number of values.
@@ -297,7 +297,7 @@ fn k_group(block: &[u8], idx: usize, fifth_bits: Option<&[u8]>, codes: &[u8]) ->
     }
 }
 
-/// Dequantises a `Q6_K` block.
+/// Dequantizes a `Q6_K` block.
 ///
 /// Layout: 128 bytes of low nibbles, 64 of upper two bits, 16 signed 8-bit scales (one for 16 values), and the block's
 /// `f16` scale. Each half of the block has its 128 values in four runs of 32.

@@ -16,19 +16,19 @@ use crate::source;
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// Fields of config.json that describe quantised weights.
+/// Fields of config.json that describe quantized weights.
 const QUANTIZED: [&str; 2] = ["quantization", PUBLISHED];
 
-/// Fields of these that name the quantisation method.
+/// Fields of these that name the quantization method.
 const METHODS: [&str; 2] = ["quant_method", "mode"];
 
-/// The quantisation field of Hugging Face checkpoints; the other one is MLX's.
+/// The quantization field of Hugging Face checkpoints; the other one is MLX's.
 const PUBLISHED: &str = "quantization_config";
 
 /// Fields of config.json that do not apply to the converted model.
 const UNUSED: [&str; 2] = ["_name_or_path", "vision_config"];
 
-/// A Hugging Face checkpoint that can be quantised: a directory of safetensors. config.json and the headers of the
+/// A Hugging Face checkpoint that can be quantized: a directory of safetensors. config.json and the headers of the
 /// shards have been read.
 ///
 /// (`flash_model::Checkpoint` is another type: an MLX directory to run.)
@@ -38,7 +38,7 @@ pub struct Checkpoint {
     pub(super) catalog: Catalog,
     pub(super) config: Map<String, Value>,
     pub(super) family: &'static Family,
-    /// `quantization` of config.json for the parameters that are already quantised and keep their format.
+    /// `quantization` of config.json for the parameters that are already quantized and keep their format.
     pub(super) prequantized: Option<Value>,
     /// The parameters in execution order.
     pub(super) parameters: Vec<Parameter>,
@@ -81,7 +81,7 @@ impl Checkpoint {
     }
 }
 
-/// Checks that the quantisation of the checkpoint is supported, and returns the format of parameters that keep it.
+/// Checks that the quantization of the checkpoint is supported, and returns the format of parameters that keep it.
 fn check_quantization(
     path: &Path,
     config: &Map<String, Value>,
@@ -109,7 +109,7 @@ fn check_quantization(
     Ok(None)
 }
 
-/// Returns `quantization` of config.json for a parameter that keeps its quantised format.
+/// Returns `quantization` of config.json for a parameter that keeps its quantized format.
 fn prequantized(parameter: &Parameter) -> Option<Value> {
     match parameter.content {
         Content::Floats { .. } => None,

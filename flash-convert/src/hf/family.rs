@@ -1,5 +1,5 @@
 //! Conversion rules by model type: how mlx-lm transforms the tensors of a checkpoint (`sanitize`), and which of them it
-//! casts and quantises (`cast_predicate`, `quant_predicate`).
+//! casts and quantizes (`cast_predicate`, `quant_predicate`).
 //!
 //! Source: `mlx_lm/models/*.py` of mlx-lm 0.32.
 
@@ -11,9 +11,9 @@ pub(super) struct Family {
     /// Default of `tie_word_embeddings`. None: the field is ignored, and a head is kept if the checkpoint has one.
     pub(super) is_tied: Option<bool>,
     pub(super) experts: Option<Experts>,
-    /// Quantisation of the router, if it differs from other matrices.
+    /// Quantization of the router, if it differs from other matrices.
     pub(super) router: Option<Router>,
-    /// Suffix of modules whose matrices are not quantised.
+    /// Suffix of modules whose matrices are not quantized.
     pub(super) unquantized: Option<&'static str>,
     /// Suffixes of parameters that keep their float type.
     pub(super) keep_type: &'static [&'static str],
@@ -51,7 +51,7 @@ pub(super) struct Experts {
     pub(super) projections: &'static [(&'static str, &'static str)],
 }
 
-/// A router with its own quantisation parameters.
+/// A router with its own quantization parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Router {
     /// Suffixes of its modules.
@@ -175,12 +175,12 @@ impl Family {
         self.keep_type.iter().any(|suffix| name.ends_with(suffix))
     }
 
-    /// Returns whether the matrix of `module` is not quantised.
+    /// Returns whether the matrix of `module` is not quantized.
     pub(super) fn keeps_floats(&self, module: &str) -> bool {
         self.unquantized.is_some_and(|suffix| module.ends_with(suffix))
     }
 
-    /// Returns the quantisation parameters of `module` if it is a router with its own.
+    /// Returns the quantization parameters of `module` if it is a router with its own.
     pub(super) fn router(&self, module: &str) -> Option<&Router> {
         let is_router = |router: &&Router| router.suffixes.iter().any(|suffix| module.ends_with(suffix));
         self.router.as_ref().filter(is_router)

@@ -1,4 +1,4 @@
-//! int4 experts of Kimi K2, trained with quantisation awareness (`pack-quantized` of `compressed-tensors`): integers
+//! int4 experts of Kimi K2, trained with quantization awareness (`pack-quantized` of `compressed-tensors`): integers
 //! from −8 to 7 with a scale for each group. In MLX's affine format they are the same codes with a bias of −8 scales.
 
 use flash_io::{Catalog, Dtype, Tensor};

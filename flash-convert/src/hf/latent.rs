@@ -28,7 +28,7 @@ pub(super) fn parameters(
     let name = int4::matrix(&tensor.name).unwrap_or(&tensor.name);
     let Some(layer) = name.strip_suffix(MATRIX) else { return Ok(None) };
     let Content::Floats { float, pieces } = content else {
-        // Transposing quantised weights would change their groups.
+        // Transposing quantized weights would change their groups.
         let (path, tensor, found) = (tensors::shard_path(catalog, tensor), tensor.name.clone(), tensor.dtype);
         return Err(ConvertError::TensorDtype { path, tensor, found });
     };

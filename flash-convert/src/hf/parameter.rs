@@ -64,13 +64,13 @@ pub(super) struct Rows {
 }
 
 impl Parameter {
-    /// Returns whether the rows are a whole number of groups, so that the parameter can be quantised.
+    /// Returns whether the rows are a whole number of groups, so that the parameter can be quantized.
     pub(super) fn is_quantizable(&self, affine: Affine) -> bool {
         self.shape.len() > 1
             && self.shape.last().is_some_and(|n_cols| n_cols.is_multiple_of(affine.group_size() as u64))
     }
 
-    /// Returns whether the parameter is already quantised and keeps its format.
+    /// Returns whether the parameter is already quantized and keeps its format.
     pub(super) const fn is_prequantized(&self) -> bool {
         matches!(self.content, Content::Mxfp4(_) | Content::Int4 { .. })
     }

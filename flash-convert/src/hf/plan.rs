@@ -1,4 +1,4 @@
-//! Plans and runs the quantisation of a checkpoint.
+//! Plans and runs the quantization of a checkpoint.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub const COMPANION_FILES: [&str; 11] = [
     "chat_template.json",
 ];
 
-/// Plan of a quantisation, made by [`Checkpoint::quantize`] and executed by [`run`](Self::run).
+/// Plan of a quantization, made by [`Checkpoint::quantize`] and executed by [`run`](Self::run).
 #[derive(Debug)]
 pub struct QuantizePlan<'a> {
     checkpoint: &'a Checkpoint,
@@ -44,7 +44,7 @@ pub struct QuantizePlan<'a> {
     n_shards: usize,
 }
 
-/// Result of a finished quantisation.
+/// Result of a finished quantization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Quantized {
@@ -52,7 +52,7 @@ pub struct Quantized {
     pub out_dir: PathBuf,
     /// Number of parameters.
     pub n_parameters: usize,
-    /// Number of quantised parameters, including those that were already quantised.
+    /// Number of quantized parameters, including those that were already quantized.
     pub n_quantized: usize,
     /// Bytes of weights.
     pub total_bytes: u64,
@@ -64,16 +64,16 @@ pub struct Quantized {
 #[derive(Debug)]
 struct Planned<'a> {
     parameter: &'a Parameter,
-    /// Affine format to quantise to; None keeps floats or the format of the checkpoint.
+    /// Affine format to quantize to; None keeps floats or the format of the checkpoint.
     affine: Option<Affine>,
     group: TensorGroup,
 }
 
 impl Checkpoint {
-    /// Plans a quantisation with the same result as `mlx_lm.convert(quantize=True)`, bit for bit.
+    /// Plans a quantization with the same result as `mlx_lm.convert(quantize=True)`, bit for bit.
     ///
-    /// Matrices whose rows are a whole number of groups are quantised; routers of some mixtures of experts get 8 bits
-    /// or stay floats. mxfp4 and int4 weights keep their codes, and fp8 weights are dequantised first. Everything else
+    /// Matrices whose rows are a whole number of groups are quantized; routers of some mixtures of experts get 8 bits
+    /// or stay floats. mxfp4 and int4 weights keep their codes, and fp8 weights are dequantized first. Everything else
     /// stays unchanged. Floats get the type named by `torch_dtype` in config.json, or by `dtype` of its text model, or
     /// else keep their own.
     ///
@@ -108,7 +108,7 @@ impl Checkpoint {
                 }
                 (Some(module), None) => {
                     if self.prequantized.is_some() {
-                        // The top-level format describes the prequantised parameters, so others need an entry.
+                        // The top-level format describes the prequantized parameters, so others need an entry.
                         quantization[module] = params.clone();
                     }
                     Some(common)
@@ -215,7 +215,7 @@ fn entries(parameter: &Parameter, affine: Option<Affine>) -> Vec<TensorEntry> {
 }
 
 impl Planned<'_> {
-    /// Returns whether the parameter is quantised in the output.
+    /// Returns whether the parameter is quantized in the output.
     fn is_quantized(&self) -> bool {
         self.affine.is_some() || self.parameter.is_prequantized()
     }

@@ -11,7 +11,7 @@ use crate::error::ConvertError;
 use crate::scratch::{OutOfRange, Scratch, Sink};
 use crate::target::float_name;
 
-/// Writes a parameter to `sink`: quantised if `affine` is given, or else rounded or copied.
+/// Writes a parameter to `sink`: quantized if `affine` is given, or else rounded or copied.
 pub(super) fn write(
     scratch: &mut Scratch,
     catalog: &Catalog,
@@ -54,7 +54,7 @@ fn copy(
     Ok(())
 }
 
-/// Writes values rounded to `float`, and then quantised if `affine` is given.
+/// Writes values rounded to `float`, and then quantized if `affine` is given.
 fn floats(
     scratch: &mut Scratch,
     catalog: &Catalog,

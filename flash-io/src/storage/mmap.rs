@@ -28,7 +28,7 @@ impl MmapFile {
     pub(super) fn open(path: &Path) -> Result<Self, IoError> {
         let file = open_file(path, || File::open(path))?;
         #[expect(unsafe_code, reason = "mapping a file is unsafe")]
-        // SAFETY: only `copy_window` accesses the bytes, and expects them to change, so no reference that the optimiser
+        // SAFETY: only `copy_window` accesses the bytes, and expects them to change, so no reference that the optimizer
         // trusts exists while another process writes the file.
         let mapped = unsafe { Mmap::map(&file) };
         let map = mapped.map_err(IoError::cannot_open(path))?;

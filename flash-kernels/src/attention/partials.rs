@@ -3,7 +3,7 @@
 use crate::elementwise::exp;
 use crate::isa::Kernels;
 
-/// Unnormalised softmax of some rows over some tokens.
+/// Unnormalized softmax of some rows over some tokens.
 pub(super) struct Partials<'a> {
     /// `[rows]`: maximum score.
     pub max: &'a mut [f32],
@@ -28,7 +28,7 @@ impl<'a> Partials<'a> {
         Self { max, sum, mixture }
     }
 
-    /// Initialises the accumulator with the sinks, if any. Rows are `[tokens, group]`, sinks `[group]`.
+    /// Initializes the accumulator with the sinks, if any. Rows are `[tokens, group]`, sinks `[group]`.
     ///
     /// Sinks enter the accumulator rather than the spans, so each counts once however many spans there are.
     pub(super) fn init(self, sinks: Option<&[f32]>) {
@@ -86,7 +86,7 @@ impl<'a> PartialsView<'a> {
     }
 }
 
-/// Writes the normalised result of `row` of the [`Partials`] in `buffer`: `out` is `[value_dim]`.
+/// Writes the normalized result of `row` of the [`Partials`] in `buffer`: `out` is `[value_dim]`.
 pub(super) fn finish(buffer: &[f32], row: usize, out: &mut [f32]) {
     let value_dim = out.len();
     let n_rows = buffer.len() / Partials::row_len(value_dim);

@@ -175,7 +175,7 @@ pub(crate) fn dequantize(rows: CodedRows<'_>, out: &mut [f32]) {
     }
 }
 
-// Loops over slices of unknown length: the compiler unrolls constant lengths instead of vectorising them.
+// Loops over slices of unknown length: the compiler unrolls constant lengths instead of vectorizing them.
 #[inline(always)]
 fn dequantize_eight(codes: &[u8], scale: f32, bias: f32, out: &mut [f32]) {
     for (out, code) in out.iter_mut().zip(codes) {

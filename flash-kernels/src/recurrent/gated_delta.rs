@@ -87,7 +87,7 @@ impl GatedDelta<'_> {
 
         let kernels = pool.kernels();
         let [dt_bias, a_log] = [self.dt_bias, self.a_log].map(decode);
-        // L2-normalise queries and keys by RMSNorm; the weight of the queries includes the softmax scale.
+        // L2-normalize queries and keys by RMSNorm; the weight of the queries includes the softmax scale.
         let scale = (key_dim as f32).powf(-0.5);
         let (q_weight, k_weight) = (vec![scale * scale; key_dim], vec![scale; key_dim]);
         let qk_eps = QK_EPS * scale * scale;

@@ -62,7 +62,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ModelError::File`], [`IoError::LfsPointer`], [`ModelError::Json`], or [`ModelError::ConfigField`] if
-    /// `model_type` or the quantisation is invalid.
+    /// `model_type` or the quantization is invalid.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(FILE);
         let text =
@@ -230,7 +230,7 @@ impl Config {
         self.quantization.as_ref()?.by_path.get(path).copied()
     }
 
-    /// Returns the format of quantised matrices that are not listed by path; `None` without quantisation settings.
+    /// Returns the format of quantized matrices that are not listed by path; `None` without quantization settings.
     pub(crate) fn default_format(&self) -> Option<QuantizedFormat> {
         self.quantization.as_ref().map(|quantization| quantization.default)
     }

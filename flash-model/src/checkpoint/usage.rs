@@ -10,7 +10,7 @@ use crate::checkpoint::config::QuantizedFormat;
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     tensors: Mutex<HashSet<String>>,
-    /// Formats of quantised matrices, by the path of their tensors.
+    /// Formats of quantized matrices, by the path of their tensors.
     formats: Mutex<HashMap<String, QuantizedFormat>>,
 }
 

@@ -66,7 +66,7 @@ pub(crate) trait Operations: Debug + Send + Sync {
     /// Computes `relu(x · Wᵀ (+ bias))²`.
     fn squared_relu_product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception>;
 
-    /// Normalises the heads if there are norms, rotates queries and keys, appends keys and values to the cache, and
+    /// Normalizes the heads if there are norms, rotates queries and keys, appends keys and values to the cache, and
     /// attends to all tokens so far. Returns `[1, n, heads · value_dim]`.
     fn attend(
         &self,

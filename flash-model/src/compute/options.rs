@@ -22,7 +22,7 @@ pub struct ComputeOptions {
     pub compute: Compute,
     /// The instruction set of the CPU kernels; `None` for the best one of this machine. MLX's operations ignore it.
     pub isa: Option<Isa>,
-    /// Whether the CPU kernels round activations to 30 bits in every product with quantised weights, so that results
+    /// Whether the CPU kernels round activations to 30 bits in every product with quantized weights, so that results
     /// differ from MLX's in float32 only by the order of additions. Otherwise activations are rounded to 15 bits,
     /// except inputs of routers. Products with weights in memory take 1.6 to 2.6 times as long; where the disk is the
     /// bottleneck, nothing is lost.

@@ -82,7 +82,7 @@ pub(crate) struct GatedDeltaInput {
 pub(crate) struct Mamba2Dims {
     pub n_heads: i32,
     pub head_dim: i32,
-    /// Groups of `n_heads / n_groups` heads. Heads of a group share `B` and `C`, and are normalised together.
+    /// Groups of `n_heads / n_groups` heads. Heads of a group share `B` and `C`, and are normalized together.
     pub n_groups: i32,
     /// Columns of a head's state.
     pub state_dim: i32,

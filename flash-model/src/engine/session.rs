@@ -38,7 +38,7 @@ pub enum Resumption {
 #[non_exhaustive]
 pub struct Recovery {
     /// Whether the recovered tokens have the bits they had before. If not, the most recent ones were in full precision
-    /// before the crash and are now quantised.
+    /// before the crash and are now quantized.
     pub is_exact: bool,
     /// The reason why the last saved state is lost, if there was one no older than the recovered tokens.
     pub lost: Option<KvError>,

@@ -24,7 +24,7 @@ pub const WINDOW_TOKENS: usize = PAGE_TOKENS;
 pub struct KvPolicy {
     /// Format of tokens that have left the window.
     pub format: KvFormat,
-    /// The most recent tokens, which stay at 16 bits if older ones are quantised; rounded up to whole pages.
+    /// The most recent tokens, which stay at 16 bits if older ones are quantized; rounded up to whole pages.
     pub window_tokens: usize,
     /// Maximum tokens to keep; `None` keeps all.
     pub max_tokens: Option<usize>,

@@ -115,7 +115,7 @@ pub(crate) fn lazy<K: Kernel>(
                 }
                 // SAFETY: the native library has just allocated each output for this node's shapes, and nobody reads it
                 // before this has returned. MLX's allocations are aligned. Any bit pattern is a valid f32, so it need
-                // not be initialised.
+                // not be initialized.
                 unsafe { slice::from_raw_parts_mut(data.cast::<f32>(), len) }
             })
             .collect();

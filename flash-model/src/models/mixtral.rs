@@ -46,7 +46,7 @@ pub(super) fn build(weights: &VarBuilder<'_>) -> Result<Architecture, ModelError
     let rope =
         sizes.rope(config, RopeDefaults { theta: Some(1e6), ..RopeDefaults::allowing_traditional() })?;
     let n_experts = config.n_experts()?.unwrap_or(8);
-    // The softmax over the top-k logits equals the softmax over all, renormalised to the top k.
+    // The softmax over the top-k logits equals the softmax over all, renormalized to the top k.
     let router = Router::new(args.num_experts_per_tok, n_experts, true, Scoring::Softmax, config)?;
     let dims = ExpertDims { n_experts, hidden: sizes.hidden_size, intermediate: sizes.intermediate_size };
     let experts = ExpertArgs { dims, bias: false, activation: Some(Activation::Silu) };

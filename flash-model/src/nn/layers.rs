@@ -8,11 +8,11 @@ use mlx_rs::module::Param;
 use crate::checkpoint::config::QuantizedFormat;
 use crate::compute::{Activation, Backend, Matrix, Norm, NormArgs, Quantized, Value};
 
-/// A linear layer, `y = x · Wᵀ (+ b)`, quantised or not.
+/// A linear layer, `y = x · Wᵀ (+ b)`, quantized or not.
 #[derive(Debug, Clone, ModuleParameters)]
 pub(crate) struct Linear {
     pub(crate) backend: Backend,
-    /// Format of a quantised weight, which has scales, and biases if it is affine; `None` for floats.
+    /// Format of a quantized weight, which has scales, and biases if it is affine; `None` for floats.
     pub(crate) format: Option<QuantizedFormat>,
     /// Whether activations must keep the precision of f32 sums, for outputs whose small differences decide, such as
     /// router logits.

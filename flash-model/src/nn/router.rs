@@ -8,7 +8,7 @@ use crate::checkpoint::config::Config;
 pub(crate) struct Router {
     /// Experts per token.
     pub top_k: usize,
-    /// Whether the weights of a token's experts are normalised to a sum of 1.
+    /// Whether the weights of a token's experts are normalized to a sum of 1.
     pub norm_topk_prob: bool,
     pub scoring: Scoring,
 }

@@ -68,7 +68,7 @@ impl<'a> VarBuilder<'a> {
         self.backend
     }
 
-    /// Builds a linear layer, quantised if the checkpoint has scales for it.
+    /// Builds a linear layer, quantized if the checkpoint has scales for it.
     pub(crate) fn linear(&self, input_dims: i32, output_dims: i32, bias: bool) -> Result<Linear, ModelError> {
         self.linear_with_format(self.format(input_dims)?, input_dims, output_dims, bias)
     }

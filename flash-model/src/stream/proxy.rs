@@ -235,7 +235,7 @@ fn set_parameters<M: ModuleParameters + ?Sized>(
     update_parameters(module, values.collect::<HashMap<_, _>>());
 }
 
-/// Returns the name of a parameter's tensor. mlx-rs nests the inner parameters of a quantised layer; checkpoints do
+/// Returns the name of a parameter's tensor. mlx-rs nests the inner parameters of a quantized layer; checkpoints do
 /// not.
 fn tensor_name(path: &str, key: &str) -> String {
     let key = key.strip_prefix("inner.").unwrap_or(key).replace(".inner.", ".");

@@ -77,7 +77,7 @@ pub(super) fn multiply<F: TileFormat>(
         }
         let link = x.links[link_idx];
         let block = Block::<F> {
-            // SAFETY: `store` has just initialised all sums.
+            // SAFETY: `store` has just initialized all sums.
             sums: unsafe { sums.assume_init_ref() },
             half,
             terms: &x.terms[x.tile_idx(link_idx, row_tile_idx)],

@@ -127,7 +127,7 @@ pub(super) fn vmlal_high_s16(a: int32x4_t, b: int16x8_t, c: int16x8_t) -> int32x
     int32x4_t(from_fn(|lane| a.0[lane].wrapping_add(i32::from(b.0[4 + lane]) * i32::from(c.0[4 + lane]))))
 }
 
-/// Adds neighbours: first those of `a`, then those of `b`.
+/// Adds neighbors: first those of `a`, then those of `b`.
 pub(super) fn vpaddq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
     let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.0, b.0);
     let sums = [(a0, a1), (a2, a3), (b0, b1), (b2, b3)];

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// Fields that never change the output of a forward pass of the text model.
 ///
-/// They configure training and initialisation, other tasks and towers, or generation (which has its own file), or
+/// They configure training and initialization, other tasks and towers, or generation (which has its own file), or
 /// describe the file itself. From transformers' `PretrainedConfig` and the configurations of the supported families.
 const HARMLESS: &[&str] = &[
     // Metadata of the file.

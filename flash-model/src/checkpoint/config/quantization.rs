@@ -1,4 +1,4 @@
-//! Quantisation settings of a configuration.
+//! Quantization settings of a configuration.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use flash_io::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// Storage format of a quantised matrix.
+/// Storage format of a quantized matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantizedFormat {
@@ -19,7 +19,7 @@ pub struct QuantizedFormat {
     pub mode: QuantizedMode,
 }
 
-/// Interpretation of the codes and scales of a quantised matrix.
+/// Interpretation of the codes and scales of a quantized matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -77,14 +77,14 @@ impl QuantizedFormat {
     }
 }
 
-/// Quantisation formats of a model: a default, and overrides by path.
+/// Quantization formats of a model: a default, and overrides by path.
 #[derive(Debug, Clone)]
 pub(super) struct Quantization {
     pub default: QuantizedFormat,
     pub by_path: HashMap<String, QuantizedFormat>,
 }
 
-/// Returns the quantisation settings, and the name of the field that holds them.
+/// Returns the quantization settings, and the name of the field that holds them.
 ///
 /// mlx-lm writes `quantization`, and `quantization_config` beside it for Hugging Face; other tools write only the
 /// second, for methods of their own, which have a `quant_method`.
@@ -100,7 +100,7 @@ pub(super) fn object_of(json: &Map<String, Value>) -> Option<(&'static str, &Val
 
 impl Quantization {
     /// Parses the settings: `group_size`, `bits` and `mode` of the default, and an object with the same fields for each
-    /// path that differs. `false` for a path means that the matrix is not quantised, which its tensors show as well.
+    /// path that differs. `false` for a path means that the matrix is not quantized, which its tensors show as well.
     pub(super) fn parse(value: &Value) -> Result<Self, String> {
         let object = value.as_object().ok_or("it must be an object")?;
         let (mut default, mut by_path) = (Map::new(), HashMap::new());

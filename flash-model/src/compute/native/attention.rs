@@ -35,7 +35,7 @@ pub(super) struct Projections {
     sinks: Option<FloatType>,
 }
 
-/// Normalised and rotated queries and keys, values, and decoded sinks.
+/// Normalized and rotated queries and keys, values, and decoded sinks.
 pub(super) struct Prepared<'a> {
     pub queries: Buffer,
     pub keys: Buffer,
@@ -148,7 +148,7 @@ impl Kernel for Attention {
 }
 
 impl Projections {
-    /// Normalises and rotates queries and keys.
+    /// Normalizes and rotates queries and keys.
     pub(super) fn prepare<'a>(&self, pool: &Pool, inputs: &[&'a [u8]]) -> Prepared<'a> {
         let Self { heads: Heads { query_heads, kv_heads, .. }, norms, .. } = *self;
         let floats = |idx: usize| bytemuck::cast_slice::<u8, f32>(inputs[idx]);

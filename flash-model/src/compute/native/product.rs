@@ -78,7 +78,7 @@ pub(super) fn squared_relu_product(
 }
 
 /// A kernel that multiplies rows by several matrices. Inputs: the rows; of each matrix the weight, scales and biases if
-/// it is quantised, and the bias if it has one; the array that the product is added to.
+/// it is quantized, and the bias if it has one; the array that the product is added to.
 struct Products {
     pool: Arc<Pool>,
     epilogue: Epilogue,

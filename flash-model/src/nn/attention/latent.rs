@@ -90,7 +90,7 @@ impl LatentArgs {
     }
 
     /// Returns the bytes of the weights that the layers at `paths` derive from `kv_b_proj`, and of deriving them in one
-    /// layer: the dequantised matrix, and its parts.
+    /// layer: the dequantized matrix, and its parts.
     pub(crate) fn derived_bytes(&self, weights: &VarBuilder<'_>, paths: impl Iterator<Item = String>) -> u64 {
         let parts = ["weight", "scales", "biases"];
         let catalog = weights.checkpoint().catalog();
@@ -109,7 +109,7 @@ impl LatentAttention {
     /// Builds the module without loading weights.
     ///
     /// # Errors
-    /// [`ModelError::ConfigField`] if the quantisation groups of `kv_b_proj` do not fit the heads.
+    /// [`ModelError::ConfigField`] if the quantization groups of `kv_b_proj` do not fit the heads.
     pub(crate) fn new(args: &LatentArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let LatentArgs { hidden_size, n_heads, kv_lora_rank, nope_dim, rope_dim, v_dim, .. } = *args;
         let linear = |name, input, output, bias| weights.at(name).linear(input, output, bias);
@@ -191,7 +191,7 @@ impl LatentAttention {
     }
 
     /// Derives `embed_q` and `unembed_out` from `kv_b_proj`, unless they are there already. As in mlx-lm's `sanitize`,
-    /// quantised weights are quantised again, because rows of keys become columns.
+    /// quantized weights are quantized again, because rows of keys become columns.
     fn derive_weights(&mut self) -> Result<(), Exception> {
         let Some(joint) = &self.kv_b_proj else { return Ok(()) };
         if self.embed_q.weight.size() > 0 {
@@ -221,7 +221,7 @@ impl LatentAttention {
     }
 }
 
-/// Checks that the quantised `kv_b_proj` can be split by head.
+/// Checks that the quantized `kv_b_proj` can be split by head.
 fn check_joint(joint: &Linear, nope_dim: i32, config: &Config) -> Result<(), ModelError> {
     let Some(format) = joint.format else { return Ok(()) };
     if format.mode != QuantizedMode::Affine {

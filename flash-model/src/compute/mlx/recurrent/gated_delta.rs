@@ -8,7 +8,7 @@ use super::{array_state, convolve, float32, split};
 use crate::compute::{GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights};
 use crate::kv::LayerKv;
 
-/// Epsilon of the L2 normalisation of queries and keys, added to the sum of squares.
+/// Epsilon of the L2 normalization of queries and keys, added to the sum of squares.
 const QK_EPS: f32 = 1e-6;
 
 pub(in crate::compute::mlx) fn gated_delta(
@@ -25,7 +25,7 @@ pub(in crate::compute::mlx) fn gated_delta(
     let [window, state] = states.latest();
     let [convolved, window] = convolve(net.conv, window, &qkv)?;
     let [q, k, v] = split(&convolved, &[dims.keys(), 2 * dims.keys()])?;
-    // Queries and keys are normalised to length 1, and queries scaled by `key_dim^-0.5`.
+    // Queries and keys are normalized to length 1, and queries scaled by `key_dim^-0.5`.
     let scale = (key_dim as f32).powf(-0.5);
     let unit = |x: Array, scale: f32, eps: f32| {
         let x = fast::rms_norm(x.reshape(&[n, key_heads, key_dim])?, None, eps)?;
