@@ -91,7 +91,7 @@ impl PrefixStore {
         Ok(Self { disk, dir, identity: *identity, page, twin })
     }
 
-    /// Whether pages need twins, because the page format is not the window's.
+    /// Returns whether pages need twins, because the page format is not the window's.
     pub fn needs_twins(&self) -> bool {
         self.page != self.twin
     }
@@ -121,7 +121,7 @@ impl PrefixStore {
         self.span(part, self.identity.geometry.n_layers).start
     }
 
-    /// Whether the file of a page exists with its full length.
+    /// Returns whether the file of a page exists with its full length.
     pub fn holds(&self, chain: Chain, part: PrefixPart) -> bool {
         let file = fs::metadata(self.path(chain, part));
         file.is_ok_and(|file| file.is_file() && file.len() == self.file_bytes(part))

@@ -166,7 +166,7 @@ impl Drop for Writer {
 }
 
 impl WriteHandle {
-    /// Whether the record can be read from the file.
+    /// Returns whether the record can be read from the file.
     pub fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }

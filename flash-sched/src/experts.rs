@@ -92,7 +92,7 @@ impl ExpertCache {
         self.layers[layer_idx].share
     }
 
-    /// Whether an expert is in memory.
+    /// Returns whether an expert is in memory.
     pub fn is_held(&self, layer_idx: usize, expert_idx: usize) -> bool {
         self.layers[layer_idx].is_held[expert_idx]
     }

@@ -39,7 +39,7 @@ impl Default for Phase {
 }
 
 impl LookaheadTrial {
-    /// Whether lookahead is on for the next token.
+    /// Returns whether lookahead is on for the next token.
     pub fn guesses(&self) -> bool {
         match self.phase {
             Phase::Trial { n_tokens } => (n_tokens / TURN_TOKENS).is_multiple_of(2),

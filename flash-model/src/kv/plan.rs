@@ -24,11 +24,11 @@ pub const WINDOW_TOKENS: usize = PAGE_TOKENS;
 pub struct KvPolicy {
     /// Format of tokens that have left the window.
     pub format: KvFormat,
-    /// The most recent tokens, which stay at 16 bits if older ones are quantized; rounded up to whole pages.
+    /// Number of most recent tokens that stay at 16 bits if older ones are quantized; rounded up to whole pages.
     pub window_tokens: usize,
-    /// Maximum tokens to keep; `None` keeps all.
+    /// Maximum number of tokens to keep; `None` keeps all. Beyond it, the oldest pages are evicted.
     pub max_tokens: Option<usize>,
-    /// The first tokens, which are never evicted.
+    /// Number of first tokens that are never evicted.
     pub keep_tokens: usize,
     /// Maximum bytes of sealed pages on disk.
     pub max_bytes: Option<u64>,
@@ -185,7 +185,7 @@ impl KvPlan {
 }
 
 impl KvPolicy {
-    /// Keeps all tokens; those that have left the window are stored in `format`.
+    /// Creates a policy that keeps all tokens, and stores those that have left the window in `format`.
     pub fn new(format: KvFormat) -> Self {
         Self { format, ..Self::default() }
     }

@@ -204,8 +204,9 @@ impl Bundles {
     /// Plans which bundles are pinned in a budget, `fixed_bytes` of which are taken by other things, and the slots for
     /// the others.
     ///
-    /// With `prefetch` there are at least two slots: one is read while the other computes. Their
-    /// number, and the positions of the pinned bundles, are those predicted to be fastest on a machine of these `speeds`.
+    /// With `prefetch` there are at least two slots: one is read while the other computes. Their number, and the
+    /// positions of the pinned bundles, are those predicted to be fastest on a machine of these `speeds`. Without, there
+    /// is one slot, and `speeds` are not used.
     ///
     /// # Errors
     /// [`BelowFloor`], with the minimum budget.
