@@ -8,7 +8,7 @@
 //! |---|---|---|---|
 //! | a GGUF file | [`Conversion::open`] | [`Plan`] | [`Report`] |
 //! | a Hugging Face checkpoint | [`Checkpoint::open`] | [`QuantizePlan`] | [`Quantized`] |
-//! | a mixture of experts (MoE) | [`PackPlan::new`] | [`PackPlan`] | [`Packed`] |
+//! | a mixture of experts | [`PackPlan::new`] | [`PackPlan`] | [`Packed`] |
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;

@@ -79,8 +79,9 @@ impl PageFile {
     ///
     /// # Errors
     /// [`KvError::Locked`]; if the header does not match `identity`: [`KvError::NotAPageFile`],
-    /// [`KvError::HeaderTruncated`], [`KvError::HeaderDamaged`], [`KvError::VersionMismatch`], [`KvError::ModelMismatch`], [`KvError::FormatMismatch`],
-    /// [`KvError::WindowMismatch`], [`KvError::GeometryMismatch`]; [`KvError::Io`].
+    /// [`KvError::HeaderTruncated`], [`KvError::HeaderDamaged`], [`KvError::VersionMismatch`],
+    /// [`KvError::ModelMismatch`], [`KvError::FormatMismatch`], [`KvError::WindowMismatch`],
+    /// [`KvError::GeometryMismatch`]; [`KvError::Io`].
     pub fn open(path: &Path, identity: &Identity) -> Result<Self, KvError> {
         Self::open_on(system(), path, identity)
     }

@@ -6,8 +6,8 @@
 //! - [`Tail`] holds these tokens: one buffer of keys and one of values per layer. The budget is charged for all of it,
 //!   in whole pages, at creation, so a context never outgrows its plan.
 //!
-//! When a page leaves the window, it is *sealed*: converted, given a checksum, and never changed again. Sealed pages are
-//! stored on disk:
+//! When a page leaves the window, it is *sealed*: converted, given a checksum, and never changed again. Sealed pages
+//! are stored on disk:
 //! - [`PageLayout`] is the layout of a page in a *record*, for each [`PageFormat`]; [`transcode`](fn@transcode)
 //!   converts pages of the window into quantized ones, within [`error_bound`]; [`seal`] and [`verify`] write and check
 //!   the header and checksum.

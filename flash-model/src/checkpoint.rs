@@ -35,8 +35,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the model in `dir`. Reads the configuration and the headers of the shards. Weights will be read in the mode
-    /// `io`; [`Tuning::find`](flash_io::Tuning::find) finds the fastest one.
+    /// Opens the model in `dir`. Reads the configuration and the headers of the shards. Weights will be read in the
+    /// mode `io`; [`Tuning::find`](flash_io::Tuning::find) finds the fastest one.
     ///
     /// # Errors
     /// [`ModelError`], for a configuration or a shard that is missing or malformed.

@@ -214,7 +214,8 @@ impl Engine {
         self.residency.allowance()
     }
 
-    /// Returns the bytes that the engine can use of its budget: those of the plan, and of the embedding table if it fits.
+    /// Returns how many bytes of its budget the engine can use: those of the plan, and of the embedding table if it
+    /// fits.
     pub fn useful_bytes(&self) -> u64 {
         self.residency.plan().total_bytes + self.decoder.embedding().planned_bytes(&self.residency)
     }

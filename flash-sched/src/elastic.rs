@@ -1,8 +1,8 @@
 //! Elastic memory budget that yields to other programs.
 //!
-//! The budget has a cap, and at any time an *allowance*, the part of it that may be used. Memory is released immediately
-//! under pressure and reclaimed only after it has been free for a while, so that two programs with this policy do not
-//! oscillate.
+//! The budget has a cap, and at any time an *allowance*, the part of it that may be used. Memory is released
+//! immediately under pressure and reclaimed only after it has been free for a while, so that two programs with this
+//! policy do not oscillate.
 
 use std::time::Duration;
 

@@ -19,8 +19,8 @@
 //! - [`sim`]: a discrete-event simulation of disk, processor and controller, and [`trace`], its result as text;
 //! - [`estimate`]: moving averages of step times, and the speed limit set by the hardware.
 //!
-//! A program plans once ([`Frontier::plan`], or [`plan`](plan())), then calls [`Controller::step`] after each bundle and
-//! asks [`TokenBucket::reserve`] before each read.
+//! A program plans once ([`Frontier::plan`], or [`plan`](plan())), then calls [`Controller::step`] after each bundle
+//! and [`TokenBucket::reserve`] before each read.
 //!
 //! ```
 //! use flash_sched::{PlanRequest, plan};

@@ -76,8 +76,8 @@ impl ChatTemplate {
         Ok(Self { env, path, variables })
     }
 
-    /// Sets a variable that the template may read, such as `enable_thinking`, and replaces its former value. `messages` and
-    /// `add_generation_prompt` are always the arguments of [`render`](Self::render).
+    /// Sets a variable that the template may read, such as `enable_thinking`, and replaces its former value.
+    /// `messages` and `add_generation_prompt` are always the arguments of [`render`](Self::render).
     pub fn set_variable(&mut self, name: impl Into<String>, value: impl Serialize) {
         self.variables.insert(name.into(), Value::from(Serde(value)));
     }

@@ -42,7 +42,7 @@ pub enum FinishReason {
 }
 
 impl FinishReason {
-    /// Returns the reason's name: `stop` or `length`, as in OpenAI's API, or `interrupted`.
+    /// Returns the reason's name: `stop` or `length`, as `finish_reason` in common APIs, or `interrupted`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stop => "stop",

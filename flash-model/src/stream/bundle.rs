@@ -205,8 +205,8 @@ impl Bundles {
     /// the others.
     ///
     /// With `prefetch` there are at least two slots: one is read while the other computes. Their number, and the
-    /// positions of the pinned bundles, are those predicted to be fastest on a machine of these `speeds`. Without, there
-    /// is one slot, and `speeds` are not used.
+    /// positions of the pinned bundles, are those predicted to be fastest on a machine of these `speeds`. Without,
+    /// there is one slot, and `speeds` are not used.
     ///
     /// # Errors
     /// [`BelowFloor`], with the minimum budget.
