@@ -63,7 +63,7 @@ trait Case {
     fn inner(&self) -> usize;
     fn state_len(&self) -> usize;
     /// Processes a range of the tokens.
-    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: StateUpdate<'_>, out: &mut [f32]);
+    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, update: StateUpdate<'_>, out: &mut [f32]);
     fn wanted(&self) -> Vec<f64>;
     fn n(&self) -> usize;
 
@@ -160,9 +160,9 @@ impl Case for MambaCase {
         self.layer().state_len()
     }
 
-    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: StateUpdate<'_>, out: &mut [f32]) {
+    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, update: StateUpdate<'_>, out: &mut [f32]) {
         let len = self.layer().projected_len();
-        self.layer().run(pool, &self.projected[tokens.start * len..tokens.end * len], passing, out);
+        self.layer().run(pool, &self.projected[tokens.start * len..tokens.end * len], update, out);
     }
 
     fn wanted(&self) -> Vec<f64> {
@@ -261,13 +261,13 @@ impl Case for DeltaCase {
         self.layer().state_len()
     }
 
-    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, passing: StateUpdate<'_>, out: &mut [f32]) {
+    fn pass(&self, pool: &Pool, tokens: std::ops::Range<usize>, update: StateUpdate<'_>, out: &mut [f32]) {
         let piece = |input: &'_ Vec<f32>| {
             let len = input.len() / self.n;
             tokens.start * len..tokens.end * len
         };
         let [qkv, gate, beta, step] = self.inputs.each_ref().map(|input| &input[piece(input)]);
-        self.layer().run(pool, GatedDeltaInput { qkv, gate, beta, step }, passing, out);
+        self.layer().run(pool, GatedDeltaInput { qkv, gate, beta, step }, update, out);
     }
 
     fn wanted(&self) -> Vec<f64> {

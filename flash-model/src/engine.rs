@@ -195,7 +195,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`ModelError::PromptTooLong`], and errors of writing the pages.
-    pub fn make_up_context(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+    pub fn fill_synthetic(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         let context_tokens = self.context_tokens;
         if n_tokens > context_tokens {
             return Err(ModelError::PromptTooLong { prompt_tokens: n_tokens, context_tokens });

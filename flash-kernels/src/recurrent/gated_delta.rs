@@ -67,7 +67,7 @@ impl GatedDelta<'_> {
     ///
     /// # Panics
     /// If the lengths do not fit.
-    pub fn run(&self, pool: &Pool, input: GatedDeltaInput<'_>, passing: StateUpdate<'_>, out: &mut [f32]) {
+    pub fn run(&self, pool: &Pool, input: GatedDeltaInput<'_>, update: StateUpdate<'_>, out: &mut [f32]) {
         let Self { key_heads, value_heads, key_dim, value_dim, kernel, eps, .. } = *self;
         let GatedDeltaInput { qkv, gate, beta, step } = input;
         let (inner, channels) = (self.inner(), self.channels());
@@ -80,8 +80,8 @@ impl GatedDelta<'_> {
             beta.len() == n * value_heads && step.len() == n * value_heads,
             "lengths do not fit {n} tokens"
         );
-        assert_eq!(passing.state.len(), self.state_len(), "length of the state");
-        let (window, states) = passing.split((kernel - 1) * channels, value_dim * key_dim);
+        assert_eq!(update.state.len(), self.state_len(), "length of the state");
+        let (window, states) = update.split((kernel - 1) * channels, value_dim * key_dim);
         let convolution = Convolution::new(channels, kernel, self.conv_weight, None);
         let convolved = convolution.run(pool, qkv.chunks_exact(channels), window);
 

@@ -62,15 +62,15 @@ impl Mamba2<'_> {
     ///
     /// # Panics
     /// If the lengths do not fit.
-    pub fn run(&self, pool: &Pool, projected: &[f32], passing: StateUpdate<'_>, out: &mut [f32]) {
+    pub fn run(&self, pool: &Pool, projected: &[f32], update: StateUpdate<'_>, out: &mut [f32]) {
         let Self { n_heads, head_dim, n_groups, state_dim, kernel, eps, dt_limits: [least, most], .. } =
             *self;
         let (inner, channels, row_len) = (self.inner(), self.channels(), self.projected_len());
         let n = projected.len() / row_len;
         assert!(projected.len() == n * row_len && out.len() == n * inner, "lengths do not fit {n} tokens");
-        assert_eq!(passing.state.len(), self.state_len(), "length of the state");
+        assert_eq!(update.state.len(), self.state_len(), "length of the state");
         let row = |token: usize| &projected[token * row_len..][..row_len];
-        let (window, states) = passing.split((kernel - 1) * channels, head_dim * state_dim);
+        let (window, states) = update.split((kernel - 1) * channels, head_dim * state_dim);
         let convolution = Convolution::new(channels, kernel, self.conv_weight, self.conv_bias);
         let convolved = convolution.run(pool, (0..n).map(|token| &row(token)[inner..][..channels]), window);
 

@@ -187,8 +187,8 @@ mod tests {
     use super::*;
 
     /// Returns the weights of the short- and the long-term frequency after `n_tokens` tokens.
-    fn fit(taste: RoutingDistribution, n_tokens: usize) -> [f64; 2] {
-        let routing = Routing::synthetic(taste, 128, 8, n_tokens, 5);
+    fn fit(distribution: RoutingDistribution, n_tokens: usize) -> [f64; 2] {
+        let routing = Routing::synthetic(distribution, 128, 8, n_tokens, 5);
         let mut scores = Scores::new(Policy::default(), 128);
         for used in routing.tokens() {
             let by_expert: Vec<(usize, usize)> = used.iter().map(|expert_idx| (*expert_idx, 1)).collect();
@@ -203,7 +203,7 @@ mod tests {
         let [short, long] = fit(RoutingDistribution::Uniform, 4000);
         assert!(short.abs() < 0.2 && long.abs() < 0.5, "even routing: {short}, {long}");
         let [short, long] = fit(RoutingDistribution::Zipf(1.0), 4000);
-        assert!(short.abs() < 0.2 && (long - 1.0).abs() < 0.2, "one taste: {short}, {long}");
+        assert!(short.abs() < 0.2 && (long - 1.0).abs() < 0.2, "one distribution: {short}, {long}");
         let [short, long] = fit(RoutingDistribution::Topics { exponent: 1.2, n_tokens: 200 }, 4000);
         assert!((short - 1.0).abs() < 0.2 && long < 0.2, "topics: {short}, {long}");
     }

@@ -46,7 +46,7 @@ impl Routing {
     /// # Panics
     /// If `top_k` exceeds `n_experts`.
     pub fn synthetic(
-        taste: RoutingDistribution,
+        distribution: RoutingDistribution,
         n_experts: usize,
         top_k: usize,
         n_tokens: usize,
@@ -56,13 +56,13 @@ impl Routing {
         let mut random = SplitMix(seed);
         let mut by_rank: Vec<usize> = (0..n_experts).collect();
         random.shuffle(&mut by_rank);
-        let exponent = match taste {
+        let exponent = match distribution {
             RoutingDistribution::Uniform => 0.0,
             RoutingDistribution::Zipf(exponent) | RoutingDistribution::Topics { exponent, .. } => exponent,
         };
         let weight = |rank: usize| ((rank + 1) as f64).powf(-exponent);
         let tokens = (0..n_tokens).map(|token| {
-            if let RoutingDistribution::Topics { n_tokens, .. } = taste
+            if let RoutingDistribution::Topics { n_tokens, .. } = distribution
                 && token > 0
                 && token.is_multiple_of(n_tokens)
             {
@@ -147,17 +147,17 @@ mod tests {
 
     #[test]
     fn no_policy_hits_more_than_the_optimum() {
-        for taste in [
+        for distribution in [
             RoutingDistribution::Uniform,
             RoutingDistribution::Zipf(1.0),
             RoutingDistribution::Topics { exponent: 1.2, n_tokens: 50 },
         ] {
-            let routing = Routing::synthetic(taste, 32, 4, 600, 1);
+            let routing = Routing::synthetic(distribution, 32, 4, 600, 1);
             for n_held in [0, 1, 4, 16, 31, 32] {
                 let best = routing.optimal_hit_rate(n_held);
                 for policy in POLICIES {
                     let rate = routing.hit_rate(n_held, policy);
-                    assert!(rate <= best, "{taste:?}, {n_held}, {policy:?}: {rate} of {best}");
+                    assert!(rate <= best, "{distribution:?}, {n_held}, {policy:?}: {rate} of {best}");
                 }
             }
         }
@@ -183,12 +183,12 @@ mod tests {
 
     #[test]
     fn popular_experts_are_held() {
-        for (taste, least) in [(RoutingDistribution::Zipf(1.0), 0.85), (RoutingDistribution::Zipf(1.3), 0.85)]
+        for (distribution, least) in [(RoutingDistribution::Zipf(1.0), 0.85), (RoutingDistribution::Zipf(1.3), 0.85)]
         {
-            let routing = Routing::synthetic(taste, 128, 8, 4000, 4);
+            let routing = Routing::synthetic(distribution, 128, 8, 4000, 4);
             for n_held in [16, 32, 64] {
                 let of_best = routing.hit_rate(n_held, Policy::default()) / routing.optimal_hit_rate(n_held);
-                assert!(of_best >= least, "{taste:?}, {n_held}: {of_best} of the best");
+                assert!(of_best >= least, "{distribution:?}, {n_held}: {of_best} of the best");
             }
         }
     }

@@ -39,15 +39,15 @@ pub(crate) fn run(args: &BenchExpertsArgs) -> anyhow::Result<ExitCode> {
     ensure!(experts <= EXPERTS_MAX, "--experts must be at most {EXPERTS_MAX}");
     ensure!((1..=experts).contains(&top_k), "--top-k must be at least 1, and at most --experts");
     ensure!((1..=TOKENS_MAX).contains(&tokens), "--tokens must be from 1 to {TOKENS_MAX}");
-    let tastes = [
+    let distributions = [
         ("uniform", RoutingDistribution::Uniform),
         ("Zipf 1.0", RoutingDistribution::Zipf(1.0)),
         ("Zipf 1.5", RoutingDistribution::Zipf(1.5)),
         ("topics", RoutingDistribution::Topics { exponent: 1.2, n_tokens: TOPIC_TOKENS }),
     ];
     let mut rows = Vec::new();
-    for (routing, taste) in tastes {
-        let trace = Routing::synthetic(taste, experts, top_k, tokens, 1);
+    for (routing, distribution) in distributions {
+        let trace = Routing::synthetic(distribution, experts, top_k, tokens, 1);
         for fraction in HELD {
             let n_held = (fraction * experts as f64) as usize;
             let rate = |policy| trace.hit_rate(n_held, policy);

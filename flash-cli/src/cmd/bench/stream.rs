@@ -76,7 +76,7 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         decode(&mut engine, &mut random_tokens, ROUND_TOKENS)?;
         engine.truncate(0)?;
     }
-    engine.make_up_context(context)?;
+    engine.fill_synthetic(context)?;
     let warm_up = if engine.stats().experts.is_some() { WARM_UP_EXPERTS } else { WARM_UP };
     decode(&mut engine, &mut random_tokens, warm_up)?;
     let (mut passes, mut disk_bytes_per_s) = (Vec::new(), vec![trial.disk.measure()?]);
@@ -93,7 +93,7 @@ pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
         0 => trial.load(1, context_tokens, false)?,
         _ => trial.load_in(IN_MEMORY_BYTES, 1, context_tokens, true)?,
     };
-    engine.make_up_context(context)?;
+    engine.fill_synthetic(context)?;
     let undisturbed = decode(&mut engine, &mut RandomTokens::new(), WARM_UP + COMPUTE_TOKENS)?;
     let compute = median(undisturbed[WARM_UP..].iter().map(Pass::compute));
 

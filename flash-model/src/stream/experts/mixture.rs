@@ -146,7 +146,7 @@ impl Mixture {
             return Self::stacked(&stacked, names.stacked_matrices, args, router);
         }
         let each = weights.at(names.each);
-        let layout = ExpertLayout::forward_each(&each);
+        let layout = ExpertLayout::of_each(&each);
         let template = args.template(&each.at("0"), names.each_matrices)?;
         Self::placed(&each, template, args, router, |key, shape, kind| {
             let (idx, parameter) = matrix_of(key);

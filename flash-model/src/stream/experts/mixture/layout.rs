@@ -57,7 +57,7 @@ impl ExpertLayout {
     }
 
     /// Returns the layout of unstacked tensors at the path of `weights`.
-    pub(super) fn forward_each(weights: &VarBuilder<'_>) -> Self {
+    pub(super) fn of_each(weights: &VarBuilder<'_>) -> Self {
         if weights.checkpoint().rows(weights.path()).is_some() { Self::Rows } else { Self::Each }
     }
 
