@@ -7,6 +7,7 @@ mod confine;
 mod flash;
 mod llama_bench;
 mod llama_cpp;
+mod memory;
 mod mlx_lm;
 mod model;
 mod passes;
@@ -20,12 +21,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use flash_benches::MemoryReader;
 
 use crate::{native, venv};
 use confine::Confinement;
 use flash::Flash;
 use llama_cpp::LlamaCpp;
+use memory::MemorySpeed;
 use mlx_lm::Dtype;
 use model::{Choice, Model};
 use passes::Passes;
@@ -80,6 +81,7 @@ struct Setting {
     rounds: usize,
     python: PathBuf,
     flash: Flash,
+    memory: MemorySpeed,
     models: Vec<Model>,
 }
 
@@ -89,8 +91,9 @@ impl Setting {
         native::prepare(None)?;
         let python = venv::python()?;
         let flash = Flash::build()?;
+        let memory = MemorySpeed::build()?;
         let models = args.model.models(&python, flash.program())?;
-        Ok(Self { confinement, rounds: args.rounds.get(), python, flash, models })
+        Ok(Self { confinement, rounds: args.rounds.get(), python, flash, memory, models })
     }
 
     /// Measures every model in rounds, and prints a table for each.
@@ -108,7 +111,7 @@ impl Setting {
                 if let Some(busy) = processor::busy() {
                     others.push(100.0 * busy);
                 }
-                memory.push(MemoryReader::new()?.bytes_per_s(self.confinement.threads) / 1e9);
+                memory.push(self.memory.bytes_per_s(self.confinement.threads)? / 1e9);
                 round(model, &mut columns)?;
             }
             println!("\n{}\n\nMemory reads {memory} GB/s.", model.name);

@@ -13,7 +13,7 @@ pub fn run(prompt: &str) -> Result<()> {
     native::prepare(None)?;
     models::gguf()?;
     eprintln!("Building flash-cli");
-    let flash_cli = models::build_cli("release")?;
+    let flash_cli = models::build_cli("demo")?;
     let model = models::demo(&flash_cli)?;
     eprintln!("\n$ flash-cli run --model {} --ram {BUDGET} --prompt {prompt:?}\n", model.display());
     run::check(

@@ -87,16 +87,14 @@ pub fn convert(flash_cli: &Path, gguf: &Path, out: &Path, args: &[&str]) -> Resu
 
 /// Builds `flash-cli` and returns its path.
 pub fn build_cli(profile: &str) -> Result<PathBuf> {
+    build("flash-cli", "flash-cli", profile)
+}
+
+/// Builds the program `bin` of `package`; returns its path.
+pub fn build(package: &str, bin: &str, profile: &str) -> Result<PathBuf> {
     let mut command = run::cargo();
-    command.args([
-        "build",
-        "--package",
-        "flash-cli",
-        "--profile",
-        profile,
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
+    command.args(["build", "--package", package, "--bin", bin, "--profile", profile]);
+    command.args(["--message-format", "json-render-diagnostics"]);
     let artifacts = run::output_of_build(&mut command)?;
     let executable = cargo_metadata::Message::parse_stream(artifacts.as_bytes())
         .filter_map(|message| match message {

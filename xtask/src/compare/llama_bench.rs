@@ -48,7 +48,7 @@ pub fn run(
     if let Some(memory) = confinement.memory {
         // The page cache counts against the limit of the process that filled it, which must be the measured one.
         #[cfg(target_os = "linux")]
-        flash_benches::make_cold(gguf)?;
+        rustix::fs::fadvise(std::fs::File::open(gguf)?, 0, None, rustix::fs::Advice::DontNeed)?;
         if gguf.metadata()?.len() > memory.as_u64() {
             // Repacked weights would be a copy in memory that exceeds the limit.
             command.args(["--load-mode", "mmap", "--repack", "0"]);
