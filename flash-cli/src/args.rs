@@ -13,6 +13,7 @@ mod help;
 mod kv;
 mod pack;
 mod sampling;
+mod template;
 
 pub(crate) use bench::{
     BenchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs,
@@ -26,6 +27,7 @@ pub(crate) use kv::{
 };
 pub(crate) use pack::PackArgs;
 pub(crate) use sampling::SamplingArgs;
+pub(crate) use template::TemplateArgs;
 
 use crate::hub::ModelId;
 use crate::model::ModelName;
@@ -78,9 +80,9 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// Prompt text [default: standard input, unless a file is given]
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file", allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
-    /// Read the prompt from this file
+    /// Read the prompt from this file; - for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) prompt_file: Option<PathBuf>,
     /// Format the prompt as a user message with the model's chat template
@@ -107,6 +109,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) persist: PersistArgs,
     #[command(flatten)]
+    pub(crate) template: TemplateArgs,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
 
@@ -115,9 +119,6 @@ pub(crate) struct RunArgs {
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// System prompt
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub(crate) system: Option<String>,
     /// Context size in tokens [default: 4096, or the trained context if that is shorter]
     #[arg(long, value_name = "N")]
     pub(crate) ctx: Option<usize>,
@@ -126,6 +127,8 @@ pub(crate) struct ChatArgs {
     pub(crate) max_tokens: usize,
     #[command(flatten)]
     pub(crate) persist: PersistArgs,
+    #[command(flatten)]
+    pub(crate) template: TemplateArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }

@@ -1,4 +1,4 @@
-//! The cache directory of flash: measured disks, and pages of KV caches.
+//! The cache directory of flash: measured disks, pages of KV caches, and converted GGUF files.
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,11 @@ pub(crate) fn tuning(model_dir: &Path, io: IoMode) -> Tuning {
 /// Returns the default directory of KV pages.
 pub(crate) fn kv_dir() -> PathBuf {
     dir().unwrap_or_else(|| std::env::temp_dir().join("flash")).join("kv")
+}
+
+/// Returns the directory of converted GGUF files.
+pub(crate) fn gguf_dir() -> PathBuf {
+    dir().unwrap_or_else(|| std::env::temp_dir().join("flash")).join("gguf")
 }
 
 /// Returns `$FLASH_CACHE`, or `flash` in the user's cache directory; none for a user without a home directory.

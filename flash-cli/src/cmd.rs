@@ -8,7 +8,6 @@ mod kv;
 mod pack;
 mod perplexity;
 mod plan;
-mod progress;
 mod pull;
 mod run;
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::gguf;
 use crate::hub::{Hub, HubError, ModelId};
 
 /// Value of `--model` or `FROM`. A path that exists takes precedence over an id.
@@ -34,6 +35,13 @@ impl ModelName {
     #[cfg(test)]
     pub(crate) fn path(&self) -> &Path {
         &self.dir
+    }
+
+    /// Returns a directory to run the model from: as [`find`](Self::find), and a GGUF file is converted if the cache does
+    /// not have it.
+    pub(crate) fn find_to_run(&self) -> anyhow::Result<PathBuf> {
+        let found = self.find()?;
+        if gguf::is_gguf(&found) { gguf::directory(&found) } else { Ok(found) }
     }
 
     /// Returns the directory of the model, downloading a model of the hub if it is not in the cache.

@@ -13,6 +13,8 @@ use flash_model::sample::SamplerConfig;
 
 use crate::args::{ChatArgs, PerplexityArgs, RunArgs, SamplingArgs};
 use crate::prompt;
+use crate::sampling::SamplingFlags;
+use crate::template::TemplateOptions;
 use crate::usage::{UsageError, context_at_least};
 
 pub(crate) use convert::{ConvertOptions, ConvertSource};
@@ -24,8 +26,10 @@ pub(crate) use plan::{Assumable, PlanOptions};
 pub(crate) struct RunOptions {
     pub(crate) engine: EngineSettings,
     pub(crate) prompt: String,
-    pub(crate) chat: bool,
+    /// How the prompt is rendered as a conversation; none for plain text.
+    pub(crate) chat: Option<TemplateOptions>,
     pub(crate) generate: GenerateOptions,
+    pub(crate) sampling: SamplingFlags,
     /// Whether to process the prompt once before the measured run.
     pub(crate) warm_up: bool,
     pub(crate) trace: Option<PathBuf>,
@@ -42,6 +46,7 @@ impl RunOptions {
             prompt,
             prompt_file,
             chat,
+            template,
             max_tokens,
             ignore_eos,
             warm_up,
@@ -51,14 +56,19 @@ impl RunOptions {
             summary,
         } = args;
         let engine = EngineSettings::resolve(engine)?.persist(persist);
-        let mut generate = generate_options(sampling, max_tokens)?;
+        let (mut generate, sampling) = generate_options(sampling, max_tokens)?;
+        let template = TemplateOptions::resolve(template)?;
+        if let Some(flag) = template.given().filter(|_| !chat) {
+            return Err(UsageError::TemplateWithoutChat { flag }.into());
+        }
         generate.ignore_eos = ignore_eos;
         Ok(Self {
             summary: summary || !json && (engine.debug || io::stderr().is_terminal()),
             engine,
             generate,
+            sampling,
             prompt: prompt::text(prompt, prompt_file)?,
-            chat,
+            chat: chat.then_some(template),
             warm_up,
             trace,
             json,
@@ -70,22 +80,25 @@ impl RunOptions {
 #[derive(Debug)]
 pub(crate) struct ChatOptions {
     pub(crate) engine: EngineSettings,
-    pub(crate) system: Option<String>,
+    pub(crate) template: TemplateOptions,
     pub(crate) context_tokens: Option<usize>,
     pub(crate) generate: GenerateOptions,
+    pub(crate) sampling: SamplingFlags,
 }
 
 impl ChatOptions {
     pub(crate) fn resolve(args: ChatArgs) -> anyhow::Result<Self> {
-        let ChatArgs { engine, persist, system, ctx, max_tokens, sampling } = args;
+        let ChatArgs { engine, persist, template, ctx, max_tokens, sampling } = args;
         if max_tokens == 0 {
             return Err(UsageError::ChatMaxTokens.into());
         }
+        let (generate, sampling) = generate_options(sampling, max_tokens)?;
         Ok(Self {
             engine: EngineSettings::resolve(engine)?.persist(persist),
-            system,
+            template: TemplateOptions::resolve(template)?,
             context_tokens: ctx.map(|ctx| context_at_least(1, ctx)).transpose()?,
-            generate: generate_options(sampling, max_tokens)?,
+            generate,
+            sampling,
         })
     }
 }
@@ -108,22 +121,27 @@ impl PerplexityOptions {
     }
 }
 
-fn generate_options(args: SamplingArgs, max_tokens: usize) -> Result<GenerateOptions, UsageError> {
+/// Returns the options of generation, with the sampler that the flags describe by themselves, and the flags, for a chat to put
+/// them over the model's defaults.
+fn generate_options(
+    args: SamplingArgs,
+    max_tokens: usize,
+) -> Result<(GenerateOptions, SamplingFlags), UsageError> {
     let SamplingArgs { temp, top_k, top_p, min_p, repetition_penalty, seed, stop } = args;
-    let sampler = SamplerConfig {
+    let flags = SamplingFlags {
         temperature: temp,
-        top_k: top_k.0,
+        top_k: top_k.map(|top_k| top_k.0),
         top_p,
         min_p,
         repetition_penalty,
         seed: seed.draw(),
-        ..SamplerConfig::default()
     };
+    let sampler = flags.over(&SamplerConfig::default());
     sampler.validate()?;
     if stop.iter().any(String::is_empty) {
         return Err(UsageError::EmptyStop);
     }
     let mut options = GenerateOptions::new(max_tokens);
     (options.sampler, options.stop) = (sampler, stop);
-    Ok(options)
+    Ok((options, flags))
 }

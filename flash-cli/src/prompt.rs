@@ -10,10 +10,11 @@ use flash_model::ModelError;
 
 use crate::usage::UsageError;
 
-/// Returns the prompt: `given`, or the text of `file`, or of standard input. It is used unchanged, line ends included.
+/// Returns the prompt: `given`, or the text of `file`, or of standard input (also for the file `-`). It is used unchanged, line ends included.
 pub(crate) fn text(given: Option<String>, file: Option<PathBuf>) -> anyhow::Result<String> {
     let prompt = match (given, file) {
         (Some(prompt), _) => prompt,
+        (None, Some(path)) if path.as_os_str() == "-" => from_stdin()?,
         (None, Some(path)) => read(&path)?,
         (None, None) => from_stdin()?,
     };

@@ -44,7 +44,7 @@ enum SessionError {
 
 impl Session {
     pub(crate) fn open(settings: EngineSettings) -> anyhow::Result<Self> {
-        let dir = settings.model.find()?;
+        let dir = settings.model.find_to_run()?;
         let tuning = settings.tuning(&dir);
         let (model, tokenizer) = thread::scope(|scope| {
             // Both take about as long, and the first read waits for both.
@@ -173,7 +173,7 @@ pub(crate) fn override_top_k(model: &mut Model, top_k: &TopK) -> anyhow::Result<
 /// Opens a model to inspect it, and its tokenizer if it has one: the floor includes the memory of the process, which in
 /// `run` holds the tokenizer.
 pub(crate) fn open_headers(model: &ModelName) -> anyhow::Result<(Model, Option<Tokenizer>)> {
-    let dir = model.find()?;
+    let dir = model.find_to_run()?;
     // Only headers are read, so any I/O mode works.
     let model = open_model(&dir, IoMode::Pread, Compute::Auto)?;
     let tokenizer = match Tokenizer::open(&dir) {

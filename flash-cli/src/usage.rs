@@ -1,6 +1,7 @@
 //! Errors of flags that are invalid by themselves or together, and the limits they are checked against.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use flash_kernels::KernelError;
 use flash_model::sample::SampleError;
@@ -29,6 +30,14 @@ pub(crate) enum UsageError {
     Kernels(KernelError),
     #[error("--ctx must be at least {min}, found {ctx}")]
     Context { ctx: usize, min: usize },
+    #[error("{flag} needs --chat: it is a setting of the chat template")]
+    TemplateWithoutChat { flag: &'static str },
+    #[error("--think and --no-think set enable_thinking, which --chat-template-kwargs sets, too")]
+    ThinkingTwice,
+    #[error("{dir}: the chat template has no variable {name:?}, so setting it has no effect")]
+    UnknownVariable { name: String, dir: PathBuf },
+    #[error("session {session} has a different system prompt: omit --system, or use another session")]
+    OtherSystem { session: String },
     #[error("--stop must not be empty")]
     EmptyStop,
     #[error("{0}")]

@@ -5,6 +5,7 @@
 //! tag.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::error::Error as _;
 
 use jiff::Zoned;
@@ -52,6 +53,11 @@ fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Resu
         }
         _ => escape_formatter(out, state, value),
     }
+}
+
+/// Returns the names of the variables that the template reads and does not set itself.
+pub(super) fn variables(env: &Environment<'static>) -> HashSet<String> {
+    env.get_template(TEMPLATE).map(|template| template.undeclared_variables(false)).unwrap_or_default()
 }
 
 /// Renders the template of an environment.

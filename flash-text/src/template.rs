@@ -82,6 +82,11 @@ impl ChatTemplate {
         self.variables.insert(name.into(), Value::from(Serde(value)));
     }
 
+    /// Returns whether the template reads the variable `name`; setting one that it does not read has no effect.
+    pub fn uses(&self, name: &str) -> bool {
+        render::variables(&self.env).contains(name)
+    }
+
     /// Renders a conversation to a prompt. With `add_generation_prompt` the prompt ends where the assistant's answer
     /// begins.
     ///

@@ -13,8 +13,8 @@ use crate::size::Size;
 /// Flags that select a model and how it is run.
 #[derive(Debug, Args)]
 pub(crate) struct EngineArgs {
-    /// Model directory, or Hugging Face model id: ORG/NAME or ORG/NAME@REVISION
-    #[arg(long)]
+    /// Model directory, GGUF file (converted once), or Hugging Face model id: ORG/NAME or ORG/NAME@REVISION
+    #[arg(short, long)]
     pub(crate) model: Option<ModelName>,
     /// Read settings from this Modelfile; flags override them
     #[arg(long, value_name = "FILE")]

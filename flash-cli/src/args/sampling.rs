@@ -8,21 +8,22 @@ use crate::sampling::{Seed, TopK};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
-    /// Temperature; 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub(crate) temp: f32,
-    /// Sample from this many of the most likely tokens; 0 or -1 for all
-    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
-    pub(crate) top_k: TopK,
-    /// Sample from the most likely tokens whose probabilities add up to this
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub(crate) top_p: f32,
-    /// Sample from tokens whose probability is at least this fraction of the highest
-    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub(crate) min_p: f32,
-    /// Penalize recent tokens; 1 for no penalty
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub(crate) repetition_penalty: f32,
+    /// Temperature; 0 always takes the most likely token [default: the model's in a chat, else 0]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub(crate) temp: Option<f32>,
+    /// Sample from this many of the most likely tokens; 0 or -1 for all [default: the model's in a chat, else all]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) top_k: Option<TopK>,
+    /// Sample from the most likely tokens whose probabilities add up to this [default: the model's in a chat, else 1]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f32>,
+    /// Sample from tokens whose probability is at least this fraction of the highest [default: the model's in a chat,
+    /// else 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f32>,
+    /// Penalize recent tokens; 1 for no penalty [default: the model's in a chat, else 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) repetition_penalty: Option<f32>,
     /// Random seed; -1 for a different one each time
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     pub(crate) seed: Seed,

@@ -7,7 +7,6 @@ mod lines;
 use std::process::ExitCode;
 
 use flash_model::{Engine, FinishReason, Generation, Workload};
-use flash_text::ChatTemplate;
 
 use self::command::Command;
 use self::conversation::{Conversation, Opening, Turn};
@@ -15,6 +14,7 @@ use self::lines::{Line, Lines};
 use crate::interrupt::{self, SignalGuard, Signals};
 use crate::options::ChatOptions;
 use crate::output::{TextStream, note};
+use crate::sampling::model_defaults;
 use crate::session::Session;
 use crate::size::Bytes;
 use crate::{failure, report};
@@ -25,14 +25,15 @@ const CONTEXT_TOKENS: usize = 4096;
 const WELCOME: &str = "Type a message, or /help. Ctrl-C stops an answer, Ctrl-D exits.";
 
 pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
-    let ChatOptions { engine, system, context_tokens, generate } = options;
+    let ChatOptions { engine, template: template_options, context_tokens, mut generate, sampling } = options;
     if engine.debug {
         note(&format!("seed: {}", generate.sampler.seed));
     }
     let session = Session::open(engine)?;
-    let template = ChatTemplate::open(session.dir())?;
+    let template = template_options.open(session.dir())?;
+    generate.sampler = sampling.over(&model_defaults(session.dir())?);
     let context = session.open_context()?;
-    let opening = Opening::new(&session, context.as_ref(), system)?;
+    let opening = Opening::new(&session, context.as_ref(), &template_options)?;
     let workload = workload(&session, context_tokens, opening.held_tokens);
     let loaded = session.load_with(workload, context, None)?;
     let signals = Signals::new(loaded.engine.interrupt())?;
@@ -61,6 +62,7 @@ pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
                 }
                 result => result?,
             },
+            Some(Ok(Command::Exit)) => break,
             Some(Ok(command)) => chat.execute(&command),
             Some(Err(error)) => note(&error),
         }
@@ -108,6 +110,7 @@ impl Chat {
 
     fn execute(&mut self, command: &Command) {
         match command {
+            Command::Exit => unreachable!("it ends the loop"),
             Command::Help => note(command::HELP),
             Command::Reset => {
                 self.conversation.reset();

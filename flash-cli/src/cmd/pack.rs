@@ -6,8 +6,8 @@ use flash_convert::{Member, PackPlan, Packed, PackedLayer};
 use flash_io::IoMode;
 use flash_model::{Compute, ExpertRows, ExpertTensor};
 
-use super::progress::{report_written, with_progress};
 use crate::args::PackArgs;
+use crate::progress::{report_written, with_progress};
 use crate::session::open_model;
 
 pub(crate) fn run(args: &PackArgs) -> anyhow::Result<ExitCode> {

@@ -6,27 +6,41 @@ use std::time::{Duration, Instant};
 
 use flash_io::IoMode;
 use flash_model::{EngineStats, FinishReason, Generation, ModelError, SessionContext, generate};
-use flash_text::{ChatTemplate, Message, Tokenizer};
+use flash_text::{Message, Tokenizer};
 use serde::Serialize;
 
 use crate::interrupt::{self, Signals};
 use crate::options::RunOptions;
 use crate::output::{self, TextStream};
 use crate::report::{self, ExpertsReport};
+use crate::sampling::model_defaults;
 use crate::session::{Loaded, Session};
+use crate::template::TemplateOptions;
 use crate::transcript::Transcript;
 
 pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let debug = options.engine.debug;
-    let RunOptions { engine, prompt, chat, generate: generate_options, warm_up, json, summary, trace } =
-        options;
+    let RunOptions {
+        engine,
+        prompt,
+        chat,
+        generate: mut generate_options,
+        sampling,
+        warm_up,
+        json,
+        summary,
+        trace,
+    } = options;
     if debug {
         output::note(&format!("seed: {}", generate_options.sampler.seed));
     }
     let session = Session::open(engine)?;
     let context = session.open_context()?;
-    let prompt = Prompt::new(&session, context.as_ref(), prompt, chat)?;
+    if chat.is_some() {
+        generate_options.sampler = sampling.over(&model_defaults(session.dir())?);
+    }
+    let prompt = Prompt::new(&session, context.as_ref(), prompt, chat.as_ref())?;
     let held = context.as_ref().map_or(0, |context| context.token_ids().len());
     let mut workload = session.workload(prompt.ids.len().max(held), generate_options.max_tokens);
     // The context is one prompt and its answer, so tokens are only appended. With a session or shared prefixes it is in
@@ -118,18 +132,25 @@ impl Prompt {
         session: &Session,
         context: Option<&SessionContext>,
         prompt: String,
-        chat: bool,
+        chat: Option<&TemplateOptions>,
     ) -> anyhow::Result<Self> {
         let tokenizer = &session.tokenizer;
         let place = context.map(SessionContext::dir).zip(session.session_name());
         let dir = context.map(|context| context.dir().to_owned());
-        let (ids, messages) = if chat {
+        let (ids, messages) = if let Some(options) = chat {
             let mut messages = match place {
-                Some((dir, name)) => Transcript::messages(dir, name)?,
+                Some((dir, name)) => {
+                    let messages = Transcript::messages(dir, name)?;
+                    options.check_system(name, &messages)?;
+                    messages
+                }
                 None => Vec::new(),
             };
+            if messages.is_empty() {
+                messages.extend(options.system_message());
+            }
             messages.push(Message::new("user", prompt));
-            let template = ChatTemplate::open(session.dir())?;
+            let template = options.open(session.dir())?;
             // The chat template already contains the special tokens.
             (tokenizer.encode(&template.render(&messages, true)?, false)?, Some(messages))
         } else {

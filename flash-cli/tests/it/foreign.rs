@@ -11,15 +11,16 @@ const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\n\
     oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
 
 #[test]
-fn a_gguf_file_names_the_command_that_converts_it() {
+fn a_gguf_file_is_named_where_it_cannot_be_converted() {
     let tiny = Tiny::new(1);
     tiny.write("model.gguf", b"GGUF\x03\0\0\0");
     let file = tiny.path("model.gguf");
-    let command = format!("flash-cli convert --gguf {} --out DIR", file.display());
     for verb in [&["run", "--prompt", "5"][..], &["inspect"], &["plan"], &["chat"]] {
-        let refused = flash_cli(verb).arg("--model").arg(&file).write_stdin("").output().unwrap();
-        assert_refused(&refused, 1, &["model.gguf: this is a GGUF file", &command]);
+        let mut run = flash_cli(verb);
+        run.arg("--model").arg(&file).env("FLASH_CACHE", tiny.path("cache")).write_stdin("");
+        assert_refused(&run.output().unwrap(), 1, &["model.gguf: "]);
     }
+    let command = format!("flash-cli convert --gguf {} --out DIR", file.display());
     let hf = flash_cli(["convert", "--out", "nowhere", "--hf"]).arg(&file).output().unwrap();
     assert_refused(&hf, 1, &["model.gguf: this is a GGUF file", &command]);
 }

@@ -17,4 +17,5 @@ mod run;
 mod sessions;
 mod snapshots;
 mod support;
+mod template;
 mod usage;

@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn popular_experts_are_held() {
-        for (distribution, least) in [(RoutingDistribution::Zipf(1.0), 0.85), (RoutingDistribution::Zipf(1.3), 0.85)]
+        for (distribution, least) in
+            [(RoutingDistribution::Zipf(1.0), 0.85), (RoutingDistribution::Zipf(1.3), 0.85)]
         {
             let routing = Routing::synthetic(distribution, 128, 8, 4000, 4);
             for n_held in [16, 32, 64] {

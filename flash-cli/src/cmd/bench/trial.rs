@@ -66,7 +66,7 @@ impl Pass {
 
 impl Trial {
     pub(super) fn new(settings: EngineSettings) -> anyhow::Result<Self> {
-        let model_dir = settings.model.find()?;
+        let model_dir = settings.model.find_to_run()?;
         let tuning = settings.tuning(&model_dir);
         let catalog = Catalog::open(&model_dir, tuning.mode);
         let catalog = catalog.map_err(|error| foreign::explain(&model_dir, error.into()))?;

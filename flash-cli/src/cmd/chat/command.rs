@@ -9,11 +9,13 @@ pub(super) const HELP: &str = "\
 /load NAME    load a copy of a session
 /export FILE  write the conversation as JSON
 /help         show this help
+/exit         end the conversation
 Ctrl-C stops an answer or clears the line; twice, or Ctrl-D, exits.";
 
 /// A chat command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
+    Exit,
     Help,
     Reset,
     Stats,
@@ -31,6 +33,7 @@ impl Command {
         let line = line.trim().strip_prefix('/')?;
         let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         Some(match (name, rest.trim()) {
+            ("exit" | "quit" | "bye", "") => Ok(Self::Exit),
             ("help", "") => Ok(Self::Help),
             ("reset", "") => Ok(Self::Reset),
             ("stats", "") => Ok(Self::Stats),
@@ -39,7 +42,9 @@ impl Command {
             ("load", name) => Ok(Self::Load(name.to_owned())),
             ("export", "") => Err("/export needs a file: /export FILE".to_owned()),
             ("export", path) => Ok(Self::Export(path.into())),
-            ("help" | "reset" | "stats", _) => Err(format!("/{name} takes no argument")),
+            ("exit" | "quit" | "bye" | "help" | "reset" | "stats", _) => {
+                Err(format!("/{name} takes no argument"))
+            }
             _ => Err(format!("/{name} is not a command; /help lists the commands")),
         })
     }
@@ -61,6 +66,9 @@ mod tests {
         assert_eq!(Command::parse("/export  a b.json"), Some(Ok(Command::Export("a b.json".into()))));
         assert_eq!(Command::parse("/save one"), Some(Ok(Command::Save("one".into()))));
         assert_eq!(Command::parse("/load one"), Some(Ok(Command::Load("one".into()))));
+        for line in ["/exit", "/quit", "/bye"] {
+            assert_eq!(Command::parse(line), Some(Ok(Command::Exit)));
+        }
         for line in ["/save", "/load", "/export", "/nonsense", "/", "/stats now"] {
             assert!(matches!(Command::parse(line), Some(Err(_))), "{line}");
         }

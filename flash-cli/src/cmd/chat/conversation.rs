@@ -11,10 +11,8 @@ use flash_text::{ChatTemplate, Message, Tokenizer};
 use crate::elastic::MemoryWatcher;
 use crate::output::note;
 use crate::session::{Loaded, Session};
+use crate::template::{SYSTEM, TemplateOptions};
 use crate::transcript::{self, Transcript, message_records};
-
-/// Role of a system prompt.
-const SYSTEM: &str = "system";
 
 /// A conversation with a loaded model.
 pub(super) struct Conversation {
@@ -33,7 +31,7 @@ pub(super) struct Conversation {
 /// Initial state of a conversation.
 #[derive(Debug)]
 pub(super) struct Opening {
-    system: Option<String>,
+    system: Option<Message>,
     messages: Vec<Message>,
     session: Option<(String, PathBuf)>,
     /// Number of tokens in the KV cache of the session.
@@ -45,25 +43,22 @@ impl Opening {
     pub(super) fn new(
         session: &Session,
         context: Option<&SessionContext>,
-        system: Option<String>,
+        options: &TemplateOptions,
     ) -> anyhow::Result<Self> {
         let place = session.session_name().zip(context);
         let mut messages = match place {
             Some((name, context)) => Transcript::messages(context.dir(), name)?,
             None => Vec::new(),
         };
-        if let Some((name, _)) = place
-            && let Some(first) = messages.first()
-            && system.as_ref().is_some_and(|system| first.role != SYSTEM || first.content != *system)
-        {
-            bail!("session {name} has a different system prompt: omit --system, or use another session");
+        if let Some((name, _)) = place {
+            options.check_system(name, &messages)?;
         }
         if messages.is_empty() {
-            messages.extend(system.clone().map(|text| Message::new(SYSTEM, text)));
+            messages.extend(options.system_message());
         }
         let held_tokens = context.map_or(0, |context| context.token_ids().len());
         let session = place.map(|(name, context)| (name.to_owned(), context.dir().to_owned()));
-        Ok(Self { system, messages, session, held_tokens })
+        Ok(Self { system: options.system_message(), messages, session, held_tokens })
     }
 }
 
@@ -87,8 +82,7 @@ impl Conversation {
     ) -> Self {
         let Loaded { engine, tokenizer, watcher, .. } = loaded;
         let Opening { system, messages, session, .. } = opening;
-        let given = system.map(|text| Message::new(SYSTEM, text));
-        let opening = given.or_else(|| system_message(&messages)).into_iter().collect();
+        let opening = system.or_else(|| system_message(&messages)).into_iter().collect();
         Self { engine, tokenizer, template, options, opening, messages, session, _watcher: watcher }
     }
 

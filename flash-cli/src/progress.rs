@@ -16,7 +16,7 @@ use crate::size::Bytes;
 type OnProgress<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 
 /// Runs `write` with a progress bar, and cancels it on a signal.
-pub(super) fn with_progress<T>(
+pub(crate) fn with_progress<T>(
     total_bytes: u64,
     write: impl FnOnce(&mut OnProgress<'_>) -> Result<T, ConvertError>,
 ) -> anyhow::Result<T> {
@@ -36,7 +36,7 @@ pub(super) fn with_progress<T>(
 }
 
 /// Prints a summary of the written model.
-pub(super) fn report_written(out_dir: &Path, what: &str, total_bytes: u64, n_shards: usize) {
+pub(crate) fn report_written(out_dir: &Path, what: &str, total_bytes: u64, n_shards: usize) {
     let files = if n_shards == 1 { "file" } else { "files" };
     note(&format!("{}: {what}, {} in {n_shards} {files}", out_dir.display(), Bytes(total_bytes)));
 }
