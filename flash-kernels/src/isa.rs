@@ -44,6 +44,8 @@ mod avx512;
 #[cfg(any(target_arch = "aarch64", test))]
 mod neon;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::fmt;
 use std::ops::Range;

@@ -11,10 +11,10 @@ use std::ops::Range;
 use super::transpose::transpose;
 use super::vectors::{VECTOR_BYTES, load_256};
 use super::{LANES, OCTETS};
-use crate::activations::LINE_BYTES;
 use crate::float::FloatType;
 use crate::isa::FloatInput;
-use crate::tile::{FloatRows, LaneRows, Lanes, TILE};
+use crate::isa::x86::prefetch_next_tile;
+use crate::tile::{FloatRows, LaneRows, Lanes};
 
 /// Vectors of decoded weights multiplied with [`ROWS_STEP`] rows of activations at a time: their sums and operands fill
 /// the registers.
@@ -34,18 +34,6 @@ pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lane
                 out.store_256(octet, column);
             }
         }
-    }
-}
-
-/// Prefetches the bytes of the next tile that correspond to `columns` of this one, in address order.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn prefetch_next_tile(rows: FloatRows<'_>, columns: Range<usize>) {
-    let column_bytes = TILE * rows.float.size_bytes();
-    let start = TILE * rows.rows.row_bytes() + columns.start * column_bytes;
-    for offset in (start..start + columns.len() * column_bytes).step_by(LINE_BYTES) {
-        // There may be nothing beyond the last tile, but a prefetch cannot fault.
-        _mm_prefetch::<_MM_HINT_T1>(rows.rows.bytes().as_ptr().wrapping_add(offset).cast());
     }
 }
 

@@ -8,10 +8,10 @@ use std::ops::Range;
 use super::transpose::transpose;
 use super::vectors::load_512;
 use super::{HALVES, LANES};
-use crate::activations::LINE_BYTES;
 use crate::float::FloatType;
 use crate::isa::FloatInput;
-use crate::tile::{FloatRows, LaneRows, Lanes, TILE};
+use crate::isa::x86::prefetch_next_tile;
+use crate::tile::{FloatRows, LaneRows, Lanes};
 
 /// [`Kernels::decode`](crate::isa::Kernels::decode).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -24,18 +24,6 @@ pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lane
                 out.store_512(half, column);
             }
         }
-    }
-}
-
-/// Prefetches the bytes of the next tile that correspond to `columns` of this one, in address order.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn prefetch_next_tile(rows: FloatRows<'_>, columns: Range<usize>) {
-    let column_bytes = TILE * rows.float.size_bytes();
-    let start = TILE * rows.rows.row_bytes() + columns.start * column_bytes;
-    for offset in (start..start + columns.len() * column_bytes).step_by(LINE_BYTES) {
-        // There may be nothing beyond the last tile, but a prefetch cannot fault.
-        _mm_prefetch::<_MM_HINT_T1>(rows.rows.bytes().as_ptr().wrapping_add(offset).cast());
     }
 }
 
