@@ -28,12 +28,8 @@ fn pages(heads: Heads, format: PageFormat) -> (PageLayout, Vec<Vec<u64>>) {
 
 fn numbers<'a>(layout: &PageLayout, half: &TensorLayout, record: &'a [u8]) -> KvRows<'a> {
     let codes = &record[half.codes.clone()];
-    let affine = || KvCodes {
-        codes,
-        scales: bytemuck::cast_slice(&record[half.scales.clone()]),
-        biases: bytemuck::cast_slice(&record[half.biases.clone()]),
-        group: GROUP_LEN,
-    };
+    let terms = [&half.scales, &half.biases].map(|range| &record[range.clone()]);
+    let affine = || KvCodes::from_bytes(codes, terms[0], terms[1], GROUP_LEN);
     match layout.format() {
         PageFormat::F32 => KvRows::F32(bytemuck::cast_slice(codes)),
         PageFormat::F16 => KvRows::F16(bytemuck::cast_slice(codes)),

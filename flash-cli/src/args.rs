@@ -16,7 +16,7 @@ mod sampling;
 mod template;
 
 pub(crate) use bench::{
-    BenchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs,
+    BenchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs, JsonArg,
 };
 pub(crate) use convert::{ConvertArgs, FloatArg};
 pub(crate) use engine::{ComputeArg, EngineArgs};
@@ -107,6 +107,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) text: TextArgs,
+}
+
+/// Flags of the commands that generate text.
+#[derive(Debug, Args)]
+pub(crate) struct TextArgs {
+    #[command(flatten)]
     pub(crate) persist: PersistArgs,
     #[command(flatten)]
     pub(crate) template: TemplateArgs,
@@ -126,11 +133,7 @@ pub(crate) struct ChatArgs {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub(crate) max_tokens: usize,
     #[command(flatten)]
-    pub(crate) persist: PersistArgs,
-    #[command(flatten)]
-    pub(crate) template: TemplateArgs,
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
+    pub(crate) text: TextArgs,
 }
 
 #[derive(Debug, Args)]

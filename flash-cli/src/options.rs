@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use flash_model::GenerateOptions;
 use flash_model::sample::SamplerConfig;
 
-use crate::args::{ChatArgs, PerplexityArgs, RunArgs, SamplingArgs};
+use crate::args::{ChatArgs, PerplexityArgs, RunArgs, SamplingArgs, TextArgs};
 use crate::prompt;
 use crate::sampling::SamplingFlags;
 use crate::template::TemplateOptions;
@@ -42,18 +42,16 @@ impl RunOptions {
     pub(crate) fn resolve(args: RunArgs) -> anyhow::Result<Self> {
         let RunArgs {
             engine,
-            persist,
             prompt,
             prompt_file,
             chat,
-            template,
             max_tokens,
             ignore_eos,
             warm_up,
             trace,
-            sampling,
             json,
             summary,
+            text: TextArgs { persist, template, sampling },
         } = args;
         let engine = EngineSettings::resolve(engine)?.persist(persist);
         let (mut generate, sampling) = generate_options(sampling, max_tokens)?;
@@ -88,7 +86,7 @@ pub(crate) struct ChatOptions {
 
 impl ChatOptions {
     pub(crate) fn resolve(args: ChatArgs) -> anyhow::Result<Self> {
-        let ChatArgs { engine, persist, template, ctx, max_tokens, sampling } = args;
+        let ChatArgs { engine, ctx, max_tokens, text: TextArgs { persist, template, sampling } } = args;
         if max_tokens == 0 {
             return Err(UsageError::ChatMaxTokens.into());
         }

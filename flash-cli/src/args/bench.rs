@@ -34,45 +34,10 @@ impl BenchCommand {
     }
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct BenchExpertsArgs {
-    /// Number of experts per layer
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub(crate) experts: usize,
-    /// Number of experts per token
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    pub(crate) top_k: usize,
-    /// Number of synthetic tokens
-    #[arg(long, value_name = "N", default_value_t = 4000)]
-    pub(crate) tokens: usize,
-    /// Print one JSON array
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchPrefillArgs {
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
-    /// Prompt length in tokens
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    pub(crate) tokens: usize,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchStreamArgs {
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
-    /// Decode this many tokens
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub(crate) tokens: usize,
-    /// Decode after a synthetic context of this many tokens, in pages
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) context: usize,
-    /// Print one JSON object
+/// The flag of all benchmarks.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct JsonArg {
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -88,7 +53,46 @@ pub(crate) struct BenchIoArgs {
     /// Compare with fio (libaio, direct, 1 MiB, depth 8), which must be installed
     #[arg(long)]
     pub(crate) fio: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchExpertsArgs {
+    /// Number of experts per layer
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) experts: usize,
+    /// Number of experts per token
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) top_k: usize,
+    /// Number of synthetic tokens
+    #[arg(long, value_name = "N", default_value_t = 4000)]
+    pub(crate) tokens: usize,
+    #[command(flatten)]
+    pub(crate) output: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchPrefillArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Prompt length in tokens
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) tokens: usize,
+    #[command(flatten)]
+    pub(crate) output: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchStreamArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Decode this many tokens
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) tokens: usize,
+    /// Decode after a synthetic context of this many tokens, in pages
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) context: usize,
+    #[command(flatten)]
+    pub(crate) output: JsonArg,
 }

@@ -47,6 +47,16 @@ pub struct KvCodes<'a> {
     pub group: usize,
 }
 
+impl<'a> KvCodes<'a> {
+    /// Codes whose scales and biases, both f32, are given as bytes.
+    ///
+    /// # Panics
+    /// If the bytes are not whole numbers, or not aligned as they are.
+    pub fn from_bytes(codes: &'a [u8], scales: &'a [u8], biases: &'a [u8], group: usize) -> Self {
+        Self { codes, scales: bytemuck::cast_slice(scales), biases: bytemuck::cast_slice(biases), group }
+    }
+}
+
 /// Rows of codes to dequantize.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CodedRows<'a> {

@@ -9,7 +9,7 @@ use flash_sched::Policy;
 use flash_sched::experts::trace::{Routing, RoutingDistribution};
 use serde::Serialize;
 
-use crate::args::BenchExpertsArgs;
+use crate::args::{BenchExpertsArgs, JsonArg};
 use crate::output;
 use crate::table::{Cell, left, section};
 
@@ -35,7 +35,7 @@ const EXPERTS_MAX: usize = 1 << 16;
 const TOKENS_MAX: usize = 10_000_000;
 
 pub(crate) fn run(args: &BenchExpertsArgs) -> anyhow::Result<ExitCode> {
-    let BenchExpertsArgs { experts, top_k, tokens, json } = *args;
+    let BenchExpertsArgs { experts, top_k, tokens, output: JsonArg { json } } = *args;
     ensure!(experts <= EXPERTS_MAX, "--experts must be at most {EXPERTS_MAX}");
     ensure!((1..=experts).contains(&top_k), "--top-k must be at least 1, and at most --experts");
     ensure!((1..=TOKENS_MAX).contains(&tokens), "--tokens must be from 1 to {TOKENS_MAX}");

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &BenchIoArgs) -> anyhow::Result<ExitCode> {
         sustained,
     };
     let report = Report { shard, shard_bytes, cells, repeats, ceiling_bytes_per_s, reader, fio };
-    if args.json {
+    if args.output.json {
         output::print_json(&report)?;
     } else {
         output::print(&table::render(&report))?;

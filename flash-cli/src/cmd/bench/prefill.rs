@@ -10,7 +10,7 @@ use flash_sched::{ByteRate, Limit};
 use serde::Serialize;
 
 use super::trial::{LimitReport, Pass, Trial, mean, median, pass};
-use crate::args::BenchPrefillArgs;
+use crate::args::{BenchPrefillArgs, JsonArg};
 use crate::options::EngineSettings;
 use crate::size::Bytes;
 use crate::{output, report};
@@ -36,7 +36,7 @@ struct Report {
 }
 
 pub(crate) fn run(args: BenchPrefillArgs) -> anyhow::Result<ExitCode> {
-    let BenchPrefillArgs { engine, tokens, json } = args;
+    let BenchPrefillArgs { engine, tokens, output: JsonArg { json } } = args;
     ensure!(tokens > 1, "--tokens must be at least 2");
     let mut trial = Trial::new(EngineSettings::resolve(engine)?)?;
     // Small token ids are valid in any vocabulary.

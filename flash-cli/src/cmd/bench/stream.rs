@@ -11,7 +11,7 @@ use flash_sched::{ByteRate, Limit};
 use serde::Serialize;
 
 use super::trial::{LimitReport, Pass, Trial, mean, median, pass, quantile};
-use crate::args::BenchStreamArgs;
+use crate::args::{BenchStreamArgs, JsonArg};
 use crate::options::EngineSettings;
 use crate::output;
 use crate::report::{self, ExpertsReport};
@@ -39,8 +39,6 @@ const SEED: u64 = 1;
 /// Report of `bench stream`.
 #[derive(Debug, Serialize)]
 struct Report {
-    #[serde(flatten)]
-    limits: LimitReport,
     streamed_bytes_per_token: u64,
     /// Context length before decoding.
     context_tokens: usize,
@@ -59,10 +57,12 @@ struct Report {
     /// Expert cache statistics since the engine was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     experts: Option<ExpertsReport>,
+    #[serde(flatten)]
+    limits: LimitReport,
 }
 
 pub(crate) fn run(args: BenchStreamArgs) -> anyhow::Result<ExitCode> {
-    let BenchStreamArgs { engine, tokens, context, json } = args;
+    let BenchStreamArgs { engine, tokens, context, output: JsonArg { json } } = args;
     ensure!(tokens > 0, "--tokens must be at least 1");
     let mut trial = Trial::new(EngineSettings::resolve(engine)?)?;
     let context_tokens = context + WARM_UP_EXPERTS + tokens.max(COMPUTE_TOKENS);

@@ -38,6 +38,13 @@ pub(super) struct Pass {
     pub(super) kv_bytes: u64,
 }
 
+impl Pass {
+    /// Returns the elapsed time without stalls. Without read-ahead, this is the pure compute time.
+    pub(super) fn compute(&self) -> Duration {
+        self.elapsed.saturating_sub(self.stall)
+    }
+}
+
 /// A measurement beside the limit of disk and processor: the fields that reports of `bench stream` and `bench prefill` share.
 #[derive(Debug, Serialize)]
 pub(super) struct LimitReport {
@@ -55,13 +62,6 @@ pub(super) struct LimitReport {
     /// `limit_ms` divided by the measured time.
     pub(super) limit_fraction: f64,
     pub(super) peak_rss_bytes: u64,
-}
-
-impl Pass {
-    /// Returns the elapsed time without stalls. Without read-ahead, this is the pure compute time.
-    pub(super) fn compute(&self) -> Duration {
-        self.elapsed.saturating_sub(self.stall)
-    }
 }
 
 impl Trial {

@@ -53,12 +53,8 @@ fn span<'a>(page: &PageView<'a>) -> Span<'a> {
     let PageView { start, n_tokens, layout, record } = *page;
     let numbers = |half: &TensorLayout| {
         let codes = &record[half.codes.clone()];
-        let affine = || KvCodes {
-            codes,
-            scales: bytemuck::cast_slice(&record[half.scales.clone()]),
-            biases: bytemuck::cast_slice(&record[half.biases.clone()]),
-            group: GROUP_LEN,
-        };
+        let (scales, biases) = (&record[half.scales.clone()], &record[half.biases.clone()]);
+        let affine = || KvCodes::from_bytes(codes, scales, biases, GROUP_LEN);
         match layout.format() {
             PageFormat::F32 => KvRows::F32(bytemuck::cast_slice(codes)),
             PageFormat::F16 => KvRows::F16(bytemuck::cast_slice(codes)),
