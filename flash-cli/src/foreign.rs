@@ -10,12 +10,12 @@ use flash_io::{Catalog, IoError, IoMode, LFS_POINTER_BYTES_MAX, LfsPointer, pars
 use flash_model::ModelError;
 use serde_json::Value;
 
+use crate::gguf;
+
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 const SAFETENSORS: &str = "safetensors";
 const GGUF: &str = "gguf";
-/// The first bytes of a GGUF file.
-const GGUF_MAGIC: &[u8] = b"GGUF";
 
 /// File extensions of other weight formats, with the names of the formats.
 const OTHER_WEIGHTS: [(&str, &str); 8] = [
@@ -98,7 +98,7 @@ pub(crate) fn explain(path: &Path, error: anyhow::Error) -> anyhow::Error {
 
 fn find(path: &Path, error: &anyhow::Error) -> Option<ForeignFormat> {
     if !path.is_dir() {
-        return starts_with(path, GGUF_MAGIC).ok()?.then(|| ForeignFormat::Gguf { path: path.to_owned() });
+        return gguf::is_gguf(path).then(|| ForeignFormat::Gguf { path: path.to_owned() });
     }
     let mut files: Vec<_> = files(path).collect();
     files.sort();
@@ -158,10 +158,4 @@ fn pointer(path: &Path) -> io::Result<Option<LfsPointer>> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(LfsPointer::detect(&bytes))
-}
-
-fn starts_with(path: &Path, magic: &[u8]) -> io::Result<bool> {
-    let mut start = Vec::new();
-    File::open(path)?.take(magic.len() as u64).read_to_end(&mut start)?;
-    Ok(start == magic)
 }

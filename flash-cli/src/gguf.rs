@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::output::note;
 use crate::progress::with_progress;
-use crate::{cache, foreign, layers};
+use crate::{cache, layers};
 
 /// First bytes of a GGUF file.
 const MAGIC: &[u8] = b"GGUF";
@@ -21,7 +21,7 @@ const MAGIC: &[u8] = b"GGUF";
 const SAMPLES: u64 = 256;
 const SAMPLE_BYTES: u64 = 4096;
 
-/// Maximum size of a shard of the directory.
+/// Maximum size of a shard of the directory, as the default of `convert --shard-size`.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Whether a file is GGUF. Unreadable files are not: opening them reports the cause.
@@ -38,7 +38,6 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
 /// # Errors
 /// If the file is invalid or of an unsupported architecture, or the directory cannot be written.
 pub(crate) fn directory(gguf: &Path) -> anyhow::Result<PathBuf> {
-    foreign::check_pointers(gguf)?;
     let out = cache::gguf_dir().join(name(gguf).with_context(|| gguf.display().to_string())?);
     if out.exists() {
         return Ok(out);

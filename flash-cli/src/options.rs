@@ -26,7 +26,7 @@ pub(crate) use plan::{Assumable, PlanOptions};
 pub(crate) struct RunOptions {
     pub(crate) engine: EngineSettings,
     pub(crate) prompt: String,
-    /// How the prompt is rendered as a conversation; none for plain text.
+    /// Settings of the chat template; none for a plain-text prompt.
     pub(crate) chat: Option<TemplateOptions>,
     pub(crate) generate: GenerateOptions,
     pub(crate) sampling: SamplingFlags,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context;
-use flash_io::parse_python_json;
+use flash_io::{deserialize_naming_fields, parse_python_json};
 use flash_model::sample::SamplerConfig;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -141,8 +141,8 @@ fn parse_defaults(text: &str) -> anyhow::Result<(SamplerConfig, Vec<String>)> {
         min_p: Option<f32>,
         repetition_penalty: Option<f32>,
     }
-    let given: Defaults = parse_python_json(text)?;
     let all: Map<String, Value> = parse_python_json(text)?;
+    let given: Defaults = deserialize_naming_fields(Value::Object(all.clone()))?;
     let is_active = |(name, neutral): &&(&str, f64)| {
         all.get(*name).is_some_and(|value| !value.is_null() && value.as_f64() != Some(*neutral))
     };

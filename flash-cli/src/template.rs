@@ -14,10 +14,10 @@ const THINKING: &str = "enable_thinking";
 /// Role of a system prompt.
 pub(crate) const SYSTEM: &str = "system";
 
-/// How a conversation is rendered to a prompt.
-#[derive(Debug, Default)]
+/// System prompt and template variables of a conversation.
+#[derive(Debug)]
 pub(crate) struct TemplateOptions {
-    pub(crate) system: Option<String>,
+    system: Option<String>,
     variables: Map<String, Value>,
 }
 

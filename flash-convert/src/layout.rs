@@ -15,7 +15,7 @@ use crate::target::{Target, TensorFormat};
 pub(crate) struct Layout {
     pub(crate) config: Config,
     pub(crate) parameters: Vec<Parameter>,
-    /// The same parameters as the plan and the report show them.
+    /// The parameters in the form that the plan and the report show.
     pub(crate) tensors: Vec<PlannedTensor>,
     pub(crate) n_shards: usize,
 }

@@ -38,7 +38,7 @@ pub enum TensorFormat {
     Copied(FloatType),
     /// Floats rounded to this type.
     Floats(FloatType),
-    /// The same codes in MLX's packing, with scales and biases of this type.
+    /// The source's codes in MLX's packing, with scales and biases of this type.
     Repacked(Affine, FloatType),
     /// Values rounded to this type and quantized, with scales and biases of this type.
     Quantized(Affine, FloatType),

@@ -13,7 +13,7 @@ const NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 /// numbers: `{"__float__": "Infinity"}` for `Infinity`.
 ///
 /// # Errors
-/// Those of [`serde_json::from_str`], with the name of the invalid field: see [`deserialize_naming_fields`].
+/// Errors of [`serde_json::from_str`], with the name of the invalid field: see [`deserialize_naming_fields`].
 pub fn parse_python_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
     let text = tagged_numbers(text);
     let mut deserializer = serde_json::Deserializer::from_str(&text);
@@ -28,7 +28,7 @@ pub fn parse_python_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_jso
 /// `rope_scaling.factor: invalid type: string "a", expected f32 at line 3 column 9`.
 ///
 /// # Errors
-/// Those of the deserializer.
+/// Errors of the deserializer.
 pub fn deserialize_naming_fields<'de, T, D>(deserializer: D) -> Result<T, serde_json::Error>
 where
     T: Deserialize<'de>,

@@ -27,7 +27,7 @@ const IDENTITY_DIGITS: usize = 16;
 pub enum PrefixPart {
     /// The sealed page, in the page format.
     Page,
-    /// The same page in the window's format.
+    /// The page in the window's format.
     ///
     /// Attention sees the most recent tokens unquantized. A run that starts behind a page therefore needs the twins of
     /// the pages that its window overlaps, to compute the same bits as the run that sealed them. If pages are stored in

@@ -1,6 +1,6 @@
 //! Python's string and list methods, for chat templates.
 //!
-//! Those of `minijinja-contrib` differ from Python's: they lack `rsplit`, `partition` and `zfill`, keyword arguments,
+//! The methods of `minijinja-contrib` differ from Python's: they lack `rsplit`, `partition` and `zfill`, keyword arguments,
 //! and start and end, and treat other characters as spaces and line ends. String methods are therefore implemented
 //! here; methods of dictionaries are those of `minijinja-contrib`.
 

@@ -22,7 +22,7 @@ pub const DIRECT_ALIGN: usize = 4096;
 #[derive(Debug)]
 pub(super) struct DirectFile {
     file: File,
-    /// The same file opened without the direct flag, for queries of the page cache.
+    /// A handle of the file without the direct flag, for queries of the page cache.
     buffered: File,
     align_bytes: usize,
 }

@@ -1,4 +1,4 @@
-//! What AVX2 and AVX-512 kernels share.
+//! Helpers of the AVX2 and AVX-512 kernels.
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
