@@ -30,7 +30,6 @@ pub struct Model {
     pub(crate) keeps: Vec<CacheKind>,
     /// Sliding windows of the layers that have keys and values.
     pub(crate) windows: Vec<Option<usize>>,
-    pub(crate) vocab_size: usize,
     pub(crate) max_position_embeddings: Option<usize>,
     pub(crate) positions_max: Option<usize>,
     /// Experts per token, if the trained number was overridden.
@@ -64,7 +63,6 @@ impl Model {
         let keeps: Vec<CacheKind> = architecture.layers.iter().map(|(_, parts)| parts.keeps).collect();
         let with_kv = architecture.layers.iter().filter(|(_, parts)| parts.keeps == CacheKind::KeysValues);
         let windows = with_kv.map(|(_, parts)| parts.layer.window()).collect();
-        let vocab_size = architecture.vocab_size as usize;
         let max_position_embeddings = architecture.max_position_embeddings;
         let positions_max = architecture.positions_max;
         let (embed_path, head_path) = (architecture.embed_path.clone(), architecture.head_path.clone());
@@ -79,7 +77,6 @@ impl Model {
             kv_shape,
             keeps,
             windows,
-            vocab_size,
             max_position_embeddings,
             positions_max,
             top_k: None,
@@ -143,7 +140,7 @@ impl Model {
     }
 
     pub(crate) fn memory_planner(&self) -> MemoryPlanner<'_> {
-        let Self { backend, decoder, bundles, kv_shape, keeps, windows, vocab_size, .. } = self;
+        let Self { backend, decoder, bundles, kv_shape, keeps, windows, .. } = self;
         MemoryPlanner {
             backend,
             decoder,
@@ -152,7 +149,6 @@ impl Model {
             n_layers: n_kv_layers(keeps),
             windows,
             state_bytes: self.states().map(StateShape::budget_bytes).sum(),
-            vocab_size: *vocab_size,
         }
     }
 
@@ -167,9 +163,14 @@ impl Model {
         budget_bytes: u64,
         speeds: &MachineSpeeds,
     ) -> Result<ResidencyPlan, ModelError> {
-        let (needs, _) = self.memory_planner().needs(workload, budget_bytes);
+        let planner = self.memory_planner();
+        let below_floor = || planner.below_floor(workload, budget_bytes);
+        if budget_bytes < planner.accepted_bytes(workload) {
+            return Err(below_floor());
+        }
+        let (needs, _) = planner.needs(workload, budget_bytes);
         let plan = self.bundles.plan(needs.fixed_bytes(), budget_bytes, workload.prefetch, speeds);
-        plan.map_err(|_| self.memory_planner().below_floor(workload, budget_bytes))
+        plan.map_err(|_| below_floor())
     }
 
     /// Predicts the time of a token in a budget; all experts are assumed to be equally likely.

@@ -13,28 +13,31 @@ use crate::stream::experts::Mixture;
 use crate::{ModelError, memory};
 
 /// The shortest context that a floor (the smallest budget that works) is computed for, so that short prompts do not
-/// change it.
+/// change it. Its prompt has half as many tokens.
 pub const FLOOR_CONTEXT_TOKENS: usize = 256;
+
+/// Contexts are planned in multiples of this, so that a token more or less does not change a plan.
+const CONTEXT_STEP_TOKENS: usize = 128;
 
 /// The longest context that memory is planned for: MLX counts positions in 31 bits. Larger requests mean "unlimited".
 const CONTEXT_TOKENS_MAX: usize = 1 << 30;
 
-/// Memory of the process without weights: code, heap, thread stacks. Measured on Linux at 26 MiB, with a vocabulary of
-/// 49,152, after the first decoded tokens; together with [`VOCABULARY_ENTRY_BYTES`] that leaves a margin of a third.
-/// The resident set at the time of the first plan was measured at 16 to 17 MiB and varies between runs: plus
-/// [`GROWTH_BYTES`] it must stay below this constant, or floors would vary as well.
-const PROCESS_BYTES: u64 = 32 << 20;
-/// Memory of a tokenizer per entry of its vocabulary.
-const VOCABULARY_ENTRY_BYTES: u64 = 250;
-/// Growth of the resident set after planning, apart from the memory that the plan counts: mostly the OS pages of MLX's
-/// code.
-const GROWTH_BYTES: u64 = 12 << 20;
+/// Growth of the resident set after planning, apart from the memory that the plan counts: OS pages of code that runs
+/// then for the first time, stacks of threads, the heap.
+const GROWTH_BYTES: u64 = 4 << 20;
+/// Resident set before planning where the system does not report it: that of `flash-cli` with a large vocabulary.
+const RESIDENT_BYTES_DEFAULT: u64 = 48 << 20;
+/// The resident set is counted in steps of this, so that its differences between runs seldom change a plan.
+const RESIDENT_STEP_BYTES: u64 = 1 << 20;
+/// Largest difference of the resident set between runs, rounded up: a floor that one run reports must work in the next.
+const FLOOR_MARGIN_BYTES: u64 = 1 << 20;
 
-/// Returns the resident set at the time of the process's first plan. Measured once, so that a reported floor and the
-/// one that a budget is checked against are the same.
-fn process_at_first_plan() -> u64 {
+/// Returns the memory of the process besides what a plan counts. It is measured at the first plan, and once, so that all
+/// plans of a process agree; by then a tokenizer should be loaded.
+fn process_bytes() -> u64 {
     static RESIDENT_BYTES: OnceLock<u64> = OnceLock::new();
-    *RESIDENT_BYTES.get_or_init(|| memory::resident().map_or(0, |resident| resident.now_bytes))
+    let measure = || memory::resident().map_or(RESIDENT_BYTES_DEFAULT, |resident| resident.now_bytes);
+    RESIDENT_BYTES.get_or_init(measure).next_multiple_of(RESIDENT_STEP_BYTES) + GROWTH_BYTES
 }
 
 /// The lengths and settings of a run that determine its memory needs. Create with [`new`](Self::new), then set fields.
@@ -71,7 +74,16 @@ impl Workload {
 
     /// Returns the context length that memory is planned for.
     pub(crate) fn planned_tokens(&self) -> usize {
-        self.context_tokens.clamp(FLOOR_CONTEXT_TOKENS, CONTEXT_TOKENS_MAX)
+        self.context_tokens.clamp(1, CONTEXT_TOKENS_MAX).next_multiple_of(CONTEXT_STEP_TOKENS)
+    }
+
+    /// Returns the workload that the floor is computed for.
+    fn at_floor(self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens.max(FLOOR_CONTEXT_TOKENS / 2),
+            context_tokens: self.context_tokens.max(FLOOR_CONTEXT_TOKENS),
+            ..self
+        }
     }
 }
 
@@ -104,7 +116,6 @@ pub(crate) struct MemoryPlanner<'a> {
     pub windows: &'a [Option<usize>],
     /// Budget bytes of recurrent states.
     pub state_bytes: u64,
-    pub vocab_size: usize,
 }
 
 impl MemoryPlanner<'_> {
@@ -176,10 +187,8 @@ impl MemoryPlanner<'_> {
 
     /// Returns the needs of a workload with the given KV cache and the fewest expert slots.
     fn needs_with(&self, workload: &Workload, kv: &KvPlan) -> MemoryNeeds {
-        let Self { backend, decoder, bundles, state_bytes, vocab_size, .. } = *self;
-        let prompt_tokens = workload.prompt_tokens.clamp(CHUNK_TOKENS, CONTEXT_TOKENS_MAX);
-        let usual_bytes = PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * vocab_size as u64;
-        let measured_bytes = process_at_first_plan() + GROWTH_BYTES;
+        let Self { backend, decoder, bundles, state_bytes, .. } = *self;
+        let prompt_tokens = workload.prompt_tokens.clamp(1, CONTEXT_TOKENS_MAX);
         let widened = bundles.as_slice().iter().map(Bundle::widened_bytes);
         let widened = widened.chain(decoder.mixtures().flatten().map(Mixture::widened_bytes));
         let widened_bytes = widened.max().unwrap_or(0);
@@ -189,7 +198,7 @@ impl MemoryPlanner<'_> {
         };
         let activation_bytes = decoder.activation_bytes(prompt_tokens, scored_tokens);
         MemoryNeeds {
-            process_bytes: usual_bytes.max(measured_bytes),
+            process_bytes: process_bytes(),
             kv_bytes: kv.budget_bytes() + state_bytes,
             expert_bytes: decoder.expert_plan().map_or(0, |experts| experts.floor_bytes()),
             activation_bytes: activation_bytes + backend.scratch_bytes(widened_bytes, activation_bytes),
@@ -197,9 +206,14 @@ impl MemoryPlanner<'_> {
         }
     }
 
-    /// Returns the smallest budget that works for a workload.
+    /// Returns the smallest budget that works for a workload, in this run and in others.
     pub(crate) fn floor_bytes(&self, workload: &Workload) -> u64 {
-        let (least, _) = self.least(workload);
+        self.accepted_bytes(workload) + FLOOR_MARGIN_BYTES
+    }
+
+    /// Returns the smallest budget that is accepted: a floor that another run reported.
+    pub(crate) fn accepted_bytes(&self, workload: &Workload) -> u64 {
+        let (least, _) = self.least(&workload.at_floor());
         least.fixed_bytes() + self.bundles.floor_bytes(workload.prefetch)
     }
 
@@ -208,7 +222,7 @@ impl MemoryPlanner<'_> {
         ModelError::BelowFloor {
             budget_bytes,
             floor_bytes: self.floor_bytes(workload),
-            context_tokens: workload.planned_tokens(),
+            context_tokens: workload.at_floor().planned_tokens(),
             advice: if workload.prefetch {
                 "a shorter context, or no prefetch, lowers it"
             } else {
