@@ -97,7 +97,12 @@ fn fetch(folder: &str, package: &str, version: &str, hash: &str, pip: &mut Comma
     fs::write(&requirement, format!("{package}=={version} --hash=sha256:{hash}\n"))?;
     let files = temporary.path().join("files");
     pip.args(["--require-hashes", "--requirement"]).arg(&requirement).arg("--dest").arg(&files);
-    run::check(pip).with_context(|| format!("{package} {version} could not be downloaded from PyPI"))?;
+    let downloading = format!("Downloading {package} {version}");
+    eprintln!("{downloading}");
+    // pip says where it looks and what it saves; only its errors are of interest.
+    pip.arg("--quiet");
+    run::with_signs_of_life(&downloading, || run::check(pip))
+        .with_context(|| format!("{package} {version} could not be downloaded from PyPI"))?;
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }

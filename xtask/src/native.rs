@@ -97,7 +97,7 @@ fn build(native: &Native, wheel: &Wheel, mlx_c: &Path, shims: &Path) -> Result<(
         name.starts_with("mlx/include/") || name.starts_with("mlx/lib/") || name.starts_with("mlx_cpu.libs/")
     })?;
     mlxc::compile(&partial, mlx_c, shims)?;
-    bindings::generate(&partial.dir, mlx_c)?;
+    run::with_signs_of_life("Generating bindings", || bindings::generate(&partial.dir, mlx_c))?;
     let complete = temporary.keep();
     fs::rename(&complete, &native.dir).with_context(|| format!("cannot create {}", native.dir.display()))
 }

@@ -1,10 +1,16 @@
-//! Runs child processes, with clear errors if one fails.
+//! Runs child processes, with clear errors if one fails and signs of life if one takes long.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+/// Longest silence of a task that takes long.
+const SILENCE_MAX: Duration = Duration::from_secs(7);
 
 /// Returns the root directory of the workspace.
 pub fn workspace() -> PathBuf {
@@ -47,6 +53,23 @@ pub fn output(command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Runs `work`, and says from time to time that it still does. cargo itself says so on a terminal only, and a C++
+/// compiler never.
+pub fn with_signs_of_life<T>(doing: &str, work: impl FnOnce() -> T) -> T {
+    let begin = Instant::now();
+    let (done, is_done) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while is_done.recv_timeout(SILENCE_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("    … {doing}, {} s", begin.elapsed().as_secs());
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 fn name(command: &Command) -> String {
