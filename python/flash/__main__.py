@@ -1,0 +1,5 @@
+"""`python -m flash` is `flash-cli`."""
+
+from flash import main
+
+main()
