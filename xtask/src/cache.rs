@@ -44,7 +44,7 @@ impl Wheel {
     }
 
     /// Unpacks the files of the wheel whose names `wanted` accepts to the directory `into`.
-    pub fn unpack(&self, into: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    pub fn unpack(&self, into: &Path, mut wanted: impl FnMut(&str) -> bool) -> Result<()> {
         let file = self.fetch()?;
         let mut archive = zip::ZipArchive::new(File::open(&file)?)
             .with_context(|| format!("{} is not a wheel", file.display()))?;

@@ -1,8 +1,9 @@
-//! Development tasks: native MLX, the demo, the tests, the goldens, comparisons.
+//! Development tasks: native MLX, the demo, archives, the tests, the goldens, comparisons.
 
 mod cache;
 mod compare;
 mod demo;
+mod dist;
 mod goldens;
 mod models;
 mod native;
@@ -22,7 +23,7 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    about = "Development tasks of flash: setup, demo, tests and comparisons"
+    about = "Development tasks of flash: setup, demo, archives, tests and comparisons"
 )]
 struct Args {
     #[command(subcommand)]
@@ -43,6 +44,8 @@ enum Task {
         #[arg(long, default_value = "The capital of France is")]
         prompt: String,
     },
+    /// Build archives that run without Rust: a wheel (`pip install`) and a tarball
+    Dist(dist::DistArgs),
     /// Run everything that CI runs: format, lints, docs, all tests
     Test,
     /// Regenerate the goldens with mlx-lm, in a separate Python environment
@@ -72,6 +75,7 @@ fn main() -> Result<()> {
     match Args::parse().task {
         Task::Native { config_dir } => native::prepare(config_dir.as_deref()),
         Task::Demo { prompt } => demo::run(&prompt),
+        Task::Dist(args) => dist::run(&args),
         Task::Test => test::run(),
         Task::Goldens => goldens::run(),
         Task::Soak { model, seconds } => soak::run(model, seconds),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -79,7 +80,7 @@ pub fn ensure(flash_cli: &Path) -> Result<PathBuf> {
 
 /// Converts a GGUF file to a model directory.
 pub fn convert(flash_cli: &Path, gguf: &Path, out: &Path, args: &[&str]) -> Result<()> {
-    let mut command = std::process::Command::new(flash_cli);
+    let mut command = Command::new(flash_cli);
     command.arg("convert").arg("--gguf").arg(gguf).arg("--out").arg(out).args(args);
     run::check(&mut command)
 }
@@ -91,7 +92,11 @@ pub fn build_cli(profile: &str) -> Result<PathBuf> {
 
 /// Builds the program `bin` of `package`; returns its path.
 pub fn build(package: &str, bin: &str, profile: &str) -> Result<PathBuf> {
-    let mut command = run::cargo();
+    build_with(run::cargo(), package, bin, profile)
+}
+
+/// Builds the program `bin` of `package` with this `cargo`; returns its path.
+pub fn build_with(mut command: Command, package: &str, bin: &str, profile: &str) -> Result<PathBuf> {
     command.args(["build", "--package", package, "--bin", bin, "--profile", profile]);
     command.args(["--message-format", "json-render-diagnostics"]);
     let doing = format!("Compiling {bin}");

@@ -40,10 +40,7 @@ pub fn prepare(config_dir: Option<&Path>) -> Result<()> {
         }
         return Ok(());
     }
-    let arch = std::env::consts::ARCH;
-    let Some((_, wheel)) = MLX.iter().find(|(name, _)| *name == arch) else {
-        bail!("MLX has no Linux build for {arch}");
-    };
+    let wheel = wheel()?;
     let mlx_c = mlx_c_sources()?;
     let shims = run::workspace().join("native");
     let native = Native { dir: cache::dir()?.join("native").join(key(wheel, &mlx_c, &shims)?) };
@@ -56,6 +53,15 @@ pub fn prepare(config_dir: Option<&Path>) -> Result<()> {
         config::include(dir)?;
     }
     Ok(())
+}
+
+/// Returns the wheel of MLX for this machine.
+pub fn wheel() -> Result<&'static Wheel> {
+    let arch = std::env::consts::ARCH;
+    let Some((_, wheel)) = MLX.iter().find(|(name, _)| *name == arch) else {
+        bail!("MLX has no Linux build for {arch}");
+    };
+    Ok(wheel)
 }
 
 /// Returns the directory `src/mlx-c` of the `mlx-sys` version in Cargo.lock.

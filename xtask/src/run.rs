@@ -19,6 +19,11 @@ pub fn workspace() -> PathBuf {
     manifest.parent().expect("xtask lies in the workspace").to_owned()
 }
 
+/// Returns cargo's target directory.
+pub fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
 /// Returns a command of the `cargo` that runs this program, in the workspace.
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
