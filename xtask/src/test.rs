@@ -1,11 +1,10 @@
-//! Runs all checks of CI: format, lints, docs, tests.
+//! Runs all checks of CI: format, lints, docs, archives, tests.
 
 use std::env;
-use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{models, native, run};
+use crate::{dist, models, native, run};
 
 pub fn run() -> Result<()> {
     native::prepare(None)?;
@@ -25,7 +24,11 @@ pub fn run() -> Result<()> {
             .args(["doc", "--workspace", "--all-features", "--no-deps"])
             .env("RUSTDOCFLAGS", flags.trim()),
     )?;
-    let models = models::ensure(&models::build_cli("dev")?)?;
+    let flash_cli = models::build_cli("dev")?;
+    let models = models::ensure(&flash_cli)?;
+    if cfg!(target_os = "linux") {
+        dist::check(&flash_cli, &models.join("kept"))?;
+    }
     run::check(
         run::cargo()
             .args(["test", "--workspace", "--all-features"])
@@ -41,11 +44,10 @@ pub fn run() -> Result<()> {
 /// a separate target directory.
 fn model_check() -> Result<()> {
     let flags = env::var("RUSTFLAGS").unwrap_or_default() + " --cfg loom";
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     run::check(
         run::cargo()
             .args(["test", "--package", "flash-io", "--lib", "interleavings"])
             .env("RUSTFLAGS", flags.trim())
-            .env("CARGO_TARGET_DIR", target.join("loom")),
+            .env("CARGO_TARGET_DIR", run::target().join("loom")),
     )
 }
