@@ -32,10 +32,10 @@ pub fn common(triple: &str) -> Result<Vec<License>> {
 }
 
 /// Returns the licenses of the libraries beside MLX's library on Linux, which its wheel does not carry: the reference
-/// BLAS and LAPACK, and the run-time library of GNU Fortran.
+/// BLAS and LAPACK, and the run-time library of GNU Fortran. Each is named like its library.
 pub fn linear_algebra() -> [License; 3] {
     [
-        License::new("lapack.txt", "BSD-3-Clause-Open-MPI", include_str!("../../licenses/lapack.txt")),
+        License::new("liblapack.txt", "BSD-3-Clause-Open-MPI", include_str!("../../licenses/lapack.txt")),
         License::new(
             "libgfortran.txt",
             "GPL-3.0-or-later WITH GCC-exception-3.1",

@@ -43,7 +43,11 @@ pub fn package(flash_cli: &Path) -> Result<Package> {
     let glibc = manylinux::oldest_glibc(least, versions(&files)?.iter().map(String::as_str))?;
     let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let mut licenses = licenses::common(&triple)?;
-    licenses.extend(licenses::linear_algebra());
+    licenses.extend(licenses::linear_algebra().into_iter().filter(|license| {
+        // libquadmath is not on every architecture.
+        let library = format!("{BLAS_DIR}{}", license.name.trim_end_matches(".txt"));
+        files.keys().any(|path| path.starts_with(&library))
+    }));
     Ok(Package { files, licenses, tag: format!("manylinux_2_{glibc}_{}", env::consts::ARCH), triple })
 }
 

@@ -132,7 +132,10 @@ mod tests {
     fn metadata_lists_every_license_before_the_description() {
         let text = metadata(&licenses::linear_algebra());
         let (fields, description) = text.split_once("\n\n").unwrap();
-        assert!(fields.contains("\nLicense-File: lapack.txt\nLicense-File: libgfortran.txt\n"), "{fields}");
+        assert!(
+            fields.contains("\nLicense-File: liblapack.txt\nLicense-File: libgfortran.txt\n"),
+            "{fields}"
+        );
         assert!(fields.contains("(GPL-3.0-or-later WITH GCC-exception-3.1)"), "{fields}");
         assert!(description.starts_with("# flash"), "{description}");
     }
