@@ -8,6 +8,7 @@ mod goldens;
 mod models;
 mod native;
 mod pictures;
+mod readme;
 mod run;
 mod soak;
 mod synth;
@@ -38,15 +39,15 @@ enum Task {
         #[arg(long, value_name = "DIR")]
         config_dir: Option<PathBuf>,
     },
-    /// Download and convert the demo model, then generate text in a budget smaller than the model
+    /// Download and convert the demo model, then generate the same text in memory for it and in half of that
     Demo {
         /// Prompt text
-        #[arg(long, default_value = "The capital of France is")]
+        #[arg(long, default_value = demo::PROMPT)]
         prompt: String,
     },
     /// Build archives that run without Rust: a wheel (`pip install`) and a tarball
     Dist(dist::DistArgs),
-    /// Run everything that CI runs: format, lints, docs, all tests
+    /// Run everything that CI runs: format, lints, docs, all tests, the commands of the README
     Test,
     /// Regenerate the goldens with mlx-lm, in a separate Python environment
     Goldens,

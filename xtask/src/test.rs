@@ -1,10 +1,10 @@
-//! Runs all checks of CI: format, lints, docs, archives, tests.
+//! Runs all checks of CI: format, lints, docs, archives, tests, and the commands of the README.
 
 use std::env;
 
 use anyhow::Result;
 
-use crate::{dist, models, native, run};
+use crate::{dist, models, native, readme, run};
 
 pub fn run() -> Result<()> {
     native::prepare(None)?;
@@ -37,7 +37,8 @@ pub fn run() -> Result<()> {
             // A missing model fails the tests instead of skipping them.
             .env("FLASH_REQUIRE_MODELS", "1"),
     )?;
-    model_check()
+    model_check()?;
+    readme::check()
 }
 
 /// Model-checks the slots of flash-io with loom, which takes seconds. The flag applies to all crates, so the build has
