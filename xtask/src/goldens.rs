@@ -19,13 +19,14 @@ enum Script {
 }
 
 /// All scripts except `flash-convert/tests/goldens/make_smollm2.py`, which needs the output of another converter.
-const SCRIPTS: [Script; 14] = [
+const SCRIPTS: [Script; 15] = [
     Script::Prints("flash-kernels/tests/goldens/make_affine.py", "affine.json"),
     Script::Prints("flash-kernels/tests/goldens/make_mx.py", "mx.json"),
     Script::Prints("flash-convert/tests/goldens/make_blocks.py", "blocks.json"),
     Script::Prints("flash-convert/tests/goldens/make_names.py", "names.json"),
     Script::Prints("flash-convert/tests/goldens/make_quantized.py", "quantized.json"),
     Script::Prints("flash-convert/tests/goldens/make_tokenizers.py", "tokenizers.json"),
+    Script::Writes("flash-cli/tests/goldens/make_gguf.py"),
     Script::Writes("flash-text/tests/goldens/tokenizers/make.py"),
     Script::Writes("flash-text/tests/goldens/tokenizers/make_added.py"),
     Script::Writes("flash-text/tests/goldens/templates/make.py"),

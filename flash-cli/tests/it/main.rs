@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod convert;
 mod foreign;
+mod gguf;
 mod inspect;
 mod interrupt;
 mod modelfile;

@@ -68,18 +68,3 @@ fn every_variant_says_paris() {
         assert_eq!(stdout(&run), " Paris\n", "{name}: {}", stderr(&run));
     }
 }
-
-#[test]
-fn a_gguf_file_is_converted_once_and_runs_as_the_directory_of_its_weights() {
-    let (Some(model), Some(gguf)) = (real::model("kept"), real::gguf()) else { return };
-    let cache = tempfile::tempdir().unwrap();
-    let run = |model: &str| {
-        let mut run = flash_cli(["run", "--max-tokens", "8", "--prompt", PROMPT, "--model", model]);
-        let output = run.env("FLASH_CACHE", cache.path()).output().unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
-        (stdout(&output).to_owned(), stderr(&output).contains("Converting "))
-    };
-    let (expected, _) = run(model.to_str().unwrap());
-    assert_eq!(run(gguf.to_str().unwrap()), (expected.clone(), true));
-    assert_eq!(run(gguf.to_str().unwrap()), (expected, false), "the second run finds it in the cache");
-}
