@@ -191,7 +191,7 @@ pub enum ModelError {
     BelowFloor {
         /// The given budget.
         budget_bytes: u64,
-        /// The smallest budget that works.
+        /// A budget close to the smallest one that works, which works in other runs, too.
         floor_bytes: u64,
         /// The context length that the floor is computed for.
         context_tokens: usize,

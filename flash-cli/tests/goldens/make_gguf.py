@@ -88,11 +88,11 @@ def build(model_type, arch, config, seed):
         values = random.standard_normal(parameter.shape, np.float32) * (0.1 if len(parameter.shape) == 1 else 0.25)
         if is_norm and model_type != "gemma3_text":
             values = values + 1
+        if "embed" in name and model_type == "gemma3_text":
+            values = values / 8  # Gemma multiplies embeddings by this; without, each token would repeat the last.
         if len(parameter.shape) == 1:
             # llama.cpp's converter adds 1 to the norms of Gemma; in MLX the model adds it at run time.
             stored = values + 1 if is_norm and model_type == "gemma3_text" else values
-            if model_type == "llama" and name.endswith(("q_proj.bias", "k_proj.bias")):
-                raise NotImplementedError(name)
             tensors.append((gguf_name, stored.astype(np.float32), None))
         else:
             codes = quants.quantize(values, GGMLQuantizationType.Q8_0)

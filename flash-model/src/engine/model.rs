@@ -165,7 +165,7 @@ impl Model {
     ) -> Result<ResidencyPlan, ModelError> {
         let planner = self.memory_planner();
         let below_floor = || planner.below_floor(workload, budget_bytes);
-        if budget_bytes < planner.accepted_bytes(workload) {
+        if budget_bytes < planner.floor_bytes(workload) {
             return Err(below_floor());
         }
         let (needs, _) = planner.needs(workload, budget_bytes);
@@ -214,9 +214,15 @@ impl Model {
         }
     }
 
-    /// Returns the smallest budget that works for a workload.
+    /// Returns the smallest budget that works for a workload in this process. It contains the memory of the process at
+    /// its first plan, which differs a little between runs.
     pub fn floor_bytes(&self, workload: &Workload) -> u64 {
         self.memory_planner().floor_bytes(workload)
+    }
+
+    /// Returns a budget close to the floor that works in other runs, too, to be shown to users.
+    pub fn reported_floor_bytes(&self, workload: &Workload) -> u64 {
+        self.memory_planner().reported_floor_bytes(workload)
     }
 
     /// Computes the identity of this model's pages in `kv_dir` ahead of time, unless it is cached.

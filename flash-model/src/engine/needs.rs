@@ -29,8 +29,8 @@ const GROWTH_BYTES: u64 = 4 << 20;
 const RESIDENT_BYTES_DEFAULT: u64 = 48 << 20;
 /// The resident set is counted in steps of this, so that its differences between runs seldom change a plan.
 const RESIDENT_STEP_BYTES: u64 = 1 << 20;
-/// Largest difference of the resident set between runs, rounded up: a floor that one run reports must work in the next.
-const FLOOR_MARGIN_BYTES: u64 = 1 << 20;
+/// Largest difference of the resident set between runs, rounded up.
+const RUN_DIFFERENCE_BYTES: u64 = RESIDENT_STEP_BYTES;
 
 /// Returns the memory of the process besides what a plan counts. It is measured at the first plan, and once, so that all
 /// plans of a process agree; by then a tokenizer should be loaded.
@@ -206,22 +206,22 @@ impl MemoryPlanner<'_> {
         }
     }
 
-    /// Returns the smallest budget that works for a workload, in this run and in others.
+    /// Returns the smallest budget that works for a workload in this process.
     pub(crate) fn floor_bytes(&self, workload: &Workload) -> u64 {
-        self.accepted_bytes(workload) + FLOOR_MARGIN_BYTES
-    }
-
-    /// Returns the smallest budget that is accepted: a floor that another run reported.
-    pub(crate) fn accepted_bytes(&self, workload: &Workload) -> u64 {
         let (least, _) = self.least(&workload.at_floor());
         least.fixed_bytes() + self.bundles.floor_bytes(workload.prefetch)
+    }
+
+    /// Returns a budget close to the floor that works in other runs, too.
+    pub(crate) fn reported_floor_bytes(&self, workload: &Workload) -> u64 {
+        self.floor_bytes(workload) + RUN_DIFFERENCE_BYTES
     }
 
     /// Returns the error for a budget below the floor.
     pub(crate) fn below_floor(&self, workload: &Workload, budget_bytes: u64) -> ModelError {
         ModelError::BelowFloor {
             budget_bytes,
-            floor_bytes: self.floor_bytes(workload),
+            floor_bytes: self.reported_floor_bytes(workload),
             context_tokens: workload.at_floor().planned_tokens(),
             advice: if workload.prefetch {
                 "a shorter context, or no prefetch, lowers it"

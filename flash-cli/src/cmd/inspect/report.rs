@@ -54,7 +54,7 @@ pub(super) struct TensorReport {
 
 impl Report {
     pub(super) fn new(model: &Model) -> Self {
-        let floor_bytes = model.floor_bytes(&workload());
+        let floor_bytes = model.reported_floor_bytes(&workload());
         let needs = model.needs(&workload(), floor_bytes);
         let catalog = model.checkpoint().catalog();
         let tensors: Vec<_> = catalog
@@ -76,7 +76,7 @@ impl Report {
             model_type: model.checkpoint().config().model_type().to_owned(),
             model_bytes: model.model_bytes(),
             floor_bytes,
-            floor_no_pipeline_bytes: model.floor_bytes(&workload().with_prefetch(false)),
+            floor_no_pipeline_bytes: model.reported_floor_bytes(&workload().with_prefetch(false)),
             kv_token_bytes: model.kv_token_bytes(),
             state_bytes: model.state_bytes(),
             max_context_tokens: model.max_context_tokens(),

@@ -155,7 +155,7 @@ impl Report {
             model_bytes: model.model_bytes(),
             context_tokens: workload.context_tokens,
             budget_bytes,
-            floor_bytes: model.floor_bytes(workload),
+            floor_bytes: model.reported_floor_bytes(workload),
             other_bytes: needs.total_bytes() - needs.small_weights_bytes - needs.expert_bytes,
             experts: model.experts(workload, budget_bytes).map(|experts| ExpertsReport {
                 n_experts: experts.n_experts,
