@@ -19,7 +19,7 @@ pub(crate) use bench::{
     BenchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchPrefillArgs, BenchStreamArgs, JsonArg,
 };
 pub(crate) use convert::{ConvertArgs, FloatArg};
-pub(crate) use engine::{ComputeArg, EngineArgs};
+pub(crate) use engine::{ComputeArg, EngineArgs, TilingArgs};
 use help::{AFTER_HELP, PLAN_AFTER_HELP, PULL_AFTER_HELP};
 pub(crate) use kv::{
     EvictArg, KvArgs, KvCommand, KvDirArgs, KvGcArgs, KvListArgs, KvRmArgs, KvShowArgs, KvToolArgs,
@@ -139,9 +139,11 @@ pub(crate) struct ChatArgs {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct InspectArgs {
-    /// Model directory, or Hugging Face model id: ORG/NAME or ORG/NAME@REVISION
-    #[arg(long)]
+    /// Model directory, GGUF file (converted once), or Hugging Face model id: ORG/NAME or ORG/NAME@REVISION
+    #[arg(short, long)]
     pub(crate) model: ModelName,
+    #[command(flatten)]
+    pub(crate) tiling: TilingArgs,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -150,9 +152,11 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args)]
 #[command(after_help = PLAN_AFTER_HELP)]
 pub(crate) struct PlanArgs {
-    /// Model directory, or Hugging Face model id: ORG/NAME or ORG/NAME@REVISION
-    #[arg(long)]
+    /// Model directory, GGUF file (converted once), or Hugging Face model id: ORG/NAME or ORG/NAME@REVISION
+    #[arg(short, long)]
     pub(crate) model: ModelName,
+    #[command(flatten)]
+    pub(crate) tiling: TilingArgs,
     /// Memory budget of the whole process [default: free memory minus headroom]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) ram: Option<Size>,

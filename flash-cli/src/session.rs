@@ -1,13 +1,13 @@
 //! Opens a model and loads its engine, with the cheapest checks first.
 
+use std::num::NonZeroU64;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use flash_io::{IoMode, Tuning};
 use flash_model::{
-    Checkpoint, Compute, ComputeOptions, Engine, EngineOptions, Model, ModelError, SessionContext, Workload,
-    memory,
+    Checkpoint, Engine, EngineOptions, Model, ModelError, ModelOptions, SessionContext, Workload, memory,
 };
 use flash_text::{TextError, Tokenizer};
 
@@ -49,7 +49,7 @@ impl Session {
         let (model, tokenizer) = thread::scope(|scope| {
             // Both take about as long, and the first read waits for both.
             let tokenizer = scope.spawn(|| Tokenizer::open(&dir));
-            let model = open_model(&dir, tuning.mode, settings.compute).and_then(|model| {
+            let model = open_model(&dir, tuning.mode, settings.layers).and_then(|model| {
                 if settings.session.is_some() || settings.share_prefixes {
                     model.identify(&settings.kv_dir)?;
                 }
@@ -154,13 +154,9 @@ pub(crate) struct Loaded {
 }
 
 /// Opens a model directory, reading headers only.
-pub(crate) fn open_model(
-    dir: &Path,
-    io: IoMode,
-    compute: impl Into<ComputeOptions>,
-) -> anyhow::Result<Model> {
+pub(crate) fn open_model(dir: &Path, io: IoMode, options: impl Into<ModelOptions>) -> anyhow::Result<Model> {
     foreign::check_pointers(dir)?;
-    let opened = Checkpoint::open(dir, io).and_then(|checkpoint| Model::open_on(checkpoint, compute));
+    let opened = Checkpoint::open(dir, io).and_then(|checkpoint| Model::open_on(checkpoint, options));
     opened.map_err(|error| foreign::explain(dir, error.into()))
 }
 
@@ -172,10 +168,14 @@ pub(crate) fn override_top_k(model: &mut Model, top_k: &TopK) -> anyhow::Result<
 
 /// Opens a model to inspect it, and its tokenizer if it has one: the floor includes the memory of the process, which in
 /// `run` holds the tokenizer.
-pub(crate) fn open_headers(model: &ModelName) -> anyhow::Result<(Model, Option<Tokenizer>)> {
+pub(crate) fn open_headers(
+    model: &ModelName,
+    tile_rows: Option<NonZeroU64>,
+) -> anyhow::Result<(Model, Option<Tokenizer>)> {
     let dir = model.find_to_run()?;
     // Only headers are read, so any I/O mode works.
-    let model = open_model(&dir, IoMode::Pread, Compute::Auto)?;
+    let options = ModelOptions { tile_rows, ..ModelOptions::default() };
+    let model = open_model(&dir, IoMode::Pread, options)?;
     let tokenizer = match Tokenizer::open(&dir) {
         Ok(tokenizer) => Some(tokenizer),
         Err(TextError::NoTokenizer { .. }) => None,

@@ -13,14 +13,16 @@ use crate::interrupt::Interrupt;
 use crate::kv::KvCache;
 use crate::models::Architecture;
 use crate::nn::layers::RmsNorm;
+use crate::nn::tiled::{TiledMatrix, Tiling};
 use crate::nn::var_builder::VarBuilder;
 use crate::stream::bundle::{Bundle, Bundles};
 use crate::stream::experts::{ExpertPlan, Experts, Mixture};
 use crate::stream::proxy::{StreamingProxy, WeightOwner};
 use crate::stream::residency::Residency;
+use crate::stream::tiles::TileProxies;
 
 use embedding::Embedding;
-use head::Head;
+use head::{Head, rows_within};
 use layer::DecoderLayer;
 
 /// Maximum tokens per chunk. It does not depend on the budget, so that no budget changes a bit of the output.
@@ -31,6 +33,8 @@ pub(crate) const CHUNK_TOKENS: usize = 128;
 pub(crate) struct Decoder {
     embedding: Embedding,
     layers: Vec<DecoderLayer>,
+    /// The tiles of the layers' matrices, if the model is tiled.
+    tiles: Vec<TileProxies>,
     norm: StreamingProxy<RmsNorm>,
     head: Head,
     dims: Dims,
@@ -56,7 +60,8 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Decoder {
-    /// Creates a decoder without weights, and its bundles in execution order.
+    /// Creates a decoder without weights, and its bundles in execution order. `weights` must be the
+    /// builder that `architecture` was built with.
     pub(crate) fn new(
         weights: &VarBuilder<'_>,
         architecture: Architecture,
@@ -73,14 +78,24 @@ impl Decoder {
         };
         let Architecture { layers, fused, norm, norm_path, head_path, hidden_size, vocab_size, .. } =
             architecture;
-        let layers = layers
-            .into_iter()
-            .map(|(path, parts)| DecoderLayer::new(&path, parts, &fused, weights, &mut bundles))
-            .collect::<Result<_, _>>()?;
+        let matrices = weights.tiling().map(Tiling::take_matrices).unwrap_or_default();
+        let mut matrices = matrices.into_iter().peekable();
+        let (mut decoder_layers, mut tiles) = (Vec::with_capacity(layers.len()), Vec::new());
+        for (path, parts) in layers {
+            decoder_layers.push(DecoderLayer::new(&path, parts, &fused, weights, &mut bundles)?);
+            let is_inside = |matrix: &TiledMatrix| matrix.path.starts_with(&format!("{path}."));
+            while let Some(matrix) = matrices.next_if(is_inside) {
+                tiles.push(TileProxies::new(matrix, &fused, weights.backend(), checkpoint, &mut bundles)?);
+            }
+        }
+        assert!(matrices.next().is_none(), "every matrix belongs to a layer");
         let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
         let norm = StreamingProxy::new(Box::new(norm), &norm_path, checkpoint, &mut bundles)?;
-        let head = Head::new(&weights.at(&head_path), [vocab_size, hidden_size], layer_bytes, &mut bundles)?;
-        Ok((Self { embedding, layers, norm, head, dims }, bundles))
+        let head = weights.at(&head_path);
+        let tile_rows = weights.tiling().map(|tiling| tiling.rows);
+        let tile_rows = tile_rows.unwrap_or_else(|| rows_within(layer_bytes, vocab_size, &head));
+        let head = Head::new(&head, [vocab_size, hidden_size], tile_rows, &mut bundles)?;
+        Ok((Self { embedding, layers: decoder_layers, tiles, norm, head, dims }, bundles))
     }
 
     pub(crate) fn embedding(&self) -> &Embedding {
@@ -153,6 +168,7 @@ impl Decoder {
         self.embedding.adapt(pass.residency);
         let next = self.layers[layer_idx].bundle();
         let layers = self.layers.iter_mut().flat_map(DecoderLayer::weight_owners);
+        let layers = layers.chain(self.tiles.iter_mut().flat_map(TileProxies::weight_owners));
         let mut owners = weight_owners(layers, &mut self.norm, &mut self.head);
         pass.residency.adapt(None, next, &mut owners, pass.experts)
     }
@@ -188,7 +204,8 @@ impl Decoder {
         // rotated copies, scores before and after the softmax, and the intermediate values of the MLP.
         let hidden_states = 2 * tokens * hidden;
         let attention = chunk * (8 * n_heads * head_dim + 3 * n_heads * scored_tokens as u64);
-        let mlp = chunk * 4 * intermediate;
+        // Outputs of tiles exist beside the concatenated output.
+        let mlp = chunk * if self.tiles.is_empty() { 4 } else { 6 } * intermediate;
         let experts = self.mixtures().flatten().map(|mixture| mixture.activation_values(tokens)).max();
         let layer = attention.max(mlp).max(experts.unwrap_or(0));
         let values = hidden_states + layer + 4 * chunk * hidden;
@@ -196,7 +213,7 @@ impl Decoder {
     }
 }
 
-/// Collects all weight owners: the parts of these layers, the norm, and the tiles of the head.
+/// Collects all weight owners: those of layers, the norm, and the tiles of the head.
 fn weight_owners<'a>(
     layers: impl Iterator<Item = &'a mut dyn WeightOwner>,
     norm: &'a mut StreamingProxy<RmsNorm>,

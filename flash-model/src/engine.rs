@@ -35,7 +35,7 @@ use crate::stream::residency::Residency;
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
 pub use model::Model;
 pub use needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
-pub use options::EngineOptions;
+pub use options::{EngineOptions, ModelOptions};
 pub use session::{Recovery, Resumption, SessionContext};
 pub use stats::EngineStats;
 

@@ -68,7 +68,7 @@ pub use compute::{Compute, ComputeOptions};
 pub use engine::sample;
 pub use engine::{
     Engine, EngineOptions, EngineStats, FLOOR_CONTEXT_TOKENS, FinishReason, GenerateOptions, Generation,
-    MemoryNeeds, Model, Recovery, Resumption, SessionContext, Workload, generate,
+    MemoryNeeds, Model, ModelOptions, Recovery, Resumption, SessionContext, Workload, generate,
 };
 pub use error::ModelError;
 pub use flash_kernels::Isa;

@@ -13,4 +13,5 @@ pub(crate) mod mlp;
 pub(crate) mod moe_gate;
 pub(crate) mod rope;
 pub(crate) mod router;
+pub(crate) mod tiled;
 pub(crate) mod var_builder;

@@ -15,3 +15,4 @@ mod read_ahead;
 pub(crate) mod record;
 pub(crate) mod residency;
 mod strips;
+pub(crate) mod tiles;

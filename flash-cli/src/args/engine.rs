@@ -1,5 +1,6 @@
 //! Flags of the commands that run a model: its memory, disk and compute.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -9,6 +10,15 @@ use super::kv::KvArgs;
 use crate::model::ModelName;
 use crate::ram::Ram;
 use crate::size::Size;
+
+/// How a model's layers are loaded.
+#[derive(Debug, Args)]
+pub(crate) struct TilingArgs {
+    /// Cut the matrices of layers into tiles of at most this many rows, loaded one by one: runs in less memory than two
+    /// layers, slower for long prompts [default: load layers whole]
+    #[arg(long, value_name = "ROWS", help_heading = "Memory and disk")]
+    pub(crate) tile_size: Option<NonZeroU64>,
+}
 
 /// Flags that select a model and how it is run.
 #[derive(Debug, Args)]
@@ -35,6 +45,8 @@ pub(crate) struct EngineArgs {
     /// Read at most this much per second, to leave bandwidth to other programs
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Memory and disk")]
     pub(crate) max_read_rate: Option<Size>,
+    #[command(flatten)]
+    pub(crate) tiling: TilingArgs,
     /// Compute with MLX, or with native CPU kernels [default: native on a CPU, mlx otherwise]
     #[arg(long, value_name = "BACKEND")]
     pub(crate) compute: Option<ComputeArg>,

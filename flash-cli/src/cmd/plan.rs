@@ -21,7 +21,7 @@ const COLUMNS_DEFAULT: usize = 80;
 const COLUMNS_MAX: usize = 120;
 
 pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<ExitCode> {
-    let (model, _tokenizer) = open_headers(&options.model)?;
+    let (model, _tokenizer) = open_headers(&options.model, options.tile_rows)?;
     let machine = Machine::new(&model, options);
     let budget_bytes = budget::bytes(options.ram);
     let columns = columns();

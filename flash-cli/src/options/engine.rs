@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flash_io::{IoMode, Tuning};
 use flash_kernels::Isa;
-use flash_model::{Compute, ComputeOptions, KvFormat, KvPolicy, WhenFull};
+use flash_model::{Compute, ComputeOptions, KvFormat, KvPolicy, ModelOptions, WhenFull};
 use flash_sched::ByteRate;
 
 use crate::args::{ComputeArg, EngineArgs, EvictArg, KvArgs, PersistArgs};
@@ -32,7 +32,7 @@ pub(crate) struct EngineSettings {
     /// Number of concurrent reads, if given.
     pub(crate) read_depth: Option<usize>,
     pub(crate) read_rate: Option<ByteRate>,
-    pub(crate) compute: ComputeOptions,
+    pub(crate) layers: ModelOptions,
     pub(crate) prefetch: bool,
     /// Whether weights may be streamed; otherwise all must fit in memory.
     pub(crate) stream: bool,
@@ -63,6 +63,7 @@ impl EngineSettings {
             io,
             threads,
             max_read_rate,
+            tiling,
             compute,
             exact,
             moe_top_k,
@@ -85,14 +86,17 @@ impl EngineSettings {
             io: io.mode(),
             read_depth,
             read_rate: max_read_rate.map(rate).transpose()?,
-            compute: ComputeOptions {
-                compute: match compute {
-                    None => Compute::Auto,
-                    Some(ComputeArg::Mlx) => Compute::Mlx,
-                    Some(ComputeArg::Native) => Compute::Native,
+            layers: ModelOptions {
+                compute: ComputeOptions {
+                    compute: match compute {
+                        None => Compute::Auto,
+                        Some(ComputeArg::Mlx) => Compute::Mlx,
+                        Some(ComputeArg::Native) => Compute::Native,
+                    },
+                    isa: isa(env::var_os(KERNELS_ENV).as_deref())?,
+                    is_exact: exact,
                 },
-                isa: isa(env::var_os(KERNELS_ENV).as_deref())?,
-                is_exact: exact,
+                tile_rows: tiling.tile_size,
             },
             prefetch: !no_pipeline && file.prefetch_layers != Some(0),
             stream: file.flash.unwrap_or(true),

@@ -1,5 +1,7 @@
 //! Settings of `plan`.
 
+use std::num::NonZeroU64;
+
 use flash_model::MachineSpeeds;
 
 use crate::args::PlanArgs;
@@ -11,6 +13,8 @@ use crate::usage::context_at_least;
 #[derive(Debug)]
 pub(crate) struct PlanOptions {
     pub(crate) model: ModelName,
+    /// Largest number of rows in a tile, if layers are cut into tiles.
+    pub(crate) tile_rows: Option<NonZeroU64>,
     /// Memory budget, if given.
     pub(crate) ram: Option<Size>,
     pub(crate) context_tokens: usize,
@@ -34,10 +38,11 @@ impl<T> Assumable<T> {
 
 impl PlanOptions {
     pub(crate) fn resolve(args: PlanArgs) -> anyhow::Result<Self> {
-        let PlanArgs { model, ram, ctx, disk, compute, json } = args;
+        let PlanArgs { model, tiling, ram, ctx, disk, compute, json } = args;
         let assumed = MachineSpeeds::default();
         Ok(Self {
             model,
+            tile_rows: tiling.tile_size,
             ram,
             context_tokens: context_at_least(1, ctx)?,
             disk: Assumable::new(disk, Rate(assumed.disk.rate)),

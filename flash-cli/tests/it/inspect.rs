@@ -52,3 +52,28 @@ fn a_model_without_a_tokenizer_can_be_looked_at() {
     std::fs::remove_file(tiny.path("tokenizer.json")).unwrap();
     assert!(output(["inspect", "--model", tiny.dir()]).status.success());
 }
+
+#[test]
+fn tiles_are_bundles_of_their_own() {
+    let tiny = Tiny::new(1);
+    let report = json(&output(["inspect", "--model", tiny.dir(), "--json", "--tile-size", "64"]));
+    let names: Vec<_> =
+        report["bundles"].as_array().unwrap().iter().map(|bundle| bundle["name"].as_str().unwrap()).collect();
+    let in_order = [
+        "model.layers.0",
+        "model.layers.0.self_attn.q_proj[0..64]",
+        "model.layers.0.self_attn.k_proj[0..",
+        "model.layers.0.self_attn.v_proj[0..",
+        "model.layers.0.self_attn.o_proj[0..64]",
+        "model.layers.0.mlp.gate_proj[0..64]",
+        "model.layers.0.mlp.gate_proj[64..128]",
+        "model.layers.0.mlp.up_proj[0..64]",
+        "model.layers.0.mlp.up_proj[64..128]",
+        "model.layers.0.mlp.down_proj[0..64]",
+        "model.norm",
+    ];
+    for (name, expected) in names.iter().zip(in_order) {
+        assert!(name.starts_with(expected), "{name} is not {expected}");
+    }
+    assert!(!output(["inspect", "--model", tiny.dir(), "--tile-size", "0"]).status.success());
+}

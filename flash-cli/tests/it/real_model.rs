@@ -60,6 +60,29 @@ fn perplexity_is_the_same_for_every_budget() {
 }
 
 #[test]
+fn tiles_lower_the_floor_and_change_no_token() {
+    let Some(model) = real::model("f32") else { return };
+    let model = model.to_str().unwrap();
+    let floor = |tiling: &[&str]| {
+        let report = json(&output([&["inspect", "--json", "--model", model], tiling].concat()));
+        report["floor_bytes"].as_u64().unwrap()
+    };
+    let tiling = ["--tile-size", "128"];
+    let (whole, tiled) = (floor(&[]), floor(&tiling));
+    assert!(tiled + (20 << 20) < whole, "{tiled} B, and {whole} B with whole layers");
+    let run = |flags: &[&str]| {
+        let args = ["run", "--model", model, "--prompt", PROMPT, "--max-tokens", "8", "--json"];
+        json(&output([&args[..], flags].concat()))
+    };
+    // A few MiB above the floor: it varies a little between runs.
+    let budget = format!("{}MiB", (tiled >> 20) + 6);
+    let streamed = run(&[&tiling[..], &["--ram", &budget]].concat());
+    assert!(streamed["peak_rss_bytes"].as_u64() <= streamed["budget_bytes"].as_u64(), "{streamed}");
+    assert!(streamed["streamed_bytes"].as_u64() > streamed["model_bytes"].as_u64(), "{streamed}");
+    assert_eq!(streamed["token_ids"], run(&[])["token_ids"]);
+}
+
+#[test]
 fn every_variant_says_paris() {
     for name in ["f16", "8bit", "f16-sharded"] {
         let Some(model) = real::model(name) else { continue };

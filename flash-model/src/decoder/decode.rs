@@ -7,6 +7,7 @@ use crate::compute::Value;
 use crate::nn::layer::{LayerInput, LayerOutput};
 use crate::stream::experts::PredictedRouting;
 use crate::stream::proxy::WeightOwner;
+use crate::stream::tiles::TileLoader;
 
 use super::layer::DecoderLayer;
 use super::{Decoder, Pass};
@@ -40,8 +41,10 @@ impl Decoder {
             unreachable!("the layer exists");
         };
         let kv = &mut pass.kv.layers[layer_idx];
-        let input = LayerInput { x: token, kv: &mut *kv, position };
-        let output = layer.proxy.scope(pass.residency, |layer, _, _| Ok(layer.forward(input)?))?;
+        let output = layer.proxy.scope(pass.residency, |layer, residency, _| {
+            let tiles = &mut TileLoader { matrices: &mut self.tiles, residency };
+            layer.forward(LayerInput { x: token, kv: &mut *kv, position, tiles })
+        })?;
         async_eval(kv.lazy_arrays())?;
         pass.residency.schedule_output(layer.bundle(), &output.hidden)?;
         let predicted = match &*pass.experts {

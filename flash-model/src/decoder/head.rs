@@ -1,15 +1,14 @@
 //! The output head. It is the largest matrix of a small model, so it is split into tiles, bundles no larger than a
 //! layer.
 
-use flash_kernels::STRIP_ROWS;
 use mlx_rs::Array;
 
 use crate::ModelError;
-use crate::checkpoint::Checkpoint;
 use crate::compute::Value;
 use crate::compute::arrays::{positions, to_arrays, values};
 use crate::interrupt::Interrupt;
 use crate::nn::layers::Linear;
+use crate::nn::tiled::tile_ranges;
 use crate::nn::var_builder::VarBuilder;
 use crate::stream::bundle::Bundles;
 use crate::stream::proxy::{StreamingProxy, WeightOwner};
@@ -28,25 +27,20 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Creates a head, `[vocab, hidden]`, in tiles of at most `tile_bytes`, and adds their bundles to `bundles`.
+    /// Creates a head, `[vocab, hidden]`, in tiles of at most `tile_rows` rows, and adds their bundles to `bundles`.
     pub(crate) fn new(
         weights: &VarBuilder<'_>,
         [vocab_size, hidden_size]: [i32; 2],
-        tile_bytes: u64,
+        tile_rows: u64,
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         let (checkpoint, path) = (weights.checkpoint(), weights.path());
-        let (n_rows, strip_rows) = (vocab_size as u64, STRIP_ROWS as u64);
-        // Tiles have equally many rows, in whole strips.
-        let row_bytes = head_bytes(checkpoint, path).div_ceil(n_rows).max(1);
-        let n_strips_max = (tile_bytes / row_bytes / strip_rows).max(1);
-        let n_tiles = n_rows.div_ceil(n_strips_max * strip_rows);
-        let tile_rows = n_rows.div_ceil(n_tiles).next_multiple_of(strip_rows);
-        let mut tiles = Vec::with_capacity(n_tiles as usize);
-        for start in (0..n_rows).step_by(tile_rows as usize) {
-            let rows = start..(start + tile_rows).min(n_rows);
+        let n_rows = vocab_size as u64;
+        let mut tiles = Vec::new();
+        for rows in tile_ranges(n_rows, tile_rows) {
             let tile = weights.linear(hidden_size, (rows.end - rows.start) as i32, false)?;
-            let tile = StreamingProxy::with_rows(Box::new(tile), path, rows, n_rows, checkpoint, bundles)?;
+            let place = (path, rows, n_rows);
+            let tile = StreamingProxy::with_rows(Box::new(tile), place, &[], checkpoint, bundles)?;
             tiles.push(tile.with_strips(weights.backend(), checkpoint, bundles));
         }
         let widens_weights = weights.backend().widens_weights();
@@ -135,11 +129,12 @@ impl Head {
     }
 }
 
-/// Returns the bytes of all tensors of the head.
-fn head_bytes(checkpoint: &Checkpoint, path: &str) -> u64 {
-    let names = ["weight", "scales", "biases"].map(|name| format!("{path}.{name}"));
-    let tensors = names.iter().filter_map(|name| checkpoint.catalog().get(name));
-    tensors.map(|tensor| tensor.span.len_bytes()).sum()
+/// Returns how many rows of a head, out of `n_rows`, take at most `tile_bytes`.
+pub(super) fn rows_within(tile_bytes: u64, n_rows: i32, weights: &VarBuilder<'_>) -> u64 {
+    let names = ["weight", "scales", "biases"].map(|name| format!("{}.{name}", weights.path()));
+    let tensors = names.iter().filter_map(|name| weights.checkpoint().catalog().get(name));
+    let head_bytes: u64 = tensors.map(|tensor| tensor.span.len_bytes()).sum();
+    tile_bytes / head_bytes.div_ceil(n_rows as u64).max(1)
 }
 
 /// A streaming log-sum-exp over logits that arrive in parts, with the logit of the target.
@@ -161,12 +156,19 @@ impl LogSumExp {
         if let Some(&logit) = target.and_then(|target| logits.get(target)) {
             self.target = f64::from(logit);
         }
-        let max = logits.iter().fold(self.max, |max, &logit| max.max(f64::from(logit)));
-        if max > self.max {
-            self.sum *= (self.max - max).exp();
-            self.max = max;
+        // One by one, so that the bits do not depend on where parts end.
+        for &logit in logits {
+            let logit = f64::from(logit);
+            if logit == f64::NEG_INFINITY {
+                // Adds nothing, and has no difference to a maximum that is infinite, too.
+                continue;
+            }
+            if logit > self.max {
+                self.sum *= (self.max - logit).exp();
+                self.max = logit;
+            }
+            self.sum += (logit - self.max).exp();
         }
-        self.sum += logits.iter().map(|&logit| (f64::from(logit) - self.max).exp()).sum::<f64>();
     }
 
     fn loss(&self) -> f64 {
@@ -177,6 +179,18 @@ impl LogSumExp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loss_does_not_depend_on_where_parts_end() {
+        let logits: Vec<f32> = (0..50).map(|i| ((i * 37) % 23) as f32 / 7.0 - 3.0).collect();
+        let loss = |cut: usize| {
+            let mut sum = LogSumExp::default();
+            sum.add(&logits[..cut], Some(20).filter(|target| *target < cut));
+            sum.add(&logits[cut..], 20usize.checked_sub(cut));
+            sum.loss().to_bits()
+        };
+        assert!((0..50).all(|cut| loss(cut) == loss(0)));
+    }
 
     #[test]
     fn loss_of_parts_is_that_of_the_whole() {

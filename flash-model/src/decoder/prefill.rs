@@ -6,6 +6,7 @@ use crate::compute::Value;
 use crate::compute::arrays::{positions, to_arrays};
 use crate::nn::layer::{LayerInput, LayerOutput, Routed};
 use crate::stream::proxy::WeightOwner;
+use crate::stream::tiles::{TileLoader, TileProxies};
 
 use super::layer::DecoderLayer;
 use super::{Decoder, Pass, weight_owners};
@@ -54,7 +55,7 @@ impl Decoder {
         position: usize,
         progress: &mut Progress,
     ) -> Result<Option<Routed>, ModelError> {
-        let Self { embedding, layers, norm, head, .. } = self;
+        let Self { embedding, layers, tiles, norm, head, .. } = self;
         let Pass { residency, kv, experts, interrupt } = pass;
         let kv = &mut kv.layers[layer_idx];
         let (before, rest) = layers.split_at_mut(layer_idx);
@@ -70,7 +71,8 @@ impl Decoder {
             let mut position = position;
             for chunk in chunks {
                 interrupt.check()?;
-                let output = layer.forward(LayerInput { x: chunk, kv: &mut *kv, position })?;
+                let loader = &mut TileLoader { matrices: &mut *tiles, residency: &mut *residency };
+                let output = layer.forward(LayerInput { x: chunk, kv: &mut *kv, position, tiles: loader })?;
                 position += chunk.dim(1) as usize;
                 *chunk = output.hidden;
                 routed.extend(output.routed);
@@ -91,7 +93,8 @@ impl Decoder {
                     embedding.adapt(residency);
                     let others = before.iter_mut().chain(&mut *after).flat_map(DecoderLayer::weight_owners);
                     let out = experts_out.as_mut().map(|out| out as &mut dyn WeightOwner);
-                    let mut owners = weight_owners(others.chain(out), norm, head);
+                    let tiles = tiles.iter_mut().flat_map(TileProxies::weight_owners);
+                    let mut owners = weight_owners(others.chain(out).chain(tiles), norm, head);
                     residency.adapt(Some(in_use), next, &mut owners, experts)?;
                 }
             }

@@ -7,12 +7,14 @@ use flash_sched::{Prediction, ResidencyPlan};
 
 use crate::ModelError;
 use crate::checkpoint::Checkpoint;
-use crate::compute::{Backend, Compute, ComputeOptions};
+use crate::compute::{Backend, Compute};
 use crate::decoder::Decoder;
 use crate::engine::identity::ComputedBy;
 use crate::engine::needs::{MemoryNeeds, MemoryPlanner, Workload};
+use crate::engine::options::ModelOptions;
 use crate::kv::{CacheKind, KvPolicy, StateShape, n_kv_layers};
 use crate::models;
+use crate::nn::tiled::Tiling;
 use crate::nn::var_builder::VarBuilder;
 use crate::stream::bundle::{BundleInfo, Bundles};
 use crate::stream::experts::{ExpertInfo, ExpertPlan, ExpertRows, Mixture};
@@ -45,14 +47,15 @@ impl Model {
         Self::open_on(checkpoint, Compute::Auto)
     }
 
-    /// Builds the layers of a checkpoint's configuration for a chosen backend: a [`Compute`], or [`ComputeOptions`]
-    /// with an instruction set.
+    /// Builds the layers of a checkpoint's configuration with options, or for a chosen backend.
     ///
     /// # Errors
     /// The errors of [`open`](Self::open), and [`ModelError::NativeCompute`].
-    pub fn open_on(checkpoint: Checkpoint, compute: impl Into<ComputeOptions>) -> Result<Self, ModelError> {
-        let backend = Backend::new(compute.into())?;
-        let weights = VarBuilder::new(&checkpoint, &backend);
+    pub fn open_on(checkpoint: Checkpoint, options: impl Into<ModelOptions>) -> Result<Self, ModelError> {
+        let ModelOptions { compute, tile_rows } = options.into();
+        let backend = Backend::new(compute)?;
+        let tiling = tile_rows.map(|rows| Tiling::new(rows.get()));
+        let weights = VarBuilder::new(&checkpoint, &backend).with_tiling(tiling.as_ref());
         let architecture = models::build(&weights)?;
         let kv_shape = KvShape {
             kv_heads: architecture.kv_heads as usize,

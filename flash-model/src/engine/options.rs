@@ -1,13 +1,38 @@
-//! Options of an engine.
+//! Options of a model and of an engine.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 
 use flash_io::ReaderConfig;
 use flash_sched::ByteRate;
 
+use crate::compute::{Compute, ComputeOptions};
 use crate::engine::needs::Workload;
 use crate::stream::record::Event;
+
+/// Options of a model. None of them changes a bit of its output, except those of [`ComputeOptions`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ModelOptions {
+    /// The backend.
+    pub compute: ComputeOptions,
+    /// Cuts the matrices of layers, and the output head, into tiles of at most so many rows, which are loaded one after
+    /// the other; `None` to load layers whole. The smallest budget then has to hold two tiles instead of two layers.
+    /// Rows are rounded down to a multiple of four. Each chunk of a prompt (128 tokens) reads the tiles again.
+    pub tile_rows: Option<NonZeroU64>,
+}
+
+impl From<ComputeOptions> for ModelOptions {
+    fn from(compute: ComputeOptions) -> Self {
+        Self { compute, tile_rows: None }
+    }
+}
+
+impl From<Compute> for ModelOptions {
+    fn from(compute: Compute) -> Self {
+        ComputeOptions::from(compute).into()
+    }
+}
 
 /// Options of an engine. Create with [`new`](Self::new), then set fields.
 #[derive(Debug, Clone)]

@@ -14,13 +14,14 @@ use crate::nn::layer::{Layer, LayerInput, LayerOutput, Routed};
 use crate::nn::layers::RmsNorm;
 use crate::nn::mlp::{Mlp, MlpArgs};
 use crate::nn::moe_gate::{MoeGate, MoeGateArgs};
+use crate::nn::tiled::Tiles;
 use crate::nn::var_builder::VarBuilder;
 use crate::stream::experts::ExpertDims;
 
 /// The attention of a transformer block.
 pub(super) trait SelfAttention: ModuleParameters + Debug {
     /// Returns `residual + self(input)`.
-    fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception>;
+    fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, ModelError>;
 
     /// Returns the length of the sliding window; `None` for full attention.
     fn window(&self) -> Option<usize> {
@@ -31,7 +32,7 @@ pub(super) trait SelfAttention: ModuleParameters + Debug {
 /// The feed-forward part of a transformer block: an MLP, or the router of a mixture.
 pub(super) trait FeedForward: ModuleParameters + Debug {
     /// Returns `hidden + self(x)`; of a mixture, without the routed experts, whose input is returned beside it.
-    fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception>;
+    fn add(&self, hidden: Value, x: &Value, tiles: &mut dyn Tiles) -> Result<LayerOutput, ModelError>;
 
     /// Predicts the routing of `x`; `None` for an MLP.
     fn predict_routing(&self, _x: Value) -> Result<Option<Routed>, Exception> {
@@ -104,13 +105,14 @@ impl<A: SelfAttention, F: FeedForward> TransformerBlock<A, F> {
 
 impl<A: SelfAttention, F: FeedForward> Module<LayerInput<'_>> for TransformerBlock<A, F> {
     type Output = LayerOutput;
-    type Error = Exception;
+    type Error = ModelError;
 
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+    fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
+        let LayerInput { x, kv, position, tiles } = input;
         let normed = self.input_layernorm.forward(x)?;
-        let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position })?;
+        let h = self.self_attn.add(x, LayerInput { x: &normed, kv, position, tiles: &mut *tiles })?;
         let normed = self.post_attention_layernorm.forward(&h)?;
-        self.mlp.add(h, normed)
+        self.mlp.add(h, &normed, tiles)
     }
 
     fn training_mode(&mut self, _: bool) {}
@@ -127,7 +129,7 @@ impl<A: SelfAttention, F: FeedForward> Layer for TransformerBlock<A, F> {
 }
 
 impl SelfAttention for Attention {
-    fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
+    fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, ModelError> {
         Self::add(self, residual, input)
     }
 
@@ -137,20 +139,20 @@ impl SelfAttention for Attention {
 }
 
 impl SelfAttention for LatentAttention {
-    fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
+    fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, ModelError> {
         Self::add(self, residual, input)
     }
 }
 
 impl FeedForward for Mlp {
-    fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception> {
-        Ok(self.add(&hidden, &x)?.into())
+    fn add(&self, hidden: Value, x: &Value, tiles: &mut dyn Tiles) -> Result<LayerOutput, ModelError> {
+        Ok(self.add(&hidden, x, tiles)?.into())
     }
 }
 
 impl FeedForward for MoeGate {
-    fn add(&self, hidden: Value, x: Value) -> Result<LayerOutput, Exception> {
-        self.forward(hidden, &x)
+    fn add(&self, hidden: Value, x: &Value, tiles: &mut dyn Tiles) -> Result<LayerOutput, ModelError> {
+        self.forward(hidden, x, tiles)
     }
 
     fn predict_routing(&self, x: Value) -> Result<Option<Routed>, Exception> {

@@ -1,7 +1,6 @@
 //! The text model of Gemma 3 (`mlx_lm/models/gemma3_text.py`).
 
 use half::bf16;
-use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Module;
 use serde::Deserialize;
@@ -142,13 +141,14 @@ impl TransformerBlock {
 
 impl Module<LayerInput<'_>> for TransformerBlock {
     type Output = LayerOutput;
-    type Error = Exception;
+    type Error = ModelError;
 
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+    fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
+        let LayerInput { x, kv, position, tiles } = input;
         let normed = self.input_layernorm.forward(x)?;
-        let attended = self.self_attn.forward(LayerInput { x: &normed, kv, position })?;
+        let attended = self.self_attn.forward(LayerInput { x: &normed, kv, position, tiles: &mut *tiles })?;
         let h = self.post_attention_layernorm.add(x, &attended)?;
-        let fed = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&h)?)?;
+        let fed = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&h)?, tiles)?;
         Ok(self.post_feedforward_layernorm.add(&h, &fed)?.into())
     }
 

@@ -38,7 +38,7 @@ const NAMES: DecoderNames =
 /// The mixer of a layer.
 trait Mixer: ModuleParameters + Debug + 'static {
     /// Returns `residual + self(input)`, where `input` is the normed residual.
-    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception>;
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, ModelError>;
 
     /// Predicts the routing of normed hidden states; `None` for a mixer without experts.
     fn predict_routing(&self, _normed: Value) -> Result<Option<Routed>, Exception> {
@@ -47,20 +47,20 @@ trait Mixer: ModuleParameters + Debug + 'static {
 }
 
 impl Mixer for Attention {
-    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
         Ok(self.add(residual, input)?.into())
     }
 }
 
 impl Mixer for Mamba2 {
-    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        Ok(self.add(residual, input.x, input.kv)?.into())
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
+        Ok(self.add(residual, input)?.into())
     }
 }
 
 impl Mixer for MoeGate {
-    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        self.forward(residual.clone(), input.x)
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
+        self.forward(residual.clone(), input.x, input.tiles)
     }
 
     fn predict_routing(&self, normed: Value) -> Result<Option<Routed>, Exception> {
@@ -69,8 +69,8 @@ impl Mixer for MoeGate {
 }
 
 impl Mixer for Mlp {
-    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        Ok(self.add(residual, input.x)?.into())
+    fn mix(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
+        Ok(self.add(residual, input.x, input.tiles)?.into())
     }
 }
 
@@ -84,11 +84,12 @@ struct Block<M: Mixer> {
 
 impl<M: Mixer> Module<LayerInput<'_>> for Block<M> {
     type Output = LayerOutput;
-    type Error = Exception;
+    type Error = ModelError;
 
-    fn forward(&mut self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
+    fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
+        let LayerInput { x, kv, position, tiles } = input;
         let normed = self.norm.forward(x)?;
-        self.mixer.mix(x, LayerInput { x: &normed, kv, position })
+        self.mixer.mix(x, LayerInput { x: &normed, kv, position, tiles })
     }
 
     fn training_mode(&mut self, _: bool) {}

@@ -48,12 +48,14 @@ struct LinearBlock<F: ModuleParameters> {
 
 impl<F: FeedForward> Module<LayerInput<'_>> for LinearBlock<F> {
     type Output = LayerOutput;
-    type Error = Exception;
+    type Error = ModelError;
 
-    fn forward(&mut self, LayerInput { x, kv, .. }: LayerInput<'_>) -> Result<LayerOutput, Exception> {
-        let h = self.linear_attn.add(x, &self.input_layernorm.forward(x)?, kv)?;
+    fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
+        let LayerInput { x, kv, position, tiles } = input;
+        let normed = self.input_layernorm.forward(x)?;
+        let h = self.linear_attn.add(x, LayerInput { x: &normed, kv, position, tiles: &mut *tiles })?;
         let normed = self.post_attention_layernorm.forward(&h)?;
-        self.mlp.add(h, normed)
+        self.mlp.add(h, &normed, tiles)
     }
 
     fn training_mode(&mut self, _: bool) {}
@@ -86,22 +88,22 @@ struct LayerBuilder<'a> {
 }
 
 impl LayerBuilder<'_> {
-    /// Builds a layer of attention or a gated delta net, followed by `mlp`.
+    /// Builds a layer of attention or a gated delta net, followed by the output of `mlp`.
     fn build<F: FeedForward + 'static>(
         &self,
         layer_idx: usize,
-        mlp: F,
+        mlp: impl FnOnce() -> Result<F, ModelError>,
         weights: &VarBuilder<'_>,
     ) -> Result<LayerParts, ModelError> {
         let Self { args, sizes, norm, attention, delta } = self;
         if args.is_full_attention(layer_idx) {
             let self_attn = Attention::new(attention, &weights.at("self_attn"))?;
-            return Ok(TransformerBlock::from_parts(sizes, *norm, self_attn, mlp, weights)?.into());
+            return Ok(TransformerBlock::from_parts(sizes, *norm, self_attn, mlp()?, weights)?.into());
         }
         let norm = |name| weights.at(name).rms_norm(sizes.hidden_size, *norm);
         let block = LinearBlock {
             linear_attn: GatedDelta::new(*delta, &weights.at("linear_attn"))?,
-            mlp,
+            mlp: mlp()?,
             input_layernorm: norm("input_layernorm")?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
         };
@@ -157,9 +159,9 @@ pub(super) fn build_hybrid(
         let mlp = weights.at("mlp");
         let mixture = mixture.as_ref().filter(|_| is_sparse(layer_idx));
         let Some(MixtureArgs { experts, gate, router }) = mixture else {
-            return builder.build(layer_idx, Mlp::new(sizes.mlp_args(), &mlp)?, weights);
+            return builder.build(layer_idx, || Mlp::new(sizes.mlp_args(), &mlp), weights);
         };
-        let gate = MoeGate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, *gate)?;
+        let gate = || MoeGate::new(&mlp, sizes.hidden_size, experts.dims.n_experts, *gate);
         let parts = builder.build(layer_idx, gate, weights)?;
         let mixture = match Mixture::joined(&mlp.at(Names::USUAL.each), *experts, router.clone())? {
             Some(joined) => joined,

@@ -3,7 +3,6 @@
 mod latent;
 
 use mlx_rs::Array;
-use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Param;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -13,7 +12,8 @@ use crate::compute::{
     Activation, AttentionInput, AttentionParams, Backend, HeadNorms, NormArgs, Rope, Value,
 };
 use crate::nn::layer::LayerInput;
-use crate::nn::layers::{Linear, RmsNorm, project};
+use crate::nn::layers::RmsNorm;
+use crate::nn::tiled::{TiledLinear, project};
 use crate::nn::var_builder::VarBuilder;
 
 pub(crate) use latent::{LatentArgs, LatentAttention};
@@ -46,13 +46,13 @@ pub(crate) struct Attention {
     params: AttentionParams,
     output_gate: bool,
     #[param]
-    q_proj: Linear,
+    q_proj: TiledLinear,
     #[param]
-    k_proj: Linear,
+    k_proj: TiledLinear,
     #[param]
-    v_proj: Linear,
+    v_proj: TiledLinear,
     #[param]
-    o_proj: Linear,
+    o_proj: TiledLinear,
     #[param]
     q_norm: Option<RmsNorm>,
     #[param]
@@ -64,7 +64,7 @@ pub(crate) struct Attention {
 impl Attention {
     pub(crate) fn new(args: &AttentionArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let AttentionArgs { hidden_size, n_heads, n_kv_heads, head_dim, scale, window, .. } = *args;
-        let linear = |name, input, output, bias| weights.at(name).linear(input, output, bias);
+        let linear = |name, input, output, bias| weights.at(name).tiled_linear(input, output, bias);
         let norm = |name| args.head_norm.map(|norm| weights.at(name).rms_norm(head_dim, norm)).transpose();
         let params =
             AttentionParams { n_heads, n_kv_heads, scale, rope: args.rope.clone(), window, value_dim: None };
@@ -89,18 +89,24 @@ impl Attention {
     }
 
     /// Returns `residual + self(input)`.
-    pub(crate) fn add(&self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
-        self.o_proj.add(residual, &self.attend(input)?)
+    pub(crate) fn add(&self, residual: &Value, mut input: LayerInput<'_>) -> Result<Value, ModelError> {
+        let attended = self.attend(&mut input)?;
+        self.o_proj.add(residual, &attended, input.tiles)
     }
 
     /// Returns `self(input)`.
-    pub(crate) fn forward(&self, input: LayerInput<'_>) -> Result<Value, Exception> {
-        self.o_proj.forward(&self.attend(input)?)
+    pub(crate) fn forward(&self, mut input: LayerInput<'_>) -> Result<Value, ModelError> {
+        let attended = self.attend(&mut input)?;
+        self.o_proj.forward(&attended, input.tiles)
     }
 
     /// Attends from the new tokens to all tokens so far; returns the concatenated heads, before the output projection.
-    fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Value, Exception> {
-        let [mut queries, keys, values] = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+    fn attend(
+        &self,
+        LayerInput { x, kv, position, tiles }: &mut LayerInput<'_>,
+    ) -> Result<Value, ModelError> {
+        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
+        let [mut queries, keys, values] = project(projections, x, *tiles)?;
         let mut gate = None;
         if self.output_gate {
             let n = queries.dim(1);
@@ -112,10 +118,11 @@ impl Attention {
         let norms = norms.map(|(queries, keys)| HeadNorms { queries: queries.norm(), keys: keys.norm() });
         let sinks = self.sinks.value.as_ref();
         let values = Some(&values);
-        let input = AttentionInput { queries: &queries, keys: &keys, values, norms, sinks, position };
+        let input =
+            AttentionInput { queries: &queries, keys: &keys, values, norms, sinks, position: *position };
         let attended = self.backend.attend(&self.params, input, kv)?;
         match gate {
-            Some(gate) => self.backend.gated(Activation::Sigmoid, &gate, &attended),
+            Some(gate) => Ok(self.backend.gated(Activation::Sigmoid, &gate, &attended)?),
             None => Ok(attended),
         }
     }

@@ -20,6 +20,14 @@ pub(crate) struct Place {
     pub rows: Option<(Range<u64>, u64)>,
 }
 
+impl Place {
+    /// Selects `rows` out of the `n_rows` at this place.
+    pub(crate) fn rows(self, rows: &Range<u64>, n_rows: u64) -> Self {
+        let (start, n_rows) = self.rows.map_or((0, n_rows), |(all, n_rows)| (all.start, n_rows));
+        Self { rows: Some((start + rows.start..start + rows.end, n_rows)), ..self }
+    }
+}
+
 impl Fused {
     /// Returns the parts of a fused tensor; `parts` lists them in row order, each with its number of rows.
     pub(crate) fn parts(whole: &'static str, parts: &[(&'static str, i32)]) -> Vec<Self> {
@@ -73,6 +81,14 @@ mod tests {
         assert_eq!(place("layer.0.a.k.scales"), rows(8, 10));
         assert_eq!(place("layer.0.a.v.scales"), rows(10, 13));
         assert_eq!(Fused::whole_path(&fused, "layer.0.a.k"), "layer.0.a.qkv");
+    }
+
+    #[test]
+    fn rows_of_a_part_are_counted_from_its_start() {
+        let fused = Fused::parts("a.qkv", &[("a.q", 8), ("a.k", 4)]);
+        let place = |name: &str, n_rows| Fused::place(&fused, name).rows(&(1..3), n_rows).rows;
+        assert_eq!(place("layer.0.a.k.scales", 4), Some((9..11, 12)));
+        assert_eq!(place("layer.0.a.o.scales", 5), Some((1..3, 5)));
     }
 
     #[test]

@@ -9,10 +9,11 @@ use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::ModelError;
 use crate::compute::{Backend, GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights, NormArgs, Value};
-use crate::kv::LayerKv;
 use crate::nn::convolution::Convolution;
 use crate::nn::fused::Fused;
-use crate::nn::layers::{Linear, RmsNorm, project};
+use crate::nn::layer::LayerInput;
+use crate::nn::layers::RmsNorm;
+use crate::nn::tiled::{TiledLinear, project};
 use crate::nn::var_builder::VarBuilder;
 
 /// The layout of the input projections in a checkpoint.
@@ -72,15 +73,15 @@ pub(crate) struct GatedDelta {
     dims: GatedDeltaDims,
     backend: Backend,
     #[param]
-    in_proj_qkv: Linear,
+    in_proj_qkv: TiledLinear,
     /// `None` where `in_proj_qkv` has its rows.
     #[param]
-    in_proj_z: Option<Linear>,
+    in_proj_z: Option<TiledLinear>,
     #[param]
-    in_proj_b: Linear,
+    in_proj_b: TiledLinear,
     /// `None` where `in_proj_b` has its rows.
     #[param]
-    in_proj_a: Option<Linear>,
+    in_proj_a: Option<TiledLinear>,
     #[param]
     conv1d: Convolution,
     /// `[value_heads]`.
@@ -93,14 +94,14 @@ pub(crate) struct GatedDelta {
     #[param]
     norm: RmsNorm,
     #[param]
-    out_proj: Linear,
+    out_proj: TiledLinear,
 }
 
 impl GatedDelta {
     pub(crate) fn new(args: GatedDeltaArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let GatedDeltaArgs { hidden_size, dims, projections } = args;
         let GatedDeltaDims { value_heads, value_dim, conv_kernel, eps, .. } = dims;
-        let projection = |name, output| weights.at(name).linear(hidden_size, output, false);
+        let projection = |name, output| weights.at(name).tiled_linear(hidden_size, output, false);
         let norm = NormArgs { eps, weight_offset: 0.0 };
         let is_separate = projections == Projections::Separate;
         let separate = |name, output| is_separate.then(|| projection(name, output)).transpose();
@@ -116,19 +117,20 @@ impl GatedDelta {
             dt_bias: Param::new(weights.at("dt_bias").vector(value_heads)?),
             A_log: Param::new(weights.at("A_log").vector(value_heads)?),
             norm: weights.at("norm").rms_norm(value_dim, norm)?,
-            out_proj: weights.at("out_proj").linear(dims.values(), hidden_size, false)?,
+            out_proj: weights.at("out_proj").tiled_linear(dims.values(), hidden_size, false)?,
         })
     }
 
-    /// Returns `residual + self(x)`, and advances the recurrent state in `kv`.
-    pub(crate) fn add(&self, residual: &Value, x: &Value, kv: &mut LayerKv) -> Result<Value, Exception> {
+    /// Returns `residual + self(input)`, and advances the recurrent state.
+    pub(crate) fn add(&self, residual: &Value, input: LayerInput<'_>) -> Result<Value, ModelError> {
+        let LayerInput { x, kv, tiles, .. } = input;
         let input = match self.in_proj_z.as_ref().zip(self.in_proj_a.as_ref()) {
             Some((z, a)) => {
-                let [qkv, gate, beta, step] = project([&self.in_proj_qkv, z, &self.in_proj_b, a], x)?;
+                let [qkv, gate, beta, step] = project([&self.in_proj_qkv, z, &self.in_proj_b, a], x, tiles)?;
                 GatedDeltaInput { qkv, gate, beta, step }
             }
             None => {
-                let [qkvz, ba] = project([&self.in_proj_qkv, &self.in_proj_b], x)?;
+                let [qkvz, ba] = project([&self.in_proj_qkv, &self.in_proj_b], x, tiles)?;
                 split_by_key_head(self.dims, &qkvz, &ba)?
             }
         };
@@ -139,6 +141,6 @@ impl GatedDelta {
             a_log: &self.A_log,
             norm: &self.norm.weight,
         };
-        self.out_proj.add(residual, &self.backend.gated_delta(net, &input, kv)?)
+        self.out_proj.add(residual, &self.backend.gated_delta(net, &input, kv)?, tiles)
     }
 }

@@ -6,13 +6,15 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::module::Module;
 
+use crate::ModelError;
 use crate::compute::Value;
 use crate::compute::arrays::values;
 use crate::kv::LayerKv;
+use crate::nn::tiled::Tiles;
 
 /// One layer of a decoder.
 pub(crate) trait Layer:
-    for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = Exception> + Debug
+    for<'a> Module<LayerInput<'a>, Output = LayerOutput, Error = ModelError> + Debug
 {
     /// Predicts the layer's routing from hidden states, `[1, n, hidden]`, that have not passed its attention; `None`
     /// without a router. The prediction only decides which experts are read ahead.
@@ -35,6 +37,8 @@ pub(crate) struct LayerInput<'a> {
     pub kv: &'a mut LayerKv,
     /// Position of the first token.
     pub position: usize,
+    /// The tiles of matrices that are not loaded with the layer.
+    pub tiles: &'a mut dyn Tiles,
 }
 
 /// Output of a layer.

@@ -1,15 +1,15 @@
 //! The Mamba-2 mixer: a state-space model with a recurrent state.
 
 use mlx_rs::Array;
-use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 use mlx_rs::module::Param;
 
 use crate::ModelError;
 use crate::compute::{Backend, Mamba2Dims, Mamba2Weights, NormArgs, Value};
-use crate::kv::LayerKv;
 use crate::nn::convolution::Convolution;
-use crate::nn::layers::{Linear, RmsNorm};
+use crate::nn::layer::LayerInput;
+use crate::nn::layers::RmsNorm;
+use crate::nn::tiled::TiledLinear;
 use crate::nn::var_builder::VarBuilder;
 
 /// Configuration of a Mamba-2 mixer.
@@ -29,7 +29,7 @@ pub(crate) struct Mamba2 {
     dims: Mamba2Dims,
     backend: Backend,
     #[param]
-    in_proj: Linear,
+    in_proj: TiledLinear,
     #[param]
     conv1d: Convolution,
     /// `[n_heads]`.
@@ -44,7 +44,7 @@ pub(crate) struct Mamba2 {
     #[param]
     norm: RmsNorm,
     #[param]
-    out_proj: Linear,
+    out_proj: TiledLinear,
 }
 
 impl Mamba2 {
@@ -55,18 +55,19 @@ impl Mamba2 {
         Ok(Self {
             dims,
             backend: weights.backend().clone(),
-            in_proj: weights.at("in_proj").linear(hidden_size, dims.projected(), bias)?,
+            in_proj: weights.at("in_proj").tiled_linear(hidden_size, dims.projected(), bias)?,
             conv1d: Convolution::new(dims.channels(), conv_kernel, conv_bias, &weights.at("conv1d"))?,
             dt_bias: Param::new(weights.at("dt_bias").vector(n_heads)?),
             A_log: Param::new(weights.at("A_log").vector(n_heads)?),
             D: Param::new(weights.at("D").vector(n_heads)?),
             norm: weights.at("norm").rms_norm(dims.inner(), norm)?,
-            out_proj: weights.at("out_proj").linear(dims.inner(), hidden_size, bias)?,
+            out_proj: weights.at("out_proj").tiled_linear(dims.inner(), hidden_size, bias)?,
         })
     }
 
-    /// Returns `residual + self(x)`, and advances the recurrent state in `kv`.
-    pub(crate) fn add(&self, residual: &Value, x: &Value, kv: &mut LayerKv) -> Result<Value, Exception> {
+    /// Returns `residual + self(input)`, and advances the recurrent state.
+    pub(crate) fn add(&self, residual: &Value, input: LayerInput<'_>) -> Result<Value, ModelError> {
+        let LayerInput { x, kv, tiles, .. } = input;
         let mixer = Mamba2Weights {
             dims: self.dims,
             conv: self.conv1d.weights(),
@@ -75,7 +76,7 @@ impl Mamba2 {
             d: &self.D,
             norm: &self.norm.weight,
         };
-        let mixed = self.backend.mamba2(mixer, &self.in_proj.forward(x)?, kv)?;
-        self.out_proj.add(residual, &mixed)
+        let mixed = self.backend.mamba2(mixer, &self.in_proj.forward(x, tiles)?, kv)?;
+        self.out_proj.add(residual, &mixed, tiles)
     }
 }

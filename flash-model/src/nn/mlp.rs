@@ -1,11 +1,10 @@
 //! The feed-forward network of a layer: up projection, gated in most models, and down projection.
 
-use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
 
 use crate::ModelError;
 use crate::compute::{Activation, Value};
-use crate::nn::layers::{Linear, gated, squared_relu};
+use crate::nn::tiled::{TiledLinear, Tiles, gated, squared_relu};
 use crate::nn::var_builder::VarBuilder;
 
 /// Configuration of an MLP.
@@ -23,40 +22,45 @@ pub(crate) struct MlpArgs {
 pub(crate) struct Mlp {
     activation: Option<Activation>,
     #[param]
-    gate_proj: Option<Linear>,
+    gate_proj: Option<TiledLinear>,
     #[param]
-    down_proj: Linear,
+    up_proj: TiledLinear,
     #[param]
-    up_proj: Linear,
+    down_proj: TiledLinear,
 }
 
 impl Mlp {
     pub(crate) fn new(args: MlpArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let MlpArgs { hidden_size, intermediate_size, bias, activation } = args;
-        let linear = |name, input, output| weights.at(name).linear(input, output, bias);
+        let linear = |name, input, output| weights.at(name).tiled_linear(input, output, bias);
         Ok(Self {
             activation,
             gate_proj: activation.map(|_| linear("gate_proj", hidden_size, intermediate_size)).transpose()?,
-            down_proj: linear("down_proj", intermediate_size, hidden_size)?,
             up_proj: linear("up_proj", hidden_size, intermediate_size)?,
+            down_proj: linear("down_proj", intermediate_size, hidden_size)?,
         })
     }
 
     /// Returns `residual + self(x)`.
-    pub(crate) fn add(&self, residual: &Value, x: &Value) -> Result<Value, Exception> {
-        self.down_proj.add(residual, &self.activated(x)?)
+    pub(crate) fn add(
+        &self,
+        residual: &Value,
+        x: &Value,
+        tiles: &mut dyn Tiles,
+    ) -> Result<Value, ModelError> {
+        self.down_proj.add(residual, &self.activated(x, tiles)?, tiles)
     }
 
     /// Returns `self(x)`.
-    pub(crate) fn forward(&self, x: &Value) -> Result<Value, Exception> {
-        self.down_proj.forward(&self.activated(x)?)
+    pub(crate) fn forward(&self, x: &Value, tiles: &mut dyn Tiles) -> Result<Value, ModelError> {
+        self.down_proj.forward(&self.activated(x, tiles)?, tiles)
     }
 
     /// Returns the input of the down projection.
-    fn activated(&self, x: &Value) -> Result<Value, Exception> {
+    fn activated(&self, x: &Value, tiles: &mut dyn Tiles) -> Result<Value, ModelError> {
         match self.activation.zip(self.gate_proj.as_ref()) {
-            Some((activation, gate)) => gated(activation, gate, &self.up_proj, x),
-            None => squared_relu(&self.up_proj, x),
+            Some((activation, gate)) => gated(activation, gate, &self.up_proj, x, tiles),
+            None => squared_relu(&self.up_proj, x, tiles),
         }
     }
 }

@@ -1,4 +1,6 @@
 //! The resident part of a mixture-of-experts block: router projection and shared experts.
+//!
+//! Matrices that route are never in tiles: they are small, and later layers' are used ahead of time.
 
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -10,6 +12,7 @@ use crate::compute::{Activation, Value};
 use crate::nn::layer::{LayerOutput, Routed};
 use crate::nn::layers::{Linear, project};
 use crate::nn::mlp::{Mlp, MlpArgs};
+use crate::nn::tiled::Tiles;
 use crate::nn::var_builder::VarBuilder;
 
 /// Router projection and shared experts, in place of the MLP of a dense layer. The routed experts are loaded
@@ -94,15 +97,21 @@ impl MoeGate {
     }
 
     /// Routes `x`, `[1, n, hidden]`, and adds the shared experts to `residual`; the caller adds the routed experts.
-    pub(crate) fn forward(&self, residual: Value, x: &Value) -> Result<LayerOutput, Exception> {
+    pub(crate) fn forward(
+        &self,
+        residual: Value,
+        x: &Value,
+        tiles: &mut dyn Tiles,
+    ) -> Result<LayerOutput, ModelError> {
         // Submitted first: the host waits for the logits.
         let routed = self.route(x)?;
         let mut hidden = match &self.shared_experts {
-            Some(shared) => shared.add(&residual, x)?,
+            Some(shared) => shared.add(&residual, x, tiles)?,
             None => residual,
         };
         if let Some((gate, shared)) = self.shared_expert_gate.as_ref().zip(self.shared_expert.as_ref()) {
-            let gated = gate.backend.gated(Activation::Sigmoid, &gate.forward(x)?, &shared.forward(x)?)?;
+            let shared = shared.forward(x, tiles)?;
+            let gated = gate.backend.gated(Activation::Sigmoid, &gate.forward(x)?, &shared)?;
             hidden = gate.backend.sum(&hidden, &gated)?;
         }
         Ok(LayerOutput { hidden, routed: Some(routed) })

@@ -3,6 +3,8 @@
 //! A parameter starts as zeros that are never evaluated, so it takes no memory; the proxy checks the checkpoint against
 //! its shape and dtype, and binds the loaded weights in its place.
 
+use std::ops::Range;
+
 use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype};
 
@@ -12,6 +14,7 @@ use crate::checkpoint::config::{Config, QuantizedFormat, QuantizedMode};
 use crate::compute::{Backend, NormArgs};
 use crate::nn::fused::Fused;
 use crate::nn::layers::{Linear, RmsNorm};
+use crate::nn::tiled::{TiledLinear, TiledMatrix, Tiling, tile_ranges};
 
 /// Builder of modules at a path of a checkpoint, like candle's `VarBuilder`.
 #[derive(Debug, Clone)]
@@ -19,6 +22,7 @@ pub(crate) struct VarBuilder<'a> {
     checkpoint: &'a Checkpoint,
     backend: &'a Backend,
     fused: &'a [Fused],
+    tiling: Option<&'a Tiling>,
     path: String,
     /// Path of the stored tensors, where it is not `path`.
     stored: Option<String>,
@@ -27,7 +31,17 @@ pub(crate) struct VarBuilder<'a> {
 impl<'a> VarBuilder<'a> {
     /// Starts at the root of a checkpoint; modules compute on `backend`.
     pub(crate) fn new(checkpoint: &'a Checkpoint, backend: &'a Backend) -> Self {
-        Self { checkpoint, backend, fused: &[], path: String::new(), stored: None }
+        Self { checkpoint, backend, fused: &[], tiling: None, path: String::new(), stored: None }
+    }
+
+    /// Returns this builder with matrices of layers in tiles, if there is a tiling.
+    pub(crate) fn with_tiling(self, tiling: Option<&'a Tiling>) -> Self {
+        Self { tiling, ..self }
+    }
+
+    /// Returns the tiling that matrices of layers were added to.
+    pub(crate) fn tiling(&self) -> Option<&'a Tiling> {
+        self.tiling
     }
 
     /// Returns the builder at `name` below this path.
@@ -71,6 +85,25 @@ impl<'a> VarBuilder<'a> {
     /// Builds a linear layer, quantized if the checkpoint has scales for it.
     pub(crate) fn linear(&self, input_dims: i32, output_dims: i32, bias: bool) -> Result<Linear, ModelError> {
         self.linear_with_format(self.format(input_dims)?, input_dims, output_dims, bias)
+    }
+
+    /// Builds a linear layer, in tiles if the builder has a tiling. Layers must be built in execution order then.
+    pub(crate) fn tiled_linear(
+        &self,
+        input_dims: i32,
+        output_dims: i32,
+        bias: bool,
+    ) -> Result<TiledLinear, ModelError> {
+        let Some(tiling) = self.tiling else {
+            return Ok(TiledLinear::whole(self.linear(input_dims, output_dims, bias)?));
+        };
+        let n_rows = output_dims as u64;
+        let tile = |rows: Range<u64>| {
+            let tile = self.linear(input_dims, (rows.end - rows.start) as i32, bias)?;
+            Ok((rows, tile))
+        };
+        let tiles = tile_ranges(n_rows, tiling.rows).map(tile).collect::<Result<_, ModelError>>()?;
+        Ok(tiling.add(self.backend, TiledMatrix { path: self.path.clone(), n_rows, tiles }))
     }
 
     /// Builds a linear layer in a given format, where names and configuration do not determine it.

@@ -68,17 +68,17 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         Self::build(module, path, path.to_owned(), place, checkpoint, bundles)
     }
 
-    /// Creates a proxy around a layer that has only `rows` of each tensor, out of `n_rows` along the first axis.
+    /// Creates a proxy around a layer that has only some rows of each tensor below `path`, out of `n_rows` along the
+    /// first axis.
     pub(crate) fn with_rows(
         module: Box<M>,
-        path: &str,
-        rows: Range<u64>,
-        n_rows: u64,
+        (path, rows, n_rows): (&str, Range<u64>, u64),
+        fused: &[Fused],
         checkpoint: &Checkpoint,
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         let name = format!("{path}[{}..{}]", rows.start, rows.end);
-        let place = |name: &str| Place { name: name.to_owned(), rows: Some((rows.clone(), n_rows)) };
+        let place = |name: &str| Fused::place(fused, name).rows(&rows, n_rows);
         Self::build(module, path, name, place, checkpoint, bundles)
     }
 

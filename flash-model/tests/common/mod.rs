@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flash_io::IoMode;
-use flash_model::{Checkpoint, Compute, ComputeOptions, Engine, EngineOptions, Model, Workload};
+use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelOptions, Workload};
 
 /// The budget of a test engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) fn engine(
     io: IoMode,
     prompt_tokens: usize,
     new_tokens: usize,
-    compute: impl Into<ComputeOptions>,
+    compute: impl Into<ModelOptions>,
 ) -> Engine {
     let context_tokens = prompt_tokens + new_tokens;
     let workload = Workload::new(prompt_tokens, context_tokens);

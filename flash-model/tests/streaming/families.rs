@@ -104,6 +104,23 @@ fn no_family_changes_a_bit_when_it_is_streamed() {
 }
 
 #[test]
+fn no_family_changes_a_bit_when_its_layers_are_in_tiles() {
+    for name in STREAMED {
+        let (dir, vocab) = family(name);
+        let prompt = prompt_of(290, vocab);
+        for compute in [Compute::Auto, Compute::Mlx] {
+            let whole = Way { compute, ..Way::RESIDENT };
+            let wanted = bits(&mut whole.open(&dir).unwrap(), &prompt, vocab).unwrap();
+            for tile_rows in [4, 20, 1024] {
+                let way = Way { compute, pinned: 0.0, tile_rows: Some(tile_rows), ..Way::RESIDENT };
+                let tiled = bits(&mut way.open(&dir).unwrap(), &prompt, vocab).unwrap();
+                assert!(tiled == wanted, "{name}: {way:?} differs");
+            }
+        }
+    }
+}
+
+#[test]
 fn experts_of_every_family_are_read_ahead_and_change_no_bit() {
     for name in GUESSED {
         let (dir, vocab) = family(name);
@@ -132,8 +149,13 @@ fn memory_that_comes_and_goes_changes_no_bit_of_hybrids_with_experts() {
     for name in ["nemotron_h-latent", "qwen3_5_moe"] {
         let (dir, vocab) = family(name);
         let prompt = prompt_of(290, vocab);
-        for (compute, prefetch) in [(Compute::Auto, true), (Compute::Auto, false), (Compute::Mlx, true)] {
-            let way = Way { compute, prefetch, ..Way::RESIDENT };
+        for (compute, prefetch, tile_rows) in [
+            (Compute::Auto, true, None),
+            (Compute::Auto, false, None),
+            (Compute::Auto, true, Some(20)),
+            (Compute::Mlx, true, None),
+        ] {
+            let way = Way { compute, prefetch, tile_rows, ..Way::RESIDENT };
             let wanted = bits(&mut way.open(&dir).unwrap(), &prompt, vocab).unwrap();
             in_mid_flight(&mut way.open(&dir).unwrap(), &prompt, vocab, &wanted);
         }
@@ -145,8 +167,9 @@ fn a_read_that_fails_in_the_middle_of_a_pass_leaves_every_state_as_it_was() {
     let (dir, vocab) = family("nemotron_h");
     let prompt = prompt_of(290, vocab);
     let ids = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-    for compute in [Compute::Auto, Compute::Mlx] {
+    for (compute, tile_rows) in [(Compute::Auto, None), (Compute::Auto, Some(40)), (Compute::Mlx, None)] {
         let way = Way { compute, pinned: 0.0, prefetch: false, chunk_bytes: 12_288, ..Way::RESIDENT };
+        let way = Way { tile_rows, ..way };
         let mut engine = way.open(&dir).unwrap();
         engine.forward(&prompt[..140]).unwrap();
         let wanted = ids(engine.forward(&prompt[140..]).unwrap());

@@ -5,13 +5,14 @@ mod families;
 mod packed;
 mod tiny;
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flash_io::faults::{Fault, FaultyStorage, When};
 use flash_io::{IoError, IoMode, ReaderConfig};
-use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, Workload};
+use flash_model::{Checkpoint, Compute, Engine, EngineOptions, Model, ModelError, ModelOptions, Workload};
 use proptest::prelude::*;
 use tiny::{Format, Tiny, tiny};
 
@@ -26,6 +27,8 @@ struct Way {
     chunk_bytes: usize,
     prefetch: bool,
     faults: Option<(Fault, When)>,
+    /// Largest number of rows in a tile, if layers are cut into tiles.
+    tile_rows: Option<u64>,
 }
 
 impl Way {
@@ -37,6 +40,7 @@ impl Way {
         chunk_bytes: 1 << 20,
         prefetch: true,
         faults: None,
+        tile_rows: None,
     };
 
     fn open(&self, dir: &Path) -> Result<Engine, ModelError> {
@@ -45,7 +49,8 @@ impl Way {
             checkpoint =
                 checkpoint.map_storage(|_, storage| Arc::new(FaultyStorage::new(storage, fault, when)));
         }
-        let model = Model::open_on(checkpoint, self.compute)?;
+        let tile_rows = self.tile_rows.and_then(NonZeroU64::new);
+        let model = Model::open_on(checkpoint, ModelOptions { tile_rows, compute: self.compute.into() })?;
         let workload = Workload::new(300, 400).with_prefetch(self.prefetch);
         let budget_bytes =
             model.floor_bytes(&workload) + (self.pinned * 2.0 * model.model_bytes() as f64) as u64;
@@ -74,8 +79,9 @@ fn way() -> impl Strategy<Value = Way> {
         prop_oneof![Just(Fault::Eio), Just(Fault::Interrupted), Just(Fault::Short), Just(Fault::Empty)];
     let faults = prop::option::of((fault, (2..7u64).prop_map(When::OneIn)));
     let chunk_bytes = prop_oneof![Just(4096), Just(12_288), Just(1 << 20)];
-    (0.0..1.0f64, io, 1..5usize, chunk_bytes, any::<bool>(), faults).prop_map(
-        |(pinned, io, threads, chunk_bytes, prefetch, faults)| Way {
+    let tile_rows = prop::option::of(1..600u64);
+    (0.0..1.0f64, io, 1..5usize, chunk_bytes, any::<bool>(), faults, tile_rows).prop_map(
+        |(pinned, io, threads, chunk_bytes, prefetch, faults, tile_rows)| Way {
             compute: Compute::Auto,
             pinned,
             io,
@@ -83,6 +89,7 @@ fn way() -> impl Strategy<Value = Way> {
             chunk_bytes,
             prefetch,
             faults,
+            tile_rows,
         },
     )
 }
@@ -176,15 +183,7 @@ const SMALL: Tiny = Tiny {
 /// Few experts of many, so that tokens differ in the experts they need.
 const MIXTURE: Tiny = Tiny { experts: Some([8, 2]), ..SMALL };
 
-const STREAM_ALL: Way = Way {
-    compute: Compute::Auto,
-    pinned: 0.0,
-    io: IoMode::Pread,
-    threads: 2,
-    chunk_bytes: 4096,
-    prefetch: true,
-    faults: None,
-};
+const STREAM_ALL: Way = Way { pinned: 0.0, threads: 2, chunk_bytes: 4096, ..Way::RESIDENT };
 
 fn written(tiny: &Tiny) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

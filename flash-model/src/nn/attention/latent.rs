@@ -16,7 +16,8 @@ use crate::checkpoint::config::{Config, QuantizedMode};
 use crate::compute::{AttentionInput, AttentionParams, Backend, NormArgs, Rope, Value};
 use crate::nn::fused::Fused;
 use crate::nn::layer::LayerInput;
-use crate::nn::layers::{Linear, RmsNorm, project};
+use crate::nn::layers::{Linear, RmsNorm};
+use crate::nn::tiled::{TiledLinear, Tiles, project};
 use crate::nn::var_builder::VarBuilder;
 
 /// Configuration of multi-head latent attention.
@@ -56,17 +57,17 @@ pub(crate) struct LatentAttention {
     nope_dim: i32,
     v_dim: i32,
     #[param]
-    q_proj: Option<Linear>,
+    q_proj: Option<TiledLinear>,
     #[param]
-    q_a_proj: Option<Linear>,
+    q_a_proj: Option<TiledLinear>,
     #[param]
     q_a_layernorm: Option<RmsNorm>,
     #[param]
-    q_b_proj: Option<Linear>,
+    q_b_proj: Option<TiledLinear>,
     #[param]
-    kv_a_proj: Linear,
+    kv_a_proj: TiledLinear,
     #[param]
-    k_pe_proj: Linear,
+    k_pe_proj: TiledLinear,
     #[param]
     kv_a_layernorm: RmsNorm,
     /// Projection of queries into the latent space, one matrix per head.
@@ -79,7 +80,7 @@ pub(crate) struct LatentAttention {
     #[param]
     kv_b_proj: Option<Linear>,
     #[param]
-    o_proj: Linear,
+    o_proj: TiledLinear,
 }
 
 impl LatentArgs {
@@ -112,7 +113,7 @@ impl LatentAttention {
     /// [`ModelError::ConfigField`] if the quantization groups of `kv_b_proj` do not fit the heads.
     pub(crate) fn new(args: &LatentArgs, weights: &VarBuilder<'_>) -> Result<Self, ModelError> {
         let LatentArgs { hidden_size, n_heads, kv_lora_rank, nope_dim, rope_dim, v_dim, .. } = *args;
-        let linear = |name, input, output, bias| weights.at(name).linear(input, output, bias);
+        let linear = |name, input, output, bias| weights.at(name).tiled_linear(input, output, bias);
         let norm = |name, dims| weights.at(name).rms_norm(dims, NORM);
         let queries = n_heads * (nope_dim + rope_dim);
         let low_rank = args.q_lora_rank;
@@ -139,9 +140,9 @@ impl LatentAttention {
             q_proj: direct.map(|input| linear("q_proj", input, queries, false)).transpose()?,
             q_a_proj: low_rank.map(|rank| linear("q_a_proj", hidden_size, rank, args.bias)).transpose()?,
             q_a_layernorm: low_rank.map(|rank| norm("q_a_layernorm", rank)).transpose()?,
-            q_b_proj: low_rank.map(|rank| linear("q_b_proj", rank, queries, false)).transpose()?,
             kv_a_proj: linear("kv_a_proj", hidden_size, kv_lora_rank, args.bias)?,
             k_pe_proj: linear("k_pe_proj", hidden_size, rope_dim, args.bias)?,
+            q_b_proj: low_rank.map(|rank| linear("q_b_proj", rank, queries, false)).transpose()?,
             kv_a_layernorm: norm("kv_a_layernorm", kv_lora_rank)?,
             embed_q: by_head("embed_q", nope_dim, kv_lora_rank)?,
             unembed_out: by_head("unembed_out", kv_lora_rank, v_dim)?,
@@ -155,15 +156,19 @@ impl LatentAttention {
     }
 
     /// Returns `residual + self(input)`.
-    pub(crate) fn add(&mut self, residual: &Value, input: LayerInput<'_>) -> Result<Value, Exception> {
+    pub(crate) fn add(&mut self, residual: &Value, mut input: LayerInput<'_>) -> Result<Value, ModelError> {
         self.derive_weights()?;
-        self.o_proj.add(residual, &self.attend(input)?)
+        let attended = self.attend(&mut input)?;
+        self.o_proj.add(residual, &attended, input.tiles)
     }
 
     /// Returns the concatenated heads, before the output projection.
-    fn attend(&self, LayerInput { x, kv, position }: LayerInput<'_>) -> Result<Value, Exception> {
+    fn attend(
+        &self,
+        LayerInput { x, kv, position, tiles }: &mut LayerInput<'_>,
+    ) -> Result<Value, ModelError> {
         let (n, n_heads) = (x.dim(1), self.params.n_heads);
-        let [queries, latent, k_pe] = self.project(x)?;
+        let [queries, latent, k_pe] = self.project(x, *tiles)?;
         let queries = queries.array()?.reshape(&[1, n, n_heads, -1])?;
         let of_latent = self
             .embed_q
@@ -173,19 +178,21 @@ impl LatentAttention {
         let queries = concatenate(&[&rotated, &of_latent], -1)?.reshape(&[1, n, -1])?;
         let keys = concatenate(&[k_pe.array()?, latent.array()?], -1)?;
         let (queries, keys) = (&queries.into(), &keys.into());
-        let input = AttentionInput { queries, keys, values: None, norms: None, sinks: None, position };
+        let input =
+            AttentionInput { queries, keys, values: None, norms: None, sinks: None, position: *position };
         let mixed = self.backend.attend(&self.params, input, kv)?.array()?.reshape(&[1, n, n_heads, -1])?;
         let values = self.unembed_out.forward_per_head(&mixed.into())?.array()?;
         Ok(values.reshape(&[1, n, n_heads * self.v_dim])?.into())
     }
 
     /// Projects hidden states to the queries of all heads, latent vectors, and shared keys before RoPE.
-    fn project(&self, x: &Value) -> Result<[Value; 3], Exception> {
+    fn project(&self, x: &Value, tiles: &mut dyn Tiles) -> Result<[Value; 3], ModelError> {
         let first = self.q_a_proj.as_ref().or(self.q_proj.as_ref());
         let first = first.ok_or_else(|| Exception::custom("latent attention without queries"))?;
-        let [mut queries, latent, k_pe] = project([first, &self.kv_a_proj, &self.k_pe_proj], x)?;
+        let projections = [first, &self.kv_a_proj, &self.k_pe_proj];
+        let [mut queries, latent, k_pe] = project(projections, x, tiles)?;
         if let (Some(norm), Some(up)) = (&self.q_a_layernorm, &self.q_b_proj) {
-            queries = up.forward(&norm.forward(&queries)?)?;
+            queries = up.forward(&norm.forward(&queries)?, tiles)?;
         }
         Ok([queries, self.kv_a_layernorm.forward(&latent)?, k_pe])
     }
