@@ -258,3 +258,19 @@ fn thousands_of_bundles_are_planned() {
     let timed = case.frontier().plan(0, 8_000_000_000).unwrap();
     assert!(timed.plan.pinned_bytes > 7_500_000_000, "{} B pinned", timed.plan.pinned_bytes);
 }
+
+#[test]
+fn a_budget_for_some_of_thousands_of_bundles_of_many_sizes_is_used() {
+    let sizes = [5u64, 5, 5, 17, 3, 5].map(|mb| mb * 1_000_000);
+    let bundle_bytes: Vec<u64> = sizes.into_iter().cycle().take(6_700).collect();
+    let compute = bundle_bytes.iter().map(|bytes| Duration::from_nanos(bytes / 20)).collect();
+    let disk = Disk { rate: ByteRate::new(2e9).unwrap(), latency: Duration::from_millis(2) };
+    let case = Case { bundle_bytes, compute, disk, n_slots_min: 2 };
+    let model_bytes: u64 = case.bundle_bytes.iter().sum();
+    let frontier = case.frontier();
+    for percent in [2, 5, 30] {
+        let room_bytes = model_bytes * percent / 100;
+        let plan = frontier.plan(FIXED_BYTES, case.floor_bytes() + room_bytes).unwrap().plan;
+        assert!(plan.pinned_bytes > room_bytes - model_bytes / 100, "{percent} %: {} B", plan.pinned_bytes);
+    }
+}

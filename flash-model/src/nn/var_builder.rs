@@ -98,11 +98,16 @@ impl<'a> VarBuilder<'a> {
             return Ok(TiledLinear::whole(self.linear(input_dims, output_dims, bias)?));
         };
         let n_rows = output_dims as u64;
-        let tile = |rows: Range<u64>| {
-            let tile = self.linear(input_dims, (rows.end - rows.start) as i32, bias)?;
-            Ok((rows, tile))
-        };
-        let tiles = tile_ranges(n_rows, tiling.rows).map(tile).collect::<Result<_, ModelError>>()?;
+        let mut tiles: Vec<(Range<u64>, Linear)> = Vec::new();
+        for rows in tile_ranges(n_rows, tiling.rows) {
+            let tile_rows = rows.end - rows.start;
+            let tile = match tiles.last() {
+                // There are thousands of tiles: those of equal length share their placeholders.
+                Some((last, tile)) if last.end - last.start == tile_rows => tile.clone(),
+                _ => self.linear(input_dims, tile_rows as i32, bias)?,
+            };
+            tiles.push((rows, tile));
+        }
         Ok(tiling.add(self.backend, TiledMatrix { path: self.path.clone(), n_rows, tiles }))
     }
 
