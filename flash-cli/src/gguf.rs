@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use flash_convert::{Conversion, ConvertError, Plan, Target};
+use flash_convert::{Conversion, Plan, Target};
 use sha2::{Digest, Sha256};
 
 use crate::output::note;
@@ -17,9 +17,14 @@ use crate::{cache, layers};
 /// First bytes of a GGUF file.
 const MAGIC: &[u8] = b"GGUF";
 
-/// Samples of a file by which it is recognized, at equal distances, and the bytes of each.
+/// First bytes of a file that are compared whole: its metadata with the tokenizer, in which every byte counts.
+const METADATA_BYTES: u64 = 32 << 20;
+/// Samples of the weights, at equal distances, and the bytes of each.
 const SAMPLES: u64 = 256;
 const SAMPLE_BYTES: u64 = 4096;
+
+/// Version of the conversion, to be changed when it makes other directories of the same files.
+const CONVERSION: u64 = 1;
 
 /// Maximum size of a shard of the directory, as the default of `convert --shard-size`.
 const SHARD_BYTES: u64 = 5_000_000_000;
@@ -33,7 +38,7 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
 }
 
 /// Returns a model directory with the weights of a GGUF file, without loss where MLX has the format. The file is converted if the
-/// cache has no such directory; it is recognized by its name, its length and samples of its contents.
+/// cache has no such directory; it is recognized by its name, its length, its metadata and samples of its weights.
 ///
 /// # Errors
 /// If the file is invalid or of an unsupported architecture, or the directory cannot be written.
@@ -49,12 +54,8 @@ pub(crate) fn directory(gguf: &Path) -> anyhow::Result<PathBuf> {
     let parent = out.parent().expect("joined above");
     std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     match with_progress(plan.total_bytes(), |progress| plan.run(&out, progress)) {
-        // Another process was faster.
-        Err(error)
-            if matches!(error.downcast_ref(), Some(ConvertError::OutputExists { .. })) && out.exists() =>
-        {
-            Ok(out)
-        }
+        // Another process was faster, before or while this one converted.
+        Err(_) if out.exists() => Ok(out),
         converted => converted.map(|_| out),
     }
 }
@@ -75,13 +76,16 @@ pub(crate) fn note_lossy(plan: &Plan<'_>) {
     }
 }
 
-/// Returns the name of the directory of a file: its own name, and a hash of its length and samples.
+/// Returns the name of the directory of a file: its own name, and a hash of its length, metadata and samples.
 fn name(gguf: &Path) -> io::Result<String> {
     let mut file = File::open(gguf)?;
     let len_bytes = file.metadata()?.len();
     let mut hasher = Sha256::new();
+    hasher.update(CONVERSION.to_le_bytes());
     hasher.update(len_bytes.to_le_bytes());
     let mut sample = Vec::new();
+    Read::by_ref(&mut file).take(METADATA_BYTES).read_to_end(&mut sample)?;
+    hasher.update(&sample);
     for idx in 0..SAMPLES {
         let last = len_bytes.saturating_sub(SAMPLE_BYTES);
         file.seek(SeekFrom::Start(last * idx / (SAMPLES - 1)))?;
@@ -108,9 +112,14 @@ mod tests {
         assert!(first.starts_with("a-") && first.len() == 18, "{first}");
         std::fs::write(&b, &bytes).unwrap();
         assert_eq!(name(&b).unwrap()[2..], first[2..]);
+        // Between two samples, as a token id in the metadata may be.
+        bytes[9001] = 8;
+        std::fs::write(&a, &bytes).unwrap();
+        let changed = name(&a).unwrap();
+        assert_ne!(changed, first);
         *bytes.last_mut().unwrap() = 8;
         std::fs::write(&a, &bytes).unwrap();
-        assert_ne!(name(&a).unwrap(), first);
+        assert_ne!(name(&a).unwrap(), changed);
         std::fs::write(&a, b"").unwrap();
         assert!(name(&a).is_ok(), "an empty file has a name, too");
     }

@@ -28,7 +28,7 @@ pub(crate) enum ModelNameError {
 impl ModelName {
     /// Interprets a name in a file in `dir`: paths are relative to that directory.
     pub(crate) fn within(dir: &Path, name: &str) -> Self {
-        Self { dir: dir.join(name), id: name.parse().ok() }
+        Self { dir: dir.join(name), id: id(name) }
     }
 
     /// Returns the name as a path.
@@ -62,7 +62,12 @@ impl ModelName {
 
 impl From<OsString> for ModelName {
     fn from(name: OsString) -> Self {
-        let id = name.to_str().and_then(|name| name.parse().ok());
+        let id = name.to_str().and_then(id);
         Self { dir: name.into(), id }
     }
+}
+
+/// Parses a model id. A name with the extension of GGUF is a file, if only a missing one.
+fn id(name: &str) -> Option<ModelId> {
+    name.parse().ok().filter(|_| Path::new(name).extension().is_none_or(|extension| extension != "gguf"))
 }

@@ -46,16 +46,12 @@ impl Session {
     pub(crate) fn open(settings: EngineSettings) -> anyhow::Result<Self> {
         let dir = settings.model.find_to_run()?;
         let tuning = settings.tuning(&dir);
-        let (model, tokenizer) = thread::scope(|scope| {
-            // Both take about as long, and the first read waits for both.
-            let tokenizer = scope.spawn(|| Tokenizer::open(&dir));
-            let model = open_model(&dir, tuning.mode, settings.layers).and_then(|model| {
-                if settings.session.is_some() || settings.share_prefixes {
-                    model.identify(&settings.kv_dir)?;
-                }
-                Ok(model)
-            });
-            (model, tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        let (model, tokenizer) = open_both(&dir, || {
+            let model = open_model(&dir, tuning.mode, settings.layers)?;
+            if settings.session.is_some() || settings.share_prefixes {
+                model.identify(&settings.kv_dir)?;
+            }
+            Ok(model)
         });
         let (mut model, tokenizer) = (model?, tokenizer?);
         if let Some(top_k) = &settings.top_k {
@@ -65,8 +61,6 @@ impl Session {
                 top_k.n_experts
             ));
         }
-        // Parsing takes more memory than the result, and resident memory counts against the budget.
-        memory::trim();
         Ok(Self { dir, model, tokenizer, settings, tuning })
     }
 
@@ -153,6 +147,21 @@ pub(crate) struct Loaded {
     pub(crate) watcher: Option<MemoryWatcher>,
 }
 
+/// Opens the model in `dir` by `open`, and its tokenizer, at the same time: both take about as long, and the first read
+/// waits for both.
+fn open_both(
+    dir: &Path,
+    open: impl FnOnce() -> anyhow::Result<Model>,
+) -> (anyhow::Result<Model>, Result<Tokenizer, TextError>) {
+    let both = thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| Tokenizer::open(dir));
+        (open(), tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    // Parsing takes more memory than the result, and resident memory counts against the budget.
+    memory::trim();
+    both
+}
+
 /// Opens a model directory, reading headers only.
 pub(crate) fn open_model(dir: &Path, io: IoMode, options: impl Into<ModelOptions>) -> anyhow::Result<Model> {
     foreign::check_pointers(dir)?;
@@ -173,14 +182,14 @@ pub(crate) fn open_headers(
     tile_rows: Option<NonZeroU64>,
 ) -> anyhow::Result<(Model, Option<Tokenizer>)> {
     let dir = model.find_to_run()?;
-    // Only headers are read, so any I/O mode works.
     let options = ModelOptions { tile_rows, ..ModelOptions::default() };
-    let model = open_model(&dir, IoMode::Pread, options)?;
-    let tokenizer = match Tokenizer::open(&dir) {
+    // Only headers are read, so any I/O mode works.
+    let (model, tokenizer) = open_both(&dir, || open_model(&dir, IoMode::Pread, options));
+    let model = model?;
+    let tokenizer = match tokenizer {
         Ok(tokenizer) => Some(tokenizer),
         Err(TextError::NoTokenizer { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    memory::trim();
     Ok((model, tokenizer))
 }

@@ -22,7 +22,7 @@ use crate::stream::residency::Residency;
 use crate::stream::tiles::TileProxies;
 
 use embedding::Embedding;
-use head::{Head, rows_within};
+use head::Head;
 use layer::DecoderLayer;
 
 /// Maximum tokens per chunk. It does not depend on the budget, so that no budget changes a bit of the output.
@@ -89,12 +89,10 @@ impl Decoder {
             }
         }
         assert!(matrices.next().is_none(), "every matrix belongs to a layer");
-        let layer_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
+        let largest_bytes = bundles.as_slice().iter().map(Bundle::tensor_bytes).max().unwrap_or(0);
         let norm = StreamingProxy::new(Box::new(norm), &norm_path, checkpoint, &mut bundles)?;
         let head = weights.at(&head_path);
-        let tile_rows = weights.tiling().map(|tiling| tiling.rows);
-        let tile_rows = tile_rows.unwrap_or_else(|| rows_within(layer_bytes, vocab_size, &head));
-        let head = Head::new(&head, [vocab_size, hidden_size], tile_rows, &mut bundles)?;
+        let head = Head::new(&head, [vocab_size, hidden_size], largest_bytes, &mut bundles)?;
         Ok((Self { embedding, layers: decoder_layers, tiles, norm, head, dims }, bundles))
     }
 

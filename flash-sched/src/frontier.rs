@@ -36,9 +36,11 @@ const CLASSES_MAX: usize = 3;
 /// Total simulated bundle steps to evaluate counts of classes: about a tenth of a second. Models with more bundles and
 /// classes get fewer counts to choose from.
 const STEPS_MAX: usize = 40_000_000;
-/// Counts that are evaluated regardless of class, however many bundles there are: a budget between two of them leaves
-/// less than this part of the model's size unused.
+/// Pinned sets regardless of class: numbers of bundles that are evaluated, at equal distances. A budget between two of
+/// them leaves up to a 200th of the model's memory unused.
 const SPREAD_COUNTS: usize = 200;
+/// The same, at least, of models with so many bundles that [`STEPS_MAX`] limits the counts.
+const SPREAD_COUNTS_MIN: usize = 16;
 /// Total simulated bundle steps to improve the placement of pinned bundles.
 const PLACEMENT_STEPS_MAX: usize = 10_000_000;
 /// Typical steps per bundle of evaluating a pinned set: four numbers of slots until one reaches the bound, and four
@@ -195,7 +197,8 @@ impl Frontier {
         let of_classes = PLACEMENTS
             .into_iter()
             .flat_map(|placement| sets.iter().map(move |set| PinnedSet::Classes(set.clone(), placement)));
-        let spread_stride = n.div_ceil(SPREAD_COUNTS).max(1);
+        let n_counts = (STEPS_MAX / steps).clamp(SPREAD_COUNTS_MIN, SPREAD_COUNTS);
+        let spread_stride = n.div_ceil(n_counts).max(1);
         (0..=n).step_by(spread_stride).map(PinnedSet::Spread).chain(of_classes).collect()
     }
 

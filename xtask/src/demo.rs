@@ -50,7 +50,10 @@ pub fn run(prompt: &str) -> Result<()> {
 
 /// Generates text in a budget, and prints the command as a user would type it.
 fn generate(flash_cli: &Path, model: &Path, budget: &str, prompt: &str) -> Result<Report> {
-    eprintln!("\n$ flash-cli run --chat --model {} --ram {budget} --prompt {prompt:?}\n", model.display());
+    let model_dir = model.display();
+    eprintln!(
+        "\n$ flash-cli run --chat --max-tokens 40 --ram {budget} --prompt {prompt:?} --model {model_dir}\n"
+    );
     let mut command = Command::new(flash_cli);
     command.args(["run", "--chat", "--json", "--max-tokens", "40", "--ram", budget]);
     command.args(["--prompt", prompt, "--model"]);

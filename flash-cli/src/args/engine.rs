@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use flash_io::IoMode;
 
 use super::kv::KvArgs;
@@ -14,10 +14,17 @@ use crate::size::Size;
 /// How a model's layers are loaded.
 #[derive(Debug, Args)]
 pub(crate) struct TilingArgs {
-    /// Cut the matrices of layers into tiles of at most this many rows, loaded one by one: runs in less memory than two
-    /// layers, slower for long prompts [default: load layers whole]
-    #[arg(long, value_name = "ROWS", help_heading = "Memory and disk")]
-    pub(crate) tile_size: Option<NonZeroU64>,
+    /// Cut the matrices of layers into tiles of at most this many rows (1024 suits large models), loaded one by one: two
+    /// tiles instead of two layers must fit in memory; slower, most for long prompts [default: load layers whole]
+    #[arg(long, value_name = "ROWS", value_parser = value_parser!(u64).range(4..), help_heading = "Memory and disk")]
+    tile_size: Option<u64>,
+}
+
+impl TilingArgs {
+    /// Returns the largest number of rows in a tile; `None` to load layers whole.
+    pub(crate) fn rows(&self) -> Option<NonZeroU64> {
+        self.tile_size.and_then(NonZeroU64::new)
+    }
 }
 
 /// Flags that select a model and how it is run.

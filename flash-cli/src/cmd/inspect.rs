@@ -12,7 +12,7 @@ use crate::session::open_headers;
 use report::Report;
 
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
-    let (model, _tokenizer) = open_headers(&args.model, args.tiling.tile_size)?;
+    let (model, _tokenizer) = open_headers(&args.model, args.tiling.rows())?;
     let report = Report::new(&model);
     if args.json {
         output::print_json(&report)?;

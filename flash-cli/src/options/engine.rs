@@ -87,7 +87,8 @@ impl EngineSettings {
             read_depth,
             read_rate: max_read_rate.map(rate).transpose()?,
             layers: ModelOptions {
-                compute: ComputeOptions {
+                tile_rows: tiling.rows(),
+                ..ModelOptions::from(ComputeOptions {
                     compute: match compute {
                         None => Compute::Auto,
                         Some(ComputeArg::Mlx) => Compute::Mlx,
@@ -95,8 +96,7 @@ impl EngineSettings {
                     },
                     isa: isa(env::var_os(KERNELS_ENV).as_deref())?,
                     is_exact: exact,
-                },
-                tile_rows: tiling.tile_size,
+                })
             },
             prefetch: !no_pipeline && file.prefetch_layers != Some(0),
             stream: file.flash.unwrap_or(true),

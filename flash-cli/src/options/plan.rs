@@ -42,7 +42,7 @@ impl PlanOptions {
         let assumed = MachineSpeeds::default();
         Ok(Self {
             model,
-            tile_rows: tiling.tile_size,
+            tile_rows: tiling.rows(),
             ram,
             context_tokens: context_at_least(1, ctx)?,
             disk: Assumable::new(disk, Rate(assumed.disk.rate)),

@@ -16,7 +16,8 @@ from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, TokenType, get_te
 from mlx.utils import tree_flatten
 
 HERE = Path(__file__).parent
-TOKENS = ["<|b|>", "<|e|>", *string.ascii_lowercase, *string.ascii_uppercase]
+# The last token is the one merge that a tokenizer needs.
+TOKENS = ["<|b|>", "<|e|>", *string.ascii_lowercase, *string.ascii_uppercase, "zz"]
 PROMPT = "flash"
 N_TOKENS = 12
 # The best token must win by more than any rounding.

@@ -8,7 +8,7 @@ use crate::support::tiny::Tiny;
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, stdout};
 
 /// Number of layers, enough that a budget a few MiB above the floor streams most of them.
-const N_LAYERS: usize = 160;
+const N_LAYERS: usize = 320;
 
 fn ram_that_streams(tiny: &Tiny) -> String {
     let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "300"];

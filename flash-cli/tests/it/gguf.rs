@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{flash_cli, json, real, stderr, stdout};
+use crate::support::{assert_refused, flash_cli, json, real, stderr, stdout};
 
 const PROMPT: &str = "The capital of France is";
 
@@ -39,4 +39,10 @@ fn a_gguf_file_is_converted_once_and_runs_as_the_directory_of_its_weights() {
     let (expected, _) = run(model.to_str().unwrap());
     assert_eq!(run(gguf.to_str().unwrap()), (expected.clone(), true));
     assert_eq!(run(gguf.to_str().unwrap()), (expected, false), "the second run finds it in the cache");
+}
+
+#[test]
+fn a_missing_file_is_not_looked_for_on_the_hub() {
+    let missing = flash_cli(["run", "--prompt", "x", "--model", "folder/model.gguf"]).output().unwrap();
+    assert_refused(&missing, 1, &["folder/model.gguf: No such file or directory"]);
 }

@@ -1,7 +1,7 @@
 //! `inspect`.
 
 use crate::support::tiny::Tiny;
-use crate::support::{floor_mib, json, output, stdout};
+use crate::support::{assert_refused, floor_mib, json, output, stdout};
 
 #[test]
 fn json_says_what_the_model_is_made_of() {
@@ -59,21 +59,23 @@ fn tiles_are_bundles_of_their_own() {
     let report = json(&output(["inspect", "--model", tiny.dir(), "--json", "--tile-size", "64"]));
     let names: Vec<_> =
         report["bundles"].as_array().unwrap().iter().map(|bundle| bundle["name"].as_str().unwrap()).collect();
+    // Matrices that are smaller than a tile should be stay whole.
     let in_order = [
         "model.layers.0",
         "model.layers.0.self_attn.q_proj[0..64]",
         "model.layers.0.self_attn.k_proj[0..",
         "model.layers.0.self_attn.v_proj[0..",
         "model.layers.0.self_attn.o_proj[0..64]",
-        "model.layers.0.mlp.gate_proj[0..64]",
-        "model.layers.0.mlp.gate_proj[64..128]",
-        "model.layers.0.mlp.up_proj[0..64]",
-        "model.layers.0.mlp.up_proj[64..128]",
+        "model.layers.0.mlp.gate_proj[0..128]",
+        "model.layers.0.mlp.up_proj[0..128]",
         "model.layers.0.mlp.down_proj[0..64]",
         "model.norm",
     ];
     for (name, expected) in names.iter().zip(in_order) {
         assert!(name.starts_with(expected), "{name} is not {expected}");
     }
-    assert!(!output(["inspect", "--model", tiny.dir(), "--tile-size", "0"]).status.success());
+    for rows in ["0", "3"] {
+        let refused = output(["inspect", "--model", tiny.dir(), "--tile-size", rows]);
+        assert_refused(&refused, 2, &["--tile-size <ROWS>", rows]);
+    }
 }

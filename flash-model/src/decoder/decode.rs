@@ -41,8 +41,9 @@ impl Decoder {
             unreachable!("the layer exists");
         };
         let kv = &mut pass.kv.layers[layer_idx];
+        let interrupt = pass.interrupt;
         let output = layer.proxy.scope(pass.residency, |layer, residency, _| {
-            let tiles = &mut TileLoader { matrices: &mut self.tiles, residency };
+            let tiles = &mut TileLoader { matrices: &mut self.tiles, residency, interrupt };
             layer.forward(LayerInput { x: token, kv: &mut *kv, position, tiles })
         })?;
         async_eval(kv.lazy_arrays())?;

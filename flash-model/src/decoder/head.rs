@@ -1,5 +1,5 @@
-//! The output head. It is the largest matrix of a small model, so it is split into tiles, bundles no larger than a
-//! layer.
+//! The output head. It is the largest matrix of a small model, so it is split into tiles, bundles no larger than the
+//! largest one before.
 
 use mlx_rs::Array;
 
@@ -27,17 +27,17 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Creates a head, `[vocab, hidden]`, in tiles of at most `tile_rows` rows, and adds their bundles to `bundles`.
+    /// Creates a head, `[vocab, hidden]`, in tiles of at most `tile_bytes`, and adds their bundles to `bundles`.
     pub(crate) fn new(
         weights: &VarBuilder<'_>,
         [vocab_size, hidden_size]: [i32; 2],
-        tile_rows: u64,
+        tile_bytes: u64,
         bundles: &mut Bundles,
     ) -> Result<Self, ModelError> {
         let (checkpoint, path) = (weights.checkpoint(), weights.path());
         let n_rows = vocab_size as u64;
         let mut tiles = Vec::new();
-        for rows in tile_ranges(n_rows, tile_rows) {
+        for rows in tile_ranges(n_rows, tile_bytes / weights.row_bytes().max(1)) {
             let tile = weights.linear(hidden_size, (rows.end - rows.start) as i32, false)?;
             let place = (path, rows, n_rows);
             let tile = StreamingProxy::with_rows(Box::new(tile), place, &[], checkpoint, bundles)?;
@@ -127,14 +127,6 @@ impl Head {
         let tile_rows = self.vocab_size.div_ceil(self.tiles.len());
         4 * (2 * LOSS_POSITIONS * tile_rows).max(3 * self.vocab_size) as u64
     }
-}
-
-/// Returns how many rows of a head, out of `n_rows`, take at most `tile_bytes`.
-pub(super) fn rows_within(tile_bytes: u64, n_rows: i32, weights: &VarBuilder<'_>) -> u64 {
-    let names = ["weight", "scales", "biases"].map(|name| format!("{}.{name}", weights.path()));
-    let tensors = names.iter().filter_map(|name| weights.checkpoint().catalog().get(name));
-    let head_bytes: u64 = tensors.map(|tensor| tensor.span.len_bytes()).sum();
-    tile_bytes / head_bytes.div_ceil(n_rows as u64).max(1)
 }
 
 /// A streaming log-sum-exp over logits that arrive in parts, with the logit of the target.

@@ -71,7 +71,7 @@ impl Decoder {
             let mut position = position;
             for chunk in chunks {
                 interrupt.check()?;
-                let loader = &mut TileLoader { matrices: &mut *tiles, residency: &mut *residency };
+                let loader = &mut TileLoader { matrices: &mut *tiles, residency: &mut *residency, interrupt };
                 let output = layer.forward(LayerInput { x: chunk, kv: &mut *kv, position, tiles: loader })?;
                 position += chunk.dim(1) as usize;
                 *chunk = output.hidden;

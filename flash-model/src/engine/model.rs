@@ -52,9 +52,9 @@ impl Model {
     /// # Errors
     /// The errors of [`open`](Self::open), and [`ModelError::NativeCompute`].
     pub fn open_on(checkpoint: Checkpoint, options: impl Into<ModelOptions>) -> Result<Self, ModelError> {
-        let ModelOptions { compute, tile_rows } = options.into();
+        let ModelOptions { compute, tile_rows, tile_bytes_min } = options.into();
         let backend = Backend::new(compute)?;
-        let tiling = tile_rows.map(|rows| Tiling::new(rows.get()));
+        let tiling = tile_rows.map(|rows| Tiling::new(rows.get(), tile_bytes_min));
         let weights = VarBuilder::new(&checkpoint, &backend).with_tiling(tiling.as_ref());
         let architecture = models::build(&weights)?;
         let kv_shape = KvShape {

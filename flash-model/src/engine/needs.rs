@@ -29,8 +29,8 @@ const GROWTH_BYTES: u64 = 4 << 20;
 const RESIDENT_BYTES_DEFAULT: u64 = 48 << 20;
 /// The resident set is counted in steps of this, so that its differences between runs seldom change a plan.
 const RESIDENT_STEP_BYTES: u64 = 1 << 20;
-/// Largest difference of the resident set between runs, rounded up.
-const RUN_DIFFERENCE_BYTES: u64 = RESIDENT_STEP_BYTES;
+/// Largest difference of the resident set between runs, of one command or another, rounded up.
+const RUN_DIFFERENCE_BYTES: u64 = 4 * RESIDENT_STEP_BYTES;
 
 /// Returns the memory of the process besides what a plan counts. It is measured at the first plan, and once, so that all
 /// plans of a process agree; by then a tokenizer should be loaded.

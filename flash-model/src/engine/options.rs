@@ -12,19 +12,31 @@ use crate::engine::needs::Workload;
 use crate::stream::record::Event;
 
 /// Options of a model. None of them changes a bit of its output, except those of [`ComputeOptions`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelOptions {
     /// The backend.
     pub compute: ComputeOptions,
-    /// Cuts the matrices of layers, and the output head, into tiles of at most so many rows, which are loaded one after
-    /// the other; `None` to load layers whole. The smallest budget then has to hold two tiles instead of two layers.
-    /// Rows are rounded down to a multiple of four. Each chunk of a prompt (128 tokens) reads the tiles again.
+    /// Cuts the matrices of layers into tiles of at most so many rows, which are loaded one after the other; `None` to
+    /// load layers whole. The smallest budget then has to hold two tiles instead of two layers. Rows are rounded down to
+    /// a multiple of four, the fewest. Each chunk of a prompt (128 tokens) reads the tiles again.
     pub tile_rows: Option<NonZeroU64>,
+    /// Smallest size of a tile, which may then have more rows: small reads are slow, and thousands of tiles take memory
+    /// themselves. 256 KiB by default.
+    pub tile_bytes_min: u64,
+}
+
+/// Default of [`ModelOptions::tile_bytes_min`].
+const TILE_BYTES_MIN: u64 = 256 << 10;
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ComputeOptions::default().into()
+    }
 }
 
 impl From<ComputeOptions> for ModelOptions {
     fn from(compute: ComputeOptions) -> Self {
-        Self { compute, tile_rows: None }
+        Self { compute, tile_rows: None, tile_bytes_min: TILE_BYTES_MIN }
     }
 }
 

@@ -128,8 +128,10 @@ fn columns(x: &Array, columns: Range<i32>) -> Result<Value, Exception> {
 /// How the matrices of a model are cut into tiles, and the tiles so far.
 #[derive(Debug)]
 pub(crate) struct Tiling {
-    /// Largest number of rows in a tile.
-    pub rows: u64,
+    /// Largest number of rows in a tile, unless it would be smaller than [`bytes_min`](Self::bytes_min).
+    rows: u64,
+    /// Smallest size of a tile, unless the whole matrix is smaller.
+    bytes_min: u64,
     matrices: RefCell<Vec<TiledMatrix>>,
 }
 
@@ -144,9 +146,18 @@ pub(crate) struct TiledMatrix {
 }
 
 impl Tiling {
-    /// Cuts matrices into tiles of at most `rows` rows.
-    pub(crate) fn new(rows: u64) -> Self {
-        Self { rows, matrices: RefCell::default() }
+    /// Cuts matrices into tiles of at most `rows` rows, but at least `bytes_min`.
+    pub(crate) fn new(rows: u64, bytes_min: u64) -> Self {
+        Self { rows, bytes_min, matrices: RefCell::default() }
+    }
+
+    /// Returns the rows of each tile of a matrix of `n_rows`, of `row_bytes` each.
+    pub(crate) fn ranges(&self, n_rows: u64, row_bytes: u64) -> impl Iterator<Item = Range<u64>> + use<> {
+        let rows_min = self.bytes_min.div_ceil(row_bytes.max(1)).max(1);
+        // Tiles are of equal length, so that as many as are large enough have at least this many rows.
+        let n_tiles_max = (n_rows / rows_min).max(1);
+        let rows_min = n_rows.div_ceil(n_tiles_max).next_multiple_of(STRIP_ROWS as u64);
+        tile_ranges(n_rows, self.rows.max(rows_min))
     }
 
     /// Adds a matrix. Matrices must be added in execution order.
@@ -162,7 +173,7 @@ impl Tiling {
     }
 }
 
-/// Cuts `n_rows` into ranges of equal length: at most `rows`, in whole strips where that is possible.
+/// Cuts `n_rows` into ranges of equal length: at most `rows` rounded down to whole strips, but at least one strip.
 pub(crate) fn tile_ranges(n_rows: u64, rows: u64) -> impl Iterator<Item = Range<u64>> {
     let strip_rows = STRIP_ROWS as u64;
     let max_rows = (rows / strip_rows).max(1) * strip_rows;
@@ -190,6 +201,18 @@ mod tests {
             }
             prop_assert_eq!(end, n_rows);
         }
+    }
+
+    #[test]
+    fn tiles_are_not_smaller_than_is_worth_a_read() {
+        let lengths = |rows, bytes_min| -> Vec<u64> {
+            let ranges = Tiling::new(rows, bytes_min).ranges(576, 324);
+            ranges.map(|range| range.end - range.start).collect()
+        };
+        assert_eq!(lengths(64, 0), [64; 9]);
+        assert_eq!(lengths(64, 64 << 10), [288; 2]);
+        assert_eq!(lengths(64, 1 << 20), [576]);
+        assert_eq!(lengths(400, 64 << 10), [288; 2]);
     }
 
     #[test]

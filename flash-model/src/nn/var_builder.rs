@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use flash_io::Tensor;
 use mlx_rs::module::Param;
 use mlx_rs::{Array, Dtype};
 
@@ -14,7 +15,7 @@ use crate::checkpoint::config::{Config, QuantizedFormat, QuantizedMode};
 use crate::compute::{Backend, NormArgs};
 use crate::nn::fused::Fused;
 use crate::nn::layers::{Linear, RmsNorm};
-use crate::nn::tiled::{TiledLinear, TiledMatrix, Tiling, tile_ranges};
+use crate::nn::tiled::{TiledLinear, TiledMatrix, Tiling};
 
 /// Builder of modules at a path of a checkpoint, like candle's `VarBuilder`.
 #[derive(Debug, Clone)]
@@ -99,7 +100,7 @@ impl<'a> VarBuilder<'a> {
         };
         let n_rows = output_dims as u64;
         let mut tiles: Vec<(Range<u64>, Linear)> = Vec::new();
-        for rows in tile_ranges(n_rows, tiling.rows) {
+        for rows in tiling.ranges(n_rows, self.row_bytes()) {
             let tile_rows = rows.end - rows.start;
             let tile = match tiles.last() {
                 // There are thousands of tiles: those of equal length share their placeholders.
@@ -109,6 +110,16 @@ impl<'a> VarBuilder<'a> {
             tiles.push((rows, tile));
         }
         Ok(tiling.add(self.backend, TiledMatrix { path: self.path.clone(), n_rows, tiles }))
+    }
+
+    /// Returns the bytes of a row of the stored matrix at this path, with its scales and biases.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        let path = self.stored.clone().unwrap_or_else(|| Fused::whole_path(self.fused, &self.path));
+        let names = ["weight", "scales", "biases"].map(|name| format!("{path}.{name}"));
+        let tensors = names.iter().filter_map(|name| self.checkpoint.catalog().get(name));
+        let row_bytes =
+            |tensor: &Tensor| tensor.span.len_bytes() / tensor.shape.first().map_or(1, |n| (*n).max(1));
+        tensors.map(row_bytes).sum()
     }
 
     /// Builds a linear layer in a given format, where names and configuration do not determine it.

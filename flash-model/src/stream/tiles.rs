@@ -6,6 +6,7 @@ use crate::ModelError;
 use crate::checkpoint::Checkpoint;
 use crate::compute::arrays::to_arrays;
 use crate::compute::{Backend, Value};
+use crate::interrupt::Interrupt;
 use crate::nn::fused::Fused;
 use crate::nn::layers::Linear;
 use crate::nn::tiled::{TileProduct, TiledIdx, TiledMatrix, Tiles};
@@ -50,6 +51,7 @@ pub(crate) struct TileLoader<'a> {
     /// The tiles of each matrix, in the order of [`TiledIdx`].
     pub matrices: &'a mut [TileProxies],
     pub residency: &'a mut Residency,
+    pub interrupt: &'a Interrupt,
 }
 
 impl Tiles for TileLoader<'_> {
@@ -57,6 +59,7 @@ impl Tiles for TileLoader<'_> {
         let TiledIdx(idx) = matrix;
         let mut outputs = Vec::with_capacity(self.matrices[idx].tiles.len());
         for (rows, tile) in &mut self.matrices[idx].tiles {
+            self.interrupt.check()?;
             outputs.push(tile.run(self.residency, |tile| product(tile, rows.clone()))?);
         }
         match &outputs[..] {

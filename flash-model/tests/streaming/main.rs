@@ -50,7 +50,8 @@ impl Way {
                 checkpoint.map_storage(|_, storage| Arc::new(FaultyStorage::new(storage, fault, when)));
         }
         let tile_rows = self.tile_rows.and_then(NonZeroU64::new);
-        let model = Model::open_on(checkpoint, ModelOptions { tile_rows, compute: self.compute.into() })?;
+        let model =
+            Model::open_on(checkpoint, ModelOptions { tile_rows, tile_bytes_min: 0, ..self.compute.into() })?;
         let workload = Workload::new(300, 400).with_prefetch(self.prefetch);
         let budget_bytes =
             model.floor_bytes(&workload) + (self.pinned * 2.0 * model.model_bytes() as f64) as u64;

@@ -129,7 +129,9 @@ impl Report {
     ) -> Result<Self, ModelError> {
         let Machine { workload, speeds, .. } = machine;
         let plan = model.plan(workload, budget_bytes, speeds)?;
-        let resident_bytes = model.plan(workload, u64::MAX, speeds)?.total_bytes;
+        let floor_bytes = model.reported_floor_bytes(workload);
+        // A budget below the floor is rejected even if it would hold a tiny model.
+        let resident_bytes = model.plan(workload, u64::MAX, speeds)?.total_bytes.max(floor_bytes);
         let next_gib = if budget_bytes < resident_bytes {
             let prediction = model.predict(workload, budget_bytes.saturating_add(GIB), speeds)?;
             Some(SpeedReport::new(&prediction))
@@ -155,7 +157,7 @@ impl Report {
             model_bytes: model.model_bytes(),
             context_tokens: workload.context_tokens,
             budget_bytes,
-            floor_bytes: model.reported_floor_bytes(workload),
+            floor_bytes,
             other_bytes: needs.total_bytes() - needs.small_weights_bytes - needs.expert_bytes,
             experts: model.experts(workload, budget_bytes).map(|experts| ExpertsReport {
                 n_experts: experts.n_experts,
@@ -175,7 +177,7 @@ impl Report {
             speed: SpeedReport::new(&model.predict(workload, budget_bytes, speeds)?),
             next_gib,
             bundles,
-            curve: machine.curve(model, (plan.floor_bytes, resident_bytes), n_points)?,
+            curve: machine.curve(model, (floor_bytes, resident_bytes), n_points)?,
         })
     }
 }
