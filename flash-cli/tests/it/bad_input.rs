@@ -254,7 +254,7 @@ fn prompt_file_that_is_no_text_is_named() {
 /// Truncates the shard between two turns of a chat.
 #[test]
 fn file_truncated_while_running_ends_with_the_place_of_the_read() {
-    let tiny = Tiny::new(64);
+    let tiny = Tiny::new(160);
     let args = ["chat", "--model", tiny.dir(), "--io", "pread", "--ctx", "256", "--max-tokens", "2"];
     let ram = format!("{}MiB", floor_mib(args) + 1);
     let mut child = Command::new(env!("CARGO_BIN_EXE_flash-cli"))

@@ -31,7 +31,7 @@ fn floor_without_the_pipeline_is_lower_and_run_agrees() {
     let floor = |field: &str| report[field].as_u64().unwrap();
     assert!(floor("floor_no_pipeline_bytes") < floor("floor_bytes"));
     let of_run = floor_mib(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "200"]) << 20;
-    assert!(of_run.abs_diff(floor("floor_bytes")) <= 2 << 20, "{of_run} B, and {report}");
+    assert!(of_run.abs_diff(floor("floor_bytes")) <= 4 << 20, "{of_run} B, and {report}");
 }
 
 #[test]

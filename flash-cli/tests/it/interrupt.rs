@@ -54,7 +54,7 @@ fn shown(tiny: &Tiny, kv_dir: &str) -> (Value, String) {
 #[test]
 fn a_signal_ends_the_text_with_a_line_end_and_its_exit_status() {
     for (signal, status) in SIGNALS {
-        let tiny = Tiny::new(64);
+        let tiny = Tiny::new(160);
         let (child, mut stdout, _) = long_run(&tiny, &[]);
         kill(&child, signal);
         let mut rest = String::new();
@@ -70,7 +70,7 @@ fn a_signal_ends_the_text_with_a_line_end_and_its_exit_status() {
 #[test]
 fn a_signal_saves_the_session_of_a_run() {
     for (signal, status) in SIGNALS {
-        let tiny = Tiny::new(64);
+        let tiny = Tiny::new(160);
         let kv_dir = tiny.path("kv").to_str().unwrap().to_owned();
         let (child, mut stdout, first) = long_run(&tiny, &["--session", "a", "--kv-dir", &kv_dir]);
         kill(&child, signal);
@@ -116,7 +116,7 @@ fn a_signal_saves_a_conversation_that_waits_for_a_line() {
 #[test]
 fn sigterm_ends_a_conversation_in_the_middle_of_an_answer_and_ctrl_c_only_the_answer() {
     for (signal, status) in [("-TERM", 143), ("-INT", 0)] {
-        let tiny = Tiny::new(64);
+        let tiny = Tiny::new(160);
         // No word ends an answer.
         tiny.set_config("eos_token_id", Value::Null);
         let kv_dir = tiny.path("kv").to_str().unwrap().to_owned();
@@ -220,7 +220,7 @@ fn a_signal_saves_a_conversation_on_a_terminal() {
 
 #[test]
 fn a_hangup_that_is_ignored_stays_ignored() {
-    let tiny = Tiny::new(64);
+    let tiny = Tiny::new(160);
     let mut child = Command::new("sh")
         .args([
             "-c",
@@ -245,7 +245,7 @@ fn a_hangup_that_is_ignored_stays_ignored() {
 
 #[test]
 fn a_closed_pipe_ends_the_run_quietly() {
-    let tiny = Tiny::new(64);
+    let tiny = Tiny::new(160);
     let (child, stdout, _) = long_run(&tiny, &[]);
     drop(stdout);
     let output = child.wait_with_output().unwrap();

@@ -53,7 +53,7 @@ fn experts_of_a_model_without_any_are_refused() {
 
 #[test]
 fn flash_false_refuses_to_stream() {
-    let tiny = Tiny::new(64);
+    let tiny = Tiny::new(160);
     let text = "FROM .\nFLASH false\n";
     assert_eq!(json(&run(&tiny, text, &[]))["streamed_bytes"], 0);
     let floor_mib = floor_mib(["run", "--prompt", "5", "--max-tokens", "2", "--model", tiny.dir()]);

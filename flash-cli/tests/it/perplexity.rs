@@ -9,7 +9,7 @@ fn text(n_words: usize) -> String {
 
 #[test]
 fn loss_is_the_same_for_every_budget_and_printed_in_full() {
-    let tiny = Tiny::new(64);
+    let tiny = Tiny::new(160);
     tiny.write("text", text(40).as_bytes());
     let file = tiny.path("text");
     let args = ["perplexity", "--model", tiny.dir(), "--ctx", "16", "--file", file.to_str().unwrap()];

@@ -48,16 +48,16 @@ fn pinned_and_streamed_are_those_of_run() {
 fn floor_is_that_of_run_and_below_it_is_refused() {
     let tiny = Tiny::new(8);
     let of_run = floor_mib(["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "200"]) << 20;
-    assert!(of_run.abs_diff(floor_bytes(&tiny)) <= 2 << 20, "{of_run} B");
+    assert!(of_run.abs_diff(floor_bytes(&tiny)) <= 4 << 20, "{of_run} B");
     assert_refused(&plan(&tiny, &["--ram", "1MiB"]), 1, &["a budget of 1 MiB is below the floor of "]);
 }
 
 #[test]
 fn a_longer_context_has_a_higher_floor() {
-    let tiny = Tiny::new(8);
+    let tiny = Tiny::new(40);
     let long = json(&plan(&tiny, &["--json", "--ctx", "2000"]));
     assert_eq!(long["context_tokens"], 2000);
-    assert!(long["floor_bytes"].as_u64().unwrap() > floor_bytes(&tiny) + (2 << 20));
+    assert!(long["floor_bytes"].as_u64().unwrap() > floor_bytes(&tiny) + (8 << 20));
     let longer_than_trained = json(&plan(&tiny, &["--json", "--ctx", "1000000"]));
     assert_eq!(longer_than_trained["context_tokens"], 2048);
 }

@@ -55,11 +55,18 @@ pub(crate) fn assert_refused(output: &Output, code: i32, parts: &[&str]) {
     assert_eq!(stdout(output), "", "a failed run prints nothing to standard output");
 }
 
-/// Returns the floor, as named by the error for a budget below it.
+/// Returns the floor, as named by the error for a budget below it. It varies by some MiB between runs, as the memory of
+/// the process does.
 #[track_caller]
 pub(crate) fn floor_mib<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> u64 {
-    let output = flash_cli(args).args(["--ram", "1MiB"]).output().unwrap();
-    assert_refused(&output, 1, &["a budget of 1 MiB is below the floor of "]);
+    refused_floor_mib(flash_cli(args), 1)
+}
+
+/// Runs a command with a budget that is below the floor, and returns the floor that its error names.
+#[track_caller]
+pub(crate) fn refused_floor_mib(mut command: Command, budget_mib: u64) -> u64 {
+    let output = command.args(["--ram", &format!("{budget_mib}MiB")]).output().unwrap();
+    assert_refused(&output, 1, &[&format!("a budget of {budget_mib} MiB is below the floor of ")]);
     let (_, rest) = stderr(&output).split_once("floor of ").unwrap();
     rest.split(' ').next().unwrap().parse().unwrap()
 }
