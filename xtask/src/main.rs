@@ -74,7 +74,7 @@ enum Task {
 
 fn main() -> Result<()> {
     match Args::parse().task {
-        Task::Native { config_dir } => native::prepare(config_dir.as_deref()),
+        Task::Native { config_dir } => native::prepare(config_dir.as_deref()).map(drop),
         Task::Demo { prompt } => demo::run(&prompt),
         Task::Dist(args) => dist::run(&args),
         Task::Test => test::run(),

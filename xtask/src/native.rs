@@ -33,12 +33,13 @@ const fn mlx(sha256: &'static str) -> Wheel {
 const RECIPE: &[u8] = b"1";
 
 /// Prepares native MLX if that was not done yet, and configures the workspace (and `config_dir`, if given) to use it.
-pub fn prepare(config_dir: Option<&Path>) -> Result<()> {
+/// Returns whether the configuration of the workspace changed.
+pub fn prepare(config_dir: Option<&Path>) -> Result<bool> {
     if !cfg!(target_os = "linux") {
         if config_dir.is_some() {
             eprintln!("Nothing to write: outside Linux, mlx-sys builds by itself.");
         }
-        return Ok(());
+        return Ok(false);
     }
     let wheel = wheel()?;
     let mlx_c = mlx_c_sources()?;
@@ -47,12 +48,12 @@ pub fn prepare(config_dir: Option<&Path>) -> Result<()> {
     if !native.dir.exists() {
         build(&native, wheel, &mlx_c, &shims)?;
     }
-    config::write(&native, &run::workspace().join(".cargo"))?;
+    let has_changed = config::write(&native, &run::workspace().join(".cargo"))?;
     if let Some(dir) = config_dir {
         config::write(&native, dir)?;
         config::include(dir)?;
     }
-    Ok(())
+    Ok(has_changed)
 }
 
 /// Returns the wheel of MLX for this machine.

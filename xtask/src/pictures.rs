@@ -21,7 +21,8 @@ const FOLDER: &str = "docs/images";
 /// Runs the commands with the demo model, and writes a picture of each below `docs/images`.
 pub fn run() -> Result<()> {
     native::prepare(None)?;
-    let flash_cli = models::build_cli("release")?;
+    // The program of the demo, so that readers see what they get.
+    let flash_cli = models::build_cli("quick")?;
     let model = models::demo(&flash_cli)?;
     let folder = run::workspace().join(FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;

@@ -12,15 +12,17 @@ use super::mlxc;
 const FILE: &str = "native.toml";
 const INCLUDE: &str = "include = [{ path = \"native.toml\", optional = true }]\n";
 
-/// Writes `native.toml` to `dir`, unless it is up to date: cargo rebuilds everything after a change.
-pub fn write(native: &Native, dir: &Path) -> Result<()> {
+/// Writes `native.toml` to `dir`, unless it is up to date: cargo rebuilds everything after a change. Returns whether it
+/// was written.
+pub fn write(native: &Native, dir: &Path) -> Result<bool> {
     let text = settings(native).to_string();
     let path = dir.join(FILE);
     if fs::read_to_string(&path).is_ok_and(|old| old == text) {
-        return Ok(());
+        return Ok(false);
     }
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(true)
 }
 
 /// Makes the configuration in `dir` include `native.toml`. An existing configuration is not changed.
