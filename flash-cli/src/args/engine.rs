@@ -11,7 +11,7 @@ use crate::model::ModelName;
 use crate::ram::Ram;
 use crate::size::Size;
 
-/// How a model's layers are loaded.
+/// Flags of the size in which matrices are loaded.
 #[derive(Debug, Args)]
 pub(crate) struct TilingArgs {
     /// Cut the matrices of layers into tiles of at most this many rows (1024 suits large models), loaded one by one: two

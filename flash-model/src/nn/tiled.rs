@@ -125,7 +125,7 @@ fn columns(x: &Array, columns: Range<i32>) -> Result<Value, Exception> {
     Ok(x.try_index((Ellipsis, columns))?.into())
 }
 
-/// How the matrices of a model are cut into tiles, and the tiles so far.
+/// Limits on the size of tiles, and the matrices that were cut into tiles so far.
 #[derive(Debug)]
 pub(crate) struct Tiling {
     /// Largest number of rows in a tile, unless it would be smaller than [`bytes_min`](Self::bytes_min).

@@ -2,13 +2,13 @@
 
 use anyhow::{Result, bail};
 
-/// What distributions with a glibc have, at least.
+/// The library versions that all distributions with a version of glibc have.
 struct Generation {
     /// Minor version of glibc 2.
     glibc: u32,
     /// Greatest version of libstdc++'s symbols: the last number of `GLIBCXX_3.4.N`.
     glibcxx: u32,
-    /// The same for `CXXABI_1.3.N`.
+    /// Greatest version of libstdc++'s ABI symbols: the last number of `CXXABI_1.3.N`.
     cxxabi: u32,
     /// Greatest version of libgcc's symbols: `GCC_N.0`.
     gcc: u32,
