@@ -63,7 +63,8 @@ fn shell(line: &str, flash_cli: &Path, dir: &Path) -> Result<Command> {
 fn commands(readme: &str) -> impl Iterator<Item = &str> {
     let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     let lines = blocks.flat_map(str::lines);
-    lines.map(|line| line.split(" #").next().unwrap_or(line).trim()).filter(|line| !line.is_empty())
+    let commands = lines.map(|line| line.split(" #").next().unwrap_or(line).trim());
+    commands.filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 /// Returns the subcommands that are named like `flash-cli run`.
