@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use flash_kernels::{FloatType, Floats, KernelError, Matrix, Mx};
+use flash_kernels::{FloatType, Floats, KernelError, Matrix, Mx, Strips};
 
 /// Storage format of weights.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +20,8 @@ pub enum Format {
         bits: u32,
         /// Values per group, which share a scale and a bias.
         group: usize,
+        /// The layout of the strips.
+        strips: Strips,
     },
     /// Floating-point numbers.
     Float(FloatType),
@@ -33,7 +35,7 @@ impl Format {
         let len = n * k;
         match self {
             // Scale and bias take two bytes each.
-            Self::Affine { bits, group } | Self::Strips { bits, group } => {
+            Self::Affine { bits, group } | Self::Strips { bits, group, .. } => {
                 len / 8 * bits as usize + len / group * 4
             }
             Self::Float(float) => len * float.size_bytes(),
@@ -45,7 +47,7 @@ impl Format {
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Affine { bits, group } | Self::Strips { bits, group } => write!(f, "{bits}x{group}"),
+            Self::Affine { bits, group } | Self::Strips { bits, group, .. } => write!(f, "q{bits}g{group}"),
             Self::Float(FloatType::F32) => f.write_str("f32"),
             Self::Float(FloatType::F16) => f.write_str("f16"),
             Self::Float(FloatType::BF16) => f.write_str("bf16"),
@@ -79,7 +81,7 @@ impl Weights {
         let len = shape[0] * shape[1];
         let floats = |value: u16, n: usize| value.to_le_bytes().repeat(n);
         let (codes, scales, biases) = match format {
-            Format::Affine { bits, group } | Format::Strips { bits, group } => {
+            Format::Affine { bits, group } | Format::Strips { bits, group, .. } => {
                 let n_groups = len / group;
                 // Random codes need no rearrangement into strips.
                 let codes = random_bytes(len / 8 * bits as usize);
@@ -116,8 +118,8 @@ impl Weights {
             Format::Affine { bits, group } => {
                 Matrix::affine(*shape, bits, group, codes, FloatType::F16, scales, biases)
             }
-            Format::Strips { bits, group } => {
-                Matrix::affine(*shape, bits, group, codes, FloatType::F16, scales, biases)?.in_strips()
+            Format::Strips { bits, group, strips } => {
+                Matrix::affine(*shape, bits, group, codes, FloatType::F16, scales, biases)?.in_strips(strips)
             }
             Format::Float(float) => Matrix::float(*shape, Floats { float, bytes: codes }),
             Format::Mx(Mx::Fp4) => Matrix::mxfp4(*shape, codes, scales),

@@ -3,7 +3,6 @@ use std::ops::Range;
 use crate::activations::Exception;
 use crate::isa::Kernels;
 use crate::matrix::{AffineStorage, Coding};
-use crate::strips::into_rows;
 use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Layout, Rows};
 use crate::widen::widen_e8m0;
 
@@ -30,19 +29,18 @@ impl<'a> AffineTile<'a> {
         let [wide_codes, wide_scales, wide_biases] = widened;
         let codes_bytes = k / 8 * w.bits as usize;
         let stored = &w.codes[range.start * codes_bytes..range.end * codes_bytes];
-        let layout = if kernels.multiplies_strips { w.layout } else { Layout::Rows };
-        let codes = match w.narrow() {
-            None if layout == w.layout => Rows::tiles(w.codes, codes_bytes, range.clone(), spare_codes),
-            None => {
+        let (codes, layout) = match (w.narrow(), w.layout) {
+            (None, Layout::Strips(strips)) if kernels.strips != Some(strips) => {
                 wide_codes.clear();
                 wide_codes.extend_from_slice(stored);
-                into_rows(wide_codes, codes_bytes);
-                Rows::tiles(wide_codes, codes_bytes, 0..range.len(), spare_codes)
+                strips.restore(wide_codes, codes_bytes);
+                (Rows::tiles(wide_codes, codes_bytes, 0..range.len(), spare_codes), Layout::Rows)
             }
-            Some(narrow) => {
+            (None, layout) => (Rows::tiles(w.codes, codes_bytes, range.clone(), spare_codes), layout),
+            (Some(narrow), _) => {
                 wide_codes.resize(range.len() * k, 0);
                 (kernels.widen)(narrow, stored, wide_codes);
-                Rows::tiles(wide_codes, k, 0..range.len(), spare_codes)
+                (Rows::tiles(wide_codes, k, 0..range.len(), spare_codes), Layout::Rows)
             }
         };
         let n_groups = k / w.group;

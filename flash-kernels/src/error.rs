@@ -1,5 +1,3 @@
-use crate::strips::STRIP_ROWS;
-
 /// An error of slice lengths, indices, formats or instruction sets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -36,11 +34,13 @@ pub enum KernelError {
     },
     /// The matrix cannot be stored in strips: it takes affine codes of 4 or 8 bits and a whole number of strips.
     #[error(
-        "strips take affine codes of 4 or 8 bits and a multiple of {STRIP_ROWS} rows; the matrix has {n_rows} rows"
+        "strips take affine codes of 4 or 8 bits and a multiple of {strip_rows} rows; the matrix has {n_rows} rows"
     )]
     Strips {
         /// Rows of the matrix.
         n_rows: usize,
+        /// Rows of a strip.
+        strip_rows: usize,
     },
     /// The rows of a stacked matrix do not divide evenly among the experts.
     #[error("{n_rows} rows do not divide evenly into {n_experts} experts")]

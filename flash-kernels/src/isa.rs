@@ -3,8 +3,13 @@
 /// Builds a table of kernels that require CPU features: a complete one, or one that overrides some entries of another.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
-    (multiplies_strips: $strips:literal; $($kernel:ident: $function:path, $arguments:tt;)*) => {
-        Kernels { multiplies_strips: $strips, $($kernel: kernel!($function, $arguments),)* }
+    (rows_direct: $rows_direct:expr; strips: $strips:expr, $strips_bits:expr; $($kernel:ident: $function:path, $arguments:tt;)*) => {
+        Kernels {
+            rows_direct: $rows_direct,
+            strips: Some($strips),
+            strips_bits: &$strips_bits,
+            $($kernel: kernel!($function, $arguments),)*
+        }
     };
     (..$others:path; $($kernel:ident: $function:path, $arguments:tt;)*) => {
         Kernels { $($kernel: kernel!($function, $arguments),)* ..$others }
@@ -50,7 +55,7 @@ mod x86;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::activations::{FixedRows, FixedVector, Plane, ROW_TILE, RowPairs, Terms};
 use crate::affine_tile::AffineTile;
@@ -59,6 +64,7 @@ use crate::chains::Link;
 use crate::elementwise::Gate;
 use crate::error::KernelError;
 use crate::recurrent::{DeltaStep, SelectiveStep};
+use crate::strips::Strips;
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes};
 use crate::widen::NarrowFormat;
 
@@ -168,8 +174,14 @@ impl fmt::Display for Isa {
 /// (`unpack_codes` and `multiply_panel`, `decode` and `multiply_lanes`).
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    /// Whether `multiply_codes` also reads codes in strips.
-    pub(crate) multiplies_strips: bool,
+    /// Rows of activations up to which `multiply_codes` is faster than `multiply_panel`.
+    pub(crate) rows_direct: usize,
+
+    /// Strips that `multiply_codes` and `unpack_codes` read as well as rows.
+    pub(crate) strips: Option<Strips>,
+
+    /// Code widths that `multiply_codes` reads faster in strips than in rows.
+    pub(crate) strips_bits: &'static [u32],
 
     /// [`quantize_group`](crate::activations::quantize_group).
     pub(crate) quantize_group: fn(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool,
@@ -190,8 +202,8 @@ pub(crate) struct Kernels {
     /// Decodes the columns `columns` of the rows, one element of `out` per column.
     pub(crate) decode: fn(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]),
 
-    /// Adds to `acc` the dot products of `x` with the rows of the tile.
-    pub(crate) multiply_codes: fn(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes),
+    /// Adds to each element of `acc` the dot products of a row of activations with the rows of the tile.
+    pub(crate) multiply_codes: fn(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]),
 
     /// Unpacks the groups of `links`.
     pub(crate) unpack_codes: fn(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel),

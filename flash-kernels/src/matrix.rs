@@ -3,7 +3,7 @@ use std::ops::Range;
 use crate::error::{KernelError, check_len};
 use crate::float::FloatType;
 use crate::mx::{self, Mx};
-use crate::strips::STRIP_ROWS;
+use crate::strips::Strips;
 use crate::tile::{CodeBits, Layout};
 use crate::widen::NarrowFormat;
 
@@ -215,23 +215,22 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Returns the matrix, of 4- or 8-bit affine codes, marked as rearranged by [`into_strips`](crate::into_strips).
-    /// Products have the same bits; with few rows they are faster where
-    /// [`Pool::prefers_strips`](crate::Pool::prefers_strips) says so.
+    /// Returns the matrix, of 4- or 8-bit affine codes, marked as rearranged by [`Strips::interleave`]. Products have
+    /// the same bits; with few rows they are faster if [`Pool::strips`](crate::Pool::strips) returns these strips.
     ///
     /// # Errors
     /// [`KernelError::Strips`] if the format is another, or the rows are not whole strips.
-    pub fn in_strips(self) -> Result<Self, KernelError> {
+    pub fn in_strips(self, strips: Strips) -> Result<Self, KernelError> {
         let Self { n, k, storage } = self;
         match storage {
-            Storage::Affine(affine) if affine.narrow().is_none() && n.is_multiple_of(STRIP_ROWS) => {
+            Storage::Affine(affine) if affine.narrow().is_none() && n.is_multiple_of(strips.rows()) => {
                 Ok(Self {
                     n,
                     k,
-                    storage: Storage::Affine(AffineStorage { layout: Layout::Strips, ..affine }),
+                    storage: Storage::Affine(AffineStorage { layout: Layout::Strips(strips), ..affine }),
                 })
             }
-            _ => Err(KernelError::Strips { n_rows: n }),
+            _ => Err(KernelError::Strips { n_rows: n, strip_rows: strips.rows() }),
         }
     }
 
@@ -241,8 +240,8 @@ impl<'a> Matrix<'a> {
     /// If the range is out of bounds or splits a strip.
     pub fn rows(&self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.n, "rows {rows:?} of {}", self.n);
-        if let Storage::Affine(AffineStorage { layout: Layout::Strips, .. }) = self.storage {
-            let is_whole = [rows.start, rows.end].iter().all(|row| row.is_multiple_of(STRIP_ROWS));
+        if let Storage::Affine(AffineStorage { layout: Layout::Strips(strips), .. }) = self.storage {
+            let is_whole = [rows.start, rows.end].iter().all(|row| row.is_multiple_of(strips.rows()));
             assert!(is_whole, "rows {rows:?} of strips");
         }
         let cut = |bytes: &'a [u8]| {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
+use crate::strips::Strips;
 
 pub(crate) use columns::{Band, ColumnSplit, Columns, INLINE_MATRICES};
 use nesting::{NestingGuard, Pools};
@@ -139,11 +140,11 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Returns whether products with few rows are faster with affine codes of `bits`
-    /// [in strips](crate::Matrix::in_strips). Codes of 8 bits stream from memory as fast in rows, and other instruction
-    /// sets copy strips back into rows first.
-    pub fn prefers_strips(&self, bits: u32) -> bool {
-        self.kernels().multiplies_strips && bits == 4
+    /// Returns the [strips](crate::Matrix::in_strips) with which products of few rows and affine codes of `bits` are
+    /// faster than with rows. Strips of another layout are copied back into rows first.
+    pub fn strips(&self, bits: u32) -> Option<Strips> {
+        let kernels = self.kernels();
+        kernels.strips.filter(|_| kernels.strips_bits.contains(&bits))
     }
 
     /// Returns the instruction set of the kernels.

@@ -16,9 +16,10 @@ use job::{Output, compute};
 
 pub use gather::gather_matmul;
 
-/// Rows of activations up to which kernels multiply weights as stored. With more rows, unpacking a panel once is
-/// cheaper than unpacking it for every few rows.
-pub(crate) const ROWS_DIRECT: usize = 4;
+/// Rows of activations up to which floating-point weights are multiplied as stored. With more rows, decoding a panel
+/// once is cheaper than decoding it for every row. For affine weights this depends on the
+/// [kernels](crate::isa::Kernels::rows_direct).
+const ROWS_DIRECT: usize = 4;
 
 /// Tiles per block: the activations of a panel, up to [`ROWS_BLOCK`](job::ROWS_BLOCK) ·
 /// [`PANEL_K`](crate::tile::PANEL_K), come from the last-level cache for the first tile and from a nearer one for the

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::float::FloatType;
-use crate::strips::{STRIP_ROWS, strip_offset};
+use crate::strips::Strips;
 
 /// Weight rows per tile: two AVX-512 vectors of `f32`. One activation loaded from cache serves two vectors of weights,
 /// and eight rows of activations still fit in the registers beside them.
@@ -162,8 +162,8 @@ pub(crate) struct CodeRows<'a> {
 pub(crate) enum Layout {
     /// Row-major.
     Rows,
-    /// Interleaved strips, see [`into_strips`](crate::into_strips).
-    Strips,
+    /// Interleaved rows.
+    Strips(Strips),
 }
 
 impl CodeRows<'_> {
@@ -181,9 +181,10 @@ impl CodeRows<'_> {
         let row_bytes = self.rows.row_bytes();
         match self.layout {
             Layout::Rows => self.rows.row(row_idx)[byte_idx],
-            Layout::Strips => {
-                let strip = &self.rows.bytes()[row_idx / STRIP_ROWS * STRIP_ROWS * row_bytes..];
-                strip[strip_offset(row_idx % STRIP_ROWS, byte_idx, row_bytes)]
+            Layout::Strips(strips) => {
+                let row_in_strip = row_idx % strips.rows();
+                let strip = &self.rows.bytes()[(row_idx - row_in_strip) * row_bytes..];
+                strip[strips.offset(row_in_strip, byte_idx, row_bytes)]
             }
         }
     }

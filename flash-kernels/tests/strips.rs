@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Format, Random, Weights, all_formats, bits, matmul, pool};
-use flash_kernels::{FloatType, Isa, KernelError, STRIP_ROWS};
+use flash_kernels::{FloatType, Isa, KernelError, Strips};
 use proptest::prelude::*;
 
 /// Formats whose codes may be in strips.
@@ -19,15 +19,16 @@ proptest! {
     fn products_have_the_bits_of_rows(
         format in prop::sample::select(formats()),
         m in prop_oneof![3 => 1_usize..6, 1 => 6_usize..40],
-        n_strips in 1_usize..60,
+        strips in prop::sample::select(&Strips::ALL[..]),
+        n_strips in 1_usize..20,
         n_groups in prop_oneof![3 => 1_usize..12, 1 => 12_usize..90],
         offset in 0_usize..8,
         n_threads in 1_usize..=4,
         seed in any::<u64>(),
     ) {
         let k = n_groups * format.group();
-        let weights = Weights::new(format, [n_strips * STRIP_ROWS, k], offset, seed);
-        let rearranged = weights.rearranged();
+        let weights = Weights::new(format, [n_strips * strips.rows(), k], offset, seed);
+        let rearranged = weights.rearranged(strips);
         // One activation in some thousand has no fixed-point representation, so that single codes are looked up, too.
         let mut x = Random(seed ^ 1).vec(m * k);
         if seed % 3 == 0 {
@@ -36,10 +37,10 @@ proptest! {
         for isa in Isa::available() {
             let pool = pool(n_threads, *isa);
             let rows = matmul(&pool, &x, &weights).unwrap();
-            let mut strips = vec![0.0; rows.len()];
-            let matrix = rearranged.matrix().in_strips().unwrap();
-            flash_kernels::matmul(&pool, &x, &matrix, None, &mut strips).unwrap();
-            prop_assert_eq!(bits(&strips), bits(&rows), "{}", isa);
+            let mut y = vec![0.0; rows.len()];
+            let matrix = rearranged.matrix().in_strips(strips).unwrap();
+            flash_kernels::matmul(&pool, &x, &matrix, None, &mut y).unwrap();
+            prop_assert_eq!(bits(&y), bits(&rows), "{}", isa);
         }
     }
 }
@@ -48,15 +49,18 @@ proptest! {
 fn some_rows_of_strips_are_those_of_the_matrix() {
     let format = Format::Affine { bits: 4, group: 64, float: FloatType::F16 };
     let weights = Weights::new(format, [64, 640], 1, 5);
-    let rearranged = weights.rearranged();
-    let strips = rearranged.matrix().in_strips().unwrap();
     let x = Random(6).vec(640);
-    for isa in Isa::available() {
-        let pool = pool(1, *isa);
-        let all = matmul(&pool, &x, &weights).unwrap();
-        let mut some = vec![0.0; 24];
-        flash_kernels::matmul(&pool, &x, &strips.rows(12..36), None, &mut some).unwrap();
-        assert_eq!(bits(&some), bits(&all[12..36]));
+    for strips in Strips::ALL {
+        let rearranged = weights.rearranged(strips);
+        let matrix = rearranged.matrix().in_strips(strips).unwrap();
+        let rows = strips.rows()..3 * strips.rows();
+        for isa in Isa::available() {
+            let pool = pool(1, *isa);
+            let all = matmul(&pool, &x, &weights).unwrap();
+            let mut some = vec![0.0; rows.len()];
+            flash_kernels::matmul(&pool, &x, &matrix.rows(rows.clone()), None, &mut some).unwrap();
+            assert_eq!(bits(&some), bits(&all[rows.clone()]), "{strips:?} {isa}");
+        }
     }
 }
 
@@ -64,15 +68,19 @@ fn some_rows_of_strips_are_those_of_the_matrix() {
 #[should_panic(expected = "of strips")]
 fn a_strip_is_not_cut() {
     let format = Format::Affine { bits: 8, group: 32, float: FloatType::F32 };
-    Weights::new(format, [8, 64], 0, 1).rearranged().matrix().in_strips().unwrap().rows(2..8);
+    let [strips, _] = Strips::ALL;
+    Weights::new(format, [8, 64], 0, 1).rearranged(strips).matrix().in_strips(strips).unwrap().rows(2..8);
 }
 
 #[test]
 fn formats_without_strips_are_errors() {
-    for format in all_formats() {
-        let n_rows = if formats().contains(&format) { 2 * STRIP_ROWS + 1 } else { 2 * STRIP_ROWS };
+    for (format, strips) in
+        all_formats().into_iter().flat_map(|format| Strips::ALL.map(|strips| (format, strips)))
+    {
+        let strip_rows = strips.rows();
+        let n_rows = if formats().contains(&format) { 2 * strip_rows + 1 } else { 2 * strip_rows };
         let weights = Weights::new(format, [n_rows, 128], 0, 1);
-        let refused = weights.matrix().in_strips().map(|_| ());
-        assert_eq!(refused, Err(KernelError::Strips { n_rows }), "{format:?}");
+        let refused = weights.matrix().in_strips(strips).map(|_| ());
+        assert_eq!(refused, Err(KernelError::Strips { n_rows, strip_rows }), "{format:?}");
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchCommand {
     /// Measure the read throughput of the disk
     Io(BenchIoArgs),
+    /// Measure products of a few rows with weights of each format, against the read rate of memory
+    Kernels(BenchKernelsArgs),
     /// Compare the hit rates of expert cache policies on synthetic routing
     Experts(BenchExpertsArgs),
     /// Measure decoding against the limit set by disk and processor
@@ -29,7 +31,7 @@ impl BenchCommand {
         match self {
             Self::Stream(args) => args.engine.debug,
             Self::Prefill(args) => args.engine.debug,
-            Self::Io(_) | Self::Experts(_) => false,
+            Self::Io(_) | Self::Kernels(_) | Self::Experts(_) => false,
         }
     }
 }
@@ -53,6 +55,15 @@ pub(crate) struct BenchIoArgs {
     /// Compare with fio (libaio, direct, 1 MiB, depth 8), which must be installed
     #[arg(long)]
     pub(crate) fio: bool,
+    #[command(flatten)]
+    pub(crate) output: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchKernelsArgs {
+    /// Measure only this instruction set; may be given more than once [default: all of this machine but portable]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kernels: Vec<String>,
     #[command(flatten)]
     pub(crate) output: JsonArg,
 }

@@ -3,6 +3,7 @@
 mod ceiling;
 mod experts;
 mod io;
+mod kernels;
 mod prefill;
 mod stream;
 mod trial;
@@ -15,6 +16,7 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         BenchCommand::Experts(args) => experts::run(&args),
         BenchCommand::Io(args) => io::run(&args),
+        BenchCommand::Kernels(args) => kernels::run(&args),
         BenchCommand::Prefill(args) => prefill::run(args),
         BenchCommand::Stream(args) => stream::run(args),
     }

@@ -7,7 +7,7 @@ use crate::tile::CodeBits;
 pub(crate) const LINE_BYTES: usize = 64;
 
 /// Activations for one line of codes, in the order in which kernels extract the codes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Plane(pub(crate) [u8; LINE_BYTES]);
 

@@ -5,12 +5,14 @@ mod floats;
 mod panel;
 mod transpose;
 mod vectors;
+mod words;
 
 use super::Kernels;
-use crate::activations::{self, Plane, Terms};
+use crate::activations::{self, Terms};
 use crate::attention::{self, CodedRows};
 use crate::elementwise::{self, Gate};
 use crate::recurrent;
+use crate::strips::Strips;
 use crate::tile::{CodeBits, TILE};
 use crate::widen::{self, NarrowFormat};
 
@@ -25,11 +27,12 @@ pub(super) fn is_available() -> bool {
 }
 
 pub(super) static KERNELS: Kernels = kernels! {
-    multiplies_strips: false;
+    rows_direct: 8;
+    strips: Strips::SIXTEEN_ROWS, [4, 8];
     quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
-    arrange: arrange, (bits, codes, planes);
+    arrange: codes::arrange, (bits, codes, planes);
     decode: floats::decode, (rows, columns, out);
     multiply_codes: codes::multiply, (tile, x, acc);
     unpack_codes: panel::unpack, (rows, links, panel);
@@ -51,7 +54,6 @@ compiled_for! {
     "avx2":
     fn row_pairs(bits: CodeBits, group: usize) -> usize = activations::row_pairs;
     fn quantize_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool = activations::quantize_group;
-    fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) = activations::arrange_words;
     fn widen(narrow: NarrowFormat<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
     fn gated(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::gate_slice;

@@ -27,6 +27,7 @@ use crate::activations::{self, Plane, Terms};
 use crate::attention::{self, CodedRows};
 use crate::elementwise::{self, Gate};
 use crate::recurrent;
+use crate::strips::Strips;
 use crate::tile::{CodeBits, TILE};
 use crate::widen::{self, NarrowFormat};
 
@@ -47,7 +48,8 @@ pub(super) fn is_available() -> bool {
 
 /// A constant, so that other tables can override some entries.
 pub(super) const KERNELS: Kernels = kernels! {
-    multiplies_strips: true;
+    rows_direct: 4;
+    strips: Strips::FOUR_ROWS, [4];
     quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);

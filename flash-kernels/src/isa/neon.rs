@@ -34,7 +34,9 @@ pub(super) const fn is_available() -> bool {
 
 // Every build assumes NEON, so the functions in plain Rust need no separate compilation.
 pub(super) static KERNELS: Kernels = Kernels {
-    multiplies_strips: false,
+    rows_direct: 4,
+    strips: None,
+    strips_bits: &[],
     quantize_group,
     row_pairs,
     pack_rows,

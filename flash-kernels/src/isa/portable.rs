@@ -1,6 +1,7 @@
 //! Kernels in plain Rust: the reference for the others, and the fallback.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{FloatInput, Kernels, Sums};
 use crate::activations::{
@@ -15,7 +16,9 @@ use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLane
 use crate::widen::widen;
 
 pub(super) static KERNELS: Kernels = Kernels {
-    multiplies_strips: false,
+    rows_direct: 4,
+    strips: None,
+    strips_bits: &[],
     quantize_group,
     row_pairs,
     pack_rows,
@@ -52,7 +55,11 @@ fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]) {
     }
 }
 
-fn multiply_codes(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+fn multiply_codes(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
+    x.iter().zip(acc).for_each(|(x, acc)| multiply_row(tile, x, acc));
+}
+
+fn multiply_row(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     let rows = tile.codes;
     let bits = rows.bits;
     let shifts = bits.word_codes() / 2;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::ROWS_DIRECT;
 use super::input::{FixedFormat, FixedInput, Input, compute_residuals};
 use super::job::{ROWS_BLOCK, part_width};
 use super::sums::{Product, Task};
@@ -148,7 +147,7 @@ impl<'a> Gather<'a> {
     fn fixed_inputs(&self, w: &AffineStorage<'_>, bands: &[&[usize]]) -> Vec<BandInput> {
         let format = FixedFormat::of(w);
         let FixedFormat { group, bits, .. } = format;
-        let is_few = |rows: &[usize]| format.rows(rows.len()) <= ROWS_DIRECT;
+        let is_few = |rows: &[usize]| format.rows(rows.len()) <= self.pool.kernels().rows_direct;
 
         let few = bands.iter().copied().filter(|rows| is_few(rows)).flatten();
         let mut few: Vec<u32> = few.map(|row| self.lhs[*row]).collect();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::ROWS_DIRECT;
 use crate::activations::{Exception, FixedRows, FixedVector, residuals};
 use crate::buffer::Buffer;
 use crate::elementwise::part_width;
@@ -84,7 +83,7 @@ pub(super) enum Input<'a> {
 
 /// Activations for affine weights.
 pub(super) enum FixedInput {
-    /// Up to [`ROWS_DIRECT`] rows.
+    /// Up to [`rows_direct`](crate::isa::Kernels::rows_direct) rows.
     Few(Vec<Arc<FixedVector>>),
     Many(FixedRows),
 }
@@ -100,7 +99,7 @@ impl FixedInput {
             return Self::new(pool, &both, k, FixedFormat { is_wide: false, ..format });
         }
         let FixedFormat { group, bits, .. } = format;
-        if x.len() <= ROWS_DIRECT * k {
+        if x.len() <= pool.kernels().rows_direct * k {
             // With `k` = 0, rows are empty and there is nothing to prepare.
             let rows = x.chunks_exact(k.max(1));
             Self::Few(rows.map(|x| Arc::new(FixedVector::new(pool.kernels(), x, group, bits))).collect())

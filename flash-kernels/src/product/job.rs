@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::input::Inputs;
 use super::sums::{Product, Task};
-use super::{BLOCK_TILES, Projection, ROWS_DIRECT};
+use super::{BLOCK_TILES, Projection};
 use crate::elementwise::Gate;
 use crate::error::KernelError;
 use crate::pool::{ColumnSplit, INLINE_MATRICES, Pool};
@@ -142,7 +142,8 @@ pub(super) fn part_width(
     if pool.n_threads() == 1 || size < PARALLEL_MIN {
         return n.max(1);
     }
-    let by_bytes = if m <= ROWS_DIRECT { PART_BYTES * n / size_bytes } else { BLOCK_TILES * TILE };
+    let by_bytes =
+        if m <= pool.kernels().rows_direct { PART_BYTES * n / size_bytes } else { BLOCK_TILES * TILE };
     let by_threads = n.saturating_mul(n_outputs) / (pool.n_threads() * PARTS_PER_THREAD);
     by_bytes.min(by_threads).min(n).next_multiple_of(TILE).max(TILE)
 }

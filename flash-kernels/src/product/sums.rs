@@ -137,7 +137,7 @@ impl<'a> Product<'a> {
     /// Tiles computed together.
     fn block_tiles(&self) -> usize {
         match self.w {
-            _ if self.rows() > ROWS_DIRECT => BLOCK_TILES,
+            _ if !self.is_direct() => BLOCK_TILES,
             // One tile at a time, so that the widened codes stay in cache.
             Storage::Affine(w) if w.narrow().is_some() => 1,
             _ => BLOCK_TILES_DIRECT,
@@ -152,10 +152,18 @@ impl<'a> Product<'a> {
         }
     }
 
+    /// Whether weights are multiplied as stored.
+    fn is_direct(&self) -> bool {
+        match self.x {
+            Input::Fixed(x) => matches!(x, FixedInput::Few(_)),
+            Input::Float(_) => self.m <= ROWS_DIRECT,
+        }
+    }
+
     /// Sums per tile: one for each row multiplied, rounded up to [`ROW_STEP`] if there are many.
     fn acc_rows(&self) -> usize {
         let rows = self.rows();
-        if rows <= ROWS_DIRECT { rows } else { rows.next_multiple_of(ROW_STEP) }
+        if self.is_direct() { rows } else { rows.next_multiple_of(ROW_STEP) }
     }
 
     /// Writes one row of a block of columns, from `column_start` on, from the sums in `acc`.
@@ -212,9 +220,7 @@ impl<'a> Product<'a> {
             FixedInput::Few(x) => {
                 let tiles = AffineTile::of(kernels, w, self.k, columns.clone(), widened, spare);
                 for (tile, acc) in tiles.zip(acc.chunks_exact_mut(acc_rows)) {
-                    for (x, acc) in x.iter().zip(acc) {
-                        (kernels.multiply_codes)(&tile, x, acc);
-                    }
+                    (kernels.multiply_codes)(&tile, x, acc);
                 }
             }
             FixedInput::Many(x) => {
@@ -263,7 +269,7 @@ impl<'a> Product<'a> {
             Rows::tiles(w.bytes, row_bytes, columns, spare).map(|rows| FloatRows { rows, float: w.float });
         let tiles: Vec<_> = tiles.collect();
         let mut accs: Vec<_> = acc.chunks_exact_mut(self.acc_rows()).collect();
-        if self.m <= ROWS_DIRECT {
+        if self.is_direct() {
             for (tile, acc) in tiles.iter().zip(accs) {
                 for (x, acc) in x.values.chunks_exact(self.k).zip(acc) {
                     (kernels.multiply_floats)(*tile, x, acc);

@@ -4,7 +4,7 @@
 
 use std::num::NonZeroUsize;
 
-use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, Mx, Pool};
+use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, Mx, Pool, Strips};
 
 /// Weight formats under test.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -179,11 +179,11 @@ impl Weights {
     }
 
     /// Returns the weights with codes in strips, for [`Matrix::in_strips`].
-    pub(crate) fn rearranged(&self) -> Self {
+    pub(crate) fn rearranged(&self, strips: Strips) -> Self {
         let mut weights = self.clone();
         let codes = &mut weights.codes[self.offsets[0]..];
         let row_bytes = codes.len() / self.shape[0];
-        flash_kernels::into_strips(codes, row_bytes);
+        strips.interleave(codes, row_bytes);
         weights
     }
 

@@ -6,6 +6,7 @@ mod recurrent;
 
 use std::ops::Range;
 
+use flash_kernels::Strips;
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
@@ -54,8 +55,8 @@ impl Operations for Mlx {
         true
     }
 
-    fn prefers_strips(&self, _format: QuantizedFormat) -> bool {
-        false
+    fn strips(&self, _format: QuantizedFormat) -> Option<Strips> {
+        None
     }
 
     fn product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {

@@ -15,7 +15,7 @@ mod sum;
 
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Isa, Pool};
+use flash_kernels::{FloatType, Isa, Pool, Strips};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
@@ -24,7 +24,7 @@ use super::{
     Mamba2Weights, Matrix, Norm, Operations, Term, Value,
 };
 use crate::ModelError;
-use crate::checkpoint::config::{QuantizedFormat, QuantizedMode};
+use crate::checkpoint::config::QuantizedFormat;
 use crate::kv::{CacheLayout, LayerKv};
 
 pub(super) use chain::Promise;
@@ -85,8 +85,8 @@ impl Operations for Native {
         false
     }
 
-    fn prefers_strips(&self, format: QuantizedFormat) -> bool {
-        format.mode == QuantizedMode::Affine && self.pool.prefers_strips(format.bits as u32)
+    fn strips(&self, format: QuantizedFormat) -> Option<Strips> {
+        product::strips(&self.pool, format)
     }
 
     fn product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception> {

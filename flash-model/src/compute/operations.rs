@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use flash_kernels::Strips;
 use mlx_rs::error::Exception;
 
 use super::{
@@ -35,8 +36,8 @@ pub(crate) trait Operations: Debug + Send + Sync {
     /// Returns whether a product copies half-precision weights to f32 first.
     fn widens_weights(&self) -> bool;
 
-    /// Returns whether products are faster if codes of this format are repacked into strips.
-    fn prefers_strips(&self, format: QuantizedFormat) -> bool;
+    /// Returns the strips that codes of this format are repacked into for faster products, if they are.
+    fn strips(&self, format: QuantizedFormat) -> Option<Strips>;
 
     /// Computes `x · Wᵀ (+ bias)`, for `x` `[…, k]`.
     fn product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception>;

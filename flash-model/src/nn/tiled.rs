@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::fmt::Debug;
 use std::ops::Range;
 
-use flash_kernels::STRIP_ROWS;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::macros::ModuleParameters;
@@ -13,6 +12,9 @@ use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use crate::ModelError;
 use crate::compute::{Activation, Backend, Value};
 use crate::nn::layers::{self, Linear};
+
+/// Number that the rows of a tile are a multiple of, except for the last.
+const ROWS_STEP: u64 = 4;
 
 /// A linear layer that is loaded with the layer it belongs to or, if the model is [tiled](Tiling), in tiles of rows,
 /// each while it computes. Rows are computed independently of each other, so both give the same bits.
@@ -156,7 +158,7 @@ impl Tiling {
         let rows_min = self.bytes_min.div_ceil(row_bytes.max(1)).max(1);
         // Tiles are of equal length, so that as many as are large enough have at least this many rows.
         let n_tiles_max = (n_rows / rows_min).max(1);
-        let rows_min = n_rows.div_ceil(n_tiles_max).next_multiple_of(STRIP_ROWS as u64);
+        let rows_min = n_rows.div_ceil(n_tiles_max).next_multiple_of(ROWS_STEP);
         tile_ranges(n_rows, self.rows.max(rows_min))
     }
 
@@ -173,12 +175,12 @@ impl Tiling {
     }
 }
 
-/// Cuts `n_rows` into ranges of equal length: at most `rows` rounded down to whole strips, but at least one strip.
+/// Cuts `n_rows` into ranges of equal length: at most `rows` rounded down to a multiple of
+/// [`ROWS_STEP`], but at least that.
 pub(crate) fn tile_ranges(n_rows: u64, rows: u64) -> impl Iterator<Item = Range<u64>> {
-    let strip_rows = STRIP_ROWS as u64;
-    let max_rows = (rows / strip_rows).max(1) * strip_rows;
+    let max_rows = (rows / ROWS_STEP).max(1) * ROWS_STEP;
     let n_tiles = n_rows.div_ceil(max_rows).max(1);
-    let tile_rows = n_rows.div_ceil(n_tiles).next_multiple_of(strip_rows).max(1);
+    let tile_rows = n_rows.div_ceil(n_tiles).next_multiple_of(ROWS_STEP).max(1);
     (0..n_rows).step_by(tile_rows as usize).map(move |start| start..(start + tile_rows).min(n_rows))
 }
 
@@ -195,8 +197,8 @@ mod tests {
             for range in tile_ranges(n_rows, rows) {
                 prop_assert_eq!(range.start, end);
                 prop_assert!(range.end > range.start);
-                prop_assert!(range.end - range.start <= rows.max(STRIP_ROWS as u64));
-                prop_assert!(range.end == n_rows || range.end % STRIP_ROWS as u64 == 0);
+                prop_assert!(range.end - range.start <= rows.max(ROWS_STEP));
+                prop_assert!(range.end == n_rows || range.end % ROWS_STEP == 0);
                 end = range.end;
             }
             prop_assert_eq!(end, n_rows);

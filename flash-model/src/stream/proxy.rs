@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use flash_kernels::Strips;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::module::{Module, ModuleParameters, update_parameters};
@@ -30,8 +31,8 @@ pub struct StreamingProxy<M: ?Sized> {
     parameters: Vec<(Rc<str>, Array)>,
     /// Parameters that the layer derives from the others while they are loaded, with their placeholders.
     derived: Vec<(Rc<str>, Array)>,
-    /// Indices of the bundle's parts that are repacked into strips once the layer is pinned.
-    strips: Vec<usize>,
+    /// The bundle's parts that are repacked once the layer is pinned, by index, and the strips they are repacked into.
+    strips: Vec<(usize, Strips)>,
     is_bound: bool,
     module: Box<M>,
 }
@@ -187,7 +188,9 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         let (mut slot, release_timer) = residency.acquire(self.bundle)?;
         let mut views = residency.bundle(self.bundle).views();
         if residency.is_pinned(self.bundle) {
-            self.strips.iter().for_each(|&idx| strips::rearrange(&mut slot, &mut views[idx]));
+            for &(idx, strips) in &self.strips {
+                strips::rearrange(&mut slot, &mut views[idx], strips);
+            }
         }
         let arrays = mlx::views(slot, release_timer, &views)?;
         let keys = self.parameters.iter().map(|(key, _)| Rc::clone(key));

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::bail;
 use flash_io::measure::{Offsets, RawFile, RawReads};
-use flash_io::{Budget, Catalog, IoError, IoMode, Slot};
+use flash_io::{Budget, Catalog, IoError, Slot, Tuning};
 
-/// Read sizes in bytes and queue depths to try. Some disks are fastest at a small depth, others at a large one.
+/// Read sizes in bytes and queue depths to try beside those of the engine, whose limit this is. Some disks are fastest
+/// at a small depth, others at a large one.
 const READS: [(usize, usize); 4] = [(1 << 20, 2), (1 << 20, 4), (1 << 20, 8), (2 << 20, 4)];
-/// Memory that a measurement takes while it runs.
-pub(super) const BUFFER_BYTES: u64 = (8 << 20) + (64 << 10);
+/// Memory that a measurement takes besides its buffer.
+const OTHER_BYTES: u64 = 64 << 10;
 /// Time per read size and depth, long enough to average fluctuations of the disk.
 const TIME: Duration = Duration::from_millis(400);
 
@@ -20,23 +21,36 @@ const TIME: Duration = Duration::from_millis(400);
 pub(super) struct Ceiling {
     file: RawFile,
     offsets: Offsets,
+    /// Read sizes and queue depths.
+    reads: Vec<(usize, usize)>,
 }
 
 impl Ceiling {
-    pub(super) fn of(model: &Catalog, mode: IoMode) -> anyhow::Result<Self> {
+    /// Prepares to measure the disk of `model`, which an engine reads with `tuning`.
+    pub(super) fn of(model: &Catalog, tuning: Tuning) -> anyhow::Result<Self> {
         let (shard, shard_bytes) = largest_shard(model)?;
-        Ok(Self { file: RawFile::open(&shard, mode)?, offsets: Offsets::new(shard_bytes) })
+        let (file, offsets) = (RawFile::open(&shard, tuning.mode)?, Offsets::new(shard_bytes));
+        let reads = READS.into_iter().chain([(tuning.chunk_bytes, tuning.depth)]).collect();
+        Ok(Self { file, offsets, reads })
+    }
+
+    /// Returns the memory that a measurement takes while it runs.
+    pub(super) fn bytes(&self) -> u64 {
+        self.buffer_bytes() as u64 + OTHER_BYTES
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        self.reads.iter().map(|(read_bytes, depth)| read_bytes * depth).max().unwrap_or(0)
     }
 
     /// Returns the current ceiling in bytes per second.
     pub(super) fn measure(&mut self) -> anyhow::Result<f64> {
-        let buffer_bytes = READS.iter().map(|(read_bytes, depth)| read_bytes * depth).max().unwrap_or(0);
-        let mut buffer = Slot::unpooled(&Budget::new(u64::MAX), buffer_bytes)?;
+        let mut buffer = Slot::unpooled(&Budget::new(u64::MAX), self.buffer_bytes())?;
         // The first access to an OS page is slower.
         buffer.fill(1);
         self.file.make_cold();
         let mut max = 0.0_f64;
-        for (read_bytes, depth) in READS {
+        for &(read_bytes, depth) in &self.reads {
             let reads = RawReads { read_bytes, depth, time: TIME, bytes: u64::MAX };
             let sample = self.file.sample(reads, &mut self.offsets, &mut buffer)?;
             max = max.max(sample.bytes_per_s());

@@ -8,7 +8,7 @@ use flash_io::{Catalog, Tuning};
 use flash_model::{Engine, EngineOptions, Model, Workload};
 use serde::Serialize;
 
-use super::ceiling::{self, Ceiling};
+use super::ceiling::Ceiling;
 use crate::budget;
 use crate::foreign;
 use crate::options::EngineSettings;
@@ -70,7 +70,7 @@ impl Trial {
         let tuning = settings.tuning(&model_dir);
         let catalog = Catalog::open(&model_dir, tuning.mode);
         let catalog = catalog.map_err(|error| foreign::explain(&model_dir, error.into()))?;
-        let disk = Ceiling::of(&catalog, tuning.mode)?;
+        let disk = Ceiling::of(&catalog, tuning)?;
         Ok(Self { budget_bytes: budget::bytes(settings.ram), model_dir, settings, tuning, disk })
     }
 
@@ -83,7 +83,7 @@ impl Trial {
         prefetch: bool,
     ) -> anyhow::Result<Engine> {
         self.load_in(
-            self.budget_bytes.saturating_sub(ceiling::BUFFER_BYTES),
+            self.budget_bytes.saturating_sub(self.disk.bytes()),
             prompt_tokens,
             context_tokens,
             prefetch,

@@ -1,217 +1,287 @@
 //! Few rows of activations: dot products straight from the stored codes.
 //!
-//! Codes are not transposed: shifts and masks extract two of them per word in the vector of their row, and only the
-//! sums are rearranged across rows.
+//! A vector holds a word of codes of each of 8 rows, so sums need no rearrangement: activations are broadcast, and each
+//! lane is a row of weights. Codes of 4 bits are multiplied byte by byte with two signed 8-bit digits of the
+//! activations. Such products fit 16 bits even after some are added, so most additions are of 16 lanes at a time.
 
-#![expect(
-    unsafe_code,
-    reason = "loads through pointers: bounds checks of 8 rows at a time would be too slow"
-)]
+#![expect(unsafe_code, reason = "loads through pointers: bounds checks in the inner loop would be too slow")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
-use std::ops::Range;
+use std::sync::Arc;
 
-use super::floats::decode;
-use super::transpose::{LOWER, UPPER};
-use super::vectors::VECTOR_BYTES;
-use super::{LANES, OCTETS};
-use crate::activations::{FixedVector, LINE_BYTES, Plane};
+use super::floats::decode_octets;
+use super::vectors::{VECTORS, load_line};
+use super::words::{HALF_ROWS, HALVES, HalfWords, WordBuffer};
+use crate::activations::{FixedVector, LINE_BYTES, Plane, digits_of};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
-use crate::tile::{CodeBits, CodeRows, Lanes, TILE};
+use crate::isa::x86::{prefetch_line, prefetch_rows};
+use crate::tile::{CodeBits, Lanes, Layout};
+
+/// Words of codes of 4 bits whose products are added in 16 bits: 2 products of each of 2 nibbles in 4 words are at
+/// most 16 · 15 · 128 in magnitude.
+const WORDS_16_BITS: usize = 4;
+
+/// Distance at which strips are prefetched. `docs/performance-log.md` has the measurements.
+const AHEAD_BYTES: usize = 4 << 10;
+
+/// Integer sums of a group, or chains, of 16 rows of weights and each of `M` rows of activations.
+type Each<T, const M: usize> = [[T; VECTORS]; M];
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
     match (tile.codes.bits, tile.codes.group) {
-        (CodeBits::Four, 32) => multiply_tile::<4, 32>(tile, x, acc),
-        (CodeBits::Four, 64) => multiply_tile::<4, 64>(tile, x, acc),
-        (CodeBits::Four, _) => multiply_tile::<4, 128>(tile, x, acc),
-        (CodeBits::Eight, 32) => multiply_tile::<8, 32>(tile, x, acc),
-        (CodeBits::Eight, 64) => multiply_tile::<8, 64>(tile, x, acc),
-        (CodeBits::Eight, _) => multiply_tile::<8, 128>(tile, x, acc),
+        (CodeBits::Four, 32) => multiply_steps::<4, 32>(tile, x, acc),
+        (CodeBits::Four, 64) => multiply_steps::<4, 64>(tile, x, acc),
+        (CodeBits::Four, _) => multiply_steps::<4, 128>(tile, x, acc),
+        (CodeBits::Eight, 32) => multiply_steps::<8, 32>(tile, x, acc),
+        (CodeBits::Eight, 64) => multiply_steps::<8, 64>(tile, x, acc),
+        (CodeBits::Eight, _) => multiply_steps::<8, 128>(tile, x, acc),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn multiply_tile<const BITS: usize, const GROUP: usize>(
+fn multiply_steps<const BITS: usize, const GROUP: usize>(
     tile: &AffineTile<'_>,
-    x: &FixedVector,
-    acc: &mut Lanes,
+    x: &[Arc<FixedVector>],
+    acc: &mut [Lanes],
 ) {
-    let mut chains = [Lanes::ZERO; CHAINS];
+    let ((pairs, last), (acc_pairs, acc_last)) = (x.as_chunks(), acc.as_chunks_mut());
+    for ([a, b], acc) in pairs.iter().zip(acc_pairs) {
+        multiply_tile::<BITS, GROUP, 2>(tile, [a, b], acc);
+    }
+    for (x, acc) in last.iter().zip(acc_last) {
+        multiply_tile::<BITS, GROUP, 1>(tile, [x], std::array::from_mut(acc));
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_tile<const BITS: usize, const GROUP: usize, const M: usize>(
+    tile: &AffineTile<'_>,
+    x: [&FixedVector; M],
+    acc: &mut [Lanes; M],
+) {
+    let group_words = GROUP * BITS / 32;
+    let step_words = group_words.max(8);
+    let (n_groups, row_bytes) = (tile.n_groups(), tile.codes.rows.row_bytes());
+    assert!(tile.codes.group == GROUP && row_bytes == n_groups * GROUP * BITS / 8);
+    let word_x_bytes = 64 / BITS;
+    for x in x {
+        assert!(x.planes.len() * LINE_BYTES >= n_groups * group_words * word_x_bytes);
+        assert!(x.scales.len().min(x.sums.len()) >= n_groups);
+    }
+    let strip_bytes = HALF_ROWS * row_bytes;
+    let ahead_bytes = if tile.codes.layout == Layout::Rows { strip_bytes } else { AHEAD_BYTES };
+
+    let mut buffer = WordBuffer::ZERO;
     let [mut scales, mut biases] = [[Lanes::ZERO; CHAINS]; 2];
-    // One group of each chain at a time.
-    for start in (0..tile.n_groups()).step_by(CHAINS) {
-        let groups = start..tile.n_groups().min(start + CHAINS);
-        decode(tile.scales, groups.clone(), &mut scales[..groups.len()]);
-        decode(tile.biases, groups.clone(), &mut biases[..groups.len()]);
-        multiply_groups::<BITS, GROUP>(tile.codes, groups, (&scales, &biases), x, &mut chains);
+    for half in 0..HALVES {
+        let words = HalfWords::new(tile.codes, half);
+        let ahead = tile.codes.rows.bytes().as_ptr().wrapping_add(half * strip_bytes + ahead_bytes);
+        let mut chains = [[[_mm256_setzero_ps(); VECTORS]; M]; CHAINS];
+        // One group of each chain at a time.
+        for start in (0..n_groups).step_by(CHAINS) {
+            let groups = start..n_groups.min(start + CHAINS);
+            let next_rows = (half + 1) * HALF_ROWS..(half + 2) * HALF_ROWS;
+            for (rows, floats) in [(tile.scales, &mut scales), (tile.biases, &mut biases)] {
+                prefetch_rows(rows, next_rows.clone(), groups.clone());
+                let octets = VECTORS * half..VECTORS * (half + 1);
+                decode_octets(rows, octets, groups.clone(), &mut floats[..groups.len()]);
+            }
+            let end_word = groups.end * group_words;
+            for word in (groups.start * group_words..end_word).step_by(step_words) {
+                let lines = words.lines(word..end_word.min(word + step_words), &mut buffer);
+                for (idx, lines) in lines.chunks_exact(group_words).enumerate() {
+                    let group_word = word + idx * group_words;
+                    let mut planes = [std::ptr::null(); M];
+                    for (planes, x) in planes.iter_mut().zip(x) {
+                        *planes = x.planes.as_ptr().cast::<u8>().wrapping_add(group_word * word_x_bytes);
+                    }
+                    let ahead = ahead.wrapping_add(group_word * LINE_BYTES);
+                    // SAFETY: the activations of these words are in the planes, by the assertion on their number.
+                    let dots = unsafe {
+                        match BITS {
+                            4 => dots_4_bits(lines, planes, ahead),
+                            _ => dots_8_bits(lines, planes, ahead),
+                        }
+                    };
+                    let chain = group_word / group_words - start;
+                    let terms = (&scales[chain], &biases[chain]);
+                    add(dots, x, start + chain, terms, half, &mut chains[chain]);
+                }
+            }
+        }
+        for (row, acc) in acc.iter_mut().enumerate() {
+            for vector in 0..VECTORS {
+                let mut sum = acc.load_256(VECTORS * half + vector);
+                for chain in &chains {
+                    sum = _mm256_add_ps(sum, chain[row][vector]);
+                }
+                acc.store_256(VECTORS * half + vector, sum);
+            }
+        }
     }
-    chains.iter().for_each(|chain| acc.add(chain));
 }
 
+/// Adds a group to its chain.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
-fn multiply_groups<const BITS: usize, const GROUP: usize>(
-    rows: CodeRows<'_>,
-    groups: Range<usize>,
-    (scales, biases): (&[Lanes; CHAINS], &[Lanes; CHAINS]),
-    x: &FixedVector,
-    chains: &mut [Lanes; CHAINS],
+fn add<const M: usize>(
+    dots: Each<__m256i, M>,
+    x: [&FixedVector; M],
+    group_idx: usize,
+    (scales, biases): (&Lanes, &Lanes),
+    half: usize,
+    chains: &mut Each<__m256, M>,
 ) {
-    let group_bytes = GROUP * BITS / 8;
-    let bytes = group_bytes * groups.start..group_bytes * groups.end;
-    let row_bytes = rows.rows.row_bytes();
-    assert!(rows.group == GROUP && rows.bits.width() == BITS && bytes.end <= row_bytes);
-    assert!(bytes.start.is_multiple_of(LINE_BYTES), "the first group starts a line");
-    let (x_scales, x_sums) = (&x.scales[groups.clone()], &x.sums[groups.clone()]);
-    let line_planes = 16 / BITS;
-    let planes =
-        &x.planes[bytes.start / LINE_BYTES * line_planes..bytes.end.div_ceil(LINE_BYTES) * line_planes];
-
-    let next_tile = rows.rows.bytes().as_ptr().wrapping_add(TILE * (row_bytes + bytes.start));
-    for octet in 0..OCTETS {
-        let start = rows.rows.bytes()[octet * LANES * row_bytes + bytes.start..].as_ptr();
-        let ahead = next_tile.wrapping_add(octet * LANES * bytes.len());
-        let block = Block { start, row_bytes, ahead, planes };
-        let mut add = |group: usize, dot: __m256i| {
-            let (scale, bias) = (scales[group].load_256(octet), biases[group].load_256(octet));
-            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(x_scales[group]));
-            let sum = _mm256_fmadd_ps(scaled, scale, chains[group].load_256(octet));
-            let sum = _mm256_fmadd_ps(_mm256_set1_ps(x_sums[group]), bias, sum);
-            chains[group].store_256(octet, sum);
-        };
-        if group_bytes < VECTOR_BYTES {
-            // Two groups per vector; the last vector may have only one.
-            let (n_vectors, rest) = (groups.len() / 2, groups.len() % 2);
-            for at in 0..n_vectors {
-                // SAFETY: both groups are in the rows, by the assertion on their end.
-                let [first, second] = regroup_halves(unsafe { block.dots::<BITS, 1, false>(at) });
-                add(2 * at, first);
-                add(2 * at + 1, second);
-            }
-            if rest == 1 {
-                // SAFETY: one more group is in the rows, and only its bytes are loaded.
-                let [last, _] = regroup_halves(unsafe { block.dots::<BITS, 1, true>(n_vectors) });
-                add(2 * n_vectors, last);
-            }
-        } else {
-            for group in 0..groups.len() {
-                // SAFETY: the group is in the rows, by the assertion on their end.
-                let dots = unsafe {
-                    match group_bytes / VECTOR_BYTES {
-                        1 => block.dots::<BITS, 1, false>(group),
-                        2 => block.dots::<BITS, 2, false>(group),
-                        _ => block.dots::<BITS, 4, false>(group),
-                    }
-                };
-                let [first, second] = regroup_halves(dots);
-                add(group, _mm256_add_epi32(first, second));
-            }
+    for row in 0..M {
+        let (x_scale, x_sum) =
+            (_mm256_set1_ps(x[row].scales[group_idx]), _mm256_set1_ps(x[row].sums[group_idx]));
+        for vector in 0..VECTORS {
+            let octet = VECTORS * half + vector;
+            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[row][vector]), x_scale);
+            let sum = _mm256_fmadd_ps(scaled, scales.load_256(octet), chains[row][vector]);
+            chains[row][vector] = _mm256_fmadd_ps(x_sum, biases.load_256(octet), sum);
         }
     }
 }
 
-/// Stored codes of 8 rows, and their activations.
-#[derive(Clone, Copy)]
-struct Block<'a> {
-    start: *const u8,
-    row_bytes: usize,
+/// Returns the dot products of a group of codes of 4 bits.
+///
+/// # Safety
+/// Each pointer in `x` must be valid for reads of 16 bytes a line.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dots_4_bits<const M: usize>(
+    lines: &[[u8; LINE_BYTES]],
+    x: [*const u8; M],
     ahead: *const u8,
-    planes: &'a [Plane],
-}
-
-impl Block<'_> {
-    /// Returns the dot products of the `at`-th block of `VECTORS` vectors of codes in each row, for the first four rows
-    /// and for the other four, with a partial sum of each row in both halves of a vector. With `HALF`, only the lower
-    /// half of the vector is read and the upper sums are zero.
-    ///
-    /// # Safety
-    /// The bytes of the vectors, or of the half, must be readable in all rows.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn dots<const BITS: usize, const VECTORS: usize, const HALF: bool>(
-        self,
-        at: usize,
-    ) -> [__m256i; 2] {
-        let mut sums = [_mm256_setzero_si256(); 2];
-        for (idx, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: guaranteed by the caller.
-            *sum = unsafe { self.four_dots::<BITS, VECTORS, HALF>(at, 4 * idx) };
-        }
-        sums
-    }
-
-    /// [`dots`](Self::dots) of the four rows from `row` on.
-    ///
-    /// # Safety
-    /// See [`dots`](Self::dots).
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn four_dots<const BITS: usize, const VECTORS: usize, const HALF: bool>(
-        self,
-        at: usize,
-        row: usize,
-    ) -> __m256i {
-        let ahead = self.ahead.wrapping_add((at * LANES + row) * VECTORS * VECTOR_BYTES);
-        for line in 0..4 * VECTORS * VECTOR_BYTES / LINE_BYTES {
-            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * LINE_BYTES).cast());
-        }
-        let mut dots = [_mm256_setzero_si256(); 4];
-        for vector in at * VECTORS..(at + 1) * VECTORS {
-            let (line, half) = (vector / 2, vector % 2);
-            let planes = &self.planes[line * (16 / BITS)..][..16 / BITS];
-            for (idx, dot) in dots.iter_mut().enumerate() {
-                let start = self.start.wrapping_add((row + idx) * self.row_bytes + vector * VECTOR_BYTES);
-                // SAFETY: guaranteed by the caller.
-                let words = unsafe {
-                    if HALF {
-                        _mm256_zextsi128_si256(_mm_loadu_si128(start.cast()))
-                    } else {
-                        _mm256_loadu_si256(start.cast())
+) -> Each<__m256i, M> {
+    let mask = _mm256_set1_epi8(15);
+    let mut dots = [[_mm256_setzero_si256(); VECTORS]; M];
+    for (idx, lines) in lines.as_chunks::<WORDS_16_BITS>().0.iter().enumerate() {
+        let mut upper = [[_mm256_setzero_si256(); VECTORS]; M];
+        let mut lower = upper;
+        for (word, line) in lines.iter().enumerate() {
+            let word = WORDS_16_BITS * idx + word;
+            prefetch_line(ahead.wrapping_add(word * LINE_BYTES));
+            let words = load_line(line);
+            for nibble in 0..2 {
+                let mut codes = words;
+                for codes in &mut codes {
+                    let shifted = if nibble == 0 { *codes } else { _mm256_srli_epi16::<4>(*codes) };
+                    *codes = _mm256_and_si256(shifted, mask);
+                }
+                for row in 0..M {
+                    // SAFETY: guaranteed by the caller.
+                    let digits = unsafe { splat_pair(x[row].wrapping_add(16 * word + 8 * nibble)) };
+                    for vector in 0..VECTORS {
+                        let products = _mm256_maddubs_epi16(codes[vector], digits[0]);
+                        upper[row][vector] = _mm256_add_epi16(upper[row][vector], products);
+                        let products = _mm256_maddubs_epi16(codes[vector], digits[1]);
+                        lower[row][vector] = _mm256_add_epi16(lower[row][vector], products);
                     }
-                };
-                *dot = _mm256_add_epi32(*dot, multiply_words::<BITS>(words, planes, half));
+                }
+            }
+            for row in 0..M {
+                for vector in 0..VECTORS {
+                    upper[row][vector] = schedule_before_loads(upper[row][vector]);
+                    lower[row][vector] = schedule_before_loads(lower[row][vector]);
+                }
             }
         }
-        add_within_halves(dots)
+        for row in 0..M {
+            for vector in 0..VECTORS {
+                let upper = _mm256_madd_epi16(upper[row][vector], _mm256_set1_epi16(256));
+                let lower = _mm256_madd_epi16(lower[row][vector], _mm256_set1_epi16(1));
+                let sum = _mm256_add_epi32(upper, lower);
+                dots[row][vector] = _mm256_add_epi32(dots[row][vector], sum);
+            }
+        }
+    }
+    dots
+}
+
+/// Returns the dot products of a group of codes of 8 bits.
+///
+/// # Safety
+/// Each pointer in `x` must be valid for reads of 8 bytes a line.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dots_8_bits<const M: usize>(
+    lines: &[[u8; LINE_BYTES]],
+    x: [*const u8; M],
+    ahead: *const u8,
+) -> Each<__m256i, M> {
+    let mut dots = [[_mm256_setzero_si256(); VECTORS]; M];
+    for (word, line) in lines.iter().enumerate() {
+        prefetch_line(ahead.wrapping_add(word * LINE_BYTES));
+        let words = load_line(line);
+        for row in 0..M {
+            // SAFETY: guaranteed by the caller.
+            let pairs = unsafe { splat_pair(x[row].wrapping_add(8 * word)) };
+            for vector in 0..VECTORS {
+                let even = _mm256_and_si256(words[vector], _mm256_set1_epi16(255));
+                let odd = _mm256_srli_epi16::<8>(words[vector]);
+                let products =
+                    _mm256_add_epi32(_mm256_madd_epi16(even, pairs[0]), _mm256_madd_epi16(odd, pairs[1]));
+                dots[row][vector] = _mm256_add_epi32(dots[row][vector], products);
+            }
+        }
+        for row in 0..M {
+            for vector in 0..VECTORS {
+                dots[row][vector] = schedule_before_loads(dots[row][vector]);
+            }
+        }
+    }
+    dots
+}
+
+/// Returns `sums` through an empty `asm!` block, which keeps the compiler from moving later loads before their
+/// computation. Otherwise it loads as much as it can first, and spills for want of registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn schedule_before_loads(mut sums: __m256i) -> __m256i {
+    // SAFETY: the block contains only a comment.
+    unsafe { asm!("/* {} */", inout(ymm_reg) sums, options(nostack, preserves_flags)) };
+    sums
+}
+
+/// Broadcasts two consecutive words of activations.
+///
+/// # Safety
+/// Their 8 bytes must be readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn splat_pair(words: *const u8) -> [__m256i; 2] {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        let words = words.cast::<i32>();
+        [_mm256_set1_epi32(words.read_unaligned()), _mm256_set1_epi32(words.add(1).read_unaligned())]
     }
 }
 
-/// Multiplies the codes of each word with their activations and adds the products.
-#[inline]
+/// Arranges whole lines of codes as [`multiply`] broadcasts them. For each word of codes of 4 bits: the upper digits
+/// of the activations of its lower nibbles, their lower digits, and the same for the upper nibbles. For each word of
+/// codes of 8 bits: the activations of even bytes, then of odd ones.
 #[target_feature(enable = "avx2")]
-fn multiply_words<const BITS: usize>(words: __m256i, planes: &[Plane], half: usize) -> __m256i {
-    let x = |shift: usize| planes[shift].load_256(half);
-    if BITS == 4 {
-        let mask = _mm256_set1_epi16(15);
-        let first = _mm256_and_si256(words, mask);
-        let second = _mm256_and_si256(_mm256_srli_epi16::<4>(words), mask);
-        let third = _mm256_and_si256(_mm256_srli_epi16::<8>(words), mask);
-        let fourth = _mm256_srli_epi16::<12>(words);
-        _mm256_add_epi32(
-            _mm256_add_epi32(_mm256_madd_epi16(first, x(0)), _mm256_madd_epi16(second, x(1))),
-            _mm256_add_epi32(_mm256_madd_epi16(third, x(2)), _mm256_madd_epi16(fourth, x(3))),
-        )
-    } else {
-        let first = _mm256_and_si256(words, _mm256_set1_epi16(255));
-        let second = _mm256_srli_epi16::<8>(words);
-        _mm256_add_epi32(_mm256_madd_epi16(first, x(0)), _mm256_madd_epi16(second, x(1)))
+pub(super) fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
+    let bytes = bytemuck::cast_slice_mut::<Plane, u8>(planes);
+    match bits {
+        CodeBits::Four => {
+            for (bytes, codes) in bytes.as_chunks_mut::<16>().0.iter_mut().zip(codes.as_chunks::<8>().0) {
+                for (idx, code) in codes.iter().enumerate() {
+                    let ((upper, lower), at) = (digits_of(*code), 8 * (idx % 2) + idx / 2);
+                    (bytes[at], bytes[4 + at]) = (upper, lower);
+                }
+            }
+        }
+        CodeBits::Eight => {
+            for (bytes, [a, b, c, d]) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(codes.as_chunks().0) {
+                *bytes = bytemuck::cast([*a, *c, *b, *d]);
+            }
+        }
     }
-}
-
-/// Adds the four words in each half of four vectors: half `h` of the result has the sums of that half of each vector.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_within_halves(rows: [__m256i; 4]) -> __m256i {
-    let pair = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    let (low, high) = (pair(rows[0], rows[1]), pair(rows[2], rows[3]));
-    _mm256_add_epi32(_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high))
-}
-
-/// Returns the lower halves of two vectors, then the upper halves.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn regroup_halves([a, b]: [__m256i; 2]) -> [__m256i; 2] {
-    [_mm256_permute2x128_si256::<LOWER>(a, b), _mm256_permute2x128_si256::<UPPER>(a, b)]
 }

@@ -27,7 +27,19 @@ const ROWS_STEP: usize = 4;
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]) {
     prefetch_next_tile(rows, columns.clone());
-    for octet in 0..OCTETS {
+    decode_octets(rows, 0..OCTETS, columns, out);
+}
+
+/// [`decode`] of some vectors of each column.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn decode_octets(
+    rows: FloatRows<'_>,
+    octets: Range<usize>,
+    columns: Range<usize>,
+    out: &mut [Lanes],
+) {
+    for octet in octets {
         for (out, start) in out.chunks_mut(LANES).zip(columns.clone().step_by(LANES)) {
             let block = decode_block(rows, octet, start..columns.end.min(start + LANES));
             for (out, column) in out.iter_mut().zip(block) {
@@ -41,22 +53,36 @@ pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lane
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn decode_block(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -> [__m256; LANES] {
-    if columns.len() < LANES {
-        return decode_last_block(rows, octet, columns);
+    if columns.len() == LANES {
+        return decode_whole_block(rows, octet, columns.start);
     }
+    if columns.end < LANES {
+        return decode_short_rows(rows, octet, columns);
+    }
+    // The last 8 columns, of which some have been decoded before.
+    let block = decode_whole_block(rows, octet, columns.end - LANES);
+    let mut last = [_mm256_setzero_ps(); LANES];
+    last[..columns.len()].copy_from_slice(&block[LANES - columns.len()..]);
+    last
+}
+
+/// Decodes 8 columns of 8 rows.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn decode_whole_block(rows: FloatRows<'_>, octet: usize, column_start: usize) -> [__m256; LANES] {
     let size_bytes = rows.float.size_bytes();
     let row_bytes = rows.rows.row_bytes();
-    assert!(columns.start * size_bytes + LANES * size_bytes <= row_bytes);
-    let start = rows.rows.bytes()[octet * LANES * row_bytes + columns.start * size_bytes..].as_ptr();
+    assert!((column_start + LANES) * size_bytes <= row_bytes);
+    let start = rows.rows.bytes()[octet * LANES * row_bytes + column_start * size_bytes..].as_ptr();
     // SAFETY: each row of the tile has these 8 columns, by the assertion on their end.
     transpose_rows(|lane| unsafe { decode_row(rows.float, start.wrapping_add(lane * row_bytes)) })
 }
 
-/// [`decode_block`] at the end of the rows, from a zero-padded copy.
+/// [`decode_block`] of rows of fewer than 8 columns, from a zero-padded copy.
 #[cold]
 #[inline(never)]
 #[target_feature(enable = "avx2,f16c")]
-fn decode_last_block(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -> [__m256; LANES] {
+fn decode_short_rows(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -> [__m256; LANES] {
     let size_bytes = rows.float.size_bytes();
     let bytes = columns.start * size_bytes..columns.end * size_bytes;
     transpose_rows(|lane| {

@@ -4,17 +4,12 @@
 //! multiplies and accumulates, they replace a multiplication and an addition by two additions, and all of them compete
 //! for the same units.
 
-#![expect(
-    unsafe_code,
-    reason = "loads through pointers: bounds checks of 8 rows at a time would be too slow"
-)]
-
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::transpose::transpose;
-use super::vectors::VECTOR_BYTES;
-use super::{LANES, OCTETS};
+use super::OCTETS;
+use super::vectors::{VECTORS, load_line};
+use super::words::{HALVES, HalfWords, WordBuffer};
 use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, Terms};
 use crate::chains::Link;
 use crate::isa::Sums;
@@ -26,44 +21,24 @@ const OCTETS_STEP: usize = 2;
 /// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
 #[target_feature(enable = "avx2")]
 pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) {
-    let group = rows.group;
+    let (group, word_pairs) = (rows.group, rows.bits.word_codes() / 2);
+    let group_words = group / rows.bits.word_codes();
     panel.pairs.resize(links.len() * group / 2, CodePairs([[0; 2]; TILE]));
-    for (link, pairs) in links.iter().zip(panel.pairs.chunks_exact_mut(group / 2)) {
-        unpack_group(rows, link.group_idx, pairs);
-    }
-}
-
-#[target_feature(enable = "avx2")]
-fn unpack_group(rows: CodeRows<'_>, group_idx: usize, pairs: &mut [CodePairs]) {
-    let bytes_range = rows.bits.bytes(group_idx * rows.group)..rows.bits.bytes((group_idx + 1) * rows.group);
-    let word_pairs = rows.bits.word_codes() / 2;
-
-    let row_bytes = rows.rows.row_bytes();
-    assert!(row_bytes >= bytes_range.end);
-    for octet in 0..OCTETS {
-        let start = rows.rows.bytes()[octet * LANES * row_bytes + bytes_range.start..].as_ptr();
-        let blocks = pairs.chunks_mut(LANES * word_pairs).enumerate();
-        for (idx, pairs) in blocks {
-            let mut lines = [_mm256_setzero_si256(); LANES];
-            for (lane, line) in lines.iter_mut().enumerate() {
-                let start = start.wrapping_add(lane * row_bytes + idx * VECTOR_BYTES);
-                // SAFETY: each row has the words of these pairs, by the assertion; a group is at least 4 words.
-                *line = unsafe {
-                    if pairs.len() == LANES * word_pairs {
-                        _mm256_loadu_si256(start.cast())
-                    } else {
-                        _mm256_zextsi128_si256(_mm_loadu_si128(start.cast()))
+    let mut buffer = WordBuffer::ZERO;
+    for half in 0..HALVES {
+        let words = HalfWords::new(rows, half);
+        for (link, pairs) in links.iter().zip(panel.pairs.chunks_exact_mut(group / 2)) {
+            let start = link.group_idx * group_words;
+            let lines = words.lines(start..start + group_words, &mut buffer);
+            for (line, pairs) in lines.iter().zip(pairs.chunks_exact_mut(word_pairs)) {
+                for (vector, words) in load_line(line).into_iter().enumerate() {
+                    for (idx, pair) in pairs.iter_mut().enumerate() {
+                        let codes = match rows.bits {
+                            CodeBits::Four => nibbles(words, idx),
+                            CodeBits::Eight => bytes(words, idx),
+                        };
+                        pair.store_256(VECTORS * half + vector, codes);
                     }
-                };
-            }
-            let words = transpose(&lines);
-            for (pairs, word) in pairs.chunks_exact_mut(word_pairs).zip(words) {
-                for (idx, pair) in pairs.iter_mut().enumerate() {
-                    let codes = match rows.bits {
-                        CodeBits::Four => nibbles(word, idx),
-                        CodeBits::Eight => bytes(word, idx),
-                    };
-                    pair.store_256(octet, codes);
                 }
             }
         }

@@ -5,11 +5,14 @@
 use std::arch::x86_64::*;
 
 use super::LANES;
-use crate::activations::{LINE_BYTES, Plane, RowPairs};
+use crate::activations::{LINE_BYTES, RowPairs};
 use crate::tile::{CodePairs, Lanes, TILE};
 
 /// Bytes per vector.
 pub(super) const VECTOR_BYTES: usize = 32;
+
+/// Vectors per line.
+pub(super) const VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
 
 /// Loads one vector of a row of [`TILE`] numbers.
 #[inline]
@@ -65,14 +68,14 @@ impl RowPairs {
     }
 }
 
-impl Plane {
-    /// Loads one half.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    pub(super) fn load_256(&self, half: usize) -> __m256i {
-        const { assert!(LINE_BYTES == 2 * VECTOR_BYTES) };
-        let bytes = &self.0.as_chunks::<VECTOR_BYTES>().0[half];
+/// Loads the words of 16 rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load_line(line: &[u8; LINE_BYTES]) -> [__m256i; VECTORS] {
+    let mut words = [_mm256_setzero_si256(); VECTORS];
+    for (words, bytes) in words.iter_mut().zip(line.as_chunks::<VECTOR_BYTES>().0) {
         // SAFETY: the load reads exactly this array of 32 bytes.
-        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+        *words = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
     }
+    words
 }

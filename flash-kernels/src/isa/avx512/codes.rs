@@ -12,6 +12,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::sync::Arc;
 
 use super::prefetch::{self, L1, L1NonTemporal, L2, Prefetch, PrefetchPolicy};
 use super::scales::{Bf16, F16, F32, ScaleRows, Stored};
@@ -21,28 +22,31 @@ use crate::activations::{FixedVector, LINE_BYTES};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
 use crate::float::FloatType;
-use crate::strips::{STEP_BYTES, STRIP_ROWS};
+use crate::strips::Strips;
 use crate::tile::{CodeBits, Lanes, Layout, TILE};
 
 /// Rows multiplied at a time: their activations are loaded into registers once.
-pub(super) const ROWS: usize = STRIP_ROWS;
+pub(super) const ROWS: usize = Strips::FOUR_ROWS.rows();
 
 /// Lines multiplied at a time: each contributes a quarter of a vector.
 const LINES: usize = 4;
 
 /// Bytes of a row multiplied at a time.
-const FOUR_BYTES: usize = LINES * LINE_BYTES;
+pub(super) const FOUR_BYTES: usize = LINES * LINE_BYTES;
 
-const _: () = assert!(FOUR_BYTES == STEP_BYTES, "the blocks of strips are those of the kernel");
+const _: () =
+    assert!(FOUR_BYTES == Strips::FOUR_ROWS.step_bytes(), "the blocks of strips are those of the kernel");
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
     assert!(tile.scales.float == tile.biases.float, "scales and biases of one type");
-    match PrefetchPolicy::detect() {
-        PrefetchPolicy::L1 => multiply_with::<L1>(tile, x, acc),
-        PrefetchPolicy::L1NonTemporal => multiply_with::<L1NonTemporal>(tile, x, acc),
-        PrefetchPolicy::L2 => multiply_with::<L2>(tile, x, acc),
+    for (x, acc) in x.iter().zip(acc) {
+        match PrefetchPolicy::detect() {
+            PrefetchPolicy::L1 => multiply_with::<L1>(tile, x, acc),
+            PrefetchPolicy::L1NonTemporal => multiply_with::<L1NonTemporal>(tile, x, acc),
+            PrefetchPolicy::L2 => multiply_with::<L2>(tile, x, acc),
+        }
     }
 }
 
@@ -130,7 +134,7 @@ impl Strides {
                 step_rows: 1,
                 ahead_bytes: A::ROWS_BYTES,
             },
-            Layout::Strips => Self {
+            Layout::Strips(_) => Self {
                 row_bytes: FOUR_BYTES,
                 last_row_bytes: codes_bytes % FOUR_BYTES,
                 step_rows: ROWS,

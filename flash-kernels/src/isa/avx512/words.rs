@@ -5,9 +5,9 @@
 use std::arch::x86_64::*;
 
 use super::LANES;
+use super::codes::{FOUR_BYTES, ROWS};
 use super::transpose::transpose;
 use crate::chains::Link;
-use crate::strips::{STEP_BYTES, STRIP_ROWS, strip_offset};
 use crate::tile::{CodeRows, Layout, TILE};
 
 /// Bytes of a quarter of a vector: the smallest group.
@@ -38,7 +38,7 @@ impl<'a> HalfWords<'a> {
         assert!(links.iter().all(|link| (link.group_idx + 1) * group_bytes <= row_bytes));
         let start = rows.rows.bytes()[half * LANES * row_bytes..][..LANES * row_bytes].as_ptr();
         // A group does not cross the blocks of a strip.
-        assert!(group_bytes.is_power_of_two() && STEP_BYTES.is_multiple_of(group_bytes));
+        assert!(group_bytes.is_power_of_two() && FOUR_BYTES.is_multiple_of(group_bytes));
         Self { links, start, layout: rows.layout, row_bytes, group_bytes }
     }
 
@@ -56,8 +56,8 @@ impl<'a> HalfWords<'a> {
             *place = self.place(link.group_idx * group_bytes + (byte & (group_bytes - 1)));
         }
         let mut lines = [_mm512_setzero_si512(); LANES];
-        for (four_idx, lines) in lines.as_chunks_mut::<STRIP_ROWS>().0.iter_mut().enumerate() {
-            let start = start.wrapping_add(four_idx * STRIP_ROWS * self.row_bytes);
+        for (four_idx, lines) in lines.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+            let start = start.wrapping_add(four_idx * ROWS * self.row_bytes);
             for (row, line) in lines.iter_mut().enumerate() {
                 let mut starts = [start; 4];
                 for (start, Place { first, row_bytes }) in starts.iter_mut().zip(quarters) {
@@ -75,12 +75,12 @@ impl<'a> HalfWords<'a> {
     /// Returns the position of the bytes from `byte` on of each row.
     #[inline]
     fn place(&self, byte: usize) -> Place {
-        let step_start = byte / STEP_BYTES * STEP_BYTES;
+        let step_start = byte / FOUR_BYTES * FOUR_BYTES;
         match self.layout {
             Layout::Rows => Place { first: byte, row_bytes: self.row_bytes },
-            Layout::Strips => Place {
-                first: strip_offset(0, byte, self.row_bytes),
-                row_bytes: STEP_BYTES.min(self.row_bytes - step_start),
+            Layout::Strips(strips) => Place {
+                first: strips.offset(0, byte, self.row_bytes),
+                row_bytes: FOUR_BYTES.min(self.row_bytes - step_start),
             },
         }
     }

@@ -4,6 +4,7 @@
 //! sums are rearranged across rows.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::floats::decode;
 use super::intrinsics::*;
@@ -18,7 +19,11 @@ use crate::tile::{CodeBits, CodeRows, Lanes};
 const LINE_VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
-pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
+    x.iter().zip(acc).for_each(|(x, acc)| multiply_row(tile, x, acc));
+}
+
+fn multiply_row(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     let mut chains = [Lanes::ZERO; CHAINS];
     let [mut scales, mut biases] = [[Lanes::ZERO; CHAINS]; 2];
     // One group of each chain at a time.

@@ -1,6 +1,5 @@
 use std::ops::Range;
 
-use super::super::ROWS_DIRECT;
 use super::{Product, Scratch};
 use crate::float::FloatType;
 use crate::isa::{FloatInput, Kernels};
@@ -44,7 +43,7 @@ impl Product<'_> {
                 }
                 let rows = Rows::whole(decoded, row_bytes);
                 let rows = FloatRows { rows, float: FloatType::F32 };
-                if self.m <= ROWS_DIRECT {
+                if self.is_direct() {
                     for (x, acc) in x.values.chunks_exact(self.k).zip(&mut *acc) {
                         (kernels.multiply_floats)(rows, &x[start..end], acc);
                     }

@@ -52,9 +52,9 @@ pub(super) fn expert_rows(
         let intermediate = if is_interleaved { up_rows / 2 } else { up_rows };
         (hidden, kind) = (down.n_rows(), activation.map(Gate::from));
         layouts.push(ExpertLayout {
-            gate: gate.map(|gate| MatrixLayout::push(gate, k, &mut inputs)).transpose()?,
-            up: MatrixLayout::push(up, k, &mut inputs)?,
-            down: MatrixLayout::push(down, intermediate, &mut inputs)?,
+            gate: gate.map(|gate| MatrixLayout::push(pool, gate, k, &mut inputs)).transpose()?,
+            up: MatrixLayout::push(pool, up, k, &mut inputs)?,
+            down: MatrixLayout::push(pool, down, intermediate, &mut inputs)?,
         });
         tokens.extend_from_slice(own);
         experts.extend(own.iter().map(|_| idx));

@@ -36,7 +36,7 @@ pub(super) fn product_each(
     });
     let mut inputs = vec![Operand::from(x)];
     let matrix = compute::Matrix { weight: &weight, quantized, bias: None, is_wide: matrices.is_wide };
-    let layout = MatrixLayout::push(matrix, k, &mut inputs)?;
+    let layout = MatrixLayout::push(pool, matrix, k, &mut inputs)?;
     let node = ProductEach { pool: Arc::clone(pool), layout, n_heads: heads as usize };
     run(node, &inputs, &[batch, n, heads, rows])
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, Pool, Projection, STRIP_ROWS};
+use flash_kernels::{FloatType, Floats, Gate, KernelError, Matrix, Pool, Projection, Strips};
 use flash_kernels::{matmul_add, matmul_each, matmul_gated};
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
@@ -19,6 +19,11 @@ pub(super) fn product(pool: &Arc<Pool>, x: &Value, matrix: compute::Matrix<'_>) 
     node.push(matrix)?;
     let shape = node.output_shape(matrix);
     run(node.products, &node.inputs, &shape)
+}
+
+/// Returns the strips that codes of this format are repacked into.
+pub(super) fn strips(pool: &Pool, format: QuantizedFormat) -> Option<Strips> {
+    (format.mode == QuantizedMode::Affine).then(|| pool.strips(format.bits as u32))?
 }
 
 /// Computes `x · Wᵀ (+ bias)` for each matrix, as one kernel.
@@ -105,7 +110,7 @@ pub(super) struct MatrixLayout {
 #[derive(Clone, Copy)]
 enum Weight {
     Float(FloatType),
-    Affine { format: QuantizedFormat, float: FloatType, in_strips: bool },
+    Affine { format: QuantizedFormat, float: FloatType, strips: Option<Strips> },
     Mxfp4,
     Mxfp8,
     Nvfp4,
@@ -126,7 +131,7 @@ impl<'a> Node<'a> {
     }
 
     fn push(&mut self, matrix: compute::Matrix<'a>) -> Result<(), Exception> {
-        let layout = MatrixLayout::push(matrix, self.x.dim(-1), &mut self.inputs)?;
+        let layout = MatrixLayout::push(&self.products.pool, matrix, self.x.dim(-1), &mut self.inputs)?;
         self.products.layouts.push(layout);
         Ok(())
     }
@@ -177,20 +182,23 @@ pub(super) fn squared_relu(values: &mut [f32]) {
 }
 
 impl Weight {
-    /// Codes with these scales.
+    /// Codes with these scales, in strips or in rows.
     fn quantized(
         format: QuantizedFormat,
         scales: &Array,
         biases: Option<&Array>,
-        in_strips: bool,
+        strips: Option<Strips>,
     ) -> Result<Self, Exception> {
         if let (QuantizedMode::Affine, Some(biases)) = (format.mode, biases) {
             let float = float_type(scales)?;
             expect(float_type(biases)? == float, "scales and biases of one type")?;
             expect(biases.shape() == scales.shape(), "a bias for each group")?;
-            return Ok(Self::Affine { format, float, in_strips });
+            return Ok(Self::Affine { format, float, strips });
         }
-        expect(scales.dtype() == Dtype::Uint8 && !in_strips, "scales of a byte each, and rows of codes")?;
+        expect(
+            scales.dtype() == Dtype::Uint8 && strips.is_none(),
+            "scales of a byte each, and rows of codes",
+        )?;
         match (format.mode, biases) {
             (QuantizedMode::Mxfp4, None) => Ok(Self::Mxfp4),
             (QuantizedMode::Mxfp8, None) => Ok(Self::Mxfp8),
@@ -203,6 +211,7 @@ impl Weight {
 impl MatrixLayout {
     /// Returns the layout of a matrix of `k` columns, and appends its arrays to `inputs`.
     pub(super) fn push<'a>(
+        pool: &Pool,
         matrix: compute::Matrix<'a>,
         k: i32,
         inputs: &mut Vec<Operand<'a>>,
@@ -219,11 +228,16 @@ impl MatrixLayout {
                 expect(scales.shape() == groups, "a scale for each group")?;
                 inputs.push(scales.into());
                 inputs.extend(biases.map(Operand::from));
-                let (rows, strip_rows) = ([n, format.row_words(k)], STRIP_ROWS as i32);
-                let strips = [n / strip_rows, rows[1] * strip_rows];
-                let in_strips = n % strip_rows == 0 && weight.shape() == strips;
-                let shape = if in_strips { strips } else { rows };
-                (Weight::quantized(format, scales, biases, in_strips)?, shape)
+                let row_words = format.row_words(k);
+                let shape_in = |strips: Strips| {
+                    let strip_rows = strips.rows() as i32;
+                    [n / strip_rows, row_words * strip_rows]
+                };
+                let fits =
+                    |strips: &Strips| n % strips.rows() as i32 == 0 && weight.shape() == shape_in(*strips);
+                let strips = strips(pool, format).filter(fits);
+                let shape = strips.map_or([n, row_words], shape_in);
+                (Weight::quantized(format, scales, biases, strips)?, shape)
             }
         };
         expect(weight.shape() == weight_shape, "rows that fit the matrix")?;
@@ -246,10 +260,10 @@ impl MatrixLayout {
             Weight::Mxfp4 => Matrix::mxfp4(self.shape, next(), next())?,
             Weight::Mxfp8 => Matrix::mxfp8(self.shape, next(), next())?,
             Weight::Nvfp4 => Matrix::nvfp4(self.shape, next(), next())?,
-            Weight::Affine { format: QuantizedFormat { group_size, bits, .. }, float, in_strips } => {
+            Weight::Affine { format: QuantizedFormat { group_size, bits, .. }, float, strips } => {
                 let ([codes, scales, biases], group_size) = ([next(), next(), next()], group_size as usize);
                 let rows = Matrix::affine(self.shape, bits as u32, group_size, codes, float, scales, biases)?;
-                if in_strips { rows.in_strips()? } else { rows }
+                strips.map_or(Ok(rows), |strips| rows.in_strips(strips))?
             }
         };
         let w = if self.is_wide { w.wide() } else { w };
