@@ -45,25 +45,45 @@ impl<'a> AffineTile<'a> {
         };
         let n_groups = k / w.group;
         let floats_bytes = n_groups * w.float.size_bytes();
-        let (scales, biases) = match w.coding {
-            Coding::Affine => (
+        let (scales, biases, floats_layout) = match (w.coding, w.layout) {
+            (Coding::Affine, Layout::Strips(strips)) if strips.has_scales() && layout == Layout::Rows => {
+                for (floats, wide) in [(w.scales, &mut *wide_scales), (w.biases, &mut *wide_biases)] {
+                    wide.clear();
+                    wide.extend_from_slice(&floats[range.start * floats_bytes..range.end * floats_bytes]);
+                    strips.of_floats(w.float).restore(wide, floats_bytes);
+                }
+                (
+                    Rows::tiles(wide_scales, floats_bytes, 0..range.len(), spare_scales),
+                    Rows::tiles(wide_biases, floats_bytes, 0..range.len(), spare_biases),
+                    Layout::Rows,
+                )
+            }
+            (Coding::Affine, stored) => (
                 Rows::tiles(w.scales, floats_bytes, range.clone(), spare_scales),
                 Rows::tiles(w.biases, floats_bytes, range, spare_biases),
+                match stored {
+                    Layout::Strips(strips) if strips.has_scales() => {
+                        Layout::Strips(strips.of_floats(w.float))
+                    }
+                    _ => Layout::Rows,
+                },
             ),
-            Coding::Mxfp4 => {
+            (Coding::Mxfp4, _) => {
                 let exponents = &w.scales[range.start * n_groups..range.end * n_groups];
                 widen_e8m0(exponents, wide_scales, wide_biases);
                 (
                     Rows::tiles(wide_scales, floats_bytes, 0..range.len(), spare_scales),
                     Rows::tiles(wide_biases, floats_bytes, 0..range.len(), spare_biases),
+                    Layout::Rows,
                 )
             }
         };
         let (bits, group, float) = (w.code_bits(), w.group, w.float);
+        let floats = move |rows| FloatRows { rows, layout: floats_layout, float };
         codes.zip(scales.zip(biases)).map(move |(codes, (scales, biases))| Self {
             codes: CodeRows { rows: codes, layout, bits, group },
-            scales: FloatRows { rows: scales, float },
-            biases: FloatRows { rows: biases, float },
+            scales: floats(scales),
+            biases: floats(biases),
         })
     }
 
@@ -76,9 +96,8 @@ impl<'a> AffineTile<'a> {
     pub(crate) fn add_exception(&self, exception: &Exception, acc: &mut Lanes) {
         let group_idx = exception.k_idx / self.codes.group;
         for (lane, acc) in acc.0.iter_mut().enumerate() {
-            let float = |floats: FloatRows<'_>| floats.float.get(floats.rows.row(lane), group_idx);
-            let code = self.codes.code(lane, exception.k_idx);
-            *acc += exception.value * (float(self.scales) * f32::from(code) + float(self.biases));
+            let (scale, bias) = (self.scales.get(lane, group_idx), self.biases.get(lane, group_idx));
+            *acc += exception.value * (scale * f32::from(self.codes.code(lane, exception.k_idx)) + bias);
         }
     }
 }

@@ -194,7 +194,7 @@ pub(crate) struct Kernels {
         fn(bits: CodeBits, codes: &[i16], pairs: &mut [RowPairs], cross: &mut [i32; ROW_TILE]),
 
     /// Arranges whole lines of codes in the order in which `multiply_codes` reads them.
-    pub(crate) arrange: fn(bits: CodeBits, codes: &[i16], planes: &mut [Plane]),
+    pub(crate) arrange: fn(bits: CodeBits, codes: &[i16]) -> Vec<Plane>,
 
     /// [`widen`](crate::widen::widen).
     pub(crate) widen: fn(narrow: NarrowFormat<'_>, codes: &[u8], out: &mut [u8]),

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use crate::float::FloatType;
+
 /// A layout of interleaved rows: the first bytes of each row of a strip, then the next bytes of each, and so on.
 ///
 /// Kernels differ in how many rows and bytes they multiply at a time; [`Pool::strips`](crate::Pool::strips) returns the
@@ -14,14 +16,15 @@ use std::ops::Range;
 pub struct Strips {
     rows: usize,
     step_bytes: usize,
+    has_scales: bool,
 }
 
 impl Strips {
     /// Four rows, of which a kernel multiplies four cache lines each.
-    pub(crate) const FOUR_ROWS: Self = Self { rows: 4, step_bytes: 256 };
+    pub(crate) const FOUR_ROWS: Self = Self { rows: 4, step_bytes: 256, has_scales: false };
 
     /// Sixteen rows, of which a kernel multiplies a word each: the rows are lanes of its vectors.
-    pub(crate) const SIXTEEN_ROWS: Self = Self { rows: 16, step_bytes: 4 };
+    pub(crate) const SIXTEEN_ROWS: Self = Self { rows: 16, step_bytes: 4, has_scales: true };
 
     /// All layouts that some kernel reads.
     pub const ALL: [Self; 2] = [Self::FOUR_ROWS, Self::SIXTEEN_ROWS];
@@ -29,6 +32,16 @@ impl Strips {
     /// Returns the number of rows per strip.
     pub const fn rows(self) -> usize {
         self.rows
+    }
+
+    /// Returns whether scales and biases are interleaved, too, by [`interleave_floats`](Self::interleave_floats).
+    pub const fn has_scales(self) -> bool {
+        self.has_scales
+    }
+
+    /// Returns the layout of numbers of `float` that are interleaved one by one.
+    pub(crate) const fn of_floats(self, float: FloatType) -> Self {
+        Self { step_bytes: float.size_bytes(), ..self }
     }
 
     /// Returns the bytes of a row that are contiguous in a strip.
@@ -46,6 +59,14 @@ impl Strips {
             self.steps(row_bytes)
                 .for_each(|(in_strip, in_rows)| strip[in_strip].copy_from_slice(&rows[in_rows]));
         });
+    }
+
+    /// Rearranges row-major scales or biases, with rows of `row_bytes`, like the codes, but number by number.
+    ///
+    /// # Panics
+    /// If `floats` is not whole strips.
+    pub fn interleave_floats(self, float: FloatType, floats: &mut [u8], row_bytes: usize) {
+        self.of_floats(float).interleave(floats, row_bytes);
     }
 
     /// Restores row-major order: the inverse of [`interleave`](Self::interleave).

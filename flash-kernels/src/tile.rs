@@ -145,7 +145,21 @@ impl<'a> Rows<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FloatRows<'a> {
     pub(crate) rows: Rows<'a>,
+    pub(crate) layout: Layout,
     pub(crate) float: FloatType,
+}
+
+impl<'a> FloatRows<'a> {
+    /// Wraps row-major rows.
+    pub(crate) fn new(rows: Rows<'a>, float: FloatType) -> Self {
+        Self { rows, layout: Layout::Rows, float }
+    }
+
+    /// Returns one number.
+    pub(crate) fn get(&self, row_idx: usize, column: usize) -> f32 {
+        let offset = self.layout.offset(row_idx, column * self.float.size_bytes(), self.rows.row_bytes());
+        self.float.get(&self.rows.bytes()[offset..], 0)
+    }
 }
 
 /// A tile of rows of 4- or 8-bit codes, with one scale per `group` codes.
@@ -166,26 +180,28 @@ pub(crate) enum Layout {
     Strips(Strips),
 }
 
+impl Layout {
+    /// Returns the offset in a tile of byte `byte_idx` of row `row_idx`.
+    fn offset(self, row_idx: usize, byte_idx: usize, row_bytes: usize) -> usize {
+        match self {
+            Self::Rows => row_idx * row_bytes + byte_idx,
+            Self::Strips(strips) => {
+                let row_in_strip = row_idx % strips.rows();
+                (row_idx - row_in_strip) * row_bytes + strips.offset(row_in_strip, byte_idx, row_bytes)
+            }
+        }
+    }
+}
+
 impl CodeRows<'_> {
     /// Returns one code.
     pub(crate) fn code(&self, row_idx: usize, code_idx: usize) -> u8 {
         let codes_per_byte = 8 / self.bits.width();
-        let byte = self.byte(row_idx, code_idx / codes_per_byte);
+        let byte = self.layout.offset(row_idx, code_idx / codes_per_byte, self.rows.row_bytes());
+        let byte = self.rows.bytes()[byte];
         match self.bits {
             CodeBits::Four => byte >> (code_idx % 2 * 4) & 15,
             CodeBits::Eight => byte,
-        }
-    }
-
-    fn byte(&self, row_idx: usize, byte_idx: usize) -> u8 {
-        let row_bytes = self.rows.row_bytes();
-        match self.layout {
-            Layout::Rows => self.rows.row(row_idx)[byte_idx],
-            Layout::Strips(strips) => {
-                let row_in_strip = row_idx % strips.rows();
-                let strip = &self.rows.bytes()[(row_idx - row_in_strip) * row_bytes..];
-                strip[strips.offset(row_in_strip, byte_idx, row_bytes)]
-            }
         }
     }
 }

@@ -14,8 +14,8 @@ pub(crate) struct Plane(pub(crate) [u8; LINE_BYTES]);
 /// Fixed-point activations of one row, for weights as stored.
 #[derive(Debug)]
 pub(crate) struct FixedVector {
-    /// Per line 4 planes for codes of 4 bits, 2 for codes of 8; activations beyond `k` in the last line are zero. The
-    /// arrangement depends on the instruction set.
+    /// The activations as the instruction set [arranges](Kernels::arrange) them; those beyond `k` in the last line are
+    /// zero.
     pub(crate) planes: Vec<Plane>,
     /// The [`Terms`] of each group as separate vectors, padded with zeros to a multiple of [`CHAINS`].
     pub(crate) scales: Vec<f32>,
@@ -40,16 +40,20 @@ impl FixedVector {
             }
             (scales[idx], sums[idx]) = (terms.scale, terms.sum);
         }
-        let mut planes = vec![Plane([0; LINE_BYTES]); codes.len() * size_of::<i16>() / LINE_BYTES];
-        (kernels.arrange)(bits, &codes, &mut planes);
-        Self { planes, scales, sums, exceptions: found }
+        Self { planes: (kernels.arrange)(bits, &codes), scales, sums, exceptions: found }
     }
+}
+
+/// Returns zeroed planes for one arrangement of `codes`: per line 4 for codes of 4 bits, 2 for codes of 8.
+pub(crate) fn zero_planes(codes: &[i16]) -> Vec<Plane> {
+    vec![Plane([0; LINE_BYTES]); size_of_val(codes) / LINE_BYTES]
 }
 
 /// Arranges whole lines of codes as 16-bit numbers: one plane per shift of a line's 32-bit words, by 0, 4, 8 and 12
 /// (codes of 4 bits) or 0 and 8, for the codes that the shift leaves in both halves of each word.
 #[inline(always)]
-pub(crate) fn arrange_words(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
+pub(crate) fn arrange_words(bits: CodeBits, codes: &[i16]) -> Vec<Plane> {
+    let mut planes = zero_planes(codes);
     let word_codes = bits.word_codes();
     let line_codes = LINE_BYTES / 4 * word_codes;
     for (codes, planes) in codes.chunks_exact(line_codes).zip(planes.chunks_exact_mut(word_codes / 2)) {
@@ -62,6 +66,7 @@ pub(crate) fn arrange_words(bits: CodeBits, codes: &[i16], planes: &mut [Plane])
             }
         }
     }
+    planes
 }
 
 /// Arranges whole lines of codes as two signed 8-bit digits, `code = 256 · upper + lower`. Codes of 4 bits: the upper
@@ -69,7 +74,8 @@ pub(crate) fn arrange_words(bits: CodeBits, codes: &[i16], planes: &mut [Plane])
 /// bits: the upper digits, then the lower.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
+pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16]) -> Vec<Plane> {
+    let mut planes = zero_planes(codes);
     match bits {
         CodeBits::Four => {
             let lines =
@@ -90,6 +96,7 @@ pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16], planes: &mut [Plane]
             }
         }
     }
+    planes
 }
 
 /// Returns the two signed digits, upper and lower, of a code: `code = 256 · upper + lower`.

@@ -120,7 +120,7 @@ impl Queries<'_> {
         let n_tokens = keys.len() / head_dim;
         let tiles = Rows::tiles(bytemuck::cast_slice(keys), head_dim * size_of::<f32>(), 0..n_tokens, spare);
         for (tile_idx, rows) in tiles.enumerate() {
-            (self.kernels.decode)(FloatRows { rows, float: FloatType::F32 }, 0..head_dim, lanes);
+            (self.kernels.decode)(FloatRows::new(rows, FloatType::F32), 0..head_dim, lanes);
             acc.fill(Lanes::ZERO);
             (self.kernels.multiply_lanes)((&*lanes).into(), 0, queries, acc);
             for (scores, acc) in scores.chunks_exact_mut(SPAN_TOKENS).zip(&*acc) {

@@ -3,6 +3,7 @@
 mod codes;
 mod floats;
 mod panel;
+mod scales;
 mod transpose;
 mod vectors;
 mod words;
@@ -27,12 +28,12 @@ pub(super) fn is_available() -> bool {
 }
 
 pub(super) static KERNELS: Kernels = kernels! {
-    rows_direct: 8;
+    rows_direct: 12;
     strips: Strips::SIXTEEN_ROWS, [4, 8];
     quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
-    arrange: codes::arrange, (bits, codes, planes);
+    arrange: codes::arrange, (bits, codes);
     decode: floats::decode, (rows, columns, out);
     multiply_codes: codes::multiply, (tile, x, acc);
     unpack_codes: panel::unpack, (rows, links, panel);

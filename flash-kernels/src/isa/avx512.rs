@@ -53,7 +53,7 @@ pub(super) const KERNELS: Kernels = kernels! {
     quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
-    arrange: arrange, (bits, codes, planes);
+    arrange: arrange, (bits, codes);
     widen: widen, (narrow, codes, out);
     decode: floats::decode, (rows, columns, out);
     multiply_codes: codes::multiply, (tile, x, acc);
@@ -75,7 +75,7 @@ compiled_for! {
     "avx512f,avx512bw,avx512dq,avx512vl":
     fn row_pairs(bits: CodeBits, group: usize) -> usize = activations::row_pairs;
     fn quantize_group(values: &[f32], codes: &mut [i16], terms: &mut Terms) -> bool = activations::quantize_group;
-    fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) = activations::arrange_digits;
+    fn arrange(bits: CodeBits, codes: &[i16]) -> Vec<Plane> = activations::arrange_digits;
     fn widen(narrow: NarrowFormat<'_>, codes: &[u8], out: &mut [u8]) = widen::widen;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = elementwise::rms_norm_row;
     fn gated(kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::gate_slice;

@@ -265,8 +265,7 @@ impl<'a> Product<'a> {
     ) {
         let Scratch { acc, floats, spare: [spare, ..], .. } = scratch;
         let row_bytes = self.k * w.float.size_bytes();
-        let tiles =
-            Rows::tiles(w.bytes, row_bytes, columns, spare).map(|rows| FloatRows { rows, float: w.float });
+        let tiles = Rows::tiles(w.bytes, row_bytes, columns, spare).map(|rows| FloatRows::new(rows, w.float));
         let tiles: Vec<_> = tiles.collect();
         let mut accs: Vec<_> = acc.chunks_exact_mut(self.acc_rows()).collect();
         if self.is_direct() {

@@ -20,13 +20,21 @@ pub(crate) struct Matrix<'a> {
 
 #[cfg(target_os = "linux")]
 impl Matrix<'_> {
-    /// Returns the number of rows of `W`, whatever the layout of its codes.
-    pub(crate) fn n_rows(&self) -> i32 {
-        self.quantized.map_or(self.weight, |quantized| quantized.scales).dim(0)
+    /// Returns the number of rows of `W`, which has `k` columns, whatever the layout of its codes and scales.
+    pub(crate) fn n_rows(&self, k: i32) -> i32 {
+        match self.quantized {
+            None => self.weight.dim(0),
+            Some(Quantized { format, scales, .. }) => match k / format.group_size {
+                // Without columns there is nothing to interleave.
+                0 => scales.dim(0),
+                n_groups => (scales.size() / n_groups as usize) as i32,
+            },
+        }
     }
 }
 
-/// The quantization format of a matrix, and its scales and biases, each `[n, k / group_size]`.
+/// The quantization format of a matrix, and its scales and biases, each `[n, k / group_size]`; in strips of `s` rows
+/// that [have scales](flash_kernels::Strips::has_scales) `[n / s, s · k / group_size]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quantized<'a> {
     pub format: QuantizedFormat,

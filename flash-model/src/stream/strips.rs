@@ -4,32 +4,58 @@
 //! An array of strips has one row per strip, which distinguishes it from an array of rows.
 
 use flash_io::{Dtype, Slot};
-use flash_kernels::Strips;
+use flash_kernels::{FloatType, Strips};
 
 use crate::checkpoint::Checkpoint;
 use crate::compute::Backend;
 use crate::mlx::View;
 use crate::stream::bundle::Part;
 
-/// Returns the indices of a bundle's `parts` that `backend` reads faster in strips, and the strips.
+/// Returns the indices of a bundle's `parts` that `backend` reads faster in strips, and the strips: codes, and their
+/// scales and biases if the strips have them.
 pub(crate) fn preferred(backend: &Backend, checkpoint: &Checkpoint, parts: &[Part]) -> Vec<(usize, Strips)> {
-    let preferred = |(idx, part): (usize, &Part)| {
-        let format = part.name.strip_suffix(".weight").and_then(|path| checkpoint.known_format(path))?;
-        let strips = backend.strips(format)?;
-        let is_codes = part.dtype == Dtype::U32 && part.shape.len() == 2;
-        let is_whole = (part.shape[0] as usize).is_multiple_of(strips.rows());
-        (is_codes && is_whole).then_some((idx, strips))
-    };
-    parts.iter().enumerate().filter_map(preferred).collect()
+    let mut preferred = Vec::new();
+    for part in parts {
+        let Some((path, strips)) = strips_of(backend, checkpoint, part) else { continue };
+        let is_in_strips = |part: &Part| match part.name.strip_prefix(path) {
+            Some(".weight") => true,
+            Some(".scales" | ".biases") => strips.has_scales(),
+            _ => false,
+        };
+        preferred.extend((0..parts.len()).filter(|&idx| is_in_strips(&parts[idx])).map(|idx| (idx, strips)));
+    }
+    preferred
 }
 
-/// Repacks the tensor of this `view` of the slot into strips.
+/// Returns the path of the matrix and the strips for `part`, if it is the codes of a matrix of whole strips.
+fn strips_of<'a>(backend: &Backend, checkpoint: &Checkpoint, part: &'a Part) -> Option<(&'a str, Strips)> {
+    let path = part.name.strip_suffix(".weight")?;
+    let strips = backend.strips(checkpoint.known_format(path)?)?;
+    let is_codes = part.dtype == Dtype::U32 && part.shape.len() == 2;
+    let is_whole = (part.shape[0] as usize).is_multiple_of(strips.rows());
+    (is_codes && is_whole).then_some((path, strips))
+}
+
+/// Repacks the tensor of this `view` of the slot, codes or floating-point numbers, into strips.
 pub(crate) fn rearrange(slot: &mut Slot, view: &mut View, strips: Strips) {
-    let codes = &mut slot.as_mut_slice()[view.offset..][..view.bytes()];
-    let row_bytes = codes.len() / view.shape[0] as usize;
-    strips.interleave(codes, row_bytes);
+    let bytes = &mut slot.as_mut_slice()[view.offset..][..view.bytes()];
+    let row_bytes = bytes.len() / view.shape[0] as usize;
+    match float_type(view.dtype) {
+        Some(float) => strips.interleave_floats(float, bytes, row_bytes),
+        None => strips.interleave(bytes, row_bytes),
+    }
     let strip_rows = strips.rows() as i32;
     view.shape = vec![view.shape[0] / strip_rows, view.shape[1] * strip_rows];
+}
+
+/// Returns the type of floating-point numbers; `None` for codes.
+fn float_type(dtype: mlx_rs::Dtype) -> Option<FloatType> {
+    match dtype {
+        mlx_rs::Dtype::Float32 => Some(FloatType::F32),
+        mlx_rs::Dtype::Float16 => Some(FloatType::F16),
+        mlx_rs::Dtype::Bfloat16 => Some(FloatType::BF16),
+        _ => None,
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -57,6 +83,15 @@ mod tests {
         Array::from_slice(&words, shape)
     }
 
+    /// Returns numbers of float32 in strips.
+    fn interleaved(rows: &Array, strips: Strips) -> Array {
+        let (shape, mut values) = (rows.shape(), rows.as_slice::<f32>().to_vec());
+        let row_bytes = size_of::<f32>() * shape[1] as usize;
+        strips.interleave_floats(FloatType::F32, bytemuck::cast_slice_mut(&mut values), row_bytes);
+        let strip_rows = strips.rows() as i32;
+        Array::from_slice(&values, &[shape[0] / strip_rows, shape[1] * strip_rows])
+    }
+
     #[test]
     fn rearranged_codes_give_the_same_bits_and_nothing_else_moves() {
         let backend = Backend::new(Compute::Native.into()).unwrap();
@@ -75,9 +110,10 @@ mod tests {
         assert_eq!(slot.as_mut_slice()[codes_at.end..], bytes[codes_at.end..]);
         assert_ne!(slot.as_mut_slice()[codes_at.clone()], bytes[codes_at.clone()]);
 
-        let (scales, biases) = (numbers(&[N, K / 64]), numbers(&[N, K / 64]));
-        let quantized = Some(Quantized { format: FORMAT, scales: &scales, biases: Some(&biases) });
-        let product = |weight: &Array, n_tokens: i32| {
+        let in_rows = numbers(&[N, K / 64]);
+        let in_strips = if strips.has_scales() { interleaved(&in_rows, strips) } else { in_rows.clone() };
+        let product = |weight: &Array, floats: &Array, n_tokens: i32| {
+            let quantized = Some(Quantized { format: FORMAT, scales: floats, biases: Some(floats) });
             let matrix = Matrix { weight, quantized, bias: None, is_wide: false };
             let y = backend.product(&numbers(&[1, n_tokens, K]).into(), matrix).unwrap().array().unwrap();
             y.eval().unwrap();
@@ -87,7 +123,7 @@ mod tests {
         let rows = codes(&bytes[codes_at.clone()], &rows.shape);
         let strips = codes(&slot.as_mut_slice()[codes_at], &view.shape);
         for n_tokens in [1, 3, 40] {
-            assert_eq!(product(&strips, n_tokens), product(&rows, n_tokens));
+            assert_eq!(product(&strips, &in_strips, n_tokens), product(&rows, &in_rows, n_tokens));
         }
     }
 }

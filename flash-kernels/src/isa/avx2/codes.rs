@@ -1,8 +1,10 @@
 //! Few rows of activations: dot products straight from the stored codes.
 //!
 //! A vector holds a word of codes of each of 8 rows, so sums need no rearrangement: activations are broadcast, and each
-//! lane is a row of weights. Codes of 4 bits are multiplied byte by byte with two signed 8-bit digits of the
-//! activations. Such products fit 16 bits even after some are added, so most additions are of 16 lanes at a time.
+//! lane is a row of weights. Codes are multiplied in one of two ways, with the same exact sums:
+//! - as 16-bit numbers, in pairs, with one sum per row of activations;
+//! - codes of 4 bits also byte by byte, with two signed 8-bit digits of the activations. That takes half as many
+//!   instructions to extract the codes, but two sums.
 
 #![expect(unsafe_code, reason = "loads through pointers: bounds checks in the inner loop would be too slow")]
 
@@ -10,13 +12,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::sync::Arc;
 
-use super::floats::decode_octets;
+use super::scales::HalfFloats;
 use super::vectors::{VECTORS, load_line};
-use super::words::{HALF_ROWS, HALVES, HalfWords, WordBuffer};
-use crate::activations::{FixedVector, LINE_BYTES, Plane, digits_of};
+use super::words::{HALF_ROWS, HALVES, HalfWords};
+use crate::activations::{FixedVector, LINE_BYTES, Plane, digits_of, zero_planes};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
-use crate::isa::x86::{prefetch_line, prefetch_rows};
+use crate::isa::x86::prefetch_line;
 use crate::tile::{CodeBits, Lanes, Layout};
 
 /// Words of codes of 4 bits whose products are added in 16 bits: 2 products of each of 2 nibbles in 4 words are at
@@ -42,17 +44,22 @@ pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut 
     }
 }
 
+/// Multiplies four rows of activations at a time, whose sums and operands fill the registers, then two and one.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn multiply_steps<const BITS: usize, const GROUP: usize>(
     tile: &AffineTile<'_>,
     x: &[Arc<FixedVector>],
     acc: &mut [Lanes],
 ) {
-    let ((pairs, last), (acc_pairs, acc_last)) = (x.as_chunks(), acc.as_chunks_mut());
+    let ((fours, x), (acc_fours, acc)) = (x.as_chunks(), acc.as_chunks_mut());
+    for ([a, b, c, d], acc) in fours.iter().zip(acc_fours) {
+        multiply_tile::<BITS, GROUP, 4>(tile, [a, b, c, d], acc);
+    }
+    let ((pairs, x), (acc_pairs, acc)) = (x.as_chunks(), acc.as_chunks_mut());
     for ([a, b], acc) in pairs.iter().zip(acc_pairs) {
         multiply_tile::<BITS, GROUP, 2>(tile, [a, b], acc);
     }
-    for (x, acc) in last.iter().zip(acc_last) {
+    for (x, acc) in x.iter().zip(acc) {
         multiply_tile::<BITS, GROUP, 1>(tile, [x], std::array::from_mut(acc));
     }
 }
@@ -68,48 +75,52 @@ fn multiply_tile<const BITS: usize, const GROUP: usize, const M: usize>(
     let (n_groups, row_bytes) = (tile.n_groups(), tile.codes.rows.row_bytes());
     assert!(tile.codes.group == GROUP && row_bytes == n_groups * GROUP * BITS / 8);
     let word_x_bytes = 64 / BITS;
-    for x in x {
-        assert!(x.planes.len() * LINE_BYTES >= n_groups * group_words * word_x_bytes);
-        assert!(x.scales.len().min(x.sums.len()) >= n_groups);
+    // Two sums for each of four rows would not fit the registers.
+    let by_digits = BITS == 4 && M < 4;
+    let mut x_bytes = [std::ptr::null(); M];
+    for row in 0..M {
+        let (digits, words) = x[row].planes.split_at(digit_planes(BITS, x[row].planes.len()));
+        let planes = if by_digits { digits } else { words };
+        assert!(size_of_val(planes) >= n_groups * group_words * word_x_bytes);
+        assert!(x[row].scales.len().min(x[row].sums.len()) >= n_groups);
+        x_bytes[row] = planes.as_ptr().cast::<u8>();
     }
     let strip_bytes = HALF_ROWS * row_bytes;
     let ahead_bytes = if tile.codes.layout == Layout::Rows { strip_bytes } else { AHEAD_BYTES };
 
-    let mut buffer = WordBuffer::ZERO;
-    let [mut scales, mut biases] = [[Lanes::ZERO; CHAINS]; 2];
+    let mut buffer = None;
     for half in 0..HALVES {
         let words = HalfWords::new(tile.codes, half);
+        let (mut scales, mut biases) =
+            (HalfFloats::new(tile.scales, half), HalfFloats::new(tile.biases, half));
         let ahead = tile.codes.rows.bytes().as_ptr().wrapping_add(half * strip_bytes + ahead_bytes);
         let mut chains = [[[_mm256_setzero_ps(); VECTORS]; M]; CHAINS];
         // One group of each chain at a time.
         for start in (0..n_groups).step_by(CHAINS) {
             let groups = start..n_groups.min(start + CHAINS);
-            let next_rows = (half + 1) * HALF_ROWS..(half + 2) * HALF_ROWS;
-            for (rows, floats) in [(tile.scales, &mut scales), (tile.biases, &mut biases)] {
-                prefetch_rows(rows, next_rows.clone(), groups.clone());
-                let octets = VECTORS * half..VECTORS * (half + 1);
-                decode_octets(rows, octets, groups.clone(), &mut floats[..groups.len()]);
-            }
+            scales.decode(groups.clone());
+            biases.decode(groups.clone());
             let end_word = groups.end * group_words;
             for word in (groups.start * group_words..end_word).step_by(step_words) {
                 let lines = words.lines(word..end_word.min(word + step_words), &mut buffer);
                 for (idx, lines) in lines.chunks_exact(group_words).enumerate() {
                     let group_word = word + idx * group_words;
                     let mut planes = [std::ptr::null(); M];
-                    for (planes, x) in planes.iter_mut().zip(x) {
-                        *planes = x.planes.as_ptr().cast::<u8>().wrapping_add(group_word * word_x_bytes);
+                    for row in 0..M {
+                        planes[row] = x_bytes[row].wrapping_add(group_word * word_x_bytes);
                     }
                     let ahead = ahead.wrapping_add(group_word * LINE_BYTES);
                     // SAFETY: the activations of these words are in the planes, by the assertion on their number.
                     let dots = unsafe {
-                        match BITS {
-                            4 => dots_4_bits(lines, planes, ahead),
-                            _ => dots_8_bits(lines, planes, ahead),
+                        if by_digits {
+                            dots_by_digits(lines, planes, ahead)
+                        } else {
+                            dots_by_pairs::<BITS, M>(lines, planes, ahead)
                         }
                     };
-                    let chain = group_word / group_words - start;
-                    let terms = (&scales[chain], &biases[chain]);
-                    add(dots, x, start + chain, terms, half, &mut chains[chain]);
+                    let group_idx = group_word / group_words;
+                    let floats = (scales.load(group_idx), biases.load(group_idx));
+                    add(dots, x, group_idx, floats, &mut chains[group_idx - start]);
                 }
             }
         }
@@ -132,29 +143,27 @@ fn add<const M: usize>(
     dots: Each<__m256i, M>,
     x: [&FixedVector; M],
     group_idx: usize,
-    (scales, biases): (&Lanes, &Lanes),
-    half: usize,
+    (scales, biases): ([__m256; VECTORS], [__m256; VECTORS]),
     chains: &mut Each<__m256, M>,
 ) {
     for row in 0..M {
         let (x_scale, x_sum) =
             (_mm256_set1_ps(x[row].scales[group_idx]), _mm256_set1_ps(x[row].sums[group_idx]));
         for vector in 0..VECTORS {
-            let octet = VECTORS * half + vector;
             let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[row][vector]), x_scale);
-            let sum = _mm256_fmadd_ps(scaled, scales.load_256(octet), chains[row][vector]);
-            chains[row][vector] = _mm256_fmadd_ps(x_sum, biases.load_256(octet), sum);
+            let sum = _mm256_fmadd_ps(scaled, scales[vector], chains[row][vector]);
+            chains[row][vector] = _mm256_fmadd_ps(x_sum, biases[vector], sum);
         }
     }
 }
 
-/// Returns the dot products of a group of codes of 4 bits.
+/// Returns the dot products of a group of codes of 4 bits with the digits of activations.
 ///
 /// # Safety
 /// Each pointer in `x` must be valid for reads of 16 bytes a line.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dots_4_bits<const M: usize>(
+unsafe fn dots_by_digits<const M: usize>(
     lines: &[[u8; LINE_BYTES]],
     x: [*const u8; M],
     ahead: *const u8,
@@ -204,35 +213,44 @@ unsafe fn dots_4_bits<const M: usize>(
     dots
 }
 
-/// Returns the dot products of a group of codes of 8 bits.
+/// Returns the dot products of a group of codes with pairs of activations.
 ///
 /// # Safety
-/// Each pointer in `x` must be valid for reads of 8 bytes a line.
+/// Each pointer in `x` must be valid for reads of `64 / BITS` bytes a line.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dots_8_bits<const M: usize>(
+unsafe fn dots_by_pairs<const BITS: usize, const M: usize>(
     lines: &[[u8; LINE_BYTES]],
     x: [*const u8; M],
     ahead: *const u8,
 ) -> Each<__m256i, M> {
+    let (n_pairs, mask) = (16 / BITS, _mm256_set1_epi16((1 << BITS) - 1));
     let mut dots = [[_mm256_setzero_si256(); VECTORS]; M];
     for (word, line) in lines.iter().enumerate() {
         prefetch_line(ahead.wrapping_add(word * LINE_BYTES));
-        let words = load_line(line);
-        for row in 0..M {
-            // SAFETY: guaranteed by the caller.
-            let pairs = unsafe { splat_pair(x[row].wrapping_add(8 * word)) };
+        let mut words = load_line(line);
+        for pair in 0..n_pairs {
+            let mut codes = words;
             for vector in 0..VECTORS {
-                let even = _mm256_and_si256(words[vector], _mm256_set1_epi16(255));
-                let odd = _mm256_srli_epi16::<8>(words[vector]);
-                let products =
-                    _mm256_add_epi32(_mm256_madd_epi16(even, pairs[0]), _mm256_madd_epi16(odd, pairs[1]));
-                dots[row][vector] = _mm256_add_epi32(dots[row][vector], products);
+                codes[vector] = _mm256_and_si256(words[vector], mask);
+                words[vector] = match BITS {
+                    4 => _mm256_srli_epi16::<4>(words[vector]),
+                    _ => _mm256_srli_epi16::<8>(words[vector]),
+                };
+            }
+            for row in 0..M {
+                let address = x[row].wrapping_add(4 * (n_pairs * word + pair)).cast::<i32>();
+                // SAFETY: guaranteed by the caller.
+                let pair = _mm256_set1_epi32(unsafe { address.read_unaligned() });
+                for vector in 0..VECTORS {
+                    let products = _mm256_madd_epi16(codes[vector], pair);
+                    dots[row][vector] = _mm256_add_epi32(dots[row][vector], products);
+                }
             }
         }
-        for row in 0..M {
-            for vector in 0..VECTORS {
-                dots[row][vector] = schedule_before_loads(dots[row][vector]);
+        for sums in &mut dots {
+            for sum in sums {
+                *sum = schedule_before_loads(*sum);
             }
         }
     }
@@ -263,25 +281,35 @@ unsafe fn splat_pair(words: *const u8) -> [__m256i; 2] {
     }
 }
 
-/// Arranges whole lines of codes as [`multiply`] broadcasts them. For each word of codes of 4 bits: the upper digits
-/// of the activations of its lower nibbles, their lower digits, and the same for the upper nibbles. For each word of
-/// codes of 8 bits: the activations of even bytes, then of odd ones.
+/// Returns how many of `n_planes` planes hold digits.
+const fn digit_planes(bits: usize, n_planes: usize) -> usize {
+    if bits == 4 { n_planes / 2 } else { 0 }
+}
+
+/// Arranges whole lines of codes as [`multiply`] broadcasts them, word by word of the weights: for codes of 4 bits the
+/// upper digits of the activations of the lower nibbles, their lower digits, and the same for the upper nibbles; then,
+/// for all codes, the pairs of activations that are multiplied with what each shift leaves in the halves of a word.
 #[target_feature(enable = "avx2")]
-pub(super) fn arrange(bits: CodeBits, codes: &[i16], planes: &mut [Plane]) {
-    let bytes = bytemuck::cast_slice_mut::<Plane, u8>(planes);
-    match bits {
-        CodeBits::Four => {
-            for (bytes, codes) in bytes.as_chunks_mut::<16>().0.iter_mut().zip(codes.as_chunks::<8>().0) {
-                for (idx, code) in codes.iter().enumerate() {
-                    let ((upper, lower), at) = (digits_of(*code), 8 * (idx % 2) + idx / 2);
-                    (bytes[at], bytes[4 + at]) = (upper, lower);
-                }
-            }
-        }
-        CodeBits::Eight => {
-            for (bytes, [a, b, c, d]) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(codes.as_chunks().0) {
-                *bytes = bytemuck::cast([*a, *c, *b, *d]);
-            }
+pub(super) fn arrange(bits: CodeBits, codes: &[i16]) -> Vec<Plane> {
+    let mut pairs = zero_planes(codes);
+    let pairs_bytes = bytemuck::cast_slice_mut::<Plane, u8>(&mut pairs);
+    let (word_codes, n_pairs) = (bits.word_codes(), bits.word_codes() / 2);
+    for (bytes, codes) in pairs_bytes.chunks_exact_mut(2 * word_codes).zip(codes.chunks_exact(word_codes)) {
+        for (idx, pair) in bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *pair = bytemuck::cast([codes[idx], codes[idx + n_pairs]]);
         }
     }
+    if bits == CodeBits::Eight {
+        return pairs;
+    }
+    let mut planes = zero_planes(codes);
+    let digits = bytemuck::cast_slice_mut::<Plane, u8>(&mut planes);
+    for (bytes, codes) in digits.as_chunks_mut::<16>().0.iter_mut().zip(codes.as_chunks::<8>().0) {
+        for (idx, code) in codes.iter().enumerate() {
+            let ((upper, lower), at) = (digits_of(*code), 8 * (idx % 2) + idx / 2);
+            (bytes[at], bytes[4 + at]) = (upper, lower);
+        }
+    }
+    planes.append(&mut pairs);
+    planes
 }

@@ -9,12 +9,13 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::transpose::transpose;
-use super::vectors::{VECTOR_BYTES, load_256};
+use super::vectors::{VECTOR_BYTES, VECTORS, load_256};
+use super::words::{HALF_ROWS, HALVES};
 use super::{LANES, OCTETS};
 use crate::float::FloatType;
 use crate::isa::FloatInput;
 use crate::isa::x86::prefetch_next_tile;
-use crate::tile::{FloatRows, LaneRows, Lanes};
+use crate::tile::{FloatRows, LaneRows, Lanes, Layout};
 
 /// Vectors of decoded weights multiplied with [`ROWS_STEP`] rows of activations at a time: their sums and operands fill
 /// the registers.
@@ -27,7 +28,31 @@ const ROWS_STEP: usize = 4;
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]) {
     prefetch_next_tile(rows, columns.clone());
-    decode_octets(rows, 0..OCTETS, columns, out);
+    match rows.layout {
+        Layout::Rows => decode_octets(rows, 0..OCTETS, columns, out),
+        Layout::Strips(_) => {
+            for (out, column) in out.iter_mut().zip(columns) {
+                for half in 0..HALVES {
+                    for (vector, numbers) in load_strip(rows, half, column).into_iter().enumerate() {
+                        out.store_256(VECTORS * half + vector, numbers);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Decodes a column of half a tile in strips.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn load_strip(rows: FloatRows<'_>, half: usize, column: usize) -> [__m256; VECTORS] {
+    let size_bytes = rows.float.size_bytes();
+    let start = HALF_ROWS * (half * rows.rows.row_bytes() + column * size_bytes);
+    let numbers = rows.rows.bytes()[start..][..HALF_ROWS * size_bytes].as_ptr();
+    // SAFETY: the slice holds two times 8 numbers.
+    let vectors =
+        unsafe { [decode_row(rows.float, numbers), decode_row(rows.float, numbers.add(LANES * size_bytes))] };
+    [_mm256_castsi256_ps(vectors[0]), _mm256_castsi256_ps(vectors[1])]
 }
 
 /// [`decode`] of some vectors of each column.
@@ -40,30 +65,30 @@ pub(super) fn decode_octets(
     out: &mut [Lanes],
 ) {
     for octet in octets {
-        for (out, start) in out.chunks_mut(LANES).zip(columns.clone().step_by(LANES)) {
-            let block = decode_block(rows, octet, start..columns.end.min(start + LANES));
-            for (out, column) in out.iter_mut().zip(block) {
-                out.store_256(octet, column);
+        let (blocks, last) = out.as_chunks_mut::<LANES>();
+        for (idx, out) in blocks.iter_mut().enumerate() {
+            let block = decode_whole_block(rows, octet, columns.start + LANES * idx);
+            for column in 0..LANES {
+                out[column].store_256(octet, block[column]);
+            }
+        }
+        if !last.is_empty() {
+            let (block, first) = decode_block(rows, octet, columns.end - last.len()..columns.end);
+            for (out, column) in last.iter_mut().zip(&block[first..]) {
+                out.store_256(octet, *column);
             }
         }
     }
 }
 
-/// Decodes up to 8 columns of 8 rows; the others are zero.
+/// Decodes up to 8 columns of 8 rows, and returns how many other columns precede them.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn decode_block(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -> [__m256; LANES] {
-    if columns.len() == LANES {
-        return decode_whole_block(rows, octet, columns.start);
+fn decode_block(rows: FloatRows<'_>, octet: usize, columns: Range<usize>) -> ([__m256; LANES], usize) {
+    match columns.end.checked_sub(LANES) {
+        Some(start) => (decode_whole_block(rows, octet, start), columns.start - start),
+        None => (decode_short_rows(rows, octet, columns), 0),
     }
-    if columns.end < LANES {
-        return decode_short_rows(rows, octet, columns);
-    }
-    // The last 8 columns, of which some have been decoded before.
-    let block = decode_whole_block(rows, octet, columns.end - LANES);
-    let mut last = [_mm256_setzero_ps(); LANES];
-    last[..columns.len()].copy_from_slice(&block[LANES - columns.len()..]);
-    last
 }
 
 /// Decodes 8 columns of 8 rows.
@@ -146,9 +171,9 @@ pub(super) fn multiply(rows: FloatRows<'_>, x: &[f32], acc: &mut Lanes) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_block(rows: FloatRows<'_>, octet: usize, column_start: usize, x: &[f32], mut sum: __m256) -> __m256 {
-    let block = decode_block(rows, octet, column_start..column_start + x.len());
-    for (x, weights) in x.iter().zip(block) {
-        sum = _mm256_fmadd_ps(_mm256_set1_ps(*x), weights, sum);
+    let (block, first) = decode_block(rows, octet, column_start..column_start + x.len());
+    for (x, weights) in x.iter().zip(&block[first..]) {
+        sum = _mm256_fmadd_ps(_mm256_set1_ps(*x), *weights, sum);
     }
     sum
 }

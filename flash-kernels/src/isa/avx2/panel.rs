@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::OCTETS;
 use super::vectors::{VECTORS, load_line};
-use super::words::{HALVES, HalfWords, WordBuffer};
+use super::words::{HALVES, HalfWords};
 use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, Terms};
 use crate::chains::Link;
 use crate::isa::Sums;
@@ -24,7 +24,7 @@ pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) 
     let (group, word_pairs) = (rows.group, rows.bits.word_codes() / 2);
     let group_words = group / rows.bits.word_codes();
     panel.pairs.resize(links.len() * group / 2, CodePairs([[0; 2]; TILE]));
-    let mut buffer = WordBuffer::ZERO;
+    let mut buffer = None;
     for half in 0..HALVES {
         let words = HalfWords::new(rows, half);
         for (link, pairs) in links.iter().zip(panel.pairs.chunks_exact_mut(group / 2)) {

@@ -72,10 +72,8 @@ impl RowPairs {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn load_line(line: &[u8; LINE_BYTES]) -> [__m256i; VECTORS] {
-    let mut words = [_mm256_setzero_si256(); VECTORS];
-    for (words, bytes) in words.iter_mut().zip(line.as_chunks::<VECTOR_BYTES>().0) {
-        // SAFETY: the load reads exactly this array of 32 bytes.
-        *words = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
-    }
-    words
+    const { assert!(LINE_BYTES == VECTORS * VECTOR_BYTES) };
+    let start = line.as_ptr();
+    // SAFETY: the loads read exactly this array of 64 bytes.
+    unsafe { [_mm256_loadu_si256(start.cast()), _mm256_loadu_si256(start.add(VECTOR_BYTES).cast())] }
 }

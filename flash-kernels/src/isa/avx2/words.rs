@@ -37,7 +37,7 @@ const WORD_BYTES: usize = 4;
 pub(super) struct WordBuffer([[u8; LINE_BYTES]; WORDS_MAX]);
 
 impl WordBuffer {
-    pub(super) const ZERO: Self = Self([[0; LINE_BYTES]; WORDS_MAX]);
+    const ZERO: Self = Self([[0; LINE_BYTES]; WORDS_MAX]);
 }
 
 /// The words of half a tile.
@@ -55,7 +55,8 @@ impl<'a> HalfWords<'a> {
         Self { bytes, layout: rows.layout, row_bytes }
     }
 
-    /// Returns the lines of some words: those in memory, or transposed ones in `buffer`.
+    /// Returns the lines of some words: those in memory, or transposed ones in `buffer`, which is
+    /// created when it is first used.
     ///
     /// # Panics
     /// If the rows do not have the words, or `words` does not start at a multiple of 4 or is longer than the buffer.
@@ -64,11 +65,12 @@ impl<'a> HalfWords<'a> {
     pub(super) fn lines<'b>(
         &'b self,
         words: Range<usize>,
-        buffer: &'b mut WordBuffer,
+        buffer: &'b mut Option<WordBuffer>,
     ) -> &'b [[u8; LINE_BYTES]] {
         match self.layout {
             Layout::Strips(_) => &self.bytes.as_chunks().0[words],
             Layout::Rows => {
+                let buffer = buffer.get_or_insert(WordBuffer::ZERO);
                 self.transpose(words.clone(), buffer);
                 &buffer.0[..words.len()]
             }

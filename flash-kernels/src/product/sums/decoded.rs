@@ -42,7 +42,7 @@ impl Product<'_> {
                     (kernels.widen)(narrow, codes, decoded);
                 }
                 let rows = Rows::whole(decoded, row_bytes);
-                let rows = FloatRows { rows, float: FloatType::F32 };
+                let rows = FloatRows::new(rows, FloatType::F32);
                 if self.is_direct() {
                     for (x, acc) in x.values.chunks_exact(self.k).zip(&mut *acc) {
                         (kernels.multiply_floats)(rows, &x[start..end], acc);

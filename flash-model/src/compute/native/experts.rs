@@ -45,12 +45,13 @@ pub(super) fn expert_rows(
     let (mut hidden, mut kind) = (0, None);
     for (idx, compute::ExpertRows { expert, tokens: own }) in (0..).zip(work) {
         let ExpertMatrices { activation, gate, up, down } = *expert;
-        let (k, up_rows) = (x.dim(-1), up.n_rows());
+        let k = x.dim(-1);
+        let up_rows = up.n_rows(k);
         let is_interleaved = activation.is_some() && gate.is_none();
-        let is_whole = gate.map_or(!is_interleaved || up_rows % 2 == 0, |gate| gate.n_rows() == up_rows);
+        let is_whole = gate.map_or(!is_interleaved || up_rows % 2 == 0, |gate| gate.n_rows(k) == up_rows);
         expect(is_whole, "gate for each value")?;
         let intermediate = if is_interleaved { up_rows / 2 } else { up_rows };
-        (hidden, kind) = (down.n_rows(), activation.map(Gate::from));
+        (hidden, kind) = (down.n_rows(intermediate), activation.map(Gate::from));
         layouts.push(ExpertLayout {
             gate: gate.map(|gate| MatrixLayout::push(pool, gate, k, &mut inputs)).transpose()?,
             up: MatrixLayout::push(pool, up, k, &mut inputs)?,

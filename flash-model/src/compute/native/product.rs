@@ -139,7 +139,7 @@ impl<'a> Node<'a> {
     /// Returns the shape of the product: that of `x`, with the rows of the matrix as columns.
     fn output_shape(&self, matrix: compute::Matrix<'_>) -> Vec<i32> {
         let mut shape = self.x.shape().to_vec();
-        *shape.last_mut().expect("it has a last dimension, which is k") = matrix.n_rows();
+        *shape.last_mut().expect("it has a last dimension, which is k") = matrix.n_rows(self.x.dim(-1));
         shape
     }
 }
@@ -217,26 +217,30 @@ impl MatrixLayout {
         inputs: &mut Vec<Operand<'a>>,
     ) -> Result<Self, Exception> {
         let compute::Matrix { weight, quantized, bias, is_wide } = matrix;
-        let n = matrix.n_rows();
+        let n = matrix.n_rows(k);
         inputs.push(weight.into());
         let (layout, weight_shape) = match quantized {
             None => (Weight::Float(float_type(weight)?), [n, k]),
             Some(Quantized { format, scales, biases }) => {
-                let groups = [n, k / format.group_size];
                 let is_codes = k % format.group_size == 0 && weight.dtype() == Dtype::Uint32;
                 expect(is_codes, "codes in whole groups")?;
+                let (row_words, n_groups) = (format.row_words(k), k / format.group_size);
+                let in_strips = |strips: Strips, row_len: i32| {
+                    let strip_rows = strips.rows() as i32;
+                    [n / strip_rows, row_len * strip_rows]
+                };
+                let fits = |strips: &Strips| {
+                    n % strips.rows() as i32 == 0 && weight.shape() == in_strips(*strips, row_words)
+                };
+                let strips = strips(pool, format).filter(fits);
+                let shape = strips.map_or([n, row_words], |strips| in_strips(strips, row_words));
+                let groups = match strips.filter(|strips| strips.has_scales()) {
+                    Some(strips) => in_strips(strips, n_groups),
+                    None => [n, n_groups],
+                };
                 expect(scales.shape() == groups, "a scale for each group")?;
                 inputs.push(scales.into());
                 inputs.extend(biases.map(Operand::from));
-                let row_words = format.row_words(k);
-                let shape_in = |strips: Strips| {
-                    let strip_rows = strips.rows() as i32;
-                    [n / strip_rows, row_words * strip_rows]
-                };
-                let fits =
-                    |strips: &Strips| n % strips.rows() as i32 == 0 && weight.shape() == shape_in(*strips);
-                let strips = strips(pool, format).filter(fits);
-                let shape = strips.map_or([n, row_words], shape_in);
                 (Weight::quantized(format, scales, biases, strips)?, shape)
             }
         };
