@@ -46,6 +46,10 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(test)]
+mod emulated_tests;
 #[cfg(any(target_arch = "aarch64", test))]
 mod neon;
 mod portable;
@@ -76,6 +80,8 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// AVX2 with AVX-VNNI: dot products of bytes.
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
     /// AVX-512 with AMX for bytes and `bf16`: a matrix unit.
@@ -93,6 +99,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             if avx2::is_available() {
                 isas.push(Self::Avx2);
+            }
+            #[cfg(target_arch = "x86_64")]
+            if avxvnni::is_available() {
+                isas.push(Self::AvxVnni);
             }
             #[cfg(target_arch = "x86_64")]
             if avx512::is_available() {
@@ -120,6 +130,7 @@ impl Isa {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
             Self::Neon => "neon",
@@ -132,6 +143,8 @@ impl Isa {
             _ if !Self::available().contains(&self) => Err(unavailable(self.name().to_owned())),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => Ok(&avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Ok(&avxvnni::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Ok(&avx512::KERNELS),
             #[cfg(target_arch = "x86_64")]

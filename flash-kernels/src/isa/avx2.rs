@@ -1,12 +1,18 @@
 //! Kernels for AVX2 with FMA and F16C: a tile is four vectors of 8 lanes, one lane per row of weights.
 
 mod codes;
+mod dots;
 mod floats;
 mod panel;
 mod scales;
 mod transpose;
 mod vectors;
 mod words;
+
+pub(super) use codes::multiply_with as multiply_codes;
+pub(super) use dots::{Each, schedule_before_loads, splat_pair};
+pub(super) use panel::multiply_with as multiply_panel;
+pub(super) use vectors::{VECTORS, load_line};
 
 use super::Kernels;
 use crate::activations::{self, Terms};
@@ -27,7 +33,8 @@ pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-pub(super) static KERNELS: Kernels = kernels! {
+/// A constant, so that other tables can override some entries.
+pub(super) const KERNELS: Kernels = kernels! {
     rows_direct: 12;
     strips: Strips::SIXTEEN_ROWS, [4, 8];
     quantize_group: quantize_group, (values, codes, terms);

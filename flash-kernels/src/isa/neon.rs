@@ -7,8 +7,6 @@ mod floats;
 #[cfg_attr(not(target_arch = "aarch64"), path = "neon/emulated.rs")]
 mod intrinsics;
 mod panel;
-#[cfg(test)]
-mod tests;
 mod vectors;
 
 use super::Kernels;

@@ -12,11 +12,8 @@ use super::vectors::{VECTORS, load_line};
 use super::words::{HALVES, HalfWords};
 use crate::activations::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, Terms};
 use crate::chains::Link;
-use crate::isa::Sums;
+use crate::isa::{Sums, avxvnni};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, Lanes, TILE};
-
-/// Vectors of weights multiplied with [`ROW_STEP`] rows at a time: their sums and operands fill the registers.
-const OCTETS_STEP: usize = 2;
 
 /// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes).
 #[target_feature(enable = "avx2")]
@@ -52,17 +49,35 @@ pub(super) fn multiply(
     links: Range<usize>,
     scales: &GroupLanes,
     x: &FixedRows,
+    sums: Sums<'_>,
+) {
+    multiply_with::<false>(panel, links, scales, x, sums);
+}
+
+/// [`multiply`] with the dot products of AVX-VNNI, or without.
+#[target_feature(enable = "avx2,fma")]
+pub(in crate::isa) fn multiply_with<const VNNI: bool>(
+    panel: &CodePanel,
+    links: Range<usize>,
+    scales: &GroupLanes,
+    x: &FixedRows,
     Sums { chain, acc }: Sums<'_>,
 ) {
     for (tile_idx, (chain, acc)) in chain.chunks_mut(ROW_TILE).zip(acc.chunks_mut(ROW_TILE)).enumerate() {
-        for octet in (0..OCTETS).step_by(OCTETS_STEP) {
+        for octet in (0..OCTETS).step_by(VECTORS) {
             for (link_idx, pairs) in links.clone().zip(panel.pairs.chunks_exact(x.group / 2)) {
                 let at = x.tile_idx(link_idx, tile_idx);
                 let link = x.links[link_idx];
                 let (scales, biases) = (&scales.scales[link.group_idx], &scales.biases[link.group_idx]);
                 let weights = Weights { pairs, scales, biases, octet };
                 for step in (0..acc.len()).step_by(ROW_STEP) {
-                    let dots = weights.dots(x.tile_pairs(at), step);
+                    let x_pairs = x.tile_pairs(at);
+                    let dots = match VNNI {
+                        false => weights.dots(x_pairs, step),
+                        #[expect(unsafe_code, reason = "the function requires CPU features")]
+                        // SAFETY: only the kernels of AVX-VNNI are compiled with its dot products.
+                        true => unsafe { avxvnni::of_panel(pairs, octet, x_pairs, step) },
+                    };
                     for (row, dots) in (step..).zip(dots) {
                         weights.add(dots, x.terms[at][row], link, &mut chain[row], &mut acc[row]);
                     }
@@ -72,7 +87,7 @@ pub(super) fn multiply(
     }
 }
 
-/// One group of [`OCTETS_STEP`] vectors of a tile's rows.
+/// One group of [`VECTORS`] vectors of a tile's rows.
 #[derive(Clone, Copy)]
 struct Weights<'a> {
     pairs: &'a [CodePairs],
@@ -85,9 +100,9 @@ impl Weights<'_> {
     /// Returns the dot products with the [`ROW_STEP`] rows of activations from `row_start` on.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn dots(self, x: &[RowPairs], row_start: usize) -> [[__m256i; OCTETS_STEP]; ROW_STEP] {
+    fn dots(self, x: &[RowPairs], row_start: usize) -> [[__m256i; VECTORS]; ROW_STEP] {
         assert!(row_start + ROW_STEP <= ROW_TILE);
-        let mut dots = [[_mm256_setzero_si256(); OCTETS_STEP]; ROW_STEP];
+        let mut dots = [[_mm256_setzero_si256(); VECTORS]; ROW_STEP];
         for (pairs, x) in self.pairs.iter().zip(x) {
             let weights = [pairs.load_256(self.octet), pairs.load_256(self.octet + 1)];
             for (row, dots) in dots.iter_mut().enumerate() {
@@ -103,7 +118,7 @@ impl Weights<'_> {
     /// Adds the group to its chain in one row of results, and the chain to the row's sum after its last group.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn add(self, dots: [__m256i; OCTETS_STEP], terms: Terms, link: Link, chain: &mut Lanes, acc: &mut Lanes) {
+    fn add(self, dots: [__m256i; VECTORS], terms: Terms, link: Link, chain: &mut Lanes, acc: &mut Lanes) {
         for (octet, dot) in (self.octet..).zip(dots) {
             let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(terms.scale));
             let sum = if link.is_first { _mm256_setzero_ps() } else { chain.load_256(octet) };

@@ -12,7 +12,7 @@ use crate::tile::{CodePairs, Lanes, TILE};
 pub(super) const VECTOR_BYTES: usize = 32;
 
 /// Vectors per line.
-pub(super) const VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
+pub(in crate::isa) const VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
 
 /// Loads one vector of a row of [`TILE`] numbers.
 #[inline]
@@ -26,7 +26,7 @@ pub(super) fn load_256(numbers: &[f32; TILE], octet: usize) -> __m256 {
 impl Lanes {
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(super) fn load_256(&self, octet: usize) -> __m256 {
+    pub(in crate::isa) fn load_256(&self, octet: usize) -> __m256 {
         load_256(&self.0, octet)
     }
 
@@ -42,7 +42,7 @@ impl Lanes {
 impl CodePairs {
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(super) fn load_256(&self, octet: usize) -> __m256i {
+    pub(in crate::isa) fn load_256(&self, octet: usize) -> __m256i {
         let pairs = &self.0.as_chunks::<LANES>().0[octet];
         // SAFETY: the load reads exactly this array of 8 pairs of `i16`.
         unsafe { _mm256_loadu_si256(pairs.as_ptr().cast()) }
@@ -61,7 +61,7 @@ impl RowPairs {
     /// Broadcasts the pair of one row.
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(super) fn splat_256(&self, row: usize) -> __m256i {
+    pub(in crate::isa) fn splat_256(&self, row: usize) -> __m256i {
         let pair = &self.0[row];
         // SAFETY: the load reads exactly this pair of `i16`.
         _mm256_set1_epi32(unsafe { pair.as_ptr().cast::<i32>().read_unaligned() })
@@ -71,7 +71,7 @@ impl RowPairs {
 /// Loads the words of 16 rows.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load_line(line: &[u8; LINE_BYTES]) -> [__m256i; VECTORS] {
+pub(in crate::isa) fn load_line(line: &[u8; LINE_BYTES]) -> [__m256i; VECTORS] {
     const { assert!(LINE_BYTES == VECTORS * VECTOR_BYTES) };
     let start = line.as_ptr();
     // SAFETY: the loads read exactly this array of 64 bytes.
