@@ -18,7 +18,7 @@ use crate::template::TemplateOptions;
 use crate::usage::{UsageError, context_at_least};
 
 pub(crate) use convert::{ConvertOptions, ConvertSource};
-pub(crate) use engine::EngineSettings;
+pub(crate) use engine::{EngineSettings, kernels};
 pub(crate) use plan::{Assumable, PlanOptions};
 
 /// Settings of `run`.

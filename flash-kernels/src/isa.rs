@@ -88,6 +88,8 @@ pub enum Isa {
     Amx,
     /// `AArch64` NEON, available on every such processor.
     Neon,
+    /// NEON with dot products of bytes.
+    NeonDotProd,
 }
 
 impl Isa {
@@ -116,6 +118,10 @@ impl Isa {
             if neon::is_available() {
                 isas.push(Self::Neon);
             }
+            #[cfg(target_arch = "aarch64")]
+            if neon::has_dotprod() {
+                isas.push(Self::NeonDotProd);
+            }
             isas
         })
     }
@@ -134,6 +140,7 @@ impl Isa {
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
             Self::Neon => "neon",
+            Self::NeonDotProd => "neon-dotprod",
         }
     }
 
@@ -151,6 +158,8 @@ impl Isa {
             Self::Amx => Ok(&amx::KERNELS),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => Ok(&neon::KERNELS),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotProd => Ok(&neon::DOTPROD_KERNELS),
             _ => Ok(&portable::KERNELS),
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use cargo_metadata::{Artifact, Message};
 
 use crate::cache::{self, Wheel};
 use crate::run;
@@ -101,11 +102,27 @@ pub fn build_with(mut command: Command, package: &str, bin: &str, profile: &str)
     command.args(["--message-format", "json-render-diagnostics"]);
     let doing = format!("Compiling {bin}");
     let artifacts = run::with_signs_of_life(&doing, || run::output_of_build(&mut command))?;
-    let executable = cargo_metadata::Message::parse_stream(artifacts.as_bytes())
-        .filter_map(|message| match message {
-            Ok(cargo_metadata::Message::CompilerArtifact(artifact)) => artifact.executable,
-            _ => None,
-        })
-        .last();
-    Ok(executable.context("cargo built no program")?.into_std_path_buf())
+    program(&artifacts, bin)
+}
+
+/// Builds all tests with all features, and returns the path of the `flash-cli` that they run. A build of `flash-cli`
+/// alone would have other features, and compile most crates a second time.
+pub fn build_tests() -> Result<PathBuf> {
+    let mut command = run::cargo();
+    command.args(["test", "--workspace", "--all-features", "--no-run"]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    let artifacts = run::with_signs_of_life("Compiling tests", || run::output_of_build(&mut command))?;
+    program(&artifacts, "flash-cli")
+}
+
+/// Returns the path of the program `bin` from cargo's messages.
+fn program(messages: &str, bin: &str) -> Result<PathBuf> {
+    let program = |message| match message {
+        Ok(Message::CompilerArtifact(Artifact { target, profile, executable, .. })) => {
+            executable.filter(|_| target.is_bin() && target.name == bin && !profile.test)
+        }
+        _ => None,
+    };
+    let found = Message::parse_stream(messages.as_bytes()).filter_map(program).last();
+    Ok(found.with_context(|| format!("cargo built no {bin}"))?.into_std_path_buf())
 }

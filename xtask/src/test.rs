@@ -24,7 +24,7 @@ pub fn run() -> Result<()> {
             .args(["doc", "--workspace", "--all-features", "--no-deps"])
             .env("RUSTDOCFLAGS", flags.trim()),
     )?;
-    let flash_cli = models::build_cli("dev")?;
+    let flash_cli = models::build_tests()?;
     let models = models::ensure(&flash_cli)?;
     if cfg!(target_os = "linux") {
         dist::check(&flash_cli, &models.join("kept"))?;

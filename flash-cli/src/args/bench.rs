@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::engine::{EngineArgs, IoArg};
 use crate::model::ModelName;
+use crate::size::Size;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -64,6 +65,12 @@ pub(crate) struct BenchKernelsArgs {
     /// Measure only this instruction set; may be given more than once [default: all of this machine but portable]
     #[arg(long, value_name = "NAME")]
     pub(crate) kernels: Vec<String>,
+    /// Read weights of this size in turn, more than the caches hold: 1GiB, 512MiB
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub(crate) memory: Size,
+    /// Repeat each product for at least this long
+    #[arg(long, value_name = "MS", default_value_t = 300)]
+    pub(crate) ms: u64,
     #[command(flatten)]
     pub(crate) output: JsonArg,
 }

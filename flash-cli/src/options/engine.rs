@@ -94,7 +94,7 @@ impl EngineSettings {
                         Some(ComputeArg::Mlx) => Compute::Mlx,
                         Some(ComputeArg::Native) => Compute::Native,
                     },
-                    isa: isa(env::var_os(KERNELS_ENV).as_deref())?,
+                    isa: kernels()?,
                     is_exact: exact,
                 })
             },
@@ -120,6 +120,14 @@ impl EngineSettings {
         self.kv.is_paged = session.is_some() || prefix_cache;
         Self { session, share_prefixes: prefix_cache, ..self }
     }
+}
+
+/// Returns the instruction set in `FLASH_KERNELS`, if there is one.
+///
+/// # Errors
+/// [`UsageError::Kernels`] for one that this machine does not have.
+pub(crate) fn kernels() -> Result<Option<Isa>, UsageError> {
+    isa(env::var_os(KERNELS_ENV).as_deref())
 }
 
 /// Parses the instruction set in `FLASH_KERNELS`; none if the variable is missing or empty.

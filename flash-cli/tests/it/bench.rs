@@ -81,6 +81,31 @@ fn io_prints_the_grid_and_the_reader() {
 }
 
 #[test]
+fn bench_kernels_compares_each_format_with_memory() {
+    let report = json(&output(["bench", "kernels", "--memory", "40MiB", "--ms", "1", "--json"]));
+    assert!(report["memory_bytes_per_s"].as_f64().unwrap() > 0.0);
+    assert!(report["threads"].as_u64().unwrap() > 0);
+    let products = report["products"].as_array().unwrap();
+    for format in ["q4g32", "q4g64", "q4g128", "q8g64", "mxfp4", "f16"] {
+        let is_of = |row: &&Value| row["format"] == format && row["kernels"] == report["kernels"];
+        assert_eq!(products.iter().filter(is_of).count(), 1, "{format}: {report}");
+    }
+    for row in products {
+        let speeds = row["bytes_per_s"].as_array().unwrap();
+        assert_eq!(speeds.len(), row["rows"].as_array().unwrap().len());
+        assert!(speeds.iter().all(|speed| speed.as_f64().unwrap() > 0.0));
+    }
+}
+
+#[test]
+fn bench_kernels_rejects_what_the_machine_does_not_have() {
+    let bench = |flag, value| output(["bench", "kernels", flag, value]);
+    assert_refused(&bench("--kernels", "avx1024"), 1, &["avx1024", "portable"]);
+    assert_refused(&bench("--memory", "100TiB"), 1, &["--memory", "are free"]);
+    assert_refused(&bench("--memory", "1MiB"), 1, &["--memory must be at least 32.0 MiB"]);
+}
+
+#[test]
 fn bench_experts_rejects_numbers_out_of_range() {
     let bench = |flag, value| output(["bench", "experts", flag, value]);
     assert_refused(&bench("--experts", "18446744073709551615"), 1, &["--experts must be at most 65536"]);

@@ -72,7 +72,6 @@ pub(crate) fn arrange_words(bits: CodeBits, codes: &[i16]) -> Vec<Plane> {
 /// Arranges whole lines of codes as two signed 8-bit digits, `code = 256 · upper + lower`. Codes of 4 bits: the upper
 /// digits for the lower and the upper halves of the line's bytes, then the lower digits in the same order. Codes of 8
 /// bits: the upper digits, then the lower.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16]) -> Vec<Plane> {
     let mut planes = zero_planes(codes);
@@ -100,7 +99,6 @@ pub(crate) fn arrange_digits(bits: CodeBits, codes: &[i16]) -> Vec<Plane> {
 }
 
 /// Returns the two signed digits, upper and lower, of a code: `code = 256 · upper + lower`.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn digits_of(code: i16) -> (u8, u8) {
     (((code + 128) >> 8) as u8, code as u8)

@@ -12,7 +12,7 @@ use crate::strips::Strips;
 
 /// Pools with the kernels of these instruction sets.
 fn pools() -> Vec<Pool> {
-    let mut kernels = vec![(Isa::Neon, &neon::KERNELS)];
+    let mut kernels = vec![(Isa::Neon, &neon::KERNELS), (Isa::NeonDotProd, &neon::DOTPROD_KERNELS)];
     #[cfg(target_arch = "x86_64")]
     if Isa::available().contains(&Isa::Avx2) {
         kernels.push((Isa::AvxVnni, &avxvnni::KERNELS));

@@ -3,18 +3,22 @@
 //! On other architectures they are compiled for tests only, with emulated intrinsics in plain Rust.
 
 mod codes;
+mod dotprod;
 mod floats;
 #[cfg_attr(not(target_arch = "aarch64"), path = "neon/emulated.rs")]
 mod intrinsics;
 mod panel;
 mod vectors;
 
+use std::sync::Arc;
+
 use super::Kernels;
-use crate::activations::{arrange_words, pack_rows, quantize_group, row_pairs};
+use crate::activations::{FixedVector, arrange_digits, arrange_words, pack_rows, quantize_group, row_pairs};
+use crate::affine_tile::AffineTile;
 use crate::attention::{axpby, dequantize};
 use crate::elementwise::{gate_slice, rms_norm_row, softmax_numerators};
 use crate::recurrent::{convolve_row, delta_step, selective_step};
-use crate::tile::TILE;
+use crate::tile::{Lanes, TILE};
 use crate::widen::widen;
 
 /// 32-bit lanes per vector.
@@ -30,8 +34,15 @@ pub(super) const fn is_available() -> bool {
     cfg!(target_endian = "little")
 }
 
+/// Whether the processor adds products of bytes in one instruction.
+#[cfg(target_arch = "aarch64")]
+pub(super) fn has_dotprod() -> bool {
+    is_available() && std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
 // Every build assumes NEON, so the functions in plain Rust need no separate compilation.
-pub(super) static KERNELS: Kernels = Kernels {
+/// A constant, so that other tables can override some entries.
+pub(super) const KERNELS: Kernels = Kernels {
     rows_direct: 4,
     strips: None,
     strips_bits: &[],
@@ -55,3 +66,19 @@ pub(super) static KERNELS: Kernels = Kernels {
     softmax_numerators,
     dequantize,
 };
+
+/// Kernels with the dot products of bytes.
+pub(super) static DOTPROD_KERNELS: Kernels =
+    Kernels { multiply_codes: multiply_codes_by_digits, arrange: arrange_digits, ..KERNELS };
+
+/// [`Kernels::multiply_codes`].
+fn multiply_codes_by_digits(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
+    #[cfg(target_arch = "aarch64")]
+    #[expect(unsafe_code, reason = "the function requires CPU features")]
+    // SAFETY: `Isa::kernels` returns this table only if the processor has the instructions.
+    unsafe {
+        dotprod::multiply(tile, x, acc);
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    dotprod::multiply(tile, x, acc);
+}

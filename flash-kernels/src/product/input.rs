@@ -12,6 +12,9 @@ use crate::matrix::{AffineStorage, Storage};
 use crate::pool::Pool;
 use crate::tile::CodeBits;
 
+/// Values below which one thread converts all rows: they take about as long as waking another thread.
+const PARALLEL_MIN: usize = 8 << 10;
+
 /// Prepared activations for the formats of several matrices.
 pub(super) struct Inputs<'a> {
     float: FloatInput<'a>,
@@ -101,8 +104,13 @@ impl FixedInput {
         let FixedFormat { group, bits, .. } = format;
         if x.len() <= pool.kernels().rows_direct * k {
             // With `k` = 0, rows are empty and there is nothing to prepare.
-            let rows = x.chunks_exact(k.max(1));
-            Self::Few(rows.map(|x| Arc::new(FixedVector::new(pool.kernels(), x, group, bits))).collect())
+            let rows: SmallVec<[&[f32]; 16]> = x.chunks_exact(k.max(1)).collect();
+            let vector = |idx: usize| Arc::new(FixedVector::new(pool.kernels(), rows[idx], group, bits));
+            Self::Few(if x.len() < PARALLEL_MIN {
+                (0..rows.len()).map(vector).collect()
+            } else {
+                pool.map(rows.len(), vector)
+            })
         } else {
             Self::Many(FixedRows::new(pool, x, k, group, bits))
         }

@@ -124,7 +124,8 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
         // MLX reads the matrices of a layer that derives others from them, and MLX only knows rows.
         if self.derived.is_empty() {
             let parts = &bundles.as_slice()[self.bundle.0].parts;
-            self.strips = strips::preferred(backend, checkpoint, parts);
+            let keys: Vec<_> = self.parameters.iter().map(|(key, _)| Rc::clone(key)).collect();
+            self.strips = strips::preferred(backend, checkpoint, &keys, parts);
         }
         self
     }

@@ -3,6 +3,8 @@
 //!
 //! An array of strips has one row per strip, which distinguishes it from an array of rows.
 
+use std::rc::Rc;
+
 use flash_io::{Dtype, Slot};
 use flash_kernels::{FloatType, Strips};
 
@@ -12,28 +14,37 @@ use crate::mlx::View;
 use crate::stream::bundle::Part;
 
 /// Returns the indices of a bundle's `parts` that `backend` reads faster in strips, and the strips: codes, and their
-/// scales and biases if the strips have them.
-pub(crate) fn preferred(backend: &Backend, checkpoint: &Checkpoint, parts: &[Part]) -> Vec<(usize, Strips)> {
+/// scales and biases if the strips have them. `keys` are the names of the parts in their layer, since several parts may
+/// be rows of one tensor.
+pub(crate) fn preferred(
+    backend: &Backend,
+    checkpoint: &Checkpoint,
+    keys: &[Rc<str>],
+    parts: &[Part],
+) -> Vec<(usize, Strips)> {
     let mut preferred = Vec::new();
-    for part in parts {
-        let Some((path, strips)) = strips_of(backend, checkpoint, part) else { continue };
-        let is_in_strips = |part: &Part| match part.name.strip_prefix(path) {
-            Some(".weight") => true,
-            Some(".scales" | ".biases") => strips.has_scales(),
+    for (key, part) in keys.iter().zip(parts) {
+        let Some(matrix) = key.strip_suffix("weight") else { continue };
+        let Some(strips) = strips_of(backend, checkpoint, part) else { continue };
+        let is_in_strips = |&idx: &usize| match keys[idx].strip_prefix(matrix) {
+            Some("weight") => true,
+            Some("scales" | "biases") => strips.has_scales(),
             _ => false,
         };
-        preferred.extend((0..parts.len()).filter(|&idx| is_in_strips(&parts[idx])).map(|idx| (idx, strips)));
+        let found: Vec<usize> = (0..parts.len()).filter(is_in_strips).collect();
+        if found.iter().all(|&idx| parts[idx].shape.len() == 2 && parts[idx].shape[0] == part.shape[0]) {
+            preferred.extend(found.into_iter().map(|idx| (idx, strips)));
+        }
     }
     preferred
 }
 
-/// Returns the path of the matrix and the strips for `part`, if it is the codes of a matrix of whole strips.
-fn strips_of<'a>(backend: &Backend, checkpoint: &Checkpoint, part: &'a Part) -> Option<(&'a str, Strips)> {
-    let path = part.name.strip_suffix(".weight")?;
-    let strips = backend.strips(checkpoint.known_format(path)?)?;
+/// Returns the strips for `part`, if it is the codes of a matrix of whole strips.
+fn strips_of(backend: &Backend, checkpoint: &Checkpoint, part: &Part) -> Option<Strips> {
+    let format = checkpoint.known_format(part.name.strip_suffix(".weight")?)?;
+    let strips = backend.strips(format)?;
     let is_codes = part.dtype == Dtype::U32 && part.shape.len() == 2;
-    let is_whole = (part.shape[0] as usize).is_multiple_of(strips.rows());
-    (is_codes && is_whole).then_some((path, strips))
+    (is_codes && (part.shape[0] as usize).is_multiple_of(strips.rows())).then_some(strips)
 }
 
 /// Repacks the tensor of this `view` of the slot, codes or floating-point numbers, into strips.

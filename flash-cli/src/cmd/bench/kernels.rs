@@ -7,23 +7,23 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::ensure;
 use flash_io::{Budget, Slot};
 use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, Mx, Pool, matmul, sum_words};
+use flash_model::memory;
 use serde::Serialize;
 
 use crate::args::{BenchKernelsArgs, JsonArg};
+use crate::options;
 use crate::output;
+use crate::size::Bytes;
 use crate::table::{Cell, left, section};
 
 /// Rows and columns of a matrix, those of attention in a model with 8 · 10⁹ parameters.
 const SHAPE: [usize; 2] = [4096, 4096];
-/// Memory that matrices are read from in turn: more than the last-level caches of most machines.
-const MEMORY_BYTES: usize = 1 << 30;
 /// Numbers of rows of activations.
 const ROWS: [usize; 6] = [1, 2, 4, 8, 16, 64];
-/// Minimum time and number of products per measurement, of which the median counts.
-const TIME: Duration = Duration::from_millis(300);
+/// Minimum number of products per measurement, of which the median counts.
 const PRODUCTS_MIN: usize = 7;
 /// 2⁻⁶ in f16, a scale and a bias that keep sums finite.
 const F16: u16 = 9 << 10;
@@ -74,7 +74,7 @@ struct Row {
 }
 
 pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<ExitCode> {
-    let BenchKernelsArgs { kernels, output: JsonArg { json } } = args;
+    let BenchKernelsArgs { kernels, memory, ms, output: JsonArg { json } } = args;
     let given = kernels.iter().map(|name| name.parse()).collect::<Result<Vec<Isa>, _>>()?;
     let isas = match given.as_slice() {
         [] => match Isa::available() {
@@ -84,8 +84,8 @@ pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<ExitCode> {
         },
         given => given,
     };
-    let pool = Pool::for_machine(Isa::best())?;
-    let mut memory = Memory::new()?;
+    let pool = Pool::for_machine(options::kernels()?.unwrap_or_else(Isa::best))?;
+    let mut memory = Memory::new(memory.bytes(), Duration::from_millis(*ms))?;
     let memory_bytes_per_s = memory.bytes_per_s(&pool);
     let mut products = Vec::new();
     for format in FORMATS {
@@ -113,19 +113,24 @@ pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<ExitCode> {
 /// Weights larger than all caches, in memory like that of layers.
 struct Memory {
     slot: Slot,
+    /// Minimum time per measurement.
+    time: Duration,
 }
 
 impl Memory {
-    fn new() -> anyhow::Result<Self> {
-        let slot = Slot::unpooled(&Budget::new(u64::MAX), MEMORY_BYTES);
-        Ok(Self { slot: slot.with_context(|| format!("{MEMORY_BYTES} B of weights"))? })
+    fn new(bytes: u64, time: Duration) -> anyhow::Result<Self> {
+        let free_bytes = memory::available_bytes();
+        ensure!(bytes <= free_bytes, "--memory {}: {} are free", Bytes(bytes), Bytes(free_bytes));
+        let matrix_bytes = FORMATS.map(Format::matrix_bytes).into_iter().max().unwrap_or(0) as u64;
+        ensure!(bytes >= matrix_bytes, "--memory must be at least {}, a matrix", Bytes(matrix_bytes));
+        Ok(Self { slot: Slot::unpooled(&Budget::new(u64::MAX), usize::try_from(bytes)?)?, time })
     }
 
     fn bytes_per_s(&mut self, pool: &Pool) -> f64 {
         self.slot.fill(1);
         let bytes = self.slot.as_slice();
         let mut times = Times::default();
-        while !times.are_enough() {
+        while !times.are_enough(self.time) {
             black_box(times.measure(|| sum_words(pool, bytes)));
         }
         bytes.len() as f64 / times.median().as_secs_f64()
@@ -160,7 +165,7 @@ impl Memory {
             let x: Vec<f32> = (0..m * k).map(|idx| (idx * 29 % 31) as f32 / 31.0 - 0.5).collect();
             let (mut y, mut times) = (vec![0.0; m * n], Times::default());
             for matrix in matrices.iter().cycle() {
-                if times.are_enough() {
+                if times.are_enough(self.time) {
                     break;
                 }
                 times.measure(|| matmul(pool, &x, matrix, None, &mut y))?;
@@ -240,8 +245,8 @@ impl Times {
         result
     }
 
-    fn are_enough(&self) -> bool {
-        self.all >= TIME && self.times.len() >= PRODUCTS_MIN
+    fn are_enough(&self, time: Duration) -> bool {
+        self.all >= time && self.times.len() >= PRODUCTS_MIN
     }
 
     fn median(&self) -> Duration {

@@ -67,6 +67,7 @@ fn multiply_steps<const BITS: usize, const GROUP: usize, const VNNI: bool>(
     }
 }
 
+/// Adds to `acc` the dot products of `M` rows of activations with the rows of the tile, half of the tile at a time.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn multiply_tile<const BITS: usize, const GROUP: usize, const M: usize, const VNNI: bool>(
     tile: &AffineTile<'_>,

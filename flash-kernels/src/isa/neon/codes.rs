@@ -16,14 +16,28 @@ use crate::chains::CHAINS;
 use crate::tile::{CodeBits, CodeRows, Lanes};
 
 /// Vectors per line.
-const LINE_VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
+pub(super) const LINE_VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
+
+/// Stored vectors of four rows.
+pub(super) type RowVectors<'a> = [&'a [[u8; VECTOR_BYTES]]; LANES];
+
+/// Returns the dot products of the vectors of a group in four rows with activations, whose planes start at the first
+/// group that the rows have.
+pub(super) trait GroupDots:
+    Copy + Fn(CodeBits, RowVectors<'_>, Range<usize>, &[Plane]) -> int32x4_t
+{
+}
+
+impl<F: Copy + Fn(CodeBits, RowVectors<'_>, Range<usize>, &[Plane]) -> int32x4_t> GroupDots for F {}
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
-    x.iter().zip(acc).for_each(|(x, acc)| multiply_row(tile, x, acc));
+    x.iter().zip(acc).for_each(|(x, acc)| multiply_row(tile, x, acc, multiply_group));
 }
 
-fn multiply_row(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+/// Adds to `acc` the dot products of one row of activations, with those of a group from `dots`.
+#[inline(always)]
+pub(super) fn multiply_row(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes, dots: impl GroupDots) {
     let mut chains = [Lanes::ZERO; CHAINS];
     let [mut scales, mut biases] = [[Lanes::ZERO; CHAINS]; 2];
     // One group of each chain at a time.
@@ -31,43 +45,48 @@ fn multiply_row(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
         let groups = start..tile.n_groups().min(start + CHAINS);
         decode(tile.scales, groups.clone(), &mut scales[..groups.len()]);
         decode(tile.biases, groups.clone(), &mut biases[..groups.len()]);
-        multiply_groups(tile.codes, groups, (&scales, &biases), x, &mut chains);
+        multiply_groups(tile.codes, groups, (&scales, &biases), x, &mut chains, dots);
     }
     chains.iter().for_each(|chain| acc.add(chain));
 }
 
+#[inline(always)]
 fn multiply_groups(
     rows: CodeRows<'_>,
     groups: Range<usize>,
     (scales, biases): (&[Lanes; CHAINS], &[Lanes; CHAINS]),
     x: &FixedVector,
     chains: &mut [Lanes; CHAINS],
+    dots: impl GroupDots,
 ) {
     let bytes = rows.bits.bytes(groups.start * rows.group)..rows.bits.bytes(groups.end * rows.group);
     let group_vectors = rows.bits.bytes(rows.group) / VECTOR_BYTES;
     let planes = &x.planes[bytes.start / LINE_BYTES * rows.bits.word_codes() / 2..];
     let terms = x.scales[groups.clone()].iter().zip(&x.sums[groups]);
     for quad in 0..QUADS {
-        let vectors: [_; LANES] = std::array::from_fn(|lane| {
+        let vectors: RowVectors<'_> = std::array::from_fn(|lane| {
             rows.rows.row(quad * LANES + lane)[bytes.clone()].as_chunks::<VECTOR_BYTES>().0
         });
         for (group, (x_scale, x_sum)) in terms.clone().enumerate() {
             let range = group * group_vectors..(group + 1) * group_vectors;
-            let dots = match rows.bits {
-                CodeBits::Four => multiply_group::<4, 4>(vectors, range, planes),
-                CodeBits::Eight => multiply_group::<8, 2>(vectors, range, planes),
-            };
-            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots), *x_scale);
+            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots(rows.bits, vectors, range, planes)), *x_scale);
             let sum = vfmaq_f32(chains[group].load_128(quad), scaled, scales[group].load_128(quad));
             chains[group].store_128(quad, vfmaq_n_f32(sum, biases[group].load_128(quad), *x_sum));
         }
     }
 }
 
-/// Returns the dot products of the vectors `range` of four rows with activations, which have `PLANES` planes per line.
+fn multiply_group(bits: CodeBits, rows: RowVectors<'_>, range: Range<usize>, planes: &[Plane]) -> int32x4_t {
+    match bits {
+        CodeBits::Four => multiply_group_of::<4, 4>(rows, range, planes),
+        CodeBits::Eight => multiply_group_of::<8, 2>(rows, range, planes),
+    }
+}
+
+/// [`GroupDots`] of codes of `BITS`, with `PLANES` planes of activations per line.
 #[inline]
-fn multiply_group<const BITS: usize, const PLANES: usize>(
-    rows: [&[[u8; VECTOR_BYTES]]; LANES],
+fn multiply_group_of<const BITS: usize, const PLANES: usize>(
+    rows: RowVectors<'_>,
     range: Range<usize>,
     planes: &[Plane],
 ) -> int32x4_t {

@@ -85,6 +85,42 @@ reinterpret! {
     vreinterpretq_u32_f32: float32x4_t => uint32x4_t;
 }
 
+pub(super) fn vdupq_n_u8(value: u8) -> uint8x16_t {
+    uint8x16_t([value; 16])
+}
+
+pub(super) fn vandq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
+    uint8x16_t(from_fn(|lane| a.0[lane] & b.0[lane]))
+}
+
+pub(super) fn veorq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
+    uint8x16_t(from_fn(|lane| a.0[lane] ^ b.0[lane]))
+}
+
+pub(super) fn vshrq_n_u8<const N: i32>(a: uint8x16_t) -> uint8x16_t {
+    const { assert!(N >= 1 && N <= 8) };
+    uint8x16_t(a.0.map(|a| a.checked_shr(N as u32).unwrap_or(0)))
+}
+
+pub(super) fn vshlq_n_s32<const N: i32>(a: int32x4_t) -> int32x4_t {
+    const { assert!(N >= 0 && N <= 31) };
+    int32x4_t(a.0.map(|a| a << N))
+}
+
+pub(super) fn vaddq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    int32x4_t(from_fn(|lane| a.0[lane].wrapping_add(b.0[lane])))
+}
+
+pub(super) fn vsubq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    int32x4_t(from_fn(|lane| a.0[lane].wrapping_sub(b.0[lane])))
+}
+
+/// `vdotq_s32`, of signed bytes.
+pub(super) fn sdot(sums: int32x4_t, a: uint8x16_t, b: uint8x16_t) -> int32x4_t {
+    let product = |at: usize| i32::from(a.0[at] as i8) * i32::from(b.0[at] as i8);
+    int32x4_t(from_fn(|lane| (4 * lane..4 * (lane + 1)).map(product).fold(sums.0[lane], i32::wrapping_add)))
+}
+
 pub(super) fn vdupq_n_u16(value: u16) -> uint16x8_t {
     uint16x8_t([value; 8])
 }

@@ -2,11 +2,11 @@
 
 #![expect(unsafe_code, reason = "instructions are unsafe to use where a processor may lack them")]
 
-use std::arch::aarch64;
 pub(super) use std::arch::aarch64::{
     float16x4_t, float32x4_t, int16x4_t, int16x8_t, int32x4_t, uint8x8_t, uint8x16_t, uint16x4_t, uint16x8_t,
     uint32x4_t, uint64x2_t, vld1_u8, vld1q_f32, vld1q_s16, vld1q_u8, vst1q_f32, vst1q_s16,
 };
+use std::arch::{aarch64, asm};
 
 /// Defines safe wrappers of the intrinsics of the same names.
 macro_rules! safe {
@@ -20,14 +20,19 @@ macro_rules! safe {
 }
 
 safe! {
+    vdupq_n_u8(value: u8) -> uint8x16_t;
     vdupq_n_u16(value: u16) -> uint16x8_t;
     vdupq_n_s32(value: i32) -> int32x4_t;
     vdupq_n_f32(value: f32) -> float32x4_t;
+    vandq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
+    veorq_u8(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t;
     vandq_u16(a: uint16x8_t, b: uint16x8_t) -> uint16x8_t;
     vmovl_u16(a: uint16x4_t) -> uint32x4_t;
     vget_low_s16(a: int16x8_t) -> int16x4_t;
     vmlal_s16(a: int32x4_t, b: int16x4_t, c: int16x4_t) -> int32x4_t;
     vmlal_high_s16(a: int32x4_t, b: int16x8_t, c: int16x8_t) -> int32x4_t;
+    vaddq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t;
+    vsubq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t;
     vpaddq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t;
     vcvtq_f32_s32(a: int32x4_t) -> float32x4_t;
     vcvt_f32_f16(a: float16x4_t) -> float32x4_t;
@@ -63,4 +68,33 @@ pub(super) fn vshrq_n_u16<const N: i32>(a: uint16x8_t) -> uint16x8_t {
 pub(super) fn vshlq_n_u32<const N: i32>(a: uint32x4_t) -> uint32x4_t {
     // SAFETY: every `AArch64` processor has NEON.
     unsafe { aarch64::vshlq_n_u32::<N>(a) }
+}
+
+#[inline(always)]
+pub(super) fn vshrq_n_u8<const N: i32>(a: uint8x16_t) -> uint8x16_t {
+    // SAFETY: every `AArch64` processor has NEON.
+    unsafe { aarch64::vshrq_n_u8::<N>(a) }
+}
+
+#[inline(always)]
+pub(super) fn vshlq_n_s32<const N: i32>(a: int32x4_t) -> int32x4_t {
+    // SAFETY: every `AArch64` processor has NEON.
+    unsafe { aarch64::vshlq_n_s32::<N>(a) }
+}
+
+/// Adds to each word of `sums` the products of four signed bytes. The intrinsic, `vdotq_s32`, is not stable yet.
+#[inline]
+#[target_feature(enable = "dotprod")]
+pub(super) fn sdot(mut sums: int32x4_t, a: uint8x16_t, b: uint8x16_t) -> int32x4_t {
+    // SAFETY: the instruction only reads and writes these registers.
+    unsafe {
+        asm!(
+            "sdot {sums:v}.4s, {a:v}.16b, {b:v}.16b",
+            sums = inout(vreg) sums,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
 }
