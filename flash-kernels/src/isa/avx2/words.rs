@@ -59,7 +59,7 @@ impl<'a> HalfWords<'a> {
     /// created when it is first used.
     ///
     /// # Panics
-    /// If the rows do not have the words, or `words` does not start at a multiple of 4 or is longer than the buffer.
+    /// If the rows do not have the words, or their number is not a multiple of 4 or exceeds that of the buffer.
     #[inline]
     #[target_feature(enable = "avx2")]
     pub(super) fn lines<'b>(

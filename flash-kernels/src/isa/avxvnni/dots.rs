@@ -10,7 +10,7 @@ use crate::isa::avx2::{Each, VECTORS, load_line, schedule_before_loads, splat_pa
 use crate::isa::x86::prefetch_line;
 use crate::tile::CodePairs;
 
-/// [`by_digits`](crate::isa::avx2::by_digits) of AVX2.
+/// [`by_digits`](crate::isa::avx2::dots::by_digits) of AVX2.
 ///
 /// # Safety
 /// Same as there, and the processor must support AVX-VNNI.
@@ -58,7 +58,7 @@ pub(in crate::isa) unsafe fn by_digits<const M: usize>(
     lower
 }
 
-/// [`by_pairs`](crate::isa::avx2::by_pairs) of AVX2.
+/// [`by_pairs`](crate::isa::avx2::dots::by_pairs) of AVX2.
 ///
 /// # Safety
 /// Same as there, and the processor must support AVX-VNNI.
@@ -101,7 +101,7 @@ pub(in crate::isa) unsafe fn by_pairs<const BITS: usize, const M: usize>(
     dots
 }
 
-/// The dot products of two vectors of a panel with [`ROW_STEP`] rows of activations, as those of AVX2.
+/// Returns the dot products of two vectors of a panel with [`ROW_STEP`] rows of activations, as those of AVX2.
 ///
 /// # Safety
 /// The processor must support AVX-VNNI.
