@@ -1,6 +1,7 @@
 //! Development tasks: native MLX, the demo, archives, the tests, the goldens, comparisons.
 
 mod cache;
+mod check_macos;
 mod compare;
 mod demo;
 mod dist;
@@ -10,6 +11,7 @@ mod native;
 mod pictures;
 mod readme;
 mod run;
+mod rust_src;
 mod soak;
 mod synth;
 mod test;
@@ -49,6 +51,8 @@ enum Task {
     Dist(dist::DistArgs),
     /// Run everything that CI runs: format, lints, docs, all tests, the commands of the README
     Test,
+    /// Type-check and lint all crates for macOS, also on Linux
+    CheckMacos,
     /// Regenerate the goldens with mlx-lm, in a separate Python environment
     Goldens,
     /// Run a model in a varying budget of half its size, on a disk with injected failures, and compare every bit with
@@ -78,6 +82,7 @@ fn main() -> Result<()> {
         Task::Demo { prompt } => demo::run(&prompt),
         Task::Dist(args) => dist::run(&args),
         Task::Test => test::run(),
+        Task::CheckMacos => check_macos::run(),
         Task::Goldens => goldens::run(),
         Task::Soak { model, seconds } => soak::run(model, seconds),
         Task::Synth(args) => synth::run(&args),

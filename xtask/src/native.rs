@@ -41,6 +41,21 @@ pub fn prepare(config_dir: Option<&Path>) -> Result<bool> {
         }
         return Ok(false);
     }
+    let native = built()?;
+    let has_changed = config::write(&native, &run::workspace().join(".cargo"))?;
+    if let Some(dir) = config_dir {
+        config::write(&native, dir)?;
+        config::include(dir)?;
+    }
+    Ok(has_changed)
+}
+
+/// Returns the directory of MLX's Rust bindings on Linux, preparing native MLX if that was not done yet.
+pub fn bindings_dir() -> Result<PathBuf> {
+    Ok(built()?.dir)
+}
+
+fn built() -> Result<Native> {
     let wheel = wheel()?;
     let mlx_c = mlx_c_sources()?;
     let shims = run::workspace().join("native");
@@ -48,12 +63,7 @@ pub fn prepare(config_dir: Option<&Path>) -> Result<bool> {
     if !native.dir.exists() {
         build(&native, wheel, &mlx_c, &shims)?;
     }
-    let has_changed = config::write(&native, &run::workspace().join(".cargo"))?;
-    if let Some(dir) = config_dir {
-        config::write(&native, dir)?;
-        config::include(dir)?;
-    }
-    Ok(has_changed)
+    Ok(native)
 }
 
 /// Returns the wheel of MLX for this machine.
