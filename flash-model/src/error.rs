@@ -172,6 +172,17 @@ pub enum ModelError {
         /// The accepted dtypes.
         expected: &'static str,
     },
+    /// Metal cannot load a tensor from where it lies in the shard, and the tensors before it leave no room to move it.
+    #[error(
+        "tensor {tensor:?} lies at byte {offset} of its slot, and cannot be moved to a multiple of 16 as Metal requires: a \
+         tensor before it has an odd length"
+    )]
+    TensorAlignment {
+        /// The tensor.
+        tensor: String,
+        /// Its offset in the slot.
+        offset: usize,
+    },
     /// Weights could not be opened, or memory for them could not be allocated.
     #[error(transparent)]
     Io(#[from] IoError),

@@ -1,10 +1,11 @@
 //! The interface to MLX: arrays over memory owned by this crate, and custom functions in MLX's graph.
 //!
-//! The only module that calls MLX's C interface directly; all others use `mlx-rs`.
+//! The only module that calls MLX's C interface directly, but for a question in `memory`; all others use `mlx-rs`.
 
 #[cfg(target_os = "linux")]
 pub(crate) mod kernel;
 pub(crate) mod quantized;
+mod realign;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,8 @@ use mlx_rs::error::Exception;
 #[cfg(any(test, not(target_os = "linux")))]
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
+
+pub(crate) use realign::Misaligned;
 
 /// Memory that an array can be created over without a copy.
 ///
@@ -129,24 +132,34 @@ impl View {
     }
 }
 
+/// An error of creating views of a slot.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ViewError {
+    /// Metal cannot load a tensor from where it lies.
+    #[error("tensor {} of a bundle cannot be aligned at byte {}", .0.view_idx, .0.offset)]
+    Misaligned(Misaligned),
+    #[error(transparent)]
+    Mlx(#[from] Exception),
+}
+
 /// Returns the tensors of a loaded bundle as evaluated views of its slot, without a copy. When the last view is
 /// dropped, `guard` is dropped and the slot returns to its pool, on the thread that drops the view.
 ///
 /// The data of a safetensors file may start at any byte, and views have that offset. CPUs load from unaligned
-/// addresses; Metal needs aligned elements, so tensors are moved within the slot first there.
+/// addresses; Metal does not, so tensors are moved within the slot first there (no Mac has run that yet).
 pub(crate) fn views<W: Debug + Send + 'static>(
     mut slot: Slot,
     guard: W,
     views: &[View],
-) -> Result<Vec<Array>, Exception> {
+) -> Result<Vec<Array>, ViewError> {
     let mut views = views.to_vec();
     if cfg!(target_os = "macos") {
-        realign(slot.as_mut_slice(), &mut views);
+        realign_views(slot.as_mut_slice(), &mut views).map_err(ViewError::Misaligned)?;
     }
     // A dimension is at most i32::MAX, and a bundle may be longer, so the array has rows of one block.
     let n_rows = dim_of(slot.len() / ROW_BYTES)?;
     let whole = alias(GuardedSlot(guard, slot), &[n_rows, ROW_BYTES as i32], Dtype::Uint8)?;
-    let views = views.iter().map(|view| view_of(&whole, view)).collect::<Result<Vec<_>, _>>()?;
+    let views = views.iter().map(|view| view_of(&whole, view)).collect::<Result<Vec<_>, Exception>>()?;
     // Evaluated once here, rather than in every graph that uses the views.
     if cfg!(not(target_os = "linux")) {
         mlx_rs::transforms::eval(&views)?;
@@ -162,8 +175,6 @@ fn dim_of(extent: usize) -> Result<i32, Exception> {
 
 /// Row length of the array over a slot: slots are a whole number of direct I/O blocks.
 const ROW_BYTES: usize = flash_io::DIRECT_ALIGN;
-/// Alignment of the largest element type of weights.
-const ELEMENT_ALIGN: usize = 4;
 
 /// Returns a view of a tensor within a slot. MLX has no single operation for this, and five per tensor take 20 µs.
 #[cfg(target_os = "linux")]
@@ -195,7 +206,7 @@ fn view_of(whole: &Array, view: &View) -> Result<Array, Exception> {
 use view_by_operations as view_of;
 
 /// Returns a view of a tensor within a slot, from MLX's operations. A tensor of 2 GiB or more must be aligned to its
-/// elements, as [`realign`] leaves it.
+/// elements, as [`realign_views`] leaves it.
 #[cfg(any(test, not(target_os = "linux")))]
 fn view_by_operations(whole: &Array, view: &View) -> Result<Array, Exception> {
     let bytes = view.bytes();
@@ -217,24 +228,14 @@ fn view_by_operations(whole: &Array, view: &View) -> Result<Array, Exception> {
     elements.try_index(dim_of(start)?..dim_of(start + len)?)?.reshape(&view.shape)
 }
 
-/// Moves tensors towards the front of the slot, by less than an element, so that each is aligned to its elements.
-///
-/// Consecutive tensors in a file are misaligned by the same few bytes, as long as each is a multiple of
-/// [`ELEMENT_ALIGN`] long. A tensor that would overlap the one before it stays where it is.
-fn realign(bytes: &mut [u8], views: &mut [View]) {
-    let mut order: Vec<usize> = (0..views.len()).collect();
-    order.sort_by_key(|&idx| views[idx].offset);
-    let mut free_from = 0;
-    for idx in order {
-        let view = &mut views[idx];
-        let (from, len) = (view.offset, view.bytes());
-        let to = from / ELEMENT_ALIGN * ELEMENT_ALIGN;
-        if to >= free_from {
-            bytes.copy_within(from..from + len, to);
-            view.offset = to;
-        }
-        free_from = view.offset + len;
+/// Aligns the tensors of a slot for Metal, and updates their offsets.
+fn realign_views(slot: &mut [u8], views: &mut [View]) -> Result<(), Misaligned> {
+    let mut ranges: Vec<_> = views.iter().map(|view| view.offset..view.offset + view.bytes()).collect();
+    realign::realign(slot, &mut ranges)?;
+    for (view, range) in views.iter_mut().zip(ranges) {
+        view.offset = range.start;
     }
+    Ok(())
 }
 
 /// Returns the size of an element in bytes.

@@ -177,7 +177,12 @@ fn views_are_in_place_at_any_byte_and_return_the_slot() {
     ];
     let arrays = views(slot, (), &wanted).unwrap();
     for (array, view) in arrays.iter().zip(&wanted) {
-        assert_eq!(address(array), base + view.offset);
+        let offset = address(array) - base;
+        if cfg!(target_os = "macos") {
+            assert!(offset <= view.offset && offset.is_multiple_of(16), "moved to {offset}");
+        } else {
+            assert_eq!(offset, view.offset);
+        }
     }
     assert_eq!(arrays[1].as_slice::<u8>(), &bytes[4090..4100]);
     let (pairs, _) = bytes[4101..][..2000].as_chunks();
@@ -189,24 +194,18 @@ fn views_are_in_place_at_any_byte_and_return_the_slot() {
 }
 
 #[test]
-fn realigned_tensors_are_whole_and_do_not_overlap() {
-    for shift in 0..4 {
-        let original = patterned(400);
-        let mut bytes = original.clone();
-        // The third is not a whole number of elements, so the fourth is off by another few bytes.
-        let lengths = [(40, Dtype::Uint32), (6, Dtype::Float16), (3, Dtype::Float16), (20, Dtype::Float32)];
-        let mut offset = 16 + shift;
-        let mut wanted = Vec::new();
-        for (n, dtype) in lengths {
-            wanted.push(View { offset, shape: vec![n], dtype });
-            offset += wanted.last().unwrap().bytes();
-        }
-        let mut moved = wanted.clone();
-        realign(&mut bytes, &mut moved);
-        for (view, from) in moved.iter().zip(&wanted) {
-            assert_eq!(bytes[view.offset..][..view.bytes()], original[from.offset..][..from.bytes()]);
-        }
-        assert!(moved[..3].iter().all(|view| view.offset % ELEMENT_ALIGN == 0));
+fn views_of_realigned_tensors_have_the_bytes_of_before() {
+    let original = patterned(400);
+    let mut bytes = original.clone();
+    let wanted = [
+        View { offset: 61, shape: vec![5], dtype: Dtype::Float16 },
+        View { offset: 21, shape: vec![2, 5], dtype: Dtype::Uint32 },
+    ];
+    let mut moved = wanted.to_vec();
+    realign_views(&mut bytes, &mut moved).unwrap();
+    assert_eq!([moved[0].offset, moved[1].offset], [48, 0]);
+    for (view, from) in moved.iter().zip(&wanted) {
+        assert_eq!(bytes[view.offset..][..view.bytes()], original[from.offset..][..from.bytes()]);
     }
 }
 

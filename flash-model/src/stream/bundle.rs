@@ -9,7 +9,7 @@ use mlx_rs::Dtype as MlxDtype;
 use parking_lot::Mutex;
 
 use crate::ModelError;
-use crate::mlx::View;
+use crate::mlx::{Misaligned, View, ViewError};
 use crate::stream::planner::MachineSpeeds;
 
 /// Bundles up to this size are always pinned: reading them costs more time than holding them costs memory. Norms are
@@ -131,6 +131,16 @@ impl Bundle {
             dtype: mlx_dtype(part.dtype),
         };
         self.parts.iter().enumerate().map(view).collect()
+    }
+
+    /// Converts an error of [views](Self::views), and names the tensor.
+    pub(crate) fn view_error(&self, error: ViewError) -> ModelError {
+        match error {
+            ViewError::Misaligned(Misaligned { view_idx, offset }) => {
+                ModelError::TensorAlignment { tensor: self.parts[view_idx].name.clone(), offset }
+            }
+            ViewError::Mlx(error) => error.into(),
+        }
     }
 
     /// Converts a read error, and names the tensor in which the read began.

@@ -193,7 +193,8 @@ impl<M: ModuleParameters + ?Sized> StreamingProxy<M> {
                 strips::rearrange(&mut slot, &mut views[idx], strips);
             }
         }
-        let arrays = mlx::views(slot, release_timer, &views)?;
+        let arrays = mlx::views(slot, release_timer, &views)
+            .map_err(|error| residency.bundle(self.bundle).view_error(error))?;
         let keys = self.parameters.iter().map(|(key, _)| Rc::clone(key));
         set_parameters(&mut *self.module, keys.zip(arrays));
         self.is_bound = true;

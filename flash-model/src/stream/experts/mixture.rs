@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use flash_io::{DIRECT_ALIGN, Dtype, Slot};
 use mlx_rs::Array;
-use mlx_rs::error::Exception;
 use mlx_rs::module::{ModuleParameters as _, update_parameters};
 
 use crate::ModelError;
@@ -360,8 +359,8 @@ impl Mixture {
 
     /// Binds an expert to the slot it was read into. The slot is released when the expert is dropped and no kernel
     /// reads it.
-    pub(crate) fn bind(&self, bundle: &Bundle, slot: Slot) -> Result<Expert, Exception> {
-        let arrays = mlx::views(slot, (), &bundle.views())?;
+    pub(crate) fn bind(&self, bundle: &Bundle, slot: Slot) -> Result<Expert, ModelError> {
+        let arrays = mlx::views(slot, (), &bundle.views()).map_err(|error| bundle.view_error(error))?;
         let mut expert = self.template.clone();
         let keys = self.parameters.iter().map(|(key, _)| Rc::from(key.as_str()));
         update_parameters(&mut expert, keys.zip(arrays).collect::<HashMap<Rc<str>, Array>>());
