@@ -3,15 +3,21 @@
 pub(crate) mod allowance;
 #[cfg(target_os = "linux")]
 mod cgroup;
+#[cfg(target_os = "macos")]
+mod macos;
 mod pressure;
 pub(crate) mod slots;
+#[cfg(any(target_os = "macos", test))]
+mod unified;
 
 use sysinfo::System;
 
 pub use allowance::Allowance;
+#[cfg(target_os = "macos")]
+use macos as platform;
 pub use pressure::PressureGauge;
 
-/// Resident set size of the process.
+/// Resident set size of the process; on macOS its physical footprint, which counts compressed memory and that of the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resident {
     /// Current size.
@@ -26,13 +32,20 @@ pub fn resident() -> Option<Resident> {
 }
 
 /// Returns the memory that the process could still allocate: the free memory of the machine or of its control group,
-/// whichever is less.
+/// whichever is less. On macOS, process and GPU together stay below the GPU's recommended working set.
 pub fn available_bytes() -> u64 {
     let mut system = System::new();
     system.refresh_memory();
     let machine_bytes = system.available_memory();
     #[cfg(target_os = "linux")]
     let machine_bytes = cgroup::free_bytes().map_or(machine_bytes, |bytes| bytes.min(machine_bytes));
+    #[cfg(target_os = "macos")]
+    let machine_bytes = unified::could_allocate(
+        machine_bytes,
+        system.free_memory(),
+        macos::recommended_working_set_bytes(),
+        resident().map_or(0, |resident| resident.now_bytes),
+    );
     machine_bytes
 }
 
@@ -103,28 +116,6 @@ mod platform {
     #[cfg(not(target_env = "gnu"))]
     pub(super) fn bound_allocators() {}
     #[cfg(not(target_env = "gnu"))]
-    pub(super) fn trim() {}
-}
-
-#[cfg(not(target_os = "linux"))]
-mod platform {
-    use super::Resident;
-
-    /// Returns the peak for both sizes: `getrusage`, which counts in bytes on Apple's systems, does not report the
-    /// current size.
-    #[expect(unsafe_code, reason = "the C library has no safe interface")]
-    pub(super) fn resident() -> Option<Resident> {
-        // SAFETY: all zeros are a valid `rusage`.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: `usage` is a valid, exclusively owned `rusage`.
-        if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
-            return None;
-        }
-        let peak_bytes = usage.ru_maxrss as u64;
-        Some(Resident { now_bytes: peak_bytes, peak_bytes })
-    }
-
-    pub(super) fn bound_allocators() {}
     pub(super) fn trim() {}
 }
 

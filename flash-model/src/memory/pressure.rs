@@ -1,4 +1,4 @@
-//! Memory pressure, from Linux's pressure stall information.
+//! Memory pressure: Linux's pressure stall information, or the level that macOS's kernel reports.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -24,9 +24,13 @@ impl PressureGauge {
         Self { last: waited().map(|waited| (Instant::now(), waited)) }
     }
 
-    /// Returns whether programs have stalled on memory since the last call; always false if the system does not report
-    /// it.
+    /// Returns whether programs have stalled on memory since the last call, or on macOS, whether the kernel asks programs
+    /// to release memory; always false if the system does not report it.
     pub fn is_stalled(&mut self) -> bool {
+        #[cfg(target_os = "macos")]
+        if let Some(level) = super::macos::pressure_level() {
+            return super::unified::is_short(level);
+        }
         let Some(waited) = waited() else { return false };
         let now = Instant::now();
         let Some((since, before)) = self.last.replace((now, waited)) else { return false };
