@@ -60,6 +60,28 @@ pub fn bound_allocators() {
     }
 }
 
+/// Lets MLX keep a budget wired on macOS, or as much of it as Metal recommends; no effect on other systems. To be called
+/// before MLX allocates.
+///
+/// By default MLX wires nothing, and the system unwires a GPU's memory while it waits for the disk: wiring it again for
+/// every token is 10 to 30 times slower (ml-explore/mlx#4211). No Mac has run this yet.
+pub(crate) fn wire(budget_bytes: u64) {
+    #[cfg(target_os = "macos")]
+    {
+        let Some(limit_bytes) = unified::wired_limit(budget_bytes, macos::recommended_working_set_bytes())
+        else {
+            tracing::warn!("nothing is wired: Metal does not say how much it recommends");
+            return;
+        };
+        match mlx_rs::memory::set_wired_limit(limit_bytes) {
+            Ok(_) => tracing::debug!(limit_bytes, "MLX may wire memory"),
+            Err(error) => tracing::warn!("MLX keeps its wired limit: {error}"),
+        }
+    }
+    #[cfg(not(target_os = "macos"))]
+    let _ = budget_bytes;
+}
+
 /// Returns free memory of the allocator to the system.
 pub fn trim() {
     platform::trim();

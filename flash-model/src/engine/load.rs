@@ -8,7 +8,6 @@ use flash_kv::{PageFile, PrefixStore, Scratch};
 use flash_sched::Ema;
 
 use super::{Engine, EngineOptions, SessionContext};
-use crate::ModelError;
 use crate::engine::identity::{self, ComputedBy, EngineIdentity, IdentityInputs};
 use crate::engine::model::Model;
 use crate::interrupt::Interrupt;
@@ -18,6 +17,7 @@ use crate::stream::experts::Experts;
 use crate::stream::pace::Pacer;
 use crate::stream::planner::MachineSpeeds;
 use crate::stream::residency::Residency;
+use crate::{ModelError, memory};
 
 impl Model {
     /// Loads the model: plans the residency, allocates memory and starts to read weights.
@@ -47,6 +47,7 @@ impl Model {
         let (needs, kv_plan) = self.memory_planner().needs(&workload, budget_bytes);
         let floor_bytes = self.floor_bytes(&workload);
         let plan = self.plan(&workload, budget_bytes, &MachineSpeeds::default())?;
+        memory::wire(budget_bytes);
         let budget = Budget::new(budget_bytes);
         let overhead = budget.reserve(needs.process_bytes + needs.activation_bytes)?;
         let geometry = self.geometry(&workload.kv);

@@ -23,6 +23,12 @@ pub(super) fn could_allocate(
     recommended_bytes.map_or(machine_bytes, |bytes| machine_bytes.min(bytes.saturating_sub(held_bytes)))
 }
 
+/// Returns how much memory MLX may wire: never more than the budget or than recommended, above which MLX refuses, and
+/// kernels have panicked. `None` if nothing is recommended.
+pub(super) fn wired_limit(budget_bytes: u64, recommended_bytes: Option<u64>) -> Option<usize> {
+    usize::try_from(budget_bytes.min(recommended_bytes?)).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +44,13 @@ mod tests {
     fn free_memory_is_available_however_much_is_compressed() {
         assert_eq!(could_allocate(0, 3 * GIB, None, GIB), 3 * GIB);
         assert_eq!(could_allocate(5 * GIB, 3 * GIB, None, GIB), 5 * GIB);
+    }
+
+    #[test]
+    fn wired_limit_exceeds_neither_budget_nor_recommendation() {
+        assert_eq!(wired_limit(4 * GIB, Some(12 * GIB)), Some(4 << 30));
+        assert_eq!(wired_limit(16 * GIB, Some(12 * GIB)), Some(12 << 30));
+        assert_eq!(wired_limit(16 * GIB, None), None);
     }
 
     #[test]
