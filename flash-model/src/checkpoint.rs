@@ -140,6 +140,7 @@ impl Checkpoint {
     /// Returns the tensor of this name, and records it as used.
     ///
     /// # Errors
+    /// [`ModelError::TensorExtent`] if MLX cannot have such a shape;
     /// [`ModelError::MissingTensor`], [`ModelError::TensorDtype`] or [`ModelError::TensorShape`] if it is missing or
     /// not of this kind and shape.
     pub(crate) fn tensor(&self, name: &str, shape: &[u64], kind: TensorKind) -> Result<&Tensor, ModelError> {
@@ -164,8 +165,16 @@ impl Checkpoint {
                 expected: shape.to_vec(),
             });
         }
+        if let Some(extent) = too_long(&tensor.shape) {
+            return Err(ModelError::TensorExtent { path: path(), tensor: name.to_owned(), extent });
+        }
         Ok(tensor)
     }
+}
+
+/// Returns the first dimension that does not fit in MLX's type.
+fn too_long(shape: &[u64]) -> Option<u64> {
+    shape.iter().copied().find(|&extent| i32::try_from(extent).is_err())
 }
 
 impl Checkpoint {
@@ -260,5 +269,17 @@ impl TensorKind {
             Self::Codes => "U32",
             Self::Bytes => "U8",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dimension_of_32_bits_is_too_long_for_mlx() {
+        assert_eq!(too_long(&[2, i32::MAX as u64]), None);
+        assert_eq!(too_long(&[2, 1 << 31]), Some(1 << 31));
+        assert_eq!(too_long(&[u64::MAX, 1]), Some(u64::MAX));
     }
 }

@@ -160,6 +160,24 @@ pub enum ModelError {
         /// The shape that the configuration requires.
         expected: Vec<u64>,
     },
+    /// A dimension of a tensor is longer than MLX's, which have 31 bits.
+    #[error("{path}: tensor {tensor:?} has a dimension of {extent}, and MLX's have 31 bits")]
+    TensorExtent {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The dimension.
+        extent: u64,
+    },
+    /// MLX cannot use a tensor where it lies in memory.
+    #[error("tensor {tensor:?}: MLX: {source}")]
+    TensorView {
+        /// The tensor.
+        tensor: String,
+        /// MLX's error.
+        source: Exception,
+    },
     /// The dtype of a tensor is not accepted for its role.
     #[error("{path}: tensor {tensor:?} is {dtype}, expected {expected}")]
     TensorDtype {

@@ -138,6 +138,8 @@ pub(crate) enum ViewError {
     /// Metal cannot load a tensor from where it lies.
     #[error("tensor {} of a bundle cannot be aligned at byte {}", .0.view_idx, .0.offset)]
     Misaligned(Misaligned),
+    #[error("tensor {view_idx} of a bundle: {error}")]
+    View { view_idx: usize, error: Exception },
     #[error(transparent)]
     Mlx(#[from] Exception),
 }
@@ -159,7 +161,8 @@ pub(crate) fn views<W: Debug + Send + 'static>(
     // A dimension is at most i32::MAX, and a bundle may be longer, so the array has rows of one block.
     let n_rows = dim_of(slot.len() / ROW_BYTES)?;
     let whole = alias(GuardedSlot(guard, slot), &[n_rows, ROW_BYTES as i32], Dtype::Uint8)?;
-    let views = views.iter().map(|view| view_of(&whole, view)).collect::<Result<Vec<_>, Exception>>()?;
+    let view = |(view_idx, view)| view_of(&whole, view).map_err(|error| ViewError::View { view_idx, error });
+    let views = views.iter().enumerate().map(view).collect::<Result<Vec<_>, _>>()?;
     // Evaluated once here, rather than in every graph that uses the views.
     if cfg!(not(target_os = "linux")) {
         mlx_rs::transforms::eval(&views)?;

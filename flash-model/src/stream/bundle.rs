@@ -139,6 +139,9 @@ impl Bundle {
             ViewError::Misaligned(Misaligned { view_idx, offset }) => {
                 ModelError::TensorAlignment { tensor: self.parts[view_idx].name.clone(), offset }
             }
+            ViewError::View { view_idx, error: source } => {
+                ModelError::TensorView { tensor: self.parts[view_idx].name.clone(), source }
+            }
             ViewError::Mlx(error) => error.into(),
         }
     }
@@ -263,5 +266,31 @@ impl Bundles {
     pub(crate) fn predict(&self, plan: &ResidencyPlan, speeds: &MachineSpeeds) -> Prediction {
         let bundle_bytes: Vec<u64> = self.list.iter().map(Bundle::tensor_bytes).collect();
         speeds.predict(&bundle_bytes, plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flash_io::ShardIdx;
+    use mlx_rs::error::Exception;
+
+    use super::*;
+
+    #[test]
+    fn errors_of_views_name_the_tensor() {
+        let part = |name: &str, start| Part {
+            name: name.to_owned(),
+            shard: ShardIdx(0),
+            span: Span::new(start, start + 6),
+            dtype: Dtype::F16,
+            shape: vec![3],
+        };
+        let bundle = Bundle::new("layer".to_owned(), vec![part("first", 0), part("second", 6)]);
+        let misaligned = ViewError::Misaligned(Misaligned { view_idx: 1, offset: 6 });
+        let error = bundle.view_error(misaligned);
+        assert!(matches!(&error, ModelError::TensorAlignment { tensor, offset: 6 } if tensor == "second"));
+        let refused = ViewError::View { view_idx: 0, error: Exception::custom("too long") };
+        let error = bundle.view_error(refused).to_string();
+        assert!(error.starts_with("tensor \"first\": MLX: ") && error.contains("too long"), "{error}");
     }
 }
