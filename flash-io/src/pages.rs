@@ -54,6 +54,11 @@ impl PageBuf {
         self.len_bytes
     }
 
+    /// Returns the length of the data with the rest of its last OS page, which belongs to the buffer, too.
+    pub fn mapped_bytes(&self) -> usize {
+        self.map.len() - self.lead_page_bytes
+    }
+
     /// Returns whether the length of the data is 0.
     pub fn is_empty(&self) -> bool {
         self.len_bytes == 0
@@ -124,6 +129,7 @@ mod tests {
         let buf = PageBuf::new(10_000, &budget).unwrap();
         assert!(buf.as_ptr().addr().is_multiple_of(rustix::param::page_size()));
         assert_eq!(buf.as_slice().len(), 10_000);
+        assert_eq!(buf.mapped_bytes(), 10_000usize.next_multiple_of(rustix::param::page_size()));
         assert!(buf.as_slice().iter().all(|&byte| byte == 0));
     }
 

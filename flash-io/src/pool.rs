@@ -142,6 +142,11 @@ impl Slot {
         self.pages_mut().as_mut_ptr()
     }
 
+    /// Returns the length with the rest of the last OS page; see [`PageBuf::mapped_bytes`].
+    pub fn mapped_bytes(&self) -> usize {
+        self.pages().mapped_bytes()
+    }
+
     /// Returns the data.
     pub fn as_slice(&self) -> &[u8] {
         self.pages().as_slice()

@@ -24,17 +24,20 @@ pub(crate) use realign::Misaligned;
 ///
 /// # Safety
 /// [`as_mut_ptr`](Self::as_mut_ptr) returns memory that stays valid and at the same address for as long as the owner
-/// lives, even if the owner is moved; it starts at an OS page, and the 16 bytes before it belong to the owner too.
+/// lives, even if the owner is moved; it starts at an OS page, and the 16 bytes before it belong to the owner too, as do
+/// [`mapped_bytes`](Self::mapped_bytes) from its start on.
 #[expect(unsafe_code, reason = "MLX relies on the guarantees of the implementation")]
 pub(crate) unsafe trait OwnedMemory: Debug + Send + 'static {
     /// Returns the address of the first byte of data.
     fn as_mut_ptr(&mut self) -> *mut u8;
     /// Returns the number of bytes of data.
     fn len_bytes(&self) -> usize;
+    /// Returns the number of bytes of data and of the rest of the last OS page.
+    fn mapped_bytes(&self) -> usize;
 }
 
-// SAFETY: a PageBuf is an anonymous mapping with an OS page in front of its data; moving the handle moves no byte of
-// it.
+// SAFETY: a PageBuf is an anonymous mapping of whole OS pages, with one in front of its data; moving the handle moves no
+// byte of it.
 #[expect(unsafe_code, reason = "MLX relies on the guarantees of the implementation")]
 unsafe impl OwnedMemory for PageBuf {
     fn as_mut_ptr(&mut self) -> *mut u8 {
@@ -42,6 +45,9 @@ unsafe impl OwnedMemory for PageBuf {
     }
     fn len_bytes(&self) -> usize {
         self.len()
+    }
+    fn mapped_bytes(&self) -> usize {
+        PageBuf::mapped_bytes(self)
     }
 }
 
@@ -58,28 +64,74 @@ unsafe impl<W: Debug + Send + 'static> OwnedMemory for GuardedSlot<W> {
     fn len_bytes(&self) -> usize {
         self.1.len()
     }
+    fn mapped_bytes(&self) -> usize {
+        self.1.mapped_bytes()
+    }
 }
 
 /// Creates an array over `memory` without a copy. The memory is dropped with the last array that shares it, on whatever
 /// thread: a slot cannot be refilled while any operation still uses it.
 ///
 /// # Errors
-/// If MLX fails, or has no memory for the array's handle; `memory` is dropped then.
+/// If MLX fails, copies the memory, or has no memory for the array's handle; `memory` is dropped then.
 ///
 /// # Panics
 /// If the shape takes more bytes than the memory has.
-#[expect(unsafe_code, reason = "passes memory to MLX")]
 pub(crate) fn alias<P: OwnedMemory>(memory: P, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
-    unsafe extern "C" fn drop_memory<P>(payload: *mut c_void) {
-        // SAFETY: `payload` is the box leaked below, and the native library calls this once, whatever fails.
-        drop(unsafe { Box::from_raw(payload.cast::<P>()) });
-    }
-    let wanted_bytes = shape.iter().map(|&extent| extent as usize).product::<usize>() * size_of_dtype(dtype);
+    let wanted_bytes = bytes_of(shape, dtype);
     assert!(
         wanted_bytes <= memory.len_bytes(),
         "{wanted_bytes} B of array over {} B of memory",
         memory.len_bytes()
     );
+    #[cfg(not(target_os = "linux"))]
+    if wanted_bytes != memory.mapped_bytes() {
+        return alias_by_view(memory, shape, dtype);
+    }
+    alias_with(native_alias, memory, shape, dtype)
+}
+
+/// Creates an array over memory by a view of its whole OS pages: Metal takes no buffers of other lengths.
+#[cfg(any(test, not(target_os = "linux")))]
+fn alias_by_view<P: OwnedMemory>(memory: P, shape: &[i32], dtype: Dtype) -> Result<Array, Exception> {
+    let whole = alias_pages(memory)?;
+    let view = view_by_operations(&whole, &View { offset: 0, shape: shape.to_vec(), dtype })?;
+    mlx_rs::transforms::eval([&view])?;
+    Ok(view)
+}
+
+/// Creates an array of bytes over all OS pages of `memory`. A dimension is at most `i32::MAX`, and memory may be longer,
+/// so the array has rows of one block.
+fn alias_pages<P: OwnedMemory>(memory: P) -> Result<Array, Exception> {
+    let n_rows = dim_of(memory.mapped_bytes() / ROW_BYTES)?;
+    alias_with(native_alias, memory, &[n_rows, ROW_BYTES as i32], Dtype::Uint8)
+}
+
+/// A function of MLX's C interface that creates an array over memory.
+type NativeAlias = unsafe extern "C" fn(
+    data: *mut c_void,
+    shape: *const c_int,
+    dim: c_int,
+    dtype: mlx_sys::mlx_dtype,
+    payload: *mut c_void,
+    dtor: Option<unsafe extern "C" fn(*mut c_void)>,
+) -> mlx_sys::mlx_array;
+
+/// Creates an array over `memory` with `native_alias`, and checks that it has made no copy: if Metal refuses a buffer, MLX
+/// copies the memory and drops it at once, so that the budget would not count the copy.
+#[expect(unsafe_code, reason = "passes memory to MLX")]
+fn alias_with<P: OwnedMemory>(
+    native_alias: NativeAlias,
+    memory: P,
+    shape: &[i32],
+    dtype: Dtype,
+) -> Result<Array, Exception> {
+    unsafe extern "C" fn drop_memory<P>(payload: *mut c_void) {
+        // SAFETY: `payload` is the box leaked below, and the native library calls this once, whatever fails.
+        drop(unsafe { Box::from_raw(payload.cast::<P>()) });
+    }
+    let wanted_bytes = bytes_of(shape, dtype);
+    assert!(wanted_bytes <= memory.mapped_bytes(), "the callers check it");
 
     let mut memory = Box::new(memory);
     let data = memory.as_mut_ptr().cast::<c_void>();
@@ -94,7 +146,15 @@ pub(crate) fn alias<P: OwnedMemory>(memory: P, shape: &[i32], dtype: Dtype) -> R
         return Err(Exception::custom("MLX refused an array over foreign memory"));
     }
     // SAFETY: a fresh handle that nobody else frees.
-    Ok(unsafe { Array::from_ptr(handle) })
+    let array = unsafe { Array::from_ptr(handle) };
+    // SAFETY: the array was created with its data, and only its address is used.
+    let place = unsafe { mlx_sys::mlx_array_data_uint8(array.as_ptr()) };
+    if place.addr() != data.addr() {
+        return Err(Exception::custom(format!(
+            "MLX copied {wanted_bytes} B of foreign memory, which would not count against the budget"
+        )));
+    }
+    Ok(array)
 }
 
 // On Linux mlx-c copies such memory, so the native library has a function that does not.
@@ -112,7 +172,7 @@ unsafe extern "C" {
     ) -> mlx_sys::mlx_array;
 }
 
-// On Apple silicon mlx-c wraps page-aligned memory in a Metal buffer without a copy. On failure it does not report
+// On Apple silicon mlx-c wraps whole OS pages in a Metal buffer without a copy. On failure it does not report
 // whether it has run the destructor, so the payload may be leaked then, but never freed twice.
 #[cfg(not(target_os = "linux"))]
 use mlx_sys::mlx_array_new_data_managed_payload as native_alias;
@@ -128,7 +188,7 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) fn bytes(&self) -> usize {
-        self.shape.iter().map(|&extent| extent as usize).product::<usize>() * size_of_dtype(self.dtype)
+        bytes_of(&self.shape, self.dtype)
     }
 }
 
@@ -158,9 +218,7 @@ pub(crate) fn views<W: Debug + Send + 'static>(
     if cfg!(target_os = "macos") {
         realign_views(slot.as_mut_slice(), &mut views).map_err(ViewError::Misaligned)?;
     }
-    // A dimension is at most i32::MAX, and a bundle may be longer, so the array has rows of one block.
-    let n_rows = dim_of(slot.len() / ROW_BYTES)?;
-    let whole = alias(GuardedSlot(guard, slot), &[n_rows, ROW_BYTES as i32], Dtype::Uint8)?;
+    let whole = alias_pages(GuardedSlot(guard, slot))?;
     let view = |(view_idx, view)| view_of(&whole, view).map_err(|error| ViewError::View { view_idx, error });
     let views = views.iter().enumerate().map(view).collect::<Result<Vec<_>, _>>()?;
     // Evaluated once here, rather than in every graph that uses the views.
@@ -176,7 +234,7 @@ fn dim_of(extent: usize) -> Result<i32, Exception> {
     i32::try_from(extent).map_err(|_| too_long())
 }
 
-/// Row length of the array over a slot: slots are a whole number of direct I/O blocks.
+/// Row length of the array over a slot: OS pages are a whole number of direct I/O blocks.
 const ROW_BYTES: usize = flash_io::DIRECT_ALIGN;
 
 /// Returns a view of a tensor within a slot. MLX has no single operation for this, and five per tensor take 20 µs.
@@ -239,6 +297,10 @@ fn realign_views(slot: &mut [u8], views: &mut [View]) -> Result<(), Misaligned> 
         view.offset = range.start;
     }
     Ok(())
+}
+
+fn bytes_of(shape: &[i32], dtype: Dtype) -> usize {
+    shape.iter().map(|&extent| extent as usize).product::<usize>() * size_of_dtype(dtype)
 }
 
 /// Returns the size of an element in bytes.

@@ -19,6 +19,9 @@ unsafe impl OwnedMemory for Counted {
     fn len_bytes(&self) -> usize {
         self.0.len()
     }
+    fn mapped_bytes(&self) -> usize {
+        self.0.mapped_bytes()
+    }
 }
 
 impl Drop for Counted {
@@ -42,6 +45,33 @@ fn alias_reads_memory_in_place_and_drops_it_last() {
     drop(view);
     assert_eq!(dropped.load(Ordering::SeqCst), 1);
     assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn array_over_a_part_of_its_pages_is_in_place_and_drops_them_last() {
+    let budget = Budget::new(1 << 20);
+    let mut buf = PageBuf::new(5000, &budget).unwrap();
+    buf.as_mut_slice()[4996..].copy_from_slice(&[0, 0, 0, 64]);
+    let (address_of_buf, dropped) = (buf.as_ptr().addr(), Arc::new(AtomicUsize::new(0)));
+    let array = alias_by_view(Counted(buf, Arc::clone(&dropped)), &[2, 625], Dtype::Float32).unwrap();
+    assert_eq!(address(&array), address_of_buf);
+    assert_eq!(array.as_slice::<f32>()[1249], 2.0);
+    assert_eq!(dropped.load(Ordering::SeqCst), 0, "the array needs it");
+    drop(array);
+    assert_eq!((dropped.load(Ordering::SeqCst), budget.used_bytes()), (1, 0));
+}
+
+/// On Linux, mlx-c's function copies, as on macOS if Metal refuses the buffer.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_that_mlx_copies_is_an_error_and_is_dropped_once() {
+    let budget = Budget::new(1 << 20);
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let memory = Counted(PageBuf::new(4096, &budget).unwrap(), Arc::clone(&dropped));
+    let copying = mlx_sys::mlx_array_new_data_managed_payload;
+    let error = alias_with(copying, memory, &[2], Dtype::Float32).unwrap_err();
+    assert!(error.what().contains("MLX copied 8 B"), "{error}");
+    assert_eq!((dropped.load(Ordering::SeqCst), budget.used_bytes()), (1, 0));
 }
 
 /// Makes the next allocation of a handle on this thread fail.
