@@ -14,8 +14,8 @@ mod run;
 use std::process::ExitCode;
 
 use crate::args::Command;
-use crate::logging;
 use crate::options::{ChatOptions, ConvertOptions, PerplexityOptions, PlanOptions, RunOptions};
+use crate::{logging, tf32};
 
 /// Runs a command and returns its exit status.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -31,6 +31,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         | Command::Kv(_) => false,
         Command::Bench(args) => args.command.debug(),
     });
+    tf32::log();
     match command {
         Command::Run(args) => run::run(RunOptions::resolve(args)?),
         Command::Chat(args) => chat::run(ChatOptions::resolve(args)?),

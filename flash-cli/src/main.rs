@@ -27,6 +27,7 @@ mod size;
 mod speed;
 mod table;
 mod template;
+mod tf32;
 mod transcript;
 mod usage;
 
@@ -36,6 +37,7 @@ use clap::Parser;
 use flash_model::memory;
 
 fn main() -> ExitCode {
+    tf32::disable();
     // Must run before the first large allocation.
     memory::bound_allocators();
     match args::Cli::try_parse() {
