@@ -46,7 +46,7 @@ impl<'a> AffineTile<'a> {
         let n_groups = k / w.group;
         let floats_bytes = n_groups * w.float.size_bytes();
         let (scales, biases, floats_layout) = match (w.coding, w.layout) {
-            (Coding::Affine, Layout::Strips(strips)) if strips.has_scales() && layout == Layout::Rows => {
+            (Coding::Affine, Layout::Strips(strips)) if layout == Layout::Rows => {
                 for (floats, wide) in [(w.scales, &mut *wide_scales), (w.biases, &mut *wide_biases)] {
                     wide.clear();
                     wide.extend_from_slice(&floats[range.start * floats_bytes..range.end * floats_bytes]);
@@ -62,10 +62,8 @@ impl<'a> AffineTile<'a> {
                 Rows::tiles(w.scales, floats_bytes, range.clone(), spare_scales),
                 Rows::tiles(w.biases, floats_bytes, range, spare_biases),
                 match stored {
-                    Layout::Strips(strips) if strips.has_scales() => {
-                        Layout::Strips(strips.of_floats(w.float))
-                    }
-                    _ => Layout::Rows,
+                    Layout::Strips(strips) => Layout::Strips(strips.of_floats(w.float)),
+                    Layout::Rows => Layout::Rows,
                 },
             ),
             (Coding::Mxfp4, _) => {

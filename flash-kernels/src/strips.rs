@@ -10,33 +10,21 @@ use crate::float::FloatType;
 
 /// A layout of interleaved rows: the first bytes of each row of a strip, then the next bytes of each, and so on.
 ///
-/// Kernels differ in how many rows and bytes they multiply at a time; [`Pool::strips`](crate::Pool::strips) returns the
-/// layout that is fastest for a pool.
+/// Scales and biases are interleaved number by number. [`Pool::strips`](crate::Pool::strips) returns the layout that is
+/// faster than rows for a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Strips {
     rows: usize,
     step_bytes: usize,
-    has_scales: bool,
 }
 
 impl Strips {
-    /// Four rows, of which a kernel multiplies four cache lines each.
-    pub(crate) const FOUR_ROWS: Self = Self { rows: 4, step_bytes: 256, has_scales: false };
-
     /// Sixteen rows, of which a kernel multiplies a word each: the rows are lanes of its vectors.
-    pub(crate) const SIXTEEN_ROWS: Self = Self { rows: 16, step_bytes: 4, has_scales: true };
-
-    /// All layouts that some kernel reads.
-    pub const ALL: [Self; 2] = [Self::FOUR_ROWS, Self::SIXTEEN_ROWS];
+    pub const SIXTEEN_ROWS: Self = Self { rows: 16, step_bytes: 4 };
 
     /// Returns the number of rows per strip.
     pub const fn rows(self) -> usize {
         self.rows
-    }
-
-    /// Returns whether scales and biases are interleaved, too, by [`interleave_floats`](Self::interleave_floats).
-    pub const fn has_scales(self) -> bool {
-        self.has_scales
     }
 
     /// Returns the layout of numbers of `float` that are interleaved one by one.
@@ -116,7 +104,8 @@ mod tests {
 
     #[test]
     fn every_byte_of_a_row_is_at_its_place_and_comes_back() {
-        for strips in Strips::ALL {
+        let codes_and_floats = [Strips::SIXTEEN_ROWS, Strips::SIXTEEN_ROWS.of_floats(FloatType::F16)];
+        for strips in codes_and_floats {
             for row_bytes in [0, 4, 252, 256, 260, 512, 1000] {
                 let rows: Vec<u8> = (0..3 * strips.rows * row_bytes).map(|i| (i * 31 % 251) as u8).collect();
                 let mut codes = rows.clone();
@@ -134,8 +123,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "strips of 16 B")]
+    #[should_panic(expected = "strips of 64 B")]
     fn rows_that_are_no_strip_are_a_bug() {
-        Strips::FOUR_ROWS.interleave(&mut [0; 24], 4);
+        Strips::SIXTEEN_ROWS.interleave(&mut [0; 96], 4);
     }
 }

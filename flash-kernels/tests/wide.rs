@@ -60,13 +60,12 @@ fn wide_products_have_the_same_bits_in_any_batch_on_any_threads_and_instruction_
                     assert_eq!(bits(&y), bits(&alone[..y.len()]), "{format:?} {isa} {m}");
                 }
                 if matches!(width, 4 | 8) {
-                    for strips in Strips::ALL {
-                        let rearranged = weights.rearranged(strips);
-                        let mut y = vec![0.0; n];
-                        let matrix = rearranged.matrix().in_strips(strips).unwrap().wide();
-                        matmul(&pool, &x[..384], &matrix, None, &mut y).unwrap();
-                        assert_eq!(bits(&y), bits(&alone[..n]), "{format:?} {isa} {strips:?}");
-                    }
+                    let strips = Strips::SIXTEEN_ROWS;
+                    let rearranged = weights.rearranged(strips);
+                    let mut y = vec![0.0; n];
+                    let matrix = rearranged.matrix().in_strips(strips).unwrap().wide();
+                    matmul(&pool, &x[..384], &matrix, None, &mut y).unwrap();
+                    assert_eq!(bits(&y), bits(&alone[..n]), "{format:?} {isa}");
                 }
             }
         }

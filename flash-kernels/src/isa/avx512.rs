@@ -11,10 +11,11 @@ macro_rules! unroll {
     };
 }
 
-mod codes;
+mod broadcast;
 mod floats;
 mod panel;
 mod prefetch;
+mod rows;
 mod scales;
 mod transpose;
 mod vectors;
@@ -48,15 +49,15 @@ pub(super) fn is_available() -> bool {
 
 /// A constant, so that other tables can override some entries.
 pub(super) const KERNELS: Kernels = kernels! {
-    rows_direct: 4;
-    strips: Strips::FOUR_ROWS, [4];
+    rows_direct: 16;
+    strips: Strips::SIXTEEN_ROWS, [4, 8];
     quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
     arrange: arrange, (bits, codes);
     widen: widen, (narrow, codes, out);
     decode: floats::decode, (rows, columns, out);
-    multiply_codes: codes::multiply, (tile, x, acc);
+    multiply_codes: rows::multiply, (tile, x, acc);
     unpack_codes: panel::unpack, (rows, links, panel);
     multiply_panel: panel::multiply, (panel, links, scales, x, sums);
     multiply_floats: floats::multiply, (rows, x, acc);

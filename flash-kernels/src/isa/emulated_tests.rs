@@ -60,7 +60,8 @@ fn affine_products_have_the_bits_of_the_portable_kernels() {
 fn products_of_strips_have_the_bits_of_rows() {
     let is_in_strips = |format: &Format| matches!(format, Format::Affine { bits: 4 | 8, .. });
     for format in all_formats().into_iter().filter(is_in_strips) {
-        for (strips, m) in Strips::ALL.into_iter().flat_map(|strips| [1, 2, 4, 7, 20].map(|m| (strips, m))) {
+        let strips = Strips::SIXTEEN_ROWS;
+        for m in [1, 2, 4, 7, 20] {
             let k = 5 * format.group();
             let weights = Weights::new(format, [48, k], m % 5, m as u64);
             let x = Random(m as u64).vec(m * k);
@@ -69,7 +70,7 @@ fn products_of_strips_have_the_bits_of_rows() {
             for pool in pools() {
                 let (rows, mut y) = (matmul(&pool, &x, &weights).unwrap(), vec![0.0; m * 48]);
                 crate::matmul(&pool, &x, &matrix, None, &mut y).unwrap();
-                assert_eq!(bits(&y), bits(&rows), "{} {format:?} {strips:?} {m}", pool.isa());
+                assert_eq!(bits(&y), bits(&rows), "{} {format:?} {m}", pool.isa());
             }
         }
     }

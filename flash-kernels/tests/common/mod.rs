@@ -184,7 +184,7 @@ impl Weights {
         let codes = &mut weights.codes[self.offsets[0]..];
         let row_bytes = codes.len() / self.shape[0];
         strips.interleave(codes, row_bytes);
-        if let (Format::Affine { group, float, .. }, true) = (self.format, strips.has_scales()) {
+        if let Format::Affine { group, float, .. } = self.format {
             let row_bytes = self.shape[1] / group * float.size_bytes();
             strips.interleave_floats(float, &mut weights.scales[self.offsets[1]..], row_bytes);
             strips.interleave_floats(float, &mut weights.biases[self.offsets[2]..], row_bytes);

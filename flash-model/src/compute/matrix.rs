@@ -34,7 +34,7 @@ impl Matrix<'_> {
 }
 
 /// The quantization format of a matrix, and its scales and biases, each `[n, k / group_size]`; in strips of `s` rows
-/// that [have scales](flash_kernels::Strips::has_scales) `[n / s, s · k / group_size]`.
+/// `[n / s, s · k / group_size]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quantized<'a> {
     pub format: QuantizedFormat,

@@ -14,7 +14,7 @@ use crate::mlx::View;
 use crate::stream::bundle::Part;
 
 /// Returns the indices of a bundle's `parts` that `backend` reads faster in strips, and the strips: codes, and their
-/// scales and biases if the strips have them. `keys` are the names of the parts in their layer, since several parts may
+/// scales and biases. `keys` are the names of the parts in their layer, since several parts may
 /// be rows of one tensor.
 pub(crate) fn preferred(
     backend: &Backend,
@@ -26,11 +26,8 @@ pub(crate) fn preferred(
     for (key, part) in keys.iter().zip(parts) {
         let Some(matrix) = key.strip_suffix("weight") else { continue };
         let Some(strips) = strips_of(backend, checkpoint, part) else { continue };
-        let is_in_strips = |&idx: &usize| match keys[idx].strip_prefix(matrix) {
-            Some("weight") => true,
-            Some("scales" | "biases") => strips.has_scales(),
-            _ => false,
-        };
+        let is_in_strips =
+            |&idx: &usize| matches!(keys[idx].strip_prefix(matrix), Some("weight" | "scales" | "biases"));
         let found: Vec<usize> = (0..parts.len()).filter(is_in_strips).collect();
         if found.iter().all(|&idx| parts[idx].shape.len() == 2 && parts[idx].shape[0] == part.shape[0]) {
             preferred.extend(found.into_iter().map(|idx| (idx, strips)));
@@ -122,7 +119,7 @@ mod tests {
         assert_ne!(slot.as_mut_slice()[codes_at.clone()], bytes[codes_at.clone()]);
 
         let in_rows = numbers(&[N, K / 64]);
-        let in_strips = if strips.has_scales() { interleaved(&in_rows, strips) } else { in_rows.clone() };
+        let in_strips = interleaved(&in_rows, strips);
         let product = |weight: &Array, floats: &Array, n_tokens: i32| {
             let quantized = Some(Quantized { format: FORMAT, scales: floats, biases: Some(floats) });
             let matrix = Matrix { weight, quantized, bias: None, is_wide: false };

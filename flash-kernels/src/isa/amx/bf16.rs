@@ -92,9 +92,9 @@ pub(super) fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodeP
     panel.pairs.resize(links.len() * rows.group / 2, CodePairs([[0; 2]; TILE]));
     let table = load_words(&CODES);
     for half in 0..HALVES {
-        let words = HalfWords::new(rows, links, half);
+        let words = HalfWords::new(rows, half);
         for (block_idx, lines) in panel.pairs.chunks_mut(4 * LANES).enumerate() {
-            let words = words.block(block_idx);
+            let words = words.block(links, block_idx);
             for (word, lines) in words.into_iter().zip(lines.as_chunks_mut::<4>().0) {
                 let [a, b, c, d] = lines;
                 a.store_512(half, _mm512_permutexvar_epi16(word, table));

@@ -64,11 +64,11 @@ pub(super) fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodeP
     panel.pairs.resize(links.len() * rows.group / WORD_BYTES, CodePairs([[0; 2]; TILE]));
     let mask = _mm512_set1_epi8(15);
     for half in 0..HALVES {
-        let words = HalfWords::new(rows, links, half);
+        let words = HalfWords::new(rows, half);
         match rows.bits {
             CodeBits::Four => {
                 for (block_idx, lines) in panel.pairs.chunks_mut(2 * LANES).enumerate() {
-                    let words = words.block(block_idx);
+                    let words = words.block(links, block_idx);
                     for (word, [low, high]) in words.into_iter().zip(lines.as_chunks_mut::<2>().0) {
                         low.store_512(half, _mm512_and_si512(word, mask));
                         high.store_512(half, _mm512_and_si512(_mm512_srli_epi16::<4>(word), mask));
@@ -77,7 +77,7 @@ pub(super) fn unpack_codes(rows: CodeRows<'_>, links: &[Link], panel: &mut CodeP
             }
             CodeBits::Eight => {
                 for (block_idx, lines) in panel.pairs.chunks_mut(LANES).enumerate() {
-                    let words = words.block(block_idx);
+                    let words = words.block(links, block_idx);
                     for (word, line) in words.into_iter().zip(lines) {
                         line.store_512(half, word);
                     }

@@ -11,17 +11,66 @@ use super::{HALVES, LANES};
 use crate::float::FloatType;
 use crate::isa::FloatInput;
 use crate::isa::x86::prefetch_next_tile;
-use crate::tile::{FloatRows, LaneRows, Lanes};
+use crate::tile::{FloatRows, LaneRows, Lanes, Layout};
 
 /// [`Kernels::decode`](crate::isa::Kernels::decode).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn decode(rows: FloatRows<'_>, columns: Range<usize>, out: &mut [Lanes]) {
     prefetch_next_tile(rows, columns.clone());
     for half in 0..HALVES {
-        for (out, start) in out.chunks_mut(LANES).zip(columns.clone().step_by(LANES)) {
-            let block = decode_block(rows, half, start..columns.end.min(start + LANES));
-            for (out, column) in out.iter_mut().zip(block) {
-                out.store_512(half, column);
+        decode_half(rows, half, columns.clone(), out);
+    }
+}
+
+/// [`decode`] of half of each column.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn decode_half(rows: FloatRows<'_>, half: usize, columns: Range<usize>, out: &mut [Lanes]) {
+    match rows.layout {
+        Layout::Rows => {
+            for (out, start) in out.chunks_mut(LANES).zip(columns.clone().step_by(LANES)) {
+                let block = decode_block(rows, half, start..columns.end.min(start + LANES));
+                for (out, column) in out.iter_mut().zip(block) {
+                    out.store_512(half, column);
+                }
+            }
+        }
+        Layout::Strips(_) => {
+            for (out, column) in out.iter_mut().zip(columns) {
+                out.store_512(half, load_strip(rows, half, column));
+            }
+        }
+    }
+}
+
+/// Decodes a column of half a tile in strips.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn load_strip(rows: FloatRows<'_>, half: usize, column: usize) -> __m512 {
+    let size_bytes = rows.float.size_bytes();
+    let start = LANES * (half * rows.rows.row_bytes() + column * size_bytes);
+    let numbers = &rows.rows.bytes()[start..][..LANES * size_bytes];
+    // SAFETY: the slice holds 16 numbers.
+    _mm512_castsi512_ps(unsafe { decode_row(rows.float, u16::MAX, numbers.as_ptr()) })
+}
+
+/// Decodes the contiguous values that `mask` selects; the others are zero.
+///
+/// # Safety
+/// The bytes of the selected values must be readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn decode_row(float: FloatType, mask: u16, start: *const u8) -> __m512i {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        match float {
+            FloatType::F32 => _mm512_maskz_loadu_epi32(mask, start.cast()),
+            FloatType::F16 => {
+                _mm512_castps_si512(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, start.cast())))
+            }
+            FloatType::BF16 => {
+                let upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, start.cast()));
+                _mm512_slli_epi32::<16>(upper)
             }
         }
     }
@@ -40,18 +89,7 @@ fn decode_block(rows: FloatRows<'_>, half: usize, columns: Range<usize>) -> [__m
     for (lane, word) in words.iter_mut().enumerate() {
         let start = start.wrapping_add(lane * row_bytes);
         // SAFETY: each row of the tile has the columns that the mask selects, by the assertion on their end.
-        *word = unsafe {
-            match rows.float {
-                FloatType::F32 => _mm512_maskz_loadu_epi32(mask, start.cast()),
-                FloatType::F16 => {
-                    _mm512_castps_si512(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, start.cast())))
-                }
-                FloatType::BF16 => {
-                    let upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, start.cast()));
-                    _mm512_slli_epi32::<16>(upper)
-                }
-            }
-        };
+        *word = unsafe { decode_row(rows.float, mask, start) };
     }
     let words = transpose(&words);
     let mut block = [_mm512_setzero_ps(); LANES];

@@ -24,9 +24,9 @@ pub(super) fn unpack(rows: CodeRows<'_>, links: &[Link], panel: &mut CodePanel) 
     panel.cross.resize(links.len(), IntLanes([0; TILE]));
     let word_pairs = rows.bits.word_codes() / 2;
     for half in 0..HALVES {
-        let words = HalfWords::new(rows, links, half);
+        let words = HalfWords::new(rows, half);
         for (block_idx, pairs) in panel.pairs.chunks_mut(LANES * word_pairs).enumerate() {
-            for (pairs, word) in pairs.chunks_exact_mut(word_pairs).zip(words.block(block_idx)) {
+            for (pairs, word) in pairs.chunks_exact_mut(word_pairs).zip(words.block(links, block_idx)) {
                 for (idx, pair) in pairs.iter_mut().enumerate() {
                     let codes = match rows.bits {
                         CodeBits::Four => nibbles(word, idx),

@@ -1,15 +1,67 @@
-//! Scales and biases, read from their rows as stored.
+//! Scales and biases, read from their rows as stored, or of half a tile.
 
 #![expect(unsafe_code, reason = "loads of a row's last groups are masked, which no slice can express")]
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
+use std::ops::Range;
 
-use super::codes::ROWS;
+use super::LANES;
+use super::floats::{decode_half, load_strip};
 use super::prefetch::{self, Prefetch};
+use super::rows::ROWS;
 use crate::activations::LINE_BYTES;
 use crate::chains::CHAINS;
-use crate::tile::{FloatRows, TILE};
+use crate::isa::x86::{prefetch_line, prefetch_rows};
+use crate::tile::{FloatRows, Lanes, Layout, TILE};
+
+/// Distance at which numbers in strips are prefetched: that of the codes, of which a group has eight times the bytes or
+/// more.
+const AHEAD_BYTES: usize = 512;
+
+/// Scales or biases of half a tile: read from strips one group at a time, or decoded from rows, one group of each chain
+/// at a time.
+pub(super) struct HalfFloats<'a> {
+    rows: FloatRows<'a>,
+    half: usize,
+    /// `None` for strips.
+    decoded: Option<[Lanes; CHAINS]>,
+}
+
+impl<'a> HalfFloats<'a> {
+    #[inline]
+    pub(super) fn new(rows: FloatRows<'a>, half: usize) -> Self {
+        let decoded = (rows.layout == Layout::Rows).then_some([Lanes::ZERO; CHAINS]);
+        Self { rows, half, decoded }
+    }
+
+    /// Decodes some groups, at most one of each chain, before they are loaded.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) fn decode(&mut self, groups: Range<usize>) {
+        if let Some(decoded) = &mut self.decoded {
+            let next_rows = (self.half + 1) * LANES..(self.half + 2) * LANES;
+            prefetch_rows(self.rows, next_rows, groups.clone());
+            decode_half(self.rows, self.half, groups.clone(), &mut decoded[..groups.len()]);
+        }
+    }
+
+    /// Returns the numbers of a group.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) fn load(&self, group_idx: usize) -> __m512 {
+        match &self.decoded {
+            Some(decoded) => decoded[group_idx % CHAINS].load_512(self.half),
+            None => {
+                let start = self.half * LANES * self.rows.rows.row_bytes();
+                let group_bytes = LANES * self.rows.float.size_bytes();
+                let address = self.rows.rows.bytes().as_ptr().wrapping_add(start + group_idx * group_bytes);
+                prefetch_line(address.wrapping_add(AHEAD_BYTES));
+                load_strip(self.rows, self.half, group_idx)
+            }
+        }
+    }
+}
 
 /// Scales or biases of four rows, stored as `F` and prefetched with policy `A`.
 pub(super) struct ScaleRows<F, A> {

@@ -1,112 +1,207 @@
-//! Transposed words of codes: one vector per word, with a lane for each row of half a tile.
+//! Words of codes of half a tile: one vector per word, with a lane for each of 16 rows.
+//!
+//! In strips the words are stored like this; in rows they are transposed, sixteen words of each row at a time.
 
 #![expect(unsafe_code, reason = "loads through pointers: groups are read in the order of chains")]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::LANES;
-use super::codes::{FOUR_BYTES, ROWS};
+use super::prefetch::Prefetch;
 use super::transpose::transpose;
+use super::{HALVES, LANES};
+use crate::activations::LINE_BYTES;
 use crate::chains::Link;
+use crate::strips::Strips;
 use crate::tile::{CodeRows, Layout, TILE};
 
-/// Bytes of a quarter of a vector: the smallest group.
-const QUARTER_BYTES: usize = 16;
+/// Bytes of a word.
+const WORD_BYTES: usize = 4;
 
-/// The words of the groups of `links` in the rows of half a tile.
-pub(in crate::isa) struct HalfWords<'a> {
-    links: &'a [Link],
-    start: *const u8,
-    layout: Layout,
-    row_bytes: usize,
-    group_bytes: usize,
+/// Words of a quarter of a vector: the smallest group.
+const QUARTER_WORDS: usize = 4;
+
+/// Rows of half a tile: those of a strip.
+const HALF_ROWS: usize = TILE / HALVES;
+
+const _: () =
+    assert!(HALF_ROWS == Strips::SIXTEEN_ROWS.rows() && Strips::SIXTEEN_ROWS.step_bytes() == WORD_BYTES);
+
+/// Words transposed at a time: a group of 128 codes of 8 bits, or some smaller ones.
+const BUFFER_WORDS: usize = 32;
+
+/// Transposed words.
+#[repr(C, align(64))]
+pub(super) struct WordBuffer {
+    lines: [[u8; LINE_BYTES]; BUFFER_WORDS],
+    /// The half tile that the words are from.
+    half_start: *const u8,
+    /// The words: `start..end`.
+    start: usize,
+    end: usize,
 }
 
-/// Position of some bytes in four rows, interleaved in a strip or not.
-#[derive(Clone, Copy, Default)]
-struct Place {
-    /// Offset in the first row.
-    first: usize,
-    /// Distance between two rows.
-    row_bytes: usize,
+impl WordBuffer {
+    const EMPTY: Self =
+        Self { lines: [[0; LINE_BYTES]; BUFFER_WORDS], half_start: std::ptr::null(), start: 0, end: 0 };
+}
+
+/// The words of half a tile.
+#[derive(Clone, Copy)]
+pub(in crate::isa) struct HalfWords<'a> {
+    bytes: &'a [u8],
+    layout: Layout,
+    row_words: usize,
+    group_words: usize,
 }
 
 impl<'a> HalfWords<'a> {
-    /// Wraps the groups of `links`, at least one, which the rows must have.
-    pub(in crate::isa) fn new(rows: CodeRows<'a>, links: &'a [Link], half: usize) -> Self {
-        let (group_bytes, row_bytes) = (rows.bits.bytes(rows.group), rows.rows.row_bytes());
-        assert!(links.iter().all(|link| (link.group_idx + 1) * group_bytes <= row_bytes));
-        let start = rows.rows.bytes()[half * LANES * row_bytes..][..LANES * row_bytes].as_ptr();
-        // A group does not cross the blocks of a strip.
-        assert!(group_bytes.is_power_of_two() && FOUR_BYTES.is_multiple_of(group_bytes));
-        Self { links, start, layout: rows.layout, row_bytes, group_bytes }
+    pub(in crate::isa) fn new(rows: CodeRows<'a>, half: usize) -> Self {
+        let row_bytes = rows.rows.row_bytes();
+        let bytes = &rows.rows.bytes()[half * HALF_ROWS * row_bytes..][..HALF_ROWS * row_bytes];
+        let group_words = rows.group / rows.bits.word_codes();
+        assert!(group_words.is_power_of_two() && group_words >= QUARTER_WORDS);
+        Self { bytes, layout: rows.layout, row_words: row_bytes / WORD_BYTES, group_words }
     }
 
-    /// Returns the words from `LANES * block_idx` on, in the order of the links; the last group is repeated to fill the
-    /// block.
+    /// Returns how far ahead of its lines to prefetch. Transposed words are prefetched when they are read.
+    pub(super) fn ahead_bytes<A: Prefetch>(&self) -> usize {
+        match self.layout {
+            Layout::Rows => 0,
+            Layout::Strips(_) => A::STRIPS_BYTES,
+        }
+    }
+
+    /// Returns the lines of some words: those in memory, or transposed ones in `buffer`, which is created when it is
+    /// first used.
+    ///
+    /// # Panics
+    /// If the rows do not have the words, or they exceed the buffer.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(in crate::isa) fn block(&self, block_idx: usize) -> [__m512i; LANES] {
-        let Self { links, start, group_bytes, .. } = *self;
-        let mut quarters = [Place::default(); 4];
-        for (quarter, place) in quarters.iter_mut().enumerate() {
-            let byte = (4 * block_idx + quarter) * QUARTER_BYTES;
-            // A shift instead of a division: groups are powers of two.
-            let link = links[(byte >> group_bytes.trailing_zeros()).min(links.len() - 1)];
-            *place = self.place(link.group_idx * group_bytes + (byte & (group_bytes - 1)));
-        }
-        let mut lines = [_mm512_setzero_si512(); LANES];
-        for (four_idx, lines) in lines.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-            let start = start.wrapping_add(four_idx * ROWS * self.row_bytes);
-            for (row, line) in lines.iter_mut().enumerate() {
-                let mut starts = [start; 4];
-                for (start, Place { first, row_bytes }) in starts.iter_mut().zip(quarters) {
-                    *start = start.wrapping_add(first + row * row_bytes);
-                }
-                // Prefetch the same place in the next tile, which may not exist: a prefetch cannot fault.
-                _mm_prefetch::<_MM_HINT_T0>(starts[0].wrapping_add(TILE * self.row_bytes).cast());
-                // SAFETY: each row has these groups, by the assertions in `new`.
-                *line = unsafe { load_quarters(starts, group_bytes) };
+    pub(super) fn lines<'b>(
+        &'b self,
+        words: Range<usize>,
+        buffer: &'b mut Option<WordBuffer>,
+    ) -> &'b [[u8; LINE_BYTES]] {
+        match self.layout {
+            Layout::Strips(_) => &self.bytes.as_chunks().0[words],
+            Layout::Rows => {
+                let buffer = buffer.get_or_insert(WordBuffer::EMPTY);
+                self.fill(buffer, words.clone());
+                &buffer.lines[words.start - buffer.start..][..words.len()]
             }
+        }
+    }
+
+    /// Transposes words into the buffer if they are not there.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn fill(&self, buffer: &mut WordBuffer, words: Range<usize>) {
+        if buffer.half_start != self.bytes.as_ptr() || words.start < buffer.start || words.end > buffer.end {
+            self.refill(buffer, words);
+        }
+    }
+
+    /// Transposes words and those that follow them into the buffer.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f")]
+    fn refill(&self, buffer: &mut WordBuffer, words: Range<usize>) {
+        let end = self.row_words.min(words.start + BUFFER_WORDS);
+        assert!(words.end <= end);
+        let chunks = buffer.lines.as_chunks_mut::<LANES>().0;
+        for (idx, start) in (words.start..end).step_by(LANES).enumerate() {
+            let mut quarters = [0; 4];
+            for (quarter, word) in quarters.iter_mut().enumerate() {
+                *word = (start + QUARTER_WORDS * quarter).min(end - QUARTER_WORDS);
+            }
+            let block = self.transposed(quarters);
+            for word in 0..LANES {
+                // SAFETY: the store writes exactly this array of 64 bytes.
+                unsafe { _mm512_storeu_si512(chunks[idx][word].as_mut_ptr().cast(), block[word]) };
+            }
+        }
+        (buffer.half_start, buffer.start, buffer.end) = (self.bytes.as_ptr(), words.start, end);
+    }
+
+    /// Returns the words of the groups of `links`, in their order, from word `LANES * block_idx` on; the last group is
+    /// repeated to fill the block.
+    ///
+    /// # Panics
+    /// If the rows do not have the groups, or there are none.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in crate::isa) fn block(&self, links: &[Link], block_idx: usize) -> [__m512i; LANES] {
+        let mut quarters = [0; 4];
+        for (quarter, start) in quarters.iter_mut().enumerate() {
+            let word = LANES * block_idx + QUARTER_WORDS * quarter;
+            // Shifts instead of divisions: groups are powers of two.
+            let link = links[(word >> self.group_words.trailing_zeros()).min(links.len() - 1)];
+            *start = link.group_idx * self.group_words + (word & (self.group_words - 1));
+        }
+        match self.layout {
+            Layout::Rows => self.transposed(quarters),
+            Layout::Strips(_) => {
+                let lines: &[[u8; LINE_BYTES]] = self.bytes.as_chunks().0;
+                let mut words = [_mm512_setzero_si512(); LANES];
+                for (words, start) in words.as_chunks_mut::<QUARTER_WORDS>().0.iter_mut().zip(quarters) {
+                    for (word, line) in words.iter_mut().zip(&lines[start..start + QUARTER_WORDS]) {
+                        // Prefetch the same place in the next tile, which may not exist: a prefetch cannot fault.
+                        _mm_prefetch::<_MM_HINT_T0>(
+                            line.as_ptr().wrapping_add(HALVES * self.bytes.len()).cast(),
+                        );
+                        // SAFETY: the load reads exactly this array of 64 bytes.
+                        *word = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
+                    }
+                }
+                words
+            }
+        }
+    }
+
+    /// Returns the words of rows, four from each of `quarters` on.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn transposed(&self, quarters: [usize; 4]) -> [__m512i; LANES] {
+        for start in quarters {
+            assert!(start + QUARTER_WORDS <= self.row_words);
+        }
+        let row_bytes = self.row_words * WORD_BYTES;
+        let is_line = quarters[3] == quarters[0] + 3 * QUARTER_WORDS;
+        let mut lines = [_mm512_setzero_si512(); LANES];
+        for (row, line) in lines.iter_mut().enumerate() {
+            let start = self.bytes.as_ptr().wrapping_add(row * row_bytes);
+            let mut starts = [start; 4];
+            for (start, word) in starts.iter_mut().zip(quarters) {
+                *start = start.wrapping_add(word * WORD_BYTES);
+            }
+            // Prefetch the same place in the next tile, which may not exist: a prefetch cannot fault.
+            _mm_prefetch::<_MM_HINT_T0>(starts[0].wrapping_add(HALVES * self.bytes.len()).cast());
+            // SAFETY: each row has these words, by the assertion.
+            *line =
+                unsafe { if is_line { _mm512_loadu_si512(starts[0].cast()) } else { load_quarters(starts) } };
         }
         transpose(&lines)
     }
-
-    /// Returns the position of the bytes from `byte` on of each row.
-    #[inline]
-    fn place(&self, byte: usize) -> Place {
-        let step_start = byte / FOUR_BYTES * FOUR_BYTES;
-        match self.layout {
-            Layout::Rows => Place { first: byte, row_bytes: self.row_bytes },
-            Layout::Strips(strips) => Place {
-                first: strips.offset(0, byte, self.row_bytes),
-                row_bytes: FOUR_BYTES.min(self.row_bytes - step_start),
-            },
-        }
-    }
 }
 
-/// Loads a vector from the addresses of its quarters; the quarters of one group are contiguous.
+/// Loads a vector from the addresses of its quarters.
 ///
 /// # Safety
-/// The bytes must be readable.
+/// Each must be valid for reads of 16 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn load_quarters([a, b, c, d]: [*const u8; 4], group_bytes: usize) -> __m512i {
+unsafe fn load_quarters(quarters: [*const u8; 4]) -> __m512i {
     // SAFETY: guaranteed by the caller.
-    unsafe {
-        match group_bytes {
-            16 => {
-                let quarters = [a, b, c, d].map(|quarter| _mm_loadu_si128(quarter.cast()));
-                let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[0]), quarters[1]);
-                let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[2]), quarters[3]);
-                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-            }
-            32 => {
-                let low = _mm512_castsi256_si512(_mm256_loadu_si256(a.cast()));
-                _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(c.cast()))
-            }
-            _ => _mm512_loadu_si512(a.cast()),
-        }
-    }
+    let quarters = unsafe {
+        [
+            _mm_loadu_si128(quarters[0].cast()),
+            _mm_loadu_si128(quarters[1].cast()),
+            _mm_loadu_si128(quarters[2].cast()),
+            _mm_loadu_si128(quarters[3].cast()),
+        ]
+    };
+    let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[0]), quarters[1]);
+    let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarters[2]), quarters[3]);
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
 }

@@ -234,10 +234,7 @@ impl MatrixLayout {
                 };
                 let strips = strips(pool, format).filter(fits);
                 let shape = strips.map_or([n, row_words], |strips| in_strips(strips, row_words));
-                let groups = match strips.filter(|strips| strips.has_scales()) {
-                    Some(strips) => in_strips(strips, n_groups),
-                    None => [n, n_groups],
-                };
+                let groups = strips.map_or([n, n_groups], |strips| in_strips(strips, n_groups));
                 expect(scales.shape() == groups, "a scale for each group")?;
                 inputs.push(scales.into());
                 inputs.extend(biases.map(Operand::from));

@@ -1,4 +1,4 @@
-//! Few rows of activations: dot products straight from the stored codes.
+//! One row of activations and weights in rows: dot products straight from the stored codes.
 //!
 //! A cache line of codes is multiplied byte by byte with activations in the same order, each split into two signed
 //! 8-bit digits. The results of a row's lines are added up to one vector of the dot products of 16 groups, one per
@@ -14,6 +14,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::sync::Arc;
 
+use super::broadcast;
 use super::prefetch::{self, L1, L1NonTemporal, L2, Prefetch, PrefetchPolicy};
 use super::scales::{Bf16, F16, F32, ScaleRows, Stored};
 use super::transpose::{EVEN, ODD, transpose};
@@ -22,24 +23,27 @@ use crate::activations::{FixedVector, LINE_BYTES};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
 use crate::float::FloatType;
-use crate::strips::Strips;
 use crate::tile::{CodeBits, Lanes, Layout, TILE};
 
 /// Rows multiplied at a time: their activations are loaded into registers once.
-pub(super) const ROWS: usize = Strips::FOUR_ROWS.rows();
+pub(super) const ROWS: usize = 4;
+
+/// Rows of activations up to which weights in rows are multiplied with each by itself, since transposing their words
+/// would take longer.
+const ROWS_EACH: usize = 1;
 
 /// Lines multiplied at a time: each contributes a quarter of a vector.
 const LINES: usize = 4;
 
 /// Bytes of a row multiplied at a time.
-pub(super) const FOUR_BYTES: usize = LINES * LINE_BYTES;
-
-const _: () =
-    assert!(FOUR_BYTES == Strips::FOUR_ROWS.step_bytes(), "the blocks of strips are those of the kernel");
+const FOUR_BYTES: usize = LINES * LINE_BYTES;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
+    if tile.codes.layout != Layout::Rows || x.len() > ROWS_EACH {
+        return broadcast::multiply(tile, x, acc);
+    }
     assert!(tile.scales.float == tile.biases.float, "scales and biases of one type");
     for (x, acc) in x.iter().zip(acc) {
         match PrefetchPolicy::detect() {
@@ -104,44 +108,10 @@ fn multiply_tile<F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize
 struct FourRows<'a, F, A, const PLANES: usize, const FOURS: usize> {
     codes: *const u8,
     codes_bytes: usize,
-    strides: Strides,
     scales: ScaleRows<F, A>,
     biases: ScaleRows<F, A>,
     n_groups: usize,
     x: &'a FixedVector,
-}
-
-/// Strides of the codes of four rows.
-#[derive(Clone, Copy)]
-struct Strides {
-    /// Distance between the blocks of [`FOUR_BYTES`] of two rows.
-    row_bytes: usize,
-    /// Distance between the last blocks of two rows, which may be shorter.
-    last_row_bytes: usize,
-    /// Number of rows whose bytes precede the next block of a row.
-    step_rows: usize,
-    ahead_bytes: usize,
-}
-
-impl Strides {
-    /// Returns the strides of rows of `codes_bytes`.
-    #[inline]
-    fn new<A: Prefetch>(layout: Layout, codes_bytes: usize) -> Self {
-        match layout {
-            Layout::Rows => Self {
-                row_bytes: codes_bytes,
-                last_row_bytes: codes_bytes,
-                step_rows: 1,
-                ahead_bytes: A::ROWS_BYTES,
-            },
-            Layout::Strips(_) => Self {
-                row_bytes: FOUR_BYTES,
-                last_row_bytes: codes_bytes % FOUR_BYTES,
-                step_rows: ROWS,
-                ahead_bytes: A::STRIPS_BYTES,
-            },
-        }
-    }
 }
 
 impl<'a, F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize> FourRows<'a, F, A, PLANES, FOURS> {
@@ -159,7 +129,6 @@ impl<'a, F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize> FourRo
         Self {
             codes: codes.bytes().as_ptr(),
             codes_bytes,
-            strides: Strides::new::<A>(tile.codes.layout, codes_bytes),
             scales: ScaleRows::new(tile.scales, n_groups),
             biases: ScaleRows::new(tile.biases, n_groups),
             n_groups,
@@ -183,7 +152,7 @@ impl<'a, F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize> FourRo
     #[target_feature(enable = "avx512f")]
     fn prefetch_codes(&self) {
         for line in 0..A::TRANSPOSE_LINES {
-            prefetch::line::<A>(self.codes.wrapping_add(self.strides.ahead_bytes + line * LINE_BYTES));
+            prefetch::line::<A>(self.codes.wrapping_add(A::ROWS_BYTES + line * LINE_BYTES));
         }
     }
 
@@ -262,7 +231,6 @@ impl<'a, F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize> FourRo
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn four_lines(&self, start: usize) -> [__m512i; ROWS] {
-        let Strides { row_bytes, step_rows, ahead_bytes, .. } = self.strides;
         let planes = &self.x.planes[start / LINE_BYTES * PLANES..][..LINES * PLANES];
         let mut x = [[_mm512_setzero_si512(); PLANES]; LINES];
         for line in 0..LINES {
@@ -272,11 +240,11 @@ impl<'a, F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize> FourRo
         }
         let mut rows = [_mm512_setzero_si512(); ROWS];
         for (row, sums) in rows.iter_mut().enumerate() {
-            let start = self.codes.wrapping_add(start * step_rows + row * row_bytes);
+            let start = self.codes.wrapping_add(start + row * self.codes_bytes);
             let mut dots = [_mm512_setzero_si512(); LINES];
             for line in 0..LINES {
                 let start = start.wrapping_add(line * LINE_BYTES);
-                prefetch::ahead::<A>(start, ahead_bytes);
+                prefetch::ahead::<A>(start, A::ROWS_BYTES);
                 // SAFETY: each row has four lines from `start` on: whole groups of all chains in `dots`, by a check in
                 // `last_dots`.
                 dots[line] = multiply_line(unsafe { _mm512_loadu_si512(start.cast()) }, x[line]);
@@ -291,17 +259,16 @@ impl<'a, F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize> FourRo
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn last_lines(&self, start: usize) -> [__m512i; ROWS] {
-        let Strides { last_row_bytes, step_rows, ahead_bytes, .. } = self.strides;
         let mut rows = [[_mm512_setzero_si512(); LINES]; ROWS];
         let planes = self.x.planes.as_chunks::<PLANES>().0;
-        let first = self.codes.wrapping_add(start * step_rows);
+        let first = self.codes.wrapping_add(start);
         for (line, start) in (start..self.codes_bytes).step_by(LINE_BYTES).enumerate() {
             let x = planes[start / LINE_BYTES].each_ref().map(|plane| plane.load_512());
             let left_bytes = (self.codes_bytes - start).min(LINE_BYTES);
             let mask = u64::MAX >> (LINE_BYTES - left_bytes);
             for (row, dots) in rows.iter_mut().enumerate() {
-                let start = first.wrapping_add(row * last_row_bytes + line * LINE_BYTES);
-                prefetch::ahead::<A>(start, ahead_bytes);
+                let start = first.wrapping_add(row * self.codes_bytes + line * LINE_BYTES);
+                prefetch::ahead::<A>(start, A::ROWS_BYTES);
                 // SAFETY: the mask selects bytes of the row.
                 dots[line] = multiply_line(unsafe { _mm512_maskz_loadu_epi8(mask, start.cast()) }, x);
             }
