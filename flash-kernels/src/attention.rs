@@ -15,7 +15,9 @@ use std::ops::Range;
 pub(crate) use self::partials::axpby;
 use self::partials::{Partials, PartialsView, finish};
 use self::queries::Queries;
-pub(crate) use self::span::{CodedRows, Dequantize, dequantize};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::span::CodedRows;
+pub(crate) use self::span::{Dequantize, dequantize};
 pub use self::span::{KvCodes, KvRows, Span};
 use self::tasks::{Task, Tasks};
 use crate::buffer::Buffer;

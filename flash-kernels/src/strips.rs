@@ -45,6 +45,7 @@ impl Strips {
     }
 
     /// Returns the bytes of a row that are contiguous in a strip.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) const fn step_bytes(self) -> usize {
         self.step_bytes
     }

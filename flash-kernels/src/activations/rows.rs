@@ -46,10 +46,6 @@ pub(crate) struct FixedRows {
     /// `[row tiles, groups]`.
     pub(crate) terms: Vec<[Terms; ROW_TILE]>,
     /// `[row tiles, groups]`: see [`pack_rows`].
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "only the kernels for AVX-512 take products of sums")
-    )]
     pub(crate) cross: Vec<[i32; ROW_TILE]>,
     /// Unordered.
     pub(crate) exceptions: Vec<Exception>,

@@ -12,12 +12,15 @@ use crate::strips::Strips;
 
 /// Pools with the kernels of these instruction sets.
 fn pools() -> Vec<Pool> {
-    let mut kernels = vec![(Isa::Neon, &neon::KERNELS), (Isa::NeonDotProd, &neon::DOTPROD_KERNELS)];
+    let neon = [(Isa::Neon, &neon::KERNELS), (Isa::NeonDotProd, &neon::DOTPROD_KERNELS)];
     #[cfg(target_arch = "x86_64")]
-    if Isa::available().contains(&Isa::Avx2) {
-        kernels.push((Isa::AvxVnni, &avxvnni::KERNELS));
-    }
-    kernels.into_iter().map(|(isa, kernels)| Pool::with_kernels(NonZeroUsize::MIN, isa, kernels)).collect()
+    let vnni = Isa::available().contains(&Isa::Avx2).then_some((Isa::AvxVnni, &avxvnni::KERNELS));
+    #[cfg(not(target_arch = "x86_64"))]
+    let vnni = None;
+    neon.into_iter()
+        .chain(vnni)
+        .map(|(isa, kernels)| Pool::with_kernels(NonZeroUsize::MIN, isa, kernels))
+        .collect()
 }
 
 /// `[m, n, k]` around the sizes of vectors, tiles, lines and panels.
