@@ -90,6 +90,8 @@ pub enum Isa {
     Neon,
     /// NEON with dot products of bytes.
     NeonDotProd,
+    /// NEON with products of matrices of bytes.
+    NeonI8mm,
 }
 
 impl Isa {
@@ -122,6 +124,10 @@ impl Isa {
             if neon::has_dotprod() {
                 isas.push(Self::NeonDotProd);
             }
+            #[cfg(target_arch = "aarch64")]
+            if neon::has_i8mm() {
+                isas.push(Self::NeonI8mm);
+            }
             isas
         })
     }
@@ -141,6 +147,7 @@ impl Isa {
             Self::Amx => "amx",
             Self::Neon => "neon",
             Self::NeonDotProd => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -160,6 +167,8 @@ impl Isa {
             Self::Neon => Ok(&neon::KERNELS),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotProd => Ok(&neon::DOTPROD_KERNELS),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => Ok(&neon::I8MM_KERNELS),
             _ => Ok(&portable::KERNELS),
         }
     }

@@ -19,7 +19,7 @@ const C_LIBRARY: &str = "/usr/aarch64-linux-gnu";
 const PACKAGES: &str = "gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user";
 
 /// Instruction sets of the emulated processor. A test fails if one is missing, since all others would pass without it.
-const INSTRUCTION_SETS: &str = "neon,neon-dotprod";
+const INSTRUCTION_SETS: &str = "neon,neon-dotprod,neon-i8mm";
 
 /// Integration tests that are run, besides the unit tests. The others start processes, which the emulator cannot do, or
 /// take minutes there for arithmetic that is compiled from plain Rust.

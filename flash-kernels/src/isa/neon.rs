@@ -5,6 +5,7 @@
 mod codes;
 mod dotprod;
 mod floats;
+mod i8mm;
 #[cfg_attr(not(target_arch = "aarch64"), path = "neon/emulated.rs")]
 mod intrinsics;
 mod panel;
@@ -40,6 +41,12 @@ pub(super) fn has_dotprod() -> bool {
     is_available() && std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
+/// Whether the processor multiplies matrices of bytes.
+#[cfg(target_arch = "aarch64")]
+pub(super) fn has_i8mm() -> bool {
+    is_available() && std::arch::is_aarch64_feature_detected!("i8mm")
+}
+
 // Every build assumes NEON, so the functions in plain Rust need no separate compilation.
 /// A constant, so that other tables can override some entries.
 pub(super) const KERNELS: Kernels = Kernels {
@@ -71,6 +78,10 @@ pub(super) const KERNELS: Kernels = Kernels {
 pub(super) static DOTPROD_KERNELS: Kernels =
     Kernels { multiply_codes: multiply_codes_by_digits, arrange: arrange_digits, ..KERNELS };
 
+/// Kernels with products of matrices of bytes.
+pub(super) static I8MM_KERNELS: Kernels =
+    Kernels { multiply_codes: multiply_codes_by_matrices, arrange: i8mm::arrange, ..KERNELS };
+
 /// [`Kernels::multiply_codes`].
 fn multiply_codes_by_digits(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
     #[cfg(target_arch = "aarch64")]
@@ -81,4 +92,16 @@ fn multiply_codes_by_digits(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: 
     }
     #[cfg(not(target_arch = "aarch64"))]
     dotprod::multiply(tile, x, acc);
+}
+
+/// [`Kernels::multiply_codes`].
+fn multiply_codes_by_matrices(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
+    #[cfg(target_arch = "aarch64")]
+    #[expect(unsafe_code, reason = "the function requires CPU features")]
+    // SAFETY: `Isa::kernels` returns this table only if the processor has the instructions.
+    unsafe {
+        i8mm::multiply(tile, x, acc);
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    i8mm::multiply(tile, x, acc);
 }

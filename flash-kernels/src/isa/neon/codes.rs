@@ -21,24 +21,35 @@ pub(super) const LINE_VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
 /// Stored vectors of four rows.
 pub(super) type RowVectors<'a> = [&'a [[u8; VECTOR_BYTES]]; LANES];
 
-/// Returns the dot products of the vectors of a group in four rows with activations, whose planes start at the first
-/// group that the rows have.
-pub(super) trait GroupDots:
-    Copy + Fn(CodeBits, RowVectors<'_>, Range<usize>, &[Plane]) -> int32x4_t
+/// Returns the dot products of the vectors of a group in four rows with `M` rows of activations, whose planes start at
+/// the first group that the rows have.
+pub(super) trait GroupDots<const M: usize>:
+    Copy + Fn(CodeBits, RowVectors<'_>, Range<usize>, [&[Plane]; M]) -> [int32x4_t; M]
 {
 }
 
-impl<F: Copy + Fn(CodeBits, RowVectors<'_>, Range<usize>, &[Plane]) -> int32x4_t> GroupDots for F {}
+impl<const M: usize, F> GroupDots<M> for F where
+    F: Copy + Fn(CodeBits, RowVectors<'_>, Range<usize>, [&[Plane]; M]) -> [int32x4_t; M]
+{
+}
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
-    x.iter().zip(acc).for_each(|(x, acc)| multiply_row(tile, x, acc, multiply_group));
+    for (x, acc) in x.as_chunks::<1>().0.iter().zip(acc.as_chunks_mut::<1>().0) {
+        multiply_rows(tile, x, acc, multiply_group);
+    }
 }
 
-/// Adds to `acc` the dot products of one row of activations, with those of a group from `dots`.
+/// Adds to `acc` the dot products of `M` rows of activations, with those of a group from `dots`.
 #[inline(always)]
-pub(super) fn multiply_row(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes, dots: impl GroupDots) {
-    let mut chains = [Lanes::ZERO; CHAINS];
+pub(super) fn multiply_rows<const M: usize>(
+    tile: &AffineTile<'_>,
+    x: &[Arc<FixedVector>; M],
+    acc: &mut [Lanes; M],
+    dots: impl GroupDots<M>,
+) {
+    let x = x.each_ref().map(|x| &**x);
+    let mut chains = [[Lanes::ZERO; CHAINS]; M];
     let [mut scales, mut biases] = [[Lanes::ZERO; CHAINS]; 2];
     // One group of each chain at a time.
     for start in (0..tile.n_groups()).step_by(CHAINS) {
@@ -47,39 +58,52 @@ pub(super) fn multiply_row(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lan
         decode(tile.biases, groups.clone(), &mut biases[..groups.len()]);
         multiply_groups(tile.codes, groups, (&scales, &biases), x, &mut chains, dots);
     }
-    chains.iter().for_each(|chain| acc.add(chain));
+    for (acc, chains) in acc.iter_mut().zip(&chains) {
+        chains.iter().for_each(|chain| acc.add(chain));
+    }
 }
 
 #[inline(always)]
-fn multiply_groups(
+fn multiply_groups<const M: usize>(
     rows: CodeRows<'_>,
     groups: Range<usize>,
     (scales, biases): (&[Lanes; CHAINS], &[Lanes; CHAINS]),
-    x: &FixedVector,
-    chains: &mut [Lanes; CHAINS],
-    dots: impl GroupDots,
+    x: [&FixedVector; M],
+    chains: &mut [[Lanes; CHAINS]; M],
+    dots: impl GroupDots<M>,
 ) {
     let bytes = rows.bits.bytes(groups.start * rows.group)..rows.bits.bytes(groups.end * rows.group);
     let group_vectors = rows.bits.bytes(rows.group) / VECTOR_BYTES;
-    let planes = &x.planes[bytes.start / LINE_BYTES * rows.bits.word_codes() / 2..];
-    let terms = x.scales[groups.clone()].iter().zip(&x.sums[groups]);
+    let first_plane = bytes.start / LINE_BYTES * rows.bits.word_codes() / 2;
+    let planes = x.map(|x| &x.planes[first_plane..]);
+    let terms = x.map(|x| (&x.scales[groups.clone()], &x.sums[groups.clone()]));
     for quad in 0..QUADS {
         let vectors: RowVectors<'_> = std::array::from_fn(|lane| {
             rows.rows.row(quad * LANES + lane)[bytes.clone()].as_chunks::<VECTOR_BYTES>().0
         });
-        for (group, (x_scale, x_sum)) in terms.clone().enumerate() {
+        for group in 0..groups.len() {
             let range = group * group_vectors..(group + 1) * group_vectors;
-            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots(rows.bits, vectors, range, planes)), *x_scale);
-            let sum = vfmaq_f32(chains[group].load_128(quad), scaled, scales[group].load_128(quad));
-            chains[group].store_128(quad, vfmaq_n_f32(sum, biases[group].load_128(quad), *x_sum));
+            let dots = dots(rows.bits, vectors, range, planes);
+            let (scale, bias) = (scales[group].load_128(quad), biases[group].load_128(quad));
+            for row in 0..M {
+                let (x_scales, x_sums) = terms[row];
+                let scaled = vmulq_n_f32(vcvtq_f32_s32(dots[row]), x_scales[group]);
+                let sum = vfmaq_f32(chains[row][group].load_128(quad), scaled, scale);
+                chains[row][group].store_128(quad, vfmaq_n_f32(sum, bias, x_sums[group]));
+            }
         }
     }
 }
 
-fn multiply_group(bits: CodeBits, rows: RowVectors<'_>, range: Range<usize>, planes: &[Plane]) -> int32x4_t {
+fn multiply_group(
+    bits: CodeBits,
+    rows: RowVectors<'_>,
+    range: Range<usize>,
+    [planes]: [&[Plane]; 1],
+) -> [int32x4_t; 1] {
     match bits {
-        CodeBits::Four => multiply_group_of::<4, 4>(rows, range, planes),
-        CodeBits::Eight => multiply_group_of::<8, 2>(rows, range, planes),
+        CodeBits::Four => [multiply_group_of::<4, 4>(rows, range, planes)],
+        CodeBits::Eight => [multiply_group_of::<8, 2>(rows, range, planes)],
     }
 }
 
