@@ -2,7 +2,9 @@
 //!
 //! On other architectures they are compiled for tests only, with emulated intrinsics in plain Rust.
 
+mod byte_panel;
 mod codes;
+mod digits;
 mod dotprod;
 mod floats;
 mod i8mm;
@@ -11,15 +13,18 @@ mod intrinsics;
 mod panel;
 mod vectors;
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::Kernels;
-use crate::activations::{FixedVector, arrange_digits, arrange_words, pack_rows, quantize_group, row_pairs};
+use super::{Kernels, Sums};
+use crate::activations::{
+    FixedRows, FixedVector, arrange_digits, arrange_words, pack_rows, quantize_group, row_pairs,
+};
 use crate::affine_tile::AffineTile;
 use crate::attention::{axpby, dequantize};
 use crate::elementwise::{gate_slice, rms_norm_row, softmax_numerators};
 use crate::recurrent::{convolve_row, delta_step, selective_step};
-use crate::tile::{Lanes, TILE};
+use crate::tile::{CodePanel, GroupLanes, Lanes, TILE};
 use crate::widen::widen;
 
 /// 32-bit lanes per vector.
@@ -75,33 +80,50 @@ pub(super) const KERNELS: Kernels = Kernels {
 };
 
 /// Kernels with the dot products of bytes.
-pub(super) static DOTPROD_KERNELS: Kernels =
-    Kernels { multiply_codes: multiply_codes_by_digits, arrange: arrange_digits, ..KERNELS };
+pub(super) static DOTPROD_KERNELS: Kernels = Kernels {
+    pack_rows: digits::pack_rows,
+    arrange: arrange_digits,
+    multiply_codes: multiply_codes_by_dots,
+    unpack_codes: byte_panel::unpack_for_dots,
+    multiply_panel: multiply_panel_by_dots,
+    ..KERNELS
+};
 
 /// Kernels with products of matrices of bytes.
-pub(super) static I8MM_KERNELS: Kernels =
-    Kernels { multiply_codes: multiply_codes_by_matrices, arrange: i8mm::arrange, ..KERNELS };
+pub(super) static I8MM_KERNELS: Kernels = Kernels {
+    pack_rows: digits::pack_rows,
+    arrange: digits::arrange,
+    multiply_codes: multiply_codes_by_matrices,
+    unpack_codes: byte_panel::unpack_for_matrices,
+    multiply_panel: multiply_panel_by_matrices,
+    ..KERNELS
+};
 
-/// [`Kernels::multiply_codes`].
-fn multiply_codes_by_digits(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
-    #[cfg(target_arch = "aarch64")]
-    #[expect(unsafe_code, reason = "the function requires CPU features")]
-    // SAFETY: `Isa::kernels` returns this table only if the processor has the instructions.
-    unsafe {
-        dotprod::multiply(tile, x, acc);
-    }
-    #[cfg(not(target_arch = "aarch64"))]
-    dotprod::multiply(tile, x, acc);
+/// Defines kernels that require CPU features.
+macro_rules! requiring_features {
+    ($(fn $name:ident($($argument:ident: $type:ty),*) = $function:path;)*) => {
+        $(
+            fn $name($($argument: $type),*) {
+                #[cfg(target_arch = "aarch64")]
+                #[expect(unsafe_code, reason = "the function requires CPU features")]
+                // SAFETY: `Isa::kernels` returns the table only if the processor has the instructions.
+                unsafe {
+                    $function($($argument),*);
+                }
+                #[cfg(not(target_arch = "aarch64"))]
+                $function($($argument),*);
+            }
+        )*
+    };
 }
 
-/// [`Kernels::multiply_codes`].
-fn multiply_codes_by_matrices(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
-    #[cfg(target_arch = "aarch64")]
-    #[expect(unsafe_code, reason = "the function requires CPU features")]
-    // SAFETY: `Isa::kernels` returns this table only if the processor has the instructions.
-    unsafe {
-        i8mm::multiply(tile, x, acc);
-    }
-    #[cfg(not(target_arch = "aarch64"))]
-    i8mm::multiply(tile, x, acc);
+requiring_features! {
+    fn multiply_codes_by_dots(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) = dotprod::multiply;
+    fn multiply_codes_by_matrices(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) = i8mm::multiply;
+    fn multiply_panel_by_dots(
+        panel: &CodePanel, links: Range<usize>, scales: &GroupLanes, x: &FixedRows, sums: Sums<'_>
+    ) = byte_panel::multiply_by_dots;
+    fn multiply_panel_by_matrices(
+        panel: &CodePanel, links: Range<usize>, scales: &GroupLanes, x: &FixedRows, sums: Sums<'_>
+    ) = byte_panel::multiply_by_matrices;
 }

@@ -76,17 +76,19 @@ fn multiply_groups<const M: usize>(
     let group_vectors = rows.bits.bytes(rows.group) / VECTOR_BYTES;
     let first_plane = bytes.start / LINE_BYTES * rows.bits.word_codes() / 2;
     let planes = x.map(|x| &x.planes[first_plane..]);
-    let terms = x.map(|x| (&x.scales[groups.clone()], &x.sums[groups.clone()]));
+    // Both are padded to a multiple of `CHAINS`.
+    let terms =
+        x.map(|x| [&x.scales, &x.sums].map(|terms| &terms[groups.start..].as_chunks::<CHAINS>().0[0]));
     for quad in 0..QUADS {
         let vectors: RowVectors<'_> = std::array::from_fn(|lane| {
             rows.rows.row(quad * LANES + lane)[bytes.clone()].as_chunks::<VECTOR_BYTES>().0
         });
-        for group in 0..groups.len() {
+        for group in 0..groups.len().min(CHAINS) {
             let range = group * group_vectors..(group + 1) * group_vectors;
             let dots = dots(rows.bits, vectors, range, planes);
             let (scale, bias) = (scales[group].load_128(quad), biases[group].load_128(quad));
             for row in 0..M {
-                let (x_scales, x_sums) = terms[row];
+                let [x_scales, x_sums] = terms[row];
                 let scaled = vmulq_n_f32(vcvtq_f32_s32(dots[row]), x_scales[group]);
                 let sum = vfmaq_f32(chains[row][group].load_128(quad), scaled, scale);
                 chains[row][group].store_128(quad, vfmaq_n_f32(sum, bias, x_sums[group]));

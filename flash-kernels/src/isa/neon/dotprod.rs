@@ -1,6 +1,7 @@
 //! Few rows of activations, where the processor adds the products of four bytes at a time (`FEAT_DotProd`).
 //!
-//! Codes are multiplied byte by byte with two signed 8-bit digits of the activations.
+//! Codes are multiplied byte by byte with two signed 8-bit digits of the activations. Arrays are filled in loops: closures
+//! are not inlined, since `array::map` lacks the CPU feature.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -40,11 +41,14 @@ fn dots_of_nibbles<const M: usize>(
     range: Range<usize>,
     planes: [&[Plane]; M],
 ) -> [int32x4_t; M] {
-    let mask = vdupq_n_u8(15);
+    let (mask, zero) = (vdupq_n_u8(15), vdupq_n_u8(0));
     let mut upper = [[vdupq_n_s32(0); LANES]; M];
     let mut lower = upper;
     for at in range {
-        let x = planes.map(|planes| digits::<4>(planes, at));
+        let mut x = [[zero; 4]; M];
+        for row in 0..M {
+            x[row] = digits(planes[row], at);
+        }
         for lane in 0..LANES {
             let bytes = load(&rows[lane][at]);
             let (low, high) = (vandq_u8(bytes, mask), vshrq_n_u8::<4>(bytes));
@@ -65,13 +69,16 @@ fn dots_of_bytes<const M: usize>(
     range: Range<usize>,
     planes: [&[Plane]; M],
 ) -> [int32x4_t; M] {
-    let sign = vdupq_n_u8(128);
+    let (sign, zero) = (vdupq_n_u8(128), vdupq_n_u8(0));
     let mut upper = [[vdupq_n_s32(0); LANES]; M];
     let mut lower = upper;
     // The negated products of the activations with 128.
     let mut of_sign = [[vdupq_n_s32(0); 2]; M];
     for at in range {
-        let x = planes.map(|planes| digits::<2>(planes, at));
+        let mut x = [[zero; 2]; M];
+        for row in 0..M {
+            x[row] = digits(planes[row], at);
+        }
         for row in 0..M {
             for digit in 0..2 {
                 of_sign[row][digit] = sdot(of_sign[row][digit], sign, x[row][digit]);
@@ -112,5 +119,9 @@ fn add_lanes<const M: usize>(
     lower: [[int32x4_t; LANES]; M],
 ) -> [int32x4_t; M] {
     let add = |rows: [_; LANES]| vpaddq_s32(vpaddq_s32(rows[0], rows[1]), vpaddq_s32(rows[2], rows[3]));
-    std::array::from_fn(|row| vaddq_s32(vshlq_n_s32::<8>(add(upper[row])), add(lower[row])))
+    let mut dots = [vdupq_n_s32(0); M];
+    for row in 0..M {
+        dots[row] = vaddq_s32(vshlq_n_s32::<8>(add(upper[row])), add(lower[row]));
+    }
+    dots
 }

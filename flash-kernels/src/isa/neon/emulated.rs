@@ -50,6 +50,11 @@ load! {
     vld1q_f32: f32 => float32x4_t;
 }
 
+pub(super) unsafe fn vst1q_u8(ptr: *mut u8, value: uint8x16_t) {
+    // SAFETY: the caller guarantees that a vector can be written.
+    unsafe { ptr.cast::<uint8x16_t>().write_unaligned(value) }
+}
+
 pub(super) unsafe fn vst1q_s16(ptr: *mut i16, value: int16x8_t) {
     // SAFETY: the caller guarantees that a vector can be written.
     unsafe { ptr.cast::<int16x8_t>().write_unaligned(value) }
@@ -80,6 +85,7 @@ reinterpret! {
     vreinterpretq_s16_s32: int32x4_t => int16x8_t;
     vreinterpretq_u16_u32: uint32x4_t => uint16x8_t;
     vreinterpretq_u64_u8: uint8x16_t => uint64x2_t;
+    vreinterpretq_u8_u32: uint32x4_t => uint8x16_t;
     vreinterpretq_u8_u64: uint64x2_t => uint8x16_t;
     vreinterpretq_u64_u32: uint32x4_t => uint64x2_t;
     vreinterpretq_u32_u64: uint64x2_t => uint32x4_t;
@@ -121,6 +127,11 @@ pub(super) fn vsubq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
 pub(super) fn sdot(sums: int32x4_t, a: uint8x16_t, b: uint8x16_t) -> int32x4_t {
     let product = |at: usize| i32::from(a.0[at] as i8) * i32::from(b.0[at] as i8);
     int32x4_t(from_fn(|lane| (4 * lane..4 * (lane + 1)).map(product).fold(sums.0[lane], i32::wrapping_add)))
+}
+
+/// `vdotq_laneq_s32`, of signed bytes.
+pub(super) fn sdot_word<const WORD: usize>(sums: int32x4_t, a: uint8x16_t, b: uint8x16_t) -> int32x4_t {
+    sdot(sums, a, uint8x16_t(from_fn(|at| b.0[4 * WORD + at % 4])))
 }
 
 /// `vusmmlaq_s32`, of two rows of 8 bytes each: the products of each unsigned row with each signed one.

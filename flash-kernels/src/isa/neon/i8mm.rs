@@ -8,17 +8,15 @@ use std::sync::Arc;
 
 use super::LANES;
 use super::codes::{RowVectors, multiply_rows};
+use super::digits::Digits;
 use super::intrinsics::*;
 use super::vectors::{VECTOR_BYTES, load};
-use crate::activations::{FixedVector, Plane, digits_of, zero_planes};
+use crate::activations::{FixedVector, Plane};
 use crate::affine_tile::AffineTile;
 use crate::tile::{CodeBits, Lanes};
 
 /// Pairs of rows of weights in four rows.
-const PAIRS: usize = LANES / 2;
-
-/// Codes of a row that an instruction multiplies.
-const DEPTH: usize = VECTOR_BYTES / 2;
+pub(super) const PAIRS: usize = LANES / 2;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes): four rows of activations at a time, then two and
 /// one.
@@ -42,37 +40,26 @@ fn multiply_each<const M: usize>(tile: &AffineTile<'_>, x: &[[Arc<FixedVector>; 
     }
 }
 
-/// Dot products of codes of which a vector has `STEPS · DEPTH`.
+/// Dot products of codes that [`extract`] takes from a vector in `STEPS` steps.
 #[cfg_attr(target_arch = "aarch64", target_feature(enable = "i8mm"))]
 fn dots<const STEPS: usize, const M: usize>(
     rows: RowVectors<'_>,
     range: Range<usize>,
     planes: [&[Plane]; M],
 ) -> [int32x4_t; M] {
-    let mask = vdupq_n_u8(15);
     // Each the products of two rows of weights with the upper and the lower digits: a matrix, row-major.
     let mut sums = [[vdupq_n_s32(0); PAIRS]; M];
-    let rows = rows.map(|row| &row[range.clone()]);
-    let digits = planes.map(|planes| {
-        let vectors: &[[u8; VECTOR_BYTES]] = bytemuck::cast_slice(planes);
-        &vectors.as_chunks::<STEPS>().0[range.clone()]
-    });
+    // Loops instead of closures, which are not inlined here: `array::map` lacks the CPU feature.
+    let (mut rows, mut digits) = (rows, [&[][..]; M]);
+    for row in &mut rows {
+        *row = &row[range.clone()];
+    }
+    for row in 0..M {
+        let vectors: &[Digits] = bytemuck::cast_slice(planes[row]);
+        digits[row] = &vectors.as_chunks::<STEPS>().0[range.clone()];
+    }
     for at in 0..range.len() {
-        let vectors = rows.map(|row| load(&row[at]));
-        let mut codes = [[mask; PAIRS]; STEPS];
-        for pair in 0..PAIRS {
-            let (first, second) = (vectors[2 * pair], vectors[2 * pair + 1]);
-            for (half, bytes) in
-                [low_halves(first, second), high_halves(first, second)].into_iter().enumerate()
-            {
-                if STEPS == 4 {
-                    codes[2 * half][pair] = vandq_u8(bytes, mask);
-                    codes[2 * half + 1][pair] = vshrq_n_u8::<4>(bytes);
-                } else {
-                    codes[half][pair] = bytes;
-                }
-            }
-        }
+        let codes = extract::<STEPS>([&rows[0][at], &rows[1][at], &rows[2][at], &rows[3][at]]);
         for row in 0..M {
             for step in 0..STEPS {
                 let x = load(&digits[row][at][step]);
@@ -82,7 +69,40 @@ fn dots<const STEPS: usize, const M: usize>(
             }
         }
     }
-    sums.map(|[a, b]| vaddq_s32(vshlq_n_s32::<8>(vuzp1q_s32(a, b)), vuzp2q_s32(a, b)))
+    let mut dots = [vdupq_n_s32(0); M];
+    for row in 0..M {
+        dots[row] = add_digits(sums[row]);
+    }
+    dots
+}
+
+/// Extracts the codes of a vector of each of four rows, 8 of each row at a time, in the order of the
+/// [digits](super::digits).
+#[inline(always)]
+pub(super) fn extract<const STEPS: usize>(
+    rows: [&[u8; VECTOR_BYTES]; LANES],
+) -> [[uint8x16_t; PAIRS]; STEPS] {
+    let mask = vdupq_n_u8(15);
+    let mut codes = [[mask; PAIRS]; STEPS];
+    for pair in 0..PAIRS {
+        let (first, second) = (load(rows[2 * pair]), load(rows[2 * pair + 1]));
+        let halves = [low_halves(first, second), high_halves(first, second)];
+        for half in 0..2 {
+            if STEPS == 4 {
+                codes[2 * half][pair] = vandq_u8(halves[half], mask);
+                codes[2 * half + 1][pair] = vshrq_n_u8::<4>(halves[half]);
+            } else {
+                codes[half][pair] = halves[half];
+            }
+        }
+    }
+    codes
+}
+
+/// Returns the dot products of four rows of weights: 256 times those with the upper digits, and those with the lower.
+#[inline(always)]
+pub(super) fn add_digits([a, b]: [int32x4_t; PAIRS]) -> int32x4_t {
+    vaddq_s32(vshlq_n_s32::<8>(vuzp1q_s32(a, b)), vuzp2q_s32(a, b))
 }
 
 /// Returns the first halves of both.
@@ -95,20 +115,4 @@ fn low_halves(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
 #[inline(always)]
 fn high_halves(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
     vreinterpretq_u8_u64(vtrn2q_u64(vreinterpretq_u64_u8(a), vreinterpretq_u64_u8(b)))
-}
-
-/// Arranges whole lines of codes in the order in which [`multiply`] reads them, 8 upper digits and 8 lower ones at a
-/// time. Codes of 4 bits: those for the lower halves of 8 bytes, then those for the upper halves.
-pub(super) fn arrange(bits: CodeBits, codes: &[i16]) -> Vec<Plane> {
-    let mut planes = zero_planes(codes);
-    let vectors = bytemuck::cast_slice_mut::<Plane, [u8; VECTOR_BYTES]>(&mut planes);
-    let nibbles = 8 / bits.width();
-    for (vectors, codes) in vectors.chunks_exact_mut(nibbles).zip(codes.chunks_exact(nibbles * DEPTH)) {
-        for (nibble, vector) in vectors.iter_mut().enumerate() {
-            for at in 0..DEPTH {
-                (vector[at], vector[DEPTH + at]) = digits_of(codes[at * nibbles + nibble]);
-            }
-        }
-    }
-    planes
 }
