@@ -17,9 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Kernels, Sums};
-use crate::activations::{
-    FixedRows, FixedVector, arrange_digits, arrange_words, pack_rows, quantize_group, row_pairs,
-};
+use crate::activations::{FixedRows, FixedVector, pack_rows, quantize_group, row_pairs};
 use crate::affine_tile::AffineTile;
 use crate::attention::{axpby, dequantize};
 use crate::elementwise::{gate_slice, rms_norm_row, softmax_numerators};
@@ -61,7 +59,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     quantize_group,
     row_pairs,
     pack_rows,
-    arrange: arrange_words,
+    arrange: codes::arrange,
     decode: floats::decode,
     multiply_codes: codes::multiply,
     unpack_codes: panel::unpack,
@@ -82,7 +80,7 @@ pub(super) const KERNELS: Kernels = Kernels {
 /// Kernels with the dot products of bytes.
 pub(super) static DOTPROD_KERNELS: Kernels = Kernels {
     pack_rows: digits::pack_rows,
-    arrange: arrange_digits,
+    arrange: dotprod::arrange,
     multiply_codes: multiply_codes_by_dots,
     unpack_codes: byte_panel::unpack_for_dots,
     multiply_panel: multiply_panel_by_dots,

@@ -4,12 +4,12 @@
 
 use std::ops::Range;
 
-use super::codes::RowVectors;
+use super::codes::Vector;
 use super::digits::RowDigits;
 use super::i8mm::{self, PAIRS};
 use super::intrinsics::*;
 use super::panel::{QUADS_STEP, multiply_with};
-use super::vectors::{VECTOR_BYTES, load, store, transpose};
+use super::vectors::{load, store, transpose};
 use super::{LANES, QUADS};
 use crate::activations::{FixedRows, ROW_STEP};
 use crate::chains::Link;
@@ -17,7 +17,7 @@ use crate::isa::Sums;
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, GroupLanes, TILE};
 
 /// 8 codes of each row of a tile. For dot products: 4 codes of each row, then the next 4. For matrices: 8 codes of each.
-type Step = [[u8; VECTOR_BYTES]; 2 * QUADS];
+type Step = [Vector; 2 * QUADS];
 
 /// [`Kernels::unpack_codes`](crate::isa::Kernels::unpack_codes) for products of matrices: 8 codes of two rows in a
 /// vector.
@@ -60,7 +60,7 @@ fn unpack<const STEPS: usize>(
     rows: CodeRows<'_>,
     links: &[Link],
     panel: &mut CodePanel,
-    extract: impl Fn(usize, [&[u8; VECTOR_BYTES]; LANES], &mut [Step; STEPS]),
+    extract: impl Fn(usize, [&Vector; LANES], &mut [Step; STEPS]),
 ) {
     let (group_pairs, group_bytes) = (rows.group / 4, rows.bits.bytes(rows.group));
     panel.pairs.resize(links.len() * group_pairs, CodePairs([[0; 2]; TILE]));
@@ -68,7 +68,7 @@ fn unpack<const STEPS: usize>(
         let bytes = link.group_idx * group_bytes..(link.group_idx + 1) * group_bytes;
         let steps: &mut [Step] = bytemuck::cast_slice_mut(pairs);
         for quad in 0..QUADS {
-            let mut vectors: RowVectors<'_> = [&[]; LANES];
+            let mut vectors: [&[Vector]; LANES] = [&[]; LANES];
             for (lane, vectors) in vectors.iter_mut().enumerate() {
                 *vectors = rows.rows.row(quad * LANES + lane)[bytes.clone()].as_chunks().0;
             }
@@ -95,7 +95,7 @@ fn store_pairs<const STEPS: usize>(
 
 /// Returns each word of four rows.
 #[inline(always)]
-fn words(rows: [&[u8; VECTOR_BYTES]; LANES]) -> [uint8x16_t; LANES] {
+fn words(rows: [&Vector; LANES]) -> [uint8x16_t; LANES] {
     let mut vectors = [vreinterpretq_u32_u8(vdupq_n_u8(0)); LANES];
     for (vector, row) in vectors.iter_mut().zip(rows) {
         *vector = vreinterpretq_u32_u8(load(row));

@@ -1,5 +1,6 @@
 //! Activations as two signed 8-bit digits, `code = 256 · upper + lower`: a vector holds 8 upper and 8 lower digits.
 
+use super::codes::Vector;
 use super::vectors::VECTOR_BYTES;
 use crate::activations::{Plane, ROW_TILE, RowPairs, digits_of, zero_planes};
 use crate::tile::CodeBits;
@@ -7,11 +8,8 @@ use crate::tile::CodeBits;
 /// Codes whose digits a vector holds.
 pub(super) const DEPTH: usize = VECTOR_BYTES / 2;
 
-/// A vector of digits.
-pub(super) type Digits = [u8; VECTOR_BYTES];
-
 /// Vectors of digits of 8 codes of each row of a tile of activations.
-pub(super) type RowDigits = [Digits; ROW_TILE];
+pub(super) type RowDigits = [Vector; ROW_TILE];
 
 /// Returns the number of vectors for 8 bytes of codes.
 const fn vectors(bits: CodeBits) -> usize {
@@ -21,7 +19,7 @@ const fn vectors(bits: CodeBits) -> usize {
 /// Splits the activations for 8 bytes of weights into [`vectors`]. Codes of 4 bits: those for the lower halves of the
 /// bytes, then those for the upper halves.
 #[inline(always)]
-fn split<'a>(bits: CodeBits, codes: &[i16], out: impl Iterator<Item = &'a mut Digits>) {
+fn split<'a>(bits: CodeBits, codes: &[i16], out: impl Iterator<Item = &'a mut Vector>) {
     for (first, out) in out.enumerate() {
         for at in 0..DEPTH {
             (out[at], out[DEPTH + at]) = digits_of(codes[at * vectors(bits) + first]);
@@ -32,7 +30,7 @@ fn split<'a>(bits: CodeBits, codes: &[i16], out: impl Iterator<Item = &'a mut Di
 /// Arranges whole lines of codes of one row.
 pub(super) fn arrange(bits: CodeBits, codes: &[i16]) -> Vec<Plane> {
     let mut planes = zero_planes(codes);
-    let digits: &mut [Digits] = bytemuck::cast_slice_mut(&mut planes);
+    let digits: &mut [Vector] = bytemuck::cast_slice_mut(&mut planes);
     for (codes, digits) in
         codes.chunks_exact(DEPTH * vectors(bits)).zip(digits.chunks_exact_mut(vectors(bits)))
     {

@@ -3,15 +3,13 @@
 //! An instruction multiplies 8 codes of two rows of weights with two rows of 8 signed bytes: the upper and the lower
 //! digits of one row of activations.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::LANES;
-use super::codes::{RowVectors, multiply_rows};
-use super::digits::Digits;
+use super::codes::{GroupX, Vector, call_for_format, multiply_rows};
 use super::intrinsics::*;
-use super::vectors::{VECTOR_BYTES, load};
-use crate::activations::{FixedVector, Plane};
+use super::vectors::load;
+use crate::activations::FixedVector;
 use crate::affine_tile::AffineTile;
 use crate::tile::{CodeBits, Lanes};
 
@@ -22,53 +20,50 @@ pub(super) const PAIRS: usize = LANES / 2;
 /// one.
 #[cfg_attr(target_arch = "aarch64", target_feature(enable = "i8mm"))]
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
-    let ((fours, x), (acc_fours, acc)) = (x.as_chunks::<4>(), acc.as_chunks_mut::<4>());
-    multiply_each(tile, fours, acc_fours);
-    let ((pairs, x), (acc_pairs, acc)) = (x.as_chunks::<2>(), acc.as_chunks_mut::<2>());
-    multiply_each(tile, pairs, acc_pairs);
-    multiply_each(tile, x.as_chunks::<1>().0, acc.as_chunks_mut::<1>().0);
+    let ((fours, x), (acc_fours, acc)) = (x.as_chunks::<4>(), acc.as_chunks_mut());
+    call_for_format!(tile.codes, multiply_each(tile, fours, acc_fours));
+    let ((pairs, x), (acc_pairs, acc)) = (x.as_chunks::<2>(), acc.as_chunks_mut());
+    call_for_format!(tile.codes, multiply_each(tile, pairs, acc_pairs));
+    let (x, acc) = (x.as_chunks::<1>().0, acc.as_chunks_mut().0);
+    call_for_format!(tile.codes, multiply_each(tile, x, acc));
 }
 
-/// Multiplies `M` rows of activations at a time.
 #[cfg_attr(target_arch = "aarch64", target_feature(enable = "i8mm"))]
-fn multiply_each<const M: usize>(tile: &AffineTile<'_>, x: &[[Arc<FixedVector>; M]], acc: &mut [[Lanes; M]]) {
+#[cfg_attr(
+    not(target_arch = "aarch64"),
+    expect(clippy::redundant_closure, reason = "functions that require CPU features do not implement `Fn`")
+)]
+fn multiply_each<const VECTORS: usize, const PLANES: usize, const M: usize>(
+    tile: &AffineTile<'_>,
+    x: &[[Arc<FixedVector>; M]],
+    acc: &mut [[Lanes; M]],
+) {
     for (x, acc) in x.iter().zip(acc) {
-        multiply_rows(tile, x, acc, |bits, rows, range, planes| match bits {
-            CodeBits::Four => dots::<4, M>(rows, range, planes),
-            CodeBits::Eight => dots::<2, M>(rows, range, planes),
-        });
+        multiply_rows(tile, x, acc, |rows, x| dots::<VECTORS, PLANES, M>(rows, x));
     }
 }
 
-/// Dot products of codes that [`extract`] takes from a vector in `STEPS` steps.
+/// [`GroupDots`](super::codes::GroupDots).
 #[cfg_attr(target_arch = "aarch64", target_feature(enable = "i8mm"))]
-fn dots<const STEPS: usize, const M: usize>(
-    rows: RowVectors<'_>,
-    range: Range<usize>,
-    planes: [&[Plane]; M],
+#[inline]
+fn dots<const VECTORS: usize, const PLANES: usize, const M: usize>(
+    rows: [&[Vector; VECTORS]; LANES],
+    x: [&GroupX<VECTORS, PLANES>; M],
 ) -> [int32x4_t; M] {
     // Each the products of two rows of weights with the upper and the lower digits: a matrix, row-major.
     let mut sums = [[vdupq_n_s32(0); PAIRS]; M];
-    // Loops instead of closures, which are not inlined here: `array::map` lacks the CPU feature.
-    let (mut rows, mut digits) = (rows, [&[][..]; M]);
-    for row in &mut rows {
-        *row = &row[range.clone()];
-    }
-    for row in 0..M {
-        let vectors: &[Digits] = bytemuck::cast_slice(planes[row]);
-        digits[row] = &vectors.as_chunks::<STEPS>().0[range.clone()];
-    }
-    for at in 0..range.len() {
-        let codes = extract::<STEPS>([&rows[0][at], &rows[1][at], &rows[2][at], &rows[3][at]]);
+    for at in 0..VECTORS {
+        let codes = extract::<PLANES>([&rows[0][at], &rows[1][at], &rows[2][at], &rows[3][at]]);
         for row in 0..M {
-            for step in 0..STEPS {
-                let x = load(&digits[row][at][step]);
+            for plane in 0..PLANES {
+                let x = load(&x[row][at][plane]);
                 for pair in 0..PAIRS {
-                    sums[row][pair] = usmmla(sums[row][pair], codes[step][pair], x);
+                    sums[row][pair] = usmmla(sums[row][pair], codes[plane][pair], x);
                 }
             }
         }
     }
+    // A loop instead of a closure, which is not inlined here: `array::map` lacks the CPU feature.
     let mut dots = [vdupq_n_s32(0); M];
     for row in 0..M {
         dots[row] = add_digits(sums[row]);
@@ -79,9 +74,7 @@ fn dots<const STEPS: usize, const M: usize>(
 /// Extracts the codes of a vector of each of four rows, 8 of each row at a time, in the order of the
 /// [digits](super::digits).
 #[inline(always)]
-pub(super) fn extract<const STEPS: usize>(
-    rows: [&[u8; VECTOR_BYTES]; LANES],
-) -> [[uint8x16_t; PAIRS]; STEPS] {
+pub(super) fn extract<const STEPS: usize>(rows: [&Vector; LANES]) -> [[uint8x16_t; PAIRS]; STEPS] {
     let mask = vdupq_n_u8(15);
     let mut codes = [[mask; PAIRS]; STEPS];
     for pair in 0..PAIRS {

@@ -89,13 +89,39 @@ pub(super) fn multiply_with(
                 let at = x.tile_idx(link_idx, tile_idx);
                 let link = x.links[link_idx];
                 let (scales, biases) = (&scales.scales[link.group_idx], &scales.biases[link.group_idx]);
-                let weights = Weights { scales, biases, quad };
-                for step in (0..acc.len()).step_by(ROW_STEP) {
-                    let dots = dots(pairs, quad, x, at, step);
-                    for (row, dots) in (step..).zip(dots) {
-                        weights.add(dots, x.terms[at][row], link, &mut chain[row], &mut acc[row]);
-                    }
+                let floats =
+                    [scales, biases].map(|floats| [floats.load_128(quad), floats.load_128(quad + 1)]);
+                let (chain, acc) = (chain.as_chunks_mut().0, acc.as_chunks_mut().0);
+                let steps = chain.iter_mut().zip(acc).zip(x.terms[at].as_chunks().0).enumerate();
+                for (step, ((chain, acc), terms)) in steps {
+                    add(dots(pairs, quad, x, at, step * ROW_STEP), floats, terms, link, quad, chain, acc);
                 }
+            }
+        }
+    }
+}
+
+/// Adds a group to its chain in each row of results, and the chain to the row's sum after its last group.
+#[inline(always)]
+fn add(
+    dots: Dots,
+    [scales, biases]: [[float32x4_t; QUADS_STEP]; 2],
+    terms: &[Terms; ROW_STEP],
+    link: Link,
+    quad: usize,
+    chain: &mut [Lanes; ROW_STEP],
+    acc: &mut [Lanes; ROW_STEP],
+) {
+    for row in 0..ROW_STEP {
+        for at in 0..QUADS_STEP {
+            let (chain, acc) = (&mut chain[row], &mut acc[row]);
+            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots[row][at]), terms[row].scale);
+            let sum = if link.is_first { vdupq_n_f32(0.0) } else { chain.load_128(quad + at) };
+            let sum = vfmaq_n_f32(vfmaq_f32(sum, scaled, scales[at]), biases[at], terms[row].sum);
+            if link.is_last {
+                acc.store_128(quad + at, vaddq_f32(acc.load_128(quad + at), sum));
+            } else {
+                chain.store_128(quad + at, sum);
             }
         }
     }
@@ -119,37 +145,4 @@ fn dots_of_pairs(pairs: &[CodePairs], quad: usize, x: &FixedRows, at: usize, row
         }
     }
     std::array::from_fn(|row| std::array::from_fn(|at| vpaddq_s32(low[row][at], high[row][at])))
-}
-
-/// Scales and biases of one group of [`QUADS_STEP`] vectors of a tile's rows.
-#[derive(Clone, Copy)]
-struct Weights<'a> {
-    scales: &'a Lanes,
-    biases: &'a Lanes,
-    quad: usize,
-}
-
-impl Weights<'_> {
-    /// Adds the group to its chain in one row of results, and the chain to the row's sum after its last group.
-    #[inline]
-    fn add(
-        self,
-        dots: [int32x4_t; QUADS_STEP],
-        terms: Terms,
-        link: Link,
-        chain: &mut Lanes,
-        acc: &mut Lanes,
-    ) {
-        for (quad, dots) in (self.quad..).zip(dots) {
-            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots), terms.scale);
-            let sum = if link.is_first { vdupq_n_f32(0.0) } else { chain.load_128(quad) };
-            let sum = vfmaq_f32(sum, scaled, self.scales.load_128(quad));
-            let sum = vfmaq_n_f32(sum, self.biases.load_128(quad), terms.sum);
-            if link.is_last {
-                acc.store_128(quad, vaddq_f32(acc.load_128(quad), sum));
-            } else {
-                chain.store_128(quad, sum);
-            }
-        }
-    }
 }
