@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::budget::Budget;
 use crate::error::IoError;
 use crate::mode::IoMode;
 use crate::pool::Slot;
@@ -273,6 +272,7 @@ mod ring {
     use std::os::fd::BorrowedFd;
 
     use super::*;
+    use crate::budget::Budget;
     use crate::reader::fill::{Origin, split};
     use crate::reader::uring::{Completed, Uring};
 

@@ -28,7 +28,9 @@ pub(crate) use pages::PageSource;
 use pages::Pages;
 pub use plan::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub(crate) use plan::{KvPlan, PagedPlan, window_tokens};
-pub(crate) use state::{CacheKind, StateArrays, StateBuffers, StateShape};
+#[cfg(target_os = "linux")]
+pub(crate) use state::StateBuffers;
+pub(crate) use state::{CacheKind, StateArrays, StateShape};
 pub(crate) use stored::{Stored, common_pages};
 pub(crate) use traffic::PageCounters;
 pub(crate) use twins::TwinFile;

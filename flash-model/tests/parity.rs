@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use common::{COMPUTES, Memory};
 use flash_io::IoMode;
-use flash_model::{Compute, ComputeOptions, Engine};
+use flash_model::{Compute, Engine};
 use flash_text::{ChatTemplate, Message, Tokenizer};
 use serde::Deserialize;
 
@@ -129,33 +129,40 @@ fn tiny(name: &str) {
     }
 }
 
-/// Mixtures with affine codes of 4 bits.
-const QUANTIZED_MIXTURES: [&str; 7] = [
-    "qwen2_moe-q4",
-    "qwen3_moe-q4",
-    "gpt_oss-q4",
-    "deepseek_v3-q4-joint",
-    "nemotron_h-latent-q4",
-    "qwen3_5_moe-q4",
-    "qwen3_next-q4",
-];
-
-/// Maximum relative error of a logit if kernels round no further than f32 sums do.
-const EXACT_TOLERANCE: f32 = 2e-5;
-
+/// Tests of options that only the CPU kernels have.
 #[cfg(target_os = "linux")]
-#[test]
-fn exact_kernels_equal_mlx_lm_fifty_times_as_closely() {
-    let exact = ComputeOptions { is_exact: true, ..Compute::Native.into() };
-    for name in QUANTIZED_MIXTURES {
-        let dir = tests().join("fixtures/tiny").join(name);
-        let (golden, logits) = golden(&format!("tiny-{name}"));
-        for ((prompt, kept), memory) in
-            golden.prompts.iter().zip(&logits).zip([Memory::Floor, Memory::Plenty].into_iter().cycle())
-        {
-            let n_new = prompt.greedy.len();
-            let mut engine = common::engine(&dir, memory, IoMode::Pread, prompt.ids.len(), n_new, exact);
-            check_within(EXACT_TOLERANCE, &mut engine, &golden, prompt, kept);
+mod exact {
+    use flash_model::ComputeOptions;
+
+    use super::*;
+
+    /// Mixtures with affine codes of 4 bits.
+    const QUANTIZED_MIXTURES: [&str; 7] = [
+        "qwen2_moe-q4",
+        "qwen3_moe-q4",
+        "gpt_oss-q4",
+        "deepseek_v3-q4-joint",
+        "nemotron_h-latent-q4",
+        "qwen3_5_moe-q4",
+        "qwen3_next-q4",
+    ];
+
+    /// Maximum relative error of a logit if kernels round no further than f32 sums do.
+    const EXACT_TOLERANCE: f32 = 2e-5;
+
+    #[test]
+    fn exact_kernels_equal_mlx_lm_fifty_times_as_closely() {
+        let exact = ComputeOptions { is_exact: true, ..Compute::Native.into() };
+        for name in QUANTIZED_MIXTURES {
+            let dir = tests().join("fixtures/tiny").join(name);
+            let (golden, logits) = golden(&format!("tiny-{name}"));
+            for ((prompt, kept), memory) in
+                golden.prompts.iter().zip(&logits).zip([Memory::Floor, Memory::Plenty].into_iter().cycle())
+            {
+                let n_new = prompt.greedy.len();
+                let mut engine = common::engine(&dir, memory, IoMode::Pread, prompt.ids.len(), n_new, exact);
+                check_within(EXACT_TOLERANCE, &mut engine, &golden, prompt, kept);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::env;
 
 use anyhow::Result;
 
-use crate::{check_arm, dist, models, native, readme, run};
+use crate::{check_arm, check_macos, dist, models, native, readme, run};
 
 pub fn run() -> Result<()> {
     native::prepare(None)?;
@@ -18,6 +18,10 @@ pub fn run() -> Result<()> {
         "-D",
         "warnings",
     ]))?;
+    // On macOS, that was the same.
+    if cfg!(target_os = "linux") {
+        check_macos::run()?;
+    }
     let flags = env::var("RUSTDOCFLAGS").unwrap_or_default() + " -D warnings";
     run::check(
         run::cargo()

@@ -3,8 +3,6 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -145,7 +143,11 @@ fn sigterm_ends_a_conversation_in_the_middle_of_an_answer_and_ctrl_c_only_the_an
 }
 
 /// Waits until `condition` holds, and fails with `message` after a minute.
+#[cfg(target_os = "linux")]
 fn wait_until(message: &str, mut condition: impl FnMut() -> bool) {
+    use std::thread;
+    use std::time::{Duration, Instant};
+
     let begin = Instant::now();
     while !condition() {
         assert!(begin.elapsed() < Duration::from_secs(60), "{message}");

@@ -134,6 +134,7 @@ impl Piece {
     }
 
     /// Fails the fill now, although this piece ends at an unknown time. The slot is released when it has ended.
+    #[cfg(any(target_os = "linux", test))]
     pub(crate) fn abandon(&self, error: IoError) {
         let mut state = self.fill.state.lock();
         self.fill.cancelled.store(true, Ordering::Relaxed);

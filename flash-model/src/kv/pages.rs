@@ -350,6 +350,7 @@ impl Pages {
         self.failure.lock().get_or_insert(error);
     }
 
+    #[cfg(target_os = "linux")]
     pub(crate) fn has_failed(&self) -> bool {
         self.failure.lock().is_some()
     }

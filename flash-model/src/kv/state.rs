@@ -92,6 +92,7 @@ impl StateBuffers {
 
     /// Returns the input and output of an update: the committed state, or `None` once `next` holds the latest state to
     /// be updated in place; and `next`.
+    #[cfg(target_os = "linux")]
     pub(crate) fn pass(&mut self) -> (Option<&[f32]>, &mut [f32]) {
         let begins = !std::mem::replace(&mut self.has_next, true);
         let held = begins.then(|| bytemuck::cast_slice(self.held.as_slice()));
@@ -99,6 +100,7 @@ impl StateBuffers {
     }
 
     /// Returns the number of elements.
+    #[cfg(target_os = "linux")]
     pub(crate) fn len(&self) -> usize {
         self.held.len() / size_of::<f32>()
     }
