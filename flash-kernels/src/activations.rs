@@ -17,9 +17,9 @@ use crate::isa::Kernels;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use rows::SUM_BLOCKS;
 pub(crate) use rows::{FixedRows, ROW_STEP, ROW_TILE, RowPairs, convert, pack_rows, row_pairs};
-pub(crate) use vector::{FixedVector, LINE_BYTES, Plane, arrange_digits, arrange_words};
-#[cfg(target_arch = "x86_64")]
-pub(crate) use vector::{digits_of, zero_planes};
+pub(crate) use vector::{
+    FixedVector, LINE_BYTES, Plane, arrange_digits, arrange_words, digits_of, zero_planes,
+};
 
 /// The largest magnitude of a fixed-point activation. Plus a code it fits 16 bits (32512 + 255 is the greatest `i16`),
 /// 128 products with codes of 8 bits fit 32, and its upper 8-bit digit fits 8.

@@ -90,6 +90,8 @@ pub enum Isa {
     Neon,
     /// NEON with dot products of bytes.
     NeonDotProd,
+    /// NEON with products of matrices of bytes.
+    NeonI8mm,
 }
 
 impl Isa {
@@ -122,6 +124,10 @@ impl Isa {
             if neon::has_dotprod() {
                 isas.push(Self::NeonDotProd);
             }
+            #[cfg(target_arch = "aarch64")]
+            if neon::has_i8mm() {
+                isas.push(Self::NeonI8mm);
+            }
             isas
         })
     }
@@ -141,6 +147,7 @@ impl Isa {
             Self::Amx => "amx",
             Self::Neon => "neon",
             Self::NeonDotProd => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -160,6 +167,8 @@ impl Isa {
             Self::Neon => Ok(&neon::KERNELS),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotProd => Ok(&neon::DOTPROD_KERNELS),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => Ok(&neon::I8MM_KERNELS),
             _ => Ok(&portable::KERNELS),
         }
     }
@@ -309,6 +318,16 @@ mod tests {
         for (idx, isa) in available.iter().enumerate() {
             assert!(available[..idx].iter().all(|other| other.name() != isa.name()));
             assert!(isa.kernels().is_ok());
+        }
+    }
+
+    /// `cargo xtask check-arm` names those of its emulated processor. Tests of all available instruction sets would pass
+    /// without them.
+    #[test]
+    fn instruction_sets_that_the_environment_requires_are_available() {
+        let required = std::env::var("FLASH_REQUIRE_INSTRUCTION_SETS").unwrap_or_default();
+        for name in required.split_terminator(',') {
+            assert!(name.parse::<Isa>().is_ok(), "{name} is not in {:?}", Isa::available());
         }
     }
 

@@ -1,6 +1,7 @@
 //! Development tasks: native MLX, the demo, archives, the tests, the goldens, comparisons.
 
 mod cache;
+mod check_arm;
 mod check_macos;
 mod compare;
 mod demo;
@@ -51,6 +52,8 @@ enum Task {
     Dist(dist::DistArgs),
     /// Run everything that CI runs: format, lints, docs, all tests, the commands of the README
     Test,
+    /// Run the tests of the kernels for AArch64 on an emulated processor
+    CheckArm,
     /// Type-check and lint all crates for macOS, also on Linux
     CheckMacos,
     /// Regenerate the goldens with mlx-lm, in a separate Python environment
@@ -82,6 +85,7 @@ fn main() -> Result<()> {
         Task::Demo { prompt } => demo::run(&prompt),
         Task::Dist(args) => dist::run(&args),
         Task::Test => test::run(),
+        Task::CheckArm => check_arm::run(),
         Task::CheckMacos => check_macos::run(),
         Task::Goldens => goldens::run(),
         Task::Soak { model, seconds } => soak::run(model, seconds),

@@ -4,7 +4,7 @@ use std::env;
 
 use anyhow::Result;
 
-use crate::{check_macos, dist, models, native, readme, run};
+use crate::{check_arm, check_macos, dist, models, native, readme, run};
 
 pub fn run() -> Result<()> {
     native::prepare(None)?;
@@ -42,6 +42,7 @@ pub fn run() -> Result<()> {
             .env("FLASH_REQUIRE_MODELS", "1"),
     )?;
     model_check()?;
+    check_arm::run()?;
     readme::check()
 }
 

@@ -12,7 +12,11 @@ use crate::strips::Strips;
 
 /// Pools with the kernels of these instruction sets.
 fn pools() -> Vec<Pool> {
-    let neon = [(Isa::Neon, &neon::KERNELS), (Isa::NeonDotProd, &neon::DOTPROD_KERNELS)];
+    let neon = [
+        (Isa::Neon, &neon::KERNELS),
+        (Isa::NeonDotProd, &neon::DOTPROD_KERNELS),
+        (Isa::NeonI8mm, &neon::I8MM_KERNELS),
+    ];
     #[cfg(target_arch = "x86_64")]
     let vnni = Isa::available().contains(&Isa::Avx2).then_some((Isa::AvxVnni, &avxvnni::KERNELS));
     #[cfg(not(target_arch = "x86_64"))]

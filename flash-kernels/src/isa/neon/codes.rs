@@ -10,35 +10,76 @@ use super::floats::decode;
 use super::intrinsics::*;
 use super::vectors::{VECTOR_BYTES, load, pair};
 use super::{LANES, QUADS};
-use crate::activations::{FixedVector, LINE_BYTES, Plane};
+use crate::activations::{FixedVector, Plane, arrange_words};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
 use crate::tile::{CodeBits, CodeRows, Lanes};
 
-/// Vectors per line.
-pub(super) const LINE_VECTORS: usize = LINE_BYTES / VECTOR_BYTES;
+/// A stored vector.
+pub(super) type Vector = [u8; VECTOR_BYTES];
 
-/// Stored vectors of four rows.
-pub(super) type RowVectors<'a> = [&'a [[u8; VECTOR_BYTES]]; LANES];
+/// Activations for a group of codes of `VECTORS` vectors: `PLANES` vectors for each.
+pub(super) type GroupX<const VECTORS: usize, const PLANES: usize> = [[Vector; PLANES]; VECTORS];
 
-/// Returns the dot products of the vectors of a group in four rows with activations, whose planes start at the first
-/// group that the rows have.
-pub(super) trait GroupDots:
-    Copy + Fn(CodeBits, RowVectors<'_>, Range<usize>, &[Plane]) -> int32x4_t
+/// Returns the dot products of a group of codes in four rows with `M` rows of activations.
+pub(super) trait GroupDots<const VECTORS: usize, const PLANES: usize, const M: usize>:
+    Copy + Fn([&[Vector; VECTORS]; LANES], [&GroupX<VECTORS, PLANES>; M]) -> [int32x4_t; M]
 {
 }
 
-impl<F: Copy + Fn(CodeBits, RowVectors<'_>, Range<usize>, &[Plane]) -> int32x4_t> GroupDots for F {}
+impl<const VECTORS: usize, const PLANES: usize, const M: usize, F> GroupDots<VECTORS, PLANES, M> for F where
+    F: Copy + Fn([&[Vector; VECTORS]; LANES], [&GroupX<VECTORS, PLANES>; M]) -> [int32x4_t; M]
+{
+}
+
+/// Calls a function with two constants: vectors per group, and planes of activations per vector (4 for codes of 4 bits, 2
+/// for codes of 8). A third one is that of its arguments.
+macro_rules! call_for_format {
+    ($codes:expr, $function:ident $arguments:tt) => {
+        match ($codes.bits, $codes.group) {
+            (CodeBits::Four, 32) => $function::<1, 4, _> $arguments,
+            (CodeBits::Four, 64) => $function::<2, 4, _> $arguments,
+            (CodeBits::Four, _) => $function::<4, 4, _> $arguments,
+            (CodeBits::Eight, 32) => $function::<2, 2, _> $arguments,
+            (CodeBits::Eight, 64) => $function::<4, 2, _> $arguments,
+            (CodeBits::Eight, _) => $function::<8, 2, _> $arguments,
+        }
+    };
+}
+pub(super) use call_for_format;
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
-    x.iter().zip(acc).for_each(|(x, acc)| multiply_row(tile, x, acc, multiply_group));
+    let (x, acc) = (x.as_chunks::<1>().0, acc.as_chunks_mut().0);
+    call_for_format!(tile.codes, multiply_each(tile, x, acc));
 }
 
-/// Adds to `acc` the dot products of one row of activations, with those of a group from `dots`.
+fn multiply_each<const VECTORS: usize, const PLANES: usize, const M: usize>(
+    tile: &AffineTile<'_>,
+    x: &[[Arc<FixedVector>; M]],
+    acc: &mut [[Lanes; M]],
+) {
+    for (x, acc) in x.iter().zip(acc) {
+        multiply_rows(tile, x, acc, |rows, x| {
+            let mut of_rows = [vdupq_n_s32(0); M];
+            for (dots, x) in of_rows.iter_mut().zip(x) {
+                *dots = dots_of::<VECTORS, PLANES>(rows, x);
+            }
+            of_rows
+        });
+    }
+}
+
+/// Adds to `acc` the dot products of `M` rows of activations, with those of a group from `dots`.
 #[inline(always)]
-pub(super) fn multiply_row(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes, dots: impl GroupDots) {
-    let mut chains = [Lanes::ZERO; CHAINS];
+pub(super) fn multiply_rows<const VECTORS: usize, const PLANES: usize, const M: usize>(
+    tile: &AffineTile<'_>,
+    x: &[Arc<FixedVector>; M],
+    acc: &mut [Lanes; M],
+    dots: impl GroupDots<VECTORS, PLANES, M>,
+) {
+    assert!(tile.codes.bits.bytes(tile.codes.group) == VECTORS * VECTOR_BYTES);
+    let mut chains = [[Lanes::ZERO; CHAINS]; M];
     let [mut scales, mut biases] = [[Lanes::ZERO; CHAINS]; 2];
     // One group of each chain at a time.
     for start in (0..tile.n_groups()).step_by(CHAINS) {
@@ -47,67 +88,91 @@ pub(super) fn multiply_row(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lan
         decode(tile.biases, groups.clone(), &mut biases[..groups.len()]);
         multiply_groups(tile.codes, groups, (&scales, &biases), x, &mut chains, dots);
     }
-    chains.iter().for_each(|chain| acc.add(chain));
+    for (acc, chains) in acc.iter_mut().zip(&chains) {
+        chains.iter().for_each(|chain| acc.add(chain));
+    }
 }
 
 #[inline(always)]
-fn multiply_groups(
+fn multiply_groups<const VECTORS: usize, const PLANES: usize, const M: usize>(
     rows: CodeRows<'_>,
     groups: Range<usize>,
     (scales, biases): (&[Lanes; CHAINS], &[Lanes; CHAINS]),
-    x: &FixedVector,
-    chains: &mut [Lanes; CHAINS],
-    dots: impl GroupDots,
+    x: &[Arc<FixedVector>; M],
+    chains: &mut [[Lanes; CHAINS]; M],
+    dots: impl GroupDots<VECTORS, PLANES, M>,
 ) {
-    let bytes = rows.bits.bytes(groups.start * rows.group)..rows.bits.bytes(groups.end * rows.group);
-    let group_vectors = rows.bits.bytes(rows.group) / VECTOR_BYTES;
-    let planes = &x.planes[bytes.start / LINE_BYTES * rows.bits.word_codes() / 2..];
-    let terms = x.scales[groups.clone()].iter().zip(&x.sums[groups]);
+    let mut planes: [&[GroupX<VECTORS, PLANES>]; M] = [&[]; M];
+    // Both are padded to a multiple of `CHAINS`.
+    let mut terms: [[&[f32]; 2]; M] = [[&[]; 2]; M];
+    for row in 0..M {
+        let vectors: &[Vector] = bytemuck::cast_slice(&x[row].planes);
+        planes[row] = &vectors.as_chunks().0.as_chunks().0[groups.clone()];
+        terms[row] = [&x[row].scales[groups.start..][..CHAINS], &x[row].sums[groups.start..][..CHAINS]];
+    }
     for quad in 0..QUADS {
-        let vectors: RowVectors<'_> = std::array::from_fn(|lane| {
-            rows.rows.row(quad * LANES + lane)[bytes.clone()].as_chunks::<VECTOR_BYTES>().0
-        });
-        for (group, (x_scale, x_sum)) in terms.clone().enumerate() {
-            let range = group * group_vectors..(group + 1) * group_vectors;
-            let scaled = vmulq_n_f32(vcvtq_f32_s32(dots(rows.bits, vectors, range, planes)), *x_scale);
-            let sum = vfmaq_f32(chains[group].load_128(quad), scaled, scales[group].load_128(quad));
-            chains[group].store_128(quad, vfmaq_n_f32(sum, biases[group].load_128(quad), *x_sum));
+        let mut codes: [&[[Vector; VECTORS]]; LANES] = [&[]; LANES];
+        for (lane, codes) in codes.iter_mut().enumerate() {
+            *codes = &rows.rows.row(quad * LANES + lane).as_chunks().0.as_chunks().0[groups.clone()];
         }
-    }
-}
-
-fn multiply_group(bits: CodeBits, rows: RowVectors<'_>, range: Range<usize>, planes: &[Plane]) -> int32x4_t {
-    match bits {
-        CodeBits::Four => multiply_group_of::<4, 4>(rows, range, planes),
-        CodeBits::Eight => multiply_group_of::<8, 2>(rows, range, planes),
-    }
-}
-
-/// [`GroupDots`] of codes of `BITS`, with `PLANES` planes of activations per line.
-#[inline]
-fn multiply_group_of<const BITS: usize, const PLANES: usize>(
-    rows: RowVectors<'_>,
-    range: Range<usize>,
-    planes: &[Plane],
-) -> int32x4_t {
-    let rows = rows.map(|row| &row[range.clone()]);
-    let mut low = [vdupq_n_s32(0); LANES];
-    let mut high = [vdupq_n_s32(0); LANES];
-    for (idx, at) in range.enumerate() {
-        let planes = &planes.as_chunks::<PLANES>().0[at / LINE_VECTORS];
-        let x: [_; PLANES] = std::array::from_fn(|shift| {
-            let bytes = &planes[shift].0.as_chunks::<VECTOR_BYTES>().0[at % LINE_VECTORS];
-            vreinterpretq_s16_u8(load(bytes))
-        });
-        for (row, (low, high)) in rows.iter().zip(low.iter_mut().zip(&mut high)) {
-            let words = vreinterpretq_u16_u8(load(&row[idx]));
-            for (shift, x) in x.iter().enumerate() {
-                let codes = pair::<BITS>(words, shift);
-                *low = vmlal_s16(*low, vget_low_s16(codes), vget_low_s16(*x));
-                *high = vmlal_high_s16(*high, codes, *x);
+        for group in 0..groups.len().min(CHAINS) {
+            let mut x: [&GroupX<VECTORS, PLANES>; M] = [&[[[0; VECTOR_BYTES]; PLANES]; VECTORS]; M];
+            for (x, planes) in x.iter_mut().zip(&planes) {
+                *x = &planes[group];
+            }
+            let [a, b, c, d] = codes;
+            let dots = dots([&a[group], &b[group], &c[group], &d[group]], x);
+            let (scale, bias) = (scales[group].load_128(quad), biases[group].load_128(quad));
+            for row in 0..M {
+                let [x_scales, x_sums] = terms[row];
+                let scaled = vmulq_n_f32(vcvtq_f32_s32(dots[row]), x_scales[group]);
+                let sum = vfmaq_f32(chains[row][group].load_128(quad), scaled, scale);
+                chains[row][group].store_128(quad, vfmaq_n_f32(sum, bias, x_sums[group]));
             }
         }
     }
-    let sums: [_; LANES] = std::array::from_fn(|row| vpaddq_s32(low[row], high[row]));
+}
+
+/// Dot products of codes as 16-bit numbers.
+#[inline]
+fn dots_of<const VECTORS: usize, const PLANES: usize>(
+    rows: [&[Vector; VECTORS]; LANES],
+    x: &GroupX<VECTORS, PLANES>,
+) -> int32x4_t {
+    let mut low = [vdupq_n_s32(0); LANES];
+    let mut high = low;
+    for at in 0..VECTORS {
+        for lane in 0..LANES {
+            let words = vreinterpretq_u16_u8(load(&rows[lane][at]));
+            for (shift, x) in x[at].iter().enumerate() {
+                let x = vreinterpretq_s16_u8(load(x));
+                let codes = if PLANES == 4 { pair::<4>(words, shift) } else { pair::<8>(words, shift) };
+                low[lane] = vmlal_s16(low[lane], vget_low_s16(codes), vget_low_s16(x));
+                high[lane] = vmlal_high_s16(high[lane], codes, x);
+            }
+        }
+    }
+    let mut sums = low;
+    for lane in 0..LANES {
+        sums[lane] = vpaddq_s32(low[lane], high[lane]);
+    }
     vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]))
+}
+
+/// [`arrange_words`], vector by vector.
+pub(super) fn arrange(bits: CodeBits, codes: &[i16]) -> Vec<Plane> {
+    by_vectors(bits, &arrange_words(bits, codes))
+}
+
+/// Rearranges the planes of each line: those of its first vector, those of the second, and so on.
+pub(super) fn by_vectors(bits: CodeBits, planes: &[Plane]) -> Vec<Plane> {
+    let mut out = planes.to_vec();
+    let n_planes = bits.word_codes() / 2;
+    for (out, planes) in out.chunks_exact_mut(n_planes).zip(planes.chunks_exact(n_planes)) {
+        let out: &mut [Vector] = bytemuck::cast_slice_mut(out);
+        for (idx, out) in out.iter_mut().enumerate() {
+            *out = planes[idx % n_planes].0.as_chunks().0[idx / n_planes];
+        }
+    }
+    out
 }

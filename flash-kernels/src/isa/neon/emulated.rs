@@ -50,6 +50,11 @@ load! {
     vld1q_f32: f32 => float32x4_t;
 }
 
+pub(super) unsafe fn vst1q_u8(ptr: *mut u8, value: uint8x16_t) {
+    // SAFETY: the caller guarantees that a vector can be written.
+    unsafe { ptr.cast::<uint8x16_t>().write_unaligned(value) }
+}
+
 pub(super) unsafe fn vst1q_s16(ptr: *mut i16, value: int16x8_t) {
     // SAFETY: the caller guarantees that a vector can be written.
     unsafe { ptr.cast::<int16x8_t>().write_unaligned(value) }
@@ -79,6 +84,9 @@ reinterpret! {
     vreinterpretq_s16_u16: uint16x8_t => int16x8_t;
     vreinterpretq_s16_s32: int32x4_t => int16x8_t;
     vreinterpretq_u16_u32: uint32x4_t => uint16x8_t;
+    vreinterpretq_u64_u8: uint8x16_t => uint64x2_t;
+    vreinterpretq_u8_u32: uint32x4_t => uint8x16_t;
+    vreinterpretq_u8_u64: uint64x2_t => uint8x16_t;
     vreinterpretq_u64_u32: uint32x4_t => uint64x2_t;
     vreinterpretq_u32_u64: uint64x2_t => uint32x4_t;
     vreinterpretq_f32_u32: uint32x4_t => float32x4_t;
@@ -119,6 +127,20 @@ pub(super) fn vsubq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
 pub(super) fn sdot(sums: int32x4_t, a: uint8x16_t, b: uint8x16_t) -> int32x4_t {
     let product = |at: usize| i32::from(a.0[at] as i8) * i32::from(b.0[at] as i8);
     int32x4_t(from_fn(|lane| (4 * lane..4 * (lane + 1)).map(product).fold(sums.0[lane], i32::wrapping_add)))
+}
+
+/// `vdotq_laneq_s32`, of signed bytes.
+pub(super) fn sdot_word<const WORD: usize>(sums: int32x4_t, a: uint8x16_t, b: uint8x16_t) -> int32x4_t {
+    sdot(sums, a, uint8x16_t(from_fn(|at| b.0[4 * WORD + at % 4])))
+}
+
+/// `vusmmlaq_s32`, of two rows of 8 bytes each: the products of each unsigned row with each signed one.
+pub(super) fn usmmla(sums: int32x4_t, unsigned: uint8x16_t, signed: uint8x16_t) -> int32x4_t {
+    int32x4_t(from_fn(|lane| {
+        let (row, column) = (lane / 2 * 8, lane % 2 * 8);
+        let product = |at: usize| i32::from(unsigned.0[row + at]) * i32::from(signed.0[column + at] as i8);
+        (0..8).map(product).fold(sums.0[lane], i32::wrapping_add)
+    }))
 }
 
 pub(super) fn vdupq_n_u16(value: u16) -> uint16x8_t {
@@ -195,6 +217,16 @@ pub(super) fn vfmaq_f32(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float
 /// Computes `a + b · c`, rounded once.
 pub(super) fn vfmaq_n_f32(a: float32x4_t, b: float32x4_t, c: f32) -> float32x4_t {
     vfmaq_f32(a, b, vdupq_n_f32(c))
+}
+
+/// Even lanes of `a`, then of `b`.
+pub(super) fn vuzp1q_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    int32x4_t([a.0[0], a.0[2], b.0[0], b.0[2]])
+}
+
+/// Odd lanes of `a`, then of `b`.
+pub(super) fn vuzp2q_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    int32x4_t([a.0[1], a.0[3], b.0[1], b.0[3]])
 }
 
 /// Interleaves the even lanes of both.

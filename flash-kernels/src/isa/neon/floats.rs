@@ -94,10 +94,14 @@ impl<'a> Quad<'a> {
         idx: usize,
         words: impl Fn(&[u8; N]) -> uint32x4_t,
     ) -> [float32x4_t; LANES] {
-        let rows = self.0.map(|row| match row.as_chunks() {
-            (blocks, _) if idx < blocks.len() => words(&blocks[idx]),
-            (_, rest) => words(&padded(rest)),
-        });
+        let zero = vreinterpretq_u32_f32(vdupq_n_f32(0.0));
+        let mut rows = [zero; LANES];
+        for (row, stored) in rows.iter_mut().zip(self.0) {
+            *row = match stored.as_chunks() {
+                (blocks, _) if idx < blocks.len() => words(&blocks[idx]),
+                (_, rest) => words(&padded(rest)),
+            };
+        }
         transpose(rows).map(vreinterpretq_f32_u32)
     }
 }

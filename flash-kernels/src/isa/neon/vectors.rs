@@ -54,6 +54,13 @@ pub(super) fn load(bytes: &[u8; VECTOR_BYTES]) -> uint8x16_t {
     unsafe { vld1q_u8(bytes.as_ptr()) }
 }
 
+/// Stores a vector of bytes.
+#[inline]
+pub(super) fn store(bytes: &mut [u8; VECTOR_BYTES], values: uint8x16_t) {
+    // SAFETY: the store writes exactly this array of 16 bytes.
+    unsafe { vst1q_u8(bytes.as_mut_ptr(), values) }
+}
+
 /// Loads half a vector of bytes.
 #[inline]
 pub(super) fn load_half(bytes: &[u8; VECTOR_BYTES / 2]) -> uint8x8_t {
