@@ -3,9 +3,9 @@
 use std::hint::black_box;
 use std::io;
 use std::num::NonZeroUsize;
-use std::thread;
 use std::time::Instant;
 
+use flash_kernels::{Isa, Pool, sum_words};
 use memmap2::MmapMut;
 
 /// Size of the buffer, much larger than any cache.
@@ -33,42 +33,13 @@ impl MemoryReader {
         Ok(Self { buffer })
     }
 
-    /// Reads the buffer with `threads` threads, each its own part, and returns bytes per second.
+    /// Reads the buffer with `threads` threads, and returns bytes per second.
     pub fn bytes_per_s(&self, threads: NonZeroUsize) -> f64 {
-        let words: &[u64] = bytemuck::cast_slice(&self.buffer);
-        let part = words.len().div_ceil(threads.get());
+        let pool = Pool::with_isa(threads, Isa::best()).expect("this machine has its best instruction set");
         let begin = Instant::now();
-        thread::scope(|scope| {
-            for words in words.chunks(part) {
-                scope.spawn(move || {
-                    for _ in 0..PASSES {
-                        black_box(sum(black_box(words)));
-                    }
-                });
-            }
-        });
-        (PASSES * BUFFER_BYTES) as f64 / begin.elapsed().as_secs_f64()
-    }
-}
-
-/// Adds the words of a cache line at a time, into independent sums. With more sums than registers, the compiler reads
-/// lines from back to front, which defeats the hardware prefetcher.
-fn sum(words: &[u64]) -> u64 {
-    let mut sums = [0_u64; 8];
-    for chunk in words.chunks_exact(sums.len()) {
-        for (sum, word) in sums.iter_mut().zip(chunk) {
-            *sum = sum.wrapping_add(*word);
+        for _ in 0..PASSES {
+            black_box(sum_words(&pool, black_box(&self.buffer)));
         }
-    }
-    sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_word_is_read() {
-        assert_eq!(sum(&[1; 4096]), 4096);
+        (PASSES * BUFFER_BYTES) as f64 / begin.elapsed().as_secs_f64()
     }
 }

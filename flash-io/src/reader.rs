@@ -44,6 +44,7 @@ use crate::span::Span;
 use crate::storage::{AlignedBuf, DIRECT_ALIGN};
 
 pub use cancelled_reads::CancelledReads;
+pub(crate) use config::CHUNKS_IN_FLIGHT;
 pub use config::ReaderConfig;
 pub use pace::{Booking, Pace};
 pub use stats::Stats;

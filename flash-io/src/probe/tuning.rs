@@ -1,7 +1,7 @@
 //! Read parameters of a device.
 
 use crate::mode::IoMode;
-use crate::reader::ReaderConfig;
+use crate::reader::{CHUNKS_IN_FLIGHT, ReaderConfig};
 use crate::storage::DIRECT_ALIGN;
 
 /// I/O mode, queue depth and read size for the files of a device; [`find`](Self::find) measures the fastest ones.
@@ -23,6 +23,15 @@ impl From<Tuning> for ReaderConfig {
 }
 
 impl Tuning {
+    /// Returns how many reads of [`chunk_bytes`](Self::chunk_bytes) a [`Reader`](crate::Reader) has in flight: `depth`,
+    /// and twice as many with io_uring.
+    pub fn chunks_in_flight(&self) -> usize {
+        match self.mode {
+            IoMode::Uring => self.depth.saturating_mul(CHUNKS_IN_FLIGHT),
+            _ => self.depth,
+        }
+    }
+
     /// Returns depth and chunk size that work on most machines.
     pub(super) fn default_for(mode: IoMode) -> Self {
         let ReaderConfig { depth, chunk_bytes, .. } = ReaderConfig::default();

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use super::pace::Pace;
 
+/// Full chunks that an io_uring has in flight for each unit of depth. One saturates an idle machine; beside a running
+/// model, two reduce the time per token (docs/performance.md).
+pub(crate) const CHUNKS_IN_FLIGHT: usize = 2;
+
 /// Configuration of a [`Reader`](crate::Reader).
 #[derive(Debug, Clone)]
 pub struct ReaderConfig {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use self::event_loop::{Ring, RingChunk};
 use super::completion::HOOK;
+use super::config::CHUNKS_IN_FLIGHT;
 use super::pace::Pace;
 use super::queue::{CloseOnDrop, Lane, Queue};
 use super::transfer::Retry;
@@ -20,9 +21,6 @@ use super::worker::Chunk;
 use crate::error::IoError;
 use crate::storage::ReadAt;
 
-/// Full chunks in flight for each unit of depth. One saturates an idle machine; beside a running model, two reduce the
-/// time per token (docs/performance.md).
-const CHUNKS_IN_FLIGHT: usize = 2;
 /// Reads in flight for each unit of depth, if they are shorter than a chunk. Of an expert in nine tensors, two thirds
 /// of the reads are for a ninth of its bytes.
 const READS_IN_FLIGHT: usize = 4;

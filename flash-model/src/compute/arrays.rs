@@ -1,8 +1,9 @@
 //! Helpers for slicing and reading arrays.
 
-use mlx_rs::Array;
+use flash_kernels::FloatType;
 use mlx_rs::error::{AsSliceError, Exception};
 use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, Dtype};
 
 use super::Value;
 
@@ -22,4 +23,14 @@ pub(crate) fn values(array: &Array) -> Result<&[f32], Exception> {
 /// Converts values to arrays, without evaluating them.
 pub(crate) fn to_arrays(values: &[Value]) -> Result<Vec<Array>, Exception> {
     values.iter().map(Value::array).collect()
+}
+
+/// Returns the type of floating-point numbers as kernels know it; `None` for codes, and for numbers of other types.
+pub(crate) fn float_type(dtype: Dtype) -> Option<FloatType> {
+    match dtype {
+        Dtype::Float32 => Some(FloatType::F32),
+        Dtype::Float16 => Some(FloatType::F16),
+        Dtype::Bfloat16 => Some(FloatType::BF16),
+        _ => None,
+    }
 }

@@ -16,12 +16,12 @@ mod sum;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Isa, Pool, Strips};
+use mlx_rs::Array;
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Dtype};
 
 use super::{
     Activation, AttentionInput, AttentionParams, ExpertRows, GatedDeltaInput, GatedDeltaWeights,
-    Mamba2Weights, Matrix, Norm, Operations, Term, Value,
+    Mamba2Weights, Matrix, Norm, Operations, Term, Value, arrays,
 };
 use crate::ModelError;
 use crate::checkpoint::config::QuantizedFormat;
@@ -179,12 +179,8 @@ impl From<Activation> for flash_kernels::Gate {
 }
 
 fn float_type(array: &Array) -> Result<FloatType, Exception> {
-    match array.dtype() {
-        Dtype::Float32 => Ok(FloatType::F32),
-        Dtype::Float16 => Ok(FloatType::F16),
-        Dtype::Bfloat16 => Ok(FloatType::BF16),
-        other => Err(Exception::custom(format!("no kernel multiplies {other:?}"))),
-    }
+    let dtype = array.dtype();
+    arrays::float_type(dtype).ok_or_else(|| Exception::custom(format!("no kernel multiplies {dtype:?}")))
 }
 
 fn expect(holds: bool, what: &'static str) -> Result<(), Exception> {

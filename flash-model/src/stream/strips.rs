@@ -6,10 +6,11 @@
 use std::rc::Rc;
 
 use flash_io::{Dtype, Slot};
-use flash_kernels::{FloatType, Strips};
+use flash_kernels::Strips;
 
 use crate::checkpoint::Checkpoint;
 use crate::compute::Backend;
+use crate::compute::arrays::float_type;
 use crate::mlx::View;
 use crate::stream::bundle::Part;
 
@@ -56,19 +57,10 @@ pub(crate) fn rearrange(slot: &mut Slot, view: &mut View, strips: Strips) {
     view.shape = vec![view.shape[0] / strip_rows, view.shape[1] * strip_rows];
 }
 
-/// Returns the type of floating-point numbers; `None` for codes.
-fn float_type(dtype: mlx_rs::Dtype) -> Option<FloatType> {
-    match dtype {
-        mlx_rs::Dtype::Float32 => Some(FloatType::F32),
-        mlx_rs::Dtype::Float16 => Some(FloatType::F16),
-        mlx_rs::Dtype::Bfloat16 => Some(FloatType::BF16),
-        _ => None,
-    }
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use flash_io::{Budget, SlotPool};
+    use flash_kernels::FloatType;
     use mlx_rs::{Array, Dtype as MlxDtype};
 
     use super::*;

@@ -8,8 +8,8 @@ use anyhow::bail;
 use flash_io::measure::{Offsets, RawFile, RawReads};
 use flash_io::{Budget, Catalog, IoError, Slot, Tuning};
 
-/// Read sizes in bytes and queue depths to try beside those of the engine, whose limit this is. Some disks are fastest
-/// at a small depth, others at a large one.
+/// Read sizes in bytes and queue depths to try beside those of the engine. Some disks are fastest at a small depth,
+/// others at a large one.
 const READS: [(usize, usize); 4] = [(1 << 20, 2), (1 << 20, 4), (1 << 20, 8), (2 << 20, 4)];
 /// Memory that a measurement takes besides its buffer.
 const OTHER_BYTES: u64 = 64 << 10;
@@ -30,8 +30,9 @@ impl Ceiling {
     pub(super) fn of(model: &Catalog, tuning: Tuning) -> anyhow::Result<Self> {
         let (shard, shard_bytes) = largest_shard(model)?;
         let (file, offsets) = (RawFile::open(&shard, tuning.mode)?, Offsets::new(shard_bytes));
-        let reads = READS.into_iter().chain([(tuning.chunk_bytes, tuning.depth)]).collect();
-        Ok(Self { file, offsets, reads })
+        // As many reads as the engine has in flight: with fewer, decoding seems to exceed the limit.
+        let engine = (tuning.chunk_bytes, tuning.chunks_in_flight());
+        Ok(Self { file, offsets, reads: READS.into_iter().chain([engine]).collect() })
     }
 
     /// Returns the memory that a measurement takes while it runs.
@@ -69,4 +70,25 @@ pub(super) fn largest_shard(model: &Catalog) -> Result<(PathBuf, u64), IoError> 
         }
     }
     Ok(largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use flash_io::IoMode;
+
+    use super::*;
+
+    #[test]
+    fn disk_is_measured_with_as_many_reads_as_the_engine_has_in_flight() {
+        let dir = tempfile::tempdir().unwrap();
+        let header = br#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+        let shard = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat();
+        fs::write(dir.path().join("model.safetensors"), shard).unwrap();
+        let model = Catalog::open(dir.path(), IoMode::Pread).unwrap();
+        let tuning = |mode| Tuning { mode, depth: 16, chunk_bytes: 1 << 20 };
+        assert_eq!(tuning(IoMode::Uring).chunks_in_flight(), 32, "an io_uring has twice its depth");
+        let ceiling = Ceiling::of(&model, tuning(IoMode::Pread)).unwrap();
+        assert!(ceiling.reads.contains(&(1 << 20, 16)));
+        assert_eq!(ceiling.bytes(), (16 << 20) + OTHER_BYTES);
+    }
 }
