@@ -5,6 +5,7 @@
 
 mod confine;
 mod flash;
+mod instructions;
 mod llama_bench;
 mod llama_cpp;
 mod memory;
@@ -25,6 +26,7 @@ use clap::{Args, Subcommand};
 use crate::{native, venv};
 use confine::Confinement;
 use flash::Flash;
+use instructions::Instructions;
 use llama_cpp::LlamaCpp;
 use memory::MemorySpeed;
 use mlx_lm::Dtype;
@@ -51,6 +53,9 @@ pub enum With {
         /// Run both programs under this memory limit (2GiB, 500MB); needs Linux and root
         #[arg(long, value_name = "SIZE")]
         mem: Option<ByteSize>,
+        /// Limit both programs to these instruction sets, which the processor must have
+        #[arg(long, value_enum, default_value = "native")]
+        instructions: Instructions,
     },
     /// Compare decode with mlx-lm on MLX's CPU backend, with the default dtype and in float32
     MlxLm {
@@ -86,11 +91,11 @@ struct Setting {
 }
 
 impl Setting {
-    fn prepare(args: CommonArgs, mem: Option<ByteSize>) -> Result<Self> {
+    fn prepare(args: CommonArgs, mem: Option<ByteSize>, instructions: Instructions) -> Result<Self> {
         let confinement = Confinement::new(args.threads, mem)?;
         native::prepare(None)?;
         let python = venv::python()?;
-        let flash = Flash::build()?;
+        let flash = Flash::build(instructions)?;
         let memory = MemorySpeed::build()?;
         let models = args.model.models(&python, flash.program())?;
         Ok(Self { confinement, rounds: args.rounds.get(), python, flash, memory, models })
@@ -151,20 +156,25 @@ impl Setting {
 
 pub fn run(with: With) -> Result<()> {
     match with {
-        With::LlamaCpp { common, tokens, prompts, depth, mem } => {
+        With::LlamaCpp { common, tokens, prompts, depth, mem, instructions } => {
             let prompts: Vec<usize> = prompts.into_iter().map(NonZeroUsize::get).collect();
             if depth > 0 && !prompts.is_empty() {
                 bail!("--depth only applies to decoding: give --prompts without a length");
             }
-            with_llama_cpp(common, &Passes { n_tokens: tokens.get(), depth, prompts }, mem)
+            with_llama_cpp(common, &Passes { n_tokens: tokens.get(), depth, prompts }, mem, instructions)
         }
         With::MlxLm { common, tokens } => with_mlx_lm(common, tokens.get()),
     }
 }
 
-fn with_llama_cpp(common: CommonArgs, passes: &Passes, mem: Option<ByteSize>) -> Result<()> {
-    let setting = Setting::prepare(common, mem)?;
-    let llama_cpp = LlamaCpp::ensure(&setting.python)?;
+fn with_llama_cpp(
+    common: CommonArgs,
+    passes: &Passes,
+    mem: Option<ByteSize>,
+    instructions: Instructions,
+) -> Result<()> {
+    let setting = Setting::prepare(common, mem, instructions)?;
+    let llama_cpp = LlamaCpp::ensure(&setting.python, instructions)?;
     let info = llama_cpp.system_info(&setting.python)?;
     setting.print_conditions(&[llama_cpp.version(), format!("which reports {info}")])?;
     let n_prompts = passes.prompts.len();
@@ -181,7 +191,7 @@ fn with_llama_cpp(common: CommonArgs, passes: &Passes, mem: Option<ByteSize>) ->
 }
 
 fn with_mlx_lm(common: CommonArgs, n_tokens: usize) -> Result<()> {
-    let mut setting = Setting::prepare(common, None)?;
+    let mut setting = Setting::prepare(common, None, Instructions::Native)?;
     let models = std::mem::take(&mut setting.models).into_iter();
     setting.models = models.map(|model| model.in_half_precision(&setting.python)).collect::<Result<_>>()?;
     setting.print_conditions(&[mlx_lm::version(&setting.python)?])?;

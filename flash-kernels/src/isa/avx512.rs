@@ -21,15 +21,18 @@ mod transpose;
 mod vectors;
 mod words;
 
+use std::sync::Arc;
+
 pub(super) use words::HalfWords;
 
 use super::Kernels;
-use crate::activations::{self, Plane, Terms};
+use crate::activations::{self, FixedVector, Plane, Terms};
+use crate::affine_tile::AffineTile;
 use crate::attention::{self, CodedRows};
 use crate::elementwise::{self, Gate};
 use crate::recurrent;
 use crate::strips::Strips;
-use crate::tile::{CodeBits, TILE};
+use crate::tile::{CodeBits, Lanes, Layout, TILE};
 use crate::widen::{self, NarrowFormat};
 
 /// 32-bit lanes per vector.
@@ -57,7 +60,7 @@ pub(super) const KERNELS: Kernels = kernels! {
     arrange: arrange, (bits, codes);
     widen: widen, (narrow, codes, out);
     decode: floats::decode, (rows, columns, out);
-    multiply_codes: rows::multiply, (tile, x, acc);
+    multiply_codes: multiply_codes, (tile, x, acc);
     unpack_codes: panel::unpack, (rows, links, panel);
     multiply_panel: panel::multiply, (panel, links, scales, x, sums);
     multiply_floats: floats::multiply, (rows, x, acc);
@@ -71,6 +74,16 @@ pub(super) const KERNELS: Kernels = kernels! {
     delta_step: delta_step, (decay_beta, q, k, v, state, y);
     dequantize: dequantize, (rows, out);
 };
+
+/// [`Kernels::multiply_codes`]. Weights in rows are multiplied with a single row of activations as they are, since
+/// transposing their words would take longer.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn multiply_codes(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
+    match (tile.codes.layout, x, &mut *acc) {
+        (Layout::Rows, [x], [acc]) => rows::multiply(tile, x, acc),
+        _ => broadcast::multiply(tile, x, acc),
+    }
+}
 
 compiled_for! {
     "avx512f,avx512bw,avx512dq,avx512vl":

@@ -41,7 +41,9 @@ impl Confinement {
         #[cfg(target_os = "linux")]
         if let Some(ByteSize(bytes)) = self.memory {
             let limit = cgroup::MemoryLimit::new(bytes).map_err(anyhow::Error::msg)?;
-            let output = crate::run::output(&mut limit.wrap(&command));
+            let mut wrapped = limit.wrap(&command);
+            set_environment(&mut wrapped, &command);
+            let output = crate::run::output(&mut wrapped);
             if limit.oom_kills() > 0 {
                 bail!("{command:?} was killed: it needs more than {} of memory", ByteSize(bytes));
             }
@@ -54,6 +56,7 @@ impl Confinement {
         let mut pinned = Command::new("taskset");
         pinned.arg("-c").arg(format!("0-{}", self.threads.get() - 1));
         pinned.arg(command.get_program()).args(command.get_args());
+        set_environment(&mut pinned, command);
         pinned
     }
 }
@@ -61,5 +64,15 @@ impl Confinement {
 fn copy(command: &Command) -> Command {
     let mut copy = Command::new(command.get_program());
     copy.args(command.get_args());
+    set_environment(&mut copy, command);
     copy
+}
+
+/// Sets the variables that `command` sets.
+fn set_environment(to: &mut Command, command: &Command) {
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            to.env(name, value);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::confine::Confinement;
+use super::instructions::Instructions;
 use super::model::Model;
 use super::passes::Passes;
 use crate::{models, run};
@@ -22,6 +23,7 @@ const UNIFORM_TEMPERATURE: &str = "1000";
 /// A built `flash-cli`.
 pub struct Flash {
     program: PathBuf,
+    instructions: Instructions,
 }
 
 /// The fields of the report that are used.
@@ -35,9 +37,9 @@ pub struct Report {
 }
 
 impl Flash {
-    pub fn build() -> Result<Self> {
+    pub fn build(instructions: Instructions) -> Result<Self> {
         eprintln!("Building flash-cli");
-        Ok(Self { program: models::build_cli("release")? })
+        Ok(Self { program: models::build_cli("release")?, instructions })
     }
 
     pub fn program(&self) -> &Path {
@@ -86,6 +88,9 @@ impl Flash {
         let mut command = Command::new(&self.program);
         command.args(["run", "--json", "--warm-up", "--ignore-eos", "--prompt", &text(prompt)]).args(options);
         command.args(["--max-tokens", &max.to_string(), "--model"]).arg(model);
+        if let Some(kernels) = self.instructions.kernels() {
+            command.env("FLASH_KERNELS", kernels);
+        }
         if let Some(memory) = confinement.memory {
             command.args(["--ram", &format!("{}B", memory.as_u64())]);
         }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::instructions::Instructions;
 use super::processor;
 use crate::cache::{self, Sdist};
 use crate::run;
@@ -20,12 +21,11 @@ const FOLDER: &str = "vendor/llama.cpp";
 /// Commit of these sources, from their `.git` file.
 const COMMIT: &str = "0c1e57098";
 
-/// CMake options of an optimized native build, without parts that the benchmark does not need.
-const OPTIONS: [&str; 12] = [
+/// CMake options of an optimized build, without parts that the benchmark does not need.
+const OPTIONS: [&str; 11] = [
     "-DCMAKE_BUILD_TYPE=Release",
     // The program finds its libraries relative to itself, because the directory is renamed after the build.
     "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
-    "-DGGML_NATIVE=ON",
     "-DGGML_CCACHE=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
@@ -53,13 +53,14 @@ pub struct LlamaCpp {
 }
 
 impl LlamaCpp {
-    /// Builds llama.cpp with the CMake installed beside `python`, if it is not built yet.
-    pub fn ensure(python: &Path) -> Result<Self> {
-        let parts = [SOURCES.sha256.into(), OPTIONS.join(" "), TILE_CONFIG.into(), processor::instructions()];
+    /// Builds llama.cpp for some instruction sets with the CMake installed beside `python`, if it is not built yet.
+    pub fn ensure(python: &Path, instructions: Instructions) -> Result<Self> {
+        let options = [instructions.cmake_options(), &OPTIONS].concat();
+        let parts = [SOURCES.sha256.into(), options.join(" "), TILE_CONFIG.into(), processor::instructions()];
         let key = &cache::sha256_of(&parts.each_ref().map(String::as_bytes))[..16];
         let this = Self { dir: cache::dir()?.join("llama.cpp").join(key) };
         if !this.dir.exists() {
-            build(python, &this.dir)?;
+            build(python, &options, &this.dir)?;
         }
         Ok(this)
     }
@@ -80,7 +81,7 @@ impl LlamaCpp {
     }
 }
 
-fn build(python: &Path, dir: &Path) -> Result<()> {
+fn build(python: &Path, options: &[&str], dir: &Path) -> Result<()> {
     let archive = SOURCES.fetch(python)?;
     eprintln!("Building llama.cpp {COMMIT} (once, some minutes)");
     let parent = dir.parent().expect("joined by ensure");
@@ -102,7 +103,7 @@ fn build(python: &Path, dir: &Path) -> Result<()> {
     let cmake = python.with_file_name("cmake");
     let log = temporary.path().join("log.txt");
     let mut configure = Command::new(&cmake);
-    configure.arg("-S").arg(&sources).arg("-B").arg(&build).args(["-G", "Ninja"]).args(OPTIONS);
+    configure.arg("-S").arg(&sources).arg("-B").arg(&build).args(["-G", "Ninja"]).args(options);
     configure.arg(format!("-DLLAMA_BUILD_COMMIT={COMMIT}"));
     let tile_config = temporary.path().join("tile_config.h");
     fs::write(&tile_config, TILE_CONFIG)?;

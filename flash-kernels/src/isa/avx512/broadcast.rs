@@ -25,7 +25,7 @@ const STEP_WORDS: usize = 4;
 /// Bytes of a word.
 const WORD_BYTES: usize = 4;
 
-/// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
+/// Adds to each element of `acc` the dot products of a row of activations with the rows of the tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
     match (tile.codes.bits, tile.codes.group) {

@@ -12,9 +12,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::sync::Arc;
 
-use super::broadcast;
 use super::prefetch::{self, L1, L1NonTemporal, L2, Prefetch, PrefetchPolicy};
 use super::scales::{Bf16, F16, F32, ScaleRows, Stored};
 use super::transpose::{EVEN, ODD, transpose};
@@ -28,29 +26,21 @@ use crate::tile::{CodeBits, Lanes, Layout, TILE};
 /// Rows multiplied at a time: their activations are loaded into registers once.
 pub(super) const ROWS: usize = 4;
 
-/// Rows of activations up to which weights in rows are multiplied with each by itself, since transposing their words
-/// would take longer.
-const ROWS_EACH: usize = 1;
-
 /// Lines multiplied at a time: each contributes a quarter of a vector.
 const LINES: usize = 4;
 
 /// Bytes of a row multiplied at a time.
 const FOUR_BYTES: usize = LINES * LINE_BYTES;
 
-/// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
+/// Adds to `acc` the dot products of `x` with the rows of the tile, which are in rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn multiply(tile: &AffineTile<'_>, x: &[Arc<FixedVector>], acc: &mut [Lanes]) {
-    if tile.codes.layout != Layout::Rows || x.len() > ROWS_EACH {
-        return broadcast::multiply(tile, x, acc);
-    }
+pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+    assert!(tile.codes.layout == Layout::Rows && tile.scales.layout == Layout::Rows);
     assert!(tile.scales.float == tile.biases.float, "scales and biases of one type");
-    for (x, acc) in x.iter().zip(acc) {
-        match PrefetchPolicy::detect() {
-            PrefetchPolicy::L1 => multiply_with::<L1>(tile, x, acc),
-            PrefetchPolicy::L1NonTemporal => multiply_with::<L1NonTemporal>(tile, x, acc),
-            PrefetchPolicy::L2 => multiply_with::<L2>(tile, x, acc),
-        }
+    match PrefetchPolicy::detect() {
+        PrefetchPolicy::L1 => multiply_with::<L1>(tile, x, acc),
+        PrefetchPolicy::L1NonTemporal => multiply_with::<L1NonTemporal>(tile, x, acc),
+        PrefetchPolicy::L2 => multiply_with::<L2>(tile, x, acc),
     }
 }
 
