@@ -216,7 +216,8 @@ impl<'a> Matrix<'a> {
     }
 
     /// Returns the matrix, of 4- or 8-bit affine codes, marked as rearranged by [`Strips::interleave`], and its scales and
-    /// biases by [`Strips::interleave_floats`]. Products have the same bits; with few rows they are faster if [`Pool::strips`](crate::Pool::strips) returns these strips.
+    /// biases by [`Strips::interleave_floats`]. Products have the same bits; with few rows they are faster if
+    /// [`Pool::strips`](crate::Pool::strips) returns these strips.
     ///
     /// # Errors
     /// [`KernelError::Strips`] if the format is another, or the rows are not whole strips.

@@ -1,7 +1,11 @@
 //! Helpers of the AVX2 and AVX-512 kernels.
 
+mod half_floats;
+
 use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
+
+pub(super) use half_floats::HalfFloats;
 
 use crate::activations::LINE_BYTES;
 use crate::tile::{FloatRows, TILE};

@@ -2,6 +2,10 @@
 
 use clap::ValueEnum;
 
+/// CMake options of processors with AVX2, which implies AVX, but not these.
+const AVX2: [&str; 5] =
+    ["-DGGML_NATIVE=OFF", "-DGGML_AVX2=ON", "-DGGML_BMI2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON"];
+
 /// Instruction sets of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Instructions {
@@ -27,31 +31,13 @@ impl Instructions {
     }
 
     /// Returns the CMake options of llama.cpp.
-    pub fn cmake_options(self) -> &'static [&'static str] {
-        // AVX2 implies AVX, but BMI2, FMA and F16C are options of their own.
-        match self {
-            Self::Native => &["-DGGML_NATIVE=ON"],
-            Self::Avx2 => {
-                &["-DGGML_NATIVE=OFF", "-DGGML_AVX2=ON", "-DGGML_BMI2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON"]
-            }
-            Self::Avxvnni => &[
-                "-DGGML_NATIVE=OFF",
-                "-DGGML_AVX2=ON",
-                "-DGGML_BMI2=ON",
-                "-DGGML_FMA=ON",
-                "-DGGML_F16C=ON",
-                "-DGGML_AVX_VNNI=ON",
-            ],
-            Self::Avx512 => &[
-                "-DGGML_NATIVE=OFF",
-                "-DGGML_AVX2=ON",
-                "-DGGML_BMI2=ON",
-                "-DGGML_FMA=ON",
-                "-DGGML_F16C=ON",
-                "-DGGML_AVX512=ON",
-                "-DGGML_AVX512_VBMI=ON",
-                "-DGGML_AVX512_VNNI=ON",
-            ],
-        }
+    pub fn cmake_options(self) -> Vec<&'static str> {
+        let more: &[&str] = match self {
+            Self::Native => return vec!["-DGGML_NATIVE=ON"],
+            Self::Avx2 => &[],
+            Self::Avxvnni => &["-DGGML_AVX_VNNI=ON"],
+            Self::Avx512 => &["-DGGML_AVX512=ON", "-DGGML_AVX512_VBMI=ON", "-DGGML_AVX512_VNNI=ON"],
+        };
+        [&AVX2, more].concat()
     }
 }

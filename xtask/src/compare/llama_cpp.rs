@@ -55,7 +55,7 @@ pub struct LlamaCpp {
 impl LlamaCpp {
     /// Builds llama.cpp for some instruction sets with the CMake installed beside `python`, if it is not built yet.
     pub fn ensure(python: &Path, instructions: Instructions) -> Result<Self> {
-        let options = [instructions.cmake_options(), &OPTIONS].concat();
+        let options = [instructions.cmake_options().as_slice(), &OPTIONS].concat();
         let parts = [SOURCES.sha256.into(), options.join(" "), TILE_CONFIG.into(), processor::instructions()];
         let key = &cache::sha256_of(&parts.each_ref().map(String::as_bytes))[..16];
         let this = Self { dir: cache::dir()?.join("llama.cpp").join(key) };

@@ -12,13 +12,13 @@ use std::arch::x86_64::*;
 use std::sync::Arc;
 
 use super::dots::{self, Each};
-use super::scales::HalfFloats;
 use super::vectors::VECTORS;
 use super::words::{HALF_ROWS, HALVES, HalfWords};
 use crate::activations::{FixedVector, LINE_BYTES, Plane, digits_of, zero_planes};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
 use crate::isa::avxvnni;
+use crate::isa::x86::HalfFloats;
 use crate::tile::{CodeBits, Lanes, Layout};
 
 /// Distance at which strips are prefetched. `docs/performance-log.md` has the measurements.
@@ -102,8 +102,8 @@ fn multiply_tile<const BITS: usize, const GROUP: usize, const M: usize, const VN
         // One group of each chain at a time.
         for start in (0..n_groups).step_by(CHAINS) {
             let groups = start..n_groups.min(start + CHAINS);
-            scales.decode(groups.clone());
-            biases.decode(groups.clone());
+            scales.decode_256(groups.clone());
+            biases.decode_256(groups.clone());
             let end_word = groups.end * group_words;
             for word in (groups.start * group_words..end_word).step_by(step_words) {
                 let lines = words.lines(word..end_word.min(word + step_words), &mut buffer);
@@ -125,7 +125,7 @@ fn multiply_tile<const BITS: usize, const GROUP: usize, const M: usize, const VN
                         }
                     };
                     let group_idx = group_word / group_words;
-                    let floats = (scales.load(group_idx), biases.load(group_idx));
+                    let floats = (scales.load_256(group_idx), biases.load_256(group_idx));
                     add(dots, x, group_idx, floats, &mut chains[group_idx - start]);
                 }
             }

@@ -12,18 +12,15 @@ use std::sync::Arc;
 
 use super::HALVES;
 use super::prefetch::{self, L1, L1NonTemporal, L2, Prefetch, PrefetchPolicy};
-use super::scales::HalfFloats;
-use super::words::HalfWords;
+use super::words::{HalfWords, WORD_BYTES};
 use crate::activations::{FixedVector, LINE_BYTES};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
+use crate::isa::x86::HalfFloats;
 use crate::tile::{CodeBits, Lanes};
 
 /// Words of each row multiplied at a time: those of the smallest group.
 const STEP_WORDS: usize = 4;
-
-/// Bytes of a word.
-const WORD_BYTES: usize = 4;
 
 /// Adds to each element of `acc` the dot products of a row of activations with the rows of the tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -97,8 +94,8 @@ fn multiply_tile<A: Prefetch, const BITS: usize, const GROUP: usize, const M: us
         assert!(x[row].scales.len().min(x[row].sums.len()) >= n_groups);
         planes[row] = x[row].planes.as_ptr().cast::<u8>();
     }
-    let mut buffer = None;
     for half in 0..HALVES {
+        let mut buffer = None;
         let words = HalfWords::new(tile.codes, half);
         let ahead_bytes = words.ahead_bytes::<A>();
         let (mut scales, mut biases) =
@@ -107,8 +104,8 @@ fn multiply_tile<A: Prefetch, const BITS: usize, const GROUP: usize, const M: us
         // One group of each chain at a time.
         for start in (0..n_groups).step_by(CHAINS) {
             let groups = start..n_groups.min(start + CHAINS);
-            scales.decode(groups.clone());
-            biases.decode(groups.clone());
+            scales.decode_512(groups.clone());
+            biases.decode_512(groups.clone());
             for group_idx in groups {
                 let group_word = group_idx * group_words;
                 let lines = words.lines(group_word..group_word + group_words, &mut buffer);
@@ -124,7 +121,7 @@ fn multiply_tile<A: Prefetch, const BITS: usize, const GROUP: usize, const M: us
                         dots.add::<A, 12>(&lines[3], x, ahead_bytes);
                     }
                 }
-                let floats = (scales.load(group_idx), biases.load(group_idx));
+                let floats = (scales.load_512(group_idx), biases.load_512(group_idx));
                 add(dots.sum(), x, group_idx, floats, &mut chains[group_idx - start]);
             }
         }

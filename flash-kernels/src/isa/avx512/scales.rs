@@ -6,59 +6,32 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::LANES;
 use super::floats::{decode_half, load_strip};
 use super::prefetch::{self, Prefetch};
 use super::rows::ROWS;
 use crate::activations::LINE_BYTES;
 use crate::chains::CHAINS;
-use crate::isa::x86::{prefetch_line, prefetch_rows};
-use crate::tile::{FloatRows, Lanes, Layout, TILE};
+use crate::isa::x86::HalfFloats;
+use crate::tile::{FloatRows, TILE};
 
-/// Distance at which numbers in strips are prefetched: that of the codes, of which a group has eight times the bytes or
-/// more.
-const AHEAD_BYTES: usize = 512;
-
-/// Scales or biases of half a tile: read from strips one group at a time, or decoded from rows, one group of each chain
-/// at a time.
-pub(super) struct HalfFloats<'a> {
-    rows: FloatRows<'a>,
-    half: usize,
-    /// `None` for strips.
-    decoded: Option<[Lanes; CHAINS]>,
-}
-
-impl<'a> HalfFloats<'a> {
-    #[inline]
-    pub(super) fn new(rows: FloatRows<'a>, half: usize) -> Self {
-        let decoded = (rows.layout == Layout::Rows).then_some([Lanes::ZERO; CHAINS]);
-        Self { rows, half, decoded }
-    }
-
+impl HalfFloats<'_> {
     /// Decodes some groups, at most one of each chain, before they are loaded.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub(super) fn decode(&mut self, groups: Range<usize>) {
-        if let Some(decoded) = &mut self.decoded {
-            let next_rows = (self.half + 1) * LANES..(self.half + 2) * LANES;
-            prefetch_rows(self.rows, next_rows, groups.clone());
-            decode_half(self.rows, self.half, groups.clone(), &mut decoded[..groups.len()]);
+    pub(super) fn decode_512(&mut self, groups: Range<usize>) {
+        let (rows, half) = (self.rows, self.half);
+        if let Some(out) = self.buffer(&groups) {
+            decode_half(rows, half, groups, out);
         }
     }
 
     /// Returns the numbers of a group.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub(super) fn load(&self, group_idx: usize) -> __m512 {
-        match &self.decoded {
-            Some(decoded) => decoded[group_idx % CHAINS].load_512(self.half),
-            None => {
-                let start = self.half * LANES * self.rows.rows.row_bytes();
-                let group_bytes = LANES * self.rows.float.size_bytes();
-                let address = self.rows.rows.bytes().as_ptr().wrapping_add(start + group_idx * group_bytes);
-                prefetch_line(address.wrapping_add(AHEAD_BYTES));
-                load_strip(self.rows, self.half, group_idx)
-            }
+    pub(super) fn load_512(&self, group_idx: usize) -> __m512 {
+        match self.decoded(group_idx) {
+            Some(lanes) => lanes.load_512(self.half),
+            None => load_strip(self.rows, self.half, group_idx),
         }
     }
 }

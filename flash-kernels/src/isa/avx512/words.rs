@@ -16,7 +16,7 @@ use crate::strips::Strips;
 use crate::tile::{CodeRows, Layout, TILE};
 
 /// Bytes of a word.
-const WORD_BYTES: usize = 4;
+pub(super) const WORD_BYTES: usize = 4;
 
 /// Words of a quarter of a vector: the smallest group.
 const QUARTER_WORDS: usize = 4;
@@ -30,20 +30,17 @@ const _: () =
 /// Words transposed at a time: a group of 128 codes of 8 bits, or some smaller ones.
 const BUFFER_WORDS: usize = 32;
 
-/// Transposed words.
+/// Transposed words of half a tile.
 #[repr(C, align(64))]
 pub(super) struct WordBuffer {
     lines: [[u8; LINE_BYTES]; BUFFER_WORDS],
-    /// The half tile that the words are from.
-    half_start: *const u8,
     /// The words: `start..end`.
     start: usize,
     end: usize,
 }
 
 impl WordBuffer {
-    const EMPTY: Self =
-        Self { lines: [[0; LINE_BYTES]; BUFFER_WORDS], half_start: std::ptr::null(), start: 0, end: 0 };
+    const EMPTY: Self = Self { lines: [[0; LINE_BYTES]; BUFFER_WORDS], start: 0, end: 0 };
 }
 
 /// The words of half a tile.
@@ -73,7 +70,7 @@ impl<'a> HalfWords<'a> {
     }
 
     /// Returns the lines of some words: those in memory, or transposed ones in `buffer`, which is created when it is
-    /// first used.
+    /// first used, and must not be used with another half of a tile.
     ///
     /// # Panics
     /// If the rows do not have the words, or they exceed the buffer.
@@ -88,25 +85,18 @@ impl<'a> HalfWords<'a> {
             Layout::Strips(_) => &self.bytes.as_chunks().0[words],
             Layout::Rows => {
                 let buffer = buffer.get_or_insert(WordBuffer::EMPTY);
-                self.fill(buffer, words.clone());
+                if words.start < buffer.start || words.end > buffer.end {
+                    self.fill(buffer, words.clone());
+                }
                 &buffer.lines[words.start - buffer.start..][..words.len()]
             }
-        }
-    }
-
-    /// Transposes words into the buffer if they are not there.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn fill(&self, buffer: &mut WordBuffer, words: Range<usize>) {
-        if buffer.half_start != self.bytes.as_ptr() || words.start < buffer.start || words.end > buffer.end {
-            self.refill(buffer, words);
         }
     }
 
     /// Transposes words and those that follow them into the buffer.
     #[inline(never)]
     #[target_feature(enable = "avx512f")]
-    fn refill(&self, buffer: &mut WordBuffer, words: Range<usize>) {
+    fn fill(&self, buffer: &mut WordBuffer, words: Range<usize>) {
         let end = self.row_words.min(words.start + BUFFER_WORDS);
         assert!(words.end <= end);
         let chunks = buffer.lines.as_chunks_mut::<LANES>().0;
@@ -121,7 +111,7 @@ impl<'a> HalfWords<'a> {
                 unsafe { _mm512_storeu_si512(chunks[idx][word].as_mut_ptr().cast(), block[word]) };
             }
         }
-        (buffer.half_start, buffer.start, buffer.end) = (self.bytes.as_ptr(), words.start, end);
+        (buffer.start, buffer.end) = (words.start, end);
     }
 
     /// Returns the words of the groups of `links`, in their order, from word `LANES * block_idx` on; the last group is
