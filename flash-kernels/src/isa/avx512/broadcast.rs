@@ -211,56 +211,16 @@ impl<const BITS: usize, const M: usize> Dots<BITS, M> {
             extract::<BITS>(codes)
         };
         for row in 0..M {
-            // Planes of activations: for codes of 4 bits, the upper digits for the lower and the upper halves of bytes,
-            // then the lower digits.
-            //
-            // SAFETY: the instructions read words that the caller guarantees to be there, and the named registers; they
-            // write only registers. The compiler would load the activations of all lines first, and spill them.
+            let (upper, lower) = (&mut self.upper, &mut self.lower);
+            // SAFETY: guaranteed by the caller: for codes of 4 bits, the planes are the upper digits for the lower and the
+            // upper halves of bytes, then the lower digits; for codes of 8 bits the upper digits, then the lower.
             unsafe {
-                if BITS == 4 && Self::HIGH == 0 {
-                    let [upper, lower] = [self.upper[0][row], self.lower[0][row]];
-                    asm!(
-                        "vpdpbusd {upper}, {low}, dword ptr [{x} + {offset}]{{1to16}}",
-                        "vpdpbusd {lower}, {low}, dword ptr [{x} + {offset} + 128]{{1to16}}",
-                        "vpdpbusd {upper}, {high}, dword ptr [{x} + {offset} + 64]{{1to16}}",
-                        "vpdpbusd {lower}, {high}, dword ptr [{x} + {offset} + 192]{{1to16}}",
-                        x = in(reg) x[row],
-                        offset = const OFFSET,
-                        low = in(zmm_reg) low,
-                        high = in(zmm_reg) high,
-                        upper = inout(zmm_reg) upper => self.upper[0][row],
-                        lower = inout(zmm_reg) lower => self.lower[0][row],
-                        options(pure, readonly, nostack, preserves_flags),
-                    );
-                } else if BITS == 4 {
-                    let [upper, lower] = [self.upper, self.lower];
-                    asm!(
-                        "vpdpbusd {low_upper}, {low}, dword ptr [{x} + {offset}]{{1to16}}",
-                        "vpdpbusd {low_lower}, {low}, dword ptr [{x} + {offset} + 128]{{1to16}}",
-                        "vpdpbusd {high_upper}, {high}, dword ptr [{x} + {offset} + 64]{{1to16}}",
-                        "vpdpbusd {high_lower}, {high}, dword ptr [{x} + {offset} + 192]{{1to16}}",
-                        x = in(reg) x[row],
-                        offset = const OFFSET,
-                        low = in(zmm_reg) low,
-                        high = in(zmm_reg) high,
-                        low_upper = inout(zmm_reg) upper[0][row] => self.upper[0][row],
-                        low_lower = inout(zmm_reg) lower[0][row] => self.lower[0][row],
-                        high_upper = inout(zmm_reg) upper[1][row] => self.upper[1][row],
-                        high_lower = inout(zmm_reg) lower[1][row] => self.lower[1][row],
-                        options(pure, readonly, nostack, preserves_flags),
-                    );
+                if BITS == 4 {
+                    add_digits::<OFFSET, 0, 2>([&mut upper[0][row], &mut lower[0][row]], low, x[row]);
+                    let high_sums = [&mut upper[Self::HIGH][row], &mut lower[Self::HIGH][row]];
+                    add_digits::<OFFSET, 1, 3>(high_sums, high, x[row]);
                 } else {
-                    let [upper, lower] = [self.upper[0][row], self.lower[0][row]];
-                    asm!(
-                        "vpdpbusd {upper}, {codes}, dword ptr [{x} + {offset}]{{1to16}}",
-                        "vpdpbusd {lower}, {codes}, dword ptr [{x} + {offset} + 64]{{1to16}}",
-                        x = in(reg) x[row],
-                        offset = const OFFSET,
-                        codes = in(zmm_reg) low,
-                        upper = inout(zmm_reg) upper => self.upper[0][row],
-                        lower = inout(zmm_reg) lower => self.lower[0][row],
-                        options(pure, readonly, nostack, preserves_flags),
-                    );
+                    add_digits::<OFFSET, 0, 1>([&mut upper[0][row], &mut lower[0][row]], low, x[row]);
                 }
             }
         }
@@ -280,6 +240,37 @@ impl<const BITS: usize, const M: usize> Dots<BITS, M> {
             *dot = _mm512_add_epi32(lower, _mm512_slli_epi32::<8>(upper));
         }
         dots
+    }
+}
+
+/// Adds the products of `codes` with a word of the upper and one of the lower digits, which are at `OFFSET` in the planes
+/// `UPPER` and `LOWER` of the line at `x`.
+///
+/// In assembly, since the compiler would load the activations of several lines first, and spill them.
+///
+/// # Safety
+/// Both words must be valid for reads.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn add_digits<const OFFSET: usize, const UPPER: usize, const LOWER: usize>(
+    [upper, lower]: [&mut __m512i; 2],
+    codes: __m512i,
+    x: *const u8,
+) {
+    // SAFETY: the instructions read words that the caller guarantees to be there, and the named registers; they write
+    // only registers.
+    unsafe {
+        asm!(
+            "vpdpbusd {upper}, {codes}, dword ptr [{x} + {upper_at}]{{1to16}}",
+            "vpdpbusd {lower}, {codes}, dword ptr [{x} + {lower_at}]{{1to16}}",
+            x = in(reg) x,
+            upper_at = const OFFSET + LINE_BYTES * UPPER,
+            lower_at = const OFFSET + LINE_BYTES * LOWER,
+            codes = in(zmm_reg) codes,
+            upper = inout(zmm_reg) *upper,
+            lower = inout(zmm_reg) *lower,
+            options(pure, readonly, nostack, preserves_flags),
+        );
     }
 }
 
