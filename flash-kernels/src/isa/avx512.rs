@@ -53,7 +53,7 @@ pub(super) fn is_available() -> bool {
 /// A constant, so that other tables can override some entries.
 pub(super) const KERNELS: Kernels = kernels! {
     rows_direct: 16;
-    strips: Strips::SIXTEEN_ROWS, [4, 8];
+    strips: Strips::SIXTEEN_ROWS, [4];
     quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);
     pack_rows: panel::pack_rows, (bits, codes, pairs, cross);
