@@ -46,8 +46,9 @@ impl Session {
     pub(crate) fn open(settings: EngineSettings) -> anyhow::Result<Self> {
         let dir = settings.model.find_to_run()?;
         let tuning = settings.tuning(&dir);
+        let options = settings.model_options()?;
         let (model, tokenizer) = open_both(&dir, || {
-            let model = open_model(&dir, tuning.mode, settings.layers)?;
+            let model = open_model(&dir, tuning.mode, options)?;
             if settings.session.is_some() || settings.share_prefixes {
                 model.identify(&settings.kv_dir)?;
             }

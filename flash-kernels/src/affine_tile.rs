@@ -3,6 +3,7 @@ use std::ops::Range;
 use crate::activations::Exception;
 use crate::isa::Kernels;
 use crate::matrix::{AffineStorage, Coding};
+use crate::prefetch::Prefetch;
 use crate::tile::{CodeRows, FloatRows, GroupLanes, Lanes, Layout, Rows};
 use crate::widen::widen_e8m0;
 
@@ -12,6 +13,7 @@ pub(crate) struct AffineTile<'a> {
     pub(crate) codes: CodeRows<'a>,
     pub(crate) scales: FloatRows<'a>,
     pub(crate) biases: FloatRows<'a>,
+    pub(crate) prefetch: Prefetch,
 }
 
 impl<'a> AffineTile<'a> {
@@ -76,12 +78,13 @@ impl<'a> AffineTile<'a> {
                 )
             }
         };
-        let (bits, group, float) = (w.code_bits(), w.group, w.float);
+        let (bits, group, float, prefetch) = (w.code_bits(), w.group, w.float, kernels.prefetch);
         let floats = move |rows| FloatRows { rows, layout: floats_layout, float };
         codes.zip(scales.zip(biases)).map(move |(codes, (scales, biases))| Self {
             codes: CodeRows { rows: codes, layout, bits, group },
             scales: floats(scales),
             biases: floats(biases),
+            prefetch,
         })
     }
 

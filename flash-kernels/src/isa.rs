@@ -3,9 +3,16 @@
 /// Builds a table of kernels that require CPU features: a complete one, or one that overrides some entries of another.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
-    (rows_direct: $rows_direct:expr; strips: $strips:expr, $strips_bits:expr; $($kernel:ident: $function:path, $arguments:tt;)*) => {
+    (
+        rows_direct: $rows_direct:expr;
+        prefetches: $prefetches:expr;
+        strips: $strips:expr, $strips_bits:expr;
+        $($kernel:ident: $function:path, $arguments:tt;)*
+    ) => {
         Kernels {
             rows_direct: $rows_direct,
+            prefetch: Prefetch::Near,
+            prefetches: &$prefetches,
             strips: Some($strips),
             strips_bits: &$strips_bits,
             $($kernel: kernel!($function, $arguments),)*
@@ -67,6 +74,7 @@ use crate::attention::Dequantize;
 use crate::chains::Link;
 use crate::elementwise::Gate;
 use crate::error::KernelError;
+use crate::prefetch::Prefetch;
 use crate::recurrent::{DeltaStep, SelectiveStep};
 use crate::strips::Strips;
 use crate::tile::{CodeBits, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes};
@@ -151,6 +159,15 @@ impl Isa {
         }
     }
 
+    /// Returns the prefetching policy that is best on most machines.
+    pub(crate) fn prefetch(self) -> Prefetch {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Amx => avx512::prefetch_of_processor(),
+            _ => Prefetch::Near,
+        }
+    }
+
     /// Returns the kernels if this machine can run them.
     pub(crate) fn kernels(self) -> Result<&'static Kernels, KernelError> {
         match self {
@@ -203,15 +220,21 @@ impl fmt::Display for Isa {
 /// There are two ways to compute a product, with the same bits. Few rows of activations are multiplied with the weights
 /// as stored (`multiply_codes`, `multiply_floats`). For many rows, a panel of weights is unpacked once for all of them
 /// (`unpack_codes` and `multiply_panel`, `decode` and `multiply_lanes`).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Kernels {
     /// Rows of activations up to which `multiply_codes` is faster than `multiply_panel`.
     pub(crate) rows_direct: usize,
 
+    /// Policy of the tiles that are given to `multiply_codes`.
+    pub(crate) prefetch: Prefetch,
+
+    /// Policies that `multiply_codes` follows.
+    pub(crate) prefetches: &'static [Prefetch],
+
     /// Strips that `multiply_codes` and `unpack_codes` read as well as rows.
     pub(crate) strips: Option<Strips>,
 
-    /// Code widths that `multiply_codes` reads faster in strips than in rows.
+    /// Code widths that `multiply_codes` reads faster in strips than in rows on most machines.
     pub(crate) strips_bits: &'static [u32],
 
     /// [`quantize_group`](crate::activations::quantize_group).

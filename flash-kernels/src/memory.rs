@@ -1,11 +1,14 @@
-//! Reading of memory at full speed: the bound of products with few rows.
+//! Reading of memory at full speed, the bound of products with few rows, and eviction from caches.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::activations::LINE_BYTES;
 use crate::pool::Pool;
 
 /// Bytes per part: large next to what a thread prefetches beyond its part.
 const PART_BYTES: usize = 4 << 20;
+/// Bytes per part of an eviction.
+const EVICT_BYTES: usize = 256 << 10;
 
 /// Returns the wrapping sum of the 64-bit words of `bytes`, which all threads of the pool read; bytes beyond the last
 /// whole word are not. The time this takes for bytes outside of all caches is that of reading memory.
@@ -20,6 +23,41 @@ pub fn sum_words(pool: &Pool, bytes: &[u8]) -> u64 {
     });
     all.into_inner()
 }
+
+/// Evicts `bytes` from the caches of all cores, so that they are read from memory next. Does nothing on processors without
+/// an instruction for it.
+///
+/// # Panics
+/// If called from within a job of the same pool.
+pub(crate) fn evict(pool: &Pool, bytes: &[u8]) {
+    let parts: Vec<&[u8]> = bytes.chunks(EVICT_BYTES).collect();
+    pool.run(parts.len(), &|part_idx| parts[part_idx].chunks(LINE_BYTES).for_each(evict_line));
+}
+
+/// Evicts the line of the first byte.
+#[cfg(target_arch = "x86_64")]
+fn evict_line(bytes: &[u8]) {
+    #[expect(unsafe_code, reason = "the instruction takes an address")]
+    // SAFETY: every x86-64 processor has the instruction, and the address is that of readable memory, whose contents do
+    // not change.
+    unsafe {
+        std::arch::x86_64::_mm_clflush(bytes.as_ptr());
+    }
+}
+
+/// Evicts the line of the first byte.
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+fn evict_line(bytes: &[u8]) {
+    #[expect(unsafe_code, reason = "the instruction takes an address")]
+    // SAFETY: Linux allows programs this instruction, and the address is that of readable memory, whose contents do not
+    // change.
+    unsafe {
+        std::arch::asm!("dc civac, {}", in(reg) bytes.as_ptr(), options(nostack, preserves_flags));
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_os = "linux"))))]
+fn evict_line(_: &[u8]) {}
 
 /// Adds the words of a cache line at a time, into independent sums. With more sums than registers, the compiler reads
 /// lines from back to front, which defeats the hardware prefetcher.

@@ -5,7 +5,7 @@
 //! cost the caller nothing, and the data that a job borrows outlives every use of it.
 
 mod columns;
-mod cores;
+pub(crate) mod cores;
 mod nesting;
 mod shares;
 mod sleepers;
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 use crate::strips::Strips;
+use crate::tuning::KernelTuning;
 
 pub(crate) use columns::{Band, ColumnSplit, Columns, INLINE_MATRICES};
 use nesting::{NestingGuard, Pools};
@@ -57,8 +58,8 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     turn: Mutex<()>,
-    isa: Isa,
-    kernels: &'static Kernels,
+    tuning: KernelTuning,
+    kernels: Kernels,
 }
 
 #[derive(Debug)]
@@ -96,28 +97,37 @@ impl Job<'_> {
 }
 
 impl Pool {
-    /// Creates a pool of `n_threads`, including the calling thread, with the kernels of `isa`.
+    /// Creates a pool with the threads and kernels of `tuning`.
     ///
     /// The pool is smaller if the system refuses to start that many threads.
     ///
     /// # Errors
-    /// [`KernelError::Isa`] if [`Isa::available`] does not list `isa`.
-    pub fn with_isa(n_threads: NonZeroUsize, isa: Isa) -> Result<Self, KernelError> {
-        Ok(Self::with_kernels(n_threads, isa, isa.kernels()?))
+    /// [`KernelError::Isa`] if [`Isa::available`] does not list the instruction set.
+    pub fn new(tuning: KernelTuning) -> Result<Self, KernelError> {
+        let kernels = Kernels { prefetch: tuning.prefetch, ..tuning.isa.kernels()?.clone() };
+        Ok(Self::with_kernels(tuning, kernels))
     }
 
-    /// Creates a pool with one thread for each physical core available to this process, within its affinity mask and
-    /// the CPU quota of its control group. Hardware threads of one core share arithmetic units and count once.
+    /// Creates a pool of `n_threads`, including the calling thread, with the kernels of `isa`.
     ///
     /// # Errors
-    /// See [`with_isa`](Self::with_isa).
-    pub fn for_machine(isa: Isa) -> Result<Self, KernelError> {
-        Self::with_isa(cores::usable(), isa)
+    /// See [`new`](Self::new).
+    pub fn with_isa(n_threads: NonZeroUsize, isa: Isa) -> Result<Self, KernelError> {
+        Self::new(KernelTuning { n_threads, ..KernelTuning::usual(isa)? })
     }
 
-    /// Creates a pool with `kernels`, those of `isa`.
-    pub(crate) fn with_kernels(n_threads: NonZeroUsize, isa: Isa, kernels: &'static Kernels) -> Self {
-        let n_workers = (n_threads.get() - 1).min(ACTIVE as usize);
+    /// Creates a pool with the [usual](KernelTuning::usual) tuning of `isa`: a thread for each physical core available
+    /// to this process.
+    ///
+    /// # Errors
+    /// See [`new`](Self::new).
+    pub fn for_machine(isa: Isa) -> Result<Self, KernelError> {
+        Self::new(KernelTuning::usual(isa)?)
+    }
+
+    /// Creates a pool with `kernels`, those of `tuning`.
+    pub(crate) fn with_kernels(tuning: KernelTuning, kernels: Kernels) -> Self {
+        let n_workers = (tuning.n_threads.get() - 1).min(ACTIVE as usize);
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: AtomicPtr::new(ptr::null_mut()),
@@ -132,7 +142,7 @@ impl Pool {
                 thread::Builder::new().name(name).spawn(move || shared.worker_loop(idx)).ok()
             })
             .collect();
-        Self { shared, workers, turn: Mutex::new(()), isa, kernels }
+        Self { shared, workers, turn: Mutex::new(()), tuning, kernels }
     }
 
     /// Returns the number of threads that work on a job, including the caller.
@@ -143,17 +153,21 @@ impl Pool {
     /// Returns the [strips](crate::Matrix::in_strips) with which products of few rows and affine codes of `bits` are
     /// faster than with rows. Strips of another layout are copied back into rows first.
     pub fn strips(&self, bits: u32) -> Option<Strips> {
-        let kernels = self.kernels();
-        kernels.strips.filter(|_| kernels.strips_bits.contains(&bits))
+        self.kernels.strips.filter(|_| self.tuning.uses_strips(bits))
     }
 
     /// Returns the instruction set of the kernels.
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.tuning.isa
     }
 
-    pub(crate) fn kernels(&self) -> &'static Kernels {
-        self.kernels
+    /// Returns the tuning that the pool was created with.
+    pub fn tuning(&self) -> &KernelTuning {
+        &self.tuning
+    }
+
+    pub(crate) fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
 
     /// Calls `part` with every number below `n_parts`, on all threads, and returns when all calls have returned.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Format, Random, Weights, all_formats, bits, matmul, pool};
-use flash_kernels::{FloatType, Isa, KernelError, Strips};
+use flash_kernels::{FloatType, Isa, KernelError, KernelTuning, Pool, Prefetch, Strips};
 use proptest::prelude::*;
 
 const STRIPS: Strips = Strips::SIXTEEN_ROWS;
@@ -25,6 +25,7 @@ proptest! {
         n_groups in prop_oneof![3 => 1_usize..12, 1 => 12_usize..90],
         offset in 0_usize..8,
         n_threads in 1_usize..=4,
+        prefetch in prop::sample::select(vec![Prefetch::Near, Prefetch::NonTemporal, Prefetch::Far]),
         seed in any::<u64>(),
     ) {
         let k = n_groups * format.group();
@@ -38,10 +39,12 @@ proptest! {
         for isa in Isa::available() {
             let pool = pool(n_threads, *isa);
             let rows = matmul(&pool, &x, &weights).unwrap();
+            let tuned = Pool::new(KernelTuning { prefetch, ..*pool.tuning() }).unwrap();
+            prop_assert_eq!(bits(&matmul(&tuned, &x, &weights).unwrap()), bits(&rows), "{}, {}", isa, prefetch);
             let mut y = vec![0.0; rows.len()];
             let matrix = rearranged.matrix().in_strips(STRIPS).unwrap();
-            flash_kernels::matmul(&pool, &x, &matrix, None, &mut y).unwrap();
-            prop_assert_eq!(bits(&y), bits(&rows), "{}", isa);
+            flash_kernels::matmul(&tuned, &x, &matrix, None, &mut y).unwrap();
+            prop_assert_eq!(bits(&y), bits(&rows), "{}, {}", isa, prefetch);
         }
     }
 }

@@ -21,8 +21,6 @@ mod value;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use mlx_rs::{Device, DeviceType};
-
 use crate::ModelError;
 
 pub(crate) use attention::{AttentionInput, AttentionParams, HeadNorms};
@@ -47,15 +45,7 @@ impl Backend {
     /// # Errors
     /// [`ModelError::NativeCompute`] if the system has no kernels, or none for the requested instruction set.
     pub(crate) fn new(options: ComputeOptions) -> Result<Self, ModelError> {
-        match options.compute {
-            Compute::Mlx => Ok(Self::mlx()),
-            Compute::Native => Self::native(options),
-            Compute::Auto if cfg!(target_os = "linux") => match Device::try_default()?.get_type()? {
-                DeviceType::Cpu => Self::native(options),
-                DeviceType::Gpu => Ok(Self::mlx()),
-            },
-            Compute::Auto => Ok(Self::mlx()),
-        }
+        if options.compute.is_native()? { Self::native(options) } else { Ok(Self::mlx()) }
     }
 
     /// Returns the backend of MLX's own operations.
@@ -65,7 +55,7 @@ impl Backend {
 
     #[cfg(target_os = "linux")]
     fn native(options: ComputeOptions) -> Result<Self, ModelError> {
-        Ok(Self(Arc::new(native::Native::new(options.isa, options.is_exact)?)))
+        Ok(Self(Arc::new(native::Native::new(options.kernels, options.is_exact)?)))
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -84,17 +74,20 @@ impl Deref for Backend {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use flash_kernels::Isa;
+    use flash_kernels::{Isa, KernelTuning};
 
     use super::*;
 
     #[test]
     fn an_unavailable_instruction_set_is_refused() {
         let other = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
-        let refused = Backend::new(ComputeOptions { isa: Some(other), ..Compute::Native.into() });
+        let tuning = KernelTuning::usual(Isa::Portable).unwrap();
+        let other = KernelTuning { isa: other, ..tuning };
+        let refused = Backend::new(ComputeOptions { kernels: Some(other), ..Compute::Native.into() });
         assert!(matches!(refused, Err(ModelError::NativeCompute { .. })));
         for isa in Isa::available() {
-            let options = ComputeOptions { isa: Some(*isa), ..Compute::Native.into() };
+            let kernels = Some(KernelTuning { isa: *isa, ..tuning });
+            let options = ComputeOptions { kernels, ..Compute::Native.into() };
             assert_eq!(Backend::new(options).unwrap().name(), "native");
         }
     }

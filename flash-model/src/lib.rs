@@ -71,7 +71,7 @@ pub use engine::{
     MemoryNeeds, Model, ModelOptions, Recovery, Resumption, SessionContext, Workload, generate,
 };
 pub use error::ModelError;
-pub use flash_kernels::Isa;
+pub use flash_kernels::{Isa, KernelTuning};
 pub use kv::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub use memory::Allowance;
 pub use stream::bundle::{BundleIdx, BundleInfo, Bundles};

@@ -32,7 +32,9 @@ pub(crate) struct EngineSettings {
     /// Number of concurrent reads, if given.
     pub(crate) read_depth: Option<usize>,
     pub(crate) read_rate: Option<ByteRate>,
-    pub(crate) layers: ModelOptions,
+    layers: ModelOptions,
+    /// Instruction set of the CPU kernels, if not the best one.
+    isa: Option<Isa>,
     pub(crate) prefetch: bool,
     /// Whether weights may be streamed; otherwise all must fit in memory.
     pub(crate) stream: bool,
@@ -52,6 +54,15 @@ impl EngineSettings {
         let mut tuning = cache::tuning(model_dir, self.io);
         tuning.depth = self.read_depth.unwrap_or(tuning.depth);
         tuning
+    }
+
+    /// Returns the options of the model, with the CPU kernels as measured to be best on this machine.
+    pub(crate) fn model_options(&self) -> anyhow::Result<ModelOptions> {
+        let mut options = self.layers;
+        if options.compute.compute.is_native()? {
+            options.compute.kernels = Some(cache::kernels(self.isa.unwrap_or_else(Isa::best))?);
+        }
+        Ok(options)
     }
 
     pub(crate) fn resolve(args: EngineArgs) -> anyhow::Result<Self> {
@@ -94,10 +105,11 @@ impl EngineSettings {
                         Some(ComputeArg::Mlx) => Compute::Mlx,
                         Some(ComputeArg::Native) => Compute::Native,
                     },
-                    isa: kernels()?,
                     is_exact: exact,
+                    ..ComputeOptions::default()
                 })
             },
+            isa: kernels()?,
             prefetch: !no_pipeline && file.prefetch_layers != Some(0),
             stream: file.flash.unwrap_or(true),
             top_k: moe_top_k

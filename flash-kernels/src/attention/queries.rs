@@ -17,7 +17,7 @@ const VECTOR: usize = 16;
 /// Queries and parameters shared by all tasks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Queries<'a> {
-    pub kernels: &'static Kernels,
+    pub kernels: &'a Kernels,
     pub heads: Heads,
     pub params: AttentionParams<'a>,
     pub queries: &'a [f32],

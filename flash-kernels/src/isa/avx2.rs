@@ -18,6 +18,7 @@ use super::Kernels;
 use crate::activations::{self, Terms};
 use crate::attention::{self, CodedRows};
 use crate::elementwise::{self, Gate};
+use crate::prefetch::Prefetch;
 use crate::recurrent;
 use crate::strips::Strips;
 use crate::tile::{CodeBits, TILE};
@@ -36,6 +37,7 @@ pub(super) fn is_available() -> bool {
 /// A constant, so that other tables can override some entries.
 pub(super) const KERNELS: Kernels = kernels! {
     rows_direct: 12;
+    prefetches: [Prefetch::Near, Prefetch::Far];
     strips: Strips::SIXTEEN_ROWS, [4, 8];
     quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);

@@ -23,6 +23,7 @@ mod words;
 
 use std::sync::Arc;
 
+pub(super) use prefetch::of_processor as prefetch_of_processor;
 pub(super) use words::HalfWords;
 
 use super::Kernels;
@@ -30,6 +31,7 @@ use crate::activations::{self, FixedVector, Plane, Terms};
 use crate::affine_tile::AffineTile;
 use crate::attention::{self, CodedRows};
 use crate::elementwise::{self, Gate};
+use crate::prefetch::Prefetch;
 use crate::recurrent;
 use crate::strips::Strips;
 use crate::tile::{CodeBits, Lanes, Layout, TILE};
@@ -53,6 +55,7 @@ pub(super) fn is_available() -> bool {
 /// A constant, so that other tables can override some entries.
 pub(super) const KERNELS: Kernels = kernels! {
     rows_direct: 16;
+    prefetches: [Prefetch::Near, Prefetch::NonTemporal, Prefetch::Far];
     strips: Strips::SIXTEEN_ROWS, [4];
     quantize_group: quantize_group, (values, codes, terms);
     row_pairs: row_pairs, (bits, group);

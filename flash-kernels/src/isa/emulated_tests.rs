@@ -9,6 +9,7 @@ use crate::common::{Format, Random, Weights, all_formats, bits, matmul, pool};
 use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::strips::Strips;
+use crate::tuning::KernelTuning;
 
 /// Pools with the kernels of these instruction sets.
 fn pools() -> Vec<Pool> {
@@ -23,7 +24,11 @@ fn pools() -> Vec<Pool> {
     let vnni = None;
     neon.into_iter()
         .chain(vnni)
-        .map(|(isa, kernels)| Pool::with_kernels(NonZeroUsize::MIN, isa, kernels))
+        .map(|(isa, kernels)| {
+            let tuning =
+                KernelTuning { n_threads: NonZeroUsize::MIN, ..KernelTuning::of_kernels(isa, kernels) };
+            Pool::with_kernels(tuning, kernels.clone())
+        })
         .collect()
 }
 

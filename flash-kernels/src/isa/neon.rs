@@ -21,6 +21,7 @@ use crate::activations::{FixedRows, FixedVector, pack_rows, quantize_group, row_
 use crate::affine_tile::AffineTile;
 use crate::attention::{axpby, dequantize};
 use crate::elementwise::{gate_slice, rms_norm_row, softmax_numerators};
+use crate::prefetch::Prefetch;
 use crate::recurrent::{convolve_row, delta_step, selective_step};
 use crate::tile::{CodePanel, GroupLanes, Lanes, TILE};
 use crate::widen::widen;
@@ -54,6 +55,8 @@ pub(super) fn has_i8mm() -> bool {
 /// A constant, so that other tables can override some entries.
 pub(super) const KERNELS: Kernels = Kernels {
     rows_direct: 4,
+    prefetch: Prefetch::Near,
+    prefetches: &[Prefetch::Near],
     strips: None,
     strips_bits: &[],
     quantize_group,

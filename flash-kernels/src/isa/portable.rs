@@ -11,12 +11,15 @@ use crate::affine_tile::AffineTile;
 use crate::attention::{axpby, dequantize};
 use crate::chains::{CHAINS, Link};
 use crate::elementwise::{gate_slice, rms_norm_row, softmax_numerators};
+use crate::prefetch::Prefetch;
 use crate::recurrent::{convolve_row, delta_step, selective_step};
 use crate::tile::{CodeBits, CodePairs, CodePanel, CodeRows, FloatRows, GroupLanes, LaneRows, Lanes, TILE};
 use crate::widen::widen;
 
 pub(super) static KERNELS: Kernels = Kernels {
     rows_direct: 4,
+    prefetch: Prefetch::Near,
+    prefetches: &[Prefetch::Near],
     strips: None,
     strips_bits: &[],
     quantize_group,

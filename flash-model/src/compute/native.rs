@@ -15,7 +15,7 @@ mod sum;
 
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Isa, Pool, Strips};
+use flash_kernels::{FloatType, Isa, KernelTuning, Pool, Strips};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
@@ -42,12 +42,12 @@ pub(super) struct Native {
 }
 
 impl Native {
-    /// Starts a thread per core, with the kernels of `isa` or of the machine's best instruction set.
+    /// Starts the threads of `tuning`, or a thread per core with the kernels of the machine's best instruction set.
     ///
     /// # Errors
     /// [`ModelError::NativeCompute`] for an instruction set that this machine does not have.
-    pub(super) fn new(isa: Option<Isa>, is_exact: bool) -> Result<Self, ModelError> {
-        let pool = Pool::for_machine(isa.unwrap_or_else(Isa::best));
+    pub(super) fn new(tuning: Option<KernelTuning>, is_exact: bool) -> Result<Self, ModelError> {
+        let pool = tuning.map_or_else(|| Pool::for_machine(Isa::best()), Pool::new);
         let pool = pool.map_err(|error| ModelError::NativeCompute { reason: error.to_string() })?;
         Ok(Self { pool: Arc::new(pool), is_exact })
     }
@@ -192,9 +192,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instruction_set_is_an_option_and_the_default_is_the_best() {
+    fn a_tuning_is_an_option_and_the_default_is_the_best_instruction_set() {
         for isa in Isa::available() {
-            assert_eq!(Native::new(Some(*isa), false).unwrap().pool.isa(), *isa);
+            let tuning = KernelTuning::usual(*isa).unwrap();
+            assert_eq!(Native::new(Some(tuning), false).unwrap().pool.tuning(), &tuning);
         }
         assert_eq!(Native::new(None, false).unwrap().pool.isa(), Isa::best());
     }

@@ -1,6 +1,9 @@
 //! Options that select a backend.
 
-use flash_kernels::Isa;
+use flash_kernels::KernelTuning;
+use mlx_rs::{Device, DeviceType};
+
+use crate::ModelError;
 
 /// The backend that computes a model's layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,13 +18,31 @@ pub enum Compute {
     Native,
 }
 
+impl Compute {
+    /// Returns whether the CPU kernels compute on this machine.
+    ///
+    /// # Errors
+    /// [`ModelError::Mlx`] if MLX does not tell its default device.
+    pub fn is_native(self) -> Result<bool, ModelError> {
+        match self {
+            Self::Mlx => Ok(false),
+            Self::Native => Ok(true),
+            Self::Auto if cfg!(target_os = "linux") => {
+                Ok(matches!(Device::try_default()?.get_type()?, DeviceType::Cpu))
+            }
+            Self::Auto => Ok(false),
+        }
+    }
+}
+
 /// Options of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ComputeOptions {
     /// The backend.
     pub compute: Compute,
-    /// The instruction set of the CPU kernels; `None` for the best one of this machine. MLX's operations ignore it.
-    pub isa: Option<Isa>,
+    /// The instruction set, threads and tuning of the CPU kernels; `None` for the best instruction set of this machine and
+    /// its [usual](KernelTuning::usual) tuning. MLX's operations ignore it.
+    pub kernels: Option<KernelTuning>,
     /// Whether the CPU kernels round activations to 30 bits in every product with quantized weights, so that results
     /// differ from MLX's in float32 only by the order of additions. Otherwise activations are rounded to 15 bits,
     /// except inputs of routers. Products with weights in memory take 1.6 to 2.6 times as long; where the disk is the

@@ -9,20 +9,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use flash_io::{Budget, Slot};
-use flash_kernels::{FloatType, Floats, Isa, KernelError, Matrix, Mx, Pool, matmul, sum_words};
+use flash_kernels::{FloatType, Floats, Isa, KernelError, KernelTuning, Matrix, Mx, Pool, matmul, sum_words};
 use flash_model::memory;
 use serde::Serialize;
 
 use crate::args::{BenchKernelsArgs, JsonArg};
-use crate::options;
-use crate::output;
 use crate::size::Bytes;
 use crate::table::{Cell, left, section};
+use crate::{cache, options, output};
 
 /// Rows and columns of a matrix, those of attention in a model with 8 · 10⁹ parameters.
 const SHAPE: [usize; 2] = [4096, 4096];
 /// Numbers of rows of activations.
 const ROWS: [usize; 6] = [1, 2, 4, 8, 16, 64];
+/// Columns of the table before those of the speeds.
+const COLUMNS: [&str; 4] = ["format", "kernels", "prefetch", "layout"];
 /// Minimum number of products per measurement, of which the median counts.
 const PRODUCTS_MIN: usize = 7;
 /// 2⁻⁶ in f16, a scale and a bias that keep sums finite.
@@ -53,12 +54,33 @@ const FORMATS: [Format; 6] = [
 
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Instruction set and threads that models run with.
-    kernels: &'static str,
-    threads: usize,
+    /// Kernels that models run with.
+    tuning: Tuning,
     /// Read rate of memory with these threads.
     memory_bytes_per_s: f64,
     products: Vec<Row>,
+}
+
+/// What was measured to be the fastest way to run the kernels of an instruction set.
+#[derive(Debug, Serialize)]
+struct Tuning {
+    kernels: &'static str,
+    threads: usize,
+    prefetch: &'static str,
+    /// Widths of codes that layers in memory store in strips.
+    strips_bits: Vec<u32>,
+}
+
+impl From<&KernelTuning> for Tuning {
+    fn from(tuning: &KernelTuning) -> Self {
+        let strips = [(4, tuning.strips_4_bits), (8, tuning.strips_8_bits)];
+        Self {
+            kernels: tuning.isa.name(),
+            threads: tuning.n_threads.get(),
+            prefetch: tuning.prefetch.name(),
+            strips_bits: strips.iter().filter(|(_, uses)| *uses).map(|(bits, _)| *bits).collect(),
+        }
+    }
 }
 
 /// Speed of one format with one instruction set.
@@ -66,6 +88,7 @@ struct Report {
 struct Row {
     format: String,
     kernels: &'static str,
+    prefetch: &'static str,
     /// Rows of weights that are interleaved if the layer stays in memory; 1 if they are multiplied as stored.
     strip_rows: usize,
     /// Numbers of rows of activations, and the bytes of weights multiplied per second.
@@ -84,26 +107,27 @@ pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<ExitCode> {
         },
         given => given,
     };
-    let pool = Pool::for_machine(options::kernels()?.unwrap_or_else(Isa::best))?;
+    let tunings = isas.iter().map(|isa| cache::measure_kernels(*isa)).collect::<Result<Vec<_>, _>>()?;
+    let isa = options::kernels()?.unwrap_or_else(Isa::best);
+    let pool = Pool::new(cache::kernels(isa)?)?;
     let mut memory = Memory::new(memory.bytes(), Duration::from_millis(*ms))?;
     let memory_bytes_per_s = memory.bytes_per_s(&pool);
     let mut products = Vec::new();
     for format in FORMATS {
         memory.fill(format);
-        for isa in isas {
-            products.push(memory.measure(&Pool::for_machine(*isa)?, format)?);
+        for tuning in &tunings {
+            products.push(memory.measure(&Pool::new(*tuning)?, format)?);
         }
     }
-    let report =
-        Report { kernels: pool.isa().name(), threads: pool.n_threads(), memory_bytes_per_s, products };
+    let report = Report { tuning: pool.tuning().into(), memory_bytes_per_s, products };
     if *json {
         output::print_json(&report)?;
     } else {
         let heading = format!(
             "Weights multiplied, GB/s; memory is read at {:.1} GB/s by {} threads, and models run with {}",
             report.memory_bytes_per_s / 1e9,
-            report.threads,
-            report.kernels
+            report.tuning.threads,
+            report.tuning.kernels
         );
         output::print(&section(&heading, &table(&report)))?;
     }
@@ -175,6 +199,7 @@ impl Memory {
         Ok(Row {
             format: format.name(),
             kernels: pool.isa().name(),
+            prefetch: pool.tuning().prefetch.name(),
             strip_rows,
             rows: ROWS.to_vec(),
             bytes_per_s,
@@ -257,8 +282,7 @@ impl Times {
 fn table(report: &Report) -> Vec<Vec<Cell>> {
     let right = |text: String| (text, true);
     let heads = ROWS.map(|m| right(if m == 1 { "1 row".to_owned() } else { format!("{m} rows") }));
-    let mut table =
-        vec![[left("format"), left("kernels"), left("layout")].into_iter().chain(heads).collect()];
+    let mut table = vec![COLUMNS.map(left).into_iter().chain(heads).collect()];
     table.extend(report.products.iter().map(|row| {
         let layout = match row.strip_rows {
             1 => "rows".to_owned(),
@@ -268,7 +292,7 @@ fn table(report: &Report) -> Vec<Vec<Cell>> {
             let share = bytes_per_s / report.memory_bytes_per_s;
             right(format!("{:.1} ({:.0} %)", bytes_per_s / 1e9, 100.0 * share))
         };
-        let cells = [left(&row.format), left(row.kernels), left(&layout)];
+        let cells = [left(&row.format), left(row.kernels), left(row.prefetch), left(&layout)];
         cells.into_iter().chain(row.bytes_per_s.iter().map(speed)).collect::<Vec<_>>()
     }));
     table

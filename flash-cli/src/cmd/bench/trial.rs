@@ -98,8 +98,8 @@ impl Trial {
         context_tokens: usize,
         prefetch: bool,
     ) -> anyhow::Result<Engine> {
-        let EngineSettings { layers, read_rate, kv, kv_dir, .. } = &self.settings;
-        let mut model: Model = open_model(&self.model_dir, self.tuning.mode, *layers)?;
+        let EngineSettings { read_rate, kv, kv_dir, .. } = &self.settings;
+        let mut model: Model = open_model(&self.model_dir, self.tuning.mode, self.settings.model_options()?)?;
         if let Some(top_k) = &self.settings.top_k {
             override_top_k(&mut model, top_k)?;
         }

@@ -19,10 +19,16 @@ use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
 use crate::isa::avxvnni;
 use crate::isa::x86::HalfFloats;
+use crate::prefetch::Prefetch;
 use crate::tile::{CodeBits, Lanes, Layout};
 
-/// Distance at which strips are prefetched. `docs/performance-log.md` has the measurements.
-const AHEAD_BYTES: usize = 4 << 10;
+/// Returns the distance at which strips are prefetched. `docs/performance-log.md` has the measurements.
+const fn ahead_bytes(policy: Prefetch) -> usize {
+    match policy {
+        Prefetch::Near | Prefetch::NonTemporal => 4 << 10,
+        Prefetch::Far => 8 << 10,
+    }
+}
 
 /// [`Kernels::multiply_codes`](crate::isa::Kernels::multiply_codes).
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -90,7 +96,10 @@ fn multiply_tile<const BITS: usize, const GROUP: usize, const M: usize, const VN
         x_bytes[row] = planes.as_ptr().cast::<u8>();
     }
     let strip_bytes = HALF_ROWS * row_bytes;
-    let ahead_bytes = if tile.codes.layout == Layout::Rows { strip_bytes } else { AHEAD_BYTES };
+    let ahead_bytes = match tile.codes.layout {
+        Layout::Rows => strip_bytes,
+        Layout::Strips(_) => ahead_bytes(tile.prefetch),
+    };
 
     let mut buffer = None;
     for half in 0..HALVES {

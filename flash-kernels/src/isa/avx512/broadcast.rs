@@ -11,12 +11,13 @@ use std::arch::x86_64::*;
 use std::sync::Arc;
 
 use super::HALVES;
-use super::prefetch::{self, L1, L1NonTemporal, L2, Prefetch, PrefetchPolicy};
+use super::prefetch::{self, L1, L1NonTemporal, L2, Policy};
 use super::words::{HalfWords, WORD_BYTES};
 use crate::activations::{FixedVector, LINE_BYTES};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
 use crate::isa::x86::HalfFloats;
+use crate::prefetch::Prefetch;
 use crate::tile::{CodeBits, Lanes};
 
 /// Words of each row multiplied at a time: those of the smallest group.
@@ -59,7 +60,7 @@ fn multiply_steps<const BITS: usize, const GROUP: usize>(
     }
 }
 
-/// Multiplies `M` rows with the prefetching policy of the machine, and returns `M`.
+/// Multiplies `M` rows with the prefetching policy of the tile, and returns `M`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn multiply_rows<const BITS: usize, const GROUP: usize, const M: usize>(
     tile: &AffineTile<'_>,
@@ -68,11 +69,11 @@ fn multiply_rows<const BITS: usize, const GROUP: usize, const M: usize>(
 ) -> usize {
     let acc = acc.first_chunk_mut().expect("a sum for each row");
     // With more rows multiplying is the limit, not memory.
-    let policy = if M <= 2 { PrefetchPolicy::detect() } else { PrefetchPolicy::L1 };
+    let policy = if M <= 2 { tile.prefetch } else { Prefetch::Near };
     match policy {
-        PrefetchPolicy::L1 => multiply_tile::<L1, BITS, GROUP, M>(tile, x, acc),
-        PrefetchPolicy::L1NonTemporal => multiply_tile::<L1NonTemporal, BITS, GROUP, M>(tile, x, acc),
-        PrefetchPolicy::L2 => multiply_tile::<L2, BITS, GROUP, M>(tile, x, acc),
+        Prefetch::Near => multiply_tile::<L1, BITS, GROUP, M>(tile, x, acc),
+        Prefetch::NonTemporal => multiply_tile::<L1NonTemporal, BITS, GROUP, M>(tile, x, acc),
+        Prefetch::Far => multiply_tile::<L2, BITS, GROUP, M>(tile, x, acc),
     }
     M
 }
@@ -80,7 +81,7 @@ fn multiply_rows<const BITS: usize, const GROUP: usize, const M: usize>(
 /// Adds to `acc` the dot products of `M` rows of activations with the rows of the tile, half of the tile at a time.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_tile<A: Prefetch, const BITS: usize, const GROUP: usize, const M: usize>(
+fn multiply_tile<A: Policy, const BITS: usize, const GROUP: usize, const M: usize>(
     tile: &AffineTile<'_>,
     x: [&Arc<FixedVector>; M],
     acc: &mut [Lanes; M],
@@ -198,7 +199,7 @@ impl<const BITS: usize, const M: usize> Dots<BITS, M> {
     /// Each pointer in `x` must be valid for reads of a word at `OFFSET` in each plane of its line of activations.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn add<A: Prefetch, const OFFSET: usize>(
+    unsafe fn add<A: Policy, const OFFSET: usize>(
         &mut self,
         line: &[u8; LINE_BYTES],
         x: [*const u8; M],

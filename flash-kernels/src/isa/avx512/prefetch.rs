@@ -1,12 +1,13 @@
-//! Prefetching policies: into which cache, and how far ahead, codes and scales are fetched before they are multiplied.
+//! Distances and targets of the prefetching policies.
 //!
 //! Distances are bytes in address order. `docs/performance.md` has the measurements behind them.
 
 use std::arch::x86_64::*;
-use std::sync::OnceLock;
+
+use crate::prefetch::Prefetch;
 
 /// A prefetching policy.
-pub(super) trait Prefetch {
+pub(super) trait Policy {
     /// Distance for codes in rows, where four rows are four streams. Shorter distances are too late.
     const ROWS_BYTES: usize;
     /// Distance for codes in strips. Longer distances leave nothing to the hardware prefetchers, which help with a
@@ -37,7 +38,7 @@ pub(super) enum Hint {
 /// Prefetches codes `ahead_bytes` beyond `address`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn ahead<A: Prefetch>(address: *const u8, ahead_bytes: usize) {
+pub(super) fn ahead<A: Policy>(address: *const u8, ahead_bytes: usize) {
     line::<A>(address.wrapping_add(ahead_bytes));
     if A::IS_TWO_STEP {
         _mm_prefetch::<_MM_HINT_T2>(address.wrapping_add(2 * ahead_bytes).cast());
@@ -47,7 +48,7 @@ pub(super) fn ahead<A: Prefetch>(address: *const u8, ahead_bytes: usize) {
 /// Prefetches the line at `address`. There may be nothing there, but a prefetch cannot fault.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn line<A: Prefetch>(address: *const u8) {
+pub(super) fn line<A: Policy>(address: *const u8) {
     let address = address.cast();
     match A::HINT {
         Hint::L1 => _mm_prefetch::<_MM_HINT_T0>(address),
@@ -56,16 +57,16 @@ pub(super) fn line<A: Prefetch>(address: *const u8) {
     }
 }
 
-/// Short distances, into all caches: for Intel's processors.
+/// [`Prefetch::Near`], the fastest on Intel's processors.
 pub(super) struct L1;
 
-/// Short distances, bypassing the outer caches, since each line is used once: for AMD's processors from Zen 5 on.
+/// [`Prefetch::NonTemporal`], the fastest on AMD's processors from Zen 5 on.
 pub(super) struct L1NonTemporal;
 
-/// Long distances, into L2: for processors whose L1 cache supports too few outstanding misses.
+/// [`Prefetch::Far`], into L2: the fastest on processors whose L1 cache supports too few outstanding misses.
 pub(super) struct L2;
 
-impl Prefetch for L1 {
+impl Policy for L1 {
     const ROWS_BYTES: usize = 8 << 10;
     const STRIPS_BYTES: usize = 7 << 9;
     const SCALES_BYTES: usize = 1 << 10;
@@ -74,7 +75,7 @@ impl Prefetch for L1 {
     const HINT: Hint = Hint::L1;
 }
 
-impl Prefetch for L1NonTemporal {
+impl Policy for L1NonTemporal {
     const ROWS_BYTES: usize = 8 << 10;
     const STRIPS_BYTES: usize = 3 << 10;
     const SCALES_BYTES: usize = 1 << 10;
@@ -83,7 +84,7 @@ impl Prefetch for L1NonTemporal {
     const HINT: Hint = Hint::L1NonTemporal;
 }
 
-impl Prefetch for L2 {
+impl Policy for L2 {
     const ROWS_BYTES: usize = 16 << 10;
     const STRIPS_BYTES: usize = 6 << 10;
     const SCALES_BYTES: usize = 4 << 10;
@@ -92,33 +93,19 @@ impl Prefetch for L2 {
     const HINT: Hint = Hint::L2;
 }
 
-/// The available policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PrefetchPolicy {
-    L1,
-    L1NonTemporal,
-    L2,
+/// Returns the policy that was fastest on processors of the vendor and family of this one.
+pub(in crate::isa) fn of_processor() -> Prefetch {
+    let vendor = __cpuid(0);
+    let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+    of(name.as_flattened(), __cpuid(1).eax)
 }
 
-impl PrefetchPolicy {
-    /// Returns the fastest policy on this machine. All policies give the same bits.
-    #[inline]
-    pub(super) fn detect() -> Self {
-        static DETECTED: OnceLock<PrefetchPolicy> = OnceLock::new();
-        *DETECTED.get_or_init(|| {
-            let vendor = __cpuid(0);
-            let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-            Self::of(name.as_flattened(), __cpuid(1).eax)
-        })
-    }
-
-    /// Returns the policy for a `cpuid` vendor and signature.
-    fn of(vendor: &[u8], signature: u32) -> Self {
-        match vendor {
-            b"GenuineIntel" => Self::L1,
-            b"AuthenticAMD" if family(signature) >= ZEN_5 => Self::L1NonTemporal,
-            _ => Self::L2,
-        }
+/// Returns the policy for a `cpuid` vendor and signature.
+fn of(vendor: &[u8], signature: u32) -> Prefetch {
+    match vendor {
+        b"GenuineIntel" => Prefetch::Near,
+        b"AuthenticAMD" if family(signature) >= ZEN_5 => Prefetch::NonTemporal,
+        _ => Prefetch::Far,
     }
 }
 
@@ -138,10 +125,10 @@ mod tests {
     #[test]
     fn processors_are_known_by_vendor_and_family() {
         // Genoa is Zen 4, Turin Zen 5; Granite Rapids is Intel family 6.
-        let of = |vendor: &str, signature| PrefetchPolicy::of(vendor.as_bytes(), signature);
-        assert_eq!(of("AuthenticAMD", 0x00A1_0F11), PrefetchPolicy::L2);
-        assert_eq!(of("AuthenticAMD", 0x00B0_0F21), PrefetchPolicy::L1NonTemporal);
-        assert_eq!(of("GenuineIntel", 0x000A_06D1), PrefetchPolicy::L1);
-        assert_eq!(of("HygonGenuine", 0x0090_0F01), PrefetchPolicy::L2);
+        let of = |vendor: &str, signature| of(vendor.as_bytes(), signature);
+        assert_eq!(of("AuthenticAMD", 0x00A1_0F11), Prefetch::Far);
+        assert_eq!(of("AuthenticAMD", 0x00B0_0F21), Prefetch::NonTemporal);
+        assert_eq!(of("GenuineIntel", 0x000A_06D1), Prefetch::Near);
+        assert_eq!(of("HygonGenuine", 0x0090_0F01), Prefetch::Far);
     }
 }

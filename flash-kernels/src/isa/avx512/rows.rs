@@ -13,7 +13,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::prefetch::{self, L1, L1NonTemporal, L2, Prefetch, PrefetchPolicy};
+use super::prefetch::{self, L1, L1NonTemporal, L2, Policy};
 use super::scales::{Bf16, F16, F32, ScaleRows, Stored};
 use super::transpose::{EVEN, ODD, transpose};
 use super::{HALVES, LANES};
@@ -21,6 +21,7 @@ use crate::activations::{FixedVector, LINE_BYTES};
 use crate::affine_tile::AffineTile;
 use crate::chains::CHAINS;
 use crate::float::FloatType;
+use crate::prefetch::Prefetch;
 use crate::tile::{CodeBits, Lanes, Layout, TILE};
 
 /// Rows multiplied at a time: their activations are loaded into registers once.
@@ -37,16 +38,16 @@ const FOUR_BYTES: usize = LINES * LINE_BYTES;
 pub(super) fn multiply(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     assert!(tile.codes.layout == Layout::Rows && tile.scales.layout == Layout::Rows);
     assert!(tile.scales.float == tile.biases.float, "scales and biases of one type");
-    match PrefetchPolicy::detect() {
-        PrefetchPolicy::L1 => multiply_with::<L1>(tile, x, acc),
-        PrefetchPolicy::L1NonTemporal => multiply_with::<L1NonTemporal>(tile, x, acc),
-        PrefetchPolicy::L2 => multiply_with::<L2>(tile, x, acc),
+    match tile.prefetch {
+        Prefetch::Near => multiply_with::<L1>(tile, x, acc),
+        Prefetch::NonTemporal => multiply_with::<L1NonTemporal>(tile, x, acc),
+        Prefetch::Far => multiply_with::<L2>(tile, x, acc),
     }
 }
 
 /// Multiplies with prefetching policy `A`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_with<A: Prefetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+fn multiply_with<A: Policy>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     match tile.scales.float {
         FloatType::F32 => multiply_as::<F32, A>(tile, x, acc),
         FloatType::F16 => multiply_as::<F16, A>(tile, x, acc),
@@ -56,7 +57,7 @@ fn multiply_with<A: Prefetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut 
 
 /// Multiplies with scales and biases stored as `F`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_as<F: Stored, A: Prefetch>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
+fn multiply_as<F: Stored, A: Policy>(tile: &AffineTile<'_>, x: &FixedVector, acc: &mut Lanes) {
     let group_bytes = tile.codes.bits.bytes(tile.codes.group);
     match (tile.codes.bits, CHAINS * group_bytes / FOUR_BYTES) {
         (CodeBits::Four, 1) => multiply_tile::<F, A, 4, 1>(tile, x, acc),
@@ -71,7 +72,7 @@ fn multiply_as<F: Stored, A: Prefetch>(tile: &AffineTile<'_>, x: &FixedVector, a
 /// Multiplies codes with `PLANES` planes of activations per line, where one group of each chain takes `FOURS` times
 /// four lines.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_tile<F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize>(
+fn multiply_tile<F: Stored, A: Policy, const PLANES: usize, const FOURS: usize>(
     tile: &AffineTile<'_>,
     x: &FixedVector,
     acc: &mut Lanes,
@@ -104,7 +105,7 @@ struct FourRows<'a, F, A, const PLANES: usize, const FOURS: usize> {
     x: &'a FixedVector,
 }
 
-impl<'a, F: Stored, A: Prefetch, const PLANES: usize, const FOURS: usize> FourRows<'a, F, A, PLANES, FOURS> {
+impl<'a, F: Stored, A: Policy, const PLANES: usize, const FOURS: usize> FourRows<'a, F, A, PLANES, FOURS> {
     const GROUP_BYTES: usize = FOURS * FOUR_BYTES / CHAINS;
 
     #[inline]

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::floats::{decode_half, load_strip};
-use super::prefetch::{self, Prefetch};
+use super::prefetch::{self, Policy};
 use super::rows::ROWS;
 use crate::activations::LINE_BYTES;
 use crate::chains::CHAINS;
@@ -43,7 +43,7 @@ pub(super) struct ScaleRows<F, A> {
     stored: PhantomData<(F, A)>,
 }
 
-impl<F: Stored, A: Prefetch> ScaleRows<F, A> {
+impl<F: Stored, A: Policy> ScaleRows<F, A> {
     #[inline]
     pub(super) fn new(rows: FloatRows<'_>, n_groups: usize) -> Self {
         let row_bytes = n_groups * F::SIZE_BYTES;

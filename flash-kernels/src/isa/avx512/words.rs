@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::prefetch::Prefetch;
+use super::prefetch::Policy;
 use super::transpose::transpose;
 use super::{HALVES, LANES};
 use crate::activations::LINE_BYTES;
@@ -62,7 +62,7 @@ impl<'a> HalfWords<'a> {
     }
 
     /// Returns how far ahead of its lines to prefetch. Transposed words are prefetched when they are read.
-    pub(super) fn ahead_bytes<A: Prefetch>(&self) -> usize {
+    pub(super) fn ahead_bytes<A: Policy>(&self) -> usize {
         match self.layout {
             Layout::Rows => 0,
             Layout::Strips(_) => A::STRIPS_BYTES,
