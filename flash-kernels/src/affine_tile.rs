@@ -13,6 +13,10 @@ pub(crate) struct AffineTile<'a> {
     pub(crate) codes: CodeRows<'a>,
     pub(crate) scales: FloatRows<'a>,
     pub(crate) biases: FloatRows<'a>,
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "other instruction sets have no choice")
+    )]
     pub(crate) prefetch: Prefetch,
 }
 

@@ -5,7 +5,6 @@ use std::thread;
 
 /// Clock rate of a big core as a fraction of the highest: favoured big cores are up to 6 % faster than others, and little
 /// cores at least 18 % slower (Intel since the 12th generation, Arm's big.LITTLE).
-#[cfg_attr(not(any(target_os = "linux", test)), expect(dead_code, reason = "other systems report no rates"))]
 const BIG_RATE: f64 = 0.85;
 
 /// Returns the number of physical cores in the affinity mask, limited by the CPU quota of the control group. Hardware
