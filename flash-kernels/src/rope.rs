@@ -26,27 +26,27 @@ pub struct Rope {
 const PART_TOKENS: usize = 8;
 
 impl Rope {
-    /// Rotates the heads of the tokens from `position` on: `x` and `out` are `[n, heads, head_dim]`.
+    /// Rotates the heads of tokens at the given positions: `x` and `out` are `[positions, heads, head_dim]`.
     ///
     /// # Panics
-    /// Same as [`rotate`](Self::rotate), and if the slices are not whole tokens.
+    /// Same as [`rotate`](Self::rotate), and if the slices do not have a token for each position.
     pub fn rotate_tokens(
         &self,
         pool: &Pool,
-        position: usize,
+        positions: &[usize],
         [heads, head_dim]: [usize; 2],
         x: &[f32],
         out: &mut [f32],
     ) {
         let (len, token_len) = (out.len(), heads * head_dim);
-        assert!(x.len() == len && len.is_multiple_of(token_len), "whole tokens");
+        assert!(x.len() == len && len == positions.len() * token_len, "a token for each position");
         let width = PART_TOKENS * token_len;
         pool.for_columns(out, len, width, |mut part| {
             let start = part.range().start;
             let tokens = x[part.range()].chunks_exact(token_len);
             let outs = part.row_mut(0).chunks_exact_mut(token_len);
-            for (position, (x, out)) in (position + start / token_len..).zip(tokens.zip(outs)) {
-                self.rotate(position, head_dim, x, out);
+            for (position, (x, out)) in positions[start / token_len..].iter().zip(tokens.zip(outs)) {
+                self.rotate(*position, head_dim, x, out);
             }
         });
     }

@@ -322,15 +322,17 @@ fn rope_rotates_tokens_as_each_alone() {
     let x: Vec<f32> = (0..n * heads * head_dim).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
     let inverse_frequencies = vec![1.0, 0.25];
     let rope = Rope { inverse_frequencies, scale: 1.0, magnitude: 1.0, traditional: false };
+    // Tokens of two contexts.
+    let positions: Vec<usize> = (7..7 + n / 2).chain(0..n - n / 2).collect();
     let mut each = vec![0.0; x.len()];
     let tokens = x.chunks_exact(heads * head_dim).zip(each.chunks_exact_mut(heads * head_dim));
-    for (position, (x, out)) in (7..).zip(tokens) {
-        rope.rotate(position, head_dim, x, out);
+    for (position, (x, out)) in positions.iter().zip(tokens) {
+        rope.rotate(*position, head_dim, x, out);
     }
     for n_threads in [1, 2, 3] {
         let pool = Pool::with_isa(NonZeroUsize::new(n_threads).unwrap(), Isa::best()).unwrap();
         let mut all = vec![0.0; x.len()];
-        rope.rotate_tokens(&pool, 7, [heads, head_dim], &x, &mut all);
+        rope.rotate_tokens(&pool, &positions, [heads, head_dim], &x, &mut all);
         assert_eq!(all, each);
     }
 }

@@ -16,6 +16,7 @@ mod operations;
 mod options;
 mod recurrent;
 mod rope;
+mod segment;
 mod value;
 
 use std::ops::Deref;
@@ -33,6 +34,7 @@ pub(crate) use recurrent::{
     Convolution, GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights, Mamba2Dims, Mamba2Weights,
 };
 pub(crate) use rope::{Frequencies, Rope};
+pub(crate) use segment::{Segment, row_ranges};
 pub(crate) use value::Value;
 
 /// A shared backend. Dereferences to its [`Operations`].

@@ -1,16 +1,19 @@
-//! The decoder of a model with streamed weights. [`decode`] runs passes of one token, [`prefill`] passes of several.
+//! The decoder of a model with streamed weights. [`decode`] runs passes of few rows, [`prefill`] passes of many.
 
+mod batch;
 mod decode;
 pub(crate) mod embedding;
 mod head;
 mod layer;
 mod prefill;
 
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+
 use crate::ModelError;
 use crate::compute::Value;
 use crate::compute::arrays::{positions, to_arrays};
 use crate::interrupt::Interrupt;
-use crate::kv::KvCache;
 use crate::models::Architecture;
 use crate::nn::layers::RmsNorm;
 use crate::nn::tiled::{TiledMatrix, Tiling};
@@ -21,6 +24,9 @@ use crate::stream::proxy::{StreamingProxy, WeightOwner};
 use crate::stream::residency::Residency;
 use crate::stream::tiles::TileProxies;
 
+pub(crate) use batch::BatchSegment;
+use batch::{Chunk, cut};
+use decode::FEW_ROWS;
 use embedding::Embedding;
 use head::Head;
 use layer::DecoderLayer;
@@ -50,11 +56,11 @@ struct Dims {
     derived_bytes: u64,
 }
 
-/// The mutable state that a pass uses beside the decoder.
+/// The rows of a pass, and the mutable state that it uses beside the decoder.
 #[derive(Debug)]
 pub(crate) struct Pass<'a> {
+    pub batch: Vec<BatchSegment<'a>>,
     pub residency: &'a mut Residency,
-    pub kv: &'a mut KvCache,
     pub experts: &'a mut Option<Experts>,
     pub interrupt: &'a Interrupt,
 }
@@ -100,53 +106,44 @@ impl Decoder {
         &self.embedding
     }
 
-    /// Runs tokens through the model and sets `logits` to those of the last token.
-    pub(crate) fn logits(
-        &mut self,
-        pass: &mut Pass<'_>,
-        ids: &[u32],
-        logits: &mut Vec<f32>,
-    ) -> Result<(), ModelError> {
-        let hidden = self.hidden(pass, ids)?;
-        let chunk = hidden.last().ok_or(ModelError::EmptyPrompt)?;
-        let last = match chunk.dim(1) as usize {
-            1 => chunk.clone(),
-            n => positions(&chunk.array()?, n - 1, n)?.into(),
-        };
-        drop(hidden);
-        let normed = self.norm.run(pass.residency, |norm| norm.forward(&last))?;
+    /// Runs the rows of a pass through the model, and sets `logits` to those of the rows that want them, `[rows, vocab]`.
+    pub(crate) fn logits(&mut self, pass: &mut Pass<'_>, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        logits.clear();
+        let chunks = self.hidden(pass)?;
+        let Some(rows) = wanted_rows(&pass.batch, chunks)? else { return Ok(()) };
+        let normed = self.norm.run(pass.residency, |norm| norm.forward(&rows))?;
         self.head.logits(pass.residency, &normed, pass.interrupt, logits)
     }
 
-    /// Runs tokens through the model and returns the cross-entropy of each prediction against the next token, in nats.
-    pub(crate) fn losses(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
-        let ([inputs @ .., _], [_, targets @ ..]) = (ids, ids) else {
-            return Ok(Vec::new());
-        };
-        if inputs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let hidden = self.hidden(pass, inputs)?;
-        let hidden = mlx_rs::ops::concatenate(&to_arrays(&hidden)?, 1)?.into();
+    /// Runs the rows of a pass through the model, and returns the cross-entropy of each against its target, in nats.
+    pub(crate) fn losses(&mut self, pass: &mut Pass<'_>, targets: &[u32]) -> Result<Vec<f64>, ModelError> {
+        let chunks = self.hidden(pass)?;
+        let hidden = mlx_rs::ops::concatenate(&arrays_of(&chunks)?, 1)?.into();
+        drop(chunks);
         let normed = self.norm.run(pass.residency, |norm| norm.forward(&hidden))?.array()?;
         normed.eval()?;
         self.head.losses(pass.residency, &normed, targets, pass.interrupt)
     }
 
-    /// Returns the hidden states after the last layer, in chunks of [`CHUNK_TOKENS`], each `[1, n, hidden]`.
-    fn hidden(&mut self, pass: &mut Pass<'_>, ids: &[u32]) -> Result<Vec<Value>, ModelError> {
-        let position = pass.kv.begin(ids)?;
+    /// Returns the hidden states after the last layer.
+    fn hidden(&mut self, pass: &mut Pass<'_>) -> Result<Vec<Chunk>, ModelError> {
+        let mut rows = Vec::with_capacity(pass.batch.len());
+        for segment in &mut pass.batch {
+            rows.push((segment.kv.begin(segment.ids)?, segment.ids.len()));
+        }
         self.embedding.adapt(pass.residency);
-        let mut chunks = ids
-            .chunks(CHUNK_TOKENS)
-            .map(|ids| {
-                pass.interrupt.check()?;
-                Ok(self.embedding.lookup(pass.residency.reader(), ids)?.into())
-            })
-            .collect::<Result<Vec<Value>, ModelError>>()?;
-        match (chunks.as_mut_slice(), ids) {
-            ([token], [_]) => self.decode(pass, token, position)?,
-            _ => self.prefill(pass, &mut chunks, position)?,
+        let mut chunks = Vec::new();
+        for spans in cut(rows) {
+            pass.interrupt.check()?;
+            let ids =
+                spans.iter().flat_map(|span| &pass.batch[span.segment_idx].ids[span.start..][..span.n_rows]);
+            let ids: Vec<u32> = ids.copied().collect();
+            let x = self.embedding.lookup(pass.residency.reader(), &ids)?.into();
+            chunks.push(Chunk { x, spans });
+        }
+        match chunks.as_mut_slice() {
+            [chunk] if chunk.x.dim(1) as usize <= FEW_ROWS => self.decode(pass, chunk)?,
+            chunks => self.prefill(pass, chunks)?,
         }
         Ok(chunks)
     }
@@ -157,12 +154,12 @@ impl Decoder {
         &mut self,
         pass: &mut Pass<'_>,
         layer_idx: usize,
-        hidden: &[Value],
+        hidden: &[Chunk],
     ) -> Result<(), ModelError> {
         if !pass.residency.has_to_adapt() {
             return Ok(());
         }
-        mlx_rs::transforms::eval(&to_arrays(hidden)?)?;
+        mlx_rs::transforms::eval(&arrays_of(hidden)?)?;
         self.embedding.adapt(pass.residency);
         let next = self.layers[layer_idx].bundle();
         let layers = self.layers.iter_mut().flat_map(DecoderLayer::weight_owners);
@@ -194,8 +191,8 @@ impl Decoder {
     }
 
     /// Returns the bytes that a pass of `tokens` takes beside weights and KV, with attention scores over
-    /// `scored_tokens`.
-    pub(crate) fn activation_bytes(&self, tokens: usize, scored_tokens: usize) -> u64 {
+    /// `scored_tokens`, and logits of `n_logits` rows.
+    pub(crate) fn activation_bytes(&self, tokens: usize, n_logits: usize, scored_tokens: usize) -> u64 {
         let Dims { hidden, intermediate, n_heads, head_dim, derived_bytes } = self.dims;
         let (tokens, chunk) = (tokens as u64, tokens.min(CHUNK_TOKENS) as u64);
         // Hidden states of all chunks, before and after a layer. Inside the layer: queries, keys and values with their
@@ -207,8 +204,36 @@ impl Decoder {
         let experts = self.mixtures().flatten().map(|mixture| mixture.activation_values(tokens)).max();
         let layer = attention.max(mlp).max(experts.unwrap_or(0));
         let values = hidden_states + layer + 4 * chunk * hidden;
-        4 * values + self.head.activation_bytes() + self.embedding.recent_bytes() + derived_bytes
+        4 * values + self.head.activation_bytes(n_logits) + self.embedding.recent_bytes() + derived_bytes
     }
+}
+
+/// Returns the hidden states of chunks as arrays, without evaluating them.
+fn arrays_of(chunks: &[Chunk]) -> Result<Vec<Array>, Exception> {
+    chunks.iter().map(|chunk| chunk.x.array()).collect()
+}
+
+/// Returns the rows of the last chunks that want logits, `[1, rows, hidden]`; none if there are none.
+fn wanted_rows(batch: &[BatchSegment<'_>], chunks: Vec<Chunk>) -> Result<Option<Value>, ModelError> {
+    let mut parts = Vec::new();
+    for Chunk { x, spans } in chunks {
+        let (n, mut end) = (x.dim(1) as usize, 0);
+        for span in spans {
+            end += span.n_rows;
+            let BatchSegment { ids, n_logits, .. } = &batch[span.segment_idx];
+            let first_wanted = (ids.len() - n_logits).max(span.start);
+            let wanted = (span.start + span.n_rows).saturating_sub(first_wanted);
+            match wanted {
+                0 => {}
+                wanted if wanted == n => parts.push(x.clone()),
+                wanted => parts.push(positions(&x.array()?, end - wanted, end)?.into()),
+            }
+        }
+    }
+    Ok(match parts.len() {
+        0 | 1 => parts.pop(),
+        _ => Some(mlx_rs::ops::concatenate(&to_arrays(&parts)?, 1)?.into()),
+    })
 }
 
 /// Collects all weight owners: those of layers, the norm, and the tiles of the head.

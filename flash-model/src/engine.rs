@@ -1,11 +1,14 @@
 //! Running a model within a memory budget.
 
+mod context;
+mod contexts;
 mod generate;
 mod identity;
 mod load;
 mod model;
 mod needs;
 mod options;
+mod pass;
 mod prefixes;
 pub mod sample;
 mod session;
@@ -17,25 +20,24 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
 
 use flash_io::{Budget, Reservation};
-use flash_kv::{PrefixStore, Scratch, Session};
-use flash_sched::{ByteRate, Ema};
+use flash_kv::PrefixStore;
+use flash_sched::ByteRate;
 
 use crate::ModelError;
-use crate::decoder::{Decoder, Pass};
+use crate::engine::contexts::Contexts;
 use crate::engine::identity::EngineIdentity;
-use crate::interrupt::Interrupt;
-use crate::kv::KvCache;
+use crate::engine::pass::LoadedModel;
 use crate::memory::allowance::Allowance;
-use crate::stream::experts::{ExpertStats, Experts};
 use crate::stream::residency::Residency;
 
+pub use context::Context;
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
 pub use model::Model;
 pub use needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
 pub use options::{EngineOptions, ModelOptions};
+pub use pass::{Logits, Segment};
 pub use session::{Recovery, Resumption, SessionContext};
 pub use stats::EngineStats;
 
@@ -54,27 +56,19 @@ pub use stats::EngineStats;
 pub struct Engine {
     /// Makes the engine `!Send` and `!Sync`, whatever its other fields are.
     _thread: PhantomData<*const ()>,
-    decoder: Decoder,
-    residency: Residency,
-    kv: KvCache,
-    /// The experts of a mixture model.
-    experts: Option<Experts>,
+    model: LoadedModel,
+    contexts: Contexts,
+    /// The engine's own context.
+    context: Context,
     budget: Budget,
     model_bytes: u64,
     floor_bytes: u64,
-    context_tokens: usize,
-    token_compute: Ema,
-    interrupt: Interrupt,
-    /// The session that the context is saved in.
-    session: Option<Session>,
     prefixes: Option<PrefixStore>,
     /// Identity of the engine's pages.
     identity: EngineIdentity,
     kv_dir: PathBuf,
     /// Whether the cache discards old tokens.
     rotates: bool,
-    /// The file of pages on disk, deleted with the engine.
-    _scratch: Option<Scratch>,
     /// Reserves the memory that the process uses outside of the budget's own allocations.
     _overhead: Reservation,
 }
@@ -100,16 +94,41 @@ impl Engine {
     /// # Errors
     /// The errors of [`forward`](Self::forward); the contents of `logits` are unspecified then.
     pub fn forward_into(&mut self, ids: &[u32], logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        if ids.is_empty() {
-            return Err(ModelError::EmptyPrompt);
-        }
-        let begin = Instant::now();
-        let stall = self.stall();
-        self.pass(ids, |decoder, pass| decoder.logits(pass, ids, logits))?;
-        if ids.len() == 1 {
-            self.token_compute.observe(begin.elapsed().saturating_sub(self.stall() - stall));
-        }
-        Ok(())
+        let Self { model, context, .. } = self;
+        let mut of_pass = Logits::in_buffer(std::mem::take(logits));
+        let outcomes = model.pass(&mut [Segment::new(context, ids)], &mut of_pass);
+        *logits = of_pass.into_buffer();
+        outcomes?.into_iter().collect()
+    }
+
+    /// Runs new tokens of any number of contexts through the model in one pass over the weights, and sets `logits` to
+    /// those that the segments want. A pass over streamed weights takes as long for some rows as for one.
+    ///
+    /// Each context's tokens and logits have the same bits as if it ran alone, if CPU kernels compute. Returns the outcome
+    /// of each segment. A segment fails alone if its pages cannot be read or written; its logits are meaningless, and its
+    /// context is as after a failed [`forward`](Self::forward).
+    ///
+    /// # Errors
+    /// The errors of [`forward`](Self::forward) that concern all segments, or one before anything is computed: all
+    /// contexts are then as after a failed [`forward`](Self::forward).
+    ///
+    /// # Panics
+    /// If a context was created by another engine, or a segment wants more logits than it has tokens.
+    pub fn pass(
+        &mut self,
+        segments: &mut [Segment<'_>],
+        logits: &mut Logits,
+    ) -> Result<Vec<Result<(), ModelError>>, ModelError> {
+        self.model.pass(segments, logits)
+    }
+
+    /// Creates an empty context. There is memory for [as many](Workload::n_contexts) as planned, of which the engine's
+    /// own is one.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if the budget has no room for another one.
+    pub fn new_context(&self) -> Result<Context, ModelError> {
+        self.contexts.make()
     }
 
     /// Computes the cross-entropy, in nats, of each token but the first, given the tokens before it, and empties the
@@ -119,63 +138,27 @@ impl Engine {
     /// The errors of [`forward`](Self::forward); [`ModelError::LossNan`] if a logit is NaN or infinite, so that a token
     /// has no loss.
     pub fn losses(&mut self, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
-        self.decoder.embedding().check(ids)?;
+        self.model.decoder.embedding().check(ids)?;
         self.truncate(0)?;
-        let losses = self.pass(ids, |decoder, pass| decoder.losses(pass, ids));
+        let losses = self.model.losses(&mut self.context, ids);
         self.truncate(0)?;
         losses
     }
 
-    /// Returns the total time that computation has waited for weights.
-    fn stall(&self) -> Duration {
-        self.residency.stall() + self.expert_traffic().unwrap_or_default().stall
-    }
-
-    fn expert_traffic(&self) -> Option<ExpertStats> {
-        self.experts.as_ref().map(Experts::traffic)
-    }
-
-    fn pass<T>(
-        &mut self,
-        ids: &[u32],
-        run: impl FnOnce(&mut Decoder, &mut Pass<'_>) -> Result<T, ModelError>,
-    ) -> Result<T, ModelError> {
-        let prompt_tokens = self.held_tokens() + ids.len();
-        if prompt_tokens > self.context_tokens {
-            return Err(ModelError::PromptTooLong { prompt_tokens, context_tokens: self.context_tokens });
-        }
-        let Self { decoder, residency, kv, experts, interrupt, .. } = self;
-        residency.begin_pass(ids.len())?;
-        if let Some(experts) = experts {
-            experts.begin_pass(ids.len());
-        }
-        let outcome = run(decoder, &mut Pass { residency, kv, experts, interrupt });
-        if outcome.is_err() {
-            // Submitted operations may still write to the cache; their outcome no longer matters.
-            drop(residency.settle());
-        }
-        residency.end_pass(outcome.is_ok());
-        if let Some(experts) = experts {
-            experts.end_pass(ids.len(), outcome.is_ok());
-        }
-        kv.end(outcome.is_ok())?;
-        outcome
-    }
-
     /// Returns the tokens of the context, which the cache holds.
     pub fn held(&self) -> &[u32] {
-        self.kv.held()
+        self.context.held()
     }
 
     /// Returns the number of tokens in the cache.
     pub fn held_tokens(&self) -> usize {
-        self.kv.held_tokens()
+        self.context.held_tokens()
     }
 
     /// Returns the number of tokens that the cache can hold: the planned capacity, up to the
     /// [trained context length](crate::Model::max_context_tokens) or the requested one, whichever is more.
     pub fn context_tokens(&self) -> usize {
-        self.context_tokens
+        self.context.max_tokens()
     }
 
     /// Truncates the context to its first `tokens` tokens, and returns how many are left.
@@ -187,7 +170,7 @@ impl Engine {
     /// # Errors
     /// [`ModelError::Kv`] if the disk has failed.
     pub fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
-        self.kv.truncate(tokens)
+        self.context.truncate(tokens)
     }
 
     /// Fills a paged cache with synthetic tokens, so that decoding behind a long context can be measured without
@@ -196,50 +179,52 @@ impl Engine {
     /// # Errors
     /// [`ModelError::PromptTooLong`], and errors of writing the pages.
     pub fn fill_synthetic(&mut self, n_tokens: usize) -> Result<(), ModelError> {
-        let context_tokens = self.context_tokens;
+        let context_tokens = self.context_tokens();
         if n_tokens > context_tokens {
             return Err(ModelError::PromptTooLong { prompt_tokens: n_tokens, context_tokens });
         }
-        self.kv.fill_synthetic(n_tokens)
+        self.context.kv.fill_synthetic(n_tokens)
     }
 
     /// Returns a flag that any thread can set to end a pass with [`ModelError::Interrupted`]: between two chunks of a
     /// layer, two experts, or two tiles of the head.
     pub fn interrupt(&self) -> Arc<AtomicBool> {
-        self.interrupt.flag()
+        self.model.interrupt.flag()
     }
 
     /// Returns the handle that sets, from any thread, how much of its budget the engine may use.
     pub fn allowance(&self) -> Allowance {
-        self.residency.allowance()
+        self.model.residency.allowance()
     }
 
     /// Returns how many bytes of its budget the engine can use: those of the plan, and of the embedding table if it
     /// fits.
     pub fn useful_bytes(&self) -> u64 {
-        self.residency.plan().total_bytes + self.decoder.embedding().planned_bytes(&self.residency)
+        let LoadedModel { decoder, residency, .. } = &self.model;
+        residency.plan().total_bytes + decoder.embedding().planned_bytes(residency)
     }
 
     /// Returns the residency of the bundles: its plan and state.
     pub fn residency(&self) -> &Residency {
-        &self.residency
+        &self.model.residency
     }
 
     /// Returns statistics of the engine so far.
     pub fn stats(&self) -> EngineStats {
-        let reads = self.residency.reader().stats();
-        let kv = self.kv.stats();
-        let experts = self.expert_traffic();
+        let LoadedModel { decoder, residency, token_compute, .. } = &self.model;
+        let reads = residency.reader().stats();
+        let kv = self.context.kv.stats();
+        let experts = self.model.expert_traffic();
         let expert_reads = experts.unwrap_or_default();
         EngineStats {
             model_bytes: self.model_bytes,
             budget_bytes: self.budget.total_bytes(),
             floor_bytes: self.floor_bytes,
-            pinned_bytes: self.residency.pinned_bytes(),
-            table_bytes: self.decoder.embedding().held_bytes(),
-            streamed_bytes: self.residency.streamed_bytes() + expert_reads.read_bytes,
-            pass_bytes: self.residency.pass_bytes() + expert_reads.token_read_bytes,
-            stall: self.stall(),
+            pinned_bytes: residency.pinned_bytes(),
+            table_bytes: decoder.embedding().held_bytes(),
+            streamed_bytes: residency.streamed_bytes() + expert_reads.read_bytes,
+            pass_bytes: residency.pass_bytes() + expert_reads.token_read_bytes,
+            stall: self.model.stall(),
             experts,
             kv_stall: kv.waited,
             kv_read_bytes: kv.read_bytes,
@@ -248,8 +233,8 @@ impl Engine {
             retries: reads.retries,
             reading: reads.active,
             disk: ByteRate::measured(reads.bytes, reads.active),
-            token_compute: self.token_compute.value(),
-            estimates: self.residency.estimates(),
+            token_compute: token_compute.value(),
+            estimates: residency.estimates(),
         }
     }
 }

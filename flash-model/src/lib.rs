@@ -67,8 +67,9 @@ pub use checkpoint::config::{Config, QuantizedFormat, QuantizedMode};
 pub use compute::{Compute, ComputeOptions};
 pub use engine::sample;
 pub use engine::{
-    Engine, EngineOptions, EngineStats, FLOOR_CONTEXT_TOKENS, FinishReason, GenerateOptions, Generation,
-    MemoryNeeds, Model, ModelOptions, Recovery, Resumption, SessionContext, Workload, generate,
+    Context, Engine, EngineOptions, EngineStats, FLOOR_CONTEXT_TOKENS, FinishReason, GenerateOptions,
+    Generation, Logits, MemoryNeeds, Model, ModelOptions, Recovery, Resumption, Segment, SessionContext,
+    Workload, generate,
 };
 pub use error::ModelError;
 pub use flash_kernels::{Isa, KernelTuning};

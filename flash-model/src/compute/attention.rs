@@ -28,7 +28,7 @@ pub(crate) struct HeadNorms<'a> {
     pub keys: Norm<'a>,
 }
 
-/// Projections of the new tokens: `[1, n, heads · head_dim]` each, with KV heads for keys and values. Values are none
+/// Projections of the new tokens of all segments: `[1, n, heads · head_dim]` each, with KV heads for keys and values. Values are none
 /// if they are stored inside the keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionInput<'a> {
@@ -38,6 +38,4 @@ pub(crate) struct AttentionInput<'a> {
     pub norms: Option<HeadNorms<'a>>,
     /// Attention sinks, `[heads]`: an additional logit in each head's softmax.
     pub sinks: Option<&'a Array>,
-    /// Position of the first new token.
-    pub position: usize,
 }

@@ -3,6 +3,7 @@
 mod experts;
 mod paged;
 mod recurrent;
+mod segments;
 
 use std::ops::Range;
 
@@ -14,12 +15,13 @@ use mlx_rs::{Array, Dtype, nn, ops};
 
 use super::arrays::to_arrays;
 use super::{
-    Activation, AttentionInput, AttentionParams, ExpertRows, GatedDeltaInput, GatedDeltaWeights,
-    Mamba2Weights, Matrix, Norm, NormArgs, Operations, Quantized, Term, Value,
+    Activation, AttentionInput, AttentionParams, ExpertRows, GatedDeltaInput, GatedDeltaWeights, HeadNorms,
+    Mamba2Weights, Matrix, Norm, NormArgs, Operations, Quantized, Segment, Term, Value,
 };
 use crate::checkpoint::config::{QuantizedFormat, QuantizedMode};
 use crate::kv::{CacheLayout, LayerKv};
 use crate::mlx::quantized::quantized_matmul;
+use segments::by_segment;
 
 /// The backend that computes with MLX's own operations, on its default device.
 #[derive(Debug)]
@@ -99,27 +101,44 @@ impl Operations for Mlx {
         &self,
         params: &AttentionParams,
         input: AttentionInput<'_>,
-        kv: &mut LayerKv,
+        segments: &mut [Segment<'_>],
     ) -> Result<Value, Exception> {
-        Ok(attend(params, input, kv)?.into())
+        let AttentionInput { queries, keys, values, norms, sinks } = input;
+        let (queries, keys) = (queries.array()?, keys.array()?);
+        let values = values.map(Value::array).transpose()?;
+        let attended = by_segment(segments, |rows, segment| {
+            let values = values.as_ref().map(|values| rows.of(values)).transpose()?;
+            let new = NewTokens { queries: rows.of(&queries)?, keys: rows.of(&keys)?, values, norms, sinks };
+            attend(params, new, segment.kv, segment.position)
+        });
+        Ok(attended?.into())
     }
 
     fn gated_delta(
         &self,
         net: GatedDeltaWeights<'_>,
         input: &GatedDeltaInput,
-        kv: &mut LayerKv,
+        segments: &mut [Segment<'_>],
     ) -> Result<Value, Exception> {
-        Ok(recurrent::gated_delta(net, input, kv)?.into())
+        let GatedDeltaInput { qkv, gate, beta, step } = input;
+        let [qkv, gate, beta, step] = [qkv.array()?, gate.array()?, beta.array()?, step.array()?];
+        let mixed = by_segment(segments, |rows, segment| {
+            let projected = [rows.of(&qkv)?, rows.of(&gate)?, rows.of(&beta)?, rows.of(&step)?];
+            recurrent::gated_delta(net, projected, segment.kv)
+        });
+        Ok(mixed?.into())
     }
 
     fn mamba2(
         &self,
         mixer: Mamba2Weights<'_>,
         projected: &Value,
-        kv: &mut LayerKv,
+        segments: &mut [Segment<'_>],
     ) -> Result<Value, Exception> {
-        Ok(recurrent::mamba2(mixer, &projected.array()?, kv)?.into())
+        let projected = projected.array()?;
+        let mixed =
+            by_segment(segments, |rows, segment| recurrent::mamba2(mixer, &rows.of(&projected)?, segment.kv));
+        Ok(mixed?.into())
     }
 
     fn expert_rows(&self, x: &Value, work: &[ExpertRows<'_>]) -> Result<Value, Exception> {
@@ -201,12 +220,27 @@ fn rms_norm(
     fast::rms_norm(x, Some(&weight), eps)
 }
 
-fn attend(params: &AttentionParams, input: AttentionInput<'_>, kv: &mut LayerKv) -> Result<Array, Exception> {
+/// Projections of a segment's new tokens: [`AttentionInput`] as arrays.
+#[derive(Debug)]
+struct NewTokens<'a> {
+    queries: Array,
+    keys: Array,
+    values: Option<Array>,
+    norms: Option<HeadNorms<'a>>,
+    sinks: Option<&'a Array>,
+}
+
+fn attend(
+    params: &AttentionParams,
+    new: NewTokens<'_>,
+    kv: &mut LayerKv,
+    position: usize,
+) -> Result<Array, Exception> {
     let AttentionParams { n_heads, n_kv_heads, scale, window, .. } = *params;
-    let AttentionInput { queries, keys, values, norms, sinks, position } = input;
+    let NewTokens { queries, keys, values, norms, sinks } = new;
     let n = queries.dim(1);
-    let heads = |x: &Value, n_heads, norm: Option<Norm<'_>>| {
-        let mut x = split_heads(&x.array()?, n_heads)?;
+    let heads = |x: &Array, n_heads, norm: Option<Norm<'_>>| {
+        let mut x = split_heads(x, n_heads)?;
         if let Some(norm) = norm {
             x = rms_norm(&x, norm)?;
         }
@@ -215,9 +249,9 @@ fn attend(params: &AttentionParams, input: AttentionInput<'_>, kv: &mut LayerKv)
             None => Ok(x),
         }
     };
-    let queries = heads(queries, n_heads, norms.map(|norms| norms.queries))?;
-    let keys = heads(keys, n_kv_heads, norms.map(|norms| norms.keys))?;
-    let values = values.map(|values| split_heads(&values.array()?, n_kv_heads)).transpose()?;
+    let queries = heads(&queries, n_heads, norms.map(|norms| norms.queries))?;
+    let keys = heads(&keys, n_kv_heads, norms.map(|norms| norms.keys))?;
+    let values = values.map(|values| split_heads(&values, n_kv_heads)).transpose()?;
     let sinks = sinks.map(|sinks| sinks.as_dtype(Dtype::Float32)).transpose()?;
     if let LayerKv::Paged(layer) = kv {
         let new = paged::NewTokens { queries: &queries, keys: &keys, values: values.as_ref() };

@@ -7,7 +7,6 @@ mod experts;
 mod gate;
 mod heads;
 mod norm;
-mod paged;
 mod product;
 mod program;
 mod recurrent;
@@ -21,11 +20,11 @@ use mlx_rs::error::Exception;
 
 use super::{
     Activation, AttentionInput, AttentionParams, ExpertRows, GatedDeltaInput, GatedDeltaWeights,
-    Mamba2Weights, Matrix, Norm, Operations, Term, Value, arrays,
+    Mamba2Weights, Matrix, Norm, Operations, Segment, Term, Value, arrays,
 };
 use crate::ModelError;
 use crate::checkpoint::config::QuantizedFormat;
-use crate::kv::{CacheLayout, LayerKv};
+use crate::kv::CacheLayout;
 
 pub(super) use chain::Promise;
 
@@ -127,27 +126,27 @@ impl Operations for Native {
         &self,
         params: &AttentionParams,
         input: AttentionInput<'_>,
-        kv: &mut LayerKv,
+        segments: &mut [Segment<'_>],
     ) -> Result<Value, Exception> {
-        attention::attend(&self.pool, params, input, kv)
+        attention::attend(&self.pool, params, input, segments)
     }
 
     fn gated_delta(
         &self,
         net: GatedDeltaWeights<'_>,
         input: &GatedDeltaInput,
-        kv: &mut LayerKv,
+        segments: &mut [Segment<'_>],
     ) -> Result<Value, Exception> {
-        recurrent::gated_delta(&self.pool, net, input, kv)
+        recurrent::gated_delta(&self.pool, net, input, segments)
     }
 
     fn mamba2(
         &self,
         mixer: Mamba2Weights<'_>,
         projected: &Value,
-        kv: &mut LayerKv,
+        segments: &mut [Segment<'_>],
     ) -> Result<Value, Exception> {
-        recurrent::mamba2(&self.pool, mixer, projected, kv)
+        recurrent::mamba2(&self.pool, mixer, projected, segments)
     }
 
     fn expert_rows(&self, x: &Value, work: &[ExpertRows<'_>]) -> Result<Value, Exception> {

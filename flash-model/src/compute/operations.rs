@@ -7,10 +7,10 @@ use mlx_rs::error::Exception;
 
 use super::{
     Activation, AttentionInput, AttentionParams, ExpertRows, GatedDeltaInput, GatedDeltaWeights,
-    Mamba2Weights, Matrix, Norm, Term, Value,
+    Mamba2Weights, Matrix, Norm, Segment, Term, Value,
 };
 use crate::checkpoint::config::QuantizedFormat;
-use crate::kv::{CacheLayout, LayerKv};
+use crate::kv::CacheLayout;
 
 /// The operations of a backend, and the properties that planning depends on.
 pub(crate) trait Operations: Debug + Send + Sync {
@@ -67,30 +67,30 @@ pub(crate) trait Operations: Debug + Send + Sync {
     /// Computes `relu(x · Wᵀ (+ bias))²`.
     fn squared_relu_product(&self, x: &Value, matrix: Matrix<'_>) -> Result<Value, Exception>;
 
-    /// Normalizes the heads if there are norms, rotates queries and keys, appends keys and values to the cache, and
-    /// attends to all tokens so far. Returns `[1, n, heads · value_dim]`.
+    /// Normalizes the heads if there are norms, rotates queries and keys, appends the keys and values of each segment to
+    /// its cache, and attends to all tokens of the segment's context so far. Returns `[1, n, heads · value_dim]`.
     fn attend(
         &self,
         params: &AttentionParams,
         input: AttentionInput<'_>,
-        kv: &mut LayerKv,
+        segments: &mut [Segment<'_>],
     ) -> Result<Value, Exception>;
 
-    /// Computes the output of a gated delta net for new tokens, `[1, n, values]`, and advances the state in `kv`.
+    /// Computes the output of a gated delta net for new tokens, `[1, n, values]`, and advances the state of each segment.
     fn gated_delta(
         &self,
         net: GatedDeltaWeights<'_>,
         input: &GatedDeltaInput,
-        kv: &mut LayerKv,
+        segments: &mut [Segment<'_>],
     ) -> Result<Value, Exception>;
 
     /// Computes the output of a Mamba-2 mixer for new tokens, `[1, n, inner]`, from their projections,
-    /// `[1, n, projected]`, and advances the state in `kv`.
+    /// `[1, n, projected]`, and advances the state of each segment.
     fn mamba2(
         &self,
         mixer: Mamba2Weights<'_>,
         projected: &Value,
-        kv: &mut LayerKv,
+        segments: &mut [Segment<'_>],
     ) -> Result<Value, Exception>;
 
     /// Computes the outputs of experts, each for its rows of `x`, `[1, n, hidden]`, concatenated in the order of

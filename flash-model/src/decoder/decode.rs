@@ -1,4 +1,4 @@
-//! Decoding: a pass of one token.
+//! Decoding: a pass of few rows, most often the next token of each context.
 
 use mlx_rs::transforms::async_eval;
 
@@ -9,44 +9,41 @@ use crate::stream::experts::PredictedRouting;
 use crate::stream::proxy::WeightOwner;
 use crate::stream::tiles::TileLoader;
 
+use super::batch::{Chunk, layer_segments, lazy_arrays};
 use super::layer::DecoderLayer;
 use super::{Decoder, Pass};
 
+/// Maximum rows of a pass that several layers of may compute at once: their intermediate values take little memory.
+pub(super) const FEW_ROWS: usize = 32;
+
 impl Decoder {
-    /// Runs the token at `position` through all layers. `token`, `[1, 1, hidden]`, is replaced by the hidden state
-    /// after the last layer.
-    pub(super) fn decode(
-        &mut self,
-        pass: &mut Pass<'_>,
-        token: &mut Value,
-        position: usize,
-    ) -> Result<(), ModelError> {
+    /// Runs a chunk of [few](FEW_ROWS) rows through all layers, and replaces it by the hidden states after the last.
+    pub(super) fn decode(&mut self, pass: &mut Pass<'_>, chunk: &mut Chunk) -> Result<(), ModelError> {
         for layer_idx in 0..self.layers.len() {
             pass.interrupt.check()?;
-            self.adapt_before(pass, layer_idx, std::slice::from_ref(token))?;
-            *token = self.decode_layer(pass, layer_idx, token, position)?;
+            self.adapt_before(pass, layer_idx, std::slice::from_ref(chunk))?;
+            chunk.x = self.decode_layer(pass, layer_idx, chunk)?;
         }
         Ok(())
     }
 
-    /// Runs the token through one layer and its experts. The result may still be computing when this returns.
+    /// Runs rows through one layer and its experts. The result may still be computing when this returns.
     fn decode_layer(
         &mut self,
         pass: &mut Pass<'_>,
         layer_idx: usize,
-        token: &Value,
-        position: usize,
+        chunk: &Chunk,
     ) -> Result<Value, ModelError> {
         let Some((layer, after)) = self.layers[layer_idx..].split_first_mut() else {
             unreachable!("the layer exists");
         };
-        let kv = &mut pass.kv.layers[layer_idx];
-        let interrupt = pass.interrupt;
-        let output = layer.proxy.scope(pass.residency, |layer, residency, _| {
+        let Pass { batch, residency, interrupt, .. } = pass;
+        let output = layer.proxy.scope(residency, |layer, residency, _| {
             let tiles = &mut TileLoader { matrices: &mut self.tiles, residency, interrupt };
-            layer.forward(LayerInput { x: token, kv: &mut *kv, position, tiles })
+            let segments = layer_segments(batch, &chunk.spans, layer_idx);
+            layer.forward(LayerInput { x: &chunk.x, segments, tiles })
         })?;
-        async_eval(kv.lazy_arrays())?;
+        async_eval(lazy_arrays(batch, layer_idx))?;
         pass.residency.schedule_output(layer.bundle(), &output.hidden)?;
         let predicted = match &*pass.experts {
             Some(experts) if experts.looks_ahead() => predict_next(after, layer_idx + 1, &output.hidden)?,

@@ -52,7 +52,7 @@ impl Head {
         self.tiles.iter_mut().map(|tile| tile as &mut dyn WeightOwner)
     }
 
-    /// Sets `logits` to the logits of one position, `x` `[1, 1, hidden]`.
+    /// Sets `logits` to the logits of the rows of `x`, `[1, n, hidden]`: `[n, vocab]`.
     pub(crate) fn logits(
         &mut self,
         residency: &mut Residency,
@@ -72,10 +72,15 @@ impl Head {
         }
         let parts = to_arrays(&parts)?;
         mlx_rs::transforms::eval(&parts)?;
+        let parts = parts.iter().map(values).collect::<Result<Vec<_>, _>>()?;
+        let n = x.dim(1) as usize;
         logits.clear();
-        logits.reserve_exact(self.vocab_size);
-        for part in &parts {
-            logits.extend_from_slice(values(part)?);
+        logits.reserve_exact(n * self.vocab_size);
+        for row in 0..n {
+            for part in &parts {
+                let tile_rows = part.len() / n;
+                logits.extend_from_slice(&part[row * tile_rows..][..tile_rows]);
+            }
         }
         Ok(())
     }
@@ -121,11 +126,12 @@ impl Head {
             .collect()
     }
 
-    /// Returns the bytes that the logits of a pass take.
-    pub(crate) fn activation_bytes(&self) -> u64 {
-        // One tile's logits for several positions, or all tiles' logits for one position with the sampler's copy.
+    /// Returns the bytes that the logits of a pass take, if `n_logits` rows want them.
+    pub(crate) fn activation_bytes(&self, n_logits: usize) -> u64 {
+        // One tile's logits for several positions while losses are computed, or all tiles' logits for the rows, in one
+        // piece, and with the sampler's copy.
         let tile_rows = self.vocab_size.div_ceil(self.tiles.len());
-        4 * (2 * LOSS_POSITIONS * tile_rows).max(3 * self.vocab_size) as u64
+        4 * (2 * LOSS_POSITIONS * tile_rows).max(3 * n_logits * self.vocab_size) as u64
     }
 }
 

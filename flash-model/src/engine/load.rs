@@ -8,10 +8,12 @@ use flash_kv::{PageFile, PrefixStore, Scratch};
 use flash_sched::Ema;
 
 use super::{Engine, EngineOptions, SessionContext};
+use crate::engine::contexts::{Contexts, ScratchPages};
 use crate::engine::identity::{self, ComputedBy, EngineIdentity, IdentityInputs};
 use crate::engine::model::Model;
+use crate::engine::pass::LoadedModel;
 use crate::interrupt::Interrupt;
-use crate::kv::{CacheSpec, KvCache, KvPlan, PageCounters, PageSource, TwinFile};
+use crate::kv::{KvPlan, PageCounters, PageSource};
 use crate::stream::conduct::ReadOptions;
 use crate::stream::experts::Experts;
 use crate::stream::pace::Pacer;
@@ -64,20 +66,19 @@ impl Model {
         let mut reader_config = reader;
         reader_config.pacer = Some(Arc::new(pacer.clone()) as Arc<dyn Pace>);
         let mut shards = self.checkpoint.catalog().shards().to_vec();
-        let is_kept = context.is_some();
+        let session_shard = match &context {
+            Some(context) => Some(self.add_page_file(&mut shards, context.pages())?),
+            None => None,
+        };
+        let needs_scratch = session_shard.is_none() || workload.n_contexts > 1;
         let scratch = match &kv_plan {
-            KvPlan::Paged(plan) if !is_kept && !plan.is_all_held() => Some(Scratch::new(&kv_dir, &identity)?),
+            KvPlan::Paged(plan) if needs_scratch && !plan.is_all_held() => {
+                let scratch = Scratch::new(&kv_dir, &identity)?;
+                let shard = self.add_page_file(&mut shards, scratch.pages())?;
+                Some((scratch, shard))
+            }
             _ => None,
         };
-        let file: Option<Arc<PageFile>> = match &context {
-            Some(context) => Some(Arc::clone(context.pages())),
-            None => scratch.as_ref().map(|scratch| Arc::clone(scratch.pages())),
-        };
-        if let Some(file) = &file {
-            let storage = self.checkpoint.open_growing(file.path())?;
-            shards.push(Shard::new(file.path().to_owned(), storage));
-        }
-        let shard = ShardIdx(shards.len() - 1);
         let reader = Reader::new(shards, reader_config)?;
         let traffic = PageCounters::default();
         let conduct = ReadOptions { prefetch: workload.prefetch, pacer, events, pages: traffic.clone() };
@@ -91,22 +92,34 @@ impl Model {
             }
             None => None,
         };
-        let shared = |file| PageSource { file, reader: residency.shared_reader(), shard, is_kept };
-        let source = file.map(shared);
-        let layers = CacheSpec { layout: self.backend.cache_layout(), keeps: &self.keeps, budget: &budget };
-        let mut kv = match &kv_plan {
-            KvPlan::Paged(plan) => {
-                let twins = if share_prefixes { TwinFile::new(&kv_dir, &identity)? } else { None };
-                KvCache::paged(layers, plan, identity, source, twins, traffic)?
-            }
-            KvPlan::Plain { capacities, context_tokens, .. } => {
-                KvCache::plain(layers, self.kv_shape, &self.windows, capacities, *context_tokens)?
-            }
+        // Memory is planned in whole pages; the excess is only usable up to the trained context length.
+        let end =
+            self.max_position_embeddings.map_or(usize::MAX, |trained| trained.max(workload.context_tokens));
+        let owner = Arc::default();
+        let contexts = Contexts {
+            owner: Arc::clone(&owner),
+            budget: budget.clone(),
+            layout: self.backend.cache_layout(),
+            keeps: self.keeps,
+            kv_shape: self.kv_shape,
+            windows: self.windows,
+            plan: kv_plan,
+            identity,
+            traffic,
+            max_positions: end.min(self.positions_max.unwrap_or(usize::MAX)),
+            prefix_dir: share_prefixes.then(|| kv_dir.clone()),
+            scratch: scratch.map(|(file, shard)| ScratchPages::new(file, residency.shared_reader(), shard)),
         };
         let prefixes = share_prefixes.then(|| PrefixStore::open(&kv_dir, &identity)).transpose()?;
-        let session = match context {
-            Some(context) => Some(context.restore_own(&mut kv)?),
-            None => None,
+        let context = match (context, session_shard) {
+            (Some(context), Some(shard)) => {
+                let file = Arc::clone(context.pages());
+                let reader = residency.shared_reader();
+                context.restore_own(|| {
+                    contexts.make_kept(PageSource { file, reader, shard, first_place: 0, is_kept: true })
+                })?
+            }
+            _ => contexts.make()?,
         };
         let model_bytes = self.checkpoint.catalog().total_bytes();
         let computed_by = ComputedBy::new(&self.backend, self.top_k);
@@ -128,30 +141,34 @@ impl Model {
                  make no sense"
             );
         }
-        let rotates = workload.kv.rotates() || !kv.has_full_memory();
-        // Memory is planned in whole pages; the excess is only usable up to the trained context length.
-        let end =
-            self.max_position_embeddings.map_or(usize::MAX, |trained| trained.max(workload.context_tokens));
-        let end = end.min(self.positions_max.unwrap_or(usize::MAX));
+        let rotates = workload.kv.rotates() || !context.kv.has_full_memory();
         Ok(Engine {
             _thread: PhantomData,
             model_bytes,
-            decoder: self.decoder,
-            context_tokens: kv.context_tokens().min(end),
-            residency,
-            kv,
-            experts,
+            model: LoadedModel {
+                decoder: self.decoder,
+                residency,
+                experts,
+                interrupt: Interrupt::default(),
+                token_compute: Ema::default(),
+                owner,
+            },
+            contexts,
+            context,
             budget,
             floor_bytes,
-            token_compute: Ema::default(),
-            interrupt: Interrupt::default(),
-            session,
             prefixes,
             identity,
             kv_dir,
             rotates,
-            _scratch: scratch,
             _overhead: overhead,
         })
+    }
+
+    /// Adds a file of pages to the shards that are read.
+    fn add_page_file(&self, shards: &mut Vec<Shard>, file: &PageFile) -> Result<ShardIdx, ModelError> {
+        let storage = self.checkpoint.open_growing(file.path())?;
+        shards.push(Shard::new(file.path().to_owned(), storage));
+        Ok(ShardIdx(shards.len() - 1))
     }
 }

@@ -52,18 +52,26 @@ pub struct Workload {
     pub prefetch: bool,
     /// Storage policy of keys and values.
     pub kv: KvPolicy,
+    /// Contexts that exist at once, each of `context_tokens`, and whose next tokens may be computed in one pass.
+    pub n_contexts: usize,
 }
 
 impl Workload {
     /// Creates a workload with prefetching, and with keys and values stored exactly.
     pub fn new(prompt_tokens: usize, context_tokens: usize) -> Self {
-        Self { prompt_tokens, context_tokens, prefetch: true, kv: KvPolicy::default() }
+        Self { prompt_tokens, context_tokens, prefetch: true, kv: KvPolicy::default(), n_contexts: 1 }
     }
 
     /// Sets the storage policy of keys and values.
     #[must_use]
     pub fn with_kv(self, kv: KvPolicy) -> Self {
         Self { kv, ..self }
+    }
+
+    /// Sets the number of contexts; 0 means 1.
+    #[must_use]
+    pub fn with_contexts(self, n_contexts: usize) -> Self {
+        Self { n_contexts: n_contexts.max(1), ..self }
     }
 
     /// Sets whether the next bundle is read ahead.
@@ -141,7 +149,8 @@ impl MemoryPlanner<'_> {
         }
         let (least, kv) = self.least(workload);
         let KvPlan::Paged(_) = kv else { return (least, kv) };
-        let others_bytes = least.fixed_bytes() - kv.budget_bytes() + weights_floor_bytes;
+        let n_contexts = workload.n_contexts as u64;
+        let others_bytes = least.fixed_bytes() - n_contexts * kv.budget_bytes() + weights_floor_bytes;
         let expert_bytes = self.decoder.expert_plan().map_or(0, |experts| experts.total_bytes);
         let weights_bytes = self.bundles.cost_bytes().saturating_sub(weights_floor_bytes) + expert_bytes;
         let kv = PagedPlan::choose(
@@ -149,8 +158,9 @@ impl MemoryPlanner<'_> {
             self.kv_shape,
             self.n_layers,
             workload.planned_tokens(),
-            budget_bytes.saturating_sub(others_bytes),
-            weights_bytes,
+            // Each context gets the same share.
+            budget_bytes.saturating_sub(others_bytes) / n_contexts,
+            weights_bytes / n_contexts,
         );
         let kv = KvPlan::Paged(kv);
         (self.needs_with(workload, &kv), kv)
@@ -196,10 +206,12 @@ impl MemoryPlanner<'_> {
             KvPlan::Plain { .. } if backend.scores_all_at_once() => workload.planned_tokens(),
             _ => SPAN_TOKENS,
         };
-        let activation_bytes = decoder.activation_bytes(prompt_tokens, scored_tokens);
+        let n_contexts = workload.n_contexts;
+        let activation_bytes =
+            decoder.activation_bytes(prompt_tokens.max(n_contexts), n_contexts, scored_tokens);
         MemoryNeeds {
             process_bytes: process_bytes(),
-            kv_bytes: kv.budget_bytes() + state_bytes,
+            kv_bytes: workload.n_contexts as u64 * (kv.budget_bytes() + state_bytes),
             expert_bytes: decoder.expert_plan().map_or(0, |experts| experts.floor_bytes()),
             activation_bytes: activation_bytes + backend.scratch_bytes(widened_bytes, activation_bytes),
             small_weights_bytes: bundles.small_bytes(),

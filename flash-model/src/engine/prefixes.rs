@@ -14,11 +14,11 @@ impl Engine {
     /// The errors of [`truncate`](Self::truncate).
     pub fn reuse(&mut self, prompt: &[u32]) -> Result<usize, ModelError> {
         if let Some(store) = &self.prefixes
-            && let Some(tokens) = self.kv.take_prefix(store, prompt)?
+            && let Some(tokens) = self.context.kv.take_prefix(store, prompt)?
         {
             return Ok(tokens);
         }
-        let common = common_tokens(self.kv.held(), prompt);
+        let common = common_tokens(self.held(), prompt);
         self.truncate(common.min(prompt.len().saturating_sub(1)))
     }
 
@@ -29,7 +29,7 @@ impl Engine {
     /// [`ModelError::Kv`] if the pages cannot be written; the engine remains usable.
     pub fn share_prefix(&mut self, tokens: usize) -> Result<(), ModelError> {
         match &self.prefixes {
-            Some(store) => self.kv.share(store, tokens),
+            Some(store) => self.context.kv.share(store, tokens),
             None => Ok(()),
         }
     }

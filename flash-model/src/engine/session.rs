@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use flash_kv::{Identity, KvError, OpenedSession, PageFile, Session};
 
-use super::{Engine, EngineOptions};
+use super::{Context, Engine, EngineOptions};
 use crate::ModelError;
 use crate::engine::model::Model;
-use crate::kv::{KvCache, KvPolicy, Stored, common_pages};
+use crate::kv::{KvPolicy, Stored, common_pages};
 
 /// An open session that an [`Engine`] can resume with [`Model::resume`].
 #[derive(Debug)]
@@ -143,15 +143,20 @@ impl SessionContext {
         fits(&self.stored, context_tokens)
     }
 
-    /// Restores the session into a cache that stores its pages in the session's own file.
-    pub(super) fn restore_own(mut self, kv: &mut KvCache) -> Result<Session, ModelError> {
-        fits(&self.stored, kv.context_tokens())?;
-        kv.restore(&self.stored, true)?;
+    /// Restores the session into an empty context, which `make` makes, that stores its pages in the session's own file.
+    pub(super) fn restore_own(
+        mut self,
+        make: impl FnOnce() -> Result<Context, ModelError>,
+    ) -> Result<Context, ModelError> {
+        let mut context = make()?;
+        fits(&self.stored, context.kv.context_tokens())?;
+        context.kv.restore(&self.stored, true)?;
         // Records the loss of precision now: it could not be detected any more once there are further pages.
         if !self.stored.is_saved() && !self.stored.is_exact() {
-            kv.save(&mut self.session)?;
+            context.kv.save(&mut self.session)?;
         }
-        Ok(self.session)
+        context.session = Some(self.session);
+        Ok(context)
     }
 }
 
@@ -170,8 +175,9 @@ impl Engine {
     /// # Errors
     /// [`ModelError::Kv`] if the disk fails or has failed.
     pub fn save(&mut self) -> Result<(), ModelError> {
-        match &mut self.session {
-            Some(session) => self.kv.save(session),
+        let Context { kv, session, .. } = &mut self.context;
+        match session {
+            Some(session) => kv.save(session),
             None => Ok(()),
         }
     }
@@ -189,7 +195,7 @@ impl Engine {
         let (mut session, common) = self.session_named(name)?;
         // The description is written first: tokens that it has and the pages lack are computed again, so none is lost.
         let described = describe(session.dir())?;
-        self.kv.save_to(&mut session, common)?;
+        self.context.kv.save_to(&mut session, common)?;
         Ok(described)
     }
 
@@ -226,10 +232,10 @@ impl Engine {
         }
         let identity = self.identity.get()?;
         let opened = Session::open(&self.kv_dir, name, &identity).map_err(ModelError::from)?;
-        let context = SessionContext::new(opened, self.kv.has_state())?;
-        fits(&context.stored, self.context_tokens)?;
+        let context = SessionContext::new(opened, self.context.kv.has_state())?;
+        fits(&context.stored, self.context.max_tokens)?;
         let described = describe(context.dir())?;
-        self.kv.restore(&context.stored, false)?;
+        self.context.kv.restore(&context.stored, false)?;
         Ok((described, context.resumption))
     }
 }

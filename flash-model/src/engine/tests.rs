@@ -53,7 +53,7 @@ fn an_interrupt_at_any_check_leaves_the_cache_as_it_was() {
             engine.forward(&held).unwrap();
             let mut checks = 0;
             let logits = loop {
-                engine.interrupt.after(checks);
+                engine.model.interrupt.after(checks);
                 match engine.forward(&prompt) {
                     Ok(logits) => break logits,
                     Err(ModelError::Interrupted) => assert_eq!(engine.held(), held, "{name} at {checks}"),
@@ -61,7 +61,7 @@ fn an_interrupt_at_any_check_leaves_the_cache_as_it_was() {
                 }
                 checks += 1;
             };
-            engine.interrupt.never();
+            engine.model.interrupt.never();
             assert!(checks >= checks_min, "{name}: only {checks} checks");
             assert!(bits(&logits) == bits(&wanted), "{name}");
             assert!(
@@ -77,21 +77,21 @@ fn losses_end_between_positions_when_they_are_interrupted() {
     let mut engine = engine(&fixture("biases"), COMPUTES[0], true);
     let text = ids(300);
     let wanted = engine.losses(&text).unwrap();
-    engine.interrupt.after(1_000_000);
+    engine.model.interrupt.after(1_000_000);
     engine.losses(&text).unwrap();
-    let checks = 1_000_000 - engine.interrupt.never();
-    engine.interrupt.after(checks - 1);
+    let checks = 1_000_000 - engine.model.interrupt.never();
+    engine.model.interrupt.after(checks - 1);
     assert!(matches!(engine.losses(&text), Err(ModelError::Interrupted)));
     // At least one check per run of positions, for one tile at least.
-    engine.interrupt.after(checks - 299 / 16);
+    engine.model.interrupt.after(checks - 299 / 16);
     assert!(matches!(engine.losses(&text), Err(ModelError::Interrupted)));
-    engine.interrupt.never();
+    engine.model.interrupt.never();
     assert_eq!(engine.losses(&text).unwrap(), wanted);
 }
 
 /// Returns the addresses of the key and value arrays of all layers that store them as arrays.
 fn addresses(engine: &Engine) -> Vec<usize> {
-    let arrays = engine.kv.layers.iter().flat_map(|layer| match layer {
+    let arrays = engine.context.kv.layers.iter().flat_map(|layer| match layer {
         LayerKv::Arrays { keys, values } => [Some(keys), values.as_ref()],
         _ => [None, None],
     });
@@ -108,9 +108,9 @@ fn appending_never_copies_the_cache_of_a_layer() {
             engine.forward(&ids(300)).unwrap();
             assert_eq!(addresses(&engine), before, "{name}: behind a prompt in chunks");
             (0..3).for_each(|token| drop(engine.forward(&[token]).unwrap()));
-            engine.interrupt.after(5);
+            engine.model.interrupt.after(5);
             engine.forward(&ids(60)).unwrap_err();
-            engine.interrupt.never();
+            engine.model.interrupt.never();
             engine.forward(&ids(60)).unwrap();
             assert_eq!(addresses(&engine), before, "{name}: behind tokens and a pass that failed");
         }
@@ -241,7 +241,7 @@ fn memory_for_windows_alone_changes_no_bit() {
         let [growing, whole] = growing_and_whole(name, Workload::new(300, 1200))
             .map(|(model, workload)| model.load(&EngineOptions::new(1 << 40, workload)).unwrap());
         let (mut growing, mut whole) = (growing, whole);
-        assert!(!growing.kv.has_full_memory() && whole.kv.has_full_memory(), "{name}");
+        assert!(!growing.context.kv.has_full_memory() && whole.context.kv.has_full_memory(), "{name}");
         // Prompts of several chunks, at any place in a page, and single tokens between them.
         for n in [1, 130, 1, 1, 300, 127, 1, 129, 256, 3] {
             assert!(
@@ -261,9 +261,9 @@ fn memory_for_windows_alone_changes_no_bit() {
             "{name}"
         );
         // A pass that fails after it has overwritten held tokens empties the cache.
-        growing.interrupt.after(12);
+        growing.model.interrupt.after(12);
         assert!(matches!(growing.forward(&ids(500)), Err(ModelError::Interrupted)));
-        growing.interrupt.never();
+        growing.model.interrupt.never();
         assert_eq!(growing.held_tokens(), 0, "{name}");
         assert!(
             bits(&growing.forward(&ids(200)).unwrap())

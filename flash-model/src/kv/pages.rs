@@ -52,6 +52,7 @@ pub(crate) struct Pages {
 struct OnDisk {
     writer: Writer,
     feed: Feed,
+    first_place: usize,
     /// Whether pages that stay in memory are also written.
     is_kept: bool,
 }
@@ -104,6 +105,8 @@ pub(crate) struct PageSource {
     pub file: Arc<PageFile>,
     pub reader: Arc<Reader>,
     pub shard: ShardIdx,
+    /// First place in the file for pages of this cache.
+    pub first_place: usize,
     /// Whether the file outlives the cache, in which case every page is written.
     pub is_kept: bool,
 }
@@ -119,12 +122,12 @@ impl Pages {
     ) -> Result<Self, ModelError> {
         let (sealed, window) = (plan.geometry.layout(), plan.geometry.window_layout());
         let records = SlotPool::new(budget, sealed.record_bytes(), plan.n_records())?;
-        let disk = source.map(|PageSource { file, reader, shard, is_kept }| {
+        let disk = source.map(|PageSource { file, reader, shard, first_place, is_kept }| {
             let config = WriterConfig { queue_len: plan.unwritten_records(), sync_every_page: is_kept };
             let writer = Writer::new(Arc::clone(&file), &config)?;
             let slots = SlotPool::new(budget, sealed.record_bytes(), plan.feed_pages)?;
             let feed = Feed::new(reader, shard, file, slots, plan.geometry.n_layers as usize);
-            Ok::<_, ModelError>(OnDisk { writer, feed, is_kept })
+            Ok::<_, ModelError>(OnDisk { writer, feed, first_place, is_kept })
         });
         let context = Context { token_ids: Vec::new(), chains: vec![Chain::root(&identity)] };
         Ok(Self {
@@ -155,6 +158,11 @@ impl Pages {
         }
     }
 
+    /// Returns the place of a page in the file.
+    fn place(&self, page_idx: usize) -> usize {
+        self.disk.as_ref().map_or(0, |disk| disk.first_place) + self.plan.retention.place(page_idx)
+    }
+
     /// Adds the time since `begin` to the time spent on sealing.
     pub(super) fn record_sealing(&self, begin: Instant) {
         self.traffic.add_sealing(begin.elapsed());
@@ -180,7 +188,7 @@ impl Pages {
         if stays && !is_kept {
             return Ok(Some(Arc::new(Record(slot))));
         }
-        let place = self.plan.retention.place(key.page_idx);
+        let place = self.place(key.page_idx);
         seal(slot.as_mut_slice(), &self.head(key, place, &self.sealed));
         let record = Arc::new(Record(slot));
         let written = writer.submit(place as u32, key.layer_idx as u32, Arc::clone(&record))?;
@@ -194,7 +202,7 @@ impl Pages {
     /// Inserts a sealed page that is already in the file, and reads it if it is to stay in memory.
     pub(super) fn load_sealed(&self, key: PageKey, stays: bool) -> Result<Option<Arc<Record>>, ModelError> {
         let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("the page is in a file");
-        let place = self.plan.retention.place(key.page_idx);
+        let place = self.place(key.page_idx);
         if !stays {
             feed.add(key, place);
             return Ok(None);
@@ -212,7 +220,7 @@ impl Pages {
             return Ok(());
         }
         let OnDisk { writer, .. } = self.disk.as_ref().expect("pages that are not in memory are on disk");
-        let place = self.plan.retention.place(key.page_idx);
+        let place = self.place(key.page_idx);
         writer.file().read(place as u32, key.layer_idx as u32, out).map(drop)
     }
 
@@ -279,7 +287,7 @@ impl Pages {
         let unwritten = &mut *self.unwritten.lock();
         while unwritten.front().is_some_and(|unwritten| unwritten.written.is_done()) {
             let Some(Unwritten { key, .. }) = unwritten.pop_front() else { return };
-            feed.add(key, self.plan.retention.place(key.page_idx));
+            feed.add(key, self.place(key.page_idx));
         }
     }
 
@@ -294,7 +302,7 @@ impl Pages {
             self.disk.as_ref().expect("pages that are not in memory are on disk");
         let (slot, waited) = feed.take(key)?;
         self.traffic.add(slot.len(), waited);
-        let place = self.plan.retention.place(key.page_idx);
+        let place = self.place(key.page_idx);
         let path = writer.file().path();
         let (format, page_idx, layer_idx) = (self.sealed.format(), place as u32, key.layer_idx as u32);
         let head = verify(&slot, &ExpectedRecord { path, format, page_idx, layer_idx })?;

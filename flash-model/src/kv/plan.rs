@@ -56,7 +56,7 @@ pub enum WhenFull {
 }
 
 /// Storage format of keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum KvFormat {
     /// f32, as computed: in memory if they fit, else in pages on disk.

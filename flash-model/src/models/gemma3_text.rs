@@ -144,9 +144,9 @@ impl Module<LayerInput<'_>> for TransformerBlock {
     type Error = ModelError;
 
     fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
-        let LayerInput { x, kv, position, tiles } = input;
+        let LayerInput { x, segments, tiles } = input;
         let normed = self.input_layernorm.forward(x)?;
-        let attended = self.self_attn.forward(LayerInput { x: &normed, kv, position, tiles: &mut *tiles })?;
+        let attended = self.self_attn.forward(LayerInput { x: &normed, segments, tiles: &mut *tiles })?;
         let h = self.post_attention_layernorm.add(x, &attended)?;
         let fed = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&h)?, tiles)?;
         Ok(self.post_feedforward_layernorm.add(&h, &fed)?.into())

@@ -87,9 +87,9 @@ impl<M: Mixer> Module<LayerInput<'_>> for Block<M> {
     type Error = ModelError;
 
     fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
-        let LayerInput { x, kv, position, tiles } = input;
+        let LayerInput { x, segments, tiles } = input;
         let normed = self.norm.forward(x)?;
-        self.mixer.mix(x, LayerInput { x: &normed, kv, position, tiles })
+        self.mixer.mix(x, LayerInput { x: &normed, segments, tiles })
     }
 
     fn training_mode(&mut self, _: bool) {}

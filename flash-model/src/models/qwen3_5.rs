@@ -51,9 +51,9 @@ impl<F: FeedForward> Module<LayerInput<'_>> for LinearBlock<F> {
     type Error = ModelError;
 
     fn forward(&mut self, input: LayerInput<'_>) -> Result<LayerOutput, ModelError> {
-        let LayerInput { x, kv, position, tiles } = input;
+        let LayerInput { x, segments, tiles } = input;
         let normed = self.input_layernorm.forward(x)?;
-        let h = self.linear_attn.add(x, LayerInput { x: &normed, kv, position, tiles: &mut *tiles })?;
+        let h = self.linear_attn.add(x, LayerInput { x: &normed, segments, tiles: &mut *tiles })?;
         let normed = self.post_attention_layernorm.forward(&h)?;
         self.mlp.add(h, &normed, tiles)
     }

@@ -101,10 +101,7 @@ impl Attention {
     }
 
     /// Attends from the new tokens to all tokens so far; returns the concatenated heads, before the output projection.
-    fn attend(
-        &self,
-        LayerInput { x, kv, position, tiles }: &mut LayerInput<'_>,
-    ) -> Result<Value, ModelError> {
+    fn attend(&self, LayerInput { x, segments, tiles }: &mut LayerInput<'_>) -> Result<Value, ModelError> {
         let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
         let [mut queries, keys, values] = project(projections, x, *tiles)?;
         let mut gate = None;
@@ -118,9 +115,8 @@ impl Attention {
         let norms = norms.map(|(queries, keys)| HeadNorms { queries: queries.norm(), keys: keys.norm() });
         let sinks = self.sinks.value.as_ref();
         let values = Some(&values);
-        let input =
-            AttentionInput { queries: &queries, keys: &keys, values, norms, sinks, position: *position };
-        let attended = self.backend.attend(&self.params, input, kv)?;
+        let input = AttentionInput { queries: &queries, keys: &keys, values, norms, sinks };
+        let attended = self.backend.attend(&self.params, input, segments)?;
         match gate {
             Some(gate) => Ok(self.backend.gated(Activation::Sigmoid, &gate, &attended)?),
             None => Ok(attended),

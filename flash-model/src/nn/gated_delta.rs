@@ -123,7 +123,7 @@ impl GatedDelta {
 
     /// Returns `residual + self(input)`, and advances the recurrent state.
     pub(crate) fn add(&self, residual: &Value, input: LayerInput<'_>) -> Result<Value, ModelError> {
-        let LayerInput { x, kv, tiles, .. } = input;
+        let LayerInput { x, mut segments, tiles } = input;
         let input = match self.in_proj_z.as_ref().zip(self.in_proj_a.as_ref()) {
             Some((z, a)) => {
                 let [qkv, gate, beta, step] = project([&self.in_proj_qkv, z, &self.in_proj_b, a], x, tiles)?;
@@ -141,6 +141,6 @@ impl GatedDelta {
             a_log: &self.A_log,
             norm: &self.norm.weight,
         };
-        self.out_proj.add(residual, &self.backend.gated_delta(net, &input, kv)?, tiles)
+        self.out_proj.add(residual, &self.backend.gated_delta(net, &input, &mut segments)?, tiles)
     }
 }

@@ -7,9 +7,8 @@ use mlx_rs::error::Exception;
 use mlx_rs::module::Module;
 
 use crate::ModelError;
-use crate::compute::Value;
 use crate::compute::arrays::values;
-use crate::kv::LayerKv;
+use crate::compute::{Segment, Value};
 use crate::nn::tiled::Tiles;
 
 /// One layer of a decoder.
@@ -31,12 +30,9 @@ pub(crate) trait Layer:
 /// Input of a layer, or of its attention.
 #[derive(Debug)]
 pub(crate) struct LayerInput<'a> {
-    /// Hidden states, `[1, n, hidden]`.
+    /// Hidden states of the rows of all segments, `[1, n, hidden]`.
     pub x: &'a Value,
-    /// Cache of the tokens before.
-    pub kv: &'a mut LayerKv,
-    /// Position of the first token.
-    pub position: usize,
+    pub segments: Vec<Segment<'a>>,
     /// The tiles of matrices that are not loaded with the layer.
     pub tiles: &'a mut dyn Tiles,
 }

@@ -67,7 +67,7 @@ impl Mamba2 {
 
     /// Returns `residual + self(input)`, and advances the recurrent state.
     pub(crate) fn add(&self, residual: &Value, input: LayerInput<'_>) -> Result<Value, ModelError> {
-        let LayerInput { x, kv, tiles, .. } = input;
+        let LayerInput { x, mut segments, tiles } = input;
         let mixer = Mamba2Weights {
             dims: self.dims,
             conv: self.conv1d.weights(),
@@ -76,7 +76,7 @@ impl Mamba2 {
             d: &self.D,
             norm: &self.norm.weight,
         };
-        let mixed = self.backend.mamba2(mixer, &self.in_proj.forward(x, tiles)?, kv)?;
+        let mixed = self.backend.mamba2(mixer, &self.in_proj.forward(x, tiles)?, &mut segments)?;
         self.out_proj.add(residual, &mixed, tiles)
     }
 }

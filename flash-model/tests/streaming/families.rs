@@ -1,11 +1,9 @@
 //! Streaming of a committed model of each family (the models of the comparison with mlx-lm).
 
-use std::path::{Path, PathBuf};
-
 use flash_io::faults::{Fault, When};
-use flash_model::{Compute, Config};
-use serde::Deserialize;
+use flash_model::Compute;
 
+use super::family::family;
 use super::{Way, bits, in_mid_flight, prompt_of};
 
 /// One model per family, with layers large enough to be streamed.
@@ -72,16 +70,6 @@ const GUESSED: [&str; 8] = [
     "qwen3_5_moe",
     "qwen3_next",
 ];
-
-pub(super) fn family(name: &str) -> (PathBuf, usize) {
-    #[derive(Deserialize)]
-    struct Args {
-        vocab_size: usize,
-    }
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name);
-    let Args { vocab_size } = Config::open(&dir).unwrap().args().unwrap();
-    (dir, vocab_size)
-}
 
 #[test]
 fn no_family_changes_a_bit_when_it_is_streamed() {

@@ -2,6 +2,8 @@
 //! model that is fully in memory.
 
 mod families;
+#[path = "../common/family.rs"]
+mod family;
 mod packed;
 mod tiny;
 

@@ -8,7 +8,8 @@ use flash_convert::{Member, PackPlan, PackedLayer};
 use flash_io::{HeaderFault, IoError, IoMode};
 use flash_model::{Checkpoint, Compute, ExpertRows, ExpertTensor, Model, ModelError};
 
-use super::families::{MIXTURES, family};
+use super::families::MIXTURES;
+use super::family::family;
 use super::{Way, bits, prompt_of};
 
 fn open(dir: &Path) -> Result<Model, ModelError> {

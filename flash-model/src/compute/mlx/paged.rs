@@ -26,7 +26,7 @@ pub(super) struct NewTokens<'a> {
 /// `[heads]`, are additional logits in each head's softmax.
 ///
 /// Evaluates page by page, since pages are loaded on demand. Errors of pages are recorded in the layer's pages, and the
-/// result is NaN.
+/// result is zero, so that other rows of the pass see no NaN.
 pub(super) fn attend(
     layer: &Mutex<PagedLayer>,
     params: &AttentionParams,
@@ -44,7 +44,7 @@ pub(super) fn attend(
         Err(error) => {
             layer.pages().fail(error);
             let value_dim = params.value_dim.unwrap_or(head_dim);
-            ops::full::<f32>(&[batch, n_heads, n, value_dim], Array::from_f32(f32::NAN))
+            ops::zeros::<f32>(&[batch, n_heads, n, value_dim])
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Recurrent mixers between their projections.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use flash_kernels::{FloatType, Floats, Pool, StateUpdate};
@@ -9,24 +10,53 @@ use parking_lot::Mutex;
 
 use super::chain::{Operand, run};
 use super::{expect, float_type};
-use crate::compute::{GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights, Mamba2Dims, Mamba2Weights, Value};
+use crate::compute::{
+    GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights, Mamba2Dims, Mamba2Weights, Segment, Value, row_ranges,
+};
 use crate::kv::{LayerKv, StateBuffers};
 use crate::mlx::kernel::Kernel;
 
-/// Returns the recurrent state that a layer shares with MLX's graph.
-fn shared_state(kv: &LayerKv, len: usize) -> Result<Arc<Mutex<StateBuffers>>, Exception> {
-    let LayerKv::SharedState(state) = kv else {
-        return Err(Exception::custom("the layer has no state that is shared with the graph"));
-    };
-    expect(state.lock().len() == len, "a state of the layer's length")?;
-    Ok(Arc::clone(state))
+/// The recurrent states of some segments, shared with MLX's graph.
+struct States(Vec<SharedState>);
+
+/// The state of one segment.
+struct SharedState {
+    n_rows: usize,
+    state: Arc<Mutex<StateBuffers>>,
 }
 
-/// Calls `run` with the state before and after some tokens.
-fn pass(state: &Mutex<StateBuffers>, run: impl FnOnce(StateUpdate<'_>)) {
-    let mut state = state.lock();
-    let (before, state) = state.pass();
-    run(StateUpdate { before, state });
+impl States {
+    /// # Errors
+    /// If a state is not shared with the graph or has not `len` elements, or the segments do not have `n` rows.
+    fn new(segments: &[Segment<'_>], n: i32, len: usize) -> Result<Self, Exception> {
+        expect(
+            segments.iter().map(|segment| segment.n_rows).sum::<usize>() == n as usize,
+            "state for each row",
+        )?;
+        let state = |segment: &Segment<'_>| {
+            let LayerKv::SharedState(state) = &*segment.kv else {
+                return Err(Exception::custom("the layer has no state that is shared with the graph"));
+            };
+            expect(state.lock().len() == len, "state of the layer's length")?;
+            Ok(SharedState { n_rows: segment.n_rows, state: Arc::clone(state) })
+        };
+        Ok(Self(segments.iter().map(state).collect::<Result<_, _>>()?))
+    }
+
+    /// Calls `run` with the rows of each segment, and its state before and after them.
+    fn update(&self, mut run: impl FnMut(Range<usize>, StateUpdate<'_>)) {
+        let rows = row_ranges(self.0.iter().map(|shared| shared.n_rows));
+        for (shared, rows) in self.0.iter().zip(rows) {
+            let mut state = shared.state.lock();
+            let (before, state) = state.pass();
+            run(rows, StateUpdate { before, state });
+        }
+    }
+}
+
+/// Returns the elements of `rows`, each of `len`.
+fn elements(rows: &Range<usize>, len: i32) -> Range<usize> {
+    rows.start * len as usize..rows.end * len as usize
 }
 
 /// A kernel that computes a Mamba-2 mixer. Inputs: the projections; weight and bias of the convolution, `dt_bias`,
@@ -37,14 +67,14 @@ struct Mixer {
     has_bias: bool,
     /// Dtypes of all inputs but the first.
     floats: Vec<FloatType>,
-    state: Arc<Mutex<StateBuffers>>,
+    states: States,
 }
 
 pub(super) fn mamba2(
     pool: &Arc<Pool>,
     mixer: Mamba2Weights<'_>,
     projected: &Value,
-    kv: &LayerKv,
+    segments: &[Segment<'_>],
 ) -> Result<Value, Exception> {
     let Mamba2Weights { dims, conv, dt_bias, a_log, d, norm } = mixer;
     let n = projected.dim(1);
@@ -56,14 +86,14 @@ pub(super) fn mamba2(
     let floats = weights.iter().map(|weights| float_type(weights)).collect::<Result<_, _>>()?;
     let inputs: Vec<Operand<'_>> =
         [projected.into()].into_iter().chain(weights.into_iter().map(Operand::from)).collect();
-    let state = shared_state(kv, dims.state().len())?;
-    let node = Mixer { pool: Arc::clone(pool), dims, has_bias: conv.bias.is_some(), floats, state };
+    let states = States::new(segments, n, dims.state().len())?;
+    let node = Mixer { pool: Arc::clone(pool), dims, has_bias: conv.bias.is_some(), floats, states };
     run(node, &inputs, &[1, n, dims.inner()])
 }
 
 impl Kernel for Mixer {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let Self { ref pool, dims, has_bias, ref floats, ref state } = *self;
+        let Self { ref pool, dims, has_bias, ref floats, ref states } = *self;
         let mut weights =
             inputs[1..].iter().zip(floats).map(|(bytes, float)| Floats { float: *float, bytes });
         let mut next = || weights.next().expect("pushed with the node");
@@ -85,8 +115,11 @@ impl Kernel for Mixer {
             eps: dims.eps,
             dt_limits: dims.dt_limits,
         };
-        let projected = bytemuck::cast_slice(inputs[0]);
-        pass(state, |passing| mixer.run(pool, projected, passing, outputs[0]));
+        let projected: &[f32] = bytemuck::cast_slice(inputs[0]);
+        states.update(|rows, update| {
+            let out = &mut outputs[0][elements(&rows, dims.inner())];
+            mixer.run(pool, &projected[elements(&rows, dims.projected())], update, out);
+        });
     }
 }
 
@@ -97,14 +130,14 @@ struct Net {
     dims: GatedDeltaDims,
     /// Dtypes of the last four inputs.
     floats: [FloatType; 4],
-    state: Arc<Mutex<StateBuffers>>,
+    states: States,
 }
 
 pub(super) fn gated_delta(
     pool: &Arc<Pool>,
     net: GatedDeltaWeights<'_>,
     input: &GatedDeltaInput,
-    kv: &LayerKv,
+    segments: &[Segment<'_>],
 ) -> Result<Value, Exception> {
     let GatedDeltaWeights { dims, conv, dt_bias, a_log, norm } = net;
     let n = input.qkv.dim(1);
@@ -120,16 +153,16 @@ pub(super) fn gated_delta(
     let weights = [conv.weight, dt_bias, a_log, norm];
     let [conv, dt_bias, a_log, norm] = weights.map(float_type);
     let floats = [conv?, dt_bias?, a_log?, norm?];
-    let state = shared_state(kv, dims.state().len())?;
+    let states = States::new(segments, n, dims.state().len())?;
     let projected = projected.map(|(rows, _)| Operand::from(rows));
     let inputs = [&projected[..], &weights.map(Operand::from)].concat();
-    let node = Net { pool: Arc::clone(pool), dims, floats, state };
+    let node = Net { pool: Arc::clone(pool), dims, floats, states };
     run(node, &inputs, &[1, n, dims.values()])
 }
 
 impl Kernel for Net {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let Self { ref pool, dims, floats, ref state } = *self;
+        let Self { ref pool, dims, floats, ref states } = *self;
         let weight = |idx: usize| Floats { float: floats[idx], bytes: inputs[4 + idx] };
         let [key_heads, value_heads, key_dim, value_dim, kernel] =
             [dims.key_heads, dims.value_heads, dims.key_dim, dims.value_dim, dims.conv_kernel]
@@ -146,9 +179,15 @@ impl Kernel for Net {
             norm: weight(3),
             eps: dims.eps,
         };
-        let rows = |idx: usize| bytemuck::cast_slice(inputs[idx]);
-        let input =
-            flash_kernels::GatedDeltaInput { qkv: rows(0), gate: rows(1), beta: rows(2), step: rows(3) };
-        pass(state, |passing| net.run(pool, input, passing, outputs[0]));
+        states.update(|rows, update| {
+            let part = |idx: usize, len: i32| &bytemuck::cast_slice(inputs[idx])[elements(&rows, len)];
+            let input = flash_kernels::GatedDeltaInput {
+                qkv: part(0, dims.channels()),
+                gate: part(1, dims.values()),
+                beta: part(2, dims.value_heads),
+                step: part(3, dims.value_heads),
+            };
+            net.run(pool, input, update, &mut outputs[0][elements(&rows, dims.values())]);
+        });
     }
 }

@@ -163,10 +163,7 @@ impl LatentAttention {
     }
 
     /// Returns the concatenated heads, before the output projection.
-    fn attend(
-        &self,
-        LayerInput { x, kv, position, tiles }: &mut LayerInput<'_>,
-    ) -> Result<Value, ModelError> {
+    fn attend(&self, LayerInput { x, segments, tiles }: &mut LayerInput<'_>) -> Result<Value, ModelError> {
         let (n, n_heads) = (x.dim(1), self.params.n_heads);
         let [queries, latent, k_pe] = self.project(x, *tiles)?;
         let queries = queries.array()?.reshape(&[1, n, n_heads, -1])?;
@@ -178,9 +175,9 @@ impl LatentAttention {
         let queries = concatenate(&[&rotated, &of_latent], -1)?.reshape(&[1, n, -1])?;
         let keys = concatenate(&[k_pe.array()?, latent.array()?], -1)?;
         let (queries, keys) = (&queries.into(), &keys.into());
-        let input =
-            AttentionInput { queries, keys, values: None, norms: None, sinks: None, position: *position };
-        let mixed = self.backend.attend(&self.params, input, kv)?.array()?.reshape(&[1, n, n_heads, -1])?;
+        let input = AttentionInput { queries, keys, values: None, norms: None, sinks: None };
+        let mixed =
+            self.backend.attend(&self.params, input, segments)?.array()?.reshape(&[1, n, n_heads, -1])?;
         let values = self.unembed_out.forward_per_head(&mixed.into())?.array()?;
         Ok(values.reshape(&[1, n, n_heads * self.v_dim])?.into())
     }

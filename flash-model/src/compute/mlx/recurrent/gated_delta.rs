@@ -5,21 +5,21 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, fast, nn, ops};
 
 use super::{array_state, convolve, float32, split};
-use crate::compute::{GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights};
+use crate::compute::{GatedDeltaDims, GatedDeltaWeights};
 use crate::kv::LayerKv;
 
 /// Epsilon of the L2 normalization of queries and keys, added to the sum of squares.
 const QK_EPS: f32 = 1e-6;
 
+/// Computes the net for the new tokens of one context. The projections are in the order of
+/// [`GatedDeltaInput`](crate::compute::GatedDeltaInput).
 pub(in crate::compute::mlx) fn gated_delta(
     net: GatedDeltaWeights<'_>,
-    input: &GatedDeltaInput,
+    [qkv, gate, beta, step]: [Array; 4],
     kv: &mut LayerKv,
 ) -> Result<Array, Exception> {
     let dims = net.dims;
     let GatedDeltaDims { key_heads, value_heads, key_dim, value_dim, eps, .. } = dims;
-    let GatedDeltaInput { qkv, gate, beta, step } = input;
-    let [qkv, gate, beta, step] = [qkv.array()?, gate.array()?, beta.array()?, step.array()?];
     let (n, group) = (qkv.dim(1), value_heads / key_heads);
     let states = array_state(kv)?;
     let [window, state] = states.latest();

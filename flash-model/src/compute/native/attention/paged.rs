@@ -1,51 +1,47 @@
 //! Attention over KV pages.
 
-use std::sync::Arc;
-
-use flash_kernels::{Attention, Heads, KvCodes, KvRows, Pool, Span};
+use flash_kernels::{Attention, Heads, KvCodes, KvRows, Span};
 use flash_kv::{GROUP_LEN, KvParts, PageFormat, TensorLayout};
-use parking_lot::Mutex;
 
-use super::attention::{Prepared, Projections, window_start};
+use super::{NewTokens, window_start};
 use crate::ModelError;
 use crate::kv::{PageView, PagedLayer};
-use crate::mlx::kernel::Kernel;
 
-/// A kernel that appends to the pages of a layer, and attends to them. Inputs: those of [`Projections`].
-pub(super) struct PagedAttention {
-    pub pool: Arc<Pool>,
-    pub kernel_params: flash_kernels::AttentionParams<'static>,
-    pub projections: Projections,
-    pub layer: Arc<Mutex<PagedLayer>>,
+/// Appends the new tokens to the pages of `layer`, and attends to all tokens so far.
+///
+/// A kernel cannot report errors to MLX: the pages record them, and the end of the pass reports them. What this context
+/// computes after an error is discarded, and is zero here: other rows of the pass must not see a NaN.
+pub(super) fn attend(new: NewTokens<'_>, layer: &mut PagedLayer, out: &mut [f32]) {
+    if !layer.pages().has_failed() {
+        match try_attend(new, layer, out) {
+            Ok(()) => return,
+            Err(error) => layer.pages().fail(error),
+        }
+    }
+    out.fill(0.0);
 }
 
-impl PagedAttention {
-    fn attend(&self, inputs: &[&[u8]], out: &mut [f32]) -> Result<(), ModelError> {
-        let Self { pool, kernel_params, projections, layer } = self;
-        let layer = &mut *layer.lock();
-        let Projections { heads, position, .. } = *projections;
-        let Heads { query_heads, kv_heads, head_dim, value_dim } = heads;
-        let (row_len, token_len) = (query_heads * head_dim, kv_heads * head_dim);
-        let Prepared { queries, keys, values, sinks } = projections.prepare(pool, inputs);
-        let kernel_params = flash_kernels::AttentionParams { sinks: sinks.as_deref(), ..*kernel_params };
-        let end = position + queries.len() / row_len;
-        for run in layer.runs(position..end) {
-            let tokens = run.start - position..run.end - position;
-            let new = tokens.start * token_len..tokens.end * token_len;
-            layer.append(run.start, &keys[new.clone()], values.map(|values| &values[new]))?;
-            let rows = tokens.start * row_len..tokens.end * row_len;
-            let first = window_start(kernel_params.window, run.start);
-            let mut attention = Attention::new(pool, heads, kernel_params, &queries[rows], run.start);
-            layer.look(first..run.end, |pages| {
-                let spans: Vec<_> = pages.iter().map(span).collect();
-                attention.add(&spans);
-                Ok(())
-            })?;
-            let out_len = query_heads * value_dim;
-            attention.finish(&mut out[tokens.start * out_len..tokens.end * out_len]);
-        }
-        Ok(())
+fn try_attend(new: NewTokens<'_>, layer: &mut PagedLayer, out: &mut [f32]) -> Result<(), ModelError> {
+    let NewTokens { pool, heads, params, position, queries, keys, values } = new;
+    let Heads { query_heads, kv_heads, head_dim, value_dim } = heads;
+    let (row_len, token_len) = (query_heads * head_dim, kv_heads * head_dim);
+    let end = position + queries.len() / row_len;
+    for run in layer.runs(position..end) {
+        let tokens = run.start - position..run.end - position;
+        let new = tokens.start * token_len..tokens.end * token_len;
+        layer.append(run.start, &keys[new.clone()], values.map(|values| &values[new]))?;
+        let rows = tokens.start * row_len..tokens.end * row_len;
+        let first = window_start(params.window, run.start);
+        let mut attention = Attention::new(pool, heads, params, &queries[rows], run.start);
+        layer.look(first..run.end, |pages| {
+            let spans: Vec<_> = pages.iter().map(span).collect();
+            attention.add(&spans);
+            Ok(())
+        })?;
+        let out_len = query_heads * value_dim;
+        attention.finish(&mut out[tokens.start * out_len..tokens.end * out_len]);
     }
+    Ok(())
 }
 
 /// Returns a page as a span of the attention kernel.
@@ -69,18 +65,4 @@ fn span<'a>(page: &PageView<'a>) -> Span<'a> {
         KvParts::KeysOnly => None,
     };
     Span { start, n_tokens, head_tokens, keys: numbers(layout.keys()), values }
-}
-
-impl Kernel for PagedAttention {
-    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [f32]]) {
-        let pages = Arc::clone(self.layer.lock().pages());
-        // A kernel cannot report errors to MLX: the pages record them, and later results of this pass are discarded.
-        if !pages.has_failed() {
-            match self.attend(inputs, outputs[0]) {
-                Ok(()) => return,
-                Err(error) => pages.fail(error),
-            }
-        }
-        outputs[0].fill(f32::NAN);
-    }
 }

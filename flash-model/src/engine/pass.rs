@@ -1,0 +1,179 @@
+//! The pass: rows of any number of contexts go once through all weights.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flash_sched::Ema;
+
+use super::Context;
+use crate::ModelError;
+use crate::decoder::{BatchSegment, Decoder, Pass};
+use crate::interrupt::Interrupt;
+use crate::stream::experts::{ExpertStats, Experts};
+use crate::stream::residency::Residency;
+
+/// New tokens of one context in a pass.
+#[derive(Debug)]
+pub struct Segment<'a> {
+    /// The context that the tokens are appended to.
+    pub context: &'a mut Context,
+    /// The new tokens.
+    pub tokens: &'a [u32],
+    /// Number of last tokens whose logits are returned: 1 for a prompt, all for a draft, 0 for a part of a prompt.
+    pub n_logits: usize,
+}
+
+impl<'a> Segment<'a> {
+    /// Returns the segment of `tokens` with the logits of the last one.
+    pub fn new(context: &'a mut Context, tokens: &'a [u32]) -> Self {
+        Self { context, tokens, n_logits: 1 }
+    }
+}
+
+/// The logits of a pass. Can be reused for further passes.
+#[derive(Debug, Clone, Default)]
+pub struct Logits {
+    values: Vec<f32>,
+    vocab_size: usize,
+    /// Rows of each segment.
+    rows: Vec<Range<usize>>,
+}
+
+impl Logits {
+    /// Returns empty logits that reuse the memory of `values`.
+    pub(super) fn in_buffer(values: Vec<f32>) -> Self {
+        Self { values, ..Self::default() }
+    }
+
+    /// Returns the logits of all rows.
+    pub(super) fn into_buffer(self) -> Vec<f32> {
+        self.values
+    }
+
+    /// Returns the logits of a segment, one slice of the vocabulary's length for each of the last
+    /// [`n_logits`](Segment::n_logits) tokens.
+    ///
+    /// # Panics
+    /// If the pass had no segment of that index.
+    pub fn of(&self, segment_idx: usize) -> impl ExactSizeIterator<Item = &[f32]> {
+        let rows = self.rows[segment_idx].clone();
+        rows.map(|row| &self.values[row * self.vocab_size..][..self.vocab_size])
+    }
+}
+
+/// A loaded model: the weights, in memory or streamed, and what runs passes over them.
+#[derive(Debug)]
+pub(super) struct LoadedModel {
+    pub decoder: Decoder,
+    pub residency: Residency,
+    /// The experts of a mixture model.
+    pub experts: Option<Experts>,
+    pub interrupt: Interrupt,
+    /// Compute time of passes of a single row.
+    pub token_compute: Ema,
+    /// Identifies the contexts of this engine.
+    pub owner: Arc<()>,
+}
+
+impl LoadedModel {
+    /// Runs the segments, and sets `logits` to those of the rows that want them. See [`Engine::pass`].
+    ///
+    /// [`Engine::pass`]: super::Engine::pass
+    pub(super) fn pass(
+        &mut self,
+        segments: &mut [Segment<'_>],
+        logits: &mut Logits,
+    ) -> Result<Vec<Result<(), ModelError>>, ModelError> {
+        if segments.is_empty() {
+            *logits = Logits::default();
+            return Ok(Vec::new());
+        }
+        for segment in &*segments {
+            assert!(Arc::ptr_eq(&self.owner, &segment.context.owner), "a context of this engine");
+            if segment.tokens.is_empty() {
+                return Err(ModelError::EmptyPrompt);
+            }
+            assert!(segment.n_logits <= segment.tokens.len(), "logits of new tokens");
+            self.decoder.embedding().check(segment.tokens)?;
+            segment.context.check_room(segment.tokens.len())?;
+        }
+        let (begin, stall) = (Instant::now(), self.stall());
+        let outcomes = self.run(segments, |decoder, pass| decoder.logits(pass, &mut logits.values))?.1;
+        if let [Segment { tokens: [_], .. }] = segments {
+            self.token_compute.observe(begin.elapsed().saturating_sub(self.stall() - stall));
+        }
+        let mut start = 0;
+        logits.rows.clear();
+        logits.rows.extend(segments.iter().map(|segment| {
+            let rows = start..start + segment.n_logits;
+            start = rows.end;
+            rows
+        }));
+        logits.vocab_size = logits.values.len().checked_div(start).unwrap_or(0);
+        Ok(outcomes)
+    }
+
+    /// Computes the cross-entropy of each token of `ids` but the first, in nats, in an empty context.
+    pub(super) fn losses(&mut self, context: &mut Context, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
+        let ([inputs @ .., _], [_, targets @ ..]) = (ids, ids) else { return Ok(Vec::new()) };
+        if inputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        context.check_room(ids.len())?;
+        let mut segments = [Segment { context, tokens: inputs, n_logits: 0 }];
+        let (losses, outcomes) = self.run(&mut segments, |decoder, pass| decoder.losses(pass, targets))?;
+        outcomes.into_iter().collect::<Result<(), _>>()?;
+        Ok(losses)
+    }
+
+    /// Runs a pass, and returns its result and the outcome of each segment: the first error of the context's pages.
+    ///
+    /// # Errors
+    /// The error that ended the pass for all segments. All contexts are as they were before.
+    fn run<T>(
+        &mut self,
+        segments: &mut [Segment<'_>],
+        run: impl FnOnce(&mut Decoder, &mut Pass<'_>) -> Result<T, ModelError>,
+    ) -> Result<(T, Vec<Result<(), ModelError>>), ModelError> {
+        let Self { decoder, residency, experts, interrupt, .. } = self;
+        let n_rows = segments.iter().map(|segment| segment.tokens.len()).sum();
+        residency.begin_pass(n_rows)?;
+        if let Some(experts) = experts {
+            experts.begin_pass(n_rows);
+        }
+        let batch = segments.iter_mut().map(|segment| BatchSegment {
+            kv: &mut segment.context.kv,
+            ids: segment.tokens,
+            n_logits: segment.n_logits,
+        });
+        let mut pass = Pass { batch: batch.collect(), residency, experts, interrupt };
+        let outcome = run(decoder, &mut pass);
+        let Pass { residency, experts, .. } = pass;
+        if outcome.is_err() {
+            // Submitted operations may still write to the caches; their outcome no longer matters.
+            drop(residency.settle());
+        }
+        residency.end_pass(outcome.is_ok());
+        if let Some(experts) = experts {
+            experts.end_pass(n_rows, outcome.is_ok());
+        }
+        let is_complete = outcome.is_ok();
+        let outcomes = segments.iter_mut().map(|segment| segment.context.kv.end(is_complete));
+        let outcomes: Vec<_> = outcomes.collect();
+        match outcome {
+            Ok(result) => Ok((result, outcomes)),
+            // What failed first is the cause: a page that could not be read, or else what ended the pass.
+            Err(error) => Err(outcomes.into_iter().find_map(Result::err).unwrap_or(error)),
+        }
+    }
+
+    /// Returns the total time that computation has waited for weights.
+    pub(super) fn stall(&self) -> Duration {
+        self.residency.stall() + self.expert_traffic().unwrap_or_default().stall
+    }
+
+    pub(super) fn expert_traffic(&self) -> Option<ExpertStats> {
+        self.experts.as_ref().map(Experts::traffic)
+    }
+}
