@@ -16,8 +16,8 @@ mod sampling;
 mod template;
 
 pub(crate) use bench::{
-    BenchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchKernelsArgs, BenchPrefillArgs,
-    BenchStreamArgs, JsonArg,
+    BenchArgs, BenchBatchArgs, BenchCommand, BenchExpertsArgs, BenchIoArgs, BenchKernelsArgs,
+    BenchPrefillArgs, BenchStreamArgs, JsonArg,
 };
 pub(crate) use convert::{ConvertArgs, FloatArg};
 pub(crate) use engine::{ComputeArg, EngineArgs, TilingArgs};

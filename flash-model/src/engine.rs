@@ -58,8 +58,8 @@ pub struct Engine {
     _thread: PhantomData<*const ()>,
     model: LoadedModel,
     contexts: Contexts,
-    /// The engine's own context.
-    context: Context,
+    /// The engine's own context; none before its first use.
+    context: Option<Context>,
     budget: Budget,
     model_bytes: u64,
     floor_bytes: u64,
@@ -94,7 +94,7 @@ impl Engine {
     /// # Errors
     /// The errors of [`forward`](Self::forward); the contents of `logits` are unspecified then.
     pub fn forward_into(&mut self, ids: &[u32], logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        let Self { model, context, .. } = self;
+        let (model, context) = self.own_parts()?;
         let mut of_pass = Logits::in_buffer(std::mem::take(logits));
         let outcomes = model.pass(&mut [Segment::new(context, ids)], &mut of_pass);
         *logits = of_pass.into_buffer();
@@ -122,8 +122,8 @@ impl Engine {
         self.model.pass(segments, logits)
     }
 
-    /// Creates an empty context. There is memory for [as many](Workload::n_contexts) as planned, of which the engine's
-    /// own is one.
+    /// Creates an empty context. There is memory for [as many](Workload::n_contexts) as planned; the engine's own is one of
+    /// them once it has been used.
     ///
     /// # Errors
     /// [`ModelError::Io`] if the budget has no room for another one.
@@ -140,25 +140,40 @@ impl Engine {
     pub fn losses(&mut self, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
         self.model.decoder.embedding().check(ids)?;
         self.truncate(0)?;
-        let losses = self.model.losses(&mut self.context, ids);
+        let (model, context) = self.own_parts()?;
+        let losses = model.losses(context, ids);
         self.truncate(0)?;
         losses
     }
 
+    /// Returns the model and the engine's own context, which is created if this is its first use.
+    fn own_parts(&mut self) -> Result<(&mut LoadedModel, &mut Context), ModelError> {
+        let Self { model, contexts, context, .. } = self;
+        let own = match context.take() {
+            Some(own) => own,
+            None => contexts.make()?,
+        };
+        Ok((model, context.insert(own)))
+    }
+
+    fn own(&mut self) -> Result<&mut Context, ModelError> {
+        Ok(self.own_parts()?.1)
+    }
+
     /// Returns the tokens of the context, which the cache holds.
     pub fn held(&self) -> &[u32] {
-        self.context.held()
+        self.context.as_ref().map_or(&[], Context::held)
     }
 
     /// Returns the number of tokens in the cache.
     pub fn held_tokens(&self) -> usize {
-        self.context.held_tokens()
+        self.held().len()
     }
 
     /// Returns the number of tokens that the cache can hold: the planned capacity, up to the
     /// [trained context length](crate::Model::max_context_tokens) or the requested one, whichever is more.
     pub fn context_tokens(&self) -> usize {
-        self.context.max_tokens()
+        self.contexts.max_tokens()
     }
 
     /// Truncates the context to its first `tokens` tokens, and returns how many are left.
@@ -170,7 +185,7 @@ impl Engine {
     /// # Errors
     /// [`ModelError::Kv`] if the disk has failed.
     pub fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
-        self.context.truncate(tokens)
+        self.context.as_mut().map_or(Ok(0), |context| context.truncate(tokens))
     }
 
     /// Fills a paged cache with synthetic tokens, so that decoding behind a long context can be measured without
@@ -183,7 +198,7 @@ impl Engine {
         if n_tokens > context_tokens {
             return Err(ModelError::PromptTooLong { prompt_tokens: n_tokens, context_tokens });
         }
-        self.context.kv.fill_synthetic(n_tokens)
+        self.own()?.kv.fill_synthetic(n_tokens)
     }
 
     /// Returns a flag that any thread can set to end a pass with [`ModelError::Interrupted`]: between two chunks of a
@@ -213,7 +228,7 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let LoadedModel { decoder, residency, token_compute, .. } = &self.model;
         let reads = residency.reader().stats();
-        let kv = self.context.kv.stats();
+        let kv = self.contexts.traffic.stats();
         let experts = self.model.expert_traffic();
         let expert_reads = experts.unwrap_or_default();
         EngineStats {

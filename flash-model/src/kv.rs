@@ -240,11 +240,6 @@ impl KvCache {
         if can_rewind && is_whole && (is_end || !self.has_state()) { tokens } else { 0 }
     }
 
-    /// Returns whether every layer has memory for all held tokens, not only for its window.
-    pub(crate) fn has_full_memory(&self) -> bool {
-        self.rings.is_empty()
-    }
-
     /// Returns whether some layers have a recurrent state, which cannot be rewound.
     pub(crate) fn has_state(&self) -> bool {
         self.layers.iter().any(|layer| layer.state_bytes().is_some())
@@ -299,13 +294,6 @@ impl KvCache {
             layer.lock().fill_synthetic(n_tokens)?;
         }
         self.end(true)
-    }
-
-    pub(crate) fn stats(&self) -> KvStats {
-        match &self.store {
-            Store::Plain(_) => KvStats::default(),
-            Store::Paged(pages) => pages.stats(),
-        }
     }
 }
 

@@ -31,6 +31,14 @@ pub fn resident() -> Option<Resident> {
     platform::resident()
 }
 
+/// Makes the present size the peak, where the system can: on Linux. Elsewhere the peak stays that of the process's life.
+pub fn reset_peak() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = std::fs::write("/proc/self/clear_refs", "5") {
+        tracing::debug!(%error, "the peak of the resident set stays");
+    }
+}
+
 /// Returns the memory that the process could still allocate: the free memory of the machine or of its control group,
 /// whichever is less. On macOS, process and GPU together stay below the GPU's recommended working set.
 pub fn available_bytes() -> u64 {

@@ -24,6 +24,8 @@ pub(crate) enum BenchCommand {
     Stream(BenchStreamArgs),
     /// Measure prefill against the limit set by disk and processor
     Prefill(BenchPrefillArgs),
+    /// Measure decoding for several clients at once
+    Batch(BenchBatchArgs),
 }
 
 impl BenchCommand {
@@ -32,6 +34,7 @@ impl BenchCommand {
         match self {
             Self::Stream(args) => args.engine.debug,
             Self::Prefill(args) => args.engine.debug,
+            Self::Batch(args) => args.engine.debug,
             Self::Io(_) | Self::Kernels(_) | Self::Experts(_) => false,
         }
     }
@@ -96,6 +99,23 @@ pub(crate) struct BenchPrefillArgs {
     pub(crate) engine: EngineArgs,
     /// Prompt length in tokens
     #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) tokens: usize,
+    #[command(flatten)]
+    pub(crate) output: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchBatchArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Numbers of clients
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8,16")]
+    pub(crate) clients: Vec<usize>,
+    /// Prompt length of each client in tokens
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) prompt_tokens: usize,
+    /// Decode this many tokens for each client
+    #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) tokens: usize,
     #[command(flatten)]
     pub(crate) output: JsonArg,

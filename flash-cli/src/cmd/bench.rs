@@ -1,5 +1,6 @@
 //! `bench`: performance measurements, one file each.
 
+mod batch;
 mod ceiling;
 mod experts;
 mod io;
@@ -14,6 +15,7 @@ use crate::args::{BenchArgs, BenchCommand};
 
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match args.command {
+        BenchCommand::Batch(args) => batch::run(args),
         BenchCommand::Experts(args) => experts::run(&args),
         BenchCommand::Io(args) => io::run(&args),
         BenchCommand::Kernels(args) => kernels::run(&args),

@@ -84,10 +84,10 @@ fn io_prints_the_grid_and_the_reader() {
 fn bench_kernels_compares_each_format_with_memory() {
     let report = json(&output(["bench", "kernels", "--memory", "40MiB", "--ms", "1", "--json"]));
     assert!(report["memory_bytes_per_s"].as_f64().unwrap() > 0.0);
-    assert!(report["threads"].as_u64().unwrap() > 0);
+    assert!(report["tuning"]["threads"].as_u64().unwrap() > 0);
     let products = report["products"].as_array().unwrap();
     for format in ["q4g32", "q4g64", "q4g128", "q8g64", "mxfp4", "f16"] {
-        let is_of = |row: &&Value| row["format"] == format && row["kernels"] == report["kernels"];
+        let is_of = |row: &&Value| row["format"] == format && row["kernels"] == report["tuning"]["kernels"];
         assert_eq!(products.iter().filter(is_of).count(), 1, "{format}: {report}");
     }
     for row in products {
@@ -124,4 +124,29 @@ fn bench_experts_compares_policies_with_the_optimum() {
         }
     }
     assert!(rows.iter().any(|row| rate(row, "two_memories") > 0.5));
+}
+
+#[test]
+fn batch_reports_each_number_of_clients() {
+    let tiny = Tiny::new(N_LAYERS);
+    // Room for four contexts, and for few of the layers.
+    let ram = "145MiB";
+    let args = ["bench", "batch", "--model", tiny.dir(), "--ram", ram, "--tokens", "2", "--clients", "1,3"];
+    let report = json(&output([&args[..], &["--prompt-tokens", "5", "--json"]].concat()));
+    let rows = report.as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| row["clients"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
+    for row in rows {
+        let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("{field} in {row}"));
+        let fields =
+            ["tok_per_s", "tok_per_s_each", "limit_fraction", "pass_ms", "newcomer_ttft_ms", "compute_ms"];
+        assert!(fields.iter().all(|field| number(field) > 0.0), "{row}");
+        assert!((number("tok_per_s") / number("tok_per_s_each") - number("clients")).abs() < 1e-9, "{row}");
+        assert!(number("peak_rss_bytes") <= number("budget_bytes"), "{row}");
+    }
+    // Contexts leave less room for weights.
+    assert!(rows[1]["streamed_bytes_per_token"].as_u64() > Some(0), "{report}");
+
+    let shown = output(args);
+    assert!(stdout(&shown).contains("limit fraction") && stdout(&shown).contains('█'));
+    assert_refused(&output([&args[..args.len() - 1], &["0"]].concat()), 1, &["--clients must be at least 1"]);
 }

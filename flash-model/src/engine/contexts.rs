@@ -90,6 +90,11 @@ impl ScratchPages {
 }
 
 impl Contexts {
+    /// Returns the maximum tokens of a context.
+    pub(super) fn max_tokens(&self) -> usize {
+        self.plan.context_tokens().min(self.max_positions)
+    }
+
     /// Makes an empty context.
     ///
     /// # Errors
@@ -131,8 +136,8 @@ impl Contexts {
                 KvCache::plain(layers, self.kv_shape, &self.windows, capacities, *context_tokens)?
             }
         };
-        let max_tokens = kv.context_tokens().min(self.max_positions);
-        Ok(Context { kv, owner: Arc::clone(&self.owner), max_tokens, session: None, _region: region })
+        let (owner, max_tokens) = (Arc::clone(&self.owner), self.max_tokens());
+        Ok(Context { kv, owner, max_tokens, session: None, _region: region })
     }
 }
 

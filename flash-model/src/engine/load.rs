@@ -115,11 +115,10 @@ impl Model {
             (Some(context), Some(shard)) => {
                 let file = Arc::clone(context.pages());
                 let reader = residency.shared_reader();
-                context.restore_own(|| {
-                    contexts.make_kept(PageSource { file, reader, shard, first_place: 0, is_kept: true })
-                })?
+                let source = PageSource { file, reader, shard, first_place: 0, is_kept: true };
+                Some(context.restore_own(contexts.make_kept(source)?)?)
             }
-            _ => contexts.make()?,
+            _ => None,
         };
         let model_bytes = self.checkpoint.catalog().total_bytes();
         let computed_by = ComputedBy::new(&self.backend, self.top_k);
@@ -141,7 +140,7 @@ impl Model {
                  make no sense"
             );
         }
-        let rotates = workload.kv.rotates() || !context.kv.has_full_memory();
+        let rotates = workload.kv.rotates() || !contexts.plan.has_full_memory();
         Ok(Engine {
             _thread: PhantomData,
             model_bytes,

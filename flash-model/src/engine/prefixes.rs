@@ -13,8 +13,11 @@ impl Engine {
     /// # Errors
     /// The errors of [`truncate`](Self::truncate).
     pub fn reuse(&mut self, prompt: &[u32]) -> Result<usize, ModelError> {
-        if let Some(store) = &self.prefixes
-            && let Some(tokens) = self.context.kv.take_prefix(store, prompt)?
+        if self.prefixes.is_some() {
+            self.own()?;
+        }
+        if let (Some(store), Some(context)) = (&self.prefixes, &mut self.context)
+            && let Some(tokens) = context.kv.take_prefix(store, prompt)?
         {
             return Ok(tokens);
         }
@@ -28,9 +31,9 @@ impl Engine {
     /// # Errors
     /// [`ModelError::Kv`] if the pages cannot be written; the engine remains usable.
     pub fn share_prefix(&mut self, tokens: usize) -> Result<(), ModelError> {
-        match &self.prefixes {
-            Some(store) => self.context.kv.share(store, tokens),
-            None => Ok(()),
+        match (&self.prefixes, &mut self.context) {
+            (Some(store), Some(context)) => context.kv.share(store, tokens),
+            _ => Ok(()),
         }
     }
 }

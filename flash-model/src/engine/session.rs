@@ -143,12 +143,8 @@ impl SessionContext {
         fits(&self.stored, context_tokens)
     }
 
-    /// Restores the session into an empty context, which `make` makes, that stores its pages in the session's own file.
-    pub(super) fn restore_own(
-        mut self,
-        make: impl FnOnce() -> Result<Context, ModelError>,
-    ) -> Result<Context, ModelError> {
-        let mut context = make()?;
+    /// Restores the session into an empty context that stores its pages in the session's own file.
+    pub(super) fn restore_own(mut self, mut context: Context) -> Result<Context, ModelError> {
         fits(&self.stored, context.kv.context_tokens())?;
         context.kv.restore(&self.stored, true)?;
         // Records the loss of precision now: it could not be detected any more once there are further pages.
@@ -175,10 +171,9 @@ impl Engine {
     /// # Errors
     /// [`ModelError::Kv`] if the disk fails or has failed.
     pub fn save(&mut self) -> Result<(), ModelError> {
-        let Context { kv, session, .. } = &mut self.context;
-        match session {
-            Some(session) => kv.save(session),
-            None => Ok(()),
+        match &mut self.context {
+            Some(Context { kv, session: Some(session), .. }) => kv.save(session),
+            _ => Ok(()),
         }
     }
 
@@ -195,7 +190,7 @@ impl Engine {
         let (mut session, common) = self.session_named(name)?;
         // The description is written first: tokens that it has and the pages lack are computed again, so none is lost.
         let described = describe(session.dir())?;
-        self.context.kv.save_to(&mut session, common)?;
+        self.own()?.kv.save_to(&mut session, common)?;
         Ok(described)
     }
 
@@ -232,10 +227,10 @@ impl Engine {
         }
         let identity = self.identity.get()?;
         let opened = Session::open(&self.kv_dir, name, &identity).map_err(ModelError::from)?;
-        let context = SessionContext::new(opened, self.context.kv.has_state())?;
-        fits(&context.stored, self.context.max_tokens)?;
+        let context = SessionContext::new(opened, self.own()?.kv.has_state())?;
+        fits(&context.stored, self.context_tokens())?;
         let described = describe(context.dir())?;
-        self.context.kv.restore(&context.stored, false)?;
+        self.own()?.kv.restore(&context.stored, false)?;
         Ok((described, context.resumption))
     }
 }

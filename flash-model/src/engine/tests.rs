@@ -90,8 +90,8 @@ fn losses_end_between_positions_when_they_are_interrupted() {
 }
 
 /// Returns the addresses of the key and value arrays of all layers that store them as arrays.
-fn addresses(engine: &Engine) -> Vec<usize> {
-    let arrays = engine.context.kv.layers.iter().flat_map(|layer| match layer {
+fn addresses(engine: &mut Engine) -> Vec<usize> {
+    let arrays = engine.own().unwrap().kv.layers.iter().flat_map(|layer| match layer {
         LayerKv::Arrays { keys, values } => [Some(keys), values.as_ref()],
         _ => [None, None],
     });
@@ -103,16 +103,16 @@ fn appending_never_copies_the_cache_of_a_layer() {
     for name in ["biases", "gemma3-text", "gpt_oss", "deepseek_v3", "qwen3_next-paired"] {
         for is_floor in [true, false] {
             let mut engine = engine(&fixture(name), Compute::Mlx, is_floor);
-            let before = addresses(&engine);
+            let before = addresses(&mut engine);
             assert!(!before.is_empty());
             engine.forward(&ids(300)).unwrap();
-            assert_eq!(addresses(&engine), before, "{name}: behind a prompt in chunks");
+            assert_eq!(addresses(&mut engine), before, "{name}: behind a prompt in chunks");
             (0..3).for_each(|token| drop(engine.forward(&[token]).unwrap()));
             engine.model.interrupt.after(5);
             engine.forward(&ids(60)).unwrap_err();
             engine.model.interrupt.never();
             engine.forward(&ids(60)).unwrap();
-            assert_eq!(addresses(&engine), before, "{name}: behind tokens and a pass that failed");
+            assert_eq!(addresses(&mut engine), before, "{name}: behind tokens and a pass that failed");
         }
     }
 }
@@ -241,7 +241,7 @@ fn memory_for_windows_alone_changes_no_bit() {
         let [growing, whole] = growing_and_whole(name, Workload::new(300, 1200))
             .map(|(model, workload)| model.load(&EngineOptions::new(1 << 40, workload)).unwrap());
         let (mut growing, mut whole) = (growing, whole);
-        assert!(!growing.context.kv.has_full_memory() && whole.context.kv.has_full_memory(), "{name}");
+        assert!(!growing.contexts.plan.has_full_memory() && whole.contexts.plan.has_full_memory(), "{name}");
         // Prompts of several chunks, at any place in a page, and single tokens between them.
         for n in [1, 130, 1, 1, 300, 127, 1, 129, 256, 3] {
             assert!(

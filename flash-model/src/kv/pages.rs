@@ -11,7 +11,6 @@ use flash_kv::{
 };
 use parking_lot::Mutex;
 
-use super::KvStats;
 use super::feed::{Feed, PageKey};
 use super::plan::PagedPlan;
 use super::traffic::PageCounters;
@@ -192,6 +191,7 @@ impl Pages {
         seal(slot.as_mut_slice(), &self.head(key, place, &self.sealed));
         let record = Arc::new(Record(slot));
         let written = writer.submit(place as u32, key.layer_idx as u32, Arc::clone(&record))?;
+        self.traffic.add_written(self.sealed.record_bytes());
         if stays {
             return Ok(Some(record));
         }
@@ -366,15 +366,5 @@ impl Pages {
     /// Takes the first error of the pass.
     pub(super) fn take_failure(&self) -> Option<ModelError> {
         self.failure.lock().take()
-    }
-
-    /// Returns the statistics so far.
-    pub(super) fn stats(&self) -> KvStats {
-        KvStats {
-            written_bytes: self.disk.as_ref().map_or(0, |disk| disk.writer.stats().written_bytes),
-            read_bytes: self.traffic.read_bytes(),
-            waited: self.traffic.waited(),
-            sealing: self.traffic.sealing(),
-        }
     }
 }

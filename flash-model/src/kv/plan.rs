@@ -172,6 +172,24 @@ pub(crate) struct PagedPlan {
 }
 
 impl KvPlan {
+    /// Returns the maximum tokens of a context.
+    pub(crate) fn context_tokens(&self) -> usize {
+        match self {
+            Self::Plain { shape, context_tokens, .. } => shape.whole_pages(*context_tokens),
+            Self::Paged(plan) => plan.context_tokens,
+        }
+    }
+
+    /// Returns whether every layer has memory for all tokens, not only for its window.
+    pub(crate) fn has_full_memory(&self) -> bool {
+        match self {
+            Self::Plain { shape, capacities, .. } => {
+                capacities.iter().all(|tokens| shape.whole_pages(*tokens) >= self.context_tokens())
+            }
+            Self::Paged(_) => true,
+        }
+    }
+
     /// Returns the bytes of the cache in a budget.
     pub(crate) fn budget_bytes(&self) -> u64 {
         match self {

@@ -174,6 +174,12 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
+    /// Returns the tokens of an expert, in order.
+    pub(crate) fn tokens_of(&self, expert_idx: usize) -> &[u32] {
+        let at = self.by_expert.binary_search_by_key(&expert_idx, |(expert_idx, _)| *expert_idx);
+        at.map_or(&[], |at| &self.by_expert[at].1)
+    }
+
     /// Routes tokens by their logits, `[n, n_experts]`, and the correction of each expert, if any.
     ///
     /// # Errors

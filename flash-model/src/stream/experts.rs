@@ -1,17 +1,17 @@
 //! Mixtures of experts: each token takes a few of a layer's experts, and only those are loaded.
 //!
 //! [`Experts::mix`] waits for a layer's router, chooses the experts of each token, and hands the [`Demand`] to one of
-//! two schedules: [`token`] computes with each expert as soon as it has been read, [`prompt`] takes one expert after
+//! two schedules: [`few`] computes with each expert as soon as it has been read, [`prompt`] takes one expert after
 //! the other. Both sum a token's experts in the order of their indices, so the result does not depend on what was in
 //! memory.
 
 mod ahead;
+mod few;
 mod loading;
 mod mixture;
 mod plan;
 mod prompt;
 mod resident;
-mod token;
 mod traffic;
 
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use crate::nn::router::Routes;
 use ahead::ExpertLookahead;
 pub use ahead::LookaheadStats;
 pub(crate) use ahead::PredictedRouting;
+use few::FEW_ROWS;
 use loading::{Demand, Load};
 pub(crate) use mixture::{ExpertArgs, ExpertDims, MATRICES, Mixture, MixtureArgs, Names};
 pub use mixture::{ExpertRows, ExpertTensor};
@@ -190,8 +191,8 @@ impl Experts {
         let prefetched = self.ahead.take(layer_idx, &missing, &self.reader);
         let x = &Value::from(&routed.x);
         let demand = Demand { layer_idx, mixture, routes: &routes, missing: &missing, x, hidden };
-        let mixed = if missing.len() <= self.plan.staging_slots && routes.by_token.len() == 1 {
-            self.mix_token(&demand, prefetched, predicted)
+        let mixed = if routes.by_token.len() <= FEW_ROWS {
+            self.mix_few(&demand, prefetched, predicted)
         } else {
             self.mix_prompt(&demand, interrupt)
         };

@@ -98,13 +98,26 @@ impl Trial {
         context_tokens: usize,
         prefetch: bool,
     ) -> anyhow::Result<Engine> {
-        let EngineSettings { read_rate, kv, kv_dir, .. } = &self.settings;
+        self.load_workload_in(budget_bytes, self.workload(prompt_tokens, context_tokens, prefetch))
+    }
+
+    /// Returns a workload with the settings of the trial.
+    pub(super) fn workload(&self, prompt_tokens: usize, context_tokens: usize, prefetch: bool) -> Workload {
+        let prefetch = prefetch && self.settings.prefetch;
+        Workload::new(prompt_tokens, context_tokens).with_prefetch(prefetch).with_kv(self.settings.kv)
+    }
+
+    /// Loads an engine for a workload, leaving room in the budget for the buffer of the disk measurement.
+    pub(super) fn load_workload(&self, workload: Workload) -> anyhow::Result<Engine> {
+        self.load_workload_in(self.budget_bytes.saturating_sub(self.disk.bytes()), workload)
+    }
+
+    fn load_workload_in(&self, budget_bytes: u64, workload: Workload) -> anyhow::Result<Engine> {
+        let EngineSettings { read_rate, kv_dir, .. } = &self.settings;
         let mut model: Model = open_model(&self.model_dir, self.tuning.mode, self.settings.model_options()?)?;
         if let Some(top_k) = &self.settings.top_k {
             override_top_k(&mut model, top_k)?;
         }
-        let prefetch = prefetch && self.settings.prefetch;
-        let workload = Workload::new(prompt_tokens, context_tokens).with_prefetch(prefetch).with_kv(*kv);
         let mut options = EngineOptions::new(budget_bytes, workload);
         (options.reader, options.read_rate) = (self.tuning.into(), *read_rate);
         options.kv_dir.clone_from(kv_dir);
