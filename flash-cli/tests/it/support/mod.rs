@@ -5,17 +5,20 @@ pub(crate) mod real;
 pub(crate) mod tiny;
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Output;
 
 use assert_cmd::Command;
 use serde_json::Value;
 
-/// Returns the program, without color settings from the environment of the tests.
+/// Returns the program, without color settings from the environment of the tests, and with a cache directory of the tests:
+/// what it measures while many tests run is of no use to the user.
 pub(crate) fn flash_cli<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flash-cli"));
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
         command.env_remove(name);
     }
+    command.env("FLASH_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command.args(args);
     command
 }
