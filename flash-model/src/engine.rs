@@ -1,5 +1,7 @@
 //! Running a model within a memory budget.
 
+mod answer;
+mod batch;
 mod context;
 mod contexts;
 mod generate;
@@ -32,6 +34,7 @@ use crate::engine::pass::LoadedModel;
 use crate::memory::allowance::Allowance;
 use crate::stream::residency::Residency;
 
+pub use batch::{Answer, Batch, BatchError, BatchOptions, Request};
 pub use context::Context;
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
 pub use model::Model;
@@ -63,6 +66,9 @@ pub struct Engine {
     budget: Budget,
     model_bytes: u64,
     floor_bytes: u64,
+    /// Contexts and rows of a pass that memory is planned for.
+    n_contexts: usize,
+    max_rows: usize,
     prefixes: Option<PrefixStore>,
     /// Identity of the engine's pages.
     identity: EngineIdentity,
@@ -129,6 +135,25 @@ impl Engine {
     /// [`ModelError::Io`] if the budget has no room for another one.
     pub fn new_context(&self) -> Result<Context, ModelError> {
         self.contexts.make()
+    }
+
+    /// Returns the number of contexts that memory is planned for.
+    pub fn n_contexts(&self) -> usize {
+        self.n_contexts
+    }
+
+    /// Returns the number of rows of a pass that memory is planned for: those of the longest planned prompt, or one for each
+    /// context.
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// Checks tokens before they run in a context.
+    ///
+    /// # Errors
+    /// [`ModelError::EmptyPrompt`], [`ModelError::TokenOutOfRange`], and [`ModelError::PromptTooLong`] if there is no room.
+    pub fn check(&self, context: &Context, tokens: &[u32]) -> Result<(), ModelError> {
+        self.model.check(context, tokens)
     }
 
     /// Computes the cross-entropy, in nats, of each token but the first, given the tokens before it, and empties the

@@ -67,9 +67,9 @@ pub use checkpoint::config::{Config, QuantizedFormat, QuantizedMode};
 pub use compute::{Compute, ComputeOptions};
 pub use engine::sample;
 pub use engine::{
-    Context, Engine, EngineOptions, EngineStats, FLOOR_CONTEXT_TOKENS, FinishReason, GenerateOptions,
-    Generation, Logits, MemoryNeeds, Model, ModelOptions, Recovery, Resumption, Segment, SessionContext,
-    Workload, generate,
+    Answer, Batch, BatchError, BatchOptions, Context, Engine, EngineOptions, EngineStats,
+    FLOOR_CONTEXT_TOKENS, FinishReason, GenerateOptions, Generation, Logits, MemoryNeeds, Model,
+    ModelOptions, Recovery, Request, Resumption, Segment, SessionContext, Workload, generate,
 };
 pub use error::ModelError;
 pub use flash_kernels::{Isa, KernelTuning};

@@ -15,6 +15,7 @@
 //! - [`bucket`]: a token bucket that limits the read rate;
 //! - [`experts`]: cache policies for the experts of a mixture-of-experts layer;
 //! - [`lookahead`]: whether reading predicted experts ahead pays off;
+//! - [`rows`]: how many rows a pass carries, and for whom;
 //! - [`elastic`]: a memory budget that shrinks and grows with the needs of other programs;
 //! - [`sim`]: a discrete-event simulation of disk, processor and controller, and [`trace`], its result as text;
 //! - [`estimate`]: moving averages of step times, and the speed limit set by the hardware.
@@ -43,6 +44,7 @@ pub mod lookahead;
 pub mod plan;
 pub mod predict;
 mod rate;
+pub mod rows;
 pub mod sim;
 mod spread;
 pub mod trace;
@@ -57,4 +59,5 @@ pub use lookahead::LookaheadTrial;
 pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};
 pub use predict::{Bound, Disk, Prediction, Speeds, predict};
 pub use rate::{ByteRate, InvalidRate};
+pub use rows::{PassCost, PassLimits};
 pub use trace::Trace;

@@ -1,12 +1,14 @@
 //! Text generation, token by token.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use flash_text::Tokenizer;
+
+use super::answer::{Answer, Step};
 use crate::ModelError;
 use crate::engine::Engine;
-use crate::engine::sample::{Sampler, SamplerConfig};
-use flash_text::{Detokenizer, StopMatcher, Tokenizer};
+use crate::engine::sample::SamplerConfig;
 
 /// Options of text generation. Create with [`new`](Self::new), then set fields.
 #[derive(Debug, Clone, Default)]
@@ -92,78 +94,36 @@ pub fn generate(
     options: &GenerateOptions,
     mut on_text: impl FnMut(&str),
 ) -> Result<Generation, ModelError> {
-    let begin = Instant::now();
-    let mut sampler = Sampler::new(options.sampler.clone())?;
-    let mut detokenizer = Detokenizer::new(tokenizer);
-    let mut stop = StopMatcher::new(options.stop.clone())?;
-    let mut history = [engine.held(), prompt].concat();
-    let mut generation = Generation {
-        text: String::new(),
-        token_ids: Vec::new(),
-        prompt_tokens: prompt.len(),
-        finish_reason: FinishReason::Length,
-        ttft: Duration::ZERO,
-        decode: Duration::ZERO,
-    };
-    let mut emit = |text: &mut String, piece: &str| {
-        if !piece.is_empty() {
-            text.push_str(piece);
-            on_text(piece);
+    let mut answer = Answer::new(tokenizer, engine.held(), prompt, options)?;
+    let mut emit = |text: &str| {
+        if !text.is_empty() {
+            on_text(text);
         }
     };
     let interrupt = engine.interrupt();
-    let (mut first_token_at, mut stopped) = (None, false);
     let mut logits = Vec::new();
-    let mut next = engine.forward_into(prompt, &mut logits);
-    while generation.token_ids.len() < options.max_tokens {
-        match next {
+    let mut passed = engine.forward_into(prompt, &mut logits);
+    let was_interrupted = loop {
+        match passed {
             Ok(()) => {}
-            Err(ModelError::Interrupted) => {
-                generation.finish_reason = FinishReason::Interrupted;
-                break;
-            }
+            Err(ModelError::Interrupted) => break true,
             Err(error) => return Err(error),
         }
-        let token = sampler.sample(&mut logits, &history)?;
-        first_token_at.get_or_insert_with(Instant::now);
-        generation.token_ids.push(token);
-        if tokenizer.is_eos(token) && !options.ignore_eos {
-            generation.finish_reason = FinishReason::Stop;
-            break;
+        if answer.is_empty() {
+            break false;
         }
-        history.push(token);
-        let piece = detokenizer.push(token)?.unwrap_or_default();
-        let outcome = stop.push(&piece);
-        emit(&mut generation.text, &outcome.emit);
-        if outcome.stopped {
-            stopped = true;
-            generation.finish_reason = FinishReason::Stop;
-            break;
-        }
+        let Step { text, next } = answer.push(&mut logits)?;
+        emit(&text);
+        let Some(token) = next else { break false };
         if interrupt.load(Ordering::Relaxed) {
-            generation.finish_reason = FinishReason::Interrupted;
-            break;
+            break true;
         }
-        if generation.token_ids.len() == options.max_tokens || engine.held_tokens() == engine.context_tokens()
-        {
-            break;
+        if engine.held_tokens() == engine.context_tokens() {
+            break false;
         }
-        next = engine.forward_into(&[token], &mut logits);
-    }
-    if options.max_tokens == 0 {
-        match next {
-            Err(ModelError::Interrupted) => generation.finish_reason = FinishReason::Interrupted,
-            passed => passed?,
-        }
-    }
-    if let Some(first) = first_token_at {
-        generation.ttft = first - begin;
-        generation.decode = first.elapsed();
-    }
-    if !stopped {
-        let rest = stop.push(&detokenizer.finish()?);
-        emit(&mut generation.text, &rest.emit);
-        emit(&mut generation.text, &stop.finish());
-    }
+        passed = engine.forward_into(&[token], &mut logits);
+    };
+    let (generation, rest) = answer.finish(was_interrupted)?;
+    emit(&rest);
     Ok(generation)
 }

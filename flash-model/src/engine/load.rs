@@ -156,6 +156,8 @@ impl Model {
             context,
             budget,
             floor_bytes,
+            n_contexts: workload.n_contexts,
+            max_rows: workload.prompt_tokens.max(workload.n_contexts),
             prefixes,
             identity,
             kv_dir,

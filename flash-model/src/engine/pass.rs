@@ -41,6 +41,15 @@ pub struct Logits {
 }
 
 impl Logits {
+    /// Returns the logits of a segment's last token, if it wanted them. Sampling may change them.
+    ///
+    /// # Panics
+    /// If the pass had no segment of that index.
+    pub fn last_mut(&mut self, segment_idx: usize) -> Option<&mut [f32]> {
+        let row = self.rows[segment_idx].clone().last()?;
+        Some(&mut self.values[row * self.vocab_size..][..self.vocab_size])
+    }
+
     /// Returns empty logits that reuse the memory of `values`.
     pub(super) fn in_buffer(values: Vec<f32>) -> Self {
         Self { values, ..Self::default() }
@@ -91,12 +100,8 @@ impl LoadedModel {
         }
         for segment in &*segments {
             assert!(Arc::ptr_eq(&self.owner, &segment.context.owner), "a context of this engine");
-            if segment.tokens.is_empty() {
-                return Err(ModelError::EmptyPrompt);
-            }
+            self.check(segment.context, segment.tokens)?;
             assert!(segment.n_logits <= segment.tokens.len(), "logits of new tokens");
-            self.decoder.embedding().check(segment.tokens)?;
-            segment.context.check_room(segment.tokens.len())?;
         }
         let (begin, stall) = (Instant::now(), self.stall());
         let outcomes = self.run(segments, |decoder, pass| decoder.logits(pass, &mut logits.values))?.1;
@@ -112,6 +117,15 @@ impl LoadedModel {
         }));
         logits.vocab_size = logits.values.len().checked_div(start).unwrap_or(0);
         Ok(outcomes)
+    }
+
+    /// Checks that tokens can run in a context.
+    pub(super) fn check(&self, context: &Context, tokens: &[u32]) -> Result<(), ModelError> {
+        if tokens.is_empty() {
+            return Err(ModelError::EmptyPrompt);
+        }
+        self.decoder.embedding().check(tokens)?;
+        context.check_room(tokens.len())
     }
 
     /// Computes the cross-entropy of each token of `ids` but the first, in nats, in an empty context.
