@@ -1,5 +1,6 @@
 //! Command line flags, as typed. [`options`](crate::options) validates and combines them.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -86,6 +87,8 @@ pub(crate) struct RunArgs {
     /// Read the prompt from this file; - for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) prompt_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) many: ManyArgs,
     /// Format the prompt as a user message with the model's chat template
     #[arg(long)]
     pub(crate) chat: bool,
@@ -109,6 +112,28 @@ pub(crate) struct RunArgs {
     pub(crate) trace: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) text: TextArgs,
+}
+
+/// Flags of `run` for many prompts at once.
+#[derive(Debug, Args)]
+pub(crate) struct ManyArgs {
+    /// Answer all prompts of this file, several at once: a JSON object in each line, with `prompt` or, with --chat,
+    /// `messages`, and optionally `id`
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "out",
+        conflicts_with_all = [
+            "prompt", "prompt_file", "warm_up", "json", "summary", "trace", "session", "prefix_cache"
+        ]
+    )]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Write the answers to this file, a JSON object in each line, as they are complete. What it has is not computed again
+    #[arg(long, value_name = "FILE", requires = "prompts")]
+    pub(crate) out: Option<PathBuf>,
+    /// Answer this many prompts at once
+    #[arg(long, value_name = "N", requires = "prompts", default_value_t = NonZeroUsize::new(8).expect("not zero"))]
+    pub(crate) clients: NonZeroUsize,
 }
 
 /// Flags of the commands that generate text.

@@ -5,6 +5,7 @@ mod chat;
 mod convert;
 mod inspect;
 mod kv;
+mod many;
 mod pack;
 mod perplexity;
 mod plan;
@@ -14,7 +15,7 @@ mod run;
 use std::process::ExitCode;
 
 use crate::args::Command;
-use crate::options::{ChatOptions, ConvertOptions, PerplexityOptions, PlanOptions, RunOptions};
+use crate::options::{ChatOptions, ConvertOptions, ManyOptions, PerplexityOptions, PlanOptions, RunOptions};
 use crate::{logging, tf32};
 
 /// Runs a command and returns its exit status.
@@ -33,6 +34,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     });
     tf32::log();
     match command {
+        Command::Run(args) if args.many.prompts.is_some() => many::run(ManyOptions::resolve(args)?),
         Command::Run(args) => run::run(RunOptions::resolve(args)?),
         Command::Chat(args) => chat::run(ChatOptions::resolve(args)?),
         Command::Inspect(args) => inspect::run(&args),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use flash_model::GenerateOptions;
 use flash_model::sample::SamplerConfig;
 
-use crate::args::{ChatArgs, PerplexityArgs, RunArgs, SamplingArgs, TextArgs};
+use crate::args::{ChatArgs, ManyArgs, PerplexityArgs, RunArgs, SamplingArgs, TemplateArgs, TextArgs};
 use crate::prompt;
 use crate::sampling::SamplingFlags;
 use crate::template::TemplateOptions;
@@ -44,6 +44,7 @@ impl RunOptions {
             engine,
             prompt,
             prompt_file,
+            many: _,
             chat,
             max_tokens,
             ignore_eos,
@@ -55,10 +56,6 @@ impl RunOptions {
         } = args;
         let engine = EngineSettings::resolve(engine)?.persist(persist);
         let (mut generate, sampling) = generate_options(sampling, max_tokens)?;
-        let template = TemplateOptions::resolve(template)?;
-        if let Some(flag) = template.given().filter(|_| !chat) {
-            return Err(UsageError::TemplateWithoutChat { flag }.into());
-        }
         generate.ignore_eos = ignore_eos;
         Ok(Self {
             summary: summary || !json && (engine.debug || io::stderr().is_terminal()),
@@ -66,11 +63,59 @@ impl RunOptions {
             generate,
             sampling,
             prompt: prompt::text(prompt, prompt_file)?,
-            chat: chat.then_some(template),
+            chat: template_options(template, chat)?,
             warm_up,
             trace,
             json,
         })
+    }
+}
+
+/// Settings of `run --prompts`.
+#[derive(Debug)]
+pub(crate) struct ManyOptions {
+    pub(crate) engine: EngineSettings,
+    /// Files of the prompts and of their answers.
+    pub(crate) prompts: PathBuf,
+    pub(crate) out: PathBuf,
+    /// Prompts that are answered at once.
+    pub(crate) clients: usize,
+    /// Settings of the chat template; none for plain-text prompts.
+    pub(crate) chat: Option<TemplateOptions>,
+    pub(crate) generate: GenerateOptions,
+    pub(crate) sampling: SamplingFlags,
+}
+
+impl ManyOptions {
+    /// # Panics
+    /// If the flags have no file of prompts, or none of answers.
+    pub(crate) fn resolve(args: RunArgs) -> anyhow::Result<Self> {
+        let RunArgs { engine, many, chat, max_tokens, ignore_eos, text, .. } = args;
+        let TextArgs { persist: _, template, sampling } = text;
+        let (mut generate, sampling) = generate_options(sampling, max_tokens)?;
+        generate.ignore_eos = ignore_eos;
+        let ManyArgs { prompts, out, clients } = many;
+        Ok(Self {
+            engine: EngineSettings::resolve(engine)?,
+            prompts: prompts.expect("many prompts"),
+            out: out.expect("clap requires it with --prompts"),
+            clients: clients.get(),
+            chat: template_options(template, chat)?,
+            generate,
+            sampling,
+        })
+    }
+}
+
+/// Returns the settings of the chat template if it is used.
+///
+/// # Errors
+/// [`UsageError::TemplateWithoutChat`] if it is not, but has settings.
+fn template_options(args: TemplateArgs, is_chat: bool) -> Result<Option<TemplateOptions>, UsageError> {
+    let template = TemplateOptions::resolve(args)?;
+    match template.given().filter(|_| !is_chat) {
+        Some(flag) => Err(UsageError::TemplateWithoutChat { flag }),
+        None => Ok(is_chat.then_some(template)),
     }
 }
 

@@ -34,7 +34,7 @@ use crate::engine::pass::LoadedModel;
 use crate::memory::allowance::Allowance;
 use crate::stream::residency::Residency;
 
-pub use batch::{Answer, Batch, BatchError, BatchOptions, Request};
+pub use batch::{Answer, Batch, BatchError, BatchOptions, Request, StartError};
 pub use context::Context;
 pub use generate::{FinishReason, GenerateOptions, Generation, generate};
 pub use model::Model;

@@ -69,7 +69,7 @@ pub use engine::sample;
 pub use engine::{
     Answer, Batch, BatchError, BatchOptions, Context, Engine, EngineOptions, EngineStats,
     FLOOR_CONTEXT_TOKENS, FinishReason, GenerateOptions, Generation, Logits, MemoryNeeds, Model,
-    ModelOptions, Recovery, Request, Resumption, Segment, SessionContext, Workload, generate,
+    ModelOptions, Recovery, Request, Resumption, Segment, SessionContext, StartError, Workload, generate,
 };
 pub use error::ModelError;
 pub use flash_kernels::{Isa, KernelTuning};

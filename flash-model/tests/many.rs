@@ -14,7 +14,7 @@ use flash_io::faults::{Fault, FaultyStorage, When};
 use flash_model::sample::SamplerConfig;
 use flash_model::{
     Batch, BatchError, BatchOptions, Checkpoint, Engine, EngineOptions, FinishReason, GenerateOptions, Model,
-    ModelError, Request, Workload, generate,
+    ModelError, Request, StartError, Workload, generate,
 };
 use flash_text::Tokenizer;
 use serde_json::{Value, json};
@@ -223,7 +223,7 @@ fn a_failed_read_ends_the_requests_of_its_pass_and_later_ones_are_answered() {
 fn an_engine_that_cannot_be_loaded_is_an_error_of_the_start() {
     let missing = || load(Path::new("/no/such/model"), 1);
     let error = Batch::start(missing, tokenizer(4), BatchOptions::default()).unwrap_err();
-    assert!(matches!(error, BatchError::Model(_)) && error.to_string().contains("/no/such/model"), "{error}");
-    let panics = || panic!("not loaded");
-    assert!(matches!(Batch::start(panics, tokenizer(4), BatchOptions::default()), Err(BatchError::Stopped)));
+    assert!(matches!(error, StartError::Load(_)) && error.to_string().contains("/no/such/model"), "{error}");
+    let panics = || -> Result<Engine, ModelError> { panic!("not loaded") };
+    assert!(matches!(Batch::start(panics, tokenizer(4), BatchOptions::default()), Err(StartError::Panicked)));
 }

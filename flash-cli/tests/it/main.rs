@@ -8,6 +8,7 @@ mod foreign;
 mod gguf;
 mod inspect;
 mod interrupt;
+mod many;
 mod modelfile;
 mod pack;
 mod perplexity;

@@ -12,11 +12,10 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use flash_text::Tokenizer;
 
 use super::{Engine, GenerateOptions};
-use crate::ModelError;
 use driver::{Driver, InPass};
 use request::Submission;
 
-pub use request::{Answer, BatchError};
+pub use request::{Answer, BatchError, StartError};
 
 /// Default of [`BatchOptions::max_pass`].
 const MAX_PASS: Duration = Duration::from_millis(250);
@@ -70,13 +69,12 @@ impl Batch {
     /// Starts the thread, and returns when `load` has loaded the engine there.
     ///
     /// # Errors
-    /// [`BatchError::Model`] with the error of `load`, [`BatchError::Thread`] if the system gives no thread, and
-    /// [`BatchError::Stopped`] if `load` panics.
-    pub fn start(
-        load: impl FnOnce() -> Result<Engine, ModelError> + Send + 'static,
+    /// [`StartError`].
+    pub fn start<E: Send + 'static>(
+        load: impl FnOnce() -> Result<Engine, E> + Send + 'static,
         tokenizer: Tokenizer,
         options: BatchOptions,
-    ) -> Result<Self, BatchError> {
+    ) -> Result<Self, StartError<E>> {
         let (commands, submissions) = unbounded();
         let (loaded, is_loaded) = bounded(1);
         let in_pass = Arc::new(InPass::default());
@@ -84,8 +82,8 @@ impl Batch {
         let body = move || {
             let engine = match catch_unwind(AssertUnwindSafe(load)) {
                 Ok(Ok(engine)) => engine,
-                Ok(Err(error)) => return drop(loaded.send(Err(BatchError::from(error)))),
-                Err(_) => return drop(loaded.send(Err(BatchError::Stopped))),
+                Ok(Err(error)) => return drop(loaded.send(Err(StartError::Load(error)))),
+                Err(_) => return drop(loaded.send(Err(StartError::Panicked))),
             };
             of_thread.set_interrupt(engine.interrupt());
             // The caller waits for it.
@@ -93,9 +91,9 @@ impl Batch {
             Driver::new(engine, &tokenizer, options, submissions, &of_thread).run();
         };
         let thread = thread::Builder::new().name("flash-batch".to_owned()).spawn(body);
-        let thread = thread.map_err(|error| BatchError::Thread { error: Arc::new(error) })?;
+        let thread = thread.map_err(StartError::Thread)?;
         let batch = Self { commands: Some(commands), in_pass, thread: Some(thread) };
-        is_loaded.recv().unwrap_or(Err(BatchError::Stopped))?;
+        is_loaded.recv().unwrap_or(Err(StartError::Panicked))?;
         Ok(batch)
     }
 

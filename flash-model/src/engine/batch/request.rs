@@ -30,12 +30,21 @@ pub enum BatchError {
     /// The batch has stopped.
     #[error("the batch has stopped")]
     Stopped,
+}
+
+/// Why a batch could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError<E> {
+    /// The engine could not be loaded.
+    #[error("{0}")]
+    Load(E),
+    /// Loading panicked.
+    #[error("loading the model panicked")]
+    Panicked,
     /// The system gave no thread.
-    #[error("the thread of a batch cannot be started: {error}")]
-    Thread {
-        /// The system's error.
-        error: Arc<io::Error>,
-    },
+    #[error("the thread of a batch cannot be started: {0}")]
+    Thread(io::Error),
 }
 
 impl From<ModelError> for BatchError {
