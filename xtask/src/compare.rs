@@ -6,6 +6,7 @@
 mod confine;
 mod flash;
 mod instructions;
+mod llama_batched_bench;
 mod llama_bench;
 mod llama_cpp;
 mod memory;
@@ -50,6 +51,9 @@ pub enum With {
         /// Decode after a context of this many tokens, whose prefill is not measured
         #[arg(long, value_name = "N", default_value = "0")]
         depth: usize,
+        /// Also decode for these numbers of clients at once
+        #[arg(long, value_name = "N", value_delimiter = ',', num_args = 0..)]
+        clients: Vec<NonZeroUsize>,
         /// Run both programs under this memory limit (2GiB, 500MB); needs Linux and root
         #[arg(long, value_name = "SIZE")]
         mem: Option<ByteSize>,
@@ -124,7 +128,7 @@ impl Setting {
                 println!("Before a round, other programs used {others} % of the processors.");
             }
             println!();
-            println!("{}", report::table(&columns, passes.n_tokens, &passes.prompts, &memory));
+            println!("{}", report::table(&columns, passes, &memory));
         }
         Ok(())
     }
@@ -138,6 +142,8 @@ impl Setting {
         for (samples, &prompt) in column.prefill.iter_mut().zip(&passes.prompts) {
             samples.push(self.flash.prefill(&model.mlx, prompt, &self.confinement)?);
         }
+        let clients = self.flash.clients(model, passes, &self.confinement)?;
+        column.clients.iter_mut().zip(clients).for_each(|(samples, rate)| samples.push(rate));
         Ok(())
     }
 
@@ -156,12 +162,18 @@ impl Setting {
 
 pub fn run(with: With) -> Result<()> {
     match with {
-        With::LlamaCpp { common, tokens, prompts, depth, mem, instructions } => {
-            let prompts: Vec<usize> = prompts.into_iter().map(NonZeroUsize::get).collect();
+        With::LlamaCpp { common, tokens, prompts, depth, clients, mem, instructions } => {
+            let [prompts, clients] = [prompts, clients]
+                .map(|numbers| numbers.into_iter().map(NonZeroUsize::get).collect::<Vec<_>>());
             if depth > 0 && !prompts.is_empty() {
                 bail!("--depth only applies to decoding: give --prompts without a length");
             }
-            with_llama_cpp(common, &Passes { n_tokens: tokens.get(), depth, prompts }, mem, instructions)
+            with_llama_cpp(
+                common,
+                &Passes { n_tokens: tokens.get(), depth, prompts, clients },
+                mem,
+                instructions,
+            )
         }
         With::MlxLm { common, tokens } => with_mlx_lm(common, tokens.get()),
     }
@@ -177,14 +189,19 @@ fn with_llama_cpp(
     let llama_cpp = LlamaCpp::ensure(&setting.python, instructions)?;
     let info = llama_cpp.system_info(&setting.python)?;
     setting.print_conditions(&[llama_cpp.version(), format!("which reports {info}")])?;
-    let n_prompts = passes.prompts.len();
-    let columns = || vec![Column::new("llama.cpp", n_prompts), Column::new("flash", n_prompts)];
+    let columns = || vec![Column::new("llama.cpp", passes), Column::new("flash", passes)];
     setting.compare(passes, columns, |model, columns| {
         let round = llama_bench::run(&llama_cpp, &model.gguf, passes, &setting.confinement)?;
         columns[0].decode.push(round.decode);
         columns[0].token_bytes = round.model_bytes - model.unread_bytes;
         for (samples, rate) in columns[0].prefill.iter_mut().zip(round.prefill) {
             samples.push(rate);
+        }
+        let Passes { n_tokens, clients, .. } = passes;
+        if !clients.is_empty() {
+            let rates =
+                llama_batched_bench::run(&llama_cpp, &model.gguf, *n_tokens, clients, &setting.confinement)?;
+            columns[0].clients.iter_mut().zip(rates).for_each(|(samples, rate)| samples.push(rate));
         }
         setting.flash(model, passes, columns)
     })
@@ -195,9 +212,8 @@ fn with_mlx_lm(common: CommonArgs, n_tokens: usize) -> Result<()> {
     let models = std::mem::take(&mut setting.models).into_iter();
     setting.models = models.map(|model| model.in_half_precision(&setting.python)).collect::<Result<_>>()?;
     setting.print_conditions(&[mlx_lm::version(&setting.python)?])?;
-    let columns =
-        || vec![Column::new("mlx-lm", 0), Column::new("mlx-lm, float32", 0), Column::new("flash", 0)];
-    let passes = Passes { n_tokens, depth: 0, prompts: Vec::new() };
+    let passes = Passes { n_tokens, depth: 0, prompts: Vec::new(), clients: Vec::new() };
+    let columns = || Vec::from(["mlx-lm", "mlx-lm, float32", "flash"].map(|name| Column::new(name, &passes)));
     setting.compare(&passes, columns, |model, columns| {
         for (column, dtype) in columns.iter_mut().zip([Dtype::Stored, Dtype::Float32]) {
             let (python, confinement) = (&setting.python, &setting.confinement);

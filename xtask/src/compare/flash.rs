@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::confine::Confinement;
 use super::instructions::Instructions;
+use super::llama_batched_bench::PROMPT_TOKENS;
 use super::model::Model;
 use super::passes::Passes;
 use crate::{models, run};
@@ -24,6 +25,12 @@ const UNIFORM_TEMPERATURE: &str = "1000";
 pub struct Flash {
     program: PathBuf,
     instructions: Instructions,
+}
+
+/// The field of a row of `bench batch` that is used.
+#[derive(Debug, Deserialize)]
+struct Clients {
+    tok_per_s: f64,
 }
 
 /// The fields of the report that are used.
@@ -77,6 +84,37 @@ impl Flash {
         Ok(1000.0 * n_tokens as f64 / report.ttft_ms)
     }
 
+    /// Measures decoding for each number of clients, and returns tokens per second in sum.
+    pub fn clients(
+        &self,
+        model: &Model,
+        &Passes { n_tokens, ref clients, .. }: &Passes,
+        confinement: &Confinement,
+    ) -> Result<Vec<f64>> {
+        if clients.is_empty() {
+            return Ok(Vec::new());
+        }
+        let list: Vec<String> = clients.iter().map(usize::to_string).collect();
+        let mut command = Command::new(&self.program);
+        command.args(["bench", "batch", "--json", "--clients", &list.join(",")]);
+        command.args(["--prompt-tokens", &PROMPT_TOKENS.to_string(), "--tokens", &n_tokens.to_string()]);
+        command.arg("--model").arg(&model.mlx);
+        self.limit(&mut command, confinement);
+        let rows: Vec<Clients> =
+            serde_json::from_str(&confinement.output(&command)?).context("the report of flash-cli")?;
+        Ok(rows.into_iter().map(|row| row.tok_per_s).collect())
+    }
+
+    /// Adds the limits of instruction sets and memory.
+    fn limit(&self, command: &mut Command, confinement: &Confinement) {
+        if let Some(kernels) = self.instructions.kernels() {
+            command.env("FLASH_KERNELS", kernels);
+        }
+        if let Some(memory) = confinement.memory {
+            command.args(["--ram", &format!("{}B", memory.as_u64())]);
+        }
+    }
+
     fn run(
         &self,
         model: &Path,
@@ -88,12 +126,7 @@ impl Flash {
         let mut command = Command::new(&self.program);
         command.args(["run", "--json", "--warm-up", "--ignore-eos", "--prompt", &text(prompt)]).args(options);
         command.args(["--max-tokens", &max.to_string(), "--model"]).arg(model);
-        if let Some(kernels) = self.instructions.kernels() {
-            command.env("FLASH_KERNELS", kernels);
-        }
-        if let Some(memory) = confinement.memory {
-            command.args(["--ram", &format!("{}B", memory.as_u64())]);
-        }
+        self.limit(&mut command, confinement);
         let output = confinement.output(&command)?;
         let report: Report = serde_json::from_str(&output).context("the report of flash-cli")?;
         if report.prompt_tokens != prompt {

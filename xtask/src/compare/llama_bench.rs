@@ -32,7 +32,7 @@ pub struct Round {
 pub fn run(
     llama_cpp: &LlamaCpp,
     gguf: &Path,
-    Passes { n_tokens, depth, prompts }: &Passes,
+    Passes { n_tokens, depth, prompts, .. }: &Passes,
     confinement: &Confinement,
 ) -> Result<Round> {
     let mut command = Command::new(llama_cpp.bench());

@@ -47,7 +47,10 @@ info = ctypes.CDLL(sys.argv[1]).llama_print_system_info
 info.restype = ctypes.c_char_p
 print(info().decode())";
 
-/// A directory with `llama-bench` and its libraries.
+/// Programs that are built.
+const PROGRAMS: [&str; 2] = ["llama-bench", "llama-batched-bench"];
+
+/// A directory with these programs and their libraries.
 pub struct LlamaCpp {
     dir: PathBuf,
 }
@@ -56,7 +59,13 @@ impl LlamaCpp {
     /// Builds llama.cpp for some instruction sets with the CMake installed beside `python`, if it is not built yet.
     pub fn ensure(python: &Path, instructions: Instructions) -> Result<Self> {
         let options = [instructions.cmake_options().as_slice(), &OPTIONS].concat();
-        let parts = [SOURCES.sha256.into(), options.join(" "), TILE_CONFIG.into(), processor::instructions()];
+        let parts = [
+            SOURCES.sha256.into(),
+            options.join(" "),
+            TILE_CONFIG.into(),
+            processor::instructions(),
+            PROGRAMS.join(" "),
+        ];
         let key = &cache::sha256_of(&parts.each_ref().map(String::as_bytes))[..16];
         let this = Self { dir: cache::dir()?.join("llama.cpp").join(key) };
         if !this.dir.exists() {
@@ -66,7 +75,11 @@ impl LlamaCpp {
     }
 
     pub fn bench(&self) -> PathBuf {
-        self.dir.join("llama-bench")
+        self.dir.join(PROGRAMS[0])
+    }
+
+    pub fn batched_bench(&self) -> PathBuf {
+        self.dir.join(PROGRAMS[1])
     }
 
     /// Returns the version of the sources.
@@ -111,6 +124,6 @@ fn build(python: &Path, options: &[&str], dir: &Path) -> Result<()> {
     configure.arg(format!("-DCMAKE_MAKE_PROGRAM={}", python.with_file_name("ninja").display()));
     run::check(configure.stdout(fs::File::create(&log)?))
         .context("llama.cpp cannot be built; a C++17 compiler is needed")?;
-    run::check(Command::new(&cmake).arg("--build").arg(&build).args(["--target", "llama-bench"]))?;
+    run::check(Command::new(&cmake).arg("--build").arg(&build).arg("--target").args(PROGRAMS))?;
     fs::rename(build.join("bin"), dir).with_context(|| format!("cannot create {}", dir.display()))
 }

@@ -8,4 +8,6 @@ pub struct Passes {
     pub depth: usize,
     /// Prompt lengths of the prefill measurements.
     pub prompts: Vec<usize>,
+    /// Numbers of clients whose tokens are decoded at once.
+    pub clients: Vec<usize>,
 }

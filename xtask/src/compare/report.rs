@@ -2,6 +2,7 @@
 
 use comfy_table::{Table, presets};
 
+use super::passes::Passes;
 use super::samples::{Samples, digits};
 
 /// One program's measurements of one model.
@@ -12,14 +13,17 @@ pub struct Column {
     pub decode: Samples,
     /// Tokens per second, one entry per prompt length.
     pub prefill: Vec<Samples>,
+    /// Tokens per second of all clients together, one entry per number of clients.
+    pub clients: Vec<Samples>,
     /// Bytes of weights that a decoded token reads.
     pub token_bytes: u64,
 }
 
 impl Column {
-    pub fn new(name: &'static str, n_prompts: usize) -> Self {
-        let prefill = (0..n_prompts).map(|_| Samples::default()).collect();
-        Self { name, prefill, ..Self::default() }
+    pub fn new(name: &'static str, passes: &Passes) -> Self {
+        let samples = |n: usize| (0..n).map(|_| Samples::default()).collect();
+        let (prefill, clients) = (samples(passes.prompts.len()), samples(passes.clients.len()));
+        Self { name, prefill, clients, ..Self::default() }
     }
 
     fn weights_gb_per_s(&self) -> f64 {
@@ -28,7 +32,8 @@ impl Column {
 }
 
 /// Formats columns side by side, with the ratios of the last column, which is ours, to each of the others.
-pub fn table(columns: &[Column], n_tokens: usize, prompts: &[usize], memory: &Samples) -> Table {
+pub fn table(columns: &[Column], passes: &Passes, memory: &Samples) -> Table {
+    let Passes { n_tokens, prompts, clients, .. } = passes;
     let Some((ours, others)) = columns.split_last() else { return Table::new() };
     let ratios = |samples: &dyn Fn(&Column) -> f64| {
         others.iter().map(|other| format!("{:.2}×", samples(ours) / samples(other))).collect::<Vec<_>>()
@@ -50,6 +55,9 @@ pub fn table(columns: &[Column], n_tokens: usize, prompts: &[usize], memory: &Sa
     for (i, prompt) in prompts.iter().enumerate() {
         rate(format!("prefill of {prompt}, tok/s"), &|column| &column.prefill[i]);
     }
+    for (i, n) in clients.iter().enumerate() {
+        rate(format!("{n} clients together, tok/s"), &|column| &column.clients[i]);
+    }
     let mut row = vec!["weights read by decode, GB/s".to_owned()];
     row.extend(columns.iter().map(|column| digits(column.weights_gb_per_s())));
     table.add_row(row);
@@ -64,8 +72,13 @@ pub fn table(columns: &[Column], n_tokens: usize, prompts: &[usize], memory: &Sa
 mod tests {
     use super::*;
 
+    fn passes() -> Passes {
+        Passes { n_tokens: 64, depth: 0, prompts: vec![128], clients: vec![4] }
+    }
+
     fn column(name: &'static str, decode: f64, prefill: f64) -> Column {
-        let mut column = Column::new(name, 1);
+        let mut column = Column::new(name, &passes());
+        column.clients[0].push(2.0 * decode);
         column.decode.push(decode);
         column.prefill[0].push(prefill);
         column.token_bytes = 2_000_000_000;
@@ -77,7 +90,7 @@ mod tests {
         let mut memory = Samples::default();
         memory.push(40.0);
         let columns = [column("theirs", 10.0, 100.0), column("ours", 5.0, 150.0)];
-        let text = table(&columns, 64, &[128], &memory).to_string();
+        let text = table(&columns, &passes(), &memory).to_string();
         let cells: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect())
@@ -85,7 +98,8 @@ mod tests {
         assert_eq!(cells[0], ["theirs", "ours", "ours ÷ theirs"]);
         assert_eq!(cells[2], ["decode of 64, tok/s", "10.0", "5.00", "0.50×"]);
         assert_eq!(cells[3], ["prefill of 128, tok/s", "100", "150", "1.50×"]);
-        assert_eq!(cells[4], ["weights read by decode, GB/s", "20.0", "10.0"]);
-        assert_eq!(cells[5], ["of memory bandwidth", "50 %", "25 %"]);
+        assert_eq!(cells[4], ["4 clients together, tok/s", "20.0", "10.0", "0.50×"]);
+        assert_eq!(cells[5], ["weights read by decode, GB/s", "20.0", "10.0"]);
+        assert_eq!(cells[6], ["of memory bandwidth", "50 %", "25 %"]);
     }
 }
