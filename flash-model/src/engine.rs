@@ -132,7 +132,7 @@ impl Engine {
     /// them once it has been used.
     ///
     /// # Errors
-    /// [`ModelError::Io`] if the budget has no room for another one.
+    /// [`ModelError::Kv`] or [`ModelError::Io`] if the budget has no room for another one.
     pub fn new_context(&self) -> Result<Context, ModelError> {
         self.contexts.make()
     }

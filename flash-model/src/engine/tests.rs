@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use flash_io::IoMode;
 
-use super::{Engine, EngineOptions};
+use super::{Engine, EngineOptions, Logits, Segment};
 use crate::checkpoint::Checkpoint;
 use crate::compute::Compute;
 use crate::engine::sample::{SampleError, Sampler, SamplerConfig};
 use crate::engine::{Model, Workload};
-use crate::kv::LayerKv;
+use crate::kv::{KvFormat, KvPolicy, LayerKv};
 use crate::{ModelError, mlx};
 
 const COMPUTES: &[Compute] =
@@ -291,4 +291,72 @@ fn the_floor_of_a_context_that_only_grows_has_windows_alone() {
     let [(growing_kv, growing_floor), (whole_kv, whole_floor)] = floors;
     assert!(growing_kv < whole_kv / 2, "{growing_kv} B of {whole_kv}");
     assert!(growing_floor < whole_floor, "{growing_floor} B of {whole_floor}");
+}
+
+#[test]
+fn contexts_that_come_and_go_leave_no_byte_and_no_file_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, format) in [
+        ("biases", KvFormat::Exact),
+        ("biases", KvFormat::Int8),
+        ("gemma3-text", KvFormat::F16),
+        ("qwen3_next-paired", KvFormat::Exact),
+        ("mixtral", KvFormat::Int4),
+    ] {
+        let workload = Workload::new(300, 400).with_kv(KvPolicy::new(format)).with_contexts(4);
+        let model = Model::open(Checkpoint::open(&fixture(name), IoMode::Pread).unwrap()).unwrap();
+        let mut options = EngineOptions::new(model.floor_bytes(&workload), workload);
+        options.kv_dir = dir.path().to_owned();
+        let mut engine = model.load(&options).unwrap();
+        engine.forward(&ids(300)).unwrap();
+        engine.context = None;
+        let used_bytes = engine.budget.used_bytes();
+        let (mut contexts, mut logits, mut rng) =
+            (Vec::new(), Logits::default(), fastrand::Rng::with_seed(7));
+        let mut n_interrupted = 0;
+        for _ in 0..300 {
+            if contexts.len() < 4 && rng.bool() {
+                contexts.push(engine.new_context().unwrap());
+            }
+            if !contexts.is_empty() && rng.u8(..4) == 0 {
+                drop(contexts.swap_remove(rng.usize(..contexts.len())));
+            }
+            let lens: Vec<usize> = contexts.iter().map(|_| [1, 1, 1, 7, 150][rng.usize(..5)]).collect();
+            let tokens = ids(150);
+            let mut segments = Vec::new();
+            for (context, len) in contexts.iter_mut().zip(lens) {
+                if context.held_tokens() + len > context.max_tokens() {
+                    context.truncate(0).unwrap();
+                }
+                segments.push(Segment::new(context, &tokens[..len]));
+            }
+            if rng.u8(..3) == 0 {
+                engine.model.interrupt.after(rng.usize(..20));
+            }
+            match engine.pass(&mut segments, &mut logits) {
+                Ok(outcomes) => assert!(outcomes.iter().all(Result::is_ok), "{name}: {outcomes:?}"),
+                Err(ModelError::Interrupted) => n_interrupted += 1,
+                Err(error) => panic!("{name}: {error}"),
+            }
+            engine.model.interrupt.never();
+        }
+        assert!(n_interrupted > 10, "{name}: only {n_interrupted} passes were interrupted");
+        contexts.clear();
+        assert_eq!(engine.budget.used_bytes(), used_bytes, "{name}");
+        // One too many is an error, and takes nothing.
+        let refused = loop {
+            match engine.new_context() {
+                Ok(context) => contexts.push(context),
+                Err(error) => break error,
+            }
+        };
+        assert!(contexts.len() >= 4, "{name}: {refused}");
+        assert!(matches!(refused, ModelError::Kv(_) | ModelError::Io(_)), "{name}: {refused:?}");
+        contexts.clear();
+        assert_eq!(engine.budget.used_bytes(), used_bytes, "{name}");
+        drop(engine);
+        // The next run finds no pages to remove.
+        let runs = fs::read_dir(dir.path()).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
+        assert_eq!(runs.count(), 0, "{name}");
+    }
 }

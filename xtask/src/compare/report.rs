@@ -56,7 +56,7 @@ pub fn table(columns: &[Column], passes: &Passes, memory: &Samples) -> Table {
         rate(format!("prefill of {prompt}, tok/s"), &|column| &column.prefill[i]);
     }
     for (i, n) in clients.iter().enumerate() {
-        rate(format!("{n} clients together, tok/s"), &|column| &column.clients[i]);
+        rate(format!("tokens of {n} clients, tok/s"), &|column| &column.clients[i]);
     }
     let mut row = vec!["weights read by decode, GB/s".to_owned()];
     row.extend(columns.iter().map(|column| digits(column.weights_gb_per_s())));
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(cells[0], ["theirs", "ours", "ours ÷ theirs"]);
         assert_eq!(cells[2], ["decode of 64, tok/s", "10.0", "5.00", "0.50×"]);
         assert_eq!(cells[3], ["prefill of 128, tok/s", "100", "150", "1.50×"]);
-        assert_eq!(cells[4], ["4 clients together, tok/s", "20.0", "10.0", "0.50×"]);
+        assert_eq!(cells[4], ["tokens of 4 clients, tok/s", "20.0", "10.0", "0.50×"]);
         assert_eq!(cells[5], ["weights read by decode, GB/s", "20.0", "10.0"]);
         assert_eq!(cells[6], ["of memory bandwidth", "50 %", "25 %"]);
     }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use flash_model::{Context, Engine, Logits, Segment, memory};
-use flash_sched::{ByteRate, Limit};
+use flash_model::{BatchOptions, Context, Engine, Logits, Segment, memory};
+use flash_sched::{ByteRate, Limit, PassCost, PassLimits, rows};
 use serde::Serialize;
 
 use super::trial::{Trial, mean, median};
@@ -44,8 +44,12 @@ struct Row {
     compute_ms: f64,
     /// The larger of compute time and time to read the streamed weights, divided by the time of a pass.
     limit_fraction: f64,
-    /// Time until the first token of one more client whose prompt joins a pass of the others.
+    /// Time until the first token of one more client whose prompt runs in parts with the tokens of the others, and if it ran
+    /// alone.
     newcomer_ttft_ms: f64,
+    newcomer_alone_ms: f64,
+    /// Rate of the others' tokens meanwhile, as a fraction of their rate before.
+    others_fraction: f64,
     peak_rss_bytes: u64,
     budget_bytes: u64,
 }
@@ -87,7 +91,7 @@ fn measure(
     let passes = (0..n_passes).map(|_| clients.decode()).collect::<anyhow::Result<Vec<_>>>()?;
     let read_bytes = (clients.read_bytes() - read_before) / n_passes as u64;
     disk_bytes_per_s.push(trial.disk.measure()?);
-    let newcomer = clients.join(prompt_tokens)?;
+    let newcomer = clients.join(prompt_tokens, mean(&disk_bytes_per_s))?;
     let peak_rss_bytes = report::peak_bytes();
     drop(clients);
 
@@ -113,7 +117,9 @@ fn measure(
         pass_ms: report::ms(pass),
         compute_ms: report::ms(compute),
         limit_fraction: limit.fraction(pass),
-        newcomer_ttft_ms: report::ms(newcomer),
+        newcomer_ttft_ms: report::ms(newcomer.first_token),
+        newcomer_alone_ms: report::ms(newcomer.alone),
+        others_fraction: pass.as_secs_f64() / newcomer.pass.as_secs_f64(),
         peak_rss_bytes,
         budget_bytes: trial.budget_bytes,
     })
@@ -127,6 +133,18 @@ struct Clients {
     logits: Logits,
     rng: fastrand::Rng,
     vocab_size: u32,
+    cost: PassCost,
+}
+
+/// What one more client sees, and the others of it.
+#[derive(Debug)]
+struct Newcomer {
+    /// Time until its first token, if nobody else is there.
+    alone: Duration,
+    /// The same beside the others.
+    first_token: Duration,
+    /// Mean time of the passes meanwhile.
+    pass: Duration,
 }
 
 impl Clients {
@@ -145,7 +163,8 @@ impl Clients {
         let contexts = (0..n_clients).map(|_| engine.new_context()).collect::<Result<_, _>>()?;
         let rng = fastrand::Rng::with_seed(SEED);
         // One token is valid in any vocabulary; the first pass tells how many are.
-        let mut clients = Self { contexts, engine, logits: Logits::default(), rng, vocab_size: 1 };
+        let (logits, cost) = (Logits::default(), PassCost::default());
+        let mut clients = Self { contexts, engine, logits, rng, vocab_size: 1, cost };
         clients.decode()?;
         clients.vocab_size = clients.logits.of(0).next().map_or(1, <[f32]>::len) as u32;
         clients.pass(prompt_tokens)?;
@@ -170,27 +189,47 @@ impl Clients {
     }
 
     fn pass(&mut self, n_tokens: usize) -> anyhow::Result<Duration> {
-        let Self { contexts, engine, logits, rng, vocab_size } = self;
-        let tokens: Vec<u32> = (0..n_tokens * contexts.len()).map(|_| rng.u32(..*vocab_size)).collect();
-        let segments = contexts.iter_mut().zip(tokens.chunks(n_tokens));
-        let mut segments: Vec<_> = segments.map(|(context, ids)| Segment::new(context, ids)).collect();
-        let begin = Instant::now();
-        engine.pass(&mut segments, logits)?.into_iter().collect::<Result<(), _>>()?;
-        Ok(begin.elapsed())
+        self.pass_with(n_tokens, None)
     }
 
-    /// Adds a client whose prompt runs with the next token of the others, and returns the time until its first token.
-    fn join(&mut self, prompt_tokens: usize) -> anyhow::Result<Duration> {
-        let mut newcomer = self.engine.new_context()?;
-        let Self { contexts, engine, logits, rng, vocab_size } = self;
-        let mut random = |n: usize| (0..n).map(|_| rng.u32(..*vocab_size)).collect::<Vec<u32>>();
-        let (tokens, prompt) = (random(contexts.len()), random(prompt_tokens));
-        let segments = contexts.iter_mut().zip(tokens.chunks(1));
+    /// Runs `n_tokens` random tokens of each client, and a part of a newcomer's prompt.
+    fn pass_with(
+        &mut self,
+        n_tokens: usize,
+        newcomer: Option<(&mut Context, &[u32])>,
+    ) -> anyhow::Result<Duration> {
+        let Self { contexts, engine, logits, rng, vocab_size, cost } = self;
+        let tokens: Vec<u32> = (0..n_tokens * contexts.len()).map(|_| rng.u32(..*vocab_size)).collect();
+        let segments = contexts.iter_mut().zip(tokens.chunks(n_tokens.max(1)));
         let mut segments: Vec<_> = segments.map(|(context, ids)| Segment::new(context, ids)).collect();
-        segments.push(Segment::new(&mut newcomer, &prompt));
-        let begin = Instant::now();
+        segments.extend(newcomer.map(|(context, part)| Segment::new(context, part)));
+        let n_rows = segments.iter().map(|segment| segment.tokens.len()).sum();
+        let (begin, stall) = (Instant::now(), engine.stats().stall);
         engine.pass(&mut segments, logits)?.into_iter().collect::<Result<(), _>>()?;
-        Ok(begin.elapsed())
+        let elapsed = begin.elapsed();
+        cost.observe(n_rows, elapsed.saturating_sub(engine.stats().stall - stall));
+        Ok(elapsed)
+    }
+
+    /// Adds a client, whose prompt runs in parts with the next tokens of the others, as in a
+    /// [`Batch`](flash_model::Batch).
+    fn join(&mut self, prompt_tokens: usize, disk_bytes_per_s: f64) -> anyhow::Result<Newcomer> {
+        let prompt: Vec<u32> = (0..prompt_tokens).map(|_| self.rng.u32(..self.vocab_size)).collect();
+        let mut newcomer = self.engine.new_context()?;
+        let alone = self.pass_with(0, Some((&mut newcomer, &prompt)))?;
+        newcomer.truncate(0)?;
+        let reading = Duration::from_secs_f64(self.engine.stats().pass_bytes as f64 / disk_bytes_per_s);
+        let limits =
+            PassLimits { max_rows: self.engine.max_rows(), max_pass: BatchOptions::default().max_pass };
+        let (mut n_passes, mut first_token, mut rest) = (0, Duration::ZERO, prompt.as_slice());
+        while !rest.is_empty() {
+            let n_rows = rows::allot(&self.cost, limits, self.contexts.len(), &[rest.len()], reading)[0];
+            let part;
+            (part, rest) = rest.split_at(n_rows.max(1));
+            first_token += self.pass_with(1, Some((&mut newcomer, part)))?;
+            n_passes += 1;
+        }
+        Ok(Newcomer { alone, first_token, pass: first_token / n_passes })
     }
 
     /// Returns the bytes of weights and pages read so far.
@@ -202,8 +241,18 @@ impl Clients {
 
 fn table(rows: &[Row]) -> Vec<Vec<Cell>> {
     let right = |text: String| (text, true);
-    let heads =
-        ["clients", "tok/s", "each", "read a token", "a pass", "limit fraction", "newcomer", "peak memory"];
+    let heads = [
+        "clients",
+        "tok/s",
+        "each",
+        "read a token",
+        "a pass",
+        "limit fraction",
+        "newcomer",
+        "alone",
+        "others meanwhile",
+        "peak memory",
+    ];
     let mut table = vec![heads.map(|head| right(head.to_owned())).to_vec()];
     let fastest = rows.iter().map(|row| row.tok_per_s).fold(0.0, f64::max);
     table.extend(rows.iter().map(|row| {
@@ -216,6 +265,8 @@ fn table(rows: &[Row]) -> Vec<Vec<Cell>> {
             right(format!("{:.0} ms", row.pass_ms)),
             right(format!("{:.2}", row.limit_fraction)),
             right(format!("{:.0} ms", row.newcomer_ttft_ms)),
+            right(format!("{:.0} ms", row.newcomer_alone_ms)),
+            right(format!("{:.2}×", row.others_fraction)),
             right(format!("{} of {}", Bytes(row.peak_rss_bytes), Bytes(row.budget_bytes))),
             left("█".repeat(bar)),
         ]

@@ -67,12 +67,12 @@ impl Answers {
         let file = file.with_context(|| path.display().to_string())?;
         let text = open(path)?;
         let complete = text.rfind('\n').map_or("", |end| &text[..=end]);
+        let by_index: BTreeMap<_, _> = prompts.iter().map(|prompt| (prompt.index, prompt)).collect();
         let mut are_answered = BTreeMap::new();
         for (line_idx, line) in complete.lines().enumerate() {
             let Line { index, prompt_sha256, outcome, .. } =
                 in_line(serde_json::from_str(line).context("no answer of `run --prompts`"), path, line_idx)?;
-            let prompt = prompts.iter().find(|prompt| prompt.index == index);
-            if prompt.is_none_or(|prompt| prompt.sha256 != prompt_sha256) {
+            if by_index.get(&index).is_none_or(|prompt| prompt.sha256 != prompt_sha256) {
                 bail!(
                     "{}, line {}: the answer to another prompt than line {} of the prompts; use another --out",
                     path.display(),

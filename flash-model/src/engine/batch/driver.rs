@@ -36,6 +36,13 @@ struct State {
     is_stopped: bool,
 }
 
+impl State {
+    /// Whether nobody waits for the pass in progress.
+    fn is_useless(&self) -> bool {
+        !self.requests.is_empty() && self.requests.iter().all(|request| request.load(Ordering::Relaxed))
+    }
+}
+
 impl InPass {
     pub(super) fn set_interrupt(&self, flag: Arc<AtomicBool>) {
         self.state.lock().interrupt = Some(flag);
@@ -43,10 +50,8 @@ impl InPass {
 
     /// Interrupts the pass in progress if all of its requests are cancelled.
     pub(super) fn interrupt_if_cancelled(&self) {
-        let State { interrupt, requests, .. } = &*self.state.lock();
-        let is_useless =
-            !requests.is_empty() && requests.iter().all(|request| request.load(Ordering::Relaxed));
-        if let (true, Some(flag)) = (is_useless, interrupt) {
+        let state = &*self.state.lock();
+        if let (true, Some(flag)) = (state.is_useless(), &state.interrupt) {
             flag.store(true, Ordering::Relaxed);
         }
     }
@@ -65,7 +70,8 @@ impl InPass {
         let state = &mut *self.state.lock();
         state.requests = requests;
         if let Some(flag) = &state.interrupt {
-            flag.store(state.is_stopped, Ordering::Relaxed);
+            // They may have been cancelled since the driver looked.
+            flag.store(state.is_stopped || state.is_useless(), Ordering::Relaxed);
         }
     }
 
