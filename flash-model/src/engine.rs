@@ -137,6 +137,22 @@ impl Engine {
         self.contexts.make()
     }
 
+    /// Creates a context with the tokens of another one, which continues on its own: whatever happens to one of them changes
+    /// no bit of the other. Keys, values and states are copied.
+    ///
+    /// # Errors
+    /// The errors of [`new_context`](Self::new_context); [`ModelError::Rotates`] if old pages of the context have been
+    /// evicted, and [`ModelError::Kv`] if its pages cannot be read.
+    ///
+    /// # Panics
+    /// If the context was created by another engine.
+    pub fn fork(&self, context: &Context) -> Result<Context, ModelError> {
+        self.contexts.check_owner(context);
+        let mut fork = self.contexts.make()?;
+        fork.kv.copy_from(&context.kv)?;
+        Ok(fork)
+    }
+
     /// Returns the number of contexts that memory is planned for.
     pub fn n_contexts(&self) -> usize {
         self.n_contexts

@@ -1,6 +1,7 @@
 //! The KV cache of a running model: its token ids, and the keys, values and states of each layer.
 
 mod feed;
+mod fork;
 mod layer;
 mod layer_kv;
 mod one_piece;

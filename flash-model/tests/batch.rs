@@ -1,78 +1,27 @@
 //! Passes over several contexts: no bit of a context depends on its company.
 
+// The CPU kernels are available on Linux only, and MLX's own operations do not promise it.
+#![cfg(target_os = "linux")]
+
+#[path = "common/contexts.rs"]
+mod contexts;
 #[path = "common/family.rs"]
 mod family;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 
-use flash_io::IoMode;
-use flash_model::{
-    Checkpoint, Compute, Context, Engine, EngineOptions, KvFormat, KvPolicy, Logits, Model, Segment, Workload,
-};
+use contexts::{FAMILIES, Memory, bits, engine, sequence};
+use family::family;
+use flash_model::{Compute, Context, KvFormat, KvPolicy, Logits, Segment};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-
-use family::family;
-
-/// A model of each family and kind of layer.
-const FAMILIES: [&str; 15] = [
-    "llama-sliding",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-    "phi3",
-    "gemma3-text-q4",
-    "mixtral",
-    "qwen2_moe",
-    "qwen3_moe-q4",
-    "gpt_oss",
-    "deepseek_v3",
-    "nemotron_h-latent-q4",
-    "qwen3_5",
-    "qwen3_5_moe-q4",
-    "qwen3_next",
-];
-
-/// Maximum tokens of a context.
-const CONTEXT_TOKENS: usize = 384;
 
 /// Contexts of a script. The engine's own is not one of them.
 const CONTEXTS: usize = 6;
 
 /// Tokens of a context that are compared: enough for pages to be sealed.
 const TOKENS: usize = 330;
-
-/// The budget of an engine.
-#[derive(Debug, Clone, Copy)]
-enum Memory {
-    /// The smallest that works: weights and pages are streamed.
-    Floor,
-    /// More than can be used.
-    Plenty,
-}
-
-fn engine(dir: &Path, compute: Compute, memory: Memory, kv: KvPolicy, n_contexts: usize) -> Engine {
-    let workload = Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS).with_kv(kv).with_contexts(n_contexts);
-    let model = Model::open_on(Checkpoint::open(dir, IoMode::Pread).unwrap(), compute).unwrap();
-    let budget_bytes = match memory {
-        Memory::Floor => model.floor_bytes(&workload),
-        Memory::Plenty => 1 << 40,
-    };
-    let mut options = EngineOptions::new(budget_bytes, workload);
-    options.kv_dir = std::env::temp_dir().join("flash-test-batch");
-    model.load(&options).unwrap()
-}
-
-/// Returns the tokens of the context `idx`.
-fn sequence(idx: usize, len: usize, vocab: usize) -> Vec<u32> {
-    (0..len).map(|at| ((at * at * 7 + at * (31 + idx) + idx * 101 + 5) % vocab) as u32).collect()
-}
-
-fn bits<'a>(rows: impl IntoIterator<Item = &'a [f32]>) -> Vec<Vec<u32>> {
-    rows.into_iter().map(|row| row.iter().map(|logit| logit.to_bits()).collect()).collect()
-}
 
 /// The bits of the logits of each token.
 type Rows = Vec<Vec<u32>>;
@@ -168,7 +117,6 @@ fn check(script: &Script) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-#[cfg(target_os = "linux")]
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
@@ -179,7 +127,6 @@ proptest! {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn contexts_of_every_family_run_together_as_each_alone() {
     for family in FAMILIES {
         for (memory, format) in [(Memory::Floor, KvFormat::Exact), (Memory::Plenty, KvFormat::Int8)] {
@@ -194,62 +141,4 @@ fn contexts_of_every_family_run_together_as_each_alone() {
             check(&script).unwrap_or_else(|error| panic!("{script:?}: {error}"));
         }
     }
-}
-
-#[test]
-fn contexts_with_operations_of_mlx_compute_about_the_same_together_as_alone() {
-    for name in FAMILIES {
-        let (dir, vocab) = family(name);
-        let mut engine = engine(&dir, Compute::Mlx, Memory::Plenty, KvPolicy::default(), 3);
-        let sequences: Vec<_> = (0..3).map(|idx| sequence(idx, 20, vocab)).collect();
-        let wanted: Vec<Vec<f32>> = sequences
-            .iter()
-            .map(|ids| {
-                engine.truncate(0).unwrap();
-                engine.forward(ids).unwrap()
-            })
-            .collect();
-        let mut contexts: Vec<Context> = (0..2).map(|_| engine.new_context().unwrap()).collect();
-        let mut logits = Logits::default();
-        for rows in [0..7, 7..19, 19..20] {
-            let mut segments: Vec<Segment<'_>> = contexts
-                .iter_mut()
-                .zip(&sequences)
-                .map(|(context, ids)| Segment::new(context, &ids[rows.clone()]))
-                .collect();
-            engine.pass(&mut segments, &mut logits).unwrap();
-        }
-        for (idx, wanted) in wanted.iter().enumerate().take(2) {
-            let got = logits.of(idx).next().unwrap();
-            let largest = wanted.iter().fold(0.0_f32, |max, logit| max.max(logit.abs()));
-            let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-3 * largest;
-            assert!(got.iter().zip(wanted).all(is_close), "{name}");
-        }
-    }
-}
-
-#[test]
-fn a_context_with_no_room_or_a_token_out_of_range_is_refused_before_anything_is_computed() {
-    let (dir, vocab) = family("qwen3");
-    let mut engine = engine(&dir, Compute::Auto, Memory::Floor, KvPolicy::default(), 2);
-    let mut context = engine.new_context().unwrap();
-    let mut logits = Logits::default();
-    let ids = sequence(0, context.max_tokens() + 1, vocab);
-    for (tokens, text) in [(ids.as_slice(), "tokens"), (&[vocab as u32], "vocabulary"), (&[], "empty")] {
-        let error = engine.pass(&mut [Segment { context: &mut context, tokens, n_logits: 0 }], &mut logits);
-        let error = error.unwrap_err().to_string();
-        assert!(error.contains(text), "{error}");
-        assert_eq!(context.held_tokens(), 0);
-    }
-    assert!(engine.pass(&mut [], &mut logits).unwrap().is_empty());
-}
-
-#[test]
-#[should_panic(expected = "a context of this engine")]
-fn a_context_of_another_engine_is_a_bug() {
-    let (dir, _) = family("qwen3");
-    let open = || engine(&dir, Compute::Auto, Memory::Floor, KvPolicy::default(), 2);
-    let (mut engine, other) = (open(), open());
-    let mut context = other.new_context().unwrap();
-    let _ = engine.pass(&mut [Segment::new(&mut context, &[1])], &mut Logits::default());
 }

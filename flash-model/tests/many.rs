@@ -74,7 +74,6 @@ fn alone(dir: &Path, vocab: usize, requests: &[Request]) -> Vec<Vec<u32>> {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn every_answer_is_the_same_as_alone() {
     for name in ["qwen3", "llama-sliding", "mixtral", "gpt_oss", "deepseek_v3", "nemotron_h", "qwen3_next-q4"]
     {
@@ -87,7 +86,10 @@ fn every_answer_is_the_same_as_alone() {
             for (idx, mut answer) in answers.into_iter().enumerate() {
                 let text: String = answer.by_ref().collect();
                 let generation = answer.finish().unwrap();
-                assert_eq!(generation.token_ids, wanted[idx], "{name}, {n_contexts} contexts, request {idx}");
+                let what = format!("{name}, {n_contexts} contexts, request {idx}");
+                assert_eq!(generation.token_ids.len(), wanted[idx].len(), "{what}");
+                // MLX's own operations round a row differently in other company.
+                assert!(!cfg!(target_os = "linux") || generation.token_ids == wanted[idx], "{what}");
                 assert_eq!(generation.text, text);
                 assert_eq!(generation.finish_reason, FinishReason::Length);
             }

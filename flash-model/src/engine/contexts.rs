@@ -90,6 +90,12 @@ impl ScratchPages {
 }
 
 impl Contexts {
+    /// # Panics
+    /// If the context was created by another engine.
+    pub(super) fn check_owner(&self, context: &Context) {
+        assert!(Arc::ptr_eq(&self.owner, &context.owner), "a context of this engine");
+    }
+
     /// Returns the maximum tokens of a context.
     pub(super) fn max_tokens(&self) -> usize {
         self.plan.context_tokens().min(self.max_positions)

@@ -191,6 +191,21 @@ impl PagedLayer {
         self.sealed.len()
     }
 
+    /// Returns the end of the tokens.
+    pub(super) fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Whether pages have been evicted.
+    pub(super) fn has_evicted(&self) -> bool {
+        self.sealed.len() > self.pages.plan.retention.max_pages
+    }
+
+    /// Returns the record of a page of the window.
+    pub(super) fn window_record(&self, page_idx: usize) -> &[u8] {
+        self.window[page_idx % self.window.len()].as_slice()
+    }
+
     /// Copies tokens of the window to rows `[parts, kv_heads, tokens, head_dim]`; the parts are keys, and values if
     /// they are stored.
     pub(super) fn copy_rows(&self, tokens: Range<usize>, rows: &mut [u8]) {

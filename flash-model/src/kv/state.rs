@@ -85,6 +85,12 @@ impl StateBuffers {
         Ok(buffers)
     }
 
+    /// Copies the committed state of another context.
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.held.as_mut_slice().copy_from_slice(other.held.as_slice());
+        self.has_next = false;
+    }
+
     fn clear(&mut self) {
         self.held.as_mut_slice().fill(0);
         self.has_next = false;
@@ -121,6 +127,11 @@ impl StateArrays {
     fn new(shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
         let memory = budget.reserve(shape.budget_bytes())?;
         Ok(Self { shape, held: zeroes(shape)?, next: None, _memory: memory })
+    }
+
+    /// Shares the committed state of another context.
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        (self.held, self.next) = (other.held.clone(), None);
     }
 
     /// Returns the latest state.

@@ -1,0 +1,64 @@
+//! Engines with several contexts, for tests.
+
+use std::path::Path;
+
+use flash_io::IoMode;
+use flash_model::{Checkpoint, Compute, Engine, EngineOptions, KvPolicy, Model, Workload};
+
+/// A model of each family and kind of layer.
+pub(crate) const FAMILIES: [&str; 15] = [
+    "llama-sliding",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "phi3",
+    "gemma3-text-q4",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe-q4",
+    "gpt_oss",
+    "deepseek_v3",
+    "nemotron_h-latent-q4",
+    "qwen3_5",
+    "qwen3_5_moe-q4",
+    "qwen3_next",
+];
+
+/// Maximum tokens of a context.
+const CONTEXT_TOKENS: usize = 384;
+
+/// The budget of an engine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Memory {
+    /// The smallest that works: weights and pages are streamed.
+    Floor,
+    /// More than can be used.
+    Plenty,
+}
+
+pub(crate) fn engine(
+    dir: &Path,
+    compute: Compute,
+    memory: Memory,
+    kv: KvPolicy,
+    n_contexts: usize,
+) -> Engine {
+    let workload = Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS).with_kv(kv).with_contexts(n_contexts);
+    let model = Model::open_on(Checkpoint::open(dir, IoMode::Pread).unwrap(), compute).unwrap();
+    let budget_bytes = match memory {
+        Memory::Floor => model.floor_bytes(&workload),
+        Memory::Plenty => 1 << 40,
+    };
+    let mut options = EngineOptions::new(budget_bytes, workload);
+    options.kv_dir = std::env::temp_dir().join("flash-test-batch");
+    model.load(&options).unwrap()
+}
+
+/// Returns the tokens of the context `idx`.
+pub(crate) fn sequence(idx: usize, len: usize, vocab: usize) -> Vec<u32> {
+    (0..len).map(|at| ((at * at * 7 + at * (31 + idx) + idx * 101 + 5) % vocab) as u32).collect()
+}
+
+pub(crate) fn bits<'a>(rows: impl IntoIterator<Item = &'a [f32]>) -> Vec<Vec<u32>> {
+    rows.into_iter().map(|row| row.iter().map(|logit| logit.to_bits()).collect()).collect()
+}

@@ -1,0 +1,125 @@
+//! Contexts of an engine, with every backend.
+
+#[path = "common/contexts.rs"]
+mod contexts;
+#[path = "common/family.rs"]
+mod family;
+
+use contexts::{FAMILIES, Memory, bits, engine, sequence};
+use family::family;
+use flash_model::{Compute, Context, Engine, KvFormat, KvPolicy, Logits, Segment};
+
+#[test]
+fn a_fork_and_its_origin_continue_on_their_own() {
+    for compute in
+        if cfg!(target_os = "linux") { &[Compute::Native, Compute::Mlx][..] } else { &[Compute::Mlx] }
+    {
+        for name in FAMILIES {
+            let (dir, vocab) = family(name);
+            for (memory, format) in [
+                (Memory::Floor, KvFormat::Exact),
+                (Memory::Plenty, KvFormat::Exact),
+                (Memory::Floor, KvFormat::Int8),
+                (Memory::Plenty, KvFormat::F16),
+            ] {
+                let mut engine = engine(&dir, *compute, memory, KvPolicy::new(format), 4);
+                let (ids, others) = (sequence(0, 340, vocab), sequence(1, 340, vocab));
+                for n_common in [0, 5, 290] {
+                    let replay = |engine: &mut Engine, rest: &[u32]| {
+                        engine.truncate(0).unwrap();
+                        if n_common > 0 {
+                            engine.forward(&ids[..n_common]).unwrap();
+                        }
+                        rest.iter()
+                            .map(|id| bits([engine.forward(&[*id]).unwrap().as_slice()]))
+                            .collect::<Vec<_>>()
+                    };
+                    let wanted = [&ids[n_common..][..3], &others[n_common..][..3]];
+                    let wanted = wanted.map(|rest| replay(&mut engine, rest));
+
+                    let mut origin = engine.new_context().unwrap();
+                    let mut logits = Logits::default();
+                    if n_common > 0 {
+                        engine.pass(&mut [Segment::new(&mut origin, &ids[..n_common])], &mut logits).unwrap();
+                    }
+                    let mut fork = engine.fork(&origin).unwrap();
+                    assert_eq!(fork.held(), origin.held());
+                    for at in 0..3 {
+                        for (context, ids, wanted) in
+                            [(&mut origin, &ids, &wanted[0]), (&mut fork, &others, &wanted[1])]
+                        {
+                            let token = &ids[n_common + at..][..1];
+                            engine.pass(&mut [Segment::new(context, token)], &mut logits).unwrap();
+                            let what =
+                                format!("{name}, {compute:?}, {memory:?}, {format:?}, {n_common}, {at}");
+                            assert!(bits(logits.of(0)) == wanted[at], "{what}");
+                        }
+                    }
+                    // A fork of a fork outlives both.
+                    let mut last = engine.fork(&fork).unwrap();
+                    drop((origin, fork));
+                    assert_eq!(last.held_tokens(), n_common + 3);
+                    engine.pass(&mut [Segment::new(&mut last, &[1])], &mut logits).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn contexts_with_operations_of_mlx_compute_about_the_same_together_as_alone() {
+    for name in FAMILIES {
+        let (dir, vocab) = family(name);
+        let mut engine = engine(&dir, Compute::Mlx, Memory::Plenty, KvPolicy::default(), 3);
+        let sequences: Vec<_> = (0..3).map(|idx| sequence(idx, 20, vocab)).collect();
+        let wanted: Vec<Vec<f32>> = sequences
+            .iter()
+            .map(|ids| {
+                engine.truncate(0).unwrap();
+                engine.forward(ids).unwrap()
+            })
+            .collect();
+        let mut contexts: Vec<Context> = (0..2).map(|_| engine.new_context().unwrap()).collect();
+        let mut logits = Logits::default();
+        for rows in [0..7, 7..19, 19..20] {
+            let mut segments: Vec<Segment<'_>> = contexts
+                .iter_mut()
+                .zip(&sequences)
+                .map(|(context, ids)| Segment::new(context, &ids[rows.clone()]))
+                .collect();
+            engine.pass(&mut segments, &mut logits).unwrap();
+        }
+        for (idx, wanted) in wanted.iter().enumerate().take(2) {
+            let got = logits.of(idx).next().unwrap();
+            let largest = wanted.iter().fold(0.0_f32, |max, logit| max.max(logit.abs()));
+            let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-3 * largest;
+            assert!(got.iter().zip(wanted).all(is_close), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_context_with_no_room_or_a_token_out_of_range_is_refused_before_anything_is_computed() {
+    let (dir, vocab) = family("qwen3");
+    let mut engine = engine(&dir, Compute::Auto, Memory::Floor, KvPolicy::default(), 2);
+    let mut context = engine.new_context().unwrap();
+    let mut logits = Logits::default();
+    let ids = sequence(0, context.max_tokens() + 1, vocab);
+    for (tokens, text) in [(ids.as_slice(), "tokens"), (&[vocab as u32], "vocabulary"), (&[], "empty")] {
+        let error = engine.pass(&mut [Segment { context: &mut context, tokens, n_logits: 0 }], &mut logits);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+        assert_eq!(context.held_tokens(), 0);
+    }
+    assert!(engine.pass(&mut [], &mut logits).unwrap().is_empty());
+}
+
+#[test]
+#[should_panic(expected = "a context of this engine")]
+fn a_context_of_another_engine_is_a_bug() {
+    let (dir, _) = family("qwen3");
+    let open = || engine(&dir, Compute::Auto, Memory::Floor, KvPolicy::default(), 2);
+    let (mut engine, other) = (open(), open());
+    let mut context = other.new_context().unwrap();
+    let _ = engine.pass(&mut [Segment::new(&mut context, &[1])], &mut Logits::default());
+}
