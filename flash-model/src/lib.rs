@@ -31,6 +31,9 @@
 //! # }
 //! ```
 //!
+//! [`Engine::pass`] runs tokens of several contexts in one pass over the weights, and [`Batch`] answers many prompts at
+//! once that way.
+//!
 //! Also here: [`sample`], [`Model::plan`] and [`Model::predict`] (what a budget pins, and how fast it is),
 //! [`Model::open_session`] and [`Model::resume`] (contexts that outlive the process), [`KvPolicy`] (how keys and values
 //! are stored), and [`Allowance`] (a budget that shrinks and grows while the model runs). A budget is for the whole

@@ -12,8 +12,14 @@ use crate::{demo, models, run};
 
 /// The program, as the README writes it before it is installed.
 const FROM_SOURCE: &str = "cargo run --release -- ";
-/// The prompt file of the README's examples.
-const PROMPT_FILE: (&str, &str) = ("report-and-question.txt", "Paris is in France. The capital of France is");
+/// The files of the README's examples.
+const FILES: [(&str, &str); 2] = [
+    ("report-and-question.txt", "Paris is in France. The capital of France is"),
+    (
+        "prompts.jsonl",
+        "{\"id\": 1, \"prompt\": \"The capital of France is\"}\n{\"prompt\": \"The sea is\"}\n",
+    ),
+];
 
 /// Runs every command of the README, with the demo model.
 pub fn check() -> Result<()> {
@@ -22,7 +28,9 @@ pub fn check() -> Result<()> {
     let flash_cli = &models::build_cli("quick")?;
     let model = models::demo(flash_cli)?;
     let dir = tempfile::tempdir()?;
-    fs::write(dir.path().join(PROMPT_FILE.0), PROMPT_FILE.1)?;
+    for (name, text) in FILES {
+        fs::write(dir.path().join(name), text)?;
+    }
     for command in commands(&readme) {
         eprintln!("$ {command}");
         match command {

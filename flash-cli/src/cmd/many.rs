@@ -112,7 +112,7 @@ where
     result.with_context(|| format!("{}, line {}", path.display(), line_idx + 1))
 }
 
-/// Opens a file, and names it in errors.
-fn open(path: &PathBuf) -> anyhow::Result<String> {
+/// Reads a file, and names it in errors.
+fn read(path: &PathBuf) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| path.display().to_string())
 }

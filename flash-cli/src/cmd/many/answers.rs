@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::prompts::Prompt;
-use super::{in_line, open};
+use super::{in_line, read};
 
 /// An answer, or the error in its place.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ impl Answers {
     pub(super) fn open(path: &PathBuf, prompts: &[Prompt]) -> anyhow::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path);
         let file = file.with_context(|| path.display().to_string())?;
-        let text = open(path)?;
+        let text = read(path)?;
         let complete = text.rfind('\n').map_or("", |end| &text[..=end]);
         let by_index: BTreeMap<_, _> = prompts.iter().map(|prompt| (prompt.index, prompt)).collect();
         let mut are_answered = BTreeMap::new();

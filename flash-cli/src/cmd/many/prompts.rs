@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{in_line, open};
+use super::{in_line, read};
 use crate::template::TemplateOptions;
 
 /// A prompt of the file.
@@ -49,7 +49,7 @@ impl Prompt {
         template: Option<&(ChatTemplate, TemplateOptions)>,
     ) -> anyhow::Result<Vec<Self>> {
         let mut prompts = Vec::new();
-        for (index, line) in open(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        for (index, line) in read(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let input: Input = in_line(serde_json::from_str(line), path, index)?;
             let ids = in_line(input.tokens(tokenizer, template), path, index)?;
             let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
