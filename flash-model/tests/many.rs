@@ -192,7 +192,7 @@ fn a_failed_read_ends_the_requests_of_its_pass_and_later_ones_are_answered() {
     let request = || Request::new(vec![1, 2, 3, 4], GenerateOptions::new(8));
     let wanted = start(&dir, vocab, 1).submit(request()).finish().unwrap().token_ids;
     let mut failures = 0;
-    for nth in (0..90).step_by(6) {
+    for nth in 0..90 {
         let dir = dir.clone();
         let load = move || {
             let workload = Workload::new(300, CONTEXT_TOKENS).with_contexts(3).with_prefetch(false);
@@ -218,7 +218,7 @@ fn a_failed_read_ends_the_requests_of_its_pass_and_later_ones_are_answered() {
         }
         assert_eq!(batch.submit(request()).finish().unwrap().token_ids, wanted, "read {nth}");
     }
-    assert!(failures > 3, "only {failures} requests failed");
+    assert!(failures > 20, "only {failures} requests failed");
 }
 
 #[test]
