@@ -132,7 +132,7 @@ pub(crate) struct ManyArgs {
     #[arg(long, value_name = "FILE", requires = "prompts")]
     pub(crate) out: Option<PathBuf>,
     /// Answer this many prompts at once
-    #[arg(long, value_name = "N", requires = "prompts", default_value_t = NonZeroUsize::new(8).expect("not zero"))]
+    #[arg(long, value_name = "N", requires = "prompts", default_value = "8")]
     pub(crate) clients: NonZeroUsize,
 }
 

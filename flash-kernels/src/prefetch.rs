@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// How far ahead of their use weights are prefetched from memory, and into which caches. Kernels whose instruction set
-/// has no choice ignore it.
+/// Prefetching policy of weights in memory: the distance, and the target cache. Kernels whose instruction set has no
+/// choice ignore it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Prefetch {

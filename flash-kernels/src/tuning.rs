@@ -21,7 +21,7 @@ pub struct KernelTuning {
     pub prefetch: Prefetch,
     /// Whether layers that stay in memory store codes of 4 bits in [strips](crate::Strips).
     pub strips_4_bits: bool,
-    /// The same for codes of 8 bits.
+    /// Whether they store codes of 8 bits in strips.
     pub strips_8_bits: bool,
 }
 
@@ -42,10 +42,10 @@ impl KernelTuning {
         Self { isa, n_threads: cores::usable(), prefetch: isa.prefetch(), strips_4_bits, strips_8_bits }
     }
 
-    /// Measures products of one row of activations, and returns the fastest tuning: the [usual](Self::usual) one, except
+    /// Measures products of few rows of activations, and returns the fastest tuning: the [usual](Self::usual) one, except
     /// where another choice is faster by more than noise.
     ///
-    /// Takes about a tenth of a second, and 9 MiB of memory; nothing if there is no choice. The machine should be idle.
+    /// Takes about a quarter of a second, and 9 MiB of memory; nothing if there is no choice. The machine should be idle.
     ///
     /// # Errors
     /// See [`usual`](Self::usual).

@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicBool;
 
 use flash_io::{Budget, Reservation};
 use flash_kv::PrefixStore;
-use flash_sched::ByteRate;
+use flash_sched::{ByteRate, PassCost};
 
 use crate::ModelError;
 use crate::engine::contexts::Contexts;
@@ -147,10 +147,15 @@ impl Engine {
     /// # Panics
     /// If the context was created by another engine.
     pub fn fork(&self, context: &Context) -> Result<Context, ModelError> {
-        self.contexts.check_owner(context);
+        context.check_owner(&self.contexts.owner);
         let mut fork = self.contexts.make()?;
         fork.kv.copy_from(&context.kv)?;
         Ok(fork)
+    }
+
+    /// Returns the estimated compute time of a pass by its rows, without waits for weights.
+    pub fn pass_cost(&self) -> &PassCost {
+        &self.model.cost
     }
 
     /// Returns the number of contexts that memory is planned for.

@@ -30,7 +30,7 @@ const SUBMITTED_PER_CLIENT: usize = 2;
 const MAX_PASS: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(options: ManyOptions) -> anyhow::Result<ExitCode> {
-    let ManyOptions { mut engine, prompts, out, clients, chat, mut generate, sampling } = options;
+    let ManyOptions { engine, prompts, out, clients, chat, mut generate, sampling } = options;
     let model_dir = engine.model.find_to_run()?;
     let tokenizer = Tokenizer::open(&model_dir)?;
     if chat.is_some() {
@@ -49,7 +49,6 @@ pub(crate) fn run(options: ManyOptions) -> anyhow::Result<ExitCode> {
     }
     let longest = todo.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
     let n_clients = clients.min(todo.len());
-    engine.kv.is_append_only = true;
     let (batch, _watcher) = start(engine, tokenizer, longest, generate.max_tokens, n_clients)?;
 
     let bar = ProgressBar::new(prompts.len() as u64)
@@ -90,7 +89,9 @@ fn start(
     let of_thread = Arc::clone(&watcher);
     let load = move || -> anyhow::Result<_> {
         let session = Session::open(settings)?;
-        let workload = session.workload(prompt_tokens, answer_tokens).with_contexts(n_contexts);
+        let mut workload = session.workload(prompt_tokens, answer_tokens).with_contexts(n_contexts);
+        // A context is one prompt and its answer.
+        workload.kv.is_append_only = true;
         let Loaded { engine, watcher, .. } = session.load(workload)?;
         *of_thread.lock() = watcher;
         Ok(engine)

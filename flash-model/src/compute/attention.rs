@@ -28,8 +28,8 @@ pub(crate) struct HeadNorms<'a> {
     pub keys: Norm<'a>,
 }
 
-/// Projections of the new tokens of all segments: `[1, n, heads · head_dim]` each, with KV heads for keys and values. Values are none
-/// if they are stored inside the keys.
+/// Projections of the new tokens of all segments: `[1, n, heads · head_dim]` each, with KV heads for keys and values.
+/// Values are none if they are stored inside the keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionInput<'a> {
     pub queries: &'a Value,

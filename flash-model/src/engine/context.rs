@@ -53,6 +53,12 @@ impl Context {
         self.kv.truncate(tokens)
     }
 
+    /// # Panics
+    /// If the context was created by another engine than `owner` identifies.
+    pub(super) fn check_owner(&self, owner: &Arc<()>) {
+        assert!(Arc::ptr_eq(owner, &self.owner), "a context of this engine");
+    }
+
     /// Checks that there is room for `n_tokens` more tokens.
     pub(super) fn check_room(&self, n_tokens: usize) -> Result<(), ModelError> {
         let prompt_tokens = self.held_tokens() + n_tokens;

@@ -41,17 +41,12 @@ pub(super) struct ScratchPages {
     file: Scratch,
     reader: Arc<Reader>,
     shard: ShardIdx,
-    regions: Arc<Regions>,
+    regions: Arc<Mutex<Regions>>,
 }
 
-/// Free regions of a page file.
+/// Regions of a page file.
 #[derive(Debug, Default)]
 struct Regions {
-    state: Mutex<FreeRegions>,
-}
-
-#[derive(Debug, Default)]
-struct FreeRegions {
     /// Regions that were given back.
     free: Vec<usize>,
     /// Regions in use or free.
@@ -62,15 +57,15 @@ struct FreeRegions {
 #[derive(Debug)]
 pub(super) struct Region {
     idx: usize,
-    regions: Arc<Regions>,
+    regions: Arc<Mutex<Regions>>,
 }
 
 impl Region {
-    fn take(regions: &Arc<Regions>) -> Self {
-        let state = &mut *regions.state.lock();
-        let idx = state.free.pop().unwrap_or_else(|| {
-            state.n_regions += 1;
-            state.n_regions - 1
+    fn take(regions: &Arc<Mutex<Regions>>) -> Self {
+        let Regions { free, n_regions } = &mut *regions.lock();
+        let idx = free.pop().unwrap_or_else(|| {
+            *n_regions += 1;
+            *n_regions - 1
         });
         Self { idx, regions: Arc::clone(regions) }
     }
@@ -78,7 +73,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        self.regions.state.lock().free.push(self.idx);
+        self.regions.lock().free.push(self.idx);
     }
 }
 
@@ -90,12 +85,6 @@ impl ScratchPages {
 }
 
 impl Contexts {
-    /// # Panics
-    /// If the context was created by another engine.
-    pub(super) fn check_owner(&self, context: &Context) {
-        assert!(Arc::ptr_eq(&self.owner, &context.owner), "a context of this engine");
-    }
-
     /// Returns the maximum tokens of a context.
     pub(super) fn max_tokens(&self) -> usize {
         self.plan.context_tokens().min(self.max_positions)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flash_io::{Budget, Pace, Reader, Shard, ShardIdx};
 use flash_kv::{PageFile, PrefixStore, Scratch};
-use flash_sched::Ema;
+use flash_sched::{Ema, PassCost};
 
 use super::{Engine, EngineOptions, SessionContext};
 use crate::engine::contexts::{Contexts, ScratchPages};
@@ -150,6 +150,7 @@ impl Model {
                 experts,
                 interrupt: Interrupt::default(),
                 token_compute: Ema::default(),
+                cost: PassCost::default(),
                 owner,
             },
             contexts,

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flash_sched::Ema;
+use flash_sched::{Ema, PassCost};
 
 use super::Context;
 use crate::ModelError;
@@ -81,6 +81,8 @@ pub(super) struct LoadedModel {
     pub interrupt: Interrupt,
     /// Compute time of passes of a single row.
     pub token_compute: Ema,
+    /// Compute time of passes by their rows.
+    pub cost: PassCost,
     /// Identifies the contexts of this engine.
     pub owner: Arc<()>,
 }
@@ -99,14 +101,16 @@ impl LoadedModel {
             return Ok(Vec::new());
         }
         for segment in &*segments {
-            assert!(Arc::ptr_eq(&self.owner, &segment.context.owner), "a context of this engine");
+            segment.context.check_owner(&self.owner);
             self.check(segment.context, segment.tokens)?;
             assert!(segment.n_logits <= segment.tokens.len(), "logits of new tokens");
         }
         let (begin, stall) = (Instant::now(), self.stall());
         let outcomes = self.run(segments, |decoder, pass| decoder.logits(pass, &mut logits.values))?.1;
+        let compute = begin.elapsed().saturating_sub(self.stall() - stall);
+        self.cost.observe(segments.iter().map(|segment| segment.tokens.len()).sum(), compute);
         if let [Segment { tokens: [_], .. }] = segments {
-            self.token_compute.observe(begin.elapsed().saturating_sub(self.stall() - stall));
+            self.token_compute.observe(compute);
         }
         let mut start = 0;
         logits.rows.clear();

@@ -87,7 +87,12 @@ impl StateBuffers {
 
     /// Copies the committed state of another context.
     pub(super) fn copy_from(&mut self, other: &Self) {
-        self.held.as_mut_slice().copy_from_slice(other.held.as_slice());
+        self.fill(other.held.as_slice());
+    }
+
+    /// Sets the committed state from bytes, as many as it has.
+    fn fill(&mut self, bytes: &[u8]) {
+        self.held.as_mut_slice().copy_from_slice(bytes);
         self.has_next = false;
     }
 
@@ -241,11 +246,7 @@ impl LayerKv {
     /// Sets the committed state from `bytes`.
     pub(super) fn fill_state(&mut self, bytes: &[u8]) -> Result<(), Exception> {
         match self {
-            Self::SharedState(buffers) => {
-                let buffers = &mut *buffers.lock();
-                buffers.held.as_mut_slice().copy_from_slice(bytes);
-                buffers.has_next = false;
-            }
+            Self::SharedState(buffers) => buffers.lock().fill(bytes),
             Self::ArrayState(StateArrays { shape, held, next, .. }) => {
                 let array = |(range, dims): (Range<usize>, Vec<i32>)| {
                     let numbers = bytes[range].as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use flash_model::{BatchOptions, Context, Engine, Logits, Segment, memory};
-use flash_sched::{ByteRate, Limit, PassCost, PassLimits, rows};
+use flash_sched::{ByteRate, Limit, PassLimits, rows};
 use serde::Serialize;
 
 use super::trial::{Trial, mean, median};
@@ -133,15 +133,14 @@ struct Clients {
     logits: Logits,
     rng: fastrand::Rng,
     vocab_size: u32,
-    cost: PassCost,
 }
 
-/// What one more client sees, and the others of it.
+/// Times of one more client that joins the others, and of their passes.
 #[derive(Debug)]
 struct Newcomer {
-    /// Time until its first token, if nobody else is there.
+    /// Time to its first token, if nobody else is there.
     alone: Duration,
-    /// The same beside the others.
+    /// Time to its first token beside the others.
     first_token: Duration,
     /// Mean time of the passes meanwhile.
     pass: Duration,
@@ -163,8 +162,7 @@ impl Clients {
         let contexts = (0..n_clients).map(|_| engine.new_context()).collect::<Result<_, _>>()?;
         let rng = fastrand::Rng::with_seed(SEED);
         // One token is valid in any vocabulary; the first pass tells how many are.
-        let (logits, cost) = (Logits::default(), PassCost::default());
-        let mut clients = Self { contexts, engine, logits, rng, vocab_size: 1, cost };
+        let mut clients = Self { contexts, engine, logits: Logits::default(), rng, vocab_size: 1 };
         clients.decode()?;
         clients.vocab_size = clients.logits.of(0).next().map_or(1, <[f32]>::len) as u32;
         clients.pass(prompt_tokens)?;
@@ -198,17 +196,14 @@ impl Clients {
         n_tokens: usize,
         newcomer: Option<(&mut Context, &[u32])>,
     ) -> anyhow::Result<Duration> {
-        let Self { contexts, engine, logits, rng, vocab_size, cost } = self;
+        let Self { contexts, engine, logits, rng, vocab_size } = self;
         let tokens: Vec<u32> = (0..n_tokens * contexts.len()).map(|_| rng.u32(..*vocab_size)).collect();
         let segments = contexts.iter_mut().zip(tokens.chunks(n_tokens.max(1)));
         let mut segments: Vec<_> = segments.map(|(context, ids)| Segment::new(context, ids)).collect();
         segments.extend(newcomer.map(|(context, part)| Segment::new(context, part)));
-        let n_rows = segments.iter().map(|segment| segment.tokens.len()).sum();
-        let (begin, stall) = (Instant::now(), engine.stats().stall);
+        let begin = Instant::now();
         engine.pass(&mut segments, logits)?.into_iter().collect::<Result<(), _>>()?;
-        let elapsed = begin.elapsed();
-        cost.observe(n_rows, elapsed.saturating_sub(engine.stats().stall - stall));
-        Ok(elapsed)
+        Ok(begin.elapsed())
     }
 
     /// Adds a client, whose prompt runs in parts with the next tokens of the others, as in a
@@ -223,7 +218,8 @@ impl Clients {
             PassLimits { max_rows: self.engine.max_rows(), max_pass: BatchOptions::default().max_pass };
         let (mut n_passes, mut first_token, mut rest) = (0, Duration::ZERO, prompt.as_slice());
         while !rest.is_empty() {
-            let n_rows = rows::allot(&self.cost, limits, self.contexts.len(), &[rest.len()], reading)[0];
+            let n_rows =
+                rows::allot(self.engine.pass_cost(), limits, self.contexts.len(), &[rest.len()], reading)[0];
             let part;
             (part, rest) = rest.split_at(n_rows.max(1));
             first_token += self.pass_with(1, Some((&mut newcomer, part)))?;

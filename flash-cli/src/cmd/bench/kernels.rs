@@ -61,7 +61,7 @@ struct Report {
     products: Vec<Row>,
 }
 
-/// What was measured to be the fastest way to run the kernels of an instruction set.
+/// The fastest measured tuning of an instruction set's kernels.
 #[derive(Debug, Serialize)]
 struct Tuning {
     kernels: &'static str,

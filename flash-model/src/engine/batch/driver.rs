@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use flash_sched::{PassCost, PassLimits, rows};
+use flash_sched::{PassLimits, rows};
 use flash_text::Tokenizer;
 use parking_lot::Mutex;
 
@@ -95,7 +95,6 @@ pub(super) struct Driver<'t> {
     engine: Engine,
     tokenizer: &'t Tokenizer,
     limits: PassLimits,
-    cost: PassCost,
     submissions: Receiver<Submission>,
     in_pass: &'t InPass,
     /// Oldest first, as are the active ones.
@@ -116,7 +115,6 @@ impl<'t> Driver<'t> {
             limits: PassLimits { max_rows: engine.max_rows(), max_pass },
             engine,
             tokenizer,
-            cost: PassCost::default(),
             submissions,
             in_pass,
             waiting: VecDeque::new(),
@@ -195,9 +193,7 @@ impl<'t> Driver<'t> {
                     let prompt = request.prompt;
                     self.active.push(Active { context, prompt, answer, next: None, events, is_cancelled });
                 }
-                Err(error) => {
-                    send_end(&events, Err(error.into()));
-                }
+                Err(error) => send_end(&events, Err(error.into())),
             }
         }
     }
@@ -210,7 +206,8 @@ impl<'t> Driver<'t> {
             self.active.iter().filter(|active| active.is_decoding() && active.can_send()).count();
         let prompts: Vec<usize> =
             self.active.iter().filter(|active| !active.is_decoding()).map(Active::prompt_left).collect();
-        let mut of_prompts = rows::allot(&self.cost, self.limits, n_decoding, &prompts, reading).into_iter();
+        let of_prompts = rows::allot(self.engine.pass_cost(), self.limits, n_decoding, &prompts, reading);
+        let mut of_prompts = of_prompts.into_iter();
         let rows = self.active.iter().map(|active| match active.is_decoding() {
             true => usize::from(active.can_send()),
             false => of_prompts.next().unwrap_or(0),
@@ -223,7 +220,7 @@ impl<'t> Driver<'t> {
     /// # Errors
     /// [`BatchError::Panicked`]; the engine is then unusable.
     fn pass(&mut self, rows: &[usize]) -> Result<(), BatchError> {
-        let Self { engine, active, logits, in_pass, cost, .. } = self;
+        let Self { engine, active, logits, in_pass, .. } = self;
         let is_part = |rows: &usize| *rows > 0;
         let parts: Vec<usize> = (0..rows.len()).filter(|idx| is_part(&rows[*idx])).collect();
         in_pass.begin(parts.iter().map(|idx| Arc::clone(&active[*idx].is_cancelled)).collect());
@@ -233,7 +230,6 @@ impl<'t> Driver<'t> {
             .filter(|(_, rows)| is_part(rows))
             .map(|(active, rows)| active.segment(*rows))
             .collect();
-        let (begin, stall) = (Instant::now(), engine.stats().stall);
         let outcome = catch_unwind(AssertUnwindSafe(|| engine.pass(&mut segments, logits)));
         drop(segments);
         in_pass.end();
@@ -248,8 +244,6 @@ impl<'t> Driver<'t> {
             }
             Ok(Ok(outcomes)) => outcomes,
         };
-        let compute = begin.elapsed().saturating_sub(engine.stats().stall - stall);
-        cost.observe(rows.iter().sum(), compute);
         let mut ended = Vec::new();
         for (segment_idx, (idx, outcome)) in parts.iter().zip(outcomes).enumerate() {
             let step = outcome.and_then(|()| active[*idx].step(logits.last_mut(segment_idx)));

@@ -53,7 +53,7 @@ impl From<ModelError> for BatchError {
     }
 }
 
-/// What an answer consists of.
+/// A piece of an answer, or its end.
 #[derive(Debug)]
 pub(super) enum Event {
     Text(String),
