@@ -129,7 +129,7 @@ impl Decoder {
     fn hidden(&mut self, pass: &mut Pass<'_>) -> Result<Vec<Chunk>, ModelError> {
         let mut rows = Vec::with_capacity(pass.batch.len());
         for segment in &mut pass.batch {
-            rows.push((segment.kv.begin(segment.ids)?, segment.ids.len()));
+            rows.push((segment.kv.begin(segment.ids, segment.is_tentative)?, segment.ids.len()));
         }
         self.embedding.adapt(pass.residency);
         let mut chunks = Vec::new();

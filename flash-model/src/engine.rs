@@ -111,12 +111,13 @@ impl Engine {
     /// those that the segments want. A pass over streamed weights takes as long for some rows as for one.
     ///
     /// Each context's tokens and logits have the same bits as if it ran alone, if CPU kernels compute. Returns the outcome
-    /// of each segment. A segment fails alone if its pages cannot be read or written; its logits are meaningless, and its
+    /// of each segment. A segment fails alone if its tokens are not in the vocabulary or do not fit; it is then not run, and
+    /// has no logits. It also fails alone if its pages cannot be read or written; its logits are then meaningless, and its
     /// context is as after a failed [`forward`](Self::forward).
     ///
     /// # Errors
-    /// The errors of [`forward`](Self::forward) that concern all segments, or one before anything is computed: all
-    /// contexts are then as after a failed [`forward`](Self::forward).
+    /// The errors of [`forward`](Self::forward) that concern all segments: all contexts are then as after a failed
+    /// [`forward`](Self::forward).
     ///
     /// # Panics
     /// If a context was created by another engine, or a segment wants more logits than it has tokens.

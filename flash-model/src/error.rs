@@ -117,6 +117,14 @@ pub enum ModelError {
         /// Experts of the layer with the fewest experts.
         n_experts: usize,
     },
+    /// A tentative segment has more tokens than the context or the memory plan has room for.
+    #[error("a draft of {tokens} tokens was given, and there is room for {room}")]
+    DraftTooLong {
+        /// Tokens of the segment.
+        tokens: usize,
+        /// Tokens that it could have.
+        room: usize,
+    },
     /// A router score is NaN, or is infinite and input of a softmax, so that the token's experts have no weights.
     #[error(
         "layer {layer_idx}: the router's score of expert {expert_idx} is {score}: the weights, or the hidden states before it, \

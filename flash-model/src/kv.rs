@@ -29,9 +29,9 @@ pub(crate) use pages::PageSource;
 use pages::Pages;
 pub use plan::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub(crate) use plan::{KvPlan, PagedPlan, window_tokens};
-#[cfg(target_os = "linux")]
-pub(crate) use state::StateBuffers;
 pub(crate) use state::{CacheKind, StateArrays, StateShape};
+#[cfg(target_os = "linux")]
+pub(crate) use state::{Recorded, StateBuffers};
 pub(crate) use stored::{Stored, common_pages};
 pub(crate) use traffic::PageCounters;
 pub(crate) use twins::TwinFile;
@@ -50,6 +50,8 @@ pub(crate) struct KvCache {
     token_ids: Vec<u32>,
     /// The first `held_tokens` of `token_ids` are held. The others belong to the pass in progress.
     held_tokens: usize,
+    /// Tokens after the held ones that have been computed, and are neither committed nor taken back.
+    tentative_tokens: usize,
     /// Held tokens that were restored from a session, possibly with less precision.
     stored_tokens: usize,
     /// Whether the restored tokens are exact.
@@ -144,6 +146,7 @@ impl KvCache {
             store,
             token_ids: Vec::new(),
             held_tokens: 0,
+            tentative_tokens: 0,
             stored_tokens: 0,
             stored_exactly: true,
             rings: Vec::new(),
@@ -170,8 +173,28 @@ impl KvCache {
         &self.token_ids[..self.held_tokens]
     }
 
-    /// Begins a pass of `ids` behind the held tokens, and returns the position of the first.
-    pub(crate) fn begin(&mut self, ids: &[u32]) -> Result<usize, ModelError> {
+    /// Returns the number of computed tokens that are neither committed nor taken back.
+    pub(crate) fn tentative_tokens(&self) -> usize {
+        self.tentative_tokens
+    }
+
+    /// Returns how many tokens a pass may compute that are committed or taken back later: in pages, up to the end of the
+    /// page, so that none of them overwrites what the window of the held tokens needs.
+    pub(crate) fn tentative_room(&self) -> usize {
+        match &self.store {
+            // Ring buffers have room for a chunk beside their window.
+            Store::Plain(_) => PAGE_TOKENS,
+            Store::Paged(_) => PAGE_TOKENS - self.held_tokens % PAGE_TOKENS,
+        }
+    }
+
+    /// Begins a pass of `ids` behind the held tokens, and returns the position of the first. Tokens that were not committed
+    /// are taken back.
+    pub(crate) fn begin(&mut self, ids: &[u32], is_tentative: bool) -> Result<usize, ModelError> {
+        self.commit(0)?;
+        for layer in &mut self.layers {
+            layer.begin_state(is_tentative && ids.len() > 1);
+        }
         self.token_ids.truncate(self.held_tokens);
         self.token_ids.extend_from_slice(ids);
         self.written_tokens = self.written_tokens.max(self.token_ids.len());
@@ -184,12 +207,12 @@ impl KvCache {
         Ok(self.held_tokens)
     }
 
-    /// Ends a pass; no kernel may be running. A complete pass commits its tokens. A failed one is rolled back to the
-    /// tokens held before, or to an empty cache if their window has been overwritten.
+    /// Ends a pass; no kernel may be running. A complete pass commits its tokens, unless they are tentative. A failed one
+    /// is rolled back to the tokens held before, or to an empty cache if their window has been overwritten.
     ///
     /// # Errors
     /// The first page error of the pass, whose outputs are then invalid.
-    pub(crate) fn end(&mut self, is_complete: bool) -> Result<(), ModelError> {
+    pub(crate) fn end(&mut self, is_complete: bool, is_tentative: bool) -> Result<(), ModelError> {
         let mut failure = match &self.store {
             Store::Plain(_) => None,
             Store::Paged(pages) => pages.take_failure(),
@@ -200,17 +223,55 @@ impl KvCache {
             failure = mlx_rs::transforms::eval(lazy).err().map(ModelError::from);
         }
         if is_complete && failure.is_none() {
-            if let Store::Plain(tail) = &mut self.store {
-                tail.append(self.token_ids.len() - self.held_tokens)?;
+            self.tentative_tokens = self.token_ids.len() - self.held_tokens;
+            if !is_tentative {
+                self.commit(self.tentative_tokens)?;
             }
-            self.held_tokens = self.token_ids.len();
-            self.layers.iter_mut().for_each(LayerKv::commit_state);
         } else {
             self.layers.iter_mut().for_each(LayerKv::discard_next_state);
             self.finish_appends();
             self.truncate(self.held_tokens)?;
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Commits the first `n_tokens` tentative tokens, and takes back the others: nothing of them is left.
+    ///
+    /// # Errors
+    /// Errors of computing a recurrent state again, and of the pages' file. The cache is empty then.
+    ///
+    /// # Panics
+    /// If there are fewer tentative tokens.
+    pub(crate) fn commit(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+        let committed = self.try_commit(n_tokens);
+        if committed.is_err() {
+            self.truncate(0)?;
+        }
+        committed
+    }
+
+    fn try_commit(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+        let n_tentative = std::mem::take(&mut self.tentative_tokens);
+        assert!(n_tokens <= n_tentative, "{n_tokens} of {n_tentative} tentative tokens");
+        if n_tentative == 0 {
+            return Ok(());
+        }
+        for layer in &mut self.layers {
+            layer.commit_state(n_tokens, n_tentative)?;
+        }
+        self.held_tokens += n_tokens;
+        match &mut self.store {
+            Store::Plain(tail) => {
+                tail.append(n_tokens)?;
+            }
+            Store::Paged(pages) if n_tokens < n_tentative => {
+                pages.append_tokens(self.held_tokens, &[]);
+                self.paged_layers().try_for_each(|layer| layer.lock().rewind(self.held_tokens))?;
+            }
+            Store::Paged(_) => {}
+        }
+        self.token_ids.truncate(self.held_tokens);
+        Ok(())
     }
 
     /// Evaluates the appends of a failed pass. If the next append came on top of them, MLX would still hold a reference
@@ -249,6 +310,9 @@ impl KvCache {
     /// Truncates the cache to the first `tokens` tokens, or clears it if [that is impossible](Self::rewind_len).
     /// Returns the tokens kept.
     pub(crate) fn truncate(&mut self, tokens: usize) -> Result<usize, ModelError> {
+        if self.tentative_tokens > 0 {
+            self.commit(0)?;
+        }
         let tokens = self.rewind_len(tokens);
         self.paged_layers().try_for_each(|layer| layer.lock().rewind(tokens))?;
         self.set_held(tokens)?;
@@ -289,12 +353,12 @@ impl KvCache {
     pub(crate) fn fill_synthetic(&mut self, n_tokens: usize) -> Result<(), ModelError> {
         let ids: Vec<u32> = (0..n_tokens as u32).collect();
         self.truncate(0)?;
-        self.begin(&ids)?;
+        self.begin(&ids, false)?;
         for layer in &self.layers {
             let LayerKv::Paged(layer) = layer else { continue };
             layer.lock().fill_synthetic(n_tokens)?;
         }
-        self.end(true)
+        self.end(true, false)
     }
 }
 

@@ -3,47 +3,19 @@
 // The CPU kernels are available on Linux only, and MLX's own operations do not promise it.
 #![cfg(target_os = "linux")]
 
+#[path = "common/alone.rs"]
+mod alone;
 #[path = "common/contexts.rs"]
 mod contexts;
 #[path = "common/family.rs"]
 mod family;
 
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
-
+use alone::{CONTEXTS, TOKENS, alone};
 use contexts::{FAMILIES, Memory, bits, engine, sequence};
 use family::family;
 use flash_model::{Compute, Context, KvFormat, KvPolicy, Logits, Segment};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-
-/// Contexts of a script. The engine's own is not one of them.
-const CONTEXTS: usize = 6;
-
-/// Tokens of a context that are compared: enough for pages to be sealed.
-const TOKENS: usize = 330;
-
-/// The bits of the logits of each token.
-type Rows = Vec<Vec<u32>>;
-
-/// Returns the logits of each token of each context, alone in an engine and token by token.
-fn alone(name: &'static str, format: KvFormat) -> Arc<Vec<Rows>> {
-    type ByModel = HashMap<(&'static str, KvFormat), Arc<Vec<Rows>>>;
-    static COMPUTED: LazyLock<Mutex<ByModel>> = LazyLock::new(Mutex::default);
-    let mut computed = COMPUTED.lock().unwrap();
-    let compute = || {
-        let (dir, vocab) = family(name);
-        let mut engine = engine(&dir, Compute::Auto, Memory::Plenty, KvPolicy::new(format), 1);
-        let context = |idx: usize| {
-            engine.truncate(0).unwrap();
-            let logits =
-                sequence(idx, TOKENS, vocab).into_iter().map(|token| engine.forward(&[token]).unwrap());
-            logits.flat_map(|logits| bits([logits.as_slice()])).collect()
-        };
-        Arc::new((0..CONTEXTS).map(context).collect())
-    };
-    Arc::clone(computed.entry((name, format)).or_insert_with(compute))
-}
 
 /// One segment of a pass: the context, its number of new tokens, and how many logits are wanted of each hundred.
 type Part = (usize, usize, usize);
@@ -102,7 +74,7 @@ fn check(script: &Script) -> Result<(), TestCaseError> {
             }
             let n_logits = ((end - start) * percent).div_ceil(100);
             wants.push((idx, end - n_logits..end));
-            segments.push(Segment { context, tokens: &sequences[idx][start..end], n_logits });
+            segments.push(Segment { n_logits, ..Segment::new(context, &sequences[idx][start..end]) });
         }
         // Not in the order of creation.
         segments.reverse();

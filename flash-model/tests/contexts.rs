@@ -90,26 +90,28 @@ fn contexts_with_operations_of_mlx_compute_about_the_same_together_as_alone() {
             engine.pass(&mut segments, &mut logits).unwrap();
         }
         for (idx, wanted) in wanted.iter().enumerate().take(2) {
-            let got = logits.of(idx).next().unwrap();
-            let largest = wanted.iter().fold(0.0_f32, |max, logit| max.max(logit.abs()));
-            let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-3 * largest;
-            assert!(got.iter().zip(wanted).all(is_close), "{name}");
+            assert_close(logits.of(idx).next().unwrap(), wanted, name);
         }
     }
 }
 
 #[test]
-fn a_context_with_no_room_or_a_token_out_of_range_is_refused_before_anything_is_computed() {
+fn a_segment_with_no_room_or_a_token_out_of_range_is_refused_alone() {
     let (dir, vocab) = family("qwen3");
-    let mut engine = engine(&dir, Compute::Auto, Memory::Floor, KvPolicy::default(), 2);
-    let mut context = engine.new_context().unwrap();
+    let mut engine = engine(&dir, Compute::Auto, Memory::Floor, KvPolicy::default(), 3);
+    let mut contexts: Vec<Context> = (0..2).map(|_| engine.new_context().unwrap()).collect();
     let mut logits = Logits::default();
-    let ids = sequence(0, context.max_tokens() + 1, vocab);
+    let ids = sequence(0, contexts[0].max_tokens() + 1, vocab);
+    let wanted = bits([engine.forward(&ids[..3]).unwrap().as_slice()]);
     for (tokens, text) in [(ids.as_slice(), "tokens"), (&[vocab as u32], "vocabulary"), (&[], "empty")] {
-        let error = engine.pass(&mut [Segment { context: &mut context, tokens, n_logits: 0 }], &mut logits);
-        let error = error.unwrap_err().to_string();
-        assert!(error.contains(text), "{error}");
-        assert_eq!(context.held_tokens(), 0);
+        let [refused, other] = contexts.as_mut_slice() else { unreachable!() };
+        assert_eq!(other.truncate(0).unwrap(), 0);
+        let refused = Segment { n_logits: 0, ..Segment::new(refused, tokens) };
+        let outcomes = engine.pass(&mut [refused, Segment::new(other, &ids[..3])], &mut logits).unwrap();
+        let [Err(error), Ok(())] = outcomes.as_slice() else { panic!("{outcomes:?}") };
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!((logits.of(0).len(), bits(logits.of(1))), (0, wanted.clone()));
+        assert_eq!(contexts[0].held_tokens(), 0);
     }
     assert!(engine.pass(&mut [], &mut logits).unwrap().is_empty());
 }
@@ -122,4 +124,27 @@ fn a_context_of_another_engine_is_a_bug() {
     let (mut engine, other) = (open(), open());
     let mut context = other.new_context().unwrap();
     let _ = engine.pass(&mut [Segment::new(&mut context, &[1])], &mut Logits::default());
+}
+
+#[test]
+fn with_operations_of_mlx_a_draft_kept_in_part_leaves_about_the_state_of_the_kept_tokens() {
+    for name in ["qwen3", "nemotron_h-latent-q4", "qwen3_next"] {
+        let (dir, vocab) = family(name);
+        let mut engine = engine(&dir, Compute::Mlx, Memory::Floor, KvPolicy::default(), 2);
+        let ids = sequence(0, 20, vocab);
+        let wanted = engine.forward(&ids).unwrap();
+        let (mut context, mut logits) = (engine.new_context().unwrap(), Logits::default());
+        engine.pass(&mut [Segment::new(&mut context, &ids[..9])], &mut logits).unwrap();
+        let draft: Vec<u32> = ids[9..14].iter().copied().chain([3, 1]).collect();
+        engine.pass(&mut [Segment::tentative(&mut context, &draft)], &mut logits).unwrap();
+        context.commit(4).unwrap();
+        engine.pass(&mut [Segment::new(&mut context, &ids[13..])], &mut logits).unwrap();
+        assert_close(logits.of(0).next().unwrap(), &wanted, name);
+    }
+}
+
+fn assert_close(got: &[f32], wanted: &[f32], name: &str) {
+    let largest = wanted.iter().fold(0.0_f32, |max, logit| max.max(logit.abs()));
+    let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-3 * largest;
+    assert!(got.iter().zip(wanted).all(is_close), "{name}");
 }

@@ -47,7 +47,8 @@ impl GatedDeltaDims {
     /// Returns the shape of the recurrent state.
     pub(crate) fn state(&self) -> StateShape {
         let heads = [self.value_heads, self.value_dim, self.key_dim];
-        StateShape::new(self.conv_kernel, self.channels(), heads)
+        let input_len = self.channels() + self.values() + 2 * self.value_heads;
+        StateShape::new(self.conv_kernel, self.channels(), heads, input_len)
     }
 }
 
@@ -112,7 +113,8 @@ impl Mamba2Dims {
 
     /// Returns the shape of the recurrent state.
     pub(crate) fn state(&self) -> StateShape {
-        StateShape::new(self.conv_kernel, self.channels(), [self.n_heads, self.head_dim, self.state_dim])
+        let heads = [self.n_heads, self.head_dim, self.state_dim];
+        StateShape::new(self.conv_kernel, self.channels(), heads, self.projected())
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) struct BatchSegment<'a> {
     pub ids: &'a [u32],
     /// Number of last tokens whose logits are wanted.
     pub n_logits: usize,
+    /// Whether the tokens may be taken back.
+    pub is_tentative: bool,
 }
 
 /// Hidden states of some rows, `[1, n, hidden]`, and the contexts they belong to.

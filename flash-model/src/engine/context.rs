@@ -41,6 +41,30 @@ impl Context {
         self.max_tokens
     }
 
+    /// Returns the number of tokens of a [tentative](crate::Segment::is_tentative) segment that are neither kept nor taken
+    /// back.
+    pub fn tentative_tokens(&self) -> usize {
+        self.kv.tentative_tokens()
+    }
+
+    /// Returns how many tokens a [tentative](crate::Segment::is_tentative) segment of this context may have now: at most a
+    /// page, and if the cache consists of pages, at most what is left of its last one.
+    pub fn tentative_room(&self) -> usize {
+        self.kv.tentative_room().min(self.max_tokens.saturating_sub(self.held_tokens()))
+    }
+
+    /// Keeps the first `n_tokens` of the tentative tokens, and takes back the others, without another pass: the context is
+    /// as if those had never run.
+    ///
+    /// # Errors
+    /// [`ModelError::Mlx`] if a recurrent state cannot be computed; the context is empty then.
+    ///
+    /// # Panics
+    /// If there are fewer tentative tokens.
+    pub fn commit(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+        self.kv.commit(n_tokens)
+    }
+
     /// Truncates the context to its first `tokens` tokens, and returns how many are left.
     ///
     /// Removes all tokens if so much of a paged cache has left its window that the following logits would not have the

@@ -152,6 +152,7 @@ impl Model {
                 token_compute: Ema::default(),
                 cost: PassCost::default(),
                 owner,
+                max_tentative_rows: workload.tentative_rows,
             },
             contexts,
             context,

@@ -151,7 +151,7 @@ impl Model {
             kv_shape: *kv_shape,
             n_layers: n_kv_layers(keeps),
             windows,
-            state_bytes: self.states().map(StateShape::budget_bytes).sum(),
+            states: self.states().copied().collect(),
         }
     }
 

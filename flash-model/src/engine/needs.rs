@@ -7,7 +7,7 @@ use flash_kv::KvShape;
 
 use crate::compute::Backend;
 use crate::decoder::{CHUNK_TOKENS, Decoder};
-use crate::kv::{KvPlan, KvPolicy, PagedPlan, window_tokens};
+use crate::kv::{KvPlan, KvPolicy, PagedPlan, StateShape, window_tokens};
 use crate::stream::bundle::{Bundle, Bundles};
 use crate::stream::experts::Mixture;
 use crate::{ModelError, memory};
@@ -54,12 +54,21 @@ pub struct Workload {
     pub kv: KvPolicy,
     /// Contexts that exist at once, each of `context_tokens`, and whose next tokens may be computed in one pass.
     pub n_contexts: usize,
+    /// Rows of a pass that may be [tentative](crate::Segment::is_tentative).
+    pub tentative_rows: usize,
 }
 
 impl Workload {
     /// Creates a workload with prefetching, and with keys and values stored exactly.
     pub fn new(prompt_tokens: usize, context_tokens: usize) -> Self {
-        Self { prompt_tokens, context_tokens, prefetch: true, kv: KvPolicy::default(), n_contexts: 1 }
+        Self {
+            prompt_tokens,
+            context_tokens,
+            prefetch: true,
+            kv: KvPolicy::default(),
+            n_contexts: 1,
+            tentative_rows: 0,
+        }
     }
 
     /// Sets the storage policy of keys and values.
@@ -72,6 +81,12 @@ impl Workload {
     #[must_use]
     pub fn with_contexts(self, n_contexts: usize) -> Self {
         Self { n_contexts: n_contexts.max(1), ..self }
+    }
+
+    /// Sets the rows of a pass that may be tentative.
+    #[must_use]
+    pub fn with_tentative_rows(self, tentative_rows: usize) -> Self {
+        Self { tentative_rows, ..self }
     }
 
     /// Sets whether the next bundle is read ahead.
@@ -112,7 +127,7 @@ pub struct MemoryNeeds {
 }
 
 /// The parts of a model that determine its memory needs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct MemoryPlanner<'a> {
     pub backend: &'a Backend,
     pub decoder: &'a Decoder,
@@ -122,8 +137,8 @@ pub(crate) struct MemoryPlanner<'a> {
     pub n_layers: usize,
     /// Sliding window of each of those layers.
     pub windows: &'a [Option<usize>],
-    /// Budget bytes of recurrent states.
-    pub state_bytes: u64,
+    /// Recurrent states.
+    pub states: Vec<StateShape>,
 }
 
 impl MemoryPlanner<'_> {
@@ -197,7 +212,8 @@ impl MemoryPlanner<'_> {
 
     /// Returns the needs of a workload with the given KV cache and the fewest expert slots.
     fn needs_with(&self, workload: &Workload, kv: &KvPlan) -> MemoryNeeds {
-        let Self { backend, decoder, bundles, state_bytes, .. } = *self;
+        let Self { backend, decoder, bundles, ref states, .. } = *self;
+        let state_bytes: u64 = states.iter().map(StateShape::budget_bytes).sum();
         let prompt_tokens = workload.prompt_tokens.clamp(1, CONTEXT_TOKENS_MAX);
         let widened = bundles.as_slice().iter().map(Bundle::widened_bytes);
         let widened = widened.chain(decoder.mixtures().flatten().map(Mixture::widened_bytes));
@@ -206,9 +222,13 @@ impl MemoryPlanner<'_> {
             KvPlan::Plain { .. } if backend.scores_all_at_once() => workload.planned_tokens(),
             _ => SPAN_TOKENS,
         };
-        let n_contexts = workload.n_contexts;
+        let n_rows = workload.n_contexts + workload.tentative_rows;
+        let recorded_bytes = match workload.tentative_rows {
+            0 => 0,
+            n_tentative => states.iter().map(|state| state.recorded_bytes(n_tentative)).sum(),
+        };
         let activation_bytes =
-            decoder.activation_bytes(prompt_tokens.max(n_contexts), n_contexts, scored_tokens);
+            decoder.activation_bytes(prompt_tokens.max(n_rows), n_rows, scored_tokens) + recorded_bytes;
         MemoryNeeds {
             process_bytes: process_bytes(),
             kv_bytes: workload.n_contexts as u64 * (kv.budget_bytes() + state_bytes),

@@ -8,6 +8,7 @@ use flash_sched::{Ema, PassCost};
 
 use super::Context;
 use crate::ModelError;
+use crate::compute::row_ranges;
 use crate::decoder::{BatchSegment, Decoder, Pass};
 use crate::interrupt::Interrupt;
 use crate::stream::experts::{ExpertStats, Experts};
@@ -22,12 +23,20 @@ pub struct Segment<'a> {
     pub tokens: &'a [u32],
     /// Number of last tokens whose logits are returned: 1 for a prompt, all for a draft, 0 for a part of a prompt.
     pub n_logits: usize,
+    /// Whether the tokens are a draft: they are not part of the context until [`Context::commit`] keeps the first of them,
+    /// and whatever else is done with the context takes them back.
+    pub is_tentative: bool,
 }
 
 impl<'a> Segment<'a> {
     /// Returns the segment of `tokens` with the logits of the last one.
     pub fn new(context: &'a mut Context, tokens: &'a [u32]) -> Self {
-        Self { context, tokens, n_logits: 1 }
+        Self { context, tokens, n_logits: 1, is_tentative: false }
+    }
+
+    /// Returns the segment of a draft, with the logits of all its tokens.
+    pub fn tentative(context: &'a mut Context, tokens: &'a [u32]) -> Self {
+        Self { context, tokens, n_logits: tokens.len(), is_tentative: true }
     }
 }
 
@@ -48,6 +57,19 @@ impl Logits {
     pub fn last_mut(&mut self, segment_idx: usize) -> Option<&mut [f32]> {
         let row = self.rows[segment_idx].clone().last()?;
         Some(&mut self.values[row * self.vocab_size..][..self.vocab_size])
+    }
+
+    /// Empties the logits for a pass whose segments want `n_logits` rows each.
+    fn begin(&mut self, n_logits: impl Iterator<Item = usize>) {
+        self.values.clear();
+        self.rows.clear();
+        self.rows.extend(row_ranges(n_logits));
+    }
+
+    /// Takes the length of a row from the values of the pass.
+    fn end(&mut self) {
+        let n_rows = self.rows.last().map_or(0, |rows| rows.end);
+        self.vocab_size = self.values.len().checked_div(n_rows).unwrap_or(0);
     }
 
     /// Returns empty logits that reuse the memory of `values`.
@@ -85,6 +107,8 @@ pub(super) struct LoadedModel {
     pub cost: PassCost,
     /// Identifies the contexts of this engine.
     pub owner: Arc<()>,
+    /// Rows of a pass that may be tentative.
+    pub max_tentative_rows: usize,
 }
 
 impl LoadedModel {
@@ -96,31 +120,47 @@ impl LoadedModel {
         segments: &mut [Segment<'_>],
         logits: &mut Logits,
     ) -> Result<Vec<Result<(), ModelError>>, ModelError> {
-        if segments.is_empty() {
-            *logits = Logits::default();
-            return Ok(Vec::new());
+        let mut outcomes = self.check_all(segments);
+        logits.begin(segments.iter().zip(&outcomes).map(|(segment, outcome)| match outcome {
+            Ok(()) => segment.n_logits,
+            Err(_) => 0,
+        }));
+        let accepted = segments.iter_mut().enumerate().filter(|(idx, _)| outcomes[*idx].is_ok());
+        let (places, mut accepted): (Vec<usize>, Vec<_>) = accepted.unzip();
+        if accepted.is_empty() {
+            return Ok(outcomes);
         }
-        for segment in &*segments {
-            segment.context.check_owner(&self.owner);
-            self.check(segment.context, segment.tokens)?;
-            assert!(segment.n_logits <= segment.tokens.len(), "logits of new tokens");
-        }
+        let n_rows = accepted.iter().map(|segment| segment.tokens.len()).sum();
         let (begin, stall) = (Instant::now(), self.stall());
-        let outcomes = self.run(segments, |decoder, pass| decoder.logits(pass, &mut logits.values))?.1;
+        let ran = self.run(&mut accepted, |decoder, pass| decoder.logits(pass, &mut logits.values))?.1;
         let compute = begin.elapsed().saturating_sub(self.stall() - stall);
-        self.cost.observe(segments.iter().map(|segment| segment.tokens.len()).sum(), compute);
-        if let [Segment { tokens: [_], .. }] = segments {
+        self.cost.observe(n_rows, compute);
+        if n_rows == 1 {
             self.token_compute.observe(compute);
         }
-        let mut start = 0;
-        logits.rows.clear();
-        logits.rows.extend(segments.iter().map(|segment| {
-            let rows = start..start + segment.n_logits;
-            start = rows.end;
-            rows
-        }));
-        logits.vocab_size = logits.values.len().checked_div(start).unwrap_or(0);
+        places.into_iter().zip(ran).for_each(|(idx, outcome)| outcomes[idx] = outcome);
+        logits.end();
         Ok(outcomes)
+    }
+
+    /// Checks that each segment can run.
+    fn check_all(&self, segments: &[Segment<'_>]) -> Vec<Result<(), ModelError>> {
+        let mut n_tentative = 0;
+        let check = |segment: &Segment<'_>| {
+            let Segment { context, tokens, n_logits, is_tentative } = segment;
+            context.check_owner(&self.owner);
+            assert!(*n_logits <= tokens.len(), "logits of new tokens");
+            self.check(context, tokens)?;
+            if *is_tentative {
+                let room = context.tentative_room().min(self.max_tentative_rows - n_tentative);
+                if tokens.len() > room {
+                    return Err(ModelError::DraftTooLong { tokens: tokens.len(), room });
+                }
+                n_tentative += tokens.len();
+            }
+            Ok(())
+        };
+        segments.iter().map(check).collect()
     }
 
     /// Checks that tokens can run in a context.
@@ -139,8 +179,9 @@ impl LoadedModel {
             return Ok(Vec::new());
         }
         context.check_room(ids.len())?;
-        let mut segments = [Segment { context, tokens: inputs, n_logits: 0 }];
-        let (losses, outcomes) = self.run(&mut segments, |decoder, pass| decoder.losses(pass, targets))?;
+        let mut segment = Segment { n_logits: 0, ..Segment::new(context, inputs) };
+        let (losses, outcomes) =
+            self.run(&mut [&mut segment], |decoder, pass| decoder.losses(pass, targets))?;
         outcomes.into_iter().collect::<Result<(), _>>()?;
         Ok(losses)
     }
@@ -151,7 +192,7 @@ impl LoadedModel {
     /// The error that ended the pass for all segments. All contexts are as they were before.
     fn run<T>(
         &mut self,
-        segments: &mut [Segment<'_>],
+        segments: &mut [&mut Segment<'_>],
         run: impl FnOnce(&mut Decoder, &mut Pass<'_>) -> Result<T, ModelError>,
     ) -> Result<(T, Vec<Result<(), ModelError>>), ModelError> {
         let Self { decoder, residency, experts, interrupt, .. } = self;
@@ -164,6 +205,7 @@ impl LoadedModel {
             kv: &mut segment.context.kv,
             ids: segment.tokens,
             n_logits: segment.n_logits,
+            is_tentative: segment.is_tentative,
         });
         let mut pass = Pass { batch: batch.collect(), residency, experts, interrupt };
         let outcome = run(decoder, &mut pass);
@@ -177,7 +219,8 @@ impl LoadedModel {
             experts.end_pass(n_rows, outcome.is_ok());
         }
         let is_complete = outcome.is_ok();
-        let outcomes = segments.iter_mut().map(|segment| segment.context.kv.end(is_complete));
+        let outcomes =
+            segments.iter_mut().map(|segment| segment.context.kv.end(is_complete, segment.is_tentative));
         let outcomes: Vec<_> = outcomes.collect();
         match outcome {
             Ok(result) => Ok((result, outcomes)),

@@ -2,18 +2,27 @@
 //! number of tokens.
 //!
 //! Each state is double-buffered, as committed and as updated by the pass in progress, so that a failed pass changes
-//! nothing. A state cannot be rewound: a context continues from its end, or starts over.
+//! nothing. Of tokens that may be taken back, the inputs are recorded: the state after some of them is computed again
+//! from the committed one. Committed tokens cannot be taken back: a context continues from its end, or starts over.
+
+mod arrays;
+mod buffers;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use flash_io::{Budget, IoError, PageBuf, Reservation};
+use flash_io::{Budget, PageBuf};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use parking_lot::Mutex;
 
 use super::{CacheLayout, LayerKv};
 use crate::ModelError;
+
+pub(crate) use arrays::StateArrays;
+#[cfg(target_os = "linux")]
+pub(crate) use buffers::Recorded;
+pub(crate) use buffers::StateBuffers;
 
 /// The kind of cache that a layer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,14 +41,27 @@ pub(crate) struct StateShape {
     pub conv: [usize; 2],
     /// Heads, and rows and columns of each.
     pub heads: [usize; 3],
+    /// Elements of the inputs from which a token's state is computed, and of the weights.
+    pub inputs: [usize; 2],
 }
 
 impl StateShape {
     /// The state of a mixer with a convolution of `conv_kernel` tokens over `channels`, and `heads` matrices of
-    /// `[heads, rows, columns]`.
-    pub(crate) fn new(conv_kernel: i32, channels: i32, heads: [i32; 3]) -> Self {
+    /// `[heads, rows, columns]`, whose inputs have `input_len` elements a token.
+    pub(crate) fn new(conv_kernel: i32, channels: i32, heads: [i32; 3], input_len: i32) -> Self {
         let conv = [conv_kernel - 1, channels].map(|extent| extent as usize);
-        Self { conv, heads: heads.map(|extent| extent as usize) }
+        let [n_heads, rows, _] = heads;
+        // The convolution with a bias, the norm, and three numbers a head.
+        let weights = (conv_kernel + 1) * channels + n_heads * rows + 3 * n_heads;
+        let inputs = [input_len, weights].map(|len| len as usize);
+        Self { conv, heads: heads.map(|extent| extent as usize), inputs }
+    }
+
+    /// Returns the bytes that the inputs of `n_rows` rows take that may be taken back.
+    pub(crate) fn recorded_bytes(&self, n_rows: usize) -> u64 {
+        let [input_len, weights] = self.inputs;
+        // A segment may lie in two chunks, each with a copy of the weights.
+        ((n_rows * input_len + 2 * weights) * size_of::<f32>()) as u64
     }
 
     fn conv_len(&self) -> usize {
@@ -68,93 +90,6 @@ impl StateShape {
     }
 }
 
-/// A recurrent state in buffers shared with custom nodes of MLX's graph.
-#[derive(Debug)]
-pub(crate) struct StateBuffers {
-    held: PageBuf,
-    next: PageBuf,
-    /// Whether the pass in progress has written `next`.
-    has_next: bool,
-}
-
-impl StateBuffers {
-    fn new(shape: StateShape, budget: &Budget) -> Result<Self, IoError> {
-        let [held, next] = [PageBuf::new(shape.bytes(), budget)?, PageBuf::new(shape.bytes(), budget)?];
-        let mut buffers = Self { held, next, has_next: false };
-        buffers.clear();
-        Ok(buffers)
-    }
-
-    /// Copies the committed state of another context.
-    pub(super) fn copy_from(&mut self, other: &Self) {
-        self.fill(other.held.as_slice());
-    }
-
-    /// Sets the committed state from bytes, as many as it has.
-    fn fill(&mut self, bytes: &[u8]) {
-        self.held.as_mut_slice().copy_from_slice(bytes);
-        self.has_next = false;
-    }
-
-    fn clear(&mut self) {
-        self.held.as_mut_slice().fill(0);
-        self.has_next = false;
-    }
-
-    /// Returns the input and output of an update: the committed state, or `None` once `next` holds the latest state to
-    /// be updated in place; and `next`.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn pass(&mut self) -> (Option<&[f32]>, &mut [f32]) {
-        let begins = !std::mem::replace(&mut self.has_next, true);
-        let held = begins.then(|| bytemuck::cast_slice(self.held.as_slice()));
-        (held, bytemuck::cast_slice_mut(self.next.as_mut_slice()))
-    }
-
-    /// Returns the number of elements.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn len(&self) -> usize {
-        self.held.len() / size_of::<f32>()
-    }
-}
-
-/// A recurrent state as MLX arrays: the convolution window, `[1, rows, channels]`, and the heads, `[1, heads, rows,
-/// columns]`.
-#[derive(Debug)]
-pub(crate) struct StateArrays {
-    shape: StateShape,
-    held: [Array; 2],
-    next: Option<[Array; 2]>,
-    /// Reserves the memory of both copies.
-    _memory: Reservation,
-}
-
-impl StateArrays {
-    fn new(shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
-        let memory = budget.reserve(shape.budget_bytes())?;
-        Ok(Self { shape, held: zeroes(shape)?, next: None, _memory: memory })
-    }
-
-    /// Shares the committed state of another context.
-    pub(super) fn copy_from(&mut self, other: &Self) {
-        (self.held, self.next) = (other.held.clone(), None);
-    }
-
-    /// Returns the latest state.
-    pub(crate) fn latest(&self) -> &[Array; 2] {
-        self.next.as_ref().unwrap_or(&self.held)
-    }
-
-    /// Sets the state after more tokens.
-    pub(crate) fn pass(&mut self, next: [Array; 2]) {
-        self.next = Some(next);
-    }
-}
-
-fn zeroes(shape: StateShape) -> Result<[Array; 2], Exception> {
-    let [conv, heads] = shape.dims();
-    Ok([mlx_rs::ops::zeros::<f32>(&conv)?, mlx_rs::ops::zeros::<f32>(&heads)?])
-}
-
 impl LayerKv {
     /// Allocates the state of a layer, all zeros.
     pub(super) fn state(layout: CacheLayout, shape: StateShape, budget: &Budget) -> Result<Self, ModelError> {
@@ -175,7 +110,7 @@ impl LayerKv {
     /// Returns the bytes of the recurrent state, if there is one.
     pub(super) fn state_bytes(&self) -> Option<usize> {
         match self {
-            Self::SharedState(buffers) => Some(buffers.lock().held.len()),
+            Self::SharedState(buffers) => Some(buffers.lock().held().len()),
             Self::ArrayState(arrays) => Some(arrays.shape.bytes()),
             _ => None,
         }
@@ -184,34 +119,38 @@ impl LayerKv {
     /// Returns lazy state arrays, which no output depends on. They have to be evaluated with the output.
     pub(crate) fn lazy_arrays(&self) -> &[Array] {
         match self {
-            Self::ArrayState(StateArrays { next: Some(next), .. }) => next,
+            Self::ArrayState(arrays) => arrays.next(),
             _ => &[],
         }
     }
 
-    /// Commits the state that the pass has computed.
-    pub(super) fn commit_state(&mut self) {
+    /// Begins a pass. If its tokens `may_be_taken_back`, the state records their inputs.
+    pub(super) fn begin_state(&mut self, may_be_taken_back: bool) {
         match self {
-            Self::SharedState(buffers) => {
-                let StateBuffers { held, next, has_next } = &mut *buffers.lock();
-                if std::mem::take(has_next) {
-                    std::mem::swap(held, next);
-                }
-            }
-            Self::ArrayState(StateArrays { held, next, .. }) => {
-                if let Some(next) = next.take() {
-                    *held = next;
-                }
-            }
+            Self::SharedState(buffers) => buffers.lock().begin(may_be_taken_back),
+            Self::ArrayState(arrays) => arrays.begin(may_be_taken_back),
             _ => {}
         }
+    }
+
+    /// Commits the state after the first `n_tokens` of the `n_next` tokens that have been computed.
+    ///
+    /// # Errors
+    /// Errors of computing a state again.
+    pub(super) fn commit_state(&mut self, n_tokens: usize, n_next: usize) -> Result<(), Exception> {
+        match self {
+            Self::SharedState(buffers) => buffers.lock().commit(n_tokens, n_next),
+            Self::ArrayState(arrays) => arrays.commit(n_tokens, n_next)?,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Discards the state that the pass has computed.
     pub(super) fn discard_next_state(&mut self) {
         match self {
-            Self::SharedState(buffers) => buffers.lock().has_next = false,
-            Self::ArrayState(arrays) => arrays.next = None,
+            Self::SharedState(buffers) => buffers.lock().discard_next(),
+            Self::ArrayState(arrays) => arrays.discard_next(),
             _ => {}
         }
     }
@@ -220,7 +159,7 @@ impl LayerKv {
     pub(super) fn clear_state(&mut self) -> Result<(), Exception> {
         match self {
             Self::SharedState(buffers) => buffers.lock().clear(),
-            Self::ArrayState(arrays) => (arrays.held, arrays.next) = (zeroes(arrays.shape)?, None),
+            Self::ArrayState(arrays) => arrays.clear()?,
             _ => {}
         }
         Ok(())
@@ -229,7 +168,7 @@ impl LayerKv {
     /// Copies the committed state to `bytes`, which are [as many](Self::state_bytes).
     pub(super) fn copy_state(&self, bytes: &mut [u8]) -> Result<(), Exception> {
         match self {
-            Self::SharedState(buffers) => bytes.copy_from_slice(buffers.lock().held.as_slice()),
+            Self::SharedState(buffers) => bytes.copy_from_slice(buffers.lock().held()),
             Self::ArrayState(StateArrays { shape, held, .. }) => {
                 for (range, array) in parts(*shape).into_iter().zip(held) {
                     // Flattens a possibly strided array.
@@ -247,14 +186,14 @@ impl LayerKv {
     pub(super) fn fill_state(&mut self, bytes: &[u8]) -> Result<(), Exception> {
         match self {
             Self::SharedState(buffers) => buffers.lock().fill(bytes),
-            Self::ArrayState(StateArrays { shape, held, next, .. }) => {
+            Self::ArrayState(arrays) => {
                 let array = |(range, dims): (Range<usize>, Vec<i32>)| {
                     let numbers = bytes[range].as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
                     Array::from_slice(&numbers.collect::<Vec<_>>(), &dims)
                 };
-                let [conv, heads] = parts(*shape);
-                let [conv_dims, heads_dims] = shape.dims();
-                (*held, *next) = ([array((conv, conv_dims)), array((heads, heads_dims))], None);
+                let [conv, heads] = parts(arrays.shape);
+                let [conv_dims, heads_dims] = arrays.shape.dims();
+                arrays.fill([array((conv, conv_dims)), array((heads, heads_dims))]);
             }
             _ => unreachable!("the layer has a state"),
         }

@@ -27,6 +27,9 @@ pub(crate) const FAMILIES: [&str; 15] = [
 /// Maximum tokens of a context.
 const CONTEXT_TOKENS: usize = 384;
 
+/// Rows of a pass that may be tentative.
+const TENTATIVE_ROWS: usize = 120;
+
 /// The budget of an engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Memory {
@@ -43,7 +46,10 @@ pub(crate) fn engine(
     kv: KvPolicy,
     n_contexts: usize,
 ) -> Engine {
-    let workload = Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS).with_kv(kv).with_contexts(n_contexts);
+    let workload = Workload::new(CONTEXT_TOKENS, CONTEXT_TOKENS)
+        .with_kv(kv)
+        .with_contexts(n_contexts)
+        .with_tentative_rows(TENTATIVE_ROWS);
     let model = Model::open_on(Checkpoint::open(dir, IoMode::Pread).unwrap(), compute).unwrap();
     let budget_bytes = match memory {
         Memory::Floor => model.floor_bytes(&workload),

@@ -40,6 +40,18 @@ fn split<const N: usize>(x: &Array, cuts: &[i32]) -> Result<[Array; N], Exceptio
     parts.try_into().map_err(|_| Exception::custom("the number of parts is one more than that of indices"))
 }
 
+/// Copies weights, whose memory is refilled after the pass.
+fn owned<const N: usize>(weights: [&Array; N]) -> Result<[Array; N], Exception> {
+    mlx_rs::transforms::eval(weights)?;
+    Ok(weights.map(Array::deep_clone))
+}
+
+/// Returns the first `n` rows of projections, each `[1, rows, …]`.
+fn first_rows<const N: usize>(projected: &[Array; N], n: i32) -> Result<[Array; N], Exception> {
+    let rows = projected.iter().map(|rows| rows.try_index((.., ..n))).collect::<Result<Vec<_>, _>>()?;
+    rows.try_into().map_err(|_| Exception::custom("each projection has its first rows"))
+}
+
 fn float32(array: &Array) -> Result<Array, Exception> {
     array.as_dtype(Dtype::Float32)
 }

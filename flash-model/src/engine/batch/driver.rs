@@ -288,7 +288,7 @@ impl Active<'_> {
                 let start = context.held_tokens();
                 let end = start + n_rows;
                 let n_logits = usize::from(end == prompt.len());
-                Segment { context, tokens: &prompt[start..end], n_logits }
+                Segment { n_logits, ..Segment::new(context, &prompt[start..end]) }
             }
         }
     }

@@ -5,8 +5,8 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, fast, nn, ops};
 
-use super::{array_state, convolve, float32, split};
-use crate::compute::{Mamba2Dims, Mamba2Weights};
+use super::{array_state, convolve, first_rows, float32, owned, split};
+use crate::compute::{Convolution, Mamba2Dims, Mamba2Weights};
 use crate::kv::LayerKv;
 
 /// Tokens of a block; each pair of them has a weight per head.
@@ -29,11 +29,35 @@ pub(in crate::compute::mlx) fn mamba2(
     projected: &Array,
     kv: &mut LayerKv,
 ) -> Result<Array, Exception> {
+    let states = array_state(kv)?;
+    let (out, next) = compute(mixer, projected, states.latest())?;
+    states.pass(next);
+    if states.is_recording() {
+        let Mamba2Weights { dims, conv, dt_bias, a_log, d, norm } = mixer;
+        let bias = conv.bias.map(|bias| owned([bias])).transpose()?;
+        let [conv, dt_bias, a_log, d, norm] = owned([conv.weight, dt_bias, a_log, d, norm])?;
+        let projected = projected.clone();
+        let replay = move |n: i32, before: &[Array; 2]| {
+            let bias = bias.as_ref().map(|[bias]| bias);
+            let conv = Convolution { weight: &conv, bias };
+            let (dt_bias, a_log, d, norm) = (&dt_bias, &a_log, &d, &norm);
+            let [first] = first_rows(std::array::from_ref(&projected), n)?;
+            Ok(compute(Mamba2Weights { dims, conv, dt_bias, a_log, d, norm }, &first, before)?.1)
+        };
+        states.record(out.dim(1) as usize, Box::new(replay));
+    }
+    Ok(out)
+}
+
+/// Returns the output for new tokens, and the state after them.
+fn compute(
+    mixer: Mamba2Weights<'_>,
+    projected: &Array,
+    [window, state]: &[Array; 2],
+) -> Result<(Array, [Array; 2]), Exception> {
     let dims = mixer.dims;
     let Mamba2Dims { n_heads, head_dim, n_groups, state_dim, eps, dt_limits: [least, most], .. } = dims;
     let (n, inner, channels) = (projected.dim(1), dims.inner(), dims.channels());
-    let states = array_state(kv)?;
-    let [window, state] = states.latest();
     let [gate, x, dt] = split(projected, &[inner, inner + channels])?;
     let [convolved, window] = convolve(mixer.conv, window, &x)?;
     let [x, b, c] = split(&convolved, &[inner, inner + n_groups * state_dim])?;
@@ -60,11 +84,10 @@ pub(in crate::compute::mlx) fn mamba2(
     }
     let y = ops::concatenate(&blocks, 0)?;
     let y = y.add(x.multiply(float32(mixer.d)?.reshape(&[n_heads, 1])?)?)?;
-    states.pass([window, state]);
 
     let gated = nn::silu(gate)?.multiply(y.reshape(&[1, n, inner])?)?;
     let normed = fast::rms_norm(gated.reshape(&[1, n, n_groups, -1])?, None, eps)?;
-    normed.reshape(&[1, n, inner])?.multiply(mixer.norm)
+    Ok((normed.reshape(&[1, n, inner])?.multiply(mixer.norm)?, [window, state]))
 }
 
 impl Block {
