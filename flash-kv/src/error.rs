@@ -269,6 +269,16 @@ pub enum KvError {
         /// Sizes in the session.
         got_bytes: Vec<usize>,
     },
+    /// Bytes read back from a scratch file are not those that were written.
+    #[error("{path}: a temporary file in it is damaged: stored checksum {wanted:08x}, computed {got:08x}")]
+    Spooled {
+        /// Directory of the file.
+        path: PathBuf,
+        /// Checksum of the bytes that were written.
+        wanted: u32,
+        /// Checksum of the bytes that were read.
+        got: u32,
+    },
     /// Pages that the saved state needs are missing: lost in a crash, or replaced after the context was rewound.
     #[error("{path}: its last saved state needs {wanted_pages} pages of its tokens, {got_pages} are there")]
     SavedPagesMissing {

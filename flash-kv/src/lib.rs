@@ -15,6 +15,7 @@
 //!   background thread; [`PageFile::recover`] finds the pages that survived a crash.
 //! - [`Scratch`] is a page file that lives for one run, [`Session`] one that persists, and [`PrefixStore`] keeps pages
 //!   that later prompts share, looked up by the hash [`Chain`] of their tokens.
+//! - [`Spool`] is a scratch file for anything else that leaves memory for a while.
 //! - [`Identity`] says whose pages they are: files of another model, format or shape are rejected. [`weights_digest`]
 //!   identifies a model by its weights, without reading all of them.
 //!
@@ -83,6 +84,7 @@ mod quant;
 mod record;
 mod scratch;
 mod session;
+mod spool;
 // Shared with the integration tests.
 #[cfg(test)]
 #[path = "../tests/it/support.rs"]
@@ -111,6 +113,7 @@ pub use session::{
     OpenedSession, SavedState, SavedTail, Session, SessionInfo, SessionState, TailPart, remove_session,
     sessions,
 };
+pub use spool::{Spool, SpoolReader, SpoolWriter, Spooled};
 pub use tail::{LayerBuffers, Tail};
 pub use transcode::{to_f16, transcode};
 pub use weights::{FileStamp, SampledWeights, WeightFile, weights_digest};

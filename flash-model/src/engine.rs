@@ -19,17 +19,14 @@ mod stats;
 mod tests;
 
 use std::marker::PhantomData;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use flash_io::{Budget, Reservation};
-use flash_kv::PrefixStore;
 use flash_sched::{ByteRate, PassCost};
 
 use crate::ModelError;
 use crate::engine::contexts::Contexts;
-use crate::engine::identity::EngineIdentity;
 use crate::engine::pass::LoadedModel;
 use crate::memory::allowance::Allowance;
 use crate::stream::residency::Residency;
@@ -60,7 +57,7 @@ pub struct Engine {
     /// Makes the engine `!Send` and `!Sync`, whatever its other fields are.
     _thread: PhantomData<*const ()>,
     model: LoadedModel,
-    contexts: Contexts,
+    contexts: Arc<Contexts>,
     /// The engine's own context; none before its first use.
     context: Option<Context>,
     budget: Budget,
@@ -69,12 +66,6 @@ pub struct Engine {
     /// Contexts and rows of a pass that memory is planned for.
     n_contexts: usize,
     max_rows: usize,
-    prefixes: Option<PrefixStore>,
-    /// Identity of the engine's pages.
-    identity: EngineIdentity,
-    kv_dir: PathBuf,
-    /// Whether the cache discards old tokens.
-    rotates: bool,
     /// Reserves the memory that the process uses outside of the budget's own allocations.
     _overhead: Reservation,
 }
@@ -100,7 +91,7 @@ impl Engine {
     /// # Errors
     /// The errors of [`forward`](Self::forward); the contents of `logits` are unspecified then.
     pub fn forward_into(&mut self, ids: &[u32], logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        let (model, context) = self.own_parts()?;
+        let (model, context) = self.own_parts();
         let mut of_pass = Logits::in_buffer(std::mem::take(logits));
         let outcomes = model.pass(&mut [Segment::new(context, ids)], &mut of_pass);
         *logits = of_pass.into_buffer();
@@ -129,29 +120,25 @@ impl Engine {
         self.model.pass(segments, logits)
     }
 
-    /// Creates an empty context. There is memory for [as many](Workload::n_contexts) as planned; the engine's own is one of
-    /// them once it has been used.
-    ///
-    /// # Errors
-    /// [`ModelError::Kv`] or [`ModelError::Io`] if the budget has no room for another one.
-    pub fn new_context(&self) -> Result<Context, ModelError> {
-        self.contexts.make()
+    /// Creates an empty context. It takes memory from its first pass on, and there is memory for [as
+    /// many](Workload::n_contexts) as planned; the engine's own is one of them once it has been used. There can be any number
+    /// of others that are [parked](Context::park).
+    pub fn new_context(&self) -> Context {
+        Context::new(&self.contexts)
     }
 
     /// Creates a context with the tokens of another one, which continues on its own: whatever happens to one of them changes
     /// no bit of the other. Keys, values and states are copied.
     ///
     /// # Errors
-    /// The errors of [`new_context`](Self::new_context); [`ModelError::Rotates`] if old pages of the context have been
-    /// evicted, and [`ModelError::Kv`] if its pages cannot be read.
+    /// [`ModelError::Kv`] or [`ModelError::Io`] if the budget has no room for another one, or the pages of the context cannot
+    /// be read; [`ModelError::Rotates`] if old pages of the context have been evicted.
     ///
     /// # Panics
     /// If the context was created by another engine.
-    pub fn fork(&self, context: &Context) -> Result<Context, ModelError> {
-        context.check_owner(&self.contexts.owner);
-        let mut fork = self.contexts.make()?;
-        fork.kv.copy_from(&context.kv)?;
-        Ok(fork)
+    pub fn fork(&self, context: &mut Context) -> Result<Context, ModelError> {
+        context.check_owner(&self.contexts);
+        context.fork()
     }
 
     /// Returns the estimated compute time of a pass by its rows, without waits for weights.
@@ -187,24 +174,20 @@ impl Engine {
     pub fn losses(&mut self, ids: &[u32]) -> Result<Vec<f64>, ModelError> {
         self.model.decoder.embedding().check(ids)?;
         self.truncate(0)?;
-        let (model, context) = self.own_parts()?;
+        let (model, context) = self.own_parts();
         let losses = model.losses(context, ids);
         self.truncate(0)?;
         losses
     }
 
     /// Returns the model and the engine's own context, which is created if this is its first use.
-    fn own_parts(&mut self) -> Result<(&mut LoadedModel, &mut Context), ModelError> {
+    fn own_parts(&mut self) -> (&mut LoadedModel, &mut Context) {
         let Self { model, contexts, context, .. } = self;
-        let own = match context.take() {
-            Some(own) => own,
-            None => contexts.make()?,
-        };
-        Ok((model, context.insert(own)))
+        (model, context.get_or_insert_with(|| Context::new(contexts)))
     }
 
-    fn own(&mut self) -> Result<&mut Context, ModelError> {
-        Ok(self.own_parts()?.1)
+    fn own(&mut self) -> &mut Context {
+        self.own_parts().1
     }
 
     /// Returns the tokens of the context, which the cache holds.
@@ -245,7 +228,7 @@ impl Engine {
         if n_tokens > context_tokens {
             return Err(ModelError::PromptTooLong { prompt_tokens: n_tokens, context_tokens });
         }
-        self.own()?.kv.fill_synthetic(n_tokens)
+        self.own().kv()?.fill_synthetic(n_tokens)
     }
 
     /// Returns a flag that any thread can set to end a pass with [`ModelError::Interrupted`]: between two chunks of a

@@ -6,6 +6,7 @@ mod layer;
 mod layer_kv;
 mod one_piece;
 mod pages;
+mod parked;
 mod plan;
 mod rows;
 mod shared;
@@ -27,6 +28,7 @@ use layer_kv::layer_buffers;
 pub(crate) use layer_kv::{CacheLayout, CacheSpec, LayerKv};
 pub(crate) use pages::PageSource;
 use pages::Pages;
+pub(crate) use parked::ParkedCache;
 pub use plan::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};
 pub(crate) use plan::{KvPlan, PagedPlan, window_tokens};
 pub(crate) use state::{CacheKind, StateArrays, StateShape};
@@ -34,7 +36,7 @@ pub(crate) use state::{CacheKind, StateArrays, StateShape};
 pub(crate) use state::{Recorded, StateBuffers};
 pub(crate) use stored::{Stored, common_pages};
 pub(crate) use traffic::PageCounters;
-pub(crate) use twins::TwinFile;
+pub(crate) use twins::{TwinFile, TwinRegion};
 
 /// Sealed pages per attention step when some are on disk: few enough that the next two batches can be read ahead.
 const BATCH_PAGES: usize = 4;
@@ -129,7 +131,7 @@ impl KvCache {
         plan: &PagedPlan,
         identity: Identity,
         source: Option<PageSource>,
-        twins: Option<TwinFile>,
+        twins: Option<TwinRegion>,
         traffic: PageCounters,
     ) -> Result<Self, ModelError> {
         let budget = layers.budget;
@@ -176,16 +178,6 @@ impl KvCache {
     /// Returns the number of computed tokens that are neither committed nor taken back.
     pub(crate) fn tentative_tokens(&self) -> usize {
         self.tentative_tokens
-    }
-
-    /// Returns how many tokens a pass may compute that are committed or taken back later: in pages, up to the end of the
-    /// page, so that none of them overwrites what the window of the held tokens needs.
-    pub(crate) fn tentative_room(&self) -> usize {
-        match &self.store {
-            // Ring buffers have room for a chunk beside their window.
-            Store::Plain(_) => PAGE_TOKENS,
-            Store::Paged(_) => PAGE_TOKENS - self.held_tokens % PAGE_TOKENS,
-        }
     }
 
     /// Begins a pass of `ids` behind the held tokens, and returns the position of the first. Tokens that were not committed

@@ -53,7 +53,7 @@ fn check(script: &Script) -> Result<(), TestCaseError> {
     let (dir, vocab) = family(script.family);
     let kv = KvPolicy::new(script.format);
     let mut engine = engine(&dir, Compute::Auto, script.memory, kv, 1 + CONTEXTS);
-    let mut contexts: Vec<Context> = (0..CONTEXTS).map(|_| engine.new_context().unwrap()).collect();
+    let mut contexts: Vec<Context> = (0..CONTEXTS).map(|_| engine.new_context()).collect();
     let sequences: Vec<_> = (0..CONTEXTS).map(|idx| sequence(idx, TOKENS, vocab)).collect();
     let wanted = alone(script.family, script.format);
     let mut logits = Logits::default();
@@ -61,7 +61,7 @@ fn check(script: &Script) -> Result<(), TestCaseError> {
         for (_, restarted) in script.restarts.iter().filter(|(at, _)| *at == pass_idx) {
             // The memory of the old context is free for the new one.
             drop(contexts.remove(*restarted));
-            contexts.insert(*restarted, engine.new_context().unwrap());
+            contexts.insert(*restarted, engine.new_context());
         }
         let mut wants = Vec::new();
         let mut segments: Vec<Segment<'_>> = Vec::new();

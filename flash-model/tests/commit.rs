@@ -31,6 +31,8 @@ enum Step {
     Forget(usize),
     /// Continues with a fork that is made while a draft is neither kept nor taken back.
     Fork(usize),
+    /// Moves the context to disk while a draft is neither kept nor taken back.
+    Park(usize),
 }
 
 /// A script of passes, each of some contexts.
@@ -49,6 +51,7 @@ fn scripts() -> impl Strategy<Value = Script> {
         1 => (20_usize..36, 0_usize..4, 0_usize..36).prop_map(|(right, wrong, kept)| Step::Draft(right, wrong, kept)),
         1 => (1_usize..9).prop_map(Step::Forget),
         1 => (0_usize..9).prop_map(Step::Fork),
+        2 => (0_usize..9).prop_map(Step::Park),
     ];
     let passes = prop::collection::vec(prop::collection::vec((0_usize..3, step), 1..4), 1..14);
     let memory = prop::sample::select(vec![Memory::Floor, Memory::Plenty]);
@@ -65,31 +68,33 @@ struct Part {
     n_right: usize,
     n_kept: usize,
     forks: bool,
+    parks: bool,
 }
 
 /// Returns the part of a context that holds `held` tokens of `ids` and has `room` for a draft.
 fn part(idx: usize, step: Step, ids: &[u32], held: usize, room: usize, vocab: usize) -> Part {
     let left = TOKENS - held;
-    let (n_right, n_wrong, n_kept, is_tentative, forks) = match step {
-        Step::Append(n) => (n.min(left), 0, 0, false, false),
-        Step::Draft(right, wrong, kept) => (right.min(left), wrong, kept, true, false),
-        Step::Forget(n) => (0, n, 0, true, false),
-        Step::Fork(n) => (n.min(left), 1, 0, true, true),
+    let (n_right, n_wrong, n_kept, is_tentative) = match step {
+        Step::Append(n) => (n.min(left), 0, 0, false),
+        Step::Draft(right, wrong, kept) => (right.min(left), wrong, kept, true),
+        Step::Forget(n) => (0, n, 0, true),
+        Step::Fork(n) | Step::Park(n) => (n.min(left), 1, 0, true),
     };
+    let (forks, parks) = (matches!(step, Step::Fork(_)), matches!(step, Step::Park(_)));
     let (n_right, n_wrong) = match is_tentative {
         true => (n_right.min(room), n_wrong.min(room - n_right.min(room))),
         false => (n_right, 0),
     };
     let wrong = (0..n_wrong).map(|at| ((at * 17 + 3 + held) % vocab) as u32);
     let tokens = ids[held..held + n_right].iter().copied().chain(wrong).collect();
-    Part { idx, tokens, is_tentative, n_right, n_kept: n_kept.min(n_right), forks }
+    Part { idx, tokens, is_tentative, n_right, n_kept: n_kept.min(n_right), forks, parks }
 }
 
 /// Runs a script, and compares all logits of right tokens with those of each context alone.
 fn check(script: &Script) -> Result<(), TestCaseError> {
     let (dir, vocab) = family(script.family);
     let mut engine = engine(&dir, Compute::Auto, script.memory, KvPolicy::new(script.format), 1 + CONTEXTS);
-    let mut contexts: Vec<Context> = (0..3).map(|_| engine.new_context().unwrap()).collect();
+    let mut contexts: Vec<Context> = (0..3).map(|_| engine.new_context()).collect();
     let sequences: Vec<_> = (0..3).map(|idx| sequence(idx, TOKENS, vocab)).collect();
     let wanted = alone(script.family, script.format);
     let mut logits = Logits::default();
@@ -122,6 +127,10 @@ fn check(script: &Script) -> Result<(), TestCaseError> {
                 if part.forks {
                     *context = engine.fork(context).unwrap();
                     prop_assert_eq!(context.tentative_tokens(), 0);
+                } else if part.parks {
+                    context.park().unwrap();
+                    prop_assert!(context.is_parked());
+                    prop_assert_eq!(context.held(), &sequences[part.idx][..held]);
                 } else if part.n_kept > 0 || part.n_right > 0 {
                     context.commit(part.n_kept).unwrap();
                     prop_assert_eq!(context.held(), &sequences[part.idx][..held + part.n_kept]);
@@ -161,13 +170,39 @@ fn drafts_of_every_family_are_kept_in_part_across_sealed_pages_and_sliding_windo
 }
 
 #[test]
+fn a_session_saved_after_a_draft_is_that_of_the_kept_tokens() {
+    for name in ["qwen3", "llama-sliding", "nemotron_h-latent-q4", "qwen3_next"] {
+        let (dir, vocab) = family(name);
+        let ids = sequence(0, 300, vocab);
+        let wanted = alone(name, KvFormat::Exact);
+        let mut kv = KvPolicy::default();
+        kv.is_paged = true;
+        let mut engine = engine(&dir, Compute::Auto, Memory::Floor, kv, 2);
+        let session = format!("draft-{name}-{}", std::process::id());
+        let (mut context, mut logits) = (engine.new_context(), Logits::default());
+        engine.pass(&mut [Segment::new(&mut context, &ids[..250])], &mut logits).unwrap();
+        let draft: Vec<u32> = ids[250..253].iter().copied().chain([1, 2]).collect();
+        engine.pass(&mut [Segment::tentative(&mut context, &draft)], &mut logits).unwrap();
+        context.commit(2).unwrap();
+        context.save_as::<(), ModelError>(&session, |_| Ok(())).unwrap();
+        drop(context);
+        // Any context can take it.
+        let mut resumed = engine.new_context();
+        let ((), _) = resumed.take_from::<(), ModelError>(&session, |_| Ok(())).unwrap();
+        assert_eq!(resumed.held(), &ids[..252]);
+        engine.pass(&mut [Segment::new(&mut resumed, &ids[252..253])], &mut logits).unwrap();
+        assert!(bits(logits.of(0))[0] == wanted[0][252], "{name}");
+    }
+}
+
+#[test]
 fn a_draft_without_room_is_refused() {
     let (dir, vocab) = family("qwen3");
     let mut kv = KvPolicy::default();
     kv.is_paged = true;
     let mut engine = engine(&dir, Compute::Auto, Memory::Floor, kv, 1);
     let ids = sequence(0, 300, vocab);
-    let (mut context, mut logits) = (engine.new_context().unwrap(), Logits::default());
+    let (mut context, mut logits) = (engine.new_context(), Logits::default());
     engine.pass(&mut [Segment::new(&mut context, &ids[..250])], &mut logits).unwrap();
     assert_eq!(context.tentative_room(), 6, "up to the end of the page");
     let outcomes = engine.pass(&mut [Segment::tentative(&mut context, &ids[250..257])], &mut logits).unwrap();
@@ -182,7 +217,7 @@ fn a_draft_without_room_is_refused() {
 fn keeping_more_tokens_than_were_drafted_is_a_bug() {
     let (dir, _) = family("qwen3");
     let mut engine = engine(&dir, Compute::Auto, Memory::Floor, KvPolicy::default(), 1);
-    let (mut context, mut logits) = (engine.new_context().unwrap(), Logits::default());
+    let (mut context, mut logits) = (engine.new_context(), Logits::default());
     engine.pass(&mut [Segment::tentative(&mut context, &[1, 2])], &mut logits).unwrap();
     let _ = context.commit(3);
 }

@@ -37,12 +37,12 @@ fn a_fork_and_its_origin_continue_on_their_own() {
                     let wanted = [&ids[n_common..][..3], &others[n_common..][..3]];
                     let wanted = wanted.map(|rest| replay(&mut engine, rest));
 
-                    let mut origin = engine.new_context().unwrap();
+                    let mut origin = engine.new_context();
                     let mut logits = Logits::default();
                     if n_common > 0 {
                         engine.pass(&mut [Segment::new(&mut origin, &ids[..n_common])], &mut logits).unwrap();
                     }
-                    let mut fork = engine.fork(&origin).unwrap();
+                    let mut fork = engine.fork(&mut origin).unwrap();
                     assert_eq!(fork.held(), origin.held());
                     for at in 0..3 {
                         for (context, ids, wanted) in
@@ -56,7 +56,7 @@ fn a_fork_and_its_origin_continue_on_their_own() {
                         }
                     }
                     // A fork of a fork outlives both.
-                    let mut last = engine.fork(&fork).unwrap();
+                    let mut last = engine.fork(&mut fork).unwrap();
                     drop((origin, fork));
                     assert_eq!(last.held_tokens(), n_common + 3);
                     engine.pass(&mut [Segment::new(&mut last, &[1])], &mut logits).unwrap();
@@ -79,7 +79,7 @@ fn contexts_with_operations_of_mlx_compute_about_the_same_together_as_alone() {
                 engine.forward(ids).unwrap()
             })
             .collect();
-        let mut contexts: Vec<Context> = (0..2).map(|_| engine.new_context().unwrap()).collect();
+        let mut contexts: Vec<Context> = (0..2).map(|_| engine.new_context()).collect();
         let mut logits = Logits::default();
         for rows in [0..7, 7..19, 19..20] {
             let mut segments: Vec<Segment<'_>> = contexts
@@ -99,7 +99,7 @@ fn contexts_with_operations_of_mlx_compute_about_the_same_together_as_alone() {
 fn a_segment_with_no_room_or_a_token_out_of_range_is_refused_alone() {
     let (dir, vocab) = family("qwen3");
     let mut engine = engine(&dir, Compute::Auto, Memory::Floor, KvPolicy::default(), 3);
-    let mut contexts: Vec<Context> = (0..2).map(|_| engine.new_context().unwrap()).collect();
+    let mut contexts: Vec<Context> = (0..2).map(|_| engine.new_context()).collect();
     let mut logits = Logits::default();
     let ids = sequence(0, contexts[0].max_tokens() + 1, vocab);
     let wanted = bits([engine.forward(&ids[..3]).unwrap().as_slice()]);
@@ -122,7 +122,7 @@ fn a_context_of_another_engine_is_a_bug() {
     let (dir, _) = family("qwen3");
     let open = || engine(&dir, Compute::Auto, Memory::Floor, KvPolicy::default(), 2);
     let (mut engine, other) = (open(), open());
-    let mut context = other.new_context().unwrap();
+    let mut context = other.new_context();
     let _ = engine.pass(&mut [Segment::new(&mut context, &[1])], &mut Logits::default());
 }
 
@@ -133,7 +133,7 @@ fn with_operations_of_mlx_a_draft_kept_in_part_leaves_about_the_state_of_the_kep
         let mut engine = engine(&dir, Compute::Mlx, Memory::Floor, KvPolicy::default(), 2);
         let ids = sequence(0, 20, vocab);
         let wanted = engine.forward(&ids).unwrap();
-        let (mut context, mut logits) = (engine.new_context().unwrap(), Logits::default());
+        let (mut context, mut logits) = (engine.new_context(), Logits::default());
         engine.pass(&mut [Segment::new(&mut context, &ids[..9])], &mut logits).unwrap();
         let draft: Vec<u32> = ids[9..14].iter().copied().chain([3, 1]).collect();
         engine.pass(&mut [Segment::tentative(&mut context, &draft)], &mut logits).unwrap();

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use flash_io::{Budget, Pace, Reader, Shard, ShardIdx};
 use flash_kv::{PageFile, PrefixStore, Scratch};
 use flash_sched::{Ema, PassCost};
+use parking_lot::Mutex;
 
-use super::{Engine, EngineOptions, SessionContext};
-use crate::engine::contexts::{Contexts, ScratchPages};
+use super::{Context, Engine, EngineOptions, SessionContext};
+use crate::engine::contexts::{Contexts, Regions, ScratchPages};
 use crate::engine::identity::{self, ComputedBy, EngineIdentity, IdentityInputs};
 use crate::engine::model::Model;
 use crate::engine::pass::LoadedModel;
 use crate::interrupt::Interrupt;
-use crate::kv::{KvPlan, PageCounters, PageSource};
+use crate::kv::{KvPlan, PageCounters, PageSource, TwinFile};
 use crate::stream::conduct::ReadOptions;
 use crate::stream::experts::Experts;
 use crate::stream::pace::Pacer;
@@ -95,34 +96,9 @@ impl Model {
         // Memory is planned in whole pages; the excess is only usable up to the trained context length.
         let end =
             self.max_position_embeddings.map_or(usize::MAX, |trained| trained.max(workload.context_tokens));
-        let owner = Arc::default();
-        let contexts = Contexts {
-            owner: Arc::clone(&owner),
-            budget: budget.clone(),
-            layout: self.backend.cache_layout(),
-            keeps: self.keeps,
-            kv_shape: self.kv_shape,
-            windows: self.windows,
-            plan: kv_plan,
-            identity,
-            traffic,
-            max_positions: end.min(self.positions_max.unwrap_or(usize::MAX)),
-            prefix_dir: share_prefixes.then(|| kv_dir.clone()),
-            scratch: scratch.map(|(file, shard)| ScratchPages::new(file, residency.shared_reader(), shard)),
-        };
-        let prefixes = share_prefixes.then(|| PrefixStore::open(&kv_dir, &identity)).transpose()?;
-        let context = match (context, session_shard) {
-            (Some(context), Some(shard)) => {
-                let file = Arc::clone(context.pages());
-                let reader = residency.shared_reader();
-                let source = PageSource { file, reader, shard, first_place: 0, is_kept: true };
-                Some(context.restore_own(contexts.make_kept(source)?)?)
-            }
-            _ => None,
-        };
         let model_bytes = self.checkpoint.catalog().total_bytes();
         let computed_by = ComputedBy::new(&self.backend, self.top_k);
-        let identity = match known {
+        let session_identity = match known {
             Some(identity) => EngineIdentity::Known(identity),
             None => EngineIdentity::Unknown(Box::new(IdentityInputs {
                 checkpoint: self.checkpoint,
@@ -130,6 +106,42 @@ impl Model {
                 geometry,
                 kv_dir: kv_dir.clone(),
             })),
+        };
+        let twins = match share_prefixes {
+            true => TwinFile::new(&kv_dir, &identity)?.map(Arc::new),
+            false => None,
+        };
+        let contexts = Arc::new(Contexts {
+            budget: budget.clone(),
+            layout: self.backend.cache_layout(),
+            keeps: self.keeps,
+            kv_shape: self.kv_shape,
+            windows: self.windows,
+            rotates: workload.kv.rotates() || !kv_plan.has_full_memory(),
+            plan: kv_plan,
+            page_identity: identity,
+            traffic,
+            max_positions: end.min(self.positions_max.unwrap_or(usize::MAX)),
+            prefixes: share_prefixes.then(|| PrefixStore::open(&kv_dir, &identity)).transpose()?,
+            twins,
+            scratch: scratch.map(|(file, shard)| ScratchPages {
+                file,
+                reader: residency.shared_reader(),
+                shard,
+            }),
+            regions: Regions::default(),
+            identity: Mutex::new(session_identity),
+            kv_dir,
+            spool: Mutex::default(),
+        });
+        let context = match (context, session_shard) {
+            (Some(context), Some(shard)) => {
+                let file = Arc::clone(context.pages());
+                let reader = residency.shared_reader();
+                let source = PageSource { file, reader, shard, first_place: 0, is_kept: true };
+                Some(context.restore_own(Context::new(&contexts), source)?)
+            }
+            _ => None,
         };
         if let Some(trained_tokens) = self.max_position_embeddings
             && workload.context_tokens > trained_tokens
@@ -140,7 +152,6 @@ impl Model {
                  make no sense"
             );
         }
-        let rotates = workload.kv.rotates() || !contexts.plan.has_full_memory();
         Ok(Engine {
             _thread: PhantomData,
             model_bytes,
@@ -151,7 +162,7 @@ impl Model {
                 interrupt: Interrupt::default(),
                 token_compute: Ema::default(),
                 cost: PassCost::default(),
-                owner,
+                contexts: Arc::clone(&contexts),
                 max_tentative_rows: workload.tentative_rows,
             },
             contexts,
@@ -160,10 +171,6 @@ impl Model {
             floor_bytes,
             n_contexts: workload.n_contexts,
             max_rows: workload.prompt_tokens.max(workload.n_contexts),
-            prefixes,
-            identity,
-            kv_dir,
-            rotates,
             _overhead: overhead,
         })
     }

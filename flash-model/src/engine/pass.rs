@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use flash_sched::{Ema, PassCost};
 
 use super::Context;
+use super::contexts::Contexts;
 use crate::ModelError;
 use crate::compute::row_ranges;
 use crate::decoder::{BatchSegment, Decoder, Pass};
@@ -106,7 +107,7 @@ pub(super) struct LoadedModel {
     /// Compute time of passes by their rows.
     pub cost: PassCost,
     /// Identifies the contexts of this engine.
-    pub owner: Arc<()>,
+    pub contexts: Arc<Contexts>,
     /// Rows of a pass that may be tentative.
     pub max_tentative_rows: usize,
 }
@@ -120,7 +121,7 @@ impl LoadedModel {
         segments: &mut [Segment<'_>],
         logits: &mut Logits,
     ) -> Result<Vec<Result<(), ModelError>>, ModelError> {
-        let mut outcomes = self.check_all(segments);
+        let mut outcomes = self.prepare(segments);
         logits.begin(segments.iter().zip(&outcomes).map(|(segment, outcome)| match outcome {
             Ok(()) => segment.n_logits,
             Err(_) => 0,
@@ -143,12 +144,12 @@ impl LoadedModel {
         Ok(outcomes)
     }
 
-    /// Checks that each segment can run.
-    fn check_all(&self, segments: &[Segment<'_>]) -> Vec<Result<(), ModelError>> {
+    /// Checks that each segment can run, and reads its context back if that is parked.
+    fn prepare(&self, segments: &mut [Segment<'_>]) -> Vec<Result<(), ModelError>> {
         let mut n_tentative = 0;
-        let check = |segment: &Segment<'_>| {
+        let prepare = |segment: &mut Segment<'_>| {
             let Segment { context, tokens, n_logits, is_tentative } = segment;
-            context.check_owner(&self.owner);
+            context.check_owner(&self.contexts);
             assert!(*n_logits <= tokens.len(), "logits of new tokens");
             self.check(context, tokens)?;
             if *is_tentative {
@@ -158,9 +159,9 @@ impl LoadedModel {
                 }
                 n_tentative += tokens.len();
             }
-            Ok(())
+            context.kv().map(drop)
         };
-        segments.iter().map(check).collect()
+        segments.iter_mut().map(prepare).collect()
     }
 
     /// Checks that tokens can run in a context.
@@ -197,17 +198,17 @@ impl LoadedModel {
     ) -> Result<(T, Vec<Result<(), ModelError>>), ModelError> {
         let Self { decoder, residency, experts, interrupt, .. } = self;
         let n_rows = segments.iter().map(|segment| segment.tokens.len()).sum();
+        let batch = segments.iter_mut().map(|segment| {
+            let Segment { context, tokens: ids, n_logits, is_tentative } = &mut **segment;
+            let (n_logits, is_tentative) = (*n_logits, *is_tentative);
+            Ok(BatchSegment { kv: context.kv()?, ids, n_logits, is_tentative })
+        });
+        let batch = batch.collect::<Result<_, ModelError>>()?;
         residency.begin_pass(n_rows)?;
         if let Some(experts) = experts {
             experts.begin_pass(n_rows);
         }
-        let batch = segments.iter_mut().map(|segment| BatchSegment {
-            kv: &mut segment.context.kv,
-            ids: segment.tokens,
-            n_logits: segment.n_logits,
-            is_tentative: segment.is_tentative,
-        });
-        let mut pass = Pass { batch: batch.collect(), residency, experts, interrupt };
+        let mut pass = Pass { batch, residency, experts, interrupt };
         let outcome = run(decoder, &mut pass);
         let Pass { residency, experts, .. } = pass;
         if outcome.is_err() {
@@ -219,8 +220,9 @@ impl LoadedModel {
             experts.end_pass(n_rows, outcome.is_ok());
         }
         let is_complete = outcome.is_ok();
-        let outcomes =
-            segments.iter_mut().map(|segment| segment.context.kv.end(is_complete, segment.is_tentative));
+        let outcomes = segments
+            .iter_mut()
+            .map(|segment| segment.context.kv().and_then(|kv| kv.end(is_complete, segment.is_tentative)));
         let outcomes: Vec<_> = outcomes.collect();
         match outcome {
             Ok(result) => Ok((result, outcomes)),

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use flash_kv::{Identity, KvError, OpenedSession, PageFile, Session};
 
+use super::context::Cache;
+use super::contexts::Contexts;
 use super::{Context, Engine, EngineOptions};
 use crate::ModelError;
 use crate::engine::model::Model;
-use crate::kv::{KvPolicy, Stored, common_pages};
+use crate::kv::{KvPolicy, PageSource, Stored, common_pages};
 
 /// An open session that an [`Engine`] can resume with [`Model::resume`].
 #[derive(Debug)]
@@ -143,15 +145,17 @@ impl SessionContext {
         fits(&self.stored, context_tokens)
     }
 
-    /// Restores the session into an empty context that stores its pages in the session's own file.
-    pub(super) fn restore_own(mut self, mut context: Context) -> Result<Context, ModelError> {
-        fits(&self.stored, context.kv.context_tokens())?;
-        context.kv.restore(&self.stored, true)?;
+    /// Restores the session into an empty context that stores its pages in the session's own file, `pages`.
+    pub(super) fn restore_own(self, mut context: Context, pages: PageSource) -> Result<Context, ModelError> {
+        let Self { session, stored, .. } = self;
+        context.session = Some((session, pages));
+        let kv = context.kv()?;
+        fits(&stored, kv.context_tokens())?;
+        kv.restore(&stored, true)?;
         // Records the loss of precision now: it could not be detected any more once there are further pages.
-        if !self.stored.is_saved() && !self.stored.is_exact() {
-            context.kv.save(&mut self.session)?;
+        if !stored.is_saved() && !stored.is_exact() {
+            context.save()?;
         }
-        context.session = Some(self.session);
         Ok(context)
     }
 }
@@ -164,16 +168,20 @@ fn fits(stored: &Stored, context_tokens: usize) -> Result<(), ModelError> {
     }
 }
 
-impl Engine {
-    /// Saves the context in the engine's session, if it has one. The previously saved state stays valid until this
-    /// returns.
+impl Context {
+    /// Saves the context in the session that it was resumed from, if there is one. The previously saved state stays valid
+    /// until this returns.
     ///
     /// # Errors
     /// [`ModelError::Kv`] if the disk fails or has failed.
     pub fn save(&mut self) -> Result<(), ModelError> {
-        match &mut self.context {
-            Some(Context { kv, session: Some(session), .. }) => kv.save(session),
-            _ => Ok(()),
+        if self.session.is_none() {
+            return Ok(());
+        }
+        self.kv()?;
+        match (&mut self.cache, &mut self.session) {
+            (Cache::InMemory(kv), Some((session, _))) => kv.save(session),
+            _ => unreachable!("both are there"),
         }
     }
 
@@ -190,23 +198,21 @@ impl Engine {
         let (mut session, common) = self.session_named(name)?;
         // The description is written first: tokens that it has and the pages lack are computed again, so none is lost.
         let described = describe(session.dir())?;
-        self.own()?.kv.save_to(&mut session, common)?;
+        self.kv()?.save_to(&mut session, common)?;
         Ok(described)
     }
 
     /// Opens or creates the session of that name, and returns it with the number of pages that it shares with the
     /// context.
-    fn session_named(&mut self, name: &str) -> Result<(Session, usize), ModelError> {
-        if self.rotates {
-            return Err(ModelError::Rotates { what: "a session" });
-        }
-        let identity = self.identity.get()?;
-        Ok(match Session::open(&self.kv_dir, name, &identity) {
+    fn session_named(&self, name: &str) -> Result<(Session, usize), ModelError> {
+        let contexts = &self.contexts;
+        let identity = contexts.session_identity()?;
+        Ok(match Session::open(&contexts.kv_dir, name, &identity) {
             Ok(opened) => {
                 let common = common_pages(&opened, self.held());
                 (opened.session, common)
             }
-            Err(KvError::NoSession { .. }) => (Session::create(&self.kv_dir, name, &identity)?, 0),
+            Err(KvError::NoSession { .. }) => (Session::create(&contexts.kv_dir, name, &identity)?, 0),
             Err(error) => return Err(error.into()),
         })
     }
@@ -222,15 +228,59 @@ impl Engine {
         name: &str,
         describe: impl FnOnce(&Path) -> Result<T, E>,
     ) -> Result<(T, Resumption), E> {
-        if self.rotates {
-            return Err(ModelError::Rotates { what: "a session" }.into());
-        }
-        let identity = self.identity.get()?;
-        let opened = Session::open(&self.kv_dir, name, &identity).map_err(ModelError::from)?;
-        let context = SessionContext::new(opened, self.own()?.kv.has_state())?;
-        fits(&context.stored, self.context_tokens())?;
+        let identity = self.contexts.session_identity()?;
+        let opened = Session::open(&self.contexts.kv_dir, name, &identity).map_err(ModelError::from)?;
+        let context = SessionContext::new(opened, self.kv()?.has_state())?;
+        fits(&context.stored, self.max_tokens())?;
         let described = describe(context.dir())?;
-        self.own()?.kv.restore(&context.stored, false)?;
+        self.kv()?.restore(&context.stored, false)?;
         Ok((described, context.resumption))
+    }
+}
+
+impl Contexts {
+    /// Returns the identity of sessions, and computes it if this is the first use.
+    ///
+    /// # Errors
+    /// [`ModelError::Rotates`] if contexts discard old tokens; the errors of reading the model.
+    fn session_identity(&self) -> Result<Identity, ModelError> {
+        match self.rotates {
+            true => Err(ModelError::Rotates { what: "a session" }),
+            false => self.identity.lock().get(),
+        }
+    }
+}
+
+impl Engine {
+    /// [Saves](Context::save) the engine's own context in its session, if it has one.
+    ///
+    /// # Errors
+    /// The errors of [`Context::save`].
+    pub fn save(&mut self) -> Result<(), ModelError> {
+        self.own().save()
+    }
+
+    /// [Saves](Context::save_as) a copy of the engine's own context as a session.
+    ///
+    /// # Errors
+    /// The errors of [`Context::save_as`].
+    pub fn save_as<T, E: From<ModelError>>(
+        &mut self,
+        name: &str,
+        describe: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.own().save_as(name, describe)
+    }
+
+    /// [Replaces](Context::take_from) the engine's own context with a copy of a session's.
+    ///
+    /// # Errors
+    /// The errors of [`Context::take_from`].
+    pub fn take_from<T, E: From<ModelError>>(
+        &mut self,
+        name: &str,
+        describe: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<(T, Resumption), E> {
+        self.own().take_from(name, describe)
     }
 }

@@ -1,5 +1,7 @@
 //! Tests of an engine's internals.
 
+mod soak;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -91,7 +93,7 @@ fn losses_end_between_positions_when_they_are_interrupted() {
 
 /// Returns the addresses of the key and value arrays of all layers that store them as arrays.
 fn addresses(engine: &mut Engine) -> Vec<usize> {
-    let arrays = engine.own().unwrap().kv.layers.iter().flat_map(|layer| match layer {
+    let arrays = engine.own().kv().unwrap().layers.iter().flat_map(|layer| match layer {
         LayerKv::Arrays { keys, values } => [Some(keys), values.as_ref()],
         _ => [None, None],
     });
@@ -316,10 +318,14 @@ fn contexts_that_come_and_go_leave_no_byte_and_no_file_behind() {
         let mut n_interrupted = 0;
         for _ in 0..300 {
             if contexts.len() < 4 && rng.bool() {
-                contexts.push(engine.new_context().unwrap());
+                contexts.push(engine.new_context());
             }
             if !contexts.is_empty() && rng.u8(..4) == 0 {
                 drop(contexts.swap_remove(rng.usize(..contexts.len())));
+            }
+            if !contexts.is_empty() && rng.u8(..4) == 0 {
+                let idx = rng.usize(..contexts.len());
+                contexts[idx].park().unwrap();
             }
             let lens: Vec<usize> = contexts.iter().map(|_| [1, 1, 1, 7, 150][rng.usize(..5)]).collect();
             let tokens = ids(150);
@@ -343,15 +349,22 @@ fn contexts_that_come_and_go_leave_no_byte_and_no_file_behind() {
         assert!(n_interrupted > 10, "{name}: only {n_interrupted} passes were interrupted");
         contexts.clear();
         assert_eq!(engine.budget.used_bytes(), used_bytes, "{name}");
-        // One too many is an error, and takes nothing.
+        // One too many fails alone, and takes nothing.
         let refused = loop {
-            match engine.new_context() {
-                Ok(context) => contexts.push(context),
+            let mut context = engine.new_context();
+            let mut outcomes = engine.pass(&mut [Segment::new(&mut context, &[1])], &mut logits).unwrap();
+            match outcomes.remove(0) {
+                Ok(()) => contexts.push(context),
                 Err(error) => break error,
             }
         };
         assert!(contexts.len() >= 4, "{name}: {refused}");
         assert!(matches!(refused, ModelError::Kv(_) | ModelError::Io(_)), "{name}: {refused:?}");
+        // Where another one is parked, there is room.
+        contexts[0].park().unwrap();
+        let mut context = engine.new_context();
+        engine.pass(&mut [Segment::new(&mut context, &[1])], &mut logits).unwrap().remove(0).unwrap();
+        drop(context);
         contexts.clear();
         assert_eq!(engine.budget.used_bytes(), used_bytes, "{name}");
         drop(engine);

@@ -87,11 +87,16 @@ impl LayerKv {
 /// `[kv_heads, capacity, head_dim]`.
 fn copy_buffer(to: &mut PageBuf, from: &PageBuf, shape: KvShape, written_tokens: usize) {
     let head_bytes = from.len() / shape.kv_heads;
-    let len = (written_tokens * shape.key_token_bytes() / shape.kv_heads).min(head_bytes);
+    let len = written_bytes(shape, written_tokens, head_bytes);
     let heads = to.as_mut_slice().chunks_exact_mut(head_bytes).zip(from.as_slice().chunks_exact(head_bytes));
     for (to, from) in heads {
         to[..len].copy_from_slice(&from[..len]);
     }
+}
+
+/// Returns the bytes of a head's rows that have been written: all `head_bytes` if the buffer is a ring that was filled.
+pub(super) fn written_bytes(shape: KvShape, written_tokens: usize, head_bytes: usize) -> usize {
+    (written_tokens * shape.key_token_bytes() / shape.kv_heads).min(head_bytes)
 }
 
 /// Copies the first `written_tokens` rows of each head of an array, `[1, kv_heads, capacity, head_dim]`.

@@ -175,6 +175,48 @@ impl PagedLayer {
         Ok(())
     }
 
+    /// Appends a sealed page of a cache that was parked, and whose file of pages this is: with the record that `fill` writes
+    /// if it was in memory, else with the one in the file, unless it has been evicted.
+    pub(super) fn unpark_sealed(
+        &mut self,
+        fill: Option<impl FnOnce(&mut [u8]) -> Result<(), ModelError>>,
+        is_evicted: bool,
+    ) -> Result<(), ModelError> {
+        let key = self.key(self.sealed.len());
+        let record = match fill {
+            Some(fill) => Some(self.pages.unpark_sealed(fill)?),
+            None => {
+                if !is_evicted {
+                    self.pages.add_from_file(key);
+                }
+                None
+            }
+        };
+        self.push_sealed(record);
+        Ok(())
+    }
+
+    /// Returns the records of sealed pages, none for those on disk or evicted.
+    pub(super) fn sealed_records(&self) -> &[Option<Arc<Record>>] {
+        &self.sealed
+    }
+
+    /// Returns the pages that the window holds and that are not sealed, or can be unsealed.
+    pub(super) fn window_pages(&self) -> Range<usize> {
+        let end = self.end.div_ceil(PAGE_TOKENS);
+        end.saturating_sub(self.window.len()).max(self.window_start)..end
+    }
+
+    /// Returns the first page that the window has ever held.
+    pub(super) fn window_start(&self) -> usize {
+        self.window_start
+    }
+
+    /// Sets the extent of a window that is filled next.
+    pub(super) fn set_window(&mut self, window_start: usize, end: usize) {
+        (self.window_start, self.end) = (window_start, end);
+    }
+
     /// Returns the memory of a page of the window.
     pub(super) fn window_page(&mut self, page_idx: usize) -> &mut [u8] {
         let n_window = self.window.len();
@@ -189,6 +231,11 @@ impl PagedLayer {
 
     pub(super) fn n_sealed(&self) -> usize {
         self.sealed.len()
+    }
+
+    /// Returns the pages that are not evicted when `n_sealed` are sealed.
+    pub(super) fn visible(&self, n_sealed: usize) -> impl Iterator<Item = usize> + use<> {
+        self.pages.plan.retention.visible(n_sealed)
     }
 
     /// Returns the end of the tokens.
@@ -233,7 +280,7 @@ impl PagedLayer {
         let window = || self.window[page_idx % self.window.len()].as_slice();
         match (self.sealed.get(page_idx), part) {
             (None, _) => transcode(&pages.window, window(), layout, out)?,
-            (Some(_), PrefixPart::Twin) => return pages.copy_twin(key, out),
+            (Some(_), PrefixPart::Twin) => pages.copy_twin(key, out)?,
             (Some(Some(record)), PrefixPart::Page) => out.copy_from_slice((**record).as_ref()),
             (Some(None), PrefixPart::Page) => pages.copy_spilled(key, out)?,
         }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::feed::{Feed, PageKey};
 use super::plan::PagedPlan;
 use super::traffic::PageCounters;
-use super::twins::TwinFile;
+use super::twins::TwinRegion;
 use crate::ModelError;
 
 /// The record of a sealed page, in memory.
@@ -37,7 +37,7 @@ pub(crate) struct Pages {
     records: SlotPool,
     disk: Option<OnDisk>,
     /// Present if prefixes are shared and sealed pages are stored in another format than the window's.
-    twins: Option<TwinFile>,
+    twins: Option<TwinRegion>,
     context: Mutex<Context>,
     /// Sealed pages that are queued for writing and still in memory, oldest first.
     unwritten: Mutex<VecDeque<Unwritten>>,
@@ -99,7 +99,7 @@ impl AsRef<[u8]> for SealedPage {
 }
 
 /// The page file of a cache, and its reader.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PageSource {
     pub file: Arc<PageFile>,
     pub reader: Arc<Reader>,
@@ -115,7 +115,7 @@ impl Pages {
         plan: PagedPlan,
         identity: Identity,
         source: Option<PageSource>,
-        twins: Option<TwinFile>,
+        twins: Option<TwinRegion>,
         traffic: PageCounters,
         budget: &Budget,
     ) -> Result<Self, ModelError> {
@@ -213,6 +213,23 @@ impl Pages {
         Ok(Some(Arc::new(Record(slot))))
     }
 
+    /// Adds a sealed page that is already in the file, and stays there.
+    pub(super) fn add_from_file(&self, key: PageKey) {
+        if let Some(OnDisk { feed, .. }) = &self.disk {
+            feed.add(key, self.place(key.page_idx));
+        }
+    }
+
+    /// Returns the record of a sealed page that stays in memory, as `fill` writes it.
+    pub(super) fn unpark_sealed(
+        &self,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), ModelError>,
+    ) -> Result<Arc<Record>, ModelError> {
+        let mut slot = self.free_record()?;
+        fill(slot.as_mut_slice())?;
+        Ok(Arc::new(Record(slot)))
+    }
+
     /// Copies the record of a sealed page that is not held in memory.
     pub(super) fn copy_spilled(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
         if let Some(found) = self.unwritten.lock().iter().find(|unwritten| unwritten.key == key) {
@@ -239,15 +256,15 @@ impl Pages {
 
     /// Stores a page that leaves the window in the window's format, if prefixes are shared.
     pub(super) fn record_twin(&self, key: PageKey, window: &mut [u8]) {
-        if let Some(twins) = &self.twins {
-            twins.add(&self.head(key, key.page_idx, &self.window), window);
+        if let Some(TwinRegion { file, first_place }) = &self.twins {
+            file.add(&self.head(key, first_place + key.page_idx, &self.window), window);
         }
     }
 
-    /// Copies the record of a page that has left the window, in the window's format.
+    /// Copies the record of a page that has left the window, in the window's format. Its header has another place.
     pub(super) fn copy_twin(&self, key: PageKey, out: &mut [u8]) -> Result<(), KvError> {
-        let twins = self.twins.as_ref().expect("twins are kept");
-        twins.copy(key.page_idx as u32, key.layer_idx as u32, out)
+        let TwinRegion { file, first_place } = self.twins.as_ref().expect("twins are kept");
+        file.copy(first_place + key.page_idx, key.layer_idx, out)
     }
 
     /// Truncates a file that outlives the cache to its first `pages` pages.

@@ -180,6 +180,16 @@ impl KvPlan {
         }
     }
 
+    /// Returns how many tokens a pass may compute behind `held_tokens` that are committed or taken back later: in pages, up
+    /// to the end of the page, so that none of them overwrites what the window of the held tokens needs.
+    pub(crate) fn tentative_room(&self, held_tokens: usize) -> usize {
+        match self {
+            // Ring buffers have room for a chunk beside their window.
+            Self::Plain { .. } => PAGE_TOKENS,
+            Self::Paged(_) => PAGE_TOKENS - held_tokens % PAGE_TOKENS,
+        }
+    }
+
     /// Returns whether every layer has memory for all tokens, not only for its window.
     pub(crate) fn has_full_memory(&self) -> bool {
         match self {

@@ -1,17 +1,25 @@
 //! Twins: pages in the window's format, kept so that shared prefixes can end in them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use flash_kv::{Geometry, Identity, KvError, PrefixPart, PrefixStore, RecordHeader, Scratch, seal};
 
 use crate::ModelError;
 
-/// A scratch file of pages that have left the window, in the window's format. Writes are synchronous: each is a copy to
+/// A scratch file of pages of all contexts that have left the window, in the window's format. Writes are synchronous: each is a copy to
 /// the page cache of the system.
 #[derive(Debug)]
 pub(crate) struct TwinFile {
     scratch: Scratch,
     store: PrefixStore,
+}
+
+/// The places in the file for the twins of one context.
+#[derive(Debug)]
+pub(crate) struct TwinRegion {
+    pub file: Arc<TwinFile>,
+    pub first_place: usize,
 }
 
 impl TwinFile {
@@ -38,7 +46,7 @@ impl TwinFile {
         }
     }
 
-    pub(super) fn copy(&self, page_idx: u32, layer_idx: u32, record: &mut [u8]) -> Result<(), KvError> {
-        self.scratch.pages().read(page_idx, layer_idx, record).map(drop)
+    pub(super) fn copy(&self, place: usize, layer_idx: usize, record: &mut [u8]) -> Result<(), KvError> {
+        self.scratch.pages().read(place as u32, layer_idx as u32, record).map(drop)
     }
 }

@@ -159,7 +159,7 @@ impl Clients {
         // All prompts run in one pass.
         let workload = trial.workload(n_clients * prompt_tokens, context_tokens, prefetch);
         let engine = trial.load_workload(workload.with_contexts(n_clients + 1))?;
-        let contexts = (0..n_clients).map(|_| engine.new_context()).collect::<Result<_, _>>()?;
+        let contexts = (0..n_clients).map(|_| engine.new_context()).collect();
         let rng = fastrand::Rng::with_seed(SEED);
         // One token is valid in any vocabulary; the first pass tells how many are.
         let mut clients = Self { contexts, engine, logits: Logits::default(), rng, vocab_size: 1 };
@@ -210,7 +210,7 @@ impl Clients {
     /// [`Batch`](flash_model::Batch).
     fn join(&mut self, prompt_tokens: usize, disk_bytes_per_s: f64) -> anyhow::Result<Newcomer> {
         let prompt: Vec<u32> = (0..prompt_tokens).map(|_| self.rng.u32(..self.vocab_size)).collect();
-        let mut newcomer = self.engine.new_context()?;
+        let mut newcomer = self.engine.new_context();
         let alone = self.pass_with(0, Some((&mut newcomer, &prompt)))?;
         newcomer.truncate(0)?;
         let reading = Duration::from_secs_f64(self.engine.stats().pass_bytes as f64 / disk_bytes_per_s);

@@ -5,7 +5,7 @@ mod node;
 use std::ops::Range;
 use std::sync::Arc;
 
-use flash_kernels::{FloatType, Floats, Pool, StateUpdate};
+use flash_kernels::{FloatType, Floats, Pool};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 
@@ -14,7 +14,7 @@ use super::{expect, float_type};
 use crate::compute::{
     GatedDeltaDims, GatedDeltaInput, GatedDeltaWeights, Mamba2Dims, Mamba2Weights, Segment, Value,
 };
-use node::{Mixer, MixerNode};
+use node::{Mixer, MixerNode, MixerRows};
 
 /// Returns the elements of `rows`, each of `len`.
 fn elements(rows: &Range<usize>, len: i32) -> Range<usize> {
@@ -61,14 +61,8 @@ impl Mixer for Mamba2 {
         self.dims.inner() as usize
     }
 
-    fn compute(
-        &self,
-        pool: &Pool,
-        inputs: &[&[u8]],
-        rows: Range<usize>,
-        update: StateUpdate<'_>,
-        out: &mut [f32],
-    ) {
+    fn compute(&self, pool: &Pool, rows: MixerRows<'_>) {
+        let MixerRows { inputs, rows, update, out } = rows;
         let Self { dims, has_bias, ref floats } = *self;
         let mut weights =
             inputs[1..].iter().zip(floats).map(|(bytes, float)| Floats { float: *float, bytes });
@@ -142,14 +136,8 @@ impl Mixer for GatedDelta {
         self.dims.values() as usize
     }
 
-    fn compute(
-        &self,
-        pool: &Pool,
-        inputs: &[&[u8]],
-        rows: Range<usize>,
-        update: StateUpdate<'_>,
-        out: &mut [f32],
-    ) {
+    fn compute(&self, pool: &Pool, rows: MixerRows<'_>) {
+        let MixerRows { inputs, rows, update, out } = rows;
         let Self { dims, floats } = *self;
         let weight = |idx: usize| Floats { float: floats[idx], bytes: inputs[4 + idx] };
         let [key_heads, value_heads, key_dim, value_dim, kernel] =

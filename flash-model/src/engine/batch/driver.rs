@@ -183,13 +183,12 @@ impl<'t> Driver<'t> {
         while self.active.len() < self.engine.n_contexts()
             && let Some(Submission { request, events, is_cancelled }) = self.waiting.pop_front()
         {
-            let prepared = self.engine.new_context().and_then(|context| {
-                self.engine.check(&context, &request.prompt)?;
-                let answer = Answer::new(self.tokenizer, &[], &request.prompt, &request.options)?;
-                Ok((context, answer))
-            });
-            match prepared {
-                Ok((context, answer)) => {
+            let context = self.engine.new_context();
+            let checked = self.engine.check(&context, &request.prompt);
+            let answer =
+                checked.and_then(|()| Answer::new(self.tokenizer, &[], &request.prompt, &request.options));
+            match answer {
+                Ok(answer) => {
                     let prompt = request.prompt;
                     self.active.push(Active { context, prompt, answer, next: None, events, is_cancelled });
                 }

@@ -22,15 +22,19 @@ pub(super) trait Mixer: Clone + Debug + Send + Sync + 'static {
     /// Returns the elements of a row of the output.
     fn out_len(&self) -> usize;
 
-    /// Computes the output of `rows`, and updates the state of their context.
-    fn compute(
-        &self,
-        pool: &Pool,
-        inputs: &[&[u8]],
-        rows: Range<usize>,
-        update: StateUpdate<'_>,
-        out: &mut [f32],
-    );
+    /// Computes the output of some rows, and updates the state of their context.
+    fn compute(&self, pool: &Pool, rows: MixerRows<'_>);
+}
+
+/// Rows of one context.
+pub(super) struct MixerRows<'a> {
+    /// The inputs of the node.
+    pub inputs: &'a [&'a [u8]],
+    /// The rows of its inputs.
+    pub rows: Range<usize>,
+    pub update: StateUpdate<'a>,
+    /// The output of the rows.
+    pub out: &'a mut [f32],
 }
 
 /// The node of a mixer for some segments.
@@ -82,7 +86,8 @@ impl<M: Mixer> Kernel for MixerNode<M> {
             let state = &mut *shared.state.lock();
             let (before, next) = state.pass();
             let out = &mut outputs[0][rows.start * out_len..rows.end * out_len];
-            mixer.compute(pool, inputs, rows.clone(), StateUpdate { before, state: next }, out);
+            let update = StateUpdate { before, state: next };
+            mixer.compute(pool, MixerRows { inputs, rows: rows.clone(), update, out });
             if !state.is_recording() {
                 continue;
             }
@@ -122,6 +127,8 @@ impl<M: Mixer> Recorded for RecordedRows<M> {
         let rows = self.rows.iter().map(|rows| bytemuck::cast_slice(rows));
         let inputs: Vec<&[u8]> = rows.chain(self.weights.iter().map(Vec::as_slice)).collect();
         let mut out = vec![0.0; n_tokens * self.mixer.out_len()];
-        self.mixer.compute(&self.pool, &inputs, 0..n_tokens, StateUpdate { before, state }, &mut out);
+        let update = StateUpdate { before, state };
+        self.mixer
+            .compute(&self.pool, MixerRows { inputs: &inputs, rows: 0..n_tokens, update, out: &mut out });
     }
 }
