@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use flash_io::{Budget, Reservation};
-use flash_sched::{ByteRate, PassCost};
+use flash_sched::PassEstimate;
 
 use crate::ModelError;
 use crate::engine::contexts::Contexts;
@@ -141,9 +141,15 @@ impl Engine {
         context.fork()
     }
 
-    /// Returns the estimated compute time of a pass by its rows, without waits for weights.
-    pub fn pass_cost(&self) -> &PassCost {
-        &self.model.cost
+    /// Returns the estimated time of a pass by its rows.
+    pub fn pass_estimate(&self) -> PassEstimate {
+        let LoadedModel { residency, experts, cost, .. } = &self.model;
+        PassEstimate {
+            cost: cost.clone(),
+            streamed_bytes: residency.pass_bytes(),
+            experts: experts.as_ref().map(|experts| experts.reads().clone()),
+            disk: self.model.disk(),
+        }
     }
 
     /// Returns the number of contexts that memory is planned for.
@@ -277,7 +283,7 @@ impl Engine {
             kv_sealing: kv.sealing,
             retries: reads.retries,
             reading: reads.active,
-            disk: ByteRate::measured(reads.bytes, reads.active),
+            disk: self.model.disk(),
             token_compute: token_compute.value(),
             estimates: residency.estimates(),
         }

@@ -59,5 +59,5 @@ pub use lookahead::LookaheadTrial;
 pub use plan::{BelowFloor, PlanRequest, ResidencyPlan, plan};
 pub use predict::{Bound, Disk, Prediction, Speeds, predict};
 pub use rate::{ByteRate, InvalidRate};
-pub use rows::{PassCost, PassLimits};
+pub use rows::{ExpertReads, PassCost, PassEstimate, PassLimits};
 pub use trace::Trace;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flash_sched::{Ema, PassCost};
+use flash_sched::{ByteRate, Ema, PassCost};
 
 use super::Context;
 use super::contexts::Contexts;
@@ -234,6 +234,12 @@ impl LoadedModel {
     /// Returns the total time that computation has waited for weights.
     pub(super) fn stall(&self) -> Duration {
         self.residency.stall() + self.expert_traffic().unwrap_or_default().stall
+    }
+
+    /// Returns the measured rate of the disk; none before anything was read.
+    pub(super) fn disk(&self) -> Option<ByteRate> {
+        let reads = self.residency.reader().stats();
+        ByteRate::measured(reads.bytes, reads.active)
     }
 
     pub(super) fn expert_traffic(&self) -> Option<ExpertStats> {

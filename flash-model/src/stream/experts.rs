@@ -17,6 +17,7 @@ mod traffic;
 use std::sync::Arc;
 
 use flash_io::{Budget, IoError, Reader, SlotPool};
+use flash_sched::ExpertReads;
 use mlx_rs::transforms::eval;
 
 use crate::ModelError;
@@ -37,7 +38,6 @@ pub use mixture::{ExpertRows, ExpertTensor};
 pub use plan::ExpertInfo;
 pub(crate) use plan::ExpertPlan;
 use resident::ResidentExperts;
-use traffic::Average;
 pub use traffic::ExpertStats;
 
 /// Minimum growth of the capacity while slots are still being prepared.
@@ -56,7 +56,8 @@ pub(crate) struct Experts {
     planned_bytes: u64,
     traffic: ExpertStats,
     ahead: ExpertLookahead,
-    token_read_bytes: Average,
+    /// Expected reads of a pass by its rows.
+    reads: ExpertReads,
     /// Bytes read before the pass.
     read_bytes_before: u64,
 }
@@ -74,8 +75,14 @@ impl Experts {
         experts_bytes: u64,
         budget: &Budget,
     ) -> Result<Self, IoError> {
+        let mixtures: Vec<_> = mixtures.collect();
         let n_experts: Vec<usize> =
-            mixtures.map(|mixture| mixture.map_or(0, |mixture| mixture.dims.n_experts)).collect();
+            mixtures.iter().map(|mixture| mixture.map_or(0, |mixture| mixture.dims.n_experts)).collect();
+        // Layers of a model are alike.
+        let first = mixtures.into_iter().flatten().next();
+        let reads = first.map_or_else(ExpertReads::default, |mixture| {
+            ExpertReads::new(mixture.dims.n_experts, mixture.router.top_k)
+        });
         let mut experts = Self {
             backend: backend.clone(),
             reader,
@@ -86,7 +93,7 @@ impl Experts {
             planned_bytes: experts_bytes,
             traffic: ExpertStats::default(),
             ahead: ExpertLookahead::default(),
-            token_read_bytes: Average::default(),
+            reads,
             read_bytes_before: 0,
         };
         experts.grow_capacity();
@@ -108,8 +115,13 @@ impl Experts {
     }
 
     pub(crate) fn traffic(&self) -> ExpertStats {
-        let token_read_bytes = self.token_read_bytes.0.unwrap_or(0.0) as u64;
+        let token_read_bytes = self.reads.bytes(1);
         ExpertStats { token_read_bytes, ahead: self.ahead.traffic(), is_warm: self.is_warm(), ..self.traffic }
+    }
+
+    /// Returns the expected reads of a pass by its rows.
+    pub(crate) fn reads(&self) -> &ExpertReads {
+        &self.reads
     }
 
     /// Returns whether [`mix`](Self::mix) makes use of a predicted routing.
@@ -154,8 +166,8 @@ impl Experts {
         self.ahead.end_pass(is_complete && self.is_warm(), &self.reader);
         let read_bytes = self.traffic.read_bytes - self.read_bytes_before;
         self.read_bytes_before = self.traffic.read_bytes;
-        if n_tokens == 1 {
-            self.token_read_bytes.observe(read_bytes as f64);
+        if is_complete && n_tokens <= FEW_ROWS {
+            self.reads.observe(n_tokens, read_bytes);
         }
     }
 

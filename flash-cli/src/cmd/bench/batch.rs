@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use flash_model::{BatchOptions, Context, Engine, Logits, Segment, memory};
-use flash_sched::{ByteRate, Limit, PassLimits, rows};
+use flash_sched::{ByteRate, Limit, PassEstimate, PassLimits, rows};
 use serde::Serialize;
 
 use super::trial::{Trial, mean, median};
@@ -91,7 +91,7 @@ fn measure(
     let passes = (0..n_passes).map(|_| clients.decode()).collect::<anyhow::Result<Vec<_>>>()?;
     let read_bytes = (clients.read_bytes() - read_before) / n_passes as u64;
     disk_bytes_per_s.push(trial.disk.measure()?);
-    let newcomer = clients.join(prompt_tokens, mean(&disk_bytes_per_s))?;
+    let newcomer = clients.join(prompt_tokens, ByteRate::new(mean(&disk_bytes_per_s))?)?;
     let peak_rss_bytes = report::peak_bytes();
     drop(clients);
 
@@ -208,18 +208,17 @@ impl Clients {
 
     /// Adds a client, whose prompt runs in parts with the next tokens of the others, as in a
     /// [`Batch`](flash_model::Batch).
-    fn join(&mut self, prompt_tokens: usize, disk_bytes_per_s: f64) -> anyhow::Result<Newcomer> {
+    fn join(&mut self, prompt_tokens: usize, disk: ByteRate) -> anyhow::Result<Newcomer> {
         let prompt: Vec<u32> = (0..prompt_tokens).map(|_| self.rng.u32(..self.vocab_size)).collect();
         let mut newcomer = self.engine.new_context();
         let alone = self.pass_with(0, Some((&mut newcomer, &prompt)))?;
         newcomer.truncate(0)?;
-        let reading = Duration::from_secs_f64(self.engine.stats().pass_bytes as f64 / disk_bytes_per_s);
         let limits =
             PassLimits { max_rows: self.engine.max_rows(), max_pass: BatchOptions::default().max_pass };
         let (mut n_passes, mut first_token, mut rest) = (0, Duration::ZERO, prompt.as_slice());
         while !rest.is_empty() {
-            let n_rows =
-                rows::allot(self.engine.pass_cost(), limits, self.contexts.len(), &[rest.len()], reading)[0];
+            let estimate = PassEstimate { disk: Some(disk), ..self.engine.pass_estimate() };
+            let n_rows = rows::allot(&estimate, limits, self.contexts.len(), &[rest.len()])[0];
             let part;
             (part, rest) = rest.split_at(n_rows.max(1));
             first_token += self.pass_with(1, Some((&mut newcomer, part)))?;

@@ -199,13 +199,11 @@ impl<'t> Driver<'t> {
 
     /// Returns the rows of each active request in the next pass.
     fn compose(&self) -> Vec<usize> {
-        let stats = self.engine.stats();
-        let reading = stats.disk.map_or(Duration::ZERO, |disk| disk.time_for(stats.pass_bytes));
         let n_decoding =
             self.active.iter().filter(|active| active.is_decoding() && active.can_send()).count();
         let prompts: Vec<usize> =
             self.active.iter().filter(|active| !active.is_decoding()).map(Active::prompt_left).collect();
-        let of_prompts = rows::allot(self.engine.pass_cost(), self.limits, n_decoding, &prompts, reading);
+        let of_prompts = rows::allot(&self.engine.pass_estimate(), self.limits, n_decoding, &prompts);
         let mut of_prompts = of_prompts.into_iter();
         let rows = self.active.iter().map(|active| match active.is_decoding() {
             true => usize::from(active.can_send()),

@@ -16,23 +16,10 @@ pub struct ExpertStats {
     pub misses: u64,
     /// Bytes of experts read.
     pub read_bytes: u64,
-    /// Bytes that a single token reads, as a moving average.
+    /// Expected bytes that a single token reads, from recent passes.
     pub token_read_bytes: u64,
     /// Time that compute stalled for experts.
     pub stall: Duration,
     /// Statistics of expert lookahead.
     pub ahead: LookaheadStats,
-}
-
-/// Time constant of the average, in tokens.
-const AVERAGE_TOKENS: f64 = 16.0;
-
-/// An exponential moving average.
-#[derive(Debug, Default)]
-pub(super) struct Average(pub(super) Option<f64>);
-
-impl Average {
-    pub(super) fn observe(&mut self, value: f64) {
-        self.0 = Some(self.0.map_or(value, |average| average + (value - average) / AVERAGE_TOKENS));
-    }
 }
