@@ -58,6 +58,11 @@ impl PassCost {
         Some(Duration::from_secs_f64((seconds + row_s * (n_rows as f64 - rows)).max(0.0)))
     }
 
+    /// Whether passes of different numbers of rows were observed, so that the cost of a row is known.
+    pub fn has_row_cost(&self) -> bool {
+        self.row_s.is_some()
+    }
+
     /// Returns the most rows that compute within `time`; `usize::MAX` if rows seem to cost nothing, and 0 before the first
     /// observation.
     pub fn rows_within(&self, time: Duration) -> usize {
