@@ -16,11 +16,11 @@
 //! let time = PassTime { cost: &cost, reading: Duration::from_millis(50), n_rows: 1 };
 //! let mut control = DraftControl::default();
 //! for _ in 0..50 {
-//!     let drafted = control.length(&time, 64);
+//!     let drafted = control.length(&time, 64).n_tokens;
 //!     control.observe(drafted, drafted.min(2));
 //! }
 //! // Of any draft two tokens are accepted. They cost nothing, and more would not either, but bring nothing.
-//! assert!((2..=4).contains(&control.length(&time, 64)));
+//! assert!((2..=4).contains(&control.length(&time, 64).n_tokens));
 //! ```
 
 use std::time::Duration;
@@ -128,7 +128,7 @@ impl PassTime<'_> {
     }
 }
 
-/// The length of a draft, and its worth.
+/// The length of a draft, and its expected gain.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DraftLength {
     /// Tokens of the draft.
@@ -210,26 +210,28 @@ impl DraftControl {
         DraftLength::best(self.acceptance.expected_by_length(), time, room)
     }
 
-    /// Returns the length of the draft of the next pass, at most `room`. Call it once for each pass that could have a
-    /// draft of this drafter.
-    pub fn length(&mut self, time: &PassTime<'_>, room: usize) -> usize {
-        let best = self.best(time, room).n_tokens;
-        if best > 0 {
+    /// Returns the length of the draft of the next pass, at most `room`; that of a probe has a gain of 1. Call it once
+    /// for each pass that could have a draft of this drafter.
+    pub fn length(&mut self, time: &PassTime<'_>, room: usize) -> DraftLength {
+        let best = self.best(time, room);
+        if best.n_tokens > 0 {
             (self.until_probe, self.probe_interval) = (PROBE_INTERVAL_MIN, PROBE_INTERVAL_MIN);
             return best;
         }
         self.until_probe = self.until_probe.saturating_sub(1);
         if self.until_probe > 0 || room == 0 {
-            return 0;
+            return best;
         }
         self.probe_interval = (2 * self.probe_interval).min(PROBE_INTERVAL_MAX);
         self.until_probe = self.probe_interval;
         let has_unchecked = std::mem::take(&mut self.has_unchecked);
-        if !time.cost.has_row_cost() {
-            return COST_PROBE_TOKENS.min(room);
-        }
-        let all_accepted = (1..).map(f64::from);
-        let could_pay = DraftLength::best(all_accepted, time, room).n_tokens > 0;
-        if could_pay && !has_unchecked { PROBE_TOKENS } else { 0 }
+        let n_tokens = if !time.cost.has_row_cost() {
+            COST_PROBE_TOKENS.min(room)
+        } else {
+            let all_accepted = (1..).map(f64::from);
+            let could_pay = DraftLength::best(all_accepted, time, room).n_tokens > 0;
+            if could_pay && !has_unchecked { PROBE_TOKENS } else { 0 }
+        };
+        DraftLength { n_tokens, ..best }
     }
 }

@@ -91,7 +91,7 @@ impl Run {
     /// and the number of accepted tokens.
     fn pass(&mut self, p: &impl Fn(usize) -> f64) -> (usize, usize) {
         let time = PassTime { cost: &self.cost, reading: self.machine.reading, n_rows: 1 };
-        let drafted = self.control.length(&time, ROOM);
+        let drafted = self.control.length(&time, ROOM).n_tokens;
         let accepted = (0..drafted).take_while(|&position| self.random.uniform() < p(position)).count();
         if drafted > 0 {
             self.control.observe(drafted, accepted);
@@ -195,12 +195,12 @@ fn unchecked_drafts_turn_drafting_on_without_a_probe() {
         run.control.observe_unchecked(8, 0);
     }
     for _ in 0..2000 {
-        assert_eq!(run.control.length(&time, ROOM), 0, "probed");
+        assert_eq!(run.control.length(&time, ROOM).n_tokens, 0, "probed");
         run.control.observe_unchecked(8, 0);
     }
     let n_until_on = (1..).find(|_| {
         run.control.observe_unchecked(8, 8);
-        run.control.length(&time, ROOM) > 0
+        run.control.length(&time, ROOM).n_tokens > 0
     });
     assert!(n_until_on < Some(30), "{n_until_on:?}");
 }
@@ -294,7 +294,7 @@ proptest! {
         prop_assert!(best.n_tokens <= room && best.gain >= 1.0 && best.gain.is_finite());
         prop_assert!(!passes.is_empty() || best.n_tokens == 0, "nothing is known of passes");
         for _ in 0..100 {
-            prop_assert!(control.length(&time, room) <= room);
+            prop_assert!(control.length(&time, room).n_tokens <= room);
         }
     }
 }
