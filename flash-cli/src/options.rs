@@ -13,7 +13,7 @@ use flash_model::sample::SamplerConfig;
 
 use crate::args::{ChatArgs, ManyArgs, PerplexityArgs, RunArgs, SamplingArgs, TemplateArgs, TextArgs};
 use crate::prompt;
-use crate::sampling::SamplingFlags;
+use crate::sampling::{SamplingFlags, Seed};
 use crate::template::TemplateOptions;
 use crate::usage::{UsageError, context_at_least};
 
@@ -178,6 +178,7 @@ fn generate_options(
         min_p,
         repetition_penalty,
         seed: seed.draw(),
+        is_seed_random: seed == Seed::Random,
     };
     let sampler = flags.over(&SamplerConfig::default());
     sampler.validate()?;

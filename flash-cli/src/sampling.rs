@@ -89,13 +89,16 @@ pub(crate) struct SamplingFlags {
     pub(crate) min_p: Option<f32>,
     pub(crate) repetition_penalty: Option<f32>,
     pub(crate) seed: u64,
+    /// Whether the seed was drawn, not given.
+    pub(crate) is_seed_random: bool,
 }
 
 impl SamplingFlags {
     /// Returns these settings, with `defaults` for those that were not given.
     pub(crate) fn over(self, defaults: &SamplerConfig) -> SamplerConfig {
+        let temperature = self.temperature.unwrap_or(defaults.temperature);
         SamplerConfig {
-            temperature: self.temperature.unwrap_or(defaults.temperature),
+            temperature,
             top_k: self.top_k.unwrap_or(defaults.top_k),
             top_p: self.top_p.unwrap_or(defaults.top_p),
             min_p: self.min_p.unwrap_or(defaults.min_p),
@@ -105,7 +108,16 @@ impl SamplingFlags {
                 Some(_) => SamplerConfig::default().repetition_window,
                 None => defaults.repetition_window,
             },
-            seed: self.seed,
+            // Greedy sampling uses no seed, so its reports have none that differs each time.
+            seed: if self.is_seed_random && temperature == 0.0 { 0 } else { self.seed },
+        }
+    }
+
+    /// Prints the seed of `sampler` on standard error if it was drawn and is used, so that samples can be repeated, or if
+    /// `is_verbose`.
+    pub(crate) fn note_seed(self, sampler: &SamplerConfig, is_verbose: bool) {
+        if is_verbose || self.is_seed_random && sampler.temperature > 0.0 {
+            note(&format!("seed: {}", sampler.seed));
         }
     }
 }
@@ -196,10 +208,15 @@ mod tests {
             min_p: None,
             repetition_penalty: None,
             seed: 7,
+            is_seed_random: false,
         };
         let config = flags.over(&defaults);
         assert_eq!((config.temperature, config.top_k, config.top_p, config.seed), (0.6, 20, 0.5, 7));
-        assert_eq!(SamplingFlags { temperature: Some(0.0), ..flags }.over(&defaults).temperature, 0.0);
+        let greedy = SamplingFlags { temperature: Some(0.0), ..flags };
+        let config = greedy.over(&defaults);
+        assert_eq!((config.temperature, config.seed), (0.0, 7));
+        assert_eq!(SamplingFlags { is_seed_random: true, ..greedy }.over(&defaults).seed, 0);
+        assert_eq!(SamplingFlags { is_seed_random: true, ..flags }.over(&defaults).seed, 7);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod answer;
 mod batch;
 mod context;
 mod contexts;
+pub mod draft;
 mod generate;
 mod identity;
 mod load;

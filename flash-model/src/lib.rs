@@ -34,7 +34,7 @@
 //! [`Engine::pass`] runs tokens of several contexts in one pass over the weights, and [`Batch`] answers many prompts at
 //! once that way.
 //!
-//! Also here: [`sample`], [`Model::plan`] and [`Model::predict`] (what a budget pins, and how fast it is),
+//! Also here: [`sample`], [`draft`] (guesses of the next tokens, which one pass checks together), [`Model::plan`] and [`Model::predict`] (what a budget pins, and how fast it is),
 //! [`Model::open_session`] and [`Model::resume`] (contexts that outlive the process), [`KvPolicy`] (how keys and values
 //! are stored), and [`Allowance`] (a budget that shrinks and grows while the model runs). A budget is for the whole
 //! process, so call [`memory::bound_allocators`] first.
@@ -68,12 +68,12 @@ mod stream;
 pub use checkpoint::Checkpoint;
 pub use checkpoint::config::{Config, QuantizedFormat, QuantizedMode};
 pub use compute::{Compute, ComputeOptions};
-pub use engine::sample;
 pub use engine::{
     Answer, Batch, BatchError, BatchOptions, Context, Engine, EngineOptions, EngineStats,
     FLOOR_CONTEXT_TOKENS, FinishReason, GenerateOptions, Generation, Logits, MemoryNeeds, Model,
     ModelOptions, Recovery, Request, Resumption, Segment, SessionContext, StartError, Workload, generate,
 };
+pub use engine::{draft, sample};
 pub use error::ModelError;
 pub use flash_kernels::{Isa, KernelTuning};
 pub use kv::{KvFormat, KvPolicy, WINDOW_TOKENS, WhenFull};

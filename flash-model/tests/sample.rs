@@ -176,64 +176,134 @@ fn filters_keep_what_the_reference_keeps() {
     });
 }
 
+/// Returns the statistic of Pearson's chi-square test of counts against weights, which need no normalization.
+fn chi_square(counts: &[u32], weights: &[f64]) -> f64 {
+    let (n, total) = (f64::from(counts.iter().sum::<u32>()), weights.iter().sum::<f64>());
+    let term = |(&count, weight): (&u32, &f64)| {
+        let expected = weight / total * n;
+        (f64::from(count) - expected).powi(2) / expected
+    };
+    counts.iter().zip(weights).map(term).sum()
+}
+
+/// Logits of a small vocabulary.
+const FEW: [f32; 8] = [0.3, -1.0, 2.0, 1.1, -0.2, 0.0, 1.9, -3.0];
+
+/// Exceeded once in a thousand seeds with 7 degrees of freedom.
+const CHI_SQUARE_7: f64 = 24.3;
+
 #[test]
-fn draws_are_distributed_as_the_softmax_says() {
-    const N_DRAWS: u32 = 40_000;
-    let logits = [0.3f32, -1.0, 2.0, 1.1, -0.2, 0.0, 1.9, -3.0];
-    for (temperature, seed) in [(1.0f32, 1), (0.7, 2), (2.0, 3)] {
-        let mut sampler = sampler(SamplerConfig { temperature, ..plain(seed) });
-        let mut counts = [0u32; 8];
-        for _ in 0..N_DRAWS {
-            counts[sampler.sample(&mut logits.clone(), &[]).unwrap() as usize] += 1;
+fn samples_of_many_positions_and_of_many_seeds_are_distributed_as_the_softmax_says() {
+    const N_SAMPLES: usize = 40_000;
+    let history = vec![0; N_SAMPLES];
+    for temperature in [1.0f32, 0.7, 2.0] {
+        let weights = FEW.map(|logit| f64::from(logit / temperature).exp());
+        let (mut of_positions, mut of_seeds) = ([0u32; 8], [0u32; 8]);
+        let mut one_seed = sampler(SamplerConfig { temperature, ..plain(1) });
+        for n in 0..N_SAMPLES {
+            of_positions[one_seed.sample(&mut FEW.clone(), &history[..n]).unwrap() as usize] += 1;
+            let mut other_seed = sampler(SamplerConfig { temperature, ..plain(n as u64) });
+            of_seeds[other_seed.sample(&mut FEW.clone(), &history[..5]).unwrap() as usize] += 1;
         }
-        let weights = logits.map(|logit| f64::from(logit / temperature).exp());
-        let total: f64 = weights.iter().sum();
-        let chi_square: f64 = counts
-            .iter()
-            .zip(weights)
-            .map(|(&count, weight)| {
-                let expected = weight / total * f64::from(N_DRAWS);
-                (f64::from(count) - expected).powi(2) / expected
-            })
-            .sum();
-        // With 7 degrees of freedom, 24.3 is exceeded once in a thousand seeds.
-        assert!(chi_square < 24.3, "temperature {temperature}: {chi_square} {counts:?}");
+        for counts in [of_positions, of_seeds] {
+            let chi_square = chi_square(&counts, &weights);
+            assert!(chi_square < CHI_SQUARE_7, "temperature {temperature}: {chi_square} {counts:?}");
+        }
     }
 }
 
 #[test]
-fn a_seed_gives_the_same_draws_in_every_version() {
+fn samples_of_a_large_vocabulary_are_distributed_as_the_softmax_says() {
+    const N_SAMPLES: usize = 4000;
+    const N_TOKENS: usize = 30_000;
+    const N_GROUPS: usize = 8;
+    // Groups of neighbours have different mass, and the last group is one likely token.
+    let group_of = |token: usize| if token + 1 == N_TOKENS { 7 } else { token * 7 / N_TOKENS };
+    let logits: Vec<f32> = (0..N_TOKENS)
+        .map(|token| if group_of(token) == 7 { 8.0 } else { group_of(token) as f32 / 4.0 })
+        .collect();
+    let mut weights = [0.0; N_GROUPS];
+    for (token, &logit) in logits.iter().enumerate() {
+        weights[group_of(token)] += f64::from(logit).exp();
+    }
+    let mut counts = [0; N_GROUPS];
+    let (mut sampler, history) = (sampler(plain(3)), vec![0; N_SAMPLES]);
+    for n in 0..N_SAMPLES {
+        counts[group_of(sampler.sample(&mut logits.clone(), &history[..n]).unwrap() as usize)] += 1;
+    }
+    let chi_square = chi_square(&counts, &weights);
+    assert!(chi_square < CHI_SQUARE_7, "{chi_square} {counts:?}");
+}
+
+#[test]
+fn samples_of_neighbouring_positions_and_seeds_are_independent() {
+    const N_SAMPLES: usize = 40_000;
+    let weights = FEW.map(|logit| f64::from(logit).exp());
+    let products: Vec<f64> =
+        weights.iter().flat_map(|one| weights.iter().map(move |other| one * other)).collect();
+    let history = vec![0; N_SAMPLES + 1];
+    let at = |seed, position| sampler(plain(seed)).sample(&mut FEW.clone(), &history[..position]).unwrap();
+    let pairs: [&dyn Fn(usize) -> (u32, u32); 2] =
+        [&|n| (at(1, n), at(1, n + 1)), &|n| (at(n as u64, 9), at(n as u64 + 1, 9))];
+    for pair in pairs {
+        let mut counts = vec![0; 64];
+        for n in 0..N_SAMPLES {
+            let (one, other) = pair(n);
+            counts[(one * 8 + other) as usize] += 1;
+        }
+        let chi_square = chi_square(&counts, &products);
+        // With 63 degrees of freedom, 103.4 is exceeded once in a thousand seeds.
+        assert!(chi_square < 103.4, "{chi_square}");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_samples_in_every_version() {
     let logits: Vec<f32> = (0..1000u32).map(|token| (token * 7919 % 1000) as f32 / 250.0).collect();
     let config = SamplerConfig { temperature: 0.9, top_p: 0.95, min_p: 0.02, top_k: 400, ..plain(42) };
-    let draw = |config: SamplerConfig| -> Vec<u32> {
+    let history = [0; 8];
+    let samples = |config: SamplerConfig| -> Vec<u32> {
         let mut sampler = sampler(config);
-        (0..8).map(|_| sampler.sample(&mut logits.clone(), &[]).unwrap()).collect()
+        (0..8).map(|n| sampler.sample(&mut logits.clone(), &history[..n]).unwrap()).collect()
     };
-    let drawn = draw(config.clone());
-    assert_eq!(drawn, draw(config.clone()));
-    assert_ne!(drawn, draw(SamplerConfig { seed: 43, ..config }));
-    assert_eq!(drawn, [346, 285, 495, 371, 828, 65, 494, 264]);
+    let sampled = samples(config.clone());
+    assert_ne!(sampled, samples(SamplerConfig { seed: 43, ..config }));
+    // Computed in Python from the formula in the documentation, with the logarithms of its library.
+    assert_eq!(sampled, [15, 720, 411, 75, 693, 681, 322, 211]);
 }
 
 #[test]
-fn each_draw_uses_one_random_number_whatever_is_filtered() {
-    /// Returns the sampler's position in its random numbers, to five digits.
-    fn position(mut sampler: Sampler) -> u32 {
-        sampler.sample(&mut vec![0.0; 100_000], &[]).unwrap()
+fn a_sample_does_not_depend_on_samples_before_it_nor_on_the_tokens_of_the_history() {
+    let (ones, twos) = ([1; 40], [2; 40]);
+    let mut in_order = sampler(plain(5));
+    let expected: Vec<u32> =
+        (0..40).map(|n| in_order.sample(&mut FEW.clone(), &ones[..n]).unwrap()).collect();
+    let mut backwards = sampler(plain(5));
+    for n in (0..40).rev() {
+        backwards.sample(&mut [f32::NAN], &twos[..n]).unwrap_err();
+        backwards.candidates(&mut FEW.clone(), &twos[..n]).unwrap();
+        assert_eq!(backwards.sample(&mut FEW.clone(), &twos[..n]), Ok(expected[n]));
     }
-    let logits = [1.0f32, 2.0, 3.0, 2.5];
-    let mut free = sampler(plain(5));
-    free.sample(&mut logits.clone(), &[]).unwrap();
-    let expected = position(free);
-    let mut only_one = sampler(plain(5));
-    only_one.sample(&mut [9.0], &[]).unwrap();
-    assert_eq!(position(only_one), expected);
-    let mut looked_and_failed = sampler(plain(5));
-    looked_and_failed.candidates(&mut logits.clone(), &[]).unwrap();
-    looked_and_failed.sample(&mut [f32::NAN], &[]).unwrap_err();
-    looked_and_failed.sample(&mut logits.clone(), &[]).unwrap();
-    assert_eq!(position(looked_and_failed), expected);
-    assert_ne!(position(sampler(plain(5))), expected);
+    assert!(expected.iter().any(|token| *token != expected[0]));
+}
+
+#[test]
+fn a_filter_only_removes_candidates_and_leaves_the_noise_of_others() {
+    let mut n_changed = 0;
+    for position in 0..200 {
+        let history = vec![0; position];
+        let all = sampler(plain(8)).sample(&mut FEW.clone(), &history).unwrap();
+        let mut filtered = sampler(SamplerConfig { top_k: 3, ..plain(8) });
+        let kept = filtered.sample(&mut FEW.clone(), &history).unwrap();
+        // Tokens 2, 6 and 3 are the likeliest. If one of them wins among all, it wins among the three.
+        if [2, 3, 6].contains(&all) {
+            assert_eq!(kept, all);
+        } else {
+            assert!([2, 3, 6].contains(&kept));
+            n_changed += 1;
+        }
+    }
+    assert!(n_changed > 10);
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //! - [`experts`]: cache policies for the experts of a mixture-of-experts layer;
 //! - [`lookahead`]: whether reading predicted experts ahead pays off;
 //! - [`rows`]: how many rows a pass carries, and for whom;
+//! - [`drafts`]: how many guessed tokens a pass carries, from how many were right;
 //! - [`elastic`]: a memory budget that shrinks and grows with the needs of other programs;
 //! - [`sim`]: a discrete-event simulation of disk, processor and controller, and [`trace`], its result as text;
 //! - [`estimate`]: moving averages of step times, and the speed limit set by the hardware.
@@ -36,6 +37,7 @@
 pub mod bucket;
 mod contention;
 pub mod controller;
+pub mod drafts;
 pub mod elastic;
 pub mod estimate;
 pub mod experts;
@@ -51,6 +53,7 @@ pub mod trace;
 
 pub use bucket::{Reservation, TokenBucket};
 pub use controller::{Controller, ControllerConfig, Decision, Estimates, Observation};
+pub use drafts::{Acceptance, DraftControl, DraftLength, PassTime};
 pub use elastic::{ElasticBudget, Memory};
 pub use estimate::{Ema, Limit};
 pub use experts::{ExpertCache, Policy};

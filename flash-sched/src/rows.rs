@@ -61,6 +61,11 @@ impl PassCost {
         let row_s = self.row_s.unwrap_or(seconds / rows.max(1.0));
         Some(Duration::from_secs_f64((seconds + row_s * (n_rows as f64 - rows)).max(0.0)))
     }
+
+    /// Whether passes of different numbers of rows were observed, so that the cost of a row is known.
+    pub fn has_row_cost(&self) -> bool {
+        self.row_s.is_some()
+    }
 }
 
 /// An estimate of the bytes of experts that a pass reads, by its rows, from recent passes.
@@ -117,6 +122,13 @@ pub struct PassEstimate {
 }
 
 impl PassEstimate {
+    /// Creates the estimate of passes that all read for `reading`.
+    pub fn of_reading(cost: PassCost, reading: Duration) -> Self {
+        // A byte a nanosecond.
+        let disk = ByteRate::new(1e9).ok();
+        Self { cost, streamed_bytes: reading.as_nanos() as u64, experts: None, disk }
+    }
+
     /// Returns the expected time to read what a pass needs.
     pub fn reading(&self, n_rows: usize) -> Duration {
         let expert_bytes = self.experts.as_ref().map_or(0, |experts| experts.bytes(n_rows));
@@ -192,13 +204,6 @@ mod tests {
         200 * MS + 20 * MS * n_rows as u32
     }
 
-    /// Returns the estimate of passes that read for `reading`.
-    fn reading_for(cost: PassCost, reading: Duration) -> PassEstimate {
-        // A byte a microsecond.
-        let disk = Some(ByteRate::new(1e6).unwrap());
-        PassEstimate { cost, streamed_bytes: reading.as_micros() as u64, experts: None, disk }
-    }
-
     #[test]
     fn more_rows_of_a_mixture_read_more_experts_until_all_are_read() {
         let mut reads = ExpertReads::new(128, 8);
@@ -213,10 +218,10 @@ mod tests {
 
     #[test]
     fn a_prompt_in_a_mixture_gets_few_rows_if_they_read_further_experts() {
-        let mut estimate = reading_for(PassCost::default(), 400 * MS);
+        let mut estimate = PassEstimate::of_reading(PassCost::default(), 400 * MS);
         [1, 5, 9].into_iter().for_each(|n_rows| estimate.cost.observe(n_rows, machine(n_rows) / 10));
         let mut experts = ExpertReads::new(128, 8);
-        experts.observe(4, 600_000);
+        experts.observe(4, 600_000_000);
         estimate.experts = Some(experts);
         let limits = PassLimits { max_rows: 512, max_pass: 300 * MS };
         // Four rows read for a second; 16 rows would read for 2.1 s.
@@ -255,7 +260,7 @@ mod tests {
         [1, 5, 9].into_iter().for_each(|n_rows| cost.observe(n_rows, machine(n_rows)));
         let limits = PassLimits { max_rows: 512, max_pass: 300 * MS };
         let of = |n_decoding, prompts: &[usize], reading| {
-            allot(&reading_for(cost.clone(), reading), limits, n_decoding, prompts)
+            allot(&PassEstimate::of_reading(cost.clone(), reading), limits, n_decoding, prompts)
         };
         // Reading for 1.2 s, a pass computes 50 rows.
         assert_eq!(of(4, &[512], 1201 * MS), [46]);
@@ -279,7 +284,8 @@ mod tests {
         }
         let (mut left, mut slowest, mut first_token) = (prompt_tokens, Duration::ZERO, Duration::ZERO);
         while left > 0 {
-            let rows = allot(&reading_for(cost.clone(), reading), limits, n_decoding, &[left])[0];
+            let rows =
+                allot(&PassEstimate::of_reading(cost.clone(), reading), limits, n_decoding, &[left])[0];
             assert!(rows > 0, "starved");
             let time = pass(n_decoding + rows);
             cost.observe(n_decoding + rows, machine(n_decoding + rows));
@@ -311,7 +317,7 @@ mod tests {
                 cost.observe(n_rows, Duration::from_millis(ms));
             }
             let limits = PassLimits { max_rows, max_pass: 100 * MS };
-            let estimate = reading_for(cost, Duration::from_millis(reading_ms));
+            let estimate = PassEstimate::of_reading(cost, Duration::from_millis(reading_ms));
             let rows = allot(&estimate, limits, n_decoding, &prompts);
             prop_assert_eq!(rows.len(), prompts.len());
             prop_assert!(rows[0] > 0);

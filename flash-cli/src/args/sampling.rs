@@ -24,8 +24,8 @@ pub(crate) struct SamplingArgs {
     /// Penalize recent tokens; 1 for no penalty [default: the model's in a chat, else 1]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) repetition_penalty: Option<f32>,
-    /// Random seed; -1 for a different one each time
-    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    /// Random seed; -1 for a different one each time, which is reported
+    #[arg(long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
     pub(crate) seed: Seed,
     /// Stop before this text; may be given more than once
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]

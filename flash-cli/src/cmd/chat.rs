@@ -26,12 +26,11 @@ const WELCOME: &str = "Type a message, or /help. Ctrl-C stops an answer, Ctrl-D 
 
 pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
     let ChatOptions { engine, template: template_options, context_tokens, mut generate, sampling } = options;
-    if engine.debug {
-        note(&format!("seed: {}", generate.sampler.seed));
-    }
+    let debug = engine.debug;
     let session = Session::open(engine)?;
     let template = template_options.open(session.dir())?;
     generate.sampler = sampling.over(&model_defaults(session.dir())?);
+    sampling.note_seed(&generate.sampler, debug);
     let context = session.open_context()?;
     let opening = Opening::new(&session, context.as_ref(), &template_options)?;
     let workload = workload(&session, context_tokens, opening.held_tokens);

@@ -36,6 +36,7 @@ pub(crate) fn run(options: ManyOptions) -> anyhow::Result<ExitCode> {
     if chat.is_some() {
         generate.sampler = sampling.over(&model_defaults(&model_dir)?);
     }
+    sampling.note_seed(&generate.sampler, engine.debug);
     let template = chat.map(|options| Ok::<_, anyhow::Error>((options.open(&model_dir)?, options)));
     let prompts = Prompt::read(&prompts, &tokenizer, template.transpose()?.as_ref())?;
     let answers = Answers::open(&out, &prompts)?;

@@ -32,13 +32,13 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         summary,
         trace,
     } = options;
-    if debug {
-        output::note(&format!("seed: {}", generate_options.sampler.seed));
-    }
     let session = Session::open(engine)?;
     let context = session.open_context()?;
     if chat.is_some() {
         generate_options.sampler = sampling.over(&model_defaults(session.dir())?);
+    }
+    if debug || !json {
+        sampling.note_seed(&generate_options.sampler, debug);
     }
     let prompt = Prompt::new(&session, context.as_ref(), prompt, chat.as_ref())?;
     let held = context.as_ref().map_or(0, |context| context.token_ids().len());

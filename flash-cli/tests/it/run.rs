@@ -1,5 +1,7 @@
 //! `run`, on a small synthetic model.
 
+use std::process::Output;
+
 use crate::support::tiny::{CONTEXT_TOKENS, Tiny};
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, refused_floor_mib, stderr, stdout};
 
@@ -152,6 +154,25 @@ fn seed_minus_one_is_a_different_one_each_time_and_is_reported() {
     assert_eq!((&again["token_ids"], &again["seed"]), (&one["token_ids"], &one["seed"]));
     let debug = flash_cli(args).args(["--seed", "7", "--debug"]).output().unwrap();
     assert!(stderr(&debug).contains("seed: 7\n"), "{}", stderr(&debug));
+}
+
+#[test]
+fn without_a_seed_it_is_a_different_one_each_time_and_is_reported_if_used() {
+    let tiny = Tiny::new(2);
+    let args = ["run", "--model", tiny.dir(), "--prompt", "5", "--max-tokens", "12"];
+    let run = |more: &[&str]| flash_cli(args).args(more).output().unwrap();
+    let reported = |output: &Output| {
+        let seed = stderr(output).lines().find_map(|line| line.strip_prefix("seed: "));
+        seed.map(ToOwned::to_owned)
+    };
+    let (one, other) = (run(&["--temp", "2"]), run(&["--temp", "2"]));
+    let seed = reported(&one).expect("a seed");
+    assert_ne!(Some(&seed), reported(&other).as_ref());
+    let again = run(&["--temp", "2", "--seed", &seed]);
+    assert_eq!((again.stdout.as_slice(), reported(&again)), (one.stdout.as_slice(), None));
+    assert_eq!(reported(&run(&[])), None, "greedy sampling uses no seed");
+    assert_eq!(json(&run(&["--json"]))["seed"], 0);
+    assert_ne!(json(&run(&["--temp", "2", "--json"]))["seed"], 0);
 }
 
 #[test]

@@ -3,19 +3,32 @@
 mod config;
 mod exp;
 mod filter;
-mod rng;
+mod ln;
+mod noise;
 
 pub use crate::error::SampleError;
 pub use config::SamplerConfig;
 
 use exp::exp;
-use rng::Draws;
+use ln::ln;
+use noise::Noise;
+
+/// Tokens whose weights are computed together.
+const BLOCK_TOKENS: usize = 16;
 
 /// Samples tokens from logits.
 ///
-/// Samples depend only on the configuration, the logits and the order of calls, and are the same on every machine,
-/// whatever its processor or mathematical library. Different samples for the same seed are a breaking change of this
-/// crate.
+/// A sample is a function of the configuration, the logits, and the history, whose length is the *position* of the
+/// sample in its sequence. It does not depend on other samples, so tokens can be sampled again, out of order, or ahead
+/// of time: a guessed token is right if it is the one that is sampled at its position. Samples are the same on every
+/// machine, whatever its processor or mathematical library. Different samples for the same seed are a breaking change
+/// of this crate.
+///
+/// Above temperature 0, the sample is the candidate with the largest `logit / temperature + g`, where `g = -ln(-ln v)`
+/// is Gumbel noise and `v` a uniform random number of seed, position and token. Each candidate is the largest with its
+/// probability (the Gumbel-max trick, see Maddison, Tarlow and Minka, "A* sampling", 2014). In the implementation each
+/// candidate has the time `-ln v / weight`, and the earliest one wins: the same order with one logarithm less. Random
+/// numbers have 52 bits, so tokens with a probability below 2^-53 are not sampled in due proportion.
 ///
 /// ```
 /// # use flash_model::sample::{Sampler, SamplerConfig};
@@ -29,7 +42,6 @@ use rng::Draws;
 #[derive(Clone, Debug)]
 pub struct Sampler {
     config: SamplerConfig,
-    draws: Draws,
     scratch: Vec<f32>,
     candidates: Vec<Candidate>,
 }
@@ -44,33 +56,29 @@ pub struct Candidate {
 }
 
 impl Sampler {
-    /// Creates a sampler whose random numbers start at the seed.
+    /// Creates a sampler.
     ///
     /// # Errors
     /// [`SampleError::Config`] if the configuration is not [valid](SamplerConfig::validate).
     pub fn new(config: SamplerConfig) -> Result<Self, SampleError> {
         config.validate()?;
-        let draws = Draws::new(config.seed);
-        Ok(Self { config, draws, scratch: Vec::new(), candidates: Vec::new() })
+        Ok(Self { config, scratch: Vec::new(), candidates: Vec::new() })
     }
 
     /// Samples the next token. `logits` has one element per token of the vocabulary, and the repetition penalty is
     /// applied to it in place; `history` is all tokens so far, including the prompt.
     ///
-    /// Consumes no random number at temperature 0 or on errors, otherwise exactly one.
-    ///
     /// # Errors
     /// The errors of [`candidates`](Self::candidates).
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32, SampleError> {
         self.candidates(logits, history)?;
-        let chosen = match self.candidates.as_slice() {
-            [only] if self.config.temperature == 0.0 => *only,
-            candidates => draw(candidates, self.draws.next_unit()),
-        };
-        Ok(chosen.token)
+        Ok(match self.candidates.as_slice() {
+            [only] => only.token,
+            candidates => earliest(candidates, Noise::new(self.config.seed, history.len())),
+        })
     }
 
-    /// Returns the tokens that [`sample`](Self::sample) chooses from, by ascending id. Consumes no random number.
+    /// Returns the tokens that [`sample`](Self::sample) chooses from, by ascending id.
     ///
     /// # Errors
     /// [`SampleError::NoLogits`] without logits, [`SampleError::BadLogit`] if one is NaN or positive infinity,
@@ -101,21 +109,26 @@ impl Sampler {
                 (floor, n_at_edge) = (edge.logit, edge.n_kept);
             }
         }
-        for (token, &logit) in (0u32..).zip(&*logits) {
-            if logit < floor {
+        // In blocks, and without branches on single tokens, since without filters this is most of the work.
+        let mut weights = [0.0; BLOCK_TOKENS];
+        let mut kept = [Candidate { token: 0, weight: 0.0 }; BLOCK_TOKENS];
+        for (block, logits) in (0u32..).zip(logits.chunks(BLOCK_TOKENS)) {
+            if logits.iter().all(|&logit| logit < floor) {
                 continue;
             }
-            if logit == floor {
-                if n_at_edge == 0 {
-                    continue;
-                }
-                n_at_edge -= 1;
+            for (weight, &logit) in weights.iter_mut().zip(logits) {
+                *weight = exp((logit - top) / config.temperature);
             }
-            let weight = exp((logit - top) / config.temperature);
-            let is_likely = config.min_p == 0.0 || exp(logit - top) >= config.min_p;
-            if is_likely && weight > 0.0 {
-                self.candidates.push(Candidate { token, weight });
+            let mut n_kept = 0;
+            let tokens = block * BLOCK_TOKENS as u32..;
+            for ((token, &logit), &weight) in tokens.zip(logits).zip(&weights) {
+                let is_edge = logit == floor && n_at_edge > 0;
+                n_at_edge -= usize::from(is_edge);
+                let is_likely = config.min_p == 0.0 || exp(logit - top) >= config.min_p;
+                kept[n_kept] = Candidate { token, weight };
+                n_kept += usize::from((logit > floor || is_edge) && is_likely && weight > 0.0);
             }
+            self.candidates.extend_from_slice(&kept[..n_kept]);
         }
         Ok(&self.candidates)
     }
@@ -149,19 +162,26 @@ fn largest(logits: &[f32]) -> Result<(u32, f32), SampleError> {
     }
 }
 
-/// Returns the candidate whose share of the unit interval contains `unit`. There is always at least one: the most
-/// likely token passes every filter.
-fn draw(candidates: &[Candidate], unit: f64) -> Candidate {
-    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
-    let target = unit * total;
-    let mut below = 0.0;
-    let mut last = candidates[0];
-    for &candidate in candidates {
-        below += f64::from(candidate.weight);
-        last = candidate;
-        if target < below {
-            break;
+/// Returns the token of the candidate with the earliest `-ln(1 - uniform) / weight`, the first one of equals. There is
+/// always at least one candidate: the most likely token passes every filter.
+fn earliest(candidates: &[Candidate], noise: Noise) -> u32 {
+    let mut winner = candidates[0].token;
+    let mut earliest = f64::INFINITY;
+    let (mut pair, mut uniforms) = (winner / 2, noise.uniforms(winner / 2));
+    for &Candidate { token, weight } in candidates {
+        if token / 2 != pair {
+            pair = token / 2;
+            uniforms = noise.uniforms(pair);
+        }
+        let uniform = uniforms[token as usize % 2];
+        let weight = f64::from(weight);
+        // As -ln(1 - u) > u, few candidates need the logarithm.
+        if uniform < earliest * weight {
+            let time = -ln(1.0 - uniform) / weight;
+            if time < earliest {
+                (winner, earliest) = (token, time);
+            }
         }
     }
-    last
+    winner
 }

@@ -70,7 +70,8 @@ impl Flash {
         &Passes { n_tokens, depth, .. }: &Passes,
         confinement: &Confinement,
     ) -> Result<(f64, Report)> {
-        let sampling: &[&str] = if model.is_mixture { &["--temp", UNIFORM_TEMPERATURE] } else { &[] };
+        let sampling: &[&str] =
+            if model.is_mixture { &["--temp", UNIFORM_TEMPERATURE, "--seed", "0"] } else { &[] };
         let report = self.run(&model.mlx, depth.max(1), n_tokens + 1, sampling, confinement)?;
         if report.generated_tokens != n_tokens + 1 {
             bail!("flash-cli generated {} tokens, not {}", report.generated_tokens, n_tokens + 1);

@@ -16,7 +16,8 @@ use crate::error::SampleError;
 ///    stays if the mass of the tokens above it is less than that. All tokens equal to the last one stay too.
 /// 4. **min-p** drops tokens less likely than `min_p` times the most likely one.
 /// 5. **top-k** keeps the `top_k` most likely tokens; of equals at the edge, those with the lowest ids.
-/// 6. One token is drawn with probability proportional to `p^(1/temperature)`.
+/// 6. One token is sampled with probability proportional to `p^(1/temperature)`, by noise that is a function of seed,
+///    position and token. mlx-lm draws from a sequence of random numbers.
 ///
 /// Where mlx-lm rounds to the dtype of the logits, this computes in f32 with sums in f64, so a token
 /// right at the edge of a filter may fall on the other side. A `top_k` of the vocabulary's size or
@@ -36,7 +37,7 @@ pub struct SamplerConfig {
     pub repetition_penalty: f32,
     /// Number of most recent tokens that the penalty applies to; 0 for all, as in mlx-lm.
     pub repetition_window: usize,
-    /// Seed of the random numbers.
+    /// Seed of the noise.
     pub seed: u64,
 }
 
