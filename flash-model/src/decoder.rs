@@ -110,6 +110,10 @@ impl Decoder {
     pub(crate) fn logits(&mut self, pass: &mut Pass<'_>, logits: &mut Vec<f32>) -> Result<(), ModelError> {
         logits.clear();
         let chunks = self.hidden(pass)?;
+        if pass.batch.iter().all(|segment| segment.n_logits == 0) {
+            // Nothing else waits for the last layers, and no kernel may be running when the pass ends.
+            return Ok(mlx_rs::transforms::eval(&arrays_of(&chunks)?)?);
+        }
         let Some(rows) = wanted_rows(&pass.batch, chunks)? else { return Ok(()) };
         let normed = self.norm.run(pass.residency, |norm| norm.forward(&rows))?;
         self.head.logits(pass.residency, &normed, pass.interrupt, logits)
@@ -203,8 +207,12 @@ impl Decoder {
         let mlp = chunk * if self.tiles.is_empty() { 4 } else { 6 } * intermediate;
         let experts = self.mixtures().flatten().map(|mixture| mixture.activation_values(tokens)).max();
         let layer = attention.max(mlp).max(experts.unwrap_or(0));
-        let values = hidden_states + layer + 4 * chunk * hidden;
-        4 * values + self.head.activation_bytes(n_logits) + self.embedding.recent_bytes() + derived_bytes
+        let values = hidden_states + 4 * chunk * hidden;
+        // Logits of further rows take the memory of the layers, which have computed by then.
+        let last_bytes = self.head.activation_bytes(n_logits.min(1));
+        let further_bytes = self.head.activation_bytes(n_logits) - last_bytes;
+        let layer_bytes = (4 * layer).max(further_bytes);
+        4 * values + layer_bytes + last_bytes + self.embedding.recent_bytes() + derived_bytes
     }
 }
 
