@@ -170,7 +170,7 @@ fn generate_options(
     args: SamplingArgs,
     max_tokens: usize,
 ) -> Result<(GenerateOptions, SamplingFlags), UsageError> {
-    let SamplingArgs { temp, top_k, top_p, min_p, repetition_penalty, seed, stop } = args;
+    let SamplingArgs { temp, top_k, top_p, min_p, repetition_penalty, seed, speculate, stop } = args;
     let flags = SamplingFlags {
         temperature: temp,
         top_k: top_k.map(|top_k| top_k.0),
@@ -186,6 +186,6 @@ fn generate_options(
         return Err(UsageError::EmptyStop);
     }
     let mut options = GenerateOptions::new(max_tokens);
-    (options.sampler, options.stop) = (sampler, stop);
+    (options.sampler, options.stop, options.speculation) = (sampler, stop, speculate.speculation());
     Ok((options, flags))
 }

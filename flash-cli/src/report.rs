@@ -3,7 +3,10 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use flash_model::{BundleInfo, Engine, EngineStats, ExpertStats, Generation, Model, Workload, memory};
+use flash_model::draft::DraftCounts;
+use flash_model::{
+    BundleInfo, Engine, EngineStats, ExpertStats, Generation, Model, SpeculationStats, Workload, memory,
+};
 use serde::Serialize;
 
 use crate::output::note;
@@ -61,11 +64,77 @@ pub(crate) fn summary(stats: &EngineStats, generation: &Generation) -> String {
     parts.push(format!("model {}", Bytes(stats.model_bytes)));
     parts.push(format!("streamed {}", Bytes(stats.streamed_bytes)));
     parts.extend(stats.experts.as_ref().map(experts));
+    parts.extend(drafts(&generation.speculation, generation.token_ids.len()));
     parts.push(format!("peak memory {}", Bytes(peak_bytes())));
     if stats.retries > 0 {
         parts.push(format!("{} reads retried", stats.retries));
     }
     parts.join(", ")
+}
+
+/// Summarizes what drafts brought; none without any.
+fn drafts(speculation: &SpeculationStats, n_tokens: usize) -> Option<String> {
+    let drafted = speculation.drafted();
+    let tokens_per_pass = tokens_per_pass(speculation, n_tokens)?;
+    let accepted = 100.0 * speculation.accepted() as f64 / drafted.max(1) as f64;
+    (drafted > 0).then(|| {
+        format!("{tokens_per_pass:.2} tokens a pass ({accepted:.0} % of {drafted} drafted accepted)")
+    })
+}
+
+/// Returns the tokens of a pass after the prompt's, whose pass gave the first token; none without such passes.
+fn tokens_per_pass(speculation: &SpeculationStats, n_tokens: usize) -> Option<f64> {
+    (speculation.passes > 0).then(|| n_tokens.saturating_sub(1) as f64 / speculation.passes as f64)
+}
+
+/// Passes and drafts, for JSON output.
+#[derive(Debug, Serialize)]
+pub(crate) struct SpeculationReport {
+    /// Passes after the prompt's.
+    passes: u64,
+    /// Tokens after the first by those passes.
+    tokens_per_pass: Option<f64>,
+    drafted: u64,
+    accepted: u64,
+    /// By drafter.
+    drafts: DraftsReport,
+}
+
+/// Drafts by drafter.
+#[derive(Debug, Serialize)]
+struct DraftsReport {
+    copies: DraftReport,
+    recycling: DraftReport,
+}
+
+/// Drafts of one drafter.
+#[derive(Debug, Serialize)]
+struct DraftReport {
+    drafts: u64,
+    drafted: u64,
+    accepted: u64,
+}
+
+impl From<DraftCounts> for DraftReport {
+    fn from(DraftCounts { drafts, drafted, accepted }: DraftCounts) -> Self {
+        Self { drafts, drafted, accepted }
+    }
+}
+
+impl SpeculationReport {
+    pub(crate) fn new(generation: &Generation) -> Self {
+        let speculation = &generation.speculation;
+        Self {
+            passes: speculation.passes,
+            tokens_per_pass: tokens_per_pass(speculation, generation.token_ids.len()),
+            drafted: speculation.drafted(),
+            accepted: speculation.accepted(),
+            drafts: DraftsReport {
+                copies: speculation.copies.into(),
+                recycling: speculation.recycling.into(),
+            },
+        }
+    }
 }
 
 /// Summarizes the hit rate of the expert cache, and precision and recall of expert lookahead.

@@ -7,7 +7,8 @@ use std::thread;
 
 use flash_io::{IoMode, Tuning};
 use flash_model::{
-    Checkpoint, Engine, EngineOptions, Model, ModelError, ModelOptions, SessionContext, Workload, memory,
+    Checkpoint, Engine, EngineOptions, Model, ModelError, ModelOptions, SessionContext, Speculation,
+    Workload, memory,
 };
 use flash_text::{TextError, Tokenizer};
 
@@ -77,6 +78,15 @@ impl Session {
         let context_tokens = prompt_tokens.saturating_add(answer_tokens).min(end);
         let EngineSettings { prefetch, kv, .. } = self.settings;
         Workload::new(prompt_tokens, context_tokens).with_prefetch(prefetch).with_kv(kv)
+    }
+
+    /// Returns the workload with memory for drafts, if there are any.
+    pub(crate) fn with_drafts(&self, workload: Workload, speculation: Speculation) -> Workload {
+        let n_rows = match speculation {
+            Speculation::Off => 0,
+            _ => self.model.affordable_tentative_rows(&workload, budget::bytes(self.settings.ram)),
+        };
+        workload.with_tentative_rows(n_rows)
     }
 
     /// Opens the session to resume, if one was given, and locks it.

@@ -15,6 +15,7 @@ mod pass;
 mod prefixes;
 pub mod sample;
 mod session;
+mod speculate;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ pub use needs::{FLOOR_CONTEXT_TOKENS, MemoryNeeds, Workload};
 pub use options::{EngineOptions, ModelOptions};
 pub use pass::{Logits, Segment};
 pub use session::{Recovery, Resumption, SessionContext};
+pub use speculate::{Speculation, SpeculationStats};
 pub use stats::EngineStats;
 
 /// A running model: takes tokens, returns logits, and holds the KV cache of the tokens so far.
@@ -92,11 +94,20 @@ impl Engine {
     /// # Errors
     /// The errors of [`forward`](Self::forward); the contents of `logits` are unspecified then.
     pub fn forward_into(&mut self, ids: &[u32], logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        let (model, context) = self.own_parts();
         let mut of_pass = Logits::in_buffer(std::mem::take(logits));
-        let outcomes = model.pass(&mut [Segment::new(context, ids)], &mut of_pass);
+        let passed = self.pass_own(ids, false, &mut of_pass);
         *logits = of_pass.into_buffer();
-        outcomes?.into_iter().collect()
+        passed
+    }
+
+    /// Runs tokens in the engine's own context, with the logits of all of them if they are tentative, else of the last.
+    fn pass_own(&mut self, ids: &[u32], is_tentative: bool, logits: &mut Logits) -> Result<(), ModelError> {
+        let (model, context) = self.own_parts();
+        let segment = match is_tentative {
+            true => Segment::tentative(context, ids),
+            false => Segment::new(context, ids),
+        };
+        model.pass(&mut [segment], logits)?.into_iter().collect()
     }
 
     /// Runs new tokens of any number of contexts through the model in one pass over the weights, and sets `logits` to
@@ -156,6 +167,24 @@ impl Engine {
     /// Returns the number of contexts that memory is planned for.
     pub fn n_contexts(&self) -> usize {
         self.n_contexts
+    }
+
+    /// Returns the number of rows of a pass that may be [tentative](Segment::is_tentative).
+    pub fn max_tentative_rows(&self) -> usize {
+        self.model.max_tentative_rows
+    }
+
+    fn tentative_tokens(&self) -> usize {
+        self.context.as_ref().map_or(0, Context::tentative_tokens)
+    }
+
+    /// Returns how many tokens a draft in the engine's own context may have.
+    fn tentative_room(&self) -> usize {
+        self.context.as_ref().map_or(0, Context::tentative_room).min(self.max_tentative_rows())
+    }
+
+    fn commit(&mut self, n_tokens: usize) -> Result<(), ModelError> {
+        self.own().commit(n_tokens)
     }
 
     /// Returns the number of rows of a pass that memory is planned for: those of the longest planned prompt, or one for each

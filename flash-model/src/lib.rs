@@ -71,7 +71,8 @@ pub use compute::{Compute, ComputeOptions};
 pub use engine::{
     Answer, Batch, BatchError, BatchOptions, Context, Engine, EngineOptions, EngineStats,
     FLOOR_CONTEXT_TOKENS, FinishReason, GenerateOptions, Generation, Logits, MemoryNeeds, Model,
-    ModelOptions, Recovery, Request, Resumption, Segment, SessionContext, StartError, Workload, generate,
+    ModelOptions, Recovery, Request, Resumption, Segment, SessionContext, Speculation, SpeculationStats,
+    StartError, Workload, generate,
 };
 pub use engine::{draft, sample};
 pub use error::ModelError;

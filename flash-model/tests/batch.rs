@@ -9,13 +9,16 @@ mod alone;
 mod contexts;
 #[path = "common/family.rs"]
 mod family;
+#[path = "common/tokens.rs"]
+mod tokens;
 
 use alone::{CONTEXTS, TOKENS, alone};
-use contexts::{FAMILIES, Memory, bits, engine, sequence};
+use contexts::{FAMILIES, Memory, engine};
 use family::family;
 use flash_model::{Compute, Context, KvFormat, KvPolicy, Logits, Segment};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+use tokens::{bits, sequence};
 
 /// One segment of a pass: the context, its number of new tokens, and how many logits are wanted of each hundred.
 type Part = (usize, usize, usize);

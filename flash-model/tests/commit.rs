@@ -9,13 +9,16 @@ mod alone;
 mod contexts;
 #[path = "common/family.rs"]
 mod family;
+#[path = "common/tokens.rs"]
+mod tokens;
 
 use alone::{CONTEXTS, TOKENS, alone};
-use contexts::{FAMILIES, Memory, bits, engine, sequence};
+use contexts::{FAMILIES, Memory, engine};
 use family::family;
 use flash_model::{Compute, Context, KvFormat, KvPolicy, Logits, ModelError, Segment};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+use tokens::{bits, sequence};
 
 /// Maximum tokens of a draft.
 const DRAFT_TOKENS: usize = 40;

@@ -4,10 +4,13 @@
 mod contexts;
 #[path = "common/family.rs"]
 mod family;
+#[path = "common/tokens.rs"]
+mod tokens;
 
-use contexts::{FAMILIES, Memory, bits, engine, sequence};
+use contexts::{FAMILIES, Memory, engine};
 use family::family;
 use flash_model::{Compute, Context, Engine, KvFormat, KvPolicy, Logits, Segment};
+use tokens::{bits, sequence};
 
 #[test]
 fn a_fork_and_its_origin_continue_on_their_own() {

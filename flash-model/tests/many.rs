@@ -2,8 +2,9 @@
 
 #[path = "common/family.rs"]
 mod family;
+#[path = "common/words.rs"]
+mod words;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,23 +17,9 @@ use flash_model::{
     Batch, BatchError, BatchOptions, Checkpoint, Engine, EngineOptions, FinishReason, GenerateOptions, Model,
     ModelError, Request, StartError, Workload, generate,
 };
-use flash_text::Tokenizer;
-use serde_json::{Value, json};
+use words::tokenizer;
 
 const CONTEXT_TOKENS: usize = 400;
-
-/// Returns a tokenizer whose words are numbers.
-fn tokenizer(vocab: usize) -> Tokenizer {
-    let dir = tempfile::tempdir().unwrap();
-    let vocab: serde_json::Map<String, Value> = (0..vocab).map(|id| (id.to_string(), json!(id))).collect();
-    let model = json!({ "type": "WordLevel", "vocab": vocab, "unk_token": "0" });
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null, "model": model,
-    });
-    fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    Tokenizer::open(dir.path()).unwrap()
-}
 
 fn load(dir: &Path, n_contexts: usize) -> Result<Engine, ModelError> {
     let workload = Workload::new(300, CONTEXT_TOKENS).with_contexts(n_contexts);

@@ -24,8 +24,6 @@
 //! assert!((2..=4).contains(&control.length(&time, 64).n_tokens));
 //! ```
 
-use std::time::Duration;
-
 use crate::rows::PassEstimate;
 
 /// Positions of a draft whose acceptance is estimated; later ones are like the last. Long enough for copies of code.

@@ -1,6 +1,7 @@
 //! Flags of sampling.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use flash_model::Speculation;
 
 use crate::sampling::{Seed, TopK};
 
@@ -27,7 +28,31 @@ pub(crate) struct SamplingArgs {
     /// Random seed; -1 for a different one each time, which is reported
     #[arg(long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
     pub(crate) seed: Seed,
+    /// Guess the next tokens where checking them costs little: the output is the same, only faster
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) speculate: SpeculateArg,
     /// Stop before this text; may be given more than once
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
+}
+
+/// Value of `--speculate`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum SpeculateArg {
+    /// While it saves time
+    Auto,
+    /// Always, to measure what it brings
+    Always,
+    /// Never
+    Off,
+}
+
+impl SpeculateArg {
+    pub(crate) fn speculation(self) -> Speculation {
+        match self {
+            Self::Auto => Speculation::Auto,
+            Self::Always => Speculation::Always,
+            Self::Off => Speculation::Off,
+        }
+    }
 }

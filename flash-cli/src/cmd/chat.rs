@@ -34,6 +34,7 @@ pub(crate) fn run(options: ChatOptions) -> anyhow::Result<ExitCode> {
     let context = session.open_context()?;
     let opening = Opening::new(&session, context.as_ref(), &template_options)?;
     let workload = workload(&session, context_tokens, opening.held_tokens);
+    let workload = session.with_drafts(workload, generate.speculation);
     let loaded = session.load_with(workload, context, None)?;
     let signals = Signals::new(loaded.engine.interrupt())?;
     let mut chat = Chat { conversation: Conversation::new(loaded, template, generate, opening), last: None };

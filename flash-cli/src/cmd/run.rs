@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::interrupt::{self, Signals};
 use crate::options::RunOptions;
 use crate::output::{self, TextStream};
-use crate::report::{self, ExpertsReport};
+use crate::report::{self, ExpertsReport, SpeculationReport};
 use crate::sampling::model_defaults;
 use crate::session::{Loaded, Session};
 use crate::template::TemplateOptions;
@@ -50,6 +50,7 @@ pub(crate) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
         // Tokens in the KV cache of the session are not computed again.
         workload.prompt_tokens = prompt.ids.len() - held;
     }
+    let workload = session.with_drafts(workload, generate_options.speculation);
     let Loaded { mut engine, tokenizer, io, listener, watcher: _watcher } =
         session.load_with(workload, context, trace)?;
     let load = begin.elapsed();
@@ -218,6 +219,8 @@ struct Report<'a> {
     streamed_bytes_per_token: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     experts: Option<ExpertsReport>,
+    #[serde(flatten)]
+    speculation: SpeculationReport,
     compute_ms: f64,
     stall_ms: f64,
     peak_rss_bytes: u64,
@@ -253,6 +256,7 @@ impl<'a> Report<'a> {
             streamed_bytes: stats.streamed_bytes,
             streamed_bytes_per_token: stats.streamed_bytes / generated_tokens.max(1) as u64,
             experts: stats.experts.map(ExpertsReport::from),
+            speculation: SpeculationReport::new(generation),
             compute_ms: report::ms(compute),
             stall_ms: report::ms(stats.stall),
             peak_rss_bytes: report::peak_bytes(),

@@ -129,9 +129,9 @@ impl Head {
     /// Returns the bytes that the logits of a pass take, if `n_logits` rows want them.
     pub(crate) fn activation_bytes(&self, n_logits: usize) -> u64 {
         // One tile's logits for several positions while losses are computed, or all tiles' logits for the rows, in one
-        // piece, and with the sampler's copy.
+        // piece, and with the sampler's copy of one row.
         let tile_rows = self.vocab_size.div_ceil(self.tiles.len());
-        4 * (2 * LOSS_POSITIONS * tile_rows).max(3 * n_logits * self.vocab_size) as u64
+        4 * (2 * LOSS_POSITIONS * tile_rows).max((2 * n_logits + 1) * self.vocab_size) as u64
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use flash_text::{Detokenizer, StopMatcher, Tokenizer};
 
+use super::SpeculationStats;
 use super::generate::{FinishReason, GenerateOptions, Generation};
 use crate::ModelError;
 use crate::engine::sample::Sampler;
@@ -46,7 +47,7 @@ impl<'t> Answer<'t> {
         prompt: &[u32],
         options: &GenerateOptions,
     ) -> Result<Self, ModelError> {
-        let GenerateOptions { max_tokens, sampler, stop, ignore_eos } = options.clone();
+        let GenerateOptions { max_tokens, sampler, stop, ignore_eos, speculation: _ } = options.clone();
         let generation = Generation {
             text: String::new(),
             token_ids: Vec::new(),
@@ -54,6 +55,7 @@ impl<'t> Answer<'t> {
             finish_reason: FinishReason::Length,
             ttft: Duration::ZERO,
             decode: Duration::ZERO,
+            speculation: SpeculationStats::default(),
         };
         Ok(Self {
             tokenizer,
@@ -73,6 +75,11 @@ impl<'t> Answer<'t> {
     /// Whether no token is wanted.
     pub(super) fn is_empty(&self) -> bool {
         self.max_tokens == 0
+    }
+
+    /// Returns the most tokens that the answer can still have.
+    pub(super) fn tokens_left(&self) -> usize {
+        self.max_tokens - self.generation.token_ids.len()
     }
 
     /// Samples the next token from its logits.

@@ -1,11 +1,13 @@
 //! Text generation, token by token.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flash_text::Tokenizer;
 
 use super::answer::{Answer, Step};
+use super::speculate::Speculator;
+use super::{Logits, Speculation, SpeculationStats};
 use crate::ModelError;
 use crate::engine::Engine;
 use crate::engine::sample::SamplerConfig;
@@ -22,6 +24,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Continue after end-of-sequence tokens, so that benchmarks generate exactly `max_tokens` tokens.
     pub ignore_eos: bool,
+    /// Whether tokens are drafted, if [memory is planned](crate::Workload::tentative_rows) for it.
+    pub speculation: Speculation,
 }
 
 impl GenerateOptions {
@@ -70,6 +74,8 @@ pub struct Generation {
     pub ttft: Duration,
     /// Time from the first token to the last.
     pub decode: Duration,
+    /// Passes and drafts.
+    pub speculation: SpeculationStats,
 }
 
 impl Generation {
@@ -95,14 +101,22 @@ pub fn generate(
     mut on_text: impl FnMut(&str),
 ) -> Result<Generation, ModelError> {
     let mut answer = Answer::new(tokenizer, engine.held(), prompt, options)?;
+    let mut speculator = Speculator::new(
+        options.speculation,
+        engine.max_tentative_rows(),
+        engine.context_tokens(),
+        [engine.held(), prompt],
+    );
     let mut emit = |text: &str| {
         if !text.is_empty() {
             on_text(text);
         }
     };
     let interrupt = engine.interrupt();
-    let mut logits = Vec::new();
-    let mut passed = engine.forward_into(prompt, &mut logits);
+    let mut logits = Logits::default();
+    // The tokens of the next pass: the prompt, then the next token of the answer with a draft.
+    let mut tokens = prompt.to_vec();
+    let mut passed = engine.pass_own(&tokens, false, &mut logits);
     let was_interrupted = loop {
         match passed {
             Ok(()) => {}
@@ -112,18 +126,66 @@ pub fn generate(
         if answer.is_empty() {
             break false;
         }
-        let Step { text, next } = answer.push(&mut logits)?;
-        emit(&text);
-        let Some(token) = next else { break false };
+        let is_draft = engine.tentative_tokens() > 0;
+        let checked = check(&mut answer, &mut speculator, &tokens, &mut logits, &interrupt, &mut emit);
+        if is_draft {
+            speculator.accept(checked.n_kept - 1);
+            engine.commit(checked.n_kept)?;
+        }
+        let Some(token) = checked.next? else { break false };
         if interrupt.load(Ordering::Relaxed) {
             break true;
         }
         if engine.held_tokens() == engine.context_tokens() {
             break false;
         }
-        passed = engine.forward_into(&[token], &mut logits);
+        tokens.clear();
+        tokens.push(token);
+        let room = engine.tentative_room().min(answer.tokens_left()).saturating_sub(1);
+        speculator.draft(|| engine.pass_estimate(), room, &mut tokens);
+        passed = engine.pass_own(&tokens, tokens.len() > 1, &mut logits);
     };
-    let (generation, rest) = answer.finish(was_interrupted)?;
+    let (mut generation, rest) = answer.finish(was_interrupted)?;
+    generation.speculation = speculator.stats();
     emit(&rest);
     Ok(generation)
+}
+
+/// The outcome of checking the rows of a pass.
+struct Checked {
+    /// Tokens of the pass that belong to the answer.
+    n_kept: usize,
+    /// The token to run next; none at the end of the answer.
+    next: Result<Option<u32>, ModelError>,
+}
+
+/// Samples the tokens after those of a pass, as long as they are the ones that were drafted.
+fn check(
+    answer: &mut Answer<'_>,
+    speculator: &mut Speculator,
+    tokens: &[u32],
+    logits: &mut Logits,
+    interrupt: &AtomicBool,
+    emit: &mut impl FnMut(&str),
+) -> Checked {
+    let n_rows = logits.of(0).len();
+    let first = tokens.len() - n_rows;
+    for row_idx in 0..n_rows {
+        let n_kept = first + row_idx + 1;
+        let row = logits.row_mut(0, row_idx);
+        speculator.learn_logits(tokens[n_kept - 1], row);
+        let Step { text, next } = match answer.push(row) {
+            Ok(step) => step,
+            Err(error) => return Checked { n_kept, next: Err(error) },
+        };
+        emit(&text);
+        if let Some(token) = next {
+            speculator.learn_sampled(&[token]);
+            if tokens.get(n_kept) == Some(&token) && !interrupt.load(Ordering::Relaxed) {
+                continue;
+            }
+        }
+        return Checked { n_kept, next: Ok(next) };
+    }
+    unreachable!("no token is drafted after the last")
 }

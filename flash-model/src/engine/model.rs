@@ -142,6 +142,12 @@ impl Model {
         self.memory_planner().needs(workload, budget_bytes).0
     }
 
+    /// Returns the number of [tentative rows](Workload::tentative_rows) that drafts of a workload can have without taking
+    /// more than a hundredth of a budget; 0 if drafts would take more.
+    pub fn affordable_tentative_rows(&self, workload: &Workload, budget_bytes: u64) -> usize {
+        self.memory_planner().affordable_tentative_rows(workload, budget_bytes)
+    }
+
     pub(crate) fn memory_planner(&self) -> MemoryPlanner<'_> {
         let Self { backend, decoder, bundles, kv_shape, keeps, windows, .. } = self;
         MemoryPlanner {

@@ -7,6 +7,7 @@ use flash_kv::KvShape;
 
 use crate::compute::Backend;
 use crate::decoder::{CHUNK_TOKENS, Decoder};
+use crate::engine::speculate::Speculator;
 use crate::kv::{KvPlan, KvPolicy, PagedPlan, StateShape, window_tokens};
 use crate::stream::bundle::{Bundle, Bundles};
 use crate::stream::experts::Mixture;
@@ -18,6 +19,11 @@ pub const FLOOR_CONTEXT_TOKENS: usize = 256;
 
 /// Contexts are planned in multiples of this, so that a token more or less does not change a plan.
 const CONTEXT_STEP_TOKENS: usize = 128;
+
+/// Part of a budget that drafts may take, which then reads that much more of the weights.
+const DRAFT_PART: f64 = 0.01;
+/// Most rows of a draft, with the token before it.
+const TENTATIVE_ROWS_MAX: usize = 32;
 
 /// The longest context that memory is planned for: MLX counts positions in 31 bits. Larger requests mean "unlimited".
 const CONTEXT_TOKENS_MAX: usize = 1 << 30;
@@ -223,12 +229,15 @@ impl MemoryPlanner<'_> {
             _ => SPAN_TOKENS,
         };
         let n_rows = workload.n_contexts + workload.tentative_rows;
-        let recorded_bytes = match workload.tentative_rows {
+        let draft_bytes = match workload.tentative_rows {
             0 => 0,
-            n_tentative => states.iter().map(|state| state.recorded_bytes(n_tentative)).sum(),
+            n_tentative => {
+                let recorded_bytes: u64 = states.iter().map(|state| state.recorded_bytes(n_tentative)).sum();
+                recorded_bytes + Speculator::bytes_max(workload.planned_tokens())
+            }
         };
         let activation_bytes =
-            decoder.activation_bytes(prompt_tokens.max(n_rows), n_rows, scored_tokens) + recorded_bytes;
+            decoder.activation_bytes(prompt_tokens.max(n_rows), n_rows, scored_tokens) + draft_bytes;
         MemoryNeeds {
             process_bytes: process_bytes(),
             kv_bytes: workload.n_contexts as u64 * (kv.budget_bytes() + state_bytes),
@@ -236,6 +245,17 @@ impl MemoryPlanner<'_> {
             activation_bytes: activation_bytes + backend.scratch_bytes(widened_bytes, activation_bytes),
             small_weights_bytes: bundles.small_bytes(),
         }
+    }
+
+    /// Returns the number of tentative rows that take at most [a part](DRAFT_PART) of a budget; 0 if that is no draft.
+    pub(crate) fn affordable_tentative_rows(&self, workload: &Workload, budget_bytes: u64) -> usize {
+        let bytes = |n_rows: usize| {
+            let workload = workload.with_tentative_rows(n_rows);
+            self.needs_with(&workload, &self.least(&workload).1).total_bytes()
+        };
+        let most_bytes = bytes(0) + (budget_bytes as f64 * DRAFT_PART) as u64;
+        let rows = (2..=TENTATIVE_ROWS_MAX).take_while(|n_rows| bytes(*n_rows) <= most_bytes);
+        rows.last().unwrap_or(0)
     }
 
     /// Returns the smallest budget that works for a workload in this process.

@@ -56,8 +56,18 @@ impl Logits {
     /// # Panics
     /// If the pass had no segment of that index.
     pub fn last_mut(&mut self, segment_idx: usize) -> Option<&mut [f32]> {
-        let row = self.rows[segment_idx].clone().last()?;
-        Some(&mut self.values[row * self.vocab_size..][..self.vocab_size])
+        let n_rows = self.rows[segment_idx].len();
+        Some(self.row_mut(segment_idx, n_rows.checked_sub(1)?))
+    }
+
+    /// Returns the logits of one of a segment's rows.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub(super) fn row_mut(&mut self, segment_idx: usize, row_idx: usize) -> &mut [f32] {
+        let rows = self.rows[segment_idx].clone();
+        assert!(row_idx < rows.len(), "a row of the segment");
+        &mut self.values[(rows.start + row_idx) * self.vocab_size..][..self.vocab_size]
     }
 
     /// Empties the logits for a pass whose segments want `n_logits` rows each.

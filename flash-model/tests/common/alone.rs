@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use flash_model::{Compute, KvFormat, KvPolicy};
 
-use super::contexts::{Memory, bits, engine, sequence};
+use super::contexts::{Memory, engine};
 use super::family::family;
+use super::tokens::{bits, sequence};
 
 /// Contexts of a script.
 pub(crate) const CONTEXTS: usize = 6;
