@@ -35,14 +35,25 @@
 //!   converted and come at once.
 //! - The time for a character does not depend on the length of the text.
 
+mod arguments;
 mod call;
+mod coerce;
+mod deepseek;
+mod dsml;
 mod envelope;
 mod format;
+mod gemma;
+mod glm;
+mod harmony;
 mod hermes;
 mod json;
+mod kimi;
+mod llama;
+mod mistral;
 mod parser;
 mod piece;
 mod sink;
+mod xml;
 
 pub use format::{CallFormat, OutputFormat, ReasoningFormat};
 pub use parser::{OutputParser, ParserOptions};

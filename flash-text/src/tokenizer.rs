@@ -126,6 +126,12 @@ impl Tokenizer {
             .filter(|token| !added.is_special_token(token))
     }
 
+    /// Returns the text of a special token.
+    pub(super) fn special_token(&self, id: u32) -> Option<String> {
+        let added = self.inner.get_added_vocabulary();
+        added.simple_id_to_token(id).filter(|token| added.is_special_token(token))
+    }
+
     pub(super) fn decoder(&self) -> Option<&tokenizers::DecoderWrapper> {
         self.inner.get_decoder()
     }

@@ -1,6 +1,6 @@
 //! Hermes, Qwen2.5, Qwen3 and SmolLM3: `<tool_call>{"name": "f", "arguments": {…}}</tool_call>`.
 
-use super::call::{CallParser, Step, is_space};
+use super::call::{CallParser, Step, Tools, is_space};
 use super::envelope::Envelope;
 use super::sink::Sink;
 
@@ -20,9 +20,9 @@ pub(super) enum Hermes {
 
 impl Hermes {
     fn object(&mut self, mut object: Box<Envelope>, c: char, out: &mut Sink) -> Step {
-        let step = object.push(c, out);
-        *self = if step == Ok(true) { Self::AfterObject } else { Self::Object(object) };
-        step.map_or_else(Step::broken, |_| Step::More)
+        let outcome = object.push(c, out);
+        *self = if outcome == Ok(true) { Self::AfterObject } else { Self::Object(object) };
+        Step::of(outcome)
     }
 }
 
@@ -34,36 +34,37 @@ impl CallParser for Hermes {
         }
     }
 
-    fn marker(&mut self, _: &'static str, out: &mut Sink) -> Step {
+    fn marker(&mut self, _: &'static str, _: &Tools, out: &mut Sink) -> Step {
         out.end_call();
         Step::Done
     }
 
-    fn char(&mut self, c: char, out: &mut Sink) -> Step {
+    fn char(&mut self, c: char, _: &Tools, out: &mut Sink) -> Step {
         match std::mem::take(self) {
             Self::Start if is_space(c) => Step::More,
             Self::Start if c == '{' => self.object(Box::default(), c, out),
             Self::Start => Step::NotACall,
             Self::Object(object) => self.object(object, c, out),
+            Self::AfterObject if c == '{' => {
+                out.end_call();
+                out.record("{");
+                self.object(Box::default(), c, out)
+            }
             Self::AfterObject => {
                 *self = Self::AfterObject;
-                match c {
-                    c if is_space(c) => Step::More,
-                    '{' => {
-                        out.end_call();
-                        out.record("{");
-                        self.object(Box::default(), c, out)
-                    }
-                    _ => Step::broken("text follows the JSON object of the call"),
+                if is_space(c) {
+                    Step::More
+                } else {
+                    Step::broken("text follows the JSON object of the call")
                 }
             }
         }
     }
 
-    fn finish(&mut self, out: &mut Sink) -> Step {
+    fn finish(&mut self, _: &Tools, out: &mut Sink) -> Step {
         match self {
             Self::Start => Step::NotACall,
-            Self::Object(_) => Step::broken(super::call::CUT_OFF),
+            Self::Object(_) => Step::cut_off(),
             Self::AfterObject => {
                 out.end_call();
                 Step::Done

@@ -1,15 +1,16 @@
 //! The streaming parser.
 
-use super::call::{CallParser, Step};
-use super::format::OutputFormat;
+use super::call::{CallParser, Step, Tools};
+use super::format::{CallFormat, OutputFormat};
+use super::harmony::{self, Harmony};
+use super::llama::BareLlama;
 use super::piece::{Piece, ToolSchema};
 use super::sink::Sink;
 
 /// Settings of an [`OutputParser`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParserOptions {
-    /// Whether calls are parsed. If not, they are text: for requests without tools.
+    /// Whether calls are parsed, as by default. If not, they are text, for requests without tools.
     pub calls: bool,
     /// Whether the output starts within reasoning, because the prompt ends inside of it
     /// ([`OutputFormat::prompt_opens_reasoning`]).
@@ -28,7 +29,9 @@ impl Default for ParserOptions {
 #[derive(Debug)]
 pub struct OutputParser {
     format: OutputFormat,
-    options: ParserOptions,
+    /// The format of calls, if they are parsed.
+    calls: Option<CallFormat>,
+    tools: Tools,
     state: State,
     /// Text that may become a marker, never longer than one.
     held: String,
@@ -44,18 +47,26 @@ enum State {
     Broken {
         reason: String,
     },
+    Harmony(Harmony),
 }
 
 impl OutputParser {
     /// Creates a parser at the start of an output. `tools` are those that the model was given.
-    pub fn new(format: OutputFormat, _tools: &[ToolSchema], options: ParserOptions) -> Self {
+    pub fn new(format: OutputFormat, tools: &[ToolSchema], options: ParserOptions) -> Self {
         let mut sink = Sink::default();
-        let starts_in_reasoning = options.starts_in_reasoning && format.reasoning.is_some();
-        if starts_in_reasoning {
+        let tools = Tools::new(tools);
+        let calls = format.calls.filter(|_| options.calls);
+        let state = if format.is_harmony() {
+            State::Harmony(Harmony::new(calls.is_some()))
+        } else if options.starts_in_reasoning && format.reasoning.is_some() {
             sink.set_reasoning(true);
-        }
-        let state = if starts_in_reasoning { State::Reasoning } else { State::Text };
-        Self { format, options, state, held: String::new(), sink }
+            State::Reasoning
+        } else if calls == Some(CallFormat::Llama) && !tools.is_empty() {
+            State::Call(Box::<BareLlama>::default())
+        } else {
+            State::Text
+        };
+        Self { format, calls, tools, state, held: String::new(), sink }
     }
 
     /// Adds a piece of text, and returns the pieces of output that are now certain.
@@ -67,18 +78,22 @@ impl OutputParser {
         self.sink.take()
     }
 
-    /// Ends the output, and returns what was held back.
+    /// Ends the output, and returns the pieces that were held back.
     pub fn finish(mut self) -> Vec<Piece> {
         self.advance(true);
         let step = match &mut self.state {
             State::Text | State::Reasoning => Step::Done,
-            State::Call(parser) => parser.finish(&mut self.sink),
+            State::Call(parser) => parser.finish(&self.tools, &mut self.sink),
             State::Broken { reason } => Step::Broken(std::mem::take(reason)),
+            State::Harmony(harmony) => {
+                harmony.finish(&mut self.sink);
+                Step::Done
+            }
         };
         match step {
             Step::Broken(reason) => self.sink.broken(reason),
             Step::NotACall => self.sink.not_a_call(),
-            Step::More | Step::Done | Step::DoneBefore => {}
+            Step::More | Step::Done => {}
         }
         self.sink.finish();
         self.sink.take()
@@ -88,11 +103,11 @@ impl OutputParser {
     fn advance(&mut self, is_end: bool) {
         while let Some(c) = self.held.chars().next() {
             let (mut marker, mut may_become_marker) = (None, false);
-            self.each_marker(|candidate, held| {
-                if held.starts_with(candidate) {
+            self.each_marker(|candidate| {
+                if self.held.starts_with(candidate) {
                     marker = Some(candidate);
                 }
-                may_become_marker |= candidate.starts_with(held);
+                may_become_marker |= candidate.starts_with(self.held.as_str());
             });
             if let Some(marker) = marker {
                 self.held.drain(..marker.len());
@@ -106,70 +121,85 @@ impl OutputParser {
         }
     }
 
-    /// Calls a function with each marker that can come next, and with the held text.
-    fn each_marker(&self, mut f: impl FnMut(&'static str, &str)) {
-        let mut all = |markers: &[&'static str]| markers.iter().for_each(|marker| f(marker, &self.held));
-        let calls = self.format.calls.filter(|_| self.options.calls);
+    /// Calls a function with each marker that can come next. None of them is the start of another.
+    fn each_marker(&self, mut f: impl FnMut(&'static str)) {
+        let mut all = |markers: &[&'static str]| markers.iter().copied().for_each(&mut f);
+        let mut call_starts = || {
+            if let Some(calls) = self.calls {
+                all(calls.starts());
+                all(calls.wrappers());
+            }
+        };
         match &self.state {
             State::Text => {
+                call_starts();
                 if let Some(reasoning) = self.format.reasoning {
-                    all(&[reasoning.start()]);
-                }
-                if let Some(calls) = calls {
-                    all(calls.starts());
+                    f(reasoning.start());
                 }
             }
             State::Reasoning => {
+                // A special token can only be meant as one.
+                if self.calls.is_some_and(CallFormat::has_special_tokens) {
+                    call_starts();
+                }
                 if let Some(reasoning) = self.format.reasoning {
-                    all(&[reasoning.end()]);
+                    f(reasoning.end());
                 }
             }
             State::Call(parser) => all(parser.markers()),
             State::Broken { .. } => {
-                if let Some(calls) = calls {
-                    all(calls.ends());
-                    all(calls.starts());
+                call_starts();
+                if let Some(calls) = self.calls {
+                    f(calls.end());
                 }
             }
+            State::Harmony(_) => all(&harmony::MARKERS),
         }
     }
 
     fn marker(&mut self, marker: &'static str) {
-        let calls = self.format.calls;
-        let is_start = calls.is_some_and(|calls| calls.starts().contains(&marker));
         match &mut self.state {
-            State::Text if is_start => self.begin_call(marker),
-            State::Text => {
-                self.sink.set_reasoning(true);
-                self.state = State::Reasoning;
-            }
+            State::Text => self.marker_in_text(marker),
             State::Reasoning => {
                 self.sink.set_reasoning(false);
                 self.state = State::Text;
+                if self.format.reasoning.is_some_and(|reasoning| reasoning.end() != marker) {
+                    self.marker_in_text(marker);
+                }
             }
             State::Call(parser) => {
                 self.sink.record(marker);
-                let step = parser.marker(marker, &mut self.sink);
+                let step = parser.marker(marker, &self.tools, &mut self.sink);
                 self.step(step, None);
             }
             State::Broken { reason } => {
                 let reason = std::mem::take(reason);
-                if !is_start {
+                let is_end = self.calls.is_some_and(|calls| calls.end() == marker);
+                if is_end {
                     self.sink.record(marker);
                 }
                 self.sink.broken(reason);
                 self.state = State::Text;
-                if is_start {
-                    self.begin_call(marker);
+                if !is_end {
+                    self.marker_in_text(marker);
                 }
             }
+            State::Harmony(harmony) => harmony.marker(marker, &mut self.sink),
         }
     }
 
-    fn begin_call(&mut self, marker: &'static str) {
-        if let Some(calls) = self.format.calls {
-            self.sink.record(marker);
-            self.state = State::Call(calls.parser());
+    /// Starts a call or reasoning.
+    fn marker_in_text(&mut self, marker: &'static str) {
+        match self.calls {
+            Some(calls) if calls.starts().contains(&marker) => {
+                self.sink.record(marker);
+                self.state = State::Call(calls.parser(marker));
+            }
+            Some(calls) if calls.wrappers().contains(&marker) => self.sink.marker(),
+            _ => {
+                self.sink.set_reasoning(true);
+                self.state = State::Reasoning;
+            }
         }
     }
 
@@ -178,30 +208,24 @@ impl OutputParser {
             State::Text | State::Reasoning => self.sink.char(c),
             State::Call(parser) => {
                 self.sink.record(c.encode_utf8(&mut [0; 4]));
-                let step = parser.char(c, &mut self.sink);
+                let step = parser.char(c, &self.tools, &mut self.sink);
                 self.step(step, Some(c));
             }
             State::Broken { .. } => self.sink.record(c.encode_utf8(&mut [0; 4])),
+            State::Harmony(harmony) => harmony.char(c, &mut self.sink),
         }
     }
 
+    /// Acts on a step of the parser of a call, after the character `c` or a marker.
     fn step(&mut self, step: Step, c: Option<char>) {
-        let unread = |parser: &mut Self| {
-            if let Some(c) = c {
-                parser.sink.unrecord();
-                parser.held.insert(0, c);
-            }
-        };
         match step {
             Step::More => {}
             Step::Done => self.state = State::Text,
-            Step::DoneBefore => {
-                unread(self);
-                self.sink.end_of_markers();
-                self.state = State::Text;
-            }
             Step::NotACall => {
-                unread(self);
+                if let Some(c) = c {
+                    self.sink.unrecord();
+                    self.held.insert(0, c);
+                }
                 self.sink.not_a_call();
                 self.state = State::Text;
             }

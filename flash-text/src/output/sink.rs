@@ -2,23 +2,45 @@
 
 use std::mem;
 
+use super::call::is_space;
 use super::piece::{BrokenCall, Piece, push_merged};
 
 /// Collects the pieces of an output.
 ///
-/// White space next to a marker belongs to the marker: models write newlines around reasoning and calls that are not
-/// part of the answer. It is therefore held back until the text after it is known.
+/// White space next to a marker belongs to the marker, because models write newlines around reasoning and calls that
+/// are not part of the answer. Text that continues after a marker keeps the white space before the marker or, if there
+/// is none, that after it, so that the joined text has no words run together.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     pieces: Vec<Piece>,
-    /// White space at the end of the text or of the reasoning.
-    space: String,
-    /// Whether the last thing was a marker, so that white space is dropped.
-    is_after_marker: bool,
+    text: Channel,
+    reasoning: Channel,
     is_reasoning: bool,
     /// Text of the call that is being parsed, from its first marker on.
     call_text: String,
+    /// Whether the call that is being parsed was started.
     is_started: bool,
+}
+
+/// Text or reasoning.
+#[derive(Debug, Default)]
+struct Channel {
+    /// White space that belongs to the text only if more text follows.
+    space: String,
+    has_text: bool,
+    is_after_marker: bool,
+    /// Whether white space after the marker counts.
+    keeps_space: bool,
+}
+
+impl Channel {
+    fn marker(&mut self) {
+        if !self.has_text {
+            self.space.clear();
+        }
+        self.is_after_marker = true;
+        self.keeps_space = self.has_text && self.space.is_empty();
+    }
 }
 
 impl Sink {
@@ -27,18 +49,29 @@ impl Sink {
         mem::take(&mut self.pieces)
     }
 
+    fn channel(&mut self) -> &mut Channel {
+        if self.is_reasoning { &mut self.reasoning } else { &mut self.text }
+    }
+
     /// Adds a character of text or reasoning.
     pub(super) fn char(&mut self, c: char) {
-        if matches!(c, ' ' | '\n' | '\r' | '\t') {
-            if !self.is_after_marker {
-                self.space.push(c);
+        let channel = self.channel();
+        if is_space(c) {
+            if !channel.is_after_marker || channel.keeps_space {
+                channel.space.push(c);
             }
             return;
         }
-        self.is_after_marker = false;
-        let mut text = mem::take(&mut self.space);
+        channel.is_after_marker = false;
+        channel.has_text = true;
+        let mut text = mem::take(&mut channel.space);
         text.push(c);
         self.add_text(text);
+    }
+
+    fn add_text(&mut self, text: String) {
+        let piece = if self.is_reasoning { Piece::Reasoning } else { Piece::Text };
+        push_merged(&mut self.pieces, piece(text));
     }
 
     /// Starts or ends reasoning, at a marker.
@@ -47,23 +80,25 @@ impl Sink {
         self.is_reasoning = is_reasoning;
     }
 
-    /// Drops the white space before and after a marker.
+    /// Separates the text before and after a marker.
     pub(super) fn marker(&mut self) {
-        self.space.clear();
-        self.is_after_marker = true;
+        self.text.marker();
+        self.reasoning.marker();
     }
 
-    /// Emits the white space at the end of the output.
+    /// Ends the output.
     pub(super) fn finish(&mut self) {
-        let space = mem::take(&mut self.space);
-        if !space.is_empty() {
-            self.add_text(space);
+        let channel = self.channel();
+        if !channel.is_after_marker {
+            self.flush_space();
         }
     }
 
-    fn add_text(&mut self, text: String) {
-        let piece = if self.is_reasoning { Piece::Reasoning } else { Piece::Text };
-        push_merged(&mut self.pieces, piece(text));
+    fn flush_space(&mut self) {
+        let space = mem::take(&mut self.channel().space);
+        if !space.is_empty() {
+            self.add_text(space);
+        }
     }
 
     /// Records text of the call that is being parsed.
@@ -71,14 +106,14 @@ impl Sink {
         self.call_text.push_str(text);
     }
 
-    /// Removes the last recorded character, which turned out not to belong to the call.
+    /// Removes the last recorded character, which does not belong to the call.
     pub(super) fn unrecord(&mut self) {
         self.call_text.pop();
     }
 
-    /// Returns whether a call was started and not ended.
-    pub(super) fn is_started(&self) -> bool {
-        self.is_started
+    /// Discards the record of a call that is complete.
+    pub(super) fn clear_record(&mut self) {
+        self.call_text.clear();
     }
 
     /// Starts a call.
@@ -90,10 +125,8 @@ impl Sink {
 
     /// Adds a part of the arguments of the call that was started.
     pub(super) fn arguments(&mut self, text: &str) {
-        if let Some(Piece::CallArguments(last)) = self.pieces.last_mut() {
-            last.push_str(text);
-        } else if !text.is_empty() {
-            self.pieces.push(Piece::CallArguments(text.to_owned()));
+        if !text.is_empty() {
+            push_merged(&mut self.pieces, Piece::CallArguments(text.to_owned()));
         }
     }
 
@@ -105,11 +138,11 @@ impl Sink {
         self.pieces.push(Piece::CallEnd);
     }
 
-    /// Adds a whole call.
-    pub(super) fn call(&mut self, name: &str, id: Option<String>, arguments: &str) {
-        self.start_call(name, id);
-        self.arguments(arguments);
-        self.end_call();
+    /// Adds the pieces of complete calls.
+    pub(super) fn calls(&mut self, pieces: Vec<Piece>) {
+        self.marker();
+        self.call_text.clear();
+        self.pieces.extend(pieces);
     }
 
     /// Emits the text of the call that was being parsed as text: it is none.
@@ -119,20 +152,18 @@ impl Sink {
         }
     }
 
-    /// Discards the record of markers that stand outside of a call.
-    pub(super) fn end_of_markers(&mut self) {
-        self.marker();
-        self.call_text.clear();
-    }
-
-    /// Emits the text of the call that was being parsed as a broken call.
+    /// Emits the text of the call that was being parsed as a broken call. White space around it is kept, since a reader
+    /// may want all text together.
     pub(super) fn broken(&mut self, reason: String) {
-        let space = mem::take(&mut self.space);
-        if !space.is_empty() {
-            self.add_text(space);
+        // Nothing comes between the start of a call and its end.
+        if std::mem::take(&mut self.is_started) {
+            self.channel().space.clear();
+        } else {
+            self.flush_space();
         }
-        self.is_after_marker = true;
-        self.is_started = false;
+        let channel = self.channel();
+        channel.has_text = true;
+        channel.is_after_marker = false;
         let text = mem::take(&mut self.call_text);
         self.pieces.push(Piece::Broken(BrokenCall { text, reason }));
     }
