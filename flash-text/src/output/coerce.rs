@@ -141,7 +141,7 @@ fn types(schema: &Value, root: &Value, n_steps: &mut usize) -> Types {
     match schema.get("type") {
         Some(Value::String(name)) => types_here.add(name),
         Some(Value::Array(names)) => {
-            names.iter().filter_map(Value::as_str).for_each(|name| types_here.add(name))
+            names.iter().filter_map(Value::as_str).for_each(|name| types_here.add(name));
         }
         _ => {
             if let Some(values) = schema.get("enum").and_then(Value::as_array) {

@@ -18,6 +18,8 @@ pub(super) struct Envelope {
     id: Option<String>,
     arguments: Option<String>,
     is_started: bool,
+    /// Whether arguments are held back until the object is complete, because an id may follow them.
+    waits_for_id: bool,
     piece: String,
 }
 
@@ -32,6 +34,11 @@ enum Part {
 }
 
 impl Envelope {
+    /// Creates a parser of an object whose id is not lost if it comes last.
+    pub(super) fn with_id() -> Self {
+        Self { waits_for_id: true, ..Self::default() }
+    }
+
     /// Takes a character, and returns whether the object is complete. The call is then started, with all its arguments.
     ///
     /// # Errors
@@ -41,9 +48,6 @@ impl Envelope {
         let was_inside = self.json.depth() == 1;
         self.piece.clear();
         self.json.push(c, &mut self.piece)?;
-        if self.json.depth() == 1 && !was_inside && before == State::Value && c == '[' {
-            return Err("the call is an array, not an object");
-        }
         let state = self.json.state();
         match self.part {
             Part::Between if was_inside && state == (State::String { is_key: true }) => {
@@ -51,7 +55,7 @@ impl Envelope {
                 self.text.clone_from(&self.piece);
             }
             Part::Between if was_inside && before == State::Value && state != State::Value => {
-                let is_arguments = is_arguments(&self.key) && c == '{';
+                let is_arguments = is_arguments(&self.key) && c == '{' && !self.waits_for_id;
                 match &self.name {
                     Some(name) if is_arguments && !self.is_started => {
                         out.start_call(name, self.id.take());

@@ -1,6 +1,6 @@
 //! Validation of JSON text that arrives by character.
 
-/// Maximum nesting of arguments. Responses nest them deeper, and serde_json stops at 128.
+/// Maximum nesting of arguments. Responses nest them deeper, and `serde_json` stops at 128.
 const MAX_DEPTH: usize = 100;
 
 /// Position in a JSON text, which is validated by the rules of RFC 8259.

@@ -87,7 +87,7 @@ impl CallParser for Mistral {
                     return Step::Done;
                 }
                 ',' if is_after_object => *self = Self::List { is_after_object: false },
-                '{' if !is_after_object => return self.object(Box::default(), c, out),
+                '{' if !is_after_object => return self.object(Box::new(Envelope::with_id()), c, out),
                 c if is_space(c) => *self = Self::List { is_after_object },
                 // The text of calls that are complete is no longer recorded.
                 _ if is_after_object => return Step::broken("text stands between the calls of the list"),
