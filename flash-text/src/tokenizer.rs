@@ -111,6 +111,15 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// Returns the highest id of a token.
+    pub(super) fn max_id(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns the id of a token by its text in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
