@@ -1,4 +1,4 @@
-//! Tokenizers, chat templates, streaming detokenization and stop strings.
+//! Tokenizers, chat templates, streaming detokenization, tool calls, grammars and stop strings.
 //!
 //! [`Tokenizer::encode_prompt`] converts a prompt to ids, and [`ChatTemplate::render`] a conversation to a prompt. A
 //! [`Detokenizer`] converts generated ids to text one at a time, without splitting characters, and a [`StopMatcher`]

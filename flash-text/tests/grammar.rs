@@ -44,6 +44,17 @@ fn tokens(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
 }
 
 #[test]
+fn states_move_between_threads() {
+    fn is_shared<T: Send + Sync>() {}
+    fn is_sent<T: Send>() {}
+    is_shared::<Grammar>();
+    is_shared::<GrammarCompiler>();
+    is_sent::<Constraint>();
+    is_shared::<flash_text::grammar::TokenMask>();
+    is_shared::<flash_text::output::OutputParser>();
+}
+
+#[test]
 fn forced_text_is_spelled_as_the_tokenizer_does() {
     let text = "{\"name\":\"Größe 你好 😀 the end\"}";
     let only = json!({"type": "object", "properties": {"name": {"const": "Größe 你好 😀 the end"}}, "required": ["name"],

@@ -7,17 +7,20 @@ use super::schema::{Prepared, with_definitions};
 use super::source::{check, from_schema};
 use crate::error::TextError;
 
-/// Maximum number of subschemas that are compiled to find the one that is refused.
+/// Maximum number of subschemas that are compiled to find the one that is refused, and of subschemas in all compilations:
+/// each compiles the definitions that it refers to.
 const MAX_TRIALS: usize = 500;
+const MAX_COMPILED: usize = 100_000;
 
 /// Returns the error for a schema that was refused with a message: at the deepest subschema that is refused by itself,
 /// and there at the keyword without which it is not.
 pub(super) fn schema_error(prepared: &Prepared, message: String) -> TextError {
     let mut parts: Vec<&(String, Value)> = prepared.parts.iter().collect();
     parts.sort_by_key(|(pointer, _)| std::cmp::Reverse(pointer.matches('/').count()));
+    let n_trials = MAX_TRIALS.min(MAX_COMPILED / parts.len().max(1));
     let refused = parts
         .into_iter()
-        .take(MAX_TRIALS)
+        .take(n_trials)
         .find_map(|(pointer, part)| Some((pointer, part, refusal(part, prepared)?)));
     let Some((pointer, part, message)) = refused else {
         return TextError::Schema { pointer: String::new(), reason: message };
