@@ -18,6 +18,8 @@ use super::tokenizer::Tokenizer;
 pub struct Detokenizer<'t> {
     tokenizer: &'t Tokenizer,
     mode: Mode,
+    /// Ids of special tokens that are text, ascending.
+    visible: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -29,11 +31,20 @@ enum Mode {
 impl<'t> Detokenizer<'t> {
     /// Creates a detokenizer at the start of a text.
     pub fn new(tokenizer: &'t Tokenizer) -> Self {
+        Self::with_visible(tokenizer, &[])
+    }
+
+    /// Creates a detokenizer at the start of a text that contains some of the special tokens: markers that a parser
+    /// needs to see ([`OutputFormat::markers`](crate::output::OutputFormat::markers)). Texts that are no tokens are
+    /// ignored.
+    pub fn with_visible(tokenizer: &'t Tokenizer, tokens: &[&str]) -> Self {
+        let mut visible: Vec<u32> = tokens.iter().filter_map(|token| tokenizer.token_id(token)).collect();
+        visible.sort_unstable();
         let mode = match stage::stages(tokenizer.decoder()) {
             Some(stages) => Mode::Streaming(stages),
             None => Mode::Buffered(Vec::new()),
         };
-        Self { tokenizer, mode }
+        Self { tokenizer, mode, visible }
     }
 
     /// Adds an id, and returns the text that is now final, if any.
@@ -41,6 +52,14 @@ impl<'t> Detokenizer<'t> {
     /// # Errors
     /// [`TextError::Decode`] if the tokenizer's decoder fails.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TextError> {
+        if self.visible.binary_search(&id).is_ok()
+            && let Some(token) = self.tokenizer.special_token(id)
+        {
+            // The decoder must not change a marker, so the text before it ends here.
+            let mut text = self.take_pending()?;
+            text.push_str(&token);
+            return Ok(Some(text));
+        }
         match &mut self.mode {
             Mode::Buffered(ids) => {
                 ids.push(id);
@@ -61,13 +80,17 @@ impl<'t> Detokenizer<'t> {
     ///
     /// # Errors
     /// [`TextError::Decode`] if the tokenizer's decoder fails.
-    pub fn finish(self) -> Result<String, TextError> {
-        match self.mode {
-            Mode::Buffered(ids) => self.tokenizer.decode(&ids),
-            Mode::Streaming(mut stages) => {
+    pub fn finish(mut self) -> Result<String, TextError> {
+        self.take_pending()
+    }
+
+    /// Returns the text that was held back, as if the text ended.
+    fn take_pending(&mut self) -> Result<String, TextError> {
+        match &mut self.mode {
+            Mode::Buffered(ids) => self.tokenizer.decode(&std::mem::take(ids)),
+            Mode::Streaming(stages) => {
                 let mut text = String::new();
-                stage::finish(&mut stages, &mut text)
-                    .map_err(|error| self.tokenizer.decode_error(0, error))?;
+                stage::finish(stages, &mut text).map_err(|error| self.tokenizer.decode_error(0, error))?;
                 Ok(text)
             }
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use flash_io::LfsPointer;
 
-/// An error of tokenization, detokenization, chat templates or stop strings.
+/// An error of tokenization, detokenization, chat templates, stop strings or grammars.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
@@ -166,6 +166,52 @@ pub enum TextError {
     EmptyStop {
         /// Index of the stop string.
         index: usize,
+    },
+    /// A JSON schema has a keyword that grammars do not support.
+    #[error("the schema has {keyword:?} at {pointer:?}, which grammars do not support")]
+    SchemaKeyword {
+        /// JSON pointer of the keyword.
+        pointer: String,
+        /// The keyword.
+        keyword: String,
+    },
+    /// A JSON schema is invalid, or cannot be followed.
+    #[error("the schema is refused at {pointer:?}: {reason}")]
+    Schema {
+        /// JSON pointer of the keyword or the subschema.
+        pointer: String,
+        /// The reason.
+        reason: String,
+    },
+    /// A grammar is invalid.
+    #[error("the {kind} is refused: {reason}")]
+    Grammar {
+        /// The kind of grammar.
+        kind: &'static str,
+        /// The message of llguidance.
+        reason: String,
+    },
+    /// Text of a tokenizer cannot be made to follow grammars.
+    #[error("{path}: grammars cannot be followed with this tokenizer: {reason}")]
+    GrammarVocabulary {
+        /// The `tokenizer.json`.
+        path: PathBuf,
+        /// The reason.
+        reason: &'static str,
+    },
+    /// A token does not follow the grammar.
+    #[error("token {token} cannot follow the {n_accepted} tokens before it by the grammar")]
+    GrammarToken {
+        /// The token.
+        token: u32,
+        /// Number of tokens before it.
+        n_accepted: usize,
+    },
+    /// A grammar is too complex.
+    #[error("the grammar cannot be followed: {reason}")]
+    GrammarState {
+        /// The message of llguidance.
+        reason: String,
     },
 }
 

@@ -1,8 +1,9 @@
-//! Tokenizers, chat templates, streaming detokenization and stop strings.
+//! Tokenizers, chat templates, streaming detokenization, tool calls, grammars and stop strings.
 //!
 //! [`Tokenizer::encode_prompt`] converts a prompt to ids, and [`ChatTemplate::render`] a conversation to a prompt. A
 //! [`Detokenizer`] converts generated ids to text one at a time, without splitting characters, and a [`StopMatcher`]
-//! ends the text before a stop string.
+//! ends the text before a stop string. An [`output::OutputParser`] splits the text into reasoning, tool calls and visible
+//! text, and a [`grammar::Constraint`] says which tokens follow a grammar.
 //!
 //! All are read from the files of a Hugging Face model directory: `tokenizer.json`, `tokenizer_config.json`,
 //! `added_tokens.json`, `special_tokens_map.json`, `chat_template.jinja`, and the end-of-sequence ids of `config.json`
@@ -45,9 +46,11 @@ mod detokenize;
 mod error;
 mod files;
 mod filters;
+pub mod grammar;
 mod json;
 mod load;
 mod methods;
+pub mod output;
 mod render;
 mod rewrite;
 mod special;

@@ -141,6 +141,36 @@ pub(super) fn push(stages: &mut [Stage], token: String, out: &mut String) -> tok
     }
 }
 
+/// Returns the bytes of a token that is not the first. Stages that need other tokens must not be among the stages.
+pub(super) fn token_bytes(stages: &[Stage], token: String) -> tokenizers::Result<Vec<u8>> {
+    let mut tokens = vec![token];
+    for stage in stages {
+        match stage {
+            Stage::Replace(replace) => tokens = replace.decode_chain(tokens)?,
+            Stage::Metaspace { mark, .. } => {
+                tokens.iter_mut().for_each(|token| *token = token.replace(*mark, " "));
+            }
+            Stage::ByteFallback { .. } => {
+                if let [token] = tokens.as_slice()
+                    && let Some(byte) = byte_token(token)
+                {
+                    return Ok(vec![byte]);
+                }
+            }
+            Stage::ByteLevel { .. } => {
+                let bytes = |token: &String| match token.chars().map(byte_level).collect::<Option<Vec<u8>>>()
+                {
+                    Some(bytes) => bytes,
+                    None => token.clone().into_bytes(),
+                };
+                return Ok(tokens.iter().flat_map(bytes).collect());
+            }
+            Stage::StripStart { .. } | Stage::Join { .. } => {}
+        }
+    }
+    Ok(tokens.concat().into_bytes())
+}
+
 /// Appends the text that the stages still hold back to `out`.
 pub(super) fn finish(stages: &mut [Stage], out: &mut String) -> tokenizers::Result<()> {
     let Some((stage, rest)) = stages.split_first_mut() else { return Ok(()) };

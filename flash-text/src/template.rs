@@ -40,6 +40,7 @@ impl Message {
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,
+    source: String,
     path: PathBuf,
     variables: BTreeMap<String, Value>,
 }
@@ -73,7 +74,12 @@ impl ChatTemplate {
         for (name, token) in SpecialTokens::read(dir, config.as_ref())?.iter() {
             variables.insert(name.to_owned(), Value::from(token));
         }
-        Ok(Self { env, path, variables })
+        Ok(Self { env, source, path, variables })
+    }
+
+    /// Returns the source of the template.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Sets a variable that the template may read, such as `enable_thinking`, and replaces its former value.

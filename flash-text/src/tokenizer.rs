@@ -111,6 +111,15 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// Returns the highest id of a token.
+    pub(super) fn max_id(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns the id of a token by its text in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
@@ -124,6 +133,12 @@ impl Tokenizer {
             .simple_id_to_token(id)
             .or_else(|| self.inner.get_model().id_to_token(id))
             .filter(|token| !added.is_special_token(token))
+    }
+
+    /// Returns the text of a special token.
+    pub(super) fn special_token(&self, id: u32) -> Option<String> {
+        let added = self.inner.get_added_vocabulary();
+        added.simple_id_to_token(id).filter(|token| added.is_special_token(token))
     }
 
     pub(super) fn decoder(&self) -> Option<&tokenizers::DecoderWrapper> {

@@ -185,3 +185,30 @@ fn special_tokens_and_unknown_ids_give_nothing() {
     }
     assert_eq!(detokenizer.finish().unwrap(), "");
 }
+
+#[test]
+fn chosen_special_tokens_are_visible() {
+    for kind in KINDS {
+        let tokenizer = open(kind);
+        let id = |token: &str| tokenizer.token_id(token).unwrap();
+        let mut ids = tokenizer.encode("the dog", false).unwrap();
+        ids.insert(0, id("<|user|>"));
+        ids.push(id("<|end|>"));
+        ids.push(id("<|user|>"));
+        let mut detokenizer = Detokenizer::with_visible(&tokenizer, &["<|user|>", "no token"]);
+        let mut text: String =
+            ids.iter().map(|&id| detokenizer.push(id).unwrap().unwrap_or_default()).collect();
+        text.push_str(&detokenizer.finish().unwrap());
+        assert_eq!(text, format!("<|user|>{}<|user|>", tokenizer.decode(&ids).unwrap()), "{kind}");
+    }
+}
+
+#[test]
+fn a_visible_token_ends_an_incomplete_character() {
+    let tokenizer = open("gpt2");
+    let mut detokenizer = Detokenizer::with_visible(&tokenizer, &["<|end|>"]);
+    assert_eq!(detokenizer.push(byte_id(&tokenizer, 0xc3).unwrap()).unwrap(), None);
+    let end = tokenizer.token_id("<|end|>").unwrap();
+    assert_eq!(detokenizer.push(end).unwrap().as_deref(), Some("\u{fffd}<|end|>"));
+    assert_eq!(detokenizer.push(byte_id(&tokenizer, 0xa9).unwrap()).unwrap().as_deref(), Some("\u{fffd}"));
+}

@@ -19,7 +19,7 @@ enum Script {
 }
 
 /// All scripts except `flash-convert/tests/goldens/make_smollm2.py`, which needs the output of another converter.
-const SCRIPTS: [Script; 15] = [
+const SCRIPTS: [Script; 16] = [
     Script::Prints("flash-kernels/tests/goldens/make_affine.py", "affine.json"),
     Script::Prints("flash-kernels/tests/goldens/make_mx.py", "mx.json"),
     Script::Prints("flash-convert/tests/goldens/make_blocks.py", "blocks.json"),
@@ -31,6 +31,7 @@ const SCRIPTS: [Script; 15] = [
     Script::Writes("flash-text/tests/goldens/tokenizers/make_added.py"),
     Script::Writes("flash-text/tests/goldens/templates/make.py"),
     Script::Writes("flash-text/tests/goldens/templates/make_expressions.py"),
+    Script::Writes("flash-text/tests/goldens/output/make.py"),
     Script::Writes("flash-model/tests/goldens/sample/make.py"),
     Script::Writes("flash-model/tests/goldens/parity/make_tiny.py"),
     Script::Writes("flash-model/tests/goldens/mlx_lm_configs/make.py"),
