@@ -155,9 +155,7 @@ impl Experts {
 
     /// Begins a pass of `n_tokens`.
     pub(crate) fn begin_pass(&mut self, n_tokens: usize) {
-        if n_tokens == 1 {
-            self.ahead.begin_token();
-        }
+        self.ahead.begin_pass(n_tokens);
     }
 
     /// Ends a pass of `n_tokens`.

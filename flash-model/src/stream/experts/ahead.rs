@@ -4,11 +4,13 @@
 //! this layer. Predicted experts are read when nothing else is to be read, into slots reserved for them. They change
 //! neither which experts stay in memory nor what is computed.
 
+use std::cmp::Reverse;
 use std::time::Instant;
 
 use flash_io::Reader;
 use flash_sched::LookaheadTrial;
 
+use super::few::FEW_ROWS;
 use super::{Experts, Load, Mixture};
 use crate::ModelError;
 use crate::nn::layer::Routed;
@@ -18,7 +20,7 @@ use crate::nn::layer::Routed;
 pub(crate) struct PredictedRouting<'a> {
     pub layer_idx: usize,
     pub mixture: &'a Mixture,
-    /// Router output of a single token.
+    /// Router output of each row.
     pub routed: Routed,
 }
 
@@ -48,10 +50,13 @@ impl LookaheadStats {
     }
 }
 
-/// Lookahead reads for one layer, and the trial that decides whether lookahead is on.
-#[derive(Debug, Default)]
+/// Lookahead reads for one layer, and the trials that decide whether lookahead is on.
+#[derive(Debug)]
 pub(super) struct ExpertLookahead {
-    trial: LookaheadTrial,
+    /// A trial for each number of rows, as passes of different ones take different times.
+    trials: [LookaheadTrial; FEW_ROWS],
+    /// Rows of the last pass that a trial decided about.
+    n_rows: usize,
     /// The layer that the reads are for.
     layer_idx: Option<usize>,
     loads: Vec<Load>,
@@ -59,28 +64,48 @@ pub(super) struct ExpertLookahead {
     traffic: LookaheadStats,
 }
 
+impl Default for ExpertLookahead {
+    fn default() -> Self {
+        Self {
+            trials: std::array::from_fn(|_| LookaheadTrial::default()),
+            n_rows: 1,
+            layer_idx: None,
+            loads: Vec::new(),
+            started: None,
+            traffic: LookaheadStats::default(),
+        }
+    }
+}
+
 impl ExpertLookahead {
-    /// Returns whether lookahead is on for the token in progress.
+    /// Returns whether lookahead is on for the pass in progress.
     pub(super) fn is_enabled(&self) -> bool {
-        self.started.is_some() && self.trial.guesses()
+        self.started.is_some() && self.trial().guesses()
+    }
+
+    fn trial(&self) -> &LookaheadTrial {
+        &self.trials[self.n_rows - 1]
     }
 
     pub(super) fn traffic(&self) -> LookaheadStats {
-        LookaheadStats { gain: self.trial.gain(), ..self.traffic }
+        LookaheadStats { gain: self.trial().gain(), ..self.traffic }
     }
 
-    /// Begins a pass of a single token.
-    pub(super) fn begin_token(&mut self) {
-        self.started = Some(Instant::now());
+    /// Begins a pass. Passes of more than a few rows have no lookahead.
+    pub(super) fn begin_pass(&mut self, n_rows: usize) {
+        if (1..=FEW_ROWS).contains(&n_rows) {
+            self.n_rows = n_rows;
+            self.started = Some(Instant::now());
+        }
     }
 
-    /// Ends a pass. The trial observes its time if it was a single token's and `is_comparable`: complete, and with no
-    /// other reason to be faster or slower.
+    /// Ends a pass. A trial observes its time if it had few rows and `is_comparable`: complete, and with no other reason
+    /// to be faster or slower.
     pub(super) fn end_pass(&mut self, is_comparable: bool, reader: &Reader) {
         if let Some(time) = self.started.take().as_ref().map(Instant::elapsed)
             && is_comparable
         {
-            self.trial.observe(time);
+            self.trials[self.n_rows - 1].observe(time);
         }
         self.clear(reader);
     }
@@ -116,13 +141,19 @@ impl ExpertLookahead {
 }
 
 impl Experts {
-    /// Starts reading the predicted experts that are not in memory, as far as there are slots for them.
-    pub(super) fn read_ahead(&mut self, predicted: &PredictedRouting<'_>) -> Result<(), ModelError> {
-        let PredictedRouting { layer_idx, mixture, routed } = predicted;
+    /// Starts reading the predicted experts that are not in memory, as far as there are slots for them: first those that
+    /// most rows need.
+    pub(super) fn read_ahead(&mut self, predicted: Option<PredictedRouting<'_>>) -> Result<(), ModelError> {
+        let Some(PredictedRouting { layer_idx, mixture, ref routed }) = predicted else { return Ok(()) };
         let (logits, correction) = routed.scores()?;
-        let choices = mixture.router.choose(logits, correction).into_iter().map(|choice| choice.expert_idx);
-        let mut missing: Vec<usize> =
-            choices.filter(|expert_idx| !self.resident.is_admitted(*layer_idx, *expert_idx)).collect();
+        let n_experts = mixture.dims.n_experts;
+        let mut n_uses = vec![0_usize; n_experts];
+        for choice in logits.chunks(n_experts).flat_map(|row| mixture.router.choose(row, correction)) {
+            n_uses[choice.expert_idx] += 1;
+        }
+        let is_missing = |idx: &usize| n_uses[*idx] > 0 && !self.resident.is_admitted(layer_idx, *idx);
+        let mut missing: Vec<usize> = (0..n_experts).filter(is_missing).collect();
+        missing.sort_by_key(|idx| Reverse(n_uses[*idx]));
         missing.truncate(self.plan.ahead_slots(self.pool.n_slots()));
         let waiting_bytes = mixture.queued_bytes(missing.len());
         let mut loads = Vec::new();
@@ -132,7 +163,7 @@ impl Experts {
             let ticket = bundle.submit_speculative(waiting_bytes, &self.reader, slot);
             loads.push(Load { expert_idx, bundle, ticket });
         }
-        self.ahead.set_loads(*layer_idx, loads);
+        self.ahead.set_loads(layer_idx, loads);
         Ok(())
     }
 }

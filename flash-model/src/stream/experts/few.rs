@@ -27,7 +27,7 @@ impl Experts {
         &mut self,
         demand: &Demand<'_>,
         prefetched: Vec<Load>,
-        predicted: Option<PredictedRouting<'_>>,
+        mut predicted: Option<PredictedRouting<'_>>,
     ) -> Result<Value, ModelError> {
         let Demand { layer_idx, mixture, routes, missing, hidden, .. } = *demand;
         let mut loads = VecDeque::from(prefetched);
@@ -35,8 +35,8 @@ impl Experts {
         let mut to_read: VecDeque<usize> =
             missing.iter().copied().filter(|expert_idx| !is_loading(expert_idx)).collect();
         self.submit_next(mixture, &mut to_read, &mut loads);
-        if let (Some(predicted), true) = (predicted, to_read.is_empty()) {
-            self.read_ahead(&predicted)?;
+        if to_read.is_empty() {
+            self.read_ahead(predicted.take())?;
         }
         let resident = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx);
         let resident = resident.filter(|expert_idx| missing.binary_search(expert_idx).is_err());
@@ -58,6 +58,9 @@ impl Experts {
             let loaded: Vec<_> = loaded.iter().map(|(expert_idx, expert)| (*expert_idx, expert)).collect();
             self.compute(demand, &loaded, &mut computed)?;
             self.submit_next(mixture, &mut to_read, &mut loads);
+            if to_read.is_empty() {
+                self.read_ahead(predicted.take())?;
+            }
         }
         let terms = computed.terms(demand);
         Ok(self.backend.add_rows(hidden, &computed.parts, &terms)?)
