@@ -1,0 +1,19 @@
+//! Constraints on answers.
+
+use crate::json::Json;
+
+/// A constraint on the text of an answer. Reasoning before it is free.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum ResponseFormat {
+    /// Any text.
+    #[default]
+    Text,
+    /// A JSON object.
+    JsonObject,
+    /// JSON that a schema accepts.
+    JsonSchema(Json),
+    /// Text that a regular expression matches as a whole.
+    Regex(String),
+    /// Text of a Lark grammar.
+    Lark(String),
+}
