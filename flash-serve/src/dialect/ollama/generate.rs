@@ -10,8 +10,8 @@ use super::{messages, settings};
 use crate::http::app::App;
 use crate::http::body;
 use crate::http::error::ApiError;
-use crate::json::{Fields, Invalid};
-use crate::request::{Conversation, GenerateRequest, Message, Prompt, Role};
+use crate::json::{Fields, Invalid, Json};
+use crate::request::{Conversation, GenerateRequest, Message, Prompt, Reasoning, Role};
 
 /// Answers a prompt. Without one, the model is loaded.
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
@@ -39,11 +39,14 @@ fn prompt(fields: &mut Fields) -> Result<Option<Prompt>, Invalid> {
     fields.only("suffix", &["".into()])?;
     // A template of the client's, and tokens of an earlier answer, which newer clients do not send.
     fields.only("template", &["".into()])?;
-    fields.only("context", &[crate::json::Json::Array(Vec::new())])?;
+    fields.only("context", &[Json::Array(Vec::new())])?;
     let Some(text) = text else { return Ok(None) };
     if is_raw {
         if !system.is_empty() {
             return Err(fields.invalid("system", "has no place in a raw prompt"));
+        }
+        if reasoning != Reasoning::default() {
+            return Err(fields.invalid("think", "has no place in a raw prompt"));
         }
         return Ok(Some(Prompt::Text(text)));
     }

@@ -4,7 +4,7 @@ use super::input;
 use crate::config::Limits;
 use crate::dialect::openai::settings::{IGNORED, MAX_TOP_LOGPROBS};
 use crate::dialect::{functions, settings};
-use crate::json::{Fields, Invalid, Json};
+use crate::json::{Fields, Invalid, Json, object};
 use crate::request::{
     Conversation, GenerateRequest, Message, Prompt, Reasoning, ResponseFormat, Role, Tool, ToolChoice,
 };
@@ -82,7 +82,7 @@ fn choice_object(choice: &ToolChoice) -> Json {
         ToolChoice::Auto => "auto".into(),
         ToolChoice::None => "none".into(),
         ToolChoice::Required => "required".into(),
-        ToolChoice::Named(name) => crate::json::object! { "type": "function", "name": name },
+        ToolChoice::Named(name) => object! { "type": "function", "name": name },
     }
 }
 
@@ -95,7 +95,7 @@ fn reasoning(fields: &mut Fields) -> Result<Reasoning, Invalid> {
         return Err(settings.invalid("effort", "must be none, minimal, low, medium, high or xhigh"));
     }
     // Reasoning is sent as it is, so that there is nothing to summarize.
-    settings.finish(&["summary", "generate_summary", "context"])?;
+    settings.finish(&["summary", "generate_summary"])?;
     Ok(reasoning)
 }
 
