@@ -7,6 +7,9 @@ use crate::http::whole::{Answer, Item};
 use crate::ids;
 use crate::json::{Json, object, set};
 
+/// Name of the event that has a part of a call's arguments.
+pub(super) const CALL_DELTA: &str = "response.function_call_arguments.delta";
+
 /// What all objects of one response share.
 pub(super) struct ResponseHead {
     head: Head,
@@ -116,6 +119,17 @@ pub(super) enum OutputKind {
     Reasoning,
     Message,
     Call { call_id: String, name: String },
+}
+
+impl OutputKind {
+    /// Returns the name of the event that has a part of the text or the arguments.
+    pub(super) fn delta_event(&self) -> &'static str {
+        match self {
+            Self::Reasoning => "response.reasoning_text.delta",
+            Self::Message => "response.output_text.delta",
+            Self::Call { .. } => CALL_DELTA,
+        }
+    }
 }
 
 impl OutputItem {

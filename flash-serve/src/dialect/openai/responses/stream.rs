@@ -1,6 +1,6 @@
 //! Streams of responses.
 
-use super::object::{OutputItem, OutputKind, ResponseHead, status};
+use super::object::{CALL_DELTA, OutputItem, OutputKind, ResponseHead, status};
 use crate::engine::{Done, EngineError, Event};
 use crate::http::stream::{Encoder, write_event};
 use crate::json::{Json, object, set};
@@ -74,7 +74,7 @@ impl ResponseStream {
             all.push_str(&text);
         }
         let mut data = object! { "delta": text };
-        if name == "response.output_text.delta" {
+        if name == OutputKind::Message.delta_event() {
             set(&mut data, "logprobs", Json::Array(Vec::new()));
         }
         self.item_event(name, data, out);
@@ -121,14 +121,14 @@ impl Encoder for ResponseStream {
             Event::Text(text) if text.text.is_empty() => {}
             Event::Text(text) => {
                 self.open_kind(&OutputKind::Message, OutputItem::message, out);
-                self.delta("response.output_text.delta", text.text, out);
+                self.delta(OutputKind::Message.delta_event(), text.text, out);
             }
             Event::Reasoning(text) => {
                 self.open_kind(&OutputKind::Reasoning, OutputItem::reasoning, out);
-                self.delta("response.reasoning_text.delta", text, out);
+                self.delta(OutputKind::Reasoning.delta_event(), text, out);
             }
             Event::CallStart(start) => self.open(OutputItem::call(start.id, start.name), out),
-            Event::CallArguments(part) => self.delta("response.function_call_arguments.delta", part, out),
+            Event::CallArguments(part) => self.delta(CALL_DELTA, part, out),
             Event::CallEnd => self.close(out),
             Event::Done(done) => self.done(&done, out),
             Event::Started(_) | Event::Error(_) => {}
@@ -142,10 +142,15 @@ impl Encoder for ResponseStream {
         self.write("response.failed", object! { "response": response }, out);
     }
 
-    /// Comments are not enough for Codex, which gives up on a stream without events (openai/codex#31539).
+    /// Comments are not enough for Codex, which gives up on a stream without events (openai/codex#31539). Within an item it
+    /// is an empty delta: from `response.in_progress` SDKs take over the output, which would lose the item.
     fn keep_alive(&mut self, out: &mut Vec<u8>) {
         if !self.is_begun {
             return self.begin(out);
+        }
+        if let Some((item, _)) = &self.open {
+            let name = item.kind.delta_event();
+            return self.delta(name, String::new(), out);
         }
         let response = self.head.object("in_progress", self.output.clone());
         self.write("response.in_progress", object! { "response": response }, out);
