@@ -23,6 +23,11 @@ const STATE_INTERVAL: Duration = Duration::from_millis(200);
 /// Content type of the OpenMetrics text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Returns whether a path is one of those below, which no dialect has.
+pub(crate) fn is_route(path: &str) -> bool {
+    matches!(path, "/health" | "/metrics" | "/state" | "/state/events")
+}
+
 /// Answers that the server runs, whatever the engine does.
 pub(crate) async fn health() -> Response {
     reply::json(&object! { "status": "ok" })

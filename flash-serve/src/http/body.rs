@@ -1,24 +1,29 @@
 //! Receiving the bodies of requests.
 
+use std::sync::Arc;
+
 use axum::extract::Request;
 use axum::http::header;
 use http_body_util::BodyExt;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task;
 use tokio::time::timeout;
 
 use super::app::App;
 use super::error::{ApiError, ErrorKind};
-use crate::json::{Fields, Json};
+use crate::engine::EngineError;
+use crate::json::{Fields, Invalid, Json};
 
-/// A parsed body. Its bytes count towards the limit of all bodies until it is dropped.
-pub(crate) struct JsonBody {
-    pub(crate) fields: Fields,
-    _permit: Option<OwnedSemaphorePermit>,
-}
+/// Bytes from which a body is parsed on a thread that may block, as that would hold up others.
+const LARGE_BYTES: usize = 256 << 10;
 
-/// Receives a JSON object within the limits of its size, of all bodies and of time. The type that the client gives for it
-/// does not matter.
-pub(crate) async fn read(app: &App, request: Request) -> Result<JsonBody, ApiError> {
+/// Receives a JSON object and reads it with `parse`, within the limits of its size, of all bodies and of time. The type that
+/// the client gives for the body does not matter.
+pub(crate) async fn read<T: Send + 'static>(
+    app: &Arc<App>,
+    request: Request,
+    parse: impl FnOnce(Fields, &App) -> Result<T, Invalid> + Send + 'static,
+) -> Result<T, ApiError> {
     // Refused by its announced size before a byte of it is read.
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -30,10 +35,24 @@ pub(crate) async fn read(app: &App, request: Request) -> Result<JsonBody, ApiErr
         let message = format!("the body did not arrive within {} s", limit.as_secs());
         ApiError::new(ErrorKind::Timeout, message)
     };
-    let (bytes, permit) = timeout(limit, receive(app, request)).await.map_err(late)??;
-    let value = Json::parse(&bytes, app.limits.json_values)
+    // Its bytes count towards the limit of all bodies until it is parsed.
+    let (bytes, _permit) = timeout(limit, receive(app, request)).await.map_err(late)??;
+    if bytes.len() < LARGE_BYTES {
+        return parse_bytes(app, &bytes, parse);
+    }
+    let of_thread = Arc::clone(app);
+    let parsed = task::spawn_blocking(move || parse_bytes(&of_thread, &bytes, parse)).await;
+    parsed.unwrap_or_else(|error| Err(EngineError::Panicked { message: error.to_string() }.into()))
+}
+
+fn parse_bytes<T>(
+    app: &App,
+    bytes: &[u8],
+    parse: impl FnOnce(Fields, &App) -> Result<T, Invalid>,
+) -> Result<T, ApiError> {
+    let value = Json::parse(bytes, app.limits.json_values)
         .map_err(|error| ApiError::new(ErrorKind::Invalid, format!("body: {error}")))?;
-    Ok(JsonBody { fields: Fields::new("", value)?, _permit: permit })
+    Ok(parse(Fields::new("", value)?, app)?)
 }
 
 async fn receive(app: &App, request: Request) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), ApiError> {

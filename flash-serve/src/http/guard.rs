@@ -16,6 +16,7 @@ use super::reply;
 use crate::config::ServerConfig;
 use crate::dialect::Dialect;
 use crate::keys::ApiKeys;
+use crate::monitor;
 
 /// Path that is answered to everyone, for those who watch whether the server runs.
 pub(crate) const HEALTH: &str = "/health";
@@ -118,12 +119,14 @@ pub(crate) async fn check(
     Ok(next.run(request).await)
 }
 
-/// Writes errors in the dialect of the request, and counts responses.
+/// Writes errors in the dialect of the request, and counts the responses to requests in one.
 pub(crate) async fn render_errors(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let dialect = Dialect::of(&request);
-    let in_flight = app.metrics.request(dialect);
+    let in_flight = (!monitor::is_route(request.uri().path())).then(|| app.metrics.request(dialect));
     let mut response = next.run(request).await;
-    in_flight.answered(response.status());
+    if let Some(in_flight) = in_flight {
+        in_flight.answered(response.status());
+    }
     let Some(error) = response.extensions_mut().remove::<ApiError>() else { return response };
     let body = reply::json(&dialect.error_body(&error)).into_body();
     *response.body_mut() = Body::new(body);

@@ -151,6 +151,16 @@ pub struct ToolCall {
     pub arguments: String,
 }
 
+impl ToolCall {
+    /// Returns the arguments as an object, which templates expect; what is no object stays a string.
+    pub fn arguments_json(&self) -> Json {
+        match Json::parse(self.arguments.as_bytes(), usize::MAX) {
+            Ok(object @ Json::Object(_)) => object,
+            _ => Json::String(self.arguments.clone()),
+        }
+    }
+}
+
 /// Reasoning before the answer. What is `None` has the model's default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reasoning {
@@ -225,6 +235,18 @@ mod tests {
         let roles: Vec<_> = conversation.messages.iter().map(|message| message.role).collect();
         assert_eq!(roles, [Role::System, Role::User, Role::Assistant]);
         assert_eq!(conversation.messages[0].text(), "b\nd");
+    }
+
+    #[test]
+    fn arguments_are_an_object_or_stay_a_string() {
+        let call = |arguments: &str| ToolCall {
+            id: String::new(),
+            name: "f".to_owned(),
+            arguments: arguments.to_owned(),
+        };
+        assert_eq!(call(r#"{"b":1,"a":2}"#).arguments_json().to_string(), r#"{"b":1,"a":2}"#);
+        assert_eq!(call("[1]").arguments_json(), Json::from("[1]"));
+        assert_eq!(call("{\"a\":").arguments_json(), Json::from("{\"a\":"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod cancel;
 mod clients;
 mod completions;
 mod keep_alive;
+mod load;
 mod mock;
 mod monitor;
 mod ollama;

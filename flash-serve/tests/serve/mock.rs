@@ -1,7 +1,7 @@
 //! An engine that answers from a script.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -40,6 +40,7 @@ pub(crate) struct Mock {
     /// Loaded models, with how long they stay.
     pub(crate) loads: Mutex<Vec<(String, Option<KeepAlive>)>>,
     cancelled: Arc<Gate>,
+    live: Arc<AtomicUsize>,
 }
 
 /// A number that threads wait for.
@@ -59,6 +60,7 @@ impl Mock {
             embed_requests: Mutex::default(),
             loads: Mutex::default(),
             cancelled: Arc::default(),
+            live: Arc::default(),
         })
     }
 
@@ -75,6 +77,11 @@ impl Mock {
     /// Returns the latest request.
     pub(crate) fn last_request(&self) -> GenerateRequest {
         self.requests.lock().unwrap().last().expect("a request was submitted").clone()
+    }
+
+    /// Returns the number of generations that were not dropped.
+    pub(crate) fn n_live(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
     }
 
     /// Waits until `n` requests were cancelled, and returns whether that happened.
@@ -118,7 +125,9 @@ impl Backend for Mock {
         find(&request.model)?;
         let steps = (self.script)(&request);
         self.requests.lock().unwrap().push(request);
-        Ok(play(steps?, Arc::clone(&self.cancelled)))
+        let steps = steps?;
+        self.live.fetch_add(1, Ordering::SeqCst);
+        Ok(play(steps, Arc::clone(&self.cancelled), Arc::clone(&self.live)))
     }
 
     fn count_tokens(&self, request: &GenerateRequest) -> Result<usize, Refusal> {
@@ -166,7 +175,7 @@ fn find(model: &str) -> Result<(), Refusal> {
 }
 
 /// Plays steps on a thread.
-fn play(steps: Vec<Step>, cancelled: Arc<Gate>) -> Generation {
+fn play(steps: Vec<Step>, cancelled: Arc<Gate>, live: Arc<AtomicUsize>) -> Generation {
     let (sender, generation) = Generation::channel(16);
     let is_complete = Arc::new(AtomicBool::new(false));
     let of_thread = Arc::clone(&is_complete);
@@ -192,6 +201,7 @@ fn play(steps: Vec<Step>, cancelled: Arc<Gate>) -> Generation {
         }
     });
     generation.on_drop(move || {
+        live.fetch_sub(1, Ordering::SeqCst);
         if !is_complete.load(Ordering::SeqCst) {
             *cancelled.count.lock().unwrap() += 1;
             cancelled.changed.notify_all();

@@ -15,8 +15,8 @@ use crate::json::object;
 
 /// Answers a conversation.
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(&app, request).await?;
-    let (request, is_stream) = request::messages(body.fields, &app.limits)?;
+    let parsed = body::read(&app, request, |fields, app| request::messages(fields, &app.limits)).await?;
+    let (request, is_stream) = parsed;
     let model = request.model.clone();
     let choices = app.submit(vec![request]).await?;
     if is_stream {
@@ -32,8 +32,8 @@ pub(super) async fn count_tokens(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let body = body::read(&app, request).await?;
-    let request = request::count_tokens(body.fields, &app.limits)?;
+    let parse = |fields, app: &App| request::count_tokens(fields, &app.limits);
+    let request = body::read(&app, request, parse).await?;
     let n_tokens = app.blocking(move |backend| backend.count_tokens(&request)).await?;
     Ok(reply::json(&object! { "input_tokens": n_tokens }))
 }

@@ -18,9 +18,11 @@ use crate::time::nanoseconds;
 /// Answers with vectors of texts.
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let begin = Instant::now();
-    let mut body = body::read(&app, request).await?;
-    let inputs = openai::embeddings::inputs(&mut body.fields, &app.limits)?;
-    let request = parse(&app, body.fields, inputs)?;
+    let parse = |mut fields: Fields, app: &App| {
+        let inputs = openai::embeddings::inputs(&mut fields, &app.limits)?;
+        parse(app, fields, inputs)
+    };
+    let request = body::read(&app, request, parse).await?;
     let model = request.model.clone();
     let embeddings = app.blocking(move |backend| backend.embed(request)).await?;
     Ok(reply::json(&object! {
@@ -34,9 +36,11 @@ pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Res
 
 /// Answers with the vector of one text.
 pub(super) async fn answer_one(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let mut body = body::read(&app, request).await?;
-    let prompt = body.fields.required_string("prompt")?;
-    let request = parse(&app, body.fields, vec![prompt])?;
+    let parse = |mut fields: Fields, app: &App| {
+        let prompt = fields.required_string("prompt")?;
+        parse(app, fields, vec![prompt])
+    };
+    let request = body::read(&app, request, parse).await?;
     let embeddings = app.blocking(move |backend| backend.embed(request)).await?;
     let vector = embeddings.vectors.into_iter().next().unwrap_or_default();
     Ok(reply::json(&object! { "embedding": Json::from(vector) }))

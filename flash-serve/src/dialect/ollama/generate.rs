@@ -15,18 +15,27 @@ use crate::request::{Conversation, GenerateRequest, Message, Prompt, Reasoning, 
 
 /// Answers a prompt. Without one, the model is loaded.
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let mut body = body::read(&app, request).await?;
-    let fields = &mut body.fields;
-    let model = settings::model(&app, fields)?;
-    let prompt = prompt(fields)?;
-    let is_empty = prompt.is_none();
-    let mut request = GenerateRequest::new(model, prompt.unwrap_or(Prompt::Text(String::new())));
-    let is_stream = settings::read(fields, &app.limits, &mut request)?;
-    body.fields.finish(&[])?;
-    if is_empty {
+    let Parsed { request, has_prompt, is_stream } = body::read(&app, request, parse).await?;
+    if !has_prompt {
         return answer::load(&app, Shape::Generate, request).await;
     }
     answer::generate(&app, Shape::Generate, request, is_stream).await
+}
+
+struct Parsed {
+    request: GenerateRequest,
+    has_prompt: bool,
+    is_stream: bool,
+}
+
+fn parse(mut fields: Fields, app: &App) -> Result<Parsed, Invalid> {
+    let model = settings::model(app, &mut fields)?;
+    let prompt = prompt(&mut fields)?;
+    let has_prompt = prompt.is_some();
+    let mut request = GenerateRequest::new(model, prompt.unwrap_or(Prompt::Text(String::new())));
+    let is_stream = settings::read(&mut fields, &app.limits, &mut request)?;
+    fields.finish(&[])?;
+    Ok(Parsed { request, has_prompt, is_stream })
 }
 
 /// Reads the prompt: as it is if `raw`, else as the user's message of a conversation.

@@ -11,7 +11,7 @@ use crate::engine::ModelInfo;
 use crate::http::app::App;
 use crate::http::error::ApiError;
 use crate::http::{body, reply};
-use crate::json::{Json, object, set};
+use crate::json::{Fields, Json, object, set};
 use crate::time::rfc3339;
 
 /// Time until a model expires that never does; Ollama also reports a date that is far away.
@@ -44,9 +44,12 @@ pub(super) async fn running(State(app): State<Arc<App>>) -> Response {
 
 /// Shows one model.
 pub(super) async fn show(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let mut body = body::read(&app, request).await?;
-    let id = settings::model(&app, &mut body.fields)?;
-    body.fields.finish(&["verbose", "system", "template", "options"])?;
+    let parse = |mut fields: Fields, app: &App| {
+        let id = settings::model(app, &mut fields)?;
+        fields.finish(&["verbose", "system", "template", "options"])?;
+        Ok(id)
+    };
+    let id = body::read(&app, request, parse).await?;
     let model = app.model(&id)?;
     let family = &model.family;
     let mut info = object! {

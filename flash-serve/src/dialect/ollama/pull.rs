@@ -17,7 +17,7 @@ use crate::http::app::App;
 use crate::http::error::ApiError;
 use crate::http::stream::{NDJSON, response, write_line};
 use crate::http::{body, reply};
-use crate::json::{Json, object, set};
+use crate::json::{Fields, Invalid, Json, object, set};
 
 /// Reports that may wait for the client.
 const CAPACITY: usize = 64;
@@ -30,13 +30,7 @@ enum Step {
 
 /// Downloads a model, and reports progress unless the client does not stream.
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let mut body = body::read(&app, request).await?;
-    let name = body.fields.string("name")?;
-    let model = body.fields.string("model")?.or(name);
-    let model = model.ok_or_else(|| body.fields.invalid("model", "is required"))?;
-    let is_stream = body.fields.boolean("stream")?.unwrap_or(true);
-    body.fields.only("insecure", &[false.into()])?;
-    body.fields.finish(&[])?;
+    let (model, is_stream) = body::read(&app, request, |fields, _| parse(fields)).await?;
     let mut steps = start(&app, model);
     // A refusal before any progress is a status.
     let first = steps.recv().await;
@@ -52,6 +46,17 @@ pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Res
         }
     }
     Ok(reply::json(&object! { "status": "success" }))
+}
+
+/// Reads the name of the model, and whether to stream.
+fn parse(mut fields: Fields) -> Result<(String, bool), Invalid> {
+    let name = fields.string("name")?;
+    let model = fields.string("model")?.or(name);
+    let model = model.ok_or_else(|| fields.invalid("model", "is required"))?;
+    let is_stream = fields.boolean("stream")?.unwrap_or(true);
+    fields.only("insecure", &[false.into()])?;
+    fields.finish(&[])?;
+    Ok((model, is_stream))
 }
 
 fn start(app: &App, model: String) -> mpsc::Receiver<Step> {

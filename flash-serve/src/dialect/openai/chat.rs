@@ -28,8 +28,8 @@ struct ChatRequest {
 
 /// Answers a request for a chat completion.
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(&app, request).await?;
-    let ChatRequest { request, n, is_stream, include_usage } = parse(body.fields, &app.limits)?;
+    let parsed = body::read(&app, request, |fields, app| parse(fields, &app.limits)).await?;
+    let ChatRequest { request, n, is_stream, include_usage } = parsed;
     let head = Head::new("chatcmpl-", &request.model);
     let has_logprobs = request.logprobs.is_some();
     let choices = app.submit(with_indices(&request, n)).await?;

@@ -20,8 +20,7 @@ use crate::request::{GenerateRequest, Prompt};
 
 /// Answers a request for completions.
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(&app, request).await?;
-    let completions = parse(body.fields, &app.limits)?;
+    let completions = body::read(&app, request, |fields, app| parse(fields, &app.limits)).await?;
     let Completions { requests, n, is_stream, include_usage, has_logprobs } = completions;
     let head = Head::new("cmpl-", requests.first().map_or("", |request| &request.model));
     let n_choices = requests.len();

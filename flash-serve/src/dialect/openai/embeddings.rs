@@ -17,8 +17,8 @@ use crate::request::EmbedRequest;
 
 /// Answers a request for embeddings.
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(&app, request).await?;
-    let (request, is_base64) = parse(body.fields, &app.limits)?;
+    let parsed = body::read(&app, request, |fields, app| parse(fields, &app.limits)).await?;
+    let (request, is_base64) = parsed;
     let model = request.model.clone();
     let embeddings = app.blocking(move |backend| backend.embed(request)).await?;
     let data = embeddings.vectors.iter().enumerate().map(|(index, vector)| {

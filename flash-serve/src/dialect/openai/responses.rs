@@ -19,8 +19,7 @@ use crate::http::{body, reply, stream as streaming};
 
 /// Answers with a response.
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let body = body::read(&app, request).await?;
-    let parsed = request::read(body.fields, &app.limits)?;
+    let parsed = body::read(&app, request, |fields, app| request::read(fields, &app.limits)).await?;
     let head = ResponseHead::new(&parsed);
     let choices = app.submit(vec![parsed.request]).await?;
     if parsed.is_stream {
