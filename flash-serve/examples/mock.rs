@@ -51,7 +51,7 @@ fn script(request: &GenerateRequest) -> Result<Vec<Step>, Refusal> {
             Some(last) => (last.role, last.text()),
             None => (Role::User, String::new()),
         },
-        Prompt::Text(text) => (Role::User, text.clone()),
+        Prompt::Text(text) => (Role::User, text.to_string()),
         Prompt::Tokens(_) => (Role::User, String::new()),
     };
     let mut steps = vec![started()];

@@ -5,6 +5,7 @@ mod format;
 mod sampling;
 mod tools;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use conversation::{Conversation, Effort, Message, Part, Reasoning, Role, ToolCall};
@@ -65,15 +66,15 @@ impl GenerateRequest {
     }
 }
 
-/// The prompt of a request.
+/// The prompt of a request. Requests for several answers to it share it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
     /// A conversation, which the model's chat template renders.
-    Chat(Conversation),
+    Chat(Arc<Conversation>),
     /// Text that the answer continues.
-    Text(String),
+    Text(Arc<str>),
     /// Tokens that the answer continues.
-    Tokens(Vec<u32>),
+    Tokens(Arc<[u32]>),
 }
 
 /// How long a model stays in memory after its last request.

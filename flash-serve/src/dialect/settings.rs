@@ -10,6 +10,9 @@ use crate::request::{KeepAlive, Sampling};
 const MAX_TEMPERATURE: f64 = 100.0;
 const MAX_PENALTY: f64 = 100.0;
 
+/// Longest stop string. As much of the answer is held back.
+const MAX_STOP_BYTES: usize = 1024;
+
 /// Reads the sampling settings that have the same name everywhere.
 pub(super) fn sampling(fields: &mut Fields) -> Result<Sampling, Invalid> {
     Ok(Sampling {
@@ -55,6 +58,9 @@ pub(super) fn stops(fields: &mut Fields, name: &str, limits: &Limits) -> Result<
     for (path, value) in elements(&path, values) {
         match value {
             Json::String(text) if text.is_empty() => return Err(Invalid::new(path, "must not be empty")),
+            Json::String(text) if text.len() > MAX_STOP_BYTES => {
+                return Err(Invalid::new(path, format!("is longer than {MAX_STOP_BYTES} B")));
+            }
             Json::String(text) => stops.push(text),
             other => return Err(Invalid::expected(path, "a string", &other)),
         }

@@ -1,5 +1,7 @@
 //! Constraints on answers.
 
+use std::sync::Arc;
+
 use crate::json::Json;
 
 /// A constraint on the text of an answer. Reasoning before it is free.
@@ -11,9 +13,9 @@ pub enum ResponseFormat {
     /// A JSON object.
     JsonObject,
     /// JSON that a schema accepts.
-    JsonSchema(Json),
+    JsonSchema(Arc<Json>),
     /// Text that a regular expression matches as a whole.
-    Regex(String),
+    Regex(Arc<str>),
     /// Text of a Lark grammar.
-    Lark(String),
+    Lark(Arc<str>),
 }

@@ -11,12 +11,12 @@ const PATH: &str = "/v1/completions";
 #[tokio::test]
 async fn prompts_are_text_or_tokens_and_may_be_several() {
     let server = Served::hello().await;
-    let text = |text: &str| Prompt::Text(text.to_owned());
+    let text = |text: &str| Prompt::Text(text.into());
     for (prompt, expected) in [
         (json!("a"), vec![text("a")]),
         (json!(["a", "b"]), vec![text("a"), text("b")]),
-        (json!([1, 2]), vec![Prompt::Tokens(vec![1, 2])]),
-        (json!([[1], [2, 3]]), vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])]),
+        (json!([1, 2]), vec![Prompt::Tokens([1, 2].into())]),
+        (json!([[1], [2, 3]]), vec![Prompt::Tokens([1].into()), Prompt::Tokens([2, 3].into())]),
     ] {
         server.mock.requests.lock().unwrap().clear();
         let answer = server.post(PATH, &json!({ "model": MODEL, "prompt": prompt })).await;

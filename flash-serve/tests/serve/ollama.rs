@@ -122,7 +122,7 @@ async fn a_prompt_is_a_conversation_unless_it_is_raw() {
     let answer =
         server.post(GENERATE, &json!({ "model": MODEL, "prompt": "Hi", "raw": true, "stream": false })).await;
     assert_eq!((&answer["response"], &answer["done_reason"]), (&json!("Hello"), &json!("stop")));
-    assert_eq!(server.mock.last_request().prompt, Prompt::Text("Hi".to_owned()));
+    assert_eq!(server.mock.last_request().prompt, Prompt::Text("Hi".into()));
     for (name, value) in
         [("system", json!("a")), ("think", json!(true)), ("suffix", json!("a")), ("context", json!([1]))]
     {

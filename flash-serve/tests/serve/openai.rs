@@ -242,6 +242,7 @@ async fn unknown_and_impossible_settings_are_rejected_by_name() {
         (json!({ "max_tokens": 5, "max_completion_tokens": 6 }), "max_tokens"),
         (json!({ "stop": vec!["x"; 100] }), "stop"),
         (json!({ "stop": ["a", ""] }), "stop[1]"),
+        (json!({ "stop": "a".repeat(2000) }), "stop[0]"),
         (json!({ "tools": [weather_tool()], "tool_choice": "get_weather" }), "tool_choice"),
         (json!({ "tool_choice": "required" }), "tool_choice"),
         (json!({ "tools": [{ "type": "custom", "custom": {} }] }), "tools[0].type"),

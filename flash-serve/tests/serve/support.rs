@@ -155,7 +155,7 @@ pub(crate) fn hello() -> Vec<Step> {
 /// Returns the conversation of a request.
 pub(crate) fn conversation(request: GenerateRequest) -> Conversation {
     match request.prompt {
-        Prompt::Chat(conversation) => conversation,
+        Prompt::Chat(conversation) => Arc::unwrap_or_clone(conversation),
         other => panic!("{other:?}"),
     }
 }

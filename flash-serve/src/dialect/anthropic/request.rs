@@ -40,7 +40,7 @@ fn read(fields: &mut Fields, limits: &Limits) -> Result<GenerateRequest, Invalid
     functions::set_tools(&mut conversation, tools, choice, parallel_calls)?;
     conversation.reasoning = reasoning;
     context_management(fields)?;
-    let mut request = GenerateRequest::new(model, Prompt::Chat(conversation));
+    let mut request = GenerateRequest::new(model, Prompt::Chat(conversation.into()));
     request.sampling = settings::sampling(fields)?;
     request.stop = settings::stops(fields, "stop_sequences", limits)?;
     request.format = format;
@@ -132,7 +132,7 @@ fn output(fields: &mut Fields, reasoning: &mut Reasoning) -> Result<ResponseForm
     }
     let schema = format.take("schema").ok_or_else(|| format.invalid("schema", "is required"))?;
     format.finish(&["name"])?;
-    Ok(ResponseFormat::JsonSchema(schema))
+    Ok(ResponseFormat::JsonSchema(schema.into()))
 }
 
 /// Accepts edits of the context that change nothing.

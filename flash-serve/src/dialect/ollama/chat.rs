@@ -31,7 +31,7 @@ fn parse(mut fields: Fields, app: &App) -> Result<(GenerateRequest, bool), Inval
     let tools = functions::tools(&mut fields, &app.limits)?;
     functions::set_tools(&mut conversation, tools, ToolChoice::Auto, true)?;
     conversation.reasoning = settings::think(&mut fields)?;
-    let mut request = GenerateRequest::new(model, Prompt::Chat(conversation));
+    let mut request = GenerateRequest::new(model, Prompt::Chat(conversation.into()));
     let is_stream = settings::read(&mut fields, &app.limits, &mut request)?;
     fields.finish(&[])?;
     Ok((request, is_stream))

@@ -49,7 +49,7 @@ pub(super) async fn answer_one(State(app): State<Arc<App>>, request: Request) ->
 fn parse(app: &App, mut fields: Fields, inputs: Vec<String>) -> Result<EmbedRequest, Invalid> {
     let model = settings::model(app, &mut fields)?;
     // Settings of generations mean nothing here, but wrong ones are refused all the same.
-    let mut request = GenerateRequest::new(&model, Prompt::Text(String::new()));
+    let mut request = GenerateRequest::new(&model, Prompt::Text("".into()));
     options::read(&mut fields, &app.limits, &mut request)?;
     let dimensions = fields.count("dimensions", 1, usize::MAX)?;
     let truncate = fields.boolean("truncate")?.unwrap_or(true);

@@ -32,7 +32,7 @@ fn parse(mut fields: Fields, app: &App) -> Result<Parsed, Invalid> {
     let model = settings::model(app, &mut fields)?;
     let prompt = prompt(&mut fields)?;
     let has_prompt = prompt.is_some();
-    let mut request = GenerateRequest::new(model, prompt.unwrap_or(Prompt::Text(String::new())));
+    let mut request = GenerateRequest::new(model, prompt.unwrap_or(Prompt::Text("".into())));
     let is_stream = settings::read(&mut fields, &app.limits, &mut request)?;
     fields.finish(&[])?;
     Ok(Parsed { request, has_prompt, is_stream })
@@ -57,10 +57,10 @@ fn prompt(fields: &mut Fields) -> Result<Option<Prompt>, Invalid> {
         if reasoning != Reasoning::default() {
             return Err(fields.invalid("think", "has no place in a raw prompt"));
         }
-        return Ok(Some(Prompt::Text(text)));
+        return Ok(Some(Prompt::Text(text.into())));
     }
     let messages = vec![Message::new(Role::System, system), Message::new(Role::User, text)];
     let mut conversation = Conversation::new(messages);
     conversation.reasoning = reasoning;
-    Ok(Some(Prompt::Chat(conversation)))
+    Ok(Some(Prompt::Chat(conversation.into())))
 }

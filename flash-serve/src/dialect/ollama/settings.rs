@@ -33,7 +33,7 @@ fn format(fields: &mut Fields) -> Result<ResponseFormat, Invalid> {
         None => Ok(ResponseFormat::Text),
         Some(Json::String(name)) if name.is_empty() => Ok(ResponseFormat::Text),
         Some(Json::String(name)) if name == "json" => Ok(ResponseFormat::JsonObject),
-        Some(schema @ Json::Object(_)) => Ok(ResponseFormat::JsonSchema(schema)),
+        Some(schema @ Json::Object(_)) => Ok(ResponseFormat::JsonSchema(schema.into())),
         Some(_) => Err(fields.invalid("format", "must be 'json' or a schema")),
     }
 }

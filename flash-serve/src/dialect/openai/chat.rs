@@ -79,7 +79,7 @@ fn parse(mut fields: Fields, limits: &Limits) -> Result<ChatRequest, Invalid> {
     let parallel_calls = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
     functions::set_tools(&mut conversation, tools, choice, parallel_calls)?;
     conversation.reasoning = reasoning(&mut fields)?;
-    let mut request = GenerateRequest::new(model, Prompt::Chat(conversation));
+    let mut request = GenerateRequest::new(model, Prompt::Chat(conversation.into()));
     request.sampling = settings::sampling(&mut fields)?;
     request.max_tokens = settings::max_tokens(&mut fields, limits)?;
     request.stop = shared::stops(&mut fields, "stop", limits)?;

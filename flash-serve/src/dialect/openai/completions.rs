@@ -46,7 +46,7 @@ struct Completions {
 fn parse(mut fields: Fields, limits: &Limits) -> Result<Completions, Invalid> {
     let model = shared::model(&mut fields)?;
     let prompts = prompts(&mut fields)?;
-    let mut request = GenerateRequest::new(model, Prompt::Tokens(Vec::new()));
+    let mut request = GenerateRequest::new(model, Prompt::Tokens([].into()));
     request.sampling = settings::sampling(&mut fields)?;
     request.max_tokens = settings::max_tokens(&mut fields, limits)?;
     request.stop = shared::stops(&mut fields, "stop", limits)?;
@@ -84,7 +84,7 @@ fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, Invalid> {
 
 fn prompt(path: &str, value: Json) -> Result<Prompt, Invalid> {
     match value {
-        Json::String(text) => Ok(Prompt::Text(text)),
+        Json::String(text) => Ok(Prompt::Text(text.into())),
         Json::Array(values) if !values.is_empty() => {
             let token = |(path, value): (String, Json)| {
                 match &value {

@@ -22,6 +22,9 @@ pub(super) const IGNORED: [&str; 11] = [
     "timings_per_token",
 ];
 
+/// Tokens that can have a bias. Each is applied at every sampled token.
+const MAX_BIASES: usize = 4096;
+
 /// Most likely tokens that can be reported at each position.
 pub(super) const MAX_TOP_LOGPROBS: usize = 20;
 
@@ -42,7 +45,9 @@ pub(super) fn sampling(fields: &mut Fields) -> Result<Sampling, Invalid> {
 fn logit_bias(fields: &mut Fields) -> Result<BTreeMap<u32, f32>, Invalid> {
     let path = fields.path_of("logit_bias");
     let mut biases = BTreeMap::new();
-    for (token, bias) in fields.raw_object("logit_bias")?.unwrap_or_default() {
+    let members = fields.raw_object("logit_bias")?.unwrap_or_default();
+    settings::at_most(&path, members.len(), MAX_BIASES)?;
+    for (token, bias) in members {
         let id: u32 = token.parse().map_err(|_| {
             let token: String = token.chars().take(32).collect();
             Invalid::new(&path, format!("'{token}' is not a token id"))
@@ -90,10 +95,10 @@ pub(super) fn response_format(fields: &mut Fields) -> Result<ResponseFormat, Inv
             let schema = json_schema.take("schema");
             let schema = schema.ok_or_else(|| json_schema.invalid("schema", "is required"))?;
             json_schema.finish(&["name", "description", "strict"])?;
-            ResponseFormat::JsonSchema(schema)
+            ResponseFormat::JsonSchema(schema.into())
         }
-        "regex" => ResponseFormat::Regex(format.required_string("regex")?),
-        "lark" => ResponseFormat::Lark(format.required_string("lark")?),
+        "regex" => ResponseFormat::Regex(format.required_string("regex")?.into()),
+        "lark" => ResponseFormat::Lark(format.required_string("lark")?.into()),
         _ => return Err(format.invalid("type", "must be text, json_object, json_schema, regex or lark")),
     };
     format.finish(&[])?;

@@ -38,7 +38,7 @@ pub(super) fn read(mut fields: Fields, limits: &Limits) -> Result<Parsed, Invali
     let tool_choice = choice_object(&choice);
     functions::set_tools(&mut conversation, tools, choice, parallel_calls)?;
     conversation.reasoning = reasoning(&mut fields)?;
-    let mut request = GenerateRequest::new(model, Prompt::Chat(conversation));
+    let mut request = GenerateRequest::new(model, Prompt::Chat(conversation.into()));
     request.sampling = settings::sampling(&mut fields)?;
     request.max_tokens = fields.count("max_output_tokens", 1, limits.max_tokens)?;
     request.format = text(&mut fields)?;
@@ -111,7 +111,7 @@ fn text(fields: &mut Fields) -> Result<ResponseFormat, Invalid> {
             "json_schema" => {
                 let schema = format.take("schema").ok_or_else(|| format.invalid("schema", "is required"))?;
                 format.finish(&["name", "description", "strict"])?;
-                ResponseFormat::JsonSchema(schema)
+                ResponseFormat::JsonSchema(schema.into())
             }
             _ => return Err(format.invalid("type", "must be text, json_object or json_schema")),
         },
