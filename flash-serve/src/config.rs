@@ -75,7 +75,7 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Time in which a client must take what was sent before its connection is closed: 300 s.
     pub write_timeout: Duration,
-    /// JSON values in a body: 200,000.
+    /// JSON values in a body: 100,000.
     pub json_values: usize,
     /// Messages of a conversation: 10,000.
     pub messages: usize,
@@ -102,7 +102,7 @@ impl Default for Limits {
             all_bodies_bytes: 64 << 20,
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(300),
-            json_values: 200_000,
+            json_values: 100_000,
             messages: 10_000,
             tools: 512,
             stops: 16,

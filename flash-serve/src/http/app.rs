@@ -14,6 +14,9 @@ use crate::metrics::Metrics;
 use crate::request::GenerateRequest;
 use crate::shutdown::Shutdown;
 
+/// Large bodies that are parsed at the same time. Parsed, a body of small values takes fifty times its size.
+const MAX_PARSES: usize = 2;
+
 /// The state that handlers share.
 pub(crate) struct App {
     pub(crate) backend: Arc<dyn Backend>,
@@ -22,6 +25,8 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     /// Bytes of bodies that may still be received.
     pub(crate) body_bytes: Arc<Semaphore>,
+    /// Large bodies that may still be parsed at the same time.
+    pub(crate) parses: Semaphore,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -34,6 +39,7 @@ impl App {
             limits,
             keep_alive_interval: config.keep_alive_interval,
             body_bytes: Arc::new(Semaphore::new(limits.all_bodies_bytes.min(Semaphore::MAX_PERMITS))),
+            parses: Semaphore::new(MAX_PARSES),
             shutdown,
         }
     }

@@ -40,6 +40,8 @@ pub(crate) async fn read<T: Send + 'static>(
     if bytes.len() < LARGE_BYTES {
         return parse_bytes(app, &bytes, parse);
     }
+    // The semaphore is never closed.
+    let _turn = app.parses.acquire().await;
     let of_thread = Arc::clone(app);
     let parsed = task::spawn_blocking(move || parse_bytes(&of_thread, &bytes, parse)).await;
     parsed.unwrap_or_else(|error| Err(EngineError::Panicked { message: error.to_string() }.into()))

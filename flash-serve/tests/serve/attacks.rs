@@ -88,7 +88,7 @@ async fn many_small_values_are_rejected() {
     let body = format!("{{\"model\":\"{MODEL}\",\"stop\":[{}1]}}", "1,".repeat(4_000_000));
     let response = server.post_request(PATH, &json!(null)).body(body).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-    assert!(response.text().await.unwrap().contains("more than 200000 values"));
+    assert!(response.text().await.unwrap().contains("more than 100000 values"));
     server.lives().await;
 }
 
