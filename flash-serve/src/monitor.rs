@@ -10,8 +10,10 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
+use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::engine::{EngineState, ModelInfo};
 use crate::http::app::App;
 use crate::http::error::ApiError;
 use crate::http::{reply, stream as streaming};
@@ -40,9 +42,16 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Api
     Ok(response)
 }
 
-/// Answers with a snapshot of the engine and its models.
+/// Answers with a snapshot of the engine, and all models.
 pub(crate) async fn state(State(app): State<Arc<App>>) -> Response {
-    reply::json(&app.backend.state())
+    reply::json(&Snapshot { models: app.backend.models(), engine: app.backend.state() })
+}
+
+#[derive(Serialize)]
+struct Snapshot {
+    models: Vec<ModelInfo>,
+    #[serde(flatten)]
+    engine: EngineState,
 }
 
 /// Answers with snapshots of the engine as server-sent events, until the client leaves or the server shuts down. A

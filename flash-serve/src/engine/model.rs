@@ -28,6 +28,7 @@ pub struct ModelInfo {
     /// Width of hidden states, which is the length of embeddings.
     pub hidden_size: usize,
     /// Chat template, if there is one.
+    #[serde(skip)]
     pub chat_template: Option<String>,
     /// What the model can do.
     pub capabilities: Capabilities,

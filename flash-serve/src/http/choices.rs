@@ -38,15 +38,16 @@ impl Choices {
         poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// Waits for the first event until `deadline`, and fails if it is an error. It stays the next event.
-    pub(crate) async fn started(&mut self, deadline: Instant) -> Result<(), EngineError> {
+    /// Waits for the first event until `deadline`, and fails if it is an error. It stays the next event. Returns whether it
+    /// came.
+    pub(crate) async fn started(&mut self, deadline: Instant) -> Result<bool, EngineError> {
         match timeout_at(deadline, self.next()).await {
             Ok(Some((_, Event::Error(error)))) => Err(error),
             Ok(event) => {
                 self.peeked = event;
-                Ok(())
+                Ok(true)
             }
-            Err(_) => Ok(()),
+            Err(_) => Ok(false),
         }
     }
 

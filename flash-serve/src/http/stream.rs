@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::mem;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -50,8 +51,8 @@ pub(crate) async fn respond(
     content_type: &'static str,
 ) -> Result<Response, ApiError> {
     let interval = app.keep_alive_interval;
-    choices.started(Instant::now() + interval).await?;
-    let writer = Writer { choices, encoder, interval, is_complete: false };
+    let is_silent = !choices.started(Instant::now() + interval).await?;
+    let writer = Writer { choices, encoder, interval, is_silent, is_complete: false };
     Ok(response(content_type, Body::from_stream(stream::unfold(writer, Writer::next))))
 }
 
@@ -69,6 +70,8 @@ struct Writer<E> {
     choices: Choices,
     encoder: E,
     interval: Duration,
+    /// The interval has passed already while the first event was waited for.
+    is_silent: bool,
     is_complete: bool,
 }
 
@@ -81,7 +84,8 @@ impl<E: Encoder> Writer<E> {
         // Some events write nothing, and an empty chunk would end the body.
         while out.is_empty() && !self.is_complete {
             // By the wall clock: a single pass of a prompt may take minutes.
-            match timeout(self.interval, self.choices.next()).await {
+            let interval = if mem::take(&mut self.is_silent) { Duration::ZERO } else { self.interval };
+            match timeout(interval, self.choices.next()).await {
                 Ok(event) => self.write(event, &mut out),
                 Err(_) => self.encoder.keep_alive(&mut out),
             }

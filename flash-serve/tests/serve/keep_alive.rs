@@ -64,6 +64,18 @@ async fn completions_get_empty_text() {
 }
 
 #[tokio::test]
+async fn the_first_sign_of_life_comes_with_the_headers() {
+    let interval = Duration::from_millis(500);
+    let mock = Mock::always(vec![Step::Wait(interval * 10), started()]);
+    let server = Served::with(mock, |config| config.keep_alive_interval = interval).await;
+    let request = server.post_request("/v1/chat/completions", &chat(json!({ "stream": true })));
+    let mut response = request.send().await.unwrap();
+    let chunk =
+        tokio::time::timeout(interval / 2, response.chunk()).await.expect("at once").unwrap().unwrap();
+    assert!(chunk.starts_with(b": keep-alive"));
+}
+
+#[tokio::test]
 async fn a_steady_stream_has_no_signs_of_life() {
     let pause = || Step::Wait(INTERVAL / 8);
     let script = (0..20).flat_map(|_| [text("a"), pause()]);

@@ -49,10 +49,16 @@ async fn metrics_count_responses_and_read_the_engine() {
 }
 
 #[tokio::test]
-async fn state_is_a_snapshot_of_the_engine() {
+async fn state_is_a_snapshot_of_the_engine_with_all_models() {
     let state = Served::hello().await.get("/state").await;
     assert_eq!((&state["max_waiting"], &state["counters"]["completion_tokens"]), (&json!(32), &json!(42)));
     assert_eq!(state["budget"]["used_bytes"], json!([["kv", 1_048_576]]));
+    let model = &state["models"][0];
+    assert_eq!((&model["id"], &model["modified"]), (&json!(MODEL), &json!("2023-11-14T22:13:20Z")));
+    assert_eq!(
+        (&model["loaded"]["memory_bytes"], &state["models"][1]["loaded"]),
+        (&json!(3_u64 << 30), &Value::Null)
+    );
 }
 
 #[tokio::test]
