@@ -1,6 +1,7 @@
 //! Runs all checks of CI: format, lints, docs, archives, tests, and the commands of the README.
 
 use std::env;
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -41,6 +42,8 @@ pub fn run() -> Result<()> {
             // A missing model fails the tests instead of skipping them.
             .env("FLASH_REQUIRE_MODELS", "1"),
     )?;
+    // Real clients, as far as their packages can be installed.
+    run::check(&mut Command::new(run::workspace().join("flash-serve/tests/clients/run.sh")))?;
     model_check()?;
     check_arm::run()?;
     readme::check()
