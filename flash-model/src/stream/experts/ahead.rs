@@ -143,8 +143,8 @@ impl ExpertLookahead {
 impl Experts {
     /// Starts reading the predicted experts that are not in memory, as far as there are slots for them: first those that
     /// most rows need.
-    pub(super) fn read_ahead(&mut self, predicted: Option<PredictedRouting<'_>>) -> Result<(), ModelError> {
-        let Some(PredictedRouting { layer_idx, mixture, ref routed }) = predicted else { return Ok(()) };
+    pub(super) fn read_ahead(&mut self, predicted: &PredictedRouting<'_>) -> Result<(), ModelError> {
+        let PredictedRouting { layer_idx, mixture, ref routed } = *predicted;
         let (logits, correction) = routed.scores()?;
         let n_experts = mixture.dims.n_experts;
         let mut n_uses = vec![0_usize; n_experts];

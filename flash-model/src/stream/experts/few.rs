@@ -35,8 +35,8 @@ impl Experts {
         let mut to_read: VecDeque<usize> =
             missing.iter().copied().filter(|expert_idx| !is_loading(expert_idx)).collect();
         self.submit_next(mixture, &mut to_read, &mut loads);
-        if to_read.is_empty() {
-            self.read_ahead(predicted.take())?;
+        if let Some(predicted) = predicted.take_if(|_| to_read.is_empty()) {
+            self.read_ahead(&predicted)?;
         }
         let resident = routes.by_expert.iter().map(|(expert_idx, _)| *expert_idx);
         let resident = resident.filter(|expert_idx| missing.binary_search(expert_idx).is_err());
@@ -58,8 +58,8 @@ impl Experts {
             let loaded: Vec<_> = loaded.iter().map(|(expert_idx, expert)| (*expert_idx, expert)).collect();
             self.compute(demand, &loaded, &mut computed)?;
             self.submit_next(mixture, &mut to_read, &mut loads);
-            if to_read.is_empty() {
-                self.read_ahead(predicted.take())?;
+            if let Some(predicted) = predicted.take_if(|_| to_read.is_empty()) {
+                self.read_ahead(&predicted)?;
             }
         }
         let terms = computed.terms(demand);
