@@ -127,7 +127,8 @@ fn no_body_is_an_error_of_the_server() {
         // Most random bodies fail early, at the model; others change a body that works.
         let base = chat(json!({ "max_tokens": 9, "input": "a", "prompt": "a", "stream": false }));
         let body = if is_based { with(base, members) } else { members };
-        let response = runtime.block_on(server.post_request(PATHS[path_idx], &body).send()).unwrap();
+        let response =
+            runtime.block_on(async { server.post_request(PATHS[path_idx], &body).send().await }).unwrap();
         let status = response.status().as_u16();
         prop_assert!(status < 500, "{} {body}: {status}", PATHS[path_idx]);
         let text = runtime.block_on(response.text()).unwrap();

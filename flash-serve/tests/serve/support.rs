@@ -16,6 +16,9 @@ use tokio::time::timeout;
 
 use super::mock::{MODEL, Mock, Step, done, started, text};
 
+/// Longest time of an answer: a test that hangs fails.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A server on a free port.
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
@@ -42,7 +45,13 @@ impl Served {
         let server = Server::bind(&config, backend, shutdown).await.unwrap();
         let address = server.local_addr();
         let task = tokio::spawn(server.run());
-        Self { address, mock, shutdown: handle, task, client: Client::new() }
+        Self {
+            address,
+            mock,
+            shutdown: handle,
+            task,
+            client: Client::builder().timeout(TIMEOUT).build().unwrap(),
+        }
     }
 
     /// A server whose engine says hello.
