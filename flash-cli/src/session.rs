@@ -82,9 +82,13 @@ impl Session {
 
     /// Returns the workload with memory for drafts, if there are any.
     pub(crate) fn with_drafts(&self, workload: Workload, speculation: Speculation) -> Workload {
+        let EngineSettings { ram, ref session, share_prefixes, .. } = self.settings;
+        // As the engine plans it.
+        let mut planned = workload;
+        planned.kv.is_paged |= session.is_some() || share_prefixes;
         let n_rows = match speculation {
             Speculation::Off => 0,
-            _ => self.model.affordable_tentative_rows(&workload, budget::bytes(self.settings.ram)),
+            _ => self.model.affordable_tentative_rows(&planned, budget::bytes(ram)),
         };
         workload.with_tentative_rows(n_rows)
     }

@@ -10,12 +10,16 @@ mod family;
 #[path = "common/words.rs"]
 mod words;
 
+use std::sync::Arc;
+
 use contexts::{FAMILIES, Memory, engine};
 use family::family;
+use flash_io::IoMode;
+use flash_io::faults::{Fault, FaultyStorage, When};
 use flash_model::sample::SamplerConfig;
 use flash_model::{
-    Compute, Engine, FinishReason, GenerateOptions, Generation, KvFormat, KvPolicy, ModelError, Speculation,
-    generate,
+    Checkpoint, Compute, Engine, EngineOptions, FinishReason, GenerateOptions, Generation, KvFormat,
+    KvPolicy, Model, ModelError, Speculation, Workload, generate,
 };
 use flash_text::Tokenizer;
 use proptest::prelude::*;
@@ -207,6 +211,37 @@ fn an_interrupt_within_a_draft_ends_the_answer_behind_a_token_of_it() {
         let rest = generate(&mut engine, &tokenizer, last, &rest, |_| ()).unwrap();
         assert_eq!(rest.token_ids, wanted.token_ids[n_tokens..]);
     }
+}
+
+#[test]
+fn a_pass_that_fails_with_a_draft_is_repeated_without_it() {
+    // Experts are read in every pass.
+    let (dir, vocab) = family("mixtral");
+    let tokenizer = tokenizer(vocab);
+    let prompt = prompt(110, 6, vocab);
+    let answer = |when: Option<When>| {
+        let mut checkpoint = Checkpoint::open(&dir, IoMode::Pread).unwrap();
+        if let Some(when) = when {
+            checkpoint = checkpoint
+                .map_storage(|_, storage| Arc::new(FaultyStorage::new(storage, Fault::Denied, when)));
+        }
+        let model = Model::open(checkpoint).unwrap();
+        let workload = Workload::new(300, 384).with_tentative_rows(40);
+        let budget_bytes = model.floor_bytes(&workload);
+        let mut engine = model.load(&EngineOptions::new(budget_bytes, workload))?;
+        let options = options(50, SamplerConfig::default(), &[], Speculation::Always);
+        generate(&mut engine, &tokenizer, &prompt, &options, |_| ())
+    };
+    let wanted = answer(None).unwrap();
+    assert!(wanted.speculation.accepted() > 0);
+    let mut n_repeated = 0;
+    for nth in (40..400).step_by(9) {
+        if let Ok(got) = answer(Some(When::Nth(nth))) {
+            assert_eq!(got.token_ids, wanted.token_ids, "read {nth}");
+            n_repeated += usize::from(got.speculation.accepted() != wanted.speculation.accepted());
+        }
+    }
+    assert!(n_repeated > 0, "no draft met a failure");
 }
 
 #[test]

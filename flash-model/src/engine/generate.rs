@@ -144,6 +144,12 @@ pub fn generate(
         let room = engine.tentative_room().min(answer.tokens_left()).saturating_sub(1);
         speculator.draft(|| engine.pass_estimate(), room, &mut tokens);
         passed = engine.pass_own(&tokens, tokens.len() > 1, &mut logits);
+        if tokens.len() > 1 && passed.as_ref().is_err_and(|error| !matches!(error, ModelError::Interrupted)) {
+            // A drafted token may be the cause, as one whose keys overflow.
+            tokens.truncate(1);
+            speculator.accept(0);
+            passed = engine.pass_own(&tokens, false, &mut logits);
+        }
     };
     let (mut generation, rest) = answer.finish(was_interrupted)?;
     generation.speculation = speculator.stats();
