@@ -227,7 +227,7 @@ mod tests {
         // Four rows read for a second; 16 rows would read for 2.1 s.
         assert_eq!(estimate.reading(4), 1000 * MS);
         assert_eq!(allot(&estimate, limits, 4, &[512]), [PROMPT_ROWS_MIN]);
-        // Who allows two seconds gets them.
+        // A limit of two seconds is used.
         let patient = PassLimits { max_pass: 2000 * MS, ..limits };
         let rows = allot(&estimate, patient, 4, &[512])[0];
         assert!((8..12).contains(&rows), "{rows}");

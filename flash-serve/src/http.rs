@@ -1,4 +1,4 @@
-//! What all dialects need of HTTP: bodies, errors, streams, guards.
+//! HTTP for all dialects: bodies, errors, streams, guards.
 
 pub(crate) mod app;
 pub(crate) mod body;

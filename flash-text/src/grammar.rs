@@ -33,7 +33,7 @@
 //! `maximum`, `exclusiveMinimum`, `exclusiveMaximum` and `multipleOf`. A schema with another keyword of these drafts is
 //! an error that names it and its place; annotations, which other words are by the specification, are ignored.
 //!
-//! What is generated is valid. It is not every valid text: objects have their properties in the order of the schema, and
+//! Generated text is valid. Not every valid text is generated: objects have their properties in the order of the schema, and
 //! white space is limited, so that a model cannot fill its answer with it.
 
 mod compiler;

@@ -75,7 +75,7 @@ fn forced_text_is_spelled_as_the_tokenizer_does() {
         assert!(constraint.may_stop() && constraint.must_stop(), "{kind}");
         assert_eq!(constraint.forced_tokens(), [0; 0]);
         assert_eq!(constraint.mask().unwrap().iter().collect::<Vec<_>>(), tokenizer.eos_ids(), "{kind}");
-        // The same by a schema.
+        // A schema forces the same tokens.
         let mut constraint = GrammarCompiler::new(&tokenizer).unwrap().compile(&schema(&only)).unwrap();
         assert_eq!(constraint.accept_all(&forced).unwrap(), forced.len(), "{kind}");
         assert!(constraint.may_stop(), "{kind}");

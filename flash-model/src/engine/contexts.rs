@@ -45,7 +45,7 @@ pub(super) struct Contexts {
     pub kv_dir: PathBuf,
     /// Whether contexts discard old tokens.
     pub rotates: bool,
-    /// What parked contexts had in memory; none before the first is parked.
+    /// The file of parked contexts; none before the first is parked.
     pub spool: Mutex<Option<Arc<Spool>>>,
 }
 

@@ -91,7 +91,7 @@ pub struct Done {
     pub usage: Usage,
     /// Times.
     pub timings: Timings,
-    /// What went wrong without ending the generation, such as a tool call that could not be parsed and became text.
+    /// Problems that did not end the generation, such as a tool call that could not be parsed and became text.
     pub warnings: Vec<String>,
 }
 

@@ -30,7 +30,7 @@ pub struct ModelInfo {
     /// Chat template, if there is one.
     #[serde(skip)]
     pub chat_template: Option<String>,
-    /// What the model can do.
+    /// Capabilities of the model.
     pub capabilities: Capabilities,
     /// Its place in memory, if it has one.
     pub loaded: Option<Loaded>,

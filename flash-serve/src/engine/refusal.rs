@@ -60,7 +60,7 @@ pub enum Refusal {
     InvalidSetting {
         /// Its name.
         field: String,
-        /// What is wrong with it.
+        /// The problem, as the rest of a sentence.
         problem: String,
     },
     /// The model cannot do what the request needs.
@@ -68,7 +68,7 @@ pub enum Refusal {
     Unsupported {
         /// Id of the model.
         model: String,
-        /// What it does not support, such as `tools`.
+        /// The unsupported feature, such as `tools`.
         what: String,
     },
     /// The engine is shutting down.

@@ -50,7 +50,7 @@ pub struct RequestState {
     pub id: u64,
     /// Id of the model.
     pub model: String,
-    /// What happens to it.
+    /// Its phase.
     pub phase: Phase,
     /// Time since it was submitted.
     #[serde(rename = "age_s", serialize_with = "as_seconds")]
@@ -63,7 +63,7 @@ pub struct RequestState {
     pub completion_tokens: usize,
 }
 
-/// What happens to a request.
+/// Phase of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -117,7 +117,7 @@ pub struct Counters {
 /// The progress of a download.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PullProgress {
-    /// What is being done.
+    /// The step in progress.
     pub status: String,
     /// Name of the file.
     pub file: Option<String>,

@@ -10,7 +10,7 @@ use super::Json;
 pub(crate) struct Invalid {
     /// Path of the member, such as `messages[2].content`.
     pub field: String,
-    /// What is wrong with it.
+    /// The problem, as the rest of a sentence.
     pub problem: String,
 }
 

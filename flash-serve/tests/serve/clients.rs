@@ -1,4 +1,4 @@
-//! What named clients cannot do without.
+//! Requirements of named clients, each as a test.
 
 use std::time::Duration;
 

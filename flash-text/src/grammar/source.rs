@@ -36,7 +36,7 @@ impl Grammar {
     /// Creates the grammar of JSON objects.
     ///
     /// # Errors
-    /// Those of [`json_schema`](Self::json_schema); none are known.
+    /// The errors of [`json_schema`](Self::json_schema); none are known.
     pub fn json_object() -> Result<Self, TextError> {
         Self::json_schema(&json!({"type": "object"}))
     }

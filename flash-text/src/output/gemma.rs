@@ -7,7 +7,7 @@ use super::sink::Sink;
 /// Maximum nesting of arguments, as in the JSON of other formats.
 const MAX_DEPTH: usize = 100;
 
-/// What the name of a call follows.
+/// Marker before the name of a call.
 const PREFIX: &str = "call:";
 
 /// The markers of a model.

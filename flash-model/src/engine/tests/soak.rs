@@ -107,7 +107,7 @@ fn soak(name: &str, format: KvFormat, dir: &Path, time: Duration) {
     options.kv_dir = dir.to_owned();
     let mut engine = model.load(&options).unwrap();
     let mut logits = Logits::default();
-    // What the first pass allocates for good.
+    // The first pass allocates some memory for good.
     while engine.forward(&ids(300)).is_err() {}
     engine.context = None;
     let used_bytes = engine.budget.used_bytes();

@@ -56,7 +56,7 @@ fn item(path: String, value: Json, messages: &mut Vec<Message>) -> Result<(), In
             message.parts = content::text_parts(&item.path_of("output"), item.take("output"), &TEXT_TYPES)?;
             messages.push(message);
         }
-        // What tools did that were skipped in the request.
+        // Outputs of tools that were skipped in the request.
         "web_search_call" | "tool_search_call" | "tool_search_output" | "compaction" => return Ok(()),
         _ => return Err(content::not_text(&item, &kind)),
     }

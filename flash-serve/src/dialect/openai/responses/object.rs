@@ -10,7 +10,7 @@ use crate::json::{Json, object, set};
 /// Name of the event that has a part of a call's arguments.
 pub(super) const CALL_DELTA: &str = "response.function_call_arguments.delta";
 
-/// What all objects of one response share.
+/// Members that all objects of one response share.
 pub(super) struct ResponseHead {
     head: Head,
     instructions: Option<String>,
