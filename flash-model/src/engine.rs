@@ -174,6 +174,16 @@ impl Engine {
         self.model.max_tentative_rows
     }
 
+    /// Returns the number of rows of a pass that an answer may draft.
+    fn draft_rows(&self, speculation: Speculation) -> usize {
+        match speculation {
+            Speculation::Off => 0,
+            // Drafts would change tokens.
+            Speculation::Auto if !self.model.is_batch_invariant => 0,
+            _ => self.max_tentative_rows(),
+        }
+    }
+
     fn tentative_tokens(&self) -> usize {
         self.context.as_ref().map_or(0, Context::tentative_tokens)
     }

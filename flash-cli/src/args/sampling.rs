@@ -39,7 +39,7 @@ pub(crate) struct SamplingArgs {
 /// Value of `--speculate`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum SpeculateArg {
-    /// While it saves time
+    /// While it saves time, with native kernels
     Auto,
     /// Always, to measure what it brings
     Always,

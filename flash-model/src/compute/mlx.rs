@@ -53,6 +53,11 @@ impl Operations for Mlx {
         false
     }
 
+    fn is_batch_invariant(&self) -> bool {
+        // MLX has kernels of their own for one row, for a few and for many.
+        false
+    }
+
     fn widens_weights(&self) -> bool {
         true
     }

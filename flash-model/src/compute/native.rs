@@ -80,6 +80,10 @@ impl Operations for Native {
         true
     }
 
+    fn is_batch_invariant(&self) -> bool {
+        true
+    }
+
     fn widens_weights(&self) -> bool {
         false
     }

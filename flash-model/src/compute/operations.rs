@@ -33,6 +33,9 @@ pub(crate) trait Operations: Debug + Send + Sync {
     /// Returns whether a contiguous cache of a layer with a sliding window can be a ring buffer of that window.
     fn wraps_windows(&self) -> bool;
 
+    /// Returns whether a row's results have the same bits whatever other rows are computed with it.
+    fn is_batch_invariant(&self) -> bool;
+
     /// Returns whether a product copies half-precision weights to f32 first.
     fn widens_weights(&self) -> bool;
 

@@ -103,7 +103,7 @@ pub fn generate(
     let mut answer = Answer::new(tokenizer, engine.held(), prompt, options)?;
     let mut speculator = Speculator::new(
         options.speculation,
-        engine.max_tentative_rows(),
+        engine.draft_rows(options.speculation),
         engine.context_tokens(),
         [engine.held(), prompt],
     );

@@ -164,6 +164,7 @@ impl Model {
                 cost: PassCost::default(),
                 contexts: Arc::clone(&contexts),
                 max_tentative_rows: workload.tentative_rows,
+                is_batch_invariant: self.backend.is_batch_invariant(),
             },
             contexts,
             context,

@@ -143,7 +143,7 @@ impl Model {
     }
 
     /// Returns the number of [tentative rows](Workload::tentative_rows) that drafts of a workload can have without taking
-    /// more than a hundredth of a budget; 0 if drafts would take more.
+    /// more than a hundredth of a budget; 0 if drafts would take more, or could change tokens because MLX's operations compute.
     pub fn affordable_tentative_rows(&self, workload: &Workload, budget_bytes: u64) -> usize {
         self.memory_planner().affordable_tentative_rows(workload, budget_bytes)
     }

@@ -248,12 +248,15 @@ impl MemoryPlanner<'_> {
     }
 
     /// Returns the number of tentative rows that take at most [a part](DRAFT_PART) of a budget beyond the smallest one that
-    /// works; 0 if that is no draft.
+    /// works; 0 if that is no draft, or drafts could change tokens.
     pub(crate) fn affordable_tentative_rows(&self, workload: &Workload, budget_bytes: u64) -> usize {
         let floor_bytes = |n_rows: usize| self.floor_bytes(&workload.with_tentative_rows(n_rows));
         let most_bytes = floor_bytes(0) + (budget_bytes as f64 * DRAFT_PART) as u64;
         let is_affordable = |n_rows: &usize| floor_bytes(*n_rows) <= most_bytes.min(budget_bytes);
-        (2..=TENTATIVE_ROWS_MAX).take_while(is_affordable).last().unwrap_or(0)
+        match self.backend.is_batch_invariant() {
+            true => (2..=TENTATIVE_ROWS_MAX).take_while(is_affordable).last().unwrap_or(0),
+            false => 0,
+        }
     }
 
     /// Returns the smallest budget that works for a workload in this process.

@@ -120,6 +120,8 @@ pub(super) struct LoadedModel {
     pub contexts: Arc<Contexts>,
     /// Rows of a pass that may be tentative.
     pub max_tentative_rows: usize,
+    /// Whether a row has the same bits in any company.
+    pub is_batch_invariant: bool,
 }
 
 impl LoadedModel {

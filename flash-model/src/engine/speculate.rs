@@ -15,15 +15,16 @@ const FOREVER: Duration = Duration::from_secs(3600);
 /// Successors of a token that drafts are made of.
 const N_SUCCESSORS: usize = 8;
 
-/// Whether the next tokens of an answer are drafted. It changes the time of an answer, and no token of it, if CPU kernels
-/// compute.
+/// Whether the next tokens of an answer are drafted. It changes the time of an answer, and no token of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Speculation {
-    /// As long as it saves time.
+    /// As long as it saves time, if CPU kernels compute. MLX's operations round a row differently in other company, so that
+    /// drafts could change tokens.
     #[default]
     Auto,
-    /// Always, as if passes took as long whatever their rows: to measure what drafts would bring.
+    /// Always, as if passes took as long whatever their rows, to measure what drafts would bring. With MLX's operations, it
+    /// can change tokens.
     Always,
     /// Never.
     Off,
@@ -67,16 +68,15 @@ pub(super) struct Speculator {
 }
 
 impl Speculator {
-    /// Creates a speculator after the tokens `held` and `prompt`. `max_tentative` is the number of rows of a pass that may
-    /// be tentative; without any, nothing is drafted.
+    /// Creates a speculator after the tokens `held` and `prompt`. `draft_rows` is the number of rows of a pass that may be
+    /// drafted, with the token before them; below 2, nothing is drafted.
     pub(super) fn new(
         speculation: Speculation,
-        max_tentative: usize,
+        draft_rows: usize,
         context_tokens: usize,
         [held, prompt]: [&[u32]; 2],
     ) -> Self {
-        let drafts = speculation != Speculation::Off && max_tentative > 1;
-        let chain = drafts.then(|| {
+        let chain = (draft_rows > 1).then(|| {
             let mut chain = DraftChain::new(context_tokens);
             chain.learn_prompt(held);
             chain.learn_prompt(prompt);
