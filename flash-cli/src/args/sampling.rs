@@ -28,7 +28,8 @@ pub(crate) struct SamplingArgs {
     /// Random seed; -1 for a different one each time, which is reported
     #[arg(long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
     pub(crate) seed: Seed,
-    /// Guess the next tokens where checking them costs little: the output is the same, only faster
+    /// Guess the next tokens while that saves time (auto), always, or never (off): with native kernels, the output is the
+    /// same
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) speculate: SpeculateArg,
     /// Stop before this text; may be given more than once
@@ -39,11 +40,8 @@ pub(crate) struct SamplingArgs {
 /// Value of `--speculate`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum SpeculateArg {
-    /// While it saves time, with native kernels
     Auto,
-    /// Always, to measure what it brings
     Always,
-    /// Never
     Off,
 }
 

@@ -5,7 +5,7 @@ use std::process::Output;
 use crate::support::tiny::{CONTEXT_TOKENS, Tiny};
 use crate::support::{assert_refused, flash_cli, floor_mib, json, output, refused_floor_mib, stderr, stdout};
 
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 25] = [
     "text",
     "token_ids",
     "prompt_tokens",
@@ -21,6 +21,11 @@ const FIELDS: [&str; 20] = [
     "budget_bytes",
     "streamed_bytes",
     "streamed_bytes_per_token",
+    "passes",
+    "tokens_per_pass",
+    "drafted",
+    "accepted",
+    "drafts",
     "compute_ms",
     "stall_ms",
     "peak_rss_bytes",
