@@ -162,8 +162,8 @@ impl LoadedModel {
         let prepare = |segment: &mut Segment<'_>| {
             let Segment { context, tokens, n_logits, is_tentative } = segment;
             context.check_owner(&self.contexts);
-            assert!(*n_logits <= tokens.len(), "logits of new tokens");
             self.check(context, tokens)?;
+            assert!(*n_logits <= tokens.len(), "logits of new tokens");
             if *is_tentative {
                 let room = context.tentative_room().min(self.max_tentative_rows - n_tentative);
                 if tokens.len() > room {
