@@ -110,11 +110,11 @@ impl Decoder {
     pub(crate) fn logits(&mut self, pass: &mut Pass<'_>, logits: &mut Vec<f32>) -> Result<(), ModelError> {
         logits.clear();
         let chunks = self.hidden(pass)?;
-        if pass.batch.iter().all(|segment| segment.n_logits == 0) {
+        let Some(rows) = wanted_rows(&pass.batch, &chunks)? else {
             // Nothing else waits for the last layers, and no kernel may be running when the pass ends.
             return Ok(mlx_rs::transforms::eval(&arrays_of(&chunks)?)?);
-        }
-        let Some(rows) = wanted_rows(&pass.batch, chunks)? else { return Ok(()) };
+        };
+        drop(chunks);
         let normed = self.norm.run(pass.residency, |norm| norm.forward(&rows))?;
         self.head.logits(pass.residency, &normed, pass.interrupt, logits)
     }
@@ -222,7 +222,7 @@ fn arrays_of(chunks: &[Chunk]) -> Result<Vec<Array>, Exception> {
 }
 
 /// Returns the rows of the last chunks that want logits, `[1, rows, hidden]`; none if there are none.
-fn wanted_rows(batch: &[BatchSegment<'_>], chunks: Vec<Chunk>) -> Result<Option<Value>, ModelError> {
+fn wanted_rows(batch: &[BatchSegment<'_>], chunks: &[Chunk]) -> Result<Option<Value>, ModelError> {
     let mut parts = Vec::new();
     for Chunk { x, spans } in chunks {
         let (n, mut end) = (x.dim(1) as usize, 0);

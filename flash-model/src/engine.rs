@@ -184,19 +184,6 @@ impl Engine {
         }
     }
 
-    fn tentative_tokens(&self) -> usize {
-        self.context.as_ref().map_or(0, Context::tentative_tokens)
-    }
-
-    /// Returns how many tokens a draft in the engine's own context may have.
-    fn tentative_room(&self) -> usize {
-        self.context.as_ref().map_or(0, Context::tentative_room).min(self.max_tentative_rows())
-    }
-
-    fn commit(&mut self, n_tokens: usize) -> Result<(), ModelError> {
-        self.own().commit(n_tokens)
-    }
-
     /// Returns the number of rows of a pass that memory is planned for: those of the longest planned prompt, or one for each
     /// context.
     pub fn max_rows(&self) -> usize {

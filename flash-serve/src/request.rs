@@ -42,7 +42,7 @@ pub struct GenerateRequest {
     pub sample_idx: usize,
     /// Length of the context that the client asks for, prompt and answer together.
     pub context_tokens: Option<usize>,
-    /// How long the model stays in memory after this request.
+    /// Time that the model stays in memory after this request.
     pub keep_alive: Option<KeepAlive>,
 }
 
@@ -77,7 +77,7 @@ pub enum Prompt {
     Tokens(Arc<[u32]>),
 }
 
-/// How long a model stays in memory after its last request.
+/// Time that a model stays in memory after its last request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepAlive {
     /// Until it is unloaded or another model needs the memory.
@@ -97,6 +97,6 @@ pub struct EmbedRequest {
     pub dimensions: Option<usize>,
     /// Cut texts that are longer than the context, instead of refusing them.
     pub truncate: bool,
-    /// How long the model stays in memory after this request.
+    /// Time that the model stays in memory after this request.
     pub keep_alive: Option<KeepAlive>,
 }

@@ -36,7 +36,7 @@ pub(super) enum Cache {
 impl Context {
     /// Creates an empty context, which takes no memory yet.
     pub(super) fn new(contexts: &Arc<Contexts>) -> Self {
-        let region = contexts.take_region();
+        let region = contexts.regions.take();
         Self { cache: Cache::Empty, contexts: Arc::clone(contexts), session: None, region }
     }
 

@@ -64,11 +64,6 @@ impl Contexts {
         self.plan.context_tokens().min(self.max_positions)
     }
 
-    /// Takes a region of the page files.
-    pub(super) fn take_region(&self) -> Region {
-        self.regions.take()
-    }
-
     /// Allocates an empty cache, whose pages on disk are in `region` of the scratch files, or in the file of a session.
     ///
     /// # Errors

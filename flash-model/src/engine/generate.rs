@@ -126,11 +126,11 @@ pub fn generate(
         if answer.is_empty() {
             break false;
         }
-        let is_draft = engine.tentative_tokens() > 0;
+        let is_draft = engine.own().tentative_tokens() > 0;
         let checked = check(&mut answer, &mut speculator, &tokens, &mut logits, &interrupt, &mut emit);
         if is_draft {
             speculator.accept(checked.n_kept - 1);
-            engine.commit(checked.n_kept)?;
+            engine.own().commit(checked.n_kept)?;
         }
         let Some(token) = checked.next? else { break false };
         if interrupt.load(Ordering::Relaxed) {
@@ -141,8 +141,8 @@ pub fn generate(
         }
         tokens.clear();
         tokens.push(token);
-        let room = engine.tentative_room().min(answer.tokens_left()).saturating_sub(1);
-        speculator.draft(|| engine.pass_estimate(), room, &mut tokens);
+        let room = engine.own().tentative_room().min(engine.max_tentative_rows()).min(answer.tokens_left());
+        speculator.draft(|| engine.pass_estimate(), room.saturating_sub(1), &mut tokens);
         passed = engine.pass_own(&tokens, tokens.len() > 1, &mut logits);
         if tokens.len() > 1 && passed.as_ref().is_err_and(|error| !matches!(error, ModelError::Interrupted)) {
             // A drafted token may be the cause, as one whose keys overflow.

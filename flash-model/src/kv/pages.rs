@@ -201,12 +201,12 @@ impl Pages {
 
     /// Inserts a sealed page that is already in the file, and reads it if it is to stay in memory.
     pub(super) fn load_sealed(&self, key: PageKey, stays: bool) -> Result<Option<Arc<Record>>, ModelError> {
-        let OnDisk { writer, feed, .. } = self.disk.as_ref().expect("the page is in a file");
-        let place = self.place(key.page_idx);
         if !stays {
-            feed.add(key, place);
+            self.add_from_file(key);
             return Ok(None);
         }
+        let OnDisk { writer, .. } = self.disk.as_ref().expect("the page is in a file");
+        let place = self.place(key.page_idx);
         let mut slot = self.free_record()?;
         let head = writer.file().read(place as u32, key.layer_idx as u32, slot.as_mut_slice())?;
         self.check_prefix(&head, key)?;
@@ -215,9 +215,8 @@ impl Pages {
 
     /// Adds a sealed page that is already in the file, and stays there.
     pub(super) fn add_from_file(&self, key: PageKey) {
-        if let Some(OnDisk { feed, .. }) = &self.disk {
-            feed.add(key, self.place(key.page_idx));
-        }
+        let OnDisk { feed, .. } = self.disk.as_ref().expect("the page is in a file");
+        feed.add(key, self.place(key.page_idx));
     }
 
     /// Returns the record of a sealed page that stays in memory, as `fill` writes it.

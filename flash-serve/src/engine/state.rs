@@ -39,7 +39,7 @@ pub struct LayerState {
     pub resident_fraction: f32,
     /// It is computed right now.
     pub is_active: bool,
-    /// How often each expert was chosen since the start; empty for a layer without experts.
+    /// Times that each expert was chosen since the start; empty for a layer without experts.
     pub expert_uses: Vec<u64>,
 }
 

@@ -166,7 +166,7 @@ impl ToolCall {
 pub struct Reasoning {
     /// Whether to reason.
     pub enabled: Option<bool>,
-    /// How much.
+    /// The effort.
     pub effort: Option<Effort>,
     /// Maximum number of tokens.
     pub max_tokens: Option<usize>,
@@ -174,7 +174,7 @@ pub struct Reasoning {
     pub template_variables: IndexMap<String, Json>,
 }
 
-/// How much a model reasons.
+/// Effort that a model spends on reasoning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
     /// Hardly at all.

@@ -12,9 +12,9 @@ use super::llama::{self, Llama};
 use super::mistral::{self, Mistral};
 use super::xml::{self, Xml};
 
-/// How a model writes reasoning and tool calls.
+/// Formats of a model's reasoning and tool calls.
 ///
-/// [`detect`](Self::detect) finds it for a model; the fields may be set to override that.
+/// [`detect`](Self::detect) finds them for a model; the fields may be set to override that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutputFormat {
     /// Format of the reasoning, if the model reasons.

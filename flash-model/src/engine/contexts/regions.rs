@@ -25,7 +25,7 @@ pub(in crate::engine) struct Region {
 
 impl Regions {
     /// Takes a free region.
-    pub(super) fn take(&self) -> Region {
+    pub(in crate::engine) fn take(&self) -> Region {
         let State { free, n_regions } = &mut *self.0.lock();
         let idx = free.pop().unwrap_or_else(|| {
             *n_regions += 1;

@@ -33,10 +33,10 @@ struct Contexts {
 }
 
 impl Contexts {
-    /// Parks contexts until there is memory for those of `used`, which become the most recent.
-    fn make_room(&mut self, used: &[usize]) {
+    /// Parks contexts until there is memory for those of `used`, which become the most recent, and for `n_new` others.
+    fn make_room(&mut self, used: &[usize], n_new: usize) {
         self.in_memory.retain(|idx| !used.contains(idx) && !self.all[*idx].is_parked());
-        while self.in_memory.len() + used.len() > IN_MEMORY {
+        while self.in_memory.len() + used.len() + n_new > IN_MEMORY {
             let idx = self.in_memory.pop_front().expect("more than those that are used");
             self.all[idx].park().unwrap();
         }
@@ -63,7 +63,7 @@ fn some(rng: &mut fastrand::Rng, n: usize, max: usize) -> Vec<usize> {
 /// Feeds some contexts, with drafts among them, and cancels some passes. Returns whether the pass failed.
 fn feed(engine: &mut Engine, contexts: &mut Contexts, rng: &mut fastrand::Rng, logits: &mut Logits) -> bool {
     let used = some(rng, contexts.all.len(), IN_MEMORY);
-    contexts.make_room(&used);
+    contexts.make_room(&used, 0);
     let tokens = ids(200);
     let mut segments = Vec::new();
     for (idx, context) in contexts.all.iter_mut().enumerate().filter(|(idx, _)| used.contains(idx)) {
@@ -119,12 +119,7 @@ fn soak(name: &str, format: KvFormat, dir: &Path, time: Duration) {
             0..4 if contexts.all.len() < CONTEXTS => contexts.all.push(engine.new_context()),
             4 if contexts.all.len() < CONTEXTS && !contexts.all.is_empty() => {
                 let idx = rng.usize(..contexts.all.len());
-                // Both have to be in memory.
-                contexts.make_room(&[idx]);
-                while contexts.in_memory.len() == IN_MEMORY {
-                    let parked = contexts.in_memory.pop_front().unwrap();
-                    contexts.all[parked].park().unwrap();
-                }
+                contexts.make_room(&[idx], 1);
                 let fork = engine.fork(&mut contexts.all[idx]).unwrap();
                 contexts.all.push(fork);
                 contexts.in_memory.push_back(contexts.all.len() - 1);
